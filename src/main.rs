@@ -1,0 +1,3 @@
+//! The `pgstencil` command.
+
+fn main() {}

@@ -1,0 +1,413 @@
+//! [`ServerUrl`]: a Postgres URL taken apart without losing how it was written.
+//!
+//! The scheme (`postgresql+psycopg://`) and the query (`?sslmode=require`) belong to the user's
+//! driver, so they are carried through verbatim; only the path changes from database to database.
+//! `Debug` and `Display` hide the password; [`ServerUrl::reveal`] is the one way to the whole text.
+
+use std::fmt;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::error::{Error, Result};
+
+/// Everything but RFC 3986's unreserved characters is escaped.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// A URL of a Postgres server, or of one database on it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerUrl {
+    scheme: String,
+    user: Option<String>,
+    password: Option<String>,
+    /// As written: brackets and percent escapes kept.
+    host: String,
+    port: Option<u16>,
+    database: Option<String>,
+    /// Pairs of the query as written, in order.
+    query: Vec<String>,
+}
+
+impl ServerUrl {
+    /// Takes a URL apart.
+    ///
+    /// # Errors
+    /// Keyword strings (`host=… dbname=…`), several hosts, bad ports and bad percent escapes are
+    /// refused, each with what to write instead. No message repeats the password.
+    pub fn parse(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(Error::config("the server URL has no scheme")
+                .detail("keyword strings such as `host=… dbname=…` are not taken")
+                .hint("write it as a URL: `postgresql://USER:PASSWORD@HOST:5432/postgres`"));
+        };
+        let driver = scheme.split('+').next().unwrap_or(scheme);
+        if !matches!(
+            driver,
+            "postgres" | "postgresql" | "postgis" | "pgsql" | "psql"
+        ) {
+            return Err(Error::config(format!(
+                "the server URL has the scheme `{scheme}`, which is not Postgres"
+            ))
+            .hint(
+                "use `postgresql://…` (also `postgres://`, `postgresql+DRIVER://`, `postgis://`)",
+            ));
+        }
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, query)) => (rest, query),
+            None => (rest, ""),
+        };
+        let (authority, path) = match rest.split_once('/') {
+            Some((authority, path)) => (authority, Some(path)),
+            None => (rest, None),
+        };
+        let (userinfo, hostport) = match authority.rsplit_once('@') {
+            Some((userinfo, hostport)) => (Some(userinfo), hostport),
+            None => (None, authority),
+        };
+        let (user, password) = match userinfo.map(|u| u.split_once(':').unwrap_or((u, ""))) {
+            None => (None, None),
+            Some((user, password)) => (
+                non_empty(decode(user, "user")?),
+                non_empty(decode(password, "password")?),
+            ),
+        };
+        let (host, port) = split_port(hostport)?;
+        let url = ServerUrl {
+            scheme: scheme.to_owned(),
+            user,
+            password,
+            host: host.to_owned(),
+            port,
+            database: match path {
+                Some(path) => non_empty(decode(path, "database name")?),
+                None => None,
+            },
+            query: query
+                .split('&')
+                .filter(|pair| !pair.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        };
+        if hostport.contains(',')
+            || ["host", "hostaddr", "port"]
+                .iter()
+                .any(|k| url.parameter(k).is_some_and(|v| v.contains(',')))
+        {
+            return Err(Error::config("the server URL names several hosts")
+                .detail("templates live on one server, so there must be no choice between servers")
+                .hint("name the one server that is the primary"));
+        }
+        if let Some(port) = url.parameter("port") {
+            parse_port(&port)?;
+        }
+        Ok(url)
+    }
+
+    /// The user, from the authority or the query.
+    pub fn user(&self) -> Option<String> {
+        self.parameter("user").or_else(|| self.user.clone())
+    }
+
+    /// The password, from the authority or the query.
+    pub fn password(&self) -> Option<String> {
+        self.parameter("password").or_else(|| self.password.clone())
+    }
+
+    /// The host, or the folder of the unix socket (then it starts with `/`).
+    pub fn host(&self) -> Option<String> {
+        self.parameter("hostaddr")
+            .or_else(|| self.parameter("host"))
+            .or_else(|| {
+                let bare = self.host.trim_start_matches('[').trim_end_matches(']');
+                non_empty(percent_decode_str(bare).decode_utf8_lossy().into_owned())
+            })
+    }
+
+    /// The port, from the authority or the query.
+    pub fn port(&self) -> Option<u16> {
+        self.parameter("port")
+            .and_then(|p| p.parse().ok())
+            .or(self.port)
+    }
+
+    /// The database, from the path or the query.
+    pub fn database(&self) -> Option<String> {
+        self.parameter("dbname").or_else(|| self.database.clone())
+    }
+
+    /// The last value of a query parameter, decoded; empty values count as absent.
+    pub fn parameter(&self, key: &str) -> Option<String> {
+        self.pairs()
+            .filter(|(k, _)| k == key)
+            .last()
+            .and_then(|(_, v)| non_empty(v))
+    }
+
+    /// All query parameters, decoded, in order.
+    pub fn pairs(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        self.query.iter().map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let text = |s: &str| percent_decode_str(s).decode_utf8_lossy().into_owned();
+            (text(key), text(value))
+        })
+    }
+
+    /// The same URL with another database. A `dbname` in the query would win over the path, so it
+    /// goes.
+    #[must_use]
+    pub fn with_database(&self, database: &str) -> Self {
+        let mut url = self.without(&["dbname"]);
+        url.database = Some(database.to_owned());
+        url
+    }
+
+    /// The same URL with another host and port; a host or port in the query goes.
+    #[must_use]
+    pub fn with_endpoint(&self, host: Option<&str>, port: Option<u16>) -> Self {
+        let mut url = self.clone();
+        if let Some(host) = host {
+            url = url.without(&["host", "hostaddr"]);
+            url.host = match host {
+                folder if folder.starts_with('/') => {
+                    utf8_percent_encode(folder, RESERVED).to_string()
+                }
+                v6 if v6.contains(':') && !v6.starts_with('[') => format!("[{v6}]"),
+                host => host.to_owned(),
+            };
+        }
+        if let Some(port) = port {
+            url = url.without(&["port"]);
+            url.port = Some(port);
+        }
+        url
+    }
+
+    /// The same URL with user and password filled in where it has none, so that it can be used
+    /// away from the environment or the password file that supplied them.
+    #[must_use]
+    pub fn with_credentials(&self, user: &str, password: Option<&str>) -> Self {
+        let mut url = self.clone();
+        if url.user().is_none() {
+            url.user = Some(user.to_owned());
+        }
+        if url.password().is_none() {
+            url.password = password.map(str::to_owned);
+            // A password in the authority needs a user there.
+            if url.password.is_some() && url.user.is_none() {
+                url.user = Some(user.to_owned());
+            }
+        }
+        url
+    }
+
+    /// The whole URL with its password. Give it only to who asked for a URL.
+    pub fn reveal(&self) -> String {
+        self.render(self.password.as_deref(), false)
+    }
+
+    fn without(&self, keys: &[&str]) -> Self {
+        let mut url = self.clone();
+        url.query.retain(|pair| {
+            let key = pair.split_once('=').map_or(pair.as_str(), |(k, _)| k);
+            !keys.contains(&key)
+        });
+        url
+    }
+
+    fn render(&self, password: Option<&str>, hide: bool) -> String {
+        let mut text = format!("{}://", self.scheme);
+        let encode = |s: &str| utf8_percent_encode(s, RESERVED).to_string();
+        if let Some(user) = &self.user {
+            text += &encode(user);
+        }
+        if let Some(password) = password {
+            text.push(':');
+            text += &if hide {
+                password.to_owned()
+            } else {
+                encode(password)
+            };
+        }
+        if self.user.is_some() || password.is_some() {
+            text.push('@');
+        }
+        text += &self.host;
+        if let Some(port) = self.port {
+            text += &format!(":{port}");
+        }
+        text.push('/');
+        if let Some(database) = &self.database {
+            text += &encode(database);
+        }
+        for (i, pair) in self.query.iter().enumerate() {
+            text.push(if i == 0 { '?' } else { '&' });
+            match pair.split_once('=') {
+                Some((key, _)) if hide && matches!(key, "password" | "sslpassword") => {
+                    text += &format!("{key}=***");
+                }
+                _ => text += pair,
+            }
+        }
+        text
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(self.password.as_ref().map(|_| "***"), true))
+    }
+}
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerUrl({self})")
+    }
+}
+
+fn split_port(hostport: &str) -> Result<(&str, Option<u16>)> {
+    let colon = match hostport.rfind(']') {
+        Some(bracket) => hostport[bracket..].find(':').map(|i| bracket + i),
+        None => hostport.rfind(':'),
+    };
+    match colon {
+        None => Ok((hostport, None)),
+        Some(i) if i + 1 == hostport.len() => Ok((&hostport[..i], None)),
+        Some(i) if hostport[i + 1..].contains(',') => Ok((hostport, None)),
+        Some(i) => Ok((&hostport[..i], Some(parse_port(&hostport[i + 1..])?))),
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16> {
+    match text.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(Error::config("the server URL has a port that is not a number from 1 to 65535")
+            .hint("a `:`, `/`, `?`, `#` or `@` within a password must be percent-encoded, `@` as `%40`")),
+    }
+}
+
+fn decode(text: &str, what: &str) -> Result<String> {
+    let bad = |why: &str| {
+        Error::config(format!("the {what} in the server URL {why}"))
+            .hint("percent-encode special characters: `%` as `%25`, `@` as `%40`, `/` as `%2F`")
+    };
+    let bytes = text.as_bytes();
+    for (i, _) in text.match_indices('%') {
+        let hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
+        if !(hex(bytes.get(i + 1)) && hex(bytes.get(i + 2))) {
+            return Err(bad("has a `%` that is not followed by two hex digits"));
+        }
+    }
+    match percent_decode_str(text).decode_utf8() {
+        Ok(text) if text.contains('\0') => Err(bad("has a zero byte")),
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(bad("is not UTF-8")),
+    }
+}
+
+fn non_empty(text: String) -> Option<String> {
+    Some(text).filter(|t| !t.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> ServerUrl {
+        ServerUrl::parse(text).unwrap()
+    }
+
+    #[test]
+    fn keeps_scheme_and_query_and_changes_only_the_path() {
+        let u = url("postgresql+psycopg://me:p%40ss@db:6543/old?sslmode=require&x=%20y");
+        assert_eq!(u.password().as_deref(), Some("p@ss"));
+        assert_eq!(
+            u.with_database("né w").reveal(),
+            "postgresql+psycopg://me:p%40ss@db:6543/n%C3%A9%20w?sslmode=require&x=%20y"
+        );
+    }
+
+    #[test]
+    fn hides_the_password_everywhere_but_in_reveal() {
+        for text in [
+            "postgres://u:s3cret@h/d",
+            "postgres://h/d?user=u&password=s3cret",
+            "postgres://:s3cret@h/d",
+        ] {
+            let u = url(text);
+            assert_eq!(u.password().as_deref(), Some("s3cret"));
+            assert!(!format!("{u} {u:?}").contains("s3cret"), "{u}");
+            assert!(u.reveal().contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn odd_passwords_come_back_as_they_were() {
+        for password in ["a:b", "a/b?c#d", "100%", "'\"\\", "ü@host", " ", "a@b@c"] {
+            let base = url("postgres://h/d").with_credentials("me", Some(password));
+            let again = url(&base.reveal());
+            assert_eq!(again.password().as_deref(), Some(password));
+            assert_eq!(again.host().as_deref(), Some("h"));
+        }
+        // Not encoded, but not ambiguous either: the last @ ends the password.
+        assert_eq!(
+            url("postgres://u:p@ss@h/d").password().as_deref(),
+            Some("p@ss")
+        );
+    }
+
+    #[test]
+    fn sockets_and_addresses() {
+        assert_eq!(
+            url("postgres:///d?host=/run/pg&port=5433")
+                .host()
+                .as_deref(),
+            Some("/run/pg")
+        );
+        assert_eq!(
+            url("postgres:///d?host=/run/pg&port=5433").port(),
+            Some(5433)
+        );
+        assert_eq!(
+            url("postgres://%2Frun%2Fpg/d").host().as_deref(),
+            Some("/run/pg")
+        );
+        let v6 = url("postgres://[::1]:5433/d");
+        assert_eq!((v6.host().as_deref(), v6.port()), (Some("::1"), Some(5433)));
+        assert_eq!(
+            url("postgres:///d?host=/x&port=1&a=b")
+                .with_endpoint(Some("pg"), Some(2))
+                .reveal(),
+            "postgres://pg:2/d?a=b"
+        );
+    }
+
+    #[test]
+    fn a_dbname_parameter_does_not_survive() {
+        let u = url("postgres://h/d?dbname=other&a=b");
+        assert_eq!(u.database().as_deref(), Some("other"));
+        assert_eq!(u.with_database("c").reveal(), "postgres://h/c?a=b");
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_honour() {
+        for bad in [
+            "host=a dbname=b",
+            "mysql://h/d",
+            "postgres://a,b/d",
+            "postgres://a:1,b:2/d",
+            "postgres:///d?host=a,b",
+            "postgres://h:0/d",
+            "postgres://h:x/d",
+            "postgres://u:50%@h/d",
+            "postgres://u:%ff@h/d",
+        ] {
+            let e = ServerUrl::parse(bad).expect_err(bad);
+            assert_eq!(e.kind(), crate::error::Kind::Config, "{bad}");
+            assert!(!e.hints().is_empty(), "{bad}");
+        }
+    }
+}
