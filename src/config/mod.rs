@@ -1,5 +1,10 @@
 //! The checked configuration. Nothing here is an `Option` where a default exists.
 
+pub mod env;
+pub mod nearest;
+pub mod passfile;
+pub mod placeholder;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
