@@ -1,20 +1,49 @@
 //! The checked configuration. Nothing here is an `Option` where a default exists.
+//!
+//! `pgstencil.toml` goes through three steps: `document` parses the text and checks keys and types
+//! against the schema, `raw` holds what was written, `check` makes a [`Config`] of it. All errors
+//! name the place in the file, the key, the reason and the mend. [`env`](mod@env) reads the
+//! environment, [`passfile`] the password file.
 
+mod check;
+mod document;
 pub mod env;
 pub mod nearest;
 pub mod passfile;
 pub mod placeholder;
+mod raw;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
 use crate::url::ServerUrl;
 
+/// The name of the config file.
+pub const FILE_NAME: &str = "pgstencil.toml";
+
+/// The reference config: every key with its default and a comment.
+pub const REFERENCE: &str = include_str!("../../config/pgstencil.toml");
+
+/// The least that a config needs.
+pub const MINIMAL: &str = "\
+[template.app]
+migrations = [\"migrations/**/*.sql\"]
+build = \"sqlx migrate run\"
+";
+
 /// Everything `pgstencil.toml` decides, checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Namespace of templates and clones on a shared server.
+    /// Namespace of templates and clones on a shared server: 1 to 32 of `a-z`, `0-9` and `_`.
     pub project: String,
     /// The file that was read.
     pub file: PathBuf,
@@ -39,7 +68,7 @@ pub struct ServerSettings {
     pub client_host: Option<String>,
     /// Port that commands and printed URLs get instead of ours.
     pub client_port: Option<u16>,
-    /// Folder of the Postgres binaries of the managed server; `None` means search.
+    /// Absolute folder of the Postgres binaries of the managed server; `None` means search.
     pub bindir: Option<PathBuf>,
     /// Account of the managed server when we are root; `None` means `postgres`, else `nobody`.
     pub run_as: Option<String>,
@@ -106,7 +135,8 @@ pub struct CloneSettings {
 }
 
 /// `[clone] strategy`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// By server version, fsync, size and file count.
     Auto,
@@ -116,4 +146,168 @@ pub enum Strategy {
     FileCopy,
     /// `STRATEGY file_copy` with `file_copy_method = clone` (18 and later)
     Reflink,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        ServerSettings {
+            url: None,
+            registry: raw::RawServer::default().registry,
+            client_host: None,
+            client_port: None,
+            bindir: None,
+            run_as: None,
+        }
+    }
+}
+
+impl Default for CloneSettings {
+    fn default() -> Self {
+        CloneSettings {
+            strategy: Strategy::Auto,
+            ttl: Some(Duration::from_secs(12 * 60 * 60)),
+            orphan_grace: Duration::from_secs(2 * 60),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a config file.
+    ///
+    /// # Errors
+    /// A file that is not there or cannot be read, and everything that [`Config::parse`] refuses.
+    pub fn load(file: &Path) -> Result<Self> {
+        let bytes = fs::read(file).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => with_minimal(Error::config(format!(
+                "no config file `{}`",
+                file.display()
+            ))),
+            _ => Error::config(format!("cannot read `{}`", file.display())).caused_by(e),
+        })?;
+        let text = String::from_utf8(bytes)
+            .map_err(|e| Error::config(format!("{}: not UTF-8", file.display())).caused_by(e))?;
+        Config::parse(&text, file)
+    }
+
+    /// Checks a config text as if it stood in `file`, whose folder must exist.
+    ///
+    /// # Errors
+    /// What is not TOML, unknown keys, wrong types and senseless values. The message begins with
+    /// `file:line:column`, names the key in full and says why; hints say how to mend it. Only the
+    /// first fault is told. No message repeats a password.
+    pub fn parse(text: &str, file: &Path) -> Result<Self> {
+        let folder = match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let folder = fs::canonicalize(folder).map_err(|e| {
+            Error::config(format!("cannot open the folder `{}`", folder.display())).caused_by(e)
+        })?;
+        // Editors on Windows put a byte order mark in front.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let doc = document::Document::parse(file, text)?;
+        check::config(&doc, doc.read()?, file, &folder)
+    }
+
+    /// The definition of a name, or the only one there is.
+    ///
+    /// # Errors
+    /// An unknown name, and no name where the config has several definitions.
+    pub fn definition(&self, name: Option<&str>) -> Result<&Definition> {
+        let names: Vec<&str> = self.definitions.iter().map(|d| d.name.as_str()).collect();
+        match (name, self.definitions.as_slice()) {
+            (None, [only]) => Ok(only),
+            (None, _) => Err(Error::usage(format!(
+                "{} has several template definitions",
+                self.file.display()
+            ))
+            .detail(format!("definitions: {}", names.join(", ")))
+            .hint("name one with `--template NAME`")),
+            (Some(name), all) => all.iter().find(|d| d.name == name).ok_or_else(|| {
+                let error = Error::usage(format!(
+                    "no template definition `{name}` in {}",
+                    self.file.display()
+                ))
+                .detail(format!("definitions: {}", names.join(", ")));
+                match nearest::nearest(name, names) {
+                    Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+                    None => error,
+                }
+            }),
+        }
+    }
+
+    /// The config in effect as TOML that can be loaded again: every key, defaults included. The
+    /// password of the server's URL is hidden.
+    ///
+    /// # Errors
+    /// None that is not a bug.
+    pub fn effective_toml(&self) -> Result<String> {
+        let body = toml::to_string_pretty(&raw::RawConfig::from(self))
+            .map_err(|e| Error::internal("the config cannot be written as TOML").caused_by(e))?;
+        let unset: Vec<&str> = [
+            ("server.url", self.server.url.is_none()),
+            ("server.client_host", self.server.client_host.is_none()),
+            ("server.client_port", self.server.client_port.is_none()),
+            ("server.bindir", self.server.bindir.is_none()),
+            ("server.run_as", self.server.run_as.is_none()),
+        ]
+        .into_iter()
+        .filter_map(|(key, unset)| unset.then_some(key))
+        .collect();
+        let mut text = format!("# in effect from {}\n", self.file.display());
+        if !unset.is_empty() {
+            text += &format!("# not set: {}\n", unset.join(", "));
+        }
+        Ok(text + "\n" + &body)
+    }
+
+    /// The config in effect as JSON, in the shape of the file; keys that are not set are null. The
+    /// password of the server's URL is hidden.
+    ///
+    /// # Errors
+    /// None that is not a bug.
+    pub fn effective_json(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(raw::RawConfig::from(self))
+            .map_err(|e| Error::internal("the config cannot be written as JSON").caused_by(e))
+    }
+}
+
+/// The config file in `start` or the nearest folder above it that has one.
+pub fn discover(start: &Path) -> Option<PathBuf> {
+    places(start).into_iter().find(|file| file.is_file())
+}
+
+/// Like [`discover`], for callers that cannot go on without one.
+///
+/// # Errors
+/// Says where it looked and what a config needs at least.
+pub fn find(start: &Path) -> Result<PathBuf> {
+    discover(start).ok_or_else(|| {
+        let error = Error::config(format!("no `{FILE_NAME}` here or in a folder above"));
+        with_minimal(places(start).iter().fold(error, |e, file| {
+            e.detail(format!("not found: {}", file.display()))
+        }))
+    })
+}
+
+fn places(start: &Path) -> Vec<PathBuf> {
+    let start = fs::canonicalize(start).unwrap_or_else(|_| start.to_owned());
+    start.ancestors().map(|dir| dir.join(FILE_NAME)).collect()
+}
+
+fn with_minimal(error: Error) -> Error {
+    error
+        .hint("run `pgstencil init`, which looks at the project and writes one")
+        .hint(format!("or put this into `{FILE_NAME}`:\n{MINIMAL}"))
+}
+
+/// The JSON schema of `pgstencil.toml`, for editors.
+pub fn schema() -> serde_json::Value {
+    raw::SCHEMA.clone()
+}
+
+/// A role as the end of a variable's name: `p-1` makes `PGSTENCIL_URL_P_1`.
+pub fn role_suffix(role: &str) -> String {
+    role.to_ascii_uppercase().replace('-', "_")
 }

@@ -1,0 +1,492 @@
+//! From the raw structs to a checked [`Config`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::Ipv6Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use globset::GlobBuilder;
+use regex::Regex;
+
+use super::document::{Document, KeyPath};
+use super::nearest::nearest;
+use super::placeholder::{EnvTemplate, SqlTemplate};
+use super::raw::{RawClone, RawConfig, RawInputLines, RawServer, RawTemplate};
+use super::{
+    CloneSettings, Config, Definition, InputLines, MINIMAL, ServerSettings, UrlSetting, role_suffix,
+};
+use crate::error::{Error, Result};
+use crate::url::ServerUrl;
+
+/// Most characters of a project's, a definition's and a role's name: together with a clone's id
+/// they make names of databases, which end at 63 bytes.
+const MAX_NAME: usize = 32;
+
+/// Longer durations are meant as "never", and would overflow a clock somewhere.
+const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+/// Checks everything that the types of the raw structs do not. `folder` is the file's.
+pub(super) fn config(
+    doc: &Document<'_>,
+    raw: RawConfig,
+    file: &Path,
+    folder: &Path,
+) -> Result<Config> {
+    let top = KeyPath::default();
+    let root = match &raw.root {
+        None => folder.to_owned(),
+        Some(root) => {
+            let joined = folder.join(root);
+            let not_there = |why: String| {
+                doc.error(&top.key("root"), format!("is `{root}`, {why}"))
+                    .hint(format!("it is relative to `{}`", folder.display()))
+            };
+            let real = fs::canonicalize(&joined)
+                .map_err(|e| not_there("which cannot be opened".into()).caused_by(e))?;
+            if !real.is_dir() {
+                return Err(not_there("which is not a folder".into()));
+            }
+            real
+        }
+    };
+    let project = match &raw.project {
+        Some(given) => project(doc, &top.key("project"), given)?,
+        None => default_project(doc, &root)?,
+    };
+    if raw.template.is_empty() {
+        return Err(doc
+            .whole("no `[template.NAME]`: there is nothing to build")
+            .hint(format!("a definition of two lines will do:\n{MINIMAL}")));
+    }
+    let server = server(doc, &top.key("server"), raw.server, &root)?;
+    let clone = clone(doc, &top.key("clone"), raw.clone)?;
+    let definitions = raw
+        .template
+        .into_iter()
+        .map(|(name, raw)| definition(doc, &top.key("template").key(&name), name, raw))
+        .collect::<Result<_>>()?;
+    Ok(Config {
+        project,
+        file: file.to_owned(),
+        root,
+        server,
+        definitions,
+        clone,
+    })
+}
+
+/// Lower case, with `_` for everything but ASCII letters and digits, and none at the ends.
+fn sanitised(name: &str) -> String {
+    let lower = name.to_lowercase();
+    let plain = lower.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    plain.trim_matches('_').to_owned()
+}
+
+fn project(doc: &Document<'_>, path: &KeyPath, given: &str) -> Result<String> {
+    let project = sanitised(given);
+    if project.is_empty() {
+        return Err(doc
+            .error(path, format!("is `{given}`, without a letter or digit"))
+            .hint("it becomes part of database names: use letters, digits and `_`"));
+    }
+    if project.len() > MAX_NAME {
+        return Err(doc.error(
+            path,
+            format!("has {} characters; at most {MAX_NAME} fit", project.len()),
+        ));
+    }
+    Ok(project)
+}
+
+fn default_project(doc: &Document<'_>, root: &Path) -> Result<String> {
+    let name = root.file_name().unwrap_or_default().to_string_lossy();
+    let mut project = sanitised(&name);
+    project.truncate(MAX_NAME);
+    match project.trim_end_matches('_') {
+        "" => Err(doc
+            .whole(format!(
+                "the root folder `{}` has no name to call the project by",
+                root.display()
+            ))
+            .hint("add `project = \"NAME\"` at the top of the file")),
+        project => Ok(project.to_owned()),
+    }
+}
+
+fn server(
+    doc: &Document<'_>,
+    path: &KeyPath,
+    raw: RawServer,
+    root: &Path,
+) -> Result<ServerSettings> {
+    let url_path = path.key("url");
+    let url = match raw.url.as_deref() {
+        None => None,
+        Some("") => {
+            return Err(doc
+                .error(&url_path, "is empty")
+                .hint("leave the key out for the managed local server"));
+        }
+        Some(url) => Some(match url.strip_prefix("env:") {
+            Some(name) if is_variable(name) => UrlSetting::Variable(name.to_owned()),
+            Some(name) => {
+                return Err(doc
+                    .error(
+                        &url_path,
+                        format!("names `{name}`, which no variable can be called"),
+                    )
+                    .hint("write `env:DATABASE_URL`, without `$` and braces"));
+            }
+            None => UrlSetting::Literal(ServerUrl::parse(url).map_err(|e| doc.at(&url_path, e))?),
+        }),
+    };
+    let registry_path = path.key("registry");
+    let registry = raw.registry;
+    if registry.is_empty() || registry.len() > 63 {
+        return Err(doc.error(
+            &registry_path,
+            format!("has {} bytes; a database name has 1 to 63", registry.len()),
+        ));
+    }
+    if matches!(registry.as_str(), "postgres" | "template0" | "template1") {
+        return Err(doc
+            .error(
+                &registry_path,
+                format!("is `{registry}`, which belongs to the server"),
+            )
+            .hint("pgstencil creates a database of its own: choose a name that is not taken"));
+    }
+    if let Some(host) = &raw.client_host {
+        let odd = |c: char| c.is_whitespace() || c.is_control() || ",@?#".contains(c);
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let fits = match (host.starts_with('/'), host.contains(':')) {
+            (true, _) => true,
+            (false, true) => bare.parse::<Ipv6Addr>().is_ok(),
+            (false, false) => !host.contains('/'),
+        };
+        if host.is_empty() || host.contains(odd) || !fits {
+            return Err(doc
+                .error(&path.key("client_host"), format!("is `{host}`, not a host"))
+                .hint("write a host name, an address or a socket folder; the port goes to `client_port`"));
+        }
+    }
+    for (key, value) in [("bindir", &raw.bindir), ("run_as", &raw.run_as)] {
+        if value.as_deref().is_some_and(|v| v.trim().is_empty()) {
+            return Err(doc
+                .error(&path.key(key), "is empty")
+                .hint("leave the key out to let pgstencil find one"));
+        }
+    }
+    Ok(ServerSettings {
+        url,
+        registry,
+        client_host: raw.client_host,
+        client_port: raw.client_port,
+        bindir: raw.bindir.map(|dir| root.join(dir)),
+        run_as: raw.run_as,
+    })
+}
+
+fn clone(doc: &Document<'_>, path: &KeyPath, raw: RawClone) -> Result<CloneSettings> {
+    Ok(CloneSettings {
+        strategy: raw.strategy,
+        ttl: match raw.ttl.as_str() {
+            "never" => None,
+            ttl => Some(duration(doc, &path.key("ttl"), ttl, true)?),
+        },
+        orphan_grace: duration(doc, &path.key("orphan_grace"), &raw.orphan_grace, false)?,
+    })
+}
+
+fn duration(doc: &Document<'_>, path: &KeyPath, text: &str, or_never: bool) -> Result<Duration> {
+    let mend = match or_never {
+        true => "write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`, or `never`",
+        false => "write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`",
+    };
+    let why = match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => "which is no time at all".to_owned(),
+        Ok(duration) if duration > MAX_DURATION => "which is more than ten years".to_owned(),
+        Ok(duration) => return Ok(duration),
+        Err(_) if text == "never" => "but this must end some time".to_owned(),
+        Err(e) => format!("which is not a duration: {e}"),
+    };
+    Err(doc.error(path, format!("is `{text}`, {why}")).hint(mend))
+}
+
+fn definition(
+    doc: &Document<'_>,
+    path: &KeyPath,
+    name: String,
+    raw: RawTemplate,
+) -> Result<Definition> {
+    check_name(doc, path, &name, "definition")?;
+    if raw.build.trim().is_empty() {
+        return Err(doc
+            .error(&path.key("build"), "is empty")
+            .hint("give the command that migrates an empty database, such as `sqlx migrate run`"));
+    }
+    if raw.migrations.is_empty()
+        && raw.rerun_inputs.is_empty()
+        && raw.inputs.is_empty()
+        && raw.input_lines.is_empty()
+    {
+        return Err(doc
+            .error(
+                path,
+                "has no inputs, so its template would never be built anew",
+            )
+            .hint("name the migrations: `migrations = [\"migrations/**/*.sql\"]`"));
+    }
+    for (key, globs) in [
+        ("migrations", &raw.migrations),
+        ("rerun_inputs", &raw.rerun_inputs),
+        ("inputs", &raw.inputs),
+    ] {
+        check_globs(doc, &path.key(key), globs)?;
+    }
+    check_variables(doc, &path.key("env_inputs"), &raw.env_inputs)?;
+    check_roles(doc, &path.key("databases"), &raw.databases)?;
+    let build_timeout_path = path.key("build_timeout");
+    Ok(Definition {
+        input_lines: input_lines(doc, &path.key("input_lines"), raw.input_lines)?,
+        build_timeout: duration(doc, &build_timeout_path, &raw.build_timeout, false)?,
+        after_clone: Some(raw.after_clone).filter(|c| !c.trim().is_empty()),
+        after_clone_sql: after_clone_sql(
+            doc,
+            &path.key("after_clone_sql"),
+            raw.after_clone_sql,
+            &raw.databases,
+        )?,
+        env: env(doc, &path.key("env"), raw.env, &raw.databases)?,
+        name,
+        migrations: raw.migrations,
+        rerun_inputs: raw.rerun_inputs,
+        inputs: raw.inputs,
+        env_inputs: raw.env_inputs,
+        build: raw.build,
+        databases: raw.databases,
+        allow_empty: raw.allow_empty,
+    })
+}
+
+fn check_name(doc: &Document<'_>, path: &KeyPath, name: &str, what: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() {
+        return Err(doc.error(path, format!("is an empty name of a {what}")));
+    }
+    if !name.chars().all(plain) {
+        return Err(doc
+            .error(path, format!("is not a name for a {what}: `{name}`"))
+            .hint("use ASCII letters, digits, `_` and `-`"));
+    }
+    if name.len() > MAX_NAME {
+        let why = format!(
+            "is too long a name for a {what}: {} characters; at most {MAX_NAME} fit",
+            name.len()
+        );
+        return Err(doc.error(path, why));
+    }
+    Ok(())
+}
+
+fn check_roles(doc: &Document<'_>, path: &KeyPath, roles: &[String]) -> Result<()> {
+    if roles.is_empty() {
+        return Err(doc
+            .error(path, "is empty")
+            .hint("name at least one database, or leave the key out for `[\"app\"]`"));
+    }
+    let mut suffixes: BTreeMap<String, &str> = BTreeMap::new();
+    for (i, role) in roles.iter().enumerate() {
+        let path = path.index(i);
+        check_name(doc, &path, role, "database")?;
+        match suffixes.insert(role_suffix(role), role) {
+            None => {}
+            Some(other) if other == role => {
+                return Err(doc.error(&path, format!("names `{role}` a second time")));
+            }
+            Some(other) => {
+                return Err(doc
+                    .error(&path, format!("is `{role}`, too close to `{other}`"))
+                    .detail(format!(
+                        "both would be `PGSTENCIL_URL_{}` for commands",
+                        role_suffix(role)
+                    ))
+                    .hint("let them differ in more than case and `-` or `_`"));
+            }
+        }
+    }
+    // `--clones N` puts `_0`, `_1` … behind the variables of each role, and of no role.
+    for (i, role) in roles.iter().enumerate() {
+        let suffix = role_suffix(role);
+        let (stem, number) = suffix.rsplit_once('_').unwrap_or(("", &suffix));
+        let numbered = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        if numbered && (stem.is_empty() || suffixes.contains_key(stem)) {
+            return Err(doc
+                .error(
+                    &path.index(i),
+                    format!("is `{role}`, which reads like the number of a clone"),
+                )
+                .detail(format!(
+                    "`PGSTENCIL_URL_{suffix}` already has a meaning with `--clones`"
+                ))
+                .hint(format!("call it `db{number}`, say")));
+        }
+    }
+    Ok(())
+}
+
+fn check_globs(doc: &Document<'_>, path: &KeyPath, globs: &[String]) -> Result<()> {
+    for (i, text) in globs.iter().enumerate() {
+        let path = path.index(i);
+        let glob = text.strip_prefix('!').unwrap_or(text);
+        check_relative(doc, &path, glob)?;
+        if let Some(folder) = glob.strip_suffix('/') {
+            return Err(doc
+                .error(
+                    &path,
+                    format!("is the folder `{glob}`, but files are wanted"),
+                )
+                .hint(format!("write `{folder}/**`")));
+        }
+        GlobBuilder::new(glob)
+            .literal_separator(true)
+            .build()
+            .map_err(|e| {
+                doc.error(&path, format!("is `{text}`, which is no glob: {}", e.kind()))
+                    .hint("`*` is any part of a name, `**` any folders, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes")
+            })?;
+    }
+    if !globs.is_empty() && globs.iter().all(|glob| glob.starts_with('!')) {
+        return Err(doc
+            .error(path, "only excludes, so it can match nothing")
+            .hint("put a glob without `!` in front"));
+    }
+    Ok(())
+}
+
+/// Paths and globs are written from the root, so that they mean the same on every machine.
+fn check_relative(doc: &Document<'_>, path: &KeyPath, text: &str) -> Result<()> {
+    if text.trim().is_empty() {
+        return Err(doc.error(path, "is empty"));
+    }
+    if text.starts_with('/') || text.starts_with("~/") {
+        return Err(doc
+            .error(path, format!("is `{text}`, but paths start from the root"))
+            .hint(
+                "leave out what is above the root; `root` at the top of the file can move it up",
+            ));
+    }
+    if text.split('/').any(|part| part == "..") {
+        return Err(doc
+            .error(path, format!("is `{text}`, which leaves the root"))
+            .hint("`root = \"..\"` at the top of the file moves the root up"));
+    }
+    if let Some(rest) = text.strip_prefix("./") {
+        return Err(doc
+            .error(
+                path,
+                format!("is `{text}`, but paths start from the root anyway"),
+            )
+            .hint(format!("write `{rest}`")));
+    }
+    Ok(())
+}
+
+fn input_lines(
+    doc: &Document<'_>,
+    path: &KeyPath,
+    raw: Vec<RawInputLines>,
+) -> Result<Vec<InputLines>> {
+    raw.into_iter()
+        .enumerate()
+        .map(|(i, lines)| {
+            let path = path.index(i);
+            check_relative(doc, &path.key("file"), &lines.file)?;
+            Regex::new(&lines.matching).map_err(|e| {
+                // The last line of the message is the reason; those before draw the place.
+                let text = e.to_string();
+                let why = text.lines().last().unwrap_or_default();
+                let why = why.trim_start_matches("error: ");
+                doc.error(
+                    &path.key("match"),
+                    format!("is no regular expression: {why}"),
+                )
+                .hint("in single quotes TOML leaves backslashes alone: `match = '^v\\d'`")
+            })?;
+            Ok(InputLines {
+                file: lines.file,
+                matching: lines.matching,
+            })
+        })
+        .collect()
+}
+
+fn check_variables(doc: &Document<'_>, path: &KeyPath, names: &[String]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for (i, name) in names.iter().enumerate() {
+        check_variable(doc, &path.index(i), name)?;
+        if !seen.insert(name) {
+            return Err(doc.error(&path.index(i), format!("names `{name}` a second time")));
+        }
+    }
+    Ok(())
+}
+
+fn check_variable(doc: &Document<'_>, path: &KeyPath, name: &str) -> Result<()> {
+    match is_variable(name) {
+        true => Ok(()),
+        false => Err(doc
+            .error(path, format!("is not the name of a variable: `{name}`"))
+            .hint("letters, digits and `_`, not a digit first, and no `$`")),
+    }
+}
+
+fn is_variable(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn after_clone_sql(
+    doc: &Document<'_>,
+    path: &KeyPath,
+    raw: BTreeMap<String, String>,
+    roles: &[String],
+) -> Result<BTreeMap<String, String>> {
+    for (role, sql) in &raw {
+        let path = path.key(role);
+        if !roles.contains(role) {
+            let error: Error = doc
+                .error(&path, "is for a database that the definition does not have")
+                .detail(format!("databases: {}", roles.join(", ")));
+            return Err(match nearest(role, roles.iter().map(String::as_str)) {
+                Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+                None => error,
+            });
+        }
+        SqlTemplate::parse(sql, roles).map_err(|e| doc.at(&path, e))?;
+    }
+    Ok(raw
+        .into_iter()
+        .filter(|(_, sql)| !sql.trim().is_empty())
+        .collect())
+}
+
+fn env(
+    doc: &Document<'_>,
+    path: &KeyPath,
+    raw: BTreeMap<String, String>,
+    roles: &[String],
+) -> Result<BTreeMap<String, String>> {
+    for (name, value) in &raw {
+        let path = path.key(name);
+        check_variable(doc, &path, name)?;
+        if name.starts_with("PGSTENCIL_") {
+            return Err(doc
+                .error(&path, "is a variable that pgstencil itself sets")
+                .hint("map a variable of another name; `PGSTENCIL_…` are there anyway"));
+        }
+        EnvTemplate::parse(value, roles).map_err(|e| doc.at(&path, e))?;
+    }
+    Ok(raw)
+}

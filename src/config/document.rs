@@ -1,0 +1,330 @@
+//! A TOML text that remembers where everything stands, and the check of its shape: which keys there
+//! are, and of which type.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::Value;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::nearest::nearest;
+use super::raw::{RawConfig, SCHEMA};
+use crate::error::{Error, Result};
+
+/// The way to a value: `template.app.migrations[2]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct KeyPath(Vec<Step>);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl KeyPath {
+    pub(super) fn key(&self, key: &str) -> Self {
+        let mut path = self.clone();
+        path.0.push(Step::Key(key.to_owned()));
+        path
+    }
+
+    pub(super) fn index(&self, index: usize) -> Self {
+        let mut path = self.clone();
+        path.0.push(Step::Index(index));
+        path
+    }
+}
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Index(index) => write!(f, "[{index}]")?,
+                Step::Key(key) => {
+                    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+                    let dot = if i == 0 { "" } else { "." };
+                    match !key.is_empty() && key.chars().all(bare) {
+                        true => write!(f, "{dot}{key}")?,
+                        false => write!(f, "{dot}{key:?}")?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A parsed TOML text.
+pub(super) struct Document<'a> {
+    file: &'a Path,
+    text: &'a str,
+    table: Spanned<DeValue<'a>>,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn parse(file: &'a Path, text: &'a str) -> Result<Self> {
+        match DeTable::parse(text) {
+            Ok(table) => Ok(Document {
+                file,
+                text,
+                table: Spanned::new(table.span(), DeValue::Table(table.into_inner())),
+            }),
+            Err(e) => Err(Error::config(format!(
+                "{}: not TOML: {}",
+                place(file, text, e.span()),
+                e.message()
+            ))),
+        }
+    }
+
+    /// Checks keys and types, then reads the text into the raw structs.
+    pub(super) fn read(&self) -> Result<RawConfig> {
+        self.check(&KeyPath::default(), &self.table, &SCHEMA)?;
+        toml::from_str(self.text).map_err(|e| {
+            // Not reached as long as the check knows all that the schema can say.
+            Error::config(format!(
+                "{}: {}",
+                place(self.file, self.text, e.span()),
+                e.message()
+            ))
+        })
+    }
+
+    /// An error about the value at a path, or about its table if it is not there.
+    pub(super) fn error(&self, path: &KeyPath, why: impl fmt::Display) -> Error {
+        Error::config(format!("{}: `{path}` {why}", self.place(path)))
+    }
+
+    /// An error from elsewhere, with the place in the file in front.
+    pub(super) fn at(&self, path: &KeyPath, error: Error) -> Error {
+        let mut placed = Error::config(format!("{}: `{path}`: {error}", self.place(path)));
+        for line in error.details() {
+            placed = placed.detail(line);
+        }
+        for hint in error.hints() {
+            placed = placed.hint(hint);
+        }
+        placed
+    }
+
+    /// An error about the file as a whole.
+    pub(super) fn whole(&self, why: impl fmt::Display) -> Error {
+        Error::config(format!("{}: {why}", self.file.display()))
+    }
+
+    /// `file:line:column` of the value at a path, or of the nearest table around it.
+    fn place(&self, path: &KeyPath) -> String {
+        let mut here = &self.table;
+        let mut span = None;
+        for step in &path.0 {
+            let next = match step {
+                Step::Key(key) => here.get_ref().get(key.as_str()),
+                Step::Index(index) => here.get_ref().get(*index),
+            };
+            match next {
+                Some(next) => here = next,
+                None => break,
+            }
+            span = Some(here.span());
+        }
+        place(self.file, self.text, span)
+    }
+
+    fn check(&self, path: &KeyPath, value: &Spanned<DeValue<'_>>, schema: &Value) -> Result<()> {
+        let wanted = schema["type"].as_str();
+        let found = value.get_ref();
+        let fits = match found {
+            DeValue::String(_) => wanted == Some("string") || choices(schema).is_some(),
+            DeValue::Integer(_) => wanted == Some("integer"),
+            DeValue::Boolean(_) => wanted == Some("boolean"),
+            DeValue::Array(_) => wanted == Some("array"),
+            DeValue::Table(_) => wanted == Some("object"),
+            DeValue::Float(_) | DeValue::Datetime(_) => false,
+        };
+        if !fits {
+            return Err(self.wrong_type(path, found, schema));
+        }
+        match found {
+            DeValue::String(text) => self.check_text(path, text, schema),
+            DeValue::Integer(number) => {
+                let limit = |key: &str| schema[key].as_i64();
+                let (min, max) = (limit("minimum"), limit("maximum"));
+                let parsed = i64::from_str_radix(number.as_str(), number.radix()).ok();
+                let inside = parsed.is_some_and(|n| {
+                    min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)
+                });
+                match (inside, min, max) {
+                    (true, _, _) => Ok(()),
+                    (false, Some(min), Some(max)) => Err(self.error(
+                        path,
+                        format!("is {}, not a number from {min} to {max}", number.as_str()),
+                    )),
+                    _ => Err(self.error(path, "is a number out of range")),
+                }
+            }
+            DeValue::Array(items) => items
+                .iter()
+                .enumerate()
+                .try_for_each(|(i, item)| self.check(&path.index(i), item, &schema["items"])),
+            DeValue::Table(table) => self.check_table(path, table, schema),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_text(&self, path: &KeyPath, text: &str, schema: &Value) -> Result<()> {
+        if text.contains('\0') {
+            return Err(self.error(path, "has a zero byte"));
+        }
+        let Some(choices) = choices(schema) else {
+            return Ok(());
+        };
+        if choices.contains(&text) {
+            return Ok(());
+        }
+        let error = self
+            .error(path, format!("is `{text}`, which is none of its values"))
+            .detail(format!("values: {}", choices.join(", ")));
+        Err(did_you_mean(error, nearest(text, choices)))
+    }
+
+    fn check_table(&self, path: &KeyPath, table: &DeTable<'_>, schema: &Value) -> Result<()> {
+        let known = keys(schema);
+        for (key, value) in table.iter() {
+            let path = path.key(key.get_ref());
+            match schema["properties"].get(key.get_ref().as_ref()) {
+                Some(schema) => self.check(&path, value, schema)?,
+                // A table with names of the user's own, such as `[template]` and `env`.
+                None if schema["additionalProperties"].is_object() => {
+                    self.check(&path, value, &schema["additionalProperties"])?;
+                }
+                None => return Err(self.unknown_key(&path, key, &known)),
+            }
+        }
+        for key in schema["required"].as_array().into_iter().flatten() {
+            let key = key.as_str().unwrap_or_default();
+            if !table.contains_key(key) {
+                let about = schema["properties"][key]["description"].as_str();
+                return Err(self
+                    .error(&path.key(key), "is missing")
+                    .detail(format!("{key}: {}", one_line(about.unwrap_or_default()))));
+            }
+        }
+        Ok(())
+    }
+
+    fn unknown_key(&self, path: &KeyPath, key: &Spanned<impl AsRef<str>>, known: &[&str]) -> Error {
+        let place = place(self.file, self.text, Some(key.span()));
+        let key = key.get_ref().as_ref();
+        let error = Error::config(format!("{place}: unknown key `{path}`"))
+            .detail(format!("keys known here: {}", known.join(", ")));
+        if let Some(meant) = nearest(key, known.iter().copied()) {
+            return did_you_mean(error, Some(meant));
+        }
+        match homes(key).as_slice() {
+            [] => error,
+            homes => error.hint(format!("`{key}` is a key of {}", homes.join(" and "))),
+        }
+    }
+
+    fn wrong_type(&self, path: &KeyPath, found: &DeValue<'_>, schema: &Value) -> Error {
+        let wanted = match schema["type"].as_str() {
+            Some("array") if schema["items"]["type"] == "object" => "a list of tables",
+            Some("array") => "a list of strings",
+            Some("object") => "a table",
+            Some("integer") => "a whole number",
+            Some("boolean") => "`true` or `false`",
+            _ => "a string",
+        };
+        let what = match found {
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+            DeValue::Integer(_) | DeValue::Float(_) => "a number",
+            DeValue::Boolean(_) => "`true` or `false`",
+            DeValue::Datetime(_) => "a date",
+            DeValue::String(_) => "a string",
+        };
+        let error = self.error(path, format!("must be {wanted}, but is {what}"));
+        let key = match path.0.last() {
+            Some(Step::Key(key)) => key.as_str(),
+            _ => return error,
+        };
+        let about = schema["description"].as_str().unwrap_or_default();
+        match (wanted, found) {
+            ("a list of strings", DeValue::String(_)) => {
+                error.hint(format!("put it in brackets: `{key} = [\"…\"]`"))
+            }
+            ("a string", DeValue::Integer(_)) if about.contains("a duration") => error.hint(
+                "write a duration with its unit, in quotes: `\"90s\"`, `\"30m\"`, `\"12h\"`, `\"14d\"`",
+            ),
+            ("a string", DeValue::Integer(_) | DeValue::Boolean(_) | DeValue::Float(_)) => {
+                error.hint("put it in quotes")
+            }
+            ("a whole number", DeValue::String(_)) => error.hint("leave out the quotes"),
+            ("a table", _) if path.0.len() == 2 && path.0[0] == Step::Key("template".into()) => {
+                error.hint("definitions have names: write `[template.app]` above the keys of one")
+            }
+            _ => error,
+        }
+    }
+}
+
+fn did_you_mean(error: Error, meant: Option<&str>) -> Error {
+    match meant {
+        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+        None => error,
+    }
+}
+
+/// The values that a string may have, if they are listed.
+fn choices(schema: &Value) -> Option<Vec<&str>> {
+    let listed = schema["enum"].as_array().or(schema["oneOf"].as_array())?;
+    Some(
+        listed
+            .iter()
+            .filter_map(|v| v.as_str().or_else(|| v["const"].as_str()))
+            .collect(),
+    )
+}
+
+/// The keys of a table.
+fn keys(schema: &Value) -> Vec<&str> {
+    let properties = schema["properties"].as_object();
+    properties.map_or_else(Vec::new, |p| p.keys().map(String::as_str).collect())
+}
+
+/// The tables that do have a key.
+fn homes(key: &str) -> Vec<&'static str> {
+    let tables = &SCHEMA["properties"];
+    [
+        ("the top of the file", &*SCHEMA),
+        ("`[server]`", &tables["server"]),
+        ("`[clone]`", &tables["clone"]),
+        (
+            "`[template.NAME]`",
+            &tables["template"]["additionalProperties"],
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, schema)| schema["properties"].get(key).is_some())
+    .map(|(home, _)| home)
+    .collect()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// `file:line:column`, both counted from 1 and columns in characters; without a span only the file.
+fn place(file: &Path, text: &str, span: Option<Range<usize>>) -> String {
+    let before = span.and_then(|span| text.get(..span.start));
+    match before {
+        None => file.display().to_string(),
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+            format!("{}:{line}:{column}", file.display())
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! `pgstencil.toml` as it is written: the keys, their types and their defaults, not yet checked.
+//!
+//! The JSON schema is made from these structs, and the shape of a file is checked against that
+//! schema, so a key exists exactly if it is here. The doc comments are the schema's descriptions.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Config, Definition, Strategy, UrlSetting};
+
+/// pgstencil's configuration, `pgstencil.toml`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawConfig {
+    /// Namespace of templates and clones on a shared server: letters, digits and `_`, at most 32;
+    /// anything else becomes `_`. Default: the name of the root folder.
+    pub(super) project: Option<String>,
+    /// The folder that globs and commands start from, relative to the folder of this file.
+    /// Default: the folder of this file.
+    pub(super) root: Option<String>,
+    pub(super) server: RawServer,
+    pub(super) clone: RawClone,
+    /// Template definitions, `[template.NAME]`; at least one.
+    pub(super) template: BTreeMap<String, RawTemplate>,
+}
+
+/// The Postgres server.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawServer {
+    /// A server URL, or `env:NAME` for the variable that holds it. Default: the managed local
+    /// server.
+    pub(super) url: Option<String>,
+    /// Name of the database that holds pgstencil's own tables.
+    pub(super) registry: String,
+    /// Host that commands and printed URLs get, when they reach the server by another name.
+    pub(super) client_host: Option<String>,
+    /// Port that commands and printed URLs get, when they reach the server by another one.
+    #[schemars(range(min = 1, max = 65535))]
+    pub(super) client_port: Option<u16>,
+    /// Folder of the Postgres binaries of the managed server, relative to the root. Default:
+    /// searched for.
+    pub(super) bindir: Option<String>,
+    /// Account that the managed server runs under when pgstencil is root. Default: `postgres`,
+    /// else `nobody`.
+    pub(super) run_as: Option<String>,
+}
+
+impl Default for RawServer {
+    fn default() -> Self {
+        RawServer {
+            url: None,
+            registry: "pgstencil".to_owned(),
+            client_host: None,
+            client_port: None,
+            bindir: None,
+            run_as: None,
+        }
+    }
+}
+
+/// How clones are made and kept.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawClone {
+    /// How a clone is copied.
+    pub(super) strategy: Strategy,
+    /// How long a clone from `pgstencil clone` is kept; a duration, or `never`.
+    pub(super) ttl: String,
+    /// How long a clone without holder and session waits before the sweep drops it; a duration.
+    pub(super) orphan_grace: String,
+}
+
+impl Default for RawClone {
+    fn default() -> Self {
+        RawClone {
+            strategy: Strategy::Auto,
+            ttl: "12h".to_owned(),
+            orphan_grace: "2m".to_owned(),
+        }
+    }
+}
+
+/// One template definition.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTemplate {
+    /// The migrate command, run by `sh -c` in the root.
+    pub(super) build: String,
+    /// Globs of the migrations: ordered files. `!` in front excludes.
+    #[serde(default)]
+    pub(super) migrations: Vec<String>,
+    /// Globs of further files after whose change the build command has to run again.
+    #[serde(default)]
+    pub(super) rerun_inputs: Vec<String>,
+    /// Globs of further files that decide what a build yields.
+    #[serde(default)]
+    pub(super) inputs: Vec<String>,
+    /// Files of which only some lines count as inputs.
+    #[serde(default)]
+    pub(super) input_lines: Vec<RawInputLines>,
+    /// Variables whose values count like inputs.
+    #[serde(default)]
+    pub(super) env_inputs: Vec<String>,
+    /// Roles: the databases of the set, by the names that the config gives them.
+    #[serde(default = "default_databases")]
+    pub(super) databases: Vec<String>,
+    /// Command run against every clone, after it has its name.
+    #[serde(default)]
+    pub(super) after_clone: String,
+    /// How long the build command may take; a duration.
+    #[serde(default = "default_build_timeout")]
+    pub(super) build_timeout: String,
+    /// Seal a template although the build created nothing.
+    #[serde(default)]
+    pub(super) allow_empty: bool,
+    /// SQL statements run in every clone, by role; with placeholders such as `{name}` and
+    /// `{ROLE.name}`.
+    #[serde(default)]
+    pub(super) after_clone_sql: BTreeMap<String, String>,
+    /// Variables that commands see beside the standard ones, with placeholders such as `{url}` and
+    /// `{ROLE.url}`.
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
+}
+
+/// Lines of a file that count as inputs.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInputLines {
+    /// Path of the file, relative to the root.
+    pub(super) file: String,
+    /// Regular expression that a line must match to count.
+    #[serde(rename = "match")]
+    pub(super) matching: String,
+}
+
+fn default_databases() -> Vec<String> {
+    vec!["app".to_owned()]
+}
+
+fn default_build_timeout() -> String {
+    "30m".to_owned()
+}
+
+/// The JSON schema of `pgstencil.toml`.
+pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+    let schema = settings
+        .into_generator()
+        .into_root_schema_for::<RawConfig>();
+    let mut schema = schema.to_value();
+    without_null(&mut schema);
+    schema["title"] = Value::from("pgstencil.toml");
+    schema
+});
+
+/// TOML has no null: a key that may be absent is simply not required.
+fn without_null(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            if let Some(Value::Array(types)) = object.get_mut("type") {
+                types.retain(|t| t != "null");
+                if let [only] = types.as_slice() {
+                    let only = only.clone();
+                    object.insert("type".to_owned(), only);
+                }
+            }
+            if object.get("default") == Some(&Value::Null) {
+                object.remove("default");
+            }
+            if let Some(Value::Object(default)) = object.get_mut("default") {
+                default.retain(|_, value| !value.is_null());
+            }
+            // What is within a default is a value, not a schema.
+            object
+                .iter_mut()
+                .filter(|(key, _)| *key != "default")
+                .for_each(|(_, value)| without_null(value));
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_null),
+        _ => {}
+    }
+}
+
+impl From<&Config> for RawConfig {
+    /// The way back: every key with the value that is in effect. The server URL's password is
+    /// hidden.
+    fn from(config: &Config) -> Self {
+        let path = |p: &std::path::Path| p.display().to_string();
+        RawConfig {
+            project: Some(config.project.clone()),
+            root: Some(path(&config.root)),
+            server: RawServer {
+                url: config.server.url.as_ref().map(|url| match url {
+                    UrlSetting::Literal(url) => url.to_string(),
+                    UrlSetting::Variable(name) => format!("env:{name}"),
+                }),
+                registry: config.server.registry.clone(),
+                client_host: config.server.client_host.clone(),
+                client_port: config.server.client_port,
+                bindir: config.server.bindir.as_deref().map(path),
+                run_as: config.server.run_as.clone(),
+            },
+            clone: RawClone {
+                strategy: config.clone.strategy,
+                ttl: match config.clone.ttl {
+                    Some(ttl) => humantime::format_duration(ttl).to_string(),
+                    None => "never".to_owned(),
+                },
+                orphan_grace: humantime::format_duration(config.clone.orphan_grace).to_string(),
+            },
+            template: config
+                .definitions
+                .iter()
+                .map(|d| (d.name.clone(), RawTemplate::from(d)))
+                .collect(),
+        }
+    }
+}
+
+impl From<&Definition> for RawTemplate {
+    fn from(d: &Definition) -> Self {
+        RawTemplate {
+            build: d.build.clone(),
+            migrations: d.migrations.clone(),
+            rerun_inputs: d.rerun_inputs.clone(),
+            inputs: d.inputs.clone(),
+            input_lines: d
+                .input_lines
+                .iter()
+                .map(|lines| RawInputLines {
+                    file: lines.file.clone(),
+                    matching: lines.matching.clone(),
+                })
+                .collect(),
+            env_inputs: d.env_inputs.clone(),
+            databases: d.databases.clone(),
+            after_clone: d.after_clone.clone().unwrap_or_default(),
+            build_timeout: humantime::format_duration(d.build_timeout).to_string(),
+            allow_empty: d.allow_empty,
+            after_clone_sql: d.after_clone_sql.clone(),
+            env: d.env.clone(),
+        }
+    }
+}
