@@ -1,1 +1,12 @@
-//! Integration tests; one binary.
+//! Integration tests; one binary, so that there is one link and one Postgres.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a failed unwrap is a failed test, and tests tell where they left things"
+)]
+
+mod layers;
+mod smoke;
+mod support;
