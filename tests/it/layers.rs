@@ -42,8 +42,11 @@ const RE_EXPORTS: &[&str] = &["Error", "Kind", "Result"];
 const NOT_IN_LIBRARY: &[(&str, &str)] = &[
     ("println!", ""),
     ("print!", ""),
-    ("std::env::", "config/env.rs"),
-    ("use std::env", "config/env.rs"),
+    ("env::var", "config/env.rs"),
+    ("env::args", ""),
+    ("env::current_dir", ""),
+    ("env::home_dir", ""),
+    ("env::temp_dir", ""),
     ("process::exit", ""),
 ];
 
@@ -168,7 +171,7 @@ fn module_of(file: &str) -> &str {
     first.strip_suffix(".rs").unwrap_or(first)
 }
 
-/// All files of `src` by their path in it, sorted.
+/// All files of `src` by their path in it, sorted; without unit tests in files of their own.
 fn sources() -> BTreeMap<String, String> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeMap::new();
@@ -178,7 +181,7 @@ fn sources() -> BTreeMap<String, String> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
                 let name = path.strip_prefix(&src).unwrap().to_str().unwrap();
                 found.insert(name.to_owned(), fs::read_to_string(&path).unwrap());
             }
@@ -252,7 +255,7 @@ fn code_of(text: &str) -> String {
         code.push(' ');
         rest = &rest[skip..];
     }
-    match code.find("#[cfg(test)]\nmod tests") {
+    match code.find("#[cfg(test)]\nmod tests {") {
         Some(end) => code[..end].to_owned(),
         None => code,
     }
