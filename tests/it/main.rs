@@ -8,3 +8,6 @@
 )]
 
 mod docs;
+mod layers;
+mod smoke;
+mod support;

@@ -1,0 +1,79 @@
+//! What the tests stand on: a server, roles on it, projects with migrations, and the real binary.
+
+#![allow(
+    dead_code,
+    reason = "not every helper has a test that uses it all the time"
+)]
+
+pub(crate) mod cli;
+pub(crate) mod project;
+pub(crate) mod role;
+pub(crate) mod server;
+pub(crate) mod supervisor;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub(crate) use cli::Pgstencil;
+pub(crate) use project::{Build, Project};
+pub(crate) use role::Role;
+pub(crate) use server::{TestServer, server};
+
+/// Ten characters that no other test has, fit for a name in SQL and in a file system.
+pub(crate) fn random_id() -> String {
+    let mut bytes = [0; 5];
+    getrandom::fill(&mut bytes).unwrap();
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Asks every 10 ms until the answer is yes; false when `limit` has passed.
+pub(crate) fn eventually(limit: Duration, mut yes: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if yes() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a process is there and running; one that only waits to be reaped is not.
+pub(crate) fn alive(pid: i32) -> bool {
+    if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None)
+        == Err(nix::errno::Errno::ESRCH)
+    {
+        return false;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    !state.starts_with(['Z', 'X'])
+}
+
+/// The last lines of a file, for a failure message.
+pub(crate) fn tail(file: &Path, lines: usize) -> String {
+    let text = std::fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<_> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Runs a future to its end from anywhere, also from within a runtime (then it blocks it) and from
+/// `Drop`.
+pub(crate) fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(future)
+        });
+        match work.join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
