@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod error;
+pub mod fingerprint;
 pub mod names;
 pub mod url;
 
