@@ -723,7 +723,7 @@ fn what_cannot_be_read_is_named() {
         return;
     }
     let closed = |path: PathBuf| {
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     };
     let tree = Tree::new(&[("m/1.sql", ""), ("m/sub/2.sql", ""), ("other/3.sql", "")]);
     closed(tree.at("other"));
