@@ -2,7 +2,9 @@
 
 pub mod config;
 pub mod error;
+pub mod fingerprint;
 pub mod names;
+pub mod process;
 pub mod url;
 
 pub use error::{Error, Kind, Result};

@@ -1,0 +1,142 @@
+//! Why a file is not an input: what .gitignore files hide, and what to say about a glob that
+//! matches nothing. Slow paths; a command that finds its inputs never comes here.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ignore::gitignore::GitignoreBuilder;
+use ignore::{Match, WalkBuilder};
+
+use super::globs::{Globs, KEYS, OneGlob, compile};
+use super::recipe::RelPath;
+use super::walk::{Gitignore, builder, walk};
+use crate::config::Definition;
+use crate::error::{Error, Result};
+
+/// Lists the files that the globs of `definition` would choose if no .gitignore hid them, in
+/// their text form, sorted. For `explain`; it walks twice, and into what is ignored too.
+///
+/// # Errors
+///
+/// As for [`super::Inputs::read`], but a glob without match is none.
+pub fn ignored(root: &Path, definition: &Definition) -> Result<Vec<String>> {
+    let globs = Arc::new(Globs::compile(definition)?);
+    let shown: BTreeSet<RelPath> = walk(root, &globs, Gitignore::Honour)?
+        .files
+        .into_iter()
+        .map(|f| f.path)
+        .collect();
+    let all = walk(root, &globs, Gitignore::Disregard)?.files;
+    Ok(all
+        .iter()
+        .filter(|f| !shown.contains(&f.path))
+        .map(|f| f.path.to_string())
+        .collect())
+}
+
+/// The .gitignore file and the line in it that hide `relative`, if any do: git's own rules, for
+/// the files below `root` only.
+pub(super) fn hidden_by(root: &Path, relative: &Path, is_dir: bool) -> Option<(PathBuf, String)> {
+    let mut steps: Vec<&Path> = relative
+        .ancestors()
+        .filter(|p| !p.as_os_str().is_empty())
+        .collect();
+    steps.reverse();
+    // From the top, since nothing below a hidden folder can be shown again.
+    for step in &steps {
+        let is_dir = is_dir || *step != relative;
+        for folder in step.ancestors().skip(1) {
+            let folder = root.join(folder);
+            let mut lines = GitignoreBuilder::new(&folder);
+            lines.add(folder.join(".gitignore"));
+            let Ok(lines) = lines.build() else { continue };
+            match lines.matched(root.join(step), is_dir) {
+                Match::None => {}
+                Match::Whitelist(_) => break,
+                Match::Ignore(line) => {
+                    let file = line
+                        .from()
+                        .map_or_else(|| folder.join(".gitignore"), Path::to_owned);
+                    return Some((file, line.original().to_owned()));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// The error for a glob that matches no file, with what a second, wider walk makes of it.
+pub(super) fn no_match(root: &Path, definition: &Definition, glob: &OneGlob) -> Error {
+    let pattern = &glob.pattern;
+    let key = KEYS[glob.kind];
+    let error = Error::config(format!(
+        "`{key}` of template `{}`: glob `{pattern}` matches no file",
+        definition.name
+    ))
+    .detail(format!(
+        "globs are relative to the root, `{}`",
+        root.display()
+    ));
+    match reason(root, pattern) {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// The likeliest reason why `pattern` matches nothing, as a hint.
+fn reason(root: &Path, pattern: &str) -> Option<String> {
+    let matcher = |p: &str, any_case| compile(p, any_case).ok().map(|g| g.compile_matcher());
+    let exact = matcher(pattern, false)?;
+    let any_case = matcher(pattern, true)?;
+    let folder = matcher(pattern.trim_end_matches('/'), false)?;
+    let deeper = matcher(&format!("**/{pattern}"), false)?;
+
+    let mut hidden = Vec::new();
+    let (mut folders, mut cases, mut deep) = (Vec::new(), Vec::new(), Vec::new());
+    let everything: WalkBuilder = {
+        let mut walk = builder(root, Gitignore::Disregard);
+        // Links are not followed: this is only for a hint, and must not go astray.
+        walk.follow_links(false)
+            .filter_entry(|entry| entry.file_name() != ".git");
+        walk
+    };
+    for entry in everything.build().flatten() {
+        let Ok(path) = entry.path().strip_prefix(root) else {
+            continue;
+        };
+        let is_dir = entry.file_type().is_some_and(|t| t.is_dir());
+        let list = match is_dir {
+            true if folder.is_match(path) => &mut folders,
+            false if exact.is_match(path) => &mut hidden,
+            false if any_case.is_match(path) => &mut cases,
+            false if deeper.is_match(path) => &mut deep,
+            _ => continue,
+        };
+        list.push(RelPath::new(path));
+    }
+    if let Some(first) = hidden.iter().min() {
+        let count = hidden.len();
+        let by = match hidden_by(root, &first.to_path(), false) {
+            Some((file, line)) => {
+                let file = file.strip_prefix(root).unwrap_or(&file);
+                format!("line `{line}` of `{}`", file.display())
+            }
+            None => "a .gitignore file".to_owned(),
+        };
+        return Some(format!(
+            "{count} matching file(s) are ignored: `{first}` by {by}; add `!` lines to that file for what decides the database"
+        ));
+    }
+    if let Some(first) = folders.iter().min() {
+        return Some(format!(
+            "`{first}` is a folder: write `{first}/**` for the files in it"
+        ));
+    }
+    if let Some(first) = cases.iter().min() {
+        return Some(format!("case counts: `{first}` differs only in that"));
+    }
+    deep.iter()
+        .min()
+        .map(|first| format!("there is `{first}`: write `**/{pattern}`"))
+}

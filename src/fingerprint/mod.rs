@@ -1,0 +1,229 @@
+//! What decides the result of a build, as a value ([`Recipe`]) and its hash.
+//!
+//! [`Inputs`] is the part that comes from the tree and the variables; [`Inputs::with_server`] adds
+//! what the server contributes. The rules of the walk are in `walk.rs`: which ignore files
+//! count, what happens to links, and what is an error.
+//!
+//! How globs choose, for each of `migrations`, `rerun_inputs` and `inputs` on its own:
+//!
+//! - In the order given, the last glob that matches a file decides; `!` in front excludes, and
+//!   `\!` stands for a file name that starts so.
+//! - They name files, relative to the root. `*` and `?` stop at a slash, `**` does not; names that
+//!   start with a dot are like others; case counts.
+//! - A glob without `!` that matches no file is an error, as a typo would silently lose inputs. One
+//!   whose matches later globs exclude is fine, as long as its key keeps at least one file.
+//!   A `!` glob may match nothing: it often guards against what is not there yet.
+
+mod globs;
+mod hidden;
+mod lines;
+mod recipe;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub use self::hidden::ignored;
+pub use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
+
+use self::globs::{Globs, KEYS};
+use self::walk::{Found, Gitignore, walk};
+use crate::config::Definition;
+use crate::error::{Error, Result};
+
+/// The part of a [`Recipe`] that does not depend on a server. Its fields are those of the recipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inputs {
+    /// Files of `migrations`.
+    pub migrations: Vec<FileInput>,
+    /// Files of `rerun_inputs`.
+    pub rerun_inputs: Vec<FileInput>,
+    /// Files of `inputs`.
+    pub inputs: Vec<FileInput>,
+    /// `input_lines`
+    pub lines: Vec<LinesInput>,
+    /// `env_inputs`
+    pub env: Vec<EnvInput>,
+    /// The build command.
+    pub build: String,
+    /// Roles.
+    pub databases: Vec<String>,
+}
+
+impl Inputs {
+    /// Reads what `definition` names below `root`, an absolute folder; `variable` looks up the
+    /// variables of `env_inputs`.
+    ///
+    /// This blocks on the file system: async callers use `spawn_blocking`. It writes nothing. Files
+    /// that change meanwhile may be read in either state; a caller that builds from the result reads
+    /// again afterwards and compares.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Kind::Config`] for a glob, path or regex that makes no sense or finds nothing, and for a
+    /// definition without any input. [`crate::Kind::Failed`], naming the path, for what cannot be read.
+    pub fn read(
+        root: &Path,
+        definition: &Definition,
+        variable: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Self> {
+        let globs = Arc::new(Globs::compile(definition)?);
+        let walked = walk(root, &globs, Gitignore::Honour)?;
+        check_matches(root, definition, &globs, &walked)?;
+
+        let mut lists: [Vec<FileInput>; 3] = Default::default();
+        for (found, (hash, bytes)) in walked.files.iter().zip(hash_all(root, &walked.files)?) {
+            for (list, _) in lists
+                .iter_mut()
+                .zip(found.kinds)
+                .filter(|(_, chosen)| *chosen)
+            {
+                list.push(FileInput {
+                    path: found.path.clone(),
+                    hash: hash.clone(),
+                    bytes,
+                });
+            }
+        }
+        let [migrations, rerun_inputs, inputs] = lists;
+
+        let mut lines = definition
+            .input_lines
+            .iter()
+            .map(|wanted| lines::read(root, definition, wanted))
+            .collect::<Result<Vec<_>>>()?;
+        // The order of the entries in the config means nothing, nor does one that stands twice.
+        lines.sort_by(|a, b| (&a.file, &a.matching).cmp(&(&b.file, &b.matching)));
+        lines.dedup();
+
+        let mut env: Vec<EnvInput> = definition
+            .env_inputs
+            .iter()
+            .map(|name| EnvInput {
+                name: name.clone(),
+                hash: variable(name).map(|v| blake3::hash(v.as_bytes()).to_hex().to_string()),
+            })
+            .collect();
+        env.sort_by(|a, b| a.name.cmp(&b.name));
+        env.dedup();
+
+        if globs.iter().next().is_none() && lines.is_empty() && env.is_empty() {
+            return Err(Error::config(format!("template `{}` has no inputs", definition.name))
+                .hint("set `migrations` to the files that the build command reads, as in `migrations = [\"**/migrations/*.py\"]`"));
+        }
+        Ok(Inputs {
+            migrations,
+            rerun_inputs,
+            inputs,
+            lines,
+            env,
+            build: definition.build.clone(),
+            databases: definition.databases.clone(),
+        })
+    }
+
+    /// Adds what the server contributes.
+    pub fn with_server(self, server: ServerTraits) -> Recipe {
+        let Inputs {
+            migrations,
+            rerun_inputs,
+            inputs,
+            lines,
+            env,
+            build,
+            databases,
+        } = self;
+        let format = Recipe::FORMAT;
+        Recipe {
+            format,
+            migrations,
+            rerun_inputs,
+            inputs,
+            lines,
+            env,
+            build,
+            databases,
+            server,
+        }
+    }
+}
+
+/// Refuses globs that find nothing.
+fn check_matches(
+    root: &Path,
+    definition: &Definition,
+    globs: &Globs,
+    walked: &walk::Walked,
+) -> Result<()> {
+    if let Some((_, glob)) = globs
+        .iter()
+        .find(|(i, glob)| !glob.excludes && !walked.seen[*i])
+    {
+        return Err(hidden::no_match(root, definition, glob));
+    }
+    for (kind, key) in KEYS.into_iter().enumerate() {
+        let used = globs.iter().any(|(_, glob)| glob.kind == kind);
+        if used && !walked.files.iter().any(|found| found.kinds[kind]) {
+            return Err(Error::config(format!(
+                "`{key}` of template `{}`: the `!` globs exclude every file that the others match",
+                definition.name
+            ))
+            .hint("the last glob that matches a file decides: put narrow ones last"));
+        }
+    }
+    Ok(())
+}
+
+/// So few files are hashed faster than a thread starts.
+const FILES_PER_THREAD: usize = 64;
+
+/// Hash and length of each file, in the same order.
+fn hash_all(root: &Path, files: &[Found]) -> Result<Vec<(String, u64)>> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(files.len().div_ceil(FILES_PER_THREAD)).max(1);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = files.get(at) else {
+                return done;
+            };
+            done.push((at, hash_file(&root.join(file.path.to_path()))));
+        }
+    };
+    let mut all = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        for other in others {
+            all.extend(
+                other
+                    .join()
+                    .map_err(|_| Error::internal("a hashing thread panicked"))?,
+            );
+        }
+        Ok::<_, Error>(all)
+    })?;
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter()
+        .map(|(at, result)| {
+            result.map_err(|e| {
+                let path = root.join(files[at].path.to_path());
+                Error::failed(format!("cannot read `{}`", path.display())).caused_by(e)
+            })
+        })
+        .collect()
+}
+
+fn hash_file(path: &Path) -> io::Result<(String, u64)> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok((hasher.finalize().to_hex().to_string(), hasher.count()))
+}

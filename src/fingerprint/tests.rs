@@ -1,0 +1,851 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::InputLines;
+use crate::{Kind, names::Fingerprint};
+
+/// A tree in a temporary folder.
+struct Tree(TempDir);
+
+impl Tree {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let tree = Tree(TempDir::new().unwrap());
+        for (path, text) in files {
+            tree.write(path, text);
+        }
+        tree
+    }
+
+    fn root(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.root().join(path)
+    }
+
+    fn write(&self, path: impl AsRef<Path>, text: &str) {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn link(&self, target: impl AsRef<Path>, link: &str) {
+        symlink(target, self.at(link)).unwrap();
+    }
+
+    fn read(&self, definition: &Definition) -> Inputs {
+        Inputs::read(self.root(), definition, &unset).unwrap()
+    }
+
+    /// The paths that `migrations = globs` chooses.
+    fn paths(&self, globs: &[&str]) -> Vec<String> {
+        let read = self.read(&migrations(globs));
+        read.migrations.iter().map(|f| f.path.to_string()).collect()
+    }
+
+    fn error(&self, definition: &Definition) -> Error {
+        Inputs::read(self.root(), definition, &unset).unwrap_err()
+    }
+}
+
+fn unset(_: &str) -> Option<OsString> {
+    None
+}
+
+fn definition() -> Definition {
+    Definition {
+        name: "app".into(),
+        migrations: vec![],
+        rerun_inputs: vec![],
+        inputs: vec![],
+        input_lines: vec![],
+        env_inputs: vec![],
+        build: "migrate".into(),
+        databases: vec!["app".into()],
+        after_clone: None,
+        after_clone_sql: Default::default(),
+        build_timeout: Duration::from_secs(60),
+        allow_empty: false,
+        env: Default::default(),
+    }
+}
+
+fn migrations(globs: &[&str]) -> Definition {
+    Definition {
+        migrations: globs.iter().map(|&g| g.to_owned()).collect(),
+        ..definition()
+    }
+}
+
+fn lines(file: &str, matching: &str) -> Definition {
+    let wanted = InputLines {
+        file: file.into(),
+        matching: matching.into(),
+    };
+    Definition {
+        input_lines: vec![wanted],
+        ..definition()
+    }
+}
+
+fn server() -> ServerTraits {
+    ServerTraits {
+        major: 17,
+        encoding: "UTF8".into(),
+        provider: "libc".into(),
+        collate: "C.UTF-8".into(),
+        ctype: "C.UTF-8".into(),
+        locale: None,
+    }
+}
+
+fn print(inputs: Inputs) -> Fingerprint {
+    inputs.with_server(server()).fingerprint()
+}
+
+/// The message, details and hints in one text.
+fn words(error: &Error) -> String {
+    let lines = std::iter::once(error.message().to_owned());
+    lines
+        .chain(error.details().to_vec())
+        .chain(error.hints().to_vec())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[track_caller]
+fn says(error: &Error, kind: Kind, parts: &[&str]) {
+    assert_eq!(error.kind(), kind, "{error:?}");
+    let words = words(error);
+    for part in parts {
+        assert!(words.contains(part), "`{part}` is not in:\n{words}");
+    }
+}
+
+const PY: &[(&str, &str)] = &[
+    ("a/migrations/0001.py", "one"),
+    ("a/migrations/0002.py", "two"),
+    ("b/migrations/0001.py", "three"),
+    ("b/migrations/notes.md", "four"),
+    ("b/tests/migrations/0001.py", "five"),
+];
+
+fn sample() -> Recipe {
+    let file = |path: &str| FileInput {
+        path: RelPath::new(Path::new(path)),
+        hash: blake3::hash(path.as_bytes()).to_hex().to_string(),
+        bytes: path.len() as u64,
+    };
+    let hash = blake3::hash(b"x").to_hex().to_string();
+    Recipe {
+        format: Recipe::FORMAT,
+        migrations: vec![file("m/1.sql"), file("m/2.sql")],
+        rerun_inputs: vec![file("lock")],
+        inputs: vec![file("seed")],
+        lines: vec![LinesInput {
+            file: "lock".into(),
+            matching: "^django".into(),
+            hash: hash.clone(),
+            count: 1,
+        }],
+        env: vec![
+            EnvInput {
+                name: "A".into(),
+                hash: Some(hash),
+            },
+            EnvInput {
+                name: "B".into(),
+                hash: None,
+            },
+        ],
+        build: "migrate".into(),
+        databases: vec!["app".into(), "proxy".into()],
+        server: ServerTraits {
+            locale: Some("en".into()),
+            ..server()
+        },
+    }
+}
+
+// --- The recipe ---
+
+#[test]
+fn the_format_does_not_drift() {
+    // If this fails, the encoding has changed: raise `Recipe::FORMAT`, then write the new value here.
+    let golden = "904dfbe2bf0a2afdb6076d2e213c88d93b590e1efeb28c02e382a6fca830a4b7";
+    assert_eq!(sample().fingerprint().to_string(), golden);
+}
+
+#[test]
+fn every_field_counts() {
+    let changes: &[fn(&mut Recipe)] = &[
+        |r| r.format += 1,
+        |r| r.migrations[0].path = RelPath::new(Path::new("m/3.sql")),
+        |r| r.migrations[0].hash = r.migrations[1].hash.clone(),
+        |r| r.migrations[0].bytes += 1,
+        |r| r.migrations.truncate(1),
+        |r| r.migrations.clear(),
+        |r| r.migrations.swap(0, 1),
+        |r| r.rerun_inputs[0].bytes += 1,
+        |r| r.inputs[0].bytes += 1,
+        |r| std::mem::swap(&mut r.inputs, &mut r.rerun_inputs),
+        |r| std::mem::swap(&mut r.inputs, &mut r.migrations),
+        |r| r.lines[0].file.push('x'),
+        |r| r.lines[0].matching.push('x'),
+        |r| r.lines[0].hash.clear(),
+        |r| r.lines[0].count += 1,
+        |r| r.lines.clear(),
+        |r| r.env[0].name.push('x'),
+        |r| r.env[0].hash = None,
+        |r| r.env[0].hash = Some(String::new()),
+        |r| r.env[1].hash = Some(String::new()),
+        |r| r.env.truncate(1),
+        |r| r.build.push('x'),
+        |r| r.build.clear(),
+        |r| r.databases[0].push('x'),
+        |r| r.databases.swap(0, 1),
+        |r| r.databases.truncate(1),
+        |r| r.server.major += 1,
+        |r| r.server.encoding = "LATIN1".into(),
+        |r| r.server.provider = "icu".into(),
+        |r| r.server.collate.push('x'),
+        |r| r.server.ctype.push('x'),
+        |r| r.server.locale = None,
+        |r| r.server.locale = Some(String::new()),
+        |r| r.server.locale = Some("de".into()),
+    ];
+    let mut seen = vec![sample().fingerprint()];
+    for (at, change) in changes.iter().enumerate() {
+        let mut recipe = sample();
+        change(&mut recipe);
+        let print = recipe.fingerprint();
+        assert!(
+            !seen.contains(&print),
+            "change {at} makes no new fingerprint"
+        );
+        seen.push(print);
+    }
+}
+
+#[test]
+fn strings_do_not_run_into_each_other() {
+    let with = |roles: &[&str], build: &str| {
+        let databases = roles.iter().map(|&r| r.to_owned()).collect();
+        Recipe {
+            databases,
+            build: build.into(),
+            ..sample()
+        }
+        .fingerprint()
+    };
+    let all = [
+        with(&["ab", "c"], "x"),
+        with(&["a", "bc"], "x"),
+        with(&["abc"], "x"),
+        with(&["abc", ""], "x"),
+        with(&["ab"], "xc"),
+        with(&["ab\0c"], "x"),
+    ];
+    for (i, a) in all.iter().enumerate() {
+        assert!(!all[..i].contains(a), "{i}");
+    }
+}
+
+#[test]
+fn json_and_back() {
+    let mut recipe = sample();
+    recipe.inputs[0].path = RelPath::new(Path::new(OsStr::from_bytes(b"a\xffb\\x41\n")));
+    let json = serde_json::to_string(&recipe).unwrap();
+    assert!(json.contains(r#""format":1"#), "{json}");
+    assert!(json.contains(r#""path":"m/1.sql""#), "{json}");
+    let back: Recipe = serde_json::from_str(&json).unwrap();
+    assert_eq!(back, recipe);
+    assert_eq!(back.fingerprint(), recipe.fingerprint());
+}
+
+#[test]
+fn path_texts_are_lossless() {
+    let all: &[&[u8]] = &[
+        b"a",
+        b"\\",
+        b"\\\\",
+        b"\\x41",
+        b"\xff",
+        b"\\xff",
+        b"a\nb",
+        b"a b\"'",
+        "ü😀".as_bytes(),
+        b"\xf0\x9f",
+    ];
+    let mut texts = Vec::new();
+    for bytes in all {
+        let path = RelPath::new(Path::new(OsStr::from_bytes(bytes)));
+        let text = path.to_string();
+        assert_eq!(RelPath::parse(&text), Some(path), "{text}");
+        assert!(!texts.contains(&text), "{text}");
+        texts.push(text);
+    }
+    assert_eq!(texts[4..8], ["\\xff", "\\\\xff", "a\\x0ab", "a b\"'"]);
+    for broken in ["\\", "\\n", "\\x4", "\\xzz", "\\x+1"] {
+        assert_eq!(RelPath::parse(broken), None, "{broken}");
+    }
+}
+
+// --- What is the same everywhere ---
+
+#[test]
+fn neither_order_of_creation_nor_place_nor_time_counts() {
+    let definition = migrations(&["**/migrations/*.py"]);
+    let one = Tree::new(PY);
+    let reversed: Vec<_> = PY.iter().rev().copied().collect();
+    let other = Tree::new(&reversed);
+    other.write("unrelated/x", "");
+    for (path, _) in PY {
+        let file = fs::File::open(other.at(path)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(other.at(path), mode).unwrap();
+    }
+    assert_eq!(one.read(&definition), other.read(&definition));
+    assert_eq!(print(one.read(&definition)), print(other.read(&definition)));
+
+    let through = TempDir::new().unwrap();
+    let link = through.path().join("link");
+    symlink(one.root(), &link).unwrap();
+    assert_eq!(
+        Inputs::read(&link, &definition, &unset).unwrap(),
+        one.read(&definition)
+    );
+}
+
+#[test]
+fn sorted_by_bytes() {
+    let tree = Tree::new(&[("a/x", ""), ("a-b", ""), ("B", ""), ("é", ""), ("z", "")]);
+    assert_eq!(tree.paths(&["**"]), ["B", "a-b", "a/x", "z", "é"]);
+}
+
+#[test]
+fn content_and_name_count() {
+    let definition = migrations(&["**/migrations/*.py"]);
+    let tree = Tree::new(PY);
+    let before = print(tree.read(&definition));
+    tree.write("b/migrations/notes.md", "changed");
+    assert_eq!(print(tree.read(&definition)), before);
+    fs::rename(
+        tree.at("a/migrations/0002.py"),
+        tree.at("a/migrations/0003.py"),
+    )
+    .unwrap();
+    let renamed = print(tree.read(&definition));
+    assert_ne!(renamed, before);
+    tree.write("a/migrations/0003.py", "TWO");
+    assert_ne!(print(tree.read(&definition)), renamed);
+}
+
+#[test]
+fn a_worktree_has_the_same_fingerprint() {
+    let git = |dir: &Path, args: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("-C")
+            .arg(dir)
+            .args(["-c", "user.name=x", "-c", "user.email=x@x"])
+            .args(args);
+        assert!(git.output().unwrap().status.success(), "{args:?}");
+    };
+    let tree = Tree::new(PY);
+    git(tree.root(), &["init", "-q"]);
+    git(tree.root(), &["add", "."]);
+    git(tree.root(), &["commit", "-qm", "x"]);
+    let elsewhere = TempDir::new().unwrap();
+    let worktree = elsewhere.path().join("wt");
+    git(
+        tree.root(),
+        &["worktree", "add", "-q", worktree.to_str().unwrap()],
+    );
+    assert!(worktree.join(".git").is_file());
+    let definition = migrations(&["**"]);
+    let theirs = Inputs::read(&worktree, &definition, &unset).unwrap();
+    assert_eq!(theirs.migrations.len(), PY.len());
+    assert_eq!(theirs, tree.read(&definition));
+}
+
+/// Walks in another process, whose user ignores all that we look for, from another working folder.
+#[test]
+fn the_users_ignore_file_does_not_count() {
+    const ROOT: &str = "PGSTENCIL_TEST_HOSTILE_ROOT";
+    let definition = migrations(&["**/migrations/*.py"]);
+    if let Some(root) = std::env::var_os(ROOT) {
+        let hostile = ignore::gitignore::Gitignore::global().0;
+        assert!(hostile.num_ignores() > 0, "the trap is not set");
+        let read = Inputs::read(Path::new(&root), &definition, &unset).unwrap();
+        println!("fingerprint {}", print(read));
+        return;
+    }
+    let home = Tree::new(&[
+        (".gitconfig", "[core]\nexcludesFile = ~/ignore\n"),
+        ("ignore", "*.py\nmigrations/\n"),
+        (".config/git/ignore", "*.py\n"),
+    ]);
+    let tree = Tree::new(PY);
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "fingerprint::tests::the_users_ignore_file_does_not_count",
+            "--nocapture",
+        ])
+        .env(ROOT, tree.root())
+        .env("HOME", home.root())
+        .env("XDG_CONFIG_HOME", home.at(".config"))
+        .env("GIT_CONFIG_GLOBAL", home.at(".gitconfig"))
+        .env("LC_ALL", "tr_TR.UTF-8")
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        said.contains(&format!("fingerprint {}", print(tree.read(&definition)))),
+        "{said}"
+    );
+}
+
+// --- Ignore files ---
+
+#[test]
+fn only_the_trees_own_gitignore_counts() {
+    let outer = Tree::new(&[
+        (".gitignore", "*.py"),
+        (".ignore", "*.py"),
+        ("project/.ignore", "*.py"),
+        ("project/.rgignore", "*.py"),
+        ("project/.git/info/exclude", "*.py"),
+        ("project/.git/HEAD", "ref: refs/heads/main"),
+        ("project/.git/x.py", ""),
+        ("project/m/1.py", ""),
+    ]);
+    fs::create_dir(outer.at(".git")).unwrap();
+    let read = Inputs::read(&outer.at("project"), &migrations(&["**/*.py"]), &unset).unwrap();
+    assert_eq!(read.migrations.len(), 1);
+}
+
+#[test]
+fn gitignore_counts_with_and_without_git() {
+    let tree = Tree::new(&[
+        (".gitignore", "/build/\n*.pyc.py\n[\n"),
+        ("build/migrations/1.py", ""),
+        ("m/1.py", ""),
+        ("m/1.pyc.py", ""),
+        ("m/.gitignore", "2.py\n!1.pyc.py\n"),
+        ("m/2.py", ""),
+        ("n/2.py", ""),
+        (".hidden/3.py", ""),
+        ("sub/.git/HEAD", ""),
+        ("sub/4.pyc.py", ""),
+    ]);
+    let expected = [".hidden/3.py", "m/1.py", "m/1.pyc.py", "n/2.py"];
+    assert_eq!(tree.paths(&["**/*.py"]), expected);
+    fs::create_dir(tree.at(".git")).unwrap();
+    assert_eq!(tree.paths(&["**/*.py"]), expected);
+    assert_eq!(
+        ignored(tree.root(), &migrations(&["**/*.py", "!build/**"])).unwrap(),
+        ["m/2.py", "sub/4.pyc.py"]
+    );
+}
+
+// --- Globs ---
+
+#[test]
+fn the_last_glob_decides() {
+    let tree = Tree::new(PY);
+    assert_eq!(
+        tree.paths(&["**/migrations/*.py", "!**/tests/**"]),
+        [
+            "a/migrations/0001.py",
+            "a/migrations/0002.py",
+            "b/migrations/0001.py"
+        ]
+    );
+    assert_eq!(
+        tree.paths(&["**/*.py", "!a/**", "a/migrations/0002.py", "!nothing/**"]),
+        [
+            "a/migrations/0002.py",
+            "b/migrations/0001.py",
+            "b/tests/migrations/0001.py"
+        ]
+    );
+    // `*` stops at a slash.
+    assert_eq!(
+        tree.paths(&["*/migrations/*2.py"]),
+        ["a/migrations/0002.py"]
+    );
+    assert_eq!(
+        tree.paths(&["{a,b/tests}/migrations/0001.py"]),
+        ["a/migrations/0001.py", "b/tests/migrations/0001.py"]
+    );
+}
+
+#[test]
+fn a_file_may_be_of_several_kinds() {
+    let tree = Tree::new(PY);
+    let definition = Definition {
+        inputs: vec!["a/**".into()],
+        rerun_inputs: vec!["b/**/*.md".into()],
+        ..migrations(&["**/migrations/*.py", "!b/**"])
+    };
+    let read = tree.read(&definition);
+    assert_eq!(
+        (
+            read.migrations.len(),
+            read.rerun_inputs.len(),
+            read.inputs.len()
+        ),
+        (2, 1, 2)
+    );
+    assert_eq!(read.migrations, read.inputs);
+    assert_eq!(
+        read.migrations[0].hash,
+        blake3::hash(b"one").to_hex().to_string()
+    );
+    assert_eq!(read.migrations[0].bytes, 3);
+}
+
+#[test]
+fn odd_names() {
+    let names: &[&[u8]] = &[
+        b"\xff\xfe.py",
+        b"a\nb.py",
+        b"a b.py",
+        b"a\"b.py",
+        b"a'b.py",
+        b"-x.py",
+        b".py",
+        "😀.py".as_bytes(),
+        b"a\\b.py",
+        b"!x.py",
+        b"\x1b[31m.py",
+        b"caf\xc3\xa9.py",
+        b"cafe\xcc\x81.py",
+    ];
+    let tree = Tree::new(&[]);
+    for name in names {
+        tree.write(Path::new("m").join(OsStr::from_bytes(name)), "");
+    }
+    let read = tree.read(&migrations(&["m/*.py"]));
+    let mut expected: Vec<Vec<u8>> = names.iter().map(|n| [b"m/", *n].concat()).collect();
+    expected.sort();
+    let got: Vec<Vec<u8>> = read
+        .migrations
+        .iter()
+        .map(|f| f.path.as_bytes().to_vec())
+        .collect();
+    assert_eq!(got, expected);
+
+    tree.write("!x.py", "");
+    assert_eq!(tree.paths(&["\\!x.py"]), ["!x.py"]);
+}
+
+#[test]
+fn globs_that_make_no_sense() {
+    let tree = Tree::new(PY);
+    for (globs, part) in [
+        (&["/a/*.py"][..], "glob `/a/*.py` starts with a slash"),
+        (&["./a/*.py"], "holds a `.` component"),
+        (&["../a/*.py"], "leaves the root with `..`"),
+        (&["a/../b/*.py"], "leaves the root"),
+        (&["**", "!../x"], "glob `!../x` leaves the root"),
+        (&["a//b"], "two slashes"),
+        (&[""], "glob `` is empty"),
+        (&["a[/x"], "glob `a[/x` is broken"),
+        (&["!a/**"], "glob `!a/**` excludes from nothing"),
+        (
+            &["**/*.py", "!**"],
+            "the `!` globs exclude every file that the others match",
+        ),
+    ] {
+        says(
+            &tree.error(&migrations(globs)),
+            Kind::Config,
+            &[part, "`migrations` of template `app`"],
+        );
+    }
+    says(
+        &tree.error(&definition()),
+        Kind::Config,
+        &["template `app` has no inputs"],
+    );
+}
+
+#[test]
+fn globs_that_match_nothing_say_why() {
+    let tree = Tree::new(PY);
+    tree.write(".gitignore", "gen/\n");
+    tree.write("gen/1.sql", "");
+    tree.write("gen/2.sql", "");
+    let root = tree.root().display().to_string();
+    let error = tree.error(&Definition {
+        inputs: vec!["nope/*.sql".into()],
+        ..migrations(&["**/*.py"])
+    });
+    says(
+        &error,
+        Kind::Config,
+        &[
+            "`inputs` of template `app`: glob `nope/*.sql` matches no file",
+            &root,
+        ],
+    );
+    assert!(error.hints().is_empty(), "{error:?}");
+    for (glob, part) in [
+        (
+            "gen/*.sql",
+            "2 matching file(s) are ignored: `gen/1.sql` by line `gen/` of `.gitignore`",
+        ),
+        (
+            "A/Migrations/*.py",
+            "case counts: `a/migrations/0001.py` differs only in that",
+        ),
+        (
+            "migrations/*.py",
+            "there is `a/migrations/0001.py`: write `**/migrations/*.py`",
+        ),
+        (
+            "a/migrations",
+            "`a/migrations` is a folder: write `a/migrations/**`",
+        ),
+        ("a/migrations/", "`a/migrations` is a folder"),
+    ] {
+        says(
+            &tree.error(&migrations(&[glob])),
+            Kind::Config,
+            &["matches no file", part],
+        );
+    }
+}
+
+#[test]
+fn a_missing_root_is_named() {
+    let error = Inputs::read(Path::new("/no/such/root"), &migrations(&["**"]), &unset).unwrap_err();
+    says(
+        &error,
+        Kind::Config,
+        &["cannot enter the root `/no/such/root`"],
+    );
+}
+
+// --- Links and other things that are not files ---
+
+#[test]
+fn links_are_read_through() {
+    let outside = Tree::new(&[("x/deep/9.sql", "nine"), ("y.sql", "why")]);
+    let tree = Tree::new(&[("m/1.sql", "one")]);
+    tree.link("1.sql", "m/2.sql");
+    tree.link(outside.at("y.sql"), "m/3.sql");
+    tree.link(outside.at("x"), "m/dir");
+    tree.link("nowhere", "m/unrelated");
+    let read = tree.read(&migrations(&["m/**/*.sql"]));
+    let paths: Vec<_> = read.migrations.iter().map(|f| f.path.to_string()).collect();
+    assert_eq!(paths, ["m/1.sql", "m/2.sql", "m/3.sql", "m/dir/deep/9.sql"]);
+    assert_eq!(read.migrations[0].hash, read.migrations[1].hash);
+    assert_eq!(read.migrations[3].bytes, 4);
+}
+
+#[test]
+fn loops_and_links_to_the_outside_of_the_root_are_passed_over() {
+    let outer = Tree::new(&[("other/x.sql", ""), ("project/m/1.sql", "")]);
+    outer.link("..", "project/m/up");
+    outer.link("../..", "project/m/out");
+    outer.link("/", "project/m/top");
+    outer.link(".", "project/m/self");
+    outer.link("self-loop", "project/m/self-loop");
+    let read = Inputs::read(&outer.at("project"), &migrations(&["**/*.sql"]), &unset).unwrap();
+    let paths: Vec<_> = read.migrations.iter().map(|f| f.path.to_string()).collect();
+    assert_eq!(paths, ["m/1.sql"]);
+}
+
+#[test]
+fn a_chosen_link_that_leads_nowhere_is_an_error() {
+    let tree = Tree::new(&[("m/1.sql", ""), (".gitignore", "*.tmp.sql")]);
+    tree.link("gone", "m/0.tmp.sql");
+    assert_eq!(tree.paths(&["m/*.sql"]), ["m/1.sql"]);
+    tree.link("gone", "m/2.sql");
+    let error = tree.error(&migrations(&["m/*.sql"]));
+    says(
+        &error,
+        Kind::Failed,
+        &["the link `m/2.sql` is chosen by `migrations` but leads nowhere"],
+    );
+    assert_eq!(tree.paths(&["m/*.sql", "!m/2.sql"]), ["m/1.sql"]);
+    tree.link("loop.sql", "m/loop.sql");
+    says(
+        &tree.error(&migrations(&["m/*.sql", "!m/2.sql"])),
+        Kind::Failed,
+        &["`m/loop.sql`"],
+    );
+}
+
+#[test]
+fn a_fifo_is_not_opened() {
+    let tree = Tree::new(&[("m/1.sql", "")]);
+    nix::unistd::mkfifo(&tree.at("m/2.sql"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(tree.at("m/sock")).unwrap();
+    let error = tree.error(&migrations(&["m/*.sql"]));
+    says(
+        &error,
+        Kind::Failed,
+        &["`m/2.sql` is chosen by `migrations` but is not a file"],
+    );
+    let error = tree.error(&migrations(&["m/*", "!m/2.sql"]));
+    says(&error, Kind::Failed, &["`m/sock` is chosen"]);
+    assert_eq!(tree.paths(&["m/1*"]), ["m/1.sql"]);
+    says(
+        &tree.error(&lines("m/2.sql", "x")),
+        Kind::Config,
+        &["`m/2.sql` is not a file"],
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    // Nothing is closed to root.
+    if nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let closed = |path: PathBuf| {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    };
+    let tree = Tree::new(&[("m/1.sql", ""), ("m/sub/2.sql", ""), ("other/3.sql", "")]);
+    closed(tree.at("other"));
+    assert_eq!(tree.paths(&["m/**"]).len(), 2);
+    closed(tree.at("m/sub"));
+    says(
+        &tree.error(&migrations(&["m/**"])),
+        Kind::Failed,
+        &["m/sub"],
+    );
+    closed(tree.at("m/1.sql"));
+    says(
+        &tree.error(&migrations(&["m/*.sql"])),
+        Kind::Failed,
+        &["m/1.sql"],
+    );
+}
+
+// --- Lines and variables ---
+
+#[test]
+fn only_matching_lines_count() {
+    let tree = Tree::new(&[("lock", "Django==5.1\nfoo==1\ndjango==x")]);
+    let definition = lines("lock", "(?i)^django==");
+    let before = tree.read(&definition);
+    assert_eq!(before.lines[0].count, 2);
+    tree.write("lock", "bar==2\r\nDjango==5.1\r\ndjango==x\r\n");
+    assert_eq!(tree.read(&definition), before);
+    tree.write("lock", "django==x\nDjango==5.1\n");
+    assert_ne!(tree.read(&definition), before);
+    fs::write(tree.at("lock"), b"\xff\xfe junk\nDjango==5.1\xff\n").unwrap();
+    assert_eq!(tree.read(&definition).lines[0].count, 1);
+    // Named by hand: no .gitignore hides it.
+    tree.write(".gitignore", "lock");
+    assert_eq!(tree.read(&definition).lines[0].count, 1);
+}
+
+#[test]
+fn lines_that_cannot_be() {
+    let tree = Tree::new(&[("requirements.lock", "django==5")]);
+    for (definition, part) in [
+        (
+            lines("requirments.lock", "x"),
+            "the nearest name there is `requirements.lock`",
+        ),
+        (
+            lines("requirements.lock", "(x"),
+            "`(x` is not a regular expression",
+        ),
+        (
+            lines("requirements.lock", "^Django"),
+            "no line of `requirements.lock` matches `^Django`",
+        ),
+        (
+            lines("/etc/passwd", "x"),
+            "path `/etc/passwd` starts with a slash",
+        ),
+        (lines("../x", "x"), "leaves the root"),
+        (lines(".", "x"), "`.` component"),
+    ] {
+        says(
+            &tree.error(&definition),
+            Kind::Config,
+            &[part, "`input_lines` of template `app`"],
+        );
+    }
+}
+
+#[test]
+fn variables_count_by_hash() {
+    let tree = Tree::new(&[]);
+    let definition = Definition {
+        env_inputs: vec!["B".into(), "A".into(), "A".into()],
+        ..definition()
+    };
+    let read = |value: Option<&str>| {
+        let look = |name: &str| value.filter(|_| name == "A").map(OsString::from);
+        Inputs::read(tree.root(), &definition, &look).unwrap()
+    };
+    let names: Vec<_> = read(None).env.into_iter().map(|v| v.name).collect();
+    assert_eq!(names, ["A", "B"]);
+    let (unset, empty, secret) = (read(None), read(Some("")), read(Some("hunter2")));
+    assert_ne!(print(unset.clone()), print(empty.clone()));
+    assert_ne!(print(empty), print(secret.clone()));
+    assert!(!format!("{secret:?}").contains("hunter2"));
+}
+
+// --- Speed ---
+
+/// `cargo test --release --lib fingerprint -- --ignored --nocapture speed`
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    let tree = Tree(TempDir::new_in("/dev/shm").unwrap());
+    for app in 0..50 {
+        for n in 0..20 {
+            tree.write(
+                format!("app{app}/migrations/{n:04}.py"),
+                &"x = 1\n".repeat(200),
+            );
+        }
+        for n in 0..980 {
+            tree.write(format!("app{app}/src/d{}/f{n}.py", n / 20), "x");
+        }
+    }
+    for globs in [
+        &["**/migrations/*.py", "!**/tests/**"][..],
+        &["*/migrations/*.py"],
+    ] {
+        let definition = migrations(globs);
+        let mut times: Vec<_> = (0..11)
+            .map(|_| {
+                let start = Instant::now();
+                assert_eq!(print(tree.read(&definition)).to_string().len(), 64);
+                assert_eq!(tree.read(&definition).migrations.len(), 1000);
+                start.elapsed() / 2
+            })
+            .collect();
+        times.sort();
+        println!(
+            "{globs:?}: median {:?}, best {:?}, worst {:?}",
+            times[5], times[0], times[10]
+        );
+    }
+}

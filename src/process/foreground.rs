@@ -1,0 +1,228 @@
+//! The command of `pgstencil run`, with our own input and output.
+//!
+//! # Who gets which signal
+//!
+//! | | standard input is a terminal | it is not |
+//! |---|---|---|
+//! | the command's group | ours | its own |
+//! | Ctrl-C | the terminal tells the command itself; we do nothing | we pass it on |
+//! | Ctrl-Z, reading the terminal | as without us | stops only us |
+//! | INT to us alone | nothing (cannot be told from Ctrl-C) | to the group |
+//! | TERM, HUP to us | to the command | to the group |
+//! | INT again | three within two seconds: TERM, then KILL, to the command | the second: TERM, then KILL, to the group |
+//!
+//! On a terminal the command must stay in our group: a group in the background is stopped when it
+//! reads (`psql`, `pdb`), and handing the terminal over would need us to take it back after each
+//! Ctrl-Z. Ctrl-C is common in such programs, so there it takes three in quick succession to
+//! mean "end it"; the group is ours and the shell's, so only the command itself can be named safely.
+//!
+//! What we were started to ignore (`nohup`, a background job of a script) stays ignored, for us and
+//! for the command.
+
+use std::io::IsTerminal as _;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Command;
+use tokio::signal::unix::{self, SignalKind};
+use tokio::time::{Duration, Instant};
+
+use super::{GRACE, Job, Status, cannot_start, signal_group, sleep_until, terminate_group};
+use crate::error::{Error, Result};
+
+/// Our ear for SIGINT, SIGTERM and SIGHUP.
+///
+/// From [`Signals::subscribe`] on they no longer end this process; those that come while nobody asks
+/// are kept for the next one who does (several of one kind as one).
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Option<unix::Signal>,
+    terminate: Option<unix::Signal>,
+    hangup: Option<unix::Signal>,
+}
+
+impl Signals {
+    /// Starts listening. Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Kind::Internal`] if the system refuses.
+    pub fn subscribe() -> Result<Self> {
+        // Before the first handler is in place, since that ends the ignoring.
+        let ignored = ignored_signals();
+        let listen = |signal: Signal| {
+            let number = signal as i32;
+            if ignored & (1 << (number - 1)) != 0 {
+                return Ok(None);
+            }
+            unix::signal(SignalKind::from_raw(number))
+                .map(Some)
+                .map_err(|e| Error::internal("cannot listen for signals").caused_by(e))
+        };
+        Ok(Signals {
+            interrupt: listen(Signal::SIGINT)?,
+            terminate: listen(Signal::SIGTERM)?,
+            hangup: listen(Signal::SIGHUP)?,
+        })
+    }
+
+    /// The next of the three.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            () = next(&mut self.interrupt) => Signal::SIGINT,
+            () = next(&mut self.terminate) => Signal::SIGTERM,
+            () = next(&mut self.hangup) => Signal::SIGHUP,
+        }
+    }
+}
+
+async fn next(signal: &mut Option<unix::Signal>) {
+    if let Some(signal) = signal
+        && signal.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// The set of signals that this process ignores, bit n-1 for signal n; empty where the system does
+/// not say (there is no other way to ask without unsafe code).
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+/// Runs a command with our own standard input, output and error until it ends.
+///
+/// `signals` must have been subscribed before: one that came since is passed on at once. What the
+/// command leaves running in the background is left alone.
+///
+/// # Errors
+///
+/// [`crate::Kind::Usage`], naming it, for a program that does not exist or cannot be executed;
+/// [`crate::Kind::Failed`] if the system refuses otherwise. How the command ended is no error.
+///
+/// # Cancel safety
+///
+/// If the future is dropped the command goes on, unwatched.
+pub async fn run_foreground(job: &Job, signals: &mut Signals) -> Result<Status> {
+    let terminal = std::io::stdin().is_terminal();
+    run(
+        job,
+        signals,
+        if terminal {
+            Place::OurGroup
+        } else {
+            Place::OwnGroup
+        },
+    )
+    .await
+}
+
+/// In which process group the command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    OurGroup,
+    OwnGroup,
+}
+
+pub(super) async fn run(job: &Job, signals: &mut Signals, place: Place) -> Result<Status> {
+    let Some((program, arguments)) = job.argv.split_first() else {
+        return Err(Error::usage("no command given"));
+    };
+    let mut command = Command::new(program);
+    job.dress(command.args(arguments));
+    if place == Place::OwnGroup {
+        command.process_group(0);
+    }
+    let mut child = command
+        .spawn()
+        .map_err(|e| cannot_start(program, &job.cwd, e))?;
+    let Some(pid) = child.id() else {
+        return Err(Error::internal("a child without number"));
+    };
+    let target = Target {
+        pid: Pid::from_raw(pid.cast_signed()),
+        place,
+    };
+
+    let mut interrupts = Interrupts::default();
+    let mut kill_at = None;
+    loop {
+        // The child is reaped only here, and nothing is sent after that: its number is its own.
+        tokio::select! {
+            status = child.wait() => {
+                let failed = |e| Error::internal("cannot wait for a child").caused_by(e);
+                return status.map(Status::from).map_err(failed);
+            }
+            signal = signals.next() => {
+                if signal != Signal::SIGINT {
+                    target.send(signal);
+                } else if interrupts.insist(place, Instant::now()) {
+                    target.terminate();
+                    kill_at.get_or_insert(Instant::now() + GRACE);
+                } else if place == Place::OwnGroup {
+                    target.send(signal);
+                }
+            }
+            () = sleep_until(kill_at) => {
+                target.send(Signal::SIGKILL);
+                kill_at = None;
+            }
+        }
+    }
+}
+
+/// Counts the user's Ctrl-C.
+#[derive(Default)]
+struct Interrupts(Vec<Instant>);
+
+impl Interrupts {
+    /// Notes one; whether it means "end it, at last".
+    fn insist(&mut self, place: Place, now: Instant) -> bool {
+        let needed = match place {
+            Place::OwnGroup => 2,
+            Place::OurGroup => {
+                self.0.retain(|&then| now - then < Duration::from_secs(2));
+                3
+            }
+        };
+        self.0.push(now);
+        self.0.len() >= needed
+    }
+}
+
+struct Target {
+    pid: Pid,
+    place: Place,
+}
+
+impl Target {
+    fn send(&self, signal: Signal) {
+        match self.place {
+            Place::OwnGroup => {
+                signal_group(self.pid, Some(signal));
+            }
+            Place::OurGroup => {
+                // Ended but not yet reaped, or another user's (sudo): nothing to do.
+                let _ = kill(self.pid, signal);
+            }
+        }
+    }
+
+    fn terminate(&self) {
+        match self.place {
+            Place::OwnGroup => terminate_group(self.pid),
+            Place::OurGroup => {
+                self.send(Signal::SIGTERM);
+                self.send(Signal::SIGCONT);
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Splits a stream of bytes into lines for people.
+
+use std::collections::VecDeque;
+
+/// Longer lines are cut here: some tools print a whole JSON document on one.
+const LONGEST: usize = 4096;
+
+/// How many of the last lines are kept for an error message.
+const TAIL: usize = 40;
+
+/// Takes bytes as they come and gives out lines: lossy UTF-8, without line end. A `\r` ends a line
+/// too (progress bars), but makes no empty ones.
+#[derive(Default)]
+pub(super) struct Lines {
+    line: Vec<u8>,
+    /// Whether bytes of the current line were thrown away.
+    cut: bool,
+    /// Whether a `\r` has just ended a line: a `\n` after it is the same line end.
+    after_return: bool,
+    tail: VecDeque<String>,
+}
+
+impl Lines {
+    /// Adds bytes; calls `on_line` for each line that they complete.
+    pub(super) fn push(&mut self, bytes: &[u8], on_line: &mut (dyn FnMut(&str) + Send)) {
+        for part in bytes.split_inclusive(|b| matches!(b, b'\n' | b'\r')) {
+            let (text, end) = match part.split_last() {
+                Some((&end @ (b'\n' | b'\r'), text)) => (text, Some(end)),
+                _ => (part, None),
+            };
+            let room = LONGEST - self.line.len();
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            self.cut |= text.len() > room;
+            let same_end = self.after_return && text.is_empty();
+            let empty = self.line.is_empty();
+            match end {
+                Some(b'\n') if same_end => {}
+                Some(b'\r') if empty => {}
+                Some(_) => self.end_line(on_line),
+                None => {}
+            }
+            // After a `\r` that ended nothing a `\n` is an empty line.
+            self.after_return = end == Some(b'\r') && !empty;
+        }
+    }
+
+    /// Ends a last line that has no line end, and returns the last lines.
+    pub(super) fn finish(mut self, on_line: &mut (dyn FnMut(&str) + Send)) -> Vec<String> {
+        if !self.line.is_empty() {
+            self.end_line(on_line);
+        }
+        self.tail.into()
+    }
+
+    fn end_line(&mut self, on_line: &mut (dyn FnMut(&str) + Send)) {
+        let mut line = String::from_utf8_lossy(&self.line).into_owned();
+        if std::mem::take(&mut self.cut) {
+            line.push('…');
+        }
+        self.line.clear();
+        on_line(&line);
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line);
+    }
+}
