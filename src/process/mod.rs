@@ -178,3 +178,15 @@ fn cannot_start(program: &OsString, cwd: &Path, cause: io::Error) -> Error {
     }
     .caused_by(cause)
 }
+
+/// Whether a process of this number exists here, running or not yet waited for.
+pub fn is_alive(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else {
+        return false;
+    };
+    // EPERM: it exists, and is somebody else's.
+    !matches!(
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None),
+        Err(nix::errno::Errno::ESRCH)
+    )
+}

@@ -1,0 +1,95 @@
+//! `CREATE DATABASE`, bounded by the caller's limit.
+
+use std::time::Duration;
+
+use sqlx::postgres::types::Oid;
+
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::pg::sql::CopyStrategy;
+use crate::pg::{Doing as _, Session, catalog, sql, sqlstate};
+
+/// One CREATE: what, from what, how.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// The private name of the new database.
+    pub target: String,
+    /// The database to copy.
+    pub source: String,
+    /// Its oid, to see who is in it; `None` for template0.
+    pub source_oid: Option<Oid>,
+    /// How.
+    pub strategy: CopyStrategy,
+    /// Whether the new database lets sessions in at once.
+    pub open: bool,
+}
+
+/// Creates the database. `statement_timeout` ends a CREATE that outlives the caller's limit, and
+/// the server cleans up; if we die meanwhile, it notices within half a second (14 and later) or
+/// finishes, and the sweep finds the database by its private name.
+///
+/// # Errors
+/// The driver's; [`Kind::Permission`] with the right's name; [`Kind::Timeout`].
+pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -> Result<()> {
+    let limit = context.limit;
+    limit.check("a database to be copied")?;
+    if copy.strategy == CopyStrategy::Reflink {
+        session
+            .run(sql::set_file_copy_method(true))
+            .await
+            .doing(|| "set file_copy_method".into())?;
+    }
+    let patience = limit.left();
+    if patience.is_some() {
+        session
+            .set_timeout(patience)
+            .await
+            .doing(|| "bound a statement".into())?;
+    }
+    let mut tries = 0;
+    let created = loop {
+        let statement = sql::create_database(&copy.target, &copy.source, copy.strategy, copy.open);
+        let created = session
+            .run(statement)
+            .await
+            .doing(|| format!("create database `{}` from `{}`", copy.target, copy.source));
+        match created {
+            // Somebody is in the template, although it is closed: a worker that overrides that, or
+            // a superuser's tool that opened it.
+            Err(e) if sqlstate(&e).as_deref() == Some("55006") && tries < 3 => {
+                tries += 1;
+                let Some(oid) = copy.source_oid else {
+                    break Err(e);
+                };
+                let left =
+                    catalog::wait_until_empty(session, oid, Duration::from_secs(5), limit).await?;
+                if !left.is_empty() {
+                    let mut e = e;
+                    for visitor in &left {
+                        e = e.detail(format!("in `{}`: {}", copy.source, visitor.describe()));
+                    }
+                    break Err(e);
+                }
+            }
+            other => break other,
+        }
+    };
+    if patience.is_some() {
+        session
+            .set_timeout(None)
+            .await
+            .doing(|| "unbound a statement".into())?;
+    }
+    match created {
+        Err(e) if e.kind() == Kind::Permission => {
+            // Says which right is missing, and how to grant it.
+            catalog::require_createdb(session).await?;
+            Err(e)
+        }
+        Err(e) if e.kind() == Kind::Timeout => {
+            limit.check("a database to be copied")?;
+            Err(Error::new(Kind::Failed, e.message()).caused_by(e))
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,193 @@
+//! What a command of the user sees: the variables of a build, of `after_clone`, and of `run`'s
+//! command.
+
+use std::ffi::OsString;
+use std::fmt;
+
+use crate::config::Definition;
+use crate::config::placeholder::{EnvTemplate, Field, Placeholder, SqlTemplate};
+use crate::error::Result;
+use crate::pg::Endpoint;
+
+/// Which command it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The build command.
+    Build,
+    /// `after_clone`
+    AfterClone,
+    /// The command of `run`.
+    Run,
+}
+
+impl Phase {
+    fn as_str(self) -> &'static str {
+        match self {
+            Phase::Build => "build",
+            Phase::AfterClone => "after_clone",
+            Phase::Run => "run",
+        }
+    }
+}
+
+/// How a template or a clone came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The template was there.
+    Hit,
+    /// It was built.
+    Miss,
+    /// No template could be cloned: the build command ran straight on the clone.
+    Fallback,
+    /// A live clone of the wanted name was given back.
+    Reused,
+}
+
+impl Outcome {
+    /// The word in JSON and in `PGSTENCIL_OUTCOME`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Hit => "hit",
+            Outcome::Miss => "miss",
+            Outcome::Fallback => "fallback",
+            Outcome::Reused => "reused",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A part of a sharded test run: `I/N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Counted from 1.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// One database of a set, under the name that the user sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedDatabase {
+    /// Role within the set.
+    pub role: String,
+    /// Its name on the server.
+    pub name: String,
+}
+
+/// One set after the other, for `--clones N`.
+pub type Sets<'a> = &'a [Vec<NamedDatabase>];
+
+/// Variables that would lead a command elsewhere than to its clone.
+pub const CLEARED: [&str; 5] = [
+    "PGHOSTADDR",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGOPTIONS",
+    "PGPASSFILE",
+];
+
+/// The variables for a command; later ones win, so what the definition maps comes last.
+///
+/// # Errors
+/// A placeholder without a value.
+pub fn variables(
+    endpoint: &Endpoint,
+    definition: &Definition,
+    phase: Phase,
+    outcome: Outcome,
+    sets: Sets<'_>,
+    shard: Option<Shard>,
+) -> Result<Vec<(OsString, OsString)>> {
+    let mut variables: Vec<(String, String)> = vec![
+        ("PGSTENCIL_PHASE".into(), phase.as_str().into()),
+        ("PGSTENCIL_OUTCOME".into(), outcome.as_str().into()),
+        (
+            "PGSTENCIL_SERVER_URL".into(),
+            endpoint.server_url().reveal(),
+        ),
+        ("PGHOST".into(), endpoint.client_host().into()),
+        ("PGPORT".into(), endpoint.client_port().to_string()),
+        ("PGUSER".into(), endpoint.user().into()),
+        (
+            "PGPASSWORD".into(),
+            endpoint.password().unwrap_or_default().into(),
+        ),
+    ];
+    if let Some(shard) = shard {
+        variables.push(("PGSTENCIL_SHARD".into(), shard.index.to_string()));
+        variables.push(("PGSTENCIL_SHARDS".into(), shard.count.to_string()));
+    }
+    let url = |name: &str| endpoint.client_url(name).reveal();
+    if let Some(first) = sets.first().and_then(|set| set.first()) {
+        variables.push(("DATABASE_URL".into(), url(&first.name)));
+        variables.push(("PGDATABASE".into(), first.name.clone()));
+    }
+    for (index, set) in sets.iter().enumerate() {
+        // One set has no numbers; of several, the first is also there without one.
+        let endings = match (sets.len(), index) {
+            (1, _) => vec![String::new()],
+            (_, 0) => vec![String::new(), "_0".into()],
+            (_, n) => vec![format!("_{n}")],
+        };
+        for ending in endings {
+            for (i, database) in set.iter().enumerate() {
+                let role = crate::names::variable_suffix(&database.role);
+                variables.push((
+                    format!("PGSTENCIL_NAME_{role}{ending}"),
+                    database.name.clone(),
+                ));
+                variables.push((format!("PGSTENCIL_URL_{role}{ending}"), url(&database.name)));
+                if i == 0 {
+                    variables.push((format!("PGSTENCIL_NAME{ending}"), database.name.clone()));
+                    variables.push((format!("PGSTENCIL_URL{ending}"), url(&database.name)));
+                }
+            }
+        }
+    }
+    if let Some(set) = sets.first() {
+        for (name, text) in &definition.env {
+            variables.push((name.clone(), fill(text, endpoint, set)?));
+        }
+    }
+    Ok(variables
+        .into_iter()
+        .map(|(k, v)| (k.into(), v.into()))
+        .collect())
+}
+
+/// Fills a value of `[template.X.env]`.
+fn fill(text: &str, endpoint: &Endpoint, set: &[NamedDatabase]) -> Result<String> {
+    let roles: Vec<String> = set.iter().map(|d| d.role.clone()).collect();
+    Ok(EnvTemplate::parse(text, &roles)?.render(|p| value(p, endpoint, set)))
+}
+
+/// Fills statements of `after_clone_sql`.
+///
+/// # Errors
+/// A value that cannot stand where its placeholder does.
+pub fn fill_sql(text: &str, endpoint: &Endpoint, set: &[NamedDatabase]) -> Result<String> {
+    let roles: Vec<String> = set.iter().map(|d| d.role.clone()).collect();
+    SqlTemplate::parse(text, &roles)?.render(|p| value(p, endpoint, set))
+}
+
+fn value(placeholder: &Placeholder, endpoint: &Endpoint, set: &[NamedDatabase]) -> String {
+    // The roles were checked when the text was taken apart.
+    let name = match &placeholder.role {
+        None => set.first(),
+        Some(role) => set.iter().find(|d| d.role == *role),
+    }
+    .map_or("", |d| d.name.as_str());
+    match placeholder.field {
+        Field::Url => endpoint.client_url(name).reveal(),
+        Field::Name => name.to_owned(),
+        Field::Host => endpoint.client_host().to_owned(),
+        Field::Port => endpoint.client_port().to_string(),
+        Field::User => endpoint.user().to_owned(),
+        Field::Password => endpoint.password().unwrap_or_default().to_owned(),
+    }
+}

@@ -1,0 +1,156 @@
+//! The lease of `run`: the clone's advisory lock, held by a session that is watched.
+//!
+//! A killed process gives the lock up at once. A session that was cut, or a server that was
+//! restarted, does so too, although the holder lives: so the keeper looks every few seconds, opens
+//! a new session, and takes the lock again. The sweep waits `orphan_grace` for that.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::pg::lock::LockKey;
+use crate::pg::{Doing as _, Endpoint, Limit};
+use crate::registry::Registry;
+
+/// Keeps the locks of some clones until [`Keeper::stop`]. Dropping it without that ends the watch
+/// and the session, so that the sweep takes the clones.
+#[must_use = "the lease ends with it"]
+pub struct Keeper {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Kept>,
+}
+
+/// What is left when a lease ends.
+pub struct Kept {
+    /// The session that holds the locks; `None` if it was lost and could not be had again.
+    pub registry: Option<Registry>,
+    /// What the holder should know: clones that were dropped while the session was lost.
+    pub warnings: Vec<String>,
+}
+
+/// Longest time between two looks.
+const LOOK: Duration = Duration::from_secs(5);
+
+impl Keeper {
+    /// Takes over a session that holds the locks of `clones`.
+    pub fn start(
+        registry: Registry,
+        endpoint: &Endpoint,
+        name: &str,
+        clones: Vec<String>,
+        grace: Duration,
+    ) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let watch = Watch {
+            endpoint: endpoint.clone(),
+            name: name.to_owned(),
+            clones,
+            // Several looks have to fit into the time that the sweep waits.
+            pause: (grace / 4).clamp(Duration::from_millis(100), LOOK),
+            warnings: Vec::new(),
+        };
+        Keeper {
+            stop,
+            task: tokio::spawn(watch.run(registry, stopped)),
+        }
+    }
+
+    /// Ends the watch and gives the session back.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Internal`] if the watch panicked.
+    pub async fn stop(self) -> Result<Kept> {
+        // If the receiver is gone, the task has ended, which the join below tells.
+        let _ = self.stop.send(());
+        self.task
+            .await
+            .map_err(|e| Error::internal("the watch over the lease panicked").caused_by(e))
+    }
+}
+
+struct Watch {
+    endpoint: Endpoint,
+    name: String,
+    clones: Vec<String>,
+    pause: Duration,
+    warnings: Vec<String>,
+}
+
+impl Watch {
+    async fn run(mut self, registry: Registry, mut stopped: oneshot::Receiver<()>) -> Kept {
+        let mut registry = Some(registry);
+        loop {
+            tokio::select! {
+                _ = &mut stopped => break,
+                () = tokio::time::sleep(self.pause) => {}
+            }
+            let alive = match &mut registry {
+                // A network that swallows packets would let the query wait for ever.
+                Some(r) => matches!(tokio::time::timeout(LOOK * 4, r.ping()).await, Ok(Ok(()))),
+                None => false,
+            };
+            if !alive {
+                registry = None;
+                tokio::select! {
+                    _ = &mut stopped => break,
+                    again = self.retake() => registry = again,
+                }
+            }
+        }
+        Kept {
+            registry,
+            warnings: self.warnings,
+        }
+    }
+
+    /// Opens a session and takes all locks again. The old session may still hold them, until the
+    /// server notices that it is gone: then they protect the clones as before.
+    async fn retake(&mut self) -> Option<Registry> {
+        let limit = Limit::new(Some(LOOK * 2), CancellationToken::new());
+        let mut registry = Registry::open_existing(&self.endpoint, &self.name, &limit)
+            .await
+            .ok()??;
+        for id in self.clones.clone() {
+            match Self::retake_one(&mut registry, &id).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.warnings.push(format!(
+                        "clone {id} was dropped while the session with the server was lost"
+                    ));
+                    self.clones.retain(|c| *c != id);
+                }
+                Err(_) => return None,
+            }
+        }
+        Some(registry)
+    }
+
+    async fn retake_one(registry: &mut Registry, id: &str) -> Result<bool> {
+        let key = LockKey::clone(id);
+        while !registry
+            .session()
+            .try_lock(key)
+            .await
+            .doing(|| "take a clone's lock again".into())?
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        match registry.clone_by_id(id).await? {
+            Some(row) if row.state == "leased" => {
+                registry.revive_clone(id).await?;
+                Ok(true)
+            }
+            _ => {
+                registry
+                    .session()
+                    .unlock(key)
+                    .await
+                    .doing(|| "unlock".into())?;
+                Ok(false)
+            }
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! What the server knows of databases and of who is in them. Reads only, but for
+//! [`end_sessions`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::types::Oid;
+use sqlx::{FromRow, PgConnection};
+
+use super::{Doing as _, Limit, Session};
+use crate::error::{Error, Kind, Result};
+use crate::fingerprint::ServerTraits;
+
+/// One database as `pg_database` shows it.
+#[derive(Clone, Debug, FromRow)]
+pub struct Database {
+    /// Identity: survives renames, differs after DROP and CREATE.
+    pub oid: Oid,
+    /// Present name.
+    pub name: String,
+    /// Whether our role owns it or can become its owner.
+    pub ours: bool,
+    /// Owner's name.
+    pub owner: String,
+    /// `datconnlimit = -2`: an interrupted DROP; good for nothing but another DROP.
+    pub invalid: bool,
+    /// `datallowconn`
+    pub open: bool,
+    /// `datistemplate`
+    pub is_template: bool,
+    /// The comment, which holds our mark.
+    pub comment: Option<String>,
+    /// The collation library's version no longer is the one that the database was made with.
+    pub collation_mismatch: bool,
+}
+
+// pg_database_collation_actual_version exists from 15 on.
+const DATABASE_15: &str = "SELECT d.oid, d.datname::text AS name, pg_has_role(d.datdba, 'MEMBER') AS ours, \
+     r.rolname::text AS owner, d.datconnlimit = -2 AS invalid, d.datallowconn AS open, \
+     d.datistemplate AS is_template, shobj_description(d.oid, 'pg_database') AS comment, \
+     coalesce(d.datcollversion IS DISTINCT FROM pg_database_collation_actual_version(d.oid) \
+              AND d.datcollversion IS NOT NULL, false) AS collation_mismatch \
+     FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
+     WHERE d.datname::text = ANY($1) OR d.oid = ANY($2)";
+const DATABASE: &str = "SELECT d.oid, d.datname::text AS name, pg_has_role(d.datdba, 'MEMBER') AS ours, \
+     r.rolname::text AS owner, d.datconnlimit = -2 AS invalid, d.datallowconn AS open, \
+     d.datistemplate AS is_template, shobj_description(d.oid, 'pg_database') AS comment, \
+     false AS collation_mismatch \
+     FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
+     WHERE d.datname::text = ANY($1) OR d.oid = ANY($2)";
+
+/// The databases with one of these names or oids. Compared as text: a name of more than 63 bytes
+/// matches nothing, where a literal would be cut and match another.
+///
+/// # Errors
+/// The driver's.
+pub async fn databases(
+    session: &mut Session,
+    names: &[String],
+    oids: &[Oid],
+) -> Result<Vec<Database>> {
+    let query = if session.facts().major() >= 15 {
+        DATABASE_15
+    } else {
+        DATABASE
+    };
+    sqlx::query_as(query)
+        .bind(names)
+        .bind(oids)
+        .fetch_all(session.connection())
+        .await
+        .doing(|| "read the list of databases".into())
+}
+
+/// The database of this name.
+///
+/// # Errors
+/// The driver's.
+pub async fn database(session: &mut Session, name: &str) -> Result<Option<Database>> {
+    Ok(databases(session, &[name.to_owned()], &[])
+        .await?
+        .into_iter()
+        .next())
+}
+
+/// Encoding, locale and major version: what new databases of this server are like.
+///
+/// # Errors
+/// The driver's.
+pub async fn traits(session: &mut Session) -> Result<ServerTraits> {
+    // New databases are made from template0, so its locale is theirs. Columns moved: the provider
+    // came with 15, daticulocale became datlocale with 17.
+    let major = session.facts().major();
+    let columns = match major {
+        ..=14 => "'c' AS provider, NULL::text AS locale",
+        15 | 16 => "datlocprovider::text AS provider, daticulocale::text AS locale",
+        _ => "datlocprovider::text AS provider, datlocale::text AS locale",
+    };
+    let text = format!(
+        "SELECT pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
+         datctype::text AS ctype, {columns} FROM pg_database WHERE datname = 'template0'"
+    );
+    #[derive(FromRow)]
+    struct Row {
+        encoding: String,
+        collate: String,
+        ctype: String,
+        provider: String,
+        locale: Option<String>,
+    }
+    let row: Row = sqlx::query_as(super::sql::user_statements(text))
+        .fetch_one(session.connection())
+        .await
+        .doing(|| "read the server's encoding and locale".into())?;
+    Ok(ServerTraits {
+        major,
+        encoding: row.encoding,
+        provider: row.provider,
+        collate: row.collate,
+        ctype: row.ctype,
+        locale: row.locale,
+    })
+}
+
+/// Somebody in a database.
+#[derive(Clone, Debug, FromRow)]
+pub struct Visitor {
+    /// Server process.
+    pub pid: i32,
+    /// Role.
+    pub role: Option<String>,
+    /// `application_name`
+    pub application: Option<String>,
+    /// Where from.
+    pub client: Option<String>,
+    /// `active`, `idle`, … as far as we may see it.
+    pub state: Option<String>,
+}
+
+impl Visitor {
+    /// One line for a person.
+    pub fn describe(&self) -> String {
+        format!(
+            "pid {} role {} application `{}` from {} ({})",
+            self.pid,
+            self.role.as_deref().unwrap_or("?"),
+            self.application.as_deref().unwrap_or(""),
+            self.client.as_deref().unwrap_or("local"),
+            self.state.as_deref().unwrap_or("state hidden"),
+        )
+    }
+}
+
+const VISITORS: &str = "SELECT pid, usename::text AS role, application_name AS application, \
+     host(client_addr) AS client, state FROM pg_stat_activity \
+     WHERE datid = $1 AND pid <> pg_backend_pid() \
+       AND coalesce(backend_type, 'client backend') NOT LIKE 'autovacuum%' \
+     UNION ALL SELECT 0, owner::text, 'prepared transaction ' || gid, NULL, 'prepared' \
+     FROM pg_prepared_xacts p JOIN pg_database d ON d.datname = p.database WHERE d.oid = $1";
+
+/// Sessions and prepared transactions in a database; autovacuum, which gives way, is left out.
+///
+/// # Errors
+/// The driver's.
+pub async fn visitors(connection: &mut PgConnection, oid: Oid) -> Result<Vec<Visitor>> {
+    sqlx::query_as(VISITORS)
+        .bind(oid)
+        .fetch_all(connection)
+        .await
+        .doing(|| "see who is connected".into())
+}
+
+/// Waits until nobody is in the database, looking each few milliseconds: CREATE and DROP would
+/// sleep in steps of 100 ms. Returns who is still there when `patience` is over.
+///
+/// # Errors
+/// The driver's, or the limit's.
+pub async fn wait_until_empty(
+    session: &mut Session,
+    oid: Oid,
+    patience: Duration,
+    limit: &Limit,
+) -> Result<Vec<Visitor>> {
+    let started = std::time::Instant::now();
+    let mut step = Duration::from_millis(1);
+    loop {
+        let left = visitors(session.connection(), oid).await?;
+        if left.is_empty() || started.elapsed() >= patience {
+            return Ok(left);
+        }
+        limit.pause(step, "sessions to end").await?;
+        step = (step * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Asks every session in a database to end, each in a statement of its own, so that one that we may
+/// not touch spares no other. Call it only for a database that is ours and given up.
+///
+/// # Errors
+/// The driver's; sessions that we may not end are left.
+pub async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
+    for visitor in visitors(session.connection(), oid).await? {
+        let ended = sqlx::query("SELECT pg_terminate_backend($1)")
+            .bind(visitor.pid)
+            .execute(session.connection())
+            .await;
+        match ended {
+            Err(e) if super::failure::state_of(&e).as_deref() != Some("42501") => {
+                return Err(e).doing(|| "end a session in a database that was given up".into());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a template met when it was built, to be compared when it is used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BuiltWith {
+    /// `server_version_num`
+    pub server_version: u32,
+    /// Collation version per role, where the provider has one.
+    pub collations: std::collections::BTreeMap<String, String>,
+    /// Installed extensions and their versions, over all roles.
+    pub extensions: std::collections::BTreeMap<String, String>,
+    /// The version of each that the server would have installed by default.
+    pub available: std::collections::BTreeMap<String, String>,
+}
+
+/// What is in a freshly built database.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// Objects that the build made: relations, types, functions, schemas, extensions, large objects.
+    pub objects: i64,
+    /// Bytes on disk.
+    pub bytes: i64,
+    /// Files on disk, about.
+    pub files: i64,
+    /// Extensions beside `plpgsql`.
+    pub extensions: Vec<(String, String)>,
+    /// The collation version recorded with the database.
+    pub collation: Option<String>,
+}
+
+/// Looks into a database from a session within it.
+///
+/// # Errors
+/// The driver's.
+pub async fn contents(session: &mut Session) -> Result<Contents> {
+    // 16384 is FirstNormalObjectId: initdb's own objects lie below, whatever users make above
+    // (src/include/access/transam.h).
+    let database = session.database().to_owned();
+    let row: (i64, i64, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM pg_class WHERE oid >= 16384 AND relkind <> 't') \
+              + (SELECT count(*) FROM pg_type WHERE oid >= 16384) \
+              + (SELECT count(*) FROM pg_proc WHERE oid >= 16384) \
+              + (SELECT count(*) FROM pg_namespace WHERE oid >= 16384 AND nspname NOT LIKE 'pg\\_%') \
+              + (SELECT count(*) FROM pg_extension WHERE oid >= 16384) \
+              + (SELECT count(*) FROM pg_largeobject_metadata), \
+              pg_database_size(current_database()), \
+              (SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'i', 't', 'm', 'S'))",
+    )
+    .fetch_one(session.connection())
+    .await
+    .doing(|| format!("look into database `{database}`"))?;
+    let extensions: Vec<(String, String)> = sqlx::query_as(
+        "SELECT extname::text, extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1",
+    )
+    .fetch_all(session.connection())
+    .await
+    .doing(|| "list extensions".into())?;
+    let collation = if session.facts().major() >= 15 {
+        sqlx::query_scalar(
+            "SELECT datcollversion FROM pg_database WHERE datname = current_database()",
+        )
+        .fetch_one(session.connection())
+        .await
+        .doing(|| "read the collation version".into())?
+    } else {
+        None
+    };
+    Ok(Contents {
+        objects: row.0,
+        bytes: row.1,
+        files: row.2,
+        extensions,
+        collation,
+    })
+}
+
+/// The versions that this server would install of the named extensions.
+///
+/// # Errors
+/// The driver's.
+pub async fn available_extensions(
+    session: &mut Session,
+    names: &[String],
+) -> Result<Vec<(String, Option<String>)>> {
+    sqlx::query_as(
+        "SELECT name::text, default_version FROM pg_available_extensions WHERE name::text = ANY($1)",
+    )
+    .bind(names)
+    .fetch_all(session.connection())
+    .await
+    .doing(|| "list available extensions".into())
+}
+
+/// Databases whose name holds `fragment`, other than the one of exactly that name: what a build
+/// made beside its own.
+///
+/// # Errors
+/// The driver's.
+pub async fn named_after(session: &mut Session, fragment: &str) -> Result<Vec<String>> {
+    sqlx::query_scalar(
+        "SELECT datname::text FROM pg_database \
+         WHERE position($1 IN datname::text) > 0 AND datname::text <> $1 ORDER BY 1",
+    )
+    .bind(fragment)
+    .fetch_all(session.connection())
+    .await
+    .doing(|| "look for further databases".into())
+}
+
+/// Fails with the right's name if the role may not create databases.
+///
+/// # Errors
+/// [`Kind::Permission`] with the statement that grants it.
+pub async fn require_createdb(session: &mut Session) -> Result<()> {
+    let may: bool = sqlx::query_scalar(
+        "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user",
+    )
+    .fetch_one(session.connection())
+    .await
+    .doing(|| "read the role's rights".into())?;
+    if may {
+        return Ok(());
+    }
+    let role = super::sql::quote_ident(&session.facts().role);
+    Err(Error::new(
+        Kind::Permission,
+        format!("role {role} may not create databases"),
+    )
+    .hint(format!("run as a superuser: ALTER ROLE {role} CREATEDB;")))
+}
+
+/// Makes the planner's statistics and spares the clones' first scans of large tables their
+/// hint-bit writes. Small tables are not vacuumed: that would give each two more files, and every
+/// clone pays for files.
+///
+/// # Errors
+/// The driver's.
+pub async fn settle(session: &mut Session) -> Result<()> {
+    let database = session.database().to_owned();
+    session
+        .run(super::sql::user_statements("ANALYZE".into()))
+        .await
+        .doing(|| format!("ANALYZE database `{database}`"))?;
+    let large: Vec<(String, String)> = sqlx::query_as(
+        "SELECT n.nspname::text, c.relname::text FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'm') AND c.relpages > 512 AND n.nspname <> 'pg_catalog' \
+           AND c.relpersistence <> 't' AND pg_has_role(c.relowner, 'MEMBER')",
+    )
+    .fetch_all(session.connection())
+    .await
+    .doing(|| "list large tables".into())?;
+    for (schema, table) in large {
+        session
+            .run(super::sql::vacuum_freeze(&schema, &table))
+            .await
+            .doing(|| format!("VACUUM table `{schema}.{table}`"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! [`Endpoint`]: where the server is and who we are there.
+//!
+//! sqlx fills gaps in its options from the process environment and from `.pgpass`. So that a
+//! library call does the same thing everywhere, every option is set here, from a URL and from
+//! [`Defaults`] that the caller read; what cannot be unset (`PGOPTIONS`) is overridden, since later
+//! `-c` settings win.
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use crate::error::{Error, Result};
+use crate::url::ServerUrl;
+
+/// What stands in for parts that a URL leaves out: the caller's view of libpq's variables.
+#[derive(Clone, Default)]
+pub struct Defaults {
+    /// `PGHOSTADDR`, else `PGHOST`.
+    pub host: Option<String>,
+    /// `PGPORT`
+    pub port: Option<u16>,
+    /// `PGUSER`, else the account's name.
+    pub user: Option<String>,
+    /// `PGPASSWORD`
+    pub password: Option<String>,
+    /// `PGDATABASE`
+    pub database: Option<String>,
+    /// `PGSSLMODE`
+    pub ssl_mode: Option<String>,
+    /// Looks a password up in the password file: host, port, database, user.
+    pub passfile: Option<PassLookup>,
+}
+
+/// A look-up in a password file: host, port, database, user → password.
+pub type PassLookup = std::sync::Arc<dyn Fn(&str, u16, &str, &str) -> Option<String> + Send + Sync>;
+
+/// A server, a role and how to reach them. `Debug` hides the password.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    url: ServerUrl,
+    host: String,
+    port: u16,
+    user: String,
+    password: Option<Secret>,
+    ssl_mode: PgSslMode,
+    maintenance: Vec<String>,
+    client_host: Option<String>,
+    client_port: Option<u16>,
+}
+
+#[derive(Clone)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Endpoint {
+    /// Fills the gaps of `url` from `defaults`, as libpq would.
+    ///
+    /// # Errors
+    /// An `sslmode` that is none, or no user anywhere.
+    pub fn new(url: ServerUrl, defaults: &Defaults) -> Result<Self> {
+        let port = url.port().or(defaults.port).unwrap_or(5432);
+        let host = url
+            .host()
+            .or_else(|| defaults.host.clone())
+            .unwrap_or_else(|| {
+                // libpq's own default is the socket folder that it was built with; these are the usual.
+                ["/var/run/postgresql", "/run/postgresql", "/tmp"]
+                    .into_iter()
+                    .find(|folder| {
+                        std::path::Path::new(folder)
+                            .join(format!(".s.PGSQL.{port}"))
+                            .exists()
+                    })
+                    .unwrap_or("localhost")
+                    .to_owned()
+            });
+        let Some(user) = url.user().or_else(|| defaults.user.clone()) else {
+            return Err(
+                Error::config("the server URL names no user, and there is no PGUSER")
+                    .hint("write the user into the URL: `postgresql://USER@HOST/postgres`"),
+            );
+        };
+        let database = url.database().or_else(|| defaults.database.clone());
+        let password = url
+            .password()
+            .or_else(|| defaults.password.clone())
+            .or_else(|| {
+                let lookup = defaults.passfile.as_ref()?;
+                let file_host = if host.starts_with('/') {
+                    "localhost"
+                } else {
+                    &host
+                };
+                lookup(file_host, port, database.as_deref().unwrap_or(&user), &user)
+            });
+        let mode = url
+            .parameter("sslmode")
+            .or_else(|| url.parameter("ssl-mode"))
+            .or_else(|| defaults.ssl_mode.clone());
+        let ssl_mode = match mode {
+            None => PgSslMode::Prefer,
+            Some(mode) => mode.parse().map_err(|_| {
+                Error::config(format!("`{mode}` is not an sslmode"))
+                    .hint("one of disable, allow, prefer, require, verify-ca, verify-full")
+            })?,
+        };
+        let mut maintenance: Vec<String> = Vec::new();
+        for name in database
+            .into_iter()
+            .chain(["postgres".into(), "template1".into()])
+        {
+            if !maintenance.contains(&name) {
+                maintenance.push(name);
+            }
+        }
+        Ok(Endpoint {
+            url,
+            host,
+            port,
+            user,
+            password: password.map(Secret),
+            ssl_mode,
+            maintenance,
+            client_host: None,
+            client_port: None,
+        })
+    }
+
+    /// Gives commands and printed URLs another host or port, for clients that reach the server by
+    /// another name than we do.
+    #[must_use]
+    pub fn with_client(mut self, host: Option<String>, port: Option<u16>) -> Self {
+        self.client_host = host;
+        self.client_port = port;
+        self
+    }
+
+    /// The URL that a client of `database` gets, complete with user and password.
+    pub fn client_url(&self, database: &str) -> ServerUrl {
+        self.complete(self.url.with_database(database))
+            .with_endpoint(self.client_host.as_deref(), self.client_port)
+    }
+
+    /// The server's URL for a nested pgstencil, complete with user and password.
+    pub fn server_url(&self) -> ServerUrl {
+        self.complete(self.url.clone())
+    }
+
+    fn complete(&self, url: ServerUrl) -> ServerUrl {
+        let known_host = url.host().is_some() || self.host.starts_with('/');
+        url.with_endpoint(
+            (!known_host).then_some(self.host.as_str()),
+            (!known_host && url.port().is_none()).then_some(self.port),
+        )
+        .with_credentials(&self.user, self.password.as_ref().map(|s| s.0.as_str()))
+    }
+
+    /// Host that a client uses.
+    pub fn client_host(&self) -> &str {
+        self.client_host.as_deref().unwrap_or(&self.host)
+    }
+
+    /// Port that a client uses.
+    pub fn client_port(&self) -> u16 {
+        self.client_port.unwrap_or(self.port)
+    }
+
+    /// The role's name.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The role's password. Give it only to the user's own commands.
+    pub fn password(&self) -> Option<&str> {
+        self.password.as_ref().map(|s| s.0.as_str())
+    }
+
+    /// Databases to try when the registry does not exist yet.
+    pub fn maintenance(&self) -> &[String] {
+        &self.maintenance
+    }
+
+    /// `HOST:PORT` or the socket, for messages.
+    pub fn place(&self) -> String {
+        if self.host.starts_with('/') {
+            format!("{}/.s.PGSQL.{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Options of one session. Startup options come last, so they win over `PGOPTIONS`.
+    pub(super) fn options(&self, database: &str, startup: &[(&str, &str)]) -> PgConnectOptions {
+        let mut options = PgConnectOptions::new_without_pgpass()
+            .host(&self.host)
+            .port(self.port)
+            .username(&self.user)
+            .password(self.password.as_ref().map_or("", |s| s.0.as_str()))
+            .database(database)
+            .ssl_mode(self.ssl_mode)
+            .application_name("pgstencil");
+        if self.host.starts_with('/') {
+            options = options.socket(&self.host);
+        }
+        for (key, value) in self.url.pairs() {
+            options = match key.as_str() {
+                "sslrootcert" | "ssl-root-cert" | "ssl-ca" => options.ssl_root_cert(value),
+                "sslcert" | "ssl-cert" => options.ssl_client_cert(value),
+                "sslkey" | "ssl-key" => options.ssl_client_key(value),
+                _ => options,
+            };
+        }
+        options.options(startup.iter().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str, defaults: &Defaults) -> Endpoint {
+        Endpoint::new(ServerUrl::parse(url).unwrap(), defaults).unwrap()
+    }
+
+    #[test]
+    fn variables_fill_only_the_gaps_and_end_up_in_the_client_url() {
+        let defaults = Defaults {
+            host: Some("envhost".into()),
+            port: Some(6000),
+            user: Some("envuser".into()),
+            password: Some("p w".into()),
+            ..Defaults::default()
+        };
+        let e = endpoint("postgresql:///", &defaults);
+        assert_eq!(e.place(), "envhost:6000");
+        assert_eq!(
+            e.client_url("x").reveal(),
+            "postgresql://envuser:p%20w@envhost:6000/x"
+        );
+        let e = endpoint("postgresql://me:pw@h:1/d?sslmode=disable", &defaults);
+        assert_eq!(
+            e.client_url("x").reveal(),
+            "postgresql://me:pw@h:1/x?sslmode=disable"
+        );
+        assert!(!format!("{e:?}").contains("pw"));
+    }
+
+    #[test]
+    fn clients_may_reach_the_server_by_another_name() {
+        let e = endpoint("postgres://me@127.0.0.1:5432/d", &Defaults::default())
+            .with_client(Some("db".into()), Some(15432));
+        assert_eq!(e.client_url("x").reveal(), "postgres://me@db:15432/x");
+        assert_eq!(e.server_url().reveal(), "postgres://me@127.0.0.1:5432/d");
+    }
+
+    #[test]
+    fn a_password_file_is_asked_last() {
+        let defaults = Defaults {
+            passfile: Some(std::sync::Arc::new(|h, p, d, u| {
+                Some(format!("{h}|{p}|{d}|{u}"))
+            })),
+            ..Defaults::default()
+        };
+        let e = endpoint("postgres://me@h:1/d", &defaults);
+        assert_eq!(e.password(), Some("h|1|d|me"));
+        assert_eq!(
+            endpoint("postgres://me:x@h:1/d", &defaults).password(),
+            Some("x")
+        );
+    }
+
+    #[test]
+    fn bad_sslmode_and_missing_user_are_errors() {
+        let parse = |u: &str| Endpoint::new(ServerUrl::parse(u).unwrap(), &Defaults::default());
+        assert!(parse("postgres://h/d").is_err());
+        assert!(parse("postgres://u@h/d?sslmode=maybe").is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! From a driver's error to one that names the thing, why, and the mend. Decides by SQLSTATE, never
+//! by text: several texts changed between versions.
+
+use std::error::Error as _;
+
+use crate::error::{Error, Kind, Result};
+
+/// Gives a driver's error its context.
+pub trait Doing<T> {
+    /// `doing` completes the sentence "could not …".
+    ///
+    /// # Errors
+    /// The error itself, with a [`Kind`] and hints by its SQLSTATE.
+    fn doing(self, doing: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Doing<T> for std::result::Result<T, sqlx::Error> {
+    fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| explain(error, &doing()))
+    }
+}
+
+/// The SQLSTATE of the driver's error under `error`.
+pub fn sqlstate(error: &Error) -> Option<String> {
+    let source = error.source()?.downcast_ref::<sqlx::Error>()?;
+    state_of(source)
+}
+
+pub(super) fn state_of(error: &sqlx::Error) -> Option<String> {
+    error
+        .as_database_error()
+        .and_then(|e| e.code())
+        .map(|c| c.into_owned())
+}
+
+/// Whether the session is gone, and its locks with it.
+pub fn is_connection_loss(error: &Error) -> bool {
+    error
+        .source()
+        .and_then(|s| s.downcast_ref::<sqlx::Error>())
+        .is_some_and(is_loss)
+}
+
+fn is_loss(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+        // Class 57P: shut down, crash, terminated; class 08: connection exceptions.
+        _ => state_of(error).is_some_and(|s| s.starts_with("57P") || s.starts_with("08")),
+    }
+}
+
+fn explain(error: sqlx::Error, doing: &str) -> Error {
+    let state = state_of(&error).unwrap_or_default();
+    let (kind, hint) = match state.as_str() {
+        "42501" if doing.contains("creat") => (
+            Kind::Permission,
+            Some(
+                "the role needs CREATEDB: run `ALTER ROLE … CREATEDB` as a superuser; `pgstencil` needs nothing more",
+            ),
+        ),
+        "42501" => (Kind::Permission, None),
+        "57014" => (
+            Kind::Timeout,
+            Some(
+                "the deadline passed, or somebody cancelled the statement; `--wait` sets the deadline",
+            ),
+        ),
+        "53100" => (
+            Kind::Failed,
+            Some(
+                "the server's disk is full: free space there before anything else; `pgstencil list` shows what templates and clones take",
+            ),
+        ),
+        "53300" => (
+            Kind::Connect,
+            Some(
+                "the server has no free connection slot: raise max_connections, or end idle sessions",
+            ),
+        ),
+        "55006" => (
+            Kind::Failed,
+            Some("close the sessions that are still in the database"),
+        ),
+        "3D000" => (Kind::NotFound, None),
+        _ if is_loss(&error) => (Kind::Connect, None),
+        _ => (Kind::Failed, None),
+    };
+    let mut result = Error::new(kind, format!("could not {doing}"));
+    if let Some(db) = error.as_database_error() {
+        if let Some(pg) = db.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+            if let Some(detail) = pg.detail() {
+                result = result.detail(detail.to_owned());
+            }
+            if let Some(hint) = pg.hint() {
+                result = result.hint(hint.to_owned());
+            }
+        }
+    }
+    if let Some(hint) = hint {
+        result = result.hint(hint);
+    }
+    result.caused_by(error)
+}

@@ -1,0 +1,68 @@
+//! Advisory lock keys.
+//!
+//! Advisory locks are per database, so all of ours are taken in the registry database, on direct
+//! sessions (<https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>). They
+//! go with the session that took them: a killed process gives its locks up at once.
+
+use crate::names::Fingerprint;
+
+/// A 64-bit advisory lock key, derived from what it protects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LockKey(i64);
+
+impl LockKey {
+    /// The right to build one template.
+    pub fn build(project: &str, definition: &str, fingerprint: &Fingerprint) -> Self {
+        LockKey::derive("build", &[project, definition, &fingerprint.to_string()])
+    }
+
+    /// A template: shared while it is copied, exclusive while it is dropped.
+    pub fn template(id: i64) -> Self {
+        LockKey::derive("template", &[&id.to_string()])
+    }
+
+    /// A clone: held by its holder, or by whoever drops it.
+    pub fn clone(id: &str) -> Self {
+        LockKey::derive("clone", &[id])
+    }
+
+    /// Installation and upgrade of the registry.
+    pub fn registry() -> Self {
+        LockKey::derive("registry", &[])
+    }
+
+    /// The number to bind.
+    pub fn value(self) -> i64 {
+        self.0
+    }
+
+    /// A key as `pg_locks` shows it: upper half in `classid`, lower half in `objid`.
+    pub fn from_halves(classid: u32, objid: u32) -> Self {
+        LockKey(((u64::from(classid) << 32) | u64::from(objid)) as i64)
+    }
+
+    fn derive(kind: &str, parts: &[&str]) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("pgstencil advisory lock v1");
+        for part in std::iter::once(&kind).chain(parts) {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let mut bytes = [0; 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        LockKey(i64::from_le_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_differ_and_survive_pg_locks() {
+        let a = LockKey::clone("a");
+        assert_ne!(a, LockKey::clone("b"));
+        assert_ne!(LockKey::template(1), LockKey::clone("1"));
+        let bits = a.value() as u64;
+        assert_eq!(LockKey::from_halves((bits >> 32) as u32, bits as u32), a);
+    }
+}

@@ -1,0 +1,14 @@
+//! The network edge: sessions, what a server says of itself and of its databases, and the
+//! statements that create, copy, change and drop databases.
+
+pub mod catalog;
+pub mod endpoint;
+mod failure;
+pub mod lock;
+pub mod replay;
+pub mod session;
+pub mod sql;
+
+pub use endpoint::{Defaults, Endpoint};
+pub use failure::{Doing, is_connection_loss, sqlstate};
+pub use session::{Limit, Session};

@@ -1,0 +1,191 @@
+//! What `CREATE DATABASE … TEMPLATE` does not copy: settings, grants, the connection limit. Read
+//! from the built database, stored with the template, applied to each clone before it opens.
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::types::Oid;
+
+use super::failure::state_of;
+use super::{Doing as _, Session, sql};
+use crate::error::Result;
+
+/// Properties of a database that live outside it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
+    pub settings: Vec<Setting>,
+    /// Grants that differ from the default; `None` when they are the default.
+    pub grants: Option<Vec<Grant>>,
+    /// -1 is none.
+    pub connection_limit: i32,
+    /// The builder's own comment.
+    pub comment: Option<String>,
+}
+
+/// One stored setting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Setting {
+    /// `None` for everybody.
+    pub role: Option<String>,
+    /// Name of the setting.
+    pub name: String,
+    /// Its value, as stored.
+    pub value: String,
+}
+
+/// One granted privilege.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grant {
+    /// `None` is PUBLIC.
+    pub grantee: Option<String>,
+    /// `CONNECT`, `TEMPORARY` or `CREATE`.
+    pub privilege: String,
+    /// `WITH GRANT OPTION`
+    pub grantable: bool,
+}
+
+/// Reads the properties of a database. `mark` is our own comment, which is not the builder's.
+///
+/// # Errors
+/// The driver's.
+pub async fn read(session: &mut Session, oid: Oid, mark: &str) -> Result<Replay> {
+    let doing = || "read the settings and grants of the built database".to_owned();
+    let settings: Vec<(Option<String>, String)> = sqlx::query_as(
+        "SELECT r.rolname::text, cfg FROM pg_db_role_setting s \
+         CROSS JOIN LATERAL unnest(s.setconfig) cfg \
+         LEFT JOIN pg_roles r ON r.oid = s.setrole \
+         WHERE s.setdatabase = $1 AND (s.setrole = 0 OR r.oid IS NOT NULL) ORDER BY 1 NULLS FIRST, 2",
+    )
+    .bind(oid)
+    .fetch_all(session.connection())
+    .await
+    .doing(doing)?;
+    let (limit, default_acl, comment): (i32, bool, Option<String>) = sqlx::query_as(
+        "SELECT datconnlimit, datacl IS NULL, shobj_description(oid, 'pg_database') \
+         FROM pg_database WHERE oid = $1",
+    )
+    .bind(oid)
+    .fetch_one(session.connection())
+    .await
+    .doing(doing)?;
+    let grants = if default_acl {
+        None
+    } else {
+        // The owner's own rights come with ownership.
+        let rows: Vec<(Option<String>, String, bool)> = sqlx::query_as(
+            "SELECT r.rolname::text, a.privilege_type, a.is_grantable FROM pg_database d \
+             CROSS JOIN LATERAL aclexplode(d.datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee \
+             WHERE d.oid = $1 AND a.grantee <> d.datdba AND (a.grantee = 0 OR r.oid IS NOT NULL) \
+             ORDER BY 1 NULLS FIRST, 2",
+        )
+        .bind(oid)
+        .fetch_all(session.connection())
+        .await
+        .doing(doing)?;
+        Some(
+            rows.into_iter()
+                .map(|(grantee, privilege, grantable)| Grant {
+                    grantee,
+                    privilege,
+                    grantable,
+                })
+                .collect(),
+        )
+    };
+    Ok(Replay {
+        settings: settings
+            .into_iter()
+            .filter_map(|(role, pair)| {
+                // The value may hold further equal signs.
+                let (name, value) = pair.split_once('=')?;
+                Some(Setting {
+                    role,
+                    name: name.to_owned(),
+                    value: value.to_owned(),
+                })
+            })
+            .collect(),
+        grants,
+        connection_limit: limit,
+        comment: comment.filter(|c| !c.contains(mark)),
+    })
+}
+
+/// Applies the properties to a clone. Returns what the role may not re-apply, a line each.
+///
+/// # Errors
+/// The driver's, except for a missing right.
+pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Result<Vec<String>> {
+    let mut refused = Vec::new();
+    if let Some(grants) = &replay.grants {
+        attempt(
+            session,
+            sql::revoke_public(database),
+            "REVOKE … FROM PUBLIC".into(),
+            &mut refused,
+        )
+        .await?;
+        for g in grants {
+            let statement = sql::grant(database, &g.privilege, g.grantee.as_deref(), g.grantable);
+            let what = format!(
+                "GRANT {} TO {}",
+                g.privilege,
+                g.grantee.as_deref().unwrap_or("PUBLIC")
+            );
+            attempt(session, statement, what, &mut refused).await?;
+        }
+    }
+    for s in &replay.settings {
+        let what = match &s.role {
+            None => format!("SET {} = {}", s.name, s.value),
+            Some(role) => format!("SET {} = {} for role {role}", s.name, s.value),
+        };
+        // `FROM CURRENT` stores the value as the server itself understood it: a list such as
+        // search_path, quoted as one literal, would become a single odd name. The value is local
+        // to the transaction, so the session stays clean.
+        session.begin().await.doing(|| "begin".into())?;
+        let done = async {
+            sqlx::query("SELECT set_config($1, $2, true)")
+                .bind(&s.name)
+                .bind(&s.value)
+                .execute(session.connection())
+                .await?;
+            session
+                .run(sql::store_setting(database, s.role.as_deref(), &s.name))
+                .await
+        }
+        .await;
+        let done = session.end(done).await;
+        refusal(done, what, &mut refused)?;
+    }
+    if replay.connection_limit >= 0 {
+        let statement = sql::connection_limit(database, replay.connection_limit);
+        let what = format!("CONNECTION LIMIT {}", replay.connection_limit);
+        attempt(session, statement, what, &mut refused).await?;
+    }
+    Ok(refused)
+}
+
+async fn attempt(
+    session: &mut Session,
+    statement: sql::Statement,
+    what: String,
+    refused: &mut Vec<String>,
+) -> Result<()> {
+    let done = session.run(statement).await;
+    refusal(done, what, refused)
+}
+
+fn refusal(
+    done: std::result::Result<(), sqlx::Error>,
+    what: String,
+    refused: &mut Vec<String>,
+) -> Result<()> {
+    match done {
+        // 42501: a right is missing; 42704/22023: a setting, a role or a value that is no more.
+        Err(e) if matches!(state_of(&e).as_deref(), Some("42501" | "42704" | "22023")) => {
+            refused.push(format!("{what}: {e}"));
+            Ok(())
+        }
+        other => other.doing(|| format!("re-apply {what}")),
+    }
+}

@@ -1,0 +1,218 @@
+//! Statements whose identifiers cannot be bound: made here and nowhere else, every identifier
+//! quoted by [`quote_ident`], every literal by [`quote_literal`].
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+/// A finished statement, safe to send.
+#[derive(Clone, Debug)]
+pub struct Statement(String);
+
+impl Statement {
+    /// The text, for messages at high verbosity.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl SqlSafeStr for Statement {
+    fn into_sql_str(self) -> SqlStr {
+        AssertSqlSafe(self.0).into_sql_str()
+    }
+}
+
+/// Statements of the user's own, sent as they stand (`after_clone_sql`).
+pub fn user_statements(text: String) -> Statement {
+    Statement(text)
+}
+
+/// Quotes an identifier for any position in a statement.
+pub fn quote_ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quotes a literal, whatever `standard_conforming_strings` says.
+pub fn quote_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!(" E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+/// How a database is copied, as far as the server must be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyStrategy {
+    /// The server knows only one (13 and 14).
+    Only,
+    /// Through the buffer pool and the WAL.
+    WalLog,
+    /// File by file, between two checkpoints.
+    FileCopy,
+    /// The same with `file_copy_method = clone`, which the session must have set (18 and later).
+    Reflink,
+}
+
+/// `CREATE DATABASE name TEMPLATE template`. Must be the only statement of its message (25001).
+pub fn create_database(
+    name: &str,
+    template: &str,
+    strategy: CopyStrategy,
+    allow_connections: bool,
+) -> Statement {
+    let strategy = match strategy {
+        CopyStrategy::Only => "",
+        CopyStrategy::WalLog => " STRATEGY wal_log",
+        CopyStrategy::FileCopy | CopyStrategy::Reflink => " STRATEGY file_copy",
+    };
+    Statement(format!(
+        "CREATE DATABASE {} TEMPLATE {} ALLOW_CONNECTIONS {allow_connections}{strategy}",
+        quote_ident(name),
+        quote_ident(template),
+    ))
+}
+
+/// The registry database: UTF-8 on any server, since locale C goes with every encoding.
+pub fn create_registry(name: &str) -> Statement {
+    Statement(format!(
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
+        quote_ident(name)
+    ))
+}
+
+/// `REVOKE ALL … FROM PUBLIC`: closes a database to all but its owner.
+pub fn revoke_public(name: &str) -> Statement {
+    Statement(format!(
+        "REVOKE ALL ON DATABASE {} FROM PUBLIC",
+        quote_ident(name)
+    ))
+}
+
+/// `DROP DATABASE`. Run it with `statement_timeout = 0`: an interrupted one leaves an invalid database.
+pub fn drop_database(name: &str) -> Statement {
+    Statement(format!("DROP DATABASE {}", quote_ident(name)))
+}
+
+/// Session settings.
+pub fn set_file_copy_method(clone: bool) -> Statement {
+    let method = if clone { "clone" } else { "copy" };
+    Statement(format!("SET file_copy_method = {method}"))
+}
+
+/// `ALTER DATABASE … RENAME TO`.
+pub fn rename_database(from: &str, to: &str) -> Statement {
+    Statement(format!(
+        "ALTER DATABASE {} RENAME TO {}",
+        quote_ident(from),
+        quote_ident(to)
+    ))
+}
+
+/// `COMMENT ON DATABASE`. Succeeds for a missing database, so look for its oid first.
+pub fn comment_database(name: &str, comment: &str) -> Statement {
+    Statement(format!(
+        "COMMENT ON DATABASE {} IS {}",
+        quote_ident(name),
+        quote_literal(comment)
+    ))
+}
+
+/// `ALTER DATABASE … ALLOW_CONNECTIONS`. Never on an invalid database: that ends the session.
+pub fn allow_connections(name: &str, allow: bool) -> Statement {
+    Statement(format!(
+        "ALTER DATABASE {} ALLOW_CONNECTIONS {allow}",
+        quote_ident(name)
+    ))
+}
+
+/// `ALTER DATABASE … IS_TEMPLATE`. Never on an invalid database: that ends the session.
+pub fn is_template(name: &str, yes: bool) -> Statement {
+    Statement(format!(
+        "ALTER DATABASE {} IS_TEMPLATE {yes}",
+        quote_ident(name)
+    ))
+}
+
+/// `ALTER DATABASE … CONNECTION LIMIT`.
+pub fn connection_limit(name: &str, limit: i32) -> Statement {
+    Statement(format!(
+        "ALTER DATABASE {} CONNECTION LIMIT {limit}",
+        quote_ident(name)
+    ))
+}
+
+/// Stores the session's present value of a setting with the database, or with a role in it. The
+/// value comes from a `set_config` before it: a list setting such as `search_path` must not be
+/// quoted as one literal.
+pub fn store_setting(name: &str, role: Option<&str>, setting: &str) -> Statement {
+    // A custom setting's name is `class.name`; quoting each part keeps odd ones intact.
+    let setting: Vec<String> = setting.split('.').map(quote_ident).collect();
+    let setting = setting.join(".");
+    Statement(match role {
+        None => format!(
+            "ALTER DATABASE {} SET {setting} FROM CURRENT",
+            quote_ident(name)
+        ),
+        Some(role) => format!(
+            "ALTER ROLE {} IN DATABASE {} SET {setting} FROM CURRENT",
+            quote_ident(role),
+            quote_ident(name)
+        ),
+    })
+}
+
+/// `GRANT privilege ON DATABASE`; grantee `None` is PUBLIC.
+pub fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantable: bool) -> Statement {
+    // The privilege comes from aclexplode; anything but letters would not be one.
+    let privilege: String = privilege
+        .chars()
+        .filter(char::is_ascii_alphabetic)
+        .collect();
+    Statement(format!(
+        "GRANT {privilege} ON DATABASE {} TO {}{}",
+        quote_ident(name),
+        grantee.map_or("PUBLIC".to_owned(), quote_ident),
+        if grantable { " WITH GRANT OPTION" } else { "" }
+    ))
+}
+
+/// `VACUUM (FREEZE)` of one table.
+pub fn vacuum_freeze(schema: &str, table: &str) -> Statement {
+    Statement(format!(
+        "VACUUM (FREEZE) {}.{}",
+        quote_ident(schema),
+        quote_ident(table)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_and_literals_are_quoted() {
+        assert_eq!(quote_ident(r#"a"b\c'd"#), r#""a""b\c'd""#);
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal(r"a\'b"), r" E'a\\''b'");
+        assert_eq!(
+            drop_database("x; DROP DATABASE y").text(),
+            r#"DROP DATABASE "x; DROP DATABASE y""#
+        );
+    }
+
+    #[test]
+    fn statements_read_as_postgres_wants_them() {
+        assert_eq!(
+            create_database("a", "b", CopyStrategy::FileCopy, false).text(),
+            r#"CREATE DATABASE "a" TEMPLATE "b" ALLOW_CONNECTIONS false STRATEGY file_copy"#
+        );
+        assert_eq!(
+            store_setting("d", None, "app.tenant").text(),
+            r#"ALTER DATABASE "d" SET "app"."tenant" FROM CURRENT"#
+        );
+        assert_eq!(
+            grant("d", "CREATE; x", None, true).text(),
+            r#"GRANT CREATEx ON DATABASE "d" TO PUBLIC WITH GRANT OPTION"#
+        );
+    }
+}

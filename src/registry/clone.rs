@@ -1,0 +1,272 @@
+//! Rows of `pgstencil.clone`: creating → leased → released.
+
+use std::time::Duration;
+
+use sqlx::FromRow;
+use sqlx::types::Json;
+
+use crate::error::Result;
+use crate::names::Fingerprint;
+use crate::pg::Doing as _;
+use crate::pg::lock::LockKey;
+
+use super::{Holder, Registry};
+
+/// Until when a holder keeps a clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// As long as a session holds the clone's lock.
+    Session,
+    /// For this long, by the server's clock; `None` is for ever.
+    Expiry(Option<Duration>),
+}
+
+impl Lease {
+    fn kind(self) -> &'static str {
+        match self {
+            Lease::Session => "session",
+            Lease::Expiry(_) => "expiry",
+        }
+    }
+
+    fn seconds(self) -> Option<f64> {
+        match self {
+            Lease::Session | Lease::Expiry(None) => None,
+            Lease::Expiry(Some(ttl)) => Some(ttl.as_secs_f64()),
+        }
+    }
+}
+
+/// One clone.
+#[derive(Clone, Debug, FromRow)]
+pub struct CloneRow {
+    /// Short random id; the clone's lock is made from it.
+    pub id: String,
+    /// Namespace.
+    pub project: String,
+    /// Name of the definition.
+    pub definition: String,
+    /// Of the template that it was made from.
+    pub fingerprint: String,
+    /// Name of its first database.
+    pub name: String,
+    /// `creating`, `leased` or `released`.
+    pub state: String,
+    /// `session` or `expiry`.
+    pub lease: String,
+    /// RFC 3339, UTC; `None` for session leases and for ever.
+    pub expires_at: Option<String>,
+    /// Whether the expiry has passed.
+    pub expired: bool,
+    /// Seconds since a sweep first found it without holder.
+    pub orphaned_s: Option<f64>,
+    /// Who holds it.
+    pub holder: Json<Holder>,
+    /// Seconds since it was made.
+    pub age_s: f64,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+}
+
+impl CloneRow {
+    /// The lock that protects it.
+    pub fn key(&self) -> LockKey {
+        LockKey::clone(&self.id)
+    }
+}
+
+macro_rules! select {
+    ($tail:literal) => {
+        concat!(
+            "SELECT id, project, definition, fingerprint, name, state, lease, \
+             to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS expires_at, \
+             coalesce(expires_at <= now(), false) AS expired, \
+             extract(epoch FROM now() - orphaned_at)::float8 AS orphaned_s, holder, \
+             extract(epoch FROM now() - created_at)::float8 AS age_s, \
+             to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at \
+             FROM pgstencil.clone c ",
+            $tail
+        )
+    };
+}
+
+const ALL: &str = select!("ORDER BY created_at, id");
+const BY_ID: &str = select!("WHERE id = $1");
+/// By id, by the name that a person uses, or by the name of any of its databases.
+const BY_NAME: &str = select!(
+    "WHERE state <> 'creating' AND (id = $1 OR name = $1 OR EXISTS (SELECT FROM pgstencil.database d \
+     WHERE d.clone_id = c.id AND d.name = $1 AND d.state = 'present')) ORDER BY created_at DESC LIMIT 1"
+);
+const INSERT: &str = "INSERT INTO pgstencil.clone \
+     (id, project, definition, fingerprint, template_id, name, state, lease, holder) \
+     VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8)";
+const LEASE: &str = "UPDATE pgstencil.clone SET state = 'leased', lease = $2, \
+     expires_at = now() + make_interval(secs => $3), orphaned_at = NULL, holder = $4 \
+     WHERE id = $1 AND state IN ('creating', 'leased')";
+const RELEASE: &str =
+    "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state <> 'released'";
+const ORPHAN: &str = "UPDATE pgstencil.clone SET orphaned_at = now() \
+     WHERE id = $1 AND state = 'leased' AND orphaned_at IS NULL";
+const REVIVE: &str = "UPDATE pgstencil.clone SET orphaned_at = NULL \
+     WHERE id = $1 AND state = 'leased' AND orphaned_at IS NOT NULL";
+const DELETE: &str = "DELETE FROM pgstencil.clone c WHERE id = $1 \
+     AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.clone_id = c.id)";
+/// Locks are shown to every role; ours are those taken in this very database.
+const HELD: &str = "SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
+     AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// What registers a clone before it is made.
+#[derive(Clone, Debug)]
+pub struct NewClone<'a> {
+    /// Fresh id.
+    pub id: &'a str,
+    /// Namespace.
+    pub project: &'a str,
+    /// Name of the definition.
+    pub definition: &'a str,
+    /// Of the template.
+    pub fingerprint: &'a Fingerprint,
+    /// `None` when the build runs straight on the clone.
+    pub template_id: Option<i64>,
+    /// Name of the first database.
+    pub name: &'a str,
+    /// Kind of lease.
+    pub lease: Lease,
+    /// Who asks.
+    pub holder: &'a Holder,
+}
+
+impl Registry {
+    /// All clones, oldest first.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn clones(&mut self) -> Result<Vec<CloneRow>> {
+        sqlx::query_as(ALL)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "list clones".into())
+    }
+
+    /// A clone by its id.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn clone_by_id(&mut self, id: &str) -> Result<Option<CloneRow>> {
+        self.one_clone(BY_ID, id).await
+    }
+
+    /// A clone by what a person calls it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn clone_by_name(&mut self, name: &str) -> Result<Option<CloneRow>> {
+        self.one_clone(BY_NAME, name).await
+    }
+
+    async fn one_clone(&mut self, query: &'static str, key: &str) -> Result<Option<CloneRow>> {
+        sqlx::query_as(query)
+            .bind(key)
+            .fetch_optional(self.session().connection())
+            .await
+            .doing(|| "look a clone up in the registry".into())
+    }
+
+    /// Registers a clone that is about to be made.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn insert_clone(&mut self, new: &NewClone<'_>) -> Result<()> {
+        sqlx::query(INSERT)
+            .bind(new.id)
+            .bind(new.project)
+            .bind(new.definition)
+            .bind(new.fingerprint.to_string())
+            .bind(new.template_id)
+            .bind(new.name)
+            .bind(new.lease.kind())
+            .bind(Json(new.holder))
+            .execute(self.session().connection())
+            .await
+            .doing(|| "register a clone".into())?;
+        Ok(())
+    }
+
+    /// Starts or renews a lease, also within a transaction. `false`: the clone was given up.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn set_leased(
+        &mut self,
+        id: &str,
+        lease: Lease,
+        holder: &Holder,
+    ) -> std::result::Result<bool, sqlx::Error> {
+        let done = sqlx::query(LEASE)
+            .bind(id)
+            .bind(lease.kind())
+            .bind(lease.seconds())
+            .bind(Json(holder))
+            .execute(self.session().connection())
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Gives a clone up: from here on anybody's sweep drops it. `false`: it was given up already.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn set_released(&mut self, id: &str) -> Result<bool> {
+        self.change_clone(RELEASE, id).await
+    }
+
+    /// Notes that a clone was found without holder.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn set_orphaned(&mut self, id: &str) -> Result<bool> {
+        self.change_clone(ORPHAN, id).await
+    }
+
+    /// Takes that note back.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn revive_clone(&mut self, id: &str) -> Result<bool> {
+        self.change_clone(REVIVE, id).await
+    }
+
+    /// Forgets a clone whose databases are all gone.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn forget_clone(&mut self, id: &str) -> Result<bool> {
+        self.change_clone(DELETE, id).await
+    }
+
+    async fn change_clone(&mut self, query: &'static str, id: &str) -> Result<bool> {
+        let done = sqlx::query(query)
+            .bind(id)
+            .execute(self.session().connection())
+            .await
+            .doing(|| format!("update clone `{id}` in the registry"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// The advisory locks that anybody holds in this registry. A look, not a lock: whoever acts on
+    /// it takes the lock first.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn held_locks(&mut self) -> Result<std::collections::HashSet<LockKey>> {
+        use sqlx::postgres::types::Oid;
+        let rows: Vec<(Oid, Oid)> = sqlx::query_as(HELD)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "read the locks".into())?;
+        Ok(rows
+            .into_iter()
+            .map(|(c, o)| LockKey::from_halves(c.0, o.0))
+            .collect())
+    }
+}

@@ -1,0 +1,232 @@
+//! Rows of `pgstencil.database`: one per physical database, from before its CREATE to after its DROP.
+
+use sqlx::FromRow;
+use sqlx::postgres::types::Oid;
+use sqlx::types::Json;
+
+use crate::error::{Error, Result};
+use crate::names::Mark;
+use crate::pg::replay::Replay;
+use crate::pg::{Doing as _, Session, catalog, sql};
+
+use super::Registry;
+
+/// What a database belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A template, by id.
+    Template(i64),
+    /// A clone, by id.
+    Clone(String),
+}
+
+/// One database of ours.
+#[derive(Clone, Debug, FromRow)]
+pub struct DatabaseRow {
+    /// Number of the row.
+    pub id: i64,
+    /// Role within its set.
+    pub role: String,
+    /// The name under which it was created.
+    pub private_name: String,
+    /// The name that it has once it is present.
+    pub name: String,
+    /// Half of its mark.
+    pub nonce: String,
+    /// Known once it was created.
+    pub oid: Option<Oid>,
+    /// `creating`, `present` or `dropping`.
+    pub state: String,
+    /// Size when its template was sealed.
+    pub bytes: Option<i64>,
+    /// Number of files when its template was sealed, about.
+    pub files: Option<i64>,
+    /// What CREATE will not copy.
+    pub replay: Json<Replay>,
+}
+
+const COLUMNS_OF: &str = "SELECT id, role, private_name, name, nonce, oid, state, bytes, files, replay \
+     FROM pgstencil.database WHERE template_id IS NOT DISTINCT FROM $1 AND clone_id IS NOT DISTINCT FROM $2 \
+     ORDER BY ordinal";
+const INSERT: &str = "INSERT INTO pgstencil.database \
+     (template_id, clone_id, role, ordinal, private_name, name, nonce, state) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, 'creating')";
+const CREATED: &str = "UPDATE pgstencil.database SET oid = $2 WHERE id = $1 AND state = 'creating'";
+const DROPPING: &str = "UPDATE pgstencil.database SET state = 'dropping' WHERE id = $1";
+const GONE: &str = "DELETE FROM pgstencil.database WHERE id = $1";
+
+impl DatabaseRow {
+    /// The mark that its comment must carry.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            nonce: self.nonce.clone(),
+        }
+    }
+
+    /// Whether what the server shows is this very database: oid and mark; or, when a crash came
+    /// between CREATE and registration, the private name (80 random bits) on a database of our role
+    /// that nobody else has marked.
+    pub fn is(&self, found: &catalog::Database) -> bool {
+        if !found.ours {
+            return false;
+        }
+        let marked = self.mark().is_in(found.comment.as_deref());
+        match self.oid {
+            Some(oid) => oid == found.oid && (marked || found.name == self.private_name),
+            None => {
+                found.name == self.private_name
+                    && (marked || !Mark::any_in(found.comment.as_deref()))
+            }
+        }
+    }
+}
+
+impl Owner {
+    fn ids(&self) -> (Option<i64>, Option<&str>) {
+        match self {
+            Owner::Template(id) => (Some(*id), None),
+            Owner::Clone(id) => (None, Some(id)),
+        }
+    }
+}
+
+/// A database about to be created.
+#[derive(Clone, Debug)]
+pub struct NewDatabase {
+    /// Role within its set.
+    pub role: String,
+    /// The name under which it is created.
+    pub private_name: String,
+    /// The name that it gets.
+    pub name: String,
+}
+
+impl Registry {
+    /// The databases of a template or a clone, in the order of the definition.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn databases_of(&mut self, owner: &Owner) -> Result<Vec<DatabaseRow>> {
+        let (template, clone) = owner.ids();
+        sqlx::query_as(COLUMNS_OF)
+            .bind(template)
+            .bind(clone)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "read the registry's databases".into())
+    }
+
+    /// Writes the intent to create databases. Committed when this returns: call it before CREATE.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn insert_databases(
+        &mut self,
+        owner: &Owner,
+        databases: &[NewDatabase],
+    ) -> Result<Vec<DatabaseRow>> {
+        let (template, clone) = owner.ids();
+        for (ordinal, database) in databases.iter().enumerate() {
+            sqlx::query(INSERT)
+                .bind(template)
+                .bind(clone)
+                .bind(&database.role)
+                .bind(ordinal as i32)
+                .bind(&database.private_name)
+                .bind(&database.name)
+                .bind(Mark::random().nonce)
+                .execute(self.session().connection())
+                .await
+                .doing(|| "write the intent to create a database".into())?;
+        }
+        self.databases_of(owner).await
+    }
+
+    /// Finds a database just created by its private name, marks it and notes its oid.
+    ///
+    /// # Errors
+    /// The driver's, or that the database is not there.
+    pub async fn mark_created(&mut self, row: &mut DatabaseRow, words: &str) -> Result<()> {
+        let Some(found) = catalog::database(self.session(), &row.private_name).await? else {
+            return Err(Error::failed(format!(
+                "database `{}` disappeared right after it was created",
+                row.private_name
+            )));
+        };
+        let comment = row.mark().comment(words, None);
+        self.session()
+            .run(sql::comment_database(&row.private_name, &comment))
+            .await
+            .doing(|| format!("mark database `{}`", row.private_name))?;
+        sqlx::query(CREATED)
+            .bind(row.id)
+            .bind(found.oid)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "note a database's oid".into())?;
+        row.oid = Some(found.oid);
+        Ok(())
+    }
+
+    /// Writes the intent to drop. Committed when this returns: call it before DROP.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn mark_dropping(&mut self, row: &DatabaseRow) -> Result<()> {
+        self.by_id(DROPPING, row.id).await
+    }
+
+    /// Forgets a database that is gone.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn forget_database(&mut self, row: &DatabaseRow) -> Result<()> {
+        self.by_id(GONE, row.id).await
+    }
+
+    async fn by_id(&mut self, query: &'static str, id: i64) -> Result<()> {
+        sqlx::query(query)
+            .bind(id)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "update a database's row in the registry".into())?;
+        Ok(())
+    }
+}
+
+/// Sets a row present under its final name, within the caller's transaction.
+///
+/// # Errors
+/// The driver's.
+pub async fn set_present(
+    session: &mut Session,
+    id: i64,
+    contents: Option<(i64, i64)>,
+    replay: Option<&Replay>,
+) -> std::result::Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE pgstencil.database SET state = 'present', bytes = coalesce($2, bytes), \
+         files = coalesce($3, files), replay = coalesce($4, replay) WHERE id = $1",
+    )
+    .bind(id)
+    .bind(contents.map(|c| c.0))
+    .bind(contents.map(|c| c.1))
+    .bind(replay.map(Json))
+    .execute(session.connection())
+    .await?;
+    Ok(())
+}
+
+/// Notes the oid of the database that now stands under a row's private name.
+///
+/// # Errors
+/// The driver's.
+pub async fn adopt(session: &mut Session, id: i64, oid: Oid) -> Result<()> {
+    sqlx::query("UPDATE pgstencil.database SET oid = $2 WHERE id = $1")
+        .bind(id)
+        .bind(oid)
+        .execute(session.connection())
+        .await
+        .doing(|| "adopt the database that the build made anew".into())?;
+    Ok(())
+}

@@ -1,0 +1,351 @@
+//! The sweep: what killed jobs leave behind.
+//!
+//! Plan, then apply. The plan reads only. A clone without holder and session is dropped in two
+//! phases: first noted as orphaned, and dropped only if that still holds `orphan_grace` later, so
+//! that a holder whose session was cut has time to come back. Everything is looked at again under
+//! the clone's lock before anything is done.
+
+use std::time::Duration;
+
+use sqlx::postgres::types::Oid;
+
+use crate::drop;
+use crate::error::Result;
+use crate::pg::lock::LockKey;
+use crate::pg::{Doing as _, catalog, sql};
+use crate::registry::database::Owner;
+use crate::registry::{CloneRow, Registry, TemplateRow};
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Note that a clone has neither holder nor session.
+    Orphan {
+        /// Its id.
+        clone: String,
+    },
+    /// Take that note back.
+    Revive {
+        /// Its id.
+        clone: String,
+    },
+    /// Drop a clone.
+    DropClone {
+        /// Its id.
+        clone: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// Drop what is left of a build, or a broken template.
+    DropTemplate {
+        /// Number of its row.
+        id: i64,
+        /// Name of its definition.
+        definition: String,
+        /// Why.
+        why: &'static str,
+    },
+}
+
+/// How many sets of databases one pass drops at most.
+pub const MAX_DROPS: usize = 50;
+
+/// What is to do, by what the registry and the server show now. Writes nothing.
+///
+/// # Errors
+/// The driver's.
+pub async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action>> {
+    let mut actions = Vec::new();
+    let clones = registry.clones().await?;
+    let templates = registry.unfinished_templates().await?;
+    if clones.is_empty() && templates.is_empty() {
+        return Ok(actions);
+    }
+    let held = registry.held_locks().await?;
+    for row in clones {
+        let locked = held.contains(&row.key());
+        if let Some(action) = judge(registry, &row, locked, grace).await? {
+            actions.push(action);
+        }
+    }
+    for row in templates {
+        let why = match row.state.as_str() {
+            "building" => "its builder is gone",
+            _ => "it is broken",
+        };
+        if !held.contains(&LockKey::template(row.id)) && !held.contains(&build_key(&row)?) {
+            actions.push(Action::DropTemplate {
+                id: row.id,
+                definition: row.definition,
+                why,
+            });
+        }
+    }
+    Ok(actions)
+}
+
+fn build_key(row: &TemplateRow) -> Result<LockKey> {
+    Ok(LockKey::build(
+        &row.project,
+        &row.definition,
+        &row.fingerprint.parse()?,
+    ))
+}
+
+/// What is to do about one clone. `locked`: somebody else holds its lock.
+async fn judge(
+    registry: &mut Registry,
+    row: &CloneRow,
+    locked: bool,
+    grace: Duration,
+) -> Result<Option<Action>> {
+    let clone = row.id.clone();
+    let drop = |why| Action::DropClone {
+        clone: clone.clone(),
+        name: row.name.clone(),
+        why,
+    };
+    let revive = || {
+        row.orphaned_s.is_some().then(|| Action::Revive {
+            clone: clone.clone(),
+        })
+    };
+    Ok(match row.state.as_str() {
+        // Its maker, its holder or another sweep is at it.
+        _ if locked => revive(),
+        "creating" => Some(drop("its maker is gone")),
+        "released" => Some(drop("it was given back")),
+        _ if row.lease == "expiry" && !row.expired => revive(),
+        _ if in_use(registry, &row.id).await? => revive(),
+        _ => match row.orphaned_s {
+            None => Some(Action::Orphan { clone }),
+            Some(s) if s >= grace.as_secs_f64() => Some(drop(match row.lease.as_str() {
+                "expiry" => "its lease is over",
+                _ => "its holder is gone",
+            })),
+            Some(_) => None,
+        },
+    })
+}
+
+async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool> {
+    let rows = registry
+        .databases_of(&Owner::Clone(clone.to_owned()))
+        .await?;
+    for oid in rows.iter().filter_map(|r| r.oid) {
+        if !catalog::visitors(registry.session().connection(), oid)
+            .await?
+            .is_empty()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Does what a plan says, as far as it still holds. Returns a line for each thing done or left.
+///
+/// # Errors
+/// The driver's.
+pub async fn apply(
+    registry: &mut Registry,
+    actions: &[Action],
+    grace: Duration,
+) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut drops = 0;
+    for action in actions {
+        match action {
+            Action::Orphan { clone } => {
+                if under_lock(registry, clone, grace, action).await? {
+                    registry.set_orphaned(clone).await?;
+                    unlock(registry, LockKey::clone(clone)).await?;
+                }
+            }
+            Action::Revive { clone } => {
+                registry.revive_clone(clone).await?;
+            }
+            Action::DropClone { .. } | Action::DropTemplate { .. } if drops >= MAX_DROPS => {
+                lines.push(format!(
+                    "{MAX_DROPS} drops are enough for one pass; the next one goes on"
+                ));
+                break;
+            }
+            Action::DropClone { clone, name, why } => {
+                if under_lock(registry, clone, grace, action).await? {
+                    drops += 1;
+                    let left = drop_clone(registry, clone).await;
+                    unlock(registry, LockKey::clone(clone)).await?;
+                    match left? {
+                        Some(left) if left.is_empty() => {
+                            lines.push(format!("dropped clone {name}: {why}"))
+                        }
+                        Some(left) => lines.extend(left),
+                        None => lines.push(format!("clone {name} stays: somebody is using it")),
+                    }
+                }
+            }
+            Action::DropTemplate {
+                id,
+                why,
+                definition,
+            } => {
+                drops += 1;
+                for line in drop_template(registry, *id, why).await? {
+                    lines.push(format!("template {id} of {definition}: {line}"));
+                }
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// Takes the clone's lock and looks again. `false`: the lock is not held, there is nothing to do.
+async fn under_lock(
+    registry: &mut Registry,
+    clone: &str,
+    grace: Duration,
+    action: &Action,
+) -> Result<bool> {
+    let key = LockKey::clone(clone);
+    if !registry
+        .session()
+        .try_lock(key)
+        .await
+        .doing(|| "lock a clone".into())?
+    {
+        return Ok(false);
+    }
+    let still = match registry.clone_by_id(clone).await? {
+        None => false,
+        Some(row) => judge(registry, &row, false, grace).await?.as_ref() == Some(action),
+    };
+    if !still {
+        unlock(registry, key).await?;
+    }
+    Ok(still)
+}
+
+async fn unlock(registry: &mut Registry, key: LockKey) -> Result<()> {
+    registry
+        .session()
+        .unlock(key)
+        .await
+        .doing(|| "unlock".into())?;
+    Ok(())
+}
+
+/// Drops a clone whose lock we hold. `None`: somebody came in between, so it stays.
+async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<String>>> {
+    let owner = Owner::Clone(clone.to_owned());
+    let Some(row) = registry.clone_by_id(clone).await? else {
+        return Ok(Some(Vec::new()));
+    };
+    if row.state == "leased" {
+        // Nobody gave it up: close the door, and look whether somebody slipped in before. Nobody's
+        // session is ended here.
+        let rows = registry.databases_of(&owner).await?;
+        let oids: Vec<Oid> = rows.iter().filter_map(|r| r.oid).collect();
+        let found = catalog::databases(registry.session(), &[], &oids).await?;
+        let ours: Vec<String> = found
+            .iter()
+            .filter(|d| !d.invalid && rows.iter().any(|r| r.is(d)))
+            .map(|d| d.name.clone())
+            .collect();
+        set_doors(registry, &ours, false).await?;
+        if in_use(registry, clone).await? {
+            set_doors(registry, &ours, true).await?;
+            registry.revive_clone(clone).await?;
+            return Ok(None);
+        }
+        registry.set_released(clone).await?;
+    }
+    let left = drop::drop_databases_of(registry, &owner).await?;
+    registry.forget_clone(clone).await?;
+    Ok(Some(left))
+}
+
+async fn set_doors(registry: &mut Registry, names: &[String], open: bool) -> Result<()> {
+    for name in names {
+        registry
+            .session()
+            .run(sql::allow_connections(name, open))
+            .await
+            .doing(|| format!("close or open database `{name}`"))?;
+    }
+    Ok(())
+}
+
+/// Drops a broken template, or what a dead builder left, under both of its locks.
+async fn drop_template(registry: &mut Registry, id: i64, why: &str) -> Result<Vec<String>> {
+    let Some(row) = registry
+        .unfinished_templates()
+        .await?
+        .into_iter()
+        .find(|t| t.id == id)
+    else {
+        return Ok(Vec::new());
+    };
+    let keys = [build_key(&row)?, LockKey::template(id)];
+    let mut taken = Vec::new();
+    for key in keys {
+        if registry
+            .session()
+            .try_lock(key)
+            .await
+            .doing(|| "lock a template".into())?
+        {
+            taken.push(key);
+        }
+    }
+    let done = if taken.len() == keys.len() {
+        drop_locked_template(registry, id, why).await
+    } else {
+        Ok(Vec::new())
+    };
+    for key in taken {
+        unlock(registry, key).await?;
+    }
+    done
+}
+
+async fn drop_locked_template(registry: &mut Registry, id: i64, why: &str) -> Result<Vec<String>> {
+    // Sealed between the look and the locks?
+    if !registry
+        .unfinished_templates()
+        .await?
+        .iter()
+        .any(|t| t.id == id)
+    {
+        return Ok(Vec::new());
+    }
+    registry.break_template(id, why, false).await?;
+    let left = drop::drop_databases_of(registry, &Owner::Template(id)).await?;
+    registry.forget_template(id).await?;
+    if left.is_empty() {
+        return Ok(vec![format!("dropped: {why}")]);
+    }
+    Ok(left)
+}
+
+/// Gives up a clone whose holder is known to be gone, at once: a wanted name is in its way. Returns
+/// whether its name is free now.
+///
+/// # Errors
+/// The driver's.
+pub async fn drop_dead_clone(registry: &mut Registry, clone: &str) -> Result<bool> {
+    let key = LockKey::clone(clone);
+    if !registry
+        .session()
+        .try_lock(key)
+        .await
+        .doing(|| "lock a clone".into())?
+    {
+        return Ok(false);
+    }
+    let done = drop_clone(registry, clone).await;
+    unlock(registry, key).await?;
+    Ok(done?.is_some_and(|left| left.is_empty()))
+}
