@@ -3,6 +3,7 @@
 pub mod config;
 pub mod error;
 pub mod names;
+pub mod server;
 pub mod url;
 
 pub use error::{Error, Kind, Result};
