@@ -30,7 +30,8 @@ shared_buffers = {buffers}MB
 # The data can be made again, so nothing waits for the disk.
 fsync = off
 full_page_writes = off
-synchronous_commit = off
+# Without fsync this costs microseconds, and a killed server loses no commit.
+synchronous_commit = on
 # minimal makes CREATE DATABASE ... STRATEGY wal_log slower, and so does compression, a lot.
 wal_level = replica
 wal_compression = off

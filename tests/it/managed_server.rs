@@ -1,4 +1,6 @@
 //! The managed server, with real servers in temporary folders.
+//!
+//! `PGSTENCIL_TEST_BINDIR` names the Postgres to test with; else the newest of the machine is taken.
 
 use std::fs;
 use std::net::TcpListener;
@@ -46,6 +48,7 @@ impl Place {
         let mut settings = ManagedSettings::new(top.path().join(path).join("state"));
         settings.system_dir = top.path().join("system");
         settings.path = std::env::var_os("PATH");
+        settings.bindir = std::env::var_os("PGSTENCIL_TEST_BINDIR").map(PathBuf::from);
         Place { top, settings }
     }
 
@@ -464,6 +467,7 @@ async fn missing_binaries_are_named() {
     let empty = place.top.path().join("empty");
     fs::create_dir(&empty).unwrap();
     place.settings.path = Some(empty.clone().into());
+    place.settings.bindir = None;
     place.settings.folders = Vec::new();
     let error = place.start().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
@@ -574,6 +578,7 @@ async fn nothing_of_the_caller_stays_open_helper() {
     };
     let mut settings = ManagedSettings::new(state);
     settings.path = std::env::var_os("PATH");
+    settings.bindir = std::env::var_os("PGSTENCIL_TEST_BINDIR").map(PathBuf::from);
     ManagedServer::new(settings).start(PATIENCE).await.unwrap();
 }
 
