@@ -15,10 +15,12 @@ pub mod names;
 pub mod pg;
 pub mod process;
 pub mod registry;
+pub mod server;
 pub mod stencil;
 pub mod sweep;
 pub mod template;
 pub mod url;
+pub mod wire;
 
 pub use error::{Error, Kind, Result};
 pub use stencil::Stencil;

@@ -9,5 +9,6 @@
 
 mod docs;
 mod layers;
+mod managed_server;
 mod smoke;
 mod support;

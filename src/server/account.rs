@@ -1,0 +1,192 @@
+//! The account that Postgres runs under. Postgres refuses to run as root, so root changes to an
+//! unprivileged account; everybody else runs it as themselves.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use nix::unistd::{User, getegid, geteuid};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::error::{Error, Kind, Result};
+
+/// An account, and whether processes must be changed to it.
+#[derive(Clone, Debug)]
+pub(super) struct Account {
+    pub(super) name: String,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// We are root and this account is not.
+    pub(super) foreign: bool,
+}
+
+impl Account {
+    /// The account for a new cluster: ourselves, or for root `run_as`, else `postgres`, else
+    /// `nobody`.
+    pub(super) fn choose(run_as: Option<&str>) -> Result<Self> {
+        let uid = geteuid();
+        if !uid.is_root() {
+            let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
+            return Ok(Account {
+                name: name.unwrap_or_else(|| uid.to_string()),
+                uid: uid.as_raw(),
+                gid: getegid().as_raw(),
+                foreign: false,
+            });
+        }
+        if let Some(name) = run_as {
+            let account = find(name)?.ok_or_else(|| {
+                Error::config(format!(
+                    "there is no account `{name}` for Postgres to run under"
+                ))
+                .hint("name an existing unprivileged account in `[server] run_as`")
+            })?;
+            if account.uid == 0 {
+                return Err(Error::config(format!(
+                    "Postgres cannot run under the account `{name}`"
+                ))
+                .detail("it refuses to run as root")
+                .hint("name an unprivileged account in `[server] run_as`"));
+            }
+            return Ok(account);
+        }
+        for name in ["postgres", "nobody"] {
+            if let Some(account) = find(name)?.filter(|account| account.uid != 0) {
+                return Ok(account);
+            }
+        }
+        Err(
+            Error::config("there is no account for Postgres to run under")
+                .detail("Postgres refuses to run as root; looked for `postgres` and `nobody`")
+                .hint(
+                    "create one with `useradd --system postgres`, or name one in `[server] run_as`",
+                ),
+        )
+    }
+
+    /// The account with this id, if it is one that Postgres can run under.
+    pub(super) fn of_uid(uid: u32) -> Option<Self> {
+        let user = User::from_uid(uid.into()).ok().flatten()?;
+        (uid != 0).then(|| user.into())
+    }
+
+    /// A command under this account that takes nothing of ours with it: not the environment (CI
+    /// runners kill by marks in it), not the terminal's signals, not our input.
+    pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("LANG", "C")
+            .env("LC_ALL", "C")
+            .env("TZ", "UTC")
+            .stdin(Stdio::null())
+            .process_group(0);
+        if self.foreign {
+            // With a uid and no groups, std also drops root's supplementary groups.
+            command.uid(self.uid).gid(self.gid);
+        }
+        command
+    }
+
+    /// Whether a process of this account can work in a folder; asked of the kernel, which knows
+    /// about access lists and the rest.
+    pub(super) async fn can_enter(&self, folder: &Path) -> bool {
+        let mut command = self.command("/bin/sh");
+        command
+            .args(["-c", r#"cd -P -- "$1""#, "sh"])
+            .arg(folder)
+            .current_dir("/")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.status().await.is_ok_and(|status| status.success())
+    }
+
+    /// Makes a file or folder the account's own. Links are not followed.
+    pub(super) fn give(&self, path: &Path) -> Result<()> {
+        if !self.foreign {
+            return Ok(());
+        }
+        std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)).map_err(|e| {
+            Error::new(
+                Kind::Permission,
+                format!(
+                    "cannot give {} to the account `{}`",
+                    path.display(),
+                    self.name
+                ),
+            )
+            .caused_by(e)
+        })
+    }
+}
+
+impl From<User> for Account {
+    fn from(user: User) -> Self {
+        Account {
+            name: user.name,
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            foreign: true,
+        }
+    }
+}
+
+fn find(name: &str) -> Result<Option<Account>> {
+    let user = User::from_name(name)
+        .and_then(|user| match name.parse::<u32>() {
+            Ok(uid) if user.is_none() => User::from_uid(uid.into()),
+            _ => Ok(user),
+        })
+        .map_err(|e| Error::failed(format!("cannot look up the account `{name}`")).caused_by(e))?;
+    Ok(user.map(Account::from))
+}
+
+/// Runs a command to its end, with `input` on its stdin if there is some, and both outputs collected.
+///
+/// Cancel safety: a dropped future kills the process.
+pub(super) async fn run(
+    mut command: Command,
+    input: Option<&str>,
+    patience: Duration,
+) -> io::Result<Output> {
+    if input.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn()?;
+    let finish = async {
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+            // A program that ends without reading says why on its stderr.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+        child.wait_with_output().await
+    };
+    tokio::time::timeout(patience, finish)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// The last lines of a program's or a log's output, for the details of an error.
+pub(super) fn tail(output: &[u8], lines: usize) -> Vec<String> {
+    let text = String::from_utf8_lossy(output);
+    let all: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    let skip = all.len().saturating_sub(lines);
+    all.into_iter().skip(skip).map(str::to_owned).collect()
+}
+
+/// Whether a path can stand in Postgres's settings and in the command lines of its tools.
+pub(super) fn is_plain(path: &Path) -> bool {
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || b"/._-+@ ".contains(b) || !b.is_ascii())
+        && path.to_str().is_some()
+}

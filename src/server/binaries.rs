@@ -1,0 +1,325 @@
+//! Finding Postgres on this machine.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::account::{Account, run, tail};
+use super::folder;
+use crate::error::{Error, Result};
+
+/// The programs that must all be in one folder.
+const PROGRAMS: [&str; 3] = ["postgres", "initdb", "pg_ctl"];
+
+const OLDEST: u32 = 13;
+/// The newest major version that pgstencil is tested with.
+const NEWEST: u32 = 18;
+
+/// Where packages put Postgres when they leave it off the PATH; `*` stands for one part of a name.
+pub(super) const FOLDERS: &[&str] = &[
+    "/usr/lib/postgresql/*/bin",          // Debian, Ubuntu
+    "/usr/pgsql-*/bin",                   // PGDG's RPMs
+    "/usr/lib/postgresql*/bin",           // SUSE
+    "/usr/lib64/postgresql-*/bin",        // Gentoo
+    "/usr/libexec/postgresql*",           // Alpine
+    "/usr/bin",                           // Arch, Fedora
+    "/usr/local/pgsql/bin",               // built from source
+    "/opt/PostgreSQL/*/bin",              // EnterpriseDB on Linux
+    "/Library/PostgreSQL/*/bin",          // EnterpriseDB on macOS
+    "/opt/homebrew/opt/postgresql@*/bin", // Homebrew on ARM
+    "/opt/homebrew/bin",
+    "/usr/local/opt/postgresql@*/bin", // Homebrew on Intel
+    "/usr/local/bin",
+    "/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",
+    "/home/linuxbrew/.linuxbrew/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+    "/opt/local/lib/postgresql*/bin", // MacPorts
+];
+
+/// A folder of Postgres binaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Binaries {
+    pub(super) folder: PathBuf,
+    pub(super) major: u32,
+    pub(super) minor: u32,
+}
+
+impl Binaries {
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Newer than what pgstencil is tested with.
+    pub(super) fn is_untested(&self) -> bool {
+        self.major > NEWEST
+    }
+
+    /// A tested version before an untested one, then the newer.
+    fn rank(&self) -> (bool, u32, u32) {
+        (!self.is_untested(), self.major, self.minor)
+    }
+}
+
+/// Where to look, and as whom.
+pub(super) struct Search<'a> {
+    pub(super) account: &'a Account,
+    pub(super) bindir: Option<&'a Path>,
+    pub(super) path: Option<&'a OsStr>,
+    pub(super) folders: &'a [String],
+    /// Remembers what each program said about itself.
+    pub(super) memory: PathBuf,
+}
+
+/// Answers of programs, by path, change time, size and account, so that a start which finds its
+/// server running need not start a process per candidate.
+type Answers = BTreeMap<String, String>;
+
+impl Search<'_> {
+    /// The newest Postgres of the machine; of equal ones the first on the PATH. A `bindir` is taken
+    /// as it is. Versions before 13 do not count; ones after 18 only if there is no other.
+    ///
+    /// With `remember`, answers are written down for the next search.
+    pub(super) async fn newest(&self, remember: bool) -> Result<Binaries> {
+        let known: Answers = fs::read(&self.memory)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let mut asked = Asked {
+            account: self.account,
+            known,
+            answers: Answers::new(),
+        };
+        let found = match self.bindir {
+            Some(folder) => self.exactly(folder, &mut asked).await,
+            None => self.best(&mut asked).await,
+        };
+        if remember
+            && asked.answers != asked.known
+            && let Ok(text) = serde_json::to_vec_pretty(&asked.answers)
+        {
+            // It only saves time, so failing to write it is no error.
+            let _ = folder::write(&self.memory, &text, 0o600);
+        }
+        found
+    }
+
+    async fn exactly(&self, folder: &Path, asked: &mut Asked<'_>) -> Result<Binaries> {
+        let missing: Vec<_> = PROGRAMS
+            .into_iter()
+            .filter(|program| !folder.join(program).is_file())
+            .collect();
+        if !missing.is_empty() {
+            let error = Error::config(format!("there is no Postgres in {}", folder.display()))
+                .detail(format!("missing: {}", missing.join(", ")));
+            let below = folder.join("bin");
+            return Err(
+                if PROGRAMS.iter().all(|program| below.join(program).is_file()) {
+                    error.hint(format!("set `[server] bindir` to {}", below.display()))
+                } else {
+                    error.hint("set `[server] bindir` to the folder that holds `postgres`, `initdb` and `pg_ctl`, or leave it out")
+                },
+            );
+        }
+        match asked.version(folder).await {
+            Ok((major, minor)) if major >= OLDEST => Ok(Binaries {
+                folder: folder.to_owned(),
+                major,
+                minor,
+            }),
+            Ok((major, minor)) => Err(Error::config(format!(
+                "PostgreSQL {major}.{minor} in {} is too old",
+                folder.display()
+            ))
+            .hint(format!("use a version from {OLDEST} to {NEWEST}"))),
+            Err(why) => Err(Error::config(format!(
+                "cannot run the Postgres in {}",
+                folder.display()
+            ))
+            .detail(why)),
+        }
+    }
+
+    async fn best(&self, asked: &mut Asked<'_>) -> Result<Binaries> {
+        let mut best: Option<Binaries> = None;
+        let mut refused = Vec::new();
+        for folder in self.candidates(asked).await {
+            match asked.version(&folder).await {
+                Ok((major, minor)) if major >= OLDEST => {
+                    let found = Binaries {
+                        folder,
+                        major,
+                        minor,
+                    };
+                    if best.as_ref().is_none_or(|b| found.rank() > b.rank()) {
+                        best = Some(found);
+                    }
+                }
+                Ok((major, minor)) => {
+                    refused.push(format!("{}: {major}.{minor} is too old", folder.display()));
+                }
+                Err(why) => refused.push(format!("{}: {why}", folder.display())),
+            }
+        }
+        best.ok_or_else(|| {
+            let mut error = Error::config("there is no Postgres on this machine to start")
+                .detail(format!(
+                    "looked for {} of version {OLDEST} or newer on the PATH and where packages put them",
+                    PROGRAMS.join(", ")
+                ));
+            for line in refused {
+                error = error.detail(line);
+            }
+            let install = if cfg!(target_os = "macos") {
+                "install it with `brew install postgresql@17`"
+            } else {
+                "install it with `apt-get install postgresql` (Debian, Ubuntu), `dnf install postgresql-server` (Fedora) or `apk add postgresql` (Alpine)"
+            };
+            error
+                .hint(install)
+                .hint("or name the folder of its programs in `[server] bindir`")
+                .hint("or use a server that is running, with `--server-url` or `[server] url`")
+        })
+    }
+
+    /// Folders that hold all programs, without repetition, those of the PATH first.
+    async fn candidates(&self, asked: &mut Asked<'_>) -> Vec<PathBuf> {
+        let mut folders: Vec<PathBuf> = Vec::new();
+        let path = self.path.map(std::env::split_paths).into_iter().flatten();
+        for folder in path.filter(|folder| folder.is_absolute()) {
+            if let Some(named) = asked.bindir(&folder.join("pg_config")).await {
+                folders.push(folder);
+                folders.push(named);
+            } else {
+                folders.push(folder);
+            }
+        }
+        folders.extend(self.folders.iter().flat_map(|pattern| expand(pattern)));
+        let mut seen = Vec::new();
+        for folder in folders {
+            // A folder of links stands for the folder that they lead to.
+            let real = fs::canonicalize(folder.join("postgres"))
+                .ok()
+                .and_then(|file| file.parent().map(Path::to_owned));
+            let complete = |folder: &PathBuf| PROGRAMS.iter().all(|p| folder.join(p).is_file());
+            if let Some(folder) = real.filter(complete).or(Some(folder).filter(complete))
+                && !seen.contains(&folder)
+            {
+                seen.push(folder);
+            }
+        }
+        seen
+    }
+}
+
+struct Asked<'a> {
+    account: &'a Account,
+    known: Answers,
+    answers: Answers,
+}
+
+impl Asked<'_> {
+    async fn version(&mut self, folder: &Path) -> Result<(u32, u32), String> {
+        let said = self.ask(&folder.join("postgres"), "--version").await?;
+        parse_version(&said).ok_or_else(|| format!("`postgres --version` says {said:?}"))
+    }
+
+    async fn bindir(&mut self, pg_config: &Path) -> Option<PathBuf> {
+        let said = self.ask(pg_config, "--bindir").await.ok()?;
+        Some(PathBuf::from(said)).filter(|folder| folder.is_absolute())
+    }
+
+    async fn ask(&mut self, program: &Path, question: &str) -> Result<String, String> {
+        let about = fs::metadata(program).map_err(|e| e.to_string())?;
+        let key = format!(
+            "{} {}.{} {} {}",
+            program.display(),
+            about.mtime(),
+            about.mtime_nsec(),
+            about.len(),
+            self.account.uid
+        );
+        if let Some(answer) = self.known.get(&key) {
+            self.answers.insert(key, answer.clone());
+            return Ok(answer.clone());
+        }
+        // As the account that will run it: root's own folders are closed to it.
+        let mut command = self.account.command(program);
+        command.arg(question).current_dir("/");
+        let output = run(command, None, Duration::from_secs(10))
+            .await
+            .map_err(|e| format!("cannot be run by the account `{}`: {e}", self.account.name))?;
+        if !output.status.success() {
+            let said = tail(&output.stderr, 1).pop().unwrap_or_default();
+            return Err(format!("`{question}` failed: {said}"));
+        }
+        let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        self.answers.insert(key, answer.clone());
+        Ok(answer)
+    }
+}
+
+/// `postgres (PostgreSQL) 15.14 (Debian 15.14-1)` → 15, 14; also `18beta1`, `19devel`.
+fn parse_version(said: &str) -> Option<(u32, u32)> {
+    let version = said.split("(PostgreSQL)").nth(1)?.trim_start();
+    let digits = |s: &str| -> Option<u32> {
+        let end = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+        s[..end].parse().ok()
+    };
+    let minor = version.split_once('.').and_then(|(_, rest)| digits(rest));
+    Some((digits(version)?, minor.unwrap_or(0)))
+}
+
+/// The folders that a pattern with at most one `*` names, in no order that matters.
+fn expand(pattern: &str) -> Vec<PathBuf> {
+    let Some((before, after)) = pattern.split_once('*') else {
+        return vec![PathBuf::from(pattern)];
+    };
+    let (folder, prefix) = before.rsplit_once('/').unwrap_or(("", before));
+    let Ok(entries) = fs::read_dir(Path::new("/").join(folder)) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            name.to_str().is_some_and(|name| name.starts_with(prefix))
+        })
+        .map(|entry| entry.path().join(after.trim_start_matches('/')))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_versions() {
+        for (said, version) in [
+            (
+                "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)",
+                Some((15, 14)),
+            ),
+            ("postgres (PostgreSQL) 19devel", Some((19, 0))),
+            ("postgres (PostgreSQL) 18beta1", Some((18, 0))),
+            ("postgres (PostgreSQL) 9.6.24", Some((9, 6))),
+            ("something else", None),
+        ] {
+            assert_eq!(parse_version(said), version, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_tested_version_goes_before_an_untested_one() {
+        let of = |major, minor| Binaries {
+            folder: PathBuf::new(),
+            major,
+            minor,
+        };
+        assert!(of(18, 0).rank() > of(19, 2).rank());
+        assert!(of(18, 1).rank() > of(18, 0).rank());
+        assert!(of(14, 0).rank() > of(13, 20).rank());
+    }
+}

@@ -1,0 +1,104 @@
+//! Facts about this machine: which boot it is, how much memory it has, what its file system wants.
+
+use std::fs;
+use std::path::Path;
+
+/// The id of the current boot; `None` where the system does not tell.
+#[cfg(target_os = "linux")]
+pub(super) fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .and_then(non_empty)
+}
+
+/// The id of the current boot. Not `kern.boottime`: that moves when the clock is set.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn boot_id() -> Option<String> {
+    std::process::Command::new("/usr/sbin/sysctl")
+        .args(["-n", "kern.bootsessionuuid"])
+        .output()
+        .ok()
+        .and_then(|output| non_empty(String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+fn non_empty(text: String) -> Option<String> {
+    Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+}
+
+/// The memory that this process may count on: the machine's, or less in a container. `None` where
+/// the system does not tell.
+pub(super) fn memory() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+        let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kilobytes * 1024)
+    });
+    [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ]
+    .iter()
+    .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
+    .chain(machine)
+    .min()
+}
+
+/// Lets new database folders spread over the disk, on ext4 without a journal only: there a loop of
+/// create and drop becomes ten times slower otherwise, since the inode allocator walks over every
+/// recently freed inode. It is worth nothing elsewhere. Failing to set it is no error.
+pub(super) fn spread_folders(base: &Path) {
+    #[cfg(target_os = "linux")]
+    if is_ext4_without_journal(base).unwrap_or(false) {
+        use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags, open};
+        let folder = open(
+            base,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        if let Ok(folder) = folder
+            && let Ok(flags) = ioctl_getflags(&folder)
+        {
+            // Nobody needs to know when it fails: things are then as slow as without us.
+            let _ = ioctl_setflags(&folder, flags | IFlags::TOPDIR);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = base;
+}
+
+/// Without special rights: every ext4 has a folder in `/proc/fs/ext4`, and every journal one in
+/// `/proc/fs/jbd2`, named DEVICE-INODE. (A journal on a device of its own is taken for none, which
+/// costs nothing.) On overlayfs the device is not to be found, so the answer is no.
+#[cfg(target_os = "linux")]
+fn is_ext4_without_journal(path: &Path) -> Option<bool> {
+    use std::os::unix::fs::MetadataExt;
+
+    let device = fs::metadata(path).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let link = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let name = link.file_name()?.to_str()?;
+    if !Path::new("/proc/fs/ext4").join(name).is_dir() {
+        return Some(false);
+    }
+    let journal = format!("{name}-");
+    let journals = fs::read_dir("/proc/fs/jbd2").ok();
+    let journaled = journals.into_iter().flatten().flatten().any(|entry| {
+        entry
+            .file_name()
+            .to_str()
+            .is_some_and(|n| n == name || n.starts_with(&journal))
+    });
+    Some(!journaled)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn knows_its_boot_and_its_memory() {
+        let boot = super::boot_id().unwrap();
+        assert!(boot.len() > 8 && !boot.contains('\n'), "{boot:?}");
+        if cfg!(target_os = "linux") {
+            assert!(super::memory().unwrap() > 1 << 20);
+        }
+    }
+}

@@ -1,0 +1,632 @@
+//! The managed server, with real servers in temporary folders.
+//!
+//! `PGSTENCIL_TEST_BINDIR` names the Postgres to test with; else the newest of the machine is taken.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgstencil::server::{ManagedServer, ManagedSettings, Running, State};
+use pgstencil::url::ServerUrl;
+use pgstencil::{Kind, Result};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder for one managed server, which ends with it.
+struct Place {
+    top: TempDir,
+    settings: ManagedSettings,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place::below("")
+    }
+
+    /// With the state folder at this path below a new folder.
+    fn below(path: &str) -> Self {
+        let shm = Path::new("/dev/shm");
+        let parent = if shm.is_dir() {
+            shm.to_owned()
+        } else {
+            std::env::temp_dir()
+        };
+        let top = tempfile::Builder::new()
+            .prefix("ps")
+            .tempdir_in(parent)
+            .unwrap();
+        // The account that runs Postgres under root must be able to enter.
+        fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut settings = ManagedSettings::new(top.path().join(path).join("state"));
+        settings.system_dir = top.path().join("system");
+        settings.path = std::env::var_os("PATH");
+        settings.bindir = std::env::var_os("PGSTENCIL_TEST_BINDIR").map(PathBuf::from);
+        Place { top, settings }
+    }
+
+    fn server(&self) -> ManagedServer {
+        ManagedServer::new(self.settings.clone())
+    }
+
+    async fn start(&self) -> Result<Running> {
+        self.server().start(PATIENCE).await
+    }
+
+    async fn state(&self) -> State {
+        self.server().status().await.unwrap().state
+    }
+
+    fn clusters(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for state in [&self.settings.state_dir, &self.settings.system_dir] {
+            let entries = fs::read_dir(state.join("server"))
+                .into_iter()
+                .flatten()
+                .flatten();
+            found.extend(entries.map(|e| e.path()).filter(|p| p.is_dir()));
+        }
+        found
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let data: Vec<_> = self.clusters().iter().map(|c| c.join("data")).collect();
+        for pid in processes_in(&data) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
+        }
+        let begun = Instant::now();
+        while !processes_in(&data).is_empty() && begun.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for cluster in self.clusters() {
+            let record = fs::read_to_string(cluster.join("cluster.json")).unwrap_or_default();
+            if let Some(start) = record.find("/tmp/pgstencil-") {
+                let folder = record[start..].split('"').next().unwrap();
+                let _ = fs::remove_dir_all(folder);
+            }
+        }
+    }
+}
+
+/// Processes of Postgres that work in one of these folders.
+fn processes_in(folders: &[PathBuf]) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| {
+            fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| folders.contains(&cwd))
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+fn postmasters_in(data: &Path) -> usize {
+    let all = processes_in(&[data.to_owned()]);
+    let parent = |pid: i32| -> Option<i32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?
+            .1
+            .split_whitespace()
+            .nth(1)?
+            .parse()
+            .ok()
+    };
+    all.iter()
+        .filter(|pid| parent(**pid).is_some_and(|parent| !all.contains(&parent)))
+        .count()
+}
+
+async fn connect(url: &ServerUrl) -> PgConnection {
+    options(url).connect().await.unwrap()
+}
+
+fn options(url: &ServerUrl) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .host(&url.host().unwrap())
+        .port(url.port().unwrap())
+        .username(&url.user().unwrap())
+        .password(&url.password().unwrap())
+        .database("postgres")
+        .ssl_mode(PgSslMode::Disable)
+}
+
+async fn sql(url: &ServerUrl, statement: &str) {
+    let mut c = connect(url).await;
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(&mut c)
+        .await
+        .unwrap();
+}
+
+async fn text(url: &ServerUrl, query: &str) -> String {
+    let mut c = connect(url).await;
+    let row = sqlx::query(AssertSqlSafe(query))
+        .fetch_one(&mut c)
+        .await
+        .unwrap();
+    row.get(0)
+}
+
+fn kill_hard(running: &Running) {
+    kill(Pid::from_raw(running.pid), Signal::SIGKILL).unwrap();
+    while fs::read_link(format!("/proc/{}/cwd", running.pid)).is_ok() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[tokio::test]
+async fn starts_once_stops_and_keeps_port_password_and_data() {
+    let place = Place::new();
+    assert_eq!(place.state().await, State::NotInitialised);
+
+    let first = place.start().await.unwrap();
+    assert!(first.started);
+    assert_eq!(first.notices, Vec::<String>::new());
+    assert_eq!(place.state().await, State::Running);
+    sql(
+        &first.url,
+        "create table kept as select 'still here' as what",
+    )
+    .await;
+    for (setting, value) in [
+        ("fsync", "off"),
+        ("listen_addresses", "127.0.0.1"),
+        ("wal_level", "replica"),
+        ("password_encryption", "scram-sha-256"),
+        ("server_encoding", "UTF8"),
+    ] {
+        let query = format!("select current_setting('{setting}')");
+        assert_eq!(text(&first.url, &query).await, value, "{setting}");
+    }
+    assert_eq!(text(&first.url, "select lower('ÄÉ')").await, "äé");
+    assert_eq!(
+        text(
+            &first.url,
+            "select string_agg(distinct auth_method, ',') from pg_hba_file_rules"
+        )
+        .await,
+        "scram-sha-256"
+    );
+
+    let again = place.start().await.unwrap();
+    assert!(!again.started);
+    assert_eq!(
+        (again.pid, again.url.reveal()),
+        (first.pid, first.url.reveal())
+    );
+
+    let stopped = place.server().stop(PATIENCE).await.unwrap();
+    assert_eq!(stopped.majors.len(), 1);
+    assert_eq!(place.state().await, State::Stopped);
+    assert!(
+        place
+            .server()
+            .stop(PATIENCE)
+            .await
+            .unwrap()
+            .majors
+            .is_empty()
+    );
+
+    let later = place.start().await.unwrap();
+    assert!(later.started && later.pid != first.pid);
+    assert_eq!(later.url.reveal(), first.url.reveal());
+    assert_eq!(
+        text(&later.url, "select what from kept").await,
+        "still here"
+    );
+    // The socket asks for the password as well.
+    let socket = options(&later.url).socket(later.socket_dir.as_ref().unwrap());
+    socket.clone().connect().await.unwrap();
+    let denied = socket.password("wrong").connect().await.unwrap_err();
+    assert!(denied.to_string().contains("password"), "{denied}");
+    // And a server that stopped in order may be found by another boot.
+    place.server().stop(PATIENCE).await.unwrap();
+    let mut rebooted = place.settings.clone();
+    rebooted.boot_id = Some("another".into());
+    let running = ManagedServer::new(rebooted).start(PATIENCE).await.unwrap();
+    assert_eq!(
+        text(&running.url, "select what from kept").await,
+        "still here"
+    );
+}
+
+#[tokio::test]
+async fn first_starts_at_once_make_one_server() {
+    let place = Place::new();
+    let starts: Vec<_> = (0..4)
+        .map(|_| {
+            let server = place.server();
+            tokio::spawn(async move { server.start(PATIENCE).await })
+        })
+        .collect();
+    let mut all = Vec::new();
+    for start in starts {
+        all.push(start.await.unwrap().unwrap());
+    }
+    assert_eq!(all.iter().filter(|r| r.started).count(), 1);
+    assert!(
+        all.iter()
+            .all(|r| r.pid == all[0].pid && r.url == all[0].url)
+    );
+    assert_eq!(postmasters_in(&all[0].data_dir), 1);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_left_to_its_owner() {
+    let place = Place::new();
+    let first = place.start().await.unwrap();
+    place.server().stop(PATIENCE).await.unwrap();
+    let port = first.url.port().unwrap();
+    let _thief = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let moved = place.start().await.unwrap();
+    assert_ne!(moved.url.port(), Some(port));
+    assert!(
+        moved.notices[0].contains(&format!("port {port}")),
+        "{:?}",
+        moved.notices
+    );
+}
+
+#[tokio::test]
+async fn a_killed_server_recovers_within_the_same_boot_only() {
+    let mut place = Place::new();
+    let first = place.start().await.unwrap();
+    sql(
+        &first.url,
+        "create table kept as select 'still here' as what",
+    )
+    .await;
+    // A backend that is at work notices late that its postmaster is gone.
+    let mut busy = connect(&first.url).await;
+    let work = tokio::spawn(async move {
+        sqlx::raw_sql("select count(*) from generate_series(1, 300000000)")
+            .execute(&mut busy)
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    kill_hard(&first);
+    assert_eq!(place.state().await, State::Unclean { rebooted: false });
+    let second = place.start().await.unwrap();
+    assert!(
+        second.started && second.notices.is_empty(),
+        "{:?}",
+        second.notices
+    );
+    assert_eq!(second.url.reveal(), first.url.reveal());
+    assert_eq!(
+        text(&second.url, "select what from kept").await,
+        "still here"
+    );
+    assert_eq!(postmasters_in(&second.data_dir), 1);
+    work.abort();
+
+    // The number of the pid file belongs to an unrelated process of the same account now.
+    kill_hard(&second);
+    let pid_file = second.data_dir.join("postmaster.pid");
+    let owner = fs::metadata(&second.data_dir).unwrap().uid();
+    let mut sleep = Command::new("sleep");
+    std::os::unix::process::CommandExt::uid(&mut sleep, owner);
+    let mut unrelated = sleep.arg("100").spawn().unwrap();
+    let content = fs::read_to_string(&pid_file).unwrap();
+    let rest = content.split_once('\n').unwrap().1;
+    fs::write(&pid_file, format!("{}\n{rest}", unrelated.id())).unwrap();
+    assert_eq!(place.state().await, State::Unclean { rebooted: false });
+    let third = place.start().await;
+    unrelated.kill().unwrap();
+    unrelated.wait().unwrap();
+    let third = third.unwrap();
+    assert_eq!(
+        text(&third.url, "select what from kept").await,
+        "still here"
+    );
+
+    kill_hard(&third);
+    place.settings.boot_id = Some("another".into());
+    assert_eq!(place.state().await, State::Unclean { rebooted: true });
+    let fresh = place.start().await.unwrap();
+    assert!(
+        fresh.notices[0].contains("the host went down"),
+        "{:?}",
+        fresh.notices
+    );
+    assert!(
+        fresh.notices[0].contains("data.crashed-"),
+        "{:?}",
+        fresh.notices
+    );
+    assert_eq!(
+        text(&fresh.url, "select to_regclass('kept')::text is null || ''").await,
+        "true"
+    );
+    kill_hard(&fresh);
+    place.settings.boot_id = Some("a third".into());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let running = place.start().await.unwrap();
+    let kept = fs::read_dir(running.data_dir.parent().unwrap())
+        .unwrap()
+        .flatten();
+    let aside = kept.filter(|e| e.file_name().to_str().unwrap().starts_with("data.crashed-"));
+    assert_eq!(aside.count(), 1);
+}
+
+#[tokio::test]
+async fn half_made_clusters_are_replaced() {
+    let place = Place::new();
+    let first = place.start().await.unwrap();
+    place.server().stop(PATIENCE).await.unwrap();
+    let cluster = first.data_dir.parent().unwrap();
+    let half = cluster.join("data.new-0123");
+    fs::create_dir_all(half.join("base")).unwrap();
+    fs::remove_dir_all(&first.data_dir).unwrap();
+    let again = place.start().await.unwrap();
+    assert!(!half.exists());
+    assert_eq!(again.notices, Vec::<String>::new());
+    place.server().stop(PATIENCE).await.unwrap();
+
+    fs::remove_file(first.data_dir.join("global/pg_control")).unwrap();
+    assert_eq!(place.state().await, State::NotInitialised);
+    let third = place.start().await.unwrap();
+    assert!(
+        third.notices[0].contains("no complete cluster"),
+        "{:?}",
+        third.notices
+    );
+}
+
+#[tokio::test]
+async fn a_lost_or_wrong_password_is_replaced() {
+    let place = Place::new();
+    let first = place.start().await.unwrap();
+    sql(
+        &first.url,
+        "create table kept as select 'still here' as what",
+    )
+    .await;
+    let file = first.data_dir.parent().unwrap().join("password");
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    fs::write(&file, "wrong").unwrap();
+    assert!(matches!(place.state().await, State::Unresponsive(_)));
+    let second = place.start().await.unwrap();
+    assert!(
+        second.started && second.notices[0].contains("password"),
+        "{:?}",
+        second.notices
+    );
+    assert_eq!(
+        text(&second.url, "select what from kept").await,
+        "still here"
+    );
+
+    place.server().stop(PATIENCE).await.unwrap();
+    fs::remove_file(&file).unwrap();
+    let third = place.start().await.unwrap();
+    assert_eq!(
+        text(&third.url, "select what from kept").await,
+        "still here"
+    );
+    assert_eq!(third.url.port(), first.url.port());
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    let log = fs::read_to_string(&third.log_file).unwrap();
+    assert!(!log.contains(&third.url.password().unwrap()));
+}
+
+#[tokio::test]
+async fn a_long_path_gets_its_socket_elsewhere_and_odd_letters_do_no_harm() {
+    let odd = format!("it's a \"long\" $path, ü/{}", "x".repeat(100));
+    let place = Place::below(&odd);
+    let running = place.start().await.unwrap();
+    let socket = running.socket_dir.unwrap();
+    assert!(socket.starts_with("/tmp"), "{}", socket.display());
+    assert_eq!(fs::metadata(&socket).unwrap().mode() & 0o777, 0o700);
+    options(&running.url)
+        .socket(&socket)
+        .connect()
+        .await
+        .unwrap();
+    place.server().stop(PATIENCE).await.unwrap();
+    assert_eq!(place.start().await.unwrap().socket_dir, Some(socket));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_start_shows_its_log_and_keeps_its_data() {
+    let place = Place::new();
+    let first = place.start().await.unwrap();
+    place.server().stop(PATIENCE).await.unwrap();
+    let custom = first.data_dir.parent().unwrap().join("custom.conf");
+    fs::write(&custom, "max_connections = many\n").unwrap();
+    fs::set_permissions(&custom, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = place.start().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Failed);
+    let shown = error.details().join("\n");
+    assert!(
+        shown.contains("server.log") && shown.contains("max_connections"),
+        "{error:?}"
+    );
+    assert!(first.data_dir.join("PG_VERSION").exists());
+
+    fs::write(&custom, "max_connections = 33\n").unwrap();
+    let running = place.start().await.unwrap();
+    assert_eq!(
+        text(&running.url, "select current_setting('max_connections')").await,
+        "33"
+    );
+}
+
+#[tokio::test]
+async fn missing_binaries_are_named() {
+    let mut place = Place::new();
+    let empty = place.top.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    place.settings.path = Some(empty.clone().into());
+    place.settings.bindir = None;
+    place.settings.folders = Vec::new();
+    let error = place.start().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Config);
+    assert!(error.hints()[0].contains("install"), "{error:?}");
+    assert_eq!(place.state().await, State::NotInitialised);
+
+    place.settings.bindir = Some(empty.clone());
+    let error = place.start().await.unwrap_err();
+    assert!(
+        error.message().contains(empty.to_str().unwrap()),
+        "{error:?}"
+    );
+    assert_eq!(error.details(), ["missing: postgres, initdb, pg_ctl"]);
+    assert!(!place.settings.state_dir.exists() && !place.settings.system_dir.exists());
+}
+
+#[tokio::test]
+async fn status_and_stop_of_nothing_write_nothing() {
+    let place = Place::new();
+    let status = place.server().status().await.unwrap();
+    assert_eq!(
+        (status.state, status.pid, status.port),
+        (State::NotInitialised, None, None)
+    );
+    assert!(status.bindir.is_some() && status.data_dir.is_some());
+    assert!(
+        place
+            .server()
+            .stop(PATIENCE)
+            .await
+            .unwrap()
+            .majors
+            .is_empty()
+    );
+    assert_eq!(fs::read_dir(place.top.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn root_keeps_everything_but_the_data_to_itself() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mut place = Place::new();
+    // As in /root, where no other account can enter.
+    fs::create_dir(&place.settings.state_dir).unwrap();
+    let closed = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(&place.settings.state_dir, closed).unwrap();
+    place.settings.run_as = Some("nobody".into());
+    let running = place.start().await.unwrap();
+    let server = place.settings.system_dir.join("server");
+    assert!(
+        running.data_dir.starts_with(&server),
+        "{}",
+        running.data_dir.display()
+    );
+    assert_eq!(fs::read_dir(&place.settings.state_dir).unwrap().count(), 0);
+
+    let nobody = nix::unistd::User::from_name("nobody")
+        .unwrap()
+        .unwrap()
+        .uid
+        .as_raw();
+    let cluster = running.data_dir.parent().unwrap();
+    for entry in fs::read_dir(cluster).unwrap().flatten() {
+        let about = entry.metadata().unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let theirs = ["data", "socket", "server.log"].contains(&name.as_str());
+        assert_eq!(about.uid(), if theirs { nobody } else { 0 }, "{name}");
+        assert_eq!(about.mode() & 0o022, 0, "{name}");
+    }
+    assert_eq!(fs::metadata(cluster).unwrap().uid(), 0);
+    let status = fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
+    let line = |key: &str| {
+        status
+            .lines()
+            .find(|l| l.starts_with(key))
+            .unwrap()
+            .to_owned()
+    };
+    assert!(line("Uid:").contains(&nobody.to_string()));
+    assert_eq!(line("Groups:").trim_end(), "Groups:");
+
+    // The cluster stays with its account, unless another is asked for.
+    place.settings.run_as = None;
+    assert_eq!(place.start().await.unwrap().pid, running.pid);
+    place.settings.run_as = Some("root".into());
+    assert_eq!(place.start().await.unwrap_err().kind(), Kind::Config);
+    place.settings.run_as = Some("no such account".into());
+    assert!(
+        place
+            .start()
+            .await
+            .unwrap_err()
+            .message()
+            .contains("no such account")
+    );
+    place.settings.run_as = Some("daemon".into());
+    let error = place.start().await.unwrap_err();
+    assert!(error.message().contains("`nobody`"), "{error:?}");
+}
+
+/// Not a test: what the next one runs in a process of its own.
+#[tokio::test]
+#[ignore = "run by the test of the same name without `helper`"]
+async fn nothing_of_the_caller_stays_open_helper() {
+    let Some(state) = std::env::var_os("PGSTENCIL_TEST_STATE") else {
+        return;
+    };
+    let mut settings = ManagedSettings::new(state);
+    settings.path = std::env::var_os("PATH");
+    settings.bindir = std::env::var_os("PGSTENCIL_TEST_BINDIR").map(PathBuf::from);
+    ManagedServer::new(settings).start(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_of_the_caller_stays_open() {
+    let place = Place::new();
+    let shell = if Path::new("/bin/bash").exists() {
+        "/bin/bash"
+    } else {
+        "/bin/sh"
+    };
+    let many = if shell == "/bin/bash" {
+        "exec 200>&1 11>&1;"
+    } else {
+        ""
+    };
+    let mut command = tokio::process::Command::new(shell);
+    command
+        .args(["-c", &format!("exec 3>&1 9>&1; {many} exec \"$@\""), "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "managed_server::nothing_of_the_caller_stays_open_helper",
+        ])
+        .args(["--ignored", "--nocapture"])
+        .env("PGSTENCIL_TEST_STATE", &place.settings.state_dir)
+        .env("BUILD_ID", "a mark that CI kills by");
+    let output = tokio::time::timeout(PATIENCE, command.output())
+        .await
+        .expect("the server holds the caller's pipe")
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let status = place.server().status().await.unwrap();
+    assert_eq!(status.state, State::Running);
+
+    let pid = status.pid.unwrap();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let session: i32 = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(3)
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_ne!(session, nix::unistd::getsid(None).unwrap().as_raw());
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    assert!(!environment.contains("BUILD_ID") && !environment.contains("PGSTENCIL"));
+}
