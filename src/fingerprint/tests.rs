@@ -679,6 +679,11 @@ fn a_chosen_link_that_leads_nowhere_is_an_error() {
     let tree = Tree::new(&[("m/1.sql", ""), (".gitignore", "*.tmp.sql")]);
     tree.link("gone", "m/0.tmp.sql");
     assert_eq!(tree.paths(&["m/*.sql"]), ["m/1.sql"]);
+    tree.write("m/9.tmp.sql", "");
+    assert_eq!(
+        ignored(tree.root(), &migrations(&["m/*.sql"])).unwrap(),
+        ["m/9.tmp.sql"]
+    );
     tree.link("gone", "m/2.sql");
     let error = tree.error(&migrations(&["m/*.sql"]));
     says(

@@ -120,7 +120,10 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore) -> Res
         };
         let send = send.clone();
         Box::new(move |entry| {
-            if let Some(found) = visitor.visit(entry) {
+            let found = visitor.visit(entry);
+            // Among what is ignored anything goes: broken links, sockets, closed folders.
+            let found = found.filter(|f| f.is_ok() || gitignore == Gitignore::Honour);
+            if let Some(found) = found {
                 // The receiver outlives the walk.
                 let _ = send.send(found);
             }

@@ -28,7 +28,10 @@ const LEFT_OVER_GRACE: Duration = Duration::from_secs(2);
 
 /// Waits for the word before it becomes the command: see [`run_captured`]. If we die before, it
 /// reads an end of file and goes.
-const GATE: &str = r#"IFS= read -r go || exit 125; exec "$@" </dev/null"#;
+///
+/// The command is a background group to the user's terminal. One that asks there for a password would
+/// be stopped, unseen, until the timeout; with these signals ignored its read fails instead.
+const GATE: &str = r#"trap '' TTIN TTOU; IFS= read -r go || exit 125; exec "$@" </dev/null"#;
 
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -296,6 +296,38 @@ async fn a_chatty_daemon_outside_the_group_keeps_nobody() {
     let _ = kill(daemon, Signal::SIGKILL);
 }
 
+/// On a terminal made by `script`, where that is installed.
+#[tokio::test]
+async fn who_asks_on_the_terminal_fails_at_once() {
+    const TEST: &str = "process::tests::who_asks_on_the_terminal_fails_at_once";
+    if std::env::var_os(VICTIM).is_none() {
+        let test = std::env::current_exe().unwrap();
+        let status = std::process::Command::new("script")
+            .args([
+                "-qec",
+                &format!("{} --exact {TEST}", test.display()),
+                "/dev/null",
+            ])
+            .env(VICTIM, "/")
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status();
+        if cfg!(target_os = "linux") {
+            assert!(status.map_or(true, |s| s.success()));
+        }
+        return;
+    }
+    let job = Job::shell(
+        "exec 3</dev/tty || exit 9; stty -echo <&3; read x <&3; echo read $?",
+        "/",
+    );
+    let (finished, lines) = capture(&job, Some(Duration::from_secs(3))).await;
+    assert_eq!(finished.ended, Ended::ByItself);
+    assert_ne!(finished.status, Status::Exited(9), "no terminal");
+    assert_ne!(lines.last().unwrap(), "read 0");
+}
+
 // --- The watchdog ---
 
 /// Set in the victim: the folder for its notes.
