@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
@@ -90,14 +90,16 @@ pub(super) enum Data {
 }
 
 /// Closes what was inherited (a pipe of the caller would never end, a lock of the caller never be
-/// free), keeps the file of `alive` open, and becomes pg_ctl. dash knows only one-digit numbers.
+/// free), keeps the file of `alive` open, and becomes pg_ctl. Some shells, dash for one, take only
+/// numbers of one digit.
 const LAUNCH: &str = r#"
+if (eval 'exec 99>&-') 2>/dev/null; then many=1; else many=; fi
 for fd in /dev/fd/*; do
   fd=${fd##*/}
   case $fd in
     [012]) ;;
     [3-9]) eval "exec $fd>&-" ;;
-    [0-9]*) if [ -n "$BASH_VERSION" ]; then eval "exec $fd>&-"; fi ;;
+    [0-9]*) if [ "$many" ]; then eval "exec $fd>&-"; fi ;;
   esac
 done
 exec 9<&0 </dev/null
@@ -162,6 +164,8 @@ impl Cluster {
     /// Every process of Postgres works in its data folder.
     #[cfg(target_os = "linux")]
     fn owns(&self, pid: i32) -> bool {
+        use std::os::unix::fs::MetadataExt;
+
         let Ok(data) = fs::canonicalize(self.data()) else {
             return false;
         };
@@ -477,7 +481,10 @@ impl Cluster {
 
     /// Writes the settings and the record for the next start.
     pub(super) fn configure(&self, record: &Record, port: u16, socket: &Path) -> Result<()> {
-        let conf = settings::postgresql_conf(&self.folder, self.major, port, socket);
+        let mut conf = settings::postgresql_conf(&self.folder, self.major, port, socket);
+        if self.folder.join("custom.conf").exists() {
+            conf += "\ninclude 'custom.conf'\n";
+        }
         folder::write(&self.folder.join("postgresql.conf"), conf.as_bytes(), 0o644)?;
         let hba = settings::PG_HBA_CONF.as_bytes();
         folder::write(&self.folder.join("pg_hba.conf"), hba, 0o644)?;
@@ -642,6 +649,8 @@ fn explain(mut error: Error, lines: Vec<String>) -> Error {
         Some(
             "there is too little memory; set a smaller `shared_buffers` in custom.conf beside the log",
         )
+    } else if has("could not look up effective user ID") {
+        Some("Postgres wants an account with a name: add one to /etc/passwd, or run as another")
     } else if has("semaphores") {
         Some(
             "the system allows too few semaphores; set a smaller `max_connections` in custom.conf beside the log",
