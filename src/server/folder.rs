@@ -47,12 +47,13 @@ pub(super) async fn choose(
     }
     let mut folder = state_dir;
     if account.foreign {
-        let existing = state_dir
+        let existing = state_dir.ancestors().find_map(|f| fs::canonicalize(f).ok());
+        let existing = existing.unwrap_or_else(|| PathBuf::from("/"));
+        // Whoever can change a folder above ours can put another in its place.
+        let safe = existing
             .ancestors()
-            .find(|f| f.exists())
-            .unwrap_or(state_dir);
-        let ours = fs::metadata(existing).is_ok_and(|m| m.uid() == 0);
-        if !(ours && account.can_enter(existing).await) {
+            .all(|f| fs::metadata(f).is_ok_and(|m| m.uid() == 0 && !is_open(&m)));
+        if !(safe && account.can_enter(&existing).await) {
             folder = system_dir;
         }
     }
@@ -64,9 +65,9 @@ pub(super) fn prepare(folder: &Path, account: &Account) -> Result<()> {
     // The account must be able to pass through root's folders, but has no business listing them.
     make(folder, if account.foreign { 0o711 } else { 0o700 })?;
     for folder in folder.ancestors().take(2) {
-        let about = fs::symlink_metadata(folder).map_err(|e| unusable(folder, e))?;
+        let about = fs::metadata(folder).map_err(|e| unusable(folder, e))?;
         let (owner, us) = (about.uid(), geteuid().as_raw());
-        if owner != us && !about.is_symlink() {
+        if owner != us {
             return Err(Error::new(
                 Kind::Permission,
                 format!(
@@ -77,8 +78,7 @@ pub(super) fn prepare(folder: &Path, account: &Account) -> Result<()> {
             .detail(format!("its owner has uid {owner}, we have {us}"))
             .hint("give it back with `chown -R`, or remove it"));
         }
-        let open = about.mode() & 0o022 != 0 && about.mode() & 0o1000 == 0;
-        if open && about.is_dir() {
+        if is_open(&about) {
             return Err(Error::new(
                 Kind::Permission,
                 format!("others can write to the state folder {}", folder.display()),
@@ -87,6 +87,11 @@ pub(super) fn prepare(folder: &Path, account: &Account) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Others can put something in the place of what is in this folder.
+fn is_open(about: &fs::Metadata) -> bool {
+    about.mode() & 0o022 != 0 && about.mode() & 0o1000 == 0
 }
 
 /// Makes a folder and those missing above it, with this mode whatever the umask.

@@ -5,15 +5,18 @@
 //! generated password, and tuned for data that can be made again: `fsync` is off. So a crash of the
 //! *host* may damage it unseen; see [`ManagedServer::start`] for how that is dealt with.
 //!
-//! `folder` shows the files and who owns them, `cluster` makes, starts and stops one cluster,
-//! `settings` holds its configuration, `binaries` finds Postgres, `account` is who runs it, `host`
-//! knows the machine.
+//! `folder` shows the files and who owns them. `cluster` makes and mends one cluster, `launch` starts
+//! its server, `postmaster` knows whether it lives, `settings` holds its configuration, `log` its log.
+//! `binaries` finds Postgres, `account` is who runs it, `host` knows the machine.
 
 mod account;
 mod binaries;
 mod cluster;
 mod folder;
 mod host;
+mod launch;
+mod log;
+mod postmaster;
 mod settings;
 
 use std::ffi::OsString;
@@ -26,7 +29,8 @@ use crate::error::{Error, Kind, Result};
 use crate::url::ServerUrl;
 use account::Account;
 use binaries::{Binaries, Search};
-use cluster::{Answer, Cluster, Data, Postmaster, Waited};
+use cluster::{Cluster, Data};
+use postmaster::{Answer, Postmaster, Waited};
 
 /// Everything that decides where the managed server lives and how it is found.
 #[derive(Clone, Debug)]
@@ -179,7 +183,7 @@ impl ManagedServer {
             && let Some(port) = postmaster.port
             && let Answer::Ready(version) = cluster.ask(port).await
         {
-            cluster::trim_log(&cluster.log());
+            log::trim_log(&cluster.log());
             return running(&cluster, postmaster, version, false, Vec::new());
         }
 

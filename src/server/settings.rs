@@ -6,7 +6,7 @@ use super::host;
 
 const MB: u64 = 1 << 20;
 
-/// `postgresql.conf`. It is written anew before each start; `custom.conf` beside it comes last.
+/// `postgresql.conf`. It is written anew before each start, and `custom.conf` beside it included.
 pub(super) fn postgresql_conf(cluster: &Path, major: u32, port: u16, socket: &Path) -> String {
     // More makes drops and creates slower, since each scans the pool.
     let buffers = match host::memory() {
@@ -60,7 +60,6 @@ log_min_error_statement = panic
         // Workers cost more than they give here.
         text += "io_method = sync\n";
     }
-    text += "\ninclude_if_exists = 'custom.conf'\n";
     text
 }
 

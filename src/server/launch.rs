@@ -1,0 +1,169 @@
+//! Starting the server of a cluster so that it outlives us and holds nothing of ours.
+
+use std::fs::{self, File, Permissions};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::account::{run, tail};
+use super::binaries::Binaries;
+use super::cluster::{Cluster, Record};
+use super::folder::{self, unusable};
+use super::log::{explain, trim_log};
+use crate::error::{Error, Kind, Result};
+
+/// What came of an attempt to start.
+enum Launched {
+    Up,
+    PortTaken,
+}
+
+/// Closes what was inherited (a pipe of the caller would never end, a lock of the caller never be
+/// free), keeps the file of `alive` open, and becomes pg_ctl. Some shells, dash for one, take only
+/// numbers of one digit.
+const LAUNCH: &str = r#"
+if (eval 'exec 99>&-') 2>/dev/null; then many=1; else many=; fi
+for fd in /dev/fd/*; do
+  fd=${fd##*/}
+  case $fd in
+    [012]) ;;
+    [3-9]) eval "exec $fd>&-" ;;
+    [0-9]*) if [ "$many" ]; then eval "exec $fd>&-"; fi ;;
+  esac
+done
+exec 9<&0 </dev/null
+exec "$@"
+"#;
+
+impl Cluster {
+    /// Starts the server on the port that it had, or else on a free one. The record says the boot
+    /// before the server can write anything. Adds to `notices` when the port is another.
+    pub(super) async fn start(
+        &self,
+        binaries: &Binaries,
+        mut record: Record,
+        alive: &File,
+        deadline: Instant,
+        notices: &mut Vec<String>,
+    ) -> Result<()> {
+        let socket = folder::socket(&self.folder, record.socket_dir.as_deref(), &self.account)?;
+        record.socket_dir = Some(socket.clone());
+        let before = record.port;
+        // Whether a port is free is known only when the server has it.
+        for _ in 0..20 {
+            let port = match record.port {
+                Some(port) if is_free(port) => port,
+                _ => pick_port()?,
+            };
+            record.port = Some(port);
+            self.configure(&record, port, &socket)?;
+            self.tidy()?;
+            clear_sockets(&socket);
+            match self.launch(binaries, alive, deadline).await? {
+                Launched::Up => {
+                    if let Some(before) = before.filter(|before| *before != port) {
+                        notices.push(format!(
+                            "another program has port {before}, so the managed server moved to port {port}"
+                        ));
+                    }
+                    return Ok(());
+                }
+                Launched::PortTaken => record.port = None,
+            }
+        }
+        Err(Error::failed("found no free port for the managed server"))
+    }
+
+    async fn launch(
+        &self,
+        binaries: &Binaries,
+        alive: &File,
+        deadline: Instant,
+    ) -> Result<Launched> {
+        let log = self.log();
+        trim_log(&log);
+        drop(
+            File::options()
+                .create(true)
+                .append(true)
+                .open(&log)
+                .map_err(|e| unusable(&log, e))?,
+        );
+        fs::set_permissions(&log, Permissions::from_mode(0o600)).map_err(|e| unusable(&log, e))?;
+        self.account.give(&log)?;
+        let begin = fs::metadata(&log).map_or(0, |m| m.len());
+
+        let shell = ["/bin/bash", "/usr/bin/bash"]
+            .into_iter()
+            .find(|shell| Path::new(shell).exists())
+            .unwrap_or("/bin/sh");
+        let patience = deadline.saturating_duration_since(Instant::now());
+        let alive = alive.try_clone().map_err(|e| unusable(&self.folder, e))?;
+        let mut command = self.account.command(shell);
+        command
+            .current_dir(&self.folder)
+            .args(["-c", LAUNCH, "sh"])
+            .arg(binaries.program("pg_ctl"))
+            // pg_ctl hands the rest to a shell, so all paths in it are relative.
+            .args(["start", "-w", "-s", "-D", "data", "-l", "server.log"])
+            .args(["-o", "-c config_file=postgresql.conf"])
+            .args(["-t", &patience.as_secs().max(1).to_string()])
+            .stdin(Stdio::from(alive));
+        let output = run(command, None, patience + Duration::from_secs(5)).await;
+        let output = match output {
+            Ok(output) if output.status.success() => return Ok(Launched::Up),
+            Ok(output) => tail(&[output.stdout, output.stderr].concat(), 4),
+            Err(e) => vec![format!("pg_ctl: {e}")],
+        };
+        let said = self.log_since(begin);
+        if said.contains("could not create any TCP/IP sockets") && said.contains("in use") {
+            return Ok(Launched::PortTaken);
+        }
+        if self.postmaster().is_some() {
+            // It has not ended, only not become ready; the next start waits for it.
+            return Err(self.with_log(
+                Error::new(Kind::Timeout, "the managed server takes too long to start"),
+                begin,
+            ));
+        }
+        let error = Error::failed("the managed server does not start");
+        Err(if said.trim().is_empty() {
+            explain(error, output)
+        } else {
+            self.with_log(error, begin)
+        }
+        .hint(format!(
+            "if the cluster is damaged, remove {}: it holds only what can be built again",
+            self.data().display()
+        )))
+    }
+}
+
+/// Socket files of a killed server; the folder is the cluster's alone.
+fn clear_sockets(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// A first look only; the answer is the server's start.
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// A port that is free now, below those that systems give to outgoing connections, so that it is
+/// likely to be free at the next start too.
+fn pick_port() -> Result<u16> {
+    for _ in 0..50 {
+        let random = u16::from_str_radix(&folder::random_hex::<2>()?, 16).unwrap_or(0);
+        let port = 16_384 + random % 16_384;
+        if is_free(port) {
+            return Ok(port);
+        }
+    }
+    Err(Error::failed("found no free port for the managed server"))
+}

@@ -1,0 +1,107 @@
+//! The server's log: bounded, and shown in errors.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use super::account::tail;
+use super::cluster::Cluster;
+use crate::error::Error;
+
+/// A log longer than this loses all but its end.
+const LOG_LIMIT: u64 = 16 << 20;
+const LOG_KEPT: u64 = 256 << 10;
+
+impl Cluster {
+    pub(super) fn log_since(&self, begin: u64) -> String {
+        let mut text = Vec::new();
+        if let Ok(mut file) = File::open(self.log()) {
+            let end = file.metadata().map_or(0, |m| m.len());
+            let from = begin.max(end.saturating_sub(LOG_KEPT));
+            if file.seek(SeekFrom::Start(from)).is_ok() {
+                // What could be read is better than nothing.
+                let _ = file.read_to_end(&mut text);
+            }
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    pub(super) fn with_log(&self, error: Error, begin: u64) -> Error {
+        let lines = tail(self.log_since(begin).as_bytes(), 12);
+        let error = error.detail(format!("the end of {}:", self.log().display()));
+        explain(error, lines.into_iter().map(|l| format!("  {l}")).collect())
+    }
+}
+
+/// Adds lines of output, and a hint where they hold a known cause.
+pub(super) fn explain(mut error: Error, lines: Vec<String>) -> Error {
+    let has = |what: &str| lines.iter().any(|line| line.contains(what));
+    let hint = if has("No space left on device") || has("Disk quota exceeded") {
+        Some("make room on that disk")
+    } else if has("could not map anonymous shared memory") || has("Cannot allocate memory") {
+        Some(
+            "there is too little memory; set a smaller `shared_buffers` in custom.conf beside the log",
+        )
+    } else if has("could not look up effective user ID") {
+        Some("Postgres wants an account with a name: add one to /etc/passwd, or run as another")
+    } else if has("semaphores") {
+        Some(
+            "the system allows too few semaphores; set a smaller `max_connections` in custom.conf beside the log",
+        )
+    } else {
+        None
+    };
+    for line in lines {
+        error = error.detail(line);
+    }
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Keeps the log bounded. The server appends, so it can be cut while it writes.
+pub(super) fn trim_log(log: &Path) {
+    let cut = || -> std::io::Result<()> {
+        let mut file = File::options().read(true).append(true).open(log)?;
+        let length = file.metadata()?.len();
+        if length > LOG_LIMIT {
+            let mut end = Vec::new();
+            file.seek(SeekFrom::Start(length - LOG_KEPT))?;
+            file.read_to_end(&mut end)?;
+            file.set_len(0)?;
+            file.write_all(&end)?;
+        }
+        Ok(())
+    };
+    // A log that cannot be cut is no reason not to work.
+    let _ = cut();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_long_log_keeps_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let mut text = vec![b'x'; LOG_LIMIT as usize];
+        text.extend(b"\nthe end\n");
+        fs::write(&log, text).unwrap();
+        trim_log(&log);
+        let kept = fs::read_to_string(&log).unwrap();
+        assert_eq!(kept.len() as u64, LOG_KEPT);
+        assert!(kept.ends_with("\nthe end\n"));
+    }
+
+    #[test]
+    fn known_causes_get_a_hint() {
+        let line = "FATAL:  could not write lock file: No space left on device".to_owned();
+        let error = explain(Error::failed("x"), vec![line.clone()]);
+        assert_eq!(error.details(), [line]);
+        assert_eq!(error.hints(), ["make room on that disk"]);
+    }
+}
