@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
 
-use crate::build;
 use crate::context::Context;
 use crate::copy::{self, Copy};
 use crate::error::{Error, Kind, Result};
@@ -22,7 +21,7 @@ use crate::process::{self, Ended, Job, Status};
 use crate::registry::clone::NewClone;
 use crate::registry::database::{self, NewDatabase, Owner};
 use crate::registry::{CloneRow, DatabaseRow, Lease, Registry};
-use crate::template::Template;
+use crate::template::{Template, build};
 
 /// What a caller wants.
 #[derive(Clone, Debug)]

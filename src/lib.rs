@@ -1,6 +1,5 @@
 //! pgstencil keeps migrated Postgres template databases and hands out clones of them.
 
-pub mod build;
 pub mod clone;
 pub mod config;
 pub mod context;

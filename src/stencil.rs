@@ -11,15 +11,20 @@ use crate::context::{Context, ReadInputs};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observe};
 use crate::fingerprint::Inputs;
-use crate::handout::{self, NamedDatabase, Outcome, Phase, Shard};
+use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::lease::Keeper;
 use crate::names::{NameParts, NamePattern};
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, Endpoint, Limit, catalog, sqlstate};
+use crate::pg::{Doing as _, catalog, sqlstate};
 use crate::registry::database::Owner;
-use crate::registry::{CloneRow, Holder, Lease, Registry, TemplateRow};
+use crate::registry::{CloneRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
 use crate::template::{self, Ensured};
+
+pub use crate::handout::Shard;
+pub use crate::pg::Limit;
+pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
+pub use crate::registry::{Holder, Lease};
 
 /// Looks up a variable of `env_inputs`.
 pub type Variable = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
@@ -216,10 +221,10 @@ impl Stencil {
         let definition = self.definition(wanted.definition.as_deref())?;
         let context = self.context(definition, limit, observe, wanted.keep_failed);
         let mut registry = self.open(limit).await?;
-        if !wanted.pattern.is_unique() {
-            if let Some(reused) = self.reuse(&mut registry, &context, wanted).await? {
-                return Ok(reused.into_acquired(registry, definition));
-            }
+        if !wanted.pattern.is_unique()
+            && let Some(reused) = self.reuse(&mut registry, &context, wanted).await?
+        {
+            return Ok(reused.into_acquired(registry, definition));
         }
         let mut ensured = template::ensure(&mut registry, &context).await?;
         let (fingerprint_time, mut template_time) =
@@ -322,11 +327,12 @@ impl Stencil {
                 && !row.expired
                 && row.project == self.config.project
                 && row.definition == context.definition.name;
-            if kept && !wanted.fresh {
-                if let Some(clone) = self.renew(registry, &row, wanted.lease).await? {
-                    reused.push(clone);
-                    continue;
-                }
+            if kept
+                && !wanted.fresh
+                && let Some(clone) = self.renew(registry, &row, wanted.lease).await?
+            {
+                reused.push(clone);
+                continue;
             }
             // Ours to replace: given up, over, asked for, or its holder is dead.
             let dead = row.state == "released"

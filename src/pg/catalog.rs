@@ -216,6 +216,7 @@ pub async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
 
 /// What a template met when it was built, to be compared when it is used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BuiltWith {
     /// `server_version_num`
     pub server_version: u32,

@@ -86,14 +86,14 @@ fn explain(error: sqlx::Error, doing: &str) -> Error {
         _ => (Kind::Failed, None),
     };
     let mut result = Error::new(kind, format!("could not {doing}"));
-    if let Some(db) = error.as_database_error() {
-        if let Some(pg) = db.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
-            if let Some(detail) = pg.detail() {
-                result = result.detail(detail.to_owned());
-            }
-            if let Some(hint) = pg.hint() {
-                result = result.hint(hint.to_owned());
-            }
+    if let Some(db) = error.as_database_error()
+        && let Some(pg) = db.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+    {
+        if let Some(detail) = pg.detail() {
+            result = result.detail(detail.to_owned());
+        }
+        if let Some(hint) = pg.hint() {
+            result = result.hint(hint.to_owned());
         }
     }
     if let Some(hint) = hint {

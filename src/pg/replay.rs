@@ -9,7 +9,8 @@ use super::{Doing as _, Session, sql};
 use crate::error::Result;
 
 /// Properties of a database that live outside it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Replay {
     /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
     pub settings: Vec<Setting>,
@@ -19,6 +20,17 @@ pub struct Replay {
     pub connection_limit: i32,
     /// The builder's own comment.
     pub comment: Option<String>,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Replay {
+            settings: Vec::new(),
+            grants: None,
+            connection_limit: -1,
+            comment: None,
+        }
+    }
 }
 
 /// One stored setting.

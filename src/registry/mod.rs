@@ -23,7 +23,7 @@ use crate::pg::session::OpenError;
 use crate::pg::{self, Doing as _, Endpoint, Limit, Session, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
-const SCHEMA: [&'static str; 1] = [include_str!("schema/001.sql")];
+const SCHEMA: [&str; 1] = [include_str!("schema/001.sql")];
 
 const LOOK: &str = "SELECT m.version, pg_has_role(d.datdba, 'MEMBER') AS ours, r.rolname::text AS owner \
      FROM pgstencil.meta m, pg_database d JOIN pg_roles r ON r.oid = d.datdba \

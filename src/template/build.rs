@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
 
+use super::{BuildPermit, Template, TemplateDatabase};
 use crate::context::Context;
 use crate::copy::{self, Copy};
 use crate::drop;
@@ -24,7 +25,6 @@ use crate::pg::{Doing as _, Limit, Session, replay, sql};
 use crate::process::{self, Ended, Finished, Job, Status};
 use crate::registry::database::{self, NewDatabase, Owner};
 use crate::registry::{DatabaseRow, Registry};
-use crate::template::{self, BuildPermit, Template, TemplateDatabase};
 
 /// How a build ended, if not with an error.
 pub(crate) enum Built {
@@ -566,7 +566,7 @@ async fn seal(
             })
         })
         .collect::<Result<_>>()?;
-    Ok(template::sealed(id, fingerprint, databases))
+    Ok(super::sealed(id, fingerprint, databases))
 }
 
 /// Gives a build up. Returns the names of the databases that were kept.

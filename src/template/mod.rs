@@ -3,11 +3,14 @@
 //! Lock, look again, build, seal last. [`ensure`] is the way from inputs to a [`Template`]; reading
 //! starts here.
 
+pub(crate) mod build;
+
 use std::time::{Duration, Instant};
+
+use self::build::Built;
 
 use sqlx::postgres::types::Oid;
 
-use crate::build::{self, Built};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;

@@ -1,0 +1,244 @@
+//! What a person types: clap's types, nothing else.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const ABOUT: &str = "Keeps migrated Postgres template databases and hands out clones of them";
+
+const AFTER: &str = "\
+Examples:
+  pgstencil run -- pytest --reuse-db      a database of its own for this run, dropped after it
+  url=$(pgstencil clone)                  a clone that outlives the command; `pgstencil release` ends it
+  pgstencil run --clones 4 -- ./shards    four databases at once: PGSTENCIL_URL_0 ... PGSTENCIL_URL_3
+
+Exit codes:
+  0 ok                      1 failed, or \"no\" for a check
+  2 usage or config         3 server not reachable, or a right is missing
+  4 a build command failed  5 timed out
+  6 no such template, clone or snapshot
+  7 name taken              70 a bug in pgstencil
+  130 interrupted
+  `run` passes the exit code of its command through (128+n for signal n).";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "pgstencil", version, about = ABOUT, after_help = AFTER, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) shared: Shared,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Shared options")]
+pub(crate) struct Shared {
+    /// The config file [env: PGSTENCIL_CONFIG] [default: pgstencil.toml here or in a folder above]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The server [env: PGSTENCIL_SERVER_URL] [default: `[server] url`, else the managed server]
+    #[arg(long, global = true, value_name = "URL", hide_env_values = true)]
+    pub(crate) server_url: Option<String>,
+    /// Bounds all waits together, such as `90s` or `5m` [default: as long as it takes]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) wait: Option<std::time::Duration>,
+    /// Print one JSON object instead of words
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say less: no status; twice: no warnings
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "verbose")]
+    pub(crate) quiet: u8,
+    /// Say more: the output of build commands as it comes
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+/// `--color`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Also into files and pipes
+    Always,
+    /// Never
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command against a clone of its own, and give the clone back afterwards
+    Run(Run),
+    /// Hand out a clone that outlives this command, and print its URL
+    Clone(CloneArgs),
+    /// Build the template if it is missing; hand out nothing
+    Ensure(Ensure),
+    /// Give clones back
+    Release(Release),
+    /// Show templates and clones
+    List,
+    /// The managed local Postgres
+    #[command(subcommand)]
+    Server(Server),
+    /// Show it all on a small project in a temporary folder
+    Demo(Demo),
+    /// The effective config; its JSON schema for editors
+    #[command(subcommand)]
+    Config(Config),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Drop what nobody needs, off everybody's path; started by the other commands
+    #[command(hide = true)]
+    Background,
+}
+
+/// Which definition.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Which {
+    /// The `[template.NAME]` that is meant; not needed when the file has only one
+    #[arg(short = 't', long = "template", value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// Leave the half-built database of a failed build for inspection, for a day
+    #[arg(long)]
+    pub(crate) keep_failed: bool,
+}
+
+/// How clones are made.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Making {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Make N clones; variables and names are numbered from 0
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=500))]
+    pub(crate) clones: u16,
+    /// Names of the databases, with {id} {role} {n} {shard} {branch} {project}
+    /// [default: {project}_{role}_{id}]
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) name: Option<String>,
+    /// Part I of N (from 1): {shard}, PGSTENCIL_SHARD and PGSTENCIL_SHARDS
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub(crate) shard: Option<(u32, u32)>,
+    /// Write the JSON object of `clone --json` to FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// `run`
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) making: Making,
+    /// Leave the clone, and print its URL
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Leave the clone if the command fails, and print its URL
+    #[arg(long, conflicts_with = "keep")]
+    pub(crate) keep_on_failure: bool,
+    /// The command [default: your shell]
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// `clone`
+#[derive(Args, Debug)]
+pub(crate) struct CloneArgs {
+    #[command(flatten)]
+    pub(crate) making: Making,
+    /// Make the clone anew if there is one of this name
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// How long it is kept, such as `2h`, or `never` to keep it until it is released
+    /// [default: `[clone] ttl`]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<String>,
+}
+
+/// `ensure`
+#[derive(Args, Debug)]
+pub(crate) struct Ensure {
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+/// `release`
+#[derive(Args, Debug)]
+pub(crate) struct Release {
+    /// Names or ids of clones
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+}
+
+/// `server`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Server {
+    /// Start it if it does not run, and print its URL
+    Start,
+    /// Stop it; its data stays
+    Stop,
+    /// Say how it is; exit 1 if it does not run
+    Status,
+    /// Print its URL; exit 1 if it does not run
+    Url,
+}
+
+/// `demo`
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// Leave the folder and its server
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// `config`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print the effective config, defaults included, without passwords
+    Show,
+    /// Print the JSON schema of pgstencil.toml
+    Schema,
+}
+
+/// `completions`
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// Which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+fn shard(text: &str) -> Result<(u32, u32), String> {
+    let wrong = || "write it as I/N, such as 1/3".to_owned();
+    let (index, count) = text.split_once('/').ok_or_else(wrong)?;
+    let index: u32 = index.parse().map_err(|_| wrong())?;
+    let count: u32 = count.parse().map_err(|_| wrong())?;
+    if index == 0 || index > count {
+        return Err(format!(
+            "there is no part {index} of {count}: parts are counted from 1"
+        ));
+    }
+    Ok((index, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn clap_finds_no_fault() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn shards_are_counted_from_one() {
+        assert_eq!(shard("2/3"), Ok((2, 3)));
+        for bad in ["0/3", "4/3", "1", "a/b", "1/0"] {
+            assert!(shard(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `pgstencil clone`
+
+use std::time::Duration;
+
+use pgstencil::names::NamePattern;
+use pgstencil::stencil::{Acquired, Lease, Shard, Wanted};
+use pgstencil::wire::Answer;
+use pgstencil::{Error, Result, Stencil};
+
+use crate::cli::args::{CloneArgs, Making};
+use crate::cli::output::seconds;
+use crate::cli::{Session, background, github};
+
+pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
+    let stencil = session.stencil().await?;
+    let ttl = match args.ttl.as_deref() {
+        None => stencil.config().clone.ttl,
+        Some("never") => None,
+        Some(text) => Some(parse_ttl(text)?),
+    };
+    let mut wanted = wanted(&args.making, Lease::Expiry(ttl))?;
+    wanted.fresh = args.fresh;
+    let acquired = acquire(session, &stencil, &args.making, &wanted).await;
+    // Whatever came of it, something may have to be dropped.
+    let acquired = match acquired {
+        Ok(acquired) => acquired,
+        Err(error) => {
+            background::start(&stencil);
+            return Err(error);
+        }
+    };
+    print(session, &stencil, &acquired)?;
+    let mut acquired = acquired;
+    if !stencil.plan_sweep(&mut acquired.registry).await?.is_empty() {
+        background::start(&stencil);
+    }
+    acquired.registry.close().await;
+    Ok(0)
+}
+
+fn parse_ttl(text: &str) -> Result<Duration> {
+    match humantime::parse_duration(text) {
+        Ok(ttl) if !ttl.is_zero() && ttl <= Duration::from_secs(10 * 365 * 86_400) => Ok(ttl),
+        _ => Err(Error::usage(format!("`--ttl {text}` is not a duration"))
+            .hint("write it like `90s`, `2h` or `7d`, up to ten years, or `never`")),
+    }
+}
+
+/// What `clone` and `run` want in common.
+pub(crate) fn wanted(making: &Making, lease: Lease) -> Result<Wanted> {
+    let pattern: NamePattern = match &making.name {
+        Some(text) => text.parse()?,
+        None => NamePattern::default(),
+    };
+    Ok(Wanted {
+        definition: making.which.template.clone(),
+        count: usize::from(making.clones),
+        pattern,
+        shard: making.shard.map(|(index, count)| Shard { index, count }),
+        lease,
+        fresh: false,
+        keep_failed: making.which.keep_failed,
+    })
+}
+
+/// Acquires, and tells everybody who asked: the report, GitHub, the terminal.
+pub(crate) async fn acquire(
+    session: &Session,
+    stencil: &Stencil,
+    making: &Making,
+    wanted: &Wanted,
+) -> Result<Acquired> {
+    let printer = session.printer.clone();
+    let acquired = stencil
+        .acquire(wanted, &session.limit, &|event| printer.tell(&event))
+        .await?;
+    session.printer.finish();
+    let took: Duration = acquired.times.iter().sum();
+    let fingerprint = acquired.fingerprint.to_string();
+    session.printer.say(&format!(
+        "{} {} ({}), {} in {}",
+        acquired.outcome,
+        acquired.definition,
+        acquired.fingerprint.short(),
+        match acquired.clones.as_slice() {
+            [one] => format!("clone {}", one.name()),
+            several => format!("{} clones", several.len()),
+        },
+        seconds(took)
+    ));
+    if let Some(file) = &making.report {
+        let answer = Answer::of_clones(&acquired, stencil.endpoint());
+        let text = serde_json::to_string(&answer)
+            .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
+        std::fs::write(file, text + "\n").map_err(|e| {
+            Error::failed(format!("cannot write the report to {}", file.display())).caused_by(e)
+        })?;
+    }
+    github::report(
+        &session.env,
+        &github::Step {
+            template: &acquired.definition,
+            fingerprint: &fingerprint,
+            outcome: acquired.outcome.as_str(),
+            took,
+            build_time: acquired.build_time,
+        },
+    )?;
+    Ok(acquired)
+}
+
+/// One URL a line; a set as `ROLE=URL` lines.
+pub(crate) fn print(session: &Session, stencil: &Stencil, acquired: &Acquired) -> Result<()> {
+    if session.printer.json() {
+        return session
+            .printer
+            .object(&Answer::of_clones(acquired, stencil.endpoint()));
+    }
+    let mut text = String::new();
+    for clone in &acquired.clones {
+        for database in &clone.databases {
+            let url = stencil.endpoint().client_url(&database.name).reveal();
+            match clone.databases.len() {
+                1 => text += &format!("{url}\n"),
+                _ => text += &format!("{}={url}\n", database.role),
+            }
+        }
+    }
+    session.printer.data(&text)
+}

@@ -1,0 +1,28 @@
+//! `pgstencil config`
+
+use pgstencil::{Error, Result, config};
+
+use crate::cli::Session;
+use crate::cli::args::Config;
+
+pub(crate) fn config(session: &Session, args: &Config) -> Result<u8> {
+    match args {
+        Config::Schema => {
+            let text = serde_json::to_string_pretty(&config::schema())
+                .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
+            session.printer.data(&(text + "\n"))?;
+        }
+        Config::Show => {
+            let config = session.config()?;
+            session
+                .printer
+                .detail(&format!("from {}", config.file.display()));
+            if session.printer.json() {
+                session.printer.object(&config.effective_json()?)?;
+            } else {
+                session.printer.data(&config.effective_toml()?)?;
+            }
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,229 @@
+//! `pgstencil demo`
+//!
+//! The demo runs this very binary, as a user would, on a project and a server of its own in a
+//! temporary folder, and removes both afterwards.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use pgstencil::config::env;
+use pgstencil::names;
+use pgstencil::process::{self, Job, Status};
+use pgstencil::server::{ManagedServer, ManagedSettings};
+use pgstencil::{Error, Result};
+
+use crate::cli::Session;
+use crate::cli::args::Demo;
+use crate::cli::output::seconds;
+
+/// How many migrations the project begins with.
+const MIGRATIONS: usize = 100;
+
+const CONFIG: &str = r#"project = "demo"
+
+[template.app]
+migrations = ["migrations/*.sql"]
+build = "sh migrate.sh"
+"#;
+
+/// One psql for each file, as many migration tools would have one transaction for each.
+const MIGRATE: &str = r#"set -e
+for file in migrations/*.sql; do
+    psql -XqAt -v ON_ERROR_STOP=1 -1 -f "$file" "$DATABASE_URL"
+done
+"#;
+
+const COUNT: &str = "select count(*) || ' tables, ' || (select count(*) from item_001) || ' rows in the first' \
+     from pg_tables where schemaname = 'public'";
+
+pub(crate) async fn demo(session: &Session, args: Demo) -> Result<u8> {
+    let folder = std::env::temp_dir().join(format!("pgstencil-demo-{}", names::random_text(8)));
+    let place = Place::new(session, folder)?;
+    let done = place.show(session).await;
+    if args.keep && done.is_ok() {
+        session.printer.say(&format!(
+            "left in {}; its server runs on, `PGSTENCIL_SERVER_URL` in {} names it",
+            place.folder.display(),
+            place.folder.join("server-url").display()
+        ));
+        return done.map(|()| 0);
+    }
+    let cleaned = place.remove().await;
+    done.and(cleaned)?;
+    session
+        .printer
+        .say("removed the folder and its server; nothing is left");
+    Ok(0)
+}
+
+/// The folder, and the server in it.
+struct Place {
+    folder: PathBuf,
+    /// Where the server's data goes when we are root and the folder cannot be entered by the
+    /// account that must run Postgres.
+    system: PathBuf,
+    server: ManagedServer,
+    path: OsString,
+}
+
+impl Place {
+    fn new(session: &Session, folder: PathBuf) -> Result<Self> {
+        let failed =
+            |e: std::io::Error| Error::failed("cannot make a temporary folder").caused_by(e);
+        std::fs::create_dir(&folder).map_err(failed)?;
+        std::fs::create_dir(folder.join("migrations")).map_err(failed)?;
+        let system = Path::new("/var/lib").join(folder.file_name().unwrap_or_default());
+        let path = session
+            .env
+            .get_os(env::PATH)
+            .map(OsString::from)
+            .unwrap_or_default();
+        let mut settings = ManagedSettings::new(folder.join("state"));
+        settings.path = Some(path.clone());
+        settings.system_dir.clone_from(&system);
+        Ok(Place {
+            folder,
+            system,
+            server: ManagedServer::new(settings),
+            path,
+        })
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        std::fs::write(self.folder.join(name), text)
+            .map_err(|e| Error::failed(format!("cannot write {name}")).caused_by(e))
+    }
+
+    fn migration(&self, number: usize) -> Result<()> {
+        self.write(
+            &format!("migrations/{number:03}_item.sql"),
+            &format!(
+                "create table item_{number:03} (id serial primary key, name text not null, price numeric);\n\
+                 create index on item_{number:03} (name);\n\
+                 insert into item_{number:03} (name, price) select 'item ' || i, i from generate_series(1, 100) i;\n"
+            ),
+        )
+    }
+
+    async fn show(&self, session: &Session) -> Result<()> {
+        let say = |text: &str| session.printer.say(text);
+        self.write("pgstencil.toml", CONFIG)?;
+        self.write("migrate.sh", MIGRATE)?;
+        for number in 1..=MIGRATIONS {
+            self.migration(number)?;
+        }
+        let running = self.server.start(Duration::from_secs(120)).await?;
+        self.write("server-url", &format!("{}\n", running.url.reveal()))?;
+        let bindir = self.server.status().await?.bindir.unwrap_or_default();
+        let path = search_path(&self.path, &bindir)?;
+        say(&format!(
+            "A project with {MIGRATIONS} SQL migrations, and PostgreSQL {} of its own:",
+            running.version
+        ));
+        say(&format!("  {}/pgstencil.toml", self.folder.display()));
+        for line in CONFIG.lines().filter(|l| !l.is_empty()) {
+            say(&format!("    {line}"));
+        }
+        let url = running.url.reveal();
+        let run = || self.run(session, &path, &url);
+
+        say("\nThe first run builds the template:");
+        let cold = run().await?;
+        say("\nEvery later run gets its database by a copy:");
+        let warm = run().await?;
+        say("\nTwo at once, each with a database of its own:");
+        let started = Instant::now();
+        let (a, b) = tokio::join!(run(), run());
+        a.and(b)?;
+        let both = started.elapsed();
+        say("\nA new migration makes a new template:");
+        self.migration(MIGRATIONS + 1)?;
+        let changed = run().await?;
+        say("\nAnd back on the old branch, the old template is still there:");
+        std::fs::remove_file(
+            self.folder
+                .join(format!("migrations/{:03}_item.sql", MIGRATIONS + 1)),
+        )
+        .map_err(|e| Error::failed("cannot remove a migration").caused_by(e))?;
+        let back = run().await?;
+        say("");
+        let width = 28;
+        let mut table = String::new();
+        for (what, time) in [
+            ("cold run", cold),
+            ("warm run", warm),
+            ("two warm runs at once", both),
+            ("run with a new migration", changed),
+            ("run on the old set again", back),
+        ] {
+            table += &format!("{what:width$} {}\n", seconds(time));
+        }
+        session.printer.data(&table)
+    }
+
+    /// Runs `pgstencil run -- psql …` in the folder, shows what it prints, and takes its time.
+    async fn run(&self, session: &Session, path: &OsString, url: &str) -> Result<Duration> {
+        let program = std::env::current_exe()
+            .map_err(|e| Error::failed("cannot find this binary").caused_by(e))?;
+        let argv: Vec<OsString> = [program.into_os_string(), "run".into(), "--".into()]
+            .into_iter()
+            .chain(["psql", "-XAtc", COUNT].map(OsString::from))
+            .collect();
+        let mut job = Job::new(argv, &self.folder);
+        job.env = vec![
+            ("PATH".into(), path.clone()),
+            (env::SERVER_URL.into(), url.into()),
+            ("PGOPTIONS".into(), "".into()),
+        ];
+        job.cleared = [env::CONFIG, env::GITHUB_OUTPUT, env::GITHUB_STEP_SUMMARY]
+            .map(Into::into)
+            .to_vec();
+        session
+            .printer
+            .say("  $ pgstencil run -- psql -c 'select count(*) ...'");
+        let started = Instant::now();
+        let printer = session.printer.clone();
+        let finished =
+            process::run_captured(&job, None, &session.limit.cancel, &mut |line: &str| {
+                printer.say(&format!("    {line}"));
+            })
+            .await?;
+        let took = started.elapsed();
+        session.limit.check("the demo")?;
+        match finished.status {
+            Status::Exited(0) => Ok(took),
+            status => Err(Error::failed(format!("the demo's run ended with {status}"))
+                .hint("`pgstencil demo --keep` leaves the folder for a look")),
+        }
+    }
+
+    async fn remove(&self) -> Result<()> {
+        self.server.stop(Duration::from_secs(60)).await?;
+        for folder in [&self.folder, &self.system] {
+            match std::fs::remove_dir_all(folder) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(
+                        Error::failed(format!("cannot remove {}", folder.display())).caused_by(e)
+                    );
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The PATH for the project's commands: psql may stand beside the server's binaries only.
+fn search_path(path: &OsString, bindir: &Path) -> Result<OsString> {
+    let mut folders: Vec<PathBuf> = std::env::split_paths(path).collect();
+    folders.push(bindir.to_owned());
+    if !folders.iter().any(|f| f.join("psql").is_file()) {
+        return Err(
+            Error::failed("the demo's migrations need psql, and there is none")
+                .hint("install the client: `apt-get install postgresql-client`"),
+        );
+    }
+    std::env::join_paths(folders)
+        .map_err(|e| Error::failed("PATH has a folder with `:`").caused_by(e))
+}

@@ -1,0 +1,63 @@
+//! `pgstencil ensure`
+
+use pgstencil::Result;
+use pgstencil::wire::Answer;
+
+use crate::cli::args::Ensure;
+use crate::cli::output::seconds;
+use crate::cli::{Session, background, github};
+
+pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
+    let stencil = session.stencil().await?;
+    let name = stencil
+        .definition(args.which.template.as_deref())?
+        .name
+        .clone();
+    let printer = session.printer.clone();
+    let ensured = stencil
+        .ensure(
+            Some(&name),
+            &session.limit,
+            &|event| printer.tell(&event),
+            args.which.keep_failed,
+        )
+        .await;
+    session.printer.finish();
+    let (mut registry, ensured) = match ensured {
+        Ok(done) => done,
+        Err(error) => {
+            background::start(&stencil);
+            return Err(error);
+        }
+    };
+    let took = ensured.fingerprint_time + ensured.template_time;
+    let fingerprint = ensured.template.fingerprint();
+    session.printer.say(&format!(
+        "{} {name} ({}) in {}",
+        ensured.outcome,
+        fingerprint.short(),
+        seconds(took)
+    ));
+    if session.printer.json() {
+        session
+            .printer
+            .object(&Answer::of_template(&name, &ensured))?;
+    } else {
+        session.printer.data(&format!("{fingerprint}\n"))?;
+    }
+    github::report(
+        &session.env,
+        &github::Step {
+            template: &name,
+            fingerprint: &fingerprint.to_string(),
+            outcome: ensured.outcome.as_str(),
+            took,
+            build_time: ensured.build_time,
+        },
+    )?;
+    if !stencil.plan_sweep(&mut registry).await?.is_empty() {
+        background::start(&stencil);
+    }
+    registry.close().await;
+    Ok(0)
+}

@@ -1,0 +1,101 @@
+//! `pgstencil list`
+
+use pgstencil::Result;
+use pgstencil::stencil::Listing;
+use pgstencil::wire::{ListAnswer, clone_state};
+
+use crate::cli::Session;
+use crate::cli::output::size;
+
+pub(crate) async fn list(session: &Session) -> Result<u8> {
+    let stencil = session.stencil_or_defaults().await?;
+    let listing = stencil.list(&session.limit).await?;
+    if session.printer.json() {
+        session.printer.object(&ListAnswer::from(&listing))?;
+    } else if listing.templates.is_empty() && listing.clones.is_empty() {
+        session.printer.say("no templates and no clones yet");
+    } else {
+        session.printer.data(&table(&listing))?;
+    }
+    Ok(0)
+}
+
+fn table(listing: &Listing) -> String {
+    let mut text = String::new();
+    let templates: Vec<Vec<String>> = listing
+        .templates
+        .iter()
+        .map(|(row, bytes)| {
+            vec![
+                row.fingerprint[..12].to_owned(),
+                format!("{}/{}", row.project, row.definition),
+                row.state.clone(),
+                size(*bytes),
+                row.created_at.clone(),
+                row.last_used_at.clone(),
+                row.hits.to_string(),
+            ]
+        })
+        .collect();
+    let head = [
+        "TEMPLATE",
+        "OF",
+        "STATE",
+        "SIZE",
+        "CREATED",
+        "LAST USED",
+        "HITS",
+    ];
+    columns(&mut text, &head, &templates);
+    if !listing.clones.is_empty() {
+        text.push('\n');
+        let clones: Vec<Vec<String>> = listing
+            .clones
+            .iter()
+            .map(|(row, _, locked)| {
+                vec![
+                    row.name.clone(),
+                    row.fingerprint[..12].to_owned(),
+                    format!("{}/{}", row.project, row.definition),
+                    clone_state(row, *locked).to_owned(),
+                    row.holder.0.describe(),
+                    row.expires_at
+                        .clone()
+                        .unwrap_or_else(|| match row.lease.as_str() {
+                            "session" => "with its command".into(),
+                            _ => "never".into(),
+                        }),
+                ]
+            })
+            .collect();
+        columns(
+            &mut text,
+            &["CLONE", "TEMPLATE", "OF", "STATE", "HOLDER", "ENDS"],
+            &clones,
+        );
+    }
+    text
+}
+
+fn columns(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
+    let width = |i: usize| {
+        rows.iter()
+            .map(|row| row[i].chars().count())
+            .chain([head[i].len()])
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut line = |cells: &[&str]| {
+        let mut out = String::new();
+        for (cell, width) in cells.iter().zip(&widths) {
+            out += &format!("{cell:width$}  ");
+        }
+        *text += out.trim_end();
+        text.push('\n');
+    };
+    line(head);
+    for row in rows {
+        line(&row.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}

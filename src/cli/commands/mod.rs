@@ -1,0 +1,12 @@
+//! One file per command. Each turns arguments into calls of [`pgstencil::Stencil`], and answers into
+//! words.
+
+pub(crate) mod clone;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod ensure;
+pub(crate) mod list;
+pub(crate) mod release;
+pub(crate) mod run;
+pub(crate) mod server;

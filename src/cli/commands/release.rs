@@ -1,0 +1,26 @@
+//! `pgstencil release`
+
+use pgstencil::Result;
+use pgstencil::wire::{ReleaseAnswer, VERSION};
+
+use crate::cli::args::Release;
+use crate::cli::{Session, background};
+
+pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
+    let stencil = session.stencil_or_defaults().await?;
+    let released = stencil.release(&args.names, &session.limit).await;
+    // Those before a wrong name are given back, too.
+    background::start(&stencil);
+    let released = released?;
+    if session.printer.json() {
+        session.printer.object(&ReleaseAnswer {
+            version: VERSION,
+            released,
+        })?;
+    } else {
+        session
+            .printer
+            .say(&format!("given back: {}", released.join(", ")));
+    }
+    Ok(0)
+}

@@ -1,0 +1,92 @@
+//! `pgstencil run`
+
+use std::ffi::OsString;
+
+use pgstencil::handout::CLEARED;
+use pgstencil::process::{self, Job, Signals, Status};
+use pgstencil::stencil::{Lease, Shard};
+use pgstencil::{Error, Kind, Result};
+
+use super::clone;
+use crate::cli::args::Run;
+use crate::cli::{Session, background, interruptible};
+
+pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> Result<u8> {
+    let here = session.here()?;
+    let argv = match args.command.is_empty() {
+        false => args.command,
+        true => vec![
+            session
+                .env
+                .get_os("SHELL")
+                .map_or_else(|| "sh".into(), OsString::from),
+        ],
+    };
+    let prepare = async {
+        let stencil = session.stencil().await?;
+        let wanted = clone::wanted(&args.making, Lease::Session)?;
+        let acquired = clone::acquire(session, &stencil, &args.making, &wanted).await;
+        if acquired.is_err() {
+            background::start(&stencil);
+        }
+        Ok((stencil, acquired?))
+    };
+    let (stencil, mut acquired) = interruptible(session, signals, prepare).await?;
+    let mut job = Job::new(argv, here);
+    job.env = stencil.variables(
+        &acquired,
+        args.making
+            .shard
+            .map(|(index, count)| Shard { index, count }),
+    )?;
+    job.cleared = CLEARED.map(Into::into).to_vec();
+    // Looked at before the command, so that a leftover of others is gone while it runs.
+    if !stencil.plan_sweep(&mut acquired.registry).await?.is_empty() {
+        background::start(&stencil);
+    }
+    let keeper = stencil.keep(acquired.registry, &acquired.clones);
+    session.printer.finish();
+    let ended = process::run_foreground(&job, signals).await;
+    let kept = keeper.stop().await?;
+    for warning in &kept.warnings {
+        session.printer.warn(warning);
+    }
+    let failed = !ended.as_ref().is_ok_and(|status| status.success());
+    if args.keep || (args.keep_on_failure && failed) {
+        stencil.prolong(kept.registry, &acquired.clones).await?;
+        let names: Vec<&str> = acquired.clones.iter().map(|c| c.name()).collect();
+        session.printer.say(&format!(
+            "kept; `pgstencil release {}` gives it back",
+            names.join(" ")
+        ));
+        for clone in &acquired.clones {
+            for database in &clone.databases {
+                let url = stencil.endpoint().client_url(&database.name).reveal();
+                // Standard output belongs to the command.
+                session.printer.say(&match clone.databases.len() {
+                    1 => url,
+                    _ => format!("{}={url}", database.role),
+                });
+            }
+        }
+    } else {
+        match stencil.give_back(kept.registry, &acquired.clones).await {
+            Ok(warnings) => warnings.iter().for_each(|w| session.printer.warn(w)),
+            // The command's own exit code is what the caller wants; the sweep finds the clone.
+            Err(error) => session.printer.warn(&format!(
+                "could not give the clone back ({error}); the next sweep drops it"
+            )),
+        }
+        background::start(&stencil);
+    }
+    code(ended?)
+}
+
+fn code(status: Status) -> Result<u8> {
+    u8::try_from(status.code()).map_err(|_| {
+        Error::new(
+            Kind::Internal,
+            format!("exit code {} is none", status.code()),
+        )
+    })
+}

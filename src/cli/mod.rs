@@ -1,0 +1,145 @@
+//! The command line: the only code that knows a terminal, the process and its environment.
+
+mod args;
+mod background;
+mod checkout;
+mod commands;
+mod github;
+mod output;
+mod target;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use pgstencil::config::env::Environment;
+use pgstencil::process::Signals;
+use pgstencil::stencil::Limit;
+use pgstencil::{Error, Kind, Result};
+use tokio_util::sync::CancellationToken;
+
+use args::{Arguments, Command};
+use output::Printer;
+
+/// What every command gets.
+struct Session {
+    shared: args::Shared,
+    env: Environment,
+    printer: Printer,
+    limit: Limit,
+}
+
+/// Parses, runs, and turns the result into an exit code.
+pub(crate) fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way, too; a closed pipe behind them is no error.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                Kind::Usage.exit_code()
+            } else {
+                0
+            });
+        }
+    };
+    if matches!(arguments.command, Command::Background) {
+        // Before anything is opened: this process outlives the one that started it.
+        background::leave();
+    }
+    let env = Environment::from_process();
+    let printer = Printer::new(&arguments.shared, &env);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(arguments, env, printer.clone()));
+            // A blocking task may still read files; nobody waits for it.
+            runtime.shutdown_background();
+            result
+        }
+        Err(e) => Err(Error::internal("cannot start the runtime").caused_by(e)),
+    };
+    printer.finish();
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            printer.error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result<u8> {
+    let mut signals = Signals::subscribe()?;
+    let cancel = CancellationToken::new();
+    let session = Session {
+        limit: Limit::new(arguments.shared.wait, cancel.clone()),
+        shared: arguments.shared,
+        env,
+        printer,
+    };
+    let session = &session;
+    match arguments.command {
+        Command::Run(args) => commands::run::run(session, args, &mut signals).await,
+        Command::Clone(args) => {
+            interruptible(session, &mut signals, commands::clone::clone(session, args)).await
+        }
+        Command::Ensure(args) => {
+            interruptible(
+                session,
+                &mut signals,
+                commands::ensure::ensure(session, args),
+            )
+            .await
+        }
+        Command::Release(args) => {
+            interruptible(
+                session,
+                &mut signals,
+                commands::release::release(session, args),
+            )
+            .await
+        }
+        Command::List => interruptible(session, &mut signals, commands::list::list(session)).await,
+        Command::Server(args) => {
+            interruptible(
+                session,
+                &mut signals,
+                commands::server::server(session, args),
+            )
+            .await
+        }
+        Command::Demo(args) => {
+            interruptible(session, &mut signals, commands::demo::demo(session, args)).await
+        }
+        Command::Config(args) => commands::config::config(session, &args),
+        Command::Completions(args) => commands::completions::completions(session, &args),
+        Command::Background => background::work().await,
+    }
+}
+
+/// Drives `work`; the first signal cancels it in an orderly way (a running build command is ended,
+/// what it built is dropped), the second one, or ten seconds, ends the wait. Whatever is left then
+/// is found by the next sweep.
+async fn interruptible<T>(
+    session: &Session,
+    signals: &mut Signals,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::pin!(work);
+    tokio::select! {
+        result = &mut work => return result,
+        _ = signals.next() => session.limit.cancel.cancel(),
+    }
+    session.printer.finish();
+    session.printer.say("interrupted: cleaning up");
+    tokio::select! {
+        result = &mut work => result,
+        _ = signals.next() => Err(Error::new(Kind::Interrupted, "interrupted")),
+        () = tokio::time::sleep(Duration::from_secs(10)) => {
+            Err(Error::new(Kind::Interrupted, "interrupted; the clean-up is left to the next sweep"))
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! From options, environment and config to a [`Stencil`]: which project, which server.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgstencil::config::env::{self, Environment, PgVariables};
+use pgstencil::config::passfile::{self, Passfile};
+use pgstencil::config::{self, CloneSettings, Config, ServerSettings, UrlSetting};
+use pgstencil::server::{ManagedServer, ManagedSettings};
+use pgstencil::stencil::{Defaults, Endpoint, PassLookup};
+use pgstencil::url::ServerUrl;
+use pgstencil::{Error, Result, Stencil};
+
+use super::{Session, checkout};
+
+/// Patience with a managed server that starts, when `--wait` sets none.
+const START: Duration = Duration::from_secs(120);
+
+impl Session {
+    /// The folder that the command was typed in.
+    pub(super) fn here(&self) -> Result<PathBuf> {
+        std::env::current_dir()
+            .map_err(|e| Error::failed("the current folder is gone").caused_by(e))
+    }
+
+    /// The config: `--config`, PGSTENCIL_CONFIG, or the one found upwards.
+    pub(super) fn config(&self) -> Result<Config> {
+        match self.config_file() {
+            Some(file) => Config::load(&file),
+            None => Config::load(&config::find(&self.here()?)?),
+        }
+    }
+
+    /// The config, or the defaults where there is none: for commands that need no definition.
+    fn config_or_defaults(&self) -> Result<Config> {
+        let here = self.here()?;
+        match self.config_file().or_else(|| config::discover(&here)) {
+            Some(file) => Config::load(&file),
+            None => Ok(Config {
+                project: "none".into(),
+                file: here.join(config::FILE_NAME),
+                root: here,
+                server: ServerSettings::default(),
+                definitions: Vec::new(),
+                clone: CloneSettings::default(),
+            }),
+        }
+    }
+
+    fn config_file(&self) -> Option<PathBuf> {
+        self.shared
+            .config
+            .clone()
+            .or_else(|| self.env.path(env::CONFIG))
+    }
+
+    /// The project's stencil. Starts the managed server if no other is named.
+    pub(super) async fn stencil(&self) -> Result<Stencil> {
+        self.stencil_of(self.config()?).await
+    }
+
+    /// A stencil for commands that work without a config file.
+    pub(super) async fn stencil_or_defaults(&self) -> Result<Stencil> {
+        self.stencil_of(self.config_or_defaults()?).await
+    }
+
+    async fn stencil_of(&self, config: Config) -> Result<Stencil> {
+        let endpoint = self.endpoint(&config).await?;
+        self.printer
+            .detail(&format!("server: {}", endpoint.place()));
+        let holder = checkout::holder(&config.root, &self.env);
+        let env = self.env.clone();
+        let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
+        Ok(Stencil::new(config, endpoint, holder, variable))
+    }
+
+    /// `--server-url`, PGSTENCIL_SERVER_URL, `[server] url`, else the managed server.
+    async fn endpoint(&self, config: &Config) -> Result<Endpoint> {
+        let from = |source: &str| {
+            let source = source.to_owned();
+            move |e: Error| e.detail(format!("it comes from {source}"))
+        };
+        let url = if let Some(url) = &self.shared.server_url {
+            ServerUrl::parse(url).map_err(from("--server-url"))?
+        } else if let Some(url) = self.env.non_empty(env::SERVER_URL) {
+            ServerUrl::parse(url).map_err(from(env::SERVER_URL))?
+        } else {
+            match &config.server.url {
+                Some(UrlSetting::Literal(url)) => url.clone(),
+                Some(UrlSetting::Variable(name)) => {
+                    let Some(url) = self.env.non_empty(name) else {
+                        return Err(Error::config(format!("the variable `{name}` is not set"))
+                            .detail(format!(
+                                "[server] url in {} names it",
+                                config.file.display()
+                            ))
+                            .hint(format!("set {name}, or give `--server-url`")));
+                    };
+                    ServerUrl::parse(url).map_err(from(&format!("the variable {name}")))?
+                }
+                None => {
+                    let server = self.managed(&config.server)?;
+                    let running = server.start(self.limit.left().unwrap_or(START)).await?;
+                    if running.started {
+                        self.printer.say(&format!(
+                            "started the managed server, PostgreSQL {}",
+                            running.version
+                        ));
+                    }
+                    for notice in &running.notices {
+                        self.printer.warn(notice);
+                    }
+                    // Complete as it is; libpq's variables are meant for other servers.
+                    return Endpoint::new(running.url, &Defaults::default());
+                }
+            }
+        };
+        Endpoint::new(url, &self.defaults()?)
+    }
+
+    /// The managed server of this account.
+    pub(super) fn managed(&self, settings: &ServerSettings) -> Result<ManagedServer> {
+        let mut managed = ManagedSettings::new(self.env.state_dir()?);
+        managed.path = self.env.get_os(env::PATH).map(OsString::from);
+        managed.bindir.clone_from(&settings.bindir);
+        managed.run_as.clone_from(&settings.run_as);
+        Ok(ManagedServer::new(managed))
+    }
+
+    /// The settings of `[server]`, or the defaults where there is no config.
+    pub(super) fn server_settings(&self) -> Result<ServerSettings> {
+        Ok(self.config_or_defaults()?.server)
+    }
+
+    /// What libpq's variables say of the parts that a URL leaves out.
+    fn defaults(&self) -> Result<Defaults> {
+        let pg = PgVariables::read(&self.env)?;
+        if pg.service.is_some() {
+            self.printer
+                .warn("PGSERVICE is not read: name the server by a URL");
+        }
+        let mut defaults = Defaults {
+            host: pg.hostaddr.or(pg.host),
+            port: pg.port,
+            user: pg.user.or_else(|| account(&self.env)),
+            password: pg.password,
+            database: pg.database,
+            ssl_mode: pg.sslmode,
+            passfile: None,
+        };
+        if let Some(path) = passfile::path(&self.env) {
+            defaults.passfile = self.passfile(&path);
+        }
+        Ok(defaults)
+    }
+
+    fn passfile(&self, path: &Path) -> Option<PassLookup> {
+        match passfile::read(path) {
+            Passfile::Contents(text) => Some(Arc::new(move |host, port, database, user| {
+                passfile::password(&text, Some(host), Some(port), database, user)
+            })),
+            Passfile::Absent => None,
+            Passfile::Refused(warning) => {
+                self.printer.warn(&warning);
+                None
+            }
+        }
+    }
+}
+
+/// The account's name.
+pub(super) fn account(env: &Environment) -> Option<String> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    match user {
+        Ok(Some(user)) => Some(user.name),
+        _ => env.non_empty("USER").map(str::to_owned),
+    }
+}

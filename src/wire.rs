@@ -1,0 +1,341 @@
+//! The JSON shapes: what `--json` and `--report` print. Versioned; changes only add.
+
+use serde::Serialize;
+
+use crate::clone::Clone as CloneMade;
+use crate::error::Error;
+use crate::handout::NamedDatabase;
+use crate::pg::Endpoint;
+use crate::registry::{CloneRow, TemplateRow};
+use crate::stencil::{Acquired, Listing};
+use crate::template::Ensured;
+
+/// The version of every object here.
+pub const VERSION: u32 = 1;
+
+/// A map that keeps its order, which is that of the definition's roles.
+#[derive(Clone, Debug)]
+pub struct Ordered<T>(pub Vec<(String, T)>);
+
+impl<T: Serialize> Serialize for Ordered<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(k, v)| (k, v)))
+    }
+}
+
+/// What `clone`, `run --report` and `ensure` answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Name of the definition.
+    pub template: String,
+    /// Of its present inputs.
+    pub fingerprint: String,
+    /// `hit`, `miss`, `fallback` or `reused`.
+    pub outcome: &'static str,
+    /// The clone, or the first of several; absent from `ensure`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clone: Option<CloneAnswer>,
+    /// All clones, if several were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clones: Vec<CloneAnswer>,
+    /// Where the time went.
+    pub timing_ms: Timing,
+}
+
+/// One clone.
+#[derive(Clone, Debug, Serialize)]
+pub struct CloneAnswer {
+    /// Short id.
+    pub id: String,
+    /// Name of its first database.
+    pub name: String,
+    /// By role.
+    pub databases: Ordered<DatabaseAnswer>,
+    /// RFC 3339; null for leases that do not expire by the clock.
+    pub expires_at: Option<String>,
+}
+
+/// One database.
+#[derive(Clone, Debug, Serialize)]
+pub struct DatabaseAnswer {
+    /// Its name on the server.
+    pub name: String,
+    /// The whole URL, with the password: it is the answer.
+    pub url: String,
+}
+
+/// Milliseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timing {
+    /// Reading and hashing files.
+    pub fingerprint: f64,
+    /// Looking up, waiting, building.
+    pub template: f64,
+    /// Copying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clone: Option<f64>,
+}
+
+fn millis(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 1e2
+}
+
+fn clone_answer(clone: &CloneMade, endpoint: &Endpoint) -> CloneAnswer {
+    CloneAnswer {
+        id: clone.id.clone(),
+        name: clone.name().to_owned(),
+        databases: Ordered(
+            clone
+                .databases
+                .iter()
+                .map(|d| {
+                    let url = endpoint.client_url(&d.name).reveal();
+                    (
+                        d.role.clone(),
+                        DatabaseAnswer {
+                            name: d.name.clone(),
+                            url,
+                        },
+                    )
+                })
+                .collect(),
+        ),
+        expires_at: clone.expires_at.clone(),
+    }
+}
+
+impl Answer {
+    /// Of `clone` and `run`.
+    pub fn of_clones(acquired: &Acquired, endpoint: &Endpoint) -> Self {
+        let clones: Vec<CloneAnswer> = acquired
+            .clones
+            .iter()
+            .map(|c| clone_answer(c, endpoint))
+            .collect();
+        let [fingerprint, template, clone] = acquired.times.map(millis);
+        Answer {
+            version: VERSION,
+            template: acquired.definition.clone(),
+            fingerprint: acquired.fingerprint.to_string(),
+            outcome: acquired.outcome.as_str(),
+            clone: clones.first().cloned(),
+            clones: if clones.len() > 1 { clones } else { Vec::new() },
+            timing_ms: Timing {
+                fingerprint,
+                template,
+                clone: Some(clone),
+            },
+        }
+    }
+
+    /// Of `ensure`.
+    pub fn of_template(definition: &str, ensured: &Ensured) -> Self {
+        Answer {
+            version: VERSION,
+            template: definition.to_owned(),
+            fingerprint: ensured.template.fingerprint().to_string(),
+            outcome: ensured.outcome.as_str(),
+            clone: None,
+            clones: Vec::new(),
+            timing_ms: Timing {
+                fingerprint: millis(ensured.fingerprint_time),
+                template: millis(ensured.template_time),
+                clone: None,
+            },
+        }
+    }
+}
+
+/// What `list` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct ListAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Templates, by project and definition.
+    pub templates: Vec<TemplateAnswer>,
+    /// Clones, oldest first.
+    pub clones: Vec<ListedClone>,
+}
+
+/// One template in a list.
+#[derive(Clone, Debug, Serialize)]
+pub struct TemplateAnswer {
+    /// Namespace.
+    pub project: String,
+    /// Name of the definition.
+    pub template: String,
+    /// 64 hex digits.
+    pub fingerprint: String,
+    /// `building`, `ready` or `broken`.
+    pub state: String,
+    /// Total size of its databases.
+    pub bytes: i64,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub last_used_at: String,
+    /// How often it was found ready.
+    pub hits: i64,
+    /// Milliseconds of its build.
+    pub build_ms: Option<i64>,
+    /// Who built it, or is building it.
+    pub builder: crate::registry::Holder,
+    /// Why it is broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One clone in a list. It has no URLs, since those hold passwords.
+#[derive(Clone, Debug, Serialize)]
+pub struct ListedClone {
+    /// Short id.
+    pub id: String,
+    /// Name of its first database.
+    pub name: String,
+    /// Names of its databases by role.
+    pub databases: Ordered<String>,
+    /// Namespace.
+    pub project: String,
+    /// Name of the definition.
+    pub template: String,
+    /// Of the template that it was made from.
+    pub fingerprint: String,
+    /// `creating`, `leased`, `released` or `orphaned`.
+    pub state: &'static str,
+    /// Who holds it.
+    pub holder: crate::registry::Holder,
+    /// RFC 3339; null for leases that do not expire by the clock.
+    pub expires_at: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// A clone's state as people see it: a leased one that nobody holds is orphaned.
+pub fn clone_state(row: &CloneRow, locked: bool) -> &'static str {
+    match row.state.as_str() {
+        "creating" => "creating",
+        "released" => "released",
+        _ if row.orphaned_s.is_some() || row.expired => "orphaned",
+        _ if row.lease == "session" && !locked => "orphaned",
+        _ => "leased",
+    }
+}
+
+impl From<&Listing> for ListAnswer {
+    fn from(listing: &Listing) -> Self {
+        ListAnswer {
+            version: VERSION,
+            templates: listing
+                .templates
+                .iter()
+                .map(|(row, bytes)| template_answer(row, *bytes))
+                .collect(),
+            clones: listing
+                .clones
+                .iter()
+                .map(|(row, databases, locked)| listed_clone(row, databases, *locked))
+                .collect(),
+        }
+    }
+}
+
+fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
+    TemplateAnswer {
+        project: row.project.clone(),
+        template: row.definition.clone(),
+        fingerprint: row.fingerprint.clone(),
+        state: row.state.clone(),
+        bytes,
+        created_at: row.created_at.clone(),
+        last_used_at: row.last_used_at.clone(),
+        hits: row.hits,
+        build_ms: row.build_ms,
+        builder: row.builder.0.clone(),
+        reason: row.reason.clone(),
+    }
+}
+
+fn listed_clone(row: &CloneRow, databases: &[NamedDatabase], locked: bool) -> ListedClone {
+    ListedClone {
+        id: row.id.clone(),
+        name: row.name.clone(),
+        databases: Ordered(
+            databases
+                .iter()
+                .map(|d| (d.role.clone(), d.name.clone()))
+                .collect(),
+        ),
+        project: row.project.clone(),
+        template: row.definition.clone(),
+        fingerprint: row.fingerprint.clone(),
+        state: clone_state(row, locked),
+        holder: row.holder.0.clone(),
+        expires_at: row.expires_at.clone(),
+        created_at: row.created_at.clone(),
+    }
+}
+
+/// What `release` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReleaseAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Names of the clones that were given back.
+    pub released: Vec<String>,
+}
+
+/// What an error looks like with `--json`, on standard error.
+#[derive(Clone, Debug, Serialize)]
+pub struct ErrorAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// The error.
+    pub error: ErrorBody,
+}
+
+/// An error.
+#[derive(Clone, Debug, Serialize)]
+pub struct ErrorBody {
+    /// [`crate::Kind`] as a word.
+    pub kind: &'static str,
+    /// One line.
+    pub message: String,
+    /// Lines of detail.
+    pub details: Vec<String>,
+    /// The errors underneath, outermost first.
+    pub causes: Vec<String>,
+    /// What to do about it.
+    pub hints: Vec<String>,
+}
+
+impl From<&Error> for ErrorAnswer {
+    fn from(error: &Error) -> Self {
+        ErrorAnswer {
+            version: VERSION,
+            error: ErrorBody {
+                kind: error.kind().as_str(),
+                message: error.message().to_owned(),
+                details: error.details().to_vec(),
+                causes: causes(error),
+                hints: error.hints().to_vec(),
+            },
+        }
+    }
+}
+
+/// The messages of the errors underneath, outermost first.
+pub fn causes(error: &Error) -> Vec<String> {
+    let mut causes = Vec::new();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        // Wrappers often repeat what they wrap.
+        if causes.last() != Some(&text) {
+            causes.push(text);
+        }
+        next = cause.source();
+    }
+    causes
+}
