@@ -51,6 +51,8 @@ pub struct Inputs {
     pub lines: Vec<LinesInput>,
     /// `env_inputs`
     pub env: Vec<EnvInput>,
+    /// `[template.X.env]`
+    pub mapping: Vec<EnvInput>,
     /// The build command.
     pub build: String,
     /// Roles.
@@ -114,6 +116,16 @@ impl Inputs {
         env.sort_by(|a, b| a.name.cmp(&b.name));
         env.dedup();
 
+        // Sorted already. Hashed, since a literal may be a password.
+        let mapping = definition
+            .env
+            .iter()
+            .map(|(name, text)| EnvInput {
+                name: name.clone(),
+                hash: Some(blake3::hash(text.as_bytes()).to_hex().to_string()),
+            })
+            .collect();
+
         if globs.iter().next().is_none() && lines.is_empty() && env.is_empty() {
             return Err(Error::config(format!("template `{}` has no inputs", definition.name))
                 .hint("set `migrations` to the files that the build command reads, as in `migrations = [\"**/migrations/*.py\"]`"));
@@ -124,6 +136,7 @@ impl Inputs {
             inputs,
             lines,
             env,
+            mapping,
             build: definition.build.clone(),
             databases: definition.databases.clone(),
         })
@@ -137,6 +150,7 @@ impl Inputs {
             inputs,
             lines,
             env,
+            mapping,
             build,
             databases,
         } = self;
@@ -148,6 +162,7 @@ impl Inputs {
             inputs,
             lines,
             env,
+            mapping,
             build,
             databases,
             server,

@@ -31,6 +31,9 @@ pub struct Recipe {
     pub lines: Vec<LinesInput>,
     /// `env_inputs`, sorted by name.
     pub env: Vec<EnvInput>,
+    /// `[template.X.env]`, sorted by name: what the build command sees beside the standard
+    /// variables, with the placeholders as they are written.
+    pub mapping: Vec<EnvInput>,
     /// The build command.
     pub build: String,
     /// Roles, in the order of the file: the first one is what `DATABASE_URL` means.
@@ -78,7 +81,7 @@ pub struct EnvInput {
 pub struct ServerTraits {
     /// Major version, as 17.
     pub major: u32,
-    /// Encoding of `template1`, as `UTF8`.
+    /// Encoding of `template0`, which new databases are made from, as `UTF8`.
     pub encoding: String,
     /// Locale provider: `libc`, `icu` or `builtin`.
     pub provider: String,
@@ -126,6 +129,11 @@ impl Recipe {
         }
         to.section("env", self.env.len());
         for variable in &self.env {
+            to.text(&variable.name);
+            to.option(variable.hash.as_deref());
+        }
+        to.section("mapping", self.mapping.len());
+        for variable in &self.mapping {
             to.text(&variable.name);
             to.option(variable.hash.as_deref());
         }

@@ -166,6 +166,10 @@ fn sample() -> Recipe {
                 hash: None,
             },
         ],
+        mapping: vec![EnvInput {
+            name: "DB_NAME".into(),
+            hash: Some("cd".repeat(32)),
+        }],
         build: "migrate".into(),
         databases: vec!["app".into(), "proxy".into()],
         server: ServerTraits {
@@ -180,7 +184,7 @@ fn sample() -> Recipe {
 #[test]
 fn the_format_does_not_drift() {
     // If this fails, the encoding has changed: raise `Recipe::FORMAT`, then write the new value here.
-    let golden = "904dfbe2bf0a2afdb6076d2e213c88d93b590e1efeb28c02e382a6fca830a4b7";
+    let golden = "fa3a1dbfab940e1a30ec5d939c82a989df350eeee62b8424b977388e3d603eab";
     assert_eq!(sample().fingerprint().to_string(), golden);
 }
 
@@ -208,6 +212,10 @@ fn every_field_counts() {
         |r| r.env[0].hash = Some(String::new()),
         |r| r.env[1].hash = Some(String::new()),
         |r| r.env.truncate(1),
+        |r| r.mapping[0].name.push('x'),
+        |r| r.mapping[0].hash = None,
+        |r| r.mapping.clear(),
+        |r| std::mem::swap(&mut r.mapping, &mut r.env),
         |r| r.build.push('x'),
         |r| r.build.clear(),
         |r| r.databases[0].push('x'),
