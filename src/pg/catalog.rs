@@ -93,8 +93,12 @@ pub async fn traits(session: &mut Session) -> Result<ServerTraits> {
     let major = session.facts().major();
     let columns = match major {
         ..=14 => "'libc' AS provider, NULL::text AS locale",
-        15 | 16 => "CASE datlocprovider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE datlocprovider::text END AS provider, daticulocale::text AS locale",
-        _ => "CASE datlocprovider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE datlocprovider::text END AS provider, datlocale::text AS locale",
+        15 | 16 => {
+            "CASE datlocprovider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE datlocprovider::text END AS provider, daticulocale::text AS locale"
+        }
+        _ => {
+            "CASE datlocprovider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE datlocprovider::text END AS provider, datlocale::text AS locale"
+        }
     };
     let text = format!(
         "SELECT pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
