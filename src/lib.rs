@@ -1,4 +1,111 @@
-//! pgstencil keeps migrated Postgres template databases and hands out clones of them.
+//! pgstencil keeps migrated Postgres *template databases* and hands out *clones* of them.
+//!
+//! This crate is the command `pgstencil` and the library under it. The README says what it is for;
+//! this page is the map of the code.
+//!
+//! # From a command to a database
+//!
+//! ```text
+//! args + pgstencil.toml + environment ─→ Config ─→ Inputs ─→ Recipe ─→ Fingerprint
+//!                                                                        │ look up
+//!      ┌─ ready ───────────────────────────────────────────────────────┤
+//!      │                                vacant: BuildPermit ─→ build ─→ seal ─┐
+//!      ▼                                                                      ▼
+//!   Template ◄────────────────────────────────────────────────────────────────┘
+//!      └─→ clone (CREATE DATABASE ... TEMPLATE) ─→ lease ─→ command | URL ─→ release ─→ background drop
+//! ```
+//!
+//! To trace `pgstencil clone`: `cli/mod.rs` parses and dispatches to `cli/commands/clone.rs`, which
+//! asks `cli/target.rs` for a [`Stencil`] (config, server, who we are) and calls
+//! [`Stencil::acquire`]. That opens the registry ([`registry::Registry::open`]), gets a template
+//! ([`template::ensure`]: lock, look again, build, seal last), copies it ([`clone::create`]), and
+//! gives back [`stencil::Acquired`], of which [`wire::Answer`] makes the JSON. Start reading at
+//! [`template::ensure`].
+//!
+//! # The rooms, from the ground up
+//!
+//! A module may use those above it in this table, and its own folder; a test holds that.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`error`] | the one error type: kind (and so exit code), message, details, hints |
+//! | [`names`], [`url`], [`events`] | values: fingerprints, database names, marks; server URLs that hide their password; what happens meanwhile |
+//! | [`config`] | `pgstencil.toml` → checked [`config::Config`]; placeholders; the only reader of the environment |
+//! | [`fingerprint`] | the walk over the files, the [`fingerprint::Recipe`] and its hash |
+//! | [`process`] | the only starter of other people's commands: groups, time-outs, a watchdog for the time after us |
+//! | [`server`] | the managed server: a private Postgres that is started on demand |
+//! | [`pg`] | sessions, advisory locks, what the server says of its databases, and every statement with identifiers in it |
+//! | [`registry`] | our own tables: templates, clones, databases, events; intents before acts |
+//! | [`handout`] | what a command of the user sees: variables, placeholders filled |
+//! | [`context`] | what each step from template to clone needs to know |
+//! | [`copy`], [`mod@drop`] | the one CREATE and the one DROP |
+//! | [`template`] | look-up, the right to build, the build and its seal |
+//! | [`clone`], [`lease`], [`sweep`] | hand out, hold, take back what killed jobs left |
+//! | [`stencil`] | [`Stencil`], the facade: what the command line and your program call |
+//! | [`wire`] | the JSON shapes |
+//!
+//! # Invariants
+//!
+//! 1. Only databases whose registry row matches name, oid and mark are dropped ([`mod@drop`]). Nothing
+//!    by prefix, ever.
+//! 2. A template is handed out only after its seal: [`template::Template`] is made from a `ready`
+//!    row under its lock, or by the seal.
+//! 3. For one fingerprint on one server, at most one build runs: the right to is an advisory lock,
+//!    in the code a [`template::BuildPermit`].
+//! 4. A clone in use is dropped, renamed or reset by nobody but its holder.
+//! 5. Killing pgstencil or Postgres at any instant loses no ready template and leaks no database
+//!    that the next sweeps do not find.
+//! 6. Every CREATE and DROP has its intent in a committed row first; recovery looks at the server.
+//! 7. Fingerprints depend neither on the machine, the user, the clock, the locale nor the order of
+//!    the file system.
+//! 8. Passwords appear nowhere but in the URL that is the answer, and in the environment of the
+//!    user's own commands.
+//! 9. What only reads writes nothing.
+//! 10. The library never prints, never reads the environment (but for
+//!     [`config::env::Environment::from_process`]) or the working directory, and never exits.
+//!
+//! What is deliberately absent: a daemon (all state and all locks are in Postgres), a connection
+//! pool (locks belong to sessions), state on the local disk (but for the managed server), and
+//! `unsafe`.
+//!
+//! # As a library
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! use pgstencil::config::Config;
+//! use pgstencil::names::NamePattern;
+//! use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
+//! use pgstencil::url::ServerUrl;
+//! use pgstencil::{Result, Stencil};
+//!
+//! # async fn example() -> Result<()> {
+//! let config = Config::load("pgstencil.toml".as_ref())?;
+//! let url = ServerUrl::parse("postgresql://me:secret@127.0.0.1:5432/postgres")?;
+//! let endpoint = Endpoint::new(url, &Defaults::default())?;
+//! let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
+//! let wanted = Wanted {
+//!     definition: None,
+//!     count: 1,
+//!     pattern: NamePattern::default(),
+//!     shard: None,
+//!     lease: Lease::Session,
+//!     fresh: false,
+//!     keep_failed: false,
+//! };
+//! let acquired = stencil.acquire(&wanted, &Limit::default(), &|_event| {}).await?;
+//! for clone in &acquired.clones {
+//!     println!("{}", stencil.endpoint().client_url(clone.name()).reveal());
+//! }
+//! let keeper = stencil.keep(acquired.registry, &acquired.clones);
+//! // ... use the databases ...
+//! let kept = keeper.stop().await?;
+//! stencil.give_back(kept.registry, &acquired.clones).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+compile_error!("pgstencil runs on Linux and macOS; on Windows use WSL2");
 
 pub mod clone;
 pub mod config;
