@@ -28,6 +28,9 @@ use crate::template::{Template, build};
 pub struct Request<'a> {
     /// Names of the databases.
     pub pattern: &'a NamePattern,
+    /// `{id}`: the same for all clones of one request, so that their names can belong together. The
+    /// first clone has it for its own id.
+    pub group: &'a str,
     /// `{n}`
     pub index: usize,
     /// `{shard}`
@@ -202,11 +205,14 @@ async fn register(
     fingerprint: &Fingerprint,
     template_id: Option<i64>,
 ) -> Result<(String, Vec<DatabaseRow>)> {
-    let id = names::clone_id();
+    let id = match request.index {
+        0 => request.group.to_owned(),
+        _ => names::clone_id(),
+    };
     let mut new = Vec::new();
     for role in &context.definition.databases {
         let name = request.pattern.render(&NameParts {
-            id: &id,
+            id: request.group,
             role,
             index: request.index,
             shard: request.shard.map(|s| s.index),

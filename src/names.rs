@@ -141,6 +141,8 @@ enum Field {
     Id,
     Role,
     Index,
+    /// Nothing for the first, `_1`, `_2` … for the others, as Django names its copies.
+    Following,
     Shard,
     Branch,
     Project,
@@ -149,7 +151,7 @@ enum Field {
 /// What a [`NamePattern`] is filled with.
 #[derive(Clone, Copy, Debug)]
 pub struct NameParts<'a> {
-    /// `{id}`
+    /// `{id}`: one for all clones that are asked for together.
     pub id: &'a str,
     /// `{role}`
     pub role: &'a str,
@@ -172,6 +174,7 @@ impl Default for NamePattern {
             F(Field::Role),
             T("_".into()),
             F(Field::Id),
+            F(Field::Following),
         ])
     }
 }
@@ -208,6 +211,8 @@ impl NamePattern {
                 Part::Text(text) => name += text,
                 Part::Field(Field::Id) => name += parts.id,
                 Part::Field(Field::Index) => name += &parts.index.to_string(),
+                Part::Field(Field::Following) if parts.index == 0 => {}
+                Part::Field(Field::Following) => name += &format!("_{}", parts.index),
                 Part::Field(Field::Role) => name += cut(parts.role, room),
                 Part::Field(Field::Project) => name += cut(&plain(parts.project), room),
                 Part::Field(Field::Shard) => match parts.shard {
@@ -354,19 +359,22 @@ mod tests {
         assert_eq!(name("test_x_gw{n}"), "test_x_gw3");
         assert_eq!(name("x-{n}"), "x-3");
         assert_eq!(name("{branch}_{shard}"), "feat___1_2");
-        assert_eq!(
-            NamePattern::default()
-                .render(&parts("Shop", "app"))
-                .unwrap(),
-            "shop_app_k3f9x2ab"
-        );
+        let default = |index| {
+            let parts = NameParts {
+                index,
+                ..parts("Shop", "app")
+            };
+            NamePattern::default().render(&parts).unwrap()
+        };
+        assert_eq!(default(0), "shop_app_k3f9x2ab");
+        assert_eq!(default(2), "shop_app_k3f9x2ab_2");
     }
 
     #[test]
     fn names_fit_63_bytes_by_construction() {
         let long = "é".repeat(60);
         let name = NamePattern::default().render(&parts(&long, &long)).unwrap();
-        assert!(name.len() <= 63 && name.ends_with("_k3f9x2ab"), "{name}");
+        assert!(name.len() <= 63 && name.ends_with("_k3f9x2ab_3"), "{name}");
         assert!(template_name(&long, &long, &long, &FP).len() <= 63);
         assert!(private_name().len() <= 63);
         let pattern: NamePattern = "x".repeat(64).parse().unwrap();

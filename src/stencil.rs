@@ -13,7 +13,7 @@ use crate::events::{Event, Observe};
 use crate::fingerprint::Inputs;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::lease::Keeper;
-use crate::names::{NameParts, NamePattern};
+use crate::names::{self, NameParts, NamePattern};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, catalog, sqlstate};
 use crate::registry::database::Owner;
@@ -231,11 +231,13 @@ impl Stencil {
             (ensured.fingerprint_time, ensured.template_time);
         self.note(&mut registry, definition, &ensured).await?;
         let mut clones = Vec::new();
+        let group = names::clone_id();
         let mut rebuilt = false;
         let mut outcome = ensured.outcome;
         let started = std::time::Instant::now();
         while clones.len() < wanted.count {
             let request = Request {
+                group: &group,
                 pattern: &wanted.pattern,
                 index: clones.len(),
                 shard: wanted.shard,

@@ -118,7 +118,7 @@ pub(crate) struct Making {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=500))]
     pub(crate) clones: u16,
     /// Names of the databases, with {id} {role} {n} {shard} {branch} {project}
-    /// [default: {project}_{role}_{id}]
+    /// [default: {project}_{role}_{id}, with _1, _2 ... behind it for further clones]
     #[arg(long, value_name = "PATTERN")]
     pub(crate) name: Option<String>,
     /// Part I of N (from 1): {shard}, PGSTENCIL_SHARD and PGSTENCIL_SHARDS
