@@ -27,6 +27,15 @@ pub struct Holder {
 }
 
 impl Holder {
+    /// One line for a person, where the process has ended and its checkout is what remains.
+    pub fn describe_checkout(&self) -> String {
+        let mut text = format!("{} on {}, {}", self.user, self.host, self.worktree);
+        if let Some(branch) = &self.branch {
+            text += &format!(" ({branch})");
+        }
+        text
+    }
+
     /// One line for a person.
     pub fn describe(&self) -> String {
         let mut text = format!("pid {} on {}", self.pid, self.host);

@@ -58,7 +58,10 @@ fn table(listing: &Listing) -> String {
                     row.fingerprint[..12].to_owned(),
                     format!("{}/{}", row.project, row.definition),
                     clone_state(row, *locked).to_owned(),
-                    row.holder.0.describe(),
+                    match row.lease.as_str() {
+                        "session" => row.holder.0.describe(),
+                        _ => row.holder.0.describe_checkout(),
+                    },
                     row.expires_at
                         .clone()
                         .unwrap_or_else(|| match row.lease.as_str() {
