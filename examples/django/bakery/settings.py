@@ -57,8 +57,11 @@ TEMPLATES = [
     },
 ]
 
-# The clone, if this runs under pgstencil. Without it everything is as in any Django project.
+# The clone, if this runs under pgstencil; without it everything is as in any Django project.
 CLONE = os.environ.get("PGSTENCIL_NAME")
+if CLONE and "PYTEST_XDIST_WORKER" in os.environ:
+    # pytest-django puts `_gw0`, `_gw1` … behind the name by itself.
+    CLONE = CLONE.removesuffix("_gw0")
 
 DATABASES = {
     "default": {
@@ -68,15 +71,11 @@ DATABASES = {
         "PORT": os.environ.get("DB_PORT", ""),
         "USER": os.environ.get("DB_USER", ""),
         "PASSWORD": os.environ.get("DB_PASSWORD", ""),
-        "TEST": {
-            # Use the clone as the test database (with --keepdb or --reuse-db). pytest-xdist puts
-            # `_gw0`, `_gw1` … behind this name by itself.
-            "NAME": CLONE.removesuffix("_gw0") if CLONE else None,
-            # The clone has all migrations: spare Django the look for new ones.
-            "MIGRATE": not CLONE,
-        },
+        "TEST": {"NAME": CLONE},
     }
 }
+
+TEST_RUNNER = "bakery.clones.Runner"
 
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

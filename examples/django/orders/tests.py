@@ -1,7 +1,7 @@
 import threading
 
-from django.contrib.contenttypes.models import ContentType
 from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
 from django.db import IntegrityError, connection, transaction
 from django.test import TestCase, TransactionTestCase
 
@@ -40,8 +40,10 @@ class CommitTests(TransactionTestCase):
 
     def sell_in_another_connection(self):
         def sell():
-            Order.place("Bob", [(Product.objects.get(name="Croissant"), 1)])
-            connection.close()
+            try:
+                Order.place("Bob", [(Product.objects.get(name="Croissant"), 1)])
+            finally:
+                connection.close()
 
         thread = threading.Thread(target=sell)
         thread.start()
