@@ -1,0 +1,325 @@
+//! The examples, run as their READMEs say.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{Pgstencil, Project, TestServer, eventually, server};
+
+/// A migration of Wagtail from zero, on a machine that has other work too.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
+}
+
+/// The example in a folder and a registry of its own.
+fn copy_of<'s>(name: &str, server: &'s TestServer) -> Project<'s> {
+    let project = Project::new(server);
+    fs::remove_dir_all(project.path()).unwrap();
+    copy(&example(name), &project.path());
+    let config = project.read("pgstencil.toml");
+    let (first, rest) = config.split_once('\n').unwrap();
+    assert!(first.starts_with("project = "), "{first}");
+    project.config(&format!(
+        "project = \"{{project}}\"\n{rest}\n[server]\nregistry = \"{{registry}}\"\n"
+    ));
+    project
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            if entry.file_name() != "__pycache__" {
+                copy(&entry.path(), &target);
+            }
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn outcome(project: &Project<'_>) -> String {
+    let report: serde_json::Value = serde_json::from_str(&project.read("report.json")).unwrap();
+    report["outcome"].as_str().unwrap().to_owned()
+}
+
+/// What a run leaves: its template and nothing else, as soon as the drops in the background are done.
+#[track_caller]
+fn only_templates_stay(project: &Project<'_>, templates: usize) {
+    let done = eventually(Duration::from_secs(30), || project.databases().len() == templates);
+    assert!(done, "{templates} templates expected: {:?}", project.databases());
+}
+
+#[test]
+fn sql() {
+    let project = copy_of("sql", server());
+    let run = || Pgstencil::new(&project).args(["run", "--report", "report.json", "--"]);
+    run().args(["psql", "-X", "-c", r"\dt"]).success().stdout_has("order_lines");
+    assert_eq!(outcome(&project), "miss");
+    run().arg("./test.sh").success().stdout_has("6 tests passed\n");
+    assert_eq!(outcome(&project), "hit");
+    let url = Pgstencil::new(&project).arg("clone").success().line().to_owned();
+    Pgstencil::with_program(&project, "psql")
+        .args([&url, "-XAtc", "select count(*) from orders"])
+        .success()
+        .stdout("500\n");
+    // A migration fails: its own transaction leaves nothing, and nothing is sealed.
+    project.add_migration("0008_broken", "create table t (); select nope;");
+    run().arg("true").fails(4).stderr_has("nope");
+    project.add_migration("0008_broken", "create table t ();");
+    run().args(["psql", "-XAtc", "select count(*) from t"]).success().stdout_has("0\n");
+    assert_eq!(outcome(&project), "miss");
+}
+
+#[test]
+fn sqlx() {
+    // It stays where it is, for cargo's sake, so its registry has the default name.
+    let server = TestServer::private();
+    let project = Project::new(&server);
+    for expected in ["miss", "hit"] {
+        let mut run = Pgstencil::new(&project).current_dir(example("sqlx")).limit(PATIENCE);
+        for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                run = run.env(name, value);
+            }
+        }
+        let report = project.path().join("report.json");
+        run.env("CARGO_NET_OFFLINE", "true")
+            .args(["run", "--report"])
+            .arg(&report)
+            .args(["--", "cargo", "run", "--quiet", "--example", "sqlx"])
+            .success()
+            .stdout_has("Fundamental Algorithms, by Donald Knuth, lent to Ada\n");
+        assert_eq!(outcome(&project), expected);
+    }
+}
+
+/// A step of a workflow: what it runs, and under which id its outputs are known.
+struct Step {
+    id: Option<String>,
+    run: String,
+}
+
+/// The `run: |` blocks of a workflow with one job.
+fn steps(workflow: &str) -> Vec<Step> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut steps = Vec::new();
+    let mut id = None;
+    let mut lines = workflow.lines().peekable();
+    while let Some(line) = lines.next() {
+        let key = line.trim_start();
+        if key.starts_with("- ") {
+            id = None;
+        }
+        let key = key.trim_start_matches("- ");
+        if let Some(value) = key.strip_prefix("id: ") {
+            id = Some(value.to_owned());
+        }
+        assert!(!key.starts_with("run: ") || key == "run: |", "not a block: {line}");
+        if key == "run: |" {
+            let outer = indent(line);
+            let mut run = String::new();
+            while let Some(line) = lines.next_if(|l| l.trim().is_empty() || indent(l) > outer) {
+                run += line.trim_start();
+                run.push('\n');
+            }
+            steps.push(Step { id: id.clone(), run });
+        }
+    }
+    steps
+}
+
+/// Puts values in the place of `${{ … }}`.
+fn fill(text: &str, values: &HashMap<String, String>) -> String {
+    let mut filled = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${{ ") {
+        let (name, after) = after.split_once(" }}").unwrap();
+        filled += before;
+        filled += values.get(name).unwrap_or_else(|| panic!("no value for {name}"));
+        rest = after;
+    }
+    filled + rest
+}
+
+#[test]
+fn github_actions() {
+    let workflow = fs::read_to_string(example("github-actions/workflow.yml")).unwrap();
+    let steps = steps(&workflow);
+    assert_eq!(steps.len(), 2);
+    let project = copy_of("sql", server());
+    // Each shard has a checkout of its own.
+    let work: Vec<PathBuf> = (1..=3)
+        .map(|shard| {
+            let folder = project.home().join(format!("shard{shard}"));
+            copy(&project.path(), &folder);
+            folder
+        })
+        .collect();
+    let job = |shard: usize| {
+        let folder = &work[shard - 1];
+        let mut values = HashMap::from([("matrix.shard".to_owned(), shard.to_string())]);
+        let mut said = String::new();
+        for step in &steps {
+            let outputs = folder.join("outputs");
+            fs::write(&outputs, "").unwrap();
+            // As the runner calls it.
+            let output = Pgstencil::with_program(&project, "bash")
+                .current_dir(folder)
+                .env("GITHUB_ACTIONS", "true")
+                .env("GITHUB_OUTPUT", &outputs)
+                .env("GITHUB_STEP_SUMMARY", folder.join("summary.md"))
+                .args(["-e", "-c", &fill(&step.run, &values)])
+                .success();
+            said += &output.stdout;
+            for line in fs::read_to_string(&outputs).unwrap().lines() {
+                let (name, value) = line.split_once('=').unwrap();
+                let id = step.id.as_deref().unwrap();
+                values.insert(format!("steps.{id}.outputs.{name}"), value.to_owned());
+            }
+        }
+        let summary = fs::read_to_string(folder.join("summary.md")).unwrap();
+        assert!(!summary.trim().is_empty());
+        (values["steps.test.outputs.outcome"].clone(), said)
+    };
+    let jobs: Vec<(String, String)> = std::thread::scope(|scope| {
+        let running: Vec<_> = (1..=3).map(|shard| scope.spawn(move || job(shard))).collect();
+        running.into_iter().map(|job| job.join().unwrap()).collect()
+    });
+    let misses = jobs.iter().filter(|(outcome, _)| outcome == "miss").count();
+    assert_eq!(misses, 1, "one shard builds: {jobs:?}");
+    let ran: Vec<&str> = jobs
+        .iter()
+        .flat_map(|(_, said)| said.lines().filter_map(|line| line.strip_prefix("ok ")))
+        .collect();
+    let mut once = ran.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!((ran.len(), once.len()), (6, 6), "each test runs in one shard: {ran:?}");
+    assert_eq!(job(1).0, "hit");
+    only_templates_stay(&project, 1);
+}
+
+/// A venv with the example's requirements, kept between test runs; why not, if there is none.
+fn venv() -> Result<PathBuf, String> {
+    let requirements = example("django/requirements.txt");
+    let lock = blake3::hash(&fs::read(&requirements).unwrap()).to_hex();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("django-{}", &lock[..12]));
+    fs::create_dir_all(&folder).unwrap();
+    let guard = fs::File::create(folder.join("lock")).unwrap();
+    guard.lock().unwrap();
+    let complete = folder.join("complete");
+    let venv = folder.join("venv");
+    if !complete.exists() {
+        said(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        said(
+            Command::new(venv.join("bin/pip"))
+                .args(["install", "--quiet", "--disable-pip-version-check", "-r"])
+                .arg(&requirements),
+        )?;
+        fs::write(complete, "").unwrap();
+    }
+    Ok(venv)
+}
+
+fn said(command: &mut Command) -> Result<(), String> {
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr))),
+        Err(e) => Err(format!("{command:?}: {e}")),
+    }
+}
+
+/// The Django example with its requirements.
+struct Django<'s> {
+    project: Project<'s>,
+    path: OsString,
+}
+
+impl Django<'_> {
+    /// `None`, with the reason, where there is no Python or no package index; with
+    /// `PGSTENCIL_TEST_DJANGO=1`, as in CI, that is a failure.
+    fn new() -> Option<Self> {
+        let venv = match venv() {
+            Ok(venv) => venv,
+            Err(why) if std::env::var_os("PGSTENCIL_TEST_DJANGO").is_some() => panic!("{why}"),
+            Err(why) => {
+                eprintln!("SKIPPED, the Django example was not tested: {why}");
+                return None;
+            }
+        };
+        let ours = Path::new(env!("CARGO_BIN_EXE_pgstencil")).parent().unwrap();
+        let folders = [venv.join("bin"), ours.to_owned()].into_iter();
+        let folders = folders.chain(server().bindir().map(Path::to_owned));
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(folders.chain(std::env::split_paths(&inherited))).unwrap();
+        Some(Django { project: copy_of("django", server()), path })
+    }
+
+    /// `pgstencil run OPTIONS -- COMMAND`, both split at blanks.
+    fn run(&self, options: &str, command: &str) -> Pgstencil {
+        Pgstencil::new(&self.project)
+            .env("PATH", &self.path)
+            .limit(PATIENCE)
+            .args(["run", "--report", "report.json"])
+            .args(options.split_whitespace())
+            .arg("--")
+            .args(command.split_whitespace())
+    }
+}
+
+/// Ends in `pgstencil`'s warning that the clone was replaced. Django never says these words.
+const REPLACED: &str = "--keepdb";
+
+#[test]
+fn django() {
+    let Some(django) = Django::new() else { return };
+    // Django's own backend, which looks for new migrations.
+    django.project.write(
+        "bakery/plain.py",
+        "from bakery.settings import *\n\n\
+         DATABASES['default']['ENGINE'] = 'django.db.backends.postgresql'\n",
+    );
+    // The right ways. Were a database made by Django itself, it would stay behind.
+    let right = [
+        ("miss", "", "python manage.py test --keepdb", "Ran 11 tests"),
+        ("hit", "", "python manage.py test --keepdb", "Ran 11 tests"),
+        ("hit", "--clones 3", "python manage.py test --keepdb --parallel 2", "Ran 11 tests"),
+        ("hit", "", "pytest --reuse-db", "11 passed"),
+        ("hit", "--clones 2 --name {project}_{id}_gw{n}", "pytest --reuse-db -n 2", "11 passed"),
+        ("hit", "", "python manage.py test --keepdb --settings bakery.plain", "Ran 11 tests"),
+    ];
+    for (expected, options, command, words) in right {
+        let output = django.run(options, command).success();
+        let both = format!("{}{}", output.stdout, output.stderr);
+        assert!(both.contains(words), "{output}");
+        output.lacks(REPLACED);
+        assert_eq!(outcome(&django.project), expected, "{command}");
+        only_templates_stay(&django.project, 1);
+    }
+    // The wrong ways: the tests pass, the clone is gone, and a warning says why.
+    for command in ["python manage.py test --noinput", "pytest"] {
+        django.run("", command).success().stderr_has(REPLACED);
+        only_templates_stay(&django.project, 1);
+    }
+    // Nobody is there to answer; the clone is untouched.
+    django.run("", "python manage.py test").fails(1).lacks(REPLACED);
+    // A migration of our own makes another template.
+    django.project.write(
+        "orders/migrations/0003_price.py",
+        "from django.db import migrations\n\n\
+         class Migration(migrations.Migration):\n    \
+             dependencies = [('orders', '0002_first_products')]\n    \
+             operations = [migrations.RunSQL('update orders_product set cents = cents + 1')]\n",
+    );
+    let output = django.run("", "python manage.py test --keepdb orders").fails(1);
+    output.stderr_has("test_the_sum_of_an_order");
+    assert_eq!(outcome(&django.project), "miss");
+}
