@@ -281,6 +281,9 @@ impl FromStr for NamePattern {
         if !rest.is_empty() {
             parts.push(Part::Text(rest.to_owned()));
         }
+        if !parts.contains(&Part::Field(Field::Index)) {
+            parts.push(Part::Field(Field::Following));
+        }
         Ok(NamePattern(parts))
     }
 }
@@ -358,7 +361,7 @@ mod tests {
         };
         assert_eq!(name("test_x_gw{n}"), "test_x_gw3");
         assert_eq!(name("x-{n}"), "x-3");
-        assert_eq!(name("{branch}_{shard}"), "feat___1_2");
+        assert_eq!(name("{branch}_{shard}"), "feat___1_2_3");
         let default = |index| {
             let parts = NameParts {
                 index,

@@ -541,14 +541,14 @@ impl Stencil {
         let mut warnings = Vec::new();
         for (database, oid) in clone.databases.iter().zip(&clone.oids) {
             if found.iter().any(|d| d.oid == *oid) {
-                // Something beside it, such as Django's test_NAME?
-                for other in catalog::named_after(registry.session(), &database.name).await? {
-                    if other.ends_with(&database.name) && other.starts_with("test_") {
-                        warnings.push(format!(
-                            "the command created database `{other}` instead of using its clone `{}`; pgstencil leaves it alone. Django: set TEST = {{\"NAME\": os.environ.get(\"PGSTENCIL_NAME\")}} and run the tests with --keepdb (pytest: --reuse-db)",
-                            database.name
-                        ));
-                    }
+                // Something beside it, such as Django's test_NAME, or NAME_1 of its workers?
+                let others = registry.made_beside(&database.name, *oid).await?;
+                if !others.is_empty() {
+                    warnings.push(format!(
+                        "the command created databases of its own beside its clone `{}`: {}; pgstencil leaves them alone. Django: set TEST = {{\"NAME\": os.environ.get(\"PGSTENCIL_NAME\")}}, run the tests with --keepdb (pytest: --reuse-db), and give workers theirs with --clones and --name",
+                        database.name,
+                        others.join(", ")
+                    ));
                 }
                 continue;
             }

@@ -52,6 +52,9 @@ const INSERT: &str = "INSERT INTO pgstencil.database \
      (template_id, clone_id, role, ordinal, private_name, name, nonce, state) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, 'creating')";
 const CREATED: &str = "UPDATE pgstencil.database SET oid = $2 WHERE id = $1 AND state = 'creating'";
+const BESIDE: &str = "SELECT d.datname::text FROM pg_database d WHERE d.oid > $2 \
+     AND (d.datname::text = 'test_' || $1 OR starts_with(d.datname::text, $1 || '_')) \
+     AND NOT EXISTS (SELECT FROM pgstencil.database o WHERE o.name = d.datname::text) ORDER BY 1";
 const DROPPING: &str = "UPDATE pgstencil.database SET state = 'dropping' WHERE id = $1";
 const GONE: &str = "DELETE FROM pgstencil.database WHERE id = $1";
 
@@ -166,6 +169,20 @@ impl Registry {
             .doing(|| "note a database's oid".into())?;
         row.oid = Some(found.oid);
         Ok(())
+    }
+
+    /// Databases that are not ours, younger than the one of this name and oid, and named after it:
+    /// what a command made for itself. (Oids grow; after they wrapped around, this may miss some.)
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn made_beside(&mut self, name: &str, oid: Oid) -> Result<Vec<String>> {
+        sqlx::query_scalar(BESIDE)
+            .bind(name)
+            .bind(oid)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "look for further databases".into())
     }
 
     /// Writes the intent to drop. Committed when this returns: call it before DROP.

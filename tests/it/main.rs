@@ -8,6 +8,7 @@
 )]
 
 mod docs;
+mod examples;
 mod layers;
 mod managed_server;
 mod smoke;

@@ -40,6 +40,12 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
             .map(|(index, count)| Shard { index, count }),
     )?;
     job.cleared = CLEARED.map(Into::into).to_vec();
+    // A run within a run must not see the numbered names of the outer one.
+    let outer = session.env.iter().map(|(name, _)| name.to_owned());
+    job.cleared.extend(outer.filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("PGSTENCIL_NAME") || name.starts_with("PGSTENCIL_URL")
+    }));
     // Looked at before the command, so that a leftover of others is gone while it runs.
     if !stencil.plan_sweep(&mut acquired.registry).await?.is_empty() {
         background::start(&stencil);
