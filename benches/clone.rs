@@ -14,6 +14,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::print_stderr,
     reason = "a benchmark prints, and a failed unwrap is a failed run"
 )]
 
