@@ -19,11 +19,7 @@
 )]
 
 #[path = "../tests/it/support/mod.rs"]
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "a part of what the tests stand on"
-)]
+#[allow(unused_imports, reason = "a part of what the tests stand on")]
 mod support;
 
 use std::fmt::Write as _;
