@@ -151,22 +151,18 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
             None => format!("SET {} = {}", s.name, s.value),
             Some(role) => format!("SET {} = {} for role {role}", s.name, s.value),
         };
-        // `FROM CURRENT` stores the value as the server itself understood it: a list such as
-        // search_path, quoted as one literal, would become a single odd name. The value is local
-        // to the transaction, so the session stays clean.
-        session.begin().await.doing(|| "begin".into())?;
-        let done = async {
-            sqlx::query("SELECT set_config($1, $2, true)")
-                .bind(&s.name)
-                .bind(&s.value)
-                .execute(session.connection())
-                .await?;
+        let done = if LISTS.contains(&s.name.as_str()) {
+            store_list(session, database, s).await
+        } else {
             session
-                .run(sql::store_setting(database, s.role.as_deref(), &s.name))
+                .run(sql::store_setting(
+                    database,
+                    s.role.as_deref(),
+                    &s.name,
+                    Some(&s.value),
+                ))
                 .await
-        }
-        .await;
-        let done = session.end(done).await;
+        };
         refusal(done, what, &mut refused)?;
     }
     if replay.connection_limit >= 0 {
@@ -175,6 +171,44 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
         attempt(session, statement, what, &mut refused).await?;
     }
     Ok(refused)
+}
+
+/// The settings whose stored value is a list of names, quoted where needed (GUC_LIST_QUOTE, which
+/// extensions cannot have): as one literal, `app, public` would become a single odd name. `pg_dump`
+/// has the same list.
+const LISTS: [&str; 4] = [
+    "search_path",
+    "temp_tablespaces",
+    "local_preload_libraries",
+    "session_preload_libraries",
+];
+
+/// `FROM CURRENT` stores a list as the server itself understood it. The value is local to the
+/// transaction, so the session stays clean. Not fit for other settings: some cannot be set in a
+/// session, and some would act on the very statements here.
+async fn store_list(
+    session: &mut Session,
+    database: &str,
+    setting: &Setting,
+) -> std::result::Result<(), sqlx::Error> {
+    session.begin().await?;
+    let done = async {
+        sqlx::query("SELECT set_config($1, $2, true)")
+            .bind(&setting.name)
+            .bind(&setting.value)
+            .execute(session.connection())
+            .await?;
+        session
+            .run(sql::store_setting(
+                database,
+                setting.role.as_deref(),
+                &setting.name,
+                None,
+            ))
+            .await
+    }
+    .await;
+    session.end(done).await
 }
 
 async fn attempt(
