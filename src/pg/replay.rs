@@ -7,6 +7,7 @@ use sqlx::postgres::types::Oid;
 use super::failure::state_of;
 use super::{Doing as _, Session, sql};
 use crate::error::Result;
+use crate::names::Mark;
 
 /// Properties of a database that live outside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,11 +56,11 @@ pub struct Grant {
     pub grantable: bool,
 }
 
-/// Reads the properties of a database. `mark` is our own comment, which is not the builder's.
+/// Reads the properties of a database. `mark` is our part of the comment, which is not the builder's.
 ///
 /// # Errors
 /// The driver's.
-pub async fn read(session: &mut Session, oid: Oid, mark: &str) -> Result<Replay> {
+pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay> {
     let doing = || "read the settings and grants of the built database".to_owned();
     let settings: Vec<(Option<String>, String)> = sqlx::query_as(
         "SELECT r.rolname::text, cfg FROM pg_db_role_setting s \
@@ -118,7 +119,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &str) -> Result<Replay>
             .collect(),
         grants,
         connection_limit: limit,
-        comment: comment.filter(|c| !c.contains(mark)),
+        comment: mark.builders(comment.as_deref()).map(str::to_owned),
     })
 }
 

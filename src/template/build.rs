@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Recipe, ServerTraits};
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
-use crate::names::{self, Mark};
+use crate::names;
 use crate::pg::catalog::{self, BuiltWith, Contents};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
@@ -423,7 +423,7 @@ async fn inspect(
         session.close().await;
         inspected
             .replays
-            .push(replay::read(registry.session(), oid, &row.nonce).await?);
+            .push(replay::read(registry.session(), oid, &row.mark()).await?);
         for (name, version) in &contents.extensions {
             inspected
                 .built_with
@@ -518,9 +518,6 @@ async fn seal(
         .doing(|| "begin the seal".into())?;
     let done = async {
         for (i, row) in rows.iter().enumerate() {
-            let mark = Mark {
-                nonce: row.nonce.clone(),
-            };
             let replay = &inspected.replays[i];
             let contents = &inspected.contents[i];
             let session = registry.session();
@@ -531,7 +528,7 @@ async fn seal(
             session
                 .run(sql::comment_database(
                     &row.name,
-                    &mark.comment(&words, replay.comment.as_deref()),
+                    &row.mark().comment(&words, replay.comment.as_deref()),
                 ))
                 .await?;
             let size = Some((contents.bytes, contents.files));
