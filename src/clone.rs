@@ -525,5 +525,7 @@ async fn after_clone(
     Err(finished
         .tail
         .iter()
-        .fold(error, |e, line| e.detail(format!("  {line}"))))
+        .fold(error, |e, line| {
+            e.detail(format!("  {}", context.endpoint.redact(line)))
+        }))
 }

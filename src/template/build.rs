@@ -201,25 +201,14 @@ async fn run_command(
         Some(left) => left.min(definition.build_timeout),
         None => definition.build_timeout,
     };
-    let password = context
-        .endpoint
-        .password()
-        .map(str::to_owned)
-        .filter(|p| p.len() > 2);
-    // Shown to those who wait, by way of the registry: no password may get there.
-    let hide = move |line: &str| match &password {
-        Some(p) => line.replace(p.as_str(), "***"),
-        None => line.to_owned(),
-    };
     let last = Arc::new(Mutex::new(String::new()));
     let mut on_line = {
         let last = Arc::clone(&last);
         let observe = context.observe;
-        let hide = hide.clone();
         move |line: &str| {
             observe(Event::Output(line));
             if let Ok(mut last) = last.lock() {
-                *last = names::cut(&hide(line), 400).to_owned();
+                line.clone_into(&mut last);
             }
         }
     };
@@ -231,6 +220,8 @@ async fn run_command(
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let line = last.lock().map(|l| l.clone()).unwrap_or_default();
+            // Shown to those who wait, by way of the registry: no password may get there.
+            let line = names::cut(&context.endpoint.redact(&line), 400).to_owned();
             let alive = match template {
                 Some(id) if line != written => {
                     written.clone_from(&line);
@@ -255,14 +246,13 @@ async fn run_command(
     if let Some(error) = failure {
         return Err(error.detail("the build was ended, since its lock went with the session"));
     }
-    judge(context, &finished, timeout, &hide)
+    judge(context, &finished, timeout)
 }
 
 fn judge(
     context: &Context<'_>,
     finished: &Finished,
     timeout: Duration,
-    hide: &dyn Fn(&str) -> String,
 ) -> Result<()> {
     let definition = context.definition;
     let seconds = finished.elapsed.as_secs_f64();
@@ -309,7 +299,7 @@ fn judge(
     if !finished.tail.is_empty() {
         error = error.detail("last output:");
         for line in &finished.tail {
-            error = error.detail(format!("  {}", hide(line)));
+            error = error.detail(format!("  {}", context.endpoint.redact(line)));
         }
     }
     if !context.keep_failed {
