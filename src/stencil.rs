@@ -229,7 +229,9 @@ impl Stencil {
         let mut ensured = template::ensure(&mut registry, &context).await?;
         let (fingerprint_time, mut template_time) =
             (ensured.fingerprint_time, ensured.template_time);
-        self.note(&mut registry, definition, &ensured).await?;
+        if ensured.outcome == Outcome::Hit {
+            self.note(&mut registry, definition, &ensured).await?;
+        }
         let mut clones = Vec::new();
         let group = names::clone_id();
         let mut rebuilt = false;
