@@ -712,8 +712,12 @@ fn unknown(name: &str) -> Error {
 /// the name or the caller's patience.
 fn template_is_to_blame(error: &Error) -> bool {
     match sqlstate(error).as_deref() {
-        // It is gone, invalid or in use; or its files are damaged or of another collation version.
-        Some("3D000" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002") => {
+        // It is gone, invalid or in use; its files are damaged or of another collation version; it is
+        // somebody else's, or the server may not read its files (42501; a missing CREATEDB has been
+        // looked for, and is another error).
+        Some(
+            "3D000" | "42501" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002",
+        ) => {
             error.message().starts_with("could not create database")
         }
         _ => false,
