@@ -155,10 +155,10 @@ impl Visitor {
     }
 }
 
+// Autovacuum runs for no role. Its `backend_type` would say more, but is hidden from ordinary roles.
 const VISITORS: &str = "SELECT pid, usename::text AS role, application_name AS application, \
      host(client_addr) AS client, state FROM pg_stat_activity \
-     WHERE datid = $1 AND pid <> pg_backend_pid() \
-       AND coalesce(backend_type, 'client backend') NOT LIKE 'autovacuum%' \
+     WHERE datid = $1 AND pid <> pg_backend_pid() AND usesysid IS NOT NULL \
      UNION ALL SELECT 0, owner::text, 'prepared transaction ' || gid, NULL, 'prepared' \
      FROM pg_prepared_xacts p JOIN pg_database d ON d.datname = p.database WHERE d.oid = $1";
 
