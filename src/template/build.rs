@@ -114,22 +114,36 @@ pub(crate) async fn build(
             Ok(Built::Sealed(template, took))
         }
         Ok(Err(new)) => {
-            discard(registry, id, "files changed while it was built", false).await?;
+            discard(registry, id, "files changed while it was built").await?;
             Ok(Built::Overtaken(Box::new(new)))
         }
-        Err(error) => {
-            let keep = context.keep_failed && error.kind() == Kind::Build;
-            match discard(registry, id, error.message(), keep).await {
-                Ok(kept) if keep => Err(kept.into_iter().fold(error, |e, name| {
-                    e.detail(format!("left for inspection, for a day: database `{name}`"))
-                })),
-                Ok(_) if error.kind() == Kind::Build => {
-                    Err(error.detail("the half-built database was dropped; nothing was registered"))
-                }
-                // What cannot be dropped now stays in the registry, and the sweep finds it.
-                _ => Err(error),
-            }
+        Err(error) => Err(give_up(registry, context, id, error).await),
+    }
+}
+
+/// Drops what a failed build left, or leaves it to a person, and says so.
+async fn give_up(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    id: i64,
+    error: Error,
+) -> Error {
+    let of_build = matches!(error.kind(), Kind::Build | Kind::Timeout);
+    if of_build && context.keep_failed {
+        return match keep(registry, id, error.message()).await {
+            Ok(names) => names.iter().fold(error, |e, name| {
+                e.detail(format!("left for inspection, for a day: database `{name}`"))
+            }),
+            Err(_) => error,
+        };
+    }
+    match discard(registry, id, error.message()).await {
+        Ok(stay) if of_build && stay.is_empty() => {
+            error.detail("the half-built database was dropped; nothing was registered")
         }
+        Ok(stay) => stay.into_iter().fold(error, Error::detail),
+        // What cannot be dropped now stays in the registry, and the sweep finds it.
+        Err(_) => error,
     }
 }
 
@@ -320,22 +334,23 @@ async fn adopt(
             Error::new(
                 Kind::Build,
                 format!(
-                    "the build command {what} database `{}` (role `{}`)",
+                    "the build command {what}: database `{}` (role `{}`)",
                     row.private_name, row.role
                 ),
             )
             .hint("let it fill the database that DATABASE_URL names, under that name")
         };
         let Some(found) = catalog::database(registry.session(), &row.private_name).await? else {
-            return Err(refuse("dropped or renamed its"));
+            return Err(refuse("dropped or renamed what it should fill"));
         };
         if Some(found.oid) == row.oid {
             continue;
         }
         if !found.ours {
             return Err(refuse(&format!(
-                "left it to role `{}` that pgstencil cannot become: its",
-                found.owner
+                "left what it should fill to role `{}`, which pgstencil's role `{}` cannot become",
+                found.owner,
+                registry.facts().role
             )));
         }
         database::adopt(registry.session(), row.id, found.oid).await?;
@@ -556,20 +571,35 @@ async fn seal(
     Ok(super::sealed(id, fingerprint, databases))
 }
 
-/// Gives a build up. Returns the names of the databases that were kept.
-async fn discard(
-    registry: &mut Registry,
-    id: i64,
-    reason: &str,
-    keep: bool,
-) -> Result<Vec<String>> {
-    registry.break_template(id, reason, keep).await?;
-    let owner = Owner::Template(id);
-    if keep {
-        let rows = registry.databases_of(&owner).await?;
-        return Ok(rows.into_iter().map(|r| r.private_name).collect());
-    }
-    drop::drop_databases_of(registry, &owner).await?;
+/// Drops what a build left. Returns the reasons why some of it stays.
+async fn discard(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<String>> {
+    registry.break_template(id, reason, false).await?;
+    let stay = drop::drop_databases_of(registry, &Owner::Template(id)).await?;
     registry.forget_template(id).await?;
-    Ok(Vec::new())
+    Ok(stay)
+}
+
+/// Leaves what a build left to a person, for a day. Returns the names of the databases.
+async fn keep(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for row in registry.databases_of(&Owner::Template(id)).await? {
+        let found = catalog::database(registry.session(), &row.private_name).await?;
+        let Some(found) = found.filter(|d| row.is(d)) else {
+            continue;
+        };
+        if !found.open {
+            registry
+                .session()
+                .run(sql::allow_connections(&found.name, true))
+                .await
+                .doing(|| format!("open database `{}`", found.name))?;
+        }
+        names.push(found.name);
+    }
+    let reason = match names.is_empty() {
+        true => reason.to_owned(),
+        false => format!("{reason}; left for inspection: {}", names.join(", ")),
+    };
+    registry.break_template(id, &reason, true).await?;
+    Ok(names)
 }
