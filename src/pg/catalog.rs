@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::postgres::types::Oid;
 use sqlx::{FromRow, PgConnection};
 
+use super::failure::is_connection_loss;
 use super::{Doing as _, Limit, Session};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
@@ -350,19 +351,31 @@ pub async fn require_createdb(session: &mut Session) -> Result<()> {
 
 /// Makes the planner's statistics and spares the clones' first scans of large tables their
 /// hint-bit writes. Small tables are not vacuumed: that would give each two more files, and every
-/// clone pays for files.
+/// clone pays for files. An expression index whose function does not find what it needs makes
+/// ANALYZE fail; that is no reason to refuse a template, so such complaints are returned.
 ///
 /// # Errors
-/// The driver's.
-pub async fn settle(session: &mut Session) -> Result<()> {
+/// The driver's, if the session is lost.
+pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
+    let mut complaints = Vec::new();
+    let mut note = |done: Result<()>| match done {
+        Err(e) if is_connection_loss(&e) => Err(e),
+        Err(e) => {
+            let cause = std::error::Error::source(&e).map_or(String::new(), |c| format!(": {c}"));
+            complaints.push(format!("{e}{cause}"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    };
     let database = session.database().to_owned();
-    session
+    let done = session
         .run(super::sql::user_statements("ANALYZE".into()))
         .await
-        .doing(|| format!("ANALYZE database `{database}`"))?;
+        .doing(|| format!("make the planner's statistics of database `{database}`"));
+    note(done)?;
     let large: Vec<(String, String)> = sqlx::query_as(
-        "SELECT n.nspname::text, c.relname::text FROM pg_class c \
-         JOIN pg_namespace n ON n.oid = c.relnamespace \
+        "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'm') AND c.relpages > 512 AND n.nspname <> 'pg_catalog' \
            AND c.relpersistence <> 't' AND pg_has_role(c.relowner, 'MEMBER')",
     )
@@ -370,10 +383,11 @@ pub async fn settle(session: &mut Session) -> Result<()> {
     .await
     .doing(|| "list large tables".into())?;
     for (schema, table) in large {
-        session
+        let done = session
             .run(super::sql::vacuum_freeze(&schema, &table))
             .await
-            .doing(|| format!("VACUUM table `{schema}.{table}`"))?;
+            .doing(|| format!("VACUUM table `{schema}.{table}`"));
+        note(done)?;
     }
-    Ok(())
+    Ok(complaints)
 }

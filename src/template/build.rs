@@ -402,17 +402,16 @@ async fn inspect(
     for row in rows.iter() {
         let oid = oid_of(row)?;
         no_stragglers(registry, context.limit, row, oid).await?;
-        let mut session =
-            match Session::open(context.endpoint, &row.private_name, context.limit).await {
-                Ok(session) => session,
-                Err(OpenError::Missing) => {
-                    return Err(Error::new(
-                        Kind::Build,
-                        format!("database `{}` disappeared", row.private_name),
-                    ));
-                }
-                Err(OpenError::Other(e)) => return Err(e),
-            };
+        let gone = |e| match e {
+            OpenError::Missing => Error::new(
+                Kind::Build,
+                format!("database `{}` disappeared", row.private_name),
+            ),
+            OpenError::Other(e) => e,
+        };
+        let mut session = Session::open(context.endpoint, &row.private_name, context.limit)
+            .await
+            .map_err(gone)?;
         let contents = catalog::contents(&mut session).await?;
         if contents.objects == 0 && !context.definition.allow_empty {
             return Err(Error::new(
@@ -422,7 +421,15 @@ async fn inspect(
             .hint("does it read DATABASE_URL, or a variable that [template.X.env] maps? it may have migrated another database")
             .hint("`allow_empty = true` seals an empty template all the same"));
         }
-        catalog::settle(&mut session).await?;
+        // Functions of expression indexes find things where the user's sessions find them.
+        let mut users =
+            Session::open_for_user(context.endpoint, &row.private_name, context.limit)
+                .await
+                .map_err(gone)?;
+        for complaint in catalog::settle(&mut users).await? {
+            context.tell(Event::Warning(&complaint));
+        }
+        users.close().await;
         // ANALYZE and VACUUM change the size.
         let contents = catalog::contents(&mut session).await?;
         session.close().await;
