@@ -148,16 +148,25 @@ async fn give_up(
 }
 
 /// Runs the build command straight on databases that become a clone, when no template can be
-/// copied. The rows are those of the clone.
+/// copied. The rows are those of the clone. Returns the builder's own comments.
 pub(crate) async fn build_in_place(
     registry: &mut Registry,
     context: &Context<'_>,
     rows: &mut [DatabaseRow],
-) -> Result<()> {
+) -> Result<Vec<Option<String>>> {
     create_empty(registry, context, rows).await?;
     let set = private_set(rows);
     run_command(registry, context, &set, Outcome::Fallback, None).await?;
-    adopt(registry, context, rows).await
+    adopt(registry, context, rows).await?;
+    let mut comments = Vec::new();
+    for row in rows.iter() {
+        let oid = oid_of(row)?;
+        // A database in use cannot get its name.
+        no_stragglers(registry, context.limit, row, oid).await?;
+        let replay = replay::read(registry.session(), oid, &row.mark()).await?;
+        comments.push(replay.comment);
+    }
+    Ok(comments)
 }
 
 fn private_set(rows: &[DatabaseRow]) -> Vec<NamedDatabase> {
