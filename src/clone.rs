@@ -522,10 +522,7 @@ async fn after_clone(
     )
     .detail(format!("command: {command}"))
     .detail("last output:");
-    Err(finished
-        .tail
-        .iter()
-        .fold(error, |e, line| {
-            e.detail(format!("  {}", context.endpoint.redact(line)))
-        }))
+    Err(finished.tail.iter().fold(error, |e, line| {
+        e.detail(format!("  {}", context.endpoint.redact(line)))
+    }))
 }

@@ -717,9 +717,7 @@ fn template_is_to_blame(error: &Error) -> bool {
         // looked for, and is another error).
         Some(
             "3D000" | "42501" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002",
-        ) => {
-            error.message().starts_with("could not create database")
-        }
+        ) => error.message().starts_with("could not create database"),
         _ => false,
     }
 }

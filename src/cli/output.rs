@@ -205,11 +205,7 @@ impl Printer {
             }
             return;
         }
-        let mut lines = vec![format!(
-            "{} {}",
-            self.paint(RED, "error:"),
-            error.message()
-        )];
+        let mut lines = vec![format!("{} {}", self.paint(RED, "error:"), error.message())];
         lines.extend(error.details().iter().map(|line| format!("  {line}")));
         lines.extend(
             wire::causes(error)

@@ -122,12 +122,7 @@ pub(crate) async fn build(
 }
 
 /// Drops what a failed build left, or leaves it to a person, and says so.
-async fn give_up(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    id: i64,
-    error: Error,
-) -> Error {
+async fn give_up(registry: &mut Registry, context: &Context<'_>, id: i64, error: Error) -> Error {
     let of_build = matches!(error.kind(), Kind::Build | Kind::Timeout);
     if of_build && context.keep_failed {
         return match keep(registry, id, error.message()).await {
@@ -272,11 +267,7 @@ async fn run_command(
     judge(context, &finished, timeout)
 }
 
-fn judge(
-    context: &Context<'_>,
-    finished: &Finished,
-    timeout: Duration,
-) -> Result<()> {
+fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Result<()> {
     let definition = context.definition;
     let seconds = finished.elapsed.as_secs_f64();
     let error = match (&finished.ended, &finished.status) {
@@ -431,10 +422,9 @@ async fn inspect(
             .hint("`allow_empty = true` seals an empty template all the same"));
         }
         // Functions of expression indexes find things where the user's sessions find them.
-        let mut users =
-            Session::open_for_user(context.endpoint, &row.private_name, context.limit)
-                .await
-                .map_err(gone)?;
+        let mut users = Session::open_for_user(context.endpoint, &row.private_name, context.limit)
+            .await
+            .map_err(gone)?;
         for complaint in catalog::settle(&mut users).await? {
             context.tell(Event::Warning(&complaint));
         }
