@@ -382,6 +382,17 @@ pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
     .fetch_all(session.connection())
     .await
     .doing(|| "list large tables".into())?;
+    if !large.is_empty() {
+        // With `synchronous_commit = off` the build's last commits may not be on disk yet, and what
+        // they wrote does not count as visible to all until then. A commit of our own flushes them.
+        let text = "SET synchronous_commit = local; \
+                    SELECT pg_catalog.pg_logical_emit_message(true, 'pgstencil', '')";
+        let done = session
+            .run(super::sql::user_statements(text.into()))
+            .await
+            .doing(|| "flush the build's commits".into());
+        note(done)?;
+    }
     for (schema, table) in large {
         let done = session
             .run(super::sql::vacuum_freeze(&schema, &table))
