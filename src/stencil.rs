@@ -233,7 +233,7 @@ impl Stencil {
             self.note(&mut registry, definition, &ensured).await?;
         }
         let mut clones = Vec::new();
-        let group = names::clone_id();
+        let mut group = names::clone_id();
         let mut rebuilt = false;
         let mut outcome = ensured.outcome;
         let started = std::time::Instant::now();
@@ -256,6 +256,10 @@ impl Stencil {
             match made {
                 Ok(clone) => clones.push(clone),
                 Err(error) if outcome != Outcome::Fallback && template_is_to_blame(&error) => {
+                    if clones.is_empty() {
+                        // The sweep still knows what failed by this one.
+                        group = names::clone_id();
+                    }
                     let fingerprint = ensured.template.fingerprint().short();
                     let cause = cause(&error);
                     if rebuilt {
