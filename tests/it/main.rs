@@ -10,7 +10,10 @@
 mod build;
 mod docs;
 mod examples;
+mod fallback;
+mod fidelity;
 mod layers;
+mod look;
 mod managed_server;
 mod smoke;
 mod support;
