@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::types::Oid;
 
 use crate::error::Result;
-use crate::pg::{Doing as _, Limit, catalog, sql, sqlstate};
+use crate::pg::{Doing as _, Limit, catalog, cause, sql, sqlstate};
 use crate::registry::database::Owner;
 use crate::registry::{DatabaseRow, Registry};
 
@@ -108,11 +108,4 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     }
     registry.forget_database(row).await?;
     Ok(Dropped::Gone)
-}
-
-fn cause(error: &crate::error::Error) -> String {
-    use std::error::Error as _;
-    error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string)
 }

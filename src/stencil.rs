@@ -15,7 +15,7 @@ use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::lease::Keeper;
 use crate::names::{self, NameParts, NamePattern};
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, catalog, sqlstate};
+use crate::pg::{Doing as _, catalog, cause, sqlstate};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
@@ -724,11 +724,4 @@ fn template_is_to_blame(error: &Error) -> bool {
         ) => error.message().starts_with("could not create database"),
         _ => false,
     }
-}
-
-fn cause(error: &Error) -> String {
-    use std::error::Error as _;
-    error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::postgres::types::Oid;
 use sqlx::{FromRow, PgConnection};
 
-use super::failure::is_connection_loss;
+use super::failure::{cause, is_connection_loss};
 use super::{Doing as _, Limit, Session};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
@@ -361,8 +361,7 @@ pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
     let mut note = |done: Result<()>| match done {
         Err(e) if is_connection_loss(&e) => Err(e),
         Err(e) => {
-            let cause = std::error::Error::source(&e).map_or(String::new(), |c| format!(": {c}"));
-            complaints.push(format!("{e}{cause}"));
+            complaints.push(format!("{e}: {}", cause(&e)));
             Ok(())
         }
         Ok(()) => Ok(()),

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::types::Oid;
 
-use super::failure::state_of;
+use super::failure::{state_of, words};
 use super::{Doing as _, Session, sql};
 use crate::error::Result;
 use crate::names::Mark;
@@ -230,7 +230,7 @@ fn refusal(
     match done {
         // 42501: a right is missing; 42704/22023: a setting, a role or a value that is no more.
         Err(e) if matches!(state_of(&e).as_deref(), Some("42501" | "42704" | "22023")) => {
-            refused.push(format!("{what}: {e}"));
+            refused.push(format!("{what}: {}", words(&e)));
             Ok(())
         }
         other => other.doing(|| format!("re-apply {what}")),

@@ -231,7 +231,7 @@ fn a_build_that_takes_too_long_is_ended_with_all_its_children() {
 #[test]
 fn those_who_wait_for_a_build_may_give_up() {
     let project = Project::with_migrations(server());
-    project.build(&Build::Slow(Duration::from_secs(4)));
+    project.build(&Build::Slow(Duration::from_secs(2)));
     let builder = ensure(&project).spawn();
     assert!(eventually(PATIENCE, || project.builds() == 1));
     ensure(&project)
@@ -280,7 +280,7 @@ fn the_password_gets_into_no_error_and_no_registry() {
         }
     };
     project.build(&Build::Script(format!(
-        "migrate; {tell}; sleep 1.5; {tell}; exit 3"
+        "migrate; {tell}; sleep 1.2; exit 3"
     )));
     let output = clone(&project).arg("--keep-failed").fails(4);
     output
@@ -290,7 +290,7 @@ fn the_password_gets_into_no_error_and_no_registry() {
     let told = |text: &String| text.starts_with("secrets ");
     assert!(project.strings_in_registry().iter().any(told));
 
-    project.build(&Build::Script(format!("migrate; {tell}; sleep 1.5")));
+    project.build(&Build::Script(format!("migrate; {tell}; sleep 1.2")));
     // What the user's own command prints is the user's to see.
     let output = ensure(&project).arg("-v").success();
     output.stderr_has(&encoded);

@@ -52,12 +52,14 @@ fn a_damaged_template_is_rebuilt_once() {
     );
     let file = private.dir().join(format!("data/base/{oid}/unreadable"));
     std::fs::write(&file, "").unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).unwrap();
 
     let output = clone(&project).success();
     output
         .stderr_has("warning: template ")
-        .stderr_has("cannot be copied (")
+        .stderr_has(&format!(
+            "cannot be copied (could not open file \"base/{oid}/unreadable\": Permission denied): "
+        ))
         .stderr_has("it is marked broken and built anew");
     assert_eq!(outcome(&project, &output), "miss");
     assert_eq!(project.builds(), 2);

@@ -187,6 +187,12 @@ fn errors_have_one_shape_and_a_code_for_each_kind() {
         .lacks("hidden-word");
 
     server().psql("postgres", &format!("create database taken_{}", project.id));
+    let role = crate::support::Role::with(server(), "nocreatedb", "x");
+    let missing = role.url("postgres");
+    pgstencil(&project, &["clone", "--server-url", &missing])
+        .fails(3)
+        .lacks(" at line ")
+        .lacks("error returned from database");
     let name = format!("--name=taken_{}", project.id);
     pgstencil(&project, &["clone", &name])
         .fails(7)
