@@ -172,8 +172,8 @@ pub async fn create_without_template(
     let started = Instant::now();
     let (id, mut rows) = register(registry, context, request, fingerprint, None).await?;
     let done = async {
-        build::build_in_place(registry, context, &mut rows).await?;
-        let comments = vec![None; rows.len()];
+        let comments = build::build_in_place(registry, context, &mut rows).await?;
+        let comments: Vec<Option<&str>> = comments.iter().map(Option::as_deref).collect();
         hand_over(registry, context, request, &id, &rows, &comments).await
     }
     .await;
@@ -522,8 +522,7 @@ async fn after_clone(
     )
     .detail(format!("command: {command}"))
     .detail("last output:");
-    Err(finished
-        .tail
-        .iter()
-        .fold(error, |e, line| e.detail(format!("  {line}"))))
+    Err(finished.tail.iter().fold(error, |e, line| {
+        e.detail(format!("  {}", context.endpoint.redact(line)))
+    }))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::types::Oid;
 
 use crate::error::Result;
-use crate::pg::{Doing as _, Limit, catalog, sql, sqlstate};
+use crate::pg::{Doing as _, Limit, catalog, cause, sql, sqlstate};
 use crate::registry::database::Owner;
 use crate::registry::{DatabaseRow, Registry};
 
@@ -33,7 +33,11 @@ pub async fn drop_databases_of(registry: &mut Registry, owner: &Owner) -> Result
     let mut stay = Vec::new();
     for row in registry.databases_of(owner).await? {
         if let Dropped::Later(why) = drop_database(registry, &row).await? {
-            stay.push(format!("database `{}` stays: {why}", row.name));
+            let name = match row.state.as_str() {
+                "present" => &row.name,
+                _ => &row.private_name,
+            };
+            stay.push(format!("database `{name}` stays: {why}"));
         }
     }
     Ok(stay)
@@ -43,10 +47,13 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     let names = [row.private_name.clone(), row.name.clone()];
     let oids: Vec<Oid> = row.oid.into_iter().collect();
     let found = catalog::databases(registry.session(), &names, &oids).await?;
-    let Some(found) = found.into_iter().find(|d| row.is(d)) else {
+    let Some(found) = found.iter().find(|d| row.is(d)) else {
         // Gone, or something of that name that is not ours: forget it, and touch nothing.
         registry.forget_database(row).await?;
-        return Ok(Dropped::Gone);
+        return Ok(match found.iter().find(|d| d.name == row.private_name) {
+            Some(other) => Dropped::Later(format!("it belongs to role `{}`", other.owner)),
+            None => Dropped::Gone,
+        });
     };
     registry.mark_dropping(row).await?;
     let session = registry.session();
@@ -101,11 +108,4 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     }
     registry.forget_database(row).await?;
     Ok(Dropped::Gone)
-}
-
-fn cause(error: &crate::error::Error) -> String {
-    use std::error::Error as _;
-    error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -320,6 +320,15 @@ impl Mark {
         comment.is_some_and(|c| c.ends_with(&format!("{MARK}{}]", self.nonce)))
     }
 
+    /// The builder's own part of a comment that may carry this mark.
+    pub fn builders<'a>(&self, comment: Option<&'a str>) -> Option<&'a str> {
+        if !self.is_in(comment) {
+            return comment;
+        }
+        // Our words are one line, and the last one.
+        Some(comment?.rsplit_once('\n')?.0)
+    }
+
     /// Whether a comment carries anybody's mark.
     pub fn any_in(comment: Option<&str>) -> bool {
         comment.is_some_and(|c| c.contains(MARK))

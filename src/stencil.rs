@@ -15,7 +15,7 @@ use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::lease::Keeper;
 use crate::names::{self, NameParts, NamePattern};
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, catalog, sqlstate};
+use crate::pg::{Doing as _, catalog, cause, sqlstate};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
@@ -229,9 +229,11 @@ impl Stencil {
         let mut ensured = template::ensure(&mut registry, &context).await?;
         let (fingerprint_time, mut template_time) =
             (ensured.fingerprint_time, ensured.template_time);
-        self.note(&mut registry, definition, &ensured).await?;
+        if ensured.outcome == Outcome::Hit {
+            self.note(&mut registry, definition, &ensured).await?;
+        }
         let mut clones = Vec::new();
-        let group = names::clone_id();
+        let mut group = names::clone_id();
         let mut rebuilt = false;
         let mut outcome = ensured.outcome;
         let started = std::time::Instant::now();
@@ -254,6 +256,10 @@ impl Stencil {
             match made {
                 Ok(clone) => clones.push(clone),
                 Err(error) if outcome != Outcome::Fallback && template_is_to_blame(&error) => {
+                    if clones.is_empty() {
+                        // The sweep still knows what failed by this one.
+                        group = names::clone_id();
+                    }
                     let fingerprint = ensured.template.fingerprint().short();
                     let cause = cause(&error);
                     if rebuilt {
@@ -710,17 +716,12 @@ fn unknown(name: &str) -> Error {
 /// the name or the caller's patience.
 fn template_is_to_blame(error: &Error) -> bool {
     match sqlstate(error).as_deref() {
-        // It is gone, invalid or in use; or its files are damaged or of another collation version.
-        Some("3D000" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002") => {
-            error.message().starts_with("could not create database")
-        }
+        // It is gone, invalid or in use; its files are damaged or of another collation version; it is
+        // somebody else's, or the server may not read its files (42501; a missing CREATEDB has been
+        // looked for, and is another error).
+        Some(
+            "3D000" | "42501" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002",
+        ) => error.message().starts_with("could not create database"),
         _ => false,
     }
-}
-
-fn cause(error: &Error) -> String {
-    use std::error::Error as _;
-    error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -209,6 +209,31 @@ impl ServerUrl {
         self.render(self.password.as_deref(), false)
     }
 
+    /// `text` without the passwords of this URL, as they are and as they stand in URLs.
+    pub fn redact(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        let keys = ["password", "sslpassword"];
+        let in_query = self.query.iter().filter_map(|pair| pair.split_once('='));
+        let written: Vec<&str> = in_query
+            .filter(|(key, _)| keys.contains(key))
+            .map(|(_, value)| value)
+            .collect();
+        let plain = self.password.iter().cloned();
+        let plain = plain.chain(keys.iter().filter_map(|key| self.parameter(key)));
+        for secret in plain {
+            let encoded = utf8_percent_encode(&secret, RESERVED).to_string();
+            // So short a text is in many words; in a URL it is a password all the same.
+            text = match secret.len() {
+                ..=2 => text.replace(&format!(":{encoded}@"), ":***@"),
+                _ => text.replace(&encoded, "***").replace(&secret, "***"),
+            };
+        }
+        for secret in written.iter().filter(|s| s.len() > 2) {
+            text = text.replace(secret, "***");
+        }
+        text
+    }
+
     fn without(&self, keys: &[&str]) -> Self {
         let mut url = self.clone();
         url.query.retain(|pair| {
@@ -318,6 +343,20 @@ mod tests {
 
     fn url(text: &str) -> ServerUrl {
         ServerUrl::parse(text).unwrap()
+    }
+
+    #[test]
+    fn passwords_are_taken_out_of_texts_in_every_form() {
+        let u = url("postgresql://me:p%40s%20s@db/x?sslpassword=%71uux");
+        assert_eq!(
+            u.redact("p@s s, postgresql://me:p%40s%20s@db/x?sslpassword=%71uux quux"),
+            "***, postgresql://me:***@db/x?sslpassword=*** ***"
+        );
+        let short = url("postgresql://me:a@db/x");
+        assert_eq!(
+            short.redact("a cat on postgresql://me:a@db/x"),
+            "a cat on postgresql://me:***@db/x"
+        );
     }
 
     #[test]

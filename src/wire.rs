@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::clone::Clone as CloneMade;
 use crate::error::Error;
 use crate::handout::NamedDatabase;
-use crate::pg::Endpoint;
+use crate::pg::{self, Endpoint};
 use crate::registry::{CloneRow, TemplateRow};
 use crate::stencil::{Acquired, Listing};
 use crate::template::Ensured;
@@ -327,12 +327,17 @@ impl From<&Error> for ErrorAnswer {
 
 /// The messages of the errors underneath, outermost first.
 pub fn causes(error: &Error) -> Vec<String> {
-    let mut causes = Vec::new();
+    let mut causes: Vec<String> = Vec::new();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
-        let text = cause.to_string();
-        // Wrappers often repeat what they wrap.
-        if causes.last() != Some(&text) {
+        let text = pg::words(cause);
+        // Wrappers often repeat what they wrap; the driver's does so, and adds a line of the server's
+        // source.
+        let told = causes.last().is_some_and(|last| {
+            text.strip_prefix(last.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(" at line "))
+        });
+        if !told {
             causes.push(text);
         }
         next = cause.source();

@@ -1,10 +1,5 @@
 //! [`Printer`]: data to standard output, words to standard error, and the live line of a terminal.
 
-#![expect(
-    clippy::print_stderr,
-    reason = "this is the one file that writes to the terminal"
-)]
-
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -206,23 +201,27 @@ impl Printer {
         self.finish();
         if self.0.json {
             if let Ok(text) = to_json(&ErrorAnswer::from(error)) {
-                eprintln!("{text}");
+                self.line(&text);
             }
             return;
         }
-        eprintln!("{} {}", self.paint(RED, "error:"), error.message());
-        for line in error.details() {
-            eprintln!("  {line}");
-        }
-        for cause in wire::causes(error) {
-            eprintln!("  caused by: {cause}");
-        }
+        let mut lines = vec![format!("{} {}", self.paint(RED, "error:"), error.message())];
+        lines.extend(error.details().iter().map(|line| format!("  {line}")));
+        lines.extend(
+            wire::causes(error)
+                .iter()
+                .map(|cause| format!("  caused by: {cause}")),
+        );
         if !error.hints().is_empty() {
-            eprintln!();
+            lines.push(String::new());
         }
-        for hint in error.hints() {
-            eprintln!("{} {hint}", self.paint(CYAN, "hint:"));
-        }
+        lines.extend(
+            error
+                .hints()
+                .iter()
+                .map(|hint| format!("{} {hint}", self.paint(CYAN, "hint:"))),
+        );
+        self.line(&lines.join("\n"));
     }
 
     /// Ends the live line.

@@ -178,6 +178,11 @@ impl Endpoint {
         self.password.as_ref().map(|s| s.0.as_str())
     }
 
+    /// What a command printed, without the password that it was given: fit for errors and the registry.
+    pub fn redact(&self, text: &str) -> String {
+        self.server_url().redact(text)
+    }
+
     /// Databases to try when the registry does not exist yet.
     pub fn maintenance(&self) -> &[String] {
         &self.maintenance

@@ -26,6 +26,20 @@ pub fn sqlstate(error: &Error) -> Option<String> {
     state_of(source)
 }
 
+/// An error's text for a person. Of the server's errors only the message: the driver would add that
+/// it comes from the server, and the line of the server's source.
+pub fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<sqlx::Error>() {
+        Some(sqlx::Error::Database(e)) => e.message().to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// The text of what is under an error, or its own where there is nothing.
+pub fn cause(error: &Error) -> String {
+    error.source().map_or_else(|| error.to_string(), words)
+}
+
 pub(super) fn state_of(error: &sqlx::Error) -> Option<String> {
     error
         .as_database_error()

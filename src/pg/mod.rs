@@ -10,5 +10,5 @@ pub mod session;
 pub mod sql;
 
 pub use endpoint::{Defaults, Endpoint};
-pub use failure::{Doing, is_connection_loss, sqlstate};
+pub use failure::{Doing, cause, is_connection_loss, sqlstate, words};
 pub use session::{Limit, Session};

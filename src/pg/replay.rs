@@ -4,9 +4,10 @@
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::types::Oid;
 
-use super::failure::state_of;
+use super::failure::{state_of, words};
 use super::{Doing as _, Session, sql};
 use crate::error::Result;
+use crate::names::Mark;
 
 /// Properties of a database that live outside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,11 +56,11 @@ pub struct Grant {
     pub grantable: bool,
 }
 
-/// Reads the properties of a database. `mark` is our own comment, which is not the builder's.
+/// Reads the properties of a database. `mark` is our part of the comment, which is not the builder's.
 ///
 /// # Errors
 /// The driver's.
-pub async fn read(session: &mut Session, oid: Oid, mark: &str) -> Result<Replay> {
+pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay> {
     let doing = || "read the settings and grants of the built database".to_owned();
     let settings: Vec<(Option<String>, String)> = sqlx::query_as(
         "SELECT r.rolname::text, cfg FROM pg_db_role_setting s \
@@ -118,7 +119,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &str) -> Result<Replay>
             .collect(),
         grants,
         connection_limit: limit,
-        comment: comment.filter(|c| !c.contains(mark)),
+        comment: mark.builders(comment.as_deref()).map(str::to_owned),
     })
 }
 
@@ -151,22 +152,18 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
             None => format!("SET {} = {}", s.name, s.value),
             Some(role) => format!("SET {} = {} for role {role}", s.name, s.value),
         };
-        // `FROM CURRENT` stores the value as the server itself understood it: a list such as
-        // search_path, quoted as one literal, would become a single odd name. The value is local
-        // to the transaction, so the session stays clean.
-        session.begin().await.doing(|| "begin".into())?;
-        let done = async {
-            sqlx::query("SELECT set_config($1, $2, true)")
-                .bind(&s.name)
-                .bind(&s.value)
-                .execute(session.connection())
-                .await?;
+        let done = if LISTS.contains(&s.name.as_str()) {
+            store_list(session, database, s).await
+        } else {
             session
-                .run(sql::store_setting(database, s.role.as_deref(), &s.name))
+                .run(sql::store_setting(
+                    database,
+                    s.role.as_deref(),
+                    &s.name,
+                    Some(&s.value),
+                ))
                 .await
-        }
-        .await;
-        let done = session.end(done).await;
+        };
         refusal(done, what, &mut refused)?;
     }
     if replay.connection_limit >= 0 {
@@ -175,6 +172,44 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
         attempt(session, statement, what, &mut refused).await?;
     }
     Ok(refused)
+}
+
+/// The settings whose stored value is a list of names, quoted where needed (GUC_LIST_QUOTE, which
+/// extensions cannot have): as one literal, `app, public` would become a single odd name. `pg_dump`
+/// has the same list.
+const LISTS: [&str; 4] = [
+    "search_path",
+    "temp_tablespaces",
+    "local_preload_libraries",
+    "session_preload_libraries",
+];
+
+/// `FROM CURRENT` stores a list as the server itself understood it. The value is local to the
+/// transaction, so the session stays clean. Not fit for other settings: some cannot be set in a
+/// session, and some would act on the very statements here.
+async fn store_list(
+    session: &mut Session,
+    database: &str,
+    setting: &Setting,
+) -> std::result::Result<(), sqlx::Error> {
+    session.begin().await?;
+    let done = async {
+        sqlx::query("SELECT set_config($1, $2, true)")
+            .bind(&setting.name)
+            .bind(&setting.value)
+            .execute(session.connection())
+            .await?;
+        session
+            .run(sql::store_setting(
+                database,
+                setting.role.as_deref(),
+                &setting.name,
+                None,
+            ))
+            .await
+    }
+    .await;
+    session.end(done).await
 }
 
 async fn attempt(
@@ -195,7 +230,7 @@ fn refusal(
     match done {
         // 42501: a right is missing; 42704/22023: a setting, a role or a value that is no more.
         Err(e) if matches!(state_of(&e).as_deref(), Some("42501" | "42704" | "22023")) => {
-            refused.push(format!("{what}: {e}"));
+            refused.push(format!("{what}: {}", words(&e)));
             Ok(())
         }
         other => other.doing(|| format!("re-apply {what}")),

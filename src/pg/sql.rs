@@ -141,24 +141,30 @@ pub fn connection_limit(name: &str, limit: i32) -> Statement {
     ))
 }
 
-/// Stores the session's present value of a setting with the database, or with a role in it. The
-/// value comes from a `set_config` before it: a list setting such as `search_path` must not be
-/// quoted as one literal.
-pub fn store_setting(name: &str, role: Option<&str>, setting: &str) -> Statement {
+/// Stores a setting with the database, or with a role in it; without a value, the session's present
+/// one: a list such as `search_path` must not be quoted as one literal.
+pub fn store_setting(
+    name: &str,
+    role: Option<&str>,
+    setting: &str,
+    value: Option<&str>,
+) -> Statement {
     // A custom setting's name is `class.name`; quoting each part keeps odd ones intact.
     let setting: Vec<String> = setting.split('.').map(quote_ident).collect();
     let setting = setting.join(".");
-    Statement(match role {
-        None => format!(
-            "ALTER DATABASE {} SET {setting} FROM CURRENT",
-            quote_ident(name)
-        ),
+    let value = match value {
+        None => "FROM CURRENT".to_owned(),
+        Some(value) => format!("TO {}", quote_literal(value)),
+    };
+    let whose = match role {
+        None => format!("DATABASE {}", quote_ident(name)),
         Some(role) => format!(
-            "ALTER ROLE {} IN DATABASE {} SET {setting} FROM CURRENT",
+            "ROLE {} IN DATABASE {}",
             quote_ident(role),
             quote_ident(name)
         ),
-    })
+    };
+    Statement(format!("ALTER {whose} SET {setting} {value}"))
 }
 
 /// `GRANT privilege ON DATABASE`; grantee `None` is PUBLIC.
@@ -207,8 +213,12 @@ mod tests {
             r#"CREATE DATABASE "a" TEMPLATE "b" ALLOW_CONNECTIONS false STRATEGY file_copy"#
         );
         assert_eq!(
-            store_setting("d", None, "app.tenant").text(),
-            r#"ALTER DATABASE "d" SET "app"."tenant" FROM CURRENT"#
+            store_setting("d", None, "app.tenant", Some("it's")).text(),
+            r#"ALTER DATABASE "d" SET "app"."tenant" TO 'it''s'"#
+        );
+        assert_eq!(
+            store_setting("d", Some("r"), "search_path", None).text(),
+            r#"ALTER ROLE "r" IN DATABASE "d" SET "search_path" FROM CURRENT"#
         );
         assert_eq!(
             grant("d", "CREATE; x", None, true).text(),

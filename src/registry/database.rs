@@ -66,21 +66,20 @@ impl DatabaseRow {
         }
     }
 
-    /// Whether what the server shows is this very database: oid and mark; or, when a crash came
-    /// between CREATE and registration, the private name (80 random bits) on a database of our role
-    /// that nobody else has marked.
+    /// Whether what the server shows is this very database: oid and mark. As long as it was never
+    /// handed out or sealed, the private name (80 random bits) on a database of our role that nobody
+    /// else has marked will do: a crash may have come between CREATE and registration, and a build
+    /// may have dropped it and created it again.
     pub fn is(&self, found: &catalog::Database) -> bool {
         if !found.ours {
             return false;
         }
         let marked = self.mark().is_in(found.comment.as_deref());
-        match self.oid {
-            Some(oid) => oid == found.oid && (marked || found.name == self.private_name),
-            None => {
-                found.name == self.private_name
-                    && (marked || !Mark::any_in(found.comment.as_deref()))
-            }
+        let private = found.name == self.private_name;
+        if self.oid == Some(found.oid) {
+            return marked || private;
         }
+        self.state != "present" && private && (marked || !Mark::any_in(found.comment.as_deref()))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Recipe, ServerTraits};
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
-use crate::names::{self, Mark};
+use crate::names;
 use crate::pg::catalog::{self, BuiltWith, Contents};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
@@ -114,36 +114,54 @@ pub(crate) async fn build(
             Ok(Built::Sealed(template, took))
         }
         Ok(Err(new)) => {
-            discard(registry, id, "files changed while it was built", false).await?;
+            discard(registry, id, "files changed while it was built").await?;
             Ok(Built::Overtaken(Box::new(new)))
         }
-        Err(error) => {
-            let keep = context.keep_failed && error.kind() == Kind::Build;
-            match discard(registry, id, error.message(), keep).await {
-                Ok(kept) if keep => Err(kept.into_iter().fold(error, |e, name| {
-                    e.detail(format!("left for inspection, for a day: database `{name}`"))
-                })),
-                Ok(_) if error.kind() == Kind::Build => {
-                    Err(error.detail("the half-built database was dropped; nothing was registered"))
-                }
-                // What cannot be dropped now stays in the registry, and the sweep finds it.
-                _ => Err(error),
-            }
+        Err(error) => Err(give_up(registry, context, id, error).await),
+    }
+}
+
+/// Drops what a failed build left, or leaves it to a person, and says so.
+async fn give_up(registry: &mut Registry, context: &Context<'_>, id: i64, error: Error) -> Error {
+    let of_build = matches!(error.kind(), Kind::Build | Kind::Timeout);
+    if of_build && context.keep_failed {
+        return match keep(registry, id, error.message()).await {
+            Ok(names) => names.iter().fold(error, |e, name| {
+                e.detail(format!("left for inspection, for a day: database `{name}`"))
+            }),
+            Err(_) => error,
+        };
+    }
+    match discard(registry, id, error.message()).await {
+        Ok(stay) if of_build && stay.is_empty() => {
+            error.detail("the half-built database was dropped; nothing was registered")
         }
+        Ok(stay) => stay.into_iter().fold(error, Error::detail),
+        // What cannot be dropped now stays in the registry, and the sweep finds it.
+        Err(_) => error,
     }
 }
 
 /// Runs the build command straight on databases that become a clone, when no template can be
-/// copied. The rows are those of the clone.
+/// copied. The rows are those of the clone. Returns the builder's own comments.
 pub(crate) async fn build_in_place(
     registry: &mut Registry,
     context: &Context<'_>,
     rows: &mut [DatabaseRow],
-) -> Result<()> {
+) -> Result<Vec<Option<String>>> {
     create_empty(registry, context, rows).await?;
     let set = private_set(rows);
     run_command(registry, context, &set, Outcome::Fallback, None).await?;
-    adopt(registry, context, rows).await
+    adopt(registry, context, rows).await?;
+    let mut comments = Vec::new();
+    for row in rows.iter() {
+        let oid = oid_of(row)?;
+        // A database in use cannot get its name.
+        no_stragglers(registry, context.limit, row, oid).await?;
+        let replay = replay::read(registry.session(), oid, &row.mark()).await?;
+        comments.push(replay.comment);
+    }
+    Ok(comments)
 }
 
 fn private_set(rows: &[DatabaseRow]) -> Vec<NamedDatabase> {
@@ -201,25 +219,14 @@ async fn run_command(
         Some(left) => left.min(definition.build_timeout),
         None => definition.build_timeout,
     };
-    let password = context
-        .endpoint
-        .password()
-        .map(str::to_owned)
-        .filter(|p| p.len() > 2);
-    // Shown to those who wait, by way of the registry: no password may get there.
-    let hide = move |line: &str| match &password {
-        Some(p) => line.replace(p.as_str(), "***"),
-        None => line.to_owned(),
-    };
     let last = Arc::new(Mutex::new(String::new()));
     let mut on_line = {
         let last = Arc::clone(&last);
         let observe = context.observe;
-        let hide = hide.clone();
         move |line: &str| {
             observe(Event::Output(line));
             if let Ok(mut last) = last.lock() {
-                *last = names::cut(&hide(line), 400).to_owned();
+                line.clone_into(&mut last);
             }
         }
     };
@@ -231,6 +238,8 @@ async fn run_command(
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let line = last.lock().map(|l| l.clone()).unwrap_or_default();
+            // Shown to those who wait, by way of the registry: no password may get there.
+            let line = names::cut(&context.endpoint.redact(&line), 400).to_owned();
             let alive = match template {
                 Some(id) if line != written => {
                     written.clone_from(&line);
@@ -255,15 +264,10 @@ async fn run_command(
     if let Some(error) = failure {
         return Err(error.detail("the build was ended, since its lock went with the session"));
     }
-    judge(context, &finished, timeout, &hide)
+    judge(context, &finished, timeout)
 }
 
-fn judge(
-    context: &Context<'_>,
-    finished: &Finished,
-    timeout: Duration,
-    hide: &dyn Fn(&str) -> String,
-) -> Result<()> {
+fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Result<()> {
     let definition = context.definition;
     let seconds = finished.elapsed.as_secs_f64();
     let error = match (&finished.ended, &finished.status) {
@@ -309,7 +313,7 @@ fn judge(
     if !finished.tail.is_empty() {
         error = error.detail("last output:");
         for line in &finished.tail {
-            error = error.detail(format!("  {}", hide(line)));
+            error = error.detail(format!("  {}", context.endpoint.redact(line)));
         }
     }
     if !context.keep_failed {
@@ -330,22 +334,23 @@ async fn adopt(
             Error::new(
                 Kind::Build,
                 format!(
-                    "the build command {what} database `{}` (role `{}`)",
+                    "the build command {what}: database `{}` (role `{}`)",
                     row.private_name, row.role
                 ),
             )
             .hint("let it fill the database that DATABASE_URL names, under that name")
         };
         let Some(found) = catalog::database(registry.session(), &row.private_name).await? else {
-            return Err(refuse("dropped or renamed its"));
+            return Err(refuse("dropped or renamed what it should fill"));
         };
         if Some(found.oid) == row.oid {
             continue;
         }
         if !found.ours {
             return Err(refuse(&format!(
-                "left it to role `{}` that pgstencil cannot become: its",
-                found.owner
+                "left what it should fill to role `{}`, which pgstencil's role `{}` cannot become",
+                found.owner,
+                registry.facts().role
             )));
         }
         database::adopt(registry.session(), row.id, found.oid).await?;
@@ -397,17 +402,16 @@ async fn inspect(
     for row in rows.iter() {
         let oid = oid_of(row)?;
         no_stragglers(registry, context.limit, row, oid).await?;
-        let mut session =
-            match Session::open(context.endpoint, &row.private_name, context.limit).await {
-                Ok(session) => session,
-                Err(OpenError::Missing) => {
-                    return Err(Error::new(
-                        Kind::Build,
-                        format!("database `{}` disappeared", row.private_name),
-                    ));
-                }
-                Err(OpenError::Other(e)) => return Err(e),
-            };
+        let gone = |e| match e {
+            OpenError::Missing => Error::new(
+                Kind::Build,
+                format!("database `{}` disappeared", row.private_name),
+            ),
+            OpenError::Other(e) => e,
+        };
+        let mut session = Session::open(context.endpoint, &row.private_name, context.limit)
+            .await
+            .map_err(gone)?;
         let contents = catalog::contents(&mut session).await?;
         if contents.objects == 0 && !context.definition.allow_empty {
             return Err(Error::new(
@@ -417,13 +421,20 @@ async fn inspect(
             .hint("does it read DATABASE_URL, or a variable that [template.X.env] maps? it may have migrated another database")
             .hint("`allow_empty = true` seals an empty template all the same"));
         }
-        catalog::settle(&mut session).await?;
+        // Functions of expression indexes find things where the user's sessions find them.
+        let mut users = Session::open_for_user(context.endpoint, &row.private_name, context.limit)
+            .await
+            .map_err(gone)?;
+        for complaint in catalog::settle(&mut users).await? {
+            context.tell(Event::Warning(&complaint));
+        }
+        users.close().await;
         // ANALYZE and VACUUM change the size.
         let contents = catalog::contents(&mut session).await?;
         session.close().await;
         inspected
             .replays
-            .push(replay::read(registry.session(), oid, &row.nonce).await?);
+            .push(replay::read(registry.session(), oid, &row.mark()).await?);
         for (name, version) in &contents.extensions {
             inspected
                 .built_with
@@ -518,9 +529,6 @@ async fn seal(
         .doing(|| "begin the seal".into())?;
     let done = async {
         for (i, row) in rows.iter().enumerate() {
-            let mark = Mark {
-                nonce: row.nonce.clone(),
-            };
             let replay = &inspected.replays[i];
             let contents = &inspected.contents[i];
             let session = registry.session();
@@ -531,7 +539,7 @@ async fn seal(
             session
                 .run(sql::comment_database(
                     &row.name,
-                    &mark.comment(&words, replay.comment.as_deref()),
+                    &row.mark().comment(&words, replay.comment.as_deref()),
                 ))
                 .await?;
             let size = Some((contents.bytes, contents.files));
@@ -569,20 +577,35 @@ async fn seal(
     Ok(super::sealed(id, fingerprint, databases))
 }
 
-/// Gives a build up. Returns the names of the databases that were kept.
-async fn discard(
-    registry: &mut Registry,
-    id: i64,
-    reason: &str,
-    keep: bool,
-) -> Result<Vec<String>> {
-    registry.break_template(id, reason, keep).await?;
-    let owner = Owner::Template(id);
-    if keep {
-        let rows = registry.databases_of(&owner).await?;
-        return Ok(rows.into_iter().map(|r| r.private_name).collect());
-    }
-    drop::drop_databases_of(registry, &owner).await?;
+/// Drops what a build left. Returns the reasons why some of it stays.
+async fn discard(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<String>> {
+    registry.break_template(id, reason, false).await?;
+    let stay = drop::drop_databases_of(registry, &Owner::Template(id)).await?;
     registry.forget_template(id).await?;
-    Ok(Vec::new())
+    Ok(stay)
+}
+
+/// Leaves what a build left to a person, for a day. Returns the names of the databases.
+async fn keep(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for row in registry.databases_of(&Owner::Template(id)).await? {
+        let found = catalog::database(registry.session(), &row.private_name).await?;
+        let Some(found) = found.filter(|d| row.is(d)) else {
+            continue;
+        };
+        if !found.open {
+            registry
+                .session()
+                .run(sql::allow_connections(&found.name, true))
+                .await
+                .doing(|| format!("open database `{}`", found.name))?;
+        }
+        names.push(found.name);
+    }
+    let reason = match names.is_empty() {
+        true => reason.to_owned(),
+        false => format!("{reason}; left for inspection: {}", names.join(", ")),
+    };
+    registry.break_template(id, &reason, true).await?;
+    Ok(names)
 }

@@ -7,9 +7,13 @@
     reason = "a failed unwrap is a failed test, and tests tell where they left things"
 )]
 
+mod build;
 mod docs;
 mod examples;
+mod fallback;
+mod fidelity;
 mod layers;
+mod look;
 mod managed_server;
 mod smoke;
 mod support;

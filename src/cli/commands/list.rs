@@ -47,6 +47,11 @@ fn table(listing: &Listing) -> String {
         "HITS",
     ];
     columns(&mut text, &head, &templates);
+    for (row, _) in &listing.templates {
+        if let Some(reason) = &row.reason {
+            text += &format!("{} is {}: {reason}\n", &row.fingerprint[..12], row.state);
+        }
+    }
     if !listing.clones.is_empty() {
         text.push('\n');
         let clones: Vec<Vec<String>> = listing

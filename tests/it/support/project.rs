@@ -267,7 +267,7 @@ build = "sh migrate.sh"
     }
 
     /// Every text in every table of the registry.
-    fn strings_in_registry(&self) -> Vec<String> {
+    pub(crate) fn strings_in_registry(&self) -> Vec<String> {
         let tables = "select format('%I.%I', schemaname, tablename) from pg_tables
              where schemaname not in ('pg_catalog', 'information_schema')";
         let registry = self.registry();
