@@ -314,6 +314,10 @@ async fn copy_all(
                 return Err(Error::failed("the registry database disappeared"));
             }
         };
+        session
+            .act_as(&registry.facts().role)
+            .await
+            .doing(|| "act as the registry's owner".into())?;
         if !session
             .try_lock_shared(key)
             .await
