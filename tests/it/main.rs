@@ -11,5 +11,6 @@ mod docs;
 mod examples;
 mod layers;
 mod managed_server;
+mod rights;
 mod smoke;
 mod support;
