@@ -66,16 +66,19 @@ impl DatabaseRow {
         }
     }
 
-    /// Whether what the server shows is this very database: oid and mark; or, when a crash came
+    /// Whether what the server shows is this very database: name, oid and mark; or, when a crash came
     /// between CREATE and registration, the private name (80 random bits) on a database of our role
-    /// that nobody else has marked.
+    /// that nobody else has marked. One that somebody renamed is theirs now.
     pub fn is(&self, found: &catalog::Database) -> bool {
         if !found.ours {
             return false;
         }
         let marked = self.mark().is_in(found.comment.as_deref());
         match self.oid {
-            Some(oid) => oid == found.oid && (marked || found.name == self.private_name),
+            Some(oid) if oid == found.oid => {
+                found.name == self.private_name || (marked && found.name == self.name)
+            }
+            Some(_) => false,
             None => {
                 found.name == self.private_name
                     && (marked || !Mark::any_in(found.comment.as_deref()))
