@@ -221,12 +221,28 @@ async fn under_lock(
     }
     let still = match registry.clone_by_id(clone).await? {
         None => false,
+        Some(row) if row.state == "creating" && is_being_copied(registry, clone).await? => false,
         Some(row) => judge(registry, &row, false, grace).await?.as_ref() == Some(action),
     };
     if !still {
         unlock(registry, key).await?;
     }
     Ok(still)
+}
+
+/// Whether a session of a dead maker is still in CREATE. The new database does not show before its
+/// end, so it would be taken for one that never was.
+async fn is_being_copied(registry: &mut Registry, clone: &str) -> Result<bool> {
+    let key = LockKey::copying(clone);
+    let free = registry
+        .session()
+        .try_lock(key)
+        .await
+        .doing(|| "see whether a clone is being copied".into())?;
+    if free {
+        unlock(registry, key).await?;
+    }
+    Ok(!free)
 }
 
 async fn unlock(registry: &mut Registry, key: LockKey) -> Result<()> {

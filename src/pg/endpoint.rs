@@ -77,6 +77,10 @@ impl Endpoint {
                     .unwrap_or("localhost")
                     .to_owned()
             });
+        if host.contains(',') {
+            return Err(Error::config("PGHOST names several hosts")
+                .hint("name the one server that is the primary"));
+        }
         let Some(user) = url.user().or_else(|| defaults.user.clone()) else {
             return Err(
                 Error::config("the server URL names no user, and there is no PGUSER")
@@ -89,12 +93,7 @@ impl Endpoint {
             .or_else(|| defaults.password.clone())
             .or_else(|| {
                 let lookup = defaults.passfile.as_ref()?;
-                let file_host = if host.starts_with('/') {
-                    "localhost"
-                } else {
-                    &host
-                };
-                lookup(file_host, port, database.as_deref().unwrap_or(&user), &user)
+                lookup(&host, port, database.as_deref().unwrap_or(&user), &user)
             });
         let mode = url
             .parameter("sslmode")
@@ -149,13 +148,23 @@ impl Endpoint {
         self.complete(self.url.clone())
     }
 
+    /// With all that came from elsewhere, so that it leads to the same server everywhere.
     fn complete(&self, url: ServerUrl) -> ServerUrl {
-        let known_host = url.host().is_some() || self.host.starts_with('/');
-        url.with_endpoint(
-            (!known_host).then_some(self.host.as_str()),
-            (!known_host && url.port().is_none()).then_some(self.port),
-        )
-        .with_credentials(&self.user, self.password.as_ref().map(|s| s.0.as_str()))
+        let host = url.host().is_none().then_some(self.host.as_str());
+        let told = url.port().is_some() || (host.is_none() && self.port == 5432);
+        url.with_endpoint(host, (!told).then_some(self.port))
+            .with_credentials(&self.user, self.password())
+    }
+
+    /// A text without the password, plain or as in a URL: what a command printed, for example.
+    pub fn hide_password(&self, text: &str) -> String {
+        // Shorter ones would hide half of the text.
+        match self.password().filter(|p| p.len() > 2) {
+            Some(password) => text
+                .replace(password, "***")
+                .replace(&crate::url::encode(password), "***"),
+            None => text.to_owned(),
+        }
     }
 
     /// Host that a client uses.

@@ -201,25 +201,17 @@ async fn run_command(
         Some(left) => left.min(definition.build_timeout),
         None => definition.build_timeout,
     };
-    let password = context
-        .endpoint
-        .password()
-        .map(str::to_owned)
-        .filter(|p| p.len() > 2);
     // Shown to those who wait, by way of the registry: no password may get there.
-    let hide = move |line: &str| match &password {
-        Some(p) => line.replace(p.as_str(), "***"),
-        None => line.to_owned(),
-    };
+    let hide = |line: &str| context.endpoint.hide_password(line);
     let last = Arc::new(Mutex::new(String::new()));
     let mut on_line = {
         let last = Arc::clone(&last);
         let observe = context.observe;
-        let hide = hide.clone();
         move |line: &str| {
-            observe(Event::Output(line));
+            let line = hide(line);
+            observe(Event::Output(&line));
             if let Ok(mut last) = last.lock() {
-                *last = names::cut(&hide(line), 400).to_owned();
+                *last = names::cut(&line, 400).to_owned();
             }
         }
     };
