@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use pgstencil::config::env::{self, Environment};
 use pgstencil::stencil::{self, Defaults, Endpoint};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
@@ -19,9 +20,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 struct Errand {
     url: String,
+    ssl_mode: Option<String>,
     registry: String,
     grace_ms: u64,
 }
+
+/// How the server is to be recognised; none of it is secret.
+const TLS: [&str; 5] = [
+    env::PGSSLROOTCERT,
+    env::PGSSLCERT,
+    env::PGSSLKEY,
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
 
 /// Starts the process, without waiting for it. Failing to is no error: the next sweep does it.
 pub(super) fn start(stencil: &Stencil) {
@@ -33,16 +44,20 @@ fn try_start(stencil: &Stencil) -> Result<()> {
         |e: std::io::Error| Error::failed("cannot start the background process").caused_by(e);
     let errand = Errand {
         url: stencil.endpoint().server_url().reveal(),
+        ssl_mode: stencil.endpoint().ssl_mode().map(str::to_owned),
         registry: stencil.config().server.registry.clone(),
         grace_ms: stencil.config().clone.orphan_grace.as_millis() as u64,
     };
     let errand = serde_json::to_string(&errand)
         .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
     let program = std::env::current_exe().map_err(failed)?;
+    let env = Environment::from_process();
+    let tls = TLS.map(|name| (name, env.get_os(name)));
     let mut child = Command::new(program)
         .arg("background")
         // CI runners find leftovers by marks in their environment.
         .env_clear()
+        .envs(tls.into_iter().filter_map(|(name, v)| Some((name, v?))))
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -98,7 +113,11 @@ pub(super) async fn work() -> Result<u8> {
         .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
     let errand: Errand = serde_json::from_str(&text)
         .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
-    let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &Defaults::default())?;
+    let defaults = Defaults {
+        ssl_mode: errand.ssl_mode,
+        ..Defaults::default()
+    };
+    let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &defaults)?;
     stencil::sweep_now(
         &endpoint,
         &errand.registry,

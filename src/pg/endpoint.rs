@@ -40,6 +40,8 @@ pub struct Endpoint {
     port: u16,
     user: String,
     password: Option<Secret>,
+    /// As the URL or the defaults say it.
+    ssl_mode_name: Option<String>,
     ssl_mode: PgSslMode,
     maintenance: Vec<String>,
     client_host: Option<String>,
@@ -99,7 +101,7 @@ impl Endpoint {
             .parameter("sslmode")
             .or_else(|| url.parameter("ssl-mode"))
             .or_else(|| defaults.ssl_mode.clone());
-        let ssl_mode = match mode {
+        let ssl_mode = match &mode {
             None => PgSslMode::Prefer,
             Some(mode) => mode.parse().map_err(|_| {
                 Error::config(format!("`{mode}` is not an sslmode"))
@@ -121,6 +123,7 @@ impl Endpoint {
             port,
             user,
             password: password.map(Secret),
+            ssl_mode_name: mode,
             ssl_mode,
             maintenance,
             client_host: None,
@@ -185,6 +188,11 @@ impl Endpoint {
     /// The role's password. Give it only to the user's own commands.
     pub fn password(&self) -> Option<&str> {
         self.password.as_ref().map(|s| s.0.as_str())
+    }
+
+    /// The `sslmode` of the URL, or of the variable that stood in for it; `None` if nobody named one.
+    pub fn ssl_mode(&self) -> Option<&str> {
+        self.ssl_mode_name.as_deref()
     }
 
     /// Databases to try when the registry does not exist yet.
