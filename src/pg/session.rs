@@ -262,7 +262,7 @@ impl Session {
                         patience.as_secs_f64()
                     ),
                 )
-                .hint("check the host and the port; a firewall may drop the packets"),
+                .hint("check the host and the port; a firewall may drop the packets, or a connection pooler let its clients wait"),
             )),
         }
     }

@@ -7,11 +7,14 @@
     reason = "a failed unwrap is a failed test, and tests tell where they left things"
 )]
 
+mod config_cli;
 mod connect;
 mod docs;
 mod examples;
 mod layers;
+mod library;
 mod managed_server;
 mod rights;
+mod safety;
 mod smoke;
 mod support;
