@@ -126,7 +126,7 @@ pub async fn create(
         })
         .collect();
     let done = async {
-        copy_all(registry, context, template, copies).await?;
+        copy_all(registry, context, template, &id, copies).await?;
         for (row, from) in rows.iter_mut().zip(template.databases()) {
             registry.mark_created(row, &words(context)).await?;
             let refused =
@@ -290,6 +290,7 @@ async fn copy_all(
     registry: &mut Registry,
     context: &Context<'_>,
     template: &Template,
+    id: &str,
     copies: Vec<Copy>,
 ) -> Result<()> {
     let [first, others @ ..] = copies.as_slice() else {
@@ -298,7 +299,8 @@ async fn copy_all(
     if others.is_empty() {
         return copy::create(registry.session(), first, context).await;
     }
-    let key = LockKey::template(template.id());
+    // The second one keeps the sweep from forgetting a database whose CREATE outlives our process.
+    let keys = [LockKey::template(template.id()), LockKey::copying(id)];
     // More than eight at once bring nothing, and sessions are scarce.
     let lanes = others.len().min(7);
     let mut sessions = Vec::new();
@@ -314,11 +316,18 @@ async fn copy_all(
                 return Err(Error::failed("the registry database disappeared"));
             }
         };
-        if !session
-            .try_lock_shared(key)
+        session
+            .act_as(&registry.facts().role)
             .await
-            .doing(|| "share the template's lock".into())?
-        {
+            .doing(|| "act as the registry's owner".into())?;
+        let mut locked = true;
+        for key in keys {
+            locked &= session
+                .try_lock_shared(key)
+                .await
+                .doing(|| "share the template's and the clone's lock".into())?;
+        }
+        if !locked {
             break;
         }
         sessions.push(session);
@@ -501,7 +510,7 @@ async fn after_clone(
         context.limit.left(),
         &context.limit.cancel,
         &mut |line: &str| {
-            observe(Event::Output(line));
+            observe(Event::Output(&context.endpoint.redact(line)));
         },
     )
     .await?;

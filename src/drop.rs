@@ -2,13 +2,18 @@
 //!
 //! A database is dropped if its registry row matches name or private name, oid and mark, read again
 //! right before, under the lock of the template or clone that it belongs to. Anything else stays.
+//!
+//! Statements go by name, and a person may give a name to another database at any moment. So what
+//! is changed is looked at before the change is committed, and what is dropped is first renamed to
+//! its private name, which nobody else has.
 
 use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
 use crate::error::Result;
-use crate::pg::{Doing as _, Limit, catalog, cause, sql, sqlstate};
+use crate::pg::catalog::Database;
+use crate::pg::{Doing as _, Limit, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::database::Owner;
 use crate::registry::{DatabaseRow, Registry};
 
@@ -32,15 +37,63 @@ pub enum Dropped {
 pub async fn drop_databases_of(registry: &mut Registry, owner: &Owner) -> Result<Vec<String>> {
     let mut stay = Vec::new();
     for row in registry.databases_of(owner).await? {
-        if let Dropped::Later(why) = drop_database(registry, &row).await? {
-            let name = match row.state.as_str() {
-                "present" => &row.name,
-                _ => &row.private_name,
-            };
-            stay.push(format!("database `{name}` stays: {why}"));
-        }
+        let why = match drop_database(registry, &row).await {
+            Ok(Dropped::Gone) => continue,
+            Ok(Dropped::Later(why)) => why,
+            Err(e) if is_connection_loss(&e) => return Err(e),
+            // One that cannot be dropped must not keep the others.
+            Err(e) => format!("{e}: {}", cause(&e)),
+        };
+        let name = match row.state.as_str() {
+            "present" => &row.name,
+            _ => &row.private_name,
+        };
+        stay.push(format!("database `{name}` stays: {why}"));
     }
     Ok(stay)
+}
+
+/// Runs statements on the database of this oid, after which it has this name, or changes nothing.
+/// `false`: that name is no longer its own.
+async fn change(
+    session: &mut Session,
+    oid: Oid,
+    name: &str,
+    statements: impl IntoIterator<Item = sql::Statement>,
+) -> std::result::Result<bool, sqlx::Error> {
+    session.begin().await?;
+    let done = async {
+        for statement in statements {
+            session.run(statement).await?;
+        }
+        sqlx::query_scalar::<_, i64>(STILL)
+            .bind(name)
+            .bind(oid)
+            .fetch_one(session.connection())
+            .await
+    }
+    .await;
+    match session.end(done).await {
+        Ok(_) => Ok(true),
+        Err(sqlx::Error::RowNotFound) => Ok(false),
+        Err(e) if e.as_database_error().and_then(|d| d.code()).as_deref() == Some("3D000") => {
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+const STILL: &str = "SELECT 1::bigint FROM pg_database WHERE datname::text = $1 AND oid = $2";
+
+/// Lets sessions into a database, or keeps new ones out. `false`: it has changed its name.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn set_door(session: &mut Session, found: &Database, open: bool) -> Result<bool> {
+    let statements = [sql::allow_connections(&found.name, open)];
+    change(session, found.oid, &found.name, statements)
+        .await
+        .doing(|| format!("close or open database `{}`", found.name))
 }
 
 async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dropped> {
@@ -57,18 +110,20 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     };
     registry.mark_dropping(row).await?;
     let session = registry.session();
+    let moved = || Ok(Dropped::Later("somebody is changing it".into()));
     if !found.invalid {
-        let doing = || format!("close database `{}` before its drop", found.name);
-        if found.is_template {
-            session
-                .run(sql::is_template(&found.name, false))
-                .await
-                .doing(doing)?;
-        }
-        session
-            .run(sql::allow_connections(&found.name, false))
+        let unmark = found
+            .is_template
+            .then(|| sql::is_template(&found.name, false));
+        let statements = [sql::allow_connections(&found.name, false)]
+            .into_iter()
+            .chain(unmark);
+        let closed = change(session, found.oid, &found.name, statements)
             .await
-            .doing(doing)?;
+            .doing(|| format!("close database `{}` before its drop", found.name))?;
+        if !closed {
+            return moved();
+        }
         catalog::end_sessions(session, found.oid).await?;
         let left = catalog::wait_until_empty(
             session,
@@ -84,12 +139,19 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
             )));
         }
     }
+    if found.name != row.private_name {
+        let rename = [sql::rename_database(&found.name, &row.private_name)];
+        let renamed = change(session, found.oid, &row.private_name, rename).await;
+        if !renamed.doing(|| format!("take database `{}` out of its name", found.name))? {
+            return moved();
+        }
+    }
     session
         .make_uninterruptible()
         .await
         .doing(|| "prepare for a drop".into())?;
     let dropped = session
-        .run(sql::drop_database(&found.name))
+        .run(sql::drop_database(&row.private_name))
         .await
         .doing(|| format!("drop database `{}`", found.name));
     session

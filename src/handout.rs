@@ -118,6 +118,10 @@ pub fn variables(
             endpoint.password().unwrap_or_default().into(),
         ),
     ];
+    // Else the caller's own would count, which may be meant for another server.
+    if let Some(mode) = endpoint.ssl_mode() {
+        variables.push(("PGSSLMODE".into(), mode.into()));
+    }
     if let Some(shard) = shard {
         variables.push(("PGSTENCIL_SHARD".into(), shard.index.to_string()));
         variables.push(("PGSTENCIL_SHARDS".into(), shard.count.to_string()));

@@ -329,34 +329,36 @@ impl Stencil {
             let Some(row) = registry.clone_by_name(&name).await? else {
                 continue;
             };
-            let kept = matches!(wanted.lease, Lease::Expiry(_))
-                && row.state == "leased"
-                && row.lease == "expiry"
-                && !row.expired
-                && row.project == self.config.project
-                && row.definition == context.definition.name;
-            if kept
+            let kept = |row: &CloneRow| {
+                matches!(wanted.lease, Lease::Expiry(_))
+                    && row.state == "leased"
+                    && row.lease == "expiry"
+                    && !row.expired
+                    && row.project == self.config.project
+                    && row.definition == context.definition.name
+            };
+            if kept(&row)
                 && !wanted.fresh
-                && let Some(clone) = self.renew(registry, &row, wanted.lease).await?
+                && let Some(clone) = self
+                    .renew(registry, &row, wanted.lease, context.limit)
+                    .await?
             {
                 reused.push(clone);
                 continue;
             }
             // Ours to replace: given up, over, asked for, or its holder is dead.
-            let dead = row.state == "released"
-                || (row.lease == "expiry" && (row.expired || kept))
-                || self.holder_is_dead(&row)
-                || row
-                    .orphaned_s
-                    .is_some_and(|s| s >= self.config.clone.orphan_grace.as_secs_f64());
-            if dead {
-                if kept {
-                    // Its holder asked for it: sessions in it are theirs, and end.
-                    registry.set_released(&row.id).await?;
-                }
-                if sweep::drop_dead_clone(registry, &row.id).await? {
-                    continue;
-                }
+            let by_holder = kept(&row);
+            let dead = |row: &CloneRow| {
+                row.state == "released"
+                    || (row.lease == "expiry" && row.expired)
+                    || (by_holder && kept(row))
+                    || self.holder_is_dead(row)
+                    || row
+                        .orphaned_s
+                        .is_some_and(|s| s >= self.config.clone.orphan_grace.as_secs_f64())
+            };
+            if dead(&row) {
+                sweep::drop_dead_clone(registry, &row.id, by_holder, &dead).await?;
             }
         }
         if reused.is_empty() {
@@ -391,6 +393,7 @@ impl Stencil {
         registry: &mut Registry,
         row: &CloneRow,
         lease: Lease,
+        limit: &Limit,
     ) -> Result<Option<Clone>> {
         let key = row.key();
         while !registry
@@ -400,7 +403,9 @@ impl Stencil {
             .doing(|| "lock a clone".into())?
         {
             // Its maker has not quite ended, or a sweep looks at it.
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            limit
+                .pause(Duration::from_millis(10), "the clone's lock")
+                .await?;
         }
         let whole = self.is_whole(registry, &row.id).await?;
         let renewed = whole

@@ -11,8 +11,9 @@ use sqlx::postgres::types::Oid;
 
 use crate::drop;
 use crate::error::Result;
+use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, catalog, sql};
+use crate::pg::{Doing as _, catalog};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry, TemplateRow};
 
@@ -220,12 +221,28 @@ async fn under_lock(
     }
     let still = match registry.clone_by_id(clone).await? {
         None => false,
+        Some(row) if row.state == "creating" && is_being_copied(registry, clone).await? => false,
         Some(row) => judge(registry, &row, false, grace).await?.as_ref() == Some(action),
     };
     if !still {
         unlock(registry, key).await?;
     }
     Ok(still)
+}
+
+/// Whether a session of a dead maker is still in CREATE. The new database does not show before its
+/// end, so it would be taken for one that never was.
+async fn is_being_copied(registry: &mut Registry, clone: &str) -> Result<bool> {
+    let key = LockKey::copying(clone);
+    let free = registry
+        .session()
+        .try_lock(key)
+        .await
+        .doing(|| "see whether a clone is being copied".into())?;
+    if free {
+        unlock(registry, key).await?;
+    }
+    Ok(!free)
 }
 
 async fn unlock(registry: &mut Registry, key: LockKey) -> Result<()> {
@@ -249,10 +266,9 @@ async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<S
         let rows = registry.databases_of(&owner).await?;
         let oids: Vec<Oid> = rows.iter().filter_map(|r| r.oid).collect();
         let found = catalog::databases(registry.session(), &[], &oids).await?;
-        let ours: Vec<String> = found
-            .iter()
+        let ours: Vec<Database> = found
+            .into_iter()
             .filter(|d| !d.invalid && rows.iter().any(|r| r.is(d)))
-            .map(|d| d.name.clone())
             .collect();
         set_doors(registry, &ours, false).await?;
         if in_use(registry, clone).await? {
@@ -267,13 +283,9 @@ async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<S
     Ok(Some(left))
 }
 
-async fn set_doors(registry: &mut Registry, names: &[String], open: bool) -> Result<()> {
-    for name in names {
-        registry
-            .session()
-            .run(sql::allow_connections(name, open))
-            .await
-            .doing(|| format!("close or open database `{name}`"))?;
+async fn set_doors(registry: &mut Registry, databases: &[Database], open: bool) -> Result<()> {
+    for database in databases {
+        drop::set_door(registry.session(), database, open).await?;
     }
     Ok(())
 }
@@ -330,12 +342,18 @@ async fn drop_locked_template(registry: &mut Registry, id: i64, why: &str) -> Re
     Ok(left)
 }
 
-/// Gives up a clone whose holder is known to be gone, at once: a wanted name is in its way. Returns
-/// whether its name is free now.
+/// Gives up a clone that is in the way of a wanted name, at once, if `dead` is still true of it under
+/// its lock. `by_holder`: whoever holds it wants that, and sessions in it are theirs. Returns whether
+/// its name is free now.
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_dead_clone(registry: &mut Registry, clone: &str) -> Result<bool> {
+pub async fn drop_dead_clone(
+    registry: &mut Registry,
+    clone: &str,
+    by_holder: bool,
+    dead: &(dyn Fn(&CloneRow) -> bool + Sync),
+) -> Result<bool> {
     let key = LockKey::clone(clone);
     if !registry
         .session()
@@ -345,7 +363,19 @@ pub async fn drop_dead_clone(registry: &mut Registry, clone: &str) -> Result<boo
     {
         return Ok(false);
     }
-    let done = drop_clone(registry, clone).await;
+    let done = async {
+        match registry.clone_by_id(clone).await? {
+            None => return Ok(true),
+            Some(row) if !dead(&row) => return Ok(false),
+            Some(_) => {}
+        }
+        if by_holder {
+            registry.set_released(clone).await?;
+        }
+        let left = drop_clone(registry, clone).await?;
+        Ok(left.is_some_and(|left| left.is_empty()))
+    }
+    .await;
     unlock(registry, key).await?;
-    Ok(done?.is_some_and(|left| left.is_empty()))
+    done
 }

@@ -17,6 +17,11 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// A text as it stands in a URL.
+pub fn encode(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
 /// A URL of a Postgres server, or of one database on it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl {
@@ -172,25 +177,38 @@ impl ServerUrl {
         if let Some(host) = host {
             url = url.without(&["host", "hostaddr"]);
             url.host = match host {
-                folder if folder.starts_with('/') => {
-                    utf8_percent_encode(folder, RESERVED).to_string()
-                }
+                folder if folder.starts_with('/') => encode(folder),
                 v6 if v6.contains(':') && !v6.starts_with('[') => format!("[{v6}]"),
                 host => host.to_owned(),
             };
         }
         if let Some(port) = port {
             url = url.without(&["port"]);
-            url.port = Some(port);
+            if url.has_its_host_in_the_query() {
+                url.query.push(format!("port={port}"));
+                url.port = None;
+            } else {
+                url.port = Some(port);
+            }
         }
         url
     }
 
     /// The same URL with user and password filled in where it has none, so that it can be used
-    /// away from the environment or the password file that supplied them.
+    /// away from the environment or the password file that supplied them. Beside a host in the query
+    /// they go there, too: to most parsers but libpq's, `//user@/` is no URL.
     #[must_use]
     pub fn with_credentials(&self, user: &str, password: Option<&str>) -> Self {
         let mut url = self.clone();
+        if url.user.is_none() && url.has_its_host_in_the_query() {
+            if url.user().is_none() {
+                url.query.push(format!("user={}", encode(user)));
+            }
+            if let (None, Some(password)) = (url.password(), password) {
+                url.query.push(format!("password={}", encode(password)));
+            }
+            return url;
+        }
         if url.user().is_none() {
             url.user = Some(user.to_owned());
         }
@@ -234,6 +252,10 @@ impl ServerUrl {
         text
     }
 
+    fn has_its_host_in_the_query(&self) -> bool {
+        self.host.is_empty() && self.host().is_some()
+    }
+
     fn without(&self, keys: &[&str]) -> Self {
         let mut url = self.clone();
         url.query.retain(|pair| {
@@ -245,7 +267,6 @@ impl ServerUrl {
 
     fn render(&self, password: Option<&str>, hide: bool) -> String {
         let mut text = format!("{}://", self.scheme);
-        let encode = |s: &str| utf8_percent_encode(s, RESERVED).to_string();
         if let Some(user) = &self.user {
             text += &encode(user);
         }
@@ -421,6 +442,22 @@ mod tests {
                 .with_endpoint(Some("pg"), Some(2))
                 .reveal(),
             "postgres://pg:2/d?a=b"
+        );
+    }
+
+    #[test]
+    fn what_is_filled_in_stays_readable_for_every_parser() {
+        let u = url("postgres:///d?host=/run/pg").with_endpoint(None, Some(5433));
+        assert_eq!(
+            u.with_credentials("me", Some("p&w")).reveal(),
+            "postgres:///d?host=/run/pg&port=5433&user=me&password=p%26w"
+        );
+        assert_eq!(
+            url("postgres:///d")
+                .with_endpoint(Some("/run/pg"), Some(5433))
+                .with_credentials("me", None)
+                .reveal(),
+            "postgres://me@%2Frun%2Fpg:5433/d"
         );
     }
 

@@ -6,9 +6,11 @@
 //! environment in `/proc`. A CI runner that kills it costs nothing: the next command sweeps.
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use pgstencil::config::env::{self, Environment};
 use pgstencil::stencil::{self, Defaults, Endpoint};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
@@ -18,9 +20,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 struct Errand {
     url: String,
+    ssl_mode: Option<String>,
     registry: String,
     grace_ms: u64,
 }
+
+/// How the server is to be recognised; none of it is secret.
+const TLS: [&str; 5] = [
+    env::PGSSLROOTCERT,
+    env::PGSSLCERT,
+    env::PGSSLKEY,
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
 
 /// Starts the process, without waiting for it. Failing to is no error: the next sweep does it.
 pub(super) fn start(stencil: &Stencil) {
@@ -32,20 +44,26 @@ fn try_start(stencil: &Stencil) -> Result<()> {
         |e: std::io::Error| Error::failed("cannot start the background process").caused_by(e);
     let errand = Errand {
         url: stencil.endpoint().server_url().reveal(),
+        ssl_mode: stencil.endpoint().ssl_mode().map(str::to_owned),
         registry: stencil.config().server.registry.clone(),
         grace_ms: stencil.config().clone.orphan_grace.as_millis() as u64,
     };
     let errand = serde_json::to_string(&errand)
         .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
     let program = std::env::current_exe().map_err(failed)?;
+    let env = Environment::from_process();
+    let tls = TLS.map(|name| (name, env.get_os(name)));
     let mut child = Command::new(program)
         .arg("background")
         // CI runners find leftovers by marks in their environment.
         .env_clear()
+        .envs(tls.into_iter().filter_map(|(name, v)| Some((name, v?))))
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // From its first moment on: whoever ends our group when we are done must not meet it there.
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -58,9 +76,22 @@ fn try_start(stencil: &Stencil) -> Result<()> {
 
 /// Leaves the starter's session, and closes what was inherited beside the three standard
 /// descriptors: whoever reads `$(pgstencil clone)` from a pipe waits until nobody holds it open.
-pub(super) fn leave() {
-    // Fails only for a group leader, which is then nobody's child to be killed with.
-    let _ = nix::unistd::setsid();
+/// `false`: another process, which can leave, does the work.
+pub(super) fn leave() -> bool {
+    close_inherited();
+    // Leaders of a group cannot leave their session, but their children can.
+    nix::unistd::setsid().is_ok() || hand_on().is_err()
+}
+
+/// Starts this program again, with what is left of its standard input.
+fn hand_on() -> std::io::Result<()> {
+    Command::new(std::env::current_exe()?)
+        .arg("background")
+        .spawn()
+        .map(drop)
+}
+
+fn close_inherited() {
     let Ok(folder) = std::fs::read_dir("/dev/fd") else {
         return;
     };
@@ -82,7 +113,11 @@ pub(super) async fn work() -> Result<u8> {
         .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
     let errand: Errand = serde_json::from_str(&text)
         .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
-    let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &Defaults::default())?;
+    let defaults = Defaults {
+        ssl_mode: errand.ssl_mode,
+        ..Defaults::default()
+    };
+    let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &defaults)?;
     stencil::sweep_now(
         &endpoint,
         &errand.registry,

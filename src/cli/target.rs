@@ -113,7 +113,11 @@ impl Session {
                         self.printer.warn(notice);
                     }
                     // Complete as it is; libpq's variables are meant for other servers.
-                    return Endpoint::new(running.url, &Defaults::default());
+                    let defaults = Defaults {
+                        ssl_mode: Some("disable".into()),
+                        ..Defaults::default()
+                    };
+                    return Endpoint::new(running.url, &defaults);
                 }
             }
         };

@@ -40,6 +40,8 @@ pub struct Endpoint {
     port: u16,
     user: String,
     password: Option<Secret>,
+    /// As the URL or the defaults say it.
+    ssl_mode_name: Option<String>,
     ssl_mode: PgSslMode,
     maintenance: Vec<String>,
     client_host: Option<String>,
@@ -77,6 +79,10 @@ impl Endpoint {
                     .unwrap_or("localhost")
                     .to_owned()
             });
+        if host.contains(',') {
+            return Err(Error::config("PGHOST names several hosts")
+                .hint("name the one server that is the primary"));
+        }
         let Some(user) = url.user().or_else(|| defaults.user.clone()) else {
             return Err(
                 Error::config("the server URL names no user, and there is no PGUSER")
@@ -89,18 +95,13 @@ impl Endpoint {
             .or_else(|| defaults.password.clone())
             .or_else(|| {
                 let lookup = defaults.passfile.as_ref()?;
-                let file_host = if host.starts_with('/') {
-                    "localhost"
-                } else {
-                    &host
-                };
-                lookup(file_host, port, database.as_deref().unwrap_or(&user), &user)
+                lookup(&host, port, database.as_deref().unwrap_or(&user), &user)
             });
         let mode = url
             .parameter("sslmode")
             .or_else(|| url.parameter("ssl-mode"))
             .or_else(|| defaults.ssl_mode.clone());
-        let ssl_mode = match mode {
+        let ssl_mode = match &mode {
             None => PgSslMode::Prefer,
             Some(mode) => mode.parse().map_err(|_| {
                 Error::config(format!("`{mode}` is not an sslmode"))
@@ -122,6 +123,7 @@ impl Endpoint {
             port,
             user,
             password: password.map(Secret),
+            ssl_mode_name: mode,
             ssl_mode,
             maintenance,
             client_host: None,
@@ -149,13 +151,12 @@ impl Endpoint {
         self.complete(self.url.clone())
     }
 
+    /// With all that came from elsewhere, so that it leads to the same server everywhere.
     fn complete(&self, url: ServerUrl) -> ServerUrl {
-        let known_host = url.host().is_some() || self.host.starts_with('/');
-        url.with_endpoint(
-            (!known_host).then_some(self.host.as_str()),
-            (!known_host && url.port().is_none()).then_some(self.port),
-        )
-        .with_credentials(&self.user, self.password.as_ref().map(|s| s.0.as_str()))
+        let host = url.host().is_none().then_some(self.host.as_str());
+        let told = url.port().is_some() || (host.is_none() && self.port == 5432);
+        url.with_endpoint(host, (!told).then_some(self.port))
+            .with_credentials(&self.user, self.password())
     }
 
     /// Host that a client uses.
@@ -181,6 +182,11 @@ impl Endpoint {
     /// What a command printed, without the password that it was given: fit for errors and the registry.
     pub fn redact(&self, text: &str) -> String {
         self.server_url().redact(text)
+    }
+
+    /// The `sslmode` of the URL, or of the variable that stood in for it; `None` if nobody named one.
+    pub fn ssl_mode(&self) -> Option<&str> {
+        self.ssl_mode_name.as_deref()
     }
 
     /// Databases to try when the registry does not exist yet.

@@ -26,6 +26,12 @@ impl LockKey {
         LockKey::derive("clone", &[id])
     }
 
+    /// A clone that is being copied: shared by the further sessions that copy, beside the one that
+    /// holds its lock, and survived by them.
+    pub fn copying(id: &str) -> Self {
+        LockKey::derive("copying", &[id])
+    }
+
     /// Installation and upgrade of the registry.
     pub fn registry() -> Self {
         LockKey::derive("registry", &[])

@@ -92,7 +92,7 @@ pub struct ServerFacts {
     pub version: u32,
     /// `fsync`: whether the server's data is meant to survive a crash of the host.
     pub fsync: bool,
-    /// The session's role.
+    /// The role that the session acts as.
     pub role: String,
 }
 
@@ -262,7 +262,7 @@ impl Session {
                         patience.as_secs_f64()
                     ),
                 )
-                .hint("check the host and the port; a firewall may drop the packets"),
+                .hint("check the host and the port; a firewall may drop the packets, or a connection pooler let its clients wait"),
             )),
         }
     }
@@ -275,6 +275,18 @@ impl Session {
     /// What the server said of itself.
     pub fn facts(&self) -> &ServerFacts {
         &self.facts
+    }
+
+    /// Acts as another role from here on, one that ours is a member of.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn act_as(&mut self, role: &str) -> std::result::Result<(), sqlx::Error> {
+        if self.facts.role != role {
+            self.run(super::sql::set_role(role)).await?;
+            role.clone_into(&mut self.facts.role);
+        }
+        Ok(())
     }
 
     /// The driver's connection, for queries with binds.
@@ -440,7 +452,7 @@ fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error
             .hint("check user and password in the URL, and pg_hba.conf on the server"),
         (_, "55000") => base(format!("database `{database}` on {place} accepts no connections")),
         (_, "53300") => base(format!("the server at {place} has no free connection slot"))
-            .hint("raise max_connections, or end idle sessions"),
+            .hint("raise max_connections or the role's CONNECTION LIMIT, or end idle sessions"),
         (_, "42501") => Error::new(
             Kind::Permission,
             format!("role `{user}` may not connect to database `{database}` on {place}"),

@@ -66,10 +66,10 @@ impl DatabaseRow {
         }
     }
 
-    /// Whether what the server shows is this very database: oid and mark. As long as it was never
-    /// handed out or sealed, the private name (80 random bits) on a database of our role that nobody
-    /// else has marked will do: a crash may have come between CREATE and registration, and a build
-    /// may have dropped it and created it again.
+    /// Whether what the server shows is this very database: name, oid and mark. As long as it was
+    /// never handed out or sealed, the private name (80 random bits) on a database of our role that
+    /// nobody else has marked will do: a crash may have come between CREATE and registration, and a
+    /// build may have dropped it and created it again. One that somebody renamed is theirs now.
     pub fn is(&self, found: &catalog::Database) -> bool {
         if !found.ours {
             return false;
@@ -77,7 +77,7 @@ impl DatabaseRow {
         let marked = self.mark().is_in(found.comment.as_deref());
         let private = found.name == self.private_name;
         if self.oid == Some(found.oid) {
-            return marked || private;
+            return private || (marked && found.name == self.name);
         }
         self.state != "present" && private && (marked || !Mark::any_in(found.comment.as_deref()))
     }

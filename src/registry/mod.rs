@@ -25,6 +25,8 @@ use crate::pg::{self, Doing as _, Endpoint, Limit, Session, catalog, sql, sqlsta
 /// The numbered files of our tables; a file's number is the version that it leads to.
 const SCHEMA: [&str; 1] = [include_str!("schema/001.sql")];
 
+const OWNER: &str = "SELECT r.rolname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
+     WHERE d.datname::text = $1";
 const LOOK: &str = "SELECT m.version, pg_has_role(d.datdba, 'MEMBER') AS ours, r.rolname::text AS owner \
      FROM pgstencil.meta m, pg_database d JOIN pg_roles r ON r.oid = d.datdba \
      WHERE d.datname = current_database()";
@@ -55,7 +57,9 @@ impl Registry {
                     }
                 }
                 Err(OpenError::Missing) => create(endpoint, name, limit).await?,
-                Err(OpenError::Other(error)) => return Err(owned_by_another(error, name)),
+                Err(OpenError::Other(error)) => {
+                    return Err(owned_by_another(error, endpoint, name, limit).await);
+                }
             }
         }
         Err(Error::failed(format!(
@@ -85,7 +89,9 @@ impl Registry {
                 }
             }
             Err(OpenError::Missing) => Ok(None),
-            Err(OpenError::Other(error)) => Err(owned_by_another(error, name)),
+            Err(OpenError::Other(error)) => {
+                Err(owned_by_another(error, endpoint, name, limit).await)
+            }
         }
     }
 
@@ -131,6 +137,11 @@ impl Registry {
         if !ours {
             return Err(foreign(name, Some(&owner)));
         }
+        // Members of the owner share its registry. What they make belongs to the owner, too, so that
+        // whoever comes next can clone and drop it.
+        if let Err(e) = self.session.act_as(&owner).await {
+            return Err(foreign(name, Some(&owner)).caused_by(e));
+        }
         let known = SCHEMA.len() as i32;
         match version {
             v if v == known => Ok(Look::Current),
@@ -170,6 +181,13 @@ impl Registry {
                 .doing(|| "read the registry's version".into())?
                 as usize,
         };
+        if version == 0 {
+            // Before there is anything to see: a crash in between must not leave it open.
+            self.session
+                .run(sql::revoke_public(name))
+                .await
+                .doing(|| format!("close registry database `{name}` to other roles"))?;
+        }
         for (i, file) in SCHEMA.iter().enumerate().skip(version) {
             let doing = || format!("install version {} of the registry in `{name}`", i + 1);
             // One transaction a file: a crash leaves the version before it.
@@ -181,12 +199,6 @@ impl Registry {
                 .await
                 .doing(doing)?;
             tx.commit().await.doing(doing)?;
-        }
-        if version == 0 {
-            self.session
-                .run(sql::revoke_public(name))
-                .await
-                .doing(|| format!("close registry database `{name}` to other roles"))?;
         }
         self.session
             .unlock(key)
@@ -230,25 +242,43 @@ fn foreign(name: &str, owner: Option<&str>) -> Error {
         },
     )
     .hint("give this role a registry of its own: `[server] registry = \"…\"` in pgstencil.toml")
-    .hint("or share one: GRANT the owner's role to this role")
+    .hint("or share one: GRANT the owner's role to this role, and let its sessions be the owner's: ALTER ROLE … SET role = OWNER")
 }
 
-/// A refused CONNECT on the registry means that another role made it.
-fn owned_by_another(error: Error, name: &str) -> Error {
-    if error.kind() == Kind::Permission {
-        foreign(name, None).caused_by(error)
-    } else {
-        error
+/// A refused CONNECT on the registry means that another role made it; which one, any other database
+/// tells.
+async fn owned_by_another(error: Error, endpoint: &Endpoint, name: &str, limit: &Limit) -> Error {
+    if error.kind() != Kind::Permission {
+        return error;
     }
+    let mut owner = None;
+    for database in endpoint.maintenance().iter().filter(|d| *d != name) {
+        if let Ok(mut session) = Session::open(endpoint, database, limit).await {
+            owner = sqlx::query_scalar::<_, String>(OWNER)
+                .bind(name)
+                .fetch_optional(session.connection())
+                .await
+                .unwrap_or_default();
+            session.close().await;
+            break;
+        }
+    }
+    foreign(name, owner.as_deref()).caused_by(error)
 }
 
 async fn create(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<()> {
     let mut missing = Vec::new();
+    let mut refused = None;
     for database in endpoint.maintenance().iter().filter(|d| *d != name) {
         let mut session = match Session::open(endpoint, database, limit).await {
             Ok(session) => session,
             Err(OpenError::Missing) => {
                 missing.push(format!("`{database}`"));
+                continue;
+            }
+            // No CONNECT on this one; the next will do as well.
+            Err(OpenError::Other(error)) if error.kind() == Kind::Permission => {
+                refused.get_or_insert(error);
                 continue;
             }
             Err(OpenError::Other(error)) => return Err(error),
@@ -264,6 +294,9 @@ async fn create(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<()> {
             Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P04" | "23505")) => Ok(()),
             other => other,
         };
+    }
+    if let Some(error) = refused {
+        return Err(error);
     }
     Err(Error::new(
         Kind::Connect,

@@ -224,7 +224,9 @@ async fn run_command(
         let last = Arc::clone(&last);
         let observe = context.observe;
         move |line: &str| {
-            observe(Event::Output(line));
+            // Shown to those who wait, by way of the registry: no password may get there.
+            let line = context.endpoint.redact(line);
+            observe(Event::Output(&line));
             if let Ok(mut last) = last.lock() {
                 line.clone_into(&mut last);
             }
@@ -238,8 +240,7 @@ async fn run_command(
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let line = last.lock().map(|l| l.clone()).unwrap_or_default();
-            // Shown to those who wait, by way of the registry: no password may get there.
-            let line = names::cut(&context.endpoint.redact(&line), 400).to_owned();
+            let line = names::cut(&line, 400).to_owned();
             let alive = match template {
                 Some(id) if line != written => {
                     written.clone_from(&line);

@@ -8,12 +8,17 @@
 )]
 
 mod build;
+mod config_cli;
+mod connect;
 mod docs;
 mod examples;
 mod fallback;
 mod fidelity;
 mod layers;
+mod library;
 mod look;
 mod managed_server;
+mod rights;
+mod safety;
 mod smoke;
 mod support;

@@ -1,0 +1,141 @@
+//! pgstencil as a library: in one process, on a runtime with several threads.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pgstencil::Stencil;
+use pgstencil::config::Config;
+use pgstencil::names::NamePattern;
+use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
+use pgstencil::url::ServerUrl;
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use crate::support::server::PATIENCE;
+use crate::support::{Project, Role, eventually, server};
+
+fn stencil(project: &Project<'_>) -> Stencil {
+    let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
+    let url = ServerUrl::parse(project.server_url()).unwrap();
+    let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
+    let holder = Holder {
+        label: "a library's user".into(),
+        ..Holder::default()
+    };
+    Stencil::new(config, endpoint, holder, Arc::new(|_: &str| None))
+}
+
+fn wanted(lease: Lease) -> Wanted {
+    Wanted {
+        definition: None,
+        count: 1,
+        pattern: NamePattern::default(),
+        shard: None,
+        lease,
+        fresh: false,
+        keep_failed: false,
+    }
+}
+
+/// Nothing here can see what is printed; that the library does not is clippy's to say
+/// (`print_stdout`, `print_stderr`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_tasks_get_eight_clones_from_one_build() {
+    let role = Role::new(server());
+    let mut project = Project::with_migrations(server());
+    project.connect_as(&role);
+    let stencil = stencil(&project);
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let tasks: Vec<_> = (0..8)
+        .map(|n| {
+            let (stencil, events) = (stencil.clone(), Arc::clone(&events));
+            let options = |database: &str| role.options(database);
+            let name_to_options = options("postgres");
+            // That this compiles says that the futures are Send.
+            tokio::spawn(async move {
+                let limit = Limit::default();
+                let observe = |event: pgstencil::events::Event<'_>| {
+                    events.lock().unwrap().push(format!("{event:?}"));
+                };
+                let acquired = stencil
+                    .acquire(&wanted(Lease::Session), &limit, &observe)
+                    .await
+                    .unwrap();
+                let name = acquired.clones[0].name().to_owned();
+                let keeper = stencil.keep(acquired.registry, &acquired.clones);
+                let mut session = name_to_options.database(&name).connect().await.unwrap();
+                sqlx::query("insert into users values (2, $1)")
+                    .bind(format!("task {n}"))
+                    .execute(&mut session)
+                    .await
+                    .unwrap();
+                let users: i64 = sqlx::query_scalar("select count(*) from users")
+                    .fetch_one(&mut session)
+                    .await
+                    .unwrap();
+                assert_eq!(users, 2);
+                session.close().await.unwrap();
+                let kept = keeper.stop().await.unwrap();
+                assert_eq!(kept.warnings, Vec::<String>::new());
+                let warnings = stencil
+                    .give_back(kept.registry, &acquired.clones)
+                    .await
+                    .unwrap();
+                assert_eq!(warnings, Vec::<String>::new());
+                name
+            })
+        })
+        .collect();
+    let mut names = Vec::new();
+    for task in tasks {
+        names.push(task.await.unwrap());
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 8);
+    assert_eq!(project.builds(), 1);
+    let events = events.lock().unwrap().join("\n");
+    assert_eq!(events.matches("Sealed").count(), 1, "{events}");
+
+    let swept = tokio::spawn({
+        let stencil = stencil.clone();
+        async move {
+            let registry = stencil.config().server.registry.clone();
+            pgstencil::stencil::sweep_now(stencil.endpoint(), &registry, Duration::from_secs(1))
+                .await
+        }
+    });
+    assert_eq!(swept.await.unwrap().unwrap().len(), 8);
+    assert_eq!(project.databases().len(), 1);
+}
+
+#[tokio::test]
+async fn a_cancelled_caller_leaves_nothing() {
+    let role = Role::new(server());
+    let mut project = Project::with_migrations(server());
+    project.connect_as(&role);
+    project.build(&crate::support::Build::Hang);
+    let stencil = stencil(&project);
+    let limit = Limit::new(Some(Duration::from_secs(60)), Default::default());
+    let cancel = limit.cancel.clone();
+    let work = tokio::spawn(async move {
+        let observe = |_: pgstencil::events::Event<'_>| {};
+        let done = stencil
+            .acquire(&wanted(Lease::Session), &limit, &observe)
+            .await;
+        done.map(|_| ()).unwrap_err().kind()
+    });
+    assert!(eventually_async(|| project.builds() == 1).await);
+    cancel.cancel();
+    assert_eq!(work.await.unwrap(), pgstencil::Kind::Interrupted);
+    assert!(eventually(PATIENCE, || project.databases().is_empty()));
+}
+
+async fn eventually_async(mut yes: impl FnMut() -> bool) -> bool {
+    for _ in 0..1000 {
+        if yes() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    false
+}
