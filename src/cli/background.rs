@@ -6,6 +6,7 @@
 //! environment in `/proc`. A CI runner that kills it costs nothing: the next command sweeps.
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ fn try_start(stencil: &Stencil) -> Result<()> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // From its first moment on: whoever ends our group when we are done must not meet it there.
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -58,9 +61,22 @@ fn try_start(stencil: &Stencil) -> Result<()> {
 
 /// Leaves the starter's session, and closes what was inherited beside the three standard
 /// descriptors: whoever reads `$(pgstencil clone)` from a pipe waits until nobody holds it open.
-pub(super) fn leave() {
-    // Fails only for a group leader, which is then nobody's child to be killed with.
-    let _ = nix::unistd::setsid();
+/// `false`: another process, which can leave, does the work.
+pub(super) fn leave() -> bool {
+    close_inherited();
+    // Leaders of a group cannot leave their session, but their children can.
+    nix::unistd::setsid().is_ok() || hand_on().is_err()
+}
+
+/// Starts this program again, with what is left of its standard input.
+fn hand_on() -> std::io::Result<()> {
+    Command::new(std::env::current_exe()?)
+        .arg("background")
+        .spawn()
+        .map(drop)
+}
+
+fn close_inherited() {
     let Ok(folder) = std::fs::read_dir("/dev/fd") else {
         return;
     };

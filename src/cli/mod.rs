@@ -43,9 +43,9 @@ pub(crate) fn main() -> ExitCode {
             });
         }
     };
-    if matches!(arguments.command, Command::Background) {
-        // Before anything is opened: this process outlives the one that started it.
-        background::leave();
+    // Before anything is opened: this process outlives the one that started it.
+    if matches!(arguments.command, Command::Background) && !background::leave() {
+        return ExitCode::SUCCESS;
     }
     let env = Environment::from_process();
     let printer = Printer::new(&arguments.shared, &env);
