@@ -485,6 +485,20 @@ impl Stencil {
         )
     }
 
+    /// The keeper's session, or a new one if it was lost since the keeper's last look.
+    async fn again(&self, registry: Option<Registry>) -> Result<Registry> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        if let Some(mut registry) = registry
+            && let Ok(Ok(())) = tokio::time::timeout(PATIENCE, registry.ping()).await
+        {
+            return Ok(registry);
+        }
+        let limit = Limit::new(Some(PATIENCE), Default::default());
+        Registry::open_existing(&self.endpoint, &self.config.server.registry, &limit)
+            .await?
+            .ok_or_else(|| Error::failed("the registry database is gone"))
+    }
+
     /// Ends a session lease. Returns what the holder should know, such as that the command replaced
     /// the clone. The drop is left to a sweep: it forces a checkpoint of the whole server.
     ///
@@ -495,11 +509,7 @@ impl Stencil {
         registry: Option<Registry>,
         clones: &[Clone],
     ) -> Result<Vec<String>> {
-        let limit = Limit::new(Some(Duration::from_secs(10)), Default::default());
-        let mut registry = match registry {
-            Some(registry) => registry,
-            None => self.open(&limit).await?,
-        };
+        let mut registry = self.again(registry).await?;
         let mut warnings = Vec::new();
         for clone in clones {
             warnings.extend(self.replaced(&mut registry, clone).await?);
@@ -514,13 +524,9 @@ impl Stencil {
     /// # Errors
     /// The driver's.
     pub async fn prolong(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<()> {
-        let limit = Limit::new(Some(Duration::from_secs(10)), Default::default());
-        let mut registry = match registry {
-            Some(registry) => registry,
-            None => self.open(&limit).await?,
-        };
+        let mut registry = self.again(registry).await?;
         for clone in clones {
-            registry
+            let kept = registry
                 .set_leased(
                     &clone.id,
                     Lease::Expiry(self.config.clone.ttl),
@@ -528,6 +534,12 @@ impl Stencil {
                 )
                 .await
                 .doing(|| format!("keep clone {}", clone.id))?;
+            if !kept {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("clone {} was given up meanwhile", clone.id),
+                ));
+            }
         }
         registry.close().await;
         Ok(())
