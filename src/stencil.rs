@@ -252,7 +252,14 @@ impl Stencil {
                 clone::create(&mut registry, &context, &ensured.template, &request).await
             };
             match made {
-                Ok(clone) => clones.push(clone),
+                Ok(clone) => {
+                    clones.push(clone);
+                    // A CREATE cannot be interrupted, but who gave up meanwhile wants no clone.
+                    if limit.cancel.is_cancelled() {
+                        self.give_up_all(&mut registry, &clones).await?;
+                        return Err(Error::new(Kind::Interrupted, "interrupted"));
+                    }
+                }
                 Err(error) if outcome != Outcome::Fallback && template_is_to_blame(&error) => {
                     let fingerprint = ensured.template.fingerprint().short();
                     let cause = cause(&error);
@@ -276,9 +283,7 @@ impl Stencil {
                     outcome = ensured.outcome;
                 }
                 Err(error) => {
-                    for clone in &clones {
-                        self.give_up(&mut registry, &clone.id).await?;
-                    }
+                    self.give_up_all(&mut registry, &clones).await?;
                     return Err(error);
                 }
             }
@@ -446,6 +451,13 @@ impl Stencil {
             .unlock(LockKey::clone(clone))
             .await
             .doing(|| "unlock a clone".into())?;
+        Ok(())
+    }
+
+    async fn give_up_all(&self, registry: &mut Registry, clones: &[Clone]) -> Result<()> {
+        for clone in clones {
+            self.give_up(registry, &clone.id).await?;
+        }
         Ok(())
     }
 
