@@ -156,7 +156,11 @@ pub async fn apply(
 ) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut drops = 0;
-    for action in actions {
+    // Notes first: they are cheap, and each starts the time that a later sweep waits for.
+    let (notes, others): (Vec<_>, Vec<_>) = actions
+        .iter()
+        .partition(|a| matches!(a, Action::Orphan { .. } | Action::Revive { .. }));
+    for action in notes.into_iter().chain(others) {
         match action {
             Action::Orphan { clone } => {
                 if under_lock(registry, clone, grace, action).await? {
