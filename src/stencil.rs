@@ -13,12 +13,12 @@ use crate::events::{Event, Observe};
 use crate::fingerprint::Inputs;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::lease::Keeper;
-use crate::names::{self, NameParts, NamePattern};
+use crate::names::{self, NamePattern};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, catalog, sqlstate};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry, TemplateRow};
-use crate::sweep::{self, Action};
+use crate::sweep::{self, Action, Dead};
 use crate::template::{self, Ensured};
 
 pub use crate::handout::Shard;
@@ -220,6 +220,14 @@ impl Stencil {
     ) -> Result<Acquired> {
         let definition = self.definition(wanted.definition.as_deref())?;
         let context = self.context(definition, limit, observe, wanted.keep_failed);
+        let group = names::clone_id();
+        clone::check_names(
+            &context,
+            &wanted.pattern,
+            &group,
+            wanted.count,
+            wanted.shard,
+        )?;
         let mut registry = self.open(limit).await?;
         if !wanted.pattern.is_unique()
             && let Some(reused) = self.reuse(&mut registry, &context, wanted).await?
@@ -231,7 +239,6 @@ impl Stencil {
             (ensured.fingerprint_time, ensured.template_time);
         self.note(&mut registry, definition, &ensured).await?;
         let mut clones = Vec::new();
-        let group = names::clone_id();
         let mut rebuilt = false;
         let mut outcome = ensured.outcome;
         let started = std::time::Instant::now();
@@ -312,50 +319,23 @@ impl Stencil {
     ) -> Result<Option<Reused>> {
         let mut reused = Vec::new();
         for index in 0..wanted.count {
-            let role = context
-                .definition
-                .databases
-                .first()
-                .map_or("", String::as_str);
-            let name = wanted.pattern.render(&NameParts {
-                id: "",
-                role,
-                index,
-                shard: wanted.shard.map(|s| s.index),
-                branch: self.holder.branch.as_deref(),
-                project: &self.config.project,
-            })?;
-            let Some(row) = registry.clone_by_name(&name).await? else {
-                continue;
-            };
-            let kept = matches!(wanted.lease, Lease::Expiry(_))
-                && row.state == "leased"
-                && row.lease == "expiry"
-                && !row.expired
-                && row.project == self.config.project
-                && row.definition == context.definition.name;
-            if kept
-                && !wanted.fresh
-                && let Some(clone) = self.renew(registry, &row, wanted.lease).await?
+            let names = clone::names(context, &wanted.pattern, "", index, wanted.shard)?;
+            let mut own = None;
+            if let Some(name) = names.first()
+                && let Some(row) = registry.clone_by_name(name).await?
+                && self.is_kept(&row, context, wanted)
             {
-                reused.push(clone);
-                continue;
-            }
-            // Ours to replace: given up, over, asked for, or its holder is dead.
-            let dead = row.state == "released"
-                || (row.lease == "expiry" && (row.expired || kept))
-                || self.holder_is_dead(&row)
-                || row
-                    .orphaned_s
-                    .is_some_and(|s| s >= self.config.clone.orphan_grace.as_secs_f64());
-            if dead {
-                if kept {
-                    // Its holder asked for it: sessions in it are theirs, and end.
-                    registry.set_released(&row.id).await?;
-                }
-                if sweep::drop_dead_clone(registry, &row.id).await? {
+                if !wanted.fresh
+                    && let Some(clone) = self.renew(registry, &row, wanted.lease).await?
+                {
+                    reused.push(clone);
                     continue;
                 }
+                own = Some(row.id);
+            }
+            for name in &names {
+                self.make_way(registry, context, name, own.as_deref())
+                    .await?;
             }
         }
         if reused.is_empty() {
@@ -382,6 +362,70 @@ impl Stencil {
             clones: reused,
             fingerprint: now,
         }))
+    }
+
+    /// Whether a clone is the caller's own, and its lease is not over.
+    fn is_kept(&self, row: &CloneRow, context: &Context<'_>, wanted: &Wanted) -> bool {
+        matches!(wanted.lease, Lease::Expiry(_))
+            && row.state == "leased"
+            && row.lease == "expiry"
+            && !row.expired
+            && row.project == self.config.project
+            && row.definition == context.definition.name
+    }
+
+    /// Drops the clone that has a wanted name, if its holder is gone. `own`: the caller's, who wants
+    /// another one in its place.
+    async fn make_way(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        name: &str,
+        own: Option<&str>,
+    ) -> Result<()> {
+        let started = std::time::Instant::now();
+        let mut told = false;
+        while let Some(row) = registry.clone_by_name(name).await? {
+            let by_holder = own == Some(row.id.as_str());
+            let given_up = |row: &CloneRow| {
+                by_holder || row.state == "released" || row.expired || self.holder_is_dead(row)
+            };
+            let dead = |row: &CloneRow| {
+                let orphaned = row.orphaned_s.unwrap_or(-1.0);
+                given_up(row) || orphaned >= self.config.clone.orphan_grace.as_secs_f64()
+            };
+            if !dead(&row) {
+                break;
+            }
+            match sweep::drop_dead_clone(registry, &row.id, by_holder, &dead).await? {
+                Dead::Gone | Dead::Alive => {}
+                // Another sweep is at it, or the server has not yet seen that the holder is gone.
+                Dead::Locked if given_up(&row) => {
+                    if !told && started.elapsed() > Duration::from_secs(2) {
+                        told = true;
+                        context.tell(Event::Warning(&format!(
+                            "waiting for the drop of the clone that had the name `{name}`"
+                        )));
+                    }
+                    let what = format!("the drop of the clone that had the name `{name}`");
+                    context
+                        .limit
+                        .pause(Duration::from_millis(20), &what)
+                        .await?;
+                }
+                Dead::Locked => break,
+                Dead::InUse => {
+                    return Err(clone::taken(registry, name).await.detail(
+                        "that process is gone or its lease is over, but somebody is still connected",
+                    ));
+                }
+                Dead::Stays(why) => {
+                    let error = clone::taken(registry, name).await;
+                    return Err(why.into_iter().fold(error, Error::detail));
+                }
+            }
+        }
+        clone::check_name(registry, name).await
     }
 
     /// Renews the lease of a live clone; `None` if its databases are not all there.

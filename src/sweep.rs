@@ -334,12 +334,32 @@ async fn drop_locked_template(registry: &mut Registry, id: i64, why: &str) -> Re
     Ok(left)
 }
 
-/// Gives up a clone whose holder is known to be gone, at once: a wanted name is in its way. Returns
-/// whether its name is free now.
+/// What became of a clone that was in somebody's way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dead {
+    /// It is gone, or has nothing to do with the databases of its names any more.
+    Gone,
+    /// Under its lock it turned out not to be dead.
+    Alive,
+    /// Its holder lives, or somebody else drops it.
+    Locked,
+    /// Its holder is gone, but somebody is connected.
+    InUse,
+    /// It was given up, but cannot be dropped, for these reasons.
+    Stays(Vec<String>),
+}
+
+/// Gives up a clone that is in the way of a wanted name, at once, if `dead` is still true of it under
+/// its lock. `by_holder`: whoever holds it wants that, and sessions in it are theirs.
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_dead_clone(registry: &mut Registry, clone: &str) -> Result<bool> {
+pub async fn drop_dead_clone(
+    registry: &mut Registry,
+    clone: &str,
+    by_holder: bool,
+    dead: &(dyn Fn(&CloneRow) -> bool + Sync),
+) -> Result<Dead> {
     let key = LockKey::clone(clone);
     if !registry
         .session()
@@ -347,9 +367,24 @@ pub async fn drop_dead_clone(registry: &mut Registry, clone: &str) -> Result<boo
         .await
         .doing(|| "lock a clone".into())?
     {
-        return Ok(false);
+        return Ok(Dead::Locked);
     }
-    let done = drop_clone(registry, clone).await;
+    let done = async {
+        match registry.clone_by_id(clone).await? {
+            None => return Ok(Dead::Gone),
+            Some(row) if !dead(&row) => return Ok(Dead::Alive),
+            Some(_) => {}
+        }
+        if by_holder {
+            registry.set_released(clone).await?;
+        }
+        Ok(match drop_clone(registry, clone).await? {
+            None => Dead::InUse,
+            Some(left) if left.is_empty() => Dead::Gone,
+            Some(left) => Dead::Stays(left),
+        })
+    }
+    .await;
     unlock(registry, key).await?;
-    Ok(done?.is_some_and(|left| left.is_empty()))
+    done
 }

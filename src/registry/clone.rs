@@ -92,10 +92,11 @@ macro_rules! select {
 
 const ALL: &str = select!("ORDER BY created_at, id");
 const BY_ID: &str = select!("WHERE id = $1");
-/// By id, by the name that a person uses, or by the name of any of its databases.
+/// By id, by the name that a person uses, or by the name of any of its databases. One that was given
+/// up may stand in the way of its successor only as long as there is none.
 const BY_NAME: &str = select!(
     "WHERE state <> 'creating' AND (id = $1 OR name = $1 OR EXISTS (SELECT FROM pgstencil.database d \
-     WHERE d.clone_id = c.id AND d.name = $1 AND d.state = 'present')) ORDER BY created_at DESC LIMIT 1"
+     WHERE d.clone_id = c.id AND d.name = $1 AND d.state = 'present')) ORDER BY state = 'leased' DESC, created_at DESC LIMIT 1"
 );
 const INSERT: &str = "INSERT INTO pgstencil.clone \
      (id, project, definition, fingerprint, template_id, name, state, lease, holder) \
