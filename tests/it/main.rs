@@ -7,9 +7,14 @@
     reason = "a failed unwrap is a failed test, and tests tell where they left things"
 )]
 
+mod clone;
+mod crash;
 mod docs;
 mod examples;
 mod layers;
+mod lease;
 mod managed_server;
+mod run;
 mod smoke;
 mod support;
+mod sweep;
