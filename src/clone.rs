@@ -4,6 +4,7 @@
 //! then one transaction gives it its names, its mark and its lease, and opens it. A crash before
 //! that leaves a `creating` row whose lock is free, which the next sweep drops.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
@@ -197,6 +198,55 @@ fn words(context: &Context<'_>) -> String {
     )
 }
 
+/// The names of one clone's databases, in the order of the definition. `group`: see [`Request`].
+///
+/// # Errors
+/// As [`NamePattern::render`].
+pub fn names(
+    context: &Context<'_>,
+    pattern: &NamePattern,
+    group: &str,
+    index: usize,
+    shard: Option<Shard>,
+) -> Result<Vec<String>> {
+    let render = |role: &String| {
+        pattern.render(&NameParts {
+            id: group,
+            role,
+            index,
+            shard: shard.map(|s| s.index),
+            branch: context.holder.branch.as_deref(),
+            project: context.project,
+        })
+    };
+    context.definition.databases.iter().map(render).collect()
+}
+
+/// Fails if a pattern cannot name that many clones: to be asked before a long build.
+///
+/// # Errors
+/// [`Kind::Usage`]
+pub fn check_names(
+    context: &Context<'_>,
+    pattern: &NamePattern,
+    group: &str,
+    count: usize,
+    shard: Option<Shard>,
+) -> Result<()> {
+    for index in 0..count {
+        let mut seen = HashSet::new();
+        for name in names(context, pattern, group, index, shard)? {
+            if !seen.insert(name.clone()) {
+                return Err(Error::usage(format!(
+                    "the name pattern gives `{name}` to two databases of the set"
+                ))
+                .hint("add `{role}` to `--name`"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Names the databases, takes the clone's lock and writes the intent.
 async fn register(
     registry: &mut Registry,
@@ -209,28 +259,19 @@ async fn register(
         0 => request.group.to_owned(),
         _ => names::clone_id(),
     };
-    let mut new = Vec::new();
-    for role in &context.definition.databases {
-        let name = request.pattern.render(&NameParts {
-            id: request.group,
-            role,
-            index: request.index,
-            shard: request.shard.map(|s| s.index),
-            branch: context.holder.branch.as_deref(),
-            project: context.project,
-        })?;
-        if new.iter().any(|n: &NewDatabase| n.name == name) {
-            return Err(Error::usage(format!(
-                "the name pattern gives `{name}` to two databases of the set"
-            ))
-            .hint("add `{role}` to `--name`"));
-        }
-        new.push(NewDatabase {
+    let (index, shard) = (request.index, request.shard);
+    let named = names(context, request.pattern, request.group, index, shard)?;
+    let new: Vec<NewDatabase> = context
+        .definition
+        .databases
+        .iter()
+        .zip(named)
+        .map(|(role, name)| NewDatabase {
             role: role.clone(),
             private_name: names::private_name(),
             name,
-        });
-    }
+        })
+        .collect();
     if !request.pattern.is_unique() {
         // Looked at before the work; the rename at the end decides.
         for n in &new {
@@ -261,14 +302,18 @@ async fn register(
 }
 
 /// Fails if the name is taken, and says by whom.
-async fn check_name(registry: &mut Registry, name: &str) -> Result<()> {
+///
+/// # Errors
+/// [`Kind::NameTaken`], and the driver's.
+pub async fn check_name(registry: &mut Registry, name: &str) -> Result<()> {
     match catalog::database(registry.session(), name).await? {
         None => Ok(()),
         Some(_) => Err(taken(registry, name).await),
     }
 }
 
-async fn taken(registry: &mut Registry, name: &str) -> Error {
+/// The error for a name that a database has already; says whose it is.
+pub async fn taken(registry: &mut Registry, name: &str) -> Error {
     let error = Error::new(
         Kind::NameTaken,
         format!("there is a database `{name}` already"),

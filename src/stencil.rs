@@ -13,12 +13,12 @@ use crate::events::{Event, Observe};
 use crate::fingerprint::Inputs;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::lease::Keeper;
-use crate::names::{self, NameParts, NamePattern};
+use crate::names::{self, NamePattern};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, catalog, cause, sqlstate};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry, TemplateRow};
-use crate::sweep::{self, Action};
+use crate::sweep::{self, Action, Dead};
 use crate::template::{self, Ensured};
 
 pub use crate::handout::Shard;
@@ -220,6 +220,14 @@ impl Stencil {
     ) -> Result<Acquired> {
         let definition = self.definition(wanted.definition.as_deref())?;
         let context = self.context(definition, limit, observe, wanted.keep_failed);
+        let group = names::clone_id();
+        clone::check_names(
+            &context,
+            &wanted.pattern,
+            &group,
+            wanted.count,
+            wanted.shard,
+        )?;
         let mut registry = self.open(limit).await?;
         if !wanted.pattern.is_unique()
             && let Some(reused) = self.reuse(&mut registry, &context, wanted).await?
@@ -254,7 +262,14 @@ impl Stencil {
                 clone::create(&mut registry, &context, &ensured.template, &request).await
             };
             match made {
-                Ok(clone) => clones.push(clone),
+                Ok(clone) => {
+                    clones.push(clone);
+                    // A CREATE cannot be interrupted, but who gave up meanwhile wants no clone.
+                    if limit.cancel.is_cancelled() {
+                        self.give_up_all(&mut registry, &clones).await?;
+                        return Err(Error::new(Kind::Interrupted, "interrupted"));
+                    }
+                }
                 Err(error) if outcome != Outcome::Fallback && template_is_to_blame(&error) => {
                     if clones.is_empty() {
                         // The sweep still knows what failed by this one.
@@ -282,9 +297,7 @@ impl Stencil {
                     outcome = ensured.outcome;
                 }
                 Err(error) => {
-                    for clone in &clones {
-                        self.give_up(&mut registry, &clone.id).await?;
-                    }
+                    self.give_up_all(&mut registry, &clones).await?;
                     return Err(error);
                 }
             }
@@ -313,52 +326,25 @@ impl Stencil {
     ) -> Result<Option<Reused>> {
         let mut reused = Vec::new();
         for index in 0..wanted.count {
-            let role = context
-                .definition
-                .databases
-                .first()
-                .map_or("", String::as_str);
-            let name = wanted.pattern.render(&NameParts {
-                id: "",
-                role,
-                index,
-                shard: wanted.shard.map(|s| s.index),
-                branch: self.holder.branch.as_deref(),
-                project: &self.config.project,
-            })?;
-            let Some(row) = registry.clone_by_name(&name).await? else {
-                continue;
-            };
-            let kept = |row: &CloneRow| {
-                matches!(wanted.lease, Lease::Expiry(_))
-                    && row.state == "leased"
-                    && row.lease == "expiry"
-                    && !row.expired
-                    && row.project == self.config.project
-                    && row.definition == context.definition.name
-            };
-            if kept(&row)
-                && !wanted.fresh
-                && let Some(clone) = self
-                    .renew(registry, &row, wanted.lease, context.limit)
-                    .await?
+            let names = clone::names(context, &wanted.pattern, "", index, wanted.shard)?;
+            let mut own = None;
+            if let Some(name) = names.first()
+                && let Some(row) = registry.clone_by_name(name).await?
+                && self.is_kept(&row, context, wanted)
             {
-                reused.push(clone);
-                continue;
+                if !wanted.fresh
+                    && let Some(clone) = self
+                        .renew(registry, &row, wanted.lease, context.limit)
+                        .await?
+                {
+                    reused.push(clone);
+                    continue;
+                }
+                own = Some(row.id);
             }
-            // Ours to replace: given up, over, asked for, or its holder is dead.
-            let by_holder = kept(&row);
-            let dead = |row: &CloneRow| {
-                row.state == "released"
-                    || (row.lease == "expiry" && row.expired)
-                    || (by_holder && kept(row))
-                    || self.holder_is_dead(row)
-                    || row
-                        .orphaned_s
-                        .is_some_and(|s| s >= self.config.clone.orphan_grace.as_secs_f64())
-            };
-            if dead(&row) {
-                sweep::drop_dead_clone(registry, &row.id, by_holder, &dead).await?;
+            for name in &names {
+                self.make_way(registry, context, name, own.as_deref())
+                    .await?;
             }
         }
         if reused.is_empty() {
@@ -385,6 +371,70 @@ impl Stencil {
             clones: reused,
             fingerprint: now,
         }))
+    }
+
+    /// Whether a clone is the caller's own, and its lease is not over.
+    fn is_kept(&self, row: &CloneRow, context: &Context<'_>, wanted: &Wanted) -> bool {
+        matches!(wanted.lease, Lease::Expiry(_))
+            && row.state == "leased"
+            && row.lease == "expiry"
+            && !row.expired
+            && row.project == self.config.project
+            && row.definition == context.definition.name
+    }
+
+    /// Drops the clone that has a wanted name, if its holder is gone. `own`: the caller's, who wants
+    /// another one in its place.
+    async fn make_way(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        name: &str,
+        own: Option<&str>,
+    ) -> Result<()> {
+        let started = std::time::Instant::now();
+        let mut told = false;
+        while let Some(row) = registry.clone_by_name(name).await? {
+            let by_holder = own == Some(row.id.as_str());
+            let given_up = |row: &CloneRow| {
+                by_holder || row.state == "released" || row.expired || self.holder_is_dead(row)
+            };
+            let dead = |row: &CloneRow| {
+                let orphaned = row.orphaned_s.unwrap_or(-1.0);
+                given_up(row) || orphaned >= self.config.clone.orphan_grace.as_secs_f64()
+            };
+            if !dead(&row) {
+                break;
+            }
+            match sweep::drop_dead_clone(registry, &row.id, by_holder, &dead).await? {
+                Dead::Gone | Dead::Alive => {}
+                // Another sweep is at it, or the server has not yet seen that the holder is gone.
+                Dead::Locked if given_up(&row) => {
+                    if !told && started.elapsed() > Duration::from_secs(2) {
+                        told = true;
+                        context.tell(Event::Warning(&format!(
+                            "waiting for the drop of the clone that had the name `{name}`"
+                        )));
+                    }
+                    let what = format!("the drop of the clone that had the name `{name}`");
+                    context
+                        .limit
+                        .pause(Duration::from_millis(20), &what)
+                        .await?;
+                }
+                Dead::Locked => break,
+                Dead::InUse => {
+                    return Err(clone::taken(registry, name).await.detail(
+                        "that process is gone or its lease is over, but somebody is still connected",
+                    ));
+                }
+                Dead::Stays(why) => {
+                    let error = clone::taken(registry, name).await;
+                    return Err(why.into_iter().fold(error, Error::detail));
+                }
+            }
+        }
+        clone::check_name(registry, name).await
     }
 
     /// Renews the lease of a live clone; `None` if its databases are not all there.
@@ -460,6 +510,13 @@ impl Stencil {
         Ok(())
     }
 
+    async fn give_up_all(&self, registry: &mut Registry, clones: &[Clone]) -> Result<()> {
+        for clone in clones {
+            self.give_up(registry, &clone.id).await?;
+        }
+        Ok(())
+    }
+
     /// The variables for `run`'s command.
     ///
     /// # Errors
@@ -496,6 +553,20 @@ impl Stencil {
         )
     }
 
+    /// The keeper's session, or a new one if it was lost since the keeper's last look.
+    async fn again(&self, registry: Option<Registry>) -> Result<Registry> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        if let Some(mut registry) = registry
+            && let Ok(Ok(())) = tokio::time::timeout(PATIENCE, registry.ping()).await
+        {
+            return Ok(registry);
+        }
+        let limit = Limit::new(Some(PATIENCE), Default::default());
+        Registry::open_existing(&self.endpoint, &self.config.server.registry, &limit)
+            .await?
+            .ok_or_else(|| Error::failed("the registry database is gone"))
+    }
+
     /// Ends a session lease. Returns what the holder should know, such as that the command replaced
     /// the clone. The drop is left to a sweep: it forces a checkpoint of the whole server.
     ///
@@ -506,11 +577,7 @@ impl Stencil {
         registry: Option<Registry>,
         clones: &[Clone],
     ) -> Result<Vec<String>> {
-        let limit = Limit::new(Some(Duration::from_secs(10)), Default::default());
-        let mut registry = match registry {
-            Some(registry) => registry,
-            None => self.open(&limit).await?,
-        };
+        let mut registry = self.again(registry).await?;
         let mut warnings = Vec::new();
         for clone in clones {
             warnings.extend(self.replaced(&mut registry, clone).await?);
@@ -525,13 +592,9 @@ impl Stencil {
     /// # Errors
     /// The driver's.
     pub async fn prolong(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<()> {
-        let limit = Limit::new(Some(Duration::from_secs(10)), Default::default());
-        let mut registry = match registry {
-            Some(registry) => registry,
-            None => self.open(&limit).await?,
-        };
+        let mut registry = self.again(registry).await?;
         for clone in clones {
-            registry
+            let kept = registry
                 .set_leased(
                     &clone.id,
                     Lease::Expiry(self.config.clone.ttl),
@@ -539,6 +602,12 @@ impl Stencil {
                 )
                 .await
                 .doing(|| format!("keep clone {}", clone.id))?;
+            if !kept {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("clone {} was given up meanwhile", clone.id),
+                ));
+            }
         }
         registry.close().await;
         Ok(())

@@ -157,7 +157,11 @@ pub async fn apply(
 ) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut drops = 0;
-    for action in actions {
+    // Notes first: they are cheap, and each starts the time that a later sweep waits for.
+    let (notes, others): (Vec<_>, Vec<_>) = actions
+        .iter()
+        .partition(|a| matches!(a, Action::Orphan { .. } | Action::Revive { .. }));
+    for action in notes.into_iter().chain(others) {
         match action {
             Action::Orphan { clone } => {
                 if under_lock(registry, clone, grace, action).await? {
@@ -342,9 +346,23 @@ async fn drop_locked_template(registry: &mut Registry, id: i64, why: &str) -> Re
     Ok(left)
 }
 
+/// What became of a clone that was in somebody's way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dead {
+    /// It is gone, or has nothing to do with the databases of its names any more.
+    Gone,
+    /// Under its lock it turned out not to be dead.
+    Alive,
+    /// Its holder lives, or somebody else drops it.
+    Locked,
+    /// Its holder is gone, but somebody is connected.
+    InUse,
+    /// It was given up, but cannot be dropped, for these reasons.
+    Stays(Vec<String>),
+}
+
 /// Gives up a clone that is in the way of a wanted name, at once, if `dead` is still true of it under
-/// its lock. `by_holder`: whoever holds it wants that, and sessions in it are theirs. Returns whether
-/// its name is free now.
+/// its lock. `by_holder`: whoever holds it wants that, and sessions in it are theirs.
 ///
 /// # Errors
 /// The driver's.
@@ -353,7 +371,7 @@ pub async fn drop_dead_clone(
     clone: &str,
     by_holder: bool,
     dead: &(dyn Fn(&CloneRow) -> bool + Sync),
-) -> Result<bool> {
+) -> Result<Dead> {
     let key = LockKey::clone(clone);
     if !registry
         .session()
@@ -361,19 +379,22 @@ pub async fn drop_dead_clone(
         .await
         .doing(|| "lock a clone".into())?
     {
-        return Ok(false);
+        return Ok(Dead::Locked);
     }
     let done = async {
         match registry.clone_by_id(clone).await? {
-            None => return Ok(true),
-            Some(row) if !dead(&row) => return Ok(false),
+            None => return Ok(Dead::Gone),
+            Some(row) if !dead(&row) => return Ok(Dead::Alive),
             Some(_) => {}
         }
         if by_holder {
             registry.set_released(clone).await?;
         }
-        let left = drop_clone(registry, clone).await?;
-        Ok(left.is_some_and(|left| left.is_empty()))
+        Ok(match drop_clone(registry, clone).await? {
+            None => Dead::InUse,
+            Some(left) if left.is_empty() => Dead::Gone,
+            Some(left) => Dead::Stays(left),
+        })
     }
     .await;
     unlock(registry, key).await?;

@@ -104,6 +104,11 @@ impl Printer {
         }
     }
 
+    /// A line that was asked for, so `-q` does not take it away, where standard output is taken.
+    pub(crate) fn answer(&self, text: &str) {
+        self.line(text);
+    }
+
     /// A line for those who want to know more (`-v`).
     pub(crate) fn detail(&self, text: &str) {
         if self.0.verbose > 0 {

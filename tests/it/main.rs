@@ -8,17 +8,22 @@
 )]
 
 mod build;
+mod clone;
 mod config_cli;
 mod connect;
+mod crash;
 mod docs;
 mod examples;
 mod fallback;
 mod fidelity;
 mod layers;
+mod lease;
 mod library;
 mod look;
 mod managed_server;
 mod rights;
+mod run;
 mod safety;
 mod smoke;
 mod support;
+mod sweep;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgstencil::handout::Outcome;
 use pgstencil::names::NamePattern;
 use pgstencil::stencil::{Acquired, Lease, Shard, Wanted};
 use pgstencil::wire::Answer;
@@ -76,7 +77,6 @@ pub(crate) async fn acquire(
         .await?;
     session.printer.finish();
     let took: Duration = acquired.times.iter().sum();
-    let fingerprint = acquired.fingerprint.to_string();
     session.printer.say(&format!(
         "{} {} ({}), {} in {}",
         acquired.outcome,
@@ -88,8 +88,27 @@ pub(crate) async fn acquire(
         },
         seconds(took)
     ));
+    if let Err(error) = report(session, stencil, making, &acquired, took) {
+        // Nobody learns of these clones; one that was there before stays its holder's.
+        if acquired.outcome != Outcome::Reused {
+            let _ = stencil
+                .give_back(Some(acquired.registry), &acquired.clones)
+                .await;
+        }
+        return Err(error);
+    }
+    Ok(acquired)
+}
+
+fn report(
+    session: &Session,
+    stencil: &Stencil,
+    making: &Making,
+    acquired: &Acquired,
+    took: Duration,
+) -> Result<()> {
     if let Some(file) = &making.report {
-        let answer = Answer::of_clones(&acquired, stencil.endpoint());
+        let answer = Answer::of_clones(acquired, stencil.endpoint());
         let text = serde_json::to_string(&answer)
             .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
         std::fs::write(file, text + "\n").map_err(|e| {
@@ -100,13 +119,12 @@ pub(crate) async fn acquire(
         &session.env,
         &github::Step {
             template: &acquired.definition,
-            fingerprint: &fingerprint,
+            fingerprint: &acquired.fingerprint.to_string(),
             outcome: acquired.outcome.as_str(),
             took,
             build_time: acquired.build_time,
         },
-    )?;
-    Ok(acquired)
+    )
 }
 
 /// One URL a line; a set as `ROLE=URL` lines.

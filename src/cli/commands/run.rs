@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 
+use pgstencil::clone::Clone;
 use pgstencil::handout::CLEARED;
 use pgstencil::process::{self, Job, Signals, Status};
 use pgstencil::stencil::{Lease, Shard};
-use pgstencil::{Error, Kind, Result};
+use pgstencil::{Error, Kind, Result, Stencil, wire};
 
 use super::clone;
 use crate::cli::args::Run;
@@ -47,7 +48,8 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
         name.starts_with("PGSTENCIL_NAME") || name.starts_with("PGSTENCIL_URL")
     }));
     // Looked at before the command, so that a leftover of others is gone while it runs.
-    if !stencil.plan_sweep(&mut acquired.registry).await?.is_empty() {
+    let plan = stencil.plan_sweep(&mut acquired.registry).await;
+    if !plan.is_ok_and(|plan| plan.is_empty()) {
         background::start(&stencil);
     }
     let keeper = stencil.keep(acquired.registry, &acquired.clones);
@@ -57,35 +59,54 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     for warning in &kept.warnings {
         session.printer.warn(warning);
     }
-    let failed = !ended.as_ref().is_ok_and(|status| status.success());
-    if args.keep || (args.keep_on_failure && failed) {
-        stencil.prolong(kept.registry, &acquired.clones).await?;
-        let names: Vec<&str> = acquired.clones.iter().map(|c| c.name()).collect();
-        session.printer.say(&format!(
-            "kept; `pgstencil release {}` gives it back",
-            names.join(" ")
-        ));
-        for clone in &acquired.clones {
-            for database in &clone.databases {
-                let url = stencil.endpoint().client_url(&database.name).reveal();
-                // Standard output belongs to the command.
-                session.printer.say(&match clone.databases.len() {
-                    1 => url,
-                    _ => format!("{}={url}", database.role),
-                });
-            }
+    // A command that was not even started leaves nothing to look at.
+    let failed = ended.as_ref().is_ok_and(|status| !status.success());
+    let keep = args.keep || (args.keep_on_failure && failed);
+    // Whatever happens here, the command's own exit code is what the caller wants.
+    if keep {
+        match stencil.prolong(kept.registry, &acquired.clones).await {
+            Ok(()) => tell_kept(session, &stencil, &acquired.clones),
+            Err(error) => session
+                .printer
+                .warn(&format!("could not keep the clone: {}", chain(&error))),
         }
     } else {
         match stencil.give_back(kept.registry, &acquired.clones).await {
             Ok(warnings) => warnings.iter().for_each(|w| session.printer.warn(w)),
-            // The command's own exit code is what the caller wants; the sweep finds the clone.
             Err(error) => session.printer.warn(&format!(
-                "could not give the clone back ({error}); the next sweep drops it"
+                "could not give the clone back ({}); the next sweep drops it",
+                chain(&error)
             )),
         }
         background::start(&stencil);
     }
     code(ended?)
+}
+
+/// Says where the clone is. Standard output belongs to the command.
+fn tell_kept(session: &Session, stencil: &Stencil, clones: &[Clone]) {
+    let names: Vec<&str> = clones.iter().map(|c| c.name()).collect();
+    session.printer.say(&format!(
+        "kept; `pgstencil release {}` gives it back",
+        names.join(" ")
+    ));
+    for clone in clones {
+        for database in &clone.databases {
+            let url = stencil.endpoint().client_url(&database.name).reveal();
+            session.printer.answer(&match clone.databases.len() {
+                1 => url,
+                _ => format!("{}={url}", database.role),
+            });
+        }
+    }
+}
+
+fn chain(error: &Error) -> String {
+    let causes = wire::causes(error);
+    std::iter::once(error.to_string())
+        .chain(causes)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 fn code(status: Status) -> Result<u8> {

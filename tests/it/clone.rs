@@ -1,0 +1,312 @@
+//! `pgstencil clone` and `release`: leases that outlive the command, and what runs on each clone.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::hold::{Held, goes, list, oid, only_templates_left, stays};
+use crate::support::server::PATIENCE;
+use crate::support::{Build, Pgstencil, Project, eventually, server};
+
+fn clone(project: &Project<'_>, args: &[&str]) -> Pgstencil {
+    Pgstencil::new(project).arg("clone").args(args)
+}
+
+fn database(url: &str) -> String {
+    url.rsplit_once('/').unwrap().1.to_owned()
+}
+
+#[test]
+fn clone_prints_a_url_that_works() {
+    let project = Project::with_migrations(server());
+    let url = clone(&project, &[]).success().line().to_owned();
+    assert_eq!(url, server().url(&database(&url)));
+    assert_eq!(
+        server().psql(&database(&url), "select name from users"),
+        "ann"
+    );
+
+    let json = clone(&project, &["--json", "--ttl", "never"])
+        .success()
+        .json();
+    assert_eq!(json["outcome"], "hit");
+    assert_eq!(json["clone"]["expires_at"], Value::Null);
+    let json = clone(&project, &["--json", "--clones", "2", "--ttl", "90s"])
+        .success()
+        .json();
+    assert_eq!(json["clones"].as_array().unwrap().len(), 2);
+    assert_eq!(json["clone"], json["clones"][0]);
+    let expires = json["clone"]["expires_at"].as_str().unwrap();
+    let left =
+        format!("select extract(epoch from '{expires}'::timestamptz - now()) between 60 and 90");
+    assert_eq!(server().psql("postgres", &left), "t", "{expires}");
+
+    let listed = list(&project);
+    let clones = listed["clones"].as_array().unwrap();
+    assert_eq!(clones.len(), 4);
+    assert!(clones.iter().all(|c| c["state"] == "leased"), "{listed}");
+    for clone in clones {
+        let key = if clone["expires_at"].is_null() {
+            "id"
+        } else {
+            "name"
+        };
+        Pgstencil::new(&project)
+            .args(["release", clone[key].as_str().unwrap()])
+            .success();
+    }
+    only_templates_left(&project);
+    assert_eq!(project.builds(), 1);
+}
+
+#[test]
+fn a_live_clone_of_the_name_is_given_back() {
+    let project = Project::with_migrations(server());
+    let name = format!("mine_{}", project.id);
+    let first = clone(&project, &["--name", &name])
+        .success()
+        .line()
+        .to_owned();
+    assert_eq!(database(&first), name);
+    let before = oid(&project, &name);
+    server().psql(&name, "create table mine ()");
+
+    let json = clone(&project, &["--name", &name, "--json"])
+        .success()
+        .json();
+    assert_eq!(json["outcome"], "reused");
+    assert_eq!(json["clone"]["databases"]["app"]["url"], first);
+    assert_eq!(oid(&project, &name), before);
+
+    // The migrations move on: the clone stays, and that is said.
+    project.add_migration("0003_more", "create table more ()");
+    let output = clone(&project, &["--name", &name]).success();
+    output.stderr_has("older migrations").stderr_has("--fresh");
+    assert_eq!(output.line(), first);
+    assert_eq!(oid(&project, &name), before);
+    assert_eq!(project.builds(), 1);
+
+    // Fresh: another database of that name, although somebody is in the old one.
+    let json = clone(&project, &["--name", &name, "--fresh", "--json"])
+        .success()
+        .json();
+    assert_eq!(json["outcome"], "miss");
+    assert_ne!(oid(&project, &name), before);
+    let tables = "select to_regclass('mine') is null, to_regclass('more') is not null";
+    assert_eq!(server().psql(&name, tables), "t|t");
+    clone(&project, &["--name", &name])
+        .success()
+        .lacks("older migrations");
+    Pgstencil::new(&project).args(["release", &name]).success();
+    only_templates_left(&project);
+}
+
+#[test]
+fn a_lease_ends_by_the_clock_and_the_clone_goes_after_the_grace() {
+    let project = Project::with_migrations(server());
+    project.append_config("[clone]\norphan_grace = \"1s\"");
+    let short = database(clone(&project, &["--ttl", "1s"]).success().line());
+    let long = database(clone(&project, &["--ttl", "never"]).success().line());
+    std::thread::sleep(Duration::from_millis(1100));
+    // Over, but only noted by the first command that sees it.
+    clone(&project, &["--ttl", "1h"]).success();
+    let orphaned = || {
+        let listed = list(&project);
+        let clones = listed["clones"].as_array().unwrap().clone();
+        clones
+            .iter()
+            .any(|c| c["name"] == *short && c["state"] == "orphaned")
+    };
+    assert!(eventually(PATIENCE, orphaned));
+    stays(&project, &short, Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(700));
+    clone(&project, &["--ttl", "1h"]).success();
+    goes(&project, &short);
+    assert!(server().has_database(&long));
+}
+
+#[test]
+fn release_says_what_it_does_not_know_and_what_is_held() {
+    let project = Project::with_migrations(server());
+    Pgstencil::new(&project)
+        .args(["release", "nothing"])
+        .fails(6)
+        .stderr_has("no clone `nothing`");
+    assert!(!server().has_database(&project.registry()));
+
+    let held = Held::idle(&project, &[]);
+    Pgstencil::new(&project)
+        .args(["release", &held.database])
+        .fails(7)
+        .stderr_has(&format!("pid {}", held.run.id()));
+    Pgstencil::new(&project)
+        .args(["release", "nothing"])
+        .fails(6);
+    let mine = database(clone(&project, &[]).success().line());
+    // Those before the wrong one are given back.
+    Pgstencil::new(&project)
+        .args(["release", &mine, "nothing"])
+        .fails(6)
+        .stderr_has("no clone `nothing`");
+    goes(&project, &mine);
+    assert!(server().has_database(&held.database));
+    held.end();
+    held.run.wait().code(0);
+    only_templates_left(&project);
+}
+
+#[test]
+fn reading_commands_make_no_registry() {
+    let project = Project::with_migrations(server());
+    let before = server().databases();
+    Pgstencil::new(&project).arg("list").success().stdout("");
+    assert_eq!(list(&project)["clones"].as_array().unwrap().len(), 0);
+    Pgstencil::new(&project).args(["release", "x"]).fails(6);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!server().has_database(&project.registry()));
+    let mine = |names: Vec<String>| -> Vec<String> {
+        names
+            .into_iter()
+            .filter(|n| n.contains(&project.id))
+            .collect()
+    };
+    assert_eq!(mine(server().databases()), mine(before));
+}
+
+const SET: &str = r#"
+project = "{project}"
+[server]
+registry = "{registry}"
+[template.app]
+migrations = ["migrations/*.sql"]
+build = "sh migrate.sh"
+databases = ["default", "proxy"]
+"#;
+
+#[test]
+fn after_clone_sql_tells_the_databases_of_a_set_of_each_other() {
+    let fdw = server().psql(
+        "postgres",
+        "select count(*) from pg_available_extensions where name = 'postgres_fdw'",
+    ) == "1";
+    let project = Project::with_migrations(server());
+    project.config(SET);
+    // The set has a search_path of its own, where the statements must find their table.
+    project.add_migration(
+        "0003_own",
+        "create schema own; create table own.peers (role text, name text, url text);
+         do $$ begin execute format('alter database %I set search_path = own, public', current_database()); end $$;",
+    );
+    let mut proxy =
+        "insert into peers values ('default', '{default.name}', '{default.url}');".to_owned();
+    if fdw {
+        proxy.push_str(
+            "create extension postgres_fdw schema public;
+             create server peer foreign data wrapper postgres_fdw
+                 options (host '{host}', port '{port}', dbname '{default.name}');
+             create user mapping for current_user server peer options (user '{user}', password '{password}');
+             import foreign schema public limit to (users) from server peer into own;",
+        );
+    }
+    project.append_config(&format!(
+        "after_clone_sql.proxy = \"\"\"{proxy}\"\"\"\nafter_clone_sql.default = \"insert into peers values ('proxy', '{{proxy.name}}', '')\"\n"
+    ));
+    let mut seen = Vec::new();
+    for outcome in ["miss", "hit"] {
+        let json = clone(&project, &["--json"]).success().json();
+        assert_eq!(json["outcome"], outcome);
+        let name = |role: &str| {
+            json["clone"]["databases"][role]["name"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        let (default, proxy) = (name("default"), name("proxy"));
+        assert_eq!(server().psql(&proxy, "select name from own.peers"), default);
+        assert_eq!(server().psql(&default, "select name from own.peers"), proxy);
+        if fdw {
+            server().psql(&default, "update public.users set name = 'from here'");
+            assert_eq!(
+                server().psql(&proxy, "select name from own.users"),
+                "from here"
+            );
+        }
+        seen.extend([default, proxy]);
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 4);
+
+    project.config(&format!(
+        "{SET}after_clone_sql.proxy = \"select 1; select 1/0\"\n"
+    ));
+    let before = project.databases().len();
+    clone(&project, &[])
+        .fails(4)
+        .stdout("")
+        .stderr_has("after_clone_sql of role `proxy`")
+        .stderr_has("division by zero");
+    let gone = || project.databases().len() == before;
+    assert!(eventually(PATIENCE, gone), "{:?}", project.databases());
+}
+
+#[test]
+fn after_clone_runs_on_every_clone() {
+    let project = Project::with_migrations(server());
+    project.append_config(
+        r#"after_clone = "echo \"$PGSTENCIL_PHASE $PGSTENCIL_OUTCOME $PGDATABASE $X\" >>after.log; pwd >>after.log; psql -X -q -c 'create table after ()'"
+[template.app.env]
+X = "{name}"
+"#,
+    );
+    for outcome in ["miss", "hit"] {
+        let name = database(clone(&project, &[]).success().line());
+        let expected = format!(
+            "after_clone {outcome} {name} {name}\n{}\n",
+            project.path().display()
+        );
+        assert_eq!(project.read("after.log"), expected);
+        assert_eq!(server().psql(&name, "select count(*) from after"), "0");
+        project.write("after.log", "");
+        Pgstencil::new(&project).args(["release", &name]).success();
+    }
+    // It does not touch the template.
+    let name = database(clone(&project, &["--name", "{id}_x"]).success().line());
+    Pgstencil::new(&project).args(["release", &name]).success();
+    only_templates_left(&project);
+}
+
+#[test]
+fn a_failing_after_clone_gives_the_clone_up() {
+    let project = Project::with_migrations(server());
+    project.append_config("after_clone = \"echo couch is down; echo $DATABASE_URL; exit 7\"");
+    for command in [&["clone"][..], &["run", "--", "true"]] {
+        Pgstencil::new(&project)
+            .args(command)
+            .fails(4)
+            .stdout("")
+            .stderr_has("after_clone of `app` failed (exit code 7)")
+            .stderr_has("couch is down")
+            .lacks(&server().password());
+        only_templates_left(&project);
+    }
+}
+
+#[test]
+fn wait_bounds_the_wait_for_another_build() {
+    let project = Project::with_migrations(server());
+    project.build(&Build::Hang);
+    let mut builder = clone(&project, &[]).spawn();
+    assert!(eventually(PATIENCE, || project.builds() == 1));
+    let output = clone(&project, &["--wait", "1s"]).fails(5);
+    output.stdout("").stderr_has("gave up waiting");
+    assert!(output.time < Duration::from_secs(4), "{output}");
+    assert!(!builder.wait_timeout(Duration::ZERO));
+    drop(builder);
+
+    let project = Project::with_migrations(server());
+    project.build(&Build::Hang);
+    let output = clone(&project, &["--wait", "1s"]).fails(5);
+    assert!(output.time < Duration::from_secs(8), "{output}");
+    assert!(project.databases().is_empty(), "{:?}", project.databases());
+}

@@ -1,0 +1,284 @@
+//! The sweep: what dead holders left is dropped, and nothing else ever is.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _};
+
+use crate::support::hold::{Held, goes, list, oid, only_templates_left, stays};
+use crate::support::server::{PATIENCE, quote_ident, quote_literal};
+use crate::support::{Build, Pgstencil, Project, eventually, server};
+
+const GRACE: Duration = Duration::from_secs(1);
+
+fn project() -> Project<'static> {
+    let project = Project::with_migrations(server());
+    project.append_config("[clone]\norphan_grace = \"1s\"");
+    project
+}
+
+/// Any command that makes something: it sweeps.
+#[track_caller]
+fn command(project: &Project<'_>) {
+    Pgstencil::new(project)
+        .args(["run", "--", "true"])
+        .success();
+}
+
+/// The state of a clone in `list`.
+fn state(project: &Project<'_>, name: &str) -> String {
+    let listed = list(project);
+    let clones = listed["clones"].as_array().unwrap();
+    let clone = clones.iter().find(|c| c["name"] == *name);
+    clone.map_or(String::new(), |c| c["state"].as_str().unwrap().to_owned())
+}
+
+fn noted(project: &Project<'_>, name: &str) -> bool {
+    let sql = format!(
+        "select count(*) from pgstencil.clone where orphaned_at is not null and name = {}",
+        quote_literal(name)
+    );
+    server().psql(&project.registry(), &sql) == "1"
+}
+
+#[test]
+fn a_dead_holders_clone_goes_in_two_steps() {
+    let project = project();
+    let mut held = Held::idle(&project, &[]);
+    let name = held.database.clone();
+    assert_eq!(state(&project, &name), "leased");
+    held.run.kill9();
+    held.end();
+    assert!(eventually(PATIENCE, || state(&project, &name) == "orphaned"));
+    // Reading notes nothing.
+    assert!(!noted(&project, &name));
+    command(&project);
+    assert!(eventually(PATIENCE, || noted(&project, &name)));
+    stays(&project, &name, GRACE + Duration::from_millis(200));
+    command(&project);
+    goes(&project, &name);
+    only_templates_left(&project);
+}
+
+#[tokio::test]
+async fn a_clone_in_use_stays_whoever_died() {
+    let project = project();
+    let mut held = Held::inside(&project, &[]);
+    let name = held.database.clone();
+    let before = oid(&project, &name);
+    held.run.kill9();
+    for _ in 0..4 {
+        command(&project);
+        std::thread::sleep(GRACE / 2);
+    }
+    assert_eq!(oid(&project, &name), before);
+    // A session that comes after the note takes it back.
+    held.end();
+    let empty = || crate::support::hold::sessions(&project, &name) == 0;
+    assert!(eventually(PATIENCE, empty));
+    command(&project);
+    assert!(eventually(PATIENCE, || noted(&project, &name)));
+    std::thread::sleep(GRACE);
+    let session = server().connect(&name).await;
+    assert!(eventually(PATIENCE, || !empty()));
+    command(&project);
+    assert!(eventually(PATIENCE, || !noted(&project, &name)));
+    assert_eq!(oid(&project, &name), before);
+    session.close().await.unwrap();
+    let gone = || {
+        command(&project);
+        !server().has_database(&name)
+    };
+    assert!(eventually(PATIENCE, gone));
+    only_templates_left(&project);
+}
+
+#[test]
+fn look_alikes_are_untouched_by_everything() {
+    let project = project();
+    let kept = Pgstencil::new(&project).arg("clone").success();
+    let kept = kept.line().rsplit_once('/').unwrap().1.to_owned();
+    let comment_of = |name: &str| {
+        let sql = format!(
+            "select shobj_description(oid, 'pg_database') from pg_database where datname = {}",
+            quote_literal(name)
+        );
+        server().psql("postgres", &sql)
+    };
+    let mut templates = project.databases();
+    templates.retain(|name| name.starts_with("tpl_"));
+    let template = templates[0].clone();
+    let (name, id) = (project.name(), project.id.clone());
+    // Names as ours, without a comment and with the very comments of ours.
+    let alike: Vec<(String, String)> = ["", "2", "3"]
+        .iter()
+        .zip(["", &comment_of(&kept), &comment_of(&template)])
+        .flat_map(|(n, comment)| {
+            [
+                format!("pgstencil_{id}abcde{n}"),
+                format!("{template}{n}x"),
+                format!("{name}_app_abcdefg{n}"),
+            ]
+            .map(|name| (name, comment.to_owned()))
+        })
+        .collect();
+    for (name, comment) in &alike {
+        let ident = quote_ident(name);
+        server().psql("postgres", &format!("create database {ident}"));
+        server().psql(
+            "postgres",
+            &format!("comment on database {ident} is {}", quote_literal(comment)),
+        );
+    }
+    let before: Vec<String> = alike.iter().map(|(name, _)| oid(&project, name)).collect();
+
+    let mut held = Held::idle(&project, &[]);
+    held.run.kill9();
+    held.end();
+    command(&project);
+    for (name, _) in &alike {
+        Pgstencil::new(&project).args(["release", name]).fails(6);
+        Pgstencil::new(&project)
+            .args(["run", "--name", name, "--", "true"])
+            .fails(7);
+    }
+    project.build(&Build::Fail);
+    project.add_migration("0003_more", "create table more ()");
+    Pgstencil::new(&project).arg("ensure").fails(4);
+    project.build(&Build::Migrate);
+    Pgstencil::new(&project).args(["release", &kept]).success();
+    std::thread::sleep(GRACE);
+    command(&project);
+    goes(&project, &held.database);
+    goes(&project, &kept);
+    let after: Vec<String> = alike.iter().map(|(name, _)| oid(&project, name)).collect();
+    assert_eq!(before, after);
+    for (name, comment) in &alike {
+        assert_eq!(comment_of(name), *comment);
+    }
+}
+
+#[test]
+fn what_somebody_put_in_the_place_of_ours_is_untouched() {
+    let project = project();
+    let name = format!("mine_{}", project.id);
+    let clone = || Pgstencil::new(&project).args(["clone", "--ttl", "1s", "--name", &name]);
+    let comment = |name: &str| {
+        let sql = format!(
+            "select shobj_description(oid, 'pg_database') from pg_database where datname = {}",
+            quote_literal(name)
+        );
+        quote_literal(&server().psql("postgres", &sql))
+    };
+    for copied in [false, true] {
+        clone().success();
+        let mark = comment(&name);
+        server().psql("postgres", &format!("drop database {name}"));
+        server().psql("postgres", &format!("create database {name}"));
+        if copied {
+            server().psql("postgres", &format!("comment on database {name} is {mark}"));
+        }
+        let before = oid(&project, &name);
+        clone().fails(7);
+        std::thread::sleep(Duration::from_millis(1100));
+        clone().fails(7);
+        command(&project);
+        std::thread::sleep(GRACE + Duration::from_millis(300));
+        command(&project);
+        let forgotten = || state(&project, &name).is_empty();
+        assert!(eventually(PATIENCE, forgotten));
+        assert_eq!(oid(&project, &name), before);
+        Pgstencil::new(&project).args(["release", &name]).fails(6);
+        assert_eq!(oid(&project, &name), before);
+        server().psql("postgres", &format!("drop database {name}"));
+    }
+
+    // The same with a template: it is built anew beside.
+    let mut templates = project.databases();
+    templates.retain(|name| name.starts_with("tpl_"));
+    let template = quote_ident(&templates[0]);
+    let mark = comment(&templates[0]);
+    server().psql(
+        "postgres",
+        &format!("alter database {template} is_template false"),
+    );
+    server().psql("postgres", &format!("drop database {template}"));
+    server().psql("postgres", &format!("create database {template}"));
+    server().psql(
+        "postgres",
+        &format!("comment on database {template} is {mark}"),
+    );
+    let before = oid(&project, &templates[0]);
+    let builds = project.builds();
+    command(&project);
+    command(&project);
+    assert_eq!(project.builds(), builds + 1);
+    assert_eq!(oid(&project, &templates[0]), before);
+}
+
+#[test]
+fn a_half_dropped_database_of_ours_is_dropped_to_its_end() {
+    let project = project();
+    let half_drop = |name: &str| {
+        let sql = format!(
+            "update pg_database set datconnlimit = -2 where datname = {}",
+            quote_literal(name)
+        );
+        server().psql("postgres", &sql);
+    };
+    let cloned = Pgstencil::new(&project).arg("clone").success();
+    let cloned = cloned.line().rsplit_once('/').unwrap().1.to_owned();
+    half_drop(&cloned);
+    Pgstencil::new(&project)
+        .args(["release", &cloned])
+        .success();
+    goes(&project, &cloned);
+
+    let mut held = Held::idle(&project, &[]);
+    held.run.kill9();
+    held.end();
+    half_drop(&held.database);
+    command(&project);
+    assert!(eventually(PATIENCE, || noted(&project, &held.database)));
+    std::thread::sleep(GRACE);
+    command(&project);
+    goes(&project, &held.database);
+    only_templates_left(&project);
+}
+
+#[tokio::test]
+async fn what_cannot_be_dropped_does_not_keep_the_rest() {
+    let project = project();
+    let clone = || {
+        let output = Pgstencil::new(&project).arg("clone").success();
+        output.line().rsplit_once('/').unwrap().1.to_owned()
+    };
+    let (stuck, free) = (clone(), clone());
+    // A subscription keeps its database from being dropped, whoever asks.
+    let mut session = server().connect(&stuck).await;
+    let text = "create subscription s connection 'dbname=x' publication p with (connect = false)";
+    sqlx::raw_sql(AssertSqlSafe(
+        text.replace(" s ", &format!(" s_{} ", project.id)),
+    ))
+    .execute(&mut session)
+    .await
+    .unwrap();
+    session.close().await.unwrap();
+    Pgstencil::new(&project).args(["release", &stuck]).success();
+    Pgstencil::new(&project).args(["release", &free]).success();
+    goes(&project, &free);
+    assert!(server().has_database(&stuck));
+    let ident = quote_ident(&stuck);
+    server().psql(
+        "postgres",
+        &format!("alter database {ident} allow_connections true"),
+    );
+    for text in [
+        "alter subscription S disable",
+        "alter subscription S set (slot_name = none)",
+        "drop subscription S",
+    ] {
+        server().psql(&stuck, &text.replace('S', &format!("s_{}", project.id)));
+    }
+    command(&project);
+    goes(&project, &stuck);
+}
