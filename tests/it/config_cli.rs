@@ -194,7 +194,7 @@ fn all_rows(project: &Project<'_>) -> String {
     text + &server().psql("postgres", "select description from pg_shdescription")
 }
 
-/// The command lines of all processes.
+/// The command lines of all processes but psql's: the build of these projects hands it a URL.
 fn command_lines() -> Vec<(i32, String)> {
     fs::read_dir("/proc")
         .unwrap()
@@ -203,6 +203,7 @@ fn command_lines() -> Vec<(i32, String)> {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let line = fs::read(entry.path().join("cmdline")).ok()?;
             Some((pid, String::from_utf8_lossy(&line).into_owned()))
+                .filter(|(_, line)| !line.contains("psql\0"))
         })
         .collect()
 }

@@ -120,14 +120,6 @@ fn sockets_in_the_query_and_in_the_authority() {
         pgstencil(&project, &["run", "--", "sh", "-c", PRINT])
             .success()
             .stdout_has("\nann\n");
-        pgstencil(
-            &project,
-            &[
-                "release",
-                cloned.line().split(['/', '?']).next_back().unwrap(),
-            ],
-        )
-        .run();
     }
     // What the URL lacks comes from the variables, and ends up in the URL that is printed.
     project.connect_to(format!("postgresql:///postgres?host={folder}"));

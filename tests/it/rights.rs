@@ -398,8 +398,12 @@ fn eight_first_users_get_one_registry_and_one_build() {
 fn settings_of_the_role_and_of_pgoptions_have_no_effect() {
     let role = Role::new(server());
     let project = project_of(&role);
-    let calm = "-c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off \
-                -c search_path=public -c idle_in_transaction_session_timeout=0";
+    let mut calm = "-c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off \
+                    -c search_path=public -c idle_in_transaction_session_timeout=0"
+        .to_owned();
+    if server().version_major() >= 17 {
+        calm += " -c transaction_timeout=0";
+    }
     project.build(&Build::Script(format!(
         "export PGOPTIONS='{calm}'\nmigrate\n"
     )));
@@ -422,7 +426,7 @@ fn settings_of_the_role_and_of_pgoptions_have_no_effect() {
         settings.push("idle_session_timeout = 400");
     }
     if server().version_major() >= 17 {
-        settings.push("transaction_timeout = 1");
+        settings.push("transaction_timeout = 100");
     }
     for setting in settings {
         server().psql(
