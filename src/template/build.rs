@@ -422,6 +422,8 @@ async fn inspect(
             .hint("does it read DATABASE_URL, or a variable that [template.X.env] maps? it may have migrated another database")
             .hint("`allow_empty = true` seals an empty template all the same"));
         }
+        // One after the other: a role's CONNECTION LIMIT may be low.
+        session.close().await;
         // Functions of expression indexes find things where the user's sessions find them.
         let mut users = Session::open_for_user(context.endpoint, &row.private_name, context.limit)
             .await
@@ -429,10 +431,9 @@ async fn inspect(
         for complaint in catalog::settle(&mut users).await? {
             context.tell(Event::Warning(&complaint));
         }
-        users.close().await;
         // ANALYZE and VACUUM change the size.
-        let contents = catalog::contents(&mut session).await?;
-        session.close().await;
+        let contents = catalog::contents(&mut users).await?;
+        users.close().await;
         inspected
             .replays
             .push(replay::read(registry.session(), oid, &row.mark()).await?);

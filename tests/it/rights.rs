@@ -232,7 +232,8 @@ fn a_roles_connection_limit_leaves_nothing_behind() {
             .run()
             .status
             .success()),
-        "two sessions are enough"
+        "two sessions are enough: {}",
+        pgstencil(&project, &["clone"]).run()
     );
 }
 
