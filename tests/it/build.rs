@@ -214,16 +214,11 @@ fn a_build_that_takes_too_long_is_ended_with_all_its_children() {
     assert_nothing_left(&project);
 
     ensure(&project)
-        .args(["--wait", "300ms"])
+        .args(["--wait", "300ms", "--keep-failed"])
         .fails(5)
-        .stderr_has("by `--wait`");
-    assert!(!alive(project.grandchild().unwrap()));
-    assert_nothing_left(&project);
-
-    ensure(&project)
-        .arg("--keep-failed")
-        .fails(5)
+        .stderr_has("by `--wait`")
         .stderr_has("left for inspection");
+    assert!(!alive(project.grandchild().unwrap()));
     let kept = built_in(&project).pop().unwrap();
     assert!(server().has_database(&kept));
 }
