@@ -274,18 +274,25 @@ fn the_password_gets_into_no_error_and_no_registry() {
             assert!(!text.contains(&encoded), "{text}");
         }
     };
-    project.build(&Build::Script(format!(
-        "migrate; {tell}; sleep 1.2; exit 3"
-    )));
-    let output = clone(&project).arg("--keep-failed").fails(4);
+    let wait = "until [ -e go ]; do sleep 0.05; done";
+    project.build(&Build::Script(format!("migrate; {tell}; {wait}; exit 3")));
+    let builder = clone(&project).arg("--keep-failed").spawn();
+    // Where those who wait for the build find its last line.
+    let told = || {
+        let there = server().has_database(&project.registry());
+        let texts = || project.strings_in_registry();
+        there && texts().iter().any(|text| text.starts_with("secrets "))
+    };
+    assert!(eventually(PATIENCE, told));
+    project.write("go", "");
+    let output = builder.wait();
     output
+        .code(4)
         .stderr_has("secrets postgresql://")
         .stderr_has(":***@");
     absent(&output);
-    let told = |text: &String| text.starts_with("secrets ");
-    assert!(project.strings_in_registry().iter().any(told));
 
-    project.build(&Build::Script(format!("migrate; {tell}; sleep 1.2")));
+    project.build(&Build::Script(format!("migrate; {tell}")));
     // What the user's own command prints is the user's to see.
     let output = ensure(&project).arg("-v").success();
     output.stderr_has(&encoded);
