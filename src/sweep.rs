@@ -114,8 +114,8 @@ async fn judge(
         })
     };
     Ok(match row.state.as_str() {
-        // Its maker, its holder or another sweep is at it.
-        _ if locked => revive(),
+        // Its maker, its holder or another sweep is at it. A holder who comes back takes the note back.
+        _ if locked => None,
         "creating" => Some(drop("its maker is gone")),
         "released" => Some(drop("it was given back")),
         _ if row.lease == "expiry" && !row.expired => revive(),
@@ -170,7 +170,10 @@ pub async fn apply(
                 }
             }
             Action::Revive { clone } => {
-                registry.revive_clone(clone).await?;
+                if under_lock(registry, clone, grace, action).await? {
+                    registry.revive_clone(clone).await?;
+                    unlock(registry, LockKey::clone(clone)).await?;
+                }
             }
             Action::DropClone { .. } | Action::DropTemplate { .. } if drops >= MAX_DROPS => {
                 lines.push(format!(

@@ -293,6 +293,8 @@ fn postgres_killed_under_a_build_and_a_clone() {
     for n in 1..=rounds {
         // A backend dies: the postmaster ends all sessions and recovers.
         slow_migrations(&project, n);
+        let steps = project.read("steps.sql");
+        project.write("steps.sql", &steps.replace("0.005", "0.2"));
         let run = Pgstencil::new(&project).args(["run", "--", "true"]).spawn();
         let mut pid = None;
         let found = eventually(PATIENCE, || {

@@ -59,6 +59,36 @@ fn a_dead_holders_clone_goes_in_two_steps() {
     only_templates_left(&project);
 }
 
+/// Two background sweeps at once are common: one starts with a `run`, one after it.
+#[tokio::test]
+async fn a_sweep_does_not_take_another_ones_lock_for_the_holders() {
+    let project = project();
+    let mut held = Held::idle(&project, &[]);
+    let name = held.database.clone();
+    let key = "select (classid::bigint << 32) | objid::bigint from pg_locks l
+         join pg_database d on d.oid = l.database
+         where locktype = 'advisory' and mode = 'ExclusiveLock' and datname = current_database()";
+    let key = server().psql(&project.registry(), key);
+    held.run.kill9();
+    held.end();
+    command(&project);
+    assert!(eventually(PATIENCE, || noted(&project, &name)));
+    let mut session = server().connect(&project.registry()).await;
+    let lock = format!("select pg_advisory_lock({key})");
+    sqlx::raw_sql(AssertSqlSafe(lock))
+        .execute(&mut session)
+        .await
+        .unwrap();
+    std::thread::sleep(GRACE);
+    command(&project);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(server().has_database(&name));
+    assert!(noted(&project, &name));
+    session.close().await.unwrap();
+    command(&project);
+    goes(&project, &name);
+}
+
 #[tokio::test]
 async fn a_clone_in_use_stays_whoever_died() {
     let project = project();
@@ -253,6 +283,7 @@ async fn what_cannot_be_dropped_does_not_keep_the_rest() {
         output.line().rsplit_once('/').unwrap().1.to_owned()
     };
     let (stuck, free) = (clone(), clone());
+    let identity = oid(&project, &stuck);
     // A subscription keeps its database from being dropped, whoever asks.
     let mut session = server().connect(&stuck).await;
     let text = "create subscription s connection 'dbname=x' publication p with (connect = false)";
@@ -266,8 +297,10 @@ async fn what_cannot_be_dropped_does_not_keep_the_rest() {
     Pgstencil::new(&project).args(["release", &stuck]).success();
     Pgstencil::new(&project).args(["release", &free]).success();
     goes(&project, &free);
-    assert!(server().has_database(&stuck));
-    let ident = quote_ident(&stuck);
+    // Out of its name, but there.
+    let name = format!("select datname from pg_database where oid = {identity}");
+    let left = server().psql("postgres", &name);
+    let ident = quote_ident(&left);
     server().psql(
         "postgres",
         &format!("alter database {ident} allow_connections true"),
@@ -277,8 +310,8 @@ async fn what_cannot_be_dropped_does_not_keep_the_rest() {
         "alter subscription S set (slot_name = none)",
         "drop subscription S",
     ] {
-        server().psql(&stuck, &text.replace('S', &format!("s_{}", project.id)));
+        server().psql(&left, &text.replace('S', &format!("s_{}", project.id)));
     }
     command(&project);
-    goes(&project, &stuck);
+    goes(&project, &left);
 }
