@@ -1,0 +1,195 @@
+//! The end of a lease: clones that are kept, given back, or found to be replaced.
+
+use std::time::Duration;
+
+use super::{Lease, Limit, Stencil};
+use crate::clone::Clone;
+use crate::error::{Error, Kind, Result};
+use crate::lease::Keeper;
+use crate::pg::lock::LockKey;
+use crate::pg::{Doing as _, catalog};
+use crate::registry::Registry;
+
+impl Stencil {
+    pub(super) async fn give_up(&self, registry: &mut Registry, clone: &str) -> Result<()> {
+        registry.set_released(clone).await?;
+        registry
+            .session()
+            .unlock(LockKey::clone(clone))
+            .await
+            .doing(|| "unlock a clone".into())?;
+        Ok(())
+    }
+
+    pub(super) async fn give_up_all(
+        &self,
+        registry: &mut Registry,
+        clones: &[Clone],
+    ) -> Result<()> {
+        for clone in clones {
+            self.give_up(registry, &clone.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Watches over the locks of clones while a command runs.
+    pub fn keep(&self, registry: Registry, clones: &[Clone]) -> Keeper {
+        Keeper::start(
+            registry,
+            &self.endpoint,
+            &self.config.server.registry,
+            clones.iter().map(|c| c.id.clone()).collect(),
+            self.config.clone.orphan_grace,
+        )
+    }
+
+    /// The keeper's session, or a new one if it was lost since the keeper's last look.
+    async fn again(&self, registry: Option<Registry>) -> Result<Registry> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        if let Some(mut registry) = registry
+            && let Ok(Ok(())) = tokio::time::timeout(PATIENCE, registry.ping()).await
+        {
+            return Ok(registry);
+        }
+        let limit = Limit::new(Some(PATIENCE), Default::default());
+        Registry::open_existing(&self.endpoint, &self.config.server.registry, &limit)
+            .await?
+            .ok_or_else(|| Error::failed("the registry database is gone"))
+    }
+
+    /// Ends a session lease. Returns what the holder should know, such as that the command replaced
+    /// the clone. The drop is left to a sweep: it forces a checkpoint of the whole server.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn give_back(
+        &self,
+        registry: Option<Registry>,
+        clones: &[Clone],
+    ) -> Result<Vec<String>> {
+        let mut registry = self.again(registry).await?;
+        let mut warnings = Vec::new();
+        for clone in clones {
+            warnings.extend(self.replaced(&mut registry, clone).await?);
+            self.give_up(&mut registry, &clone.id).await?;
+        }
+        registry.close().await;
+        Ok(warnings)
+    }
+
+    /// Turns a session lease into one that expires, for `--keep`.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn prolong(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<()> {
+        let mut registry = self.again(registry).await?;
+        for clone in clones {
+            let kept = registry
+                .set_leased(
+                    &clone.id,
+                    Lease::Expiry(self.config.clone.ttl),
+                    &self.holder,
+                )
+                .await
+                .doing(|| format!("keep clone {}", clone.id))?;
+            if !kept {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("clone {} was given up meanwhile", clone.id),
+                ));
+            }
+        }
+        registry.close().await;
+        Ok(())
+    }
+
+    /// Whether a command dropped or replaced its clone, as Django's test runner does without
+    /// `--keepdb`.
+    async fn replaced(&self, registry: &mut Registry, clone: &Clone) -> Result<Vec<String>> {
+        let names: Vec<String> = clone.databases.iter().map(|d| d.name.clone()).collect();
+        let found = catalog::databases(registry.session(), &names, &clone.oids).await?;
+        let mut warnings = Vec::new();
+        for (database, oid) in clone.databases.iter().zip(&clone.oids) {
+            if found.iter().any(|d| d.oid == *oid) {
+                // Something beside it, such as Django's test_NAME, or NAME_1 of its workers?
+                let others = registry.made_beside(&database.name, *oid).await?;
+                if !others.is_empty() {
+                    warnings.push(format!(
+                        "the command created databases of its own beside its clone `{}`: {}; pgstencil leaves them alone. Django: set TEST = {{\"NAME\": os.environ.get(\"PGSTENCIL_NAME\")}}, run the tests with --keepdb (pytest: --reuse-db), and give workers theirs with --clones and --name",
+                        database.name,
+                        others.join(", ")
+                    ));
+                }
+                continue;
+            }
+            let what = if found.iter().any(|d| d.name == database.name) {
+                "dropped its clone and created another database in its place"
+            } else {
+                "dropped its clone"
+            };
+            warnings.push(format!(
+                "the command {what} (`{}`), so it paid for a database of its own: let it keep the one it gets. Django: run the tests with --keepdb (pytest: --reuse-db)",
+                database.name
+            ));
+        }
+        Ok(warnings)
+    }
+
+    /// Gives clones back by name or id. Returns their names.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds; the ones
+    /// before it are given back.
+    pub async fn release(&self, names: &[String], limit: &Limit) -> Result<Vec<String>> {
+        let Some(mut registry) =
+            Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
+        else {
+            return Err(unknown(names.first().map_or("", String::as_str)));
+        };
+        let mut released = Vec::new();
+        for name in names {
+            let Some(row) = registry.clone_by_name(name).await? else {
+                return Err(unknown(name));
+            };
+            if row.state == "released" {
+                released.push(row.name);
+                continue;
+            }
+            let key = row.key();
+            while !registry
+                .session()
+                .try_lock(key)
+                .await
+                .doing(|| "lock a clone".into())?
+            {
+                if row.lease == "session" {
+                    return Err(Error::new(
+                        Kind::NameTaken,
+                        format!(
+                            "clone `{}` is held by a running command: {}",
+                            row.name,
+                            row.holder.0.describe()
+                        ),
+                    )
+                    .hint("it is given back when that command ends"));
+                }
+                // Its maker has not quite ended, or a sweep looks at it.
+                limit
+                    .pause(Duration::from_millis(20), "the clone's lock")
+                    .await?;
+            }
+            self.give_up(&mut registry, &row.id).await?;
+            released.push(row.name);
+        }
+        registry.close().await;
+        Ok(released)
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        format!("there is no clone `{name}` in this registry"),
+    )
+    .hint("`pgstencil list` shows the clones that there are")
+}

@@ -1,0 +1,224 @@
+//! [`Stencil`]: the facade. The command line, and programs that use the crate as a library, call
+//! nothing below it.
+
+mod acquire;
+mod give_back;
+mod reuse;
+mod sweeper;
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use crate::config::{Config, Definition};
+use crate::context::{Context, ReadInputs};
+use crate::error::{Error, Result};
+use crate::events::Observe;
+use crate::fingerprint::Inputs;
+use crate::handout::{self, NamedDatabase, Outcome, Phase};
+use crate::pg::Doing as _;
+use crate::registry::database::Owner;
+use crate::registry::{CloneRow, Registry, TemplateRow};
+use crate::sweep::{self, Action};
+use crate::template::{self, Ensured};
+
+pub use self::acquire::{Acquired, Wanted};
+pub use self::sweeper::sweep_now;
+pub use crate::handout::Shard;
+pub use crate::pg::Limit;
+pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
+pub use crate::registry::{Holder, Lease};
+
+/// Looks up a variable of `env_inputs`.
+pub type Variable = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
+
+/// One project on one server.
+#[derive(Clone)]
+pub struct Stencil {
+    config: Arc<Config>,
+    endpoint: Endpoint,
+    holder: Holder,
+    variable: Variable,
+}
+
+/// What [`Stencil::list`] shows.
+pub struct Listing {
+    /// Templates with the total size of their databases.
+    pub templates: Vec<(TemplateRow, i64)>,
+    /// Clones with their databases, and whether somebody holds their lock.
+    pub clones: Vec<(CloneRow, Vec<NamedDatabase>, bool)>,
+}
+
+impl Stencil {
+    /// Puts a checked config and a server together. Touches neither files nor server.
+    pub fn new(config: Config, endpoint: Endpoint, holder: Holder, variable: Variable) -> Self {
+        let endpoint =
+            endpoint.with_client(config.server.client_host.clone(), config.server.client_port);
+        Stencil {
+            config: Arc::new(config),
+            endpoint,
+            holder,
+            variable,
+        }
+    }
+
+    /// The config.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The server.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The definition of this name, or the only one.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] with the names that there are.
+    pub fn definition(&self, name: Option<&str>) -> Result<&Definition> {
+        let all = &self.config.definitions;
+        let names = || {
+            all.iter()
+                .map(|d| format!("`{}`", d.name))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        match (name, all.as_slice()) {
+            (None, [only]) => Ok(only),
+            (None, _) => Err(Error::usage(format!(
+                "the config has several templates: {}",
+                names()
+            ))
+            .hint("say which one: `-t NAME`")),
+            (Some(name), _) => all.iter().find(|d| d.name == name).ok_or_else(|| {
+                Error::usage(format!(
+                    "there is no [template.{name}] in {}",
+                    self.config.file.display()
+                ))
+                .hint(format!("there are {}", names()))
+            }),
+        }
+    }
+
+    fn context<'a>(
+        &'a self,
+        definition: &'a Definition,
+        limit: &'a Limit,
+        observe: Observe<'a>,
+        keep_failed: bool,
+    ) -> Context<'a> {
+        let (config, variable, found) = (
+            Arc::clone(&self.config),
+            Arc::clone(&self.variable),
+            definition.clone(),
+        );
+        let read: ReadInputs = Arc::new(move || Inputs::read(&config.root, &found, &*variable));
+        Context {
+            endpoint: &self.endpoint,
+            registry: &self.config.server.registry,
+            project: &self.config.project,
+            root: &self.config.root,
+            definition,
+            strategy: self.config.clone.strategy,
+            holder: &self.holder,
+            limit,
+            observe,
+            read,
+            keep_failed,
+        }
+    }
+
+    async fn open(&self, limit: &Limit) -> Result<Registry> {
+        Registry::open(&self.endpoint, &self.config.server.registry, limit).await
+    }
+
+    /// Builds the template if it is missing. The returned session keeps it from being dropped.
+    ///
+    /// # Errors
+    /// As [`template::ensure`].
+    pub async fn ensure(
+        &self,
+        definition: Option<&str>,
+        limit: &Limit,
+        observe: Observe<'_>,
+        keep_failed: bool,
+    ) -> Result<(Registry, Ensured)> {
+        let definition = self.definition(definition)?;
+        let context = self.context(definition, limit, observe, keep_failed);
+        let mut registry = self.open(limit).await?;
+        let ensured = template::ensure(&mut registry, &context).await?;
+        if ensured.outcome == Outcome::Hit {
+            self.note(&mut registry, definition, &ensured).await?;
+        }
+        Ok((registry, ensured))
+    }
+
+    /// The variables for `run`'s command.
+    ///
+    /// # Errors
+    /// A placeholder without a value.
+    pub fn variables(
+        &self,
+        acquired: &Acquired,
+        shard: Option<Shard>,
+    ) -> Result<Vec<(OsString, OsString)>> {
+        let sets: Vec<Vec<NamedDatabase>> = acquired
+            .clones
+            .iter()
+            .map(|c| c.databases.clone())
+            .collect();
+        let definition = self.definition(Some(&acquired.definition))?;
+        handout::variables(
+            &self.endpoint,
+            definition,
+            Phase::Run,
+            acquired.outcome,
+            &sets,
+            shard,
+        )
+    }
+
+    /// What is there. Writes nothing; an absent registry is an empty list.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn list(&self, limit: &Limit) -> Result<Listing> {
+        let mut listing = Listing {
+            templates: Vec::new(),
+            clones: Vec::new(),
+        };
+        let Some(mut registry) =
+            Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
+        else {
+            return Ok(listing);
+        };
+        for row in registry.templates().await? {
+            let databases = registry.databases_of(&Owner::Template(row.id)).await?;
+            let bytes = databases.iter().filter_map(|d| d.bytes).sum();
+            listing.templates.push((row, bytes));
+        }
+        let held = registry.held_locks().await?;
+        for row in registry.clones().await? {
+            let rows = registry.databases_of(&Owner::Clone(row.id.clone())).await?;
+            let databases = rows
+                .into_iter()
+                .map(|d| NamedDatabase {
+                    role: d.role,
+                    name: d.name,
+                })
+                .collect();
+            let locked = held.contains(&row.key());
+            listing.clones.push((row, databases, locked));
+        }
+        registry.close().await;
+        Ok(listing)
+    }
+
+    /// What a sweep would do now. Writes nothing.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn plan_sweep(&self, registry: &mut Registry) -> Result<Vec<Action>> {
+        sweep::plan(registry, self.config.clone.orphan_grace).await
+    }
+}
