@@ -15,7 +15,6 @@ use crate::error::{Error, Result};
 use crate::events::Observe;
 use crate::fingerprint::Inputs;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
-use crate::pg::Doing as _;
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
