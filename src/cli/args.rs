@@ -9,9 +9,9 @@ const ABOUT: &str = "Keeps migrated Postgres template databases and hands out cl
 
 const AFTER: &str = "\
 Examples:
-  pgstencil run -- pytest --reuse-db      a database of its own for this run, dropped after it
-  url=$(pgstencil clone)                  a clone that outlives the command; `pgstencil release` ends it
-  pgstencil run --clones 4 -- ./shards    four databases at once: PGSTENCIL_URL_0 ... PGSTENCIL_URL_3
+  pgstencil run -- pytest --reuse-db     a database of its own, dropped afterwards
+  url=$(pgstencil clone)                 a clone that stays; see `release`
+  pgstencil run --clones 4 -- ./shards   four databases: PGSTENCIL_URL_0 to _3
 
 Exit codes:
   0 ok                      1 failed, or \"no\" for a check
@@ -117,9 +117,13 @@ pub(crate) struct Making {
     /// Make N clones; variables and names are numbered from 0
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=500))]
     pub(crate) clones: u16,
-    /// Names of the databases, with {id} {role} {n} {shard} {branch} {project}
-    /// [default: {project}_{role}_{id}, with _1, _2 ... behind it for further clones]
-    #[arg(long, value_name = "PATTERN")]
+    // The escape sequence shows nothing; without it clap makes a line break of `{n}`.
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        help = "Names of the databases, with {id} {role} {\u{1b}[0mn} {shard} {branch} {project} \
+        [default: {project}_{role}_{id}, with _1, _2 ... behind it for further clones]"
+    )]
     pub(crate) name: Option<String>,
     /// Part I of N (from 1): {shard}, PGSTENCIL_SHARD and PGSTENCIL_SHARDS
     #[arg(long, value_name = "I/N", value_parser = shard)]
