@@ -17,9 +17,8 @@ Exit codes:
   0 ok                      1 failed, or \"no\" for a check
   2 usage or config         3 server not reachable, or a right is missing
   4 a build command failed  5 timed out
-  6 no such template, clone or snapshot
-  7 name taken              70 a bug in pgstencil
-  130 interrupted
+  6 no such template/clone  7 name taken
+  70 a bug in pgstencil     130 interrupted
   `run` passes the exit code of its command through (128+n for signal n).";
 
 /// The command line.
