@@ -28,7 +28,7 @@ pub enum Kind {
     Build,
     /// A deadline passed.
     Timeout,
-    /// No such template, clone or snapshot.
+    /// No such template or clone.
     NotFound,
     /// A wanted name belongs to something or somebody else.
     NameTaken,

@@ -9,17 +9,16 @@ const ABOUT: &str = "Keeps migrated Postgres template databases and hands out cl
 
 const AFTER: &str = "\
 Examples:
-  pgstencil run -- pytest --reuse-db      a database of its own for this run, dropped after it
-  url=$(pgstencil clone)                  a clone that stays until `pgstencil release`, or 12h
-  pgstencil run --clones 4 -- ./shards    four databases: PGSTENCIL_URL_0 to PGSTENCIL_URL_3
+  pgstencil run -- pytest --reuse-db     a database of its own, dropped afterwards
+  url=$(pgstencil clone)                 a clone that stays; see `release`
+  pgstencil run --clones 4 -- ./shards   four databases: PGSTENCIL_URL_0 to _3
 
 Exit codes:
   0 ok                      1 failed, or \"no\" for a check
   2 usage or config         3 server not reachable, or a right is missing
   4 a build command failed  5 timed out
-  6 no such template, clone or snapshot
-  7 name taken              70 a bug in pgstencil
-  130 interrupted
+  6 no such template/clone  7 name taken
+  70 a bug in pgstencil     130 interrupted
   `run` passes the exit code of its command through (128+n for signal n).";
 
 /// The command line.

@@ -297,9 +297,7 @@ fn places(start: &Path) -> Vec<PathBuf> {
 }
 
 fn with_minimal(error: Error) -> Error {
-    error
-        .hint("run `pgstencil init`, which looks at the project and writes one")
-        .hint(format!("or put this into `{FILE_NAME}`:\n{MINIMAL}"))
+    error.hint(format!("put this into `{FILE_NAME}`:\n{MINIMAL}"))
 }
 
 /// The JSON schema of `pgstencil.toml`, for editors.

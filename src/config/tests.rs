@@ -856,10 +856,7 @@ fn files_that_cannot_be_read() {
     );
     assert_eq!(
         e.hints(),
-        [
-            "run `pgstencil init`, which looks at the project and writes one".to_owned(),
-            format!("or put this into `pgstencil.toml`:\n{MINIMAL}"),
-        ]
+        [format!("put this into `pgstencil.toml`:\n{MINIMAL}")]
     );
     let e = Config::load(&project.folder()).expect_err("folder");
     assert_eq!(
