@@ -887,7 +887,7 @@ fn found_upwards() {
     assert_eq!(e.details()[0], looked(&deep));
     assert_eq!(e.details()[2], looked(&project.folder()));
     assert_eq!(e.details().last(), Some(&looked(Path::new("/"))));
-    assert_eq!(e.hints().len(), 2);
+    assert_eq!(e.hints().len(), 1);
 }
 
 #[test]
