@@ -91,7 +91,7 @@ async fn next(signal: &mut Option<unix::Signal>) {
 
 /// The set of signals that this process ignores, bit n-1 for signal n; empty where the system does
 /// not say (there is no other way to ask without unsafe code).
-fn ignored_signals() -> u64 {
+pub(super) fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())

@@ -7,7 +7,7 @@ use nix::sys::signal::kill;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::foreground::{Place, run};
+use super::foreground::{Place, ignored_signals, run};
 use super::lines::Lines;
 use super::*;
 use crate::Kind;
@@ -447,6 +447,13 @@ async fn the_watchdog_is_gone_after_a_normal_end() {
 async fn in_own_process(test: &str) -> bool {
     if std::env::var_os(VICTIM).is_some() {
         return false;
+    }
+    // A background job of a script ignores INT, one of nohup HUP, and so would the new process. It
+    // does not inherit handlers.
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        if ignored_signals() & (1 << (signal as i32 - 1)) != 0 {
+            drop(tokio::signal::unix::signal((signal as i32).into()).unwrap());
+        }
     }
     let mut alone = victim(test, Path::new("/"));
     let deadline = Instant::now() + Duration::from_secs(30);

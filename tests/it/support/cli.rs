@@ -6,12 +6,13 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use tokio::runtime::Builder;
 
 use super::eventually;
 use super::project::Project;
@@ -141,6 +142,7 @@ impl Pgstencil {
             .chain(self.command.get_args())
             .map(OsStr::to_owned)
             .collect();
+        heed_signals();
         let mut child = match self.command.spawn() {
             Ok(child) => child,
             Err(e) => panic!("cannot start {words:?}: {e}"),
@@ -158,6 +160,26 @@ impl Pgstencil {
             child,
         }
     }
+}
+
+/// A background job of a script ignores INT, one of nohup HUP, and so would what it starts. Handlers
+/// are not inherited: with one here, the command begins with the default.
+fn heed_signals() {
+    static DONE: Once = Once::new();
+    let handle = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = mask.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            if ignored & (1 << (signal as i32 - 1)) != 0 {
+                drop(tokio::signal::unix::signal((signal as i32).into()).unwrap());
+            }
+        }
+    };
+    // A thread of its own, since the caller may be on a runtime.
+    DONE.call_once(|| std::thread::spawn(handle).join().unwrap());
 }
 
 /// A pipe that is read to its end on a thread, so that nobody ever waits for us.
