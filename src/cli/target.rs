@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgstencil::config::env::{self, Environment, PgVariables};
 use pgstencil::config::passfile::{self, Passfile};
 use pgstencil::config::{self, CloneSettings, Config, ServerSettings, UrlSetting};
-use pgstencil::server::{ManagedServer, ManagedSettings};
+use pgstencil::server::{ManagedServer, ManagedSettings, State};
 use pgstencil::stencil::{Defaults, Endpoint, PassLookup};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
@@ -64,6 +64,26 @@ impl Session {
     /// A stencil for commands that work without a config file.
     pub(super) async fn stencil_or_defaults(&self) -> Result<Stencil> {
         self.stencil_of(self.config_or_defaults()?).await
+    }
+
+    /// A stencil for commands that only read: `None` if that would mean the managed server, and it
+    /// does not run. Starts nothing.
+    pub(super) async fn stencil_for_reading(&self) -> Result<Option<Stencil>> {
+        let config = self.config_or_defaults()?;
+        if self.uses_managed(&config) {
+            let status = self.managed(&config.server)?.status().await?;
+            if !matches!(status.state, State::Running | State::Starting) {
+                return Ok(None);
+            }
+        }
+        self.stencil_of(config).await.map(Some)
+    }
+
+    /// Whether nobody names a server.
+    fn uses_managed(&self, config: &Config) -> bool {
+        self.shared.server_url.is_none()
+            && self.env.non_empty(env::SERVER_URL).is_none()
+            && config.server.url.is_none()
     }
 
     async fn stencil_of(&self, config: Config) -> Result<Stencil> {

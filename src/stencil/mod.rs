@@ -40,6 +40,7 @@ pub struct Stencil {
 }
 
 /// What [`Stencil::list`] shows.
+#[derive(Default)]
 pub struct Listing {
     /// Templates with the total size of their databases.
     pub templates: Vec<(TemplateRow, i64)>,

@@ -453,6 +453,12 @@ fn without_a_url_the_managed_server_is_started() {
     let status = managed.run(&["server", "status"]).fails(1);
     status.stdout_has("state    absent\n");
     managed.run(&["server", "url"]).fails(1).stdout("");
+    // What only reads starts nothing.
+    let listed = managed.run(&["list"]).success();
+    listed
+        .stdout("")
+        .stderr_has("the managed server does not run");
+    managed.run(&["server", "status"]).fails(1);
     let json = managed.run(&["server", "status", "--json"]).fails(1).json();
     assert_eq!(
         (json["version"].as_i64(), &json["state"]),

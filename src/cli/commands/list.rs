@@ -8,7 +8,17 @@ use crate::cli::Session;
 use crate::cli::output::size;
 
 pub(crate) async fn list(session: &Session) -> Result<u8> {
-    let stencil = session.stencil_or_defaults().await?;
+    let Some(stencil) = session.stencil_for_reading().await? else {
+        session
+            .printer
+            .say("the managed server does not run; `pgstencil server start` starts it");
+        if session.printer.json() {
+            session
+                .printer
+                .object(&ListAnswer::from(&Listing::default()))?;
+        }
+        return Ok(0);
+    };
     let listing = stencil.list(&session.limit).await?;
     if session.printer.json() {
         session.printer.object(&ListAnswer::from(&listing))?;
