@@ -102,6 +102,22 @@ fn a_live_clone_of_the_name_is_given_back() {
 }
 
 #[test]
+fn those_who_want_a_name_at_once_get_one_clone() {
+    let project = Project::with_migrations(server());
+    let name = format!("mine_{}", project.id);
+    let all: Vec<_> = (0..6)
+        .map(|_| clone(&project, &["--name", &name]).spawn())
+        .collect();
+    for one in all {
+        let output = one.wait();
+        assert_eq!(database(output.code(0).line()), name);
+    }
+    assert_eq!(project.builds(), 1);
+    Pgstencil::new(&project).args(["release", &name]).success();
+    only_templates_left(&project);
+}
+
+#[test]
 fn a_lease_ends_by_the_clock_and_the_clone_goes_after_the_grace() {
     let project = Project::with_migrations(server());
     project.append_config("[clone]\norphan_grace = \"1s\"");
