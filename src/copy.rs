@@ -7,7 +7,7 @@ use sqlx::postgres::types::Oid;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Doing as _, Session, catalog, sql, sqlstate};
+use crate::pg::{Doing as _, Session, catalog, cause, sql, sqlstate};
 
 /// One CREATE: what, from what, how.
 #[derive(Clone, Debug)]
@@ -90,6 +90,22 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
             limit.check("a database to be copied")?;
             Err(Error::new(Kind::Failed, e.message()).caused_by(e))
         }
+        Err(e) if sqlstate(&e).as_deref() == Some("XX000") => Err(unless_full(session, e).await),
         other => other,
+    }
+}
+
+/// On a full disk a copy through the WAL, and after it every checkpoint and with it every other copy,
+/// fails with an internal error that hides why. The template is not to blame then, and to build it
+/// anew would make things worse: so whether the server can write at all is tried.
+async fn unless_full(session: &mut Session, error: Error) -> Error {
+    match catalog::try_to_write(session).await {
+        Err(full) if sqlstate(&full).as_deref() == Some("53100") => {
+            Error::new(Kind::Failed, error.message())
+                .detail(format!("what the copy itself said: {}", cause(&error)))
+                .hint("the server's disk is full: free space there before anything else, by other means than a drop: Postgres can neither drop databases nor restart before that")
+                .caused_by(full)
+        }
+        _ => error,
     }
 }

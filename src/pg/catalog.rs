@@ -349,6 +349,19 @@ pub async fn require_createdb(session: &mut Session) -> Result<()> {
     .hint(format!("run as a superuser: ALTER ROLE {role} CREATEDB;")))
 }
 
+/// Writes some megabytes to the server's disk, and takes them back.
+///
+/// # Errors
+/// The driver's; 53100 says that the disk is full.
+pub async fn try_to_write(session: &mut Session) -> Result<()> {
+    let text = "CREATE TEMP TABLE pgstencil_probe ON COMMIT DROP AS \
+                SELECT n FROM generate_series(1, 30000) n";
+    session
+        .run(super::sql::user_statements(text.into()))
+        .await
+        .doing(|| "write to the server's disk".into())
+}
+
 /// Makes the planner's statistics and spares the clones' first scans of large tables their
 /// hint-bit writes. Small tables are not vacuumed: that would give each two more files, and every
 /// clone pays for files. An expression index whose function does not find what it needs makes

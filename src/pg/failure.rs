@@ -88,7 +88,7 @@ fn explain(error: sqlx::Error, doing: &str) -> Error {
         "53300" => (
             Kind::Connect,
             Some(
-                "the server has no free connection slot: raise max_connections or the role's CONNECTION LIMIT, or end idle sessions",
+                "the server has no free connection slot: raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions",
             ),
         ),
         "55006" => (

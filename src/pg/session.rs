@@ -253,6 +253,13 @@ impl Session {
         match tokio::time::timeout(patience, PgConnection::connect_with(&options)).await {
             Ok(Ok(connection)) => Ok((connection, marker)),
             Ok(Err(e)) => Err(Attempt::Driver(e)),
+            Err(_) if patience < CONNECT_TIMEOUT => Err(Attempt::Late(
+                Error::new(
+                    Kind::Timeout,
+                    format!("gave up waiting for the server at {}", endpoint.place()),
+                )
+                .hint("`--wait DURATION` bounds all waits of a command"),
+            )),
             Err(_) => Err(Attempt::Late(
                 Error::new(
                     Kind::Connect,
@@ -452,7 +459,7 @@ fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error
             .hint("check user and password in the URL, and pg_hba.conf on the server"),
         (_, "55000") => base(format!("database `{database}` on {place} accepts no connections")),
         (_, "53300") => base(format!("the server at {place} has no free connection slot"))
-            .hint("raise max_connections or the role's CONNECTION LIMIT, or end idle sessions"),
+            .hint("raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions"),
         (_, "42501") => Error::new(
             Kind::Permission,
             format!("role `{user}` may not connect to database `{database}` on {place}"),

@@ -161,6 +161,17 @@ impl Stencil {
                 }
                 Err(error) => {
                     self.give_up_all(&mut registry, &clones).await?;
+                    let overtaken = error.kind() == Kind::NameTaken
+                        && !wanted.fresh
+                        && matches!(wanted.lease, Lease::Expiry(_));
+                    // Another process of ours may have wanted the same one, and was first.
+                    if overtaken
+                        && !wanted.pattern.is_unique()
+                        && let Some(reused) = self.reuse(&mut registry, &context, wanted).await?
+                    {
+                        ensured.template.let_go(&mut registry).await?;
+                        return Ok(reused.into_acquired(registry, definition));
+                    }
                     return Err(error);
                 }
             }

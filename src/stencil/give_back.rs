@@ -11,14 +11,14 @@ use crate::pg::{Doing as _, catalog};
 use crate::registry::Registry;
 
 impl Stencil {
-    pub(super) async fn give_up(&self, registry: &mut Registry, clone: &str) -> Result<()> {
-        registry.set_released(clone).await?;
+    pub(super) async fn give_up(&self, registry: &mut Registry, clone: &str) -> Result<bool> {
+        let known = registry.set_released(clone).await?;
         registry
             .session()
             .unlock(LockKey::clone(clone))
             .await
             .doing(|| "unlock a clone".into())?;
-        Ok(())
+        Ok(known)
     }
 
     pub(super) async fn give_up_all(
@@ -71,7 +71,11 @@ impl Stencil {
         let mut warnings = Vec::new();
         for clone in clones {
             warnings.extend(self.replaced(&mut registry, clone).await?);
-            self.give_up(&mut registry, &clone.id).await?;
+            if !self.give_up(&mut registry, &clone.id).await?
+                && registry.clone_by_id(&clone.id).await?.is_none()
+            {
+                warnings.extend(forgotten(&mut registry, clone).await?);
+            }
         }
         registry.close().await;
         Ok(warnings)
@@ -192,4 +196,17 @@ fn unknown(name: &str) -> Error {
         format!("there is no clone `{name}` in this registry"),
     )
     .hint("`pgstencil list` shows the clones that there are")
+}
+
+/// What is left of a clone of which the registry knows nothing any more: no sweep will find it.
+async fn forgotten(registry: &mut Registry, clone: &Clone) -> Result<Option<String>> {
+    let found = catalog::databases(registry.session(), &[], &clone.oids).await?;
+    let names: Vec<String> = found.iter().map(|d| format!("`{}`", d.name)).collect();
+    Ok((!names.is_empty()).then(|| {
+        format!(
+            "the registry knows nothing of clone {} any more, so nobody drops what is left of it: {}",
+            clone.id,
+            names.join(", ")
+        )
+    }))
 }

@@ -102,6 +102,22 @@ fn a_live_clone_of_the_name_is_given_back() {
 }
 
 #[test]
+fn those_who_want_a_name_at_once_get_one_clone() {
+    let project = Project::with_migrations(server());
+    let name = format!("mine_{}", project.id);
+    let all: Vec<_> = (0..6)
+        .map(|_| clone(&project, &["--name", &name]).spawn())
+        .collect();
+    for one in all {
+        let output = one.wait();
+        assert_eq!(database(output.code(0).line()), name);
+    }
+    assert_eq!(project.builds(), 1);
+    Pgstencil::new(&project).args(["release", &name]).success();
+    only_templates_left(&project);
+}
+
+#[test]
 fn a_lease_ends_by_the_clock_and_the_clone_goes_after_the_grace() {
     let project = Project::with_migrations(server());
     project.append_config("[clone]\norphan_grace = \"1s\"");
@@ -309,4 +325,40 @@ fn wait_bounds_the_wait_for_another_build() {
     let output = clone(&project, &["--wait", "1s"]).fails(5);
     assert!(output.time < Duration::from_secs(8), "{output}");
     assert!(project.databases().is_empty(), "{:?}", project.databases());
+}
+
+#[test]
+fn wait_bounds_the_wait_for_the_server() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgresql://x@{}/x", silent.local_addr().unwrap());
+    let project = Project::with_migrations(server());
+    let output = clone(&project, &["--wait", "300ms", "--server-url", &url]).fails(5);
+    output
+        .stdout("")
+        .stderr_has("gave up waiting for the server");
+    assert!(output.time < Duration::from_secs(4), "{output}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_clone_of_which_nobody_learns_is_given_back() {
+    let project = Project::with_migrations(server());
+    let unheard = |args: &str| {
+        let script = format!("exec \"$0\" clone {args} >/dev/full");
+        Pgstencil::with_program(&project, "sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_pgstencil")])
+            .fails(1)
+            .stderr_has("cannot write to standard output");
+    };
+    unheard("");
+    only_templates_left(&project);
+
+    // One that was there before stays.
+    let first = clone(&project, &["--name", "kept_{project}"]).success();
+    unheard("--name 'kept_{project}'");
+    stays(
+        &project,
+        &database(first.line()),
+        Duration::from_millis(500),
+    );
 }

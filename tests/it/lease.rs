@@ -172,3 +172,20 @@ fn a_clone_that_somebody_dropped_is_told_and_nothing_else_is_touched() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(oid(&project, &name), before);
 }
+
+#[test]
+fn a_clone_that_the_registry_forgot_is_told() {
+    let private = TestServer::private();
+    let project = Project::with_migrations(&private);
+    let held = Held::idle(&project, &[]);
+    let text = "truncate pgstencil.clone, pgstencil.database, pgstencil.template";
+    private.psql(&project.registry(), text);
+    held.end();
+    let name = held.database.clone();
+    let output = held.run.wait();
+    output
+        .code(0)
+        .stderr_has("the registry knows nothing of clone ")
+        .stderr_has(&format!("nobody drops what is left of it: `{name}`"));
+    assert!(private.has_database(&name));
+}

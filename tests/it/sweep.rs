@@ -300,18 +300,24 @@ async fn what_cannot_be_dropped_does_not_keep_the_rest() {
     // Out of its name, but there.
     let name = format!("select datname from pg_database where oid = {identity}");
     let left = server().psql("postgres", &name);
+    // The background tries again for a while, and closes the door each time.
     let ident = quote_ident(&left);
-    server().psql(
-        "postgres",
-        &format!("alter database {ident} allow_connections true"),
+    let subscriptions = format!(
+        "select count(*) from pg_subscription where subname = 's_{}'",
+        project.id
     );
-    for text in [
-        "alter subscription S disable",
-        "alter subscription S set (slot_name = none)",
-        "drop subscription S",
-    ] {
-        server().psql(&left, &text.replace('S', &format!("s_{}", project.id)));
-    }
+    assert!(eventually(PATIENCE, || {
+        let open = format!("alter database {ident} allow_connections true");
+        let _ = server().try_psql("postgres", &open);
+        for text in [
+            "alter subscription S disable",
+            "alter subscription S set (slot_name = none)",
+            "drop subscription S",
+        ] {
+            let _ = server().try_psql(&left, &text.replace('S', &format!("s_{}", project.id)));
+        }
+        server().psql("postgres", &subscriptions) == "0"
+    }));
     command(&project);
     goes(&project, &left);
 }

@@ -30,7 +30,11 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
             return Err(error);
         }
     };
-    print(session, &stencil, &acquired)?;
+    if let Err(error) = print(session, &stencil, &acquired) {
+        unheard(&stencil, acquired).await;
+        background::start(&stencil);
+        return Err(error);
+    }
     let mut acquired = acquired;
     if !stencil.plan_sweep(&mut acquired.registry).await?.is_empty() {
         background::start(&stencil);
@@ -89,15 +93,19 @@ pub(crate) async fn acquire(
         seconds(took)
     ));
     if let Err(error) = report(session, stencil, making, &acquired, took) {
-        // Nobody learns of these clones; one that was there before stays its holder's.
-        if acquired.outcome != Outcome::Reused {
-            let _ = stencil
-                .give_back(Some(acquired.registry), &acquired.clones)
-                .await;
-        }
+        unheard(stencil, acquired).await;
         return Err(error);
     }
     Ok(acquired)
+}
+
+/// Gives clones back of which nobody learns; one that was there before stays its holder's.
+async fn unheard(stencil: &Stencil, acquired: Acquired) {
+    if acquired.outcome != Outcome::Reused {
+        let _ = stencil
+            .give_back(Some(acquired.registry), &acquired.clones)
+            .await;
+    }
 }
 
 fn report(
