@@ -4,6 +4,8 @@
 //! starts here.
 
 pub(crate) mod build;
+mod command;
+mod seal;
 
 use std::time::{Duration, Instant};
 

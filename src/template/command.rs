@@ -1,0 +1,140 @@
+//! The user's own build command: run, watched, and judged.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::handout::{self, NamedDatabase, Outcome, Phase};
+use crate::names;
+use crate::process::{self, Ended, Finished, Job, Status};
+use crate::registry::Registry;
+
+/// Runs the build command on databases. While it runs, its last line is written to the template's
+/// row, and the session that holds the right to build is watched.
+pub(super) async fn run_command(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    set: &[NamedDatabase],
+    outcome: Outcome,
+    template: Option<i64>,
+) -> Result<()> {
+    let definition = context.definition;
+    let mut job = Job::shell(&definition.build, context.root);
+    job.env = handout::variables(
+        context.endpoint,
+        definition,
+        Phase::Build,
+        outcome,
+        &[set.to_vec()],
+        None,
+    )?;
+    job.cleared = handout::CLEARED.map(Into::into).to_vec();
+    let timeout = match context.limit.left() {
+        Some(left) => left.min(definition.build_timeout),
+        None => definition.build_timeout,
+    };
+    let last = Arc::new(Mutex::new(String::new()));
+    let mut on_line = {
+        let last = Arc::clone(&last);
+        let observe = context.observe;
+        move |line: &str| {
+            // Shown to those who wait, by way of the registry: no password may get there.
+            let line = context.endpoint.redact(line);
+            observe(Event::Output(&line));
+            if let Ok(mut last) = last.lock() {
+                line.clone_into(&mut last);
+            }
+        }
+    };
+    // If the session is lost, so is the lock, and somebody else may build: end the command.
+    let lost = context.limit.cancel.child_token();
+    let command = process::run_captured(&job, Some(timeout), &lost, &mut on_line);
+    let watch = async {
+        let mut written = String::new();
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let line = last.lock().map(|l| l.clone()).unwrap_or_default();
+            let line = names::cut(&line, 400).to_owned();
+            let alive = match template {
+                Some(id) if line != written => {
+                    written.clone_from(&line);
+                    registry.write_log_tail(id, &line).await
+                }
+                _ => registry.ping().await,
+            };
+            if let Err(error) = alive {
+                lost.cancel();
+                return error;
+            }
+        }
+    };
+    tokio::pin!(command, watch);
+    let mut failure = None;
+    let finished = loop {
+        tokio::select! {
+            finished = &mut command => break finished?,
+            error = &mut watch, if failure.is_none() => failure = Some(error),
+        }
+    };
+    if let Some(error) = failure {
+        return Err(error.detail("the build was ended, since its lock went with the session"));
+    }
+    judge(context, &finished, timeout)
+}
+
+fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Result<()> {
+    let definition = context.definition;
+    let seconds = finished.elapsed.as_secs_f64();
+    let error = match (&finished.ended, &finished.status) {
+        (Ended::ByItself, Status::Exited(0)) => return Ok(()),
+        (Ended::Cancelled, _) => {
+            return Err(Error::new(Kind::Interrupted, "the build was interrupted"));
+        }
+        (Ended::TimedOut, _) if timeout < definition.build_timeout => Error::new(
+            Kind::Timeout,
+            format!(
+                "the build of `{}` was ended after {seconds:.1} s, by `--wait`",
+                definition.name
+            ),
+        ),
+        (Ended::TimedOut, _) => Error::new(
+            Kind::Timeout,
+            format!(
+                "the build of `{}` was ended after {seconds:.1} s",
+                definition.name
+            ),
+        )
+        .hint(format!(
+            "if it needs longer, raise `build_timeout` of [template.{}] (now {})",
+            definition.name,
+            humantime::format_duration(definition.build_timeout)
+        )),
+        (Ended::ByItself, Status::Exited(code)) => Error::new(
+            Kind::Build,
+            format!(
+                "the build command of `{}` failed (exit code {code}, after {seconds:.1} s)",
+                definition.name
+            ),
+        ),
+        (Ended::ByItself, Status::Signaled(signal)) => Error::new(
+            Kind::Build,
+            format!(
+                "the build command of `{}` was killed by signal {signal} after {seconds:.1} s",
+                definition.name
+            ),
+        ),
+    };
+    let mut error = error.detail(format!("command: {}", definition.build));
+    if !finished.tail.is_empty() {
+        error = error.detail("last output:");
+        for line in &finished.tail {
+            error = error.detail(format!("  {}", context.endpoint.redact(line)));
+        }
+    }
+    if !context.keep_failed {
+        error = error.hint("`--keep-failed` leaves the half-built database for inspection");
+    }
+    Err(error.hint("`-v` shows the whole output"))
+}

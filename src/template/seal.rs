@@ -1,0 +1,276 @@
+//! From what a build left to a template: look at it, settle it, close the door, and seal it.
+
+use std::time::Duration;
+
+use sqlx::postgres::types::Oid;
+
+use super::{Template, TemplateDatabase};
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::fingerprint::Recipe;
+use crate::pg::catalog::{self, BuiltWith, Contents};
+use crate::pg::lock::LockKey;
+use crate::pg::session::OpenError;
+use crate::pg::{Doing as _, Limit, Session, replay, sql};
+use crate::registry::database;
+use crate::registry::{DatabaseRow, Registry};
+
+/// How long sessions that the build left open may take to end.
+const STRAGGLERS: Duration = Duration::from_secs(10);
+
+/// A `reset` command drops and creates its database: what now stands under our private name and
+/// belongs to our role is adopted.
+pub(super) async fn adopt(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    rows: &mut [DatabaseRow],
+) -> Result<()> {
+    for row in rows.iter_mut() {
+        let refuse = |what: &str| {
+            Error::new(
+                Kind::Build,
+                format!(
+                    "the build command {what}: database `{}` (role `{}`)",
+                    row.private_name, row.role
+                ),
+            )
+            .hint("let it fill the database that DATABASE_URL names, under that name")
+        };
+        let Some(found) = catalog::database(registry.session(), &row.private_name).await? else {
+            return Err(refuse("dropped or renamed what it should fill"));
+        };
+        if Some(found.oid) == row.oid {
+            continue;
+        }
+        if !found.ours {
+            return Err(refuse(&format!(
+                "left what it should fill to role `{}`, which pgstencil's role `{}` cannot become",
+                found.owner,
+                registry.facts().role
+            )));
+        }
+        database::adopt(registry.session(), row.id, found.oid).await?;
+        row.oid = Some(found.oid);
+        // Marked at once: until then only the private name says that it is ours.
+        registry
+            .session()
+            .run(sql::comment_database(
+                &row.private_name,
+                &row.mark().comment(
+                    "pgstencil adopted what the build made anew",
+                    found.comment.as_deref(),
+                ),
+            ))
+            .await
+            .doing(|| "mark an adopted database".into())?;
+    }
+    for row in rows.iter() {
+        for name in catalog::named_after(registry.session(), &row.private_name).await? {
+            context.tell(Event::Warning(&format!(
+                "the build command created database `{name}` beside its own; it is left alone: a template holds the databases of its roles only"
+            )));
+        }
+    }
+    Ok(())
+}
+
+pub(super) struct Inspected {
+    contents: Vec<Contents>,
+    replays: Vec<replay::Replay>,
+    built_with: BuiltWith,
+}
+
+/// Adopts, waits for stragglers, refuses empty databases, and settles what is there.
+pub(super) async fn inspect(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    rows: &mut [DatabaseRow],
+) -> Result<Inspected> {
+    adopt(registry, context, rows).await?;
+    let mut inspected = Inspected {
+        contents: Vec::new(),
+        replays: Vec::new(),
+        built_with: BuiltWith {
+            server_version: registry.facts().version,
+            ..BuiltWith::default()
+        },
+    };
+    for row in rows.iter() {
+        let oid = oid_of(row)?;
+        no_stragglers(registry, context.limit, row, oid).await?;
+        let gone = |e| match e {
+            OpenError::Missing => Error::new(
+                Kind::Build,
+                format!("database `{}` disappeared", row.private_name),
+            ),
+            OpenError::Other(e) => e,
+        };
+        let mut session = Session::open(context.endpoint, &row.private_name, context.limit)
+            .await
+            .map_err(gone)?;
+        let contents = catalog::contents(&mut session).await?;
+        if contents.objects == 0 && !context.definition.allow_empty {
+            return Err(Error::new(
+                Kind::Build,
+                format!("the build command changed nothing in database `{}` (role `{}`)", row.private_name, row.role),
+            )
+            .hint("does it read DATABASE_URL, or a variable that [template.X.env] maps? it may have migrated another database")
+            .hint("`allow_empty = true` seals an empty template all the same"));
+        }
+        // One after the other: a role's CONNECTION LIMIT may be low.
+        session.close().await;
+        // Functions of expression indexes find things where the user's sessions find them.
+        let mut users = Session::open_for_user(context.endpoint, &row.private_name, context.limit)
+            .await
+            .map_err(gone)?;
+        for complaint in catalog::settle(&mut users).await? {
+            context.tell(Event::Warning(&complaint));
+        }
+        // ANALYZE and VACUUM change the size.
+        let contents = catalog::contents(&mut users).await?;
+        users.close().await;
+        inspected
+            .replays
+            .push(replay::read(registry.session(), oid, &row.mark()).await?);
+        for (name, version) in &contents.extensions {
+            inspected
+                .built_with
+                .extensions
+                .insert(name.clone(), version.clone());
+        }
+        if let Some(version) = &contents.collation {
+            inspected
+                .built_with
+                .collations
+                .insert(row.role.clone(), version.clone());
+        }
+        inspected.contents.push(contents);
+    }
+    let extensions: Vec<String> = inspected.built_with.extensions.keys().cloned().collect();
+    if !extensions.is_empty() {
+        let available = catalog::available_extensions(registry.session(), &extensions).await?;
+        inspected.built_with.available = available
+            .into_iter()
+            .filter_map(|(name, version)| Some((name, version?)))
+            .collect();
+    }
+    Ok(inspected)
+}
+
+pub(super) fn oid_of(row: &DatabaseRow) -> Result<Oid> {
+    row.oid
+        .ok_or_else(|| Error::internal(format!("database `{}` has no oid", row.private_name)))
+}
+
+pub(super) async fn no_stragglers(
+    registry: &mut Registry,
+    limit: &Limit,
+    row: &DatabaseRow,
+    oid: Oid,
+) -> Result<()> {
+    let left = catalog::wait_until_empty(registry.session(), oid, STRAGGLERS, limit).await?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let error = Error::new(
+        Kind::Build,
+        format!(
+            "the build left sessions open in database `{}` (role `{}`)",
+            row.private_name, row.role
+        ),
+    );
+    Err(left
+        .iter()
+        .fold(error, |e, v| e.detail(v.describe()))
+        .hint("a template must be free of sessions to be cloned: let the build command end what it starts"))
+}
+
+/// The last step. The door is closed first, so that nobody comes in between; then one transaction
+/// makes the databases a template.
+pub(super) async fn seal(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    id: i64,
+    recipe: &Recipe,
+    rows: &[DatabaseRow],
+    inspected: Inspected,
+    took: Duration,
+) -> Result<Template> {
+    for row in rows {
+        registry
+            .session()
+            .run(sql::allow_connections(&row.private_name, false))
+            .await
+            .doing(|| format!("close database `{}`", row.private_name))?;
+        // Who came in before the door closed is still in.
+        no_stragglers(registry, context.limit, row, oid_of(row)?).await?;
+    }
+    context.limit.check("the seal")?;
+    // Before the commit, so that there is no moment at which the template can be dropped.
+    registry
+        .session()
+        .try_lock_shared(LockKey::template(id))
+        .await
+        .doing(|| "lock the new template".into())?;
+    let fingerprint = recipe.fingerprint();
+    let words = format!(
+        "pgstencil template: {} of {}, {}",
+        context.definition.name,
+        context.project,
+        fingerprint.short()
+    );
+    registry
+        .session()
+        .begin()
+        .await
+        .doing(|| "begin the seal".into())?;
+    let done = async {
+        for (i, row) in rows.iter().enumerate() {
+            let replay = &inspected.replays[i];
+            let contents = &inspected.contents[i];
+            let session = registry.session();
+            session
+                .run(sql::rename_database(&row.private_name, &row.name))
+                .await?;
+            session.run(sql::is_template(&row.name, true)).await?;
+            session
+                .run(sql::comment_database(
+                    &row.name,
+                    &row.mark().comment(&words, replay.comment.as_deref()),
+                ))
+                .await?;
+            let size = Some((contents.bytes, contents.files));
+            database::set_present(session, row.id, size, Some(replay)).await?;
+        }
+        match registry
+            .set_ready(id, &inspected.built_with, took.as_millis() as u64)
+            .await?
+        {
+            true => Ok(()),
+            // Somebody declared the build dead, which the lock should have prevented.
+            false => Err(sqlx::Error::RowNotFound),
+        }
+    }
+    .await;
+    registry
+        .session()
+        .end(done)
+        .await
+        .doing(|| format!("seal template {}", fingerprint.short()))?;
+    let databases = rows
+        .iter()
+        .enumerate()
+        .map(|(i, row)| {
+            Ok(TemplateDatabase {
+                role: row.role.clone(),
+                name: row.name.clone(),
+                oid: oid_of(row)?,
+                bytes: inspected.contents[i].bytes,
+                files: inspected.contents[i].files,
+                replay: inspected.replays[i].clone(),
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(super::sealed(id, fingerprint, databases))
+}
