@@ -20,10 +20,16 @@ fn lock_holders(project: &Project<'_>) -> Vec<i32> {
     rows.lines().map(|pid| pid.parse().unwrap()).collect()
 }
 
+/// Waits until there is only one, and returns it.
 #[track_caller]
-fn is_held(project: &Project<'_>) {
-    let held = || lock_holders(project).len() == 1;
+fn is_held(project: &Project<'_>) -> i32 {
+    let mut holders = Vec::new();
+    let held = || {
+        holders = lock_holders(project);
+        holders.len() == 1
+    };
     assert!(eventually(PATIENCE, held), "{:?}", lock_holders(project));
+    holders[0]
 }
 
 #[test]
@@ -101,8 +107,7 @@ fn a_lost_session_is_replaced() {
     let before = oid(&project, &held.database);
     // Orphaned as often as that, while others sweep all the time.
     for _ in 0..8 {
-        is_held(&project);
-        let old = lock_holders(&project)[0];
+        let old = is_held(&project);
         server().psql("postgres", &format!("select pg_terminate_backend({old})"));
         Pgstencil::new(&project)
             .args(["run", "--", "true"])
