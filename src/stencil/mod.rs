@@ -74,7 +74,7 @@ impl Stencil {
     /// The definition of this name, or the only one.
     ///
     /// # Errors
-    /// [`Kind::Usage`] with the names that there are.
+    /// [`crate::Kind::Usage`] with the names that there are.
     pub fn definition(&self, name: Option<&str>) -> Result<&Definition> {
         let all = &self.config.definitions;
         let names = || {
