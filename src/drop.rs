@@ -66,11 +66,7 @@ async fn change(
         for statement in statements {
             session.run(statement).await?;
         }
-        sqlx::query_scalar::<_, i64>(STILL)
-            .bind(name)
-            .bind(oid)
-            .fetch_one(session.connection())
-            .await
+        catalog::stands(session, name, oid).await
     }
     .await;
     match session.end(done).await {
@@ -82,8 +78,6 @@ async fn change(
         Err(e) => Err(e),
     }
 }
-
-const STILL: &str = "SELECT 1::bigint FROM pg_database WHERE datname::text = $1 AND oid = $2";
 
 /// Lets sessions into a database, or keeps new ones out. `false`: it has changed its name.
 ///

@@ -84,6 +84,23 @@ pub async fn database(session: &mut Session, name: &str) -> Result<Option<Databa
         .next())
 }
 
+/// Looks whether a name still stands for the database of this oid, also within a transaction.
+///
+/// # Errors
+/// [`sqlx::Error::RowNotFound`] if it does not; the driver's.
+pub async fn stands(
+    session: &mut Session,
+    name: &str,
+    oid: Oid,
+) -> std::result::Result<(), sqlx::Error> {
+    sqlx::query("SELECT 1 FROM pg_database WHERE datname::text = $1 AND oid = $2")
+        .bind(name)
+        .bind(oid)
+        .fetch_one(session.connection())
+        .await
+        .map(drop)
+}
+
 /// Encoding, locale and major version: what new databases of this server are like.
 ///
 /// # Errors

@@ -4,6 +4,8 @@
 //! then one transaction gives it its names, its mark and its lease, and opens it. A crash before
 //! that leaves a `creating` row whose lock is free, which the next sweep drops.
 
+mod after;
+
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -13,12 +15,11 @@ use crate::context::Context;
 use crate::copy::{self, Copy};
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::handout::{self, NamedDatabase, Outcome, Phase, Shard};
+use crate::handout::{NamedDatabase, Outcome, Shard};
 use crate::names::{self, Fingerprint, NameParts, NamePattern};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::{Doing as _, Session, catalog, replay, sql, sqlstate};
-use crate::process::{self, Ended, Job, Status};
 use crate::registry::clone::NewClone;
 use crate::registry::database::{self, NewDatabase, Owner};
 use crate::registry::{CloneRow, DatabaseRow, Lease, Registry};
@@ -481,7 +482,7 @@ async fn finish(
 ) -> Result<Clone> {
     let set = named(&rows);
     let done = match done {
-        Ok(()) => after_clone(context, request, &set).await,
+        Ok(()) => after::after_clone(context, request, &set).await,
         error => error,
     };
     if let Err(error) = done {
@@ -506,77 +507,4 @@ async fn finish(
         expires_at,
         took: started.elapsed(),
     })
-}
-
-async fn after_clone(
-    context: &Context<'_>,
-    request: &Request<'_>,
-    set: &[NamedDatabase],
-) -> Result<()> {
-    let definition = context.definition;
-    for (role, text) in &definition.after_clone_sql {
-        let Some(target) = set.iter().find(|d| d.role == *role) else {
-            continue;
-        };
-        let statements = handout::fill_sql(text, context.endpoint, set)?;
-        // These see what the user's own sessions see, not our bare search_path.
-        let mut session =
-            match Session::open_for_user(context.endpoint, &target.name, context.limit).await {
-                Ok(session) => session,
-                Err(OpenError::Missing) => {
-                    return Err(Error::failed(format!(
-                        "database `{}` disappeared",
-                        target.name
-                    )));
-                }
-                Err(OpenError::Other(e)) => return Err(e),
-            };
-        let done = session.run(sql::user_statements(statements)).await;
-        session.close().await;
-        done.doing(|| format!("run after_clone_sql of role `{role}` on `{}`", target.name))
-            .map_err(|e| Error::new(Kind::Build, e.message()).caused_by(e))?;
-    }
-    let Some(command) = &definition.after_clone else {
-        return Ok(());
-    };
-    let mut job = Job::shell(command, context.root);
-    job.env = handout::variables(
-        context.endpoint,
-        definition,
-        Phase::AfterClone,
-        request.outcome,
-        &[set.to_vec()],
-        request.shard,
-    )?;
-    job.cleared = handout::CLEARED.map(Into::into).to_vec();
-    let observe = context.observe;
-    let finished = process::run_captured(
-        &job,
-        context.limit.left(),
-        &context.limit.cancel,
-        &mut |line: &str| {
-            observe(Event::Output(&context.endpoint.redact(line)));
-        },
-    )
-    .await?;
-    let what = match (&finished.ended, &finished.status) {
-        (Ended::ByItself, Status::Exited(0)) => return Ok(()),
-        (Ended::Cancelled, _) => {
-            return Err(Error::new(Kind::Interrupted, "after_clone was interrupted"));
-        }
-        (Ended::TimedOut, _) => {
-            return Err(Error::new(Kind::Timeout, "after_clone did not end in time"));
-        }
-        (Ended::ByItself, Status::Exited(code)) => format!("exit code {code}"),
-        (Ended::ByItself, Status::Signaled(signal)) => format!("signal {signal}"),
-    };
-    let error = Error::new(
-        Kind::Build,
-        format!("after_clone of `{}` failed ({what})", definition.name),
-    )
-    .detail(format!("command: {command}"))
-    .detail("last output:");
-    Err(finished.tail.iter().fold(error, |e, line| {
-        e.detail(format!("  {}", context.endpoint.redact(line)))
-    }))
 }
