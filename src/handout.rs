@@ -4,8 +4,8 @@
 use std::ffi::OsString;
 use std::fmt;
 
-use crate::config::Definition;
 use crate::config::placeholder::{EnvTemplate, Field, Placeholder, SqlTemplate};
+use crate::config::{Definition, role_suffix};
 use crate::error::Result;
 use crate::pg::Endpoint;
 
@@ -140,7 +140,7 @@ pub fn variables(
         };
         for ending in endings {
             for (i, database) in set.iter().enumerate() {
-                let role = crate::names::variable_suffix(&database.role);
+                let role = role_suffix(&database.role);
                 variables.push((
                     format!("PGSTENCIL_NAME_{role}{ending}"),
                     database.name.clone(),

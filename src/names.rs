@@ -121,11 +121,6 @@ pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..end]
 }
 
-/// A role's name as the end of a variable's name: `read-only` → `READ_ONLY`.
-pub fn variable_suffix(role: &str) -> String {
-    role.to_ascii_uppercase().replace('-', "_")
-}
-
 /// What `--name` holds: a pattern with `{id}`, `{role}`, `{n}`, `{shard}`, `{branch}`, `{project}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePattern(Vec<Part>);

@@ -1,6 +1,5 @@
 //! Rows of `pgstencil.template`: building → ready, or broken.
 
-use serde_json::Value;
 use sqlx::FromRow;
 use sqlx::types::Json;
 
@@ -216,19 +215,5 @@ impl Registry {
             .await
             .doing(|| "forget a template".into())?;
         Ok(())
-    }
-
-    /// The recipe of a template, as stored.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn recipe(&mut self, id: i64) -> Result<Option<Value>> {
-        let row: Option<Json<Value>> =
-            sqlx::query_scalar("SELECT recipe FROM pgstencil.template WHERE id = $1")
-                .bind(id)
-                .fetch_optional(self.session().connection())
-                .await
-                .doing(|| "read a template's recipe".into())?;
-        Ok(row.map(|r| r.0))
     }
 }

@@ -14,7 +14,6 @@ use crate::pg::{Doing as _, catalog};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry};
 use crate::sweep::{self, Dead};
-use crate::template;
 
 impl Stencil {
     /// Looks whether a clone of the wanted name is there: a live one of ours is given back, a dead
@@ -58,7 +57,7 @@ impl Stencil {
             )
             .hint("`--fresh` makes all of them anew; `pgstencil release NAME` gives one back"));
         }
-        let traits = template::server_traits(registry).await?;
+        let traits = catalog::traits(registry.session()).await?;
         let now = context.inputs().await?.with_server(traits).fingerprint();
         if reused.iter().any(|clone| clone.fingerprint != now) {
             context.tell(Event::Warning(&format!(

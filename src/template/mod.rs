@@ -16,7 +16,7 @@ use sqlx::postgres::types::Oid;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::fingerprint::{Recipe, ServerTraits};
+use crate::fingerprint::Recipe;
 use crate::handout::Outcome;
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
@@ -346,14 +346,6 @@ async fn outdated(registry: &mut Registry, built_with: &BuiltWith) -> Result<Opt
         }
     }
     Ok(None)
-}
-
-/// What new databases of the server are like; part of the fingerprint.
-///
-/// # Errors
-/// The driver's.
-pub async fn server_traits(registry: &mut Registry) -> Result<ServerTraits> {
-    catalog::traits(registry.session()).await
 }
 
 /// Makes a [`Template`] of what the seal has just committed.
