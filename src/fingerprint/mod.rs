@@ -1,8 +1,9 @@
 //! What decides the result of a build, as a value ([`Recipe`]) and its hash.
 //!
 //! [`Inputs`] is the part that comes from the tree and the variables; [`Inputs::with_server`] adds
-//! what the server contributes. The rules of the walk are in `walk.rs`: which ignore files
-//! count, what happens to links, and what is an error.
+//! what the server contributes. [`Difference`] says what lies between two recipes, [`extension`]
+//! whether one only appends to the other; the order of migrations is in `order.rs`. The rules of
+//! the walk are in `walk.rs`: which ignore files count, what happens to links, and what is an error.
 //!
 //! How globs choose, for each of `migrations`, `rerun_inputs` and `inputs` on its own:
 //!
@@ -14,9 +15,11 @@
 //!   whose matches later globs exclude is fine, as long as its key keeps at least one file.
 //!   A `!` glob may match nothing: it often guards against what is not there yet.
 
+mod difference;
 mod globs;
 mod hidden;
 mod lines;
+mod order;
 mod recipe;
 #[cfg(test)]
 mod tests;
@@ -30,7 +33,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use self::difference::{Append, Difference, FileChanges, Obstacle, extension};
 pub use self::hidden::ignored;
+pub use self::order::OrderKey;
 pub use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
 
 use self::globs::{Globs, KEYS};

@@ -1,0 +1,231 @@
+//! Which of two migration files comes first: whether a set of migrations only appends to another.
+//!
+//! Migration tools run files in the order of their names, each in its own words. One rule serves
+//! them all, as long as it never takes for an append what the tool would run earlier.
+//!
+//! **Group.** Only files of one group are compared. The group of a file is its folder. Where each
+//! migration has a folder of its own, as in Diesel (`migrations/2024-01-02-000000_x/up.sql`) and
+//! Prisma (`migrations/20240102000000_x/migration.sql`), the name of that folder is what is
+//! compared, and the folder above is the group. Such a folder is known by this: the file's own name
+//! has no order (see below), and the folder's name begins with a digit, perhaps after one letter
+//! (`m20240102_x`, `v2`) or the word `version`. `2fa/admin.sql` and `v2/a.sql`
+//! are read so too. Where that is a mistake it costs a full build at times and lets nothing pass
+//! that the plain rule would stop: a file that is added to a folder of the base is refused by both,
+//! and one in a new folder is only here asked to sort after something. Folders are not compared in
+//! any other way: with `v1/002.sql` added beside `v2/001.sql` each folder counts on its own.
+//!
+//! **Order.** Names compare byte by byte, but a run of ASCII digits compares as one number of any
+//! length: `008_x` is before `0011_x`. The first number of a name is its version, and dotted numbers
+//! are a list: `1.2_x`, `1.2.1_x`, `1.10_x`; zeros at the end of the list count for nothing. A name
+//! that begins as Flyway's do (`V` or `U`, a digit, and `__` somewhere) compares without that
+//! letter, and there a single `_` between digits is a dot: `V1_1__x` is 1.1.
+//!
+//! **The rest** only decides between names that are the same so far: first what follows the first
+//! dot behind the version (`x.down.sql`, `x.up.sql`), then the bytes of the path, which brings in
+//! zeros in front of numbers and the letters of Flyway. Files that differ in nothing else belong to
+//! one migration, so an added one does not append to the other.
+//!
+//! **No order** has a name without a digit, its extension aside: `__init__.py`, `mod.rs`,
+//! `migration_lock.toml`, `README.md`. Nor has what Flyway calls repeatable (`R__x.sql`) or baseline
+//! (`B1__x.sql`): neither has a place among the versions.
+//!
+//! Tools that compare names as text (knex, Prisma, Diesel) agree with this where their numbers have
+//! one width, as those that they write themselves have. For a tool that keeps its order in the files
+//! (Alembic) names say nothing, and this rule is not for it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::recipe::RelPath;
+
+#[cfg(test)]
+mod tests;
+
+/// The place of a migration file among the others of its group.
+///
+/// The order sorts by group, then files without an order, then the others as the module says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OrderKey {
+    group: RelPath,
+    /// `None` has no order.
+    place: Option<Place>,
+    /// Breaks the last ties.
+    path: RelPath,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// The name in an encoding whose bytes sort as the names do.
+    name: Vec<u8>,
+    extension: Vec<u8>,
+}
+
+impl OrderKey {
+    /// Reads the place of a file off its path.
+    pub fn new(path: &RelPath) -> Self {
+        let (group, name) = split(path.as_bytes());
+        OrderKey {
+            group: RelPath::new(Path::new(OsStr::from_bytes(group))),
+            place: place(name),
+            path: path.clone(),
+        }
+    }
+
+    /// The folder whose files this one is compared with; empty for the root.
+    pub fn group(&self) -> &RelPath {
+        &self.group
+    }
+
+    /// The file.
+    pub fn path(&self) -> &RelPath {
+        &self.path
+    }
+
+    /// Whether the file has an order at all.
+    pub fn is_ordered(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Whether both files belong to one migration: they have an order, and only extension, zeros
+    /// in front of numbers, file in the migration's folder or Flyway's letter tell them apart.
+    pub fn same_migration(&self, other: &OrderKey) -> bool {
+        self.group == other.group
+            && match (&self.place, &other.place) {
+                (Some(a), Some(b)) => a.name == b.name,
+                _ => false,
+            }
+    }
+}
+
+/// The group that [`OrderKey::new`] gives to a path, at less cost.
+pub(super) fn group(path: &RelPath) -> &[u8] {
+    split(path.as_bytes()).0
+}
+
+/// The group of a path, and the name below it that is compared.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let (folder, name) = parent(path);
+    let (above, folder_name) = parent(folder);
+    if Version::find(name).is_none() && is_migration(folder_name) {
+        (above, folder_name)
+    } else {
+        (folder, name)
+    }
+}
+
+fn parent(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&[], path),
+    }
+}
+
+/// Whether a folder of this name holds a single migration.
+fn is_migration(folder: &[u8]) -> bool {
+    let letters = folder
+        .iter()
+        .take_while(|b| b.is_ascii_alphabetic())
+        .count();
+    let (word, rest) = folder.split_at(letters);
+    rest.first().is_some_and(u8::is_ascii_digit)
+        && (letters <= 1 || word.eq_ignore_ascii_case(b"version"))
+}
+
+/// Where the version of a name starts, or `None` for a name without order.
+struct Version {
+    start: usize,
+    /// Whether the name is one of Flyway's, so that what is before `start` does not count.
+    flyway: bool,
+}
+
+impl Version {
+    fn find(name: &[u8]) -> Option<Self> {
+        // The dot of `.formatter.exs` begins no extension.
+        let dots = name.iter().take_while(|&&b| b == b'.').count();
+        let stops = |&b: &u8| b.is_ascii_digit() || b == b'.';
+        let start = dots + name[dots..].iter().position(stops)?;
+        if name[start] == b'.' || name.starts_with(b"R__") {
+            return None;
+        }
+        let underscores = || name.windows(2).any(|pair| pair == b"__");
+        match &name[..start] {
+            b"V" | b"U" => Some(Version {
+                start,
+                flyway: underscores(),
+            }),
+            b"B" if underscores() => None,
+            _ => Some(Version {
+                start,
+                flyway: false,
+            }),
+        }
+    }
+}
+
+fn place(name: &[u8]) -> Option<Place> {
+    let Version { start, flyway } = Version::find(name)?;
+    let prefix = if flyway { &[] } else { &name[..start] };
+    let mut parts = Vec::new();
+    let mut at = start;
+    loop {
+        let digits = leading_digits(&name[at..]);
+        parts.push(without_zeros(digits));
+        at += digits.len();
+        match name[at..] {
+            [b'.', next, ..] if next.is_ascii_digit() => at += 1,
+            [b'_', next, ..] if flyway && next.is_ascii_digit() => at += 1,
+            _ => break,
+        }
+    }
+    while parts.len() > 1 && parts.last().is_some_and(|part| part.is_empty()) {
+        parts.pop();
+    }
+    let rest = &name[at..];
+    let dot = rest.iter().position(|&b| b == b'.').unwrap_or(rest.len());
+    let (mut rest, extension) = rest.split_at(dot);
+
+    let mut key = prefix.to_vec();
+    key.push(NUMBER);
+    for part in parts {
+        key.push(1);
+        push_number(&mut key, part);
+    }
+    // A list is before its continuations.
+    key.push(0);
+    while let Some((&byte, after)) = rest.split_first() {
+        if byte.is_ascii_digit() {
+            let digits = leading_digits(rest);
+            key.push(NUMBER);
+            push_number(&mut key, without_zeros(digits));
+            rest = &rest[digits.len()..];
+        } else {
+            key.push(byte);
+            rest = after;
+        }
+    }
+    Some(Place {
+        name: key,
+        extension: extension.to_vec(),
+    })
+}
+
+/// Stands in the encoding where a number begins. Other digits of the name are only in numbers, so
+/// against the bytes that it can meet this sorts as any digit does.
+const NUMBER: u8 = b'0';
+
+/// A longer number is larger, once the zeros in front are gone.
+fn push_number(key: &mut Vec<u8>, digits: &[u8]) {
+    key.extend((digits.len() as u64).to_be_bytes());
+    key.extend(digits);
+}
+
+fn leading_digits(text: &[u8]) -> &[u8] {
+    let end = text.iter().take_while(|b| b.is_ascii_digit()).count();
+    &text[..end]
+}
+
+fn without_zeros(digits: &[u8]) -> &[u8] {
+    let zeros = digits.iter().take_while(|&&b| b == b'0').count();
+    &digits[zeros..]
+}
