@@ -4,6 +4,7 @@
 pub mod catalog;
 pub mod endpoint;
 mod failure;
+pub mod inventory;
 pub mod lock;
 pub mod replay;
 pub mod session;

@@ -196,6 +196,25 @@ pub fn vacuum_freeze(schema: &str, table: &str) -> Statement {
     ))
 }
 
+/// How many rows each of these tables has, one row of the answer for each, in their order. Rows of
+/// tables that inherit are not counted again with their parents.
+pub fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
+    let counts: Vec<String> = tables
+        .enumerate()
+        .map(|(n, (schema, table))| {
+            format!(
+                "SELECT {n} AS n, count(*) FROM ONLY {}.{}",
+                quote_ident(schema),
+                quote_ident(table)
+            )
+        })
+        .collect();
+    Statement(format!(
+        "SELECT c.count FROM ({}) c ORDER BY c.n",
+        counts.join(" UNION ALL ")
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ mod docs;
 mod examples;
 mod fallback;
 mod fidelity;
+mod inventory;
 mod layers;
 mod lease;
 mod library;

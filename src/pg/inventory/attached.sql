@@ -1,0 +1,64 @@
+-- What hangs on tables: constraints, indexes, triggers, rules, policies, and row security's kin.
+SELECT r.heading, 2 AS rank, 0::int8 AS number,
+    format('constraint %I %s', k.conname, pg_get_constraintdef(k.oid))
+        || CASE WHEN k.conislocal THEN '' ELSE ' inherited' END AS line
+FROM relation r
+JOIN pg_constraint k ON k.conrelid = r.oid
+-- Not null is told of the column, a constraint trigger as trigger; what a foreign key to a
+-- partitioned table has for each partition follows from it.
+LEFT JOIN pg_constraint parent ON parent.oid = k.conparentid AND parent.conrelid = k.conrelid
+WHERE k.contype NOT IN ('n', 't') AND parent.oid IS NULL
+
+UNION ALL
+SELECT r.heading, 3, 0, x.line
+FROM relation r
+JOIN pg_index i ON i.indrelid = r.oid
+JOIN pg_class c ON c.oid = i.indexrelid
+LEFT JOIN pg_tablespace ts ON ts.oid = c.reltablespace
+LEFT JOIN pg_inherits h ON h.inhrelid = c.oid
+LEFT JOIN pg_constraint k ON k.conindid = c.oid AND k.conrelid = r.oid AND k.contype IN ('p', 'u', 'x')
+CROSS JOIN LATERAL (SELECT concat_ws(' ',
+    CASE WHEN NOT i.indisvalid THEN 'invalid' END,
+    CASE WHEN i.indisclustered THEN 'clustered' END,
+    'tablespace ' || quote_ident(ts.spcname),
+    'partition of ' || h.inhparent::regclass,
+    (SELECT string_agg(format('statistics of %s: %s', a.attnum, a.attstattarget), ' ' ORDER BY a.attnum)
+        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attstattarget >= 0),
+    CASE WHEN k.oid IS NOT NULL THEN
+        (SELECT format('with (%s)', string_agg(o, ', ' ORDER BY o COLLATE "C")) FROM unnest(c.reloptions) o
+            HAVING count(*) > 0) END) AS more) m
+-- The index of a constraint is told with the constraint, unless there is more to tell.
+CROSS JOIN LATERAL (SELECT CASE
+    WHEN k.oid IS NULL THEN rtrim(format('index %I: %s %s', c.relname, pg_get_indexdef(c.oid), m.more))
+    WHEN m.more <> '' THEN format('index %I: %s', c.relname, m.more) END AS line) x
+WHERE x.line IS NOT NULL
+
+UNION ALL
+SELECT r.heading, 4, 0, format('trigger %I: %s', t.tgname, pg_get_triggerdef(t.oid)) || CASE t.tgenabled
+    WHEN 'D' THEN ' disabled' WHEN 'R' THEN ' enabled replica' WHEN 'A' THEN ' enabled always' ELSE '' END
+FROM relation r JOIN pg_trigger t ON t.tgrelid = r.oid WHERE NOT t.tgisinternal
+
+UNION ALL
+-- DISABLE TRIGGER ALL switches off foreign keys too. Their triggers' names hold oids.
+SELECT DISTINCT r.heading, 4, 0::int8, format('triggers of constraint %I %s', k.conname, CASE t.tgenabled
+    WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'enabled replica' ELSE 'enabled always' END)
+FROM relation r
+JOIN pg_trigger t ON t.tgrelid = r.oid
+JOIN pg_constraint k ON k.oid = t.tgconstraint
+WHERE t.tgisinternal AND t.tgenabled <> 'O'
+
+UNION ALL
+SELECT r.heading, 5, 0, format('rule %I: %s', w.rulename, pg_get_ruledef(w.oid)) || CASE w.ev_enabled
+    WHEN 'D' THEN ' disabled' WHEN 'R' THEN ' enabled replica' WHEN 'A' THEN ' enabled always' ELSE '' END
+FROM relation r JOIN pg_rewrite w ON w.ev_class = r.oid WHERE w.rulename <> '_RETURN'
+
+UNION ALL
+SELECT r.heading, 6, 0, concat_ws(' ', format('policy %I:', p.polname),
+    CASE WHEN p.polpermissive THEN 'permissive' ELSE 'restrictive' END,
+    'for', CASE p.polcmd WHEN 'r' THEN 'select' WHEN 'a' THEN 'insert' WHEN 'w' THEN 'update'
+        WHEN 'd' THEN 'delete' ELSE 'all' END,
+    'to', (SELECT string_agg(CASE role WHEN 0 THEN 'public' ELSE quote_ident(pg_get_userbyid(role)) END, ', '
+            ORDER BY pg_get_userbyid(role) COLLATE "C") FROM unnest(p.polroles) role),
+    'using (' || pg_get_expr(p.polqual, p.polrelid) || ')',
+    'with check (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')')
+FROM relation r JOIN pg_policy p ON p.polrelid = r.oid

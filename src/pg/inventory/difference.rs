@@ -1,0 +1,192 @@
+//! [`Difference`]: what one inventory has and another has not, for people and for JSON.
+
+use std::fmt;
+
+use serde::Serialize;
+use similar::{Algorithm, DiffOp};
+
+use super::Inventory;
+
+/// All in which two databases differ. Displayed, a unified diff by heading; serialised, a list of
+/// changes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    /// What a person calls the first.
+    pub old: String,
+    /// And the second.
+    pub new: String,
+    /// Sorted by heading; empty when the two are equal.
+    pub changes: Vec<Change>,
+}
+
+/// One object that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "Flat")]
+pub struct Change {
+    /// What a person calls it: `table public.users`.
+    pub heading: String,
+    /// Whether both have it.
+    pub kind: ChangeKind,
+    /// Its lines that differ, in order.
+    pub edits: Vec<Edit>,
+}
+
+/// Which of the two have the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// Only the second.
+    Added,
+    /// Only the first.
+    Removed,
+    /// Both, but not alike.
+    Changed,
+}
+
+/// A line that one of the two lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// Who has it.
+    pub side: Side,
+    /// The line.
+    pub line: String,
+}
+
+/// One of two inventories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The first.
+    Old,
+    /// The second.
+    New,
+}
+
+/// The shape in JSON.
+#[derive(Serialize)]
+struct Flat {
+    heading: String,
+    kind: ChangeKind,
+    removed: Vec<String>,
+    added: Vec<String>,
+}
+
+impl From<Change> for Flat {
+    fn from(change: Change) -> Self {
+        let (old, new): (Vec<_>, Vec<_>) =
+            change.edits.into_iter().partition(|e| e.side == Side::Old);
+        let lines = |edits: Vec<Edit>| edits.into_iter().map(|e| e.line).collect();
+        Flat {
+            heading: change.heading,
+            kind: change.kind,
+            removed: lines(old),
+            added: lines(new),
+        }
+    }
+}
+
+/// Compares two inventories, of the same server version.
+pub fn diff(old: &Inventory, new: &Inventory, old_name: &str, new_name: &str) -> Difference {
+    let mut changes = Vec::new();
+    for (heading, was) in &old.entries {
+        let (kind, edits) = match new.entries.get(heading) {
+            Some(is) => (ChangeKind::Changed, edits(was, is)),
+            None => (ChangeKind::Removed, all(was, Side::Old)),
+        };
+        // Of what only one has, the heading alone is a difference.
+        if kind != ChangeKind::Changed || !edits.is_empty() {
+            changes.push((heading, kind, edits));
+        }
+    }
+    for (heading, is) in &new.entries {
+        if !old.entries.contains_key(heading) {
+            changes.push((heading, ChangeKind::Added, all(is, Side::New)));
+        }
+    }
+    changes.sort_by_key(|(heading, ..)| *heading);
+    Difference {
+        old: old_name.to_owned(),
+        new: new_name.to_owned(),
+        changes: changes
+            .into_iter()
+            .map(|(heading, kind, edits)| Change {
+                heading: heading.clone(),
+                kind,
+                edits,
+            })
+            .collect(),
+    }
+}
+
+fn all(lines: &[String], side: Side) -> Vec<Edit> {
+    let edit = |line: &String| Edit {
+        side,
+        line: line.clone(),
+    };
+    lines.iter().map(edit).collect()
+}
+
+/// The fewest lines whose removal and addition make one of the other: function bodies and column
+/// orders are sequences with repeats, which comparing sets would take for equal.
+fn edits(old: &[String], new: &[String]) -> Vec<Edit> {
+    if old == new {
+        return Vec::new();
+    }
+    let keys = |lines: &[String]| -> Vec<String> { lines.iter().map(|l| key(l)).collect() };
+    let steps = similar::capture_diff_slices(Algorithm::Myers, &keys(old), &keys(new));
+    let mut edits = Vec::new();
+    for step in steps {
+        if !matches!(step, DiffOp::Equal { .. }) {
+            edits.extend(all(&old[step.old_range()], Side::Old));
+            edits.extend(all(&new[step.new_range()], Side::New));
+        }
+    }
+    edits
+}
+
+/// The line without the position that it tells: one column more in front moves all that follow,
+/// which is no news. Equal keys in equal order are equal positions, as these count from 1.
+fn key(line: &str) -> String {
+    for word in ["column ", "label "] {
+        if let Some(rest) = line.strip_prefix(word) {
+            return format!(
+                "{word}{}",
+                rest.trim_start_matches(|c: char| c.is_ascii_digit())
+            );
+        }
+    }
+    line.to_owned()
+}
+
+impl Difference {
+    /// Whether the two are equal.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+impl fmt::Display for Difference {
+    /// Nothing when the two are equal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "--- {}", self.old)?;
+        writeln!(f, "+++ {}", self.new)?;
+        for change in &self.changes {
+            let mark = match change.kind {
+                ChangeKind::Added => '+',
+                ChangeKind::Removed => '-',
+                ChangeKind::Changed => ' ',
+            };
+            writeln!(f, "{mark}{}", change.heading)?;
+            for edit in &change.edits {
+                let mark = match edit.side {
+                    Side::Old => '-',
+                    Side::New => '+',
+                };
+                writeln!(f, "{mark}  {}", edit.line)?;
+            }
+        }
+        Ok(())
+    }
+}
