@@ -1,4 +1,4 @@
-//! `CREATE DATABASE`, bounded by the caller's limit.
+//! `CREATE DATABASE`, bounded by the caller's limit; several for a set.
 
 use std::time::Duration;
 
@@ -6,8 +6,11 @@ use sqlx::postgres::types::Oid;
 
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
+use crate::pg::lock::LockKey;
+use crate::pg::session::OpenError;
 use crate::pg::sql::CopyStrategy;
 use crate::pg::{Doing as _, Session, catalog, cause, sql, sqlstate};
+use crate::registry::Registry;
 
 /// One CREATE: what, from what, how.
 #[derive(Clone, Debug)]
@@ -92,6 +95,98 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
         }
         Err(e) if sqlstate(&e).as_deref() == Some("XX000") => Err(unless_full(session, e).await),
         other => other,
+    }
+}
+
+/// Copies at the same time what belongs to one set, each in a session of its own that shares `keys`:
+/// the lock of the template, and one that keeps the sweep from forgetting a database whose CREATE
+/// outlives our process.
+///
+/// # Errors
+/// As [`create`]. All copies have ended when it returns.
+pub async fn create_all(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    copies: &[Copy],
+    keys: &[LockKey],
+) -> Result<()> {
+    let [first, others @ ..] = copies else {
+        return Ok(());
+    };
+    if others.is_empty() {
+        return create(registry.session(), first, context).await;
+    }
+    // More than eight at once bring nothing, and sessions are scarce.
+    let lanes = others.len().min(7);
+    let mut sessions = Vec::new();
+    for _ in 0..lanes {
+        let mut session = match Session::open(context.endpoint, context.registry, context.limit)
+            .await
+        {
+            Ok(session) => session,
+            // Fewer lanes are only slower.
+            Err(OpenError::Other(e)) if !sessions.is_empty() || e.kind() == Kind::Connect => break,
+            Err(OpenError::Other(e)) => return Err(e),
+            Err(OpenError::Missing) => {
+                return Err(Error::failed("the registry database disappeared"));
+            }
+        };
+        session
+            .act_as(&registry.facts().role)
+            .await
+            .doing(|| "act as the registry's owner".into())?;
+        let mut locked = true;
+        for key in keys.iter().copied() {
+            locked &= session
+                .try_lock_shared(key)
+                .await
+                .doing(|| "share the locks of a copy".into())?;
+        }
+        if !locked {
+            break;
+        }
+        sessions.push(session);
+    }
+    let mut lanes: Vec<Vec<&Copy>> = vec![Vec::new(); sessions.len() + 1];
+    let count = lanes.len();
+    for (i, copy) in copies.iter().enumerate() {
+        lanes[i % count].push(copy);
+    }
+    let mut lanes = lanes.into_iter();
+    let own = lanes.next().unwrap_or_default();
+    let mut work = Vec::new();
+    for (mut session, lane) in sessions.into_iter().zip(lanes) {
+        work.push(async move {
+            let mut result = Ok(());
+            for copy in lane {
+                result = result.and(create(&mut session, copy, context).await);
+            }
+            session.close().await;
+            result
+        });
+    }
+    let own = async {
+        for copy in own {
+            create(registry.session(), copy, context).await?;
+        }
+        Ok(())
+    };
+    // All run to their end: a database that is still being copied cannot be dropped.
+    let (own, others) = tokio::join!(own, futures_util::future::join_all(work));
+    own.and(others.into_iter().collect())
+}
+
+/// Whether a failed copy speaks against its source, rather than against the server, the role, the
+/// name or the caller's patience.
+pub fn source_is_to_blame(error: &Error) -> bool {
+    match sqlstate(error).as_deref() {
+        // It is gone, invalid or in use; its files are damaged or of another collation version; it is
+        // somebody else's, or the server may not read its files (42501; a missing CREATEDB has been
+        // looked for, and is another error).
+        Some(
+            "3D000" | "42501" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002",
+        ) => error.message().starts_with("could not create database"),
+        _ => false,
     }
 }
 

@@ -35,9 +35,18 @@ pub enum Dropped {
 /// # Errors
 /// The driver's.
 pub async fn drop_databases_of(registry: &mut Registry, owner: &Owner) -> Result<Vec<String>> {
+    let rows = registry.databases_of(owner).await?;
+    drop_rows(registry, &rows).await
+}
+
+/// Drops some databases of a template or a clone, as [`drop_databases_of`] does with all.
+///
+/// # Errors
+/// The driver's.
+pub async fn drop_rows(registry: &mut Registry, rows: &[DatabaseRow]) -> Result<Vec<String>> {
     let mut stay = Vec::new();
-    for row in registry.databases_of(owner).await? {
-        let why = match drop_database(registry, &row).await {
+    for row in rows {
+        let why = match drop_database(registry, row).await {
             Ok(Dropped::Gone) => continue,
             Ok(Dropped::Later(why)) => why,
             Err(e) if is_connection_loss(&e) => return Err(e),

@@ -6,13 +6,16 @@ use std::time::Duration;
 /// Something worth telling.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
-    /// A build starts. `expected`: what the last one took.
+    /// A build starts.
     Building {
         /// Name of the definition.
         definition: &'a str,
         /// First digits of the fingerprint.
         fingerprint: &'a str,
-        /// Duration of the last full build.
+        /// The template that it extends, by the first digits of its fingerprint, and how many
+        /// migrations are new; `None` for a build from nothing.
+        extends: Option<(&'a str, usize)>,
+        /// What the last one of its kind took.
         expected: Option<Duration>,
     },
     /// A line that the build command, or `after_clone`, printed.
@@ -25,10 +28,10 @@ pub enum Event<'a> {
         builder: &'a str,
         /// For how long already.
         elapsed: Duration,
-        /// Duration of the last full build.
+        /// What the last one of its kind took.
         expected: Option<Duration>,
-        /// The last line that the build printed.
-        last_line: &'a str,
+        /// The last lines that the build printed.
+        tail: &'a str,
     },
     /// A template is sealed.
     Sealed {
@@ -36,6 +39,21 @@ pub enum Event<'a> {
         definition: &'a str,
         /// First digits of the fingerprint.
         fingerprint: &'a str,
+        /// The template that it extends, as in [`Event::Building`].
+        extends: Option<(&'a str, usize)>,
+        /// Duration of the build.
+        took: Duration,
+    },
+    /// A build from nothing was compared with the template of the same inputs.
+    Compared {
+        /// Name of the definition.
+        definition: &'a str,
+        /// First digits of the fingerprint.
+        fingerprint: &'a str,
+        /// Whether nothing differs.
+        equal: bool,
+        /// Whether it took the template's place.
+        replaced: bool,
         /// Duration of the build.
         took: Duration,
     },

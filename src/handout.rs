@@ -35,8 +35,10 @@ impl Phase {
 pub enum Outcome {
     /// The template was there.
     Hit,
-    /// It was built.
+    /// It was built from nothing.
     Miss,
+    /// It was built on a copy of the nearest older one.
+    Extended,
     /// No template could be cloned: the build command ran straight on the clone.
     Fallback,
     /// A live clone of the wanted name was given back.
@@ -49,6 +51,7 @@ impl Outcome {
         match self {
             Outcome::Hit => "hit",
             Outcome::Miss => "miss",
+            Outcome::Extended => "extended",
             Outcome::Fallback => "fallback",
             Outcome::Reused => "reused",
         }

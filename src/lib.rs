@@ -9,7 +9,7 @@
 //! args + pgstencil.toml + environment ─→ Config ─→ Inputs ─→ Recipe ─→ Fingerprint
 //!                                                                        │ look up
 //!      ┌─ ready ───────────────────────────────────────────────────────┤
-//!      │                                vacant: BuildPermit ─→ build ─→ seal ─┐
+//!      │                   vacant: BuildPermit ─→ extend or build ─→ seal ─┐
 //!      ▼                                                                      ▼
 //!   Template ◄────────────────────────────────────────────────────────────────┘
 //!      └─→ clone (CREATE DATABASE ... TEMPLATE) ─→ lease ─→ command | URL ─→ release ─→ background drop
@@ -18,9 +18,9 @@
 //! To trace `pgstencil clone`: `cli/mod.rs` parses and dispatches to `cli/commands/clone.rs`, which
 //! asks `cli/target.rs` for a [`Stencil`] (config, server, who we are) and calls
 //! [`Stencil::acquire`]. That opens the registry ([`registry::Registry::open`]), gets a template
-//! ([`template::ensure`]: lock, look again, build, seal last), copies it ([`clone::create`]), and
+//! ([`template::ensure()`]: lock, look again, build, seal last), copies it ([`clone::create`]), and
 //! gives back [`stencil::Acquired`], of which [`wire::Answer`] makes the JSON. Start reading at
-//! [`template::ensure`].
+//! [`template::ensure()`].
 //!
 //! # The rooms, from the ground up
 //!
@@ -31,15 +31,15 @@
 //! | [`error`] | the one error type: kind (and so exit code), message, details, hints |
 //! | [`names`], [`url`], [`events`] | values: fingerprints, database names, marks; server URLs that hide their password; what happens meanwhile |
 //! | [`config`] | `pgstencil.toml` → checked [`config::Config`]; placeholders; the only reader of the environment |
-//! | [`fingerprint`] | the walk over the files, the [`fingerprint::Recipe`] and its hash |
+//! | [`fingerprint`] | the walk over the files, the [`fingerprint::Recipe`] and its hash; the order of migrations; what differs between two recipes |
 //! | [`process`] | the only starter of other people's commands: groups, time-outs, a watchdog for the time after us |
 //! | [`server`] | the managed server: a private Postgres that is started on demand |
-//! | [`pg`] | sessions, advisory locks, what the server says of its databases, and every statement with identifiers in it |
+//! | [`pg`] | sessions, advisory locks, what the server says of its databases and of what is in one, and every statement with identifiers in it |
 //! | [`registry`] | our own tables: templates, clones, databases, events; intents before acts |
 //! | [`handout`] | what a command of the user sees: variables, placeholders filled |
 //! | [`context`] | what each step from template to clone needs to know |
 //! | [`copy`], [`mod@drop`] | the one CREATE and the one DROP |
-//! | [`template`] | look-up, the right to build, the build and its seal |
+//! | [`template`] | look-up, the right to build, the base to extend, the build and its seal; verify and settle |
 //! | [`clone`], [`lease`], [`sweep`] | hand out, hold, take back what killed jobs left |
 //! | [`stencil`] | [`Stencil`], the facade: what the command line and your program call |
 //! | [`wire`] | the JSON shapes |

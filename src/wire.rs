@@ -4,11 +4,13 @@ use serde::Serialize;
 
 use crate::clone::Clone as CloneMade;
 use crate::error::Error;
+use crate::fingerprint::RelPath;
 use crate::handout::NamedDatabase;
+use crate::pg::inventory::Diff;
 use crate::pg::{self, Endpoint};
 use crate::registry::{CloneRow, TemplateRow};
 use crate::stencil::{Acquired, Listing};
-use crate::template::Ensured;
+use crate::template::{Ensured, Extends, Verdict};
 
 /// The version of every object here.
 pub const VERSION: u32 = 1;
@@ -32,8 +34,16 @@ pub struct Answer {
     pub template: String,
     /// Of its present inputs.
     pub fingerprint: String,
-    /// `hit`, `miss`, `fallback` or `reused`.
+    /// `hit`, `miss`, `extended`, `fallback` or `reused`.
     pub outcome: &'static str,
+    /// Whether a build from nothing is to take the template's place.
+    pub provisional: bool,
+    /// What the template was extended from, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extends: Option<ExtendsAnswer>,
+    /// Why it was built from nothing although there was something to extend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// The clone, or the first of several; absent from `ensure`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clone: Option<CloneAnswer>,
@@ -42,6 +52,24 @@ pub struct Answer {
     pub clones: Vec<CloneAnswer>,
     /// Where the time went.
     pub timing_ms: Timing,
+}
+
+/// What a template was extended from.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExtendsAnswer {
+    /// Fingerprint of the base.
+    pub base: String,
+    /// The migrations that were added to it, in order.
+    pub added: Vec<RelPath>,
+}
+
+impl From<&Extends> for ExtendsAnswer {
+    fn from(extends: &Extends) -> Self {
+        ExtendsAnswer {
+            base: extends.base.to_string(),
+            added: extends.added.clone(),
+        }
+    }
 }
 
 /// One clone.
@@ -120,6 +148,9 @@ impl Answer {
             template: acquired.definition.clone(),
             fingerprint: acquired.fingerprint.to_string(),
             outcome: acquired.outcome.as_str(),
+            provisional: acquired.provisional.is_some(),
+            extends: acquired.extends.as_ref().map(Into::into),
+            note: acquired.note.clone(),
             clone: clones.first().cloned(),
             clones: if clones.len() > 1 { clones } else { Vec::new() },
             timing_ms: Timing {
@@ -137,6 +168,9 @@ impl Answer {
             template: definition.to_owned(),
             fingerprint: ensured.template.fingerprint().to_string(),
             outcome: ensured.outcome.as_str(),
+            provisional: ensured.template.provisional().is_some(),
+            extends: ensured.template.extends().map(Into::into),
+            note: ensured.note.clone(),
             clone: None,
             clones: Vec::new(),
             timing_ms: Timing {
@@ -170,6 +204,20 @@ pub struct TemplateAnswer {
     pub fingerprint: String,
     /// `building`, `ready` or `broken`.
     pub state: String,
+    /// Whether a build from nothing is to take its place.
+    pub provisional: bool,
+    /// Fingerprint of the template that it was extended from; null if it was built from nothing.
+    pub base: Option<String>,
+    /// The migrations that were added to the base, in order.
+    pub added: Vec<RelPath>,
+    /// How many extensions lie between it and a build from nothing.
+    pub chain: i32,
+    /// Why the build from nothing that was to take its place failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settle_failure: Option<String>,
+    /// How the extended template that it took the place of differed; empty if it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<String>,
     /// Total size of its databases.
     pub bytes: i64,
     /// RFC 3339.
@@ -247,6 +295,12 @@ fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
         template: row.definition.clone(),
         fingerprint: row.fingerprint.clone(),
         state: row.state.clone(),
+        provisional: row.provisional,
+        base: row.base_fingerprint.clone(),
+        added: row.added.0.clone(),
+        chain: row.chain,
+        settle_failure: row.settle_failure.clone(),
+        difference: row.difference.clone(),
         bytes,
         created_at: row.created_at.clone(),
         last_used_at: row.last_used_at.clone(),
@@ -274,6 +328,64 @@ fn listed_clone(row: &CloneRow, databases: &[NamedDatabase], locked: bool) -> Li
         holder: row.holder.0.clone(),
         expires_at: row.expires_at.clone(),
         created_at: row.created_at.clone(),
+    }
+}
+
+/// What `verify` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifyAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// The templates that were compared.
+    pub verified: Vec<VerdictAnswer>,
+}
+
+/// One template that was compared with a build from nothing.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerdictAnswer {
+    /// Name of the definition.
+    pub template: String,
+    /// 64 hex digits.
+    pub fingerprint: String,
+    /// Whether nothing differs.
+    pub equal: bool,
+    /// What it was extended from, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extends: Option<ExtendsAnswer>,
+    /// `kept`, `replaced` or `broken`.
+    pub fate: &'static str,
+    /// By role; roles that are equal are left out.
+    pub differences: Ordered<Diff>,
+    /// Milliseconds of the build from nothing.
+    pub build_ms: f64,
+}
+
+impl Default for VerifyAnswer {
+    fn default() -> Self {
+        VerifyAnswer {
+            version: VERSION,
+            verified: Vec::new(),
+        }
+    }
+}
+
+impl VerifyAnswer {
+    /// Adds what was found of one template.
+    pub fn add(&mut self, verdict: &Verdict) {
+        self.verified.push(VerdictAnswer {
+            template: verdict.definition.clone(),
+            fingerprint: verdict.fingerprint.to_string(),
+            equal: verdict.is_equal(),
+            extends: verdict.extends.as_ref().map(Into::into),
+            fate: verdict.fate.as_str(),
+            differences: Ordered(verdict.differences.clone()),
+            build_ms: millis(verdict.build_time),
+        });
+    }
+
+    /// Whether nothing differs anywhere.
+    pub fn is_equal(&self) -> bool {
+        self.verified.iter().all(|v| v.equal)
     }
 }
 

@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Clone(CloneArgs),
     /// Build the template if it is missing; hand out nothing
     Ensure(Ensure),
+    /// Build from nothing beside the template, and compare; exit 1 if they differ
+    Verify(Verify),
     /// Give clones back
     Release(Release),
     /// Show templates and clones
@@ -165,6 +167,23 @@ pub(crate) struct CloneArgs {
 pub(crate) struct Ensure {
     #[command(flatten)]
     pub(crate) which: Which,
+    /// If the template was extended, build it from nothing now, and wait until that has taken its
+    /// place
+    #[arg(long)]
+    pub(crate) settle: bool,
+}
+
+/// `verify`
+#[derive(Args, Debug)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Verify the templates of all definitions
+    #[arg(long, conflicts_with = "template")]
+    pub(crate) all: bool,
+    /// Keep what was built from nothing, in the place of the template
+    #[arg(long)]
+    pub(crate) replace: bool,
 }
 
 /// `release`

@@ -1,17 +1,22 @@
-//! The process that is left behind to drop what nobody needs.
+//! The process that is left behind to drop what nobody needs, and to build from nothing what is to
+//! take the place of an extended template.
 //!
 //! A DROP forces a checkpoint of the whole server, so nobody should wait for one. This process is
 //! the same binary in a session of its own, without our descriptors and our environment; what it
 //! must know comes through its standard input, since a command line shows in `ps` and an
 //! environment in `/proc`. A CI runner that kills it costs nothing: the next command sweeps.
 
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use pgstencil::config::Config;
 use pgstencil::config::env::{self, Environment};
-use pgstencil::stencil::{self, Defaults, Endpoint};
+use pgstencil::stencil::{self, Defaults, Endpoint, Holder, Limit};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
 use serde::{Deserialize, Serialize};
@@ -23,7 +28,20 @@ struct Errand {
     ssl_mode: Option<String>,
     registry: String,
     grace_ms: u64,
+    settle: Option<Settle>,
 }
+
+/// A template to settle.
+#[derive(Serialize, Deserialize)]
+struct Settle {
+    config: PathBuf,
+    definition: String,
+    holder: Holder,
+}
+
+/// By these marks CI runners find what a job left running, to end it. A build from nothing is meant to
+/// outlive the job; if its files go away, it ends by itself.
+const RUNNER_MARKS: [&str; 2] = ["RUNNER_TRACKING_ID", "JENKINS_NODE_COOKIE"];
 
 /// How the server is to be recognised; none of it is secret.
 const TLS: [&str; 5] = [
@@ -36,28 +54,68 @@ const TLS: [&str; 5] = [
 
 /// Starts the process, without waiting for it. Failing to is no error: the next sweep does it.
 pub(super) fn start(stencil: &Stencil) {
-    let _ = try_start(stencil);
+    let _ = errand(stencil, None).and_then(|errand| send(bare(own_program()?), &errand));
 }
 
-fn try_start(stencil: &Stencil) -> Result<()> {
-    let failed =
-        |e: std::io::Error| Error::failed("cannot start the background process").caused_by(e);
+/// Starts the process, and has it settle the definition's template, too. That needs the caller's
+/// environment, since the build command does; and it gives way to everything else.
+pub(super) fn start_settling(stencil: &Stencil, definition: &str) {
+    let try_start = || {
+        let errand = errand(stencil, Some(definition))?;
+        let mut nice = Command::new("nice");
+        nice.args(["-n", "19"]).arg(own_program()?);
+        // A system without `nice` is stranger than one that is busy for a while.
+        send(nice, &errand).or_else(|_| send(Command::new(own_program()?), &errand))
+    };
+    let _: Result<()> = try_start();
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::failed("cannot start the background process").caused_by(error)
+}
+
+fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().map_err(failed)
+}
+
+fn errand(stencil: &Stencil, definition: Option<&str>) -> Result<String> {
+    let config = stencil.config();
+    let settle = match definition {
+        None => None,
+        Some(definition) => Some(Settle {
+            config: std::fs::canonicalize(&config.file).map_err(failed)?,
+            definition: definition.to_owned(),
+            holder: stencil.holder().clone(),
+        }),
+    };
     let errand = Errand {
         url: stencil.endpoint().server_url().reveal(),
         ssl_mode: stencil.endpoint().ssl_mode().map(str::to_owned),
-        registry: stencil.config().server.registry.clone(),
-        grace_ms: stencil.config().clone.orphan_grace.as_millis() as u64,
+        registry: config.server.registry.clone(),
+        grace_ms: config.clone.orphan_grace.as_millis() as u64,
+        settle,
     };
-    let errand = serde_json::to_string(&errand)
-        .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
-    let program = std::env::current_exe().map_err(failed)?;
+    serde_json::to_string(&errand).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
+}
+
+/// A command without our environment, but for how the server is to be recognised.
+fn bare(program: PathBuf) -> Command {
     let env = Environment::from_process();
     let tls = TLS.map(|name| (name, env.get_os(name)));
-    let mut child = Command::new(program)
-        .arg("background")
-        // CI runners find leftovers by marks in their environment.
+    let mut command = Command::new(program);
+    // CI runners find leftovers by marks in their environment.
+    command
         .env_clear()
-        .envs(tls.into_iter().filter_map(|(name, v)| Some((name, v?))))
+        .envs(tls.into_iter().filter_map(|(name, v)| Some((name, v?))));
+    command
+}
+
+fn send(mut command: Command, errand: &str) -> Result<()> {
+    for mark in RUNNER_MARKS {
+        command.env_remove(mark);
+    }
+    let mut child = command
+        .arg("background")
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -118,11 +176,19 @@ pub(super) async fn work() -> Result<u8> {
         ..Defaults::default()
     };
     let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &defaults)?;
-    stencil::sweep_now(
-        &endpoint,
-        &errand.registry,
-        Duration::from_millis(errand.grace_ms),
-    )
-    .await?;
-    Ok(0)
+    let grace = Duration::from_millis(errand.grace_ms);
+    let swept = stencil::sweep_now(&endpoint, &errand.registry, grace).await;
+    let Some(settle) = errand.settle else {
+        return swept.map(|_| 0);
+    };
+    let config = Config::load(&settle.config)?;
+    let env = Environment::from_process();
+    let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
+    let stencil = Stencil::new(config, endpoint.clone(), settle.holder, variable);
+    let settled = stencil
+        .settle_now(&settle.definition, &Limit::default())
+        .await;
+    // What was replaced is dropped, and what was given up half-way.
+    stencil::sweep_now(&endpoint, &errand.registry, grace).await?;
+    settled.map(|_| 0)
 }

@@ -94,6 +94,14 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
             )
             .await
         }
+        Command::Verify(args) => {
+            interruptible(
+                session,
+                &mut signals,
+                commands::verify::verify(session, args),
+            )
+            .await
+        }
         Command::Release(args) => {
             interruptible(
                 session,

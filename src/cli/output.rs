@@ -129,9 +129,16 @@ impl Printer {
             Event::Building {
                 definition,
                 fingerprint,
+                extends,
                 expected,
             } => {
-                let label = format!("building template {definition} ({fingerprint})");
+                let label = match extends {
+                    None => format!("building template {definition} ({fingerprint})"),
+                    Some((base, added)) => format!(
+                        "extending template {definition} ({fingerprint}) from {base} by {}",
+                        migrations(*added)
+                    ),
+                };
                 let last = expected.map_or(String::new(), |e| {
                     format!("; last time it took {}", seconds(e))
                 });
@@ -146,28 +153,57 @@ impl Printer {
                 builder,
                 elapsed,
                 expected,
-                last_line,
+                tail,
             } => {
                 let label = format!("waiting for {builder} to build template {definition}");
                 if self.0.terminal {
-                    let label = match *last_line {
-                        "" => label,
-                        line => format!("{label}: {line}"),
+                    let label = match tail.lines().last() {
+                        None => label,
+                        Some(line) => format!("{label}: {line}"),
                     };
                     self.begin(label, *elapsed, *expected);
                 } else {
-                    self.tell_waiting(&label, *elapsed, *expected, last_line);
+                    self.tell_waiting(&label, *elapsed, *expected, tail);
                 }
             }
             Event::Sealed {
                 definition,
                 fingerprint,
+                extends,
                 took,
             } => {
                 self.finish();
+                let (done, from) = match extends {
+                    None => ("built", String::new()),
+                    Some((base, added)) => (
+                        "extended",
+                        format!(" from {base} by {}", migrations(*added)),
+                    ),
+                };
                 self.say(&format!(
-                    "{} template {definition} ({fingerprint}) in {}",
-                    self.paint(GREEN, "built"),
+                    "{} template {definition} ({fingerprint}){from} in {}",
+                    self.paint(GREEN, done),
+                    seconds(*took)
+                ));
+            }
+            Event::Compared {
+                definition,
+                fingerprint,
+                equal,
+                replaced,
+                took,
+            } => {
+                self.finish();
+                let found = match equal {
+                    true => self.paint(GREEN, "equals"),
+                    false => self.paint(YELLOW, "differs from"),
+                };
+                let place = match replaced {
+                    true => " and has taken its place",
+                    false => "",
+                };
+                self.say(&format!(
+                    "a build from nothing ({}) {found} template {definition} ({fingerprint}){place}",
                     seconds(*took)
                 ));
             }
@@ -178,13 +214,7 @@ impl Printer {
     }
 
     /// Without a terminal: once at the start, then every ten seconds.
-    fn tell_waiting(
-        &self,
-        label: &str,
-        elapsed: Duration,
-        expected: Option<Duration>,
-        last_line: &str,
-    ) {
+    fn tell_waiting(&self, label: &str, elapsed: Duration, expected: Option<Duration>, tail: &str) {
         let mut live = self.live();
         if let Some((told, at)) = &live.told
             && told == label
@@ -196,8 +226,8 @@ impl Printer {
         drop(live);
         let last = expected.map_or(String::new(), |e| format!(" (last time: {})", seconds(e)));
         self.say(&format!("{label}, for {} so far{last}", seconds(elapsed)));
-        if !last_line.is_empty() {
-            self.say(&format!("  {last_line}"));
+        for line in tail.lines() {
+            self.say(&format!("  {line}"));
         }
     }
 
@@ -320,5 +350,14 @@ pub(crate) fn size(bytes: i64) -> String {
         b if b < 1e6 => format!("{:.0} kB", b / 1e3),
         b if b < 1e9 => format!("{:.1} MB", b / 1e6),
         b => format!("{:.1} GB", b / 1e9),
+    }
+}
+
+/// A number of migrations in words.
+pub(crate) fn migrations(count: usize) -> String {
+    match count {
+        0 => "no migration".into(),
+        1 => "one migration".into(),
+        n => format!("{n} migrations"),
     }
 }

@@ -18,8 +18,7 @@ use crate::events::Event;
 use crate::handout::{NamedDatabase, Outcome, Shard};
 use crate::names::{self, Fingerprint, NameParts, NamePattern};
 use crate::pg::lock::LockKey;
-use crate::pg::session::OpenError;
-use crate::pg::{Doing as _, Session, catalog, replay, sql, sqlstate};
+use crate::pg::{Doing as _, catalog, replay, sql, sqlstate};
 use crate::registry::clone::NewClone;
 use crate::registry::database::{self, NewDatabase, Owner};
 use crate::registry::{CloneRow, DatabaseRow, Lease, Registry};
@@ -128,9 +127,10 @@ pub async fn create(
         })
         .collect();
     let done = async {
-        copy_all(registry, context, template, &id, copies).await?;
+        let keys = [LockKey::template(template.id()), LockKey::copying(&id)];
+        copy::create_all(registry, context, &copies, &keys).await?;
         for (row, from) in rows.iter_mut().zip(template.databases()) {
-            registry.mark_created(row, &words(context)).await?;
+            registry.mark_created(row, &words(context), None).await?;
             let refused =
                 replay::apply(registry.session(), &row.private_name, &from.replay).await?;
             for line in refused {
@@ -328,83 +328,6 @@ pub async fn taken(registry: &mut Registry, name: &str) -> Error {
             .detail("it is not a clone of this registry, so pgstencil leaves it alone")
             .hint("choose another `--name`"),
     }
-}
-
-/// Copies at the same time what belongs to one set, each in a session of its own that shares the
-/// template's lock.
-async fn copy_all(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    template: &Template,
-    id: &str,
-    copies: Vec<Copy>,
-) -> Result<()> {
-    let [first, others @ ..] = copies.as_slice() else {
-        return Ok(());
-    };
-    if others.is_empty() {
-        return copy::create(registry.session(), first, context).await;
-    }
-    // The second one keeps the sweep from forgetting a database whose CREATE outlives our process.
-    let keys = [LockKey::template(template.id()), LockKey::copying(id)];
-    // More than eight at once bring nothing, and sessions are scarce.
-    let lanes = others.len().min(7);
-    let mut sessions = Vec::new();
-    for _ in 0..lanes {
-        let mut session = match Session::open(context.endpoint, context.registry, context.limit)
-            .await
-        {
-            Ok(session) => session,
-            // Fewer lanes are only slower.
-            Err(OpenError::Other(e)) if !sessions.is_empty() || e.kind() == Kind::Connect => break,
-            Err(OpenError::Other(e)) => return Err(e),
-            Err(OpenError::Missing) => {
-                return Err(Error::failed("the registry database disappeared"));
-            }
-        };
-        session
-            .act_as(&registry.facts().role)
-            .await
-            .doing(|| "act as the registry's owner".into())?;
-        let mut locked = true;
-        for key in keys {
-            locked &= session
-                .try_lock_shared(key)
-                .await
-                .doing(|| "share the template's and the clone's lock".into())?;
-        }
-        if !locked {
-            break;
-        }
-        sessions.push(session);
-    }
-    let mut lanes: Vec<Vec<&Copy>> = vec![Vec::new(); sessions.len() + 1];
-    let count = lanes.len();
-    for (i, copy) in copies.iter().enumerate() {
-        lanes[i % count].push(copy);
-    }
-    let mut lanes = lanes.into_iter();
-    let own = lanes.next().unwrap_or_default();
-    let mut work = Vec::new();
-    for (mut session, lane) in sessions.into_iter().zip(lanes) {
-        work.push(async move {
-            let mut result = Ok(());
-            for copy in lane {
-                result = result.and(copy::create(&mut session, copy, context).await);
-            }
-            session.close().await;
-            result
-        });
-    }
-    let own = async {
-        for copy in own {
-            copy::create(registry.session(), copy, context).await?;
-        }
-        Ok(())
-    };
-    // All run to their end: a database that is still being copied cannot be dropped.
-    let (own, others) = tokio::join!(own, futures_util::future::join_all(work));
-    own.and(others.into_iter().collect())
 }
 
 /// Gives the clone its names, its marks and its lease, and opens it: all in one transaction.

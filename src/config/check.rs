@@ -191,12 +191,16 @@ fn server(
 fn clone(doc: &Document<'_>, path: &KeyPath, raw: RawClone) -> Result<CloneSettings> {
     Ok(CloneSettings {
         strategy: raw.strategy,
-        ttl: match raw.ttl.as_str() {
-            "never" => None,
-            ttl => Some(duration(doc, &path.key("ttl"), ttl, true)?),
-        },
+        ttl: or_never(doc, &path.key("ttl"), &raw.ttl)?,
         orphan_grace: duration(doc, &path.key("orphan_grace"), &raw.orphan_grace, false)?,
     })
+}
+
+fn or_never(doc: &Document<'_>, path: &KeyPath, text: &str) -> Result<Option<Duration>> {
+    match text {
+        "never" => Ok(None),
+        text => duration(doc, path, text, true).map(Some),
+    }
 }
 
 fn duration(doc: &Document<'_>, path: &KeyPath, text: &str, or_never: bool) -> Result<Duration> {
@@ -248,8 +252,14 @@ fn definition(
     check_variables(doc, &path.key("env_inputs"), &raw.env_inputs)?;
     check_roles(doc, &path.key("databases"), &raw.databases)?;
     let build_timeout_path = path.key("build_timeout");
+    if raw.max_extensions == 0 {
+        return Err(doc
+            .error(&path.key("max_extensions"), "is 0")
+            .hint("`extend = \"never\"` lets every build start from nothing"));
+    }
     Ok(Definition {
         input_lines: input_lines(doc, &path.key("input_lines"), raw.input_lines)?,
+        stale_after: or_never(doc, &path.key("stale_after"), &raw.stale_after)?,
         build_timeout: duration(doc, &build_timeout_path, &raw.build_timeout, false)?,
         after_clone: Some(raw.after_clone).filter(|c| !c.trim().is_empty()),
         after_clone_sql: after_clone_sql(
@@ -267,6 +277,10 @@ fn definition(
         build: raw.build,
         databases: raw.databases,
         allow_empty: raw.allow_empty,
+        extend: raw.extend,
+        after_extend: raw.after_extend,
+        max_extensions: raw.max_extensions,
+        serial_builds: raw.serial_builds,
     })
 }
 

@@ -102,6 +102,16 @@ pub struct Definition {
     pub build: String,
     /// Roles of the set, in order; never empty.
     pub databases: Vec<String>,
+    /// Which templates a missing one may be extended from.
+    pub extend: Extend,
+    /// What becomes of an extended template.
+    pub after_extend: AfterExtend,
+    /// After so many extensions in a row, a full build.
+    pub max_extensions: u32,
+    /// The age of its oldest contents at which a template is rebuilt; `None` is `"never"`.
+    pub stale_after: Option<Duration>,
+    /// Lets only one such build run at a time on the server.
+    pub serial_builds: bool,
     /// Command run against every clone; `None` if empty in the file.
     pub after_clone: Option<String>,
     /// Statements run in the clone's database of a role.
@@ -146,6 +156,30 @@ pub enum Strategy {
     FileCopy,
     /// `STRATEGY file_copy` with `file_copy_method = clone` (18 and later)
     Reflink,
+}
+
+/// `extend`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Extend {
+    /// Those whose migrations are all there unchanged, and after which all new ones sort.
+    #[default]
+    Append,
+    /// None: every build starts from nothing.
+    Never,
+    /// Also those after which new migrations do not sort, for tools whose order is a graph.
+    Always,
+}
+
+/// `after_extend`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterExtend {
+    /// It is provisional: a build from nothing follows in the background and takes its place.
+    #[default]
+    Verify,
+    /// It stays.
+    Keep,
 }
 
 impl Default for ServerSettings {

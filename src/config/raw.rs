@@ -11,7 +11,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Config, Definition, Strategy, UrlSetting};
+use super::{AfterExtend, Config, Definition, Extend, Strategy, UrlSetting};
 
 /// pgstencil's configuration, `pgstencil.toml`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -110,6 +110,22 @@ pub(super) struct RawTemplate {
     /// Roles: the databases of the set, by the names that the config gives them.
     #[serde(default = "default_databases")]
     pub(super) databases: Vec<String>,
+    /// Which templates a missing one may be extended from.
+    #[serde(default)]
+    pub(super) extend: Extend,
+    /// What becomes of an extended template.
+    #[serde(default)]
+    pub(super) after_extend: AfterExtend,
+    /// After so many extensions in a row, a full build.
+    #[serde(default = "default_max_extensions")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub(super) max_extensions: u32,
+    /// A template whose oldest contents are older than this is rebuilt; a duration, or `never`.
+    #[serde(default = "default_stale_after")]
+    pub(super) stale_after: String,
+    /// Lets only one such build run at a time on the server.
+    #[serde(default)]
+    pub(super) serial_builds: bool,
     /// Command run against every clone, after it has its name.
     #[serde(default)]
     pub(super) after_clone: String,
@@ -146,6 +162,22 @@ fn default_databases() -> Vec<String> {
 
 fn default_build_timeout() -> String {
     "30m".to_owned()
+}
+
+fn default_max_extensions() -> u32 {
+    20
+}
+
+fn default_stale_after() -> String {
+    "never".to_owned()
+}
+
+/// A duration as it is written; `None` is `never`.
+fn or_never(duration: Option<std::time::Duration>) -> String {
+    duration.map_or_else(
+        || "never".to_owned(),
+        |d| humantime::format_duration(d).to_string(),
+    )
 }
 
 /// The JSON schema of `pgstencil.toml`.
@@ -209,10 +241,7 @@ impl From<&Config> for RawConfig {
             },
             clone: RawClone {
                 strategy: config.clone.strategy,
-                ttl: match config.clone.ttl {
-                    Some(ttl) => humantime::format_duration(ttl).to_string(),
-                    None => "never".to_owned(),
-                },
+                ttl: or_never(config.clone.ttl),
                 orphan_grace: humantime::format_duration(config.clone.orphan_grace).to_string(),
             },
             template: config
@@ -241,6 +270,11 @@ impl From<&Definition> for RawTemplate {
                 .collect(),
             env_inputs: d.env_inputs.clone(),
             databases: d.databases.clone(),
+            extend: d.extend,
+            after_extend: d.after_extend,
+            max_extensions: d.max_extensions,
+            stale_after: or_never(d.stale_after),
+            serial_builds: d.serial_builds,
             after_clone: d.after_clone.clone().unwrap_or_default(),
             build_timeout: humantime::format_duration(d.build_timeout).to_string(),
             allow_empty: d.allow_empty,

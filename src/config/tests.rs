@@ -78,6 +78,11 @@ fn the_least_config_has_all_defaults() {
                 env_inputs: vec![],
                 build: "sqlx migrate run".into(),
                 databases: vec!["app".into()],
+                extend: Extend::Append,
+                after_extend: AfterExtend::Verify,
+                max_extensions: 20,
+                stale_after: None,
+                serial_builds: false,
                 after_clone: None,
                 after_clone_sql: BTreeMap::new(),
                 build_timeout: Duration::from_secs(30 * 60),
@@ -110,6 +115,11 @@ migrations = ["a/*.sql", "!**/tests/**"]
 rerun_inputs = ["x.lock"]
 inputs = ["{a,b}/*"]
 input_lines = [{ file = "r.lock", match = '(?i)^django==' }]
+extend = "always"
+after_extend = "keep"
+max_extensions = 3
+stale_after = "7d"
+serial_builds = true
 env_inputs = ["LANG", "_X1"]
 databases = ["default", "proxy-1"]
 after_clone = "true"
@@ -175,6 +185,11 @@ fn every_key_arrives() {
             env_inputs: vec!["LANG".into(), "_X1".into()],
             build: "make migrate".into(),
             databases: vec!["default".into(), "proxy-1".into()],
+            extend: Extend::Always,
+            after_extend: AfterExtend::Keep,
+            max_extensions: 3,
+            stale_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
+            serial_builds: true,
             after_clone: Some("true".into()),
             after_clone_sql: pairs(&[("default", "select '{proxy-1.name}', '{1,2}'")]),
             build_timeout: Duration::from_secs(90),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::InputLines;
+use crate::config::{AfterExtend, Extend, InputLines};
 use crate::{Kind, names::Fingerprint};
 
 /// A tree in a temporary folder.
@@ -70,6 +70,11 @@ fn definition() -> Definition {
         env_inputs: vec![],
         build: "migrate".into(),
         databases: vec!["app".into()],
+        extend: Extend::Append,
+        after_extend: AfterExtend::Verify,
+        max_extensions: 20,
+        stale_after: None,
+        serial_builds: false,
         after_clone: None,
         after_clone_sql: Default::default(),
         build_timeout: Duration::from_secs(60),

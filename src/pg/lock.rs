@@ -32,6 +32,22 @@ impl LockKey {
         LockKey::derive("copying", &[id])
     }
 
+    /// The right to run a build that must be the only one of its kind on the server.
+    pub fn serial() -> Self {
+        LockKey::derive("serial", &[])
+    }
+
+    /// The right to build from nothing what is to take the place of extended templates of a
+    /// definition: one such build at a time.
+    pub fn settle(project: &str, definition: &str) -> Self {
+        LockKey::derive("settle", &[project, definition])
+    }
+
+    /// Held by the one process that has taken it on to settle a template.
+    pub fn settler(template: i64) -> Self {
+        LockKey::derive("settler", &[&template.to_string()])
+    }
+
     /// Installation and upgrade of the registry.
     pub fn registry() -> Self {
         LockKey::derive("registry", &[])

@@ -144,18 +144,24 @@ impl Registry {
         self.databases_of(owner).await
     }
 
-    /// Finds a database just created by its private name, marks it and notes its oid.
+    /// Finds a database just created by its private name, marks it and notes its oid. `builders`: the
+    /// builder's own comment, which stays in front.
     ///
     /// # Errors
     /// The driver's, or that the database is not there.
-    pub async fn mark_created(&mut self, row: &mut DatabaseRow, words: &str) -> Result<()> {
+    pub async fn mark_created(
+        &mut self,
+        row: &mut DatabaseRow,
+        words: &str,
+        builders: Option<&str>,
+    ) -> Result<()> {
         let Some(found) = catalog::database(self.session(), &row.private_name).await? else {
             return Err(Error::failed(format!(
                 "database `{}` disappeared right after it was created",
                 row.private_name
             )));
         };
-        let comment = row.mark().comment(words, None);
+        let comment = row.mark().comment(words, builders);
         self.session()
             .run(sql::comment_database(&row.private_name, &comment))
             .await

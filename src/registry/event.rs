@@ -1,17 +1,37 @@
 //! What happened: bounded history for expected times.
 
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 
 use super::Registry;
 
-const INSERT: &str = "INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis) \
-     VALUES ($1, $2, $3, $4, $5) RETURNING id";
+const INSERT: &str = "INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis, files) \
+     VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
 /// Rows are numbered, so their number is a bound by itself.
 const TRIM: &str = "DELETE FROM pgstencil.event WHERE id <= $1 - 10000";
-const LAST_BUILD: &str = "SELECT millis FROM pgstencil.event \
-     WHERE project = $1 AND definition = $2 AND outcome = 'miss' ORDER BY id DESC LIMIT 1";
+/// The last build; of the others the median of the last ones, so that one on a busy machine does not
+/// count for ever.
+const COSTS: &str = "WITH of AS (SELECT id, outcome, millis FROM pgstencil.event \
+     WHERE project = $1 AND definition = $2) SELECT \
+     (SELECT millis FROM of WHERE outcome IN ('miss', 'settled', 'verified') ORDER BY id DESC LIMIT 1) AS full_build, \
+     (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY millis) FROM \
+      (SELECT millis FROM of WHERE outcome = 'extended' ORDER BY id DESC LIMIT 9) e) AS extension, \
+     (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY millis) FROM \
+      (SELECT millis FROM of WHERE outcome = 'hit' ORDER BY id DESC LIMIT 9) h) AS hit";
+
+/// What the past says that things cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Costs {
+    /// The last build from nothing.
+    pub full: Option<Duration>,
+    /// An extension, the median of the last ones.
+    pub extension: Option<Duration>,
+    /// To find a ready template, the median of the last ones.
+    pub hit: Option<Duration>,
+}
 
 impl Registry {
     /// Notes an outcome and the milliseconds that it took.
@@ -25,6 +45,7 @@ impl Registry {
         fingerprint: &Fingerprint,
         outcome: &str,
         millis: u64,
+        files: Option<usize>,
     ) -> Result<()> {
         let doing = || "note what happened in the registry".to_owned();
         let id: i64 = sqlx::query_scalar(INSERT)
@@ -33,6 +54,7 @@ impl Registry {
             .bind(fingerprint.to_string())
             .bind(outcome)
             .bind(millis as i64)
+            .bind(files.map(|n| n as i32))
             .fetch_one(self.session().connection())
             .await
             .doing(doing)?;
@@ -46,21 +68,22 @@ impl Registry {
         Ok(())
     }
 
-    /// Milliseconds that the definition's last full build took.
+    /// What a definition's hits, extensions and builds took so far.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn last_build_millis(
-        &mut self,
-        project: &str,
-        definition: &str,
-    ) -> Result<Option<u64>> {
-        let millis: Option<i64> = sqlx::query_scalar(LAST_BUILD)
+    pub async fn costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
+        let (full, extension, hit): (Option<i64>, Option<i64>, Option<i64>) = sqlx::query_as(COSTS)
             .bind(project)
             .bind(definition)
-            .fetch_optional(self.session().connection())
+            .fetch_one(self.session().connection())
             .await
-            .doing(|| "read the last build's time".into())?;
-        Ok(millis.map(|m| m as u64))
+            .doing(|| "read what builds took".into())?;
+        let time = |millis: Option<i64>| Some(Duration::from_millis(u64::try_from(millis?).ok()?));
+        Ok(Costs {
+            full: time(full),
+            extension: time(extension),
+            hit: time(hit),
+        })
     }
 }

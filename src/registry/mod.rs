@@ -23,7 +23,10 @@ use crate::pg::session::OpenError;
 use crate::pg::{self, Doing as _, Endpoint, Limit, Session, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
-const SCHEMA: [&str; 1] = [include_str!("schema/001.sql")];
+const SCHEMA: [&str; 2] = [
+    include_str!("schema/001.sql"),
+    include_str!("schema/002.sql"),
+];
 
 const OWNER: &str = "SELECT r.rolname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
      WHERE d.datname::text = $1";

@@ -1,10 +1,12 @@
 //! Rows of `pgstencil.template`: building → ready, or broken.
 
+use std::collections::HashMap;
+
 use sqlx::FromRow;
 use sqlx::types::Json;
 
 use crate::error::Result;
-use crate::fingerprint::Recipe;
+use crate::fingerprint::{Recipe, RelPath};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::catalog::BuiltWith;
@@ -36,6 +38,22 @@ pub struct TemplateRow {
     pub hits: i64,
     /// Why it is broken.
     pub reason: Option<String>,
+    /// The template that it was extended from, if it was; 64 hex digits.
+    pub base_fingerprint: Option<String>,
+    /// The migrations that were added to the base, in order.
+    pub added: Json<Vec<RelPath>>,
+    /// How many extensions lie between it and a build from nothing.
+    pub chain: i32,
+    /// A build from nothing is to take its place.
+    pub provisional: bool,
+    /// Why the last attempt at that failed.
+    pub settle_failure: Option<String>,
+    /// Seconds since that attempt.
+    pub settle_failed_s: Option<f64>,
+    /// How the extended template that it took the place of differed; empty if it did not.
+    pub difference: Option<String>,
+    /// Seconds since its oldest contents were built.
+    pub contents_s: f64,
     /// Seconds since the row was made, by the server's clock.
     pub age_s: f64,
     /// RFC 3339, UTC.
@@ -48,7 +66,9 @@ macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms, \
-             hits, reason, extract(epoch FROM now() - created_at)::float8 AS age_s, \
+             hits, reason, base_fingerprint, added, chain, provisional, settle_failure, \
+             extract(epoch FROM now() - settle_failed_at)::float8 AS settle_failed_s, difference, \
+             extract(epoch FROM now() - fresh_at)::float8 AS contents_s, extract(epoch FROM now() - created_at)::float8 AS age_s, \
              to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, \
              to_char(last_used_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last_used_at \
              FROM pgstencil.template ",
@@ -63,8 +83,24 @@ const ALL: &str = select!("ORDER BY project, definition, id");
 const DEAD: &str = select!(
     "WHERE state = 'broken' AND (kept_until IS NULL OR kept_until < now()) OR state = 'building' ORDER BY id"
 );
-const INSERT: &str = "INSERT INTO pgstencil.template (project, definition, fingerprint, state, recipe, builder) \
-     VALUES ($1, $2, $3, 'building', $4, $5) RETURNING id";
+const READY_OF: &str =
+    select!("WHERE project = $1 AND definition = $2 AND state = 'ready' ORDER BY id DESC");
+const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template \
+     WHERE project = $1 AND definition = $2 AND state = 'ready'";
+const INSERT: &str = "INSERT INTO pgstencil.template (project, definition, fingerprint, state, recipe, builder, \
+     base_fingerprint, added, chain, provisional, fresh_at) \
+     SELECT $1, $2, $3, 'building', $4, $5, b.fingerprint, $7, coalesce(b.chain, -1) + 1, $8, \
+     coalesce(b.fresh_at, now()) FROM (VALUES (1)) one \
+     LEFT JOIN pgstencil.template b ON b.id = $6 RETURNING id";
+const REPLACE: &str = "UPDATE pgstencil.template SET state = 'broken', reason = 'a build from nothing took its place', \
+     kept_until = NULL WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
+     RETURNING id";
+const INHERIT: &str = "UPDATE pgstencil.template n SET hits = n.hits + o.hits, \
+     last_used_at = greatest(n.last_used_at, o.last_used_at) \
+     FROM pgstencil.template o WHERE n.id = $1 AND o.id = $2";
+const DIFFERENCE: &str = "UPDATE pgstencil.template SET difference = $2 WHERE id = $1";
+const SETTLE_FAILED: &str = "UPDATE pgstencil.template SET settle_failure = $2, settle_failed_at = now() \
+     WHERE id = $1 AND state = 'ready'";
 const LOG: &str =
     "UPDATE pgstencil.template SET log_tail = $2 WHERE id = $1 AND state = 'building'";
 const BREAK: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, \
@@ -75,6 +111,17 @@ const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = 
      built_with = $2, build_ms = $3 WHERE id = $1 AND state = 'building'";
 const DELETE: &str = "DELETE FROM pgstencil.template t WHERE id = $1 \
      AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.template_id = t.id)";
+
+/// What registers a build on a copy of another template.
+#[derive(Clone, Copy, Debug)]
+pub struct NewExtension<'a> {
+    /// Number of the base's row.
+    pub base: i64,
+    /// The migrations that are new.
+    pub added: &'a [RelPath],
+    /// Whether a build from nothing is to take its place.
+    pub provisional: bool,
+}
 
 impl Registry {
     /// The template of this key in this state.
@@ -109,6 +156,94 @@ impl Registry {
             .doing(|| "list templates".into())
     }
 
+    /// The ready templates of a definition with what they were built from, in no order.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn ready_templates(
+        &mut self,
+        project: &str,
+        definition: &str,
+    ) -> Result<Vec<(TemplateRow, Recipe)>> {
+        let doing = || "list the templates of a definition".to_owned();
+        let rows: Vec<TemplateRow> = sqlx::query_as(READY_OF)
+            .bind(project)
+            .bind(definition)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(doing)?;
+        let recipes: Vec<(i64, serde_json::Value)> = sqlx::query_as(RECIPES)
+            .bind(project)
+            .bind(definition)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(doing)?;
+        let mut recipes: HashMap<i64, serde_json::Value> = recipes.into_iter().collect();
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| {
+                // One of another format cannot be read, and is no candidate for anything.
+                let recipe = serde_json::from_value(recipes.remove(&row.id)?).ok()?;
+                Some((row, recipe))
+            })
+            .collect())
+    }
+
+    /// Takes the place of the ready template of the same key, within the seal's transaction: it is
+    /// given up, and its count of hits goes over. Returns the number of its row, if there was one.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn replace_template(
+        &mut self,
+        new: i64,
+        project: &str,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) -> std::result::Result<Option<i64>, sqlx::Error> {
+        let old: Option<(i64,)> = sqlx::query_as(REPLACE)
+            .bind(project)
+            .bind(definition)
+            .bind(fingerprint.to_string())
+            .fetch_optional(self.session().connection())
+            .await?;
+        let Some((old,)) = old else {
+            return Ok(None);
+        };
+        sqlx::query(INHERIT)
+            .bind(new)
+            .bind(old)
+            .execute(self.session().connection())
+            .await?;
+        Ok(Some(old))
+    }
+
+    /// Notes how the template that was replaced differed from the one that took its place.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn set_difference(&mut self, id: i64, difference: &str) -> Result<()> {
+        self.note_text(DIFFERENCE, id, difference).await
+    }
+
+    /// Notes that the build from nothing that was to take a template's place failed.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn set_settle_failure(&mut self, id: i64, why: &str) -> Result<()> {
+        self.note_text(SETTLE_FAILED, id, why).await
+    }
+
+    async fn note_text(&mut self, query: &'static str, id: i64, text: &str) -> Result<()> {
+        sqlx::query(query)
+            .bind(id)
+            .bind(text)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "note what became of a template".into())?;
+        Ok(())
+    }
+
     /// Broken templates, and those that are being built or were when their builder died.
     ///
     /// # Errors
@@ -130,6 +265,7 @@ impl Registry {
         definition: &str,
         recipe: &Recipe,
         builder: &Holder,
+        extension: Option<&NewExtension<'_>>,
     ) -> Result<i64> {
         sqlx::query_scalar(INSERT)
             .bind(project)
@@ -137,6 +273,9 @@ impl Registry {
             .bind(recipe.fingerprint().to_string())
             .bind(Json(recipe))
             .bind(Json(builder))
+            .bind(extension.map(|e| e.base))
+            .bind(Json(extension.map_or(&[][..], |e| e.added)))
+            .bind(extension.is_some_and(|e| e.provisional))
             .fetch_one(self.session().connection())
             .await
             .doing(|| "register a build".into())

@@ -5,13 +5,14 @@ use std::time::Duration;
 use super::{Lease, Limit, Shard, Stencil};
 use crate::clone::{self, Clone, Request};
 use crate::config::Definition;
+use crate::copy;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observe};
 use crate::handout::Outcome;
 use crate::names::{self, Fingerprint, NamePattern};
-use crate::pg::{cause, sqlstate};
+use crate::pg::cause;
 use crate::registry::Registry;
-use crate::template::{self, Ensured};
+use crate::template::{self, Ensured, Extends, Provisional};
 
 /// What a caller of [`Stencil::acquire`] wants.
 #[derive(Clone, Debug)]
@@ -46,7 +47,13 @@ pub struct Acquired {
     pub outcome: Outcome,
     /// Times, in order: files, template, clones.
     pub times: [Duration; 3],
-    /// What the template's build took, then or now, if known.
+    /// What the template was extended from, if it was.
+    pub extends: Option<Extends>,
+    /// Whether a build from nothing is to take the template's place.
+    pub provisional: Option<Provisional>,
+    /// Why the template was built from nothing although there was something to extend.
+    pub note: Option<String>,
+    /// What a build from nothing took, now or the last time, if known.
     pub build_time: Option<Duration>,
 }
 
@@ -64,6 +71,7 @@ impl Stencil {
                 ensured.template.fingerprint(),
                 ensured.outcome.as_str(),
                 ensured.template_time.as_millis() as u64,
+                None,
             )
             .await
     }
@@ -133,7 +141,7 @@ impl Stencil {
                         return Err(Error::new(Kind::Interrupted, "interrupted"));
                     }
                 }
-                Err(error) if outcome != Outcome::Fallback && template_is_to_blame(&error) => {
+                Err(error) if outcome != Outcome::Fallback && copy::source_is_to_blame(&error) => {
                     if clones.is_empty() {
                         // The sweep still knows what failed by this one.
                         group = names::clone_id();
@@ -178,6 +186,9 @@ impl Stencil {
         }
         let fingerprint = *ensured.template.fingerprint();
         let build_time = ensured.build_time;
+        let note = ensured.note;
+        let extends = ensured.template.extends().cloned();
+        let provisional = ensured.template.provisional().cloned();
         ensured.template.let_go(&mut registry).await?;
         Ok(Acquired {
             registry,
@@ -186,21 +197,10 @@ impl Stencil {
             fingerprint,
             outcome,
             times: [fingerprint_time, template_time, started.elapsed()],
+            extends,
+            provisional,
+            note,
             build_time,
         })
-    }
-}
-
-/// Whether a failed copy speaks against the template, rather than against the server, the role,
-/// the name or the caller's patience.
-fn template_is_to_blame(error: &Error) -> bool {
-    match sqlstate(error).as_deref() {
-        // It is gone, invalid or in use; its files are damaged or of another collation version; it is
-        // somebody else's, or the server may not read its files (42501; a missing CREATEDB has been
-        // looked for, and is another error).
-        Some(
-            "3D000" | "42501" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002",
-        ) => error.message().starts_with("could not create database"),
-        _ => false,
     }
 }

@@ -5,6 +5,7 @@ mod acquire;
 mod give_back;
 mod reuse;
 mod sweeper;
+mod truth;
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use crate::handout::Shard;
 pub use crate::pg::Limit;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
 pub use crate::registry::{Holder, Lease};
+pub use crate::template::{Settled, Verdict};
 
 /// Looks up a variable of `env_inputs`.
 pub type Variable = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
@@ -64,6 +66,11 @@ impl Stencil {
     /// The config.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Who asks.
+    pub fn holder(&self) -> &Holder {
+        &self.holder
     }
 
     /// The server.
@@ -132,23 +139,28 @@ impl Stencil {
         Registry::open(&self.endpoint, &self.config.server.registry, limit).await
     }
 
-    /// Builds the template if it is missing. The returned session keeps it from being dropped.
+    /// Builds the template if it is missing. The returned session keeps it from being dropped. With
+    /// `settle`, a provisional one is built from nothing at once, and what comes back is that.
     ///
     /// # Errors
-    /// As [`template::ensure`].
+    /// As [`template::ensure()`] and [`template::settle()`].
     pub async fn ensure(
         &self,
         definition: Option<&str>,
         limit: &Limit,
         observe: Observe<'_>,
         keep_failed: bool,
+        settle: bool,
     ) -> Result<(Registry, Ensured)> {
         let definition = self.definition(definition)?;
         let context = self.context(definition, limit, observe, keep_failed);
         let mut registry = self.open(limit).await?;
-        let ensured = template::ensure(&mut registry, &context).await?;
+        let mut ensured = template::ensure(&mut registry, &context).await?;
         if ensured.outcome == Outcome::Hit {
             self.note(&mut registry, definition, &ensured).await?;
+        }
+        if settle && ensured.template.provisional().is_some() {
+            ensured = truth::settle_first(&mut registry, &context, ensured).await?;
         }
         Ok((registry, ensured))
     }

@@ -215,6 +215,9 @@ impl Reused {
             fingerprint: self.fingerprint,
             outcome: Outcome::Reused,
             times: [Duration::ZERO; 3],
+            extends: None,
+            provisional: None,
+            note: None,
             build_time: None,
         }
     }

@@ -1,5 +1,6 @@
 //! Builds: databases under private names, the user's own migrate command, and the seal.
 //!
+//! The databases are empty, or copies of an older template that is extended.
 //! The order must not change: intent, CREATE, mark, command, checks, inputs again, settle, close
 //! the door, seal. A crash before the seal's COMMIT leaves a `building` row whose lock is free and
 //! databases under private names: never a template, and found by the next sweep.
@@ -7,8 +8,8 @@
 use std::time::{Duration, Instant};
 
 use super::command::run_command;
-use super::seal::{adopt, inspect, no_stragglers, oid_of, seal};
-use super::{BuildPermit, Template};
+use super::seal::{Inspected, Sealing, adopt, inspect, no_stragglers, oid_of, seal};
+use super::{BuildPermit, Extends, Template};
 use crate::context::Context;
 use crate::copy::{self, Copy};
 use crate::drop;
@@ -17,27 +18,115 @@ use crate::events::Event;
 use crate::fingerprint::{Recipe, ServerTraits};
 use crate::handout::{NamedDatabase, Outcome};
 use crate::names;
-use crate::pg::catalog::{self};
-use crate::pg::{Doing as _, replay, sql};
+use crate::pg::lock::LockKey;
+use crate::pg::{Doing as _, catalog, replay, sql};
 use crate::registry::database::{NewDatabase, Owner};
+use crate::registry::template::NewExtension;
 use crate::registry::{DatabaseRow, Registry};
 
 /// How a build ended, if not with an error.
-pub(crate) enum Built {
+pub(super) enum Built {
     /// The template, locked against being dropped, and what the build took.
     Sealed(Template, Duration),
     /// The inputs changed while the command ran. What it built is dropped; this is the new recipe.
     Overtaken(Box<Recipe>),
 }
 
+/// Where the databases of a build come from.
+pub(super) enum From {
+    /// They are empty.
+    Nothing,
+    /// They are copies of an older template, which stays locked until they are made.
+    Base {
+        template: Template,
+        extends: Extends,
+        provisional: bool,
+    },
+}
+
+/// A build whose command has ended well, over inputs that are still the same: to be sealed, or dropped.
+pub(super) struct Done {
+    pub(super) id: i64,
+    pub(super) rows: Vec<DatabaseRow>,
+    pub(super) inspected: Inspected,
+    pub(super) started: Instant,
+}
+
+/// How the command of a build ended, if not with an error.
+pub(super) enum Made {
+    Done(Box<Done>),
+    /// As [`Built::Overtaken`].
+    Overtaken(Box<Recipe>),
+}
+
 /// Builds the template. The permit is the proof that nobody else builds it.
-pub(crate) async fn build(
+pub(super) async fn build(
     registry: &mut Registry,
     context: &Context<'_>,
-    _permit: BuildPermit,
+    permit: &BuildPermit,
     recipe: &Recipe,
     traits: &ServerTraits,
+    from: From,
 ) -> Result<Built> {
+    let definition = &context.definition.name;
+    let (extends, provisional) = match &from {
+        From::Nothing => (None, false),
+        From::Base {
+            extends,
+            provisional,
+            ..
+        } => (Some(extends.clone()), *provisional),
+    };
+    let done = match make(registry, context, permit, recipe, traits, from).await? {
+        Made::Done(done) => *done,
+        Made::Overtaken(new) => return Ok(Built::Overtaken(new)),
+    };
+    let (id, took) = (done.id, done.started.elapsed());
+    let sealed = Sealing {
+        recipe,
+        extends: extends.as_ref(),
+        provisional,
+        replaces: false,
+    };
+    let template = match seal(registry, context, done, &sealed).await {
+        Ok(template) => template,
+        Err(error) => return Err(give_up(registry, context, id, error).await),
+    };
+    let fingerprint = recipe.fingerprint();
+    let base = extends.as_ref().map(|e| (e.base.short(), e.added.len()));
+    context.tell(Event::Sealed {
+        definition,
+        fingerprint: &fingerprint.short(),
+        extends: base.as_ref().map(|(base, added)| (base.as_str(), *added)),
+        took,
+    });
+    let outcome = match base {
+        Some(_) => Outcome::Extended,
+        None => Outcome::Miss,
+    };
+    registry
+        .note_event(
+            context.project,
+            definition,
+            &fingerprint,
+            outcome.as_str(),
+            took.as_millis() as u64,
+            base.map(|(_, added)| added),
+        )
+        .await?;
+    Ok(Built::Sealed(template, took))
+}
+
+/// Does all of a build but its seal. What an error leaves is dropped, or left to a person; what is done
+/// belongs to the caller, who seals it or calls [`give_up`] or [`discard`].
+pub(super) async fn make(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    _permit: &BuildPermit,
+    recipe: &Recipe,
+    traits: &ServerTraits,
+    from: From,
+) -> Result<Made> {
     let started = Instant::now();
     let definition = context.definition;
     let fingerprint = recipe.fingerprint();
@@ -50,16 +139,41 @@ pub(crate) async fn build(
             .break_template(dead.id, "its builder is gone", false)
             .await?;
     }
-    let expected = registry
-        .last_build_millis(context.project, &definition.name)
-        .await?;
+    let costs = registry.costs(context.project, &definition.name).await?;
+    let (outcome, expected) = match &from {
+        From::Nothing => (Outcome::Miss, costs.full),
+        From::Base { .. } => (Outcome::Extended, costs.extension),
+    };
+    let base = match &from {
+        From::Nothing => None,
+        From::Base { extends, .. } => Some((extends.base.short(), extends.added.len())),
+    };
     context.tell(Event::Building {
         definition: &definition.name,
         fingerprint: &fingerprint.short(),
-        expected: expected.map(Duration::from_millis),
+        extends: base.as_ref().map(|(base, added)| (base.as_str(), *added)),
+        expected,
     });
+    let extension = match &from {
+        From::Nothing => None,
+        From::Base {
+            template,
+            extends,
+            provisional,
+        } => Some(NewExtension {
+            base: template.id,
+            added: &extends.added,
+            provisional: *provisional,
+        }),
+    };
     let id = registry
-        .insert_template(context.project, &definition.name, recipe, context.holder)
+        .insert_template(
+            context.project,
+            &definition.name,
+            recipe,
+            context.holder,
+            extension.as_ref(),
+        )
         .await?;
     let new: Vec<NewDatabase> = definition
         .databases
@@ -73,49 +187,51 @@ pub(crate) async fn build(
     let owner = Owner::Template(id);
     let done = async {
         let mut rows = registry.insert_databases(&owner, &new).await?;
-        create_empty(registry, context, &mut rows).await?;
+        match from {
+            From::Nothing => create_empty(registry, context, &mut rows).await?,
+            From::Base { template, .. } => {
+                let words = format!(
+                    "pgstencil extends {} of {} here",
+                    definition.name, context.project
+                );
+                let copied = copy_base(registry, context, id, &mut rows, &template, &words).await;
+                template.let_go(registry).await?;
+                copied?;
+            }
+        }
         let set = private_set(&rows);
-        run_command(registry, context, &set, Outcome::Miss, Some(id)).await?;
-        let built = inspect(registry, context, &mut rows).await?;
+        run_command(registry, context, &set, outcome, Some(id)).await?;
+        let inspected = inspect(registry, context, &mut rows).await?;
         // Read again: files that were edited meanwhile may or may not be in what was built.
         let now = context.inputs().await?.with_server(traits.clone());
         if now.fingerprint() != fingerprint {
             return Ok(Err(now));
         }
-        let took = started.elapsed();
-        let template = seal(registry, context, id, recipe, &rows, built, took).await?;
-        Ok::<_, Error>(Ok((template, took)))
+        Ok::<_, Error>(Ok(Done {
+            id,
+            rows,
+            inspected,
+            started,
+        }))
     }
     .await;
     match done {
-        Ok(Ok((template, took))) => {
-            let short = fingerprint.short();
-            context.tell(Event::Sealed {
-                definition: &definition.name,
-                fingerprint: &short,
-                took,
-            });
-            registry
-                .note_event(
-                    context.project,
-                    &definition.name,
-                    &fingerprint,
-                    "miss",
-                    took.as_millis() as u64,
-                )
-                .await?;
-            Ok(Built::Sealed(template, took))
-        }
+        Ok(Ok(done)) => Ok(Made::Done(Box::new(done))),
         Ok(Err(new)) => {
             discard(registry, id, "files changed while it was built").await?;
-            Ok(Built::Overtaken(Box::new(new)))
+            Ok(Made::Overtaken(Box::new(new)))
         }
         Err(error) => Err(give_up(registry, context, id, error).await),
     }
 }
 
 /// Drops what a failed build left, or leaves it to a person, and says so.
-async fn give_up(registry: &mut Registry, context: &Context<'_>, id: i64, error: Error) -> Error {
+pub(super) async fn give_up(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    id: i64,
+    error: Error,
+) -> Error {
     let of_build = matches!(error.kind(), Kind::Build | Kind::Timeout);
     if of_build && context.keep_failed {
         return match keep(registry, id, error.message()).await {
@@ -185,13 +301,60 @@ async fn create_empty(
             "pgstencil builds {} of {} here",
             context.definition.name, context.project
         );
-        registry.mark_created(row, &words).await?;
+        registry.mark_created(row, &words, None).await?;
     }
     Ok(())
 }
 
+/// Copies a template to the databases of a build. The copies are closed until their settings and
+/// grants are as in the template.
+pub(super) async fn copy_base(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    id: i64,
+    rows: &mut [DatabaseRow],
+    base: &Template,
+    words: &str,
+) -> Result<()> {
+    let facts = registry.facts().clone();
+    let copies: Vec<Copy> = rows
+        .iter()
+        .zip(base.databases())
+        .map(|(row, from)| Copy {
+            target: row.private_name.clone(),
+            source: from.name.clone(),
+            source_oid: Some(from.oid),
+            strategy: context.copy_strategy(&facts, from.bytes, from.files),
+            open: false,
+        })
+        .collect();
+    let keys = [LockKey::template(base.id), LockKey::template(id)];
+    copy::create_all(registry, context, &copies, &keys).await?;
+    for (row, from) in rows.iter_mut().zip(base.databases()) {
+        let builders = from.replay.comment.as_deref();
+        registry.mark_created(row, words, builders).await?;
+        let refused = replay::apply(registry.session(), &row.private_name, &from.replay).await?;
+        for line in refused {
+            context.tell(Event::Warning(&format!(
+                "not re-applied on the copy of the base, since role `{}` may not: {line}",
+                context.endpoint.user()
+            )));
+        }
+        open(registry, &row.private_name).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn open(registry: &mut Registry, name: &str) -> Result<()> {
+    registry
+        .session()
+        .run(sql::allow_connections(name, true))
+        .await
+        .doing(|| format!("open database `{name}`"))
+}
+
 /// Drops what a build left. Returns the reasons why some of it stays.
-async fn discard(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<String>> {
+pub(super) async fn discard(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<String>> {
     registry.break_template(id, reason, false).await?;
     let stay = drop::drop_databases_of(registry, &Owner::Template(id)).await?;
     registry.forget_template(id).await?;
@@ -207,11 +370,7 @@ async fn keep(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<Stri
             continue;
         };
         if !found.open {
-            registry
-                .session()
-                .run(sql::allow_connections(&found.name, true))
-                .await
-                .doing(|| format!("open database `{}`", found.name))?;
+            open(registry, &found.name).await?;
         }
         names.push(found.name);
     }

@@ -1,5 +1,6 @@
 //! The user's own build command: run, watched, and judged.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +12,10 @@ use crate::names;
 use crate::process::{self, Ended, Finished, Job, Status};
 use crate::registry::Registry;
 
-/// Runs the build command on databases. While it runs, its last line is written to the template's
+/// How many lines of a build those see who wait for it.
+const TAIL: usize = 5;
+
+/// Runs the build command on databases. While it runs, its last lines are written to the template's
 /// row, and the session that holds the right to build is watched.
 pub(super) async fn run_command(
     registry: &mut Registry,
@@ -35,7 +39,7 @@ pub(super) async fn run_command(
         Some(left) => left.min(definition.build_timeout),
         None => definition.build_timeout,
     };
-    let last = Arc::new(Mutex::new(String::new()));
+    let last = Arc::new(Mutex::new(VecDeque::new()));
     let mut on_line = {
         let last = Arc::clone(&last);
         let observe = context.observe;
@@ -44,7 +48,10 @@ pub(super) async fn run_command(
             let line = context.endpoint.redact(line);
             observe(Event::Output(&line));
             if let Ok(mut last) = last.lock() {
-                line.clone_into(&mut last);
+                if last.len() == TAIL {
+                    last.pop_front();
+                }
+                last.push_back(names::cut(&line, 400).to_owned());
             }
         }
     };
@@ -55,12 +62,14 @@ pub(super) async fn run_command(
         let mut written = String::new();
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let line = last.lock().map(|l| l.clone()).unwrap_or_default();
-            let line = names::cut(&line, 400).to_owned();
+            let tail = last
+                .lock()
+                .map(|l| Vec::from_iter(l.iter().cloned()).join("\n"))
+                .unwrap_or_default();
             let alive = match template {
-                Some(id) if line != written => {
-                    written.clone_from(&line);
-                    registry.write_log_tail(id, &line).await
+                Some(id) if tail != written => {
+                    written.clone_from(&tail);
+                    registry.write_log_tail(id, &tail).await
                 }
                 _ => registry.ping().await,
             };

@@ -1,26 +1,33 @@
-//! Templates: look one up, or get the right to build it.
+//! Templates: look one up, or get the right to build it, by extending an older one if one fits.
 //!
-//! Lock, look again, build, seal last. [`ensure`] is the way from inputs to a [`Template`]; reading
-//! starts here.
+//! Lock, look again, build, seal last. [`ensure()`] is the way from inputs to a [`Template`]; reading
+//! starts there. `extend` finds the base of an extension, [`settle()`] puts a build from nothing in the
+//! place of an extended template, and [`verify()`] compares the two.
 
 pub(crate) mod build;
 mod command;
+mod ensure;
+mod extend;
+pub(crate) mod look_up;
 mod seal;
+mod settle;
+mod verify;
 
-use std::time::{Duration, Instant};
-
-use self::build::Built;
+use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
-use crate::context::Context;
-use crate::error::{Error, Kind, Result};
-use crate::events::Event;
-use crate::fingerprint::Recipe;
+pub use self::ensure::ensure;
+pub use self::extend::{NoBase, added_to, bases};
+pub use self::settle::{Settled, settle};
+pub use self::verify::{Fate, Verdict, verify};
+
+use crate::error::Result;
+use crate::fingerprint::RelPath;
 use crate::handout::Outcome;
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
-use crate::pg::catalog::{self, BuiltWith};
+use crate::pg::catalog;
 use crate::pg::lock::LockKey;
 use crate::pg::replay::Replay;
 use crate::registry::database::Owner;
@@ -33,7 +40,34 @@ use crate::registry::{Registry, TemplateRow};
 pub struct Template {
     id: i64,
     fingerprint: Fingerprint,
+    extends: Option<Extends>,
+    provisional: Option<Provisional>,
     databases: Vec<TemplateDatabase>,
+}
+
+/// What is known of the build from nothing that is to take an extended template's place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provisional {
+    /// Why the last attempt failed, and how long ago that was.
+    pub failure: Option<(String, Duration)>,
+}
+
+impl Provisional {
+    /// Whether another attempt in the background makes sense: one that failed is not repeated by every
+    /// command.
+    pub fn is_due(&self) -> bool {
+        const AGAIN: Duration = Duration::from_secs(60 * 60);
+        self.failure.as_ref().is_none_or(|(_, age)| *age >= AGAIN)
+    }
+}
+
+/// What a template was extended from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extends {
+    /// Of the base, which may be gone by now.
+    pub base: Fingerprint,
+    /// The migrations that were added to it, in order.
+    pub added: Vec<RelPath>,
 }
 
 /// One database of a template.
@@ -62,6 +96,16 @@ impl Template {
     /// What it was built from.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
+    }
+
+    /// What it was extended from; `None` if it was built from nothing.
+    pub fn extends(&self) -> Option<&Extends> {
+        self.extends.as_ref()
+    }
+
+    /// Whether a build from nothing is to take its place.
+    pub fn provisional(&self) -> Option<&Provisional> {
+        self.provisional.as_ref()
     }
 
     /// Its databases, in the order of the definition.
@@ -117,31 +161,38 @@ impl Template {
         if databases.is_empty() {
             return Ok(Err("it has no databases".into()));
         }
-        if let Some(why) = outdated(registry, &row.built_with.0).await? {
+        if let Some(why) = look_up::outdated(registry, &row.built_with.0).await? {
             return Ok(Err(why));
         }
+        let base = row
+            .base_fingerprint
+            .as_deref()
+            .map(str::parse)
+            .transpose()?;
         Ok(Ok(Template {
             id: row.id,
             fingerprint: row.fingerprint.parse()?,
+            extends: base.map(|base| Extends {
+                base,
+                added: row.added.0.clone(),
+            }),
+            provisional: row.provisional.then(|| Provisional {
+                failure: row.settle_failure.clone().map(|why| {
+                    let age = row.settle_failed_s.unwrap_or_default();
+                    (why, Duration::try_from_secs_f64(age).unwrap_or_default())
+                }),
+            }),
             databases,
         }))
     }
 }
 
 /// The right to build one template: the advisory lock is held by the registry session, and the look
-/// after it found nothing. Not `Clone`, and made in this file only.
+/// after it found nothing. Not `Clone`, and made by the look-up only.
 #[derive(Debug)]
 pub struct BuildPermit {
     key: LockKey,
     _private: (),
-}
-
-enum LookUp {
-    Ready(Template),
-    Vacant(BuildPermit),
-    Busy(Box<TemplateRow>),
-    /// Changed under our eyes: look again.
-    Again,
 }
 
 /// A template, and how it came about.
@@ -149,214 +200,14 @@ enum LookUp {
 pub struct Ensured {
     /// The template, locked against being dropped.
     pub template: Template,
-    /// [`Outcome::Hit`] or [`Outcome::Miss`].
+    /// [`Outcome::Hit`], [`Outcome::Extended`] or [`Outcome::Miss`].
     pub outcome: Outcome,
-    /// What the template's build took, then or now, if known.
+    /// Why it was built from nothing although there was something to extend.
+    pub note: Option<String>,
+    /// What a build from nothing took, now or the last time, if known.
     pub build_time: Option<Duration>,
     /// Time spent on files.
     pub fingerprint_time: Duration,
     /// Time spent on looking up, waiting and building.
     pub template_time: Duration,
-}
-
-/// Finds the template for the definition's present inputs, or builds it. Of any number of processes
-/// that ask at once for one that is missing, one builds and the others wait for its seal.
-///
-/// Cancel safety: when the limit's token is cancelled, a running build command is ended and what it
-/// built is dropped.
-///
-/// # Errors
-/// [`Kind::Build`] if the build command fails or its result cannot be sealed, [`Kind::Timeout`],
-/// and those of inputs and server.
-pub async fn ensure(registry: &mut Registry, context: &Context<'_>) -> Result<Ensured> {
-    let started = Instant::now();
-    let inputs = context.inputs().await?;
-    let fingerprint_time = started.elapsed();
-    let started = Instant::now();
-    let traits = catalog::traits(registry.session()).await?;
-    let mut recipe = inputs.with_server(traits.clone());
-    let mut overtaken = false;
-    let mut expected = None;
-    loop {
-        match look_up(registry, context, &recipe).await? {
-            LookUp::Ready(template) => {
-                registry.touch_template(template.id).await?;
-                let build_time = registry
-                    .last_build_millis(context.project, &context.definition.name)
-                    .await?;
-                return Ok(Ensured {
-                    template,
-                    outcome: Outcome::Hit,
-                    build_time: build_time.map(Duration::from_millis),
-                    fingerprint_time,
-                    template_time: started.elapsed(),
-                });
-            }
-            LookUp::Vacant(permit) => {
-                let key = permit.key;
-                let built = build::build(registry, context, permit, &recipe, &traits).await;
-                // The session may be gone; then the lock is, too.
-                let _ = registry.session().unlock(key).await;
-                match built? {
-                    Built::Sealed(template, took) => {
-                        return Ok(Ensured {
-                            template,
-                            outcome: Outcome::Miss,
-                            build_time: Some(took),
-                            fingerprint_time,
-                            template_time: started.elapsed(),
-                        });
-                    }
-                    Built::Overtaken(_) if overtaken => {
-                        return Err(Error::new(
-                            Kind::Build,
-                            format!("the files of definition `{}` changed during two builds in a row", context.definition.name),
-                        )
-                        .detail("what was built may be a mixture, so it was dropped")
-                        .hint("run it again when nothing writes to the migrations; a build command that writes files among its own inputs can never be sealed"));
-                    }
-                    Built::Overtaken(new) => {
-                        context.tell(Event::Warning(
-                            "files changed while the build ran: starting over with the new ones",
-                        ));
-                        overtaken = true;
-                        recipe = *new;
-                    }
-                }
-            }
-            LookUp::Busy(row) => {
-                if expected.is_none() {
-                    expected = Some(
-                        registry
-                            .last_build_millis(context.project, &context.definition.name)
-                            .await?,
-                    );
-                }
-                context.tell(Event::Waiting {
-                    definition: &context.definition.name,
-                    builder: &row.builder.0.describe(),
-                    elapsed: Duration::try_from_secs_f64(row.age_s).unwrap_or_default(),
-                    expected: expected.flatten().map(Duration::from_millis),
-                    last_line: row.log_tail.lines().last().unwrap_or_default(),
-                });
-                let who = format!("{} to build `{}`", row.builder.0.describe(), row.definition);
-                context.limit.pause(POLL, &who).await?;
-            }
-            LookUp::Again => context.limit.pause(POLL / 10, "the template").await?,
-        }
-    }
-}
-
-/// How often those who wait for a build look. A session lock is given up the instant its holder
-/// dies, so they also see that within this time.
-const POLL: Duration = Duration::from_millis(100);
-
-async fn look_up(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    recipe: &Recipe,
-) -> Result<LookUp> {
-    let (project, definition) = (context.project, context.definition.name.as_str());
-    let fingerprint = recipe.fingerprint();
-    let find = |state| (project, definition, &fingerprint, state);
-    let (p, d, f, ready) = find("ready");
-    if let Some(row) = registry.find_template(p, d, f, ready).await? {
-        let key = LockKey::template(row.id);
-        if !registry
-            .session()
-            .try_lock_shared(key)
-            .await
-            .doing(|| "lock a template".into())?
-        {
-            // Whoever holds it exclusively is about to drop it.
-            return Ok(LookUp::Again);
-        }
-        // Between the first look and the lock it may have been dropped: only this look counts.
-        let usable = match registry.find_template(p, d, f, ready).await? {
-            Some(again) if again.id == row.id => Template::read(registry, &again).await?,
-            _ => {
-                registry
-                    .session()
-                    .unlock_shared(key)
-                    .await
-                    .doing(|| "unlock a template".into())?;
-                return Ok(LookUp::Again);
-            }
-        };
-        match usable {
-            Ok(template) => return Ok(LookUp::Ready(template)),
-            Err(why) => {
-                context.tell(Event::Warning(&format!(
-                    "template {} of `{definition}` cannot be used: {why}; it is built anew",
-                    fingerprint.short()
-                )));
-                registry.break_template(row.id, &why, false).await?;
-                registry
-                    .session()
-                    .unlock_shared(key)
-                    .await
-                    .doing(|| "unlock a template".into())?;
-            }
-        }
-    }
-    let key = LockKey::build(project, definition, &fingerprint);
-    if registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "take the right to build".into())?
-    {
-        if registry.find_template(p, d, f, "ready").await?.is_some() {
-            registry
-                .session()
-                .unlock(key)
-                .await
-                .doing(|| "give the right to build back".into())?;
-            return Ok(LookUp::Again);
-        }
-        return Ok(LookUp::Vacant(BuildPermit { key, _private: () }));
-    }
-    match registry.find_template(p, d, f, "building").await? {
-        Some(row) => Ok(LookUp::Busy(Box::new(row))),
-        // The builder has the lock, but not yet its row, or not any more.
-        None => Ok(LookUp::Again),
-    }
-}
-
-/// Why a template no longer fits the server, if it does not. A minor version is fine.
-async fn outdated(registry: &mut Registry, built_with: &BuiltWith) -> Result<Option<String>> {
-    if built_with.available.is_empty() {
-        return Ok(None);
-    }
-    let names: Vec<String> = built_with.available.keys().cloned().collect();
-    let now = catalog::available_extensions(registry.session(), &names).await?;
-    for (name, then) in &built_with.available {
-        match now.iter().find(|(n, _)| n == name) {
-            None => {
-                return Ok(Some(format!(
-                    "extension `{name}` is no longer installed on the server"
-                )));
-            }
-            Some((_, Some(version))) if version != then => {
-                return Ok(Some(format!(
-                    "extension `{name}` was {then} when it was built, and is {version} now"
-                )));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(None)
-}
-
-/// Makes a [`Template`] of what the seal has just committed.
-pub(crate) fn sealed(
-    id: i64,
-    fingerprint: Fingerprint,
-    databases: Vec<TemplateDatabase>,
-) -> Template {
-    Template {
-        id,
-        fingerprint,
-        databases,
-    }
 }

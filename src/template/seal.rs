@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
-use super::{Template, TemplateDatabase};
+use super::build::Done;
+use super::{Extends, Provisional, Template, TemplateDatabase};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
@@ -77,7 +78,7 @@ pub(super) async fn adopt(
 
 pub(super) struct Inspected {
     contents: Vec<Contents>,
-    replays: Vec<replay::Replay>,
+    pub(super) replays: Vec<replay::Replay>,
     built_with: BuiltWith,
 }
 
@@ -186,18 +187,31 @@ pub(super) async fn no_stragglers(
         .hint("a template must be free of sessions to be cloned: let the build command end what it starts"))
 }
 
+/// What the seal makes of a build.
+pub(super) struct Sealing<'a> {
+    pub(super) recipe: &'a Recipe,
+    pub(super) extends: Option<&'a Extends>,
+    pub(super) provisional: bool,
+    /// Whether it takes the place of the ready template of the same fingerprint.
+    pub(super) replaces: bool,
+}
+
 /// The last step. The door is closed first, so that nobody comes in between; then one transaction
 /// makes the databases a template.
 pub(super) async fn seal(
     registry: &mut Registry,
     context: &Context<'_>,
-    id: i64,
-    recipe: &Recipe,
-    rows: &[DatabaseRow],
-    inspected: Inspected,
-    took: Duration,
+    done: Done,
+    sealing: &Sealing<'_>,
 ) -> Result<Template> {
-    for row in rows {
+    let took = done.started.elapsed();
+    let Done {
+        id,
+        rows,
+        inspected,
+        ..
+    } = done;
+    for row in &rows {
         registry
             .session()
             .run(sql::allow_connections(&row.private_name, false))
@@ -213,7 +227,7 @@ pub(super) async fn seal(
         .try_lock_shared(LockKey::template(id))
         .await
         .doing(|| "lock the new template".into())?;
-    let fingerprint = recipe.fingerprint();
+    let fingerprint = sealing.recipe.fingerprint();
     let words = format!(
         "pgstencil template: {} of {}, {}",
         context.definition.name,
@@ -242,6 +256,12 @@ pub(super) async fn seal(
                 .await?;
             let size = Some((contents.bytes, contents.files));
             database::set_present(session, row.id, size, Some(replay)).await?;
+        }
+        if sealing.replaces {
+            // Before the new one is ready: there is never more than one.
+            registry
+                .replace_template(id, context.project, &context.definition.name, &fingerprint)
+                .await?;
         }
         match registry
             .set_ready(id, &inspected.built_with, took.as_millis() as u64)
@@ -272,5 +292,11 @@ pub(super) async fn seal(
             })
         })
         .collect::<Result<_>>()?;
-    Ok(super::sealed(id, fingerprint, databases))
+    Ok(Template {
+        id,
+        fingerprint,
+        extends: sealing.extends.cloned(),
+        provisional: sealing.provisional.then(Provisional::default),
+        databases,
+    })
 }

@@ -14,6 +14,7 @@ mod connect;
 mod crash;
 mod docs;
 mod examples;
+mod extend;
 mod fallback;
 mod fidelity;
 mod inventory;

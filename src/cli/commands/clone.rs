@@ -5,6 +5,7 @@ use std::time::Duration;
 use pgstencil::handout::Outcome;
 use pgstencil::names::NamePattern;
 use pgstencil::stencil::{Acquired, Lease, Shard, Wanted};
+use pgstencil::template::Provisional;
 use pgstencil::wire::Answer;
 use pgstencil::{Error, Result, Stencil};
 
@@ -40,7 +41,19 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
         background::start(&stencil);
     }
     acquired.registry.close().await;
+    settle_later(
+        &stencil,
+        &acquired.definition,
+        acquired.provisional.as_ref(),
+    );
     Ok(0)
+}
+
+/// Has a provisional template built from nothing, now that nobody waits for anything here.
+pub(crate) fn settle_later(stencil: &Stencil, definition: &str, state: Option<&Provisional>) {
+    if state.is_some_and(Provisional::is_due) {
+        background::start_settling(stencil, definition);
+    }
 }
 
 fn parse_ttl(text: &str) -> Result<Duration> {

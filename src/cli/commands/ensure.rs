@@ -3,6 +3,7 @@
 use pgstencil::Result;
 use pgstencil::wire::Answer;
 
+use super::clone::settle_later;
 use crate::cli::args::Ensure;
 use crate::cli::output::seconds;
 use crate::cli::{Session, background, github};
@@ -20,6 +21,7 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
             &session.limit,
             &|event| printer.tell(&event),
             args.which.keep_failed,
+            args.settle,
         )
         .await;
     session.printer.finish();
@@ -59,5 +61,6 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
         background::start(&stencil);
     }
     registry.close().await;
+    settle_later(&stencil, &name, ensured.template.provisional());
     Ok(0)
 }

@@ -39,11 +39,18 @@ fn table(listing: &Listing) -> String {
             vec![
                 row.fingerprint[..12].to_owned(),
                 format!("{}/{}", row.project, row.definition),
-                row.state.clone(),
+                match row.provisional {
+                    true => format!("{}, provisional", row.state),
+                    false => row.state.clone(),
+                },
                 size(*bytes),
                 row.created_at.clone(),
                 row.last_used_at.clone(),
                 row.hits.to_string(),
+                row.base_fingerprint.as_ref().map_or_else(
+                    || "-".to_owned(),
+                    |base| format!("{} + {}", &base[..12], row.added.0.len()),
+                ),
             ]
         })
         .collect();
@@ -55,11 +62,19 @@ fn table(listing: &Listing) -> String {
         "CREATED",
         "LAST USED",
         "HITS",
+        "BASE",
     ];
     columns(&mut text, &head, &templates);
     for (row, _) in &listing.templates {
         if let Some(reason) = &row.reason {
             text += &format!("{} is {}: {reason}\n", &row.fingerprint[..12], row.state);
+        }
+        if let Some(why) = &row.settle_failure {
+            let first = why.lines().next().unwrap_or_default();
+            text += &format!(
+                "{} stays provisional: the build from nothing failed: {first}\n",
+                &row.fingerprint[..12]
+            );
         }
     }
     if !listing.clones.is_empty() {

@@ -10,3 +10,4 @@ pub(crate) mod list;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod server;
+pub(crate) mod verify;

@@ -80,6 +80,11 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
         }
         background::start(&stencil);
     }
+    clone::settle_later(
+        &stencil,
+        &acquired.definition,
+        acquired.provisional.as_ref(),
+    );
     code(ended?)
 }
 

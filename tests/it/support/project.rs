@@ -103,7 +103,8 @@ pub(crate) struct Project<'s> {
 }
 
 impl<'s> Project<'s> {
-    /// A project with no migrations yet and [`Build::Migrate`].
+    /// A project with no migrations yet and [`Build::Migrate`], whose templates are all built from
+    /// nothing, so that a test counts its builds.
     pub(crate) fn new(server: &'s TestServer) -> Self {
         let folder = tempfile::Builder::new().prefix("pgst-").tempdir().unwrap();
         // For what runs under another account, such as a managed server that root starts.
@@ -129,6 +130,7 @@ registry = "{registry}"
 [template.app]
 migrations = ["migrations/*.sql"]
 build = "sh migrate.sh"
+extend = "never"
 "#,
         );
         project.build(&Build::Migrate);
@@ -146,6 +148,16 @@ build = "sh migrate.sh"
             "0002_orders",
             "create table orders (id int primary key, who int references users); insert into orders values (1, 1);",
         );
+        project
+    }
+
+    /// As [`Project::with_migrations`]; a missing template is extended from an older one, and `keys` are
+    /// further lines of its definition.
+    pub(crate) fn extending(server: &'s TestServer, keys: &str) -> Self {
+        let project = Self::with_migrations(server);
+        let config = project.read("pgstencil.toml");
+        let config = config.replace("extend = \"never\"", keys);
+        project.write("pgstencil.toml", &config);
         project
     }
 

@@ -1,0 +1,86 @@
+//! `pgstencil verify`
+
+use pgstencil::template::Fate;
+use pgstencil::wire::VerifyAnswer;
+use pgstencil::{Error, Kind, Result};
+
+use crate::cli::args::Verify;
+use crate::cli::{Session, background};
+
+pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
+    let stencil = session.stencil().await?;
+    let names: Vec<String> = match args.all {
+        true => stencil
+            .config()
+            .definitions
+            .iter()
+            .map(|d| d.name.clone())
+            .collect(),
+        false => vec![
+            stencil
+                .definition(args.which.template.as_deref())?
+                .name
+                .clone(),
+        ],
+    };
+    let printer = session.printer.clone();
+    let mut answer = VerifyAnswer::default();
+    let mut failure = None;
+    for name in &names {
+        let verdict = stencil
+            .verify(
+                Some(name),
+                &session.limit,
+                &|event| printer.tell(&event),
+                args.replace,
+                args.which.keep_failed,
+            )
+            .await;
+        session.printer.finish();
+        match verdict {
+            Ok(verdict) => {
+                if !session.printer.json() {
+                    for (role, diff) in &verdict.differences {
+                        if stencil.definition(Some(name))?.databases.len() > 1 {
+                            session.printer.data(&format!("database {role}\n"))?;
+                        }
+                        session.printer.data(&diff.to_string())?;
+                    }
+                }
+                if verdict.fate == Fate::Broken {
+                    session.printer.say(
+                        "the extended template is marked broken: the next command builds it anew",
+                    );
+                }
+                answer.add(&verdict);
+            }
+            // With `--all`, a definition without a template says nothing against the others.
+            Err(error) if args.all && error.kind() == Kind::NotFound => {
+                session.printer.say(&format!("{error}: skipped"));
+            }
+            Err(error) if args.all && error.kind() == Kind::Build => {
+                session.printer.error(&error);
+                failure.get_or_insert(error.kind());
+            }
+            Err(error) => {
+                background::start(&stencil);
+                return Err(error);
+            }
+        }
+    }
+    background::start(&stencil);
+    if answer.verified.is_empty() && failure.is_none() {
+        return Err(Error::new(
+            Kind::NotFound,
+            "no definition has a template for its present files",
+        )
+        .hint("`pgstencil ensure -t NAME` builds it"));
+    }
+    if session.printer.json() {
+        session.printer.object(&answer)?;
+    }
+    Ok(match failure {
+        Some(kind) => kind.exit_code(),
+        None => u8::from(!answer.is_equal()),
+    })
+}

@@ -1,0 +1,93 @@
+//! What an extension owes: the build from nothing that proves it or takes its place.
+
+use std::time::Instant;
+
+use super::{Limit, Stencil};
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::events::Observe;
+use crate::registry::Registry;
+use crate::template::{self, Ensured, Settled, Verdict};
+
+impl Stencil {
+    /// If the template of the present inputs is provisional, builds it from nothing and puts that in
+    /// its place. `wait`: stays until that is done, if another process is at it.
+    ///
+    /// # Errors
+    /// As [`template::settle()`].
+    pub async fn settle(
+        &self,
+        registry: &mut Registry,
+        definition: Option<&str>,
+        limit: &Limit,
+        observe: Observe<'_>,
+        wait: bool,
+    ) -> Result<Settled> {
+        let definition = self.definition(definition)?;
+        let context = self.context(definition, limit, observe, false);
+        template::settle(registry, &context, wait).await
+    }
+
+    /// Opens the registry and settles, for a process that nobody waits for.
+    ///
+    /// # Errors
+    /// As [`Stencil::settle`].
+    pub async fn settle_now(&self, definition: &str, limit: &Limit) -> Result<Settled> {
+        let mut registry = self.open(limit).await?;
+        let settled = self
+            .settle(&mut registry, Some(definition), limit, &|_| {}, false)
+            .await;
+        registry.close().await;
+        settled
+    }
+
+    /// Builds the present inputs from nothing beside their template and compares the two; with
+    /// `replace` the fresh one takes the template's place.
+    ///
+    /// # Errors
+    /// As [`template::verify()`].
+    pub async fn verify(
+        &self,
+        definition: Option<&str>,
+        limit: &Limit,
+        observe: Observe<'_>,
+        replace: bool,
+        keep_failed: bool,
+    ) -> Result<Verdict> {
+        let definition = self.definition(definition)?;
+        let context = self.context(definition, limit, observe, keep_failed);
+        let mut registry = self.open(limit).await?;
+        let verdict = template::verify(&mut registry, &context, replace).await;
+        registry.close().await;
+        verdict
+    }
+}
+
+/// Settles a template that was just ensured; the answer is about the one that took its place.
+pub(super) async fn settle_first(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    first: Ensured,
+) -> Result<Ensured> {
+    let started = Instant::now();
+    first.template.let_go(registry).await?;
+    if let Settled::Superseded = template::settle(registry, context, true).await? {
+        return Err(Error::new(
+            Kind::Build,
+            format!(
+                "the files of definition `{}` changed while its template was built from nothing",
+                context.definition.name
+            ),
+        )
+        .hint("run it again when nothing writes to them"));
+    }
+    let second = template::ensure(registry, context).await?;
+    Ok(Ensured {
+        template: second.template,
+        outcome: first.outcome,
+        note: first.note,
+        build_time: second.build_time,
+        fingerprint_time: first.fingerprint_time,
+        template_time: first.template_time + started.elapsed(),
+    })
+}

@@ -1,0 +1,247 @@
+//! From inputs to a template.
+
+use std::time::{Duration, Instant};
+
+use super::build::{self, Built, From};
+use super::look_up::{LookUp, look_up};
+use super::{BuildPermit, Ensured, Extends, extend};
+use crate::config::AfterExtend;
+use crate::context::Context;
+use crate::copy;
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::fingerprint::{Recipe, ServerTraits};
+use crate::handout::Outcome;
+use crate::pg::lock::LockKey;
+use crate::pg::{Doing as _, catalog, cause, sqlstate};
+use crate::registry::event::Costs;
+use crate::registry::{Registry, TemplateRow};
+
+/// How often those who wait for a build look. A session lock is given up the instant its holder
+/// dies, so they also see that within this time.
+pub(super) const POLL: Duration = Duration::from_millis(100);
+
+/// Finds the template for the definition's present inputs, or builds it: on a copy of the nearest
+/// older one if the definition allows it and one fits, else from nothing. Of any number of processes
+/// that ask at once for one that is missing, one builds and the others wait for its seal.
+///
+/// Cancel safety: when the limit's token is cancelled, a running build command is ended and what it
+/// built is dropped.
+///
+/// # Errors
+/// [`Kind::Build`] if the build command fails or its result cannot be sealed, [`Kind::Timeout`],
+/// and those of inputs and server.
+pub async fn ensure(registry: &mut Registry, context: &Context<'_>) -> Result<Ensured> {
+    let started = Instant::now();
+    let inputs = context.inputs().await?;
+    let fingerprint_time = started.elapsed();
+    let started = Instant::now();
+    let traits = catalog::traits(registry.session()).await?;
+    let mut recipe = inputs.with_server(traits.clone());
+    let mut overtaken = false;
+    let mut costs = None;
+    loop {
+        match look_up(registry, context, &recipe).await? {
+            LookUp::Ready(template) => {
+                registry.touch_template(template.id).await?;
+                if let Some((why, _)) = template.provisional().and_then(|p| p.failure.as_ref()) {
+                    context.tell(Event::Warning(&format!(
+                        "template {} was extended, and the build from nothing that was to take its place failed: {}; `pgstencil ensure --settle` tries again",
+                        template.fingerprint().short(),
+                        why.lines().next().unwrap_or_default()
+                    )));
+                }
+                let full = known(&mut costs, registry, context).await?.full;
+                return Ok(Ensured {
+                    template,
+                    outcome: Outcome::Hit,
+                    note: None,
+                    build_time: full,
+                    fingerprint_time,
+                    template_time: started.elapsed(),
+                });
+            }
+            LookUp::Vacant(permit) => {
+                let key = permit.key;
+                if !alone(registry, context).await? {
+                    // Waited for without the right to build: others may find another way meanwhile.
+                    unlock(registry, key).await?;
+                    wait_for_serial(registry, context, started).await?;
+                    continue;
+                }
+                let built = extend_or_build(registry, context, permit, &recipe, &traits).await;
+                // The session may be gone; then the locks are, too.
+                let _ = registry.session().unlock(key).await;
+                if context.definition.serial_builds {
+                    let _ = registry.session().unlock(LockKey::serial()).await;
+                }
+                let (built, note) = built?;
+                match built {
+                    Built::Sealed(template, took) => {
+                        let outcome = match template.extends() {
+                            Some(_) => Outcome::Extended,
+                            None => Outcome::Miss,
+                        };
+                        let full = match outcome {
+                            Outcome::Miss => Some(took),
+                            _ => known(&mut costs, registry, context).await?.full,
+                        };
+                        return Ok(Ensured {
+                            template,
+                            outcome,
+                            note,
+                            build_time: full,
+                            fingerprint_time,
+                            template_time: started.elapsed(),
+                        });
+                    }
+                    Built::Overtaken(_) if overtaken => {
+                        return Err(Error::new(
+                            Kind::Build,
+                            format!("the files of definition `{}` changed during two builds in a row", context.definition.name),
+                        )
+                        .detail("what was built may be a mixture, so it was dropped")
+                        .hint("run it again when nothing writes to the migrations; a build command that writes files among its own inputs can never be sealed"));
+                    }
+                    Built::Overtaken(new) => {
+                        context.tell(Event::Warning(
+                            "files changed while the build ran: starting over with the new ones",
+                        ));
+                        overtaken = true;
+                        recipe = *new;
+                    }
+                }
+            }
+            LookUp::Busy(row) => {
+                let costs = known(&mut costs, registry, context).await?;
+                tell_waiting(context, &row, &costs);
+                let who = format!("{} to build `{}`", row.builder.0.describe(), row.definition);
+                context.limit.pause(POLL, &who).await?;
+            }
+            LookUp::Again => context.limit.pause(POLL / 10, "the template").await?,
+        }
+    }
+}
+
+async fn known(
+    costs: &mut Option<Costs>,
+    registry: &mut Registry,
+    context: &Context<'_>,
+) -> Result<Costs> {
+    match costs {
+        Some(costs) => Ok(*costs),
+        None => {
+            let name = &context.definition.name;
+            Ok(*costs.insert(registry.costs(context.project, name).await?))
+        }
+    }
+}
+
+/// Tells who builds what we wait for.
+pub(super) fn tell_waiting(context: &Context<'_>, row: &TemplateRow, costs: &Costs) {
+    context.tell(Event::Waiting {
+        definition: &row.definition,
+        builder: &row.builder.0.describe(),
+        elapsed: Duration::try_from_secs_f64(row.age_s).unwrap_or_default(),
+        expected: match row.base_fingerprint {
+            Some(_) => costs.extension,
+            None => costs.full,
+        },
+        tail: &row.log_tail,
+    });
+}
+
+pub(super) async fn unlock(registry: &mut Registry, key: LockKey) -> Result<()> {
+    registry
+        .session()
+        .unlock(key)
+        .await
+        .doing(|| "give a lock back".into())?;
+    Ok(())
+}
+
+/// Takes the server's lock on serial builds, if the definition wants one.
+pub(super) async fn alone(registry: &mut Registry, context: &Context<'_>) -> Result<bool> {
+    if !context.definition.serial_builds {
+        return Ok(true);
+    }
+    registry
+        .session()
+        .try_lock(LockKey::serial())
+        .await
+        .doing(|| "take the right to a serial build".into())
+}
+
+/// Waits a moment while another serial build runs, and tells of it.
+pub(super) async fn wait_for_serial(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    since: Instant,
+) -> Result<()> {
+    let building = registry.unfinished_templates().await?;
+    let other = building.iter().rfind(|row| row.state == "building");
+    let who = match other {
+        Some(row) => format!("the serial build of {}/{}", row.project, row.definition),
+        None => "another serial build".to_owned(),
+    };
+    context.tell(Event::Waiting {
+        definition: &context.definition.name,
+        builder: &who,
+        elapsed: since.elapsed(),
+        expected: None,
+        tail: other.map_or("", |row| &row.log_tail),
+    });
+    context.limit.pause(POLL, &who).await
+}
+
+/// Builds on a copy of the nearest older template, or from nothing if there is none or that fails.
+/// The note says why an extension came to nothing.
+async fn extend_or_build(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    permit: BuildPermit,
+    recipe: &Recipe,
+    traits: &ServerTraits,
+) -> Result<(Built, Option<String>)> {
+    let Some(base) = extend::find_base(registry, context, recipe).await? else {
+        let built = build::build(registry, context, &permit, recipe, traits, From::Nothing).await?;
+        return Ok((built, None));
+    };
+    let id = base.template.id;
+    let extends = Extends {
+        base: *base.template.fingerprint(),
+        added: base.added.clone(),
+    };
+    let short = extends.base.short();
+    let provisional = context.definition.after_extend == AfterExtend::Verify;
+    let from = From::Base {
+        template: base.template,
+        extends,
+        provisional,
+    };
+    let error = match build::build(registry, context, &permit, recipe, traits, from).await {
+        Ok(built) => return Ok((built, None)),
+        Err(error) if error.kind() == Kind::Build || copy::source_is_to_blame(&error) => error,
+        Err(error) => return Err(error),
+    };
+    let why = match error.kind() {
+        Kind::Build => error.message().to_owned(),
+        _ => cause(&error),
+    };
+    // Somebody dropped or damaged it: it must not be found again.
+    if matches!(
+        sqlstate(&error).as_deref(),
+        Some("3D000" | "55000" | "58P01" | "XX001" | "XX002")
+    ) {
+        registry.break_template(id, &why, false).await?;
+    }
+    let note = format!("extending {short} failed: {why}");
+    context.tell(Event::Warning(&format!("{note}; building from nothing")));
+    for line in error.details() {
+        context.tell(Event::Notice(line));
+    }
+    match build::build(registry, context, &permit, recipe, traits, From::Nothing).await {
+        Ok(built) => Ok((built, Some(note))),
+        Err(error) => Err(error.detail(note)),
+    }
+}

@@ -1,0 +1,139 @@
+//! The base of an extension: the nearest older template that a missing one can be built on.
+
+use std::cmp::Reverse;
+
+use super::Template;
+use super::look_up::stale;
+use crate::config::{Definition, Extend};
+use crate::context::Context;
+use crate::error::Result;
+use crate::events::Event;
+use crate::fingerprint::{Append, Obstacle, Recipe, RelPath, extension};
+use crate::pg::Doing as _;
+use crate::pg::lock::LockKey;
+use crate::registry::{Registry, TemplateRow};
+
+/// A template that can be extended, locked against being dropped, and what is new.
+pub(super) struct Base {
+    pub(super) template: Template,
+    pub(super) added: Vec<RelPath>,
+}
+
+/// Why a template is no base for a recipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoBase {
+    /// The definition says `extend = "never"`.
+    Never,
+    /// It differs in more than further migrations.
+    Differs(Obstacle),
+    /// So many extensions in a row are enough.
+    Chain(u32),
+    /// It is too old itself.
+    Stale(String),
+}
+
+impl std::fmt::Display for NoBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NoBase::Never => f.write_str("`extend` is \"never\""),
+            NoBase::Differs(obstacle) => obstacle.fmt(f),
+            NoBase::Chain(n) => write!(
+                f,
+                "it was extended {n} times in a row, and `max_extensions` is {n}"
+            ),
+            NoBase::Stale(why) => f.write_str(why),
+        }
+    }
+}
+
+/// The migrations by which a template would be extended to get one of `recipe`.
+///
+/// # Errors
+/// Why it is no base.
+pub fn added_to(
+    base: &(TemplateRow, Recipe),
+    recipe: &Recipe,
+    definition: &Definition,
+) -> std::result::Result<Vec<RelPath>, NoBase> {
+    let (row, old) = base;
+    let order = match definition.extend {
+        Extend::Never => return Err(NoBase::Never),
+        Extend::Append => Append::Sorted,
+        Extend::Always => Append::Any,
+    };
+    let added = extension(old, recipe, order).map_err(NoBase::Differs)?;
+    let chain = u32::try_from(row.chain).unwrap_or_default();
+    if chain >= definition.max_extensions {
+        return Err(NoBase::Chain(chain));
+    }
+    match stale(row, definition) {
+        Some(why) => Err(NoBase::Stale(why)),
+        None => Ok(added),
+    }
+}
+
+/// The templates that can be extended to get one of `recipe`, best first: the one with most
+/// migrations, and of equals the one that was used last. Any template of the definition is a candidate,
+/// whichever branch it was built on.
+pub fn bases<'a>(
+    ready: &'a [(TemplateRow, Recipe)],
+    recipe: &Recipe,
+    definition: &Definition,
+) -> Vec<(&'a TemplateRow, Vec<RelPath>)> {
+    let mut found: Vec<_> = ready
+        .iter()
+        .filter_map(|base| Some((&base.0, added_to(base, recipe, definition).ok()?)))
+        .collect();
+    // Fewest added is largest base, since all of a base is in the new set.
+    found.sort_by_key(|(row, added)| (added.len(), Reverse((row.last_used_at.clone(), row.id))));
+    found
+}
+
+/// Finds and locks the best base that is really there.
+pub(super) async fn find_base(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    recipe: &Recipe,
+) -> Result<Option<Base>> {
+    let definition = context.definition;
+    if definition.extend == Extend::Never {
+        return Ok(None);
+    }
+    let ready = registry
+        .ready_templates(context.project, &definition.name)
+        .await?;
+    for (row, added) in bases(&ready, recipe, definition) {
+        let key = LockKey::template(row.id);
+        let locked = registry
+            .session()
+            .try_lock_shared(key)
+            .await
+            .doing(|| "lock a base".into())?;
+        if !locked {
+            continue;
+        }
+        let fingerprint = row.fingerprint.parse()?;
+        let again = registry
+            .find_template(context.project, &definition.name, &fingerprint, "ready")
+            .await?;
+        if let Some(again) = again.filter(|again| again.id == row.id) {
+            match Template::read(registry, &again).await? {
+                Ok(template) => return Ok(Some(Base { template, added })),
+                Err(why) => {
+                    context.tell(Event::Warning(&format!(
+                        "template {} of `{}` cannot be extended: {why}; it is marked broken",
+                        fingerprint.short(),
+                        definition.name
+                    )));
+                    registry.break_template(row.id, &why, false).await?;
+                }
+            }
+        }
+        registry
+            .session()
+            .unlock_shared(key)
+            .await
+            .doing(|| "unlock a base".into())?;
+    }
+    Ok(None)
+}

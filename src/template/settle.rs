@@ -1,0 +1,210 @@
+//! From provisional to exact: a build from nothing takes the place of an extended template.
+
+use std::time::{Duration, Instant};
+
+use super::ensure::{tell_waiting, unlock};
+use super::verify::{Verdict, verify};
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::fingerprint::ServerTraits;
+use crate::names::Fingerprint;
+use crate::pg::lock::LockKey;
+use crate::pg::{Doing as _, Limit, catalog};
+use crate::registry::{Registry, TemplateRow};
+
+/// What became of a provisional template.
+#[derive(Clone, Debug)]
+pub enum Settled {
+    /// There is none for the present inputs.
+    Nothing,
+    /// A build from nothing took its place.
+    Replaced(Box<Verdict>),
+    /// The inputs changed, so nobody can build it here any more.
+    Superseded,
+    /// Another process has taken it on.
+    Taken,
+}
+
+/// How often the inputs are looked at, to see whether the template is still wanted.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// If the template of the definition's present inputs is provisional, builds it from nothing and puts
+/// that in its place. One such build runs at a time for each definition; it is given up as soon as the
+/// inputs change. `wait`: stays until the template is settled, if another process has taken it on.
+///
+/// Cancel safety: as of [`super::ensure()`]; the template stays provisional, and the next command that
+/// uses it starts over.
+///
+/// # Errors
+/// As [`verify`]. A build that fails is noted with the template, which stays in use.
+pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) -> Result<Settled> {
+    let traits = catalog::traits(registry.session()).await?;
+    let wanted = fingerprint(context, &traits).await?;
+    let name = &context.definition.name;
+    let started = Instant::now();
+    loop {
+        let Some(row) = provisional(registry, context, &wanted).await? else {
+            return Ok(Settled::Nothing);
+        };
+        let keys = [
+            LockKey::settler(row.id),
+            LockKey::settle(context.project, name),
+        ];
+        if take(registry, keys[0]).await? {
+            let done = settle_one(registry, context, &traits, &wanted, &row, keys[1]).await;
+            // If the session is gone, so are the locks.
+            let _ = unlock(registry, keys[0]).await;
+            return done;
+        }
+        if !wait {
+            return Ok(Settled::Taken);
+        }
+        tell(registry, context, &wanted, started).await?;
+        context
+            .limit
+            .pause(Duration::from_millis(200), "the build from nothing")
+            .await?;
+    }
+}
+
+async fn settle_one(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    traits: &ServerTraits,
+    wanted: &Fingerprint,
+    row: &TemplateRow,
+    one_at_a_time: LockKey,
+) -> Result<Settled> {
+    let started = Instant::now();
+    let mut looked = Instant::now();
+    while !take(registry, one_at_a_time).await? {
+        context.tell(Event::Waiting {
+            definition: &row.definition,
+            builder: "the build from nothing of another template of this definition",
+            elapsed: started.elapsed(),
+            expected: None,
+            tail: "",
+        });
+        let pause = Duration::from_millis(500);
+        context
+            .limit
+            .pause(pause, "another build from nothing")
+            .await?;
+        if looked.elapsed() >= LOOK {
+            looked = Instant::now();
+            if fingerprint(context, traits).await? != *wanted {
+                return Ok(Settled::Superseded);
+            }
+        }
+    }
+    let done = match provisional(registry, context, wanted).await? {
+        Some(_) => rebuild(registry, context, traits, wanted).await,
+        None => Ok(Settled::Nothing),
+    };
+    if let Err(error) = &done
+        && matches!(error.kind(), Kind::Build | Kind::Timeout)
+    {
+        registry
+            .set_settle_failure(row.id, &in_words(error))
+            .await?;
+    }
+    let _ = unlock(registry, one_at_a_time).await;
+    done
+}
+
+/// Builds and replaces, and watches the inputs meanwhile: what is built from files that have changed
+/// can never be sealed.
+async fn rebuild(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    traits: &ServerTraits,
+    wanted: &Fingerprint,
+) -> Result<Settled> {
+    let limit = Limit::new(context.limit.left(), context.limit.cancel.child_token());
+    let inner = Context {
+        limit: &limit,
+        ..context.clone()
+    };
+    let mut superseded = false;
+    let work = verify(registry, &inner, true);
+    tokio::pin!(work);
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            () = tokio::time::sleep(LOOK), if !superseded => {
+                // What cannot be read any more has changed, too.
+                let now = fingerprint(context, traits).await;
+                if !now.is_ok_and(|now| now == *wanted) {
+                    superseded = true;
+                    limit.cancel.cancel();
+                }
+            }
+        }
+    };
+    match done {
+        Ok(verdict) => Ok(Settled::Replaced(Box::new(verdict))),
+        Err(_) if superseded => Ok(Settled::Superseded),
+        Err(error) => Err(error),
+    }
+}
+
+async fn fingerprint(context: &Context<'_>, traits: &ServerTraits) -> Result<Fingerprint> {
+    let inputs = context.inputs().await?;
+    Ok(inputs.with_server(traits.clone()).fingerprint())
+}
+
+async fn provisional(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    wanted: &Fingerprint,
+) -> Result<Option<TemplateRow>> {
+    let name = &context.definition.name;
+    let row = registry
+        .find_template(context.project, name, wanted, "ready")
+        .await?;
+    Ok(row.filter(|row| row.provisional))
+}
+
+async fn take(registry: &mut Registry, key: LockKey) -> Result<bool> {
+    registry
+        .session()
+        .try_lock(key)
+        .await
+        .doing(|| "take the right to settle a template".into())
+}
+
+async fn tell(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    wanted: &Fingerprint,
+    started: Instant,
+) -> Result<()> {
+    let name = &context.definition.name;
+    let building = registry
+        .find_template(context.project, name, wanted, "building")
+        .await?;
+    match building {
+        Some(row) => {
+            let costs = registry.costs(context.project, name).await?;
+            tell_waiting(context, &row, &costs);
+        }
+        None => context.tell(Event::Waiting {
+            definition: name,
+            builder: "the process that settles it",
+            elapsed: started.elapsed(),
+            expected: None,
+            tail: "",
+        }),
+    }
+    Ok(())
+}
+
+fn in_words(error: &Error) -> String {
+    let mut text = error.message().to_owned();
+    for line in error.details() {
+        text += "\n";
+        text += line;
+    }
+    crate::names::cut(&text, 4000).to_owned()
+}
