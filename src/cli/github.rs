@@ -50,9 +50,11 @@ fn summary(step: &Step<'_>) -> String {
         seconds(step.took)
     );
     match step.build_time {
-        Some(build) if matches!(step.outcome, "hit" | "reused") && build > step.took => {
+        Some(build)
+            if matches!(step.outcome, "hit" | "reused" | "extended") && build > step.took =>
+        {
             text += &format!(
-                ", {} saved against the build",
+                ", {} saved against a build from nothing",
                 seconds(build.saturating_sub(step.took))
             );
         }

@@ -99,41 +99,68 @@ pub(super) async fn find_base(
     if definition.extend == Extend::Never {
         return Ok(None);
     }
-    let ready = registry
-        .ready_templates(context.project, &definition.name)
-        .await?;
-    for (row, added) in bases(&ready, recipe, definition) {
-        let key = LockKey::template(row.id);
-        let locked = registry
-            .session()
-            .try_lock_shared(key)
-            .await
-            .doing(|| "lock a base".into())?;
-        if !locked {
-            continue;
-        }
-        let fingerprint = row.fingerprint.parse()?;
-        let again = registry
-            .find_template(context.project, &definition.name, &fingerprint, "ready")
+    for _ in 0..TRIES {
+        let ready = registry
+            .ready_templates(context.project, &definition.name)
             .await?;
-        if let Some(again) = again.filter(|again| again.id == row.id) {
-            match Template::read(registry, &again).await? {
-                Ok(template) => return Ok(Some(Base { template, added })),
-                Err(why) => {
-                    context.tell(Event::Warning(&format!(
-                        "template {} of `{}` cannot be extended: {why}; it is marked broken",
-                        fingerprint.short(),
-                        definition.name
-                    )));
-                    registry.break_template(row.id, &why, false).await?;
-                }
+        let mut changed = false;
+        for (row, added) in bases(&ready, recipe, definition) {
+            match claim(registry, context, row).await? {
+                Claim::Ready(template) => return Ok(Some(Base { template, added })),
+                Claim::Unusable => {}
+                Claim::Changed => changed = true,
             }
         }
-        registry
-            .session()
-            .unlock_shared(key)
-            .await
-            .doing(|| "unlock a base".into())?;
+        if !changed {
+            break;
+        }
     }
     Ok(None)
+}
+
+/// A base may be replaced by a build from nothing while we look at it; then that is one.
+const TRIES: usize = 3;
+
+enum Claim {
+    Ready(Template),
+    Unusable,
+    Changed,
+}
+
+/// Locks a base, and looks again.
+async fn claim(registry: &mut Registry, context: &Context<'_>, row: &TemplateRow) -> Result<Claim> {
+    let name = &context.definition.name;
+    let key = LockKey::template(row.id);
+    let locked = registry
+        .session()
+        .try_lock_shared(key)
+        .await
+        .doing(|| "lock a base".into())?;
+    if !locked {
+        return Ok(Claim::Changed);
+    }
+    let fingerprint = row.fingerprint.parse()?;
+    let again = registry
+        .find_template(context.project, name, &fingerprint, "ready")
+        .await?;
+    let claim = match again.filter(|again| again.id == row.id) {
+        None => Claim::Changed,
+        Some(again) => match Template::read(registry, &again).await? {
+            Ok(template) => return Ok(Claim::Ready(template)),
+            Err(why) => {
+                context.tell(Event::Warning(&format!(
+                    "template {} of `{name}` cannot be extended: {why}; it is marked broken",
+                    fingerprint.short()
+                )));
+                registry.break_template(row.id, &why, false).await?;
+                Claim::Unusable
+            }
+        },
+    };
+    registry
+        .session()
+        .unlock_shared(key)
+        .await
+        .doing(|| "unlock a base".into())?;
+    Ok(claim)
 }

@@ -102,8 +102,10 @@ async fn settle_one(
         Some(_) => rebuild(registry, context, traits, wanted).await,
         None => Ok(Settled::Nothing),
     };
+    // Not if it was the caller's patience that ended.
     if let Err(error) = &done
         && matches!(error.kind(), Kind::Build | Kind::Timeout)
+        && context.limit.check("").is_ok()
     {
         registry
             .set_settle_failure(row.id, &in_words(error))

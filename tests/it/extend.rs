@@ -55,7 +55,9 @@ fn settling_puts_a_build_from_nothing_in_its_place() {
     let answer = output.json();
     assert_eq!(answer["outcome"], "extended");
     assert_eq!(answer["provisional"], false);
-    let verified = Pgstencil::new(&project).args(["verify", "--json"]).success();
+    let verified = Pgstencil::new(&project)
+        .args(["verify", "--json"])
+        .success();
     assert_eq!(verified.json()["verified"][0]["equal"], true);
     let _ = Build::Migrate;
 }

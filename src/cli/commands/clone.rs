@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgstencil::config::AfterExtend;
 use pgstencil::handout::Outcome;
 use pgstencil::names::NamePattern;
 use pgstencil::stencil::{Acquired, Lease, Shard, Wanted};
@@ -51,7 +52,10 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
 
 /// Has a provisional template built from nothing, now that nobody waits for anything here.
 pub(crate) fn settle_later(stencil: &Stencil, definition: &str, state: Option<&Provisional>) {
-    if state.is_some_and(Provisional::is_due) {
+    let wanted = stencil
+        .definition(Some(definition))
+        .is_ok_and(|d| d.after_extend == AfterExtend::Verify);
+    if wanted && state.is_some_and(Provisional::is_due) {
         background::start_settling(stencil, definition);
     }
 }

@@ -25,12 +25,18 @@ const CONFIG: &str = r#"project = "demo"
 [template.app]
 migrations = ["migrations/*.sql"]
 build = "sh migrate.sh"
+after_extend = "keep"
 "#;
 
-/// One psql for each file, as many migration tools would have one transaction for each.
+/// One psql for each file, as many migration tools have one transaction for each; what is applied is
+/// noted, as they all do, so that only new ones run on a copy of an older template.
 const MIGRATE: &str = r#"set -e
+sql() { psql -XqAt -v ON_ERROR_STOP=1 "$@" "$DATABASE_URL"; }
+sql -c 'create schema if not exists migrate' -c 'create table if not exists migrate.applied (file text)' 2>/dev/null
+applied=" $(sql -c "select string_agg(file, ' ') from migrate.applied") "
 for file in migrations/*.sql; do
-    psql -XqAt -v ON_ERROR_STOP=1 -1 -f "$file" "$DATABASE_URL"
+    case "$applied" in *" $file "*) continue ;; esac
+    sql -1 -f "$file" -c "insert into migrate.applied values ('$file')"
 done
 "#;
 
@@ -137,7 +143,7 @@ impl Place {
         let (a, b) = tokio::join!(run(), run());
         a.and(b)?;
         let both = started.elapsed();
-        say("\nA new migration makes a new template:");
+        say("\nA new migration: the template is extended, and only that one is applied:");
         self.migration(MIGRATIONS + 1)?;
         let changed = run().await?;
         say("\nAnd back on the old branch, the old template is still there:");
