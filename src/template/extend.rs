@@ -164,3 +164,124 @@ async fn claim(registry: &mut Registry, context: &Context<'_>, row: &TemplateRow
         .doing(|| "unlock a base".into())?;
     Ok(claim)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use sqlx::types::Json;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::fingerprint::{FileInput, ServerTraits};
+
+    fn recipe(migrations: &[&str]) -> Recipe {
+        let file = |path: &&str| FileInput {
+            path: RelPath::new(Path::new(path)),
+            hash: blake3::hash(path.as_bytes()).to_string(),
+            bytes: 1,
+        };
+        Recipe {
+            format: Recipe::FORMAT,
+            migrations: migrations.iter().map(file).collect(),
+            rerun_inputs: vec![],
+            inputs: vec![],
+            lines: vec![],
+            env: vec![],
+            mapping: vec![],
+            build: "migrate".into(),
+            databases: vec!["app".into()],
+            server: ServerTraits {
+                major: 17,
+                encoding: "UTF8".into(),
+                provider: "libc".into(),
+                collate: "C".into(),
+                ctype: "C".into(),
+                locale: None,
+            },
+        }
+    }
+
+    fn row(id: i64, last_used_at: &str) -> TemplateRow {
+        TemplateRow {
+            id,
+            project: "shop".into(),
+            definition: "app".into(),
+            fingerprint: "0".repeat(64),
+            state: "ready".into(),
+            built_with: Json::default(),
+            builder: Json::default(),
+            log_tail: String::new(),
+            build_ms: None,
+            hits: 0,
+            reason: None,
+            base_fingerprint: None,
+            added: Json(vec![]),
+            chain: 0,
+            provisional: false,
+            settle_failure: None,
+            settle_failed_s: None,
+            difference: None,
+            contents_s: 60.0,
+            age_s: 60.0,
+            created_at: "2026-01-01T00:00:00Z".into(),
+            last_used_at: last_used_at.into(),
+        }
+    }
+
+    fn definition(keys: &str) -> Definition {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "project = \"shop\"\n[template.app]\nmigrations = [\"m/*\"]\nbuild = \"x\"\n{keys}\n"
+        );
+        let config = Config::parse(&text, &folder.path().join("pgstencil.toml")).unwrap();
+        config.definitions[0].clone()
+    }
+
+    const SET: [&str; 4] = ["m/1.sql", "m/2.sql", "m/3.sql", "m/4.sql"];
+
+    fn ids(ready: &[(TemplateRow, Recipe)], keys: &str) -> Vec<i64> {
+        let found = bases(ready, &recipe(&SET), &definition(keys));
+        found.iter().map(|(row, _)| row.id).collect()
+    }
+
+    #[test]
+    fn the_largest_base_wins_and_of_equals_the_last_used() {
+        let ready = [
+            (row(1, "2026-01-04T00:00:00Z"), recipe(&SET[..2])),
+            (row(2, "2026-01-01T00:00:00Z"), recipe(&SET[..3])),
+            (row(3, "2026-01-02T00:00:00Z"), recipe(&SET[..3])),
+            (
+                row(4, "2026-01-09T00:00:00Z"),
+                recipe(&["m/1.sql", "m/9.sql"]),
+            ),
+        ];
+        assert_eq!(ids(&ready, ""), [3, 2, 1]);
+        let (_, added) = &bases(&ready, &recipe(&SET), &definition(""))[0];
+        assert_eq!(added, &[RelPath::new(Path::new("m/4.sql"))]);
+        assert_eq!(ids(&ready, "extend = \"never\""), [0; 0]);
+    }
+
+    #[test]
+    fn what_sorts_earlier_is_taken_only_by_always() {
+        let ready = [(row(1, ""), recipe(&["m/1.sql", "m/3.sql", "m/4.sql"]))];
+        assert_eq!(ids(&ready, ""), [0; 0]);
+        assert_eq!(ids(&ready, "extend = \"always\""), [1]);
+    }
+
+    #[test]
+    fn long_chains_and_old_contents_are_no_base() {
+        let mut ready = [(row(1, ""), recipe(&SET[..3]))];
+        ready[0].0.chain = 3;
+        assert_eq!(ids(&ready, "max_extensions = 4"), [1]);
+        assert_eq!(ids(&ready, "max_extensions = 3"), [0; 0]);
+        assert_eq!(
+            added_to(&ready[0], &recipe(&SET), &definition("max_extensions = 3")),
+            Err(NoBase::Chain(3))
+        );
+        ready[0].0.contents_s = Duration::from_secs(2 * 86_400).as_secs_f64();
+        assert_eq!(ids(&ready, "stale_after = \"1d\""), [0; 0]);
+        assert_eq!(ids(&ready, "stale_after = \"3d\""), [1]);
+    }
+}
