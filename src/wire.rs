@@ -6,7 +6,7 @@ use crate::clone::Clone as CloneMade;
 use crate::error::Error;
 use crate::fingerprint::RelPath;
 use crate::handout::NamedDatabase;
-use crate::pg::inventory::Diff;
+use crate::pg::inventory::Difference;
 use crate::pg::{self, Endpoint};
 use crate::registry::{CloneRow, TemplateRow};
 use crate::stencil::{Acquired, Listing};
@@ -355,7 +355,7 @@ pub struct VerdictAnswer {
     /// `kept`, `replaced` or `broken`.
     pub fate: &'static str,
     /// By role; roles that are equal are left out.
-    pub differences: Ordered<Diff>,
+    pub differences: Ordered<Difference>,
     /// Milliseconds of the build from nothing.
     pub build_ms: f64,
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Recipe, ServerTraits};
 use crate::names::{self, Fingerprint};
-use crate::pg::inventory::{self, Diff, Inventory};
+use crate::pg::inventory::{self, Difference, Inventory};
 use crate::pg::lock::LockKey;
 use crate::pg::replay::Replay;
 use crate::pg::session::OpenError;
@@ -34,7 +34,7 @@ pub struct Verdict {
     /// What the template was extended from, if it was.
     pub extends: Option<Extends>,
     /// What differs, by role; roles that are equal are left out.
-    pub differences: Vec<(String, Diff)>,
+    pub differences: Vec<(String, Difference)>,
     /// What became of the template.
     pub fate: Fate,
     /// What the build from nothing took.
@@ -299,7 +299,7 @@ async fn compare(
     context: &Context<'_>,
     done: &Done,
     template: &Template,
-) -> Result<Vec<(String, Diff)>> {
+) -> Result<Vec<(String, Difference)>> {
     let owner = Owner::Template(done.id);
     let new: Vec<NewDatabase> = template
         .databases()
@@ -324,10 +324,19 @@ async fn compare(
     );
     let found = async {
         build::copy_base(registry, context, done.id, &mut copies, template, &words).await?;
+        // Databases of a set may hold each other's names, as the build saw them.
+        let owner = Owner::Template(template.id);
+        let built_as = registry.databases_of(&owner).await?;
         let mut differences = Vec::new();
         for (i, copy) in copies.iter().enumerate() {
             let mut old = read(context, &copy.private_name).await?;
             let mut fresh = read(context, &done.rows[i].private_name).await?;
+            for row in copies.iter().chain(&built_as) {
+                old.replace(&row.private_name, &format!("({})", row.role));
+            }
+            for row in &done.rows {
+                fresh.replace(&row.private_name, &format!("({})", row.role));
+            }
             add_properties(&mut old, &template.databases()[i].replay);
             add_properties(&mut fresh, &done.inspected.replays[i]);
             let name = format!("template {}", template.fingerprint.short());
@@ -382,5 +391,8 @@ fn add_properties(inventory: &mut Inventory, replay: &Replay) {
             }
         ));
     }
-    inventory.add("database", lines);
+    if !lines.is_empty() {
+        let entry = inventory.entries.entry("the database itself".into());
+        entry.or_default().extend(lines);
+    }
 }
