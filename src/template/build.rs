@@ -32,16 +32,12 @@ pub(super) enum Built {
     Overtaken(Box<Recipe>),
 }
 
-/// Where the databases of a build come from.
-pub(super) enum From {
-    /// They are empty.
-    Nothing,
-    /// They are copies of an older template, which stays locked until they are made.
-    Base {
-        template: Template,
-        extends: Extends,
-        provisional: bool,
-    },
+/// What a build extends: its databases are copies of an older template, which stays locked until they
+/// are made. A build without one starts from nothing.
+pub(super) struct Extension {
+    pub(super) template: Template,
+    pub(super) extends: Extends,
+    pub(super) provisional: bool,
 }
 
 /// A build whose command has ended well, over inputs that are still the same: to be sealed, or dropped.
@@ -66,18 +62,12 @@ pub(super) async fn build(
     permit: &BuildPermit,
     recipe: &Recipe,
     traits: &ServerTraits,
-    from: From,
+    extension: Option<Extension>,
 ) -> Result<Built> {
     let definition = &context.definition.name;
-    let (extends, provisional) = match &from {
-        From::Nothing => (None, false),
-        From::Base {
-            extends,
-            provisional,
-            ..
-        } => (Some(extends.clone()), *provisional),
-    };
-    let done = match make(registry, context, permit, recipe, traits, from).await? {
+    let extends = extension.as_ref().map(|e| e.extends.clone());
+    let provisional = extension.as_ref().is_some_and(|e| e.provisional);
+    let done = match make(registry, context, permit, recipe, traits, extension).await? {
         Made::Done(done) => *done,
         Made::Overtaken(new) => return Ok(Built::Overtaken(new)),
     };
@@ -125,7 +115,7 @@ pub(super) async fn make(
     _permit: &BuildPermit,
     recipe: &Recipe,
     traits: &ServerTraits,
-    from: From,
+    extension: Option<Extension>,
 ) -> Result<Made> {
     let started = Instant::now();
     let definition = context.definition;
@@ -140,39 +130,31 @@ pub(super) async fn make(
             .await?;
     }
     let costs = registry.costs(context.project, &definition.name).await?;
-    let (outcome, expected) = match &from {
-        From::Nothing => (Outcome::Miss, costs.full),
-        From::Base { .. } => (Outcome::Extended, costs.extension),
+    let (outcome, expected) = match &extension {
+        None => (Outcome::Miss, costs.full),
+        Some(_) => (Outcome::Extended, costs.extension),
     };
-    let base = match &from {
-        From::Nothing => None,
-        From::Base { extends, .. } => Some((extends.base.short(), extends.added.len())),
-    };
+    let base = extension
+        .as_ref()
+        .map(|e| (e.extends.base.short(), e.extends.added.len()));
     context.tell(Event::Building {
         definition: &definition.name,
         fingerprint: &fingerprint.short(),
         extends: base.as_ref().map(|(base, added)| (base.as_str(), *added)),
         expected,
     });
-    let extension = match &from {
-        From::Nothing => None,
-        From::Base {
-            template,
-            extends,
-            provisional,
-        } => Some(NewExtension {
-            base: template.id,
-            added: &extends.added,
-            provisional: *provisional,
-        }),
-    };
+    let new_extension = extension.as_ref().map(|e| NewExtension {
+        base: e.template.id,
+        added: &e.extends.added,
+        provisional: e.provisional,
+    });
     let id = registry
         .insert_template(
             context.project,
             &definition.name,
             recipe,
             context.holder,
-            extension.as_ref(),
+            new_extension.as_ref(),
         )
         .await?;
     let new: Vec<NewDatabase> = definition
@@ -187,9 +169,9 @@ pub(super) async fn make(
     let owner = Owner::Template(id);
     let done = async {
         let mut rows = registry.insert_databases(&owner, &new).await?;
-        match from {
-            From::Nothing => create_empty(registry, context, &mut rows).await?,
-            From::Base { template, .. } => {
+        match extension {
+            None => create_empty(registry, context, &mut rows).await?,
+            Some(Extension { template, .. }) => {
                 let words = format!(
                     "pgstencil extends {} of {} here",
                     definition.name, context.project

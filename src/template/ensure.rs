@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::build::{self, Built, From};
+use super::build::{self, Built, Extension};
 use super::look_up::{LookUp, look_up};
 use super::{BuildPermit, Ensured, Extends, extend};
 use crate::config::AfterExtend;
@@ -204,7 +204,7 @@ async fn extend_or_build(
     traits: &ServerTraits,
 ) -> Result<(Built, Option<String>)> {
     let Some(base) = extend::find_base(registry, context, recipe).await? else {
-        let built = build::build(registry, context, &permit, recipe, traits, From::Nothing).await?;
+        let built = build::build(registry, context, &permit, recipe, traits, None).await?;
         return Ok((built, None));
     };
     let id = base.template.id;
@@ -214,12 +214,12 @@ async fn extend_or_build(
     };
     let short = extends.base.short();
     let provisional = context.definition.after_extend == AfterExtend::Verify;
-    let from = From::Base {
+    let extension = Some(Extension {
         template: base.template,
         extends,
         provisional,
-    };
-    let error = match build::build(registry, context, &permit, recipe, traits, from).await {
+    });
+    let error = match build::build(registry, context, &permit, recipe, traits, extension).await {
         Ok(built) => return Ok((built, None)),
         Err(error) if error.kind() == Kind::Build || copy::source_is_to_blame(&error) => error,
         Err(error) => return Err(error),
@@ -240,7 +240,7 @@ async fn extend_or_build(
     for line in error.details() {
         context.tell(Event::Notice(line));
     }
-    match build::build(registry, context, &permit, recipe, traits, From::Nothing).await {
+    match build::build(registry, context, &permit, recipe, traits, None).await {
         Ok(built) => Ok((built, Some(note))),
         Err(error) => Err(error.detail(note)),
     }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::build::{self, Done, From, Made};
+use super::build::{self, Done, Made};
 use super::ensure::{POLL, alone, tell_waiting, unlock, wait_for_serial};
 use super::seal::{Sealing, seal};
 use super::{BuildPermit, Extends, Template};
@@ -217,7 +217,7 @@ async fn rebuild(
     replace: bool,
 ) -> Result<Verdict> {
     let definition = &context.definition.name;
-    let made = build::make(registry, context, permit, recipe, traits, From::Nothing).await?;
+    let made = build::make(registry, context, permit, recipe, traits, None).await?;
     let Made::Done(done) = made else {
         return Err(Error::new(
             Kind::Build,
