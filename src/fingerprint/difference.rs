@@ -10,7 +10,7 @@ use super::order::{OrderKey, group};
 use super::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// What tells two recipes apart. Lists are sorted, paths by their bytes.
 ///

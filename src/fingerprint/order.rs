@@ -18,7 +18,9 @@
 //! length: `008_x` is before `0011_x`. The first number of a name is its version, and dotted numbers
 //! are a list: `1.2_x`, `1.2.1_x`, `1.10_x`; zeros at the end of the list count for nothing. A name
 //! that begins as Flyway's do (`V` or `U`, a digit, and `__` somewhere) compares without that
-//! letter, and there a single `_` between digits is a dot: `V1_1__x` is 1.1.
+//! letter, and there a single `_` between digits is a dot: `V1_1__x` is 1.1. A time as Diesel writes
+//! it, `2024-01-02-000000`, is the number 20240102000000, as it is to Diesel, whose older versions
+//! wrote it so.
 //!
 //! **The rest** only decides between names that are the same so far: first what follows the first
 //! dot behind the version (`x.down.sql`, `x.up.sql`), then the bytes of the path, which brings in
@@ -169,9 +171,18 @@ fn place(name: &[u8]) -> Option<Place> {
     let mut parts = Vec::new();
     let mut at = start;
     loop {
-        let digits = leading_digits(&name[at..]);
-        parts.push(without_zeros(digits));
-        at += digits.len();
+        let digits = match dashed_time(&name[at..]) {
+            Some(time) if parts.is_empty() => {
+                at += DASHED_TIME.len();
+                time
+            }
+            _ => {
+                let digits = leading_digits(&name[at..]);
+                at += digits.len();
+                digits.to_vec()
+            }
+        };
+        parts.push(without_zeros(&digits).to_vec());
         match name[at..] {
             [b'.', next, ..] if next.is_ascii_digit() => at += 1,
             [b'_', next, ..] if flyway && next.is_ascii_digit() => at += 1,
@@ -189,7 +200,7 @@ fn place(name: &[u8]) -> Option<Place> {
     key.push(NUMBER);
     for part in parts {
         key.push(1);
-        push_number(&mut key, part);
+        push_number(&mut key, &part);
     }
     // A list is before its continuations.
     key.push(0);
@@ -218,6 +229,19 @@ const NUMBER: u8 = b'0';
 fn push_number(key: &mut Vec<u8>, digits: &[u8]) {
     key.extend((digits.len() as u64).to_be_bytes());
     key.extend(digits);
+}
+
+const DASHED_TIME: &[u8] = b"0000-00-00-000000";
+
+/// The digits of a time that the text begins with, in the form of [`DASHED_TIME`].
+fn dashed_time(text: &[u8]) -> Option<Vec<u8>> {
+    let (time, after) = text.split_at_checked(DASHED_TIME.len())?;
+    let fits = time.iter().zip(DASHED_TIME).all(|(byte, form)| match form {
+        b'-' => *byte == b'-',
+        _ => byte.is_ascii_digit(),
+    });
+    (fits && !after.first().is_some_and(u8::is_ascii_digit))
+        .then(|| time.iter().copied().filter(|&b| b != b'-').collect())
 }
 
 fn leading_digits(text: &[u8]) -> &[u8] {
