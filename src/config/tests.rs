@@ -228,29 +228,29 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, allow_empty, build, build_timeout, databases, env, env_inputs, input_lines, inputs, migrations, rerun_inputs
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (
-            "extend = 'append'",
-            "pgstencil.toml:4:1: unknown key `template.app.extend`
-  keys known here: after_clone, after_clone_sql, allow_empty, build, build_timeout, databases, env, env_inputs, input_lines, inputs, migrations, rerun_inputs",
+            "evict = true",
+            "pgstencil.toml:4:1: unknown key `template.app.evict`
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, allow_empty, build, build_timeout, databases, env, env_inputs, input_lines, inputs, migrations, rerun_inputs",
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, allow_empty, build, build_timeout, databases, env, env_inputs, input_lines, inputs, migrations, rerun_inputs
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, allow_empty, build, build_timeout, databases, env, env_inputs, input_lines, inputs, migrations, rerun_inputs
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (

@@ -22,6 +22,9 @@ const COSTS: &str = "WITH of AS (SELECT id, outcome, millis FROM pgstencil.event
      (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY millis) FROM \
       (SELECT millis FROM of WHERE outcome = 'hit' ORDER BY id DESC LIMIT 9) h) AS hit";
 
+const DIFFERED: &str = "SELECT EXISTS (SELECT FROM pgstencil.event \
+     WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND outcome = 'differed')";
+
 /// What the past says that things cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Costs {
@@ -66,6 +69,25 @@ impl Registry {
                 .doing(doing)?;
         }
         Ok(())
+    }
+
+    /// Whether an extended template of this fingerprint was found to differ from a build from nothing.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn differed(
+        &mut self,
+        project: &str,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) -> Result<bool> {
+        sqlx::query_scalar(DIFFERED)
+            .bind(project)
+            .bind(definition)
+            .bind(fingerprint.to_string())
+            .fetch_one(self.session().connection())
+            .await
+            .doing(|| "read what became of extensions".into())
     }
 
     /// What a definition's hits, extensions and builds took so far.

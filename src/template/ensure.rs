@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::build::{self, Built, Extension};
 use super::look_up::{LookUp, look_up};
-use super::{BuildPermit, Ensured, Extends, extend};
-use crate::config::AfterExtend;
+use super::{BuildPermit, Ensured, Extends, NoBase, extend};
+use crate::config::{AfterExtend, Extend};
 use crate::context::Context;
 use crate::copy;
 use crate::error::{Error, Kind, Result};
@@ -203,9 +203,18 @@ async fn extend_or_build(
     recipe: &Recipe,
     traits: &ServerTraits,
 ) -> Result<(Built, Option<String>)> {
-    let Some(base) = extend::find_base(registry, context, recipe).await? else {
+    let (name, fingerprint) = (&context.definition.name, recipe.fingerprint());
+    let differed = context.definition.extend != Extend::Never
+        && registry
+            .differed(context.project, name, &fingerprint)
+            .await?;
+    let base = match differed {
+        true => None,
+        false => extend::find_base(registry, context, recipe).await?,
+    };
+    let Some(base) = base else {
         let built = build::build(registry, context, &permit, recipe, traits, None).await?;
-        return Ok((built, None));
+        return Ok((built, differed.then(|| NoBase::Differed.to_string())));
     };
     let id = base.template.id;
     let extends = Extends {

@@ -30,6 +30,8 @@ pub enum NoBase {
     Chain(u32),
     /// It is too old itself.
     Stale(String),
+    /// What came of it was compared with a build from nothing, and differed.
+    Differed,
 }
 
 impl std::fmt::Display for NoBase {
@@ -42,6 +44,9 @@ impl std::fmt::Display for NoBase {
                 "it was extended {n} times in a row, and `max_extensions` is {n}"
             ),
             NoBase::Stale(why) => f.write_str(why),
+            NoBase::Differed => f.write_str(
+                "an extended template of these files was found to differ from a build from nothing",
+            ),
         }
     }
 }

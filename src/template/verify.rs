@@ -55,7 +55,7 @@ pub enum Fate {
     Kept,
     /// The build from nothing took its place.
     Replaced,
-    /// It was extended and differs, so it is broken: the next command builds it anew.
+    /// It was extended and differs, so it is broken: the next command builds it from nothing.
     Broken,
 }
 
@@ -270,16 +270,23 @@ async fn rebuild(
         }
         "verified"
     };
-    registry
-        .note_event(
-            context.project,
-            definition,
-            &verdict.fingerprint,
-            outcome,
-            build_time.as_millis() as u64,
-            None,
-        )
-        .await?;
+    let mut outcomes = vec![outcome];
+    if !verdict.is_equal() && verdict.extends.is_some() {
+        // Or the next command would extend the same base to the same end.
+        outcomes.push("differed");
+    }
+    for outcome in outcomes {
+        registry
+            .note_event(
+                context.project,
+                definition,
+                &verdict.fingerprint,
+                outcome,
+                build_time.as_millis() as u64,
+                None,
+            )
+            .await?;
+    }
     context.tell(Event::Compared {
         definition,
         fingerprint: &verdict.fingerprint.short(),

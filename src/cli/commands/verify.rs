@@ -49,7 +49,7 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
                 }
                 if verdict.fate == Fate::Broken {
                     session.printer.say(
-                        "the extended template is marked broken: the next command builds it anew",
+                        "the extended template is marked broken: the next command builds it from nothing",
                     );
                 }
                 answer.add(&verdict);
