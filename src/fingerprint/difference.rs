@@ -1,12 +1,9 @@
-//! What lies between two recipes, and whether one can be built on top of the other.
+//! What lies between two recipes.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::order::{OrderKey, group};
 use super::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
 
 #[cfg(test)]
@@ -82,7 +79,7 @@ impl Difference {
     ///
     /// Added migrations and changes of `rerun_inputs` count 1 each. All else forces a full build and
     /// counts 2^24 each, more than all of those together, which count no more than 2^24 - 1. Where
-    /// an added migration sorts is not asked: see [`extension`].
+    /// an added migration sorts is not asked: see [`super::extension()`].
     pub fn distance(&self) -> usize {
         const FULL_BUILD: usize = 1 << 24;
         let FileChanges {
@@ -132,240 +129,8 @@ impl FileChanges {
     }
 }
 
-/// Which added migrations an extension takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Append {
-    /// Those that sort after all that the base has in their group: `extend = "append"`.
-    Sorted,
-    /// All: `extend = "always"`.
-    Any,
-}
-
-/// Whether a template of the recipe `new` can be built by running the build command on one of the
-/// recipe `old`, its base: returns the migrations that are added, in their order. They may be none,
-/// where only `rerun_inputs` differ.
-///
-/// All but `rerun_inputs` and added migrations must be equal. With [`Append::Sorted`] each
-/// added migration must also sort after all of its group that the base has, by the rule of
-/// `order.rs`. Files of the base that have no order do not count there. An added file without order
-/// is only taken in a group that the base has no file of.
-///
-/// Takes time linear in the size of both recipes, and that of a sort of the added files.
-///
-/// # Errors
-///
-/// The first [`Obstacle`]. Equal recipes are one too: that is a hit and no extension.
-pub fn extension(old: &Recipe, new: &Recipe, order: Append) -> Result<Vec<RelPath>, Obstacle> {
-    definition_obstacle(old, new)?;
-    for pair in side_by_side(&old.inputs, &new.inputs, by_path) {
-        match pair {
-            (None, Some(new)) => return Err(Obstacle::InputAdded(new.path.clone())),
-            (Some(old), None) => return Err(Obstacle::InputGone(old.path.clone())),
-            (Some(old), Some(new)) if old != new => {
-                return Err(Obstacle::InputChanged(new.path.clone()));
-            }
-            _ => {}
-        }
-    }
-    let mut added = Vec::new();
-    for pair in side_by_side(&old.migrations, &new.migrations, by_path) {
-        match pair {
-            (None, Some(new)) => added.push(&new.path),
-            (Some(old), None) => return Err(Obstacle::MigrationGone(old.path.clone())),
-            (Some(old), Some(new)) if old != new => {
-                return Err(Obstacle::MigrationChanged(new.path.clone()));
-            }
-            _ => {}
-        }
-    }
-    if added.is_empty() && old.rerun_inputs == new.rerun_inputs {
-        return Err(Obstacle::Equal);
-    }
-    let mut added: Vec<OrderKey> = added.into_iter().map(OrderKey::new).collect();
-    added.sort();
-    if order == Append::Sorted {
-        check_order(&old.migrations, &added)?;
-    }
-    Ok(added.into_iter().map(|key| key.path().clone()).collect())
-}
-
-/// The first thing apart from files that forbids an extension.
-fn definition_obstacle(old: &Recipe, new: &Recipe) -> Result<(), Obstacle> {
-    if old.format != new.format {
-        return Err(Obstacle::Format(old.format, new.format));
-    }
-    if old.build != new.build {
-        return Err(Obstacle::Build);
-    }
-    if old.databases != new.databases {
-        return Err(Obstacle::Databases);
-    }
-    let server = server_changes(&old.server, &new.server);
-    if let Some((property, old, new)) = server.into_iter().next() {
-        return Err(Obstacle::Server { property, old, new });
-    }
-    if let Some(lines) = differing_lines(&old.lines, &new.lines).next() {
-        return Err(Obstacle::Lines(lines));
-    }
-    if let Some(name) = differing_names(&old.env, &new.env).next() {
-        return Err(Obstacle::Env(name));
-    }
-    match differing_names(&old.mapping, &new.mapping).next() {
-        Some(name) => Err(Obstacle::Mapping(name)),
-        None => Ok(()),
-    }
-}
-
-/// Whether all of `added` come after the files that the base has.
-fn check_order(base: &[FileInput], added: &[OrderKey]) -> Result<(), Obstacle> {
-    // The last file of the base in each group that gets new ones, as far as it has any.
-    let mut last: BTreeMap<&[u8], Option<OrderKey>> = added
-        .iter()
-        .map(|key| (key.group().as_bytes(), None))
-        .collect();
-    for file in base {
-        if let Some(last) = last.get_mut(group(&file.path)) {
-            let key = OrderKey::new(&file.path);
-            // Those without order sort first.
-            if last.as_ref().is_none_or(|last| *last < key) {
-                *last = Some(key);
-            }
-        }
-    }
-    for key in added {
-        let Some(Some(last)) = last.get(key.group().as_bytes()) else {
-            continue;
-        };
-        let new = || key.path().clone();
-        if !key.is_ordered() {
-            let group = key.group().clone();
-            return Err(Obstacle::Unordered { new: new(), group });
-        }
-        if !last.is_ordered() {
-            continue;
-        }
-        let old = last.path().clone();
-        if key.same_migration(last) {
-            return Err(Obstacle::SameMigration { new: new(), old });
-        }
-        if key < last {
-            return Err(Obstacle::Earlier { new: new(), old });
-        }
-    }
-    Ok(())
-}
-
-/// Why a template cannot be built on top of another. Its text is one line for a person.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    /// Nothing differs.
-    Equal,
-    /// The recipe's encoding: old and new version.
-    Format(u32, u32),
-    /// The build command.
-    Build,
-    /// The roles.
-    Databases,
-    /// A property of the server.
-    Server {
-        /// As in [`Difference::server`].
-        property: &'static str,
-        /// Its value for the base.
-        old: String,
-        /// Its value now.
-        new: String,
-    },
-    /// An entry of `input_lines`, in words.
-    Lines(String),
-    /// A variable of `env_inputs`.
-    Env(String),
-    /// A variable of `[template.X.env]`.
-    Mapping(String),
-    /// A file of `inputs` that the base lacks.
-    InputAdded(RelPath),
-    /// A file of `inputs` with other content.
-    InputChanged(RelPath),
-    /// A file of `inputs` that only the base has.
-    InputGone(RelPath),
-    /// A migration with other content.
-    MigrationChanged(RelPath),
-    /// A migration that only the base has.
-    MigrationGone(RelPath),
-    /// An added migration sorts before one of the base.
-    Earlier {
-        /// The added one.
-        new: RelPath,
-        /// The last one of the base in the same group.
-        old: RelPath,
-    },
-    /// An added file belongs to a migration that the base has, which will not run again.
-    SameMigration {
-        /// The added file.
-        new: RelPath,
-        /// The file of the base.
-        old: RelPath,
-    },
-    /// An added file has no order, and the base has files in its group.
-    Unordered {
-        /// The added file.
-        new: RelPath,
-        /// The group; empty for the root.
-        group: RelPath,
-    },
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Obstacle::Equal => write!(f, "nothing differs"),
-            Obstacle::Format(old, new) => {
-                write!(f, "the format of the fingerprint differs ({old}, {new})")
-            }
-            Obstacle::Build => write!(f, "the build command differs"),
-            Obstacle::Databases => write!(f, "`databases` differs"),
-            Obstacle::Server { property, old, new } => {
-                let value = |text: &str| match text {
-                    "" => "none".to_owned(),
-                    text => text.to_owned(),
-                };
-                let (old, new) = (value(old), value(new));
-                match *property {
-                    "major" => write!(f, "the server's major version differs ({old}, {new})"),
-                    "encoding" => write!(f, "the server's encoding differs ({old}, {new})"),
-                    _ => write!(f, "the server's locale differs ({property}: {old}, {new})"),
-                }
-            }
-            Obstacle::Lines(lines) => write!(f, "{lines} differ"),
-            Obstacle::Env(name) => write!(f, "variable `{name}` differs"),
-            Obstacle::Mapping(name) => {
-                write!(f, "variable `{name}` of the definition's `env` differs")
-            }
-            Obstacle::InputAdded(path) => write!(f, "input `{path}` is new"),
-            Obstacle::InputChanged(path) => write!(f, "input `{path}` was changed"),
-            Obstacle::InputGone(path) => write!(f, "input `{path}` is gone"),
-            Obstacle::MigrationChanged(path) => write!(f, "migration `{path}` was changed"),
-            Obstacle::MigrationGone(path) => write!(f, "migration `{path}` is gone"),
-            Obstacle::Earlier { new, old } => {
-                write!(f, "new migration `{new}` sorts before `{old}`")
-            }
-            Obstacle::SameMigration { new, old } => {
-                write!(
-                    f,
-                    "new file `{new}` belongs to the same migration as `{old}`"
-                )
-            }
-            Obstacle::Unordered { new, group } if group.as_bytes().is_empty() => {
-                write!(f, "new file `{new}` has no order among those of the root")
-            }
-            Obstacle::Unordered { new, group } => {
-                write!(f, "new file `{new}` has no order among those of `{group}`")
-            }
-        }
-    }
-}
-
 /// The names of variables that came, went, or have another value.
-fn differing_names<'a>(
+pub(super) fn differing_names<'a>(
     old: &'a [EnvInput],
     new: &'a [EnvInput],
 ) -> impl Iterator<Item = String> + 'a {
@@ -376,7 +141,7 @@ fn differing_names<'a>(
 }
 
 /// The entries of `input_lines` that came, went, or find other lines, in words.
-fn differing_lines<'a>(
+pub(super) fn differing_lines<'a>(
     old: &'a [LinesInput],
     new: &'a [LinesInput],
 ) -> impl Iterator<Item = String> + 'a {
@@ -388,7 +153,10 @@ fn differing_lines<'a>(
         .map(|lines| format!("lines of `{}` that match `{}`", lines.file, lines.matching))
 }
 
-fn server_changes(old: &ServerTraits, new: &ServerTraits) -> Vec<(&'static str, String, String)> {
+pub(super) fn server_changes(
+    old: &ServerTraits,
+    new: &ServerTraits,
+) -> Vec<(&'static str, String, String)> {
     let properties = |traits: &ServerTraits| {
         let ServerTraits {
             major,
@@ -419,12 +187,12 @@ fn changed<T: Clone + PartialEq>(old: &T, new: &T) -> Option<(T, T)> {
     (old != new).then(|| (old.clone(), new.clone()))
 }
 
-fn by_path(a: &FileInput, b: &FileInput) -> Ordering {
+pub(super) fn by_path(a: &FileInput, b: &FileInput) -> Ordering {
     a.path.cmp(&b.path)
 }
 
 /// Walks two sorted lists at once: what `order` calls equal comes as a pair.
-fn side_by_side<'a, T>(
+pub(super) fn side_by_side<'a, T>(
     mut old: &'a [T],
     mut new: &'a [T],
     order: impl Fn(&T, &T) -> Ordering + 'a,

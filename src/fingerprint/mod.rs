@@ -1,7 +1,7 @@
 //! What decides the result of a build, as a value ([`Recipe`]) and its hash.
 //!
 //! [`Inputs`] is the part that comes from the tree and the variables; [`Inputs::with_server`] adds
-//! what the server contributes. [`Difference`] says what lies between two recipes, [`extension`]
+//! what the server contributes. [`Difference`] says what lies between two recipes, [`extension()`]
 //! whether one only appends to the other; the order of migrations is in `order.rs`. The rules of
 //! the walk are in `walk.rs`: which ignore files count, what happens to links, and what is an error.
 //!
@@ -16,6 +16,7 @@
 //!   A `!` glob may match nothing: it often guards against what is not there yet.
 
 mod difference;
+mod extension;
 mod globs;
 mod hidden;
 mod lines;
@@ -33,7 +34,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub use self::difference::{Append, Difference, FileChanges, Obstacle, extension};
+pub use self::difference::{Difference, FileChanges};
+pub use self::extension::{Append, Obstacle, extension};
 pub use self::hidden::ignored;
 pub use self::order::OrderKey;
 pub use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};

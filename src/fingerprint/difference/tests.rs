@@ -2,6 +2,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::*;
+use crate::fingerprint::order::group;
+use crate::fingerprint::{Append, Obstacle, extension};
 
 /// A recipe of these migrations, whose content is their path.
 pub(in crate::fingerprint) fn recipe(migrations: &[&str]) -> Recipe {
