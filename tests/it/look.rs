@@ -69,7 +69,14 @@ fn json_has_exactly_the_documented_keys() {
     let answer = pgstencil(&project, &["ensure", "--json"]).success().json();
     assert_eq!(
         keys(&answer),
-        ["fingerprint", "outcome", "template", "timing_ms", "version"]
+        [
+            "fingerprint",
+            "outcome",
+            "provisional",
+            "template",
+            "timing_ms",
+            "version"
+        ]
     );
     assert_eq!(answer["outcome"], "miss");
     let fingerprint = answer["fingerprint"].as_str().unwrap().to_owned();
@@ -83,6 +90,7 @@ fn json_has_exactly_the_documented_keys() {
             "clone",
             "fingerprint",
             "outcome",
+            "provisional",
             "template",
             "timing_ms",
             "version"
@@ -122,6 +130,9 @@ fn json_has_exactly_the_documented_keys() {
         "created_at",
         "last_used_at",
         "hits",
+        "provisional",
+        "added",
+        "chain",
     ] {
         assert!(!template[key].is_null(), "{key} in {template}");
     }
