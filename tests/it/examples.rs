@@ -107,9 +107,7 @@ fn settle(project: &Project<'_>) {
         .args(["ensure", "--settle", "--json"])
         .success();
     assert_eq!(settled.json()["provisional"], false);
-    let verified = Pgstencil::new(project)
-        .args(["verify", "--json"])
-        .success();
+    let verified = Pgstencil::new(project).args(["verify", "--json"]).success();
     assert_eq!(verified.json()["verified"][0]["equal"], true);
 }
 

@@ -1,8 +1,15 @@
 //! A missing template is built on a copy of the nearest older one.
 
-use serde_json::Value;
+use std::time::Duration;
 
-use crate::support::{Build, Pgstencil, Project, server};
+use serde_json::{Value, json};
+
+use crate::support::hold::{goes, list};
+use crate::support::server::{quote_ident, quote_literal};
+use crate::support::{Build, Pgstencil, Project, eventually, server};
+
+/// So that no build follows in the background and builds can be counted.
+const KEEP: &str = "after_extend = \"keep\"";
 
 fn ensure(project: &Project<'_>) -> Value {
     Pgstencil::new(project)
@@ -11,53 +18,423 @@ fn ensure(project: &Project<'_>) -> Value {
         .json()
 }
 
-fn templates(project: &Project<'_>) -> Vec<Value> {
-    let list = Pgstencil::new(project)
-        .args(["list", "--json"])
-        .success()
-        .json();
-    list["templates"].as_array().unwrap().clone()
+#[track_caller]
+fn outcome(project: &Project<'_>, expected: &str) -> Value {
+    let answer = ensure(project);
+    assert_eq!(answer["outcome"], expected, "{answer}");
+    answer
 }
 
-const KEEP: &str = "after_extend = \"keep\"";
+fn templates(project: &Project<'_>) -> Vec<Value> {
+    list(project)["templates"].as_array().unwrap().clone()
+}
+
+/// What a registry query answers, by superuser.
+fn registry(project: &Project<'_>, sql: &str) -> String {
+    server().psql(&project.registry(), sql)
+}
+
+fn database_of(project: &Project<'_>, fingerprint: &Value) -> String {
+    let of = quote_literal(fingerprint.as_str().unwrap());
+    registry(
+        project,
+        &format!(
+            "select d.name from pgstencil.database d join pgstencil.template t on t.id = d.template_id \
+             where t.fingerprint = {of} and t.state = 'ready' order by d.ordinal"
+        ),
+    )
+}
+
+fn items(project: &Project<'_>) {
+    project.add_migration("0003_items", "create table items (id int primary key);");
+}
 
 #[test]
 fn an_appended_migration_extends() {
     let project = Project::extending(server(), KEEP);
-    let first = ensure(&project);
-    assert_eq!(first["outcome"], "miss");
-    project.add_migration("0003_items", "create table items (id int primary key);");
-    let second = ensure(&project);
-    assert_eq!(second["outcome"], "extended", "{second}");
+    let first = outcome(&project, "miss");
+    items(&project);
+    let second = outcome(&project, "extended");
     assert_eq!(second["provisional"], false);
     assert_eq!(second["extends"]["base"], first["fingerprint"]);
     assert_eq!(
         second["extends"]["added"],
-        serde_json::json!(["migrations/0003_items.sql"])
+        json!(["migrations/0003_items.sql"])
     );
     assert_eq!(project.builds(), 2);
-    assert_eq!(ensure(&project)["outcome"], "hit");
+    outcome(&project, "hit");
     let rows = templates(&project);
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[1]["base"], first["fingerprint"]);
     assert_eq!(rows[1]["chain"], 1);
+    // The base is as it was.
+    let base = database_of(&project, &first["fingerprint"]);
+    let open = format!(
+        "alter database {} allow_connections true",
+        quote_ident(&base)
+    );
+    server().psql("postgres", &open);
+    assert_eq!(server().psql(&base, "select to_regclass('items')"), "");
 }
 
 #[test]
-fn settling_puts_a_build_from_nothing_in_its_place() {
-    let project = Project::extending(server(), "");
+fn the_command_sees_that_it_extends() {
+    let project = Project::extending(server(), KEEP);
+    project.build(&Build::Script(
+        "echo \"$PGSTENCIL_OUTCOME\" >>outcomes; migrate".into(),
+    ));
     ensure(&project);
-    project.add_migration("0003_items", "create table items (id int primary key);");
-    let output = Pgstencil::new(&project)
-        .args(["ensure", "--settle", "--json"])
-        .success();
-    output.stderr_has("equals template app");
-    let answer = output.json();
+    items(&project);
+    Pgstencil::new(&project)
+        .args(["run", "--", "sh", "-c", "echo $PGSTENCIL_OUTCOME"])
+        .success()
+        .stdout("extended\n");
+    assert_eq!(project.read("outcomes"), "miss\nextended\n");
+}
+
+#[test]
+fn the_largest_base_wins_whatever_came_last() {
+    let project = Project::extending(server(), KEEP);
+    ensure(&project);
+    items(&project);
+    let three = outcome(&project, "extended");
+    // Another branch, which lacks the third and has another one.
+    std::fs::remove_file(project.path().join("migrations/0003_items.sql")).unwrap();
+    project.add_migration("0003_other", "create table other ();");
+    outcome(&project, "extended");
+    // Both are merged: two bases of three files, and each lacks one.
+    items(&project);
+    project.add_migration("0004_last", "create table last ();");
+    let merged = outcome(&project, "extended");
+    assert_eq!(merged["extends"]["base"], three["fingerprint"]);
+    assert_eq!(
+        merged["extends"]["added"],
+        json!(["migrations/0003_other.sql", "migrations/0004_last.sql"])
+    );
+}
+
+#[test]
+fn what_is_edited_gone_or_squeezed_in_is_built_from_nothing() {
+    let project = Project::extending(server(), KEEP);
+    ensure(&project);
+    let users = project.read("migrations/0001_users.sql");
+    project.add_migration("0001_users", &format!("{users} create table more ();"));
+    outcome(&project, "miss");
+    std::fs::remove_file(project.path().join("migrations/0002_orders.sql")).unwrap();
+    outcome(&project, "miss");
+    project.add_migration("0002_orders", "create table orders ();");
+    outcome(&project, "extended");
+    // Behind the first one, so what has only that one is a base.
+    project.add_migration("0001a_between", "create table between_ ();");
+    let answer = outcome(&project, "extended");
+    assert_eq!(answer["extends"]["added"].as_array().unwrap().len(), 2);
+    project.add_migration("0000_first", "create table first ();");
+    outcome(&project, "miss");
+}
+
+#[test]
+fn always_takes_what_sorts_earlier_and_never_takes_nothing() {
+    let project = Project::extending(server(), "after_extend = \"keep\"\nextend = \"always\"");
+    ensure(&project);
+    project.add_migration("0000_first", "create table first ();");
+    outcome(&project, "extended");
+    let config = project.read("pgstencil.toml").replace("always", "never");
+    project.write("pgstencil.toml", &config);
+    items(&project);
+    outcome(&project, "miss");
+}
+
+#[test]
+fn inputs_force_a_build_and_rerun_inputs_only_a_rerun() {
+    let project = Project::extending(
+        server(),
+        "after_extend = \"keep\"\ninputs = [\"seed.sql\"]\nrerun_inputs = [\"lock\"]\nenv_inputs = [\"PGST_X\"]",
+    );
+    project.write("seed.sql", "1");
+    project.write("lock", "1");
+    outcome(&project, "miss");
+    project.write("lock", "2");
+    let answer = outcome(&project, "extended");
+    assert_eq!(answer["extends"]["added"], json!([]));
+    project.write("seed.sql", "2");
+    outcome(&project, "miss");
+    let other = Pgstencil::new(&project)
+        .args(["ensure", "--json"])
+        .env("PGST_X", "1")
+        .success()
+        .json();
+    assert_eq!(other["outcome"], "miss");
+}
+
+#[test]
+fn a_full_build_is_due_after_so_many_extensions() {
+    let project = Project::extending(server(), "after_extend = \"keep\"\nmax_extensions = 2");
+    // What does not fit is no base: only the newest, with the longest chain, is left to extend.
+    let only_newest = || {
+        registry(
+            &project,
+            "update pgstencil.template set state = 'broken' where state = 'ready' \
+             and id < (select max(id) from pgstencil.template)",
+        )
+    };
+    for (n, expected) in ["miss", "extended", "extended", "miss", "extended"]
+        .into_iter()
+        .enumerate()
+    {
+        project.add_migration(&format!("1{n}_t"), &format!("create table t{n} ();"));
+        outcome(&project, expected);
+        only_newest();
+    }
+}
+
+#[test]
+fn sets_are_extended_whole_with_what_a_copy_lacks() {
+    let project = Project::extending(
+        server(),
+        "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]",
+    );
+    project.build(&Build::Script(
+        "migrate
+         if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then
+             sql -d \"$DATABASE_URL\" -c \"alter database \\\"$PGSTENCIL_NAME_SIDE\\\" set search_path = x, public\" \\
+                 -c \"revoke connect on database \\\"$PGSTENCIL_NAME_MAIN\\\" from public\" \\
+                 -c \"comment on database \\\"$PGSTENCIL_NAME_MAIN\\\" is 'the builder''s own'\" \\
+                 -c \"alter database \\\"$PGSTENCIL_NAME_SIDE\\\" connection limit 17\"
+         fi"
+        .into(),
+    ));
+    ensure(&project);
+    items(&project);
+    let answer = Pgstencil::new(&project)
+        .args(["clone", "--json"])
+        .success()
+        .json();
     assert_eq!(answer["outcome"], "extended");
-    assert_eq!(answer["provisional"], false);
-    let verified = Pgstencil::new(&project)
-        .args(["verify", "--json"])
+    let name = |role: &str| {
+        answer["clone"]["databases"][role]["name"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let (main, side) = (name("main"), name("side"));
+    for database in [&main, &side] {
+        assert_eq!(server().psql(database, "select count(*) from items"), "0");
+    }
+    let ask = |sql: &str, database: &str| {
+        let of = quote_literal(database);
+        server().psql("postgres", &sql.replace("$1", &of))
+    };
+    assert_eq!(
+        ask(
+            "select array_to_string(setconfig, ';') from pg_db_role_setting s \
+             join pg_database d on d.oid = s.setdatabase where datname = $1",
+            &side
+        ),
+        "search_path=x, public"
+    );
+    assert_eq!(
+        ask(
+            "select datconnlimit from pg_database where datname = $1",
+            &side
+        ),
+        "17"
+    );
+    assert_eq!(
+        ask(
+            "select has_database_privilege('public', $1, 'connect')",
+            &main
+        ),
+        "f"
+    );
+    let comment = ask(
+        "select shobj_description(oid, 'pg_database') from pg_database where datname = $1",
+        &main,
+    );
+    assert!(comment.starts_with("the builder's own\n"), "{comment}");
+    assert_eq!(comment.matches("builder's").count(), 1, "{comment}");
+}
+
+#[test]
+fn an_extension_that_fails_becomes_a_build_and_says_so() {
+    let project = Project::extending(server(), KEEP);
+    let first = ensure(&project);
+    project.build(&Build::Script(
+        "if [ \"$PGSTENCIL_OUTCOME\" = extended ]; then echo 'cannot upgrade' >&2; exit 3; fi; migrate"
+            .into(),
+    ));
+    items(&project);
+    let output = Pgstencil::new(&project)
+        .args(["ensure", "--json"])
         .success();
-    assert_eq!(verified.json()["verified"][0]["equal"], true);
-    let _ = Build::Migrate;
+    let short = &first["fingerprint"].as_str().unwrap()[..12];
+    output.stderr_has(&format!(
+        "extending {short} failed: the build command of `app` failed (exit code 3"
+    ));
+    let answer = output.json();
+    assert_eq!(answer["outcome"], "miss");
+    assert!(answer["extends"].is_null());
+    assert!(answer["note"].as_str().unwrap().starts_with("extending "));
+    assert_eq!(templates(&project).len(), 2);
+    assert_eq!(project.databases().len(), 2);
+}
+
+#[test]
+fn if_the_build_fails_too_both_are_told() {
+    let project = Project::extending(server(), KEEP);
+    ensure(&project);
+    project.build(&Build::Fail);
+    items(&project);
+    Pgstencil::new(&project)
+        .arg("ensure")
+        .fails(4)
+        .stderr_has("migration 7 is broken")
+        .stderr_has("extending ");
+    assert_eq!(templates(&project).len(), 1);
+    assert_eq!(project.databases().len(), 1);
+}
+
+#[test]
+fn a_base_that_somebody_dropped_is_told_and_not_found_again() {
+    let project = Project::extending(server(), KEEP);
+    let first = ensure(&project);
+    let base = database_of(&project, &first["fingerprint"]);
+    server().drop_database(&base);
+    items(&project);
+    let output = Pgstencil::new(&project)
+        .args(["ensure", "--json"])
+        .success();
+    output
+        .stderr_has("cannot be extended")
+        .stderr_has("is gone");
+    assert_eq!(output.json()["outcome"], "miss");
+    let left = eventually(Duration::from_secs(20), || templates(&project).len() == 1);
+    assert!(left, "{:?}", templates(&project));
+}
+
+#[test]
+fn a_command_that_starts_over_in_its_database_is_adopted() {
+    let project = Project::extending(server(), KEEP);
+    ensure(&project);
+    project.build(&Build::Reset);
+    items(&project);
+    outcome(&project, "extended");
+    let clone = Pgstencil::new(&project).arg("clone").success();
+    let name = clone.line().rsplit_once('/').unwrap().1.to_owned();
+    assert_eq!(server().psql(&name, "select count(*) from items"), "0");
+}
+
+#[test]
+fn files_that_change_meanwhile_let_it_start_over() {
+    let project = Project::extending(server(), KEEP);
+    ensure(&project);
+    // The first one was the build of the base.
+    project.build(&Build::Edit(2));
+    items(&project);
+    let output = Pgstencil::new(&project)
+        .args(["ensure", "--json"])
+        .success();
+    output.stderr_has("files changed while the build ran");
+    assert_eq!(output.json()["outcome"], "extended");
+    assert_eq!(project.builds(), 3);
+    assert_eq!(templates(&project).len(), 2);
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_the_base_and_nothing_half_done() {
+    let project = Project::extending(server(), KEEP);
+    project.append_config("[clone]\norphan_grace = \"1s\"");
+    let first = ensure(&project);
+    project.build(&Build::Slow(Duration::from_millis(600)));
+    items(&project);
+    for millis in [5, 60, 110, 200, 500, 720] {
+        let mut running = Pgstencil::new(&project).arg("ensure").spawn();
+        std::thread::sleep(Duration::from_millis(millis));
+        running.kill9();
+        running.wait();
+        let ready = templates(&project);
+        assert!(
+            ready
+                .iter()
+                .any(|t| t["fingerprint"] == first["fingerprint"] && t["state"] == "ready")
+        );
+    }
+    project.build(&Build::Migrate);
+    let clone = Pgstencil::new(&project)
+        .args(["clone", "--json"])
+        .success()
+        .json();
+    let name = clone["clone"]["name"].as_str().unwrap();
+    assert_eq!(server().psql(name, "select count(*) from items"), "0");
+    Pgstencil::new(&project).args(["release", name]).success();
+    goes(&project, name);
+    let swept = eventually(Duration::from_secs(20), || {
+        Pgstencil::new(&project)
+            .args(["run", "--", "true"])
+            .success();
+        project.databases().len() == 2
+    });
+    assert!(swept, "{:?}", project.databases());
+}
+
+#[test]
+fn different_sets_are_extended_side_by_side_and_equal_ones_once() {
+    let project = Project::extending(server(), KEEP);
+    let first = ensure(&project);
+    project.build(&Build::Slow(Duration::from_secs(2)));
+    // Four checkouts of the same project, of which two are on the same commit.
+    let folders = ["a", "b", "c", "c2"].map(|branch| {
+        let copy = project.path().join(format!("../{branch}"));
+        let from = project.path();
+        let done = std::process::Command::new("cp")
+            .arg("-r")
+            .arg(&from)
+            .arg(&copy)
+            .status();
+        assert!(done.unwrap().success());
+        let content = &branch[..1];
+        std::fs::write(
+            copy.join(format!("migrations/0003_{content}.sql")),
+            format!("create table {content} ();"),
+        )
+        .unwrap();
+        copy
+    });
+    let started = std::time::Instant::now();
+    let outputs: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = folders
+            .iter()
+            .map(|folder| {
+                let command = Pgstencil::new(&project)
+                    .args(["ensure", "--json"])
+                    .current_dir(folder);
+                scope.spawn(move || command.success())
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let mut outcomes: Vec<String> = outputs
+        .iter()
+        .map(|o| o.json()["outcome"].as_str().unwrap().to_owned())
+        .collect();
+    outcomes[2..].sort();
+    assert_eq!(outcomes, ["extended", "extended", "extended", "hit"]);
+    for output in &outputs {
+        if output.json()["outcome"] == "extended" {
+            assert_eq!(output.json()["extends"]["base"], first["fingerprint"]);
+        } else {
+            output.stderr_has("waiting for");
+        }
+    }
+    eprintln!("four at once took {:?}", started.elapsed());
+    let builds: usize = folders
+        .iter()
+        .map(|f| {
+            std::fs::read_to_string(f.join("builds.log"))
+                .unwrap()
+                .lines()
+                .count()
+                - 1
+        })
+        .sum();
+    assert_eq!(builds, 3);
 }

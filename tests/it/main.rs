@@ -27,5 +27,6 @@ mod rights;
 mod run;
 mod safety;
 mod smoke;
+mod stale;
 mod support;
 mod sweep;
