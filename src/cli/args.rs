@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Clone(CloneArgs),
     /// Build the template if it is missing; hand out nothing
     Ensure(Ensure),
+    /// Say what decides the template, what changed since the nearest one, and what a command would do
+    Explain(Explain),
     /// Build from nothing beside the template, and compare; exit 1 if they differ
     Verify(Verify),
     /// Give clones back
@@ -171,6 +173,17 @@ pub(crate) struct Ensure {
     /// place
     #[arg(long)]
     pub(crate) settle: bool,
+}
+
+/// `explain`
+#[derive(Args, Debug)]
+pub(crate) struct Explain {
+    /// The `[template.NAME]` that is meant; not needed when the file has only one
+    #[arg(short = 't', long = "template", value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// Compare with the template whose fingerprint begins so [default: the nearest one]
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) against: Option<String>,
 }
 
 /// `verify`

@@ -94,6 +94,14 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
             )
             .await
         }
+        Command::Explain(args) => {
+            interruptible(
+                session,
+                &mut signals,
+                commands::explain::explain(session, args),
+            )
+            .await
+        }
         Command::Verify(args) => {
             interruptible(
                 session,

@@ -9,7 +9,7 @@ use pgstencil::config::env::{self, Environment, PgVariables};
 use pgstencil::config::passfile::{self, Passfile};
 use pgstencil::config::{self, CloneSettings, Config, ServerSettings, UrlSetting};
 use pgstencil::server::{ManagedServer, ManagedSettings, State};
-use pgstencil::stencil::{Defaults, Endpoint, PassLookup};
+use pgstencil::stencil::{Defaults, Endpoint, PassLookup, Variable};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
 
@@ -91,9 +91,13 @@ impl Session {
         self.printer
             .detail(&format!("server: {}", endpoint.place()));
         let holder = checkout::holder(&config.root, &self.env);
+        Ok(Stencil::new(config, endpoint, holder, self.variable()))
+    }
+
+    /// Looks up the variables of `env_inputs`.
+    pub(super) fn variable(&self) -> Variable {
         let env = self.env.clone();
-        let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
-        Ok(Stencil::new(config, endpoint, holder, variable))
+        Arc::new(move |name: &str| env.get_os(name).map(OsString::from))
     }
 
     /// `--server-url`, PGSTENCIL_SERVER_URL, `[server] url`, else the managed server.

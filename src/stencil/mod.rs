@@ -2,6 +2,7 @@
 //! nothing below it.
 
 mod acquire;
+mod explain;
 mod give_back;
 mod reuse;
 mod sweeper;
@@ -22,6 +23,7 @@ use crate::sweep::{self, Action};
 use crate::template::{self, Ensured};
 
 pub use self::acquire::{Acquired, Wanted};
+pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
 pub use self::sweeper::sweep_now;
 pub use crate::handout::Shard;
 pub use crate::pg::Limit;

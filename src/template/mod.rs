@@ -8,7 +8,7 @@ pub(crate) mod build;
 mod command;
 mod ensure;
 mod extend;
-pub(crate) mod look_up;
+mod look_up;
 mod seal;
 mod settle;
 mod verify;
@@ -19,6 +19,7 @@ use sqlx::postgres::types::Oid;
 
 pub use self::ensure::ensure;
 pub use self::extend::{NoBase, added_to, bases};
+pub(crate) use self::look_up::stale;
 pub use self::settle::{Settled, settle};
 pub use self::verify::{Fate, Verdict, verify};
 

@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod ensure;
+pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod release;
 pub(crate) mod run;

@@ -1,5 +1,11 @@
 //! The JSON shapes: what `--json` and `--report` print. Versioned; changes only add.
 
+mod explain;
+
+pub use self::explain::{
+    AgainstAnswer, CostsAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
+};
+
 use serde::Serialize;
 
 use crate::clone::Clone as CloneMade;

@@ -1,0 +1,264 @@
+//! `pgstencil explain`
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use pgstencil::Result;
+use pgstencil::fingerprint::{Difference, FileChanges, FileInput, Inputs};
+use pgstencil::stencil::{Explanation, Now, OnServer, explain_files};
+use pgstencil::wire::ExplainAnswer;
+
+use crate::cli::Session;
+use crate::cli::args::Explain;
+use crate::cli::output::{migrations, seconds, size};
+
+pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
+    // Without a config there is nothing to explain.
+    let config = session.config()?;
+    let name = args.template.as_deref();
+    let explanation = match session.stencil_for_reading().await? {
+        Some(stencil) => {
+            let against = args.against.as_deref();
+            stencil.explain(name, against, &session.limit).await?
+        }
+        None => {
+            session.printer.say(
+                "the managed server does not run, so its templates are not known; `pgstencil server start` starts it",
+            );
+            explain_files(&config, config.definition(name)?, &session.variable())?
+        }
+    };
+    session.printer.finish();
+    if session.printer.json() {
+        session.printer.object(&ExplainAnswer::from(&explanation))?;
+    } else {
+        let all = session.shared.verbose > 0;
+        session.printer.data(&in_words(&explanation, all))?;
+    }
+    Ok(0)
+}
+
+fn in_words(explanation: &Explanation, all: bool) -> String {
+    let mut text = String::new();
+    if let Some(server) = &explanation.server {
+        text += &verdict(server);
+        text.push('\n');
+    }
+    text += &format!("template {}", explanation.definition);
+    if let Some(server) = &explanation.server {
+        text += &format!(", fingerprint {}", server.recipe.fingerprint());
+    }
+    text.push('\n');
+    list_inputs(&mut text, &explanation.inputs, all);
+    if let Some(server) = &explanation.server {
+        let s = &server.recipe.server;
+        let locale = s.locale.as_deref().unwrap_or_default();
+        line(
+            &mut text,
+            "server",
+            format!(
+                "PostgreSQL {}, {}, {} {} {} {locale}",
+                s.major, s.encoding, s.provider, s.collate, s.ctype
+            )
+            .trim_end(),
+        );
+    }
+    match explanation.ignored.len() {
+        0 => {}
+        n => {
+            let hint = if all { "" } else { " (`-v` lists them)" };
+            let text = &mut text;
+            line(
+                text,
+                "ignored",
+                &format!("{}, matched but hidden by .gitignore{hint}", files(n)),
+            );
+            if all {
+                for path in &explanation.ignored {
+                    let _ = writeln!(text, "    {path}");
+                }
+            }
+        }
+    }
+    if let Some(nearest) = explanation.server.as_ref().and_then(|s| s.nearest.as_ref()) {
+        let _ = writeln!(
+            text,
+            "\nagainst template {}, last used {}",
+            nearest.fingerprint.short(),
+            nearest.last_used_at
+        );
+        list_difference(&mut text, &nearest.difference);
+    }
+    text
+}
+
+fn verdict(server: &OnServer) -> String {
+    let about = |time: Option<Duration>| {
+        time.map_or_else(
+            || "not known yet".to_owned(),
+            |t| format!("about {}", seconds(t)),
+        )
+    };
+    let costs = &server.costs;
+    let mut text = match &server.now {
+        Now::Hit { provisional, .. } => {
+            let mut text = format!(
+                "a command now would use the template that is there: {}",
+                about(costs.hit)
+            );
+            if *provisional {
+                text += "\nit was extended, and is provisional until a build from nothing has taken its place (`pgstencil ensure --settle`)";
+            }
+            text
+        }
+        Now::Wait {
+            builder, elapsed, ..
+        } => format!(
+            "a command now would wait for {builder}, who has been building it for {}",
+            seconds(*elapsed)
+        ),
+        Now::Extend { base, added } => format!(
+            "a command now would extend {} by {}: {} (a build from nothing: {})",
+            base.short(),
+            migrations(added.len()),
+            about(costs.extension),
+            about(costs.full)
+        ),
+        Now::Build { why } => format!(
+            "a command now would build from nothing: {}\nnothing can be extended: {why}",
+            about(costs.full)
+        ),
+    };
+    match &server.now {
+        Now::Hit {
+            failure: Some(failure),
+            ..
+        } => {
+            text += &format!("\nthe last attempt at that failed: {failure}");
+        }
+        Now::Wait { tail, .. } => tail.lines().for_each(|l| text += &format!("\n  {l}")),
+        _ => {}
+    }
+    if let Some(why) = &server.unusable {
+        text += &format!("\nthere is a template of these files, but it is not used: {why}");
+    }
+    text + "\n"
+}
+
+fn line(text: &mut String, label: &str, value: &str) {
+    let _ = writeln!(text, "  {label:<13} {value}");
+}
+
+fn files(count: usize) -> String {
+    match count {
+        1 => "one file".into(),
+        n => format!("{n} files"),
+    }
+}
+
+fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
+    for (label, list) in [
+        ("migrations", &inputs.migrations),
+        ("rerun_inputs", &inputs.rerun_inputs),
+        ("inputs", &inputs.inputs),
+    ] {
+        if list.is_empty() {
+            continue;
+        }
+        let bytes: u64 = list.iter().map(|f| f.bytes).sum();
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        line(
+            text,
+            label,
+            &format!("{}, {}", files(list.len()), size(bytes)),
+        );
+        if all {
+            list.iter().for_each(|file| list_file(text, file));
+        }
+    }
+    for lines in &inputs.lines {
+        let found = match lines.count {
+            1 => "one line".to_owned(),
+            n => format!("{n} lines"),
+        };
+        line(
+            text,
+            "input_lines",
+            &format!("{} /{}/: {found}", lines.file, lines.matching),
+        );
+    }
+    for variable in &inputs.env {
+        let set = if variable.hash.is_some() {
+            "set"
+        } else {
+            "not set"
+        };
+        line(text, "env_inputs", &format!("{} ({set})", variable.name));
+    }
+    if !inputs.mapping.is_empty() {
+        let names: Vec<&str> = inputs.mapping.iter().map(|v| v.name.as_str()).collect();
+        line(text, "env", &names.join(", "));
+    }
+    line(text, "build", &inputs.build);
+    line(text, "databases", &inputs.databases.join(", "));
+}
+
+fn list_file(text: &mut String, file: &FileInput) {
+    let _ = writeln!(
+        text,
+        "    {} {:>8} {}",
+        &file.hash[..12],
+        file.bytes,
+        file.path
+    );
+}
+
+fn list_difference(text: &mut String, difference: &Difference) {
+    if difference.is_empty() {
+        text.push_str("  nothing differs\n");
+    }
+    for (label, changes) in [
+        ("migration", &difference.migrations),
+        ("rerun input", &difference.rerun_inputs),
+        ("input", &difference.inputs),
+    ] {
+        let FileChanges {
+            added,
+            changed,
+            removed,
+        } = changes;
+        for (what, paths) in [("added", added), ("changed", changed), ("removed", removed)] {
+            for path in paths {
+                let _ = writeln!(text, "  {label} {what}: {path}");
+            }
+        }
+    }
+    for lines in &difference.lines {
+        let _ = writeln!(text, "  input lines: {lines}");
+    }
+    for (label, names) in [
+        ("variable", &difference.env),
+        ("env mapping", &difference.mapping),
+    ] {
+        for name in names {
+            let _ = writeln!(text, "  {label} differs: {name}");
+        }
+    }
+    if let Some((old, new)) = &difference.build {
+        let _ = writeln!(text, "  build command: {old} -> {new}");
+    }
+    if let Some((old, new)) = &difference.databases {
+        let _ = writeln!(
+            text,
+            "  databases: {} -> {}",
+            old.join(", "),
+            new.join(", ")
+        );
+    }
+    for (property, old, new) in &difference.server {
+        let _ = writeln!(text, "  server's {property}: {old} -> {new}");
+    }
+    if let Some((old, new)) = &difference.format {
+        let _ = writeln!(text, "  format of the fingerprint: {old} -> {new}");
+    }
+}

@@ -1,0 +1,326 @@
+//! What decides the template, what changed since the nearest one, and what a command would do now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Limit, Stencil, Variable};
+use crate::config::{Config, Definition, Extend};
+use crate::error::{Error, Kind, Result};
+use crate::fingerprint::{self, Difference, Inputs, Recipe, RelPath};
+use crate::names::Fingerprint;
+use crate::pg::lock::LockKey;
+use crate::pg::session::OpenError;
+use crate::pg::{Session, catalog};
+use crate::registry::event::Costs;
+use crate::registry::{Registry, TemplateRow};
+use crate::template::{self, NoBase, Template};
+
+/// What [`Stencil::explain`] answers.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Name of the definition.
+    pub definition: String,
+    /// What the files and variables decide.
+    pub inputs: Inputs,
+    /// Files that the globs match, but a .gitignore hides.
+    pub ignored: Vec<String>,
+    /// `None` if the server does not run: then nothing more is known.
+    pub server: Option<OnServer>,
+}
+
+/// What a server adds.
+#[derive(Clone, Debug)]
+pub struct OnServer {
+    /// All that decides the fingerprint.
+    pub recipe: Recipe,
+    /// What a command would do now.
+    pub now: Now,
+    /// Why the ready template of these inputs is not used, if there is one.
+    pub unusable: Option<String>,
+    /// What things cost so far.
+    pub costs: Costs,
+    /// The template that comes nearest, or the one that was asked for.
+    pub nearest: Option<Nearest>,
+}
+
+/// What a command that needs the template would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Now {
+    /// Use the one that is there.
+    Hit {
+        /// Whether a build from nothing is to take its place.
+        provisional: bool,
+        /// Why the last attempt at that failed.
+        failure: Option<String>,
+    },
+    /// Wait for somebody who builds it.
+    Wait {
+        /// Who builds.
+        builder: String,
+        /// For how long already.
+        elapsed: Duration,
+        /// The last lines that the build printed.
+        tail: String,
+    },
+    /// Extend an older one.
+    Extend {
+        /// The base.
+        base: Fingerprint,
+        /// The migrations that are new, in order.
+        added: Vec<RelPath>,
+    },
+    /// Build it from nothing.
+    Build {
+        /// Why nothing can be extended.
+        why: String,
+    },
+}
+
+/// Another template of the same definition.
+#[derive(Clone, Debug)]
+pub struct Nearest {
+    /// Its fingerprint.
+    pub fingerprint: Fingerprint,
+    /// RFC 3339, UTC.
+    pub last_used_at: String,
+    /// From it to the present inputs.
+    pub difference: Difference,
+}
+
+/// The part of an explanation that needs no server. Blocks on the file system.
+///
+/// # Errors
+/// As [`Inputs::read`].
+pub fn explain_files(
+    config: &Config,
+    definition: &Definition,
+    variable: &Variable,
+) -> Result<Explanation> {
+    Ok(Explanation {
+        definition: definition.name.clone(),
+        inputs: Inputs::read(&config.root, definition, &**variable)?,
+        ignored: fingerprint::ignored(&config.root, definition)?,
+        server: None,
+    })
+}
+
+impl Stencil {
+    /// Explains the template of the present inputs, against the nearest one or the one whose
+    /// fingerprint begins with `against`. Writes nothing, and waits for nobody; what it says may be
+    /// out of date a moment later.
+    ///
+    /// # Errors
+    /// As [`Inputs::read`]; [`Kind::NotFound`] or [`Kind::Usage`] if `against` names no template, or
+    /// several; the driver's.
+    pub async fn explain(
+        &self,
+        definition: Option<&str>,
+        against: Option<&str>,
+        limit: &Limit,
+    ) -> Result<Explanation> {
+        let definition = self.definition(definition)?;
+        let (config, found, variable) = (
+            Arc::clone(&self.config),
+            definition.clone(),
+            Arc::clone(&self.variable),
+        );
+        let mut explanation =
+            tokio::task::spawn_blocking(move || explain_files(&config, &found, &variable))
+                .await
+                .map_err(|e| Error::internal("reading the inputs panicked").caused_by(e))??;
+        let registry = &self.config.server.registry;
+        let inputs = explanation.inputs.clone();
+        explanation.server = Some(
+            match Registry::open_existing(&self.endpoint, registry, limit).await? {
+                Some(mut registry) => {
+                    let traits = catalog::traits(registry.session()).await?;
+                    let recipe = inputs.with_server(traits);
+                    let found = self.look(&mut registry, definition, recipe, against).await;
+                    registry.close().await;
+                    found?
+                }
+                None => {
+                    if let Some(prefix) = against {
+                        return Err(unknown(prefix));
+                    }
+                    OnServer {
+                        recipe: inputs.with_server(self.traits(limit).await?),
+                        now: Now::Build {
+                            why: NOTHING_YET.into(),
+                        },
+                        unusable: None,
+                        costs: Costs::default(),
+                        nearest: None,
+                    }
+                }
+            },
+        );
+        Ok(explanation)
+    }
+
+    /// Of a server that has no registry yet.
+    async fn traits(&self, limit: &Limit) -> Result<fingerprint::ServerTraits> {
+        for database in self.endpoint.maintenance() {
+            match Session::open(&self.endpoint, database, limit).await {
+                Ok(mut session) => {
+                    let traits = catalog::traits(&mut session).await;
+                    session.close().await;
+                    return traits;
+                }
+                Err(OpenError::Missing) => {}
+                Err(OpenError::Other(error)) => return Err(error),
+            }
+        }
+        Err(Error::new(
+            Kind::Connect,
+            "the server has none of the databases that a session could begin in",
+        )
+        .hint("name a database in the server URL that exists: `postgresql://HOST/DATABASE`"))
+    }
+
+    async fn look(
+        &self,
+        registry: &mut Registry,
+        definition: &Definition,
+        recipe: Recipe,
+        against: Option<&str>,
+    ) -> Result<OnServer> {
+        let (project, name) = (self.config.project.as_str(), definition.name.as_str());
+        let fingerprint = recipe.fingerprint();
+        let ready = registry.ready_templates(project, name).await?;
+        let costs = registry.costs(project, name).await?;
+        let own = fingerprint.to_string();
+        let mut unusable = None;
+        let mut hit = None;
+        if let Some((row, _)) = ready.iter().find(|(row, _)| row.fingerprint == own) {
+            unusable = why_unusable(registry, row, definition).await?;
+            hit = unusable.is_none().then(|| Now::Hit {
+                provisional: row.provisional,
+                failure: row.settle_failure.clone(),
+            });
+        }
+        let others: Vec<(TemplateRow, Recipe)> = ready
+            .into_iter()
+            .filter(|(row, _)| row.fingerprint != own)
+            .collect();
+        let nearest = match against {
+            Some(prefix) => Some(by_prefix(&others, &recipe, prefix)?),
+            None if hit.is_some() => None,
+            None => others
+                .iter()
+                .map(|(row, old)| (row, Difference::between(old, &recipe)))
+                .min_by_key(|(row, d)| (d.distance(), std::cmp::Reverse(row.last_used_at.clone()))),
+        };
+        let now = match hit {
+            Some(hit) => hit,
+            None => {
+                self.without(registry, definition, &recipe, &others, nearest.as_ref())
+                    .await?
+            }
+        };
+        Ok(OnServer {
+            now,
+            unusable,
+            costs,
+            nearest: match nearest {
+                None => None,
+                Some((row, difference)) => Some(Nearest {
+                    fingerprint: row.fingerprint.parse()?,
+                    last_used_at: row.last_used_at.clone(),
+                    difference,
+                }),
+            },
+            recipe,
+        })
+    }
+
+    /// What a command would do if there is no ready template, as [`template::ensure()`] does it.
+    async fn without(
+        &self,
+        registry: &mut Registry,
+        definition: &Definition,
+        recipe: &Recipe,
+        others: &[(TemplateRow, Recipe)],
+        nearest: Option<&(&TemplateRow, Difference)>,
+    ) -> Result<Now> {
+        let (project, name) = (self.config.project.as_str(), definition.name.as_str());
+        let fingerprint = recipe.fingerprint();
+        let held = registry.held_locks().await?;
+        let building = registry
+            .find_template(project, name, &fingerprint, "building")
+            .await?;
+        if let Some(row) = building
+            && held.contains(&LockKey::build(project, name, &fingerprint))
+        {
+            return Ok(Now::Wait {
+                builder: row.builder.0.describe(),
+                elapsed: Duration::try_from_secs_f64(row.age_s).unwrap_or_default(),
+                tail: row.log_tail,
+            });
+        }
+        if definition.extend != Extend::Never
+            && registry.differed(project, name, &fingerprint).await?
+        {
+            let why = NoBase::Differed.to_string();
+            return Ok(Now::Build { why });
+        }
+        for (row, added) in template::bases(others, recipe, definition) {
+            if why_unusable(registry, row, definition).await?.is_none() {
+                let base = row.fingerprint.parse()?;
+                return Ok(Now::Extend { base, added });
+            }
+        }
+        let close =
+            nearest.and_then(|(row, _)| others.iter().find(|(other, _)| other.id == row.id));
+        let why = match close {
+            None => NOTHING_YET.to_owned(),
+            Some(base) => match template::added_to(base, recipe, definition) {
+                Err(why) => format!("{}: {why}", &base.0.fingerprint[..12]),
+                Ok(_) => format!("{} cannot be copied", &base.0.fingerprint[..12]),
+            },
+        };
+        Ok(Now::Build { why })
+    }
+}
+
+const NOTHING_YET: &str = "there is no template of this definition yet";
+
+async fn why_unusable(
+    registry: &mut Registry,
+    row: &TemplateRow,
+    definition: &Definition,
+) -> Result<Option<String>> {
+    match template::stale(row, definition) {
+        Some(why) => Ok(Some(why)),
+        // Without its lock: it is read, and not used.
+        None => Ok(Template::read(registry, row).await?.err()),
+    }
+}
+
+fn unknown(prefix: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        format!("no other template of this definition begins with `{prefix}`"),
+    )
+    .hint("`pgstencil list` shows the templates that there are")
+}
+
+fn by_prefix<'a>(
+    others: &'a [(TemplateRow, Recipe)],
+    recipe: &Recipe,
+    prefix: &str,
+) -> Result<(&'a TemplateRow, Difference)> {
+    let prefix = prefix.to_ascii_lowercase();
+    let found: Vec<_> = others
+        .iter()
+        .filter(|(row, _)| row.fingerprint.starts_with(&prefix))
+        .collect();
+    match found.as_slice() {
+        [] => Err(unknown(&prefix)),
+        [(row, old)] => Ok((row, Difference::between(old, recipe))),
+        several => Err(several.iter().fold(
+            Error::usage(format!("several templates begin with `{prefix}`")),
+            |error, (row, _)| error.detail(row.fingerprint.clone()),
+        )),
+    }
+}

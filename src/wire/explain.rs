@@ -1,0 +1,195 @@
+//! What `explain` answers.
+
+use serde::Serialize;
+
+use super::{VERSION, millis};
+use crate::fingerprint::{Difference, FileInput, Inputs, LinesInput, RelPath, ServerTraits};
+use crate::stencil::{Explanation, Now, OnServer};
+
+/// What `explain` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Name of the definition.
+    pub template: String,
+    /// Of the present inputs; null if the server does not run, since it decides, too.
+    pub fingerprint: Option<String>,
+    /// What decides the fingerprint.
+    pub inputs: InputsAnswer,
+    /// Files that the globs match, but a .gitignore hides.
+    pub ignored: Vec<String>,
+    /// What a command would do now; null if the server does not run.
+    pub now: Option<NowAnswer>,
+    /// Why the ready template of these inputs is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unusable: Option<String>,
+    /// Milliseconds by past times; null where there are none.
+    pub costs_ms: CostsAnswer,
+    /// Against which template, and what differs; null if there is none, or nothing to compare.
+    pub against: Option<AgainstAnswer>,
+}
+
+/// What decides the fingerprint, without the values of variables.
+#[derive(Clone, Debug, Serialize)]
+pub struct InputsAnswer {
+    /// Files of `migrations`.
+    pub migrations: Vec<FileInput>,
+    /// Files of `rerun_inputs`.
+    pub rerun_inputs: Vec<FileInput>,
+    /// Files of `inputs`.
+    pub inputs: Vec<FileInput>,
+    /// `input_lines`
+    pub lines: Vec<LinesInput>,
+    /// `env_inputs`: names, and whether they are set.
+    pub env: Vec<VariableAnswer>,
+    /// Names of `[template.X.env]`.
+    pub mapping: Vec<String>,
+    /// The build command.
+    pub build: String,
+    /// Roles.
+    pub databases: Vec<String>,
+    /// What the server adds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerTraits>,
+}
+
+/// A variable of `env_inputs`.
+#[derive(Clone, Debug, Serialize)]
+pub struct VariableAnswer {
+    /// Its name.
+    pub name: String,
+    /// Whether it is set.
+    pub set: bool,
+}
+
+/// What a command would do.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum NowAnswer {
+    /// Use the template that is there.
+    Hit {
+        /// Whether a build from nothing is to take its place.
+        provisional: bool,
+        /// Why the last attempt at that failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        settle_failure: Option<String>,
+    },
+    /// Wait for somebody who builds it.
+    Wait {
+        /// Who builds.
+        builder: String,
+        /// For how many milliseconds already.
+        elapsed_ms: f64,
+        /// The last lines that the build printed.
+        tail: String,
+    },
+    /// Extend an older one.
+    Extend {
+        /// Fingerprint of the base.
+        base: String,
+        /// The migrations that are new, in order.
+        added: Vec<RelPath>,
+    },
+    /// Build it from nothing.
+    Build {
+        /// Why nothing can be extended.
+        why: String,
+    },
+}
+
+/// Milliseconds.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CostsAnswer {
+    /// To find a ready template.
+    pub hit: Option<f64>,
+    /// An extension.
+    pub extend: Option<f64>,
+    /// A build from nothing.
+    pub build: Option<f64>,
+}
+
+/// Another template, and what differs.
+#[derive(Clone, Debug, Serialize)]
+pub struct AgainstAnswer {
+    /// 64 hex digits.
+    pub fingerprint: String,
+    /// RFC 3339.
+    pub last_used_at: String,
+    /// From it to the present inputs.
+    pub difference: Difference,
+}
+
+impl From<&Explanation> for ExplainAnswer {
+    fn from(explanation: &Explanation) -> Self {
+        let server = explanation.server.as_ref();
+        ExplainAnswer {
+            version: VERSION,
+            template: explanation.definition.clone(),
+            fingerprint: server.map(|s| s.recipe.fingerprint().to_string()),
+            inputs: inputs(&explanation.inputs, server),
+            ignored: explanation.ignored.clone(),
+            now: server.map(|s| now(&s.now)),
+            unusable: server.and_then(|s| s.unusable.clone()),
+            costs_ms: server.map_or_else(CostsAnswer::default, |s| CostsAnswer {
+                hit: s.costs.hit.map(millis),
+                extend: s.costs.extension.map(millis),
+                build: s.costs.full.map(millis),
+            }),
+            against: server
+                .and_then(|s| s.nearest.as_ref())
+                .map(|nearest| AgainstAnswer {
+                    fingerprint: nearest.fingerprint.to_string(),
+                    last_used_at: nearest.last_used_at.clone(),
+                    difference: nearest.difference.clone(),
+                }),
+        }
+    }
+}
+
+fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
+    InputsAnswer {
+        migrations: inputs.migrations.clone(),
+        rerun_inputs: inputs.rerun_inputs.clone(),
+        inputs: inputs.inputs.clone(),
+        lines: inputs.lines.clone(),
+        env: inputs
+            .env
+            .iter()
+            .map(|variable| VariableAnswer {
+                name: variable.name.clone(),
+                set: variable.hash.is_some(),
+            })
+            .collect(),
+        mapping: inputs.mapping.iter().map(|v| v.name.clone()).collect(),
+        build: inputs.build.clone(),
+        databases: inputs.databases.clone(),
+        server: server.map(|s| s.recipe.server.clone()),
+    }
+}
+
+fn now(now: &Now) -> NowAnswer {
+    match now {
+        Now::Hit {
+            provisional,
+            failure,
+        } => NowAnswer::Hit {
+            provisional: *provisional,
+            settle_failure: failure.clone(),
+        },
+        Now::Wait {
+            builder,
+            elapsed,
+            tail,
+        } => NowAnswer::Wait {
+            builder: builder.clone(),
+            elapsed_ms: millis(*elapsed),
+            tail: tail.clone(),
+        },
+        Now::Extend { base, added } => NowAnswer::Extend {
+            base: base.to_string(),
+            added: added.clone(),
+        },
+        Now::Build { why } => NowAnswer::Build { why: why.clone() },
+    }
+}
