@@ -28,6 +28,9 @@ use crate::error::Result;
 
 pub use difference::{Change, ChangeKind, Difference, Edit, Side, diff};
 
+/// Stands for the database's own name where an option or a setting is exactly that.
+pub const OWN_NAME: &str = "{database}";
+
 /// What is in one database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -48,8 +51,9 @@ impl Inventory {
         self.entries.is_empty()
     }
 
-    /// Puts `stand_in` wherever `name` stands. For names that differ by build and cannot be mistaken,
-    /// such as the private names of a set's databases in a foreign server's options.
+    /// Puts `stand_in` wherever `name` stands, in headings too. For names that differ by build and
+    /// cannot be mistaken for anything else: the private names that a set's databases had while they
+    /// were built, in a foreign server's options or a comment.
     pub fn replace(&mut self, name: &str, stand_in: &str) {
         let entries = std::mem::take(&mut self.entries);
         for (heading, lines) in entries {
@@ -124,13 +128,14 @@ pub async fn read(session: &mut Session) -> Result<Inventory> {
 
 async fn collect(session: &mut Session) -> Result<BTreeMap<String, Vec<Line>>, sqlx::Error> {
     // The settings decide how the server prints expressions, and a database may have its own.
+    // Compiling these queries would take longer than running them.
     session
         .run(sql::user_statements(
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
              SET LOCAL search_path = pg_catalog; SET LOCAL datestyle = ISO; \
              SET LOCAL intervalstyle = postgres; SET LOCAL timezone = UTC; \
              SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = hex; \
-             SET LOCAL xmlbinary = base64; SET LOCAL quote_all_identifiers = off"
+             SET LOCAL jit = off; SET LOCAL xmlbinary = base64; SET LOCAL quote_all_identifiers = off"
                 .into(),
         ))
         .await?;
