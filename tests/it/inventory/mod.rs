@@ -244,15 +244,105 @@ fn an_ordinary_role_reads_what_the_superuser_reads() {
 #[test]
 fn extensions_are_told_as_a_whole() {
     let database = Database::new("template0");
+    database.run("create table settings (name text, value text)");
     let before = database.inventory();
-    database.run("create extension hstore");
+    database.run("create extension hstore; alter extension hstore add table settings");
     let difference = diff(&before, &database.inventory());
     let headings: Vec<_> = difference
         .changes
         .iter()
         .map(|c| c.heading.as_str())
         .collect();
-    assert_eq!(headings, ["extension hstore"], "{difference}");
+    assert_eq!(
+        headings,
+        ["extension hstore", "table public.settings"],
+        "{difference}"
+    );
+    assert!(
+        difference
+            .to_string()
+            .contains("\n-table public.settings\n"),
+        "{difference}"
+    );
+
+    // What a migration does to an extension's table is not the extension's.
+    let before = database.inventory();
+    database.run(
+        "insert into settings values ('a', 'b');
+         alter table settings add constraint named check (name <> '')",
+    );
+    assert_eq!(
+        diff(&before, &database.inventory()).to_string(),
+        "--- old\n+++ new\n+table public.settings\n\
+         +  constraint named CHECK ((name <> ''::text))\n+  rows 1\n"
+    );
+}
+
+#[test]
+fn a_subscription_is_told() {
+    let database = Database::new("template0");
+    let before = database.inventory();
+    database.run(
+        "create subscription there connection 'host=far.example password=hush' publication one, two
+             with (connect = false, enabled = false, slot_name = none)",
+    );
+    let after = database.inventory();
+    database.run("drop subscription there");
+    assert_eq!(
+        diff(&before, &after).to_string(),
+        "--- old\n+++ new\n+subscription there\n+  disabled to {one,two} owner postgres\n"
+    );
+}
+
+#[test]
+fn settings_of_the_database_do_not_change_how_things_are_told() {
+    let sql = "create table t (a date default '2024-02-01', b interval default '1 day 2 hours',
+         c timestamptz default '2024-02-01 12:00+00', d bytea default '\\x41ff', e float8 default 0.1::float8 + 0.2);
+         create view v as select a from t where c > '2024-02-01 12:00+00'";
+    let (one, two) = (Database::new("template0"), Database::new("template0"));
+    one.run(sql);
+    two.run(sql);
+    for setting in [
+        "datestyle = 'German, DMY'",
+        "intervalstyle = 'sql_standard'",
+        "timezone = 'Asia/Tokyo'",
+        "bytea_output = 'escape'",
+        "quote_all_identifiers = on",
+        "extra_float_digits = -3",
+    ] {
+        two.run(&format!("alter database {} set {setting}", two.name));
+    }
+    let difference = diff(&one.inventory(), &two.inventory());
+    assert_eq!(difference.changes.len(), 1, "{difference}");
+    assert_eq!(difference.changes[0].heading, "database");
+}
+
+#[test]
+fn more_tables_than_one_transaction_may_lock() {
+    let server = crate::support::TestServer::private_with(
+        "max_connections = 20\nmax_locks_per_transaction = 10",
+    );
+    for n in 0..30 {
+        let sql = format!(
+            "do $$ begin for n in 0 .. 29 loop
+                 execute format('create table t_{n}_%s (id int primary key, a int unique, b int unique)', n);
+             end loop; end $$"
+        );
+        server.psql("postgres", &sql);
+    }
+    server.psql("postgres", "insert into t_3_3 values (1, 1, 1)");
+    let lock_all = "do $$ declare t text; begin
+         for t in select relname from pg_class where relname like 't\\_%' and relkind = 'r'
+         loop execute 'select count(*) from ' || t; end loop; end $$";
+    assert!(
+        server.try_psql("postgres", lock_all).is_err(),
+        "the test proves nothing"
+    );
+    let found = read(&server.url("postgres"), "postgres");
+    assert_eq!(
+        found.entries["table public.t_3_3"].last().unwrap(),
+        "rows 1"
+    );
 }
 
 #[test]
