@@ -10,7 +10,9 @@
 //! Not in it: what the rows say; the positions of sequences; gaps that dropped columns leave in
 //! `attnum` (positions count live columns); changes to objects that initdb made, other than schema
 //! `public`; roles, tablespaces and whatever else belongs to the server; the database's own owner,
-//! rights and comment, which pgstencil decides. Values of a user mapping's options, and of others
+//! rights and comment, which pgstencil decides. Where something holds the name of the database that it
+//! was built in, [`Inventory::replace`] makes builds comparable: only the caller knows that name, since
+//! a template is renamed when it is sealed. Values of a user mapping's options, and of others
 //! with a name like a password's, are hidden.
 //!
 //! The catalogs are described in <https://www.postgresql.org/docs/current/catalogs.html>. Each
@@ -27,9 +29,6 @@ use super::{Doing as _, Session, sql};
 use crate::error::Result;
 
 pub use difference::{Change, ChangeKind, Difference, Edit, Side, diff};
-
-/// Stands for the database's own name where an option or a setting is exactly that.
-pub const OWN_NAME: &str = "{database}";
 
 /// What is in one database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

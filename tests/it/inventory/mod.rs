@@ -47,8 +47,11 @@ impl Database {
             .replace("{database}", &self.name)
     }
 
+    /// Without the name under which it was built.
     fn inventory(&self) -> Inventory {
-        read(&server().url(&self.name), &self.name)
+        let mut found = read(&server().url(&self.name), &self.name);
+        found.replace(&self.name, "(own)");
+        found
     }
 }
 
@@ -121,18 +124,18 @@ fn two_builds_are_equal_and_so_is_a_clone() {
         format!(
             "--- old\n+++ new\n database\n\
              -  setting app.jwt_secret hidden\n\
-             -  setting app.self = {{database}}\n\
+             -  setting app.self = (own)\n\
              -  setting search_path = app, public\n\
              -  setting work_mem = 7MB for role {}\n \
              server far\n\
-             -  option dbname '{{database}}'\n\
+             -  option dbname '(own)'\n\
              +  option dbname '{}'\n",
             reader.name, one.name
         )
     );
     clone.run(&clone.fill(&reader, SETTINGS));
     let mut third = clone.inventory();
-    third.replace(&one.name, inventory::OWN_NAME);
+    third.replace(&one.name, "(own)");
     assert_eq!(diff(&first, &third).to_string(), "");
 }
 
@@ -369,7 +372,7 @@ fn names_that_differ_by_build_can_be_replaced() {
         database.name
     );
     database.run(&sql);
-    let mut found = database.inventory();
+    let mut found = read(&server().url(&database.name), &database.name);
     assert!(text(&found).contains(&database.name));
     found.replace(&database.name, "{app}");
     assert!(
