@@ -34,7 +34,7 @@
 //! | [`fingerprint`] | the walk over the files, the [`fingerprint::Recipe`] and its hash |
 //! | [`process`] | the only starter of other people's commands: groups, time-outs, a watchdog for the time after us |
 //! | [`server`] | the managed server: a private Postgres that is started on demand |
-//! | [`pg`] | sessions, advisory locks, what the server says of its databases, what is in one ([`pg::inventory`]), and every statement with identifiers in it |
+//! | [`pg`] | sessions, advisory locks, what the server says of its databases, and every statement with identifiers in it |
 //! | [`registry`] | our own tables: templates, clones, databases, events; intents before acts |
 //! | [`handout`] | what a command of the user sees: variables, placeholders filled |
 //! | [`context`] | what each step from template to clone needs to know |
