@@ -36,7 +36,9 @@ WHERE x.line IS NOT NULL
 UNION ALL
 SELECT r.heading, 4, 0, format('trigger %I: %s', t.tgname, pg_get_triggerdef(t.oid)) || CASE t.tgenabled
     WHEN 'D' THEN ' disabled' WHEN 'R' THEN ' enabled replica' WHEN 'A' THEN ' enabled always' ELSE '' END
-FROM relation r JOIN pg_trigger t ON t.tgrelid = r.oid WHERE NOT t.tgisinternal
+FROM relation r JOIN pg_trigger t ON t.tgrelid = r.oid
+-- Before 15 what a partition has of its parent's trigger counts as internal.
+WHERE NOT t.tgisinternal OR t.tgparentid <> 0 AND t.tgconstraint = 0
 
 UNION ALL
 -- DISABLE TRIGGER ALL switches off foreign keys too. Their triggers' names hold oids.

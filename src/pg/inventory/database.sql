@@ -12,9 +12,9 @@ JOIN pg_foreign_data_wrapper f ON f.oid = o.oid
 CROSS JOIN LATERAL (
     SELECT format('handler %s validator %s', f.fdwhandler::regproc, f.fdwvalidator::regproc) AS line
     UNION ALL SELECT format('option %I %L', p.option_name, p.option_value) FROM pg_options_to_table(f.fdwoptions) p
-    WHERE p.option_name !~* 'pass|secret|token|key'
+    WHERE p.option_name !~* 'pass|secret|token|key$'
     UNION ALL SELECT format('option %I hidden', p.option_name) FROM pg_options_to_table(f.fdwoptions) p
-    WHERE p.option_name ~* 'pass|secret|token|key'
+    WHERE p.option_name ~* 'pass|secret|token|key$'
 ) l
 WHERE o.classid = 'pg_foreign_data_wrapper'::regclass
 
@@ -26,11 +26,10 @@ JOIN pg_foreign_data_wrapper w ON w.oid = f.srvfdw
 CROSS JOIN LATERAL (
     SELECT concat_ws(' ', 'foreign data wrapper', quote_ident(w.fdwname), 'type ' || quote_literal(f.srvtype),
         'version ' || quote_literal(f.srvversion)) AS line
-    UNION ALL SELECT format('option %I %L', p.option_name,
-        CASE WHEN p.option_value = current_database() THEN '{database}' ELSE p.option_value END)
-    FROM pg_options_to_table(f.srvoptions) p WHERE p.option_name !~* 'pass|secret|token|key'
+    UNION ALL SELECT format('option %I %L', p.option_name, p.option_value)
+    FROM pg_options_to_table(f.srvoptions) p WHERE p.option_name !~* 'pass|secret|token|key$'
     UNION ALL SELECT format('option %I hidden', p.option_name)
-    FROM pg_options_to_table(f.srvoptions) p WHERE p.option_name ~* 'pass|secret|token|key'
+    FROM pg_options_to_table(f.srvoptions) p WHERE p.option_name ~* 'pass|secret|token|key$'
 ) l
 WHERE o.classid = 'pg_foreign_server'::regclass
 
@@ -83,8 +82,8 @@ UNION ALL
 SELECT 'database', 0, 0, 'large objects ' || count(*) FROM pg_largeobject_metadata HAVING count(*) > 0
 
 UNION ALL
-SELECT 'database', 1, 0, concat_ws(' ', 'setting', v.name, CASE WHEN v.name ~* 'pass|secret|token|key' THEN 'hidden'
-        WHEN v.value = current_database() THEN '= {database}' ELSE '= ' || v.value END,
+SELECT 'database', 1, 0, concat_ws(' ', 'setting', v.name, CASE WHEN v.name ~* 'pass|secret|token|key$' THEN 'hidden'
+        ELSE '= ' || v.value END,
     CASE WHEN s.setrole <> 0 THEN 'for role ' || quote_ident(pg_get_userbyid(s.setrole)) END)
 FROM pg_db_role_setting s
 CROSS JOIN LATERAL unnest(s.setconfig) pair

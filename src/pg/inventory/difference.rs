@@ -190,3 +190,109 @@ impl fmt::Display for Difference {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inventory(entries: &[(&str, &[&str])]) -> Inventory {
+        let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect();
+        Inventory {
+            entries: entries
+                .iter()
+                .map(|(heading, l)| ((*heading).to_owned(), lines(l)))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn people_get_a_diff_and_programs_a_list() {
+        let old = inventory(&[
+            (
+                "table a",
+                &["column 1 id integer", "column 2 email text", "rows 3"],
+            ),
+            ("table b", &["column 1 id integer"]),
+            ("view c", &["definition", "  SELECT 1;"]),
+        ]);
+        let new = inventory(&[
+            (
+                "table a",
+                &["column 1 id integer", "column 2 email citext", "rows 3"],
+            ),
+            ("table aa", &["column 1 id integer"]),
+            ("view c", &["definition", "  SELECT 1;"]),
+        ]);
+        let difference = diff(&old, &new, "template 3f2a", "built from nothing");
+        assert_eq!(
+            difference.to_string(),
+            "--- template 3f2a\n\
+             +++ built from nothing\n \
+             table a\n\
+             -  column 2 email text\n\
+             +  column 2 email citext\n\
+             +table aa\n\
+             +  column 1 id integer\n\
+             -table b\n\
+             -  column 1 id integer\n"
+        );
+        assert_eq!(
+            serde_json::to_value(&difference).unwrap(),
+            serde_json::json!({
+                "old": "template 3f2a",
+                "new": "built from nothing",
+                "changes": [
+                    {"heading": "table a", "kind": "changed",
+                     "removed": ["column 2 email text"], "added": ["column 2 email citext"]},
+                    {"heading": "table aa", "kind": "added",
+                     "removed": [], "added": ["column 1 id integer"]},
+                    {"heading": "table b", "kind": "removed",
+                     "removed": ["column 1 id integer"], "added": []},
+                ]
+            })
+        );
+        let same = diff(&old, &old, "a", "b");
+        assert!(same.is_empty());
+        assert_eq!(same.to_string(), "");
+    }
+
+    #[test]
+    fn order_and_repeats_count() {
+        let body = |lines: &[&str]| inventory(&[("function f()", lines)]);
+        let old = body(&["definition", "  a", "  b", "  a"]);
+        for new in [
+            body(&["definition", "  a", "  a", "  b"]),
+            body(&["definition", "  a", "  b"]),
+            body(&["definition", "  b", "  a", "  a"]),
+        ] {
+            assert_eq!(diff(&old, &new, "", "").changes.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_column_more_in_front_is_one_line() {
+        let old = inventory(&[("t", &["column 1 a int", "column 2 b int", "column 3 c int"])]);
+        let new = inventory(&[(
+            "t",
+            &[
+                "column 1 x int",
+                "column 2 a int",
+                "column 3 b int",
+                "column 4 c int",
+            ],
+        )]);
+        let text = diff(&old, &new, "o", "n").to_string();
+        assert_eq!(text, "--- o\n+++ n\n t\n+  column 1 x int\n");
+        // Within a definition such words are text like any other.
+        let old = inventory(&[("f", &["definition", "  column 1 x"])]);
+        let new = inventory(&[("f", &["definition", "  column 2 x"])]);
+        assert_eq!(diff(&old, &new, "", "").changes.len(), 1);
+    }
+
+    #[test]
+    fn an_object_without_lines_is_a_difference() {
+        let with = inventory(&[("schema s", &[])]);
+        let text = diff(&Inventory::default(), &with, "o", "n").to_string();
+        assert_eq!(text, "--- o\n+++ n\n+schema s\n");
+    }
+}

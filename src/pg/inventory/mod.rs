@@ -10,7 +10,9 @@
 //! Not in it: what the rows say; the positions of sequences; gaps that dropped columns leave in
 //! `attnum` (positions count live columns); changes to objects that initdb made, other than schema
 //! `public`; roles, tablespaces and whatever else belongs to the server; the database's own owner,
-//! rights and comment, which pgstencil decides. Values of a user mapping's options, and of others
+//! rights and comment, which pgstencil decides. Where something holds the name of the database that it
+//! was built in, [`Inventory::replace`] makes builds comparable: only the caller knows that name, since
+//! a template is renamed when it is sealed. Values of a user mapping's options, and of others
 //! with a name like a password's, are hidden.
 //!
 //! The catalogs are described in <https://www.postgresql.org/docs/current/catalogs.html>. Each
@@ -21,9 +23,9 @@ mod difference;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sqlx::FromRow;
 
-use super::sql::{self, Statement};
-use super::{Doing as _, Session};
+use super::{Doing as _, Session, sql};
 use crate::error::Result;
 
 pub use difference::{Change, ChangeKind, Difference, Edit, Side, diff};
@@ -48,8 +50,9 @@ impl Inventory {
         self.entries.is_empty()
     }
 
-    /// Puts `stand_in` wherever `name` stands. For names that differ by build and cannot be mistaken,
-    /// such as the private names of a set's databases in a foreign server's options.
+    /// Puts `stand_in` wherever `name` stands, in headings too. For names that differ by build and
+    /// cannot be mistaken for anything else: the private names that a set's databases had while they
+    /// were built, in a foreign server's options or a comment.
     pub fn replace(&mut self, name: &str, stand_in: &str) {
         let entries = std::mem::take(&mut self.entries);
         for (heading, lines) in entries {
@@ -95,11 +98,20 @@ type Line = (i32, i64, String);
 /// A line as the queries give it: heading, rank, number, text.
 type Row = (Option<String>, i32, i64, Option<String>);
 
-/// Reads the inventory of the session's database, in one snapshot.
+/// A table whose rows count.
+#[derive(FromRow)]
+struct Table {
+    heading: String,
+    schema: String,
+    name: String,
+    /// Why our role cannot count them.
+    refusal: Option<String>,
+}
+
+/// Reads the inventory of the session's database: the catalogs in one snapshot, then the rows.
 ///
 /// Works for any role. What the role may not read it cannot count: such a table says `rows unknown`
-/// and why. Counting locks every table as any SELECT does, so a table that somebody alters is waited
-/// for.
+/// and why. Counting locks each table as any SELECT does, so one that somebody alters is waited for.
 ///
 /// # Errors
 /// The driver's. The session is usable afterwards, unless it is lost.
@@ -109,9 +121,30 @@ type Row = (Option<String>, i32, i64, Option<String>);
 pub async fn read(session: &mut Session) -> Result<Inventory> {
     let database = session.database().to_owned();
     let doing = || format!("read what is in database `{database}`");
-    session.begin().await.doing(doing)?;
-    let found = collect(session).await;
-    let found = session.end(found).await.doing(doing)?;
+    begin(session).await.doing(doing)?;
+    let found = describe(session).await;
+    let (mut found, tables) = session.end(found).await.doing(doing)?;
+    let (known, unknown): (Vec<_>, Vec<_>) = tables.into_iter().partition(|t| t.refusal.is_none());
+    for Table {
+        heading, refusal, ..
+    } in unknown
+    {
+        let line = format!("rows unknown: {}", refusal.unwrap_or_default());
+        found.entry(heading).or_default().push((ROWS, 0, line));
+    }
+    // A transaction for each batch: a single one would hold a lock on every table and index of the
+    // database, more than the server may have.
+    for batch in known.chunks(BATCH) {
+        begin(session).await.doing(doing)?;
+        let counts = count(session, batch).await;
+        let counts = session.end(counts).await.doing(doing)?;
+        for (table, rows) in batch.iter().zip(counts) {
+            if rows > 0 {
+                let lines = found.entry(table.heading.clone()).or_default();
+                lines.push((ROWS, 0, format!("rows {rows}")));
+            }
+        }
+    }
     let entries = found
         .into_iter()
         .map(|(heading, mut lines)| {
@@ -122,18 +155,23 @@ pub async fn read(session: &mut Session) -> Result<Inventory> {
     Ok(Inventory { entries })
 }
 
-async fn collect(session: &mut Session) -> Result<BTreeMap<String, Vec<Line>>, sqlx::Error> {
-    // The settings decide how the server prints expressions, and a database may have its own.
-    session
-        .run(sql::user_statements(
-            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-             SET LOCAL search_path = pg_catalog; SET LOCAL datestyle = ISO; \
-             SET LOCAL intervalstyle = postgres; SET LOCAL timezone = UTC; \
-             SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = hex; \
-             SET LOCAL xmlbinary = base64; SET LOCAL quote_all_identifiers = off"
-                .into(),
-        ))
-        .await?;
+/// Begins a transaction that reads, under the settings that decide how the server prints
+/// expressions: a database may have its own. Compiling these queries would take longer than running
+/// them.
+async fn begin(session: &mut Session) -> Result<(), sqlx::Error> {
+    let text = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                SET LOCAL search_path = pg_catalog; SET LOCAL datestyle = ISO; \
+                SET LOCAL intervalstyle = postgres; SET LOCAL timezone = UTC; \
+                SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = hex; \
+                SET LOCAL xmlbinary = base64; SET LOCAL quote_all_identifiers = off; \
+                SET LOCAL jit = off";
+    session.run(sql::user_statements(text.into())).await
+}
+
+/// What the catalogs say, by heading, and the tables whose rows count.
+async fn describe(
+    session: &mut Session,
+) -> Result<(BTreeMap<String, Vec<Line>>, Vec<Table>), sqlx::Error> {
     let mut found: BTreeMap<String, Vec<Line>> = BTreeMap::new();
     let latest = (session.facts().major() >= 15).then_some(PUBLICATION_SCHEMAS);
     for query in QUERIES.into_iter().chain(latest) {
@@ -141,50 +179,31 @@ async fn collect(session: &mut Session) -> Result<BTreeMap<String, Vec<Line>>, s
             .fetch_all(session.connection())
             .await?;
         for (heading, rank, number, line) in rows {
-            // Nothing has no heading but what was dropped since the snapshot.
+            // Without heading is only what was dropped since the snapshot.
             if let (Some(heading), Some(line)) = (heading, line) {
                 found.entry(heading).or_default().push((rank, number, line));
             }
         }
     }
-    for (heading, line) in rows(session).await? {
-        found.entry(heading).or_default().push((ROWS, 0, line));
-    }
-    Ok(found)
-}
-
-/// What there is to say of the tables' rows. Of an empty table, nothing.
-async fn rows(session: &mut Session) -> Result<Vec<(String, String)>, sqlx::Error> {
-    let tables: Vec<(String, String, String, Option<String>)> = sqlx::query_as(COUNTABLE)
+    let tables = sqlx::query_as(COUNTABLE)
         .fetch_all(session.connection())
         .await?;
-    let mut lines = Vec::new();
-    let mut countable = Vec::new();
-    for (heading, schema, name, refusal) in tables {
-        match refusal {
-            Some(why) => lines.push((heading, format!("rows unknown: {why}"))),
-            None => countable.push((heading, schema, name)),
-        }
-    }
-    for batch in countable.chunks(BATCH) {
-        let names = batch.iter().map(|(_, s, n)| (s.as_str(), n.as_str()));
-        let statement: Statement = sql::count_rows(names);
-        let counts: Vec<i64> = sqlx::query_scalar(statement)
-            .persistent(false)
-            .fetch_all(session.connection())
-            .await?;
-        for ((heading, ..), count) in batch.iter().zip(counts) {
-            if count > 0 {
-                lines.push((heading.clone(), format!("rows {count}")));
-            }
-        }
-    }
-    Ok(lines)
+    Ok((found, tables))
 }
 
-/// A definition of several lines, the later ones indented.
+async fn count(session: &mut Session, tables: &[Table]) -> Result<Vec<i64>, sqlx::Error> {
+    let names = tables.iter().map(|t| (t.schema.as_str(), t.name.as_str()));
+    sqlx::query_scalar(sql::count_rows(names))
+        .persistent(false)
+        .fetch_all(session.connection())
+        .await
+}
+
+/// A definition of several lines, the later ones indented. A carriage return is part of it, and would
+/// not be seen as what it is.
 fn split((_, _, text): Line) -> Vec<String> {
-    let mut lines = text.lines();
+    let text = text.replace('\r', "\\r");
+    let mut lines = text.split('\n');
     let first = lines.next().unwrap_or_default().to_owned();
     std::iter::once(first)
         .chain(lines.map(|l| format!("  {l}")))

@@ -12,7 +12,9 @@ WITH member AS MATERIALIZED (
     SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast)'
 ), relation AS MATERIALIZED (
     SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl,
-        c.oid IN (SELECT objid FROM member WHERE classid = 'pg_class'::regclass) AS of_extension,
+        -- Of a composite type, the type is the member.
+        CASE c.relkind WHEN 'c' THEN c.reltype IN (SELECT objid FROM member WHERE classid = 'pg_type'::regclass)
+            ELSE c.oid IN (SELECT objid FROM member WHERE classid = 'pg_class'::regclass) END AS of_extension,
         CASE c.relkind WHEN 'c' THEN 'type' ELSE i.type END || ' ' || i.identity AS heading
     FROM pg_class c
     JOIN space s ON s.oid = c.relnamespace

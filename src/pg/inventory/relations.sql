@@ -32,8 +32,7 @@ CROSS JOIN LATERAL (VALUES
     (CASE WHEN c.relrowsecurity THEN 'row level security enabled' END),
     (CASE WHEN c.relforcerowsecurity THEN 'row level security forced' END),
     ('server ' || quote_ident(fs.srvname)),
-    ((SELECT format('options (%s)', string_agg(format('%I %L', o.option_name,
-            CASE WHEN o.option_value = current_database() THEN '{database}' ELSE o.option_value END),
+    ((SELECT format('options (%s)', string_agg(format('%I %L', o.option_name, o.option_value),
             ', ' ORDER BY o.option_name COLLATE "C"))
         FROM pg_options_to_table(ft.ftoptions) o HAVING count(*) > 0)),
     (CASE WHEN NOT c.relispopulated THEN 'not populated' END),

@@ -79,8 +79,6 @@ grant execute on function app.note(integer, text) to {reader};
 create function app.touch() returns trigger language plpgsql as 'begin return new; end';
 create procedure app.work(inout n integer) language sql as 'select n + 1';
 create aggregate app.total (integer) (sfunc = int4pl, stype = integer, initcond = '5', parallel = safe);
-create aggregate app.middle (float8 order by anyelement) (sfunc = ordered_set_transition, stype = internal,
-    finalfunc = percentile_disc_final, finalfunc_extra);
 
 create trigger touched before update of email on app.users
     for each row when (old.email is distinct from new.email) execute function app.touch('an argument');
@@ -94,7 +92,7 @@ create rule quiet as on delete to app.orders do instead nothing;
 comment on rule quiet on app.orders is 'deletes nothing';
 
 alter table app.users enable row level security;
-create policy own on app.users for select to {reader}, public using (email = current_user);
+create policy own on app.users for select to {reader} using (email = current_user);
 create policy narrow on app.users as restrictive for all using (id > 0) with check (id > 1);
 comment on policy own on app.users is 'each sees itself';
 comment on index app.users_lower is 'by address';

@@ -11,6 +11,8 @@ create function app.guard() returns event_trigger language plpgsql as 'begin end
 create event trigger guarding on ddl_command_end when tag in ('CREATE TABLE', 'DROP TABLE') execute function app.guard();
 comment on event trigger guarding is 'guards';
 create trusted language plodd handler plpgsql_call_handler;
+create aggregate app.middle (float8 order by anyelement) (sfunc = ordered_set_transition, stype = internal,
+    finalfunc = percentile_disc_final, finalfunc_extra);
 create type app.shell;
 create type app.raw;
 create function app.raw_in(cstring) returns app.raw language internal immutable strict as 'textin';
