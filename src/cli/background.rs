@@ -184,7 +184,12 @@ pub(super) async fn work() -> Result<u8> {
     let config = Config::load(&settle.config)?;
     let env = Environment::from_process();
     let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
-    let stencil = Stencil::new(config, endpoint.clone(), settle.holder, variable);
+    // The starter has ended; who waits should see who builds.
+    let holder = Holder {
+        pid: std::process::id(),
+        ..settle.holder
+    };
+    let stencil = Stencil::new(config, endpoint.clone(), holder, variable);
     let settled = stencil
         .settle_now(&settle.definition, &Limit::default())
         .await;

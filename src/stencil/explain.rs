@@ -218,6 +218,15 @@ impl Stencil {
                     .await?
             }
         };
+        // What a base lacks says more than what the nearest one does.
+        let base = match (&now, against) {
+            (Now::Extend { base, .. }, None) => Some(base.to_string()),
+            _ => None,
+        };
+        let nearest = match base {
+            Some(base) => Some(by_prefix(&others, &recipe, &base)?),
+            None => nearest,
+        };
         Ok(OnServer {
             now,
             unusable,

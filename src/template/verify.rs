@@ -377,9 +377,23 @@ async fn read(context: &Context<'_>, database: &str) -> Result<Inventory> {
     inventory
 }
 
-/// What belongs to a database but lies outside it.
+/// What belongs to a database but lies outside it: as the build left it, which a copy may lack.
 fn add_properties(inventory: &mut Inventory, replay: &Replay) {
     let mut lines = Vec::new();
+    for setting in &replay.settings {
+        let secret = ["pass", "secret", "token"];
+        let name = setting.name.to_lowercase();
+        let hidden = secret.iter().any(|word| name.contains(word)) || name.ends_with("key");
+        lines.push(format!(
+            "setting {}{} = {}",
+            match &setting.role {
+                Some(role) => format!("of {role} "),
+                None => String::new(),
+            },
+            setting.name,
+            if hidden { "hidden" } else { &setting.value }
+        ));
+    }
     if replay.connection_limit != -1 {
         lines.push(format!("connection limit {}", replay.connection_limit));
     }
@@ -398,8 +412,13 @@ fn add_properties(inventory: &mut Inventory, replay: &Replay) {
             }
         ));
     }
-    if !lines.is_empty() {
-        let entry = inventory.entries.entry("the database itself".into());
-        entry.or_default().extend(lines);
+    let entry = inventory.entries.entry(DATABASE.into()).or_default();
+    entry.retain(|line| !line.starts_with("setting "));
+    entry.extend(lines);
+    if entry.is_empty() {
+        inventory.entries.remove(DATABASE);
     }
 }
+
+/// The heading under which the inventory has the database's settings.
+const DATABASE: &str = "database";

@@ -87,7 +87,7 @@ fn in_words(explanation: &Explanation, all: bool) -> String {
             nearest.fingerprint.short(),
             nearest.last_used_at
         );
-        list_difference(&mut text, &nearest.difference);
+        list_difference(&mut text, &nearest.difference, all);
     }
     text
 }
@@ -213,7 +213,10 @@ fn list_file(text: &mut String, file: &FileInput) {
     );
 }
 
-fn list_difference(text: &mut String, difference: &Difference) {
+/// How many files of a kind are named without `-v`.
+const NAMED: usize = 20;
+
+fn list_difference(text: &mut String, difference: &Difference, all: bool) {
     if difference.is_empty() {
         text.push_str("  nothing differs\n");
     }
@@ -228,8 +231,13 @@ fn list_difference(text: &mut String, difference: &Difference) {
             removed,
         } = changes;
         for (what, paths) in [("added", added), ("changed", changed), ("removed", removed)] {
-            for path in paths {
+            let named = if all { paths.len() } else { NAMED };
+            for path in paths.iter().take(named) {
                 let _ = writeln!(text, "  {label} {what}: {path}");
+            }
+            if paths.len() > named {
+                let more = paths.len() - named;
+                let _ = writeln!(text, "  {label} {what}: {more} more (`-v` lists them)");
             }
         }
     }
