@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::types::Oid;
 
 use crate::context::Context;
-use crate::copy::{self, Copy};
+use crate::copy;
 use crate::error::{Error, Kind, Result};
-use crate::events::Event;
 use crate::handout::{NamedDatabase, Outcome, Shard};
 use crate::names::{self, Fingerprint, NameParts, NamePattern};
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, catalog, replay, sql, sqlstate};
+use crate::pg::{Doing as _, catalog, sql, sqlstate};
 use crate::registry::clone::NewClone;
 use crate::registry::database::{self, NewDatabase, Owner};
 use crate::registry::{CloneRow, DatabaseRow, Lease, Registry};
@@ -115,30 +114,14 @@ pub async fn create(
     )
     .await?;
     let facts = registry.facts().clone();
-    let copies: Vec<Copy> = rows
-        .iter()
-        .zip(template.databases())
-        .map(|(row, from)| Copy {
-            target: row.private_name.clone(),
-            source: from.name.clone(),
-            source_oid: Some(from.oid),
-            strategy: context.copy_strategy(&facts, from.bytes, from.files),
-            open: false,
-        })
-        .collect();
+    let copies = template.copies_to(&rows, context, &facts);
     let done = async {
         let keys = [LockKey::template(template.id()), LockKey::copying(&id)];
         copy::create_all(registry, context, &copies, &keys).await?;
         for (row, from) in rows.iter_mut().zip(template.databases()) {
             registry.mark_created(row, &words(context), None).await?;
-            let refused =
-                replay::apply(registry.session(), &row.private_name, &from.replay).await?;
-            for line in refused {
-                context.tell(Event::Warning(&format!(
-                    "not re-applied on the clone, since role `{}` may not: {line}",
-                    context.endpoint.user()
-                )));
-            }
+            from.reapply(registry, context, &row.private_name, "clone")
+                .await?;
         }
         let comments: Vec<Option<&str>> = template
             .databases()

@@ -299,29 +299,14 @@ pub(super) async fn copy_base(
     words: &str,
 ) -> Result<()> {
     let facts = registry.facts().clone();
-    let copies: Vec<Copy> = rows
-        .iter()
-        .zip(base.databases())
-        .map(|(row, from)| Copy {
-            target: row.private_name.clone(),
-            source: from.name.clone(),
-            source_oid: Some(from.oid),
-            strategy: context.copy_strategy(&facts, from.bytes, from.files),
-            open: false,
-        })
-        .collect();
+    let copies = base.copies_to(rows, context, &facts);
     let keys = [LockKey::template(base.id), LockKey::template(id)];
     copy::create_all(registry, context, &copies, &keys).await?;
     for (row, from) in rows.iter_mut().zip(base.databases()) {
         let builders = from.replay.comment.as_deref();
         registry.mark_created(row, words, builders).await?;
-        let refused = replay::apply(registry.session(), &row.private_name, &from.replay).await?;
-        for line in refused {
-            context.tell(Event::Warning(&format!(
-                "not re-applied on the copy of the base, since role `{}` may not: {line}",
-                context.endpoint.user()
-            )));
-        }
+        from.reapply(registry, context, &row.private_name, "copy of a template")
+            .await?;
         open(registry, &row.private_name).await?;
     }
     Ok(())

@@ -3,14 +3,12 @@
 use std::cmp::Reverse;
 
 use super::Template;
-use super::look_up::stale;
+use super::look_up::{Claim, claim, stale};
 use crate::config::{Definition, Extend};
 use crate::context::Context;
 use crate::error::Result;
 use crate::events::Event;
 use crate::fingerprint::{Append, Obstacle, Recipe, RelPath, extension};
-use crate::pg::Doing as _;
-use crate::pg::lock::LockKey;
 use crate::registry::{Registry, TemplateRow};
 
 /// A template that can be extended, locked against being dropped, and what is new.
@@ -112,8 +110,15 @@ pub(super) async fn find_base(
         for (row, added) in bases(&ready, recipe, definition) {
             match claim(registry, context, row).await? {
                 Claim::Ready(template) => return Ok(Some(Base { template, added })),
-                Claim::Unusable => {}
                 Claim::Changed => changed = true,
+                Claim::Unusable(why) => {
+                    context.tell(Event::Warning(&format!(
+                        "template {} of `{}` cannot be extended: {why}; it is marked broken",
+                        &row.fingerprint[..12],
+                        definition.name
+                    )));
+                    registry.break_template(row.id, &why, false).await?;
+                }
             }
         }
         if !changed {
@@ -125,50 +130,6 @@ pub(super) async fn find_base(
 
 /// A base may be replaced by a build from nothing while we look at it; then that is one.
 const TRIES: usize = 3;
-
-enum Claim {
-    Ready(Template),
-    Unusable,
-    Changed,
-}
-
-/// Locks a base, and looks again.
-async fn claim(registry: &mut Registry, context: &Context<'_>, row: &TemplateRow) -> Result<Claim> {
-    let name = &context.definition.name;
-    let key = LockKey::template(row.id);
-    let locked = registry
-        .session()
-        .try_lock_shared(key)
-        .await
-        .doing(|| "lock a base".into())?;
-    if !locked {
-        return Ok(Claim::Changed);
-    }
-    let fingerprint = row.fingerprint.parse()?;
-    let again = registry
-        .find_template(context.project, name, &fingerprint, "ready")
-        .await?;
-    let claim = match again.filter(|again| again.id == row.id) {
-        None => Claim::Changed,
-        Some(again) => match Template::read(registry, &again).await? {
-            Ok(template) => return Ok(Claim::Ready(template)),
-            Err(why) => {
-                context.tell(Event::Warning(&format!(
-                    "template {} of `{name}` cannot be extended: {why}; it is marked broken",
-                    fingerprint.short()
-                )));
-                registry.break_template(row.id, &why, false).await?;
-                Claim::Unusable
-            }
-        },
-    };
-    registry
-        .session()
-        .unlock_shared(key)
-        .await
-        .doing(|| "unlock a base".into())?;
-    Ok(claim)
-}
 
 #[cfg(test)]
 mod tests {

@@ -33,44 +33,19 @@ pub(super) async fn look_up(
     let find = |state| (project, definition, &fingerprint, state);
     let (p, d, f, ready) = find("ready");
     if let Some(row) = registry.find_template(p, d, f, ready).await? {
-        let key = LockKey::template(row.id);
-        if !registry
-            .session()
-            .try_lock_shared(key)
-            .await
-            .doing(|| "lock a template".into())?
-        {
-            // Whoever holds it exclusively is about to drop it.
-            return Ok(LookUp::Again);
-        }
-        // Between the first look and the lock it may have been dropped: only this look counts.
-        let usable = match registry.find_template(p, d, f, ready).await? {
-            Some(again) if again.id == row.id => match stale(&again, context.definition) {
-                None => Template::read(registry, &again).await?,
-                Some(why) => Err(why),
-            },
-            _ => {
-                registry
-                    .session()
-                    .unlock_shared(key)
-                    .await
-                    .doing(|| "unlock a template".into())?;
-                return Ok(LookUp::Again);
-            }
+        let claimed = match stale(&row, context.definition) {
+            None => claim(registry, context, &row).await?,
+            Some(why) => Claim::Unusable(why),
         };
-        match usable {
-            Ok(template) => return Ok(LookUp::Ready(template)),
-            Err(why) => {
+        match claimed {
+            Claim::Ready(template) => return Ok(LookUp::Ready(template)),
+            Claim::Changed => return Ok(LookUp::Again),
+            Claim::Unusable(why) => {
                 context.tell(Event::Warning(&format!(
                     "template {} of `{definition}` is not used: {why}; it is built anew",
                     fingerprint.short()
                 )));
                 registry.break_template(row.id, &why, false).await?;
-                registry
-                    .session()
-                    .unlock_shared(key)
-                    .await
-                    .doing(|| "unlock a template".into())?;
             }
         }
     }
@@ -96,6 +71,56 @@ pub(super) async fn look_up(
         // The builder has the lock, but not yet its row, or not any more.
         None => Ok(LookUp::Again),
     }
+}
+
+/// What came of trying to use a ready template.
+pub(super) enum Claim {
+    /// It is there, under its shared lock.
+    Ready(Template),
+    /// It is there, but cannot be used, for this reason.
+    Unusable(String),
+    /// Somebody is about to drop it, or has replaced it: look again.
+    Changed,
+}
+
+/// Locks a ready template against being dropped, and reads it.
+pub(super) async fn claim(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    row: &TemplateRow,
+) -> Result<Claim> {
+    let key = LockKey::template(row.id);
+    let locked = registry
+        .session()
+        .try_lock_shared(key)
+        .await
+        .doing(|| "lock a template".into())?;
+    if !locked {
+        return Ok(Claim::Changed);
+    }
+    let fingerprint = row.fingerprint.parse()?;
+    // Between the first look and the lock it may have been dropped: only this look counts.
+    let again = registry
+        .find_template(
+            context.project,
+            &context.definition.name,
+            &fingerprint,
+            "ready",
+        )
+        .await?;
+    let claimed = match again.filter(|again| again.id == row.id) {
+        None => Claim::Changed,
+        Some(again) => match Template::read(registry, &again).await? {
+            Ok(template) => return Ok(Claim::Ready(template)),
+            Err(why) => Claim::Unusable(why),
+        },
+    };
+    registry
+        .session()
+        .unlock_shared(key)
+        .await
+        .doing(|| "unlock a template".into())?;
+    Ok(claimed)
 }
 
 /// Why a template is too old by `stale_after`, if it is.

@@ -6,6 +6,7 @@
 
 pub(crate) mod build;
 mod command;
+mod compare;
 mod ensure;
 mod extend;
 mod look_up;
@@ -23,16 +24,20 @@ pub(crate) use self::look_up::stale;
 pub use self::settle::{Settled, settle};
 pub use self::verify::{Fate, Verdict, verify};
 
+use crate::context::Context;
+use crate::copy::Copy;
 use crate::error::Result;
+use crate::events::Event;
 use crate::fingerprint::RelPath;
 use crate::handout::Outcome;
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::catalog;
 use crate::pg::lock::LockKey;
-use crate::pg::replay::Replay;
+use crate::pg::replay::{self, Replay};
+use crate::pg::session::ServerFacts;
 use crate::registry::database::Owner;
-use crate::registry::{Registry, TemplateRow};
+use crate::registry::{DatabaseRow, Registry, TemplateRow};
 
 /// A sealed template. There is no other way to one than a `ready` row that was read again under
 /// the shared lock, or a build's seal. The lock keeps it from being dropped until
@@ -59,6 +64,29 @@ impl Provisional {
     pub fn is_due(&self) -> bool {
         const AGAIN: Duration = Duration::from_secs(60 * 60);
         self.failure.as_ref().is_none_or(|(_, age)| *age >= AGAIN)
+    }
+}
+
+impl TemplateDatabase {
+    /// Re-applies to a copy what `CREATE DATABASE` does not copy; `what` the copy is, for a warning of
+    /// what the role may not.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn reapply(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        copy: &str,
+        what: &str,
+    ) -> Result<()> {
+        for line in replay::apply(registry.session(), copy, &self.replay).await? {
+            context.tell(Event::Warning(&format!(
+                "not re-applied on the {what}, since role `{}` may not: {line}",
+                context.endpoint.user()
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -112,6 +140,25 @@ impl Template {
     /// Its databases, in the order of the definition.
     pub fn databases(&self) -> &[TemplateDatabase] {
         &self.databases
+    }
+
+    /// How its databases are copied to those of `rows`, which are in the same order.
+    pub(crate) fn copies_to(
+        &self,
+        rows: &[DatabaseRow],
+        context: &Context<'_>,
+        facts: &ServerFacts,
+    ) -> Vec<Copy> {
+        rows.iter()
+            .zip(&self.databases)
+            .map(|(row, from)| Copy {
+                target: row.private_name.clone(),
+                source: from.name.clone(),
+                source_oid: Some(from.oid),
+                strategy: context.copy_strategy(facts, from.bytes, from.files),
+                open: false,
+            })
+            .collect()
     }
 
     /// Gives the shared lock back: from here on it may be dropped.

@@ -1,10 +1,12 @@
 //! The JSON shapes: what `--json` and `--report` print. Versioned; changes only add.
 
 mod explain;
+mod verify;
 
 pub use self::explain::{
     AgainstAnswer, CostsAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
 };
+pub use self::verify::{VerdictAnswer, VerifyAnswer};
 
 use serde::Serialize;
 
@@ -12,11 +14,10 @@ use crate::clone::Clone as CloneMade;
 use crate::error::Error;
 use crate::fingerprint::RelPath;
 use crate::handout::NamedDatabase;
-use crate::pg::inventory::Difference;
 use crate::pg::{self, Endpoint};
 use crate::registry::{CloneRow, TemplateRow};
 use crate::stencil::{Acquired, Listing};
-use crate::template::{Ensured, Extends, Verdict};
+use crate::template::{Ensured, Extends};
 
 /// The version of every object here.
 pub const VERSION: u32 = 1;
@@ -334,64 +335,6 @@ fn listed_clone(row: &CloneRow, databases: &[NamedDatabase], locked: bool) -> Li
         holder: row.holder.0.clone(),
         expires_at: row.expires_at.clone(),
         created_at: row.created_at.clone(),
-    }
-}
-
-/// What `verify` answers.
-#[derive(Clone, Debug, Serialize)]
-pub struct VerifyAnswer {
-    /// [`VERSION`]
-    pub version: u32,
-    /// The templates that were compared.
-    pub verified: Vec<VerdictAnswer>,
-}
-
-/// One template that was compared with a build from nothing.
-#[derive(Clone, Debug, Serialize)]
-pub struct VerdictAnswer {
-    /// Name of the definition.
-    pub template: String,
-    /// 64 hex digits.
-    pub fingerprint: String,
-    /// Whether nothing differs.
-    pub equal: bool,
-    /// What it was extended from, if it was.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub extends: Option<ExtendsAnswer>,
-    /// `kept`, `replaced` or `broken`.
-    pub fate: &'static str,
-    /// By role; roles that are equal are left out.
-    pub differences: Ordered<Difference>,
-    /// Milliseconds of the build from nothing.
-    pub build_ms: f64,
-}
-
-impl Default for VerifyAnswer {
-    fn default() -> Self {
-        VerifyAnswer {
-            version: VERSION,
-            verified: Vec::new(),
-        }
-    }
-}
-
-impl VerifyAnswer {
-    /// Adds what was found of one template.
-    pub fn add(&mut self, verdict: &Verdict) {
-        self.verified.push(VerdictAnswer {
-            template: verdict.definition.clone(),
-            fingerprint: verdict.fingerprint.to_string(),
-            equal: verdict.is_equal(),
-            extends: verdict.extends.as_ref().map(Into::into),
-            fate: verdict.fate.as_str(),
-            differences: Ordered(verdict.differences.clone()),
-            build_ms: millis(verdict.build_time),
-        });
-    }
-
-    /// Whether nothing differs anywhere.
-    pub fn is_equal(&self) -> bool {
-        self.verified.iter().all(|v| v.equal)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::extension::KEEP;
 use crate::support::{Build, Pgstencil, Project, server};
 
 fn explain(project: &Project<'_>, args: &[&str]) -> Pgstencil {
@@ -19,8 +20,6 @@ fn ensure(project: &Project<'_>) -> String {
         .line()
         .to_owned()
 }
-
-const KEEP: &str = "after_extend = \"keep\"";
 
 #[test]
 fn without_a_registry_it_makes_none() {

@@ -6,14 +6,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::hold::list;
+use crate::support::extension::{ensure, items, templates};
 use crate::support::{Build, Pgstencil, Project, alive, eventually, server};
 
 const PATIENCE: Duration = Duration::from_secs(40);
-
-fn templates(project: &Project<'_>) -> Vec<Value> {
-    list(project)["templates"].as_array().unwrap().clone()
-}
 
 /// The ready template of a fingerprint.
 fn ready(project: &Project<'_>, fingerprint: &Value) -> Option<Value> {
@@ -21,18 +17,11 @@ fn ready(project: &Project<'_>, fingerprint: &Value) -> Option<Value> {
     templates(project).iter().find(found).cloned()
 }
 
-fn ensure(project: &Project<'_>) -> Value {
-    Pgstencil::new(project)
-        .args(["ensure", "--json"])
-        .success()
-        .json()
-}
-
 /// A project with a template of two migrations, and a third migration.
 fn appended(keys: &str) -> Project<'static> {
     let project = Project::extending(server(), keys);
     assert_eq!(ensure(&project)["outcome"], "miss");
-    project.add_migration("0003_items", "create table items (id int primary key);");
+    items(&project);
     project
 }
 
@@ -170,7 +159,7 @@ fn what_is_superseded_is_given_up_and_taken_up_again() {
     );
     // Back again: the next command takes it up.
     project.build(&Build::Migrate);
-    project.add_migration("0003_items", "create table items (id int primary key);");
+    items(&project);
     let again = ensure(&project);
     assert_eq!(again["outcome"], "hit");
     assert_eq!(again["fingerprint"], extended["fingerprint"]);

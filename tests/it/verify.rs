@@ -2,34 +2,25 @@
 
 use serde_json::Value;
 
-use crate::support::hold::{list, only_templates_left};
+use crate::support::extension::{KEEP, ensure, items, outcome, templates};
+use crate::support::hold::only_templates_left;
 use crate::support::{Build, Pgstencil, Project, server};
-
-const KEEP: &str = "after_extend = \"keep\"";
 
 fn verify(project: &Project<'_>, args: &[&str]) -> Pgstencil {
     Pgstencil::new(project).arg("verify").args(args)
 }
 
-fn outcome(project: &Project<'_>) -> Value {
-    let answer = Pgstencil::new(project)
-        .args(["ensure", "--json"])
-        .success()
-        .json();
-    answer["outcome"].clone()
-}
-
 fn extended(keys: &str) -> Project<'static> {
     let project = Project::extending(server(), keys);
-    outcome(&project);
-    project.add_migration("0003_items", "create table items (id int primary key);");
+    ensure(&project);
+    items(&project);
     project
 }
 
 #[test]
 fn an_extension_equals_a_build_from_nothing() {
     let project = extended(KEEP);
-    assert_eq!(outcome(&project), "extended");
+    outcome(&project, "extended");
     verify(&project, &[])
         .success()
         .stderr_has("equals template app");
@@ -40,7 +31,7 @@ fn an_extension_equals_a_build_from_nothing() {
     assert_eq!(one["fate"], "kept");
     assert_eq!(one["differences"], serde_json::json!({}));
     assert!(one["build_ms"].as_f64().unwrap() > 0.0);
-    assert_eq!(outcome(&project), "hit");
+    outcome(&project, "hit");
     only_templates_left(&project);
 }
 
@@ -50,11 +41,11 @@ fn a_command_that_ignores_what_is_applied_is_found() {
     project.build(&Build::Script(
         "migrate; sql -d \"$DATABASE_URL\" -c 'create table if not exists seeds (n int)' -c 'insert into seeds values (1)'".into(),
     ));
-    assert_eq!(outcome(&project), "extended");
+    outcome(&project, "extended");
     // The base was built by another command, so the seed is in both only once.
     verify(&project, &[]).success();
     project.add_migration("0004_more", "create table more ();");
-    assert_eq!(outcome(&project), "extended");
+    outcome(&project, "extended");
     verify(&project, &[])
         .fails(1)
         .stdout_has("table public.seeds\n-  rows 2\n+  rows 1\n")
@@ -81,13 +72,13 @@ fn replace_keeps_what_was_built() {
     project.build(&Build::Script(
         "migrate; sql -d \"$DATABASE_URL\" -c \"create table how_$PGSTENCIL_OUTCOME ()\"".into(),
     ));
-    assert_eq!(outcome(&project), "extended");
+    outcome(&project, "extended");
     let answer = verify(&project, &["--replace", "--json"]).fails(1).json();
     let one = &answer["verified"][0];
     assert_eq!(one["fate"], "replaced");
     let changes = one["differences"]["app"]["changes"].as_array().unwrap();
     assert_eq!(changes.len(), 2, "{changes:?}");
-    assert_eq!(outcome(&project), "hit");
+    outcome(&project, "hit");
     let clone = Pgstencil::new(&project).arg("clone").success();
     let name = clone.line().rsplit_once('/').unwrap().1.to_owned();
     assert_eq!(
@@ -107,24 +98,24 @@ fn a_build_that_never_yields_the_same_is_told_and_stays() {
         "migrate; sql -d \"$DATABASE_URL\" -c \"alter table users add c$(wc -l <builds.log) int\""
             .into(),
     ));
-    assert_eq!(outcome(&project), "miss");
+    outcome(&project, "miss");
     verify(&project, &[])
         .fails(1)
         .stdout_has("table public.users\n-  column 3 c1 integer\n+  column 3 c2 integer\n");
-    assert_eq!(outcome(&project), "hit");
+    outcome(&project, "hit");
     only_templates_left(&project);
 }
 
 #[test]
 fn a_broken_build_command_is_found_behind_a_template() {
     let project = Project::with_migrations(server());
-    outcome(&project);
+    ensure(&project);
     project.build(&Build::Fail);
-    assert_eq!(outcome(&project), "hit");
+    outcome(&project, "hit");
     verify(&project, &[])
         .fails(4)
         .stderr_has("migration 7 is broken");
-    assert_eq!(outcome(&project), "hit");
+    outcome(&project, "hit");
     only_templates_left(&project);
 }
 
@@ -164,7 +155,7 @@ fn all_takes_every_definition_that_has_one() {
 #[test]
 fn two_at_once_take_turns() {
     let project = extended(KEEP);
-    assert_eq!(outcome(&project), "extended");
+    outcome(&project, "extended");
     let codes: Vec<i32> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2)
             .map(|_| scope.spawn(|| verify(&project, &["--replace", "--json"]).success().json()))
@@ -176,8 +167,8 @@ fn two_at_once_take_turns() {
     });
     assert_eq!(codes, [1, 1]);
     assert_eq!(project.builds(), 4);
-    assert_eq!(outcome(&project), "hit");
-    let rows = list(&project)["templates"].as_array().unwrap().len();
+    outcome(&project, "hit");
+    let rows = templates(&project).len();
     assert!(rows >= 2, "{rows}");
 }
 
@@ -190,9 +181,9 @@ fn sets_hold_each_others_names() {
     project.build(&Build::Script(
         "migrate; sql -d \"$DATABASE_URL\" -c \"create or replace view names as select '$PGSTENCIL_NAME_SIDE' as side\"".into(),
     ));
-    outcome(&project);
+    ensure(&project);
     verify(&project, &[]).success();
     project.add_migration("0003_items", "create table items ();");
-    assert_eq!(outcome(&project), "extended");
+    outcome(&project, "extended");
     verify(&project, &[]).success();
 }

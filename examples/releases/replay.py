@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""Replays real migrations through pgstencil: a row of Wagtail releases, one new migration after
+the other, and four branches at once. See README.md. Needs Python 3.10+ with pip and venv, a release
+build of pgstencil, and Postgres binaries; everything else lives in a temporary folder."""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+DJANGO = "4.2.16"
+RELEASES = "5.0.5 5.1.3 5.2.7 6.0.6 6.1.3 6.2.4 6.3.5 6.4.2 7.0.3 7.1.2 7.2.1".split()
+
+CONFIG = """\
+project = "{project}"
+
+[template.app]
+# What is installed, and two apps of our own.
+migrations = ["lib/**/migrations/*.py", "own/*/migrations/*.py", "!lib/wagtail/test/**"]
+rerun_inputs = ["requirements.txt"]
+input_lines = [{{ file = "requirements.txt", match = "(?i)^django==" }}]
+build = "sh build.sh"
+after_extend = "{after_extend}"
+"""
+
+# The time of the migrate command alone goes into a file, so that what is pgstencil's own can be told.
+BUILD = """\
+started=$(date +%s%N)
+"$PYTHON" manage.py migrate --noinput >/dev/null || exit 1
+echo $((($(date +%s%N) - started) / 1000000)) >build.ms
+"""
+
+MANAGE = """\
+import os, sys
+sys.path[:0] = ["lib", "own"]
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+from django.core.management import execute_from_command_line
+execute_from_command_line(sys.argv)
+"""
+
+SETTINGS = """\
+import os
+SECRET_KEY = "no secret"
+USE_TZ = True
+STATIC_URL = "/static/"
+DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+ROOT_URLCONF = "urls"
+WAGTAIL_SITE_NAME = "replay"
+WAGTAILADMIN_BASE_URL = "http://localhost"
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql"} | {
+    key: os.environ["PG" + variable] for key, variable in
+    {"NAME": "DATABASE", "HOST": "HOST", "PORT": "PORT", "USER": "USER", "PASSWORD": "PASSWORD"}.items()}}
+INSTALLED_APPS = ["shop", "news",
+    "wagtail.contrib.forms", "wagtail.contrib.redirects", "wagtail.embeds", "wagtail.sites",
+    "wagtail.users", "wagtail.snippets", "wagtail.documents", "wagtail.images", "wagtail.search",
+    "wagtail.admin", "wagtail", "modelcluster", "taggit",
+    "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions",
+    "django.contrib.messages", "django.contrib.staticfiles"]
+"""
+
+MIGRATION = """\
+from django.db import migrations, models
+
+class Migration(migrations.Migration):
+    dependencies = [{after}]
+    operations = [migrations.CreateModel(name="{model}", fields=[
+        ("id", models.AutoField(primary_key=True)), ("name", models.CharField(max_length=80))])]
+"""
+
+
+class Replay:
+    def __init__(self, binary, folder):
+        self.folder, self.binary = folder, binary
+        (folder / "state").mkdir()
+        # The managed server must be able to enter, whoever runs it.
+        folder.chmod(0o755)
+        self.env = os.environ | {"PGSTENCIL_STATE_DIR": str(folder / "state"), "PYTHON": sys.executable}
+        for name in ("PGSTENCIL_SERVER_URL", "PGSTENCIL_CONFIG", "DJANGO_SETTINGS_MODULE"):
+            self.env.pop(name, None)
+
+    def pgstencil(self, project, *args, codes=(0,)):
+        """Runs it in a project; returns the exit code, the JSON, and the seconds."""
+        started = time.monotonic()
+        done = subprocess.run([self.binary, *args, "--json"], cwd=project, env=self.env,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        took = time.monotonic() - started
+        if done.returncode not in codes:
+            sys.exit(f"pgstencil {' '.join(args)}: exit code {done.returncode}\n{done.stderr}")
+        return done.returncode, json.loads(done.stdout or "{}"), took
+
+    def project(self, release):
+        """A folder with that release of Wagtail, its dependencies, and two small apps."""
+        project = self.folder / release
+        lib = project / "lib"
+        print(f"installing wagtail {release}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check",
+                        "--root-user-action=ignore", "--target", lib, f"Django=={DJANGO}",
+                        f"wagtail=={release}", "psycopg[binary]==3.2.3", "setuptools<81"], check=True)
+        for path in ("manage.py", "settings.py", "urls.py", "build.sh", "requirements.txt"):
+            text = {"manage.py": MANAGE, "settings.py": SETTINGS, "urls.py": "urlpatterns = []\n",
+                    "build.sh": BUILD, "requirements.txt": f"Django=={DJANGO}\nwagtail=={release}\n"}[path]
+            (project / path).write_text(text)
+        for app in ("shop", "news"):
+            (project / "own" / app / "migrations").mkdir(parents=True)
+            (project / "own" / app / "__init__.py").touch()
+            (project / "own" / app / "migrations/__init__.py").touch()
+            add_migration(project, app, 1)
+        return project
+
+    def configure(self, project, name, after_extend="keep"):
+        (project / "pgstencil.toml").write_text(CONFIG.format(project=name, after_extend=after_extend))
+
+    def ensure(self, project, *args):
+        """Outcome, files added, seconds of pgstencil, seconds of the migrate command."""
+        (project / "build.ms").unlink(missing_ok=True)
+        _, answer, took = self.pgstencil(project, "ensure", *args)
+        mark = project / "build.ms"
+        command = int(mark.read_text()) / 1000 if mark.exists() else 0
+        added = len(answer["extends"]["added"]) if "extends" in answer else None
+        return answer, added, took, command
+
+    def verify(self, project):
+        """`equal`, or the first lines that differ."""
+        code, answer, _ = self.pgstencil(project, "verify", codes=(0, 1))
+        verdict = answer["verified"][0]
+        if verdict["equal"]:
+            return "equal"
+        lines = []
+        for difference in verdict["differences"].values():
+            for change in difference["changes"]:
+                sides = [f"-{l}" for l in change.get("removed", [])] + [f"+{l}" for l in change.get("added", [])]
+                lines.append(change["heading"] + ": " + ", ".join(sides[:2]))
+        return f"{len(lines)} differ: " + "; ".join(lines[:3])
+
+
+def add_migration(project, app, number):
+    after = f'("{app}", "{number - 1:04}_table")' if number > 1 else ""
+    text = MIGRATION.format(after=after, model=f"Table{number}")
+    (project / f"own/{app}/migrations/{number:04}_table.py").write_text(text)
+
+
+def table(head, rows):
+    print("\n| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(str(cell) for cell in row) + " |")
+    sys.stdout.flush()
+
+
+def releases(replay, names):
+    """Each release after the other on one server: first extended and kept, then settled."""
+    projects = {name: replay.project(name) for name in names}
+    rows = {}
+    for name, project in projects.items():
+        replay.configure(project, "kept")
+        answer, added, took, command = replay.ensure(project)
+        files = sum(1 for _ in project.glob("lib/**/migrations/*.py"))
+        rows[name] = [name, files, answer["outcome"], added if added is not None else "", f"{took:.1f}",
+                      f"{command:.1f}", f"{took - command:.2f}"]
+    for name, project in projects.items():
+        rows[name].append(replay.verify(project))
+    for name, project in projects.items():
+        replay.configure(project, "settled", "verify")
+        first, *_ = replay.ensure(project)
+        settled, *_ = replay.ensure(project, "--settle")
+        assert not settled["provisional"]
+        rows[name].append(f"{first['outcome']}, then {replay.verify(project)}")
+    table(["Wagtail", "migration files", "outcome", "added", "seconds", "of them `migrate`", "ours",
+           "verify", "settled"], rows.values())
+
+
+def wagtail(replay, release, rounds):
+    """A full build; then one migration more, five more, and one edited in the middle."""
+    project = replay.project(release)
+    figures = {}
+    verdicts = {}
+    for round_ in range(rounds):
+        replay.configure(project, f"steps{round_}")
+        for app in ("shop", "news"):
+            for path in (project / f"own/{app}/migrations").glob("0*.py"):
+                path.unlink()
+            add_migration(project, app, 1)
+
+        def step(what):
+            answer, added, took, command = replay.ensure(project)
+            figures.setdefault(what, []).append((took, command))
+            if round_ == 0:
+                verdicts[what] = (answer["outcome"], added, replay.verify(project))
+
+        step("all, on an empty server" if round_ == 0 else "all, on an empty server")
+        add_migration(project, "shop", 2)
+        step("one migration added")
+        for number in range(3, 8):
+            add_migration(project, "shop", number)
+        step("five more added")
+        edited = project / "own/news/migrations/0001_table.py"
+        edited.write_text(edited.read_text() + "# edited\n")
+        step("one edited in the middle")
+    full = statistics.median(took for took, _ in figures["all, on an empty server"])
+    rows = []
+    for what, times in figures.items():
+        took = statistics.median(t for t, _ in times)
+        ours = statistics.median(t - c for t, c in times)
+        outcome, added, verdict = verdicts[what]
+        rows.append([what, outcome, added if added is not None else "", f"{took:.2f}", f"{took / full:.0%}",
+                     f"{ours:.2f}", verdict])
+    table([f"Wagtail {release}", "outcome", "added", "seconds", "of a full build", "ours", "verify"], rows)
+
+
+def branches(replay, release):
+    """Four checkouts of four branches at once on a server without a template, and once more."""
+    main = replay.project(release)
+    rows = []
+    for turn in ("cold", "next commit of each"):
+        running = []
+        for branch in "abcd":
+            folder = replay.folder / f"branch-{branch}"
+            if turn == "cold":
+                shutil.copytree(main, folder)
+            replay.configure(folder, "branches")
+            add_migration(folder, "shop" if branch in "ab" else "news", 2 if turn == "cold" else 3)
+            if branch in "bd":  # Two pairs that differ in the content of a file.
+                path = folder / f"own/{'shop' if branch == 'b' else 'news'}/migrations/0002_table.py"
+                path.write_text(path.read_text().replace("max_length=80", "max_length=90"))
+            running.append((branch, folder, time.monotonic(), subprocess.Popen(
+                [replay.binary, "ensure", "--json"], cwd=folder, env=replay.env, text=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)))
+        begun, waiting = min(r[2] for r in running), list(running)
+        while waiting:
+            for entry in [r for r in waiting if r[3].poll() is not None]:
+                waiting.remove(entry)
+                branch, folder, _, process = entry
+                if process.returncode:
+                    sys.exit(f"pgstencil ensure on branch {branch}: exit code {process.returncode}")
+                answer = json.loads(process.stdout.read())
+                base = answer.get("extends", {}).get("base", "")[:12]
+                rows.append([turn, branch, answer["fingerprint"][:12], answer["outcome"], base,
+                             f"{time.monotonic() - begun:.1f}"])
+            time.sleep(0.02)
+    table(["turn", "branch", "template", "outcome", "base", "ready after s"], rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["releases", "wagtail", "branches"])
+    parser.add_argument("--releases", nargs="*", default=RELEASES)
+    parser.add_argument("--rounds", type=int, default=3, help="of `wagtail`; medians are shown")
+    args = parser.parse_args()
+    root = pathlib.Path(__file__).resolve().parents[2]
+    binary = root / "target/release/pgstencil"
+    if not binary.exists():
+        sys.exit("build it first: cargo build --release")
+    shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="pgstencil-replay-", dir=shm) as folder:
+        replay = Replay(binary, pathlib.Path(folder))
+        try:
+            print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", flush=True)
+            match args.what:
+                case "releases":
+                    releases(replay, args.releases)
+                case "wagtail":
+                    wagtail(replay, args.releases[-1], args.rounds)
+                case "branches":
+                    branches(replay, args.releases[-1])
+            print(f"\nload at the end {os.getloadavg()[0]:.1f}")
+        finally:
+            subprocess.run([binary, "server", "stop"], env=replay.env, cwd=folder,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+main()
