@@ -21,8 +21,8 @@ CONFIG = """\
 project = "{project}"
 
 [template.app]
-# What is installed, and two apps of our own.
-migrations = ["lib/**/migrations/*.py", "own/*/migrations/*.py", "!lib/wagtail/test/**"]
+# What is installed, and two apps of our own; three folders of that name hold no migrations that run.
+migrations = ["lib/**/migrations/*.py", "own/*/migrations/*.py", "!lib/wagtail/{{test,blocks,project_template}}/**"]
 rerun_inputs = ["requirements.txt"]
 input_lines = [{{ file = "requirements.txt", match = "(?i)^django==" }}]
 build = "sh build.sh"

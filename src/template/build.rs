@@ -207,6 +207,9 @@ pub(super) async fn make(
     }
 }
 
+/// How the line begins that names a database which a failed build left to a person.
+pub(super) const LEFT: &str = "left for inspection";
+
 /// Drops what a failed build left, or leaves it to a person, and says so.
 pub(super) async fn give_up(
     registry: &mut Registry,
@@ -218,7 +221,7 @@ pub(super) async fn give_up(
     if of_build && context.keep_failed {
         return match keep(registry, id, error.message()).await {
             Ok(names) => names.iter().fold(error, |e, name| {
-                e.detail(format!("left for inspection, for a day: database `{name}`"))
+                e.detail(format!("{LEFT}, for a day: database `{name}`"))
             }),
             Err(_) => error,
         };

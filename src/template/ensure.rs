@@ -247,7 +247,10 @@ async fn extend_or_build(
     let note = format!("extending {short} failed: {why}");
     context.tell(Event::Warning(&format!("{note}; building from nothing")));
     for line in error.details() {
-        context.tell(Event::Notice(line));
+        context.tell(match line.starts_with(build::LEFT) {
+            true => Event::Warning(line),
+            false => Event::Notice(line),
+        });
     }
     match build::build(registry, context, &permit, recipe, traits, None).await {
         Ok(built) => Ok((built, Some(note))),

@@ -97,17 +97,15 @@ fn sql() {
         .success()
         .stdout_has("0\n");
     assert_eq!(outcome(&project), "extended");
-    settle(&project);
+    settle(|| Pgstencil::new(&project));
 }
 
 /// Waits for the build from nothing that follows an extension, so that it outlives no test.
 #[track_caller]
-fn settle(project: &Project<'_>) {
-    let settled = Pgstencil::new(project)
-        .args(["ensure", "--settle", "--json"])
-        .success();
+fn settle(pgstencil: impl Fn() -> Pgstencil) {
+    let settled = pgstencil().args(["ensure", "--settle", "--json"]).success();
     assert_eq!(settled.json()["provisional"], false);
-    let verified = Pgstencil::new(project).args(["verify", "--json"]).success();
+    let verified = pgstencil().args(["verify", "--json"]).success();
     assert_eq!(verified.json()["verified"][0]["equal"], true);
 }
 
@@ -407,5 +405,5 @@ fn django() {
         .fails(1);
     output.stderr_has("test_the_sum_of_an_order");
     assert_eq!(outcome(&django.project), "extended");
-    settle(&django.project);
+    settle(|| Pgstencil::new(&django.project).env("PATH", &django.path));
 }

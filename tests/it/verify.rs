@@ -1,10 +1,12 @@
 //! The proof: a build from nothing beside a template.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::support::extension::{KEEP, ensure, items, outcome, templates};
 use crate::support::hold::only_templates_left;
-use crate::support::{Build, Pgstencil, Project, server};
+use crate::support::{Build, Pgstencil, Project, Role, eventually, server};
 
 fn verify(project: &Project<'_>, args: &[&str]) -> Pgstencil {
     Pgstencil::new(project).arg("verify").args(args)
@@ -185,5 +187,47 @@ fn sets_hold_each_others_names() {
     verify(&project, &[]).success();
     project.add_migration("0003_items", "create table items ();");
     outcome(&project, "extended");
+    verify(&project, &[]).success();
+}
+
+#[test]
+fn an_ordinary_role_may_extend_settle_and_verify() {
+    let role = Role::new(server());
+    let mut project = Project::extending(server(), "databases = [\"main\", \"side\"]");
+    project.connect_as(&role);
+    outcome(&project, "miss");
+    items(&project);
+    let settled = Pgstencil::new(&project)
+        .args(["ensure", "--settle", "--json"])
+        .success();
+    settled
+        .stderr_has("equals template app")
+        .lacks("not re-applied");
+    assert_eq!(settled.json()["outcome"], "extended");
+    verify(&project, &["--replace"]).success();
+    only_templates_left(&project);
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_the_template_and_is_swept() {
+    let project = extended("after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]");
+    project.append_config("[clone]\norphan_grace = \"1s\"");
+    let answer = outcome(&project, "extended");
+    project.build(&Build::Slow(Duration::from_millis(300)));
+    for millis in [50, 250, 500, 600, 700, 800, 900, 1100] {
+        let mut running = verify(&project, &["--replace"]).spawn();
+        std::thread::sleep(Duration::from_millis(millis));
+        running.kill9();
+        running.wait();
+        let again = outcome(&project, "hit");
+        assert_eq!(again["fingerprint"], answer["fingerprint"]);
+    }
+    let swept = eventually(Duration::from_secs(40), || {
+        Pgstencil::new(&project)
+            .args(["run", "--", "true"])
+            .success();
+        project.databases().len() == 4
+    });
+    assert!(swept, "{:?}", project.databases());
     verify(&project, &[]).success();
 }
