@@ -110,7 +110,7 @@ pub struct Definition {
     pub max_extensions: u32,
     /// The age of its oldest contents at which a template is rebuilt; `None` is `"never"`.
     pub stale_after: Option<Duration>,
-    /// Lets only one such build run at a time on the server.
+    /// Lets only one such build run at a time, among all projects that share the registry.
     pub serial_builds: bool,
     /// Command run against every clone; `None` if empty in the file.
     pub after_clone: Option<String>,

@@ -123,7 +123,7 @@ pub(super) struct RawTemplate {
     /// A template whose oldest contents are older than this is rebuilt; a duration, or `never`.
     #[serde(default = "default_stale_after")]
     pub(super) stale_after: String,
-    /// Lets only one such build run at a time on the server.
+    /// Lets only one such build run at a time, among all projects that share the registry.
     #[serde(default)]
     pub(super) serial_builds: bool,
     /// Command run against every clone, after it has its name.

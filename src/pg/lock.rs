@@ -32,7 +32,7 @@ impl LockKey {
         LockKey::derive("copying", &[id])
     }
 
-    /// The right to run a build that must be the only one of its kind on the server.
+    /// The right to run a build that must be the only one of its kind in this registry.
     pub fn serial() -> Self {
         LockKey::derive("serial", &[])
     }

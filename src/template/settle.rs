@@ -147,7 +147,11 @@ async fn rebuild(
     match done {
         Ok(verdict) => Ok(Settled::Replaced(Box::new(verdict))),
         Err(_) if superseded => Ok(Settled::Superseded),
-        Err(error) => Err(error),
+        // A short build may end between two looks.
+        Err(error) => match fingerprint(context, traits).await {
+            Ok(now) if now == *wanted => Err(error),
+            _ => Ok(Settled::Superseded),
+        },
     }
 }
 

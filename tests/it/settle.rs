@@ -167,6 +167,23 @@ fn what_is_superseded_is_given_up_and_taken_up_again() {
 }
 
 #[test]
+fn files_that_change_are_no_failure_of_the_build() {
+    let project = appended("");
+    project.build(&Build::Script(
+        "migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then echo '-- x' >>migrations/0003_items.sql; fi"
+            .into(),
+    ));
+    let extended = ensure(&project);
+    let over = eventually(PATIENCE, || {
+        project.builds() == 3 && templates(&project).iter().all(|t| t["state"] == "ready")
+    });
+    assert!(over, "{:?}", templates(&project));
+    let row = ready(&project, &extended["fingerprint"]).unwrap();
+    assert_eq!(row["provisional"], true);
+    assert!(row["settle_failure"].is_null(), "{row}");
+}
+
+#[test]
 fn what_was_killed_is_taken_up_by_the_next_command() {
     let project = appended("");
     project.build(&Build::Script(
