@@ -9,7 +9,7 @@
 //! args + pgstencil.toml + environment ─→ Config ─→ Inputs ─→ Recipe ─→ Fingerprint
 //!                                                                        │ look up
 //!      ┌─ ready ───────────────────────────────────────────────────────┤
-//!      │                   vacant: BuildPermit ─→ extend or build ─→ seal ─┐
+//!      │                      vacant: BuildPermit ─→ extend or build ─→ seal ─┐
 //!      ▼                                                                      ▼
 //!   Template ◄────────────────────────────────────────────────────────────────┘
 //!      └─→ clone (CREATE DATABASE ... TEMPLATE) ─→ lease ─→ command | URL ─→ release ─→ background drop
@@ -69,6 +69,10 @@
 //! `unsafe`.
 //!
 //! # As a library
+//!
+//! A template that was extended is provisional until [`Stencil::settle`] has built it from nothing. The
+//! command line starts a process for that when its own work is done; a program calls it when it
+//! likes.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
