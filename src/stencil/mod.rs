@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Definition};
 use crate::context::{Context, ReadInputs};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::events::Observe;
 use crate::fingerprint::Inputs;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
@@ -85,28 +85,7 @@ impl Stencil {
     /// # Errors
     /// [`crate::Kind::Usage`] with the names that there are.
     pub fn definition(&self, name: Option<&str>) -> Result<&Definition> {
-        let all = &self.config.definitions;
-        let names = || {
-            all.iter()
-                .map(|d| format!("`{}`", d.name))
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        match (name, all.as_slice()) {
-            (None, [only]) => Ok(only),
-            (None, _) => Err(Error::usage(format!(
-                "the config has several templates: {}",
-                names()
-            ))
-            .hint("say which one: `-t NAME`")),
-            (Some(name), _) => all.iter().find(|d| d.name == name).ok_or_else(|| {
-                Error::usage(format!(
-                    "there is no [template.{name}] in {}",
-                    self.config.file.display()
-                ))
-                .hint(format!("there are {}", names()))
-            }),
-        }
+        self.config.definition(name)
     }
 
     fn context<'a>(

@@ -187,7 +187,7 @@ fn errors_have_one_shape_and_a_code_for_each_kind() {
     pgstencil(&project, &["clone", "-q", "-v"]).fails(2);
     pgstencil(&project, &["clone", "-t", "wat"])
         .fails(2)
-        .stderr_has("hint: there are `app`");
+        .stderr_has("definitions: app");
     let nowhere = "postgresql://me:hidden-word@127.0.0.1:9/postgres";
     pgstencil(&project, &["clone", "--server-url", nowhere])
         .fails(3)
