@@ -25,6 +25,7 @@ mod lease;
 mod library;
 mod look;
 mod managed_server;
+mod registry;
 mod rights;
 mod run;
 mod safety;
