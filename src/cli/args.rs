@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Release(Release),
     /// Show templates and clones
     List,
+    /// Count hits, extensions and builds, and the time that they took and saved
+    Stats(Stats),
     /// The managed local Postgres
     #[command(subcommand)]
     Server(Server),
@@ -205,6 +207,17 @@ pub(crate) struct Release {
     /// Names or ids of clones
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
+}
+
+/// `stats`
+#[derive(Args, Debug)]
+pub(crate) struct Stats {
+    /// Only of definitions of this name; of any project that shares the registry
+    #[arg(short = 't', long = "template", value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// Only of the last `7d`, say [default: as far back as the registry knows]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) last: Option<std::time::Duration>,
 }
 
 /// `server`

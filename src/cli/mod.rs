@@ -119,6 +119,9 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
             .await
         }
         Command::List => interruptible(session, &mut signals, commands::list::list(session)).await,
+        Command::Stats(args) => {
+            interruptible(session, &mut signals, commands::stats::stats(session, args)).await
+        }
         Command::Server(args) => {
             interruptible(
                 session,

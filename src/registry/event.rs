@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sqlx::FromRow;
+
 use crate::error::Result;
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
@@ -24,6 +26,54 @@ const COSTS: &str = "WITH of AS (SELECT id, outcome, millis FROM pgstencil.event
 
 const DIFFERED: &str = "SELECT EXISTS (SELECT FROM pgstencil.event \
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND outcome = 'differed')";
+
+/// By day and definition. What was saved is measured against the build from nothing before it. A day is
+/// one of UTC.
+const TALLY: &str = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, project, definition, \
+     count(*) FILTER (WHERE outcome = 'hit') AS hits, \
+     count(*) FILTER (WHERE outcome = 'miss') AS misses, \
+     count(*) FILTER (WHERE outcome = 'extended') AS extensions, \
+     count(*) FILTER (WHERE outcome = 'fallback') AS fallbacks, \
+     count(*) FILTER (WHERE outcome IN ('settled', 'verified')) AS comparisons, \
+     count(*) FILTER (WHERE outcome = 'differed') AS differences, \
+     coalesce(sum(millis) FILTER (WHERE outcome IN ('hit', 'miss', 'extended', 'fallback')), 0)::bigint AS spent_ms, \
+     coalesce(sum(millis) FILTER (WHERE outcome IN ('settled', 'verified')), 0)::bigint AS compared_ms, \
+     coalesce(sum(greatest(full_ms - millis, 0)) FILTER (WHERE outcome IN ('hit', 'extended')), 0)::bigint AS saved_ms \
+     FROM (SELECT e.*, (SELECT b.millis FROM pgstencil.event b \
+           WHERE b.project = e.project AND b.definition = e.definition AND b.id < e.id \
+           AND b.outcome IN ('miss', 'settled', 'verified') ORDER BY b.id DESC LIMIT 1) AS full_ms \
+           FROM pgstencil.event e WHERE ($1 IS NULL OR e.definition = $1) \
+           AND ($2 IS NULL OR e.at > now() - make_interval(secs => $2))) of \
+     GROUP BY 1, 2, 3 ORDER BY 1, 2, 3";
+
+/// What happened on one day with one definition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
+pub struct Tally {
+    /// `YYYY-MM-DD`, of UTC, by the server's clock.
+    pub day: String,
+    /// Namespace.
+    pub project: String,
+    /// Name of the definition.
+    pub definition: String,
+    /// Templates that were there.
+    pub hits: i64,
+    /// Builds from nothing that somebody waited for.
+    pub misses: i64,
+    /// Builds on a copy of an older template.
+    pub extensions: i64,
+    /// Clones that no template could be copied for.
+    pub fallbacks: i64,
+    /// Builds from nothing beside a template, in the background or by `verify`.
+    pub comparisons: i64,
+    /// How many of them found an extended template to differ.
+    pub differences: i64,
+    /// Milliseconds that somebody waited for a template.
+    pub spent_ms: i64,
+    /// Milliseconds of the comparisons, which nobody waited for.
+    pub compared_ms: i64,
+    /// Milliseconds by which hits and extensions were shorter than the build from nothing before them.
+    pub saved_ms: i64,
+}
 
 /// What the past says that things cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +119,24 @@ impl Registry {
                 .doing(doing)?;
         }
         Ok(())
+    }
+
+    /// What happened, by day and definition, oldest first; of all projects. `definition`: only of those
+    /// of this name. `last`: only of so long ago.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn tallies(
+        &mut self,
+        definition: Option<&str>,
+        last: Option<Duration>,
+    ) -> Result<Vec<Tally>> {
+        sqlx::query_as(TALLY)
+            .bind(definition)
+            .bind(last.map(|d| d.as_secs_f64()))
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "add up what happened".into())
     }
 
     /// Whether an extended template of this fingerprint was found to differ from a build from nothing.

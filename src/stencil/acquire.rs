@@ -184,6 +184,18 @@ impl Stencil {
                 }
             }
         }
+        if outcome == Outcome::Fallback {
+            registry
+                .note_event(
+                    &self.config.project,
+                    &definition.name,
+                    ensured.template.fingerprint(),
+                    outcome.as_str(),
+                    started.elapsed().as_millis() as u64,
+                    None,
+                )
+                .await?;
+        }
         let fingerprint = *ensured.template.fingerprint();
         let build_time = ensured.build_time;
         let note = ensured.note;

@@ -10,6 +10,7 @@ mod truth;
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{Config, Definition};
 use crate::context::{Context, ReadInputs};
@@ -28,6 +29,7 @@ pub use self::sweeper::sweep_now;
 pub use crate::handout::Shard;
 pub use crate::pg::Limit;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
+pub use crate::registry::event::Tally;
 pub use crate::registry::{Holder, Lease};
 pub use crate::template::{Settled, Verdict};
 
@@ -205,6 +207,27 @@ impl Stencil {
         }
         registry.close().await;
         Ok(listing)
+    }
+
+    /// What happened in this registry, by day and definition. Writes nothing; an absent registry is an
+    /// empty list.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn stats(
+        &self,
+        definition: Option<&str>,
+        last: Option<Duration>,
+        limit: &Limit,
+    ) -> Result<Vec<Tally>> {
+        let registry = &self.config.server.registry;
+        let Some(mut registry) = Registry::open_existing(&self.endpoint, registry, limit).await?
+        else {
+            return Ok(Vec::new());
+        };
+        let tallies = registry.tallies(definition, last).await;
+        registry.close().await;
+        tallies
     }
 
     /// What a sweep would do now. Writes nothing.

@@ -1,11 +1,13 @@
 //! The JSON shapes: what `--json` and `--report` print. Versioned; changes only add.
 
 mod explain;
+mod stats;
 mod verify;
 
 pub use self::explain::{
     AgainstAnswer, CostsAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
 };
+pub use self::stats::{Counts, DayCounts, StatsAnswer, TemplateCounts};
 pub use self::verify::{VerdictAnswer, VerifyAnswer};
 
 use serde::Serialize;

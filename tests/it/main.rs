@@ -32,6 +32,7 @@ mod safety;
 mod settle;
 mod smoke;
 mod stale;
+mod stats;
 mod support;
 mod sweep;
 mod verify;

@@ -110,7 +110,8 @@ fn table(listing: &Listing) -> String {
     text
 }
 
-fn columns(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
+/// Adds a table, each column as wide as its widest cell.
+pub(super) fn columns(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
     let width = |i: usize| {
         rows.iter()
             .map(|row| row[i].chars().count())

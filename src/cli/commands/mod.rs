@@ -11,4 +11,5 @@ pub(crate) mod list;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod server;
+pub(crate) mod stats;
 pub(crate) mod verify;
