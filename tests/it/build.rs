@@ -138,7 +138,9 @@ fn two_definitions_are_built_side_by_side() {
     let second = config[app..].replace("template.app", "template.second");
     project.append_config(&second);
     project.build(&rendezvous(&project.path()));
-    ensure(&project).fails(2).stderr_has("definitions: app, second");
+    ensure(&project)
+        .fails(2)
+        .stderr_has("definitions: app, second");
     let spawn = |name| ensure(&project).args(["-t", name]).spawn();
     let (a, b) = (spawn("app"), spawn("second"));
     a.wait().code(0);
