@@ -46,10 +46,12 @@ pub struct TemplateRow {
     pub chain: i32,
     /// A build from nothing is to take its place.
     pub provisional: bool,
-    /// Why the last attempt at that failed.
+    /// How many attempts at that began.
+    pub settle_attempts: i32,
+    /// Seconds since the last one began.
+    pub settle_tried_s: Option<f64>,
+    /// Why the last one failed.
     pub settle_failure: Option<String>,
-    /// Seconds since that attempt.
-    pub settle_failed_s: Option<f64>,
     /// How the extended template that it took the place of differed; empty if it did not.
     pub difference: Option<String>,
     /// Seconds since its oldest contents were built.
@@ -66,8 +68,8 @@ macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms, \
-             hits, reason, base_fingerprint, added, chain, provisional, settle_failure, \
-             extract(epoch FROM now() - settle_failed_at)::float8 AS settle_failed_s, difference, \
+             hits, reason, base_fingerprint, added, chain, provisional, settle_failure, settle_attempts, \
+             extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
              extract(epoch FROM now() - fresh_at)::float8 AS contents_s, extract(epoch FROM now() - created_at)::float8 AS age_s, \
              to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, \
              to_char(last_used_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last_used_at \
@@ -99,8 +101,12 @@ const INHERIT: &str = "UPDATE pgstencil.template n SET hits = n.hits + o.hits, \
      last_used_at = greatest(n.last_used_at, o.last_used_at) \
      FROM pgstencil.template o WHERE n.id = $1 AND o.id = $2";
 const DIFFERENCE: &str = "UPDATE pgstencil.template SET difference = $2 WHERE id = $1";
-const SETTLE_FAILED: &str = "UPDATE pgstencil.template SET settle_failure = $2, settle_failed_at = now() \
-     WHERE id = $1 AND state = 'ready'";
+const SETTLE_FAILED: &str =
+    "UPDATE pgstencil.template SET settle_failure = $2 WHERE id = $1 AND state = 'ready'";
+const SETTLE_TRIED: &str = "UPDATE pgstencil.template SET settle_attempts = settle_attempts + 1, \
+     settle_tried_at = now(), settle_failure = NULL WHERE id = $1";
+const SETTLE_TAKEN_BACK: &str = "UPDATE pgstencil.template \
+     SET settle_attempts = greatest(settle_attempts - 1, 0) WHERE id = $1";
 const LOG: &str =
     "UPDATE pgstencil.template SET log_tail = $2 WHERE id = $1 AND state = 'building'";
 const BREAK: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, \
@@ -232,6 +238,32 @@ impl Registry {
     /// The driver's.
     pub async fn set_settle_failure(&mut self, id: i64, why: &str) -> Result<()> {
         self.note_text(SETTLE_FAILED, id, why).await
+    }
+
+    /// Notes that a build from nothing begins that is to take a template's place. Committed when this
+    /// returns: one that just disappears counts.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn begin_settling(&mut self, id: i64) -> Result<()> {
+        self.note_attempt(SETTLE_TRIED, id).await
+    }
+
+    /// Takes that note back: the build was given up since nobody wants it any more.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn give_up_settling(&mut self, id: i64) -> Result<()> {
+        self.note_attempt(SETTLE_TAKEN_BACK, id).await
+    }
+
+    async fn note_attempt(&mut self, query: &'static str, id: i64) -> Result<()> {
+        sqlx::query(query)
+            .bind(id)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "note an attempt to settle a template".into())?;
+        Ok(())
     }
 
     async fn note_text(&mut self, query: &'static str, id: i64, text: &str) -> Result<()> {

@@ -44,7 +44,7 @@ pub async fn ensure(registry: &mut Registry, context: &Context<'_>) -> Result<En
         match look_up(registry, context, &recipe).await? {
             LookUp::Ready(template) => {
                 registry.touch_template(template.id).await?;
-                if let Some((why, _)) = template.provisional().and_then(|p| p.failure.as_ref()) {
+                if let Some(why) = template.provisional().and_then(|p| p.failure.as_ref()) {
                     context.tell(Event::Warning(&format!(
                         "template {} was extended, and the build from nothing that was to take its place failed: {}; `pgstencil ensure --settle` tries again",
                         template.fingerprint().short(),

@@ -51,19 +51,24 @@ pub struct Template {
     databases: Vec<TemplateDatabase>,
 }
 
-/// What is known of the build from nothing that is to take an extended template's place.
+/// What is known of the builds from nothing that were to take an extended template's place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Provisional {
-    /// Why the last attempt failed, and how long ago that was.
-    pub failure: Option<(String, Duration)>,
+    /// How many began.
+    pub attempts: u32,
+    /// How long ago the last one did.
+    pub tried: Duration,
+    /// Why it failed, if it did not just disappear.
+    pub failure: Option<String>,
 }
 
 impl Provisional {
-    /// Whether another attempt in the background makes sense: one that failed is not repeated by every
-    /// command.
+    /// Whether another attempt in the background makes sense. One that failed is not repeated by every
+    /// command, nor are those that disappear time and again, as in a container that ends with its job.
     pub fn is_due(&self) -> bool {
-        const AGAIN: Duration = Duration::from_secs(60 * 60);
-        self.failure.as_ref().is_none_or(|(_, age)| *age >= AGAIN)
+        const AT_ONCE: u32 = 3;
+        const LATER: Duration = Duration::from_secs(60 * 60);
+        (self.failure.is_none() && self.attempts < AT_ONCE) || self.tried >= LATER
     }
 }
 
@@ -225,10 +230,10 @@ impl Template {
                 added: row.added.0.clone(),
             }),
             provisional: row.provisional.then(|| Provisional {
-                failure: row.settle_failure.clone().map(|why| {
-                    let age = row.settle_failed_s.unwrap_or_default();
-                    (why, Duration::try_from_secs_f64(age).unwrap_or_default())
-                }),
+                attempts: u32::try_from(row.settle_attempts).unwrap_or_default(),
+                tried: Duration::try_from_secs_f64(row.settle_tried_s.unwrap_or_default())
+                    .unwrap_or_default(),
+                failure: row.settle_failure.clone(),
             }),
             databases,
         }))
@@ -258,4 +263,24 @@ pub struct Ensured {
     pub fingerprint_time: Duration,
     /// Time spent on looking up, waiting and building.
     pub template_time: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_disappears_is_tried_three_times_and_then_now_and_again() {
+        let provisional = |attempts, minutes: u64, failure: Option<&str>| Provisional {
+            attempts,
+            tried: Duration::from_secs(60 * minutes),
+            failure: failure.map(Into::into),
+        };
+        assert!(Provisional::default().is_due());
+        assert!(provisional(2, 0, None).is_due());
+        assert!(!provisional(3, 59, None).is_due());
+        assert!(provisional(3, 60, None).is_due());
+        assert!(!provisional(1, 0, Some("exit code 1")).is_due());
+        assert!(provisional(1, 60, Some("exit code 1")).is_due());
+    }
 }

@@ -99,9 +99,15 @@ async fn settle_one(
         }
     }
     let done = match provisional(registry, context, wanted).await? {
-        Some(_) => rebuild(registry, context, traits, wanted).await,
+        Some(_) => {
+            registry.begin_settling(row.id).await?;
+            rebuild(registry, context, traits, wanted).await
+        }
         None => Ok(Settled::Nothing),
     };
+    if matches!(done, Ok(Settled::Superseded)) {
+        registry.give_up_settling(row.id).await?;
+    }
     // Not if it was the caller's patience that ended.
     if let Err(error) = &done
         && matches!(error.kind(), Kind::Build | Kind::Timeout)

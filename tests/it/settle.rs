@@ -181,6 +181,48 @@ fn files_that_change_are_no_failure_of_the_build() {
     let row = ready(&project, &extended["fingerprint"]).unwrap();
     assert_eq!(row["provisional"], true);
     assert!(row["settle_failure"].is_null(), "{row}");
+    // Nor does it count as an attempt in vain.
+    let attempts = "select max(settle_attempts) from pgstencil.template";
+    assert_eq!(server().psql(&project.registry(), attempts), "0");
+}
+
+#[test]
+fn one_that_disappears_time_and_again_is_not_tried_by_every_command() {
+    let project = appended("");
+    project.build(&Build::Script(
+        "migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then sleep 60; fi".into(),
+    ));
+    let extended = ensure(&project);
+    for attempt in 1..=3 {
+        // As if the job's container had ended with the job.
+        kill_settler(&project, 2 + attempt);
+        ensure(&project);
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(project.builds(), 5);
+    let hour =
+        "update pgstencil.template set settle_tried_at = settle_tried_at - interval '1 hour'";
+    server().psql(&project.registry(), hour);
+    project.build(&Build::Migrate);
+    assert_eq!(ensure(&project)["provisional"], true);
+    settles(&project, &extended["fingerprint"]);
+}
+
+/// Waits until so many builds have begun, of which the last is one from nothing in the background, and
+/// kills the process that runs it.
+#[track_caller]
+fn kill_settler(project: &Project<'_>, builds: usize) {
+    let mut pid = None;
+    let began = eventually(PATIENCE, || {
+        let rows = templates(project);
+        let building = rows.iter().find(|t| t["state"] == "building");
+        pid = building.and_then(|t| t["builder"]["pid"].as_i64());
+        pid.is_some_and(|pid| alive(pid.try_into().unwrap())) && project.builds() == builds
+    });
+    assert!(began, "build {builds}: {:?}", templates(project));
+    let pid = Pid::from_raw(pid.unwrap().try_into().unwrap());
+    kill(pid, Signal::SIGKILL).unwrap();
+    assert!(eventually(PATIENCE, || !alive(pid.as_raw())));
 }
 
 #[test]
@@ -194,10 +236,7 @@ fn what_was_killed_is_taken_up_by_the_next_command() {
     let running = eventually(PATIENCE, || !project.read("settlers").trim().is_empty());
     assert!(running);
     let build: i32 = project.read("settlers").trim().parse().unwrap();
-    let rows = templates(&project);
-    let building = rows.iter().find(|t| t["state"] == "building").unwrap();
-    let settler = building["builder"]["pid"].as_i64().unwrap();
-    kill(Pid::from_raw(settler.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    kill_settler(&project, 3);
     // Its build goes with it, and what it left is swept.
     assert!(eventually(PATIENCE, || !alive(build)));
     let hit = ensure(&project);

@@ -11,9 +11,11 @@ ALTER TABLE pgstencil.template
     ADD COLUMN provisional boolean NOT NULL DEFAULT false,
     -- When the build from nothing began that its oldest contents are of.
     ADD COLUMN fresh_at timestamptz NOT NULL DEFAULT now(),
-    -- Why the build from nothing that was to take its place failed, and when.
+    -- The builds from nothing that were to take its place: how many began, when the last one did,
+    -- and why that one failed, if it did not just disappear.
+    ADD COLUMN settle_attempts integer NOT NULL DEFAULT 0,
+    ADD COLUMN settle_tried_at timestamptz,
     ADD COLUMN settle_failure text,
-    ADD COLUMN settle_failed_at timestamptz,
     -- How the extended template that it took the place of differed; empty if it did not.
     ADD COLUMN difference text,
     ADD CHECK ((base_fingerprint IS NOT NULL) = (chain > 0)),
