@@ -218,7 +218,7 @@ fn killed_at_any_moment_it_leaves_the_base_and_nothing_half_done() {
         Pgstencil::new(&project)
             .args(["run", "--", "true"])
             .success();
-        project.databases().len() == 2
+        eventually(Duration::from_secs(5), || project.databases().len() == 2)
     });
     assert!(swept, "{:?}", project.databases());
 }

@@ -91,7 +91,7 @@ async fn login_and_createdb_are_enough_for_everything() {
     assert!(
         eventually(PATIENCE, || {
             pgstencil(&project, &["run", "--", "true"]).success();
-            project.databases().len() == 1
+            eventually(Duration::from_secs(5), || project.databases().len() == 1)
         }),
         "the sweep drops what is left: {:?}",
         project.databases()
