@@ -118,6 +118,7 @@ pub mod copy;
 pub mod drop;
 pub mod error;
 pub mod events;
+pub mod evict;
 pub mod fingerprint;
 pub mod handout;
 pub mod lease;

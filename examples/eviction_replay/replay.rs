@@ -1,0 +1,196 @@
+//! One pass over a trace with a policy and room for some templates.
+
+use std::collections::HashMap;
+
+use pgstencil::evict::policy::{self, Resident};
+
+use crate::trace::Trace;
+
+/// Who decides what goes.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Policy {
+    /// The one that was used longest ago.
+    Lru { extend: bool },
+    /// GreedyDual-Size-Frequency (Cherkasova 1998): frequency times the cost of a full build by size,
+    /// above the value at which the last one went.
+    Gdsf,
+    /// What pgstencil does.
+    Ours,
+    /// The one whose next use is farthest away (Belady 1966): a mark, not a bound, for it knows
+    /// nothing of extension.
+    Belady,
+}
+
+impl Policy {
+    pub(crate) const ALL: [Policy; 5] = [
+        Policy::Lru { extend: false },
+        Policy::Lru { extend: true },
+        Policy::Gdsf,
+        Policy::Ours,
+        Policy::Belady,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Policy::Lru { extend: false } => "lru, no extension",
+            Policy::Lru { extend: true } => "lru",
+            Policy::Gdsf => "gdsf",
+            Policy::Ours => "ours",
+            Policy::Belady => "belady",
+        }
+    }
+}
+
+/// What a pass came to.
+#[derive(Default)]
+pub(crate) struct Sum {
+    pub(crate) hits: usize,
+    pub(crate) misses: usize,
+    pub(crate) extended: usize,
+    /// In units of a file in a full build.
+    pub(crate) work: f64,
+    /// The most work of one day, in full builds of that day's last set.
+    pub(crate) worst_day: f64,
+}
+
+/// A resident template.
+struct Kept {
+    set: usize,
+    used: f64,
+    next: usize,
+    frequency: f64,
+    value: f64,
+}
+
+/// What all passes over one trace share.
+pub(crate) struct Replay<'a> {
+    trace: &'a Trace,
+    fixed: f64,
+    size: usize,
+    known: &'a mut HashMap<(usize, usize), Option<usize>>,
+    /// For each run the number of the next one of the same set.
+    next: Vec<usize>,
+}
+
+impl<'a> Replay<'a> {
+    pub(crate) fn new(
+        trace: &'a Trace,
+        fixed: f64,
+        size: usize,
+        known: &'a mut HashMap<(usize, usize), Option<usize>>,
+    ) -> Self {
+        let mut next = vec![usize::MAX; trace.runs.len()];
+        let mut seen = HashMap::new();
+        for (i, (_, set)) in trace.runs.iter().enumerate().rev() {
+            if let Some(later) = seen.insert(*set, i) {
+                next[i] = later;
+            }
+        }
+        Replay {
+            trace,
+            fixed,
+            size,
+            known,
+            next,
+        }
+    }
+
+    fn full(&self, set: usize) -> f64 {
+        self.trace.sets[set].files as f64
+    }
+
+    /// What extending one set to the other costs.
+    fn extension(&mut self, base: usize, set: usize) -> Option<f64> {
+        let trace = self.trace;
+        let added = *self
+            .known
+            .entry((base, set))
+            .or_insert_with(|| trace.added(base, set));
+        Some(added? as f64 + self.fixed * self.full(set))
+    }
+
+    pub(crate) fn run(&mut self, policy: Policy) -> Sum {
+        let mut sum = Sum::default();
+        let mut kept: Vec<Kept> = Vec::new();
+        let mut inflation = 0.0;
+        let (mut day, mut day_work) = (0, 0.0);
+        for (i, &(now, set)) in self.trace.runs.iter().enumerate() {
+            let today = (now / 86_400.0) as u64;
+            if today != day {
+                (day, day_work) = (today, 0.0);
+            }
+            if let Some(found) = kept.iter_mut().find(|k| k.set == set) {
+                sum.hits += 1;
+                found.used = now;
+                found.next = self.next[i];
+                found.frequency += 1.0;
+                found.value = inflation + found.frequency;
+                continue;
+            }
+            sum.misses += 1;
+            let full = self.full(set);
+            let mut cost = full;
+            if policy != (Policy::Lru { extend: false }) {
+                // The largest base: the one with the fewest files to add.
+                let found = kept.iter().filter_map(|k| self.extension(k.set, set));
+                let best = found.fold(f64::INFINITY, f64::min);
+                if best.is_finite() {
+                    sum.extended += 1;
+                    cost = best;
+                }
+            }
+            sum.work += cost;
+            day_work += cost;
+            sum.worst_day = f64::max(sum.worst_day, day_work / full.max(1.0));
+            kept.push(Kept {
+                set,
+                used: now,
+                next: self.next[i],
+                frequency: 1.0,
+                value: inflation + 1.0,
+            });
+            // Somebody is about to clone the new one, so another one goes.
+            if kept.len() > self.size {
+                let gone = self.victim(policy, &kept, now);
+                inflation = kept.swap_remove(gone).value;
+            }
+        }
+        sum
+    }
+
+    fn victim(&mut self, policy: Policy, kept: &[Kept], now: f64) -> usize {
+        let best = |score: &dyn Fn(&Kept) -> f64| {
+            let old = &kept[..kept.len() - 1];
+            let scores = old.iter().map(score).enumerate();
+            scores
+                .reduce(|best, next| if next.1 > best.1 { next } else { best })
+                .map_or(0, |(i, _)| i)
+        };
+        match policy {
+            Policy::Lru { .. } => best(&|k| now - k.used),
+            Policy::Gdsf => best(&|k| -k.value),
+            Policy::Belady => best(&|k| k.next as f64),
+            Policy::Ours => {
+                let residents: Vec<Resident> = kept
+                    .iter()
+                    .enumerate()
+                    .map(|(i, k)| Resident {
+                        definition: 0,
+                        idle: now - k.used,
+                        bytes: 1,
+                        full: self.full(k.set),
+                        pinned: i + 1 == kept.len(),
+                    })
+                    .collect();
+                let n = kept.len();
+                let mut costs = Vec::with_capacity(n * n);
+                for base in kept {
+                    for of in kept {
+                        costs.push(self.extension(base.set, of.set));
+                    }
+                }
+                policy::first_to_go(&residents, &|base, of| costs[base * n + of]).unwrap_or(0)
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Traces: the runs of a project's CI, each with the set of migrations that it met.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::path::Path;
+use std::process::Command;
+
+/// One project's history.
+pub(crate) struct Trace {
+    pub(crate) name: String,
+    /// Seconds since the epoch, and the number of the set.
+    pub(crate) runs: Vec<(f64, usize)>,
+    pub(crate) sets: Vec<Set>,
+    /// Folder and rank of each file.
+    files: Vec<(u32, i64)>,
+}
+
+/// The migrations of one fingerprint.
+pub(crate) struct Set {
+    /// A bit for each file.
+    bits: Vec<u64>,
+    /// How many.
+    pub(crate) files: usize,
+    /// The highest rank in each folder.
+    last: BTreeMap<u32, i64>,
+}
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+impl Trace {
+    /// Reads `NAME.events.csv`, `NAME.sets.csv` and `NAME.files.csv` of a folder, each perhaps with
+    /// `.xz` behind; then `xz` has to be on the PATH.
+    pub(crate) fn read(folder: &Path, name: &str) -> Result<Trace> {
+        let files: Vec<(u32, i64)> = table(folder, name, "files")?
+            .iter()
+            .map(|row| Ok((row[1].parse()?, row[2].parse()?)))
+            .collect::<Result<_>>()?;
+        let words = files.len().div_ceil(64);
+        let mut sets: Vec<Set> = Vec::new();
+        for row in table(folder, name, "sets")? {
+            let mut bits = match row[1].as_str() {
+                "" => vec![0; words],
+                from => sets[from.parse::<usize>()?].bits.clone(),
+            };
+            let (added, removed) = row[2].split_once(';').ok_or("a set without `;`")?;
+            for id in removed.split_whitespace() {
+                let id: usize = id.parse()?;
+                bits[id / 64] &= !(1 << (id % 64));
+            }
+            for id in added.split_whitespace() {
+                let id: usize = id.parse()?;
+                bits[id / 64] |= 1 << (id % 64);
+            }
+            let mut last = BTreeMap::new();
+            let present = (0..files.len()).filter(|id| bits[id / 64] >> (id % 64) & 1 == 1);
+            for id in present {
+                let (folder, rank) = files[id];
+                let last = last.entry(folder).or_insert(rank);
+                *last = rank.max(*last);
+            }
+            let count = bits.iter().map(|word| word.count_ones() as usize).sum();
+            sets.push(Set {
+                bits,
+                files: count,
+                last,
+            });
+        }
+        let mut now = 0.0;
+        let mut runs = Vec::new();
+        for row in table(folder, name, "events")? {
+            now += row[0].parse::<f64>()?;
+            runs.push((now, row[4].parse()?));
+        }
+        Ok(Trace {
+            name: name.to_owned(),
+            runs,
+            sets,
+            files,
+        })
+    }
+
+    /// The runs of the last years only.
+    pub(crate) fn last_years(mut self, years: f64) -> Trace {
+        let end = self.runs.last().map_or(0.0, |run| run.0);
+        let start = end - years * 365.25 * 86_400.0;
+        self.runs.retain(|run| run.0 >= start);
+        self
+    }
+
+    /// How many different sets the runs met.
+    pub(crate) fn distinct(&self) -> usize {
+        let sets: BTreeSet<usize> = self.runs.iter().map(|run| run.1).collect();
+        sets.len()
+    }
+
+    /// The number of files by which the set `base` would be extended to get `set`; `None` if it
+    /// cannot be.
+    pub(crate) fn added(&self, base: usize, set: usize) -> Option<usize> {
+        let (base, set) = (&self.sets[base], &self.sets[set]);
+        if base.files >= set.files {
+            return None;
+        }
+        let mut pairs = base.bits.iter().zip(&set.bits);
+        if !pairs.all(|(base, set)| base & !set == 0) {
+            return None;
+        }
+        let new = (0..self.files.len()).filter(|id| {
+            let (word, bit) = (id / 64, id % 64);
+            (set.bits[word] & !base.bits[word]) >> bit & 1 == 1
+        });
+        for id in new {
+            let (folder, rank) = self.files[id];
+            if rank < 0 {
+                continue;
+            }
+            if base.last.get(&folder).is_some_and(|last| rank <= *last) {
+                return None;
+            }
+        }
+        Some(set.files - base.files)
+    }
+}
+
+/// The rows of a table, without its head.
+fn table(folder: &Path, name: &str, kind: &str) -> Result<Vec<Vec<String>>> {
+    let plain = folder.join(format!("{name}.{kind}.csv"));
+    let packed = folder.join(format!("{name}.{kind}.csv.xz"));
+    let text = if plain.exists() {
+        std::fs::read_to_string(&plain)?
+    } else {
+        let output = Command::new("xz")
+            .arg("--decompress")
+            .arg("--stdout")
+            .arg(&packed)
+            .output()
+            .map_err(|e| format!("xz, which unpacks traces, does not start: {e}"))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into());
+        }
+        String::from_utf8(output.stdout)?
+    };
+    let rows = text.lines().skip(1);
+    Ok(rows
+        .map(|row| row.split(',').map(str::to_owned).collect())
+        .collect())
+}
+
+/// The names of the traces in a folder.
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let file = entry?.file_name().to_string_lossy().into_owned();
+        if let Some((name, "")) = file
+            .trim_end_matches(".xz")
+            .split_once(".events.csv")
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}

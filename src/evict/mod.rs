@@ -1,0 +1,3 @@
+//! Eviction: templates that go to keep the budget.
+
+pub mod policy;
