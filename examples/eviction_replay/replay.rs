@@ -132,11 +132,16 @@ impl<'a> Replay<'a> {
             let mut cost = full;
             if policy != (Policy::Lru { extend: false }) {
                 // The largest base: the one with the fewest files to add.
-                let found = kept.iter().filter_map(|k| self.extension(k.set, set));
-                let best = found.fold(f64::INFINITY, f64::min);
-                if best.is_finite() {
+                let found = (0..kept.len())
+                    .filter_map(|base| Some((base, self.extension(kept[base].set, set)?)))
+                    .min_by(|a, b| a.1.total_cmp(&b.1));
+                if let Some((base, extension)) = found {
                     sum.extended += 1;
-                    cost = best;
+                    cost = extension;
+                    if policy == Policy::Ours {
+                        // Being extended is a use.
+                        kept[base].used = now;
+                    }
                 }
             }
             sum.work += cost;

@@ -150,10 +150,7 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let file = entry?.file_name().to_string_lossy().into_owned();
-        if let Some((name, "")) = file
-            .trim_end_matches(".xz")
-            .split_once(".events.csv")
-        {
+        if let Some((name, "")) = file.trim_end_matches(".xz").split_once(".events.csv") {
             names.push(name.to_owned());
         }
     }
