@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{Definition, Strategy};
+use crate::config::{Definition, EvictionSettings, Strategy};
 use crate::error::Result;
 use crate::events::{Event, Observe};
 use crate::fingerprint::Inputs;
@@ -31,6 +31,8 @@ pub struct Context<'a> {
     pub definition: &'a Definition,
     /// How clones are copied.
     pub strategy: Strategy,
+    /// The limits of the project's templates.
+    pub eviction: &'a EvictionSettings,
     /// Who asks.
     pub holder: &'a Holder,
     /// How long they wait.

@@ -190,6 +190,18 @@ pub fn source_is_to_blame(error: &Error) -> bool {
     }
 }
 
+/// How the detail begins that says that a disk was found full only after the server had failed.
+const COPY_SAID: &str = "what the copy itself said: ";
+
+/// Whether the server's disk is full, and the server still able to drop databases.
+pub fn disk_is_full(error: &Error) -> bool {
+    let poisoned = error.details().iter().any(|d| d.starts_with(COPY_SAID));
+    // Of a failed command there is only what it printed: the system's words, or Postgres' code.
+    let printed = |d: &String| d.contains("No space left on device") || d.contains("53100");
+    let of_command = error.kind() == Kind::Build && error.details().iter().any(printed);
+    !poisoned && (of_command || sqlstate(error).as_deref() == Some("53100"))
+}
+
 /// On a full disk a copy through the WAL, and after it every checkpoint and with it every other copy,
 /// fails with an internal error that hides why. The template is not to blame then, and to build it
 /// anew would make things worse: so whether the server can write at all is tried.
@@ -197,7 +209,7 @@ async fn unless_full(session: &mut Session, error: Error) -> Error {
     match catalog::try_to_write(session).await {
         Err(full) if sqlstate(&full).as_deref() == Some("53100") => {
             Error::new(Kind::Failed, error.message())
-                .detail(format!("what the copy itself said: {}", cause(&error)))
+                .detail(format!("{COPY_SAID}{}", cause(&error)))
                 .hint("the server's disk is full: free space there before anything else, by other means than a drop: Postgres can neither drop databases nor restart before that")
                 .caused_by(full)
         }

@@ -13,9 +13,10 @@ use sqlx::postgres::types::Oid;
 
 use crate::error::Result;
 use crate::pg::catalog::Database;
+use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, Limit, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::database::Owner;
-use crate::registry::{DatabaseRow, Registry};
+use crate::registry::{DatabaseRow, Registry, TemplateRow};
 
 /// How the drop of one database ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,4 +174,88 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     }
     registry.forget_database(row).await?;
     Ok(Dropped::Gone)
+}
+
+/// How the drop of a template that was given up ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OfTemplate {
+    /// It is gone.
+    Gone,
+    /// Somebody builds, copies or drops it, or it was not given up after all.
+    InUse,
+    /// It stays until the next sweep, for these reasons.
+    Stays(Vec<String>),
+}
+
+/// Drops a broken template, what a dead builder left, or what is left of a template that lost a
+/// database, under both of its locks.
+///
+/// # Errors
+/// The driver's.
+pub async fn drop_given_up_template(
+    registry: &mut Registry,
+    id: i64,
+    why: &str,
+) -> Result<OfTemplate> {
+    let Some(row) = given_up(registry, id).await? else {
+        return Ok(OfTemplate::InUse);
+    };
+    let keys = [row.build_key()?, LockKey::template(id)];
+    let mut taken = Vec::new();
+    for key in keys {
+        if registry
+            .session()
+            .try_lock(key)
+            .await
+            .doing(|| "lock a template".into())?
+        {
+            taken.push(key);
+        }
+    }
+    let done = if taken.len() == keys.len() {
+        drop_locked_template(registry, id, why).await
+    } else {
+        Ok(OfTemplate::InUse)
+    };
+    for key in taken {
+        registry
+            .session()
+            .unlock(key)
+            .await
+            .doing(|| "unlock a template".into())?;
+    }
+    done
+}
+
+/// Drops all templates of a project that were given up.
+///
+/// # Errors
+/// The driver's.
+pub async fn drop_given_up_templates(registry: &mut Registry, project: &str) -> Result<()> {
+    for row in registry.unfinished_templates().await? {
+        if row.project == project && row.state == "broken" {
+            let why = row.reason.as_deref().unwrap_or("it is broken");
+            drop_given_up_template(registry, row.id, why).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn given_up(registry: &mut Registry, id: i64) -> Result<Option<TemplateRow>> {
+    let rows = registry.unfinished_templates().await?;
+    Ok(rows.into_iter().find(|row| row.id == id))
+}
+
+async fn drop_locked_template(registry: &mut Registry, id: i64, why: &str) -> Result<OfTemplate> {
+    // Sealed between the look and the locks?
+    if given_up(registry, id).await?.is_none() {
+        return Ok(OfTemplate::InUse);
+    }
+    registry.break_template(id, why, false).await?;
+    let left = drop_databases_of(registry, &Owner::Template(id)).await?;
+    registry.forget_template(id).await?;
+    Ok(match left.is_empty() {
+        true => OfTemplate::Gone,
+        false => OfTemplate::Stays(left),
+    })
 }

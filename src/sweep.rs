@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
-use crate::drop;
+use crate::drop::{self, OfTemplate};
 use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, catalog};
 use crate::registry::database::Owner;
-use crate::registry::{CloneRow, Registry, TemplateRow};
+use crate::registry::{CloneRow, Registry};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,9 +74,10 @@ pub async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action
     for row in templates {
         let why = match row.state.as_str() {
             "building" => "its builder is gone",
+            "ready" => "its database is gone",
             _ => "it is broken",
         };
-        if !held.contains(&LockKey::template(row.id)) && !held.contains(&build_key(&row)?) {
+        if !held.contains(&LockKey::template(row.id)) && !held.contains(&row.build_key()?) {
             actions.push(Action::DropTemplate {
                 id: row.id,
                 definition: row.definition,
@@ -85,14 +86,6 @@ pub async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action
         }
     }
     Ok(actions)
-}
-
-fn build_key(row: &TemplateRow) -> Result<LockKey> {
-    Ok(LockKey::build(
-        &row.project,
-        &row.definition,
-        &row.fingerprint.parse()?,
-    ))
 }
 
 /// What is to do about one clone. `locked`: somebody else holds its lock.
@@ -201,8 +194,13 @@ pub async fn apply(
                 definition,
             } => {
                 drops += 1;
-                for line in drop_template(registry, *id, why).await? {
-                    lines.push(format!("template {id} of {definition}: {line}"));
+                let of = format!("template {id} of {definition}");
+                match drop::drop_given_up_template(registry, *id, why).await? {
+                    OfTemplate::Gone => lines.push(format!("dropped {of}: {why}")),
+                    OfTemplate::InUse => {}
+                    OfTemplate::Stays(left) => {
+                        lines.extend(left.iter().map(|line| format!("{of}: {line}")));
+                    }
                 }
             }
         }
@@ -295,58 +293,6 @@ async fn set_doors(registry: &mut Registry, databases: &[Database], open: bool) 
         drop::set_door(registry.session(), database, open).await?;
     }
     Ok(())
-}
-
-/// Drops a broken template, or what a dead builder left, under both of its locks.
-async fn drop_template(registry: &mut Registry, id: i64, why: &str) -> Result<Vec<String>> {
-    let Some(row) = registry
-        .unfinished_templates()
-        .await?
-        .into_iter()
-        .find(|t| t.id == id)
-    else {
-        return Ok(Vec::new());
-    };
-    let keys = [build_key(&row)?, LockKey::template(id)];
-    let mut taken = Vec::new();
-    for key in keys {
-        if registry
-            .session()
-            .try_lock(key)
-            .await
-            .doing(|| "lock a template".into())?
-        {
-            taken.push(key);
-        }
-    }
-    let done = if taken.len() == keys.len() {
-        drop_locked_template(registry, id, why).await
-    } else {
-        Ok(Vec::new())
-    };
-    for key in taken {
-        unlock(registry, key).await?;
-    }
-    done
-}
-
-async fn drop_locked_template(registry: &mut Registry, id: i64, why: &str) -> Result<Vec<String>> {
-    // Sealed between the look and the locks?
-    if !registry
-        .unfinished_templates()
-        .await?
-        .iter()
-        .any(|t| t.id == id)
-    {
-        return Ok(Vec::new());
-    }
-    registry.break_template(id, why, false).await?;
-    let left = drop::drop_databases_of(registry, &Owner::Template(id)).await?;
-    registry.forget_template(id).await?;
-    if left.is_empty() {
-        return Ok(vec![format!("dropped: {why}")]);
-    }
-    Ok(left)
 }
 
 /// What became of a clone that was in somebody's way.

@@ -6,15 +6,16 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use globset::GlobBuilder;
 use regex::Regex;
 
 use super::document::{Document, KeyPath};
 use super::nearest::nearest;
 use super::placeholder::{EnvTemplate, SqlTemplate};
-use super::raw::{RawClone, RawConfig, RawInputLines, RawServer, RawTemplate};
+use super::raw::{RawClone, RawConfig, RawEviction, RawInputLines, RawServer, RawTemplate};
 use super::{
-    CloneSettings, Config, Definition, InputLines, MINIMAL, ServerSettings, UrlSetting, role_suffix,
+    CloneSettings, Config, Definition, EvictionSettings, InputLines, MINIMAL, ServerSettings, UrlSetting, role_suffix,
 };
 use crate::error::{Error, Result};
 use crate::url::ServerUrl;
@@ -61,6 +62,7 @@ pub(super) fn config(
     }
     let server = server(doc, &top.key("server"), raw.server, &root)?;
     let clone = clone(doc, &top.key("clone"), raw.clone)?;
+    let eviction = eviction(doc, &top.key("eviction"), raw.eviction)?;
     let definitions = raw
         .template
         .into_iter()
@@ -73,6 +75,7 @@ pub(super) fn config(
         server,
         definitions,
         clone,
+        eviction,
     })
 }
 
@@ -193,6 +196,36 @@ fn clone(doc: &Document<'_>, path: &KeyPath, raw: RawClone) -> Result<CloneSetti
         strategy: raw.strategy,
         ttl: or_never(doc, &path.key("ttl"), &raw.ttl)?,
         orphan_grace: duration(doc, &path.key("orphan_grace"), &raw.orphan_grace, false)?,
+    })
+}
+
+fn eviction(doc: &Document<'_>, path: &KeyPath, raw: RawEviction) -> Result<EvictionSettings> {
+    if raw.max_templates == 0 {
+        return Err(doc
+            .error(&path.key("max_templates"), "is 0, and then none could be used")
+            .hint("1 is the least; `pgstencil evict --all` drops all that there are"));
+    }
+    let text = raw.max_size;
+    let max_size = match text.as_str() {
+        "unlimited" => None,
+        text => match text.parse::<ByteSize>() {
+            Ok(size) if size.as_u64() > 0 => Some(size.as_u64()),
+            other => {
+                let why = match other {
+                    Ok(_) => "which is no room at all".to_owned(),
+                    Err(e) => format!("which is not a size: {e}"),
+                };
+                return Err(doc
+                    .error(&path.key("max_size"), format!("is `{text}`, {why}"))
+                    .hint("write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`"));
+            }
+        },
+    };
+    Ok(EvictionSettings {
+        max_size,
+        max_templates: raw.max_templates,
+        max_idle: or_never(doc, &path.key("max_idle"), &raw.max_idle)?,
+        keep: raw.keep,
     })
 }
 

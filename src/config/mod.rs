@@ -55,6 +55,8 @@ pub struct Config {
     pub definitions: Vec<Definition>,
     /// `[clone]`
     pub clone: CloneSettings,
+    /// `[eviction]`
+    pub eviction: EvictionSettings,
 }
 
 /// `[server]`
@@ -133,6 +135,19 @@ pub struct InputLines {
     pub matching: String,
 }
 
+/// `[eviction]`: limits for the templates of this project.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvictionSettings {
+    /// Bytes of all templates together; `None` is `"unlimited"`.
+    pub max_size: Option<u64>,
+    /// Number of templates, at least 1.
+    pub max_templates: u32,
+    /// Time since the last use; `None` is `"never"`.
+    pub max_idle: Option<Duration>,
+    /// So many of each definition, the last used ones, stay in any case.
+    pub keep: u32,
+}
+
 /// `[clone]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct CloneSettings {
@@ -201,6 +216,28 @@ impl Default for CloneSettings {
             strategy: Strategy::Auto,
             ttl: Some(Duration::from_secs(12 * 60 * 60)),
             orphan_grace: Duration::from_secs(2 * 60),
+        }
+    }
+}
+
+impl Default for EvictionSettings {
+    fn default() -> Self {
+        EvictionSettings {
+            max_size: Some(20_000_000_000),
+            max_templates: 20,
+            max_idle: Some(Duration::from_secs(14 * 24 * 60 * 60)),
+            keep: 2,
+        }
+    }
+}
+
+impl Extend {
+    /// The word that it is written as.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Extend::Append => "append",
+            Extend::Never => "never",
+            Extend::Always => "always",
         }
     }
 }

@@ -25,6 +25,7 @@ pub(super) struct RawConfig {
     pub(super) root: Option<String>,
     pub(super) server: RawServer,
     pub(super) clone: RawClone,
+    pub(super) eviction: RawEviction,
     /// Template definitions, `[template.NAME]`; at least one.
     pub(super) template: BTreeMap<String, RawTemplate>,
 }
@@ -82,6 +83,32 @@ impl Default for RawClone {
             strategy: Strategy::Auto,
             ttl: "12h".to_owned(),
             orphan_grace: "2m".to_owned(),
+        }
+    }
+}
+
+/// How many templates of this project are kept. Pinned ones and those in use stay in any case.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawEviction {
+    /// Size of all templates together, such as `20GB`, or `unlimited`.
+    pub(super) max_size: String,
+    /// Number of templates.
+    #[schemars(range(min = 1))]
+    pub(super) max_templates: u32,
+    /// Time since the last use; a duration, or `never`.
+    pub(super) max_idle: String,
+    /// So many of each definition, the last used ones, stay in any case.
+    pub(super) keep: u32,
+}
+
+impl Default for RawEviction {
+    fn default() -> Self {
+        RawEviction {
+            max_size: "20GB".to_owned(),
+            max_templates: 20,
+            max_idle: "14d".to_owned(),
+            keep: 2,
         }
     }
 }
@@ -172,6 +199,21 @@ fn default_stale_after() -> String {
     "never".to_owned()
 }
 
+/// A size as it is written: in the largest decimal unit that leaves no fraction.
+fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [
+        ("TB", 1_000_000_000_000),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("kB", 1_000),
+    ];
+    let fitting = UNITS.iter().find(|(_, unit)| bytes % unit == 0);
+    match fitting {
+        Some((name, unit)) => format!("{}{name}", bytes / unit),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// A duration as it is written; `None` is `never`.
 fn or_never(duration: Option<std::time::Duration>) -> String {
     duration.map_or_else(
@@ -243,6 +285,15 @@ impl From<&Config> for RawConfig {
                 strategy: config.clone.strategy,
                 ttl: or_never(config.clone.ttl),
                 orphan_grace: humantime::format_duration(config.clone.orphan_grace).to_string(),
+            },
+            eviction: RawEviction {
+                max_size: config
+                    .eviction
+                    .max_size
+                    .map_or_else(|| "unlimited".to_owned(), size),
+                max_templates: config.eviction.max_templates,
+                max_idle: or_never(config.eviction.max_idle),
+                keep: config.eviction.keep,
             },
             template: config
                 .definitions

@@ -109,6 +109,12 @@ strategy = "file_copy"
 ttl = "never"
 orphan_grace = "1h 30m"
 
+[eviction]
+max_size = "1.5GB"
+max_templates = 7
+max_idle = "never"
+keep = 0
+
 [template.b]
 build = "make migrate"
 migrations = ["a/*.sql", "!**/tests/**"]
@@ -163,6 +169,15 @@ fn every_key_arrives() {
             strategy: Strategy::FileCopy,
             ttl: None,
             orphan_grace: Duration::from_secs(90 * 60),
+        }
+    );
+    assert_eq!(
+        config.eviction,
+        EvictionSettings {
+            max_size: Some(1_500_000_000),
+            max_templates: 7,
+            max_idle: None,
+            keep: 0,
         }
     );
     let names: Vec<_> = config.definitions.iter().map(|d| &d.name).collect();
@@ -402,6 +417,40 @@ hint: write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`, or `never`",
 orphan_grace = '0m'",
             "pgstencil.toml:5:16: `clone.orphan_grace` is `0m`, which is no time at all
 hint: write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`",
+        ),
+    ]);
+}
+
+#[test]
+fn sizes() {
+    for (text, bytes) in [
+        ("500MB", Some(500_000_000)),
+        ("20GB", Some(20_000_000_000)),
+        ("8 GiB", Some(8 << 30)),
+        ("1234", Some(1234)),
+        ("unlimited", None),
+    ] {
+        let config = load(&format!("{MINIMAL}[eviction]\nmax_size = \"{text}\""));
+        assert_eq!(config.eviction.max_size, bytes, "{text}");
+    }
+    check(&[
+        (
+            "[eviction]
+max_size = '12 sacks'",
+            r#"pgstencil.toml:5:12: `eviction.max_size` is `12 sacks`, which is not a size: couldn't parse "12 sacks" into a ByteSize, cause: couldn't parse "sacks" into a known SI unit, couldn't parse unit of "sacks"
+hint: write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`"#,
+        ),
+        (
+            "[eviction]
+max_size = '0GB'",
+            "pgstencil.toml:5:12: `eviction.max_size` is `0GB`, which is no room at all
+hint: write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`",
+        ),
+        (
+            "[eviction]
+max_templates = 0",
+            "pgstencil.toml:5:17: `eviction.max_templates` is 0, and then none could be used
+hint: 1 is the least; `pgstencil evict --all` drops all that there are",
         ),
     ]);
 }

@@ -1,3 +1,392 @@
 //! Eviction: templates that go to keep the budget.
+//!
+//! Plan, then apply. The plan reads only, so a dry run cannot write. Each project has its own limits:
+//! those that its last build found in the config, kept in the registry, so that templates of projects
+//! that nobody works on any more go as well. To apply a plan means to give templates up, under the lock
+//! that those share who copy or extend them; the databases are dropped by the sweep, or at once where
+//! room is needed.
 
+mod cost;
 pub mod policy;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::config::EvictionSettings;
+use crate::drop;
+use crate::error::Result;
+use crate::fingerprint::{Append, Recipe, extension};
+use crate::pg::Doing as _;
+use crate::pg::lock::LockKey;
+use crate::registry::Registry;
+use crate::registry::eviction::{BuildRow, LimitsRow, ResidentRow};
+
+use self::cost::Costs;
+use self::policy::{Limits, Resident};
+pub use self::policy::{Room, Rule};
+
+/// Why a template goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// By a rule of its project.
+    Rule(Rule),
+    /// The server's disk is full.
+    DiskFull,
+    /// A person named it.
+    Asked,
+}
+
+impl Reason {
+    /// One word for scripts: the key of the limit, `disk_full` or `asked`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Rule(Rule::Idle) => "max_idle",
+            Reason::Rule(Rule::Count) => "max_templates",
+            Reason::Rule(Rule::Size) => "max_size",
+            Reason::DiskFull => "disk_full",
+            Reason::Asked => "asked",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Reason::Rule(Rule::Idle) => "evicted: idle for longer than `max_idle`",
+            Reason::Rule(Rule::Count) => "evicted: more than `max_templates`",
+            Reason::Rule(Rule::Size) => "evicted: more than `max_size`",
+            Reason::DiskFull => "evicted: the server's disk was full",
+            Reason::Asked => "evicted by a person",
+        }
+    }
+}
+
+/// One template that is to go.
+#[derive(Clone, Debug)]
+pub struct Eviction {
+    /// The template.
+    pub template: ResidentRow,
+    /// Why.
+    pub reason: Reason,
+    /// Seconds that it would take to have it again, given the templates that stay, by what builds took
+    /// so far.
+    pub rebuild_s: f64,
+}
+
+impl Eviction {
+    /// What a person should know of it.
+    pub fn describe(&self) -> String {
+        format!(
+            "template {} of {}/{}: {}",
+            &self.template.fingerprint[..12],
+            self.template.project,
+            self.template.definition,
+            self.reason.words()
+        )
+    }
+}
+
+/// How one eviction ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// It is given up; it may still have to be dropped.
+    Gone,
+    /// It stays: somebody is using it, or used or pinned it meanwhile.
+    InUse,
+}
+
+/// Everything that a plan goes by.
+struct Shelf {
+    rows: Vec<ResidentRow>,
+    recipes: HashMap<i64, Recipe>,
+    builds: Vec<BuildRow>,
+    held: HashSet<LockKey>,
+}
+
+impl Shelf {
+    /// Reads what there is; what templates were built from only of those that `wanted` names.
+    async fn read(registry: &mut Registry, rows: Vec<ResidentRow>) -> Result<Shelf> {
+        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        Ok(Shelf {
+            recipes: registry.recipes(&ids).await?,
+            builds: registry.builds().await?,
+            held: registry.held_locks().await?,
+            rows,
+        })
+    }
+
+    /// The evictions that bring the shelf within limits.
+    fn plan(&self, limits: &Limits, room: Room, reason: impl Fn(Rule) -> Reason) -> Vec<Eviction> {
+        let (residents, costs) = self.weigh();
+        let rows = &self.rows;
+        let seconds = |base: usize, of: usize| {
+            let append = match rows[of].extend.as_str() {
+                "never" => return None,
+                "always" => Append::Any,
+                _ => Append::Sorted,
+            };
+            let (base, new) = (
+                self.recipes.get(&rows[base].id)?,
+                self.recipes.get(&rows[of].id)?,
+            );
+            // Cheaper than a comparison, and true of most pairs.
+            if base.migrations.len() > new.migrations.len() {
+                return None;
+            }
+            let added = extension(base, new, append).ok()?;
+            Some(costs[residents[of].definition].extension(added.len()))
+        };
+        let evictions = policy::plan(&residents, limits, room, &seconds);
+        evictions
+            .into_iter()
+            .map(|eviction| Eviction {
+                template: rows[eviction.index].clone(),
+                reason: reason(eviction.rule),
+                rebuild_s: eviction.loss,
+            })
+            .collect()
+    }
+
+    /// The residents as the policy sees them, and what each definition's builds take.
+    fn weigh(&self) -> (Vec<Resident>, Vec<Costs>) {
+        let mut numbers: HashMap<(&str, &str), usize> = HashMap::new();
+        let mut costs = Vec::new();
+        let mut residents = Vec::new();
+        for row in &self.rows {
+            let key = (row.project.as_str(), row.definition.as_str());
+            let files = |id: i64| self.recipes.get(&id).map_or(1, |r| r.migrations.len());
+            let definition = *numbers.entry(key).or_insert_with(|| {
+                let of = |b: &&BuildRow| (b.project.as_str(), b.definition.as_str()) == key;
+                costs.push(Costs::measured(self.builds.iter().filter(of), files(row.id)));
+                costs.len() - 1
+            });
+            residents.push(Resident {
+                definition,
+                idle: row.idle_s,
+                bytes: u64::try_from(row.bytes).unwrap_or_default(),
+                full: row
+                    .full_ms
+                    .map_or(costs[definition].full, |ms| ms as f64 / 1000.0),
+                pinned: row.pinned || self.held.contains(&LockKey::template(row.id)),
+            });
+        }
+        (residents, costs)
+    }
+}
+
+fn limits_of(settings: &EvictionSettings) -> Limits {
+    Limits {
+        max_bytes: settings.max_size,
+        max_templates: usize::try_from(settings.max_templates).ok(),
+        max_idle: settings.max_idle.map(|d| d.as_secs_f64()),
+        keep: settings.keep as usize,
+    }
+}
+
+fn noted(row: &LimitsRow) -> Limits {
+    Limits {
+        max_bytes: row.max_bytes.and_then(|n| n.try_into().ok()),
+        max_templates: row.max_templates.and_then(|n| n.try_into().ok()),
+        max_idle: row.max_idle_s,
+        keep: row.keep.try_into().unwrap_or(usize::MAX),
+    }
+}
+
+/// Whether limits may be exceeded at all: what builds took is only read then.
+fn exceeded(rows: &[ResidentRow], limits: &Limits, room: Room) -> bool {
+    let bytes: u64 = rows.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0)).sum();
+    limits.max_bytes.is_some_and(|max| bytes.saturating_add(room.bytes) > max)
+        || limits.max_templates.is_some_and(|max| rows.len() + room.templates > max)
+        || limits.max_idle.is_some_and(|max| rows.iter().any(|r| r.idle_s > max))
+}
+
+/// What has to go so that each project keeps its limits; `settings` are those of `project`, and `room`
+/// is for what it is about to add. Writes nothing.
+///
+/// # Errors
+/// The driver's.
+pub async fn plan(
+    registry: &mut Registry,
+    project: &str,
+    settings: &EvictionSettings,
+    room: Room,
+) -> Result<Vec<Eviction>> {
+    let mut limits: BTreeMap<String, (Limits, Room)> = registry
+        .limits()
+        .await?
+        .iter()
+        .map(|row| (row.name.clone(), (noted(row), Room::default())))
+        .collect();
+    limits.insert(project.to_owned(), (limits_of(settings), room));
+    let mut shelves: BTreeMap<String, Vec<ResidentRow>> = BTreeMap::new();
+    for row in registry.residents().await? {
+        shelves.entry(row.project.clone()).or_default().push(row);
+    }
+    let mut evictions = Vec::new();
+    for (name, rows) in shelves {
+        // One without limits was never built with this version, and nobody said what it may take.
+        let Some((limits, room)) = limits.get(&name) else {
+            continue;
+        };
+        if exceeded(&rows, limits, *room) {
+            let shelf = Shelf::read(registry, rows).await?;
+            evictions.extend(shelf.plan(limits, *room, Reason::Rule));
+        }
+    }
+    Ok(evictions)
+}
+
+/// Gives up what a plan says, as far as it still holds, in its order. The databases are left to the
+/// sweep, or to [`drop_now`].
+///
+/// # Errors
+/// The driver's; what was given up until then stays so.
+pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Vec<Evicted>> {
+    let mut done = Vec::new();
+    for eviction in evictions {
+        let row = &eviction.template;
+        let key = LockKey::template(row.id);
+        // Whoever copies or extends it shares this lock, and so do we after a build of our own.
+        let free = registry
+            .session()
+            .try_lock(key)
+            .await
+            .doing(|| "lock a template".into())?;
+        let gone = match free {
+            false => false,
+            true => {
+                let gone = registry
+                    .give_up_template(row.id, &row.used, eviction.reason.words())
+                    .await;
+                registry
+                    .session()
+                    .unlock(key)
+                    .await
+                    .doing(|| "unlock a template".into())?;
+                gone?
+            }
+        };
+        done.push(match gone {
+            true => Evicted::Gone,
+            false => Evicted::InUse,
+        });
+    }
+    Ok(done)
+}
+
+/// Drops templates that were given up. Returns the reasons why some stay.
+///
+/// # Errors
+/// The driver's.
+pub async fn drop_now(registry: &mut Registry, evictions: &[Eviction]) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for eviction in evictions {
+        let why = eviction.reason.words();
+        if let drop::OfTemplate::Stays(left) =
+            drop::drop_given_up_template(registry, eviction.template.id, why).await?
+        {
+            lines.extend(left);
+        }
+    }
+    Ok(lines)
+}
+
+/// Makes room for a build: gives up what has to go for it, and drops that and what was given up before,
+/// so that the budget holds while the build runs, too. The new template is expected to be as large as
+/// the last used one of its definition. Does nothing while there is room.
+///
+/// # Errors
+/// The driver's.
+pub async fn make_room(
+    registry: &mut Registry,
+    project: &str,
+    definition: &str,
+    settings: &EvictionSettings,
+) -> Result<Vec<Eviction>> {
+    let rows = registry.residents().await?;
+    let last = rows
+        .iter()
+        .filter(|row| row.project == project && row.definition == definition)
+        .min_by(|a, b| a.idle_s.total_cmp(&b.idle_s));
+    let bytes = last.map_or(0, |row| u64::try_from(row.bytes).unwrap_or_default());
+    let leftover = registry.leftover_bytes(project).await?;
+    let room = Room {
+        templates: 1,
+        bytes,
+    };
+    let plan = plan(registry, project, settings, room).await?;
+    let evicted = gone(registry, plan).await?;
+    drop_now(registry, &evicted).await?;
+    if leftover > 0 {
+        drop::drop_given_up_templates(registry, project).await?;
+    }
+    Ok(evicted)
+}
+
+/// Gives up what has to go after a build. The databases are left to the sweep.
+///
+/// # Errors
+/// The driver's.
+pub async fn keep_limits(
+    registry: &mut Registry,
+    project: &str,
+    settings: &EvictionSettings,
+) -> Result<Vec<Eviction>> {
+    let plan = plan(registry, project, settings, Room::default()).await?;
+    gone(registry, plan).await
+}
+
+/// Frees space on a full disk: gives up and drops templates of any project, as cheap ones as can be,
+/// until that many bytes are free again, or no more may go. The `keep` newest of each definition stay.
+///
+/// # Errors
+/// The driver's.
+pub async fn free_disk(
+    registry: &mut Registry,
+    project: &str,
+    settings: &EvictionSettings,
+    bytes: u64,
+) -> Result<Vec<Eviction>> {
+    let mut keep: HashMap<String, usize> = HashMap::new();
+    for row in registry.limits().await? {
+        keep.insert(row.name.clone(), noted(&row).keep);
+    }
+    keep.insert(project.to_owned(), settings.keep as usize);
+    let rows = registry.residents().await?;
+    let mut shelf = Shelf::read(registry, rows).await?;
+    shelf.pin_newest(&keep);
+    let total: u64 = shelf.rows.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0)).sum();
+    let limits = Limits {
+        max_bytes: Some(total.saturating_sub(bytes)),
+        ..Limits::default()
+    };
+    let plan = shelf.plan(&limits, Room::default(), |_| Reason::DiskFull);
+    let evicted = gone(registry, plan).await?;
+    drop_now(registry, &evicted).await?;
+    Ok(evicted)
+}
+
+impl Shelf {
+    /// Protects the newest of each definition, as many as its project keeps; two where that is not
+    /// known.
+    fn pin_newest(&mut self, keep: &HashMap<String, usize>) {
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        order.sort_by(|&a, &b| self.rows[a].idle_s.total_cmp(&self.rows[b].idle_s));
+        let mut seen: HashMap<(String, String), usize> = HashMap::new();
+        for i in order {
+            let row = &mut self.rows[i];
+            let seen = seen
+                .entry((row.project.clone(), row.definition.clone()))
+                .or_default();
+            row.pinned |= *seen < keep.get(&row.project).copied().unwrap_or(2);
+            *seen += 1;
+        }
+    }
+}
+
+/// Applies a plan, and leaves out what stays.
+async fn gone(registry: &mut Registry, plan: Vec<Eviction>) -> Result<Vec<Eviction>> {
+    let done = apply(registry, &plan).await?;
+    let pairs = plan.into_iter().zip(done);
+    Ok(pairs
+        .filter(|(_, done)| *done == Evicted::Gone)
+        .map(|(eviction, _)| eviction)
+        .collect())
+}

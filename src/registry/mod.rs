@@ -7,6 +7,7 @@
 pub mod clone;
 pub mod database;
 pub mod event;
+pub mod eviction;
 pub mod holder;
 pub mod template;
 
@@ -23,9 +24,10 @@ use crate::pg::session::OpenError;
 use crate::pg::{self, Doing as _, Endpoint, Limit, Session, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
-const SCHEMA: [&str; 2] = [
+const SCHEMA: [&str; 3] = [
     include_str!("schema/001.sql"),
     include_str!("schema/002.sql"),
+    include_str!("schema/003.sql"),
 ];
 
 const OWNER: &str = "SELECT r.rolname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \

@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use sqlx::FromRow;
 use sqlx::types::Json;
 
+use crate::config::Extend;
 use crate::error::Result;
 use crate::fingerprint::{Recipe, RelPath};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::catalog::BuiltWith;
+use crate::pg::lock::LockKey;
 
 use super::{Holder, Registry};
 
@@ -36,6 +38,8 @@ pub struct TemplateRow {
     pub build_ms: Option<i64>,
     /// How often it was found ready.
     pub hits: i64,
+    /// Whether no rule of the eviction touches it.
+    pub pinned: bool,
     /// Why it is broken.
     pub reason: Option<String>,
     /// The template that it was extended from, if it was; 64 hex digits.
@@ -64,11 +68,22 @@ pub struct TemplateRow {
     pub last_used_at: String,
 }
 
+impl TemplateRow {
+    /// The lock of the right to build it.
+    ///
+    /// # Errors
+    /// That its fingerprint is none.
+    pub fn build_key(&self) -> Result<LockKey> {
+        let fingerprint = self.fingerprint.parse()?;
+        Ok(LockKey::build(&self.project, &self.definition, &fingerprint))
+    }
+}
+
 macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms, \
-             hits, reason, base_fingerprint, added, chain, provisional, settle_failure, settle_attempts, \
+             hits, pinned, reason, base_fingerprint, added, chain, provisional, settle_failure, settle_attempts, \
              extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
              extract(epoch FROM now() - fresh_at)::float8 AS contents_s, extract(epoch FROM now() - created_at)::float8 AS age_s, \
              to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, \
@@ -82,23 +97,27 @@ macro_rules! select {
 const FIND: &str =
     select!("WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = $4");
 const ALL: &str = select!("ORDER BY project, definition, id");
+/// Also ready ones of which a database is gone or half dropped: somebody did that by hand.
 const DEAD: &str = select!(
-    "WHERE state = 'broken' AND (kept_until IS NULL OR kept_until < now()) OR state = 'building' ORDER BY id"
+    "t WHERE state = 'broken' AND (kept_until IS NULL OR kept_until < now()) OR state = 'building' \
+     OR state = 'ready' AND EXISTS (SELECT FROM pgstencil.database d WHERE d.template_id = t.id \
+       AND d.state = 'present' AND NOT EXISTS (SELECT FROM pg_database p WHERE p.oid = d.oid \
+       AND p.datconnlimit <> -2)) ORDER BY id"
 );
 const READY_OF: &str =
     select!("WHERE project = $1 AND definition = $2 AND state = 'ready' ORDER BY id DESC");
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND state = 'ready'";
 const INSERT: &str = "INSERT INTO pgstencil.template (project, definition, fingerprint, state, recipe, builder, \
-     base_fingerprint, added, chain, provisional, fresh_at) \
+     base_fingerprint, added, chain, provisional, fresh_at, extend) \
      SELECT $1, $2, $3, 'building', $4, $5, b.fingerprint, $7, coalesce(b.chain, -1) + 1, $8, \
-     coalesce(b.fresh_at, now()) FROM (VALUES (1)) one \
+     coalesce(b.fresh_at, now()), $9 FROM (VALUES (1)) one \
      LEFT JOIN pgstencil.template b ON b.id = $6 RETURNING id";
 const REPLACE: &str = "UPDATE pgstencil.template SET state = 'broken', reason = 'a build from nothing took its place', \
      kept_until = NULL WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
      RETURNING id";
 const INHERIT: &str = "UPDATE pgstencil.template n SET hits = n.hits + o.hits, \
-     last_used_at = greatest(n.last_used_at, o.last_used_at) \
+     last_used_at = greatest(n.last_used_at, o.last_used_at), pinned = n.pinned OR o.pinned \
      FROM pgstencil.template o WHERE n.id = $1 AND o.id = $2";
 const DIFFERENCE: &str = "UPDATE pgstencil.template SET difference = $2 WHERE id = $1";
 const SETTLE_FAILED: &str =
@@ -276,7 +295,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Broken templates, and those that are being built or were when their builder died.
+    /// Broken templates, those that are being built or were when their builder died, and ready ones of
+    /// which a database is gone.
     ///
     /// # Errors
     /// The driver's.
@@ -297,6 +317,7 @@ impl Registry {
         definition: &str,
         recipe: &Recipe,
         builder: &Holder,
+        extend: Extend,
         extension: Option<&NewExtension<'_>>,
     ) -> Result<i64> {
         sqlx::query_scalar(INSERT)
@@ -308,6 +329,7 @@ impl Registry {
             .bind(extension.map(|e| e.base))
             .bind(Json(extension.map_or(&[][..], |e| e.added)))
             .bind(extension.is_some_and(|e| e.provisional))
+            .bind(extend.as_str())
             .fetch_one(self.session().connection())
             .await
             .doing(|| "register a build".into())

@@ -110,6 +110,7 @@ impl Stencil {
             root: &self.config.root,
             definition,
             strategy: self.config.clone.strategy,
+            eviction: &self.config.eviction,
             holder: &self.holder,
             limit,
             observe,

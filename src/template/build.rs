@@ -154,6 +154,7 @@ pub(super) async fn make(
             &definition.name,
             recipe,
             context.holder,
+            definition.extend,
             new_extension.as_ref(),
         )
         .await?;

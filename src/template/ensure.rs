@@ -10,10 +10,11 @@ use crate::context::Context;
 use crate::copy;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
+use crate::evict::{self, Eviction};
 use crate::fingerprint::{Recipe, ServerTraits};
 use crate::handout::Outcome;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, catalog, cause, sqlstate};
+use crate::pg::{Doing as _, catalog, cause, is_connection_loss, sqlstate};
 use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
 
@@ -78,6 +79,7 @@ pub async fn ensure(registry: &mut Registry, context: &Context<'_>) -> Result<En
                 let (built, note) = built?;
                 match built {
                     Built::Sealed(template, took) => {
+                        keep_limits(registry, context).await?;
                         let outcome = match template.extends() {
                             Some(_) => Outcome::Extended,
                             None => Outcome::Miss,
@@ -194,6 +196,44 @@ pub(super) async fn wait_for_serial(
     context.limit.pause(POLL, &who).await
 }
 
+/// Makes room for a build. Failing to is no reason not to build.
+async fn make_room(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
+    let name = &context.definition.name;
+    let evicted = evict::make_room(registry, context.project, name, context.eviction).await;
+    tell_evicted(context, evicted)
+}
+
+/// Gives up what the limits do not allow any more, and leaves it to the sweep.
+async fn keep_limits(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
+    let evicted = async {
+        registry
+            .note_limits(context.project, context.eviction)
+            .await?;
+        evict::keep_limits(registry, context.project, context.eviction).await
+    }
+    .await;
+    tell_evicted(context, evicted)
+}
+
+fn tell_evicted(context: &Context<'_>, evicted: Result<Vec<Eviction>>) -> Result<()> {
+    match evicted {
+        Ok(evicted) => {
+            for eviction in evicted {
+                context.tell(Event::Notice(&eviction.describe()));
+            }
+            Ok(())
+        }
+        Err(error) if is_connection_loss(&error) => Err(error),
+        Err(error) => {
+            context.tell(Event::Warning(&format!(
+                "evicting templates failed: {error}: {}",
+                cause(&error)
+            )));
+            Ok(())
+        }
+    }
+}
+
 /// Builds on a copy of the nearest older template, or from nothing if there is none or that fails.
 /// The note says why an extension came to nothing.
 async fn extend_or_build(
@@ -213,10 +253,13 @@ async fn extend_or_build(
         false => extend::find_base(registry, context, recipe).await?,
     };
     let Some(base) = base else {
+        make_room(registry, context).await?;
         let built = build::build(registry, context, &permit, recipe, traits, None).await?;
         return Ok((built, differed.then(|| NoBase::Differed.to_string())));
     };
     let id = base.template.id;
+    // Locked, so it is not what goes.
+    make_room(registry, context).await?;
     let extends = Extends {
         base: *base.template.fingerprint(),
         added: base.added.clone(),
@@ -229,7 +272,14 @@ async fn extend_or_build(
         provisional,
     });
     let error = match build::build(registry, context, &permit, recipe, traits, extension).await {
-        Ok(built) => return Ok((built, None)),
+        Ok(built) => {
+            if matches!(built, Built::Sealed(..)) {
+                registry.note_use(id).await?;
+            }
+            return Ok((built, None));
+        }
+        // To build from nothing would take even more.
+        Err(error) if copy::disk_is_full(&error) => return Err(error),
         Err(error) if error.kind() == Kind::Build || copy::source_is_to_blame(&error) => error,
         Err(error) => return Err(error),
     };

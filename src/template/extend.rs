@@ -181,6 +181,7 @@ mod tests {
             log_tail: String::new(),
             build_ms: None,
             hits: 0,
+            pinned: false,
             reason: None,
             base_fingerprint: None,
             added: Json(vec![]),

@@ -15,6 +15,7 @@ const LEVELS: &[&[&str]] = &[
     &["registry", "handout"],
     &["context"],
     &["copy", "drop"],
+    &["evict"],
     &["template"],
     &["clone", "lease", "sweep"],
     &["stencil"],

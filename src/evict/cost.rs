@@ -1,0 +1,128 @@
+//! What it takes to have a template again, by what builds took on this server.
+
+use crate::registry::eviction::BuildRow;
+
+/// What building one definition takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Costs {
+    /// Seconds of a build from nothing.
+    pub(super) full: f64,
+    /// Seconds before an extension applies its first file: mostly the start of the migrate command.
+    start: f64,
+    /// Seconds for each file that an extension adds.
+    each: f64,
+}
+
+/// Share of a build from nothing that an extension is taken to cost as long as none was seen.
+const START_SHARE: f64 = 0.05;
+
+/// Seconds of a build from nothing as long as none was seen.
+const UNKNOWN: f64 = 60.0;
+
+/// So many of the last extensions count.
+const LAST: usize = 50;
+
+impl Costs {
+    /// `builds` of one definition, oldest first; `migrations` is how many files a template of it has,
+    /// about.
+    pub(super) fn measured<'a>(
+        builds: impl Iterator<Item = &'a BuildRow>,
+        migrations: usize,
+    ) -> Costs {
+        let mut full = None;
+        let mut extensions = Vec::new();
+        for build in builds {
+            let seconds = build.millis as f64 / 1000.0;
+            match build.added {
+                None => full = Some(seconds),
+                Some(added) => extensions.push((f64::from(added), seconds)),
+            }
+        }
+        let full = full.unwrap_or(UNKNOWN);
+        let extensions = &extensions[extensions.len().saturating_sub(LAST)..];
+        let most = full / migrations.max(1) as f64;
+        let each = slope(extensions).map_or(most, |each| each.clamp(0.0, most));
+        let start = match extensions {
+            [] => START_SHARE * full,
+            some => median(some.iter().map(|(added, seconds)| seconds - each * added)).max(0.0),
+        };
+        Costs { full, start, each }
+    }
+
+    /// Seconds of an extension by so many files.
+    pub(super) fn extension(&self, added: usize) -> f64 {
+        self.start + self.each * added as f64
+    }
+}
+
+/// Of the line through points, by least squares; `None` if they are all above one place.
+fn slope(points: &[(f64, f64)]) -> Option<f64> {
+    let n = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
+    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
+    let spread: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
+    let joint: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
+    (spread > 0.0).then(|| joint / spread)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(added: Option<i32>, millis: i64) -> BuildRow {
+        BuildRow {
+            project: "shop".into(),
+            definition: "app".into(),
+            added,
+            millis,
+        }
+    }
+
+    fn near(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-6
+    }
+
+    #[test]
+    fn start_and_file_are_told_apart() {
+        let builds = [
+            build(None, 100_000),
+            build(Some(1), 3_100),
+            build(Some(5), 3_500),
+            build(Some(11), 4_100),
+        ];
+        let costs = Costs::measured(builds.iter(), 200);
+        assert!(near(costs.full, 100.0));
+        assert!(near(costs.extension(0), 3.0), "{costs:?}");
+        assert!(near(costs.extension(20), 5.0), "{costs:?}");
+    }
+
+    #[test]
+    fn the_last_full_build_counts() {
+        let builds = [build(None, 100_000), build(None, 50_000)];
+        assert!(near(Costs::measured(builds.iter(), 1).full, 50.0));
+    }
+
+    #[test]
+    fn without_measurements_there_are_guesses() {
+        let costs = Costs::measured([].iter(), 100);
+        assert!(near(costs.full, 60.0));
+        assert!(near(costs.extension(10), 3.0 + 6.0));
+        // All extensions added as many files: a file costs what it costs in a full build.
+        let builds = [build(None, 10_000), build(Some(1), 2_100), build(Some(1), 2_100)];
+        let costs = Costs::measured(builds.iter(), 100);
+        assert!(near(costs.extension(1), 2.1) && near(costs.extension(11), 3.1));
+    }
+
+    #[test]
+    fn noise_never_makes_files_cheaper_than_none() {
+        let builds = [build(None, 10_000), build(Some(1), 9_000), build(Some(9), 1_000)];
+        let costs = Costs::measured(builds.iter(), 100);
+        assert!(costs.extension(0) <= costs.extension(50));
+    }
+}

@@ -1,0 +1,221 @@
+//! What an eviction goes by: the templates that there are, what they cost, and the limits of each
+//! project.
+
+use std::collections::HashMap;
+
+use sqlx::FromRow;
+
+use crate::config::EvictionSettings;
+use crate::error::Result;
+use crate::fingerprint::Recipe;
+use crate::pg::Doing as _;
+
+use super::Registry;
+
+/// A ready template, as an eviction sees it.
+#[derive(Clone, Debug, FromRow)]
+pub struct ResidentRow {
+    /// Number of its row.
+    pub id: i64,
+    /// Namespace.
+    pub project: String,
+    /// Name of its definition.
+    pub definition: String,
+    /// 64 hex digits.
+    pub fingerprint: String,
+    /// Whether a person protects it.
+    pub pinned: bool,
+    /// `append`, `never` or `always`: `extend` of its definition when it was built.
+    pub extend: String,
+    /// Seconds since its last use.
+    pub idle_s: f64,
+    /// When that was, to the last digit: to see whether it was used meanwhile.
+    pub used: String,
+    /// Total size of its databases.
+    pub bytes: i64,
+    /// Milliseconds of its build from nothing; `None` if it was extended.
+    pub full_ms: Option<i64>,
+}
+
+/// The limits of one project, as its last build found them.
+#[derive(Clone, Debug, FromRow)]
+pub struct LimitsRow {
+    /// The project.
+    pub name: String,
+    /// Bytes of all its templates.
+    pub max_bytes: Option<i64>,
+    /// Number of its templates.
+    pub max_templates: Option<i64>,
+    /// Seconds since the last use.
+    pub max_idle_s: Option<f64>,
+    /// So many of each definition stay.
+    pub keep: i64,
+}
+
+/// One extension or build from nothing that took place.
+#[derive(Clone, Debug, FromRow)]
+pub struct BuildRow {
+    /// Namespace.
+    pub project: String,
+    /// Name of the definition.
+    pub definition: String,
+    /// How many migrations were added; `None` for a build from nothing.
+    pub added: Option<i32>,
+    /// What it took.
+    pub millis: i64,
+}
+
+const RESIDENTS: &str = "SELECT t.id, t.project, t.definition, t.fingerprint, t.pinned, t.extend, \
+     extract(epoch FROM now() - t.last_used_at)::float8 AS idle_s, t.last_used_at::text AS used, \
+     coalesce((SELECT sum(d.bytes) FROM pgstencil.database d WHERE d.template_id = t.id), 0)::bigint AS bytes, \
+     CASE WHEN t.base_fingerprint IS NULL THEN t.build_ms END AS full_ms \
+     FROM pgstencil.template t WHERE t.state = 'ready' ORDER BY t.id";
+const LIMITS: &str =
+    "SELECT name, max_bytes, max_templates, max_idle_s, keep FROM pgstencil.project";
+const NOTE_LIMITS: &str = "INSERT INTO pgstencil.project AS p (name, max_bytes, max_templates, max_idle_s, keep) \
+     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET max_bytes = excluded.max_bytes, \
+     max_templates = excluded.max_templates, max_idle_s = excluded.max_idle_s, keep = excluded.keep, \
+     noted_at = now() WHERE (p.max_bytes, p.max_templates, p.max_idle_s, p.keep) \
+     IS DISTINCT FROM (excluded.max_bytes, excluded.max_templates, excluded.max_idle_s, excluded.keep)";
+const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template WHERE id = ANY($1)";
+/// Bounded as the events are.
+const BUILDS: &str = "SELECT project, definition, CASE WHEN outcome = 'extended' THEN files END AS added, millis \
+     FROM pgstencil.event WHERE outcome IN ('miss', 'settled', 'verified') \
+     OR outcome = 'extended' AND files IS NOT NULL ORDER BY id";
+/// Bytes of what was given up and still has to be dropped.
+const LEFTOVERS: &str = "SELECT coalesce(sum(d.bytes), 0)::bigint FROM pgstencil.database d \
+     JOIN pgstencil.template t ON t.id = d.template_id \
+     WHERE t.project = $1 AND t.state = 'broken' AND (t.kept_until IS NULL OR t.kept_until < now())";
+/// Only if nobody used or pinned it since it was looked at. It is never cloned again, and what is left
+/// to do is that of a sweep.
+const EVICT: &str = "WITH gone AS (UPDATE pgstencil.template SET state = 'broken', reason = $3, \
+       kept_until = NULL WHERE id = $1 AND state = 'ready' AND NOT pinned AND last_used_at::text = $2 \
+       RETURNING project, definition, fingerprint) \
+     INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis) \
+     SELECT project, definition, fingerprint, 'evicted', 0 FROM gone";
+const PIN: &str = "UPDATE pgstencil.template SET pinned = $2 WHERE id = $1 AND state = 'ready'";
+const USE: &str = "UPDATE pgstencil.template SET last_used_at = now() WHERE id = $1";
+
+impl Registry {
+    /// The ready templates of all projects.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn residents(&mut self) -> Result<Vec<ResidentRow>> {
+        sqlx::query_as(RESIDENTS)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "list the templates for an eviction".into())
+    }
+
+    /// What templates were built from; those of another format are left out.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn recipes(&mut self, ids: &[i64]) -> Result<HashMap<i64, Recipe>> {
+        let rows: Vec<(i64, serde_json::Value)> = sqlx::query_as(RECIPES)
+            .bind(ids)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "read what templates were built from".into())?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(id, recipe)| Some((id, serde_json::from_value(recipe).ok()?)))
+            .collect())
+    }
+
+    /// What builds and extensions took, oldest first.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn builds(&mut self) -> Result<Vec<BuildRow>> {
+        sqlx::query_as(BUILDS)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "read what builds took".into())
+    }
+
+    /// The limits of all projects that have built something.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn limits(&mut self) -> Result<Vec<LimitsRow>> {
+        sqlx::query_as(LIMITS)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "read the limits of the projects".into())
+    }
+
+    /// Notes the limits of a project for evictions that others start.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn note_limits(&mut self, project: &str, limits: &EvictionSettings) -> Result<()> {
+        sqlx::query(NOTE_LIMITS)
+            .bind(project)
+            .bind(limits.max_size.map(|n| i64::try_from(n).unwrap_or(i64::MAX)))
+            .bind(i64::from(limits.max_templates))
+            .bind(limits.max_idle.map(|d| d.as_secs_f64()))
+            .bind(i64::from(limits.keep))
+            .execute(self.session().connection())
+            .await
+            .doing(|| "note the limits of the project".into())?;
+        Ok(())
+    }
+
+    /// Bytes of a project's templates that were given up and are still on the disk.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn leftover_bytes(&mut self, project: &str) -> Result<u64> {
+        let bytes: i64 = sqlx::query_scalar(LEFTOVERS)
+            .bind(project)
+            .fetch_one(self.session().connection())
+            .await
+            .doing(|| "add up what still has to be dropped".into())?;
+        Ok(u64::try_from(bytes).unwrap_or_default())
+    }
+
+    /// Gives a template up, if it has not been used or pinned since `used`; the caller holds its
+    /// exclusive lock. Committed when this returns: from here on anybody's sweep drops it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn give_up_template(&mut self, id: i64, used: &str, why: &str) -> Result<bool> {
+        let done = sqlx::query(EVICT)
+            .bind(id)
+            .bind(used)
+            .bind(why)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "give a template up".into())?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Protects a ready template from evictions, or no longer. `false`: it is gone.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn pin_template(&mut self, id: i64, pinned: bool) -> Result<bool> {
+        let done = sqlx::query(PIN)
+            .bind(id)
+            .bind(pinned)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "pin or unpin a template".into())?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Notes that a template was extended: that is a use, though no hit.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn note_use(&mut self, id: i64) -> Result<()> {
+        sqlx::query(USE)
+            .bind(id)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "note a use of a template".into())?;
+        Ok(())
+    }
+}
