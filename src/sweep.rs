@@ -50,6 +50,29 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether it drops something.
+    pub fn drops(&self) -> bool {
+        matches!(self, Action::DropClone { .. } | Action::DropTemplate { .. })
+    }
+
+    /// What a person should know of it.
+    pub fn describe(&self) -> String {
+        match self {
+            Action::Orphan { clone } => {
+                format!("note that clone {clone} has neither holder nor session")
+            }
+            Action::Revive { clone } => format!("note that clone {clone} is in use again"),
+            Action::DropClone { name, why, .. } => format!("drop clone {name}: {why}"),
+            Action::DropTemplate {
+                id,
+                definition,
+                why,
+            } => format!("drop template {id} of {definition}: {why}"),
+        }
+    }
+}
+
 /// How many sets of databases one pass drops at most.
 pub const MAX_DROPS: usize = 50;
 

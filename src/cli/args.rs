@@ -85,7 +85,13 @@ pub(crate) enum Command {
     /// Give clones back
     Release(Release),
     /// Show templates and clones
-    List,
+    List(List),
+    /// Drop templates that the limits do not allow, or that are named; and sweep
+    Evict(Evict),
+    /// Protect templates from eviction
+    Pin(Pin),
+    /// Let eviction have templates again
+    Unpin(Pin),
     /// Count hits, extensions and builds, and the time that they took and saved
     Stats(Stats),
     /// The managed local Postgres
@@ -207,6 +213,77 @@ pub(crate) struct Release {
     /// Names or ids of clones
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
+}
+
+/// `list`
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    /// Only of definitions of this name
+    #[arg(short = 't', long = "template", value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// Only of this project, of those that share the registry
+    #[arg(long, value_name = "NAME")]
+    pub(crate) project: Option<String>,
+    /// Only in this state: building, ready, broken; creating, leased, released, orphaned
+    #[arg(long, value_name = "STATE")]
+    pub(crate) state: Option<String>,
+    /// Only templates
+    #[arg(long, conflicts_with = "clones")]
+    pub(crate) templates: bool,
+    /// Only clones
+    #[arg(long)]
+    pub(crate) clones: bool,
+    /// By what: templates have all of these, clones name, age and size [default: by name, clones by age]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sort: Option<Sort>,
+}
+
+/// `--sort`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sort {
+    /// Project, definition, fingerprint
+    Name,
+    /// Youngest first
+    Age,
+    /// Last used first
+    Used,
+    /// Largest first
+    Size,
+    /// Most hits first
+    Hits,
+}
+
+/// `evict`
+#[derive(Args, Debug)]
+pub(crate) struct Evict {
+    /// The first digits of fingerprints [default: what the limits of the projects do not allow]
+    #[arg(value_name = "TEMPLATE", conflicts_with = "all")]
+    pub(crate) templates: Vec<String>,
+    /// All templates of this project that are not pinned; asks on a terminal
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Show what would go, and change nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `pin` and `unpin`
+#[derive(Args, Debug)]
+pub(crate) struct Pin {
+    /// The first digits of fingerprints [default: the template of the present files]
+    #[arg(value_name = "TEMPLATE")]
+    pub(crate) templates: Vec<String>,
+    /// The definition whose present files are meant; not needed when the file has only one
+    #[arg(
+        short = 't',
+        long = "template",
+        value_name = "NAME",
+        conflicts_with = "templates"
+    )]
+    pub(crate) template: Option<String>,
 }
 
 /// `stats`

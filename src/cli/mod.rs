@@ -118,7 +118,24 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
             )
             .await
         }
-        Command::List => interruptible(session, &mut signals, commands::list::list(session)).await,
+        Command::List(args) => {
+            interruptible(session, &mut signals, commands::list::list(session, args)).await
+        }
+        Command::Evict(args) => {
+            interruptible(session, &mut signals, commands::evict::evict(session, args)).await
+        }
+        Command::Pin(args) => {
+            interruptible(
+                session,
+                &mut signals,
+                commands::pin::pin(session, args, true),
+            )
+            .await
+        }
+        Command::Unpin(args) => {
+            let work = commands::pin::pin(session, args, false);
+            interruptible(session, &mut signals, work).await
+        }
         Command::Stats(args) => {
             interruptible(session, &mut signals, commands::stats::stats(session, args)).await
         }

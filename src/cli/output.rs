@@ -344,6 +344,16 @@ pub(crate) fn seconds(time: Duration) -> String {
     }
 }
 
+/// How long ago, for a person: one unit will do.
+pub(crate) fn age(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{:.0}s", s.max(0.0)),
+        s if s < 6000.0 => format!("{:.0}m", s / 60.0),
+        s if s < 360_000.0 => format!("{:.0}h", s / 3600.0),
+        s => format!("{:.0}d", s / 86_400.0),
+    }
+}
+
 /// A size for a person.
 pub(crate) fn size(bytes: i64) -> String {
     match bytes as f64 {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use pgstencil::config::env::{self, Environment, PgVariables};
 use pgstencil::config::passfile::{self, Passfile};
-use pgstencil::config::{self, CloneSettings, Config, EvictionSettings, ServerSettings, UrlSetting};
+use pgstencil::config::{
+    self, CloneSettings, Config, EvictionSettings, ServerSettings, UrlSetting,
+};
 use pgstencil::server::{ManagedServer, ManagedSettings, State};
 use pgstencil::stencil::{Defaults, Endpoint, PassLookup, Variable};
 use pgstencil::url::ServerUrl;

@@ -15,7 +15,8 @@ use super::nearest::nearest;
 use super::placeholder::{EnvTemplate, SqlTemplate};
 use super::raw::{RawClone, RawConfig, RawEviction, RawInputLines, RawServer, RawTemplate};
 use super::{
-    CloneSettings, Config, Definition, EvictionSettings, InputLines, MINIMAL, ServerSettings, UrlSetting, role_suffix,
+    CloneSettings, Config, Definition, EvictionSettings, InputLines, MINIMAL, ServerSettings,
+    UrlSetting, role_suffix,
 };
 use crate::error::{Error, Result};
 use crate::url::ServerUrl;
@@ -202,7 +203,10 @@ fn clone(doc: &Document<'_>, path: &KeyPath, raw: RawClone) -> Result<CloneSetti
 fn eviction(doc: &Document<'_>, path: &KeyPath, raw: RawEviction) -> Result<EvictionSettings> {
     if raw.max_templates == 0 {
         return Err(doc
-            .error(&path.key("max_templates"), "is 0, and then none could be used")
+            .error(
+                &path.key("max_templates"),
+                "is 0, and then none could be used",
+            )
             .hint("1 is the least; `pgstencil evict --all` drops all that there are"));
     }
     let text = raw.max_size;

@@ -114,14 +114,22 @@ mod tests {
         assert!(near(costs.full, 60.0));
         assert!(near(costs.extension(10), 3.0 + 6.0));
         // All extensions added as many files: a file costs what it costs in a full build.
-        let builds = [build(None, 10_000), build(Some(1), 2_100), build(Some(1), 2_100)];
+        let builds = [
+            build(None, 10_000),
+            build(Some(1), 2_100),
+            build(Some(1), 2_100),
+        ];
         let costs = Costs::measured(builds.iter(), 100);
         assert!(near(costs.extension(1), 2.1) && near(costs.extension(11), 3.1));
     }
 
     #[test]
     fn noise_never_makes_files_cheaper_than_none() {
-        let builds = [build(None, 10_000), build(Some(1), 9_000), build(Some(9), 1_000)];
+        let builds = [
+            build(None, 10_000),
+            build(Some(1), 9_000),
+            build(Some(9), 1_000),
+        ];
         let costs = Costs::measured(builds.iter(), 100);
         assert!(costs.extension(0) <= costs.extension(50));
     }

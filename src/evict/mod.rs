@@ -115,33 +115,54 @@ impl Shelf {
     /// The evictions that bring the shelf within limits.
     fn plan(&self, limits: &Limits, room: Room, reason: impl Fn(Rule) -> Reason) -> Vec<Eviction> {
         let (residents, costs) = self.weigh();
-        let rows = &self.rows;
-        let seconds = |base: usize, of: usize| {
-            let append = match rows[of].extend.as_str() {
-                "never" => return None,
-                "always" => Append::Any,
-                _ => Append::Sorted,
-            };
-            let (base, new) = (
-                self.recipes.get(&rows[base].id)?,
-                self.recipes.get(&rows[of].id)?,
-            );
-            // Cheaper than a comparison, and true of most pairs.
-            if base.migrations.len() > new.migrations.len() {
-                return None;
-            }
-            let added = extension(base, new, append).ok()?;
-            Some(costs[residents[of].definition].extension(added.len()))
-        };
+        let seconds =
+            |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
         let evictions = policy::plan(&residents, limits, room, &seconds);
         evictions
             .into_iter()
             .map(|eviction| Eviction {
-                template: rows[eviction.index].clone(),
+                template: self.rows[eviction.index].clone(),
                 reason: reason(eviction.rule),
                 rebuild_s: eviction.loss,
             })
             .collect()
+    }
+
+    /// The evictions of these templates.
+    fn plan_named(&self, ids: &[i64]) -> Vec<Eviction> {
+        let (residents, costs) = self.weigh();
+        let seconds =
+            |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
+        let lost: Vec<usize> = ids
+            .iter()
+            .filter_map(|id| self.rows.iter().position(|row| row.id == *id))
+            .collect();
+        let losses = policy::losses(&residents, &lost, &seconds);
+        lost.iter()
+            .zip(losses)
+            .map(|(&index, rebuild_s)| Eviction {
+                template: self.rows[index].clone(),
+                reason: Reason::Asked,
+                rebuild_s,
+            })
+            .collect()
+    }
+
+    /// Seconds that extending one template to another would take, if it can be done.
+    fn extension(&self, base: usize, of: usize, costs: &Costs) -> Option<f64> {
+        let append = match self.rows[of].extend.as_str() {
+            "never" => return None,
+            "always" => Append::Any,
+            _ => Append::Sorted,
+        };
+        let recipe = |index: usize| self.recipes.get(&self.rows[index].id);
+        let (base, new) = (recipe(base)?, recipe(of)?);
+        // Cheaper than a comparison, and true of most pairs.
+        if base.migrations.len() > new.migrations.len() {
+            return None;
+        }
+        let added = extension(base, new, append).ok()?;
+        Some(costs.extension(added.len()))
     }
 
     /// The residents as the policy sees them, and what each definition's builds take.
@@ -154,7 +175,10 @@ impl Shelf {
             let files = |id: i64| self.recipes.get(&id).map_or(1, |r| r.migrations.len());
             let definition = *numbers.entry(key).or_insert_with(|| {
                 let of = |b: &&BuildRow| (b.project.as_str(), b.definition.as_str()) == key;
-                costs.push(Costs::measured(self.builds.iter().filter(of), files(row.id)));
+                costs.push(Costs::measured(
+                    self.builds.iter().filter(of),
+                    files(row.id),
+                ));
                 costs.len() - 1
             });
             residents.push(Resident {
@@ -191,10 +215,19 @@ fn noted(row: &LimitsRow) -> Limits {
 
 /// Whether limits may be exceeded at all: what builds took is only read then.
 fn exceeded(rows: &[ResidentRow], limits: &Limits, room: Room) -> bool {
-    let bytes: u64 = rows.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0)).sum();
-    limits.max_bytes.is_some_and(|max| bytes.saturating_add(room.bytes) > max)
-        || limits.max_templates.is_some_and(|max| rows.len() + room.templates > max)
-        || limits.max_idle.is_some_and(|max| rows.iter().any(|r| r.idle_s > max))
+    let bytes: u64 = rows
+        .iter()
+        .map(|r| u64::try_from(r.bytes).unwrap_or(0))
+        .sum();
+    limits
+        .max_bytes
+        .is_some_and(|max| bytes.saturating_add(room.bytes) > max)
+        || limits
+            .max_templates
+            .is_some_and(|max| rows.len() + room.templates > max)
+        || limits
+            .max_idle
+            .is_some_and(|max| rows.iter().any(|r| r.idle_s > max))
 }
 
 /// What has to go so that each project keeps its limits; `settings` are those of `project`, and `room`
@@ -231,6 +264,16 @@ pub async fn plan(
         }
     }
     Ok(evictions)
+}
+
+/// The evictions of these templates, by the numbers of their rows, whatever the limits say. Writes
+/// nothing.
+///
+/// # Errors
+/// The driver's.
+pub async fn plan_named(registry: &mut Registry, ids: &[i64]) -> Result<Vec<Eviction>> {
+    let rows = registry.residents().await?;
+    Ok(Shelf::read(registry, rows).await?.plan_named(ids))
 }
 
 /// Gives up what a plan says, as far as it still holds, in its order. The databases are left to the
@@ -352,7 +395,11 @@ pub async fn free_disk(
     let rows = registry.residents().await?;
     let mut shelf = Shelf::read(registry, rows).await?;
     shelf.pin_newest(&keep);
-    let total: u64 = shelf.rows.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0)).sum();
+    let total: u64 = shelf
+        .rows
+        .iter()
+        .map(|r| u64::try_from(r.bytes).unwrap_or(0))
+        .sum();
     let limits = Limits {
         max_bytes: Some(total.saturating_sub(bytes)),
         ..Limits::default()

@@ -117,6 +117,17 @@ pub fn first_to_go(residents: &[Resident], extension: Extension<'_>) -> Option<u
     Left::new(residents, 0, extension).first_to_go(|_| 1.0)
 }
 
+/// What it would take to have each of these again, lost in this order.
+pub fn losses(residents: &[Resident], lost: &[usize], extension: Extension<'_>) -> Vec<f64> {
+    let mut left = Left::new(residents, 0, extension);
+    for &index in lost {
+        left.gone[index] = true;
+    }
+    lost.iter()
+        .map(|&index| left.rebuild(index, index))
+        .collect()
+}
+
 /// What is left of the residents while a plan is made.
 struct Left<'a> {
     residents: &'a [Resident],

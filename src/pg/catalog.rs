@@ -328,6 +328,18 @@ pub async fn available_extensions(
     .doing(|| "list available extensions".into())
 }
 
+/// Total size of databases. `None` if one is gone, or the role may not connect to it; that is no more
+/// than a size that is not shown.
+pub async fn size(session: &mut Session, oids: &[Oid]) -> Option<i64> {
+    let size: std::result::Result<Option<i64>, sqlx::Error> = sqlx::query_scalar(
+        "SELECT sum(pg_database_size(oid))::bigint FROM pg_database WHERE oid = ANY($1)",
+    )
+    .bind(oids)
+    .fetch_one(session.connection())
+    .await;
+    size.ok().flatten()
+}
+
 /// Databases whose name holds `fragment`, other than the one of exactly that name: what a build
 /// made beside its own.
 ///

@@ -153,7 +153,11 @@ impl Registry {
     pub async fn note_limits(&mut self, project: &str, limits: &EvictionSettings) -> Result<()> {
         sqlx::query(NOTE_LIMITS)
             .bind(project)
-            .bind(limits.max_size.map(|n| i64::try_from(n).unwrap_or(i64::MAX)))
+            .bind(
+                limits
+                    .max_size
+                    .map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+            )
             .bind(i64::from(limits.max_templates))
             .bind(limits.max_idle.map(|d| d.as_secs_f64()))
             .bind(i64::from(limits.keep))

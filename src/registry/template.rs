@@ -60,6 +60,8 @@ pub struct TemplateRow {
     pub difference: Option<String>,
     /// Seconds since its oldest contents were built.
     pub contents_s: f64,
+    /// Seconds since its last use.
+    pub idle_s: f64,
     /// Seconds since the row was made, by the server's clock.
     pub age_s: f64,
     /// RFC 3339, UTC.
@@ -75,7 +77,11 @@ impl TemplateRow {
     /// That its fingerprint is none.
     pub fn build_key(&self) -> Result<LockKey> {
         let fingerprint = self.fingerprint.parse()?;
-        Ok(LockKey::build(&self.project, &self.definition, &fingerprint))
+        Ok(LockKey::build(
+            &self.project,
+            &self.definition,
+            &fingerprint,
+        ))
     }
 }
 
@@ -86,7 +92,7 @@ macro_rules! select {
              hits, pinned, reason, base_fingerprint, added, chain, provisional, settle_failure, settle_attempts, \
              extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
              extract(epoch FROM now() - fresh_at)::float8 AS contents_s, extract(epoch FROM now() - created_at)::float8 AS age_s, \
-             to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, \
+             extract(epoch FROM now() - last_used_at)::float8 AS idle_s, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, \
              to_char(last_used_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last_used_at \
              FROM pgstencil.template ",
             $tail

@@ -12,7 +12,7 @@ use crate::handout::Outcome;
 use crate::names::{self, Fingerprint, NamePattern};
 use crate::pg::cause;
 use crate::registry::Registry;
-use crate::template::{self, Ensured, Extends, Provisional};
+use crate::template::{Ensured, Extends, Provisional};
 
 /// What a caller of [`Stencil::acquire`] wants.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Stencil {
     /// straight on the clone.
     ///
     /// # Errors
-    /// As [`template::ensure`] and [`clone::create`]. Clones that were made before the error are
+    /// As [`crate::template::ensure()`] and [`clone::create`]. Clones that were made before the error are
     /// given up.
     pub async fn acquire(
         &self,
@@ -105,7 +105,7 @@ impl Stencil {
         {
             return Ok(reused.into_acquired(registry, definition));
         }
-        let mut ensured = template::ensure(&mut registry, &context).await?;
+        let mut ensured = self.ensure_with_space(&mut registry, &context).await?;
         let (fingerprint_time, mut template_time) =
             (ensured.fingerprint_time, ensured.template_time);
         if ensured.outcome == Outcome::Hit {
@@ -114,6 +114,7 @@ impl Stencil {
         let mut clones = Vec::new();
         let mut group = names::clone_id();
         let mut rebuilt = false;
+        let mut freed = false;
         let mut outcome = ensured.outcome;
         let started = std::time::Instant::now();
         while clones.len() < wanted.count {
@@ -141,6 +142,18 @@ impl Stencil {
                         return Err(Error::new(Kind::Interrupted, "interrupted"));
                     }
                 }
+                Err(error) if !freed && copy::disk_is_full(&error) => {
+                    freed = true;
+                    let missing = wanted.count - clones.len();
+                    if !self.free_space(&mut registry, &context, missing).await? {
+                        self.give_up_all(&mut registry, &clones).await?;
+                        return Err(error);
+                    }
+                    if clones.is_empty() {
+                        // The sweep still knows what failed by this one.
+                        group = names::clone_id();
+                    }
+                }
                 Err(error) if outcome != Outcome::Fallback && copy::source_is_to_blame(&error) => {
                     if clones.is_empty() {
                         // The sweep still knows what failed by this one.
@@ -163,7 +176,7 @@ impl Stencil {
                         .break_template(ensured.template.id(), &cause, false)
                         .await?;
                     ensured.template.let_go(&mut registry).await?;
-                    ensured = template::ensure(&mut registry, &context).await?;
+                    ensured = self.ensure_with_space(&mut registry, &context).await?;
                     template_time += ensured.template_time;
                     outcome = ensured.outcome;
                 }

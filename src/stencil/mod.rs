@@ -2,6 +2,7 @@
 //! nothing below it.
 
 mod acquire;
+mod eviction;
 mod explain;
 mod give_back;
 mod reuse;
@@ -18,14 +19,17 @@ use crate::error::Result;
 use crate::events::Observe;
 use crate::fingerprint::Inputs;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
+use crate::pg::catalog;
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
-use crate::template::{self, Ensured};
+use crate::template::Ensured;
 
 pub use self::acquire::{Acquired, Wanted};
+pub use self::eviction::{EvictionDone, EvictionPlan, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
 pub use self::sweeper::sweep_now;
+pub use crate::evict::{Evicted, Eviction};
 pub use crate::handout::Shard;
 pub use crate::pg::Limit;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
@@ -48,10 +52,30 @@ pub struct Stencil {
 /// What [`Stencil::list`] shows.
 #[derive(Default)]
 pub struct Listing {
-    /// Templates with the total size of their databases.
-    pub templates: Vec<(TemplateRow, i64)>,
-    /// Clones with their databases, and whether somebody holds their lock.
-    pub clones: Vec<(CloneRow, Vec<NamedDatabase>, bool)>,
+    /// Templates.
+    pub templates: Vec<TemplateListing>,
+    /// Clones.
+    pub clones: Vec<CloneListing>,
+}
+
+/// One template in a [`Listing`].
+pub struct TemplateListing {
+    /// What the registry knows of it.
+    pub row: TemplateRow,
+    /// Total size of its databases.
+    pub bytes: i64,
+}
+
+/// One clone in a [`Listing`].
+pub struct CloneListing {
+    /// What the registry knows of it.
+    pub row: CloneRow,
+    /// Its databases.
+    pub databases: Vec<NamedDatabase>,
+    /// Whether somebody holds its lock.
+    pub locked: bool,
+    /// Total size of its databases; `None` if that cannot be read.
+    pub bytes: Option<i64>,
 }
 
 impl Stencil {
@@ -127,7 +151,7 @@ impl Stencil {
     /// `settle`, a provisional one is built from nothing at once, and what comes back is that.
     ///
     /// # Errors
-    /// As [`template::ensure()`] and [`template::settle()`].
+    /// As [`crate::template::ensure()`] and [`crate::template::settle()`].
     pub async fn ensure(
         &self,
         definition: Option<&str>,
@@ -139,7 +163,7 @@ impl Stencil {
         let definition = self.definition(definition)?;
         let context = self.context(definition, limit, observe, keep_failed);
         let mut registry = self.open(limit).await?;
-        let mut ensured = template::ensure(&mut registry, &context).await?;
+        let mut ensured = self.ensure_with_space(&mut registry, &context).await?;
         if ensured.outcome == Outcome::Hit {
             self.note(&mut registry, definition, &ensured).await?;
         }
@@ -191,20 +215,25 @@ impl Stencil {
         for row in registry.templates().await? {
             let databases = registry.databases_of(&Owner::Template(row.id)).await?;
             let bytes = databases.iter().filter_map(|d| d.bytes).sum();
-            listing.templates.push((row, bytes));
+            listing.templates.push(TemplateListing { row, bytes });
         }
         let held = registry.held_locks().await?;
         for row in registry.clones().await? {
             let rows = registry.databases_of(&Owner::Clone(row.id.clone())).await?;
-            let databases = rows
-                .into_iter()
-                .map(|d| NamedDatabase {
-                    role: d.role,
-                    name: d.name,
-                })
-                .collect();
-            let locked = held.contains(&row.key());
-            listing.clones.push((row, databases, locked));
+            let oids: Vec<_> = rows.iter().filter_map(|d| d.oid).collect();
+            let bytes = catalog::size(registry.session(), &oids).await;
+            listing.clones.push(CloneListing {
+                locked: held.contains(&row.key()),
+                databases: rows
+                    .into_iter()
+                    .map(|d| NamedDatabase {
+                        role: d.role,
+                        name: d.name,
+                    })
+                    .collect(),
+                row,
+                bytes,
+            });
         }
         registry.close().await;
         Ok(listing)

@@ -51,14 +51,7 @@ async fn pass(
     };
     let actions = sweep::plan(&mut registry, grace).await?;
     lines.extend(sweep::apply(&mut registry, &actions, grace).await?);
-    let drops = |actions: &[Action]| {
-        actions.iter().any(|action| {
-            matches!(
-                action,
-                Action::DropClone { .. } | Action::DropTemplate { .. }
-            )
-        })
-    };
+    let drops = |actions: &[Action]| actions.iter().any(Action::drops);
     let done = !drops(&actions) || !drops(&sweep::plan(&mut registry, grace).await?);
     registry.close().await;
     Ok(done)

@@ -192,6 +192,7 @@ mod tests {
             settle_failure: None,
             difference: None,
             contents_s: 60.0,
+            idle_s: 60.0,
             age_s: 60.0,
             created_at: "2026-01-01T00:00:00Z".into(),
             last_used_at: last_used_at.into(),

@@ -1,9 +1,11 @@
 //! The JSON shapes: what `--json` and `--report` print. Versioned; changes only add.
 
+mod evict;
 mod explain;
 mod stats;
 mod verify;
 
+pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{
     AgainstAnswer, CostsAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
 };
@@ -15,10 +17,9 @@ use serde::Serialize;
 use crate::clone::Clone as CloneMade;
 use crate::error::Error;
 use crate::fingerprint::RelPath;
-use crate::handout::NamedDatabase;
 use crate::pg::{self, Endpoint};
 use crate::registry::{CloneRow, TemplateRow};
-use crate::stencil::{Acquired, Listing};
+use crate::stencil::{Acquired, CloneListing, Listing};
 use crate::template::{Ensured, Extends};
 
 /// The version of every object here.
@@ -235,6 +236,8 @@ pub struct TemplateAnswer {
     pub last_used_at: String,
     /// How often it was found ready.
     pub hits: i64,
+    /// Whether no rule of the eviction touches it.
+    pub pinned: bool,
     /// Milliseconds of its build.
     pub build_ms: Option<i64>,
     /// Who built it, or is building it.
@@ -267,6 +270,8 @@ pub struct ListedClone {
     pub expires_at: Option<String>,
     /// RFC 3339.
     pub created_at: String,
+    /// Total size of its databases; null if that could not be read.
+    pub bytes: Option<i64>,
 }
 
 /// A clone's state as people see it: a leased one that nobody holds is orphaned.
@@ -287,13 +292,9 @@ impl From<&Listing> for ListAnswer {
             templates: listing
                 .templates
                 .iter()
-                .map(|(row, bytes)| template_answer(row, *bytes))
+                .map(|t| template_answer(&t.row, t.bytes))
                 .collect(),
-            clones: listing
-                .clones
-                .iter()
-                .map(|(row, databases, locked)| listed_clone(row, databases, *locked))
-                .collect(),
+            clones: listing.clones.iter().map(listed_clone).collect(),
         }
     }
 }
@@ -314,18 +315,21 @@ fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
         created_at: row.created_at.clone(),
         last_used_at: row.last_used_at.clone(),
         hits: row.hits,
+        pinned: row.pinned,
         build_ms: row.build_ms,
         builder: row.builder.0.clone(),
         reason: row.reason.clone(),
     }
 }
 
-fn listed_clone(row: &CloneRow, databases: &[NamedDatabase], locked: bool) -> ListedClone {
+fn listed_clone(clone: &CloneListing) -> ListedClone {
+    let row = &clone.row;
     ListedClone {
         id: row.id.clone(),
         name: row.name.clone(),
         databases: Ordered(
-            databases
+            clone
+                .databases
                 .iter()
                 .map(|d| (d.role.clone(), d.name.clone()))
                 .collect(),
@@ -333,10 +337,11 @@ fn listed_clone(row: &CloneRow, databases: &[NamedDatabase], locked: bool) -> Li
         project: row.project.clone(),
         template: row.definition.clone(),
         fingerprint: row.fingerprint.clone(),
-        state: clone_state(row, locked),
+        state: clone_state(row, clone.locked),
         holder: row.holder.0.clone(),
         expires_at: row.expires_at.clone(),
         created_at: row.created_at.clone(),
+        bytes: clone.bytes,
     }
 }
 

@@ -1,13 +1,16 @@
 //! `pgstencil list`
 
+use std::cmp::Reverse;
+
 use pgstencil::Result;
-use pgstencil::stencil::Listing;
+use pgstencil::stencil::{CloneListing, Listing, TemplateListing};
 use pgstencil::wire::{ListAnswer, clone_state};
 
 use crate::cli::Session;
-use crate::cli::output::size;
+use crate::cli::args::{List, Sort};
+use crate::cli::output::{age, size};
 
-pub(crate) async fn list(session: &Session) -> Result<u8> {
+pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
     let Some(stencil) = session.stencil_for_reading().await? else {
         session
             .printer
@@ -19,58 +22,85 @@ pub(crate) async fn list(session: &Session) -> Result<u8> {
         }
         return Ok(0);
     };
-    let listing = stencil.list(&session.limit).await?;
+    let mut listing = stencil.list(&session.limit).await?;
+    let empty = listing.templates.is_empty() && listing.clones.is_empty();
+    select(&mut listing, &args);
+    sort(&mut listing, args.sort);
     if session.printer.json() {
         session.printer.object(&ListAnswer::from(&listing))?;
-    } else if listing.templates.is_empty() && listing.clones.is_empty() {
+    } else if empty {
         session.printer.say("no templates and no clones yet");
+    } else if listing.templates.is_empty() && listing.clones.is_empty() {
+        session.printer.say("no template and no clone like that");
     } else {
         session.printer.data(&table(&listing))?;
     }
     Ok(0)
 }
 
+/// Leaves what was asked for.
+fn select(listing: &mut Listing, args: &List) {
+    let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
+    listing.templates.retain(|t| {
+        !args.clones
+            && fits(&args.template, &t.row.definition)
+            && fits(&args.project, &t.row.project)
+            && fits(&args.state, &t.row.state)
+    });
+    listing.clones.retain(|c| {
+        !args.templates
+            && fits(&args.template, &c.row.definition)
+            && fits(&args.project, &c.row.project)
+            && fits(&args.state, clone_state(&c.row, c.locked))
+    });
+}
+
+fn sort(listing: &mut Listing, by: Option<Sort>) {
+    let (templates, clones) = (&mut listing.templates, &mut listing.clones);
+    match by {
+        None => {}
+        Some(Sort::Name) => {
+            templates.sort_by(|a, b| {
+                let name = |t: &TemplateListing| {
+                    let row = &t.row;
+                    (
+                        row.project.clone(),
+                        row.definition.clone(),
+                        row.fingerprint.clone(),
+                    )
+                };
+                name(a).cmp(&name(b))
+            });
+            clones.sort_by(|a, b| a.row.name.cmp(&b.row.name));
+        }
+        Some(Sort::Age) => {
+            templates.sort_by(|a, b| a.row.age_s.total_cmp(&b.row.age_s));
+            clones.sort_by(|a, b| a.row.age_s.total_cmp(&b.row.age_s));
+        }
+        Some(Sort::Used) => templates.sort_by(|a, b| a.row.idle_s.total_cmp(&b.row.idle_s)),
+        Some(Sort::Size) => {
+            templates.sort_by_key(|t| Reverse(t.bytes));
+            clones.sort_by_key(|c| Reverse(c.bytes));
+        }
+        Some(Sort::Hits) => templates.sort_by_key(|t| Reverse(t.row.hits)),
+    }
+}
+
 fn table(listing: &Listing) -> String {
     let mut text = String::new();
-    let templates: Vec<Vec<String>> = listing
-        .templates
-        .iter()
-        .map(|(row, bytes)| {
-            vec![
-                row.fingerprint[..12].to_owned(),
-                format!("{}/{}", row.project, row.definition),
-                match row.provisional {
-                    true => format!("{}, provisional", row.state),
-                    false => row.state.clone(),
-                },
-                size(*bytes),
-                row.created_at.clone(),
-                row.last_used_at.clone(),
-                row.hits.to_string(),
-                row.base_fingerprint.as_ref().map_or_else(
-                    || "-".to_owned(),
-                    |base| format!("{} + {}", &base[..12], row.added.0.len()),
-                ),
-            ]
-        })
-        .collect();
-    let head = [
-        "TEMPLATE",
-        "OF",
-        "STATE",
-        "SIZE",
-        "CREATED",
-        "LAST USED",
-        "HITS",
-        "BASE",
-    ];
-    columns(&mut text, &head, &templates);
-    for (row, _) in &listing.templates {
+    if !listing.templates.is_empty() {
+        let head = [
+            "TEMPLATE", "OF", "STATE", "SIZE", "AGE", "IDLE", "HITS", "BASE",
+        ];
+        let rows: Vec<_> = listing.templates.iter().map(template_cells).collect();
+        columns(&mut text, &head, &rows);
+    }
+    for TemplateListing { row, .. } in &listing.templates {
         if let Some(reason) = &row.reason {
             text += &format!("{} is {}: {reason}\n", &row.fingerprint[..12], row.state);
         }
-        if let Some(why) = &row.settle_failure {
-            let first = why.lines().next().unwrap_or_default();
+        if let Some(failure) = &row.settle_failure {
+            let first = failure.lines().next().unwrap_or_default();
             text += &format!(
                 "{} stays provisional: the build from nothing failed: {first}\n",
                 &row.fingerprint[..12]
@@ -78,36 +108,62 @@ fn table(listing: &Listing) -> String {
         }
     }
     if !listing.clones.is_empty() {
-        text.push('\n');
-        let clones: Vec<Vec<String>> = listing
-            .clones
-            .iter()
-            .map(|(row, _, locked)| {
-                vec![
-                    row.name.clone(),
-                    row.fingerprint[..12].to_owned(),
-                    format!("{}/{}", row.project, row.definition),
-                    clone_state(row, *locked).to_owned(),
-                    match row.lease.as_str() {
-                        "session" => row.holder.0.describe(),
-                        _ => row.holder.0.describe_checkout(),
-                    },
-                    row.expires_at
-                        .clone()
-                        .unwrap_or_else(|| match row.lease.as_str() {
-                            "session" => "with its command".into(),
-                            _ => "never".into(),
-                        }),
-                ]
-            })
-            .collect();
-        columns(
-            &mut text,
-            &["CLONE", "TEMPLATE", "OF", "STATE", "HOLDER", "ENDS"],
-            &clones,
-        );
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let head = [
+            "CLONE", "TEMPLATE", "OF", "STATE", "SIZE", "AGE", "HOLDER", "ENDS",
+        ];
+        let rows: Vec<_> = listing.clones.iter().map(clone_cells).collect();
+        columns(&mut text, &head, &rows);
     }
     text
+}
+
+fn template_cells(template: &TemplateListing) -> Vec<String> {
+    let row = &template.row;
+    let mut state = row.state.clone();
+    if row.provisional {
+        state += ", provisional";
+    }
+    if row.pinned {
+        state += ", pinned";
+    }
+    vec![
+        row.fingerprint[..12].to_owned(),
+        format!("{}/{}", row.project, row.definition),
+        state,
+        size(template.bytes),
+        age(row.age_s),
+        age(row.idle_s),
+        row.hits.to_string(),
+        row.base_fingerprint.as_ref().map_or_else(
+            || "-".to_owned(),
+            |base| format!("{} + {}", &base[..12], row.added.0.len()),
+        ),
+    ]
+}
+
+fn clone_cells(clone: &CloneListing) -> Vec<String> {
+    let row = &clone.row;
+    vec![
+        row.name.clone(),
+        row.fingerprint[..12].to_owned(),
+        format!("{}/{}", row.project, row.definition),
+        clone_state(row, clone.locked).to_owned(),
+        clone.bytes.map_or_else(|| "-".to_owned(), size),
+        age(row.age_s),
+        match row.lease.as_str() {
+            "session" => row.holder.0.describe(),
+            _ => row.holder.0.describe_checkout(),
+        },
+        row.expires_at
+            .clone()
+            .unwrap_or_else(|| match row.lease.as_str() {
+                "session" => "with its command".into(),
+                _ => "never".into(),
+            }),
+    ]
 }
 
 /// Adds a table, each column as wide as its widest cell.

@@ -1,0 +1,128 @@
+//! `pgstencil evict`
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use pgstencil::stencil::Targets;
+use pgstencil::wire::{EvictAnswer, EvictedTemplate};
+use pgstencil::{Error, Result};
+
+use crate::cli::Session;
+use crate::cli::args::Evict;
+use crate::cli::output::{age, seconds, size};
+
+pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
+    // Whose templates are all, says the config; the limits of every project are in the registry.
+    if args.all {
+        session.config()?;
+    }
+    let Some(stencil) = session.stencil_for_reading().await? else {
+        session
+            .printer
+            .say("the managed server does not run; `pgstencil server start` starts it");
+        if session.printer.json() {
+            session.printer.object(&EvictAnswer::from(
+                &pgstencil::stencil::EvictionPlan::default(),
+            ))?;
+        }
+        return Ok(0);
+    };
+    let targets = match (args.all, args.templates) {
+        (true, _) => Targets::All,
+        (false, names) if names.is_empty() => Targets::Limits,
+        (false, names) => Targets::Named(names),
+    };
+    let plan = stencil.plan_eviction(&targets, &session.limit).await?;
+    let answer = EvictAnswer::from(&plan);
+    if args.dry_run {
+        return print(session, &answer);
+    }
+    if targets == Targets::All
+        && !args.yes
+        && !answer.templates.is_empty()
+        && !confirmed(session, &stencil.config().project, &answer)?
+    {
+        session.printer.say("nothing was done");
+        return Ok(1);
+    }
+    let done = stencil.evict(plan, &session.limit).await?;
+    print(session, &EvictAnswer::from(&done))
+}
+
+/// Asks a person; elsewhere `--yes` has to be given.
+fn confirmed(session: &Session, project: &str, answer: &EvictAnswer) -> Result<bool> {
+    let what = format!(
+        "evict all {} templates of project {project} ({})",
+        answer.templates.len(),
+        size(answer.bytes)
+    );
+    if !std::io::stdin().is_terminal() || session.printer.json() {
+        return Err(
+            Error::usage(format!("this would {what}, and nobody can be asked"))
+                .hint("`--yes` says that it is meant; `--dry-run` shows what would go"),
+        );
+    }
+    let mut err = std::io::stderr().lock();
+    let mut line = String::new();
+    let asked = write!(err, "{what}? [y/N] ").and_then(|()| err.flush());
+    asked
+        .and_then(|()| std::io::stdin().lock().read_line(&mut line))
+        .map_err(|e| Error::failed("cannot ask").caused_by(e))?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes" | "Yes"))
+}
+
+fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
+    let asked_in_vain = answer
+        .templates
+        .iter()
+        .any(|t| t.state == "in_use" && t.reason == "asked");
+    let code = u8::from(asked_in_vain);
+    if session.printer.json() {
+        session.printer.object(answer)?;
+        return Ok(code);
+    }
+    if answer.templates.is_empty() && answer.sweep.is_empty() {
+        session.printer.say("nothing has to go");
+        return Ok(0);
+    }
+    let mut text = String::new();
+    for template in &answer.templates {
+        text += &line(template);
+    }
+    for done in &answer.sweep {
+        let would = if answer.dry_run { "would " } else { "" };
+        text += &format!("{would}{done}\n");
+    }
+    session.printer.data(&text)?;
+    if answer.bytes > 0 {
+        let would = if answer.dry_run { "would be " } else { "" };
+        session
+            .printer
+            .say(&format!("{} of templates {would}freed", size(answer.bytes)));
+    }
+    Ok(code)
+}
+
+fn line(template: &EvictedTemplate) -> String {
+    let what = format!(
+        "template {} of {}/{}",
+        &template.fingerprint[..12],
+        template.project,
+        template.template
+    );
+    let facts = format!(
+        "{}, idle for {}, {} to have again",
+        size(template.bytes),
+        age(template.idle_s as f64),
+        seconds(Duration::from_millis(template.rebuild_ms.unsigned_abs()))
+    );
+    let why = match template.reason {
+        "asked" => String::new(),
+        rule => format!(" by `{rule}`"),
+    };
+    match template.state {
+        "in_use" => format!("{what} stays: somebody is using it\n"),
+        "would_go" => format!("would evict {what}{why}: {facts}\n"),
+        _ => format!("evicted {what}{why}: {facts}\n"),
+    }
+}

@@ -1,0 +1,37 @@
+//! `pgstencil pin` and `pgstencil unpin`
+
+use pgstencil::Result;
+use pgstencil::wire::PinAnswer;
+
+use crate::cli::Session;
+use crate::cli::args::Pin;
+
+pub(crate) async fn pin(session: &Session, args: Pin, pinned: bool) -> Result<u8> {
+    let names = args.templates;
+    let (stencil, names) = match names.is_empty() {
+        // The template of the present files.
+        true => {
+            let stencil = session.stencil().await?;
+            let definition = args.template.as_deref();
+            let limit = &session.limit;
+            let name = stencil.present_fingerprint(definition, limit).await?;
+            (stencil, vec![name])
+        }
+        false => (session.stencil_or_defaults().await?, names),
+    };
+    let rows = stencil.pin(&names, pinned, &session.limit).await?;
+    if session.printer.json() {
+        session.printer.object(&PinAnswer::new(&rows, pinned))?;
+        return Ok(0);
+    }
+    for row in rows {
+        session.printer.say(&format!(
+            "{} template {} of {}/{}",
+            if pinned { "pinned" } else { "unpinned" },
+            &row.fingerprint[..12],
+            row.project,
+            row.definition
+        ));
+    }
+    Ok(0)
+}

@@ -1,0 +1,308 @@
+//! Eviction as a caller sees it: by the limits, by name, or everything; pins; and space on a full disk.
+
+use super::{Limit, Stencil};
+use crate::context::Context;
+use crate::copy;
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::evict::{self, Evicted, Eviction};
+use crate::registry::Registry;
+use crate::registry::eviction::ResidentRow;
+use crate::sweep::{self, Action};
+use crate::template::{self, Ensured};
+
+/// Which templates an eviction is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// Those that the limits of their projects do not allow.
+    Limits,
+    /// Those whose fingerprints begin so.
+    Named(Vec<String>),
+    /// All of this project that are not pinned.
+    All,
+}
+
+/// What an eviction would do.
+#[derive(Clone, Debug, Default)]
+pub struct EvictionPlan {
+    /// The templates, in order.
+    pub evictions: Vec<Eviction>,
+    /// What the sweep behind it would do.
+    pub sweep: Vec<Action>,
+}
+
+/// What an eviction did.
+#[derive(Clone, Debug, Default)]
+pub struct EvictionDone {
+    /// The templates, and what became of each.
+    pub evictions: Vec<(Eviction, Evicted)>,
+    /// A line for each thing that the sweep behind it did or left.
+    pub sweep: Vec<String>,
+}
+
+impl Stencil {
+    /// What an eviction and the sweep behind it would do now. Writes nothing; an absent registry is
+    /// nothing to do.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no template, for several, or for one
+    /// that is pinned; the driver's.
+    pub async fn plan_eviction(&self, targets: &Targets, limit: &Limit) -> Result<EvictionPlan> {
+        let name = &self.config.server.registry;
+        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
+            return match targets {
+                Targets::Named(names) => Err(unknown(names.first().map_or("", String::as_str))),
+                Targets::Limits | Targets::All => Ok(EvictionPlan::default()),
+            };
+        };
+        let evictions = self.evictions(&mut registry, targets).await?;
+        let sweep = self.plan_sweep(&mut registry).await?;
+        registry.close().await;
+        Ok(EvictionPlan { evictions, sweep })
+    }
+
+    /// Applies a plan, and sweeps. Returns when all that can be dropped now is dropped.
+    ///
+    /// # Errors
+    /// The driver's; what was given up until then is left to the next sweep.
+    pub async fn evict(&self, plan: EvictionPlan, limit: &Limit) -> Result<EvictionDone> {
+        let name = &self.config.server.registry;
+        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
+            return Ok(EvictionDone::default());
+        };
+        if !self.config.definitions.is_empty() {
+            registry
+                .note_limits(&self.config.project, &self.config.eviction)
+                .await?;
+        }
+        let done = evict::apply(&mut registry, &plan.evictions).await?;
+        let evictions: Vec<_> = plan.evictions.into_iter().zip(done).collect();
+        let gone: Vec<Eviction> = evictions
+            .iter()
+            .filter(|(_, done)| *done == Evicted::Gone)
+            .map(|(eviction, _)| eviction.clone())
+            .collect();
+        let mut sweep = evict::drop_now(&mut registry, &gone).await?;
+        sweep.extend(self.sweep_all(&mut registry, limit).await?);
+        registry.close().await;
+        Ok(EvictionDone { evictions, sweep })
+    }
+
+    /// Sweeps pass after pass, until a pass has nothing more to drop or drops nothing more.
+    async fn sweep_all(&self, registry: &mut Registry, limit: &Limit) -> Result<Vec<String>> {
+        let grace = self.config.clone.orphan_grace;
+        let mut lines = Vec::new();
+        let mut before = usize::MAX;
+        loop {
+            let actions = sweep::plan(registry, grace).await?;
+            let drops = actions.iter().filter(|action| action.drops()).count();
+            let done = sweep::apply(registry, &actions, grace).await?;
+            if drops == 0 {
+                return Ok(lines);
+            }
+            if drops >= before {
+                // The last pass dropped nothing, and why is the same as it was.
+                return Ok(lines);
+            }
+            before = drops;
+            lines.extend(done);
+            limit.check("the sweep")?;
+        }
+    }
+
+    async fn evictions(&self, registry: &mut Registry, targets: &Targets) -> Result<Vec<Eviction>> {
+        let project = &self.config.project;
+        match targets {
+            Targets::Limits => {
+                let room = evict::Room::default();
+                evict::plan(registry, project, &self.config.eviction, room).await
+            }
+            Targets::All => {
+                let rows = registry.residents().await?;
+                let ids = rows
+                    .iter()
+                    .filter(|row| row.project == *project && !row.pinned)
+                    .map(|row| row.id)
+                    .collect::<Vec<_>>();
+                evict::plan_named(registry, &ids).await
+            }
+            Targets::Named(names) => {
+                let rows = registry.residents().await?;
+                let mut ids = Vec::new();
+                for name in names {
+                    let row = resident(&rows, name)?;
+                    if row.pinned {
+                        return Err(Error::usage(format!(
+                            "template {} is pinned",
+                            &row.fingerprint[..12]
+                        ))
+                        .hint(format!(
+                            "`pgstencil unpin {}` takes the pin away",
+                            &row.fingerprint[..12]
+                        )));
+                    }
+                    if !ids.contains(&row.id) {
+                        ids.push(row.id);
+                    }
+                }
+                evict::plan_named(registry, &ids).await
+            }
+        }
+    }
+
+    /// Protects templates from eviction, or no longer; by the first digits of their fingerprints.
+    /// Returns them.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no ready template or for several;
+    /// nothing is changed then. The driver's.
+    pub async fn pin(
+        &self,
+        names: &[String],
+        pinned: bool,
+        limit: &Limit,
+    ) -> Result<Vec<ResidentRow>> {
+        let missing = || unknown(names.first().map_or("", String::as_str));
+        let registry = &self.config.server.registry;
+        let mut registry = Registry::open_existing(&self.endpoint, registry, limit)
+            .await?
+            .ok_or_else(missing)?;
+        let rows = registry.residents().await?;
+        let mut found = Vec::new();
+        for name in names {
+            found.push(resident(&rows, name)?.clone());
+        }
+        for row in &found {
+            if !registry.pin_template(row.id, pinned).await? {
+                return Err(unknown(&row.fingerprint[..12]));
+            }
+        }
+        registry.close().await;
+        Ok(found)
+    }
+
+    /// The fingerprint of the definition's present files, for commands that mean its template.
+    ///
+    /// # Errors
+    /// Those of the inputs, and of the server.
+    pub async fn present_fingerprint(
+        &self,
+        definition: Option<&str>,
+        limit: &Limit,
+    ) -> Result<String> {
+        let definition = self.definition(definition)?;
+        let context = self.context(definition, limit, &|_| {}, false);
+        let inputs = context.inputs().await?;
+        let name = &self.config.server.registry;
+        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
+            return Err(unknown(""));
+        };
+        let traits = crate::pg::catalog::traits(registry.session()).await?;
+        registry.close().await;
+        Ok(inputs.with_server(traits).fingerprint().to_string())
+    }
+
+    /// As [`template::ensure()`]; but if the server's disk is full, space is freed, and it is tried once
+    /// more.
+    pub(super) async fn ensure_with_space(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+    ) -> Result<Ensured> {
+        match template::ensure(registry, context).await {
+            Err(error) if copy::disk_is_full(&error) => {
+                match self.free_space(registry, context, 1).await? {
+                    true => template::ensure(registry, context).await,
+                    false => Err(error.hint(NOTHING_TO_EVICT)),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Frees space on a full disk: drops what is given up anyway, then evicts templates until `copies`
+    /// more of the definition's last one fit. `false`: there was nothing to drop.
+    pub(super) async fn free_space(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        copies: usize,
+    ) -> Result<bool> {
+        let (project, name) = (context.project, &context.definition.name);
+        let rows = registry.residents().await?;
+        let last = rows
+            .iter()
+            .filter(|row| row.project == project && row.definition == *name)
+            .min_by(|a, b| a.idle_s.total_cmp(&b.idle_s));
+        let each = last.map_or(LEAST, |row| {
+            u64::try_from(row.bytes).unwrap_or_default().max(LEAST)
+        });
+        let swept = self.sweep_all(registry, context.limit).await?;
+        let bytes = each.saturating_mul(copies as u64);
+        let evicted = evict::free_disk(registry, project, context.eviction, bytes).await?;
+        if swept.is_empty() && evicted.is_empty() {
+            return Ok(false);
+        }
+        context.tell(Event::Warning(&format!(
+            "the server's disk is full: {} evicted, and {} swept; trying once more",
+            templates(evicted.len()),
+            match swept.len() {
+                1 => "one leftover".to_owned(),
+                n => format!("{n} leftovers"),
+            }
+        )));
+        for eviction in &evicted {
+            context.tell(Event::Notice(&eviction.describe()));
+        }
+        Ok(true)
+    }
+}
+
+/// The least that is freed when a disk is full: enough for any empty database.
+const LEAST: u64 = 64_000_000;
+
+const NOTHING_TO_EVICT: &str = "no template could be evicted to make room: all are pinned, in use, or among the `[eviction] keep` last used ones";
+
+fn templates(count: usize) -> String {
+    match count {
+        0 => "no template".into(),
+        1 => "one template".into(),
+        n => format!("{n} templates"),
+    }
+}
+
+fn unknown(prefix: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        match prefix {
+            "" => "there is no template of the present files".to_owned(),
+            prefix => format!("no ready template's fingerprint begins with `{prefix}`"),
+        },
+    )
+    .hint("`pgstencil list` shows the templates that there are")
+}
+
+/// The template whose fingerprint begins so.
+fn resident<'a>(rows: &'a [ResidentRow], prefix: &str) -> Result<&'a ResidentRow> {
+    let lower = prefix.to_ascii_lowercase();
+    let found: Vec<_> = rows
+        .iter()
+        .filter(|row| !lower.is_empty() && row.fingerprint.starts_with(&lower))
+        .collect();
+    match found.as_slice() {
+        [] => Err(unknown(prefix)),
+        [row] => Ok(row),
+        several => Err(several
+            .iter()
+            .fold(
+                Error::usage(format!("several templates begin with `{prefix}`")),
+                |error, row| {
+                    error.detail(format!(
+                        "{} of {}/{}",
+                        row.fingerprint, row.project, row.definition
+                    ))
+                },
+            )
+            .hint("give more digits")),
+    }
+}

@@ -1,0 +1,136 @@
+//! What `evict`, `pin` and `unpin` answer.
+
+use serde::Serialize;
+
+use super::VERSION;
+use crate::registry::eviction::ResidentRow;
+use crate::stencil::{Evicted, Eviction, EvictionDone, EvictionPlan};
+
+/// What `evict` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct EvictAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Whether it is only what would be done.
+    pub dry_run: bool,
+    /// Bytes of the templates that went, or would go.
+    pub bytes: i64,
+    /// The templates, in order.
+    pub templates: Vec<EvictedTemplate>,
+    /// What the sweep did, or would do; a line for each thing.
+    pub sweep: Vec<String>,
+}
+
+/// One template that went, would go, or was to go.
+#[derive(Clone, Debug, Serialize)]
+pub struct EvictedTemplate {
+    /// Namespace.
+    pub project: String,
+    /// Name of the definition.
+    pub template: String,
+    /// 64 hex digits.
+    pub fingerprint: String,
+    /// `max_idle`, `max_templates`, `max_size`, or `asked`.
+    pub reason: &'static str,
+    /// `evicted`, `would_go`, or `in_use`: it stays.
+    pub state: &'static str,
+    /// Size of its databases.
+    pub bytes: i64,
+    /// Seconds since its last use.
+    pub idle_s: i64,
+    /// Milliseconds that it would take to have it again, given the templates that stay.
+    pub rebuild_ms: i64,
+}
+
+fn evicted(eviction: &Eviction, state: &'static str) -> EvictedTemplate {
+    let row = &eviction.template;
+    EvictedTemplate {
+        project: row.project.clone(),
+        template: row.definition.clone(),
+        fingerprint: row.fingerprint.clone(),
+        reason: eviction.reason.as_str(),
+        state,
+        bytes: row.bytes,
+        idle_s: row.idle_s as i64,
+        rebuild_ms: (eviction.rebuild_s * 1000.0).round() as i64,
+    }
+}
+
+impl EvictAnswer {
+    fn new(dry_run: bool, templates: Vec<EvictedTemplate>, sweep: Vec<String>) -> Self {
+        let going = templates.iter().filter(|t| t.state != "in_use");
+        EvictAnswer {
+            version: VERSION,
+            dry_run,
+            bytes: going.map(|t| t.bytes).sum(),
+            templates,
+            sweep,
+        }
+    }
+}
+
+impl From<&EvictionPlan> for EvictAnswer {
+    fn from(plan: &EvictionPlan) -> Self {
+        let templates = plan.evictions.iter();
+        EvictAnswer::new(
+            true,
+            templates.map(|e| evicted(e, "would_go")).collect(),
+            plan.sweep.iter().map(|action| action.describe()).collect(),
+        )
+    }
+}
+
+impl From<&EvictionDone> for EvictAnswer {
+    fn from(done: &EvictionDone) -> Self {
+        let state = |done: &Evicted| match done {
+            Evicted::Gone => "evicted",
+            Evicted::InUse => "in_use",
+        };
+        let templates = done.evictions.iter();
+        EvictAnswer::new(
+            false,
+            templates.map(|(e, done)| evicted(e, state(done))).collect(),
+            done.sweep.clone(),
+        )
+    }
+}
+
+/// What `pin` and `unpin` answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct PinAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Whether they are pinned now.
+    pub pinned: bool,
+    /// The templates.
+    pub templates: Vec<PinnedTemplate>,
+}
+
+/// One template.
+#[derive(Clone, Debug, Serialize)]
+pub struct PinnedTemplate {
+    /// Namespace.
+    pub project: String,
+    /// Name of the definition.
+    pub template: String,
+    /// 64 hex digits.
+    pub fingerprint: String,
+}
+
+impl PinAnswer {
+    /// Of templates that were pinned, or are no longer.
+    pub fn new(rows: &[ResidentRow], pinned: bool) -> Self {
+        PinAnswer {
+            version: VERSION,
+            pinned,
+            templates: rows
+                .iter()
+                .map(|row| PinnedTemplate {
+                    project: row.project.clone(),
+                    template: row.definition.clone(),
+                    fingerprint: row.fingerprint.clone(),
+                })
+                .collect(),
+        }
+    }
+}
