@@ -39,6 +39,7 @@
 //! | [`handout`] | what a command of the user sees: variables, placeholders filled |
 //! | [`context`] | what each step from template to clone needs to know |
 //! | [`copy`], [`mod@drop`] | the one CREATE and the one DROP |
+//! | [`evict`] | which templates go to keep the limits: a pure policy, and plan and apply around it |
 //! | [`template`] | look-up, the right to build, the base to extend, the build and its seal; verify and settle |
 //! | [`clone`], [`lease`], [`sweep`] | hand out, hold, take back what killed jobs left |
 //! | [`stencil`] | [`Stencil`], the facade: what the command line and your program call |

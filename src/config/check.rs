@@ -201,14 +201,6 @@ fn clone(doc: &Document<'_>, path: &KeyPath, raw: RawClone) -> Result<CloneSetti
 }
 
 fn eviction(doc: &Document<'_>, path: &KeyPath, raw: RawEviction) -> Result<EvictionSettings> {
-    if raw.max_templates == 0 {
-        return Err(doc
-            .error(
-                &path.key("max_templates"),
-                "is 0, and then none could be used",
-            )
-            .hint("1 is the least; `pgstencil evict --all` drops all that there are"));
-    }
     let text = raw.max_size;
     let max_size = match text.as_str() {
         "unlimited" => None,
@@ -217,7 +209,8 @@ fn eviction(doc: &Document<'_>, path: &KeyPath, raw: RawEviction) -> Result<Evic
             other => {
                 let why = match other {
                     Ok(_) => "which is no room at all".to_owned(),
-                    Err(e) => format!("which is not a size: {e}"),
+                    // The parser's own words name its types.
+                    Err(_) => "which is not a size".to_owned(),
                 };
                 return Err(doc
                     .error(&path.key("max_size"), format!("is `{text}`, {why}"))

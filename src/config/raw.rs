@@ -94,7 +94,7 @@ pub(super) struct RawEviction {
     /// Size of all templates together, such as `20GB`, or `unlimited`.
     pub(super) max_size: String,
     /// Number of templates.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 100000))]
     pub(super) max_templates: u32,
     /// Time since the last use; a duration, or `never`.
     pub(super) max_idle: String,

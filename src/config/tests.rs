@@ -69,6 +69,7 @@ fn the_least_config_has_all_defaults() {
             root: project.folder(),
             server: ServerSettings::default(),
             clone: CloneSettings::default(),
+            eviction: EvictionSettings::default(),
             definitions: vec![Definition {
                 name: "app".into(),
                 migrations: vec!["migrations/**/*.sql".into()],
@@ -281,15 +282,16 @@ warm = 1",
   keys known here: orphan_grace, strategy, ttl",
         ),
         (
-            "[eviction]
+            "[evict]
 keep = 1",
-            "pgstencil.toml:4:2: unknown key `eviction`
-  keys known here: clone, project, root, server, template",
+            "pgstencil.toml:4:2: unknown key `evict`
+  keys known here: clone, eviction, project, root, server, template
+hint: did you mean `eviction`?",
         ),
         (
             "[templates.x]",
             "pgstencil.toml:4:2: unknown key `templates`
-  keys known here: clone, project, root, server, template
+  keys known here: clone, eviction, project, root, server, template
 hint: did you mean `template`?",
         ),
     ]);
@@ -437,7 +439,7 @@ fn sizes() {
         (
             "[eviction]
 max_size = '12 sacks'",
-            r#"pgstencil.toml:5:12: `eviction.max_size` is `12 sacks`, which is not a size: couldn't parse "12 sacks" into a ByteSize, cause: couldn't parse "sacks" into a known SI unit, couldn't parse unit of "sacks"
+            r#"pgstencil.toml:5:12: `eviction.max_size` is `12 sacks`, which is not a size
 hint: write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`"#,
         ),
         (
@@ -449,8 +451,7 @@ hint: write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`",
         (
             "[eviction]
 max_templates = 0",
-            "pgstencil.toml:5:17: `eviction.max_templates` is 0, and then none could be used
-hint: 1 is the least; `pgstencil evict --all` drops all that there are",
+            "pgstencil.toml:5:17: `eviction.max_templates` is 0, not a number from 1 to 100000",
         ),
     ]);
 }
@@ -788,7 +789,7 @@ hint: put it in quotes",
         (
             "build = 'x'",
             "pgstencil.toml:1:1: unknown key `build`
-  keys known here: clone, project, root, server, template
+  keys known here: clone, eviction, project, root, server, template
 hint: `build` is a key of `[template.NAME]`",
         ),
         (
@@ -1058,7 +1059,7 @@ fn schema_and_config_have_the_same_keys() {
             match key.as_str() {
                 "template" => walk(key, &value["b"], keys),
                 "input_lines" => walk(key, &value[0], keys),
-                "server" | "clone" => walk(key, value, keys),
+                "server" | "clone" | "eviction" => walk(key, value, keys),
                 _ => {}
             }
         }
@@ -1075,6 +1076,7 @@ fn the_reference_equals_the_defaults() {
     assert_eq!(reference.project, minimal.project);
     assert_eq!(reference.server, minimal.server);
     assert_eq!(reference.clone, minimal.clone);
+    assert_eq!(reference.eviction, minimal.eviction);
     assert_eq!(reference.definitions, minimal.definitions);
 }
 

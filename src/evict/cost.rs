@@ -40,7 +40,12 @@ impl Costs {
         }
         let full = full.unwrap_or(UNKNOWN);
         let extensions = &extensions[extensions.len().saturating_sub(LAST)..];
-        let most = full / migrations.max(1) as f64;
+        // No file takes more than its share of a full build, nor than all of an extension took.
+        let most = extensions
+            .iter()
+            .filter(|(added, _)| *added > 0.0)
+            .map(|(added, seconds)| seconds / added)
+            .fold(full / migrations.max(1) as f64, f64::min);
         let each = slope(extensions).map_or(most, |each| each.clamp(0.0, most));
         let start = match extensions {
             [] => START_SHARE * full,

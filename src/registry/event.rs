@@ -36,6 +36,7 @@ const TALLY: &str = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day,
      count(*) FILTER (WHERE outcome = 'fallback') AS fallbacks, \
      count(*) FILTER (WHERE outcome IN ('settled', 'verified')) AS comparisons, \
      count(*) FILTER (WHERE outcome = 'differed') AS differences, \
+     count(*) FILTER (WHERE outcome = 'evicted') AS evictions, \
      coalesce(sum(millis) FILTER (WHERE outcome IN ('hit', 'miss', 'extended', 'fallback')), 0)::bigint AS spent_ms, \
      coalesce(sum(millis) FILTER (WHERE outcome IN ('settled', 'verified')), 0)::bigint AS compared_ms, \
      coalesce(sum(greatest(full_ms - millis, 0)) FILTER (WHERE outcome IN ('hit', 'extended')), 0)::bigint AS saved_ms \
@@ -67,6 +68,8 @@ pub struct Tally {
     pub comparisons: i64,
     /// How many of them found an extended template to differ.
     pub differences: i64,
+    /// Templates that were evicted.
+    pub evictions: i64,
     /// Milliseconds that somebody waited for a template.
     pub spent_ms: i64,
     /// Milliseconds of the comparisons, which nobody waited for.

@@ -35,6 +35,8 @@ pub struct Counts {
     pub comparisons: i64,
     /// How many of them found an extended template to differ.
     pub differences: i64,
+    /// Templates that were evicted.
+    pub evictions: i64,
     /// Milliseconds that somebody waited for a template.
     pub spent_ms: i64,
     /// Milliseconds of the comparisons, which nobody waited for.
@@ -74,6 +76,7 @@ impl Counts {
         self.fallbacks += tally.fallbacks;
         self.comparisons += tally.comparisons;
         self.differences += tally.differences;
+        self.evictions += tally.evictions;
         self.spent_ms += tally.spent_ms;
         self.compared_ms += tally.compared_ms;
         self.saved_ms += tally.saved_ms;

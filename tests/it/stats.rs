@@ -62,7 +62,7 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
         .arg("stats")
         .success()
         .stdout_has("TEMPLATE")
-        .stdout_has("2026-01-02  2     1           0       0          1.0 s");
+        .stdout_has("2026-01-02  2     1           0       0          0          1.0 s");
     let of = |args: &[&str]| {
         Pgstencil::new(&project)
             .args(["stats", "--json"])

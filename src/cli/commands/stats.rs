@@ -34,11 +34,12 @@ pub(crate) async fn stats(session: &Session, args: Stats) -> Result<u8> {
     Ok(0)
 }
 
-const HEAD: [&str; 7] = [
+const HEAD: [&str; 8] = [
     "HITS",
     "EXTENSIONS",
     "MISSES",
     "FALLBACKS",
+    "EVICTIONS",
     "WAITED",
     "SAVED",
     "IN THE BACKGROUND",
@@ -77,6 +78,7 @@ fn row(first: String, counts: &Counts) -> Vec<String> {
         counts.extensions.to_string(),
         counts.misses.to_string(),
         counts.fallbacks.to_string(),
+        counts.evictions.to_string(),
         time(counts.spent_ms),
         time(counts.saved_ms),
         time(counts.compared_ms),

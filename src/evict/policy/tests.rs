@@ -60,7 +60,7 @@ fn a_base_is_dear_as_long_as_others_rest_on_it() {
     // Alone the base is the cheaper one to lose.
     let residents = [
         resident(0, 9.0, 30.0),
-        resident(0, 1.0, 100.0),
+        resident(0, 2.0, 100.0),
         resident(1, 8.0, 30.0),
     ];
     let first = |extension: Extension<'_>| first_to_go(&residents, extension);

@@ -1,0 +1,487 @@
+//! What goes, what stays, and that a dry run says so without doing it.
+
+use std::time::Duration;
+
+use pgstencil::pg::lock::LockKey;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection};
+
+use crate::support::extension::{KEEP, database_of, ensure, items, outcome, registry, templates};
+use crate::support::server::{PATIENCE, quote_literal};
+use crate::support::{Build, Pgstencil, Project, eventually, server};
+
+/// A project with these limits, and a template for each of so many sets of migrations, oldest first.
+fn with_templates<'s>(count: usize, limits: &str) -> (Project<'s>, Vec<Value>) {
+    let project = Project::with_migrations(server());
+    project.append_config(&format!("[eviction]\n{limits}"));
+    let made = (0..count).map(|n| next(&project, n)).collect();
+    (project, made)
+}
+
+/// The fingerprint of the template of another set of migrations.
+fn next(project: &Project<'_>, n: usize) -> Value {
+    project.add_migration(
+        "0009_changing",
+        &format!("create table changing_{n} (id int);"),
+    );
+    outcome(project, "miss")["fingerprint"].clone()
+}
+
+/// The fingerprints of the ready templates of this project.
+fn ready(project: &Project<'_>) -> Vec<Value> {
+    let rows = templates(project);
+    let ready = rows.iter().filter(|t| t["state"] == "ready");
+    let own = ready.filter(|t| t["project"] == *project.name());
+    own.map(|t| t["fingerprint"].clone()).collect()
+}
+
+fn evict(project: &Project<'_>, args: &[&str]) -> Value {
+    Pgstencil::new(project)
+        .args(["evict", "--json"])
+        .args(args)
+        .success()
+        .json()
+}
+
+/// Makes a template look as if it had not been used for so long.
+fn idle(project: &Project<'_>, fingerprint: &Value, interval: &str) {
+    let of = quote_literal(fingerprint.as_str().unwrap());
+    registry(
+        project,
+        &format!(
+            "update pgstencil.template set last_used_at = now() - interval '{interval}' where fingerprint = {of}"
+        ),
+    );
+}
+
+fn short(fingerprint: &Value) -> &str {
+    &fingerprint.as_str().unwrap()[..12]
+}
+
+/// Every row of the registry, and every database: what a command that only reads must not change.
+fn everything(project: &Project<'_>) -> String {
+    let tables = registry(
+        project,
+        "select table_name from information_schema.tables where table_schema = 'pgstencil' order by 1",
+    );
+    let mut all = server().psql(
+        "postgres",
+        "select oid, datname from pg_database order by 1",
+    );
+    for table in tables.lines() {
+        all += &registry(
+            project,
+            &format!("select t from pgstencil.{table} t order by 1"),
+        );
+    }
+    all.lines()
+        .filter(|line| line.contains(&project.id) || line.starts_with('('))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn after_each_build_no_more_than_the_limit_stay() {
+    let (project, made) = with_templates(5, "max_templates = 2\nkeep = 1");
+    let left = ready(&project);
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(left.contains(&made[4]));
+    // What was given up is dropped behind everybody's back.
+    assert!(eventually(PATIENCE, || project.databases().len() == 2));
+    let events = "select count(*) from pgstencil.event where outcome = 'evicted'";
+    assert_eq!(registry(&project, events), "3");
+    let stats = Pgstencil::new(&project).args(["stats", "--json"]).success();
+    assert_eq!(stats.json()["total"]["evictions"], 3);
+}
+
+#[test]
+fn a_dry_run_says_what_would_go_and_writes_nothing() {
+    let (project, made) = with_templates(4, "max_templates = 9");
+    idle(&project, &made[1], "2 days");
+    idle(&project, &made[2], "1 day");
+    let text = project.read("pgstencil.toml");
+    project.write("pgstencil.toml", &text.replace("= 9", "= 2"));
+    let before = everything(&project);
+    let plan = evict(&project, &["--dry-run"]);
+    assert_eq!(plan["dry_run"], true);
+    let going = plan["templates"].as_array().unwrap();
+    let names: Vec<_> = going.iter().map(|t| &t["fingerprint"]).collect();
+    assert_eq!(names, [&made[1], &made[2]]);
+    for template in going {
+        assert_eq!(template["reason"], "max_templates");
+        assert_eq!(template["state"], "would_go");
+        assert!(template["bytes"].as_i64().unwrap() > 1_000_000);
+        assert!(template["rebuild_ms"].as_i64().unwrap() > 0);
+        assert!(template["idle_s"].as_i64().unwrap() > 80_000);
+    }
+    Pgstencil::new(&project)
+        .args(["evict", "-n"])
+        .success()
+        .stdout_has(&format!("would evict template {} of", short(&made[1])))
+        .stdout_has("by `max_templates`")
+        .stderr_has("would be freed");
+    assert_eq!(everything(&project), before);
+    // The same plan, applied.
+    let done = evict(&project, &[]);
+    let gone = done["templates"].as_array().unwrap();
+    let names: Vec<_> = gone.iter().map(|t| &t["fingerprint"]).collect();
+    assert_eq!(names, [&made[1], &made[2]]);
+    assert!(gone.iter().all(|t| t["state"] == "evicted"));
+    assert_eq!(done["bytes"], plan["bytes"]);
+    // It returns when they are dropped.
+    assert_eq!(project.databases().len(), 2);
+    Pgstencil::new(&project)
+        .arg("evict")
+        .success()
+        .stderr_has("nothing has to go");
+}
+
+#[test]
+fn idle_ones_go_but_for_the_newest_of_each_definition() {
+    let (project, made) = with_templates(3, "max_idle = \"3d\"\nkeep = 2");
+    for fingerprint in &made {
+        idle(&project, fingerprint, "4 days");
+    }
+    idle(&project, &made[0], "5 days");
+    let done = evict(&project, &[]);
+    assert_eq!(done["templates"][0]["fingerprint"], made[0]);
+    assert_eq!(done["templates"][0]["reason"], "max_idle");
+    assert_eq!(ready(&project).len(), 2);
+}
+
+#[test]
+fn the_budget_in_bytes_holds_while_builds_run() {
+    let (project, made) = with_templates(1, "keep = 0");
+    let bytes = templates(&project)[0]["bytes"].as_i64().unwrap();
+    // Two and a half fit.
+    let text = project.read("pgstencil.toml");
+    let limit = format!("keep = 0\nmax_size = \"{}B\"", bytes * 5 / 2);
+    project.write("pgstencil.toml", &text.replace("keep = 0", &limit));
+    next(&project, 1);
+    assert_eq!(ready(&project).len(), 2);
+    idle(&project, &made[0], "2 days");
+    // Seen by the build itself: room was made before it.
+    project.build(&Build::Script(
+        "migrate; sql -d postgres -c 'select datname from pg_database' >seen".into(),
+    ));
+    next(&project, 2);
+    let seen = project.read("seen");
+    let of_first = seen
+        .lines()
+        .filter(|name| name.contains(&made[0].as_str().unwrap()[..12]));
+    let templates_then = seen
+        .lines()
+        .filter(|name| name.contains(&project.id) && name.starts_with("tpl_"))
+        .count();
+    assert_eq!(templates_then, 1, "{seen}");
+    assert_eq!(of_first.count(), 0, "the one that was idle longest goes");
+    assert_eq!(ready(&project).len(), 2);
+}
+
+#[test]
+fn pinned_ones_stay_until_they_are_unpinned() {
+    let (project, made) = with_templates(2, "max_templates = 5\nkeep = 0");
+    let pinned = Pgstencil::new(&project)
+        .args(["pin", short(&made[0]), "--json"])
+        .success()
+        .json();
+    assert_eq!(pinned["pinned"], true);
+    assert_eq!(pinned["templates"][0]["fingerprint"], made[0]);
+    Pgstencil::new(&project)
+        .arg("list")
+        .success()
+        .stdout_has("ready, pinned");
+    Pgstencil::new(&project)
+        .args(["evict", short(&made[0])])
+        .fails(2)
+        .stderr_has("is pinned")
+        .stderr_has(&format!("pgstencil unpin {}", short(&made[0])));
+    // Without a name it is the template of the present files.
+    Pgstencil::new(&project)
+        .arg("pin")
+        .success()
+        .stderr_has(short(&made[1]));
+    assert_eq!(
+        evict(&project, &["--all", "--yes"])["templates"],
+        Value::Array(vec![])
+    );
+    idle(&project, &made[0], "90 days");
+    assert_eq!(evict(&project, &[])["templates"], Value::Array(vec![]));
+    Pgstencil::new(&project)
+        .args(["unpin", short(&made[0]), short(&made[1])])
+        .success();
+    assert_eq!(evict(&project, &[])["templates"][0]["fingerprint"], made[0]);
+    assert_eq!(ready(&project), [made[1].clone()]);
+}
+
+#[test]
+fn a_pin_goes_over_to_what_takes_the_place() {
+    let project = Project::extending(server(), "");
+    outcome(&project, "miss");
+    items(&project);
+    let extended = ensure(&project);
+    Pgstencil::new(&project).arg("pin").success();
+    let settled = Pgstencil::new(&project)
+        .args(["ensure", "--settle", "--json"])
+        .success()
+        .json();
+    assert_eq!(settled["provisional"], false);
+    let rows = templates(&project);
+    let row = rows
+        .iter()
+        .find(|t| t["fingerprint"] == extended["fingerprint"] && t["state"] == "ready");
+    assert_eq!(row.unwrap()["pinned"], true, "{rows:?}");
+}
+
+#[test]
+fn names_that_mean_nothing_or_too_much_are_refused() {
+    let (project, made) = with_templates(2, "");
+    for command in ["evict", "pin", "unpin"] {
+        Pgstencil::new(&project)
+            .args([command, "nothing"])
+            .fails(6)
+            .stderr_has("no ready template's fingerprint begins with `nothing`")
+            .stderr_has("pgstencil list");
+        // One wrong name, and nothing is done to the others either.
+        Pgstencil::new(&project)
+            .args([command, short(&made[0]), "nothing"])
+            .fails(6);
+    }
+    assert_eq!(ready(&project).len(), 2);
+    assert!(templates(&project).iter().all(|t| t["pinned"] == false));
+    let nowhere = Project::with_migrations(server());
+    Pgstencil::new(&nowhere).args(["evict", "abc"]).fails(6);
+    Pgstencil::new(&nowhere).arg("pin").fails(6);
+    Pgstencil::new(&nowhere)
+        .arg("evict")
+        .success()
+        .stderr_has("nothing has to go");
+    assert!(!server().has_database(&nowhere.registry()));
+    Pgstencil::new(&project)
+        .args(["evict", "--all", "abc"])
+        .fails(2);
+    Pgstencil::new(&project)
+        .args(["evict", "--all"])
+        .fails(2)
+        .stderr_has("evict all 2 templates of project")
+        .stderr_has("`--yes`");
+    assert_eq!(ready(&project).len(), 2);
+}
+
+#[test]
+fn all_are_those_of_this_project() {
+    let (project, made) = with_templates(2, "");
+    let other = Project::with_migrations(server());
+    let text = other.read("pgstencil.toml");
+    let shared = text.replace(&other.registry(), &project.registry());
+    other.write("pgstencil.toml", &shared);
+    let answer = ensure(&other);
+    let clone = Pgstencil::new(&project).args(["clone", "--json"]).success();
+    let done = evict(&project, &["--all", "-y"]);
+    assert_eq!(done["templates"].as_array().unwrap().len(), made.len());
+    assert_eq!(ready(&project), [Value::Null; 0]);
+    let rows = templates(&project);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0]["fingerprint"], answer["fingerprint"]);
+    // A clone lives on without its template.
+    let name = clone.json()["clone"]["name"].as_str().unwrap().to_owned();
+    assert_eq!(server().psql(&name, "select count(*) from users"), "1");
+    Pgstencil::new(&project).args(["release", &name]).success();
+    drop_project_of(&other, &project);
+}
+
+/// What a project left in the registry of another one.
+fn drop_project_of(other: &Project<'_>, owner: &Project<'_>) {
+    Pgstencil::new(other)
+        .args(["evict", "--all", "--yes"])
+        .success();
+    let of_other = |row: &Value| row["project"] == *other.name();
+    assert!(eventually(PATIENCE, || !templates(owner)
+        .iter()
+        .any(of_other)));
+}
+
+#[test]
+fn projects_that_nobody_works_on_keep_their_own_limits() {
+    let (project, made) = with_templates(2, "max_idle = \"2d\"\nkeep = 1");
+    for fingerprint in &made {
+        idle(&project, fingerprint, "3 days");
+    }
+    let other = Project::with_migrations(server());
+    let text = other.read("pgstencil.toml");
+    let shared = text.replace(&other.registry(), &project.registry());
+    other.write("pgstencil.toml", &shared);
+    other.append_config("[eviction]\nmax_idle = \"never\"");
+    ensure(&other);
+    assert_eq!(ready(&project).len(), 1);
+    drop_project_of(&other, &project);
+}
+
+#[tokio::test]
+async fn one_that_is_being_copied_stays() {
+    let (project, made) = with_templates(2, "");
+    let of = quote_literal(made[0].as_str().unwrap());
+    let id = registry(
+        &project,
+        &format!("select id from pgstencil.template where fingerprint = {of}"),
+    );
+    let key = LockKey::template(id.parse().unwrap()).value();
+    let mut session = server().connect(&project.registry()).await;
+    let lock = format!("select pg_advisory_lock_shared({key})");
+    sqlx::raw_sql(AssertSqlSafe(lock))
+        .execute(&mut session)
+        .await
+        .unwrap();
+    Pgstencil::new(&project)
+        .args(["evict", short(&made[0])])
+        .fails(1)
+        .stdout_has("stays: somebody is using it");
+    let all = evict_code(&project, &["--all", "--yes"], 1);
+    let states: Vec<_> = all["templates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["state"].as_str().unwrap())
+        .collect();
+    assert_eq!(states, ["in_use", "evicted"]);
+    assert_eq!(ready(&project), [made[0].clone()]);
+    session.close().await.unwrap();
+    evict(&project, &[short(&made[0])]);
+    assert_eq!(project.databases(), [""; 0]);
+}
+
+fn evict_code(project: &Project<'_>, args: &[&str], code: i32) -> Value {
+    Pgstencil::new(project)
+        .args(["evict", "--json"])
+        .args(args)
+        .fails(code)
+        .json()
+}
+
+#[test]
+fn the_base_of_an_extension_stays_until_it_is_copied() {
+    let project = Project::extending(server(), KEEP);
+    project.append_config("[eviction]\nmax_templates = 1\nkeep = 0");
+    outcome(&project, "miss");
+    items(&project);
+    let extended = outcome(&project, "extended");
+    assert_eq!(ready(&project), [extended["fingerprint"].clone()]);
+}
+
+/// One that can be extended from another is cheaper to lose than one that needs a build from nothing,
+/// though it was used later.
+#[test]
+fn the_cheap_one_goes_first() {
+    let project = Project::extending(server(), KEEP);
+    project.append_config("[eviction]\nmax_templates = 3\nkeep = 0");
+    let first = outcome(&project, "miss");
+    items(&project);
+    let second = outcome(&project, "extended");
+    registry(
+        &project,
+        "update pgstencil.event set millis = case outcome when 'miss' then 60000 else 2000 end;
+         update pgstencil.template set build_ms = case when base_fingerprint is null then 60000 else 2000 end",
+    );
+    idle(&project, &first["fingerprint"], "9 hours");
+    idle(&project, &second["fingerprint"], "1 hour");
+    let text = project.read("pgstencil.toml");
+    project.write(
+        "pgstencil.toml",
+        &text.replace("templates = 3", "templates = 1"),
+    );
+    let plan = evict(&project, &["--dry-run"]);
+    let going = plan["templates"].as_array().unwrap();
+    assert_eq!(going.len(), 1);
+    assert_eq!(going[0]["fingerprint"], second["fingerprint"]);
+    assert_eq!(going[0]["rebuild_ms"], 2000);
+}
+
+#[test]
+fn a_template_that_lost_its_database_is_swept() {
+    let (project, made) = with_templates(2, "");
+    let name = database_of(&project, &made[0]);
+    server().psql(
+        "postgres",
+        &format!("alter database \"{name}\" is_template false"),
+    );
+    server().psql("postgres", &format!("drop database \"{name}\""));
+    let done = evict(&project, &[]);
+    assert!(
+        done["sweep"][0]
+            .as_str()
+            .unwrap()
+            .ends_with("its database is gone"),
+        "{done}"
+    );
+    assert_eq!(templates(&project).len(), 1);
+}
+
+#[test]
+fn killed_at_any_moment_an_eviction_leaves_nothing_half_done() {
+    let (project, _) = with_templates(8, "keep = 0");
+    for millis in [5, 10, 15, 20, 30, 45, 60, 90] {
+        let mut running = Pgstencil::new(&project)
+            .args(["evict", "--all", "--yes"])
+            .spawn();
+        std::thread::sleep(Duration::from_millis(millis));
+        running.kill9();
+        running.wait();
+        // Each is there with its database, or given up.
+        for row in templates(&project) {
+            let there = server().has_database(&database_of(&project, &row["fingerprint"]));
+            assert!(row["state"] != "ready" || there, "{row}");
+        }
+        next(&project, 100 + millis as usize);
+    }
+    let swept = eventually(Duration::from_secs(30), || {
+        evict(&project, &["--all", "--yes"]);
+        project.databases().is_empty()
+    });
+    assert!(swept, "{:?}", project.databases());
+    assert_eq!(templates(&project), Vec::<Value>::new());
+    ensure(&project);
+}
+
+#[test]
+fn list_sorts_and_filters() {
+    let (project, made) = with_templates(3, "");
+    let clone = Pgstencil::new(&project).args(["clone", "--json"]).success();
+    let clone = clone.json()["clone"]["name"].clone();
+    idle(&project, &made[1], "1 day");
+    let list = |args: &[&str]| {
+        Pgstencil::new(&project)
+            .args(["list", "--json"])
+            .args(args)
+            .success()
+            .json()
+    };
+    let order = |args: &[&str]| -> Vec<Value> {
+        let listed = list(args);
+        let rows = listed["templates"].as_array().unwrap();
+        rows.iter().map(|t| t["fingerprint"].clone()).collect()
+    };
+    assert_eq!(
+        order(&["--sort", "age"]),
+        [made[2].clone(), made[1].clone(), made[0].clone()]
+    );
+    assert_eq!(
+        order(&["--sort", "used"]),
+        [made[2].clone(), made[0].clone(), made[1].clone()]
+    );
+    assert_eq!(order(&["--sort", "hits"])[0], made[2]);
+    let mut by_name = made.clone();
+    by_name.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+    assert_eq!(order(&["--sort", "name"]), by_name);
+    assert_eq!(order(&["-t", "other"]), Vec::<Value>::new());
+    assert_eq!(order(&["--state", "broken"]), Vec::<Value>::new());
+    assert_eq!(list(&["--templates"])["clones"], Value::Array(vec![]));
+    let clones = list(&["--clones", "--state", "leased"]);
+    assert_eq!(clones["templates"], Value::Array(vec![]));
+    assert_eq!(clones["clones"][0]["name"], clone);
+    assert!(clones["clones"][0]["bytes"].as_i64().unwrap() > 1_000_000);
+    Pgstencil::new(&project)
+        .args(["list", "--project", "nobody"])
+        .success()
+        .stdout("")
+        .stderr_has("no template and no clone like that");
+}
