@@ -42,6 +42,7 @@
 //! | [`evict`] | which templates go to keep the limits: a pure policy, and plan and apply around it |
 //! | [`template`] | look-up, the right to build, the base to extend, the build and its seal; verify and settle |
 //! | [`clone`], [`lease`], [`sweep`] | hand out, hold, take back what killed jobs left |
+//! | [`doctor`] | the check-up: what is wrong with server, role, disk or registry, and the mend |
 //! | [`stencil`] | [`Stencil`], the facade: what the command line and your program call |
 //! | [`wire`] | the JSON shapes |
 //!
@@ -116,6 +117,7 @@ pub mod clone;
 pub mod config;
 pub mod context;
 pub mod copy;
+pub mod doctor;
 pub mod drop;
 pub mod error;
 pub mod events;

@@ -13,7 +13,7 @@ use crate::drop::{self, OfTemplate};
 use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, catalog};
+use crate::pg::{Doing as _, Limit, catalog};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry};
 
@@ -229,6 +229,31 @@ pub async fn apply(
         }
     }
     Ok(lines)
+}
+
+/// Plans and applies pass after pass, until a pass has nothing more to drop, or no fewer things than the
+/// one before. Returns a line for each thing done or left.
+///
+/// # Errors
+/// The driver's, or the limit's.
+pub async fn sweep_all(
+    registry: &mut Registry,
+    grace: Duration,
+    limit: &Limit,
+) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let mut before = usize::MAX;
+    loop {
+        let actions = plan(registry, grace).await?;
+        let drops = actions.iter().filter(|action| action.drops()).count();
+        let done = apply(registry, &actions, grace).await?;
+        if drops == 0 || drops >= before {
+            return Ok(lines);
+        }
+        before = drops;
+        lines.extend(done);
+        limit.check("the sweep")?;
+    }
 }
 
 /// Takes the clone's lock and looks again. `false`: the lock is not held, there is nothing to do.

@@ -94,6 +94,8 @@ pub(crate) enum Command {
     Unpin(Pin),
     /// Count hits, extensions and builds, and the time that they took and saved
     Stats(Stats),
+    /// Look for what is wrong with server, role, disk or registry, and say the mend; exit 1 on a problem
+    Doctor(Doctor),
     /// The managed local Postgres
     #[command(subcommand)]
     Server(Server),
@@ -284,6 +286,15 @@ pub(crate) struct Pin {
         conflicts_with = "templates"
     )]
     pub(crate) template: Option<String>,
+}
+
+/// `doctor`
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// Also mend what can be mended without harm: sweep, give up templates that cannot be copied, close
+    /// those that somebody opened
+    #[arg(long)]
+    pub(crate) fix: bool,
 }
 
 /// `stats`

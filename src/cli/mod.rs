@@ -121,6 +121,14 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
         Command::List(args) => {
             interruptible(session, &mut signals, commands::list::list(session, args)).await
         }
+        Command::Doctor(args) => {
+            interruptible(
+                session,
+                &mut signals,
+                commands::doctor::doctor(session, args),
+            )
+            .await
+        }
         Command::Evict(args) => {
             interruptible(session, &mut signals, commands::evict::evict(session, args)).await
         }

@@ -74,6 +74,11 @@ impl Printer {
         self.0.json
     }
 
+    /// Whether `-q` was given.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.0.quiet > 0
+    }
+
     /// Data, for standard output. A reader that has gone (`| head`) is no error.
     ///
     /// # Errors

@@ -207,7 +207,7 @@ fn size(bytes: u64) -> String {
         ("MB", 1_000_000),
         ("kB", 1_000),
     ];
-    let fitting = UNITS.iter().find(|(_, unit)| bytes % unit == 0);
+    let fitting = UNITS.iter().find(|(_, unit)| bytes.is_multiple_of(*unit));
     match fitting {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),

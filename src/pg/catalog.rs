@@ -248,6 +248,12 @@ pub struct BuiltWith {
     pub extensions: std::collections::BTreeMap<String, String>,
     /// The version of each that the server would have installed by default.
     pub available: std::collections::BTreeMap<String, String>,
+    /// Event triggers on login, over all roles.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub login_triggers: Vec<String>,
+    /// Unlogged tables that hold something, over all roles: a crash of the server empties them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unlogged_tables: Vec<String>,
 }
 
 /// What is in a freshly built database.
@@ -263,6 +269,10 @@ pub struct Contents {
     pub extensions: Vec<(String, String)>,
     /// The collation version recorded with the database.
     pub collation: Option<String>,
+    /// Event triggers on login.
+    pub login_triggers: Vec<String>,
+    /// Unlogged tables that hold something.
+    pub unlogged_tables: Vec<String>,
 }
 
 /// Looks into a database from a session within it.
@@ -302,7 +312,23 @@ pub async fn contents(session: &mut Session) -> Result<Contents> {
     } else {
         None
     };
+    let login_triggers = sqlx::query_scalar(
+        "SELECT evtname::text FROM pg_event_trigger WHERE evtevent = 'login' ORDER BY 1",
+    )
+    .fetch_all(session.connection())
+    .await
+    .doing(|| "list event triggers".into())?;
+    let unlogged_tables = sqlx::query_scalar(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relpersistence = 'u' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0 ORDER BY 1",
+    )
+    .fetch_all(session.connection())
+    .await
+    .doing(|| "list unlogged tables".into())?;
     Ok(Contents {
+        login_triggers,
+        unlogged_tables,
         objects: row.0,
         bytes: row.1,
         files: row.2,

@@ -2,6 +2,7 @@
 //! statements that create, copy, change and drop databases.
 
 pub mod catalog;
+pub mod checkup;
 pub mod endpoint;
 mod failure;
 pub mod inventory;

@@ -66,11 +66,23 @@ pub(super) fn spread_folders(base: &Path) {
     let _ = base;
 }
 
+/// Whether [`spread_folders`] has been done to a folder, or by hand (`chattr +T`).
+#[cfg(target_os = "linux")]
+pub(super) fn is_spread(base: &Path) -> Option<bool> {
+    use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, open};
+    let folder = open(
+        base,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    Some(ioctl_getflags(folder.ok()?).ok()?.contains(IFlags::TOPDIR))
+}
+
 /// Without special rights: every ext4 has a folder in `/proc/fs/ext4`, and every journal one in
 /// `/proc/fs/jbd2`, named DEVICE-INODE. (A journal on a device of its own is taken for none, which
 /// costs nothing.) On overlayfs the device is not to be found, so the answer is no.
 #[cfg(target_os = "linux")]
-fn is_ext4_without_journal(path: &Path) -> Option<bool> {
+pub(super) fn is_ext4_without_journal(path: &Path) -> Option<bool> {
     use std::os::unix::fs::MetadataExt;
 
     let device = fs::metadata(path).ok()?.dev();

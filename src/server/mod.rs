@@ -12,6 +12,7 @@
 mod account;
 mod binaries;
 mod cluster;
+pub mod disk;
 mod folder;
 mod host;
 mod launch;

@@ -82,32 +82,11 @@ impl Stencil {
             .filter(|(_, done)| *done == Evicted::Gone)
             .map(|(eviction, _)| eviction.clone())
             .collect();
+        let grace = self.config.clone.orphan_grace;
         let mut sweep = evict::drop_now(&mut registry, &gone).await?;
-        sweep.extend(self.sweep_all(&mut registry, limit).await?);
+        sweep.extend(sweep::sweep_all(&mut registry, grace, limit).await?);
         registry.close().await;
         Ok(EvictionDone { evictions, sweep })
-    }
-
-    /// Sweeps pass after pass, until a pass has nothing more to drop or drops nothing more.
-    async fn sweep_all(&self, registry: &mut Registry, limit: &Limit) -> Result<Vec<String>> {
-        let grace = self.config.clone.orphan_grace;
-        let mut lines = Vec::new();
-        let mut before = usize::MAX;
-        loop {
-            let actions = sweep::plan(registry, grace).await?;
-            let drops = actions.iter().filter(|action| action.drops()).count();
-            let done = sweep::apply(registry, &actions, grace).await?;
-            if drops == 0 {
-                return Ok(lines);
-            }
-            if drops >= before {
-                // The last pass dropped nothing, and why is the same as it was.
-                return Ok(lines);
-            }
-            before = drops;
-            lines.extend(done);
-            limit.check("the sweep")?;
-        }
     }
 
     async fn evictions(&self, registry: &mut Registry, targets: &Targets) -> Result<Vec<Eviction>> {
@@ -237,7 +216,8 @@ impl Stencil {
         let each = last.map_or(LEAST, |row| {
             u64::try_from(row.bytes).unwrap_or_default().max(LEAST)
         });
-        let swept = self.sweep_all(registry, context.limit).await?;
+        let grace = self.config.clone.orphan_grace;
+        let swept = sweep::sweep_all(registry, grace, context.limit).await?;
         let bytes = each.saturating_mul(copies as u64);
         let evicted = evict::free_disk(registry, project, context.eviction, bytes).await?;
         if swept.is_empty() && evicted.is_empty() {

@@ -2,6 +2,7 @@
 //! nothing below it.
 
 mod acquire;
+mod doctor;
 mod eviction;
 mod explain;
 mod give_back;

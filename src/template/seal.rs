@@ -140,6 +140,13 @@ pub(super) async fn inspect(
                 .extensions
                 .insert(name.clone(), version.clone());
         }
+        let built_with = &mut inspected.built_with;
+        built_with
+            .login_triggers
+            .extend(contents.login_triggers.iter().cloned());
+        built_with
+            .unlogged_tables
+            .extend(contents.unlogged_tables.iter().cloned());
         if let Some(version) = &contents.collation {
             inspected
                 .built_with

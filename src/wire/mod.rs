@@ -1,10 +1,12 @@
 //! The JSON shapes: what `--json` and `--report` print. Versioned; changes only add.
 
+mod doctor;
 mod evict;
 mod explain;
 mod stats;
 mod verify;
 
+pub use self::doctor::{CheckAnswer, DoctorAnswer};
 pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{
     AgainstAnswer, CostsAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,

@@ -18,6 +18,7 @@ const LEVELS: &[&[&str]] = &[
     &["evict"],
     &["template"],
     &["clone", "lease", "sweep"],
+    &["doctor"],
     &["stencil"],
     &["wire"],
     &["cli", "main", "lib"],

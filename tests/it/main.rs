@@ -14,6 +14,7 @@ mod config_cli;
 mod connect;
 mod crash;
 mod docs;
+mod doctor;
 mod evict;
 mod examples;
 mod explain;

@@ -5,6 +5,7 @@ pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod ensure;
 pub(crate) mod evict;
 pub(crate) mod explain;

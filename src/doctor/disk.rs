@@ -1,0 +1,140 @@
+//! The disk, where it is this machine's.
+
+use std::path::Path;
+
+use super::Check;
+use super::registry::Ours;
+use crate::config::Strategy;
+use crate::server::disk::{self, Disk, FileSystem};
+
+pub(super) fn look(data: &str) -> Option<Disk> {
+    disk::look(Path::new(data))
+}
+
+pub(super) fn judge_file_system(
+    disk: Option<Disk>,
+    major: u32,
+    strategy: Strategy,
+) -> Option<Check> {
+    let name = "file system";
+    Some(match disk?.file_system {
+        FileSystem::Ext4WithoutJournal { spread: false } => Check::warning(
+            name,
+            "ext4 without a journal: loops of CREATE and DROP become ten times slower there",
+            "as the owner of the data directory: chattr +T base",
+        ),
+        FileSystem::Ext4WithoutJournal { spread: true } => {
+            Check::ok(name, "ext4 without a journal, with +T set")
+        }
+        FileSystem::Reflink if major >= 18 && strategy != Strategy::Reflink => Check::warning(
+            name,
+            "it may share blocks between files, and PostgreSQL 18 could copy that way, whatever the size",
+            "try `[clone] strategy = \"reflink\"`; it is only faster if the file system was made with reflinks",
+        ),
+        FileSystem::Reflink | FileSystem::Other => {
+            Check::ok(name, "nothing that slows copies down")
+        }
+    })
+}
+
+/// The budget of the templates against what is there and what is free.
+pub(super) fn judge_budget(disk: Option<Disk>, ours: &Ours, max_size: Option<u64>) -> Check {
+    const MEGA: u64 = 1_000_000;
+    let name = "disk budget";
+    let used = ours.template_bytes;
+    let words = format!("templates take {} MB", used / MEGA);
+    if let Some(disk) = disk
+        && disk.free < ours.largest_bytes.saturating_mul(2).max(100 * MEGA)
+    {
+        return Check::problem(
+            name,
+            format!(
+                "{words}, and {} MB are free: the next copy may fill the disk",
+                disk.free / MEGA
+            ),
+            "free space, or `pgstencil evict --all`; a disk that is full under a copy through the WAL stops the whole server",
+        );
+    }
+    match (max_size, disk) {
+        (Some(max), _) if used > max => Check::warning(
+            name,
+            format!(
+                "{words}, more than `max_size` ({} MB): pinned and kept ones are over it",
+                max / MEGA
+            ),
+            "unpin some, lower `[eviction] keep`, or raise `max_size`",
+        ),
+        (Some(max), Some(disk)) if max > used.saturating_add(disk.free) => Check::warning(
+            name,
+            format!(
+                "{words}, and `max_size` ({} MB) allows more than the disk has: {} MB are free",
+                max / MEGA,
+                disk.free / MEGA
+            ),
+            format!("max_size = \"{}MB\"", (used + disk.free / 2) / MEGA),
+        ),
+        (None, _) => Check::ok(name, format!("{words}; `max_size` is unlimited")),
+        (Some(max), _) => Check::ok(name, format!("{words} of {} MB", max / MEGA)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    const GB: u64 = 1_000_000_000;
+
+    fn disk(free: u64, file_system: FileSystem) -> Option<Disk> {
+        Some(Disk {
+            free,
+            total: 100 * GB,
+            file_system,
+        })
+    }
+
+    #[test]
+    fn budgets() {
+        let ours = Ours {
+            template_bytes: 10 * GB,
+            largest_bytes: GB,
+            ..Ours::default()
+        };
+        let status = |free: Option<u64>, max| {
+            let disk = free.and_then(|free| disk(free, FileSystem::Other));
+            judge_budget(disk, &ours, max).status
+        };
+        assert_eq!(status(Some(50 * GB), Some(20 * GB)), Status::Ok);
+        assert_eq!(status(None, Some(20 * GB)), Status::Ok);
+        assert_eq!(status(None, None), Status::Ok);
+        assert_eq!(status(Some(50 * GB), Some(5 * GB)), Status::Warning);
+        assert_eq!(status(Some(5 * GB), Some(20 * GB)), Status::Warning);
+        assert_eq!(status(Some(GB), None), Status::Problem);
+    }
+
+    #[test]
+    fn file_systems() {
+        let status = |file_system, major, strategy| {
+            judge_file_system(disk(GB, file_system), major, strategy).map(|c| c.status)
+        };
+        let ext4 = |spread| FileSystem::Ext4WithoutJournal { spread };
+        assert_eq!(
+            status(ext4(false), 15, Strategy::Auto),
+            Some(Status::Warning)
+        );
+        assert_eq!(status(ext4(true), 15, Strategy::Auto), Some(Status::Ok));
+        assert_eq!(
+            status(FileSystem::Reflink, 18, Strategy::Auto),
+            Some(Status::Warning)
+        );
+        assert_eq!(
+            status(FileSystem::Reflink, 18, Strategy::Reflink),
+            Some(Status::Ok)
+        );
+        assert_eq!(
+            status(FileSystem::Reflink, 17, Strategy::Auto),
+            Some(Status::Ok)
+        );
+        assert_eq!(judge_file_system(None, 18, Strategy::Auto), None);
+    }
+}

@@ -1,0 +1,295 @@
+//! The check-up: what is wrong with this server, role, disk or registry, and the mend.
+//!
+//! Reading and judging are apart: what is read goes into plain values, and pure functions make
+//! [`Check`]s of them. Nothing is written but by [`mend`], which only does what can do no harm.
+
+mod disk;
+mod registry;
+mod server;
+
+use std::time::Duration;
+
+use crate::config::{EvictionSettings, Strategy};
+use crate::drop;
+use crate::error::{Error, Result};
+use crate::pg::lock::LockKey;
+use crate::pg::session::OpenError;
+use crate::pg::{Doing as _, Endpoint, Limit, Session, catalog, cause};
+use crate::registry::Registry;
+use crate::registry::database::Owner;
+use crate::sweep;
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// Works, but slower or less safely than it could.
+    Warning,
+    /// Something will fail, or does already.
+    Problem,
+}
+
+impl Status {
+    /// `ok`, `warning` or `problem`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Problem => "problem",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at; a few words, the same at each check-up.
+    pub name: &'static str,
+    /// How it is.
+    pub status: Status,
+    /// What was found.
+    pub words: String,
+    /// What a person can do about it.
+    pub mend: Option<String>,
+    /// What [`mend`] can do about it.
+    pub fix: Option<Fix>,
+    /// What was done about it.
+    pub fixed: Option<String>,
+}
+
+/// What can be done without asking anybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fix {
+    /// Sweep now.
+    Sweep,
+    /// Give a template up, so that it is built anew, for this reason.
+    Rebuild(i64, String),
+    /// Close the databases of a template that somebody opened.
+    Close(i64),
+}
+
+impl Check {
+    fn new(name: &'static str, status: Status, words: impl Into<String>) -> Self {
+        Check {
+            name,
+            status,
+            words: words.into(),
+            mend: None,
+            fix: None,
+            fixed: None,
+        }
+    }
+
+    fn ok(name: &'static str, words: impl Into<String>) -> Self {
+        Check::new(name, Status::Ok, words)
+    }
+
+    fn warning(name: &'static str, words: impl Into<String>, mend: impl Into<String>) -> Self {
+        Check {
+            mend: Some(mend.into()),
+            ..Check::new(name, Status::Warning, words)
+        }
+    }
+
+    fn problem(name: &'static str, words: impl Into<String>, mend: impl Into<String>) -> Self {
+        Check {
+            mend: Some(mend.into()),
+            ..Check::new(name, Status::Problem, words)
+        }
+    }
+
+    fn fixable(self, fix: Fix) -> Self {
+        Check {
+            fix: Some(fix),
+            ..self
+        }
+    }
+
+    /// Something that could not be looked at, or not be used.
+    fn error(name: &'static str, status: Status, error: &Error) -> Self {
+        let mut words = error.to_string();
+        if std::error::Error::source(error).is_some() {
+            words += &format!(": {}", cause(error));
+        }
+        Check {
+            mend: Some(error.hints().join("; ")).filter(|text| !text.is_empty()),
+            ..Check::new(name, status, words)
+        }
+    }
+}
+
+/// What is examined, and by which settings.
+pub struct Patient<'a> {
+    /// The server.
+    pub endpoint: &'a Endpoint,
+    /// Name of the registry database.
+    pub registry: &'a str,
+    /// The limits of the project.
+    pub eviction: &'a EvictionSettings,
+    /// How clones are copied.
+    pub strategy: Strategy,
+    /// See the sweep.
+    pub grace: Duration,
+    /// How long it may take.
+    pub limit: &'a Limit,
+}
+
+/// Looks at everything that can be looked at. Writes nothing. What cannot be looked at is a check, too,
+/// and no error.
+pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut session = match connect(patient).await {
+        Ok(session) => session,
+        Err(error) => return vec![Check::error("connection", Status::Problem, &error)],
+    };
+    checks.push(Check::ok(
+        "connection",
+        format!("no pooler in front of {}", patient.endpoint.place()),
+    ));
+    let facts = session.facts().clone();
+    checks.push(server::version(facts.version));
+    let found = server::read(&mut session).await;
+    let seen = note("server", found, &mut checks);
+    if let Some(seen) = &seen {
+        checks.extend(server::judge(seen));
+        let data = seen.settings.get("data_directory").map(String::as_str);
+        let disk = data.and_then(disk::look);
+        checks.extend(disk::judge_file_system(
+            disk,
+            facts.major(),
+            patient.strategy,
+        ));
+    }
+    session.close().await;
+    let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.limit).await;
+    let mut registry = match opened {
+        Ok(Some(registry)) => registry,
+        Ok(None) => {
+            checks.push(Check::ok(
+                "registry",
+                "not there yet; the first build makes it",
+            ));
+            return checks;
+        }
+        Err(error) => {
+            checks.push(Check::error("registry", Status::Problem, &error));
+            return checks;
+        }
+    };
+    checks.push(Check::ok(
+        "registry",
+        format!("database `{}`, of this version", patient.registry),
+    ));
+    let found = registry::read(&mut registry, patient.grace).await;
+    if let Some(ours) = note("registry", found, &mut checks) {
+        checks.extend(registry::judge(&ours));
+        if let Some(seen) = seen {
+            checks.push(server::judge_fsync(
+                &seen,
+                facts.fsync,
+                &ours,
+                patient.registry,
+            ));
+            checks.extend(server::judge_room(&seen, &ours));
+            let data = seen.settings.get("data_directory").map(String::as_str);
+            let disk = data.and_then(disk::look);
+            checks.push(disk::judge_budget(disk, &ours, patient.eviction.max_size));
+        }
+    }
+    registry.close().await;
+    checks
+}
+
+/// What was read, or a check that says why it was not.
+fn note<T>(name: &'static str, read: Result<T>, checks: &mut Vec<Check>) -> Option<T> {
+    match read {
+        Ok(value) => Some(value),
+        Err(error) => {
+            checks.push(Check::error(name, Status::Warning, &error));
+            None
+        }
+    }
+}
+
+/// A session with any database that exists for sure.
+async fn connect(patient: &Patient<'_>) -> Result<Session> {
+    let mut last = None;
+    let names = patient.endpoint.maintenance().iter().map(String::as_str);
+    for database in names.chain([patient.registry]) {
+        match Session::open(patient.endpoint, database, patient.limit).await {
+            Ok(session) => return Ok(session),
+            Err(OpenError::Missing) => {}
+            Err(OpenError::Other(error)) => last = last.or(Some(error)),
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        Error::failed(format!(
+            "the server at {} has no database to connect to",
+            patient.endpoint.place()
+        ))
+        .hint("name a database in the server URL that exists")
+    }))
+}
+
+/// Does what can be done about checks, and notes it in them: sweeps, gives templates up that cannot be
+/// used as they are, closes those that somebody opened.
+///
+/// # Errors
+/// The driver's; what was done until then stays done.
+pub async fn mend(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
+    let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.limit).await;
+    // Why it cannot be opened is a check already.
+    let Ok(Some(mut registry)) = opened else {
+        return Ok(());
+    };
+    for check in checks {
+        check.fixed = match &check.fix {
+            None => None,
+            Some(Fix::Sweep) => {
+                let lines = sweep::sweep_all(&mut registry, patient.grace, patient.limit).await?;
+                Some(match lines.is_empty() {
+                    true => "swept: nothing could be dropped yet".into(),
+                    false => format!("swept: {}", lines.join("; ")),
+                })
+            }
+            Some(Fix::Rebuild(id, why)) => {
+                registry.break_template(*id, why, false).await?;
+                Some("given up; the next command that needs it builds it anew".into())
+            }
+            Some(Fix::Close(id)) => close(&mut registry, *id).await?,
+        };
+    }
+    registry.close().await;
+    Ok(())
+}
+
+/// Closes a template's databases, under its lock, those that are still what the registry says.
+async fn close(registry: &mut Registry, id: i64) -> Result<Option<String>> {
+    let key = LockKey::template(id);
+    let shared = registry
+        .session()
+        .try_lock_shared(key)
+        .await
+        .doing(|| "lock a template".into())?;
+    if !shared {
+        return Ok(None);
+    }
+    let rows = registry.databases_of(&Owner::Template(id)).await?;
+    let oids: Vec<_> = rows.iter().filter_map(|row| row.oid).collect();
+    let found = catalog::databases(registry.session(), &[], &oids).await?;
+    let mut closed = Vec::new();
+    for database in found.iter().filter(|d| d.open && !d.invalid) {
+        if rows.iter().any(|row| row.is(database))
+            && drop::set_door(registry.session(), database, false).await?
+        {
+            closed.push(format!("`{}`", database.name));
+        }
+    }
+    registry
+        .session()
+        .unlock_shared(key)
+        .await
+        .doing(|| "unlock a template".into())?;
+    Ok((!closed.is_empty()).then(|| format!("closed {}", closed.join(", "))))
+}

@@ -1,0 +1,305 @@
+//! What is ours: templates, clones, leftovers, and marks that nobody knows.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use sqlx::postgres::types::Oid;
+
+use super::{Check, Fix};
+use crate::error::Result;
+use crate::names::Mark;
+use crate::pg::catalog::{self, Database};
+use crate::pg::checkup::{self, Found};
+use crate::registry::database::Owner;
+use crate::registry::{DatabaseRow, Registry, TemplateRow};
+use crate::sweep::{self, Action};
+
+/// What was read of the registry and of the databases that it knows.
+#[derive(Default)]
+pub(super) struct Ours {
+    pub(super) templates: Vec<TemplateState>,
+    /// Oids of all databases that have a row.
+    pub(super) known: HashSet<Oid>,
+    /// What a sweep would do now.
+    pub(super) sweep: Vec<Action>,
+    /// Databases with a mark of which the registry knows nothing.
+    pub(super) foreign: Vec<Found>,
+    pub(super) clones_in_use: i64,
+    pub(super) template_bytes: u64,
+    pub(super) largest_bytes: u64,
+    pub(super) most_relations: i64,
+}
+
+/// A ready template, and how its databases are.
+pub(super) struct TemplateState {
+    row: TemplateRow,
+    databases: Vec<(DatabaseRow, Option<Database>)>,
+    visitors: Vec<String>,
+}
+
+impl Ours {
+    pub(super) fn knows(&self, oid: Oid) -> bool {
+        self.known.contains(&oid)
+    }
+}
+
+pub(super) async fn read(registry: &mut Registry, grace: Duration) -> Result<Ours> {
+    let mut ours = Ours::default();
+    for row in registry.templates().await? {
+        let rows = registry.databases_of(&Owner::Template(row.id)).await?;
+        ours.known.extend(rows.iter().filter_map(|d| d.oid));
+        if row.state != "ready" {
+            continue;
+        }
+        let bytes = rows
+            .iter()
+            .filter_map(|d| u64::try_from(d.bytes?).ok())
+            .sum();
+        ours.template_bytes += bytes;
+        ours.largest_bytes = ours.largest_bytes.max(bytes);
+        let relations = rows.iter().filter_map(|d| d.files).max().unwrap_or(0);
+        ours.most_relations = ours.most_relations.max(relations);
+        let oids: Vec<Oid> = rows.iter().filter_map(|d| d.oid).collect();
+        let found = catalog::databases(registry.session(), &[], &oids).await?;
+        let mut visitors = Vec::new();
+        for database in &found {
+            let inside = catalog::visitors(registry.session().connection(), database.oid).await?;
+            visitors.extend(
+                inside
+                    .iter()
+                    .map(|v| format!("`{}`: {}", database.name, v.describe())),
+            );
+        }
+        let databases = rows
+            .into_iter()
+            .map(|d| {
+                let found = found.iter().find(|f| Some(f.oid) == d.oid).cloned();
+                (d, found)
+            })
+            .collect();
+        ours.templates.push(TemplateState {
+            row,
+            databases,
+            visitors,
+        });
+    }
+    for row in registry.clones().await? {
+        let rows = registry.databases_of(&Owner::Clone(row.id.clone())).await?;
+        ours.known.extend(rows.iter().filter_map(|d| d.oid));
+        ours.clones_in_use += i64::from(row.state == "leased");
+    }
+    ours.sweep = sweep::plan(registry, grace).await?;
+    let all = checkup::databases(registry.session()).await?;
+    ours.foreign = all
+        .into_iter()
+        .filter(|d| Mark::any_in(d.comment.as_deref()) && !ours.known.contains(&d.oid))
+        .collect();
+    Ok(ours)
+}
+
+pub(super) fn judge(ours: &Ours) -> Vec<Check> {
+    let mut checks: Vec<Check> = ours.templates.iter().flat_map(template).collect();
+    if checks.is_empty() {
+        checks.push(Check::ok(
+            "templates",
+            match ours.templates.len() {
+                0 => "none yet".to_owned(),
+                n => format!("{n} ready, each as it was sealed"),
+            },
+        ));
+    }
+    checks.push(leftovers(&ours.sweep));
+    checks.extend(foreign(&ours.foreign));
+    checks
+}
+
+/// What is wrong with one template.
+fn template(state: &TemplateState) -> Vec<Check> {
+    let name = "templates";
+    let row = &state.row;
+    let of = format!(
+        "{} of {}/{}",
+        &row.fingerprint[..12],
+        row.project,
+        row.definition
+    );
+    let rebuild = |why: &str| Fix::Rebuild(row.id, why.to_owned());
+    let again = format!(
+        "`pgstencil doctor --fix` gives it up, so that it is built anew; or `pgstencil evict {}`",
+        &row.fingerprint[..12]
+    );
+    let mut checks = Vec::new();
+    for (own, found) in &state.databases {
+        let database = format!("database `{}` of template {of}", own.name);
+        let Some(found) = found else {
+            checks.push(
+                Check::problem(name, format!("{database} is gone"), again.clone())
+                    .fixable(rebuild("its database is gone")),
+            );
+            continue;
+        };
+        if found.invalid {
+            checks.push(
+                Check::problem(name, format!("{database} was half dropped"), again.clone())
+                    .fixable(rebuild("its database was half dropped")),
+            );
+        } else if !own.is(found) || found.name != own.name {
+            checks.push(
+                Check::problem(
+                    name,
+                    format!("{database} was renamed, or lost its mark"),
+                    again.clone(),
+                )
+                .fixable(rebuild("its database was changed by somebody else")),
+            );
+        } else if found.collation_mismatch {
+            checks.push(
+                Check::problem(
+                    name,
+                    format!("{database} was made with another version of the collation library, so no copy of it can be made"),
+                    format!("{again}. For your own databases: REINDEX, then ALTER DATABASE … REFRESH COLLATION VERSION"),
+                )
+                .fixable(rebuild("its collation version is not the server's")),
+            );
+        } else if found.open {
+            checks.push(
+                Check::warning(
+                    name,
+                    format!("{database} was opened by somebody: its contents may have changed, and a session in it stops all copies"),
+                    format!("`pgstencil doctor --fix` closes it; `pgstencil verify` says whether it was changed, and `pgstencil evict {}` has it built anew", &row.fingerprint[..12]),
+                )
+                .fixable(Fix::Close(row.id)),
+            );
+        }
+    }
+    for visitor in &state.visitors {
+        checks.push(Check::problem(
+            name,
+            format!("somebody is in template {of}, so no copy can be made: {visitor}"),
+            "end that session: SELECT pg_terminate_backend(PID), or what runs it",
+        ));
+    }
+    let built_with = &row.built_with.0;
+    if !built_with.login_triggers.is_empty() {
+        checks.push(Check::warning(
+            name,
+            format!(
+                "template {of} has event triggers on login ({}): each session of each clone runs them, and one that raises locks everybody out",
+                built_with.login_triggers.join(", ")
+            ),
+            "drop or disable them at the end of the build command",
+        ));
+    }
+    if !built_with.unlogged_tables.is_empty() {
+        checks.push(Check::warning(
+            name,
+            format!(
+                "template {of} has unlogged tables with rows ({}): after a crash of Postgres they are empty, in it and in all clones",
+                built_with.unlogged_tables.join(", ")
+            ),
+            "ALTER TABLE … SET LOGGED at the end of the build command",
+        ));
+    }
+    checks
+}
+
+fn leftovers(sweep: &[Action]) -> Check {
+    let name = "leftovers";
+    let drops: Vec<String> = sweep
+        .iter()
+        .filter(|action| action.drops())
+        .map(Action::describe)
+        .collect();
+    match drops.as_slice() {
+        [] => Check::ok(name, "none"),
+        some => {
+            let shown = some.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
+            let more = some.len().saturating_sub(5);
+            let more = match more {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            Check::warning(
+                name,
+                format!("{} to sweep: {shown}{more}", some.len()),
+                "the next command sweeps in the background; `pgstencil evict` or `doctor --fix` now",
+            )
+            .fixable(Fix::Sweep)
+        }
+    }
+}
+
+fn foreign(found: &[Found]) -> Vec<Check> {
+    let shown = |some: &[&Found]| {
+        let names = some.iter().take(5).map(|d| format!("`{}`", d.name));
+        let names = names.collect::<Vec<_>>().join(", ");
+        match some.len().saturating_sub(5) {
+            0 => names,
+            n => format!("{names} and {n} more"),
+        }
+    };
+    let all: Vec<&Found> = found.iter().collect();
+    let broken: Vec<&Found> = found.iter().filter(|d| d.invalid && d.ours).collect();
+    let mut checks = vec![Check::ok(
+        "other registries",
+        match all.len() {
+            0 => "no database carries another registry's mark".to_owned(),
+            n => format!(
+                "{n} databases carry the mark of another registry, and are left alone: {}",
+                shown(&all)
+            ),
+        },
+    )];
+    if !broken.is_empty() {
+        checks.push(Check::warning(
+            "half-dropped databases",
+            format!("of another registry: {}", shown(&broken)),
+            "the registry that they belong to sweeps them; if there is none any more, DROP DATABASE is all that they are good for",
+        ));
+    }
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn leftovers_are_counted_and_some_named() {
+        assert_eq!(leftovers(&[]).status, Status::Ok);
+        let orphan = Action::Orphan { clone: "a".into() };
+        assert_eq!(leftovers(&[orphan]).status, Status::Ok);
+        let drop = |n: usize| Action::DropClone {
+            clone: n.to_string(),
+            name: format!("clone_{n}"),
+            why: "its holder is gone",
+        };
+        let many: Vec<Action> = (0..7).map(drop).collect();
+        let check = leftovers(&many);
+        assert_eq!(check.status, Status::Warning);
+        assert!(
+            check.words.starts_with("7 to sweep: drop clone clone_0"),
+            "{check:?}"
+        );
+        assert!(check.words.ends_with("and 2 more"), "{check:?}");
+        assert_eq!(check.fix, Some(Fix::Sweep));
+    }
+
+    #[test]
+    fn what_belongs_to_others_is_no_fault() {
+        let found = |invalid| Found {
+            oid: Oid(1),
+            name: "theirs".into(),
+            ours: true,
+            invalid,
+            open: true,
+            comment: None,
+        };
+        let worst = |some: &[Found]| foreign(some).iter().map(|c| c.status).max();
+        assert_eq!(worst(&[]), Some(Status::Ok));
+        assert_eq!(worst(&[found(false)]), Some(Status::Ok));
+        assert!(foreign(&[found(false)])[0].words.contains("`theirs`"));
+        assert_eq!(worst(&[found(true)]), Some(Status::Warning));
+    }
+}

@@ -1,0 +1,292 @@
+//! The server itself: version, rights, settings, room for sessions and locks.
+
+use super::Check;
+use super::registry::Ours;
+use crate::error::Result;
+use crate::pg::Session;
+use crate::pg::checkup::{self, Found, Load, Rights, Settings};
+use crate::pg::sql::quote_ident;
+
+/// What was read of the server.
+pub(super) struct Seen {
+    pub(super) role: String,
+    pub(super) settings: Settings,
+    pub(super) rights: Rights,
+    pub(super) load: Load,
+    pub(super) databases: Vec<Found>,
+    pub(super) orphans: Vec<String>,
+}
+
+pub(super) async fn read(session: &mut Session) -> Result<Seen> {
+    let rights = checkup::rights(session).await?;
+    let orphans = match rights.superuser {
+        true => checkup::orphan_folders(session).await?,
+        false => Vec::new(),
+    };
+    Ok(Seen {
+        role: session.facts().role.clone(),
+        settings: checkup::settings(session).await?,
+        rights,
+        load: checkup::load(session).await?,
+        databases: checkup::databases(session).await?,
+        orphans,
+    })
+}
+
+/// The minor releases of August 2023 first mark a database whose DROP was interrupted.
+/// <https://www.postgresql.org/docs/release/15.4/>
+const MARK_INVALID: [(u32, u32); 3] = [(13, 12), (14, 9), (15, 4)];
+
+pub(super) fn version(number: u32) -> Check {
+    let (major, minor) = (number / 10_000, number % 10_000);
+    let name = "server version";
+    let old = MARK_INVALID
+        .iter()
+        .find(|(m, least)| *m == major && minor < *least);
+    match old {
+        Some((_, least)) => Check::warning(
+            name,
+            format!(
+                "PostgreSQL {major}.{minor}: an interrupted DROP leaves a damaged database that looks whole"
+            ),
+            format!("update to {major}.{least} or later"),
+        ),
+        None if major > 18 => Check::warning(
+            name,
+            format!(
+                "PostgreSQL {major}.{minor} is newer than what this pgstencil was tested with (13 to 18)"
+            ),
+            "look for a newer pgstencil",
+        ),
+        None => Check::ok(name, format!("PostgreSQL {major}.{minor}")),
+    }
+}
+
+pub(super) fn judge(seen: &Seen) -> Vec<Check> {
+    vec![rights(seen), copies(&seen.settings), orphans(seen)]
+}
+
+fn rights(seen: &Seen) -> Check {
+    let role = quote_ident(&seen.role);
+    if !seen.rights.create {
+        return Check::problem(
+            "rights",
+            format!("role {role} may not create databases"),
+            format!("as a superuser: ALTER ROLE {role} CREATEDB;"),
+        );
+    }
+    Check::ok(
+        "rights",
+        match seen.rights.signal {
+            true => format!("role {role} may create databases and end sessions of others"),
+            false => format!(
+                "role {role} may create databases; a session of another role in a clone that was given back delays its drop (GRANT pg_signal_backend TO {role} would let it be ended)"
+            ),
+        },
+    )
+}
+
+/// Settings that make copies slower, by measurement.
+fn copies(settings: &Settings) -> Check {
+    let is = |name: &str, value: &str| settings.get(name).is_some_and(|v| v == value);
+    let mut slow = Vec::new();
+    let mut mend = Vec::new();
+    if is("wal_level", "minimal") {
+        slow.push("wal_level = minimal makes copies through the WAL half as fast");
+        mend.push("wal_level = replica");
+    }
+    if settings.get("wal_compression").is_some_and(|v| v != "off") {
+        slow.push("wal_compression makes copies through the WAL up to eight times slower");
+        mend.push("wal_compression = off");
+    }
+    // In pages of 8 kB. Each CREATE and DROP scans the pool.
+    let buffers = settings
+        .get("shared_buffers")
+        .and_then(|v| v.parse::<u64>().ok());
+    if buffers.is_some_and(|pages| pages > 2 * 131_072) {
+        slow.push("shared_buffers above 2 GB make each CREATE and DROP scan all of them");
+        mend.push("shared_buffers = 512MB");
+    }
+    match slow.is_empty() {
+        true => Check::ok("settings", "none that slows copies down"),
+        false => Check::warning("settings", slow.join("; "), mend.join(", ")),
+    }
+}
+
+fn orphans(seen: &Seen) -> Check {
+    let name = "orphan folders";
+    match seen.orphans.as_slice() {
+        [] if !seen.rights.superuser => {
+            Check::ok(name, "not looked for: only a superuser sees them")
+        }
+        [] => Check::ok(name, "none"),
+        some => Check::warning(
+            name,
+            format!(
+                "files of databases that do not exist any more, as a killed server leaves them: base/{}",
+                some.join(", base/")
+            ),
+            "if no CREATE DATABASE is running, remove these folders of the data directory by hand",
+        ),
+    }
+}
+
+/// fsync costs copies most; a server that holds nothing but ours can do without.
+pub(super) fn judge_fsync(seen: &Seen, fsync: bool, ours: &Ours, registry: &str) -> Check {
+    let name = "fsync";
+    let system = ["postgres", "template0", "template1", registry];
+    let foreign = seen
+        .databases
+        .iter()
+        .any(|d| !system.contains(&d.name.as_str()) && !ours.knows(d.oid));
+    match (fsync, foreign) {
+        (false, _) => Check::ok(name, "off: copies are as fast as can be"),
+        (true, true) => Check::ok(name, "on, as it has to be where others keep data"),
+        (true, false) => Check::warning(
+            name,
+            "on, and the server seems to hold nothing but pgstencil's databases: copies would be about three times faster without",
+            "if all on this server can be made again: fsync = off, full_page_writes = off, synchronous_commit = off",
+        ),
+    }
+}
+
+/// Sessions and locks, against the clones in use.
+pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
+    let number = |name: &str| {
+        let value = seen.settings.get(name);
+        value.and_then(|v| v.parse::<i64>().ok()).unwrap_or(0)
+    };
+    let (most, used, clones) = (
+        number("max_connections"),
+        seen.load.sessions,
+        ours.clones_in_use,
+    );
+    let sessions = if used * 10 >= most * 9 {
+        Check::problem(
+            "max_connections",
+            format!("{used} of {most} sessions are in use: soon nobody can connect"),
+            format!(
+                "max_connections = {}, or end idle sessions",
+                (most * 2).max(200)
+            ),
+        )
+    } else if (used + clones) * 10 >= most * 8 {
+        Check::warning(
+            "max_connections",
+            format!(
+                "{used} of {most} sessions are in use, and {clones} clones: one more session for each would take 80 %"
+            ),
+            format!("max_connections = {}", (most * 2).max(200)),
+        )
+    } else {
+        Check::ok(
+            "max_connections",
+            format!("{used} of {most} sessions are in use, and {clones} clones"),
+        )
+    };
+    // Truncating or dumping a whole database takes a lock for each table, index and TOAST table.
+    let slots = number("max_locks_per_transaction") * (most + number("max_prepared_transactions"));
+    let wanted = ours.most_relations * clones.max(1);
+    let locks = match wanted > slots && slots > 0 {
+        true => Check::warning(
+            "max_locks_per_transaction",
+            format!(
+                "there is room for {slots} locks; if each of {} clones truncated all its tables at once, it would take {wanted}",
+                clones.max(1)
+            ),
+            format!(
+                "max_locks_per_transaction = {}",
+                (wanted / most.max(1) + 1).max(128)
+            ),
+        ),
+        false => Check::ok(
+            "max_locks_per_transaction",
+            format!("room for {slots} locks, {wanted} would be wanted at most"),
+        ),
+    };
+    vec![sessions, locks]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    fn seen(settings: &[(&str, &str)], sessions: i64) -> Seen {
+        let owned = settings
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Seen {
+            role: "me".into(),
+            settings: owned.collect(),
+            rights: Rights {
+                superuser: false,
+                create: true,
+                signal: false,
+            },
+            load: Load { sessions },
+            databases: Vec::new(),
+            orphans: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn old_minor_releases_are_told() {
+        assert_eq!(version(150_003).status, Status::Warning);
+        assert_eq!(version(150_004).status, Status::Ok);
+        assert_eq!(version(160_000).status, Status::Ok);
+        assert_eq!(version(190_000).status, Status::Warning);
+    }
+
+    #[test]
+    fn slow_settings_are_told_together() {
+        let check =
+            copies(&seen(&[("wal_level", "minimal"), ("wal_compression", "pglz")], 1).settings);
+        assert_eq!(check.status, Status::Warning);
+        assert_eq!(
+            check.mend.unwrap(),
+            "wal_level = replica, wal_compression = off"
+        );
+        let check = copies(&seen(&[("shared_buffers", "524288")], 1).settings);
+        assert!(check.words.contains("shared_buffers"));
+        let good = [
+            ("wal_level", "replica"),
+            ("wal_compression", "off"),
+            ("shared_buffers", "16384"),
+        ];
+        assert_eq!(copies(&seen(&good, 1).settings).status, Status::Ok);
+    }
+
+    #[test]
+    fn full_houses_are_told() {
+        let settings = [
+            ("max_connections", "100"),
+            ("max_locks_per_transaction", "64"),
+        ];
+        let status = |sessions, clones, relations| {
+            let ours = Ours {
+                clones_in_use: clones,
+                most_relations: relations,
+                ..Ours::default()
+            };
+            let checks = judge_room(&seen(&settings, sessions), &ours);
+            (checks[0].status, checks[1].status)
+        };
+        assert_eq!(status(10, 5, 300), (Status::Ok, Status::Ok));
+        assert_eq!(status(10, 75, 10), (Status::Warning, Status::Ok));
+        assert_eq!(status(90, 0, 10), (Status::Problem, Status::Ok));
+        assert_eq!(status(10, 5, 4000), (Status::Ok, Status::Warning));
+    }
+
+    #[test]
+    fn a_missing_right_comes_with_its_statement() {
+        let mut seen = seen(&[], 1);
+        seen.rights.create = false;
+        let check = rights(&seen);
+        assert_eq!(check.status, Status::Problem);
+        assert_eq!(
+            check.mend.unwrap(),
+            "as a superuser: ALTER ROLE \"me\" CREATEDB;"
+        );
+    }
+}

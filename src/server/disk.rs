@@ -1,0 +1,80 @@
+//! The disk under a data directory of this machine.
+
+use std::path::Path;
+
+/// What is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes altogether.
+    pub total: u64,
+    /// The file system.
+    pub file_system: FileSystem,
+}
+
+/// A file system, as far as it matters to copies of databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// ext4 without a journal; `spread`: new folders spread over the disk (`chattr +T` on the folder
+    /// that holds the databases).
+    Ext4WithoutJournal {
+        /// Whether that is set.
+        spread: bool,
+    },
+    /// One that can share blocks between files.
+    Reflink,
+    /// Any other.
+    Other,
+}
+
+/// Looks at the disk of a data directory. `None` if there is no such directory here, or it is out of
+/// reach, or belongs to no running server: then the path is another machine's.
+pub fn look(data: &Path) -> Option<Disk> {
+    // Names of folders are alike everywhere; only the server's own has this.
+    if !data.join("postmaster.pid").exists() {
+        return None;
+    }
+    let room = rustix::fs::statvfs(data).ok()?;
+    Some(Disk {
+        free: room.f_bavail.saturating_mul(room.f_frsize),
+        total: room.f_blocks.saturating_mul(room.f_frsize),
+        file_system: file_system(data),
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn file_system(data: &Path) -> FileSystem {
+    if super::host::is_ext4_without_journal(data).unwrap_or(false) {
+        return FileSystem::Ext4WithoutJournal {
+            spread: super::host::is_spread(&data.join("base")).unwrap_or(true),
+        };
+    }
+    // Btrfs and XFS, from linux/magic.h. XFS shares blocks unless it was made without; a copy then is
+    // just a copy.
+    match rustix::fs::statfs(data) {
+        Ok(found) if found.f_type == 0x9123_683e || found.f_type == 0x5846_5342 => {
+            FileSystem::Reflink
+        }
+        _ => FileSystem::Other,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn file_system(_data: &Path) -> FileSystem {
+    FileSystem::Other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_a_server_is_somebody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(look(folder.path()), None);
+        std::fs::write(folder.path().join("postmaster.pid"), "1").unwrap();
+        let disk = look(folder.path()).unwrap();
+        assert!(disk.free <= disk.total && disk.total > 0);
+    }
+}

@@ -1,0 +1,28 @@
+//! The check-up, for callers.
+
+use super::{Limit, Stencil};
+use crate::doctor::{self, Check, Patient};
+use crate::error::Result;
+
+impl Stencil {
+    /// Looks at server, role, disk and registry; with `fix`, also mends what can be mended without
+    /// harm. Without it nothing is written. What cannot be looked at is a check, too.
+    ///
+    /// # Errors
+    /// Only of mending: the driver's.
+    pub async fn doctor(&self, fix: bool, limit: &Limit) -> Result<Vec<Check>> {
+        let patient = Patient {
+            endpoint: &self.endpoint,
+            registry: &self.config.server.registry,
+            eviction: &self.config.eviction,
+            strategy: self.config.clone.strategy,
+            grace: self.config.clone.orphan_grace,
+            limit,
+        };
+        let mut checks = doctor::examine(&patient).await;
+        if fix {
+            doctor::mend(&patient, &mut checks).await?;
+        }
+        Ok(checks)
+    }
+}

@@ -1,0 +1,342 @@
+//! Servers broken on purpose, each found; and that a check-up writes nothing.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::Connection;
+
+use crate::support::extension::{database_of, ensure, outcome, templates};
+use crate::support::hold::Held;
+use crate::support::role::Role;
+use crate::support::server::{PATIENCE, quote_ident, quote_literal};
+use crate::support::{Pgstencil, Project, TestServer, eventually, server};
+
+fn doctor(project: &Project<'_>, code: i32, args: &[&str]) -> Value {
+    let answer = Pgstencil::new(project)
+        .args(["doctor", "--json"])
+        .args(args)
+        .fails(code)
+        .json();
+    assert_eq!(answer["version"], 1);
+    answer
+}
+
+/// The one check that says this.
+#[track_caller]
+fn check(answer: &Value, name: &str, words: &str) -> Value {
+    let checks = answer["checks"].as_array().unwrap();
+    let found: Vec<_> = checks
+        .iter()
+        .filter(|c| c["name"] == name && c["words"].as_str().unwrap().contains(words))
+        .collect();
+    assert_eq!(found.len(), 1, "{name}, {words}: {checks:#?}");
+    found[0].clone()
+}
+
+#[track_caller]
+fn status(answer: &Value, name: &str, words: &str) -> String {
+    check(answer, name, words)["status"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+fn built<'s>() -> (Project<'s>, String) {
+    let project = Project::with_migrations(server());
+    let answer = ensure(&project);
+    let database = database_of(&project, &answer["fingerprint"]);
+    (project, database)
+}
+
+fn admin(sql: &str) -> String {
+    server().psql("postgres", sql)
+}
+
+#[test]
+fn a_healthy_server_has_no_problem_and_stays_as_it_is() {
+    let fresh = Project::with_migrations(server());
+    let answer = doctor(&fresh, 0, &[]);
+    assert_eq!(status(&answer, "registry", "not there yet"), "ok");
+    assert!(!server().has_database(&fresh.registry()));
+    let (project, _) = built();
+    Pgstencil::new(&project)
+        .args(["run", "--", "true"])
+        .success();
+    assert!(eventually(PATIENCE, || project.databases().len() == 1));
+    let before = state(&project);
+    let answer = doctor(&project, 0, &[]);
+    assert_eq!(answer["problems"], 0, "{answer:#}");
+    assert_eq!(status(&answer, "templates", "1 ready"), "ok");
+    assert_eq!(status(&answer, "leftovers", "none"), "ok");
+    assert_eq!(status(&answer, "server version", "PostgreSQL"), "ok");
+    Pgstencil::new(&project)
+        .arg("doctor")
+        .success()
+        .stdout_has("ok       rights: ")
+        .stderr_has("no problem");
+    Pgstencil::new(&project)
+        .args(["doctor", "-q"])
+        .success()
+        .lacks("ok       ");
+    assert_eq!(state(&project), before);
+}
+
+/// Every row of the registry, and this project's databases with their flags.
+fn state(project: &Project<'_>) -> String {
+    let tables = ["template", "clone", "database", "event", "project", "meta"];
+    let rows = tables.map(|table| {
+        let sql = format!("select t from pgstencil.{table} t order by 1");
+        server().psql(&project.registry(), &sql)
+    });
+    let databases = format!(
+        "select oid, datname, datallowconn, datistemplate, datconnlimit from pg_database where datname like '%{}%' order by 1",
+        project.id
+    );
+    rows.join("\n") + &admin(&databases)
+}
+
+#[test]
+fn a_missing_right_is_a_problem() {
+    let mut project = Project::with_migrations(server());
+    let role = Role::with(server(), "nocreatedb", "secret-word");
+    project.connect_as(&role);
+    let answer = doctor(&project, 1, &[]);
+    let rights = check(&answer, "rights", "may not create databases");
+    assert_eq!(rights["status"], "problem");
+    let mend = rights["mend"].as_str().unwrap();
+    assert!(mend.contains(&format!("ALTER ROLE \"{}\" CREATEDB;", role.name)));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_a_problem() {
+    let mut project = Project::with_migrations(server());
+    project.connect_to("postgresql://nobody@127.0.0.1:9/postgres");
+    let answer = doctor(&project, 1, &["--wait", "5s"]);
+    assert_eq!(answer["checks"].as_array().unwrap().len(), 1);
+    assert_eq!(status(&answer, "connection", "127.0.0.1:9"), "problem");
+    assert!(check(&answer, "connection", "")["mend"].is_string());
+    Pgstencil::new(&project)
+        .args(["doctor", "--wait", "5s"])
+        .fails(1)
+        .stdout_has("problem  connection: ")
+        .stdout_has("         mend: ");
+}
+
+#[test]
+fn a_newer_registry_is_a_problem() {
+    let (project, _) = built();
+    let set = |version: &str| {
+        let sql = format!("update pgstencil.meta set version = {version}");
+        server().psql(&project.registry(), &sql);
+    };
+    let now = server().psql(&project.registry(), "select version from pgstencil.meta");
+    set("99");
+    let answer = doctor(&project, 1, &["--fix"]);
+    assert_eq!(status(&answer, "registry", "has version 99"), "problem");
+    set(&now);
+}
+
+#[tokio::test]
+async fn an_opened_template_and_who_is_in_it_are_found() {
+    let (project, database) = built();
+    admin(&format!(
+        "alter database {} allow_connections true",
+        quote_ident(&database)
+    ));
+    let session = server().connect(&database).await;
+    let answer = doctor(&project, 1, &[]);
+    assert_eq!(
+        status(&answer, "templates", "was opened by somebody"),
+        "warning"
+    );
+    let inside = check(&answer, "templates", "somebody is in template");
+    assert_eq!(inside["status"], "problem");
+    assert!(inside["words"].as_str().unwrap().contains("pid "));
+    session.close().await.unwrap();
+    let mended = doctor(&project, 0, &["--fix"]);
+    let opened = check(&mended, "templates", "was opened by somebody");
+    assert_eq!(opened["fixed"], format!("closed `{database}`"));
+    let open = format!(
+        "select datallowconn from pg_database where datname = {}",
+        quote_literal(&database)
+    );
+    assert_eq!(admin(&open), "f");
+    assert_eq!(outcome(&project, "hit")["outcome"], "hit");
+}
+
+#[test]
+fn a_template_that_is_gone_is_found_and_given_up() {
+    let (project, database) = built();
+    admin(&format!(
+        "alter database {} is_template false",
+        quote_ident(&database)
+    ));
+    admin(&format!("drop database {}", quote_ident(&database)));
+    let answer = doctor(&project, 1, &[]);
+    assert_eq!(status(&answer, "templates", "is gone"), "problem");
+    let mended = doctor(&project, 0, &["--fix"]);
+    assert!(check(&mended, "templates", "is gone")["fixed"].is_string());
+    assert_eq!(doctor(&project, 0, &[])["problems"], 0);
+    outcome(&project, "miss");
+}
+
+#[test]
+fn a_half_dropped_template_is_found() {
+    let (project, database) = built();
+    let name = quote_literal(&database);
+    admin(&format!(
+        "update pg_database set datconnlimit = -2 where datname = {name}"
+    ));
+    let answer = doctor(&project, 1, &[]);
+    assert_eq!(status(&answer, "templates", "was half dropped"), "problem");
+    doctor(&project, 0, &["--fix"]);
+    outcome(&project, "miss");
+}
+
+#[test]
+fn a_collation_mismatch_is_found() {
+    if server().version_major() < 15 {
+        return;
+    }
+    let (project, database) = built();
+    let name = quote_literal(&database);
+    // The C locale has no version, so the provider has to be one that has.
+    admin(&format!(
+        "update pg_database set datcollversion = '0.0', datcollate = 'C.UTF-8' where datname = {name}"
+    ));
+    let answer = doctor(&project, 1, &[]);
+    let found = check(
+        &answer,
+        "templates",
+        "another version of the collation library",
+    );
+    assert_eq!(found["status"], "problem");
+    assert!(
+        found["mend"]
+            .as_str()
+            .unwrap()
+            .contains("REFRESH COLLATION VERSION")
+    );
+    let mended = doctor(&project, 0, &["--fix"]);
+    assert!(check(&mended, "templates", "collation library")["fixed"].is_string());
+    outcome(&project, "miss");
+}
+
+#[test]
+fn leftovers_of_a_killed_run_are_found_and_swept() {
+    let (project, _) = built();
+    project.append_config("[clone]\norphan_grace = \"1s\"");
+    let mut held = Held::idle(&project, &[]);
+    held.run.kill9();
+    held.end();
+    let noted = || {
+        // A background process of another command may sweep, too; here there is none.
+        Pgstencil::new(&project).arg("evict").success();
+        doctor(&project, 0, &[])["warnings"].as_i64().unwrap() > 0
+    };
+    assert!(eventually(PATIENCE, || {
+        let found = noted();
+        std::thread::sleep(Duration::from_millis(1100));
+        found || project.databases().len() == 1
+    }));
+    doctor(&project, 0, &["--fix"]);
+    assert!(eventually(PATIENCE, || {
+        doctor(&project, 0, &["--fix"]);
+        project.databases().len() == 1
+    }));
+}
+
+#[test]
+fn unlogged_tables_with_rows_are_told() {
+    let project = Project::with_migrations(server());
+    project.add_migration(
+        "0003_cache",
+        "create unlogged table cache as select 1 as id; create unlogged table empty (id int);",
+    );
+    ensure(&project);
+    let answer = doctor(&project, 0, &[]);
+    let found = check(&answer, "templates", "unlogged");
+    assert_eq!(found["status"], "warning");
+    assert!(found["words"].as_str().unwrap().contains("(public.cache)"));
+    assert!(found["mend"].as_str().unwrap().contains("SET LOGGED"));
+}
+
+#[test]
+fn login_triggers_are_told() {
+    if server().version_major() < 17 {
+        return;
+    }
+    let project = Project::with_migrations(server());
+    project.add_migration(
+        "0003_login",
+        "create function hello() returns event_trigger language plpgsql as 'begin perform 1; end';
+         create event trigger greet on login execute function hello();",
+    );
+    ensure(&project);
+    let answer = doctor(&project, 0, &[]);
+    let found = check(&answer, "templates", "event triggers on login (greet)");
+    assert_eq!(found["status"], "warning");
+}
+
+#[test]
+fn another_registrys_databases_are_told_and_left_alone() {
+    let (project, _) = built();
+    let other = Project::with_migrations(server());
+    ensure(&other);
+    let before = state(&other);
+    let answer = doctor(&project, 0, &["--fix"]);
+    assert_eq!(
+        status(
+            &answer,
+            "other registries",
+            "the mark of another registry, and are left alone"
+        ),
+        "ok"
+    );
+    assert_eq!(state(&other), before);
+}
+
+/// Settings that slow copies down, too few sessions and locks, and fsync for nothing.
+#[test]
+fn a_badly_set_server_is_told() {
+    let Some(_) = server().bindir() else {
+        // Settings of a server that is not ours stay as they are.
+        return;
+    };
+    let private = TestServer::private_with(
+        "fsync = on\nwal_level = minimal\nmax_wal_senders = 0\nmax_connections = 12\nmax_locks_per_transaction = 10\nwal_compression = on\n",
+    );
+    let project = Project::with_migrations(&private);
+    Pgstencil::new(&project).arg("ensure").success();
+    let answer = Pgstencil::new(&project)
+        .args(["doctor", "--json"])
+        .run()
+        .json();
+    let slow = check(&answer, "settings", "wal_level = minimal");
+    assert_eq!(slow["status"], "warning");
+    assert!(slow["words"].as_str().unwrap().contains("wal_compression"));
+    assert_eq!(
+        status(&answer, "fsync", "nothing but pgstencil's databases"),
+        "warning"
+    );
+    assert_eq!(
+        status(
+            &answer,
+            "max_locks_per_transaction",
+            "there is room for 120 locks"
+        ),
+        "warning"
+    );
+    // Somebody else's data: nobody should be told to risk it.
+    private.psql("postgres", "create database precious");
+    let answer = Pgstencil::new(&project)
+        .args(["doctor", "--json"])
+        .run()
+        .json();
+    assert_eq!(status(&answer, "fsync", "as it has to be"), "ok");
+    assert_eq!(templates_of(&project), 1);
+}
+
+fn templates_of(project: &Project<'_>) -> usize {
+    templates(project).len()
+}
