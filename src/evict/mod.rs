@@ -332,8 +332,8 @@ pub async fn drop_now(registry: &mut Registry, evictions: &[Eviction]) -> Result
 }
 
 /// Makes room for a build: gives up what has to go for it, and drops that and what was given up before,
-/// so that the budget holds while the build runs, too. The new template is expected to be as large as
-/// the last used one of its definition. Does nothing while there is room.
+/// so that the budget holds while the build runs, too. The new template is expected to be a tenth larger
+/// than the largest one of its definition. Does nothing while there is room.
 ///
 /// # Errors
 /// The driver's.
@@ -344,11 +344,10 @@ pub async fn make_room(
     settings: &EvictionSettings,
 ) -> Result<Vec<Eviction>> {
     let rows = registry.residents().await?;
-    let last = rows
-        .iter()
-        .filter(|row| row.project == project && row.definition == definition)
-        .min_by(|a, b| a.idle_s.total_cmp(&b.idle_s));
-    let bytes = last.map_or(0, |row| u64::try_from(row.bytes).unwrap_or_default());
+    let of = |row: &&ResidentRow| row.project == project && row.definition == definition;
+    let largest = rows.iter().filter(of).map(|row| row.bytes).max();
+    let bytes = largest.map_or(0, |bytes| u64::try_from(bytes).unwrap_or_default());
+    let bytes = bytes.saturating_add(bytes / 10);
     let leftover = registry.leftover_bytes(project).await?;
     let room = Room {
         templates: 1,
@@ -363,7 +362,8 @@ pub async fn make_room(
     Ok(evicted)
 }
 
-/// Gives up what has to go after a build. The databases are left to the sweep.
+/// Gives up what has to go after a build. The databases are left to the sweep, unless the budget in
+/// bytes was exceeded: those are dropped at once.
 ///
 /// # Errors
 /// The driver's.
@@ -373,7 +373,11 @@ pub async fn keep_limits(
     settings: &EvictionSettings,
 ) -> Result<Vec<Eviction>> {
     let plan = plan(registry, project, settings, Room::default()).await?;
-    gone(registry, plan).await
+    let evicted = gone(registry, plan).await?;
+    let for_size = |e: &&Eviction| e.reason == Reason::Rule(Rule::Size);
+    let now: Vec<Eviction> = evicted.iter().filter(for_size).cloned().collect();
+    drop_now(registry, &now).await?;
+    Ok(evicted)
 }
 
 /// Frees space on a full disk: gives up and drops templates of any project, as cheap ones as can be,
