@@ -7,6 +7,8 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::support::extension::{KEEP, database_of, ensure, items, outcome, registry, templates};
+use crate::support::hold::Held;
+use crate::support::role::Role;
 use crate::support::server::{PATIENCE, quote_literal};
 use crate::support::{Build, Pgstencil, Project, eventually, server};
 
@@ -484,4 +486,69 @@ fn list_sorts_and_filters() {
         .success()
         .stdout("")
         .stderr_has("no template and no clone like that");
+}
+
+/// Two roles, each with a registry of its own, on one server: the full walk of each leaves the other's
+/// as it is.
+#[test]
+fn two_registries_never_touch_each_other() {
+    let roles = [Role::new(server()), Role::new(server())];
+    let mut projects = [
+        Project::with_migrations(server()),
+        Project::with_migrations(server()),
+    ];
+    for (project, role) in projects.iter_mut().zip(&roles) {
+        project.connect_as(role);
+        project.append_config(
+            "[clone]\norphan_grace = \"1s\"\n[eviction]\nmax_templates = 1\nkeep = 0",
+        );
+    }
+    let oids = |project: &Project<'_>| {
+        let names: Vec<_> = project
+            .databases()
+            .iter()
+            .map(|d| quote_literal(d))
+            .collect();
+        server().psql(
+            "postgres",
+            &format!(
+                "select oid, datname from pg_database where datname in ({}) order by 1",
+                names.join(", ")
+            ),
+        )
+    };
+    for (n, (walker, other)) in [(0, 1), (1, 0)].into_iter().enumerate() {
+        let (walker, other) = (&projects[walker], &projects[other]);
+        ensure(other);
+        let kept = Pgstencil::new(other).arg("clone").success();
+        let kept = kept.line().rsplit_once('/').unwrap().1.to_owned();
+        let before = oids(other);
+        next(walker, n);
+        next(walker, n + 10);
+        Pgstencil::new(walker).args(["run", "--", "true"]).success();
+        let mut killed = Held::idle(walker, &[]);
+        killed.run.kill9();
+        killed.end();
+        // The other's clone is nobody's to release here.
+        Pgstencil::new(walker).args(["release", &kept]).fails(6);
+        let other_template = ready_everywhere(other);
+        Pgstencil::new(walker)
+            .args(["evict", short(&other_template)])
+            .fails(6);
+        let swept = eventually(PATIENCE, || {
+            evict(walker, &[]);
+            Pgstencil::new(walker)
+                .args(["doctor", "--fix", "-q"])
+                .success();
+            walker.databases().len() == 1 + n
+        });
+        assert!(swept, "{:?}", walker.databases());
+        evict(walker, &["--all", "--yes"]);
+        assert_eq!(oids(other), before);
+        Pgstencil::new(other).args(["release", &kept]).success();
+    }
+}
+
+fn ready_everywhere(project: &Project<'_>) -> Value {
+    templates(project)[0]["fingerprint"].clone()
 }
