@@ -216,3 +216,28 @@ async fn unless_full(session: &mut Session, error: Error) -> Error {
         _ => error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(line: &str) -> Error {
+        Error::new(Kind::Build, "the build command failed with status 1").detail(line)
+    }
+
+    #[test]
+    fn a_command_says_in_what_it_prints_that_the_disk_is_full() {
+        let system = "psql: ERROR:  could not extend file \"base/5/1\": No space left on device";
+        assert!(disk_is_full(&build(system)));
+        assert!(disk_is_full(&build("sqlalchemy: (53100) disk_full")));
+        assert!(!disk_is_full(&build("relation \"author\" does not exist")));
+        let other = Error::new(Kind::Failed, "connect").detail("No space left on device");
+        assert!(!disk_is_full(&other), "not of a command");
+    }
+
+    #[test]
+    fn a_server_that_can_no_longer_drop_is_not_asked_to() {
+        let poisoned = build("No space left on device").detail(format!("{COPY_SAID}XX000"));
+        assert!(!disk_is_full(&poisoned));
+    }
+}

@@ -71,6 +71,7 @@ fn everything(project: &Project<'_>) -> String {
         "select oid, datname from pg_database order by 1",
     );
     for table in tables.lines() {
+        all.push('\n');
         all += &registry(
             project,
             &format!("select t from pgstencil.{table} t order by 1"),
@@ -168,9 +169,10 @@ fn the_budget_in_bytes_holds_while_builds_run() {
     ));
     next(&project, 2);
     let seen = project.read("seen");
+    // Of this project: other tests build from the same files.
     let of_first = seen
         .lines()
-        .filter(|name| name.contains(&made[0].as_str().unwrap()[..12]));
+        .filter(|name| name.contains(&project.id) && name.contains(short(&made[0])));
     let templates_then = seen
         .lines()
         .filter(|name| name.contains(&project.id) && name.starts_with("tpl_"))
@@ -178,6 +180,41 @@ fn the_budget_in_bytes_holds_while_builds_run() {
     assert_eq!(templates_then, 1, "{seen}");
     assert_eq!(of_first.count(), 0, "the one that was idle longest goes");
     assert_eq!(ready(&project).len(), 2);
+}
+
+/// A build that cannot write as long as more than so many templates are there.
+fn on_a_full_disk(project: &Project<'_>, fit: usize) {
+    project.build(&Build::Script(format!(
+        "n=$(sql -d postgres -Atc \"select count(*) from pg_database where datname like 'tpl\\_%{}%'\")\necho try >>tries\nif [ \"$n\" -gt {fit} ]; then echo 'could not extend file \"base/5/2619\": No space left on device' >&2; exit 1; fi\nmigrate",
+        project.id
+    )));
+}
+
+#[test]
+fn on_a_full_disk_the_cheapest_goes_and_it_is_tried_once_more() {
+    let (project, made) = with_templates(3, "keep = 0\nmax_size = \"unlimited\"");
+    idle(&project, &made[0], "2 days");
+    on_a_full_disk(&project, 0);
+    project.add_migration("0009_changing", "create table changing_4 (id int);");
+    let ran = Pgstencil::new(&project)
+        .args(["ensure", "--json"])
+        .success();
+    assert_eq!(ran.json()["outcome"], "miss");
+    ran.stderr_has("the server's disk is full");
+    assert_eq!(project.read("tries").lines().count(), 2);
+}
+
+#[test]
+fn on_a_full_disk_nothing_goes_that_must_stay() {
+    let (project, made) = with_templates(2, "keep = 5\nmax_size = \"unlimited\"");
+    on_a_full_disk(&project, 0);
+    project.add_migration("0009_changing", "create table changing_4 (id int);");
+    let ran = Pgstencil::new(&project).args(["ensure", "--json"]).fails(4);
+    ran.stderr_has("No space left on device");
+    ran.stderr_has("no template could be evicted");
+    assert_eq!(project.read("tries").lines().count(), 1);
+    let left = ready(&project);
+    assert!(made.iter().all(|one| left.contains(one)), "{left:?}");
 }
 
 #[test]
