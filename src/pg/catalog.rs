@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, Row as _};
 
 use super::failure::{cause, is_connection_loss};
 use super::{Doing as _, Limit, Session};
@@ -101,46 +102,44 @@ pub async fn stands(
         .map(drop)
 }
 
-/// Encoding, locale and major version: what new databases of this server are like.
+/// The columns that [`traits`] reads from the row of template0: new databases are made from it, so its
+/// locale is theirs. The provider came with 15, `daticulocale` became `datlocale` with 17.
+pub(super) fn traits_columns(version: u32) -> &'static str {
+    match version / 10_000 {
+        ..=14 => {
+            "pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
+             datctype::text AS ctype, 'libc' AS provider, NULL::text AS locale"
+        }
+        15 | 16 => {
+            "pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
+             datctype::text AS ctype, datlocprovider::text AS provider, daticulocale::text AS locale"
+        }
+        _ => {
+            "pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
+             datctype::text AS ctype, datlocprovider::text AS provider, datlocale::text AS locale"
+        }
+    }
+}
+
+/// Encoding, locale and major version, from a row with [`traits_columns`].
 ///
 /// # Errors
 /// The driver's.
-pub async fn traits(session: &mut Session) -> Result<ServerTraits> {
-    // New databases are made from template0, so its locale is theirs. Columns moved: the provider
-    // came with 15, daticulocale became datlocale with 17.
-    let major = session.facts().major();
-    let columns = match major {
-        ..=14 => "'libc' AS provider, NULL::text AS locale",
-        15 | 16 => {
-            "CASE datlocprovider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE datlocprovider::text END AS provider, daticulocale::text AS locale"
-        }
-        _ => {
-            "CASE datlocprovider WHEN 'c' THEN 'libc' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE datlocprovider::text END AS provider, datlocale::text AS locale"
-        }
+pub(super) fn traits(row: &PgRow, major: u32) -> std::result::Result<ServerTraits, sqlx::Error> {
+    let provider: String = row.try_get("provider")?;
+    let provider = match provider.as_str() {
+        "c" => "libc",
+        "i" => "icu",
+        "b" => "builtin",
+        other => other,
     };
-    let text = format!(
-        "SELECT pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
-         datctype::text AS ctype, {columns} FROM pg_database WHERE datname = 'template0'"
-    );
-    #[derive(FromRow)]
-    struct Row {
-        encoding: String,
-        collate: String,
-        ctype: String,
-        provider: String,
-        locale: Option<String>,
-    }
-    let row: Row = sqlx::query_as(super::sql::user_statements(text))
-        .fetch_one(session.connection())
-        .await
-        .doing(|| "read the server's encoding and locale".into())?;
     Ok(ServerTraits {
         major,
-        encoding: row.encoding,
-        provider: row.provider,
-        collate: row.collate,
-        ctype: row.ctype,
-        locale: row.locale,
+        encoding: row.try_get("encoding")?,
+        provider: provider.to_owned(),
+        collate: row.try_get("collate")?,
+        ctype: row.try_get("ctype")?,
+        locale: row.try_get("locale")?,
     })
 }
 

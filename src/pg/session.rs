@@ -15,6 +15,7 @@ use super::failure::{Doing as _, state_of};
 use super::lock::LockKey;
 use super::sql::Statement;
 use crate::error::{Error, Kind, Result};
+use crate::fingerprint::ServerTraits;
 
 /// How long a caller is willing to wait, and its way to give up earlier.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +95,8 @@ pub struct ServerFacts {
     pub fsync: bool,
     /// The role that the session acts as.
     pub role: String,
+    /// What new databases are like.
+    pub traits: ServerTraits,
 }
 
 impl ServerFacts {
@@ -191,8 +194,9 @@ impl Session {
         // be refused; `set_config` of exactly the known ones costs no further round trip.
         let mut text = String::from(
             "SELECT current_setting('pgstencil.marker', true) AS marker, \
-             current_setting('fsync') AS fsync, current_user::text AS role",
+             current_setting('fsync') AS fsync, current_user::text AS role, ",
         );
+        text += super::catalog::traits_columns(version);
         if version >= 140_000 {
             text += ", set_config('idle_session_timeout', '0', false) \
                      , set_config('client_connection_check_interval', '500ms', false)";
@@ -200,6 +204,7 @@ impl Session {
         if version >= 170_000 {
             text += ", set_config('transaction_timeout', '0', false)";
         }
+        text += " FROM pg_catalog.pg_database WHERE datname = 'template0'";
         let row = sqlx::raw_sql(super::sql::user_statements(text))
             .fetch_one(&mut connection)
             .await
@@ -215,6 +220,8 @@ impl Session {
                 .doing(|| "read fsync".into())?
                 != "off",
             role: row.try_get("role").doing(|| "read the role".into())?,
+            traits: super::catalog::traits(&row, version / 10_000)
+                .doing(|| "read the server's encoding and locale".into())?,
         };
         Ok(Session {
             connection,

@@ -16,7 +16,7 @@ pub use database::DatabaseRow;
 pub use holder::Holder;
 pub use template::TemplateRow;
 
-use sqlx::{Connection as _, Executor as _};
+use sqlx::{Connection as _, Executor as _, FromRow as _};
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::lock::LockKey;
@@ -32,6 +32,7 @@ const SCHEMA: [&str; 3] = [
 
 const OWNER: &str = "SELECT r.rolname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
      WHERE d.datname::text = $1";
+/// Sent as it stands, in one round trip: it has nothing to bind.
 const LOOK: &str = "SELECT m.version, pg_has_role(d.datdba, 'MEMBER') AS ours, r.rolname::text AS owner \
      FROM pgstencil.meta m, pg_database d JOIN pg_roles r ON r.oid = d.datdba \
      WHERE d.datname = current_database()";
@@ -127,9 +128,10 @@ impl Registry {
     }
 
     async fn look(&mut self, name: &str) -> Result<Look> {
-        let row: std::result::Result<(i32, bool, String), sqlx::Error> = sqlx::query_as(LOOK)
+        let row = sqlx::raw_sql(LOOK)
             .fetch_one(self.session.connection())
-            .await;
+            .await
+            .and_then(|row| <(i32, bool, String)>::from_row(&row));
         let (version, ours, owner) = match row.doing(|| "read the registry's version".into()) {
             Ok(row) => row,
             // 42P01, 3F000: no such table or schema. 42501: no right to look.

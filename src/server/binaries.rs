@@ -52,6 +52,11 @@ impl Binaries {
         self.folder.join(name)
     }
 
+    /// Like `15.14`.
+    pub(super) fn version(&self) -> String {
+        format!("{}.{}", self.major, self.minor)
+    }
+
     /// Newer than what pgstencil is tested with.
     pub(super) fn is_untested(&self) -> bool {
         self.major > NEWEST

@@ -57,7 +57,7 @@ impl Cluster {
         self.folder.join("server.log")
     }
 
-    fn password_file(&self) -> PathBuf {
+    pub(super) fn password_file(&self) -> PathBuf {
         self.folder.join("password")
     }
 

@@ -53,7 +53,12 @@ pub(super) async fn choose(
         let safe = existing
             .ancestors()
             .all(|f| fs::metadata(f).is_ok_and(|m| m.uid() == 0 && !is_open(&m)));
-        if !(safe && account.can_enter(&existing).await) {
+        // Without a bit for group or others, no access list lets the account in either, since the bits
+        // of the group are the list's mask: that spares the usual /root a process.
+        let closed = existing
+            .ancestors()
+            .any(|f| fs::metadata(f).is_ok_and(|m| m.mode() & 0o011 == 0));
+        if !(safe && !closed && account.can_enter(&existing).await) {
             folder = system_dir;
         }
     }

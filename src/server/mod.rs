@@ -182,10 +182,18 @@ impl ManagedServer {
         let cluster = self.cluster(&home, binaries.major, &account)?;
         if let Some(postmaster) = cluster.postmaster()
             && let Some(port) = postmaster.port
-            && let Answer::Ready(version) = cluster.ask(port).await
         {
-            log::trim_log(&cluster.log());
-            return running(&cluster, postmaster, version, false, Vec::new());
+            let version = match cluster.vouches_for(&postmaster) {
+                true => Some(binaries.version()),
+                false => match cluster.ask(port).await {
+                    Answer::Ready(version) => Some(version),
+                    _ => None,
+                },
+            };
+            if let Some(version) = version {
+                log::trim_log(&cluster.log());
+                return running(&cluster, postmaster, version, false, Vec::new());
+            }
         }
 
         folder::prepare(&home, &account)?;

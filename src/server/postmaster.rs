@@ -5,6 +5,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 #[cfg(not(target_os = "linux"))]
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -54,6 +55,18 @@ impl Cluster {
             port: lines.get(3).and_then(|port| port.parse().ok()),
             ready: lines.get(7) == Some(&"ready"),
         })
+    }
+
+    /// The postmaster says that it takes connections, and has done so since after the password was
+    /// written: no connection of our own has to prove it. A password that somebody took away or wrote
+    /// anew is another matter.
+    pub(super) fn vouches_for(&self, postmaster: &Postmaster) -> bool {
+        let written = |file: PathBuf| fs::metadata(file).and_then(|about| about.modified());
+        let since = written(self.data().join("postmaster.pid"));
+        let password = written(self.password_file());
+        postmaster.ready
+            && self.password().is_some()
+            && matches!((password, since), (Ok(password), Ok(since)) if password < since)
     }
 
     /// A postmaster lives and says that it takes connections.

@@ -173,10 +173,10 @@ impl Stencil {
         let context = self.context(definition, limit, &|_| {}, false);
         let inputs = context.inputs().await?;
         let name = &self.config.server.registry;
-        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
+        let Some(registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
             return Err(unknown(""));
         };
-        let traits = crate::pg::catalog::traits(registry.session()).await?;
+        let traits = registry.facts().traits.clone();
         registry.close().await;
         Ok(inputs.with_server(traits).fingerprint().to_string())
     }

@@ -8,9 +8,9 @@ use crate::config::{Config, Definition, Extend};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::{self, Difference, Inputs, Recipe, RelPath};
 use crate::names::Fingerprint;
+use crate::pg::Session;
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
-use crate::pg::{Session, catalog};
 use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
 use crate::template::{self, NoBase, Template};
@@ -133,7 +133,7 @@ impl Stencil {
         explanation.server = Some(
             match Registry::open_existing(&self.endpoint, registry, limit).await? {
                 Some(mut registry) => {
-                    let traits = catalog::traits(registry.session()).await?;
+                    let traits = registry.facts().traits.clone();
                     let recipe = inputs.with_server(traits);
                     let found = self.look(&mut registry, definition, recipe, against).await;
                     registry.close().await;
@@ -162,10 +162,10 @@ impl Stencil {
     async fn traits(&self, limit: &Limit) -> Result<fingerprint::ServerTraits> {
         for database in self.endpoint.maintenance() {
             match Session::open(&self.endpoint, database, limit).await {
-                Ok(mut session) => {
-                    let traits = catalog::traits(&mut session).await;
+                Ok(session) => {
+                    let traits = session.facts().traits.clone();
                     session.close().await;
-                    return traits;
+                    return Ok(traits);
                 }
                 Err(OpenError::Missing) => {}
                 Err(OpenError::Other(error)) => return Err(error),

@@ -57,7 +57,7 @@ impl Stencil {
             )
             .hint("`--fresh` makes all of them anew; `pgstencil release NAME` gives one back"));
         }
-        let traits = catalog::traits(registry.session()).await?;
+        let traits = registry.facts().traits.clone();
         let now = context.inputs().await?.with_server(traits).fingerprint();
         if reused.iter().any(|clone| clone.fingerprint != now) {
             context.tell(Event::Warning(&format!(

@@ -14,7 +14,7 @@ use crate::evict::{self, Eviction};
 use crate::fingerprint::{Recipe, ServerTraits};
 use crate::handout::Outcome;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, catalog, cause, is_connection_loss, sqlstate};
+use crate::pg::{Doing as _, cause, is_connection_loss, sqlstate};
 use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
 
@@ -37,7 +37,7 @@ pub async fn ensure(registry: &mut Registry, context: &Context<'_>) -> Result<En
     let inputs = context.inputs().await?;
     let fingerprint_time = started.elapsed();
     let started = Instant::now();
-    let traits = catalog::traits(registry.session()).await?;
+    let traits = registry.facts().traits.clone();
     let mut recipe = inputs.with_server(traits.clone());
     let mut overtaken = false;
     let mut costs = None;

@@ -10,7 +10,7 @@ use crate::events::Event;
 use crate::fingerprint::ServerTraits;
 use crate::names::Fingerprint;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, Limit, catalog};
+use crate::pg::{Doing as _, Limit};
 use crate::registry::{Registry, TemplateRow};
 
 /// What became of a provisional template.
@@ -39,7 +39,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// # Errors
 /// As [`verify`]. A build that fails is noted with the template, which stays in use.
 pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) -> Result<Settled> {
-    let traits = catalog::traits(registry.session()).await?;
+    let traits = registry.facts().traits.clone();
     let wanted = fingerprint(context, &traits).await?;
     let name = &context.definition.name;
     let started = Instant::now();

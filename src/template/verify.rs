@@ -13,9 +13,9 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Recipe, ServerTraits};
 use crate::names::{self, Fingerprint};
+use crate::pg::Doing as _;
 use crate::pg::inventory::Difference;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, catalog};
 use crate::registry::Registry;
 
 /// What a comparison found, and what came of it.
@@ -81,7 +81,7 @@ pub async fn verify(
     replace: bool,
 ) -> Result<Verdict> {
     let inputs = context.inputs().await?;
-    let traits = catalog::traits(registry.session()).await?;
+    let traits = registry.facts().traits.clone();
     let recipe = inputs.with_server(traits.clone());
     let (permit, template) = claim(registry, context, &recipe).await?;
     let (id, key) = (template.id, permit.key);
