@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Doing as _, Session, catalog, cause, sql, sqlstate};
+use crate::pg::{Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::Registry;
 
 /// One CREATE: what, from what, how.
@@ -100,11 +100,35 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
 
 /// Copies at the same time what belongs to one set, each in a session of its own that shares `keys`:
 /// the lock of the template, and one that keeps the sweep from forgetting a database whose CREATE
-/// outlives our process.
+/// outlives our process. Drops of others give way meanwhile.
 ///
 /// # Errors
 /// As [`create`]. All copies have ended when it returns.
 pub async fn create_all(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    copies: &[Copy],
+    keys: &[LockKey],
+) -> Result<()> {
+    // Not to have it is no reason not to copy. An error goes on with the session, and its locks.
+    let hurry = LockKey::hurry();
+    let hurrying = registry
+        .session()
+        .try_lock_shared(hurry)
+        .await
+        .doing(|| "ask the drops to give way".into())?;
+    let done = create_in_lanes(registry, context, copies, keys).await;
+    if hurrying && !done.as_ref().is_err_and(is_connection_loss) {
+        registry
+            .session()
+            .unlock_shared(hurry)
+            .await
+            .doing(|| "let the drops go on".into())?;
+    }
+    done
+}
+
+async fn create_in_lanes(
     registry: &mut Registry,
     context: &Context<'_>,
     copies: &[Copy],

@@ -4,7 +4,10 @@
 //! phases: first noted as orphaned, and dropped only if that still holds `orphan_grace` later, so
 //! that a holder whose session was cut has time to come back. Everything is looked at again under
 //! the clone's lock before anything is done.
+//!
+//! Drops run a few at a time, each lane in a session of its own, and give way to whoever waits for a copy.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
@@ -172,39 +175,77 @@ pub async fn apply(
     grace: Duration,
 ) -> Result<Vec<String>> {
     let mut lines = Vec::new();
-    let mut drops = 0;
     // Notes first: they are cheap, and each starts the time that a later sweep waits for.
-    let (notes, others): (Vec<_>, Vec<_>) = actions
-        .iter()
-        .partition(|a| matches!(a, Action::Orphan { .. } | Action::Revive { .. }));
-    for action in notes.into_iter().chain(others) {
+    let (mut drops, notes): (Vec<_>, Vec<_>) = actions.iter().partition(|action| action.drops());
+    for action in notes {
+        if let Action::Orphan { clone } | Action::Revive { clone } = action
+            && under_lock(registry, clone, grace, action).await?
+        {
+            match action {
+                Action::Orphan { .. } => registry.set_orphaned(clone).await?,
+                _ => registry.revive_clone(clone).await?,
+            };
+            unlock(registry, LockKey::clone(clone)).await?;
+        }
+    }
+    let more = drops.len() > MAX_DROPS;
+    drops.truncate(MAX_DROPS);
+    let mut others = Vec::new();
+    for _ in 1..MAX_LANES.min(drops.len().div_ceil(2)) {
+        // Fewer sessions are only slower.
+        match registry.another(&Limit::default()).await {
+            Ok(another) => others.push(another),
+            Err(_) => break,
+        }
+    }
+    let queue = Mutex::new(drops.into_iter());
+    let lanes = others.into_iter().map(|mut another| {
+        let queue = &queue;
+        async move {
+            let done = lane(&mut another, queue, grace).await;
+            another.close().await;
+            done
+        }
+    });
+    // All run to their end: what one of them holds locked is being dropped.
+    let (own, others) = tokio::join!(
+        lane(registry, &queue, grace),
+        futures_util::future::join_all(lanes)
+    );
+    lines.extend(own?);
+    for done in others {
+        lines.extend(done?);
+    }
+    if more {
+        lines.push(format!(
+            "{MAX_DROPS} drops are enough for one pass; the next one goes on"
+        ));
+    }
+    Ok(lines)
+}
+
+/// How many drops run at once: they share checkpoints, and more of them bring little.
+const MAX_LANES: usize = 4;
+
+/// Drops one thing after another, as long as there is one.
+async fn lane(
+    registry: &mut Registry,
+    queue: &Mutex<impl Iterator<Item = &Action>>,
+    grace: Duration,
+) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+    while let Some(action) = next() {
+        give_way(registry).await?;
         match action {
-            Action::Orphan { clone } => {
-                if under_lock(registry, clone, grace, action).await? {
-                    registry.set_orphaned(clone).await?;
-                    unlock(registry, LockKey::clone(clone)).await?;
-                }
-            }
-            Action::Revive { clone } => {
-                if under_lock(registry, clone, grace, action).await? {
-                    registry.revive_clone(clone).await?;
-                    unlock(registry, LockKey::clone(clone)).await?;
-                }
-            }
-            Action::DropClone { .. } | Action::DropTemplate { .. } if drops >= MAX_DROPS => {
-                lines.push(format!(
-                    "{MAX_DROPS} drops are enough for one pass; the next one goes on"
-                ));
-                break;
-            }
+            Action::Orphan { .. } | Action::Revive { .. } => {}
             Action::DropClone { clone, name, why } => {
                 if under_lock(registry, clone, grace, action).await? {
-                    drops += 1;
                     let left = drop_clone(registry, clone).await;
                     unlock(registry, LockKey::clone(clone)).await?;
                     match left? {
                         Some(left) if left.is_empty() => {
-                            lines.push(format!("dropped clone {name}: {why}"))
+                            lines.push(format!("dropped clone {name}: {why}"));
                         }
                         Some(left) => lines.extend(left),
                         None => lines.push(format!("clone {name} stays: somebody is using it")),
@@ -216,7 +257,6 @@ pub async fn apply(
                 why,
                 definition,
             } => {
-                drops += 1;
                 let of = format!("template {id} of {definition}");
                 match drop::drop_given_up_template(registry, *id, why).await? {
                     OfTemplate::Gone => lines.push(format!("dropped {of}: {why}")),
@@ -229,6 +269,17 @@ pub async fn apply(
         }
     }
     Ok(lines)
+}
+
+/// Waits while somebody waits for a copy, but not for ever: a server that is always busy must not fill
+/// up.
+async fn give_way(registry: &mut Registry) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let started = std::time::Instant::now();
+    while started.elapsed() < PATIENCE && registry.somebody_hurries().await? {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 /// Plans and applies pass after pass, until a pass has nothing more to drop, or no fewer things than the

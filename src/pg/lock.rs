@@ -32,6 +32,11 @@ impl LockKey {
         LockKey::derive("copying", &[id])
     }
 
+    /// Shared by those who copy while somebody waits; drops give way to them.
+    pub fn hurry() -> Self {
+        LockKey::derive("hurry", &[])
+    }
+
     /// The right to run a build that must be the only one of its kind in this registry.
     pub fn serial() -> Self {
         LockKey::derive("serial", &[])
@@ -63,6 +68,12 @@ impl LockKey {
         LockKey(((u64::from(classid) << 32) | u64::from(objid)) as i64)
     }
 
+    /// The two halves as `pg_locks` shows them.
+    pub fn halves(self) -> (u32, u32) {
+        let bits = self.0 as u64;
+        ((bits >> 32) as u32, bits as u32)
+    }
+
     fn derive(kind: &str, parts: &[&str]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("pgstencil advisory lock v1");
         for part in std::iter::once(&kind).chain(parts) {
@@ -84,7 +95,7 @@ mod tests {
         let a = LockKey::clone("a");
         assert_ne!(a, LockKey::clone("b"));
         assert_ne!(LockKey::template(1), LockKey::clone("1"));
-        let bits = a.value() as u64;
-        assert_eq!(LockKey::from_halves((bits >> 32) as u32, bits as u32), a);
+        let (upper, lower) = a.halves();
+        assert_eq!(LockKey::from_halves(upper, lower), a);
     }
 }

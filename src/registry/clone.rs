@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sqlx::FromRow;
+use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 
 use crate::error::Result;
@@ -116,6 +117,10 @@ const DELETE: &str = "DELETE FROM pgstencil.clone c WHERE id = $1 \
 /// Locks are shown to every role; ours are those taken in this very database.
 const HELD: &str = "SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+const HURRY: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
+     AND granted AND classid = $1 AND objid = $2 \
+     AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
 
 /// What registers a clone before it is made.
 #[derive(Clone, Debug)]
@@ -255,13 +260,26 @@ impl Registry {
         Ok(done.rows_affected() == 1)
     }
 
+    /// Whether somebody waits for a copy right now.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn somebody_hurries(&mut self) -> Result<bool> {
+        let (class, object) = LockKey::hurry().halves();
+        sqlx::query_scalar(HURRY)
+            .bind(Oid(class))
+            .bind(Oid(object))
+            .fetch_one(self.session().connection())
+            .await
+            .doing(|| "see whether somebody waits for a copy".into())
+    }
+
     /// The advisory locks that anybody holds in this registry. A look, not a lock: whoever acts on
     /// it takes the lock first.
     ///
     /// # Errors
     /// The driver's.
     pub async fn held_locks(&mut self) -> Result<std::collections::HashSet<LockKey>> {
-        use sqlx::postgres::types::Oid;
         let rows: Vec<(Oid, Oid)> = sqlx::query_as(HELD)
             .fetch_all(self.session().connection())
             .await

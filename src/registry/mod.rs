@@ -40,6 +40,8 @@ const LOOK: &str = "SELECT m.version, pg_has_role(d.datdba, 'MEMBER') AS ours, r
 /// A session with the registry database.
 pub struct Registry {
     session: Session,
+    endpoint: Endpoint,
+    name: String,
 }
 
 impl Registry {
@@ -53,7 +55,7 @@ impl Registry {
         for _ in 0..3 {
             match Session::open(endpoint, name, limit).await {
                 Ok(session) => {
-                    let mut registry = Registry { session };
+                    let mut registry = Registry::on(session, endpoint, name);
                     match registry.look(name).await? {
                         Look::Current => return Ok(registry),
                         Look::Absent | Look::Older => {
@@ -84,7 +86,7 @@ impl Registry {
     ) -> Result<Option<Self>> {
         match Session::open(endpoint, name, limit).await {
             Ok(session) => {
-                let mut registry = Registry { session };
+                let mut registry = Registry::on(session, endpoint, name);
                 match registry.look(name).await? {
                     Look::Current => Ok(Some(registry)),
                     Look::Absent => Ok(None),
@@ -99,6 +101,33 @@ impl Registry {
                 Err(owned_by_another(error, endpoint, name, limit).await)
             }
         }
+    }
+
+    fn on(session: Session, endpoint: &Endpoint, name: &str) -> Self {
+        Registry {
+            session,
+            endpoint: endpoint.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// A further session with the same registry, which acts as the same role: for work at the same time.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub async fn another(&self, limit: &Limit) -> Result<Self> {
+        let mut session = match Session::open(&self.endpoint, &self.name, limit).await {
+            Ok(session) => session,
+            Err(OpenError::Other(error)) => return Err(error),
+            Err(OpenError::Missing) => {
+                return Err(Error::failed("the registry database disappeared"));
+            }
+        };
+        session
+            .act_as(&self.facts().role)
+            .await
+            .doing(|| "act as the registry's owner".into())?;
+        Ok(Registry::on(session, &self.endpoint, &self.name))
     }
 
     /// The session, for locks and for statements on databases.

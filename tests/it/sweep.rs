@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgstencil::pg::lock::LockKey;
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::support::hold::{Held, goes, list, oid, only_templates_left, stays};
@@ -320,4 +321,57 @@ async fn what_cannot_be_dropped_does_not_keep_the_rest() {
     }));
     command(&project);
     goes(&project, &left);
+}
+
+/// Sweeps in the foreground; returns what it took.
+fn evict(project: &Project<'_>) -> Duration {
+    let started = std::time::Instant::now();
+    Pgstencil::new(project).args(["evict"]).success();
+    started.elapsed()
+}
+
+#[test]
+fn many_are_dropped_at_once_and_each_only_once() {
+    let project = project();
+    let mut held = Held::idle(&project, &["--clones", "9"]);
+    held.run.kill9();
+    held.end();
+    let leftovers = || project.databases().len() - 1;
+    let orphaned = || state(&project, &held.database) == "orphaned";
+    assert!(eventually(PATIENCE, orphaned));
+    assert_eq!(leftovers(), 9);
+    // The first one notes, the second one drops.
+    evict(&project);
+    std::thread::sleep(GRACE + Duration::from_millis(200));
+    let done = Pgstencil::new(&project)
+        .args(["evict", "--json"])
+        .success()
+        .json();
+    let lines = done["sweep"].as_array().unwrap();
+    assert_eq!(lines.len(), 9, "{done}");
+    assert_eq!(leftovers(), 0);
+}
+
+#[tokio::test]
+async fn drops_give_way_to_copies_but_not_for_ever() {
+    let project = project();
+    let clone = Pgstencil::new(&project).args(["clone", "--json"]).success();
+    let name = clone.json()["clone"]["name"].as_str().unwrap().to_owned();
+    // Somebody who copies all the time, as far as the drops can see.
+    let mut copier = server().connect(&project.registry()).await;
+    sqlx::query("select pg_advisory_lock_shared($1)")
+        .bind(LockKey::hurry().value())
+        .execute(&mut copier)
+        .await
+        .unwrap();
+    // Given up, and nobody but the next command drops it.
+    let give_up = format!(
+        "update pgstencil.clone set state = 'released' where name = {}",
+        quote_literal(&name)
+    );
+    server().psql(&project.registry(), &give_up);
+    let took = evict(&project);
+    assert!(took >= Duration::from_secs(1), "waited only {took:?}");
+    assert_eq!(oid(&project, &name), "");
+    copier.close().await.unwrap();
 }
