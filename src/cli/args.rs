@@ -226,8 +226,10 @@ pub(crate) struct List {
     /// Only of this project, of those that share the registry
     #[arg(long, value_name = "NAME")]
     pub(crate) project: Option<String>,
-    /// Only in this state: building, ready, broken; creating, leased, released, orphaned
-    #[arg(long, value_name = "STATE")]
+    /// Only in this state; the first three are those of templates
+    #[arg(long, value_name = "STATE", value_parser = [
+        "building", "ready", "broken", "creating", "leased", "released", "orphaned",
+    ])]
     pub(crate) state: Option<String>,
     /// Only templates
     #[arg(long, conflicts_with = "clones")]

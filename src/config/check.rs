@@ -200,10 +200,20 @@ fn clone(doc: &Document<'_>, path: &KeyPath, raw: RawClone) -> Result<CloneSetti
     })
 }
 
+const SIZES: &str = "write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`";
+
 fn eviction(doc: &Document<'_>, path: &KeyPath, raw: RawEviction) -> Result<EvictionSettings> {
     let text = raw.max_size;
     let max_size = match text.as_str() {
         "unlimited" => None,
+        text if text.trim().bytes().all(|b| b.is_ascii_digit()) => {
+            return Err(doc
+                .error(
+                    &path.key("max_size"),
+                    format!("is `{text}`, which has no unit"),
+                )
+                .hint(SIZES));
+        }
         text => match text.parse::<ByteSize>() {
             Ok(size) if size.as_u64() > 0 => Some(size.as_u64()),
             other => {
@@ -214,7 +224,7 @@ fn eviction(doc: &Document<'_>, path: &KeyPath, raw: RawEviction) -> Result<Evic
                 };
                 return Err(doc
                     .error(&path.key("max_size"), format!("is `{text}`, {why}"))
-                    .hint("write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`"));
+                    .hint(SIZES));
             }
         },
     };

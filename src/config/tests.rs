@@ -429,7 +429,7 @@ fn sizes() {
         ("500MB", Some(500_000_000)),
         ("20GB", Some(20_000_000_000)),
         ("8 GiB", Some(8 << 30)),
-        ("1234", Some(1234)),
+        ("1234B", Some(1234)),
         ("unlimited", None),
     ] {
         let config = load(&format!("{MINIMAL}[eviction]\nmax_size = \"{text}\""));
@@ -441,6 +441,12 @@ fn sizes() {
 max_size = '12 sacks'",
             r#"pgstencil.toml:5:12: `eviction.max_size` is `12 sacks`, which is not a size
 hint: write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`"#,
+        ),
+        (
+            "[eviction]
+max_size = '20'",
+            "pgstencil.toml:5:12: `eviction.max_size` is `20`, which has no unit
+hint: write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`",
         ),
         (
             "[eviction]

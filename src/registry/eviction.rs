@@ -77,6 +77,10 @@ const NOTE_LIMITS: &str = "INSERT INTO pgstencil.project AS p (name, max_bytes, 
      max_templates = excluded.max_templates, max_idle_s = excluded.max_idle_s, keep = excluded.keep, \
      noted_at = now() WHERE (p.max_bytes, p.max_templates, p.max_idle_s, p.keep) \
      IS DISTINCT FROM (excluded.max_bytes, excluded.max_templates, excluded.max_idle_s, excluded.keep)";
+/// Without a lock where there is nothing to change: every hit asks.
+const RENEW_LIMITS: &str = "UPDATE pgstencil.project AS p SET max_bytes = $2, max_templates = $3, \
+     max_idle_s = $4, keep = $5, noted_at = now() WHERE name = $1 \
+     AND (p.max_bytes, p.max_templates, p.max_idle_s, p.keep) IS DISTINCT FROM ($2, $3, $4, $5)";
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template WHERE id = ANY($1)";
 /// Bounded as the events are.
 const BUILDS: &str = "SELECT project, definition, CASE WHEN outcome = 'extended' THEN files END AS added, millis \
@@ -151,7 +155,24 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn note_limits(&mut self, project: &str, limits: &EvictionSettings) -> Result<()> {
-        sqlx::query(NOTE_LIMITS)
+        self.write_limits(NOTE_LIMITS, project, limits).await
+    }
+
+    /// Notes the limits of a project if others were noted before, so that nobody evicts by those.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn renew_limits(&mut self, project: &str, limits: &EvictionSettings) -> Result<()> {
+        self.write_limits(RENEW_LIMITS, project, limits).await
+    }
+
+    async fn write_limits(
+        &mut self,
+        query: &'static str,
+        project: &str,
+        limits: &EvictionSettings,
+    ) -> Result<()> {
+        sqlx::query(query)
             .bind(project)
             .bind(
                 limits

@@ -109,7 +109,7 @@ impl Stencil {
                 let rows = registry.residents().await?;
                 let mut ids = Vec::new();
                 for name in names {
-                    let row = resident(&rows, name)?;
+                    let row = resident(&rows, name, project)?;
                     if row.pinned {
                         return Err(Error::usage(format!(
                             "template {} is pinned",
@@ -149,7 +149,7 @@ impl Stencil {
         let rows = registry.residents().await?;
         let mut found = Vec::new();
         for name in names {
-            found.push(resident(&rows, name)?.clone());
+            found.push(resident(&rows, name, &self.config.project)?.clone());
         }
         for row in &found {
             if !registry.pin_template(row.id, pinned).await? {
@@ -262,13 +262,17 @@ fn unknown(prefix: &str) -> Error {
     .hint("`pgstencil list` shows the templates that there are")
 }
 
-/// The template whose fingerprint begins so.
-fn resident<'a>(rows: &'a [ResidentRow], prefix: &str) -> Result<&'a ResidentRow> {
+/// The template whose fingerprint begins so, in this project if there is one: projects that build the
+/// same from the same files have templates of one fingerprint.
+fn resident<'a>(rows: &'a [ResidentRow], prefix: &str, project: &str) -> Result<&'a ResidentRow> {
     let lower = prefix.to_ascii_lowercase();
-    let found: Vec<_> = rows
+    let mut found: Vec<_> = rows
         .iter()
         .filter(|row| !lower.is_empty() && row.fingerprint.starts_with(&lower))
         .collect();
+    if found.iter().any(|row| row.project == project) {
+        found.retain(|row| row.project == project);
+    }
     match found.as_slice() {
         [] => Err(unknown(prefix)),
         [row] => Ok(row),

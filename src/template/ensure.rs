@@ -52,6 +52,9 @@ pub async fn ensure(registry: &mut Registry, context: &Context<'_>) -> Result<En
                         why.lines().next().unwrap_or_default()
                     )));
                 }
+                registry
+                    .renew_limits(context.project, context.eviction)
+                    .await?;
                 let full = known(&mut costs, registry, context).await?.full;
                 return Ok(Ensured {
                     template,

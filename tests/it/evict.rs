@@ -329,6 +329,46 @@ fn all_are_those_of_this_project() {
     drop_project_of(&other, &project);
 }
 
+/// Another project that shares the registry of this one, and has the same migrations.
+fn neighbour<'s>(project: &Project<'s>) -> Project<'s> {
+    let other = Project::with_migrations(server());
+    let text = other.read("pgstencil.toml");
+    let shared = text.replace(&other.registry(), &project.registry());
+    other.write("pgstencil.toml", &shared);
+    other
+}
+
+#[test]
+fn of_two_projects_with_one_fingerprint_ones_own_is_meant() {
+    let project = Project::with_migrations(server());
+    let fingerprint = ensure(&project)["fingerprint"].clone();
+    let other = neighbour(&project);
+    assert_eq!(ensure(&other)["fingerprint"], fingerprint);
+    Pgstencil::new(&project).args(["pin"]).success();
+    let pinned = |of: &Project<'_>| {
+        let rows = templates(&project);
+        let row = rows.iter().find(|row| row["project"] == *of.name());
+        row.unwrap()["pinned"].clone()
+    };
+    assert_eq!(pinned(&project), true);
+    assert_eq!(pinned(&other), false);
+    let done = evict(&other, &[short(&fingerprint)]);
+    assert_eq!(done["templates"][0]["project"], *other.name());
+    assert_eq!(ready(&project), [fingerprint]);
+}
+
+#[test]
+fn limits_that_were_mended_hold_from_the_next_hit_on() {
+    let (project, made) = with_templates(1, "max_idle = \"1h\"\nkeep = 0");
+    let text = project.read("pgstencil.toml");
+    project.write("pgstencil.toml", &text.replace("1h", "30d"));
+    outcome(&project, "hit");
+    idle(&project, &made[0], "2 days");
+    let other = neighbour(&project);
+    evict(&other, &[]);
+    assert_eq!(ready(&project), made);
+}
+
 /// What a project left in the registry of another one.
 fn drop_project_of(other: &Project<'_>, owner: &Project<'_>) {
     Pgstencil::new(other)
