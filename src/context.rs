@@ -21,8 +21,6 @@ pub type ReadInputs = Arc<dyn Fn() -> Result<Inputs> + Send + Sync>;
 pub struct Context<'a> {
     /// The server.
     pub endpoint: &'a Endpoint,
-    /// Name of the registry database.
-    pub registry: &'a str,
     /// Namespace.
     pub project: &'a str,
     /// Where commands run.

@@ -7,9 +7,8 @@ use sqlx::postgres::types::Oid;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::pg::lock::LockKey;
-use crate::pg::session::OpenError;
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
+use crate::pg::{Doing as _, Session, catalog, cause, sql, sqlstate};
 use crate::registry::Registry;
 
 /// One CREATE: what, from what, how.
@@ -110,7 +109,7 @@ pub async fn create_all(
     copies: &[Copy],
     keys: &[LockKey],
 ) -> Result<()> {
-    // Not to have it is no reason not to copy. An error goes on with the session, and its locks.
+    // Not to have it is no reason not to copy.
     let hurry = LockKey::hurry();
     let hurrying = registry
         .session()
@@ -118,14 +117,11 @@ pub async fn create_all(
         .await
         .doing(|| "ask the drops to give way".into())?;
     let done = create_in_lanes(registry, context, copies, keys).await;
-    if hurrying && !done.as_ref().is_err_and(is_connection_loss) {
-        registry
-            .session()
-            .unlock_shared(hurry)
-            .await
-            .doing(|| "let the drops go on".into())?;
+    if !hurrying {
+        return done;
     }
-    done
+    let unlocked = registry.session().unlock_shared(hurry).await;
+    done.and(unlocked.map(drop).doing(|| "let the drops go on".into()))
 }
 
 async fn create_in_lanes(
@@ -144,24 +140,16 @@ async fn create_in_lanes(
     let lanes = others.len().min(7);
     let mut sessions = Vec::new();
     for _ in 0..lanes {
-        let mut session = match Session::open(context.endpoint, context.registry, context.limit)
-            .await
-        {
-            Ok(session) => session,
+        let mut another = match registry.another(context.limit).await {
+            Ok(another) => another,
             // Fewer lanes are only slower.
-            Err(OpenError::Other(e)) if !sessions.is_empty() || e.kind() == Kind::Connect => break,
-            Err(OpenError::Other(e)) => return Err(e),
-            Err(OpenError::Missing) => {
-                return Err(Error::failed("the registry database disappeared"));
-            }
+            Err(e) if !sessions.is_empty() || e.kind() == Kind::Connect => break,
+            Err(e) => return Err(e),
         };
-        session
-            .act_as(&registry.facts().role)
-            .await
-            .doing(|| "act as the registry's owner".into())?;
         let mut locked = true;
         for key in keys.iter().copied() {
-            locked &= session
+            locked &= another
+                .session()
                 .try_lock_shared(key)
                 .await
                 .doing(|| "share the locks of a copy".into())?;
@@ -169,7 +157,7 @@ async fn create_in_lanes(
         if !locked {
             break;
         }
-        sessions.push(session);
+        sessions.push(another);
     }
     let mut lanes: Vec<Vec<&Copy>> = vec![Vec::new(); sessions.len() + 1];
     let count = lanes.len();
@@ -179,13 +167,13 @@ async fn create_in_lanes(
     let mut lanes = lanes.into_iter();
     let own = lanes.next().unwrap_or_default();
     let mut work = Vec::new();
-    for (mut session, lane) in sessions.into_iter().zip(lanes) {
+    for (mut another, lane) in sessions.into_iter().zip(lanes) {
         work.push(async move {
             let mut result = Ok(());
             for copy in lane {
-                result = result.and(create(&mut session, copy, context).await);
+                result = result.and(create(another.session(), copy, context).await);
             }
-            session.close().await;
+            another.close().await;
             result
         });
     }

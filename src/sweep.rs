@@ -175,18 +175,10 @@ pub async fn apply(
     grace: Duration,
 ) -> Result<Vec<String>> {
     let mut lines = Vec::new();
-    // Notes first: they are cheap, and each starts the time that a later sweep waits for.
     let (mut drops, notes): (Vec<_>, Vec<_>) = actions.iter().partition(|action| action.drops());
-    for action in notes {
-        if let Action::Orphan { clone } | Action::Revive { clone } = action
-            && under_lock(registry, clone, grace, action).await?
-        {
-            match action {
-                Action::Orphan { .. } => registry.set_orphaned(clone).await?,
-                _ => registry.revive_clone(clone).await?,
-            };
-            unlock(registry, LockKey::clone(clone)).await?;
-        }
+    // They are cheap, and each starts the time that a later sweep waits for.
+    for note in notes {
+        lines.extend(perform(registry, note, grace).await?);
     }
     let more = drops.len() > MAX_DROPS;
     drops.truncate(MAX_DROPS);
@@ -237,33 +229,51 @@ async fn lane(
     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
     while let Some(action) = next() {
         give_way(registry).await?;
-        match action {
-            Action::Orphan { .. } | Action::Revive { .. } => {}
-            Action::DropClone { clone, name, why } => {
-                if under_lock(registry, clone, grace, action).await? {
-                    let left = drop_clone(registry, clone).await;
-                    unlock(registry, LockKey::clone(clone)).await?;
-                    match left? {
-                        Some(left) if left.is_empty() => {
-                            lines.push(format!("dropped clone {name}: {why}"));
-                        }
-                        Some(left) => lines.extend(left),
-                        None => lines.push(format!("clone {name} stays: somebody is using it")),
+        lines.extend(perform(registry, action, grace).await?);
+    }
+    Ok(lines)
+}
+
+/// Does one thing, if it still has to be done.
+async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    match action {
+        Action::Orphan { clone } => {
+            if under_lock(registry, clone, grace, action).await? {
+                registry.set_orphaned(clone).await?;
+                unlock(registry, LockKey::clone(clone)).await?;
+            }
+        }
+        Action::Revive { clone } => {
+            if under_lock(registry, clone, grace, action).await? {
+                registry.revive_clone(clone).await?;
+                unlock(registry, LockKey::clone(clone)).await?;
+            }
+        }
+        Action::DropClone { clone, name, why } => {
+            if under_lock(registry, clone, grace, action).await? {
+                let left = drop_clone(registry, clone).await;
+                unlock(registry, LockKey::clone(clone)).await?;
+                match left? {
+                    Some(left) if left.is_empty() => {
+                        lines.push(format!("dropped clone {name}: {why}"));
                     }
+                    Some(left) => lines.extend(left),
+                    None => lines.push(format!("clone {name} stays: somebody is using it")),
                 }
             }
-            Action::DropTemplate {
-                id,
-                why,
-                definition,
-            } => {
-                let of = format!("template {id} of {definition}");
-                match drop::drop_given_up_template(registry, *id, why).await? {
-                    OfTemplate::Gone => lines.push(format!("dropped {of}: {why}")),
-                    OfTemplate::InUse => {}
-                    OfTemplate::Stays(left) => {
-                        lines.extend(left.iter().map(|line| format!("{of}: {line}")));
-                    }
+        }
+        Action::DropTemplate {
+            id,
+            why,
+            definition,
+        } => {
+            let of = format!("template {id} of {definition}");
+            match drop::drop_given_up_template(registry, *id, why).await? {
+                OfTemplate::Gone => lines.push(format!("dropped {of}: {why}")),
+                OfTemplate::InUse => {}
+                OfTemplate::Stays(left) => {
+                    lines.extend(left.iter().map(|line| format!("{of}: {line}")));
                 }
             }
         }

@@ -200,33 +200,13 @@ fn clone(doc: &Document<'_>, path: &KeyPath, raw: RawClone) -> Result<CloneSetti
     })
 }
 
-const SIZES: &str = "write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`";
-
 fn eviction(doc: &Document<'_>, path: &KeyPath, raw: RawEviction) -> Result<EvictionSettings> {
-    let text = raw.max_size;
-    let max_size = match text.as_str() {
+    let max_size = match raw.max_size.as_str() {
         "unlimited" => None,
-        text if text.trim().bytes().all(|b| b.is_ascii_digit()) => {
-            return Err(doc
-                .error(
-                    &path.key("max_size"),
-                    format!("is `{text}`, which has no unit"),
-                )
-                .hint(SIZES));
-        }
-        text => match text.parse::<ByteSize>() {
-            Ok(size) if size.as_u64() > 0 => Some(size.as_u64()),
-            other => {
-                let why = match other {
-                    Ok(_) => "which is no room at all".to_owned(),
-                    // The parser's own words name its types.
-                    Err(_) => "which is not a size".to_owned(),
-                };
-                return Err(doc
-                    .error(&path.key("max_size"), format!("is `{text}`, {why}"))
-                    .hint(SIZES));
-            }
-        },
+        text => Some(size(text).map_err(|why| {
+            doc.error(&path.key("max_size"), format!("is `{text}`, {why}"))
+                .hint("write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`")
+        })?),
     };
     Ok(EvictionSettings {
         max_size,
@@ -234,6 +214,19 @@ fn eviction(doc: &Document<'_>, path: &KeyPath, raw: RawEviction) -> Result<Evic
         max_idle: or_never(doc, &path.key("max_idle"), &raw.max_idle)?,
         keep: raw.keep,
     })
+}
+
+/// Bytes, or why the text is not a number of them.
+fn size(text: &str) -> std::result::Result<u64, &'static str> {
+    if text.trim().bytes().all(|b| b.is_ascii_digit()) {
+        return Err("which has no unit");
+    }
+    match text.parse::<ByteSize>() {
+        Ok(size) if size.as_u64() > 0 => Ok(size.as_u64()),
+        Ok(_) => Err("which is no room at all"),
+        // The parser's own words name its types.
+        Err(_) => Err("which is not a size"),
+    }
 }
 
 fn or_never(doc: &Document<'_>, path: &KeyPath, text: &str) -> Result<Option<Duration>> {

@@ -104,21 +104,16 @@ pub async fn stands(
 
 /// The columns that [`traits`] reads from the row of template0: new databases are made from it, so its
 /// locale is theirs. The provider came with 15, `daticulocale` became `datlocale` with 17.
-pub(super) fn traits_columns(version: u32) -> &'static str {
-    match version / 10_000 {
-        ..=14 => {
-            "pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
-             datctype::text AS ctype, 'libc' AS provider, NULL::text AS locale"
-        }
-        15 | 16 => {
-            "pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
-             datctype::text AS ctype, datlocprovider::text AS provider, daticulocale::text AS locale"
-        }
-        _ => {
-            "pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
-             datctype::text AS ctype, datlocprovider::text AS provider, datlocale::text AS locale"
-        }
-    }
+pub(super) fn traits_columns(major: u32) -> String {
+    let provider = match major {
+        ..=14 => "'libc' AS provider, NULL::text AS locale",
+        15 | 16 => "datlocprovider::text AS provider, daticulocale::text AS locale",
+        _ => "datlocprovider::text AS provider, datlocale::text AS locale",
+    };
+    format!(
+        "pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
+         datctype::text AS ctype, {provider}"
+    )
 }
 
 /// Encoding, locale and major version, from a row with [`traits_columns`].

@@ -196,7 +196,7 @@ impl Session {
             "SELECT current_setting('pgstencil.marker', true) AS marker, \
              current_setting('fsync') AS fsync, current_user::text AS role, ",
         );
-        text += super::catalog::traits_columns(version);
+        text += &super::catalog::traits_columns(version / 10_000);
         if version >= 140_000 {
             text += ", set_config('idle_session_timeout', '0', false) \
                      , set_config('client_connection_check_interval', '500ms', false)";

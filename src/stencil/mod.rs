@@ -130,7 +130,6 @@ impl Stencil {
         let read: ReadInputs = Arc::new(move || Inputs::read(&config.root, &found, &*variable));
         Context {
             endpoint: &self.endpoint,
-            registry: &self.config.server.registry,
             project: &self.config.project,
             root: &self.config.root,
             definition,

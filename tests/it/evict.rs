@@ -182,19 +182,18 @@ fn the_budget_in_bytes_holds_while_builds_run() {
     assert_eq!(ready(&project).len(), 2);
 }
 
-/// A build that cannot write as long as more than so many templates are there.
-fn on_a_full_disk(project: &Project<'_>, fit: usize) {
+/// A build that cannot write as long as any template is there.
+fn on_a_full_disk(project: &Project<'_>) {
     project.build(&Build::Script(format!(
-        "n=$(sql -d postgres -Atc \"select count(*) from pg_database where datname like 'tpl\\_%{}%'\")\necho try >>tries\nif [ \"$n\" -gt {fit} ]; then echo 'could not extend file \"base/5/2619\": No space left on device' >&2; exit 1; fi\nmigrate",
+        "n=$(sql -d postgres -Atc \"select count(*) from pg_database where datname like 'tpl\\_%{}%'\")\necho try >>tries\nif [ \"$n\" -gt 0 ]; then echo 'could not extend file \"base/5/2619\": No space left on device' >&2; exit 1; fi\nmigrate",
         project.id
     )));
 }
 
 #[test]
-fn on_a_full_disk_the_cheapest_goes_and_it_is_tried_once_more() {
-    let (project, made) = with_templates(3, "keep = 0\nmax_size = \"unlimited\"");
-    idle(&project, &made[0], "2 days");
-    on_a_full_disk(&project, 0);
+fn on_a_full_disk_room_is_made_and_it_is_tried_once_more() {
+    let (project, _) = with_templates(3, "keep = 0\nmax_size = \"unlimited\"");
+    on_a_full_disk(&project);
     project.add_migration("0009_changing", "create table changing_4 (id int);");
     let ran = Pgstencil::new(&project)
         .args(["ensure", "--json"])
@@ -207,7 +206,7 @@ fn on_a_full_disk_the_cheapest_goes_and_it_is_tried_once_more() {
 #[test]
 fn on_a_full_disk_nothing_goes_that_must_stay() {
     let (project, made) = with_templates(2, "keep = 5\nmax_size = \"unlimited\"");
-    on_a_full_disk(&project, 0);
+    on_a_full_disk(&project);
     project.add_migration("0009_changing", "create table changing_4 (id int);");
     let ran = Pgstencil::new(&project).args(["ensure", "--json"]).fails(4);
     ran.stderr_has("No space left on device");
@@ -310,10 +309,7 @@ fn names_that_mean_nothing_or_too_much_are_refused() {
 #[test]
 fn all_are_those_of_this_project() {
     let (project, made) = with_templates(2, "");
-    let other = Project::with_migrations(server());
-    let text = other.read("pgstencil.toml");
-    let shared = text.replace(&other.registry(), &project.registry());
-    other.write("pgstencil.toml", &shared);
+    let other = neighbour(&project);
     let answer = ensure(&other);
     let clone = Pgstencil::new(&project).args(["clone", "--json"]).success();
     let done = evict(&project, &["--all", "-y"]);
@@ -386,10 +382,7 @@ fn projects_that_nobody_works_on_keep_their_own_limits() {
     for fingerprint in &made {
         idle(&project, fingerprint, "3 days");
     }
-    let other = Project::with_migrations(server());
-    let text = other.read("pgstencil.toml");
-    let shared = text.replace(&other.registry(), &project.registry());
-    other.write("pgstencil.toml", &shared);
+    let other = neighbour(&project);
     other.append_config("[eviction]\nmax_idle = \"never\"");
     ensure(&other);
     assert_eq!(ready(&project).len(), 1);
