@@ -3,12 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{Definition, EvictionSettings, Strategy};
+use crate::config::{CloneSettings, Definition, EvictionSettings};
 use crate::error::Result;
 use crate::events::{Event, Observe};
 use crate::fingerprint::Inputs;
-use crate::pg::session::ServerFacts;
-use crate::pg::sql::CopyStrategy;
 use crate::pg::{Endpoint, Limit};
 use crate::registry::Holder;
 
@@ -27,8 +25,8 @@ pub struct Context<'a> {
     pub root: &'a Path,
     /// What is built.
     pub definition: &'a Definition,
-    /// How clones are copied.
-    pub strategy: Strategy,
+    /// How clones are made.
+    pub clone: &'a CloneSettings,
     /// The limits of the project's templates.
     pub eviction: &'a EvictionSettings,
     /// Who asks.
@@ -60,23 +58,5 @@ impl Context<'_> {
             .map_err(|e| {
                 crate::error::Error::internal("reading the inputs panicked").caused_by(e)
             })?
-    }
-
-    /// How to copy databases of this size. By measurement: without fsync FILE_COPY always wins;
-    /// with it, WAL_LOG wins while there is little data in many files, since FILE_COPY syncs each
-    /// file and forces two checkpoints on everybody.
-    pub fn copy_strategy(&self, facts: &ServerFacts, bytes: i64, files: i64) -> CopyStrategy {
-        if facts.major() < 15 {
-            return CopyStrategy::Only;
-        }
-        match self.strategy {
-            Strategy::WalLog => CopyStrategy::WalLog,
-            Strategy::FileCopy => CopyStrategy::FileCopy,
-            Strategy::Reflink if facts.major() >= 18 => CopyStrategy::Reflink,
-            Strategy::Reflink => CopyStrategy::FileCopy,
-            Strategy::Auto if !facts.fsync => CopyStrategy::FileCopy,
-            Strategy::Auto if bytes / 1_000_000 < files.max(300) / 8 => CopyStrategy::WalLog,
-            Strategy::Auto => CopyStrategy::FileCopy,
-        }
     }
 }

@@ -82,6 +82,13 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
             .await
             .doing(|| "unbound a statement".into())?;
     }
+    if copy.strategy == CopyStrategy::Reflink {
+        // The next copy of this session may be another one.
+        session
+            .run(sql::set_file_copy_method(false))
+            .await
+            .doing(|| "set file_copy_method".into())?;
+    }
     match created {
         Err(e) if e.kind() == Kind::Permission => {
             // Says which right is missing, and how to grant it.
@@ -186,6 +193,20 @@ async fn create_in_lanes(
     // All run to their end: a database that is still being copied cannot be dropped.
     let (own, others) = tokio::join!(own, futures_util::future::join_all(work));
     own.and(others.into_iter().collect())
+}
+
+/// Waits while somebody waits for a copy, but not for ever: a server that is always busy must not fill
+/// up. For copies and drops that nobody waits for.
+///
+/// # Errors
+/// The driver's.
+pub async fn give_way(registry: &mut Registry) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let started = std::time::Instant::now();
+    while started.elapsed() < PATIENCE && registry.somebody_hurries().await? {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 /// Whether a failed copy speaks against its source, rather than against the server, the role, the

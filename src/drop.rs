@@ -16,6 +16,7 @@ use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, Limit, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::database::Owner;
+use crate::registry::warm::SpareRow;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
 
 /// How the drop of one database ended.
@@ -239,6 +240,45 @@ pub async fn drop_given_up_templates(registry: &mut Registry, project: &str) -> 
         }
     }
     Ok(())
+}
+
+/// Drops warm clones at once, as far as nobody takes them meanwhile. Returns how many went, and the
+/// reasons why some databases stay.
+///
+/// # Errors
+/// The driver's.
+pub async fn drop_warm(
+    registry: &mut Registry,
+    spare: &[SpareRow],
+) -> Result<(usize, Vec<String>)> {
+    let (mut gone, mut stay) = (0, Vec::new());
+    for clone in spare {
+        let key = LockKey::clone(&clone.id);
+        let locked = registry.session().try_lock(key).await;
+        if !locked.doing(|| "lock a warm clone".into())? {
+            continue;
+        }
+        let done = async {
+            if !registry.release_warm(&clone.id).await? {
+                return Ok(None);
+            }
+            let owner = Owner::Clone(clone.id.clone());
+            let left = drop_databases_of(registry, &owner).await?;
+            registry.forget_clone(&clone.id).await?;
+            Ok(Some(left))
+        }
+        .await;
+        registry
+            .session()
+            .unlock(key)
+            .await
+            .doing(|| "unlock a warm clone".into())?;
+        if let Some(left) = done? {
+            gone += 1;
+            stay.extend(left);
+        }
+    }
+    Ok((gone, stay))
 }
 
 async fn given_up(registry: &mut Registry, id: i64) -> Result<Option<TemplateRow>> {

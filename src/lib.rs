@@ -113,6 +113,7 @@
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!("pgstencil runs on Linux and macOS; on Windows use WSL2");
 
+pub mod bench;
 pub mod clone;
 pub mod config;
 pub mod context;
@@ -131,6 +132,7 @@ pub mod process;
 pub mod registry;
 pub mod server;
 pub mod stencil;
+pub mod strategy;
 pub mod sweep;
 pub mod template;
 pub mod url;

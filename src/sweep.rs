@@ -1,7 +1,7 @@
 //! The sweep: what killed jobs leave behind.
 //!
 //! Plan, then apply. The plan reads only. A clone without holder and session is dropped in two
-//! phases: first noted as orphaned, and dropped only if that still holds `orphan_grace` later, so
+//! phases: first noted as orphaned, and dropped only if that still holds its project's `orphan_grace` later, so
 //! that a holder whose session was cut has time to come back. Everything is looked at again under
 //! the clone's lock before anything is done.
 //!
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
+use crate::copy;
 use crate::drop::{self, OfTemplate};
 use crate::error::Result;
 use crate::pg::catalog::Database;
@@ -54,6 +55,14 @@ pub enum Action {
 }
 
 impl Action {
+    fn drop_clone(row: &CloneRow, why: &'static str) -> Self {
+        Action::DropClone {
+            clone: row.id.clone(),
+            name: row.name.clone(),
+            why,
+        }
+    }
+
     /// Whether it drops something.
     pub fn drops(&self) -> bool {
         matches!(self, Action::DropClone { .. } | Action::DropTemplate { .. })
@@ -91,9 +100,17 @@ pub async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action
         return Ok(actions);
     }
     let held = registry.held_locks().await?;
-    for row in clones {
+    if clones.iter().any(|row| row.state == "warm") {
+        for spare in registry.spare_warm(None).await? {
+            let row = clones.iter().find(|row| row.id == spare.id);
+            if let Some(row) = row.filter(|row| !held.contains(&row.key())) {
+                actions.push(Action::drop_clone(row, spare.why()));
+            }
+        }
+    }
+    for row in clones.iter().filter(|row| row.state != "warm") {
         let locked = held.contains(&row.key());
-        if let Some(action) = judge(registry, &row, locked, grace).await? {
+        if let Some(action) = judge(registry, row, locked, grace).await? {
             actions.push(action);
         }
     }
@@ -122,11 +139,7 @@ async fn judge(
     grace: Duration,
 ) -> Result<Option<Action>> {
     let clone = row.id.clone();
-    let drop = |why| Action::DropClone {
-        clone: clone.clone(),
-        name: row.name.clone(),
-        why,
-    };
+    let drop = |why| Action::drop_clone(row, why);
     let revive = || {
         row.orphaned_s.is_some().then(|| Action::Revive {
             clone: clone.clone(),
@@ -136,12 +149,13 @@ async fn judge(
         // Its maker, its holder or another sweep is at it. A holder who comes back takes the note back.
         _ if locked => None,
         "creating" => Some(drop("its maker is gone")),
+        "warm" => registry.is_spare(&row.id).await?.map(|s| drop(s.why())),
         "released" => Some(drop("it was given back")),
         _ if row.lease == "expiry" && !row.expired => revive(),
         _ if in_use(registry, &row.id).await? => revive(),
         _ => match row.orphaned_s {
             None => Some(Action::Orphan { clone }),
-            Some(s) if s >= grace.as_secs_f64() => Some(drop(match row.lease.as_str() {
+            Some(_) if row.orphaned_for_good(grace) => Some(drop(match row.lease.as_str() {
                 "expiry" => "its lease is over",
                 _ => "its holder is gone",
             })),
@@ -228,7 +242,7 @@ async fn lane(
     let mut lines = Vec::new();
     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
     while let Some(action) = next() {
-        give_way(registry).await?;
+        copy::give_way(registry).await?;
         lines.extend(perform(registry, action, grace).await?);
     }
     Ok(lines)
@@ -279,17 +293,6 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
         }
     }
     Ok(lines)
-}
-
-/// Waits while somebody waits for a copy, but not for ever: a server that is always busy must not fill
-/// up.
-async fn give_way(registry: &mut Registry) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let started = std::time::Instant::now();
-    while started.elapsed() < PATIENCE && registry.somebody_hurries().await? {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 /// Plans and applies pass after pass, until a pass has nothing more to drop, or no fewer things than the
@@ -391,6 +394,10 @@ async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<S
             return Ok(None);
         }
         registry.set_released(clone).await?;
+    }
+    // From here on nobody claims it; so far our lock was in the way.
+    if row.state == "warm" && !registry.release_warm(clone).await? {
+        return Ok(None);
     }
     let left = drop::drop_databases_of(registry, &owner).await?;
     registry.forget_clone(clone).await?;

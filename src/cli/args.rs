@@ -94,6 +94,8 @@ pub(crate) enum Command {
     Unpin(Pin),
     /// Count hits, extensions and builds, and the time that they took and saved
     Stats(Stats),
+    /// Measure what copies of a template cost on this server, and have `auto` go by that
+    Bench(Bench),
     /// Look for what is wrong with server, role, disk or registry, and say the mend; exit 1 on a problem
     Doctor(Doctor),
     /// The managed local Postgres
@@ -228,7 +230,7 @@ pub(crate) struct List {
     pub(crate) project: Option<String>,
     /// Only in this state; the first three are those of templates
     #[arg(long, value_name = "STATE", value_parser = [
-        "building", "ready", "broken", "creating", "leased", "released", "orphaned",
+        "building", "ready", "broken", "creating", "warm", "leased", "released", "orphaned",
     ])]
     pub(crate) state: Option<String>,
     /// Only templates
@@ -288,6 +290,17 @@ pub(crate) struct Pin {
         conflicts_with = "templates"
     )]
     pub(crate) template: Option<String>,
+}
+
+/// `bench`
+#[derive(Args, Debug)]
+pub(crate) struct Bench {
+    /// The `[template.NAME]` that is meant; not needed when the file has only one
+    #[arg(short = 't', long = "template", value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// How often each strategy is measured
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) rounds: u8,
 }
 
 /// `doctor`

@@ -1,5 +1,5 @@
-//! The process that is left behind to drop what nobody needs, and to build from nothing what is to
-//! take the place of an extended template.
+//! The process that is left behind to make warm clones, to drop what nobody needs, and to build from
+//! nothing what is to take the place of an extended template.
 //!
 //! A DROP forces a checkpoint of the whole server, so nobody should wait for one. This process is
 //! the same binary in a session of its own, without our descriptors and our environment; what it
@@ -10,12 +10,13 @@ use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pgstencil::config::Config;
 use pgstencil::config::env::{self, Environment};
+use pgstencil::names::Fingerprint;
 use pgstencil::stencil::{self, Defaults, Endpoint, Holder, Limit};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
@@ -28,14 +29,17 @@ struct Errand {
     ssl_mode: Option<String>,
     registry: String,
     grace_ms: u64,
-    settle: Option<Settle>,
+    /// A definition whose template is to be looked after.
+    care: Option<Care>,
 }
 
-/// A template to settle.
 #[derive(Serialize, Deserialize)]
-struct Settle {
+struct Care {
     config: PathBuf,
     definition: String,
+    fingerprint: String,
+    /// Whether a build from nothing is to take its place first.
+    settle: bool,
     holder: Holder,
 }
 
@@ -57,11 +61,56 @@ pub(super) fn start(stencil: &Stencil) {
     let _ = errand(stencil, None).and_then(|errand| send(bare(own_program()?), &errand));
 }
 
+/// The process, started while something else is waited for. It does nothing before it is told what; if it
+/// never is, since we failed or were killed, it ends.
+pub(super) struct Ahead(Option<tokio::task::JoinHandle<Result<Child>>>);
+
+impl Ahead {
+    /// Starts it if the config wants warm clones: then there will be something to do.
+    pub(super) fn start(stencil: &Stencil) -> Self {
+        let wanted = stencil.config().clone.warm > 0;
+        let spawn = || launch(bare(own_program()?));
+        Ahead(wanted.then(|| tokio::task::spawn_blocking(spawn)))
+    }
+
+    /// Whether it was started.
+    pub(super) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Has it make warm clones of a template, and sweep.
+    pub(super) async fn fill(
+        &mut self,
+        stencil: &Stencil,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) {
+        self.tell(errand(stencil, Some((definition, fingerprint, false))))
+            .await;
+    }
+
+    /// Has it sweep; starts it if it was not.
+    pub(super) async fn sweep(&mut self, stencil: &Stencil) {
+        match self.is_there() {
+            true => self.tell(errand(stencil, None)).await,
+            false => start(stencil),
+        }
+    }
+
+    async fn tell(&mut self, errand: Result<String>) {
+        if let (Some(child), Ok(errand)) = (self.0.take(), errand)
+            && let Ok(Ok(mut child)) = child.await
+        {
+            let _ = tell(&mut child, &errand);
+        }
+    }
+}
+
 /// Starts the process, and has it settle the definition's template, too. That needs the caller's
 /// environment, since the build command does; and it gives way to everything else.
-pub(super) fn start_settling(stencil: &Stencil, definition: &str) {
+pub(super) fn start_settling(stencil: &Stencil, definition: &str, fingerprint: &Fingerprint) {
     let try_start = || {
-        let errand = errand(stencil, Some(definition))?;
+        let errand = errand(stencil, Some((definition, fingerprint, true)))?;
         let mut nice = Command::new("nice");
         nice.args(["-n", "19"]).arg(own_program()?);
         // A system without `nice` is stranger than one that is busy for a while.
@@ -78,13 +127,15 @@ fn own_program() -> Result<PathBuf> {
     std::env::current_exe().map_err(failed)
 }
 
-fn errand(stencil: &Stencil, definition: Option<&str>) -> Result<String> {
+fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, bool)>) -> Result<String> {
     let config = stencil.config();
-    let settle = match definition {
+    let care = match of {
         None => None,
-        Some(definition) => Some(Settle {
+        Some((definition, fingerprint, settle)) => Some(Care {
             config: std::fs::canonicalize(&config.file).map_err(failed)?,
             definition: definition.to_owned(),
+            fingerprint: fingerprint.to_string(),
+            settle,
             holder: stencil.holder().clone(),
         }),
     };
@@ -93,7 +144,7 @@ fn errand(stencil: &Stencil, definition: Option<&str>) -> Result<String> {
         ssl_mode: stencil.endpoint().ssl_mode().map(str::to_owned),
         registry: config.server.registry.clone(),
         grace_ms: config.clone.orphan_grace.as_millis() as u64,
-        settle,
+        care,
     };
     serde_json::to_string(&errand).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
 }
@@ -110,11 +161,15 @@ fn bare(program: PathBuf) -> Command {
     command
 }
 
-fn send(mut command: Command, errand: &str) -> Result<()> {
+fn send(command: Command, errand: &str) -> Result<()> {
+    tell(&mut launch(command)?, errand)
+}
+
+fn launch(mut command: Command) -> Result<Child> {
     for mark in RUNNER_MARKS {
         command.env_remove(mark);
     }
-    let mut child = command
+    command
         .arg("background")
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -123,7 +178,10 @@ fn send(mut command: Command, errand: &str) -> Result<()> {
         // From its first moment on: whoever ends our group when we are done must not meet it there.
         .process_group(0)
         .spawn()
-        .map_err(failed)?;
+        .map_err(failed)
+}
+
+fn tell(child: &mut Child, errand: &str) -> Result<()> {
     if let Some(mut stdin) = child.stdin.take() {
         // Fits into the pipe's buffer, so this never blocks.
         stdin.write_all(errand.as_bytes()).map_err(failed)?;
@@ -177,23 +235,40 @@ pub(super) async fn work() -> Result<u8> {
     };
     let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &defaults)?;
     let grace = Duration::from_millis(errand.grace_ms);
-    let swept = stencil::sweep_now(&endpoint, &errand.registry, grace).await;
-    let Some(settle) = errand.settle else {
-        return swept.map(|_| 0);
+    let sweep = || stencil::sweep_now(&endpoint, &errand.registry, grace);
+    let Some(care) = &errand.care else {
+        return sweep().await.map(|_| 0);
     };
-    let config = Config::load(&settle.config)?;
+    // What somebody may be waiting for soon comes before what is only in the way; a build from nothing
+    // takes long, so that comes last.
+    let cared = match care.settle {
+        true => {
+            sweep().await?;
+            look_after(care, &endpoint).await
+        }
+        false => look_after(care, &endpoint).await,
+    };
+    // What was replaced is dropped, and what was given up half-way.
+    sweep().await?;
+    cared.map(|()| 0)
+}
+
+async fn look_after(care: &Care, endpoint: &Endpoint) -> Result<()> {
+    let config = Config::load(&care.config)?;
     let env = Environment::from_process();
     let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
     // The starter has ended; who waits should see who builds.
     let holder = Holder {
         pid: std::process::id(),
-        ..settle.holder
+        ..care.holder.clone()
     };
     let stencil = Stencil::new(config, endpoint.clone(), holder, variable);
-    let settled = stencil
-        .settle_now(&settle.definition, &Limit::default())
-        .await;
-    // What was replaced is dropped, and what was given up half-way.
-    stencil::sweep_now(&endpoint, &errand.registry, grace).await?;
-    settled.map(|_| 0)
+    let limit = Limit::default();
+    if care.settle {
+        stencil.settle_now(&care.definition, &limit).await?;
+    }
+    stencil
+        .fill(&care.definition, &care.fingerprint.parse()?, &limit)
+        .await?;
+    Ok(())
 }

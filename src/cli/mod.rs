@@ -121,6 +121,9 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
         Command::List(args) => {
             interruptible(session, &mut signals, commands::list::list(session, args)).await
         }
+        Command::Bench(args) => {
+            interruptible(session, &mut signals, commands::bench::bench(session, args)).await
+        }
         Command::Doctor(args) => {
             interruptible(
                 session,

@@ -194,6 +194,12 @@ fn server(
 
 fn clone(doc: &Document<'_>, path: &KeyPath, raw: RawClone) -> Result<CloneSettings> {
     Ok(CloneSettings {
+        warm: raw.warm,
+        // None at all is a wish of its own; otherwise the depth grows from `warm` on.
+        warm_max: match raw.warm {
+            0 => 0,
+            warm => raw.warm_max.max(warm),
+        },
         strategy: raw.strategy,
         ttl: or_never(doc, &path.key("ttl"), &raw.ttl)?,
         orphan_grace: duration(doc, &path.key("orphan_grace"), &raw.orphan_grace, false)?,

@@ -157,6 +157,10 @@ pub struct CloneSettings {
     pub ttl: Option<Duration>,
     /// How long a clone without holder and session waits before the sweep drops it.
     pub orphan_grace: Duration,
+    /// How many clones of a template in use are made ahead of time.
+    pub warm: u32,
+    /// How many there may be while many are asked for; at least `warm`.
+    pub warm_max: u32,
 }
 
 /// `[clone] strategy`
@@ -216,6 +220,8 @@ impl Default for CloneSettings {
             strategy: Strategy::Auto,
             ttl: Some(Duration::from_secs(12 * 60 * 60)),
             orphan_grace: Duration::from_secs(2 * 60),
+            warm: 2,
+            warm_max: 8,
         }
     }
 }

@@ -75,6 +75,12 @@ pub(super) struct RawClone {
     pub(super) ttl: String,
     /// How long a clone without holder and session waits before the sweep drops it; a duration.
     pub(super) orphan_grace: String,
+    /// How many clones of a template in use are made ahead of time.
+    #[schemars(range(max = 100))]
+    pub(super) warm: u32,
+    /// How many there may be while many are asked for.
+    #[schemars(range(max = 100))]
+    pub(super) warm_max: u32,
 }
 
 impl Default for RawClone {
@@ -83,6 +89,8 @@ impl Default for RawClone {
             strategy: Strategy::Auto,
             ttl: "12h".to_owned(),
             orphan_grace: "2m".to_owned(),
+            warm: 2,
+            warm_max: 8,
         }
     }
 }
@@ -285,6 +293,8 @@ impl From<&Config> for RawConfig {
                 strategy: config.clone.strategy,
                 ttl: or_never(config.clone.ttl),
                 orphan_grace: humantime::format_duration(config.clone.orphan_grace).to_string(),
+                warm: config.clone.warm,
+                warm_max: config.clone.warm_max,
             },
             eviction: RawEviction {
                 max_size: config

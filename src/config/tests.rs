@@ -109,6 +109,8 @@ run_as = "pg"
 strategy = "file_copy"
 ttl = "never"
 orphan_grace = "1h 30m"
+warm = 3
+warm_max = 4
 
 [eviction]
 max_size = "1.5GB"
@@ -170,6 +172,8 @@ fn every_key_arrives() {
             strategy: Strategy::FileCopy,
             ttl: None,
             orphan_grace: Duration::from_secs(90 * 60),
+            warm: 3,
+            warm_max: 4,
         }
     );
     assert_eq!(
@@ -255,7 +259,8 @@ hint: did you mean `migrations`?",
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
@@ -277,9 +282,9 @@ hint: did you mean `match`?",
         ),
         (
             "[clone]
-warm = 1",
-            "pgstencil.toml:5:1: unknown key `clone.warm`
-  keys known here: orphan_grace, strategy, ttl",
+hot = 1",
+            "pgstencil.toml:5:1: unknown key `clone.hot`
+  keys known here: orphan_grace, strategy, ttl, warm, warm_max",
         ),
         (
             "[evict]
@@ -413,6 +418,11 @@ hint: write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`",
 ttl = 'nevr'",
             "pgstencil.toml:5:7: `clone.ttl` is `nevr`, which is not a duration: expected number at 0
 hint: write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`, or `never`",
+        ),
+        (
+            "[clone]
+warm = 101",
+            "pgstencil.toml:5:8: `clone.warm` is 101, not a number from 0 to 100",
         ),
         (
             "[clone]

@@ -10,6 +10,7 @@ mod cost;
 pub mod policy;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use crate::config::EvictionSettings;
 use crate::drop;
@@ -287,11 +288,7 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
         let row = &eviction.template;
         let key = LockKey::template(row.id);
         // Whoever copies or extends it shares this lock, and so do we after a build of our own.
-        let free = registry
-            .session()
-            .try_lock(key)
-            .await
-            .doing(|| "lock a template".into())?;
+        let free = lock(registry, row.id).await?;
         let gone = match free {
             false => false,
             true => {
@@ -312,6 +309,30 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
         });
     }
     Ok(done)
+}
+
+/// Takes a template's lock, if nobody but a filler of warm clones has it: that one soon lets go.
+async fn lock(registry: &mut Registry, template: i64) -> Result<bool> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let started = Instant::now();
+    let key = LockKey::template(template);
+    loop {
+        let free = registry
+            .session()
+            .try_lock(key)
+            .await
+            .doing(|| "lock a template".into())?;
+        let filled = !free
+            && started.elapsed() < PATIENCE
+            && registry
+                .held_locks()
+                .await?
+                .contains(&LockKey::filler(template));
+        if !filled {
+            return Ok(free);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Drops templates that were given up. Returns the reasons why some stay.
@@ -353,6 +374,9 @@ pub async fn make_room(
         templates: 1,
         bytes,
     };
+    // Warm clones are the cheapest to have again, so they go before any template.
+    let spare = registry.spare_warm(Some((project, bytes))).await?;
+    drop::drop_warm(registry, &spare).await?;
     let plan = plan(registry, project, settings, room).await?;
     let evicted = gone(registry, plan).await?;
     drop_now(registry, &evicted).await?;

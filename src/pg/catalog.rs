@@ -186,6 +186,18 @@ pub async fn visitors(connection: &mut PgConnection, oid: Oid) -> Result<Vec<Vis
         .doing(|| "see who is connected".into())
 }
 
+/// Where the server keeps its data, on its own machine; `None` if our role may not know.
+///
+/// # Errors
+/// The driver's.
+pub async fn data_directory(session: &mut Session) -> Result<Option<String>> {
+    // 42501 comes from `SHOW` only; this view just leaves out what one may not see.
+    sqlx::query_scalar("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
+        .fetch_optional(session.connection())
+        .await
+        .doing(|| "see where the server keeps its data".into())
+}
+
 /// Waits until nobody is in the database, looking each few milliseconds: CREATE and DROP would
 /// sleep in steps of 100 ms. Returns who is still there when `patience` is over.
 ///

@@ -32,6 +32,11 @@ impl LockKey {
         LockKey::derive("copying", &[id])
     }
 
+    /// The right to make warm clones of a template: one process at a time.
+    pub fn filler(template: i64) -> Self {
+        LockKey::derive("filler", &[&template.to_string()])
+    }
+
     /// Shared by those who copy while somebody waits; drops give way to them.
     pub fn hurry() -> Self {
         LockKey::derive("hurry", &[])

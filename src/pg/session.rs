@@ -131,7 +131,24 @@ impl Session {
         database: &str,
         limit: &Limit,
     ) -> std::result::Result<Self, OpenError> {
-        Self::open_with(endpoint, database, limit, &[("search_path", "pg_catalog")]).await
+        let bare = [("search_path", "pg_catalog")];
+        let opened = Self::open_with(endpoint, database, limit, &bare, None).await?;
+        Ok(opened.0)
+    }
+
+    /// Opens a session as [`Session::open`] does, and asks it a first question in the same round trip.
+    /// `None` for an answer: the question failed, or has no row. It changes nothing, and binds nothing.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub async fn open_asking(
+        endpoint: &Endpoint,
+        database: &str,
+        limit: &Limit,
+        question: &'static str,
+    ) -> std::result::Result<(Self, Option<PgRow>), OpenError> {
+        let bare = [("search_path", "pg_catalog")];
+        Self::open_with(endpoint, database, limit, &bare, Some(question)).await
     }
 
     /// Opens a session for statements of the user's own: with the `search_path` that the user's
@@ -144,7 +161,8 @@ impl Session {
         database: &str,
         limit: &Limit,
     ) -> std::result::Result<Self, OpenError> {
-        Self::open_with(endpoint, database, limit, &[]).await
+        let opened = Self::open_with(endpoint, database, limit, &[], None).await?;
+        Ok(opened.0)
     }
 
     async fn open_with(
@@ -152,7 +170,8 @@ impl Session {
         database: &str,
         limit: &Limit,
         further: &[(&str, &str)],
-    ) -> std::result::Result<Self, OpenError> {
+        question: Option<&str>,
+    ) -> std::result::Result<(Self, Option<PgRow>), OpenError> {
         let started = Instant::now();
         let connection = loop {
             match Self::attempt(endpoint, database, limit, further).await {
@@ -205,10 +224,23 @@ impl Session {
             text += ", set_config('transaction_timeout', '0', false)";
         }
         text += " FROM pg_catalog.pg_database WHERE datname = 'template0'";
-        let row = sqlx::raw_sql(super::sql::user_statements(text))
-            .fetch_one(&mut connection)
-            .await
-            .doing(|| format!("set up a session with the server at {}", endpoint.place()))?;
+        let mut rows = None;
+        if let Some(question) = question {
+            let both = super::sql::user_statements(format!("{text}; {question}"));
+            // If the question fails, the settings are taken back with it: one message is one transaction.
+            rows = sqlx::raw_sql(both).fetch_all(&mut connection).await.ok();
+        }
+        let rows = match rows {
+            Some(rows) => rows,
+            None => sqlx::raw_sql(super::sql::user_statements(text))
+                .fetch_all(&mut connection)
+                .await
+                .doing(|| format!("set up a session with the server at {}", endpoint.place()))?,
+        };
+        let mut rows = rows.into_iter();
+        let row = rows
+            .next()
+            .ok_or_else(|| Error::failed("the server has no database `template0`"))?;
         let seen: Option<String> = row.try_get("marker").unwrap_or(None);
         if seen.as_deref() != Some(marker.as_str()) {
             return Err(OpenError::Other(pooler(endpoint)));
@@ -223,11 +255,12 @@ impl Session {
             traits: super::catalog::traits(&row, version / 10_000)
                 .doing(|| "read the server's encoding and locale".into())?,
         };
-        Ok(Session {
+        let session = Session {
             connection,
             database: database.to_owned(),
             facts,
-        })
+        };
+        Ok((session, rows.next()))
     }
 
     async fn attempt(

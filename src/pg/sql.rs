@@ -25,6 +25,14 @@ pub fn user_statements(text: String) -> Statement {
     Statement(text)
 }
 
+/// Several statements as one message, which the server runs as one transaction
+/// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT>). None of
+/// them may be a CREATE or DROP DATABASE.
+pub fn together(statements: &[Statement]) -> Statement {
+    let texts: Vec<&str> = statements.iter().map(Statement::text).collect();
+    Statement(texts.join("; "))
+}
+
 /// Quotes an identifier for any position in a statement.
 pub fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -51,6 +59,18 @@ pub enum CopyStrategy {
     FileCopy,
     /// The same with `file_copy_method = clone`, which the session must have set (18 and later).
     Reflink,
+}
+
+impl CopyStrategy {
+    /// The word of the config; `only` where there is no choice.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CopyStrategy::Only => "only",
+            CopyStrategy::WalLog => "wal_log",
+            CopyStrategy::FileCopy => "file_copy",
+            CopyStrategy::Reflink => "reflink",
+        }
+    }
 }
 
 /// `CREATE DATABASE name TEMPLATE template`. Must be the only statement of its message (25001).

@@ -1,4 +1,5 @@
-//! Rows of `pgstencil.clone`: creating → leased → released.
+//! Rows of `pgstencil.clone`: creating → leased → released. One that is made ahead of time is warm
+//! in between: creating → warm → creating → leased.
 
 use std::time::Duration;
 
@@ -23,14 +24,14 @@ pub enum Lease {
 }
 
 impl Lease {
-    fn kind(self) -> &'static str {
+    pub(super) fn kind(self) -> &'static str {
         match self {
             Lease::Session => "session",
             Lease::Expiry(_) => "expiry",
         }
     }
 
-    fn seconds(self) -> Option<f64> {
+    pub(super) fn seconds(self) -> Option<f64> {
         match self {
             Lease::Session | Lease::Expiry(None) => None,
             Lease::Expiry(Some(ttl)) => Some(ttl.as_secs_f64()),
@@ -51,7 +52,7 @@ pub struct CloneRow {
     pub fingerprint: String,
     /// Name of its first database.
     pub name: String,
-    /// `creating`, `leased` or `released`.
+    /// `creating`, `warm`, `leased` or `released`.
     pub state: String,
     /// `session` or `expiry`.
     pub lease: String,
@@ -61,6 +62,8 @@ pub struct CloneRow {
     pub expired: bool,
     /// Seconds since a sweep first found it without holder.
     pub orphaned_s: Option<f64>,
+    /// Seconds that it may be without holder; `None` if its project has noted none.
+    pub grace_s: Option<f64>,
     /// Who holds it.
     pub holder: Json<Holder>,
     /// Seconds since it was made.
@@ -74,6 +77,13 @@ impl CloneRow {
     pub fn key(&self) -> LockKey {
         LockKey::clone(&self.id)
     }
+
+    /// Whether it has been without holder for as long as its project allows; `otherwise` is for projects
+    /// that have noted nothing.
+    pub fn orphaned_for_good(&self, otherwise: Duration) -> bool {
+        let grace = self.grace_s.unwrap_or(otherwise.as_secs_f64());
+        self.orphaned_s.is_some_and(|s| s >= grace)
+    }
 }
 
 macro_rules! select {
@@ -83,6 +93,7 @@ macro_rules! select {
              to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS expires_at, \
              coalesce(expires_at <= now(), false) AS expired, \
              extract(epoch FROM now() - orphaned_at)::float8 AS orphaned_s, holder, \
+             (SELECT p.grace_s FROM pgstencil.project p WHERE p.name = c.project) AS grace_s, \
              extract(epoch FROM now() - created_at)::float8 AS age_s, \
              to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at \
              FROM pgstencil.clone c ",

@@ -14,15 +14,19 @@ const INSERT: &str = "INSERT INTO pgstencil.event (project, definition, fingerpr
      VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
 /// Rows are numbered, so their number is a bound by itself.
 const TRIM: &str = "DELETE FROM pgstencil.event WHERE id <= $1 - 10000";
+const TRIM_ALL: &str =
+    "DELETE FROM pgstencil.event WHERE id <= (SELECT max(id) FROM pgstencil.event) - 10000";
 /// The last build; of the others the median of the last ones, so that one on a busy machine does not
 /// count for ever.
-const COSTS: &str = "WITH of AS (SELECT id, outcome, millis FROM pgstencil.event \
-     WHERE project = $1 AND definition = $2) SELECT \
-     (SELECT millis FROM of WHERE outcome IN ('miss', 'settled', 'verified') ORDER BY id DESC LIMIT 1) AS full_build, \
+const COSTS: &str = "SELECT \
+     (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 AND outcome <> 'hit' \
+      AND outcome IN ('miss', 'settled', 'verified') ORDER BY id DESC LIMIT 1) AS full_build, \
      (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY millis) FROM \
-      (SELECT millis FROM of WHERE outcome = 'extended' ORDER BY id DESC LIMIT 9) e) AS extension, \
+      (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 AND outcome <> 'hit' \
+       AND outcome = 'extended' ORDER BY id DESC LIMIT 9) e) AS extension, \
      (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY millis) FROM \
-      (SELECT millis FROM of WHERE outcome = 'hit' ORDER BY id DESC LIMIT 9) h) AS hit";
+      (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 \
+       AND outcome = 'hit' ORDER BY id DESC LIMIT 9) h) AS hit";
 
 const DIFFERED: &str = "SELECT EXISTS (SELECT FROM pgstencil.event \
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND outcome = 'differed')";
@@ -121,6 +125,18 @@ impl Registry {
                 .await
                 .doing(doing)?;
         }
+        Ok(())
+    }
+
+    /// Forgets what happened long ago. Hits of warm clones do not do that themselves.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn trim_events(&mut self) -> Result<()> {
+        sqlx::query(TRIM_ALL)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "forget what happened long ago".into())?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sqlx::FromRow;
 
-use crate::config::EvictionSettings;
+use crate::config::{CloneSettings, EvictionSettings};
 use crate::error::Result;
 use crate::fingerprint::Recipe;
 use crate::pg::Doing as _;
@@ -72,15 +72,20 @@ const RESIDENTS: &str = "SELECT t.id, t.project, t.definition, t.fingerprint, t.
      FROM pgstencil.template t WHERE t.state = 'ready' ORDER BY t.id";
 const LIMITS: &str =
     "SELECT name, max_bytes, max_templates, max_idle_s, keep FROM pgstencil.project";
-const NOTE_LIMITS: &str = "INSERT INTO pgstencil.project AS p (name, max_bytes, max_templates, max_idle_s, keep) \
-     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET max_bytes = excluded.max_bytes, \
-     max_templates = excluded.max_templates, max_idle_s = excluded.max_idle_s, keep = excluded.keep, \
-     noted_at = now() WHERE (p.max_bytes, p.max_templates, p.max_idle_s, p.keep) \
-     IS DISTINCT FROM (excluded.max_bytes, excluded.max_templates, excluded.max_idle_s, excluded.keep)";
+const NOTE_LIMITS: &str = "INSERT INTO pgstencil.project AS p \
+     (name, max_bytes, max_templates, max_idle_s, keep, warm, warm_max, grace_s) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO UPDATE SET \
+     max_bytes = excluded.max_bytes, max_templates = excluded.max_templates, \
+     max_idle_s = excluded.max_idle_s, keep = excluded.keep, warm = excluded.warm, \
+     warm_max = excluded.warm_max, grace_s = excluded.grace_s, noted_at = now() \
+     WHERE (p.max_bytes, p.max_templates, p.max_idle_s, p.keep, p.warm, p.warm_max, p.grace_s) IS DISTINCT FROM \
+     (excluded.max_bytes, excluded.max_templates, excluded.max_idle_s, excluded.keep, excluded.warm, \
+      excluded.warm_max, excluded.grace_s)";
 /// Without a lock where there is nothing to change: every hit asks.
 const RENEW_LIMITS: &str = "UPDATE pgstencil.project AS p SET max_bytes = $2, max_templates = $3, \
-     max_idle_s = $4, keep = $5, noted_at = now() WHERE name = $1 \
-     AND (p.max_bytes, p.max_templates, p.max_idle_s, p.keep) IS DISTINCT FROM ($2, $3, $4, $5)";
+     max_idle_s = $4, keep = $5, warm = $6, warm_max = $7, grace_s = $8, noted_at = now() WHERE name = $1 \
+     AND (p.max_bytes, p.max_templates, p.max_idle_s, p.keep, p.warm, p.warm_max, p.grace_s) \
+     IS DISTINCT FROM ($2, $3, $4, $5, $6, $7, $8)";
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template WHERE id = ANY($1)";
 /// Bounded as the events are.
 const BUILDS: &str = "SELECT project, definition, CASE WHEN outcome = 'extended' THEN files END AS added, millis \
@@ -150,20 +155,31 @@ impl Registry {
             .doing(|| "read the limits of the projects".into())
     }
 
-    /// Notes the limits of a project for evictions that others start.
+    /// Notes the limits of a project for evictions and sweeps that others start.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_limits(&mut self, project: &str, limits: &EvictionSettings) -> Result<()> {
-        self.write_limits(NOTE_LIMITS, project, limits).await
+    pub async fn note_limits(
+        &mut self,
+        project: &str,
+        limits: &EvictionSettings,
+        clone: &CloneSettings,
+    ) -> Result<()> {
+        self.write_limits(NOTE_LIMITS, project, limits, clone).await
     }
 
     /// Notes the limits of a project if others were noted before, so that nobody evicts by those.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn renew_limits(&mut self, project: &str, limits: &EvictionSettings) -> Result<()> {
-        self.write_limits(RENEW_LIMITS, project, limits).await
+    pub async fn renew_limits(
+        &mut self,
+        project: &str,
+        limits: &EvictionSettings,
+        clone: &CloneSettings,
+    ) -> Result<()> {
+        self.write_limits(RENEW_LIMITS, project, limits, clone)
+            .await
     }
 
     async fn write_limits(
@@ -171,6 +187,7 @@ impl Registry {
         query: &'static str,
         project: &str,
         limits: &EvictionSettings,
+        clone: &CloneSettings,
     ) -> Result<()> {
         sqlx::query(query)
             .bind(project)
@@ -182,6 +199,9 @@ impl Registry {
             .bind(i64::from(limits.max_templates))
             .bind(limits.max_idle.map(|d| d.as_secs_f64()))
             .bind(i64::from(limits.keep))
+            .bind(i64::from(clone.warm))
+            .bind(i64::from(clone.warm_max))
+            .bind(clone.orphan_grace.as_secs_f64())
             .execute(self.session().connection())
             .await
             .doing(|| "note the limits of the project".into())?;

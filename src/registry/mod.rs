@@ -9,13 +9,16 @@ pub mod database;
 pub mod event;
 pub mod eviction;
 pub mod holder;
+pub mod measurement;
 pub mod template;
+pub mod warm;
 
 pub use clone::{CloneRow, Lease};
 pub use database::DatabaseRow;
 pub use holder::Holder;
 pub use template::TemplateRow;
 
+use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, Executor as _, FromRow as _};
 
 use crate::error::{Error, Kind, Result};
@@ -24,15 +27,16 @@ use crate::pg::session::OpenError;
 use crate::pg::{self, Doing as _, Endpoint, Limit, Session, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
-const SCHEMA: [&str; 3] = [
+const SCHEMA: [&str; 4] = [
     include_str!("schema/001.sql"),
     include_str!("schema/002.sql"),
     include_str!("schema/003.sql"),
+    include_str!("schema/004.sql"),
 ];
 
 const OWNER: &str = "SELECT r.rolname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
      WHERE d.datname::text = $1";
-/// Sent as it stands, in one round trip: it has nothing to bind.
+/// Sent with what sets the session up: it has nothing to bind.
 const LOOK: &str = "SELECT m.version, pg_has_role(d.datdba, 'MEMBER') AS ours, r.rolname::text AS owner \
      FROM pgstencil.meta m, pg_database d JOIN pg_roles r ON r.oid = d.datdba \
      WHERE d.datname = current_database()";
@@ -53,10 +57,10 @@ impl Registry {
     /// pgstencil made the registry.
     pub async fn open(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<Self> {
         for _ in 0..3 {
-            match Session::open(endpoint, name, limit).await {
-                Ok(session) => {
+            match Session::open_asking(endpoint, name, limit, LOOK).await {
+                Ok((session, seen)) => {
                     let mut registry = Registry::on(session, endpoint, name);
-                    match registry.look(name).await? {
+                    match registry.look(name, seen).await? {
                         Look::Current => return Ok(registry),
                         Look::Absent | Look::Older => {
                             registry.install(name, limit).await?;
@@ -84,10 +88,10 @@ impl Registry {
         name: &str,
         limit: &Limit,
     ) -> Result<Option<Self>> {
-        match Session::open(endpoint, name, limit).await {
-            Ok(session) => {
+        match Session::open_asking(endpoint, name, limit, LOOK).await {
+            Ok((session, seen)) => {
                 let mut registry = Registry::on(session, endpoint, name);
-                match registry.look(name).await? {
+                match registry.look(name, seen).await? {
                     Look::Current => Ok(Some(registry)),
                     Look::Absent => Ok(None),
                     Look::Older => Err(Error::config(format!(
@@ -156,11 +160,17 @@ impl Registry {
         self.session.close().await;
     }
 
-    async fn look(&mut self, name: &str) -> Result<Look> {
-        let row = sqlx::raw_sql(LOOK)
-            .fetch_one(self.session.connection())
-            .await
-            .and_then(|row| <(i32, bool, String)>::from_row(&row));
+    /// `seen`: the answer to [`LOOK`], if the session was asked that already.
+    async fn look(&mut self, name: &str, seen: Option<PgRow>) -> Result<Look> {
+        let row = match seen {
+            Some(row) => Ok(row),
+            None => {
+                sqlx::raw_sql(LOOK)
+                    .fetch_one(self.session.connection())
+                    .await
+            }
+        };
+        let row = row.and_then(|row| <(i32, bool, String)>::from_row(&row));
         let (version, ours, owner) = match row.doing(|| "read the registry's version".into()) {
             Ok(row) => row,
             // 42P01, 3F000: no such table or schema. 42501: no right to look.
@@ -205,7 +215,7 @@ impl Registry {
                 )
                 .await?;
         }
-        let version = match self.look(name).await? {
+        let version = match self.look(name, None).await? {
             Look::Current => SCHEMA.len(),
             Look::Absent => {
                 self.refuse_foreign_contents(name).await?;

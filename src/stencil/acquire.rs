@@ -1,18 +1,20 @@
 //! From a wish to clones: the template first, then the copies, and what to do if those fail.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Lease, Limit, Shard, Stencil};
-use crate::clone::{self, Clone, Request};
+use crate::clone::{self, Clone, Request, WarmTemplate};
 use crate::config::Definition;
+use crate::context::Context;
 use crate::copy;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Observe};
+use crate::fingerprint::Recipe;
 use crate::handout::Outcome;
 use crate::names::{self, Fingerprint, NamePattern};
 use crate::pg::cause;
 use crate::registry::Registry;
-use crate::template::{Ensured, Extends, Provisional};
+use crate::template::{Ensured, Extends, Provisional, Template};
 
 /// What a caller of [`Stencil::acquire`] wants.
 #[derive(Clone, Debug)]
@@ -76,9 +78,9 @@ impl Stencil {
             .await
     }
 
-    /// Template → clones. Only slower, never wrong: a template that cannot be copied is marked
-    /// broken and rebuilt once; if the new one cannot be copied either, the build command runs
-    /// straight on the clone.
+    /// Template → clones. Warm ones first, the others are made at the same time. Only slower, never wrong:
+    /// a template that cannot be copied is marked broken and rebuilt once; if the new one cannot be copied
+    /// either, the build command runs straight on the clone.
     ///
     /// # Errors
     /// As [`crate::template::ensure()`] and [`clone::create`]. Clones that were made before the error are
@@ -91,141 +93,308 @@ impl Stencil {
     ) -> Result<Acquired> {
         let definition = self.definition(wanted.definition.as_deref())?;
         let context = self.context(definition, limit, observe, wanted.keep_failed);
-        let group = names::clone_id();
         clone::check_names(
             &context,
             &wanted.pattern,
-            &group,
+            &names::clone_id(),
             wanted.count,
             wanted.shard,
         )?;
-        let mut registry = self.open(limit).await?;
+        let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         if !wanted.pattern.is_unique()
             && let Some(reused) = self.reuse(&mut registry, &context, wanted).await?
         {
             return Ok(reused.into_acquired(registry, definition));
         }
-        let mut ensured = self.ensure_with_space(&mut registry, &context).await?;
-        let (fingerprint_time, mut template_time) =
-            (ensured.fingerprint_time, ensured.template_time);
-        if ensured.outcome == Outcome::Hit {
-            self.note(&mut registry, definition, &ensured).await?;
-        }
-        let mut clones = Vec::new();
-        let mut group = names::clone_id();
-        let mut rebuilt = false;
-        let mut freed = false;
-        let mut outcome = ensured.outcome;
-        let started = std::time::Instant::now();
-        while clones.len() < wanted.count {
-            let request = Request {
-                group: &group,
-                pattern: &wanted.pattern,
-                index: clones.len(),
-                shard: wanted.shard,
-                lease: wanted.lease,
-                outcome,
-            };
-            let made = if outcome == Outcome::Fallback {
-                let fingerprint = *ensured.template.fingerprint();
-                clone::create_without_template(&mut registry, &context, &fingerprint, &request)
+        let mut hand = Hand::new(wanted);
+        let obtained = match recipe {
+            Ok(recipe) => {
+                self.obtain(&mut registry, &context, &mut hand, recipe)
                     .await
-            } else {
-                clone::create(&mut registry, &context, &ensured.template, &request).await
+            }
+            Err(error) => Err(error),
+        };
+        let obtained = match obtained {
+            Ok(obtained) => obtained,
+            Err(error) => {
+                // If the session is gone, so are the locks, and the sweep does this.
+                let _ = self.give_up_all(&mut registry, &hand.clones).await;
+                let overtaken = error.kind() == Kind::NameTaken
+                    && !wanted.fresh
+                    && matches!(wanted.lease, Lease::Expiry(_));
+                // Another process of ours may have wanted the same one, and was first.
+                if overtaken
+                    && !wanted.pattern.is_unique()
+                    && let Some(reused) = self.reuse(&mut registry, &context, wanted).await?
+                {
+                    return Ok(reused.into_acquired(registry, definition));
+                }
+                return Err(error);
+            }
+        };
+        let template_time = obtained.template_time;
+        Ok(Acquired {
+            registry,
+            clones: hand.clones,
+            definition: definition.name.clone(),
+            fingerprint: obtained.fingerprint,
+            outcome: obtained.outcome,
+            times: [
+                obtained.rereading + reading,
+                template_time,
+                hand.started.elapsed().saturating_sub(template_time),
+            ],
+            extends: obtained.extends,
+            provisional: obtained.provisional,
+            note: obtained.note,
+            build_time: obtained.build_time,
+        })
+    }
+
+    /// Fills the hand.
+    async fn obtain(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        hand: &mut Hand<'_>,
+        recipe: Recipe,
+    ) -> Result<Obtained> {
+        let fingerprint = recipe.fingerprint();
+        if context.clone.warm > 0
+            && let Some(template) = hand.claim(registry, context, &fingerprint, false).await?
+            && hand.is_full()
+        {
+            if let Some(provisional) = &template.provisional {
+                provisional.tell(context, &fingerprint);
+            }
+            let build_time = match template.build_time {
+                Some(time) => Some(time),
+                None => {
+                    let name = &context.definition.name;
+                    registry.costs(context.project, name).await?.full
+                }
             };
-            match made {
-                Ok(clone) => {
-                    clones.push(clone);
-                    // A CREATE cannot be interrupted, but who gave up meanwhile wants no clone.
-                    if limit.cancel.is_cancelled() {
-                        self.give_up_all(&mut registry, &clones).await?;
-                        return Err(Error::new(Kind::Interrupted, "interrupted"));
-                    }
-                }
-                Err(error) if !freed && copy::disk_is_full(&error) => {
-                    freed = true;
-                    let missing = wanted.count - clones.len();
-                    if !self.free_space(&mut registry, &context, missing).await? {
-                        self.give_up_all(&mut registry, &clones).await?;
-                        return Err(error);
-                    }
-                    if clones.is_empty() {
-                        // The sweep still knows what failed by this one.
-                        group = names::clone_id();
-                    }
-                }
-                Err(error) if outcome != Outcome::Fallback && copy::source_is_to_blame(&error) => {
-                    if clones.is_empty() {
-                        // The sweep still knows what failed by this one.
-                        group = names::clone_id();
-                    }
-                    let fingerprint = ensured.template.fingerprint().short();
-                    let cause = cause(&error);
-                    if rebuilt {
-                        context.tell(Event::Warning(&format!(
-                            "the rebuilt template {fingerprint} cannot be copied either ({cause}): the build command runs straight on the clone"
-                        )));
-                        outcome = Outcome::Fallback;
-                        continue;
-                    }
-                    rebuilt = true;
-                    context.tell(Event::Warning(&format!(
-                        "template {fingerprint} cannot be copied ({cause}): it is marked broken and built anew"
-                    )));
-                    registry
-                        .break_template(ensured.template.id(), &cause, false)
-                        .await?;
-                    ensured.template.let_go(&mut registry).await?;
-                    ensured = self.ensure_with_space(&mut registry, &context).await?;
-                    template_time += ensured.template_time;
-                    outcome = ensured.outcome;
-                }
-                Err(error) => {
-                    self.give_up_all(&mut registry, &clones).await?;
-                    let overtaken = error.kind() == Kind::NameTaken
-                        && !wanted.fresh
-                        && matches!(wanted.lease, Lease::Expiry(_));
-                    // Another process of ours may have wanted the same one, and was first.
-                    if overtaken
-                        && !wanted.pattern.is_unique()
-                        && let Some(reused) = self.reuse(&mut registry, &context, wanted).await?
-                    {
-                        ensured.template.let_go(&mut registry).await?;
-                        return Ok(reused.into_acquired(registry, definition));
-                    }
-                    return Err(error);
-                }
+            return Ok(Obtained {
+                fingerprint,
+                outcome: Outcome::Hit,
+                rereading: Duration::ZERO,
+                template_time: Duration::ZERO,
+                extends: template.extends,
+                provisional: template.provisional,
+                note: None,
+                build_time,
+            });
+        }
+        let ensured = self
+            .ensure_with_space(registry, context, Some(recipe))
+            .await?;
+        if ensured.outcome == Outcome::Hit {
+            self.note(registry, context.definition, &ensured).await?;
+            if context.clone.warm > 0 {
+                let fingerprint = ensured.template.fingerprint();
+                hand.claim(registry, context, fingerprint, true).await?;
             }
         }
-        if outcome == Outcome::Fallback {
+        self.make(registry, context, hand, ensured).await
+    }
+
+    /// Makes what is missing in the hand.
+    async fn make(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        hand: &mut Hand<'_>,
+        mut ensured: Ensured,
+    ) -> Result<Obtained> {
+        let mut template_time = ensured.template_time;
+        let mut rereading = Duration::ZERO;
+        let (mut rebuilt, mut freed) = (false, false);
+        let started = Instant::now();
+        if context.clone.warm > 0 && !hand.is_full() {
+            let template = ensured.template.id();
+            registry.note_demand(template, hand.missing()).await?;
+        }
+        hand.outcome = ensured.outcome;
+        while !hand.is_full() {
+            let made = hand
+                .create(registry, context, &ensured.template, freed)
+                .await;
+            let error = match made {
+                // A CREATE cannot be interrupted, but who gave up meanwhile wants no clone.
+                Ok(()) if context.limit.cancel.is_cancelled() => {
+                    return Err(Error::new(Kind::Interrupted, "interrupted"));
+                }
+                Ok(()) => continue,
+                Err(error) => error,
+            };
+            // The sweep still knows what failed by this one.
+            hand.renew_group();
+            if !freed && copy::disk_is_full(&error) {
+                freed = true;
+                if !self.free_space(registry, context, hand.missing()).await? {
+                    return Err(error);
+                }
+            } else if hand.outcome != Outcome::Fallback && copy::source_is_to_blame(&error) {
+                let fingerprint = ensured.template.fingerprint().short();
+                let cause = cause(&error);
+                if rebuilt {
+                    context.tell(Event::Warning(&format!(
+                        "the rebuilt template {fingerprint} cannot be copied either ({cause}): the build command runs straight on the clone"
+                    )));
+                    hand.outcome = Outcome::Fallback;
+                    continue;
+                }
+                rebuilt = true;
+                context.tell(Event::Warning(&format!(
+                    "template {fingerprint} cannot be copied ({cause}): it is marked broken and built anew"
+                )));
+                registry
+                    .break_template(ensured.template.id(), &cause, false)
+                    .await?;
+                ensured.template.let_go(registry).await?;
+                ensured = self.ensure_with_space(registry, context, None).await?;
+                template_time += ensured.template_time;
+                rereading += ensured.fingerprint_time;
+                hand.outcome = ensured.outcome;
+            } else {
+                // If the session is gone, so is the lock.
+                let _ = ensured.template.let_go(registry).await;
+                return Err(error);
+            }
+        }
+        if hand.outcome == Outcome::Fallback {
             registry
                 .note_event(
                     &self.config.project,
-                    &definition.name,
+                    &context.definition.name,
                     ensured.template.fingerprint(),
-                    outcome.as_str(),
+                    hand.outcome.as_str(),
                     started.elapsed().as_millis() as u64,
                     None,
                 )
                 .await?;
         }
-        let fingerprint = *ensured.template.fingerprint();
-        let build_time = ensured.build_time;
-        let note = ensured.note;
-        let extends = ensured.template.extends().cloned();
-        let provisional = ensured.template.provisional().cloned();
-        ensured.template.let_go(&mut registry).await?;
-        Ok(Acquired {
+        let obtained = Obtained {
+            fingerprint: *ensured.template.fingerprint(),
+            outcome: hand.outcome,
+            rereading,
+            template_time,
+            extends: ensured.template.extends().cloned(),
+            provisional: ensured.template.provisional().cloned(),
+            note: ensured.note,
+            build_time: ensured.build_time,
+        };
+        ensured.template.let_go(registry).await?;
+        Ok(obtained)
+    }
+}
+
+/// What is known when all clones are in the hand.
+struct Obtained {
+    fingerprint: Fingerprint,
+    outcome: Outcome,
+    /// Time spent on files, after they were read for the first time.
+    rereading: Duration,
+    template_time: Duration,
+    extends: Option<Extends>,
+    provisional: Option<Provisional>,
+    note: Option<String>,
+    build_time: Option<Duration>,
+}
+
+/// The clones that somebody wants, as far as they are there.
+struct Hand<'a> {
+    wanted: &'a Wanted,
+    clones: Vec<Clone>,
+    group: String,
+    outcome: Outcome,
+    started: Instant,
+}
+
+impl<'a> Hand<'a> {
+    fn new(wanted: &'a Wanted) -> Self {
+        Hand {
+            wanted,
+            clones: Vec::new(),
+            group: names::clone_id(),
+            outcome: Outcome::Hit,
+            started: Instant::now(),
+        }
+    }
+
+    fn missing(&self) -> usize {
+        self.wanted.count - self.clones.len()
+    }
+
+    fn is_full(&self) -> bool {
+        self.missing() == 0
+    }
+
+    /// A new `{id}`, unless a clone has it in its name already.
+    fn renew_group(&mut self) {
+        if self.clones.is_empty() {
+            self.group = names::clone_id();
+        }
+    }
+
+    fn requests(&self) -> Vec<Request<'_>> {
+        let request = |index| Request {
+            pattern: &self.wanted.pattern,
+            group: &self.group,
+            index,
+            shard: self.wanted.shard,
+            lease: self.wanted.lease,
+            outcome: self.outcome,
+        };
+        (self.clones.len()..self.wanted.count)
+            .map(request)
+            .collect()
+    }
+
+    /// Takes warm clones, and says what is known of their template, if there are any.
+    async fn claim(
+        &mut self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        fingerprint: &Fingerprint,
+        looked_at: bool,
+    ) -> Result<Option<WarmTemplate>> {
+        // With a clone in the hand already, the look at the template notes the hit.
+        let note_hit = !looked_at && self.clones.is_empty();
+        let requests = self.requests();
+        let warm = clone::claim(
             registry,
-            clones,
-            definition: definition.name.clone(),
+            context,
             fingerprint,
-            outcome,
-            times: [fingerprint_time, template_time, started.elapsed()],
-            extends,
-            provisional,
-            note,
-            build_time,
-        })
+            &requests,
+            looked_at,
+            note_hit,
+        )
+        .await?;
+        Ok(warm.map(|warm| {
+            self.group = warm.group;
+            self.clones.extend(warm.clones);
+            warm.template
+        }))
+    }
+
+    /// Makes all that are missing from a template; without one, the next.
+    async fn create(
+        &mut self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        template: &Template,
+        full: bool,
+    ) -> Result<()> {
+        let requests = self.requests();
+        let made = match requests.first() {
+            Some(first) if self.outcome == Outcome::Fallback => {
+                let fingerprint = template.fingerprint();
+                clone::create_without_template(registry, context, fingerprint, first).await?
+            }
+            _ => clone::create(registry, context, template, &requests, full).await?,
+        };
+        self.clones.extend(made);
+        Ok(())
     }
 }

@@ -3,9 +3,11 @@
 use super::{Limit, Stencil};
 use crate::context::Context;
 use crate::copy;
+use crate::drop;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::evict::{self, Evicted, Eviction};
+use crate::fingerprint::Recipe;
 use crate::registry::Registry;
 use crate::registry::eviction::ResidentRow;
 use crate::sweep::{self, Action};
@@ -72,7 +74,11 @@ impl Stencil {
         };
         if !self.config.definitions.is_empty() {
             registry
-                .note_limits(&self.config.project, &self.config.eviction)
+                .note_limits(
+                    &self.config.project,
+                    &self.config.eviction,
+                    &self.config.clone,
+                )
                 .await?;
         }
         let done = evict::apply(&mut registry, &plan.evictions).await?;
@@ -187,11 +193,12 @@ impl Stencil {
         &self,
         registry: &mut Registry,
         context: &Context<'_>,
+        recipe: Option<Recipe>,
     ) -> Result<Ensured> {
-        match template::ensure(registry, context).await {
+        match template::ensure(registry, context, recipe).await {
             Err(error) if copy::disk_is_full(&error) => {
                 match self.free_space(registry, context, 1).await? {
-                    true => template::ensure(registry, context).await,
+                    true => template::ensure(registry, context, None).await,
                     false => Err(error.hint(NOTHING_TO_EVICT)),
                 }
             }
@@ -217,16 +224,20 @@ impl Stencil {
             u64::try_from(row.bytes).unwrap_or_default().max(LEAST)
         });
         let grace = self.config.clone.orphan_grace;
-        let swept = sweep::sweep_all(registry, grace, context.limit).await?;
+        let mut swept = sweep::sweep_all(registry, grace, context.limit)
+            .await?
+            .len();
+        let warm = registry.all_warm().await?;
+        swept += drop::drop_warm(registry, &warm).await?.0;
         let bytes = each.saturating_mul(copies as u64);
         let evicted = evict::free_disk(registry, project, context.eviction, bytes).await?;
-        if swept.is_empty() && evicted.is_empty() {
+        if swept == 0 && evicted.is_empty() {
             return Ok(false);
         }
         context.tell(Event::Warning(&format!(
             "the server's disk is full: {} evicted, and {} swept; trying once more",
             templates(evicted.len()),
-            match swept.len() {
+            match swept {
                 1 => "one leftover".to_owned(),
                 n => format!("{n} leftovers"),
             }

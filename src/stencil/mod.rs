@@ -2,6 +2,7 @@
 //! nothing below it.
 
 mod acquire;
+mod bench;
 mod doctor;
 mod eviction;
 mod explain;
@@ -12,13 +13,13 @@ mod truth;
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{Config, Definition};
 use crate::context::{Context, ReadInputs};
 use crate::error::Result;
 use crate::events::Observe;
-use crate::fingerprint::Inputs;
+use crate::fingerprint::{Inputs, Recipe};
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::pg::catalog;
 use crate::registry::database::Owner;
@@ -133,7 +134,7 @@ impl Stencil {
             project: &self.config.project,
             root: &self.config.root,
             definition,
-            strategy: self.config.clone.strategy,
+            clone: &self.config.clone,
             eviction: &self.config.eviction,
             holder: &self.holder,
             limit,
@@ -145,6 +146,23 @@ impl Stencil {
 
     async fn open(&self, limit: &Limit) -> Result<Registry> {
         Registry::open(&self.endpoint, &self.config.server.registry, limit).await
+    }
+
+    /// Opens the registry and reads the inputs at the same time; also says how long the reading took.
+    async fn open_reading(
+        &self,
+        context: &Context<'_>,
+    ) -> Result<(Registry, Result<Recipe>, Duration)> {
+        let started = Instant::now();
+        let reading = async {
+            let inputs = context.inputs().await;
+            (inputs, started.elapsed())
+        };
+        let (registry, (inputs, took)) = tokio::join!(self.open(context.limit), reading);
+        let registry = registry?;
+        let traits = registry.facts().traits.clone();
+        let recipe = inputs.map(|inputs| inputs.with_server(traits));
+        Ok((registry, recipe, took))
     }
 
     /// Builds the template if it is missing. The returned session keeps it from being dropped. With
@@ -162,8 +180,11 @@ impl Stencil {
     ) -> Result<(Registry, Ensured)> {
         let definition = self.definition(definition)?;
         let context = self.context(definition, limit, observe, keep_failed);
-        let mut registry = self.open(limit).await?;
-        let mut ensured = self.ensure_with_space(&mut registry, &context).await?;
+        let (mut registry, recipe, reading) = self.open_reading(&context).await?;
+        let mut ensured = self
+            .ensure_with_space(&mut registry, &context, Some(recipe?))
+            .await?;
+        ensured.fingerprint_time = reading;
         if ensured.outcome == Outcome::Hit {
             self.note(&mut registry, definition, &ensured).await?;
         }

@@ -100,8 +100,7 @@ impl Stencil {
                 by_holder || row.state == "released" || row.expired || self.holder_is_dead(row)
             };
             let dead = |row: &CloneRow| {
-                let orphaned = row.orphaned_s.unwrap_or(-1.0);
-                given_up(row) || orphaned >= self.config.clone.orphan_grace.as_secs_f64()
+                given_up(row) || row.orphaned_for_good(self.config.clone.orphan_grace)
             };
             if !dead(&row) {
                 break;

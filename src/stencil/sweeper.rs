@@ -1,9 +1,11 @@
-//! The sweep of the background process: several passes, nobody waits.
+//! What a background process does, for whom nobody waits: the sweep, in several passes, and warm clones.
 
 use std::time::Duration;
 
-use super::{Endpoint, Limit};
+use super::{Endpoint, Limit, Stencil};
+use crate::clone;
 use crate::error::Result;
+use crate::names::Fingerprint;
 use crate::registry::Registry;
 use crate::sweep::{self, Action};
 
@@ -26,6 +28,47 @@ pub async fn sweep_now(
         }
     }
     last.map(|()| lines)
+}
+
+impl Stencil {
+    /// Makes warm clones of a ready template, as many as `[clone] warm` and `warm_max` say by what was
+    /// asked for lately, so that the next [`Stencil::acquire`] need not copy; notes the project's limits.
+    /// Returns how many it made: none if the definition's template of this fingerprint is gone, or another
+    /// process is at it. The command line has this done by a detached process after each hand-out; a
+    /// program that uses the library calls it when it has time.
+    ///
+    /// Cancel safety: what was half made is dropped by the next sweep.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn fill(
+        &self,
+        definition: &str,
+        fingerprint: &Fingerprint,
+        limit: &Limit,
+    ) -> Result<usize> {
+        let definition = self.definition(Some(definition))?;
+        let context = self.context(definition, limit, &|_| {}, false);
+        let name = &self.config.server.registry;
+        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
+            return Ok(0);
+        };
+        let made = async {
+            let project = &self.config.project;
+            registry
+                .renew_limits(project, &self.config.eviction, &self.config.clone)
+                .await?;
+            let made = match self.config.clone.warm {
+                0 => 0,
+                _ => clone::fill(&mut registry, &context, fingerprint).await?,
+            };
+            registry.trim_events().await?;
+            Ok(made)
+        }
+        .await;
+        registry.close().await;
+        made
+    }
 }
 
 /// The times between the passes of a sweep: what cannot be dropped now often can a moment later,

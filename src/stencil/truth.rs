@@ -81,7 +81,7 @@ pub(super) async fn settle_first(
         )
         .hint("run it again when nothing writes to them"));
     }
-    let second = template::ensure(registry, context).await?;
+    let second = template::ensure(registry, context, None).await?;
     Ok(Ensured {
         template: second.template,
         outcome: first.outcome,

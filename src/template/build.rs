@@ -23,6 +23,7 @@ use crate::pg::{Doing as _, catalog, replay, sql};
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::template::NewExtension;
 use crate::registry::{DatabaseRow, Registry};
+use crate::strategy::Chooser;
 
 /// How a build ended, if not with an error.
 pub(super) enum Built {
@@ -273,13 +274,13 @@ async fn create_empty(
     context: &Context<'_>,
     rows: &mut [DatabaseRow],
 ) -> Result<()> {
-    let facts = registry.facts().clone();
+    let chooser = Chooser::read(registry, context, false).await?;
     for row in rows {
         let copy = Copy {
             target: row.private_name.clone(),
             source: "template0".into(),
             source_oid: None,
-            strategy: context.copy_strategy(&facts, 8_000_000, 300),
+            strategy: chooser.choose(8_000_000, 300),
             open: true,
         };
         copy::create(registry.session(), &copy, context).await?;
@@ -302,8 +303,8 @@ pub(super) async fn copy_base(
     base: &Template,
     words: &str,
 ) -> Result<()> {
-    let facts = registry.facts().clone();
-    let copies = base.copies_to(rows, context, &facts);
+    let chooser = Chooser::read(registry, context, false).await?;
+    let copies = base.copies_to(rows, &chooser);
     let keys = [LockKey::template(base.id), LockKey::template(id)];
     copy::create_all(registry, context, &copies, &keys).await?;
     for (row, from) in rows.iter_mut().zip(base.databases()) {

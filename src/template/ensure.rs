@@ -24,7 +24,8 @@ pub(super) const POLL: Duration = Duration::from_millis(100);
 
 /// Finds the template for the definition's present inputs, or builds it: on a copy of the nearest
 /// older one if the definition allows it and one fits, else from nothing. Of any number of processes
-/// that ask at once for one that is missing, one builds and the others wait for its seal.
+/// that ask at once for one that is missing, one builds and the others wait for its seal. `recipe`: the
+/// present inputs, if they were read just now.
 ///
 /// Cancel safety: when the limit's token is cancelled, a running build command is ended and what it
 /// built is dropped.
@@ -32,28 +33,30 @@ pub(super) const POLL: Duration = Duration::from_millis(100);
 /// # Errors
 /// [`Kind::Build`] if the build command fails or its result cannot be sealed, [`Kind::Timeout`],
 /// and those of inputs and server.
-pub async fn ensure(registry: &mut Registry, context: &Context<'_>) -> Result<Ensured> {
-    let started = Instant::now();
-    let inputs = context.inputs().await?;
-    let fingerprint_time = started.elapsed();
+pub async fn ensure(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    recipe: Option<Recipe>,
+) -> Result<Ensured> {
     let started = Instant::now();
     let traits = registry.facts().traits.clone();
-    let mut recipe = inputs.with_server(traits.clone());
+    let mut recipe = match recipe {
+        Some(recipe) => recipe,
+        None => context.inputs().await?.with_server(traits.clone()),
+    };
+    let fingerprint_time = started.elapsed();
+    let started = Instant::now();
     let mut overtaken = false;
     let mut costs = None;
     loop {
         match look_up(registry, context, &recipe).await? {
             LookUp::Ready(template) => {
                 registry.touch_template(template.id).await?;
-                if let Some(why) = template.provisional().and_then(|p| p.failure.as_ref()) {
-                    context.tell(Event::Warning(&format!(
-                        "template {} was extended, and the build from nothing that was to take its place failed: {}; `pgstencil ensure --settle` tries again",
-                        template.fingerprint().short(),
-                        why.lines().next().unwrap_or_default()
-                    )));
+                if let Some(provisional) = template.provisional() {
+                    provisional.tell(context, template.fingerprint());
                 }
                 registry
-                    .renew_limits(context.project, context.eviction)
+                    .renew_limits(context.project, context.eviction, context.clone)
                     .await?;
                 let full = known(&mut costs, registry, context).await?.full;
                 return Ok(Ensured {
@@ -210,7 +213,7 @@ async fn make_room(registry: &mut Registry, context: &Context<'_>) -> Result<()>
 async fn keep_limits(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
     let evicted = async {
         registry
-            .note_limits(context.project, context.eviction)
+            .note_limits(context.project, context.eviction, context.clone)
             .await?;
         evict::keep_limits(registry, context.project, context.eviction).await
     }

@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::events::Event;
 use crate::fingerprint::Recipe;
+use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::catalog::{self, BuiltWith};
 use crate::pg::lock::LockKey;
@@ -121,6 +122,29 @@ pub(super) async fn claim(
         .await
         .doing(|| "unlock a template".into())?;
     Ok(claimed)
+}
+
+/// The template of this fingerprint, if it is ready and fit for use, under its shared lock. Changes
+/// nothing else.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn ready(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    fingerprint: &Fingerprint,
+) -> Result<Option<Template>> {
+    let (project, definition) = (context.project, context.definition.name.as_str());
+    let found = registry
+        .find_template(project, definition, fingerprint, "ready")
+        .await?;
+    let Some(row) = found.filter(|row| stale(row, context.definition).is_none()) else {
+        return Ok(None);
+    };
+    match claim(registry, context, &row).await? {
+        Claim::Ready(template) => Ok(Some(template)),
+        Claim::Unusable(_) | Claim::Changed => Ok(None),
+    }
 }
 
 /// Why a template is too old by `stale_after`, if it is.

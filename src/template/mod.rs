@@ -20,6 +20,7 @@ use sqlx::postgres::types::Oid;
 
 pub use self::ensure::ensure;
 pub use self::extend::{NoBase, added_to, bases};
+pub(crate) use self::look_up::ready;
 pub(crate) use self::look_up::stale;
 pub use self::settle::{Settled, settle};
 pub use self::verify::{Fate, Verdict, verify};
@@ -35,9 +36,9 @@ use crate::pg::Doing as _;
 use crate::pg::catalog;
 use crate::pg::lock::LockKey;
 use crate::pg::replay::{self, Replay};
-use crate::pg::session::ServerFacts;
 use crate::registry::database::Owner;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
+use crate::strategy::Chooser;
 
 /// A sealed template. There is no other way to one than a `ready` row that was read again under
 /// the shared lock, or a build's seal. The lock keeps it from being dropped until
@@ -63,6 +64,27 @@ pub struct Provisional {
 }
 
 impl Provisional {
+    /// From what the registry notes: the attempts, the seconds since the last one began, and why that one
+    /// failed.
+    pub(crate) fn new(attempts: i32, tried_s: Option<f64>, failure: Option<String>) -> Self {
+        Provisional {
+            attempts: u32::try_from(attempts).unwrap_or_default(),
+            tried: Duration::try_from_secs_f64(tried_s.unwrap_or_default()).unwrap_or_default(),
+            failure,
+        }
+    }
+
+    /// Tells why the build from nothing failed, if it did.
+    pub(crate) fn tell(&self, context: &Context<'_>, fingerprint: &Fingerprint) {
+        if let Some(why) = &self.failure {
+            context.tell(Event::Warning(&format!(
+                "template {} was extended, and the build from nothing that was to take its place failed: {}; `pgstencil ensure --settle` tries again",
+                fingerprint.short(),
+                why.lines().next().unwrap_or_default()
+            )));
+        }
+    }
+
     /// Whether another attempt in the background makes sense. One that failed is not repeated by every
     /// command, nor are those that disappear time and again, as in a container that ends with its job.
     pub fn is_due(&self) -> bool {
@@ -148,19 +170,14 @@ impl Template {
     }
 
     /// How its databases are copied to those of `rows`, which are in the same order.
-    pub(crate) fn copies_to(
-        &self,
-        rows: &[DatabaseRow],
-        context: &Context<'_>,
-        facts: &ServerFacts,
-    ) -> Vec<Copy> {
+    pub(crate) fn copies_to(&self, rows: &[DatabaseRow], chooser: &Chooser) -> Vec<Copy> {
         rows.iter()
             .zip(&self.databases)
             .map(|(row, from)| Copy {
                 target: row.private_name.clone(),
                 source: from.name.clone(),
                 source_oid: Some(from.oid),
-                strategy: context.copy_strategy(facts, from.bytes, from.files),
+                strategy: chooser.choose(from.bytes, from.files),
                 open: false,
             })
             .collect()
@@ -229,11 +246,9 @@ impl Template {
                 base,
                 added: row.added.0.clone(),
             }),
-            provisional: row.provisional.then(|| Provisional {
-                attempts: u32::try_from(row.settle_attempts).unwrap_or_default(),
-                tried: Duration::try_from_secs_f64(row.settle_tried_s.unwrap_or_default())
-                    .unwrap_or_default(),
-                failure: row.settle_failure.clone(),
+            provisional: row.provisional.then(|| {
+                let (attempts, tried_s) = (row.settle_attempts, row.settle_tried_s);
+                Provisional::new(attempts, tried_s, row.settle_failure.clone())
             }),
             databases,
         }))

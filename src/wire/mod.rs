@@ -1,11 +1,13 @@
 //! The JSON shapes: what `--json` and `--report` print. Versioned; changes only add.
 
+mod bench;
 mod doctor;
 mod evict;
 mod explain;
 mod stats;
 mod verify;
 
+pub use self::bench::{BenchAnswer, CostAnswer};
 pub use self::doctor::{CheckAnswer, DoctorAnswer};
 pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{
@@ -280,6 +282,7 @@ pub struct ListedClone {
 pub fn clone_state(row: &CloneRow, locked: bool) -> &'static str {
     match row.state.as_str() {
         "creating" => "creating",
+        "warm" => "warm",
         "released" => "released",
         _ if row.orphaned_s.is_some() || row.expired => "orphaned",
         _ if row.lease == "session" && !locked => "orphaned",

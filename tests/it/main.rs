@@ -38,3 +38,4 @@ mod stats;
 mod support;
 mod sweep;
 mod verify;
+mod warm;

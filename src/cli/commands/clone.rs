@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use pgstencil::config::AfterExtend;
 use pgstencil::handout::Outcome;
-use pgstencil::names::NamePattern;
+use pgstencil::names::{Fingerprint, NamePattern};
 use pgstencil::stencil::{Acquired, Lease, Shard, Wanted};
 use pgstencil::template::Provisional;
 use pgstencil::wire::Answer;
 use pgstencil::{Error, Result, Stencil};
 
 use crate::cli::args::{CloneArgs, Making};
+use crate::cli::background::Ahead;
 use crate::cli::output::seconds;
 use crate::cli::{Session, background, github};
 
@@ -23,40 +24,46 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     };
     let mut wanted = wanted(&args.making, Lease::Expiry(ttl))?;
     wanted.fresh = args.fresh;
+    let mut background = Ahead::start(&stencil);
     let acquired = acquire(session, &stencil, &args.making, &wanted).await;
     // Whatever came of it, something may have to be dropped.
     let acquired = match acquired {
         Ok(acquired) => acquired,
         Err(error) => {
-            background::start(&stencil);
+            background.sweep(&stencil).await;
             return Err(error);
         }
     };
     if let Err(error) = print(session, &stencil, &acquired) {
         unheard(&stencil, acquired).await;
-        background::start(&stencil);
+        background.sweep(&stencil).await;
         return Err(error);
     }
     let mut acquired = acquired;
-    if !stencil.plan_sweep(&mut acquired.registry).await?.is_empty() {
+    let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
+    if background.is_there() {
+        background.fill(&stencil, definition, fingerprint).await;
+    } else if !stencil.plan_sweep(&mut acquired.registry).await?.is_empty() {
         background::start(&stencil);
     }
     acquired.registry.close().await;
-    settle_later(
-        &stencil,
-        &acquired.definition,
-        acquired.provisional.as_ref(),
-    );
+    let provisional = acquired.provisional.as_ref();
+    settle_later(&stencil, definition, fingerprint, provisional);
     Ok(0)
 }
 
 /// Has a provisional template built from nothing, now that nobody waits for anything here.
-pub(crate) fn settle_later(stencil: &Stencil, definition: &str, state: Option<&Provisional>) {
+pub(crate) fn settle_later(
+    stencil: &Stencil,
+    definition: &str,
+    fingerprint: &Fingerprint,
+    state: Option<&Provisional>,
+) {
     let wanted = stencil
         .definition(Some(definition))
         .is_ok_and(|d| d.after_extend == AfterExtend::Verify);
     if wanted && state.is_some_and(Provisional::is_due) {
-        background::start_settling(stencil, definition);
+        background::start_settling(stencil, definition, fingerprint);
     }
 }
 

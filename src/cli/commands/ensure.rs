@@ -5,6 +5,7 @@ use pgstencil::wire::Answer;
 
 use super::clone::settle_later;
 use crate::cli::args::Ensure;
+use crate::cli::background::Ahead;
 use crate::cli::output::seconds;
 use crate::cli::{Session, background, github};
 
@@ -14,6 +15,7 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
         .definition(args.which.template.as_deref())?
         .name
         .clone();
+    let mut background = Ahead::start(&stencil);
     let printer = session.printer.clone();
     let ensured = stencil
         .ensure(
@@ -28,7 +30,7 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let (mut registry, ensured) = match ensured {
         Ok(done) => done,
         Err(error) => {
-            background::start(&stencil);
+            background.sweep(&stencil).await;
             return Err(error);
         }
     };
@@ -57,10 +59,14 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
             build_time: ensured.build_time,
         },
     )?;
-    if !stencil.plan_sweep(&mut registry).await?.is_empty() {
+    // Whoever makes sure of a template is about to ask for clones.
+    if background.is_there() {
+        background.fill(&stencil, &name, fingerprint).await;
+    } else if !stencil.plan_sweep(&mut registry).await?.is_empty() {
         background::start(&stencil);
     }
     registry.close().await;
-    settle_later(&stencil, &name, ensured.template.provisional());
+    let provisional = ensured.template.provisional();
+    settle_later(&stencil, &name, fingerprint, provisional);
     Ok(0)
 }

@@ -154,12 +154,14 @@ fn clone_cells(clone: &CloneListing) -> Vec<String> {
         clone.bytes.map_or_else(|| "-".to_owned(), size),
         age(row.age_s),
         match row.lease.as_str() {
+            _ if row.state == "warm" => "nobody yet".into(),
             "session" => row.holder.0.describe(),
             _ => row.holder.0.describe_checkout(),
         },
         row.expires_at
             .clone()
             .unwrap_or_else(|| match row.lease.as_str() {
+                _ if row.state == "warm" => "-".into(),
                 "session" => "with its command".into(),
                 _ => "never".into(),
             }),

@@ -1,6 +1,7 @@
 //! One file per command. Each turns arguments into calls of [`pgstencil::Stencil`], and answers into
 //! words.
 
+pub(crate) mod bench;
 pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod config;

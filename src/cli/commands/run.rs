@@ -10,6 +10,7 @@ use pgstencil::{Error, Kind, Result, Stencil, wire};
 
 use super::clone;
 use crate::cli::args::Run;
+use crate::cli::background::Ahead;
 use crate::cli::{Session, background, interruptible};
 
 pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> Result<u8> {
@@ -26,13 +27,14 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     let prepare = async {
         let stencil = session.stencil().await?;
         let wanted = clone::wanted(&args.making, Lease::Session)?;
+        let mut background = Ahead::start(&stencil);
         let acquired = clone::acquire(session, &stencil, &args.making, &wanted).await;
         if acquired.is_err() {
-            background::start(&stencil);
+            background.sweep(&stencil).await;
         }
-        Ok((stencil, acquired?))
+        Ok((stencil, background, acquired?))
     };
-    let (stencil, mut acquired) = interruptible(session, signals, prepare).await?;
+    let (stencil, mut background, mut acquired) = interruptible(session, signals, prepare).await?;
     let mut job = Job::new(argv, here);
     job.env = stencil.variables(
         &acquired,
@@ -47,10 +49,16 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
         let name = name.to_string_lossy();
         name.starts_with("PGSTENCIL_NAME") || name.starts_with("PGSTENCIL_URL")
     }));
-    // Looked at before the command, so that a leftover of others is gone while it runs.
-    let plan = stencil.plan_sweep(&mut acquired.registry).await;
-    if !plan.is_ok_and(|plan| plan.is_empty()) {
-        background::start(&stencil);
+    // Before the command, so that while it runs the next one's clone is made, and a leftover of others
+    // goes.
+    let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
+    if background.is_there() {
+        background.fill(&stencil, definition, fingerprint).await;
+    } else {
+        let plan = stencil.plan_sweep(&mut acquired.registry).await;
+        if !plan.is_ok_and(|plan| plan.is_empty()) {
+            background::start(&stencil);
+        }
     }
     let keeper = stencil.keep(acquired.registry, &acquired.clones);
     session.printer.finish();
@@ -80,11 +88,8 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
         }
         background::start(&stencil);
     }
-    clone::settle_later(
-        &stencil,
-        &acquired.definition,
-        acquired.provisional.as_ref(),
-    );
+    let provisional = acquired.provisional.as_ref();
+    clone::settle_later(&stencil, definition, fingerprint, provisional);
     code(ended?)
 }
 

@@ -102,6 +102,21 @@ pub(crate) struct Project<'s> {
     root: PathBuf,
 }
 
+/// Most tests count databases, and want none but those that they ask for.
+const NONE_WARM: &str = "warm = 0 # by the tests\n";
+
+fn without_warm(text: &str) -> String {
+    let section = format!("[clone] # by the tests\n{NONE_WARM}");
+    let plain = text.replace(&section, "").replace(NONE_WARM, "");
+    if plain.contains("warm = ") || !plain.contains("\n[") {
+        return plain;
+    }
+    match plain.contains("[clone]\n") {
+        true => plain.replacen("[clone]\n", &format!("[clone]\n{NONE_WARM}"), 1),
+        false => plain.replacen("\n[", &format!("\n{section}["), 1),
+    }
+}
+
 impl<'s> Project<'s> {
     /// A project with no migrations yet and [`Build::Migrate`], whose templates are all built from
     /// nothing, so that a test counts its builds.
@@ -216,11 +231,18 @@ extend = "never"
 
     /// Adds lines to the end of `pgstencil.toml`; at first that is within `[template.app]`.
     pub(crate) fn append_config(&self, text: &str) {
-        self.append("pgstencil.toml", &format!("{text}\n"));
+        let config = self.read("pgstencil.toml");
+        self.write("pgstencil.toml", &format!("{config}{text}\n"));
     }
 
-    /// Writes a file, and the folders on the way.
+    /// Writes a file, and the folders on the way. A config of this project gets `warm = 0`, unless it says
+    /// something of warm clones itself.
     pub(crate) fn write(&self, path: &str, text: &str) {
+        let own = path == "pgstencil.toml" && text.contains(&self.id);
+        let text = match own {
+            true => without_warm(text),
+            false => text.to_owned(),
+        };
         let path = self.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();

@@ -1,0 +1,272 @@
+//! What a copy of a template costs on this server, by each strategy that it knows.
+//!
+//! The largest database of the template is copied and dropped again, by all strategies in turn, so that
+//! what else goes on hits all alike; the first round is not counted, since it finds the caches cold. The
+//! drop is a part of the price: a copy through the WAL leaves much of its work to the next checkpoint, and
+//! a drop forces one. A crash leaves what any crash while a clone is made leaves, and the sweep finds it.
+
+use std::time::{Duration, Instant};
+
+use crate::config::Strategy;
+use crate::context::Context;
+use crate::copy::{self, Copy};
+use crate::drop;
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::names;
+use crate::pg::lock::LockKey;
+use crate::pg::session::OpenError;
+use crate::pg::sql::CopyStrategy;
+use crate::pg::{Doing as _, Session, cause, sql, sqlstate};
+use crate::registry::clone::NewClone;
+use crate::registry::database::{NewDatabase, Owner};
+use crate::registry::measurement::Measurement;
+use crate::registry::{Lease, Registry};
+use crate::strategy::Chooser;
+use crate::template::{Template, TemplateDatabase};
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// Size of the database that was copied.
+    pub bytes: i64,
+    /// Number of its files, about.
+    pub files: i64,
+    /// `server_version_num`
+    pub version: u32,
+    /// Whether the server syncs.
+    pub fsync: bool,
+    /// How many rounds were counted.
+    pub rounds: usize,
+    /// By strategy.
+    pub costs: Vec<Cost>,
+    /// What `strategy` in the config is.
+    pub wanted: Strategy,
+    /// What the config led to before.
+    pub before: CopyStrategy,
+    /// What `auto` does from now on with databases of about this size.
+    pub best: CopyStrategy,
+}
+
+/// What one strategy costs: medians.
+#[derive(Clone, Debug)]
+pub struct Cost {
+    /// The strategy.
+    pub strategy: CopyStrategy,
+    /// `CREATE DATABASE`.
+    pub create: Duration,
+    /// The first connection to the copy.
+    pub connect: Duration,
+    /// Its drop, with the looks before it.
+    pub drop: Duration,
+    /// Why the server cannot do it; the times are zero then.
+    pub refused: Option<String>,
+}
+
+/// Measures and notes it in the registry, where `auto` finds it. The caller holds the template's lock.
+///
+/// # Errors
+/// [`Kind::Interrupted`] and [`Kind::Timeout`] between two copies; the driver's.
+pub async fn bench(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    template: &Template,
+    rounds: usize,
+) -> Result<Bench> {
+    let facts = registry.facts().clone();
+    let largest = template.databases().iter().max_by_key(|d| d.bytes);
+    let from = largest.ok_or_else(|| Error::internal("a template without databases"))?;
+    let mut chooser = Chooser::read(registry, context, false).await?;
+    let before = chooser.choose(from.bytes, from.files);
+    let strategies: &[CopyStrategy] = match facts.major() {
+        ..=14 => &[CopyStrategy::Only],
+        15..=17 => &[CopyStrategy::WalLog, CopyStrategy::FileCopy],
+        _ => &[
+            CopyStrategy::WalLog,
+            CopyStrategy::FileCopy,
+            CopyStrategy::Reflink,
+        ],
+    };
+    let mut seen: Vec<Samples> = strategies.iter().map(|s| Samples::of(*s)).collect();
+    for round in 0..=rounds {
+        context.tell(Event::Notice(&match round {
+            0 => "a round to warm up".to_owned(),
+            n => format!("round {n} of {rounds}"),
+        }));
+        for i in 0..seen.len() {
+            // Each has each place in the round, since a checkpoint after one is the next one's gain.
+            let next = (i + round) % seen.len();
+            let samples = &mut seen[next];
+            if samples.refused.is_some() {
+                continue;
+            }
+            context.limit.check("the measurement")?;
+            match sample(registry, context, template, from, samples.strategy).await {
+                Ok(times) if round > 0 => samples.times.push(times),
+                Ok(_) => {}
+                // 0A000, 22023: this server was built without it.
+                Err(e) if matches!(sqlstate(&e).as_deref(), Some("0A000" | "22023")) => {
+                    samples.refused = Some(cause(&e));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    let costs: Vec<Cost> = seen.into_iter().map(Samples::cost).collect();
+    for cost in costs.iter().filter(|c| c.strategy != CopyStrategy::Only) {
+        let measurement = Measurement {
+            strategy: cost.strategy.as_str().to_owned(),
+            bytes: from.bytes,
+            files: from.files,
+            millis: match cost.refused {
+                Some(_) => f64::INFINITY,
+                None => cost.create.as_secs_f64() * 1e3,
+            },
+        };
+        registry.note_measurement(&measurement).await?;
+        chooser.learn(measurement);
+    }
+    Ok(Bench {
+        bytes: from.bytes,
+        files: from.files,
+        version: facts.version,
+        fsync: facts.fsync,
+        rounds,
+        costs,
+        wanted: context.clone.strategy,
+        before,
+        best: chooser.automatic().choose(from.bytes, from.files),
+    })
+}
+
+/// CREATE, first connection, DROP.
+type Times = [Duration; 3];
+
+struct Samples {
+    strategy: CopyStrategy,
+    times: Vec<Times>,
+    refused: Option<String>,
+}
+
+impl Samples {
+    fn of(strategy: CopyStrategy) -> Self {
+        Samples {
+            strategy,
+            times: Vec::new(),
+            refused: None,
+        }
+    }
+
+    fn cost(self) -> Cost {
+        let median = |which: usize| {
+            let mut times: Vec<Duration> = self.times.iter().map(|t| t[which]).collect();
+            times.sort();
+            times.get(times.len() / 2).copied().unwrap_or_default()
+        };
+        Cost {
+            strategy: self.strategy,
+            create: median(0),
+            connect: median(1),
+            drop: median(2),
+            refused: self.refused,
+        }
+    }
+}
+
+/// Copies once, as a clone that never gets ready, and drops the copy.
+async fn sample(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    template: &Template,
+    from: &TemplateDatabase,
+    strategy: CopyStrategy,
+) -> Result<Times> {
+    let id = names::clone_id();
+    let key = LockKey::clone(&id);
+    registry
+        .session()
+        .try_lock(key)
+        .await
+        .doing(|| "lock a copy".into())?;
+    let made = make(registry, context, template, from, strategy, &id).await;
+    registry.set_released(&id).await?;
+    let started = Instant::now();
+    let left = drop::drop_databases_of(registry, &Owner::Clone(id.clone())).await?;
+    let dropped = started.elapsed();
+    registry.forget_clone(&id).await?;
+    registry
+        .session()
+        .unlock(key)
+        .await
+        .doing(|| "unlock a copy".into())?;
+    let (create, connect) = made?;
+    match left.first() {
+        None => Ok([create, connect, dropped]),
+        Some(why) => Err(Error::new(Kind::Failed, "a copy could not be dropped")
+            .detail(why)
+            .hint("the next sweep tries again")),
+    }
+}
+
+async fn make(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    template: &Template,
+    from: &TemplateDatabase,
+    strategy: CopyStrategy,
+    id: &str,
+) -> Result<(Duration, Duration)> {
+    let name = names::private_name();
+    registry
+        .insert_clone(&NewClone {
+            id,
+            project: context.project,
+            definition: &context.definition.name,
+            fingerprint: template.fingerprint(),
+            template_id: Some(template.id()),
+            name: &name,
+            lease: Lease::Session,
+            holder: context.holder,
+        })
+        .await?;
+    let new = NewDatabase {
+        role: from.role.clone(),
+        private_name: name.clone(),
+        name: name.clone(),
+    };
+    let owner = Owner::Clone(id.to_owned());
+    let mut rows = registry.insert_databases(&owner, &[new]).await?;
+    let copy = Copy {
+        target: name.clone(),
+        source: from.name.clone(),
+        source_oid: Some(from.oid),
+        strategy,
+        open: false,
+    };
+    let started = Instant::now();
+    copy::create(registry.session(), &copy, context).await?;
+    let create = started.elapsed();
+    for row in &mut rows {
+        let words = format!(
+            "pgstencil bench: {} of {}",
+            context.definition.name, context.project
+        );
+        registry.mark_created(row, &words, None).await?;
+    }
+    registry
+        .session()
+        .run(sql::allow_connections(&name, true))
+        .await
+        .doing(|| format!("open database `{name}`"))?;
+    let started = Instant::now();
+    let connect = match Session::open(context.endpoint, &name, context.limit).await {
+        Ok(session) => {
+            let took = started.elapsed();
+            session.close().await;
+            took
+        }
+        // What is to be learnt does not depend on it.
+        Err(OpenError::Missing | OpenError::Other(_)) => Duration::ZERO,
+    };
+    Ok((create, connect))
+}

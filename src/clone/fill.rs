@@ -1,0 +1,353 @@
+//! Warm clones made ahead of time, by a process that nobody waits for.
+//!
+//! One process at a time fills up for a template. A clone is registered, copied, marked and re-applied as
+//! any other; then it is opened for one connection, which leaves the relation cache's file behind so that
+//! the user's first connection need not write it, closed again, and offered by one statement. A crash at
+//! any point before that leaves a `creating` row whose lock is free, which the next sweep drops.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::words;
+use crate::context::Context;
+use crate::copy;
+use crate::error::{Error, Result};
+use crate::names::{self, Fingerprint};
+use crate::pg::lock::LockKey;
+use crate::pg::session::OpenError;
+use crate::pg::{Doing as _, Session, catalog, sql, sqlstate};
+use crate::registry::clone::NewClone;
+use crate::registry::database::{NewDatabase, Owner};
+use crate::registry::measurement::Measurement;
+use crate::registry::warm::StockRow;
+use crate::registry::{DatabaseRow, Lease, Registry};
+use crate::strategy::Chooser;
+use crate::template::{self, Template};
+
+/// How many are copied at the same time: whoever waits for a copy of their own comes first.
+const LANES: i64 = 2;
+
+/// Makes warm clones of a ready template until there are as many as its demand and the settings say, or
+/// the project's `max_size` is reached. Returns how many it made; none if another process is at it for
+/// more than a moment, or the template is gone.
+///
+/// # Errors
+/// The driver's. What was being made then is given up.
+pub async fn fill(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    fingerprint: &Fingerprint,
+) -> Result<usize> {
+    let Some(stock) = stock(registry, context, fingerprint).await? else {
+        return Ok(0);
+    };
+    let key = LockKey::filler(stock.id);
+    let started = Instant::now();
+    // Whoever is at it may have seen enough of them just before ours was taken.
+    while !registry
+        .session()
+        .try_lock(key)
+        .await
+        .doing(|| "take the right to make warm clones".into())?
+    {
+        if started.elapsed() > PATIENCE {
+            return Ok(0);
+        }
+        let what = "another process that makes warm clones";
+        context.limit.pause(Duration::from_millis(20), what).await?;
+    }
+    let filled = fill_up(registry, context, fingerprint).await;
+    registry
+        .session()
+        .unlock(key)
+        .await
+        .doing(|| "give back the right to make warm clones".into())?;
+    filled
+}
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+async fn stock(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    fingerprint: &Fingerprint,
+) -> Result<Option<StockRow>> {
+    let (project, definition) = (context.project, &context.definition.name);
+    registry.stock(project, definition, fingerprint).await
+}
+
+/// How many warm clones are missing. As many are kept as were asked for within the last minute or so,
+/// within the limits.
+fn missing(stock: &StockRow, context: &Context<'_>) -> i64 {
+    let settings = context.clone;
+    let wanted = stock.demand.ceil() as i64;
+    let wanted = wanted.clamp(i64::from(settings.warm), i64::from(settings.warm_max));
+    let room = match (context.eviction.max_size, stock.bytes) {
+        (Some(max), bytes) if bytes > 0 => {
+            let max = i64::try_from(max).unwrap_or(i64::MAX);
+            max.saturating_sub(stock.total) / bytes
+        }
+        _ => i64::MAX,
+    };
+    (wanted - stock.warm).min(room).max(0)
+}
+
+async fn fill_up(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    fingerprint: &Fingerprint,
+) -> Result<usize> {
+    let mut made = 0;
+    // Those that are made meanwhile may be taken meanwhile; a loop of clones is followed, but one day
+    // somebody else should be the one who does it.
+    for _ in 0..20 {
+        let Some(stock) = stock(registry, context, fingerprint).await? else {
+            break;
+        };
+        let missing = missing(&stock, context);
+        if missing == 0 || context.limit.check("warm clones").is_err() {
+            break;
+        }
+        let Some(template) = template::ready(registry, context, fingerprint).await? else {
+            break;
+        };
+        let done = async {
+            let mut chooser = Chooser::read(registry, context, false).await?;
+            let tried = probe(registry, context, &template, &stock, &mut chooser, missing).await?;
+            let job = Job {
+                context,
+                template: &template,
+                stock: &stock,
+                chooser: &chooser,
+            };
+            let made = fill_lanes(registry, &job, missing - tried).await?;
+            Ok(made + usize::try_from(tried).unwrap_or_default())
+        }
+        .await;
+        template.let_go(registry).await?;
+        made += done?;
+    }
+    Ok(made)
+}
+
+/// What warm clones are made of.
+struct Job<'a> {
+    context: &'a Context<'a>,
+    template: &'a Template,
+    stock: &'a StockRow,
+    chooser: &'a Chooser,
+}
+
+/// Makes the first ones by strategies of which nobody knows yet what they cost here, alone, and notes what
+/// they took. Returns how many.
+async fn probe(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    template: &Template,
+    stock: &StockRow,
+    chooser: &mut Chooser,
+    missing: i64,
+) -> Result<i64> {
+    let Some(largest) = template.databases().iter().max_by_key(|d| d.bytes) else {
+        return Ok(0);
+    };
+    let (bytes, files) = (largest.bytes, largest.files);
+    let unknown = chooser.unknown(bytes, files);
+    let mut made = 0;
+    // One of them alone says nothing.
+    if i64::try_from(unknown.len()).unwrap_or_default() > missing {
+        return Ok(0);
+    }
+    for strategy in unknown.iter().copied() {
+        let forced = chooser.forced(strategy);
+        let job = Job {
+            context,
+            template,
+            stock,
+            chooser: &forced,
+        };
+        copy::give_way(registry).await?;
+        let millis = match make(registry, &job).await {
+            Ok(took) => {
+                made += 1;
+                took.as_secs_f64() * 1e3
+            }
+            // 0A000, 22023: this server was built without it.
+            Err(e) if matches!(sqlstate(&e).as_deref(), Some("0A000" | "22023")) => f64::INFINITY,
+            Err(e) => return Err(e),
+        };
+        let measurement = Measurement {
+            strategy: strategy.as_str().to_owned(),
+            bytes,
+            files,
+            millis,
+        };
+        registry.note_measurement(&measurement).await?;
+        chooser.learn(measurement);
+    }
+    Ok(made)
+}
+
+async fn fill_lanes(registry: &mut Registry, job: &Job<'_>, missing: i64) -> Result<usize> {
+    let left = AtomicI64::new(missing);
+    let mut others = Vec::new();
+    for _ in 1..LANES.min(missing) {
+        // Fewer sessions are only slower.
+        match registry.another(job.context.limit).await {
+            Ok(another) => others.push(another),
+            Err(_) => break,
+        }
+    }
+    let left = &left;
+    let lanes = others.into_iter().map(|mut another| async move {
+        let done = lane(&mut another, job, left).await;
+        another.close().await;
+        done
+    });
+    let (own, others) = tokio::join!(
+        lane(registry, job, left),
+        futures_util::future::join_all(lanes)
+    );
+    let mut made = own?;
+    for done in others {
+        made += done?;
+    }
+    Ok(made)
+}
+
+async fn lane(registry: &mut Registry, job: &Job<'_>, left: &AtomicI64) -> Result<usize> {
+    let mut made = 0;
+    while left.fetch_sub(1, Ordering::Relaxed) > 0 && !job.context.limit.cancel.is_cancelled() {
+        copy::give_way(registry).await?;
+        if let Err(error) = make(registry, job).await {
+            // The others would fail, too.
+            left.store(0, Ordering::Relaxed);
+            return Err(error);
+        }
+        made += 1;
+    }
+    Ok(made)
+}
+
+/// Makes one warm clone. One on which that fails is given up. Returns what the copying took.
+async fn make(registry: &mut Registry, job: &Job<'_>) -> Result<Duration> {
+    let id = names::clone_id();
+    let key = LockKey::clone(&id);
+    registry
+        .session()
+        .try_lock(key)
+        .await
+        .doing(|| "lock the new clone".into())?;
+    let done = async {
+        let mut rows = register(registry, job.context, job.template, &id).await?;
+        let took = prepare(registry, job, &id, &mut rows).await?;
+        registry.set_warm(&id).await?;
+        Ok(took)
+    }
+    .await;
+    if done.is_err() {
+        let _ = registry.set_released(&id).await;
+    }
+    // Whoever claims it takes this lock: before this it is offered, but not to be had.
+    let unlocked = registry.session().unlock(key).await;
+    unlocked.doing(|| "unlock a warm clone".into())?;
+    done
+}
+
+async fn register(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    template: &Template,
+    id: &str,
+) -> Result<Vec<DatabaseRow>> {
+    let new: Vec<NewDatabase> = template
+        .databases()
+        .iter()
+        .map(|from| {
+            let name = names::private_name();
+            NewDatabase {
+                role: from.role.clone(),
+                private_name: name.clone(),
+                name,
+            }
+        })
+        .collect();
+    registry
+        .insert_clone(&NewClone {
+            id,
+            project: context.project,
+            definition: &context.definition.name,
+            fingerprint: template.fingerprint(),
+            template_id: Some(template.id()),
+            name: new.first().map_or("", |n| &n.name),
+            lease: Lease::Session,
+            holder: context.holder,
+        })
+        .await?;
+    registry
+        .insert_databases(&Owner::Clone(id.to_owned()), &new)
+        .await
+}
+
+async fn prepare(
+    registry: &mut Registry,
+    job: &Job<'_>,
+    id: &str,
+    rows: &mut [DatabaseRow],
+) -> Result<Duration> {
+    let Job {
+        context,
+        template,
+        stock,
+        chooser,
+    } = *job;
+    let started = Instant::now();
+    for copy in template.copies_to(rows, chooser) {
+        copy::create(registry.session(), &copy, context).await?;
+    }
+    let took = started.elapsed();
+    let words = format!("{} ({id})", words(context));
+    for (row, from) in rows.iter_mut().zip(template.databases()) {
+        let builders = from.replay.comment.as_deref();
+        registry.mark_created(row, &words, builders).await?;
+        // A connection would run those, and they may write.
+        if !stock.login_triggers {
+            visit(registry, context, row).await?;
+        }
+        from.reapply(registry, context, &row.private_name, "warm clone")
+            .await?;
+    }
+    Ok(took)
+}
+
+/// Opens a database for one connection, and closes it again. Nobody else knows its name, but something
+/// that looks into every database may be in it; then it is given up.
+async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow) -> Result<()> {
+    let name = &row.private_name;
+    let session = registry.session();
+    session
+        .run(sql::allow_connections(name, true))
+        .await
+        .doing(|| format!("open database `{name}`"))?;
+    let visited = Session::open(context.endpoint, name, context.limit).await;
+    session
+        .run(sql::allow_connections(name, false))
+        .await
+        .doing(|| format!("close database `{name}`"))?;
+    match visited {
+        Ok(visitor) => visitor.close().await,
+        // A role that may not connect to its own database can still hand it out.
+        Err(OpenError::Missing | OpenError::Other(_)) => {}
+    }
+    let Some(oid) = row.oid else {
+        return Err(Error::internal(format!("database `{name}` has no oid")));
+    };
+    let left = catalog::wait_until_empty(session, oid, PATIENCE, context.limit).await?;
+    match left.first() {
+        None => Ok(()),
+        Some(visitor) => Err(Error::failed(format!(
+            "somebody is in the warm clone `{name}`: {}",
+            visitor.describe()
+        ))),
+    }
+}

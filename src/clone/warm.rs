@@ -1,0 +1,226 @@
+//! Warm clones handed out: claimed in one statement, named and opened in one message.
+
+use std::time::{Duration, Instant};
+
+use super::{Clone, Request, after, give_up, names, taken};
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::handout::NamedDatabase;
+use crate::names::Fingerprint;
+use crate::pg::{catalog, is_connection_loss};
+use crate::registry::Registry;
+use crate::registry::warm::{ClaimedRow, Wish};
+use crate::template::{Extends, Provisional};
+
+/// Warm clones that were handed out.
+#[derive(Clone, Debug)]
+pub struct Warm {
+    /// The clones, in the order of the requests; the first ones of those, if there were too few.
+    pub clones: Vec<Clone>,
+    /// `{id}` of their names.
+    pub group: String,
+    /// What they were made from.
+    pub template: WarmTemplate,
+}
+
+/// What is known of the template of a warm clone, without a look at it.
+#[derive(Clone, Debug)]
+pub struct WarmTemplate {
+    /// What it was extended from.
+    pub extends: Option<Extends>,
+    /// Whether a build from nothing is to take its place.
+    pub provisional: Option<Provisional>,
+    /// What its build from nothing took, if it was built so.
+    pub build_time: Option<Duration>,
+}
+
+/// Hands out warm clones of the template with this fingerprint, as many as there are, at most one for
+/// each request. The first clone's own id becomes `{id}` of all names. Their locks are held by the
+/// registry session, as with [`super::create`].
+///
+/// `looked_at`: the template was found ready and fit for the server; without that only clones are taken
+/// of which the registry alone can tell. `note_hit`: nobody else notes the hit.
+///
+/// A claimed clone that the server does not show as it was made, or that cannot be renamed, is given up:
+/// then there are fewer.
+///
+/// # Errors
+/// [`crate::Kind::NameTaken`] if a wanted name belongs to something else, the driver's on the loss of the
+/// connection, and those of `after_clone`. After an error all claimed clones are given up.
+pub async fn claim(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    fingerprint: &Fingerprint,
+    requests: &[Request<'_>],
+    looked_at: bool,
+    note_hit: bool,
+) -> Result<Option<Warm>> {
+    let started = Instant::now();
+    let Some(first) = requests.first() else {
+        return Ok(None);
+    };
+    let wish = Wish {
+        project: context.project,
+        definition: &context.definition.name,
+        fingerprint,
+        stale_s: context.definition.stale_after.map(|d| d.as_secs_f64()),
+        looked_at,
+        count: requests.len(),
+        lease: first.lease,
+        holder: context.holder,
+    };
+    let rows = registry.claim_warm(&wish).await?;
+    let sets: Vec<&[ClaimedRow]> = rows.chunk_by(|a, b| a.clone_id == b.clone_id).collect();
+    let (good, bad): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| stands(set, context));
+    give_up(registry, &ids(&bad)).await;
+    let Some(template) = good.first().and_then(|set| set.first()) else {
+        return Ok(None);
+    };
+    let template_facts = facts(template)?;
+    let group = match first.index {
+        0 => template.clone_id.clone(),
+        _ => first.group.to_owned(),
+    };
+    let clones = Claimed {
+        context,
+        fingerprint,
+        group: &group,
+        requests,
+        sets: &good,
+    };
+    let handed = clones.hand_over(registry, note_hit, started).await;
+    let clones = match handed {
+        Ok(clones) => clones,
+        Err(HandOver::Failed(error)) => {
+            give_up(registry, &ids(&good)).await;
+            return Err(error);
+        }
+        // A session is in it after all, or a right is gone: made anew, it may work.
+        Err(HandOver::Unfit) => {
+            give_up(registry, &ids(&good)).await;
+            return Ok(None);
+        }
+    };
+    Ok(Some(Warm {
+        clones,
+        group,
+        template: template_facts,
+    }))
+}
+
+/// Why claimed clones were not handed over.
+enum HandOver {
+    Failed(Error),
+    Unfit,
+}
+
+impl From<Error> for HandOver {
+    fn from(error: Error) -> Self {
+        HandOver::Failed(error)
+    }
+}
+
+/// Clones that were claimed, and what they are wanted for.
+struct Claimed<'a> {
+    context: &'a Context<'a>,
+    fingerprint: &'a Fingerprint,
+    group: &'a str,
+    requests: &'a [Request<'a>],
+    sets: &'a [&'a [ClaimedRow]],
+}
+
+impl Claimed<'_> {
+    async fn hand_over(
+        &self,
+        registry: &mut Registry,
+        note_hit: bool,
+        started: Instant,
+    ) -> std::result::Result<Vec<Clone>, HandOver> {
+        let Claimed {
+            context,
+            fingerprint,
+            group,
+            requests,
+            sets,
+        } = *self;
+        let mut wanted = Vec::new();
+        for (set, request) in sets.iter().zip(requests) {
+            let (index, shard) = (request.index, request.shard);
+            let names = names(context, request.pattern, group, index, shard)?;
+            wanted.extend(set.iter().zip(names));
+        }
+        let hit_ms = (note_hit && sets.len() == requests.len())
+            .then(|| u64::try_from(started.elapsed().as_millis()).unwrap_or_default());
+        match registry.hand_over_warm(&wanted, hit_ms).await {
+            Ok(true) => {}
+            Ok(false) => {
+                for (_, name) in &wanted {
+                    if catalog::database(registry.session(), name).await?.is_some() {
+                        return Err(taken(registry, name).await.into());
+                    }
+                }
+                return Err(HandOver::Unfit);
+            }
+            Err(error) if is_connection_loss(&error) => return Err(error.into()),
+            Err(_) => return Err(HandOver::Unfit),
+        }
+        let mut clones = Vec::new();
+        let mut named = wanted.iter();
+        for (set, request) in sets.iter().zip(requests) {
+            let databases: Vec<NamedDatabase> = named
+                .by_ref()
+                .take(set.len())
+                .map(|(row, name)| NamedDatabase {
+                    role: row.role.clone(),
+                    name: name.clone(),
+                })
+                .collect();
+            after::after_clone(context, request, &databases).await?;
+            clones.push(Clone {
+                id: set
+                    .first()
+                    .map_or_else(String::new, |row| row.clone_id.clone()),
+                databases,
+                oids: set.iter().filter_map(|row| row.oid).collect(),
+                fingerprint: *fingerprint,
+                expires_at: set.first().and_then(|row| row.expires_at.clone()),
+                took: started.elapsed(),
+            });
+        }
+        Ok(clones)
+    }
+}
+
+fn ids(sets: &[&[ClaimedRow]]) -> Vec<String> {
+    let first = sets.iter().filter_map(|set| set.first());
+    first.map(|row| row.clone_id.clone()).collect()
+}
+
+/// Whether a clone has the databases that the definition wants, each as it was made.
+fn stands(set: &[ClaimedRow], context: &Context<'_>) -> bool {
+    let roles = set.iter().map(|row| &row.role);
+    roles.eq(&context.definition.databases) && set.iter().all(ClaimedRow::stands)
+}
+
+fn facts(row: &ClaimedRow) -> Result<WarmTemplate> {
+    let base = row
+        .base_fingerprint
+        .as_deref()
+        .map(str::parse)
+        .transpose()?;
+    let millis = row.full_ms.and_then(|ms| u64::try_from(ms).ok());
+    Ok(WarmTemplate {
+        extends: base.map(|base| Extends {
+            base,
+            added: row.added.0.clone(),
+        }),
+        provisional: row.provisional.then(|| {
+            Provisional::new(
+                row.settle_attempts,
+                row.settle_tried_s,
+                row.settle_failure.clone(),
+            )
+        }),
+        build_time: millis.map(Duration::from_millis),
+    })
+}

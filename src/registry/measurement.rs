@@ -1,0 +1,74 @@
+//! Rows of `pgstencil.measurement`: what copies cost on this server.
+
+use sqlx::FromRow;
+
+use crate::error::Result;
+use crate::pg::Doing as _;
+use crate::pg::sql::CopyStrategy;
+
+use super::Registry;
+
+/// What a copy of one size took by one strategy.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct Measurement {
+    /// `wal_log`, `file_copy` or `reflink`.
+    pub strategy: String,
+    /// Size of the database.
+    pub bytes: i64,
+    /// Number of its files, about.
+    pub files: i64,
+    /// Milliseconds; infinite if the server cannot do it.
+    pub millis: f64,
+}
+
+const ALL: &str =
+    "SELECT strategy, bytes, files, millis FROM pgstencil.measurement WHERE fsync = $1";
+const NOTE: &str = "INSERT INTO pgstencil.measurement (strategy, bytes, files, fsync, millis) \
+     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (strategy, bytes, files, fsync) \
+     DO UPDATE SET millis = excluded.millis, at = now()";
+/// Sizes change with every migration, so those of long ago are no use.
+const TRIM: &str = "DELETE FROM pgstencil.measurement WHERE at < \
+     (SELECT at FROM pgstencil.measurement ORDER BY at DESC OFFSET 100 LIMIT 1)";
+
+impl Measurement {
+    /// Whether it is of this strategy.
+    pub fn is(&self, strategy: CopyStrategy) -> bool {
+        self.strategy == strategy.as_str()
+    }
+}
+
+impl Registry {
+    /// What was measured while the server's `fsync` was like this.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn measurements(&mut self, fsync: bool) -> Result<Vec<Measurement>> {
+        sqlx::query_as(ALL)
+            .bind(fsync)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "read what copies were measured to cost".into())
+    }
+
+    /// Notes a measurement, in the place of an older one of the same size.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn note_measurement(&mut self, measurement: &Measurement) -> Result<()> {
+        let fsync = self.facts().fsync;
+        sqlx::query(NOTE)
+            .bind(&measurement.strategy)
+            .bind(measurement.bytes)
+            .bind(measurement.files)
+            .bind(fsync)
+            .bind(measurement.millis)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "note what a copy costs".into())?;
+        sqlx::query(TRIM)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "forget old measurements".into())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,410 @@
+//! Warm clones: rows in state `warm`, made ahead of time, and the demand that decides how many.
+
+use std::fmt::Write as _;
+
+use sqlx::FromRow;
+use sqlx::postgres::types::Oid;
+use sqlx::types::Json;
+
+use crate::error::{Error, Result};
+use crate::fingerprint::RelPath;
+use crate::names::{Fingerprint, Mark};
+use crate::pg::lock::LockKey;
+use crate::pg::sql::{self, Statement, quote_literal};
+use crate::pg::{Doing as _, sqlstate};
+
+use super::{Holder, Lease, Registry};
+
+/// Which warm clones are wanted, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Namespace.
+    pub project: &'a str,
+    /// Name of the definition.
+    pub definition: &'a str,
+    /// Of the template.
+    pub fingerprint: &'a Fingerprint,
+    /// Seconds after which its contents are too old.
+    pub stale_s: Option<f64>,
+    /// Whether the template was looked at: else only one is taken that meets nothing on the server that
+    /// may have changed since.
+    pub looked_at: bool,
+    /// How many clones.
+    pub count: usize,
+    /// Until when they will be kept.
+    pub lease: Lease,
+    /// Who asks.
+    pub holder: &'a Holder,
+}
+
+/// One database of a claimed clone, with what is known of its template.
+#[derive(Clone, Debug, FromRow)]
+pub struct ClaimedRow {
+    /// The clone.
+    pub clone_id: String,
+    /// RFC 3339, UTC; `None` for session leases and for ever.
+    pub expires_at: Option<String>,
+    /// Number of the database's row.
+    pub database_id: i64,
+    /// Role within its set.
+    pub role: String,
+    /// Its name on the server.
+    pub private_name: String,
+    /// Half of its mark.
+    pub nonce: String,
+    /// Its identity, if a database of that name and oid is there that lets nobody in.
+    pub oid: Option<Oid>,
+    /// Its comment, which must hold the mark.
+    pub comment: Option<String>,
+    /// Number of the template's row.
+    pub template_id: i64,
+    /// Milliseconds of its build from nothing; `None` if it was extended.
+    pub full_ms: Option<i64>,
+    /// The template that it was extended from; 64 hex digits.
+    pub base_fingerprint: Option<String>,
+    /// The migrations that were added to that.
+    pub added: Json<Vec<RelPath>>,
+    /// A build from nothing is to take the template's place.
+    pub provisional: bool,
+    /// How many attempts at that began.
+    pub settle_attempts: i32,
+    /// Seconds since the last one began.
+    pub settle_tried_s: Option<f64>,
+    /// Why the last one failed.
+    pub settle_failure: Option<String>,
+}
+
+impl ClaimedRow {
+    /// Whether the server still shows what was made.
+    pub fn stands(&self) -> bool {
+        let mark = Mark {
+            nonce: self.nonce.clone(),
+        };
+        self.oid.is_some() && mark.is_in(self.comment.as_deref())
+    }
+}
+
+/// A template as its filler sees it.
+#[derive(Clone, Debug, FromRow)]
+pub struct StockRow {
+    /// Number of its row.
+    pub id: i64,
+    /// How many warm clones of it there are.
+    pub warm: i64,
+    /// How many clones were asked for lately; see the schema.
+    pub demand: f64,
+    /// Seconds since its last use.
+    pub idle_s: f64,
+    /// Total size of its databases.
+    pub bytes: i64,
+    /// Bytes of all templates and warm clones of its project.
+    pub total: i64,
+    /// Whether a connection to a clone of it would run something.
+    pub login_triggers: bool,
+}
+
+/// A warm clone that should go.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct SpareRow {
+    /// The clone.
+    pub id: String,
+    why: String,
+}
+
+impl SpareRow {
+    /// Why it should go, in words.
+    pub fn why(&self) -> &'static str {
+        match self.why.as_str() {
+            "template" => "its template is gone",
+            "idle" => "its template is no longer used",
+            "many" => "more of its kind are warm than needed",
+            "size" => "its project has no room for it",
+            _ => "the server's disk is full",
+        }
+    }
+}
+
+// A claimed clone is `creating` again: if its new holder dies before the hand-over, it is dropped as one
+// whose maker is gone. The row lock decides between two claims, the advisory lock between a claim and a
+// sweep; a row of which only one can be had is left alone.
+macro_rules! claim {
+    ($fits:literal) => {
+        concat!("WITH of AS MATERIALIZED (SELECT * FROM pgstencil.template \
+       WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
+       AND ($4::float8 IS NULL OR fresh_at > now() - make_interval(secs => $4)) \
+       AND ($5 OR coalesce(built_with -> 'available', '{}') = '{}')), \
+     found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
+       WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
+       ORDER BY c.created_at LIMIT $6 FOR UPDATE SKIP LOCKED), \
+     locked AS MATERIALIZED (SELECT id FROM found WHERE pg_try_advisory_lock(lock_key)), \
+     claimed AS (UPDATE pgstencil.clone c SET state = 'creating', lease = $7, holder = $9, \
+       expires_at = now() + make_interval(secs => $8), created_at = now() \
+       FROM locked WHERE c.id = locked.id RETURNING c.id, c.expires_at) \
+     SELECT c.id AS clone_id, \
+       to_char(c.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS expires_at, \
+       d.id AS database_id, d.role, d.private_name, d.nonce, p.oid, \
+       shobj_description(p.oid, 'pg_database') AS comment, \
+       of.id AS template_id, CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms, \
+       of.base_fingerprint, of.added, of.provisional, of.settle_attempts, \
+       extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure \
+     FROM claimed c CROSS JOIN of JOIN pgstencil.database d ON d.clone_id = c.id \
+     LEFT JOIN pg_database p ON p.oid = d.oid AND p.datname::text = d.private_name \
+       AND NOT p.datallowconn AND p.datconnlimit <> -2 AND ", $fits, " \
+     ORDER BY c.id, d.ordinal")
+    };
+}
+
+/// The collation library's version must be the one that the database was made with; a function for that
+/// came with 15.
+const CLAIM_15: &str = claim!(
+    "(p.datcollversion IS NULL OR p.datcollversion = pg_database_collation_actual_version(p.oid))"
+);
+const CLAIM: &str = claim!("true");
+const WARM: &str = "UPDATE pgstencil.clone SET state = 'warm', lock_key = $2 \
+     WHERE id = $1 AND state = 'creating'";
+const RELEASE_WARM: &str =
+    "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state = 'warm'";
+/// A minute on, a third of the demand is left (1/e).
+const DEMAND: &str = "UPDATE pgstencil.template SET demand_at = now(), \
+     demand = demand * exp(-least(extract(epoch FROM now() - demand_at), 3600) / 60) + $2 WHERE id = $1";
+const STOCK: &str = "SELECT t.id, extract(epoch FROM now() - t.last_used_at)::float8 AS idle_s, \
+     (t.demand * exp(-least(extract(epoch FROM now() - t.demand_at), 3600) / 60))::float8 AS demand, \
+     (SELECT count(*) FROM pgstencil.clone c WHERE c.template_id = t.id AND c.state = 'warm') AS warm, \
+     (SELECT coalesce(sum(d.bytes), 0) FROM pgstencil.database d WHERE d.template_id = t.id)::bigint AS bytes, \
+     (SELECT coalesce(sum(d.bytes * (1 + w.count)), 0) FROM pgstencil.template o \
+      JOIN pgstencil.database d ON d.template_id = o.id \
+      CROSS JOIN LATERAL (SELECT count(*) FROM pgstencil.clone c \
+        WHERE c.template_id = o.id AND c.state = 'warm') w \
+      WHERE o.project = t.project AND o.state = 'ready')::bigint AS total, \
+     jsonb_array_length(coalesce(t.built_with -> 'login_triggers', '[]')) > 0 AS login_triggers \
+     FROM pgstencil.template t \
+     WHERE t.project = $1 AND t.definition = $2 AND t.fingerprint = $3 AND t.state = 'ready'";
+/// Warm clones of what nobody can ask for any more; beyond what their project wants, which is nothing of
+/// a template that was not used for an hour, or for ten minutes while another one of its definition was;
+/// and beyond the project's size, those of the template that was used last being the last to go. `$1` of
+/// the projects is about to add `$2` bytes.
+const SPARE: &str = "WITH warm AS (SELECT c.id, c.created_at, t.id AS template_id, t.state, t.project, t.last_used_at, \
+       extract(epoch FROM now() - t.last_used_at) AS idle_s, \
+       (SELECT coalesce(sum(d.bytes), 0) FROM pgstencil.database d WHERE d.template_id = t.id) AS bytes, \
+       EXISTS (SELECT FROM pgstencil.template o WHERE o.project = t.project AND o.definition = t.definition \
+         AND o.state = 'ready' AND o.last_used_at > t.last_used_at) AS superseded \
+       FROM pgstencil.clone c LEFT JOIN pgstencil.template t ON t.id = c.template_id WHERE c.state = 'warm'), \
+     ranked AS (SELECT w.*, p.max_bytes, coalesce(p.warm, 0) AS few, coalesce(p.warm_max, 0) AS many, \
+       row_number() OVER (PARTITION BY w.template_id ORDER BY w.created_at) AS nth, \
+       sum(w.bytes) OVER (PARTITION BY w.project ORDER BY w.last_used_at DESC, w.created_at, w.id) \
+       + (SELECT coalesce(sum(d.bytes), 0) FROM pgstencil.template o \
+          JOIN pgstencil.database d ON d.template_id = o.id WHERE o.project = w.project AND o.state = 'ready') \
+       + CASE WHEN w.project = $1 THEN $2 ELSE 0 END AS used \
+       FROM warm w LEFT JOIN pgstencil.project p ON p.name = w.project), \
+     judged AS (SELECT id, CASE \
+       WHEN state IS DISTINCT FROM 'ready' THEN 'template' \
+       WHEN idle_s > 3600 OR idle_s > 600 AND superseded THEN 'idle' \
+       WHEN nth > CASE WHEN idle_s > 600 THEN few ELSE many END THEN 'many' \
+       WHEN used > max_bytes THEN 'size' END AS why FROM ranked) \
+     SELECT id, why FROM judged WHERE why IS NOT NULL AND ($3::text IS NULL OR id = $3) ORDER BY id";
+const ALL_WARM: &str = "SELECT id, 'full'::text AS why FROM pgstencil.clone \
+     WHERE state = 'warm' ORDER BY id";
+
+impl Registry {
+    /// Takes warm clones, and their locks, which the session then holds. Fewer than wanted if there are
+    /// fewer. Nobody else gets them; they are handed over by [`Registry::hand_over_warm`], or given up.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<Vec<ClaimedRow>> {
+        let query = match self.facts().major() {
+            ..=14 => CLAIM,
+            _ => CLAIM_15,
+        };
+        sqlx::query_as(query)
+            .bind(wish.project)
+            .bind(wish.definition)
+            .bind(wish.fingerprint.to_string())
+            .bind(wish.stale_s)
+            .bind(wish.looked_at)
+            .bind(wish.count as i64)
+            .bind(wish.lease.kind())
+            .bind(wish.lease.seconds())
+            .bind(Json(wish.holder))
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "take a warm clone".into())
+    }
+
+    /// Gives claimed clones their names and opens them, in one message, which is one transaction: all or
+    /// nothing. `named`: rows with the names that they get, those of one clone behind each other.
+    /// `Ok(false)`: some name is taken. Notes the hit with the milliseconds that it took, too, unless
+    /// the look-up has done so.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn hand_over_warm(
+        &mut self,
+        named: &[(&ClaimedRow, String)],
+        hit_ms: Option<u64>,
+    ) -> Result<bool> {
+        let mut statements: Vec<Statement> = Vec::new();
+        let mut text = String::new();
+        let mut last = None;
+        let mut clones = 0u32;
+        for (row, name) in named {
+            statements.push(sql::rename_database(&row.private_name, name));
+            statements.push(sql::allow_connections(name, true));
+            let clone = quote_literal(&row.clone_id);
+            let name = quote_literal(name);
+            if last != Some(&row.clone_id) {
+                last = Some(&row.clone_id);
+                clones += 1;
+                // Its lock is held since the claim, so nothing else can have changed it.
+                let _ = write!(
+                    text,
+                    "UPDATE pgstencil.clone SET state = 'leased', name = {name} \
+                     WHERE id = {clone} AND state = 'creating'; "
+                );
+            }
+            let _ = write!(
+                text,
+                "UPDATE pgstencil.database SET state = 'present', name = {name} WHERE id = {}; ",
+                row.database_id
+            );
+        }
+        if let Some((row, _)) = named.first() {
+            let id = row.template_id;
+            let hits = u8::from(hit_ms.is_some());
+            let _ = write!(
+                text,
+                "UPDATE pgstencil.template SET hits = hits + {hits}, last_used_at = now(), demand_at = now(), \
+                 demand = demand * exp(-least(extract(epoch FROM now() - demand_at), 3600) / 60) + {clones} \
+                 WHERE id = {id}"
+            );
+            if let Some(ms) = hit_ms {
+                let _ = write!(
+                    text,
+                    "; INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis) \
+                     SELECT project, definition, fingerprint, 'hit', {ms} \
+                     FROM pgstencil.template WHERE id = {id}"
+                );
+            }
+        }
+        statements.push(sql::user_statements(text));
+        let done = self
+            .session()
+            .run(sql::together(&statements))
+            .await
+            .doing(|| "hand a warm clone over".into());
+        match done {
+            Ok(()) => Ok(true),
+            // Somebody has the name: the whole message was taken back.
+            Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P04" | "23505")) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Offers a clone whose lock the caller holds, and gives up right after.
+    ///
+    /// # Errors
+    /// The driver's; that the clone is not being made.
+    pub async fn set_warm(&mut self, id: &str) -> Result<()> {
+        let done = sqlx::query(WARM)
+            .bind(id)
+            .bind(LockKey::clone(id).value())
+            .execute(self.session().connection())
+            .await
+            .doing(|| format!("offer warm clone {id}"))?;
+        match done.rows_affected() {
+            1 => Ok(()),
+            _ => Err(Error::failed(format!(
+                "warm clone {id} was given up while it was made"
+            ))),
+        }
+    }
+
+    /// Gives a warm clone up, whose lock the caller holds. `false`: it is not warm any more.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn release_warm(&mut self, id: &str) -> Result<bool> {
+        let done = sqlx::query(RELEASE_WARM)
+            .bind(id)
+            .execute(self.session().connection())
+            .await
+            .doing(|| format!("give up warm clone {id}"))?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// Notes that so many clones of a template were asked for.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn note_demand(&mut self, template: i64, clones: usize) -> Result<()> {
+        sqlx::query(DEMAND)
+            .bind(template)
+            .bind(clones as f64)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "note that clones were asked for".into())?;
+        Ok(())
+    }
+
+    /// What there is of a template, and what is wanted of it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn stock(
+        &mut self,
+        project: &str,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<StockRow>> {
+        sqlx::query_as(STOCK)
+            .bind(project)
+            .bind(definition)
+            .bind(fingerprint.to_string())
+            .fetch_optional(self.session().connection())
+            .await
+            .doing(|| "see how many warm clones there are".into())
+    }
+
+    /// The warm clones that should go, by the limits that each project noted. `room`: a project, and the
+    /// bytes that it is about to add.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn spare_warm(&mut self, room: Option<(&str, u64)>) -> Result<Vec<SpareRow>> {
+        self.spare(room, None).await
+    }
+
+    /// Why a warm clone should go, if it should.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn is_spare(&mut self, id: &str) -> Result<Option<SpareRow>> {
+        Ok(self.spare(None, Some(id)).await?.into_iter().next())
+    }
+
+    async fn spare(
+        &mut self,
+        room: Option<(&str, u64)>,
+        id: Option<&str>,
+    ) -> Result<Vec<SpareRow>> {
+        let (project, bytes) = room.unwrap_or_default();
+        sqlx::query_as(SPARE)
+            .bind(project)
+            .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+            .bind(id)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "see which warm clones are not needed".into())
+    }
+
+    /// All warm clones, to make room on a full disk.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn all_warm(&mut self) -> Result<Vec<SpareRow>> {
+        sqlx::query_as(ALL_WARM)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "list the warm clones".into())
+    }
+}

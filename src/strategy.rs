@@ -1,0 +1,248 @@
+//! How a database is copied: by the config, by what was measured on this server, by rule.
+//!
+//! What decides is the number of files and bytes, whether the server syncs, and whether its file system
+//! shares blocks. None of these says what a copy costs on a given disk: so `pgstencil bench` measures it,
+//! and whoever makes warm clones tries on the side whether copies of blocks that are shared are faster.
+
+use std::path::Path;
+
+use crate::config::Strategy;
+use crate::context::Context;
+use crate::error::Result;
+use crate::pg::catalog;
+use crate::pg::sql::CopyStrategy;
+use crate::registry::Registry;
+use crate::registry::measurement::Measurement;
+use crate::server::disk;
+
+/// Chooses for the databases of one template or clone.
+#[derive(Clone, Debug)]
+pub struct Chooser {
+    major: u32,
+    fsync: bool,
+    wanted: Strategy,
+    measured: Vec<Measurement>,
+    /// Bytes that are free on the server's disk, where that is this machine's.
+    free: Option<u64>,
+}
+
+/// Below this size it does not matter whether blocks are shared.
+const PROBED: i64 = 32_000_000;
+
+impl Chooser {
+    /// Reads what there is to go by. `full`: the server's disk was found full just now.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn read(registry: &mut Registry, context: &Context<'_>, full: bool) -> Result<Self> {
+        let facts = registry.facts().clone();
+        let mut chooser = Chooser {
+            major: facts.major(),
+            fsync: facts.fsync,
+            wanted: context.clone.strategy,
+            measured: Vec::new(),
+            free: full.then_some(0),
+        };
+        if chooser.wanted == Strategy::Auto && chooser.major >= 15 {
+            chooser.measured = registry.measurements(facts.fsync).await?;
+            // Without fsync the WAL is chosen only if it was measured to be faster.
+            if !full && (facts.fsync || !chooser.measured.is_empty()) {
+                let data = catalog::data_directory(registry.session()).await?;
+                chooser.free = data
+                    .and_then(|data| disk::look(Path::new(&data)))
+                    .map(|d| d.free);
+            }
+        }
+        Ok(chooser)
+    }
+
+    /// How to copy a database of this size.
+    pub fn choose(&self, bytes: i64, files: i64) -> CopyStrategy {
+        if self.major < 15 {
+            return CopyStrategy::Only;
+        }
+        match self.wanted {
+            Strategy::WalLog => CopyStrategy::WalLog,
+            Strategy::FileCopy => CopyStrategy::FileCopy,
+            Strategy::Reflink if self.major >= 18 => CopyStrategy::Reflink,
+            Strategy::Reflink => CopyStrategy::FileCopy,
+            Strategy::Auto => self.auto(bytes, files),
+        }
+    }
+
+    fn auto(&self, bytes: i64, files: i64) -> CopyStrategy {
+        let like = self.like(bytes, files);
+        let millis = |strategy| like.iter().find(|m| m.is(strategy)).map(|m| m.millis);
+        let (file, wal, shared) = (
+            millis(CopyStrategy::FileCopy),
+            millis(CopyStrategy::WalLog),
+            millis(CopyStrategy::Reflink).filter(|_| self.major >= 18),
+        );
+        // A copy through the WAL that fills the disk takes the whole server down.
+        let tight = self.is_tight(bytes);
+        let through_wal = match (wal, file) {
+            _ if tight => false,
+            (Some(wal), Some(file)) => wal < file,
+            _ => self.rule(bytes, files),
+        };
+        let best = if through_wal { wal } else { file };
+        match (shared, best.or(file)) {
+            // To share blocks succeeds everywhere, and where the file system cannot, it is a plain copy:
+            // only a clear gain counts.
+            (Some(shared), Some(best)) if shared < 0.8 * best => CopyStrategy::Reflink,
+            _ if through_wal => CopyStrategy::WalLog,
+            _ => CopyStrategy::FileCopy,
+        }
+    }
+
+    /// What was measured of the size that is nearest, if it is near enough.
+    fn like(&self, bytes: i64, files: i64) -> Vec<&Measurement> {
+        let distance = |m: &&Measurement| {
+            let apart = |a: i64, b: i64| ((a.max(1) as f64) / (b.max(1) as f64)).ln().abs();
+            apart(m.bytes, bytes) + apart(m.files, files)
+        };
+        let nearest = self
+            .measured
+            .iter()
+            .filter(|m| distance(m) < f64::ln(3.0))
+            .min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        match nearest {
+            None => Vec::new(),
+            Some(nearest) => self
+                .measured
+                .iter()
+                .filter(|m| (m.bytes, m.files) == (nearest.bytes, nearest.files))
+                .collect(),
+        }
+    }
+
+    fn is_tight(&self, bytes: i64) -> bool {
+        let copy = u64::try_from(bytes).unwrap_or_default();
+        let needed = copy.saturating_mul(2).max(100_000_000);
+        self.free.is_some_and(|free| free < needed)
+    }
+
+    /// By measurement elsewhere: without fsync FILE_COPY always wins; with it, WAL_LOG wins while there
+    /// is little data in many files, since FILE_COPY syncs each file and forces two checkpoints on
+    /// everybody.
+    fn rule(&self, bytes: i64, files: i64) -> bool {
+        self.fsync && bytes / 1_000_000 < files.max(300) / 8
+    }
+
+    /// What should be tried on the side, since nobody knows yet whether it pays: first the plain copy, to
+    /// compare with, then the one that shares blocks.
+    pub fn unknown(&self, bytes: i64, files: i64) -> &'static [CopyStrategy] {
+        let worthwhile = self.wanted == Strategy::Auto && self.major >= 18 && bytes >= PROBED;
+        match worthwhile && self.like(bytes, files).is_empty() {
+            true => &[CopyStrategy::FileCopy, CopyStrategy::Reflink],
+            false => &[],
+        }
+    }
+
+    /// One that always chooses the same.
+    pub fn forced(&self, strategy: CopyStrategy) -> Self {
+        let wanted = match strategy {
+            CopyStrategy::WalLog => Strategy::WalLog,
+            CopyStrategy::Reflink => Strategy::Reflink,
+            CopyStrategy::FileCopy | CopyStrategy::Only => Strategy::FileCopy,
+        };
+        Chooser {
+            wanted,
+            ..self.clone()
+        }
+    }
+
+    /// One that goes by what is known, whatever the config says.
+    pub fn automatic(&self) -> Self {
+        Chooser {
+            wanted: Strategy::Auto,
+            ..self.clone()
+        }
+    }
+
+    /// Notes what was measured meanwhile.
+    pub fn learn(&mut self, measurement: Measurement) {
+        self.measured.push(measurement);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: i64 = 1_000_000;
+
+    fn chooser(major: u32, fsync: bool) -> Chooser {
+        Chooser {
+            major,
+            fsync,
+            wanted: Strategy::Auto,
+            measured: Vec::new(),
+            free: None,
+        }
+    }
+
+    fn measured(strategy: CopyStrategy, bytes: i64, millis: f64) -> Measurement {
+        Measurement {
+            strategy: strategy.as_str().to_owned(),
+            bytes,
+            files: 400,
+            millis,
+        }
+    }
+
+    #[test]
+    fn by_rule() {
+        assert_eq!(chooser(14, true).choose(MB, 300), CopyStrategy::Only);
+        let off = chooser(15, false);
+        assert_eq!(off.choose(8 * MB, 300), CopyStrategy::FileCopy);
+        assert_eq!(off.choose(61 * MB, 4_000), CopyStrategy::FileCopy);
+        let on = chooser(15, true);
+        assert_eq!(on.choose(8 * MB, 300), CopyStrategy::WalLog);
+        assert_eq!(on.choose(61 * MB, 4_000), CopyStrategy::WalLog);
+        assert_eq!(on.choose(100 * MB, 400), CopyStrategy::FileCopy);
+    }
+
+    #[test]
+    fn never_through_the_wal_when_the_disk_is_nearly_full() {
+        let on = |free| Chooser {
+            free: Some(free),
+            ..chooser(15, true)
+        };
+        assert_eq!(on(1_000_000_000).choose(8 * MB, 300), CopyStrategy::WalLog);
+        assert_eq!(on(99_000_000).choose(8 * MB, 300), CopyStrategy::FileCopy);
+        let mut measured_faster = on(0);
+        measured_faster.learn(measured(CopyStrategy::FileCopy, 8 * MB, 50.0));
+        measured_faster.learn(measured(CopyStrategy::WalLog, 8 * MB, 20.0));
+        assert_eq!(measured_faster.choose(8 * MB, 400), CopyStrategy::FileCopy);
+    }
+
+    #[test]
+    fn what_was_measured_of_a_like_size_counts() {
+        let mut on = chooser(18, true);
+        on.learn(measured(CopyStrategy::FileCopy, 8 * MB, 20.0));
+        on.learn(measured(CopyStrategy::WalLog, 8 * MB, 50.0));
+        on.learn(measured(CopyStrategy::FileCopy, 500 * MB, 800.0));
+        on.learn(measured(CopyStrategy::WalLog, 500 * MB, 1_100.0));
+        on.learn(measured(CopyStrategy::Reflink, 500 * MB, 70.0));
+        assert_eq!(on.choose(9 * MB, 400), CopyStrategy::FileCopy);
+        assert_eq!(on.choose(400 * MB, 420), CopyStrategy::Reflink);
+        // Too far from both.
+        assert_eq!(on.choose(61 * MB, 4_000), CopyStrategy::WalLog);
+    }
+
+    #[test]
+    fn sharing_blocks_must_pay_clearly() {
+        let mut off = chooser(18, false);
+        assert_eq!(off.unknown(500 * MB, 400).len(), 2);
+        assert_eq!(off.unknown(8 * MB, 400).len(), 0);
+        off.learn(measured(CopyStrategy::FileCopy, 500 * MB, 200.0));
+        off.learn(measured(CopyStrategy::Reflink, 500 * MB, 190.0));
+        assert_eq!(off.unknown(500 * MB, 400).len(), 0);
+        assert_eq!(off.choose(500 * MB, 400), CopyStrategy::FileCopy);
+        let mut older = chooser(17, false);
+        older.learn(measured(CopyStrategy::FileCopy, 500 * MB, 200.0));
+        older.learn(measured(CopyStrategy::Reflink, 500 * MB, 20.0));
+        assert_eq!(older.choose(500 * MB, 400), CopyStrategy::FileCopy);
+    }
+}

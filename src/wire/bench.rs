@@ -1,0 +1,105 @@
+//! What `bench` answers.
+
+use serde::Serialize;
+
+use super::VERSION;
+use crate::bench::{Bench, Cost};
+use crate::config::Strategy;
+use crate::pg::sql::CopyStrategy;
+
+/// What copies of a template cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Name of the definition.
+    pub template: String,
+    /// Of the template.
+    pub fingerprint: String,
+    /// `server_version_num`, e.g. 150018.
+    pub server_version: u32,
+    /// Whether the server syncs.
+    pub fsync: bool,
+    /// Size of the database that was copied.
+    pub bytes: i64,
+    /// Number of its files, about.
+    pub files: i64,
+    /// How many rounds the medians are of.
+    pub rounds: usize,
+    /// By strategy.
+    pub strategies: Vec<CostAnswer>,
+    /// `[clone] strategy`
+    pub configured: &'static str,
+    /// What that led to before the measurement.
+    pub before: &'static str,
+    /// What `auto` does from now on with databases of about this size.
+    pub recommended: &'static str,
+}
+
+/// What one strategy costs; medians in milliseconds, null where the server cannot do it.
+#[derive(Clone, Debug, Serialize)]
+pub struct CostAnswer {
+    /// `wal_log`, `file_copy`, `reflink`, or `only` before PostgreSQL 15.
+    pub strategy: &'static str,
+    /// `CREATE DATABASE`
+    pub create_ms: Option<f64>,
+    /// The first connection.
+    pub connect_ms: Option<f64>,
+    /// The drop.
+    pub drop_ms: Option<f64>,
+    /// Why the server cannot do it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+impl From<&Cost> for CostAnswer {
+    fn from(cost: &Cost) -> Self {
+        let millis = |d: std::time::Duration| {
+            let ms = (d.as_secs_f64() * 1e5).round() / 1e2;
+            cost.refused.is_none().then_some(ms)
+        };
+        CostAnswer {
+            strategy: cost.strategy.as_str(),
+            create_ms: millis(cost.create),
+            connect_ms: millis(cost.connect),
+            drop_ms: millis(cost.drop),
+            refused: cost.refused.clone(),
+        }
+    }
+}
+
+impl BenchAnswer {
+    /// Of a template.
+    pub fn new(template: &str, fingerprint: &str, bench: &Bench) -> Self {
+        BenchAnswer {
+            version: VERSION,
+            template: template.to_owned(),
+            fingerprint: fingerprint.to_owned(),
+            server_version: bench.version,
+            fsync: bench.fsync,
+            bytes: bench.bytes,
+            files: bench.files,
+            rounds: bench.rounds,
+            strategies: bench.costs.iter().map(CostAnswer::from).collect(),
+            configured: word(bench.wanted),
+            before: bench.before.as_str(),
+            recommended: bench.best.as_str(),
+        }
+    }
+
+    /// Whether the config names a strategy that was not the best.
+    pub fn could_be_better(&self) -> bool {
+        self.configured != word(Strategy::Auto)
+            && self.recommended != CopyStrategy::Only.as_str()
+            && self.before != self.recommended
+    }
+}
+
+fn word(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::Auto => "auto",
+        Strategy::WalLog => "wal_log",
+        Strategy::FileCopy => "file_copy",
+        Strategy::Reflink => "reflink",
+    }
+}

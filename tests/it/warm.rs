@@ -1,0 +1,461 @@
+//! Warm clones: made ahead of time, handed out once, and dropped when nobody needs them.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::support::hold::{list, oid};
+use crate::support::server::{PATIENCE, quote_ident, quote_literal};
+use crate::support::{Build, Pgstencil, Project, TestServer, eventually, server};
+
+fn project<'s>(server: &'s TestServer, keys: &str) -> Project<'s> {
+    let project = Project::with_migrations(server);
+    project.append_config(&format!("[clone]\n{keys}"));
+    project
+}
+
+/// The warm clones of a project.
+fn warm(project: &Project<'_>) -> Vec<Value> {
+    let listed = list(project);
+    let clones = listed["clones"].as_array().unwrap();
+    clones
+        .iter()
+        .filter(|c| c["state"] == "warm" && c["project"] == project.name())
+        .cloned()
+        .collect()
+}
+
+#[track_caller]
+fn wait_for_warm(project: &Project<'_>, count: usize) {
+    let there = eventually(PATIENCE, || warm(project).len() == count);
+    assert!(there, "{} warm instead of {count}", warm(project).len());
+}
+
+fn oids(project: &Project<'_>) -> HashSet<String> {
+    let sql = "select d.oid from pgstencil.database d join pgstencil.clone c on c.id = d.clone_id \
+               where c.state = 'warm'";
+    let text = project.server().psql(&project.registry(), sql);
+    text.lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn clone(project: &Project<'_>, args: &[&str]) -> Vec<String> {
+    let out = Pgstencil::new(project).arg("clone").args(args).success();
+    out.stdout.lines().map(database_of).collect()
+}
+
+fn database_of(url: &str) -> String {
+    let name = url.rsplit('/').next().unwrap();
+    name.split('?').next().unwrap().to_owned()
+}
+
+#[track_caller]
+fn ensure(project: &Project<'_>) -> String {
+    let out = Pgstencil::new(project).arg("ensure").success();
+    out.line().to_owned()
+}
+
+/// Runs a statement in the project's registry.
+fn registry(project: &Project<'_>, sql: &str) -> String {
+    project.server().psql(&project.registry(), sql)
+}
+
+#[test]
+fn what_is_handed_out_was_made_ahead_and_is_made_up_for() {
+    let project = project(server(), "warm = 2");
+    ensure(&project);
+    wait_for_warm(&project, 2);
+    let before = oids(&project);
+    let name = &clone(&project, &["--name", "w_{id}"])[0];
+    assert!(before.contains(&oid(&project, name)), "it was copied");
+    let users = project.server().psql(name, "select name from users");
+    assert_eq!(users, "ann");
+    wait_for_warm(&project, 2);
+    let listed = list(&project);
+    let templates = listed["templates"].as_array().unwrap();
+    assert_eq!(templates[0]["hits"], 1);
+    // Whoever has it, has it as any other: its row, its mark, its lease.
+    let row = listed["clones"].as_array().unwrap();
+    let row = row.iter().find(|c| c["name"] == name.as_str()).unwrap();
+    assert_eq!(row["state"], "leased");
+    assert!(row["expires_at"].is_string(), "{row}");
+    let comment = format!(
+        "select shobj_description(oid, 'pg_database') from pg_database where datname = {}",
+        quote_literal(name)
+    );
+    let comment = project.server().psql("postgres", &comment);
+    let id = row["id"].as_str().unwrap();
+    assert!(comment.contains(&format!("({id})")), "{comment}");
+    Pgstencil::new(&project).args(["release", name]).success();
+    assert!(eventually(PATIENCE, || !project
+        .server()
+        .has_database(name)));
+}
+
+#[test]
+fn of_many_that_ask_at_once_each_gets_another_one_whole() {
+    let project = project(server(), "warm = 6\nwarm_max = 12");
+    ensure(&project);
+    wait_for_warm(&project, 6);
+    let before = oids(&project);
+    // More than there are: some of these are made while they wait.
+    let running: Vec<_> = (0..12)
+        .map(|_| {
+            Pgstencil::new(&project)
+                .args(["clone", "--ttl", "1h"])
+                .spawn()
+        })
+        .collect();
+    let mut seen = HashSet::new();
+    let mut ahead = 0;
+    for run in running {
+        let out = run.wait();
+        out.code(0);
+        let name = database_of(out.stdout.trim());
+        let server = project.server();
+        assert_eq!(server.psql(&name, "select count(*) from orders"), "1");
+        assert_eq!(
+            server.psql(&name, "select to_regclass('mine') is null"),
+            "t"
+        );
+        server.psql(&name, "create table mine ()");
+        let oid = oid(&project, &name);
+        ahead += usize::from(before.contains(&oid));
+        assert!(seen.insert(oid), "{name} was handed out twice");
+    }
+    // A claim passes over one whose lock somebody else has at that moment, and takes the next.
+    assert!(ahead >= 5, "only {ahead} of 6 warm clones were handed out");
+}
+
+#[test]
+fn a_run_a_set_and_several_clones_take_them_too() {
+    let project = Project::with_migrations(server());
+    project.append_config(
+        "databases = [\"main\", \"log\"]\nafter_clone_sql = { log = \"create table noted (id int)\" }\n\
+         [clone]\nwarm = 2\nwarm_max = 2",
+    );
+    project.build(&Build::Script(
+        "psql -Xq -d \"$DATABASE_URL\" -c 'create table of_main ()'\n\
+         psql -Xq -d \"$PGSTENCIL_URL_LOG\" -c 'create table of_log ()'"
+            .into(),
+    ));
+    ensure(&project);
+    wait_for_warm(&project, 2);
+    let before = oids(&project);
+    let out = Pgstencil::new(&project)
+        .args(["clone", "--clones", "3", "--name", "s_{id}_{n}_{role}"])
+        .success();
+    let names: Vec<String> = out.stdout.lines().map(database_of).collect();
+    assert_eq!(names.len(), 6);
+    let group = names[0].strip_prefix("s_").unwrap();
+    let group = group.strip_suffix("_0_main").unwrap();
+    for (i, pair) in names.chunks(2).enumerate() {
+        assert_eq!(pair[0], format!("s_{group}_{i}_main"));
+        assert_eq!(pair[1], format!("s_{group}_{i}_log"));
+        let server = project.server();
+        assert_eq!(server.psql(&pair[0], "select count(*) from of_main"), "0");
+        assert_eq!(
+            server.psql(&pair[1], "select count(*) from of_log, noted"),
+            "0"
+        );
+        let warm = before.contains(&oid(&project, &pair[0]));
+        assert_eq!(warm, i < 2, "{}", pair[0]);
+    }
+    wait_for_warm(&project, 2);
+    let before = oids(&project);
+    let script = "psql -X -At -c 'select oid from pg_database where datname = current_database()'";
+    let out = Pgstencil::new(&project)
+        .args(["run", "--", "sh", "-c", script])
+        .success();
+    assert!(before.contains(out.stdout.trim()));
+    assert!(eventually(PATIENCE, || !out_of(
+        &project,
+        out.stdout.trim()
+    )));
+}
+
+fn out_of(project: &Project<'_>, oid: &str) -> bool {
+    let sql = format!("select count(*) from pg_database where oid = {oid}");
+    project.server().psql("postgres", &sql) == "1"
+}
+
+#[test]
+fn settings_grants_limit_and_comment_are_there_already() {
+    let project = project(server(), "warm = 1");
+    project.build(&Build::Script(
+        "migrate
+         psql -Xq -d \"$DATABASE_URL\" -c \"alter database \\\"$PGDATABASE\\\" set work_mem = '7MB'\" \
+           -c \"alter database \\\"$PGDATABASE\\\" connection limit 7\" \
+           -c \"comment on database \\\"$PGDATABASE\\\" is 'of the app'\" \
+           -c \"revoke temporary on database \\\"$PGDATABASE\\\" from public\""
+            .into(),
+    ));
+    ensure(&project);
+    wait_for_warm(&project, 1);
+    let before = oids(&project);
+    let name = &clone(&project, &[])[0];
+    assert!(before.contains(&oid(&project, name)));
+    assert_eq!(project.server().psql(name, "show work_mem"), "7MB");
+    let sql = format!(
+        "select datconnlimit || ' ' || has_database_privilege('public', oid, 'TEMPORARY') || ' ' || \
+         split_part(shobj_description(oid, 'pg_database'), chr(10), 1) \
+         from pg_database where datname = {}",
+        quote_literal(name)
+    );
+    assert_eq!(
+        project.server().psql("postgres", &sql),
+        "7 false of the app"
+    );
+}
+
+#[test]
+fn killed_at_any_moment_the_filler_leaves_nothing() {
+    let project = project(server(), "warm = 4\norphan_grace = \"1s\"");
+    let fingerprint = ensure(&project);
+    let mut killed = 0;
+    for round in 0..8 {
+        let made = || {
+            registry(
+                &project,
+                "select (holder->>'pid') from pgstencil.clone where state = 'creating'",
+            )
+        };
+        let mut filler = String::new();
+        if eventually(Duration::from_secs(2), || {
+            filler = made();
+            !filler.is_empty()
+        }) {
+            let pid = filler.lines().next().unwrap().parse().unwrap();
+            std::thread::sleep(Duration::from_millis(round * 4));
+            killed += usize::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
+        }
+        // Takes one, so there is something to make.
+        let name = &clone(&project, &[])[0];
+        assert_eq!(
+            project.server().psql(name, "select count(*) from users"),
+            "1"
+        );
+        Pgstencil::new(&project).args(["release", name]).success();
+    }
+    assert!(killed > 0, "no filler was met");
+    Pgstencil::new(&project)
+        .args(["evict", &fingerprint])
+        .success();
+    let ours = format!(
+        "select count(*) from pg_database d join pg_shdescription s on s.objoid = d.oid where s.description like '%{}%'",
+        project.name()
+    );
+    let nothing = || {
+        project.server().psql("postgres", &ours) == "0"
+            && registry(&project, "select count(*) from pgstencil.database") == "0"
+    };
+    assert!(eventually(PATIENCE, nothing), "{}", list(&project));
+}
+
+#[test]
+fn one_that_a_person_took_is_neither_handed_out_nor_dropped() {
+    let project = project(server(), "warm = 1\nwarm_max = 1");
+    let rename = |from: &str, to: &str| {
+        format!(
+            "alter database {} rename to {}",
+            quote_ident(from),
+            quote_ident(to)
+        )
+    };
+    let remark =
+        |name: &str, _: &str| format!("comment on database {} is 'mine'", quote_ident(name));
+    let changes: [(&dyn Fn(&str, &str) -> String, bool); 2] = [(&rename, true), (&remark, false)];
+    ensure(&project);
+    for (change, stays) in changes {
+        wait_for_warm(&project, 1);
+        let private = warm(&project)[0]["name"].as_str().unwrap().to_owned();
+        let before = oid(&project, &private);
+        let theirs = format!("theirs_{}", project.id);
+        project
+            .server()
+            .psql("postgres", &change(&private, &theirs));
+        let name = &clone(&project, &[])[0];
+        assert_ne!(oid(&project, name), before, "{private}");
+        assert_eq!(
+            project.server().psql(name, "select count(*) from users"),
+            "1"
+        );
+        wait_for_warm(&project, 1);
+        if stays {
+            assert_eq!(oid(&project, &theirs), before);
+            project.server().drop_database(&theirs);
+        }
+    }
+}
+
+#[test]
+fn one_whose_database_is_gone_is_not_handed_out() {
+    let project = project(server(), "warm = 1\nwarm_max = 1");
+    ensure(&project);
+    wait_for_warm(&project, 1);
+    project
+        .server()
+        .drop_database(warm(&project)[0]["name"].as_str().unwrap());
+    let name = &clone(&project, &[])[0];
+    assert_eq!(
+        project.server().psql(name, "select count(*) from users"),
+        "1"
+    );
+}
+
+#[test]
+fn a_taken_name_is_refused_and_nothing_is_lost() {
+    let project = project(server(), "warm = 1\nwarm_max = 1");
+    ensure(&project);
+    wait_for_warm(&project, 1);
+    let taken = format!("taken_{}", project.id);
+    let sql = format!("create database {taken}");
+    project.server().psql("postgres", &sql);
+    Pgstencil::new(&project)
+        .args(["clone", "--name", &taken])
+        .fails(7)
+        .stderr_has("there is a database");
+    assert!(project.server().has_database(&taken));
+    project.server().drop_database(&taken);
+    // Our own is given back, and made anew when asked to.
+    let first = clone(&project, &["--name", &taken]);
+    let before = oid(&project, &taken);
+    assert_eq!(clone(&project, &["--name", &taken]), first);
+    assert_eq!(oid(&project, &taken), before);
+    clone(&project, &["--name", &taken, "--fresh"]);
+    assert_ne!(oid(&project, &taken), before);
+}
+
+#[test]
+fn those_of_an_evicted_template_go_with_it() {
+    let project = project(server(), "warm = 2");
+    let fingerprint = ensure(&project);
+    // At once, while some of them are still being made.
+    Pgstencil::new(&project)
+        .args(["evict", &fingerprint])
+        .success();
+    let none = || registry(&project, "select count(*) from pgstencil.clone") == "0";
+    assert!(eventually(PATIENCE, none), "{}", list(&project));
+}
+
+#[test]
+fn the_idle_keep_few_or_none_and_the_superseded_none() {
+    let project = project(server(), "warm = 1\nwarm_max = 3");
+    ensure(&project);
+    // Three at once are a demand of three.
+    let names = clone(&project, &["--clones", "3"]);
+    wait_for_warm(&project, 3);
+    let sweep = || {
+        let mut release = Pgstencil::new(&project).arg("evict");
+        release = release.limit(Duration::from_secs(60));
+        release.success();
+        warm(&project).len()
+    };
+    let idle = |since: &str| {
+        registry(
+            &project,
+            &format!("update pgstencil.template set last_used_at = now() - interval '{since}'"),
+        )
+    };
+    assert_eq!(sweep(), 3);
+    idle("11 minutes");
+    assert_eq!(sweep(), 1, "idle");
+    idle("61 minutes");
+    assert_eq!(sweep(), 0, "long idle");
+    Pgstencil::new(&project)
+        .arg("release")
+        .args(&names)
+        .success();
+    // Used again, so there are as many again; then the files change.
+    ensure(&project);
+    wait_for_warm(&project, 3);
+    idle("11 minutes");
+    project.add_migration("0003_more", "create table more ()");
+    ensure(&project);
+    let of_new = "select count(*) from pgstencil.clone c join pgstencil.template t on t.id = c.template_id \
+                  where c.state = 'warm' and t.id = (select max(id) from pgstencil.template)";
+    let all = "select count(*) from pgstencil.clone where state = 'warm'";
+    let only_new = || registry(&project, of_new) == "1" && registry(&project, all) == "1";
+    assert!(
+        eventually(PATIENCE, only_new),
+        "superseded: {}",
+        list(&project)
+    );
+}
+
+#[test]
+fn they_keep_within_the_budget_and_go_before_any_template() {
+    let project = project(server(), "warm = 3\nwarm_max = 3");
+    // A template of some 8 to 9 MB, two warm clones, and no room for a third.
+    project.append_config("[eviction]\nmax_size = \"31 MB\"\nkeep = 1");
+    ensure(&project);
+    wait_for_warm(&project, 2);
+    // Another template fits when they go.
+    project.add_migration("0003_more", "create table more ()");
+    ensure(&project);
+    assert_eq!(list(&project)["templates"].as_array().unwrap().len(), 2);
+    let total = "select sum(pg_database_size(oid)) from pgstencil.database";
+    let fits = || registry(&project, total).parse::<f64>().unwrap() < 32.5e6;
+    assert!(eventually(PATIENCE, fits), "{}", registry(&project, total));
+}
+
+#[test]
+fn zero_makes_none_and_drops_those_that_there_are() {
+    let project = project(server(), "warm = 1");
+    ensure(&project);
+    wait_for_warm(&project, 1);
+    let config = project.read("pgstencil.toml");
+    project.write("pgstencil.toml", &config.replace("warm = 1", "warm = 0"));
+    let before = oids(&project);
+    let name = &clone(&project, &[])[0];
+    assert!(!before.contains(&oid(&project, name)), "it was handed out");
+    wait_for_warm(&project, 0);
+}
+
+#[test]
+fn one_that_is_too_old_is_not_handed_out() {
+    let project = Project::with_migrations(server());
+    project.append_config("stale_after = \"1h\"\n[clone]\nwarm = 1\nwarm_max = 1");
+    ensure(&project);
+    wait_for_warm(&project, 1);
+    let before = oids(&project);
+    registry(
+        &project,
+        "update pgstencil.template set fresh_at = now() - interval '2 hours'",
+    );
+    let out = Pgstencil::new(&project).arg("clone").success();
+    out.stderr_has("is not used");
+    let name = database_of(out.stdout.trim());
+    assert!(!before.contains(&oid(&project, &name)));
+    assert_eq!(project.builds(), 2);
+}
+
+#[test]
+fn a_trigger_on_login_does_not_see_the_visit() {
+    if server().version_major() < 17 {
+        return;
+    }
+    let project = project(server(), "warm = 1");
+    project.build(&Build::Script(
+        "migrate
+         psql -Xq -d \"$DATABASE_URL\" -c 'create table seen (at timestamptz)' -c \
+           'create function note() returns event_trigger language plpgsql security definer as
+            $$ begin insert into public.seen values (now()); end $$' -c \
+           'create event trigger noting on login execute function note()' -c \
+           'alter event trigger noting enable always'"
+            .into(),
+    ));
+    ensure(&project);
+    wait_for_warm(&project, 1);
+    let before = oids(&project);
+    let name = &clone(&project, &[])[0];
+    assert!(before.contains(&oid(&project, name)));
+    // This very connection.
+    assert_eq!(
+        project.server().psql(name, "select count(*) from seen"),
+        "1"
+    );
+}
