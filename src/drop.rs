@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, Limit, Session, catalog, cause, is_connection_loss, sql, sqlstate};
-use crate::registry::database::Owner;
+use crate::registry::database::{Estranged, Owner};
 use crate::registry::warm::SpareRow;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
 
@@ -24,6 +24,8 @@ use crate::registry::{DatabaseRow, Registry, TemplateRow};
 pub enum Dropped {
     /// It is gone, and so is its row.
     Gone,
+    /// It is somebody else's now and stays, for this reason; its row is gone.
+    Theirs(String),
     /// It stays until the next sweep, for this reason.
     Later(String),
 }
@@ -50,7 +52,7 @@ pub async fn drop_rows(registry: &mut Registry, rows: &[DatabaseRow]) -> Result<
     for row in rows {
         let why = match drop_database(registry, row).await {
             Ok(Dropped::Gone) => continue,
-            Ok(Dropped::Later(why)) => why,
+            Ok(Dropped::Later(why) | Dropped::Theirs(why)) => why,
             Err(e) if is_connection_loss(&e) => return Err(e),
             // One that cannot be dropped must not keep the others.
             Err(e) => format!("{e}: {}", cause(&e)),
@@ -106,11 +108,16 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     let oids: Vec<Oid> = row.oid.into_iter().collect();
     let found = catalog::databases(registry.session(), &names, &oids).await?;
     let Some(found) = found.iter().find(|d| row.is(d)) else {
-        // Gone, or something of that name that is not ours: forget it, and touch nothing.
+        let why = row.estranged(&found);
+        if let Some(why @ Estranged::Owner(_)) = &why {
+            // Ours in all but the right, which a later sweep may have.
+            return Ok(Dropped::Later(why.to_string()));
+        }
+        // Gone, or not ours any more: forget it, and touch nothing.
         registry.forget_database(row).await?;
-        return Ok(match found.iter().find(|d| d.name == row.private_name) {
-            Some(other) => Dropped::Later(format!("it belongs to role `{}`", other.owner)),
-            None => Dropped::Gone,
+        return Ok(match why {
+            Some(why) if why.is_there() => Dropped::Theirs(why.to_string()),
+            _ => Dropped::Gone,
         });
     };
     registry.mark_dropping(row).await?;

@@ -457,7 +457,8 @@ pub async fn drop_dead_clone(
         }
         Ok(match drop_clone(registry, clone).await? {
             None => Dead::InUse,
-            Some(left) if left.is_empty() => Dead::Gone,
+            // What stays may be somebody else's now.
+            Some(_) if registry.clone_by_id(clone).await?.is_none() => Dead::Gone,
             Some(left) => Dead::Stays(left),
         })
     }

@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::names::Mark;
 use crate::pg::catalog::{self, Database};
 use crate::pg::checkup::{self, Found};
-use crate::registry::database::Owner;
+use crate::pg::sql;
+use crate::registry::database::{Estranged, Owner};
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
 
@@ -22,6 +23,10 @@ pub(super) struct Ours {
     pub(super) known: HashSet<Oid>,
     /// What a sweep would do now.
     pub(super) sweep: Vec<Action>,
+    /// Databases of clones and of templates that were given up, which no sweep will drop.
+    pub(super) estranged: Vec<Lost>,
+    /// Databases with the mark of one of ours, whose name is beside, that are others.
+    pub(super) copies: Vec<(String, String)>,
     /// Databases with a mark of which the registry knows nothing.
     pub(super) foreign: Vec<Found>,
     pub(super) clones_in_use: i64,
@@ -37,18 +42,46 @@ pub(super) struct TemplateState {
     visitors: Vec<String>,
 }
 
+/// A database that somebody changed so that it is left alone.
+pub(super) struct Lost {
+    row: DatabaseRow,
+    why: Estranged,
+    /// What it belongs to, for a person.
+    of: String,
+}
+
 impl Ours {
     pub(super) fn knows(&self, oid: Oid) -> bool {
         self.known.contains(&oid)
+    }
+
+    /// Notes which databases of a template or a clone somebody changed. One that is gone is no fault: a
+    /// test runner may have dropped it.
+    async fn lose(&mut self, registry: &mut Registry, owner: &Owner, of: &str) -> Result<()> {
+        let estranged = registry.estranged(owner).await?;
+        let there = estranged.into_iter().filter(|(_, why)| why.is_there());
+        self.estranged.extend(there.map(|(row, why)| Lost {
+            row,
+            why,
+            of: of.to_owned(),
+        }));
+        Ok(())
     }
 }
 
 pub(super) async fn read(registry: &mut Registry, grace: Duration) -> Result<Ours> {
     let mut ours = Ours::default();
+    let mut marks: Vec<(Mark, String)> = Vec::new();
     for row in registry.templates().await? {
-        let rows = registry.databases_of(&Owner::Template(row.id)).await?;
+        let owner = Owner::Template(row.id);
+        let rows = registry.databases_of(&owner).await?;
         ours.known.extend(rows.iter().filter_map(|d| d.oid));
+        marks.extend(rows.iter().map(|d| (d.mark(), d.name.clone())));
         if row.state != "ready" {
+            if row.state == "broken" {
+                let of = format!("broken template of {}/{}", row.project, row.definition);
+                ours.lose(registry, &owner, &of).await?;
+            }
             continue;
         }
         let bytes = rows
@@ -84,16 +117,28 @@ pub(super) async fn read(registry: &mut Registry, grace: Duration) -> Result<Our
         });
     }
     for row in registry.clones().await? {
-        let rows = registry.databases_of(&Owner::Clone(row.id.clone())).await?;
+        let owner = Owner::Clone(row.id.clone());
+        let rows = registry.databases_of(&owner).await?;
         ours.known.extend(rows.iter().filter_map(|d| d.oid));
+        marks.extend(rows.iter().map(|d| (d.mark(), d.name.clone())));
         ours.clones_in_use += i64::from(row.state == "leased");
+        if row.state != "creating" {
+            let of = format!("{} clone {}", row.state, row.id);
+            ours.lose(registry, &owner, &of).await?;
+        }
     }
     ours.sweep = sweep::plan(registry, grace).await?;
     let all = checkup::databases(registry.session()).await?;
-    ours.foreign = all
-        .into_iter()
-        .filter(|d| Mark::any_in(d.comment.as_deref()) && !ours.known.contains(&d.oid))
-        .collect();
+    for database in all {
+        let comment = database.comment.as_deref();
+        if !Mark::any_in(comment) || ours.known.contains(&database.oid) {
+            continue;
+        }
+        match marks.iter().find(|(mark, _)| mark.is_in(comment)) {
+            Some((_, name)) => ours.copies.push((database.name, name.clone())),
+            None => ours.foreign.push(database),
+        }
+    }
     Ok(ours)
 }
 
@@ -109,6 +154,16 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
         ));
     }
     checks.push(leftovers(&ours.sweep));
+    checks.extend(ours.estranged.iter().map(lost));
+    checks.extend(ours.copies.iter().map(|(name, of)| {
+        Check::warning(
+            "changed databases",
+            format!(
+                "database `{name}` carries the mark of `{of}`, but is another one: it is left alone"
+            ),
+            "DROP DATABASE, if nobody needs it",
+        )
+    }));
     checks.extend(foreign(&ours.foreign));
     checks
 }
@@ -144,10 +199,12 @@ fn template(state: &TemplateState) -> Vec<Check> {
                     .fixable(rebuild("its database was half dropped")),
             );
         } else if !own.is(found) || found.name != own.name {
+            let why = own.estranged(std::slice::from_ref(found));
+            let why = why.map_or_else(|| "it was renamed".to_owned(), |why| why.to_string());
             checks.push(
                 Check::problem(
                     name,
-                    format!("{database} was renamed, or lost its mark"),
+                    format!("{database} cannot be used: {why}"),
                     again.clone(),
                 )
                 .fixable(rebuild("its database was changed by somebody else")),
@@ -227,6 +284,25 @@ fn leftovers(sweep: &[Action]) -> Check {
             .fixable(Fix::Sweep)
         }
     }
+}
+
+fn lost(lost: &Lost) -> Check {
+    let Lost { row, why, of } = lost;
+    let undo = match why {
+        Estranged::Owner(role) => format!(
+            "GRANT {} to the role that pgstencil connects as, or ALTER DATABASE … OWNER TO that",
+            sql::quote_ident(role)
+        ),
+        Estranged::Renamed(name) => sql::rename_database(name, &row.name).text().to_owned(),
+        _ => sql::comment_database(&row.name, &row.mark().comment("pgstencil", None))
+            .text()
+            .to_owned(),
+    };
+    Check::warning(
+        "changed databases",
+        format!("database `{}` of {of} will not be dropped: {why}", row.name),
+        format!("{undo}; or, once it is released, it is yours to keep or to drop"),
+    )
 }
 
 fn foreign(found: &[Found]) -> Vec<Check> {

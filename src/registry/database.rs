@@ -1,5 +1,7 @@
 //! Rows of `pgstencil.database`: one per physical database, from before its CREATE to after its DROP.
 
+use std::fmt;
+
 use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
@@ -66,20 +68,79 @@ impl DatabaseRow {
         }
     }
 
-    /// Whether what the server shows is this very database: name, oid and mark. As long as it was
-    /// never handed out or sealed, the private name (80 random bits) on a database of our role that
+    /// Whether what the server shows is this very database, and of our role: name, oid and mark. As
+    /// long as it was never handed out or sealed, the private name (80 random bits) on a database that
     /// nobody else has marked will do: a crash may have come between CREATE and registration, and a
     /// build may have dropped it and created it again. One that somebody renamed is theirs now.
     pub fn is(&self, found: &catalog::Database) -> bool {
-        if !found.ours {
-            return false;
-        }
+        found.ours && self.fits(found)
+    }
+
+    fn fits(&self, found: &catalog::Database) -> bool {
         let marked = self.mark().is_in(found.comment.as_deref());
         let private = found.name == self.private_name;
         if self.oid == Some(found.oid) {
             return private || (marked && found.name == self.name);
         }
         self.state != "present" && private && (marked || !Mark::any_in(found.comment.as_deref()))
+    }
+
+    /// Why a drop would leave this database alone, if it would; `found`: all databases of its oid or
+    /// one of its names.
+    pub fn estranged(&self, found: &[catalog::Database]) -> Option<Estranged> {
+        if found.iter().any(|d| self.is(d)) {
+            return None;
+        }
+        if let Some(d) = found.iter().find(|d| self.fits(d)) {
+            return Some(Estranged::Owner(d.owner.clone()));
+        }
+        Some(match found.iter().find(|d| self.oid == Some(d.oid)) {
+            Some(d) if d.name != self.name => Estranged::Renamed(d.name.clone()),
+            Some(_) => Estranged::Unmarked,
+            None if found.iter().any(|d| d.name == self.name) => Estranged::Replaced,
+            None => Estranged::Gone,
+        })
+    }
+}
+
+/// Why a database that has a row is left alone: somebody else was at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Estranged {
+    /// It is not there.
+    Gone,
+    /// It is not there, and another one has its name.
+    Replaced,
+    /// It has this name now.
+    Renamed(String),
+    /// Its comment lacks the mark.
+    Unmarked,
+    /// Only the right is missing: it belongs to this role.
+    Owner(String),
+}
+
+impl Estranged {
+    /// Whether there is something that stays.
+    pub fn is_there(&self) -> bool {
+        !matches!(self, Estranged::Gone | Estranged::Replaced)
+    }
+}
+
+impl fmt::Display for Estranged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Estranged::Gone => f.write_str("it is gone"),
+            Estranged::Replaced => f.write_str("it is gone, and another one has its name"),
+            Estranged::Renamed(name) => {
+                write!(f, "it was renamed to `{name}`, so it is not pgstencil's any more")
+            }
+            Estranged::Unmarked => f.write_str(
+                "its comment, which held pgstencil's mark, was changed, so it is not pgstencil's any more",
+            ),
+            Estranged::Owner(role) => write!(
+                f,
+                "it belongs to role `{role}` now; a sweep drops it once it has the right to"
+            ),
+        }
     }
 }
 
@@ -116,6 +177,27 @@ impl Registry {
             .fetch_all(self.session().connection())
             .await
             .doing(|| "read the registry's databases".into())
+    }
+
+    /// Those databases of a template or a clone that a drop would leave alone, and why.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn estranged(&mut self, owner: &Owner) -> Result<Vec<(DatabaseRow, Estranged)>> {
+        let rows = self.databases_of(owner).await?;
+        let names: Vec<String> = rows
+            .iter()
+            .flat_map(|row| [row.private_name.clone(), row.name.clone()])
+            .collect();
+        let oids: Vec<Oid> = rows.iter().filter_map(|row| row.oid).collect();
+        let found = catalog::databases(self.session(), &names, &oids).await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| {
+                let why = row.estranged(&found)?;
+                Some((row, why))
+            })
+            .collect())
     }
 
     /// Writes the intent to create databases. Committed when this returns: call it before CREATE.

@@ -8,7 +8,8 @@ use crate::error::{Error, Kind, Result};
 use crate::lease::Keeper;
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, catalog};
-use crate::registry::Registry;
+use crate::registry::database::{Estranged, Owner};
+use crate::registry::{DatabaseRow, Registry};
 
 impl Stencil {
     pub(super) async fn give_up(&self, registry: &mut Registry, clone: &str) -> Result<bool> {
@@ -112,7 +113,15 @@ impl Stencil {
     async fn replaced(&self, registry: &mut Registry, clone: &Clone) -> Result<Vec<String>> {
         let names: Vec<String> = clone.databases.iter().map(|d| d.name.clone()).collect();
         let found = catalog::databases(registry.session(), &names, &clone.oids).await?;
-        let mut warnings = Vec::new();
+        let rows = registry
+            .databases_of(&Owner::Clone(clone.id.clone()))
+            .await?;
+        let mut warnings: Vec<String> = rows
+            .iter()
+            .filter_map(|row| Some((row, row.estranged(&found)?)))
+            .filter(|(_, why)| why.is_there())
+            .map(|(row, why)| stays(row, &why))
+            .collect();
         for (database, oid) in clone.databases.iter().zip(&clone.oids) {
             if found.iter().any(|d| d.oid == *oid) {
                 // Something beside it, such as Django's test_NAME, or NAME_1 of its workers?
@@ -139,26 +148,42 @@ impl Stencil {
         Ok(warnings)
     }
 
-    /// Gives clones back by name or id. Returns their names.
+    /// Gives clones back by name or id.
     ///
     /// # Errors
     /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds; the ones
     /// before it are given back.
-    pub async fn release(&self, names: &[String], limit: &Limit) -> Result<Vec<String>> {
+    pub async fn release(&self, names: &[String], limit: &Limit) -> Result<Released> {
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
         else {
             return Err(unknown(names.first().map_or("", String::as_str)));
         };
-        let mut released = Vec::new();
+        let mut released = Released::default();
         for name in names {
-            let Some(row) = registry.clone_by_name(name).await? else {
-                return Err(unknown(name));
-            };
-            if row.state == "released" {
-                released.push(row.name);
-                continue;
+            if let Err(error) = self
+                .release_one(&mut registry, name, limit, &mut released)
+                .await
+            {
+                return Err(released.warnings.into_iter().fold(error, Error::detail));
             }
+        }
+        registry.close().await;
+        Ok(released)
+    }
+
+    async fn release_one(
+        &self,
+        registry: &mut Registry,
+        name: &str,
+        limit: &Limit,
+        released: &mut Released,
+    ) -> Result<()> {
+        let Some(row) = registry.clone_by_name(name).await? else {
+            return Err(unknown(name));
+        };
+        let given_up = row.state == "released";
+        if !given_up {
             let key = row.key();
             while !registry
                 .session()
@@ -182,11 +207,39 @@ impl Stencil {
                     .pause(Duration::from_millis(20), "the clone's lock")
                     .await?;
             }
-            self.give_up(&mut registry, &row.id).await?;
-            released.push(row.name);
         }
-        registry.close().await;
-        Ok(released)
+        // Before anybody's sweep drops the rest.
+        let owner = Owner::Clone(row.id.clone());
+        let count = registry.databases_of(&owner).await?.len();
+        let mut estranged = registry.estranged(&owner).await?;
+        if given_up {
+            // A sweep is at it: that some are gone is as it should be.
+            estranged.retain(|(_, why)| why.is_there());
+        } else {
+            self.give_up(registry, &row.id).await?;
+        }
+        let lines = estranged.iter().map(|(row, why)| stays(row, why));
+        released.warnings.extend(lines);
+        if count == 0 || estranged.len() < count {
+            released.clones.push(row.name);
+        }
+        Ok(())
+    }
+}
+
+/// What became of clones that were to be given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// The names of those that were.
+    pub clones: Vec<String>,
+    /// What should be known of their databases, and of those of the others: gone, or left alone.
+    pub warnings: Vec<String>,
+}
+
+fn stays(row: &DatabaseRow, why: &Estranged) -> String {
+    match why.is_there() {
+        true => format!("database `{}` stays: {why}", row.name),
+        false => format!("there is no database `{}` to give back: {why}", row.name),
     }
 }
 

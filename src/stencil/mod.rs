@@ -30,6 +30,7 @@ use crate::template::Ensured;
 pub use self::acquire::{Acquired, Wanted};
 pub use self::eviction::{EvictionDone, EvictionPlan, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
+pub use self::give_back::Released;
 pub use self::sweeper::sweep_now;
 pub use crate::evict::{Evicted, Eviction};
 pub use crate::handout::Shard;

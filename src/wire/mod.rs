@@ -357,6 +357,8 @@ pub struct ReleaseAnswer {
     pub version: u32,
     /// Names of the clones that were given back.
     pub released: Vec<String>,
+    /// Databases that are gone, or are left alone since somebody changed them.
+    pub warnings: Vec<String>,
 }
 
 /// What an error looks like with `--json`, on standard error.

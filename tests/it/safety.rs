@@ -155,3 +155,173 @@ async fn a_database_that_is_being_created_is_not_forgotten() {
         server().psql(&project.registry(), waiting) == "0"
     }));
 }
+
+fn admin(sql: &str) {
+    server().psql("postgres", sql);
+}
+
+/// The warnings of `release --json`, of a clone that is not given back.
+#[track_caller]
+fn refused(project: &Project<'_>, name: &str) -> String {
+    let output = pgstencil(project, &["release", "--json", name]).success();
+    let answer = output.json();
+    assert_eq!(answer["released"], serde_json::json!([]));
+    let warnings = answer["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{answer}");
+    let warning = warnings[0].as_str().unwrap().to_owned();
+    output.stderr(&format!("warning: {warning}\n"));
+    warning
+}
+
+#[test]
+fn a_release_says_what_it_leaves_alone_and_why() {
+    let role = Role::new(server());
+    let project = project_of(&role);
+    let other = Role::new(server());
+    for (n, (change, why)) in [
+        (
+            "comment on database {} is 'mine now'",
+            "its comment, which held pgstencil's mark",
+        ),
+        ("alter database {} rename to {}_kept", "it was renamed to `"),
+        ("alter database {} owner to {other}", "it belongs to role `"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("changed{n}_{}", project.id);
+        pgstencil(&project, &["clone", "--name", &name]).success();
+        admin(&change.replace("{}", &name).replace("{other}", &other.name));
+        let doctor = pgstencil(&project, &["doctor"]).success();
+        doctor
+            .stdout_has(&format!(
+                "warning  changed databases: database `{name}` of leased clone"
+            ))
+            .stdout_has(why);
+        let warning = refused(&project, &name);
+        assert!(
+            warning.starts_with(&format!("database `{name}` stays: {why}")),
+            "{warning}"
+        );
+    }
+    let gone = format!("gone_{}", project.id);
+    pgstencil(&project, &["clone", "--name", &gone]).success();
+    admin(&format!("drop database {gone}"));
+    let warning = refused(&project, &gone);
+    assert!(warning.ends_with("it is gone"), "{warning}");
+    // What only lacks the right is remembered.
+    assert!(eventually(PATIENCE, || {
+        pgstencil(&project, &["evict"]).success();
+        rows(&project) == "1"
+    }));
+    let name = format!("changed2_{}", project.id);
+    pgstencil(&project, &["evict"])
+        .success()
+        .stdout_has(&format!("database `{name}` stays: it belongs to role"));
+    assert_eq!(
+        refused(&project, &name),
+        format!(
+            "database `{name}` stays: it belongs to role `{}` now; a sweep drops it once it has the right to",
+            other.name
+        )
+    );
+    pgstencil(&project, &["clone", "--name", &name])
+        .fails(7)
+        .stderr_has("it belongs to role");
+    for name in [
+        format!("changed0_{}", project.id),
+        format!("changed1_{}_kept", project.id),
+        name.clone(),
+    ] {
+        assert_eq!(server().psql(&name, "select name from users"), "ann");
+    }
+    admin(&format!("grant {} to {}", other.name, role.name));
+    assert!(eventually(PATIENCE, || {
+        pgstencil(&project, &["evict"]).success();
+        rows(&project) == "0"
+    }));
+    assert!(!server().has_database(&name));
+}
+
+#[test]
+fn the_mend_of_a_changed_database_is_a_statement_that_works() {
+    let role = Role::new(server());
+    let project = project_of(&role);
+    let name = format!("mended_{}", project.id);
+    let moved = format!("moved_{}", project.id);
+    pgstencil(&project, &["clone", "--name", &name]).success();
+    for change in [
+        format!("comment on database {name} is null"),
+        format!("alter database {name} rename to {moved}"),
+    ] {
+        admin(&change);
+        let answer = pgstencil(&project, &["doctor", "--json"]).success().json();
+        let checks = answer["checks"].as_array().unwrap();
+        let check = checks
+            .iter()
+            .find(|c| c["name"] == "changed databases")
+            .unwrap();
+        let mend = check["mend"].as_str().unwrap();
+        admin(mend.split_once(';').unwrap().0);
+        pgstencil(&project, &["doctor"])
+            .success()
+            .lacks("changed databases");
+    }
+    // A copy of the mark, as a restored dump may bring, is no mark.
+    admin(&format!("create database {moved}"));
+    let comment = format!(
+        "select shobj_description(oid, 'pg_database') from pg_database where datname = '{name}'"
+    );
+    let comment = server().psql("postgres", &comment);
+    admin(&format!("comment on database {moved} is '{comment}'"));
+    pgstencil(&project, &["doctor"])
+        .success()
+        .stdout_has(&format!(
+            "database `{moved}` carries the mark of `{name}`, but is another one"
+        ));
+    pgstencil(&project, &["release", &name])
+        .success()
+        .stderr(&format!("given back: {name}\n"));
+    assert!(eventually(PATIENCE, || !server().has_database(&name)));
+    assert!(server().has_database(&moved));
+}
+
+#[test]
+fn a_run_says_what_its_command_did_to_the_clone() {
+    let role = Role::new(server());
+    let project = project_of(&role);
+    let script = |sql: &str| format!("psql -XAtqd postgres -c \"{sql}\"");
+    for (n, (change, why)) in [
+        (
+            "comment on database \\\"$PGDATABASE\\\" is 'mine'",
+            "its comment, which held pgstencil's mark, was changed",
+        ),
+        (
+            "alter database \\\"$PGDATABASE\\\" rename to \\\"${PGDATABASE}_kept\\\"",
+            "it was renamed to `",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("run{n}_{}", project.id);
+        pgstencil(
+            &project,
+            &[
+                "run",
+                "-q",
+                "--name",
+                &name,
+                "--",
+                "sh",
+                "-c",
+                &script(change),
+            ],
+        )
+        .success()
+        .stderr_has(&format!("warning: database `{name}` stays: {why}"));
+    }
+    assert!(eventually(PATIENCE, || rows(&project) == "0"));
+    assert!(server().has_database(&format!("run0_{}", project.id)));
+    assert!(server().has_database(&format!("run1_{}_kept", project.id)));
+}

@@ -12,15 +12,19 @@ pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     // Those before a wrong name are given back, too.
     background::start(&stencil);
     let released = released?;
+    for warning in &released.warnings {
+        session.printer.warn(warning);
+    }
     if session.printer.json() {
         session.printer.object(&ReleaseAnswer {
             version: VERSION,
-            released,
+            released: released.clones,
+            warnings: released.warnings,
         })?;
-    } else {
+    } else if !released.clones.is_empty() {
         session
             .printer
-            .say(&format!("given back: {}", released.join(", ")));
+            .say(&format!("given back: {}", released.clones.join(", ")));
     }
     Ok(0)
 }
