@@ -103,6 +103,17 @@ pub(crate) async fn set_door(session: &mut Session, found: &Database, open: bool
         .doing(|| format!("close or open database `{}`", found.name))
 }
 
+/// Marks a database as template again. `false`: it has changed its name.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn set_template(session: &mut Session, found: &Database) -> Result<bool> {
+    let statements = [sql::is_template(&found.name, true)];
+    change(session, found.oid, &found.name, statements)
+        .await
+        .doing(|| format!("mark database `{}` as template", found.name))
+}
+
 async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dropped> {
     let names = [row.private_name.clone(), row.name.clone()];
     let oids: Vec<Oid> = row.oid.into_iter().collect();

@@ -307,7 +307,7 @@ pub(crate) struct Bench {
 #[derive(Args, Debug)]
 pub(crate) struct Doctor {
     /// Also mend what can be mended without harm: sweep, give up templates that cannot be copied, close
-    /// those that somebody opened
+    /// and mark as template again those that somebody opened or unmarked
     #[arg(long)]
     pub(crate) fix: bool,
 }

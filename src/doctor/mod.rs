@@ -9,6 +9,8 @@ mod server;
 
 use std::time::Duration;
 
+use sqlx::postgres::types::Oid;
+
 use crate::config::{EvictionSettings, Strategy};
 use crate::drop;
 use crate::error::{Error, Result};
@@ -65,8 +67,10 @@ pub enum Fix {
     Sweep,
     /// Give a template up, so that it is built anew, for this reason.
     Rebuild(i64, String),
-    /// Close the databases of a template that somebody opened.
-    Close(i64),
+    /// Close a template's database of this oid, which somebody opened.
+    Close(i64, Oid),
+    /// Mark a template's database of this oid as template again.
+    Mark(i64, Oid),
 }
 
 impl Check {
@@ -233,7 +237,7 @@ async fn connect(patient: &Patient<'_>) -> Result<Session> {
 }
 
 /// Does what can be done about checks, and notes it in them: sweeps, gives templates up that cannot be
-/// used as they are, closes those that somebody opened.
+/// used as they are, and seals anew those that somebody opened or unmarked.
 ///
 /// # Errors
 /// The driver's; what was done until then stays done.
@@ -257,15 +261,23 @@ pub async fn mend(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
                 registry.break_template(*id, why, false).await?;
                 Some("given up; the next command that needs it builds it anew".into())
             }
-            Some(Fix::Close(id)) => close(&mut registry, *id).await?,
+            Some(Fix::Close(id, oid)) => seal(&mut registry, *id, *oid, Seal::Door).await?,
+            Some(Fix::Mark(id, oid)) => seal(&mut registry, *id, *oid, Seal::Mark).await?,
         };
     }
     registry.close().await;
     Ok(())
 }
 
-/// Closes a template's databases, under its lock, those that are still what the registry says.
-async fn close(registry: &mut Registry, id: i64) -> Result<Option<String>> {
+/// What of a seal is put back.
+enum Seal {
+    Door,
+    Mark,
+}
+
+/// Puts back what somebody took of the seal of a template's database, under the template's lock, if that
+/// is still what the registry says.
+async fn seal(registry: &mut Registry, id: i64, oid: Oid, what: Seal) -> Result<Option<String>> {
     let key = LockKey::template(id);
     let shared = registry
         .session()
@@ -276,20 +288,23 @@ async fn close(registry: &mut Registry, id: i64) -> Result<Option<String>> {
         return Ok(None);
     }
     let rows = registry.databases_of(&Owner::Template(id)).await?;
-    let oids: Vec<_> = rows.iter().filter_map(|row| row.oid).collect();
-    let found = catalog::databases(registry.session(), &[], &oids).await?;
-    let mut closed = Vec::new();
-    for database in found.iter().filter(|d| d.open && !d.invalid) {
-        if rows.iter().any(|row| row.is(database))
-            && drop::set_door(registry.session(), database, false).await?
-        {
-            closed.push(format!("`{}`", database.name));
-        }
+    let found = catalog::databases(registry.session(), &[], &[oid]).await?;
+    let found = found
+        .iter()
+        .find(|d| !d.invalid && rows.iter().any(|row| row.is(d)));
+    let mut done = None;
+    if let Some(database) = found {
+        let session = registry.session();
+        let (changed, word) = match what {
+            Seal::Door => (drop::set_door(session, database, false).await?, "closed"),
+            Seal::Mark => (drop::set_template(session, database).await?, "marked"),
+        };
+        done = changed.then(|| format!("{word} `{}`", database.name));
     }
     registry
         .session()
         .unlock_shared(key)
         .await
         .doing(|| "unlock a template".into())?;
-    Ok((!closed.is_empty()).then(|| format!("closed {}", closed.join(", "))))
+    Ok(done)
 }

@@ -218,15 +218,8 @@ fn template(state: &TemplateState) -> Vec<Check> {
                 )
                 .fixable(rebuild("its collation version is not the server's")),
             );
-        } else if found.open {
-            checks.push(
-                Check::warning(
-                    name,
-                    format!("{database} was opened by somebody: its contents may have changed, and a session in it stops all copies"),
-                    format!("`pgstencil doctor --fix` closes it; `pgstencil verify` says whether it was changed, and `pgstencil evict {}` has it built anew", &row.fingerprint[..12]),
-                )
-                .fixable(Fix::Close(row.id)),
-            );
+        } else {
+            checks.extend(unsealed(row, own, found, &database));
         }
     }
     for visitor in &state.visitors {
@@ -256,6 +249,37 @@ fn template(state: &TemplateState) -> Vec<Check> {
             ),
             "ALTER TABLE … SET LOGGED at the end of the build command",
         ));
+    }
+    checks
+}
+
+/// What somebody took back of a template's seal.
+fn unsealed(row: &TemplateRow, own: &DatabaseRow, found: &Database, database: &str) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if found.open {
+        checks.push(
+            Check::warning(
+                "templates",
+                format!("{database} was opened by somebody: its contents may have changed, and a session in it stops all copies"),
+                format!("`pgstencil doctor --fix` closes it; `pgstencil verify` says whether it was changed, and `pgstencil evict {}` has it built anew", &row.fingerprint[..12]),
+            )
+            .fixable(Fix::Close(row.id, found.oid)),
+        );
+    }
+    if !found.is_template {
+        checks.push(
+            Check::warning(
+                "templates",
+                format!(
+                    "{database} is no longer marked IS_TEMPLATE: a careless `dropdb` would drop it"
+                ),
+                format!(
+                    "`pgstencil doctor --fix` marks it again; or {};",
+                    sql::is_template(&own.name, true).text()
+                ),
+            )
+            .fixable(Fix::Mark(row.id, found.oid)),
+        );
     }
     checks
 }

@@ -164,6 +164,50 @@ async fn an_opened_template_and_who_is_in_it_are_found() {
     assert_eq!(outcome(&project, "hit")["outcome"], "hit");
 }
 
+/// Of a set, so that each database is mended for itself.
+#[test]
+fn templates_that_were_unmarked_are_marked_again() {
+    let project = Project::with_migrations(server());
+    project.append_config("databases = [\"main\", \"side\"]");
+    let databases = database_of(&project, &ensure(&project)["fingerprint"]);
+    let names: Vec<_> = databases.lines().map(quote_literal).collect();
+    assert_eq!(names.len(), 2);
+    for name in databases.lines() {
+        let name = quote_ident(name);
+        admin(&format!("alter database {name} is_template false"));
+        admin(&format!("alter database {name} allow_connections true"));
+    }
+    // Other tests' databases may give rise to warnings, too.
+    let left = |args: &[&str]| -> Vec<Value> {
+        let answer = doctor(&project, 0, args);
+        let checks = answer["checks"].as_array().unwrap().iter();
+        checks
+            .filter(|c| {
+                c["name"] == "templates" && c["status"] == "warning" && c["fixed"].is_null()
+            })
+            .cloned()
+            .collect()
+    };
+    let found = left(&[]);
+    assert_eq!(found.len(), 4, "{found:#?}");
+    for name in databases.lines() {
+        let words = format!("`{name}` of template");
+        let unmarked = found.iter().filter(|c| {
+            let is = c["words"].as_str().unwrap();
+            is.contains(&words) && is.contains("no longer marked IS_TEMPLATE")
+        });
+        assert_eq!(unmarked.count(), 1, "{found:#?}");
+    }
+    assert_eq!(left(&["--fix"]), [Value::Null; 0]);
+    let sealed = format!(
+        "select count(*) from pg_database where datistemplate and not datallowconn and datname in ({})",
+        names.join(", ")
+    );
+    assert_eq!(admin(&sealed), "2");
+    assert_eq!(left(&[]), [Value::Null; 0]);
+    outcome(&project, "hit");
+}
+
 #[test]
 fn a_template_that_is_gone_is_found_and_given_up() {
     let (project, database) = built();
