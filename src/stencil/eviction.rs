@@ -8,10 +8,10 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::evict::{self, Evicted, Eviction};
 use crate::fingerprint::Recipe;
-use crate::registry::Registry;
 use crate::registry::eviction::ResidentRow;
+use crate::registry::{Registry, TemplateRow};
 use crate::sweep::{self, Action};
-use crate::template::{self, Ensured};
+use crate::template::{self, Ensured, Template};
 
 /// Which templates an eviction is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,8 +139,8 @@ impl Stencil {
     /// Returns them.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no ready template or for several;
-    /// nothing is changed then. The driver's.
+    /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no ready template or for several, or
+    /// if one that is to be pinned is of no use any more; nothing is changed then. The driver's.
     pub async fn pin(
         &self,
         names: &[String],
@@ -156,6 +156,15 @@ impl Stencil {
         let mut found = Vec::new();
         for name in names {
             found.push(resident(&rows, name, &self.config.project)?.clone());
+        }
+        if pinned {
+            for row in registry.templates().await? {
+                if found.iter().any(|f| f.id == row.id)
+                    && let Err(why) = Template::read(&mut registry, &row).await?
+                {
+                    return Err(useless(&row, &why));
+                }
+            }
         }
         for row in &found {
             if !registry.pin_template(row.id, pinned).await? {
@@ -271,6 +280,19 @@ fn unknown(prefix: &str) -> Error {
         },
     )
     .hint("`pgstencil list` shows the templates that there are")
+}
+
+fn useless(row: &TemplateRow, why: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        format!(
+            "template {} of {}/{} cannot be pinned: {why}",
+            &row.fingerprint[..12],
+            row.project,
+            row.definition
+        ),
+    )
+    .hint("`pgstencil ensure` builds it anew")
 }
 
 /// The template whose fingerprint begins so, in this project if there is one: projects that build the

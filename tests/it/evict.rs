@@ -253,6 +253,35 @@ fn pinned_ones_stay_until_they_are_unpinned() {
 }
 
 #[test]
+fn what_lost_its_database_cannot_be_pinned() {
+    let (project, made) = with_templates(2, "");
+    let name = database_of(&project, &made[1]);
+    let moved = format!("moved_{}", project.id);
+    let alter = |sql: String| server().psql("postgres", &format!("alter database {sql}"));
+    let refused = |why: &str| {
+        for args in [&["pin"][..], &["pin", short(&made[0]), short(&made[1])]] {
+            Pgstencil::new(&project)
+                .args(args)
+                .fails(6)
+                .stderr_has(&format!(
+                    "template {} of {}/app cannot be pinned: its database `{name}` {why}",
+                    short(&made[1]),
+                    project.name()
+                ))
+                .stderr_has("hint: `pgstencil ensure` builds it anew");
+        }
+    };
+    alter(format!("\"{name}\" rename to {moved}"));
+    refused("was changed by somebody else");
+    alter(format!("{moved} is_template false"));
+    server().psql("postgres", &format!("drop database {moved}"));
+    refused("is gone");
+    assert!(templates(&project).iter().all(|t| t["pinned"] == false));
+    outcome(&project, "miss");
+    Pgstencil::new(&project).arg("pin").success();
+}
+
+#[test]
 fn a_pin_goes_over_to_what_takes_the_place() {
     let project = Project::extending(server(), "");
     outcome(&project, "miss");
