@@ -89,6 +89,8 @@ impl Eviction {
 pub enum Evicted {
     /// It is given up; it may still have to be dropped.
     Gone,
+    /// Somebody else evicted it, or gave it up, since it was planned.
+    GoneBefore,
     /// It stays: somebody is using it, or used or pinned it meanwhile.
     InUse,
 }
@@ -287,9 +289,7 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
     for eviction in evictions {
         let row = &eviction.template;
         let key = LockKey::template(row.id);
-        // Whoever copies or extends it shares this lock, and so do we after a build of our own.
-        let free = lock(registry, row.id).await?;
-        let gone = match free {
+        let gone = match lock_alone(registry, row.id).await? {
             false => false,
             true => {
                 let gone = registry
@@ -305,33 +305,35 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
         };
         done.push(match gone {
             true => Evicted::Gone,
-            false => Evicted::InUse,
+            false if registry.is_ready(row.id).await? => Evicted::InUse,
+            false => Evicted::GoneBefore,
         });
     }
     Ok(done)
 }
 
-/// Takes a template's lock, if nobody but a filler of warm clones has it: that one soon lets go.
-async fn lock(registry: &mut Registry, template: i64) -> Result<bool> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+/// Takes a template's lock alone, unless somebody copies or extends it: they share the lock, and so do
+/// we after a build of our own. Who holds it alone evicts it, which takes no time, and who makes warm
+/// clones of it soon lets go.
+async fn lock_alone(registry: &mut Registry, id: i64) -> Result<bool> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const OF_FILLER: Duration = Duration::from_secs(10);
+    let key = LockKey::template(id);
     let started = Instant::now();
-    let key = LockKey::template(template);
     loop {
         let free = registry
             .session()
             .try_lock(key)
             .await
             .doing(|| "lock a template".into())?;
-        let filled = !free
-            && started.elapsed() < PATIENCE
-            && registry
-                .held_locks()
-                .await?
-                .contains(&LockKey::filler(template));
-        if !filled {
+        let passed = started.elapsed();
+        let soon = !free
+            && (passed < PATIENCE && registry.is_held_alone(key).await?
+                || passed < OF_FILLER && registry.is_held_alone(LockKey::filler(id)).await?);
+        if !soon {
             return Ok(free);
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -128,6 +128,9 @@ const DELETE: &str = "DELETE FROM pgstencil.clone c WHERE id = $1 \
 /// Locks are shown to every role; ours are those taken in this very database.
 const HELD: &str = "SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+const HELD_ALONE: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
+     AND granted AND mode = 'ExclusiveLock' AND classid = $1 AND objid = $2 \
+     AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
 
 const HURRY: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND classid = $1 AND objid = $2 \
@@ -283,6 +286,20 @@ impl Registry {
             .fetch_one(self.session().connection())
             .await
             .doing(|| "see whether somebody waits for a copy".into())
+    }
+
+    /// Whether somebody holds a lock, and does not share it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn is_held_alone(&mut self, key: LockKey) -> Result<bool> {
+        let (class, object) = key.halves();
+        sqlx::query_scalar(HELD_ALONE)
+            .bind(Oid(class))
+            .bind(Oid(object))
+            .fetch_one(self.session().connection())
+            .await
+            .doing(|| "see who holds a lock".into())
     }
 
     /// The advisory locks that anybody holds in this registry. A look, not a lock: whoever acts on

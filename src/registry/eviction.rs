@@ -102,6 +102,8 @@ const EVICT: &str = "WITH gone AS (UPDATE pgstencil.template SET state = 'broken
        RETURNING project, definition, fingerprint) \
      INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis) \
      SELECT project, definition, fingerprint, 'evicted', 0 FROM gone";
+const IS_READY: &str =
+    "SELECT EXISTS (SELECT FROM pgstencil.template WHERE id = $1 AND state = 'ready')";
 const PIN: &str = "UPDATE pgstencil.template SET pinned = $2 WHERE id = $1 AND state = 'ready'";
 const USE: &str = "UPDATE pgstencil.template SET last_used_at = now() WHERE id = $1";
 
@@ -235,6 +237,18 @@ impl Registry {
             .await
             .doing(|| "give a template up".into())?;
         Ok(done.rows_affected() == 1)
+    }
+
+    /// Whether a template is still there for everybody.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn is_ready(&mut self, id: i64) -> Result<bool> {
+        sqlx::query_scalar(IS_READY)
+            .bind(id)
+            .fetch_one(self.session().connection())
+            .await
+            .doing(|| "look whether a template is still there".into())
     }
 
     /// Protects a ready template from evictions, or no longer. `false`: it is gone.

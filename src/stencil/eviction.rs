@@ -115,7 +115,7 @@ impl Stencil {
                 let rows = registry.residents().await?;
                 let mut ids = Vec::new();
                 for name in names {
-                    let row = resident(&rows, name, project)?;
+                    let row = meant(registry, &rows, name, project, "evicted").await?;
                     if row.pinned {
                         return Err(Error::usage(format!(
                             "template {} is pinned",
@@ -155,7 +155,13 @@ impl Stencil {
         let rows = registry.residents().await?;
         let mut found = Vec::new();
         for name in names {
-            found.push(resident(&rows, name, &self.config.project)?.clone());
+            let project = &self.config.project;
+            let word = if pinned { "pinned" } else { "unpinned" };
+            found.push(
+                meant(&mut registry, &rows, name, project, word)
+                    .await?
+                    .clone(),
+            );
         }
         if pinned {
             for row in registry.templates().await? {
@@ -295,14 +301,68 @@ fn useless(row: &TemplateRow, why: &str) -> Error {
     .hint("`pgstencil ensure` builds it anew")
 }
 
+fn begins(prefix: &str) -> impl Fn(&str) -> bool + use<> {
+    let lower = prefix.to_ascii_lowercase();
+    move |fingerprint| fingerprint.starts_with(&lower)
+}
+
+/// As [`resident`]; but if it is still being built, that is why it cannot be `done`.
+async fn meant<'a>(
+    registry: &mut Registry,
+    rows: &'a [ResidentRow],
+    prefix: &str,
+    project: &str,
+    done: &str,
+) -> Result<&'a ResidentRow> {
+    match resident(rows, prefix, project) {
+        Err(error) if error.kind() == Kind::NotFound => {
+            let building = building(registry, prefix, project, done).await?;
+            Err(building.unwrap_or(error))
+        }
+        other => other,
+    }
+}
+
+/// That the template whose fingerprint begins so is being built, if it is, and cannot be `done` before
+/// that; of this project if there is one.
+async fn building(
+    registry: &mut Registry,
+    prefix: &str,
+    project: &str,
+    done: &str,
+) -> Result<Option<Error>> {
+    let begins = begins(prefix);
+    let held = registry.held_locks().await?;
+    let mut rows = registry.unfinished_templates().await?;
+    rows.retain(|row| row.state == "building" && begins(&row.fingerprint));
+    // One that nobody builds any more is what a sweep drops.
+    rows.retain(|row| row.build_key().is_ok_and(|key| held.contains(&key)));
+    rows.sort_by_key(|row| row.project != project);
+    Ok(rows.first().map(|row| {
+        Error::new(
+            Kind::NotFound,
+            format!(
+                "template {} of {}/{} is being built by {}",
+                &row.fingerprint[..12],
+                row.project,
+                row.definition,
+                row.builder.0.describe()
+            ),
+        )
+        .hint(format!("it can be {done} when that is done"))
+    }))
+}
+
 /// The template whose fingerprint begins so, in this project if there is one: projects that build the
 /// same from the same files have templates of one fingerprint.
 fn resident<'a>(rows: &'a [ResidentRow], prefix: &str, project: &str) -> Result<&'a ResidentRow> {
-    let lower = prefix.to_ascii_lowercase();
-    let mut found: Vec<_> = rows
-        .iter()
-        .filter(|row| !lower.is_empty() && row.fingerprint.starts_with(&lower))
-        .collect();
+    if prefix.is_empty() {
+        return Err(Error::usage(
+            "an empty text is the beginning of every fingerprint",
+        ));
+    }
+    let begins = begins(prefix);
+    let mut found: Vec<_> = rows.iter().filter(|row| begins(&row.fingerprint)).collect();
     if found.iter().any(|row| row.project == project) {
         found.retain(|row| row.project == project);
     }

@@ -32,7 +32,7 @@ pub struct EvictedTemplate {
     pub fingerprint: String,
     /// `max_idle`, `max_templates`, `max_size`, or `asked`.
     pub reason: &'static str,
-    /// `evicted`, `would_go`, or `in_use`: it stays.
+    /// `evicted`, `would_go`, `gone_before` (by somebody else), or `in_use`: it stays.
     pub state: &'static str,
     /// Size of its databases.
     pub bytes: i64,
@@ -58,7 +58,9 @@ fn evicted(eviction: &Eviction, state: &'static str) -> EvictedTemplate {
 
 impl EvictAnswer {
     fn new(dry_run: bool, templates: Vec<EvictedTemplate>, sweep: Vec<String>) -> Self {
-        let going = templates.iter().filter(|t| t.state != "in_use");
+        let going = templates
+            .iter()
+            .filter(|t| matches!(t.state, "evicted" | "would_go"));
         EvictAnswer {
             version: VERSION,
             dry_run,
@@ -84,6 +86,7 @@ impl From<&EvictionDone> for EvictAnswer {
     fn from(done: &EvictionDone) -> Self {
         let state = |done: &Evicted| match done {
             Evicted::Gone => "evicted",
+            Evicted::GoneBefore => "gone_before",
             Evicted::InUse => "in_use",
         };
         let templates = done.evictions.iter();

@@ -451,6 +451,96 @@ async fn one_that_is_being_copied_stays() {
     assert_eq!(project.databases(), [""; 0]);
 }
 
+/// The lock of the template, taken by a session as an eviction does.
+async fn lock_alone(project: &Project<'_>, fingerprint: &Value) -> sqlx::PgConnection {
+    let of = quote_literal(fingerprint.as_str().unwrap());
+    let id = format!("select id from pgstencil.template where fingerprint = {of}");
+    let key = LockKey::template(registry(project, &id).parse().unwrap()).value();
+    let mut session = server().connect(&project.registry()).await;
+    let lock = format!("select pg_advisory_lock({key})");
+    sqlx::raw_sql(AssertSqlSafe(lock))
+        .execute(&mut session)
+        .await
+        .unwrap();
+    session
+}
+
+#[tokio::test]
+async fn one_that_somebody_else_evicts_is_gone_for_both() {
+    let (project, made) = with_templates(1, "");
+    let session = lock_alone(&project, &made[0]).await;
+    let running = Pgstencil::new(&project)
+        .args(["evict", "--json", short(&made[0])])
+        .spawn();
+    let waits = format!(
+        "select count(*) from pg_stat_activity where datname = '{}' and query like '%ExclusiveLock%'",
+        project.registry()
+    );
+    assert!(eventually(PATIENCE, || server().psql("postgres", &waits) == "1"));
+    registry(&project, "update pgstencil.template set state = 'broken'");
+    session.close().await.unwrap();
+    let output = running.wait();
+    let answer = output.code(0).json();
+    assert_eq!(answer["templates"][0]["state"], "gone_before");
+    assert_eq!(answer["bytes"], 0);
+    assert_eq!(project.databases(), [""; 0]);
+}
+
+#[test]
+fn evictions_at_once_all_succeed() {
+    let (project, _) = with_templates(0, "");
+    for round in 0..6 {
+        let made = [next(&project, 2 * round), next(&project, 2 * round + 1)];
+        let named = [short(&made[0]), short(&made[1])];
+        let all = ["--all", "--yes"];
+        let args = if round % 2 == 0 { named } else { all };
+        let both = [(); 2].map(|()| Pgstencil::new(&project).arg("evict").args(args).spawn());
+        for output in both.map(|running| running.wait()) {
+            // The one that came when all was over knows no such template.
+            let late = round % 2 == 0 && output.stderr.contains("no ready template");
+            output
+                .code(if late { 6 } else { 0 })
+                .lacks("somebody is using it");
+        }
+        assert_eq!(ready(&project), [Value::Null; 0]);
+    }
+    assert!(eventually(PATIENCE, || project.databases().is_empty()));
+}
+
+#[test]
+fn one_that_is_being_built_is_told_as_that() {
+    let project = Project::with_migrations(server());
+    project.build(&Build::Hang);
+    let mut builder = Pgstencil::new(&project).arg("ensure").spawn();
+    builder.wait_for_text("building template app");
+    let mut rows = Vec::new();
+    assert!(eventually(PATIENCE, || {
+        rows = templates(&project);
+        !rows.is_empty()
+    }));
+    let fingerprint = rows[0]["fingerprint"].clone();
+    for command in ["evict", "pin"] {
+        Pgstencil::new(&project)
+            .args([command, short(&fingerprint)])
+            .fails(6)
+            .stderr_has(&format!(
+                "template {} of {}/app is being built by pid {} on ",
+                short(&fingerprint),
+                project.name(),
+                builder.id()
+            ))
+            .stderr_has("ed when that is done");
+    }
+    builder.kill9();
+    // Its locks go with its sessions.
+    assert!(eventually(PATIENCE, || {
+        let output = Pgstencil::new(&project)
+            .args(["evict", short(&fingerprint)])
+            .fails(6);
+        output.stderr.contains("no ready template")
+    }));
+}
+
 fn evict_code(project: &Project<'_>, args: &[&str], code: i32) -> Value {
     Pgstencil::new(project)
         .args(["evict", "--json"])

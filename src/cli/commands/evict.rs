@@ -122,6 +122,7 @@ fn line(template: &EvictedTemplate) -> String {
     };
     match template.state {
         "in_use" => format!("{what} stays: somebody is using it\n"),
+        "gone_before" => format!("{what} was gone already\n"),
         "would_go" => format!("would evict {what}{why}: {facts}\n"),
         _ => format!("evicted {what}{why}: {facts}\n"),
     }
