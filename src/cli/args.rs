@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const ABOUT: &str = "Keeps migrated Postgres template databases and hands out clones of them";
@@ -43,7 +45,7 @@ pub(crate) struct Shared {
     pub(crate) server_url: Option<String>,
     /// Bounds all waits together, such as `90s` or `5m` [default: as long as it takes]
     #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub(crate) wait: Option<std::time::Duration>,
+    pub(crate) wait: Option<Duration>,
     /// Print one JSON object instead of words
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -219,6 +221,11 @@ pub(crate) struct Release {
     pub(crate) names: Vec<String>,
 }
 
+/// `--state` of templates.
+pub(crate) const TEMPLATE_STATES: [&str; 3] = ["building", "ready", "broken"];
+/// `--state` of clones.
+pub(crate) const CLONE_STATES: [&str; 5] = ["creating", "warm", "leased", "released", "orphaned"];
+
 /// `list`
 #[derive(Args, Debug)]
 pub(crate) struct List {
@@ -228,10 +235,10 @@ pub(crate) struct List {
     /// Only of this project, of those that share the registry
     #[arg(long, value_name = "NAME")]
     pub(crate) project: Option<String>,
-    /// Only in this state; the first three are those of templates
-    #[arg(long, value_name = "STATE", value_parser = [
-        "building", "ready", "broken", "creating", "warm", "leased", "released", "orphaned",
-    ])]
+    /// Only in this state; the first three are those of templates, the others of clones
+    #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(
+        TEMPLATE_STATES.into_iter().chain(CLONE_STATES)
+    ))]
     pub(crate) state: Option<String>,
     /// Only templates
     #[arg(long, conflicts_with = "clones")]
@@ -263,7 +270,7 @@ pub(crate) enum Sort {
 #[derive(Args, Debug)]
 pub(crate) struct Evict {
     /// The first digits of fingerprints [default: what the limits of the projects do not allow]
-    #[arg(value_name = "TEMPLATE", conflicts_with = "all")]
+    #[arg(value_name = "TEMPLATE", conflicts_with = "all", value_parser = digits)]
     pub(crate) templates: Vec<String>,
     /// All templates of this project that are not pinned; asks on a terminal
     #[arg(long)]
@@ -280,7 +287,7 @@ pub(crate) struct Evict {
 #[derive(Args, Debug)]
 pub(crate) struct Pin {
     /// The first digits of fingerprints [default: the template of the present files]
-    #[arg(value_name = "TEMPLATE")]
+    #[arg(value_name = "TEMPLATE", value_parser = digits)]
     pub(crate) templates: Vec<String>,
     /// The definition whose present files are meant; not needed when the file has only one
     #[arg(
@@ -318,9 +325,9 @@ pub(crate) struct Stats {
     /// Only of definitions of this name; of any project that shares the registry
     #[arg(short = 't', long = "template", value_name = "NAME")]
     pub(crate) template: Option<String>,
-    /// Only of the last `7d`, say [default: as far back as the registry knows]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub(crate) last: Option<std::time::Duration>,
+    /// Only of the last `7d`, say, and `1000y` at most [default: as far back as the registry knows]
+    #[arg(long, value_name = "DURATION", value_parser = last)]
+    pub(crate) last: Option<Duration>,
 }
 
 /// `server`
@@ -358,6 +365,23 @@ pub(crate) enum Config {
 pub(crate) struct Completions {
     /// Which shell
     pub(crate) shell: clap_complete::Shell,
+}
+
+fn digits(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("give the first digits of a fingerprint; `pgstencil list` shows them".into()),
+        digits => Ok(digits.to_owned()),
+    }
+}
+
+fn last(text: &str) -> Result<Duration, String> {
+    // The server's calendar ends some thousand years ago.
+    let longest = humantime::parse_duration("1000y").map_err(|e| e.to_string())?;
+    match humantime::parse_duration(text) {
+        Ok(time) if time > longest => Err("that is more than `1000y`, the longest there is".into()),
+        Ok(time) => Ok(time),
+        Err(e) => Err(e.to_string()),
+    }
 }
 
 fn shard(text: &str) -> Result<(u32, u32), String> {

@@ -107,6 +107,7 @@ pub(super) struct RawEviction {
     /// Time since the last use; a duration, or `never`.
     pub(super) max_idle: String,
     /// So many of each definition, the last used ones, stay in any case.
+    #[schemars(range(min = 0, max = 100000))]
     pub(super) keep: u32,
 }
 

@@ -469,6 +469,16 @@ hint: write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`",
 max_templates = 0",
             "pgstencil.toml:5:17: `eviction.max_templates` is 0, not a number from 1 to 100000",
         ),
+        (
+            "[eviction]
+keep = -1",
+            "pgstencil.toml:5:8: `eviction.keep` is -1, not a number from 0 to 100000",
+        ),
+        (
+            "[eviction]
+keep = 99999999999999999999",
+            "pgstencil.toml:5:8: `eviction.keep` is 99999999999999999999, not a number from 0 to 100000",
+        ),
     ]);
 }
 

@@ -316,6 +316,14 @@ fn names_that_mean_nothing_or_too_much_are_refused() {
     }
     assert_eq!(ready(&project).len(), 2);
     assert!(templates(&project).iter().all(|t| t["pinned"] == false));
+    for command in ["evict", "pin", "unpin"] {
+        for empty in ["", " "] {
+            Pgstencil::new(&project)
+                .args([command, empty])
+                .fails(2)
+                .stderr_has("give the first digits of a fingerprint");
+        }
+    }
     let nowhere = Project::with_migrations(server());
     Pgstencil::new(&nowhere).args(["evict", "abc"]).fails(6);
     Pgstencil::new(&nowhere).arg("pin").fails(6);
@@ -670,6 +678,37 @@ fn list_sorts_and_filters() {
     assert_eq!(clones["templates"], Value::Array(vec![]));
     assert_eq!(clones["clones"][0]["name"], clone);
     assert!(clones["clones"][0]["bytes"].as_i64().unwrap() > 1_000_000);
+    for (args, message, hint) in [
+        (
+            &["--clones", "--sort", "hits"][..],
+            "clones cannot be sorted by `hits`",
+            "name, age or size",
+        ),
+        (
+            &["--state", "leased", "--sort", "used"],
+            "clones cannot be sorted by `used`",
+            "name, age or size",
+        ),
+        (
+            &["--templates", "--state", "leased"],
+            "no template is ever `leased`",
+            "building, ready, broken",
+        ),
+        (
+            &["--clones", "--state", "ready"],
+            "no clone is ever `ready`",
+            "creating, leased, released, orphaned",
+        ),
+    ] {
+        Pgstencil::new(&project)
+            .arg("list")
+            .args(args)
+            .fails(2)
+            .stderr_has(message)
+            .stderr_has(hint);
+    }
+    assert_eq!(order(&["--templates", "--state", "ready"]).len(), 3);
+    list(&["--clones", "--sort", "size"]);
     Pgstencil::new(&project)
         .args(["list", "--project", "nobody"])
         .success()

@@ -76,4 +76,15 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
     assert_eq!(of(&["--last", "1d"]), 0);
     outcome(&project, "hit");
     assert_eq!(of(&["--last", "1d"]), 1);
+    assert_eq!(of(&["--last", "1000y"]), 3);
+    for long in ["1001y", "100000y", "99999999999999999999y"] {
+        Pgstencil::new(&project)
+            .args(["stats", "--last", long])
+            .fails(2)
+            .stderr_has("--last <DURATION>");
+    }
+    Pgstencil::new(&project)
+        .args(["stats", "--last", "100000y"])
+        .fails(2)
+        .stderr_has("that is more than `1000y`");
 }

@@ -2,15 +2,16 @@
 
 use std::cmp::Reverse;
 
-use pgstencil::Result;
 use pgstencil::stencil::{CloneListing, Listing, TemplateListing};
 use pgstencil::wire::{ListAnswer, clone_state};
+use pgstencil::{Error, Result};
 
 use crate::cli::Session;
-use crate::cli::args::{List, Sort};
+use crate::cli::args::{CLONE_STATES, List, Sort, TEMPLATE_STATES};
 use crate::cli::output::{age, size};
 
 pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
+    refuse_nonsense(&args)?;
     let Some(stencil) = session.stencil_for_reading().await? else {
         session
             .printer
@@ -36,6 +37,36 @@ pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
         session.printer.data(&table(&listing))?;
     }
     Ok(0)
+}
+
+/// What can only come out empty, or in no order at all, is not what was meant.
+fn refuse_nonsense(args: &List) -> Result<()> {
+    let state = args.state.as_deref().unwrap_or_default();
+    let of_clones = CLONE_STATES.contains(&state);
+    for (only, what, others, states) in [
+        (args.templates, "template", of_clones, &TEMPLATE_STATES[..]),
+        (
+            args.clones,
+            "clone",
+            TEMPLATE_STATES.contains(&state),
+            &CLONE_STATES,
+        ),
+    ] {
+        if only && others {
+            return Err(Error::usage(format!("no {what} is ever `{state}`"))
+                .hint(format!("the states of {what}s: {}", states.join(", "))));
+        }
+    }
+    let by = match args.sort {
+        Some(Sort::Used) => "used",
+        Some(Sort::Hits) => "hits",
+        _ => return Ok(()),
+    };
+    if args.clones || of_clones {
+        return Err(Error::usage(format!("clones cannot be sorted by `{by}`"))
+            .hint("clones can be sorted by name, age or size"));
+    }
+    Ok(())
 }
 
 /// Leaves what was asked for.
