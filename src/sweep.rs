@@ -68,6 +68,15 @@ impl Action {
         matches!(self, Action::DropClone { .. } | Action::DropTemplate { .. })
     }
 
+    fn owner(&self) -> Owner {
+        match self {
+            Action::Orphan { clone }
+            | Action::Revive { clone }
+            | Action::DropClone { clone, .. } => Owner::Clone(clone.clone()),
+            Action::DropTemplate { id, .. } => Owner::Template(*id),
+        }
+    }
+
     /// What a person should know of it.
     pub fn describe(&self) -> String {
         match self {
@@ -195,6 +204,11 @@ pub async fn apply(
         lines.extend(perform(registry, note, grace).await?);
     }
     let more = drops.len() > MAX_DROPS;
+    if more {
+        // They must not be all that ever comes to its turn.
+        let stuck = registry.stuck().await?;
+        drops.sort_by_key(|action| stuck.contains(&action.owner()));
+    }
     drops.truncate(MAX_DROPS);
     let mut others = Vec::new();
     for _ in 1..MAX_LANES.min(drops.len().div_ceil(2)) {

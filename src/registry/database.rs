@@ -1,5 +1,6 @@
 //! Rows of `pgstencil.database`: one per physical database, from before its CREATE to after its DROP.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use sqlx::FromRow;
@@ -14,7 +15,7 @@ use crate::pg::{Doing as _, Session, catalog, sql};
 use super::Registry;
 
 /// What a database belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
     /// A template, by id.
     Template(i64),
@@ -57,6 +58,9 @@ const CREATED: &str = "UPDATE pgstencil.database SET oid = $2 WHERE id = $1 AND 
 const BESIDE: &str = "SELECT d.datname::text FROM pg_database d WHERE d.oid > $2 \
      AND (d.datname::text = 'test_' || $1 OR starts_with(d.datname::text, $1 || '_')) \
      AND NOT EXISTS (SELECT FROM pgstencil.database o WHERE o.name = d.datname::text) ORDER BY 1";
+const STUCK: &str = "SELECT DISTINCT d.template_id, d.clone_id FROM pgstencil.database d \
+     LEFT JOIN pg_database p ON p.oid = d.oid \
+     WHERE d.state = 'dropping' OR NOT pg_has_role(p.datdba, 'MEMBER')";
 const DROPPING: &str = "UPDATE pgstencil.database SET state = 'dropping' WHERE id = $1";
 const GONE: &str = "DELETE FROM pgstencil.database WHERE id = $1";
 
@@ -270,6 +274,24 @@ impl Registry {
             .fetch_all(self.session().connection())
             .await
             .doing(|| "look for further databases".into())
+    }
+
+    /// What a drop did not come to its end with before, or has no right to.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn stuck(&mut self) -> Result<HashSet<Owner>> {
+        let rows: Vec<(Option<i64>, Option<String>)> = sqlx::query_as(STUCK)
+            .fetch_all(self.session().connection())
+            .await
+            .doing(|| "look for what could not be dropped".into())?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(template, clone)| {
+                let clone = clone.map(Owner::Clone);
+                template.map(Owner::Template).or(clone)
+            })
+            .collect())
     }
 
     /// Writes the intent to drop. Committed when this returns: call it before DROP.

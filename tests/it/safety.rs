@@ -243,6 +243,33 @@ fn a_release_says_what_it_leaves_alone_and_why() {
     assert!(!server().has_database(&name));
 }
 
+/// More than one pass takes, all older than what can be dropped.
+#[test]
+fn what_lacks_the_right_does_not_keep_the_rest() {
+    let role = Role::new(server());
+    let project = project_of(&role);
+    let other = Role::new(server());
+    let stuck = format!("stuck_{}", project.id);
+    pgstencil(&project, &["clone", "--name", &stuck]).success();
+    admin(&format!("alter database {stuck} owner to {}", other.name));
+    // One database will do for all of the rows.
+    server().psql(
+        &project.registry(),
+        "insert into pgstencil.clone (id, project, definition, fingerprint, name, state, lease, holder, created_at)
+         select 'stuck' || n, project, definition, fingerprint, name, 'released', lease, holder, created_at - interval '1 hour'
+         from pgstencil.clone, generate_series(1, 60) n;
+         insert into pgstencil.database (clone_id, role, ordinal, private_name, name, nonce, oid, state)
+         select 'stuck' || n, role, ordinal, private_name || n, name, nonce, oid, state
+         from pgstencil.database, generate_series(1, 60) n where clone_id is not null",
+    );
+    let free = format!("free_{}", project.id);
+    pgstencil(&project, &["clone", "--name", &free]).success();
+    pgstencil(&project, &["release", &free]).success();
+    assert!(eventually(PATIENCE, || !server().has_database(&free)));
+    assert!(server().has_database(&stuck));
+    assert_eq!(rows(&project), "61");
+}
+
 #[test]
 fn the_mend_of_a_changed_database_is_a_statement_that_works() {
     let role = Role::new(server());
