@@ -55,8 +55,8 @@ pub(crate) fn main() -> ExitCode {
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(run(arguments, env, printer.clone()));
-            // A blocking task may still read files; nobody waits for it.
-            runtime.shutdown_background();
+            // A blocking task may still read files; nobody waits for it, nor for the threads to end.
+            std::mem::forget(runtime);
             result
         }
         Err(e) => Err(Error::internal("cannot start the runtime").caused_by(e)),

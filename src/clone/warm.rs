@@ -41,8 +41,8 @@ pub struct WarmTemplate {
 /// `looked_at`: the template was found ready and fit for the server; without that only clones are taken
 /// of which the registry alone can tell. `note_hit`: nobody else notes the hit.
 ///
-/// A claimed clone that the server does not show as it was made, or that cannot be renamed, is given up:
-/// then there are fewer.
+/// If one of them turns out not to be what was made, or cannot be renamed, all are given up, and there is
+/// none.
 ///
 /// # Errors
 /// [`crate::Kind::NameTaken`] if a wanted name belongs to something else, the driver's on the loss of the
@@ -95,7 +95,8 @@ pub async fn claim(
             give_up(registry, &ids(&good)).await;
             return Err(error);
         }
-        // A session is in it after all, or a right is gone: made anew, it may work.
+        // It is not what was made, a session is in it after all, or a right is gone: made anew, it may
+        // work.
         Err(HandOver::Unfit) => {
             give_up(registry, &ids(&good)).await;
             return Ok(None);
@@ -196,10 +197,11 @@ fn ids(sets: &[&[ClaimedRow]]) -> Vec<String> {
     first.map(|row| row.clone_id.clone()).collect()
 }
 
-/// Whether a clone has the databases that the definition wants, each as it was made.
+/// Whether a clone has the databases that the definition wants. Whether the server has them, the hand-over
+/// finds out.
 fn stands(set: &[ClaimedRow], context: &Context<'_>) -> bool {
     let roles = set.iter().map(|row| &row.role);
-    roles.eq(&context.definition.databases) && set.iter().all(ClaimedRow::stands)
+    roles.eq(&context.definition.databases) && set.iter().all(|row| row.oid.is_some())
 }
 
 fn facts(row: &ClaimedRow) -> Result<WarmTemplate> {

@@ -37,9 +37,9 @@ const SCHEMA: [&str; 4] = [
 const OWNER: &str = "SELECT r.rolname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
      WHERE d.datname::text = $1";
 /// Sent with what sets the session up: it has nothing to bind.
-const LOOK: &str = "SELECT m.version, pg_has_role(d.datdba, 'MEMBER') AS ours, r.rolname::text AS owner \
-     FROM pgstencil.meta m, pg_database d JOIN pg_roles r ON r.oid = d.datdba \
-     WHERE d.datname = current_database()";
+const LOOK: &str = "SELECT m.version, pg_has_role(d.datdba, 'MEMBER') AS ours, \
+     pg_get_userbyid(d.datdba)::text AS owner \
+     FROM pgstencil.meta m, pg_database d WHERE d.datname = current_database()";
 
 /// A session with the registry database.
 pub struct Registry {

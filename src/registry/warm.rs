@@ -8,7 +8,7 @@ use sqlx::types::Json;
 
 use crate::error::{Error, Result};
 use crate::fingerprint::RelPath;
-use crate::names::{Fingerprint, Mark};
+use crate::names::Fingerprint;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement, quote_literal};
 use crate::pg::{Doing as _, sqlstate};
@@ -50,12 +50,8 @@ pub struct ClaimedRow {
     pub role: String,
     /// Its name on the server.
     pub private_name: String,
-    /// Half of its mark.
-    pub nonce: String,
-    /// Its identity, if a database of that name and oid is there that lets nobody in.
+    /// Its identity.
     pub oid: Option<Oid>,
-    /// Its comment, which must hold the mark.
-    pub comment: Option<String>,
     /// Number of the template's row.
     pub template_id: i64,
     /// Milliseconds of its build from nothing; `None` if it was extended.
@@ -72,16 +68,6 @@ pub struct ClaimedRow {
     pub settle_tried_s: Option<f64>,
     /// Why the last one failed.
     pub settle_failure: Option<String>,
-}
-
-impl ClaimedRow {
-    /// Whether the server still shows what was made.
-    pub fn stands(&self) -> bool {
-        let mark = Mark {
-            nonce: self.nonce.clone(),
-        };
-        self.oid.is_some() && mark.is_in(self.comment.as_deref())
-    }
 }
 
 /// A template as its filler sees it.
@@ -124,42 +110,53 @@ impl SpareRow {
     }
 }
 
-// A claimed clone is `creating` again: if its new holder dies before the hand-over, it is dropped as one
-// whose maker is gone. The row lock decides between two claims, the advisory lock between a claim and a
-// sweep; a row of which only one can be had is left alone.
-macro_rules! claim {
-    ($fits:literal) => {
-        concat!("WITH of AS MATERIALIZED (SELECT * FROM pgstencil.template \
-       WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
-       AND ($4::float8 IS NULL OR fresh_at > now() - make_interval(secs => $4)) \
-       AND ($5 OR coalesce(built_with -> 'available', '{}') = '{}')), \
-     found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
-       WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
-       ORDER BY c.created_at LIMIT $6 FOR UPDATE SKIP LOCKED), \
-     locked AS MATERIALIZED (SELECT id FROM found WHERE pg_try_advisory_lock(lock_key)), \
-     claimed AS (UPDATE pgstencil.clone c SET state = 'creating', lease = $7, holder = $9, \
-       expires_at = now() + make_interval(secs => $8), created_at = now() \
-       FROM locked WHERE c.id = locked.id RETURNING c.id, c.expires_at) \
-     SELECT c.id AS clone_id, \
-       to_char(c.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS expires_at, \
-       d.id AS database_id, d.role, d.private_name, d.nonce, p.oid, \
-       shobj_description(p.oid, 'pg_database') AS comment, \
-       of.id AS template_id, CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms, \
-       of.base_fingerprint, of.added, of.provisional, of.settle_attempts, \
-       extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure \
-     FROM claimed c CROSS JOIN of JOIN pgstencil.database d ON d.clone_id = c.id \
-     LEFT JOIN pg_database p ON p.oid = d.oid AND p.datname::text = d.private_name \
-       AND NOT p.datallowconn AND p.datconnlimit <> -2 AND ", $fits, " \
-     ORDER BY c.id, d.ordinal")
+/// Sent with the names filled in, in one round trip: to bind them would take another one.
+///
+/// A claimed clone is `creating` again: if its new holder dies before the hand-over, it is dropped as one
+/// whose maker is gone. The row lock decides between two claims, the advisory lock between a claim and a
+/// sweep; a row of which only one can be had is left alone.
+fn claim(wish: &Wish<'_>) -> Statement {
+    let project = quote_literal(wish.project);
+    let definition = quote_literal(wish.definition);
+    let fingerprint = wish.fingerprint;
+    let mut only = String::new();
+    if let Some(seconds) = wish.stale_s {
+        only = format!(" AND fresh_at > now() - make_interval(secs => {seconds:.3})");
+    }
+    if !wish.looked_at {
+        only += " AND coalesce(built_with -> 'available', '{}') = '{}'";
+    }
+    let expires_at = match wish.lease.seconds() {
+        Some(seconds) => format!("now() + make_interval(secs => {seconds:.3})"),
+        None => "NULL".to_owned(),
     };
+    let kind = quote_literal(wish.lease.kind());
+    let holder = serde_json::to_string(wish.holder).unwrap_or_else(|_| "{}".to_owned());
+    let holder = quote_literal(&holder);
+    sql::user_statements(format!(
+        "WITH of AS MATERIALIZED (SELECT id, base_fingerprint, build_ms, added, provisional, \
+           settle_attempts, settle_tried_at, settle_failure FROM pgstencil.template \
+           WHERE project = {project} AND definition = {definition} AND fingerprint = '{fingerprint}' \
+           AND state = 'ready'{only}), \
+         found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
+           WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
+           ORDER BY c.created_at LIMIT {} FOR UPDATE SKIP LOCKED), \
+         locked AS MATERIALIZED (SELECT id FROM found WHERE pg_try_advisory_lock(lock_key)), \
+         claimed AS (UPDATE pgstencil.clone c SET state = 'creating', lease = {kind}, holder = {holder}, \
+           expires_at = {expires_at}, created_at = now() \
+           FROM locked WHERE c.id = locked.id RETURNING c.id, c.expires_at) \
+         SELECT c.id AS clone_id, \
+           to_char(c.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS expires_at, \
+           d.id AS database_id, d.role, d.private_name, d.oid, of.id AS template_id, \
+           CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms, \
+           of.base_fingerprint, of.added, of.provisional, of.settle_attempts, \
+           extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure \
+         FROM claimed c CROSS JOIN of JOIN pgstencil.database d ON d.clone_id = c.id \
+         ORDER BY c.id, d.ordinal",
+        wish.count
+    ))
 }
 
-/// The collation library's version must be the one that the database was made with; a function for that
-/// came with 15.
-const CLAIM_15: &str = claim!(
-    "(p.datcollversion IS NULL OR p.datcollversion = pg_database_collation_actual_version(p.oid))"
-);
-const CLAIM: &str = claim!("true");
 const WARM: &str = "UPDATE pgstencil.clone SET state = 'warm', lock_key = $2 \
      WHERE id = $1 AND state = 'creating'";
 const RELEASE_WARM: &str =
@@ -212,23 +209,14 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<Vec<ClaimedRow>> {
-        let query = match self.facts().major() {
-            ..=14 => CLAIM,
-            _ => CLAIM_15,
-        };
-        sqlx::query_as(query)
-            .bind(wish.project)
-            .bind(wish.definition)
-            .bind(wish.fingerprint.to_string())
-            .bind(wish.stale_s)
-            .bind(wish.looked_at)
-            .bind(wish.count as i64)
-            .bind(wish.lease.kind())
-            .bind(wish.lease.seconds())
-            .bind(Json(wish.holder))
+        let rows = sqlx::raw_sql(claim(wish))
             .fetch_all(self.session().connection())
             .await
-            .doing(|| "take a warm clone".into())
+            .doing(|| "take a warm clone".into())?;
+        rows.iter()
+            .map(ClaimedRow::from_row)
+            .collect::<std::result::Result<_, _>>()
+            .doing(|| "read what is known of a warm clone".into())
     }
 
     /// Gives claimed clones their names and opens them, in one message, which is one transaction: all or
@@ -247,6 +235,14 @@ impl Registry {
         let mut text = String::new();
         let mut last = None;
         let mut clones = 0u32;
+        // The function came with 15.
+        let collation = match self.facts().major() {
+            ..=14 => "",
+            _ => {
+                " AND (p.datcollversion IS NULL \
+                 OR p.datcollversion = pg_database_collation_actual_version(p.oid))"
+            }
+        };
         for (row, name) in named {
             statements.push(sql::rename_database(&row.private_name, name));
             statements.push(sql::allow_connections(name, true));
@@ -262,9 +258,14 @@ impl Registry {
                      WHERE id = {clone} AND state = 'creating'; "
                 );
             }
+            // Without an oid the row cannot be present: so the whole message is taken back if what bears
+            // the name is not what was made, was half dropped, or was made with another version of the
+            // collation library.
             let _ = write!(
                 text,
-                "UPDATE pgstencil.database SET state = 'present', name = {name} WHERE id = {}; ",
+                "UPDATE pgstencil.database d SET state = 'present', name = {name}, oid = (SELECT p.oid \
+                 FROM pg_database p WHERE p.datname::text = {name} AND p.oid = d.oid \
+                 AND p.datconnlimit <> -2{collation}) WHERE id = {}; ",
                 row.database_id
             );
         }

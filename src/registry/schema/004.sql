@@ -8,6 +8,9 @@ ALTER TABLE pgstencil.clone
     ADD CHECK ((state = 'warm') <= (lock_key IS NOT NULL));
 CREATE INDEX clone_warm ON pgstencil.clone (template_id) WHERE state = 'warm';
 
+-- Only what is known to be there is handed out.
+ALTER TABLE pgstencil.database ADD CHECK (state <> 'present' OR oid IS NOT NULL) NOT VALID;
+
 -- How many clones were asked for lately: each counts one, and a third of that a minute later.
 ALTER TABLE pgstencil.template
     ADD COLUMN demand double precision NOT NULL DEFAULT 0,
