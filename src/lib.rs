@@ -12,13 +12,14 @@
 //!      │                      vacant: BuildPermit ─→ extend or build ─→ seal ─┐
 //!      ▼                                                                      ▼
 //!   Template ◄────────────────────────────────────────────────────────────────┘
-//!      └─→ clone (CREATE DATABASE ... TEMPLATE) ─→ lease ─→ command | URL ─→ release ─→ background drop
+//!      └─→ clone (warm, or CREATE DATABASE ... TEMPLATE) ─→ lease ─→ command | URL ─→ release ─→ background drop
 //! ```
 //!
 //! To trace `pgstencil clone`: `cli/mod.rs` parses and dispatches to `cli/commands/clone.rs`, which
 //! asks `cli/target.rs` for a [`Stencil`] (config, server, who we are) and calls
-//! [`Stencil::acquire`]. That opens the registry ([`registry::Registry::open`]), gets a template
-//! ([`template::ensure()`]: lock, look again, build, seal last), copies it ([`clone::create`]), and
+//! [`Stencil::acquire`]. That opens the registry ([`registry::Registry::open`]) while the files are
+//! read, and takes a warm clone ([`clone::claim`]) if there is one. Else it gets a template
+//! ([`template::ensure()`]: lock, look again, build, seal last) and copies it ([`clone::create`]). It
 //! gives back [`stencil::Acquired`], of which [`wire::Answer`] makes the JSON. Start reading at
 //! [`template::ensure()`].
 //!
@@ -38,11 +39,11 @@
 //! | [`registry`] | our own tables: templates, clones, databases, events; intents before acts |
 //! | [`handout`] | what a command of the user sees: variables, placeholders filled |
 //! | [`context`] | what each step from template to clone needs to know |
-//! | [`copy`], [`mod@drop`] | the one CREATE and the one DROP |
+//! | [`copy`], [`mod@drop`], [`strategy`] | the one CREATE and the one DROP; how to copy |
 //! | [`evict`] | which templates go to keep the limits: a pure policy, and plan and apply around it |
 //! | [`template`] | look-up, the right to build, the base to extend, the build and its seal; verify and settle |
-//! | [`clone`], [`lease`], [`sweep`] | hand out, hold, take back what killed jobs left |
-//! | [`doctor`] | the check-up: what is wrong with server, role, disk or registry, and the mend |
+//! | [`clone`], [`lease`], [`sweep`] | make ahead, hand out, hold, take back what killed jobs left |
+//! | [`mod@bench`], [`doctor`] | what copies cost here; the check-up: what is wrong with server, role, disk or registry, and the mend |
 //! | [`stencil`] | [`Stencil`], the facade: what the command line and your program call |
 //! | [`wire`] | the JSON shapes |
 //!
@@ -72,9 +73,10 @@
 //!
 //! # As a library
 //!
-//! A template that was extended is provisional until [`Stencil::settle`] has built it from nothing. The
-//! command line starts a process for that when its own work is done; a program calls it when it
-//! likes.
+//! Warm clones are made by [`Stencil::fill`], what was given back is dropped by
+//! [`stencil::sweep_now`], and a template that was extended is provisional until [`Stencil::settle`] has
+//! built it from nothing. The command line starts a process for these when its own work is done; a
+//! program calls them when it has time, as in a task of its own.
 //!
 //! ```no_run
 //! # use std::sync::Arc;

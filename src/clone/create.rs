@@ -27,7 +27,7 @@ struct Intended {
 /// server's disk was found full just now.
 ///
 /// # Errors
-/// [`Kind::NameTaken`] if a wanted name belongs to something else; the driver's. After an error there is
+/// [`crate::Kind::NameTaken`] if a wanted name belongs to something else; the driver's. After an error there is
 /// none of the clones, and the sweep finds what was made of them.
 pub async fn create(
     registry: &mut Registry,
@@ -78,7 +78,7 @@ pub async fn create(
 /// Makes a clone without a template: the build command runs straight on its databases.
 ///
 /// # Errors
-/// As [`create`], and [`Kind::Build`].
+/// As [`create`], and [`crate::Kind::Build`].
 pub async fn create_without_template(
     registry: &mut Registry,
     context: &Context<'_>,

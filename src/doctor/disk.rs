@@ -5,6 +5,8 @@ use std::path::Path;
 use super::Check;
 use super::registry::Ours;
 use crate::config::Strategy;
+use crate::pg::sql::CopyStrategy;
+use crate::registry::measurement::Measurement;
 use crate::server::disk::{self, Disk, FileSystem};
 
 pub(super) fn look(data: &str) -> Option<Disk> {
@@ -26,15 +28,61 @@ pub(super) fn judge_file_system(
         FileSystem::Ext4WithoutJournal { spread: true } => {
             Check::ok(name, "ext4 without a journal, with +T set")
         }
-        FileSystem::Reflink if major >= 18 && strategy != Strategy::Reflink => Check::warning(
-            name,
-            "it may share blocks between files, and PostgreSQL 18 could copy that way, whatever the size",
-            "try `[clone] strategy = \"reflink\"`; it is only faster if the file system was made with reflinks",
-        ),
+        FileSystem::Reflink
+            if major >= 18 && !matches!(strategy, Strategy::Reflink | Strategy::Auto) =>
+        {
+            Check::warning(
+                name,
+                "it may share blocks between files, and PostgreSQL 18 could copy that way, whatever the size",
+                "`pgstencil bench` measures whether that is faster here; `[clone] strategy = \"auto\"` finds out by itself",
+            )
+        }
         FileSystem::Reflink | FileSystem::Other => {
             Check::ok(name, "nothing that slows copies down")
         }
     })
+}
+
+/// The strategy of the config against what was measured on this server.
+pub(super) fn judge_strategy(wanted: Strategy, measured: &[Measurement]) -> Check {
+    let name = "copy strategy";
+    let word = match wanted {
+        Strategy::Auto if measured.is_empty() => {
+            return Check::ok(
+                name,
+                "auto, by rule; `pgstencil bench` measures what is fastest here",
+            );
+        }
+        Strategy::Auto => return Check::ok(name, "auto, by what was measured on this server"),
+        Strategy::WalLog => CopyStrategy::WalLog,
+        Strategy::FileCopy => CopyStrategy::FileCopy,
+        Strategy::Reflink => CopyStrategy::Reflink,
+    };
+    let beaten = measured.iter().filter(|m| m.is(word)).find_map(|own| {
+        let best = measured
+            .iter()
+            .filter(|m| (m.bytes, m.files) == (own.bytes, own.files))
+            .min_by(|a, b| a.millis.total_cmp(&b.millis))?;
+        (best.millis < 0.8 * own.millis).then_some((own, best))
+    });
+    match beaten {
+        None => Check::ok(name, format!("{}, by the config", word.as_str())),
+        Some((own, best)) => Check::warning(
+            name,
+            format!(
+                "the config says {}, and copies of {} MB were measured to take {} by that, {:.0} ms by {}",
+                own.strategy,
+                own.bytes / 1_000_000,
+                match own.millis.is_finite() {
+                    true => format!("{:.0} ms", own.millis),
+                    false => "for ever (the server cannot do it)".to_owned(),
+                },
+                best.millis,
+                best.strategy
+            ),
+            "take `strategy` out of `[clone]`: `auto` goes by what was measured",
+        ),
+    }
 }
 
 /// The budget of the templates against what is there and what is free.
@@ -113,6 +161,22 @@ mod tests {
     }
 
     #[test]
+    fn strategies() {
+        let measured = |strategy: &str, millis| Measurement {
+            strategy: strategy.into(),
+            bytes: 100_000_000,
+            files: 400,
+            millis,
+        };
+        let all = [measured("wal_log", 190.0), measured("file_copy", 50.0)];
+        let status = |wanted, measured: &[Measurement]| judge_strategy(wanted, measured).status;
+        assert_eq!(status(Strategy::Auto, &all), Status::Ok);
+        assert_eq!(status(Strategy::FileCopy, &all), Status::Ok);
+        assert_eq!(status(Strategy::WalLog, &all), Status::Warning);
+        assert_eq!(status(Strategy::WalLog, &[]), Status::Ok);
+    }
+
+    #[test]
     fn file_systems() {
         let status = |file_system, major, strategy| {
             judge_file_system(disk(GB, file_system), major, strategy).map(|c| c.status)
@@ -124,8 +188,12 @@ mod tests {
         );
         assert_eq!(status(ext4(true), 15, Strategy::Auto), Some(Status::Ok));
         assert_eq!(
-            status(FileSystem::Reflink, 18, Strategy::Auto),
+            status(FileSystem::Reflink, 18, Strategy::FileCopy),
             Some(Status::Warning)
+        );
+        assert_eq!(
+            status(FileSystem::Reflink, 18, Strategy::Auto),
+            Some(Status::Ok)
         );
         assert_eq!(
             status(FileSystem::Reflink, 18, Strategy::Reflink),

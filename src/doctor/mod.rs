@@ -185,6 +185,12 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
         "registry",
         format!("database `{}`, of this version", patient.registry),
     ));
+    let measured = registry.measurements(facts.fsync).await;
+    if let Some(measured) = note("copy strategy", measured, &mut checks)
+        && facts.major() >= 15
+    {
+        checks.push(disk::judge_strategy(patient.strategy, &measured));
+    }
     let found = registry::read(&mut registry, patient.grace).await;
     if let Some(ours) = note("registry", found, &mut checks) {
         checks.extend(registry::judge(&ours));

@@ -780,3 +780,26 @@ fn two_registries_never_touch_each_other() {
 fn ready_everywhere(project: &Project<'_>) -> Value {
     templates(project)[0]["fingerprint"].clone()
 }
+
+#[test]
+fn a_neighbours_sweep_keeps_to_the_grace_of_the_clones_own_project() {
+    let project = Project::with_migrations(server());
+    project.append_config("[clone]\norphan_grace = \"1h\"");
+    let neighbour = neighbour(&project);
+    neighbour.append_config("[clone]\norphan_grace = \"100ms\"");
+    let clone = |project: &Project<'_>| {
+        let out = Pgstencil::new(project)
+            .args(["clone", "--ttl", "1s"])
+            .success();
+        out.line().rsplit('/').next().unwrap().to_owned()
+    };
+    let (ours, theirs) = (clone(&project), clone(&neighbour));
+    let gone = eventually(PATIENCE, || {
+        Pgstencil::new(&neighbour).arg("evict").success();
+        !server().has_database(&theirs)
+    });
+    assert!(gone);
+    // Both were orphaned at the same time, and swept by the same rules.
+    Pgstencil::new(&neighbour).arg("evict").success();
+    assert!(server().has_database(&ours));
+}

@@ -8,6 +8,7 @@
 )]
 
 mod base;
+mod bench;
 mod build;
 mod clone;
 mod config_cli;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::hold::{list, oid};
 use crate::support::server::{PATIENCE, quote_literal};
-use crate::support::{Build, Pgstencil, Project, TestServer, eventually, server};
+use crate::support::{Build, Pgstencil, Project, Proxy, TestServer, eventually, server};
 
 fn project<'s>(server: &'s TestServer, keys: &str) -> Project<'s> {
     let project = Project::with_migrations(server);
@@ -441,4 +441,25 @@ fn a_trigger_on_login_does_not_see_the_visit() {
         project.server().psql(name, "select count(*) from seen"),
         "1"
     );
+}
+
+#[test]
+fn a_hand_out_asks_the_server_three_times() {
+    let mut project = project(server(), "warm = 2");
+    ensure(&project);
+    wait_for_warm(&project, 2);
+    let proxy = Proxy::new(server());
+    project.connect_to(proxy.url(server()));
+    // What the session needs and whose the registry is; the claim; the hand-over.
+    let name = clone(&project, &[]).remove(0);
+    assert_eq!(proxy.round_trips()[0], 3);
+    assert_eq!(server().psql(&name, "select count(*) from users"), "1");
+    wait_for_warm(&project, 2);
+    proxy.reset();
+    // The same, and at the end what became of the clone, and that it is given back.
+    Pgstencil::new(&project)
+        .args(["run", "--", "true"])
+        .success();
+    let trips = proxy.round_trips()[0];
+    assert!(trips <= 14, "{trips}");
 }

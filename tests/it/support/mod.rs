@@ -9,6 +9,7 @@ pub(crate) mod cli;
 pub(crate) mod extension;
 pub(crate) mod hold;
 pub(crate) mod project;
+pub(crate) mod proxy;
 pub(crate) mod role;
 pub(crate) mod server;
 pub(crate) mod supervisor;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use cli::Pgstencil;
 pub(crate) use project::{Build, Project};
+pub(crate) use proxy::Proxy;
 pub(crate) use role::Role;
 pub(crate) use server::{TestServer, server};
 
