@@ -266,7 +266,7 @@ pub struct ListedClone {
     pub template: String,
     /// Of the template that it was made from.
     pub fingerprint: String,
-    /// `creating`, `leased`, `released` or `orphaned`.
+    /// `creating`, `warm`, `leased`, `released` or `orphaned`.
     pub state: &'static str,
     /// Who holds it.
     pub holder: crate::registry::Holder,
