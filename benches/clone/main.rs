@@ -1,0 +1,81 @@
+//! What a clone costs, beside what else one can do for a fresh database: whole commands,
+//! interleaved in one run, as markdown:
+//!
+//! ```console
+//! $ cargo bench --bench clone                        # templates of 100 tables, 400 tables, 500 MB
+//! $ cargo bench --bench clone -- examples/django     # projects of yours as well
+//! ```
+//!
+//! Wants the client programs of Postgres (`psql`, `createdb`, `pg_dump`, ...) beside the server's
+//! binaries or on the PATH, and some 10 GB of room. By environment:
+//!
+//! | variable | what it does |
+//! |---|---|
+//! | `ROUNDS` | rounds of the tables (20) |
+//! | `ONLY` | parts, `commands`, or `projects`: without the generated templates |
+//! | `FSYNC=on` | a server that keeps its data; its data directory then is in the temporary folder, since tmpfs knows no fsync |
+//! | `DATA_FOLDER` | where the private server's data directory goes (`/dev/shm`): an existing folder |
+//! | `PGSTENCIL_TEST_BINDIR` | another version's binaries |
+//! | `PGSTENCIL_TEST_SERVER_URL` | a running server, by its superuser; what the run makes there, it drops |
+//!
+//! Each round does every thing once, one after the other, and starts with another one than the round
+//! before. Before each, everything in the background has ended: drops, and the making of warm clones.
+//! Ratios are medians of the ratios within rounds.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark prints, and a failed unwrap is a failed run"
+)]
+
+#[path = "../../tests/it/support/mod.rs"]
+#[allow(unused_imports, reason = "a part of what the tests stand on")]
+mod support;
+
+mod commands;
+mod place;
+mod project;
+mod samples;
+mod subject;
+
+use std::path::PathBuf;
+
+use place::Place;
+use project::Generated;
+
+fn main() {
+    // cargo adds `--bench`.
+    let projects: Vec<PathBuf> = std::env::args_os()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .map(PathBuf::from)
+        .collect();
+    let rounds = std::env::var("ROUNDS")
+        .ok()
+        .and_then(|r| r.parse().ok())
+        .unwrap_or(20);
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let wanted = |part: &str| only.is_empty() || only.split(',').any(|o| o == part);
+
+    let place = Place::new();
+    println!("{}", place.conditions());
+    if wanted("commands") || wanted("projects") {
+        let generated = [
+            Generated::tables(100),
+            Generated::tables(400),
+            Generated::megabytes(500),
+        ];
+        let generated = generated.iter().filter(|_| wanted("commands"));
+        let folders: Vec<(String, PathBuf)> = generated
+            .map(|g| (g.what(), g.folder()))
+            .chain(
+                projects
+                    .iter()
+                    .map(|p| (p.display().to_string(), p.clone())),
+            )
+            .collect();
+        commands::measure(&place, &folders, rounds);
+    }
+    println!("\nLoad average at the end: {}", place::load());
+}
