@@ -1,5 +1,5 @@
-//! What a clone costs, beside what else one can do for a fresh database: whole commands,
-//! interleaved in one run, as markdown:
+//! What a clone costs, beside what else one can do for a fresh database: whole commands, the library
+//! in a loop, a long loop, interleaved in one run, as markdown:
 //!
 //! ```console
 //! $ cargo bench --bench clone                        # templates of 100 tables, 400 tables, 500 MB
@@ -12,7 +12,7 @@
 //! | variable | what it does |
 //! |---|---|
 //! | `ROUNDS` | rounds of the tables (20) |
-//! | `ONLY` | parts, `commands`, or `projects`: without the generated templates |
+//! | `ONLY` | parts, of `commands,library,steady`; or `projects`, for `commands` without the generated templates |
 //! | `FSYNC=on` | a server that keeps its data; its data directory then is in the temporary folder, since tmpfs knows no fsync |
 //! | `DATA_FOLDER` | where the private server's data directory goes (`/dev/shm`): an existing folder |
 //! | `PGSTENCIL_TEST_BINDIR` | another version's binaries |
@@ -34,9 +34,11 @@
 mod support;
 
 mod commands;
+mod library;
 mod place;
 mod project;
 mod samples;
+mod steady;
 mod subject;
 
 use std::path::PathBuf;
@@ -76,6 +78,12 @@ fn main() {
             )
             .collect();
         commands::measure(&place, &folders, rounds);
+    }
+    if wanted("library") {
+        library::measure(&place);
+    }
+    if wanted("steady") {
+        steady::measure(&place);
     }
     println!("\nLoad average at the end: {}", place::load());
 }

@@ -186,7 +186,7 @@ fn remove_at_our_end(folder: &Path, link: &Path) {
 }
 
 /// The type of the file system that holds a folder, and what matters of it.
-fn file_system(folder: &Path) -> String {
+pub(crate) fn file_system(folder: &Path) -> String {
     let Ok(folder) = folder.canonicalize() else {
         return "an unknown file system (of another machine, or out of reach)".into();
     };
