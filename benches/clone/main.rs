@@ -1,5 +1,5 @@
-//! What a clone costs, beside what else one can do for a fresh database: whole commands, the library
-//! in a loop, a long loop, interleaved in one run, as markdown:
+//! What a clone costs, beside what else one can do for a fresh database: whole commands, the library, a
+//! long loop, and other people's tools, interleaved in one run, as markdown:
 //!
 //! ```console
 //! $ cargo bench --bench clone                        # templates of 100 tables, 400 tables, 500 MB
@@ -12,11 +12,13 @@
 //! | variable | what it does |
 //! |---|---|
 //! | `ROUNDS` | rounds of the tables (20) |
-//! | `ONLY` | parts, of `commands,library,steady`; or `projects`, for `commands` without the generated templates |
+//! | `ONLY` | parts, of `commands,library,steady,peers`; or `projects`, for `commands` without the generated templates |
 //! | `FSYNC=on` | a server that keeps its data; its data directory then is in the temporary folder, since tmpfs knows no fsync |
 //! | `DATA_FOLDER` | where the private server's data directory goes (`/dev/shm`): an existing folder |
 //! | `PGSTENCIL_TEST_BINDIR` | another version's binaries |
 //! | `PGSTENCIL_TEST_SERVER_URL` | a running server, by its superuser; what the run makes there, it drops |
+//! | `PEERS_VENV` | a Python environment with `DSLR[psycopg2-binary]`, `pytest-postgresql`, `pytest-django`; its `bin` goes first on the PATH of all builds |
+//! | `SQLX_PEER=1` | `#[sqlx::test]`, too: compiles sqlx from crates.io, once for each target folder |
 //!
 //! Each round does every thing once, one after the other, and starts with another one than the round
 //! before. Before each, everything in the background has ended: drops, and the making of warm clones.
@@ -35,6 +37,7 @@ mod support;
 
 mod commands;
 mod library;
+mod peers;
 mod place;
 mod project;
 mod samples;
@@ -84,6 +87,9 @@ fn main() {
     }
     if wanted("steady") {
         steady::measure(&place);
+    }
+    if wanted("peers") {
+        peers::measure(&place, &projects, rounds.min(10));
     }
     println!("\nLoad average at the end: {}", place::load());
 }

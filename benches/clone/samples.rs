@@ -73,6 +73,7 @@ pub(crate) fn times(value: Option<f64>) -> String {
         None => "-".into(),
         Some(value) if value >= 20.0 => format!("{value:.0}"),
         Some(value) if value >= 5.0 => format!("{value:.1}"),
-        Some(value) => format!("{value:.2}"),
+        Some(value) if value >= 0.1 => format!("{value:.2}"),
+        Some(value) => format!("{value:.3}"),
     }
 }
