@@ -697,7 +697,7 @@ fn list_sorts_and_filters() {
         (
             &["--clones", "--state", "ready"],
             "no clone is ever `ready`",
-            "creating, leased, released, orphaned",
+            "creating, warm, leased, released, orphaned",
         ),
     ] {
         Pgstencil::new(&project)
