@@ -122,6 +122,7 @@ pub async fn bench(
                 Some(_) => f64::INFINITY,
                 None => cost.create.as_secs_f64() * 1e3,
             },
+            samples: i64::try_from(rounds).unwrap_or(i64::MAX),
         };
         registry.note_measurement(&measurement).await?;
         chooser.learn(measurement);

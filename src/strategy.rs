@@ -129,13 +129,40 @@ impl Chooser {
         self.fsync && bytes / 1_000_000 < files.max(300) / 8
     }
 
-    /// What should be tried on the side, since nobody knows yet whether it pays: first the plain copy, to
-    /// compare with, then the one that shares blocks.
-    pub fn unknown(&self, bytes: i64, files: i64) -> &'static [CopyStrategy] {
-        let worthwhile = self.wanted == Strategy::Auto && self.major >= 18 && bytes >= PROBED;
-        match worthwhile && self.like(bytes, files).is_empty() {
-            true => &[CopyStrategy::FileCopy, CopyStrategy::Reflink],
-            false => &[],
+    /// What should be tried on the side, since nobody knows yet whether it pays: a plain copy, to compare
+    /// with, and two that share blocks, since the first of those may have to wait until the template's
+    /// own blocks are written.
+    pub fn unknown(&self, bytes: i64, files: i64) -> Vec<CopyStrategy> {
+        if self.wanted != Strategy::Auto || self.major < 18 || bytes < PROBED {
+            return Vec::new();
+        }
+        let like = self.like(bytes, files);
+        let samples = |strategy| {
+            let known = like.iter().find(|m| m.is(strategy));
+            known.map_or(0, |m| if m.millis.is_finite() { m.samples } else { 2 })
+        };
+        let plain = samples(CopyStrategy::FileCopy).min(1);
+        let shared = samples(CopyStrategy::Reflink).min(2);
+        [CopyStrategy::FileCopy]
+            .into_iter()
+            .skip(usize::try_from(plain).unwrap_or_default())
+            .chain((shared..2).map(|_| CopyStrategy::Reflink))
+            .collect()
+    }
+
+    /// What one more copy of this size took; the best of all is what counts. Other sizes that are alike
+    /// keep theirs.
+    pub fn sample(&self, strategy: CopyStrategy, size: (i64, i64), millis: f64) -> Measurement {
+        // Where there is something alike, that is what `like` will find again.
+        let like = self.like(size.0, size.1);
+        let (bytes, files) = like.first().map_or(size, |m| (m.bytes, m.files));
+        let known = like.iter().find(|m| m.is(strategy));
+        Measurement {
+            strategy: strategy.as_str().to_owned(),
+            bytes,
+            files,
+            millis: known.map_or(millis, |m| m.millis.min(millis)),
+            samples: known.map_or(1, |m| m.samples + 1),
         }
     }
 
@@ -161,8 +188,11 @@ impl Chooser {
     }
 
     /// Notes what was measured meanwhile.
-    pub fn learn(&mut self, measurement: Measurement) {
-        self.measured.push(measurement);
+    pub fn learn(&mut self, new: Measurement) {
+        self.measured.retain(|old| {
+            (old.bytes, old.files, &old.strategy) != (new.bytes, new.files, &new.strategy)
+        });
+        self.measured.push(new);
     }
 }
 
@@ -188,6 +218,7 @@ mod tests {
             bytes,
             files: 400,
             millis,
+            samples: 7,
         }
     }
 
@@ -234,15 +265,39 @@ mod tests {
     #[test]
     fn sharing_blocks_must_pay_clearly() {
         let mut off = chooser(18, false);
-        assert_eq!(off.unknown(500 * MB, 400).len(), 2);
-        assert_eq!(off.unknown(8 * MB, 400).len(), 0);
         off.learn(measured(CopyStrategy::FileCopy, 500 * MB, 200.0));
         off.learn(measured(CopyStrategy::Reflink, 500 * MB, 190.0));
-        assert_eq!(off.unknown(500 * MB, 400).len(), 0);
         assert_eq!(off.choose(500 * MB, 400), CopyStrategy::FileCopy);
+        off.learn(measured(CopyStrategy::Reflink, 500 * MB, 20.0));
+        assert_eq!(off.choose(500 * MB, 400), CopyStrategy::Reflink);
         let mut older = chooser(17, false);
         older.learn(measured(CopyStrategy::FileCopy, 500 * MB, 200.0));
         older.learn(measured(CopyStrategy::Reflink, 500 * MB, 20.0));
         assert_eq!(older.choose(500 * MB, 400), CopyStrategy::FileCopy);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_tried_on_the_side() {
+        use CopyStrategy::{FileCopy, Reflink};
+        let mut off = chooser(18, false);
+        let size = (500 * MB, 400);
+        assert_eq!(off.unknown(8 * MB, 400), []);
+        assert_eq!(off.unknown(size.0, size.1), [FileCopy, Reflink, Reflink]);
+        off.learn(off.sample(FileCopy, size, 450.0));
+        // It had to wait for the disk.
+        off.learn(off.sample(Reflink, size, 420.0));
+        assert_eq!(off.choose(size.0, size.1), FileCopy);
+        // The next template is a little larger.
+        let size = (510 * MB, 402);
+        assert_eq!(off.unknown(size.0, size.1), [Reflink]);
+        off.learn(off.sample(Reflink, size, 16.0));
+        assert_eq!(off.unknown(size.0, size.1), []);
+        assert_eq!(off.choose(size.0, size.1), Reflink);
+        // A server that cannot do it is not asked again.
+        let mut cannot = chooser(18, false);
+        cannot.learn(cannot.sample(FileCopy, size, 450.0));
+        cannot.learn(cannot.sample(Reflink, size, f64::INFINITY));
+        assert_eq!(cannot.unknown(size.0, size.1), []);
+        assert_eq!(cannot.choose(size.0, size.1), FileCopy);
     }
 }

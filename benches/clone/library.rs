@@ -180,6 +180,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     let shared = Arc::new(Mutex::new(std::mem::take(seen)));
     let started = Instant::now();
     let sweeper = tokio::spawn(sweep(stencil.clone()));
+    let filler = tokio::spawn(fill(stencil.clone()));
     let mut work = JoinSet::new();
     for _ in 0..clients {
         let (stencil, left, shared) = (stencil.clone(), Arc::clone(&left), Arc::clone(&shared));
@@ -214,6 +215,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     }
     work.join_all().await;
     let took = started.elapsed();
+    filler.abort();
     while leftovers(&stencil).await {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -242,7 +244,7 @@ fn wanted() -> Wanted {
     }
 }
 
-/// What the detached process of the command line does, over and over.
+/// What the detached process of the command line does, over and over: this, and [`fill`].
 async fn sweep(stencil: Stencil) {
     let config = stencil.config();
     let (name, grace) = (&config.server.registry, config.clone.orphan_grace);
@@ -254,6 +256,19 @@ async fn sweep(stencil: Stencil) {
             .await
             .unwrap();
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn fill(stencil: Stencil) {
+    let limit = Limit::default();
+    let name = stencil.config().definitions[0].name.clone();
+    let ensured = stencil.ensure(Some(&name), &limit, &|_| {}, false, false);
+    let (registry, ensured) = ensured.await.unwrap();
+    let fingerprint = *ensured.template.fingerprint();
+    registry.close().await;
+    loop {
+        stencil.fill(&name, &fingerprint, &limit).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -18,7 +18,6 @@ use crate::pg::session::OpenError;
 use crate::pg::{Doing as _, Session, catalog, sql, sqlstate};
 use crate::registry::clone::NewClone;
 use crate::registry::database::{NewDatabase, Owner};
-use crate::registry::measurement::Measurement;
 use crate::registry::warm::StockRow;
 use crate::registry::{DatabaseRow, Lease, Registry};
 use crate::strategy::Chooser;
@@ -154,11 +153,8 @@ async fn probe(
     let (bytes, files) = (largest.bytes, largest.files);
     let unknown = chooser.unknown(bytes, files);
     let mut made = 0;
-    // One of them alone says nothing.
-    if i64::try_from(unknown.len()).unwrap_or_default() > missing {
-        return Ok(0);
-    }
-    for strategy in unknown.iter().copied() {
+    let most = usize::try_from(missing).unwrap_or_default();
+    for strategy in unknown.into_iter().take(most) {
         let forced = chooser.forced(strategy);
         let job = Job {
             context,
@@ -176,12 +172,7 @@ async fn probe(
             Err(e) if matches!(sqlstate(&e).as_deref(), Some("0A000" | "22023")) => f64::INFINITY,
             Err(e) => return Err(e),
         };
-        let measurement = Measurement {
-            strategy: strategy.as_str().to_owned(),
-            bytes,
-            files,
-            millis,
-        };
+        let measurement = chooser.sample(strategy, (bytes, files), millis);
         registry.note_measurement(&measurement).await?;
         chooser.learn(measurement);
     }

@@ -167,6 +167,7 @@ mod tests {
             bytes: 100_000_000,
             files: 400,
             millis,
+            samples: 7,
         };
         let all = [measured("wal_log", 190.0), measured("file_copy", 50.0)];
         let status = |wanted, measured: &[Measurement]| judge_strategy(wanted, measured).status;

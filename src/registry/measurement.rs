@@ -19,13 +19,15 @@ pub struct Measurement {
     pub files: i64,
     /// Milliseconds; infinite if the server cannot do it.
     pub millis: f64,
+    /// How many copies that is the best, or the median, of.
+    pub samples: i64,
 }
 
 const ALL: &str =
-    "SELECT strategy, bytes, files, millis FROM pgstencil.measurement WHERE fsync = $1";
-const NOTE: &str = "INSERT INTO pgstencil.measurement (strategy, bytes, files, fsync, millis) \
-     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (strategy, bytes, files, fsync) \
-     DO UPDATE SET millis = excluded.millis, at = now()";
+    "SELECT strategy, bytes, files, millis, samples FROM pgstencil.measurement WHERE fsync = $1";
+const NOTE: &str = "INSERT INTO pgstencil.measurement (strategy, bytes, files, fsync, millis, samples) \
+     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (strategy, bytes, files, fsync) \
+     DO UPDATE SET millis = excluded.millis, samples = excluded.samples, at = now()";
 /// Sizes change with every migration, so those of long ago are no use.
 const TRIM: &str = "DELETE FROM pgstencil.measurement WHERE at < \
      (SELECT at FROM pgstencil.measurement ORDER BY at DESC OFFSET 100 LIMIT 1)";
@@ -62,6 +64,7 @@ impl Registry {
             .bind(measurement.files)
             .bind(fsync)
             .bind(measurement.millis)
+            .bind(measurement.samples)
             .execute(self.session().connection())
             .await
             .doing(|| "note what a copy costs".into())?;

@@ -31,6 +31,8 @@ CREATE TABLE pgstencil.measurement (
     -- Whether the server kept its data safe from a crash of the host.
     fsync    boolean NOT NULL,
     millis   double precision NOT NULL,
+    -- How many copies that is the best, or the median, of.
+    samples  bigint NOT NULL,
     at       timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (strategy, bytes, files, fsync)
 );
