@@ -310,9 +310,14 @@ impl Mark {
         }
     }
 
+    /// How a comment with this mark ends.
+    pub fn ending(&self) -> String {
+        format!("{MARK}{}]", self.nonce)
+    }
+
     /// Whether a comment carries this very mark.
     pub fn is_in(&self, comment: Option<&str>) -> bool {
-        comment.is_some_and(|c| c.ends_with(&format!("{MARK}{}]", self.nonce)))
+        comment.is_some_and(|c| c.ends_with(&self.ending()))
     }
 
     /// The builder's own part of a comment that may carry this mark.

@@ -5,6 +5,7 @@
 //! the user's first connection need not write it, closed again, and offered by one statement. A crash at
 //! any point before that leaves a `creating` row whose lock is free, which the next sweep drops.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use crate::registry::clone::NewClone;
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::warm::StockRow;
 use crate::registry::{DatabaseRow, Lease, Registry};
+use crate::server::disk::{self, Disk};
 use crate::strategy::Chooser;
 use crate::template::{self, Template};
 
@@ -75,9 +77,23 @@ async fn stock(
     registry.stock(project, definition, fingerprint).await
 }
 
+/// How many more databases of this size may be made where nobody waits for them: the disk is somebody
+/// else's, too, so much more than that must stay free.
+fn room(disk: Option<Disk>, bytes: i64) -> i64 {
+    let (Some(disk), Ok(bytes)) = (disk, u64::try_from(bytes)) else {
+        return i64::MAX;
+    };
+    let kept = (disk.total / 20).max(bytes.saturating_mul(2));
+    let copies = disk.free.saturating_sub(kept) / bytes.max(1);
+    i64::try_from(copies).unwrap_or(i64::MAX)
+}
+
 /// How many warm clones are missing. As many are kept as were asked for within the last minute or so,
 /// within the limits.
-fn missing(stock: &StockRow, context: &Context<'_>) -> i64 {
+fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>) -> i64 {
+    if stock.full {
+        return 0;
+    }
     let settings = context.clone;
     let wanted = stock.demand.ceil() as i64;
     let wanted = wanted.clamp(i64::from(settings.warm), i64::from(settings.warm_max));
@@ -88,6 +104,7 @@ fn missing(stock: &StockRow, context: &Context<'_>) -> i64 {
         }
         _ => i64::MAX,
     };
+    let room = room.min(self::room(disk, stock.bytes));
     (wanted - stock.warm).min(room).max(0)
 }
 
@@ -103,7 +120,9 @@ async fn fill_up(
         let Some(stock) = stock(registry, context, fingerprint).await? else {
             break;
         };
-        let missing = missing(&stock, context);
+        let data = catalog::data_directory(registry.session()).await?;
+        let disk = data.and_then(|data| disk::look(Path::new(&data)));
+        let missing = missing(&stock, context, disk);
         if missing == 0 || context.limit.check("warm clones").is_err() {
             break;
         }
@@ -124,6 +143,11 @@ async fn fill_up(
         }
         .await;
         template.let_go(registry).await?;
+        if let Err(error) = &done
+            && copy::disk_is_full(error)
+        {
+            registry.note_full_disk().await?;
+        }
         made += done?;
     }
     Ok(made)
@@ -340,5 +364,28 @@ async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow
             "somebody is in the warm clone `{name}`: {}",
             visitor.describe()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::disk::FileSystem;
+
+    #[test]
+    fn the_disk_is_somebody_elses_too() {
+        const MB: u64 = 1_000_000;
+        let disk = |free, total| {
+            Some(Disk {
+                free,
+                total,
+                file_system: FileSystem::Other,
+            })
+        };
+        assert_eq!(room(None, 21_000_000), i64::MAX);
+        assert_eq!(room(disk(18 * MB, 330 * MB), 21_000_000), 0);
+        assert_eq!(room(disk(63 * MB, 330 * MB), 21_000_000), 1);
+        assert_eq!(room(disk(5_000 * MB, 100_000 * MB), 21_000_000), 0);
+        assert_eq!(room(disk(6_000 * MB, 100_000 * MB), 21_000_000), 47);
     }
 }

@@ -318,6 +318,7 @@ fn lost(lost: &Lost) -> Check {
             sql::quote_ident(role)
         ),
         Estranged::Renamed(name) => sql::rename_database(name, &row.name).text().to_owned(),
+        Estranged::Opened => sql::allow_connections(&row.name, false).text().to_owned(),
         _ => sql::comment_database(&row.name, &row.mark().comment("pgstencil", None))
             .text()
             .to_owned(),

@@ -73,9 +73,10 @@ impl DatabaseRow {
     }
 
     /// Whether what the server shows is this very database, and of our role: name, oid and mark. As
-    /// long as it was never handed out or sealed, the private name (80 random bits) on a database that
-    /// nobody else has marked will do: a crash may have come between CREATE and registration, and a
-    /// build may have dropped it and created it again. One that somebody renamed is theirs now.
+    /// long as it is being made, the private name (80 random bits) on a database that nobody else has
+    /// marked will do: a crash may have come between CREATE and registration, and a build may have
+    /// dropped it and created it again. One that somebody renamed is theirs now, and so is a warm clone
+    /// that somebody opened.
     pub fn is(&self, found: &catalog::Database) -> bool {
         found.ours && self.fits(found)
     }
@@ -83,10 +84,20 @@ impl DatabaseRow {
     fn fits(&self, found: &catalog::Database) -> bool {
         let marked = self.mark().is_in(found.comment.as_deref());
         let private = found.name == self.private_name;
-        if self.oid == Some(found.oid) {
+        let same = self.oid == Some(found.oid);
+        if self.state == "present" {
+            let named = private || found.name == self.name;
+            return same && marked && named && !(self.is_warm() && found.open);
+        }
+        if same {
             return private || (marked && found.name == self.name);
         }
-        self.state != "present" && private && (marked || !Mark::any_in(found.comment.as_deref()))
+        private && (marked || !Mark::any_in(found.comment.as_deref()))
+    }
+
+    /// Whether it is of a clone that nobody has had yet.
+    fn is_warm(&self) -> bool {
+        self.state == "present" && self.name == self.private_name
     }
 
     /// Why a drop would leave this database alone, if it would; `found`: all databases of its oid or
@@ -100,6 +111,7 @@ impl DatabaseRow {
         }
         Some(match found.iter().find(|d| self.oid == Some(d.oid)) {
             Some(d) if d.name != self.name => Estranged::Renamed(d.name.clone()),
+            Some(d) if self.is_warm() && d.open => Estranged::Opened,
             Some(_) => Estranged::Unmarked,
             None if found.iter().any(|d| d.name == self.name) => Estranged::Replaced,
             None => Estranged::Gone,
@@ -118,6 +130,8 @@ pub enum Estranged {
     Renamed(String),
     /// Its comment lacks the mark.
     Unmarked,
+    /// It was a warm clone, which lets nobody in, and lets people in now.
+    Opened,
     /// Only the right is missing: it belongs to this role.
     Owner(String),
 }
@@ -139,6 +153,9 @@ impl fmt::Display for Estranged {
             }
             Estranged::Unmarked => f.write_str(
                 "its comment, which held pgstencil's mark, was changed, so it is not pgstencil's any more",
+            ),
+            Estranged::Opened => f.write_str(
+                "it was opened while it was nobody's, so it is not pgstencil's any more",
             ),
             Estranged::Owner(role) => write!(
                 f,

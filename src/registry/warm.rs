@@ -8,7 +8,7 @@ use sqlx::types::Json;
 
 use crate::error::{Error, Result};
 use crate::fingerprint::RelPath;
-use crate::names::Fingerprint;
+use crate::names::{Fingerprint, Mark};
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement, quote_literal};
 use crate::pg::{Doing as _, sqlstate};
@@ -50,6 +50,8 @@ pub struct ClaimedRow {
     pub role: String,
     /// Its name on the server.
     pub private_name: String,
+    /// Half of its mark.
+    pub nonce: String,
     /// Its identity.
     pub oid: Option<Oid>,
     /// Number of the template's row.
@@ -70,6 +72,16 @@ pub struct ClaimedRow {
     pub settle_failure: Option<String>,
 }
 
+impl ClaimedRow {
+    /// How its comment must end.
+    fn mark(&self) -> String {
+        let mark = Mark {
+            nonce: self.nonce.clone(),
+        };
+        mark.ending()
+    }
+}
+
 /// A template as its filler sees it.
 #[derive(Clone, Debug, FromRow)]
 pub struct StockRow {
@@ -87,6 +99,8 @@ pub struct StockRow {
     pub total: i64,
     /// Whether a connection to a clone of it would run something.
     pub login_triggers: bool,
+    /// Whether the server's disk was found full a while ago.
+    pub full: bool,
 }
 
 /// A warm clone that should go.
@@ -147,7 +161,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
            FROM locked WHERE c.id = locked.id RETURNING c.id, c.expires_at) \
          SELECT c.id AS clone_id, \
            to_char(c.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS expires_at, \
-           d.id AS database_id, d.role, d.private_name, d.oid, of.id AS template_id, \
+           d.id AS database_id, d.role, d.private_name, d.nonce, d.oid, of.id AS template_id, \
            CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms, \
            of.base_fingerprint, of.added, of.provisional, of.settle_attempts, \
            extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure \
@@ -157,15 +171,17 @@ fn claim(wish: &Wish<'_>) -> Statement {
     ))
 }
 
-const WARM: &str = "UPDATE pgstencil.clone SET state = 'warm', lock_key = $2 \
-     WHERE id = $1 AND state = 'creating'";
+/// From here on its databases are what they are: name, oid and mark must fit.
+const WARM: &str = "WITH offered AS (UPDATE pgstencil.clone SET state = 'warm', lock_key = $2 \
+       WHERE id = $1 AND state = 'creating' RETURNING id) \
+     UPDATE pgstencil.database d SET state = 'present' FROM offered WHERE d.clone_id = offered.id";
 const RELEASE_WARM: &str =
     "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state = 'warm'";
 /// A minute on, a third of the demand is left (1/e).
 const DEMAND: &str = "UPDATE pgstencil.template SET demand_at = now(), \
-     demand = demand * exp(-least(extract(epoch FROM now() - demand_at), 3600) / 60) + $2 WHERE id = $1";
+     demand = demand * exp(-greatest(least(extract(epoch FROM now() - demand_at), 3600), 0) / 60) + $2 WHERE id = $1";
 const STOCK: &str = "SELECT t.id, extract(epoch FROM now() - t.last_used_at)::float8 AS idle_s, \
-     (t.demand * exp(-least(extract(epoch FROM now() - t.demand_at), 3600) / 60))::float8 AS demand, \
+     (t.demand * exp(-greatest(least(extract(epoch FROM now() - t.demand_at), 3600), 0) / 60))::float8 AS demand, \
      (SELECT count(*) FROM pgstencil.clone c WHERE c.template_id = t.id AND c.state = 'warm') AS warm, \
      (SELECT coalesce(sum(d.bytes), 0) FROM pgstencil.database d WHERE d.template_id = t.id)::bigint AS bytes, \
      (SELECT coalesce(sum(d.bytes * (1 + w.count)), 0) FROM pgstencil.template o \
@@ -173,7 +189,8 @@ const STOCK: &str = "SELECT t.id, extract(epoch FROM now() - t.last_used_at)::fl
       CROSS JOIN LATERAL (SELECT count(*) FROM pgstencil.clone c \
         WHERE c.template_id = o.id AND c.state = 'warm') w \
       WHERE o.project = t.project AND o.state = 'ready')::bigint AS total, \
-     jsonb_array_length(coalesce(t.built_with -> 'login_triggers', '[]')) > 0 AS login_triggers \
+     jsonb_array_length(coalesce(t.built_with -> 'login_triggers', '[]')) > 0 AS login_triggers, \
+     (SELECT coalesce(m.full_at > now() - interval '10 minutes', false) FROM pgstencil.meta m) AS full \
      FROM pgstencil.template t \
      WHERE t.project = $1 AND t.definition = $2 AND t.fingerprint = $3 AND t.state = 'ready'";
 /// Warm clones of what nobody can ask for any more; beyond what their project wants, which is nothing of
@@ -199,6 +216,7 @@ const SPARE: &str = "WITH warm AS (SELECT c.id, c.created_at, t.id AS template_i
        WHEN nth > CASE WHEN idle_s > 600 THEN few ELSE many END THEN 'many' \
        WHEN used > max_bytes THEN 'size' END AS why FROM ranked) \
      SELECT id, why FROM judged WHERE why IS NOT NULL AND ($3::text IS NULL OR id = $3) ORDER BY id";
+const FULL: &str = "UPDATE pgstencil.meta SET full_at = now()";
 const ALL_WARM: &str = "SELECT id, 'full'::text AS why FROM pgstencil.clone \
      WHERE state = 'warm' ORDER BY id";
 
@@ -243,31 +261,39 @@ impl Registry {
                  OR p.datcollversion = pg_database_collation_actual_version(p.oid))"
             }
         };
+        // Without an oid a row cannot be present. So this comes first, and takes the whole message back,
+        // if something is not what was made: somebody renamed, opened or marked it, or a drop of it was
+        // interrupted, or the collation library has another version since.
+        for (row, name) in named {
+            let _ = write!(
+                text,
+                "UPDATE pgstencil.database d SET name = {}, oid = (SELECT p.oid FROM pg_database p \
+                 WHERE p.oid = d.oid AND p.datname::text = d.private_name AND NOT p.datallowconn \
+                 AND p.datconnlimit <> -2{collation} AND EXISTS (SELECT FROM pg_shdescription s \
+                 WHERE s.objoid = p.oid AND s.classoid = 'pg_database'::regclass \
+                 AND right(s.description, {}) = {})) WHERE id = {}; ",
+                quote_literal(name),
+                row.mark().len(),
+                quote_literal(&row.mark()),
+                row.database_id
+            );
+        }
+        statements.push(sql::user_statements(std::mem::take(&mut text)));
         for (row, name) in named {
             statements.push(sql::rename_database(&row.private_name, name));
             statements.push(sql::allow_connections(name, true));
             let clone = quote_literal(&row.clone_id);
-            let name = quote_literal(name);
             if last != Some(&row.clone_id) {
                 last = Some(&row.clone_id);
                 clones += 1;
                 // Its lock is held since the claim, so nothing else can have changed it.
                 let _ = write!(
                     text,
-                    "UPDATE pgstencil.clone SET state = 'leased', name = {name} \
-                     WHERE id = {clone} AND state = 'creating'; "
+                    "UPDATE pgstencil.clone SET state = 'leased', name = {} \
+                     WHERE id = {clone} AND state = 'creating'; ",
+                    quote_literal(name)
                 );
             }
-            // Without an oid the row cannot be present: so the whole message is taken back if what bears
-            // the name is not what was made, was half dropped, or was made with another version of the
-            // collation library.
-            let _ = write!(
-                text,
-                "UPDATE pgstencil.database d SET state = 'present', name = {name}, oid = (SELECT p.oid \
-                 FROM pg_database p WHERE p.datname::text = {name} AND p.oid = d.oid \
-                 AND p.datconnlimit <> -2{collation}) WHERE id = {}; ",
-                row.database_id
-            );
         }
         if let Some((row, _)) = named.first() {
             let id = row.template_id;
@@ -275,7 +301,7 @@ impl Registry {
             let _ = write!(
                 text,
                 "UPDATE pgstencil.template SET hits = hits + {hits}, last_used_at = now(), demand_at = now(), \
-                 demand = demand * exp(-least(extract(epoch FROM now() - demand_at), 3600) / 60) + {clones} \
+                 demand = demand * exp(-greatest(least(extract(epoch FROM now() - demand_at), 3600), 0) / 60) + {clones} \
                  WHERE id = {id}"
             );
             if let Some(ms) = hit_ms {
@@ -313,10 +339,10 @@ impl Registry {
             .await
             .doing(|| format!("offer warm clone {id}"))?;
         match done.rows_affected() {
-            1 => Ok(()),
-            _ => Err(Error::failed(format!(
+            0 => Err(Error::failed(format!(
                 "warm clone {id} was given up while it was made"
             ))),
+            _ => Ok(()),
         }
     }
 
@@ -344,6 +370,18 @@ impl Registry {
             .execute(self.session().connection())
             .await
             .doing(|| "note that clones were asked for".into())?;
+        Ok(())
+    }
+
+    /// Notes that the server's disk was found full: nothing is made ahead for a while.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn note_full_disk(&mut self) -> Result<()> {
+        sqlx::query(FULL)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "note that the disk is full".into())?;
         Ok(())
     }
 

@@ -114,6 +114,11 @@ impl Stencil {
             }
             Err(error) => Err(error),
         };
+        // A statement cannot be interrupted, but who gave up meanwhile wants no clone.
+        let obtained = match limit.cancel.is_cancelled() {
+            true => obtained.and(Err(Error::new(Kind::Interrupted, "interrupted"))),
+            false => obtained,
+        };
         let obtained = match obtained {
             Ok(obtained) => obtained,
             Err(error) => {

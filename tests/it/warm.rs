@@ -255,23 +255,118 @@ fn killed_at_any_moment_the_filler_leaves_nothing() {
     assert!(eventually(PATIENCE, nothing), "{}", list(&project));
 }
 
+/// What a person may do to a warm clone: statements, in the database `postgres`, and whether it stays
+/// under its private name.
+type Deed = fn(private: &str, theirs: &str) -> Vec<String>;
+
 #[test]
 fn one_that_a_person_took_is_neither_handed_out_nor_dropped() {
-    let project = project(server(), "warm = 1\nwarm_max = 1");
+    let renamed: Deed =
+        |private, theirs| vec![format!("alter database {private} rename to {theirs}")];
+    // Another one has its name then; it is not ours either.
+    let replaced: Deed = |private, theirs| {
+        vec![
+            format!("alter database {private} rename to {theirs}"),
+            format!("create database {private}"),
+        ]
+    };
+    let remarked: Deed = |private, _| vec![format!("comment on database {private} is 'mine'")];
+    let opened: Deed =
+        |private, _| vec![format!("alter database {private} allow_connections true")];
+    for deed in [renamed, replaced, remarked, opened] {
+        let project = project(server(), "warm = 1\nwarm_max = 1");
+        ensure(&project);
+        wait_for_warm(&project, 1);
+        let private = warm(&project)[0]["name"].as_str().unwrap().to_owned();
+        let theirs = format!("theirs_{}", project.id);
+        for statement in deed(&private, &theirs) {
+            project.server().psql("postgres", &statement);
+        }
+        let there = [&private, &theirs].map(|name| (name, oid(&project, name)));
+        let name = &clone(&project, &[])[0];
+        let own = oid(&project, name);
+        assert!(there.iter().all(|(_, is)| own != *is), "{there:?}");
+        let users = "select count(*) from users";
+        assert_eq!(project.server().psql(name, users), "1");
+        wait_for_warm(&project, 1);
+        Pgstencil::new(&project)
+            .args(["evict", "--all", "-y"])
+            .run();
+        for (name, is) in there.iter().filter(|(_, is)| !is.is_empty()) {
+            assert_eq!(oid(&project, name), *is);
+            project.server().drop_database(name);
+        }
+    }
+}
+
+#[test]
+fn doctor_tells_of_one_that_a_person_opened() {
+    let project = project(server(), "warm = 1");
     ensure(&project);
     wait_for_warm(&project, 1);
     let private = warm(&project)[0]["name"].as_str().unwrap().to_owned();
-    let before = oid(&project, &private);
-    let theirs = format!("theirs_{}", project.id);
-    let rename = format!("alter database {private} rename to {theirs}");
-    project.server().psql("postgres", &rename);
-    let name = &clone(&project, &[])[0];
-    assert_ne!(oid(&project, name), before);
-    let users = "select count(*) from users";
-    assert_eq!(project.server().psql(name, users), "1");
-    wait_for_warm(&project, 1);
-    assert_eq!(oid(&project, &theirs), before);
-    project.server().drop_database(&theirs);
+    let open = format!("alter database {private} allow_connections true");
+    project.server().psql("postgres", &open);
+    let told = Pgstencil::new(&project).arg("doctor").run();
+    told.stdout_has("it was opened while it was nobody's");
+    project.server().drop_database(&private);
+}
+
+#[test]
+fn an_interrupted_hand_out_starts_no_command_and_keeps_no_clone() {
+    let project = project(server(), "warm = 2");
+    ensure(&project);
+    wait_for_warm(&project, 2);
+    for args in [
+        &["run", "--", "touch", "started"][..],
+        &["clone", "--name", "w_{id}"],
+    ] {
+        // The hand-over waits for this.
+        let holder = Pgstencil::with_program(&project, "psql")
+            .args(["-X", "-q", "-d"])
+            .arg(project.server().url(&project.registry()))
+            .args([
+                "-c",
+                "begin; select from pgstencil.template for update; select pg_sleep(2)",
+            ])
+            .spawn();
+        std::thread::sleep(Duration::from_millis(500));
+        let run = Pgstencil::new(&project).args(args).spawn();
+        std::thread::sleep(Duration::from_millis(500));
+        run.signal(Signal::SIGTERM);
+        run.wait().code(130);
+        holder.wait().code(0);
+        assert!(!project.path().join("started").exists());
+        let leased = "select count(*) from pgstencil.clone where state = 'leased'";
+        assert_eq!(registry(&project, leased), "0", "{args:?}");
+        ensure(&project);
+        wait_for_warm(&project, 2);
+    }
+}
+
+#[test]
+fn none_is_made_on_a_full_disk_or_fails_by_a_clock_that_was_set_back() {
+    let project = project(server(), "warm = 2");
+    ensure(&project);
+    wait_for_warm(&project, 2);
+    registry(&project, "update pgstencil.meta set full_at = now()");
+    registry(
+        &project,
+        "update pgstencil.template set demand = 3, demand_at = now() + interval '13 hours'",
+    );
+    let before = oids(&project);
+    for _ in 0..3 {
+        clone(&project, &[]);
+    }
+    assert!(before.iter().all(|oid| !oids(&project).contains(oid)));
+    // What the disk was full for may have gone since.
+    registry(
+        &project,
+        "update pgstencil.meta set full_at = now() - interval '11 minutes'",
+    );
+    clone(&project, &[]);
+    let again = || warm(&project).len() >= 2;
+    assert!(eventually(PATIENCE, again));
 }
 
 #[test]

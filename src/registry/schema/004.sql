@@ -23,6 +23,9 @@ ALTER TABLE pgstencil.project
     ADD COLUMN warm_max bigint NOT NULL DEFAULT 0,
     ADD COLUMN grace_s double precision;
 
+-- When the server's disk was last found full by somebody who made warm clones.
+ALTER TABLE pgstencil.meta ADD COLUMN full_at timestamptz;
+
 -- What `pgstencil bench` measured on this server, the last time for each size and strategy.
 CREATE TABLE pgstencil.measurement (
     strategy text NOT NULL CHECK (strategy IN ('wal_log', 'file_copy', 'reflink')),
