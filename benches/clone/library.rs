@@ -9,7 +9,7 @@ use pgstencil::Stencil;
 use pgstencil::config::Config as Toml;
 use pgstencil::names::{Fingerprint, NamePattern};
 use pgstencil::registry::Registry;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
+use pgstencil::stencil::{Defaults, Demand, Endpoint, Holder, Lease, Limit, Wanted};
 use pgstencil::url::ServerUrl;
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Builder;
@@ -254,7 +254,9 @@ fn wanted() -> Wanted {
 /// What the detached process of the command line does after each hand-out, over and over.
 async fn fill(stencil: Stencil, fingerprint: Fingerprint) {
     loop {
-        let made = stencil.fill("app", &fingerprint, &Limit::default()).await;
+        let made = stencil
+            .fill("app", &fingerprint, Demand::default(), &Limit::default())
+            .await;
         if made.unwrap() == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

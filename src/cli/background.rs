@@ -17,7 +17,7 @@ use std::time::Duration;
 use pgstencil::config::Config;
 use pgstencil::config::env::{self, Environment};
 use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{self, Defaults, Endpoint, Holder, Limit};
+use pgstencil::stencil::{self, Defaults, Demand, Endpoint, Holder, Limit};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,8 @@ struct Care {
     config: PathBuf,
     definition: String,
     fingerprint: String,
+    /// What was asked for, and is not noted yet.
+    demand: Demand,
     /// Whether a build from nothing is to take its place first.
     settle: bool,
     holder: Holder,
@@ -84,9 +86,13 @@ impl Ahead {
         stencil: &Stencil,
         definition: &str,
         fingerprint: &Fingerprint,
+        demand: Demand,
     ) {
-        self.tell(errand(stencil, Some((definition, fingerprint, false))))
-            .await;
+        self.tell(errand(
+            stencil,
+            Some((definition, fingerprint, Some(demand))),
+        ))
+        .await;
     }
 
     /// Has it sweep; starts it if it was not.
@@ -110,7 +116,7 @@ impl Ahead {
 /// environment, since the build command does; and it gives way to everything else.
 pub(super) fn start_settling(stencil: &Stencil, definition: &str, fingerprint: &Fingerprint) {
     let try_start = || {
-        let errand = errand(stencil, Some((definition, fingerprint, true)))?;
+        let errand = errand(stencil, Some((definition, fingerprint, None)))?;
         let mut nice = Command::new("nice");
         nice.args(["-n", "19"]).arg(own_program()?);
         // A system without `nice` is stranger than one that is busy for a while.
@@ -127,15 +133,17 @@ fn own_program() -> Result<PathBuf> {
     std::env::current_exe().map_err(failed)
 }
 
-fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, bool)>) -> Result<String> {
+/// `of`: a definition to look after; without a demand its template is settled.
+fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -> Result<String> {
     let config = stencil.config();
     let care = match of {
         None => None,
-        Some((definition, fingerprint, settle)) => Some(Care {
+        Some((definition, fingerprint, demand)) => Some(Care {
             config: std::fs::canonicalize(&config.file).map_err(failed)?,
             definition: definition.to_owned(),
             fingerprint: fingerprint.to_string(),
-            settle,
+            demand: demand.unwrap_or_default(),
+            settle: demand.is_none(),
             holder: stencil.holder().clone(),
         }),
     };
@@ -268,7 +276,12 @@ async fn look_after(care: &Care, endpoint: &Endpoint) -> Result<()> {
         stencil.settle_now(&care.definition, &limit).await?;
     }
     stencil
-        .fill(&care.definition, &care.fingerprint.parse()?, &limit)
+        .fill(
+            &care.definition,
+            &care.fingerprint.parse()?,
+            care.demand,
+            &limit,
+        )
         .await?;
     Ok(())
 }

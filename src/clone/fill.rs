@@ -29,7 +29,7 @@ use crate::template::{self, Template};
 const LANES: i64 = 2;
 
 /// Makes warm clones of a ready template until there are as many as its demand and the settings say, or
-/// the project's `max_size` is reached. Returns how many it made; none if another process is at it for
+/// the project's `max_size` is reached. `asked_for`: clones of it that were asked for since. Returns how many it made; none if another process is at it for
 /// more than a moment, or the template is gone.
 ///
 /// # Errors
@@ -38,10 +38,14 @@ pub async fn fill(
     registry: &mut Registry,
     context: &Context<'_>,
     fingerprint: &Fingerprint,
+    asked_for: usize,
 ) -> Result<usize> {
     let Some(stock) = stock(registry, context, fingerprint).await? else {
         return Ok(0);
     };
+    if asked_for > 0 {
+        registry.note_demand(stock.id, asked_for).await?;
+    }
     let key = LockKey::filler(stock.id);
     let started = Instant::now();
     // Whoever is at it may have seen enough of them just before ours was taken.

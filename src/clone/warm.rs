@@ -39,7 +39,7 @@ pub struct WarmTemplate {
 /// registry session, as with [`super::create`].
 ///
 /// `looked_at`: the template was found ready and fit for the server; without that only clones are taken
-/// of which the registry alone can tell. `note_hit`: nobody else notes the hit.
+/// of which the registry alone can tell. `count_hit`: nobody else counts the hit if all are had.
 ///
 /// If one of them turns out not to be what was made, or cannot be renamed, all are given up, and there is
 /// none.
@@ -53,7 +53,7 @@ pub async fn claim(
     fingerprint: &Fingerprint,
     requests: &[Request<'_>],
     looked_at: bool,
-    note_hit: bool,
+    count_hit: bool,
 ) -> Result<Option<Warm>> {
     let started = Instant::now();
     let Some(first) = requests.first() else {
@@ -88,7 +88,7 @@ pub async fn claim(
         requests,
         sets: &good,
     };
-    let handed = clones.hand_over(registry, note_hit, started).await;
+    let handed = clones.hand_over(registry, count_hit, started).await;
     let clones = match handed {
         Ok(clones) => clones,
         Err(HandOver::Failed(error)) => {
@@ -134,7 +134,7 @@ impl Claimed<'_> {
     async fn hand_over(
         &self,
         registry: &mut Registry,
-        note_hit: bool,
+        count_hit: bool,
         started: Instant,
     ) -> std::result::Result<Vec<Clone>, HandOver> {
         let Claimed {
@@ -150,9 +150,8 @@ impl Claimed<'_> {
             let names = names(context, request.pattern, group, index, shard)?;
             wanted.extend(set.iter().zip(names));
         }
-        let hit_ms = (note_hit && sets.len() == requests.len())
-            .then(|| u64::try_from(started.elapsed().as_millis()).unwrap_or_default());
-        match registry.hand_over_warm(&wanted, hit_ms).await {
+        let count_hit = count_hit && sets.len() == requests.len();
+        match registry.hand_over_warm(&wanted, count_hit).await {
             Ok(true) => {}
             Ok(false) => {
                 for (_, name) in &wanted {
@@ -184,7 +183,7 @@ impl Claimed<'_> {
                 databases,
                 oids: set.iter().filter_map(|row| row.oid).collect(),
                 fingerprint: *fingerprint,
-                expires_at: set.first().and_then(|row| row.expires_at.clone()),
+                expires_at: set.first().and_then(ClaimedRow::expires_at),
                 took: started.elapsed(),
             });
         }

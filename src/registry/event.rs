@@ -14,8 +14,6 @@ const INSERT: &str = "INSERT INTO pgstencil.event (project, definition, fingerpr
      VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
 /// Rows are numbered, so their number is a bound by itself.
 const TRIM: &str = "DELETE FROM pgstencil.event WHERE id <= $1 - 10000";
-const TRIM_ALL: &str =
-    "DELETE FROM pgstencil.event WHERE id <= (SELECT max(id) FROM pgstencil.event) - 10000";
 /// The last build; of the others the median of the last ones, so that one on a busy machine does not
 /// count for ever.
 const COSTS: &str = "SELECT \
@@ -125,18 +123,6 @@ impl Registry {
                 .await
                 .doing(doing)?;
         }
-        Ok(())
-    }
-
-    /// Forgets what happened long ago. Hits of warm clones do not do that themselves.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn trim_events(&mut self) -> Result<()> {
-        sqlx::query(TRIM_ALL)
-            .execute(self.session().connection())
-            .await
-            .doing(|| "forget what happened long ago".into())?;
         Ok(())
     }
 

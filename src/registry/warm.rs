@@ -42,12 +42,14 @@ pub struct Wish<'a> {
 pub struct ClaimedRow {
     /// The clone.
     pub clone_id: String,
-    /// RFC 3339, UTC; `None` for session leases and for ever.
-    pub expires_at: Option<String>,
+    /// In UTC, as Postgres writes it; `None` for session leases and for ever.
+    expires_at: Option<String>,
     /// Number of the database's row.
     pub database_id: i64,
     /// Role within its set.
     pub role: String,
+    /// Its place in the set.
+    ordinal: i32,
     /// Its name on the server.
     pub private_name: String,
     /// Half of its mark.
@@ -73,6 +75,13 @@ pub struct ClaimedRow {
 }
 
 impl ClaimedRow {
+    /// RFC 3339, UTC; `None` for session leases and for ever.
+    pub fn expires_at(&self) -> Option<String> {
+        // 2026-11-25 21:51:33.123456: to have the server write it costs a millisecond.
+        let (date, time) = self.expires_at.as_ref()?.split_once(' ')?;
+        Some(format!("{date}T{}Z", time.get(..8)?))
+    }
+
     /// How its comment must end.
     fn mark(&self) -> String {
         let mark = Mark {
@@ -154,19 +163,18 @@ fn claim(wish: &Wish<'_>) -> Statement {
            AND state = 'ready'{only}), \
          found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
            WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
-           ORDER BY c.created_at LIMIT {} FOR UPDATE SKIP LOCKED), \
+           LIMIT {} FOR UPDATE SKIP LOCKED), \
          locked AS MATERIALIZED (SELECT id FROM found WHERE pg_try_advisory_lock(lock_key)), \
          claimed AS (UPDATE pgstencil.clone c SET state = 'creating', lease = {kind}, holder = {holder}, \
            expires_at = {expires_at}, created_at = now() \
            FROM locked WHERE c.id = locked.id RETURNING c.id, c.expires_at) \
          SELECT c.id AS clone_id, \
-           to_char(c.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS expires_at, \
-           d.id AS database_id, d.role, d.private_name, d.nonce, d.oid, of.id AS template_id, \
+           (c.expires_at AT TIME ZONE 'UTC')::text AS expires_at, \
+           d.id AS database_id, d.role, d.ordinal, d.private_name, d.nonce, d.oid, of.id AS template_id, \
            CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms, \
            of.base_fingerprint, of.added, of.provisional, of.settle_attempts, \
            extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure \
-         FROM claimed c CROSS JOIN of JOIN pgstencil.database d ON d.clone_id = c.id \
-         ORDER BY c.id, d.ordinal",
+         FROM claimed c CROSS JOIN of JOIN pgstencil.database d ON d.clone_id = c.id",
         wish.count
     ))
 }
@@ -231,28 +239,29 @@ impl Registry {
             .fetch_all(self.session().connection())
             .await
             .doing(|| "take a warm clone".into())?;
-        rows.iter()
+        let mut rows = rows
+            .iter()
             .map(ClaimedRow::from_row)
-            .collect::<std::result::Result<_, _>>()
-            .doing(|| "read what is known of a warm clone".into())
+            .collect::<std::result::Result<Vec<_>, _>>()
+            .doing(|| "read what is known of a warm clone".into())?;
+        rows.sort_by(|a, b| (&a.clone_id, a.ordinal).cmp(&(&b.clone_id, b.ordinal)));
+        Ok(rows)
     }
 
     /// Gives claimed clones their names and opens them, in one message, which is one transaction: all or
     /// nothing. `named`: rows with the names that they get, those of one clone behind each other.
-    /// `Ok(false)`: some name is taken. Notes the hit with the milliseconds that it took, too, unless
-    /// the look-up has done so.
+    /// `Ok(false)`: some name is taken. `count_hit`: nobody else counts the hit.
     ///
     /// # Errors
     /// The driver's.
     pub async fn hand_over_warm(
         &mut self,
         named: &[(&ClaimedRow, String)],
-        hit_ms: Option<u64>,
+        count_hit: bool,
     ) -> Result<bool> {
         let mut statements: Vec<Statement> = Vec::new();
         let mut text = String::new();
         let mut last = None;
-        let mut clones = 0u32;
         // The function came with 15.
         let collation = match self.facts().major() {
             ..=14 => "",
@@ -285,7 +294,6 @@ impl Registry {
             let clone = quote_literal(&row.clone_id);
             if last != Some(&row.clone_id) {
                 last = Some(&row.clone_id);
-                clones += 1;
                 // Its lock is held since the claim, so nothing else can have changed it.
                 let _ = write!(
                     text,
@@ -297,21 +305,11 @@ impl Registry {
         }
         if let Some((row, _)) = named.first() {
             let id = row.template_id;
-            let hits = u8::from(hit_ms.is_some());
+            let hits = u8::from(count_hit);
             let _ = write!(
                 text,
-                "UPDATE pgstencil.template SET hits = hits + {hits}, last_used_at = now(), demand_at = now(), \
-                 demand = demand * exp(-greatest(least(extract(epoch FROM now() - demand_at), 3600), 0) / 60) + {clones} \
-                 WHERE id = {id}"
+                "UPDATE pgstencil.template SET hits = hits + {hits}, last_used_at = now() WHERE id = {id}"
             );
-            if let Some(ms) = hit_ms {
-                let _ = write!(
-                    text,
-                    "; INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis) \
-                     SELECT project, definition, fingerprint, 'hit', {ms} \
-                     FROM pgstencil.template WHERE id = {id}"
-                );
-            }
         }
         statements.push(sql::user_statements(text));
         let done = self

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Lease, Limit, Shard, Stencil};
 use crate::clone::{self, Clone, Request, WarmTemplate};
 use crate::config::Definition;
@@ -57,6 +59,18 @@ pub struct Acquired {
     pub note: Option<String>,
     /// What a build from nothing took, now or the last time, if known.
     pub build_time: Option<Duration>,
+    /// What is still to be noted of this, for [`Stencil::fill`].
+    pub demand: Demand,
+}
+
+/// What was asked for, to be noted when nobody waits any more: how many warm clones are kept depends on
+/// it. If it never is, they are fewer, and `stats` lacks a hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// How many clones.
+    pub clones: usize,
+    /// Milliseconds of a hit that nobody has noted.
+    pub hit_ms: Option<u64>,
 }
 
 impl Stencil {
@@ -153,6 +167,10 @@ impl Stencil {
             provisional: obtained.provisional,
             note: obtained.note,
             build_time: obtained.build_time,
+            demand: Demand {
+                clones: wanted.count,
+                hit_ms: obtained.hit_ms,
+            },
         })
     }
 
@@ -188,6 +206,7 @@ impl Stencil {
                 provisional: template.provisional,
                 note: None,
                 build_time,
+                hit_ms: u64::try_from(hand.started.elapsed().as_millis()).ok(),
             });
         }
         let ensured = self
@@ -215,10 +234,6 @@ impl Stencil {
         let mut rereading = Duration::ZERO;
         let (mut rebuilt, mut freed) = (false, false);
         let started = Instant::now();
-        if context.clone.warm > 0 && !hand.is_full() {
-            let template = ensured.template.id();
-            registry.note_demand(template, hand.missing()).await?;
-        }
         hand.outcome = ensured.outcome;
         while !hand.is_full() {
             let made = hand
@@ -288,6 +303,7 @@ impl Stencil {
             provisional: ensured.template.provisional().cloned(),
             note: ensured.note,
             build_time: ensured.build_time,
+            hit_ms: None,
         };
         ensured.template.let_go(registry).await?;
         Ok(obtained)
@@ -305,6 +321,7 @@ struct Obtained {
     provisional: Option<Provisional>,
     note: Option<String>,
     build_time: Option<Duration>,
+    hit_ms: Option<u64>,
 }
 
 /// The clones that somebody wants, as far as they are there.
@@ -364,8 +381,8 @@ impl<'a> Hand<'a> {
         fingerprint: &Fingerprint,
         looked_at: bool,
     ) -> Result<Option<WarmTemplate>> {
-        // With a clone in the hand already, the look at the template notes the hit.
-        let note_hit = !looked_at && self.clones.is_empty();
+        // Else the look at the template has counted the hit.
+        let count_hit = !looked_at;
         let requests = self.requests();
         let warm = clone::claim(
             registry,
@@ -373,7 +390,7 @@ impl<'a> Hand<'a> {
             fingerprint,
             &requests,
             looked_at,
-            note_hit,
+            count_hit,
         )
         .await?;
         Ok(warm.map(|warm| {

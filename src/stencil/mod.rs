@@ -27,7 +27,7 @@ use crate::registry::{CloneRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
 use crate::template::Ensured;
 
-pub use self::acquire::{Acquired, Wanted};
+pub use self::acquire::{Acquired, Demand, Wanted};
 pub use self::eviction::{EvictionDone, EvictionPlan, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
 pub use self::give_back::Released;

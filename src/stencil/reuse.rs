@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Acquired, Lease, Limit, Stencil, Wanted};
+use super::{Acquired, Demand, Lease, Limit, Stencil, Wanted};
 use crate::clone::{self, Clone};
 use crate::config::Definition;
 use crate::context::Context;
@@ -218,6 +218,7 @@ impl Reused {
             provisional: None,
             note: None,
             build_time: None,
+            demand: Demand::default(),
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Endpoint, Limit, Stencil};
+use super::{Demand, Endpoint, Limit, Stencil};
 use crate::clone;
 use crate::error::Result;
+use crate::handout::Outcome;
 use crate::names::Fingerprint;
 use crate::registry::Registry;
 use crate::sweep::{self, Action};
@@ -32,7 +33,8 @@ pub async fn sweep_now(
 
 impl Stencil {
     /// Makes warm clones of a ready template, as many as `[clone] warm` and `warm_max` say by what was
-    /// asked for lately, so that the next [`Stencil::acquire`] need not copy; notes the project's limits.
+    /// asked for lately, so that the next [`Stencil::acquire`] need not copy. Notes what is left to be noted
+    /// of the last one ([`super::Acquired::demand`]), and the project's limits.
     /// Returns how many it made: none if the definition's template of this fingerprint is gone, or another
     /// process is at it. The command line has this done by a detached process after each hand-out; a
     /// program that uses the library calls it when it has time.
@@ -45,6 +47,7 @@ impl Stencil {
         &self,
         definition: &str,
         fingerprint: &Fingerprint,
+        demand: Demand,
         limit: &Limit,
     ) -> Result<usize> {
         let definition = self.definition(Some(definition))?;
@@ -55,14 +58,19 @@ impl Stencil {
         };
         let made = async {
             let project = &self.config.project;
+            if let Some(millis) = demand.hit_ms {
+                let (name, hit) = (&context.definition.name, Outcome::Hit.as_str());
+                registry
+                    .note_event(project, name, fingerprint, hit, millis, None)
+                    .await?;
+            }
             registry
                 .renew_limits(project, &self.config.eviction, &self.config.clone)
                 .await?;
             let made = match self.config.clone.warm {
                 0 => 0,
-                _ => clone::fill(&mut registry, &context, fingerprint).await?,
+                _ => clone::fill(&mut registry, &context, fingerprint, demand.clones).await?,
             };
-            registry.trim_events().await?;
             Ok(made)
         }
         .await;

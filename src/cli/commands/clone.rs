@@ -42,7 +42,10 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     let mut acquired = acquired;
     let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
     if background.is_there() {
-        background.fill(&stencil, definition, fingerprint).await;
+        let demand = acquired.demand;
+        background
+            .fill(&stencil, definition, fingerprint, demand)
+            .await;
     } else if !stencil.plan_sweep(&mut acquired.registry).await?.is_empty() {
         background::start(&stencil);
     }

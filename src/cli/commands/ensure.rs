@@ -1,6 +1,7 @@
 //! `pgstencil ensure`
 
 use pgstencil::Result;
+use pgstencil::stencil::Demand;
 use pgstencil::wire::Answer;
 
 use super::clone::settle_later;
@@ -61,7 +62,8 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     )?;
     // Whoever makes sure of a template is about to ask for clones.
     if background.is_there() {
-        background.fill(&stencil, &name, fingerprint).await;
+        let demand = Demand::default();
+        background.fill(&stencil, &name, fingerprint, demand).await;
     } else if !stencil.plan_sweep(&mut registry).await?.is_empty() {
         background::start(&stencil);
     }

@@ -53,7 +53,10 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     // goes.
     let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
     if background.is_there() {
-        background.fill(&stencil, definition, fingerprint).await;
+        let demand = acquired.demand;
+        background
+            .fill(&stencil, definition, fingerprint, demand)
+            .await;
     } else {
         let plan = stencil.plan_sweep(&mut acquired.registry).await;
         if !plan.is_ok_and(|plan| plan.is_empty()) {
