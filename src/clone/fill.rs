@@ -29,8 +29,9 @@ use crate::template::{self, Template};
 const LANES: i64 = 2;
 
 /// Makes warm clones of a ready template until there are as many as its demand and the settings say, or
-/// the project's `max_size` is reached. `asked_for`: clones of it that were asked for since. Returns how many it made; none if another process is at it for
-/// more than a moment, or the template is gone.
+/// the project's `max_size` is reached, or the disk has no room to spare. `asked_for`: clones of it that
+/// were asked for since. Returns how many it made; none if another process is at it for more than a
+/// moment, or the template is gone.
 ///
 /// # Errors
 /// The driver's. What was being made then is given up.
@@ -175,10 +176,11 @@ async fn probe(
     chooser: &mut Chooser,
     missing: i64,
 ) -> Result<i64> {
-    let Some(largest) = template.databases().iter().max_by_key(|d| d.bytes) else {
+    // Of a set it could not be said which of its databases took how long.
+    let [only] = template.databases() else {
         return Ok(0);
     };
-    let (bytes, files) = (largest.bytes, largest.files);
+    let (bytes, files) = (only.bytes, only.files);
     let unknown = chooser.unknown(bytes, files);
     let mut made = 0;
     let most = usize::try_from(missing).unwrap_or_default();
