@@ -131,7 +131,7 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
             _ => Dropped::Gone,
         });
     };
-    registry.mark_dropping(row).await?;
+    registry.mark_dropping(row, found.oid).await?;
     let session = registry.session();
     let moved = || Ok(Dropped::Later("somebody is changing it".into()));
     if !found.invalid {

@@ -61,7 +61,7 @@ const BESIDE: &str = "SELECT d.datname::text FROM pg_database d WHERE d.oid > $2
 const STUCK: &str = "SELECT DISTINCT d.template_id, d.clone_id FROM pgstencil.database d \
      LEFT JOIN pg_database p ON p.oid = d.oid \
      WHERE d.state = 'dropping' OR NOT pg_has_role(p.datdba, 'MEMBER')";
-const DROPPING: &str = "UPDATE pgstencil.database SET state = 'dropping' WHERE id = $1";
+const DROPPING: &str = "UPDATE pgstencil.database SET state = 'dropping', oid = $2 WHERE id = $1";
 const GONE: &str = "DELETE FROM pgstencil.database WHERE id = $1";
 
 impl DatabaseRow {
@@ -92,7 +92,9 @@ impl DatabaseRow {
         if same {
             return private || (marked && found.name == self.name);
         }
-        private && (marked || !Mark::any_in(found.comment.as_deref()))
+        // What is being dropped was there before, so its oid counts, if it is known.
+        let unknown = self.state == "creating" || self.oid.is_none();
+        unknown && private && (marked || !Mark::any_in(found.comment.as_deref()))
     }
 
     /// Whether it is of a clone that nobody has had yet.
@@ -311,12 +313,19 @@ impl Registry {
             .collect())
     }
 
-    /// Writes the intent to drop. Committed when this returns: call it before DROP.
+    /// Writes the intent to drop the database of this oid, which [`DatabaseRow::is`] the row's: a build
+    /// may have made it anew. Committed when this returns: call it before DROP.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn mark_dropping(&mut self, row: &DatabaseRow) -> Result<()> {
-        self.by_id(DROPPING, row.id).await
+    pub async fn mark_dropping(&mut self, row: &DatabaseRow, oid: Oid) -> Result<()> {
+        sqlx::query(DROPPING)
+            .bind(row.id)
+            .bind(oid)
+            .execute(self.session().connection())
+            .await
+            .doing(|| "write the intent to drop a database".into())?;
+        Ok(())
     }
 
     /// Forgets a database that is gone.
