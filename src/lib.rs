@@ -108,6 +108,9 @@
 //! // ... use the databases ...
 //! let kept = keeper.stop().await?;
 //! stencil.give_back(kept.registry, &acquired.clones).await?;
+//! // When there is time: warm clones for the next time.
+//! let (name, fingerprint) = (&acquired.definition, &acquired.fingerprint);
+//! stencil.fill(name, fingerprint, acquired.demand, &Limit::default()).await?;
 //! # Ok(())
 //! # }
 //! ```
