@@ -88,7 +88,6 @@ fn rounds_of(subject: &Subject<'_>, rounds: usize) -> Samples {
     let mut steps: Vec<fn(&Bench<'_, '_>, &mut Samples)> = vec![
         |b, s| s.add(RAW, b.raw("")),
         |b, s| b.createdb(s),
-        |b, s| s.add(RESTORE, b.restore()),
         |b, s| s.add(COLD, b.clone(Config::Cold)),
         |b, s| s.add(CLONE, b.clone(Config::Warm)),
         |b, s| s.add(RUN, b.run()),
@@ -96,6 +95,10 @@ fn rounds_of(subject: &Subject<'_>, rounds: usize) -> Samples {
         |b, s| s.add(RAW_8, b.raw_at_once()),
         |b, s| s.add(CLONE_8, b.clone_at_once()),
     ];
+    if can_dump(subject.place) {
+        bench.dump();
+        steps.push(|b, s| s.add(RESTORE, b.restore()));
+    }
     if subject.place.server.version_major() >= 15 {
         steps.insert(1, |b, s| s.add(RAW_FILES, b.raw(" strategy file_copy")));
     }
@@ -117,24 +120,42 @@ fn rounds_of(subject: &Subject<'_>, rounds: usize) -> Samples {
     samples
 }
 
+/// An older `pg_dump` refuses a newer server.
+fn can_dump(place: &Place) -> bool {
+    let mut version = std::process::Command::new(place.client("pg_dump"));
+    let said = version.arg("--version").output().unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    let major = said
+        .split([' ', '.'])
+        .find_map(|word| word.parse::<u32>().ok());
+    let can = major.is_some_and(|major| major >= place.server.version_major());
+    if !can {
+        tell("no dump and no restore: this pg_dump is older than the server");
+    }
+    can
+}
+
 struct Bench<'s, 'p> {
     subject: &'s Subject<'p>,
     dump: tempfile::TempPath,
 }
 
 impl<'s, 'p> Bench<'s, 'p> {
-    /// Makes the dump, of a copy, since the template is closed.
     fn new(subject: &'s Subject<'p>) -> Self {
         let dump = tempfile::NamedTempFile::new().unwrap().into_temp_path();
-        let bench = Bench { subject, dump };
+        Bench { subject, dump }
+    }
+
+    /// Makes the dump, of a copy, since the template is closed.
+    fn dump(&self) {
         let copy = name();
-        subject.client("createdb", &["-T", &subject.template, &copy]);
-        subject.client(
+        let client = |program, args: &[&str]| self.subject.client(program, args);
+        client("createdb", &["-T", &self.subject.template, &copy]);
+        client(
             "pg_dump",
-            &["-Fc", "-f", bench.dump.to_str().unwrap(), &copy],
+            &["-Fc", "-f", self.dump.to_str().unwrap(), &copy],
         );
-        bench.drop(&[copy]);
-        bench
+        self.drop(&[copy]);
     }
 
     fn create(&self, name: &str, strategy: &str) -> String {
