@@ -466,9 +466,14 @@ fn the_idle_keep_few_or_none_and_the_superseded_none() {
 
 #[test]
 fn they_keep_within_the_budget_and_go_before_any_template() {
-    let project = project(server(), "warm = 3\nwarm_max = 3");
-    // A template of some 8 to 9 MB, two warm clones, and no room for a third.
-    project.append_config("[eviction]\nmax_size = \"31 MB\"\nkeep = 1");
+    let project = Project::with_migrations(server());
+    ensure(&project);
+    let bytes = list(&project)["templates"][0]["bytes"].as_f64().unwrap();
+    // Room for a template, two warm clones, and not for a third.
+    let budget = (3.6 * bytes).round();
+    project.append_config(&format!(
+        "[clone]\nwarm = 3\nwarm_max = 3\n[eviction]\nmax_size = \"{budget}B\"\nkeep = 1"
+    ));
     ensure(&project);
     wait_for_warm(&project, 2);
     // Another template fits when they go.
@@ -476,7 +481,7 @@ fn they_keep_within_the_budget_and_go_before_any_template() {
     ensure(&project);
     assert_eq!(list(&project)["templates"].as_array().unwrap().len(), 2);
     let total = "select sum(pg_database_size(oid)) from pgstencil.database";
-    let fits = || registry(&project, total).parse::<f64>().unwrap() < 32.5e6;
+    let fits = || registry(&project, total).parse::<f64>().unwrap() < 1.05 * budget;
     assert!(eventually(PATIENCE, fits), "{}", registry(&project, total));
 }
 
