@@ -17,7 +17,7 @@ use crate::names;
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Doing as _, Session, cause, sql, sqlstate};
+use crate::pg::{Doing as _, Session, cause, sql};
 use crate::registry::clone::NewClone;
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::measurement::Measurement;
@@ -104,8 +104,7 @@ pub async fn bench(
             match sample(registry, context, template, from, samples.strategy).await {
                 Ok(times) if round > 0 => samples.times.push(times),
                 Ok(_) => {}
-                // 0A000, 22023: this server was built without it.
-                Err(e) if matches!(sqlstate(&e).as_deref(), Some("0A000" | "22023")) => {
+                Err(e) if copy::is_not_supported(&e) => {
                     samples.refused = Some(cause(&e));
                 }
                 Err(e) => return Err(e),
@@ -183,12 +182,6 @@ async fn sample(
     strategy: CopyStrategy,
 ) -> Result<Times> {
     let id = names::clone_id();
-    let key = LockKey::clone(&id);
-    registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "lock a copy".into())?;
     let made = make(registry, context, template, from, strategy, &id).await;
     registry.set_released(&id).await?;
     let started = Instant::now();
@@ -197,7 +190,7 @@ async fn sample(
     registry.forget_clone(&id).await?;
     registry
         .session()
-        .unlock(key)
+        .unlock(LockKey::clone(&id))
         .await
         .doing(|| "unlock a copy".into())?;
     let (create, connect) = made?;
@@ -218,25 +211,22 @@ async fn make(
     id: &str,
 ) -> Result<(Duration, Duration)> {
     let name = names::private_name();
-    registry
-        .insert_clone(&NewClone {
-            id,
-            project: context.project,
-            definition: &context.definition.name,
-            fingerprint: template.fingerprint(),
-            template_id: Some(template.id()),
-            name: &name,
-            lease: Lease::Session,
-            holder: context.holder,
-        })
-        .await?;
+    let clone = NewClone {
+        id,
+        project: context.project,
+        definition: &context.definition.name,
+        fingerprint: template.fingerprint(),
+        template_id: Some(template.id()),
+        name: &name,
+        lease: Lease::Session,
+        holder: context.holder,
+    };
     let new = NewDatabase {
         role: from.role.clone(),
         private_name: name.clone(),
         name: name.clone(),
     };
-    let owner = Owner::Clone(id.to_owned());
-    let mut rows = registry.insert_databases(&owner, &[new]).await?;
+    let mut rows = registry.intend_clone(&clone, &[new]).await?;
     let copy = Copy {
         target: name.clone(),
         source: from.name.clone(),

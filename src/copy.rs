@@ -223,6 +223,11 @@ pub fn source_is_to_blame(error: &Error) -> bool {
     }
 }
 
+/// Whether the server was built without the way to copy that was asked for (0A000, 22023).
+pub fn is_not_supported(error: &Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("0A000" | "22023"))
+}
+
 /// How the detail begins that says that a disk was found full only after the server had failed.
 const COPY_SAID: &str = "what the copy itself said: ";
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use pgstencil::config::Config;
 use pgstencil::config::env::{self, Environment};
 use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{self, Defaults, Demand, Endpoint, Holder, Limit};
+use pgstencil::stencil::{self, Defaults, Demand, Endpoint, Holder, Limit, Registry};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
 use serde::{Deserialize, Serialize};
@@ -76,23 +76,27 @@ impl Ahead {
     }
 
     /// Whether it was started.
-    pub(super) fn is_there(&self) -> bool {
+    fn is_there(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Has it make warm clones of a template, and sweep.
-    pub(super) async fn fill(
+    /// Has it make warm clones of a template, and sweep: without a look first, which would ask more of
+    /// whoever waits. If it was not started, it is only if there is something to sweep.
+    pub(super) async fn go_on(
         &mut self,
         stencil: &Stencil,
+        registry: &mut Registry,
         definition: &str,
         fingerprint: &Fingerprint,
         demand: Demand,
-    ) {
-        self.tell(errand(
-            stencil,
-            Some((definition, fingerprint, Some(demand))),
-        ))
-        .await;
+    ) -> Result<()> {
+        if self.is_there() {
+            let of = Some((definition, fingerprint, Some(demand)));
+            self.tell(errand(stencil, of)).await;
+        } else if !stencil.plan_sweep(registry).await?.is_empty() {
+            start(stencil);
+        }
+        Ok(())
     }
 
     /// Has it sweep; starts it if it was not.

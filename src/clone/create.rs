@@ -11,7 +11,7 @@ use crate::names::{clone_id, private_name};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, sql, sqlstate};
 use crate::registry::clone::NewClone;
-use crate::registry::database::{self, NewDatabase, Owner};
+use crate::registry::database::{self, NewDatabase};
 use crate::registry::{DatabaseRow, Lease, Registry};
 use crate::strategy::Chooser;
 use crate::template::{Template, build};
@@ -133,12 +133,6 @@ async fn register(
             check_name(registry, &n.name).await?;
         }
     }
-    let key = LockKey::clone(&id);
-    registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "lock the new clone".into())?;
     let new_clone = NewClone {
         id: &id,
         project: context.project,
@@ -149,10 +143,7 @@ async fn register(
         lease: request.lease,
         holder: context.holder,
     };
-    registry.insert_clone(&new_clone).await?;
-    let rows = registry
-        .insert_databases(&Owner::Clone(id.clone()), &new)
-        .await?;
+    let rows = registry.intend_clone(&new_clone, &new).await?;
     Ok(Intended { id, rows })
 }
 

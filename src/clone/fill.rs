@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 use crate::names::{self, Fingerprint};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
-use crate::pg::{Doing as _, Session, catalog, sql, sqlstate};
+use crate::pg::{Doing as _, Session, catalog, sql};
 use crate::registry::clone::NewClone;
-use crate::registry::database::{NewDatabase, Owner};
+use crate::registry::database::NewDatabase;
 use crate::registry::warm::StockRow;
 use crate::registry::{DatabaseRow, Lease, Registry};
 use crate::server::disk::{self, Disk};
@@ -198,8 +198,7 @@ async fn probe(
                 made += 1;
                 took.as_secs_f64() * 1e3
             }
-            // 0A000, 22023: this server was built without it.
-            Err(e) if matches!(sqlstate(&e).as_deref(), Some("0A000" | "22023")) => f64::INFINITY,
+            Err(e) if copy::is_not_supported(&e) => f64::INFINITY,
             Err(e) => return Err(e),
         };
         let measurement = chooser.sample(strategy, (bytes, files), millis);
@@ -254,11 +253,6 @@ async fn lane(registry: &mut Registry, job: &Job<'_>, left: &AtomicI64) -> Resul
 async fn make(registry: &mut Registry, job: &Job<'_>) -> Result<Duration> {
     let id = names::clone_id();
     let key = LockKey::clone(&id);
-    registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "lock the new clone".into())?;
     let done = async {
         let mut rows = register(registry, job.context, job.template, &id).await?;
         let took = prepare(registry, job, &id, &mut rows).await?;
@@ -293,21 +287,17 @@ async fn register(
             }
         })
         .collect();
-    registry
-        .insert_clone(&NewClone {
-            id,
-            project: context.project,
-            definition: &context.definition.name,
-            fingerprint: template.fingerprint(),
-            template_id: Some(template.id()),
-            name: new.first().map_or("", |n| &n.name),
-            lease: Lease::Session,
-            holder: context.holder,
-        })
-        .await?;
-    registry
-        .insert_databases(&Owner::Clone(id.to_owned()), &new)
-        .await
+    let clone = NewClone {
+        id,
+        project: context.project,
+        definition: &context.definition.name,
+        fingerprint: template.fingerprint(),
+        template_id: Some(template.id()),
+        name: new.first().map_or("", |n| &n.name),
+        lease: Lease::Session,
+        holder: context.holder,
+    };
+    registry.intend_clone(&clone, &new).await
 }
 
 async fn prepare(

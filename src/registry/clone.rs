@@ -12,7 +12,8 @@ use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 
-use super::{Holder, Registry};
+use super::database::{NewDatabase, Owner};
+use super::{DatabaseRow, Holder, Registry};
 
 /// Until when a holder keeps a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,11 +194,27 @@ impl Registry {
             .doing(|| "look a clone up in the registry".into())
     }
 
-    /// Registers a clone that is about to be made.
+    /// Takes the lock of a clone that is about to be made, then writes it and the intent to create its
+    /// databases, in that order: a sweep drops what has a row and a free lock. Committed when this
+    /// returns.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn insert_clone(&mut self, new: &NewClone<'_>) -> Result<()> {
+    pub async fn intend_clone(
+        &mut self,
+        new: &NewClone<'_>,
+        databases: &[NewDatabase],
+    ) -> Result<Vec<DatabaseRow>> {
+        self.session()
+            .try_lock(LockKey::clone(new.id))
+            .await
+            .doing(|| "lock the new clone".into())?;
+        self.insert_clone(new).await?;
+        self.insert_databases(&Owner::Clone(new.id.to_owned()), databases)
+            .await
+    }
+
+    async fn insert_clone(&mut self, new: &NewClone<'_>) -> Result<()> {
         sqlx::query(INSERT)
             .bind(new.id)
             .bind(new.project)

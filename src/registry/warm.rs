@@ -100,8 +100,6 @@ pub struct StockRow {
     pub warm: i64,
     /// How many clones were asked for lately; see the schema.
     pub demand: f64,
-    /// Seconds since its last use.
-    pub idle_s: f64,
     /// Total size of its databases.
     pub bytes: i64,
     /// Bytes of all templates and warm clones of its project.
@@ -185,11 +183,24 @@ const WARM: &str = "WITH offered AS (UPDATE pgstencil.clone SET state = 'warm', 
      UPDATE pgstencil.database d SET state = 'present' FROM offered WHERE d.clone_id = offered.id";
 const RELEASE_WARM: &str =
     "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state = 'warm'";
-/// A minute on, a third of the demand is left (1/e).
-const DEMAND: &str = "UPDATE pgstencil.template SET demand_at = now(), \
-     demand = demand * exp(-greatest(least(extract(epoch FROM now() - demand_at), 3600), 0) / 60) + $2 WHERE id = $1";
-const STOCK: &str = "SELECT t.id, extract(epoch FROM now() - t.last_used_at)::float8 AS idle_s, \
-     (t.demand * exp(-greatest(least(extract(epoch FROM now() - t.demand_at), 3600), 0) / 60))::float8 AS demand, \
+/// What is left of a template's demand: a third a minute on (1/e). A clock may be set back.
+macro_rules! with_demand {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "demand * exp(-greatest(least(extract(epoch FROM now() - demand_at), 3600), 0) / 60)",
+            $after
+        )
+    };
+}
+
+const DEMAND: &str = with_demand!(
+    "UPDATE pgstencil.template SET demand_at = now(), demand = ",
+    " + $2 WHERE id = $1"
+);
+const STOCK: &str = with_demand!(
+    "SELECT t.id, (",
+    ")::float8 AS demand, \
      (SELECT count(*) FROM pgstencil.clone c WHERE c.template_id = t.id AND c.state = 'warm') AS warm, \
      (SELECT coalesce(sum(d.bytes), 0) FROM pgstencil.database d WHERE d.template_id = t.id)::bigint AS bytes, \
      (SELECT coalesce(sum(d.bytes * (1 + w.count)), 0) FROM pgstencil.template o \
@@ -200,7 +211,8 @@ const STOCK: &str = "SELECT t.id, extract(epoch FROM now() - t.last_used_at)::fl
      jsonb_array_length(coalesce(t.built_with -> 'login_triggers', '[]')) > 0 AS login_triggers, \
      (SELECT coalesce(m.full_at > now() - interval '10 minutes', false) FROM pgstencil.meta m) AS full \
      FROM pgstencil.template t \
-     WHERE t.project = $1 AND t.definition = $2 AND t.fingerprint = $3 AND t.state = 'ready'";
+     WHERE t.project = $1 AND t.definition = $2 AND t.fingerprint = $3 AND t.state = 'ready'"
+);
 /// Warm clones of what nobody can ask for any more; beyond what their project wants, which is nothing of
 /// a template that was not used for an hour, or for ten minutes while another one of its definition was;
 /// and beyond the project's size, those of the template that was used last being the last to go. `$1` of

@@ -23,7 +23,7 @@ use crate::fingerprint::{Inputs, Recipe};
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::pg::catalog;
 use crate::registry::database::Owner;
-use crate::registry::{CloneRow, Registry, TemplateRow};
+use crate::registry::{CloneRow, TemplateRow};
 use crate::sweep::{self, Action};
 use crate::template::Ensured;
 
@@ -37,7 +37,7 @@ pub use crate::handout::Shard;
 pub use crate::pg::Limit;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
 pub use crate::registry::event::Tally;
-pub use crate::registry::{Holder, Lease};
+pub use crate::registry::{Holder, Lease, Registry};
 pub use crate::template::{Settled, Verdict};
 
 /// Looks up a variable of `env_inputs`.

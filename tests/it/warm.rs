@@ -58,6 +58,12 @@ fn ensure(project: &Project<'_>) -> String {
     out.line().to_owned()
 }
 
+/// From here on the config, which says `warm = 1`, wants none.
+fn want_none(project: &Project<'_>) {
+    let config = project.read("pgstencil.toml");
+    project.write("pgstencil.toml", &config.replace("warm = 1", "warm = 0"));
+}
+
 /// Runs a statement in the project's registry.
 fn registry(project: &Project<'_>, sql: &str) -> String {
     project.server().psql(&project.registry(), sql)
@@ -490,8 +496,7 @@ fn zero_makes_none_and_drops_those_that_there_are() {
     let project = project(server(), "warm = 1");
     ensure(&project);
     wait_for_warm(&project, 1);
-    let config = project.read("pgstencil.toml");
-    project.write("pgstencil.toml", &config.replace("warm = 1", "warm = 0"));
+    want_none(&project);
     let before = oids(&project);
     let name = &clone(&project, &[])[0];
     assert!(!before.contains(&oid(&project, name)), "it was handed out");
@@ -538,8 +543,7 @@ fn a_trigger_on_login_does_not_see_the_visit() {
     assert!(before.contains(&oid(&project, name)));
     // As in one that was made while somebody waited: those of the seal, and this very connection.
     let seen = |name: &str| project.server().psql(name, "select count(*) from seen");
-    let config = project.read("pgstencil.toml");
-    project.write("pgstencil.toml", &config.replace("warm = 1", "warm = 0"));
+    want_none(&project);
     let cold = &clone(&project, &[])[0];
     assert_eq!(seen(name), seen(cold));
 }

@@ -41,14 +41,10 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     }
     let mut acquired = acquired;
     let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
-    if background.is_there() {
-        let demand = acquired.demand;
-        background
-            .fill(&stencil, definition, fingerprint, demand)
-            .await;
-    } else if !stencil.plan_sweep(&mut acquired.registry).await?.is_empty() {
-        background::start(&stencil);
-    }
+    let (registry, demand) = (&mut acquired.registry, acquired.demand);
+    background
+        .go_on(&stencil, registry, definition, fingerprint, demand)
+        .await?;
     acquired.registry.close().await;
     let provisional = acquired.provisional.as_ref();
     settle_later(&stencil, definition, fingerprint, provisional);

@@ -8,7 +8,7 @@ use super::clone::settle_later;
 use crate::cli::args::Ensure;
 use crate::cli::background::Ahead;
 use crate::cli::output::seconds;
-use crate::cli::{Session, background, github};
+use crate::cli::{Session, github};
 
 pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let stencil = session.stencil().await?;
@@ -61,12 +61,10 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
         },
     )?;
     // Whoever makes sure of a template is about to ask for clones.
-    if background.is_there() {
-        let demand = Demand::default();
-        background.fill(&stencil, &name, fingerprint, demand).await;
-    } else if !stencil.plan_sweep(&mut registry).await?.is_empty() {
-        background::start(&stencil);
-    }
+    let demand = Demand::default();
+    background
+        .go_on(&stencil, &mut registry, &name, fingerprint, demand)
+        .await?;
     registry.close().await;
     let provisional = ensured.template.provisional();
     settle_later(&stencil, &name, fingerprint, provisional);

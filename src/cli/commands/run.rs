@@ -52,16 +52,12 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     // Before the command, so that while it runs the next one's clone is made, and a leftover of others
     // goes.
     let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
-    if background.is_there() {
-        let demand = acquired.demand;
-        background
-            .fill(&stencil, definition, fingerprint, demand)
-            .await;
-    } else {
-        let plan = stencil.plan_sweep(&mut acquired.registry).await;
-        if !plan.is_ok_and(|plan| plan.is_empty()) {
-            background::start(&stencil);
-        }
+    let (registry, demand) = (&mut acquired.registry, acquired.demand);
+    let gone_on = background
+        .go_on(&stencil, registry, definition, fingerprint, demand)
+        .await;
+    if gone_on.is_err() {
+        background::start(&stencil);
     }
     let keeper = stencil.keep(acquired.registry, &acquired.clones);
     session.printer.finish();
