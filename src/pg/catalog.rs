@@ -9,7 +9,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::{FromRow, PgConnection, Row as _};
 
 use super::failure::{cause, is_connection_loss};
-use super::{Doing as _, Limit, Session};
+use super::{Doing as _, Limit, Session, sql};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
 
@@ -66,10 +66,8 @@ pub async fn databases(
     } else {
         DATABASE
     };
-    sqlx::query_as(query)
-        .bind(names)
-        .bind(oids)
-        .fetch_all(session.connection())
+    session
+        .rows(sql::fill(query, &[&names, &oids]))
         .await
         .doing(|| "read the list of databases".into())
 }
@@ -192,8 +190,11 @@ pub async fn visitors(connection: &mut PgConnection, oid: Oid) -> Result<Vec<Vis
 /// The driver's.
 pub async fn data_directory(session: &mut Session) -> Result<Option<String>> {
     // 42501 comes from `SHOW` only; this view just leaves out what one may not see.
-    sqlx::query_scalar("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
-        .fetch_optional(session.connection())
+    session
+        .first_scalar(sql::fill(
+            "SELECT setting FROM pg_settings WHERE name = 'data_directory'",
+            &[],
+        ))
         .await
         .doing(|| "see where the server keeps its data".into())
 }
@@ -228,9 +229,11 @@ pub async fn wait_until_empty(
 /// The driver's; sessions that we may not end are left.
 pub async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
     for visitor in visitors(session.connection(), oid).await? {
-        let ended = sqlx::query("SELECT pg_terminate_backend($1)")
-            .bind(visitor.pid)
-            .execute(session.connection())
+        let ended = session
+            .execute(sql::fill(
+                "SELECT pg_terminate_backend($1)",
+                &[&visitor.pid],
+            ))
             .await;
         match ended {
             Err(e) if super::failure::state_of(&e).as_deref() != Some("42501") => {
@@ -289,47 +292,40 @@ pub async fn contents(session: &mut Session) -> Result<Contents> {
     // 16384 is FirstNormalObjectId: initdb's own objects lie below, whatever users make above
     // (src/include/access/transam.h).
     let database = session.database().to_owned();
-    let row: (i64, i64, i64) = sqlx::query_as(
-        "SELECT (SELECT count(*) FROM pg_class WHERE oid >= 16384 AND relkind <> 't') \
+    let row: (i64, i64, i64) = session.one(sql::fill("SELECT (SELECT count(*) FROM pg_class WHERE oid >= 16384 AND relkind <> 't') \
               + (SELECT count(*) FROM pg_type WHERE oid >= 16384) \
               + (SELECT count(*) FROM pg_proc WHERE oid >= 16384) \
               + (SELECT count(*) FROM pg_namespace WHERE oid >= 16384 AND nspname NOT LIKE 'pg\\_%') \
               + (SELECT count(*) FROM pg_extension WHERE oid >= 16384) \
               + (SELECT count(*) FROM pg_largeobject_metadata), \
               pg_database_size(current_database()), \
-              (SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'i', 't', 'm', 'S'))",
-    )
-    .fetch_one(session.connection())
+              (SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'i', 't', 'm', 'S'))", &[]))
     .await
     .doing(|| format!("look into database `{database}`"))?;
-    let extensions: Vec<(String, String)> = sqlx::query_as(
-        "SELECT extname::text, extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1",
-    )
-    .fetch_all(session.connection())
+    let extensions: Vec<(String, String)> = session.rows(sql::fill("SELECT extname::text, extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1", &[]))
     .await
     .doing(|| "list extensions".into())?;
     let collation = if session.facts().major() >= 15 {
-        sqlx::query_scalar(
-            "SELECT datcollversion FROM pg_database WHERE datname = current_database()",
-        )
-        .fetch_one(session.connection())
-        .await
-        .doing(|| "read the collation version".into())?
+        session
+            .scalar(sql::fill(
+                "SELECT datcollversion FROM pg_database WHERE datname = current_database()",
+                &[],
+            ))
+            .await
+            .doing(|| "read the collation version".into())?
     } else {
         None
     };
-    let login_triggers = sqlx::query_scalar(
-        "SELECT evtname::text FROM pg_event_trigger WHERE evtevent = 'login' ORDER BY 1",
-    )
-    .fetch_all(session.connection())
-    .await
-    .doing(|| "list event triggers".into())?;
-    let unlogged_tables = sqlx::query_scalar(
-        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
+    let login_triggers = session
+        .scalars(sql::fill(
+            "SELECT evtname::text FROM pg_event_trigger WHERE evtevent = 'login' ORDER BY 1",
+            &[],
+        ))
+        .await
+        .doing(|| "list event triggers".into())?;
+    let unlogged_tables = session.scalars(sql::fill("SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relpersistence = 'u' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0 ORDER BY 1",
-    )
-    .fetch_all(session.connection())
+         WHERE c.relpersistence = 'u' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0 ORDER BY 1", &[]))
     .await
     .doing(|| "list unlogged tables".into())?;
     Ok(Contents {
@@ -351,11 +347,7 @@ pub async fn available_extensions(
     session: &mut Session,
     names: &[String],
 ) -> Result<Vec<(String, Option<String>)>> {
-    sqlx::query_as(
-        "SELECT name::text, default_version FROM pg_available_extensions WHERE name::text = ANY($1)",
-    )
-    .bind(names)
-    .fetch_all(session.connection())
+    session.rows(sql::fill("SELECT name::text, default_version FROM pg_available_extensions WHERE name::text = ANY($1)", &[&names]))
     .await
     .doing(|| "list available extensions".into())
 }
@@ -363,12 +355,12 @@ pub async fn available_extensions(
 /// Total size of databases. `None` if one is gone, or the role may not connect to it; that is no more
 /// than a size that is not shown.
 pub async fn size(session: &mut Session, oids: &[Oid]) -> Option<i64> {
-    let size: std::result::Result<Option<i64>, sqlx::Error> = sqlx::query_scalar(
-        "SELECT sum(pg_database_size(oid))::bigint FROM pg_database WHERE oid = ANY($1)",
-    )
-    .bind(oids)
-    .fetch_one(session.connection())
-    .await;
+    let size: std::result::Result<Option<i64>, sqlx::Error> = session
+        .scalar(sql::fill(
+            "SELECT sum(pg_database_size(oid))::bigint FROM pg_database WHERE oid = ANY($1)",
+            &[&oids],
+        ))
+        .await;
     size.ok().flatten()
 }
 
@@ -378,14 +370,14 @@ pub async fn size(session: &mut Session, oids: &[Oid]) -> Option<i64> {
 /// # Errors
 /// The driver's.
 pub async fn named_after(session: &mut Session, fragment: &str) -> Result<Vec<String>> {
-    sqlx::query_scalar(
-        "SELECT datname::text FROM pg_database \
+    session
+        .scalars(sql::fill(
+            "SELECT datname::text FROM pg_database \
          WHERE position($1 IN datname::text) > 0 AND datname::text <> $1 ORDER BY 1",
-    )
-    .bind(fragment)
-    .fetch_all(session.connection())
-    .await
-    .doing(|| "look for further databases".into())
+            &[&fragment],
+        ))
+        .await
+        .doing(|| "look for further databases".into())
 }
 
 /// Fails with the right's name if the role may not create databases.
@@ -393,12 +385,13 @@ pub async fn named_after(session: &mut Session, fragment: &str) -> Result<Vec<St
 /// # Errors
 /// [`Kind::Permission`] with the statement that grants it.
 pub async fn require_createdb(session: &mut Session) -> Result<()> {
-    let may: bool = sqlx::query_scalar(
-        "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user",
-    )
-    .fetch_one(session.connection())
-    .await
-    .doing(|| "read the role's rights".into())?;
+    let may: bool = session
+        .scalar(sql::fill(
+            "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user",
+            &[],
+        ))
+        .await
+        .doing(|| "read the role's rights".into())?;
     if may {
         return Ok(());
     }
@@ -446,15 +439,16 @@ pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
         .await
         .doing(|| format!("make the planner's statistics of database `{database}`"));
     note(done)?;
-    let large: Vec<(String, String)> = sqlx::query_as(
-        "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
+    let large: Vec<(String, String)> = session
+        .rows(sql::fill(
+            "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind IN ('r', 'm') AND c.relpages > 512 AND n.nspname <> 'pg_catalog' \
            AND c.relpersistence <> 't' AND pg_has_role(c.relowner, 'MEMBER')",
-    )
-    .fetch_all(session.connection())
-    .await
-    .doing(|| "list large tables".into())?;
+            &[],
+        ))
+        .await
+        .doing(|| "list large tables".into())?;
     if !large.is_empty() {
         // With `synchronous_commit = off` the build's last commits may not be on disk yet, and what
         // they wrote does not count as visible to all until then. A commit of our own flushes them.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 
-use super::{Doing as _, Session};
+use super::{Doing as _, Session, sql};
 use crate::error::Result;
 
 /// Settings by name, in their base units, as far as the role may see them.
@@ -69,8 +69,8 @@ const ORPHANS: &str = "SELECT d FROM pg_ls_dir('base') d WHERE d ~ '^[0-9]+$' \
 /// # Errors
 /// The driver's.
 pub async fn settings(session: &mut Session) -> Result<Settings> {
-    let rows: Vec<(String, String)> = sqlx::query_as(SETTINGS)
-        .fetch_all(session.connection())
+    let rows: Vec<(String, String)> = session
+        .rows(sql::fill(SETTINGS, &[]))
         .await
         .doing(|| "read the server's settings".into())?;
     Ok(rows.into_iter().collect())
@@ -81,8 +81,8 @@ pub async fn settings(session: &mut Session) -> Result<Settings> {
 /// # Errors
 /// The driver's.
 pub async fn rights(session: &mut Session) -> Result<Rights> {
-    sqlx::query_as(RIGHTS)
-        .fetch_one(session.connection())
+    session
+        .one(sql::fill(RIGHTS, &[]))
         .await
         .doing(|| "read the role's rights".into())
 }
@@ -92,8 +92,8 @@ pub async fn rights(session: &mut Session) -> Result<Rights> {
 /// # Errors
 /// The driver's.
 pub async fn load(session: &mut Session) -> Result<Load> {
-    sqlx::query_as(LOAD)
-        .fetch_one(session.connection())
+    session
+        .one(sql::fill(LOAD, &[]))
         .await
         .doing(|| "count the sessions".into())
 }
@@ -103,8 +103,8 @@ pub async fn load(session: &mut Session) -> Result<Load> {
 /// # Errors
 /// The driver's.
 pub async fn databases(session: &mut Session) -> Result<Vec<Found>> {
-    sqlx::query_as(DATABASES)
-        .fetch_all(session.connection())
+    session
+        .rows(sql::fill(DATABASES, &[]))
         .await
         .doing(|| "read the list of databases".into())
 }
@@ -114,8 +114,8 @@ pub async fn databases(session: &mut Session) -> Result<Vec<Found>> {
 /// # Errors
 /// The driver's.
 pub async fn orphan_folders(session: &mut Session) -> Result<Vec<String>> {
-    sqlx::query_scalar(ORPHANS)
-        .fetch_all(session.connection())
+    session
+        .scalars(sql::fill(ORPHANS, &[]))
         .await
         .doing(|| "look for folders without a database".into())
 }

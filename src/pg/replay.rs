@@ -62,38 +62,34 @@ pub struct Grant {
 /// The driver's.
 pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay> {
     let doing = || "read the settings and grants of the built database".to_owned();
-    let settings: Vec<(Option<String>, String)> = sqlx::query_as(
-        "SELECT r.rolname::text, cfg FROM pg_db_role_setting s \
+    let settings: Vec<(Option<String>, String)> = session.rows(sql::fill("SELECT r.rolname::text, cfg FROM pg_db_role_setting s \
          CROSS JOIN LATERAL unnest(s.setconfig) cfg \
          LEFT JOIN pg_roles r ON r.oid = s.setrole \
-         WHERE s.setdatabase = $1 AND (s.setrole = 0 OR r.oid IS NOT NULL) ORDER BY 1 NULLS FIRST, 2",
-    )
-    .bind(oid)
-    .fetch_all(session.connection())
+         WHERE s.setdatabase = $1 AND (s.setrole = 0 OR r.oid IS NOT NULL) ORDER BY 1 NULLS FIRST, 2", &[&oid]))
     .await
     .doing(doing)?;
-    let (limit, default_acl, comment): (i32, bool, Option<String>) = sqlx::query_as(
-        "SELECT datconnlimit, datacl IS NULL, shobj_description(oid, 'pg_database') \
+    let (limit, default_acl, comment): (i32, bool, Option<String>) = session
+        .one(sql::fill(
+            "SELECT datconnlimit, datacl IS NULL, shobj_description(oid, 'pg_database') \
          FROM pg_database WHERE oid = $1",
-    )
-    .bind(oid)
-    .fetch_one(session.connection())
-    .await
-    .doing(doing)?;
+            &[&oid],
+        ))
+        .await
+        .doing(doing)?;
     let grants = if default_acl {
         None
     } else {
         // The owner's own rights come with ownership.
-        let rows: Vec<(Option<String>, String, bool)> = sqlx::query_as(
-            "SELECT r.rolname::text, a.privilege_type, a.is_grantable FROM pg_database d \
+        let rows: Vec<(Option<String>, String, bool)> = session
+            .rows(sql::fill(
+                "SELECT r.rolname::text, a.privilege_type, a.is_grantable FROM pg_database d \
              CROSS JOIN LATERAL aclexplode(d.datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee \
              WHERE d.oid = $1 AND a.grantee <> d.datdba AND (a.grantee = 0 OR r.oid IS NOT NULL) \
              ORDER BY 1 NULLS FIRST, 2",
-        )
-        .bind(oid)
-        .fetch_all(session.connection())
-        .await
-        .doing(doing)?;
+                &[&oid],
+            ))
+            .await
+            .doing(doing)?;
         Some(
             rows.into_iter()
                 .map(|(grantee, privilege, grantable)| Grant {
@@ -194,10 +190,11 @@ async fn store_list(
 ) -> std::result::Result<(), sqlx::Error> {
     session.begin().await?;
     let done = async {
-        sqlx::query("SELECT set_config($1, $2, true)")
-            .bind(&setting.name)
-            .bind(&setting.value)
-            .execute(session.connection())
+        session
+            .execute(sql::fill(
+                "SELECT set_config($1, $2, true)",
+                &[&setting.name, &setting.value],
+            ))
             .await?;
         session
             .run(sql::store_setting(

@@ -6,14 +6,17 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::{
+    ConnectOptions as _, Connection as _, Either, Executor as _, FromRow, PgConnection, Row as _,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Endpoint;
 use super::failure::{Doing as _, state_of};
 use super::lock::LockKey;
-use super::sql::Statement;
+use super::sql::{self, Statement};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
 
@@ -103,6 +106,28 @@ impl ServerFacts {
     /// 13 to 18.
     pub fn major(&self) -> u32 {
         self.version / 10_000
+    }
+}
+
+/// What one statement of a message came to.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// Its rows, if it has any.
+    pub rows: Vec<PgRow>,
+    /// How many rows it wrote or returned.
+    pub count: u64,
+}
+
+impl Answer {
+    /// Reads the rows.
+    ///
+    /// # Errors
+    /// The driver's, if a column is missing or has another type.
+    pub fn read<T>(&self) -> std::result::Result<Vec<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        self.rows.iter().map(T::from_row).collect()
     }
 }
 
@@ -226,13 +251,13 @@ impl Session {
         text += " FROM pg_catalog.pg_database WHERE datname = 'template0'";
         let mut rows = None;
         if let Some(question) = question {
-            let both = super::sql::user_statements(format!("{text}; {question}"));
+            let both = sql::user_statements(format!("{text}; {question}"));
             // If the question fails, the settings are taken back with it: one message is one transaction.
             rows = sqlx::raw_sql(both).fetch_all(&mut connection).await.ok();
         }
         let rows = match rows {
             Some(rows) => rows,
-            None => sqlx::raw_sql(super::sql::user_statements(text))
+            None => sqlx::raw_sql(sql::user_statements(text))
                 .fetch_all(&mut connection)
                 .await
                 .doing(|| format!("set up a session with the server at {}", endpoint.place()))?,
@@ -330,7 +355,7 @@ impl Session {
     /// The driver's.
     pub async fn act_as(&mut self, role: &str) -> std::result::Result<(), sqlx::Error> {
         if self.facts.role != role {
-            self.run(super::sql::set_role(role)).await?;
+            self.run(sql::set_role(role)).await?;
             role.clone_into(&mut self.facts.role);
         }
         Ok(())
@@ -352,13 +377,145 @@ impl Session {
         Ok(())
     }
 
+    /// Sends statements as one message: one round trip, and one transaction, which an error takes back as a
+    /// whole. Session locks stay. Returns what each of them came to, in their order.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn send<const N: usize>(
+        &mut self,
+        statements: [Statement; N],
+    ) -> std::result::Result<[Answer; N], sqlx::Error> {
+        let answers = self.send_all(&statements).await?;
+        <[Answer; N]>::try_from(answers)
+            .map_err(|_| sqlx::Error::Protocol("a statement was not answered".into()))
+    }
+
+    /// [`Session::send`] of any number of statements.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn send_all(
+        &mut self,
+        statements: &[Statement],
+    ) -> std::result::Result<Vec<Answer>, sqlx::Error> {
+        let message = sql::together(statements);
+        tracing::debug!(database = self.database, sql = message.text(), "send");
+        let mut answers = Vec::with_capacity(statements.len());
+        let mut rows = Vec::new();
+        let mut stream = sqlx::raw_sql(message).fetch_many(&mut self.connection);
+        while let Some(step) = stream.try_next().await? {
+            match step {
+                Either::Right(row) => rows.push(row),
+                Either::Left(done) => answers.push(Answer {
+                    rows: std::mem::take(&mut rows),
+                    count: done.rows_affected(),
+                }),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// The rows of one statement.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn rows<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Vec<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        self.execute(statement).await?.read()
+    }
+
+    /// The first row of one statement.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn first<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Option<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        Ok(self.rows(statement).await?.into_iter().next())
+    }
+
+    /// The row of a statement that has one.
+    ///
+    /// # Errors
+    /// [`sqlx::Error::RowNotFound`] if it has none; the driver's.
+    pub async fn one<T>(&mut self, statement: Statement) -> std::result::Result<T, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        self.first(statement).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// The only column of a statement that has one row.
+    ///
+    /// # Errors
+    /// As [`Session::one`].
+    pub async fn scalar<T>(&mut self, statement: Statement) -> std::result::Result<T, sqlx::Error>
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        let (value,) = self.one(statement).await?;
+        Ok(value)
+    }
+
+    /// The only column of a statement's first row.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn first_scalar<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Option<T>, sqlx::Error>
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        let row: Option<(T,)> = self.first(statement).await?;
+        Ok(row.map(|(value,)| value))
+    }
+
+    /// The only column of all rows of a statement.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn scalars<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Vec<T>, sqlx::Error>
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        let rows: Vec<(T,)> = self.rows(statement).await?;
+        Ok(rows.into_iter().map(|(value,)| value).collect())
+    }
+
+    /// Runs one statement.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn execute(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Answer, sqlx::Error> {
+        let [answer] = self.send([statement]).await?;
+        Ok(answer)
+    }
+
     /// Begins a transaction. Renames, flags and comments of databases are transactional, CREATE and
     /// DROP are not.
     ///
     /// # Errors
     /// The driver's.
     pub async fn begin(&mut self) -> std::result::Result<(), sqlx::Error> {
-        self.run(super::sql::user_statements("BEGIN".into())).await
+        self.run(sql::user_statements("BEGIN".into())).await
     }
 
     /// Commits if `done` is fine, rolls back if not, and passes `done` on.
@@ -371,15 +528,12 @@ impl Session {
     ) -> std::result::Result<T, sqlx::Error> {
         match done {
             Ok(value) => {
-                self.run(super::sql::user_statements("COMMIT".into()))
-                    .await?;
+                self.run(sql::user_statements("COMMIT".into())).await?;
                 Ok(value)
             }
             Err(error) => {
                 // If this fails, the session is gone, and the transaction with it.
-                let _ = self
-                    .run(super::sql::user_statements("ROLLBACK".into()))
-                    .await;
+                let _ = self.run(sql::user_statements("ROLLBACK".into())).await;
                 Err(error)
             }
         }
@@ -395,7 +549,7 @@ impl Session {
         if self.facts.major() >= 14 {
             text += ", set_config('client_connection_check_interval', '0', false)";
         }
-        self.run(super::sql::user_statements(text)).await
+        self.run(sql::user_statements(text)).await
     }
 
     /// Lets the server notice again that we died.
@@ -407,7 +561,7 @@ impl Session {
             return Ok(());
         }
         let text = "SELECT set_config('client_connection_check_interval', '500ms', false)";
-        self.run(super::sql::user_statements(text.to_owned())).await
+        self.run(sql::user_statements(text.to_owned())).await
     }
 
     /// Bounds the following statements; `None` removes the bound.
@@ -420,10 +574,11 @@ impl Session {
     ) -> std::result::Result<(), sqlx::Error> {
         // 0 would switch the time-out off.
         let millis = timeout.map_or(0, |t| t.as_millis().clamp(1, i32::MAX as u128));
-        sqlx::query("SELECT set_config('statement_timeout', $1, false)")
-            .bind(millis.to_string())
-            .execute(&mut self.connection)
-            .await?;
+        self.execute(sql::fill(
+            "SELECT set_config('statement_timeout', $1, false)",
+            &[&millis.to_string()],
+        ))
+        .await?;
         Ok(())
     }
 
@@ -468,11 +623,7 @@ impl Session {
         query: &'static str,
         key: LockKey,
     ) -> std::result::Result<bool, sqlx::Error> {
-        let row: PgRow = sqlx::query(query)
-            .bind(key.value())
-            .fetch_one(&mut self.connection)
-            .await?;
-        row.try_get(0)
+        self.scalar(sql::fill(query, &[&key.value()])).await
     }
 
     /// Ends the session in an orderly way; its locks go with it.

@@ -1,6 +1,9 @@
 //! Statements whose identifiers cannot be bound: made here and nowhere else, every identifier
 //! quoted by [`quote_ident`], every literal by [`quote_literal`].
 
+use serde::Serialize;
+use sqlx::postgres::types::Oid;
+use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 /// A finished statement, safe to send.
@@ -33,14 +36,134 @@ pub fn together(statements: &[Statement]) -> Statement {
     Statement(texts.join("; "))
 }
 
+/// A value that [`fill`] writes into a statement. All are quoted, so that the server takes their type from
+/// what stands around them, as it does with parameters.
+pub trait Literal: Sync {
+    /// As it stands in a statement.
+    fn literal(&self) -> String;
+}
+
+impl Literal for str {
+    fn literal(&self) -> String {
+        quote_literal(self)
+    }
+}
+
+impl Literal for String {
+    fn literal(&self) -> String {
+        quote_literal(self)
+    }
+}
+
+impl<T: Literal + ?Sized> Literal for &T {
+    fn literal(&self) -> String {
+        (**self).literal()
+    }
+}
+
+macro_rules! literals {
+    ($($type:ty),*) => {
+        $(impl Literal for $type {
+            fn literal(&self) -> String {
+                format!("'{self}'")
+            }
+        })*
+    };
+}
+
+literals!(bool, i32, i64, u64, usize, f64);
+
+impl Literal for Oid {
+    fn literal(&self) -> String {
+        format!("'{}'", self.0)
+    }
+}
+
+impl<T: Serialize + Sync> Literal for Json<T> {
+    fn literal(&self) -> String {
+        // What is written here comes from maps with text keys, which always works.
+        quote_literal(&serde_json::to_string(&self.0).unwrap_or_else(|_| "null".into()))
+    }
+}
+
+impl<T: Literal> Literal for Option<T> {
+    fn literal(&self) -> String {
+        self.as_ref()
+            .map_or_else(|| "NULL".to_owned(), Literal::literal)
+    }
+}
+
+impl Literal for [String] {
+    fn literal(&self) -> String {
+        let quote = |text: &String| {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+            format!("\"{text}\"")
+        };
+        let elements: Vec<String> = self.iter().map(quote).collect();
+        quote_literal(&format!("{{{}}}", elements.join(",")))
+    }
+}
+
+impl Literal for [Oid] {
+    fn literal(&self) -> String {
+        let elements: Vec<String> = self.iter().map(|oid| oid.0.to_string()).collect();
+        format!("'{{{}}}'", elements.join(","))
+    }
+}
+
+impl Literal for [i64] {
+    fn literal(&self) -> String {
+        let elements: Vec<String> = self.iter().map(i64::to_string).collect();
+        format!("'{{{}}}'", elements.join(","))
+    }
+}
+
+impl<T> Literal for Vec<T>
+where
+    [T]: Literal,
+    T: Sync,
+{
+    fn literal(&self) -> String {
+        self.as_slice().literal()
+    }
+}
+
+/// Writes values in the place of `$1` and so on. To bind them would take a round trip of its own for each
+/// statement, and several statements could not be one message.
+pub fn fill(text: &str, values: &[&dyn Literal]) -> Statement {
+    let mut filled = String::with_capacity(text.len() + 32 * values.len());
+    let mut parts = text.split('$');
+    filled.extend(parts.next());
+    for part in parts {
+        let end = part
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(part.len());
+        let (number, rest) = part.split_at(end);
+        let value = number
+            .parse()
+            .ok()
+            .and_then(|n: usize| values.get(n.wrapping_sub(1)));
+        match value {
+            Some(value) => filled += &value.literal(),
+            None => {
+                filled.push('$');
+                filled += number;
+            }
+        }
+        filled += rest;
+    }
+    Statement(filled)
+}
+
 /// Quotes an identifier for any position in a statement.
 pub fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Quotes a literal, whatever `standard_conforming_strings` says.
+/// Quotes a literal, whatever `standard_conforming_strings` says. A zero byte, which Postgres cannot
+/// store, would end the message: it becomes U+FFFD.
 pub fn quote_literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
+    let quoted = text.replace('\'', "''").replace('\0', "\u{fffd}");
     if quoted.contains('\\') {
         format!(" E'{}'", quoted.replace('\\', "\\\\"))
     } else {
@@ -248,6 +371,21 @@ mod tests {
             drop_database("x; DROP DATABASE y").text(),
             r#"DROP DATABASE "x; DROP DATABASE y""#
         );
+    }
+
+    #[test]
+    fn values_are_filled_in() {
+        let odd = "it's $2 \\ \0";
+        let filled = fill(
+            "SELECT $1, $2::int, $10, $3 + $2, $$",
+            &[&odd, &7_i64, &None::<f64>],
+        );
+        assert_eq!(
+            filled.text(),
+            "SELECT  E'it''s $2 \\\\ \u{fffd}', '7'::int, $10, NULL + '7', $$"
+        );
+        let of_json = fill("$1 $2 $3", &[&Json(["a'b"]), &true, &Oid(4_000_000_000)]);
+        assert_eq!(of_json.text(), "'[\"a''b\"]' 'true' '4000000000'");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use sqlx::types::Json;
 
 use crate::error::Result;
 use crate::names::Fingerprint;
-use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
+use crate::pg::{Doing as _, sql};
 
 use super::database::{NewDatabase, Owner};
 use super::{DatabaseRow, Holder, Registry};
@@ -164,8 +164,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn clones(&mut self) -> Result<Vec<CloneRow>> {
-        sqlx::query_as(ALL)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(ALL, &[]))
             .await
             .doing(|| "list clones".into())
     }
@@ -187,9 +187,8 @@ impl Registry {
     }
 
     async fn one_clone(&mut self, query: &'static str, key: &str) -> Result<Option<CloneRow>> {
-        sqlx::query_as(query)
-            .bind(key)
-            .fetch_optional(self.session().connection())
+        self.session()
+            .first(sql::fill(query, &[&key]))
             .await
             .doing(|| "look a clone up in the registry".into())
     }
@@ -215,16 +214,20 @@ impl Registry {
     }
 
     async fn insert_clone(&mut self, new: &NewClone<'_>) -> Result<()> {
-        sqlx::query(INSERT)
-            .bind(new.id)
-            .bind(new.project)
-            .bind(new.definition)
-            .bind(new.fingerprint.to_string())
-            .bind(new.template_id)
-            .bind(new.name)
-            .bind(new.lease.kind())
-            .bind(Json(new.holder))
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(
+                INSERT,
+                &[
+                    &new.id,
+                    &new.project,
+                    &new.definition,
+                    &new.fingerprint.to_string(),
+                    &new.template_id,
+                    &new.name,
+                    &new.lease.kind(),
+                    &Json(new.holder),
+                ],
+            ))
             .await
             .doing(|| "register a clone".into())?;
         Ok(())
@@ -240,14 +243,14 @@ impl Registry {
         lease: Lease,
         holder: &Holder,
     ) -> std::result::Result<bool, sqlx::Error> {
-        let done = sqlx::query(LEASE)
-            .bind(id)
-            .bind(lease.kind())
-            .bind(lease.seconds())
-            .bind(Json(holder))
-            .execute(self.session().connection())
+        let done = self
+            .session()
+            .execute(sql::fill(
+                LEASE,
+                &[&id, &lease.kind(), &lease.seconds(), &Json(holder)],
+            ))
             .await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done.count == 1)
     }
 
     /// Gives a clone up: from here on anybody's sweep drops it. `false`: it was given up already.
@@ -283,12 +286,12 @@ impl Registry {
     }
 
     async fn change_clone(&mut self, query: &'static str, id: &str) -> Result<bool> {
-        let done = sqlx::query(query)
-            .bind(id)
-            .execute(self.session().connection())
+        let done = self
+            .session()
+            .execute(sql::fill(query, &[&id]))
             .await
             .doing(|| format!("update clone `{id}` in the registry"))?;
-        Ok(done.rows_affected() == 1)
+        Ok(done.count == 1)
     }
 
     /// Whether somebody waits for a copy right now.
@@ -297,10 +300,8 @@ impl Registry {
     /// The driver's.
     pub async fn somebody_hurries(&mut self) -> Result<bool> {
         let (class, object) = LockKey::hurry().halves();
-        sqlx::query_scalar(HURRY)
-            .bind(Oid(class))
-            .bind(Oid(object))
-            .fetch_one(self.session().connection())
+        self.session()
+            .scalar(sql::fill(HURRY, &[&Oid(class), &Oid(object)]))
             .await
             .doing(|| "see whether somebody waits for a copy".into())
     }
@@ -311,10 +312,8 @@ impl Registry {
     /// The driver's.
     pub async fn is_held_alone(&mut self, key: LockKey) -> Result<bool> {
         let (class, object) = key.halves();
-        sqlx::query_scalar(HELD_ALONE)
-            .bind(Oid(class))
-            .bind(Oid(object))
-            .fetch_one(self.session().connection())
+        self.session()
+            .scalar(sql::fill(HELD_ALONE, &[&Oid(class), &Oid(object)]))
             .await
             .doing(|| "see who holds a lock".into())
     }
@@ -325,8 +324,9 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn held_locks(&mut self) -> Result<std::collections::HashSet<LockKey>> {
-        let rows: Vec<(Oid, Oid)> = sqlx::query_as(HELD)
-            .fetch_all(self.session().connection())
+        let rows: Vec<(Oid, Oid)> = self
+            .session()
+            .rows(sql::fill(HELD, &[]))
             .await
             .doing(|| "read the locks".into())?;
         Ok(rows

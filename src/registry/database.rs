@@ -194,10 +194,8 @@ impl Registry {
     /// The driver's.
     pub async fn databases_of(&mut self, owner: &Owner) -> Result<Vec<DatabaseRow>> {
         let (template, clone) = owner.ids();
-        sqlx::query_as(COLUMNS_OF)
-            .bind(template)
-            .bind(clone)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(COLUMNS_OF, &[&template, &clone]))
             .await
             .doing(|| "read the registry's databases".into())
     }
@@ -234,15 +232,19 @@ impl Registry {
     ) -> Result<Vec<DatabaseRow>> {
         let (template, clone) = owner.ids();
         for (ordinal, database) in databases.iter().enumerate() {
-            sqlx::query(INSERT)
-                .bind(template)
-                .bind(clone)
-                .bind(&database.role)
-                .bind(ordinal as i32)
-                .bind(&database.private_name)
-                .bind(&database.name)
-                .bind(Mark::random().nonce)
-                .execute(self.session().connection())
+            self.session()
+                .execute(sql::fill(
+                    INSERT,
+                    &[
+                        &template,
+                        &clone,
+                        &database.role,
+                        &ordinal,
+                        &database.private_name,
+                        &database.name,
+                        &Mark::random().nonce,
+                    ],
+                ))
                 .await
                 .doing(|| "write the intent to create a database".into())?;
         }
@@ -271,10 +273,8 @@ impl Registry {
             .run(sql::comment_database(&row.private_name, &comment))
             .await
             .doing(|| format!("mark database `{}`", row.private_name))?;
-        sqlx::query(CREATED)
-            .bind(row.id)
-            .bind(found.oid)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(CREATED, &[&row.id, &found.oid]))
             .await
             .doing(|| "note a database's oid".into())?;
         row.oid = Some(found.oid);
@@ -287,10 +287,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn made_beside(&mut self, name: &str, oid: Oid) -> Result<Vec<String>> {
-        sqlx::query_scalar(BESIDE)
-            .bind(name)
-            .bind(oid)
-            .fetch_all(self.session().connection())
+        self.session()
+            .scalars(sql::fill(BESIDE, &[&name, &oid]))
             .await
             .doing(|| "look for further databases".into())
     }
@@ -300,8 +298,9 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn stuck(&mut self) -> Result<HashSet<Owner>> {
-        let rows: Vec<(Option<i64>, Option<String>)> = sqlx::query_as(STUCK)
-            .fetch_all(self.session().connection())
+        let rows: Vec<(Option<i64>, Option<String>)> = self
+            .session()
+            .rows(sql::fill(STUCK, &[]))
             .await
             .doing(|| "look for what could not be dropped".into())?;
         Ok(rows
@@ -319,10 +318,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn mark_dropping(&mut self, row: &DatabaseRow, oid: Oid) -> Result<()> {
-        sqlx::query(DROPPING)
-            .bind(row.id)
-            .bind(oid)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(DROPPING, &[&row.id, &oid]))
             .await
             .doing(|| "write the intent to drop a database".into())?;
         Ok(())
@@ -337,9 +334,8 @@ impl Registry {
     }
 
     async fn by_id(&mut self, query: &'static str, id: i64) -> Result<()> {
-        sqlx::query(query)
-            .bind(id)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(query, &[&id]))
             .await
             .doing(|| "update a database's row in the registry".into())?;
         Ok(())
@@ -356,16 +352,18 @@ pub async fn set_present(
     contents: Option<(i64, i64)>,
     replay: Option<&Replay>,
 ) -> std::result::Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE pgstencil.database SET state = 'present', bytes = coalesce($2, bytes), \
+    session
+        .execute(sql::fill(
+            "UPDATE pgstencil.database SET state = 'present', bytes = coalesce($2, bytes), \
          files = coalesce($3, files), replay = coalesce($4, replay) WHERE id = $1",
-    )
-    .bind(id)
-    .bind(contents.map(|c| c.0))
-    .bind(contents.map(|c| c.1))
-    .bind(replay.map(Json))
-    .execute(session.connection())
-    .await?;
+            &[
+                &id,
+                &contents.map(|c| c.0),
+                &contents.map(|c| c.1),
+                &replay.map(Json),
+            ],
+        ))
+        .await?;
     Ok(())
 }
 
@@ -374,10 +372,11 @@ pub async fn set_present(
 /// # Errors
 /// The driver's.
 pub async fn adopt(session: &mut Session, id: i64, oid: Oid) -> Result<()> {
-    sqlx::query("UPDATE pgstencil.database SET oid = $2 WHERE id = $1")
-        .bind(id)
-        .bind(oid)
-        .execute(session.connection())
+    session
+        .execute(sql::fill(
+            "UPDATE pgstencil.database SET oid = $2 WHERE id = $1",
+            &[&id, &oid],
+        ))
         .await
         .doing(|| "adopt the database that the build made anew".into())?;
     Ok(())

@@ -6,7 +6,7 @@ use sqlx::FromRow;
 
 use crate::error::Result;
 use crate::names::Fingerprint;
-use crate::pg::Doing as _;
+use crate::pg::{Doing as _, sql};
 
 use super::Registry;
 
@@ -106,20 +106,24 @@ impl Registry {
         files: Option<usize>,
     ) -> Result<()> {
         let doing = || "note what happened in the registry".to_owned();
-        let id: i64 = sqlx::query_scalar(INSERT)
-            .bind(project)
-            .bind(definition)
-            .bind(fingerprint.to_string())
-            .bind(outcome)
-            .bind(millis as i64)
-            .bind(files.map(|n| n as i32))
-            .fetch_one(self.session().connection())
+        let id: i64 = self
+            .session()
+            .scalar(sql::fill(
+                INSERT,
+                &[
+                    &project,
+                    &definition,
+                    &fingerprint.to_string(),
+                    &outcome,
+                    &millis,
+                    &files.map(|n| n as i32),
+                ],
+            ))
             .await
             .doing(doing)?;
         if id % 1000 == 0 {
-            sqlx::query(TRIM)
-                .bind(id)
-                .execute(self.session().connection())
+            self.session()
+                .execute(sql::fill(TRIM, &[&id]))
                 .await
                 .doing(doing)?;
         }
@@ -136,10 +140,11 @@ impl Registry {
         definition: Option<&str>,
         last: Option<Duration>,
     ) -> Result<Vec<Tally>> {
-        sqlx::query_as(TALLY)
-            .bind(definition)
-            .bind(last.map(|d| d.as_secs_f64()))
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(
+                TALLY,
+                &[&definition, &last.map(|d| d.as_secs_f64())],
+            ))
             .await
             .doing(|| "add up what happened".into())
     }
@@ -154,11 +159,11 @@ impl Registry {
         definition: &str,
         fingerprint: &Fingerprint,
     ) -> Result<bool> {
-        sqlx::query_scalar(DIFFERED)
-            .bind(project)
-            .bind(definition)
-            .bind(fingerprint.to_string())
-            .fetch_one(self.session().connection())
+        self.session()
+            .scalar(sql::fill(
+                DIFFERED,
+                &[&project, &definition, &fingerprint.to_string()],
+            ))
             .await
             .doing(|| "read what became of extensions".into())
     }
@@ -168,10 +173,9 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
-        let (full, extension, hit): (Option<i64>, Option<i64>, Option<i64>) = sqlx::query_as(COSTS)
-            .bind(project)
-            .bind(definition)
-            .fetch_one(self.session().connection())
+        let (full, extension, hit): (Option<i64>, Option<i64>, Option<i64>) = self
+            .session()
+            .one(sql::fill(COSTS, &[&project, &definition]))
             .await
             .doing(|| "read what builds took".into())?;
         let time = |millis: Option<i64>| Some(Duration::from_millis(u64::try_from(millis?).ok()?));

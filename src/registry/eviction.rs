@@ -8,7 +8,7 @@ use sqlx::FromRow;
 use crate::config::{CloneSettings, EvictionSettings};
 use crate::error::Result;
 use crate::fingerprint::Recipe;
-use crate::pg::Doing as _;
+use crate::pg::{Doing as _, sql};
 
 use super::Registry;
 
@@ -113,8 +113,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn residents(&mut self) -> Result<Vec<ResidentRow>> {
-        sqlx::query_as(RESIDENTS)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(RESIDENTS, &[]))
             .await
             .doing(|| "list the templates for an eviction".into())
     }
@@ -124,9 +124,9 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn recipes(&mut self, ids: &[i64]) -> Result<HashMap<i64, Recipe>> {
-        let rows: Vec<(i64, serde_json::Value)> = sqlx::query_as(RECIPES)
-            .bind(ids)
-            .fetch_all(self.session().connection())
+        let rows: Vec<(i64, serde_json::Value)> = self
+            .session()
+            .rows(sql::fill(RECIPES, &[&ids]))
             .await
             .doing(|| "read what templates were built from".into())?;
         Ok(rows
@@ -140,8 +140,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn builds(&mut self) -> Result<Vec<BuildRow>> {
-        sqlx::query_as(BUILDS)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(BUILDS, &[]))
             .await
             .doing(|| "read what builds took".into())
     }
@@ -151,8 +151,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn limits(&mut self) -> Result<Vec<LimitsRow>> {
-        sqlx::query_as(LIMITS)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(LIMITS, &[]))
             .await
             .doing(|| "read the limits of the projects".into())
     }
@@ -191,20 +191,22 @@ impl Registry {
         limits: &EvictionSettings,
         clone: &CloneSettings,
     ) -> Result<()> {
-        sqlx::query(query)
-            .bind(project)
-            .bind(
-                limits
-                    .max_size
-                    .map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
-            )
-            .bind(i64::from(limits.max_templates))
-            .bind(limits.max_idle.map(|d| d.as_secs_f64()))
-            .bind(i64::from(limits.keep))
-            .bind(i64::from(clone.warm))
-            .bind(i64::from(clone.warm_max))
-            .bind(clone.orphan_grace.as_secs_f64())
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(
+                query,
+                &[
+                    &project,
+                    &limits
+                        .max_size
+                        .map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+                    &i64::from(limits.max_templates),
+                    &limits.max_idle.map(|d| d.as_secs_f64()),
+                    &i64::from(limits.keep),
+                    &i64::from(clone.warm),
+                    &i64::from(clone.warm_max),
+                    &clone.orphan_grace.as_secs_f64(),
+                ],
+            ))
             .await
             .doing(|| "note the limits of the project".into())?;
         Ok(())
@@ -215,9 +217,9 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn leftover_bytes(&mut self, project: &str) -> Result<u64> {
-        let bytes: i64 = sqlx::query_scalar(LEFTOVERS)
-            .bind(project)
-            .fetch_one(self.session().connection())
+        let bytes: i64 = self
+            .session()
+            .scalar(sql::fill(LEFTOVERS, &[&project]))
             .await
             .doing(|| "add up what still has to be dropped".into())?;
         Ok(u64::try_from(bytes).unwrap_or_default())
@@ -229,14 +231,12 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn give_up_template(&mut self, id: i64, used: &str, why: &str) -> Result<bool> {
-        let done = sqlx::query(EVICT)
-            .bind(id)
-            .bind(used)
-            .bind(why)
-            .execute(self.session().connection())
+        let done = self
+            .session()
+            .execute(sql::fill(EVICT, &[&id, &used, &why]))
             .await
             .doing(|| "give a template up".into())?;
-        Ok(done.rows_affected() == 1)
+        Ok(done.count == 1)
     }
 
     /// Whether a template is still there for everybody.
@@ -244,9 +244,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn is_ready(&mut self, id: i64) -> Result<bool> {
-        sqlx::query_scalar(IS_READY)
-            .bind(id)
-            .fetch_one(self.session().connection())
+        self.session()
+            .scalar(sql::fill(IS_READY, &[&id]))
             .await
             .doing(|| "look whether a template is still there".into())
     }
@@ -256,13 +255,12 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn pin_template(&mut self, id: i64, pinned: bool) -> Result<bool> {
-        let done = sqlx::query(PIN)
-            .bind(id)
-            .bind(pinned)
-            .execute(self.session().connection())
+        let done = self
+            .session()
+            .execute(sql::fill(PIN, &[&id, &pinned]))
             .await
             .doing(|| "pin or unpin a template".into())?;
-        Ok(done.rows_affected() == 1)
+        Ok(done.count == 1)
     }
 
     /// Notes that a template was extended: that is a use, though no hit.
@@ -270,9 +268,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn note_use(&mut self, id: i64) -> Result<()> {
-        sqlx::query(USE)
-            .bind(id)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(USE, &[&id]))
             .await
             .doing(|| "note a use of a template".into())?;
         Ok(())

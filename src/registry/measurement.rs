@@ -4,7 +4,7 @@ use sqlx::FromRow;
 
 use crate::error::Result;
 use crate::pg::Doing as _;
-use crate::pg::sql::CopyStrategy;
+use crate::pg::sql::{self, CopyStrategy};
 
 use super::Registry;
 
@@ -45,9 +45,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn measurements(&mut self, fsync: bool) -> Result<Vec<Measurement>> {
-        sqlx::query_as(ALL)
-            .bind(fsync)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(ALL, &[&fsync]))
             .await
             .doing(|| "read what copies were measured to cost".into())
     }
@@ -58,18 +57,22 @@ impl Registry {
     /// The driver's.
     pub async fn note_measurement(&mut self, measurement: &Measurement) -> Result<()> {
         let fsync = self.facts().fsync;
-        sqlx::query(NOTE)
-            .bind(&measurement.strategy)
-            .bind(measurement.bytes)
-            .bind(measurement.files)
-            .bind(fsync)
-            .bind(measurement.millis)
-            .bind(measurement.samples)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(
+                NOTE,
+                &[
+                    &measurement.strategy,
+                    &measurement.bytes,
+                    &measurement.files,
+                    &fsync,
+                    &measurement.millis,
+                    &measurement.samples,
+                ],
+            ))
             .await
             .doing(|| "note what a copy costs".into())?;
-        sqlx::query(TRIM)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(TRIM, &[]))
             .await
             .doing(|| "forget old measurements".into())?;
         Ok(())

@@ -221,11 +221,12 @@ impl Registry {
                 self.refuse_foreign_contents(name).await?;
                 0
             }
-            Look::Older => sqlx::query_scalar::<_, i32>("SELECT version FROM pgstencil.meta")
-                .fetch_one(self.session.connection())
-                .await
-                .doing(|| "read the registry's version".into())?
-                as usize,
+            Look::Older => {
+                self.session
+                    .scalar::<i32>(sql::fill("SELECT version FROM pgstencil.meta", &[]))
+                    .await
+                    .doing(|| "read the registry's version".into())? as usize
+            }
         };
         if version == 0 {
             // Before there is anything to see: a crash in between must not leave it open.
@@ -259,8 +260,12 @@ impl Registry {
         if let Some(d) = found.filter(|d| !d.ours) {
             return Err(foreign(name, Some(&d.owner)));
         }
-        let relations: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_class WHERE oid >= 16384")
-            .fetch_one(self.session.connection())
+        let relations: i64 = self
+            .session
+            .scalar(sql::fill(
+                "SELECT count(*) FROM pg_class WHERE oid >= 16384",
+                &[],
+            ))
             .await
             .doing(|| format!("look into database `{name}`"))?;
         if relations > 0 {
@@ -300,9 +305,8 @@ async fn owned_by_another(error: Error, endpoint: &Endpoint, name: &str, limit: 
     let mut owner = None;
     for database in endpoint.maintenance().iter().filter(|d| *d != name) {
         if let Ok(mut session) = Session::open(endpoint, database, limit).await {
-            owner = sqlx::query_scalar::<_, String>(OWNER)
-                .bind(name)
-                .fetch_optional(session.connection())
+            owner = session
+                .first_scalar::<String>(sql::fill(OWNER, &[&name]))
                 .await
                 .unwrap_or_default();
             session.close().await;

@@ -9,9 +9,9 @@ use crate::config::Extend;
 use crate::error::Result;
 use crate::fingerprint::{Recipe, RelPath};
 use crate::names::Fingerprint;
-use crate::pg::Doing as _;
 use crate::pg::catalog::BuiltWith;
 use crate::pg::lock::LockKey;
+use crate::pg::{Doing as _, sql};
 
 use super::{Holder, Registry};
 
@@ -166,12 +166,11 @@ impl Registry {
         fingerprint: &Fingerprint,
         state: &str,
     ) -> Result<Option<TemplateRow>> {
-        sqlx::query_as(FIND)
-            .bind(project)
-            .bind(definition)
-            .bind(fingerprint.to_string())
-            .bind(state)
-            .fetch_optional(self.session().connection())
+        self.session()
+            .first(sql::fill(
+                FIND,
+                &[&project, &definition, &fingerprint.to_string(), &state],
+            ))
             .await
             .doing(|| "look a template up in the registry".into())
     }
@@ -181,8 +180,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn templates(&mut self) -> Result<Vec<TemplateRow>> {
-        sqlx::query_as(ALL)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(ALL, &[]))
             .await
             .doing(|| "list templates".into())
     }
@@ -197,16 +196,14 @@ impl Registry {
         definition: &str,
     ) -> Result<Vec<(TemplateRow, Recipe)>> {
         let doing = || "list the templates of a definition".to_owned();
-        let rows: Vec<TemplateRow> = sqlx::query_as(READY_OF)
-            .bind(project)
-            .bind(definition)
-            .fetch_all(self.session().connection())
+        let rows: Vec<TemplateRow> = self
+            .session()
+            .rows(sql::fill(READY_OF, &[&project, &definition]))
             .await
             .doing(doing)?;
-        let recipes: Vec<(i64, serde_json::Value)> = sqlx::query_as(RECIPES)
-            .bind(project)
-            .bind(definition)
-            .fetch_all(self.session().connection())
+        let recipes: Vec<(i64, serde_json::Value)> = self
+            .session()
+            .rows(sql::fill(RECIPES, &[&project, &definition]))
             .await
             .doing(doing)?;
         let mut recipes: HashMap<i64, serde_json::Value> = recipes.into_iter().collect();
@@ -232,19 +229,18 @@ impl Registry {
         definition: &str,
         fingerprint: &Fingerprint,
     ) -> std::result::Result<Option<i64>, sqlx::Error> {
-        let old: Option<(i64,)> = sqlx::query_as(REPLACE)
-            .bind(project)
-            .bind(definition)
-            .bind(fingerprint.to_string())
-            .fetch_optional(self.session().connection())
+        let old: Option<(i64,)> = self
+            .session()
+            .first(sql::fill(
+                REPLACE,
+                &[&project, &definition, &fingerprint.to_string()],
+            ))
             .await?;
         let Some((old,)) = old else {
             return Ok(None);
         };
-        sqlx::query(INHERIT)
-            .bind(new)
-            .bind(old)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(INHERIT, &[&new, &old]))
             .await?;
         Ok(Some(old))
     }
@@ -283,19 +279,16 @@ impl Registry {
     }
 
     async fn note_attempt(&mut self, query: &'static str, id: i64) -> Result<()> {
-        sqlx::query(query)
-            .bind(id)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(query, &[&id]))
             .await
             .doing(|| "note an attempt to settle a template".into())?;
         Ok(())
     }
 
     async fn note_text(&mut self, query: &'static str, id: i64, text: &str) -> Result<()> {
-        sqlx::query(query)
-            .bind(id)
-            .bind(text)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(query, &[&id, &text]))
             .await
             .doing(|| "note what became of a template".into())?;
         Ok(())
@@ -307,8 +300,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn unfinished_templates(&mut self) -> Result<Vec<TemplateRow>> {
-        sqlx::query_as(DEAD)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(DEAD, &[]))
             .await
             .doing(|| "list unfinished templates".into())
     }
@@ -326,17 +319,21 @@ impl Registry {
         extend: Extend,
         extension: Option<&NewExtension<'_>>,
     ) -> Result<i64> {
-        sqlx::query_scalar(INSERT)
-            .bind(project)
-            .bind(definition)
-            .bind(recipe.fingerprint().to_string())
-            .bind(Json(recipe))
-            .bind(Json(builder))
-            .bind(extension.map(|e| e.base))
-            .bind(Json(extension.map_or(&[][..], |e| e.added)))
-            .bind(extension.is_some_and(|e| e.provisional))
-            .bind(extend.as_str())
-            .fetch_one(self.session().connection())
+        self.session()
+            .scalar(sql::fill(
+                INSERT,
+                &[
+                    &project,
+                    &definition,
+                    &recipe.fingerprint().to_string(),
+                    &Json(recipe),
+                    &Json(builder),
+                    &extension.map(|e| e.base),
+                    &Json(extension.map_or(&[][..], |e| e.added)),
+                    &extension.is_some_and(|e| e.provisional),
+                    &extend.as_str(),
+                ],
+            ))
             .await
             .doing(|| "register a build".into())
     }
@@ -346,10 +343,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn write_log_tail(&mut self, id: i64, tail: &str) -> Result<()> {
-        sqlx::query(LOG)
-            .bind(id)
-            .bind(tail)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(LOG, &[&id, &tail]))
             .await
             .doing(|| "write the build's last lines".into())?;
         Ok(())
@@ -361,11 +356,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn break_template(&mut self, id: i64, reason: &str, keep: bool) -> Result<()> {
-        sqlx::query(BREAK)
-            .bind(id)
-            .bind(reason)
-            .bind(keep)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(BREAK, &[&id, &reason, &keep]))
             .await
             .doing(|| "mark a template broken".into())?;
         Ok(())
@@ -376,9 +368,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn touch_template(&mut self, id: i64) -> Result<()> {
-        sqlx::query(TOUCH)
-            .bind(id)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(TOUCH, &[&id]))
             .await
             .doing(|| "count a hit".into())?;
         Ok(())
@@ -394,13 +385,11 @@ impl Registry {
         built_with: &BuiltWith,
         millis: u64,
     ) -> std::result::Result<bool, sqlx::Error> {
-        let done = sqlx::query(READY)
-            .bind(id)
-            .bind(Json(built_with))
-            .bind(millis as i64)
-            .execute(self.session().connection())
+        let done = self
+            .session()
+            .execute(sql::fill(READY, &[&id, &Json(built_with), &millis]))
             .await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done.count == 1)
     }
 
     /// Forgets a template whose databases are all gone.
@@ -408,9 +397,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn forget_template(&mut self, id: i64) -> Result<()> {
-        sqlx::query(DELETE)
-            .bind(id)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(DELETE, &[&id]))
             .await
             .doing(|| "forget a template".into())?;
         Ok(())

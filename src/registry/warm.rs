@@ -342,13 +342,12 @@ impl Registry {
     /// # Errors
     /// The driver's; that the clone is not being made.
     pub async fn set_warm(&mut self, id: &str) -> Result<()> {
-        let done = sqlx::query(WARM)
-            .bind(id)
-            .bind(LockKey::clone(id).value())
-            .execute(self.session().connection())
+        let done = self
+            .session()
+            .execute(sql::fill(WARM, &[&id, &LockKey::clone(id).value()]))
             .await
             .doing(|| format!("offer warm clone {id}"))?;
-        match done.rows_affected() {
+        match done.count {
             0 => Err(Error::failed(format!(
                 "warm clone {id} was given up while it was made"
             ))),
@@ -361,12 +360,12 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn release_warm(&mut self, id: &str) -> Result<bool> {
-        let done = sqlx::query(RELEASE_WARM)
-            .bind(id)
-            .execute(self.session().connection())
+        let done = self
+            .session()
+            .execute(sql::fill(RELEASE_WARM, &[&id]))
             .await
             .doing(|| format!("give up warm clone {id}"))?;
-        Ok(done.rows_affected() == 1)
+        Ok(done.count == 1)
     }
 
     /// Notes that so many clones of a template were asked for.
@@ -374,10 +373,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn note_demand(&mut self, template: i64, clones: usize) -> Result<()> {
-        sqlx::query(DEMAND)
-            .bind(template)
-            .bind(clones as f64)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(DEMAND, &[&template, &clones]))
             .await
             .doing(|| "note that clones were asked for".into())?;
         Ok(())
@@ -388,8 +385,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn note_full_disk(&mut self) -> Result<()> {
-        sqlx::query(FULL)
-            .execute(self.session().connection())
+        self.session()
+            .execute(sql::fill(FULL, &[]))
             .await
             .doing(|| "note that the disk is full".into())?;
         Ok(())
@@ -405,11 +402,11 @@ impl Registry {
         definition: &str,
         fingerprint: &Fingerprint,
     ) -> Result<Option<StockRow>> {
-        sqlx::query_as(STOCK)
-            .bind(project)
-            .bind(definition)
-            .bind(fingerprint.to_string())
-            .fetch_optional(self.session().connection())
+        self.session()
+            .first(sql::fill(
+                STOCK,
+                &[&project, &definition, &fingerprint.to_string()],
+            ))
             .await
             .doing(|| "see how many warm clones there are".into())
     }
@@ -437,11 +434,11 @@ impl Registry {
         id: Option<&str>,
     ) -> Result<Vec<SpareRow>> {
         let (project, bytes) = room.unwrap_or_default();
-        sqlx::query_as(SPARE)
-            .bind(project)
-            .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
-            .bind(id)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(
+                SPARE,
+                &[&project, &i64::try_from(bytes).unwrap_or(i64::MAX), &id],
+            ))
             .await
             .doing(|| "see which warm clones are not needed".into())
     }
@@ -451,8 +448,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn all_warm(&mut self) -> Result<Vec<SpareRow>> {
-        sqlx::query_as(ALL_WARM)
-            .fetch_all(self.session().connection())
+        self.session()
+            .rows(sql::fill(ALL_WARM, &[]))
             .await
             .doing(|| "list the warm clones".into())
     }

@@ -175,9 +175,7 @@ async fn describe(
     let mut found: BTreeMap<String, Vec<Line>> = BTreeMap::new();
     let latest = (session.facts().major() >= 15).then_some(PUBLICATION_SCHEMAS);
     for query in QUERIES.into_iter().chain(latest) {
-        let rows: Vec<Row> = sqlx::query_as(query)
-            .fetch_all(session.connection())
-            .await?;
+        let rows: Vec<Row> = session.rows(sql::fill(query, &[])).await?;
         for (heading, rank, number, line) in rows {
             // Without heading is only what was dropped since the snapshot.
             if let (Some(heading), Some(line)) = (heading, line) {
@@ -185,9 +183,7 @@ async fn describe(
             }
         }
     }
-    let tables = sqlx::query_as(COUNTABLE)
-        .fetch_all(session.connection())
-        .await?;
+    let tables = session.rows(sql::fill(COUNTABLE, &[])).await?;
     Ok((found, tables))
 }
 
