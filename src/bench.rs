@@ -211,22 +211,22 @@ async fn make(
     id: &str,
 ) -> Result<(Duration, Duration)> {
     let name = names::private_name();
+    let new = NewDatabase {
+        role: from.role.clone(),
+        private_name: name.clone(),
+        name: name.clone(),
+    };
     let clone = NewClone {
         id,
         project: context.project,
         definition: &context.definition.name,
         fingerprint: template.fingerprint(),
         template_id: Some(template.id()),
-        name: &name,
         lease: Lease::Session,
         holder: context.holder,
+        databases: vec![new],
     };
-    let new = NewDatabase {
-        role: from.role.clone(),
-        private_name: name.clone(),
-        name: name.clone(),
-    };
-    let mut rows = registry.intend_clone(&clone, &[new]).await?;
+    let mut rows = registry.intend_clone(&clone).await?;
     let copy = Copy {
         target: name.clone(),
         source: from.name.clone(),

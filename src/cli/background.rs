@@ -93,7 +93,7 @@ impl Ahead {
         if self.is_there() {
             let of = Some((definition, fingerprint, Some(demand)));
             self.tell(errand(stencil, of)).await;
-        } else if !stencil.plan_sweep(registry).await?.is_empty() {
+        } else if stencil.has_to_sweep(registry).await? {
             start(stencil);
         }
         Ok(())

@@ -293,11 +293,11 @@ async fn register(
         definition: &context.definition.name,
         fingerprint: template.fingerprint(),
         template_id: Some(template.id()),
-        name: new.first().map_or("", |n| &n.name),
         lease: Lease::Session,
         holder: context.holder,
+        databases: new,
     };
-    registry.intend_clone(&clone, &new).await
+    registry.intend_clone(&clone).await
 }
 
 async fn prepare(

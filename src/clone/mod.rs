@@ -26,7 +26,6 @@ use crate::error::{Error, Kind, Result};
 use crate::handout::{NamedDatabase, Outcome, Shard};
 use crate::names::{Fingerprint, NameParts, NamePattern};
 use crate::pg::catalog;
-use crate::pg::lock::LockKey;
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, DatabaseRow, Lease, Registry};
 
@@ -187,8 +186,6 @@ pub async fn taken(registry: &mut Registry, name: &str) -> Error {
 async fn give_up(registry: &mut Registry, clones: &[String]) {
     for id in clones {
         // If the session is gone, so are the locks, and the sweep does this.
-        if registry.set_released(id).await.is_ok() {
-            let _ = registry.session().unlock(LockKey::clone(id)).await;
-        }
+        let _ = registry.give_up_clone(id).await;
     }
 }

@@ -9,7 +9,8 @@ use sqlx::postgres::types::Oid;
 use sqlx::{FromRow, PgConnection, Row as _};
 
 use super::failure::{cause, is_connection_loss};
-use super::{Doing as _, Limit, Session, sql};
+use super::sql::{self, Literal, Statement};
+use super::{Doing as _, Limit, Session};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
 
@@ -38,18 +39,27 @@ pub struct Database {
 
 // pg_database_collation_actual_version exists from 15 on.
 const DATABASE_15: &str = "SELECT d.oid, d.datname::text AS name, pg_has_role(d.datdba, 'MEMBER') AS ours, \
-     r.rolname::text AS owner, d.datconnlimit = -2 AS invalid, d.datallowconn AS open, \
+     pg_get_userbyid(d.datdba)::text AS owner, d.datconnlimit = -2 AS invalid, d.datallowconn AS open, \
      d.datistemplate AS is_template, shobj_description(d.oid, 'pg_database') AS comment, \
      coalesce(d.datcollversion IS DISTINCT FROM pg_database_collation_actual_version(d.oid) \
               AND d.datcollversion IS NOT NULL, false) AS collation_mismatch \
-     FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
-     WHERE d.datname::text = ANY($1) OR d.oid = ANY($2)";
+     FROM pg_database d WHERE ";
 const DATABASE: &str = "SELECT d.oid, d.datname::text AS name, pg_has_role(d.datdba, 'MEMBER') AS ours, \
-     r.rolname::text AS owner, d.datconnlimit = -2 AS invalid, d.datallowconn AS open, \
+     pg_get_userbyid(d.datdba)::text AS owner, d.datconnlimit = -2 AS invalid, d.datallowconn AS open, \
      d.datistemplate AS is_template, shobj_description(d.oid, 'pg_database') AS comment, \
-     false AS collation_mismatch \
-     FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
-     WHERE d.datname::text = ANY($1) OR d.oid = ANY($2)";
+     false AS collation_mismatch FROM pg_database d WHERE ";
+const BY_NAME_OR_OID: &str = "d.datname::text = ANY($1) OR d.oid = ANY($2)";
+
+/// A query for [`Database`]s of which a condition on `pg_database d` holds.
+pub fn databases_where(major: u32, condition: &str, values: &[&dyn Literal]) -> Statement {
+    let query = if major >= 15 { DATABASE_15 } else { DATABASE };
+    sql::fill(&format!("{query}{condition}"), values)
+}
+
+/// The query of [`databases()`].
+pub fn databases_named(major: u32, names: &[String], oids: &[Oid]) -> Statement {
+    databases_where(major, BY_NAME_OR_OID, &[&names, &oids])
+}
 
 /// The databases with one of these names or oids. Compared as text: a name of more than 63 bytes
 /// matches nothing, where a literal would be cut and match another.
@@ -61,13 +71,9 @@ pub async fn databases(
     names: &[String],
     oids: &[Oid],
 ) -> Result<Vec<Database>> {
-    let query = if session.facts().major() >= 15 {
-        DATABASE_15
-    } else {
-        DATABASE
-    };
+    let major = session.facts().major();
     session
-        .rows(sql::fill(query, &[&names, &oids]))
+        .rows(databases_named(major, names, oids))
         .await
         .doing(|| "read the list of databases".into())
 }
@@ -189,14 +195,16 @@ pub async fn visitors(connection: &mut PgConnection, oid: Oid) -> Result<Vec<Vis
 /// # Errors
 /// The driver's.
 pub async fn data_directory(session: &mut Session) -> Result<Option<String>> {
-    // 42501 comes from `SHOW` only; this view just leaves out what one may not see.
-    session
+    // Asked only where that is allowed: else it is an error. `pg_settings` would compute them all.
+    let answer: Option<Option<String>> = session
         .first_scalar(sql::fill(
-            "SELECT setting FROM pg_settings WHERE name = 'data_directory'",
+            "SELECT CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE') \
+             THEN current_setting('data_directory') END",
             &[],
         ))
         .await
-        .doing(|| "see where the server keeps its data".into())
+        .doing(|| "see where the server keeps its data".into())?;
+    Ok(answer.flatten())
 }
 
 /// Waits until nobody is in the database, looking each few milliseconds: CREATE and DROP would

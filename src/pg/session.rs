@@ -129,6 +129,17 @@ impl Answer {
     {
         self.rows.iter().map(T::from_row).collect()
     }
+
+    /// Reads the only row.
+    ///
+    /// # Errors
+    /// [`sqlx::Error::RowNotFound`] if there is none; as [`Answer::read`].
+    pub fn one<T>(&self) -> std::result::Result<T, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        T::from_row(self.rows.first().ok_or(sqlx::Error::RowNotFound)?)
+    }
 }
 
 /// A connection to one database, set up the way pgstencil needs it.

@@ -155,6 +155,12 @@ pub fn fill(text: &str, values: &[&dyn Literal]) -> Statement {
     Statement(filled)
 }
 
+/// An INSERT of rows that [`fill`] made.
+pub fn insert_rows(insert: &str, rows: &[Statement], returning: &str) -> Statement {
+    let rows: Vec<&str> = rows.iter().map(Statement::text).collect();
+    Statement(format!("{insert}{}{returning}", rows.join(", ")))
+}
+
 /// Quotes an identifier for any position in a statement.
 pub fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

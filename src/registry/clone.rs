@@ -7,12 +7,13 @@ use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::names::Fingerprint;
+use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, sql};
+use crate::pg::sql::{self, Statement};
 
-use super::database::{NewDatabase, Owner};
+use super::database::{self, NewDatabase, Owner};
 use super::{DatabaseRow, Holder, Registry};
 
 /// Until when a holder keeps a clone.
@@ -115,6 +116,9 @@ const BY_NAME: &str = select!(
 const INSERT: &str = "INSERT INTO pgstencil.clone \
      (id, project, definition, fingerprint, template_id, name, state, lease, holder) \
      VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8)";
+const ASYNCHRONOUS: &str = "SELECT set_config('synchronous_commit', 'off', true)";
+const UNLOCK: &str = "SELECT pg_advisory_unlock($1)";
+const LOCK: &str = "SELECT pg_try_advisory_lock($1)";
 const LEASE: &str = "UPDATE pgstencil.clone SET state = 'leased', lease = $2, \
      expires_at = now() + make_interval(secs => $3), orphaned_at = NULL, holder = $4 \
      WHERE id = $1 AND state IN ('creating', 'leased')";
@@ -133,6 +137,9 @@ const HELD_ALONE: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = '
      AND granted AND mode = 'ExclusiveLock' AND classid = $1 AND objid = $2 \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
 
+const LEFTOVERS: &str = "SELECT EXISTS (SELECT FROM pgstencil.clone WHERE state <> 'leased' \
+     OR lease = 'session' OR expires_at <= now() OR orphaned_at IS NOT NULL) \
+     OR EXISTS (SELECT FROM pgstencil.template WHERE state <> 'ready')";
 const HURRY: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND classid = $1 AND objid = $2 \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
@@ -150,12 +157,45 @@ pub struct NewClone<'a> {
     pub fingerprint: &'a Fingerprint,
     /// `None` when the build runs straight on the clone.
     pub template_id: Option<i64>,
-    /// Name of the first database.
-    pub name: &'a str,
     /// Kind of lease.
     pub lease: Lease,
     /// Who asks.
     pub holder: &'a Holder,
+    /// Its databases.
+    pub databases: Vec<NewDatabase>,
+}
+
+impl NewClone<'_> {
+    fn insert(&self) -> Statement {
+        sql::fill(
+            INSERT,
+            &[
+                &self.id,
+                &self.project,
+                &self.definition,
+                &self.fingerprint.to_string(),
+                &self.template_id,
+                &self.databases.first().map_or("", |d| &d.name),
+                &self.lease.kind(),
+                &Json(self.holder),
+            ],
+        )
+    }
+}
+
+fn intents(clones: &[NewClone<'_>], also: &[Statement]) -> Vec<Statement> {
+    let mut statements = vec![sql::fill(ASYNCHRONOUS, &[])];
+    for new in clones {
+        let key = LockKey::clone(new.id);
+        statements.push(sql::fill(LOCK, &[&key.value()]));
+    }
+    for new in clones {
+        statements.push(new.insert());
+        let owner = Owner::Clone(new.id.to_owned());
+        statements.push(database::insert(&owner, &new.databases));
+    }
+    statements.extend_from_slice(also);
+    statements
 }
 
 impl Registry {
@@ -193,44 +233,42 @@ impl Registry {
             .doing(|| "look a clone up in the registry".into())
     }
 
-    /// Takes the lock of a clone that is about to be made, then writes it and the intent to create its
-    /// databases, in that order: a sweep drops what has a row and a free lock. Committed when this
-    /// returns.
+    /// Registers one clone: see [`Registry::intend_clones`].
     ///
     /// # Errors
     /// The driver's.
-    pub async fn intend_clone(
-        &mut self,
-        new: &NewClone<'_>,
-        databases: &[NewDatabase],
-    ) -> Result<Vec<DatabaseRow>> {
-        self.session()
-            .try_lock(LockKey::clone(new.id))
-            .await
-            .doing(|| "lock the new clone".into())?;
-        self.insert_clone(new).await?;
-        self.insert_databases(&Owner::Clone(new.id.to_owned()), databases)
-            .await
+    pub async fn intend_clone(&mut self, new: &NewClone<'_>) -> Result<Vec<DatabaseRow>> {
+        let mut rows = self.intend_clones(std::slice::from_ref(new), &[]).await?;
+        rows.pop()
+            .ok_or_else(|| Error::internal("a clone was not registered"))
     }
 
-    async fn insert_clone(&mut self, new: &NewClone<'_>) -> Result<()> {
-        self.session()
-            .execute(sql::fill(
-                INSERT,
-                &[
-                    &new.id,
-                    &new.project,
-                    &new.definition,
-                    &new.fingerprint.to_string(),
-                    &new.template_id,
-                    &new.name,
-                    &new.lease.kind(),
-                    &Json(new.holder),
-                ],
-            ))
+    /// Takes the locks of clones that are about to be made, then writes them and the intent to create their
+    /// databases, in that order: a sweep drops what has a row and a free lock. All in one message, with
+    /// `also`. Committed when this returns, but not flushed: who loses the end of the log in a crash of the
+    /// host loses what follows it, too, which is the CREATE
+    /// (<https://www.postgresql.org/docs/current/wal-async-commit.html>).
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn intend_clones(
+        &mut self,
+        clones: &[NewClone<'_>],
+        also: &[Statement],
+    ) -> Result<Vec<Vec<DatabaseRow>>> {
+        let answers = self
+            .session()
+            .send_all(&intents(clones, also))
             .await
             .doing(|| "register a clone".into())?;
-        Ok(())
+        answers
+            .iter()
+            // The setting and the locks; then a clone, its databases, a clone, …
+            .skip(1 + clones.len() + 1)
+            .step_by(2)
+            .take(clones.len())
+            .map(|answer| answer.read().doing(|| "register a clone".into()))
+            .collect()
     }
 
     /// Starts or renews a lease, also within a transaction. `false`: the clone was given up.
@@ -259,6 +297,24 @@ impl Registry {
     /// The driver's.
     pub async fn set_released(&mut self, id: &str) -> Result<bool> {
         self.change_clone(RELEASE, id).await
+    }
+
+    /// Gives a clone up whose lock the session holds, and the lock with it. `false`: it was given up already.
+    ///
+    /// # Errors
+    /// The driver's. If the session is gone, so is the lock, and the sweep finds the clone by that.
+    pub async fn give_up_clone(&mut self, id: &str) -> Result<bool> {
+        // A sweep that gets the lock before the commit finds a clone without holder, which it is.
+        let key = LockKey::clone(id);
+        let [released, _] = self
+            .session()
+            .send([
+                sql::fill(RELEASE, &[&id]),
+                sql::fill(UNLOCK, &[&key.value()]),
+            ])
+            .await
+            .doing(|| format!("give clone {id} up"))?;
+        Ok(released.count == 1)
     }
 
     /// Notes that a clone was found without holder.
@@ -292,6 +348,18 @@ impl Registry {
             .await
             .doing(|| format!("update clone `{id}` in the registry"))?;
         Ok(done.count == 1)
+    }
+
+    /// Whether there is anything that a sweep would have to look at: all but ready templates, and clones
+    /// whose lease has a future.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn has_leftovers(&mut self) -> Result<bool> {
+        self.session()
+            .scalar(sql::fill(LEFTOVERS, &[]))
+            .await
+            .doing(|| "look for what was left behind".into())
     }
 
     /// Whether somebody waits for a copy right now.

@@ -10,6 +10,7 @@ use sqlx::types::Json;
 use crate::error::{Error, Result};
 use crate::names::Mark;
 use crate::pg::replay::Replay;
+use crate::pg::sql::Statement;
 use crate::pg::{Doing as _, Session, catalog, sql};
 
 use super::Registry;
@@ -52,8 +53,10 @@ const COLUMNS_OF: &str = "SELECT id, role, private_name, name, nonce, oid, state
      FROM pgstencil.database WHERE template_id IS NOT DISTINCT FROM $1 AND clone_id IS NOT DISTINCT FROM $2 \
      ORDER BY ordinal";
 const INSERT: &str = "INSERT INTO pgstencil.database \
-     (template_id, clone_id, role, ordinal, private_name, name, nonce, state) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, 'creating')";
+     (template_id, clone_id, role, ordinal, private_name, name, nonce, state) VALUES ";
+const NEW: &str = "($1, $2, $3, $4, $5, $6, $7, 'creating')";
+const RETURNING: &str =
+    " RETURNING id, role, private_name, name, nonce, oid, state, bytes, files, replay";
 const CREATED: &str = "UPDATE pgstencil.database SET oid = $2 WHERE id = $1 AND state = 'creating'";
 const BESIDE: &str = "SELECT d.datname::text FROM pg_database d WHERE d.oid > $2 \
      AND (d.datname::text = 'test_' || $1 OR starts_with(d.datname::text, $1 || '_')) \
@@ -176,6 +179,18 @@ impl Owner {
     }
 }
 
+/// What is left of a clone when its command has ended.
+#[derive(Clone, Debug, Default)]
+pub struct Remains {
+    /// What the registry knows of its databases.
+    pub rows: Vec<DatabaseRow>,
+    /// What the server has under their names and oids.
+    pub found: Vec<catalog::Database>,
+    /// For each database, those that are not ours, younger, and named after it: what a command made for
+    /// itself. (Oids grow; after they wrapped around, some may be missing.)
+    pub beside: Vec<Vec<String>>,
+}
+
 /// A database about to be created.
 #[derive(Clone, Debug)]
 pub struct NewDatabase {
@@ -187,15 +202,44 @@ pub struct NewDatabase {
     pub name: String,
 }
 
+/// A query for the [`DatabaseRow`]s of a template or a clone, in the order of the definition.
+pub(super) fn of(owner: &Owner) -> Statement {
+    let (template, clone) = owner.ids();
+    sql::fill(COLUMNS_OF, &[&template, &clone])
+}
+
+/// Writes the intent to create databases, and returns their [`DatabaseRow`]s in that order.
+pub(super) fn insert(owner: &Owner, databases: &[NewDatabase]) -> Statement {
+    let (template, clone) = owner.ids();
+    let rows: Vec<Statement> = databases
+        .iter()
+        .enumerate()
+        .map(|(ordinal, database)| {
+            sql::fill(
+                NEW,
+                &[
+                    &template,
+                    &clone,
+                    &database.role,
+                    &ordinal,
+                    &database.private_name,
+                    &database.name,
+                    &Mark::random().nonce,
+                ],
+            )
+        })
+        .collect();
+    sql::insert_rows(INSERT, &rows, RETURNING)
+}
+
 impl Registry {
     /// The databases of a template or a clone, in the order of the definition.
     ///
     /// # Errors
     /// The driver's.
     pub async fn databases_of(&mut self, owner: &Owner) -> Result<Vec<DatabaseRow>> {
-        let (template, clone) = owner.ids();
         self.session()
-            .rows(sql::fill(COLUMNS_OF, &[&template, &clone]))
+            .rows(of(owner))
             .await
             .doing(|| "read the registry's databases".into())
     }
@@ -230,25 +274,10 @@ impl Registry {
         owner: &Owner,
         databases: &[NewDatabase],
     ) -> Result<Vec<DatabaseRow>> {
-        let (template, clone) = owner.ids();
-        for (ordinal, database) in databases.iter().enumerate() {
-            self.session()
-                .execute(sql::fill(
-                    INSERT,
-                    &[
-                        &template,
-                        &clone,
-                        &database.role,
-                        &ordinal,
-                        &database.private_name,
-                        &database.name,
-                        &Mark::random().nonce,
-                    ],
-                ))
-                .await
-                .doing(|| "write the intent to create a database".into())?;
-        }
-        self.databases_of(owner).await
+        self.session()
+            .rows(insert(owner, databases))
+            .await
+            .doing(|| "write the intent to create a database".into())
     }
 
     /// Finds a database just created by its private name, marks it and notes its oid. `builders`: the
@@ -281,16 +310,35 @@ impl Registry {
         Ok(())
     }
 
-    /// Databases that are not ours, younger than the one of this name and oid, and named after it:
-    /// what a command made for itself. (Oids grow; after they wrapped around, this may miss some.)
+    /// What is left of a clone that has these databases, by names and oids, in one round trip.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn made_beside(&mut self, name: &str, oid: Oid) -> Result<Vec<String>> {
-        self.session()
-            .scalars(sql::fill(BESIDE, &[&name, &oid]))
-            .await
-            .doing(|| "look for further databases".into())
+    pub async fn remains(&mut self, id: &str, names: &[String], oids: &[Oid]) -> Result<Remains> {
+        let doing = || format!("see what is left of clone {id}");
+        let major = self.facts().major();
+        let mut statements = vec![
+            of(&Owner::Clone(id.to_owned())),
+            catalog::databases_named(major, names, oids),
+        ];
+        let beside = names.iter().zip(oids);
+        statements.extend(beside.map(|(name, oid)| sql::fill(BESIDE, &[name, oid])));
+        let answers = self.session().send_all(&statements).await.doing(doing)?;
+        let mut remains = Remains::default();
+        let mut answers = answers.iter();
+        if let Some(rows) = answers.next() {
+            remains.rows = rows.read().doing(doing)?;
+        }
+        if let Some(found) = answers.next() {
+            remains.found = found.read().doing(doing)?;
+        }
+        for answer in answers {
+            let names: Vec<(String,)> = answer.read().doing(doing)?;
+            remains
+                .beside
+                .push(names.into_iter().map(|(name,)| name).collect());
+        }
+        Ok(remains)
     }
 
     /// What a drop did not come to its end with before, or has no right to.

@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use sqlx::FromRow;
 
+use crate::config::{CloneSettings, EvictionSettings};
 use crate::error::Result;
 use crate::names::Fingerprint;
-use crate::pg::{Doing as _, sql};
+use crate::pg::Doing as _;
+use crate::pg::sql::{self, Statement};
 
-use super::Registry;
+use super::{Registry, eviction, template};
 
-const INSERT: &str = "INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis, files) \
-     VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
 /// Rows are numbered, so their number is a bound by itself.
-const TRIM: &str = "DELETE FROM pgstencil.event WHERE id <= $1 - 10000";
+const INSERT: &str = "WITH new AS (INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis, files) \
+     VALUES ($1, $2, $3, $4, $5, $6) RETURNING id) \
+     DELETE FROM pgstencil.event e USING new WHERE new.id % 1000 = 0 AND e.id <= new.id - 10000";
 /// The last build; of the others the median of the last ones, so that one on a busy machine does not
 /// count for ever.
 const COSTS: &str = "SELECT \
@@ -91,6 +93,69 @@ pub struct Costs {
     pub hit: Option<Duration>,
 }
 
+struct NewEvent<'a> {
+    project: &'a str,
+    definition: &'a str,
+    fingerprint: &'a Fingerprint,
+    outcome: &'a str,
+    millis: u64,
+    files: Option<usize>,
+}
+
+impl NewEvent<'_> {
+    fn insert(&self) -> Statement {
+        sql::fill(
+            INSERT,
+            &[
+                &self.project,
+                &self.definition,
+                &self.fingerprint.to_string(),
+                &self.outcome,
+                &self.millis,
+                &self.files,
+            ],
+        )
+    }
+}
+
+/// A template that was found ready by somebody who looked at it.
+#[derive(Clone, Copy, Debug)]
+pub struct Hit<'a> {
+    /// Number of its row.
+    pub template: i64,
+    /// Namespace.
+    pub project: &'a str,
+    /// Name of the definition.
+    pub definition: &'a str,
+    /// Of the template.
+    pub fingerprint: &'a Fingerprint,
+    /// How long that took.
+    pub millis: u64,
+    /// The project's limits, in case that others were noted before.
+    pub limits: &'a EvictionSettings,
+    /// The same.
+    pub clone: &'a CloneSettings,
+}
+
+impl Hit<'_> {
+    /// What notes it: to be sent with something else.
+    pub fn statements(&self) -> [Statement; 3] {
+        let event = NewEvent {
+            project: self.project,
+            definition: self.definition,
+            fingerprint: self.fingerprint,
+            outcome: "hit",
+            millis: self.millis,
+            files: None,
+        };
+        [
+            template::touch(self.template),
+            event.insert(),
+            eviction::renew(self.project, self.limits, self.clone),
+        ]
+    }
+}
+
 impl Registry {
     /// Notes an outcome and the milliseconds that it took.
     ///
@@ -105,28 +170,30 @@ impl Registry {
         millis: u64,
         files: Option<usize>,
     ) -> Result<()> {
-        let doing = || "note what happened in the registry".to_owned();
-        let id: i64 = self
-            .session()
-            .scalar(sql::fill(
-                INSERT,
-                &[
-                    &project,
-                    &definition,
-                    &fingerprint.to_string(),
-                    &outcome,
-                    &millis,
-                    &files.map(|n| n as i32),
-                ],
-            ))
+        let event = NewEvent {
+            project,
+            definition,
+            fingerprint,
+            outcome,
+            millis,
+            files,
+        };
+        self.session()
+            .execute(event.insert())
             .await
-            .doing(doing)?;
-        if id % 1000 == 0 {
-            self.session()
-                .execute(sql::fill(TRIM, &[&id]))
-                .await
-                .doing(doing)?;
-        }
+            .doing(|| "note what happened in the registry".into())?;
+        Ok(())
+    }
+
+    /// Notes that a template was found ready.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn note_hit(&mut self, hit: &Hit<'_>) -> Result<()> {
+        self.session()
+            .send(hit.statements())
+            .await
+            .doing(|| "note a hit in the registry".into())?;
         Ok(())
     }
 

@@ -8,7 +8,8 @@ use sqlx::FromRow;
 use crate::config::{CloneSettings, EvictionSettings};
 use crate::error::Result;
 use crate::fingerprint::Recipe;
-use crate::pg::{Doing as _, sql};
+use crate::pg::Doing as _;
+use crate::pg::sql::{self, Statement};
 
 use super::Registry;
 
@@ -107,6 +108,35 @@ const IS_READY: &str =
 const PIN: &str = "UPDATE pgstencil.template SET pinned = $2 WHERE id = $1 AND state = 'ready'";
 const USE: &str = "UPDATE pgstencil.template SET last_used_at = now() WHERE id = $1";
 
+/// What [`Registry::renew_limits`] runs.
+pub(super) fn renew(project: &str, limits: &EvictionSettings, clone: &CloneSettings) -> Statement {
+    write(RENEW_LIMITS, project, limits, clone)
+}
+
+fn write(
+    query: &str,
+    project: &str,
+    limits: &EvictionSettings,
+    clone: &CloneSettings,
+) -> Statement {
+    let max_size = limits
+        .max_size
+        .map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    sql::fill(
+        query,
+        &[
+            &project,
+            &max_size,
+            &i64::from(limits.max_templates),
+            &limits.max_idle.map(|d| d.as_secs_f64()),
+            &i64::from(limits.keep),
+            &i64::from(clone.warm),
+            &i64::from(clone.warm_max),
+            &clone.orphan_grace.as_secs_f64(),
+        ],
+    )
+}
+
 impl Registry {
     /// The ready templates of all projects.
     ///
@@ -167,7 +197,8 @@ impl Registry {
         limits: &EvictionSettings,
         clone: &CloneSettings,
     ) -> Result<()> {
-        self.write_limits(NOTE_LIMITS, project, limits, clone).await
+        self.write_limits(write(NOTE_LIMITS, project, limits, clone))
+            .await
     }
 
     /// Notes the limits of a project if others were noted before, so that nobody evicts by those.
@@ -180,33 +211,12 @@ impl Registry {
         limits: &EvictionSettings,
         clone: &CloneSettings,
     ) -> Result<()> {
-        self.write_limits(RENEW_LIMITS, project, limits, clone)
-            .await
+        self.write_limits(renew(project, limits, clone)).await
     }
 
-    async fn write_limits(
-        &mut self,
-        query: &'static str,
-        project: &str,
-        limits: &EvictionSettings,
-        clone: &CloneSettings,
-    ) -> Result<()> {
+    async fn write_limits(&mut self, statement: Statement) -> Result<()> {
         self.session()
-            .execute(sql::fill(
-                query,
-                &[
-                    &project,
-                    &limits
-                        .max_size
-                        .map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
-                    &i64::from(limits.max_templates),
-                    &limits.max_idle.map(|d| d.as_secs_f64()),
-                    &i64::from(limits.keep),
-                    &i64::from(clone.warm),
-                    &i64::from(clone.warm_max),
-                    &clone.orphan_grace.as_secs_f64(),
-                ],
-            ))
+            .execute(statement)
             .await
             .doing(|| "note the limits of the project".into())?;
         Ok(())

@@ -8,6 +8,7 @@ pub mod clone;
 pub mod database;
 pub mod event;
 pub mod eviction;
+pub mod handover;
 pub mod holder;
 pub mod measurement;
 pub mod template;

@@ -9,11 +9,13 @@ use crate::config::Extend;
 use crate::error::Result;
 use crate::fingerprint::{Recipe, RelPath};
 use crate::names::Fingerprint;
-use crate::pg::catalog::BuiltWith;
+use crate::pg::Doing as _;
+use crate::pg::catalog::{self, BuiltWith};
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, sql};
+use crate::pg::sql::{self, Statement};
 
-use super::{Holder, Registry};
+use super::database::{self, Owner};
+use super::{DatabaseRow, Holder, Registry};
 
 /// One template, as `list` and the look-up see it.
 #[derive(Clone, Debug, FromRow)]
@@ -100,6 +102,33 @@ macro_rules! select {
     };
 }
 
+/// The answer to [`Registry::hold_template`].
+#[derive(Clone, Debug)]
+pub enum Hold {
+    /// Its lock is shared by the session now, and it is ready.
+    Held(Box<HeldTemplate>),
+    /// Somebody is about to drop it, or has: look again.
+    Changed,
+}
+
+/// A ready template, and what the server shows of its databases.
+#[derive(Clone, Debug)]
+pub struct HeldTemplate {
+    /// The template.
+    pub row: TemplateRow,
+    /// Its databases, in the order of the definition.
+    pub databases: Vec<DatabaseRow>,
+    /// Those that the server has of them.
+    pub found: Vec<catalog::Database>,
+}
+
+const READY_ID: &str = "SELECT id FROM pgstencil.template \
+     WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready'";
+const READY_BY_ID: &str = select!("WHERE id = $1 AND state = 'ready'");
+const LOCK_SHARED: &str = "SELECT pg_try_advisory_lock_shared($1)";
+const ITS_DATABASES: &str =
+    "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.template_id = $1)";
+
 const FIND: &str =
     select!("WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = $4");
 const ALL: &str = select!("ORDER BY project, definition, id");
@@ -154,6 +183,11 @@ pub struct NewExtension<'a> {
     pub provisional: bool,
 }
 
+/// Counts a hit.
+pub(super) fn touch(id: i64) -> Statement {
+    sql::fill(TOUCH, &[&id])
+}
+
 impl Registry {
     /// The template of this key in this state.
     ///
@@ -173,6 +207,66 @@ impl Registry {
             ))
             .await
             .doing(|| "look a template up in the registry".into())
+    }
+
+    /// Shares the lock of the ready template of this key, and reads it; `None` if there is none.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn hold_ready(
+        &mut self,
+        project: &str,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<Hold>> {
+        let fingerprint = fingerprint.to_string();
+        let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint]);
+        let id: Option<i64> = self
+            .session()
+            .first_scalar(of)
+            .await
+            .doing(|| "look a template up in the registry".into())?;
+        match id {
+            Some(id) => Ok(Some(self.hold_template(id).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Shares the lock of a template, so that it cannot be dropped, and reads what is there now. Before the
+    /// lock it may have been dropped: only a look behind it counts.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn hold_template(&mut self, id: i64) -> Result<Hold> {
+        let doing = || "lock a template and read it".to_owned();
+        let key = LockKey::template(id);
+        let major = self.facts().major();
+        // Each statement of a message sees what was committed when it began.
+        let [locked, row, databases, found] = self
+            .session()
+            .send([
+                sql::fill(LOCK_SHARED, &[&key.value()]),
+                sql::fill(READY_BY_ID, &[&id]),
+                database::of(&Owner::Template(id)),
+                catalog::databases_where(major, ITS_DATABASES, &[&id]),
+            ])
+            .await
+            .doing(doing)?;
+        let (locked,) = locked.one().doing(doing)?;
+        let row = row.read().doing(doing)?.into_iter().next();
+        let held = HeldTemplate {
+            row: match (locked, row) {
+                (true, Some(row)) => row,
+                (false, _) => return Ok(Hold::Changed),
+                (true, None) => {
+                    self.session().unlock_shared(key).await.doing(doing)?;
+                    return Ok(Hold::Changed);
+                }
+            },
+            databases: databases.read().doing(doing)?,
+            found: found.read().doing(doing)?,
+        };
+        Ok(Hold::Held(Box::new(held)))
     }
 
     /// All templates.
@@ -360,18 +454,6 @@ impl Registry {
             .execute(sql::fill(BREAK, &[&id, &reason, &keep]))
             .await
             .doing(|| "mark a template broken".into())?;
-        Ok(())
-    }
-
-    /// Counts a hit.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn touch_template(&mut self, id: i64) -> Result<()> {
-        self.session()
-            .execute(sql::fill(TOUCH, &[&id]))
-            .await
-            .doing(|| "count a hit".into())?;
         Ok(())
     }
 

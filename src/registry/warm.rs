@@ -1,7 +1,5 @@
 //! Warm clones: rows in state `warm`, made ahead of time, and the demand that decides how many.
 
-use std::fmt::Write as _;
-
 use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
@@ -9,10 +7,11 @@ use sqlx::types::Json;
 use crate::error::{Error, Result};
 use crate::fingerprint::RelPath;
 use crate::names::{Fingerprint, Mark};
+use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
-use crate::pg::sql::{self, Statement, quote_literal};
-use crate::pg::{Doing as _, sqlstate};
+use crate::pg::sql::{self, Statement};
 
+use super::handover::rfc_3339;
 use super::{Holder, Lease, Registry};
 
 /// Which warm clones are wanted, and for whom.
@@ -77,13 +76,11 @@ pub struct ClaimedRow {
 impl ClaimedRow {
     /// RFC 3339, UTC; `None` for session leases and for ever.
     pub fn expires_at(&self) -> Option<String> {
-        // 2026-11-25 21:51:33.123456: to have the server write it costs a millisecond.
-        let (date, time) = self.expires_at.as_ref()?.split_once(' ')?;
-        Some(format!("{date}T{}Z", time.get(..8)?))
+        self.expires_at.as_deref().and_then(rfc_3339)
     }
 
     /// How its comment must end.
-    fn mark(&self) -> String {
+    pub(super) fn mark(&self) -> String {
         let mark = Mark {
             nonce: self.nonce.clone(),
         };
@@ -131,40 +128,30 @@ impl SpareRow {
     }
 }
 
-/// Sent with the names filled in, in one round trip: to bind them would take another one.
-///
 /// A claimed clone is `creating` again: if its new holder dies before the hand-over, it is dropped as one
 /// whose maker is gone. The row lock decides between two claims, the advisory lock between a claim and a
 /// sweep; a row of which only one can be had is left alone.
 fn claim(wish: &Wish<'_>) -> Statement {
-    let project = quote_literal(wish.project);
-    let definition = quote_literal(wish.definition);
-    let fingerprint = wish.fingerprint;
-    let mut only = String::new();
-    if let Some(seconds) = wish.stale_s {
-        only = format!(" AND fresh_at > now() - make_interval(secs => {seconds:.3})");
-    }
-    if !wish.looked_at {
-        only += " AND coalesce(built_with -> 'available', '{}') = '{}'";
-    }
-    let expires_at = match wish.lease.seconds() {
-        Some(seconds) => format!("now() + make_interval(secs => {seconds:.3})"),
-        None => "NULL".to_owned(),
+    // Known to be fit for the server without a look at it.
+    let looked_at = match wish.looked_at {
+        true => "",
+        false => " AND coalesce(built_with -> 'available', '{}') = '{}'",
     };
-    let kind = quote_literal(wish.lease.kind());
-    let holder = serde_json::to_string(wish.holder).unwrap_or_else(|_| "{}".to_owned());
-    let holder = quote_literal(&holder);
-    sql::user_statements(format!(
+    let stale = match wish.stale_s {
+        Some(_) => " AND fresh_at > now() - make_interval(secs => $4)",
+        None => "",
+    };
+    let text = format!(
         "WITH of AS MATERIALIZED (SELECT id, base_fingerprint, build_ms, added, provisional, \
            settle_attempts, settle_tried_at, settle_failure FROM pgstencil.template \
-           WHERE project = {project} AND definition = {definition} AND fingerprint = '{fingerprint}' \
-           AND state = 'ready'{only}), \
+           WHERE project = $1 AND definition = $2 AND fingerprint = $3 \
+           AND state = 'ready'{stale}{looked_at}), \
          found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
            WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
-           LIMIT {} FOR UPDATE SKIP LOCKED), \
+           LIMIT $5 FOR UPDATE SKIP LOCKED), \
          locked AS MATERIALIZED (SELECT id FROM found WHERE pg_try_advisory_lock(lock_key)), \
-         claimed AS (UPDATE pgstencil.clone c SET state = 'creating', lease = {kind}, holder = {holder}, \
-           expires_at = {expires_at}, created_at = now() \
+         claimed AS (UPDATE pgstencil.clone c SET state = 'creating', lease = $6, \
+           expires_at = now() + make_interval(secs => $7), holder = $8, created_at = now() \
            FROM locked WHERE c.id = locked.id RETURNING c.id, c.expires_at) \
          SELECT c.id AS clone_id, \
            (c.expires_at AT TIME ZONE 'UTC')::text AS expires_at, \
@@ -172,9 +159,21 @@ fn claim(wish: &Wish<'_>) -> Statement {
            CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms, \
            of.base_fingerprint, of.added, of.provisional, of.settle_attempts, \
            extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure \
-         FROM claimed c CROSS JOIN of JOIN pgstencil.database d ON d.clone_id = c.id",
-        wish.count
-    ))
+         FROM claimed c CROSS JOIN of JOIN pgstencil.database d ON d.clone_id = c.id"
+    );
+    sql::fill(
+        &text,
+        &[
+            &wish.project,
+            &wish.definition,
+            &wish.fingerprint.to_string(),
+            &wish.stale_s,
+            &wish.count,
+            &wish.lease.kind(),
+            &wish.lease.seconds(),
+            &Json(wish.holder),
+        ],
+    )
 }
 
 /// From here on its databases are what they are: name, oid and mark must fit.
@@ -247,94 +246,13 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<Vec<ClaimedRow>> {
-        let rows = sqlx::raw_sql(claim(wish))
-            .fetch_all(self.session().connection())
+        let mut rows: Vec<ClaimedRow> = self
+            .session()
+            .rows(claim(wish))
             .await
             .doing(|| "take a warm clone".into())?;
-        let mut rows = rows
-            .iter()
-            .map(ClaimedRow::from_row)
-            .collect::<std::result::Result<Vec<_>, _>>()
-            .doing(|| "read what is known of a warm clone".into())?;
         rows.sort_by(|a, b| (&a.clone_id, a.ordinal).cmp(&(&b.clone_id, b.ordinal)));
         Ok(rows)
-    }
-
-    /// Gives claimed clones their names and opens them, in one message, which is one transaction: all or
-    /// nothing. `named`: rows with the names that they get, those of one clone behind each other.
-    /// `Ok(false)`: some name is taken. `count_hit`: nobody else counts the hit.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn hand_over_warm(
-        &mut self,
-        named: &[(&ClaimedRow, String)],
-        count_hit: bool,
-    ) -> Result<bool> {
-        let mut statements: Vec<Statement> = Vec::new();
-        let mut text = String::new();
-        let mut last = None;
-        // The function came with 15.
-        let collation = match self.facts().major() {
-            ..=14 => "",
-            _ => {
-                " AND (p.datcollversion IS NULL \
-                 OR p.datcollversion = pg_database_collation_actual_version(p.oid))"
-            }
-        };
-        // Without an oid a row cannot be present. So this comes first, and takes the whole message back,
-        // if something is not what was made: somebody renamed, opened or marked it, or a drop of it was
-        // interrupted, or the collation library has another version since.
-        for (row, name) in named {
-            let _ = write!(
-                text,
-                "UPDATE pgstencil.database d SET name = {}, oid = (SELECT p.oid FROM pg_database p \
-                 WHERE p.oid = d.oid AND p.datname::text = d.private_name AND NOT p.datallowconn \
-                 AND p.datconnlimit <> -2{collation} AND EXISTS (SELECT FROM pg_shdescription s \
-                 WHERE s.objoid = p.oid AND s.classoid = 'pg_database'::regclass \
-                 AND right(s.description, {}) = {})) WHERE id = {}; ",
-                quote_literal(name),
-                row.mark().len(),
-                quote_literal(&row.mark()),
-                row.database_id
-            );
-        }
-        statements.push(sql::user_statements(std::mem::take(&mut text)));
-        for (row, name) in named {
-            statements.push(sql::rename_database(&row.private_name, name));
-            statements.push(sql::allow_connections(name, true));
-            let clone = quote_literal(&row.clone_id);
-            if last != Some(&row.clone_id) {
-                last = Some(&row.clone_id);
-                // Its lock is held since the claim, so nothing else can have changed it.
-                let _ = write!(
-                    text,
-                    "UPDATE pgstencil.clone SET state = 'leased', name = {} \
-                     WHERE id = {clone} AND state = 'creating'; ",
-                    quote_literal(name)
-                );
-            }
-        }
-        if let Some((row, _)) = named.first() {
-            let id = row.template_id;
-            let hits = u8::from(count_hit);
-            let _ = write!(
-                text,
-                "UPDATE pgstencil.template SET hits = hits + {hits}, last_used_at = now() WHERE id = {id}"
-            );
-        }
-        statements.push(sql::user_statements(text));
-        let done = self
-            .session()
-            .run(sql::together(&statements))
-            .await
-            .doing(|| "hand a warm clone over".into());
-        match done {
-            Ok(()) => Ok(true),
-            // Somebody has the name: the whole message was taken back.
-            Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P04" | "23505")) => Ok(false),
-            Err(e) => Err(e),
-        }
     }
 
     /// Offers a clone whose lock the caller holds, and gives up right after.

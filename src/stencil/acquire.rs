@@ -15,7 +15,9 @@ use crate::fingerprint::Recipe;
 use crate::handout::Outcome;
 use crate::names::{self, Fingerprint, NamePattern};
 use crate::pg::cause;
+use crate::pg::sql::Statement;
 use crate::registry::Registry;
+use crate::registry::event::Hit;
 use crate::template::{Ensured, Extends, Provisional, Template};
 
 /// What a caller of [`Stencil::acquire`] wants.
@@ -74,22 +76,17 @@ pub struct Demand {
 }
 
 impl Stencil {
-    pub(super) async fn note(
-        &self,
-        registry: &mut Registry,
-        definition: &Definition,
-        ensured: &Ensured,
-    ) -> Result<()> {
-        registry
-            .note_event(
-                &self.config.project,
-                &definition.name,
-                ensured.template.fingerprint(),
-                ensured.outcome.as_str(),
-                ensured.template_time.as_millis() as u64,
-                None,
-            )
-            .await
+    /// What notes a hit in the registry.
+    pub(super) fn hit<'a>(&'a self, definition: &'a Definition, ensured: &'a Ensured) -> Hit<'a> {
+        Hit {
+            template: ensured.template.id(),
+            project: &self.config.project,
+            definition: &definition.name,
+            fingerprint: ensured.template.fingerprint(),
+            millis: u64::try_from(ensured.template_time.as_millis()).unwrap_or_default(),
+            limits: &self.config.eviction,
+            clone: &self.config.clone,
+        }
     }
 
     /// Template → clones. Warm ones first, the others are made at the same time. Only slower, never wrong:
@@ -212,23 +209,30 @@ impl Stencil {
         let ensured = self
             .ensure_with_space(registry, context, Some(recipe))
             .await?;
+        let mut notes = Vec::new();
         if ensured.outcome == Outcome::Hit {
-            self.note(registry, context.definition, &ensured).await?;
-            if context.clone.warm > 0 {
+            let hit = self.hit(context.definition, &ensured);
+            notes.extend(hit.statements());
+            // Those that the first claim passed over, since the registry alone cannot tell of them.
+            if context.clone.warm > 0 && ensured.template.needs_look() {
                 let fingerprint = ensured.template.fingerprint();
                 hand.claim(registry, context, fingerprint, true).await?;
             }
+            if hand.is_full() {
+                registry.note_hit(&hit).await?;
+            }
         }
-        self.make(registry, context, hand, ensured).await
+        self.make(registry, context, hand, ensured, notes).await
     }
 
-    /// Makes what is missing in the hand.
+    /// Makes what is missing in the hand. `notes`: what is to be written along with it.
     async fn make(
         &self,
         registry: &mut Registry,
         context: &Context<'_>,
         hand: &mut Hand<'_>,
         mut ensured: Ensured,
+        mut notes: Vec<Statement>,
     ) -> Result<Obtained> {
         let mut template_time = ensured.template_time;
         let mut rereading = Duration::ZERO;
@@ -237,8 +241,9 @@ impl Stencil {
         hand.outcome = ensured.outcome;
         while !hand.is_full() {
             let made = hand
-                .create(registry, context, &ensured.template, freed)
+                .create(registry, context, &ensured.template, freed, &notes)
                 .await;
+            notes.clear();
             let error = match made {
                 // A CREATE cannot be interrupted, but who gave up meanwhile wants no clone.
                 Ok(()) if context.limit.cancel.is_cancelled() => {
@@ -407,6 +412,7 @@ impl<'a> Hand<'a> {
         context: &Context<'_>,
         template: &Template,
         full: bool,
+        also: &[Statement],
     ) -> Result<()> {
         let requests = self.requests();
         let made = match requests.first() {
@@ -414,7 +420,7 @@ impl<'a> Hand<'a> {
                 let fingerprint = template.fingerprint();
                 clone::create_without_template(registry, context, fingerprint, first).await?
             }
-            _ => clone::create(registry, context, template, &requests, full).await?,
+            _ => clone::create(registry, context, template, &requests, full, also).await?,
         };
         self.clones.extend(made);
         Ok(())

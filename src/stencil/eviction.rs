@@ -166,7 +166,7 @@ impl Stencil {
         if pinned {
             for row in registry.templates().await? {
                 if found.iter().any(|f| f.id == row.id)
-                    && let Err(why) = Template::read(&mut registry, &row).await?
+                    && let Some(why) = Template::is_unusable(&mut registry, &row).await?
                 {
                     return Err(useless(&row, &why));
                 }

@@ -302,7 +302,7 @@ async fn why_unusable(
     match template::stale(row, definition) {
         Some(why) => Ok(Some(why)),
         // Without its lock: it is read, and not used.
-        None => Ok(Template::read(registry, row).await?.err()),
+        None => Template::is_unusable(registry, row).await,
     }
 }
 

@@ -6,29 +6,18 @@ use super::{Lease, Limit, Stencil};
 use crate::clone::Clone;
 use crate::error::{Error, Kind, Result};
 use crate::lease::Keeper;
-use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, catalog};
-use crate::registry::database::{Estranged, Owner};
+use crate::pg::Doing as _;
+use crate::registry::database::{Estranged, Owner, Remains};
 use crate::registry::{DatabaseRow, Registry};
 
 impl Stencil {
-    pub(super) async fn give_up(&self, registry: &mut Registry, clone: &str) -> Result<bool> {
-        let known = registry.set_released(clone).await?;
-        registry
-            .session()
-            .unlock(LockKey::clone(clone))
-            .await
-            .doing(|| "unlock a clone".into())?;
-        Ok(known)
-    }
-
     pub(super) async fn give_up_all(
         &self,
         registry: &mut Registry,
         clones: &[Clone],
     ) -> Result<()> {
         for clone in clones {
-            self.give_up(registry, &clone.id).await?;
+            registry.give_up_clone(&clone.id).await?;
         }
         Ok(())
     }
@@ -44,18 +33,26 @@ impl Stencil {
         )
     }
 
-    /// The keeper's session, or a new one if it was lost since the keeper's last look.
-    async fn again(&self, registry: Option<Registry>) -> Result<Registry> {
+    /// The keeper's session if it still stands, which a look at the clones shows, or a new one.
+    async fn again(
+        &self,
+        registry: Option<Registry>,
+        clones: &[Clone],
+    ) -> Result<(Registry, Vec<Remains>)> {
         const PATIENCE: Duration = Duration::from_secs(10);
-        if let Some(mut registry) = registry
-            && let Ok(Ok(())) = tokio::time::timeout(PATIENCE, registry.ping()).await
-        {
-            return Ok(registry);
+        if let Some(mut registry) = registry {
+            let look = remains_of(&mut registry, clones);
+            if let Ok(Ok(seen)) = tokio::time::timeout(PATIENCE, look).await {
+                return Ok((registry, seen));
+            }
         }
         let limit = Limit::new(Some(PATIENCE), Default::default());
-        Registry::open_existing(&self.endpoint, &self.config.server.registry, &limit)
+        let name = &self.config.server.registry;
+        let mut registry = Registry::open_existing(&self.endpoint, name, &limit)
             .await?
-            .ok_or_else(|| Error::failed("the registry database is gone"))
+            .ok_or_else(|| Error::failed("the registry database is gone"))?;
+        let seen = remains_of(&mut registry, clones).await?;
+        Ok((registry, seen))
     }
 
     /// Ends a session lease. Returns what the holder should know, such as that the command replaced
@@ -68,14 +65,12 @@ impl Stencil {
         registry: Option<Registry>,
         clones: &[Clone],
     ) -> Result<Vec<String>> {
-        let mut registry = self.again(registry).await?;
+        let (mut registry, remains) = self.again(registry, clones).await?;
         let mut warnings = Vec::new();
-        for clone in clones {
-            warnings.extend(self.replaced(&mut registry, clone).await?);
-            if !self.give_up(&mut registry, &clone.id).await?
-                && registry.clone_by_id(&clone.id).await?.is_none()
-            {
-                warnings.extend(forgotten(&mut registry, clone).await?);
+        for (clone, remains) in clones.iter().zip(&remains) {
+            warnings.extend(replaced(clone, remains));
+            if !registry.give_up_clone(&clone.id).await? && remains.rows.is_empty() {
+                warnings.extend(forgotten(clone, remains));
             }
         }
         registry.close().await;
@@ -87,7 +82,7 @@ impl Stencil {
     /// # Errors
     /// The driver's.
     pub async fn prolong(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<()> {
-        let mut registry = self.again(registry).await?;
+        let (mut registry, _) = self.again(registry, clones).await?;
         for clone in clones {
             let kept = registry
                 .set_leased(
@@ -106,46 +101,6 @@ impl Stencil {
         }
         registry.close().await;
         Ok(())
-    }
-
-    /// Whether a command dropped or replaced its clone, as Django's test runner does without
-    /// `--keepdb`.
-    async fn replaced(&self, registry: &mut Registry, clone: &Clone) -> Result<Vec<String>> {
-        let names: Vec<String> = clone.databases.iter().map(|d| d.name.clone()).collect();
-        let found = catalog::databases(registry.session(), &names, &clone.oids).await?;
-        let rows = registry
-            .databases_of(&Owner::Clone(clone.id.clone()))
-            .await?;
-        let mut warnings: Vec<String> = rows
-            .iter()
-            .filter_map(|row| Some((row, row.estranged(&found)?)))
-            .filter(|(_, why)| why.is_there())
-            .map(|(row, why)| stays(row, &why))
-            .collect();
-        for (database, oid) in clone.databases.iter().zip(&clone.oids) {
-            if found.iter().any(|d| d.oid == *oid) {
-                // Something beside it, such as Django's test_NAME, or NAME_1 of its workers?
-                let others = registry.made_beside(&database.name, *oid).await?;
-                if !others.is_empty() {
-                    warnings.push(format!(
-                        "the command created databases of its own beside its clone `{}`: {}; pgstencil leaves them alone. Django: set TEST = {{\"NAME\": os.environ.get(\"PGSTENCIL_NAME\")}}, run the tests with --keepdb (pytest: --reuse-db), and give workers theirs with --clones and --name",
-                        database.name,
-                        others.join(", ")
-                    ));
-                }
-                continue;
-            }
-            let what = if found.iter().any(|d| d.name == database.name) {
-                "dropped its clone and created another database in its place"
-            } else {
-                "dropped its clone"
-            };
-            warnings.push(format!(
-                "the command {what} (`{}`), so it paid for a database of its own: let it keep the one it gets. Django: run the tests with --keepdb (pytest: --reuse-db)",
-                database.name
-            ));
-        }
-        Ok(warnings)
     }
 
     /// Gives clones back by name or id.
@@ -216,7 +171,7 @@ impl Stencil {
             // A sweep is at it: that some are gone is as it should be.
             estranged.retain(|(_, why)| why.is_there());
         } else {
-            self.give_up(registry, &row.id).await?;
+            registry.give_up_clone(&row.id).await?;
         }
         let lines = estranged.iter().map(|(row, why)| stays(row, why));
         released.warnings.extend(lines);
@@ -251,15 +206,64 @@ fn unknown(name: &str) -> Error {
     .hint("`pgstencil list` shows the clones that there are")
 }
 
+async fn remains_of(registry: &mut Registry, clones: &[Clone]) -> Result<Vec<Remains>> {
+    let mut all = Vec::new();
+    for clone in clones {
+        let names: Vec<String> = clone.databases.iter().map(|d| d.name.clone()).collect();
+        all.push(registry.remains(&clone.id, &names, &clone.oids).await?);
+    }
+    Ok(all)
+}
+
+/// Whether a command dropped or replaced its clone, as Django's test runner does without `--keepdb`.
+fn replaced(clone: &Clone, remains: &Remains) -> Vec<String> {
+    let Remains {
+        rows,
+        found,
+        beside,
+    } = remains;
+    let mut warnings: Vec<String> = rows
+        .iter()
+        .filter_map(|row| Some((row, row.estranged(found)?)))
+        .filter(|(_, why)| why.is_there())
+        .map(|(row, why)| stays(row, &why))
+        .collect();
+    let databases = clone.databases.iter().zip(&clone.oids);
+    for ((database, oid), others) in databases.zip(beside) {
+        if found.iter().any(|d| d.oid == *oid) {
+            // Something beside it, such as Django's test_NAME, or NAME_1 of its workers?
+            if !others.is_empty() {
+                warnings.push(format!(
+                    "the command created databases of its own beside its clone `{}`: {}; pgstencil leaves them alone. Django: set TEST = {{\"NAME\": os.environ.get(\"PGSTENCIL_NAME\")}}, run the tests with --keepdb (pytest: --reuse-db), and give workers theirs with --clones and --name",
+                    database.name,
+                    others.join(", ")
+                ));
+            }
+            continue;
+        }
+        let what = if found.iter().any(|d| d.name == database.name) {
+            "dropped its clone and created another database in its place"
+        } else {
+            "dropped its clone"
+        };
+        warnings.push(format!(
+            "the command {what} (`{}`), so it paid for a database of its own: let it keep the one it gets. Django: run the tests with --keepdb (pytest: --reuse-db)",
+            database.name
+        ));
+    }
+    warnings
+}
+
 /// What is left of a clone of which the registry knows nothing any more: no sweep will find it.
-async fn forgotten(registry: &mut Registry, clone: &Clone) -> Result<Option<String>> {
-    let found = catalog::databases(registry.session(), &[], &clone.oids).await?;
-    let names: Vec<String> = found.iter().map(|d| format!("`{}`", d.name)).collect();
-    Ok((!names.is_empty()).then(|| {
+fn forgotten(clone: &Clone, remains: &Remains) -> Option<String> {
+    let left = remains.found.iter();
+    let left = left.filter(|d| clone.oids.contains(&d.oid));
+    let names: Vec<String> = left.map(|d| format!("`{}`", d.name)).collect();
+    (!names.is_empty()).then(|| {
         format!(
             "the registry knows nothing of clone {} any more, so nobody drops what is left of it: {}",
             clone.id,
             names.join(", ")
         )
-    }))
+    })
 }

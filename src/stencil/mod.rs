@@ -187,7 +187,7 @@ impl Stencil {
             .await?;
         ensured.fingerprint_time = reading;
         if ensured.outcome == Outcome::Hit {
-            self.note(&mut registry, definition, &ensured).await?;
+            registry.note_hit(&self.hit(definition, &ensured)).await?;
         }
         if settle && ensured.template.provisional().is_some() {
             ensured = truth::settle_first(&mut registry, &context, ensured).await?;
@@ -280,6 +280,15 @@ impl Stencil {
         let tallies = registry.tallies(definition, last).await;
         registry.close().await;
         tallies
+    }
+
+    /// Whether a sweep has something to do. One round trip where nobody left anything; a template whose
+    /// database somebody dropped does not count, since whoever wants it finds out.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn has_to_sweep(&self, registry: &mut Registry) -> Result<bool> {
+        Ok(registry.has_leftovers().await? && !self.plan_sweep(registry).await?.is_empty())
     }
 
     /// What a sweep would do now. Writes nothing.

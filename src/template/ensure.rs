@@ -25,7 +25,7 @@ pub(super) const POLL: Duration = Duration::from_millis(100);
 /// Finds the template for the definition's present inputs, or builds it: on a copy of the nearest
 /// older one if the definition allows it and one fits, else from nothing. Of any number of processes
 /// that ask at once for one that is missing, one builds and the others wait for its seal. `recipe`: the
-/// present inputs, if they were read just now.
+/// present inputs, if they were read just now. A hit is for the caller to note.
 ///
 /// Cancel safety: when the limit's token is cancelled, a running build command is ended and what it
 /// built is dropped.
@@ -51,14 +51,13 @@ pub async fn ensure(
     loop {
         match look_up(registry, context, &recipe).await? {
             LookUp::Ready(template) => {
-                registry.touch_template(template.id).await?;
                 if let Some(provisional) = template.provisional() {
                     provisional.tell(context, template.fingerprint());
                 }
-                registry
-                    .renew_limits(context.project, context.eviction, context.clone)
-                    .await?;
-                let full = known(&mut costs, registry, context).await?.full;
+                let full = match template.build_time() {
+                    Some(time) => Some(time),
+                    None => known(&mut costs, registry, context).await?.full,
+                };
                 return Ok(Ensured {
                     template,
                     outcome: Outcome::Hit,

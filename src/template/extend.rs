@@ -108,7 +108,7 @@ pub(super) async fn find_base(
             .await?;
         let mut changed = false;
         for (row, added) in bases(&ready, recipe, definition) {
-            match claim(registry, context, row).await? {
+            match claim(registry, row).await? {
                 Claim::Ready(template) => return Ok(Some(Base { template, added })),
                 Claim::Changed => changed = true,
                 Claim::Unusable(why) => {

@@ -12,6 +12,7 @@ use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::catalog::{self, BuiltWith};
 use crate::pg::lock::LockKey;
+use crate::registry::template::Hold;
 use crate::registry::{Registry, TemplateRow};
 
 /// What a look found.
@@ -31,24 +32,26 @@ pub(super) async fn look_up(
 ) -> Result<LookUp> {
     let (project, definition) = (context.project, context.definition.name.as_str());
     let fingerprint = recipe.fingerprint();
-    let find = |state| (project, definition, &fingerprint, state);
-    let (p, d, f, ready) = find("ready");
-    if let Some(row) = registry.find_template(p, d, f, ready).await? {
-        let claimed = match stale(&row, context.definition) {
-            None => claim(registry, context, &row).await?,
-            Some(why) => Claim::Unusable(why),
+    if let Some(hold) = registry
+        .hold_ready(project, definition, &fingerprint)
+        .await?
+    {
+        let Hold::Held(held) = hold else {
+            return Ok(LookUp::Again);
         };
-        match claimed {
-            Claim::Ready(template) => return Ok(LookUp::Ready(template)),
-            Claim::Changed => return Ok(LookUp::Again),
-            Claim::Unusable(why) => {
-                context.tell(Event::Warning(&format!(
-                    "template {} of `{definition}` is not used: {why}; it is built anew",
-                    fingerprint.short()
-                )));
-                registry.break_template(row.id, &why, false).await?;
-            }
-        }
+        let why = match stale(&held.row, context.definition) {
+            None => match Template::of(registry, &held).await? {
+                Ok(template) => return Ok(LookUp::Ready(template)),
+                Err(why) => why,
+            },
+            Some(why) => why,
+        };
+        let_go(registry, held.row.id).await?;
+        context.tell(Event::Warning(&format!(
+            "template {} of `{definition}` is not used: {why}; it is built anew",
+            fingerprint.short()
+        )));
+        registry.break_template(held.row.id, &why, false).await?;
     }
     let key = LockKey::build(project, definition, &fingerprint);
     if registry
@@ -57,7 +60,11 @@ pub(super) async fn look_up(
         .await
         .doing(|| "take the right to build".into())?
     {
-        if registry.find_template(p, d, f, "ready").await?.is_some() {
+        if registry
+            .find_template(project, definition, &fingerprint, "ready")
+            .await?
+            .is_some()
+        {
             registry
                 .session()
                 .unlock(key)
@@ -67,7 +74,10 @@ pub(super) async fn look_up(
         }
         return Ok(LookUp::Vacant(BuildPermit { key, _private: () }));
     }
-    match registry.find_template(p, d, f, "building").await? {
+    match registry
+        .find_template(project, definition, &fingerprint, "building")
+        .await?
+    {
         Some(row) => Ok(LookUp::Busy(Box::new(row))),
         // The builder has the lock, but not yet its row, or not any more.
         None => Ok(LookUp::Again),
@@ -85,43 +95,26 @@ pub(super) enum Claim {
 }
 
 /// Locks a ready template against being dropped, and reads it.
-pub(super) async fn claim(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    row: &TemplateRow,
-) -> Result<Claim> {
-    let key = LockKey::template(row.id);
-    let locked = registry
-        .session()
-        .try_lock_shared(key)
-        .await
-        .doing(|| "lock a template".into())?;
-    if !locked {
+pub(super) async fn claim(registry: &mut Registry, row: &TemplateRow) -> Result<Claim> {
+    let Hold::Held(held) = registry.hold_template(row.id).await? else {
         return Ok(Claim::Changed);
-    }
-    let fingerprint = row.fingerprint.parse()?;
-    // Between the first look and the lock it may have been dropped: only this look counts.
-    let again = registry
-        .find_template(
-            context.project,
-            &context.definition.name,
-            &fingerprint,
-            "ready",
-        )
-        .await?;
-    let claimed = match again.filter(|again| again.id == row.id) {
-        None => Claim::Changed,
-        Some(again) => match Template::read(registry, &again).await? {
-            Ok(template) => return Ok(Claim::Ready(template)),
-            Err(why) => Claim::Unusable(why),
-        },
     };
+    match Template::of(registry, &held).await? {
+        Ok(template) => Ok(Claim::Ready(template)),
+        Err(why) => {
+            let_go(registry, row.id).await?;
+            Ok(Claim::Unusable(why))
+        }
+    }
+}
+
+pub(super) async fn let_go(registry: &mut Registry, id: i64) -> Result<()> {
     registry
         .session()
-        .unlock_shared(key)
+        .unlock_shared(LockKey::template(id))
         .await
         .doing(|| "unlock a template".into())?;
-    Ok(claimed)
+    Ok(())
 }
 
 /// The template of this fingerprint, if it is ready and fit for use, under its shared lock. Changes
@@ -135,16 +128,19 @@ pub(crate) async fn ready(
     fingerprint: &Fingerprint,
 ) -> Result<Option<Template>> {
     let (project, definition) = (context.project, context.definition.name.as_str());
-    let found = registry
-        .find_template(project, definition, fingerprint, "ready")
+    let hold = registry
+        .hold_ready(project, definition, fingerprint)
         .await?;
-    let Some(row) = found.filter(|row| stale(row, context.definition).is_none()) else {
+    let Some(Hold::Held(held)) = hold else {
         return Ok(None);
     };
-    match claim(registry, context, &row).await? {
-        Claim::Ready(template) => Ok(Some(template)),
-        Claim::Unusable(_) | Claim::Changed => Ok(None),
+    if stale(&held.row, context.definition).is_none()
+        && let Ok(template) = Template::of(registry, &held).await?
+    {
+        return Ok(Some(template));
     }
+    let_go(registry, held.row.id).await?;
+    Ok(None)
 }
 
 /// Why a template is too old by `stale_after`, if it is.

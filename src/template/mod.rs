@@ -32,11 +32,11 @@ use crate::events::Event;
 use crate::fingerprint::RelPath;
 use crate::handout::Outcome;
 use crate::names::Fingerprint;
-use crate::pg::Doing as _;
 use crate::pg::catalog;
 use crate::pg::lock::LockKey;
 use crate::pg::replay::{self, Replay};
 use crate::registry::database::Owner;
+use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
 use crate::strategy::Chooser;
 
@@ -50,6 +50,8 @@ pub struct Template {
     extends: Option<Extends>,
     provisional: Option<Provisional>,
     databases: Vec<TemplateDatabase>,
+    build_time: Option<Duration>,
+    needs_look: bool,
 }
 
 /// What is known of the builds from nothing that were to take an extended template's place.
@@ -164,6 +166,17 @@ impl Template {
         self.provisional.as_ref()
     }
 
+    /// What its build from nothing took; `None` if it was extended.
+    pub fn build_time(&self) -> Option<Duration> {
+        self.build_time
+    }
+
+    /// Whether the registry alone cannot tell that it fits the server: its warm clones are claimed after a
+    /// look only.
+    pub(crate) fn needs_look(&self) -> bool {
+        self.needs_look
+    }
+
     /// Its databases, in the order of the definition.
     pub fn databases(&self) -> &[TemplateDatabase] {
         &self.databases
@@ -188,24 +201,37 @@ impl Template {
     /// # Errors
     /// The driver's.
     pub async fn let_go(self, registry: &mut Registry) -> Result<()> {
-        registry
-            .session()
-            .unlock_shared(LockKey::template(self.id))
-            .await
-            .doing(|| "unlock a template".into())?;
-        Ok(())
+        look_up::let_go(registry, self.id).await
     }
 
-    /// Reads a `ready` row as a template. The caller holds the shared lock.
-    pub(crate) async fn read(
+    /// Why a `ready` row cannot be used, if so; read without its lock.
+    pub(crate) async fn is_unusable(
         registry: &mut Registry,
         row: &TemplateRow,
-    ) -> Result<std::result::Result<Self, String>> {
-        let rows = registry.databases_of(&Owner::Template(row.id)).await?;
-        let oids: Vec<Oid> = rows.iter().filter_map(|r| r.oid).collect();
+    ) -> Result<Option<String>> {
+        let databases = registry.databases_of(&Owner::Template(row.id)).await?;
+        let oids: Vec<Oid> = databases.iter().filter_map(|r| r.oid).collect();
         let found = catalog::databases(registry.session(), &[], &oids).await?;
+        let held = HeldTemplate {
+            row: row.clone(),
+            databases,
+            found,
+        };
+        Ok(Template::of(registry, &held).await?.err())
+    }
+
+    /// A template from what was read under the shared lock, or why that cannot be used.
+    async fn of(
+        registry: &mut Registry,
+        held: &HeldTemplate,
+    ) -> Result<std::result::Result<Self, String>> {
+        let HeldTemplate {
+            row,
+            databases: rows,
+            found,
+        } = held;
         let mut databases = Vec::new();
-        for r in &rows {
+        for r in rows {
             let gone = |why: &str| Ok(Err(format!("its database `{}` {why}", r.name)));
             let Some(d) = found.iter().find(|d| Some(d.oid) == r.oid) else {
                 return gone("is gone");
@@ -251,6 +277,11 @@ impl Template {
                 Provisional::new(attempts, tried_s, row.settle_failure.clone())
             }),
             databases,
+            build_time: match (&row.base_fingerprint, row.build_ms) {
+                (None, Some(ms)) => u64::try_from(ms).ok().map(Duration::from_millis),
+                _ => None,
+            },
+            needs_look: !row.built_with.available.is_empty(),
         }))
     }
 }

@@ -305,5 +305,7 @@ pub(super) async fn seal(
         extends: sealing.extends.cloned(),
         provisional: sealing.provisional.then(Provisional::default),
         databases,
+        build_time: sealing.extends.is_none().then_some(took),
+        needs_look: !inspected.built_with.available.is_empty(),
     })
 }

@@ -1,0 +1,194 @@
+//! The hand-over of clones: their names, their marks and their lease, in one message.
+//!
+//! A message is one transaction
+//! (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT>): a clone is
+//! either its holder's, open and under the name that was wanted, or still under its private name and closed.
+
+use sqlx::postgres::types::Oid;
+use sqlx::types::Json;
+
+use crate::error::{Error, Result};
+use crate::pg::Doing as _;
+use crate::pg::sql::{self, Statement};
+use crate::pg::sqlstate;
+
+use super::warm::ClaimedRow;
+use super::{DatabaseRow, Holder, Lease, Registry};
+
+/// A clone whose databases are made, for [`Registry::hand_over`].
+#[derive(Clone, Debug)]
+pub struct Finished<'a> {
+    /// The clone, whose lock the session holds.
+    pub id: &'a str,
+    /// Until when it is kept.
+    pub lease: Lease,
+    /// Who asked.
+    pub holder: &'a Holder,
+    /// Its databases, and the comments that they get.
+    pub databases: Vec<(&'a DatabaseRow, String)>,
+}
+
+/// What a hand-over finds out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// The identities of the databases, in their order.
+    pub oids: Vec<Oid>,
+    /// RFC 3339, UTC; `None` for session leases and for ever.
+    pub expires_at: Option<String>,
+}
+
+/// That it is still there shows here: without an oid a row cannot be present, and the message is taken back.
+const PRESENT: &str = "UPDATE pgstencil.database SET state = 'present', \
+     oid = (SELECT p.oid FROM pg_database p WHERE p.datname::text = private_name) \
+     WHERE id = $1 RETURNING oid";
+const LEASED: &str = "UPDATE pgstencil.clone SET state = 'leased', lease = $2, \
+     expires_at = now() + make_interval(secs => $3), orphaned_at = NULL, holder = $4 \
+     WHERE id = $1 AND state = 'creating' RETURNING (expires_at AT TIME ZONE 'UTC')::text";
+
+/// This comes first, and takes the whole message back, if something is not what was made: somebody renamed,
+/// opened or marked it, or a drop of it was interrupted, or the collation library has another version since.
+macro_rules! warm {
+    ($collation:literal) => {
+        concat!(
+            "UPDATE pgstencil.database d SET name = $2, oid = (SELECT p.oid FROM pg_database p \
+             WHERE p.oid = d.oid AND p.datname::text = d.private_name AND NOT p.datallowconn \
+             AND p.datconnlimit <> -2",
+            $collation,
+            " AND EXISTS (SELECT FROM pg_shdescription s \
+             WHERE s.objoid = p.oid AND s.classoid = 'pg_database'::regclass \
+             AND right(s.description, length($3)) = $3)) WHERE id = $1"
+        )
+    };
+}
+const WARM: &str = warm!("");
+// The function came with 15.
+const WARM_15: &str = warm!(
+    " AND (p.datcollversion IS NULL OR p.datcollversion = pg_database_collation_actual_version(p.oid))"
+);
+/// Its lock is held since the claim, so nothing else can have changed it.
+const LEASED_WARM: &str = "UPDATE pgstencil.clone SET state = 'leased', name = $2 \
+     WHERE id = $1 AND state = 'creating'";
+const USED: &str =
+    "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
+
+/// From what Postgres writes, `2026-11-25 21:51:33.123456`: to have the server write it so costs a
+/// millisecond.
+pub(super) fn rfc_3339(written: &str) -> Option<String> {
+    let (date, time) = written.split_once(' ')?;
+    Some(format!("{date}T{}Z", time.get(..8)?))
+}
+
+fn making_over(clones: &[Finished<'_>]) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    for clone in clones {
+        for (row, comment) in &clone.databases {
+            statements.push(sql::fill(PRESENT, &[&row.id]));
+            statements.push(sql::rename_database(&row.private_name, &row.name));
+            statements.push(sql::comment_database(&row.name, comment));
+            statements.push(sql::allow_connections(&row.name, true));
+        }
+        let (kind, seconds) = (clone.lease.kind(), clone.lease.seconds());
+        let holder = Json(clone.holder);
+        statements.push(sql::fill(LEASED, &[&clone.id, &kind, &seconds, &holder]));
+    }
+    statements
+}
+
+impl Registry {
+    /// Gives clones that were just made their names, marks and leases, and opens them: all or nothing.
+    ///
+    /// # Errors
+    /// That a database disappeared, or a clone was given up meanwhile; the driver's: 42P04 or 23505 if a name
+    /// is taken.
+    pub async fn hand_over(&mut self, clones: &[Finished<'_>]) -> Result<Vec<HandedOver>> {
+        let ids: Vec<&str> = clones.iter().map(|clone| clone.id).collect();
+        let doing = || format!("hand clone {} over", ids.join(", "));
+        let answers = self
+            .session()
+            .send_all(&making_over(clones))
+            .await
+            .doing(doing);
+        let answers = match answers {
+            // The check of the schema; see above.
+            Err(e) if sqlstate(&e).as_deref() == Some("23514") => {
+                return Err(Error::failed(format!(
+                    "a database of clone {} disappeared right after it was created",
+                    ids.join(", ")
+                ))
+                .caused_by(e));
+            }
+            other => other?,
+        };
+        let mut answers = answers.iter();
+        let mut handed_over = Vec::new();
+        for clone in clones {
+            let mut oids = Vec::new();
+            for _ in &clone.databases {
+                if let Some(answer) = answers.next() {
+                    oids.extend(answer.read::<(Oid,)>().doing(doing)?);
+                }
+                // Renamed, marked, opened.
+                answers.by_ref().take(3).for_each(drop);
+            }
+            let leased = answers
+                .next()
+                .map(|answer| answer.one::<(Option<String>,)>());
+            let Some(Ok((expires_at,))) = leased else {
+                return Err(Error::failed(format!(
+                    "clone {} was given up while it was made",
+                    clone.id
+                )));
+            };
+            handed_over.push(HandedOver {
+                oids: oids.into_iter().map(|(oid,)| oid).collect(),
+                expires_at: expires_at.as_deref().and_then(rfc_3339),
+            });
+        }
+        Ok(handed_over)
+    }
+
+    /// Gives claimed warm clones their names and opens them: all or nothing. `named`: rows with the names
+    /// that they get, those of one clone behind each other. `Ok(false)`: some name is taken. `count_hit`:
+    /// nobody else counts the hit.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn hand_over_warm(
+        &mut self,
+        named: &[(&ClaimedRow, String)],
+        count_hit: bool,
+    ) -> Result<bool> {
+        let warm = match self.facts().major() {
+            ..=14 => WARM,
+            _ => WARM_15,
+        };
+        let mut statements: Vec<Statement> = named
+            .iter()
+            .map(|(row, name)| sql::fill(warm, &[&row.database_id, name, &row.mark()]))
+            .collect();
+        let mut last = None;
+        for (row, name) in named {
+            statements.push(sql::rename_database(&row.private_name, name));
+            statements.push(sql::allow_connections(name, true));
+            if last != Some(&row.clone_id) {
+                last = Some(&row.clone_id);
+                statements.push(sql::fill(LEASED_WARM, &[&row.clone_id, name]));
+            }
+        }
+        if let Some((row, _)) = named.first() {
+            let hits = i64::from(count_hit);
+            statements.push(sql::fill(USED, &[&row.template_id, &hits]));
+        }
+        let done = self
+            .session()
+            .run(sql::together(&statements))
+            .await
+            .doing(|| "hand a warm clone over".into());
+        match done {
+            Ok(()) => Ok(true),
+            // Somebody has the name: the whole message was taken back.
+            Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P04" | "23505")) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
