@@ -1,7 +1,7 @@
 //! The library in a loop: clone, connect, query, release, beside create, connect, query, drop in SQL.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -187,7 +187,8 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     registry.close().await;
     let started = Instant::now();
     let sweeper = tokio::spawn(sweep(stencil.clone()));
-    let filler = tokio::spawn(fill(stencil.clone(), fingerprint));
+    let enough = Arc::new(AtomicBool::new(false));
+    let filler = tokio::spawn(fill(stencil.clone(), fingerprint, Arc::clone(&enough)));
     let mut work = JoinSet::new();
     for _ in 0..clients {
         let (stencil, left, shared) = (stencil.clone(), Arc::clone(&left), Arc::clone(&shared));
@@ -227,7 +228,10 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     }
     let with_drops = started.elapsed();
     sweeper.abort();
-    filler.abort();
+    // As many as before each other loop.
+    enough.store(true, Ordering::Relaxed);
+    filler.await.unwrap();
+    stencil.close().await;
     *seen = std::mem::take(&mut *shared.lock().unwrap());
     (took, with_drops)
 }
@@ -252,12 +256,15 @@ fn wanted() -> Wanted {
 }
 
 /// What the detached process of the command line does after each hand-out, over and over.
-async fn fill(stencil: Stencil, fingerprint: Fingerprint) {
+async fn fill(stencil: Stencil, fingerprint: Fingerprint, enough: Arc<AtomicBool>) {
     loop {
         let made = stencil
             .fill("app", &fingerprint, Demand::default(), &Limit::default())
             .await;
         if made.unwrap() == 0 {
+            if enough.load(Ordering::Relaxed) {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -70,9 +70,16 @@ pub(super) struct Ahead(Option<tokio::task::JoinHandle<Result<Child>>>);
 impl Ahead {
     /// Starts it if the config wants warm clones: then there will be something to do.
     pub(super) fn start(stencil: &Stencil) -> Self {
-        let wanted = stencil.config().clone.warm > 0;
+        match stencil.config().clone.warm > 0 {
+            true => Ahead::start_anyway(),
+            false => Ahead(None),
+        }
+    }
+
+    /// Starts it.
+    pub(super) fn start_anyway() -> Self {
         let spawn = || launch(bare(own_program()?));
-        Ahead(wanted.then(|| tokio::task::spawn_blocking(spawn)))
+        Ahead(Some(tokio::task::spawn_blocking(spawn)))
     }
 
     /// Whether it was started.
@@ -287,5 +294,6 @@ async fn look_after(care: &Care, endpoint: &Endpoint) -> Result<()> {
             &limit,
         )
         .await?;
+    stencil.close().await;
     Ok(())
 }

@@ -156,6 +156,23 @@ impl Registry {
             .doing(|| "keep the session with the server".into())
     }
 
+    /// Makes the session as good as a new one: it gives up all locks. `false`: the registry has another
+    /// version by now.
+    ///
+    /// # Errors
+    /// The driver's, if the session is gone.
+    pub async fn start_over(&mut self) -> Result<bool> {
+        let version: i32 = self
+            .session
+            .scalar(sql::fill(
+                "SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()",
+                &[],
+            ))
+            .await
+            .doing(|| "use a session again".into())?;
+        Ok(version == SCHEMA.len() as i32)
+    }
+
     /// Ends the session in an orderly way; its locks go with it.
     pub async fn close(self) {
         self.session.close().await;

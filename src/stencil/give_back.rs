@@ -56,7 +56,8 @@ impl Stencil {
     }
 
     /// Ends a session lease. Returns what the holder should know, such as that the command replaced
-    /// the clone. The drop is left to a sweep: it forces a checkpoint of the whole server.
+    /// the clone. The drop is left to a sweep: it forces a checkpoint of the whole server. The session is
+    /// kept for the next [`Stencil::acquire`].
     ///
     /// # Errors
     /// The driver's.
@@ -73,7 +74,7 @@ impl Stencil {
                 warnings.extend(forgotten(clone, remains));
             }
         }
-        registry.close().await;
+        self.idle.put(registry);
         Ok(warnings)
     }
 

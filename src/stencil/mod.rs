@@ -7,6 +7,7 @@ mod doctor;
 mod eviction;
 mod explain;
 mod give_back;
+mod idle;
 mod reuse;
 mod sweeper;
 mod truth;
@@ -15,6 +16,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::idle::Idle;
 use crate::config::{Config, Definition};
 use crate::context::{Context, ReadInputs};
 use crate::error::Result;
@@ -50,6 +52,7 @@ pub struct Stencil {
     endpoint: Endpoint,
     holder: Holder,
     variable: Variable,
+    idle: Arc<Idle>,
 }
 
 /// What [`Stencil::list`] shows.
@@ -91,7 +94,14 @@ impl Stencil {
             endpoint,
             holder,
             variable,
+            idle: Arc::default(),
         }
+    }
+
+    /// Ends the sessions that are kept for the next [`Stencil::acquire`] or [`Stencil::fill`]: at most eight,
+    /// which otherwise end with the last copy of this.
+    pub async fn close(&self) {
+        self.idle.close().await;
     }
 
     /// The config.
@@ -146,6 +156,9 @@ impl Stencil {
     }
 
     async fn open(&self, limit: &Limit) -> Result<Registry> {
+        if let Some(registry) = self.idle.take().await {
+            return Ok(registry);
+        }
         Registry::open(&self.endpoint, &self.config.server.registry, limit).await
     }
 

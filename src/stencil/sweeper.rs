@@ -53,8 +53,12 @@ impl Stencil {
         let definition = self.definition(Some(definition))?;
         let context = self.context(definition, limit, &|_| {}, false);
         let name = &self.config.server.registry;
-        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
-            return Ok(0);
+        let mut registry = match self.idle.take().await {
+            Some(registry) => registry,
+            None => match Registry::open_existing(&self.endpoint, name, limit).await? {
+                Some(registry) => registry,
+                None => return Ok(0),
+            },
         };
         let made = async {
             let project = &self.config.project;
@@ -74,7 +78,10 @@ impl Stencil {
             Ok(made)
         }
         .await;
-        registry.close().await;
+        match made {
+            Ok(_) => self.idle.put(registry),
+            Err(_) => registry.close().await,
+        }
         made
     }
 }

@@ -139,3 +139,62 @@ async fn eventually_async(mut yes: impl FnMut() -> bool) -> bool {
     }
     false
 }
+
+/// Backends of the role's sessions with its registry.
+fn backends(role: &Role<'_>) -> Vec<String> {
+    let pids = server().psql(
+        "postgres",
+        &format!(
+            "select coalesce(string_agg(pid::text, ' ' order by pid), '') from pg_stat_activity \
+             where usename = '{}' and backend_type = 'client backend'",
+            role.name
+        ),
+    );
+    pids.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_session_serves_one_hand_out_after_another() {
+    let role = Role::new(server());
+    let mut project = Project::with_migrations(server());
+    project.connect_as(&role);
+    let stencil = stencil(&project);
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let hand_out = async || {
+        let acquired = stencil
+            .acquire(&wanted(Lease::Session), &Limit::default(), &|_| {})
+            .await
+            .unwrap();
+        let warnings = stencil
+            .give_back(Some(acquired.registry), &acquired.clones)
+            .await;
+        assert_eq!(warnings.unwrap(), Vec::<String>::new());
+    };
+    let first = runtime();
+    first.block_on(hand_out());
+    let kept = backends(&role);
+    assert_eq!(kept.len(), 1);
+    let locks = format!(
+        "select count(*) from pg_locks where pid = {} and locktype = 'advisory'",
+        kept[0]
+    );
+    assert_eq!(server().psql("postgres", &locks), "0");
+    first.block_on(hand_out());
+    assert_eq!(backends(&role), kept);
+
+    // A session that the server ended is not used, nor is one of a runtime that is gone.
+    server().psql(
+        "postgres",
+        &format!("select pg_terminate_backend({})", kept[0]),
+    );
+    first.block_on(hand_out());
+    let kept = backends(&role);
+    assert_eq!(kept.len(), 1);
+    drop(first);
+    let second = runtime();
+    second.block_on(hand_out());
+    assert!(!backends(&role).is_empty());
+
+    second.block_on(stencil.close());
+    assert!(eventually(PATIENCE, || backends(&role).is_empty()));
+}

@@ -128,6 +128,7 @@ async fn unheard(stencil: &Stencil, acquired: Acquired) {
         let _ = stencil
             .give_back(Some(acquired.registry), &acquired.clones)
             .await;
+        stencil.close().await;
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
                 .warn(&format!("could not keep the clone: {}", chain(&error))),
         }
     } else {
+        let mut sweeper = Ahead::start_anyway();
         match stencil.give_back(kept.registry, &acquired.clones).await {
             Ok(warnings) => warnings.iter().for_each(|w| session.printer.warn(w)),
             Err(error) => session.printer.warn(&format!(
@@ -85,7 +86,8 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
                 chain(&error)
             )),
         }
-        background::start(&stencil);
+        sweeper.sweep(&stencil).await;
+        stencil.close().await;
     }
     let provisional = acquired.provisional.as_ref();
     clone::settle_later(&stencil, definition, fingerprint, provisional);

@@ -1,0 +1,71 @@
+//! Sessions with the registry that are kept for the next hand-out.
+//!
+//! A new session costs the server more than all else that a warm clone needs. A session that was given
+//! back holds no locks any more, which is looked after when it is taken again.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Handle, Id};
+
+use crate::registry::Registry;
+
+/// More are not kept: slots are scarce.
+const MOST: usize = 8;
+/// After that a session is more likely to be in somebody's way than to be needed again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub(super) struct Idle(Mutex<Vec<Session>>);
+
+struct Session {
+    since: Instant,
+    /// A connection works on the runtime only that it was opened on, and each test may have its own.
+    runtime: Id,
+    registry: Registry,
+}
+
+impl Idle {
+    fn sessions(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that still stands, without any locks.
+    pub(super) async fn take(&self) -> Option<Registry> {
+        loop {
+            let mut registry = self.last(Handle::current().id())?;
+            let fit = tokio::time::timeout(PATIENCE, registry.start_over());
+            if let Ok(Ok(true)) = fit.await {
+                return Some(registry);
+            }
+        }
+    }
+
+    fn last(&self, runtime: Id) -> Option<Registry> {
+        let mut sessions = self.sessions();
+        sessions.retain(|s| s.since.elapsed() < PATIENCE);
+        let nth = sessions.iter().rposition(|s| s.runtime == runtime)?;
+        Some(sessions.remove(nth).registry)
+    }
+
+    /// Keeps one whose clones were given back.
+    pub(super) fn put(&self, registry: Registry) {
+        let mut sessions = self.sessions();
+        if sessions.len() >= MOST {
+            sessions.remove(0);
+        }
+        sessions.push(Session {
+            since: Instant::now(),
+            runtime: Handle::current().id(),
+            registry,
+        });
+    }
+
+    /// Ends all of them in an orderly way.
+    pub(super) async fn close(&self) {
+        let sessions = std::mem::take(&mut *self.sessions());
+        for session in sessions {
+            session.registry.close().await;
+        }
+    }
+}
