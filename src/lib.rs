@@ -68,15 +68,16 @@
 //!     [`config::env::Environment::from_process`]) or the working directory, and never exits.
 //!
 //! What is deliberately absent: a daemon (all state and all locks are in Postgres), a connection
-//! pool (locks belong to sessions), state on the local disk (but for the managed server), and
-//! `unsafe`.
+//! pool (locks belong to sessions; a [`Stencil`] only keeps idle ones for its next hand-out), state on
+//! the local disk (but for the managed server), and `unsafe`.
 //!
 //! # As a library
 //!
 //! Warm clones are made by [`Stencil::fill`], what was given back is dropped by
 //! [`stencil::sweep_now`], and a template that was extended is provisional until [`Stencil::settle`] has
 //! built it from nothing. The command line starts a process for these when its own work is done; a
-//! program calls them when it has time, as in a task of its own.
+//! program calls them when it has time, as in a task of its own. Use one [`Stencil`] for all hand-outs:
+//! it keeps the sessions of clones that were given back for the next ones, until [`Stencil::close`].
 //!
 //! ```no_run
 //! # use std::sync::Arc;

@@ -13,7 +13,7 @@ use crate::pg::sql::Statement;
 use crate::pg::sqlstate;
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
-use crate::registry::handover::{Finished, HandedOver};
+use crate::registry::handover::Finished;
 use crate::registry::{DatabaseRow, Registry};
 use crate::strategy::Chooser;
 use crate::template::{Template, build};
@@ -39,10 +39,14 @@ pub async fn create(
     full: bool,
     also: &[Statement],
 ) -> Result<Vec<Clone>> {
-    let started = Instant::now();
-    let fingerprint = template.fingerprint();
-    let of = Some(template.id());
-    let intended = register(registry, context, requests, fingerprint, of, also).await?;
+    let order = Order {
+        context,
+        requests,
+        fingerprint: template.fingerprint(),
+        template: Some(template.id()),
+        started: Instant::now(),
+    };
+    let intended = order.register(registry, also).await?;
     let done = async {
         let chooser = Chooser::read(registry, context, full).await?;
         let mut copies = Vec::new();
@@ -63,23 +67,10 @@ pub async fn create(
             .iter()
             .map(|d| d.replay.comment.as_deref())
             .collect();
-        let handed_over = hand_over(registry, context, requests, &intended, &comments).await?;
-        finish(
-            context,
-            requests,
-            &intended,
-            handed_over,
-            fingerprint,
-            started,
-        )
-        .await
+        order.hand_over(registry, &intended, &comments).await
     }
     .await;
-    if done.is_err() {
-        let ids: Vec<String> = intended.into_iter().map(|clone| clone.id).collect();
-        give_up(registry, &ids).await;
-    }
-    done
+    given_up_on_error(registry, intended, done).await
 }
 
 /// Makes a clone without a template: the build command runs straight on its databases.
@@ -92,27 +83,31 @@ pub async fn create_without_template(
     fingerprint: &Fingerprint,
     request: &Request<'_>,
 ) -> Result<Vec<Clone>> {
-    let started = Instant::now();
-    let requests = std::slice::from_ref(request);
-    let mut intended = register(registry, context, requests, fingerprint, None, &[]).await?;
+    let order = Order {
+        context,
+        requests: std::slice::from_ref(request),
+        fingerprint,
+        template: None,
+        started: Instant::now(),
+    };
+    let mut intended = order.register(registry, &[]).await?;
     let done = async {
         let mut comments = Vec::new();
         for clone in &mut intended {
             comments = build::build_in_place(registry, context, &mut clone.rows).await?;
         }
         let comments: Vec<Option<&str>> = comments.iter().map(Option::as_deref).collect();
-        let handed_over = hand_over(registry, context, requests, &intended, &comments).await?;
-        finish(
-            context,
-            requests,
-            &intended,
-            handed_over,
-            fingerprint,
-            started,
-        )
-        .await
+        order.hand_over(registry, &intended, &comments).await
     }
     .await;
+    given_up_on_error(registry, intended, done).await
+}
+
+async fn given_up_on_error(
+    registry: &mut Registry,
+    intended: Vec<Intended>,
+    done: Result<Vec<Clone>>,
+) -> Result<Vec<Clone>> {
     if done.is_err() {
         let ids: Vec<String> = intended.into_iter().map(|clone| clone.id).collect();
         give_up(registry, &ids).await;
@@ -120,125 +115,125 @@ pub async fn create_without_template(
     done
 }
 
-/// Names the databases of the clones, takes the clones' locks and writes the intents.
-async fn register(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    requests: &[Request<'_>],
-    fingerprint: &Fingerprint,
-    template_id: Option<i64>,
-    also: &[Statement],
-) -> Result<Vec<Intended>> {
-    let mut named = Vec::new();
-    for request in requests {
-        let id = match request.index {
-            0 => request.group.to_owned(),
-            _ => clone_id(),
-        };
-        let (index, shard) = (request.index, request.shard);
-        let names = names(context, request.pattern, request.group, index, shard)?;
-        if !request.pattern.is_unique() {
-            // Looked at before the work; the rename at the end decides.
-            for name in &names {
-                check_name(registry, name).await?;
-            }
-        }
-        let roles = context.definition.databases.iter();
-        let databases: Vec<NewDatabase> = roles
-            .zip(names)
-            .map(|(role, name)| NewDatabase {
-                role: role.clone(),
-                private_name: private_name(),
-                name,
-            })
-            .collect();
-        named.push((id, databases));
-    }
-    let new: Vec<NewClone<'_>> = named
-        .iter()
-        .zip(requests)
-        .map(|((id, databases), request)| NewClone {
-            id,
-            project: context.project,
-            definition: &context.definition.name,
-            fingerprint,
-            template_id,
-            lease: request.lease,
-            holder: context.holder,
-            databases: databases.clone(),
-        })
-        .collect();
-    let rows = registry.intend_clones(&new, also).await?;
-    let ids = named.into_iter().map(|(id, _)| id);
-    Ok(ids
-        .zip(rows)
-        .map(|(id, rows)| Intended { id, rows })
-        .collect())
+/// What is to be made, and when that began.
+struct Order<'a> {
+    context: &'a Context<'a>,
+    requests: &'a [Request<'a>],
+    fingerprint: &'a Fingerprint,
+    template: Option<i64>,
+    started: Instant,
 }
 
-/// Gives the clones their names, their marks and their leases, and opens them. `comments`: the builder's
-/// own, for each database of a set.
-async fn hand_over(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    requests: &[Request<'_>],
-    clones: &[Intended],
-    comments: &[Option<&str>],
-) -> Result<Vec<HandedOver>> {
-    let words = words(context);
-    let finished: Vec<Finished<'_>> = clones
-        .iter()
-        .zip(requests)
-        .map(|(Intended { id, rows }, request)| {
-            let comment = |row: &DatabaseRow, builders: &Option<&str>| {
-                row.mark().comment(&format!("{words} ({id})"), *builders)
-            };
-            let rows = rows.iter().zip(comments);
-            Finished {
+impl Order<'_> {
+    /// Names the databases of the clones, takes the clones' locks and writes the intents.
+    async fn register(&self, registry: &mut Registry, also: &[Statement]) -> Result<Vec<Intended>> {
+        let context = self.context;
+        let mut new = Vec::new();
+        let mut ids = Vec::new();
+        for request in self.requests {
+            let (index, shard) = (request.index, request.shard);
+            let names = names(context, request.pattern, request.group, index, shard)?;
+            if !request.pattern.is_unique() {
+                // Looked at before the work; the rename at the end decides.
+                for name in &names {
+                    check_name(registry, name).await?;
+                }
+            }
+            let roles = context.definition.databases.iter();
+            new.push(databases(roles.zip(names)));
+            ids.push(match request.index {
+                0 => request.group.to_owned(),
+                _ => clone_id(),
+            });
+        }
+        let mut clones = Vec::new();
+        for ((id, databases), request) in ids.iter().zip(new).zip(self.requests) {
+            clones.push(NewClone {
                 id,
+                project: context.project,
+                definition: &context.definition.name,
+                fingerprint: self.fingerprint,
+                template_id: self.template,
                 lease: request.lease,
                 holder: context.holder,
-                databases: rows.map(|(row, c)| (row, comment(row, c))).collect(),
-            }
-        })
-        .collect();
-    let error = match registry.hand_over(&finished).await {
-        Ok(handed_over) => return Ok(handed_over),
-        Err(error) => error,
-    };
-    // 42P04, 23505: somebody took a name since we looked.
-    if matches!(sqlstate(&error).as_deref(), Some("42P04" | "23505")) {
-        for clone in clones {
-            for row in &clone.rows {
-                check_name(registry, &row.name).await?;
-            }
+                databases,
+            });
         }
+        let rows = registry.intend_clones(&clones, also).await?;
+        let mut intended = Vec::new();
+        for (id, rows) in ids.into_iter().zip(rows) {
+            intended.push(Intended { id, rows });
+        }
+        Ok(intended)
     }
-    Err(error)
+
+    /// Gives the clones their names, their marks and their leases, and opens them; then runs what the
+    /// definition wants done to every clone, one after the other: `after_clone` is a command of the user's,
+    /// who may not have thought of two at once. `comments`: the builder's own, for each database of a set.
+    async fn hand_over(
+        &self,
+        registry: &mut Registry,
+        clones: &[Intended],
+        comments: &[Option<&str>],
+    ) -> Result<Vec<Clone>> {
+        let handed_over = match registry.hand_over(&self.finished(clones, comments)).await {
+            Ok(handed_over) => handed_over,
+            // 42P04, 23505: somebody took a name since we looked.
+            Err(error) if matches!(sqlstate(&error).as_deref(), Some("42P04" | "23505")) => {
+                for clone in clones {
+                    for row in &clone.rows {
+                        check_name(registry, &row.name).await?;
+                    }
+                }
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut ready = Vec::new();
+        for ((clone, request), handed_over) in clones.iter().zip(self.requests).zip(handed_over) {
+            let databases = named(&clone.rows);
+            after::after_clone(self.context, request, &databases).await?;
+            ready.push(Clone {
+                id: clone.id.clone(),
+                databases,
+                oids: handed_over.oids,
+                fingerprint: *self.fingerprint,
+                expires_at: handed_over.expires_at,
+                took: self.started.elapsed(),
+            });
+        }
+        Ok(ready)
+    }
+
+    fn finished<'c>(
+        &'c self,
+        clones: &'c [Intended],
+        comments: &[Option<&str>],
+    ) -> Vec<Finished<'c>> {
+        let words = words(self.context);
+        let mut finished = Vec::new();
+        for (Intended { id, rows }, request) in clones.iter().zip(self.requests) {
+            let words = format!("{words} ({id})");
+            let rows = rows.iter().zip(comments);
+            finished.push(Finished {
+                id,
+                lease: request.lease,
+                holder: self.context.holder,
+                databases: rows
+                    .map(|(row, builders)| (row, row.mark().comment(&words, *builders)))
+                    .collect(),
+            });
+        }
+        finished
+    }
 }
 
-/// Runs what the definition wants done to every clone, one after the other: `after_clone` is a command of
-/// the user's, who may not have thought of two at once.
-async fn finish(
-    context: &Context<'_>,
-    requests: &[Request<'_>],
-    clones: &[Intended],
-    handed_over: Vec<HandedOver>,
-    fingerprint: &Fingerprint,
-    started: Instant,
-) -> Result<Vec<Clone>> {
-    let mut ready = Vec::new();
-    for ((clone, request), handed_over) in clones.iter().zip(requests).zip(handed_over) {
-        let databases = named(&clone.rows);
-        after::after_clone(context, request, &databases).await?;
-        ready.push(Clone {
-            id: clone.id.clone(),
-            databases,
-            oids: handed_over.oids,
-            fingerprint: *fingerprint,
-            expires_at: handed_over.expires_at,
-            took: started.elapsed(),
-        });
-    }
-    Ok(ready)
+fn databases<'a>(named: impl Iterator<Item = (&'a String, String)>) -> Vec<NewDatabase> {
+    named
+        .map(|(role, name)| NewDatabase {
+            role: role.clone(),
+            private_name: private_name(),
+            name,
+        })
+        .collect()
 }

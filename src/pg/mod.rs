@@ -7,6 +7,7 @@ pub mod endpoint;
 mod failure;
 pub mod inventory;
 pub mod lock;
+pub mod message;
 pub mod replay;
 pub mod session;
 pub mod sql;

@@ -566,5 +566,20 @@ fn a_hand_out_asks_the_server_three_times() {
         .args(["run", "--", "true"])
         .success();
     let trips = proxy.round_trips()[0];
-    assert!(trips <= 14, "{trips}");
+    assert!((5..=6).contains(&trips), "{trips}");
+}
+
+#[test]
+fn a_cold_hand_out_takes_few_round_trips_besides_the_copy() {
+    let mut project = Project::with_migrations(server());
+    ensure(&project);
+    let proxy = Proxy::new(server());
+    project.connect_to(proxy.url(server()));
+    let name = clone(&project, &[]).remove(0);
+    assert_eq!(server().psql(&name, "select count(*) from users"), "1");
+    // What the session needs; which template, its lock and a look at it; the intents; how to copy, and that
+    // drops give way; the copy; that they need not any more; the hand-over; the lock; whether to sweep,
+    // which on a server that others use may take three more.
+    let trips = proxy.round_trips()[0];
+    assert!((9..=14).contains(&trips), "{trips}");
 }

@@ -1,0 +1,178 @@
+//! Messages of one or more statements, and the answers to them: each is one round trip.
+//!
+//! Prepared statements would take two round trips for each statement, and nearly all of ours run once in a
+//! session (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SIMPLE-QUERY>). What a
+//! message says is not traced: [`sql::fill`] has written values into it.
+
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::PgRow;
+use sqlx::{Either, FromRow};
+
+use super::Session;
+use super::sql::{self, Statement};
+
+/// What one statement of a message came to.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// Its rows, if it has any.
+    pub rows: Vec<PgRow>,
+    /// How many rows it wrote or returned.
+    pub count: u64,
+}
+
+impl Answer {
+    /// Reads the rows.
+    ///
+    /// # Errors
+    /// The driver's, if a column is missing or has another type.
+    pub fn read<T>(&self) -> std::result::Result<Vec<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        self.rows.iter().map(T::from_row).collect()
+    }
+
+    /// Reads the only row.
+    ///
+    /// # Errors
+    /// [`sqlx::Error::RowNotFound`] if there is none; as [`Answer::read`].
+    pub fn one<T>(&self) -> std::result::Result<T, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        T::from_row(self.rows.first().ok_or(sqlx::Error::RowNotFound)?)
+    }
+}
+
+impl Session {
+    /// Sends statements as one message: one round trip, and one transaction, which an error takes back as a
+    /// whole. Session locks stay. Returns what each of them came to, in their order.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn send<const N: usize>(
+        &mut self,
+        statements: [Statement; N],
+    ) -> std::result::Result<[Answer; N], sqlx::Error> {
+        let answers = self.send_all(&statements).await?;
+        <[Answer; N]>::try_from(answers)
+            .map_err(|_| sqlx::Error::Protocol("a statement was not answered".into()))
+    }
+
+    /// [`Session::send`] of any number of statements.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn send_all(
+        &mut self,
+        statements: &[Statement],
+    ) -> std::result::Result<Vec<Answer>, sqlx::Error> {
+        let message = sql::together(statements);
+        let mut answers = Vec::with_capacity(statements.len());
+        let mut rows = Vec::new();
+        let mut stream = sqlx::raw_sql(message).fetch_many(self.connection());
+        while let Some(step) = stream.try_next().await? {
+            match step {
+                Either::Right(row) => rows.push(row),
+                Either::Left(done) => answers.push(Answer {
+                    rows: std::mem::take(&mut rows),
+                    count: done.rows_affected(),
+                }),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// The rows of one statement.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn rows<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Vec<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        self.execute(statement).await?.read()
+    }
+
+    /// The first row of one statement.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn first<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Option<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        Ok(self.rows(statement).await?.into_iter().next())
+    }
+
+    /// The row of a statement that has one.
+    ///
+    /// # Errors
+    /// [`sqlx::Error::RowNotFound`] if it has none; the driver's.
+    pub async fn one<T>(&mut self, statement: Statement) -> std::result::Result<T, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow>,
+    {
+        self.first(statement).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// The only column of a statement that has one row.
+    ///
+    /// # Errors
+    /// As [`Session::one`].
+    pub async fn scalar<T>(&mut self, statement: Statement) -> std::result::Result<T, sqlx::Error>
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        let (value,) = self.one(statement).await?;
+        Ok(value)
+    }
+
+    /// The only column of a statement's first row.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn first_scalar<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Option<T>, sqlx::Error>
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        let row: Option<(T,)> = self.first(statement).await?;
+        Ok(row.map(|(value,)| value))
+    }
+
+    /// The only column of all rows of a statement.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn scalars<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Vec<T>, sqlx::Error>
+    where
+        (T,): for<'r> FromRow<'r, PgRow>,
+    {
+        let rows: Vec<(T,)> = self.rows(statement).await?;
+        Ok(rows.into_iter().map(|(value,)| value).collect())
+    }
+
+    /// Runs one statement.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn execute(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Answer, sqlx::Error> {
+        let [answer] = self.send([statement]).await?;
+        Ok(answer)
+    }
+}
