@@ -36,8 +36,8 @@ pub fn together(statements: &[Statement]) -> Statement {
     Statement(texts.join("; "))
 }
 
-/// A value that [`fill`] writes into a statement. All are quoted, so that the server takes their type from
-/// what stands around them, as it does with parameters.
+/// A value that [`fill`] writes into a statement. All are quoted. Texts take their type from what stands
+/// around them; numbers have theirs, since `CASE … THEN '3000000000' ELSE 0 END` would make an integer of it.
 pub trait Literal: Sync {
     /// As it stands in a statement.
     fn literal(&self) -> String;
@@ -62,20 +62,21 @@ impl<T: Literal + ?Sized> Literal for &T {
 }
 
 macro_rules! literals {
-    ($($type:ty),*) => {
+    ($($type:ty => $sql:literal),*) => {
         $(impl Literal for $type {
             fn literal(&self) -> String {
-                format!("'{self}'")
+                format!(concat!("'{}'::", $sql), self)
             }
         })*
     };
 }
 
-literals!(bool, i32, i64, u64, usize, f64);
+literals!(bool => "boolean", i32 => "integer", i64 => "bigint", u64 => "bigint", usize => "bigint");
+literals!(f64 => "float8");
 
 impl Literal for Oid {
     fn literal(&self) -> String {
-        format!("'{}'", self.0)
+        format!("'{}'::oid", self.0)
     }
 }
 
@@ -388,10 +389,13 @@ mod tests {
         );
         assert_eq!(
             filled.text(),
-            "SELECT  E'it''s $2 \\\\ \u{fffd}', '7'::int, $10, NULL + '7', $$"
+            "SELECT  E'it''s $2 \\\\ \u{fffd}', '7'::bigint::int, $10, NULL + '7'::bigint, $$"
         );
         let of_json = fill("$1 $2 $3", &[&Json(["a'b"]), &true, &Oid(4_000_000_000)]);
-        assert_eq!(of_json.text(), "'[\"a''b\"]' 'true' '4000000000'");
+        assert_eq!(
+            of_json.text(),
+            "'[\"a''b\"]' 'true'::boolean '4000000000'::oid"
+        );
     }
 
     #[test]

@@ -37,9 +37,11 @@ pub struct HandedOver {
     pub expires_at: Option<String>,
 }
 
-/// That it is still there shows here: without an oid a row cannot be present, and the message is taken back.
+/// That it is still there, and its clone not given up, shows here: without an oid a row cannot be present, and
+/// the message is taken back.
 const PRESENT: &str = "UPDATE pgstencil.database SET state = 'present', \
-     oid = (SELECT p.oid FROM pg_database p WHERE p.datname::text = private_name) \
+     oid = (SELECT p.oid FROM pg_database p WHERE p.datname::text = private_name \
+       AND EXISTS (SELECT FROM pgstencil.clone c WHERE c.id = clone_id AND c.state = 'creating')) \
      WHERE id = $1 RETURNING oid";
 const LEASED: &str = "UPDATE pgstencil.clone SET state = 'leased', lease = $2, \
      expires_at = now() + make_interval(secs => $3), orphaned_at = NULL, holder = $4 \
@@ -54,7 +56,8 @@ macro_rules! warm {
              WHERE p.oid = d.oid AND p.datname::text = d.private_name AND NOT p.datallowconn \
              AND p.datconnlimit <> -2",
             $collation,
-            " AND EXISTS (SELECT FROM pg_shdescription s \
+            " AND EXISTS (SELECT FROM pgstencil.clone c WHERE c.id = d.clone_id AND c.state = 'creating') \
+             AND EXISTS (SELECT FROM pg_shdescription s \
              WHERE s.objoid = p.oid AND s.classoid = 'pg_database'::regclass \
              AND right(s.description, length($3)) = $3)) WHERE id = $1"
         )
@@ -112,7 +115,7 @@ impl Registry {
             // The check of the schema; see above.
             Err(e) if sqlstate(&e).as_deref() == Some("23514") => {
                 return Err(Error::failed(format!(
-                    "a database of clone {} disappeared right after it was created",
+                    "a database of clone {} disappeared right after it was created, or the clone was given up",
                     ids.join(", ")
                 ))
                 .caused_by(e));
@@ -181,11 +184,11 @@ impl Registry {
         }
         let done = self
             .session()
-            .run(sql::together(&statements))
+            .send_all(&statements)
             .await
             .doing(|| "hand a warm clone over".into());
         match done {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             // Somebody has the name: the whole message was taken back.
             Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P04" | "23505")) => Ok(false),
             Err(e) => Err(e),

@@ -165,7 +165,8 @@ impl Registry {
         let version: i32 = self
             .session
             .scalar(sql::fill(
-                "SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()",
+                "SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all(), \
+                 set_config('statement_timeout', '0', false)",
                 &[],
             ))
             .await

@@ -51,6 +51,7 @@ impl Idle {
     /// Keeps one whose clones were given back.
     pub(super) fn put(&self, registry: Registry) {
         let mut sessions = self.sessions();
+        sessions.retain(|s| s.since.elapsed() < PATIENCE);
         if sessions.len() >= MOST {
             sessions.remove(0);
         }

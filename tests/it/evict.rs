@@ -803,3 +803,27 @@ fn a_neighbours_sweep_keeps_to_the_grace_of_the_clones_own_project() {
     Pgstencil::new(&neighbour).arg("evict").success();
     assert!(server().has_database(&ours));
 }
+
+#[test]
+fn templates_of_more_than_two_gigabytes_are_counted() {
+    let project = Project::with_migrations(server());
+    Pgstencil::new(&project).arg("ensure").success();
+    let sql = format!(
+        "update pgstencil.database d set bytes = 3000000000 from pgstencil.template t \
+         where t.id = d.template_id and t.project = '{}'",
+        project.name()
+    );
+    project.server().psql(&project.registry(), &sql);
+    project.write("migrations/0099_more.sql", "create table more (a int);");
+    let out = Pgstencil::new(&project).arg("ensure").success();
+    assert!(!out.stderr.contains("warning"), "{}", out.stderr);
+    let limit = "[eviction]\nmax_size = \"4GB\"\nkeep = 1\n";
+    project.append_config(limit);
+    project.server().psql(&project.registry(), &sql);
+    project.write(
+        "migrations/0100_more.sql",
+        "create table still_more (a int);",
+    );
+    Pgstencil::new(&project).arg("ensure").success();
+    assert!(templates(&project).len() < 3, "{:?}", templates(&project));
+}
