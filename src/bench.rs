@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::clone;
 use crate::config::Strategy;
 use crate::context::Context;
 use crate::copy::{self, Copy};
@@ -18,10 +19,9 @@ use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::sql::CopyStrategy;
 use crate::pg::{Doing as _, Session, cause, sql};
-use crate::registry::clone::NewClone;
-use crate::registry::database::{NewDatabase, Owner};
+use crate::registry::Registry;
+use crate::registry::database::Owner;
 use crate::registry::measurement::Measurement;
-use crate::registry::{Lease, Registry};
 use crate::strategy::Chooser;
 use crate::template::{Template, TemplateDatabase};
 
@@ -210,23 +210,11 @@ async fn make(
     strategy: CopyStrategy,
     id: &str,
 ) -> Result<(Duration, Duration)> {
-    let name = names::private_name();
-    let new = NewDatabase {
-        role: from.role.clone(),
-        private_name: name.clone(),
-        name: name.clone(),
-    };
-    let clone = NewClone {
-        id,
-        project: context.project,
-        definition: &context.definition.name,
-        fingerprint: template.fingerprint(),
-        template_id: Some(template.id()),
-        lease: Lease::Session,
-        holder: context.holder,
-        databases: vec![new],
-    };
-    let mut rows = registry.intend_clone(&clone).await?;
+    let only = std::slice::from_ref(from);
+    let mut rows = clone::register_unnamed(registry, context, template, only, id).await?;
+    let name = rows
+        .first()
+        .map_or_else(String::new, |row| row.name.clone());
     let copy = Copy {
         target: name.clone(),
         source: from.name.clone(),

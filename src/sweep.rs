@@ -178,10 +178,7 @@ async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool> {
         .databases_of(&Owner::Clone(clone.to_owned()))
         .await?;
     for oid in rows.iter().filter_map(|r| r.oid) {
-        if !catalog::visitors(registry.session().connection(), oid)
-            .await?
-            .is_empty()
-        {
+        if !catalog::visitors(registry.session(), oid).await?.is_empty() {
             return Ok(true);
         }
     }

@@ -6,8 +6,7 @@ use super::{Clone, Request, after, check_name, give_up, named, names, words};
 use crate::context::Context;
 use crate::copy;
 use crate::error::Result;
-use crate::names::Fingerprint;
-use crate::names::{clone_id, private_name};
+use crate::names::{Fingerprint, clone_id, private_name};
 use crate::pg::lock::LockKey;
 use crate::pg::sql::Statement;
 use crate::pg::sqlstate;
@@ -25,8 +24,8 @@ struct Intended {
 }
 
 /// Copies a template, for all requests at the same time. The clones' locks are held by the registry
-/// session from before their first row on; for a [`crate::registry::Lease::Session`] they are the leases. `full`: the
-/// server's disk was found full just now. `also`: statements that are sent with the intents.
+/// session from before their first row on; for a [`crate::registry::Lease::Session`] they are the leases.
+/// `full`: the server's disk was found full just now. `also`: statements that are sent with the intents.
 ///
 /// # Errors
 /// [`crate::Kind::NameTaken`] if a wanted name belongs to something else; the driver's. After an error there is

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::words;
+use super::{register_unnamed, words};
 use crate::context::Context;
 use crate::copy;
 use crate::error::{Error, Result};
@@ -17,10 +17,8 @@ use crate::names::{self, Fingerprint};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::{Doing as _, Session, catalog, sql};
-use crate::registry::clone::NewClone;
-use crate::registry::database::NewDatabase;
 use crate::registry::warm::StockRow;
-use crate::registry::{DatabaseRow, Lease, Registry};
+use crate::registry::{DatabaseRow, Registry};
 use crate::server::disk::{self, Disk};
 use crate::strategy::Chooser;
 use crate::template::{self, Template};
@@ -254,7 +252,8 @@ async fn make(registry: &mut Registry, job: &Job<'_>) -> Result<Duration> {
     let id = names::clone_id();
     let key = LockKey::clone(&id);
     let done = async {
-        let mut rows = register(registry, job.context, job.template, &id).await?;
+        let from = job.template.databases();
+        let mut rows = register_unnamed(registry, job.context, job.template, from, &id).await?;
         let took = prepare(registry, job, &id, &mut rows).await?;
         registry.set_warm(&id).await?;
         Ok(took)
@@ -267,37 +266,6 @@ async fn make(registry: &mut Registry, job: &Job<'_>) -> Result<Duration> {
     let unlocked = registry.session().unlock(key).await;
     unlocked.doing(|| "unlock a warm clone".into())?;
     done
-}
-
-async fn register(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    template: &Template,
-    id: &str,
-) -> Result<Vec<DatabaseRow>> {
-    let new: Vec<NewDatabase> = template
-        .databases()
-        .iter()
-        .map(|from| {
-            let name = names::private_name();
-            NewDatabase {
-                role: from.role.clone(),
-                private_name: name.clone(),
-                name,
-            }
-        })
-        .collect();
-    let clone = NewClone {
-        id,
-        project: context.project,
-        definition: &context.definition.name,
-        fingerprint: template.fingerprint(),
-        template_id: Some(template.id()),
-        lease: Lease::Session,
-        holder: context.holder,
-        databases: new,
-    };
-    registry.intend_clone(&clone).await
 }
 
 async fn prepare(

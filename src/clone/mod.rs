@@ -24,10 +24,12 @@ pub use self::warm::{Warm, WarmTemplate, claim};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::handout::{NamedDatabase, Outcome, Shard};
-use crate::names::{Fingerprint, NameParts, NamePattern};
+use crate::names::{Fingerprint, NameParts, NamePattern, private_name};
 use crate::pg::catalog;
-use crate::registry::database::Owner;
+use crate::registry::clone::NewClone;
+use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::{CloneRow, DatabaseRow, Lease, Registry};
+use crate::template::{Template, TemplateDatabase};
 
 /// What a caller wants.
 #[derive(Clone, Debug)]
@@ -180,6 +182,39 @@ pub async fn taken(registry: &mut Registry, name: &str) -> Error {
             .detail("it is not a clone of this registry, so pgstencil leaves it alone")
             .hint("choose another `--name`"),
     }
+}
+
+/// Registers a clone that is nobody's yet, of some of a template's databases: they keep their private names.
+///
+/// # Errors
+/// The driver's.
+pub async fn register_unnamed(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    template: &Template,
+    from: &[TemplateDatabase],
+    id: &str,
+) -> Result<Vec<DatabaseRow>> {
+    let mut databases = Vec::new();
+    for database in from {
+        let name = private_name();
+        databases.push(NewDatabase {
+            role: database.role.clone(),
+            private_name: name.clone(),
+            name,
+        });
+    }
+    let new = NewClone {
+        id,
+        project: context.project,
+        definition: &context.definition.name,
+        fingerprint: template.fingerprint(),
+        template_id: Some(template.id()),
+        lease: Lease::Session,
+        holder: context.holder,
+        databases,
+    };
+    registry.intend_clone(&new).await
 }
 
 /// Gives clones up whose locks we hold: the sweep drops them.

@@ -96,7 +96,7 @@ pub(super) async fn read(registry: &mut Registry, grace: Duration) -> Result<Our
         let found = catalog::databases(registry.session(), &[], &oids).await?;
         let mut visitors = Vec::new();
         for database in &found {
-            let inside = catalog::visitors(registry.session().connection(), database.oid).await?;
+            let inside = catalog::visitors(registry.session(), database.oid).await?;
             visitors.extend(
                 inside
                     .iter()

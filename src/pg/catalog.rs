@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
-use sqlx::{FromRow, PgConnection, Row as _};
+use sqlx::{FromRow, Row as _};
 
 use super::failure::{cause, is_connection_loss};
 use super::sql::{self, Literal, Statement};
@@ -98,10 +98,11 @@ pub async fn stands(
     name: &str,
     oid: Oid,
 ) -> std::result::Result<(), sqlx::Error> {
-    sqlx::query("SELECT 1 FROM pg_database WHERE datname::text = $1 AND oid = $2")
-        .bind(name)
-        .bind(oid)
-        .fetch_one(session.connection())
+    session
+        .one::<(i32,)>(sql::fill(
+            "SELECT 1 FROM pg_database WHERE datname::text = $1 AND oid = $2",
+            &[&name, &oid],
+        ))
         .await
         .map(drop)
 }
@@ -182,10 +183,9 @@ const VISITORS: &str = "SELECT pid, usename::text AS role, application_name AS a
 ///
 /// # Errors
 /// The driver's.
-pub async fn visitors(connection: &mut PgConnection, oid: Oid) -> Result<Vec<Visitor>> {
-    sqlx::query_as(VISITORS)
-        .bind(oid)
-        .fetch_all(connection)
+pub async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visitor>> {
+    session
+        .rows(sql::fill(VISITORS, &[&oid]))
         .await
         .doing(|| "see who is connected".into())
 }
@@ -221,7 +221,7 @@ pub async fn wait_until_empty(
     let started = std::time::Instant::now();
     let mut step = Duration::from_millis(1);
     loop {
-        let left = visitors(session.connection(), oid).await?;
+        let left = visitors(session, oid).await?;
         if left.is_empty() || started.elapsed() >= patience {
             return Ok(left);
         }
@@ -236,7 +236,7 @@ pub async fn wait_until_empty(
 /// # Errors
 /// The driver's; sessions that we may not end are left.
 pub async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
-    for visitor in visitors(session.connection(), oid).await? {
+    for visitor in visitors(session, oid).await? {
         let ended = session
             .execute(sql::fill(
                 "SELECT pg_terminate_backend($1)",
@@ -292,27 +292,36 @@ pub struct Contents {
     pub unlogged_tables: Vec<String>,
 }
 
-/// Looks into a database from a session within it.
-///
-/// # Errors
-/// The driver's.
-pub async fn contents(session: &mut Session) -> Result<Contents> {
-    // 16384 is FirstNormalObjectId: initdb's own objects lie below, whatever users make above
-    // (src/include/access/transam.h).
-    let database = session.database().to_owned();
-    let row: (i64, i64, i64) = session.one(sql::fill("SELECT (SELECT count(*) FROM pg_class WHERE oid >= 16384 AND relkind <> 't') \
+// 16384 is FirstNormalObjectId: initdb's own objects lie below, whatever users make above
+// (src/include/access/transam.h).
+const CONTENTS: &str = "SELECT (SELECT count(*) FROM pg_class WHERE oid >= 16384 AND relkind <> 't') \
               + (SELECT count(*) FROM pg_type WHERE oid >= 16384) \
               + (SELECT count(*) FROM pg_proc WHERE oid >= 16384) \
               + (SELECT count(*) FROM pg_namespace WHERE oid >= 16384 AND nspname NOT LIKE 'pg\\_%') \
               + (SELECT count(*) FROM pg_extension WHERE oid >= 16384) \
               + (SELECT count(*) FROM pg_largeobject_metadata), \
               pg_database_size(current_database()), \
-              (SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'i', 't', 'm', 'S'))", &[]))
-    .await
-    .doing(|| format!("look into database `{database}`"))?;
-    let extensions: Vec<(String, String)> = session.rows(sql::fill("SELECT extname::text, extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1", &[]))
-    .await
-    .doing(|| "list extensions".into())?;
+              (SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'i', 't', 'm', 'S'))";
+const EXTENSIONS: &str =
+    "SELECT extname::text, extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1";
+const UNLOGGED: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relpersistence = 'u' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0 ORDER BY 1";
+
+/// Looks into a database from a session within it.
+///
+/// # Errors
+/// The driver's.
+pub async fn contents(session: &mut Session) -> Result<Contents> {
+    let database = session.database().to_owned();
+    let row: (i64, i64, i64) = session
+        .one(sql::fill(CONTENTS, &[]))
+        .await
+        .doing(|| format!("look into database `{database}`"))?;
+    let extensions: Vec<(String, String)> = session
+        .rows(sql::fill(EXTENSIONS, &[]))
+        .await
+        .doing(|| "list extensions".into())?;
     let collation = if session.facts().major() >= 15 {
         session
             .scalar(sql::fill(
@@ -331,11 +340,10 @@ pub async fn contents(session: &mut Session) -> Result<Contents> {
         ))
         .await
         .doing(|| "list event triggers".into())?;
-    let unlogged_tables = session.scalars(sql::fill("SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
-         JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relpersistence = 'u' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0 ORDER BY 1", &[]))
-    .await
-    .doing(|| "list unlogged tables".into())?;
+    let unlogged_tables = session
+        .scalars(sql::fill(UNLOGGED, &[]))
+        .await
+        .doing(|| "list unlogged tables".into())?;
     Ok(Contents {
         login_triggers,
         unlogged_tables,

@@ -4,6 +4,7 @@
 //! sessions (<https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>). They
 //! go with the session that took them: a killed process gives its locks up at once.
 
+use super::sql::{self, Statement};
 use crate::names::Fingerprint;
 
 /// A 64-bit advisory lock key, derived from what it protects.
@@ -77,6 +78,30 @@ impl LockKey {
     pub fn halves(self) -> (u32, u32) {
         let bits = self.0 as u64;
         ((bits >> 32) as u32, bits as u32)
+    }
+
+    /// Takes the lock if it is free, and says whether. A session may take one lock several times.
+    pub(crate) fn try_lock(self) -> Statement {
+        self.with("SELECT pg_try_advisory_lock($1)")
+    }
+
+    /// The same with a lock that others may share.
+    pub(crate) fn try_lock_shared(self) -> Statement {
+        self.with("SELECT pg_try_advisory_lock_shared($1)")
+    }
+
+    /// Gives an exclusive lock back.
+    pub(crate) fn unlock(self) -> Statement {
+        self.with("SELECT pg_advisory_unlock($1)")
+    }
+
+    /// Gives a shared lock back.
+    pub(crate) fn unlock_shared(self) -> Statement {
+        self.with("SELECT pg_advisory_unlock_shared($1)")
+    }
+
+    fn with(self, query: &str) -> Statement {
+        sql::fill(query, &[&self.0])
     }
 
     fn derive(kind: &str, parts: &[&str]) -> Self {

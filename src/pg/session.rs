@@ -430,7 +430,7 @@ impl Session {
     /// # Errors
     /// The driver's.
     pub async fn try_lock(&mut self, key: LockKey) -> std::result::Result<bool, sqlx::Error> {
-        self.flag("SELECT pg_try_advisory_lock($1)", key).await
+        self.scalar(key.try_lock()).await
     }
 
     /// Takes a lock that others may share.
@@ -441,8 +441,7 @@ impl Session {
         &mut self,
         key: LockKey,
     ) -> std::result::Result<bool, sqlx::Error> {
-        self.flag("SELECT pg_try_advisory_lock_shared($1)", key)
-            .await
+        self.scalar(key.try_lock_shared()).await
     }
 
     /// Gives an exclusive lock back.
@@ -450,7 +449,7 @@ impl Session {
     /// # Errors
     /// The driver's.
     pub async fn unlock(&mut self, key: LockKey) -> std::result::Result<bool, sqlx::Error> {
-        self.flag("SELECT pg_advisory_unlock($1)", key).await
+        self.scalar(key.unlock()).await
     }
 
     /// Gives a shared lock back.
@@ -458,15 +457,7 @@ impl Session {
     /// # Errors
     /// The driver's.
     pub async fn unlock_shared(&mut self, key: LockKey) -> std::result::Result<bool, sqlx::Error> {
-        self.flag("SELECT pg_advisory_unlock_shared($1)", key).await
-    }
-
-    async fn flag(
-        &mut self,
-        query: &'static str,
-        key: LockKey,
-    ) -> std::result::Result<bool, sqlx::Error> {
-        self.scalar(sql::fill(query, &[&key.value()])).await
+        self.scalar(key.unlock_shared()).await
     }
 
     /// Ends the session in an orderly way; its locks go with it.

@@ -117,11 +117,9 @@ const INSERT: &str = "INSERT INTO pgstencil.clone \
      (id, project, definition, fingerprint, template_id, name, state, lease, holder) \
      VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8)";
 const ASYNCHRONOUS: &str = "SELECT set_config('synchronous_commit', 'off', true)";
-const UNLOCK: &str = "SELECT pg_advisory_unlock($1)";
-const LOCK: &str = "SELECT pg_try_advisory_lock($1)";
 const LEASE: &str = "UPDATE pgstencil.clone SET state = 'leased', lease = $2, \
      expires_at = now() + make_interval(secs => $3), orphaned_at = NULL, holder = $4 \
-     WHERE id = $1 AND state IN ('creating', 'leased')";
+     WHERE id = $1 AND state IN ('creating', 'leased') RETURNING (expires_at AT TIME ZONE 'UTC')::text";
 const RELEASE: &str =
     "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state <> 'released'";
 const ORPHAN: &str = "UPDATE pgstencil.clone SET orphaned_at = now() \
@@ -186,8 +184,7 @@ impl NewClone<'_> {
 fn intents(clones: &[NewClone<'_>], also: &[Statement]) -> Vec<Statement> {
     let mut statements = vec![sql::fill(ASYNCHRONOUS, &[])];
     for new in clones {
-        let key = LockKey::clone(new.id);
-        statements.push(sql::fill(LOCK, &[&key.value()]));
+        statements.push(LockKey::clone(new.id).try_lock());
     }
     for new in clones {
         statements.push(new.insert());
@@ -196,6 +193,12 @@ fn intents(clones: &[NewClone<'_>], also: &[Statement]) -> Vec<Statement> {
     }
     statements.extend_from_slice(also);
     statements
+}
+
+/// Starts or renews a lease, and returns until when it is, as Postgres writes it.
+pub(super) fn lease(id: &str, lease: Lease, holder: &Holder) -> Statement {
+    let (kind, seconds) = (lease.kind(), lease.seconds());
+    sql::fill(LEASE, &[&id, &kind, &seconds, &Json(holder)])
 }
 
 impl Registry {
@@ -271,7 +274,7 @@ impl Registry {
             .collect()
     }
 
-    /// Starts or renews a lease, also within a transaction. `false`: the clone was given up.
+    /// Renews a lease. `false`: the clone was given up.
     ///
     /// # Errors
     /// The driver's.
@@ -283,10 +286,7 @@ impl Registry {
     ) -> std::result::Result<bool, sqlx::Error> {
         let done = self
             .session()
-            .execute(sql::fill(
-                LEASE,
-                &[&id, &lease.kind(), &lease.seconds(), &Json(holder)],
-            ))
+            .execute(self::lease(id, lease, holder))
             .await?;
         Ok(done.count == 1)
     }
@@ -308,10 +308,7 @@ impl Registry {
         let key = LockKey::clone(id);
         let [released, _] = self
             .session()
-            .send([
-                sql::fill(RELEASE, &[&id]),
-                sql::fill(UNLOCK, &[&key.value()]),
-            ])
+            .send([sql::fill(RELEASE, &[&id]), key.unlock()])
             .await
             .doing(|| format!("give clone {id} up"))?;
         Ok(released.count == 1)

@@ -65,6 +65,8 @@ const STUCK: &str = "SELECT DISTINCT d.template_id, d.clone_id FROM pgstencil.da
      LEFT JOIN pg_database p ON p.oid = d.oid \
      WHERE d.state = 'dropping' OR NOT pg_has_role(p.datdba, 'MEMBER')";
 const DROPPING: &str = "UPDATE pgstencil.database SET state = 'dropping', oid = $2 WHERE id = $1";
+const PRESENT: &str = "UPDATE pgstencil.database SET state = 'present', bytes = $2, files = $3, replay = $4 \
+     WHERE id = $1";
 const GONE: &str = "DELETE FROM pgstencil.database WHERE id = $1";
 
 impl DatabaseRow {
@@ -390,27 +392,19 @@ impl Registry {
     }
 }
 
-/// Sets a row present under its final name, within the caller's transaction.
+/// Sets a template's row present under its final name, with its size in bytes and files, within the caller's
+/// transaction.
 ///
 /// # Errors
 /// The driver's.
 pub async fn set_present(
     session: &mut Session,
     id: i64,
-    contents: Option<(i64, i64)>,
-    replay: Option<&Replay>,
+    (bytes, files): (i64, i64),
+    replay: &Replay,
 ) -> std::result::Result<(), sqlx::Error> {
     session
-        .execute(sql::fill(
-            "UPDATE pgstencil.database SET state = 'present', bytes = coalesce($2, bytes), \
-         files = coalesce($3, files), replay = coalesce($4, replay) WHERE id = $1",
-            &[
-                &id,
-                &contents.map(|c| c.0),
-                &contents.map(|c| c.1),
-                &replay.map(Json),
-            ],
-        ))
+        .execute(sql::fill(PRESENT, &[&id, &bytes, &files, &Json(replay)]))
         .await?;
     Ok(())
 }

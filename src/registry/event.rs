@@ -149,7 +149,7 @@ impl Hit<'_> {
             files: None,
         };
         [
-            template::touch(self.template),
+            template::touch(self.template, 1),
             event.insert(),
             eviction::renew(self.project, self.limits, self.clone),
         ]

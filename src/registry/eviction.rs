@@ -11,7 +11,7 @@ use crate::fingerprint::Recipe;
 use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
 
-use super::Registry;
+use super::{Registry, template};
 
 /// A ready template, as an eviction sees it.
 #[derive(Clone, Debug, FromRow)]
@@ -106,7 +106,6 @@ const EVICT: &str = "WITH gone AS (UPDATE pgstencil.template SET state = 'broken
 const IS_READY: &str =
     "SELECT EXISTS (SELECT FROM pgstencil.template WHERE id = $1 AND state = 'ready')";
 const PIN: &str = "UPDATE pgstencil.template SET pinned = $2 WHERE id = $1 AND state = 'ready'";
-const USE: &str = "UPDATE pgstencil.template SET last_used_at = now() WHERE id = $1";
 
 /// What [`Registry::renew_limits`] runs.
 pub(super) fn renew(project: &str, limits: &EvictionSettings, clone: &CloneSettings) -> Statement {
@@ -279,7 +278,7 @@ impl Registry {
     /// The driver's.
     pub async fn note_use(&mut self, id: i64) -> Result<()> {
         self.session()
-            .execute(sql::fill(USE, &[&id]))
+            .execute(template::touch(id, 0))
             .await
             .doing(|| "note a use of a template".into())?;
         Ok(())

@@ -5,7 +5,6 @@
 //! either its holder's, open and under the name that was wanted, or still under its private name and closed.
 
 use sqlx::postgres::types::Oid;
-use sqlx::types::Json;
 
 use crate::error::{Error, Result};
 use crate::pg::Doing as _;
@@ -13,7 +12,7 @@ use crate::pg::sql::{self, Statement};
 use crate::pg::sqlstate;
 
 use super::warm::ClaimedRow;
-use super::{DatabaseRow, Holder, Lease, Registry};
+use super::{DatabaseRow, Holder, Lease, Registry, clone, template};
 
 /// A clone whose databases are made, for [`Registry::hand_over`].
 #[derive(Clone, Debug)]
@@ -43,10 +42,6 @@ const PRESENT: &str = "UPDATE pgstencil.database SET state = 'present', \
      oid = (SELECT p.oid FROM pg_database p WHERE p.datname::text = private_name \
        AND EXISTS (SELECT FROM pgstencil.clone c WHERE c.id = clone_id AND c.state = 'creating')) \
      WHERE id = $1 RETURNING oid";
-const LEASED: &str = "UPDATE pgstencil.clone SET state = 'leased', lease = $2, \
-     expires_at = now() + make_interval(secs => $3), orphaned_at = NULL, holder = $4 \
-     WHERE id = $1 AND state = 'creating' RETURNING (expires_at AT TIME ZONE 'UTC')::text";
-
 /// This comes first, and takes the whole message back, if something is not what was made: somebody renamed,
 /// opened or marked it, or a drop of it was interrupted, or the collation library has another version since.
 macro_rules! warm {
@@ -71,8 +66,6 @@ const WARM_15: &str = warm!(
 /// Its lock is held since the claim, so nothing else can have changed it.
 const LEASED_WARM: &str = "UPDATE pgstencil.clone SET state = 'leased', name = $2 \
      WHERE id = $1 AND state = 'creating'";
-const USED: &str =
-    "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
 
 /// From what Postgres writes, `2026-11-25 21:51:33.123456`: to have the server write it so costs a
 /// millisecond.
@@ -90,9 +83,7 @@ fn making_over(clones: &[Finished<'_>]) -> Vec<Statement> {
             statements.push(sql::comment_database(&row.name, comment));
             statements.push(sql::allow_connections(&row.name, true));
         }
-        let (kind, seconds) = (clone.lease.kind(), clone.lease.seconds());
-        let holder = Json(clone.holder);
-        statements.push(sql::fill(LEASED, &[&clone.id, &kind, &seconds, &holder]));
+        statements.push(clone::lease(clone.id, clone.lease, clone.holder));
     }
     statements
 }
@@ -180,7 +171,7 @@ impl Registry {
         }
         if let Some((row, _)) = named.first() {
             let hits = i64::from(count_hit);
-            statements.push(sql::fill(USED, &[&row.template_id, &hits]));
+            statements.push(template::touch(row.template_id, hits));
         }
         let done = self
             .session()

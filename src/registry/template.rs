@@ -125,7 +125,6 @@ pub struct HeldTemplate {
 const READY_ID: &str = "SELECT id FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready'";
 const READY_BY_ID: &str = select!("WHERE id = $1 AND state = 'ready'");
-const LOCK_SHARED: &str = "SELECT pg_try_advisory_lock_shared($1)";
 const ITS_DATABASES: &str =
     "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.template_id = $1)";
 
@@ -166,7 +165,7 @@ const LOG: &str =
 const BREAK: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, \
      kept_until = CASE WHEN $3 THEN now() + interval '1 day' END WHERE id = $1 AND state <> 'broken'";
 const TOUCH: &str =
-    "UPDATE pgstencil.template SET hits = hits + 1, last_used_at = now() WHERE id = $1";
+    "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
 const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = now(), last_used_at = now(), \
      built_with = $2, build_ms = $3 WHERE id = $1 AND state = 'building'";
 const DELETE: &str = "DELETE FROM pgstencil.template t WHERE id = $1 \
@@ -183,9 +182,9 @@ pub struct NewExtension<'a> {
     pub provisional: bool,
 }
 
-/// Counts a hit.
-pub(super) fn touch(id: i64) -> Statement {
-    sql::fill(TOUCH, &[&id])
+/// Notes a use, and so many hits.
+pub(super) fn touch(id: i64, hits: i64) -> Statement {
+    sql::fill(TOUCH, &[&id, &hits])
 }
 
 impl Registry {
@@ -245,7 +244,7 @@ impl Registry {
         let [locked, row, databases, found] = self
             .session()
             .send([
-                sql::fill(LOCK_SHARED, &[&key.value()]),
+                key.try_lock_shared(),
                 sql::fill(READY_BY_ID, &[&id]),
                 database::of(&Owner::Template(id)),
                 catalog::databases_where(major, ITS_DATABASES, &[&id]),

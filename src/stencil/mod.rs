@@ -162,6 +162,13 @@ impl Stencil {
         Registry::open(&self.endpoint, &self.config.server.registry, limit).await
     }
 
+    async fn open_existing(&self, limit: &Limit) -> Result<Option<Registry>> {
+        if let Some(registry) = self.idle.take().await {
+            return Ok(Some(registry));
+        }
+        Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await
+    }
+
     /// Opens the registry and reads the inputs at the same time; also says how long the reading took.
     async fn open_reading(
         &self,

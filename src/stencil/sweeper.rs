@@ -52,13 +52,8 @@ impl Stencil {
     ) -> Result<usize> {
         let definition = self.definition(Some(definition))?;
         let context = self.context(definition, limit, &|_| {}, false);
-        let name = &self.config.server.registry;
-        let mut registry = match self.idle.take().await {
-            Some(registry) => registry,
-            None => match Registry::open_existing(&self.endpoint, name, limit).await? {
-                Some(registry) => registry,
-                None => return Ok(0),
-            },
+        let Some(mut registry) = self.open_existing(limit).await? else {
+            return Ok(0);
         };
         let made = async {
             let project = &self.config.project;

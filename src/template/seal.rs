@@ -261,8 +261,8 @@ pub(super) async fn seal(
                     &row.mark().comment(&words, replay.comment.as_deref()),
                 ))
                 .await?;
-            let size = Some((contents.bytes, contents.files));
-            database::set_present(session, row.id, size, Some(replay)).await?;
+            let size = (contents.bytes, contents.files);
+            database::set_present(session, row.id, size, replay).await?;
         }
         if sealing.replaces {
             // Before the new one is ready: there is never more than one.

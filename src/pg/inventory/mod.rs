@@ -189,10 +189,7 @@ async fn describe(
 
 async fn count(session: &mut Session, tables: &[Table]) -> Result<Vec<i64>, sqlx::Error> {
     let names = tables.iter().map(|t| (t.schema.as_str(), t.name.as_str()));
-    sqlx::query_scalar(sql::count_rows(names))
-        .persistent(false)
-        .fetch_all(session.connection())
-        .await
+    session.scalars(sql::count_rows(names)).await
 }
 
 /// A definition of several lines, the later ones indented. A carriage return is part of it, and would
