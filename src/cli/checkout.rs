@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pgstencil::config::env::Environment;
+use pgstencil::registry::holder::Checkout;
 use pgstencil::stencil::Holder;
 
 use super::target::account;
@@ -24,6 +25,7 @@ pub(super) fn holder(root: &Path, env: &Environment) -> Holder {
         worktree: root.display().to_string(),
         branch: branch(root),
         label,
+        checkout: Checkout::default(),
     }
 }
 

@@ -24,6 +24,71 @@ pub struct Holder {
     /// What runs: the CI job, or the command's name.
     #[serde(default)]
     pub label: String,
+    /// The checkout that the process works in; it outlives the process.
+    #[serde(default)]
+    pub checkout: Checkout,
+}
+
+/// A checkout on a machine. Together with the server role it is the owner of a named clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkout {
+    /// The machine, across reboots: machine-id on Linux, the host's UUID on macOS, the host name in a
+    /// container. Empty if unknown, or if `owner` is set.
+    #[serde(default)]
+    pub machine: String,
+    /// `PGSTENCIL_OWNER`, which stands for machine and folder; empty if it is not set.
+    #[serde(default)]
+    pub owner: String,
+    /// The top level of the git checkout; without git the folder of the config's root.
+    #[serde(default)]
+    pub top: String,
+    /// The config's root below `top`; empty if it is `top`.
+    #[serde(default)]
+    pub below: String,
+    /// The repository that the checkout belongs to; `None` without git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<Repository>,
+    /// Name of the checkout's worktree as git registered it; `None` for the main worktree and without git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<String>,
+    /// What `{branch}` stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<Branch>,
+}
+
+/// A git repository on a machine. Copied machines and containers share paths, so the path is not enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repository {
+    /// Absolute path of git's common directory.
+    pub common_dir: String,
+    /// Inode of that directory.
+    pub inode: u64,
+    /// When that directory was created, in seconds since 1970; `None` if the file system does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born: Option<i64>,
+}
+
+/// What `{branch}` stands for, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    /// As git or the CI system writes it.
+    pub name: String,
+    /// Where it comes from.
+    pub from: BranchSource,
+}
+
+/// Where the name of a branch comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BranchSource {
+    /// A branch of this repository, checked out or being rebased here.
+    Local,
+    /// A variable of a CI system.
+    Ci,
+    /// A jj bookmark.
+    Bookmark,
+    /// The id of the commit that is checked out.
+    Commit,
 }
 
 impl Holder {

@@ -28,11 +28,12 @@ use crate::pg::session::OpenError;
 use crate::pg::{self, Doing as _, Endpoint, Limit, Session, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
-const SCHEMA: [&str; 4] = [
+const SCHEMA: [&str; 5] = [
     include_str!("schema/001.sql"),
     include_str!("schema/002.sql"),
     include_str!("schema/003.sql"),
     include_str!("schema/004.sql"),
+    include_str!("schema/005.sql"),
 ];
 
 const OWNER: &str = "SELECT r.rolname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
