@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pgstencil::config::env::Environment;
-use pgstencil::registry::holder::Checkout;
-use pgstencil::stencil::Holder;
+use pgstencil::stencil::{Checkout, Holder};
 
 use super::target::account;
 

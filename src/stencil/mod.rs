@@ -39,6 +39,7 @@ pub use crate::handout::Shard;
 pub use crate::pg::Limit;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
 pub use crate::registry::event::Tally;
+pub use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
 pub use crate::registry::{Holder, Lease, Registry};
 pub use crate::template::{Settled, Verdict};
 
