@@ -31,6 +31,7 @@
 //! |---|---|
 //! | [`error`] | the one error type: kind (and so exit code), message, details, hints |
 //! | [`names`], [`url`], [`events`] | values: fingerprints, database names, marks; server URLs that hide their password; what happens meanwhile |
+//! | [`git`] | checkouts: top level, repository and its main worktree, branch; the questions to `git` and `jj` |
 //! | [`config`] | `pgstencil.toml` → checked [`config::Config`]; placeholders; the only reader of the environment |
 //! | [`fingerprint`] | the walk over the files, the [`fingerprint::Recipe`] and its hash; the order of migrations; what differs between two recipes |
 //! | [`process`] | the only starter of other people's commands: groups, time-outs, a watchdog for the time after us |
@@ -130,6 +131,7 @@ pub mod error;
 pub mod events;
 pub mod evict;
 pub mod fingerprint;
+pub mod git;
 pub mod handout;
 pub mod lease;
 pub mod names;

@@ -115,6 +115,21 @@ pub(crate) enum Command {
     Background,
 }
 
+impl Command {
+    /// Whether a database is to be named by the branch.
+    pub(crate) fn names_branch(&self) -> bool {
+        let making = match self {
+            Command::Run(run) => &run.making,
+            Command::Clone(clone) => &clone.making,
+            _ => return false,
+        };
+        making
+            .name
+            .as_ref()
+            .is_some_and(|name| name.contains("{branch}"))
+    }
+}
+
 /// Which definition.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Which {

@@ -27,6 +27,8 @@ struct Session {
     env: Environment,
     printer: Printer,
     limit: Limit,
+    /// Whether the command names a database by `{branch}`.
+    names_branch: bool,
 }
 
 /// Parses, runs, and turns the result into an exit code.
@@ -76,6 +78,7 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
     let cancel = CancellationToken::new();
     let session = Session {
         limit: Limit::new(arguments.shared.wait, cancel.clone()),
+        names_branch: arguments.command.names_branch(),
         shared: arguments.shared,
         env,
         printer,

@@ -90,10 +90,17 @@ impl Session {
     }
 
     async fn stencil_of(&self, config: Config) -> Result<Stencil> {
-        let endpoint = self.endpoint(&config).await?;
+        let (endpoint, (holder, unknown)) = tokio::join!(
+            self.endpoint(&config),
+            checkout::holder(&config.root, &self.env, self.names_branch)
+        );
+        let endpoint = endpoint?;
         self.printer
             .detail(&format!("server: {}", endpoint.place()));
-        let holder = checkout::holder(&config.root, &self.env);
+        if let Some(why) = unknown.filter(|_| self.names_branch) {
+            self.printer
+                .warn(&format!("cannot find out the branch: {why}"));
+        }
         Ok(Stencil::new(config, endpoint, holder, self.variable()))
     }
 

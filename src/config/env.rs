@@ -40,6 +40,23 @@ variables! {
     GITHUB_OUTPUT = "GITHUB_OUTPUT";
     /// File for the summary of a GitHub Actions step.
     GITHUB_STEP_SUMMARY = "GITHUB_STEP_SUMMARY";
+    /// Who owns named clones, in place of this machine and this checkout.
+    OWNER = "PGSTENCIL_OWNER";
+    /// GitHub Actions, on a pull request: its branch. The first of these that is set is the branch where
+    /// none is checked out.
+    GITHUB_HEAD_REF = "GITHUB_HEAD_REF";
+    /// GitHub Actions: the branch or tag.
+    GITHUB_REF_NAME = "GITHUB_REF_NAME";
+    /// GitLab: the branch or tag.
+    CI_COMMIT_REF_NAME = "CI_COMMIT_REF_NAME";
+    /// Buildkite: the branch.
+    BUILDKITE_BRANCH = "BUILDKITE_BRANCH";
+    /// Jenkins and others: the branch.
+    BRANCH_NAME = "BRANCH_NAME";
+    /// Set in containers of Podman, LXC and systemd: there the machine is the host name.
+    CONTAINER = "container";
+    /// Set in containers of Kubernetes.
+    KUBERNETES = "KUBERNETES_SERVICE_HOST";
     /// Where programs keep state, by the XDG standard.
     XDG_STATE_HOME = "XDG_STATE_HOME";
     /// The user's home folder.

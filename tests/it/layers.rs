@@ -10,6 +10,7 @@ use std::path::Path;
 const LEVELS: &[&[&str]] = &[
     &["error"],
     &["names", "url", "events"],
+    &["git"],
     &["config", "fingerprint", "process", "server"],
     &["pg"],
     &["registry", "handout"],

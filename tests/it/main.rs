@@ -10,6 +10,7 @@
 mod base;
 mod bench;
 mod build;
+mod checkout;
 mod clone;
 mod config_cli;
 mod connect;

@@ -1,0 +1,162 @@
+//! Questions to `git`, `jj` and the system.
+//!
+//! `git` and `jj` run in the checkout's top level and find the repository by that, never by a variable; so git's
+//! own check of who owns a repository holds. They read only, and get a few seconds.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+/// Why a question has no answer, for a person.
+pub type NoAnswer = String;
+
+/// How long an answer may take. A repository on a slow disk takes its time; a command must not hang.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// By these a caller, such as the hook that we run in, would lead `git` to another repository
+/// (`git rev-parse --local-env-vars`, without those that carry settings).
+const MISLEADING: [&str; 12] = [
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_WORK_TREE",
+];
+
+/// The branch that is checked out in a worktree, by `git`'s word; `None` for a detached HEAD.
+///
+/// # Errors
+/// `git` is missing, refuses, or takes too long.
+pub async fn branch(top: &Path) -> Result<Option<String>, NoAnswer> {
+    match git(top, &["symbolic-ref", "-q", "HEAD"]).await? {
+        Answer::Yes(name) => {
+            let name = name.trim();
+            Ok(name.strip_prefix("refs/heads/").map(str::to_owned))
+        }
+        Answer::No => Ok(None),
+    }
+}
+
+/// The commit that is checked out in a worktree, by `git`'s word; `None` before the first one.
+///
+/// # Errors
+/// `git` is missing, refuses, or takes too long.
+pub async fn commit(top: &Path) -> Result<Option<String>, NoAnswer> {
+    match git(top, &["rev-parse", "-q", "--verify", "HEAD"]).await? {
+        Answer::Yes(id) => Ok(Some(id.trim().to_owned())),
+        Answer::No => Ok(None),
+    }
+}
+
+/// The nearest bookmark at or before the commit that is being worked on, by `jj`'s word; `None` if there
+/// is none.
+///
+/// # Errors
+/// `jj` is missing, refuses, or takes too long.
+pub async fn bookmark(top: &Path) -> Result<Option<String>, NoAnswer> {
+    let mut command = Command::new("jj");
+    command.current_dir(top).args([
+        // Else it would commit what is in the working copy.
+        "--ignore-working-copy",
+        "--color=never",
+        "--no-pager",
+        "log",
+        "--no-graph",
+        "-r",
+        "heads(::@ & bookmarks())",
+        "-T",
+        r#"local_bookmarks.map(|b| b.name()).join("\n") ++ "\n""#,
+    ]);
+    match answer("jj", command).await? {
+        Answer::Yes(text) => {
+            let mut names = text.lines().map(str::trim);
+            Ok(names.find(|name| !name.is_empty()).map(str::to_owned))
+        }
+        Answer::No => Err("`jj log` failed".into()),
+    }
+}
+
+/// The UUID of the host's hardware, by macOS' word; `None` if it has none.
+///
+/// # Errors
+/// `ioreg` is missing, fails, or takes too long.
+pub async fn host_uuid() -> Result<Option<String>, NoAnswer> {
+    let mut command = Command::new("/usr/sbin/ioreg");
+    command.args(["-rd1", "-c", "IOPlatformExpertDevice"]);
+    match answer("ioreg", command).await? {
+        Answer::Yes(text) => Ok(platform_uuid(&text)),
+        Answer::No => Ok(None),
+    }
+}
+
+/// Reads `"IOPlatformUUID" = "…"`.
+fn platform_uuid(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("\"IOPlatformUUID\" = \"")?;
+    let (uuid, _) = rest.split_once('"')?;
+    (!uuid.is_empty()).then(|| uuid.to_owned())
+}
+
+/// What a command printed, or that it ended with code 1.
+pub(super) enum Answer {
+    Yes(String),
+    No,
+}
+
+pub(super) async fn git(top: &Path, args: &[&str]) -> Result<Answer, NoAnswer> {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(top).args(args);
+    for name in MISLEADING {
+        command.env_remove(name);
+    }
+    // Its messages are for a person; nothing may be written on the side.
+    command.env("LC_ALL", "C").env("GIT_OPTIONAL_LOCKS", "0");
+    answer("git", command).await
+}
+
+async fn answer(program: &str, mut command: Command) -> Result<Answer, NoAnswer> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = match tokio::time::timeout(PATIENCE, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(format!("`{program}` is not installed"));
+        }
+        Ok(Err(e)) => return Err(format!("`{program}` cannot be started: {e}")),
+        Err(_) => return Err(format!("`{program}` takes more than {PATIENCE:?}")),
+    };
+    match output.status.code() {
+        Some(0) => Ok(Answer::Yes(
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )),
+        Some(1) => Ok(Answer::No),
+        _ => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let first = said.lines().find(|line| !line.trim().is_empty());
+            Err(match first {
+                Some(line) => format!("`{program}` says: {}", line.trim()),
+                None => format!("`{program}` failed ({})", output.status),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_uuid_of_a_mac() {
+        let text = "  | {\n  |   \"IOPlatformUUID\" = \"0A1B-2C\"\n  |   \"x\" = \"y\"\n";
+        assert_eq!(platform_uuid(text).as_deref(), Some("0A1B-2C"));
+        assert_eq!(platform_uuid("\"IOPlatformUUID\" = \"\""), None);
+        assert_eq!(platform_uuid(""), None);
+    }
+}
