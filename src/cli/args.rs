@@ -328,8 +328,8 @@ pub(crate) struct Bench {
 /// `doctor`
 #[derive(Args, Debug)]
 pub(crate) struct Doctor {
-    /// Also mend what can be mended without harm: sweep, give up templates that cannot be copied, close
-    /// and mark as template again those that somebody opened or unmarked
+    /// Apply the safe fixes: sweep, discard templates that cannot be copied or were opened, and restore
+    /// IS_TEMPLATE where it is missing
     #[arg(long)]
     pub(crate) fix: bool,
 }

@@ -67,8 +67,6 @@ pub enum Fix {
     Sweep,
     /// Give a template up, so that it is built anew, for this reason.
     Rebuild(i64, String),
-    /// Close a template's database of this oid, which somebody opened.
-    Close(i64, Oid),
     /// Mark a template's database of this oid as template again.
     Mark(i64, Oid),
 }
@@ -242,8 +240,8 @@ async fn connect(patient: &Patient<'_>) -> Result<Session> {
     }))
 }
 
-/// Does what can be done about checks, and notes it in them: sweeps, gives templates up that cannot be
-/// used as they are, and seals anew those that somebody opened or unmarked.
+/// Does what can be done about checks, and notes it in them: sweeps, discards templates that cannot be
+/// used as they are, and marks as template again those that somebody unmarked.
 ///
 /// # Errors
 /// The driver's; what was done until then stays done.
@@ -267,23 +265,16 @@ pub async fn mend(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
                 registry.break_template(*id, why, false).await?;
                 Some("given up; the next command that needs it builds it anew".into())
             }
-            Some(Fix::Close(id, oid)) => seal(&mut registry, *id, *oid, Seal::Door).await?,
-            Some(Fix::Mark(id, oid)) => seal(&mut registry, *id, *oid, Seal::Mark).await?,
+            Some(Fix::Mark(id, oid)) => mark(&mut registry, *id, *oid).await?,
         };
     }
     registry.close().await;
     Ok(())
 }
 
-/// What of a seal is put back.
-enum Seal {
-    Door,
-    Mark,
-}
-
-/// Puts back what somebody took of the seal of a template's database, under the template's lock, if that
-/// is still what the registry says.
-async fn seal(registry: &mut Registry, id: i64, oid: Oid, what: Seal) -> Result<Option<String>> {
+/// Marks a database of a template as template again, under the template's lock, if it is still the one
+/// that the registry knows.
+async fn mark(registry: &mut Registry, id: i64, oid: Oid) -> Result<Option<String>> {
     let key = LockKey::template(id);
     let shared = registry
         .session()
@@ -300,12 +291,8 @@ async fn seal(registry: &mut Registry, id: i64, oid: Oid, what: Seal) -> Result<
         .find(|d| !d.invalid && rows.iter().any(|row| row.is(d)));
     let mut done = None;
     if let Some(database) = found {
-        let session = registry.session();
-        let (changed, word) = match what {
-            Seal::Door => (drop::set_door(session, database, false).await?, "closed"),
-            Seal::Mark => (drop::set_template(session, database).await?, "marked"),
-        };
-        done = changed.then(|| format!("{word} `{}`", database.name));
+        let changed = drop::set_template(registry.session(), database).await?;
+        done = changed.then(|| format!("marked `{}`", database.name));
     }
     registry
         .session()

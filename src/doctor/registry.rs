@@ -260,10 +260,10 @@ fn unsealed(row: &TemplateRow, own: &DatabaseRow, found: &Database, database: &s
         checks.push(
             Check::warning(
                 "templates",
-                format!("{database} was opened by somebody: its contents may have changed, and a session in it stops all copies"),
-                format!("`pgstencil doctor --fix` closes it; `pgstencil verify` says whether it was changed, and `pgstencil evict {}` has it built anew", &row.fingerprint[..12]),
+                format!("{database} was opened by somebody: its contents may have changed, so no clone is made of it any more"),
+                "the next command that needs it rebuilds it; `pgstencil doctor --fix` discards it now",
             )
-            .fixable(Fix::Close(row.id, found.oid)),
+            .fixable(Fix::Rebuild(row.id, "its database was opened to connections".into())),
         );
     }
     if !found.is_template {

@@ -145,7 +145,9 @@ fn claim(wish: &Wish<'_>) -> Statement {
         "WITH of AS MATERIALIZED (SELECT id, base_fingerprint, build_ms, added, provisional, \
            settle_attempts, settle_tried_at, settle_failure FROM pgstencil.template \
            WHERE project = $1 AND definition = $2 AND fingerprint = $3 \
-           AND state = 'ready'{stale}{looked_at}), \
+           AND state = 'ready' AND NOT EXISTS (SELECT FROM pgstencil.database o \
+             JOIN pg_database p ON p.oid = o.oid WHERE o.template_id = template.id AND p.datallowconn)\
+           {stale}{looked_at}), \
          found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
            WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
            LIMIT $5 FOR UPDATE SKIP LOCKED), \

@@ -245,6 +245,9 @@ impl Template {
             if d.collation_mismatch {
                 return gone("was made with another version of the collation library");
             }
+            if d.open {
+                return gone("was opened to connections, so its contents may have changed");
+            }
             databases.push(TemplateDatabase {
                 role: r.role.clone(),
                 name: r.name.clone(),

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::extension::database_of;
 use crate::support::hold::list;
+use crate::support::server::{PATIENCE, quote_ident};
 use crate::support::{Build, Pgstencil, Project, server};
 
 fn ensure(project: &Project<'_>) -> (Value, String) {
@@ -52,6 +54,51 @@ fn one_that_no_longer_fits_the_server_is_rebuilt() {
         said.contains("extension `plpgsql` was 0.9 when it was built"),
         "{said}"
     );
+}
+
+/// Of a set, one of whose databases a person opened and changed. It is no base, either, and is discarded
+/// also if the next one to ask takes a warm clone.
+#[test]
+fn one_that_somebody_opened_is_rebuilt() {
+    let project = Project::extending(server(), "after_extend = \"keep\"");
+    project.append_config("databases = [\"main\", \"side\"]\n[clone]\nwarm = 1");
+    let open = |answer: &Value| {
+        let databases = database_of(&project, &answer["fingerprint"]);
+        let side = databases.lines().nth(1).unwrap().to_owned();
+        let alter = format!(
+            "alter database {} allow_connections true",
+            quote_ident(&side)
+        );
+        server().psql("postgres", &alter);
+        server().psql(&side, "insert into users values (2, 'mallory')");
+        side
+    };
+    let (answer, _) = ensure(&project);
+    let side = open(&answer);
+    let (answer, said) = ensure(&project);
+    assert_eq!(answer["outcome"], "miss");
+    let why = format!(
+        "its database `{side}` was opened to connections, so its contents may have changed"
+    );
+    assert!(said.contains(&why), "{said}");
+    open(&answer);
+    project.add_migration("0003_items", "create table items ();");
+    let (answer, said) = ensure(&project);
+    assert_eq!(answer["outcome"], "miss");
+    assert!(said.contains("cannot be extended"), "{said}");
+    // A clone makes a warm one behind it.
+    Pgstencil::new(&project).arg("clone").success();
+    let warm = || {
+        let clones = list(&project)["clones"].as_array().unwrap().clone();
+        clones.iter().any(|clone| clone["state"] == "warm")
+    };
+    assert!(crate::support::eventually(PATIENCE, warm));
+    open(&answer);
+    let clone = Pgstencil::new(&project).args(["clone", "--json"]).success();
+    assert_eq!(clone.json()["outcome"], "miss");
+    let name = &clone.json()["clone"]["databases"]["side"]["name"];
+    let users = server().psql(name.as_str().unwrap(), "select name from users");
+    assert_eq!(users, "ann");
 }
 
 #[test]
