@@ -240,17 +240,35 @@ fn template(state: &TemplateState) -> Vec<Check> {
             "drop or disable them at the end of the build command",
         ));
     }
-    if !built_with.unlogged_tables.is_empty() {
-        checks.push(Check::warning(
-            name,
-            format!(
-                "template {of} has unlogged tables with rows ({}): after a crash of Postgres they are empty, in it and in all clones",
-                built_with.unlogged_tables.join(", ")
-            ),
-            "ALTER TABLE … SET LOGGED at the end of the build command",
-        ));
-    }
+    checks.extend(unlogged(row, &of));
     checks
+}
+
+/// What a crash of Postgres takes from a template, or took.
+fn unlogged(row: &TemplateRow, of: &str) -> Option<Check> {
+    let unlogged = &row.built_with.0.unlogged_tables;
+    if unlogged.is_empty() {
+        return None;
+    }
+    let names = unlogged.join(", ");
+    if row.emptied {
+        let check = Check::warning(
+            "templates",
+            format!(
+                "template {of} lost the rows of its unlogged tables ({names}) in a crash of Postgres, so no clone is made of it any more"
+            ),
+            "the next command that needs it rebuilds it; `pgstencil doctor --fix` discards it now",
+        );
+        let why = "a crash of Postgres emptied its unlogged tables";
+        return Some(check.fixable(Fix::Rebuild(row.id, why.into())));
+    }
+    Some(Check::warning(
+        "templates",
+        format!(
+            "template {of} has unlogged tables with rows ({names}): a crash of Postgres empties them, also in clones that are in use; the template is then rebuilt"
+        ),
+        "to keep the rows, run ALTER TABLE … SET LOGGED at the end of the build command",
+    ))
 }
 
 /// What somebody took back of a template's seal.

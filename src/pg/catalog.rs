@@ -268,7 +268,7 @@ pub struct BuiltWith {
     /// Event triggers on login, over all roles.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub login_triggers: Vec<String>,
-    /// Unlogged tables that hold something, over all roles: a crash of the server empties them.
+    /// Unlogged tables and sequences that hold something, over all roles: a crash of the server empties them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unlogged_tables: Vec<String>,
 }
@@ -288,7 +288,7 @@ pub struct Contents {
     pub collation: Option<String>,
     /// Event triggers on login.
     pub login_triggers: Vec<String>,
-    /// Unlogged tables that hold something.
+    /// Unlogged tables and sequences that hold something.
     pub unlogged_tables: Vec<String>,
 }
 
@@ -307,6 +307,11 @@ const EXTENSIONS: &str =
 const UNLOGGED: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relpersistence = 'u' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0 ORDER BY 1";
+/// They came with 15.
+const UNLOGGED_SEQUENCES: &str = "SELECT n.nspname::text, c.relname::text, s.seqstart FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_sequence s ON s.seqrelid = c.oid \
+         WHERE c.relpersistence = 'u' \
+         AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT') END ORDER BY 1, 2";
 
 /// Looks into a database from a session within it.
 ///
@@ -340,10 +345,21 @@ pub async fn contents(session: &mut Session) -> Result<Contents> {
         ))
         .await
         .doing(|| "list event triggers".into())?;
-    let unlogged_tables = session
+    let mut unlogged_tables: Vec<String> = session
         .scalars(sql::fill(UNLOGGED, &[]))
         .await
         .doing(|| "list unlogged tables".into())?;
+    let doing = || "list unlogged sequences".to_owned();
+    let sequences: Vec<(String, String, i64)> = session
+        .rows(sql::fill(UNLOGGED_SEQUENCES, &[]))
+        .await
+        .doing(doing)?;
+    for (schema, name, start) in sequences {
+        let statement = sql::has_moved(&schema, &name, start);
+        if session.scalar(statement).await.doing(doing)? {
+            unlogged_tables.push(format!("{schema}.{name}"));
+        }
+    }
     Ok(Contents {
         login_triggers,
         unlogged_tables,

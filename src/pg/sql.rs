@@ -346,6 +346,15 @@ pub fn vacuum_freeze(schema: &str, table: &str) -> Statement {
     ))
 }
 
+/// Whether a sequence has left its start.
+pub fn has_moved(schema: &str, sequence: &str, start: i64) -> Statement {
+    Statement(format!(
+        "SELECT is_called OR last_value <> {start} FROM {}.{}",
+        quote_ident(schema),
+        quote_ident(sequence)
+    ))
+}
+
 /// How many rows each of these tables has, one row of the answer for each, in their order. Rows of
 /// tables that inherit are not counted again with their parents.
 pub fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {

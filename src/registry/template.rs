@@ -60,6 +60,8 @@ pub struct TemplateRow {
     pub settle_failure: Option<String>,
     /// How the extended template that it took the place of differed; empty if it did not.
     pub difference: Option<String>,
+    /// Whether Postgres has crashed since it was sealed, and emptied its unlogged tables and sequences.
+    pub emptied: bool,
     /// Seconds since its oldest contents were built.
     pub contents_s: f64,
     /// Seconds since its last use.
@@ -93,6 +95,7 @@ macro_rules! select {
             "SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms, \
              hits, pinned, reason, base_fingerprint, added, chain, provisional, settle_failure, settle_attempts, \
              extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
+             built_with ? 'unlogged_tables' AND id NOT IN (SELECT i.template_id FROM pgstencil.intact i) AS emptied, \
              extract(epoch FROM now() - fresh_at)::float8 AS contents_s, extract(epoch FROM now() - created_at)::float8 AS age_s, \
              extract(epoch FROM now() - last_used_at)::float8 AS idle_s, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, \
              to_char(last_used_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last_used_at \
@@ -168,6 +171,9 @@ const TOUCH: &str =
     "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
 const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = now(), last_used_at = now(), \
      built_with = $2, build_ms = $3 WHERE id = $1 AND state = 'building'";
+/// Of a template with unlogged tables: see the schema.
+const INTACT: &str = "INSERT INTO pgstencil.intact SELECT id FROM pgstencil.template \
+     WHERE id = $1 AND built_with ? 'unlogged_tables'";
 const DELETE: &str = "DELETE FROM pgstencil.template t WHERE id = $1 \
      AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.template_id = t.id)";
 
@@ -466,9 +472,12 @@ impl Registry {
         built_with: &BuiltWith,
         millis: u64,
     ) -> std::result::Result<bool, sqlx::Error> {
-        let done = self
+        let [done, _] = self
             .session()
-            .execute(sql::fill(READY, &[&id, &Json(built_with), &millis]))
+            .send([
+                sql::fill(READY, &[&id, &Json(built_with), &millis]),
+                sql::fill(INTACT, &[&id]),
+            ])
             .await?;
         Ok(done.count == 1)
     }

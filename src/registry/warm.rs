@@ -132,7 +132,8 @@ impl SpareRow {
 /// whose maker is gone. The row lock decides between two claims, the advisory lock between a claim and a
 /// sweep; a row of which only one can be had is left alone.
 fn claim(wish: &Wish<'_>) -> Statement {
-    // Known to be fit for the server without a look at it.
+    // What a crash emptied in the template it emptied in its warm clones, too; and one made of a template that
+    // was opened may hold what that holds. Otherwise known to be fit for the server without a look at it.
     let looked_at = match wish.looked_at {
         true => "",
         false => " AND coalesce(built_with -> 'available', '{}') = '{}'",
@@ -146,7 +147,8 @@ fn claim(wish: &Wish<'_>) -> Statement {
            settle_attempts, settle_tried_at, settle_failure FROM pgstencil.template \
            WHERE project = $1 AND definition = $2 AND fingerprint = $3 \
            AND state = 'ready' AND NOT EXISTS (SELECT FROM pgstencil.database o \
-             JOIN pg_database p ON p.oid = o.oid WHERE o.template_id = template.id AND p.datallowconn)\
+             JOIN pg_database p ON p.oid = o.oid WHERE o.template_id = template.id AND p.datallowconn) \
+           AND (NOT built_with ? 'unlogged_tables' OR id IN (SELECT i.template_id FROM pgstencil.intact i))\
            {stale}{looked_at}), \
          found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
            WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \

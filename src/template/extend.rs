@@ -191,6 +191,7 @@ mod tests {
             settle_tried_s: None,
             settle_failure: None,
             difference: None,
+            emptied: false,
             contents_s: 60.0,
             idle_s: 60.0,
             age_s: 60.0,

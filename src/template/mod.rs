@@ -260,6 +260,12 @@ impl Template {
         if databases.is_empty() {
             return Ok(Err("it has no databases".into()));
         }
+        if row.emptied {
+            return Ok(Err(format!(
+                "Postgres has crashed since it was built, which emptied its unlogged tables ({})",
+                row.built_with.0.unlogged_tables.join(", ")
+            )));
+        }
         if let Some(why) = look_up::outdated(registry, &row.built_with.0).await? {
             return Ok(Err(why));
         }

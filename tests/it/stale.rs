@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::extension::database_of;
 use crate::support::hold::list;
-use crate::support::server::{PATIENCE, quote_ident};
+use crate::support::server::{PATIENCE, Stop, TestServer, quote_ident};
 use crate::support::{Build, Pgstencil, Project, server};
 
 fn ensure(project: &Project<'_>) -> (Value, String) {
@@ -99,6 +99,76 @@ fn one_that_somebody_opened_is_rebuilt() {
     let name = &clone.json()["clone"]["databases"]["side"]["name"];
     let users = server().psql(name.as_str().unwrap(), "select name from users");
     assert_eq!(users, "ann");
+}
+
+/// In a set, with a warm clone ahead; a template without rows in unlogged tables outlives the crash.
+#[test]
+fn one_whose_unlogged_tables_a_crash_emptied_is_rebuilt() {
+    let Some(_) = server().bindir() else {
+        return;
+    };
+    let private = TestServer::private();
+    let project = Project::with_migrations(&private);
+    project.add_migration(
+        "0003_cache",
+        "create unlogged table cache (id int generated always as identity, word text);
+         insert into cache (word) values ('kept');",
+    );
+    project.append_config(
+        "databases = [\"main\", \"side\"]
+[template.plain]
+migrations = [\"migrations/0001*.sql\"]
+build = \"sh plain.sh\"
+[clone]
+warm = 1
+warm_max = 1",
+    );
+    project.write(
+        "plain.sh",
+        "psql -qX -v ON_ERROR_STOP=1 \"$DATABASE_URL\" -f migrations/0001_users.sql \\
+             -c 'create unlogged table empty (id int generated always as identity)'",
+    );
+    let clone = |name: &str, outcome: &str| {
+        let output = Pgstencil::new(&project).args(["clone", "--json", "-t", name]);
+        let answer = output.success().json();
+        assert_eq!(answer["outcome"], outcome, "{answer}");
+        answer
+    };
+    let word = |answer: &Value| {
+        let name = answer["clone"]["databases"]["side"]["name"]
+            .as_str()
+            .unwrap();
+        private.psql(name, "select word from cache")
+    };
+    let warm = |count: usize| {
+        let there = || {
+            let clones = list(&project)["clones"].as_array().unwrap().clone();
+            clones.iter().filter(|c| c["state"] == "warm").count() == count
+        };
+        assert!(crate::support::eventually(PATIENCE, there));
+    };
+    assert_eq!(word(&clone("app", "miss")), "kept");
+    clone("plain", "miss");
+    warm(2);
+    private.restart(Stop::Fast);
+    assert_eq!(word(&clone("app", "hit")), "kept");
+    warm(2);
+    private.psql("postgres", "checkpoint");
+    private.restart(Stop::Immediate);
+    let told = Pgstencil::new(&project).arg("doctor").success();
+    told.stdout_has("lost the rows of its unlogged tables (public.cache");
+    let output = Pgstencil::new(&project).args(["explain", "-t", "app"]);
+    output
+        .success()
+        .stdout_has("Postgres has crashed since it was built");
+    clone("plain", "hit");
+    assert_eq!(word(&clone("app", "miss")), "kept");
+    warm(2);
+    assert_eq!(word(&clone("app", "hit")), "kept");
+    private.restart(Stop::Immediate);
+    let fixed = Pgstencil::new(&project).args(["doctor", "--fix"]).success();
+    fixed.stdout_has("given up");
+    assert_eq!(word(&clone("app", "miss")), "kept");
 }
 
 #[test]
