@@ -32,6 +32,7 @@
 //! | [`error`] | the one error type: kind (and so exit code), message, details, hints |
 //! | [`names`], [`url`], [`events`] | values: fingerprints, database names, marks; server URLs that hide their password; what happens meanwhile |
 //! | [`git`] | checkouts: top level, repository and its main worktree, branch; the questions to `git` and `jj` |
+//! | [`private`] | the only creator of files and directories: closed to others from birth |
 //! | [`config`] | `pgstencil.toml` → checked [`config::Config`]; placeholders; the only reader of the environment |
 //! | [`fingerprint`] | the walk over the files, the [`fingerprint::Recipe`] and its hash; the order of migrations; what differs between two recipes |
 //! | [`process`] | the only starter of other people's commands: groups, time-outs, a watchdog for the time after us |
@@ -136,6 +137,7 @@ pub mod handout;
 pub mod lease;
 pub mod names;
 pub mod pg;
+pub mod private;
 pub mod process;
 pub mod registry;
 pub mod server;

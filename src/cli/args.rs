@@ -158,7 +158,7 @@ pub(crate) struct Making {
     /// Part I of N (from 1): {shard}, PGSTENCIL_SHARD and PGSTENCIL_SHARDS
     #[arg(long, value_name = "I/N", value_parser = shard)]
     pub(crate) shard: Option<(u32, u32)>,
-    /// Write the JSON object of `clone --json` to FILE
+    /// Write the JSON object of `clone --json` to FILE, which only you can read then
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
 }

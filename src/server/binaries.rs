@@ -106,7 +106,7 @@ impl Search<'_> {
             && let Ok(text) = serde_json::to_vec_pretty(&asked.answers)
         {
             // It only saves time, so failing to write it is no error.
-            let _ = folder::write(&self.memory, &text, 0o600);
+            let _ = folder::write(&self.memory, &text);
         }
         found
     }

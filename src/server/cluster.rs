@@ -141,7 +141,7 @@ impl Cluster {
             let _ = fs::remove_file(&leftover);
         }
         let password = folder::random_hex::<16>()?;
-        folder::write(&self.password_file(), password.as_bytes(), 0o600)?;
+        folder::write(&self.password_file(), password.as_bytes())?;
 
         let name = format!("data.new-{}", folder::random_hex::<6>()?);
         let new = self.folder.join(&name);
@@ -149,10 +149,8 @@ impl Cluster {
         let secret = self.folder.join(&secret_name);
         let mut last = Vec::new();
         for locale in settings::locales(binaries.major) {
-            folder::make(&new, 0o700)?;
-            self.account.give(&new)?;
-            folder::write(&secret, password.as_bytes(), 0o600)?;
-            self.account.give(&secret)?;
+            folder::make_own(&new, &self.account)?;
+            folder::write_for(&self.account, &secret, password.as_bytes())?;
             let mut initdb = self.account.command(binaries.program("initdb"));
             initdb
                 .current_dir(&self.folder)
@@ -224,7 +222,7 @@ impl Cluster {
                 tail(&output.stderr, 8),
             ));
         }
-        folder::write(&self.password_file(), password.as_bytes(), 0o600)
+        folder::write(&self.password_file(), password.as_bytes())
     }
 
     /// Removes what a killed server leaves behind and its successor stumbles over: a pid file whose
@@ -246,11 +244,13 @@ impl Cluster {
         if self.folder.join("custom.conf").exists() {
             conf += "\ninclude 'custom.conf'\n";
         }
-        folder::write(&self.folder.join("postgresql.conf"), conf.as_bytes(), 0o644)?;
-        let hba = settings::PG_HBA_CONF.as_bytes();
-        folder::write(&self.folder.join("pg_hba.conf"), hba, 0o644)?;
+        let write = |name: &str, text: &str| {
+            folder::write_settings(&self.folder.join(name), text.as_bytes(), &self.account)
+        };
+        write("postgresql.conf", &conf)?;
+        write("pg_hba.conf", settings::PG_HBA_CONF)?;
         let text = serde_json::to_vec_pretty(record)
             .map_err(|e| Error::internal("cannot write the record of a cluster").caused_by(e))?;
-        folder::write(&self.record_file(), &text, 0o600)
+        folder::write(&self.record_file(), &text)
     }
 }

@@ -15,13 +15,14 @@
 //!     data/                the cluster
 //! ```
 //!
-//! Under root only `data`, `socket` and `server.log` belong to the account that runs Postgres. All
-//! else, and every folder above, belongs to root, so that this account cannot lead root astray with
-//! a link where root writes.
+//! Every folder has mode 0700 and every file 0600. Under root the folders down to the cluster's have 0711
+//! and the two files of settings 0640, so that the account that runs Postgres gets through and can read
+//! them. Only `data`, `socket` and `server.log` belong to that account. All else, and every folder above,
+//! belongs to root, so that this account cannot lead root astray with a link where root writes.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use nix::unistd::geteuid;
 
 use super::account::Account;
 use crate::error::{Error, Kind, Result};
+use crate::private::{self, Reader};
 
 /// The folder for the server's state: `STATE/server`. Root uses `system_dir` where `state_dir` is
 /// somebody's own, or where the account of the server could not enter it (as below `/root`).
@@ -67,11 +69,28 @@ pub(super) async fn choose(
 
 /// Makes the folder and whatever is missing above it, and refuses one that others can write to.
 pub(super) fn prepare(folder: &Path, account: &Account) -> Result<()> {
-    // The account must be able to pass through root's folders, but has no business listing them.
-    make(folder, if account.foreign { 0o711 } else { 0o700 })?;
+    make(folder, account)?;
+    judge(folder)
+}
+
+/// Refuses a folder that another user made or can write to: what is in it would be theirs. One that is
+/// missing is no error.
+pub(super) fn judge(folder: &Path) -> Result<()> {
     for folder in folder.ancestors().take(2) {
-        let about = fs::metadata(folder).map_err(|e| unusable(folder, e))?;
-        let (owner, us) = (about.uid(), geteuid().as_raw());
+        let about = match fs::metadata(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            about => about.map_err(|e| unusable(folder, e))?,
+        };
+        let us = geteuid().as_raw();
+        // A link leads wherever its owner wants it to.
+        let link = fs::symlink_metadata(folder).map_err(|e| unusable(folder, e))?;
+        let owner = match link.uid() {
+            0 => about.uid(),
+            of_link => [of_link, about.uid()]
+                .into_iter()
+                .find(|uid| *uid != us)
+                .unwrap_or(us),
+        };
         if owner != us {
             return Err(Error::new(
                 Kind::Permission,
@@ -80,7 +99,11 @@ pub(super) fn prepare(folder: &Path, account: &Account) -> Result<()> {
                     folder.display()
                 ),
             )
-            .detail(format!("its owner has uid {owner}, we have {us}"))
+            .detail(format!(
+                "its owner is {}; you are {}",
+                private::user_name(owner),
+                private::user_name(us)
+            ))
             .hint("give it back with `chown -R`, or remove it"));
         }
         if is_open(&about) {
@@ -99,41 +122,54 @@ fn is_open(about: &fs::Metadata) -> bool {
     about.mode() & 0o022 != 0 && about.mode() & 0o1000 == 0
 }
 
-/// Makes a folder and those missing above it, with this mode whatever the umask.
-pub(super) fn make(folder: &Path, mode: u32) -> Result<()> {
-    let missing: Vec<&Path> = folder.ancestors().take_while(|f| !f.exists()).collect();
-    for folder in missing.into_iter().rev() {
-        match DirBuilder::new().mode(0o700).create(folder) {
-            Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(mode))
-                .map_err(|e| unusable(folder, e))?,
-            // Somebody else starts at the same time.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(unusable(folder, e)),
-        }
-    }
-    Ok(())
+/// Makes a folder and those missing above it. The account of the server gets through them, and has no
+/// business listing them.
+pub(super) fn make(folder: &Path, account: &Account) -> Result<()> {
+    private::create_folders(folder, account.foreign).map_err(|(folder, e)| unusable(&folder, e))
 }
 
-/// Puts a file in place whole or not at all, with this mode.
-pub(super) fn write(file: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".new-{}", random_hex::<6>()?));
-    let new = PathBuf::from(name);
-    let put = || -> io::Result<()> {
-        let mut handle = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)?;
-        handle.set_permissions(fs::Permissions::from_mode(mode))?;
-        handle.write_all(content)?;
-        drop(handle);
-        fs::rename(&new, file)
-    };
-    put().map_err(|e| {
-        let _ = fs::remove_file(&new);
-        unusable(file, e)
-    })
+/// Makes a folder that is the account's alone, or takes one that is there.
+pub(super) fn make_own(folder: &Path, account: &Account) -> Result<()> {
+    match private::create_folder(folder) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => private::close_folder(folder),
+        made => made,
+    }
+    .map_err(|e| unusable(folder, e))?;
+    account.give(folder)
+}
+
+/// Puts a file in place whole or not at all.
+pub(super) fn write(file: &Path, content: &[u8]) -> Result<()> {
+    put(file, content, Reader::Us)
+}
+
+/// As [`write`], a file that the server can read and not change.
+pub(super) fn write_settings(file: &Path, content: &[u8], account: &Account) -> Result<()> {
+    put(
+        file,
+        content,
+        match account.foreign {
+            true => Reader::Group(account.gid),
+            false => Reader::Us,
+        },
+    )
+}
+
+/// As [`write`], a file for a program that runs under the account.
+pub(super) fn write_for(account: &Account, file: &Path, content: &[u8]) -> Result<()> {
+    let (uid, gid) = (account.uid, account.gid);
+    put(
+        file,
+        content,
+        match account.foreign {
+            true => Reader::Account { uid, gid },
+            false => Reader::Us,
+        },
+    )
+}
+
+fn put(file: &Path, content: &[u8], reader: Reader) -> Result<()> {
+    private::replace_file(file, content, reader).map_err(|e| unusable(file, e))
 }
 
 /// Random bytes as hexadecimal digits.
@@ -150,7 +186,7 @@ pub(super) fn random_hex<const BYTES: usize>() -> Result<String> {
 /// Cancel safety: a dropped future leaves no lock behind.
 pub(super) async fn lock(folder: &Path, deadline: Instant) -> Result<File> {
     let path = folder.join("lock");
-    let file = open_lock(&path).map_err(|e| unusable(&path, e))?;
+    let file = private::open_file(&path).map_err(|e| unusable(&path, e))?;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -171,17 +207,6 @@ pub(super) async fn lock(folder: &Path, deadline: Instant) -> Result<File> {
             }
         }
     }
-}
-
-/// Opens a lock file, making it if needed.
-pub(super) fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
 }
 
 /// An error about a file or folder of ours.
@@ -212,23 +237,15 @@ pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -
     let fits =
         |folder: &Path| folder.as_os_str().len() <= LONGEST && super::account::is_plain(folder);
     if fits(&usual) {
-        if !usual.exists() {
-            make(&usual, 0o700)?;
-        }
-        account.give(&usual)?;
-        fs::set_permissions(&usual, fs::Permissions::from_mode(0o700))
-            .map_err(|e| unusable(&usual, e))?;
+        make_own(&usual, account)?;
         return Ok(usual);
     }
     if let Some(before) = before.filter(|f| fits(f) && is_private(f, account)) {
         return Ok(before.to_owned());
     }
-    // Random, so that nobody can take the name first; the mode is there from the start.
+    // Random, so that nobody can take the name first. What is there already is no folder of ours.
     let folder = Path::new("/tmp").join(format!("pgstencil-{}", random_hex::<8>()?));
-    DirBuilder::new()
-        .mode(0o700)
-        .create(&folder)
-        .map_err(|e| unusable(&folder, e))?;
+    private::create_folder(&folder).map_err(|e| unusable(&folder, e))?;
     account.give(&folder)?;
     Ok(folder)
 }
@@ -240,18 +257,9 @@ fn is_private(folder: &Path, account: &Account) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
-    #[test]
-    fn a_written_file_has_its_mode_and_leaves_nothing_beside_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("f");
-        write(&file, b"one", 0o644).unwrap();
-        write(&file, b"two", 0o600).unwrap();
-        assert_eq!(fs::read(&file).unwrap(), b"two");
-        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
+    use super::*;
 
     #[test]
     fn a_folder_that_others_can_write_to_is_refused() {

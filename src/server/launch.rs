@@ -1,8 +1,7 @@
 //! Starting the server of a cluster so that it outlives us and holds nothing of ours.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use super::cluster::{Cluster, Record};
 use super::folder::{self, unusable};
 use super::log::{explain, trim_log};
 use crate::error::{Error, Kind, Result};
+use crate::private;
 
 /// What came of an attempt to start.
 enum Launched {
@@ -84,14 +84,7 @@ impl Cluster {
     ) -> Result<Launched> {
         let log = self.log();
         trim_log(&log);
-        drop(
-            File::options()
-                .create(true)
-                .append(true)
-                .open(&log)
-                .map_err(|e| unusable(&log, e))?,
-        );
-        fs::set_permissions(&log, Permissions::from_mode(0o600)).map_err(|e| unusable(&log, e))?;
+        drop(private::open_file(&log).map_err(|e| unusable(&log, e))?);
         self.account.give(&log)?;
         let begin = fs::metadata(&log).map_or(0, |m| m.len());
 

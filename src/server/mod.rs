@@ -231,14 +231,7 @@ impl ManagedServer {
         deadline: Instant,
         notices: &mut Vec<String>,
     ) -> Result<(String, bool)> {
-        folder::make(
-            &cluster.folder,
-            if cluster.account.foreign {
-                0o711
-            } else {
-                0o700
-            },
-        )?;
+        folder::make(&cluster.folder, &cluster.account)?;
         let mut locked_out = false;
         let alive = loop {
             match cluster.wait(deadline).await? {
@@ -402,8 +395,12 @@ impl ManagedServer {
         Ok(stopped)
     }
 
+    /// The folder of the server's state, of which another user made and can change nothing.
     async fn home(&self, account: &Account) -> Result<PathBuf> {
-        folder::choose(&self.settings.state_dir, &self.settings.system_dir, account).await
+        let (state, system) = (&self.settings.state_dir, &self.settings.system_dir);
+        let home = folder::choose(state, system, account).await?;
+        folder::judge(&home)?;
+        Ok(home)
     }
 
     fn search<'a>(&'a self, account: &'a Account, home: &Path) -> Search<'a> {

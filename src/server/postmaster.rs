@@ -14,8 +14,9 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::cluster::{Cluster, ROLE};
-use super::folder::{self, unusable};
+use super::folder::unusable;
 use crate::error::{Error, Kind, Result};
+use crate::private;
 
 /// A living postmaster of this cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -186,7 +187,7 @@ impl Cluster {
     /// Backends without a postmaster are told to go after three seconds.
     pub(super) async fn claim(&self, deadline: Instant) -> Result<Option<File>> {
         let path = self.folder.join("alive");
-        let file = folder::open_lock(&path).map_err(|e| unusable(&path, e))?;
+        let file = private::open_file(&path).map_err(|e| unusable(&path, e))?;
         let begun = Instant::now();
         let mut told = false;
         loop {

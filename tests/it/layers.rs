@@ -11,6 +11,7 @@ const LEVELS: &[&[&str]] = &[
     &["error"],
     &["names", "url", "events"],
     &["git"],
+    &["private"],
     &["config", "fingerprint", "process", "server"],
     &["pg"],
     &["registry", "handout"],
@@ -57,6 +58,51 @@ const NOT_IN_LIBRARY: &[(&str, &str)] = &[
     ("env::temp_dir", ""),
     ("process::exit", ""),
 ];
+
+/// What creates a file or directory, or opens one to write: only `private.rs` does, so that all are closed
+/// to others from birth.
+const CREATES: &[&str] = &[
+    "fs::write",
+    "fs::copy",
+    "File::create",
+    "File::options",
+    "OpenOptions",
+    "DirBuilder",
+    "create_dir",
+    "set_permissions",
+];
+
+/// Where that is allowed all the same: (file, text).
+const CREATES_TOO: &[(&str, &str)] = &[
+    // The runner's own files, which hold no secrets.
+    ("cli/github.rs", "OpenOptions"),
+    // A log that is there is cut.
+    ("server/log.rs", "File::options"),
+    // What Postgres made gets the mode that Postgres wants.
+    ("server/cluster.rs", "set_permissions"),
+];
+
+#[test]
+fn files_are_created_in_one_place() {
+    let mut wrong = String::new();
+    for (file, text) in sources() {
+        for (number, line) in code_of(&text).lines().enumerate() {
+            for what in CREATES {
+                let allowed = file == "private.rs" || CREATES_TOO.contains(&(&*file, what));
+                if line.contains(what) && !allowed {
+                    writeln!(
+                        wrong,
+                        "{file}:{}: `{what}` belongs into src/private.rs: {}",
+                        number + 1,
+                        line.trim()
+                    )
+                    .unwrap();
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "see tests/it/layers.rs\n{wrong}");
+}
 
 #[test]
 fn modules_import_downward_only() {

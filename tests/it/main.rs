@@ -29,6 +29,7 @@ mod lease;
 mod library;
 mod look;
 mod managed_server;
+mod private;
 mod registry;
 mod rights;
 mod run;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pgstencil::config::AfterExtend;
 use pgstencil::handout::Outcome;
 use pgstencil::names::{Fingerprint, NamePattern};
+use pgstencil::private;
 use pgstencil::stencil::{Acquired, Lease, Shard, Wanted};
 use pgstencil::template::Provisional;
 use pgstencil::wire::Answer;
@@ -143,9 +144,8 @@ fn report(
         let answer = Answer::of_clones(acquired, stencil.endpoint());
         let text = serde_json::to_string(&answer)
             .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
-        std::fs::write(file, text + "\n").map_err(|e| {
-            Error::failed(format!("cannot write the report to {}", file.display())).caused_by(e)
-        })?;
+        // It holds URLs with passwords.
+        private::write_output(file, (text + "\n").as_bytes())?;
     }
     github::report(
         &session.env,

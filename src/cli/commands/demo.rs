@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use pgstencil::config::env;
 use pgstencil::names;
+use pgstencil::private;
 use pgstencil::process::{self, Job, Status};
 use pgstencil::server::{ManagedServer, ManagedSettings};
 use pgstencil::{Error, Result};
@@ -48,10 +49,15 @@ pub(crate) async fn demo(session: &Session, args: Demo) -> Result<u8> {
     let place = Place::new(session, folder)?;
     let done = place.show(session).await;
     if args.keep && done.is_ok() {
-        session.printer.say(&format!(
-            "left in {}; its server runs on, `PGSTENCIL_SERVER_URL` in {} names it",
-            place.folder.display(),
+        let say = |text: String| session.printer.say(&text);
+        say(format!("left in {}", place.folder.display()));
+        say(format!(
+            "its server runs on; its URL is in {}",
             place.folder.join("server-url").display()
+        ));
+        say(format!(
+            "`PGSTENCIL_STATE_DIR={} pgstencil server stop` stops it",
+            place.state().display()
         ));
         return done.map(|()| 0);
     }
@@ -63,11 +69,11 @@ pub(crate) async fn demo(session: &Session, args: Demo) -> Result<u8> {
     Ok(0)
 }
 
-/// The folder, and the server in it.
+/// The folder, and the server in it. The folder is ours alone, since the URL in it is a superuser's.
 struct Place {
     folder: PathBuf,
-    /// Where the server's data goes when we are root and the folder cannot be entered by the
-    /// account that must run Postgres.
+    /// Where the server's data goes when we are root: the account that must run Postgres cannot enter
+    /// the folder.
     system: PathBuf,
     server: ManagedServer,
     path: OsString,
@@ -77,8 +83,8 @@ impl Place {
     fn new(session: &Session, folder: PathBuf) -> Result<Self> {
         let failed =
             |e: std::io::Error| Error::failed("cannot make a temporary folder").caused_by(e);
-        std::fs::create_dir(&folder).map_err(failed)?;
-        std::fs::create_dir(folder.join("migrations")).map_err(failed)?;
+        private::create_folder(&folder).map_err(failed)?;
+        private::create_folder(&folder.join("migrations")).map_err(failed)?;
         let system = Path::new("/var/lib").join(folder.file_name().unwrap_or_default());
         let path = session
             .env
@@ -96,8 +102,16 @@ impl Place {
         })
     }
 
+    /// Where the server's data is.
+    fn state(&self) -> PathBuf {
+        match self.system.exists() {
+            true => self.system.clone(),
+            false => self.folder.join("state"),
+        }
+    }
+
     fn write(&self, name: &str, text: &str) -> Result<()> {
-        std::fs::write(self.folder.join(name), text)
+        private::create_file(&self.folder.join(name), text.as_bytes())
             .map_err(|e| Error::failed(format!("cannot write {name}")).caused_by(e))
     }
 

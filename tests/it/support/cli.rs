@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, User};
 use tokio::runtime::Builder;
 
 use super::eventually;
@@ -90,6 +90,14 @@ impl Pgstencil {
     /// Takes a variable away, such as `PGSTENCIL_SERVER_URL`.
     pub(crate) fn env_remove(mut self, name: &str) -> Self {
         self.command.env_remove(name);
+        self
+    }
+
+    /// Runs under another account, which only root can. See [`super::account::strangers`].
+    pub(crate) fn account(mut self, account: &User) -> Self {
+        self.command
+            .uid(account.uid.as_raw())
+            .gid(account.gid.as_raw());
         self
     }
 

@@ -5,6 +5,7 @@
     reason = "not every helper has a test that uses it all the time"
 )]
 
+pub(crate) mod account;
 pub(crate) mod cli;
 pub(crate) mod extension;
 pub(crate) mod git;

@@ -1,0 +1,384 @@
+//! Files and directories that only their owner can read. All that pgstencil creates is created here.
+//!
+//! A file or directory has its mode from birth: a mode that comes later leaves a moment in which another
+//! user opens the file. The umask can only take bits away. Nothing here writes through a link or into a
+//! file that another user made: new content goes into a new file, which then takes the name.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::unistd::{User, geteuid};
+
+use crate::error::{Error, Result};
+use crate::names;
+
+/// Mode of files.
+const FILE: u32 = 0o600;
+/// Mode of directories.
+const FOLDER: u32 = 0o700;
+/// Bits of group and others.
+const OTHERS: u32 = 0o077;
+/// How many links lead to a file at most, as in the kernel.
+const MOST_LINKS: usize = 40;
+
+/// Who can read a file. Root makes files for the account of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// We alone: mode 0600.
+    Us,
+    /// This account alone, whose file it becomes: mode 0600.
+    Account {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
+    /// We and this group, which cannot change it: mode 0640.
+    Group(u32),
+}
+
+/// Creates a directory with mode 0700.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] if there is anything of this name, a link included.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(FOLDER).create(folder)
+}
+
+/// Creates a directory and the missing ones above it. A directory that is there already stays as it is.
+///
+/// Their mode is 0700. With `passage` it is 0711: another account can reach a file in them whose name it
+/// knows, and list nothing.
+///
+/// # Errors
+/// The system's, with the directory that could not be created.
+pub fn create_folders(folder: &Path, passage: bool) -> Result<(), (PathBuf, io::Error)> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|f| !f.exists()).collect();
+    for folder in missing.into_iter().rev() {
+        let made = create_folder(folder).and_then(|()| match passage {
+            true => open_passage(folder),
+            false => Ok(()),
+        });
+        match made {
+            // Another process starts at the same time.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            made => made.map_err(|e| (folder.to_owned(), e))?,
+        }
+    }
+    Ok(())
+}
+
+/// Under a umask of 077 a directory is not born with these bits. It is empty still.
+fn open_passage(folder: &Path) -> io::Result<()> {
+    let folder = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
+        .open(folder)?;
+    folder.set_permissions(fs::Permissions::from_mode(0o711))
+}
+
+/// Takes the bits of group and others from a directory that is there; does not follow a link.
+///
+/// # Errors
+/// The system's.
+pub fn close_folder(folder: &Path) -> io::Result<()> {
+    let folder = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
+        .open(folder)?;
+    close(&folder, FOLDER)
+}
+
+/// Creates a file with mode 0600 and this content.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] if there is anything of this name, a link included; the system's. A file
+/// that could not be written to its end is removed.
+pub fn create_file(file: &Path, content: &[u8]) -> io::Result<()> {
+    create(file, content, Reader::Us)
+}
+
+fn create(file: &Path, content: &[u8], reader: Reader) -> io::Result<()> {
+    let mut handle = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(FILE)
+        .open(file)?;
+    let mut write = || -> io::Result<()> {
+        // The file is empty until its reader is the right one.
+        match reader {
+            Reader::Us => {}
+            Reader::Account { uid, gid } => fchown(&handle, Some(uid), Some(gid))?,
+            Reader::Group(gid) => {
+                fchown(&handle, None, Some(gid))?;
+                handle.set_permissions(fs::Permissions::from_mode(FILE | 0o040))?;
+            }
+        }
+        handle.write_all(content)
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(file);
+    })
+}
+
+/// Puts a file in place, whole or not at all. A file or link of this name is replaced.
+///
+/// # Errors
+/// The system's; the old file is then untouched. A crash can leave a file `.pgstencil-…` beside it.
+pub fn replace_file(file: &Path, content: &[u8], reader: Reader) -> io::Result<()> {
+    let new = file.with_file_name(format!(".pgstencil-{}", names::random_text(12)));
+    create(&new, content, reader)?;
+    fs::rename(&new, file).inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })
+}
+
+/// Opens a file to read and to append to it. A missing file is created with mode 0600, and one that group
+/// or others could read is closed to them.
+///
+/// # Errors
+/// The system's; a link is not followed.
+pub fn open_file(file: &Path) -> io::Result<File> {
+    let handle = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(FILE)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(file)?;
+    close(&handle, FILE)?;
+    Ok(handle)
+}
+
+fn close(handle: &File, mode: u32) -> io::Result<()> {
+    match handle.metadata()?.mode() & OTHERS {
+        0 => Ok(()),
+        _ => handle.set_permissions(fs::Permissions::from_mode(mode)),
+    }
+}
+
+/// Writes a file that the user named. It then has mode 0600, whatever was there before.
+///
+/// A device, a pipe and `/dev/stdout` get the content as they are. A link of ours or root's is followed.
+///
+/// # Errors
+/// A pipe or link that belongs to another user; a file of another user that cannot be replaced; a file that
+/// others can read where no new one can take its place; a directory; the system's.
+pub fn write_output(file: &Path, content: &[u8]) -> Result<()> {
+    let failed =
+        |e: io::Error| Error::failed(format!("cannot write {}", file.display())).caused_by(e);
+    let mut place = file.to_owned();
+    for _ in 0..MOST_LINKS {
+        if is_descriptor(&place) {
+            return append(&place, content).map_err(failed);
+        }
+        let about = match fs::symlink_metadata(&place) {
+            Ok(about) => about,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return replace_file(&place, content, Reader::Us).map_err(failed);
+            }
+            Err(e) => return Err(failed(e)),
+        };
+        let kind = about.file_type();
+        if kind.is_symlink() || kind.is_fifo() {
+            refuse_strangers(&place, about.uid())?;
+        }
+        if kind.is_file() {
+            return replace_file(&place, content, Reader::Us)
+                .or_else(|e| overwrite(&place, content, e))
+                .map_err(|e| match about.uid() == geteuid().as_raw() {
+                    true => failed(e),
+                    false => failed(e).detail(format!(
+                        "{} belongs to {}",
+                        place.display(),
+                        user_name(about.uid())
+                    )),
+                });
+        }
+        if !kind.is_symlink() {
+            return append(&place, content).map_err(failed);
+        }
+        let target = fs::read_link(&place).map_err(failed)?;
+        place = place.parent().unwrap_or(Path::new("")).join(target);
+    }
+    Err(failed(io::Error::from_raw_os_error(
+        nix::errno::Errno::ELOOP as i32,
+    )))
+}
+
+/// Where the directory takes no new file, or the file is a mount of its own (in a container): into the file
+/// that is there, if it is ours and closed.
+fn overwrite(file: &Path, content: &[u8], why: io::Error) -> io::Result<()> {
+    let mut handle = OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(file)?;
+    let about = handle.metadata()?;
+    if !about.is_file() || about.uid() != geteuid().as_raw() {
+        return Err(why);
+    }
+    if about.mode() & OTHERS != 0 {
+        return Err(io::Error::new(
+            why.kind(),
+            format!("{why}; and others can read the file that is there (`chmod 600` it)"),
+        ));
+    }
+    handle.set_len(0)?;
+    handle.write_all(content)
+}
+
+fn append(file: &Path, content: &[u8]) -> io::Result<()> {
+    let mut handle = OpenOptions::new().append(true).open(file)?;
+    let about = handle.metadata()?;
+    // Between the look and the opening a pipe may have taken the place of a device.
+    if about.file_type().is_fifo() && !is_descriptor(file) && !is_trusted(about.uid()) {
+        return Err(ErrorKind::PermissionDenied.into());
+    }
+    handle.write_all(content)
+}
+
+/// Whether a path names a descriptor that this process inherited, such as `/dev/stdout` or the path that a
+/// shell makes of `>(command)`.
+fn is_descriptor(path: &Path) -> bool {
+    let parent = path.parent().and_then(|p| fs::canonicalize(p).ok());
+    let Some(parent) = parent else {
+        return false;
+    };
+    let own = format!("/proc/{}/fd", std::process::id());
+    parent == Path::new("/dev/fd") || parent == Path::new(&own)
+}
+
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
+}
+
+fn refuse_strangers(path: &Path, uid: u32) -> Result<()> {
+    match is_trusted(uid) {
+        true => Ok(()),
+        false => Err(Error::failed(format!(
+            "not writing to {}: it belongs to {}",
+            path.display(),
+            user_name(uid)
+        ))
+        .detail(
+            "the output holds a password, and a link or pipe leads it to where its owner wants it",
+        )
+        .hint("name a file in a directory of your own")),
+    }
+}
+
+/// An account for messages: its name in backticks, or its number where it has none.
+pub fn user_name(uid: u32) -> String {
+    match User::from_uid(uid.into()) {
+        Ok(Some(user)) => format!("`{}`", user.name),
+        _ => format!("uid {uid}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn files_and_folders_are_closed_from_birth() {
+        let top = tempfile::tempdir().unwrap();
+        let folder = top.path().join("a/b");
+        create_folders(&folder, false).unwrap();
+        assert_eq!((mode(&folder), mode(&top.path().join("a"))), (0o700, 0o700));
+        let passage = top.path().join("p/q");
+        create_folders(&passage, true).unwrap();
+        assert_eq!(mode(&passage), 0o711);
+        assert_eq!(
+            create_folder(&folder).unwrap_err().kind(),
+            ErrorKind::AlreadyExists
+        );
+        let file = folder.join("f");
+        create_file(&file, b"one").unwrap();
+        assert_eq!(mode(&file), 0o600);
+        assert_eq!(
+            create_file(&file, b"two").unwrap_err().kind(),
+            ErrorKind::AlreadyExists
+        );
+        assert_eq!(fs::read(&file).unwrap(), b"one");
+    }
+
+    #[test]
+    fn replacing_keeps_no_mode_and_leaves_nothing_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("f");
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        // Who has the old file open reads nothing of the new content.
+        let mut before = File::open(&file).unwrap();
+        replace_file(&file, b"new", Reader::Us).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert_eq!(mode(&file), 0o600);
+        assert_eq!(io::read_to_string(&mut before).unwrap(), "old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn no_file_is_opened_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        fs::write(&target, "mine").unwrap();
+        symlink(&target, &link).unwrap();
+        assert!(open_file(&link).is_err());
+        assert!(create_file(&link, b"x").is_err());
+        replace_file(&link, b"new", Reader::Us).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"mine");
+        assert!(link.symlink_metadata().unwrap().is_file());
+        let open = folder.path().join("open");
+        fs::write(&open, "").unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
+        drop(open_file(&open).unwrap());
+        assert_eq!(mode(&open), 0o600);
+    }
+
+    #[test]
+    fn an_output_may_be_anything_of_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("old"), "longer than the new text").unwrap();
+        fs::set_permissions(at("old"), fs::Permissions::from_mode(0o644)).unwrap();
+        symlink("old", at("link")).unwrap();
+        symlink(at("new"), at("dangling")).unwrap();
+        for name in ["old", "link", "dangling", "fresh"] {
+            write_output(&at(name), b"text").unwrap();
+            assert_eq!(fs::read(at(name)).unwrap(), b"text", "{name}");
+            assert_eq!(
+                fs::metadata(at(name)).unwrap().mode() & 0o777,
+                0o600,
+                "{name}"
+            );
+        }
+        assert!(at("link").is_symlink() && at("dangling").is_symlink());
+        write_output(Path::new("/dev/null"), b"text").unwrap();
+        assert!(
+            fs::metadata("/dev/null")
+                .unwrap()
+                .file_type()
+                .is_char_device()
+        );
+        symlink("loop", at("loop")).unwrap();
+        assert!(write_output(&at("loop"), b"text").is_err());
+        assert!(write_output(folder.path(), b"text").is_err());
+        assert!(write_output(&at("none/file"), b"text").is_err());
+
+        let (mut reader, writer) = io::pipe().unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&writer);
+        write_output(Path::new(&format!("/dev/fd/{fd}")), b"text").unwrap();
+        drop(writer);
+        assert_eq!(io::read_to_string(&mut reader).unwrap(), "text");
+    }
+}
