@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 struct Errand {
     url: String,
+    socket: Option<PathBuf>,
     ssl_mode: Option<String>,
     registry: String,
     grace_ms: u64,
@@ -160,6 +161,7 @@ fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -
     };
     let errand = Errand {
         url: stencil.endpoint().server_url().reveal(),
+        socket: stencil.endpoint().socket().map(Into::into),
         ssl_mode: stencil.endpoint().ssl_mode().map(str::to_owned),
         registry: config.server.registry.clone(),
         grace_ms: config.clone.orphan_grace.as_millis() as u64,
@@ -253,6 +255,7 @@ pub(super) async fn work() -> Result<u8> {
         ..Defaults::default()
     };
     let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &defaults)?;
+    let endpoint = endpoint.with_socket(errand.socket);
     let grace = Duration::from_millis(errand.grace_ms);
     let sweep = || stencil::sweep_now(&endpoint, &errand.registry, grace);
     let Some(care) = &errand.care else {

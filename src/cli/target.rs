@@ -151,11 +151,16 @@ impl Session {
                         ssl_mode: Some("disable".into()),
                         ..Defaults::default()
                     };
-                    return Endpoint::new(running.url, &defaults);
+                    let endpoint = Endpoint::new(running.url, &defaults)?;
+                    return Ok(endpoint.with_socket(running.socket_dir));
                 }
             }
         };
-        Endpoint::new(url, &self.defaults()?)
+        let endpoint = Endpoint::new(url, &self.defaults()?)?;
+        // The managed server's own URL, as a nested pgstencil gets it.
+        let managed = self.managed(&config.server).ok();
+        let socket = managed.and_then(|m| m.socket_of(&endpoint.server_url()));
+        Ok(endpoint.with_socket(socket))
     }
 
     /// The managed server of this account.

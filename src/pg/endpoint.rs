@@ -5,6 +5,8 @@
 //! [`Defaults`] that the caller read; what cannot be unset (`PGOPTIONS`) is overridden, since later
 //! `-c` settings win.
 
+use std::path::{Path, PathBuf};
+
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::error::{Error, Result};
@@ -46,6 +48,7 @@ pub struct Endpoint {
     maintenance: Vec<String>,
     client_host: Option<String>,
     client_port: Option<u16>,
+    socket: Option<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -128,7 +131,22 @@ impl Endpoint {
             maintenance,
             client_host: None,
             client_port: None,
+            socket: None,
         })
+    }
+
+    /// Has our own sessions use the Unix socket in `folder`, while commands and printed URLs keep the
+    /// host and the port. A port can be taken by another user's program while the server is stopped,
+    /// and that program would get the password; a socket in a private folder cannot.
+    #[must_use]
+    pub fn with_socket(mut self, folder: Option<PathBuf>) -> Self {
+        self.socket = folder;
+        self
+    }
+
+    /// The folder of the Unix socket that our own sessions use in the place of the host.
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 
     /// Gives commands and printed URLs another host or port, for clients that reach the server by
@@ -196,11 +214,16 @@ impl Endpoint {
 
     /// `HOST:PORT` or the socket, for messages.
     pub fn place(&self) -> String {
-        if self.host.starts_with('/') {
-            format!("{}/.s.PGSQL.{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
+        match self.folder() {
+            Some(folder) => format!("{}/.s.PGSQL.{}", folder.display(), self.port),
+            None => format!("{}:{}", self.host, self.port),
         }
+    }
+
+    /// The folder of the socket that our own sessions use, if they use one.
+    fn folder(&self) -> Option<&Path> {
+        let host = self.host.starts_with('/').then(|| Path::new(&self.host));
+        self.socket().or(host)
     }
 
     /// Options of one session. Startup options come last, so they win over `PGOPTIONS`.
@@ -213,8 +236,8 @@ impl Endpoint {
             .database(database)
             .ssl_mode(self.ssl_mode)
             .application_name("pgstencil");
-        if self.host.starts_with('/') {
-            options = options.socket(&self.host);
+        if let Some(folder) = self.folder() {
+            options = options.socket(folder);
         }
         for (key, value) in self.url.pairs() {
             options = match key.as_str() {
@@ -265,6 +288,21 @@ mod tests {
             .with_client(Some("db".into()), Some(15432));
         assert_eq!(e.client_url("x").reveal(), "postgres://me@db:15432/x");
         assert_eq!(e.server_url().reveal(), "postgres://me@127.0.0.1:5432/d");
+    }
+
+    #[test]
+    fn our_own_sessions_may_use_a_socket_and_clients_still_get_the_port() {
+        let folder = Some(PathBuf::from("/run/private"));
+        let e = endpoint("postgres://me:pw@127.0.0.1:5432/d", &Defaults::default())
+            .with_socket(folder.clone());
+        assert_eq!(e.place(), "/run/private/.s.PGSQL.5432");
+        assert_eq!(e.options("d", &[]).get_socket(), folder.as_ref());
+        assert_eq!(e.client_host(), "127.0.0.1");
+        assert_eq!(
+            e.client_url("x").reveal(),
+            "postgres://me:pw@127.0.0.1:5432/x"
+        );
+        assert_eq!(e.server_url().reveal(), "postgres://me:pw@127.0.0.1:5432/d");
     }
 
     #[test]

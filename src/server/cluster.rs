@@ -78,6 +78,14 @@ impl Cluster {
             .unwrap_or_default()
     }
 
+    /// The private folder of the server's Unix socket. `None` if there is no socket in it, since
+    /// custom.conf says otherwise.
+    pub(super) fn socket(&self, port: u16) -> Option<PathBuf> {
+        let folder = self.record().socket_dir?;
+        let there = folder.join(format!(".s.PGSQL.{port}")).exists();
+        there.then_some(folder)
+    }
+
     /// Where the server is, with the password.
     pub(super) fn url(&self, port: u16) -> Result<ServerUrl> {
         Ok(ServerUrl::parse("postgresql://127.0.0.1/postgres")?

@@ -5,6 +5,9 @@
 //! generated password, and tuned for data that can be made again: `fsync` is off. So a crash of the
 //! *host* may damage it unseen; see [`ManagedServer::start`] for how that is dealt with.
 //!
+//! Our own sessions use the socket, which is in a private folder: while the server is stopped, another
+//! user's program can take the port, and ask for the password in clear.
+//!
 //! `folder` shows the files and who owns them. `cluster` makes and mends one cluster, `launch` starts
 //! its server, `postmaster` knows whether it lives, `settings` holds its configuration, `log` its log.
 //! `binaries` finds Postgres, `account` is who runs it, `host` knows the machine.
@@ -80,7 +83,8 @@ pub struct ManagedServer {
 pub struct Running {
     /// Loopback TCP, as superuser `postgres`, with the password, to the database `postgres`.
     pub url: ServerUrl,
-    /// The folder of the unix socket, which only the server's account (and root) can enter.
+    /// The folder of the unix socket, which only the server's account (and root) can enter; `None` if
+    /// custom.conf has the socket elsewhere.
     pub socket_dir: Option<PathBuf>,
     /// The server's version, like `15.14`.
     pub version: String,
@@ -395,6 +399,31 @@ impl ManagedServer {
         Ok(stopped)
     }
 
+    /// The folder of the Unix socket, if `url` leads to a managed server of ours: one that a user copied
+    /// from `server url`, or that a command got in `PGSTENCIL_SERVER_URL`. Whether the server runs makes
+    /// no difference, since a stranger may have its port when it does not. Reads only.
+    pub fn socket_of(&self, url: &ServerUrl) -> Option<PathBuf> {
+        let loopback = matches!(url.host().as_deref(), Some("127.0.0.1" | "localhost"));
+        let password = url.password().filter(|_| loopback)?;
+        let account = Account::choose(self.settings.run_as.as_deref()).ok()?;
+        let homes = [&self.settings.state_dir, &self.settings.system_dir];
+        let homes = homes.map(|folder| folder.join("server"));
+        let cluster = homes
+            .iter()
+            .filter(|home| folder::judge(home).is_ok())
+            .flat_map(|home| majors(home).into_iter().map(move |major| (home, major)))
+            .filter_map(|(home, major)| self.cluster(home, major, &account).ok())
+            // The password tells it from any other: it is random, and stays when the port changes.
+            .find(|cluster| cluster.password().as_ref() == Some(&password))?;
+        match cluster.postmaster() {
+            // It has the port, so nobody else does, and custom.conf may have the socket elsewhere.
+            Some(Postmaster { port, .. }) if port.is_some() && port == url.port() => {
+                cluster.socket(port?)
+            }
+            _ => cluster.record().socket_dir,
+        }
+    }
+
     /// The folder of the server's state, of which another user made and can change nothing.
     async fn home(&self, account: &Account) -> Result<PathBuf> {
         let (state, system) = (&self.settings.state_dir, &self.settings.system_dir);
@@ -474,7 +503,7 @@ fn running(
     };
     Ok(Running {
         url: cluster.url(port)?,
-        socket_dir: cluster.record().socket_dir,
+        socket_dir: cluster.socket(port),
         version,
         data_dir: cluster.data(),
         log_file: cluster.log(),

@@ -118,7 +118,7 @@ impl Cluster {
             return Answer::Locked;
         };
         // All that sqlx would else take from the environment is set here.
-        let options = PgConnectOptions::new_without_pgpass()
+        let mut options = PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
             .port(port)
             .username(ROLE)
@@ -127,6 +127,9 @@ impl Cluster {
             .ssl_mode(PgSslMode::Disable)
             .application_name("pgstencil")
             .disable_statement_logging();
+        if let Some(folder) = self.socket(port) {
+            options = options.socket(folder);
+        }
         let question = async {
             let mut connection = options.connect().await?;
             let row: (String, String) = sqlx::query_as(

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -531,4 +532,70 @@ fn without_a_url_the_managed_server_is_started() {
     assert_eq!(managed.project.builds(), 1);
     let json = managed.run(&["server", "stop", "--json"]).success().json();
     assert_eq!(json["stopped"].as_array().unwrap().len(), 1);
+}
+
+/// Asks everybody who connects for the password in clear, as a stranger would; what they said.
+fn thief(port: u16) -> Arc<Mutex<Vec<u8>>> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, notes) = (client.unwrap(), Arc::clone(&notes));
+            std::thread::spawn(move || {
+                // No TLS here, and the password in clear.
+                for answer in [&b"N"[..], b"R\0\0\0\x08\0\0\0\x03", b""] {
+                    let mut buffer = [0; 4096];
+                    let count = client.read(&mut buffer).unwrap_or(0);
+                    notes.lock().unwrap().extend_from_slice(&buffer[..count]);
+                    let _ = client.write_all(answer);
+                }
+            });
+        }
+    });
+    heard
+}
+
+#[test]
+fn a_stranger_on_the_port_of_a_stopped_managed_server_gets_no_password() {
+    let managed = Managed::new();
+    let config = managed.project.read("pgstencil.toml");
+    let config = format!("{config}\n[clone]\norphan_grace = \"400ms\"\n");
+    managed.project.write("pgstencil.toml", &config);
+    // Its keeper looks for its session every 100 ms.
+    let held = managed
+        .run(&["run", "--", "sh", "-c", "echo in; sleep 300"])
+        .spawn();
+    held.wait_for_text("in\n");
+    let url = managed.run(&["server", "url"]).success().line().to_owned();
+    let with_url =
+        |args: &[&str]| pgstencil(&managed.project, args).env("PGSTENCIL_SERVER_URL", &url);
+    with_url(&["list", "-v"])
+        .success()
+        .stderr_has("/socket/.s.PGSQL.");
+    managed.run(&["server", "stop"]).success();
+
+    let read = PgConnectOptions::from_str(&url).unwrap();
+    let heard = thief(read.get_port());
+    // A nested pgstencil has the URL, and so has whoever copied it.
+    with_url(&["list"]).fails(3).stderr_has("cannot be reached");
+    with_url(&["clone"])
+        .fails(3)
+        .stderr_has("cannot be reached");
+    let elsewhere = url.replace("127.0.0.1", "localhost");
+    with_url(&["list", "--server-url", &elsewhere])
+        .fails(3)
+        .stderr_has("cannot be reached");
+    managed.run(&["list"]).success().stderr_has("does not run");
+    std::thread::sleep(Duration::from_secs(1));
+    let heard = String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
+    let some: String = heard.chars().take(1000).collect();
+    assert!(heard.is_empty(), "{some:?}");
+    drop(held);
+
+    // It leaves the port to the stranger.
+    managed
+        .run(&["clone"])
+        .success()
+        .stderr_has("moved to port");
 }
