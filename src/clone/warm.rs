@@ -61,7 +61,7 @@ pub async fn claim(
     };
     let wish = Wish {
         project: context.project,
-        definition: &context.definition.name,
+        definition: context.definition,
         fingerprint,
         stale_s: context.definition.stale_after.map(|d| d.as_secs_f64()),
         looked_at,

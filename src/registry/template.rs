@@ -50,6 +50,8 @@ pub struct TemplateRow {
     pub added: Json<Vec<RelPath>>,
     /// How many extensions lie between it and a build from nothing.
     pub chain: i32,
+    /// `extend` of its definition when it was built.
+    pub extend: String,
     /// A build from nothing is to take its place.
     pub provisional: bool,
     /// How many attempts at that began.
@@ -93,7 +95,7 @@ macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms, \
-             hits, pinned, reason, base_fingerprint, added, chain, provisional, settle_failure, settle_attempts, \
+             hits, pinned, reason, base_fingerprint, added, chain, extend, provisional, settle_failure, settle_attempts, \
              extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
              built_with ? 'unlogged_tables' AND id NOT IN (SELECT i.template_id FROM pgstencil.intact i) AS emptied, \
              extract(epoch FROM now() - fresh_at)::float8 AS contents_s, extract(epoch FROM now() - created_at)::float8 AS age_s, \
@@ -167,6 +169,8 @@ const LOG: &str =
     "UPDATE pgstencil.template SET log_tail = $2 WHERE id = $1 AND state = 'building'";
 const BREAK: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, \
      kept_until = CASE WHEN $3 THEN now() + interval '1 day' END WHERE id = $1 AND state <> 'broken'";
+const PROVISIONAL: &str =
+    "UPDATE pgstencil.template SET provisional = true WHERE id = $1 AND chain > 0";
 const TOUCH: &str =
     "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
 const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = now(), last_used_at = now(), \
@@ -375,6 +379,18 @@ impl Registry {
     /// The driver's.
     pub async fn give_up_settling(&mut self, id: i64) -> Result<()> {
         self.note_attempt(SETTLE_TAKEN_BACK, id).await
+    }
+
+    /// Notes that a build from nothing is to take the place of an extended template that was kept so far.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn set_provisional(&mut self, id: i64) -> Result<()> {
+        self.session()
+            .execute(sql::fill(PROVISIONAL, &[&id]))
+            .await
+            .doing(|| "note that a template is provisional".into())?;
+        Ok(())
     }
 
     async fn note_attempt(&mut self, query: &'static str, id: i64) -> Result<()> {

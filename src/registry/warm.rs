@@ -4,6 +4,7 @@ use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 
+use crate::config::{AfterExtend, Definition, Extend};
 use crate::error::{Error, Result};
 use crate::fingerprint::RelPath;
 use crate::names::{Fingerprint, Mark};
@@ -19,8 +20,8 @@ use super::{Holder, Lease, Registry};
 pub struct Wish<'a> {
     /// Namespace.
     pub project: &'a str,
-    /// Name of the definition.
-    pub definition: &'a str,
+    /// The definition.
+    pub definition: &'a Definition,
     /// Of the template.
     pub fingerprint: &'a Fingerprint,
     /// Seconds after which its contents are too old.
@@ -142,6 +143,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
         Some(_) => " AND fresh_at > now() - make_interval(secs => $4)",
         None => "",
     };
+    let extended = which_extended(wish.definition);
     let text = format!(
         "WITH of AS MATERIALIZED (SELECT id, base_fingerprint, build_ms, added, provisional, \
            settle_attempts, settle_tried_at, settle_failure FROM pgstencil.template \
@@ -149,7 +151,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
            AND state = 'ready' AND NOT EXISTS (SELECT FROM pgstencil.database o \
              JOIN pg_database p ON p.oid = o.oid WHERE o.template_id = template.id AND p.datallowconn) \
            AND (NOT built_with ? 'unlogged_tables' OR id IN (SELECT i.template_id FROM pgstencil.intact i))\
-           {stale}{looked_at}), \
+           {stale}{looked_at}{extended}), \
          found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
            WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
            LIMIT $5 FOR UPDATE SKIP LOCKED), \
@@ -169,7 +171,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
         &text,
         &[
             &wish.project,
-            &wish.definition,
+            &wish.definition.name,
             &wish.fingerprint.to_string(),
             &wish.stale_s,
             &wish.count,
@@ -178,6 +180,22 @@ fn claim(wish: &Wish<'_>) -> Statement {
             &Json(wish.holder),
         ],
     )
+}
+
+/// Which extended templates a definition takes as they are; a look at the others decides what becomes of
+/// them.
+fn which_extended(definition: &Definition) -> &'static str {
+    match (definition.extend, definition.after_extend) {
+        (Extend::Never, _) => " AND base_fingerprint IS NULL",
+        (Extend::Append, AfterExtend::Verify) => {
+            " AND (base_fingerprint IS NULL OR provisional AND extend <> 'always')"
+        }
+        (Extend::Append, AfterExtend::Keep) => {
+            " AND (base_fingerprint IS NULL OR extend <> 'always')"
+        }
+        (Extend::Always, AfterExtend::Verify) => " AND (base_fingerprint IS NULL OR provisional)",
+        (Extend::Always, AfterExtend::Keep) => "",
+    }
 }
 
 /// From here on its databases are what they are: name, oid and mark must fit.

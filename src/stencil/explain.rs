@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Limit, Stencil, Variable};
-use crate::config::{Config, Definition, Extend};
+use crate::config::{AfterExtend, Config, Definition, Extend};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::{self, Difference, Inputs, Recipe, RelPath};
 use crate::names::Fingerprint;
@@ -195,7 +195,9 @@ impl Stencil {
         if let Some((row, _)) = ready.iter().find(|(row, _)| row.fingerprint == own) {
             unusable = why_unusable(registry, row, definition).await?;
             hit = unusable.is_none().then(|| Now::Hit {
-                provisional: row.provisional,
+                provisional: row.provisional
+                    || row.base_fingerprint.is_some()
+                        && definition.after_extend == AfterExtend::Verify,
                 failure: row.settle_failure.clone(),
             });
         }
@@ -273,7 +275,11 @@ impl Stencil {
             let why = NoBase::Differed.to_string();
             return Ok(Now::Build { why });
         }
-        for (row, added) in template::bases(others, recipe, definition) {
+        let bases = template::bases(others, recipe, definition);
+        if let Some(why) = bases.why_due() {
+            return Ok(Now::Build { why });
+        }
+        for (row, added) in bases.found {
             if why_unusable(registry, row, definition).await?.is_none() {
                 let base = row.fingerprint.parse()?;
                 return Ok(Now::Extend { base, added });

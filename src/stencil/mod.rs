@@ -188,7 +188,7 @@ impl Stencil {
     }
 
     /// Builds the template if it is missing. The returned session keeps it from being dropped. With
-    /// `settle`, a provisional one is built from nothing at once, and what comes back is that.
+    /// `settle`, an extended one is built from nothing at once, and what comes back is that.
     ///
     /// # Errors
     /// As [`crate::template::ensure()`] and [`crate::template::settle()`].
@@ -210,7 +210,7 @@ impl Stencil {
         if ensured.outcome == Outcome::Hit {
             registry.note_hit(&self.hit(definition, &ensured)).await?;
         }
-        if settle && ensured.template.provisional().is_some() {
+        if settle && ensured.template.extends().is_some() {
             ensured = truth::settle_first(&mut registry, &context, ensured).await?;
         }
         Ok((registry, ensured))

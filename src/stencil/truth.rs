@@ -6,12 +6,13 @@ use super::{Limit, Stencil};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Observe;
+use crate::handout::Outcome;
 use crate::registry::Registry;
 use crate::template::{self, Ensured, Settled, Verdict};
 
 impl Stencil {
-    /// If the template of the present inputs is provisional, builds it from nothing and puts that in
-    /// its place. `wait`: stays until that is done, if another process is at it.
+    /// If the template of the present inputs was extended, builds it from nothing and puts that in its
+    /// place. `wait`: stays until that is done, if another process is at it.
     ///
     /// # Errors
     /// As [`template::settle()`].
@@ -71,7 +72,8 @@ pub(super) async fn settle_first(
 ) -> Result<Ensured> {
     let started = Instant::now();
     first.template.let_go(registry).await?;
-    if let Settled::Superseded = template::settle(registry, context, true).await? {
+    let settled = template::settle(registry, context, true).await?;
+    if let Settled::Superseded = settled {
         return Err(Error::new(
             Kind::Build,
             format!(
@@ -84,7 +86,11 @@ pub(super) async fn settle_first(
     let second = template::ensure(registry, context, None).await?;
     Ok(Ensured {
         template: second.template,
-        outcome: first.outcome,
+        outcome: match (first.outcome, settled) {
+            // What was there has been built from nothing just now.
+            (Outcome::Hit, Settled::Replaced(_)) => Outcome::Miss,
+            (outcome, _) => outcome,
+        },
         note: first.note,
         build_time: second.build_time,
         fingerprint_time: first.fingerprint_time,

@@ -50,7 +50,10 @@ pub async fn ensure(
     let mut costs = None;
     loop {
         match look_up(registry, context, &recipe).await? {
-            LookUp::Ready(template) => {
+            LookUp::Ready(mut template) => {
+                template
+                    .owes_a_build(registry, context.definition.after_extend)
+                    .await?;
                 if let Some(provisional) = template.provisional() {
                     provisional.tell(context, template.fingerprint());
                 }
@@ -254,13 +257,16 @@ async fn extend_or_build(
             .differed(context.project, name, &fingerprint)
             .await?;
     let base = match differed {
-        true => None,
+        true => Err(Some(NoBase::Differed.to_string())),
         false => extend::find_base(registry, context, recipe).await?,
     };
-    let Some(base) = base else {
-        make_room(registry, context).await?;
-        let built = build::build(registry, context, &permit, recipe, traits, None).await?;
-        return Ok((built, differed.then(|| NoBase::Differed.to_string())));
+    let base = match base {
+        Ok(base) => base,
+        Err(note) => {
+            make_room(registry, context).await?;
+            let built = build::build(registry, context, &permit, recipe, traits, None).await?;
+            return Ok((built, note));
+        }
     };
     let id = base.template.id;
     // Locked, so it is not what goes.

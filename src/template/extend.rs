@@ -65,51 +65,89 @@ pub fn added_to(
         Extend::Always => Append::Any,
     };
     let added = extension(old, recipe, order).map_err(NoBase::Differs)?;
-    let chain = u32::try_from(row.chain).unwrap_or_default();
-    if chain >= definition.max_extensions {
-        return Err(NoBase::Chain(chain));
-    }
     match stale(row, definition) {
         Some(why) => Err(NoBase::Stale(why)),
         None => Ok(added),
     }
 }
 
+/// Why a full build is due before a template is extended once more, if it is.
+fn is_due(row: &TemplateRow, definition: &Definition) -> Option<NoBase> {
+    let chain = u32::try_from(row.chain).unwrap_or_default();
+    (chain >= definition.max_extensions).then_some(NoBase::Chain(chain))
+}
+
+/// What can be extended to get a template.
+#[derive(Clone, Debug, Default)]
+pub struct Bases<'a> {
+    /// The templates that can be, with the migrations that are new; the best first.
+    pub found: Vec<(&'a TemplateRow, Vec<RelPath>)>,
+    /// The best template, if it was extended so often that a full build is due: then `found` is empty.
+    pub due: Option<(&'a TemplateRow, NoBase)>,
+}
+
+impl Bases<'_> {
+    /// Why a full build is due, in words.
+    pub fn why_due(&self) -> Option<String> {
+        let (row, why) = self.due.as_ref()?;
+        Some(format!("{}: {why}", &row.fingerprint[..12]))
+    }
+}
+
 /// The templates that can be extended to get one of `recipe`, best first: the one with most
 /// migrations, and of equals the one that was used last. Any template of the definition is a candidate,
-/// whichever branch it was built on.
+/// whichever branch it was built on. Those behind one that was extended too often do not count: to extend
+/// the one before it, again and again, would put the full build off for ever.
 pub fn bases<'a>(
     ready: &'a [(TemplateRow, Recipe)],
     recipe: &Recipe,
     definition: &Definition,
-) -> Vec<(&'a TemplateRow, Vec<RelPath>)> {
-    let mut found: Vec<_> = ready
+) -> Bases<'a> {
+    let mut all: Vec<_> = ready
         .iter()
         .filter_map(|base| Some((&base.0, added_to(base, recipe, definition).ok()?)))
         .collect();
     // Fewest added is largest base, since all of a base is in the new set.
-    found.sort_by_key(|(row, added)| (added.len(), Reverse((row.last_used_at.clone(), row.id))));
-    found
+    all.sort_by_key(|(row, added)| {
+        let due = is_due(row, definition).is_some();
+        let used = Reverse((row.last_used_at.clone(), row.id));
+        (added.len(), due, used)
+    });
+    let mut bases = Bases::default();
+    for (row, added) in all {
+        match is_due(row, definition) {
+            None => bases.found.push((row, added)),
+            Some(why) => {
+                bases.due = bases.found.is_empty().then_some((row, why));
+                break;
+            }
+        }
+    }
+    bases
 }
 
-/// Finds and locks the best base that is really there.
+/// Finds and locks the best base that is really there; without one, says why a full build is due although
+/// there is something to extend.
 pub(super) async fn find_base(
     registry: &mut Registry,
     context: &Context<'_>,
     recipe: &Recipe,
-) -> Result<Option<Base>> {
+) -> Result<std::result::Result<Base, Option<String>>> {
     let definition = context.definition;
     if definition.extend == Extend::Never {
-        return Ok(None);
+        return Ok(Err(None));
     }
+    let mut due = None;
     for _ in 0..TRIES {
         let ready = registry
             .ready_templates(context.project, &definition.name)
             .await?;
         let mut changed = false;
-        for (row, added) in bases(&ready, recipe, definition) {
+        let bases = bases(&ready, recipe, definition);
+        due = bases.why_due();
+        for (row, added) in bases.found {
             match claim(registry, row).await? {
-                Claim::Ready(template) => return Ok(Some(Base { template, added })),
+                Claim::Ready(template) => return Ok(Ok(Base { template, added })),
                 Claim::Changed => changed = true,
                 Claim::Unusable(why) => {
                     context.tell(Event::Warning(&format!(
@@ -125,7 +163,7 @@ pub(super) async fn find_base(
             break;
         }
     }
-    Ok(None)
+    Ok(Err(due))
 }
 
 /// A base may be replaced by a build from nothing while we look at it; then that is one.
@@ -186,6 +224,7 @@ mod tests {
             base_fingerprint: None,
             added: Json(vec![]),
             chain: 0,
+            extend: "append".into(),
             provisional: false,
             settle_attempts: 0,
             settle_tried_s: None,
@@ -213,7 +252,7 @@ mod tests {
 
     fn ids(ready: &[(TemplateRow, Recipe)], keys: &str) -> Vec<i64> {
         let found = bases(ready, &recipe(&SET), &definition(keys));
-        found.iter().map(|(row, _)| row.id).collect()
+        found.found.iter().map(|(row, _)| row.id).collect()
     }
 
     #[test]
@@ -228,7 +267,7 @@ mod tests {
             ),
         ];
         assert_eq!(ids(&ready, ""), [3, 2, 1]);
-        let (_, added) = &bases(&ready, &recipe(&SET), &definition(""))[0];
+        let (_, added) = &bases(&ready, &recipe(&SET), &definition("")).found[0];
         assert_eq!(added, &[RelPath::new(Path::new("m/4.sql"))]);
         assert_eq!(ids(&ready, "extend = \"never\""), [0; 0]);
     }
@@ -246,12 +285,44 @@ mod tests {
         ready[0].0.chain = 3;
         assert_eq!(ids(&ready, "max_extensions = 4"), [1]);
         assert_eq!(ids(&ready, "max_extensions = 3"), [0; 0]);
+        let due = definition("max_extensions = 3");
         assert_eq!(
-            added_to(&ready[0], &recipe(&SET), &definition("max_extensions = 3")),
-            Err(NoBase::Chain(3))
+            bases(&ready, &recipe(&SET), &due).due.unwrap().1,
+            NoBase::Chain(3)
         );
         ready[0].0.contents_s = Duration::from_secs(2 * 86_400).as_secs_f64();
         assert_eq!(ids(&ready, "stale_after = \"1d\""), [0; 0]);
         assert_eq!(ids(&ready, "stale_after = \"3d\""), [1]);
+    }
+
+    #[test]
+    fn behind_one_that_was_extended_too_often_nothing_is_a_base() {
+        let mut ready = [
+            (row(1, "2026-01-01T00:00:00Z"), recipe(&SET[..1])),
+            (row(2, "2026-01-02T00:00:00Z"), recipe(&SET[..2])),
+            (row(3, "2026-01-03T00:00:00Z"), recipe(&SET[..3])),
+            (row(4, "2026-01-01T00:00:00Z"), recipe(&SET[..3])),
+        ];
+        let two = "max_extensions = 2";
+        ready[1].0.chain = 2;
+        // One that is as large will do.
+        ready[2].0.chain = 2;
+        assert_eq!(ids(&ready, two), [4]);
+        ready[3].0.chain = 2;
+        assert_eq!(ids(&ready, two), [0; 0]);
+        let set = recipe(&SET);
+        let keys = definition(two);
+        assert_eq!(bases(&ready, &set, &keys).due.unwrap().0.id, 3);
+    }
+
+    #[test]
+    fn what_the_definition_would_not_extend_now_is_no_base() {
+        let mut ready = [(row(1, ""), recipe(&SET[..3]))];
+        ready[0].0.extend = "always".into();
+        // Built from nothing under it, it is like any other.
+        assert_eq!(ids(&ready, ""), [1]);
+        ready[0].0.base_fingerprint = Some("1".repeat(64));
+        assert_eq!(ids(&ready, ""), [0; 0]);
+        assert_eq!(ids(&ready, "extend = \"always\""), [1]);
     }
 }

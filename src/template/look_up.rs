@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{BuildPermit, Template};
-use crate::config::Definition;
+use crate::config::{Definition, Extend};
 use crate::context::Context;
 use crate::error::Result;
 use crate::events::Event;
@@ -143,8 +143,21 @@ pub(crate) async fn ready(
     Ok(None)
 }
 
-/// Why a template is too old by `stale_after`, if it is.
+/// Why a template is not what its definition allows now, if it is not: it is too old by `stale_after`, or
+/// it was extended where that is not allowed.
 pub(crate) fn stale(row: &TemplateRow, definition: &Definition) -> Option<String> {
+    if row.base_fingerprint.is_some() {
+        match definition.extend {
+            Extend::Never => return Some("it was extended, and `extend` is \"never\"".into()),
+            Extend::Append if row.extend == Extend::Always.as_str() => {
+                return Some(
+                    "it was extended under `extend = \"always\"`, and `extend` is \"append\""
+                        .into(),
+                );
+            }
+            Extend::Append | Extend::Always => {}
+        }
+    }
     let limit = definition.stale_after?;
     let age = Duration::try_from_secs_f64(row.contents_s).ok()?;
     (age > limit).then(|| {

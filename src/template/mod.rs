@@ -19,12 +19,13 @@ use std::time::Duration;
 use sqlx::postgres::types::Oid;
 
 pub use self::ensure::ensure;
-pub use self::extend::{NoBase, added_to, bases};
+pub use self::extend::{Bases, NoBase, added_to, bases};
 pub(crate) use self::look_up::ready;
 pub(crate) use self::look_up::stale;
 pub use self::settle::{Settled, settle};
 pub use self::verify::{Fate, Verdict, verify};
 
+use crate::config::AfterExtend;
 use crate::context::Context;
 use crate::copy::Copy;
 use crate::error::Result;
@@ -159,6 +160,20 @@ impl Template {
     /// What it was extended from; `None` if it was built from nothing.
     pub fn extends(&self) -> Option<&Extends> {
         self.extends.as_ref()
+    }
+
+    /// Makes an extended template provisional that was kept so far, if the definition no longer keeps such.
+    async fn owes_a_build(
+        &mut self,
+        registry: &mut Registry,
+        after_extend: AfterExtend,
+    ) -> Result<()> {
+        let kept = self.extends.is_some() && self.provisional.is_none();
+        if kept && after_extend == AfterExtend::Verify {
+            registry.set_provisional(self.id).await?;
+            self.provisional = Some(Provisional::default());
+        }
+        Ok(())
     }
 
     /// Whether a build from nothing is to take its place.

@@ -1,4 +1,4 @@
-//! From provisional to exact: a build from nothing takes the place of an extended template.
+//! From extended to exact: a build from nothing takes the place of an extended template.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, Limit};
 use crate::registry::{Registry, TemplateRow};
 
-/// What became of a provisional template.
+/// What became of an extended template.
 #[derive(Clone, Debug)]
 pub enum Settled {
-    /// There is none for the present inputs.
+    /// The template of the present inputs was not extended, or there is none.
     Nothing,
     /// A build from nothing took its place.
     Replaced(Box<Verdict>),
@@ -29,12 +29,12 @@ pub enum Settled {
 /// How often the inputs are looked at, to see whether the template is still wanted.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// If the template of the definition's present inputs is provisional, builds it from nothing and puts
-/// that in its place. One such build runs at a time for each definition; it is given up as soon as the
+/// If the template of the definition's present inputs was extended, whether it is kept or provisional,
+/// builds it from nothing and puts that in its place. One such build runs at a time for each definition; it is given up as soon as the
 /// inputs change. `wait`: stays until the template is settled, if another process has taken it on.
 ///
-/// Cancel safety: as of [`super::ensure()`]; the template stays provisional, and the next command that
-/// uses it starts over.
+/// Cancel safety: as of [`super::ensure()`]; the template stays as it was, and if it is provisional, the next
+/// command that uses it starts over.
 ///
 /// # Errors
 /// As [`verify`]. A build that fails is noted with the template, which stays in use.
@@ -44,7 +44,7 @@ pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) 
     let name = &context.definition.name;
     let started = Instant::now();
     loop {
-        let Some(row) = provisional(registry, context, &wanted).await? else {
+        let Some(row) = extended(registry, context, &wanted).await? else {
             return Ok(Settled::Nothing);
         };
         let keys = [
@@ -98,7 +98,7 @@ async fn settle_one(
             }
         }
     }
-    let done = match provisional(registry, context, wanted).await? {
+    let done = match extended(registry, context, wanted).await? {
         Some(_) => {
             registry.begin_settling(row.id).await?;
             rebuild(registry, context, traits, wanted).await
@@ -166,7 +166,7 @@ async fn fingerprint(context: &Context<'_>, traits: &ServerTraits) -> Result<Fin
     Ok(inputs.with_server(traits.clone()).fingerprint())
 }
 
-async fn provisional(
+async fn extended(
     registry: &mut Registry,
     context: &Context<'_>,
     wanted: &Fingerprint,
@@ -175,7 +175,7 @@ async fn provisional(
     let row = registry
         .find_template(context.project, name, wanted, "ready")
         .await?;
-    Ok(row.filter(|row| row.provisional))
+    Ok(row.filter(|row| row.base_fingerprint.is_some()))
 }
 
 async fn take(registry: &mut Registry, key: LockKey) -> Result<bool> {

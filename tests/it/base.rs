@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::extension::{KEEP, database_of, ensure, items, outcome, registry, templates};
+use crate::support::server::quote_literal;
 use crate::support::{Pgstencil, Project, eventually, server};
 
 #[test]
@@ -84,22 +85,111 @@ fn inputs_force_a_build_and_rerun_inputs_only_a_rerun() {
 #[test]
 fn a_full_build_is_due_after_so_many_extensions() {
     let project = Project::extending(server(), "after_extend = \"keep\"\nmax_extensions = 2");
-    // What does not fit is no base: only the newest, with the longest chain, is left to extend.
-    let only_newest = || {
-        registry(
-            &project,
-            "update pgstencil.template set state = 'broken' where state = 'ready' \
-             and id < (select max(id) from pgstencil.template)",
-        )
-    };
+    // The older templates stay: the one before the limit must not be extended for ever.
     for (n, expected) in ["miss", "extended", "extended", "miss", "extended"]
         .into_iter()
         .enumerate()
     {
         project.add_migration(&format!("1{n}_t"), &format!("create table t{n} ();"));
-        outcome(&project, expected);
-        only_newest();
+        if n == 3 {
+            let answer = Pgstencil::new(&project)
+                .args(["explain", "--json"])
+                .success()
+                .json();
+            assert_eq!(answer["now"]["what"], "build");
+            let why = answer["now"]["why"].as_str().unwrap();
+            assert!(why.contains("extended 2 times in a row"), "{why}");
+        }
+        let answer = outcome(&project, expected);
+        if n == 3 {
+            let note = answer["note"].as_str().unwrap();
+            assert!(note.contains("`max_extensions` is 2"), "{note}");
+        }
     }
+}
+
+/// The config says something else from now on.
+fn say(project: &Project<'_>, old: &str, new: &str) {
+    let config = project.read("pgstencil.toml");
+    assert!(config.contains(old), "{config}");
+    project.write("pgstencil.toml", &config.replace(old, new));
+}
+
+#[test]
+fn never_hands_out_nothing_that_was_extended() {
+    let project = Project::extending(server(), "after_extend = \"keep\"\nextend = \"append\"");
+    project.append_config("[clone]\nwarm = 2");
+    ensure(&project);
+    items(&project);
+    let extended = outcome(&project, "extended");
+    let stocked = || {
+        let warm = "select count(*) from pgstencil.clone where state = 'warm' and fingerprint = ";
+        let of = quote_literal(extended["fingerprint"].as_str().unwrap());
+        registry(&project, &format!("{warm}{of}")) == "2"
+    };
+    assert!(eventually(Duration::from_secs(20), stocked));
+    say(&project, "\"append\"", "\"never\"");
+    let now = Pgstencil::new(&project)
+        .args(["explain", "--json"])
+        .success();
+    assert_eq!(now.json()["now"]["what"], "build");
+    let output = Pgstencil::new(&project).args(["clone", "--json"]).success();
+    output.stderr_has("it was extended, and `extend` is \"never\"");
+    let fresh = output.json();
+    assert_eq!(fresh["outcome"], "miss");
+    assert_eq!(fresh["fingerprint"], extended["fingerprint"]);
+    assert_eq!(fresh["extends"], json!(null));
+    outcome(&project, "hit");
+    // What was built from nothing is good for all.
+    say(&project, "\"never\"", "\"append\"");
+    assert_eq!(outcome(&project, "hit")["extends"], json!(null));
+}
+
+#[test]
+fn append_hands_out_nothing_that_was_extended_under_always() {
+    let project = Project::extending(server(), "after_extend = \"keep\"\nextend = \"always\"");
+    ensure(&project);
+    project.add_migration("0000_first", "create table first ();");
+    outcome(&project, "extended");
+    outcome(&project, "hit");
+    say(&project, "\"always\"", "\"append\"");
+    let fresh = outcome(&project, "miss");
+    assert_eq!(fresh["extends"], json!(null));
+    outcome(&project, "hit");
+}
+
+#[test]
+fn what_was_kept_is_settled_when_somebody_asks_or_the_config_does() {
+    let project = Project::extending(server(), KEEP);
+    ensure(&project);
+    items(&project);
+    let kept = outcome(&project, "extended");
+    outcome(&project, "hit");
+    let settled = Pgstencil::new(&project)
+        .args(["ensure", "--settle", "--json"])
+        .success()
+        .json();
+    assert_eq!(settled["outcome"], "miss");
+    assert_eq!(settled["fingerprint"], kept["fingerprint"]);
+    assert_eq!(settled["extends"], json!(null));
+    assert_eq!(project.builds(), 3);
+    // What is exact is not built once more.
+    let again = Pgstencil::new(&project)
+        .args(["ensure", "--settle", "--json"])
+        .success()
+        .json();
+    assert_eq!(again["outcome"], "hit");
+    assert_eq!(project.builds(), 3);
+    project.add_migration("0004_more", "create table more ();");
+    outcome(&project, "extended");
+    say(&project, KEEP, "after_extend = \"verify\"");
+    assert_eq!(outcome(&project, "hit")["provisional"], true);
+    let exact = || templates(&project).iter().all(|t| t["chain"] == 0);
+    assert!(
+        eventually(Duration::from_secs(40), exact),
+        "{:?}",
+        templates(&project)
+    );
 }
 
 #[test]
