@@ -150,9 +150,10 @@ pub(crate) struct Making {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=500))]
     pub(crate) clones: u16,
     /// Names of the databases, with these words in braces: id (unique), role, n (0, 1 ...), shard,
-    /// branch, project [default: `{project}_{role}_{id}`]
+    /// branch, worktree, project [default: `{project}_{role}_{id}`]
     ///
-    /// Without an n in the pattern, further clones get _1, _2 ... behind it.
+    /// Without an n in the pattern, further clones get _1, _2 ... behind it. A value that is no plain name,
+    /// or too long, is folded or cut, and ends in a short hash of the whole.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) name: Option<String>,
     /// Part I of N (from 1): {shard}, PGSTENCIL_SHARD and PGSTENCIL_SHARDS

@@ -118,13 +118,19 @@ pub fn names(
     index: usize,
     shard: Option<Shard>,
 ) -> Result<Vec<String>> {
+    let checkout = &context.holder.checkout;
+    let worktree = checkout.worktree_name();
     let render = |role: &String| {
         pattern.render(&NameParts {
             id: group,
             role,
             index,
             shard: shard.map(|s| s.index),
-            branch: context.holder.branch.as_deref(),
+            branch: match &checkout.branch {
+                Some(branch) => Some(&branch.name),
+                None => context.holder.branch.as_deref(),
+            },
+            worktree: worktree.as_deref(),
             project: context.project,
         })
     };

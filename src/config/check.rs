@@ -19,6 +19,8 @@ use super::{
     UrlSetting, role_suffix,
 };
 use crate::error::{Error, Result};
+use crate::git::Tree;
+use crate::names::folded;
 use crate::url::ServerUrl;
 
 /// Most characters of a project's, a definition's and a role's name: together with a clone's id
@@ -80,42 +82,51 @@ pub(super) fn config(
     })
 }
 
-/// Lower case, with `_` for everything but ASCII letters and digits, and none at the ends.
-fn sanitised(name: &str) -> String {
-    let lower = name.to_lowercase();
-    let plain = lower.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-    plain.trim_matches('_').to_owned()
-}
-
 fn project(doc: &Document<'_>, path: &KeyPath, given: &str) -> Result<String> {
-    let project = sanitised(given);
-    if project.is_empty() {
+    if !has_word(given) {
         return Err(doc
             .error(path, format!("is `{given}`, without a letter or digit"))
-            .hint("it becomes part of database names: use letters, digits and `_`"));
+            .hint("it becomes part of database names: use letters, digits, `-` and `_`"));
     }
-    if project.len() > MAX_NAME {
+    let length = given.chars().count();
+    if length > MAX_NAME {
         return Err(doc.error(
             path,
-            format!("has {} characters; at most {MAX_NAME} fit", project.len()),
+            format!("has {length} characters; at most {MAX_NAME} fit"),
         ));
     }
-    Ok(project)
+    Ok(folded(given, MAX_NAME))
 }
 
+/// The name of the repository, which all its worktrees share, and the way from the top level of the checkout
+/// down to the root. Without git or jj the name of the root's folder.
 fn default_project(doc: &Document<'_>, root: &Path) -> Result<String> {
-    let name = root.file_name().unwrap_or_default().to_string_lossy();
-    let mut project = sanitised(&name);
-    project.truncate(MAX_NAME);
-    match project.trim_end_matches('_') {
-        "" => Err(doc
+    let name_of = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
+    let mut words = Vec::new();
+    match Tree::find(root) {
+        Some(tree) => {
+            words.extend(tree.repository_name());
+            let below = root.strip_prefix(&tree.top).unwrap_or(Path::new(""));
+            words.extend(below.iter().map(|w| w.to_string_lossy().into_owned()));
+        }
+        None => words.extend(name_of(root)),
+    }
+    // `_` between the words loses no more than the words themselves do.
+    let plain = words.iter().all(|word| folded(word, usize::MAX) == *word);
+    let name = words.join(if plain { "_" } else { "/" });
+    match has_word(&name) {
+        true => Ok(folded(&name, MAX_NAME)),
+        false => Err(doc
             .whole(format!(
                 "the root folder `{}` has no name to call the project by",
                 root.display()
             ))
             .hint("add `project = \"NAME\"` at the top of the file")),
-        project => Ok(project.to_owned()),
     }
+}
+
+fn has_word(text: &str) -> bool {
+    text.chars().any(char::is_alphanumeric)
 }
 
 fn server(

@@ -43,7 +43,7 @@ build = \"sqlx migrate run\"
 /// Everything `pgstencil.toml` decides, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Namespace of templates and clones on a shared server: 1 to 32 of `a-z`, `0-9` and `_`.
+    /// Namespace of templates and clones on a shared server: 1 to 32 of `a-z`, `0-9`, `-` and `_`.
     pub project: String,
     /// The file that was read.
     pub file: PathBuf,

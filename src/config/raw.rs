@@ -17,8 +17,10 @@ use super::{AfterExtend, Config, Definition, Extend, Strategy, UrlSetting};
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawConfig {
-    /// Namespace of templates and clones on a shared server: letters, digits and `_`, at most 32;
-    /// anything else becomes `_`. Default: the name of the root folder.
+    /// Namespace of templates and clones on a shared server, at most 32 characters. Small letters, digits,
+    /// `-` and `_` stay; another name is folded to these and gets a short hash. Default: the folder name of
+    /// the repository's main worktree, plus the root's path below the top level; without git the name of
+    /// the root folder.
     pub(super) project: Option<String>,
     /// The folder that globs and commands start from, relative to the folder of this file.
     /// Default: the folder of this file.

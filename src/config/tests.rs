@@ -152,7 +152,7 @@ inputs = ["a"]
 fn every_key_arrives() {
     let project = Project::new(FULL);
     let config = Config::load(&project.file()).unwrap();
-    assert_eq!(config.project, "my_shop");
+    assert_eq!(config.project, "my-shop_04a7dd");
     assert_eq!(
         config.server,
         ServerSettings {
@@ -786,12 +786,12 @@ fn bad_top_of_the_file() {
         (
             "project = ''",
             "pgstencil.toml:1:11: `project` is ``, without a letter or digit
-hint: it becomes part of database names: use letters, digits and `_`",
+hint: it becomes part of database names: use letters, digits, `-` and `_`",
         ),
         (
             "project = '--'",
             "pgstencil.toml:1:11: `project` is `--`, without a letter or digit
-hint: it becomes part of database names: use letters, digits and `_`",
+hint: it becomes part of database names: use letters, digits, `-` and `_`",
         ),
         (
             "project = 'abcdefghijklmnopqrstuvwxyzabcdefghijklmnopq'",
@@ -896,21 +896,38 @@ fn hosts_for_clients() {
 
 #[test]
 fn projects() {
-    for (given, project) in [
-        ("shop", "shop"),
-        ("My-Shop.2", "my_shop_2"),
-        ("_é_x_", "x"),
-        ("0", "0"),
-    ] {
-        let config = load(&format!("project = '{given}'\n{MINIMAL}"));
-        assert_eq!(config.project, project);
+    let project = |given: &str| load(&format!("project = '{given}'\n{MINIMAL}")).project;
+    for kept in ["shop", "my-shop_2", "_x_", "0"] {
+        assert_eq!(project(kept), kept);
     }
-    // The default is cut to length.
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join(format!("A{}-b", "a".repeat(30)));
-    fs::create_dir(&folder).unwrap();
+    for (lossy, head) in [("My-Shop.2", "my-shop_2_"), ("_é_x_", "x_"), ("é", "")] {
+        let found = project(lossy);
+        assert!(found.starts_with(head), "{found}");
+        assert_eq!(found.len(), head.len() + 6, "{found}");
+    }
+    assert_ne!(project("my.shop"), project("my_shop"));
+    let most = "a".repeat(32);
+    assert_eq!(project(&most), most);
+}
+
+/// The default of `project` for a root folder below a temporary one.
+fn default_project(dir: &std::path::Path, root: &str) -> String {
+    let folder = dir.join(root);
+    fs::create_dir_all(&folder).unwrap();
     let config = Config::parse(MINIMAL, &folder.join(FILE_NAME)).unwrap();
-    assert_eq!(config.project, "a".repeat(31));
+    config.project
+}
+
+#[test]
+fn the_default_project_is_the_root_folder_without_git() {
+    let dir = tempfile::tempdir().unwrap();
+    let project = |root: &str| default_project(dir.path(), root);
+    assert_eq!(project("my-shop"), "my-shop");
+    // It is cut to length, and what that loses is in a hash.
+    let (one, other) = ("a".repeat(40) + "1", "a".repeat(40) + "2");
+    assert!(project(&one).starts_with(&("a".repeat(25) + "_")));
+    assert_eq!(project(&one).len(), 32);
+    assert_ne!(project(&one), project(&other));
     // Or has nothing to be made of.
     let folder = dir.path().join("---");
     fs::create_dir(&folder).unwrap();
@@ -920,6 +937,33 @@ fn projects() {
         e.hints(),
         ["add `project = \"NAME\"` at the top of the file"]
     );
+}
+
+#[test]
+fn the_default_project_is_the_repository_and_the_way_down_from_its_top() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let main = dir.path().join("mono/.git");
+    fs::create_dir_all(main.join("objects")).unwrap();
+    write("mono/.git/HEAD", "ref: refs/heads/main\n");
+    write("mono/.git/worktrees/wt/HEAD", "ref: refs/heads/x\n");
+    write("mono/.git/worktrees/wt/commondir", "../..\n");
+    let own = main.join("worktrees/wt");
+    write("other/.git", &format!("gitdir: {}\n", own.display()));
+    let project = |root: &str| default_project(dir.path(), root);
+    for top in ["mono", "other"] {
+        assert_eq!(project(top), "mono");
+        assert_eq!(project(&format!("{top}/services/a")), "mono_services_a");
+        assert_eq!(project(&format!("{top}/my-app")), "mono_my-app");
+        let lossy = project(&format!("{top}/My.App"));
+        assert!(lossy.starts_with("mono_my_app_"), "{lossy}");
+    }
+    assert_eq!(project("mono/My.App"), project("other/My.App"));
+    assert_ne!(project("mono/My.App"), project("mono/my/app"));
 }
 
 #[test]

@@ -65,11 +65,9 @@ impl GitDir {
     fn of(top: &Path) -> Option<Self> {
         let dot_git = top.join(".git");
         let own = if dot_git.is_dir() {
-            // Git, too, passes over a folder `.git` that is no repository.
-            let whole = dot_git.join("objects").is_dir() || dot_git.join("commondir").is_file();
-            if !whole || fs::symlink_metadata(dot_git.join("HEAD")).is_err() {
-                return None;
-            }
+            // Git, too, passes over a folder `.git` that is no repository. Images often hold one without
+            // its objects, which still tells the branch.
+            fs::symlink_metadata(dot_git.join("HEAD")).ok()?;
             dot_git
         } else {
             let text = fs::read_to_string(&dot_git).ok()?;

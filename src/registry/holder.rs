@@ -1,5 +1,7 @@
 //! Who builds a template or holds a clone, in words that help a person to find them.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 /// A process on some host. Everything here is told to others, so no secrets.
@@ -91,6 +93,24 @@ pub enum BranchSource {
     Commit,
 }
 
+impl Checkout {
+    /// What `{worktree}` stands for: the name under which git registered the worktree; of a main worktree,
+    /// and without git, that of the folder. `None` if the checkout is not known.
+    pub fn worktree_name(&self) -> Option<String> {
+        let Some(name) = &self.worktree else {
+            let folder = Path::new(&self.top).file_name()?;
+            return Some(folder.to_string_lossy().into_owned());
+        };
+        // A worktree elsewhere may be called like the main one.
+        let repository = self.repository.as_ref();
+        let main = repository.and_then(|r| Path::new(&r.common_dir).parent()?.file_name());
+        match main.is_some_and(|main| main == name.as_str()) {
+            true => Some(format!("{name}/{name}")),
+            false => Some(name.clone()),
+        }
+    }
+}
+
 impl Holder {
     /// One line for a person, where the process has ended and its checkout is what remains.
     pub fn describe_checkout(&self) -> String {
@@ -108,5 +128,30 @@ impl Holder {
             text += &format!(" ({})", self.label);
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_worktree_of_a_repository_has_a_name_of_its_own() {
+        let name = |top: &str, worktree: Option<&str>| {
+            let checkout = Checkout {
+                top: top.into(),
+                worktree: worktree.map(Into::into),
+                repository: Some(Repository {
+                    common_dir: "/src/shop/.git".into(),
+                    ..Repository::default()
+                }),
+                ..Checkout::default()
+            };
+            checkout.worktree_name()
+        };
+        assert_eq!(name("/src/shop", None).as_deref(), Some("shop"));
+        assert_eq!(name("/wt/moved", Some("fix")).as_deref(), Some("fix"));
+        assert_eq!(name("/wt/shop", Some("shop")).as_deref(), Some("shop/shop"));
+        assert_eq!(Checkout::default().worktree_name(), None);
     }
 }

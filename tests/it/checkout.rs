@@ -178,3 +178,142 @@ fn in_a_workspace_of_jj_it_is_the_nearest_bookmark() {
     fs::rename(here.join(".git"), here.join("../git")).unwrap();
     assert_eq!(found(), pair("mine", "bookmark"));
 }
+
+/// The database of a clone that is made in a folder, by a pattern that is unique by the project's id.
+fn name(project: &Project<'_>, folder: &Path, pattern: &str) -> String {
+    let pattern = format!("t{}_{pattern}", project.id);
+    let clone = Pgstencil::new(project)
+        .args(["clone", "--json", "--name", &pattern])
+        .current_dir(folder)
+        .success()
+        .json();
+    let name = clone["clone"]["name"].as_str().unwrap();
+    assert!(project.server().has_database(name), "{name}");
+    name[project.id.len() + 2..].to_owned()
+}
+
+#[test]
+fn branches_that_look_alike_have_databases_of_their_own() {
+    let project = Project::with_migrations(server());
+    repository(&project, &[]);
+    let here = project.path();
+    let long = format!("users/a/{}", "x".repeat(60));
+    let branches = [
+        "feat/a-b",
+        "feat-a/b",
+        "feat-a-b",
+        "feat_a_b",
+        "Feat-a-b",
+        &format!("{long}-1"),
+        &format!("{long}-2"),
+    ];
+    let mut names = Vec::new();
+    for branch in branches {
+        git(&here, &["checkout", "-q", "-b", branch, "main"]);
+        names.push(name(&project, &here, "{branch}_gw{n}"));
+        assert!(names.last().unwrap().ends_with("_gw0"), "{names:?}");
+        git(&here, &["checkout", "-q", "main"]);
+        git(&here, &["branch", "-q", "-D", branch]);
+    }
+    assert_eq!(names[2], "feat-a-b_gw0");
+    assert!(names[0].starts_with("feat_a-b_"), "{names:?}");
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), branches.len(), "{names:?}");
+    // The whole database has that name, with its `-`: `psql` and a release find it.
+    Pgstencil::new(&project)
+        .args(["release", &format!("t{}_feat-a-b_gw0", project.id)])
+        .success();
+}
+
+#[test]
+fn worktrees_have_names_of_their_own_and_share_templates() {
+    let project = Project::new(server());
+    project.config(
+        r#"
+[server]
+registry = "{registry}"
+
+[template.app]
+migrations = ["migrations/*.sql"]
+build = "sh migrate.sh"
+"#,
+    );
+    project.add_migration("0001_users", "create table users (id int)");
+    // A service in a monorepo.
+    let service = project.path().join("services/a");
+    repository(&project, &[]);
+    fs::create_dir_all(service.join("migrations")).unwrap();
+    for file in ["pgstencil.toml", "migrate.sh", "migrations/0001_users.sql"] {
+        fs::copy(project.path().join(file), service.join(file)).unwrap();
+    }
+    git(&project.path(), &["add", "."]);
+    git(&project.path(), &["commit", "-q", "-m", "two"]);
+    let other = worktree(&project, "other");
+
+    assert_eq!(name(&project, &project.path(), "{worktree}"), "project");
+    assert_eq!(name(&project, &other, "{worktree}"), "other");
+    assert_eq!(
+        name(&project, &other.join("services/a"), "{worktree}-a"),
+        "other-a"
+    );
+    let projects = |folder: &Path| {
+        let shown = Pgstencil::new(&project)
+            .args(["config", "show", "--json"])
+            .current_dir(folder);
+        shown.success().json()["project"].clone()
+    };
+    for top in [project.path(), other] {
+        assert_eq!(projects(&top), "project");
+        assert_eq!(projects(&top.join("services/a")), "project_services_a");
+    }
+    // Nothing was built for the second worktree.
+    let built = list(&project)["templates"].as_array().unwrap().len();
+    assert_eq!(built, 2);
+    assert_eq!(project.builds(), 1);
+}
+
+#[test]
+fn a_bare_repository_and_a_submodule_name_the_project() {
+    let project = Project::with_migrations(server());
+    let config = project.read("pgstencil.toml");
+    project.write(
+        "pgstencil.toml",
+        config
+            .split_once("[server]")
+            .map(|(_, rest)| format!("[server]{rest}"))
+            .unwrap()
+            .as_str(),
+    );
+    repository(&project, &[]);
+    let here = project.path();
+    let beside = |name: &str| here.parent().unwrap().join(name);
+    let shown = |folder: &Path| {
+        let shown = Pgstencil::new(&project)
+            .args(["config", "show", "--json"])
+            .current_dir(folder);
+        shown.success().json()["project"].clone()
+    };
+    let bare = beside("shop.git");
+    git(
+        &here,
+        &["clone", "-q", "--bare", ".", bare.to_str().unwrap()],
+    );
+    git(&bare, &["worktree", "add", "-q", "../of-bare", "main"]);
+    assert_eq!(shown(&beside("of-bare")), "shop");
+
+    let super_project = beside("super");
+    fs::create_dir(&super_project).unwrap();
+    git(&super_project, &["init", "-q"]);
+    git(
+        &super_project,
+        &[
+            "submodule",
+            "-q",
+            "add",
+            bare.to_str().unwrap(),
+            "libs/cart",
+        ],
+    );
+    assert_eq!(shown(&super_project.join("libs/cart")), "cart");
+}

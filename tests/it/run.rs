@@ -474,7 +474,10 @@ fn names_follow_the_pattern() {
     );
     named(
         &["--shard", "2/3", "--name", &p("ID-{shard}-{branch}-{role}")],
-        &[&p("ID-2-feat_x_1-app")],
+        &[&p(&format!(
+            "ID-2-{}-app",
+            pgstencil::names::folded("feat/X-1", 63)
+        ))],
     );
     let output = sh(&project, &["--name", &p("ID_{id}")], "echo $PGDATABASE").success();
     assert!(output.line().len() > id.len() + 4, "{output}");

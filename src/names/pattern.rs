@@ -1,0 +1,357 @@
+//! Patterns for the names of clones.
+
+use std::str::FromStr;
+
+use super::{MAX_NAME_BYTES, SMALLEST, folded};
+use crate::error::{Error, Result};
+
+/// Numbers of clones have at most three digits.
+const MOST_CLONES: usize = 999;
+
+/// What `--name` holds: a pattern with `{id}`, `{role}`, `{n}`, `{shard}`, `{branch}`, `{worktree}`,
+/// `{project}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamePattern(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Field(Field),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Id,
+    Role,
+    Index,
+    /// Nothing for the first, `_1`, `_2` … for the others, as Django names its copies.
+    Following,
+    Shard,
+    Branch,
+    Worktree,
+    Project,
+}
+
+/// What a [`NamePattern`] is filled with.
+#[derive(Clone, Copy, Debug)]
+pub struct NameParts<'a> {
+    /// `{id}`: one for all clones that are asked for together.
+    pub id: &'a str,
+    /// `{role}`
+    pub role: &'a str,
+    /// `{n}`
+    pub index: usize,
+    /// `{shard}`, if the caller has one.
+    pub shard: Option<u32>,
+    /// `{branch}`, if there is one.
+    pub branch: Option<&'a str>,
+    /// `{worktree}`, if there is one.
+    pub worktree: Option<&'a str>,
+    /// `{project}`
+    pub project: &'a str,
+}
+
+impl Default for NamePattern {
+    fn default() -> Self {
+        use Part::{Field as F, Text as T};
+        NamePattern(vec![
+            F(Field::Project),
+            T("_".into()),
+            F(Field::Role),
+            T("_".into()),
+            F(Field::Id),
+            F(Field::Following),
+        ])
+    }
+}
+
+impl NamePattern {
+    /// Whether every clone gets a name of its own.
+    pub fn is_unique(&self) -> bool {
+        self.0.contains(&Part::Field(Field::Id))
+    }
+
+    /// Whether the name depends on the branch.
+    pub fn uses_branch(&self) -> bool {
+        self.0.contains(&Part::Field(Field::Branch))
+    }
+
+    /// Whether the name depends on the worktree.
+    pub fn uses_worktree(&self) -> bool {
+        self.0.contains(&Part::Field(Field::Worktree))
+    }
+
+    /// Fills the pattern. Project, role, branch and worktree are [`folded`], and cut as far as needed to
+    /// fit 63 bytes.
+    ///
+    /// # Errors
+    /// A field that has no value here, or a name that is too long all the same.
+    pub fn render(&self, parts: &NameParts<'_>) -> Result<String> {
+        // `x_gw9` and `x_gw10` are to begin alike, so numbers have room for three digits.
+        let numbered = !self.is_unique() || self.0.contains(&Part::Field(Field::Index));
+        let widest = if numbered { MOST_CLONES } else { 0 };
+        for index in [widest.max(parts.index), parts.index] {
+            let widest = NameParts { index, ..*parts };
+            // The longest of these gives way first; eight characters stay of each.
+            for room in (SMALLEST..=MAX_NAME_BYTES).rev() {
+                if self.render_within(&widest, room)?.len() <= MAX_NAME_BYTES {
+                    return self.render_within(parts, room);
+                }
+            }
+        }
+        Err(Error::usage(format!(
+            "the name pattern gives names of more than {MAX_NAME_BYTES} bytes"
+        ))
+        .detail(format!(
+            "such as `{}`",
+            self.render_within(parts, SMALLEST)?
+        ))
+        .hint("Postgres would cut them, and two of them might become one: use a shorter `--name`"))
+    }
+
+    fn render_within(&self, parts: &NameParts<'_>, room: usize) -> Result<String> {
+        let mut name = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => name += text,
+                Part::Field(Field::Id) => name += parts.id,
+                Part::Field(Field::Index) => name += &parts.index.to_string(),
+                Part::Field(Field::Following) if parts.index == 0 => {}
+                Part::Field(Field::Following) => name += &format!("_{}", parts.index),
+                Part::Field(Field::Role) => name += &folded(parts.role, room),
+                Part::Field(Field::Project) => name += &folded(parts.project, room),
+                Part::Field(Field::Shard) => match parts.shard {
+                    Some(shard) => name += &shard.to_string(),
+                    None => {
+                        return Err(Error::usage(
+                            "the name pattern has `{shard}`, but there is no shard",
+                        )
+                        .hint("add `--shard I/N`"));
+                    }
+                },
+                Part::Field(Field::Branch) => match parts.branch {
+                    Some(branch) => name += &folded(branch, room),
+                    None => {
+                        return Err(Error::usage(
+                            "the name pattern has `{branch}`, but no branch is checked out here",
+                        )
+                        .hint("run it in a git worktree with a branch, or leave `{branch}` out"));
+                    }
+                },
+                Part::Field(Field::Worktree) => match parts.worktree {
+                    Some(worktree) => name += &folded(worktree, room),
+                    None => {
+                        return Err(Error::usage(
+                            "the name pattern has `{worktree}`, but the checkout is not known",
+                        )
+                        .hint("leave `{worktree}` out"));
+                    }
+                },
+            }
+        }
+        Ok(name)
+    }
+}
+
+impl FromStr for NamePattern {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::usage("the name pattern is empty"));
+        }
+        if let Some(bad) = text.chars().find(|c| c.is_control()) {
+            return Err(Error::usage(format!(
+                "the name pattern holds the control character {bad:?}"
+            )));
+        }
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find('{') {
+            if open > 0 {
+                parts.push(Part::Text(rest[..open].to_owned()));
+            }
+            let Some(close) = rest[open..].find('}') else {
+                return Err(Error::usage(format!(
+                    "the name pattern `{text}` has a `{{` without a `}}`"
+                )));
+            };
+            parts.push(Part::Field(match &rest[open + 1..open + close] {
+                "id" => Field::Id,
+                "role" => Field::Role,
+                "n" => Field::Index,
+                "shard" => Field::Shard,
+                "branch" => Field::Branch,
+                "worktree" => Field::Worktree,
+                "project" => Field::Project,
+                other => {
+                    return Err(Error::usage(format!(
+                        "the name pattern has the unknown field `{{{other}}}`"
+                    ))
+                    .hint("the fields are {id} {role} {n} {shard} {branch} {worktree} {project}"));
+                }
+            }));
+            rest = &rest[open + close + 1..];
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.to_owned()));
+        }
+        if !parts.contains(&Part::Field(Field::Index)) {
+            parts.push(Part::Field(Field::Following));
+        }
+        Ok(NamePattern(parts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts<'a>(project: &'a str, role: &'a str) -> NameParts<'a> {
+        NameParts {
+            id: "k3f9x2ab",
+            role,
+            index: 3,
+            shard: Some(2),
+            branch: Some("feat/Ü-1"),
+            worktree: Some("wt-1"),
+            project,
+        }
+    }
+
+    fn render(pattern: &str, parts: &NameParts<'_>) -> String {
+        pattern
+            .parse::<NamePattern>()
+            .unwrap()
+            .render(parts)
+            .unwrap()
+    }
+
+    #[test]
+    fn patterns_give_the_names_that_test_runners_insist_on() {
+        let name = |p: &str| render(p, &parts("Shop", "app"));
+        assert_eq!(name("test_x_gw{n}"), "test_x_gw3");
+        assert_eq!(name("x-{n}"), "x-3");
+        assert_eq!(
+            name("{branch}_{shard}"),
+            format!("{}_2_3", folded("feat/Ü-1", 63))
+        );
+        assert_eq!(name("{worktree}-{n}"), "wt-1-3");
+        let default = |index| {
+            let parts = NameParts {
+                index,
+                ..parts("shop", "app")
+            };
+            NamePattern::default().render(&parts).unwrap()
+        };
+        assert_eq!(default(0), "shop_app_k3f9x2ab");
+        assert_eq!(default(2), "shop_app_k3f9x2ab_2");
+    }
+
+    #[test]
+    fn branches_that_look_alike_have_names_of_their_own() {
+        let of = |pattern: &str, branch: &str| {
+            let parts = NameParts {
+                branch: Some(branch),
+                index: 0,
+                ..parts("shop", "app")
+            };
+            render(pattern, &parts)
+        };
+        let long = "dependabot/npm_and_yarn/frontend/group-of-many-updates-7f3a9c21d4";
+        let alike = [
+            "feat/a-b",
+            "feat-a/b",
+            "feat-a-b",
+            "feat_a_b",
+            "feat/a/b",
+            "Feat-a-b",
+            "FEAT-A-B",
+            &format!("{long}-1"),
+            &format!("{long}-2"),
+            long,
+        ];
+        for pattern in [
+            "{branch}",
+            "dev_{branch}",
+            "{branch}_gw{n}",
+            "{project}_{branch}_{n}",
+        ] {
+            let names: std::collections::BTreeSet<_> =
+                alike.iter().map(|branch| of(pattern, branch)).collect();
+            assert_eq!(names.len(), alike.len(), "{names:?}");
+            assert!(names.iter().all(|name| name.len() <= 63), "{names:?}");
+        }
+        assert_eq!(of("{branch}", "feat_a-b"), "feat_a-b");
+        assert!(of("{branch}_gw{n}", long).ends_with("_gw0"));
+        // The hash comes before what follows, and all workers' names begin alike.
+        let worker = |index| {
+            let parts = NameParts {
+                branch: Some(long),
+                index,
+                ..parts("shop", "app")
+            };
+            render("test_{branch}_gw{n}", &parts)
+        };
+        let stem = worker(0).strip_suffix("_gw0").unwrap().to_owned();
+        assert!(
+            stem.ends_with(&blake3::hash(long.as_bytes()).to_hex()[..6]),
+            "{stem}"
+        );
+        for index in [9, 10, 99, 100, 499] {
+            assert_eq!(worker(index), format!("{stem}_gw{index}"));
+        }
+    }
+
+    #[test]
+    fn roles_and_projects_that_look_alike_too() {
+        let of = |project, role| render("{project}_{role}", &parts(project, role));
+        assert_ne!(of("shop", "Main"), of("shop", "main"));
+        assert_ne!(of("My.shop", "main"), of("my_shop", "main"));
+        assert_eq!(of("my-shop", "main-1"), "my-shop_main-1_3");
+    }
+
+    #[test]
+    fn patterns_say_what_they_depend_on() {
+        let uses = |text: &str| {
+            let pattern: NamePattern = text.parse().unwrap();
+            (
+                pattern.uses_branch(),
+                pattern.uses_worktree(),
+                pattern.is_unique(),
+            )
+        };
+        assert_eq!(uses("dev_{branch}"), (true, false, false));
+        assert_eq!(uses("{worktree}{id}"), (false, true, true));
+        assert_eq!(uses("branch"), (false, false, false));
+    }
+
+    #[test]
+    fn names_fit_63_bytes_by_construction() {
+        let long = "é".repeat(60);
+        let name = NamePattern::default().render(&parts(&long, &long)).unwrap();
+        assert!(name.len() <= 63 && name.ends_with("_k3f9x2ab_3"), "{name}");
+        let pattern: NamePattern = "x".repeat(64).parse().unwrap();
+        assert!(pattern.render(&parts("a", "b")).is_err());
+        // Room for three digits is kept only where there is some.
+        let tight = "x".repeat(62) + "{n}";
+        assert_eq!(render(&tight, &parts("a", "b")).len(), 63);
+    }
+
+    #[test]
+    fn bad_patterns_are_refused() {
+        for bad in ["", "{nope}", "{id", "a\0b", "a\nb"] {
+            assert!(bad.parse::<NamePattern>().is_err(), "{bad:?}");
+        }
+        let without = NameParts {
+            branch: None,
+            worktree: None,
+            ..parts("a", "b")
+        };
+        for field in ["{branch}", "{worktree}"] {
+            let pattern: NamePattern = field.parse().unwrap();
+            let error = pattern.render(&without).expect_err(field);
+            assert!(error.message().contains(field), "{error}");
+        }
+    }
+}
