@@ -158,6 +158,16 @@ impl Error {
     }
 }
 
+/// A text as one word of a shell's command line, for hints that are pasted.
+pub fn shell_word(text: impl fmt::Display) -> String {
+    let text = text.to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)
@@ -179,5 +189,17 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_ref().map(|s| &**s as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_word;
+
+    #[test]
+    fn words_can_be_pasted() {
+        assert_eq!(shell_word("/a/b-c.toml"), "/a/b-c.toml");
+        assert_eq!(shell_word("/it's $(x)"), r"'/it'\''s $(x)'");
+        assert_eq!(shell_word(""), "''");
     }
 }

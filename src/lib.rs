@@ -75,6 +75,9 @@
 //!
 //! # As a library
 //!
+//! [`config::Config::load`] takes the file that the program names; [`config::find`] looks for one, and
+//! refuses a file of another user, since a config runs commands.
+//!
 //! Warm clones are made by [`Stencil::fill`], what was given back is dropped by
 //! [`stencil::sweep_now`], and a template that was extended is provisional until [`Stencil::settle`] has
 //! built it from nothing. The command line starts a process for these when its own work is done; a

@@ -37,7 +37,8 @@ pub(crate) struct Arguments {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Shared options")]
 pub(crate) struct Shared {
-    /// The config file [env: PGSTENCIL_CONFIG] [default: pgstencil.toml here or in a folder above]
+    /// The config file, whoever owns it [env: PGSTENCIL_CONFIG] [default: pgstencil.toml here or in a
+    /// folder above, if it belongs to you, to root or to the owner of the current folder]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The server [env: PGSTENCIL_SERVER_URL] [default: `[server] url`, else the managed server]

@@ -14,8 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgstencil::config::Config;
 use pgstencil::config::env::{self, Environment};
+use pgstencil::config::{self, Origin};
 use pgstencil::names::Fingerprint;
 use pgstencil::stencil::{self, Defaults, Demand, Endpoint, Holder, Limit, Registry};
 use pgstencil::url::ServerUrl;
@@ -37,6 +37,8 @@ struct Errand {
 #[derive(Serialize, Deserialize)]
 struct Care {
     config: PathBuf,
+    /// As the starter judged it.
+    origin: Origin,
     definition: String,
     fingerprint: String,
     /// What was asked for, and is not noted yet.
@@ -152,6 +154,7 @@ fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -
         None => None,
         Some((definition, fingerprint, demand)) => Some(Care {
             config: std::fs::canonicalize(&config.file).map_err(failed)?,
+            origin: config.origin,
             definition: definition.to_owned(),
             fingerprint: fingerprint.to_string(),
             demand: demand.unwrap_or_default(),
@@ -276,7 +279,7 @@ pub(super) async fn work() -> Result<u8> {
 }
 
 async fn look_after(care: &Care, endpoint: &Endpoint) -> Result<()> {
-    let config = Config::load(&care.config)?;
+    let config = config::load_again(&care.config, care.origin)?;
     let env = Environment::from_process();
     let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
     // The starter has ended; who waits should see who builds.

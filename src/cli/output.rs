@@ -245,7 +245,18 @@ impl Printer {
             }
             return;
         }
-        let mut lines = vec![format!("{} {}", self.paint(RED, "error:"), error.message())];
+        self.report(&self.paint(RED, "error:"), error);
+    }
+
+    /// Something that the user should know, with reasons and hints.
+    pub(crate) fn caution(&self, warning: &Error) {
+        if self.0.quiet < 2 {
+            self.report(&self.paint(YELLOW, "warning:"), warning);
+        }
+    }
+
+    fn report(&self, label: &str, error: &Error) {
+        let mut lines = vec![format!("{label} {}", error.message())];
         lines.extend(error.details().iter().map(|line| format!("  {line}")));
         lines.extend(
             wire::causes(error)

@@ -8,8 +8,10 @@ use std::time::Duration;
 use pgstencil::config::env::{self, Environment, PgVariables};
 use pgstencil::config::passfile::{self, Passfile};
 use pgstencil::config::{
-    self, CloneSettings, Config, EvictionSettings, ServerSettings, UrlSetting,
+    self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings, UrlSetting,
 };
+use pgstencil::error::shell_word;
+use pgstencil::private::user_name;
 use pgstencil::server::{ManagedServer, ManagedSettings, State};
 use pgstencil::stencil::{Defaults, Endpoint, PassLookup, Variable};
 use pgstencil::url::ServerUrl;
@@ -31,18 +33,22 @@ impl Session {
     pub(super) fn config(&self) -> Result<Config> {
         match self.config_file() {
             Some(file) => Config::load(&file),
-            None => Config::load(&config::find(&self.here()?)?),
+            None => config::find(&self.here()?)?.load(),
         }
     }
 
     /// The config, or the defaults where there is none: for commands that need no definition.
     fn config_or_defaults(&self) -> Result<Config> {
+        if let Some(file) = self.config_file() {
+            return Config::load(&file);
+        }
         let here = self.here()?;
-        match self.config_file().or_else(|| config::discover(&here)) {
-            Some(file) => Config::load(&file),
+        match config::discover(&here)? {
+            Some(found) => found.load(),
             None => Ok(Config {
                 project: "none".into(),
                 file: here.join(config::FILE_NAME),
+                origin: Origin::Own,
                 root: here,
                 server: ServerSettings::default(),
                 definitions: Vec::new(),
@@ -122,7 +128,7 @@ impl Session {
             ServerUrl::parse(url).map_err(from(env::SERVER_URL))?
         } else {
             match &config.server.url {
-                Some(UrlSetting::Literal(url)) => url.clone(),
+                Some(UrlSetting::Literal(url)) => return self.named_by_file(url, config),
                 Some(UrlSetting::Variable(name)) => {
                     let Some(url) = self.env.non_empty(name) else {
                         return Err(Error::config(format!("the variable `{name}` is not set"))
@@ -161,6 +167,38 @@ impl Session {
         let managed = self.managed(&config.server).ok();
         let socket = managed.and_then(|m| m.socket_of(&endpoint.server_url()));
         Ok(endpoint.with_socket(socket))
+    }
+
+    /// The server that a config file names. What this user keeps secret goes there only if the file is
+    /// theirs or root's, or they named it, or a CI job checked it out.
+    fn named_by_file(&self, url: &ServerUrl, config: &Config) -> Result<Endpoint> {
+        let mut defaults = self.defaults()?;
+        let endpoint = Endpoint::new(url.clone(), &defaults)?;
+        let Origin::Neighbor { uid } = config.origin else {
+            return Ok(endpoint);
+        };
+        let secret = url.password().is_none() && endpoint.password().is_some();
+        if !secret || self.env.non_empty(env::CI).is_some() {
+            return Ok(endpoint);
+        }
+        let source = match defaults.password {
+            Some(_) => "PGPASSWORD",
+            None => "the password file's entry",
+        };
+        let file = config.file.display();
+        let warning = Error::config(format!("{source} is not sent to {}", endpoint.place()))
+            .detail(format!(
+                "`{file}` names that server, and belongs to {}",
+                user_name(uid)
+            ))
+            .hint("name the server yourself: `--server-url URL` or PGSTENCIL_SERVER_URL")
+            .hint(format!(
+                "if you trust that file, name it: `--config {}`",
+                shell_word(file)
+            ));
+        self.printer.caution(&warning);
+        (defaults.password, defaults.passfile) = (None, None);
+        Endpoint::new(url.clone(), &defaults)
     }
 
     /// The managed server of this account.

@@ -15,8 +15,8 @@ use super::nearest::nearest;
 use super::placeholder::{EnvTemplate, SqlTemplate};
 use super::raw::{RawClone, RawConfig, RawEviction, RawInputLines, RawServer, RawTemplate};
 use super::{
-    CloneSettings, Config, Definition, EvictionSettings, InputLines, MINIMAL, ServerSettings,
-    UrlSetting, role_suffix,
+    CloneSettings, Config, Definition, EvictionSettings, InputLines, MINIMAL, Origin,
+    ServerSettings, UrlSetting, role_suffix,
 };
 use crate::error::{Error, Result};
 use crate::git::Tree;
@@ -74,6 +74,7 @@ pub(super) fn config(
     Ok(Config {
         project,
         file: file.to_owned(),
+        origin: Origin::Named,
         root,
         server,
         definitions,

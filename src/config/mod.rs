@@ -14,6 +14,7 @@ pub mod placeholder;
 mod raw;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::url::ServerUrl;
+
+pub use trust::{Found, Origin, load_again};
 
 /// The name of the config file.
 pub const FILE_NAME: &str = "pgstencil.toml";
@@ -47,6 +50,8 @@ pub struct Config {
     pub project: String,
     /// The file that was read.
     pub file: PathBuf,
+    /// Whether the caller named that file, or whose file was found.
+    pub origin: Origin,
     /// Absolute folder that all globs and commands start from.
     pub root: PathBuf,
     /// `[server]`
@@ -249,7 +254,8 @@ impl Extend {
 }
 
 impl Config {
-    /// Reads and checks a config file.
+    /// Reads and checks a config file that the caller names. Whose it is does not matter; [`find`] takes
+    /// care of that.
     ///
     /// # Errors
     /// A file that is not there or cannot be read, and everything that [`Config::parse`] refuses.
@@ -261,9 +267,7 @@ impl Config {
             ))),
             _ => Error::config(format!("cannot read `{}`", file.display())).caused_by(e),
         })?;
-        let text = String::from_utf8(bytes)
-            .map_err(|e| Error::config(format!("{}: not UTF-8", file.display())).caused_by(e))?;
-        Config::parse(&text, file)
+        from_bytes(bytes, file)
     }
 
     /// Checks a config text as if it stood in `file`, whose folder must exist.
@@ -350,17 +354,36 @@ impl Config {
     }
 }
 
-/// The config file in `start` or the nearest folder above it that has one.
-pub fn discover(start: &Path) -> Option<PathBuf> {
-    places(start).into_iter().find(|file| file.is_file())
+fn from_bytes(bytes: Vec<u8>, file: &Path) -> Result<Config> {
+    let text = String::from_utf8(bytes)
+        .map_err(|e| Error::config(format!("{}: not UTF-8", file.display())).caused_by(e))?;
+    Config::parse(&text, file)
+}
+
+/// The config file in `start` or the nearest folder above it that has one. `None`: no folder has one.
+///
+/// The file counts if it belongs to this user, to root, or to the owner of `start`; so does every link on
+/// the way to it. Only owners are asked, not mode bits.
+///
+/// # Errors
+/// The nearest file belongs to another user. It is not passed over for one further up: what is done here
+/// would then depend on a file that its owner did not mean.
+pub fn discover(start: &Path) -> Result<Option<Found>> {
+    let trust = trust::Trust::of(start);
+    for place in places(start) {
+        if let Some(found) = trust.open(place)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// Like [`discover`], for callers that cannot go on without one.
 ///
 /// # Errors
-/// Says where it looked and what a config needs at least.
-pub fn find(start: &Path) -> Result<PathBuf> {
-    discover(start).ok_or_else(|| {
+/// Those of [`discover`]. If there is no file, says where it looked and what a config needs at least.
+pub fn find(start: &Path) -> Result<Found> {
+    discover(start)?.ok_or_else(|| {
         let error = Error::config(format!("no `{FILE_NAME}` here or in a folder above"));
         with_minimal(places(start).iter().fold(error, |e, file| {
             e.detail(format!("not found: {}", file.display()))

@@ -66,6 +66,7 @@ fn the_least_config_has_all_defaults() {
         Config {
             project: "shop".into(),
             file: project.file(),
+            origin: Origin::Named,
             root: project.folder(),
             server: ServerSettings::default(),
             clone: CloneSettings::default(),
@@ -1012,8 +1013,10 @@ fn found_upwards() {
     let deep = project.folder().join("a/b");
     // A folder of that name is not a config file.
     fs::create_dir_all(deep.join(FILE_NAME)).unwrap();
-    assert_eq!(discover(&deep), Some(project.file()));
-    assert_eq!(find(&project.folder()).unwrap(), project.file());
+    let found = discover(&deep).unwrap().unwrap();
+    assert_eq!(found.path(), project.file());
+    assert_eq!(found.load().unwrap().origin, Origin::Own);
+    assert_eq!(find(&project.folder()).unwrap().path(), project.file());
 
     fs::remove_file(project.file()).unwrap();
     let e = find(&deep).expect_err("none");

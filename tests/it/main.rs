@@ -40,5 +40,6 @@ mod stale;
 mod stats;
 mod support;
 mod sweep;
+mod trust;
 mod verify;
 mod warm;
