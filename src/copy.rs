@@ -41,13 +41,10 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
             .await
             .doing(|| "set file_copy_method".into())?;
     }
-    let patience = limit.left();
-    if patience.is_some() {
-        session
-            .set_timeout(patience)
-            .await
-            .doing(|| "bound a statement".into())?;
-    }
+    session
+        .take_time()
+        .await
+        .doing(|| "bound a statement".into())?;
     let mut tries = 0;
     let created = loop {
         let statement = sql::create_database(&copy.target, &copy.source, copy.strategy, copy.open);
@@ -76,12 +73,7 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
             other => break other,
         }
     };
-    if patience.is_some() {
-        session
-            .set_timeout(None)
-            .await
-            .doing(|| "unbound a statement".into())?;
-    }
+    session.hurry();
     if copy.strategy == CopyStrategy::Reflink {
         // The next copy of this session may be another one.
         session

@@ -27,29 +27,36 @@ pub struct Keeper {
 pub struct Kept {
     /// The session that holds the locks; `None` if it was lost and could not be had again.
     pub registry: Option<Registry>,
-    /// What the holder should know: clones that were dropped while the session was lost.
+    /// The clones that were dropped while the session was lost.
+    pub lost: Vec<String>,
+    /// What the holder should know of that.
     pub warnings: Vec<String>,
 }
 
+/// The least that an attempt at a new session gets.
+const FIRST: Duration = Duration::from_secs(1);
 /// Longest time between two looks.
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Keeper {
-    /// Takes over a session that holds the locks of `clones`.
+    /// Takes over a session that holds the locks of `clones`. What the caller waited for has come, so no
+    /// deadline of theirs counts for it any more.
     pub fn start(
-        registry: Registry,
+        mut registry: Registry,
         endpoint: &Endpoint,
         name: &str,
         clones: Vec<String>,
         grace: Duration,
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
+        registry.session().set_limit(&Limit::default());
         let watch = Watch {
             endpoint: endpoint.clone(),
             name: name.to_owned(),
             clones,
             // Several looks have to fit into the time that the sweep waits.
             pause: (grace / 4).clamp(Duration::from_millis(100), LOOK),
+            lost: Vec::new(),
             warnings: Vec::new(),
         };
         Keeper {
@@ -75,7 +82,9 @@ struct Watch {
     endpoint: Endpoint,
     name: String,
     clones: Vec<String>,
+    /// Between two looks, and how long one of them may take.
     pause: Duration,
+    lost: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -88,8 +97,9 @@ impl Watch {
                 () = tokio::time::sleep(self.pause) => {}
             }
             let alive = match &mut registry {
-                // A network that swallows packets would let the query wait for ever.
-                Some(r) => matches!(tokio::time::timeout(LOOK * 4, r.ping()).await, Ok(Ok(()))),
+                // A network that swallows packets would let the query wait for ever. A sweep elsewhere may have
+                // seen the end of the session at once, so all of this has to fit into the grace.
+                Some(r) => matches!(tokio::time::timeout(self.pause, r.ping()).await, Ok(Ok(()))),
                 None => false,
             };
             if !alive {
@@ -102,6 +112,7 @@ impl Watch {
         }
         Kept {
             registry,
+            lost: self.lost,
             warnings: self.warnings,
         }
     }
@@ -109,10 +120,11 @@ impl Watch {
     /// Opens a session and takes all locks again. The old session may still hold them, until the
     /// server notices that it is gone: then they protect the clones as before.
     async fn retake(&mut self) -> Option<Registry> {
-        let limit = Limit::new(Some(LOOK * 2), CancellationToken::new());
+        let limit = Limit::new(Some(self.pause.max(FIRST)), CancellationToken::new());
         let mut registry = Registry::open_existing(&self.endpoint, &self.name, &limit)
             .await
             .ok()??;
+        registry.session().set_limit(&Limit::default());
         for id in self.clones.clone() {
             match Self::retake_one(&mut registry, &id).await {
                 Ok(true) => {}
@@ -121,6 +133,7 @@ impl Watch {
                         "clone {id} was dropped while the session with the server was lost"
                     ));
                     self.clones.retain(|c| *c != id);
+                    self.lost.push(id);
                 }
                 Err(_) => return None,
             }

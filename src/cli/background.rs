@@ -91,7 +91,8 @@ impl Ahead {
     }
 
     /// Has it make warm clones of a template, and sweep: without a look first, which would ask more of
-    /// whoever waits. If it was not started, it is only if there is something to sweep.
+    /// whoever waits. If it was not started, it is only if there is something to sweep. The command has what it
+    /// came for, so a failure here is the next sweep's to put right.
     pub(super) async fn go_on(
         &mut self,
         stencil: &Stencil,
@@ -99,14 +100,13 @@ impl Ahead {
         definition: &str,
         fingerprint: &Fingerprint,
         demand: Demand,
-    ) -> Result<()> {
+    ) {
         if self.is_there() {
             let of = Some((definition, fingerprint, Some(demand)));
             self.tell(errand(stencil, of)).await;
-        } else if stencil.has_to_sweep(registry).await? {
+        } else if stencil.has_to_sweep(registry).await.unwrap_or(true) {
             start(stencil);
         }
-        Ok(())
     }
 
     /// Has it sweep; starts it if it was not.

@@ -145,7 +145,7 @@ pub(super) fn judge_fsync(seen: &Seen, fsync: bool, ours: &Ours, registry: &str)
         (true, false) => Check::warning(
             name,
             "on, and the server seems to hold nothing but pgstencil's databases: copies would be about three times faster without",
-            "if all on this server can be made again: fsync = off, full_page_writes = off, synchronous_commit = off",
+            "if all on this server can be made again: fsync = off, full_page_writes = off",
         ),
     }
 }

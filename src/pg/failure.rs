@@ -3,6 +3,7 @@
 
 use std::error::Error as _;
 
+use super::bound::Delay;
 use crate::error::{Error, Kind, Result};
 
 /// Gives a driver's error its context.
@@ -31,6 +32,7 @@ pub fn sqlstate(error: &Error) -> Option<String> {
 pub fn words(error: &(dyn std::error::Error + 'static)) -> String {
     match error.downcast_ref::<sqlx::Error>() {
         Some(sqlx::Error::Database(e)) => e.message().to_owned(),
+        Some(e) if let Some(delay) = Delay::of(e) => delay.to_string(),
         _ => error.to_string(),
     }
 }
@@ -41,6 +43,9 @@ pub fn cause(error: &Error) -> String {
 }
 
 pub(super) fn state_of(error: &sqlx::Error) -> Option<String> {
+    if let Some(Delay::Locked { cause, .. }) = Delay::of(error) {
+        return state_of(cause);
+    }
     error
         .as_database_error()
         .and_then(|e| e.code())
@@ -58,12 +63,34 @@ pub fn is_connection_loss(error: &Error) -> bool {
 fn is_loss(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::AnyDriverError(_) => Delay::of(error).is_some_and(Delay::is_loss),
         // Class 57P: shut down, crash, terminated; class 08: connection exceptions.
         _ => state_of(error).is_some_and(|s| s.starts_with("57P") || s.starts_with("08")),
     }
 }
 
+/// Of a statement that the server did not answer, or that others held up.
+fn explain_delay(delay: &Delay, doing: &str) -> Error {
+    let error = |kind| Error::new(kind, format!("could not {doing}"));
+    match delay {
+        Delay::Silent(_) => error(Kind::Timeout)
+            .hint("check the network between this machine and the server; `--wait DURATION` bounds all waits of a command"),
+        Delay::Lost => error(Kind::Connect),
+        Delay::Interrupted => error(Kind::Interrupted),
+        Delay::Locked { holders, .. } => {
+            let error = holders.iter().fold(error(Kind::Timeout), |e, holder| e.detail(holder));
+            match holders.is_empty() {
+                true => error.hint("`--wait DURATION` sets the deadline; without it a statement waits a minute for a lock"),
+                false => error.hint("end that transaction, or its session: SELECT pg_terminate_backend(PID)"),
+            }
+        }
+    }
+}
+
 fn explain(error: sqlx::Error, doing: &str) -> Error {
+    if let Some(delay) = Delay::of(&error) {
+        return explain_delay(delay, doing).caused_by(error);
+    }
     let state = state_of(&error).unwrap_or_default();
     let (kind, hint) = match state.as_str() {
         "42501" if doing.contains("creat") => (

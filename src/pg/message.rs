@@ -6,10 +6,10 @@
 
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
-use sqlx::{Either, FromRow};
+use sqlx::{Either, FromRow, PgConnection};
 
 use super::Session;
-use super::sql::{self, Statement};
+use super::sql::Statement;
 
 /// What one statement of a message came to.
 #[derive(Debug, Default)]
@@ -44,6 +44,26 @@ impl Answer {
     }
 }
 
+/// Sends a message and reads what its statements come to.
+pub(super) async fn answers(
+    connection: &mut PgConnection,
+    message: Statement,
+) -> std::result::Result<Vec<Answer>, sqlx::Error> {
+    let mut answers = Vec::new();
+    let mut rows = Vec::new();
+    let mut stream = sqlx::raw_sql(message).fetch_many(connection);
+    while let Some(step) = stream.try_next().await? {
+        match step {
+            Either::Right(row) => rows.push(row),
+            Either::Left(done) => answers.push(Answer {
+                rows: std::mem::take(&mut rows),
+                count: done.rows_affected(),
+            }),
+        }
+    }
+    Ok(answers)
+}
+
 impl Session {
     /// Sends statements as one message: one round trip, and one transaction, which an error takes back as a
     /// whole. Session locks stay. Returns what each of them came to, in their order.
@@ -67,20 +87,7 @@ impl Session {
         &mut self,
         statements: &[Statement],
     ) -> std::result::Result<Vec<Answer>, sqlx::Error> {
-        let message = sql::together(statements);
-        let mut answers = Vec::with_capacity(statements.len());
-        let mut rows = Vec::new();
-        let mut stream = sqlx::raw_sql(message).fetch_many(self.connection());
-        while let Some(step) = stream.try_next().await? {
-            match step {
-                Either::Right(row) => rows.push(row),
-                Either::Left(done) => answers.push(Answer {
-                    rows: std::mem::take(&mut rows),
-                    count: done.rows_affected(),
-                }),
-            }
-        }
-        Ok(answers)
+        self.send_bounded(statements).await
     }
 
     /// The rows of one statement.

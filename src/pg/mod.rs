@@ -1,6 +1,7 @@
 //! The network edge: sessions, what a server says of itself and of its databases, and the
 //! statements that create, copy, change and drop databases.
 
+pub mod bound;
 pub mod catalog;
 pub mod checkup;
 pub mod endpoint;
@@ -12,6 +13,7 @@ pub mod replay;
 pub mod session;
 pub mod sql;
 
+pub use bound::Patience;
 pub use endpoint::{Defaults, Endpoint};
 pub use failure::{Doing, cause, is_connection_loss, sqlstate, words};
 pub use session::{Limit, Session};

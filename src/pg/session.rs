@@ -7,12 +7,14 @@
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgRow;
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use tokio_util::sync::CancellationToken;
 
 use super::Endpoint;
+use super::bound::{self, Delay, FLOOR, Patience};
 use super::failure::{Doing as _, state_of};
 use super::lock::LockKey;
+use super::message::{Answer, answers};
 use super::sql::{self, Statement};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
@@ -111,6 +113,12 @@ pub struct Session {
     connection: PgConnection,
     database: String,
     facts: ServerFacts,
+    limit: Limit,
+    patience: Patience,
+    /// The `statement_timeout` that the server has for the session.
+    granted: Duration,
+    /// An answer was given up, so that the next one could be that of another statement.
+    lost: bool,
 }
 
 /// How long a connection attempt may take when nothing else bounds it.
@@ -161,8 +169,9 @@ impl Session {
         database: &str,
         limit: &Limit,
     ) -> std::result::Result<Self, OpenError> {
-        let opened = Self::open_with(endpoint, database, limit, &[], None).await?;
-        Ok(opened.0)
+        let (mut session, _) = Self::open_with(endpoint, database, limit, &[], None).await?;
+        session.patience = Patience::User;
+        Ok(session)
     }
 
     async fn open_with(
@@ -224,18 +233,32 @@ impl Session {
             text += ", set_config('transaction_timeout', '0', false)";
         }
         text += " FROM pg_catalog.pg_database WHERE datname = 'template0'";
-        let mut rows = None;
+        let granted = server_timeout(limit, Patience::Long);
+        let (mut rows, mut held_up) = (None, None);
         if let Some(question) = question {
             let both = sql::user_statements(format!("{text}; {question}"));
             // If the question fails, the settings are taken back with it: one message is one transaction.
-            rows = sqlx::raw_sql(both).fetch_all(&mut connection).await.ok();
+            let asked = sqlx::raw_sql(both).fetch_all(&mut connection);
+            match within_limit(limit, asked).await {
+                Ok(answered) => rows = Some(answered),
+                Err(e) if Delay::of(&e).is_some() => {
+                    return Err(OpenError::Other(unreachable(endpoint, database, e)));
+                }
+                // Others hold what it needs: to ask again would only wait again.
+                Err(e) if matches!(state_of(&e).as_deref(), Some("55P03" | "57014")) => {
+                    held_up = Some(e);
+                }
+                Err(_) => {}
+            }
         }
         let rows = match rows {
             Some(rows) => rows,
-            None => sqlx::raw_sql(sql::user_statements(text))
-                .fetch_all(&mut connection)
-                .await
-                .doing(|| format!("set up a session with the server at {}", endpoint.place()))?,
+            None => {
+                let asked = sqlx::raw_sql(sql::user_statements(text)).fetch_all(&mut connection);
+                within_limit(limit, asked)
+                    .await
+                    .doing(|| format!("set up a session with the server at {}", endpoint.place()))?
+            }
         };
         let mut rows = rows.into_iter();
         let row = rows
@@ -255,11 +278,24 @@ impl Session {
             traits: super::catalog::traits(&row, version / 10_000)
                 .doing(|| "read the server's encoding and locale".into())?,
         };
-        let session = Session {
+        let mut session = Session {
             connection,
             database: database.to_owned(),
             facts,
+            limit: limit.clone(),
+            patience: Patience::Short,
+            granted,
+            lost: false,
         };
+        if let Some(e) = held_up {
+            let holders = session.lock_holders().await;
+            let delay: std::result::Result<(), _> = Err(Delay::Locked {
+                cause: Box::new(e),
+                holders,
+            }
+            .error());
+            delay.doing(|| format!("read database `{database}`"))?;
+        }
         Ok((session, rows.next()))
     }
 
@@ -270,10 +306,14 @@ impl Session {
         further: &[(&str, &str)],
     ) -> std::result::Result<(PgConnection, String), Attempt> {
         let marker = crate::names::random_text(16);
+        let statements = server_timeout(limit, Patience::Long)
+            .as_millis()
+            .to_string();
+        let locks = lock_timeout(limit).as_millis().to_string();
         let startup = [
             ("pgstencil.marker", marker.as_str()),
-            ("statement_timeout", "0"),
-            ("lock_timeout", "0"),
+            ("statement_timeout", statements.as_str()),
+            ("lock_timeout", locks.as_str()),
             ("idle_in_transaction_session_timeout", "0"),
             ("default_transaction_read_only", "off"),
             ("default_transaction_isolation", "read committed"),
@@ -336,20 +376,107 @@ impl Session {
         Ok(())
     }
 
-    /// The driver's connection, for queries with binds.
+    /// The driver's connection, for queries with binds. Nothing bounds them.
     pub fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 
-    /// Runs a statement made in [`super::sql`].
+    /// From here on statements are bounded by `limit`, and by the patience of the session.
+    pub fn set_limit(&mut self, limit: &Limit) {
+        self.limit = limit.clone();
+    }
+
+    /// From here on statements may take so long, if the limit does not end them earlier.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
+    /// What the next statement may take.
+    fn allowed(&self) -> Duration {
+        allowed(&self.limit, self.patience)
+    }
+
+    /// Runs a statement made in [`super::sql`] as the only one of its message, as CREATE DATABASE and VACUUM
+    /// must be.
     ///
     /// # Errors
     /// The driver's.
     pub async fn run(&mut self, statement: Statement) -> std::result::Result<(), sqlx::Error> {
         tracing::debug!(database = self.database, sql = statement.text(), "run");
         // The simple protocol: one message, one round trip, no prepared statement left behind.
-        self.connection.execute(sqlx::raw_sql(statement)).await?;
+        self.exchange(statement).await?;
         Ok(())
+    }
+
+    /// Sends a message, and waits for its answers as long as the session's bounds allow.
+    async fn exchange(
+        &mut self,
+        message: Statement,
+    ) -> std::result::Result<Vec<Answer>, sqlx::Error> {
+        if self.lost {
+            return Err(Delay::Lost.error());
+        }
+        let (bound, after) = (self.allowed(), self.patience.after_cancel());
+        let asked = answers(&mut self.connection, message);
+        let answered = bound::within(bound, &self.limit.cancel, after, asked).await;
+        match answered {
+            Err(e) if Delay::of(&e).is_some() => {
+                self.lost = true;
+                Err(e)
+            }
+            // Ended by one of our time-outs: a statement of a few rows waits for nothing but locks.
+            Err(e)
+                if self.patience == Patience::Short
+                    && matches!(state_of(&e).as_deref(), Some("55P03" | "57014")) =>
+            {
+                let holders = self.lock_holders().await;
+                Err(Delay::Locked {
+                    cause: Box::new(e),
+                    holders,
+                }
+                .error())
+            }
+            other => other,
+        }
+    }
+
+    /// Sends statements as one message, with what bounds them on the server's side in front of it where that
+    /// has changed.
+    pub(super) async fn send_bounded(
+        &mut self,
+        statements: &[Statement],
+    ) -> std::result::Result<Vec<Answer>, sqlx::Error> {
+        let wanted = server_timeout(&self.limit, self.patience);
+        let near = Duration::from_millis(50);
+        if self.lost || wanted <= self.granted && self.granted <= wanted + near {
+            return self.exchange(sql::together(statements)).await;
+        }
+        let locks = lock_timeout(&self.limit);
+        let mut all = vec![timeouts(wanted, locks)];
+        all.extend_from_slice(statements);
+        let mut answers = self.exchange(sql::together(&all)).await?;
+        // Only now: what fails takes the settings back with it.
+        self.granted = wanted;
+        answers.remove(0);
+        Ok(answers)
+    }
+
+    /// Sessions whose transactions hold locks on our tables or on databases, in words; at most three.
+    async fn lock_holders(&mut self) -> Vec<String> {
+        let asked = answers(&mut self.connection, sql::fill(LOCK_HOLDERS, &[]));
+        let found = bound::within(FLOOR, &self.limit.cancel, None, asked).await;
+        let rows: Vec<(String,)> = match found {
+            Ok(answers) => answers
+                .first()
+                .and_then(|answer| answer.read().ok())
+                .unwrap_or_default(),
+            Err(e) => {
+                // In a transaction that failed nothing can be asked; without an answer the session is lost.
+                self.lost = Delay::of(&e).is_some();
+                Vec::new()
+            }
+        };
+        rows.into_iter().map(|(words,)| words).collect()
     }
 
     /// Begins a transaction. Renames, flags and comments of databases are transactional, CREATE and
@@ -388,41 +515,53 @@ impl Session {
     /// # Errors
     /// The driver's.
     pub async fn make_uninterruptible(&mut self) -> std::result::Result<(), sqlx::Error> {
-        let mut text = "SELECT set_config('statement_timeout', '0', false)".to_owned();
+        let mut text = "SELECT set_config('statement_timeout', '0', false), \
+             set_config('lock_timeout', '0', false)"
+            .to_owned();
         if self.facts.major() >= 14 {
             text += ", set_config('client_connection_check_interval', '0', false)";
         }
-        self.run(sql::user_statements(text)).await
+        self.run(sql::user_statements(text)).await?;
+        self.patience = Patience::Drop;
+        Ok(())
     }
 
-    /// Lets the server notice again that we died.
+    /// Lets the server notice again that we died, and end what takes too long.
     ///
     /// # Errors
     /// The driver's.
     pub async fn make_interruptible(&mut self) -> std::result::Result<(), sqlx::Error> {
-        if self.facts.major() < 14 {
-            return Ok(());
+        self.patience = Patience::Short;
+        let wanted = server_timeout(&self.limit, self.patience);
+        let mut statements = vec![timeouts(wanted, lock_timeout(&self.limit))];
+        if self.facts.major() >= 14 {
+            let text = "SELECT set_config('client_connection_check_interval', '500ms', false)";
+            statements.push(sql::user_statements(text.to_owned()));
         }
-        let text = "SELECT set_config('client_connection_check_interval', '500ms', false)";
-        self.run(sql::user_statements(text.to_owned())).await
+        self.exchange(sql::together(&statements)).await?;
+        self.granted = wanted;
+        Ok(())
     }
 
-    /// Bounds the following statements; `None` removes the bound.
+    /// Lets the following statements take long, as CREATE DATABASE may, within the limit. Takes a round trip
+    /// only if there is a deadline. [`Session::hurry`] ends that.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn set_timeout(
-        &mut self,
-        timeout: Option<Duration>,
-    ) -> std::result::Result<(), sqlx::Error> {
-        // 0 would switch the time-out off.
-        let millis = timeout.map_or(0, |t| t.as_millis().clamp(1, i32::MAX as u128));
-        self.execute(sql::fill(
-            "SELECT set_config('statement_timeout', $1, false)",
-            &[&millis.to_string()],
-        ))
-        .await?;
+    pub async fn take_time(&mut self) -> std::result::Result<(), sqlx::Error> {
+        self.patience = Patience::Long;
+        let wanted = server_timeout(&self.limit, self.patience);
+        if wanted != self.granted {
+            self.exchange(timeouts(wanted, lock_timeout(&self.limit)))
+                .await?;
+            self.granted = wanted;
+        }
         Ok(())
+    }
+
+    /// The following statements are short ones again.
+    pub fn hurry(&mut self) {
+        self.patience = Patience::Short;
     }
 
     /// Takes a lock if it is free. A session may take one lock several times.
@@ -462,9 +601,66 @@ impl Session {
 
     /// Ends the session in an orderly way; its locks go with it.
     pub async fn close(self) {
-        // A session that is already gone is closed, too.
-        let _ = self.connection.close().await;
+        // A session that is already gone is closed, too; nobody waits for a server that is silent.
+        if !self.lost {
+            let _ = tokio::time::timeout(FLOOR, self.connection.close()).await;
+        }
     }
+}
+
+/// Sessions in other transactions that hold what ours may wait for: a table of the registry, or a database.
+const LOCK_HOLDERS: &str = "SELECT DISTINCT format('pid %s (%s, role %s, database %s) is in a transaction \
+     that began %s s ago', a.pid, coalesce(nullif(a.application_name, ''), 'no application name'), \
+     a.usename, a.datname, extract(epoch FROM now() - a.xact_start)::bigint) \
+     FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+     WHERE l.granted AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend' \
+       AND (l.locktype = 'relation' AND l.mode <> 'AccessShareLock' \
+         AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+         AND l.relation IN (SELECT c.oid FROM pg_catalog.pg_class c \
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'pgstencil') \
+       OR l.locktype = 'object' AND l.database = 0 AND l.classid = 'pg_catalog.pg_database'::regclass \
+       OR l.locktype = 'relation' AND l.database = 0 AND l.mode <> 'AccessShareLock') \
+     LIMIT 3";
+
+fn timeouts(statements: Duration, locks: Duration) -> Statement {
+    // 0 would switch the time-out off.
+    let millis = |time: Duration| time.as_millis().clamp(1, i32::MAX as u128).to_string();
+    sql::fill(
+        "SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false)",
+        &[&millis(statements), &millis(locks)],
+    )
+}
+
+fn allowed(limit: &Limit, patience: Patience) -> Duration {
+    let most = patience.most();
+    match limit.left() {
+        Some(left) if patience != Patience::Drop => left.clamp(FLOOR, most),
+        _ => most,
+    }
+}
+
+/// On the server's side only a deadline and locks end what is short: to tell it of each change of patience would
+/// take a round trip.
+fn server_timeout(limit: &Limit, patience: Patience) -> Duration {
+    match limit.left() {
+        Some(_) => allowed(limit, patience),
+        None => Patience::Long.most(),
+    }
+}
+
+fn lock_timeout(limit: &Limit) -> Duration {
+    allowed(limit, Patience::Short)
+}
+
+/// Waits for the first answer of a session.
+async fn within_limit<T>(
+    limit: &Limit,
+    answer: impl Future<Output = std::result::Result<T, sqlx::Error>>,
+) -> std::result::Result<T, sqlx::Error> {
+    let bound = limit
+        .left()
+        .map_or(CONNECT_TIMEOUT, |l| l.clamp(FLOOR, CONNECT_TIMEOUT));
+    bound::within(bound, &limit.cancel, Some(Duration::ZERO), answer).await
 }
 
 enum Attempt {

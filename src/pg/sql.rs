@@ -28,6 +28,18 @@ pub fn user_statements(text: String) -> Statement {
     Statement(text)
 }
 
+/// Has the commit of this transaction wait for the disk, also where the server or the role says
+/// `synchronous_commit = off`: a crash would take the last commits back
+/// (<https://www.postgresql.org/docs/current/wal-async-commit.html>), and with them what was handed out.
+/// Elsewhere it changes nothing: who waits for a standby goes on to do so.
+pub fn flushed() -> Statement {
+    Statement(
+        "SELECT set_config('synchronous_commit', 'local', true) \
+         WHERE current_setting('synchronous_commit') = 'off'"
+            .into(),
+    )
+}
+
 /// Several statements as one message, which the server runs as one transaction
 /// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT>). None of
 /// them may be a CREATE or DROP DATABASE.

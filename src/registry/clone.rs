@@ -284,9 +284,9 @@ impl Registry {
         lease: Lease,
         holder: &Holder,
     ) -> std::result::Result<bool, sqlx::Error> {
-        let done = self
+        let [_, done] = self
             .session()
-            .execute(self::lease(id, lease, holder))
+            .send([sql::flushed(), self::lease(id, lease, holder)])
             .await?;
         Ok(done.count == 1)
     }

@@ -75,7 +75,7 @@ pub(super) fn rfc_3339(written: &str) -> Option<String> {
 }
 
 fn making_over(clones: &[Finished<'_>]) -> Vec<Statement> {
-    let mut statements = Vec::new();
+    let mut statements = vec![sql::flushed()];
     for clone in clones {
         for (row, comment) in &clone.databases {
             statements.push(sql::fill(PRESENT, &[&row.id]));
@@ -113,7 +113,7 @@ impl Registry {
             }
             other => other?,
         };
-        let mut answers = answers.iter();
+        let mut answers = answers.iter().skip(1);
         let mut handed_over = Vec::new();
         for clone in clones {
             let mut oids = Vec::new();
@@ -156,10 +156,11 @@ impl Registry {
             ..=14 => WARM,
             _ => WARM_15,
         };
-        let mut statements: Vec<Statement> = named
-            .iter()
-            .map(|(row, name)| sql::fill(warm, &[&row.database_id, name, &row.mark()]))
-            .collect();
+        let mut statements = vec![sql::flushed()];
+        let looks = named.iter();
+        statements.extend(
+            looks.map(|(row, name)| sql::fill(warm, &[&row.database_id, name, &row.mark()])),
+        );
         let mut last = None;
         for (row, name) in named {
             statements.push(sql::rename_database(&row.private_name, name));

@@ -152,9 +152,10 @@ impl Registry {
     /// The driver's.
     pub async fn ping(&mut self) -> Result<()> {
         self.session
-            .run(sql::user_statements("SELECT".into()))
+            .execute(sql::fill("SELECT", &[]))
             .await
-            .doing(|| "keep the session with the server".into())
+            .doing(|| "keep the session with the server".into())?;
+        Ok(())
     }
 
     /// Makes the session as good as a new one: it gives up all locks. `false`: the registry has another

@@ -219,7 +219,8 @@ impl Stencil {
                 hand.claim(registry, context, fingerprint, true).await?;
             }
             if hand.is_full() {
-                registry.note_hit(&hit).await?;
+                // The clones are there; that the hit is not counted changes nothing of that.
+                let _ = registry.note_hit(&hit).await;
             }
         }
         self.make(registry, context, hand, ensured, notes).await
@@ -287,8 +288,9 @@ impl Stencil {
                 return Err(error);
             }
         }
+        // From here on the clones are there, whatever becomes of the session.
         if hand.outcome == Outcome::Fallback {
-            registry
+            let _ = registry
                 .note_event(
                     &self.config.project,
                     &context.definition.name,
@@ -297,7 +299,7 @@ impl Stencil {
                     started.elapsed().as_millis() as u64,
                     None,
                 )
-                .await?;
+                .await;
         }
         let obtained = Obtained {
             fingerprint: *ensured.template.fingerprint(),
@@ -310,7 +312,7 @@ impl Stencil {
             build_time: ensured.build_time,
             hit_ms: None,
         };
-        ensured.template.let_go(registry).await?;
+        let _ = ensured.template.let_go(registry).await;
         Ok(obtained)
     }
 }

@@ -208,7 +208,8 @@ impl Stencil {
             .await?;
         ensured.fingerprint_time = reading;
         if ensured.outcome == Outcome::Hit {
-            registry.note_hit(&self.hit(definition, &ensured)).await?;
+            // The template is there; that a hit is not counted changes nothing of that.
+            let _ = registry.note_hit(&self.hit(definition, &ensured)).await;
         }
         if settle && ensured.template.extends().is_some() {
             ensured = truth::settle_first(&mut registry, &context, ensured).await?;

@@ -102,6 +102,8 @@ async fn pass(
     let Some(mut registry) = Registry::open_existing(endpoint, registry, &limit).await? else {
         return Ok(true);
     };
+    // The limit was for the way in; each statement has its own bound.
+    registry.session().set_limit(&Limit::default());
     let actions = sweep::plan(&mut registry, grace).await?;
     lines.extend(sweep::apply(&mut registry, &actions, grace).await?);
     let drops = |actions: &[Action]| actions.iter().any(Action::drops);

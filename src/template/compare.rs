@@ -10,10 +10,10 @@ use crate::context::Context;
 use crate::drop;
 use crate::error::{Error, Result};
 use crate::names;
-use crate::pg::Session;
 use crate::pg::inventory::{self, Difference, Inventory};
 use crate::pg::replay::Replay;
 use crate::pg::session::OpenError;
+use crate::pg::{Patience, Session};
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::{DatabaseRow, Registry};
 
@@ -89,6 +89,7 @@ async fn read(context: &Context<'_>, database: &str) -> Result<Inventory> {
             OpenError::Missing => Error::failed(format!("database `{database}` disappeared")),
             OpenError::Other(e) => e,
         })?;
+    session.set_patience(Patience::User);
     let inventory = inventory::read(&mut session).await;
     session.close().await;
     inventory

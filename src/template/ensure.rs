@@ -87,7 +87,8 @@ pub async fn ensure(
                 let (built, note) = built?;
                 match built {
                     Built::Sealed(template, took) => {
-                        keep_limits(registry, context).await?;
+                        // The template is there, whatever becomes of the session.
+                        let _ = keep_limits(registry, context).await;
                         let outcome = match template.extends() {
                             Some(_) => Outcome::Extended,
                             None => Outcome::Miss,

@@ -247,6 +247,7 @@ pub(super) async fn seal(
         .await
         .doing(|| "begin the seal".into())?;
     let done = async {
+        registry.session().run(sql::flushed()).await?;
         for (i, row) in rows.iter().enumerate() {
             let replay = &inspected.replays[i];
             let contents = &inspected.contents[i];

@@ -22,6 +22,7 @@ mod examples;
 mod explain;
 mod extend;
 mod fallback;
+mod faults;
 mod fidelity;
 mod inventory;
 mod layers;

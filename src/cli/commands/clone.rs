@@ -45,7 +45,7 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     let (registry, demand) = (&mut acquired.registry, acquired.demand);
     background
         .go_on(&stencil, registry, definition, fingerprint, demand)
-        .await?;
+        .await;
     acquired.registry.close().await;
     let provisional = acquired.provisional.as_ref();
     settle_later(&stencil, definition, fingerprint, provisional);

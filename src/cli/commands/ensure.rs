@@ -43,13 +43,6 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
         fingerprint.short(),
         seconds(took)
     ));
-    if session.printer.json() {
-        session
-            .printer
-            .object(&Answer::of_template(&name, &ensured))?;
-    } else {
-        session.printer.data(&format!("{fingerprint}\n"))?;
-    }
     github::report(
         &session.env,
         &github::Step {
@@ -60,11 +53,18 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
             build_time: ensured.build_time,
         },
     )?;
+    if session.printer.json() {
+        session
+            .printer
+            .object(&Answer::of_template(&name, &ensured))?;
+    } else {
+        session.printer.data(&format!("{fingerprint}\n"))?;
+    }
     // Whoever makes sure of a template is about to ask for clones.
     let demand = Demand::default();
     background
         .go_on(&stencil, &mut registry, &name, fingerprint, demand)
-        .await?;
+        .await;
     registry.close().await;
     let provisional = ensured.template.provisional();
     settle_later(&stencil, &name, fingerprint, provisional);

@@ -11,7 +11,7 @@ use pgstencil::{Error, Kind, Result, Stencil, wire};
 use super::clone;
 use crate::cli::args::Run;
 use crate::cli::background::Ahead;
-use crate::cli::{Session, background, interruptible};
+use crate::cli::{Session, interruptible};
 
 pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> Result<u8> {
     let here = session.here()?;
@@ -53,12 +53,9 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     // goes.
     let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
     let (registry, demand) = (&mut acquired.registry, acquired.demand);
-    let gone_on = background
+    background
         .go_on(&stencil, registry, definition, fingerprint, demand)
         .await;
-    if gone_on.is_err() {
-        background::start(&stencil);
-    }
     let keeper = stencil.keep(acquired.registry, &acquired.clones);
     session.printer.finish();
     let ended = process::run_foreground(&job, signals).await;
@@ -69,17 +66,20 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     // A command that was not even started leaves nothing to look at.
     let failed = ended.as_ref().is_ok_and(|status| !status.success());
     let keep = args.keep || (args.keep_on_failure && failed);
+    // What became of the others has been said.
+    let mut clones = acquired.clones;
+    clones.retain(|clone| !kept.lost.contains(&clone.id));
     // Whatever happens here, the command's own exit code is what the caller wants.
     if keep {
-        match stencil.prolong(kept.registry, &acquired.clones).await {
-            Ok(()) => tell_kept(session, &stencil, &acquired.clones),
+        match stencil.prolong(kept.registry, &clones).await {
+            Ok(()) => tell_kept(session, &stencil, &clones),
             Err(error) => session
                 .printer
                 .warn(&format!("could not keep the clone: {}", chain(&error))),
         }
     } else {
         let mut sweeper = Ahead::start_anyway();
-        match stencil.give_back(kept.registry, &acquired.clones).await {
+        match stencil.give_back(kept.registry, &clones).await {
             Ok(warnings) => warnings.iter().for_each(|w| session.printer.warn(w)),
             Err(error) => session.printer.warn(&format!(
                 "could not give the clone back ({}); the next sweep drops it",

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use cli::Pgstencil;
 pub(crate) use project::{Build, Project};
-pub(crate) use proxy::Proxy;
+pub(crate) use proxy::{Fault, Proxy};
 pub(crate) use role::Role;
 pub(crate) use server::{TestServer, server};
 

@@ -1,8 +1,8 @@
-//! A relay in front of a server that counts how often a client waits for an answer.
+//! A relay in front of a server that counts how often a client waits for an answer, and may break off there.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::TestServer;
@@ -11,10 +11,43 @@ use super::TestServer;
 /// protocol that the client sent after the server had spoken.
 type Counts = Arc<Mutex<Vec<usize>>>;
 
+/// What the relay does at a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// From here on it swallows everything, in every connection.
+    Silent,
+    /// It ends the connection before the server hears the question.
+    CutBefore,
+    /// It ends the connection when the server has answered the question, and keeps the answer.
+    CutAfter,
+}
+
+/// Which question meets which fault.
+#[derive(Default)]
+struct Faults {
+    asked: AtomicUsize,
+    silent: AtomicBool,
+    planned: Mutex<Option<(usize, Fault)>>,
+}
+
+impl Faults {
+    /// The fault that the next question meets.
+    fn next(&self) -> Option<Fault> {
+        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let planned = *self.planned.lock().unwrap();
+        let (at, fault) = planned?;
+        if fault == Fault::Silent && number >= at {
+            self.silent.store(true, Ordering::SeqCst);
+        }
+        (number == at).then_some(fault)
+    }
+}
+
 /// The relay; it ends with the test process.
 pub(crate) struct Proxy {
     port: u16,
     counts: Counts,
+    faults: Arc<Faults>,
 }
 
 impl Proxy {
@@ -24,6 +57,8 @@ impl Proxy {
         let counts = Counts::default();
         let to = (server.host(), server.port());
         let all = Arc::clone(&counts);
+        let faults = Arc::<Faults>::default();
+        let of_all = Arc::clone(&faults);
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
@@ -33,10 +68,33 @@ impl Proxy {
                     all.push(0);
                     all.len() - 1
                 };
-                relay(client, server, Arc::clone(&all), number);
+                relay(
+                    client,
+                    server,
+                    Arc::clone(&all),
+                    number,
+                    Arc::clone(&of_all),
+                );
             }
         });
-        Proxy { port, counts }
+        Proxy {
+            port,
+            counts,
+            faults,
+        }
+    }
+
+    /// Plans a fault for the `at`-th question from now on, counted over all connections.
+    pub(crate) fn plan(&self, at: usize, fault: Fault) {
+        *self.faults.planned.lock().unwrap() = Some((at, fault));
+        self.faults.asked.store(0, Ordering::SeqCst);
+    }
+
+    /// How many questions there were since the last plan. Ends all faults.
+    pub(crate) fn heal(&self) -> usize {
+        *self.faults.planned.lock().unwrap() = None;
+        self.faults.silent.store(false, Ordering::SeqCst);
+        self.faults.asked.swap(0, Ordering::SeqCst)
     }
 
     /// The same URL by way of the relay.
@@ -58,36 +116,75 @@ impl Proxy {
     }
 }
 
-fn relay(client: TcpStream, server: TcpStream, counts: Counts, number: usize) {
+fn relay(client: TcpStream, server: TcpStream, counts: Counts, number: usize, faults: Arc<Faults>) {
     // Without this the two ends wait for each other's acknowledgements.
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     let answered = Arc::new(AtomicBool::new(true));
-    let seen = Arc::clone(&answered);
+    let cut_at_answer = Arc::new(AtomicBool::new(false));
+    let (seen, cut) = (Arc::clone(&answered), Arc::clone(&cut_at_answer));
     let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    let of_questions = Arc::clone(&faults);
     std::thread::spawn(move || {
         pump(from, to, |bytes| {
             // Query, Parse, Bind: what asks. Not what starts a session, proves who one is, or ends it.
             let asks = matches!(bytes[0], b'Q' | b'P' | b'B');
-            if seen.swap(false, Ordering::SeqCst)
-                && asks
-                && let Some(count) = counts.lock().unwrap().get_mut(number)
-            {
-                *count += 1;
+            if seen.swap(false, Ordering::SeqCst) && asks {
+                if let Some(count) = counts.lock().unwrap().get_mut(number) {
+                    *count += 1;
+                }
+                match of_questions.next() {
+                    Some(Fault::CutBefore) => return Pass::Cut,
+                    Some(Fault::CutAfter) => cut.store(true, Ordering::SeqCst),
+                    Some(Fault::Silent) | None => {}
+                }
+            }
+            of_questions.pass()
+        });
+    });
+    std::thread::spawn(move || {
+        pump(server, client, |_| {
+            answered.store(true, Ordering::SeqCst);
+            match cut_at_answer.load(Ordering::SeqCst) {
+                true => Pass::Cut,
+                false => faults.pass(),
             }
         });
     });
-    std::thread::spawn(move || pump(server, client, |_| answered.store(true, Ordering::SeqCst)));
+}
+
+/// What becomes of some bytes.
+enum Pass {
+    On,
+    Swallowed,
+    Cut,
+}
+
+impl Faults {
+    fn pass(&self) -> Pass {
+        match self.silent.load(Ordering::SeqCst) {
+            true => Pass::Swallowed,
+            false => Pass::On,
+        }
+    }
 }
 
 /// Copies until one side ends, then ends the other.
-fn pump(mut from: TcpStream, mut to: TcpStream, mut look: impl FnMut(&[u8])) {
+fn pump(mut from: TcpStream, mut to: TcpStream, mut look: impl FnMut(&[u8]) -> Pass) {
     let mut buffer = [0; 65_536];
     while let Ok(count) = from.read(&mut buffer) {
         if count == 0 {
             break;
         }
-        look(&buffer[..count]);
+        match look(&buffer[..count]) {
+            Pass::On => {}
+            Pass::Swallowed => continue,
+            Pass::Cut => {
+                let _ = from.shutdown(Shutdown::Both);
+                let _ = to.shutdown(Shutdown::Both);
+                return;
+            }
+        }
         if to.write_all(&buffer[..count]).is_err() {
             break;
         }

@@ -1,0 +1,232 @@
+//! Promises under faults: crashes that take back commits, transactions of others that hold what we need, and
+//! networks that break off or fall silent.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+
+use crate::support::hold::{Held, list, only_templates_left};
+use crate::support::server::{PATIENCE, Stop};
+use crate::support::{Fault, Pgstencil, Project, Proxy, TestServer, block_on, eventually, server};
+
+fn ensure(project: &Project<'_>) {
+    Pgstencil::new(project).arg("ensure").success();
+}
+
+fn name_in(url: &str) -> String {
+    let path = url.rsplit('/').next().unwrap();
+    path.split('?').next().unwrap().to_owned()
+}
+
+fn warm_clones(project: &Project<'_>) -> usize {
+    let clones = list(project)["clones"].clone();
+    let all = clones.as_array().unwrap().iter();
+    all.filter(|c| c["state"] == "warm").count()
+}
+
+/// A server whose commits do not wait for the disk.
+fn asynchronous() -> TestServer {
+    TestServer::private_with("synchronous_commit = off\nwal_writer_delay = 10s\n")
+}
+
+#[test]
+fn what_was_handed_out_survives_a_crash_right_behind_it() {
+    let server = asynchronous();
+    let project = Project::with_migrations(&server);
+    for round in 0..3 {
+        project.add_migration(&format!("0{round}10_more"), "select 1;");
+        ensure(&project);
+        server.restart(Stop::Immediate);
+        let hit = Pgstencil::new(&project)
+            .args(["ensure", "--json"])
+            .success();
+        assert_eq!(hit.json()["outcome"], "hit", "round {round}");
+        let url = Pgstencil::new(&project).arg("clone").success();
+        server.restart(Stop::Immediate);
+        let name = name_in(url.line());
+        assert_eq!(server.psql(&name, "select count(*) from users"), "1");
+    }
+}
+
+#[test]
+fn a_warm_clone_survives_it_too() {
+    let server = asynchronous();
+    let project = Project::with_migrations(&server);
+    project.append_config("\n[clone]\nwarm = 2\n");
+    Pgstencil::new(&project).arg("clone").success();
+    assert!(eventually(PATIENCE, || warm_clones(&project) == 2));
+    let url = Pgstencil::new(&project).arg("clone").success();
+    server.restart(Stop::Immediate);
+    let name = name_in(url.line());
+    assert_eq!(server.psql(&name, "select count(*) from users"), "1");
+}
+
+#[test]
+fn a_run_keeps_its_clone_through_a_crash_of_the_server() {
+    let server = asynchronous();
+    let project = Project::with_migrations(&server);
+    ensure(&project);
+    let held = Held::idle(&project, &[]);
+    server.restart(Stop::Immediate);
+    assert_eq!(
+        server.psql(&held.database, "select count(*) from users"),
+        "1"
+    );
+    held.end();
+    let output = held.run.wait();
+    output.code(0);
+    assert!(!output.stderr.contains("dropped"), "{output}");
+}
+
+/// Holds a lock on the registry's tables, or on the databases of the server, until it is dropped.
+fn blocker(project: &Project<'_>, sql: &str) -> PgConnection {
+    let server = project.server();
+    let options = server.options(&server.user(), &server.password(), &project.registry());
+    block_on(async {
+        let mut session = options
+            .application_name("a person's tool")
+            .connect()
+            .await
+            .unwrap();
+        let text = sqlx::AssertSqlSafe(format!("begin; {sql}"));
+        sqlx::raw_sql(text).execute(&mut session).await.unwrap();
+        session
+    })
+}
+
+fn unblock(session: PgConnection) {
+    block_on(session.close()).unwrap();
+}
+
+/// A command ends about when `--wait` says, whatever is in its way.
+fn ends(project: &Project<'_>, args: &[&str]) -> crate::support::cli::Output {
+    let started = Instant::now();
+    let output = Pgstencil::new(project)
+        .args(["--wait", "2s"])
+        .args(args)
+        .run();
+    // Without a bound it would last as long as the fault.
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "{args:?}: {output}"
+    );
+    output
+}
+
+const COMMANDS: [&[&str]; 8] = [
+    &["clone"],
+    &["run", "--", "true"],
+    &["ensure"],
+    &["list"],
+    &["stats"],
+    &["explain"],
+    &["evict", "--all", "--yes"],
+    &["release", "NAME"],
+];
+
+#[test]
+fn wait_bounds_every_command_behind_the_transaction_of_another() {
+    let project = Project::with_migrations(server());
+    let url = Pgstencil::new(&project).arg("clone").success();
+    let name = name_in(url.line());
+    let tables = "lock table pgstencil.meta, pgstencil.template, pgstencil.clone, pgstencil.database, \
+                  pgstencil.event, pgstencil.project in access exclusive mode";
+    let session = blocker(&project, tables);
+    for command in COMMANDS {
+        let command: Vec<&str> = command
+            .iter()
+            .map(|word| if *word == "NAME" { name.as_str() } else { word })
+            .collect();
+        let output = ends(&project, &command);
+        output.code(5);
+        assert!(
+            output.stderr.contains("a person's tool"),
+            "{command:?}: {output}"
+        );
+        assert!(
+            output.stderr.contains("pg_terminate_backend"),
+            "{command:?}: {output}"
+        );
+    }
+    unblock(session);
+    Pgstencil::new(&project).args(["release", &name]).success();
+    only_templates_left(&project);
+}
+
+#[test]
+fn a_warm_hand_out_ends_behind_a_lock_on_its_row() {
+    let project = Project::with_migrations(server());
+    project.append_config("\n[clone]\nwarm = 1\nwarm_max = 1\n");
+    Pgstencil::new(&project).arg("clone").success();
+    assert!(eventually(PATIENCE, || warm_clones(&project) == 1));
+    let session = blocker(&project, "update pgstencil.template set hits = hits");
+    ends(&project, &["clone"]).code(5);
+    unblock(session);
+    Pgstencil::new(&project).arg("clone").success();
+}
+
+#[test]
+fn every_command_ends_on_a_network_that_falls_silent() {
+    let mut project = Project::with_migrations(server());
+    ensure(&project);
+    let proxy = Proxy::new(server());
+    project.connect_to(proxy.url(server()));
+    for command in [
+        &["clone"] as &[&str],
+        &["run", "--", "true"],
+        &["list"],
+        &["ensure"],
+        &["evict", "--all", "--yes"],
+    ] {
+        proxy.plan(usize::MAX, Fault::Silent);
+        ends(&project, command).code(0);
+        let questions = proxy.heal();
+        assert!(questions > 0);
+        // Every third, as each of them takes the seconds of `--wait`.
+        for at in (1..=questions.min(16)).step_by(3) {
+            proxy.plan(at, Fault::Silent);
+            let output = ends(&project, command);
+            proxy.heal();
+            let code = output.status.code();
+            assert!(
+                matches!(code, Some(0 | 3 | 5)),
+                "{command:?}, question {at}: {output}"
+            );
+        }
+    }
+    // Also what they left running.
+    let registry = project.registry();
+    let quoted = crate::support::server::quote_literal(&registry);
+    let sessions = format!(
+        "select count(*) from pg_stat_activity where datname = {quoted} and application_name = 'pgstencil'"
+    );
+    let gone = || server().psql("postgres", &sessions) == "0";
+    assert!(eventually(Duration::from_secs(120), gone));
+}
+
+#[test]
+fn nothing_after_the_answer_changes_the_exit_code() {
+    let mut project = Project::with_migrations(server());
+    ensure(&project);
+    let proxy = Proxy::new(server());
+    project.connect_to(proxy.url(server()));
+    for command in ["clone", "ensure"] {
+        proxy.plan(usize::MAX, Fault::CutAfter);
+        Pgstencil::new(&project).arg(command).success();
+        let questions = proxy.heal();
+        for fault in [Fault::CutBefore, Fault::CutAfter] {
+            for at in 1..=questions {
+                proxy.plan(at, fault);
+                let output = Pgstencil::new(&project).arg(command).run();
+                proxy.heal();
+                let answered = !output.stdout.is_empty();
+                let code = output.status.code();
+                assert_eq!(
+                    answered,
+                    code == Some(0),
+                    "{command}, {fault:?} {at}: {output}"
+                );
+            }
+        }
+    }
+}
