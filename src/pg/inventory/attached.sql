@@ -1,9 +1,23 @@
 -- What hangs on tables: constraints, indexes, triggers, rules, policies, and row security's kin.
+, marked AS MATERIALIZED (
+    -- Indexes with options that the server wrote, to the index or to its columns. Unlike those of a table's
+    -- columns, the options of an index's columns are the parameters of operator classes, which a person sets.
+    -- Definitions show them all, so the server's are cut out of the text (`(pg_a='1', b='2')`, ` WITH (pg_a='1')`).
+    SELECT c.oid, format($$( WITH)? \(%1$s(, %1$s)*\)|, %1$s|(?<=\()(%1$s, )+$$, $$pg_\w+=('([^']|'')*'|\w+)$$) AS cut
+    FROM pg_class c
+    WHERE c.oid >= 16384 AND c.relkind IN ('i', 'I') AND EXISTS (
+        SELECT FROM unnest(c.reloptions) o WHERE o LIKE 'pg\_%'
+        UNION ALL SELECT FROM pg_attribute a CROSS JOIN LATERAL unnest(a.attoptions) o
+            WHERE a.attrelid = c.oid AND o LIKE 'pg\_%')
+)
 SELECT r.heading, 2 AS rank, 0::int8 AS number,
-    format('constraint %I %s', k.conname, pg_get_constraintdef(k.oid))
+    format('constraint %I %s', k.conname,
+            CASE WHEN m.cut IS NULL THEN d.text ELSE regexp_replace(d.text, m.cut, '', 'g') END)
         || CASE WHEN k.conislocal THEN '' ELSE ' inherited' END AS line
 FROM relation r
 JOIN pg_constraint k ON k.conrelid = r.oid
+LEFT JOIN marked m ON m.oid = k.conindid
+CROSS JOIN LATERAL (SELECT pg_get_constraintdef(k.oid) AS text) d
 -- Not null is told of the column, a constraint trigger as trigger; what a foreign key to a
 -- partitioned table has for each partition follows from it.
 LEFT JOIN pg_constraint parent ON parent.oid = k.conparentid AND parent.conrelid = k.conrelid
@@ -17,6 +31,8 @@ JOIN pg_class c ON c.oid = i.indexrelid
 LEFT JOIN pg_tablespace ts ON ts.oid = c.reltablespace
 LEFT JOIN pg_inherits h ON h.inhrelid = c.oid
 LEFT JOIN pg_constraint k ON k.conindid = c.oid AND k.conrelid = r.oid AND k.contype IN ('p', 'u', 'x')
+LEFT JOIN marked m ON m.oid = c.oid
+CROSS JOIN LATERAL (SELECT pg_get_indexdef(c.oid) AS text) d
 CROSS JOIN LATERAL (SELECT concat_ws(' ',
     CASE WHEN NOT i.indisvalid THEN 'invalid' END,
     CASE WHEN i.indisclustered THEN 'clustered' END,
@@ -26,11 +42,12 @@ CROSS JOIN LATERAL (SELECT concat_ws(' ',
         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attstattarget >= 0),
     CASE WHEN k.oid IS NOT NULL THEN
         (SELECT format('with (%s)', string_agg(o, ', ' ORDER BY o COLLATE "C")) FROM unnest(c.reloptions) o
-            HAVING count(*) > 0) END) AS more) m
+            WHERE o NOT LIKE 'pg\_%' HAVING count(*) > 0) END) AS text) more
 -- The index of a constraint is told with the constraint, unless there is more to tell.
 CROSS JOIN LATERAL (SELECT CASE
-    WHEN k.oid IS NULL THEN rtrim(format('index %I: %s %s', c.relname, pg_get_indexdef(c.oid), m.more))
-    WHEN m.more <> '' THEN format('index %I: %s', c.relname, m.more) END AS line) x
+    WHEN k.oid IS NULL THEN rtrim(format('index %I: %s %s', c.relname,
+        CASE WHEN m.cut IS NULL THEN d.text ELSE regexp_replace(d.text, m.cut, '', 'g') END, more.text))
+    WHEN more.text <> '' THEN format('index %I: %s', c.relname, more.text) END AS line) x
 WHERE x.line IS NOT NULL
 
 UNION ALL

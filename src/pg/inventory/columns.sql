@@ -20,8 +20,9 @@ SELECT r.heading, 1 AS rank, a.number, concat_ws(' ', 'column', a.number, quote_
     -- -1 until 16, null since.
     CASE WHEN a.attstattarget >= 0 THEN 'statistics ' || a.attstattarget END,
     CASE WHEN NOT a.attislocal THEN 'inherited' END,
+    -- A person can set these two. The server may write others: 15.20 notes a `pg_attver`, another one for each CREATE.
     (SELECT format('with (%s)', string_agg(o, ', ' ORDER BY o COLLATE "C")) FROM unnest(a.attoptions) o
-        HAVING count(*) > 0),
+        WHERE split_part(o, '=', 1) IN ('n_distinct', 'n_distinct_inherited') HAVING count(*) > 0),
     (SELECT format('options (%s)', string_agg(o, ', ' ORDER BY o COLLATE "C")) FROM unnest(a.attfdwoptions) o
         HAVING count(*) > 0)) AS line
 FROM (SELECT ''::"char" AS attcompression) missing

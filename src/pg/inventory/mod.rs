@@ -8,7 +8,9 @@
 //! publications, settings, owners, grants, comments, and how many rows each table has.
 //!
 //! Not in it: what the rows say; the positions of sequences; gaps that dropped columns leave in
-//! `attnum` (positions count live columns); changes to objects that initdb made, other than schema
+//! `attnum` (positions count live columns); options of tables, columns and indexes that the server
+//! writes by itself (of a column only what a person can set counts, elsewhere names that begin with
+//! `pg_` do not); changes to objects that initdb made, other than schema
 //! `public`; roles, tablespaces and whatever else belongs to the server; the database's own owner,
 //! rights and comment, which pgstencil decides. Where something holds the name of the database that it
 //! was built in, [`Inventory::replace`] makes builds comparable: only the caller knows that name, since

@@ -20,10 +20,11 @@ CROSS JOIN LATERAL (VALUES
     (CASE WHEN c.reloftype <> 0 THEN 'of type ' || format_type(c.reloftype, NULL) END),
     (CASE WHEN am.amname <> 'heap' THEN 'access method ' || quote_ident(am.amname) END),
     ('tablespace ' || quote_ident(ts.spcname)),
+    -- Access methods have options of their own, so any name counts but those that the server keeps for itself.
     ((SELECT format('with (%s)', string_agg(o, ', ' ORDER BY o COLLATE "C")) FROM unnest(c.reloptions) o
-        HAVING count(*) > 0)),
+        WHERE o NOT LIKE 'pg\_%' HAVING count(*) > 0)),
     ((SELECT format('with (%s)', string_agg('toast.' || o, ', ' ORDER BY o COLLATE "C"))
-        FROM unnest(toast.reloptions) o HAVING count(*) > 0)),
+        FROM unnest(toast.reloptions) o WHERE o NOT LIKE 'pg\_%' HAVING count(*) > 0)),
     (CASE WHEN c.relkind IN ('r', 'p', 'm') THEN CASE c.relreplident
         WHEN 'n' THEN 'replica identity nothing'
         WHEN 'f' THEN 'replica identity full'

@@ -23,6 +23,7 @@ const ALTERATIONS: &[Alteration] = &[
     (14, "alter table app.orders add packed text compression pglz", &["table app.orders"], "+  column 5 packed text compression pglz"),
     (13, "alter table app.users alter name set statistics -1", USERS, "+  column 3 name text collate app.plain storage main"),
     (13, "alter table app.users alter email reset (n_distinct)", USERS, "+  column 2 email character varying(100) not null"),
+    (13, "alter table app.users alter email set (n_distinct_inherited = 5)", USERS, "with (n_distinct_inherited=5)"),
     (13, "alter table app.users alter code set generated always", USERS, "generated always as identity"),
     (13, "alter table app.users alter doubled drop expression", USERS, "+  column 7 doubled integer"),
     (13, "alter table app.users add late text", USERS, "+  column 10 late text"),
@@ -70,6 +71,8 @@ const ALTERATIONS: &[Alteration] = &[
     (13, "alter table app.users set without cluster", USERS, "-  index users_pkey: clustered"),
     (13, "alter index app.users_pkey set (fillfactor = 90)", USERS, "+  index users_pkey: with (fillfactor=90)"),
     (13, "alter index app.users_lower alter column 1 set statistics 99", USERS, "statistics of 1: 99"),
+    (13, "create index users_words on app.users using gist (to_tsvector('simple', name) tsvector_ops (siglen = 100))", USERS,
+        "tsvector_ops (siglen='100')"),
     (13, "create index events_id on only app.events (id)", &["table app.events"], "(id) invalid"),
     (13, "comment on index app.users_lower is null", USERS, "-  comment on index users_lower 'by address'"),
     // Triggers, rules, policies.

@@ -1,6 +1,7 @@
 //! What an inventory sees, and what it is blind to.
 
 mod alterations;
+mod options;
 
 use std::time::{Duration, Instant};
 
