@@ -297,6 +297,40 @@ fn said(command: &mut Command) -> Result<(), String> {
     }
 }
 
+/// A patch release can lack what a package wants of it: soupsieve 4 asks for 3.11.5, Debian 12 has 3.11.2.
+#[test]
+fn the_django_example_installs_on_the_oldest_python_that_it_promises() {
+    let Some(venv) = have(venv()) else { return };
+    for file in ["django/README.md", "django/requirements.in"] {
+        let text = fs::read_to_string(example(file)).unwrap();
+        assert!(text.contains(" Python 3.11 or newer"), "{file}: {text}");
+    }
+    let nowhere = tempfile::tempdir().unwrap();
+    let installs = said(
+        Command::new(venv.join("bin/pip"))
+            .args(["install", "--quiet", "--disable-pip-version-check"])
+            .args(["--dry-run", "--ignore-installed", "--only-binary=:all:"])
+            .args(["--python-version", "3.11.0", "--target"])
+            .arg(nowhere.path())
+            .arg("-r")
+            .arg(example("django/requirements.txt")),
+    );
+    have(installs);
+}
+
+/// Without Python or a package index there is nothing to test, and this says so; with
+/// `PGSTENCIL_TEST_DJANGO=1`, as in CI, that is a failure.
+fn have<T>(result: Result<T, String>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(why) if std::env::var_os("PGSTENCIL_TEST_DJANGO").is_some() => panic!("{why}"),
+        Err(why) => {
+            eprintln!("SKIPPED, the Django example was not tested: {why}");
+            None
+        }
+    }
+}
+
 /// The Django example with its requirements.
 struct Django<'s> {
     project: Project<'s>,
@@ -304,17 +338,9 @@ struct Django<'s> {
 }
 
 impl Django<'_> {
-    /// `None`, with the reason, where there is no Python or no package index; with
-    /// `PGSTENCIL_TEST_DJANGO=1`, as in CI, that is a failure.
+    /// See [`have`].
     fn new() -> Option<Self> {
-        let venv = match venv() {
-            Ok(venv) => venv,
-            Err(why) if std::env::var_os("PGSTENCIL_TEST_DJANGO").is_some() => panic!("{why}"),
-            Err(why) => {
-                eprintln!("SKIPPED, the Django example was not tested: {why}");
-                return None;
-            }
-        };
+        let venv = have(venv())?;
         let ours = Path::new(env!("CARGO_BIN_EXE_pgstencil")).parent().unwrap();
         let folders = [venv.join("bin"), ours.to_owned()].into_iter();
         let folders = folders.chain(server().bindir().map(Path::to_owned));
