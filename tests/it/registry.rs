@@ -1,19 +1,37 @@
 //! The registry of an older version: told by commands that read, upgraded by those that write.
 
+use crate::support::extension::{KEEP, items, outcome, registry as ask};
 use crate::support::hold::list;
 use crate::support::server::quote_ident;
 use crate::support::{Pgstencil, Project, server};
 
-#[test]
-fn a_registry_of_version_one_is_upgraded_with_what_is_in_it() {
-    let project = Project::with_migrations(server());
+const FILES: [&str; 4] = [
+    include_str!("../../src/registry/schema/001.sql"),
+    include_str!("../../src/registry/schema/002.sql"),
+    include_str!("../../src/registry/schema/003.sql"),
+    include_str!("../../src/registry/schema/004.sql"),
+];
+
+/// Makes the project's registry as that version of it was.
+fn older(project: &Project<'_>, version: usize) {
     let registry = project.registry();
     let create = format!(
         "create database {} template template0 encoding 'UTF8' lc_collate 'C' lc_ctype 'C'",
         quote_ident(&registry)
     );
     server().psql("postgres", &create);
-    server().psql(&registry, include_str!("../../src/registry/schema/001.sql"));
+    for file in &FILES[..version] {
+        server().psql(&registry, file);
+    }
+    let note = format!("update pgstencil.meta set version = {version}");
+    server().psql(&registry, &note);
+}
+
+#[test]
+fn a_registry_of_version_one_is_upgraded_with_what_is_in_it() {
+    let project = Project::with_migrations(server());
+    let registry = project.registry();
+    older(&project, 1);
     let fingerprint = "ab".repeat(32);
     server().psql(
         &registry,
@@ -43,6 +61,53 @@ fn a_registry_of_version_one_is_upgraded_with_what_is_in_it() {
     let age =
         "select now() - fresh_at > interval '2 days' from pgstencil.template order by id limit 1";
     assert_eq!(server().psql(&registry, age), "t");
+}
+
+/// Up to version 4 a comparison could find what Postgres itself had written into the options of columns.
+#[test]
+fn notes_of_differences_are_forgotten_with_version_five() {
+    let project = Project::extending(server(), KEEP);
+    items(&project);
+    let explained = Pgstencil::new(&project)
+        .args(["explain", "--json"])
+        .success()
+        .json();
+    let noted = explained["fingerprint"].as_str().unwrap();
+    std::fs::remove_file(project.path().join("migrations/0003_items.sql")).unwrap();
+    older(&project, 4);
+    let name = project.name();
+    let event = format!(
+        "insert into pgstencil.event (project, definition, fingerprint, outcome, millis)
+             values ('{name}', 'app', '{noted}', 'differed', 5), ('{name}', 'app', '{noted}', 'settled', 5)"
+    );
+    ask(&project, &event);
+    for (fingerprint, difference) in [
+        ("aa", "'-  column 1 with (pg_attver=1)'"),
+        ("bb", "''"),
+        ("cc", "null"),
+    ] {
+        let template = format!(
+            "insert into pgstencil.template (project, definition, fingerprint, state, recipe, builder, sealed_at, difference)
+                 values ('{name}', 'app', '{}', 'ready', '{{}}', '{{\"host\": \"h\", \"pid\": 1}}', now(), {difference})",
+            fingerprint.repeat(32)
+        );
+        ask(&project, &template);
+    }
+    outcome(&project, "miss");
+    let events = "select outcome from pgstencil.event order by id";
+    assert_eq!(ask(&project, events), "settled\nmiss");
+    let differences =
+        "select left(fingerprint, 2), coalesce(difference, 'unknown') from pgstencil.template
+         where recipe = '{}' order by 1";
+    assert_eq!(ask(&project, differences), "aa|unknown\nbb|\ncc|unknown");
+    items(&project);
+    assert_eq!(outcome(&project, "extended")["fingerprint"], noted);
+    // One that is noted now is kept to: the next build of that fingerprint is a full one.
+    ask(&project, &event);
+    Pgstencil::new(&project)
+        .args(["evict", &noted[..12]])
+        .success();
+    outcome(&project, "miss");
 }
 
 #[test]
