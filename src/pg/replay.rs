@@ -1,4 +1,4 @@
-//! What `CREATE DATABASE … TEMPLATE` does not copy: settings, grants, the connection limit. Read
+//! What `CREATE DATABASE … TEMPLATE` does not copy: the owner, settings, grants, the connection limit. Read
 //! from the built database, stored with the template, applied to each clone before it opens.
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,9 @@ use crate::names::Mark;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Replay {
+    /// The owner, where the build gave the database to another role than the one that pgstencil acts as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
     pub settings: Vec<Setting>,
     /// Grants that differ from the default; `None` when they are the default.
@@ -26,6 +29,7 @@ pub struct Replay {
 impl Default for Replay {
     fn default() -> Self {
         Replay {
+            owner: None,
             settings: Vec::new(),
             grants: None,
             connection_limit: -1,
@@ -68,10 +72,11 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
          WHERE s.setdatabase = $1 AND (s.setrole = 0 OR r.oid IS NOT NULL) ORDER BY 1 NULLS FIRST, 2", &[&oid]))
     .await
     .doing(doing)?;
-    let (limit, default_acl, comment): (i32, bool, Option<String>) = session
+    type Row = (Option<String>, i32, bool, Option<String>);
+    let (owner, limit, default_acl, comment): Row = session
         .one(sql::fill(
-            "SELECT datconnlimit, datacl IS NULL, shobj_description(oid, 'pg_database') \
-         FROM pg_database WHERE oid = $1",
+            "SELECT nullif(pg_get_userbyid(datdba), current_user)::text, datconnlimit, datacl IS NULL, \
+             shobj_description(oid, 'pg_database') FROM pg_database WHERE oid = $1",
             &[&oid],
         ))
         .await
@@ -101,6 +106,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
         )
     };
     Ok(Replay {
+        owner,
         settings: settings
             .into_iter()
             .filter_map(|(role, pair)| {
@@ -125,6 +131,17 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
 /// The driver's, except for a missing right.
 pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Result<Vec<String>> {
     let mut refused = Vec::new();
+    // First: whoever grants does so as the owner.
+    if let Some(owner) = &replay.owner {
+        let what = format!("OWNER TO {owner}");
+        match lack(session, owner, true).await? {
+            Some(lack) => refused.push(format!("{what}: {lack}")),
+            None => {
+                let statement = sql::owner(database, owner);
+                attempt(session, statement, what, &mut refused).await?;
+            }
+        }
+    }
     if let Some(grants) = &replay.grants {
         attempt(
             session,
@@ -168,6 +185,41 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
         attempt(session, statement, what, &mut refused).await?;
     }
     Ok(refused)
+}
+
+/// What the session's role lacks to act as the owner `owner` of databases, in words with the statement that
+/// grants it; `None` if it lacks nothing. `to_give`: also to give databases to that role, and to go on acting
+/// as their owner.
+///
+/// # Errors
+/// The driver's.
+pub async fn lack(session: &mut Session, owner: &str, to_give: bool) -> Result<Option<String>> {
+    let major = session.facts().major();
+    // The right to SET ROLE became one of its own with 16.
+    let set = if major >= 16 { "SET" } else { "MEMBER" };
+    let found: Option<(bool, bool, bool)> = session
+        .first(sql::fill(
+            "SELECT pg_has_role(oid, 'MEMBER'), pg_has_role(oid, 'USAGE'), pg_has_role(oid, $2) \
+             FROM pg_roles WHERE rolname::text = $1",
+            &[&owner, &set],
+        ))
+        .await
+        .doing(|| format!("see whether databases of role `{owner}` can be managed"))?;
+    let role = session.facts().role.clone();
+    let (me, it) = (sql::quote_ident(&role), sql::quote_ident(owner));
+    Ok(match found {
+        None => Some(format!("there is no role `{owner}`")),
+        Some((_, true, set)) if set || !to_give => None,
+        Some((true, false, _)) if major < 16 => Some(format!(
+            "role `{role}` does not inherit from it: ALTER ROLE {me} INHERIT;"
+        )),
+        Some(_) if major >= 16 => Some(format!(
+            "role `{role}` may not act as it: GRANT {it} TO {me} WITH INHERIT TRUE, SET TRUE;"
+        )),
+        Some(_) => Some(format!(
+            "role `{role}` is no member of it: GRANT {it} TO {me};"
+        )),
+    })
 }
 
 /// The settings whose stored value is a list of names, quoted where needed (GUC_LIST_QUOTE, which

@@ -275,6 +275,15 @@ pub fn rename_database(from: &str, to: &str) -> Statement {
     ))
 }
 
+/// `ALTER DATABASE … OWNER TO`.
+pub fn owner(name: &str, role: &str) -> Statement {
+    Statement(format!(
+        "ALTER DATABASE {} OWNER TO {}",
+        quote_ident(name),
+        quote_ident(role)
+    ))
+}
+
 /// `COMMENT ON DATABASE`. Succeeds for a missing database, so look for its oid first.
 pub fn comment_database(name: &str, comment: &str) -> Statement {
     Statement(format!(

@@ -98,6 +98,9 @@ async fn read(context: &Context<'_>, database: &str) -> Result<Inventory> {
 /// What belongs to a database but lies outside it: as the build left it, which a copy may lack.
 fn add_properties(inventory: &mut Inventory, replay: &Replay) {
     let mut lines = Vec::new();
+    if let Some(owner) = &replay.owner {
+        lines.push(format!("owner {owner}"));
+    }
     for setting in &replay.settings {
         let secret = ["pass", "secret", "token"];
         let name = setting.name.to_lowercase();

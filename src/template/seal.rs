@@ -41,6 +41,9 @@ pub(super) async fn adopt(
         let Some(found) = catalog::database(registry.session(), &row.private_name).await? else {
             return Err(refuse("dropped or renamed what it should fill"));
         };
+        if found.owner != registry.facts().role && Some(found.oid) == row.oid {
+            own(registry, row, &found.owner).await?;
+        }
         if Some(found.oid) == row.oid {
             continue;
         }
@@ -74,6 +77,25 @@ pub(super) async fn adopt(
         }
     }
     Ok(())
+}
+
+/// Fails if the build gave a database to a role whose databases ours cannot manage.
+async fn own(registry: &mut Registry, row: &DatabaseRow, owner: &str) -> Result<()> {
+    match replay::lack(registry.session(), owner, false).await? {
+        None => Ok(()),
+        Some(lack) => Err(Error::new(
+            Kind::Permission,
+            format!(
+                "the build command gave database `{}` (role `{}`) to role `{owner}`, so it cannot become a template",
+                row.private_name, row.role
+            ),
+        )
+        .detail(lack)
+        .hint(format!(
+            "run that statement as a superuser, or let the build command leave the database to role `{}`",
+            registry.facts().role
+        ))),
+    }
 }
 
 pub(super) struct Inspected {

@@ -1,6 +1,8 @@
 //! A clone is what the build made, also where `CREATE DATABASE … TEMPLATE` copies nothing.
 
-use crate::support::{Build, Pgstencil, Project, Role, server};
+use crate::support::hold::goes;
+use crate::support::server::PATIENCE;
+use crate::support::{Build, Pgstencil, Project, Role, eventually, server};
 
 fn clone(project: &Project<'_>) -> Pgstencil {
     Pgstencil::new(project).arg("clone")
@@ -198,4 +200,111 @@ fn an_index_that_analyze_cannot_read_is_no_reason_to_fail() {
     let output = clone(&project).success();
     output.stderr_has("warning: could not make the planner's statistics");
     output.stderr_has("not for you");
+}
+
+fn owner(database: &str) -> String {
+    let sql =
+        format!("select pg_get_userbyid(datdba) from pg_database where datname = '{database}'");
+    server().psql("postgres", &sql)
+}
+
+/// A build that gives its database away, as Rails does where a superuser creates it.
+const GIVE: &str =
+    "migrate; sql -d \"$ADMIN_URL\" -c \"alter database \\\"$PGDATABASE\\\" owner to $OWNER\"";
+
+fn given(project: &Project<'_>, owner: &Role<'_>, args: &[&str]) -> Pgstencil {
+    project.build(&Build::Script(GIVE.into()));
+    Pgstencil::new(project)
+        .args(args)
+        .env("OWNER", &owner.name)
+        .env("ADMIN_URL", server().url("postgres"))
+}
+
+/// Cold, warm and extended clones, for an ordinary role and for a superuser.
+#[test]
+fn the_owner_is_who_the_build_made_it() {
+    let (app, member) = (Role::new(server()), Role::new(server()));
+    let grant = format!("grant {} to {}", app.name, member.name);
+    server().psql("postgres", &grant);
+    for role in [Some(&member), None] {
+        let mut project = Project::extending(server(), "after_extend = \"keep\"");
+        project.append_config("[clone]\nwarm = 1\nwarm_max = 1");
+        if let Some(role) = role {
+            project.connect_as(role);
+        }
+        let clone = |outcome: &str| {
+            let output = given(&project, &app, &["clone", "--json"]).success();
+            output.lacks("not re-applied");
+            let answer = output.json();
+            assert_eq!(answer["outcome"], outcome);
+            let name = answer["clone"]["name"].as_str().unwrap().to_owned();
+            assert_eq!(owner(&name), app.name);
+            // What comes with ownership.
+            let right = format!(
+                "select has_database_privilege('{}', '{name}', 'CREATE')",
+                app.name
+            );
+            assert_eq!(server().psql("postgres", &right), "t");
+            name
+        };
+        let first = clone("miss");
+        let warm = || {
+            let list = Pgstencil::new(&project).args(["list", "--state", "warm"]);
+            !list.success().stdout.is_empty()
+        };
+        assert!(eventually(PATIENCE, warm));
+        clone("hit");
+        project.add_migration("0003_items", "create table items ();");
+        clone("extended");
+        Pgstencil::new(&project).args(["release", &first]).success();
+        goes(&project, &first);
+    }
+}
+
+#[test]
+fn a_database_given_to_a_role_that_ours_cannot_act_as_is_no_template() {
+    let (mut project, me, app) = (
+        Project::with_migrations(server()),
+        Role::new(server()),
+        Role::new(server()),
+    );
+    project.connect_as(&me);
+    let output = given(&project, &app, &["ensure"]).fails(3);
+    output.stderr_has(&format!(
+        "to role `{}`, so it cannot become a template",
+        app.name
+    ));
+    output.stderr_has(&format!("GRANT \"{}\" TO \"{}\"", app.name, me.name));
+    let grant = format!("grant {} to {}", app.name, me.name);
+    server().psql("postgres", &grant);
+    given(&project, &app, &["ensure"]).success();
+}
+
+/// From 16 on a role may inherit from another one without the right to give it anything.
+#[test]
+fn an_owner_that_clones_cannot_get_is_told() {
+    if server().version_major() < 16 {
+        return;
+    }
+    let (mut project, me, app) = (
+        Project::with_migrations(server()),
+        Role::new(server()),
+        Role::new(server()),
+    );
+    project.connect_as(&me);
+    let grant = format!(
+        "grant {} to {} with inherit true, set false",
+        app.name, me.name
+    );
+    server().psql("postgres", &grant);
+    let output = given(&project, &app, &["clone"]).success();
+    output.stderr_has(&format!(
+        "not re-applied on the clone, since role `{}` may not: OWNER TO {}: ",
+        me.name, app.name
+    ));
+    output.stderr_has(&format!(
+        "GRANT \"{}\" TO \"{}\" WITH INHERIT TRUE, SET TRUE",
+        app.name, me.name
+    ));
+    assert_eq!(owner(&database(output.line())), me.name);
 }

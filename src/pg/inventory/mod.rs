@@ -12,7 +12,7 @@
 //! writes by itself (of a column only what a person can set counts, elsewhere names that begin with
 //! `pg_` do not); changes to objects that initdb made, other than schema
 //! `public`; roles, tablespaces and whatever else belongs to the server; the database's own owner,
-//! rights and comment, which pgstencil decides. Where something holds the name of the database that it
+//! rights and comment, which lie outside it. Where something holds the name of the database that it
 //! was built in, [`Inventory::replace`] makes builds comparable: only the caller knows that name, since
 //! a template is renamed when it is sealed. Values of a user mapping's options, and of others
 //! with a name like a password's, are hidden.
