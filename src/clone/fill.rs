@@ -300,7 +300,8 @@ async fn prepare(
 }
 
 /// Opens a database for one connection, and closes it again. Nobody else knows its name, but something
-/// that looks into every database may be in it; then it is given up.
+/// that looks into every database may be in it; that is ended, and where our role may not, the clone is given
+/// up.
 async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow) -> Result<()> {
     let name = &row.private_name;
     let session = registry.session();
@@ -321,7 +322,9 @@ async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow
     let Some(oid) = row.oid else {
         return Err(Error::internal(format!("database `{name}` has no oid")));
     };
-    let left = catalog::wait_until_empty(session, oid, PATIENCE, context.limit).await?;
+    // Whoever else found its door open has no business there.
+    let end = |_: &catalog::Visitor| catalog::Care::End;
+    let left = catalog::clear(session, oid, PATIENCE, context.limit, end).await?;
     match left.first() {
         None => Ok(()),
         Some(visitor) => Err(Error::failed(format!(

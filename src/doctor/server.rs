@@ -80,7 +80,7 @@ fn rights(seen: &Seen) -> Check {
         match seen.rights.signal {
             true => format!("role {role} may create databases and end sessions of others"),
             false => format!(
-                "role {role} may create databases; a session of another role in a clone that was given back delays its drop (GRANT pg_signal_backend TO {role} would let it be ended)"
+                "role {role} may create databases; a session of another role stops a build that finds it in its database, and delays the drop of a clone (GRANT pg_signal_backend TO {role} would let it be ended)"
             ),
         },
     )

@@ -156,27 +156,62 @@ pub struct Visitor {
     pub client: Option<String>,
     /// `active`, `idle`, … as far as we may see it.
     pub state: Option<String>,
+    /// `client backend`, `walsender`, … as far as we may see it; `prepared transaction` for one of those, which
+    /// has no process.
+    pub kind: Option<String>,
+    /// Whether its role is a superuser, whose sessions only a superuser can end.
+    pub superuser: bool,
 }
 
 impl Visitor {
     /// One line for a person.
     pub fn describe(&self) -> String {
+        if self.is_prepared() {
+            return format!(
+                "prepared transaction `{}` of role {}",
+                self.application.as_deref().unwrap_or_default(),
+                self.role.as_deref().unwrap_or("?"),
+            );
+        }
         format!(
             "pid {} role {} application `{}` from {} ({})",
             self.pid,
             self.role.as_deref().unwrap_or("?"),
             self.application.as_deref().unwrap_or(""),
             self.client.as_deref().unwrap_or("local"),
-            self.state.as_deref().unwrap_or("state hidden"),
+            self.state
+                .as_deref()
+                .or(self.kind.as_deref())
+                .unwrap_or("state hidden"),
         )
+    }
+
+    /// Whether it is a transaction that waits for COMMIT PREPARED, and no session.
+    pub fn is_prepared(&self) -> bool {
+        self.kind.as_deref() == Some(PREPARED)
+    }
+
+    /// Whether it is what a client of this role began: a session, or a prepared transaction of any role, which
+    /// nobody but a client can end.
+    pub fn is_clients_of(&self, role: &str) -> bool {
+        match self.kind.as_deref() {
+            Some(PREPARED) => true,
+            None | Some("client backend" | "walsender" | "parallel worker") => {
+                self.role.as_deref() == Some(role)
+            }
+            Some(_) => false,
+        }
     }
 }
 
+const PREPARED: &str = "prepared transaction";
+
 // Autovacuum runs for no role. Its `backend_type` would say more, but is hidden from ordinary roles.
-const VISITORS: &str = "SELECT pid, usename::text AS role, application_name AS application, \
-     host(client_addr) AS client, state FROM pg_stat_activity \
-     WHERE datid = $1 AND pid <> pg_backend_pid() AND usesysid IS NOT NULL \
-     UNION ALL SELECT 0, owner::text, 'prepared transaction ' || gid, NULL, 'prepared' \
+const VISITORS: &str = "SELECT a.pid, a.usename::text AS role, a.application_name AS application, \
+     host(a.client_addr) AS client, a.state, a.backend_type AS kind, coalesce(r.rolsuper, false) AS superuser \
+     FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid \
+     WHERE a.datid = $1 AND a.pid <> pg_backend_pid() AND a.usesysid IS NOT NULL \
+     UNION ALL SELECT 0, owner::text, gid, NULL, 'prepared', 'prepared transaction', false \
      FROM pg_prepared_xacts p JOIN pg_database d ON d.datname = p.database WHERE d.oid = $1";
 
 /// Sessions and prepared transactions in a database; autovacuum, which gives way, is left out.
@@ -218,12 +253,46 @@ pub async fn wait_until_empty(
     patience: Duration,
     limit: &Limit,
 ) -> Result<Vec<Visitor>> {
+    clear(session, oid, patience, limit, |_| Care::Wait).await
+}
+
+/// What is to be done about somebody in a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Care {
+    /// Wait until they leave.
+    Wait,
+    /// End their session, as far as our role may.
+    End,
+    /// They may stay.
+    Ignore,
+}
+
+/// Waits as [`wait_until_empty`] does, and does about everybody in the database what `care` says. Call it with
+/// [`Care::End`] only for a database that is ours and nobody's yet.
+///
+/// # Errors
+/// The driver's, or the limit's; sessions that we may not end are among those returned.
+pub async fn clear(
+    session: &mut Session,
+    oid: Oid,
+    patience: Duration,
+    limit: &Limit,
+    care: impl Fn(&Visitor) -> Care,
+) -> Result<Vec<Visitor>> {
     let started = std::time::Instant::now();
     let mut step = Duration::from_millis(1);
+    let mut asked = std::collections::HashSet::new();
     loop {
-        let left = visitors(session, oid).await?;
+        let mut left = visitors(session, oid).await?;
+        left.retain(|visitor| care(visitor) != Care::Ignore);
         if left.is_empty() || started.elapsed() >= patience {
             return Ok(left);
+        }
+        for visitor in &left {
+            // Once each: what may not be ended would fill the server's log.
+            if care(visitor) == Care::End && asked.insert(visitor.pid) {
+                end_session(session, visitor.pid).await?;
+            }
         }
         limit.pause(step, "sessions to end").await?;
         step = (step * 2).min(Duration::from_millis(50));
@@ -237,18 +306,95 @@ pub async fn wait_until_empty(
 /// The driver's; sessions that we may not end are left.
 pub async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
     for visitor in visitors(session, oid).await? {
-        let ended = session
-            .execute(sql::fill(
-                "SELECT pg_terminate_backend($1)",
-                &[&visitor.pid],
-            ))
-            .await;
-        match ended {
-            Err(e) if super::failure::state_of(&e).as_deref() != Some("42501") => {
-                return Err(e).doing(|| "end a session in a database that was given up".into());
-            }
-            _ => {}
+        end_session(session, visitor.pid).await?;
+    }
+    Ok(())
+}
+
+async fn end_session(session: &mut Session, pid: i32) -> Result<()> {
+    let statement = sql::fill("SELECT pg_terminate_backend($1)", &[&pid]);
+    match session.execute(statement).await {
+        Err(e) if super::failure::state_of(&e).as_deref() != Some("42501") => {
+            Err(e).doing(|| "end a session in a database of pgstencil's".into())
         }
+        _ => Ok(()),
+    }
+}
+
+/// A replication slot of a database.
+#[derive(Clone, Debug, FromRow)]
+pub struct Slot {
+    /// Its name, which no other slot of the server has.
+    pub name: String,
+    /// The output plugin.
+    pub plugin: Option<String>,
+    /// The process that reads from it.
+    pub reader: Option<i32>,
+}
+
+/// The replication slots of the session's database; temporary ones, which end with their session, are left
+/// out.
+///
+/// # Errors
+/// The driver's.
+pub async fn slots(session: &mut Session) -> Result<Vec<Slot>> {
+    session
+        .rows(sql::fill(
+            "SELECT slot_name::text AS name, plugin::text AS plugin, active_pid AS reader \
+             FROM pg_replication_slots WHERE database = current_database() AND NOT temporary ORDER BY 1",
+            &[],
+        ))
+        .await
+        .doing(|| "list the replication slots".into())
+}
+
+/// Drops a replication slot of the session's database. A reader of it is ended first, if our role may.
+///
+/// # Errors
+/// The driver's: 42501 if the role may not, 55006 if it is still read from.
+pub async fn drop_slot(session: &mut Session, slot: &Slot) -> Result<()> {
+    let doing = || format!("drop replication slot `{}`", slot.name);
+    let statement = || sql::fill("SELECT pg_drop_replication_slot($1)", &[&slot.name]);
+    if let Some(reader) = slot.reader {
+        end_session(session, reader).await?;
+    }
+    for _ in 0..50 {
+        match session.execute(statement()).await {
+            // Its reader has not quite ended.
+            Err(e) if super::failure::state_of(&e).as_deref() == Some("55006") => {}
+            Err(e) if super::failure::state_of(&e).as_deref() == Some("42704") => return Ok(()),
+            other => return other.map(drop).doing(doing),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    session.execute(statement()).await.map(drop).doing(doing)
+}
+
+/// The subscriptions of the session's database, and the slots at their publishers.
+///
+/// # Errors
+/// The driver's.
+pub async fn subscriptions(session: &mut Session) -> Result<Vec<(String, Option<String>)>> {
+    session
+        .rows(sql::fill(
+            "SELECT subname::text, subslotname::text FROM pg_subscription WHERE subdbid = \
+             (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1",
+            &[],
+        ))
+        .await
+        .doing(|| "list the subscriptions".into())
+}
+
+/// Drops a subscription of the session's database. Its publisher is not asked, so a slot there stays.
+///
+/// # Errors
+/// The driver's.
+pub async fn drop_subscription(session: &mut Session, name: &str) -> Result<()> {
+    for statement in sql::drop_subscription(name) {
+        session
+            .run(statement)
+            .await
+            .doing(|| format!("drop subscription `{name}`"))?;
     }
     Ok(())
 }
@@ -500,4 +646,34 @@ pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
         note(done)?;
     }
     Ok(complaints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_of_the_build_is_told_from_the_rest() {
+        let visitor = |role: &str, kind: Option<&str>| Visitor {
+            pid: 1,
+            role: Some(role.into()),
+            application: None,
+            client: None,
+            state: None,
+            kind: kind.map(Into::into),
+            superuser: false,
+        };
+        let is_clients = |role, kind| visitor(role, kind).is_clients_of("me");
+        assert!(is_clients("me", Some("client backend")));
+        assert!(is_clients("me", Some("walsender")));
+        // What is hidden may be one.
+        assert!(is_clients("me", None));
+        assert!(is_clients("other", Some(PREPARED)));
+        assert!(!is_clients("other", None));
+        assert!(!is_clients(
+            "me",
+            Some("TimescaleDB Background Worker Scheduler")
+        ));
+        assert!(!is_clients("me", Some("logical replication worker")));
+    }
 }

@@ -367,6 +367,16 @@ pub fn vacuum_freeze(schema: &str, table: &str) -> Statement {
     ))
 }
 
+/// Drops a subscription without a word to its publisher: one statement after the other.
+pub fn drop_subscription(name: &str) -> [Statement; 3] {
+    let name = quote_ident(name);
+    [
+        Statement(format!("ALTER SUBSCRIPTION {name} DISABLE")),
+        Statement(format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")),
+        Statement(format!("DROP SUBSCRIPTION {name}")),
+    ]
+}
+
 /// Whether a sequence has left its start.
 pub fn has_moved(schema: &str, sequence: &str, start: i64) -> Statement {
     Statement(format!(

@@ -8,8 +8,8 @@
 use std::time::{Duration, Instant};
 
 use super::command::run_command;
-use super::seal::{Inspected, Sealing, adopt, inspect, no_stragglers, oid_of, seal};
-use super::{BuildPermit, Extends, Template};
+use super::seal::{Inspected, Sealing, adopt, inspect, oid_of, seal};
+use super::{BuildPermit, Extends, Template, vacate};
 use crate::context::Context;
 use crate::copy::{self, Copy};
 use crate::drop;
@@ -253,7 +253,7 @@ pub(crate) async fn build_in_place(
     for row in rows.iter() {
         let oid = oid_of(row)?;
         // A database in use cannot get its name.
-        no_stragglers(registry, context.limit, row, oid).await?;
+        vacate::close(registry, context, row, oid).await?;
         let replay = replay::read(registry.session(), oid, &row.mark()).await?;
         comments.push(replay.comment);
     }

@@ -12,6 +12,7 @@ mod extend;
 mod look_up;
 mod seal;
 mod settle;
+mod vacate;
 mod verify;
 
 use std::time::Duration;

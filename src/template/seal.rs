@@ -1,11 +1,9 @@
 //! From what a build left to a template: look at it, settle it, close the door, and seal it.
 
-use std::time::Duration;
-
 use sqlx::postgres::types::Oid;
 
 use super::build::Done;
-use super::{Extends, Provisional, Template, TemplateDatabase};
+use super::{Extends, Provisional, Template, TemplateDatabase, vacate};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
@@ -13,12 +11,9 @@ use crate::fingerprint::Recipe;
 use crate::pg::catalog::{self, BuiltWith, Contents};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
-use crate::pg::{Doing as _, Limit, Session, replay, sql};
+use crate::pg::{Doing as _, Session, replay, sql};
 use crate::registry::database;
 use crate::registry::{DatabaseRow, Registry};
-
-/// How long sessions that the build left open may take to end.
-const STRAGGLERS: Duration = Duration::from_secs(10);
 
 /// A `reset` command drops and creates its database: what now stands under our private name and
 /// belongs to our role is adopted.
@@ -121,7 +116,7 @@ pub(super) async fn inspect(
     };
     for row in rows.iter() {
         let oid = oid_of(row)?;
-        no_stragglers(registry, context.limit, row, oid).await?;
+        vacate::wait_for_the_builds_own(registry, context, row, oid).await?;
         let gone = |e| match e {
             OpenError::Missing => Error::new(
                 Kind::Build,
@@ -141,6 +136,7 @@ pub(super) async fn inspect(
             .hint("does it read DATABASE_URL, or a variable that [template.X.env] maps? it may have migrated another database")
             .hint("`allow_empty = true` seals an empty template all the same"));
         }
+        vacate::drop_what_no_clone_has(&mut session, context, row).await?;
         // One after the other: a role's CONNECTION LIMIT may be low.
         session.close().await;
         // Functions of expression indexes find things where the user's sessions find them.
@@ -193,29 +189,6 @@ pub(super) fn oid_of(row: &DatabaseRow) -> Result<Oid> {
         .ok_or_else(|| Error::internal(format!("database `{}` has no oid", row.private_name)))
 }
 
-pub(super) async fn no_stragglers(
-    registry: &mut Registry,
-    limit: &Limit,
-    row: &DatabaseRow,
-    oid: Oid,
-) -> Result<()> {
-    let left = catalog::wait_until_empty(registry.session(), oid, STRAGGLERS, limit).await?;
-    if left.is_empty() {
-        return Ok(());
-    }
-    let error = Error::new(
-        Kind::Build,
-        format!(
-            "the build left sessions open in database `{}` (role `{}`)",
-            row.private_name, row.role
-        ),
-    );
-    Err(left
-        .iter()
-        .fold(error, |e, v| e.detail(v.describe()))
-        .hint("a template must be free of sessions to be cloned: let the build command end what it starts"))
-}
-
 /// What the seal makes of a build.
 pub(super) struct Sealing<'a> {
     pub(super) recipe: &'a Recipe,
@@ -241,13 +214,7 @@ pub(super) async fn seal(
         ..
     } = done;
     for row in &rows {
-        registry
-            .session()
-            .run(sql::allow_connections(&row.private_name, false))
-            .await
-            .doing(|| format!("close database `{}`", row.private_name))?;
-        // Who came in before the door closed is still in.
-        no_stragglers(registry, context.limit, row, oid_of(row)?).await?;
+        vacate::close(registry, context, row, oid_of(row)?).await?;
     }
     context.limit.check("the seal")?;
     // Before the commit, so that there is no moment at which the template can be dropped.

@@ -160,16 +160,15 @@ fn a_template_that_met_another_extension_is_rebuilt() {
     assert_eq!(project.builds(), 2);
 }
 
-/// Opens the template and sits in it.
+/// Sits in the template, whose door is closed again behind it.
 fn sit(project: &Project<'_>, time: Duration) -> std::thread::JoinHandle<()> {
     let name = template(project);
-    project.server().psql(
-        "postgres",
-        &format!(
-            "alter database {} allow_connections true",
-            quote_ident(&name)
-        ),
-    );
+    let door = |open: bool| {
+        let ident = quote_ident(&name);
+        let alter = format!("alter database {ident} allow_connections {open}");
+        project.server().psql("postgres", &alter);
+    };
+    door(true);
     let server = project.server();
     let options = server.options(&server.user(), &server.password(), &name);
     let options = options.application_name("sitter");
@@ -184,6 +183,7 @@ fn sit(project: &Project<'_>, time: Duration) -> std::thread::JoinHandle<()> {
         });
     });
     receiver.recv().unwrap();
+    door(false);
     thread
 }
 

@@ -35,6 +35,7 @@ mod registry;
 mod rights;
 mod run;
 mod safety;
+mod seal;
 mod settle;
 mod smoke;
 mod stale;

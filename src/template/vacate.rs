@@ -1,0 +1,179 @@
+//! A built database is emptied of what no template can have: sessions, and what the server keeps for it
+//! outside it.
+//!
+//! The build's own sessions may still write, so they are waited for, and one that stays fails the build: half a
+//! template must not be sealed. Others are no part of the build: background workers that an extension starts
+//! in each database, agents that watch the server. They are ended when the door is closed behind them.
+
+use std::time::Duration;
+
+use sqlx::postgres::types::Oid;
+
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::pg::catalog::{self, Care, Visitor};
+use crate::pg::{Doing as _, Session, cause, sql, sqlstate};
+use crate::registry::{DatabaseRow, Registry};
+
+/// How long sessions in a built database may take to end.
+const STRAGGLERS: Duration = Duration::from_secs(10);
+
+/// Waits until the sessions that the build command began have ended. Others may stay for now.
+///
+/// # Errors
+/// [`Kind::Build`] if some are still there after ten seconds; the driver's.
+pub(super) async fn wait_for_the_builds_own(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    row: &DatabaseRow,
+    oid: Oid,
+) -> Result<()> {
+    let builder = context.endpoint.user();
+    let care = |visitor: &Visitor| match visitor.is_clients_of(builder) {
+        true => Care::Wait,
+        false => Care::Ignore,
+    };
+    let session = registry.session();
+    let left = catalog::clear(session, oid, STRAGGLERS, context.limit, care).await?;
+    none_left(registry, context, row, &left)
+}
+
+/// Lets nobody in any more, ends what is not the build's, and waits until nobody is left. The door stays
+/// closed.
+///
+/// # Errors
+/// As [`wait_for_the_builds_own`].
+pub(super) async fn close(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    row: &DatabaseRow,
+    oid: Oid,
+) -> Result<()> {
+    let session = registry.session();
+    session
+        .run(sql::allow_connections(&row.private_name, false))
+        .await
+        .doing(|| format!("close database `{}`", row.private_name))?;
+    let builder = context.endpoint.user();
+    let care = |visitor: &Visitor| match visitor.is_clients_of(builder) {
+        true => Care::Wait,
+        false => Care::End,
+    };
+    let left = catalog::clear(session, oid, STRAGGLERS, context.limit, care).await?;
+    none_left(registry, context, row, &left)
+}
+
+/// Fails if somebody is left, and says whose sessions they are and what ends them.
+fn none_left(
+    registry: &Registry,
+    context: &Context<'_>,
+    row: &DatabaseRow,
+    left: &[Visitor],
+) -> Result<()> {
+    if left.is_empty() {
+        return Ok(());
+    }
+    let builder = context.endpoint.user();
+    let own = left.iter().any(|visitor| visitor.is_clients_of(builder));
+    let what = match own {
+        true => "the build left sessions open in",
+        false => "sessions that are not the build's stay in",
+    };
+    let error = Error::new(
+        Kind::Build,
+        format!(
+            "{what} database `{}` (role `{}`)",
+            row.private_name, row.role
+        ),
+    );
+    let error = left.iter().fold(error, |e, v| e.detail(v.describe()));
+    let mut hints: Vec<String> = Vec::new();
+    for visitor in left {
+        let hint = what_ends(visitor, builder, &registry.facts().role);
+        if !hints.contains(&hint) {
+            hints.push(hint);
+        }
+    }
+    Err(hints.into_iter().fold(error, Error::hint))
+}
+
+fn what_ends(visitor: &Visitor, builder: &str, role: &str) -> String {
+    let role = sql::quote_ident(role);
+    if visitor.is_prepared() {
+        let gid = sql::quote_literal(visitor.application.as_deref().unwrap_or_default());
+        return format!(
+            "end it in the build command: COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}"
+        );
+    }
+    if visitor.is_clients_of(builder) {
+        return "a template must be free of sessions to be cloned: let the build command end what it starts".into();
+    }
+    match visitor.superuser {
+        true => format!(
+            "keep what opens it out of databases named `pgstencil_…`, or end it as a superuser: SELECT pg_terminate_backend({});",
+            visitor.pid
+        ),
+        false => format!(
+            "let pgstencil end sessions of other roles: run GRANT pg_signal_backend TO {role}; as a superuser"
+        ),
+    }
+}
+
+/// Drops the replication slots and subscriptions of a built database, and tells of them. They belong to this
+/// very database: no clone has them, a slot holds the server's WAL for as long as the template lives, and a
+/// database with a subscription cannot be dropped. `session`: one in that database.
+///
+/// # Errors
+/// [`Kind::Permission`] if the role may not drop one; the driver's.
+pub(super) async fn drop_what_no_clone_has(
+    session: &mut Session,
+    context: &Context<'_>,
+    row: &DatabaseRow,
+) -> Result<()> {
+    let place = format!("database `{}` (role `{}`)", row.private_name, row.role);
+    for slot in catalog::slots(session).await? {
+        let what = format!("replication slot `{}`", slot.name);
+        let dropped = catalog::drop_slot(session, &slot).await;
+        dropped.map_err(|e| refused(&what, &place, e, "pg_drop_replication_slot(…)"))?;
+        let create = format!(
+            "SELECT pg_create_logical_replication_slot(replace('{}_{{name}}', '-', '_'), {})",
+            slot.name,
+            sql::quote_literal(slot.plugin.as_deref().unwrap_or("pgoutput"))
+        );
+        context.tell(Event::Warning(&format!(
+            "the build command created {what} in {place}; it was dropped, since a template's slot keeps the server's WAL and no clone gets it. To give each clone a slot: [template.{}.after_clone_sql] {} = {create:?}",
+            context.definition.name, row.role
+        )));
+    }
+    for (name, slot) in catalog::subscriptions(session).await? {
+        let what = format!("subscription `{name}`");
+        let dropped = catalog::drop_subscription(session, &name).await;
+        dropped.map_err(|e| refused(&what, &place, e, "DROP SUBSCRIPTION"))?;
+        let left = match slot {
+            Some(slot) => format!(" (slot `{slot}` at its publisher was left alone)"),
+            None => String::new(),
+        };
+        context.tell(Event::Warning(&format!(
+            "the build command created {what} in {place}; it was dropped{left}, since no clone gets it and a database with a subscription cannot be dropped. To give each clone one, create it in [template.{}.after_clone_sql]",
+            context.definition.name
+        )));
+    }
+    Ok(())
+}
+
+fn refused(what: &str, place: &str, error: Error, statement: &str) -> Error {
+    if !matches!(sqlstate(&error).as_deref(), Some("42501" | "55006")) {
+        return error;
+    }
+    Error::new(
+        Kind::Permission,
+        format!("the build command created {what} in {place}, which pgstencil cannot drop"),
+    )
+    .detail(cause(&error))
+    .detail("no clone would have it, and a template must not keep it")
+    .hint(format!(
+        "drop it at the end of the build command: {statement}"
+    ))
+    .hint("create it in each clone instead, by `after_clone_sql`")
+}
