@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Doing as _, Session, catalog, cause, sql, sqlstate};
+use crate::pg::{Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::Registry;
 
 /// One CREATE: what, from what, how.
@@ -74,7 +74,8 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
         }
     };
     session.hurry();
-    if copy.strategy == CopyStrategy::Reflink {
+    // A session that is gone needs nothing put back, and its end is what the caller should hear of.
+    if copy.strategy == CopyStrategy::Reflink && !created.as_ref().is_err_and(is_connection_loss) {
         // The next copy of this session may be another one.
         session
             .run(sql::set_file_copy_method(false))

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::handout::{self, NamedDatabase, Phase};
 use crate::pg::session::OpenError;
-use crate::pg::{Session, sql};
+use crate::pg::{Session, of_user, sql};
 use crate::process::{self, Ended, Job, Status};
 
 /// Runs both on a clone that has its names and is open.
@@ -36,11 +36,8 @@ pub(super) async fn after_clone(
         let done = session.run(sql::user_statements(statements)).await;
         session.close().await;
         done.map_err(|e| {
-            let what = format!(
-                "could not run after_clone_sql of role `{role}` on `{}`",
-                target.name
-            );
-            Error::new(Kind::Build, what).caused_by(e)
+            let doing = format!("run after_clone_sql of role `{role}` on `{}`", target.name);
+            of_user(e, &doing)
         })?;
     }
     let Some(command) = &definition.after_clone else {

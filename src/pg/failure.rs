@@ -87,6 +87,18 @@ fn explain_delay(delay: &Delay, doing: &str) -> Error {
     }
 }
 
+/// Of statements of the user's own: what they say is the user's to mend ([`Kind::Build`]), but not that the
+/// session was lost, the time was up, or the caller gave up.
+pub fn of_user(error: sqlx::Error, doing: &str) -> Error {
+    let ours = is_loss(&error)
+        || Delay::of(&error).is_some()
+        || state_of(&error).as_deref() == Some("57014");
+    match ours {
+        true => explain(error, doing),
+        false => Error::new(Kind::Build, format!("could not {doing}")).caused_by(error),
+    }
+}
+
 fn explain(error: sqlx::Error, doing: &str) -> Error {
     if let Some(delay) = Delay::of(&error) {
         return explain_delay(delay, doing).caused_by(error);

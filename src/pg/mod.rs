@@ -15,5 +15,5 @@ pub mod sql;
 
 pub use bound::Patience;
 pub use endpoint::{Defaults, Endpoint};
-pub use failure::{Doing, cause, is_connection_loss, sqlstate, words};
+pub use failure::{Doing, cause, is_connection_loss, of_user, sqlstate, words};
 pub use session::{Limit, Session};

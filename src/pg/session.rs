@@ -31,7 +31,8 @@ impl Limit {
     /// Bounds all waits together; `None` waits as long as it takes.
     pub fn new(wait: Option<Duration>, cancel: CancellationToken) -> Self {
         Limit {
-            deadline: wait.map(|w| Instant::now() + w),
+            // One that the clock cannot hold is none.
+            deadline: wait.and_then(|w| Instant::now().checked_add(w)),
             cancel,
         }
     }

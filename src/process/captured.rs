@@ -63,7 +63,8 @@ pub enum Ended {
 /// order in which they were written; `on_line` gets each as it comes, and must not block.
 /// The command has a process group of its own, which does not outlive it: what it leaves in there
 /// gets TERM, two seconds later KILL. When `timeout` is over or `cancel` is cancelled the group
-/// gets TERM, and five seconds later KILL; this then returns as after any other end.
+/// gets TERM, and five seconds later KILL; this then returns as after any other end. When `job.kill` is
+/// cancelled it gets KILL at once.
 ///
 /// The command never runs unwatched: the watchdog starts first, then a shell that waits; then the
 /// watchdog learns the group, and only then does the shell become the command.
@@ -125,6 +126,7 @@ pub async fn run_captured(
     let mut ended = Ended::ByItself;
     let mut deadline = timeout.and_then(|t| started.checked_add(t));
     let mut kill_at = None;
+    let mut killed = false;
     let status = loop {
         let why = tokio::select! {
             status = child.wait() => break status,
@@ -132,6 +134,11 @@ pub async fn run_captured(
             () = sleep_until(kill_at) => {
                 signal_group(group, Some(Signal::SIGKILL));
                 kill_at = None;
+                continue;
+            }
+            () = job.kill.cancelled(), if !killed => {
+                signal_group(group, Some(Signal::SIGKILL));
+                (killed, ended, deadline) = (true, Ended::Cancelled, None);
                 continue;
             }
             () = sleep_until(deadline) => Ended::TimedOut,

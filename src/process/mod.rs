@@ -30,6 +30,8 @@ use tokio::process::Command;
 pub use self::captured::{Ended, Finished, run_captured};
 pub use self::foreground::{Signals, run_foreground};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::error::Error;
 
 /// How long a command has between TERM and KILL.
@@ -46,6 +48,9 @@ pub struct Job {
     pub env: Vec<(OsString, OsString)>,
     /// Variables to take out of our own environment; `env` may set them again.
     pub cleared: Vec<OsString>,
+    /// Cancelled when the command must be gone before anything else happens: a captured one then gets KILL
+    /// without a TERM before it.
+    pub kill: CancellationToken,
 }
 
 impl Job {
@@ -56,6 +61,7 @@ impl Job {
             cwd: cwd.into(),
             env: Vec::new(),
             cleared: Vec::new(),
+            kill: CancellationToken::new(),
         }
     }
 

@@ -21,11 +21,16 @@ pub async fn sweep_now(
 ) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut last = Ok(());
+    let mut before = None;
     for pause in PASSES {
         tokio::time::sleep(pause).await;
         match pass(endpoint, registry, grace, &mut lines).await {
-            Ok(true) => return Ok(lines),
-            other => last = other.map(|_| ()),
+            Ok(left) if left.is_empty() => return Ok(lines),
+            // What stays in the way that long will be there for a while: a missing right, a replication slot. The
+            // next command tries again.
+            Ok(left) if pause >= LONG_ENOUGH && before.as_ref() == Some(&left) => return Ok(lines),
+            Ok(left) => (before, last) = (Some(left), Ok(())),
+            Err(error) => last = Err(error),
         }
     }
     last.map(|()| lines)
@@ -81,6 +86,8 @@ impl Stencil {
     }
 }
 
+/// After a pause of this length a drop that is still not possible is left to the next command.
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
 /// The times between the passes of a sweep: what cannot be dropped now often can a moment later,
 /// when somebody's session has ended or the server is back.
 const PASSES: [Duration; 5] = [
@@ -91,23 +98,26 @@ const PASSES: [Duration; 5] = [
     Duration::from_secs(20),
 ];
 
-/// One pass, and whether all that it could do is done.
+/// One pass. Returns the drops that are still to be done after it.
 async fn pass(
     endpoint: &Endpoint,
     registry: &str,
     grace: Duration,
     lines: &mut Vec<String>,
-) -> Result<bool> {
+) -> Result<Vec<Action>> {
     let limit = Limit::new(Some(Duration::from_secs(60)), Default::default());
     let Some(mut registry) = Registry::open_existing(endpoint, registry, &limit).await? else {
-        return Ok(true);
+        return Ok(Vec::new());
     };
     // The limit was for the way in; each statement has its own bound.
     registry.session().set_limit(&Limit::default());
     let actions = sweep::plan(&mut registry, grace).await?;
     lines.extend(sweep::apply(&mut registry, &actions, grace).await?);
-    let drops = |actions: &[Action]| actions.iter().any(Action::drops);
-    let done = !drops(&actions) || !drops(&sweep::plan(&mut registry, grace).await?);
+    let mut left = match actions.iter().any(Action::drops) {
+        true => sweep::plan(&mut registry, grace).await?,
+        false => Vec::new(),
+    };
+    left.retain(Action::drops);
     registry.close().await;
-    Ok(done)
+    Ok(left)
 }

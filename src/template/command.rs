@@ -55,9 +55,11 @@ pub(super) async fn run_command(
             }
         }
     };
-    // If the session is lost, so is the lock, and somebody else may build: end the command.
-    let lost = context.limit.cancel.child_token();
-    let command = process::run_captured(&job, Some(timeout), &lost, &mut on_line);
+    // If the session is lost, so is the lock, and another process may build: the command must not run beside
+    // that one, so it is not asked to end.
+    let kill = job.kill.clone();
+    let cancel = &context.limit.cancel;
+    let command = process::run_captured(&job, Some(timeout), cancel, &mut on_line);
     let watch = async {
         let mut written = String::new();
         loop {
@@ -74,7 +76,7 @@ pub(super) async fn run_command(
                 _ => registry.ping().await,
             };
             if let Err(error) = alive {
-                lost.cancel();
+                kill.cancel();
                 return error;
             }
         }

@@ -15,6 +15,7 @@ use crate::fingerprint::{Recipe, ServerTraits};
 use crate::handout::Outcome;
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, cause, is_connection_loss, sqlstate};
+use crate::process;
 use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
 
@@ -78,6 +79,7 @@ pub async fn ensure(
                     wait_for_serial(registry, context, started).await?;
                     continue;
                 }
+                wait_for_former(registry, context, &recipe).await?;
                 let built = extend_or_build(registry, context, permit, &recipe, &traits).await;
                 // The session may be gone; then the locks are, too.
                 let _ = registry.session().unlock(key).await;
@@ -168,6 +170,36 @@ pub(super) async fn unlock(registry: &mut Registry, key: LockKey) -> Result<()> 
         .unlock(key)
         .await
         .doing(|| "give a lock back".into())?;
+    Ok(())
+}
+
+/// A builder that lost its session lost the right to build with it, and ends its command as soon as it notices.
+/// Where that process can be seen it is waited for, so that two commands do not run at once.
+async fn wait_for_former(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    recipe: &Recipe,
+) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let (project, name) = (context.project, context.definition.name.as_str());
+    let fingerprint = recipe.fingerprint();
+    let former = registry
+        .find_template(project, name, &fingerprint, "building")
+        .await?;
+    let Some(former) = former else {
+        return Ok(());
+    };
+    let (builder, ours) = (&former.builder.0, context.holder);
+    let here =
+        !ours.machine.is_empty() && builder.machine == ours.machine && builder.pid != ours.pid;
+    let started = Instant::now();
+    while here && process::is_alive(builder.pid) && started.elapsed() < PATIENCE {
+        let who = format!(
+            "{}, whose session was lost, to end its build",
+            builder.describe()
+        );
+        context.limit.pause(POLL, &who).await?;
+    }
     Ok(())
 }
 

@@ -183,7 +183,7 @@ fn a_clone_that_the_registry_forgot_is_told() {
     let private = TestServer::private();
     let project = Project::with_migrations(&private);
     let held = Held::idle(&project, &[]);
-    let text = "truncate pgstencil.clone, pgstencil.database, pgstencil.template";
+    let text = "truncate pgstencil.clone, pgstencil.database, pgstencil.template cascade";
     private.psql(&project.registry(), text);
     held.end();
     let name = held.database.clone();
