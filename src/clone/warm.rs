@@ -59,10 +59,12 @@ pub async fn claim(
     let Some(first) = requests.first() else {
         return Ok(None);
     };
+    let role = registry.facts().began_as.clone();
     let wish = Wish {
         project: context.project,
         definition: context.definition,
         fingerprint,
+        role: &role,
         stale_s: context.definition.stale_after.map(|d| d.as_secs_f64()),
         looked_at,
         count: requests.len(),

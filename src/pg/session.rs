@@ -98,6 +98,8 @@ pub struct ServerFacts {
     pub fsync: bool,
     /// The role that the session acts as.
     pub role: String,
+    /// The role that it began as, which is what the user's own sessions act as.
+    pub began_as: String,
     /// What new databases are like.
     pub traits: ServerTraits,
 }
@@ -269,13 +271,15 @@ impl Session {
         if seen.as_deref() != Some(marker.as_str()) {
             return Err(OpenError::Other(pooler(endpoint)));
         }
+        let role: String = row.try_get("role").doing(|| "read the role".into())?;
         let facts = ServerFacts {
             version,
             fsync: row
                 .try_get::<String, _>("fsync")
                 .doing(|| "read fsync".into())?
                 != "off",
-            role: row.try_get("role").doing(|| "read the role".into())?,
+            began_as: role.clone(),
+            role,
             traits: super::catalog::traits(&row, version / 10_000)
                 .doing(|| "read the server's encoding and locale".into())?,
         };

@@ -24,6 +24,8 @@ pub struct ResidentRow {
     pub definition: String,
     /// 64 hex digits.
     pub fingerprint: String,
+    /// The role that built it: several may have one of the same fingerprint.
+    pub built_by: String,
     /// Whether a person protects it.
     pub pinned: bool,
     /// `append`, `never` or `always`: `extend` of its definition when it was built.
@@ -67,6 +69,7 @@ pub struct BuildRow {
 }
 
 const RESIDENTS: &str = "SELECT t.id, t.project, t.definition, t.fingerprint, t.pinned, t.extend, \
+     pg_get_userbyid(t.built_by)::text AS built_by, \
      extract(epoch FROM now() - t.last_used_at)::float8 AS idle_s, t.last_used_at::text AS used, \
      coalesce((SELECT sum(d.bytes) FROM pgstencil.database d WHERE d.template_id = t.id), 0)::bigint AS bytes, \
      CASE WHEN t.base_fingerprint IS NULL THEN t.build_ms END AS full_ms \

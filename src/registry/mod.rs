@@ -239,7 +239,11 @@ impl Registry {
         let version = match self.look(name, None).await? {
             Look::Current => SCHEMA.len(),
             Look::Absent => {
-                self.refuse_foreign_contents(name).await?;
+                if let Some(owner) = self.refuse_foreign_contents(name).await?
+                    && let Err(e) = self.session.act_as(&owner).await
+                {
+                    return Err(foreign(name, Some(&owner)).caused_by(e));
+                }
                 0
             }
             Look::Older => {
@@ -275,10 +279,12 @@ impl Registry {
         Ok(())
     }
 
-    /// A database of our registry's name that somebody uses for something else stays as it is.
-    async fn refuse_foreign_contents(&mut self, name: &str) -> Result<()> {
+    /// A database of our registry's name that somebody uses for something else stays as it is. Returns the owner
+    /// of one that can become the registry: it may be a group's, made by an administrator, and then the tables
+    /// are the group's, too.
+    async fn refuse_foreign_contents(&mut self, name: &str) -> Result<Option<String>> {
         let found = catalog::database(&mut self.session, name).await?;
-        if let Some(d) = found.filter(|d| !d.ours) {
+        if let Some(d) = found.as_ref().filter(|d| !d.ours) {
             return Err(foreign(name, Some(&d.owner)));
         }
         let relations: i64 = self
@@ -295,7 +301,7 @@ impl Registry {
             ))
             .hint("give the registry another name: `[server] registry = \"…\"`"));
         }
-        Ok(())
+        Ok(found.map(|d| d.owner))
     }
 }
 

@@ -34,6 +34,8 @@ pub struct TemplateRow {
     pub built_with: Json<BuiltWith>,
     /// Who built it, or is building it.
     pub builder: Json<Holder>,
+    /// The role that owns what the build made.
+    pub built_by: String,
     /// The last lines of the build's output.
     pub log_tail: String,
     /// Milliseconds of the build.
@@ -95,7 +97,7 @@ macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms, \
-             hits, pinned, reason, base_fingerprint, added, chain, extend, provisional, settle_failure, settle_attempts, \
+             pg_get_userbyid(built_by)::text AS built_by, hits, pinned, reason, base_fingerprint, added, chain, extend, provisional, settle_failure, settle_attempts, \
              extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
              built_with ? 'unlogged_tables' AND id NOT IN (SELECT i.template_id FROM pgstencil.intact i) AS emptied, \
              extract(epoch FROM now() - fresh_at)::float8 AS contents_s, extract(epoch FROM now() - created_at)::float8 AS age_s, \
@@ -127,14 +129,22 @@ pub struct HeldTemplate {
     pub found: Vec<catalog::Database>,
 }
 
+/// A role may use what it built, and what a role built that it inherits from; its own comes first.
 const READY_ID: &str = "SELECT id FROM pgstencil.template \
-     WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready'";
+     WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
+     AND pg_has_role($4::name, built_by, 'USAGE') \
+     ORDER BY pg_get_userbyid(built_by) = $4 DESC, id LIMIT 1";
 const READY_BY_ID: &str = select!("WHERE id = $1 AND state = 'ready'");
 const ITS_DATABASES: &str =
     "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.template_id = $1)";
 
-const FIND: &str =
-    select!("WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = $4");
+const FIND: &str = select!(
+    "WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = $4 \
+     AND (state <> 'ready' OR pg_has_role($5::name, built_by, 'USAGE')) \
+     ORDER BY pg_get_userbyid(built_by) = $5 DESC, id LIMIT 1"
+);
+const OTHERS: &str = "SELECT pg_get_userbyid(built_by)::text FROM pgstencil.template \
+     WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' ORDER BY id LIMIT 1";
 const ALL: &str = select!("ORDER BY project, definition, id");
 /// Also ready ones of which a database is gone or half dropped: somebody did that by hand.
 const DEAD: &str = select!(
@@ -143,18 +153,21 @@ const DEAD: &str = select!(
        AND d.state = 'present' AND NOT EXISTS (SELECT FROM pg_database p WHERE p.oid = d.oid \
        AND p.datconnlimit <> -2)) ORDER BY id"
 );
-const READY_OF: &str =
-    select!("WHERE project = $1 AND definition = $2 AND state = 'ready' ORDER BY id DESC");
+const READY_OF: &str = select!(
+    "WHERE project = $1 AND definition = $2 AND state = 'ready' \
+     AND pg_has_role($3::name, built_by, 'USAGE') \
+     ORDER BY pg_get_userbyid(built_by) = $3 DESC, id DESC"
+);
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND state = 'ready'";
 const INSERT: &str = "INSERT INTO pgstencil.template (project, definition, fingerprint, state, recipe, builder, \
-     base_fingerprint, added, chain, provisional, fresh_at, extend) \
+     base_fingerprint, added, chain, provisional, fresh_at, extend, built_by) \
      SELECT $1, $2, $3, 'building', $4, $5, b.fingerprint, $7, coalesce(b.chain, -1) + 1, $8, \
-     coalesce(b.fresh_at, now()), $9 FROM (VALUES (1)) one \
-     LEFT JOIN pgstencil.template b ON b.id = $6 RETURNING id";
+     coalesce(b.fresh_at, now()), $9, r.oid FROM pg_roles r \
+     LEFT JOIN pgstencil.template b ON b.id = $6 WHERE r.rolname::text = $10 RETURNING id";
 const REPLACE: &str = "UPDATE pgstencil.template SET state = 'broken', reason = 'a build from nothing took its place', \
      kept_until = NULL WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
-     RETURNING id";
+     AND built_by = (SELECT n.built_by FROM pgstencil.template n WHERE n.id = $4) RETURNING id";
 const INHERIT: &str = "UPDATE pgstencil.template n SET hits = n.hits + o.hits, \
      last_used_at = greatest(n.last_used_at, o.last_used_at), pinned = n.pinned OR o.pinned \
      FROM pgstencil.template o WHERE n.id = $1 AND o.id = $2";
@@ -198,7 +211,8 @@ pub(super) fn touch(id: i64, hits: i64) -> Statement {
 }
 
 impl Registry {
-    /// The template of this key in this state.
+    /// The template of this key in this state; a ready one only if our role may use what its builder's role
+    /// owns.
     ///
     /// # Errors
     /// The driver's.
@@ -209,16 +223,41 @@ impl Registry {
         fingerprint: &Fingerprint,
         state: &str,
     ) -> Result<Option<TemplateRow>> {
+        let role = self.facts().began_as.clone();
         self.session()
             .first(sql::fill(
                 FIND,
-                &[&project, &definition, &fingerprint.to_string(), &state],
+                &[
+                    &project,
+                    &definition,
+                    &fingerprint.to_string(),
+                    &state,
+                    &role,
+                ],
             ))
             .await
             .doing(|| "look a template up in the registry".into())
     }
 
-    /// Shares the lock of the ready template of this key, and reads it; `None` if there is none.
+    /// The role that built the ready template of this key, whether ours may use it or not.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn builder_of(
+        &mut self,
+        project: &str,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<String>> {
+        let fingerprint = fingerprint.to_string();
+        self.session()
+            .first_scalar(sql::fill(OTHERS, &[&project, &definition, &fingerprint]))
+            .await
+            .doing(|| "look a template up in the registry".into())
+    }
+
+    /// Shares the lock of the ready template of this key that our role may use, and reads it; `None` if there
+    /// is none.
     ///
     /// # Errors
     /// The driver's.
@@ -229,7 +268,8 @@ impl Registry {
         fingerprint: &Fingerprint,
     ) -> Result<Option<Hold>> {
         let fingerprint = fingerprint.to_string();
-        let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint]);
+        let role = self.facts().began_as.clone();
+        let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint, &role]);
         let id: Option<i64> = self
             .session()
             .first_scalar(of)
@@ -289,7 +329,8 @@ impl Registry {
             .doing(|| "list templates".into())
     }
 
-    /// The ready templates of a definition with what they were built from, in no order.
+    /// The ready templates of a definition that our role may use with what they were built from; those that it
+    /// built itself come first.
     ///
     /// # Errors
     /// The driver's.
@@ -299,9 +340,10 @@ impl Registry {
         definition: &str,
     ) -> Result<Vec<(TemplateRow, Recipe)>> {
         let doing = || "list the templates of a definition".to_owned();
+        let role = self.facts().began_as.clone();
         let rows: Vec<TemplateRow> = self
             .session()
-            .rows(sql::fill(READY_OF, &[&project, &definition]))
+            .rows(sql::fill(READY_OF, &[&project, &definition, &role]))
             .await
             .doing(doing)?;
         let recipes: Vec<(i64, serde_json::Value)> = self
@@ -320,7 +362,7 @@ impl Registry {
             .collect())
     }
 
-    /// Takes the place of the ready template of the same key, within the seal's transaction: it is
+    /// Takes the place of the ready template of the same key and role, within the seal's transaction: it is
     /// given up, and its count of hits goes over. Returns the number of its row, if there was one.
     ///
     /// # Errors
@@ -336,7 +378,7 @@ impl Registry {
             .session()
             .first(sql::fill(
                 REPLACE,
-                &[&project, &definition, &fingerprint.to_string()],
+                &[&project, &definition, &fingerprint.to_string(), &new],
             ))
             .await?;
         let Some((old,)) = old else {
@@ -434,6 +476,7 @@ impl Registry {
         extend: Extend,
         extension: Option<&NewExtension<'_>>,
     ) -> Result<i64> {
+        let role = self.facts().began_as.clone();
         self.session()
             .scalar(sql::fill(
                 INSERT,
@@ -447,6 +490,7 @@ impl Registry {
                     &Json(extension.map_or(&[][..], |e| e.added)),
                     &extension.is_some_and(|e| e.provisional),
                     &extend.as_str(),
+                    &role,
                 ],
             ))
             .await

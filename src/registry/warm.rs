@@ -24,6 +24,8 @@ pub struct Wish<'a> {
     pub definition: &'a Definition,
     /// Of the template.
     pub fingerprint: &'a Fingerprint,
+    /// Our role, which must be allowed to use what the template's builder owns.
+    pub role: &'a str,
     /// Seconds after which its contents are too old.
     pub stale_s: Option<f64>,
     /// Whether the template was looked at: else only one is taken that meets nothing on the server that
@@ -150,8 +152,9 @@ fn claim(wish: &Wish<'_>) -> Statement {
            WHERE project = $1 AND definition = $2 AND fingerprint = $3 \
            AND state = 'ready' AND NOT EXISTS (SELECT FROM pgstencil.database o \
              JOIN pg_database p ON p.oid = o.oid WHERE o.template_id = template.id AND p.datallowconn) \
-           AND (NOT built_with ? 'unlogged_tables' OR id IN (SELECT i.template_id FROM pgstencil.intact i))\
-           {stale}{looked_at}{extended}), \
+           AND (NOT built_with ? 'unlogged_tables' OR id IN (SELECT i.template_id FROM pgstencil.intact i)) \
+           AND pg_has_role($9::name, built_by, 'USAGE'){stale}{looked_at}{extended} \
+           ORDER BY pg_get_userbyid(built_by) = $9 DESC, id LIMIT 1), \
          found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
            WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
            LIMIT $5 FOR UPDATE SKIP LOCKED), \
@@ -178,6 +181,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
             &wish.lease.kind(),
             &wish.lease.seconds(),
             &Json(wish.holder),
+            &wish.role,
         ],
     )
 }
@@ -232,7 +236,9 @@ const STOCK: &str = with_demand!(
      jsonb_array_length(coalesce(t.built_with -> 'login_triggers', '[]')) > 0 AS login_triggers, \
      (SELECT coalesce(m.full_at > now() - interval '10 minutes', false) FROM pgstencil.meta m) AS full \
      FROM pgstencil.template t \
-     WHERE t.project = $1 AND t.definition = $2 AND t.fingerprint = $3 AND t.state = 'ready'"
+     WHERE t.project = $1 AND t.definition = $2 AND t.fingerprint = $3 AND t.state = 'ready' \
+     AND pg_has_role($4::name, t.built_by, 'USAGE') \
+     ORDER BY pg_get_userbyid(t.built_by) = $4 DESC, t.id LIMIT 1"
 );
 /// Warm clones of what nobody can ask for any more; beyond what their project wants, which is nothing of
 /// a template that was not used for an hour, or for ten minutes while another one of its definition was;
@@ -342,10 +348,11 @@ impl Registry {
         definition: &str,
         fingerprint: &Fingerprint,
     ) -> Result<Option<StockRow>> {
+        let role = self.facts().began_as.clone();
         self.session()
             .first(sql::fill(
                 STOCK,
-                &[&project, &definition, &fingerprint.to_string()],
+                &[&project, &definition, &fingerprint.to_string(), &role],
             ))
             .await
             .doing(|| "see how many warm clones there are".into())

@@ -314,7 +314,8 @@ async fn meant<'a>(
     project: &str,
     done: &str,
 ) -> Result<&'a ResidentRow> {
-    match resident(rows, prefix, project) {
+    let role = registry.facts().began_as.clone();
+    match resident(rows, prefix, project, &role) {
         Err(error) if error.kind() == Kind::NotFound => {
             let building = building(registry, prefix, project, done).await?;
             Err(building.unwrap_or(error))
@@ -354,8 +355,14 @@ async fn building(
 }
 
 /// The template whose fingerprint begins so, in this project if there is one: projects that build the
-/// same from the same files have templates of one fingerprint.
-fn resident<'a>(rows: &'a [ResidentRow], prefix: &str, project: &str) -> Result<&'a ResidentRow> {
+/// same from the same files have templates of one fingerprint. So have roles that do not inherit from each
+/// other: of those, the one of `role`.
+fn resident<'a>(
+    rows: &'a [ResidentRow],
+    prefix: &str,
+    project: &str,
+    role: &str,
+) -> Result<&'a ResidentRow> {
     if prefix.is_empty() {
         return Err(Error::usage(
             "an empty text is the beginning of every fingerprint",
@@ -365,6 +372,13 @@ fn resident<'a>(rows: &'a [ResidentRow], prefix: &str, project: &str) -> Result<
     let mut found: Vec<_> = rows.iter().filter(|row| begins(&row.fingerprint)).collect();
     if found.iter().any(|row| row.project == project) {
         found.retain(|row| row.project == project);
+    }
+    let of_one = |a: &&ResidentRow, b: &&ResidentRow| {
+        (&a.project, &a.definition, &a.fingerprint) == (&b.project, &b.definition, &b.fingerprint)
+    };
+    if found.windows(2).all(|pair| of_one(&pair[0], &pair[1])) {
+        found.sort_by_key(|row| row.built_by != role);
+        found.truncate(1);
     }
     match found.as_slice() {
         [] => Err(unknown(prefix)),

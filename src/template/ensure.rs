@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::build::{self, Built, Extension};
-use super::look_up::{LookUp, look_up};
+use super::look_up::{LookUp, look_up, tell_of_another_role};
 use super::{BuildPermit, Ensured, Extends, NoBase, extend};
 use crate::config::{AfterExtend, Extend};
 use crate::context::Context;
@@ -80,6 +80,7 @@ pub async fn ensure(
                     continue;
                 }
                 wait_for_former(registry, context, &recipe).await?;
+                tell_of_another_role(registry, context, &recipe).await?;
                 let built = extend_or_build(registry, context, permit, &recipe, &traits).await;
                 // The session may be gone; then the locks are, too.
                 let _ = registry.session().unlock(key).await;

@@ -216,6 +216,7 @@ mod tests {
             state: "ready".into(),
             built_with: Json::default(),
             builder: Json::default(),
+            built_by: "me".into(),
             log_tail: String::new(),
             build_ms: None,
             hits: 0,

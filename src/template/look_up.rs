@@ -9,9 +9,9 @@ use crate::error::Result;
 use crate::events::Event;
 use crate::fingerprint::Recipe;
 use crate::names::Fingerprint;
-use crate::pg::Doing as _;
 use crate::pg::catalog::{self, BuiltWith};
 use crate::pg::lock::LockKey;
+use crate::pg::{Doing as _, sql};
 use crate::registry::template::Hold;
 use crate::registry::{Registry, TemplateRow};
 
@@ -82,6 +82,30 @@ pub(super) async fn look_up(
         // The builder has the lock, but not yet its row, or not any more.
         None => Ok(LookUp::Again),
     }
+}
+
+/// Tells why a template is built that another role has already, if that is so.
+pub(super) async fn tell_of_another_role(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    recipe: &Recipe,
+) -> Result<()> {
+    let (project, definition) = (context.project, context.definition.name.as_str());
+    let fingerprint = recipe.fingerprint();
+    let Some(builder) = registry
+        .builder_of(project, definition, &fingerprint)
+        .await?
+    else {
+        return Ok(());
+    };
+    let (role, owner) = (&registry.facts().began_as, &registry.facts().role);
+    context.tell(Event::Warning(&format!(
+        "template {} of `{definition}` belongs to role `{builder}`, from which role `{role}` does not inherit: it is built once more for `{role}`. To share templates, let every member's sessions act as one role: ALTER ROLE {} SET role = {};",
+        fingerprint.short(),
+        sql::quote_ident(role),
+        sql::quote_ident(owner)
+    )));
+    Ok(())
 }
 
 /// What came of trying to use a ready template.

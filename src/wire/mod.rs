@@ -246,6 +246,8 @@ pub struct TemplateAnswer {
     pub build_ms: Option<i64>,
     /// Who built it, or is building it.
     pub builder: crate::registry::Holder,
+    /// The role that owns what the build made: others may use the template only if they inherit from it.
+    pub built_by: String,
     /// Why it is broken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -323,6 +325,7 @@ fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
         pinned: row.pinned,
         build_ms: row.build_ms,
         builder: row.builder.0.clone(),
+        built_by: row.built_by.clone(),
         reason: row.reason.clone(),
     }
 }

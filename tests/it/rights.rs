@@ -505,3 +505,90 @@ fn a_role_that_becomes_another_works_as_that() {
         .stderr_has(&format!("ALTER ROLE \"{}\" CREATEDB;", group.name));
     server().psql("postgres", &format!("alter role {} createdb", group.name));
 }
+
+/// An administrator makes the registry for a group. Tables belong to the member that built them, so each member
+/// has templates of its own, until their sessions act as the group.
+#[test]
+fn members_of_a_group_share_its_registry_and_use_only_what_they_may() {
+    let [group, ann, bob] = [0; 3].map(|_| Role::new(server()));
+    let mut project = Project::extending(server(), "after_extend = \"keep\"");
+    project.append_config("[clone]\nwarm = 1\nwarm_max = 1");
+    admin(&format!(
+        "grant {0} to {1}, {2}",
+        group.name, ann.name, bob.name
+    ));
+    admin(&format!(
+        "create database {} owner {}",
+        project.registry(),
+        group.name
+    ));
+    let ask = |project: &Project<'_>| {
+        let output = pgstencil(
+            project,
+            &["run", "--", "psql", "-XAtc", "select name from users"],
+        );
+        let output = output.success();
+        output.stdout("ann\n");
+        output
+    };
+    let other = format!(
+        "belongs to role `{}`, from which role `{}` does not inherit",
+        ann.name, bob.name
+    );
+    for (role, builds) in [(&ann, 1), (&bob, 2), (&ann, 2), (&bob, 2)] {
+        project.connect_as(role);
+        for _ in 0..2 {
+            let before = project.builds();
+            let told = ask(&project).stderr.contains(&other);
+            assert_eq!(project.builds(), builds);
+            assert_eq!(told, builds == 2 && before == 1);
+            // Of a warm clone, too.
+            let warm = || {
+                let list = pgstencil(&project, &["list", "--state", "warm"]).success();
+                !list.stdout.is_empty()
+            };
+            assert!(eventually(PATIENCE, warm));
+        }
+    }
+    let builders = |project: &Project<'_>| {
+        let list = pgstencil(project, &["list", "--json"]).success().json();
+        let templates = list["templates"].as_array().unwrap().iter();
+        let names = templates.map(|t| t["built_by"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(builders(&project), [&*ann.name, &*bob.name]);
+    // Nor is another's template a base. What a superuser meets it may use.
+    project.add_migration("0003_items", "create table items (id int);");
+    project.connect_as(&ann);
+    let extended = pgstencil(&project, &["ensure", "--json"]).success().json();
+    assert_eq!(extended["outcome"], "extended");
+    project.connect_to(server().url("postgres"));
+    let hit = pgstencil(&project, &["ensure", "--json"]).success().json();
+    assert_eq!(hit["outcome"], "hit");
+    // Of several with one fingerprint a name means one's own.
+    let fingerprint = hit["fingerprint"].as_str().unwrap();
+    project.connect_as(&bob);
+    let own = pgstencil(&project, &["ensure", "--json"]).success().json();
+    assert_eq!(own["outcome"], "extended");
+    pgstencil(&project, &["evict", &fingerprint[..12]]).success();
+    assert_eq!(builders(&project), [&*ann.name, &*bob.name, &*ann.name]);
+
+    for role in [&ann, &bob] {
+        admin(&format!(
+            "alter role {} set role = {}",
+            role.name, group.name
+        ));
+    }
+    let builds = project.builds();
+    for role in [&ann, &bob] {
+        project.connect_as(role);
+        ask(&project);
+    }
+    assert_eq!(project.builds(), builds + 1);
+    assert_eq!(builders(&project)[3], group.name);
+    project.connect_to(server().url("postgres"));
+}
+
+fn admin(sql: &str) {
+    server().psql("postgres", sql);
+}

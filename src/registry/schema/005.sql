@@ -11,3 +11,14 @@ UPDATE pgstencil.template SET difference = NULL WHERE difference <> '';
 CREATE UNLOGGED TABLE pgstencil.intact (
     template_id bigint PRIMARY KEY REFERENCES pgstencil.template ON DELETE CASCADE
 );
+
+-- The role as which the build command's sessions began. It owns what they made, so another role may use the
+-- template only if it inherits from this one: each role that does not has a template of its own. Of older
+-- templates the registry's owner is as good a guess as any.
+ALTER TABLE pgstencil.template ADD COLUMN built_by oid;
+UPDATE pgstencil.template SET built_by =
+    (SELECT datdba FROM pg_database WHERE datname = current_database());
+ALTER TABLE pgstencil.template ALTER COLUMN built_by SET NOT NULL;
+DROP INDEX pgstencil.template_ready;
+CREATE UNIQUE INDEX template_ready ON pgstencil.template (project, definition, fingerprint, built_by)
+    WHERE state = 'ready';
