@@ -17,6 +17,25 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// What no part of a URL may hold as it is: a terminal, a log and a shell's `read` would not show or take
+/// the URL that it is. Beside the control characters these are all characters that are not ASCII and neither
+/// letter nor digit, such as those that turn the direction of writing.
+fn is_unfit(c: char) -> bool {
+    c.is_control() || c.is_whitespace() || (!c.is_ascii() && !c.is_alphanumeric())
+}
+
+/// A part of a URL as it was written, but for what no URL may hold.
+fn as_written(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_unfit(c) {
+            true => out += &encode(c.encode_utf8(&mut [0; 4])),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
 /// A text as it stands in a URL.
 pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
@@ -61,6 +80,15 @@ impl ServerUrl {
                 "use `postgresql://…` (also `postgres://`, `postgresql+DRIVER://`, `postgis://`)",
             ));
         }
+        if !scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c))
+        {
+            return Err(Error::config(
+                "the server URL's scheme holds a character that no scheme has",
+            )
+            .hint("write `postgresql://…` or `postgresql+DRIVER://…`"));
+        }
         let (rest, query) = match rest.split_once('?') {
             Some((rest, query)) => (rest, query),
             None => (rest, ""),
@@ -85,7 +113,7 @@ impl ServerUrl {
             scheme: scheme.to_owned(),
             user,
             password,
-            host: host.to_owned(),
+            host: as_written(host),
             port,
             database: match path {
                 Some(path) => non_empty(decode(path, "database name")?),
@@ -94,7 +122,7 @@ impl ServerUrl {
             query: query
                 .split('&')
                 .filter(|pair| !pair.is_empty())
-                .map(str::to_owned)
+                .map(as_written)
                 .collect(),
         };
         if hostport.contains(',')
@@ -178,8 +206,10 @@ impl ServerUrl {
             url = url.without(&["host", "hostaddr"]);
             url.host = match host {
                 folder if folder.starts_with('/') => encode(folder),
-                v6 if v6.contains(':') && !v6.starts_with('[') => format!("[{v6}]"),
-                host => host.to_owned(),
+                v6 if v6.contains(':') && !v6.starts_with('[') => {
+                    format!("[{}]", as_written(v6))
+                }
+                host => as_written(host),
             };
         }
         if let Some(port) = port {
@@ -388,6 +418,24 @@ mod tests {
             u.with_database("né w").reveal(),
             "postgresql+psycopg://me:p%40ss@db:6543/n%C3%A9%20w?sslmode=require&x=%20y"
         );
+    }
+
+    #[test]
+    fn a_url_holds_nothing_that_a_terminal_obeys() {
+        let odd = "\x1b[31m\u{9b}x\u{202e}y\u{2066} \n\t";
+        let u = url(&format!(
+            "postgres://u{odd}:p{odd}@h{odd}:1/d?a{odd}=b{odd}&keep=%1b+ü"
+        ));
+        let text = u.with_database(odd).reveal();
+        assert!(!text.contains(is_unfit), "{text:?}");
+        assert!(text.ends_with("&keep=%1b+ü"), "{text}");
+        assert_eq!(u.user(), Some(format!("u{odd}")));
+        assert_eq!(u.host(), Some(format!("h{odd}")));
+        assert_eq!(u.parameter(&format!("a{odd}")), Some(format!("b{odd}")));
+        assert_eq!(url(&text), u.with_database(odd));
+        assert!(ServerUrl::parse("postgresql+x\x1b://h/d").is_err());
+        // It can be told what the terminal would have shown.
+        assert_eq!(url("postgres://hôte/d").reveal(), "postgres://hôte/d");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod args;
 mod background;
 mod checkout;
 mod commands;
+mod escape;
 mod github;
 mod output;
 mod target;
@@ -36,13 +37,12 @@ pub(crate) fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version come this way, too; a closed pipe behind them is no error.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() {
-                Kind::Usage.exit_code()
-            } else {
-                0
-            });
+            let code = match error.use_stderr() {
+                true => Kind::Usage.exit_code(),
+                false => 0,
+            };
+            output::print_usage(error);
+            return ExitCode::from(code);
         }
     };
     // Before anything is opened: this process outlives the one that started it.

@@ -1,16 +1,20 @@
-//! [`Printer`]: data to standard output, words to standard error, and the live line of a terminal.
+//! [`Printer`]: data to standard output, words to standard error, and the live line of a terminal. What a
+//! terminal would obey is escaped here, and only here; see [`super::escape`].
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
+use clap::{CommandFactory as _, Parser as _};
 use pgstencil::Error;
 use pgstencil::config::env::{self, Environment};
 use pgstencil::events::Event;
 use pgstencil::wire::{self, ErrorAnswer};
 
-use super::args::{Color, Shared};
+use super::args::{Arguments, Color, Shared};
+use super::escape;
 
 /// Writes what a person or a script sees. Cheap to clone.
 #[derive(Clone)]
@@ -24,6 +28,16 @@ struct Inner {
     terminal: bool,
     live: Mutex<Live>,
 }
+
+/// A part of a line.
+enum Part<'a> {
+    /// Escaped.
+    Words(&'a str),
+    /// A word of ours, in colour.
+    Painted(Style, &'a str),
+}
+
+use Part::{Painted, Words};
 
 /// What the live line shows, and what has been said of a wait.
 #[derive(Default)]
@@ -81,12 +95,18 @@ impl Printer {
 
     /// Data, for standard output. A reader that has gone (`| head`) is no error.
     ///
+    /// Line ends stay, so they must be ours: see [`escape::line`] and [`escape::block`]. URLs come out as
+    /// they are, since they hold nothing that is escaped.
+    ///
     /// # Errors
     /// A full disk behind a redirection, say.
     pub(crate) fn data(&self, text: &str) -> pgstencil::Result<()> {
         self.clear();
         let mut out = std::io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        match out
+            .write_all(escape::lines(text).as_bytes())
+            .and_then(|()| out.flush())
+        {
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(Error::failed("cannot write to standard output").caused_by(e))
             }
@@ -104,27 +124,45 @@ impl Printer {
 
     /// A line about how it goes; not with `-q`.
     pub(crate) fn say(&self, text: &str) {
+        self.say_parts(&[Words(text)]);
+    }
+
+    fn say_parts(&self, parts: &[Part<'_>]) {
         if self.0.quiet == 0 {
-            self.line(text);
+            self.line(parts);
+        }
+    }
+
+    /// A line of the user's own command, as it came; not with `-q`.
+    pub(crate) fn pass_on(&self, text: &str) {
+        if self.0.quiet == 0 {
+            self.raw(text);
         }
     }
 
     /// A line that was asked for, so `-q` does not take it away, where standard output is taken.
     pub(crate) fn answer(&self, text: &str) {
-        self.line(text);
+        self.line(&[Words(text)]);
+    }
+
+    /// A question, whose answer is typed behind it.
+    pub(crate) fn ask(&self, text: &str) -> std::io::Result<()> {
+        self.clear();
+        let mut err = std::io::stderr().lock();
+        write!(err, "{} ", escape::line(text)).and_then(|()| err.flush())
     }
 
     /// A line for those who want to know more (`-v`).
     pub(crate) fn detail(&self, text: &str) {
         if self.0.verbose > 0 {
-            self.line(text);
+            self.line(&[Words(text)]);
         }
     }
 
     /// Something that the user should know.
     pub(crate) fn warn(&self, text: &str) {
         if self.0.quiet < 2 {
-            self.line(&format!("{} {text}", self.paint(YELLOW, "warning:")));
+            self.line(&[Painted(YELLOW, "warning:"), Words(" "), Words(text)]);
         }
     }
 
@@ -185,11 +223,11 @@ impl Printer {
                         format!(" from {base} by {}", migrations(*added)),
                     ),
                 };
-                self.say(&format!(
-                    "{} template {definition} ({fingerprint}){from} in {}",
-                    self.paint(GREEN, done),
+                let what = format!(
+                    " template {definition} ({fingerprint}){from} in {}",
                     seconds(*took)
-                ));
+                );
+                self.say_parts(&[Painted(GREEN, done), Words(&what)]);
             }
             Event::Compared {
                 definition,
@@ -200,19 +238,23 @@ impl Printer {
             } => {
                 self.finish();
                 let found = match equal {
-                    true => self.paint(GREEN, "equals"),
-                    false => self.paint(YELLOW, "differs from"),
+                    true => Painted(GREEN, "equals"),
+                    false => Painted(YELLOW, "differs from"),
                 };
                 let place = match replaced {
                     true => " and has taken its place",
                     false => "",
                 };
-                self.say(&format!(
-                    "a build from nothing ({}) {found} template {definition} ({fingerprint}){place}",
-                    seconds(*took)
-                ));
+                let built = format!("a build from nothing ({}) ", seconds(*took));
+                let what = format!(" template {definition} ({fingerprint}){place}");
+                self.say_parts(&[Words(&built), found, Words(&what)]);
             }
-            Event::Output(line) => self.detail(&format!("  {line}")),
+            // What the user's own command prints for them may have colours.
+            Event::Output(line) => {
+                if self.0.verbose > 0 {
+                    self.raw(&format!("  {line}"));
+                }
+            }
             Event::Warning(text) => self.warn(text),
             Event::Notice(text) => self.detail(text),
         }
@@ -231,8 +273,8 @@ impl Printer {
         drop(live);
         let last = expected.map_or(String::new(), |e| format!(" (last time: {})", seconds(e)));
         self.say(&format!("{label}, for {} so far{last}", seconds(elapsed)));
-        for line in tail.lines() {
-            self.say(&format!("  {line}"));
+        if !tail.is_empty() {
+            self.say(&format!("its last output:\n{tail}"));
         }
     }
 
@@ -241,38 +283,37 @@ impl Printer {
         self.finish();
         if self.0.json {
             if let Ok(text) = to_json(&ErrorAnswer::from(error)) {
-                self.line(&text);
+                self.raw(&text);
             }
             return;
         }
-        self.report(&self.paint(RED, "error:"), error);
+        self.report(Painted(RED, "error:"), error);
     }
 
     /// Something that the user should know, with reasons and hints.
     pub(crate) fn caution(&self, warning: &Error) {
         if self.0.quiet < 2 {
-            self.report(&self.paint(YELLOW, "warning:"), warning);
+            self.report(Painted(YELLOW, "warning:"), warning);
         }
     }
 
-    fn report(&self, label: &str, error: &Error) {
-        let mut lines = vec![format!("{label} {}", error.message())];
-        lines.extend(error.details().iter().map(|line| format!("  {line}")));
-        lines.extend(
-            wire::causes(error)
-                .iter()
-                .map(|cause| format!("  caused by: {cause}")),
-        );
-        if !error.hints().is_empty() {
-            lines.push(String::new());
+    fn report(&self, label: Part<'_>, error: &Error) {
+        let mut text = self.render(&[label, Words(" "), Words(error.message())]);
+        for line in error.details() {
+            text += &format!("\n  {}", escape::block(line));
         }
-        lines.extend(
-            error
-                .hints()
-                .iter()
-                .map(|hint| format!("{} {hint}", self.paint(CYAN, "hint:"))),
-        );
-        self.line(&lines.join("\n"));
+        for cause in wire::causes(error) {
+            text += &format!("\n  caused by: {}", escape::block(&cause));
+        }
+        if !error.hints().is_empty() {
+            text.push('\n');
+        }
+        for hint in error.hints() {
+            // A config to paste has several lines. TOML may be indented.
+            let hint = escape::lines(hint.trim_end()).replace('\n', "\n  ");
+            text += &format!("\n{} {hint}", self.render(&[Painted(CYAN, "hint:")]));
+        }
+        self.raw(&text);
     }
 
     /// Ends the live line.
@@ -283,18 +324,28 @@ impl Printer {
         live.since = None;
     }
 
-    fn line(&self, text: &str) {
+    fn line(&self, parts: &[Part<'_>]) {
+        self.raw(&self.render(parts));
+    }
+
+    fn raw(&self, text: &str) {
         self.clear();
         // A closed standard error takes nothing away from the work.
         let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
 
-    fn paint(&self, style: Style, text: &str) -> String {
-        if self.0.color {
-            format!("{}{text}{}", style.render(), style.render_reset())
-        } else {
-            text.to_owned()
+    fn render(&self, parts: &[Part<'_>]) -> String {
+        let mut line = String::new();
+        for part in parts {
+            match part {
+                Words(text) => line += &escape::block(text),
+                Painted(style, text) if self.0.color => {
+                    line += &format!("{}{text}{}", style.render(), style.render_reset());
+                }
+                Painted(_, text) => line += text,
+            }
         }
+        line
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
@@ -306,7 +357,7 @@ impl Printer {
 
     fn begin(&self, label: String, elapsed: Duration, expected: Option<Duration>) {
         let mut live = self.live();
-        live.label = Some(label);
+        live.label = Some(escape::line(&label).into_owned());
         live.since = Instant::now().checked_sub(elapsed);
         live.expected = expected;
         if !live.ticking {
@@ -345,9 +396,30 @@ impl Printer {
     }
 }
 
+/// Help, the version, or what is wrong with a command line. That repeats what was typed, so where there is
+/// something to escape in it, the escaped words are parsed instead: they are wrong in the same way.
+pub(crate) fn print_usage(error: clap::Error) {
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    let shown = typed.iter().map(|word| match word.to_str() {
+        Some(word) => OsString::from(&*escape::line(word)),
+        None => OsString::from(&*escape::line(&word.to_string_lossy())),
+    });
+    let shown: Vec<OsString> = shown.collect();
+    let error = match shown == typed {
+        true => error,
+        false => Arguments::try_parse_from(shown)
+            .err()
+            .unwrap_or_else(|| Arguments::command().error(error.kind(), "wrong arguments")),
+    };
+    // A closed pipe behind it is no error.
+    let _ = error.print();
+}
+
 /// Pretty enough to read, one object.
 fn to_json(value: &impl serde::Serialize) -> pgstencil::Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
+    serde_json::to_string(value)
+        .map(escape::json)
+        .map_err(|e| Error::internal("cannot write JSON").caused_by(e))
 }
 
 /// A time for a person.

@@ -40,7 +40,7 @@ pub struct Finished {
     pub status: Status,
     /// Whether it was we who ended it.
     pub ended: Ended,
-    /// The last 40 lines of its output.
+    /// The last 40 lines of its output, as [`super::plain`] leaves them.
     pub tail: Vec<String>,
     /// From its start to its end.
     pub elapsed: Duration,

@@ -1,5 +1,6 @@
 //! Splits a stream of bytes into lines for people.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// Longer lines are cut here: some tools print a whole JSON document on one.
@@ -62,6 +63,22 @@ impl Lines {
         if self.tail.len() == TAIL {
             self.tail.pop_front();
         }
-        self.tail.push_back(line);
+        self.tail.push_back(plain(&line).into_owned());
     }
+}
+
+/// A line without colours and the other control sequences that begin with `ESC [`, for where it is read
+/// later and elsewhere.
+pub fn plain(line: &str) -> Cow<'_, str> {
+    if !line.contains("\x1b[") {
+        return line.into();
+    }
+    let mut parts = line.split("\x1b[");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // Parameters and intermediates, then one character that ends the sequence.
+        let rest = part.trim_start_matches(|c: char| matches!(c, ' '..='?'));
+        out.extend(rest.chars().skip(1));
+    }
+    out.into()
 }

@@ -29,6 +29,7 @@ use tokio::process::Command;
 
 pub use self::captured::{Ended, Finished, run_captured};
 pub use self::foreground::{Signals, run_foreground};
+pub use self::lines::plain;
 
 use tokio_util::sync::CancellationToken;
 

@@ -138,6 +138,23 @@ fn lines_are_split_for_people() {
     assert!(split(&[]).is_empty());
 }
 
+#[test]
+fn lines_lose_their_colours() {
+    assert_eq!(
+        plain("\x1b[1;31merror\x1b[0m: \x1b[38:5:1mx\x1b[K"),
+        "error: x"
+    );
+    assert_eq!(plain("a\x1b[ qb\x1b[?25lc\x1b["), "abc");
+    assert_eq!(plain("\x1b]0;title\x07 [31m"), "\x1b]0;title\x07 [31m");
+}
+
+#[tokio::test]
+async fn a_tail_has_no_colours_and_a_line_has() {
+    let (finished, lines) = sh("printf '\\033[31mred\\033[0m\\n'").await;
+    assert_eq!(lines, ["\x1b[31mred\x1b[0m"]);
+    assert_eq!(finished.tail, ["red"]);
+}
+
 #[tokio::test]
 async fn no_input_own_directory_and_variables() {
     let dir = TempDir::new().unwrap();

@@ -44,13 +44,14 @@ pub(super) async fn run_command(
         let last = Arc::clone(&last);
         let observe = context.observe;
         move |line: &str| {
-            // Shown to those who wait, by way of the registry: no password may get there.
-            let line = context.endpoint.redact(line);
-            observe(Event::Output(&line));
+            observe(Event::Output(&context.endpoint.redact(line)));
             if let Ok(mut last) = last.lock() {
                 if last.len() == TAIL {
                     last.pop_front();
                 }
+                // Shown to those who wait, by way of the registry: no password may get there, also none
+                // that a colour had split.
+                let line = context.endpoint.redact(&process::plain(line));
                 last.push_back(names::cut(&line, 400).to_owned());
             }
         }

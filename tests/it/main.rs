@@ -42,6 +42,7 @@ mod stale;
 mod stats;
 mod support;
 mod sweep;
+mod terminal;
 mod trust;
 mod verify;
 mod warm;

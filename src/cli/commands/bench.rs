@@ -5,6 +5,7 @@ use pgstencil::wire::{BenchAnswer, CostAnswer};
 
 use super::list::columns;
 use crate::cli::args::Bench;
+use crate::cli::escape;
 use crate::cli::output::size;
 use crate::cli::{Session, background};
 
@@ -48,6 +49,7 @@ fn words(answer: &BenchAnswer) -> String {
     columns(&mut text, &head, &rows);
     for cost in &answer.strategies {
         if let Some(why) = &cost.refused {
+            let why = escape::block(why);
             text += &format!("{}: the server cannot do that: {why}\n", cost.strategy);
         }
     }

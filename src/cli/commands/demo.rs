@@ -128,6 +128,10 @@ impl Place {
 
     async fn show(&self, session: &Session) -> Result<()> {
         let say = |text: &str| session.printer.say(text);
+        let next = |text: &str| {
+            say("");
+            say(text);
+        };
         self.write("pgstencil.toml", CONFIG)?;
         self.write("migrate.sh", MIGRATE)?;
         for number in 1..=MIGRATIONS {
@@ -148,19 +152,19 @@ impl Place {
         let url = running.url.reveal();
         let run = || self.run(session, &path, &url);
 
-        say("\nThe first run builds the template:");
+        next("The first run builds the template:");
         let cold = run().await?;
-        say("\nEvery later run gets its database by a copy:");
+        next("Every later run gets its database by a copy:");
         let warm = run().await?;
-        say("\nTwo at once, each with a database of its own:");
+        next("Two at once, each with a database of its own:");
         let started = Instant::now();
         let (a, b) = tokio::join!(run(), run());
         a.and(b)?;
         let both = started.elapsed();
-        say("\nA new migration: the template is extended, and only that one is applied:");
+        next("A new migration: the template is extended, and only that one is applied:");
         self.migration(MIGRATIONS + 1)?;
         let changed = run().await?;
-        say("\nAnd back on the old branch, the old template is still there:");
+        next("And back on the old branch, the old template is still there:");
         std::fs::remove_file(
             self.folder
                 .join(format!("migrations/{:03}_item.sql", MIGRATIONS + 1)),
@@ -206,7 +210,8 @@ impl Place {
         let printer = session.printer.clone();
         let finished =
             process::run_captured(&job, None, &session.limit.cancel, &mut |line: &str| {
-                printer.say(&format!("    {line}"));
+                // It comes from this program, escaped.
+                printer.pass_on(&format!("    {line}"));
             })
             .await?;
         let took = started.elapsed();

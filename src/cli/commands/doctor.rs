@@ -5,6 +5,7 @@ use pgstencil::wire::{CheckAnswer, DoctorAnswer};
 
 use crate::cli::Session;
 use crate::cli::args::Doctor;
+use crate::cli::escape;
 
 pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
     let checks = match session.stencil_for_reading().await? {
@@ -33,10 +34,11 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
 }
 
 fn lines(check: &CheckAnswer) -> String {
-    let mut text = format!("{:<9}{}: {}\n", check.status, check.name, check.words);
+    let words = escape::line(&check.words);
+    let mut text = format!("{:<9}{}: {words}\n", check.status, check.name);
     match (&check.fixed, &check.mend) {
-        (Some(fixed), _) => text += &format!("         mended: {fixed}\n"),
-        (None, Some(mend)) => text += &format!("         mend: {mend}\n"),
+        (Some(fixed), _) => text += &format!("         mended: {}\n", escape::line(fixed)),
+        (None, Some(mend)) => text += &format!("         mend: {}\n", escape::line(mend)),
         (None, None) => {}
     }
     text

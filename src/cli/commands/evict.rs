@@ -1,6 +1,6 @@
 //! `pgstencil evict`
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
 use pgstencil::stencil::Targets;
@@ -9,6 +9,7 @@ use pgstencil::{Error, Result};
 
 use crate::cli::Session;
 use crate::cli::args::Evict;
+use crate::cli::escape;
 use crate::cli::output::{age, seconds, size};
 
 pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
@@ -62,10 +63,10 @@ fn confirmed(session: &Session, project: &str, answer: &EvictAnswer) -> Result<b
                 .hint("`--yes` says that it is meant; `--dry-run` shows what would go"),
         );
     }
-    let mut err = std::io::stderr().lock();
     let mut line = String::new();
-    let asked = write!(err, "{what}? [y/N] ").and_then(|()| err.flush());
-    asked
+    session
+        .printer
+        .ask(&format!("{what}? [y/N]"))
         .and_then(|()| std::io::stdin().lock().read_line(&mut line))
         .map_err(|e| Error::failed("cannot ask").caused_by(e))?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes" | "Yes"))
@@ -91,7 +92,7 @@ fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
     }
     for done in &answer.sweep {
         let would = if answer.dry_run { "would " } else { "" };
-        text += &format!("{would}{done}\n");
+        text += &format!("{would}{}\n", escape::line(done));
     }
     session.printer.data(&text)?;
     if answer.bytes > 0 {
@@ -107,8 +108,8 @@ fn line(template: &EvictedTemplate) -> String {
     let what = format!(
         "template {} of {}/{}",
         &template.fingerprint[..12],
-        template.project,
-        template.template
+        escape::line(&template.project),
+        escape::line(&template.template)
     );
     let facts = format!(
         "{}, idle for {}, {} to have again",

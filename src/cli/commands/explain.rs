@@ -10,6 +10,7 @@ use pgstencil::wire::ExplainAnswer;
 
 use crate::cli::Session;
 use crate::cli::args::Explain;
+use crate::cli::escape;
 use crate::cli::output::{migrations, seconds, size};
 
 pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
@@ -114,7 +115,8 @@ fn verdict(server: &OnServer) -> String {
         Now::Wait {
             builder, elapsed, ..
         } => format!(
-            "a command now would wait for {builder}, who has been building it for {}",
+            "a command now would wait for {}, who has been building it for {}",
+            escape::line(builder),
             seconds(*elapsed)
         ),
         Now::Extend { base, added } => format!(
@@ -125,8 +127,9 @@ fn verdict(server: &OnServer) -> String {
             about(costs.full)
         ),
         Now::Build { why } => format!(
-            "a command now would build from nothing: {}\nnothing can be extended: {why}",
-            about(costs.full)
+            "a command now would build from nothing: {}\nnothing can be extended: {}",
+            about(costs.full),
+            escape::line(&why.to_string())
         ),
     };
     match &server.now {
@@ -134,19 +137,27 @@ fn verdict(server: &OnServer) -> String {
             failure: Some(failure),
             ..
         } => {
-            text += &format!("\nthe last attempt at that failed: {failure}");
+            text += &format!(
+                "\nthe last attempt at that failed: {}",
+                escape::block(failure)
+            );
         }
-        Now::Wait { tail, .. } => tail.lines().for_each(|l| text += &format!("\n  {l}")),
+        Now::Wait { tail, .. } if !tail.is_empty() => {
+            text += &escape::block(&format!("\n{tail}"));
+        }
         _ => {}
     }
     if let Some(why) = &server.unusable {
-        text += &format!("\nthere is a template of these files, but it is not used: {why}");
+        text += &format!(
+            "\nthere is a template of these files, but it is not used: {}",
+            escape::line(why)
+        );
     }
     text + "\n"
 }
 
 fn line(text: &mut String, label: &str, value: &str) {
-    let _ = writeln!(text, "  {label:<13} {value}");
+    let _ = writeln!(text, "  {label:<13} {}", escape::block(value));
 }
 
 fn files(count: usize) -> String {
@@ -242,29 +253,39 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
         }
     }
     for lines in &difference.lines {
-        let _ = writeln!(text, "  input lines: {lines}");
+        let _ = writeln!(text, "  input lines: {}", escape::line(&lines.to_string()));
     }
     for (label, names) in [
         ("variable", &difference.env),
         ("env mapping", &difference.mapping),
     ] {
         for name in names {
-            let _ = writeln!(text, "  {label} differs: {name}");
+            let _ = writeln!(text, "  {label} differs: {}", escape::line(name));
         }
     }
     if let Some((old, new)) = &difference.build {
-        let _ = writeln!(text, "  build command: {old} -> {new}");
+        let _ = writeln!(
+            text,
+            "  build command: {} -> {}",
+            escape::line(old),
+            escape::line(new)
+        );
     }
     if let Some((old, new)) = &difference.databases {
         let _ = writeln!(
             text,
             "  databases: {} -> {}",
-            old.join(", "),
-            new.join(", ")
+            escape::line(&old.join(", ")),
+            escape::line(&new.join(", "))
         );
     }
     for (property, old, new) in &difference.server {
-        let _ = writeln!(text, "  server's {property}: {old} -> {new}");
+        let _ = writeln!(
+            text,
+            "  server's {property}: {} -> {}",
+            escape::line(old),
+            escape::line(new)
+        );
     }
     if let Some((old, new)) = &difference.format {
         let _ = writeln!(text, "  format of the fingerprint: {old} -> {new}");

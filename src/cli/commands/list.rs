@@ -8,6 +8,7 @@ use pgstencil::{Error, Result};
 
 use crate::cli::Session;
 use crate::cli::args::{CLONE_STATES, List, Sort, TEMPLATE_STATES};
+use crate::cli::escape;
 use crate::cli::output::{age, size};
 
 pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
@@ -128,13 +129,19 @@ fn table(listing: &Listing) -> String {
     }
     for TemplateListing { row, .. } in &listing.templates {
         if let Some(reason) = &row.reason {
-            text += &format!("{} is {}: {reason}\n", &row.fingerprint[..12], row.state);
+            text += &format!(
+                "{} is {}: {}\n",
+                &row.fingerprint[..12],
+                row.state,
+                escape::line(reason)
+            );
         }
         if let Some(failure) = &row.settle_failure {
             let first = failure.lines().next().unwrap_or_default();
             text += &format!(
-                "{} stays provisional: the build from nothing failed: {first}\n",
-                &row.fingerprint[..12]
+                "{} stays provisional: the build from nothing failed: {}\n",
+                &row.fingerprint[..12],
+                escape::line(first)
             );
         }
     }
@@ -199,8 +206,12 @@ fn clone_cells(clone: &CloneListing) -> Vec<String> {
     ]
 }
 
-/// Adds a table, each column as wide as its widest cell.
+/// Adds a table, each column as wide as its widest cell. A cell stays in its line, whatever it holds.
 pub(super) fn columns(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
+    let rows: Vec<Vec<_>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| escape::line(cell)).collect())
+        .collect();
     let width = |i: usize| {
         rows.iter()
             .map(|row| row[i].chars().count())
@@ -218,7 +229,7 @@ pub(super) fn columns(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
         text.push('\n');
     };
     line(head);
-    for row in rows {
-        line(&row.iter().map(String::as_str).collect::<Vec<_>>());
+    for row in &rows {
+        line(&row.iter().map(AsRef::as_ref).collect::<Vec<_>>());
     }
 }

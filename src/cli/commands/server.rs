@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::Session;
 use crate::cli::args::Server;
+use crate::cli::escape;
 
 /// Patience with a start or a stop, when `--wait` sets none.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -140,7 +141,7 @@ fn describe(status: &Status) -> String {
     let mut text = format!("state    {state}\n");
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            text += &format!("{name:8} {value}\n");
+            text += &format!("{name:8} {}\n", escape::line(&value));
         }
     };
     line("reason", reason);
