@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::{CloneSettings, Definition, EvictionSettings};
 use crate::error::Result;
 use crate::events::{Event, Observe};
-use crate::fingerprint::Inputs;
+use crate::fingerprint::{Inputs, Snapshot};
 use crate::pg::{Endpoint, Limit};
 use crate::registry::Holder;
 
@@ -57,6 +57,20 @@ impl Context<'_> {
             .await
             .map_err(|e| {
                 crate::error::Error::internal("reading the inputs panicked").caused_by(e)
+            })?
+    }
+
+    /// Looks at the files of the inputs off the async threads, without reading them: before a build and
+    /// after it.
+    ///
+    /// # Errors
+    /// As [`Snapshot::take`].
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        let (root, definition) = (self.root.to_owned(), self.definition.clone());
+        tokio::task::spawn_blocking(move || Snapshot::take(&root, &definition))
+            .await
+            .map_err(|e| {
+                crate::error::Error::internal("looking at the inputs panicked").caused_by(e)
             })?
     }
 }

@@ -15,7 +15,7 @@ use crate::registry::database::NewDatabase;
 use crate::registry::handover::Finished;
 use crate::registry::{DatabaseRow, Registry};
 use crate::strategy::Chooser;
-use crate::template::{Template, build};
+use crate::template::{Overtaken, Template, build};
 
 /// A clone that the registry knows, and whose lock we hold.
 struct Intended {
@@ -72,7 +72,8 @@ pub async fn create(
     given_up_on_error(registry, intended, done).await
 }
 
-/// Makes a clone without a template: the build command runs straight on its databases.
+/// Makes a clone without a template: the build command runs straight on its databases. There is none if
+/// somebody wrote to the inputs meanwhile.
 ///
 /// # Errors
 /// As [`create`], and [`crate::Kind::Build`].
@@ -81,7 +82,7 @@ pub async fn create_without_template(
     context: &Context<'_>,
     fingerprint: &Fingerprint,
     request: &Request<'_>,
-) -> Result<Vec<Clone>> {
+) -> Result<std::result::Result<Vec<Clone>, Box<Overtaken>>> {
     let order = Order {
         context,
         requests: std::slice::from_ref(request),
@@ -93,13 +94,31 @@ pub async fn create_without_template(
     let done = async {
         let mut comments = Vec::new();
         for clone in &mut intended {
-            comments = build::build_in_place(registry, context, &mut clone.rows).await?;
+            let rows = &mut clone.rows;
+            match build::build_in_place(registry, context, rows, fingerprint).await? {
+                Ok(found) => comments = found,
+                Err(overtaken) => return Ok(Err(overtaken)),
+            }
         }
         let comments: Vec<Option<&str>> = comments.iter().map(Option::as_deref).collect();
-        order.hand_over(registry, &intended, &comments).await
+        let clones = order.hand_over(registry, &intended, &comments).await?;
+        Ok(Ok(clones))
     }
     .await;
-    given_up_on_error(registry, intended, done).await
+    match done {
+        Ok(Ok(clones)) => Ok(Ok(clones)),
+        Ok(Err(overtaken)) => {
+            give_up(registry, &ids(&intended)).await;
+            Ok(Err(overtaken))
+        }
+        Err(error) => given_up_on_error(registry, intended, Err(error))
+            .await
+            .map(Ok),
+    }
+}
+
+fn ids(intended: &[Intended]) -> Vec<String> {
+    intended.iter().map(|clone| clone.id.clone()).collect()
 }
 
 async fn given_up_on_error(
@@ -108,8 +127,7 @@ async fn given_up_on_error(
     done: Result<Vec<Clone>>,
 ) -> Result<Vec<Clone>> {
     if done.is_err() {
-        let ids: Vec<String> = intended.into_iter().map(|clone| clone.id).collect();
-        give_up(registry, &ids).await;
+        give_up(registry, &ids(&intended)).await;
     }
     done
 }

@@ -328,6 +328,7 @@ fn definition(
         build: raw.build,
         databases: raw.databases,
         allow_empty: raw.allow_empty,
+        build_inputs: raw.build_inputs,
         extend: raw.extend,
         after_extend: raw.after_extend,
         max_extensions: raw.max_extensions,

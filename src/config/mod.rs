@@ -127,6 +127,8 @@ pub struct Definition {
     pub build_timeout: Duration,
     /// Seal a template although the build created nothing.
     pub allow_empty: bool,
+    /// Counts text files that the build command names as inputs.
+    pub build_inputs: bool,
     /// What commands see beside the standard variables; values hold placeholders.
     pub env: BTreeMap<String, String>,
 }

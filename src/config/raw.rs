@@ -173,6 +173,9 @@ pub(super) struct RawTemplate {
     /// Seal a template although the build created nothing.
     #[serde(default)]
     pub(super) allow_empty: bool,
+    /// Count text files that the build command names as inputs.
+    #[serde(default = "default_build_inputs")]
+    pub(super) build_inputs: bool,
     /// SQL statements run in every clone, by role; with placeholders such as `{name}` and
     /// `{ROLE.name}`.
     #[serde(default)]
@@ -196,6 +199,10 @@ pub(super) struct RawInputLines {
 
 fn default_databases() -> Vec<String> {
     vec!["app".to_owned()]
+}
+
+fn default_build_inputs() -> bool {
+    true
 }
 
 fn default_build_timeout() -> String {
@@ -342,6 +349,7 @@ impl From<&Definition> for RawTemplate {
             after_clone: d.after_clone.clone().unwrap_or_default(),
             build_timeout: humantime::format_duration(d.build_timeout).to_string(),
             allow_empty: d.allow_empty,
+            build_inputs: d.build_inputs,
             after_clone_sql: d.after_clone_sql.clone(),
             env: d.env.clone(),
         }

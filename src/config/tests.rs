@@ -89,6 +89,7 @@ fn the_least_config_has_all_defaults() {
                 after_clone_sql: BTreeMap::new(),
                 build_timeout: Duration::from_secs(30 * 60),
                 allow_empty: false,
+                build_inputs: true,
                 env: BTreeMap::new(),
             }],
         }
@@ -135,6 +136,7 @@ databases = ["default", "proxy-1"]
 after_clone = "true"
 build_timeout = "90s"
 allow_empty = true
+build_inputs = false
 
 [template.b.after_clone_sql]
 default = "select '{proxy-1.name}', '{1,2}'"
@@ -215,6 +217,7 @@ fn every_key_arrives() {
             after_clone_sql: pairs(&[("default", "select '{proxy-1.name}', '{1,2}'")]),
             build_timeout: Duration::from_secs(90),
             allow_empty: true,
+            build_inputs: false,
             env: pairs(&[
                 ("DATABASE_URL", "{url}"),
                 ("DB", "{name}-{proxy-1.host} {{}}")
@@ -249,30 +252,30 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (
             "evict = true",
             "pgstencil.toml:4:1: unknown key `template.app.evict`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (

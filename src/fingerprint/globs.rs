@@ -1,20 +1,30 @@
 //! The globs of a definition: checked, compiled, and which folders they can reach.
 
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use globset::{Candidate, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 
+use super::recipe::RelPath;
+use super::words;
 use crate::config::Definition;
 use crate::error::{Error, Result};
 
 /// The keys that hold globs; a *kind* of file is an index into this.
 pub(super) const KEYS: [&str; 3] = ["migrations", "rerun_inputs", "inputs"];
 
-/// All globs of a definition, of all kinds, in the order of the file.
+/// The kind of `inputs`.
+const INPUTS: usize = 2;
+
+/// All globs of a definition, of all kinds, in the order of the file; and the files that its build command
+/// names.
 pub(super) struct Globs {
     set: GlobSet,
     globs: Vec<OneGlob>,
     gates: Vec<Gate>,
+    /// They count as `inputs`, if they are text and nothing else chooses them.
+    named: BTreeSet<RelPath>,
 }
 
 /// One glob.
@@ -27,10 +37,20 @@ pub(super) struct OneGlob {
 
 /// The folders that one positive glob reaches.
 struct Gate {
-    /// One matcher for each leading component that is a plain name or wildcard.
-    steps: Vec<GlobMatcher>,
+    /// One for each leading component that is a plain name or wildcard.
+    steps: Vec<Step>,
     /// Whether anything may follow below (`**`, braces), or nothing.
     open: bool,
+    /// The name of the file, if that is all that it chooses in the last folder.
+    last: Option<String>,
+    /// Its glob; `None` for a file that the build command names.
+    glob: Option<usize>,
+}
+
+struct Step {
+    matcher: GlobMatcher,
+    /// The component, if it is a plain name.
+    name: Option<String>,
 }
 
 impl Globs {
@@ -40,7 +60,7 @@ impl Globs {
     ///
     /// [`crate::Kind::Config`], naming the glob, for one that does not compile, that is not
     /// relative to the root, or that stands first in its list and excludes.
-    pub(super) fn compile(definition: &Definition) -> Result<Self> {
+    pub(super) fn compile(root: &Path, definition: &Definition) -> Result<Self> {
         let lists = [
             &definition.migrations,
             &definition.rerun_inputs,
@@ -71,7 +91,7 @@ impl Globs {
                 }
                 set.add(compile(pattern, false).map_err(|e| bad("is broken").caused_by(e))?);
                 if !excludes {
-                    gates.push(Gate::new(pattern));
+                    gates.push(Gate::new(pattern, Some(globs.len())));
                 }
                 globs.push(OneGlob {
                     kind,
@@ -83,7 +103,31 @@ impl Globs {
         let set = set
             .build()
             .map_err(|e| Error::config("the globs are too large together").caused_by(e))?;
-        Ok(Globs { set, globs, gates })
+        let mut named = match definition.build_inputs {
+            true => words::named(root, &definition.build),
+            false => BTreeSet::new(),
+        };
+        let lines = &definition.input_lines;
+        let is = |path: &RelPath, file: &str| *path == RelPath::new(Path::new(file));
+        named.retain(|path| !lines.iter().any(|wanted| is(path, &wanted.file)));
+        gates.extend(named.iter().map(Gate::to));
+        Ok(Globs {
+            set,
+            globs,
+            gates,
+            named,
+        })
+    }
+
+    /// Whether the build command names this file, and it counts as one of `inputs` for that: no glob
+    /// chooses it, and none of `inputs` excludes it. `hits`: as [`Globs::kinds`] filled it.
+    pub(super) fn names(&self, path: &Path, hits: &[usize]) -> bool {
+        if !self.named.contains(path.as_os_str().as_bytes()) {
+            return false;
+        }
+        let globs = hits.iter().map(|&hit| &self.globs[hit]);
+        let mut of_inputs = globs.filter(|glob| glob.kind == INPUTS);
+        !of_inputs.next_back().is_some_and(|glob| glob.excludes)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &OneGlob)> {
@@ -103,43 +147,123 @@ impl Globs {
         kinds
     }
 
-    /// Whether some file below the folder `dir` can match a positive glob.
+    /// Whether some file below the folder `dir` can be chosen.
     pub(super) fn reach(&self, dir: &Path) -> bool {
         self.gates.iter().any(|gate| gate.lets_in(dir))
+    }
+
+    /// Whether something that comes to the folder `dir` can be chosen, or hold what is. `has`: whether
+    /// there is an entry of this name, so that none of that name can come.
+    pub(super) fn can_gain(&self, dir: &Path, has: impl Fn(&str) -> bool) -> bool {
+        self.gates
+            .iter()
+            .any(|gate| gate.can_gain(dir, &has) && !self.excludes_all(gate, dir))
+    }
+
+    /// Whether a file right in the folder `dir` can be chosen, rather than one in a folder below.
+    pub(super) fn chooses_in(&self, dir: &Path) -> bool {
+        let mut positive = self.globs.iter().filter(|glob| !glob.excludes);
+        positive.any(|glob| {
+            // Braces and classes may hold a slash, and a backslash may quote one.
+            if glob.pattern.contains(['{', '[', '\\']) {
+                return true;
+            }
+            let Some((folder, name)) = glob.pattern.rsplit_once('/') else {
+                return dir.as_os_str().is_empty() || glob.pattern.contains("**");
+            };
+            let is = |pattern: &str| {
+                pattern.is_empty()
+                    || pattern == "**"
+                    || compile(pattern, false).is_ok_and(|g| g.compile_matcher().is_match(dir))
+            };
+            is(folder)
+                || folder.strip_suffix("/**").is_some_and(is)
+                || name.contains("**") && is(&format!("{folder}/**"))
+        })
+    }
+
+    /// Whether a later `!` glob takes back all that a gate's glob can choose below a folder.
+    fn excludes_all(&self, gate: &Gate, dir: &Path) -> bool {
+        let Some(at) = gate.glob else { return false };
+        let later = self.globs.iter().skip(at + 1);
+        later
+            .filter(|glob| glob.excludes && glob.kind == self.globs[at].kind)
+            .filter_map(|glob| glob.pattern.strip_suffix("/**"))
+            .filter_map(|folder| compile(folder, false).ok())
+            .any(|folder| {
+                let folder = folder.compile_matcher();
+                dir.ancestors().any(|above| folder.is_match(above))
+            })
     }
 }
 
 impl Gate {
-    fn new(pattern: &str) -> Self {
-        let mut steps = Vec::new();
+    fn new(pattern: &str, glob: Option<usize>) -> Self {
+        let (mut steps, mut last) = (Vec::new(), None);
         let mut rest = pattern.split('/').peekable();
         while let Some(component) = rest.next() {
             // Braces and classes may hold a slash, and a backslash may quote one: from there on
             // nothing is ruled out. This only costs a look into more folders.
             let simple = !component.contains("**") && !component.contains(['{', '[', '\\']);
-            if !simple {
-                return Gate { steps, open: true };
-            }
-            if rest.peek().is_some() {
-                match compile(component, false) {
-                    Ok(glob) => steps.push(glob.compile_matcher()),
-                    Err(_) => return Gate { steps, open: true },
+            let step = Step::new(component).filter(|_| simple);
+            match step {
+                None => {
+                    return Gate {
+                        steps,
+                        open: true,
+                        last: None,
+                        glob,
+                    };
                 }
+                Some(step) if rest.peek().is_some() => steps.push(step),
+                Some(step) => last = step.name,
             }
         }
-        Gate { steps, open: false }
+        Gate {
+            steps,
+            open: false,
+            last,
+            glob,
+        }
+    }
+
+    /// To one file.
+    fn to(path: &RelPath) -> Self {
+        Gate::new(&globset::escape(&path.to_path().to_string_lossy()), None)
     }
 
     fn lets_in(&self, dir: &Path) -> bool {
         let mut steps = self.steps.iter();
         for component in dir.components() {
             match steps.next() {
-                Some(step) if step.is_match(component.as_os_str()) => {}
+                Some(step) if step.matcher.is_match(component.as_os_str()) => {}
                 Some(_) => return false,
                 None => return self.open,
             }
         }
         true
+    }
+
+    fn can_gain(&self, dir: &Path, has: impl Fn(&str) -> bool) -> bool {
+        if !self.lets_in(dir) {
+            return false;
+        }
+        // Only a folder of this name leads on, or only this file counts: is it there?
+        let only = match self.steps.get(dir.components().count()) {
+            Some(step) => &step.name,
+            None => &self.last,
+        };
+        !only.as_ref().is_some_and(|name| has(name))
+    }
+}
+
+impl Step {
+    fn new(component: &str) -> Option<Self> {
+        let glob = compile(component, false).ok()?;
+        Some(Step {
+            matcher: glob.compile_matcher(),
+            name: (!component.contains(['*', '?'])).then(|| component.to_owned()),
+        })
     }
 }
 

@@ -21,13 +21,13 @@ use crate::error::{Error, Result};
 ///
 /// As for [`super::Inputs::read`], but a glob without match is none.
 pub fn ignored(root: &Path, definition: &Definition) -> Result<Vec<String>> {
-    let globs = Arc::new(Globs::compile(definition)?);
-    let shown: BTreeSet<RelPath> = walk(root, &globs, Gitignore::Honour)?
+    let globs = Arc::new(Globs::compile(root, definition)?);
+    let shown: BTreeSet<RelPath> = walk(root, &globs, Gitignore::Honour, false)?
         .files
         .into_iter()
         .map(|f| f.path)
         .collect();
-    let all = walk(root, &globs, Gitignore::Disregard)?.files;
+    let all = walk(root, &globs, Gitignore::Disregard, false)?.files;
     Ok(all
         .iter()
         .filter(|f| !shown.contains(&f.path))

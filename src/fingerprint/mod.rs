@@ -14,6 +14,9 @@
 //! - A glob without `!` that matches no file is an error, as a typo would silently lose inputs. One
 //!   whose matches later globs exclude is fine, as long as its key keeps at least one file.
 //!   A `!` glob may match nothing: it often guards against what is not there yet.
+//!
+//! Text files that the build command names count as `inputs` as well, unless `build_inputs` says otherwise,
+//! a .gitignore hides them, or a glob of `inputs` excludes them; which words name files is in `words.rs`.
 
 mod difference;
 mod extension;
@@ -22,9 +25,11 @@ mod hidden;
 mod lines;
 mod order;
 mod recipe;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod words;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -39,21 +44,25 @@ pub use self::extension::{Append, Obstacle, extension};
 pub use self::hidden::ignored;
 pub use self::order::OrderKey;
 pub use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
+pub use self::snapshot::{Change, Snapshot};
 
 use self::globs::{Globs, KEYS};
 use self::walk::{Found, Gitignore, walk};
 use crate::config::Definition;
 use crate::error::{Error, Result};
 
-/// The part of a [`Recipe`] that does not depend on a server. Its fields are those of the recipe.
+/// The part of a [`Recipe`] that does not depend on a server. Its fields are those of the recipe, but for
+/// `named`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
     /// Files of `migrations`.
     pub migrations: Vec<FileInput>,
     /// Files of `rerun_inputs`.
     pub rerun_inputs: Vec<FileInput>,
-    /// Files of `inputs`.
+    /// Files of `inputs`, and those that the build command names.
     pub inputs: Vec<FileInput>,
+    /// Of `inputs`, the files that count only because the build command names them.
+    pub named: Vec<RelPath>,
     /// `input_lines`
     pub lines: Vec<LinesInput>,
     /// `env_inputs`
@@ -83,8 +92,8 @@ impl Inputs {
         definition: &Definition,
         variable: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self> {
-        let globs = Arc::new(Globs::compile(definition)?);
-        let walked = walk(root, &globs, Gitignore::Honour)?;
+        let globs = Arc::new(Globs::compile(root, definition)?);
+        let walked = walk(root, &globs, Gitignore::Honour, false)?;
         check_matches(root, definition, &globs, &walked)?;
 
         let mut lists: [Vec<FileInput>; 3] = Default::default();
@@ -102,6 +111,8 @@ impl Inputs {
             }
         }
         let [migrations, rerun_inputs, inputs] = lists;
+        let named = walked.files.iter().filter(|found| found.named);
+        let named = named.map(|found| found.path.clone()).collect();
 
         let mut lines = definition
             .input_lines
@@ -141,6 +152,7 @@ impl Inputs {
             migrations,
             rerun_inputs,
             inputs,
+            named,
             lines,
             env,
             mapping,
@@ -155,6 +167,7 @@ impl Inputs {
             migrations,
             rerun_inputs,
             inputs,
+            named: _,
             lines,
             env,
             mapping,
@@ -192,7 +205,8 @@ fn check_matches(
     }
     for (kind, key) in KEYS.into_iter().enumerate() {
         let used = globs.iter().any(|(_, glob)| glob.kind == kind);
-        if used && !walked.files.iter().any(|found| found.kinds[kind]) {
+        let kept = |found: &Found| found.kinds[kind] && !found.named;
+        if used && !walked.files.iter().any(kept) {
             return Err(Error::config(format!(
                 "`{key}` of template `{}`: the `!` globs exclude every file that the others match",
                 definition.name

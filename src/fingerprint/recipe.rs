@@ -1,5 +1,6 @@
 //! The values that a fingerprint is made of, and the encoding that is hashed.
 
+use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -237,6 +238,13 @@ impl RelPath {
             };
         }
         Some(RelPath(bytes))
+    }
+}
+
+/// Sorts and hashes as its bytes do.
+impl Borrow<[u8]> for RelPath {
+    fn borrow(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -79,6 +79,7 @@ fn definition() -> Definition {
         after_clone_sql: Default::default(),
         build_timeout: Duration::from_secs(60),
         allow_empty: false,
+        build_inputs: true,
         env: Default::default(),
     }
 }
@@ -866,4 +867,58 @@ fn speed() {
             times[5], times[0], times[10]
         );
     }
+}
+
+/// The files that count only since `build` names them.
+fn named(tree: &Tree, definition: &Definition) -> Vec<String> {
+    let read = tree.read(definition);
+    let all: Vec<_> = read.inputs.iter().map(|f| f.path.clone()).collect();
+    assert!(read.named.iter().all(|path| all.contains(path)));
+    read.named.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn text_files_that_the_build_command_names_are_inputs() {
+    let tree = Tree::new(&[
+        ("m/1.sql", "one"),
+        ("migrate.sh", "migrate"),
+        ("scripts/seed.py", "seed"),
+        ("hidden.sh", "x"),
+        (".gitignore", "hidden.sh\n"),
+    ]);
+    fs::write(tree.at("program"), b"\x7fELF\0\0").unwrap();
+    let definition = Definition {
+        build: "./migrate.sh && (cd scripts; python seed.py) && ./program && ./hidden.sh m m/1.sql"
+            .into(),
+        ..migrations(&["m/*"])
+    };
+    assert_eq!(named(&tree, &definition), ["migrate.sh", "scripts/seed.py"]);
+    let before = print_of(&tree, &definition);
+    tree.write("migrate.sh", "migrate more");
+    assert_ne!(print_of(&tree, &definition), before);
+    let off = Definition {
+        build_inputs: false,
+        ..definition.clone()
+    };
+    assert_eq!(named(&tree, &off), [""; 0]);
+    let excluded = Definition {
+        inputs: vec!["scripts/**".into(), "!**/*.sh".into()],
+        ..definition.clone()
+    };
+    assert_eq!(named(&tree, &excluded), [""; 0]);
+    // What another key says counts.
+    let elsewhere = Definition {
+        rerun_inputs: vec!["*.sh".into()],
+        input_lines: vec![InputLines {
+            file: "scripts/seed.py".into(),
+            matching: "seed".into(),
+        }],
+        ..definition
+    };
+    assert_eq!(named(&tree, &elsewhere), [""; 0]);
+    assert_eq!(tree.read(&elsewhere).inputs.len(), 0);
+}
+
+fn print_of(tree: &Tree, definition: &Definition) -> Vec<FileInput> {
+    tree.read(definition).inputs
 }

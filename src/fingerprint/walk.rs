@@ -16,7 +16,9 @@
 //! A FIFO, socket or device that a glob chooses is an error; it is never opened, since that can
 //! block for ever.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -26,6 +28,7 @@ use ignore::{DirEntry, WalkBuilder, WalkState};
 use super::globs::{Globs, KEYS};
 use super::hidden::hidden_by;
 use super::recipe::RelPath;
+use super::snapshot::Folder;
 use crate::error::{Error, Result};
 
 /// A chosen file.
@@ -34,6 +37,8 @@ pub(super) struct Found {
     pub(super) path: RelPath,
     /// Which of the keys choose it.
     pub(super) kinds: [bool; 3],
+    /// Whether it counts only because the build command names it.
+    pub(super) named: bool,
 }
 
 /// What a walk yields.
@@ -42,6 +47,14 @@ pub(super) struct Walked {
     pub(super) files: Vec<Found>,
     /// For each glob, whether it matches a file at all, chosen in the end or not.
     pub(super) seen: Vec<bool>,
+    /// The folders that were entered, if the walk lists them.
+    pub(super) folders: BTreeMap<RelPath, Folder>,
+}
+
+/// Something that the walk came by.
+enum Sight {
+    File(Found),
+    Folder(RelPath, Folder),
 }
 
 /// Whether .gitignore files hide what they name.
@@ -87,13 +100,18 @@ pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
 }
 
 /// Finds the files below `root` that `globs` choose. Folders that no positive glob reaches are not
-/// entered, nor is `.git` ever.
+/// entered, nor is `.git` ever. `list`: lists the folders, too.
 ///
 /// # Errors
 ///
 /// [`crate::Kind::Failed`], naming the path, if something that is chosen is no file, or if
 /// something that could be chosen cannot be looked at. Of several, the first by path.
-pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore) -> Result<Walked> {
+pub(super) fn walk(
+    root: &Path,
+    globs: &Arc<Globs>,
+    gitignore: Gitignore,
+    list: bool,
+) -> Result<Walked> {
     let real_root = root.canonicalize().map_err(|e| {
         Error::config(format!("cannot enter the root `{}`", root.display())).caused_by(e)
     })?;
@@ -115,6 +133,7 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore) -> Res
             root,
             globs,
             gitignore,
+            list,
             seen: &seen,
             hits: Vec::new(),
         };
@@ -133,10 +152,12 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore) -> Res
     drop(send);
 
     let mut files = Vec::new();
+    let mut folders = BTreeMap::new();
     let mut failures = Vec::new();
     for found in receive {
         match found {
-            Ok(file) => files.push(file),
+            Ok(Sight::File(file)) => files.push(file),
+            Ok(Sight::Folder(path, folder)) => drop(folders.insert(path, folder)),
             Err(failure) => failures.push(failure),
         }
     }
@@ -148,6 +169,7 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore) -> Res
     Ok(Walked {
         files,
         seen: seen.into_iter().map(AtomicBool::into_inner).collect(),
+        folders,
     })
 }
 
@@ -180,12 +202,13 @@ struct Visitor<'a> {
     root: &'a Path,
     globs: &'a Globs,
     gitignore: Gitignore,
+    list: bool,
     seen: &'a [AtomicBool],
     hits: Vec<usize>,
 }
 
 impl Visitor<'_> {
-    fn visit(&mut self, entry: Result<DirEntry, ignore::Error>) -> Option<Result<Found, Failure>> {
+    fn visit(&mut self, entry: Result<DirEntry, ignore::Error>) -> Option<Result<Sight, Failure>> {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return self.failed(error).map(Err),
@@ -200,11 +223,17 @@ impl Visitor<'_> {
             return Some(Err((path.clone(), unreadable(&path, error.to_string()))));
         }
         let kind = entry.file_type()?;
-        if kind.is_dir() {
-            return None;
-        }
         let relative = entry.path().strip_prefix(self.root).ok()?;
-        let kinds = self.chosen(relative)?;
+        if kind.is_dir() {
+            // One that cannot be listed, or is gone again, is a matter of the walk.
+            let folder = self.list.then(|| Folder::list(entry.path()))?.ok()?;
+            return Some(Ok(Sight::Folder(RelPath::new(relative), folder)));
+        }
+        let Some(kinds) = self.chosen(relative) else {
+            let named =
+                kind.is_file() && self.globs.names(relative, &self.hits) && is_text(entry.path());
+            return named.then(|| Ok(Sight::File(Found::named(relative))));
+        };
         if !kind.is_file() {
             let error = Error::failed(format!(
                 "`{}` is chosen by `{}` but is not a file",
@@ -216,10 +245,11 @@ impl Visitor<'_> {
                 error.hint(exclude(relative)),
             )));
         }
-        Some(Ok(Found {
+        Some(Ok(Sight::File(Found {
             path: RelPath::new(relative),
             kinds,
-        }))
+            named: false,
+        })))
     }
 
     /// The keys that choose a file, if any does; notes which globs match it.
@@ -276,6 +306,25 @@ impl Visitor<'_> {
         let error = unreadable(&path, error.to_string());
         Some((path, error))
     }
+}
+
+impl Found {
+    fn named(relative: &Path) -> Self {
+        Found {
+            path: RelPath::new(relative),
+            kinds: [false, false, true],
+            named: true,
+        }
+    }
+}
+
+/// Whether a file is text, as git sees it: without a zero byte at its beginning. A program that the build
+/// makes is not. One that cannot be read is told when it is hashed.
+fn is_text(path: &Path) -> bool {
+    const BEGINNING: u64 = 8000;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(BEGINNING).read_to_end(&mut bytes));
+    read.is_err() || !bytes.contains(&0)
 }
 
 fn unreadable(path: &Path, cause: String) -> Error {

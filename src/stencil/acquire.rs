@@ -18,7 +18,7 @@ use crate::pg::cause;
 use crate::pg::sql::Statement;
 use crate::registry::Registry;
 use crate::registry::event::Hit;
-use crate::template::{Ensured, Extends, Provisional, Template};
+use crate::template::{Ensured, Extends, Overtaken, Provisional, Template};
 
 /// What a caller of [`Stencil::acquire`] wants.
 #[derive(Clone, Debug)]
@@ -237,7 +237,7 @@ impl Stencil {
     ) -> Result<Obtained> {
         let mut template_time = ensured.template_time;
         let mut rereading = Duration::ZERO;
-        let (mut rebuilt, mut freed) = (false, false);
+        let (mut rebuilt, mut freed, mut overtaken) = (false, false, false);
         let started = Instant::now();
         hand.outcome = ensured.outcome;
         while !hand.is_full() {
@@ -247,10 +247,31 @@ impl Stencil {
             notes.clear();
             let error = match made {
                 // A CREATE cannot be interrupted, but who gave up meanwhile wants no clone.
-                Ok(()) if context.limit.cancel.is_cancelled() => {
+                Ok(_) if context.limit.cancel.is_cancelled() => {
                     return Err(Error::new(Kind::Interrupted, "interrupted"));
                 }
-                Ok(()) => continue,
+                Ok(None) => continue,
+                Ok(Some(new)) => {
+                    ensured.template.let_go(registry).await?;
+                    if overtaken {
+                        return Err(new.error(&format!(
+                            "the files of definition `{}` changed while it was built straight on the clone",
+                            context.definition.name
+                        )));
+                    }
+                    new.tell(context);
+                    // All clones of one hand-out are of the same files.
+                    self.give_up_all(registry, &hand.clones).await?;
+                    hand.clones.clear();
+                    hand.renew_group();
+                    (rebuilt, overtaken) = (false, true);
+                    ensured = self
+                        .ensure_with_space(registry, context, Some(new.recipe))
+                        .await?;
+                    template_time += ensured.template_time;
+                    hand.outcome = ensured.outcome;
+                    continue;
+                }
                 Err(error) => error,
             };
             // The sweep still knows what failed by this one.
@@ -407,7 +428,8 @@ impl<'a> Hand<'a> {
         }))
     }
 
-    /// Makes all that are missing from a template; without one, the next.
+    /// Makes all that are missing from a template; without one, the next, unless somebody wrote to the inputs
+    /// meanwhile.
     async fn create(
         &mut self,
         registry: &mut Registry,
@@ -415,16 +437,21 @@ impl<'a> Hand<'a> {
         template: &Template,
         full: bool,
         also: &[Statement],
-    ) -> Result<()> {
+    ) -> Result<Option<Box<Overtaken>>> {
         let requests = self.requests();
         let made = match requests.first() {
             Some(first) if self.outcome == Outcome::Fallback => {
                 let fingerprint = template.fingerprint();
-                clone::create_without_template(registry, context, fingerprint, first).await?
+                let made =
+                    clone::create_without_template(registry, context, fingerprint, first).await?;
+                match made {
+                    Ok(made) => made,
+                    Err(overtaken) => return Ok(Some(overtaken)),
+                }
             }
             _ => clone::create(registry, context, template, &requests, full, also).await?,
         };
         self.clones.extend(made);
-        Ok(())
+        Ok(None)
     }
 }

@@ -73,15 +73,21 @@ pub(super) async fn settle_first(
     let started = Instant::now();
     first.template.let_go(registry).await?;
     let settled = template::settle(registry, context, true).await?;
-    if let Settled::Superseded = settled {
-        return Err(Error::new(
+    let changes = match &settled {
+        Settled::Superseded => Some(&[][..]),
+        Settled::Overtaken(changes) => Some(changes.as_slice()),
+        Settled::Nothing | Settled::Replaced(_) | Settled::Taken => None,
+    };
+    if let Some(changes) = changes {
+        let error = Error::new(
             Kind::Build,
             format!(
                 "the files of definition `{}` changed while its template was built from nothing",
                 context.definition.name
             ),
-        )
-        .hint("run it again when nothing writes to them"));
+        );
+        let error = changes.iter().fold(error, Error::detail);
+        return Err(error.hint("run it again when nothing writes to them"));
     }
     let second = template::ensure(registry, context, None).await?;
     Ok(Ensured {

@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::command::run_command;
+use super::overtaken::{Overtaken, Watch};
 use super::seal::{Inspected, Sealing, adopt, inspect, oid_of, seal};
 use super::{BuildPermit, Extends, Template, vacate};
 use crate::context::Context;
@@ -15,9 +16,9 @@ use crate::copy::{self, Copy};
 use crate::drop;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::fingerprint::{Recipe, ServerTraits};
+use crate::fingerprint::Recipe;
 use crate::handout::{NamedDatabase, Outcome};
-use crate::names;
+use crate::names::{self, Fingerprint};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, catalog, replay, sql};
 use crate::registry::database::{NewDatabase, Owner};
@@ -29,8 +30,8 @@ use crate::strategy::Chooser;
 pub(super) enum Built {
     /// The template, locked against being dropped, and what the build took.
     Sealed(Template, Duration),
-    /// The inputs changed while the command ran. What it built is dropped; this is the new recipe.
-    Overtaken(Box<Recipe>),
+    /// The inputs changed while the command ran. What it built is dropped.
+    Overtaken(Box<Overtaken>),
 }
 
 /// What a build extends: its databases are copies of an older template, which stays locked until they
@@ -53,7 +54,7 @@ pub(super) struct Done {
 pub(super) enum Made {
     Done(Box<Done>),
     /// As [`Built::Overtaken`].
-    Overtaken(Box<Recipe>),
+    Overtaken(Box<Overtaken>),
 }
 
 /// Builds the template. The permit is the proof that nobody else builds it.
@@ -62,13 +63,12 @@ pub(super) async fn build(
     context: &Context<'_>,
     permit: &BuildPermit,
     recipe: &Recipe,
-    traits: &ServerTraits,
     extension: Option<Extension>,
 ) -> Result<Built> {
     let definition = &context.definition.name;
     let extends = extension.as_ref().map(|e| e.extends.clone());
     let provisional = extension.as_ref().is_some_and(|e| e.provisional);
-    let done = match make(registry, context, permit, recipe, traits, extension).await? {
+    let done = match make(registry, context, permit, recipe, extension).await? {
         Made::Done(done) => *done,
         Made::Overtaken(new) => return Ok(Built::Overtaken(new)),
     };
@@ -115,7 +115,6 @@ pub(super) async fn make(
     context: &Context<'_>,
     _permit: &BuildPermit,
     recipe: &Recipe,
-    traits: &ServerTraits,
     extension: Option<Extension>,
 ) -> Result<Made> {
     let started = Instant::now();
@@ -171,25 +170,26 @@ pub(super) async fn make(
     let owner = Owner::Template(id);
     let done = async {
         let mut rows = registry.insert_databases(&owner, &new).await?;
-        match extension {
-            None => create_empty(registry, context, &mut rows).await?,
-            Some(Extension { template, .. }) => {
-                let words = format!(
-                    "pgstencil extends {} of {} here",
-                    definition.name, context.project
-                );
-                let copied = copy_base(registry, context, id, &mut rows, &template, &words).await;
-                template.let_go(registry).await?;
-                copied?;
-            }
-        }
+        let creating = async {
+            let Some(Extension { template, .. }) = extension else {
+                return create_empty(registry, context, &mut rows).await;
+            };
+            let words = format!(
+                "pgstencil extends {} of {} here",
+                definition.name, context.project
+            );
+            let copied = copy_base(registry, context, id, &mut rows, &template, &words).await;
+            template.let_go(registry).await?;
+            copied
+        };
+        let (created, watch) = tokio::join!(creating, Watch::begin(context));
+        created?;
+        let watch = watch?;
         let set = private_set(&rows);
         run_command(registry, context, &set, outcome, Some(id)).await?;
         let inspected = inspect(registry, context, &mut rows).await?;
-        // Read again: files that were edited meanwhile may or may not be in what was built.
-        let now = context.inputs().await?.with_server(traits.clone());
-        if now.fingerprint() != fingerprint {
-            return Ok(Err(now));
+        if let Some(overtaken) = watch.end(context, recipe).await? {
+            return Ok(Err(overtaken));
         }
         Ok::<_, Error>(Ok(Done {
             id,
@@ -239,13 +239,26 @@ pub(super) async fn give_up(
 }
 
 /// Runs the build command straight on databases that become a clone, when no template can be
-/// copied. The rows are those of the clone. Returns the builder's own comments.
+/// copied. The rows are those of the clone, and `fingerprint` that of the inputs which it is to have. Returns
+/// the builder's own comments.
 pub(crate) async fn build_in_place(
     registry: &mut Registry,
     context: &Context<'_>,
     rows: &mut [DatabaseRow],
-) -> Result<Vec<Option<String>>> {
-    create_empty(registry, context, rows).await?;
+    fingerprint: &Fingerprint,
+) -> Result<std::result::Result<Vec<Option<String>>, Box<Overtaken>>> {
+    let traits = registry.facts().traits.clone();
+    let (created, watch, inputs) = tokio::join!(
+        create_empty(registry, context, rows),
+        Watch::begin(context),
+        context.inputs()
+    );
+    created?;
+    let (watch, recipe) = (watch?, inputs?.with_server(traits));
+    if recipe.fingerprint() != *fingerprint {
+        let overtaken = Overtaken::new(&recipe.clone(), recipe, &[], &[]);
+        return Ok(Err(Box::new(overtaken)));
+    }
     let set = private_set(rows);
     run_command(registry, context, &set, Outcome::Fallback, None).await?;
     adopt(registry, context, rows).await?;
@@ -257,7 +270,10 @@ pub(crate) async fn build_in_place(
         let replay = replay::read(registry.session(), oid, &row.mark()).await?;
         comments.push(replay.comment);
     }
-    Ok(comments)
+    match watch.end(context, &recipe).await? {
+        None => Ok(Ok(comments)),
+        Some(overtaken) => Ok(Err(Box::new(overtaken))),
+    }
 }
 
 fn private_set(rows: &[DatabaseRow]) -> Vec<NamedDatabase> {

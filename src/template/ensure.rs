@@ -8,10 +8,10 @@ use super::{BuildPermit, Ensured, Extends, NoBase, extend};
 use crate::config::{AfterExtend, Extend};
 use crate::context::Context;
 use crate::copy;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::events::Event;
 use crate::evict::{self, Eviction};
-use crate::fingerprint::{Recipe, ServerTraits};
+use crate::fingerprint::Recipe;
 use crate::handout::Outcome;
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, cause, is_connection_loss, sqlstate};
@@ -40,10 +40,12 @@ pub async fn ensure(
     recipe: Option<Recipe>,
 ) -> Result<Ensured> {
     let started = Instant::now();
-    let traits = registry.facts().traits.clone();
     let mut recipe = match recipe {
         Some(recipe) => recipe,
-        None => context.inputs().await?.with_server(traits.clone()),
+        None => {
+            let traits = registry.facts().traits.clone();
+            context.inputs().await?.with_server(traits)
+        }
     };
     let fingerprint_time = started.elapsed();
     let started = Instant::now();
@@ -81,7 +83,7 @@ pub async fn ensure(
                 }
                 wait_for_former(registry, context, &recipe).await?;
                 tell_of_another_role(registry, context, &recipe).await?;
-                let built = extend_or_build(registry, context, permit, &recipe, &traits).await;
+                let built = extend_or_build(registry, context, permit, &recipe).await;
                 // The session may be gone; then the locks are, too.
                 let _ = registry.session().unlock(key).await;
                 if context.definition.serial_builds {
@@ -109,20 +111,16 @@ pub async fn ensure(
                             template_time: started.elapsed(),
                         });
                     }
-                    Built::Overtaken(_) if overtaken => {
-                        return Err(Error::new(
-                            Kind::Build,
-                            format!("the files of definition `{}` changed during two builds in a row", context.definition.name),
-                        )
-                        .detail("what was built may be a mixture, so it was dropped")
-                        .hint("run it again when nothing writes to the migrations; a build command that writes files among its own inputs can never be sealed"));
+                    Built::Overtaken(new) if overtaken => {
+                        return Err(new.error(&format!(
+                            "the files of definition `{}` changed during two builds in a row",
+                            context.definition.name
+                        )));
                     }
                     Built::Overtaken(new) => {
-                        context.tell(Event::Warning(
-                            "files changed while the build ran: starting over with the new ones",
-                        ));
+                        new.tell(context);
                         overtaken = true;
-                        recipe = *new;
+                        recipe = new.recipe;
                     }
                 }
             }
@@ -283,7 +281,6 @@ async fn extend_or_build(
     context: &Context<'_>,
     permit: BuildPermit,
     recipe: &Recipe,
-    traits: &ServerTraits,
 ) -> Result<(Built, Option<String>)> {
     let (name, fingerprint) = (&context.definition.name, recipe.fingerprint());
     let differed = context.definition.extend != Extend::Never
@@ -298,7 +295,7 @@ async fn extend_or_build(
         Ok(base) => base,
         Err(note) => {
             make_room(registry, context).await?;
-            let built = build::build(registry, context, &permit, recipe, traits, None).await?;
+            let built = build::build(registry, context, &permit, recipe, None).await?;
             return Ok((built, note));
         }
     };
@@ -316,7 +313,7 @@ async fn extend_or_build(
         extends,
         provisional,
     });
-    let error = match build::build(registry, context, &permit, recipe, traits, extension).await {
+    let error = match build::build(registry, context, &permit, recipe, extension).await {
         Ok(built) => {
             if matches!(built, Built::Sealed(..)) {
                 registry.note_use(id).await?;
@@ -347,7 +344,7 @@ async fn extend_or_build(
             false => Event::Notice(line),
         });
     }
-    match build::build(registry, context, &permit, recipe, traits, None).await {
+    match build::build(registry, context, &permit, recipe, None).await {
         Ok(built) => Ok((built, Some(note))),
         Err(error) => Err(error.detail(note)),
     }

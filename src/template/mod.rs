@@ -10,6 +10,7 @@ mod compare;
 mod ensure;
 mod extend;
 mod look_up;
+mod overtaken;
 mod seal;
 mod settle;
 mod vacate;
@@ -23,6 +24,7 @@ pub use self::ensure::ensure;
 pub use self::extend::{Bases, NoBase, added_to, bases};
 pub(crate) use self::look_up::ready;
 pub(crate) use self::look_up::stale;
+pub use self::overtaken::Overtaken;
 pub use self::settle::{Settled, settle};
 pub use self::verify::{Fate, Verdict, verify};
 

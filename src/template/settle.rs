@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::ensure::{tell_waiting, unlock};
-use super::verify::{Verdict, verify};
+use super::verify::{Verdict, prove};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
@@ -22,6 +22,9 @@ pub enum Settled {
     Replaced(Box<Verdict>),
     /// The inputs changed, so nobody can build it here any more.
     Superseded,
+    /// Somebody wrote to the inputs while they were built, though they are the same again: what was built
+    /// is dropped. What was written to, a line each.
+    Overtaken(Vec<String>),
     /// Another process has taken it on.
     Taken,
 }
@@ -37,7 +40,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// command that uses it starts over.
 ///
 /// # Errors
-/// As [`verify`]. A build that fails is noted with the template, which stays in use.
+/// As [`super::verify()`]. A build that fails is noted with the template, which stays in use.
 pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) -> Result<Settled> {
     let traits = registry.facts().traits.clone();
     let wanted = fingerprint(context, &traits).await?;
@@ -135,7 +138,7 @@ async fn rebuild(
         ..context.clone()
     };
     let mut superseded = false;
-    let work = verify(registry, &inner, true);
+    let work = prove(registry, &inner, true);
     tokio::pin!(work);
     let done = loop {
         tokio::select! {
@@ -151,7 +154,12 @@ async fn rebuild(
         }
     };
     match done {
-        Ok(verdict) => Ok(Settled::Replaced(Box::new(verdict))),
+        Ok(Ok(verdict)) => Ok(Settled::Replaced(Box::new(verdict))),
+        // Not taken back as an attempt: a command that writes to its own inputs would be tried for ever.
+        Ok(Err(overtaken)) if overtaken.recipe.fingerprint() == *wanted => {
+            Ok(Settled::Overtaken(overtaken.changes().to_vec()))
+        }
+        Ok(Err(_)) => Ok(Settled::Superseded),
         Err(_) if superseded => Ok(Settled::Superseded),
         // A short build may end between two looks.
         Err(error) => match fingerprint(context, traits).await {

@@ -6,12 +6,13 @@ use super::build::{self, Made};
 use super::compare::compare;
 use super::ensure::{POLL, alone, tell_waiting, unlock, wait_for_serial};
 use super::look_up::{self, Claim};
+use super::overtaken::Overtaken;
 use super::seal::{Sealing, seal};
 use super::{BuildPermit, Extends, Template};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::fingerprint::{Recipe, ServerTraits};
+use crate::fingerprint::Recipe;
 use crate::names::{self, Fingerprint};
 use crate::pg::Doing as _;
 use crate::pg::inventory::Difference;
@@ -80,15 +81,27 @@ pub async fn verify(
     context: &Context<'_>,
     replace: bool,
 ) -> Result<Verdict> {
+    prove(registry, context, replace)
+        .await?
+        .map_err(|overtaken| {
+            overtaken.error(&format!(
+                "the files of definition `{}` changed while it was built to be compared",
+                context.definition.name
+            ))
+        })
+}
+
+/// Does what [`verify`] does; nothing if the inputs were overtaken.
+pub(super) async fn prove(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    replace: bool,
+) -> Result<std::result::Result<Verdict, Box<Overtaken>>> {
     let inputs = context.inputs().await?;
-    let traits = registry.facts().traits.clone();
-    let recipe = inputs.with_server(traits.clone());
+    let recipe = inputs.with_server(registry.facts().traits.clone());
     let (permit, template) = claim(registry, context, &recipe).await?;
     let (id, key) = (template.id, permit.key);
-    let verdict = rebuild(
-        registry, context, &permit, &recipe, &traits, template, replace,
-    )
-    .await;
+    let verdict = rebuild(registry, context, &permit, &recipe, template, replace).await;
     // If the session is gone, so are the locks.
     let _ = registry
         .session()
@@ -183,20 +196,13 @@ async fn rebuild(
     context: &Context<'_>,
     permit: &BuildPermit,
     recipe: &Recipe,
-    traits: &ServerTraits,
     template: Template,
     replace: bool,
-) -> Result<Verdict> {
+) -> Result<std::result::Result<Verdict, Box<Overtaken>>> {
     let definition = &context.definition.name;
-    let made = build::make(registry, context, permit, recipe, traits, None).await?;
-    let Made::Done(done) = made else {
-        return Err(Error::new(
-            Kind::Build,
-            format!(
-                "the files of definition `{definition}` changed while it was built to be compared"
-            ),
-        )
-        .hint("run it again when nothing writes to them"));
+    let done = match build::make(registry, context, permit, recipe, None).await? {
+        Made::Done(done) => done,
+        Made::Overtaken(overtaken) => return Ok(Err(overtaken)),
     };
     let (id, build_time) = (done.id, done.started.elapsed());
     let differences = match compare(registry, context, &done, &template).await {
@@ -265,7 +271,7 @@ async fn rebuild(
         replaced: verdict.fate == Fate::Replaced,
         took: build_time,
     });
-    Ok(verdict)
+    Ok(Ok(verdict))
 }
 
 /// Bytes of a difference that the registry keeps.

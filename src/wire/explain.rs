@@ -37,8 +37,10 @@ pub struct InputsAnswer {
     pub migrations: Vec<FileInput>,
     /// Files of `rerun_inputs`.
     pub rerun_inputs: Vec<FileInput>,
-    /// Files of `inputs`.
+    /// Files of `inputs`, and those of `named`.
     pub inputs: Vec<FileInput>,
+    /// Files that count as inputs since the build command names them.
+    pub named: Vec<RelPath>,
     /// `input_lines`
     pub lines: Vec<LinesInput>,
     /// `env_inputs`: names, and whether they are set.
@@ -152,6 +154,7 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
         migrations: inputs.migrations.clone(),
         rerun_inputs: inputs.rerun_inputs.clone(),
         inputs: inputs.inputs.clone(),
+        named: inputs.named.clone(),
         lines: inputs.lines.clone(),
         env: inputs
             .env

@@ -30,6 +30,7 @@ mod lease;
 mod library;
 mod look;
 mod managed_server;
+mod overtaken;
 mod private;
 mod registry;
 mod rights;

@@ -187,6 +187,9 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
             list.iter().for_each(|file| list_file(text, file));
         }
     }
+    for path in &inputs.named {
+        line(text, "build_inputs", &format!("{path}, named by `build`"));
+    }
     for lines in &inputs.lines {
         let found = match lines.count {
             1 => "one line".to_owned(),

@@ -145,6 +145,7 @@ registry = "{registry}"
 [template.app]
 migrations = ["migrations/*.sql"]
 build = "sh migrate.sh"
+build_inputs = false
 extend = "never"
 "#,
         );

@@ -1,0 +1,408 @@
+//! [`Snapshot`]: what the file system says of the inputs, apart from what is in them. Two of them show
+//! that somebody wrote to a file although it holds again what it held, as after `git stash` and `pop`: a
+//! build in between may have read anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::globs::Globs;
+use super::recipe::RelPath;
+use super::walk::{Gitignore, walk};
+use crate::config::Definition;
+use crate::error::Result;
+
+/// The files that decide what a build yields, and the folders that may hold such, as the file system shows
+/// them.
+#[derive(Clone)]
+pub struct Snapshot {
+    root: PathBuf,
+    globs: Arc<Globs>,
+    files: BTreeMap<RelPath, Stat>,
+    folders: BTreeMap<RelPath, Folder>,
+}
+
+/// What a write to a file changes, also one that writes what was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    /// Nobody can set it, as `touch -r` and `rsync` set the time before.
+    changed: (i64, i64),
+}
+
+/// A folder that was walked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Folder {
+    inode: u64,
+    modified: (i64, i64),
+    /// Names and inodes of all entries, also of those that no glob reaches.
+    entries: BTreeMap<OsString, u64>,
+}
+
+/// Something that changed between two snapshots. Its text is one line for a person.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// A file that counts came.
+    Came(RelPath),
+    /// One went.
+    Went(RelPath),
+    /// One was written to, or touched.
+    Written(RelPath),
+    /// Another file stands in its place, perhaps with the same content.
+    Replaced(RelPath),
+    /// Something came to a folder and went again; the root is empty.
+    Passed(RelPath),
+}
+
+impl Change {
+    /// What changed.
+    pub fn path(&self) -> &RelPath {
+        match self {
+            Change::Came(path)
+            | Change::Went(path)
+            | Change::Written(path)
+            | Change::Replaced(path)
+            | Change::Passed(path) => path,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Came(path) => write!(f, "`{path}` is new"),
+            Change::Went(path) => write!(f, "`{path}` is gone"),
+            Change::Written(path) => write!(f, "`{path}` was written to"),
+            Change::Replaced(path) => write!(f, "`{path}` was replaced"),
+            Change::Passed(path) if path.as_bytes().is_empty() => {
+                write!(
+                    f,
+                    "something was created in the root folder and removed again"
+                )
+            }
+            Change::Passed(path) => {
+                write!(
+                    f,
+                    "something was created in folder `{path}` and removed again"
+                )
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// Looks at what `definition` names below `root`. Reads no file.
+    ///
+    /// This blocks on the file system: async callers use `spawn_blocking`.
+    ///
+    /// # Errors
+    /// As [`super::Inputs::read`], but for what is in the files; a glob without match is none.
+    pub fn take(root: &Path, definition: &Definition) -> Result<Self> {
+        let globs = Arc::new(Globs::compile(root, definition)?);
+        let walked = walk(root, &globs, Gitignore::Honour, true)?;
+        let lines = definition.input_lines.iter();
+        let paths: BTreeSet<RelPath> = walked
+            .files
+            .into_iter()
+            .map(|found| found.path)
+            .chain(lines.map(|wanted| RelPath::new(Path::new(&wanted.file))))
+            .collect();
+        let mut files = BTreeMap::new();
+        for path in paths {
+            // One that went since is not there, which the next look compares.
+            if let Ok(found) = fs::metadata(root.join(path.to_path())) {
+                files.insert(path, Stat::of(&found));
+            }
+        }
+        Ok(Snapshot {
+            root: root.to_owned(),
+            globs,
+            files,
+            folders: walked.folders,
+        })
+    }
+
+    /// What changed from this snapshot to a later one of the same definition, sorted. Empty if nobody wrote
+    /// to the inputs in between.
+    pub fn changes(&self, later: &Snapshot) -> Vec<Change> {
+        let mut changes = BTreeSet::new();
+        for (path, old) in &self.files {
+            let path = path.clone();
+            match later.files.get(&path) {
+                None => changes.insert(Change::Went(path)),
+                Some(new) if (old.device, old.inode) != (new.device, new.inode) => {
+                    changes.insert(Change::Replaced(path))
+                }
+                Some(new) if old != new => changes.insert(Change::Written(path)),
+                Some(_) => false,
+            };
+        }
+        for path in later.files.keys() {
+            if !self.files.contains_key(path) {
+                changes.insert(Change::Came(path.clone()));
+            }
+        }
+        for (path, old) in &self.folders {
+            if let Some(new) = later.folders.get(path)
+                && (old.inode, old.modified) != (new.inode, new.modified)
+                && !self.explains(later, path, old, new)
+            {
+                changes.insert(Change::Passed(path.clone()));
+            }
+        }
+        changes.into_iter().collect()
+    }
+
+    /// Whether what is seen of a folder says why its time changed, or nothing that counts can have come
+    /// there.
+    fn explains(&self, later: &Snapshot, path: &RelPath, old: &Folder, new: &Folder) -> bool {
+        let folder = path.to_path();
+        // Files that count are told by themselves; a folder that holds some is not what came or went.
+        let differs = |(name, inode): (&OsString, &u64), other: &Folder| {
+            other.entries.get(name) != Some(inode)
+        };
+        let came = new.entries.iter().filter(|e| differs(*e, old));
+        let went = old.entries.iter().filter(|e| differs(*e, new));
+        let own = |name: &OsStr| {
+            let entry = RelPath::new(&folder.join(name));
+            later.files.contains_key(&entry)
+        };
+        if came.chain(went).next().is_some() {
+            return true;
+        }
+        let has = |name: &str| new.entries.contains_key(OsStr::new(name));
+        if !self.globs.can_gain(&folder, has) {
+            return true;
+        }
+        // Where only a folder with files that count could have come and gone, an editor's temporary file
+        // is the likelier reason, if something there was written at that time.
+        !self.globs.chooses_in(&folder)
+            && new.entries.keys().filter(|name| !own(name)).any(|name| {
+                let entry = fs::symlink_metadata(self.root.join(&folder).join(name));
+                entry.is_ok_and(|e| !e.is_dir() && (e.ctime() - new.modified.0).abs() <= 2)
+            })
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("files", &self.files)
+            .field("folders", &self.folders)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stat {
+    fn of(found: &Metadata) -> Self {
+        Stat {
+            device: found.dev(),
+            inode: found.ino(),
+            bytes: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
+}
+
+impl Folder {
+    /// Lists it, then looks at its time: what comes in between is no input of a build that begins later.
+    pub(super) fn list(path: &Path) -> io::Result<Self> {
+        let mut entries = BTreeMap::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            entries.insert(entry.file_name(), entry.ino());
+        }
+        let found = fs::metadata(path)?;
+        Ok(Folder {
+            inode: found.ino(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            entries,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, FileTimes};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// A tree with two migrations, and the definition that `keys` make.
+    struct Tree(TempDir, Definition);
+
+    impl Tree {
+        fn new(keys: &str) -> Self {
+            let folder = TempDir::new().unwrap();
+            let text =
+                format!("project = \"shop\"\n[template.app]\nbuild = \"sh bin/x.sh\"\n{keys}\n");
+            let config = Config::parse(&text, &folder.path().join("pgstencil.toml")).unwrap();
+            let tree = Tree(folder, config.definitions[0].clone());
+            tree.write("shop/migrations/1.sql", "one");
+            tree.write("shop/migrations/2.sql", "two");
+            tree.write("bin/x.sh", "migrate");
+            tree.write("README", "read me");
+            tree
+        }
+
+        fn at(&self, path: &str) -> PathBuf {
+            self.0.path().join(path)
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
+            fs::write(self.at(path), text).unwrap();
+        }
+
+        /// What is told of what a build does.
+        fn told(&self, build: impl FnOnce()) -> Vec<String> {
+            let look = || Snapshot::take(&self.0.path().canonicalize().unwrap(), &self.1).unwrap();
+            let before = look();
+            // The clock of a file system may stand still for some milliseconds.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            build();
+            before
+                .changes(&look())
+                .iter()
+                .map(Change::to_string)
+                .collect()
+        }
+    }
+
+    const ANYWHERE: &str = "migrations = [\"**/migrations/*.sql\"]";
+    const THERE: &str = "migrations = [\"shop/migrations/*.sql\"]";
+    const NOTHING: [&str; 0] = [];
+
+    #[test]
+    fn a_file_that_holds_again_what_it_held_was_written_to() {
+        let tree = Tree::new(ANYWHERE);
+        let file = tree.at("shop/migrations/2.sql");
+        assert_eq!(tree.told(|| drop(fs::read(&file))), NOTHING);
+        let rewritten = tree.told(|| {
+            fs::write(&file, "three").unwrap();
+            fs::write(&file, "two").unwrap();
+        });
+        assert_eq!(rewritten, ["`shop/migrations/2.sql` was written to"]);
+        let with_its_old_time = tree.told(|| {
+            let times = fs::metadata(&file).unwrap().modified().unwrap();
+            fs::write(&file, "owt").unwrap();
+            fs::write(&file, "two").unwrap();
+            let open = File::options().write(true).open(&file).unwrap();
+            open.set_times(FileTimes::new().set_modified(times))
+                .unwrap();
+        });
+        assert_eq!(
+            with_its_old_time,
+            ["`shop/migrations/2.sql` was written to"]
+        );
+        let stashed_and_popped = tree.told(|| {
+            fs::remove_file(&file).unwrap();
+            fs::write(tree.at("other"), "").unwrap();
+            fs::write(&file, "two").unwrap();
+        });
+        // A file system may give the inode again.
+        assert_eq!(stashed_and_popped.len(), 1, "{stashed_and_popped:?}");
+        assert!(stashed_and_popped[0].starts_with("`shop/migrations/2.sql` was "));
+        let renamed_over = tree.told(|| {
+            tree.write("shop/migrations/2.sql~", "two");
+            fs::rename(tree.at("shop/migrations/2.sql~"), &file).unwrap();
+        });
+        assert_eq!(renamed_over, ["`shop/migrations/2.sql` was replaced"]);
+    }
+
+    #[test]
+    fn files_that_come_and_go_are_told() {
+        let tree = Tree::new(ANYWHERE);
+        let came = tree.told(|| tree.write("shop/migrations/3.sql", "three"));
+        assert_eq!(came, ["`shop/migrations/3.sql` is new"]);
+        let went = tree.told(|| fs::remove_file(tree.at("shop/migrations/3.sql")).unwrap());
+        assert_eq!(went, ["`shop/migrations/3.sql` is gone"]);
+        let passed = tree.told(|| {
+            tree.write("shop/migrations/4.sql", "four");
+            fs::remove_file(tree.at("shop/migrations/4.sql")).unwrap();
+        });
+        assert_eq!(
+            passed,
+            ["something was created in folder `shop/migrations` and removed again"]
+        );
+        let folder_passed = tree.told(|| {
+            tree.write("other/migrations/1.sql", "one");
+            fs::remove_dir_all(tree.at("other")).unwrap();
+            // Not the likelier reason: that was long ago.
+            let open = File::open(tree.0.path()).unwrap();
+            let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+            open.set_times(FileTimes::new().set_modified(later))
+                .unwrap();
+        });
+        assert_eq!(
+            folder_passed,
+            ["something was created in the root folder and removed again"]
+        );
+    }
+
+    #[test]
+    fn what_comes_beside_the_globs_explains_a_folder() {
+        let tree = Tree::new(ANYWHERE);
+        let bytecode = tree.told(|| tree.write("shop/migrations/__pycache__/1.pyc", "x"));
+        assert_eq!(bytecode, NOTHING);
+        let log = tree.told(|| tree.write("shop/migrations/migrate.log", "x"));
+        assert_eq!(log, NOTHING);
+        let gone = tree.told(|| fs::remove_file(tree.at("shop/migrations/migrate.log")).unwrap());
+        assert_eq!(gone, NOTHING);
+        let saved_by_an_editor = tree.told(|| {
+            tree.write(".README.swp", "x");
+            tree.write("README", "read me, too");
+            fs::remove_file(tree.at(".README.swp")).unwrap();
+        });
+        assert_eq!(saved_by_an_editor, NOTHING);
+    }
+
+    #[test]
+    fn where_nothing_that_counts_can_come_nothing_is_told() {
+        let tree = Tree::new(THERE);
+        let passing = || {
+            for path in ["x", "shop/x", "bin/x", "shop/migrations/static/x"] {
+                tree.write(path, "x");
+                fs::remove_file(tree.at(path)).unwrap();
+            }
+        };
+        fs::create_dir(tree.at("shop/migrations/static")).unwrap();
+        assert_eq!(tree.told(passing), NOTHING);
+        let tree = Tree::new("migrations = [\"**/*.sql\", \"!static/**\"]");
+        fs::create_dir(tree.at("static")).unwrap();
+        let passing = || {
+            tree.write("static/x", "x");
+            fs::remove_file(tree.at("static/x")).unwrap();
+        };
+        assert_eq!(tree.told(passing), NOTHING);
+    }
+
+    #[test]
+    fn lines_and_files_that_the_command_names_are_looked_at() {
+        let keys = format!("{THERE}\ninput_lines = [{{ file = \"lock\", match = \"a\" }}]");
+        let tree = Tree::new(&keys);
+        tree.write("lock", "a");
+        let told = tree.told(|| {
+            tree.write("lock", "a");
+            tree.write("bin/x.sh", "migrate");
+            tree.write("README", "");
+        });
+        assert_eq!(told, ["`bin/x.sh` was written to", "`lock` was written to"]);
+        let unnamed = Tree::new(&format!("{THERE}\nbuild_inputs = false"));
+        assert_eq!(
+            unnamed.told(|| unnamed.write("bin/x.sh", "migrate")),
+            NOTHING
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! Whether the inputs of a build stayed as they were while its command ran.
+
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::fingerprint::{Change, Difference, FileChanges, Recipe, RelPath, Snapshot};
+
+/// The inputs as they were right before the command began.
+pub(super) struct Watch {
+    before: Snapshot,
+}
+
+/// Somebody wrote to the inputs of a build while its command ran. What it built may be a mixture, also where
+/// the files hold again what they held.
+#[derive(Debug)]
+pub struct Overtaken {
+    /// The inputs as they are now.
+    pub recipe: Recipe,
+    /// What changed, a line each.
+    changes: Vec<String>,
+    /// Whether a file that only the build command names is among that.
+    named: bool,
+}
+
+/// How many changes are told.
+const SHOWN: usize = 10;
+
+/// What to do about a build command that writes among its own inputs.
+const EXCLUDE: &str = "if the build command writes what is named above: exclude it from the globs, or switch that output off in the tool";
+
+impl Watch {
+    /// Looks at the inputs. Call it before the command begins, and as late as that allows.
+    pub(super) async fn begin(context: &Context<'_>) -> Result<Self> {
+        let before = context.snapshot().await?;
+        Ok(Watch { before })
+    }
+
+    /// Reads the inputs again when the command has ended; `None` if nobody wrote to them and they are those
+    /// of `recipe`.
+    pub(super) async fn end(
+        &self,
+        context: &Context<'_>,
+        recipe: &Recipe,
+    ) -> Result<Option<Overtaken>> {
+        let (inputs, after) = tokio::join!(context.inputs(), context.snapshot());
+        let inputs = inputs?;
+        let changes = self.before.changes(&after?);
+        let names = inputs.named.clone();
+        let now = inputs.with_server(recipe.server.clone());
+        if changes.is_empty() && now.fingerprint() == recipe.fingerprint() {
+            return Ok(None);
+        }
+        Ok(Some(Overtaken::new(recipe, now, &changes, &names)))
+    }
+}
+
+impl Overtaken {
+    /// `named`: the files that only the build command names.
+    pub(super) fn new(old: &Recipe, now: Recipe, seen: &[Change], named: &[RelPath]) -> Self {
+        let mut changes: Vec<String> = seen.iter().map(Change::to_string).collect();
+        if changes.is_empty() {
+            // They changed before the command began.
+            changes = differences(&Difference::between(old, &now));
+        }
+        if changes.len() > SHOWN {
+            let more = changes.len() - SHOWN;
+            changes.truncate(SHOWN);
+            changes.push(format!("and {more} more"));
+        }
+        Overtaken {
+            recipe: now,
+            changes,
+            named: seen.iter().any(|change| named.contains(change.path())),
+        }
+    }
+
+    /// What changed, a line each.
+    pub fn changes(&self) -> &[String] {
+        &self.changes
+    }
+
+    /// Tells that the build starts over.
+    pub fn tell(&self, context: &Context<'_>) {
+        let mut text = "files changed while the build ran: starting over".to_owned();
+        for line in &self.changes {
+            text += &format!("\n  {line}");
+        }
+        text += &format!("\n  {EXCLUDE}");
+        context.tell(Event::Warning(&text));
+    }
+
+    /// The error where a build does not start over. `what`: in which it changed.
+    pub fn error(&self, what: &str) -> Error {
+        let error = Error::new(Kind::Build, what);
+        let error = self.changes.iter().fold(error, Error::detail);
+        let error = error
+            .detail("what was built may be a mixture, so it was dropped")
+            .hint("run it again when nothing writes to these files")
+            .hint(EXCLUDE);
+        match self.named {
+            true => error.hint("a file counts that `build` names: `build_inputs = false` in the template's table changes that"),
+            false => error,
+        }
+    }
+}
+
+fn differences(difference: &Difference) -> Vec<String> {
+    let mut lines = Vec::new();
+    for FileChanges {
+        added,
+        changed,
+        removed,
+    } in [
+        &difference.migrations,
+        &difference.rerun_inputs,
+        &difference.inputs,
+    ] {
+        lines.extend(added.iter().map(|path| format!("`{path}` is new")));
+        lines.extend(changed.iter().map(|path| format!("`{path}` was changed")));
+        lines.extend(removed.iter().map(|path| format!("`{path}` is gone")));
+    }
+    lines.extend(difference.lines.iter().map(|l| format!("{l} differ")));
+    let names = difference.env.iter().chain(&difference.mapping);
+    lines.extend(names.map(|name| format!("variable `{name}` differs")));
+    lines
+}
