@@ -109,6 +109,8 @@ pub(crate) enum Command {
     /// The effective config; its JSON schema for editors
     #[command(subcommand)]
     Config(Config),
+    /// Print where config, state, logs, server and registry are
+    Paths,
     /// Print completions for a shell
     Completions(Completions),
     /// Drop what nobody needs, off everybody's path; started by the other commands
@@ -353,11 +355,47 @@ pub(crate) enum Server {
     /// Start it if it does not run, and print its URL
     Start,
     /// Stop it; its data stays
-    Stop,
+    ///
+    /// The disk is synced then, so that a power loss takes nothing away. If another pgstencil command is
+    /// at work on it, such as `run`, nothing is stopped, and the exit code is 1.
+    Stop(ServerStop),
     /// Say how it is; exit 1 if it does not run
     Status,
     /// Print its URL; exit 1 if it does not run
     Url,
+    /// Show the clusters of all PostgreSQL versions, and old data that was moved aside
+    List,
+    /// Remove clusters, with all that is in them; asks on a terminal
+    ///
+    /// Without options all clusters are removed. Nothing is removed while a clone is leased, a template is
+    /// pinned, a client is connected, or a database is there that pgstencil did not make. A stopped server
+    /// is started for that look.
+    Remove(ServerRemove),
+}
+
+/// `server stop`
+#[derive(Args, Debug)]
+pub(crate) struct ServerStop {
+    /// Stop it although another pgstencil command is at work on it
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `server remove`
+#[derive(Args, Debug)]
+pub(crate) struct ServerRemove {
+    /// Only the cluster of this PostgreSQL version [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) major: Option<u32>,
+    /// Only old data that was moved aside
+    #[arg(long)]
+    pub(crate) moved: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Also remove databases that pgstencil did not make, and clusters that cannot be started for a look
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `demo`

@@ -258,7 +258,7 @@ pub(super) async fn work() -> Result<u8> {
         ..Defaults::default()
     };
     let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &defaults)?;
-    let endpoint = endpoint.with_socket(errand.socket);
+    let endpoint = endpoint.with_socket(errand.socket).in_background();
     let grace = Duration::from_millis(errand.grace_ms);
     let sweep = || stencil::sweep_now(&endpoint, &errand.registry, grace);
     let Some(care) = &errand.care else {

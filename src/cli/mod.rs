@@ -4,6 +4,7 @@ mod args;
 mod background;
 mod checkout;
 mod commands;
+mod confirm;
 mod escape;
 mod github;
 mod output;
@@ -165,6 +166,9 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
             interruptible(session, &mut signals, commands::demo::demo(session, args)).await
         }
         Command::Config(args) => commands::config::config(session, &args),
+        Command::Paths => {
+            interruptible(session, &mut signals, commands::paths::paths(session)).await
+        }
         Command::Completions(args) => commands::completions::completions(session, &args),
         Command::Background => background::work().await,
     }

@@ -12,15 +12,17 @@ use pgstencil::config::{
 };
 use pgstencil::error::shell_word;
 use pgstencil::private::user_name;
-use pgstencil::server::{ManagedServer, ManagedSettings, State};
+use pgstencil::server::{ManagedServer, ManagedSettings, State, notice};
 use pgstencil::stencil::{Defaults, Endpoint, PassLookup, Variable};
 use pgstencil::url::ServerUrl;
-use pgstencil::{Error, Result, Stencil};
+use pgstencil::{Error, Kind, Result, Stencil};
 
 use super::{Session, checkout};
 
 /// Patience with a managed server that starts, when `--wait` sets none.
 const START: Duration = Duration::from_secs(120);
+/// What names a server whose URL is in the config itself.
+const BY_FILE: &str = "`[server] url`";
 
 impl Session {
     /// The folder that the command was typed in.
@@ -38,7 +40,7 @@ impl Session {
     }
 
     /// The config, or the defaults where there is none: for commands that need no definition.
-    fn config_or_defaults(&self) -> Result<Config> {
+    pub(super) fn config_or_defaults(&self) -> Result<Config> {
         if let Some(file) = self.config_file() {
             return Config::load(&file);
         }
@@ -58,6 +60,7 @@ impl Session {
         }
     }
 
+    /// The config file that is named.
     fn config_file(&self) -> Option<PathBuf> {
         self.shared
             .config
@@ -76,20 +79,32 @@ impl Session {
     }
 
     /// A stencil for commands that only read: `None` if that would mean the managed server, and it
-    /// does not run. Starts nothing.
+    /// does not run, which is said. Starts nothing.
     pub(super) async fn stencil_for_reading(&self) -> Result<Option<Stencil>> {
         let config = self.config_or_defaults()?;
         if self.uses_managed(&config) {
-            let status = self.managed(&config.server)?.status().await?;
-            if !matches!(status.state, State::Running | State::Starting) {
-                return Ok(None);
+            let managed = self.managed(&config.server)?;
+            let status = match self.limit.left() {
+                Some(left) => managed.status_within(left).await?,
+                None => managed.status().await?,
+            };
+            match status.state {
+                State::Running | State::Starting => {}
+                State::Unresponsive(why) => return Err(unresponsive(&why)),
+                state => {
+                    self.printer.say(not_running(&state));
+                    if let Some(notice) = notice(&status.moved) {
+                        self.printer.warn(&notice);
+                    }
+                    return Ok(None);
+                }
             }
         }
         self.stencil_of(config).await.map(Some)
     }
 
     /// Whether nobody names a server.
-    fn uses_managed(&self, config: &Config) -> bool {
+    pub(super) fn uses_managed(&self, config: &Config) -> bool {
         self.shared.server_url.is_none()
             && self.env.non_empty(env::SERVER_URL).is_none()
             && config.server.url.is_none()
@@ -116,57 +131,58 @@ impl Session {
         Arc::new(move |name: &str| env.get_os(name).map(OsString::from))
     }
 
-    /// `--server-url`, PGSTENCIL_SERVER_URL, `[server] url`, else the managed server.
+    /// The server that somebody names, and by what: `--server-url`, PGSTENCIL_SERVER_URL, `[server] url`.
+    /// `None`: the managed server is meant.
+    pub(super) fn named_server(&self, config: &Config) -> Result<Option<(ServerUrl, String)>> {
+        let parse = |url: &str, source: &str| match ServerUrl::parse(url) {
+            Ok(url) => Ok(Some((url, source.to_owned()))),
+            Err(e) => Err(e.detail(format!("it comes from {source}"))),
+        };
+        if let Some(url) = &self.shared.server_url {
+            return parse(url, "--server-url");
+        }
+        if let Some(url) = self.env.non_empty(env::SERVER_URL) {
+            return parse(url, env::SERVER_URL);
+        }
+        match &config.server.url {
+            Some(UrlSetting::Literal(url)) => Ok(Some((url.clone(), BY_FILE.to_owned()))),
+            Some(UrlSetting::Variable(name)) => match self.env.non_empty(name) {
+                Some(url) => parse(url, &format!("the variable {name}")),
+                None => Err(Error::config(format!("the variable `{name}` is not set"))
+                    .detail(format!(
+                        "[server] url in {} names it",
+                        config.file.display()
+                    ))
+                    .hint(format!("set {name}, or give `--server-url`"))),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// The server that is named, else the managed server, which is started.
     async fn endpoint(&self, config: &Config) -> Result<Endpoint> {
-        let from = |source: &str| {
-            let source = source.to_owned();
-            move |e: Error| e.detail(format!("it comes from {source}"))
-        };
-        let url = if let Some(url) = &self.shared.server_url {
-            ServerUrl::parse(url).map_err(from("--server-url"))?
-        } else if let Some(url) = self.env.non_empty(env::SERVER_URL) {
-            ServerUrl::parse(url).map_err(from(env::SERVER_URL))?
-        } else {
-            match &config.server.url {
-                Some(UrlSetting::Literal(url)) => return self.named_by_file(url, config),
-                Some(UrlSetting::Variable(name)) => {
-                    let Some(url) = self.env.non_empty(name) else {
-                        return Err(Error::config(format!("the variable `{name}` is not set"))
-                            .detail(format!(
-                                "[server] url in {} names it",
-                                config.file.display()
-                            ))
-                            .hint(format!("set {name}, or give `--server-url`")));
-                    };
-                    ServerUrl::parse(url).map_err(from(&format!("the variable {name}")))?
-                }
-                None => {
-                    let server = self.managed(&config.server)?;
-                    let running = server.start(self.limit.left().unwrap_or(START)).await?;
-                    if running.started {
-                        self.printer.say(&format!(
-                            "started the managed server, PostgreSQL {}",
-                            running.version
-                        ));
-                    }
-                    for notice in &running.notices {
-                        self.printer.warn(notice);
-                    }
-                    // Complete as it is; libpq's variables are meant for other servers.
-                    let defaults = Defaults {
-                        ssl_mode: Some("disable".into()),
-                        ..Defaults::default()
-                    };
-                    let endpoint = Endpoint::new(running.url, &defaults)?;
-                    return Ok(endpoint.with_socket(running.socket_dir));
-                }
+        if let Some((url, source)) = self.named_server(config)? {
+            if source == BY_FILE {
+                return self.named_by_file(&url, config);
             }
-        };
-        let endpoint = Endpoint::new(url, &self.defaults()?)?;
-        // The managed server's own URL, as a nested pgstencil gets it.
-        let managed = self.managed(&config.server).ok();
-        let socket = managed.and_then(|m| m.socket_of(&endpoint.server_url()));
-        Ok(endpoint.with_socket(socket))
+            let endpoint = Endpoint::new(url, &self.defaults()?)?;
+            // The managed server's own URL, as a nested pgstencil gets it.
+            let managed = self.managed(&config.server).ok();
+            let socket = managed.and_then(|m| m.socket_of(&endpoint.server_url()));
+            return Ok(endpoint.with_socket(socket));
+        }
+        let server = self.managed(&config.server)?;
+        let running = server.start(self.limit.left().unwrap_or(START)).await?;
+        if running.started {
+            self.printer.say(&format!(
+                "started the managed server, PostgreSQL {}",
+                running.version
+            ));
+        }
+        for notice in &running.notices {
+            self.printer.warn(notice);
+        }
+        managed_endpoint(running.url, running.socket_dir)
     }
 
     /// The server that a config file names. What this user keeps secret goes there only if the file is
@@ -216,7 +232,7 @@ impl Session {
     }
 
     /// What libpq's variables say of the parts that a URL leaves out.
-    fn defaults(&self) -> Result<Defaults> {
+    pub(super) fn defaults(&self) -> Result<Defaults> {
         let pg = PgVariables::read(&self.env)?;
         if pg.service.is_some() {
             self.printer
@@ -249,6 +265,33 @@ impl Session {
             }
         }
     }
+}
+
+/// The managed server, by its URL and the folder of its socket.
+pub(super) fn managed_endpoint(url: ServerUrl, socket: Option<PathBuf>) -> Result<Endpoint> {
+    // The URL is complete; libpq's variables are meant for other servers.
+    let defaults = Defaults {
+        ssl_mode: Some("disable".into()),
+        ..Defaults::default()
+    };
+    let endpoint = Endpoint::new(url, &defaults)?;
+    Ok(endpoint.with_socket(socket).as_managed())
+}
+
+/// What to say of a managed server that nobody can connect to.
+pub(super) fn not_running(state: &State) -> &'static str {
+    match state {
+        State::Stopping => {
+            "the managed server is shutting down; `pgstencil server start` waits for that and starts it again"
+        }
+        _ => "the managed server does not run; `pgstencil server start` starts it",
+    }
+}
+
+fn unresponsive(why: &str) -> Error {
+    Error::new(Kind::Connect, "the managed server does not answer")
+        .detail(why)
+        .hint("`pgstencil server stop --force` ends it; the next command starts it again")
 }
 
 /// The account's name.

@@ -4,6 +4,7 @@
 //! [`Check`]s of them. Nothing is written but by [`mend`], which only does what can do no harm.
 
 mod disk;
+pub mod managed;
 mod registry;
 mod server;
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::error::{Error, Result};
+use crate::server::{APPLICATION, BACKGROUND};
 use crate::url::ServerUrl;
 
 /// What stands in for parts that a URL leaves out: the caller's view of libpq's variables.
@@ -49,6 +50,9 @@ pub struct Endpoint {
     client_host: Option<String>,
     client_port: Option<u16>,
     socket: Option<PathBuf>,
+    application: &'static str,
+    /// It is the managed server.
+    managed: bool,
 }
 
 #[derive(Clone)]
@@ -132,7 +136,27 @@ impl Endpoint {
             client_host: None,
             client_port: None,
             socket: None,
+            application: APPLICATION,
+            managed: false,
         })
+    }
+
+    /// Says that this is the managed server, which the next command starts if it has ended.
+    #[must_use]
+    pub fn as_managed(mut self) -> Self {
+        self.managed = true;
+        self
+    }
+
+    /// Marks the sessions as those of a background process, which nobody waits for.
+    #[must_use]
+    pub fn in_background(mut self) -> Self {
+        self.application = BACKGROUND;
+        self
+    }
+
+    pub(super) fn is_managed(&self) -> bool {
+        self.managed
     }
 
     /// Has our own sessions use the Unix socket in `folder`, while commands and printed URLs keep the
@@ -235,7 +259,7 @@ impl Endpoint {
             .password(self.password.as_ref().map_or("", |s| s.0.as_str()))
             .database(database)
             .ssl_mode(self.ssl_mode)
-            .application_name("pgstencil");
+            .application_name(self.application);
         if let Some(folder) = self.folder() {
             options = options.socket(folder);
         }

@@ -1,5 +1,6 @@
 //! Finding Postgres on this machine.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -88,15 +89,7 @@ impl Search<'_> {
     ///
     /// With `remember`, answers are written down for the next search.
     pub(super) async fn newest(&self, remember: bool) -> Result<Binaries> {
-        let known: Answers = fs::read(&self.memory)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
-        let mut asked = Asked {
-            account: self.account,
-            known,
-            answers: Answers::new(),
-        };
+        let mut asked = self.asked();
         let found = match self.bindir {
             Some(folder) => self.exactly(folder, &mut asked).await,
             None => self.best(&mut asked).await,
@@ -109,6 +102,27 @@ impl Search<'_> {
             let _ = folder::write(&self.memory, &text);
         }
         found
+    }
+
+    /// Every Postgres that could be started, the best first; none is no error.
+    pub(super) async fn all(&self) -> Vec<Binaries> {
+        let mut asked = self.asked();
+        match self.bindir {
+            Some(folder) => Vec::from_iter(self.exactly(folder, &mut asked).await),
+            None => self.usable(&mut asked).await.0,
+        }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        let known: Answers = fs::read(&self.memory)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        Asked {
+            account: self.account,
+            known,
+            answers: Answers::new(),
+        }
     }
 
     async fn exactly(&self, folder: &Path, asked: &mut Asked<'_>) -> Result<Binaries> {
@@ -147,28 +161,30 @@ impl Search<'_> {
         }
     }
 
-    async fn best(&self, asked: &mut Asked<'_>) -> Result<Binaries> {
-        let mut best: Option<Binaries> = None;
-        let mut refused = Vec::new();
+    /// All that could be started, the best first and of equal ones the first on the PATH, and why the
+    /// others cannot.
+    async fn usable(&self, asked: &mut Asked<'_>) -> (Vec<Binaries>, Vec<String>) {
+        let (mut usable, mut refused) = (Vec::new(), Vec::new());
         for folder in self.candidates(asked).await {
             match asked.version(&folder).await {
-                Ok((major, minor)) if major >= OLDEST => {
-                    let found = Binaries {
-                        folder,
-                        major,
-                        minor,
-                    };
-                    if best.as_ref().is_none_or(|b| found.rank() > b.rank()) {
-                        best = Some(found);
-                    }
-                }
+                Ok((major, minor)) if major >= OLDEST => usable.push(Binaries {
+                    folder,
+                    major,
+                    minor,
+                }),
                 Ok((major, minor)) => {
                     refused.push(format!("{}: {major}.{minor} is too old", folder.display()));
                 }
                 Err(why) => refused.push(format!("{}: {why}", folder.display())),
             }
         }
-        best.ok_or_else(|| {
+        usable.sort_by_key(|binaries| Reverse(binaries.rank()));
+        (usable, refused)
+    }
+
+    async fn best(&self, asked: &mut Asked<'_>) -> Result<Binaries> {
+        let (usable, refused) = self.usable(asked).await;
+        usable.into_iter().next().ok_or_else(|| {
             let mut error = Error::config("there is no Postgres on this machine to start")
                 .detail(format!(
                     "looked for {} of version {OLDEST} or newer on the PATH and where packages put them",

@@ -4,7 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,7 @@ use super::account::{Account, run, tail};
 use super::binaries::Binaries;
 use super::folder::{self, unusable};
 use super::log::explain;
+use super::origin::Origin;
 use super::{host, settings};
 use crate::error::{Error, Kind, Result};
 use crate::url::ServerUrl;
@@ -20,6 +21,7 @@ use crate::url::ServerUrl;
 pub(super) const ROLE: &str = "postgres";
 
 /// The folder of one cluster and the account that its processes run under.
+#[derive(Clone)]
 pub(super) struct Cluster {
     pub(super) folder: PathBuf,
     pub(super) major: u32,
@@ -34,6 +36,8 @@ pub(super) struct Record {
     /// The boot that the server was last started in.
     pub(super) boot_id: Option<String>,
     pub(super) socket_dir: Option<PathBuf>,
+    /// The binaries that the server was last started from.
+    pub(super) origin: Option<Origin>,
 }
 
 /// The data on disk, as far as it can be told while no server runs.
@@ -117,20 +121,6 @@ impl Cluster {
             Ok(1 | 2) => Data::Clean,
             _ => Data::Unclean,
         }
-    }
-
-    /// Moves the data out of the way; one such folder is kept. Returns where it went.
-    pub(super) fn move_aside(&self) -> Result<PathBuf> {
-        for old in self.siblings("data.crashed-") {
-            // It is only kept for the curious.
-            let _ = fs::remove_dir_all(old);
-        }
-        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let aside = self
-            .folder
-            .join(format!("data.crashed-{}", now.replace(':', "-")));
-        fs::rename(self.data(), &aside).map_err(|e| unusable(&aside, e))?;
-        Ok(aside)
     }
 
     fn siblings(&self, prefix: &str) -> Vec<PathBuf> {
@@ -217,6 +207,7 @@ impl Cluster {
             "config_file=postgresql.conf",
             "postgres",
         ]);
+        self.forget_proofs();
         // Hexadecimal digits need no quoting.
         let statement = format!("ALTER ROLE {ROLE} LOGIN SUPERUSER PASSWORD '{password}'\n");
         let patience = deadline.saturating_duration_since(Instant::now());

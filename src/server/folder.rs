@@ -6,13 +6,16 @@
 //!   binaries.json          what was found on the machine
 //!   15/                    one cluster for each major version
 //!     password             of the superuser; ours, 0600
-//!     cluster.json         port, boot, socket folder
+//!     cluster.json         port, boot, socket folder, binaries
+//!     synced.json          proof that the data was synced after the last shutdown
 //!     postgresql.conf      ours, written before each start, and pg_hba.conf
 //!     custom.conf          the user's own settings, if there is one
 //!     server.log
-//!     alive                locked by every process of the server as long as it lives
+//!     alive                locked by every process of the server and its watcher as long as they live
 //!     socket/
-//!     data/                the cluster
+//!     data/                the cluster; in it pgstencil.synced, the watcher's proof of the same
+//!     data.crashed-TIME/   old data that was moved aside, until a person removes it
+//!   removed-RANDOM/        a cluster that is being deleted
 //! ```
 //!
 //! Every folder has mode 0700 and every file 0600. Under root the folders down to the cluster's have 0711
@@ -180,16 +183,33 @@ pub(super) fn random_hex<const BYTES: usize>() -> Result<String> {
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// Takes the lock that starting and stopping is done under; closing the file gives it back, as does
-/// the end of the process.
+/// Prepares the folder and takes the lock that starting, stopping and removing is done under; closing the
+/// file gives it back, as does the end of the process.
 ///
 /// Cancel safety: a dropped future leaves no lock behind.
-pub(super) async fn lock(folder: &Path, deadline: Instant) -> Result<File> {
+pub(super) async fn lock(folder: &Path, account: &Account, deadline: Instant) -> Result<File> {
     let path = folder.join("lock");
-    let file = private::open_file(&path).map_err(|e| unusable(&path, e))?;
+    loop {
+        prepare(folder, account)?;
+        let file = match private::open_file(&path) {
+            // Another process removed the folder just now.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(|e| unusable(&path, e))?,
+        };
+        wait_for(&file, &path, deadline).await?;
+        // A process that waited for one that removed the folder holds a lock that nobody else sees.
+        let there = fs::metadata(&path).ok();
+        let ours = file.metadata().map_err(|e| unusable(&path, e))?;
+        if there.is_some_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+async fn wait_for(file: &File, path: &Path, deadline: Instant) -> Result<()> {
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok(()),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

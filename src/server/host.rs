@@ -25,6 +25,19 @@ fn non_empty(text: String) -> Option<String> {
     Some(text.trim().to_owned()).filter(|t| !t.is_empty())
 }
 
+/// Writes all that the host still has in memory for the file system of `place` to the disk.
+#[cfg(target_os = "linux")]
+pub(super) fn sync(place: &Path) -> std::io::Result<()> {
+    Ok(rustix::fs::syncfs(fs::File::open(place)?)?)
+}
+
+/// Writes all that the host still has in memory to the disk, and has the disk write its own cache.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn sync(place: &Path) -> std::io::Result<()> {
+    rustix::fs::sync();
+    Ok(rustix::fs::fcntl_fullfsync(fs::File::open(place)?)?)
+}
+
 /// The memory that this process may count on: the machine's, or less in a container. `None` where
 /// the system does not tell.
 pub(super) fn memory() -> Option<u64> {

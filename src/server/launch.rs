@@ -10,7 +10,8 @@ use super::account::{run, tail};
 use super::binaries::Binaries;
 use super::cluster::{Cluster, Record};
 use super::folder::{self, unusable};
-use super::log::{explain, trim_log};
+use super::log::{explain, tells_damage, trim_log};
+use super::synced::WATCH;
 use crate::error::{Error, Kind, Result};
 use crate::private;
 
@@ -21,8 +22,11 @@ enum Launched {
 }
 
 /// Closes what was inherited (a pipe of the caller would never end, a lock of the caller never be
-/// free), keeps the file of `alive` open, and becomes pg_ctl. Some shells, dash for one, take only
-/// numbers of one digit.
+/// free), keeps the file of `alive` open, starts the watcher, and becomes pg_ctl. Some shells, dash for
+/// one, take only numbers of one digit.
+///
+/// The watcher reads a pipe that every process of the server holds open. It holds `alive`, too, so that
+/// the next start and the end of a stop wait for its work. Where a pipe cannot be made there is no watcher.
 const LAUNCH: &str = r#"
 if (eval 'exec 99>&-') 2>/dev/null; then many=1; else many=; fi
 for fd in /dev/fd/*; do
@@ -34,6 +38,14 @@ for fd in /dev/fd/*; do
   esac
 done
 exec 9<&0 </dev/null
+watch=$1 pipe=data/pgstencil.pipe
+shift
+rm -f "$pipe"
+if mkfifo -m 600 "$pipe" 2>/dev/null && command exec 8<>"$pipe" && command exec 7<"$pipe"; then
+  sh -c "$watch" pgstencil <&7 7<&- 8>&- >/dev/null 2>&1 &
+  exec 7<&-
+fi
+rm -f "$pipe"
 exec "$@"
 "#;
 
@@ -97,13 +109,14 @@ impl Cluster {
         let mut command = self.account.command(shell);
         command
             .current_dir(&self.folder)
-            .args(["-c", LAUNCH, "sh"])
+            .args(["-c", LAUNCH, "sh", WATCH])
             .arg(binaries.program("pg_ctl"))
             // pg_ctl hands the rest to a shell, so all paths in it are relative.
             .args(["start", "-w", "-s", "-D", "data", "-l", "server.log"])
             .args(["-o", "-c config_file=postgresql.conf"])
             .args(["-t", &patience.as_secs().max(1).to_string()])
             .stdin(Stdio::from(alive));
+        self.forget_proofs();
         let output = run(command, None, patience + Duration::from_secs(5)).await;
         let output = match output {
             Ok(output) if output.status.success() => return Ok(Launched::Up),
@@ -122,20 +135,32 @@ impl Cluster {
             ));
         }
         let error = Error::failed("the managed server does not start");
-        Err(if said.trim().is_empty() {
-            explain(error, output)
-        } else {
-            self.with_log(error, begin)
+        let error = match said.trim() {
+            "" => explain(error, output),
+            _ => self.with_log(error, begin),
+        };
+        if !error.hints().is_empty() {
+            return Err(error);
         }
-        .hint(format!(
-            "if the cluster is damaged, remove {}: it holds only what can be built again",
-            self.data().display()
-        )))
+        let custom = self.folder.join("custom.conf");
+        Err(if tells_damage(&said) {
+            error.hint(format!(
+                "if the data is damaged: `pgstencil server remove --major {} --force` deletes it; templates can be built again, what clones hold cannot",
+                self.major
+            ))
+        } else if custom.exists() {
+            error.hint(format!(
+                "if a setting is the cause: correct {}, or move it away",
+                custom.display()
+            ))
+        } else {
+            error
+        })
     }
 }
 
 /// Socket files of a killed server; the folder is the cluster's alone.
-fn clear_sockets(folder: &Path) {
+pub(super) fn clear_sockets(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
             let _ = fs::remove_file(entry.path());

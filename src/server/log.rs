@@ -35,22 +35,7 @@ impl Cluster {
 
 /// Adds lines of output, and a hint where they hold a known cause.
 pub(super) fn explain(mut error: Error, lines: Vec<String>) -> Error {
-    let has = |what: &str| lines.iter().any(|line| line.contains(what));
-    let hint = if has("No space left on device") || has("Disk quota exceeded") {
-        Some("make room on that disk")
-    } else if has("could not map anonymous shared memory") || has("Cannot allocate memory") {
-        Some(
-            "there is too little memory; set a smaller `shared_buffers` in custom.conf beside the log",
-        )
-    } else if has("could not look up effective user ID") {
-        Some("Postgres wants an account with a name: add one to /etc/passwd, or run as another")
-    } else if has("semaphores") {
-        Some(
-            "the system allows too few semaphores; set a smaller `max_connections` in custom.conf beside the log",
-        )
-    } else {
-        None
-    };
+    let hint = hint(&lines);
     for line in lines {
         error = error.detail(line);
     }
@@ -58,6 +43,63 @@ pub(super) fn explain(mut error: Error, lines: Vec<String>) -> Error {
         Some(hint) => error.hint(hint),
         None => error,
     }
+}
+
+fn hint(lines: &[String]) -> Option<String> {
+    let has = |what: &str| lines.iter().any(|line| line.contains(what));
+    let known = if has("No space left on device") || has("Disk quota exceeded") {
+        "make room on that disk"
+    } else if has("could not map anonymous shared memory") || has("Cannot allocate memory") {
+        "there is too little memory; set a smaller `shared_buffers` in custom.conf beside the log"
+    } else if has("could not look up effective user ID") {
+        "Postgres wants an account with a name: add one to /etc/passwd, or run as another"
+    } else if has("semaphores") {
+        "the system allows too few semaphores; set a smaller `max_connections` in custom.conf beside the log"
+    } else if let Some(file) = faulty_settings(lines) {
+        return Some(format!("correct {file}, or move it away"));
+    } else {
+        return None;
+    };
+    Some(known.to_owned())
+}
+
+/// The file of settings that Postgres does not accept. Of an included file the messages name its line first,
+/// and then the file that includes it, which is ours.
+fn faulty_settings(lines: &[String]) -> Option<&str> {
+    let quoted = |line: &'_ str, before: &str| -> Option<std::ops::Range<usize>> {
+        let start = line.find(before)? + before.len();
+        Some(start..start + line[start..].find('"')?)
+    };
+    ["in file \"", "configuration file \""]
+        .iter()
+        .find_map(|before| {
+            lines
+                .iter()
+                .find_map(|line| Some(&line[quoted(line, before)?]))
+        })
+}
+
+/// Whether the log says that the data itself is damaged, and not only that a setting is wrong.
+pub(super) fn tells_damage(log: &str) -> bool {
+    [
+        "PANIC:",
+        "could not read file",
+        "could not read block",
+        "could not open file",
+        "could not locate",
+        "could not find redo location",
+        "invalid page",
+        "invalid primary checkpoint",
+        "invalid checkpoint",
+        "invalid data in file",
+        "incorrect checksum in control file",
+        "is not a valid data directory",
+        "database files are incompatible",
+        "contains invalid data",
+        "relation mapping file",
+    ]
+    .iter()
+    .any(|words| log.contains(words))
 }
 
 /// Keeps the log bounded. The server appends, so it can be cut while it writes.
@@ -103,5 +145,23 @@ mod tests {
         let error = explain(Error::failed("x"), vec![line.clone()]);
         assert_eq!(error.details(), [line]);
         assert_eq!(error.hints(), ["make room on that disk"]);
+    }
+
+    #[test]
+    fn a_faulty_setting_is_led_back_to_its_file() {
+        for log in [
+            "LOG:  unrecognized configuration parameter \"x\" in file \"/c/custom.conf\" line 1\n\
+             FATAL:  configuration file \"/c/postgresql.conf\" contains errors",
+            "LOG:  syntax error in file \"/c/custom.conf\" line 3, near end of line",
+            "FATAL:  configuration file \"/c/custom.conf\" contains errors",
+            "LOG:  could not open configuration file \"/c/custom.conf\": Permission denied",
+        ] {
+            let error = explain(Error::failed("x"), log.lines().map(str::to_owned).collect());
+            assert_eq!(error.hints(), ["correct /c/custom.conf, or move it away"]);
+            assert!(!tells_damage(log), "{log}");
+        }
+        assert!(tells_damage(
+            "PANIC:  could not locate a valid checkpoint record"
+        ));
     }
 }

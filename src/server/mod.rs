@@ -2,26 +2,36 @@
 //!
 //! It outlives the command that started it and is shared by all of the user's projects. There is one
 //! cluster for each major version, listening on a unix socket and on loopback TCP only, behind a
-//! generated password, and tuned for data that can be made again: `fsync` is off. So a crash of the
-//! *host* may damage it unseen; see [`ManagedServer::start`] for how that is dealt with.
+//! generated password. `fsync` is off: templates can be built again. So a crash of the *host* may damage
+//! the data unseen; see [`ManagedServer::start`] for how that is dealt with.
 //!
 //! Our own sessions use the socket, which is in a private folder: while the server is stopped, another
 //! user's program can take the port, and ask for the password in clear.
 //!
 //! `folder` shows the files and who owns them. `cluster` makes and mends one cluster, `launch` starts
 //! its server, `postmaster` knows whether it lives, `settings` holds its configuration, `log` its log.
-//! `binaries` finds Postgres, `account` is who runs it, `host` knows the machine.
+//! `binaries` finds Postgres, `origin` notices that it was replaced, `account` is who runs it, `host` knows
+//! the machine. `synced` proves that a stopped cluster is on the disk, `aside` moves away what is not.
+//! `status` tells how the clusters are, `clients` who is connected; `end` stops servers, `remove` deletes
+//! clusters.
 
 mod account;
+mod aside;
 mod binaries;
+mod clients;
 mod cluster;
 pub mod disk;
+mod end;
 mod folder;
 mod host;
 mod launch;
 mod log;
+mod origin;
 mod postmaster;
+mod remove;
 mod settings;
+mod status;
+mod synced;
 
 use std::ffi::OsString;
 use std::fs;
@@ -31,9 +41,15 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::url::ServerUrl;
+pub use aside::notice;
+pub use clients::{APPLICATION, BACKGROUND, Client, Occupied};
+pub use end::Stopped;
+pub use status::{Listed, Moved, Places, State, Status};
+
 use account::Account;
 use binaries::{Binaries, Search};
 use cluster::{Cluster, Data};
+use origin::Origin;
 use postmaster::{Answer, Postmaster, Waited};
 
 /// Everything that decides where the managed server lives and how it is found.
@@ -100,58 +116,6 @@ pub struct Running {
     pub notices: Vec<String>,
 }
 
-/// How the managed server is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// There is no cluster; the next start makes one.
-    NotInitialised,
-    /// There is a cluster, shut down in order.
-    Stopped,
-    /// The server was killed, or crashed with its host.
-    Unclean {
-        /// The host has been booted since, so the next start moves the data aside.
-        rebooted: bool,
-    },
-    /// A postmaster runs and takes no connections yet.
-    Starting,
-    /// It runs and answers.
-    Running,
-    /// A postmaster runs, but does not let us in; why.
-    Unresponsive(String),
-}
-
-/// What [`ManagedServer::status`] found.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// How it is.
-    pub state: State,
-    /// Of the server if it runs, else of the binaries that would be started.
-    pub version: Option<String>,
-    /// The binaries that would be started; `None` if there are none.
-    pub bindir: Option<PathBuf>,
-    /// Where the cluster is, or would be.
-    pub data_dir: Option<PathBuf>,
-    /// Where the log is, or would be.
-    pub log_file: Option<PathBuf>,
-    /// The folder of the unix socket, once there was a start.
-    pub socket_dir: Option<PathBuf>,
-    /// The port, once there was a start.
-    pub port: Option<u16>,
-    /// The postmaster, while there is one.
-    pub pid: Option<i32>,
-    /// The URL, with the password, while it runs.
-    pub url: Option<ServerUrl>,
-    /// Clusters of other major versions that run.
-    pub others: Vec<u32>,
-}
-
-/// What [`ManagedServer::stop`] did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stopped {
-    /// Major versions whose servers were ended; empty if none ran.
-    pub majors: Vec<u32>,
-}
-
 impl ManagedServer {
     /// The managed server that these settings describe.
     pub fn new(settings: ManagedSettings) -> Self {
@@ -166,9 +130,13 @@ impl ManagedServer {
     /// has taken the port.
     ///
     /// A server that was killed is started again and recovers, with all its data. But if the host
-    /// was booted since, what it wrote last may never have reached the disk: then the cluster is moved
-    /// aside, a new one is made, and `notices` says so. One such folder is kept. Nothing else makes
-    /// this function give up a cluster; when Postgres refuses to start, the error ends with its log.
+    /// was booted since, what it wrote last may never have reached the disk. The same holds for a server
+    /// that was shut down without a proof that the disk was synced afterwards. Then the cluster is moved
+    /// aside, a new one is made, and `notices` says so, now and at each later start until the folder is
+    /// removed. Nothing else makes this function give up a cluster; when Postgres refuses to start, the
+    /// error ends with its log.
+    ///
+    /// A server whose binaries were replaced is restarted if no client is connected; else `notices` says so.
     ///
     /// # Errors
     /// `Config` if there is no Postgres or no account to run it; `Permission` if the state folder
@@ -181,14 +149,33 @@ impl ManagedServer {
         let deadline = Instant::now() + patience;
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
+        let mut notices = Vec::from_iter(aside::notice(&aside::moved(&home)));
+        let started = self.start_in(&home, &account, deadline, &mut notices).await;
+        match started {
+            Ok(running) => Ok(Running { notices, ..running }),
+            // What was moved aside must be told in any case.
+            Err(error) => Err(notices.into_iter().fold(error, Error::detail)),
+        }
+    }
+
+    async fn start_in(
+        &self,
+        home: &Path,
+        account: &Account,
+        deadline: Instant,
+        notices: &mut Vec<String>,
+    ) -> Result<Running> {
         let known = home.is_dir();
-        let binaries = self.search(&account, &home).newest(known).await?;
-        let cluster = self.cluster(&home, binaries.major, &account)?;
+        let binaries = self.search(account, home).newest(known).await?;
+        let cluster = self.cluster(home, binaries.major, account)?;
         if let Some(postmaster) = cluster.postmaster()
             && let Some(port) = postmaster.port
         {
+            let record = cluster.record();
+            let origin = record.origin.as_ref();
             let version = match cluster.vouches_for(&postmaster) {
-                true => Some(binaries.version()),
+                _ if origin.is_some_and(Origin::is_replaced) => None,
+                true => Some(origin.map_or(binaries.version(), |o| o.version.clone())),
                 false => match cluster.ask(port).await {
                     Answer::Ready(version) => Some(version),
                     _ => None,
@@ -196,15 +183,14 @@ impl ManagedServer {
             };
             if let Some(version) = version {
                 log::trim_log(&cluster.log());
-                return running(&cluster, postmaster, version, false, Vec::new());
+                return running(&cluster, postmaster, version, false);
             }
         }
 
-        folder::prepare(&home, &account)?;
-        let _lock = folder::lock(&home, deadline).await?;
-        let mut notices = Vec::new();
+        let _lock = folder::lock(home, account, deadline).await?;
+        notices.extend(cluster.end_outdated(&binaries, deadline).await?);
         let (version, started) = self
-            .bring_up(&cluster, &binaries, deadline, &mut notices)
+            .bring_up(&cluster, &binaries, deadline, notices)
             .await?;
         let Some(postmaster) = cluster.postmaster() else {
             return Err(Error::failed(
@@ -218,13 +204,13 @@ impl ManagedServer {
                     binaries.major
                 ));
             }
-            for other in self.others(&home, &account, cluster.major) {
+            for other in self.others(home, account, cluster.major) {
                 notices.push(format!(
                     "the managed server of PostgreSQL {other} still runs; `pgstencil server stop` ends all of them"
                 ));
             }
         }
-        running(&cluster, postmaster, version, started, notices)
+        running(&cluster, postmaster, version, started)
     }
 
     /// Under the lock: a server that runs and answers, and whether it was started here.
@@ -253,17 +239,12 @@ impl ManagedServer {
         };
 
         let mut record = cluster.record();
-        let boot_id = self.settings.boot_id.clone().or_else(host::boot_id);
+        let boot_id = self.boot_id();
         let mut data = cluster.inspect();
-        if data == Data::Broken || (data == Data::Unclean && record.boot_id != boot_id) {
+        if let Some(why) = cluster.distrust(data, record.boot_id != boot_id) {
             let aside = cluster.move_aside()?;
             notices.push(format!(
-                "{}, so the managed server starts afresh; the old data is in {}",
-                if data == Data::Broken {
-                    "the data folder held no complete cluster"
-                } else {
-                    "the host went down while the managed server ran"
-                },
+                "{why}, so the managed server starts afresh; the old data is in {}",
                 aside.display()
             ));
             data = Data::Missing;
@@ -281,6 +262,7 @@ impl ManagedServer {
             notices.push("the managed server's password was lost, so it got a new one".to_owned());
         }
         record.boot_id = boot_id;
+        record.origin = Origin::of(binaries);
         cluster
             .start(binaries, record, &alive, deadline, notices)
             .await?;
@@ -293,110 +275,6 @@ impl ManagedServer {
                     .detail(format!("see {}", cluster.log().display())),
             ),
         }
-    }
-
-    /// How the server is. Writes nothing and starts nothing.
-    ///
-    /// # Errors
-    /// `Config` if `bindir` or `run_as` name nothing useful. That there is no Postgres is no error.
-    pub async fn status(&self) -> Result<Status> {
-        let account = Account::choose(self.settings.run_as.as_deref())?;
-        let home = self.home(&account).await?;
-        let found = self.search(&account, &home).newest(false).await;
-        let binaries = match found {
-            Ok(binaries) => Some(binaries),
-            Err(error) if self.settings.bindir.is_some() => return Err(error),
-            Err(_) => None,
-        };
-        let major = match &binaries {
-            Some(binaries) => Some(binaries.major),
-            None => majors(&home).into_iter().max(),
-        };
-        let mut status = Status {
-            state: State::NotInitialised,
-            version: binaries
-                .as_ref()
-                .map(|b| format!("{}.{}", b.major, b.minor)),
-            bindir: binaries.map(|b| b.folder),
-            data_dir: None,
-            log_file: None,
-            socket_dir: None,
-            port: None,
-            pid: None,
-            url: None,
-            others: Vec::new(),
-        };
-        let Some(major) = major else {
-            return Ok(status);
-        };
-        let cluster = self.cluster(&home, major, &account)?;
-        let record = cluster.record();
-        status.others = self.others(&home, &account, major);
-        status.data_dir = Some(cluster.data());
-        status.log_file = Some(cluster.log());
-        status.socket_dir = record.socket_dir;
-        status.port = record.port;
-        status.state = match cluster.postmaster() {
-            None => match cluster.inspect() {
-                Data::Missing | Data::Broken => State::NotInitialised,
-                Data::Clean => State::Stopped,
-                Data::Unclean => State::Unclean {
-                    rebooted: record.boot_id
-                        != self.settings.boot_id.clone().or_else(host::boot_id),
-                },
-            },
-            Some(Postmaster {
-                pid, port: None, ..
-            }) => {
-                status.pid = Some(pid);
-                State::Starting
-            }
-            Some(Postmaster {
-                pid,
-                port: Some(port),
-                ..
-            }) => {
-                status.pid = Some(pid);
-                status.port = Some(port);
-                match cluster.ask(port).await {
-                    Answer::Ready(version) => {
-                        status.version = Some(version);
-                        status.url = Some(cluster.url(port)?);
-                        State::Running
-                    }
-                    Answer::Locked => State::Unresponsive("its password is lost".to_owned()),
-                    Answer::Silent(_) if !cluster.is_ready() => State::Starting,
-                    Answer::Silent(why) => State::Unresponsive(why),
-                }
-            }
-        };
-        Ok(status)
-    }
-
-    /// Ends the servers of all major versions, and with them every session, in order.
-    ///
-    /// # Errors
-    /// `Timeout` after `patience`; the server then still has the request. `Permission` if it belongs
-    /// to somebody else.
-    ///
-    /// # Cancel safety
-    /// A dropped future may leave a server that is about to end.
-    pub async fn stop(&self, patience: Duration) -> Result<Stopped> {
-        let deadline = Instant::now() + patience;
-        let account = Account::choose(self.settings.run_as.as_deref())?;
-        let home = self.home(&account).await?;
-        let mut stopped = Stopped { majors: Vec::new() };
-        if !home.is_dir() {
-            return Ok(stopped);
-        }
-        folder::prepare(&home, &account)?;
-        let _lock = folder::lock(&home, deadline).await?;
-        for major in majors(&home) {
-            if self.cluster(&home, major, &account)?.stop(deadline).await? {
-                stopped.majors.push(major);
-            }
-        }
-        Ok(stopped)
     }
 
     /// The folder of the Unix socket, if `url` leads to a managed server of ours: one that a user copied
@@ -474,20 +352,9 @@ impl ManagedServer {
             account.name
         ))
         .hint(format!(
-            "remove it with `rm -r {}` (it holds only what can be built again), or run as its owner",
+            "run as its owner, or remove it with `rm -r {}`: templates can be built again, what clones hold cannot",
             cluster.folder.display()
         )))
-    }
-
-    fn others(&self, home: &Path, account: &Account, major: u32) -> Vec<u32> {
-        let mut others = majors(home);
-        others.retain(|other| {
-            *other != major
-                && self
-                    .cluster(home, *other, account)
-                    .is_ok_and(|cluster| cluster.postmaster().is_some())
-        });
-        others
     }
 }
 
@@ -496,7 +363,6 @@ fn running(
     postmaster: Postmaster,
     version: String,
     started: bool,
-    notices: Vec<String>,
 ) -> Result<Running> {
     let Some(port) = postmaster.port else {
         return Err(Error::internal("a server that answers has no port"));
@@ -509,7 +375,7 @@ fn running(
         log_file: cluster.log(),
         pid: postmaster.pid,
         started,
-        notices,
+        notices: Vec::new(),
     })
 }
 

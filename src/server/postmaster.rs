@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use super::clients::APPLICATION;
 use super::cluster::{Cluster, ROLE};
 use super::folder::unusable;
 use crate::error::{Error, Kind, Result};
@@ -25,6 +26,8 @@ pub(super) struct Postmaster {
     pub(super) port: Option<u16>,
     /// It says that it takes connections.
     ready: bool,
+    /// It was told to end, and takes no more connections.
+    pub(super) stopping: bool,
 }
 
 /// What came of an attempt to connect.
@@ -55,6 +58,7 @@ impl Cluster {
             pid,
             port: lines.get(3).and_then(|port| port.parse().ok()),
             ready: lines.get(7) == Some(&"ready"),
+            stopping: lines.get(7) == Some(&"stopping"),
         })
     }
 
@@ -112,26 +116,30 @@ impl Cluster {
         })
     }
 
-    /// Tries a real connection.
-    pub(super) async fn ask(&self, port: u16) -> Answer {
-        let Some(password) = self.password() else {
-            return Answer::Locked;
-        };
-        // All that sqlx would else take from the environment is set here.
-        let mut options = PgConnectOptions::new_without_pgpass()
+    /// How to connect as the superuser. All that sqlx would else take from the environment is set here.
+    pub(super) fn way(&self, port: u16) -> PgConnectOptions {
+        let options = PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
             .port(port)
             .username(ROLE)
-            .password(&password)
+            .password(&self.password().unwrap_or_default())
             .database("postgres")
             .ssl_mode(PgSslMode::Disable)
-            .application_name("pgstencil")
+            .application_name(APPLICATION)
             .disable_statement_logging();
-        if let Some(folder) = self.socket(port) {
-            options = options.socket(folder);
+        match self.socket(port) {
+            Some(folder) => options.socket(folder),
+            None => options,
+        }
+    }
+
+    /// Tries a real connection.
+    pub(super) async fn ask(&self, port: u16) -> Answer {
+        if self.password().is_none() {
+            return Answer::Locked;
         }
         let question = async {
-            let mut connection = options.connect().await?;
+            let mut connection = self.way(port).connect().await?;
             let row: (String, String) = sqlx::query_as(
                 "select current_setting('data_directory'), current_setting('server_version')",
             )
@@ -165,6 +173,9 @@ impl Cluster {
             let Some(postmaster) = self.postmaster() else {
                 return Ok(Waited::Gone);
             };
+            if postmaster.stopping {
+                "it is still shutting down".clone_into(&mut why);
+            }
             if let (true, Some(port)) = (postmaster.ready, postmaster.port) {
                 match self.ask(port).await {
                     Answer::Ready(version) => return Ok(Waited::Ready(version)),
@@ -257,7 +268,11 @@ impl Cluster {
             if Instant::now() >= deadline {
                 return Err(self.with_log(
                     Error::new(Kind::Timeout, "the managed server takes too long to stop")
-                        .detail(format!("process {} was asked to", postmaster.pid)),
+                        .detail(format!("process {} was asked to", postmaster.pid))
+                        .hint(format!(
+                            "`pgstencil server stop` waits again; `kill -QUIT {}` ends it at once, and the next start recovers its data",
+                            postmaster.pid
+                        )),
                     0,
                 ));
             }

@@ -27,7 +27,7 @@ max_connections = 200
 max_locks_per_transaction = 256
 shared_buffers = {buffers}MB
 
-# The data can be made again, so nothing waits for the disk.
+# Nothing waits for the disk: after a power loss pgstencil begins afresh.
 fsync = off
 full_page_writes = off
 # Without fsync this costs microseconds, and a killed server loses no commit.

@@ -4,6 +4,7 @@ mod bench;
 mod doctor;
 mod evict;
 mod explain;
+mod server;
 mod stats;
 mod verify;
 
@@ -12,6 +13,10 @@ pub use self::doctor::{CheckAnswer, DoctorAnswer};
 pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{
     AgainstAnswer, CostsAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
+};
+pub use self::server::{
+    ClusterAnswer, MovedAnswer, PathsAnswer, ServerAnswer, ServerListAnswer, ServerPlaces,
+    ServerRemoveAnswer, ServerStopAnswer, StatusAnswer,
 };
 pub use self::stats::{Counts, DayCounts, StatsAnswer, TemplateCounts};
 pub use self::verify::{VerdictAnswer, VerifyAnswer};

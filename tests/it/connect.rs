@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Command;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
@@ -13,6 +12,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use crate::support::managed::Managed;
 use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, Role, alive, eventually, server};
 
@@ -395,59 +395,6 @@ fn poolers_are_refused() {
     assert_eq!(project.builds(), 1);
 }
 
-/// A project that uses the managed server, which ends with it.
-struct Managed {
-    project: Project<'static>,
-}
-
-impl Managed {
-    fn new() -> Self {
-        let project = Project::with_migrations(server());
-        if let Some(bindir) = std::env::var_os("PGSTENCIL_TEST_BINDIR") {
-            let config = project.read("pgstencil.toml");
-            let line = format!("[server]\nbindir = {:?}\n", bindir.to_str().unwrap());
-            project.write("pgstencil.toml", &config.replace("[server]\n", &line));
-        }
-        Managed { project }
-    }
-
-    /// In an environment that knows another server, by every variable that libpq has.
-    fn run(&self, args: &[&str]) -> Pgstencil {
-        pgstencil(&self.project, args)
-            .env_remove("PGSTENCIL_SERVER_URL")
-            .env("PGHOST", "192.0.2.1")
-            .env("PGHOSTADDR", "192.0.2.1")
-            .env("PGPORT", "1")
-            .env("PGUSER", "nobody")
-            .env("PGPASSWORD", "wrong")
-            .env("PGDATABASE", "nowhere")
-            .env("PGSSLMODE", "verify-full")
-            .env("PGSSLROOTCERT", "/nonexistent")
-            .env("PGOPTIONS", "-c search_path=evil")
-            .limit(Duration::from_secs(120))
-    }
-
-    fn pid(&self) -> Option<i32> {
-        let status = self.run(&["server", "status", "--json"]).run();
-        status.json()["pid"].as_i64().map(|p| p as i32)
-    }
-}
-
-impl Drop for Managed {
-    fn drop(&mut self) {
-        let status: serde_json::Value =
-            serde_json::from_str(&self.run(&["server", "status", "--json"]).run().stdout)
-                .unwrap_or_default();
-        self.run(&["server", "stop"]).run();
-        // Under root the cluster may be in the system's folder instead of ours.
-        if let Some(data) = status["data_dir"].as_str().map(PathBuf::from)
-            && data.starts_with(self.project.state_dir())
-        {
-            let _ = fs::remove_dir_all(data);
-        }
-    }
-}
-
 #[test]
 fn without_a_url_the_managed_server_is_started() {
     let managed = Managed::new();
@@ -573,7 +520,7 @@ fn a_stranger_on_the_port_of_a_stopped_managed_server_gets_no_password() {
     with_url(&["list", "-v"])
         .success()
         .stderr_has("/socket/.s.PGSQL.");
-    managed.run(&["server", "stop"]).success();
+    managed.run(&["server", "stop", "--force"]).success();
 
     let read = PgConnectOptions::from_str(&url).unwrap();
     let heard = thief(read.get_port());

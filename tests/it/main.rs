@@ -29,6 +29,7 @@ mod layers;
 mod lease;
 mod library;
 mod look;
+mod managed_commands;
 mod managed_server;
 mod overtaken;
 mod private;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgstencil::doctor::{Status, managed};
 use pgstencil::server::{ManagedServer, ManagedSettings, Running, State};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Result};
@@ -347,15 +348,382 @@ async fn a_killed_server_recovers_within_the_same_boot_only() {
         text(&fresh.url, "select to_regclass('kept')::text is null || ''").await,
         "true"
     );
+    // Each folder that is moved aside has a name of its own, stays, and is named until it is removed.
+    let first = moved(&fresh);
     kill_hard(&fresh);
     place.settings.boot_id = Some("a third".into());
-    tokio::time::sleep(Duration::from_secs(1)).await;
     let running = place.start().await.unwrap();
-    let kept = fs::read_dir(running.data_dir.parent().unwrap())
+    let both = moved(&running);
+    assert!(both.len() == 2 && both.contains(&first[0]), "{both:?}");
+    assert!(first[0].join("global/pg_control").exists());
+    for start in 0..2 {
+        let again = place.start().await.unwrap();
+        for folder in &both {
+            let told = again.notices.join("\n");
+            assert!(told.contains(folder.to_str().unwrap()), "{start}: {told}");
+            assert!(told.contains("server remove --moved"), "{told}");
+        }
+    }
+    let clusters = place.server().clusters(PATIENCE).await.unwrap();
+    let listed: Vec<_> = clusters[0].moved.iter().map(|m| m.folder.clone()).collect();
+    assert_eq!(listed, both);
+    assert!(clusters[0].moved.iter().all(|m| m.bytes > 1_000_000));
+    place.server().remove_moved(&both, PATIENCE).await.unwrap();
+    assert_eq!(place.start().await.unwrap().notices, Vec::<String>::new());
+}
+
+/// The folders that were moved aside, in order.
+fn moved(running: &Running) -> Vec<PathBuf> {
+    let cluster = running.data_dir.parent().unwrap();
+    let entries = fs::read_dir(cluster).unwrap().flatten();
+    let mut moved: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with("data.crashed-")
+        })
+        .collect();
+    moved.sort();
+    moved
+}
+
+/// What a power loss can do to a file.
+enum Damage {
+    /// It never got its contents.
+    Emptied,
+    /// Its first page was never written.
+    Zeroed,
+    /// Its name was never written.
+    Gone,
+}
+
+impl Damage {
+    fn to(&self, file: &Path) {
+        match self {
+            Damage::Emptied => fs::write(file, "").unwrap(),
+            Damage::Zeroed => {
+                let mut bytes = fs::read(file).unwrap();
+                let page = bytes.len().min(8192);
+                bytes[..page].fill(0);
+                fs::write(file, bytes).unwrap();
+            }
+            Damage::Gone => fs::remove_file(file).unwrap(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_clean_stop_is_proved_and_what_a_power_loss_takes_after_it_is_noticed() {
+    let mut place = Place::new();
+    let first = place.start().await.unwrap();
+    sql(
+        &first.url,
+        "create table kept as select 'still here' as what",
+    )
+    .await;
+    let file_of = "select pg_relation_filepath('kept')";
+    let table = first.data_dir.join(text(&first.url, file_of).await);
+    let base = table.parent().unwrap().to_owned();
+    place.server().stop(PATIENCE).await.unwrap();
+    place.settings.boot_id = Some("another".into());
+    assert_eq!(place.state().await, State::Stopped);
+
+    for (file, damage) in [
+        (table.clone(), Damage::Emptied),
+        (table.clone(), Damage::Zeroed),
+        (table.clone(), Damage::Gone),
+        (base.join("1259"), Damage::Emptied),
+        (base.join("pg_filenode.map"), Damage::Zeroed),
+        (base.join("PG_VERSION"), Damage::Emptied),
+        (first.data_dir.join("global/1262"), Damage::Zeroed),
+        (first.data_dir.join("pg_xact/0000"), Damage::Zeroed),
+    ] {
+        let whole = place.top.path().join("whole");
+        fs::rename(&file, &whole).unwrap();
+        fs::copy(&whole, &file).unwrap();
+        damage.to(&file);
+        let state = place.state().await;
+        let State::Distrusted(why) = state else {
+            panic!("{}: {state:?}", file.display());
+        };
+        let folder = file
+            .parent()
+            .unwrap()
+            .strip_prefix(&first.data_dir)
+            .unwrap();
+        assert!(why.contains(folder.to_str().unwrap()), "{why}");
+        fs::rename(&whole, &file).unwrap();
+        assert_eq!(place.state().await, State::Stopped, "{}", file.display());
+    }
+    // A copy of the whole folder may have lost the times of all files.
+    let restore = place.top.path().join("times");
+    fs::create_dir(&restore).unwrap();
+    let copied = Command::new("cp")
+        .args(["-R"])
+        .arg(&first.data_dir)
+        .arg(&restore)
+        .status();
+    assert!(copied.unwrap().success());
+    let owner = fs::metadata(&first.data_dir).unwrap();
+    let chown = Command::new("chown")
+        .args(["-R", &format!("{}:{}", owner.uid(), owner.gid())])
+        .arg(&restore)
+        .status();
+    assert!(chown.unwrap().success());
+    fs::rename(&first.data_dir, place.top.path().join("original")).unwrap();
+    fs::rename(restore.join("data"), &first.data_dir).unwrap();
+
+    let kept = place.start().await.unwrap();
+    assert_eq!(kept.notices, Vec::<String>::new());
+    // The disk may get new pages before it gets the new control file, which tells the proofs apart.
+    for proof in ["synced.json", "data/pgstencil.synced"] {
+        let proof = kept.data_dir.parent().unwrap().join(proof);
+        assert!(!proof.exists(), "{}", proof.display());
+    }
+    assert_eq!(text(&kept.url, "select what from kept").await, "still here");
+    place.server().stop(PATIENCE).await.unwrap();
+    Damage::Emptied.to(&table);
+    // Within the same boot nothing is lost, so nothing is looked at.
+    assert_eq!(place.state().await, State::Stopped);
+    place.settings.boot_id = Some("a third".into());
+    let fresh = place.start().await.unwrap();
+    let told = fresh.notices.join("\n");
+    assert!(
+        told.contains("changed or was lost") && told.contains("data.crashed-"),
+        "{told}"
+    );
+    assert_eq!(moved(&fresh).len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_the_host_stops_in_order_is_proved_too() {
+    let mut place = Place::new();
+    let first = place.start().await.unwrap();
+    sql(
+        &first.url,
+        "create table kept as select 'still here' as what; create table empty ()",
+    )
+    .await;
+    let path = |table: &str| format!("select pg_relation_filepath('{table}')");
+    let table = first.data_dir.join(text(&first.url, &path("kept")).await);
+    assert_eq!(
+        fs::metadata(first.data_dir.join(text(&first.url, &path("empty")).await))
+            .unwrap()
+            .len(),
+        0
+    );
+    // As the shutdown of a host does.
+    kill(Pid::from_raw(first.pid), Signal::SIGTERM).unwrap();
+    place.settings.boot_id = Some("another".into());
+    let second = place.start().await.unwrap();
+    assert!(second.started);
+    assert_eq!(second.notices, Vec::<String>::new());
+    assert_eq!(
+        text(&second.url, "select what from kept").await,
+        "still here"
+    );
+
+    // The watcher was killed, or the power failed before it was done: there is no proof.
+    kill(Pid::from_raw(second.pid), Signal::SIGTERM).unwrap();
+    let proof = second.data_dir.join("pgstencil.synced");
+    let control = second.data_dir.join("global/pg_control");
+    let is_proved = || {
+        let (proof, control) = (fs::read(&proof), fs::read(&control).unwrap());
+        control[16] == 1 && proof.is_ok_and(|proof| proof.starts_with(&control))
+    };
+    assert!(crate::support::eventually(PATIENCE, is_proved));
+    place.settings.boot_id = Some("a third".into());
+    assert_eq!(place.state().await, State::Stopped);
+    let whole = fs::read(&table).unwrap();
+    fs::write(&table, "").unwrap();
+    assert!(matches!(place.state().await, State::Distrusted(_)));
+    fs::write(&table, whole).unwrap();
+    assert_eq!(place.state().await, State::Stopped);
+    fs::remove_file(&proof).unwrap();
+    let State::Distrusted(why) = place.state().await else {
+        panic!("trusted without a proof");
+    };
+    assert!(why.contains("the host went down before"), "{why}");
+    // `server stop` after that gives one, in the boot in which it ended.
+    place.settings.boot_id = Some("another".into());
+    let stopped = place.server().stop(PATIENCE).await.unwrap();
+    assert!(stopped.majors.is_empty());
+    place.settings.boot_id = Some("a third".into());
+    assert_eq!(place.state().await, State::Stopped);
+}
+
+#[tokio::test]
+async fn what_was_moved_aside_is_told_although_the_new_cluster_takes_too_long() {
+    let mut place = Place::new();
+    let first = place.start().await.unwrap();
+    kill_hard(&first);
+    place.settings.boot_id = Some("another".into());
+    let bindir = place.server().status().await.unwrap().bindir.unwrap();
+    let slow = place.top.path().join("bin");
+    fs::create_dir(&slow).unwrap();
+    for entry in fs::read_dir(&bindir).unwrap().flatten() {
+        if entry.file_name() != "initdb" {
+            std::os::unix::fs::symlink(entry.path(), slow.join(entry.file_name())).unwrap();
+        }
+    }
+    fs::write(slow.join("initdb"), "#!/bin/sh\nexec sleep 60\n").unwrap();
+    fs::set_permissions(slow.join("initdb"), fs::Permissions::from_mode(0o755)).unwrap();
+    place.settings.bindir = Some(slow);
+    let error = place
+        .server()
+        .start(Duration::from_secs(2))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout, "{error:?}");
+    let aside = moved(&first);
+    let name = aside[0].to_str().unwrap();
+    let told = error.details().join("\n");
+    assert!(
+        told.contains("the host went down") && told.contains(name),
+        "{told}"
+    );
+
+    // And by the next ones, whether they start the server or find it.
+    place.settings.bindir = Some(bindir);
+    for started in [true, false] {
+        let next = place.start().await.unwrap();
+        assert_eq!(next.started, started);
+        assert!(next.notices.join("\n").contains(name), "{:?}", next.notices);
+    }
+    assert_eq!(moved(&first), aside);
+}
+
+#[tokio::test]
+async fn a_stop_that_hangs_is_no_start() {
+    let place = Place::new();
+    let first = place.start().await.unwrap();
+    let mut session = connect(&first.url).await;
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
+        .fetch_one(&mut session)
+        .await
+        .unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    let stop = place.server().stop(Duration::from_secs(1)).await;
+    let state = place.state().await;
+    let start = place.server().start(Duration::from_millis(500)).await;
+    kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+    let error = stop.unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout);
+    assert!(error.hints()[0].contains("kill -QUIT"), "{error:?}");
+    assert_eq!(state, State::Stopping);
+    let error = start.unwrap_err();
+    assert!(
+        error.details()[0].contains("still shutting down"),
+        "{error:?}"
+    );
+    // A start that has the time waits for the end, and starts it again.
+    let again = place.start().await.unwrap();
+    assert!(again.started && again.pid != first.pid);
+}
+
+/// The programs of a Postgres, as files of their own that a test may replace.
+fn copied_binaries(bindir: &Path) -> TempDir {
+    let top = tempfile::tempdir().unwrap();
+    fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(top.path().join("bin")).unwrap();
+    for name in ["postgres", "initdb", "pg_ctl"] {
+        fs::copy(bindir.join(name), top.path().join("bin").join(name)).unwrap();
+    }
+    // Where the binaries find their libraries by their own place.
+    for name in ["lib", "share"] {
+        let real = bindir.parent().unwrap().join(name);
+        if real.is_dir() {
+            std::os::unix::fs::symlink(real, top.path().join(name)).unwrap();
+        }
+    }
+    top
+}
+
+#[tokio::test]
+async fn a_server_whose_binaries_were_replaced_is_restarted_when_nobody_is_connected() {
+    let mut place = Place::new();
+    let bindir = place.server().status().await.unwrap().bindir.unwrap();
+    let copied = copied_binaries(&bindir);
+    let program = copied.path().join("bin/postgres");
+    place.settings.bindir = Some(copied.path().join("bin"));
+    let first = place.start().await.unwrap();
+    assert_eq!(place.start().await.unwrap().pid, first.pid);
+    assert!(!place.server().status().await.unwrap().outdated);
+
+    // As packages do: a new file takes the name.
+    let replace = || {
+        fs::copy(&program, copied.path().join("new")).unwrap();
+        fs::rename(copied.path().join("new"), &program).unwrap();
+    };
+    replace();
+    let session = connect(&first.url).await;
+    let busy = place.start().await.unwrap();
+    assert_eq!((busy.pid, busy.started), (first.pid, false));
+    let told = busy.notices.join("\n");
+    assert!(
+        told.contains("were replaced") && told.contains("connected"),
+        "{told}"
+    );
+    assert!(place.server().status().await.unwrap().outdated);
+    sqlx::Connection::close(session).await.unwrap();
+
+    // pgstencil's own background processes are no reason to wait.
+    let mut background = options(&first.url)
+        .application_name("pgstencil background")
+        .connect()
+        .await
+        .unwrap();
+    let ended = crate::support::eventually_async(PATIENCE, async || {
+        let next = place.start().await.unwrap();
+        next.started && next.pid != first.pid
+    });
+    assert!(ended.await);
+    let lost = sqlx::raw_sql("select 1").execute(&mut background).await;
+    assert!(lost.is_err());
+    let running = place.start().await.unwrap();
+    assert_eq!(running.notices, Vec::<String>::new());
+    assert_eq!(running.url.reveal(), first.url.reveal());
+}
+
+#[tokio::test]
+async fn clusters_are_listed_looked_into_and_removed() {
+    let place = Place::new();
+    assert!(place.server().clusters(PATIENCE).await.unwrap().is_empty());
+    let first = place.start().await.unwrap();
+    let home = first
+        .data_dir
+        .parent()
         .unwrap()
-        .flatten();
-    let aside = kept.filter(|e| e.file_name().to_str().unwrap().starts_with("data.crashed-"));
-    assert_eq!(aside.count(), 1);
+        .parent()
+        .unwrap()
+        .to_owned();
+    let listed = place.server().clusters(PATIENCE).await.unwrap();
+    let major = listed[0].major;
+    assert!(listed.len() == 1 && listed[0].current && listed[0].bytes > 10_000_000);
+    assert_eq!(listed[0].status.state, State::Running);
+
+    place.server().stop_one(major, PATIENCE).await.unwrap();
+    let opened = place.server().open(major, PATIENCE).await.unwrap();
+    assert!(opened.started);
+    // A start that waits while the clusters are removed makes a new one.
+    let (removed, next) = tokio::join!(
+        async { place.server().remove(&[major], PATIENCE).await },
+        async {
+            while !place.clusters().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            place.start().await
+        }
+    );
+    removed.unwrap();
+    let next = next.unwrap();
+    assert!(next.started && next.url.password() != first.url.password());
+    place.server().remove(&[major], PATIENCE).await.unwrap();
+    assert!(!home.exists());
+    assert!(processes_in(&[next.data_dir]).is_empty());
+    let error = place.server().open(major, PATIENCE).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound, "{error:?}");
+    assert!(!home.exists());
 }
 
 #[tokio::test]
@@ -452,6 +820,19 @@ async fn a_server_that_refuses_to_start_shows_its_log_and_keeps_its_data() {
         "{error:?}"
     );
     assert!(first.data_dir.join("PG_VERSION").exists());
+    // The fault is not in the data.
+    for faulty in [
+        "max_connections = many\n",
+        "no_such_setting = 1\n",
+        "port\n'\n",
+        "shared_preload_libraries = 'no_such_library'\n",
+    ] {
+        fs::write(&custom, faulty).unwrap();
+        let error = place.start().await.unwrap_err();
+        let hints = error.hints().join("\n");
+        assert!(hints.contains(custom.to_str().unwrap()), "{error:?}");
+        assert!(!hints.contains("remove"), "{error:?}");
+    }
 
     fs::write(&custom, "max_connections = 33\n").unwrap();
     let running = place.start().await.unwrap();
@@ -472,6 +853,13 @@ async fn missing_binaries_are_named() {
     let error = place.start().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
     assert!(error.hints()[0].contains("install"), "{error:?}");
+    let check = managed::no_postgres(&place.server().postgres().await.unwrap_err());
+    assert_eq!(check.status, Status::Problem);
+    assert!(
+        check.words.contains("postgres, initdb, pg_ctl"),
+        "{check:?}"
+    );
+    assert!(check.mend.unwrap().contains("install"));
     assert_eq!(place.state().await, State::NotInitialised);
 
     place.settings.bindir = Some(empty.clone());

@@ -1,22 +1,38 @@
 //! `pgstencil doctor`
 
+use std::time::Duration;
+
 use pgstencil::Result;
+use pgstencil::doctor::managed;
 use pgstencil::wire::{CheckAnswer, DoctorAnswer};
 
 use crate::cli::Session;
 use crate::cli::args::Doctor;
 use crate::cli::escape;
 
+/// Patience with a managed server that does not answer, when `--wait` sets none.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
-    let checks = match session.stencil_for_reading().await? {
-        Some(stencil) => stencil.doctor(args.fix, &session.limit).await?,
-        None => {
-            session
-                .printer
-                .say("the managed server does not run; `pgstencil server start` starts it");
-            Vec::new()
+    let config = session.config_or_defaults()?;
+    let mut checks = Vec::new();
+    // What is wrong with a server that cannot be started says more than that it does not run.
+    let mut startable = true;
+    if session.uses_managed(&config) {
+        let server = session.managed(&config.server)?;
+        match server.postgres().await {
+            Ok(version) => checks.push(managed::postgres(&version)),
+            Err(error) => {
+                startable = false;
+                checks.push(managed::no_postgres(&error));
+            }
         }
-    };
+        let patience = session.limit.left().unwrap_or(PATIENCE);
+        checks.extend(managed::clusters(&server.clusters(patience).await?));
+    }
+    if startable && let Some(stencil) = session.stencil_for_reading().await? {
+        checks.extend(stencil.doctor(args.fix, &session.limit).await?);
+    }
     let answer = DoctorAnswer::from(checks.as_slice());
     if session.printer.json() {
         session.printer.object(&answer)?;

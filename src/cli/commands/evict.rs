@@ -1,6 +1,5 @@
 //! `pgstencil evict`
 
-use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
 use pgstencil::stencil::Targets;
@@ -9,6 +8,7 @@ use pgstencil::{Error, Result};
 
 use crate::cli::Session;
 use crate::cli::args::Evict;
+use crate::cli::confirm::{self, can_ask};
 use crate::cli::escape;
 use crate::cli::output::{age, seconds, size};
 
@@ -18,9 +18,6 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
         session.config()?;
     }
     let Some(stencil) = session.stencil_for_reading().await? else {
-        session
-            .printer
-            .say("the managed server does not run; `pgstencil server start` starts it");
         if session.printer.json() {
             session.printer.object(&EvictAnswer::from(
                 &pgstencil::stencil::EvictionPlan::default(),
@@ -57,19 +54,13 @@ fn confirmed(session: &Session, project: &str, answer: &EvictAnswer) -> Result<b
         answer.templates.len(),
         size(answer.bytes)
     );
-    if !std::io::stdin().is_terminal() || session.printer.json() {
+    if !can_ask(session) {
         return Err(
             Error::usage(format!("this would {what}, and nobody can be asked"))
                 .hint("`--yes` says that it is meant; `--dry-run` shows what would go"),
         );
     }
-    let mut line = String::new();
-    session
-        .printer
-        .ask(&format!("{what}? [y/N]"))
-        .and_then(|()| std::io::stdin().lock().read_line(&mut line))
-        .map_err(|e| Error::failed("cannot ask").caused_by(e))?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes" | "Yes"))
+    confirm::confirmed(session, &what)
 }
 
 fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {

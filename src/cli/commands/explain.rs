@@ -22,12 +22,8 @@ pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
             let against = args.against.as_deref();
             stencil.explain(name, against, &session.limit).await?
         }
-        None => {
-            session.printer.say(
-                "the managed server does not run, so its templates are not known; `pgstencil server start` starts it",
-            );
-            explain_files(&config, config.definition(name)?, &session.variable())?
-        }
+        // Without the server its templates are not known.
+        None => explain_files(&config, config.definition(name)?, &session.variable())?,
     };
     session.printer.finish();
     if session.printer.json() {

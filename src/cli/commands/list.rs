@@ -14,9 +14,6 @@ use crate::cli::output::{age, size};
 pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
     refuse_nonsense(&args)?;
     let Some(stencil) = session.stencil_for_reading().await? else {
-        session
-            .printer
-            .say("the managed server does not run; `pgstencil server start` starts it");
         if session.printer.json() {
             session
                 .printer

@@ -10,6 +10,7 @@ pub(crate) mod cli;
 pub(crate) mod extension;
 pub(crate) mod git;
 pub(crate) mod hold;
+pub(crate) mod managed;
 pub(crate) mod project;
 pub(crate) mod proxy;
 pub(crate) mod role;
@@ -44,6 +45,18 @@ pub(crate) fn eventually(limit: Duration, mut yes: impl FnMut() -> bool) -> bool
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// As [`eventually`], for a question that takes a while.
+pub(crate) async fn eventually_async(limit: Duration, mut yes: impl AsyncFnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while !yes().await {
+        if Instant::now() > end {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    true
 }
 
 /// Whether a process is there and running; one that only waits to be reaped is not.

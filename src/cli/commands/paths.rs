@@ -1,0 +1,109 @@
+//! `pgstencil paths`
+
+use pgstencil::Result;
+use pgstencil::config::Config;
+use pgstencil::stencil::Endpoint;
+use pgstencil::wire::{PathsAnswer, ServerPlaces, VERSION};
+
+use crate::cli::{Session, escape};
+
+pub(crate) async fn paths(session: &Session) -> Result<u8> {
+    let config = session.config_or_defaults()?;
+    let mut logs = Vec::new();
+    let server = match server(session, &config, &mut logs).await {
+        Ok(server) => server,
+        // The rest is known.
+        Err(e) => {
+            session
+                .printer
+                .warn(&format!("the place of the server is not known: {e}"));
+            ServerPlaces::default()
+        }
+    };
+    let answer = PathsAnswer {
+        version: VERSION,
+        config: config
+            .file
+            .is_file()
+            .then(|| config.file.display().to_string()),
+        state_dir: session
+            .env
+            .state_dir()
+            .ok()
+            .map(|dir| dir.display().to_string()),
+        logs,
+        server,
+        registry: config.server.registry.clone(),
+    };
+    if session.printer.json() {
+        session.printer.object(&answer)?;
+    } else {
+        session.printer.data(&in_words(&answer))?;
+    }
+    Ok(0)
+}
+
+async fn server(
+    session: &Session,
+    config: &Config,
+    logs: &mut Vec<String>,
+) -> Result<ServerPlaces> {
+    if let Some((url, source)) = session.named_server(config)? {
+        return Ok(ServerPlaces {
+            place: Some(Endpoint::new(url, &session.defaults()?)?.place()),
+            named_by: Some(source),
+            ..ServerPlaces::default()
+        });
+    }
+    let places = session.managed(&config.server)?.places().await?;
+    logs.extend(places.log_file.iter().map(|log| log.display().to_string()));
+    Ok(ServerPlaces::from(&places))
+}
+
+fn in_words(paths: &PathsAnswer) -> String {
+    let server = &paths.server;
+    let mut lines = vec![
+        (
+            "config",
+            paths
+                .config
+                .clone()
+                .unwrap_or_else(|| "none found".to_owned()),
+        ),
+        (
+            "state",
+            paths
+                .state_dir
+                .clone()
+                .unwrap_or_else(|| "none: HOME is not set".to_owned()),
+        ),
+    ];
+    lines.extend(paths.logs.iter().map(|log| ("log", log.clone())));
+    let place = server.place.as_deref();
+    lines.push((
+        "server",
+        match (server.managed, &server.named_by) {
+            (true, _) => match place {
+                Some(place) => format!("the managed server at {place}"),
+                None => "the managed server, not started yet".to_owned(),
+            },
+            (false, Some(source)) => format!("{}, named by {source}", place.unwrap_or("?")),
+            (false, None) => "not known".to_owned(),
+        },
+    ));
+    for (name, folder) in [
+        ("clusters", &server.folder),
+        ("data", &server.data_dir),
+        ("socket", &server.socket_dir),
+    ] {
+        lines.extend(folder.clone().map(|folder| (name, folder)));
+    }
+    lines.push((
+        "registry",
+        format!("database `{}` on that server", paths.registry),
+    ));
+    lines
+        .into_iter()
+        .map(|(name, what)| format!("{name:9} {}\n", escape::line(&what)))
+        .collect()
+}

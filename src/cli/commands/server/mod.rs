@@ -1,0 +1,143 @@
+//! `pgstencil server`
+
+mod remove;
+mod stop;
+
+use std::time::Duration;
+
+use pgstencil::Result;
+use pgstencil::server::State;
+use pgstencil::wire::{ClusterAnswer, ServerAnswer, ServerListAnswer};
+
+use super::list::columns;
+use crate::cli::Session;
+use crate::cli::args::Server;
+use crate::cli::escape;
+use crate::cli::output::size;
+use crate::cli::target::not_running;
+
+/// Patience with a start or a stop, when `--wait` sets none.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Patience with a server that does not answer, when `--wait` sets none.
+const ANSWER: Duration = Duration::from_secs(10);
+
+pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
+    let managed = session.managed(&session.server_settings()?)?;
+    let patience = session.limit.left().unwrap_or(PATIENCE);
+    let answer = session.limit.left().unwrap_or(ANSWER);
+    let printer = &session.printer;
+    match args {
+        Server::Start => {
+            let running = managed.start(patience).await?;
+            for notice in &running.notices {
+                printer.warn(notice);
+            }
+            printer.say(match running.started {
+                true => "started",
+                false => "runs already",
+            });
+            if printer.json() {
+                printer.object(&ServerAnswer::new(&managed.status().await?, true))?;
+            } else {
+                printer.data(&format!("{}\n", running.url.reveal()))?;
+            }
+            Ok(0)
+        }
+        Server::Stop(args) => stop::stop(session, &managed, &args, patience).await,
+        Server::Status => {
+            let status = managed.status_within(answer).await?;
+            if printer.json() {
+                printer.object(&ServerAnswer::new(&status, false))?;
+            } else {
+                printer.data(&describe(&ServerAnswer::new(&status, false)))?;
+            }
+            Ok(u8::from(status.state != State::Running))
+        }
+        Server::Url => {
+            let status = managed.status_within(answer).await?;
+            match &status.url {
+                Some(_) if printer.json() => printer.object(&ServerAnswer::new(&status, true))?,
+                Some(url) => printer.data(&format!("{}\n", url.reveal()))?,
+                None => {
+                    printer.say(not_running(&status.state));
+                    return Ok(1);
+                }
+            }
+            Ok(0)
+        }
+        Server::List => {
+            let listed = ServerListAnswer::from(managed.clusters(answer).await?.as_slice());
+            if printer.json() {
+                printer.object(&listed)?;
+            } else if listed.clusters.is_empty() {
+                printer.say("there is no cluster yet");
+            } else {
+                printer.data(&table(&listed))?;
+            }
+            Ok(0)
+        }
+        Server::Remove(args) => remove::remove(session, &managed, &args, patience).await,
+    }
+}
+
+fn describe(answer: &ServerAnswer) -> String {
+    let status = &answer.status;
+    let mut text = format!("state    {}\n", status.state);
+    let mut line = |name: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            text += &format!("{name:8} {}\n", escape::line(value));
+        }
+    };
+    line("reason", status.reason.as_deref());
+    line("version", status.server_version.as_deref());
+    line("port", status.port.map(|p| p.to_string()).as_deref());
+    line("pid", status.pid.map(|p| p.to_string()).as_deref());
+    line("data", status.data_dir.as_deref());
+    line("log", status.log_file.as_deref());
+    line("binaries", status.bindir.as_deref());
+    for folder in &answer.moved {
+        line("old data", Some(folder));
+    }
+    text
+}
+
+fn table(listed: &ServerListAnswer) -> String {
+    let mut text = String::new();
+    let head = ["CLUSTER", "STATE", "SIZE", "FOLDER"];
+    let mut rows = Vec::new();
+    for cluster in &listed.clusters {
+        let data = cluster.status.data_dir.clone().unwrap_or_default();
+        rows.push([
+            format!("PostgreSQL {}", cluster.major),
+            cluster.status.state.to_owned(),
+            size(cluster.bytes as i64),
+            data,
+        ]);
+        rows.extend(cluster.moved.iter().map(|moved| {
+            [
+                format!("PostgreSQL {}", cluster.major),
+                "old data".to_owned(),
+                size(moved.bytes as i64),
+                moved.folder.clone(),
+            ]
+        }));
+    }
+    let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
+    columns(&mut text, &head, &rows);
+    for cluster in &listed.clusters {
+        if let Some(remark) = remark(cluster) {
+            text += &format!("PostgreSQL {}: {}\n", cluster.major, escape::line(&remark));
+        }
+    }
+    text
+}
+
+fn remark(cluster: &ClusterAnswer) -> Option<String> {
+    if let Some(reason) = &cluster.status.reason {
+        return Some(reason.clone());
+    }
+    (!cluster.current).then(|| match cluster.status.bindir {
+        Some(_) => "no command uses it, since a newer PostgreSQL is on this machine".to_owned(),
+        None => "no command can use it, since this PostgreSQL is not on this machine".to_owned(),
+    })
+}

@@ -1,0 +1,294 @@
+//! `pgstencil server remove`
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use pgstencil::server::{Listed, ManagedServer, State};
+use pgstencil::stencil::{Held, Holdings, holdings};
+use pgstencil::wire::ServerRemoveAnswer;
+use pgstencil::{Error, Kind, Result};
+
+use crate::cli::Session;
+use crate::cli::args::ServerRemove;
+use crate::cli::confirm::{can_ask, confirmed};
+use crate::cli::output::size;
+use crate::cli::target::managed_endpoint;
+
+/// How long clients may take that are about to end: their sessions end a moment after them.
+const GRACE: Duration = Duration::from_secs(2);
+
+pub(super) async fn remove(
+    session: &Session,
+    managed: &ManagedServer,
+    args: &ServerRemove,
+    patience: Duration,
+) -> Result<u8> {
+    let mut chosen = managed.clusters(patience).await?;
+    if let Some(major) = args.major {
+        chosen.retain(|cluster| cluster.major == major);
+        if chosen.is_empty() {
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("there is no cluster of PostgreSQL {major}"),
+            )
+            .hint("`pgstencil server list` shows the clusters"));
+        }
+    }
+    if args.moved {
+        chosen.retain(|cluster| !cluster.moved.is_empty());
+    }
+    let answer = ServerRemoveAnswer::new(&chosen, args.moved);
+    if chosen.is_empty() {
+        session.printer.say(match args.moved {
+            true => "there is no old data",
+            false => "there is no cluster",
+        });
+        return print(session, &answer);
+    }
+    let what = what(&chosen, &answer);
+    if !args.yes && !can_ask(session) {
+        return Err(Error::usage(format!(
+            "removing {what} needs confirmation, and there is no terminal"
+        ))
+        .hint("`--yes` confirms it; `pgstencil server list` shows what there is"));
+    }
+    if args.moved {
+        if !args.yes && !confirmed(session, &format!("remove {what}"))? {
+            session.printer.say("nothing was done");
+            return Ok(1);
+        }
+        let folders: Vec<PathBuf> = (chosen.iter())
+            .flat_map(|cluster| cluster.moved.iter().map(|moved| moved.folder.clone()))
+            .collect();
+        managed.remove_moved(&folders, patience).await?;
+        return print(session, &answer);
+    }
+    let found = Look::all(managed, &chosen, args.force, session).await?;
+    if !args.yes {
+        if !confirmed(session, &format!("remove {what}{}", found.words()))? {
+            found.close(managed, patience).await;
+            session.printer.say("nothing was done");
+            return Ok(1);
+        }
+        // A person may have thought for long.
+        Look::all(managed, &chosen, args.force, session).await?;
+    }
+    managed.remove(&answer.removed, patience).await?;
+    print(session, &answer)
+}
+
+fn what(chosen: &[Listed], answer: &ServerRemoveAnswer) -> String {
+    let majors: Vec<String> = chosen.iter().map(|c| c.major.to_string()).collect();
+    let majors = majors.join(", ");
+    let bytes = size(answer.bytes as i64);
+    match answer.removed.len() {
+        0 => format!("the old data of PostgreSQL {majors} ({bytes})"),
+        1 => format!("the cluster of PostgreSQL {majors} ({bytes})"),
+        _ => format!("the clusters of PostgreSQL {majors} ({bytes})"),
+    }
+}
+
+fn print(session: &Session, answer: &ServerRemoveAnswer) -> Result<u8> {
+    if session.printer.json() {
+        session.printer.object(answer)?;
+        return Ok(0);
+    }
+    for major in &answer.removed {
+        session
+            .printer
+            .say(&format!("removed the cluster of PostgreSQL {major}"));
+    }
+    for moved in &answer.moved {
+        session.printer.say(&format!("removed {}", moved.folder));
+    }
+    Ok(0)
+}
+
+/// What the chosen clusters hold.
+#[derive(Default)]
+struct Look {
+    /// What speaks against it.
+    obstacles: Vec<String>,
+    hints: Vec<String>,
+    /// Clusters that were started for the look.
+    started: Vec<u32>,
+    templates: usize,
+    clones: usize,
+}
+
+impl Look {
+    /// Looks into all of them.
+    ///
+    /// # Errors
+    /// That they must not be removed, and why. Those that were started for the look are stopped then.
+    async fn all(
+        managed: &ManagedServer,
+        chosen: &[Listed],
+        force: bool,
+        session: &Session,
+    ) -> Result<Self> {
+        let patience = session.limit.left().unwrap_or(super::PATIENCE);
+        let mut look = Look::default();
+        for cluster in chosen {
+            look.inspect(managed, cluster, force, session).await?;
+        }
+        if look.obstacles.is_empty() {
+            return Ok(look);
+        }
+        look.close(managed, patience).await;
+        let error = Error::failed("nothing was removed, since something is in use");
+        let error = look.obstacles.into_iter().fold(error, Error::detail);
+        look.hints.dedup();
+        Err(look.hints.into_iter().fold(error, Error::hint))
+    }
+
+    async fn inspect(
+        &mut self,
+        managed: &ManagedServer,
+        cluster: &Listed,
+        force: bool,
+        session: &Session,
+    ) -> Result<()> {
+        // Without data there is nothing to lose.
+        if cluster.status.state == State::NotInitialised {
+            return Ok(());
+        }
+        let patience = session.limit.left().unwrap_or(super::PATIENCE);
+        let running = match managed.open(cluster.major, patience).await {
+            Ok(running) => running,
+            Err(_) if force => return Ok(()),
+            Err(e) => {
+                self.against(cluster, &format!("its contents are not known: {e}"));
+                self.hint("`--force` removes it without a look: templates can be built again, what clones hold cannot");
+                return Ok(());
+            }
+        };
+        if running.started {
+            self.started.push(cluster.major);
+        }
+        for client in self.clients(managed, cluster.major).await? {
+            self.against(cluster, &format!("connected: {client}"));
+            self.hint("end the sessions; `pgstencil server stop --force` ends all of them");
+        }
+        match holdings(
+            &managed_endpoint(running.url, running.socket_dir)?,
+            &session.limit,
+        )
+        .await
+        {
+            Ok(found) => self.judge(cluster, &found, force),
+            Err(_) if force => {}
+            Err(e) => {
+                self.against(cluster, &format!("its contents are not known: {e}"));
+                self.hint("`--force` removes it without a look: templates can be built again, what clones hold cannot");
+            }
+        }
+        Ok(())
+    }
+
+    /// Who is connected and stays so.
+    async fn clients(&self, managed: &ManagedServer, major: u32) -> Result<Vec<String>> {
+        let begun = Instant::now();
+        loop {
+            let occupied = managed.occupied().await?;
+            let clients: Vec<String> = (occupied.into_iter())
+                .filter(|server| server.major == major)
+                .flat_map(|server| server.clients)
+                .map(|client| client.to_string())
+                .collect();
+            if clients.is_empty() || begun.elapsed() > GRACE {
+                return Ok(clients);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn judge(&mut self, cluster: &Listed, found: &Holdings, force: bool) {
+        self.templates += found.templates;
+        self.clones += found.clones;
+        for words in &found.under_way {
+            self.against(cluster, words);
+        }
+        if force {
+            return;
+        }
+        let names = |held: &[Held]| {
+            let names: Vec<&str> = held.iter().map(|h| h.name.as_str()).collect();
+            names.join(" ")
+        };
+        for held in &found.leased {
+            self.against(
+                cluster,
+                &format!("clone `{}` is leased: {}", held.name, held.words),
+            );
+        }
+        for held in &found.pinned {
+            self.against(
+                cluster,
+                &format!("template {} of {} is pinned", held.name, held.words),
+            );
+        }
+        // Commands reach the current cluster only.
+        if cluster.current && !found.leased.is_empty() {
+            self.hint(&format!(
+                "give clones back: `pgstencil release {}`",
+                names(&found.leased)
+            ));
+        }
+        if cluster.current && !found.pinned.is_empty() {
+            self.hint(&format!(
+                "unpin templates: `pgstencil unpin {}`",
+                names(&found.pinned)
+            ));
+        }
+        for name in &found.foreign {
+            self.against(
+                cluster,
+                &format!("database `{name}` was not made by pgstencil"),
+            );
+        }
+        for words in &found.unread {
+            self.against(cluster, &format!("not known: {words}"));
+        }
+        let others = [
+            found.leased.len(),
+            found.pinned.len(),
+            found.foreign.len(),
+            found.unread.len(),
+        ];
+        if others.iter().sum::<usize>() > 0 {
+            self.hint("`--force` removes all of it, what clones and other databases hold included");
+        }
+    }
+
+    fn against(&mut self, cluster: &Listed, words: &str) {
+        self.obstacles
+            .push(format!("PostgreSQL {}: {words}", cluster.major));
+    }
+
+    fn hint(&mut self, text: &str) {
+        if !self.hints.iter().any(|hint| hint == text) {
+            self.hints.push(text.to_owned());
+        }
+    }
+
+    /// What a person should know before the answer.
+    fn words(&self) -> String {
+        let count = |n: usize, one: &str| match n {
+            1 => format!("1 {one}"),
+            n => format!("{n} {one}s"),
+        };
+        format!(
+            " with {} and {}",
+            count(self.templates, "template"),
+            count(self.clones, "clone")
+        )
+    }
+
+    /// Stops what was started for the look. A server that stays up is no harm.
+    async fn close(&self, managed: &ManagedServer, patience: Duration) {
+        for major in &self.started {
+            let _ = managed.stop_one(*major, patience).await;
+        }
+    }
+}

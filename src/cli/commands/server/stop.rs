@@ -1,0 +1,74 @@
+//! `pgstencil server stop`
+
+use std::time::{Duration, Instant};
+
+use pgstencil::server::{APPLICATION, ManagedServer, Occupied};
+use pgstencil::stencil::{Limit, holdings};
+use pgstencil::wire::{ServerStopAnswer, VERSION};
+use pgstencil::{Error, Result};
+
+use crate::cli::Session;
+use crate::cli::args::ServerStop;
+use crate::cli::target::managed_endpoint;
+
+/// How long a command that is about to end may take. Its sessions end a moment after it.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a look at the registries may take. It only gives names to what is known already.
+const LOOK: Duration = Duration::from_secs(5);
+
+pub(super) async fn stop(
+    session: &Session,
+    managed: &ManagedServer,
+    args: &ServerStop,
+    patience: Duration,
+) -> Result<u8> {
+    if !args.force {
+        refuse_to_disturb(managed).await?;
+    }
+    let stopped = managed.stop(patience).await?.majors;
+    let printer = &session.printer;
+    if printer.json() {
+        printer.object(&ServerStopAnswer {
+            version: VERSION,
+            stopped,
+        })?;
+    } else if stopped.is_empty() {
+        printer.say("it does not run");
+    } else {
+        printer.say("stopped; its data stays");
+    }
+    Ok(0)
+}
+
+/// Fails while another process's command of pgstencil is at work on the server. Background processes do not
+/// count: the next command takes up what they leave.
+async fn refuse_to_disturb(managed: &ManagedServer) -> Result<()> {
+    let begun = Instant::now();
+    let busy = loop {
+        let busy: Vec<Occupied> = (managed.occupied().await?.into_iter())
+            .filter(|server| server.clients.iter().any(|c| c.application == APPLICATION))
+            .collect();
+        if busy.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > GRACE {
+            break busy;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let mut error = Error::failed(
+        "the managed server was not stopped, since another pgstencil command is at work on it",
+    );
+    for server in &busy {
+        let endpoint = managed_endpoint(server.url.clone(), server.socket_dir.clone())?;
+        let limit = Limit::new(Some(LOOK), Default::default());
+        let found = holdings(&endpoint, &limit).await.unwrap_or_default();
+        error = match found.under_way.is_empty() {
+            false => found.under_way.into_iter().fold(error, Error::detail),
+            true => (server.clients.iter())
+                .filter(|client| client.application == APPLICATION)
+                .fold(error, |error, client| error.detail(client.to_string())),
+        };
+    }
+    Err(error.hint("wait until it has ended, or stop the server in spite of it: `pgstencil server stop --force`"))
+}

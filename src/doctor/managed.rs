@@ -1,0 +1,84 @@
+//! The managed server beside its databases: what is there to start it, and what it leaves on the disk.
+
+use std::error::Error as _;
+
+use super::Check;
+use crate::error::Error;
+use crate::server::{Listed, State};
+
+/// There is no Postgres that could be started: what was looked for, and how to get one.
+pub fn no_postgres(error: &Error) -> Check {
+    let mut words = vec![error.to_string()];
+    words.extend(error.details().iter().cloned());
+    words.extend(error.source().map(ToString::to_string));
+    Check::problem("postgres", words.join("; "), error.hints().join("; "))
+}
+
+/// There is one.
+pub fn postgres(version: &str) -> Check {
+    Check::ok("postgres", format!("PostgreSQL {version} can be started"))
+}
+
+/// What the clusters take on the disk, and whether any of it is of use.
+pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
+    let mut checks = Vec::new();
+    // Without any Postgres no command uses a cluster, and nothing tells which one will be used.
+    let known = clusters.iter().any(|cluster| cluster.current);
+    for cluster in clusters {
+        let major = cluster.major;
+        let bytes = megabytes(cluster.bytes);
+        if known && !cluster.current {
+            checks.push(Check::warning(
+                "clusters",
+                format!("no command uses the cluster of PostgreSQL {major} ({bytes}) any more"),
+                format!("`pgstencil server remove --major {major}`"),
+            ));
+        } else {
+            checks.push(Check::ok(
+                "clusters",
+                format!("PostgreSQL {major} ({bytes})"),
+            ));
+        }
+        match &cluster.status.state {
+            State::Unclean { rebooted: true } => checks.push(untrusted(
+                major,
+                "the host went down while the managed server ran",
+            )),
+            State::Distrusted(why) => checks.push(untrusted(major, why)),
+            _ => {}
+        }
+        for moved in &cluster.moved {
+            checks.push(Check::warning(
+                "old data",
+                format!(
+                    "data of PostgreSQL {major} that could not be trusted is still in {} ({})",
+                    moved.folder.display(),
+                    megabytes(moved.bytes)
+                ),
+                "`pgstencil server remove --moved`",
+            ));
+        }
+        if cluster.status.outdated {
+            checks.push(Check::warning(
+                "binaries",
+                format!(
+                    "those of the running server of PostgreSQL {major} were replaced; what it loads from now on may fail"
+                ),
+                "`pgstencil server stop`; the next command starts it again",
+            ));
+        }
+    }
+    checks
+}
+
+fn untrusted(major: u32, why: &str) -> Check {
+    Check::warning(
+        "data",
+        format!("of PostgreSQL {major}: {why}; the next start moves it aside and begins afresh"),
+        "`pgstencil server start` does it now",
+    )
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.0} MB", bytes as f64 / 1e6)
+}

@@ -1,0 +1,74 @@
+//! Ending the servers of all major versions, and what is on the disk then.
+
+use std::time::{Duration, Instant};
+
+use super::account::Account;
+use super::cluster::{Cluster, Data};
+use super::{ManagedServer, folder, host, majors};
+use crate::error::{Error, Result};
+
+/// What [`ManagedServer::stop`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Major versions whose servers were ended; empty if none ran.
+    pub majors: Vec<u32>,
+}
+
+impl ManagedServer {
+    /// Ends the servers of all major versions, and with them every session, in order. Then syncs the disk,
+    /// so that a power loss takes nothing away.
+    ///
+    /// # Errors
+    /// `Timeout` after `patience`; the server then still has the request. `Permission` if it belongs
+    /// to somebody else. `Failed` if the disk cannot be synced; the servers have ended then.
+    ///
+    /// # Cancel safety
+    /// A dropped future may leave a server that is about to end, and a disk that is not synced.
+    pub async fn stop(&self, patience: Duration) -> Result<Stopped> {
+        let deadline = Instant::now() + patience;
+        let account = Account::choose(self.settings.run_as.as_deref())?;
+        let home = self.home(&account).await?;
+        let mut stopped = Stopped { majors: Vec::new() };
+        if !home.is_dir() {
+            return Ok(stopped);
+        }
+        let _lock = folder::lock(&home, &account, deadline).await?;
+        let mut clusters = Vec::new();
+        for major in majors(&home) {
+            let cluster = self.cluster(&home, major, &account)?;
+            if cluster.stop(deadline).await? {
+                stopped.majors.push(major);
+            }
+            clusters.push(cluster);
+        }
+        for cluster in clusters {
+            self.keep_synced(cluster, deadline).await?;
+        }
+        Ok(stopped)
+    }
+
+    /// Syncs what a server wrote that has ended in this boot, whoever ended it, if that was not done yet.
+    pub(super) async fn keep_synced(&self, cluster: Cluster, deadline: Instant) -> Result<()> {
+        let is_ours = cluster.record().boot_id == self.boot_id();
+        if !is_ours || cluster.inspect() != Data::Clean || cluster.is_proved() {
+            return Ok(());
+        }
+        // Until then its last process may write.
+        let Some(alive) = cluster.claim(deadline).await? else {
+            return Ok(());
+        };
+        // On a busy disk this takes seconds.
+        tokio::task::spawn_blocking(move || {
+            let proved = cluster.prove_synced();
+            drop(alive);
+            proved
+        })
+        .await
+        .map_err(|e| Error::internal("the sync of the disk was lost").caused_by(e))?
+    }
+
+    /// Which boot of the host this is.
+    pub(super) fn boot_id(&self) -> Option<String> {
+        self.settings.boot_id.clone().or_else(host::boot_id)
+    }
+}

@@ -1,0 +1,164 @@
+//! Removing clusters, and old data that was moved aside.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::account::Account;
+use super::cluster::{Cluster, Data};
+use super::folder::{self, unusable};
+use super::launch::clear_sockets;
+use super::{ManagedServer, Running, majors, running};
+use crate::error::{Error, Kind, Result};
+
+/// What the names of folders begin with that are being deleted.
+const PREFIX: &str = "removed-";
+
+impl ManagedServer {
+    /// Makes sure that the server of a major version runs, for a look at what it holds. Unlike
+    /// [`ManagedServer::start`] it makes no cluster and moves none aside.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no cluster of this version; `Config` if there is no Postgres of it on the
+    /// machine; `Failed` if the data cannot be trusted; else as [`ManagedServer::start`].
+    ///
+    /// # Cancel safety
+    /// As [`ManagedServer::start`].
+    pub async fn open(&self, major: u32, patience: Duration) -> Result<Running> {
+        let deadline = Instant::now() + patience;
+        let account = Account::choose(self.settings.run_as.as_deref())?;
+        let home = self.home(&account).await?;
+        if !home.join(major.to_string()).is_dir() {
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("there is no cluster of PostgreSQL {major}"),
+            ));
+        }
+        let all = self.search(&account, &home).all().await;
+        let Some(binaries) = all.into_iter().find(|b| b.major == major) else {
+            return Err(Error::config(format!(
+                "there is no PostgreSQL {major} on this machine to start its cluster with"
+            )));
+        };
+        let cluster = self.cluster(&home, major, &account)?;
+        let _lock = folder::lock(&home, &account, deadline).await?;
+        if cluster.postmaster().is_none() {
+            let rebooted = cluster.record().boot_id != self.boot_id();
+            let data = cluster.inspect();
+            let missing = (data == Data::Missing).then(|| "there is no data".to_owned());
+            if let Some(why) = missing.or_else(|| cluster.distrust(data, rebooted)) {
+                return Err(Error::failed(why));
+            }
+        }
+        let mut notices = Vec::new();
+        let (version, started) = self
+            .bring_up(&cluster, &binaries, deadline, &mut notices)
+            .await?;
+        let Some(postmaster) = cluster.postmaster() else {
+            return Err(Error::failed(format!(
+                "the managed server of PostgreSQL {major} ended right after its start"
+            )));
+        };
+        running(&cluster, postmaster, version, started)
+    }
+
+    /// Ends the server of one major version, if it runs.
+    ///
+    /// # Errors
+    /// As [`ManagedServer::stop`].
+    pub async fn stop_one(&self, major: u32, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let account = Account::choose(self.settings.run_as.as_deref())?;
+        let home = self.home(&account).await?;
+        let _lock = folder::lock(&home, &account, deadline).await?;
+        let cluster = self.cluster(&home, major, &account)?;
+        cluster.stop(deadline).await?;
+        self.keep_synced(cluster, deadline).await
+    }
+
+    /// Ends the servers of these major versions, sessions and all, and removes their clusters: data,
+    /// password, settings, log, and what was moved aside. With the last cluster the folder of the server goes.
+    ///
+    /// # Errors
+    /// `Timeout` after `patience`; `Permission` or `Failed` if a file cannot be removed. A cluster is gone as
+    /// a whole from the moment on that its folder begins to be deleted; the next call deletes the rest.
+    pub async fn remove(&self, which: &[u32], patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let account = Account::choose(self.settings.run_as.as_deref())?;
+        let home = self.home(&account).await?;
+        if !home.is_dir() {
+            return Ok(());
+        }
+        let _lock = folder::lock(&home, &account, deadline).await?;
+        for major in majors(&home) {
+            if which.contains(&major) {
+                self.cluster(&home, major, &account)?
+                    .remove(&home, deadline)
+                    .await?;
+            }
+        }
+        for entry in fs::read_dir(&home).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                delete(&entry.path())?;
+            }
+        }
+        if majors(&home).is_empty() {
+            // Whoever waits for the lock notices that its file is gone.
+            for name in ["binaries.json", "lock"] {
+                delete(&home.join(name))?;
+            }
+            // Something else may lie there.
+            let _ = fs::remove_dir(&home);
+        }
+        Ok(())
+    }
+
+    /// Removes folders of old data that [`ManagedServer::clusters`] shows.
+    ///
+    /// # Errors
+    /// As [`ManagedServer::remove`].
+    pub async fn remove_moved(&self, folders: &[PathBuf], patience: Duration) -> Result<()> {
+        let account = Account::choose(self.settings.run_as.as_deref())?;
+        let home = self.home(&account).await?;
+        let _lock = folder::lock(&home, &account, Instant::now() + patience).await?;
+        folders.iter().try_for_each(|folder| delete(folder))
+    }
+}
+
+impl Cluster {
+    async fn remove(&self, home: &Path, deadline: Instant) -> Result<()> {
+        self.stop(deadline).await?;
+        let alive = self.claim(deadline).await?;
+        if alive.is_none() {
+            return Err(Error::failed(format!(
+                "the managed server of PostgreSQL {} was started again",
+                self.major
+            )));
+        }
+        if let Some(socket) = self.record().socket_dir
+            && !socket.starts_with(&self.folder)
+        {
+            clear_sockets(&socket);
+            // It is empty, or not what it was.
+            let _ = fs::remove_dir(socket);
+        }
+        // A folder that is half deleted must not be taken for a cluster.
+        let going = home.join(format!("{PREFIX}{}", folder::random_hex::<6>()?));
+        fs::rename(&self.folder, &going).map_err(|e| unusable(&self.folder, e))?;
+        delete(&going)
+    }
+}
+
+/// Deletes a file or a folder; links are not followed. One that is gone is no error.
+fn delete(path: &Path) -> Result<()> {
+    let deleted = match fs::symlink_metadata(path) {
+        Ok(about) if about.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match deleted {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(unusable(path, e)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,328 @@
+//! How the clusters are, without touching them.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::account::Account;
+use super::binaries::Binaries;
+use super::cluster::{Cluster, Data};
+use super::origin::Origin;
+use super::postmaster::Answer;
+use super::{ManagedServer, aside, majors};
+use crate::error::Result;
+use crate::url::ServerUrl;
+
+/// How long a server may take to answer, where nothing else bounds it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the managed server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There is no cluster; the next start makes one.
+    NotInitialised,
+    /// There is a cluster, shut down in order.
+    Stopped,
+    /// The server was killed, or crashed with its host.
+    Unclean {
+        /// The host has been booted since, so the next start moves the data aside.
+        rebooted: bool,
+    },
+    /// It was shut down in order, but the next start moves the data aside; why.
+    Distrusted(String),
+    /// A postmaster runs and takes no connections yet.
+    Starting,
+    /// It was told to end, and takes no more connections.
+    Stopping,
+    /// It runs and answers.
+    Running,
+    /// A postmaster runs, but does not let us in; why.
+    Unresponsive(String),
+}
+
+/// What [`ManagedServer::status`] found.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// How it is.
+    pub state: State,
+    /// Of the server if it runs, else of the binaries that would be started.
+    pub version: Option<String>,
+    /// The binaries that would be started; `None` if there are none.
+    pub bindir: Option<PathBuf>,
+    /// Where the cluster is, or would be.
+    pub data_dir: Option<PathBuf>,
+    /// Where the log is, or would be.
+    pub log_file: Option<PathBuf>,
+    /// The folder of the unix socket, once there was a start.
+    pub socket_dir: Option<PathBuf>,
+    /// The port, once there was a start.
+    pub port: Option<u16>,
+    /// The postmaster, while there is one.
+    pub pid: Option<i32>,
+    /// The URL, with the password, while it runs.
+    pub url: Option<ServerUrl>,
+    /// Its binaries were replaced while it ran; it should be restarted.
+    pub outdated: bool,
+    /// Clusters of other major versions that run.
+    pub others: Vec<u32>,
+    /// Folders of old data that were moved aside, in the clusters of all versions.
+    pub moved: Vec<PathBuf>,
+}
+
+/// A cluster in [`ManagedServer::clusters`].
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its major version.
+    pub major: u32,
+    /// Whether commands use it now: it is the one of the newest Postgres on the machine.
+    pub current: bool,
+    /// How it is. `bindir` is `None` if there is no Postgres of its major version on the machine.
+    pub status: Status,
+    /// What its folder takes on the disk, without what was moved aside.
+    pub bytes: u64,
+    /// Its old data, oldest first.
+    pub moved: Vec<Moved>,
+}
+
+/// Old data that was moved aside, and that nothing uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The folder.
+    pub folder: PathBuf,
+    /// What it takes on the disk.
+    pub bytes: u64,
+}
+
+/// Where the managed server keeps its things, whether they exist or not.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The folder of all clusters.
+    pub folder: PathBuf,
+    /// The data directory; `None` if there is no cluster, and no Postgres to make one.
+    pub data_dir: Option<PathBuf>,
+    /// The log.
+    pub log_file: Option<PathBuf>,
+    /// The folder of the socket, once there was a start.
+    pub socket_dir: Option<PathBuf>,
+    /// The port, once there was a start.
+    pub port: Option<u16>,
+}
+
+impl ManagedServer {
+    /// Where things are. Reads files only.
+    ///
+    /// # Errors
+    /// `Config` if `run_as` names nothing useful; `Permission` if the state folder is not ours.
+    pub async fn places(&self) -> Result<Places> {
+        let account = Account::choose(self.settings.run_as.as_deref())?;
+        let folder = self.home(&account).await?;
+        let found = self.search(&account, &folder).all().await;
+        let major = found.first().map(|b| b.major);
+        let major = major.or_else(|| majors(&folder).into_iter().max());
+        let cluster = match major {
+            Some(major) => Some(self.cluster(&folder, major, &account)?),
+            None => None,
+        };
+        let record = cluster.as_ref().map(Cluster::record).unwrap_or_default();
+        Ok(Places {
+            data_dir: cluster.as_ref().map(Cluster::data),
+            log_file: cluster.as_ref().map(Cluster::log),
+            socket_dir: record.socket_dir,
+            port: record.port,
+            folder,
+        })
+    }
+
+    /// The version of the Postgres that the next start would take.
+    ///
+    /// # Errors
+    /// `Config`, with what was looked for and how to get it, if there is none.
+    pub async fn postgres(&self) -> Result<String> {
+        let account = Account::choose(self.settings.run_as.as_deref())?;
+        let home = self.home(&account).await?;
+        let found = self.search(&account, &home).newest(false).await?;
+        Ok(found.version())
+    }
+
+    /// How the server is. Writes nothing and starts nothing. Waits up to ten seconds for a server that does
+    /// not answer.
+    ///
+    /// # Errors
+    /// `Config` if `bindir` or `run_as` name nothing useful. That there is no Postgres is no error.
+    pub async fn status(&self) -> Result<Status> {
+        self.status_within(PATIENCE).await
+    }
+
+    /// As [`ManagedServer::status`], and waits no longer than `patience`.
+    ///
+    /// # Errors
+    /// As [`ManagedServer::status`].
+    pub async fn status_within(&self, patience: Duration) -> Result<Status> {
+        let account = Account::choose(self.settings.run_as.as_deref())?;
+        let home = self.home(&account).await?;
+        let found = self.search(&account, &home).newest(false).await;
+        let binaries = match found {
+            Ok(binaries) => Some(binaries),
+            Err(error) if self.settings.bindir.is_some() => return Err(error),
+            Err(_) => None,
+        };
+        let major = match &binaries {
+            Some(binaries) => Some(binaries.major),
+            None => majors(&home).into_iter().max(),
+        };
+        let Some(major) = major else {
+            return Ok(Status::nothing());
+        };
+        let cluster = self.cluster(&home, major, &account)?;
+        let mut status = self.status_of(&cluster, binaries, patience).await?;
+        status.others = self.others(&home, &account, major);
+        status.moved = aside::moved(&home);
+        Ok(status)
+    }
+
+    /// The clusters of all major versions, in order, and what they take on the disk. Writes nothing and
+    /// starts nothing.
+    ///
+    /// # Errors
+    /// As [`ManagedServer::status`]; `Permission` if a cluster belongs to another account.
+    pub async fn clusters(&self, patience: Duration) -> Result<Vec<Listed>> {
+        let account = Account::choose(self.settings.run_as.as_deref())?;
+        let home = self.home(&account).await?;
+        let found = self.search(&account, &home).all().await;
+        let current = found.first().map(|b| b.major);
+        let mut listed = Vec::new();
+        for major in majors(&home) {
+            let cluster = self.cluster(&home, major, &account)?;
+            let binaries = found.iter().find(|b| b.major == major).cloned();
+            let moved = aside::moved_of(&home, major);
+            let status = self.status_of(&cluster, binaries, patience).await?;
+            listed.push(Listed {
+                major,
+                current: current == Some(major),
+                status,
+                bytes: size(&cluster.folder, &moved),
+                moved: moved
+                    .into_iter()
+                    .map(|folder| Moved {
+                        bytes: size(&folder, &[]),
+                        folder,
+                    })
+                    .collect(),
+            });
+        }
+        Ok(listed)
+    }
+
+    async fn status_of(
+        &self,
+        cluster: &Cluster,
+        binaries: Option<Binaries>,
+        patience: Duration,
+    ) -> Result<Status> {
+        let record = cluster.record();
+        let postmaster = cluster.postmaster();
+        let origin = record.origin.as_ref();
+        let last = origin.map(|origin| origin.version.clone());
+        let mut status = Status {
+            version: binaries.as_ref().map(Binaries::version).or(last),
+            bindir: binaries.map(|b| b.folder),
+            data_dir: Some(cluster.data()),
+            log_file: Some(cluster.log()),
+            port: postmaster.and_then(|p| p.port).or(record.port),
+            pid: postmaster.map(|p| p.pid),
+            outdated: postmaster.is_some() && origin.is_some_and(Origin::is_replaced),
+            ..Status::nothing()
+        };
+        let rebooted = record.boot_id != self.boot_id();
+        status.socket_dir = record.socket_dir;
+        let port = postmaster.filter(|p| !p.stopping).and_then(|p| p.port);
+        let Some(port) = port else {
+            status.state = cluster.unasked(rebooted);
+            return Ok(status);
+        };
+        let answer = tokio::time::timeout(patience, cluster.ask(port)).await;
+        let why = match answer {
+            Ok(Answer::Ready(version)) => {
+                status.version = Some(version);
+                status.url = Some(cluster.url(port)?);
+                status.state = State::Running;
+                return Ok(status);
+            }
+            Ok(Answer::Locked) => "its password is lost".to_owned(),
+            // It may have been told to end just now.
+            Ok(Answer::Silent(_)) if !cluster.is_ready() => {
+                status.state = cluster.unasked(rebooted);
+                return Ok(status);
+            }
+            Ok(Answer::Silent(why)) => why,
+            Err(_) => format!("no answer within {} s", patience.as_secs()),
+        };
+        status.state = State::Unresponsive(why);
+        Ok(status)
+    }
+
+    /// Clusters of other major versions that run.
+    pub(super) fn others(&self, home: &Path, account: &Account, major: u32) -> Vec<u32> {
+        let mut others = majors(home);
+        others.retain(|other| {
+            *other != major
+                && self
+                    .cluster(home, *other, account)
+                    .is_ok_and(|cluster| cluster.postmaster().is_some())
+        });
+        others
+    }
+}
+
+impl Status {
+    fn nothing() -> Self {
+        Status {
+            state: State::NotInitialised,
+            version: None,
+            bindir: None,
+            data_dir: None,
+            log_file: None,
+            socket_dir: None,
+            port: None,
+            pid: None,
+            url: None,
+            outdated: false,
+            others: Vec::new(),
+            moved: Vec::new(),
+        }
+    }
+}
+
+impl Cluster {
+    /// How it is, as far as its files tell. `rebooted`: it was last started in another boot.
+    fn unasked(&self, rebooted: bool) -> State {
+        match self.postmaster() {
+            Some(postmaster) if postmaster.stopping => State::Stopping,
+            Some(_) => State::Starting,
+            None => match self.inspect() {
+                Data::Missing | Data::Broken => State::NotInitialised,
+                Data::Unclean => State::Unclean { rebooted },
+                Data::Clean => match self.distrust(Data::Clean, rebooted) {
+                    Some(why) => State::Distrusted(why),
+                    None => State::Stopped,
+                },
+            },
+        }
+    }
+}
+
+/// What a folder takes on the disk, without those below it that are named. What cannot be read counts as
+/// nothing.
+fn size(folder: &Path, without: &[PathBuf]) -> u64 {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match entry.metadata() {
+            Ok(about) if about.is_dir() && !without.contains(&path) => bytes += size(&path, &[]),
+            Ok(about) if !about.is_dir() => bytes += about.blocks() * 512,
+            _ => {}
+        }
+    }
+    bytes
+}

@@ -1,0 +1,323 @@
+//! Proof that a stopped cluster is on the disk, and not only in the memory of the host.
+//!
+//! The server runs with `fsync` off. After a clean shutdown its last writes may be in the memory of the
+//! host only. If the power fails then, the control file can say "shut down" beside files that are empty.
+//! Within one boot the memory holds what was written. After another boot a cluster is used only if there
+//! is a proof that all of it was synced after the shutdown. There are two:
+//!
+//! - `synced.json`, written by [`ManagedServer::stop`](super::ManagedServer::stop): a hash of the control
+//!   file, and what `stat` says of the files.
+//! - `data/pgstencil.synced`, written by the watcher that starts with each server (`WATCH`): a copy of
+//!   the control file, then the names of the files that were empty. It covers a server that something
+//!   else stops, such as the shutdown of the host.
+//!
+//! Every start and every checkpoint changes the control file, so that a proof serves one shutdown only. And
+//! each start first removes both from the disk, since the disk may get new data pages before it gets the new
+//! control file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::cluster::Cluster;
+use super::folder::{self, unusable};
+use super::host;
+use crate::error::{Error, Result};
+
+/// The folders of a cluster that hold what the server wrote. A person may edit settings beside them.
+const FOLDERS: [&str; 6] = [
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_multixact",
+    "pg_wal",
+    "pg_xact",
+];
+
+/// What the watcher of a server runs, beside the data folder: it waits until the last process of the server
+/// has closed a pipe. If the server was shut down in order, it syncs the disk, and then writes that down.
+/// The copy of the control file comes before the sync: whatever is written later is not proved by it.
+pub(super) const WATCH: &str = r#": pgstencil waits for the end of its Postgres, to sync the disk
+trap '' HUP INT QUIT TERM
+umask 077
+read -r _
+cd data || exit
+flush() {
+  [ "$(uname)" = Linux ] || { sync; return; }
+  sync -f global/pg_control || return
+  for place in pg_wal pg_tblspc/*; do
+    if [ -e "$place" ]; then sync -f "$place" || return; fi
+  done
+}
+set -- $(od -A n -t d4 -j 16 -N 4 global/pg_control)
+[ "$1" = 1 ] || exit 0
+head -c 8192 pgstencil.synced 2>/dev/null | cmp -s - global/pg_control && exit 0
+{ cat global/pg_control
+  find -H base global pg_commit_ts pg_multixact pg_wal pg_xact -type f -size 0
+} >pgstencil.synced.new && flush && mv pgstencil.synced.new pgstencil.synced && flush
+"#;
+
+/// Size of the control file in all versions.
+const CONTROL: usize = 8192;
+/// What every map of file names begins with: `RELMAPPER_FILEMAGIC`.
+const MAP: [u8; 4] = 0x0059_2717_i32.to_ne_bytes();
+
+/// `synced.json`
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    /// Hash of the control file.
+    control: String,
+    /// The folders that hold files, by their paths below the data folder.
+    folders: BTreeMap<String, Seen>,
+}
+
+/// What `stat` says of the files of a folder, hashed.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    /// Names and sizes.
+    sizes: String,
+    /// Names and times of the last change.
+    times: String,
+}
+
+impl Cluster {
+    fn note_file(&self) -> PathBuf {
+        self.folder.join("synced.json")
+    }
+
+    fn watchers_file(&self) -> PathBuf {
+        self.data().join("pgstencil.synced")
+    }
+
+    /// Removes the proofs, from the disk, too. Call it before the server can write.
+    pub(super) fn forget_proofs(&self) {
+        for file in [self.note_file(), self.watchers_file()] {
+            // Without a file there is nothing to remove; one that stays proves nothing of what comes.
+            if fs::remove_file(&file).is_ok()
+                && let Some(folder) = file.parent().and_then(|f| File::open(f).ok())
+            {
+                let _ = folder.sync_all();
+            }
+        }
+    }
+
+    /// The proof of [`Cluster::prove_synced`] for this control file.
+    fn note(&self, control: &[u8]) -> Option<Note> {
+        let bytes = fs::read(self.note_file()).ok()?;
+        let note: Note = serde_json::from_slice(&bytes).ok()?;
+        (note.control == hash(control)).then_some(note)
+    }
+
+    /// Whether [`Cluster::prove_synced`] was done after this shutdown.
+    pub(super) fn is_proved(&self) -> bool {
+        read_control(&self.data()).is_ok_and(|control| self.note(&control).is_some())
+    }
+
+    /// Syncs the disk and writes the proof of it. The cluster must be shut down in order, and no process of
+    /// the server left.
+    ///
+    /// It blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// The system's. Then there is no proof.
+    pub(super) fn prove_synced(&self) -> Result<()> {
+        let data = self.data();
+        let failed = |e: io::Error| {
+            Error::failed(
+                "the managed server stopped, but its data could not be synced to the disk",
+            )
+            .detail(format!("data: {}", data.display()))
+            .caused_by(e)
+        };
+        let control = read_control(&data).map_err(failed)?;
+        sync(&data).map_err(failed)?;
+        let note = Note {
+            control: hash(&control),
+            folders: seen(&data).map_err(failed)?,
+        };
+        let text = serde_json::to_vec(&note)
+            .map_err(|e| Error::internal("cannot write the proof of a sync").caused_by(e))?;
+        let file = self.note_file();
+        folder::write(&file, &text)?;
+        host::sync(&file).map_err(|e| unusable(&file, e))
+    }
+
+    /// Why the data of another boot, shut down in order, must not be used; `None` if it was synced after
+    /// the shutdown and is as it was then.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let data = self.data();
+        // Postgres says what is wrong with a file that cannot be read.
+        let control = read_control(&data).ok()?;
+        let note = self.note(&control);
+        let lost = match (note, self.empty_files(&control)) {
+            (Some(note), _) => seen(&data).map(|now| changes(&note.folders, &now)),
+            (None, Some(before)) => lost_contents(&data, &before),
+            (None, None) => {
+                return Some(
+                    "the host went down before the managed server's data was known to be on the disk"
+                        .to_owned(),
+                );
+            }
+        };
+        let mut lost = match lost {
+            Ok(lost) => lost,
+            Err(e) => return Some(format!("the managed server's data cannot be read ({e})")),
+        };
+        lost.extend(self.bad_databases());
+        let more = match lost.len() {
+            0 => return None,
+            1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        Some(format!(
+            "the managed server's data changed or was lost while it was stopped ({}{more})",
+            lost[0]
+        ))
+    }
+
+    /// The files that the watcher found empty when it synced this very shutdown.
+    fn empty_files(&self, control: &[u8]) -> Option<BTreeSet<Vec<u8>>> {
+        let bytes = fs::read(self.watchers_file()).ok()?;
+        if control.len() != CONTROL || !bytes.starts_with(control) {
+            return None;
+        }
+        let names = bytes[CONTROL..].split(|b| *b == b'\n');
+        Some(names.map(<[u8]>::to_vec).collect())
+    }
+
+    /// Databases whose version or map of file names is damaged. A folder without a map belongs to no
+    /// database: a killed CREATE DATABASE leaves such.
+    fn bad_databases(&self) -> Vec<String> {
+        let data = self.data();
+        let mut bad = Vec::new();
+        let mut check = |name: String, is_good: &dyn Fn(&[u8]) -> bool| {
+            if fs::read(data.join(&name)).is_ok_and(|bytes| !is_good(&bytes)) {
+                bad.push(name);
+            }
+        };
+        let version = self.major.to_string();
+        let is_map = |bytes: &[u8]| bytes.starts_with(&MAP);
+        check("global/pg_filenode.map".into(), &is_map);
+        for entry in fs::read_dir(data.join("base"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let map = format!("base/{name}/pg_filenode.map");
+            if data.join(&map).exists() {
+                check(map, &is_map);
+                check(format!("base/{name}/PG_VERSION"), &|bytes: &[u8]| {
+                    bytes.trim_ascii() == version.as_bytes()
+                });
+            }
+        }
+        bad
+    }
+}
+
+fn read_control(data: &Path) -> io::Result<Vec<u8>> {
+    fs::read(data.join("global/pg_control"))
+}
+
+fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+/// Syncs the file systems of a cluster: its folder's, and those of the log and of tablespaces, which a
+/// person may have put elsewhere.
+fn sync(data: &Path) -> io::Result<()> {
+    let mut places = vec![data.join("global/pg_control"), data.join("pg_wal")];
+    let spaces = fs::read_dir(data.join("pg_tblspc"));
+    places.extend(spaces.into_iter().flatten().flatten().map(|e| e.path()));
+    let mut done = BTreeSet::new();
+    for place in places {
+        // A link that leads nowhere holds nothing.
+        if let Ok(about) = fs::metadata(&place)
+            && done.insert(about.dev())
+        {
+            host::sync(&place)?;
+        }
+    }
+    Ok(())
+}
+
+/// What there is now, by folder.
+fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
+    let mut folders: BTreeMap<String, [blake3::Hasher; 2]> = BTreeMap::new();
+    walk(data, &mut |folder, name, about| {
+        let [sizes, times] = folders.entry(folder.to_owned()).or_default();
+        for hasher in [&mut *sizes, &mut *times] {
+            hasher.update(name).update(b"\0");
+        }
+        sizes.update(&about.len().to_le_bytes());
+        times.update(&about.mtime().to_le_bytes());
+        times.update(&about.mtime_nsec().to_le_bytes());
+    })?;
+    let text = |hasher: &blake3::Hasher| hasher.finalize().to_hex()[..16].to_owned();
+    Ok(folders
+        .iter()
+        .map(|(folder, [sizes, times])| {
+            let seen = Seen {
+                sizes: text(sizes),
+                times: text(times),
+            };
+            (folder.clone(), seen)
+        })
+        .collect())
+}
+
+/// The folders that are not as they were. A copy of the whole cluster may have lost all its times, which
+/// is no damage.
+fn changes(before: &BTreeMap<String, Seen>, now: &BTreeMap<String, Seen>) -> Vec<String> {
+    let is_copy = before
+        .iter()
+        .all(|(folder, seen)| now.get(folder).is_some_and(|n| n.times != seen.times));
+    let is_same = |folder: &str| match (before.get(folder), now.get(folder)) {
+        (Some(before), Some(now)) if is_copy => before.sizes == now.sizes,
+        (before, now) => before == now,
+    };
+    let all: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    all.into_iter()
+        .filter(|folder| !is_same(folder))
+        .cloned()
+        .collect()
+}
+
+/// Files that are empty and were not.
+fn lost_contents(data: &Path, before: &BTreeSet<Vec<u8>>) -> io::Result<Vec<String>> {
+    let mut lost = Vec::new();
+    walk(data, &mut |folder, name, about| {
+        let path = [folder.as_bytes(), b"/", name].concat();
+        if about.len() == 0 && !before.contains(&path) {
+            lost.push(String::from_utf8_lossy(&path).into_owned());
+        }
+    })?;
+    Ok(lost)
+}
+
+/// Shows every file of [`FOLDERS`], in an order of its own: folder, name, and what `stat` says of it.
+fn walk(data: &Path, show: &mut dyn FnMut(&str, &[u8], &fs::Metadata)) -> io::Result<()> {
+    let mut folders: Vec<String> = FOLDERS.iter().map(|&f| f.to_owned()).collect();
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(data.join(&folder)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        let mut entries = entries.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let (name, about) = (entry.file_name(), entry.metadata()?);
+            match about.is_dir() {
+                true => folders.push(format!("{folder}/{}", name.to_string_lossy())),
+                false => show(&folder, name.as_bytes(), &about),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! What a server holds that must not go away unasked: for those who stop it, or remove it as a whole.
+
+use super::{Endpoint, Limit};
+use crate::error::Result;
+use crate::names::Mark;
+use crate::pg::Session;
+use crate::pg::checkup::{self, Found};
+use crate::pg::session::OpenError;
+use crate::registry::Registry;
+use crate::registry::database::Owner;
+
+/// What [`holdings`] found, over all registries of the server.
+#[derive(Clone, Debug, Default)]
+pub struct Holdings {
+    /// Commands of other processes that hold a clone or build a template, in words.
+    pub under_way: Vec<String>,
+    /// Clones whose lease has a future or no end.
+    pub leased: Vec<Held>,
+    /// Templates that a person protects.
+    pub pinned: Vec<Held>,
+    /// Databases that pgstencil did not make.
+    pub foreign: Vec<String>,
+    /// What could not be looked at, and why.
+    pub unread: Vec<String>,
+    /// Number of ready templates.
+    pub templates: usize,
+    /// Number of clones that somebody has.
+    pub clones: usize,
+}
+
+/// One thing that is held.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Name of a clone, or the first digits of a template's fingerprint.
+    pub name: String,
+    /// Whose it is, and until when.
+    pub words: String,
+}
+
+/// Looks at all databases of a server. Writes nothing.
+///
+/// # Errors
+/// The driver's, if the server cannot be looked at. A registry that cannot be read is no error.
+pub async fn holdings(endpoint: &Endpoint, limit: &Limit) -> Result<Holdings> {
+    let mut found = Holdings::default();
+    let mut known = Vec::new();
+    let mut others = Vec::new();
+    for database in databases(endpoint, limit).await? {
+        let system = ["postgres", "template0", "template1"].contains(&database.name.as_str());
+        // What carries a mark is made by pgstencil, and no registry.
+        if system || Mark::any_in(database.comment.as_deref()) {
+            continue;
+        }
+        if !database.open || database.invalid {
+            others.push(database);
+            continue;
+        }
+        match Registry::open_existing(endpoint, &database.name, limit).await {
+            Ok(Some(mut registry)) => {
+                let read = found.add(&mut registry).await;
+                registry.close().await;
+                match read {
+                    Ok(oids) => known.extend(oids),
+                    Err(e) => found
+                        .unread
+                        .push(format!("registry `{}`: {e}", database.name)),
+                }
+            }
+            Ok(None) => others.push(database),
+            Err(e) => found
+                .unread
+                .push(format!("database `{}`: {e}", database.name)),
+        }
+    }
+    // A person may have taken the mark from a database of a clone.
+    others.retain(|database| !known.contains(&database.oid));
+    found.foreign = others.into_iter().map(|database| database.name).collect();
+    Ok(found)
+}
+
+async fn databases(endpoint: &Endpoint, limit: &Limit) -> Result<Vec<Found>> {
+    let mut last = None;
+    for name in endpoint.maintenance() {
+        match Session::open(endpoint, name, limit).await {
+            Ok(mut session) => {
+                let found = checkup::databases(&mut session).await;
+                session.close().await;
+                return found;
+            }
+            Err(OpenError::Missing) => {}
+            Err(OpenError::Other(error)) => last = Some(error),
+        }
+    }
+    match last {
+        Some(error) => Err(error),
+        None => Ok(Vec::new()),
+    }
+}
+
+impl Holdings {
+    /// Whether nothing speaks against removing all of it, but what is not pgstencil's and what could not be
+    /// looked at.
+    pub fn is_free(&self) -> bool {
+        self.under_way.is_empty() && self.leased.is_empty() && self.pinned.is_empty()
+    }
+
+    /// Adds what is in one registry. Returns the oids of all databases that it knows.
+    async fn add(&mut self, registry: &mut Registry) -> Result<Vec<sqlx::postgres::types::Oid>> {
+        let mut oids = Vec::new();
+        let locked = registry.held_locks().await?;
+        for row in registry.templates().await? {
+            let rows = registry.databases_of(&Owner::Template(row.id)).await?;
+            oids.extend(rows.iter().filter_map(|d| d.oid));
+            let of = format!("{}/{}", row.project, row.definition);
+            self.templates += usize::from(row.state == "ready");
+            if row.state == "building" && locked.contains(&row.build_key()?) {
+                let builder = row.builder.0.describe();
+                self.under_way.push(format!("a build of {of} by {builder}"));
+            }
+            if row.pinned {
+                self.pinned.push(Held {
+                    name: row.fingerprint[..12].to_owned(),
+                    words: of,
+                });
+            }
+        }
+        for row in registry.clones().await? {
+            let rows = registry.databases_of(&Owner::Clone(row.id.clone())).await?;
+            oids.extend(rows.iter().filter_map(|d| d.oid));
+            if row.state != "leased" {
+                continue;
+            }
+            let is_session = row.lease == "session";
+            let holder = &row.holder.0;
+            match (is_session, locked.contains(&row.key())) {
+                (true, true) => self.under_way.push(format!(
+                    "a command by {} on clone `{}`",
+                    holder.describe(),
+                    row.name
+                )),
+                // Its holder is dead, or its time is over: the next sweep drops it.
+                (true, false) => continue,
+                (false, _) if row.expired => continue,
+                (false, _) => self.leased.push(Held {
+                    words: format!(
+                        "{} {}",
+                        holder.describe_checkout(),
+                        match &row.expires_at {
+                            Some(end) => format!("until {end}"),
+                            None => "without end".to_owned(),
+                        }
+                    ),
+                    name: row.name,
+                }),
+            }
+            self.clones += 1;
+        }
+        Ok(oids)
+    }
+}

@@ -1,0 +1,269 @@
+//! What the commands of `server`, and `paths`, answer.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::VERSION;
+use crate::server::{Listed, Moved, Places, State, Status};
+
+/// What `server start|status|url` answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// How it is.
+    #[serde(flatten)]
+    pub status: StatusAnswer,
+    /// Folders of old data that were moved aside.
+    pub moved: Vec<String>,
+    /// With the password: it is the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// How a server is.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatusAnswer {
+    /// `absent`, `stopped`, `starting`, `running`, `stopping` or `unresponsive`.
+    pub state: &'static str,
+    /// What is to be said of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Of the server while it runs, else of what would be started.
+    pub server_version: Option<String>,
+    /// The port, once there was a start.
+    pub port: Option<u16>,
+    /// The postmaster.
+    pub pid: Option<i32>,
+    /// The data directory.
+    pub data_dir: Option<String>,
+    /// The log.
+    pub log_file: Option<String>,
+    /// The binaries that would be started.
+    pub bindir: Option<String>,
+    /// Whether the binaries were replaced while it ran.
+    pub outdated: bool,
+}
+
+/// What `server stop` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerStopAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Major versions whose servers were ended.
+    pub stopped: Vec<u32>,
+}
+
+/// What `server list` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerListAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// The clusters, by major version.
+    pub clusters: Vec<ClusterAnswer>,
+}
+
+/// One cluster.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterAnswer {
+    /// Major version.
+    pub major: u32,
+    /// Whether commands use it now.
+    pub current: bool,
+    /// How its server is.
+    #[serde(flatten)]
+    pub status: StatusAnswer,
+    /// What it takes on the disk, without `moved`.
+    pub bytes: u64,
+    /// Old data that was moved aside, oldest first.
+    pub moved: Vec<MovedAnswer>,
+}
+
+/// A folder of old data.
+#[derive(Clone, Debug, Serialize)]
+pub struct MovedAnswer {
+    /// The folder.
+    pub folder: String,
+    /// What it takes on the disk.
+    pub bytes: u64,
+}
+
+/// What `server remove` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerRemoveAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Major versions of the clusters that were removed.
+    pub removed: Vec<u32>,
+    /// The folders of old data that were removed, with their clusters or alone.
+    pub moved: Vec<MovedAnswer>,
+    /// What all of it took on the disk.
+    pub bytes: u64,
+}
+
+/// What `paths` answers. Nothing of it need exist.
+#[derive(Clone, Debug, Serialize)]
+pub struct PathsAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// The config file; `None` if there is none.
+    pub config: Option<String>,
+    /// The state folder; `None` if the environment names none.
+    pub state_dir: Option<String>,
+    /// Log files.
+    pub logs: Vec<String>,
+    /// The server.
+    pub server: ServerPlaces,
+    /// Name of the registry database on that server.
+    pub registry: String,
+}
+
+/// Where the server is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ServerPlaces {
+    /// Whether it is the managed server.
+    pub managed: bool,
+    /// Host and port, or the socket; `None` before the first start, and if the URL is not known.
+    pub place: Option<String>,
+    /// What names its URL, such as `--server-url`; `None` for the managed server.
+    pub named_by: Option<String>,
+    /// Of the managed server: the folder of all clusters.
+    pub folder: Option<String>,
+    /// Of the managed server: the data directory.
+    pub data_dir: Option<String>,
+    /// Of the managed server: the folder of the socket.
+    pub socket_dir: Option<String>,
+}
+
+impl ServerAnswer {
+    /// With `url`, the URL is part of it.
+    pub fn new(status: &Status, url: bool) -> Self {
+        ServerAnswer {
+            version: VERSION,
+            status: StatusAnswer::from(status),
+            moved: status.moved.iter().map(|folder| text(folder)).collect(),
+            url: status.url.as_ref().filter(|_| url).map(|u| u.reveal()),
+        }
+    }
+}
+
+impl From<&Status> for StatusAnswer {
+    fn from(status: &Status) -> Self {
+        let (state, mut reason) = in_words(&status.state);
+        if status.outdated && reason.is_none() {
+            reason = Some(
+                "its binaries were replaced since it was started; a command that finds nobody connected restarts it"
+                    .to_owned(),
+            );
+        }
+        let path = |p: &Option<std::path::PathBuf>| p.as_deref().map(text);
+        StatusAnswer {
+            state,
+            reason,
+            server_version: status.version.clone(),
+            port: status.port,
+            pid: status.pid,
+            data_dir: path(&status.data_dir),
+            log_file: path(&status.log_file),
+            bindir: path(&status.bindir),
+            outdated: status.outdated,
+        }
+    }
+}
+
+fn in_words(state: &State) -> (&'static str, Option<String>) {
+    match state {
+        State::NotInitialised => ("absent", None),
+        State::Stopped => ("stopped", None),
+        State::Unclean { rebooted: false } => (
+            "stopped",
+            Some("it was killed; the next start recovers it".into()),
+        ),
+        State::Unclean { rebooted: true } => (
+            "stopped",
+            Some(
+                "it went down with the host; the next start moves its data aside and begins afresh"
+                    .into(),
+            ),
+        ),
+        State::Distrusted(why) => (
+            "stopped",
+            Some(format!(
+                "{why}; the next start moves its data aside and begins afresh"
+            )),
+        ),
+        State::Starting => ("starting", None),
+        State::Running => ("running", None),
+        State::Stopping => (
+            "stopping",
+            Some("it was told to end and has not yet".into()),
+        ),
+        State::Unresponsive(why) => ("unresponsive", Some(why.clone())),
+    }
+}
+
+impl From<&[Listed]> for ServerListAnswer {
+    fn from(clusters: &[Listed]) -> Self {
+        ServerListAnswer {
+            version: VERSION,
+            clusters: clusters
+                .iter()
+                .map(|cluster| ClusterAnswer {
+                    major: cluster.major,
+                    current: cluster.current,
+                    status: StatusAnswer::from(&cluster.status),
+                    bytes: cluster.bytes,
+                    moved: cluster.moved.iter().map(MovedAnswer::from).collect(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<&Moved> for MovedAnswer {
+    fn from(moved: &Moved) -> Self {
+        MovedAnswer {
+            folder: text(&moved.folder),
+            bytes: moved.bytes,
+        }
+    }
+}
+
+impl ServerRemoveAnswer {
+    /// What was removed: whole clusters, or only the old data of some.
+    pub fn new(clusters: &[Listed], only_moved: bool) -> Self {
+        let moved = clusters.iter().flat_map(|c| &c.moved);
+        let of_moved: u64 = moved.clone().map(|m| m.bytes).sum();
+        let (removed, of_clusters) = match only_moved {
+            true => (Vec::new(), 0),
+            false => (
+                clusters.iter().map(|c| c.major).collect(),
+                clusters.iter().map(|c| c.bytes).sum(),
+            ),
+        };
+        ServerRemoveAnswer {
+            version: VERSION,
+            removed,
+            moved: moved.map(MovedAnswer::from).collect(),
+            bytes: of_clusters + of_moved,
+        }
+    }
+}
+
+impl From<&Places> for ServerPlaces {
+    fn from(places: &Places) -> Self {
+        ServerPlaces {
+            managed: true,
+            place: places.port.map(|port| format!("127.0.0.1:{port}")),
+            named_by: None,
+            folder: Some(text(&places.folder)),
+            data_dir: places.data_dir.as_deref().map(text),
+            socket_dir: places.socket_dir.as_deref().map(text),
+        }
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,510 @@
+//! The commands of `server`, `paths`, and what `doctor` says of the managed server.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::support::managed::Managed;
+use crate::support::server::PATIENCE;
+use crate::support::{Pgstencil, Project, alive, eventually, server};
+
+fn psql(url: &str, sql: &str) -> String {
+    let output = Command::new("psql")
+        .args(["-XAtc", sql, "-d", url])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{sql}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// The only check of this name.
+#[track_caller]
+fn check<'a>(answer: &'a Value, name: &str) -> &'a Value {
+    let checks = answer["checks"].as_array().unwrap();
+    let mut found = checks.iter().filter(|c| c["name"] == name);
+    let first = found.next().unwrap_or_else(|| panic!("{answer}"));
+    assert!(found.next().is_none(), "{answer}");
+    first
+}
+
+#[test]
+fn a_stop_does_not_pull_the_server_from_under_a_run() {
+    let managed = Managed::new();
+    let held = managed.project.path().join("held");
+    let script = format!("touch '{}'; exec sleep 600", held.display());
+    let run = managed.run(&["run", "--", "sh", "-c", &script]).spawn();
+    assert!(
+        eventually(PATIENCE, || held.exists()),
+        "{}",
+        run.stderr_so_far()
+    );
+    let pid = managed.pid().unwrap();
+    managed
+        .run(&["server", "stop"])
+        .fails(1)
+        .stderr_has("another pgstencil command is at work on it")
+        .stderr_has(&format!("a command by pid {}", run.id()))
+        .stderr_has("pgstencil server stop --force");
+    let error: Value = {
+        let output = managed.run(&["server", "stop", "--json"]).fails(1);
+        serde_json::from_str(output.stderr.trim()).unwrap()
+    };
+    assert_eq!(error["error"]["kind"], "failed", "{error}");
+    // Nor is it removed.
+    managed
+        .run(&["server", "remove", "--yes", "--force"])
+        .fails(1)
+        .stderr_has("nothing was removed")
+        .stderr_has(&format!("a command by pid {}", run.id()));
+    assert!(alive(pid));
+    managed
+        .run(&["server", "stop", "--force"])
+        .success()
+        .stderr_has("stopped");
+    assert!(!alive(pid));
+    drop(run);
+
+    // A build is a command, too; a session of another program is none.
+    managed.project.build(&crate::support::Build::Script(
+        "touch building; exec sleep 600".into(),
+    ));
+    managed.project.write("migrations/9_new.sql", "select 1");
+    let building = managed.project.path().join("building");
+    let run = managed.run(&["ensure"]).spawn();
+    assert!(
+        eventually(PATIENCE, || building.exists()),
+        "{}",
+        run.stderr_so_far()
+    );
+    managed
+        .run(&["server", "stop"])
+        .fails(1)
+        .stderr_has("a build of")
+        .stderr_has(&format!("by pid {}", run.id()));
+    drop(run);
+    let url = managed.run(&["server", "url"]).success().line().to_owned();
+    let mut other = Command::new("psql")
+        .args(["-XAtc", "select pg_sleep(600)", "-d", &url])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    managed.run(&["server", "stop"]).success();
+    other.wait().unwrap();
+}
+
+#[test]
+fn a_command_that_meets_a_stop_does_not_ask_about_the_url() {
+    let managed = Managed::new();
+    managed.run(&["ensure"]).success();
+    let cluster = managed.cluster();
+    let pid_file = cluster.join("data/postmaster.pid");
+    let content = fs::read_to_string(&pid_file).unwrap();
+    managed.run(&["server", "stop"]).success();
+    // As it looks to a command when the server ends right after it was found ready.
+    let mut ended = Command::new("sleep")
+        .arg("600")
+        .current_dir(cluster.join("data"))
+        .spawn()
+        .unwrap();
+    let rest = content.split_once('\n').unwrap().1;
+    fs::write(&pid_file, format!("{}\n{rest}", ended.id())).unwrap();
+    let output = managed.run(&["clone"]).run();
+    ended.kill().unwrap();
+    ended.wait().unwrap();
+    output
+        .code(3)
+        .stdout("")
+        .stderr_has("the managed server")
+        .stderr_has("has stopped")
+        .stderr_has("run the command again")
+        .lacks("URL right");
+    managed.run(&["clone"]).success();
+}
+
+#[test]
+fn a_server_that_shuts_down_or_hangs_is_not_said_not_to_run() {
+    let managed = Managed::new();
+    managed.run(&["ensure"]).success();
+    let url = managed.run(&["server", "url"]).success().line().to_owned();
+    let mut other = Command::new("psql")
+        .args(["-XAtc", "select pg_sleep(600)", "-d", &url])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut backend = String::new();
+    assert!(eventually(PATIENCE, || {
+        backend = psql(
+            &url,
+            "select pid from pg_stat_activity where query like '%pg_sleep(600)%' and pid <> pg_backend_pid()",
+        );
+        !backend.is_empty()
+    }));
+    let backend = Pid::from_raw(backend.parse().unwrap());
+    kill(backend, Signal::SIGSTOP).unwrap();
+    let stop = managed.run(&["server", "stop", "--wait", "1s"]).run();
+    let status = managed.run(&["server", "status"]).run();
+    let listed = managed.run(&["list"]).run();
+    kill(backend, Signal::SIGCONT).unwrap();
+    stop.code(5).stderr_has("takes too long to stop");
+    status.code(1).stdout_has("state    stopping\n");
+    listed.code(0).stderr_has("is shutting down");
+    other.wait().unwrap();
+    managed.run(&["server", "stop"]).success();
+
+    managed.run(&["server", "start"]).success();
+    let postmaster = Pid::from_raw(managed.pid().unwrap());
+    kill(postmaster, Signal::SIGSTOP).unwrap();
+    let listed = managed.run(&["list", "--wait", "1s"]).run();
+    let status = managed.run(&["server", "status", "--wait", "1s"]).run();
+    kill(postmaster, Signal::SIGCONT).unwrap();
+    listed
+        .code(3)
+        .stderr_has("the managed server does not answer");
+    status.code(1).stdout_has("state    unresponsive\n");
+}
+
+#[test]
+fn clusters_are_removed_when_nothing_in_them_is_in_use() {
+    let managed = Managed::new();
+    managed
+        .run(&["server", "list"])
+        .success()
+        .stdout("")
+        .stderr_has("there is no cluster yet");
+    managed
+        .run(&["server", "remove", "--yes"])
+        .success()
+        .stderr_has("there is no cluster");
+    managed
+        .run(&["server", "remove", "--major", "12", "--yes"])
+        .fails(6)
+        .stderr_has("PostgreSQL 12");
+
+    let url = managed
+        .run(&["clone", "--ttl", "never"])
+        .success()
+        .line()
+        .to_owned();
+    let name = url.rsplit('/').next().unwrap().to_owned();
+    let pinned = managed.run(&["pin", "--json"]).success().json();
+    let fingerprint = pinned["templates"][0]["fingerprint"].as_str().unwrap()[..12].to_owned();
+    let server_url = managed.run(&["server", "url"]).success().line().to_owned();
+    psql(&server_url, "create database mine");
+    let mut other = Command::new("psql")
+        .args(["-XAtc", "select pg_sleep(600)", "-d", &server_url])
+        .env("PGAPPNAME", "a-visitor")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let listed = managed.run(&["server", "list", "--json"]).success().json();
+    let cluster = &listed["clusters"][0];
+    let major = cluster["major"].to_string();
+    assert_eq!(
+        (&cluster["current"], &cluster["state"], &cluster["moved"]),
+        (&true.into(), &"running".into(), &serde_json::json!([]))
+    );
+    assert!(cluster["bytes"].as_u64().unwrap() > 10_000_000, "{listed}");
+    managed
+        .run(&["server", "list"])
+        .success()
+        .stdout_has(&format!("PostgreSQL {major}  running"));
+
+    // Nobody can be asked, and nothing was looked at.
+    managed
+        .run(&["server", "remove"])
+        .fails(2)
+        .stderr_has("needs confirmation")
+        .stderr_has("`--yes`");
+    let remove = ["server", "remove", "--major", &major, "--yes"];
+    managed
+        .run(&remove)
+        .fails(1)
+        .stderr_has("nothing was removed")
+        .stderr_has(&format!("clone `{name}` is leased"))
+        .stderr_has("without end")
+        .stderr_has(&format!("template {fingerprint} of"))
+        .stderr_has("database `mine` was not made by pgstencil")
+        .stderr_has("connected: a-visitor")
+        .stderr_has(&format!("pgstencil release {name}"))
+        .stderr_has(&format!("pgstencil unpin {fingerprint}"));
+    managed.run(&["release", &name]).success();
+    managed.run(&["unpin"]).success();
+    managed
+        .run(&remove)
+        .fails(1)
+        .stderr_has("database `mine`")
+        .stderr_has("a-visitor")
+        .lacks("is leased");
+    psql(
+        &server_url,
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'a-visitor'",
+    );
+    other.wait().unwrap();
+    // A stopped server is started for the look, and stopped again.
+    managed.run(&["server", "stop"]).success();
+    managed.run(&remove).fails(1).stderr_has("database `mine`");
+    assert_eq!(managed.status()["state"], "stopped");
+    managed.run(&["server", "start"]).success();
+    psql(&server_url, "drop database mine");
+    let folder = managed.cluster();
+    let json = managed
+        .run(&["server", "remove", "--yes", "--json"])
+        .success()
+        .json();
+    assert_eq!(
+        json["removed"],
+        serde_json::json!([major.parse::<u32>().unwrap()])
+    );
+    assert!(!folder.exists() && !folder.parent().unwrap().exists());
+    managed
+        .run(&["run", "--", "true"])
+        .success()
+        .stderr_has("built");
+}
+
+/// A folder that looks like a cluster of a PostgreSQL that nobody has.
+fn old_cluster(managed: &Managed) -> std::path::PathBuf {
+    let folder = managed.cluster().parent().unwrap().join("12");
+    fs::create_dir_all(folder.join("data/global")).unwrap();
+    fs::write(folder.join("data/PG_VERSION"), "12\n").unwrap();
+    let mut control = vec![0; 8192];
+    control[16] = 1;
+    fs::write(folder.join("data/global/pg_control"), control).unwrap();
+    let owner = fs::metadata(managed.cluster().join("data")).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    std::os::unix::fs::chown(folder.join("data"), Some(owner.uid()), Some(owner.gid())).unwrap();
+    folder
+}
+
+#[test]
+fn clusters_of_old_versions_are_told_and_removed() {
+    let managed = Managed::new();
+    managed.run(&["ensure"]).success();
+    let healthy = managed.run(&["doctor", "--json"]).success().json();
+    assert_eq!(check(&healthy, "clusters")["status"], "ok");
+    assert_eq!(check(&healthy, "postgres")["status"], "ok");
+    let folder = old_cluster(&managed);
+    let doctor = managed.run(&["doctor", "--json"]).success().json();
+    let checks = doctor["checks"].as_array().unwrap();
+    let old = checks
+        .iter()
+        .find(|c| c["name"] == "clusters" && c["status"] == "warning")
+        .unwrap();
+    assert!(
+        old["words"].as_str().unwrap().contains("PostgreSQL 12"),
+        "{old}"
+    );
+    assert!(
+        old["mend"]
+            .as_str()
+            .unwrap()
+            .contains("server remove --major 12")
+    );
+    managed
+        .run(&["server", "list"])
+        .success()
+        .stdout_has("PostgreSQL 12: ");
+    // It cannot be started for a look, so it is not removed unseen.
+    managed
+        .run(&["server", "remove", "--major", "12", "--yes"])
+        .fails(1)
+        .stderr_has("there is no PostgreSQL 12 on this machine")
+        .stderr_has("--force");
+    assert!(folder.exists());
+    managed
+        .run(&["server", "remove", "--major", "12", "--yes", "--force"])
+        .success()
+        .stderr_has("removed the cluster of PostgreSQL 12");
+    assert!(!folder.exists());
+    assert_eq!(managed.status()["state"], "running");
+}
+
+/// As after another boot of the host.
+fn reboot(cluster: &Path) {
+    let file = cluster.join("cluster.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    record["boot_id"] = "another".into();
+    fs::write(&file, record.to_string()).unwrap();
+}
+
+#[test]
+fn data_that_was_moved_aside_is_told_after_a_kill_until_it_is_removed() {
+    let managed = Managed::new();
+    managed.run(&["ensure"]).success();
+    let cluster = managed.cluster();
+    let pid = Pid::from_raw(managed.pid().unwrap());
+    kill(pid, Signal::SIGKILL).unwrap();
+    assert!(eventually(PATIENCE, || !alive(pid.as_raw())));
+    reboot(&cluster);
+    managed
+        .run(&["server", "status"])
+        .fails(1)
+        .stdout_has("it went down with the host");
+    let doctor = managed.run(&["doctor", "--json"]).success().json();
+    assert_eq!(check(&doctor, "data")["status"], "warning");
+
+    // The command is killed while it makes the new cluster.
+    let bindir = managed.status()["bindir"].as_str().unwrap().to_owned();
+    let slow = managed.project.path().join("bin");
+    fs::create_dir(&slow).unwrap();
+    for entry in fs::read_dir(&bindir).unwrap().flatten() {
+        std::os::unix::fs::symlink(entry.path(), slow.join(entry.file_name())).unwrap();
+    }
+    fs::remove_file(slow.join("initdb")).unwrap();
+    fs::write(slow.join("initdb"), "#!/bin/sh\nexec sleep 600\n").unwrap();
+    fs::set_permissions(slow.join("initdb"), fs::Permissions::from_mode(0o755)).unwrap();
+    managed.use_binaries(slow.to_str().unwrap());
+    let mut command = managed.run(&["clone"]).spawn();
+    let making = || {
+        let names = fs::read_dir(&cluster).unwrap().flatten();
+        let mut names = names.map(|e| e.file_name().into_string().unwrap());
+        names.any(|name| name.starts_with("data.new-"))
+    };
+    assert!(eventually(PATIENCE, making), "{}", command.stderr_so_far());
+    command.kill9();
+    drop(command);
+
+    managed.use_binaries(&bindir);
+    let moved = fs::read_dir(&cluster)
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.to_str().unwrap().contains("data.crashed-"))
+        .unwrap();
+    let name = moved.to_str().unwrap();
+    managed.run(&["list"]).success().stderr_has(name);
+    managed
+        .run(&["server", "status"])
+        .fails(1)
+        .stdout_has(&format!("old data {name}\n"));
+    for command in [&["clone"][..], &["run", "--", "true"], &["server", "start"]] {
+        managed
+            .run(command)
+            .success()
+            .stderr_has(name)
+            .stderr_has("pgstencil server remove --moved");
+    }
+    managed
+        .run(&["server", "list"])
+        .success()
+        .stdout_has("old data")
+        .stdout_has(name);
+    let listed = managed.run(&["server", "list", "--json"]).success().json();
+    assert_eq!(listed["clusters"][0]["moved"][0]["folder"], name);
+    let doctor = managed.run(&["doctor", "--json"]).success().json();
+    assert_eq!(check(&doctor, "old data")["status"], "warning");
+    managed.run(&["server", "remove", "--moved"]).fails(2);
+    assert!(moved.exists());
+    // Clones are leased, which is of no matter to old data.
+    managed
+        .run(&["server", "remove", "--moved", "--yes"])
+        .success()
+        .stderr_has(&format!("removed {name}"));
+    assert!(!moved.exists());
+    let quiet = managed.run(&["run", "--", "true"]).success();
+    quiet.lacks("data.crashed-");
+    managed
+        .run(&["server", "remove", "--moved", "--yes"])
+        .success()
+        .stderr_has("there is no old data");
+}
+
+#[test]
+fn doctor_without_a_postgres_says_what_is_missing_and_how_to_get_it() {
+    let managed = Managed::new();
+    let empty = managed.project.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    managed.use_binaries(empty.to_str().unwrap());
+    let doctor = managed.run(&["doctor", "--json"]).fails(1).json();
+    let postgres = check(&doctor, "postgres");
+    assert_eq!(postgres["status"], "problem");
+    let words = postgres["words"].as_str().unwrap();
+    assert!(words.contains("postgres, initdb, pg_ctl"), "{words}");
+    assert!(postgres["mend"].as_str().unwrap().contains("bindir"));
+}
+
+#[test]
+fn paths_are_told_with_and_without_a_config() {
+    let managed = Managed::new();
+    let state = managed.project.state_dir();
+    let json = managed.run(&["paths", "--json"]).success().json();
+    let config = managed.project.path().join("pgstencil.toml");
+    assert_eq!(json["version"], 1);
+    assert_eq!(json["config"], config.to_str().unwrap());
+    assert_eq!(json["state_dir"], state.to_str().unwrap());
+    assert_eq!(json["registry"], managed.project.registry());
+    let server = &json["server"];
+    assert_eq!(
+        (&server["managed"], &server["place"]),
+        (&true.into(), &Value::Null)
+    );
+    let data = server["data_dir"].as_str().unwrap();
+    assert_eq!(json["logs"][0], data.replace("/data", "/server.log"));
+    managed
+        .run(&["paths"])
+        .success()
+        .stdout_has(&format!("config    {}\n", config.display()))
+        .stdout_has("not started yet");
+    // It only looks.
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
+
+    managed.run(&["server", "start"]).success();
+    let json = managed.run(&["paths", "--json"]).success().json();
+    assert!(
+        json["server"]["place"]
+            .as_str()
+            .unwrap()
+            .starts_with("127.0.0.1:"),
+        "{json}"
+    );
+    assert!(Path::new(json["logs"][0].as_str().unwrap()).exists());
+    assert!(Path::new(json["server"]["socket_dir"].as_str().unwrap()).exists());
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let json = managed
+        .run(&["paths", "--json"])
+        .current_dir(elsewhere.path())
+        .success()
+        .json();
+    assert_eq!(
+        (&json["config"], &json["registry"]),
+        (&Value::Null, &"pgstencil".into())
+    );
+    managed
+        .run(&["paths"])
+        .current_dir(elsewhere.path())
+        .success()
+        .stdout_has("config    none found\n");
+    // Without a home, too.
+    managed
+        .run(&["paths"])
+        .current_dir(elsewhere.path())
+        .env_remove("HOME")
+        .env_remove("PGSTENCIL_STATE_DIR")
+        .success()
+        .stdout_has("state     none")
+        .stderr_has("HOME");
+}
+
+#[test]
+fn paths_name_a_server_by_its_url_without_a_password_or_a_session() {
+    let mut project = Project::with_migrations(server());
+    project.connect_to("postgresql://u:s3cret@192.0.2.1:1234/postgres");
+    let paths = || Pgstencil::new(&project).arg("paths");
+    let output = paths().success();
+    output
+        .stdout_has("server    192.0.2.1:1234, named by PGSTENCIL_SERVER_URL\n")
+        .stdout_has(&format!(
+            "registry  database `{}` on that server\n",
+            project.registry()
+        ))
+        .lacks("s3cret");
+    let json = paths().arg("--json").success().json();
+    assert_eq!(json["server"]["named_by"], "PGSTENCIL_SERVER_URL");
+    assert_eq!(json["logs"], serde_json::json!([]));
+}
