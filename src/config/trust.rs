@@ -80,10 +80,14 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// For whoever works in this directory. Where it cannot be asked, only this user and root count.
+    /// For whoever works in this directory. Where its owner is not known, only this user and root count.
     pub(super) fn of(folder: &Path) -> Self {
         let us = geteuid().as_raw();
-        let folder = fs::metadata(folder).map_or(us, |about| about.uid());
+        let owner = fs::metadata(folder).map_or(us, |about| about.uid());
+        let folder = match is_anybody(owner) {
+            true => us,
+            false => owner,
+        };
         Trust { us, folder }
     }
 
@@ -177,6 +181,21 @@ impl Trust {
     }
 }
 
+/// In a user namespace that does not map all users (a rootless container), one id stands for all the others:
+/// two files that seem to have the same owner may have two.
+fn is_anybody(uid: u32) -> bool {
+    let text = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    let overflow = text("/proc/sys/kernel/overflowuid");
+    overflow.trim().parse() == Ok(uid) && !maps_all_users(&text("/proc/self/uid_map"))
+}
+
+/// Whether a `uid_map`, lines of first id inside, first id outside and their number, leaves nobody out.
+/// Without namespaces there is no such file.
+fn maps_all_users(map: &str) -> bool {
+    let count = |line: &str| line.split_whitespace().nth(2)?.parse::<u64>().ok();
+    map.trim().is_empty() || map.lines().filter_map(count).sum::<u64>() >= u64::from(u32::MAX)
+}
+
 fn open(path: &Path) -> std::io::Result<File> {
     // Without waiting for a pipe that has taken the file's place.
     OpenOptions::new()
@@ -239,6 +258,14 @@ mod tests {
             folder: 0,
         };
         assert_eq!(shared.judge(OTHER), None);
+    }
+
+    #[test]
+    fn a_namespace_that_leaves_users_out_is_told() {
+        assert!(maps_all_users("         0          0 4294967295\n"));
+        assert!(maps_all_users(""));
+        assert!(!maps_all_users("         0       1000          1\n"));
+        assert!(!maps_all_users("0 1000 1\n1 100000 65536\n"));
     }
 
     /// As if we were another user.

@@ -230,6 +230,33 @@ fn links_are_judged_as_files_are() {
     shared.run(&shared.at("ours"), &["list"]).success();
 }
 
+#[test]
+fn users_that_a_container_does_not_know_are_not_one_user() {
+    let name = "users_that_a_container_does_not_know_are_not_one_user";
+    let Some([one, other]) = strangers(name) else {
+        return;
+    };
+    let shared = Shared::new();
+    let namespace = |words: &str| {
+        let script = format!("exec unshare --user --map-root-user pgstencil {words}");
+        Pgstencil::with_program(&shared.project, "sh").args(["-c", &script])
+    };
+    if namespace("--version").run().status.code() != Some(0) {
+        eprintln!("SKIPPED {name}: no user namespaces here");
+        return;
+    }
+    let folder = shared.at("theirs");
+    let file = shared.config(&folder, &one);
+    give(&folder, &other);
+    // Both seem to belong to one user there.
+    namespace("config show")
+        .current_dir(&folder)
+        .fails(2)
+        .stderr_has(&format!("not using the config file `{}`", file.display()));
+    give(&file, &root());
+    namespace("config show").current_dir(&folder).success();
+}
+
 /// A server that asks everybody for a password in clear, and tells what it got.
 fn thief() -> (u16, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
