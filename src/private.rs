@@ -24,6 +24,8 @@ const FOLDER: u32 = 0o700;
 const OTHERS: u32 = 0o077;
 /// How many links lead to a file at most, as in the kernel.
 const MOST_LINKS: usize = 40;
+/// What helps if another user is in the way of an output.
+const ELSEWHERE: &str = "name a file in a directory of your own";
 
 /// Who can read a file. Root makes files for the account of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,11 +194,13 @@ pub fn write_output(file: &Path, content: &[u8]) -> Result<()> {
                 .or_else(|e| overwrite(&place, content, e))
                 .map_err(|e| match about.uid() == geteuid().as_raw() {
                     true => failed(e),
-                    false => failed(e).detail(format!(
-                        "{} belongs to {}",
-                        place.display(),
-                        user_name(about.uid())
-                    )),
+                    false => failed(e)
+                        .detail(format!(
+                            "{} belongs to {}",
+                            place.display(),
+                            user_name(about.uid())
+                        ))
+                        .hint(ELSEWHERE),
                 });
         }
         if !kind.is_symlink() {
@@ -267,7 +271,7 @@ fn refuse_strangers(path: &Path, uid: u32) -> Result<()> {
         .detail(
             "the output holds a password, and a link or pipe leads it to where its owner wants it",
         )
-        .hint("name a file in a directory of your own")),
+        .hint(ELSEWHERE)),
     }
 }
 
