@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::cli::Output;
 use crate::support::server::{PATIENCE, quote_ident};
-use crate::support::{Build, Pgstencil, Project, Role, alive, eventually, server};
+use crate::support::{Build, Pgstencil, Project, Role, ends, eventually, gives_up, server};
 
 fn ensure(project: &Project<'_>) -> Pgstencil {
     Pgstencil::new(project).arg("ensure")
@@ -206,21 +206,31 @@ const HANG: &str = "sleep 300 & echo $! >grandchild.pid; wait";
 #[test]
 fn a_build_that_takes_too_long_is_ended_with_all_its_children() {
     let project = Project::with_migrations(server());
-    project.append_config("build_timeout = \"1s\"");
     project.build(&Build::Script(HANG.into()));
-    ensure(&project)
-        .fails(5)
-        .stderr_has("raise `build_timeout` of [template.app] (now 1s)")
-        .stderr_has("dropped; nothing was registered");
-    assert!(!alive(project.grandchild().unwrap()));
+    let config = project.read("pgstencil.toml");
+    // On a busy machine the shell may not have got that far when the first one is over.
+    let had_children = ["1s", "5s", "25s"].iter().any(|timeout| {
+        let line = format!("build_timeout = \"{timeout}\"\n");
+        project.write("pgstencil.toml", &format!("{config}{line}"));
+        ensure(&project)
+            .fails(5)
+            .stderr_has(&format!(
+                "raise `build_timeout` of [template.app] (now {timeout})"
+            ))
+            .stderr_has("dropped; nothing was registered");
+        project.grandchild().is_some()
+    });
+    assert!(had_children);
+    assert!(ends(project.grandchild().unwrap()));
     assert_nothing_left(&project);
 
-    ensure(&project)
-        .args(["--wait", "300ms", "--keep-failed"])
-        .fails(5)
-        .stderr_has("by `--wait`")
-        .stderr_has("left for inspection");
-    assert!(!alive(project.grandchild().unwrap()));
+    project.write("pgstencil.toml", &config);
+    gives_up(
+        || ensure(&project).arg("--keep-failed"),
+        "left for inspection",
+    )
+    .stderr_has("by `--wait`");
+    assert!(ends(project.grandchild().unwrap()));
     let kept = built_in(&project).pop().unwrap();
     assert!(server().has_database(&kept));
 }
@@ -228,14 +238,11 @@ fn a_build_that_takes_too_long_is_ended_with_all_its_children() {
 #[test]
 fn those_who_wait_for_a_build_may_give_up() {
     let project = Project::with_migrations(server());
-    project.build(&Build::Slow(Duration::from_secs(2)));
+    project.build(&Build::Gate);
     let builder = ensure(&project).spawn();
     assert!(eventually(PATIENCE, || project.builds() == 1));
-    ensure(&project)
-        .args(["--wait", "300ms"])
-        .fails(5)
-        .stderr_has("error: gave up waiting for")
-        .stderr_has("to build `app`");
+    gives_up(|| ensure(&project), "to build `app`").stderr_has("error: gave up waiting for");
+    project.write("go", "");
     builder.wait().code(0);
     assert_eq!(project.builds(), 1);
 }
@@ -355,12 +362,13 @@ fn a_session_that_leaves_in_time_is_fine() {
     let project = Project::with_migrations(server());
     project.build(&Build::Script(
         "migrate
-         setsid psql -X -d \"$DATABASE_URL\" -c 'select pg_sleep(2)' </dev/null >/dev/null 2>&1 &
-         sleep 0.3"
+         PGAPPNAME=leaves setsid psql -X -d \"$DATABASE_URL\" -c 'select pg_sleep(2)' </dev/null >/dev/null 2>&1 &
+         until [ \"$(sql -d \"$DATABASE_URL\" -c \"select count(*) from pg_stat_activity
+             where datname = current_database() and application_name = 'leaves'\")\" = 1 ]
+         do kill -0 $! || exit 9; sleep 0.02; done"
             .into(),
     ));
     let output = clone(&project).success();
-    assert!(output.time >= Duration::from_secs(2), "{output}");
     assert_eq!(users(&database(&output)), "1");
 }
 
@@ -380,7 +388,7 @@ fn autovacuum_is_no_session_that_the_build_left() {
     // An ordinary role does not see what the worker is; the build waits until it is there.
     project.build(&Build::Script(
         "migrate
-         for i in $(seq 150); do
+         for i in $(seq 600); do
              [ $(sql -d \"$DATABASE_URL\" -c \"select count(*) from pg_stat_activity
                  where datname = current_database() and usesysid is null\") != 0 ] && exit
              sleep 0.1
@@ -388,8 +396,8 @@ fn autovacuum_is_no_session_that_the_build_left() {
          echo 'no autovacuum came'; exit 9"
             .into(),
     ));
-    let output = ensure(&project).success();
-    assert!(output.time < Duration::from_secs(24), "{output}");
+    // It is there for minutes, longer than anything is waited for.
+    ensure(&project).success();
 }
 
 const RESET: &str = "sql -d postgres -c \"drop database \\\"$PGDATABASE\\\"\" -c \"create database \\\"$PGDATABASE\\\"\" \
@@ -506,7 +514,7 @@ fn a_killed_builder_is_replaced_by_the_next_command() {
     let name = database(&clone(&project).success());
     assert_eq!(users(&name), "1");
     assert_eq!(project.builds(), 2);
-    assert!(eventually(PATIENCE, || !alive(grandchild)));
+    assert!(ends(grandchild));
     let dead = built_in(&project).remove(0);
     assert!(eventually(PATIENCE, || !server().has_database(&dead)));
     assert_eq!(states(&project), ["ready"]);
@@ -520,7 +528,7 @@ fn an_interrupted_builder_cleans_up() {
     assert!(eventually(PATIENCE, || project.grandchild().is_some()));
     builder.signal(Signal::SIGINT);
     builder.wait().code(130).stdout("");
-    assert!(!alive(project.grandchild().unwrap()));
+    assert!(ends(project.grandchild().unwrap()));
     assert_nothing_left(&project);
 }
 
@@ -539,7 +547,7 @@ fn a_builder_that_loses_its_session_ends_its_command() {
         .wait()
         .code(3)
         .stderr_has("the build was ended, since its lock went with the session");
-    assert!(!alive(project.grandchild().unwrap()));
+    assert!(ends(project.grandchild().unwrap()));
     project.build(&Build::Migrate);
     clone(&project).success();
     let dead = built_in(&project).remove(0);

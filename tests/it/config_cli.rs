@@ -225,6 +225,19 @@ fn the_password_is_nowhere_but_in_the_answer() {
             assert!(!text.contains(secret), "{secret} in {what}:\n{text}");
         }
     };
+    // Returns how many background processes there were.
+    let look_at_processes = || {
+        let mut seen = 0;
+        for (pid, line) in command_lines() {
+            if line.contains("pgstencil\0background") {
+                seen += 1;
+                let env = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                clean(&String::from_utf8_lossy(&env), "a background process");
+            }
+            assert!(!line.contains("S3cret"), "process {pid}: {line}");
+        }
+        seen
+    };
     let noisy = "echo plain $PGPASSWORD; echo url $DATABASE_URL >&2; echo mine $MINE\n";
 
     // Failures first: of the build, of after_clone, of the name, of the right.
@@ -272,35 +285,25 @@ fn the_password_is_nowhere_but_in_the_answer() {
     project.build(&Build::Script(format!("{noisy}sleep 2.5\nmigrate")));
     project.add_migration("0003_more", "create table more (id int);");
     let mut running = pgstencil(&project, &["run", "--", "sleep", "1"]).spawn();
-    let mut looks = 0;
+    let (mut looks, mut seen) = (0, 0);
     while !running.wait_timeout(Duration::from_millis(50)) {
         looks += 1;
-        for (pid, line) in command_lines() {
-            assert!(!line.contains("S3cret"), "process {pid}: {line}");
-        }
-        let seen = server().psql(
+        seen += look_at_processes();
+        let sessions = server().psql(
             "postgres",
             &format!(
                 "select query, application_name from pg_stat_activity where usename = '{}'",
                 role.name
             ),
         );
-        clean(&seen, "pg_stat_activity");
+        clean(&sessions, "pg_stat_activity");
         clean(&all_rows(&project), "the registry during a build");
     }
     assert!(looks > 0);
     clean(&running.wait().to_string(), "the output of a slow run");
-    // It has started by now. Those of other tests are looked at, too, and may go on for long.
-    let mut seen = 0;
+    // One goes on behind it. Those of other tests are looked at, too, and may go on for long.
     for _ in 0..20 {
-        for (pid, line) in command_lines() {
-            if line.contains("pgstencil\0background") {
-                seen += 1;
-                let env = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-                clean(&String::from_utf8_lossy(&env), "a background process");
-            }
-            assert!(!line.contains("S3cret"), "process {pid}: {line}");
-        }
+        seen += look_at_processes();
         std::thread::sleep(Duration::from_millis(10));
     }
     assert!(seen > 0, "no background process was seen");

@@ -14,7 +14,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::support::managed::Managed;
 use crate::support::server::PATIENCE;
-use crate::support::{Build, Pgstencil, Project, Role, alive, eventually, server};
+use crate::support::{Build, Pgstencil, Project, Role, alive, ends, eventually, server};
 
 fn pgstencil(project: &Project<'_>, args: &[&str]) -> Pgstencil {
     Pgstencil::new(project).args(args)
@@ -459,7 +459,7 @@ fn without_a_url_the_managed_server_is_started() {
         .stdout_has(&format!("\n{url}\nann\n"));
 
     managed.run(&["server", "stop"]).success().stdout("");
-    assert!(!alive(pid));
+    assert!(ends(pid));
     managed
         .run(&["server", "status"])
         .fails(1)

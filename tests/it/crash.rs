@@ -81,19 +81,30 @@ fn sweep(project: &Project<'_>) {
         .success();
 }
 
-/// Two commands, the grace in between; then only whole templates are there, and what never was ours.
+/// What is there but templates and what never was ours.
+fn left(project: &Project<'_>, alike: &[Alike]) -> Vec<String> {
+    let mut left = project.databases();
+    left.retain(|name| !name.starts_with("tpl_"));
+    left.retain(|name| !alike.iter().any(|a| a.name == *name));
+    left
+}
+
+/// Commands sweep until so many are left. Two do, with the grace in between, unless the background is late.
 #[track_caller]
-fn two_commands_clean_up(project: &Project<'_>, alike: &[Alike]) {
-    sweep(project);
-    std::thread::sleep(Duration::from_millis(1500));
-    sweep(project);
-    let ours = || {
-        let mut left = project.databases();
-        left.retain(|name| !name.starts_with("tpl_"));
-        left.retain(|name| !alike.iter().any(|a| a.name == *name));
-        left
-    };
-    assert!(eventually(PATIENCE, || ours().is_empty()), "{:?}", ours());
+fn commands_leave(project: &Project<'_>, alike: &[Alike], count: usize) {
+    let swept = eventually(PATIENCE, || {
+        sweep(project);
+        eventually(Duration::from_millis(1500), || {
+            left(project, alike).len() == count
+        })
+    });
+    assert!(swept, "{:?}", left(project, alike));
+}
+
+/// Only whole templates are there then, and what never was ours.
+#[track_caller]
+fn commands_clean_up(project: &Project<'_>, alike: &[Alike]) {
+    commands_leave(project, alike, 0);
     for a in alike {
         assert_eq!(oid(project, &a.name), a.oid, "{}", a.name);
         project.server().drop_database(&a.name);
@@ -170,7 +181,7 @@ fn killed_while_it_builds() {
         }
     }
     eprintln!("build: a whole run took {whole:.1?}; {late} had ended before they were killed");
-    two_commands_clean_up(&project, &alike);
+    commands_clean_up(&project, &alike);
 }
 
 #[test]
@@ -202,7 +213,7 @@ fn killed_while_it_clones() {
     eprintln!("clone: a whole run took {whole:.1?}; {late} had ended before they were killed");
     // Those that a lease by the clock still holds.
     std::thread::sleep(Duration::from_secs(1));
-    two_commands_clean_up(&project, &alike);
+    commands_clean_up(&project, &alike);
     assert_eq!(project.builds(), 1);
 }
 
@@ -246,23 +257,13 @@ fn killed_while_its_command_runs() {
         assert_eq!(oid(&project, &held.database), *before, "it is in use");
         assert!(sessions(&project, &held.database) > 0);
     }
-    let left = || {
-        let mut left = project.databases();
-        left.retain(|name| !name.starts_with("tpl_"));
-        left.retain(|name| !alike.iter().any(|a| a.name == *name));
-        left.len()
-    };
-    assert!(
-        eventually(PATIENCE, || left() == in_use.len()),
-        "{:?}",
-        project.databases()
-    );
+    commands_leave(&project, &alike, in_use.len());
     for (held, _) in &in_use {
         held.end();
         assert!(eventually(PATIENCE, || sessions(&project, &held.database) == 0));
     }
     drop(in_use);
-    two_commands_clean_up(&project, &alike);
+    commands_clean_up(&project, &alike);
 }
 
 /// Waits until the server takes connections again.
@@ -326,5 +327,5 @@ fn postgres_killed_under_a_build_and_a_clone() {
             checkpoint();
         }
     }
-    two_commands_clean_up(&project, &[]);
+    commands_clean_up(&project, &[]);
 }

@@ -632,7 +632,7 @@ fn killed_at_any_moment_an_eviction_leaves_nothing_half_done() {
         }
         next(&project, 100 + millis as usize);
     }
-    let swept = eventually(Duration::from_secs(30), || {
+    let swept = eventually(PATIENCE, || {
         evict(&project, &["--all", "--yes"]);
         project.databases().is_empty()
     });

@@ -102,11 +102,12 @@ fn a_command_that_ends_while_the_session_is_lost_gives_its_clone_back() {
 #[test]
 fn a_lost_session_is_replaced() {
     let project = Project::with_migrations(server());
-    project.append_config("[clone]\norphan_grace = \"1s\"");
+    project.append_config("[clone]\norphan_grace = \"1h\"");
     let held = Held::idle(&project, &[]);
     let before = oid(&project, &held.database);
-    // Orphaned as often as that, while others sweep all the time.
-    for _ in 0..8 {
+    let noted = "select count(orphaned_at) from pgstencil.clone";
+    // Orphaned as often as that, while others sweep. A note that stayed would be older than the grace next time.
+    for _ in 0..4 {
         let old = is_held(&project);
         server().psql("postgres", &format!("select pg_terminate_backend({old})"));
         Pgstencil::new(&project)
@@ -114,6 +115,8 @@ fn a_lost_session_is_replaced() {
             .success();
         let another = || lock_holders(&project).iter().any(|pid| *pid != old);
         assert!(eventually(PATIENCE, another));
+        let forgotten = || server().psql(&project.registry(), noted) == "0";
+        assert!(eventually(PATIENCE, forgotten));
     }
     Pgstencil::new(&project)
         .args(["run", "--", "true"])

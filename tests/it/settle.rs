@@ -7,9 +7,12 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::extension::{ensure, items, templates};
-use crate::support::{Build, Pgstencil, Project, alive, eventually, server};
+use crate::support::hold::Held;
+use crate::support::server::PATIENCE;
+use crate::support::{Build, Pgstencil, Project, alive, ends, eventually, server};
 
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Lets a build from nothing wait for the file `go`.
+const GATE: &str = "while [ \"$PGSTENCIL_OUTCOME\" = miss ] && [ -e pgstencil.toml ] && [ ! -e go ]; do sleep 0.05; done";
 
 /// The ready template of a fingerprint.
 fn ready(project: &Project<'_>, fingerprint: &Value) -> Option<Value> {
@@ -84,14 +87,12 @@ fn the_fresh_one_takes_its_place_when_the_command_has_ended() {
 #[test]
 fn run_lets_its_command_end_first() {
     let project = appended("");
-    let started = Pgstencil::new(&project)
-        .args(["run", "--", "sleep", "3"])
-        .spawn();
-    let extended = eventually(PATIENCE, || project.builds() == 2);
-    assert!(extended);
+    let held = Held::idle(&project, &[]);
+    assert_eq!(project.builds(), 2);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(project.builds(), 2, "the build from nothing came too early");
-    started.wait().code(0);
+    held.end();
+    held.run.wait().code(0);
     let followed = eventually(PATIENCE, || project.builds() == 3);
     assert!(followed);
     let fingerprint = ensure(&project)["fingerprint"].clone();
@@ -101,15 +102,18 @@ fn run_lets_its_command_end_first() {
 #[test]
 fn settle_waits_for_the_one_that_is_under_way() {
     let project = appended("");
-    project.build(&Build::Slow(Duration::from_secs(2)));
+    project.build(&Build::Script(format!("{GATE}; migrate")));
     let extended = ensure(&project);
     assert_eq!(extended["provisional"], true);
     let under_way = eventually(PATIENCE, || project.builds() == 3);
     assert!(under_way);
-    let answer = Pgstencil::new(&project)
+    let settle = Pgstencil::new(&project)
         .args(["ensure", "--settle", "--json"])
-        .success();
-    answer.stderr_has("waiting for");
+        .spawn();
+    settle.wait_for_text("waiting for");
+    project.write("go", "");
+    let answer = settle.wait();
+    answer.code(0);
     assert_eq!(answer.json()["provisional"], false);
     assert_eq!(answer.json()["outcome"], "hit");
     assert_eq!(project.builds(), 3);
@@ -190,7 +194,7 @@ fn files_that_change_are_no_failure_of_the_build() {
 fn one_that_disappears_time_and_again_is_not_tried_by_every_command() {
     let project = appended("");
     project.build(&Build::Script(
-        "migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then sleep 60; fi".into(),
+        "migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then exec sleep 3600; fi".into(),
     ));
     let extended = ensure(&project);
     for attempt in 1..=3 {
@@ -222,23 +226,23 @@ fn kill_settler(project: &Project<'_>, builds: usize) {
     assert!(began, "build {builds}: {:?}", templates(project));
     let pid = Pid::from_raw(pid.unwrap().try_into().unwrap());
     kill(pid, Signal::SIGKILL).unwrap();
-    assert!(eventually(PATIENCE, || !alive(pid.as_raw())));
+    assert!(ends(pid.as_raw()));
 }
 
 #[test]
 fn what_was_killed_is_taken_up_by_the_next_command() {
     let project = appended("");
-    project.build(&Build::Script(
-        "migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then echo $$ >>settlers; sleep 3; fi"
-            .into(),
-    ));
+    project.build(&Build::Script(format!(
+        "migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then echo $$ >>settlers; fi; {GATE}"
+    )));
     let extended = ensure(&project);
     let running = eventually(PATIENCE, || !project.read("settlers").trim().is_empty());
     assert!(running);
     let build: i32 = project.read("settlers").trim().parse().unwrap();
     kill_settler(&project, 3);
     // Its build goes with it, and what it left is swept.
-    assert!(eventually(PATIENCE, || !alive(build)));
+    assert!(ends(build));
+    project.write("go", "");
     let hit = ensure(&project);
     assert_eq!(hit["outcome"], "hit");
     assert_eq!(hit["provisional"], true);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, Connection};
 
 use crate::support::server::{PATIENCE, Stop};
-use crate::support::{Build, Pgstencil, Project, Role, TestServer, alive, eventually, server};
+use crate::support::{
+    Build, Pgstencil, Project, Role, TestServer, alive, ends, eventually, server,
+};
 
 #[tokio::test]
 async fn the_shared_server_answers() {
@@ -79,7 +81,7 @@ fn a_private_server_can_be_stopped_killed_and_configured() {
 
     let (pid, dir) = (private.postmaster().unwrap(), private.dir());
     drop(private);
-    assert!(!alive(pid));
+    assert!(ends(pid));
     assert!(!dir.exists());
 }
 
@@ -94,7 +96,7 @@ fn holds_a_server_until_killed() {
             private.postmaster().unwrap(),
             private.dir().display()
         );
-        std::thread::sleep(Duration::from_secs(60));
+        std::thread::sleep(PATIENCE);
     }
 }
 
@@ -118,7 +120,7 @@ fn nothing_outlives_a_killed_test_run() {
 
     run.kill().unwrap();
     run.wait().unwrap();
-    assert!(eventually(PATIENCE, || !alive(pid)), "Postgres lives on");
+    assert!(ends(pid), "Postgres lives on");
     assert!(eventually(PATIENCE, || !dir.exists()), "{dir:?} is left");
 }
 
@@ -251,5 +253,5 @@ fn the_build_script_misbehaves_as_told() {
     let grandchild = project.grandchild().unwrap();
     assert!(alive(grandchild));
     drop(forking);
-    assert!(eventually(PATIENCE, || !alive(grandchild)));
+    assert!(ends(grandchild));
 }

@@ -1,14 +1,12 @@
 //! Templates that are too old, or no longer fit the server, are rebuilt; serial builds wait for each
 //! other; who waits sees what happens.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::support::extension::database_of;
 use crate::support::hold::list;
 use crate::support::server::{PATIENCE, Stop, TestServer, quote_ident};
-use crate::support::{Build, Pgstencil, Project, server};
+use crate::support::{Build, Pgstencil, Project, eventually, gives_up, server};
 
 fn ensure(project: &Project<'_>) -> (Value, String) {
     let output = Pgstencil::new(project).args(["ensure", "--json"]).success();
@@ -201,7 +199,7 @@ fn serial_builds_wait_for_each_other() {
 #[test]
 fn patience_ends_before_a_serial_build() {
     let project = Project::with_migrations(server());
-    project.build(&Build::Slow(Duration::from_secs(4)));
+    project.build(&Build::Gate);
     project.append_config(
         "serial_builds = true\n[template.other]\nmigrations = [\"migrations/*.sql\"]\n\
          build = \"sh migrate.sh\"\nserial_builds = true",
@@ -210,10 +208,9 @@ fn patience_ends_before_a_serial_build() {
         .args(["ensure", "-t", "app"])
         .spawn();
     first.wait_for_text("building");
-    Pgstencil::new(&project)
-        .args(["ensure", "-t", "other", "--wait", "1s"])
-        .fails(5)
-        .stderr_has("serial build");
+    let other = || Pgstencil::new(&project).args(["ensure", "-t", "other"]);
+    gives_up(other, "serial build");
+    project.write("go", "");
     first.wait().code(0);
 }
 
@@ -222,11 +219,13 @@ fn who_waits_sees_the_last_lines_and_the_expected_time() {
     let project = Project::with_migrations(server());
     Pgstencil::new(&project).arg("ensure").success();
     project.build(&Build::Script(
-        "migrate; echo applying one; echo applying two; sleep 4".into(),
+        "migrate; echo applying one; echo applying two
+         while [ -e pgstencil.toml ] && [ ! -e go ]; do sleep 0.05; done"
+            .into(),
     ));
     project.add_migration("0003_items", "create table items ();");
     let builder = Pgstencil::new(&project).arg("ensure").spawn();
-    let seen = crate::support::eventually(Duration::from_secs(20), || {
+    let seen = eventually(PATIENCE, || {
         server()
             .psql(
                 &project.registry(),
@@ -235,12 +234,14 @@ fn who_waits_sees_the_last_lines_and_the_expected_time() {
             .contains("applying two")
     });
     assert!(seen);
-    Pgstencil::new(&project)
-        .arg("ensure")
-        .success()
+    let waiting = Pgstencil::new(&project).arg("ensure").spawn();
+    waiting.wait_for_text("  applying one\n  applying two\n");
+    project.write("go", "");
+    waiting
+        .wait()
+        .code(0)
         .stderr_has("waiting for")
-        .stderr_has("(last time: ")
-        .stderr_has("  applying one\n  applying two\n");
+        .stderr_has("(last time: ");
     builder.wait().code(0);
     assert_eq!(list(&project)["templates"].as_array().unwrap().len(), 2);
 }

@@ -9,12 +9,16 @@ use crate::support::hold::{Held, goes, list, oid, only_templates_left, stays};
 use crate::support::server::{PATIENCE, quote_ident, quote_literal};
 use crate::support::{Build, Pgstencil, Project, eventually, server};
 
-const GRACE: Duration = Duration::from_secs(1);
-
 fn project() -> Project<'static> {
     let project = Project::with_migrations(server());
-    project.append_config("[clone]\norphan_grace = \"1s\"");
+    project.append_config("[clone]\norphan_grace = \"1h\"");
     project
+}
+
+/// More than the grace later, as far as the notes can tell.
+fn after_the_grace(project: &Project<'_>) {
+    let sql = "update pgstencil.clone set orphaned_at = orphaned_at - interval '61 minutes'";
+    server().psql(&project.registry(), sql);
 }
 
 /// Any command that makes something: it sweeps.
@@ -54,7 +58,9 @@ fn a_dead_holders_clone_goes_in_two_steps() {
     assert!(!noted(&project, &name));
     command(&project);
     assert!(eventually(PATIENCE, || noted(&project, &name)));
-    stays(&project, &name, GRACE + Duration::from_millis(200));
+    command(&project);
+    stays(&project, &name, Duration::from_millis(500));
+    after_the_grace(&project);
     command(&project);
     goes(&project, &name);
     only_templates_left(&project);
@@ -80,7 +86,7 @@ async fn a_sweep_does_not_take_another_ones_lock_for_the_holders() {
         .execute(&mut session)
         .await
         .unwrap();
-    std::thread::sleep(GRACE);
+    after_the_grace(&project);
     command(&project);
     std::thread::sleep(Duration::from_millis(500));
     assert!(server().has_database(&name));
@@ -99,7 +105,7 @@ async fn a_clone_in_use_stays_whoever_died() {
     held.run.kill9();
     for _ in 0..4 {
         command(&project);
-        std::thread::sleep(GRACE / 2);
+        after_the_grace(&project);
     }
     assert_eq!(oid(&project, &name), before);
     // A session that comes after the note takes it back.
@@ -108,14 +114,15 @@ async fn a_clone_in_use_stays_whoever_died() {
     assert!(eventually(PATIENCE, empty));
     command(&project);
     assert!(eventually(PATIENCE, || noted(&project, &name)));
-    std::thread::sleep(GRACE);
     let session = server().connect(&name).await;
+    after_the_grace(&project);
     assert!(eventually(PATIENCE, || !empty()));
     command(&project);
     assert!(eventually(PATIENCE, || !noted(&project, &name)));
     assert_eq!(oid(&project, &name), before);
     session.close().await.unwrap();
     let gone = || {
+        after_the_grace(&project);
         command(&project);
         !server().has_database(&name)
     };
@@ -177,7 +184,8 @@ fn look_alikes_are_untouched_by_everything() {
     Pgstencil::new(&project).arg("ensure").fails(4);
     project.build(&Build::Migrate);
     Pgstencil::new(&project).args(["release", &kept]).success();
-    std::thread::sleep(GRACE);
+    assert!(eventually(PATIENCE, || noted(&project, &held.database)));
+    after_the_grace(&project);
     command(&project);
     goes(&project, &held.database);
     goes(&project, &kept);
@@ -192,7 +200,7 @@ fn look_alikes_are_untouched_by_everything() {
 fn what_somebody_put_in_the_place_of_ours_is_untouched() {
     let project = project();
     let name = format!("mine_{}", project.id);
-    let clone = || Pgstencil::new(&project).args(["clone", "--ttl", "1s", "--name", &name]);
+    let clone = || Pgstencil::new(&project).args(["clone", "--ttl", "1h", "--name", &name]);
     let comment = |name: &str| {
         let sql = format!(
             "select shobj_description(oid, 'pg_database') from pg_database where datname = {}",
@@ -210,12 +218,14 @@ fn what_somebody_put_in_the_place_of_ours_is_untouched() {
         }
         let before = oid(&project, &name);
         clone().fails(7);
-        std::thread::sleep(Duration::from_millis(1100));
+        let over = "update pgstencil.clone set expires_at = now() where expires_at is not null";
+        server().psql(&project.registry(), over);
         clone().fails(7);
-        command(&project);
-        std::thread::sleep(GRACE + Duration::from_millis(300));
-        command(&project);
-        let forgotten = || state(&project, &name).is_empty();
+        let forgotten = || {
+            command(&project);
+            after_the_grace(&project);
+            state(&project, &name).is_empty()
+        };
         assert!(eventually(PATIENCE, forgotten));
         assert_eq!(oid(&project, &name), before);
         Pgstencil::new(&project).args(["release", &name]).fails(6);
@@ -270,7 +280,7 @@ fn a_half_dropped_database_of_ours_is_dropped_to_its_end() {
     half_drop(&held.database);
     command(&project);
     assert!(eventually(PATIENCE, || noted(&project, &held.database)));
-    std::thread::sleep(GRACE);
+    after_the_grace(&project);
     command(&project);
     goes(&project, &held.database);
     only_templates_left(&project);
@@ -342,7 +352,7 @@ fn many_are_dropped_at_once_and_each_only_once() {
     assert_eq!(leftovers(), 9);
     // The first one notes, the second one drops.
     evict(&project);
-    std::thread::sleep(GRACE + Duration::from_millis(200));
+    after_the_grace(&project);
     let done = Pgstencil::new(&project)
         .args(["evict", "--json"])
         .success()

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::support::extension::{KEEP, ensure, items, outcome, templates};
 use crate::support::hold::only_templates_left;
+use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, Role, eventually, server};
 
 fn verify(project: &Project<'_>, args: &[&str]) -> Pgstencil {
@@ -222,7 +223,7 @@ fn killed_at_any_moment_it_leaves_the_template_and_is_swept() {
         let again = outcome(&project, "hit");
         assert_eq!(again["fingerprint"], answer["fingerprint"]);
     }
-    let swept = eventually(Duration::from_secs(40), || {
+    let swept = eventually(PATIENCE, || {
         Pgstencil::new(&project)
             .args(["run", "--", "true"])
             .success();

@@ -64,6 +64,22 @@ fn want_none(project: &Project<'_>) {
     project.write("pgstencil.toml", &config.replace("warm = 1", "warm = 0"));
 }
 
+/// Evicts a template. Who makes warm clones of it is using it, and is waited for ten seconds only.
+#[track_caller]
+fn evict(project: &Project<'_>, fingerprint: &str) {
+    let mut said = String::new();
+    let evicted = || {
+        let done = Pgstencil::new(project).args(["evict", fingerprint]).run();
+        said = done.to_string();
+        assert!(
+            done.status.success() || said.contains("somebody is using it"),
+            "{said}"
+        );
+        done.status.success()
+    };
+    assert!(eventually(PATIENCE, evicted), "{said}");
+}
+
 /// Runs a statement in the project's registry.
 fn registry(project: &Project<'_>, sql: &str) -> String {
     project.server().psql(&project.registry(), sql)
@@ -247,9 +263,7 @@ fn killed_at_any_moment_the_filler_leaves_nothing() {
         Pgstencil::new(&project).args(["release", name]).success();
     }
     assert!(killed > 0, "no filler was met");
-    Pgstencil::new(&project)
-        .args(["evict", &fingerprint])
-        .success();
+    evict(&project, &fingerprint);
     let ours = format!(
         "select count(*) from pg_database d join pg_shdescription s on s.objoid = d.oid where s.description like '%{}%'",
         project.name()
@@ -318,6 +332,15 @@ fn doctor_tells_of_one_that_a_person_opened() {
     project.server().drop_database(&private);
 }
 
+/// Waits until a session in the project's registry is like that.
+#[track_caller]
+fn wait_for_session(project: &Project<'_>, how: &str) {
+    let sql = format!(
+        "select count(*) from pg_stat_activity where datname = current_database() and {how}"
+    );
+    assert!(eventually(PATIENCE, || registry(project, &sql) != "0"));
+}
+
 #[test]
 fn an_interrupted_hand_out_starts_no_command_and_keeps_no_clone() {
     let project = project(server(), "warm = 2");
@@ -333,15 +356,21 @@ fn an_interrupted_hand_out_starts_no_command_and_keeps_no_clone() {
             .arg(project.server().url(&project.registry()))
             .args([
                 "-c",
-                "begin; select from pgstencil.template for update; select pg_sleep(2)",
+                "begin; select from pgstencil.template for update; select pg_sleep(3600)",
             ])
             .spawn();
-        std::thread::sleep(Duration::from_millis(500));
+        wait_for_session(&project, "wait_event = 'PgSleep'");
         let run = Pgstencil::new(&project).args(args).spawn();
-        std::thread::sleep(Duration::from_millis(500));
+        wait_for_session(&project, "wait_event_type = 'Lock'");
         run.signal(Signal::SIGTERM);
+        std::thread::sleep(Duration::from_millis(500));
+        registry(
+            &project,
+            "select pg_terminate_backend(pid) from pg_stat_activity \
+             where datname = current_database() and wait_event = 'PgSleep'",
+        );
         run.wait().code(130);
-        holder.wait().code(0);
+        holder.wait();
         assert!(!project.path().join("started").exists());
         let leased = "select count(*) from pgstencil.clone where state = 'leased'";
         assert_eq!(registry(&project, leased), "0", "{args:?}");
@@ -418,9 +447,7 @@ fn those_of_an_evicted_template_go_with_it() {
     let project = project(server(), "warm = 2");
     let fingerprint = ensure(&project);
     // At once, while some of them are still being made.
-    Pgstencil::new(&project)
-        .args(["evict", &fingerprint])
-        .success();
+    evict(&project, &fingerprint);
     let none = || registry(&project, "select count(*) from pgstencil.clone") == "0";
     assert!(eventually(PATIENCE, none), "{}", list(&project));
 }

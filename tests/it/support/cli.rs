@@ -18,7 +18,7 @@ use super::eventually;
 use super::project::Project;
 
 /// After this a command counts as hung.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A command line in the making.
 #[must_use = "nothing runs before `success`, `fails`, `run` or `spawn`"]
@@ -113,7 +113,7 @@ impl Pgstencil {
         self
     }
 
-    /// Another limit than a minute.
+    /// Another limit than three minutes.
     pub(crate) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -284,7 +284,7 @@ impl Running {
         let status = self.child.wait().unwrap();
         // `url=$(pgstencil clone)` hangs as long as anybody holds the pipe.
         let closed = || self.stdout.thread.is_finished() && self.stderr.thread.is_finished();
-        if !eventually(Duration::from_secs(5), closed) {
+        if !eventually(Duration::from_secs(30), closed) {
             panic!(
                 "it has ended ({status}), but somebody it left behind still holds its stdout or stderr\n{}",
                 self.so_far()

@@ -71,6 +71,26 @@ pub(crate) fn alive(pid: i32) -> bool {
     !state.starts_with(['Z', 'X'])
 }
 
+/// Waits until a process has ended: who was killed is there for a moment longer. False if it lives on.
+pub(crate) fn ends(pid: i32) -> bool {
+    eventually(server::PATIENCE, || !alive(pid))
+}
+
+/// Runs a command with a longer `--wait` each time, until it gives up where this is said of it: on a busy
+/// machine a short one is over before the command gets there.
+#[track_caller]
+pub(crate) fn gives_up(command: impl Fn() -> Pgstencil, words: &str) -> cli::Output {
+    for wait in ["300ms", "2s", "10s"] {
+        let output = command().args(["--wait", wait]).fails(5);
+        if output.stderr.contains(words) {
+            return output;
+        }
+    }
+    let output = command().args(["--wait", "1m"]).fails(5);
+    output.stderr_has(words);
+    output
+}
+
 /// The last lines of a file, for a failure message.
 pub(crate) fn tail(file: &Path, lines: usize) -> String {
     let text = std::fs::read(file).unwrap_or_default();

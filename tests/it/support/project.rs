@@ -23,6 +23,8 @@ pub(crate) enum Build {
     Hang,
     /// Migrates after a while.
     Slow(Duration),
+    /// Migrates as soon as the project has a file `go`.
+    Gate,
     /// Migrates and leaves a session in the database: a `psql` in the background, out of reach of
     /// the process group where `setsid` is there. Its application name is `left-behind`.
     LeaveSession,
@@ -49,6 +51,10 @@ impl Build {
             Build::Migrate => "migrate",
             Build::Fail => "migrate; echo 'migration 7 is broken' >&2; exit 3",
             Build::Hang => "exec sleep 3600",
+            Build::Gate => {
+                "while [ -e pgstencil.toml ] && [ ! -e go ]; do sleep 0.05; done
+                 migrate"
+            }
             Build::Slow(time) => return format!("sleep {}\nmigrate\n", time.as_secs_f64()),
             Build::LeaveSession => {
                 "migrate

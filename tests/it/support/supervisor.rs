@@ -136,7 +136,7 @@ impl Supervisor {
     /// Starts Postgres and waits until it takes connections.
     pub(super) fn start(&mut self) -> Result<(), StartError> {
         assert!(self.postmaster().is_none(), "the server runs already");
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             let seen = fs::metadata(self.log()).map_or(0, |m| m.len());
             for left in ["pid", "exit"] {
@@ -174,7 +174,7 @@ impl Supervisor {
             kill(Pid::from_raw(pid), signal).unwrap();
         }
         assert!(
-            eventually(Duration::from_secs(30), || self.exited()),
+            eventually(Duration::from_secs(120), || self.exited()),
             "Postgres did not end after {signal}; the end of its log:\n{}",
             tail(&self.log(), 30)
         );
