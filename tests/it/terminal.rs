@@ -123,20 +123,23 @@ fn what_others_wrote_into_the_registry_is_not_obeyed() {
          builder = {}",
         holder.replace("holder ||", "builder ||")
     ));
-    // Of another project, with a name of its own.
-    sql(&format!(
-        "insert into pgstencil.template (project, definition, fingerprint, state, recipe, builder, reason)
-         select {evil}, {evil}, repeat('a', 64), 'broken', recipe, builder, {evil} from pgstencil.template limit 1"
-    ));
-    sql(&format!(
-        "insert into pgstencil.clone (id, project, definition, fingerprint, name, state, lease, expires_at, holder)
-         select 'evil', {evil}, {evil}, repeat('b', 64), {evil}, 'leased', 'expiry', now() + interval '1 day', holder
-         from pgstencil.clone limit 1"
-    ));
-    sql(&format!(
-        "insert into pgstencil.event (project, definition, fingerprint, outcome, millis)
-         values ({evil}, {evil}, repeat('a', 64), 'hit', 5)"
-    ));
+    // Of another project, with a name of its own: rows like those that are there, but for this.
+    let add = |table: &str, other: &str| {
+        sql(&format!(
+            "insert into pgstencil.{table} overriding system value
+             select (jsonb_populate_record(t, jsonb_build_object('project', {json}::jsonb,
+                 'definition', {json}::jsonb, {other}))).* from pgstencil.{table} t limit 1"
+        ));
+    };
+    let broken = format!(
+        "'id', 1000000, 'state', 'broken', 'fingerprint', repeat('a', 64), 'reason', {json}::jsonb"
+    );
+    add("template", &broken);
+    let named = format!(
+        "'id', 'evil', 'template_id', null, 'fingerprint', repeat('b', 64), 'name', {json}::jsonb"
+    );
+    add("clone", &named);
+    add("event", "'id', 1000000, 'outcome', 'hit'");
     project.add_migration("0003_more", "create table more (id int);");
     for args in [&["list"][..], &["stats"]] {
         let output = pgstencil(&project, args).run();
