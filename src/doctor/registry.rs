@@ -153,6 +153,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
             },
         ));
     }
+    checks.extend(collations(&ours.templates));
     checks.push(leftovers(&ours.sweep));
     checks.extend(ours.estranged.iter().map(lost));
     checks.extend(ours.copies.iter().map(|(name, of)| {
@@ -241,6 +242,50 @@ fn template(state: &TemplateState) -> Vec<Check> {
         ));
     }
     checks.extend(unlogged(row, &of));
+    checks
+}
+
+/// Collations within templates, whose versions Postgres does not look at when it copies.
+fn collations(templates: &[TemplateState]) -> Vec<Check> {
+    let name = "collations";
+    let mut checks = Vec::new();
+    for TemplateState { row, .. } in templates {
+        let of = format!(
+            "template {} of {}/{}",
+            &row.fingerprint[..12],
+            row.project,
+            row.definition
+        );
+        if let Some(why) = row.collation_changed() {
+            let check = Check::warning(
+                name,
+                format!("{of}: {why}, so no clone is made of it any more"),
+                "the next command that needs it rebuilds it; `pgstencil doctor --fix` discards it now",
+            );
+            checks.push(check.fixable(Fix::Rebuild(row.id, why)));
+        }
+        let warned = &row.built_with.0.warned_collations;
+        if !warned.is_empty() {
+            checks.push(Check::warning(
+                name,
+                format!("sessions in clones of {of} get warnings about the versions of collations ({})", warned.join("; ")),
+                "run ALTER COLLATION … REFRESH VERSION at the end of the build command, as the collation's owner",
+            ));
+        }
+    }
+    if checks.is_empty() {
+        let versions = templates
+            .iter()
+            .map(|t| t.row.built_with.0.collations.len());
+        checks.push(Check::ok(
+            name,
+            match versions.sum::<usize>() {
+                0 => "no template uses one that has versions".to_owned(),
+                _ => "those that templates use have the versions that they were built with"
+                    .to_owned(),
+            },
+        ));
+    }
     checks
 }
 

@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
 use sqlx::{FromRow, Row as _};
 
+use super::collation::{self, Collation};
 use super::failure::{cause, is_connection_loss};
 use super::sql::{self, Literal, Statement};
 use super::{Doing as _, Limit, Session};
@@ -405,8 +406,11 @@ pub async fn drop_subscription(session: &mut Session, name: &str) -> Result<()> 
 pub struct BuiltWith {
     /// `server_version_num`
     pub server_version: u32,
-    /// Collation version per role, where the provider has one.
+    /// Versions of the collations that objects use, over all roles: see [`super::collation::versions`].
     pub collations: std::collections::BTreeMap<String, String>,
+    /// Collations about which users' sessions are warned, with the reason, over all roles.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warned_collations: Vec<String>,
     /// Installed extensions and their versions, over all roles.
     pub extensions: std::collections::BTreeMap<String, String>,
     /// The version of each that the server would have installed by default.
@@ -430,8 +434,8 @@ pub struct Contents {
     pub files: i64,
     /// Extensions beside `plpgsql`.
     pub extensions: Vec<(String, String)>,
-    /// The collation version recorded with the database.
-    pub collation: Option<String>,
+    /// Collations that objects use.
+    pub collations: Vec<Collation>,
     /// Event triggers on login.
     pub login_triggers: Vec<String>,
     /// Unlogged tables and sequences that hold something.
@@ -473,17 +477,7 @@ pub async fn contents(session: &mut Session) -> Result<Contents> {
         .rows(sql::fill(EXTENSIONS, &[]))
         .await
         .doing(|| "list extensions".into())?;
-    let collation = if session.facts().major() >= 15 {
-        session
-            .scalar(sql::fill(
-                "SELECT datcollversion FROM pg_database WHERE datname = current_database()",
-                &[],
-            ))
-            .await
-            .doing(|| "read the collation version".into())?
-    } else {
-        None
-    };
+    let collations = collation::used(session).await?;
     let login_triggers = session
         .scalars(sql::fill(
             "SELECT evtname::text FROM pg_event_trigger WHERE evtevent = 'login' ORDER BY 1",
@@ -513,7 +507,7 @@ pub async fn contents(session: &mut Session) -> Result<Contents> {
         bytes: row.1,
         files: row.2,
         extensions,
-        collation,
+        collations,
     })
 }
 

@@ -4,6 +4,7 @@
 pub mod bound;
 pub mod catalog;
 pub mod checkup;
+pub mod collation;
 pub mod endpoint;
 mod failure;
 pub mod inventory;

@@ -66,6 +66,8 @@ pub struct TemplateRow {
     pub difference: Option<String>,
     /// Whether Postgres has crashed since it was sealed, and emptied its unlogged tables and sequences.
     pub emptied: bool,
+    /// A collation whose version is another than when it was built: its name, the version then, and now.
+    pub other_collation: Option<Json<(String, String, Option<String>)>>,
     /// Seconds since its oldest contents were built.
     pub contents_s: f64,
     /// Seconds since its last use.
@@ -79,6 +81,19 @@ pub struct TemplateRow {
 }
 
 impl TemplateRow {
+    /// That a collation has another version than when the template was built, if one has: its indexes may be
+    /// out of order.
+    pub fn collation_changed(&self) -> Option<String> {
+        let Json((name, then, now)) = self.other_collation.as_ref()?;
+        let now = match now {
+            Some(now) => format!("has {now} now"),
+            None => "is gone".to_owned(),
+        };
+        Some(format!(
+            "collation `{name}` had version {then} when it was built, and {now}"
+        ))
+    }
+
     /// The lock of the right to build it.
     ///
     /// # Errors
@@ -100,6 +115,10 @@ macro_rules! select {
              pg_get_userbyid(built_by)::text AS built_by, hits, pinned, reason, base_fingerprint, added, chain, extend, provisional, settle_failure, settle_attempts, \
              extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
              built_with ? 'unlogged_tables' AND id NOT IN (SELECT i.template_id FROM pgstencil.intact i) AS emptied, \
+             (SELECT jsonb_build_array(v.key, v.value, pg_collation_actual_version(c.oid)) \
+              FROM jsonb_each_text(coalesce(built_with -> 'collations', '{}')) v \
+              LEFT JOIN pg_collation c ON c.collname = v.key::name AND c.collnamespace = 'pg_catalog'::regnamespace \
+              WHERE pg_collation_actual_version(c.oid) IS DISTINCT FROM v.value LIMIT 1) AS other_collation, \
              extract(epoch FROM now() - fresh_at)::float8 AS contents_s, extract(epoch FROM now() - created_at)::float8 AS age_s, \
              extract(epoch FROM now() - last_used_at)::float8 AS idle_s, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, \
              to_char(last_used_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS last_used_at \

@@ -153,6 +153,9 @@ fn claim(wish: &Wish<'_>) -> Statement {
            AND state = 'ready' AND NOT EXISTS (SELECT FROM pgstencil.database o \
              JOIN pg_database p ON p.oid = o.oid WHERE o.template_id = template.id AND p.datallowconn) \
            AND (NOT built_with ? 'unlogged_tables' OR id IN (SELECT i.template_id FROM pgstencil.intact i)) \
+           AND NOT EXISTS (SELECT FROM jsonb_each_text(coalesce(built_with -> 'collations', '{{}}')) v \
+             LEFT JOIN pg_collation k ON k.collname = v.key::name AND k.collnamespace = 'pg_catalog'::regnamespace \
+             WHERE pg_collation_actual_version(k.oid) IS DISTINCT FROM v.value) \
            AND pg_has_role($9::name, built_by, 'USAGE'){stale}{looked_at}{extended} \
            ORDER BY pg_get_userbyid(built_by) = $9 DESC, id LIMIT 1), \
          found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::build::{self, Built, Extension};
-use super::look_up::{LookUp, look_up, tell_of_another_role};
-use super::{BuildPermit, Ensured, Extends, NoBase, extend};
+use super::look_up::{LookUp, look_up, stale, tell_of_another_role};
+use super::{BuildPermit, Ensured, Extends, NoBase, Template, extend};
 use crate::config::{AfterExtend, Extend};
 use crate::context::Context;
 use crate::copy;
@@ -91,6 +91,11 @@ pub async fn ensure(
                 }
                 let (built, note) = built?;
                 match built {
+                    Built::Sealed(template, _)
+                        if discard_aged(registry, context, &template).await? =>
+                    {
+                        template.let_go(registry).await?;
+                    }
                     Built::Sealed(template, took) => {
                         // The template is there, whatever becomes of the session.
                         let _ = keep_limits(registry, context).await;
@@ -133,6 +138,31 @@ pub async fn ensure(
             LookUp::Again => context.limit.pause(POLL / 10, "the template").await?,
         }
     }
+}
+
+/// Discards a template that was just extended, if its oldest contents became too old by the time that took: it
+/// is built from nothing then, since its base is too old as well.
+async fn discard_aged(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    template: &Template,
+) -> Result<bool> {
+    if template.extends().is_none() || context.definition.stale_after.is_none() {
+        return Ok(false);
+    }
+    let (name, fingerprint) = (&context.definition.name, template.fingerprint());
+    let row = registry
+        .find_template(context.project, name, fingerprint, "ready")
+        .await?;
+    let Some(why) = row.and_then(|row| stale(&row, context.definition)) else {
+        return Ok(false);
+    };
+    context.tell(Event::Warning(&format!(
+        "template {} of `{name}` is not used: {why}; it is built from nothing",
+        fingerprint.short()
+    )));
+    registry.break_template(template.id(), &why, false).await?;
+    Ok(true)
 }
 
 async fn known(

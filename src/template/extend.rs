@@ -232,6 +232,7 @@ mod tests {
             settle_failure: None,
             difference: None,
             emptied: false,
+            other_collation: None,
             contents_s: 60.0,
             idle_s: 60.0,
             age_s: 60.0,

@@ -278,6 +278,9 @@ impl Template {
         if databases.is_empty() {
             return Ok(Err("it has no databases".into()));
         }
+        if let Some(why) = row.collation_changed() {
+            return Ok(Err(why));
+        }
         if row.emptied {
             return Ok(Err(format!(
                 "Postgres has crashed since it was built, which emptied its unlogged tables ({})",

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::Recipe;
 use crate::pg::catalog::{self, BuiltWith, Contents};
+use crate::pg::collation::{self, Collation};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::{Doing as _, Session, replay, sql};
@@ -165,12 +166,10 @@ pub(super) async fn inspect(
         built_with
             .unlogged_tables
             .extend(contents.unlogged_tables.iter().cloned());
-        if let Some(version) = &contents.collation {
-            inspected
-                .built_with
-                .collations
-                .insert(row.role.clone(), version.clone());
-        }
+        let warnings = contents.collations.iter().filter_map(Collation::warning);
+        built_with.warned_collations.extend(warnings);
+        let versions = collation::versions(registry.session(), &contents.collations).await?;
+        built_with.collations.extend(versions);
         inspected.contents.push(contents);
     }
     let extensions: Vec<String> = inspected.built_with.extensions.keys().cloned().collect();

@@ -37,6 +37,20 @@ fn an_old_template_is_rebuilt() {
 }
 
 #[test]
+fn one_that_becomes_too_old_while_it_is_extended_is_rebuilt() {
+    let project = Project::extending(server(), "after_extend = \"keep\"\nstale_after = \"7d\"");
+    ensure(&project);
+    age(&project, "6 days 23:59:50");
+    project.build(&Build::Script("migrate; sleep 12".into()));
+    project.add_migration("0003_items", "create table items ();");
+    let (answer, said) = ensure(&project);
+    assert_eq!(answer["outcome"], "miss");
+    assert!(said.contains("`stale_after` is 7d"), "{said}");
+    assert_eq!(project.builds(), 3);
+    assert_eq!(ensure(&project).0["outcome"], "hit");
+}
+
+#[test]
 fn one_that_no_longer_fits_the_server_is_rebuilt() {
     let project = Project::with_migrations(server());
     project.add_migration("0003_ext", "create extension if not exists plpgsql;");
@@ -169,6 +183,73 @@ warm_max = 1",
     assert_eq!(word(&clone("app", "miss")), "kept");
 }
 
+/// Of a collation that the project made, and of one that the server has; also for warm clones, and as a base.
+#[test]
+fn one_with_collations_of_another_version_is_rebuilt() {
+    let icu =
+        "select pg_collation_actual_version(oid) from pg_collation where collname = 'und-x-icu'";
+    let version = server().psql("postgres", icu);
+    if version.is_empty() {
+        return;
+    }
+    let project = Project::extending(server(), "after_extend = \"keep\"");
+    project.append_config("[clone]\nwarm = 1");
+    project.add_migration(
+        "0003_german",
+        "create collation german (provider = icu, locale = 'de-DE');
+         create table words (word text collate german primary key, other text collate \"sv-x-icu\")",
+    );
+    let checks = || {
+        let doctor = Pgstencil::new(&project).arg("doctor").success();
+        let lines = doctor.stdout.lines().map(str::to_owned);
+        let ours = lines.filter(|line| line.contains(" collations: "));
+        ours.collect::<Vec<_>>().join("\n")
+    };
+    let clone = |outcome: &str| {
+        let output = Pgstencil::new(&project).args(["clone", "--json"]).success();
+        assert_eq!(output.json()["outcome"], outcome, "{output}");
+        output.stderr.clone()
+    };
+    clone("miss");
+    let warm = || {
+        let clones = list(&project)["clones"].as_array().unwrap().clone();
+        clones.iter().any(|clone| clone["state"] == "warm")
+    };
+    assert!(crate::support::eventually(PATIENCE, warm));
+    assert!(checks().starts_with("ok "), "{}", checks());
+    // As if an update of the operating system had brought another library.
+    let upgrade = || {
+        let sql = format!(
+            "update pgstencil.template set built_with =
+                 jsonb_set(built_with, '{{collations}}', replace(built_with ->> 'collations', '{version}', '1.0')::jsonb)
+             where state = 'ready' returning built_with -> 'collations'"
+        );
+        server().psql(&project.registry(), &sql)
+    };
+    let noted = upgrade();
+    assert!(
+        noted.contains("sv-x-icu") && noted.contains("de-"),
+        "{noted}"
+    );
+    let told = checks();
+    assert!(told.contains("had version 1.0"), "{told}");
+    let told = clone("miss");
+    assert!(told.contains(&format!("and has {version}")), "{told}");
+    clone("hit");
+    upgrade();
+    project.add_migration("0004_items", "create table items ();");
+    assert!(clone("miss").contains("cannot be extended: collation `"));
+    // Whose note is another from the start gives rise to warnings, which a rebuild would not end.
+    project.add_migration(
+        "0005_note",
+        "update pg_collation set collversion = '0.9' where collname = 'german';",
+    );
+    clone("extended");
+    clone("hit");
+    let told = checks();
+    assert!(told.contains("german: version 0.9 noted"), "{told}");
+}
+
 #[test]
 fn serial_builds_wait_for_each_other() {
     let project = Project::with_migrations(server());
@@ -235,7 +316,7 @@ fn who_waits_sees_the_last_lines_and_the_expected_time() {
     });
     assert!(seen);
     let waiting = Pgstencil::new(&project).arg("ensure").spawn();
-    waiting.wait_for_text("  applying one\n  applying two\n");
+    waiting.wait_for_text("  | applying one\n  | applying two\n");
     project.write("go", "");
     waiting
         .wait()

@@ -22,3 +22,6 @@ ALTER TABLE pgstencil.template ALTER COLUMN built_by SET NOT NULL;
 DROP INDEX pgstencil.template_ready;
 CREATE UNIQUE INDEX template_ready ON pgstencil.template (project, definition, fingerprint, built_by)
     WHERE state = 'ready';
+
+-- What was noted of collations was never read, and was by database; now it is by collation.
+UPDATE pgstencil.template SET built_with = built_with - 'collations';
