@@ -9,6 +9,7 @@ use crate::events::{Event, Observe};
 use crate::fingerprint::{Inputs, Snapshot};
 use crate::pg::{Endpoint, Limit};
 use crate::registry::Holder;
+use crate::registry::owner::Asker;
 
 /// Reads the inputs of a definition from the file system, and can do so again: what a build yields
 /// is sealed only if they are still the same afterwards.
@@ -45,6 +46,11 @@ impl Context<'_> {
     /// Tells the observer.
     pub fn tell(&self, event: Event<'_>) {
         (self.observe)(event);
+    }
+
+    /// Who asks, as far as it matters whose a clone is.
+    pub fn asker(&self) -> Asker<'_> {
+        Asker::new(self.holder, self.project, self.clone)
     }
 
     /// Reads the inputs off the async threads.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, Endpoint, Limit};
+use crate::process::Started;
 use crate::registry::Registry;
 
 /// Keeps the locks of some clones until [`Keeper::stop`]. Dropping it without that ends the watch
@@ -20,6 +21,7 @@ use crate::registry::Registry;
 #[must_use = "the lease ends with it"]
 pub struct Keeper {
     stop: oneshot::Sender<()>,
+    command: Option<oneshot::Sender<Started>>,
     task: JoinHandle<Kept>,
 }
 
@@ -49,6 +51,7 @@ impl Keeper {
         grace: Duration,
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
+        let (command, started) = oneshot::channel();
         registry.session().set_limit(&Limit::default());
         let watch = Watch {
             endpoint: endpoint.clone(),
@@ -61,7 +64,17 @@ impl Keeper {
         };
         Keeper {
             stop,
-            task: tokio::spawn(watch.run(registry, stopped)),
+            command: Some(command),
+            task: tokio::spawn(watch.run(registry, stopped, started)),
+        }
+    }
+
+    /// Notes, soon, the command that was started for the clones: if this process is killed, they stay until
+    /// that has ended, too. Only the first one counts.
+    pub fn command(&mut self, started: Started) {
+        if let Some(command) = self.command.take() {
+            // If the receiver is gone, the task has ended, which `stop` tells.
+            let _ = command.send(started);
         }
     }
 
@@ -78,6 +91,19 @@ impl Keeper {
     }
 }
 
+/// What was started, once; never if nothing is.
+async fn next(started: &mut Option<oneshot::Receiver<Started>>) -> Option<Started> {
+    let Some(receiver) = started else {
+        return std::future::pending().await;
+    };
+    let received = receiver.await.ok();
+    *started = None;
+    match received {
+        None => std::future::pending().await,
+        started => started,
+    }
+}
+
 struct Watch {
     endpoint: Endpoint,
     name: String,
@@ -89,17 +115,28 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run(mut self, registry: Registry, mut stopped: oneshot::Receiver<()>) -> Kept {
+    async fn run(
+        mut self,
+        registry: Registry,
+        mut stopped: oneshot::Receiver<()>,
+        started: oneshot::Receiver<Started>,
+    ) -> Kept {
         let mut registry = Some(registry);
+        let mut started = Some(started);
+        let mut command = None;
         loop {
             tokio::select! {
                 _ = &mut stopped => break,
                 () = tokio::time::sleep(self.pause) => {}
+                new = next(&mut started) => command = new,
             }
             let alive = match &mut registry {
                 // A network that swallows packets would let the query wait for ever. A sweep elsewhere may have
                 // seen the end of the session at once, so all of this has to fit into the grace.
-                Some(r) => matches!(tokio::time::timeout(self.pause, r.ping()).await, Ok(Ok(()))),
+                Some(r) => {
+                    let look = self.look(r, &mut command);
+                    matches!(tokio::time::timeout(self.pause, look).await, Ok(Ok(())))
+                }
                 None => false,
             };
             if !alive {
@@ -115,6 +152,16 @@ impl Watch {
             lost: self.lost,
             warnings: self.warnings,
         }
+    }
+
+    /// Finds out whether the session is still there, and notes the command if there is a new one.
+    async fn look(&self, registry: &mut Registry, command: &mut Option<Started>) -> Result<()> {
+        let Some(Started { pid, group }) = *command else {
+            return registry.ping().await;
+        };
+        registry.note_command(&self.clones, pid, group).await?;
+        *command = None;
+        Ok(())
     }
 
     /// Opens a session and takes all locks again. The old session may still hold them, until the

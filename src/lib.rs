@@ -57,7 +57,8 @@
 //!    row under its lock, or by the seal.
 //! 3. For one fingerprint on one server, at most one build runs: the right to is an advisory lock,
 //!    in the code a [`template::BuildPermit`].
-//! 4. A clone in use is dropped, renamed or reset by nobody but its holder.
+//! 4. A clone in use is dropped, renamed or reset by nobody but its holder. A named clone has an owner,
+//!    who is asked for again ([`registry::owner`]); another owner has to say that they insist.
 //! 5. Killing pgstencil or Postgres at any instant loses no ready template and leaks no database
 //!    that the next sweeps do not find.
 //! 6. Every CREATE and DROP has its intent in a committed row first; recovery looks at the server.
@@ -104,6 +105,8 @@
 //!     shard: None,
 //!     lease: Lease::Session,
 //!     fresh: false,
+//!     take: false,
+//!     command: false,
 //!     keep_failed: false,
 //! };
 //! let acquired = stencil.acquire(&wanted, &Limit::default(), &|_event| {}).await?;

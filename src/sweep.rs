@@ -173,7 +173,11 @@ async fn judge(
     })
 }
 
-async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool> {
+/// Whether somebody is connected to a database of a clone.
+///
+/// # Errors
+/// The driver's.
+pub async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool> {
     let rows = registry
         .databases_of(&Owner::Clone(clone.to_owned()))
         .await?;
@@ -404,7 +408,7 @@ async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<S
             registry.revive_clone(clone).await?;
             return Ok(None);
         }
-        registry.set_released(clone).await?;
+        registry.end_lease(clone, &row.ending()).await?;
     }
     // From here on nobody claims it; so far our lock was in the way.
     if row.state == "warm" && !registry.release_warm(clone).await? {
@@ -422,6 +426,41 @@ async fn set_doors(registry: &mut Registry, databases: &[Database], open: bool) 
     Ok(())
 }
 
+/// Notes that a clone has neither holder nor session, if its lock is free and that is so: the time until it
+/// is dropped begins. Returns what the row says then; `None` if somebody holds it, or it is gone.
+///
+/// # Errors
+/// The driver's.
+pub async fn note_orphan(
+    registry: &mut Registry,
+    clone: &str,
+    grace: Duration,
+) -> Result<Option<CloneRow>> {
+    let action = Action::Orphan {
+        clone: clone.to_owned(),
+    };
+    let key = LockKey::clone(clone);
+    let free = registry
+        .session()
+        .try_lock(key)
+        .await
+        .doing(|| "lock a clone".into())?;
+    if !free {
+        return Ok(None);
+    }
+    let noted = async {
+        if let Some(row) = registry.clone_by_id(clone).await?
+            && judge(registry, &row, false, grace).await?.as_ref() == Some(&action)
+        {
+            registry.set_orphaned(clone).await?;
+        }
+        registry.clone_by_id(clone).await
+    }
+    .await;
+    unlock(registry, key).await?;
+    noted
+}
+
 /// What became of a clone that was in somebody's way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dead {
@@ -437,15 +476,26 @@ pub enum Dead {
     Stays(Vec<String>),
 }
 
+/// How a clone that is in the way of a wanted name comes to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its holder is gone: it is dropped if nobody is connected.
+    Dead,
+    /// Its owner wants another one in its place. Sessions in it are theirs, and are ended.
+    Replaced,
+    /// The same, and its owner is told this.
+    ReplacedSince(String),
+}
+
 /// Gives up a clone that is in the way of a wanted name, at once, if `dead` is still true of it under
-/// its lock. `by_holder`: whoever holds it wants that, and sessions in it are theirs.
+/// its lock.
 ///
 /// # Errors
 /// The driver's.
 pub async fn drop_dead_clone(
     registry: &mut Registry,
     clone: &str,
-    by_holder: bool,
+    end: &End,
     dead: &(dyn Fn(&CloneRow) -> bool + Sync),
 ) -> Result<Dead> {
     let key = LockKey::clone(clone);
@@ -463,8 +513,14 @@ pub async fn drop_dead_clone(
             Some(row) if !dead(&row) => return Ok(Dead::Alive),
             Some(_) => {}
         }
-        if by_holder {
-            registry.set_released(clone).await?;
+        match end {
+            End::Dead => {}
+            End::Replaced => {
+                registry.set_released(clone).await?;
+            }
+            End::ReplacedSince(why) => {
+                registry.end_lease(clone, why).await?;
+            }
         }
         Ok(match drop_clone(registry, clone).await? {
             None => Dead::InUse,

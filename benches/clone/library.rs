@@ -251,6 +251,8 @@ fn wanted() -> Wanted {
         shard: None,
         lease: Lease::Session,
         fresh: false,
+        take: false,
+        command: false,
         keep_failed: false,
     }
 }

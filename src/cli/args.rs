@@ -191,8 +191,13 @@ pub(crate) struct CloneArgs {
     /// Make the clone anew if there is one of this name
     #[arg(long)]
     pub(crate) fresh: bool,
+    /// Take a clone of this name over from its owner, with its data; with `--fresh` without its data and
+    /// sessions
+    #[arg(long)]
+    pub(crate) take: bool,
     /// How long it is kept, such as `2h`, or `never` to keep it until it is released
-    /// [default: `[clone] ttl`]
+    /// [default: as before; for a new one `[clone] ttl`, or `[clone] branch_ttl` if it is named by a local
+    /// branch or a worktree]
     #[arg(long, value_name = "DURATION")]
     pub(crate) ttl: Option<String>,
 }
@@ -238,6 +243,9 @@ pub(crate) struct Release {
     /// Names or ids of clones
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    /// Also those of other owners: of another role, machine or checkout
+    #[arg(long)]
+    pub(crate) take: bool,
 }
 
 /// `--state` of templates.

@@ -13,7 +13,7 @@ use crate::pg::sqlstate;
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
 use crate::registry::handover::Finished;
-use crate::registry::{DatabaseRow, Registry};
+use crate::registry::{DatabaseRow, Lease, Registry};
 use crate::strategy::Chooser;
 use crate::template::{Overtaken, Template, build};
 
@@ -153,7 +153,7 @@ impl Order<'_> {
             if !request.pattern.is_unique() {
                 // Looked at before the work; the rename at the end decides.
                 for name in &names {
-                    check_name(registry, name).await?;
+                    check_name(registry, &request.tenure.asker, name).await?;
                 }
             }
             let roles = context.definition.databases.iter();
@@ -171,7 +171,7 @@ impl Order<'_> {
                 definition: &context.definition.name,
                 fingerprint: self.fingerprint,
                 template_id: self.template,
-                lease: request.lease,
+                lease: request.tenure.lease,
                 holder: context.holder,
                 databases,
             });
@@ -199,7 +199,7 @@ impl Order<'_> {
             Err(error) if matches!(sqlstate(&error).as_deref(), Some("42P04" | "23505")) => {
                 for clone in clones {
                     for row in &clone.rows {
-                        check_name(registry, &row.name).await?;
+                        check_name(registry, &self.context.asker(), &row.name).await?;
                     }
                 }
                 return Err(error);
@@ -215,6 +215,8 @@ impl Order<'_> {
                 databases,
                 oids: handed_over.oids,
                 fingerprint: *self.fingerprint,
+                by_session: request.tenure.lease == Lease::Session,
+                bound: request.tenure.prolonging(),
                 expires_at: handed_over.expires_at,
                 took: self.started.elapsed(),
             });
@@ -234,8 +236,7 @@ impl Order<'_> {
             let rows = rows.iter().zip(comments);
             finished.push(Finished {
                 id,
-                lease: request.lease,
-                holder: self.context.holder,
+                tenure: &request.tenure,
                 databases: rows
                     .map(|(row, builders)| (row, row.mark().comment(&words, *builders)))
                     .collect(),

@@ -10,6 +10,7 @@
 mod after;
 mod create;
 mod fill;
+mod taken;
 mod warm;
 
 use std::collections::HashSet;
@@ -19,15 +20,16 @@ use sqlx::postgres::types::Oid;
 
 pub use self::create::{create, create_without_template};
 pub use self::fill::fill;
+pub use self::taken::{check_name, of_another, taken};
 pub use self::warm::{Warm, WarmTemplate, claim};
 
 use crate::context::Context;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::handout::{NamedDatabase, Outcome, Shard};
 use crate::names::{Fingerprint, NameParts, NamePattern, private_name};
-use crate::pg::catalog;
 use crate::registry::clone::NewClone;
 use crate::registry::database::{NewDatabase, Owner};
+use crate::registry::owner::{Bound, Tenure};
 use crate::registry::{CloneRow, DatabaseRow, Lease, Registry};
 use crate::template::{Template, TemplateDatabase};
 
@@ -43,8 +45,8 @@ pub struct Request<'a> {
     pub index: usize,
     /// `{shard}`
     pub shard: Option<Shard>,
-    /// How long it is kept.
-    pub lease: Lease,
+    /// For whom, and how long it is kept.
+    pub tenure: Tenure<'a>,
     /// How its template came about, for `after_clone`.
     pub outcome: Outcome,
 }
@@ -60,8 +62,12 @@ pub struct Clone {
     pub oids: Vec<Oid>,
     /// What it was made from.
     pub fingerprint: Fingerprint,
+    /// Whether a session holds it: then it ends with that.
+    pub by_session: bool,
     /// RFC 3339; `None` for session leases and for ever.
     pub expires_at: Option<String>,
+    /// What its name comes from: while that is there, each command in the checkout prolongs the lease.
+    pub bound: Bound,
     /// What making it took.
     pub took: Duration,
 }
@@ -85,7 +91,9 @@ impl Clone {
             databases: named(&rows),
             oids: rows.iter().filter_map(|r| r.oid).collect(),
             fingerprint: row.fingerprint.parse()?,
+            by_session: row.lease == "session",
             expires_at: row.expires_at.clone(),
+            bound: row.prolonging(),
             took: Duration::ZERO,
         })
     }
@@ -160,34 +168,6 @@ pub fn check_names(
         }
     }
     Ok(())
-}
-
-/// Fails if the name is taken, and says by whom.
-///
-/// # Errors
-/// [`Kind::NameTaken`], and the driver's.
-pub async fn check_name(registry: &mut Registry, name: &str) -> Result<()> {
-    match catalog::database(registry.session(), name).await? {
-        None => Ok(()),
-        Some(_) => Err(taken(registry, name).await),
-    }
-}
-
-/// The error for a name that a database has already; says whose it is.
-pub async fn taken(registry: &mut Registry, name: &str) -> Error {
-    let error = Error::new(
-        Kind::NameTaken,
-        format!("there is a database `{name}` already"),
-    );
-    match registry.clone_by_name(name).await {
-        Ok(Some(row)) if row.state == "leased" => error
-            .detail(format!("it is clone {} of definition `{}`, held by {}", row.id, row.definition, row.holder.0.describe()))
-            .hint(format!("`pgstencil release {name}` gives it back, if it is yours; or choose another `--name`")),
-        Ok(Some(_)) => error.hint("it was given back and is about to be dropped: try again"),
-        _ => error
-            .detail("it is not a clone of this registry, so pgstencil leaves it alone")
-            .hint("choose another `--name`"),
-    }
 }
 
 /// Registers a clone that is nobody's yet, of some of a template's databases: they keep their private names.

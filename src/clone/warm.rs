@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::handout::NamedDatabase;
 use crate::names::Fingerprint;
 use crate::pg::{catalog, is_connection_loss};
-use crate::registry::Registry;
 use crate::registry::warm::{ClaimedRow, Wish};
+use crate::registry::{Lease, Registry};
 use crate::template::{Extends, Provisional};
 
 /// Warm clones that were handed out.
@@ -68,7 +68,6 @@ pub async fn claim(
         stale_s: context.definition.stale_after.map(|d| d.as_secs_f64()),
         looked_at,
         count: requests.len(),
-        lease: first.lease,
         holder: context.holder,
     };
     let rows = registry.claim_warm(&wish).await?;
@@ -153,22 +152,27 @@ impl Claimed<'_> {
             wanted.extend(set.iter().zip(names));
         }
         let count_hit = count_hit && sets.len() == requests.len();
-        match registry.hand_over_warm(&wanted, count_hit).await {
-            Ok(true) => {}
-            Ok(false) => {
+        let tenures: Vec<_> = requests
+            .iter()
+            .take(sets.len())
+            .map(|r| &r.tenure)
+            .collect();
+        let until = match registry.hand_over_warm(&wanted, &tenures, count_hit).await {
+            Ok(Some(until)) => until,
+            Ok(None) => {
                 for (_, name) in &wanted {
                     if catalog::database(registry.session(), name).await?.is_some() {
-                        return Err(taken(registry, name).await.into());
+                        return Err(taken(registry, &context.asker(), name).await.into());
                     }
                 }
                 return Err(HandOver::Unfit);
             }
             Err(error) if is_connection_loss(&error) => return Err(error.into()),
             Err(_) => return Err(HandOver::Unfit),
-        }
+        };
         let mut clones = Vec::new();
         let mut named = wanted.iter();
-        for (set, request) in sets.iter().zip(requests) {
+        for ((set, request), until) in sets.iter().zip(requests).zip(until) {
             let databases: Vec<NamedDatabase> = named
                 .by_ref()
                 .take(set.len())
@@ -185,7 +189,9 @@ impl Claimed<'_> {
                 databases,
                 oids: set.iter().filter_map(|row| row.oid).collect(),
                 fingerprint: *fingerprint,
-                expires_at: set.first().and_then(ClaimedRow::expires_at),
+                by_session: request.tenure.lease == Lease::Session,
+                bound: request.tenure.prolonging(),
+                expires_at: until,
                 took: started.elapsed(),
             });
         }

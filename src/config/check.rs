@@ -214,6 +214,8 @@ fn clone(doc: &Document<'_>, path: &KeyPath, raw: RawClone) -> Result<CloneSetti
         },
         strategy: raw.strategy,
         ttl: or_never(doc, &path.key("ttl"), &raw.ttl)?,
+        named: raw.named,
+        branch_ttl: or_never(doc, &path.key("branch_ttl"), &raw.branch_ttl)?,
         orphan_grace: duration(doc, &path.key("orphan_grace"), &raw.orphan_grace, false)?,
     })
 }

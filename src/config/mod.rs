@@ -162,6 +162,11 @@ pub struct CloneSettings {
     pub strategy: Strategy,
     /// Lease of clones from `pgstencil clone`; `None` is `"never"`.
     pub ttl: Option<Duration>,
+    /// Who shares a clone that has a name of its own.
+    pub named: Named,
+    /// Lease of clones that are named by a local branch or a worktree, counted from the last command in
+    /// their checkout; `None` is `"never"`.
+    pub branch_ttl: Option<Duration>,
     /// How long a clone without holder and session waits before the sweep drops it.
     pub orphan_grace: Duration,
     /// How many clones of a template in use are made ahead of time.
@@ -182,6 +187,17 @@ pub enum Strategy {
     FileCopy,
     /// `STRATEGY file_copy` with `file_copy_method = clone` (18 and later)
     Reflink,
+}
+
+/// `[clone] named`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Named {
+    /// The server role in one checkout on one machine.
+    #[default]
+    Checkout,
+    /// All checkouts, machines and roles of the project that have this setting.
+    Project,
 }
 
 /// `extend`
@@ -226,6 +242,8 @@ impl Default for CloneSettings {
         CloneSettings {
             strategy: Strategy::Auto,
             ttl: Some(Duration::from_secs(12 * 60 * 60)),
+            named: Named::Checkout,
+            branch_ttl: Some(Duration::from_secs(14 * 24 * 60 * 60)),
             orphan_grace: Duration::from_secs(2 * 60),
             warm: 2,
             warm_max: 8,

@@ -11,7 +11,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{AfterExtend, Config, Definition, Extend, Strategy, UrlSetting};
+use super::{AfterExtend, Config, Definition, Extend, Named, Strategy, UrlSetting};
 
 /// pgstencil's configuration, `pgstencil.toml`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +75,11 @@ pub(super) struct RawClone {
     pub(super) strategy: Strategy,
     /// How long a clone from `pgstencil clone` is kept; a duration, or `never`.
     pub(super) ttl: String,
+    /// Who shares a clone that has a name of its own.
+    pub(super) named: Named,
+    /// How long a clone that is named by a local branch or a worktree is kept after the last command
+    /// in its checkout; a duration, or `never`.
+    pub(super) branch_ttl: String,
     /// How long a clone without holder and session waits before the sweep drops it; a duration.
     pub(super) orphan_grace: String,
     /// How many clones of a template in use are made ahead of time.
@@ -90,6 +95,8 @@ impl Default for RawClone {
         RawClone {
             strategy: Strategy::Auto,
             ttl: "12h".to_owned(),
+            named: Named::Checkout,
+            branch_ttl: "14d".to_owned(),
             orphan_grace: "2m".to_owned(),
             warm: 2,
             warm_max: 8,
@@ -302,6 +309,8 @@ impl From<&Config> for RawConfig {
             clone: RawClone {
                 strategy: config.clone.strategy,
                 ttl: or_never(config.clone.ttl),
+                named: config.clone.named,
+                branch_ttl: or_never(config.clone.branch_ttl),
                 orphan_grace: humantime::format_duration(config.clone.orphan_grace).to_string(),
                 warm: config.clone.warm,
                 warm_max: config.clone.warm_max,

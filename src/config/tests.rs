@@ -110,6 +110,8 @@ run_as = "pg"
 [clone]
 strategy = "file_copy"
 ttl = "never"
+named = "project"
+branch_ttl = "3d"
 orphan_grace = "1h 30m"
 warm = 3
 warm_max = 4
@@ -174,6 +176,8 @@ fn every_key_arrives() {
         CloneSettings {
             strategy: Strategy::FileCopy,
             ttl: None,
+            named: Named::Project,
+            branch_ttl: Some(Duration::from_secs(3 * 86_400)),
             orphan_grace: Duration::from_secs(90 * 60),
             warm: 3,
             warm_max: 4,
@@ -288,7 +292,7 @@ hint: did you mean `match`?",
             "[clone]
 hot = 1",
             "pgstencil.toml:5:1: unknown key `clone.hot`
-  keys known here: orphan_grace, strategy, ttl, warm, warm_max",
+  keys known here: branch_ttl, named, orphan_grace, strategy, ttl, warm, warm_max",
         ),
         (
             "[evict]

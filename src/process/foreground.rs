@@ -98,7 +98,17 @@ pub(super) fn ignored_signals() -> u64 {
         .unwrap_or(0)
 }
 
-/// Runs a command with our own standard input, output and error until it ends.
+/// A command that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Its process.
+    pub pid: u32,
+    /// Its process group, if that is not ours.
+    pub group: Option<u32>,
+}
+
+/// Runs a command with our own standard input, output and error until it ends. `started` is called as
+/// soon as it runs.
 ///
 /// `signals` must have been subscribed before: one that came since is passed on at once. What the
 /// command leaves running in the background is left alone.
@@ -111,18 +121,17 @@ pub(super) fn ignored_signals() -> u64 {
 /// # Cancel safety
 ///
 /// If the future is dropped the command goes on, unwatched.
-pub async fn run_foreground(job: &Job, signals: &mut Signals) -> Result<Status> {
+pub async fn run_foreground(
+    job: &Job,
+    signals: &mut Signals,
+    started: impl FnOnce(Started),
+) -> Result<Status> {
     let terminal = std::io::stdin().is_terminal();
-    run(
-        job,
-        signals,
-        if terminal {
-            Place::OurGroup
-        } else {
-            Place::OwnGroup
-        },
-    )
-    .await
+    let place = match terminal {
+        true => Place::OurGroup,
+        false => Place::OwnGroup,
+    };
+    run(job, signals, place, started).await
 }
 
 /// In which process group the command runs.
@@ -132,7 +141,12 @@ pub(super) enum Place {
     OwnGroup,
 }
 
-pub(super) async fn run(job: &Job, signals: &mut Signals, place: Place) -> Result<Status> {
+pub(super) async fn run(
+    job: &Job,
+    signals: &mut Signals,
+    place: Place,
+    started: impl FnOnce(Started),
+) -> Result<Status> {
     let Some((program, arguments)) = job.argv.split_first() else {
         return Err(Error::usage("no command given"));
     };
@@ -147,6 +161,10 @@ pub(super) async fn run(job: &Job, signals: &mut Signals, place: Place) -> Resul
     let Some(pid) = child.id() else {
         return Err(Error::internal("a child without number"));
     };
+    started(Started {
+        pid,
+        group: (place == Place::OwnGroup).then_some(pid),
+    });
     let target = Target {
         pid: Pid::from_raw(pid.cast_signed()),
         place,

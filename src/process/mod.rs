@@ -8,6 +8,7 @@
 //! Both look at *process groups*, since a shell's children do not end with it. What leaves its group
 //! (a daemon that calls `setsid`) is out of reach, by its own wish.
 
+mod alive;
 mod captured;
 mod foreground;
 mod lines;
@@ -27,8 +28,9 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
+pub use self::alive::{is_alive, is_group_alive};
 pub use self::captured::{Ended, Finished, run_captured};
-pub use self::foreground::{Signals, run_foreground};
+pub use self::foreground::{Signals, Started, run_foreground};
 pub use self::lines::plain;
 
 use tokio_util::sync::CancellationToken;
@@ -184,16 +186,4 @@ fn cannot_start(program: &OsString, cwd: &Path, cause: io::Error) -> Error {
         _ => Error::failed(format!("cannot start `{shown}`")),
     }
     .caused_by(cause)
-}
-
-/// Whether a process of this number exists here, running or not yet waited for.
-pub fn is_alive(pid: u32) -> bool {
-    let Ok(pid) = i32::try_from(pid) else {
-        return false;
-    };
-    // EPERM: it exists, and is somebody else's.
-    !matches!(
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None),
-        Err(nix::errno::Errno::ESRCH)
-    )
 }

@@ -500,8 +500,9 @@ async fn foreground_passes_status_and_signals_on() {
     }
     let mut signals = Signals::subscribe().unwrap();
     let status = |script: &str| Job::shell(script, "/");
-    let run_own =
-        async |job: &Job, signals: &mut Signals| run(job, signals, Place::OwnGroup).await.unwrap();
+    let run_own = async |job: &Job, signals: &mut Signals| {
+        run(job, signals, Place::OwnGroup, drop).await.unwrap()
+    };
 
     assert_eq!(
         run_own(&status("exit 5"), &mut signals).await,
@@ -557,7 +558,9 @@ async fn on_a_terminal_the_command_hears_ctrl_c_by_itself() {
     // To us alone, twice: neither passed on nor taken for more than it is.
     raise_later(&[(100, Signal::SIGINT), (300, Signal::SIGINT)]);
     assert_eq!(
-        run(&job, &mut signals, Place::OurGroup).await.unwrap(),
+        run(&job, &mut signals, Place::OurGroup, drop)
+            .await
+            .unwrap(),
         Status::Exited(4)
     );
     let pgid = fs::read_to_string(dir.path().join("pgid")).unwrap();
@@ -568,7 +571,7 @@ async fn on_a_terminal_the_command_hears_ctrl_c_by_itself() {
     job.argv = ["sleep", "20"].map(OsString::from).to_vec();
     raise_later(&[(100, Signal::SIGTERM)]);
     assert_eq!(
-        run(&job, &mut signals, Place::OurGroup)
+        run(&job, &mut signals, Place::OurGroup, drop)
             .await
             .unwrap()
             .code(),
@@ -580,7 +583,9 @@ async fn on_a_terminal_the_command_hears_ctrl_c_by_itself() {
         (500, Signal::SIGINT),
     ]);
     assert_eq!(
-        run(&job, &mut signals, Place::OurGroup).await.unwrap(),
+        run(&job, &mut signals, Place::OurGroup, drop)
+            .await
+            .unwrap(),
         Status::Signaled(15)
     );
 }
@@ -604,7 +609,9 @@ async fn what_was_ignored_stays_ignored() {
     kill(Pid::this(), Signal::SIGHUP).unwrap();
     let job = Job::shell("kill -HUP $$; exit 6", "/");
     assert_eq!(
-        run(&job, &mut signals, Place::OwnGroup).await.unwrap(),
+        run(&job, &mut signals, Place::OwnGroup, drop)
+            .await
+            .unwrap(),
         Status::Exited(6)
     );
 }
@@ -615,7 +622,7 @@ async fn foreground_leaves_background_children_alone() {
     let mut signals = Signals::subscribe().unwrap();
     let job = Job::shell("sleep 60 >/dev/null 2>&1 & echo $! > pid", dir.path());
     assert!(
-        run(&job, &mut signals, Place::OwnGroup)
+        run(&job, &mut signals, Place::OwnGroup, drop)
             .await
             .unwrap()
             .success()
@@ -636,7 +643,7 @@ async fn programs_that_cannot_be_started() {
     let mut signals = Signals::subscribe().unwrap();
     let mut error = async |program: &Path, cwd: &Path| {
         let job = Job::new(vec![program.into()], cwd);
-        run_foreground(&job, &mut signals).await.unwrap_err()
+        run_foreground(&job, &mut signals, drop).await.unwrap_err()
     };
     for (program, part) in [
         (

@@ -10,32 +10,38 @@ use sqlx::types::Json;
 use crate::error::{Error, Result};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
+use crate::pg::catalog;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
 
 use super::database::{self, NewDatabase, Owner};
-use super::{DatabaseRow, Holder, Registry};
+use super::owner::{Bound, CloneOwner, owner_columns};
+use super::{DatabaseRow, Holder, Registry, dropped};
 
 /// Until when a holder keeps a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
     /// As long as a session holds the clone's lock.
     Session,
-    /// For this long, by the server's clock; `None` is for ever.
+    /// For this long, by the server's clock; `None` is for ever. It replaces what was said before.
     Expiry(Option<Duration>),
+    /// As the config says: `[clone] branch_ttl` from the last command in its checkout on, if its name comes
+    /// from a local branch or a worktree, else `[clone] ttl`. A clone that is there already is never kept
+    /// for less than before.
+    Usual,
 }
 
 impl Lease {
     pub(super) fn kind(self) -> &'static str {
         match self {
             Lease::Session => "session",
-            Lease::Expiry(_) => "expiry",
+            Lease::Expiry(_) | Lease::Usual => "expiry",
         }
     }
 
     pub(super) fn seconds(self) -> Option<f64> {
         match self {
-            Lease::Session | Lease::Expiry(None) => None,
+            Lease::Session | Lease::Usual | Lease::Expiry(None) => None,
             Lease::Expiry(Some(ttl)) => Some(ttl.as_secs_f64()),
         }
     }
@@ -62,6 +68,8 @@ pub struct CloneRow {
     pub expires_at: Option<String>,
     /// Whether the expiry has passed.
     pub expired: bool,
+    /// Seconds until then; `None` as `expires_at`.
+    pub left_s: Option<f64>,
     /// Seconds since a sweep first found it without holder.
     pub orphaned_s: Option<f64>,
     /// Seconds that it may be without holder; `None` if its project has noted none.
@@ -72,6 +80,26 @@ pub struct CloneRow {
     pub age_s: f64,
     /// RFC 3339, UTC.
     pub created_at: String,
+    /// Whose it is.
+    #[sqlx(flatten)]
+    pub owner: CloneOwner,
+    /// Whether its name can be wanted again.
+    pub named: bool,
+    /// What its name comes from.
+    #[sqlx(flatten)]
+    pub bound: Bound,
+    /// Whether a person said how long it is kept.
+    pub ttl_typed: bool,
+    /// Seconds that they said; `None` for ever.
+    pub ttl_s: Option<f64>,
+    /// Seconds that it is kept from each command in its checkout on; `None` if that does not matter.
+    pub branch_ttl_s: Option<f64>,
+    /// The last command in its checkout, to the hour; RFC 3339, UTC.
+    pub seen_at: String,
+    /// Process id of the command that runs on it; 0 if that is about to be started, `None` if there is none.
+    pub command_pid: Option<i64>,
+    /// Process group of that command, if it has one of its own.
+    pub command_group: Option<i64>,
 }
 
 impl CloneRow {
@@ -86,6 +114,28 @@ impl CloneRow {
         let grace = self.grace_s.unwrap_or(otherwise.as_secs_f64());
         self.orphaned_s.is_some_and(|s| s >= grace)
     }
+
+    /// Whether it is kept by the clock, and its time is not over.
+    pub fn is_kept(&self) -> bool {
+        self.state == "leased" && self.lease == "expiry" && !self.expired
+    }
+
+    /// What its name comes from, if that prolongs its lease.
+    pub fn prolonging(&self) -> Bound {
+        match self.branch_ttl_s {
+            Some(_) => self.bound.clone(),
+            None => Bound::default(),
+        }
+    }
+
+    /// Why its lease is over, in words.
+    pub fn ending(&self) -> String {
+        let when = self.expires_at.as_deref().unwrap_or("some time");
+        match self.branch_ttl_s {
+            Some(_) => format!("its lease ended at {when}, since no command ran in its checkout"),
+            None => format!("its lease ended at {when}"),
+        }
+    }
 }
 
 macro_rules! select {
@@ -93,11 +143,14 @@ macro_rules! select {
         concat!(
             "SELECT id, project, definition, fingerprint, name, state, lease, \
              to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS expires_at, \
-             coalesce(expires_at <= now(), false) AS expired, \
+             extract(epoch FROM expires_at - now())::float8 AS left_s, coalesce(expires_at <= now(), false) AS expired, \
              extract(epoch FROM now() - orphaned_at)::float8 AS orphaned_s, holder, \
              (SELECT p.grace_s FROM pgstencil.project p WHERE p.name = c.project) AS grace_s, \
              extract(epoch FROM now() - created_at)::float8 AS age_s, \
-             to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at \
+             to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, ",
+            owner_columns!(),
+            ", named, bound_branch, bound_worktree, ttl_typed, ttl_s, branch_ttl_s, command_pid, command_group, \
+             to_char(seen_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS seen_at \
              FROM pgstencil.clone c ",
             $tail
         )
@@ -113,15 +166,20 @@ const BY_NAME: &str = select!(
      WHERE d.clone_id = c.id AND d.name = $1 AND d.state = 'present')) \
      ORDER BY (state = 'leased') DESC, created_at DESC LIMIT 1"
 );
+/// Those that are there, or were given up and are not gone yet. One that was given up stands behind.
+const BY_NAMES: &str = "SELECT id FROM pgstencil.clone c WHERE state <> 'creating' AND (name = ANY($1) OR EXISTS (SELECT FROM pgstencil.database d \
+     WHERE d.clone_id = c.id AND d.name = ANY($1) AND d.state = 'present')) \
+     ORDER BY (state = 'leased') DESC, created_at DESC";
+const ITS_DATABASES: &str =
+    "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.clone_id = $1)";
 const INSERT: &str = "INSERT INTO pgstencil.clone \
      (id, project, definition, fingerprint, template_id, name, state, lease, holder) \
      VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8)";
 const ASYNCHRONOUS: &str = "SELECT set_config('synchronous_commit', 'off', true)";
-const LEASE: &str = "UPDATE pgstencil.clone SET state = 'leased', lease = $2, \
-     expires_at = now() + make_interval(secs => $3), orphaned_at = NULL, holder = $4 \
-     WHERE id = $1 AND state IN ('creating', 'leased') RETURNING (expires_at AT TIME ZONE 'UTC')::text";
 const RELEASE: &str =
     "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state <> 'released'";
+const COMMAND: &str = "UPDATE pgstencil.clone SET command_pid = $2, command_group = $3 \
+     WHERE id = ANY($1) AND state = 'leased' AND lease = 'session'";
 const ORPHAN: &str = "UPDATE pgstencil.clone SET orphaned_at = now() \
      WHERE id = $1 AND state = 'leased' AND orphaned_at IS NULL";
 const REVIVE: &str = "UPDATE pgstencil.clone SET orphaned_at = NULL \
@@ -157,7 +215,7 @@ pub struct NewClone<'a> {
     pub template_id: Option<i64>,
     /// Kind of lease.
     pub lease: Lease,
-    /// Who asks.
+    /// Who makes it.
     pub holder: &'a Holder,
     /// Its databases.
     pub databases: Vec<NewDatabase>,
@@ -195,10 +253,39 @@ fn intents(clones: &[NewClone<'_>], also: &[Statement]) -> Vec<Statement> {
     statements
 }
 
-/// Starts or renews a lease, and returns until when it is, as Postgres writes it.
-pub(super) fn lease(id: &str, lease: Lease, holder: &Holder) -> Statement {
-    let (kind, seconds) = (lease.kind(), lease.seconds());
-    sql::fill(LEASE, &[&id, &kind, &seconds, &Json(holder)])
+/// A clone, and what the server shows of its databases.
+#[derive(Clone, Debug)]
+pub struct CloneOnServer {
+    /// The clone.
+    pub row: CloneRow,
+    /// Its databases, in the order of the definition.
+    pub databases: Vec<DatabaseRow>,
+    /// Those that the server has of them.
+    pub found: Vec<catalog::Database>,
+}
+
+impl CloneOnServer {
+    /// Whether one of its databases has one of these names.
+    pub fn stands_under(&self, names: &[String]) -> bool {
+        self.found.iter().any(|found| {
+            names.contains(&found.name) && self.databases.iter().any(|row| row.is(found))
+        })
+    }
+
+    /// Whether any of its databases is as it was made.
+    pub fn has_any(&self) -> bool {
+        self.databases.iter().any(|row| self.has(row))
+    }
+
+    fn has(&self, row: &DatabaseRow) -> bool {
+        let mut found = self.found.iter();
+        found.any(|found| row.is(found) && found.name == row.name && !found.invalid)
+    }
+
+    /// The database of it that is gone, was replaced or was renamed, if any is.
+    pub fn lacks(&self) -> Option<&DatabaseRow> {
+        self.databases.iter().find(|row| !self.has(row))
+    }
 }
 
 impl Registry {
@@ -274,21 +361,66 @@ impl Registry {
             .collect()
     }
 
-    /// Renews a lease. `false`: the clone was given up.
+    /// The clones of which a database has one of these names, or had; those that were given up come last.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn set_leased(
-        &mut self,
-        id: &str,
-        lease: Lease,
-        holder: &Holder,
-    ) -> std::result::Result<bool, sqlx::Error> {
-        let [_, done] = self
+    pub async fn clones_named(&mut self, names: &[String]) -> Result<Vec<CloneOnServer>> {
+        let ids: Vec<String> = self
             .session()
-            .send([sql::flushed(), self::lease(id, lease, holder)])
-            .await?;
-        Ok(done.count == 1)
+            .scalars(sql::fill(BY_NAMES, &[&names]))
+            .await
+            .doing(|| "look a clone up in the registry".into())?;
+        let mut clones = Vec::new();
+        for id in ids {
+            clones.extend(self.clone_on_server(&id).await?);
+        }
+        Ok(clones)
+    }
+
+    /// A clone by its id, with what the server shows of it. Who holds its lock sees what nobody changes.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn clone_on_server(&mut self, id: &str) -> Result<Option<CloneOnServer>> {
+        let doing = || "look at a clone".to_owned();
+        let major = self.facts().major();
+        let [row, databases, found] = self
+            .session()
+            .send([
+                sql::fill(BY_ID, &[&id]),
+                database::of(&Owner::Clone(id.to_owned())),
+                catalog::databases_where(major, ITS_DATABASES, &[&id]),
+            ])
+            .await
+            .doing(doing)?;
+        let Some(row) = row.read().doing(doing)?.into_iter().next() else {
+            return Ok(None);
+        };
+        Ok(Some(CloneOnServer {
+            row,
+            databases: databases.read().doing(doing)?,
+            found: found.read().doing(doing)?,
+        }))
+    }
+
+    /// Notes the process of the command that runs on clones, and its process group if that is its own.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn note_command(
+        &mut self,
+        clones: &[String],
+        pid: u32,
+        group: Option<u32>,
+    ) -> Result<()> {
+        let ids = clones.to_vec();
+        let group = group.map(i64::from);
+        self.session()
+            .execute(sql::fill(COMMAND, &[&ids, &i64::from(pid), &group]))
+            .await
+            .doing(|| "note the command of a clone".into())?;
+        Ok(())
     }
 
     /// Gives a clone up: from here on anybody's sweep drops it. `false`: it was given up already.
@@ -297,6 +429,20 @@ impl Registry {
     /// The driver's.
     pub async fn set_released(&mut self, id: &str) -> Result<bool> {
         self.change_clone(RELEASE, id).await
+    }
+
+    /// [`Registry::set_released`] of a clone that is not given up by its owner: why is told to whoever of
+    /// them asks for its name again.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn end_lease(&mut self, id: &str, why: &str) -> Result<bool> {
+        let [_, released] = self
+            .session()
+            .send([dropped::note(id, why), sql::fill(RELEASE, &[&id])])
+            .await
+            .doing(|| format!("end the lease of clone {id}"))?;
+        Ok(released.count == 1)
     }
 
     /// Gives a clone up whose lock the session holds, and the lock with it. `false`: it was given up already.

@@ -11,18 +11,17 @@ use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
 use crate::pg::sqlstate;
 
+use super::owner::{self, Tenure};
 use super::warm::ClaimedRow;
-use super::{DatabaseRow, Holder, Lease, Registry, clone, template};
+use super::{DatabaseRow, Registry, template};
 
 /// A clone whose databases are made, for [`Registry::hand_over`].
 #[derive(Clone, Debug)]
 pub struct Finished<'a> {
     /// The clone, whose lock the session holds.
     pub id: &'a str,
-    /// Until when it is kept.
-    pub lease: Lease,
-    /// Who asked.
-    pub holder: &'a Holder,
+    /// For whom, and until when it is kept.
+    pub tenure: &'a Tenure<'a>,
     /// Its databases, and the comments that they get.
     pub databases: Vec<(&'a DatabaseRow, String)>,
 }
@@ -63,9 +62,6 @@ const WARM: &str = warm!("");
 const WARM_15: &str = warm!(
     " AND (p.datcollversion IS NULL OR p.datcollversion = pg_database_collation_actual_version(p.oid))"
 );
-/// Its lock is held since the claim, so nothing else can have changed it.
-const LEASED_WARM: &str = "UPDATE pgstencil.clone SET state = 'leased', name = $2 \
-     WHERE id = $1 AND state = 'creating'";
 
 /// From what Postgres writes, `2026-11-25 21:51:33.123456`: to have the server write it so costs a
 /// millisecond.
@@ -83,8 +79,12 @@ fn making_over(clones: &[Finished<'_>]) -> Vec<Statement> {
             statements.push(sql::comment_database(&row.name, comment));
             statements.push(sql::allow_connections(&row.name, true));
         }
-        statements.push(clone::lease(clone.id, clone.lease, clone.holder));
+        let name = clone.databases.first().map_or("", |(row, _)| &row.name);
+        statements.push(owner::lease(clone.id, name, clone.tenure));
     }
+    // Once, at the end: no answer is expected there.
+    let asker = clones.first().map(|clone| &clone.tenure.asker);
+    statements.extend(asker.and_then(owner::seen));
     statements
 }
 
@@ -141,17 +141,18 @@ impl Registry {
         Ok(handed_over)
     }
 
-    /// Gives claimed warm clones their names and opens them: all or nothing. `named`: rows with the names
-    /// that they get, those of one clone behind each other. `Ok(false)`: some name is taken. `count_hit`:
-    /// nobody else counts the hit.
+    /// Gives claimed warm clones their names and their leases, and opens them: all or nothing. `named`: rows
+    /// with the names that they get, those of one clone behind each other; `tenures`: one for each clone.
+    /// Returns until when each is kept; `None`: some name is taken. `count_hit`: nobody else counts the hit.
     ///
     /// # Errors
     /// The driver's.
     pub async fn hand_over_warm(
         &mut self,
         named: &[(&ClaimedRow, String)],
+        tenures: &[&Tenure<'_>],
         count_hit: bool,
-    ) -> Result<bool> {
+    ) -> Result<Option<Vec<Option<String>>>> {
         let warm = match self.facts().major() {
             ..=14 => WARM,
             _ => WARM_15,
@@ -161,15 +162,24 @@ impl Registry {
         statements.extend(
             looks.map(|(row, name)| sql::fill(warm, &[&row.database_id, name, &row.mark()])),
         );
-        let mut last = None;
         for (row, name) in named {
             statements.push(sql::rename_database(&row.private_name, name));
             statements.push(sql::allow_connections(name, true));
-            if last != Some(&row.clone_id) {
-                last = Some(&row.clone_id);
-                statements.push(sql::fill(LEASED_WARM, &[&row.clone_id, name]));
-            }
         }
+        // Their locks are held since the claim, so nothing else can have changed them.
+        let clones: Vec<_> = named
+            .chunk_by(|(a, _), (b, _)| a.clone_id == b.clone_id)
+            .collect();
+        let leases = statements.len()..statements.len() + clones.len();
+        for (clone, tenure) in clones.iter().zip(tenures) {
+            let (row, name) = &clone[0];
+            statements.push(owner::lease(&row.clone_id, name, tenure));
+        }
+        statements.extend(
+            tenures
+                .first()
+                .and_then(|tenure| owner::seen(&tenure.asker)),
+        );
         if let Some((row, _)) = named.first() {
             let hits = i64::from(count_hit);
             statements.push(template::touch(row.template_id, hits));
@@ -179,11 +189,21 @@ impl Registry {
             .send_all(&statements)
             .await
             .doing(|| "hand a warm clone over".into());
-        match done {
-            Ok(_) => Ok(true),
+        let answers = match done {
+            Ok(answers) => answers,
             // Somebody has the name: the whole message was taken back.
-            Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P04" | "23505")) => Ok(false),
-            Err(e) => Err(e),
+            Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P04" | "23505")) => {
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        let mut until = Vec::new();
+        for answer in answers.get(leases).unwrap_or_default() {
+            let (expires_at,): (Option<String>,) = answer
+                .one()
+                .doing(|| "read until when a clone is kept".into())?;
+            until.push(expires_at.as_deref().and_then(rfc_3339));
         }
+        Ok(Some(until))
     }
 }

@@ -6,11 +6,13 @@
 
 pub mod clone;
 pub mod database;
+pub mod dropped;
 pub mod event;
 pub mod eviction;
 pub mod handover;
 pub mod holder;
 pub mod measurement;
+pub mod owner;
 pub mod template;
 pub mod warm;
 

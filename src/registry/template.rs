@@ -179,6 +179,9 @@ const READY_OF: &str = select!(
 );
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND state = 'ready'";
+/// Whatever became of the template, and whichever project it is of: the files say the same.
+const RECIPE: &str = "SELECT recipe FROM pgstencil.template WHERE definition = $1 AND fingerprint = $2 \
+     ORDER BY (state = 'ready') DESC, id DESC LIMIT 1";
 const INSERT: &str = "INSERT INTO pgstencil.template (project, definition, fingerprint, state, recipe, builder, \
      base_fingerprint, added, chain, provisional, fresh_at, extend, built_by) \
      SELECT $1, $2, $3, 'building', $4, $5, b.fingerprint, $7, coalesce(b.chain, -1) + 1, $8, \
@@ -379,6 +382,24 @@ impl Registry {
                 Some((row, recipe))
             })
             .collect())
+    }
+
+    /// What a template of this fingerprint was built from, if that is still known.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn recipe(
+        &mut self,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<Recipe>> {
+        let recipe: Option<serde_json::Value> = self
+            .session()
+            .first_scalar(sql::fill(RECIPE, &[&definition, &fingerprint.to_string()]))
+            .await
+            .doing(|| "read what a template was built from".into())?;
+        // One of another format cannot be read.
+        Ok(recipe.and_then(|recipe| serde_json::from_value(recipe).ok()))
     }
 
     /// Takes the place of the ready template of the same key and role, within the seal's transaction: it is

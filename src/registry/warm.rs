@@ -12,8 +12,7 @@ use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
 
-use super::handover::rfc_3339;
-use super::{Holder, Lease, Registry};
+use super::{Holder, Registry};
 
 /// Which warm clones are wanted, and for whom.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +32,6 @@ pub struct Wish<'a> {
     pub looked_at: bool,
     /// How many clones.
     pub count: usize,
-    /// Until when they will be kept.
-    pub lease: Lease,
     /// Who asks.
     pub holder: &'a Holder,
 }
@@ -44,8 +41,6 @@ pub struct Wish<'a> {
 pub struct ClaimedRow {
     /// The clone.
     pub clone_id: String,
-    /// In UTC, as Postgres writes it; `None` for session leases and for ever.
-    expires_at: Option<String>,
     /// Number of the database's row.
     pub database_id: i64,
     /// Role within its set.
@@ -77,11 +72,6 @@ pub struct ClaimedRow {
 }
 
 impl ClaimedRow {
-    /// RFC 3339, UTC; `None` for session leases and for ever.
-    pub fn expires_at(&self) -> Option<String> {
-        self.expires_at.as_deref().and_then(rfc_3339)
-    }
-
     /// How its comment must end.
     pub(super) fn mark(&self) -> String {
         let mark = Mark {
@@ -162,12 +152,9 @@ fn claim(wish: &Wish<'_>) -> Statement {
            WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
            LIMIT $5 FOR UPDATE SKIP LOCKED), \
          locked AS MATERIALIZED (SELECT id FROM found WHERE pg_try_advisory_lock(lock_key)), \
-         claimed AS (UPDATE pgstencil.clone c SET state = 'creating', lease = $6, \
-           expires_at = now() + make_interval(secs => $7), holder = $8, created_at = now() \
-           FROM locked WHERE c.id = locked.id RETURNING c.id, c.expires_at) \
-         SELECT c.id AS clone_id, \
-           (c.expires_at AT TIME ZONE 'UTC')::text AS expires_at, \
-           d.id AS database_id, d.role, d.ordinal, d.private_name, d.nonce, d.oid, of.id AS template_id, \
+         claimed AS (UPDATE pgstencil.clone c SET state = 'creating', holder = $6, created_at = now() \
+           FROM locked WHERE c.id = locked.id RETURNING c.id) \
+         SELECT c.id AS clone_id, d.id AS database_id, d.role, d.ordinal, d.private_name, d.nonce, d.oid, of.id AS template_id, \
            CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms, \
            of.base_fingerprint, of.added, of.provisional, of.settle_attempts, \
            extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure \
@@ -181,8 +168,6 @@ fn claim(wish: &Wish<'_>) -> Statement {
             &wish.fingerprint.to_string(),
             &wish.stale_s,
             &wish.count,
-            &wish.lease.kind(),
-            &wish.lease.seconds(),
             &Json(wish.holder),
             &wish.role,
         ],

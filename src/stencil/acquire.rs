@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lease, Limit, Shard, Stencil};
+use super::reuse::{Age, Names};
+use super::{DroppedRow, Lease, Limit, Shard, Stencil};
 use crate::clone::{self, Clone, Request, WarmTemplate};
 use crate::config::Definition;
 use crate::context::Context;
@@ -18,6 +19,7 @@ use crate::pg::cause;
 use crate::pg::sql::Statement;
 use crate::registry::Registry;
 use crate::registry::event::Hit;
+use crate::registry::owner::Tenure;
 use crate::template::{Ensured, Extends, Overtaken, Provisional, Template};
 
 /// What a caller of [`Stencil::acquire`] wants.
@@ -33,8 +35,15 @@ pub struct Wanted {
     pub shard: Option<Shard>,
     /// How long they are kept.
     pub lease: Lease,
-    /// Replaces a live clone of the wanted name instead of giving it back.
+    /// Replaces a live clone of the wanted name instead of giving it back. Sessions in it are ended.
     pub fresh: bool,
+    /// Takes a clone of the wanted name over from its owner; not for [`Lease::Session`]. One that a session
+    /// holds is not taken.
+    pub take: bool,
+    /// A command is about to be started for the clones, which may outlive this process; report it by
+    /// [`crate::lease::Keeper::command`]. Then the clones of a killed process stay as long as its command
+    /// may be alive.
+    pub command: bool,
     /// Leaves the databases of a failed build to a person.
     pub keep_failed: bool,
 }
@@ -51,6 +60,11 @@ pub struct Acquired {
     pub fingerprint: Fingerprint,
     /// How they came about.
     pub outcome: Outcome,
+    /// For [`Outcome::Reused`]: how each clone stands to the present inputs. Otherwise empty.
+    pub ages: Vec<Age>,
+    /// The caller's clone that had one of the names before, if it was dropped without their doing. Told
+    /// once.
+    pub dropped: Option<DroppedRow>,
     /// Times, in order: files, template, clones.
     pub times: [Duration; 3],
     /// What the template was extended from, if it was.
@@ -112,19 +126,22 @@ impl Stencil {
             wanted.shard,
         )?;
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
-        if !wanted.pattern.is_unique()
-            && let Some(reused) = self.reuse(&mut registry, &context, wanted).await?
-        {
-            return Ok(reused.into_acquired(registry, definition));
-        }
-        let mut hand = Hand::new(wanted);
-        let obtained = match recipe {
-            Ok(recipe) => {
-                self.obtain(&mut registry, &context, &mut hand, recipe)
-                    .await
+        let recipe = recipe?;
+        let named = !wanted.pattern.is_unique();
+        let mut before = vec![None; wanted.count];
+        if named {
+            match self.reuse(&mut registry, &context, wanted, &recipe).await? {
+                Names::Reused(reused) => return Ok(reused.into_acquired(registry, definition)),
+                Names::Free(rows) => before = rows,
             }
-            Err(error) => Err(error),
-        };
+        }
+        let tenures = before
+            .iter()
+            .map(|row| self.tenure(&context, wanted, row.as_deref()));
+        let mut hand = Hand::new(wanted, tenures.collect());
+        let obtained = self
+            .obtain(&mut registry, &context, &mut hand, recipe.clone())
+            .await;
         // A statement cannot be interrupted, but who gave up meanwhile wants no clone.
         let obtained = match limit.cancel.is_cancelled() {
             true => obtained.and(Err(Error::new(Kind::Interrupted, "interrupted"))),
@@ -137,16 +154,21 @@ impl Stencil {
                 let _ = self.give_up_all(&mut registry, &hand.clones).await;
                 let overtaken = error.kind() == Kind::NameTaken
                     && !wanted.fresh
-                    && matches!(wanted.lease, Lease::Expiry(_));
-                // Another process of ours may have wanted the same one, and was first.
+                    && wanted.lease != Lease::Session;
+                // Another process may have wanted the same one, and was first.
                 if overtaken
-                    && !wanted.pattern.is_unique()
-                    && let Some(reused) = self.reuse(&mut registry, &context, wanted).await?
+                    && named
+                    && let Names::Reused(reused) =
+                        self.reuse(&mut registry, &context, wanted, &recipe).await?
                 {
                     return Ok(reused.into_acquired(registry, definition));
                 }
                 return Err(error);
             }
+        };
+        let dropped = match named {
+            true => dropped(&mut registry, &context, &hand.clones).await?,
+            false => None,
         };
         let template_time = obtained.template_time;
         Ok(Acquired {
@@ -155,6 +177,8 @@ impl Stencil {
             definition: definition.name.clone(),
             fingerprint: obtained.fingerprint,
             outcome: obtained.outcome,
+            ages: Vec::new(),
+            dropped,
             times: [
                 obtained.rereading + reading,
                 template_time,
@@ -352,9 +376,28 @@ struct Obtained {
     hit_ms: Option<u64>,
 }
 
+/// Says what became of an earlier clone of the same name.
+async fn dropped(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    clones: &[Clone],
+) -> Result<Option<DroppedRow>> {
+    let databases = clones.iter().flat_map(|clone| &clone.databases);
+    let names: Vec<String> = databases.map(|d| d.name.clone()).collect();
+    let dropped = registry.take_dropped(&names, &context.asker()).await?;
+    if let Some(row) = &dropped {
+        context.tell(Event::Warning(&format!(
+            "the clone that had the name {} before was dropped at {}: {}",
+            row.name, row.at, row.why
+        )));
+    }
+    Ok(dropped)
+}
+
 /// The clones that somebody wants, as far as they are there.
 struct Hand<'a> {
     wanted: &'a Wanted,
+    tenures: Vec<Tenure<'a>>,
     clones: Vec<Clone>,
     group: String,
     outcome: Outcome,
@@ -362,9 +405,10 @@ struct Hand<'a> {
 }
 
 impl<'a> Hand<'a> {
-    fn new(wanted: &'a Wanted) -> Self {
+    fn new(wanted: &'a Wanted, tenures: Vec<Tenure<'a>>) -> Self {
         Hand {
             wanted,
+            tenures,
             clones: Vec::new(),
             group: names::clone_id(),
             outcome: Outcome::Hit,
@@ -388,17 +432,16 @@ impl<'a> Hand<'a> {
     }
 
     fn requests(&self) -> Vec<Request<'_>> {
-        let request = |index| Request {
+        let request = |(index, tenure): (usize, &Tenure<'a>)| Request {
             pattern: &self.wanted.pattern,
             group: &self.group,
             index,
             shard: self.wanted.shard,
-            lease: self.wanted.lease,
+            tenure: tenure.clone(),
             outcome: self.outcome,
         };
-        (self.clones.len()..self.wanted.count)
-            .map(request)
-            .collect()
+        let tenures = self.tenures.iter().enumerate();
+        tenures.skip(self.clones.len()).map(request).collect()
     }
 
     /// Takes warm clones, and says what is known of their template, if there are any.

@@ -72,6 +72,7 @@ impl Stencil {
         let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
             return Ok(EvictionDone::default());
         };
+        registry.note_command_in_checkout(&self.asker()).await?;
         if !self.config.definitions.is_empty() {
             registry
                 .note_limits(
@@ -152,6 +153,7 @@ impl Stencil {
         let mut registry = Registry::open_existing(&self.endpoint, registry, limit)
             .await?
             .ok_or_else(missing)?;
+        registry.note_command_in_checkout(&self.asker()).await?;
         let rows = registry.residents().await?;
         let mut found = Vec::new();
         for name in names {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::{Lease, Limit, Stencil};
-use crate::clone::Clone;
+use crate::clone::{self, Clone};
 use crate::error::{Error, Kind, Result};
 use crate::lease::Keeper;
 use crate::pg::Doing as _;
 use crate::registry::database::{Estranged, Owner, Remains};
-use crate::registry::{DatabaseRow, Registry};
+use crate::registry::owner::Tenure;
+use crate::registry::{CloneRow, DatabaseRow, Registry};
 
 impl Stencil {
     pub(super) async fn give_up_all(
@@ -78,47 +79,50 @@ impl Stencil {
         Ok(warnings)
     }
 
-    /// Turns a session lease into one that expires, for `--keep`.
+    /// Turns a session lease into one that expires, for `--keep`, and notes in the clones until when.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn prolong(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<()> {
+    pub async fn prolong(&self, registry: Option<Registry>, clones: &mut [Clone]) -> Result<()> {
         let (mut registry, _) = self.again(registry, clones).await?;
+        let (asker, settings) = (self.asker(), &self.config.clone);
         for clone in clones {
-            let kept = registry
-                .set_leased(
-                    &clone.id,
-                    Lease::Expiry(self.config.clone.ttl),
-                    &self.holder,
-                )
-                .await
-                .doing(|| format!("keep clone {}", clone.id))?;
-            if !kept {
+            let mut until = None;
+            if let Some(row) = registry.clone_by_id(&clone.id).await? {
+                let (lease, bound) = (Lease::Usual, row.bound.clone());
+                let tenure = Tenure::new(asker, settings, lease, row.named, bound.clone(), None);
+                until = registry.renew(&row, &tenure, false).await?;
+                clone.bound = tenure.prolonging();
+            }
+            let Some(until) = until else {
                 return Err(Error::new(
                     Kind::NotFound,
                     format!("clone {} was given up meanwhile", clone.id),
                 ));
-            }
+            };
+            clone.by_session = false;
+            clone.expires_at = until;
         }
         registry.close().await;
         Ok(())
     }
 
-    /// Gives clones back by name or id.
+    /// Gives clones back by name or id. `take`: whoever owns them.
     ///
     /// # Errors
-    /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds; the ones
-    /// before it are given back.
-    pub async fn release(&self, names: &[String], limit: &Limit) -> Result<Released> {
+    /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds, or that is another
+    /// owner's; the ones before it are given back.
+    pub async fn release(&self, names: &[String], take: bool, limit: &Limit) -> Result<Released> {
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
         else {
             return Err(unknown(names.first().map_or("", String::as_str)));
         };
+        registry.note_command_in_checkout(&self.asker()).await?;
         let mut released = Released::default();
         for name in names {
             if let Err(error) = self
-                .release_one(&mut registry, name, limit, &mut released)
+                .release_one(&mut registry, name, take, limit, &mut released)
                 .await
             {
                 return Err(released.warnings.into_iter().fold(error, Error::detail));
@@ -132,13 +136,19 @@ impl Stencil {
         &self,
         registry: &mut Registry,
         name: &str,
+        take: bool,
         limit: &Limit,
         released: &mut Released,
     ) -> Result<()> {
-        let Some(row) = registry.clone_by_name(name).await? else {
+        let Some(mut row) = registry.clone_by_name(name).await? else {
             return Err(unknown(name));
         };
-        let given_up = row.state == "released";
+        let asker = self.asker();
+        let refused = |row: &CloneRow| !take && row.state == "leased" && !asker.has_clone(row);
+        if refused(&row) {
+            return Err(clone::of_another(&row, &asker));
+        }
+        let mut given_up = row.state == "released";
         if !given_up {
             let key = row.key();
             while !registry
@@ -164,6 +174,22 @@ impl Stencil {
                     .await?;
             }
         }
+        if !given_up {
+            // Somebody may have taken it before its lock was ours.
+            let Some(now) = registry.clone_by_id(&row.id).await? else {
+                return Err(unknown(name));
+            };
+            if refused(&now) {
+                registry
+                    .session()
+                    .unlock(now.key())
+                    .await
+                    .doing(|| "unlock".into())?;
+                return Err(clone::of_another(&now, &asker));
+            }
+            given_up = now.state == "released";
+            row = now;
+        }
         // Before anybody's sweep drops the rest.
         let owner = Owner::Clone(row.id.clone());
         let count = registry.databases_of(&owner).await?.len();
@@ -172,6 +198,11 @@ impl Stencil {
             // A sweep is at it: that some are gone is as it should be.
             estranged.retain(|(_, why)| why.is_there());
         } else {
+            if !asker.has_clone(&row) {
+                let by = self.holder.describe_checkout();
+                let why = format!("{by} gave it back by `pgstencil release --take`");
+                registry.end_lease(&row.id, &why).await?;
+            }
             registry.give_up_clone(&row.id).await?;
         }
         let lines = estranged.iter().map(|(row, why)| stays(row, why));

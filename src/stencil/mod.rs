@@ -9,6 +9,7 @@ mod explain;
 mod give_back;
 mod holdings;
 mod idle;
+mod make_way;
 mod reuse;
 mod sweeper;
 mod truth;
@@ -35,13 +36,16 @@ pub use self::eviction::{EvictionDone, EvictionPlan, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
 pub use self::give_back::Released;
 pub use self::holdings::{Held, Holdings, holdings};
+pub use self::reuse::Age;
 pub use self::sweeper::sweep_now;
 pub use crate::evict::{Evicted, Eviction};
 pub use crate::handout::Shard;
 pub use crate::pg::Limit;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
+pub use crate::registry::dropped::DroppedRow;
 pub use crate::registry::event::Tally;
 pub use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
+pub use crate::registry::owner::{Asker, CloneOwner};
 pub use crate::registry::{Holder, Lease, Registry};
 pub use crate::template::{Settled, Verdict};
 
@@ -115,6 +119,11 @@ impl Stencil {
     /// Who asks.
     pub fn holder(&self) -> &Holder {
         &self.holder
+    }
+
+    /// Who asks, as far as it matters whose a clone is.
+    pub(crate) fn asker(&self) -> Asker<'_> {
+        Asker::new(&self.holder, &self.config.project, &self.config.clone)
     }
 
     /// The server.
@@ -213,6 +222,7 @@ impl Stencil {
             // The template is there; that a hit is not counted changes nothing of that.
             let _ = registry.note_hit(&self.hit(definition, &ensured)).await;
         }
+        registry.note_command_in_checkout(&self.asker()).await?;
         if settle && ensured.template.extends().is_some() {
             ensured = truth::settle_first(&mut registry, &context, ensured).await?;
         }

@@ -1,54 +1,83 @@
-//! Wanted names that exist already: a live clone of ours is given back, a dead one makes way.
+//! Wanted names that exist already: a live clone of the caller's own is given back.
 
 use std::time::Duration;
 
-use super::{Acquired, Demand, Lease, Limit, Stencil, Wanted};
+use super::make_way::Replaced;
+use super::{Acquired, Demand, Lease, Stencil, Wanted};
 use crate::clone::{self, Clone};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::handout::Outcome;
+use crate::fingerprint::{Difference, Recipe};
+use crate::handout::{NamedDatabase, Outcome};
 use crate::names::Fingerprint;
-use crate::pg::{Doing as _, catalog};
-use crate::registry::database::Owner;
+use crate::pg::Doing as _;
+use crate::pg::lock::LockKey;
+use crate::registry::clone::CloneOnServer;
+use crate::registry::owner::{Asker, Bound, Tenure};
 use crate::registry::{CloneRow, Registry};
-use crate::sweep::{self, Dead};
+use crate::sweep::End;
+
+/// What became of wanted names.
+pub(super) enum Names {
+    /// Live clones have them.
+    Reused(Reused),
+    /// They are free. For each clone, the one that made way for it.
+    Free(Vec<Option<Box<CloneRow>>>),
+}
+
+/// The same of one clone's.
+enum OneName {
+    Reused(Clone),
+    Free(Option<Box<CloneRow>>),
+}
+
+/// How the migrations of a clone stand to those of the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// The files are those that it was made from.
+    Same,
+    /// The files have all of its migrations, unchanged, and more.
+    Older,
+    /// It has all migrations of the files, unchanged, and more.
+    Newer,
+    /// Neither, or what it was made from is not known any more.
+    Other,
+}
+
+impl Age {
+    /// The word in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Age::Same => "same",
+            Age::Older => "older",
+            Age::Newer => "newer",
+            Age::Other => "other",
+        }
+    }
+}
 
 impl Stencil {
-    /// Looks whether a clone of the wanted name is there: a live one of ours is given back, a dead
-    /// one makes way, anything else is an error.
+    /// Looks whether clones of the wanted names are there: live ones of ours are given back, dead ones make
+    /// way, anything else is an error.
     pub(super) async fn reuse(
         &self,
         registry: &mut Registry,
         context: &Context<'_>,
         wanted: &Wanted,
-    ) -> Result<Option<Reused>> {
+        recipe: &Recipe,
+    ) -> Result<Names> {
         let mut reused = Vec::new();
+        let mut before = Vec::new();
         for index in 0..wanted.count {
-            let names = clone::names(context, &wanted.pattern, "", index, wanted.shard)?;
-            let mut own = None;
-            if let Some(name) = names.first()
-                && let Some(row) = registry.clone_by_name(name).await?
-                && self.is_kept(&row, context, wanted)
-            {
-                if !wanted.fresh
-                    && let Some(clone) = self
-                        .renew(registry, &row, wanted.lease, context.limit)
-                        .await?
-                {
-                    reused.push(clone);
-                    continue;
-                }
-                own = Some(row.id);
-            }
-            for name in &names {
-                self.make_way(registry, context, name, own.as_deref())
-                    .await?;
+            match self.reuse_one(registry, context, wanted, index).await? {
+                OneName::Reused(clone) => reused.push(clone),
+                OneName::Free(row) => before.push(row),
             }
         }
         if reused.is_empty() {
-            return Ok(None);
+            return Ok(Names::Free(before));
         }
         if reused.len() < wanted.count {
             return Err(Error::new(
@@ -57,94 +86,84 @@ impl Stencil {
             )
             .hint("`--fresh` makes all of them anew; `pgstencil release NAME` gives one back"));
         }
-        let traits = registry.facts().traits.clone();
-        let now = context.inputs().await?.with_server(traits).fingerprint();
-        if reused.iter().any(|clone| clone.fingerprint != now) {
+        let mut ages = Vec::new();
+        for clone in &reused {
+            ages.push(age(registry, context, clone, recipe).await?);
+        }
+        let now = recipe.fingerprint();
+        let stale = reused.iter().zip(&ages).find(|(_, age)| **age != Age::Same);
+        if let Some((clone, age)) = stale {
+            let from = match age {
+                Age::Older => "older migrations",
+                Age::Newer => "newer migrations",
+                Age::Same | Age::Other => "other files",
+            };
             context.tell(Event::Warning(&format!(
-                "clone {} is from older migrations ({}; now {}): `--fresh` makes it anew",
-                reused[0].name(),
-                reused[0].fingerprint.short(),
+                "clone {} is from {from} ({}; the files are {}): `--fresh` makes it anew",
+                clone.name(),
+                clone.fingerprint.short(),
                 now.short()
             )));
         }
-        Ok(Some(Reused {
+        Ok(Names::Reused(Reused {
             clones: reused,
             fingerprint: now,
+            ages,
         }))
     }
 
-    /// Whether a clone is the caller's own, and its lease is not over.
-    fn is_kept(&self, row: &CloneRow, context: &Context<'_>, wanted: &Wanted) -> bool {
-        matches!(wanted.lease, Lease::Expiry(_))
-            && row.state == "leased"
-            && row.lease == "expiry"
-            && !row.expired
-            && row.project == self.config.project
-            && row.definition == context.definition.name
-    }
-
-    /// Drops the clone that has a wanted name, if its holder is gone. `own`: the caller's, who wants
-    /// another one in its place.
-    async fn make_way(
+    async fn reuse_one(
         &self,
         registry: &mut Registry,
         context: &Context<'_>,
-        name: &str,
-        own: Option<&str>,
-    ) -> Result<()> {
-        let started = std::time::Instant::now();
-        let mut told = false;
-        while let Some(row) = registry.clone_by_name(name).await? {
-            let by_holder = own == Some(row.id.as_str());
-            let given_up = |row: &CloneRow| {
-                by_holder || row.state == "released" || row.expired || self.holder_is_dead(row)
-            };
-            let dead = |row: &CloneRow| {
-                given_up(row) || row.orphaned_for_good(self.config.clone.orphan_grace)
-            };
-            if !dead(&row) {
-                break;
+        wanted: &Wanted,
+        index: usize,
+    ) -> Result<OneName> {
+        let asker = context.asker();
+        let names = clone::names(context, &wanted.pattern, "", index, wanted.shard)?;
+        let mut before = None;
+        loop {
+            let found = registry.clones_named(&names).await?;
+            let own = own(&found, &names, &asker, wanted)?;
+            for clone in &own {
+                refuse_another_definition(&clone.row, context)?;
             }
-            match sweep::drop_dead_clone(registry, &row.id, by_holder, &dead).await? {
-                Dead::Gone | Dead::Alive => {}
-                // Another sweep is at it, or the server has not yet seen that the holder is gone.
-                Dead::Locked if given_up(&row) => {
-                    if !told && started.elapsed() > Duration::from_secs(2) {
-                        told = true;
-                        context.tell(Event::Warning(&format!(
-                            "waiting for the drop of the clone that had the name `{name}`"
-                        )));
-                    }
-                    let what = format!("the drop of the clone that had the name `{name}`");
-                    context
-                        .limit
-                        .pause(Duration::from_millis(20), &what)
-                        .await?;
+            let whole: Vec<&&CloneOnServer> = own.iter().filter(|c| c.has_any()).collect();
+            if !wanted.fresh && !whole.is_empty() {
+                let [one] = whole[..] else {
+                    return Err(other_databases(&whole, context, &names));
+                };
+                if one.lacks().is_some() || !has_names(one, context, &names) {
+                    return Err(other_databases(&whole, context, &names));
                 }
-                Dead::Locked => break,
-                Dead::InUse => {
-                    return Err(clone::taken(registry, name).await.detail(
-                        "that process is gone or its lease is over, but somebody is still connected",
-                    ));
+                let id = one.row.id.clone();
+                match self.renew(registry, context, wanted, &id, &names).await? {
+                    Some(clone) => return Ok(OneName::Reused(clone)),
+                    // Changed under our eyes.
+                    None => continue,
                 }
-                Dead::Stays(why) => {
-                    let error = clone::taken(registry, name).await;
-                    return Err(why.into_iter().fold(error, Error::detail));
-                }
+            }
+            let replaced: Vec<Replaced> = own.iter().map(|c| replaced(c, &asker)).collect();
+            before = own.first().map(|c| Box::new(c.row.clone())).or(before);
+            if self
+                .make_way(registry, context, &names, &replaced, wanted.take)
+                .await?
+            {
+                return Ok(OneName::Free(before));
             }
         }
-        clone::check_name(registry, name).await
     }
 
-    /// Renews the lease of a live clone; `None` if its databases are not all there.
+    /// Renews the lease of a live clone; `None` if under its lock it is not what it was.
     async fn renew(
         &self,
         registry: &mut Registry,
-        row: &CloneRow,
-        lease: Lease,
-        limit: &Limit,
+        context: &Context<'_>,
+        wanted: &Wanted,
+        id: &str,
+        names: &[String],
     ) -> Result<Option<Clone>> {
-        let key = row.key();
+        let key = LockKey::clone(id);
         while !registry
             .session()
             .try_lock(key)
@@ -152,57 +171,218 @@ impl Stencil {
             .doing(|| "lock a clone".into())?
         {
             // Its maker has not quite ended, or a sweep looks at it.
-            limit
+            context
+                .limit
                 .pause(Duration::from_millis(10), "the clone's lock")
                 .await?;
         }
-        let whole = self.is_whole(registry, &row.id).await?;
-        let renewed = whole
-            && registry
-                .set_leased(&row.id, lease, &self.holder)
-                .await
-                .doing(|| format!("renew the lease of clone {}", row.id))?;
-        if !renewed {
+        let renewed = async {
+            let asker = context.asker();
+            let Some(clone) = registry.clone_on_server(id).await? else {
+                return Ok(None);
+            };
+            let row = &clone.row;
+            let takes = !asker.has_clone(row);
+            if !row.is_kept()
+                || (takes && !wanted.take)
+                || clone.lacks().is_some()
+                || !has_names(&clone, context, names)
+            {
+                return Ok(None);
+            }
+            let tenure = self.tenure(context, wanted, Some(row));
+            let Some(until) = registry.renew(row, &tenure, takes).await? else {
+                return Ok(None);
+            };
+            if takes {
+                context.tell(Event::Warning(&format!(
+                    "clone {} belonged to {} so far; it is yours now",
+                    row.name,
+                    row.owner.describe(&row.holder.0)
+                )));
+            }
+            Ok(Some(Clone {
+                id: row.id.clone(),
+                databases: named(&clone),
+                oids: clone.databases.iter().filter_map(|d| d.oid).collect(),
+                fingerprint: row.fingerprint.parse()?,
+                by_session: false,
+                expires_at: until,
+                bound: tenure.prolonging(),
+                took: Duration::ZERO,
+            }))
+        }
+        .await;
+        if !matches!(renewed, Ok(Some(_))) {
             registry
                 .session()
                 .unlock(key)
                 .await
                 .doing(|| "unlock".into())?;
-            return Ok(None);
         }
-        match registry.clone_by_id(&row.id).await? {
-            Some(row) => Ok(Some(Clone::read(registry, &row).await?)),
-            None => Ok(None),
-        }
+        renewed
     }
 
-    async fn is_whole(&self, registry: &mut Registry, clone: &str) -> Result<bool> {
-        let rows = registry
-            .databases_of(&Owner::Clone(clone.to_owned()))
-            .await?;
-        let oids: Vec<_> = rows.iter().filter_map(|r| r.oid).collect();
-        let found = catalog::databases(registry.session(), &[], &oids).await?;
-        Ok(rows.iter().all(|r| {
-            found
-                .iter()
-                .any(|d| r.is(d) && d.name == r.name && !d.invalid)
-        }))
+    /// What a wish means for one clone. `before`: the clone that has its name so far.
+    pub(super) fn tenure<'a>(
+        &'a self,
+        context: &'a Context<'_>,
+        wanted: &Wanted,
+        before: Option<&CloneRow>,
+    ) -> Tenure<'a> {
+        let pattern = &wanted.pattern;
+        let named = !pattern.is_unique();
+        let bound = match named {
+            true => Bound::of(
+                &context.holder.checkout,
+                pattern.uses_branch(),
+                pattern.uses_worktree(),
+            ),
+            false => Bound::default(),
+        };
+        let (lease, settings) = (wanted.lease, context.clone);
+        Tenure {
+            command: wanted.command,
+            ..Tenure::new(context.asker(), settings, lease, named, bound, before)
+        }
     }
+}
 
-    /// Whether the process that holds a clone is known to have ended: it ran where we run, and its
-    /// pid is nobody's.
-    fn holder_is_dead(&self, row: &CloneRow) -> bool {
-        let holder = &row.holder.0;
-        row.lease == "session"
-            && !holder.machine.is_empty()
-            && holder.machine == self.holder.machine
-            && !crate::process::is_alive(holder.pid)
+/// Those of the clones with these names that the caller may have back: their own, or any if they insist.
+fn own<'c>(
+    found: &'c [CloneOnServer],
+    names: &[String],
+    asker: &Asker<'_>,
+    wanted: &Wanted,
+) -> Result<Vec<&'c CloneOnServer>> {
+    let mut own = Vec::new();
+    if wanted.lease == Lease::Session {
+        return Ok(own);
     }
+    for clone in found.iter().filter(|clone| clone.row.is_kept()) {
+        let stands = clone.stands_under(names);
+        if asker.has_clone(&clone.row) || (stands && wanted.take) {
+            own.push(clone);
+        } else if stands {
+            return Err(clone::of_another(&clone.row, asker));
+        }
+    }
+    Ok(own)
+}
+
+/// A name means one definition; a clone from before owners were recorded may be of a project whose name was
+/// made in another way.
+fn refuse_another_definition(row: &CloneRow, context: &Context<'_>) -> Result<()> {
+    let same_project = row.project == context.project || row.owner.role.is_none();
+    if row.definition == context.definition.name && same_project {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::NameTaken,
+        format!("clone `{}` is of another definition", row.name),
+    )
+    .detail(format!(
+        "the clone: `{}` of project `{}`",
+        row.definition, row.project
+    ))
+    .detail(format!(
+        "wanted: `{}` of project `{}`",
+        context.definition.name, context.project
+    ))
+    .hint("choose another `--name`")
+    .hint(format!("or give it back: `pgstencil release {}`", row.name)))
+}
+
+/// Whether a clone has the databases that the definition wants, under the names that are wanted.
+fn has_names(clone: &CloneOnServer, context: &Context<'_>, names: &[String]) -> bool {
+    let aliases = context.definition.databases.iter();
+    let has = clone.databases.iter().map(|d| (&d.role, &d.name));
+    has.eq(aliases.zip(names))
+}
+
+fn named(clone: &CloneOnServer) -> Vec<NamedDatabase> {
+    let databases = clone.databases.iter();
+    databases
+        .map(|d| NamedDatabase {
+            role: d.role.clone(),
+            name: d.name.clone(),
+        })
+        .collect()
+}
+
+fn other_databases(clones: &[&&CloneOnServer], context: &Context<'_>, names: &[String]) -> Error {
+    let list = |databases: &mut dyn Iterator<Item = (&String, &String)>| {
+        let databases: Vec<String> = databases
+            .map(|(alias, name)| format!("{alias} (`{name}`)"))
+            .collect();
+        databases.join(", ")
+    };
+    let definition = context.definition;
+    let name = clones.first().map_or("", |clone| &clone.row.name);
+    let mut error = Error::new(
+        Kind::NameTaken,
+        format!(
+            "clone `{name}` does not have the databases of definition `{}`",
+            definition.name
+        ),
+    );
+    for clone in clones {
+        let mut has = clone.databases.iter().map(|d| (&d.role, &d.name));
+        error = error.detail(format!("clone {} has: {}", clone.row.id, list(&mut has)));
+        if let Some(gone) = clone.lacks() {
+            error = error.detail(format!("of these, `{}` is gone or was changed", gone.name));
+        }
+    }
+    let mut wanted = definition.databases.iter().zip(names);
+    error
+        .detail(format!("the definition has: {}", list(&mut wanted)))
+        .hint("make it anew, without what is in it: add `--fresh`")
+        .hint("or choose another `--name`")
+}
+
+/// How a clone goes that its owner, or somebody who insists, wants replaced.
+fn replaced(clone: &CloneOnServer, asker: &Asker<'_>) -> Replaced {
+    let id = clone.row.id.clone();
+    let end = match clone.lacks() {
+        _ if !asker.has_clone(&clone.row) => End::ReplacedSince(format!(
+            "{} replaced it by `pgstencil clone --take --fresh`",
+            asker.holder.describe_checkout()
+        )),
+        Some(gone) if !clone.has_any() => End::ReplacedSince(format!(
+            "its database `{}` was dropped, renamed or replaced by something else than pgstencil",
+            gone.name
+        )),
+        _ => End::Replaced,
+    };
+    Replaced { id, end }
+}
+
+async fn age(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    clone: &Clone,
+    recipe: &Recipe,
+) -> Result<Age> {
+    if clone.fingerprint == recipe.fingerprint() {
+        return Ok(Age::Same);
+    }
+    let definition = &context.definition.name;
+    let old = registry.recipe(definition, &clone.fingerprint).await?;
+    let Some(changes) = old.map(|old| Difference::between(&old, recipe).migrations) else {
+        return Ok(Age::Other);
+    };
+    Ok(match (&changes.added[..], &changes.removed[..]) {
+        _ if !changes.changed.is_empty() => Age::Other,
+        ([_, ..], []) => Age::Older,
+        ([], [_, ..]) => Age::Newer,
+        _ => Age::Other,
+    })
 }
 
 pub(super) struct Reused {
     clones: Vec<Clone>,
     fingerprint: Fingerprint,
+    ages: Vec<Age>,
 }
 
 impl Reused {
@@ -213,6 +393,8 @@ impl Reused {
             definition: definition.name.clone(),
             fingerprint: self.fingerprint,
             outcome: Outcome::Reused,
+            ages: self.ages,
+            dropped: None,
             times: [Duration::ZERO; 3],
             extends: None,
             provisional: None,

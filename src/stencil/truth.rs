@@ -58,6 +58,7 @@ impl Stencil {
         let definition = self.definition(definition)?;
         let context = self.context(definition, limit, observe, keep_failed);
         let mut registry = self.open(limit).await?;
+        registry.note_command_in_checkout(&self.asker()).await?;
         let verdict = template::verify(&mut registry, &context, replace).await;
         registry.close().await;
         verdict

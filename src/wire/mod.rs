@@ -27,8 +27,9 @@ use crate::clone::Clone as CloneMade;
 use crate::error::Error;
 use crate::fingerprint::RelPath;
 use crate::pg::{self, Endpoint};
+use crate::registry::owner::Bound;
 use crate::registry::{CloneRow, TemplateRow};
-use crate::stencil::{Acquired, CloneListing, Listing};
+use crate::stencil::{Acquired, Age, CloneListing, Listing};
 use crate::template::{Ensured, Extends};
 
 /// The version of every object here.
@@ -60,6 +61,12 @@ pub struct Answer {
     /// What the template was extended from, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extends: Option<ExtendsAnswer>,
+    /// For `reused`: whether a clone is not from the present inputs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale: Option<bool>,
+    /// The clone that had a name before, if it was dropped without its owner's doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<DroppedAnswer>,
     /// Why it was built from nothing although there was something to extend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -102,6 +109,46 @@ pub struct CloneAnswer {
     pub databases: Ordered<DatabaseAnswer>,
     /// RFC 3339; null for leases that do not expire by the clock.
     pub expires_at: Option<String>,
+    /// What its name comes from, if each command in its checkout moves `expires_at` as long as that is
+    /// there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_by: Option<BoundAnswer>,
+    /// Of a clone that was there already: what its databases were made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Of a clone that was there already: `same`, `older`, `newer` or `other` than the present inputs, by
+    /// their migrations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<&'static str>,
+}
+
+/// What the name of a clone comes from.
+#[derive(Clone, Debug, Serialize)]
+pub struct BoundAnswer {
+    /// A local branch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// A worktree of a git repository; empty for the main one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<String>,
+}
+
+fn bound_answer(bound: &Bound) -> Option<BoundAnswer> {
+    (!bound.is_free()).then(|| BoundAnswer {
+        branch: bound.branch.clone(),
+        worktree: bound.worktree.clone(),
+    })
+}
+
+/// A clone that was dropped without its owner's doing.
+#[derive(Clone, Debug, Serialize)]
+pub struct DroppedAnswer {
+    /// Name of its first database.
+    pub name: String,
+    /// When; RFC 3339.
+    pub at: String,
+    /// Why, in words.
+    pub why: String,
 }
 
 /// One database.
@@ -129,7 +176,7 @@ fn millis(time: std::time::Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 1e2
 }
 
-fn clone_answer(clone: &CloneMade, endpoint: &Endpoint) -> CloneAnswer {
+fn clone_answer(clone: &CloneMade, age: Option<&Age>, endpoint: &Endpoint) -> CloneAnswer {
     CloneAnswer {
         id: clone.id.clone(),
         name: clone.name().to_owned(),
@@ -150,6 +197,9 @@ fn clone_answer(clone: &CloneMade, endpoint: &Endpoint) -> CloneAnswer {
                 .collect(),
         ),
         expires_at: clone.expires_at.clone(),
+        kept_by: bound_answer(&clone.bound),
+        fingerprint: age.map(|_| clone.fingerprint.to_string()),
+        age: age.map(|age| age.as_str()),
     }
 }
 
@@ -159,8 +209,11 @@ impl Answer {
         let clones: Vec<CloneAnswer> = acquired
             .clones
             .iter()
-            .map(|c| clone_answer(c, endpoint))
+            .enumerate()
+            .map(|(i, clone)| clone_answer(clone, acquired.ages.get(i), endpoint))
             .collect();
+        let stale = acquired.ages.iter().any(|age| *age != Age::Same);
+        let dropped = acquired.dropped.as_ref();
         let [fingerprint, template, clone] = acquired.times.map(millis);
         Answer {
             version: VERSION,
@@ -169,6 +222,12 @@ impl Answer {
             outcome: acquired.outcome.as_str(),
             provisional: acquired.provisional.is_some(),
             extends: acquired.extends.as_ref().map(Into::into),
+            stale: (!acquired.ages.is_empty()).then_some(stale),
+            dropped: dropped.map(|row| DroppedAnswer {
+                name: row.name.clone(),
+                at: row.at.clone(),
+                why: row.why.clone(),
+            }),
             note: acquired.note.clone(),
             clone: clones.first().cloned(),
             clones: if clones.len() > 1 { clones } else { Vec::new() },
@@ -189,6 +248,8 @@ impl Answer {
             outcome: ensured.outcome.as_str(),
             provisional: ensured.template.provisional().is_some(),
             extends: ensured.template.extends().map(Into::into),
+            stale: None,
+            dropped: None,
             note: ensured.note.clone(),
             clone: None,
             clones: Vec::new(),
@@ -275,14 +336,55 @@ pub struct ListedClone {
     pub fingerprint: String,
     /// `creating`, `warm`, `leased`, `released` or `orphaned`.
     pub state: &'static str,
-    /// Who holds it.
+    /// Who holds it, or had it last.
     pub holder: crate::registry::Holder,
+    /// Whose it is; null if it is nobody's yet.
+    pub owner: Option<OwnerAnswer>,
+    /// The last command in the owner's checkout, to the hour; RFC 3339.
+    pub used_at: String,
     /// RFC 3339; null for leases that do not expire by the clock.
     pub expires_at: Option<String>,
+    /// What its name comes from, if each command in its checkout moves `expires_at` as long as that is
+    /// there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_by: Option<BoundAnswer>,
     /// RFC 3339.
     pub created_at: String,
     /// Total size of its databases; null if that could not be read.
     pub bytes: Option<i64>,
+}
+
+/// The owner of a clone: a role of the server in a checkout on a machine.
+#[derive(Clone, Debug, Serialize)]
+pub struct OwnerAnswer {
+    /// Role of the server; null for a clone from before owners were recorded, whose holder counts.
+    pub role: Option<String>,
+    /// `PGSTENCIL_OWNER`, which stands for machine and checkout; null if it was not set.
+    pub name: Option<String>,
+    /// The machine.
+    pub machine: String,
+    /// Top level of the checkout.
+    pub top: String,
+    /// The config's root below that.
+    pub below: String,
+    /// Since when; RFC 3339.
+    pub since: String,
+    /// Whether all checkouts of the project share it.
+    pub shared: bool,
+}
+
+fn owner_answer(row: &CloneRow) -> Option<OwnerAnswer> {
+    let owner = &row.owner;
+    let is_handed_out = !matches!(row.state.as_str(), "warm" | "creating");
+    is_handed_out.then(|| OwnerAnswer {
+        role: owner.role.clone(),
+        name: Some(owner.name.clone()).filter(|name| !name.is_empty()),
+        machine: owner.machine.clone(),
+        top: owner.top.clone(),
+        below: owner.below.clone(),
+        since: owner.since.clone(),
+        shared: owner.shared,
+    })
 }
 
 /// A clone's state as people see it: a leased one that nobody holds is orphaned.
@@ -352,7 +454,10 @@ fn listed_clone(clone: &CloneListing) -> ListedClone {
         fingerprint: row.fingerprint.clone(),
         state: clone_state(row, clone.locked),
         holder: row.holder.0.clone(),
+        owner: owner_answer(row),
+        used_at: row.seen_at.clone(),
         expires_at: row.expires_at.clone(),
+        kept_by: bound_answer(&row.prolonging()),
         created_at: row.created_at.clone(),
         bytes: clone.bytes,
     }

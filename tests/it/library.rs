@@ -32,6 +32,8 @@ fn wanted(lease: Lease) -> Wanted {
         shard: None,
         lease,
         fresh: false,
+        take: false,
+        command: false,
         keep_failed: false,
     }
 }

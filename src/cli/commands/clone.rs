@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgstencil::clone::Clone;
 use pgstencil::config::AfterExtend;
 use pgstencil::handout::Outcome;
 use pgstencil::names::{Fingerprint, NamePattern};
@@ -18,13 +19,14 @@ use crate::cli::{Session, background, github};
 
 pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     let stencil = session.stencil().await?;
-    let ttl = match args.ttl.as_deref() {
-        None => stencil.config().clone.ttl,
-        Some("never") => None,
-        Some(text) => Some(parse_ttl(text)?),
+    let lease = match args.ttl.as_deref() {
+        None => Lease::Usual,
+        Some("never") => Lease::Expiry(None),
+        Some(text) => Lease::Expiry(Some(parse_ttl(text)?)),
     };
-    let mut wanted = wanted(&args.making, Lease::Expiry(ttl))?;
+    let mut wanted = wanted(&args.making, lease)?;
     wanted.fresh = args.fresh;
+    wanted.take = args.take;
     let mut background = Ahead::start(&stencil);
     let acquired = acquire(session, &stencil, &args.making, &wanted).await;
     // Whatever came of it, something may have to be dropped.
@@ -88,6 +90,8 @@ pub(crate) fn wanted(making: &Making, lease: Lease) -> Result<Wanted> {
         shard: making.shard.map(|(index, count)| Shard { index, count }),
         lease,
         fresh: false,
+        take: false,
+        command: false,
         keep_failed: making.which.keep_failed,
     })
 }
@@ -106,21 +110,54 @@ pub(crate) async fn acquire(
     session.printer.finish();
     let took: Duration = acquired.times.iter().sum();
     session.printer.say(&format!(
-        "{} {} ({}), {} in {}",
+        "{} {} ({}), {} in {}; {}",
         acquired.outcome,
         acquired.definition,
-        acquired.fingerprint.short(),
+        fingerprints(&acquired),
         match acquired.clones.as_slice() {
             [one] => format!("clone {}", one.name()),
             several => format!("{} clones", several.len()),
         },
-        seconds(took)
+        seconds(took),
+        until(&acquired.clones)
     ));
     if let Err(error) = report(session, stencil, making, &acquired, took) {
         unheard(stencil, acquired).await;
         return Err(error);
     }
     Ok(acquired)
+}
+
+/// What the clones were made from; that of the files, too, where it is another one.
+fn fingerprints(acquired: &Acquired) -> String {
+    let files = acquired.fingerprint;
+    match acquired.clones.iter().find(|c| c.fingerprint != files) {
+        Some(stale) => format!(
+            "{}; the files are {}",
+            stale.fingerprint.short(),
+            files.short()
+        ),
+        None => files.short(),
+    }
+}
+
+/// Until when clones are kept; of several, until the first ends.
+pub(crate) fn until(clones: &[Clone]) -> String {
+    if clones.iter().any(|clone| clone.by_session) {
+        return "kept until the command ends".into();
+    }
+    let ending = clones
+        .iter()
+        .filter_map(|clone| Some((clone, clone.expires_at.as_ref()?)));
+    let Some((clone, at)) = ending.min_by_key(|(_, at)| *at) else {
+        return "kept until it is released".into();
+    };
+    match clone.bound.describe() {
+        None => format!("kept until {at}"),
+        Some(bound) => {
+            format!("kept while {bound}, until {at} if no command runs in this checkout before")
+        }
+    }
 }
 
 /// Gives clones back of which nobody learns; one that was there before stays its holder's.

@@ -190,8 +190,12 @@ fn clone_cells(clone: &CloneListing) -> Vec<String> {
         age(row.age_s),
         match row.lease.as_str() {
             _ if row.state == "warm" => "nobody yet".into(),
-            "session" => row.holder.0.describe(),
-            _ => row.holder.0.describe_checkout(),
+            "session" => format!(
+                "pid {}, {}",
+                row.holder.0.pid,
+                row.owner.describe(&row.holder.0)
+            ),
+            _ => row.owner.describe(&row.holder.0),
         },
         row.expires_at
             .clone()

@@ -8,7 +8,9 @@ use crate::cli::{Session, background};
 
 pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     let stencil = session.stencil_or_defaults().await?;
-    let released = stencil.release(&args.names, &session.limit).await;
+    let released = stencil
+        .release(&args.names, args.take, &session.limit)
+        .await;
     // Those before a wrong name are given back, too.
     background::start(&stencil);
     let released = released?;

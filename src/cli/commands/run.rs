@@ -26,15 +26,18 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     };
     let prepare = async {
         let stencil = session.stencil().await?;
-        let wanted = clone::wanted(&args.making, Lease::Session)?;
+        let mut wanted = clone::wanted(&args.making, Lease::Session)?;
+        wanted.command = true;
+        let named = !wanted.pattern.is_unique();
         let mut background = Ahead::start(&stencil);
         let acquired = clone::acquire(session, &stencil, &args.making, &wanted).await;
         if acquired.is_err() {
             background.sweep(&stencil).await;
         }
-        Ok((stencil, background, acquired?))
+        Ok((stencil, background, acquired?, named))
     };
-    let (stencil, mut background, mut acquired) = interruptible(session, signals, prepare).await?;
+    let (stencil, mut background, mut acquired, named) =
+        interruptible(session, signals, prepare).await?;
     let mut job = Job::new(argv, here);
     job.env = stencil.variables(
         &acquired,
@@ -56,9 +59,15 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     background
         .go_on(&stencil, registry, definition, fingerprint, demand)
         .await;
-    let keeper = stencil.keep(acquired.registry, &acquired.clones);
+    let mut keeper = stencil.keep(acquired.registry, &acquired.clones);
     session.printer.finish();
-    let ended = process::run_foreground(&job, signals).await;
+    // Who asks for the name, if we are killed, must know whether the command goes on.
+    let started = |started| {
+        if named {
+            keeper.command(started);
+        }
+    };
+    let ended = process::run_foreground(&job, signals, started).await;
     let kept = keeper.stop().await?;
     for warning in &kept.warnings {
         session.printer.warn(warning);
@@ -71,7 +80,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     clones.retain(|clone| !kept.lost.contains(&clone.id));
     // Whatever happens here, the command's own exit code is what the caller wants.
     if keep {
-        match stencil.prolong(kept.registry, &clones).await {
+        match stencil.prolong(kept.registry, &mut clones).await {
             Ok(()) => tell_kept(session, &stencil, &clones),
             Err(error) => session
                 .printer
@@ -98,7 +107,8 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
 fn tell_kept(session: &Session, stencil: &Stencil, clones: &[Clone]) {
     let names: Vec<&str> = clones.iter().map(|c| c.name()).collect();
     session.printer.say(&format!(
-        "kept; `pgstencil release {}` gives it back",
+        "{}; `pgstencil release {}` gives it back",
+        clone::until(clones),
         names.join(" ")
     ));
     for clone in clones {

@@ -25,3 +25,51 @@ CREATE UNIQUE INDEX template_ready ON pgstencil.template (project, definition, f
 
 -- What was noted of collations was never read, and was by database; now it is by collation.
 UPDATE pgstencil.template SET built_with = built_with - 'collations';
+
+-- Whose a clone is: a role of the server, in a checkout on a machine, or under the name that PGSTENCIL_OWNER
+-- gives. A clone without a role is from before this; its owner is whoever its holder matches.
+ALTER TABLE pgstencil.clone
+    ADD COLUMN owner_role text,
+    ADD COLUMN owner_machine text NOT NULL DEFAULT '',
+    ADD COLUMN owner_name text NOT NULL DEFAULT '',
+    ADD COLUMN owner_top text NOT NULL DEFAULT '',
+    ADD COLUMN owner_below text NOT NULL DEFAULT '',
+    ADD COLUMN owned_at timestamptz NOT NULL DEFAULT now(),
+    -- The git repository of the checkout: path, inode and birth of its common directory.
+    ADD COLUMN repository jsonb,
+    -- `[clone] named = "project"`: all checkouts of the project that say so may have it, too.
+    ADD COLUMN shared boolean NOT NULL DEFAULT false,
+    -- Whether its name can be wanted again: without `{id}` in the pattern.
+    ADD COLUMN named boolean NOT NULL DEFAULT true,
+    -- The branch and the worktree that its name comes from; an empty text is the main worktree.
+    ADD COLUMN bound_branch text,
+    ADD COLUMN bound_worktree text,
+    -- `--ttl`, if it was typed; null is `never`.
+    ADD COLUMN ttl_typed boolean NOT NULL DEFAULT false,
+    ADD COLUMN ttl_s double precision,
+    -- Its lease ends so long after the last command in its checkout; null: it does not go by that.
+    ADD COLUMN branch_ttl_s double precision,
+    -- The last command in its checkout, to the hour.
+    ADD COLUMN seen_at timestamptz NOT NULL DEFAULT now(),
+    -- The command of `run`, and its process group if that is its own; 0: it is about to be started.
+    ADD COLUMN command_pid bigint,
+    ADD COLUMN command_group bigint;
+UPDATE pgstencil.clone SET owned_at = created_at, seen_at = created_at;
+
+-- Named clones that were dropped otherwise than by their owner, and why: the next one of the name tells.
+CREATE TABLE pgstencil.dropped (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name          text NOT NULL,
+    project       text NOT NULL,
+    holder        jsonb NOT NULL,
+    owner_role    text,
+    owner_machine text NOT NULL,
+    owner_name    text NOT NULL,
+    owner_top     text NOT NULL,
+    owner_below   text NOT NULL,
+    owned_at      timestamptz NOT NULL,
+    shared        boolean NOT NULL,
+    why           text NOT NULL,
+    at            timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX dropped_name ON pgstencil.dropped (name);

@@ -1,0 +1,92 @@
+//! The errors for names that somebody has: whose they are, where, since when, and what to do about it.
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::catalog;
+use crate::registry::owner::Asker;
+use crate::registry::{CloneRow, Registry};
+
+/// Fails if the name is taken, and says by whom.
+///
+/// # Errors
+/// [`Kind::NameTaken`], and the driver's.
+pub async fn check_name(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Result<()> {
+    match catalog::database(registry.session(), name).await? {
+        None => Ok(()),
+        Some(_) => Err(taken(registry, asker, name).await),
+    }
+}
+
+/// The error for a name that a database has already.
+pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Error {
+    let error = || {
+        Error::new(
+            Kind::NameTaken,
+            format!("there is a database `{name}` already"),
+        )
+    };
+    match registry.clone_by_name(name).await {
+        Ok(Some(row)) if row.state != "leased" => {
+            error().hint("it was given back and is about to be dropped: try again")
+        }
+        Ok(Some(row)) if row.lease == "session" => error()
+            .detail(format!(
+                "it is clone {} of definition `{}`, held by {}",
+                row.id,
+                row.definition,
+                row.holder.0.describe()
+            ))
+            .detail(owner_of(&row))
+            .hint("wait for that command to end, or choose another `--name`"),
+        Ok(Some(row)) if asker.has_clone(&row) => error()
+            .detail(format!(
+                "it is your clone {} of definition `{}` in project `{}`",
+                row.id, row.definition, row.project
+            ))
+            .hint(format!("give it back: `pgstencil release {name}`"))
+            .hint("or choose another `--name`"),
+        Ok(Some(row)) => of_another(&row, asker),
+        _ => error()
+            .detail("it is not a clone of this registry, so pgstencil leaves it alone")
+            .hint("choose another `--name`"),
+    }
+}
+
+/// The error for a clone that belongs to another owner.
+pub fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
+    let name = &row.name;
+    let kept = match &row.expires_at {
+        Some(until) => format!("it is kept until {until}"),
+        None if row.lease == "session" => "it is kept until the command that holds it ends".into(),
+        None => "it is kept until it is released".into(),
+    };
+    let error = Error::new(
+        Kind::NameTaken,
+        format!("clone `{name}` belongs to another owner"),
+    )
+    .detail(owner_of(row))
+    .detail(format!("last used at {}; {kept}", row.seen_at))
+    .detail(format!("you are {}", asker.holder.describe_checkout()));
+    let error = match &*asker.holder.checkout.owner {
+        "" => error,
+        own => error.detail(format!("with PGSTENCIL_OWNER `{own}`")),
+    };
+    let error = error
+        .hint("choose another `--name`")
+        .hint(format!("make it yours, data included: `pgstencil clone --name {name} --take`; `--fresh` also ends its sessions and resets it"))
+        .hint(format!("give it back for its owner: `pgstencil release {name} --take`"));
+    match row.project == asker.project && !(row.owner.shared && asker.shares) {
+        true => error.hint(format!(
+            "or share such clones among all checkouts of project `{}`: `[clone] named = \"project\"`",
+            row.project
+        )),
+        false => error,
+    }
+}
+
+fn owner_of(row: &CloneRow) -> String {
+    format!(
+        "owner: {}, since {}",
+        row.owner.describe(&row.holder.0),
+        row.owner.since
+    )
+}

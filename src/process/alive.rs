@@ -1,0 +1,120 @@
+//! Whether processes that we did not start still run.
+//!
+//! One that has ended and is not yet waited for counts as gone: in a container whose first process waits
+//! for nobody it stays so for ever.
+
+use nix::errno::Errno;
+use nix::sys::signal::{kill, killpg};
+use nix::unistd::Pid;
+
+/// Whether a process of this number runs here.
+pub fn is_alive(pid: u32) -> bool {
+    let Ok(number) = i32::try_from(pid) else {
+        return false;
+    };
+    // EPERM: it is there, and another user's.
+    kill(Pid::from_raw(number), None) != Err(Errno::ESRCH)
+        && stat(&number.to_string()).is_none_or(|stat| stat.runs)
+}
+
+/// Whether a process of this group runs here.
+pub fn is_group_alive(group: u32) -> bool {
+    let Ok(number) = i32::try_from(group) else {
+        return false;
+    };
+    match killpg(Pid::from_raw(number), None) {
+        Err(Errno::ESRCH) => false,
+        // All of it is another user's, and may be hidden.
+        Err(_) => true,
+        Ok(()) => some_run(number),
+    }
+}
+
+/// Whether one of the members of a group, which has some, has not ended. Where the system does not say,
+/// none has.
+fn some_run(group: i32) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return true;
+    };
+    let mut seen = false;
+    for process in processes.flatten() {
+        let name = process.file_name();
+        let number = name
+            .to_str()
+            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        if let Some(stat) = number.and_then(stat).filter(|stat| stat.group == group) {
+            seen = true;
+            if stat.runs {
+                return true;
+            }
+        }
+    }
+    !seen
+}
+
+struct Stat {
+    runs: bool,
+    group: i32,
+}
+
+/// What Linux says of a process: `PID (name) STATE PARENT GROUP …`; the name may hold anything.
+fn stat(pid: &str) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut words = text.rsplit_once(')')?.1.split_whitespace();
+    let state = words.next()?;
+    Some(Stat {
+        runs: !state.starts_with(['Z', 'X']),
+        group: words.nth(1)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_has_ended_is_gone_before_it_is_waited_for() {
+        let mut child = Command::new("sleep")
+            .arg("60")
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        assert!(is_alive(pid) && is_group_alive(pid));
+        child.kill().unwrap();
+        // It is a zombie from now on, or in a moment.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while (is_alive(pid) || is_group_alive(pid)) && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(cfg!(not(target_os = "linux")) || !(is_alive(pid) || is_group_alive(pid)));
+        child.wait().unwrap();
+        assert!(!is_alive(pid) && !is_group_alive(pid));
+    }
+
+    #[test]
+    fn a_group_lives_as_long_as_one_of_it() {
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 60 & echo $!"])
+            .process_group(0)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        child.wait().unwrap();
+        assert!(!is_alive(child.id()));
+        assert!(is_group_alive(child.id()));
+        let left = Pid::from_raw(line.trim().parse().unwrap());
+        kill(left, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while is_group_alive(child.id()) && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(cfg!(not(target_os = "linux")) || !is_group_alive(child.id()));
+    }
+}

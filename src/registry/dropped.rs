@@ -1,0 +1,77 @@
+//! Named clones that were dropped otherwise than by their owner: the next one of the name tells.
+
+use sqlx::FromRow;
+use sqlx::types::Json;
+
+use crate::error::Result;
+use crate::pg::Doing as _;
+use crate::pg::sql::{self, Statement};
+
+use super::owner::{Asker, CloneOwner, owner_columns};
+use super::{Holder, Registry};
+
+/// A clone that was dropped.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct DroppedRow {
+    id: i64,
+    /// Name of its first database.
+    pub name: String,
+    project: String,
+    #[sqlx(flatten)]
+    owner: CloneOwner,
+    holder: Json<Holder>,
+    /// Why, in words.
+    pub why: String,
+    /// When; RFC 3339, UTC.
+    pub at: String,
+}
+
+/// Names are wanted again sooner than this, or never.
+const NOTE: &str = "WITH new AS (INSERT INTO pgstencil.dropped (name, project, holder, owner_role, owner_machine, \
+       owner_name, owner_top, owner_below, owned_at, shared, why) \
+     SELECT name, project, holder, owner_role, owner_machine, owner_name, owner_top, owner_below, owned_at, shared, $2 \
+       FROM pgstencil.clone WHERE id = $1 AND state = 'leased' AND lease = 'expiry' AND named RETURNING id) \
+     DELETE FROM pgstencil.dropped d USING new WHERE d.id <= new.id - 500 OR d.at < now() - interval '90 days'";
+const NAMED: &str = concat!(
+    "SELECT id, name, project, ",
+    owner_columns!(),
+    ", holder, why, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS at \
+     FROM pgstencil.dropped WHERE name = ANY($1) ORDER BY id DESC"
+);
+const TOLD: &str = "DELETE FROM pgstencil.dropped WHERE id = ANY($1)";
+
+/// Notes that a clone is about to be given up, unless its name cannot be wanted again, or its command's end
+/// was its own. Comes before the change of its state.
+pub(super) fn note(id: &str, why: &str) -> Statement {
+    sql::fill(NOTE, &[&id, &why])
+}
+
+impl Registry {
+    /// The last of the asker's clones with one of these names that was dropped, if they were not told yet.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn take_dropped(
+        &mut self,
+        names: &[String],
+        asker: &Asker<'_>,
+    ) -> Result<Option<DroppedRow>> {
+        let rows: Vec<DroppedRow> = self
+            .session()
+            .rows(sql::fill(NAMED, &[&names]))
+            .await
+            .doing(|| "see what became of an earlier clone".into())?;
+        let own: Vec<DroppedRow> = rows
+            .into_iter()
+            .filter(|row| asker.has(&row.owner, &row.holder.0, &row.project))
+            .collect();
+        let ids: Vec<i64> = own.iter().map(|row| row.id).collect();
+        if !ids.is_empty() {
+            self.session()
+                .execute(sql::fill(TOLD, &[&ids]))
+                .await
+                .doing(|| "note what was told of an earlier clone".into())?;
+        }
+        Ok(own.into_iter().next())
+    }
+}

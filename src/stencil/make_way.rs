@@ -1,0 +1,296 @@
+//! Names that are in the way: the clone of a dead holder goes, anything else is an error that says whose it
+//! is.
+//!
+//! The command of `run` may outlive a `pgstencil` that was killed. Its clone goes when that command, too, is
+//! known to have ended and nobody is connected, or after `orphan_grace`.
+
+use std::time::{Duration, Instant};
+
+use super::Stencil;
+use crate::clone;
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::pg::catalog;
+use crate::process;
+use crate::registry::clone::CloneOnServer;
+use crate::registry::{CloneRow, Registry};
+use crate::sweep::{self, Dead, End};
+
+/// A clone that is to make way although it is not dead.
+pub(super) struct Replaced {
+    /// Its id.
+    pub(super) id: String,
+    /// How it goes.
+    pub(super) end: End,
+}
+
+/// What is known of the processes behind a session lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Processes {
+    /// The holder runs, so it takes the lock again if it lost it.
+    Run,
+    /// The holder is gone; the command that it started runs.
+    Command(u32),
+    /// They are gone, or nobody was there for so long that they count as gone.
+    Gone,
+    /// They ran elsewhere, or the holder died just when it started the command.
+    Unknown,
+}
+
+impl Stencil {
+    /// Drops the clones that stand under wanted names, if their holders are gone. `replaced`: those that the
+    /// caller wants replaced, whoever is in them; with `take` also another owner's. `false`: one of those is
+    /// not the caller's any more, or another clone has got one of the names in the meantime.
+    pub(super) async fn make_way(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        names: &[String],
+        replaced: &[Replaced],
+        take: bool,
+    ) -> Result<bool> {
+        let mut way = Way {
+            stencil: self,
+            context,
+            take,
+            name: String::new(),
+            waits: None,
+        };
+        loop {
+            let found = registry.clones_named(names).await?;
+            let replaced = |clone: &CloneOnServer| replaced.iter().find(|r| r.id == clone.row.id);
+            let in_the_way = found.into_iter().find(|clone| {
+                clone.stands_under(names)
+                    || (replaced(clone).is_some() && clone.row.state == "leased")
+            });
+            let Some(clone) = in_the_way else {
+                break;
+            };
+            let name = |name: &&String| clone.databases.iter().any(|d| d.name == **name);
+            way.name
+                .clone_from(names.iter().find(name).unwrap_or(&clone.row.name));
+            let end = replaced(&clone).map(|r| &r.end);
+            if end.is_some() && !way.is_replaceable(&clone.row) {
+                return Ok(false);
+            }
+            way.clear(registry, &clone.row, end).await?;
+        }
+        for name in names {
+            if catalog::database(registry.session(), name).await?.is_none() {
+                continue;
+            }
+            let found = registry.clones_named(names).await?;
+            if found.iter().any(|clone| clone.stands_under(names)) {
+                return Ok(false);
+            }
+            return Err(clone::taken(registry, &context.asker(), name).await);
+        }
+        Ok(true)
+    }
+
+    fn processes(&self, row: &CloneRow) -> Processes {
+        if row.orphaned_for_good(self.config.clone.orphan_grace) {
+            return Processes::Gone;
+        }
+        let holder = &row.holder.0;
+        if holder.machine.is_empty() || holder.machine != self.holder.machine {
+            return Processes::Unknown;
+        }
+        if process::is_alive(holder.pid) {
+            return Processes::Run;
+        }
+        let number = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
+        match (number(row.command_pid), number(row.command_group)) {
+            (None, _) => Processes::Gone,
+            (Some(0), _) => Processes::Unknown,
+            (_, Some(group)) if process::is_group_alive(group) => Processes::Command(group),
+            (Some(pid), None) if process::is_alive(pid) => Processes::Command(pid),
+            _ => Processes::Gone,
+        }
+    }
+
+    /// Whether a clone may be dropped at once if nobody is connected.
+    fn is_dead(&self, row: &CloneRow) -> bool {
+        row.state == "released"
+            || row.expired
+            || (row.lease == "session" && self.processes(row) == Processes::Gone)
+    }
+}
+
+struct Way<'a> {
+    stencil: &'a Stencil,
+    context: &'a Context<'a>,
+    take: bool,
+    /// The wanted name that is taken.
+    name: String,
+    /// For what, since when, and whether that was told.
+    waits: Option<(String, Instant, bool)>,
+}
+
+impl Way<'_> {
+    /// Whether a clone is still one that the caller may have replaced.
+    fn is_replaceable(&self, row: &CloneRow) -> bool {
+        row.is_kept() && (self.take || self.context.asker().has_clone(row))
+    }
+
+    /// Takes one clone out of the way, or one step of a wait for it. `end`: it is to be replaced.
+    async fn clear(
+        &mut self,
+        registry: &mut Registry,
+        row: &CloneRow,
+        end: Option<&End>,
+    ) -> Result<()> {
+        if let Some(end) = end {
+            return self.drop_clone(registry, row, end).await;
+        }
+        if self.stencil.is_dead(row) {
+            return self.drop_clone(registry, row, &End::Dead).await;
+        }
+        let asker = self.context.asker();
+        let processes = match row.lease.as_str() {
+            "session" => self.stencil.processes(row),
+            _ => Processes::Run,
+        };
+        match processes {
+            Processes::Command(number) if asker.has_clone(row) => {
+                let what = format!(
+                    "the command of a killed `pgstencil run` that still uses clone `{}` (process {number})",
+                    row.name
+                );
+                self.wait(COMMAND, &what).await
+            }
+            Processes::Command(number) => Err(self.taken(registry).await.detail(format!(
+                "that `pgstencil run` is gone; its command (process {number}) still runs"
+            ))),
+            Processes::Run | Processes::Gone => Err(self.taken(registry).await),
+            Processes::Unknown => self.wait_or_say_when(registry, row).await,
+        }
+    }
+
+    async fn drop_clone(
+        &mut self,
+        registry: &mut Registry,
+        row: &CloneRow,
+        end: &End,
+    ) -> Result<()> {
+        let still = |row: &CloneRow| match end {
+            End::Dead => self.stencil.is_dead(row),
+            End::Replaced | End::ReplacedSince(_) => self.is_replaceable(row),
+        };
+        match sweep::drop_dead_clone(registry, &row.id, end, &still).await? {
+            Dead::Gone | Dead::Alive => Ok(()),
+            // Another sweep is at it, or the server has not yet seen that the holder is gone.
+            Dead::Locked => {
+                let what = format!("the drop of the clone that had the name `{}`", row.name);
+                self.wait(DROP, &what).await
+            }
+            Dead::InUse => self.wait_for_sessions(registry, row).await,
+            Dead::Stays(why) => {
+                let error = self.taken(registry).await;
+                Err(why.into_iter().fold(error, Error::detail))
+            }
+        }
+    }
+
+    /// Sessions are in a clone whose holder is gone, or whose lease is over.
+    async fn wait_for_sessions(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
+        if row.lease == "session" && self.context.asker().has_clone(row) {
+            let what = format!(
+                "the sessions in clone `{}`, whose `pgstencil run` was killed",
+                row.name
+            );
+            return self.wait(COMMAND, &what).await;
+        }
+        Err(self
+            .taken(registry)
+            .await
+            .detail("that process is gone or its lease is over, but somebody is still connected"))
+    }
+
+    /// Of a clone of which nobody here can tell whether it is in use: either its lock or a session shows it,
+    /// or the time begins after which it counts as not.
+    async fn wait_or_say_when(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
+        let grace = self.stencil.config.clone.orphan_grace;
+        let Some(row) = sweep::note_orphan(registry, &row.id, grace).await? else {
+            return match registry.clone_by_id(&row.id).await? {
+                Some(_) => Err(self.taken(registry).await),
+                None => Ok(()),
+            };
+        };
+        let grace = row.grace_s.map_or(grace, Duration::from_secs_f64);
+        let Some(orphaned) = row.orphaned_s else {
+            return match sweep::in_use(registry, &row.id).await? {
+                true => self.wait_for_sessions(registry, &row).await,
+                false => Ok(()),
+            };
+        };
+        let left = (grace.as_secs_f64() - orphaned).ceil().max(0.0);
+        if left == 0.0 {
+            return Ok(());
+        }
+        let name = &row.name;
+        let owner = row.owner.describe(&row.holder.0);
+        Err(Error::new(
+            Kind::NameTaken,
+            format!("clone `{name}` may still be in use: its `pgstencil run` is gone"),
+        )
+        .detail(format!(
+            "it was {}; owner: {owner}",
+            row.holder.0.describe()
+        ))
+        .detail("whether its command still runs cannot be seen from here")
+        .detail(format!(
+            "the name is free in {}, when the `orphan_grace` of {} is over",
+            humantime::format_duration(Duration::from_secs_f64(left)),
+            humantime::format_duration(grace)
+        ))
+        .hint("try again then")
+        .hint(format!(
+            "if that command has ended, give the clone back: `pgstencil release {name}`"
+        )))
+    }
+
+    /// Sleeps; says for what, once, if it takes longer.
+    async fn wait(&mut self, wait: Wait, what: &str) -> Result<()> {
+        if self
+            .waits
+            .as_ref()
+            .is_none_or(|(for_what, ..)| for_what != what)
+        {
+            self.waits = Some((what.to_owned(), Instant::now(), false));
+        }
+        if let Some((_, since, told)) = &mut self.waits
+            && !*told
+            && since.elapsed() >= wait.patience
+        {
+            *told = true;
+            let text = format!("waiting for {what}");
+            self.context.tell(Event::Warning(&text));
+        }
+        self.context.limit.pause(wait.pause, what).await
+    }
+
+    async fn taken(&self, registry: &mut Registry) -> Error {
+        clone::taken(registry, &self.context.asker(), &self.name).await
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Wait {
+    /// Between two looks.
+    pause: Duration,
+    /// Before it is told.
+    patience: Duration,
+}
+
+/// For what a person started.
+const COMMAND: Wait = Wait {
+    pause: Duration::from_millis(100),
+    patience: Duration::ZERO,
+};
+/// For what ends by itself.
+const DROP: Wait = Wait {
+    pause: Duration::from_millis(20),
+    patience: Duration::from_secs(2),
+};
