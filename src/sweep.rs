@@ -160,11 +160,13 @@ async fn judge(
         "creating" => Some(drop("its maker is gone")),
         "warm" => registry.is_spare(&row.id).await?.map(|s| drop(s.why())),
         "released" => Some(drop("it was given back")),
-        _ if row.lease == "expiry" && !row.expired => revive(),
+        // As long as nobody may know of it, it lives by its lock.
+        _ if row.lease == "expiry" && row.confirmed && !row.expired => revive(),
         _ if in_use(registry, &row.id).await? => revive(),
         _ => match row.orphaned_s {
             None => Some(Action::Orphan { clone }),
             Some(_) if row.orphaned_for_good(grace) => Some(drop(match row.lease.as_str() {
+                "expiry" if !row.confirmed => "its maker ended before anybody learned of it",
                 "expiry" => "its lease is over",
                 _ => "its holder is gone",
             })),

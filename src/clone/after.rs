@@ -9,7 +9,13 @@ use crate::pg::session::OpenError;
 use crate::pg::{Session, of_user, sql};
 use crate::process::{self, Ended, Job, Status};
 
-/// Runs both on a clone that has its names and is open.
+/// Whether there is anything that the definition wants done to every clone.
+pub(super) fn is_wanted(context: &Context<'_>) -> bool {
+    let definition = context.definition;
+    !definition.after_clone_sql.is_empty() || definition.after_clone.is_some()
+}
+
+/// Runs both on a clone that has its names and is open, and whose lease has not begun.
 pub(super) async fn after_clone(
     context: &Context<'_>,
     request: &Request<'_>,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Clone, Request, after, check_name, give_up, named, names, words};
+use super::{Clone, Request, after, check_name, give_up, give_up_after, named, names, words};
 use crate::context::Context;
 use crate::copy;
 use crate::error::Result;
@@ -127,7 +127,7 @@ async fn given_up_on_error(
     done: Result<Vec<Clone>>,
 ) -> Result<Vec<Clone>> {
     if done.is_err() {
-        give_up(registry, &ids(&intended)).await;
+        give_up_after(registry, &ids(&intended), &done).await;
     }
     done
 }
@@ -193,7 +193,9 @@ impl Order<'_> {
         clones: &[Intended],
         comments: &[Option<&str>],
     ) -> Result<Vec<Clone>> {
-        let handed_over = match registry.hand_over(&self.finished(clones, comments)).await {
+        let hooks = after::is_wanted(self.context);
+        let finished = self.finished(clones, comments);
+        let handed_over = match registry.hand_over(&finished, !hooks).await {
             Ok(handed_over) => handed_over,
             // 42P04, 23505: somebody took a name since we looked.
             Err(error) if matches!(sqlstate(&error).as_deref(), Some("42P04" | "23505")) => {
@@ -209,7 +211,14 @@ impl Order<'_> {
         let mut ready = Vec::new();
         for ((clone, request), handed_over) in clones.iter().zip(self.requests).zip(handed_over) {
             let databases = named(&clone.rows);
-            after::after_clone(self.context, request, &databases).await?;
+            let mut expires_at = handed_over.expires_at;
+            if hooks {
+                after::after_clone(self.context, request, &databases).await?;
+                let name = databases.first().map_or("", |d| &d.name);
+                expires_at = registry
+                    .begin_lease(&clone.id, name, &request.tenure)
+                    .await?;
+            }
             ready.push(Clone {
                 id: clone.id.clone(),
                 databases,
@@ -217,7 +226,7 @@ impl Order<'_> {
                 fingerprint: *self.fingerprint,
                 by_session: request.tenure.lease == Lease::Session,
                 bound: request.tenure.prolonging(),
-                expires_at: handed_over.expires_at,
+                expires_at,
                 took: self.started.elapsed(),
             });
         }

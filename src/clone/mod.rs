@@ -27,6 +27,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::handout::{NamedDatabase, Outcome, Shard};
 use crate::names::{Fingerprint, NameParts, NamePattern, private_name};
+use crate::pg::{Limit, is_connection_loss};
 use crate::registry::clone::NewClone;
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::owner::{Bound, Tenure};
@@ -201,6 +202,23 @@ pub async fn register_unnamed(
         databases,
     };
     registry.intend_clone(&new).await
+}
+
+/// Gives clones up after an error. If the session is lost, nobody knows what became of its last statement, so a
+/// new one does it: it waits for the locks of the old one, which the server may not have given up yet.
+async fn give_up_after<T>(registry: &mut Registry, clones: &[String], done: &Result<T>) {
+    let lost = done.as_ref().err().is_some_and(is_connection_loss);
+    if !lost {
+        return give_up(registry, clones).await;
+    }
+    let limit = Limit::new(Some(Duration::from_secs(5)), Default::default());
+    // Without a new session the sweep does this, when the grace is over.
+    if let Ok(mut another) = registry.another(&limit).await {
+        for id in clones {
+            let _ = another.set_released(id).await;
+        }
+        another.close().await;
+    }
 }
 
 /// Gives clones up whose locks we hold: the sweep drops them.

@@ -25,6 +25,9 @@ pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Er
         )
     };
     match registry.clone_by_name(name).await {
+        Ok(Some(row)) if row.state == "creating" => error()
+            .detail(format!("it is being made by {}", row.holder.0.describe()))
+            .hint("try again when that has ended"),
         Ok(Some(row)) if row.state != "leased" => {
             error().hint("it was given back and is about to be dropped: try again")
         }

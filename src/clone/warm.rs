@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Clone, Request, after, give_up, names, taken};
+use super::{Clone, Request, after, give_up, give_up_after, names, taken};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::handout::NamedDatabase;
@@ -93,8 +93,9 @@ pub async fn claim(
     let clones = match handed {
         Ok(clones) => clones,
         Err(HandOver::Failed(error)) => {
-            give_up(registry, &ids(&good)).await;
-            return Err(error);
+            let done: Result<()> = Err(error);
+            give_up_after(registry, &ids(&good), &done).await;
+            return done.map(|()| None);
         }
         // It is not what was made, a session is in it after all, or a right is gone: made anew, it may
         // work.
@@ -157,7 +158,9 @@ impl Claimed<'_> {
             .take(sets.len())
             .map(|r| &r.tenure)
             .collect();
-        let until = match registry.hand_over_warm(&wanted, &tenures, count_hit).await {
+        let hooks = after::is_wanted(context);
+        let handed = registry.hand_over_warm(&wanted, &tenures, !hooks, count_hit);
+        let until = match handed.await {
             Ok(Some(until)) => until,
             Ok(None) => {
                 for (_, name) in &wanted {
@@ -181,7 +184,14 @@ impl Claimed<'_> {
                     name: name.clone(),
                 })
                 .collect();
-            after::after_clone(context, request, &databases).await?;
+            let mut expires_at = until;
+            if hooks {
+                after::after_clone(context, request, &databases).await?;
+                let (id, name) = (set.first(), databases.first());
+                let id = id.map_or("", |row| &row.clone_id);
+                let name = name.map_or("", |d| &d.name);
+                expires_at = registry.begin_lease(id, name, &request.tenure).await?;
+            }
             clones.push(Clone {
                 id: set
                     .first()
@@ -191,7 +201,7 @@ impl Claimed<'_> {
                 fingerprint: *fingerprint,
                 by_session: request.tenure.lease == Lease::Session,
                 bound: request.tenure.prolonging(),
-                expires_at: until,
+                expires_at,
                 took: started.elapsed(),
             });
         }

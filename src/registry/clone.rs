@@ -100,6 +100,8 @@ pub struct CloneRow {
     pub command_pid: Option<i64>,
     /// Process group of that command, if it has one of its own.
     pub command_group: Option<i64>,
+    /// Whether whoever asked for it is known to have its URL.
+    pub confirmed: bool,
 }
 
 impl CloneRow {
@@ -149,7 +151,7 @@ macro_rules! select {
              extract(epoch FROM now() - created_at)::float8 AS age_s, \
              to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, ",
             owner_columns!(),
-            ", named, bound_branch, bound_worktree, ttl_typed, ttl_s, branch_ttl_s, command_pid, command_group, \
+            ", named, confirmed, bound_branch, bound_worktree, ttl_typed, ttl_s, branch_ttl_s, command_pid, command_group, \
              to_char(seen_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS seen_at \
              FROM pgstencil.clone c ",
             $tail
@@ -162,13 +164,13 @@ const BY_ID: &str = select!("WHERE id = $1");
 /// By id, by the name that a person uses, or by the name of any of its databases. One that was given
 /// up, perhaps since it came too late for its name, stands behind the live one.
 const BY_NAME: &str = select!(
-    "WHERE state <> 'creating' AND (id = $1 OR name = $1 OR EXISTS (SELECT FROM pgstencil.database d \
-     WHERE d.clone_id = c.id AND d.name = $1 AND d.state = 'present')) \
+    "WHERE (state <> 'creating' AND (id = $1 OR name = $1)) OR EXISTS (SELECT FROM pgstencil.database d \
+     WHERE d.clone_id = c.id AND d.name = $1 AND d.state = 'present') \
      ORDER BY (state = 'leased') DESC, created_at DESC LIMIT 1"
 );
 /// Those that are there, or were given up and are not gone yet. One that was given up stands behind.
-const BY_NAMES: &str = "SELECT id FROM pgstencil.clone c WHERE state <> 'creating' AND (name = ANY($1) OR EXISTS (SELECT FROM pgstencil.database d \
-     WHERE d.clone_id = c.id AND d.name = ANY($1) AND d.state = 'present')) \
+const BY_NAMES: &str = "SELECT id FROM pgstencil.clone c WHERE (state <> 'creating' AND name = ANY($1)) OR EXISTS (SELECT FROM pgstencil.database d \
+     WHERE d.clone_id = c.id AND d.name = ANY($1) AND d.state = 'present') \
      ORDER BY (state = 'leased') DESC, created_at DESC";
 const ITS_DATABASES: &str =
     "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.clone_id = $1)";
@@ -193,8 +195,10 @@ const HELD_ALONE: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = '
      AND granted AND mode = 'ExclusiveLock' AND classid = $1 AND objid = $2 \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
 
+const CONFIRM: &str = "UPDATE pgstencil.clone SET confirmed = true, orphaned_at = NULL \
+     WHERE id = ANY($1) AND state = 'leased'";
 const LEFTOVERS: &str = "SELECT EXISTS (SELECT FROM pgstencil.clone WHERE state <> 'leased' \
-     OR lease = 'session' OR expires_at <= now() OR orphaned_at IS NOT NULL) \
+     OR lease = 'session' OR NOT confirmed OR expires_at <= now() OR orphaned_at IS NOT NULL) \
      OR EXISTS (SELECT FROM pgstencil.template WHERE state <> 'ready')";
 const HURRY: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND classid = $1 AND objid = $2 \
@@ -421,6 +425,20 @@ impl Registry {
             .await
             .doing(|| "note the command of a clone".into())?;
         Ok(())
+    }
+
+    /// Notes that whoever asked for clones has their URLs. Returns how many of them are still leased.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn confirm_clones(&mut self, ids: &[String]) -> Result<usize> {
+        let ids = ids.to_vec();
+        let [_, done] = self
+            .session()
+            .send([sql::flushed(), sql::fill(CONFIRM, &[&ids])])
+            .await
+            .doing(|| "confirm the lease of a clone".into())?;
+        Ok(usize::try_from(done.count).unwrap_or_default())
     }
 
     /// Gives a clone up: from here on anybody's sweep drops it. `false`: it was given up already.

@@ -8,6 +8,7 @@ use sqlx::postgres::types::Oid;
 
 use crate::error::{Error, Result};
 use crate::pg::Doing as _;
+use crate::pg::message::Answer;
 use crate::pg::sql::{self, Statement};
 use crate::pg::sqlstate;
 
@@ -70,7 +71,7 @@ pub(super) fn rfc_3339(written: &str) -> Option<String> {
     Some(format!("{date}T{}Z", time.get(..8)?))
 }
 
-fn making_over(clones: &[Finished<'_>]) -> Vec<Statement> {
+fn making_over(clones: &[Finished<'_>], leased: bool) -> Vec<Statement> {
     let mut statements = vec![sql::flushed()];
     for clone in clones {
         for (row, comment) in &clone.databases {
@@ -79,8 +80,10 @@ fn making_over(clones: &[Finished<'_>]) -> Vec<Statement> {
             statements.push(sql::comment_database(&row.name, comment));
             statements.push(sql::allow_connections(&row.name, true));
         }
-        let name = clone.databases.first().map_or("", |(row, _)| &row.name);
-        statements.push(owner::lease(clone.id, name, clone.tenure));
+        if leased {
+            let name = clone.databases.first().map_or("", |(row, _)| &row.name);
+            statements.push(owner::lease(clone.id, name, clone.tenure));
+        }
     }
     // Once, at the end: no answer is expected there.
     let asker = clones.first().map(|clone| &clone.tenure.asker);
@@ -88,18 +91,35 @@ fn making_over(clones: &[Finished<'_>]) -> Vec<Statement> {
     statements
 }
 
+/// Until when a lease is, in RFC 3339, inside: `None` for session leases and for ever. `None`: there was no clone
+/// to lease.
+fn until(leased: &Answer) -> Option<Option<String>> {
+    let (until,): (Option<String>,) = leased.one().ok()?;
+    Some(until.as_deref().and_then(rfc_3339))
+}
+
+fn given_up(id: &str) -> Error {
+    Error::failed(format!("clone {id} was given up while it was made"))
+}
+
 impl Registry {
-    /// Gives clones that were just made their names, marks and leases, and opens them: all or nothing.
+    /// Gives clones that were just made their names, marks and leases, and opens them: all or nothing. Unless
+    /// `leased`, their leases are left to [`Registry::begin_lease`]: what is still to be done to a clone must be
+    /// done before anybody takes it for one that is ready.
     ///
     /// # Errors
     /// That a database disappeared, or a clone was given up meanwhile; the driver's: 42P04 or 23505 if a name
     /// is taken.
-    pub async fn hand_over(&mut self, clones: &[Finished<'_>]) -> Result<Vec<HandedOver>> {
+    pub async fn hand_over(
+        &mut self,
+        clones: &[Finished<'_>],
+        leased: bool,
+    ) -> Result<Vec<HandedOver>> {
         let ids: Vec<&str> = clones.iter().map(|clone| clone.id).collect();
         let doing = || format!("hand clone {} over", ids.join(", "));
         let answers = self
             .session()
-            .send_all(&making_over(clones))
+            .send_all(&making_over(clones, leased))
             .await
             .doing(doing);
         let answers = match answers {
@@ -124,26 +144,44 @@ impl Registry {
                 // Renamed, marked, opened.
                 answers.by_ref().take(3).for_each(drop);
             }
-            let leased = answers
-                .next()
-                .map(|answer| answer.one::<(Option<String>,)>());
-            let Some(Ok((expires_at,))) = leased else {
-                return Err(Error::failed(format!(
-                    "clone {} was given up while it was made",
-                    clone.id
-                )));
+            let expires_at = match leased {
+                true => answers.next().and_then(until),
+                false => Some(None),
+            };
+            let Some(expires_at) = expires_at else {
+                return Err(given_up(clone.id));
             };
             handed_over.push(HandedOver {
                 oids: oids.into_iter().map(|(oid,)| oid).collect(),
-                expires_at: expires_at.as_deref().and_then(rfc_3339),
+                expires_at,
             });
         }
         Ok(handed_over)
     }
 
+    /// Begins the lease of a clone that was handed over without one. Returns until when it is kept, in RFC 3339;
+    /// `None` for session leases and for ever.
+    ///
+    /// # Errors
+    /// That the clone was given up meanwhile; the driver's.
+    pub async fn begin_lease(
+        &mut self,
+        id: &str,
+        name: &str,
+        tenure: &Tenure<'_>,
+    ) -> Result<Option<String>> {
+        let [_, leased] = self
+            .session()
+            .send([sql::flushed(), owner::lease(id, name, tenure)])
+            .await
+            .doing(|| format!("begin the lease of clone {id}"))?;
+        until(&leased).ok_or_else(|| given_up(id))
+    }
+
     /// Gives claimed warm clones their names and their leases, and opens them: all or nothing. `named`: rows
     /// with the names that they get, those of one clone behind each other; `tenures`: one for each clone.
-    /// Returns until when each is kept; `None`: some name is taken. `count_hit`: nobody else counts the hit.
+    /// Returns until when each is kept; `None`: some name is taken. `leased`: see [`Registry::hand_over`].
+    /// `count_hit`: nobody else counts the hit.
     ///
     /// # Errors
     /// The driver's.
@@ -151,6 +189,7 @@ impl Registry {
         &mut self,
         named: &[(&ClaimedRow, String)],
         tenures: &[&Tenure<'_>],
+        leased: bool,
         count_hit: bool,
     ) -> Result<Option<Vec<Option<String>>>> {
         let warm = match self.facts().major() {
@@ -170,11 +209,12 @@ impl Registry {
         let clones: Vec<_> = named
             .chunk_by(|(a, _), (b, _)| a.clone_id == b.clone_id)
             .collect();
-        let leases = statements.len()..statements.len() + clones.len();
-        for (clone, tenure) in clones.iter().zip(tenures) {
+        let first = statements.len();
+        for (clone, tenure) in clones.iter().zip(tenures).filter(|_| leased) {
             let (row, name) = &clone[0];
             statements.push(owner::lease(&row.clone_id, name, tenure));
         }
+        let leases = first..statements.len();
         statements.extend(
             tenures
                 .first()
@@ -197,13 +237,14 @@ impl Registry {
             }
             Err(e) => return Err(e),
         };
-        let mut until = Vec::new();
-        for answer in answers.get(leases).unwrap_or_default() {
-            let (expires_at,): (Option<String>,) = answer
-                .one()
-                .doing(|| "read until when a clone is kept".into())?;
-            until.push(expires_at.as_deref().and_then(rfc_3339));
+        if !leased {
+            return Ok(Some(vec![None; clones.len()]));
         }
-        Ok(Some(until))
+        let leases = answers.get(leases).unwrap_or_default().iter();
+        let ends: Option<Vec<_>> = leases.map(until).collect();
+        match ends {
+            Some(ends) => Ok(Some(ends)),
+            None => Err(given_up(named.first().map_or("", |(row, _)| &row.clone_id))),
+        }
     }
 }

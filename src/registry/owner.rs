@@ -275,12 +275,14 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
 }
 
-/// Hands a clone over, and returns until when its lease is, as Postgres writes it.
+/// Hands a clone over, and returns until when its lease is, as Postgres writes it. A lease that ends by the clock
+/// is confirmed later: a crash before its maker has told anybody must not leave a clone until then.
 const LEASE: &str = "UPDATE pgstencil.clone SET state = 'leased', name = $2, lease = $3, \
      expires_at = now() + make_interval(secs => $4), orphaned_at = NULL, holder = $5, \
      owner_role = session_user::text, owner_machine = $6, owner_name = $7, owner_top = $8, owner_below = $9, \
      owned_at = now(), repository = $10, shared = $11, named = $12, bound_branch = $13, bound_worktree = $14, \
-     ttl_typed = $15, ttl_s = $16, branch_ttl_s = $17, seen_at = now(), command_pid = $18, command_group = NULL \
+     ttl_typed = $15, ttl_s = $16, branch_ttl_s = $17, seen_at = now(), command_pid = $18, command_group = NULL, \
+     confirmed = ($3 <> 'expiry') \
      WHERE id = $1 AND state = 'creating' RETURNING (expires_at AT TIME ZONE 'UTC')::text";
 /// A lease is shortened only by who typed how long it is to be.
 const RENEW: &str = "UPDATE pgstencil.clone SET lease = $2, expires_at = CASE \

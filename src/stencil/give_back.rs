@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Lease, Limit, Stencil};
+use super::{Acquired, Lease, Limit, Stencil};
 use crate::clone::{self, Clone};
 use crate::error::{Error, Kind, Result};
 use crate::lease::Keeper;
-use crate::pg::Doing as _;
+use crate::pg::{Doing as _, is_connection_loss};
 use crate::registry::database::{Estranged, Owner, Remains};
 use crate::registry::owner::Tenure;
 use crate::registry::{CloneRow, DatabaseRow, Registry};
@@ -21,6 +21,49 @@ impl Stencil {
             registry.give_up_clone(&clone.id).await?;
         }
         Ok(())
+    }
+
+    /// Notes that the clones' URLs have reached whoever asked for them. A clone with [`Lease::Expiry`] or
+    /// [`Lease::Usual`] is kept until its lease ends only from then on: before, it is dropped `orphan_grace` after
+    /// the session of [`Acquired::registry`] has ended, so that nothing is left of a caller that was killed. If
+    /// the session is lost, a new one is opened for it.
+    ///
+    /// Cancel safety: a future that is dropped may or may not have confirmed them.
+    ///
+    /// # Errors
+    /// The server's, if it cannot be reached within ten seconds; [`Kind::NotFound`] if a clone is gone.
+    pub async fn confirm(&self, acquired: &mut Acquired) -> Result<()> {
+        let clones = acquired.clones.iter().filter(|clone| !clone.by_session);
+        let ids: Vec<String> = clones.map(|clone| clone.id.clone()).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut done = acquired.registry.confirm_clones(&ids).await;
+        if done.as_ref().is_err_and(is_connection_loss) {
+            let limit = Limit::new(Some(Duration::from_secs(10)), Default::default());
+            let name = &self.config.server.registry;
+            done = loop {
+                match Registry::open_existing(&self.endpoint, name, &limit).await {
+                    Ok(Some(registry)) => {
+                        acquired.registry = registry;
+                        break acquired.registry.confirm_clones(&ids).await;
+                    }
+                    Ok(None) => break Ok(0),
+                    Err(error) if limit.left().is_none_or(|left| left.is_zero()) => {
+                        break Err(error);
+                    }
+                    Err(_) => {
+                        limit
+                            .pause(Duration::from_millis(200), "the server")
+                            .await?
+                    }
+                }
+            };
+        }
+        match done? == ids.len() {
+            true => Ok(()),
+            false => Err(Error::new(Kind::NotFound, "it is gone already")),
+        }
     }
 
     /// Watches over the locks of clones while a command runs.

@@ -128,6 +128,33 @@ struct Way<'a> {
     waits: Option<(String, Instant, bool)>,
 }
 
+impl Stencil {
+    /// Waits until none of the clones that have one of these names is still being made.
+    pub(super) async fn wait_for_makers(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        names: &[String],
+    ) -> Result<()> {
+        let mut way = Way {
+            stencil: self,
+            context,
+            take: false,
+            name: String::new(),
+            waits: None,
+        };
+        loop {
+            let found = registry.clones_named(names).await?;
+            let making =
+                |clone: &&CloneOnServer| clone.row.state == "creating" && clone.stands_under(names);
+            let Some(clone) = found.iter().find(making) else {
+                return Ok(());
+            };
+            way.wait_for_maker(registry, &clone.row).await?;
+        }
+    }
+}
+
 impl Way<'_> {
     /// Whether a clone is still one that the caller may have replaced.
     fn is_replaceable(&self, row: &CloneRow) -> bool {
@@ -143,6 +170,9 @@ impl Way<'_> {
     ) -> Result<()> {
         if let Some(end) = end {
             return self.drop_clone(registry, row, end).await;
+        }
+        if row.state == "creating" {
+            return self.wait_for_maker(registry, row).await;
         }
         if self.stencil.is_dead(row) {
             return self.drop_clone(registry, row, &End::Dead).await;
@@ -165,6 +195,18 @@ impl Way<'_> {
             ))),
             Processes::Run | Processes::Gone => Err(self.taken(registry).await),
             Processes::Unknown => self.wait_or_say_when(registry, row).await,
+        }
+    }
+
+    /// A clone that has its names, but is not ready yet. One whose maker is gone is dropped.
+    async fn wait_for_maker(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
+        let still = |row: &CloneRow| row.state == "creating";
+        match sweep::drop_dead_clone(registry, &row.id, &End::Dead, &still).await? {
+            Dead::Locked => {
+                let what = format!("{} to finish clone `{}`", row.holder.0.describe(), row.name);
+                self.wait(DROP, &what).await
+            }
+            _ => Ok(()),
         }
     }
 

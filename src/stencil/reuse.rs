@@ -123,7 +123,11 @@ impl Stencil {
         let names = clone::names(context, &wanted.pattern, "", index, wanted.shard)?;
         let mut before = None;
         loop {
-            let found = registry.clones_named(&names).await?;
+            let mut found = registry.clones_named(&names).await?;
+            if found.iter().any(|clone| clone.row.state == "creating") {
+                self.wait_for_makers(registry, context, &names).await?;
+                found = registry.clones_named(&names).await?;
+            }
             let own = own(&found, &names, &asker, wanted)?;
             for clone in &own {
                 refuse_another_definition(&clone.row, context)?;

@@ -230,3 +230,141 @@ fn nothing_after_the_answer_changes_the_exit_code() {
         }
     }
 }
+
+/// The names of the clones that somebody has, by the registry.
+fn leased(project: &Project<'_>) -> Vec<String> {
+    let clones = list(project)["clones"].clone();
+    let mut names: Vec<String> = clones
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|c| c["state"] == "leased")
+        .map(|c| c["name"].as_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Sweeps until only these clones are left.
+#[track_caller]
+fn only_these_stay(project: &Project<'_>, names: &mut Vec<String>) {
+    names.sort();
+    let mut seen = Vec::new();
+    let clean = eventually(PATIENCE, || {
+        Pgstencil::new(project).arg("evict").success();
+        seen = leased(project);
+        seen == *names
+    });
+    assert!(clean, "left: {seen:?}, known: {names:?}");
+    for name in names {
+        assert!(project.server().has_database(name), "{name}");
+    }
+}
+
+const SHORT_GRACE: &str = "\n[clone]\norphan_grace = \"1s\"\n";
+
+#[test]
+fn a_clone_whose_url_nobody_got_is_dropped() {
+    let mut project = Project::with_migrations(server());
+    project.append_config(SHORT_GRACE);
+    ensure(&project);
+    let proxy = Proxy::new(server());
+    let direct = project.server_url().to_owned();
+    project.connect_to(proxy.url(server()));
+    proxy.plan(usize::MAX, Fault::CutAfter);
+    let clone = ["clone", "--ttl", "never"];
+    let url = Pgstencil::new(&project).args(clone).success();
+    let questions = proxy.heal();
+    let mut known = vec![name_in(url.line())];
+    for fault in [Fault::CutBefore, Fault::CutAfter] {
+        for at in 1..=questions {
+            proxy.plan(at, fault);
+            let output = Pgstencil::new(&project).args(clone).run();
+            proxy.heal();
+            if !output.stdout.is_empty() {
+                known.push(name_in(output.line()));
+            }
+        }
+    }
+    project.connect_to(direct);
+    only_these_stay(&project, &mut known);
+}
+
+#[test]
+fn a_clone_whose_maker_was_killed_before_it_told_is_dropped() {
+    let mut project = Project::with_migrations(server());
+    project.append_config(SHORT_GRACE);
+    ensure(&project);
+    let proxy = Proxy::new(server());
+    let direct = project.server_url().to_owned();
+    project.connect_to(proxy.url(server()));
+    proxy.plan(usize::MAX, Fault::Silent);
+    let clone = ["clone", "--ttl", "never"];
+    let url = Pgstencil::new(&project).args(clone).success();
+    let questions = proxy.heal();
+    let mut known = vec![name_in(url.line())];
+    for at in 1..=questions {
+        proxy.plan(at, Fault::Silent);
+        let mut running = Pgstencil::new(&project).args(clone).spawn();
+        eventually(Duration::from_millis(500), || {
+            !running.stdout_so_far().is_empty()
+        });
+        let told = running.stdout_so_far();
+        running.kill9();
+        proxy.heal();
+        if !told.is_empty() {
+            known.push(name_in(told.trim()));
+        }
+    }
+    project.connect_to(direct);
+    // One that was told, and killed before it noted so, may be there or not.
+    let clean = eventually(PATIENCE, || {
+        Pgstencil::new(&project).arg("evict").success();
+        leased(&project).iter().all(|name| known.contains(name))
+    });
+    assert!(clean, "left: {:?}, known: {known:?}", leased(&project));
+    assert!(server().has_database(&known[0]));
+}
+
+#[test]
+fn a_lease_begins_when_the_hooks_have_ended() {
+    let project = Project::with_migrations(server());
+    project.append_config(
+        "after_clone = \"psql -XAtqc 'create table hooked ()' && touch hooked && [ ! -e wait ] || sleep 600\"\n",
+    );
+    for warm in [false, true] {
+        if warm {
+            project.append_config("\n[clone]\nwarm = 1\n");
+            Pgstencil::new(&project).arg("clone").success();
+            assert!(eventually(PATIENCE, || warm_clones(&project) == 1));
+        }
+        let name = format!("{}_hook_{warm}", project.name());
+        let _ = std::fs::remove_file(project.path().join("hooked"));
+        project.write("wait", "");
+        let mut running = Pgstencil::new(&project)
+            .args(["clone", "--name", &name])
+            .spawn();
+        let there = || project.path().join("hooked").exists();
+        assert!(eventually(PATIENCE, there));
+        // Another one waits for it.
+        let other = Pgstencil::new(&project)
+            .args(["--wait", "1s", "clone", "--name", &name])
+            .run();
+        other.code(5);
+        running.kill9();
+        std::fs::remove_file(project.path().join("wait")).unwrap();
+        let again = Pgstencil::new(&project)
+            .args(["clone", "--json", "--name", &name])
+            .success();
+        assert_eq!(again.json()["outcome"], "hit", "warm: {warm}");
+        let hooked = server().psql(
+            &name,
+            "select count(*) from pg_class where relname = 'hooked'",
+        );
+        assert_eq!(hooked, "1");
+        let reused = Pgstencil::new(&project)
+            .args(["clone", "--json", "--name", &name])
+            .success();
+        assert_eq!(reused.json()["outcome"], "reused");
+    }
+}

@@ -43,6 +43,13 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
         return Err(error);
     }
     let mut acquired = acquired;
+    if let Err(error) = stencil.confirm(&mut acquired).await {
+        session.printer.warn(&format!(
+            "the lease of {} could not be confirmed, so it may be dropped {} from now on: {error}",
+            acquired.clones.first().map_or("the clone", |c| c.name()),
+            humantime::format_duration(stencil.config().clone.orphan_grace)
+        ));
+    }
     let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
     let (registry, demand) = (&mut acquired.registry, acquired.demand);
     background

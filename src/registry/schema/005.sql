@@ -73,3 +73,7 @@ CREATE TABLE pgstencil.dropped (
     at            timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX dropped_name ON pgstencil.dropped (name);
+
+-- Whether whoever asked for a clone is known to have its URL. Else the clone lives only as long as the session
+-- that made it, and `orphan_grace` after that.
+ALTER TABLE pgstencil.clone ADD COLUMN confirmed boolean NOT NULL DEFAULT true;
