@@ -159,6 +159,7 @@ pub fn fill(text: &str, values: &[&dyn Literal]) -> Statement {
         match value {
             Some(value) => filled += &value.literal(),
             None => {
+                debug_assert!(number.is_empty(), "${number} has no value in: {text}");
                 filled.push('$');
                 filled += number;
             }
@@ -424,12 +425,12 @@ mod tests {
     fn values_are_filled_in() {
         let odd = "it's $2 \\ \0";
         let filled = fill(
-            "SELECT $1, $2::int, $10, $3 + $2, $$",
+            "SELECT $1, $2::int, $3 + $2, $$",
             &[&odd, &7_i64, &None::<f64>],
         );
         assert_eq!(
             filled.text(),
-            "SELECT  E'it''s $2 \\\\ \u{fffd}', '7'::bigint::int, $10, NULL + '7'::bigint, $$"
+            "SELECT  E'it''s $2 \\\\ \u{fffd}', '7'::bigint::int, NULL + '7'::bigint, $$"
         );
         let of_json = fill("$1 $2 $3", &[&Json(["a'b"]), &true, &Oid(4_000_000_000)]);
         assert_eq!(

@@ -146,8 +146,8 @@ fn claim(wish: &Wish<'_>) -> Statement {
            AND NOT EXISTS (SELECT FROM jsonb_each_text(coalesce(built_with -> 'collations', '{{}}')) v \
              LEFT JOIN pg_collation k ON k.collname = v.key::name AND k.collnamespace = 'pg_catalog'::regnamespace \
              WHERE pg_collation_actual_version(k.oid) IS DISTINCT FROM v.value) \
-           AND pg_has_role($9::name, built_by, 'USAGE'){stale}{looked_at}{extended} \
-           ORDER BY pg_get_userbyid(built_by) = $9 DESC, id LIMIT 1), \
+           AND pg_has_role($7::name, built_by, 'USAGE'){stale}{looked_at}{extended} \
+           ORDER BY pg_get_userbyid(built_by) = $7 DESC, id LIMIT 1), \
          found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
            WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
            LIMIT $5 FOR UPDATE SKIP LOCKED), \
