@@ -584,7 +584,8 @@ fn a_hand_out_asks_the_server_three_times() {
     project.connect_to(proxy.url(server()));
     // What the session needs and whose the registry is; the claim; the hand-over.
     let name = clone(&project, &[]).remove(0);
-    assert_eq!(proxy.round_trips()[0], 3);
+    // The fourth confirms the lease, when the URL is out.
+    assert_eq!(proxy.round_trips()[0], 4);
     assert_eq!(server().psql(&name, "select count(*) from users"), "1");
     wait_for_warm(&project, 2);
     proxy.reset();
