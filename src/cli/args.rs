@@ -401,7 +401,8 @@ pub(crate) struct ServerRemove {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
-    /// Also remove databases that pgstencil did not make, and clusters that cannot be started for a look
+    /// Also remove what is leased or pinned, databases that pgstencil did not make, and clusters that cannot
+    /// be started for a look
     #[arg(long)]
     pub(crate) force: bool,
 }

@@ -15,8 +15,8 @@ use crate::url::ServerUrl;
 /// The application name of pgstencil's sessions.
 pub const APPLICATION: &str = "pgstencil";
 
-/// The application name of pgstencil's own background processes. What they do can be interrupted: the next
-/// command takes it up.
+/// The application name of pgstencil's own background processes and looks. What they do can be interrupted:
+/// the next command takes it up.
 pub const BACKGROUND: &str = "pgstencil background";
 
 /// A session of a client.

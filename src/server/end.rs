@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::account::Account;
 use super::cluster::{Cluster, Data};
 use super::{ManagedServer, folder, host, majors};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What [`ManagedServer::stop`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,9 +53,19 @@ impl ManagedServer {
         if !is_ours || cluster.inspect() != Data::Clean || cluster.is_proved() {
             return Ok(());
         }
-        // Until then its last process may write.
-        let Some(alive) = cluster.claim(deadline).await? else {
-            return Ok(());
+        // Until then its last process may write, and its watcher syncs the disk.
+        let alive = match cluster.claim(deadline).await {
+            Ok(Some(alive)) => alive,
+            Ok(None) => return Ok(()),
+            Err(e) if e.kind() == Kind::Timeout => {
+                return Err(Error::new(
+                    Kind::Timeout,
+                    "the managed server stopped, but syncing its data to the disk takes too long",
+                )
+                .detail(format!("data: {}", cluster.data().display()))
+                .hint("`pgstencil server stop` waits again"));
+            }
+            Err(e) => return Err(e),
         };
         // On a busy disk this takes seconds.
         tokio::task::spawn_blocking(move || {

@@ -56,7 +56,10 @@ fn hint(lines: &[String]) -> Option<String> {
     } else if has("semaphores") {
         "the system allows too few semaphores; set a smaller `max_connections` in custom.conf beside the log"
     } else if let Some(file) = faulty_settings(lines) {
-        return Some(format!("correct {file}, or move it away"));
+        return Some(match has("Permission denied") {
+            true => format!("let the account that runs Postgres read {file}, or move it away"),
+            false => format!("correct {file}, or move it away"),
+        });
     } else {
         return None;
     };
@@ -154,12 +157,14 @@ mod tests {
              FATAL:  configuration file \"/c/postgresql.conf\" contains errors",
             "LOG:  syntax error in file \"/c/custom.conf\" line 3, near end of line",
             "FATAL:  configuration file \"/c/custom.conf\" contains errors",
-            "LOG:  could not open configuration file \"/c/custom.conf\": Permission denied",
         ] {
             let error = explain(Error::failed("x"), log.lines().map(str::to_owned).collect());
             assert_eq!(error.hints(), ["correct /c/custom.conf, or move it away"]);
             assert!(!tells_damage(log), "{log}");
         }
+        let line = "LOG:  could not open configuration file \"/c/custom.conf\": Permission denied";
+        let error = explain(Error::failed("x"), vec![line.to_owned()]);
+        assert!(error.hints()[0].contains("read /c/custom.conf"));
         assert!(tells_damage(
             "PANIC:  could not locate a valid checkpoint record"
         ));

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use super::clients::APPLICATION;
+use super::clients::BACKGROUND;
 use super::cluster::{Cluster, ROLE};
 use super::folder::unusable;
 use crate::error::{Error, Kind, Result};
@@ -116,7 +116,8 @@ impl Cluster {
         })
     }
 
-    /// How to connect as the superuser. All that sqlx would else take from the environment is set here.
+    /// How to connect as the superuser for a look, which is no work that a stop would disturb. All that sqlx
+    /// would else take from the environment is set here.
     pub(super) fn way(&self, port: u16) -> PgConnectOptions {
         let options = PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
@@ -125,7 +126,7 @@ impl Cluster {
             .password(&self.password().unwrap_or_default())
             .database("postgres")
             .ssl_mode(PgSslMode::Disable)
-            .application_name(APPLICATION)
+            .application_name(BACKGROUND)
             .disable_statement_logging();
         match self.socket(port) {
             Some(folder) => options.socket(folder),
@@ -223,6 +224,7 @@ impl Cluster {
                     "the cluster of the managed server is in use by processes that cannot be seen from here",
                 )
                 .detail(format!("they hold {}", path.display()))
+                .hint("if it was stopped just now, its data may still be on the way to the disk: try again")
                 .hint("another container may run a server on the same folder; stop it, or give each its own state folder"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -267,6 +267,30 @@ fn clusters_are_removed_when_nothing_in_them_is_in_use() {
         .stderr_has("built");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_person_is_asked_before_clusters_are_removed() {
+    let managed = Managed::new();
+    managed.run(&["ensure"]).success();
+    let folder = managed.cluster();
+    let on_a_terminal = |answer: &str| {
+        Pgstencil::with_program(&managed.project, "script")
+            .args(["-qec", "pgstencil server remove", "/dev/null"])
+            .env_remove("PGSTENCIL_SERVER_URL")
+            .stdin(answer)
+            .run()
+    };
+    on_a_terminal("n\n")
+        .code(1)
+        .stdout_has("with 1 template and 0 clones? [y/N]")
+        .stdout_has("nothing was done");
+    assert!(folder.exists());
+    on_a_terminal("y\n")
+        .code(0)
+        .stdout_has("removed the cluster");
+    assert!(!folder.exists());
+}
+
 /// A folder that looks like a cluster of a PostgreSQL that nobody has.
 fn old_cluster(managed: &Managed) -> std::path::PathBuf {
     let folder = managed.cluster().parent().unwrap().join("12");

@@ -621,39 +621,49 @@ async fn a_stop_that_hangs_is_no_start() {
     assert!(again.started && again.pid != first.pid);
 }
 
-/// The programs of a Postgres, as files of their own that a test may replace.
-fn copied_binaries(bindir: &Path) -> TempDir {
+/// The programs of a Postgres, as files of their own that a test may replace, and their folder.
+fn copied_binaries(bindir: &Path) -> (TempDir, PathBuf) {
     let top = tempfile::tempdir().unwrap();
     fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::create_dir(top.path().join("bin")).unwrap();
+    let bindir = bindir.canonicalize().unwrap();
+    let copied = top.path().join("package/install/bin");
+    fs::create_dir_all(&copied).unwrap();
     for name in ["postgres", "initdb", "pg_ctl"] {
-        fs::copy(bindir.join(name), top.path().join("bin").join(name)).unwrap();
+        fs::copy(bindir.join(name), copied.join(name)).unwrap();
     }
-    // Where the binaries find their libraries by their own place.
-    for name in ["lib", "share"] {
-        let real = bindir.parent().unwrap().join(name);
+    // Some builds find their libraries from there.
+    let install = bindir.parent().unwrap();
+    let wheel = install.parent().and_then(Path::parent).unwrap();
+    let libs = fs::read_dir(wheel).unwrap().flatten().map(|e| e.path());
+    let libs = libs.filter(|p| p.extension().is_some_and(|e| e == "libs"));
+    let own = ["lib", "share"].map(|name| install.join(name));
+    for (into, real) in libs
+        .map(|lib| (top.path().to_owned(), lib))
+        .chain(own.map(|folder| (copied.parent().unwrap().to_owned(), folder)))
+    {
         if real.is_dir() {
-            std::os::unix::fs::symlink(real, top.path().join(name)).unwrap();
+            let link = into.join(real.file_name().unwrap());
+            std::os::unix::fs::symlink(real, link).unwrap();
         }
     }
-    top
+    (top, copied)
 }
 
 #[tokio::test]
 async fn a_server_whose_binaries_were_replaced_is_restarted_when_nobody_is_connected() {
     let mut place = Place::new();
     let bindir = place.server().status().await.unwrap().bindir.unwrap();
-    let copied = copied_binaries(&bindir);
-    let program = copied.path().join("bin/postgres");
-    place.settings.bindir = Some(copied.path().join("bin"));
+    let (_kept, copied) = copied_binaries(&bindir);
+    let program = copied.join("postgres");
+    place.settings.bindir = Some(copied.clone());
     let first = place.start().await.unwrap();
     assert_eq!(place.start().await.unwrap().pid, first.pid);
     assert!(!place.server().status().await.unwrap().outdated);
 
     // As packages do: a new file takes the name.
     let replace = || {
-        fs::copy(&program, copied.path().join("new")).unwrap();
-        fs::rename(copied.path().join("new"), &program).unwrap();
+        fs::copy(&program, copied.join("new")).unwrap();
+        fs::rename(copied.join("new"), &program).unwrap();
     };
     replace();
     let session = connect(&first.url).await;

@@ -138,7 +138,6 @@ impl Look {
         look.close(managed, patience).await;
         let error = Error::failed("nothing was removed, since something is in use");
         let error = look.obstacles.into_iter().fold(error, Error::detail);
-        look.hints.dedup();
         Err(look.hints.into_iter().fold(error, Error::hint))
     }
 
@@ -158,8 +157,7 @@ impl Look {
             Ok(running) => running,
             Err(_) if force => return Ok(()),
             Err(e) => {
-                self.against(cluster, &format!("its contents are not known: {e}"));
-                self.hint("`--force` removes it without a look: templates can be built again, what clones hold cannot");
+                self.against_unseen(cluster, &e);
                 return Ok(());
             }
         };
@@ -170,18 +168,11 @@ impl Look {
             self.against(cluster, &format!("connected: {client}"));
             self.hint("end the sessions; `pgstencil server stop --force` ends all of them");
         }
-        match holdings(
-            &managed_endpoint(running.url, running.socket_dir)?,
-            &session.limit,
-        )
-        .await
-        {
+        let endpoint = managed_endpoint(running.url, running.socket_dir)?.in_background();
+        match holdings(&endpoint, &session.limit).await {
             Ok(found) => self.judge(cluster, &found, force),
             Err(_) if force => {}
-            Err(e) => {
-                self.against(cluster, &format!("its contents are not known: {e}"));
-                self.hint("`--force` removes it without a look: templates can be built again, what clones hold cannot");
-            }
+            Err(e) => self.against_unseen(cluster, &e),
         }
         Ok(())
     }
@@ -264,6 +255,11 @@ impl Look {
     fn against(&mut self, cluster: &Listed, words: &str) {
         self.obstacles
             .push(format!("PostgreSQL {}: {words}", cluster.major));
+    }
+
+    fn against_unseen(&mut self, cluster: &Listed, error: &Error) {
+        self.against(cluster, &format!("its contents are not known: {error}"));
+        self.hint("`--force` removes it without a look: templates can be built again, what clones hold cannot");
     }
 
     fn hint(&mut self, text: &str) {
