@@ -95,6 +95,8 @@ pub(crate) enum Command {
     Pin(Pin),
     /// Let eviction have templates again
     Unpin(Pin),
+    /// Give back the clones of this repository whose branch or worktree is gone
+    Prune(Prune),
     /// Count hits, extensions and builds, and the time that they took and saved
     Stats(Stats),
     /// Measure what copies of a template cost on this server, and have `auto` go by that
@@ -306,6 +308,14 @@ pub(crate) struct Evict {
     #[arg(short, long)]
     pub(crate) yes: bool,
     /// Show what would go, and change nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `prune`
+#[derive(Args, Debug)]
+pub(crate) struct Prune {
+    /// Show what would be given back, and change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
 }

@@ -139,6 +139,9 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
         Command::Evict(args) => {
             interruptible(session, &mut signals, commands::evict::evict(session, args)).await
         }
+        Command::Prune(args) => {
+            interruptible(session, &mut signals, commands::prune::prune(session, args)).await
+        }
         Command::Pin(args) => {
             interruptible(
                 session,

@@ -3,8 +3,9 @@
 //! `git` and `jj` run in the checkout's top level and find the repository by that, never by a variable; so git's
 //! own check of who owns a repository holds. They read only, and get a few seconds.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use tokio::process::Command;
@@ -65,11 +66,11 @@ pub async fn commit(top: &Path) -> Result<Option<String>, NoAnswer> {
 pub async fn bookmark(top: &Path) -> Result<Option<String>, NoAnswer> {
     let mut command = Command::new("jj");
     command.current_dir(top).args([
+        "log",
         // Else it would commit what is in the working copy.
         "--ignore-working-copy",
         "--color=never",
         "--no-pager",
-        "log",
         "--no-graph",
         "-r",
         "heads(::@ & bookmarks())",
@@ -112,6 +113,25 @@ pub(super) enum Answer {
 }
 
 pub(super) async fn git(top: &Path, args: &[&str]) -> Result<Answer, NoAnswer> {
+    judge("git", output("git", command(top, args)).await?)
+}
+
+/// All branches of a repository, as `refs/heads/NAME`. One that cannot be read is an error here, where git
+/// only warns.
+pub(super) async fn branches(top: &Path) -> Result<BTreeSet<String>, NoAnswer> {
+    let args = ["for-each-ref", "--format=%(refname)", "refs/heads"];
+    let output = output("git", command(top, &args)).await?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    if complaint.lines().any(|line| line.starts_with("warning:")) {
+        return Err(said("git", &output));
+    }
+    match judge("git", output)? {
+        Answer::Yes(text) => Ok(text.lines().map(str::to_owned).collect()),
+        Answer::No => Err("`git for-each-ref` failed".into()),
+    }
+}
+
+fn command(top: &Path, args: &[&str]) -> Command {
     let mut command = Command::new("git");
     command.arg("-C").arg(top).args(args);
     for name in MISLEADING {
@@ -119,32 +139,41 @@ pub(super) async fn git(top: &Path, args: &[&str]) -> Result<Answer, NoAnswer> {
     }
     // Its messages are for a person; nothing may be written on the side.
     command.env("LC_ALL", "C").env("GIT_OPTIONAL_LOCKS", "0");
-    answer("git", command).await
+    command
 }
 
-async fn answer(program: &str, mut command: Command) -> Result<Answer, NoAnswer> {
+async fn answer(program: &str, command: Command) -> Result<Answer, NoAnswer> {
+    judge(program, output(program, command).await?)
+}
+
+async fn output(program: &str, mut command: Command) -> Result<Output, NoAnswer> {
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(PATIENCE, command.output()).await {
-        Ok(Ok(output)) => output,
+    match tokio::time::timeout(PATIENCE, command.output()).await {
+        Ok(Ok(output)) => Ok(output),
         Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(format!("`{program}` is not installed"));
+            Err(format!("`{program}` is not installed"))
         }
-        Ok(Err(e)) => return Err(format!("`{program}` cannot be started: {e}")),
-        Err(_) => return Err(format!("`{program}` takes more than {PATIENCE:?}")),
-    };
+        Ok(Err(e)) => Err(format!("`{program}` cannot be started: {e}")),
+        Err(_) => Err(format!("`{program}` takes more than {PATIENCE:?}")),
+    }
+}
+
+fn judge(program: &str, output: Output) -> Result<Answer, NoAnswer> {
     match output.status.code() {
         Some(0) => Ok(Answer::Yes(
             String::from_utf8_lossy(&output.stdout).into_owned(),
         )),
         Some(1) => Ok(Answer::No),
-        _ => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let first = said.lines().find(|line| !line.trim().is_empty());
-            Err(match first {
-                Some(line) => format!("`{program}` says: {}", line.trim()),
-                None => format!("`{program}` failed ({})", output.status),
-            })
-        }
+        _ => Err(said(program, &output)),
+    }
+}
+
+/// A failure, by the command's first line about it.
+fn said(program: &str, output: &Output) -> NoAnswer {
+    let text = String::from_utf8_lossy(&output.stderr);
+    match text.lines().find(|line| !line.trim().is_empty()) {
+        Some(line) => format!("`{program}` says: {}", line.trim()),
+        None => format!("`{program}` failed ({})", output.status),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Folders decide, not git's variables: a hook runs with `GIT_DIR` set to its own repository, also where
 //! it starts a command in another one.
 
+mod absent;
 pub mod ask;
 mod head;
 mod settings;
@@ -11,6 +12,7 @@ mod settings;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use self::absent::{Absent, Refs, absent};
 pub use self::head::Head;
 
 /// A checkout on disk.

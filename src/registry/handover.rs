@@ -14,7 +14,7 @@ use crate::pg::sqlstate;
 
 use super::owner::{self, Tenure};
 use super::warm::ClaimedRow;
-use super::{DatabaseRow, Registry, template};
+use super::{DatabaseRow, Registry, bound, template};
 
 /// A clone whose databases are made, for [`Registry::hand_over`].
 #[derive(Clone, Debug)]
@@ -85,9 +85,10 @@ fn making_over(clones: &[Finished<'_>], leased: bool) -> Vec<Statement> {
             statements.push(owner::lease(clone.id, name, clone.tenure));
         }
     }
-    // Once, at the end: no answer is expected there.
+    // Once, at the end.
     let asker = clones.first().map(|clone| &clone.tenure.asker);
     statements.extend(asker.and_then(owner::seen));
+    statements.extend(asker.and_then(|asker| bound::here(&asker.holder.checkout)));
     statements
 }
 
@@ -133,6 +134,10 @@ impl Registry {
             }
             other => other?,
         };
+        let here = clones
+            .first()
+            .and_then(|c| bound::here(&c.tenure.asker.holder.checkout));
+        self.note_bound(answers.last().filter(|_| here.is_some()));
         let mut answers = answers.iter().skip(1);
         let mut handed_over = Vec::new();
         for clone in clones {
@@ -215,11 +220,11 @@ impl Registry {
             statements.push(owner::lease(&row.clone_id, name, tenure));
         }
         let leases = first..statements.len();
-        statements.extend(
-            tenures
-                .first()
-                .and_then(|tenure| owner::seen(&tenure.asker)),
-        );
+        let asker = tenures.first().map(|tenure| &tenure.asker);
+        statements.extend(asker.and_then(owner::seen));
+        let here = asker.and_then(|asker| bound::here(&asker.holder.checkout));
+        let at = here.is_some().then_some(statements.len());
+        statements.extend(here);
         if let Some((row, _)) = named.first() {
             let hits = i64::from(count_hit);
             statements.push(template::touch(row.template_id, hits));
@@ -237,6 +242,7 @@ impl Registry {
             }
             Err(e) => return Err(e),
         };
+        self.note_bound(at.and_then(|at| answers.get(at)));
         if !leased {
             return Ok(Some(vec![None; clones.len()]));
         }

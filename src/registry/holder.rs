@@ -102,8 +102,10 @@ impl Checkout {
             return Some(folder.to_string_lossy().into_owned());
         };
         // A worktree elsewhere may be called like the main one.
-        let repository = self.repository.as_ref();
-        let main = repository.and_then(|r| Path::new(&r.common_dir).parent()?.file_name());
+        let common = self.repository.as_ref().map(|r| Path::new(&r.common_dir));
+        let main = common
+            .filter(|common| common.ends_with(".git"))
+            .and_then(|common| common.parent()?.file_name());
         match main.is_some_and(|main| main == name.as_str()) {
             true => Some(format!("{name}/{name}")),
             false => Some(name.clone()),

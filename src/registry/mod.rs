@@ -4,6 +4,7 @@
 //! conditional update, and time is the server's `now()`, since leases cross hosts. All advisory
 //! locks are taken on registry sessions, since such locks are per database.
 
+pub mod bound;
 pub mod clone;
 pub mod database;
 pub mod dropped;
@@ -50,6 +51,8 @@ pub struct Registry {
     session: Session,
     endpoint: Endpoint,
     name: String,
+    /// What the last hand-over brought; see [`Registry::bound_here`].
+    bound: Option<Vec<bound::BoundRow>>,
 }
 
 impl Registry {
@@ -116,6 +119,7 @@ impl Registry {
             session,
             endpoint: endpoint.clone(),
             name: name.to_owned(),
+            bound: None,
         }
     }
 

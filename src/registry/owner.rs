@@ -15,7 +15,7 @@ use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
 
 use super::holder::{Branch, BranchSource, Checkout, Holder};
-use super::{CloneRow, Lease, Registry};
+use super::{CloneRow, Lease, Registry, bound};
 
 /// The owner of a clone, as the registry has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
@@ -408,8 +408,12 @@ impl Registry {
             statements.push(sql::fill(OWNS, &[id, &repository, &shares]));
         }
         statements.extend(seen(&tenure.asker));
+        let here = bound::here(checkout);
+        let asked = here.is_some();
+        statements.extend(here);
         let doing = || format!("renew the lease of clone {id}");
         let answers = self.session().send_all(&statements).await.doing(doing)?;
+        self.note_bound(answers.last().filter(|_| asked));
         let renewed: Vec<(Option<String>,)> = match answers.get(1) {
             Some(answer) => answer.read().doing(doing)?,
             None => Vec::new(),
@@ -425,11 +429,14 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn note_command_in_checkout(&mut self, asker: &Asker<'_>) -> Result<()> {
-        if let Some(statement) = seen(asker) {
-            self.session()
-                .execute(statement)
+        let here = bound::here(&asker.holder.checkout);
+        if let (Some(seen), Some(here)) = (seen(asker), here) {
+            let [_, here] = self
+                .session()
+                .send([seen, here])
                 .await
                 .doing(|| "note a command in this checkout".into())?;
+            self.note_bound(Some(&here));
         }
         Ok(())
     }

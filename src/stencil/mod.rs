@@ -10,6 +10,7 @@ mod give_back;
 mod holdings;
 mod idle;
 mod make_way;
+mod prune;
 mod reuse;
 mod sweeper;
 mod truth;
@@ -36,12 +37,14 @@ pub use self::eviction::{EvictionDone, EvictionPlan, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
 pub use self::give_back::Released;
 pub use self::holdings::{Held, Holdings, holdings};
+pub use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::reuse::Age;
 pub use self::sweeper::sweep_now;
 pub use crate::evict::{Evicted, Eviction};
 pub use crate::handout::Shard;
 pub use crate::pg::Limit;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
+pub use crate::registry::bound::BoundRow;
 pub use crate::registry::dropped::DroppedRow;
 pub use crate::registry::event::Tally;
 pub use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
@@ -291,7 +294,7 @@ impl Stencil {
                 bytes,
             });
         }
-        registry.close().await;
+        self.idle.put(registry);
         Ok(listing)
     }
 

@@ -4,6 +4,7 @@ mod bench;
 mod doctor;
 mod evict;
 mod explain;
+mod prune;
 mod server;
 mod stats;
 mod verify;
@@ -14,6 +15,7 @@ pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{
     AgainstAnswer, CostsAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
 };
+pub use self::prune::{PruneAnswer, PrunedClone};
 pub use self::server::{
     ClusterAnswer, MovedAnswer, PathsAnswer, ServerAnswer, ServerListAnswer, ServerPlaces,
     ServerRemoveAnswer, ServerStopAnswer, StatusAnswer,

@@ -12,8 +12,12 @@ use crate::support::{Pgstencil, Project, server};
 
 /// What the registry notes of the checkout of a clone that is made in a folder.
 fn checkout(project: &Project<'_>, folder: &Path, env: &[(&str, &str)]) -> Value {
+    checkout_of(project, folder, env, "{id}_{branch}")
+}
+
+fn checkout_of(project: &Project<'_>, folder: &Path, env: &[(&str, &str)], name: &str) -> Value {
     let mut clone = Pgstencil::new(project)
-        .args(["clone", "--name", "{id}_{branch}", "--json"])
+        .args(["clone", "--name", name, "--json"])
         .current_dir(folder);
     for (name, value) in env {
         clone = clone.env(name, value);
@@ -26,7 +30,11 @@ fn checkout(project: &Project<'_>, folder: &Path, env: &[(&str, &str)]) -> Value
 
 /// What `{branch}` stands for in a folder, and where it comes from.
 fn branch(project: &Project<'_>, folder: &Path, env: &[(&str, &str)]) -> (String, String) {
-    let branch = &checkout(project, folder, env)["branch"];
+    branch_of(&checkout(project, folder, env))
+}
+
+fn branch_of(checkout: &Value) -> (String, String) {
+    let branch = &checkout["branch"];
     let text = |key: &str| branch[key].as_str().unwrap_or_default().to_owned();
     (text("name"), text("from"))
 }
@@ -79,8 +87,11 @@ fn the_branch_is_found_whatever_git_is_in_the_middle_of() {
         let project = Project::with_migrations(server());
         repository(&project, &[&format!("--ref-format={format}")]);
         let here = project.path();
-        let found = |env: &[(&str, &str)]| branch(&project, &here, env);
+        // The same clone again and again.
+        let same = format!("t{}_same", project.id);
+        let found = |env: &[(&str, &str)]| branch_of(&checkout_of(&project, &here, env, &same));
         assert_eq!(found(&[]), pair("main", "local"), "{format}");
+        assert_eq!(name(&project, &here, "{branch}"), "main", "{format}");
 
         git(&here, &["checkout", "-q", "-b", "Feat/a-b"]);
         assert_eq!(found(&[]), pair("Feat/a-b", "local"), "{format}");

@@ -35,6 +35,7 @@ mod managed_server;
 mod overtaken;
 mod owner;
 mod private;
+mod prune;
 mod registry;
 mod rights;
 mod run;

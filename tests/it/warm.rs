@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::support::git::repository;
 use crate::support::hold::{list, oid};
 use crate::support::server::{PATIENCE, quote_literal};
 use crate::support::{Build, Pgstencil, Project, Proxy, TestServer, eventually, server};
@@ -578,7 +579,11 @@ fn a_trigger_on_login_does_not_see_the_visit() {
 #[test]
 fn a_hand_out_asks_the_server_three_times() {
     let mut project = project(server(), "warm = 2");
+    // In a git repository the same message says which clones are kept for its branches.
+    repository(&project, &[]);
     ensure(&project);
+    let of_branch = format!("{{branch}}_{}", project.id);
+    clone(&project, &["--name", &of_branch]);
     wait_for_warm(&project, 2);
     let proxy = Proxy::new(server());
     project.connect_to(proxy.url(server()));

@@ -4,6 +4,7 @@ use pgstencil::Result;
 use pgstencil::wire::{BenchAnswer, CostAnswer};
 
 use super::list::columns;
+use super::prune;
 use crate::cli::args::Bench;
 use crate::cli::escape;
 use crate::cli::output::size;
@@ -30,6 +31,7 @@ pub(crate) async fn bench(session: &Session, args: Bench) -> Result<u8> {
     } else {
         session.printer.data(&words(&answer))?;
     }
+    prune::look(session, &stencil).await;
     Ok(0)
 }
 

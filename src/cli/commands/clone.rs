@@ -12,6 +12,7 @@ use pgstencil::template::Provisional;
 use pgstencil::wire::Answer;
 use pgstencil::{Error, Result, Stencil};
 
+use super::prune;
 use crate::cli::args::{CloneArgs, Making};
 use crate::cli::background::Ahead;
 use crate::cli::output::seconds;
@@ -55,7 +56,9 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     background
         .go_on(&stencil, registry, definition, fingerprint, demand)
         .await;
+    let bound = stencil.bound_here(registry).await.unwrap_or_default();
     acquired.registry.close().await;
+    prune::tell_of(session, &stencil, &bound).await;
     let provisional = acquired.provisional.as_ref();
     settle_later(&stencil, definition, fingerprint, provisional);
     Ok(0)

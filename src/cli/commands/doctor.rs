@@ -6,6 +6,7 @@ use pgstencil::Result;
 use pgstencil::doctor::managed;
 use pgstencil::wire::{CheckAnswer, DoctorAnswer};
 
+use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Doctor;
 use crate::cli::escape;
@@ -30,7 +31,11 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
         let patience = session.limit.left().unwrap_or(PATIENCE);
         checks.extend(managed::clusters(&server.clusters(patience).await?));
     }
-    if startable && let Some(stencil) = session.stencil_for_reading().await? {
+    let stencil = match startable {
+        true => session.stencil_for_reading().await?,
+        false => None,
+    };
+    if let Some(stencil) = &stencil {
         checks.extend(stencil.doctor(args.fix, &session.limit).await?);
     }
     let answer = DoctorAnswer::from(checks.as_slice());
@@ -45,6 +50,9 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
         if !answer.checks.is_empty() {
             session.printer.say(&summary(&answer));
         }
+    }
+    if let Some(stencil) = &stencil {
+        prune::look(session, stencil).await;
     }
     Ok(u8::from(answer.problems > 0))
 }

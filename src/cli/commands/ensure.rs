@@ -5,6 +5,7 @@ use pgstencil::stencil::Demand;
 use pgstencil::wire::Answer;
 
 use super::clone::settle_later;
+use super::prune;
 use crate::cli::args::Ensure;
 use crate::cli::background::Ahead;
 use crate::cli::output::seconds;
@@ -65,7 +66,9 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     background
         .go_on(&stencil, &mut registry, &name, fingerprint, demand)
         .await;
+    let bound = stencil.bound_here(&mut registry).await.unwrap_or_default();
     registry.close().await;
+    prune::tell_of(session, &stencil, &bound).await;
     let provisional = ensured.template.provisional();
     settle_later(&stencil, &name, fingerprint, provisional);
     Ok(0)

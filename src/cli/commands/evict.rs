@@ -6,6 +6,7 @@ use pgstencil::stencil::Targets;
 use pgstencil::wire::{EvictAnswer, EvictedTemplate};
 use pgstencil::{Error, Result};
 
+use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Evict;
 use crate::cli::confirm::{self, can_ask};
@@ -33,7 +34,9 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
     let plan = stencil.plan_eviction(&targets, &session.limit).await?;
     let answer = EvictAnswer::from(&plan);
     if args.dry_run {
-        return print(session, &answer);
+        let code = print(session, &answer)?;
+        prune::look(session, &stencil).await;
+        return Ok(code);
     }
     if targets == Targets::All
         && !args.yes
@@ -44,7 +47,9 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
         return Ok(1);
     }
     let done = stencil.evict(plan, &session.limit).await?;
-    print(session, &EvictAnswer::from(&done))
+    let code = print(session, &EvictAnswer::from(&done))?;
+    prune::look(session, &stencil).await;
+    Ok(code)
 }
 
 /// Asks a person; elsewhere `--yes` has to be given.

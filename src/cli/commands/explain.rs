@@ -8,6 +8,7 @@ use pgstencil::fingerprint::{Difference, FileChanges, FileInput, Inputs};
 use pgstencil::stencil::{Explanation, Now, OnServer, explain_files};
 use pgstencil::wire::ExplainAnswer;
 
+use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Explain;
 use crate::cli::escape;
@@ -17,7 +18,8 @@ pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
     // Without a config there is nothing to explain.
     let config = session.config()?;
     let name = args.template.as_deref();
-    let explanation = match session.stencil_for_reading().await? {
+    let stencil = session.stencil_for_reading().await?;
+    let explanation = match &stencil {
         Some(stencil) => {
             let against = args.against.as_deref();
             stencil.explain(name, against, &session.limit).await?
@@ -31,6 +33,9 @@ pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
     } else {
         let all = session.shared.verbose > 0;
         session.printer.data(&in_words(&explanation, all))?;
+    }
+    if let Some(stencil) = &stencil {
+        prune::look(session, stencil).await;
     }
     Ok(0)
 }

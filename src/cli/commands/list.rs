@@ -6,6 +6,7 @@ use pgstencil::stencil::{CloneListing, Listing, TemplateListing};
 use pgstencil::wire::{ListAnswer, clone_state};
 use pgstencil::{Error, Result};
 
+use super::prune;
 use crate::cli::Session;
 use crate::cli::args::{CLONE_STATES, List, Sort, TEMPLATE_STATES};
 use crate::cli::escape;
@@ -34,6 +35,7 @@ pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
     } else {
         session.printer.data(&table(&listing))?;
     }
+    prune::look(session, &stencil).await;
     Ok(0)
 }
 

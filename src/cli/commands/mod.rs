@@ -13,6 +13,7 @@ pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod paths;
 pub(crate) mod pin;
+pub(crate) mod prune;
 pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod server;

@@ -3,6 +3,7 @@
 use pgstencil::Result;
 use pgstencil::wire::PinAnswer;
 
+use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Pin;
 
@@ -22,9 +23,8 @@ pub(crate) async fn pin(session: &Session, args: Pin, pinned: bool) -> Result<u8
     let rows = stencil.pin(&names, pinned, &session.limit).await?;
     if session.printer.json() {
         session.printer.object(&PinAnswer::new(&rows, pinned))?;
-        return Ok(0);
     }
-    for row in rows {
+    for row in rows.iter().filter(|_| !session.printer.json()) {
         session.printer.say(&format!(
             "{} template {} of {}/{}",
             if pinned { "pinned" } else { "unpinned" },
@@ -33,5 +33,6 @@ pub(crate) async fn pin(session: &Session, args: Pin, pinned: bool) -> Result<u8
             row.definition
         ));
     }
+    prune::look(session, &stencil).await;
     Ok(0)
 }

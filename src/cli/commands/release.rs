@@ -3,6 +3,7 @@
 use pgstencil::Result;
 use pgstencil::wire::{ReleaseAnswer, VERSION};
 
+use super::prune;
 use crate::cli::args::Release;
 use crate::cli::{Session, background};
 
@@ -28,5 +29,6 @@ pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
             .printer
             .say(&format!("given back: {}", released.clones.join(", ")));
     }
+    prune::look(session, &stencil).await;
     Ok(0)
 }

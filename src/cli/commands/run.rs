@@ -8,7 +8,7 @@ use pgstencil::process::{self, Job, Signals, Status};
 use pgstencil::stencil::{Lease, Shard};
 use pgstencil::{Error, Kind, Result, Stencil, wire};
 
-use super::clone;
+use super::{clone, prune};
 use crate::cli::args::Run;
 use crate::cli::background::Ahead;
 use crate::cli::{Session, interruptible};
@@ -59,6 +59,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     background
         .go_on(&stencil, registry, definition, fingerprint, demand)
         .await;
+    let bound = stencil.bound_here(registry).await.unwrap_or_default();
     let mut keeper = stencil.keep(acquired.registry, &acquired.clones);
     session.printer.finish();
     // Who asks for the name, if we are killed, must know whether the command goes on.
@@ -98,6 +99,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
         sweeper.sweep(&stencil).await;
         stencil.close().await;
     }
+    prune::tell_of(session, &stencil, &bound).await;
     let provisional = acquired.provisional.as_ref();
     clone::settle_later(&stencil, definition, fingerprint, provisional);
     code(ended?)

@@ -6,12 +6,14 @@ use pgstencil::Result;
 use pgstencil::wire::{Counts, StatsAnswer};
 
 use super::list::columns;
+use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Stats;
 use crate::cli::output::seconds;
 
 pub(crate) async fn stats(session: &Session, args: Stats) -> Result<u8> {
-    let tallies = match session.stencil_for_reading().await? {
+    let stencil = session.stencil_for_reading().await?;
+    let tallies = match &stencil {
         Some(stencil) => {
             let name = args.template.as_deref();
             stencil.stats(name, args.last, &session.limit).await?
@@ -25,6 +27,9 @@ pub(crate) async fn stats(session: &Session, args: Stats) -> Result<u8> {
         session.printer.say("nothing has happened yet");
     } else {
         session.printer.data(&table(&answer))?;
+    }
+    if let Some(stencil) = &stencil {
+        prune::look(session, stencil).await;
     }
     Ok(0)
 }

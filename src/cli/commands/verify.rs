@@ -4,6 +4,7 @@ use pgstencil::template::Fate;
 use pgstencil::wire::VerifyAnswer;
 use pgstencil::{Error, Kind, Result};
 
+use super::prune;
 use crate::cli::args::Verify;
 use crate::cli::{Session, background};
 
@@ -79,6 +80,7 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
     if session.printer.json() {
         session.printer.object(&answer)?;
     }
+    prune::look(session, &stencil).await;
     Ok(match failure {
         Some(kind) => kind.exit_code(),
         None => u8::from(!answer.is_equal()),

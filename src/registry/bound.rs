@@ -1,0 +1,145 @@
+//! Clones whose names come from a branch or a worktree of one repository.
+
+use sqlx::FromRow;
+use sqlx::types::Json;
+
+use crate::error::Result;
+use crate::pg::Doing as _;
+use crate::pg::message::Answer;
+use crate::pg::sql::{self, Statement};
+
+use super::Registry;
+use super::holder::Checkout;
+use super::owner::Bound;
+
+/// A clone that is kept for a branch or a worktree.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct BoundRow {
+    /// Short id.
+    pub id: String,
+    /// Name of its first database.
+    pub name: String,
+    /// Namespace.
+    pub project: String,
+    /// Name of the definition.
+    pub definition: String,
+    /// The branch and the worktree.
+    #[sqlx(flatten)]
+    pub bound: Bound,
+    /// Sessions in its databases.
+    pub sessions: i64,
+    /// Another one after every change of the row.
+    version: String,
+}
+
+/// Those of the session's role on the asker's machine, or under the asker's `PGSTENCIL_OWNER`.
+macro_rules! of_owner {
+    ($also:literal) => {
+        concat!(
+            "FROM pgstencil.clone c WHERE state = 'leased' AND lease = 'expiry' \
+             AND (expires_at IS NULL OR expires_at > now()) \
+             AND (bound_branch IS NOT NULL OR bound_worktree IS NOT NULL) \
+             AND owner_role = session_user::text AND owner_machine = $1 AND owner_name = $2 AND ",
+            $also
+        )
+    };
+}
+
+const HERE: &str = concat!(
+    "SELECT id, name, project, definition, bound_branch, bound_worktree, c.xmin::text AS version, \
+     0::bigint AS sessions ",
+    of_owner!("repository = $3 ORDER BY created_at, id")
+);
+const LOOK: &str = concat!(
+    "SELECT id, name, project, definition, bound_branch, bound_worktree, c.xmin::text AS version, \
+     (SELECT count(*) FROM pg_stat_activity a JOIN pgstencil.database d ON d.oid = a.datid \
+       WHERE d.clone_id = c.id) AS sessions ",
+    of_owner!("repository = $3 ORDER BY created_at, id")
+);
+const ELSEWHERE: &str = concat!(
+    "SELECT count(*) ",
+    of_owner!("repository <> $3 AND repository ->> 'common_dir' = $4")
+);
+
+/// The clones that are kept for branches and worktrees of the asker's repository; `sessions` is 0. `None` if
+/// the asker has none.
+pub(super) fn here(checkout: &Checkout) -> Option<Statement> {
+    fill(HERE, checkout)
+}
+
+fn fill(query: &'static str, checkout: &Checkout) -> Option<Statement> {
+    let repository = checkout.repository.as_ref()?;
+    Some(sql::fill(
+        query,
+        &[
+            &checkout.machine,
+            &checkout.owner,
+            &Json(repository),
+            &repository.common_dir,
+        ],
+    ))
+}
+
+impl BoundRow {
+    /// Whether the clone's row is still as it was in `before`.
+    pub fn is_same(&self, before: &BoundRow) -> bool {
+        self.id == before.id && self.version == before.version
+    }
+}
+
+impl Registry {
+    /// The clones that are kept for branches and worktrees of the asker's repository, oldest first, with the
+    /// sessions in them.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn bound(&mut self, checkout: &Checkout) -> Result<Vec<BoundRow>> {
+        self.read_bound(LOOK, checkout).await
+    }
+
+    async fn read_bound(
+        &mut self,
+        query: &'static str,
+        checkout: &Checkout,
+    ) -> Result<Vec<BoundRow>> {
+        let Some(statement) = fill(query, checkout) else {
+            return Ok(Vec::new());
+        };
+        self.session()
+            .rows(statement)
+            .await
+            .doing(|| "list the clones of this repository".into())
+    }
+
+    /// How many clones are kept for another repository that was, or on a copied machine is, in the place of
+    /// the asker's.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn bound_elsewhere(&mut self, checkout: &Checkout) -> Result<i64> {
+        let Some(statement) = fill(ELSEWHERE, checkout) else {
+            return Ok(0);
+        };
+        self.session()
+            .scalar(statement)
+            .await
+            .doing(|| "count the clones of another repository".into())
+    }
+
+    /// Keeps the answer to [`here`] for [`Registry::bound_here`]: it came with a message that was sent anyway.
+    pub(super) fn note_bound(&mut self, answer: Option<&Answer>) {
+        self.bound = answer.and_then(|answer| answer.read().ok());
+    }
+
+    /// [`Registry::bound`] without a look at sessions, as the last message of a hand-over brought it, or else
+    /// asked for now.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn bound_here(&mut self, checkout: &Checkout) -> Result<Vec<BoundRow>> {
+        match self.bound.take() {
+            Some(rows) => Ok(rows),
+            None => self.read_bound(HERE, checkout).await,
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Clones of branches and worktrees that are gone, by git's own word.
+//!
+//! A branch can be asked for only in its own repository, so only clones that were made there are judged:
+//! those whose registry rows name this role, this machine or `PGSTENCIL_OWNER`, and git's common directory
+//! with its inode and birth time. Where git does not answer, nothing is gone.
+
+use std::path::Path;
+
+use super::{Limit, Stencil};
+use crate::error::Result;
+use crate::git::{self, Absent, Refs, Tree};
+use crate::pg::Doing as _;
+use crate::pg::lock::LockKey;
+use crate::registry::Registry;
+use crate::registry::bound::BoundRow;
+use crate::registry::owner::Bound;
+
+/// A clone whose branch or worktree is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prunable {
+    /// The clone.
+    pub row: BoundRow,
+    /// The branch, the worktree or both: what of its name is gone.
+    pub gone: Bound,
+    /// Why it is not given back now: who uses it.
+    pub in_use: Option<String>,
+}
+
+/// What [`Stencil::prune`] is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrunePlan {
+    /// The clones, oldest first.
+    pub clones: Vec<Prunable>,
+    /// What git could not say, and whose clones are therefore left alone.
+    pub warnings: Vec<String>,
+}
+
+/// What became of a clone that was to be given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pruned {
+    /// It is given back; a sweep drops it.
+    Released,
+    /// Somebody uses it, or did in the meantime: it stays. Says who.
+    InUse(String),
+    /// Somebody else gave it back, or its lease ended.
+    GoneBefore,
+}
+
+impl Stencil {
+    /// The clones of this checkout's repository whose branch or worktree is gone. Writes nothing.
+    ///
+    /// # Errors
+    /// The driver's. That git does not answer is a warning in the plan.
+    pub async fn plan_prune(&self, limit: &Limit) -> Result<PrunePlan> {
+        let checkout = &self.holder.checkout;
+        let mut plan = PrunePlan::default();
+        let Some(mut registry) = self.open_existing(limit).await? else {
+            return Ok(plan);
+        };
+        let rows = registry.bound(checkout).await?;
+        let elsewhere = registry.bound_elsewhere(checkout).await?;
+        let held = match rows.is_empty() {
+            true => Default::default(),
+            false => registry.held_locks().await?,
+        };
+        self.idle.put(registry);
+        if elsewhere > 0
+            && let Some(repository) = &checkout.repository
+        {
+            plan.warnings.push(format!(
+                "{elsewhere} clones stay: they were made in another repository at {}",
+                repository.common_dir
+            ));
+        }
+        if checkout.repository.is_none() {
+            plan.warnings.push(format!(
+                "nothing is pruned: {} is not in a git repository",
+                checkout.top
+            ));
+        }
+        if rows.is_empty() {
+            return Ok(plan);
+        }
+        let absent = match self.tree() {
+            Some(tree) => git::absent(&tree, &refs(&rows)).await,
+            None => Err("its repository cannot be read".to_owned()),
+        };
+        let absent = match absent {
+            Ok(absent) => absent,
+            Err(why) => {
+                plan.warnings.push(format!(
+                    "nothing is pruned, since git cannot be asked in {}: {why}",
+                    checkout.top
+                ));
+                return Ok(plan);
+            }
+        };
+        for (name, why) in &absent.lost {
+            plan.warnings.push(format!(
+                "the clones of worktree `{name}` stay: git has it registered, but does not find it ({why}); \
+                 `git worktree prune` forgets it, `git worktree repair` registers its new place"
+            ));
+        }
+        for row in rows {
+            if let Some(gone) = gone(&row.bound, &absent) {
+                let in_use = match held.contains(&LockKey::clone(&row.id)) {
+                    true => Some("another command holds it".to_owned()),
+                    false => sessions(&row),
+                };
+                plan.clones.push(Prunable { row, gone, in_use });
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Gives the clones of a plan back that nobody uses. A sweep drops them. The owner is told why when they
+    /// ask for the name again.
+    ///
+    /// # Errors
+    /// The driver's; the clones before it are given back.
+    pub async fn prune(&self, plan: PrunePlan, limit: &Limit) -> Result<Vec<(Prunable, Pruned)>> {
+        let mut done = Vec::new();
+        if plan.clones.is_empty() {
+            return Ok(done);
+        }
+        let mut registry = self.open(limit).await?;
+        for prunable in plan.clones {
+            let pruned = self.prune_one(&mut registry, &prunable).await?;
+            done.push((prunable, pruned));
+        }
+        self.idle.put(registry);
+        Ok(done)
+    }
+
+    async fn prune_one(&self, registry: &mut Registry, clone: &Prunable) -> Result<Pruned> {
+        let key = LockKey::clone(&clone.row.id);
+        let locked = registry.session().try_lock(key).await;
+        if !locked.doing(|| "lock a clone".into())? {
+            return Ok(Pruned::InUse("another command holds it".into()));
+        }
+        let rows = registry.bound(&self.holder.checkout).await?;
+        let mut rows = rows.into_iter();
+        let pruned = match rows.find(|row| row.id == clone.row.id) {
+            None => Pruned::GoneBefore,
+            // Between the question to git and now its owner came, perhaps with a new branch of the name.
+            Some(row) if !row.is_same(&clone.row) => Pruned::InUse("it was used just now".into()),
+            Some(row) => match sessions(&row) {
+                Some(who) => Pruned::InUse(who),
+                None => {
+                    let by = self.holder.describe_checkout();
+                    let why = format!(
+                        "{} is gone, and {by} ran `pgstencil prune`",
+                        words(&clone.gone)
+                    );
+                    match registry.end_lease(&row.id, &why).await? {
+                        true => Pruned::Released,
+                        false => Pruned::GoneBefore,
+                    }
+                }
+            },
+        };
+        let unlocked = registry.session().unlock(key).await;
+        unlocked.doing(|| "unlock".into())?;
+        Ok(pruned)
+    }
+
+    /// The clones that are kept for branches and worktrees of this checkout's repository. Asks the server only
+    /// if the last message of `registry` did not bring them, as that of a hand-out does.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn bound_here(&self, registry: &mut Registry) -> Result<Vec<BoundRow>> {
+        registry.bound_here(&self.holder.checkout).await
+    }
+
+    /// How many of the clones of [`Stencil::bound_here`] have outlived their branch or worktree. Asks git only
+    /// if the repository's files do not show everything that a name comes from. If git does not answer, it
+    /// is none.
+    pub async fn count_prunable(&self, rows: &[BoundRow]) -> usize {
+        let Some(tree) = self.tree().filter(|_| !rows.is_empty()) else {
+            return 0;
+        };
+        let refs = refs(rows);
+        let seem = tree.git.as_ref().map(|git| git.seem_absent(&refs));
+        let Some(seem) = seem.filter(|seem| !seem.is_empty()) else {
+            return 0;
+        };
+        let absent = git::absent(&tree, &seem).await.unwrap_or_default();
+        let gone = rows
+            .iter()
+            .filter(|row| gone(&row.bound, &absent).is_some());
+        gone.count()
+    }
+
+    /// [`Stencil::count_prunable`] with a session of its own, for commands that have none left.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn look_for_prunable(&self, limit: &Limit) -> Result<usize> {
+        if self.holder.checkout.repository.is_none() {
+            return Ok(0);
+        }
+        let Some(mut registry) = self.open_existing(limit).await? else {
+            return Ok(0);
+        };
+        let rows = self.bound_here(&mut registry).await?;
+        self.idle.put(registry);
+        Ok(self.count_prunable(&rows).await)
+    }
+
+    /// The checkout on disk, if it still belongs to the repository that the holder names.
+    fn tree(&self) -> Option<Tree> {
+        let checkout = &self.holder.checkout;
+        let repository = checkout.repository.as_ref()?;
+        let tree = Tree::find(Path::new(&checkout.top))?;
+        let git = tree.git.as_ref()?;
+        (git.common == Path::new(&repository.common_dir)).then_some(tree)
+    }
+}
+
+/// What the names of clones come from.
+fn refs(rows: &[BoundRow]) -> Refs {
+    let bound = || rows.iter().map(|row| &row.bound);
+    Refs {
+        branches: bound().filter_map(|b| b.branch.clone()).collect(),
+        worktrees: bound().filter_map(|b| b.worktree.clone()).collect(),
+    }
+}
+
+/// What a name comes from that is gone; `None` if all of it is there.
+fn gone(bound: &Bound, absent: &Absent) -> Option<Bound> {
+    let gone = Bound {
+        branch: bound
+            .branch
+            .clone()
+            .filter(|name| absent.gone.branches.contains(name)),
+        worktree: bound
+            .worktree
+            .clone()
+            .filter(|name| absent.gone.worktrees.contains(name)),
+    };
+    (!gone.is_free()).then_some(gone)
+}
+
+fn sessions(row: &BoundRow) -> Option<String> {
+    match row.sessions {
+        0 => None,
+        1 => Some("a session is connected to it".into()),
+        n => Some(format!("{n} sessions are connected to it")),
+    }
+}
+
+/// What is gone, in words.
+pub(crate) fn words(gone: &Bound) -> String {
+    let branch = gone.branch.as_ref().map(|name| format!("branch `{name}`"));
+    let worktree = gone
+        .worktree
+        .as_ref()
+        .map(|name| format!("worktree `{name}`"));
+    let words: Vec<String> = branch.into_iter().chain(worktree).collect();
+    words.join(" and ")
+}

@@ -1,0 +1,83 @@
+//! What `prune` answers.
+
+use serde::Serialize;
+
+use super::{BoundAnswer, VERSION, bound_answer};
+use crate::stencil::{Prunable, PrunePlan, Pruned};
+
+/// What `prune` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct PruneAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Whether it is only what would be done.
+    pub dry_run: bool,
+    /// The clones whose branch or worktree is gone, oldest first.
+    pub clones: Vec<PrunedClone>,
+    /// What git could not say, and whose clones are therefore left alone.
+    pub warnings: Vec<String>,
+}
+
+/// One clone whose branch or worktree is gone.
+#[derive(Clone, Debug, Serialize)]
+pub struct PrunedClone {
+    /// Short id.
+    pub id: String,
+    /// Name of its first database.
+    pub name: String,
+    /// Namespace.
+    pub project: String,
+    /// Name of the definition.
+    pub template: String,
+    /// The branch or the worktree that is gone.
+    pub gone: Option<BoundAnswer>,
+    /// `released`, `would_go`, `gone_before` (by somebody else), or `in_use`: it stays.
+    pub state: &'static str,
+    /// For `in_use`: by whom.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+fn clone(prunable: &Prunable, state: &'static str, reason: Option<&String>) -> PrunedClone {
+    let row = &prunable.row;
+    PrunedClone {
+        id: row.id.clone(),
+        name: row.name.clone(),
+        project: row.project.clone(),
+        template: row.definition.clone(),
+        gone: bound_answer(&prunable.gone),
+        state,
+        reason: reason.cloned(),
+    }
+}
+
+impl PruneAnswer {
+    /// What would be done.
+    pub fn planned(plan: &PrunePlan) -> Self {
+        let clones = plan.clones.iter().map(|prunable| match &prunable.in_use {
+            Some(who) => clone(prunable, "in_use", Some(who)),
+            None => clone(prunable, "would_go", None),
+        });
+        PruneAnswer {
+            version: VERSION,
+            dry_run: true,
+            clones: clones.collect(),
+            warnings: plan.warnings.clone(),
+        }
+    }
+
+    /// What was done.
+    pub fn done(done: &[(Prunable, Pruned)], warnings: Vec<String>) -> Self {
+        let clones = done.iter().map(|(prunable, pruned)| match pruned {
+            Pruned::Released => clone(prunable, "released", None),
+            Pruned::GoneBefore => clone(prunable, "gone_before", None),
+            Pruned::InUse(who) => clone(prunable, "in_use", Some(who)),
+        });
+        PruneAnswer {
+            version: VERSION,
+            dry_run: false,
+            clones: clones.collect(),
+            warnings,
+        }
+    }
+}
