@@ -40,6 +40,8 @@ pub struct Context<'a> {
     pub read: ReadInputs,
     /// Leaves the databases of a failed build to a person.
     pub keep_failed: bool,
+    /// Builds from nothing what is missing, and extends nothing.
+    pub full_build: bool,
 }
 
 impl Context<'_> {

@@ -161,6 +161,10 @@ pub(crate) struct Making {
     /// or too long, is folded or cut, and ends in a short hash of the whole.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) name: Option<String>,
+    /// If the template is missing, build it from nothing instead of extending an older one; also if that
+    /// failed before
+    #[arg(long)]
+    pub(crate) full_build: bool,
     /// Part I of N (from 1): {shard}, PGSTENCIL_SHARD and PGSTENCIL_SHARDS
     #[arg(long, value_name = "I/N", value_parser = shard)]
     pub(crate) shard: Option<(u32, u32)>,
@@ -209,6 +213,10 @@ pub(crate) struct CloneArgs {
 pub(crate) struct Ensure {
     #[command(flatten)]
     pub(crate) which: Which,
+    /// If the template is missing, build it from nothing instead of extending an older one; also if that
+    /// failed before
+    #[arg(long)]
+    pub(crate) full_build: bool,
     /// If the template was extended, build it from nothing now, and wait until that has taken its
     /// place
     #[arg(long)]

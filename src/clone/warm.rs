@@ -10,7 +10,7 @@ use crate::names::Fingerprint;
 use crate::pg::{catalog, is_connection_loss};
 use crate::registry::warm::{ClaimedRow, Wish};
 use crate::registry::{Lease, Registry};
-use crate::template::{Extends, Provisional};
+use crate::template::{self, Extends, Provisional};
 
 /// Warm clones that were handed out.
 #[derive(Clone, Debug)]
@@ -70,7 +70,8 @@ pub async fn claim(
         count: requests.len(),
         holder: context.holder,
     };
-    let rows = registry.claim_warm(&wish).await?;
+    let (rows, findings) = registry.claim_warm(&wish).await?;
+    template::tell_findings(context, &findings);
     let sets: Vec<&[ClaimedRow]> = rows.chunk_by(|a, b| a.clone_id == b.clone_id).collect();
     let (good, bad): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| stands(set, context));
     give_up(registry, &ids(&bad)).await;

@@ -100,6 +100,16 @@ impl Recipe {
     /// fingerprint and is built once more, which is slow but right.
     pub const FORMAT: u32 = 1;
 
+    /// Hash of all that a base and its extension have in common: all but `migrations` and `rerun_inputs`.
+    pub fn core(&self) -> String {
+        let core = Recipe {
+            migrations: Vec::new(),
+            rerun_inputs: Vec::new(),
+            ..self.clone()
+        };
+        core.fingerprint().to_string()
+    }
+
     /// The hash that names this recipe.
     ///
     /// The encoding cannot be read in two ways: each string has its length in front, each list its

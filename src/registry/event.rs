@@ -28,6 +28,16 @@ const COSTS: &str = "SELECT \
       (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 \
        AND outcome = 'hit' ORDER BY id DESC LIMIT 9) h) AS hit";
 
+/// As [`COSTS`], but what extensions took counts for a day: nothing else would ever show that they take less
+/// now.
+const RECENT_COSTS: &str = "SELECT \
+     (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 AND outcome <> 'hit' \
+      AND outcome IN ('miss', 'settled', 'verified') ORDER BY id DESC LIMIT 1) AS full_build, \
+     (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY millis) FROM \
+      (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 AND outcome <> 'hit' \
+       AND outcome = 'extended' AND at > now() - interval '1 day' ORDER BY id DESC LIMIT 9) e) AS extension, \
+     NULL::bigint AS hit";
+
 const DIFFERED: &str = "SELECT EXISTS (SELECT FROM pgstencil.event \
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND outcome = 'differed')";
 
@@ -240,9 +250,26 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
+        self.costs_by(COSTS, project, definition).await
+    }
+
+    /// What extensions took of late, and the last build from nothing.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn recent_costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
+        self.costs_by(RECENT_COSTS, project, definition).await
+    }
+
+    async fn costs_by(
+        &mut self,
+        query: &'static str,
+        project: &str,
+        definition: &str,
+    ) -> Result<Costs> {
         let (full, extension, hit): (Option<i64>, Option<i64>, Option<i64>) = self
             .session()
-            .one(sql::fill(COSTS, &[&project, &definition]))
+            .one(sql::fill(query, &[&project, &definition]))
             .await
             .doing(|| "read what builds took".into())?;
         let time = |millis: Option<i64>| Some(Duration::from_millis(u64::try_from(millis?).ok()?));

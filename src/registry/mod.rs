@@ -6,10 +6,12 @@
 
 pub mod bound;
 pub mod clone;
+pub mod comparison;
 pub mod database;
 pub mod dropped;
 pub mod event;
 pub mod eviction;
+pub mod failure;
 pub mod handover;
 pub mod holder;
 pub mod measurement;

@@ -14,6 +14,7 @@ use crate::pg::catalog::{self, BuiltWith};
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
 
+use super::comparison::{self, Finding};
 use super::database::{self, Owner};
 use super::{DatabaseRow, Holder, Registry};
 
@@ -279,7 +280,32 @@ impl Registry {
     }
 
     /// Shares the lock of the ready template of this key that our role may use, and reads it; `None` if there
-    /// is none.
+    /// is none. Also returns what [`Registry::findings`] does, which the same message asks for.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn look_up_ready(
+        &mut self,
+        project: &str,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) -> Result<(Option<Hold>, Vec<Finding>)> {
+        let doing = || "look a template up in the registry".to_owned();
+        let fingerprint = fingerprint.to_string();
+        let role = self.facts().began_as.clone();
+        let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint, &role]);
+        let findings = comparison::findings(project, definition);
+        let [found, findings] = self.session().send([of, findings]).await.doing(doing)?;
+        let found: Vec<(i64,)> = found.read().doing(doing)?;
+        let findings = findings.read().doing(doing)?;
+        let hold = match found.first() {
+            Some((id,)) => Some(self.hold_template(*id).await?),
+            None => None,
+        };
+        Ok((hold, findings))
+    }
+
+    /// As [`Registry::look_up_ready`], without the findings.
     ///
     /// # Errors
     /// The driver's.

@@ -12,6 +12,7 @@ use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
 
+use super::comparison::{self, Finding};
 use super::{Holder, Registry};
 
 /// Which warm clones are wanted, and for whom.
@@ -257,18 +258,22 @@ const ALL_WARM: &str = "SELECT id, 'full'::text AS why FROM pgstencil.clone \
 
 impl Registry {
     /// Takes warm clones, and their locks, which the session then holds. Fewer than wanted if there are
-    /// fewer. Nobody else gets them; they are handed over by [`Registry::hand_over_warm`], or given up.
+    /// fewer. Nobody else gets them; they are handed over by [`Registry::hand_over_warm`], or given up. Also
+    /// returns what [`Registry::findings`] does, which the same message asks for.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<Vec<ClaimedRow>> {
-        let mut rows: Vec<ClaimedRow> = self
+    pub async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<(Vec<ClaimedRow>, Vec<Finding>)> {
+        let doing = || "take a warm clone".to_owned();
+        let findings = comparison::findings(wish.project, &wish.definition.name);
+        let [claimed, findings] = self
             .session()
-            .rows(claim(wish))
+            .send([claim(wish), findings])
             .await
-            .doing(|| "take a warm clone".into())?;
+            .doing(doing)?;
+        let mut rows: Vec<ClaimedRow> = claimed.read().doing(doing)?;
         rows.sort_by(|a, b| (&a.clone_id, a.ordinal).cmp(&(&b.clone_id, b.ordinal)));
-        Ok(rows)
+        Ok((rows, findings.read().doing(doing)?))
     }
 
     /// Offers a clone whose lock the caller holds, and gives up right after.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Limit, Stencil, Variable};
-use crate::config::{AfterExtend, Config, Definition, Extend};
+use crate::config::{AfterExtend, Config, Definition};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::{self, Difference, Inputs, Recipe, RelPath};
 use crate::names::Fingerprint;
@@ -269,11 +269,12 @@ impl Stencil {
                 tail: row.log_tail,
             });
         }
-        if definition.extend != Extend::Never
-            && registry.differed(project, name, &fingerprint).await?
+        if let Some(why) = template::why_not(registry, project, definition, recipe).await?
+            && why != NoBase::Never
         {
-            let why = NoBase::Differed.to_string();
-            return Ok(Now::Build { why });
+            return Ok(Now::Build {
+                why: why.to_string(),
+            });
         }
         let bases = template::bases(others, recipe, definition);
         if let Some(why) = bases.why_due() {

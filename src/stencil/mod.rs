@@ -63,6 +63,7 @@ pub struct Stencil {
     holder: Holder,
     variable: Variable,
     idle: Arc<Idle>,
+    full_build: bool,
 }
 
 /// What [`Stencil::list`] shows.
@@ -105,7 +106,16 @@ impl Stencil {
             holder,
             variable,
             idle: Arc::default(),
+            full_build: false,
         }
+    }
+
+    /// Whether a missing template is built from nothing, although another one could be extended: also where
+    /// that failed before.
+    #[must_use]
+    pub fn with_full_build(mut self, full_build: bool) -> Self {
+        self.full_build = full_build;
+        self
     }
 
     /// Ends the sessions that are kept for the next [`Stencil::acquire`] or [`Stencil::fill`]: at most eight,
@@ -167,6 +177,7 @@ impl Stencil {
             observe,
             read,
             keep_failed,
+            full_build: self.full_build,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::registry::clone::CloneOnServer;
 use crate::registry::owner::{Asker, Bound, Tenure};
 use crate::registry::{CloneRow, Registry};
 use crate::sweep::End;
+use crate::template;
 
 /// What became of wanted names.
 pub(super) enum Names {
@@ -86,6 +87,10 @@ impl Stencil {
             )
             .hint("`--fresh` makes all of them anew; `pgstencil release NAME` gives one back"));
         }
+        let findings = registry
+            .findings(context.project, &context.definition.name)
+            .await?;
+        template::tell_findings(context, &findings);
         let mut ages = Vec::new();
         for clone in &reused {
             ages.push(age(registry, context, clone, recipe).await?);

@@ -60,6 +60,13 @@ impl Stencil {
         let mut registry = self.open(limit).await?;
         registry.note_command_in_checkout(&self.asker()).await?;
         let verdict = template::verify(&mut registry, &context, replace).await;
+        if let Ok(verdict) = &verdict {
+            let name = &context.definition.name;
+            let mut findings = registry.findings(context.project, name).await?;
+            // Whoever asked for the comparison sees what this one found.
+            findings.retain(|f| f.fingerprint != verdict.fingerprint.to_string());
+            template::tell_findings(&context, &findings);
+        }
         registry.close().await;
         verdict
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::build::{self, Built, Extension};
 use super::look_up::{LookUp, look_up, stale, tell_of_another_role};
 use super::{BuildPermit, Ensured, Extends, NoBase, Template, extend};
-use crate::config::{AfterExtend, Extend};
+use crate::config::AfterExtend;
 use crate::context::Context;
 use crate::copy;
 use crate::error::{Kind, Result};
@@ -17,6 +17,7 @@ use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, cause, is_connection_loss, sqlstate};
 use crate::process;
 use crate::registry::event::Costs;
+use crate::registry::failure::Attempt;
 use crate::registry::{Registry, TemplateRow};
 
 /// How often those who wait for a build look. A session lock is given up the instant its holder
@@ -312,24 +313,34 @@ async fn extend_or_build(
     permit: BuildPermit,
     recipe: &Recipe,
 ) -> Result<(Built, Option<String>)> {
-    let (name, fingerprint) = (&context.definition.name, recipe.fingerprint());
-    let differed = context.definition.extend != Extend::Never
-        && registry
-            .differed(context.project, name, &fingerprint)
-            .await?;
-    let base = match differed {
-        true => Err(Some(NoBase::Differed.to_string())),
-        false => extend::find_base(registry, context, recipe).await?,
+    let (project, definition) = (context.project, context.definition);
+    let why_not = extend::why_not(registry, project, definition, recipe).await?;
+    let base = match why_not {
+        _ if context.full_build => Err(None),
+        Some(NoBase::Never) => Err(None),
+        Some(why) => Err(Some(why.to_string())),
+        None => extend::find_base(registry, context, recipe).await?,
     };
     let base = match base {
         Ok(base) => base,
         Err(note) => {
+            if let Some(note) = &note {
+                context.tell(Event::Notice(&format!("nothing is extended: {note}")));
+            }
             make_room(registry, context).await?;
             let built = build::build(registry, context, &permit, recipe, None).await?;
             return Ok((built, note));
         }
     };
     let id = base.template.id;
+    let attempt = Attempt::new(
+        project,
+        &definition.name,
+        context.endpoint.user(),
+        context.holder,
+        &base.added,
+    );
+    let added = base.added.len();
     // Locked, so it is not what goes.
     make_room(registry, context).await?;
     let extends = Extends {
@@ -347,6 +358,7 @@ async fn extend_or_build(
         Ok(built) => {
             if matches!(built, Built::Sealed(..)) {
                 registry.note_use(id).await?;
+                registry.forget_failure(&attempt).await?;
             }
             return Ok((built, None));
         }
@@ -366,16 +378,46 @@ async fn extend_or_build(
     ) {
         registry.break_template(id, &why, false).await?;
     }
-    let note = format!("extending {short} failed: {why}");
-    context.tell(Event::Warning(&format!("{note}; building from nothing")));
-    for line in error.details() {
-        context.tell(match line.starts_with(build::LEFT) {
-            true => Event::Warning(line),
-            false => Event::Notice(line),
-        });
+    let of_build = error.kind() == Kind::Build;
+    if of_build
+        && let Some(ago) = registry.failed_before(&attempt).await?
+        && ago < FAILURES_COUNT
+    {
+        return Err(error
+            .detail(format!(
+                "it ran on a copy of template {short}, to which it was to add {added} new files of `migrations`"
+            ))
+            .detail(format!(
+                "with the same new files a build from nothing failed, too, {} ago, so there is none this time",
+                humantime::format_duration(Duration::from_secs(ago.as_secs()))
+            ))
+            .hint("`--full-build` builds from nothing all the same"));
     }
+    let note = format!("extending {short} failed: {why}");
+    let mut text = format!("{note}; building from nothing");
+    for line in error.details() {
+        text += &format!("\n{line}");
+    }
+    context.tell(Event::Warning(&text));
     match build::build(registry, context, &permit, recipe, None).await {
-        Ok(built) => Ok((built, Some(note))),
-        Err(error) => Err(error.detail(note)),
+        Ok(built) => {
+            if matches!(built, Built::Sealed(..)) {
+                registry.forget_failure(&attempt).await?;
+            }
+            Ok((built, Some(note)))
+        }
+        Err(error) => {
+            // Not if it was the caller's patience that ended.
+            let in_vain = matches!(error.kind(), Kind::Build | Kind::Timeout)
+                && context.limit.check("").is_ok();
+            if of_build && in_vain {
+                // What failed is the build, whatever becomes of the note.
+                let _ = registry.note_failure(&attempt).await;
+            }
+            Err(error.detail(note))
+        }
     }
 }
+
+/// For how long it is remembered that an extension failed, and the build from nothing after it.
+const FAILURES_COUNT: Duration = Duration::from_secs(60 * 60);

@@ -1,6 +1,7 @@
 //! The base of an extension: the nearest older template that a missing one can be built on.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use super::Template;
 use super::look_up::{Claim, claim, stale};
@@ -30,6 +31,10 @@ pub enum NoBase {
     Stale(String),
     /// What came of it was compared with a build from nothing, and differed.
     Differed,
+    /// So it was with the last two extended templates that this build command made of these inputs.
+    DifferedTwice,
+    /// A build from nothing takes less: what an extension takes, and what that does.
+    Slower(Duration, Duration),
 }
 
 impl std::fmt::Display for NoBase {
@@ -44,6 +49,15 @@ impl std::fmt::Display for NoBase {
             NoBase::Stale(why) => f.write_str(why),
             NoBase::Differed => f.write_str(
                 "an extended template of these files was found to differ from a build from nothing",
+            ),
+            NoBase::DifferedTwice => f.write_str(
+                "the last two extended templates were found to differ from builds from nothing; nothing is extended until `build` or its inputs change",
+            ),
+            NoBase::Slower(extension, full) => write!(
+                f,
+                "an extension takes about {:.1} s, and a build from nothing {:.1} s",
+                extension.as_secs_f64(),
+                full.as_secs_f64()
             ),
         }
     }
@@ -126,6 +140,44 @@ pub fn bases<'a>(
     bases
 }
 
+/// Why nothing is extended to get a template of `recipe`, whatever there is, if so.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn why_not(
+    registry: &mut Registry,
+    project: &str,
+    definition: &Definition,
+    recipe: &Recipe,
+) -> Result<Option<NoBase>> {
+    let name = &definition.name;
+    if definition.extend == Extend::Never {
+        return Ok(Some(NoBase::Never));
+    }
+    let fingerprint = recipe.fingerprint();
+    if registry.differed(project, name, &fingerprint).await? {
+        return Ok(Some(NoBase::Differed));
+    }
+    let core = recipe.core();
+    if registry.last_two_differed(project, name, &core).await? {
+        return Ok(Some(NoBase::DifferedTwice));
+    }
+    let recent = registry.recent_costs(project, name).await?;
+    if let (Some(extension), Some(full)) = (recent.extension, recent.full)
+        && is_dearer(extension, full)
+    {
+        return Ok(Some(NoBase::Slower(extension, full)));
+    }
+    Ok(None)
+}
+
+/// Whether an extension takes clearly more than a build from nothing: on a busy machine one time may be far
+/// from the next, and where both are short it does not matter.
+fn is_dearer(extension: Duration, full: Duration) -> bool {
+    const SHORT: Duration = Duration::from_millis(1500);
+    extension >= SHORT && extension >= full.mul_f64(1.5)
+}
+
 /// Finds and locks the best base that is really there; without one, says why a full build is due although
 /// there is something to extend.
 pub(super) async fn find_base(
@@ -134,9 +186,6 @@ pub(super) async fn find_base(
     recipe: &Recipe,
 ) -> Result<std::result::Result<Base, Option<String>>> {
     let definition = context.definition;
-    if definition.extend == Extend::Never {
-        return Ok(Err(None));
-    }
     let mut due = None;
     for _ in 0..TRIES {
         let ready = registry
@@ -172,7 +221,6 @@ const TRIES: usize = 3;
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::time::Duration;
 
     use sqlx::types::Json;
 
@@ -295,6 +343,20 @@ mod tests {
         ready[0].0.contents_s = Duration::from_secs(2 * 86_400).as_secs_f64();
         assert_eq!(ids(&ready, "stale_after = \"1d\""), [0; 0]);
         assert_eq!(ids(&ready, "stale_after = \"3d\""), [1]);
+    }
+
+    #[test]
+    fn what_takes_clearly_more_than_a_build_from_nothing_is_no_gain() {
+        let dearer = |extension, full| {
+            is_dearer(
+                Duration::from_millis(extension),
+                Duration::from_millis(full),
+            )
+        };
+        assert!(dearer(1800, 1000));
+        assert!(!dearer(1400, 300));
+        assert!(!dearer(4000, 3000));
+        assert!(!dearer(4000, 200_000));
     }
 
     #[test]

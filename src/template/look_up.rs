@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BuildPermit, Template};
+use super::{BuildPermit, Template, finding};
 use crate::config::{Definition, Extend};
 use crate::context::Context;
 use crate::error::Result;
@@ -32,10 +32,11 @@ pub(super) async fn look_up(
 ) -> Result<LookUp> {
     let (project, definition) = (context.project, context.definition.name.as_str());
     let fingerprint = recipe.fingerprint();
-    if let Some(hold) = registry
-        .hold_ready(project, definition, &fingerprint)
-        .await?
-    {
+    let (hold, findings) = registry
+        .look_up_ready(project, definition, &fingerprint)
+        .await?;
+    finding::tell(context, &findings);
+    if let Some(hold) = hold {
         let Hold::Held(held) = hold else {
             return Ok(LookUp::Again);
         };

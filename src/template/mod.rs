@@ -9,6 +9,7 @@ mod command;
 mod compare;
 mod ensure;
 mod extend;
+mod finding;
 mod look_up;
 mod overtaken;
 mod seal;
@@ -21,7 +22,9 @@ use std::time::Duration;
 use sqlx::postgres::types::Oid;
 
 pub use self::ensure::ensure;
+pub(crate) use self::extend::why_not;
 pub use self::extend::{Bases, NoBase, added_to, bases};
+pub(crate) use self::finding::tell as tell_findings;
 pub(crate) use self::look_up::ready;
 pub(crate) use self::look_up::stale;
 pub use self::overtaken::Overtaken;

@@ -83,9 +83,9 @@ impl Overtaken {
     pub fn tell(&self, context: &Context<'_>) {
         let mut text = "files changed while the build ran: starting over".to_owned();
         for line in &self.changes {
-            text += &format!("\n  {line}");
+            text += &format!("\n{line}");
         }
-        text += &format!("\n  {EXCLUDE}");
+        text += &format!("\n{EXCLUDE}");
         context.tell(Event::Warning(&text));
     }
 

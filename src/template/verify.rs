@@ -18,6 +18,7 @@ use crate::pg::Doing as _;
 use crate::pg::inventory::Difference;
 use crate::pg::lock::LockKey;
 use crate::registry::Registry;
+use crate::registry::comparison::NewComparison;
 
 /// What a comparison found, and what came of it.
 #[derive(Clone, Debug)]
@@ -40,6 +41,12 @@ impl Verdict {
     /// Whether nothing differs.
     pub fn is_equal(&self) -> bool {
         self.differences.is_empty()
+    }
+
+    /// What differs, of all roles.
+    fn text(&self) -> String {
+        let all = self.differences.iter();
+        all.map(|(_, diff)| diff.to_string()).collect()
     }
 }
 
@@ -229,13 +236,8 @@ async fn rebuild(
             Err(error) => return Err(build::give_up(registry, context, id, error).await),
         }
         verdict.fate = Fate::Replaced;
-        let text: String = verdict
-            .differences
-            .iter()
-            .map(|(_, diff)| diff.to_string())
-            .collect();
         registry
-            .set_difference(id, names::cut(&text, MAX_DIFFERENCE))
+            .set_difference(id, names::cut(&verdict.text(), MAX_DIFFERENCE))
             .await?;
         "settled"
     } else {
@@ -262,6 +264,19 @@ async fn rebuild(
                 build_time.as_millis() as u64,
                 None,
             )
+            .await?;
+    }
+    if verdict.extends.is_some() {
+        let difference = verdict.text();
+        registry
+            .note_comparison(&NewComparison {
+                project: context.project,
+                definition,
+                fingerprint: &verdict.fingerprint,
+                core: &recipe.core(),
+                difference: names::cut(&difference, MAX_DIFFERENCE),
+                told: !replace,
+            })
             .await?;
     }
     context.tell(Event::Compared {

@@ -20,6 +20,7 @@ use crate::cli::{Session, background, github};
 
 pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     let stencil = session.stencil().await?;
+    let stencil = stencil.with_full_build(args.making.full_build);
     let lease = match args.ttl.as_deref() {
         None => Lease::Usual,
         Some("never") => Lease::Expiry(None),

@@ -13,6 +13,7 @@ use crate::cli::{Session, github};
 
 pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let stencil = session.stencil().await?;
+    let stencil = stencil.with_full_build(args.full_build);
     let name = stencil
         .definition(args.which.template.as_deref())?
         .name

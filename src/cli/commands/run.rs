@@ -26,6 +26,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     };
     let prepare = async {
         let stencil = session.stencil().await?;
+        let stencil = stencil.with_full_build(args.making.full_build);
         let mut wanted = clone::wanted(&args.making, Lease::Session)?;
         wanted.command = true;
         let named = !wanted.pattern.is_unique();

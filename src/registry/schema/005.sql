@@ -77,3 +77,31 @@ CREATE INDEX dropped_name ON pgstencil.dropped (name);
 -- Whether whoever asked for a clone is known to have its URL. Else the clone lives only as long as the session
 -- that made it, and `orphan_grace` after that.
 ALTER TABLE pgstencil.clone ADD COLUMN confirmed boolean NOT NULL DEFAULT true;
+
+-- Builds from nothing beside extended templates, and what differed: nothing, if that is empty. `core` is a
+-- hash of the build command and its inputs without migrations: what it leads to is the command's fault.
+CREATE TABLE pgstencil.comparison (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at          timestamptz NOT NULL DEFAULT now(),
+    project     text NOT NULL,
+    definition  text NOT NULL,
+    fingerprint text NOT NULL,
+    core        text NOT NULL,
+    difference  text NOT NULL,
+    -- When a person was told of the difference.
+    told_at     timestamptz
+);
+CREATE INDEX comparison_core ON pgstencil.comparison (project, definition, core, id);
+CREATE INDEX comparison_untold ON pgstencil.comparison (project, definition)
+    WHERE told_at IS NULL AND difference <> '';
+
+-- Extensions that failed, as the build from nothing after them did: by owner (hash of server role, machine
+-- and checkout) and by the paths of the new migrations (hash).
+CREATE TABLE pgstencil.failure (
+    project    text NOT NULL,
+    definition text NOT NULL,
+    owner      text NOT NULL,
+    files      text NOT NULL,
+    at         timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (project, definition, owner, files)
+);
