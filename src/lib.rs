@@ -69,10 +69,12 @@
 //! 9. What only reads writes nothing.
 //! 10. The library never prints, never reads the environment (but for
 //!     [`config::env::Environment::from_process`]) or the working directory, and never exits.
+//! 11. No code of a stranger runs with our rights: a database that calls itself our registry is judged
+//!     before a session with it starts ([`pg::door`]) and before anything in it is planned.
 //!
 //! What is deliberately absent: a daemon (all state and all locks are in Postgres), a connection
 //! pool (locks belong to sessions; a [`Stencil`] only keeps idle ones for its next hand-out), state on
-//! the local disk (but for the managed server), and `unsafe`.
+//! the local disk (but for the managed server, and for what can be found out again), and `unsafe`.
 //!
 //! # As a library
 //!

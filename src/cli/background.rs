@@ -17,7 +17,7 @@ use std::time::Duration;
 use pgstencil::config::env::{self, Environment};
 use pgstencil::config::{self, Origin};
 use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{self, Defaults, Demand, Endpoint, Holder, Limit, Registry};
+use pgstencil::stencil::{self, Defaults, Demand, Door, Endpoint, Holder, Limit, Registry};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 struct Errand {
     url: String,
     socket: Option<PathBuf>,
+    door: Option<Door>,
     ssl_mode: Option<String>,
     registry: String,
     grace_ms: u64,
@@ -165,6 +166,7 @@ fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -
     let errand = Errand {
         url: stencil.endpoint().server_url().reveal(),
         socket: stencil.endpoint().socket().map(Into::into),
+        door: stencil.endpoint().door(),
         ssl_mode: stencil.endpoint().ssl_mode().map(str::to_owned),
         registry: config.server.registry.clone(),
         grace_ms: config.clone.orphan_grace.as_millis() as u64,
@@ -258,7 +260,8 @@ pub(super) async fn work() -> Result<u8> {
         ..Defaults::default()
     };
     let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &defaults)?;
-    let endpoint = endpoint.with_socket(errand.socket).in_background();
+    let endpoint = endpoint.with_socket(errand.socket).with_door(errand.door);
+    let endpoint = endpoint.in_background();
     let grace = Duration::from_millis(errand.grace_ms);
     let sweep = || stencil::sweep_now(&endpoint, &errand.registry, grace);
     let Some(care) = &errand.care else {

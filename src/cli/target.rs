@@ -13,7 +13,7 @@ use pgstencil::config::{
 use pgstencil::error::shell_word;
 use pgstencil::private::user_name;
 use pgstencil::server::{ManagedServer, ManagedSettings, State, notice};
-use pgstencil::stencil::{Defaults, Endpoint, PassLookup, Variable};
+use pgstencil::stencil::{Defaults, Door, Endpoint, PassLookup, Variable};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Kind, Result, Stencil};
 
@@ -162,14 +162,18 @@ impl Session {
     /// The server that is named, else the managed server, which is started.
     async fn endpoint(&self, config: &Config) -> Result<Endpoint> {
         if let Some((url, source)) = self.named_server(config)? {
-            if source == BY_FILE {
-                return self.named_by_file(&url, config);
-            }
-            let endpoint = Endpoint::new(url, &self.defaults()?)?;
+            let endpoint = match source == BY_FILE {
+                true => self.named_by_file(&url, config)?,
+                false => Endpoint::new(url, &self.defaults()?)?,
+            };
             // The managed server's own URL, as a nested pgstencil gets it.
             let managed = self.managed(&config.server).ok();
             let socket = managed.and_then(|m| m.socket_of(&endpoint.server_url()));
-            return Ok(endpoint.with_socket(socket));
+            let endpoint = endpoint.with_socket(socket);
+            return Ok(match self.env.state_dir() {
+                Ok(folder) => endpoint.with_memory(folder.join("doors.json")),
+                Err(_) => endpoint,
+            });
         }
         let server = self.managed(&config.server)?;
         let running = server.start(self.limit.left().unwrap_or(START)).await?;
@@ -182,7 +186,8 @@ impl Session {
         for notice in &running.notices {
             self.printer.warn(notice);
         }
-        managed_endpoint(running.url, running.socket_dir)
+        let door = Door::of_superuser(&running.version);
+        Ok(managed_endpoint(running.url, running.socket_dir)?.with_door(door))
     }
 
     /// The server that a config file names. What this user keeps secret goes there only if the file is

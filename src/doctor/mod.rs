@@ -112,6 +112,9 @@ impl Check {
     /// Something that could not be looked at, or not be used.
     fn error(name: &'static str, status: Status, error: &Error) -> Self {
         let mut words = error.to_string();
+        if !error.details().is_empty() {
+            words += &format!(" ({})", error.details().join("; "));
+        }
         if std::error::Error::source(error).is_some() {
             words += &format!(": {}", cause(error));
         }
@@ -224,13 +227,18 @@ fn note<T>(name: &'static str, read: Result<T>, checks: &mut Vec<Check>) -> Opti
 /// A session with any database that exists for sure.
 async fn connect(patient: &Patient<'_>) -> Result<Session> {
     let mut last = None;
-    let names = patient.endpoint.maintenance().iter().map(String::as_str);
-    for database in names.chain([patient.registry]) {
+    let others = patient.endpoint.maintenance().iter();
+    for database in others.filter(|name| *name != patient.registry) {
         match Session::open(patient.endpoint, database, patient.limit).await {
             Ok(session) => return Ok(session),
             Err(OpenError::Missing) => {}
             Err(OpenError::Other(error)) => last = last.or(Some(error)),
         }
+    }
+    match Registry::open_database(patient.endpoint, patient.registry, patient.limit).await {
+        Ok(Some(session)) => return Ok(session),
+        Ok(None) => {}
+        Err(error) => last = last.or(Some(error)),
     }
     Err(last.unwrap_or_else(|| {
         Error::failed(format!(

@@ -6,9 +6,11 @@
 //! `-c` settings win.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use super::door::{self, Door};
 use crate::error::{Error, Result};
 use crate::server::{APPLICATION, BACKGROUND};
 use crate::url::ServerUrl;
@@ -53,6 +55,9 @@ pub struct Endpoint {
     application: &'static str,
     /// It is the managed server.
     managed: bool,
+    /// Shared by all clones of this value.
+    door: Arc<Mutex<Option<Door>>>,
+    memory: Option<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -138,6 +143,8 @@ impl Endpoint {
             socket: None,
             application: APPLICATION,
             managed: false,
+            door: Arc::default(),
+            memory: None,
         })
     }
 
@@ -166,6 +173,39 @@ impl Endpoint {
     pub fn with_socket(mut self, folder: Option<PathBuf>) -> Self {
         self.socket = folder;
         self
+    }
+
+    /// Keeps in a file how the role gets into databases of this server; see [`super::door`]. Without it, each
+    /// process may have to connect twice to find out. Reads the file; [`Endpoint::remember`] writes it.
+    #[must_use]
+    pub fn with_memory(mut self, file: PathBuf) -> Self {
+        let known = door::recall(&file, &self.host, self.port, &self.user);
+        self.memory = Some(file);
+        self.set_door(known);
+        self
+    }
+
+    /// The same, where it is known.
+    #[must_use]
+    pub fn with_door(self, door: Option<Door>) -> Self {
+        self.set_door(door);
+        self
+    }
+
+    /// How the role gets into databases, if that is known.
+    pub fn door(&self) -> Option<Door> {
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_door(&self, door: Option<Door>) {
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = door;
+    }
+
+    /// Writes what was found out since [`Endpoint::with_memory`].
+    pub fn remember(&self) {
+        if let Some(file) = &self.memory {
+            door::remember(file, &self.host, self.port, &self.user, self.door());
+        }
     }
 
     /// The folder of the Unix socket that our own sessions use in the place of the host.

@@ -5,6 +5,8 @@ pub mod bound;
 pub mod catalog;
 pub mod checkup;
 pub mod collation;
+pub mod connect;
+pub mod door;
 pub mod endpoint;
 mod failure;
 pub mod inventory;
@@ -15,6 +17,7 @@ pub mod session;
 pub mod sql;
 
 pub use bound::Patience;
+pub use door::Door;
 pub use endpoint::{Defaults, Endpoint};
 pub use failure::{Doing, cause, is_connection_loss, of_user, sqlstate, words};
 pub use session::{Limit, Session};

@@ -6,13 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgRow;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
+use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-use super::Endpoint;
 use super::bound::{self, Delay, FLOOR, Patience};
-use super::failure::{Doing as _, state_of};
+use super::failure::state_of;
 use super::lock::LockKey;
 use super::message::{Answer, answers};
 use super::sql::{self, Statement};
@@ -124,238 +122,28 @@ pub struct Session {
     lost: bool,
 }
 
-/// How long a connection attempt may take when nothing else bounds it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({})", self.database)
+    }
+}
 
 impl Session {
-    /// Opens a session. Waits for a server that is just starting, within `limit`.
-    ///
-    /// The session has `search_path = pg_catalog` and no time-outs of the role's; from 14 on the
-    /// server notices within half a second that we died (`client_connection_check_interval`), which
-    /// ends a CREATE that nobody waits for.
-    ///
-    /// # Errors
-    /// [`OpenError::Missing`] when the database does not exist; otherwise unreachable, refused,
-    /// too old, or a pooler in between that does not keep sessions.
-    pub async fn open(
-        endpoint: &Endpoint,
+    /// A session that is set up.
+    pub(super) fn begun(
+        connection: PgConnection,
         database: &str,
+        facts: ServerFacts,
         limit: &Limit,
-    ) -> std::result::Result<Self, OpenError> {
-        let bare = [("search_path", "pg_catalog")];
-        let opened = Self::open_with(endpoint, database, limit, &bare, None).await?;
-        Ok(opened.0)
-    }
-
-    /// Opens a session as [`Session::open`] does, and asks it a first question in the same round trip.
-    /// `None` for an answer: the question failed, or has no row. It changes nothing, and binds nothing.
-    ///
-    /// # Errors
-    /// As [`Session::open`].
-    pub async fn open_asking(
-        endpoint: &Endpoint,
-        database: &str,
-        limit: &Limit,
-        question: &'static str,
-    ) -> std::result::Result<(Self, Option<PgRow>), OpenError> {
-        let bare = [("search_path", "pg_catalog")];
-        Self::open_with(endpoint, database, limit, &bare, Some(question)).await
-    }
-
-    /// Opens a session for statements of the user's own: with the `search_path` that the user's
-    /// sessions have, otherwise like [`Session::open`].
-    ///
-    /// # Errors
-    /// As [`Session::open`].
-    pub async fn open_for_user(
-        endpoint: &Endpoint,
-        database: &str,
-        limit: &Limit,
-    ) -> std::result::Result<Self, OpenError> {
-        let (mut session, _) = Self::open_with(endpoint, database, limit, &[], None).await?;
-        session.patience = Patience::User;
-        Ok(session)
-    }
-
-    async fn open_with(
-        endpoint: &Endpoint,
-        database: &str,
-        limit: &Limit,
-        further: &[(&str, &str)],
-        question: Option<&str>,
-    ) -> std::result::Result<(Self, Option<PgRow>), OpenError> {
-        let started = Instant::now();
-        let connection = loop {
-            match Self::attempt(endpoint, database, limit, further).await {
-                Ok(done) => break done,
-                // 57P03: the server is starting up or shutting down.
-                Err(Attempt::Driver(e)) if state_of(&e).as_deref() == Some("57P03") => {
-                    if started.elapsed() > Duration::from_secs(60) {
-                        return Err(OpenError::Other(unreachable(endpoint, database, e)));
-                    }
-                    limit
-                        .pause(Duration::from_millis(100), "the server to start")
-                        .await?;
-                }
-                Err(Attempt::Driver(e)) if state_of(&e).as_deref() == Some("3D000") => {
-                    return Err(OpenError::Missing);
-                }
-                Err(Attempt::Driver(e)) => {
-                    return Err(OpenError::Other(unreachable(endpoint, database, e)));
-                }
-                Err(Attempt::Late(e)) => return Err(OpenError::Other(e)),
-            }
-        };
-        let (mut connection, marker) = connection;
-        let version = connection.server_version_num().unwrap_or(0);
-        if version != 0 && version < 130_000 {
-            return Err(OpenError::Other(
-                Error::new(
-                    Kind::Connect,
-                    format!(
-                        "the server at {} is PostgreSQL {}",
-                        endpoint.place(),
-                        version / 10_000
-                    ),
-                )
-                .hint("pgstencil needs PostgreSQL 13 or later"),
-            ));
-        }
-        // These settings do not exist everywhere, and an unknown one in the startup packet would
-        // be refused; `set_config` of exactly the known ones costs no further round trip.
-        let mut text = String::from(
-            "SELECT current_setting('pgstencil.marker', true) AS marker, \
-             current_setting('fsync') AS fsync, current_user::text AS role, ",
-        );
-        text += &super::catalog::traits_columns(version / 10_000);
-        if version >= 140_000 {
-            text += ", set_config('idle_session_timeout', '0', false) \
-                     , set_config('client_connection_check_interval', '500ms', false)";
-        }
-        if version >= 170_000 {
-            text += ", set_config('transaction_timeout', '0', false)";
-        }
-        text += " FROM pg_catalog.pg_database WHERE datname = 'template0'";
-        let granted = server_timeout(limit, Patience::Long);
-        let (mut rows, mut held_up) = (None, None);
-        if let Some(question) = question {
-            let both = sql::user_statements(format!("{text}; {question}"));
-            // If the question fails, the settings are taken back with it: one message is one transaction.
-            let asked = sqlx::raw_sql(both).fetch_all(&mut connection);
-            match within_limit(limit, asked).await {
-                Ok(answered) => rows = Some(answered),
-                Err(e) if Delay::of(&e).is_some() => {
-                    return Err(OpenError::Other(unreachable(endpoint, database, e)));
-                }
-                // Others hold what it needs: to ask again would only wait again.
-                Err(e) if matches!(state_of(&e).as_deref(), Some("55P03" | "57014")) => {
-                    held_up = Some(e);
-                }
-                Err(_) => {}
-            }
-        }
-        let rows = match rows {
-            Some(rows) => rows,
-            None => {
-                let asked = sqlx::raw_sql(sql::user_statements(text)).fetch_all(&mut connection);
-                within_limit(limit, asked)
-                    .await
-                    .doing(|| format!("set up a session with the server at {}", endpoint.place()))?
-            }
-        };
-        let mut rows = rows.into_iter();
-        let row = rows
-            .next()
-            .ok_or_else(|| Error::failed("the server has no database `template0`"))?;
-        let seen: Option<String> = row.try_get("marker").unwrap_or(None);
-        if seen.as_deref() != Some(marker.as_str()) {
-            return Err(OpenError::Other(pooler(endpoint)));
-        }
-        let role: String = row.try_get("role").doing(|| "read the role".into())?;
-        let facts = ServerFacts {
-            version,
-            fsync: row
-                .try_get::<String, _>("fsync")
-                .doing(|| "read fsync".into())?
-                != "off",
-            began_as: role.clone(),
-            role,
-            traits: super::catalog::traits(&row, version / 10_000)
-                .doing(|| "read the server's encoding and locale".into())?,
-        };
-        let mut session = Session {
+    ) -> Self {
+        Session {
             connection,
             database: database.to_owned(),
             facts,
             limit: limit.clone(),
             patience: Patience::Short,
-            granted,
+            granted: server_timeout(limit, Patience::Long),
             lost: false,
-        };
-        if let Some(e) = held_up {
-            let holders = session.lock_holders().await;
-            let delay: std::result::Result<(), _> = Err(Delay::Locked {
-                cause: Box::new(e),
-                holders,
-            }
-            .error());
-            delay.doing(|| format!("read database `{database}`"))?;
-        }
-        Ok((session, rows.next()))
-    }
-
-    async fn attempt(
-        endpoint: &Endpoint,
-        database: &str,
-        limit: &Limit,
-        further: &[(&str, &str)],
-    ) -> std::result::Result<(PgConnection, String), Attempt> {
-        let marker = crate::names::random_text(16);
-        let statements = server_timeout(limit, Patience::Long)
-            .as_millis()
-            .to_string();
-        let locks = lock_timeout(limit).as_millis().to_string();
-        let startup = [
-            ("pgstencil.marker", marker.as_str()),
-            ("statement_timeout", statements.as_str()),
-            ("lock_timeout", locks.as_str()),
-            ("idle_in_transaction_session_timeout", "0"),
-            ("default_transaction_read_only", "off"),
-            ("default_transaction_isolation", "read committed"),
-            ("standard_conforming_strings", "on"),
-            ("client_min_messages", "error"),
-            ("tcp_keepalives_idle", "10"),
-            ("tcp_keepalives_interval", "3"),
-            ("tcp_keepalives_count", "3"),
-        ];
-        let startup: Vec<(&str, &str)> = startup.iter().chain(further).copied().collect();
-        let options = endpoint
-            .options(database, &startup)
-            .disable_statement_logging();
-        let patience = limit
-            .left()
-            .map_or(CONNECT_TIMEOUT, |l| l.min(CONNECT_TIMEOUT));
-        match tokio::time::timeout(patience, PgConnection::connect_with(&options)).await {
-            Ok(Ok(connection)) => Ok((connection, marker)),
-            Ok(Err(e)) => Err(Attempt::Driver(e)),
-            Err(_) if patience < CONNECT_TIMEOUT => Err(Attempt::Late(
-                Error::new(
-                    Kind::Timeout,
-                    format!("gave up waiting for the server at {}", endpoint.place()),
-                )
-                .hint("`--wait DURATION` bounds all waits of a command"),
-            )),
-            Err(_) => Err(Attempt::Late(
-                Error::new(
-                    Kind::Connect,
-                    format!(
-                        "the server at {} did not answer within {:.1} s",
-                        endpoint.place(),
-                        patience.as_secs_f64()
-                    ),
-                )
-                .hint("check the host and the port; a firewall may drop the packets, or a connection pooler let its clients wait"),
-            )),
         }
     }
 
@@ -367,18 +155,6 @@ impl Session {
     /// What the server said of itself.
     pub fn facts(&self) -> &ServerFacts {
         &self.facts
-    }
-
-    /// Acts as another role from here on, one that ours is a member of.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn act_as(&mut self, role: &str) -> std::result::Result<(), sqlx::Error> {
-        if self.facts.role != role {
-            self.run(sql::set_role(role)).await?;
-            role.clone_into(&mut self.facts.role);
-        }
-        Ok(())
     }
 
     /// The driver's connection, for queries with binds. Nothing bounds them.
@@ -434,12 +210,7 @@ impl Session {
                 if self.patience == Patience::Short
                     && matches!(state_of(&e).as_deref(), Some("55P03" | "57014")) =>
             {
-                let holders = self.lock_holders().await;
-                Err(Delay::Locked {
-                    cause: Box::new(e),
-                    holders,
-                }
-                .error())
+                Err(self.locked(e).await)
             }
             other => other,
         }
@@ -464,6 +235,16 @@ impl Session {
         self.granted = wanted;
         answers.remove(0);
         Ok(answers)
+    }
+
+    /// The error of a statement that the server ended, with who seems to be in the way.
+    pub(super) async fn locked(&mut self, error: sqlx::Error) -> sqlx::Error {
+        let holders = self.lock_holders().await;
+        Delay::Locked {
+            cause: Box::new(error),
+            holders,
+        }
+        .error()
     }
 
     /// Sessions whose transactions hold locks on our tables or on databases, in words; at most three.
@@ -646,70 +427,13 @@ fn allowed(limit: &Limit, patience: Patience) -> Duration {
 
 /// On the server's side only a deadline and locks end what is short: to tell it of each change of patience would
 /// take a round trip.
-fn server_timeout(limit: &Limit, patience: Patience) -> Duration {
+pub(super) fn server_timeout(limit: &Limit, patience: Patience) -> Duration {
     match limit.left() {
         Some(_) => allowed(limit, patience),
         None => Patience::Long.most(),
     }
 }
 
-fn lock_timeout(limit: &Limit) -> Duration {
+pub(super) fn lock_timeout(limit: &Limit) -> Duration {
     allowed(limit, Patience::Short)
-}
-
-/// Waits for the first answer of a session.
-async fn within_limit<T>(
-    limit: &Limit,
-    answer: impl Future<Output = std::result::Result<T, sqlx::Error>>,
-) -> std::result::Result<T, sqlx::Error> {
-    let bound = limit
-        .left()
-        .map_or(CONNECT_TIMEOUT, |l| l.clamp(FLOOR, CONNECT_TIMEOUT));
-    bound::within(bound, &limit.cancel, Some(Duration::ZERO), answer).await
-}
-
-enum Attempt {
-    Driver(sqlx::Error),
-    Late(Error),
-}
-
-fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error {
-    let state = state_of(&error).unwrap_or_default();
-    let place = endpoint.place();
-    let user = endpoint.user().to_owned();
-    let base = |message: String| Error::new(Kind::Connect, message);
-    let explained = match (&error, state.as_str()) {
-        // The URL is ours, so it is right: the server answered a moment ago.
-        (sqlx::Error::Io(_), _) | (_, "57P01" | "57P03") if endpoint.is_managed() => {
-            base(format!("the managed server at {place} has stopped"))
-                .hint("run the command again: it starts the server; `pgstencil server status` shows how it is")
-        }
-        (sqlx::Error::Io(_), _) => base(format!("the server at {place} cannot be reached"))
-            .hint("is it running, and is the URL right? `--server-url`, PGSTENCIL_SERVER_URL and `[server] url` name it; without any of them the managed server is used"),
-        (_, "28P01" | "28000") => base(format!("the server at {place} refuses role `{user}`"))
-            .hint("check user and password in the URL, and pg_hba.conf on the server"),
-        (_, "55000") => base(format!("database `{database}` on {place} accepts no connections")),
-        (_, "53300") => base(format!("the server at {place} has no free connection slot"))
-            .hint("raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions"),
-        (_, "42501") => Error::new(
-            Kind::Permission,
-            format!("role `{user}` may not connect to database `{database}` on {place}"),
-        )
-        .hint(format!("GRANT CONNECT ON DATABASE \"{database}\" TO \"{user}\"; or name another database")),
-        // What pgbouncer answers to startup options that it does not know.
-        (_, "08P01") => pooler(endpoint),
-        (sqlx::Error::Tls(_), _) => base(format!("no TLS session with the server at {place}"))
-            .hint("check sslmode and sslrootcert in the URL"),
-        _ => base(format!("no session with the server at {place}")),
-    };
-    explained.caused_by(error)
-}
-
-fn pooler(endpoint: &Endpoint) -> Error {
-    Error::new(
-        Kind::Connect,
-        format!("there is a connection pooler in front of the server at {}", endpoint.place()),
-    )
-    .detail("a pooler shares sessions among its clients, and with them the locks that protect your databases")
-    .hint("use the URL of the Postgres server itself")
 }

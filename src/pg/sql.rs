@@ -256,11 +256,6 @@ pub fn drop_database(name: &str) -> Statement {
     Statement(format!("DROP DATABASE {}", quote_ident(name)))
 }
 
-/// `SET ROLE`, for the session.
-pub fn set_role(role: &str) -> Statement {
-    Statement(format!("SET ROLE {}", quote_ident(role)))
-}
-
 /// Session settings.
 pub fn set_file_copy_method(clone: bool) -> Statement {
     let method = if clone { "clone" } else { "copy" };

@@ -12,6 +12,7 @@ pub mod dropped;
 pub mod event;
 pub mod eviction;
 pub mod failure;
+mod guard;
 pub mod handover;
 pub mod holder;
 pub mod measurement;
@@ -28,8 +29,10 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, Executor as _, FromRow as _};
 
 use crate::error::{Error, Kind, Result};
+use crate::pg::connect::{EnterError, Entered, is_refusal};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
+use crate::pg::sql::Statement;
 use crate::pg::{self, Doing as _, Endpoint, Limit, Session, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
@@ -41,12 +44,8 @@ const SCHEMA: [&str; 5] = [
     include_str!("schema/005.sql"),
 ];
 
-const OWNER: &str = "SELECT r.rolname::text FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba \
-     WHERE d.datname::text = $1";
-/// Sent with what sets the session up: it has nothing to bind.
-const LOOK: &str = "SELECT m.version, pg_has_role(d.datdba, 'MEMBER') AS ours, \
-     pg_get_userbyid(d.datdba)::text AS owner \
-     FROM pgstencil.meta m, pg_database d WHERE d.datname = current_database()";
+/// Always sent behind a guard.
+const VERSION: &str = "SELECT m.version FROM pgstencil.meta m";
 
 /// A session with the registry database.
 pub struct Registry {
@@ -55,6 +54,8 @@ pub struct Registry {
     name: String,
     /// What the last hand-over brought; see [`Registry::bound_here`].
     bound: Option<Vec<bound::BoundRow>>,
+    /// The guard that let the session in.
+    guard: Statement,
 }
 
 impl Registry {
@@ -62,26 +63,20 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Session::open`]; [`Kind::Permission`] if the database of that name belongs to a role
-    /// that we cannot become, or the role may not create databases; [`Kind::Config`] if a newer
-    /// pgstencil made the registry.
+    /// that we do not trust (see `guard`), holds what is not pgstencil's, or the role may not create
+    /// databases; [`Kind::Config`] if a newer pgstencil made the registry.
     pub async fn open(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<Self> {
         for _ in 0..3 {
-            match Session::open_asking(endpoint, name, limit, LOOK).await {
-                Ok((session, seen)) => {
-                    let mut registry = Registry::on(session, endpoint, name);
-                    match registry.look(name, seen).await? {
-                        Look::Current => return Ok(registry),
-                        Look::Absent | Look::Older => {
-                            registry.install(name, limit).await?;
-                            return Ok(registry);
-                        }
-                    }
-                }
-                Err(OpenError::Missing) => create(endpoint, name, limit).await?,
-                Err(OpenError::Other(error)) => {
-                    return Err(owned_by_another(error, endpoint, name, limit).await);
-                }
+            let Some((mut registry, seen)) = Registry::enter(endpoint, name, limit).await? else {
+                create(endpoint, name, limit).await?;
+                continue;
+            };
+            endpoint.remember();
+            match registry.judge(seen)? {
+                Look::Current => {}
+                Look::Absent | Look::Older(_) => registry.install(name, limit).await?,
             }
+            return Ok(registry);
         }
         Err(Error::failed(format!(
             "registry database `{name}` disappears as often as it is created"
@@ -97,51 +92,84 @@ impl Registry {
         name: &str,
         limit: &Limit,
     ) -> Result<Option<Self>> {
-        match Session::open_asking(endpoint, name, limit, LOOK).await {
-            Ok((session, seen)) => {
-                let mut registry = Registry::on(session, endpoint, name);
-                match registry.look(name, seen).await? {
-                    Look::Current => Ok(Some(registry)),
-                    Look::Absent => Ok(None),
-                    Look::Older => Err(Error::config(format!(
-                        "registry database `{name}` is of an older version of pgstencil"
-                    ))
-                    .hint("any command that creates something upgrades it, such as `pgstencil ensure`")),
-                }
+        let Some((registry, seen)) = Registry::enter(endpoint, name, limit).await? else {
+            return Ok(None);
+        };
+        match registry.judge(seen)? {
+            Look::Current => Ok(Some(registry)),
+            Look::Absent => Ok(None),
+            Look::Older(_) => Err(Error::config(format!(
+                "registry database `{name}` is of an older version of pgstencil"
+            ))
+            .hint("any command that creates something upgrades it, such as `pgstencil ensure`")),
+        }
+    }
+
+    /// A session with the registry's database, if there is one, whatever is in it: for what the system's
+    /// catalogs say.
+    ///
+    /// # Errors
+    /// As [`Registry::open`].
+    pub async fn open_database(
+        endpoint: &Endpoint,
+        name: &str,
+        limit: &Limit,
+    ) -> Result<Option<Session>> {
+        let entered = Registry::enter(endpoint, name, limit).await?;
+        Ok(entered.map(|(registry, _)| registry.session))
+    }
+
+    /// A session that a guard let in, and the registry's version; `None` if there is no such database.
+    async fn enter(
+        endpoint: &Endpoint,
+        name: &str,
+        limit: &Limit,
+    ) -> Result<Option<(Self, std::result::Result<PgRow, sqlx::Error>)>> {
+        match Session::enter(endpoint, name, limit, &guard::GUARDS, Some(VERSION)).await {
+            Ok(entered) => {
+                let (registry, seen) = Registry::on(entered, endpoint, name);
+                Ok(Some((registry, seen)))
             }
-            Err(OpenError::Missing) => Ok(None),
-            Err(OpenError::Other(error)) => {
-                Err(owned_by_another(error, endpoint, name, limit).await)
+            Err(EnterError::Missing) => Ok(None),
+            Err(EnterError::Stranger(mut session)) => {
+                let error = guard::explain(&mut session, name).await;
+                session.close().await;
+                Err(error)
+            }
+            Err(EnterError::Other(error)) => {
+                Err(guard::owned_by_another(error, endpoint, name, limit).await)
             }
         }
     }
 
-    fn on(session: Session, endpoint: &Endpoint, name: &str) -> Self {
-        Registry {
-            session,
+    fn on(
+        entered: Entered,
+        endpoint: &Endpoint,
+        name: &str,
+    ) -> (Self, std::result::Result<PgRow, sqlx::Error>) {
+        let registry = Registry {
+            session: entered.session,
             endpoint: endpoint.clone(),
             name: name.to_owned(),
             bound: None,
-        }
+            guard: entered.guard,
+        };
+        (registry, entered.answer)
     }
 
     /// A further session with the same registry, which acts as the same role: for work at the same time.
     ///
     /// # Errors
-    /// As [`Session::open`].
+    /// As [`Registry::open`].
     pub async fn another(&self, limit: &Limit) -> Result<Self> {
-        let mut session = match Session::open(&self.endpoint, &self.name, limit).await {
-            Ok(session) => session,
-            Err(OpenError::Other(error)) => return Err(error),
-            Err(OpenError::Missing) => {
-                return Err(Error::failed("the registry database disappeared"));
-            }
+        let entered = Registry::enter(&self.endpoint, &self.name, limit).await?;
+        let Some((registry, seen)) = entered else {
+            return Err(Error::failed("the registry database disappeared"));
         };
-        session
-            .act_as(&self.facts().role)
-            .await
-            .doing(|| "act as the registry's owner".into())?;
-        Ok(Registry::on(session, &self.endpoint, &self.name))
+        match registry.judge(seen)? {
+            Look::Current => Ok(registry),
+            Look::Absent | Look::Older(_) => Err(Error::failed("the registry was replaced")),
+        }
     }
 
     /// The session, for locks and for statements on databases.
@@ -172,15 +200,15 @@ impl Registry {
     /// # Errors
     /// The driver's, if the session is gone.
     pub async fn start_over(&mut self) -> Result<bool> {
-        let version: i32 = self
-            .session
-            .scalar(sql::fill(
-                "SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all(), \
-                 set_config('statement_timeout', '0', false)",
-                &[],
-            ))
-            .await
-            .doing(|| "use a session again".into())?;
+        let doing = || "use a session again".to_owned();
+        let guard = self.guard.clone();
+        let start = sql::fill(
+            "SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all(), \
+             set_config('statement_timeout', '0', false)",
+            &[],
+        );
+        let [_, answer] = self.session.send([guard, start]).await.doing(doing)?;
+        let (version,): (i32,) = answer.one().doing(doing)?;
         Ok(version == SCHEMA.len() as i32)
     }
 
@@ -189,38 +217,22 @@ impl Registry {
         self.session.close().await;
     }
 
-    /// `seen`: the answer to [`LOOK`], if the session was asked that already.
-    async fn look(&mut self, name: &str, seen: Option<PgRow>) -> Result<Look> {
-        let row = match seen {
-            Some(row) => Ok(row),
-            None => {
-                sqlx::raw_sql(LOOK)
-                    .fetch_one(self.session.connection())
-                    .await
-            }
-        };
-        let row = row.and_then(|row| <(i32, bool, String)>::from_row(&row));
-        let (version, ours, owner) = match row.doing(|| "read the registry's version".into()) {
+    /// What the answer to [`VERSION`] says.
+    fn judge(&self, seen: std::result::Result<PgRow, sqlx::Error>) -> Result<Look> {
+        let name = &self.name;
+        let row = seen.and_then(|row| <(i32,)>::from_row(&row));
+        let (version,) = match row.doing(|| "read the registry's version".into()) {
             Ok(row) => row,
-            // 42P01, 3F000: no such table or schema. 42501: no right to look.
             Err(e) => match sqlstate(&e).as_deref() {
+                // No such table or schema.
                 Some("42P01" | "3F000") => return Ok(Look::Absent),
-                Some("42501") => return Err(foreign(name, None).caused_by(e)),
                 _ => return Err(e),
             },
         };
-        if !ours {
-            return Err(foreign(name, Some(&owner)));
-        }
-        // Members of the owner share its registry. What they make belongs to the owner, too, so that
-        // whoever comes next can clone and drop it.
-        if let Err(e) = self.session.act_as(&owner).await {
-            return Err(foreign(name, Some(&owner)).caused_by(e));
-        }
         let known = SCHEMA.len() as i32;
         match version {
             v if v == known => Ok(Look::Current),
-            v if v < known => Ok(Look::Older),
+            v if v < known => Ok(Look::Older(v as usize)),
             v => Err(Error::config(format!(
                 "registry database `{name}` has version {v}, this pgstencil knows versions up to {known}"
             ))
@@ -244,22 +256,23 @@ impl Registry {
                 )
                 .await?;
         }
-        let version = match self.look(name, None).await? {
+        let guard = self.guard.clone();
+        let asked = self.session.send([guard, sql::fill(VERSION, &[])]).await;
+        let seen = match asked {
+            Err(e) if is_refusal(&e) => {
+                return Err(guard::explain(&mut self.session, name).await);
+            }
+            asked => {
+                asked.and_then(|[_, mut answer]| answer.rows.pop().ok_or(sqlx::Error::RowNotFound))
+            }
+        };
+        let version = match self.judge(seen)? {
             Look::Current => SCHEMA.len(),
             Look::Absent => {
-                if let Some(owner) = self.refuse_foreign_contents(name).await?
-                    && let Err(e) = self.session.act_as(&owner).await
-                {
-                    return Err(foreign(name, Some(&owner)).caused_by(e));
-                }
+                self.refuse_foreign_contents(name).await?;
                 0
             }
-            Look::Older => {
-                self.session
-                    .scalar::<i32>(sql::fill("SELECT version FROM pgstencil.meta", &[]))
-                    .await
-                    .doing(|| "read the registry's version".into())? as usize
-            }
+            Look::Older(version) => version,
         };
         if version == 0 {
             // Before there is anything to see: a crash in between must not leave it open.
@@ -287,13 +300,12 @@ impl Registry {
         Ok(())
     }
 
-    /// A database of our registry's name that somebody uses for something else stays as it is. Returns the owner
-    /// of one that can become the registry: it may be a group's, made by an administrator, and then the tables
-    /// are the group's, too.
-    async fn refuse_foreign_contents(&mut self, name: &str) -> Result<Option<String>> {
+    /// A database of our registry's name that somebody uses for something else stays as it is.
+    async fn refuse_foreign_contents(&mut self, name: &str) -> Result<()> {
         let found = catalog::database(&mut self.session, name).await?;
-        if let Some(d) = found.as_ref().filter(|d| !d.ours) {
-            return Err(foreign(name, Some(&d.owner)));
+        if let Some(d) = found.filter(|d| !d.ours) {
+            let us = self.endpoint.user();
+            return Err(guard::foreign(name, Some(&d.owner), us, false));
         }
         let relations: i64 = self
             .session
@@ -309,46 +321,14 @@ impl Registry {
             ))
             .hint("give the registry another name: `[server] registry = \"…\"`"));
         }
-        Ok(found.map(|d| d.owner))
+        Ok(())
     }
 }
 
 enum Look {
     Current,
-    Older,
+    Older(usize),
     Absent,
-}
-
-fn foreign(name: &str, owner: Option<&str>) -> Error {
-    Error::new(
-        Kind::Permission,
-        match owner {
-            Some(owner) => format!("registry database `{name}` belongs to role `{owner}`"),
-            None => format!("registry database `{name}` belongs to another role"),
-        },
-    )
-    .hint("give this role a registry of its own: `[server] registry = \"…\"` in pgstencil.toml")
-    .hint("or share one: GRANT the owner's role to this role, and let its sessions be the owner's: ALTER ROLE … SET role = OWNER")
-}
-
-/// A refused CONNECT on the registry means that another role made it; which one, any other database
-/// tells.
-async fn owned_by_another(error: Error, endpoint: &Endpoint, name: &str, limit: &Limit) -> Error {
-    if error.kind() != Kind::Permission {
-        return error;
-    }
-    let mut owner = None;
-    for database in endpoint.maintenance().iter().filter(|d| *d != name) {
-        if let Ok(mut session) = Session::open(endpoint, database, limit).await {
-            owner = session
-                .first_scalar::<String>(sql::fill(OWNER, &[&name]))
-                .await
-                .unwrap_or_default();
-            session.close().await;
-            break;
-        }
-    }
-    foreign(name, owner.as_deref()).caused_by(error)
 }
 
 async fn create(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<()> {

@@ -160,7 +160,13 @@ impl Stencil {
 
     /// Of a server that has no registry yet.
     async fn traits(&self, limit: &Limit) -> Result<fingerprint::ServerTraits> {
-        for database in self.endpoint.maintenance() {
+        let registry = &self.config.server.registry;
+        for database in self
+            .endpoint
+            .maintenance()
+            .iter()
+            .filter(|d| *d != registry)
+        {
             match Session::open(&self.endpoint, database, limit).await {
                 Ok(session) => {
                     let traits = session.facts().traits.clone();

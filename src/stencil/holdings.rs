@@ -1,7 +1,7 @@
 //! What a server holds that must not go away unasked: for those who stop it, or remove it as a whole.
 
 use super::{Endpoint, Limit};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::names::Mark;
 use crate::pg::Session;
 use crate::pg::checkup::{self, Found};
@@ -67,6 +67,8 @@ pub async fn holdings(endpoint: &Endpoint, limit: &Limit) -> Result<Holdings> {
                 }
             }
             Ok(None) => others.push(database),
+            // Another role's: nothing in it is looked at.
+            Err(e) if e.kind() == Kind::Permission => others.push(database),
             Err(e) => found
                 .unread
                 .push(format!("database `{}`: {e}", database.name)),

@@ -47,6 +47,7 @@ mod settle;
 mod smoke;
 mod stale;
 mod stats;
+mod strangers;
 mod support;
 mod sweep;
 mod terminal;

@@ -557,7 +557,8 @@ fn members_of_a_group_share_its_registry_and_use_only_what_they_may() {
         names.collect::<Vec<_>>()
     };
     assert_eq!(builders(&project), [&*ann.name, &*bob.name]);
-    // Nor is another's template a base. What a superuser meets it may use.
+    // Nor is another's template a base. What a superuser meets it may use, if it is of the group, too.
+    admin(&format!("grant {} to {}", group.name, server().user()));
     project.add_migration("0003_items", "create table items (id int);");
     project.connect_as(&ann);
     let extended = pgstencil(&project, &["ensure", "--json"]).success().json();

@@ -1,0 +1,450 @@
+//! How a [`Session`] begins: the connection, the settings that every session of ours has, and the guard in
+//! front of the first question to a database that may be a stranger's.
+
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgRow;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
+
+use super::bound::{self, Delay, FLOOR, Patience};
+use super::door::Door;
+use super::failure::{Doing as _, state_of};
+use super::session::{Limit, OpenError, ServerFacts, Session, lock_timeout, server_timeout};
+use super::sql::{self, Statement};
+use super::{Endpoint, catalog};
+use crate::error::{Error, Kind, Result};
+
+/// How long a connection attempt may take when nothing else bounds it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Only the system's own functions and operators are found by their bare names.
+const BARE: [(&str, &str); 1] = [("search_path", "pg_catalog")];
+
+/// A statement that fails with 22012 (division by zero) in a stranger's database. Its one row has `role`, the
+/// role that the session acts as from there on, and `began_as`, the one that it would have begun as without a
+/// door. It is made from the server's major version, and whether the session began as `pg_database_owner`.
+pub type Guard = fn(u32, bool) -> Statement;
+
+/// A session that a guard let in.
+pub struct Entered {
+    /// The session.
+    pub session: Session,
+    /// The guard that let it in, for later messages.
+    pub guard: Statement,
+    /// What the question came to. A question that failed changed nothing.
+    pub answer: std::result::Result<PgRow, sqlx::Error>,
+}
+
+/// Why [`Session::enter`] came to nothing.
+#[derive(Debug)]
+pub enum EnterError {
+    /// The database does not exist (3D000).
+    Missing,
+    /// No guard let the session in. None of the database's code has run; what its system catalogs say may
+    /// be read, and nothing else.
+    Stranger(Box<Session>),
+    /// Anything else.
+    Other(Error),
+}
+
+impl From<Error> for EnterError {
+    fn from(error: Error) -> Self {
+        EnterError::Other(error)
+    }
+}
+
+impl From<OpenError> for EnterError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Missing => EnterError::Missing,
+            OpenError::Other(error) => EnterError::Other(error),
+        }
+    }
+}
+
+/// Whether a guard refused what stood behind it.
+pub fn is_refusal(error: &sqlx::Error) -> bool {
+    state_of(error).as_deref() == Some("22012")
+}
+
+impl Session {
+    /// Opens a session. Waits for a server that is just starting, within `limit`.
+    ///
+    /// The session has `search_path = pg_catalog` and no time-outs of the role's; from 14 on the
+    /// server notices within half a second that we died (`client_connection_check_interval`), which
+    /// ends a CREATE that nobody waits for.
+    ///
+    /// # Errors
+    /// [`OpenError::Missing`] when the database does not exist; otherwise unreachable, refused,
+    /// too old, or a pooler in between that does not keep sessions.
+    pub async fn open(
+        endpoint: &Endpoint,
+        database: &str,
+        limit: &Limit,
+    ) -> std::result::Result<Self, OpenError> {
+        Self::open_with(endpoint, database, limit, &BARE).await
+    }
+
+    /// Opens a session for statements of the user's own: with the `search_path` that the user's
+    /// sessions have, otherwise like [`Session::open`].
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub async fn open_for_user(
+        endpoint: &Endpoint,
+        database: &str,
+        limit: &Limit,
+    ) -> std::result::Result<Self, OpenError> {
+        let mut session = Self::open_with(endpoint, database, limit, &[]).await?;
+        session.set_patience(Patience::User);
+        Ok(session)
+    }
+
+    async fn open_with(
+        endpoint: &Endpoint,
+        database: &str,
+        limit: &Limit,
+        further: &[(&str, &str)],
+    ) -> std::result::Result<Self, OpenError> {
+        let connected = Connected::new(endpoint, database, limit, further).await;
+        let mut connected = connected.map_err(|refused| refused.explain(endpoint, database))?;
+        let version = connected.version(endpoint)?;
+        let rows = connected.ask(limit, &[settings(version)]).await;
+        let rows = rows.doing(|| setting_up(endpoint))?;
+        let facts = connected.facts(endpoint, version, rows.first())?;
+        Ok(connected.session(database, facts, limit))
+    }
+
+    /// Opens a session with a database that may be a stranger's, and asks it a first question in the same
+    /// round trip. No code of a stranger runs: not when the session starts (see [`super::door`]), and not
+    /// by the question, which is sent in one message behind a guard: where that fails, the question is not
+    /// even planned. The first of `guards` that passes counts; each further one costs a round trip. The
+    /// question binds nothing.
+    ///
+    /// # Errors
+    /// As [`Session::open`]; [`EnterError::Stranger`] if no guard passes.
+    pub async fn enter(
+        endpoint: &Endpoint,
+        database: &str,
+        limit: &Limit,
+        guards: &[Guard],
+        question: Option<&'static str>,
+    ) -> std::result::Result<Entered, EnterError> {
+        let mut door = endpoint.door().unwrap_or(Door::Quiet);
+        let mut connected = loop {
+            let options = [&BARE, door.options()].concat();
+            match Connected::new(endpoint, database, limit, &options).await {
+                Ok(connected) => break connected,
+                Err(Refused::Driver(e)) => match door.next(&state_of(&e).unwrap_or_default()) {
+                    Some(next) => door = next,
+                    None => return Err(Refused::Driver(e).explain(endpoint, database).into()),
+                },
+                Err(refused) => return Err(refused.explain(endpoint, database).into()),
+            }
+        };
+        let version = connected.version(endpoint)?;
+        for guard in guards {
+            let guard = guard(version / 10_000, door == Door::Owner);
+            let asked = connected.ask_behind(&guard, limit, version, question).await;
+            let asked = match asked {
+                Err(e) if Delay::of(&e).is_some() => {
+                    return Err(unreachable(endpoint, database, e).into());
+                }
+                asked => asked.doing(|| setting_up(endpoint))?,
+            };
+            let Some((rows, failed)) = asked else {
+                continue;
+            };
+            let mut facts = connected.facts(endpoint, version, rows.get(1))?;
+            if let Some(row) = rows.first() {
+                let roles = (row.try_get("role"), row.try_get("began_as"));
+                facts.role = roles.0.doing(|| setting_up(endpoint))?;
+                facts.began_as = roles.1.doing(|| setting_up(endpoint))?;
+            }
+            endpoint.set_door(still(door, &facts, rows.get(1)));
+            let mut session = connected.session(database, facts, limit);
+            let answer = match failed {
+                None => rows.into_iter().nth(2).ok_or(sqlx::Error::RowNotFound),
+                // Others hold what it needs: to ask again would only wait again.
+                Some(e) if matches!(state_of(&e).as_deref(), Some("55P03" | "57014")) => {
+                    let delayed: std::result::Result<PgRow, _> = Err(session.locked(e).await);
+                    Ok(delayed.doing(|| format!("read database `{database}`"))?)
+                }
+                Some(e) => Err(e),
+            };
+            return Ok(Entered {
+                session,
+                guard,
+                answer,
+            });
+        }
+        let rows = connected.ask(limit, &[settings(version)]).await;
+        let rows = rows.doing(|| setting_up(endpoint))?;
+        let facts = connected.facts(endpoint, version, rows.first())?;
+        endpoint.set_door(still(door, &facts, rows.first()));
+        let session = connected.session(database, facts, limit);
+        Err(EnterError::Stranger(Box::new(session)))
+    }
+}
+
+/// The door, if it is the right one for the next session, too.
+fn still(door: Door, facts: &ServerFacts, row: Option<&PgRow>) -> Option<Door> {
+    let fits = match door {
+        Door::Before17 => facts.major() < 17,
+        Door::Quiet => true,
+        // A superuser can become any role.
+        Door::Owner => row.is_some_and(|row| !row.try_get("mighty").unwrap_or(true)),
+    };
+    fits.then_some(door)
+}
+
+/// A connection that is not a session yet.
+struct Connected {
+    connection: PgConnection,
+    marker: String,
+}
+
+impl Connected {
+    async fn new(
+        endpoint: &Endpoint,
+        database: &str,
+        limit: &Limit,
+        further: &[(&str, &str)],
+    ) -> std::result::Result<Self, Refused> {
+        let started = Instant::now();
+        loop {
+            match Self::attempt(endpoint, database, limit, further).await {
+                // 57P03: the server is starting up or shutting down.
+                Err(Refused::Driver(e))
+                    if state_of(&e).as_deref() == Some("57P03")
+                        && started.elapsed() < Duration::from_secs(60) =>
+                {
+                    limit
+                        .pause(Duration::from_millis(100), "the server to start")
+                        .await
+                        .map_err(Refused::Late)?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn attempt(
+        endpoint: &Endpoint,
+        database: &str,
+        limit: &Limit,
+        further: &[(&str, &str)],
+    ) -> std::result::Result<Self, Refused> {
+        let marker = crate::names::random_text(16);
+        let statements = server_timeout(limit, Patience::Long)
+            .as_millis()
+            .to_string();
+        let locks = lock_timeout(limit).as_millis().to_string();
+        let startup = [
+            ("pgstencil.marker", marker.as_str()),
+            ("statement_timeout", statements.as_str()),
+            ("lock_timeout", locks.as_str()),
+            ("idle_in_transaction_session_timeout", "0"),
+            ("default_transaction_read_only", "off"),
+            ("default_transaction_isolation", "read committed"),
+            ("standard_conforming_strings", "on"),
+            ("client_min_messages", "error"),
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "3"),
+            ("tcp_keepalives_count", "3"),
+        ];
+        let startup: Vec<(&str, &str)> = startup.iter().chain(further).copied().collect();
+        let options = endpoint
+            .options(database, &startup)
+            .disable_statement_logging();
+        let patience = limit
+            .left()
+            .map_or(CONNECT_TIMEOUT, |l| l.min(CONNECT_TIMEOUT));
+        match tokio::time::timeout(patience, PgConnection::connect_with(&options)).await {
+            Ok(Ok(connection)) => Ok(Connected { connection, marker }),
+            Ok(Err(e)) => Err(Refused::Driver(e)),
+            Err(_) if patience < CONNECT_TIMEOUT => Err(Refused::Late(
+                Error::new(
+                    Kind::Timeout,
+                    format!("gave up waiting for the server at {}", endpoint.place()),
+                )
+                .hint("`--wait DURATION` bounds all waits of a command"),
+            )),
+            Err(_) => Err(Refused::Late(
+                Error::new(
+                    Kind::Connect,
+                    format!(
+                        "the server at {} did not answer within {:.1} s",
+                        endpoint.place(),
+                        patience.as_secs_f64()
+                    ),
+                )
+                .hint("check the host and the port; a firewall may drop the packets, or a connection pooler let its clients wait"),
+            )),
+        }
+    }
+
+    fn version(&self, endpoint: &Endpoint) -> Result<u32> {
+        let version = self.connection.server_version_num().unwrap_or(0);
+        if version != 0 && version < 130_000 {
+            return Err(Error::new(
+                Kind::Connect,
+                format!(
+                    "the server at {} is PostgreSQL {}",
+                    endpoint.place(),
+                    version / 10_000
+                ),
+            )
+            .hint("pgstencil needs PostgreSQL 13 or later"));
+        }
+        Ok(version)
+    }
+
+    /// Sends statements as one message. Returns the rows of all of them.
+    async fn ask(
+        &mut self,
+        limit: &Limit,
+        message: &[Statement],
+    ) -> std::result::Result<Vec<PgRow>, sqlx::Error> {
+        let bound = limit
+            .left()
+            .map_or(CONNECT_TIMEOUT, |l| l.clamp(FLOOR, CONNECT_TIMEOUT));
+        let asked = sqlx::raw_sql(sql::together(message)).fetch_all(&mut self.connection);
+        bound::within(bound, &limit.cancel, Some(Duration::ZERO), asked).await
+    }
+
+    /// Sets the session up behind a guard, and asks the question. `None`: the guard refuses. A question may
+    /// fail alone; its error is then beside the rows of the guard and the settings.
+    async fn ask_behind(
+        &mut self,
+        guard: &Statement,
+        limit: &Limit,
+        version: u32,
+        question: Option<&str>,
+    ) -> std::result::Result<Option<(Vec<PgRow>, Option<sqlx::Error>)>, sqlx::Error> {
+        let mut message = vec![guard.clone(), settings(version)];
+        let mut failed = None;
+        if let Some(question) = question {
+            message.push(sql::fill(question, &[]));
+            match self.ask(limit, &message).await {
+                Ok(rows) => return Ok(Some((rows, None))),
+                Err(e) if is_refusal(&e) => return Ok(None),
+                Err(e) if Delay::of(&e).is_some() => return Err(e),
+                // It took the settings back with it: one message is one transaction.
+                Err(e) => failed = Some(e),
+            }
+            message.pop();
+        }
+        match self.ask(limit, &message).await {
+            Ok(rows) => Ok(Some((rows, failed))),
+            Err(e) if is_refusal(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What the server says of itself, in the row of [`settings`].
+    fn facts(&self, endpoint: &Endpoint, version: u32, row: Option<&PgRow>) -> Result<ServerFacts> {
+        let row = row.ok_or_else(|| Error::failed("the server has no database `template0`"))?;
+        let seen: Option<String> = row.try_get("marker").unwrap_or(None);
+        if seen.as_deref() != Some(self.marker.as_str()) {
+            return Err(pooler(endpoint));
+        }
+        let text = |column: &str| {
+            let value: std::result::Result<String, _> = row.try_get(column);
+            value.doing(|| format!("read the server's {column}"))
+        };
+        Ok(ServerFacts {
+            version,
+            fsync: text("fsync")? != "off",
+            role: text("role")?,
+            began_as: text("role")?,
+            traits: catalog::traits(row, version / 10_000)
+                .doing(|| "read the server's encoding and locale".into())?,
+        })
+    }
+
+    fn session(self, database: &str, facts: ServerFacts, limit: &Limit) -> Session {
+        Session::begun(self.connection, database, facts, limit)
+    }
+}
+
+/// Sets a session up, and reads what the server says of itself. These settings do not exist everywhere,
+/// and an unknown one in the startup packet would be refused; `set_config` of exactly the known ones costs
+/// no further round trip.
+fn settings(version: u32) -> Statement {
+    let mut text = String::from(
+        "SELECT current_setting('pgstencil.marker', true) AS marker, \
+         current_setting('fsync') AS fsync, current_user::text AS role, \
+         pg_has_role(session_user, 'pg_execute_server_program', 'MEMBER') AS mighty, ",
+    );
+    text += &catalog::traits_columns(version / 10_000);
+    if version >= 140_000 {
+        text += ", set_config('idle_session_timeout', '0', false) \
+                 , set_config('client_connection_check_interval', '500ms', false)";
+    }
+    if version >= 170_000 {
+        text += ", set_config('transaction_timeout', '0', false)";
+    }
+    text += " FROM pg_catalog.pg_database WHERE datname = 'template0'";
+    sql::fill(&text, &[])
+}
+
+fn setting_up(endpoint: &Endpoint) -> String {
+    format!("set up a session with the server at {}", endpoint.place())
+}
+
+/// Why there is no connection.
+enum Refused {
+    Driver(sqlx::Error),
+    Late(Error),
+}
+
+impl Refused {
+    fn explain(self, endpoint: &Endpoint, database: &str) -> OpenError {
+        match self {
+            Refused::Driver(e) if state_of(&e).as_deref() == Some("3D000") => OpenError::Missing,
+            Refused::Driver(e) => OpenError::Other(unreachable(endpoint, database, e)),
+            Refused::Late(e) => OpenError::Other(e),
+        }
+    }
+}
+
+fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error {
+    let state = state_of(&error).unwrap_or_default();
+    let place = endpoint.place();
+    let user = endpoint.user().to_owned();
+    let base = |message: String| Error::new(Kind::Connect, message);
+    let explained = match (&error, state.as_str()) {
+        // The URL is ours, so it is right: the server answered a moment ago.
+        (sqlx::Error::Io(_), _) | (_, "57P01" | "57P03") if endpoint.is_managed() => {
+            base(format!("the managed server at {place} has stopped"))
+                .hint("run the command again: it starts the server; `pgstencil server status` shows how it is")
+        }
+        (sqlx::Error::Io(_), _) => base(format!("the server at {place} cannot be reached"))
+            .hint("is it running, and is the URL right? `--server-url`, PGSTENCIL_SERVER_URL and `[server] url` name it; without any of them the managed server is used"),
+        (_, "28P01" | "28000") => base(format!("the server at {place} refuses role `{user}`"))
+            .hint("check user and password in the URL, and pg_hba.conf on the server"),
+        (_, "55000") => base(format!("database `{database}` on {place} accepts no connections")),
+        (_, "53300") => base(format!("the server at {place} has no free connection slot"))
+            .hint("raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions"),
+        (_, "42501") => Error::new(
+            Kind::Permission,
+            format!("role `{user}` may not connect to database `{database}` on {place}"),
+        )
+        .hint(format!("GRANT CONNECT ON DATABASE \"{database}\" TO \"{user}\"; or name another database")),
+        // What pgbouncer answers to startup options that it does not know.
+        (_, "08P01") => pooler(endpoint),
+        (sqlx::Error::Tls(_), _) => base(format!("no TLS session with the server at {place}"))
+            .hint("check sslmode and sslrootcert in the URL"),
+        _ => base(format!("no session with the server at {place}")),
+    };
+    explained.caused_by(error)
+}
+
+fn pooler(endpoint: &Endpoint) -> Error {
+    Error::new(
+        Kind::Connect,
+        format!("there is a connection pooler in front of the server at {}", endpoint.place()),
+    )
+    .detail("a pooler shares sessions among its clients, and with them the locks that protect your databases")
+    .hint("use the URL of the Postgres server itself")
+}

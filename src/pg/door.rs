@@ -1,0 +1,171 @@
+//! How a session gets into a database that may be a stranger's, before it can look whose it is.
+//!
+//! From 17 on a database can have event triggers that run when somebody connects, with that role's rights
+//! (<https://www.postgresql.org/docs/current/event-trigger-definition.html#EVENT-TRIGGER-LOGIN>). Only a
+//! superuser creates them, but each new database has those of `template1`, and its owner can change the
+//! tables and functions that they use. So the session must start in a way that runs none of them:
+//!
+//! - A superuser starts with `event_triggers = off`. The server refuses that to other roles.
+//! - Every other role starts as `pg_database_owner`. Only the owner of the database and its members can
+//!   become that role: the server refuses strangers before any trigger runs.
+//!
+//! Both are startup options, and cost no round trip. Which of them fits, if any, is known after the first
+//! session; until then the server's refusals say it. A caller can keep it in a file ([`remember`]), so
+//! that the next process knows it.
+//!
+//! What remains: a server that was older than 17 when it was last used, or a role that has become
+//! superuser since, is noticed by the first session after that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+use crate::private::{self, Reader};
+
+/// How a role gets into databases of a server without running code of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Door {
+    /// A server before 17, where nothing runs when a session starts.
+    Before17,
+    /// Without event triggers: superusers.
+    Quiet,
+    /// As the owner of the database, or not at all: other roles.
+    Owner,
+}
+
+impl Door {
+    /// That of a superuser on a server of this version, like `15.14`.
+    pub fn of_superuser(version: &str) -> Option<Door> {
+        let major = version.split(|c: char| !c.is_ascii_digit()).next()?;
+        Some(match major.parse::<u32>().ok()? {
+            ..=16 => Door::Before17,
+            _ => Door::Quiet,
+        })
+    }
+
+    /// The startup options.
+    pub(super) fn options(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Door::Before17 => &[],
+            Door::Quiet => &[("event_triggers", "off")],
+            Door::Owner => &[("role", "pg_database_owner")],
+        }
+    }
+
+    /// The door to try when the server refuses this one with a SQLSTATE; `None`: that was no matter of doors.
+    pub(super) fn next(self, state: &str) -> Option<Door> {
+        match (self, state) {
+            // There is no such setting.
+            (Door::Quiet, "42704") => Some(Door::Before17),
+            // The role must not set it.
+            (Door::Quiet, "42501") => Some(Door::Owner),
+            // There is no such role: what was remembered is of another server, of version 13.
+            (Door::Owner, "22023") => Some(Door::Before17),
+            _ => None,
+        }
+    }
+}
+
+/// More servers are not remembered.
+const MOST: usize = 100;
+
+type Known = BTreeMap<String, Door>;
+
+fn key(host: &str, port: u16, user: &str) -> String {
+    format!("{host}:{port} {user}")
+}
+
+/// The file's content, if nobody else wrote it.
+fn read(file: &Path) -> Known {
+    let ours = |about: fs::Metadata| about.is_file() && about.uid() == geteuid().as_raw();
+    if !fs::symlink_metadata(file).is_ok_and(ours) {
+        return Known::new();
+    }
+    let text = fs::read(file).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// What a file says of a server and a role. A port that it does not know is taken for another way to the
+/// same host's server (a tunnel, a container's port), if all that it knows there are before 17.
+pub(super) fn recall(file: &Path, host: &str, port: u16, user: &str) -> Option<Door> {
+    let known = read(file);
+    if let Some(door) = known.get(&key(host, port, user)) {
+        return Some(*door);
+    }
+    let same = |key: &String| {
+        let rest = key.strip_prefix(host).and_then(|k| k.strip_prefix(':'));
+        rest.and_then(|rest| rest.split_once(' '))
+            .is_some_and(|(port, name)| port.parse::<u16>().is_ok() && name == user)
+    };
+    let mut others = known.iter().filter(|(key, _)| same(key)).peekable();
+    others.peek()?;
+    others
+        .all(|(_, door)| *door == Door::Before17)
+        .then_some(Door::Before17)
+}
+
+/// Writes it down; `None` forgets it. A file that cannot be written is no error: the next process finds the
+/// door again.
+pub(super) fn remember(file: &Path, host: &str, port: u16, user: &str, door: Option<Door>) {
+    let (mut known, key) = (read(file), key(host, port, user));
+    if known.get(&key).copied() == door {
+        return;
+    }
+    if known.len() >= MOST {
+        known.clear();
+    }
+    match door {
+        Some(door) => known.insert(key, door),
+        None => known.remove(&key),
+    };
+    let Ok(text) = serde_json::to_vec_pretty(&known) else {
+        return;
+    };
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    if private::create_folders(folder, false).is_ok() {
+        let _ = private::replace_file(file, &text, Reader::Us);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_counts_for_its_server_and_role() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state/doors.json");
+        let recall = |port, user| recall(&file, "db", port, user);
+        let remember = |port, user, door| remember(&file, "db", port, user, door);
+        assert_eq!(recall(1, "a"), None);
+        remember(1, "a", Some(Door::Owner));
+        remember(1, "b c", Some(Door::Before17));
+        assert_eq!(recall(1, "a"), Some(Door::Owner));
+        assert_eq!(recall(1, "b c"), Some(Door::Before17));
+        // Another port is another way to a server where nothing can run; not so if something could.
+        assert_eq!(recall(2, "b c"), Some(Door::Before17));
+        assert_eq!(recall(2, "a"), None);
+        remember(3, "b c", Some(Door::Quiet));
+        assert_eq!(recall(2, "b c"), None);
+        assert_eq!(recall(1, "b c"), Some(Door::Before17));
+        remember(1, "a", None);
+        assert_eq!(recall(1, "a"), None);
+        assert_eq!(super::recall(&file, "d", 1, "b c"), None);
+    }
+
+    #[test]
+    fn a_link_or_a_broken_file_says_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("f"), folder.path().join("l"));
+        remember(&file, "db", 1, "a", Some(Door::Quiet));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(recall(&link, "db", 1, "a"), None);
+        fs::write(&file, "{").unwrap();
+        assert_eq!(recall(&file, "db", 1, "a"), None);
+    }
+}

@@ -1,0 +1,212 @@
+//! Whose a registry is: judged before anything in it is planned.
+//!
+//! Every role with CREATEDB can create a database of our registry's name first, with a view or a trigger
+//! under the name of a table of ours: its functions would run with our rights. So each message to a
+//! registry that is not known yet begins with a guard, which reads the system's catalogs only. If it fails,
+//! the server plans nothing that stands behind it.
+//!
+//! A registry is trusted if its database, our schema and all that is in it belong to roles that we trust,
+//! and it holds nothing but tables without triggers, rules and row security. Defaults, checks, indexes and
+//! generated columns are the work of a table's owner. We trust
+//!
+//! - the role that the session logged in as. What the database or the role has as a setting `role` counts
+//!   for nothing, since the owner of a database sets it;
+//! - the roles that it is a member of, however indirectly: with SET or INHERIT, since on 16 and later
+//!   whoever creates a role is a member of it with neither;
+//! - for a superuser, other superusers. `pg_has_role()` is no help there: it says yes to superusers always.
+
+use crate::error::{Error, Kind};
+use crate::pg::connect::Guard;
+use crate::pg::session::OpenError;
+use crate::pg::sql::{self, Statement, quote_ident};
+use crate::pg::{Endpoint, Limit, Session};
+
+/// The cheap guard passes what is usual; the exact one is asked where that fails, and takes some
+/// milliseconds.
+pub(super) const GUARDS: [Guard; 2] = [cheap, exact];
+
+/// The role that the session began as, and that the user's own sessions act as: it must be able to use what is
+/// the owner's. One that began as `pg_database_owner` would have begun as the role's own setting says.
+fn began_as(as_owner: bool) -> &'static str {
+    match as_owner {
+        false => "current_user::text",
+        true => {
+            "coalesce((SELECT substr(c, 6) FROM pg_catalog.pg_db_role_setting s \
+             CROSS JOIN LATERAL unnest(s.setconfig) c WHERE s.setdatabase = 0 \
+             AND s.setrole = to_regrole(quote_ident(session_user)) AND c LIKE 'role=%' \
+             AND to_regrole(quote_ident(substr(c, 6))) IS NOT NULL), session_user::text)"
+        }
+    }
+}
+
+/// That the owner is the role that logged in, or one that it can become, and all in our schema is the
+/// owner's. Superusers can become every role: who has the rights of `pg_execute_server_program` may be one.
+fn cheap(major: u32, as_owner: bool) -> Statement {
+    let becomes = match major {
+        ..=15 => "MEMBER",
+        _ => "SET",
+    };
+    let began_as = began_as(as_owner);
+    let text = format!(
+        "SELECT 1 / CASE WHEN (pg_get_userbyid(d.datdba) = session_user \
+           OR NOT pg_has_role(session_user, 'pg_execute_server_program', 'MEMBER') \
+           AND pg_has_role(session_user, d.datdba, '{becomes}')) \
+         AND pg_has_role({began_as}::name, d.datdba, 'MEMBER') \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n \
+           WHERE n.nspname = 'pgstencil' AND n.nspowner <> d.datdba) \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c \
+           WHERE c.relnamespace = (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgstencil') \
+           AND (c.relowner <> d.datdba OR c.relkind NOT IN ('r', 'i', 'S') OR c.relhasrules OR c.relrowsecurity)) \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal) \
+         THEN 1 ELSE 0 END AS trusted, {began_as} AS began_as, \
+         set_config('role', pg_get_userbyid(d.datdba)::text, false) AS role \
+         FROM pg_catalog.pg_database d WHERE d.datname = current_database()"
+    );
+    sql::fill(&text, &[])
+}
+
+/// All that speaks against a registry, as `faults (place, what)`: place 1 is that the database is another
+/// role's.
+fn faults(major: u32, as_owner: bool) -> String {
+    let option = match major {
+        ..=15 => "",
+        _ => "AND (m.set_option OR m.inherit_option)",
+    };
+    let began_as = began_as(as_owner);
+    format!(
+        "WITH RECURSIVE login AS (SELECT r.oid, r.rolsuper FROM pg_catalog.pg_roles r \
+           WHERE r.rolname = session_user), \
+         member (oid) AS (SELECT l.oid FROM login l UNION SELECT m.roleid FROM member \
+           JOIN pg_catalog.pg_auth_members m ON m.member = member.oid {option}), \
+         trusted (oid) AS (SELECT oid FROM member UNION SELECT r.oid FROM pg_catalog.pg_roles r, login l \
+           WHERE r.rolsuper AND l.rolsuper), \
+         things AS (SELECT c.oid, c.relowner, c.relkind, c.relhasrules, c.relrowsecurity, \
+             CASE c.relkind WHEN 'r' THEN 'table' WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' \
+               WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' \
+               WHEN 'p' THEN 'partitioned table' ELSE 'object' END || ' `pgstencil.' || c.relname || '`' AS name \
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+           WHERE n.nspname = 'pgstencil'), \
+         faults (place, what) AS (SELECT 1, NULL FROM pg_catalog.pg_database d \
+             WHERE d.datname = current_database() \
+             AND NOT (d.datdba IN (SELECT oid FROM trusted) \
+               AND pg_has_role({began_as}::name, d.datdba, 'MEMBER')) \
+           UNION ALL SELECT 2, 'schema `pgstencil` belongs to role `' || pg_get_userbyid(n.nspowner) || '`' \
+             FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgstencil' \
+             AND n.nspowner NOT IN (SELECT oid FROM trusted) \
+           UNION ALL SELECT 3, name || ' belongs to role `' || pg_get_userbyid(relowner) || '`' \
+             FROM things WHERE relowner NOT IN (SELECT oid FROM trusted) \
+           UNION ALL SELECT 4, name || ' is not a table' FROM things WHERE relkind NOT IN ('r', 'i', 'S') \
+           UNION ALL SELECT 5, name || ' has rules' FROM things WHERE relkind = 'r' AND relhasrules \
+           UNION ALL SELECT 6, name || ' has row security' FROM things WHERE relrowsecurity \
+           UNION ALL SELECT 7, name || ' has trigger `' || t.tgname || '`' FROM things \
+             JOIN pg_catalog.pg_trigger t ON t.tgrelid = things.oid WHERE NOT t.tgisinternal) "
+    )
+}
+
+fn exact(major: u32, as_owner: bool) -> Statement {
+    let text = format!(
+        "{}SELECT 1 / CASE WHEN EXISTS (SELECT FROM faults) THEN 0 ELSE 1 END AS trusted, {} AS began_as, \
+         set_config('role', pg_get_userbyid(d.datdba)::text, false) AS role \
+         FROM pg_catalog.pg_database d WHERE d.datname = current_database()",
+        faults(major, as_owner),
+        began_as(as_owner)
+    );
+    sql::fill(&text, &[])
+}
+
+/// What a stranger's registry shows: its owner; who logged in, and whether that is a superuser; the
+/// faults.
+type Seen = (String, String, bool, Vec<String>);
+
+fn look(major: u32, as_owner: bool) -> Statement {
+    let text = format!(
+        "{}SELECT pg_get_userbyid(d.datdba)::text, session_user::text, l.rolsuper, \
+         coalesce((SELECT array_agg(f.what ORDER BY f.place, f.what) FROM (SELECT * FROM faults \
+           ORDER BY place, what LIMIT 8) f WHERE NOT EXISTS (SELECT FROM faults WHERE place = 1)), '{{}}') \
+         FROM pg_catalog.pg_database d, login l WHERE d.datname = current_database()",
+        faults(major, as_owner)
+    );
+    sql::fill(&text, &[])
+}
+
+/// Why a registry is not used, as far as the system's catalogs say it.
+pub(super) async fn explain(session: &mut Session, name: &str) -> Error {
+    let as_owner = session.facts().role == "pg_database_owner";
+    let major = session.facts().major();
+    let seen: std::result::Result<Seen, _> = session.one(look(major, as_owner)).await;
+    match seen {
+        Ok((owner, us, superuser, faults)) if faults.is_empty() => {
+            foreign(name, Some(&owner), &us, superuser)
+        }
+        Ok((.., faults)) => {
+            let error = Error::new(
+                Kind::Permission,
+                format!(
+                    "registry database `{name}` is not used: another role could run code in it"
+                ),
+            );
+            let error = faults.into_iter().fold(error, Error::detail);
+            error
+                .hint("drop what is named here: pgstencil needs none of it")
+                .hint("to keep it, give this role a registry of its own: `[server] registry = \"…\"` in pgstencil.toml")
+        }
+        Err(e) => Error::new(
+            Kind::Permission,
+            format!("registry database `{name}` belongs to another role"),
+        )
+        .caused_by(e),
+    }
+}
+
+/// The error for a registry of a role that is not trusted.
+pub(super) fn foreign(name: &str, owner: Option<&str>, us: &str, superuser: bool) -> Error {
+    let error = Error::new(
+        Kind::Permission,
+        match owner {
+            Some(owner) => format!("registry database `{name}` belongs to role `{owner}`"),
+            None => format!("registry database `{name}` belongs to another role"),
+        },
+    )
+    .hint("give this role a registry of its own: `[server] registry = \"…\"` in pgstencil.toml");
+    let Some(owner) = owner else {
+        return error;
+    };
+    let (owner, us) = (quote_ident(owner), quote_ident(us));
+    let grant = format!("if you trust that role, share its registry: GRANT {owner} TO {us};");
+    error.hint(match superuser {
+        true => grant,
+        // So that what the user's own commands make is the owner's, too.
+        false => format!("{grant} ALTER ROLE {us} SET role = {owner};"),
+    })
+}
+
+const OWNER: &str = "SELECT pg_get_userbyid(datdba)::text FROM pg_catalog.pg_database \
+     WHERE datname::text = $1";
+
+/// A refused connection with the registry means that another role made it; which one, any other database
+/// tells.
+pub(super) async fn owned_by_another(
+    error: Error,
+    endpoint: &Endpoint,
+    name: &str,
+    limit: &Limit,
+) -> Error {
+    if error.kind() != Kind::Permission {
+        return error;
+    }
+    let mut owner = None;
+    for database in endpoint.maintenance().iter().filter(|d| *d != name) {
+        match Session::open(endpoint, database, limit).await {
+            Ok(mut session) => {
+                owner = session
+                    .first_scalar::<String>(sql::fill(OWNER, &[&name]))
+                    .await
+                    .unwrap_or_default();
+                session.close().await;
+                break;
+            }
+            Err(OpenError::Missing | OpenError::Other(_)) => {}
+        }
+    }
+    foreign(name, owner.as_deref(), endpoint.user(), false).caused_by(error)
+}
