@@ -25,8 +25,8 @@ pub use database::DatabaseRow;
 pub use holder::Holder;
 pub use template::TemplateRow;
 
+use sqlx::FromRow as _;
 use sqlx::postgres::PgRow;
-use sqlx::{Connection as _, Executor as _, FromRow as _};
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::connect::{EnterError, Entered, is_refusal};
@@ -274,24 +274,24 @@ impl Registry {
             }
             Look::Older(version) => version,
         };
-        if version == 0 {
-            // Before there is anything to see: a crash in between must not leave it open.
+        if version < SCHEMA.len() {
+            // One message is one transaction: whoever looks meanwhile, or after a crash, sees an empty database or
+            // the registry before, and never a part of it or an open one.
+            let mut statements = vec![sql::flushed()];
+            if version == 0 {
+                statements.push(sql::revoke_public(name));
+            }
+            let files = SCHEMA.iter().skip(version);
+            statements.extend(files.map(|file| sql::fill(file, &[])));
+            let latest = SCHEMA.len() as i32;
+            statements.push(sql::fill(
+                "UPDATE pgstencil.meta SET version = $1",
+                &[&latest],
+            ));
             self.session
-                .run(sql::revoke_public(name))
+                .send_all(&statements)
                 .await
-                .doing(|| format!("close registry database `{name}` to other roles"))?;
-        }
-        for (i, file) in SCHEMA.iter().enumerate().skip(version) {
-            let doing = || format!("install version {} of the registry in `{name}`", i + 1);
-            // One transaction a file: a crash leaves the version before it.
-            let mut tx = self.session.connection().begin().await.doing(doing)?;
-            tx.execute(sqlx::raw_sql(*file)).await.doing(doing)?;
-            sqlx::query("UPDATE pgstencil.meta SET version = $1")
-                .bind(i as i32 + 1)
-                .execute(&mut *tx)
-                .await
-                .doing(doing)?;
-            tx.commit().await.doing(doing)?;
+                .doing(|| format!("install version {latest} of the registry in `{name}`"))?;
         }
         self.session
             .unlock(key)

@@ -368,3 +368,37 @@ fn a_lease_begins_when_the_hooks_have_ended() {
         assert_eq!(reused.json()["outcome"], "reused");
     }
 }
+
+#[test]
+fn a_first_command_that_dies_leaves_no_part_of_a_registry() {
+    let proxy = Proxy::new(server());
+    for fault in [Fault::CutBefore, Fault::CutAfter] {
+        for at in 1.. {
+            let mut project = Project::with_migrations(server());
+            let direct = project.server_url().to_owned();
+            project.connect_to(proxy.url(server()));
+            proxy.plan(at, fault);
+            Pgstencil::new(&project).args(["pin", "0123"]).run();
+            let ensured = Pgstencil::new(&project)
+                .args(["ensure", "--json"])
+                .run()
+                .status
+                .code();
+            let reached = proxy.heal() >= at;
+            project.connect_to(direct);
+            for command in [
+                &["list"] as &[&str],
+                &["stats"],
+                &["explain"],
+                &["evict", "--dry-run"],
+                &["doctor"],
+            ] {
+                Pgstencil::new(&project).args(command).success();
+            }
+            // What comes after the seal is another test's.
+            if ensured == Some(0) || !reached || at > 20 {
+                break;
+            }
+        }
+    }
+}
