@@ -311,7 +311,7 @@ fn two_roles_have_a_registry_each_or_a_clear_error() {
     .success()
     .stdout("ann\n");
     // The owner sees it, and can end it.
-    pgstencil(&one, &["release", &clone]).success();
+    pgstencil(&one, &["release", "--take", &clone]).success();
     assert!(eventually(PATIENCE, || !server().has_database(&clone)));
     shared.connect_as(&first);
     // The other registry goes with its own project's name.
