@@ -87,6 +87,11 @@
 //! program calls them when it has time, as in a task of its own. Use one [`Stencil`] for all hand-outs:
 //! it keeps the sessions of clones that were given back for the next ones, until [`Stencil::close`].
 //!
+//! A clone with [`stencil::Lease::Expiry`] or [`stencil::Lease::Usual`] outlives the program only after
+//! [`Stencil::confirm`]: call it when its URL has reached whoever will use it. Before that a program that is
+//! killed leaves nothing behind, since the clone is dropped when its session has ended and `orphan_grace` is
+//! over.
+//!
 //! ```no_run
 //! # use std::sync::Arc;
 //! use pgstencil::config::Config;
