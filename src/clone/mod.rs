@@ -29,9 +29,9 @@ use crate::handout::{NamedDatabase, Outcome, Shard};
 use crate::names::{Fingerprint, NameParts, NamePattern, private_name};
 use crate::pg::{Limit, is_connection_loss};
 use crate::registry::clone::NewClone;
-use crate::registry::database::{NewDatabase, Owner};
+use crate::registry::database::NewDatabase;
 use crate::registry::owner::{Bound, Tenure};
-use crate::registry::{CloneRow, DatabaseRow, Lease, Registry};
+use crate::registry::{DatabaseRow, Lease, Registry};
 use crate::template::{Template, TemplateDatabase};
 
 /// What a caller wants.
@@ -79,24 +79,6 @@ impl Clone {
         self.databases
             .first()
             .map_or(self.id.as_str(), |d| d.name.as_str())
-    }
-
-    /// Reads a clone that exists.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn read(registry: &mut Registry, row: &CloneRow) -> Result<Self> {
-        let rows = registry.databases_of(&Owner::Clone(row.id.clone())).await?;
-        Ok(Clone {
-            id: row.id.clone(),
-            databases: named(&rows),
-            oids: rows.iter().filter_map(|r| r.oid).collect(),
-            fingerprint: row.fingerprint.parse()?,
-            by_session: row.lease == "session",
-            expires_at: row.expires_at.clone(),
-            bound: row.prolonging(),
-            took: Duration::ZERO,
-        })
     }
 }
 

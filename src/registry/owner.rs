@@ -4,6 +4,7 @@
 //! `PGSTENCIL_OWNER` stands for machine and checkout. A clone from before owners were recorded belongs to
 //! whoever its holder matches: host, account and folder.
 
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::FromRow;
@@ -68,17 +69,18 @@ impl CloneOwner {
         }
     }
 
-    /// Who and where, in one line for a person. `holder`: who had it last.
+    /// Who and where, in one line for a person. `holder`: who had it last; where others share it, that may
+    /// be one of them.
     pub fn describe(&self, holder: &Holder) -> String {
-        let role = self.role.as_ref().map(|role| format!("role `{role}`"));
+        let Some(role) = &self.role else {
+            return holder.describe_checkout();
+        };
         let place = match self.name.as_str() {
-            "" => holder.describe_checkout(),
+            "" if self.is_of(&holder.checkout) => holder.describe_checkout(),
+            "" => Path::new(&self.top).join(&self.below).display().to_string(),
             name => format!("PGSTENCIL_OWNER `{name}`"),
         };
-        role.into_iter()
-            .chain([place])
-            .collect::<Vec<_>>()
-            .join(", ")
+        format!("role `{role}`, {place}")
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Stencil;
+use super::{Lease, Stencil, Wanted};
 use crate::clone;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
@@ -25,14 +25,15 @@ pub(super) struct Replaced {
     pub(super) end: End,
 }
 
-/// What is known of the processes behind a session lease.
+/// What is known of those who hold a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Processes {
-    /// The holder runs, so it takes the lock again if it lost it.
+enum Holders {
+    /// The holder runs, so it takes the lock again if it lost it; or the lease ends by the clock, and has
+    /// not.
     Run,
     /// The holder is gone; the command that it started runs.
     Command(u32),
-    /// They are gone, or nobody was there for so long that they count as gone.
+    /// They are gone, or nobody was there for so long that they count as gone; or the clone was given up.
     Gone,
     /// They ran elsewhere, or the holder died just when it started the command.
     Unknown,
@@ -40,20 +41,20 @@ enum Processes {
 
 impl Stencil {
     /// Drops the clones that stand under wanted names, if their holders are gone. `replaced`: those that the
-    /// caller wants replaced, whoever is in them; with `take` also another owner's. `false`: one of those is
-    /// not the caller's any more, or another clone has got one of the names in the meantime.
+    /// caller wants replaced, whoever is in them. `false`: one of those is not the caller's any more, or
+    /// another clone has got one of the names in the meantime.
     pub(super) async fn make_way(
         &self,
         registry: &mut Registry,
         context: &Context<'_>,
+        wanted: &Wanted,
         names: &[String],
         replaced: &[Replaced],
-        take: bool,
     ) -> Result<bool> {
         let mut way = Way {
             stencil: self,
             context,
-            take,
+            take: wanted.take,
             name: String::new(),
             waits: None,
         };
@@ -71,7 +72,9 @@ impl Stencil {
             way.name
                 .clone_from(names.iter().find(name).unwrap_or(&clone.row.name));
             let end = replaced(&clone).map(|r| &r.end);
-            if end.is_some() && !way.is_replaceable(&clone.row) {
+            // One that came since is for the caller to look at.
+            let new = end.is_none() && clone.row.is_kept() && wanted.lease != Lease::Session;
+            if new || (end.is_some() && !way.is_replaceable(&clone.row)) {
                 return Ok(false);
             }
             way.clear(registry, &clone.row, end).await?;
@@ -89,32 +92,31 @@ impl Stencil {
         Ok(true)
     }
 
-    fn processes(&self, row: &CloneRow) -> Processes {
-        if row.orphaned_for_good(self.config.clone.orphan_grace) {
-            return Processes::Gone;
+    fn holders(&self, row: &CloneRow) -> Holders {
+        if row.state == "released" || row.expired {
+            return Holders::Gone;
+        }
+        if row.lease != "session" {
+            return Holders::Run;
         }
         let holder = &row.holder.0;
-        if holder.machine.is_empty() || holder.machine != self.holder.machine {
-            return Processes::Unknown;
-        }
-        if process::is_alive(holder.pid) {
-            return Processes::Run;
-        }
+        let here = !holder.machine.is_empty() && holder.machine == self.holder.machine;
         let number = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
-        match (number(row.command_pid), number(row.command_group)) {
-            (None, _) => Processes::Gone,
-            (Some(0), _) => Processes::Unknown,
-            (_, Some(group)) if process::is_group_alive(group) => Processes::Command(group),
-            (Some(pid), None) if process::is_alive(pid) => Processes::Command(pid),
-            _ => Processes::Gone,
+        let seen = match (number(row.command_pid), number(row.command_group)) {
+            _ if !here => Holders::Unknown,
+            _ if process::is_alive(holder.pid) => Holders::Run,
+            // From before commands were recorded.
+            (None, _) if row.owner.role.is_none() => Holders::Unknown,
+            (Some(0), _) => Holders::Unknown,
+            (_, Some(group)) if process::is_group_alive(group) => Holders::Command(group),
+            (Some(pid), None) if process::is_alive(pid) => Holders::Command(pid),
+            _ => Holders::Gone,
+        };
+        let grace = self.config.clone.orphan_grace;
+        match seen {
+            Holders::Run | Holders::Unknown if row.orphaned_for_good(grace) => Holders::Gone,
+            seen => seen,
         }
-    }
-
-    /// Whether a clone may be dropped at once if nobody is connected.
-    fn is_dead(&self, row: &CloneRow) -> bool {
-        row.state == "released"
-            || row.expired
-            || (row.lease == "session" && self.processes(row) == Processes::Gone)
     }
 }
 
@@ -174,27 +176,22 @@ impl Way<'_> {
         if row.state == "creating" {
             return self.wait_for_maker(registry, row).await;
         }
-        if self.stencil.is_dead(row) {
-            return self.drop_clone(registry, row, &End::Dead).await;
-        }
         let asker = self.context.asker();
-        let processes = match row.lease.as_str() {
-            "session" => self.stencil.processes(row),
-            _ => Processes::Run,
-        };
-        match processes {
-            Processes::Command(number) if asker.has_clone(row) => {
+        // Once: they may end at any moment.
+        match self.stencil.holders(row) {
+            Holders::Gone => self.drop_clone(registry, row, &End::Dead).await,
+            Holders::Command(number) if asker.has_clone(row) => {
                 let what = format!(
                     "the command of a killed `pgstencil run` that still uses clone `{}` (process {number})",
                     row.name
                 );
                 self.wait(COMMAND, &what).await
             }
-            Processes::Command(number) => Err(self.taken(registry).await.detail(format!(
+            Holders::Command(number) => Err(self.taken(registry).await.detail(format!(
                 "that `pgstencil run` is gone; its command (process {number}) still runs"
             ))),
-            Processes::Run | Processes::Gone => Err(self.taken(registry).await),
-            Processes::Unknown => self.wait_or_say_when(registry, row).await,
+            Holders::Run => Err(self.taken(registry).await),
+            Holders::Unknown => self.wait_or_say_when(registry, row).await,
         }
     }
 
@@ -217,7 +214,7 @@ impl Way<'_> {
         end: &End,
     ) -> Result<()> {
         let still = |row: &CloneRow| match end {
-            End::Dead => self.stencil.is_dead(row),
+            End::Dead => self.stencil.holders(row) == Holders::Gone,
             End::Replaced | End::ReplacedSince(_) => self.is_replaceable(row),
         };
         match sweep::drop_dead_clone(registry, &row.id, end, &still).await? {

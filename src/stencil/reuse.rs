@@ -155,7 +155,7 @@ impl Stencil {
             let replaced: Vec<Replaced> = own.iter().map(|c| replaced(c, &asker)).collect();
             before = own.first().map(|c| Box::new(c.row.clone())).or(before);
             if self
-                .make_way(registry, context, &names, &replaced, wanted.take)
+                .make_way(registry, context, wanted, &names, &replaced)
                 .await?
             {
                 return Ok(OneName::Free(before));

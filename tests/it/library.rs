@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pgstencil::Stencil;
 use pgstencil::config::Config;
+use pgstencil::handout::Outcome;
 use pgstencil::names::NamePattern;
 use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
 use pgstencil::url::ServerUrl;
+use pgstencil::{Kind, Stencil};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::support::server::PATIENCE;
@@ -199,4 +200,52 @@ fn a_session_serves_one_hand_out_after_another() {
 
     second.block_on(stencil.close());
     assert!(eventually(PATIENCE, || backends(&role).is_empty()));
+}
+
+/// Whose a named clone is goes by the checkout that the program says it works in.
+#[tokio::test]
+async fn a_named_clone_has_an_owner() {
+    let project = Project::with_migrations(server());
+    let of = |owner: &str| {
+        let stencil = stencil(&project);
+        let mut holder = stencil.holder().clone();
+        holder.checkout.owner = owner.to_owned();
+        Stencil::new(
+            stencil.config().clone(),
+            stencil.endpoint().clone(),
+            holder,
+            Arc::new(|_: &str| None),
+        )
+    };
+    let named = Wanted {
+        pattern: format!("dev_{}", project.id).parse().unwrap(),
+        ..wanted(Lease::Usual)
+    };
+    let limit = Limit::default();
+    let (ours, theirs) = (of("ours"), of("theirs"));
+    let acquire = async |stencil: &Stencil, wanted: &Wanted| {
+        let acquired = stencil.acquire(wanted, &limit, &|_| {}).await?;
+        acquired.registry.close().await;
+        Ok::<_, pgstencil::Error>((acquired.outcome, acquired.clones))
+    };
+    let (_, made) = acquire(&ours, &named).await.unwrap();
+    assert!(made[0].expires_at.is_some() && !made[0].by_session);
+    let refused = acquire(&theirs, &named).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::NameTaken);
+    let take = Wanted {
+        take: true,
+        ..named.clone()
+    };
+    let (outcome, taken) = acquire(&theirs, &take).await.unwrap();
+    assert_eq!(outcome, Outcome::Reused);
+    assert_eq!(taken[0].oids, made[0].oids);
+    let names = [made[0].name().to_owned()];
+    let refused = ours.release(&names, false, &limit).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::NameTaken);
+    theirs.release(&names, false, &limit).await.unwrap();
+    let name = ours.config().server.registry.clone();
+    pgstencil::stencil::sweep_now(ours.endpoint(), &name, Duration::from_secs(120))
+        .await
+        .unwrap();
+    assert!(!server().has_database(&names[0]));
 }

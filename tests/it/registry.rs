@@ -1,7 +1,7 @@
 //! The registry of an older version: told by commands that read, upgraded by those that write.
 
 use crate::support::extension::{KEEP, items, outcome, registry as ask};
-use crate::support::hold::list;
+use crate::support::hold::{list, only_templates_left};
 use crate::support::server::quote_ident;
 use crate::support::{Pgstencil, Project, server};
 
@@ -108,6 +108,76 @@ fn notes_of_differences_are_forgotten_with_version_five() {
         .args(["evict", &noted[..12]])
         .success();
     outcome(&project, "miss");
+}
+
+/// Up to version 4 nobody's checkout was recorded.
+#[test]
+fn a_clone_of_version_four_belongs_to_whom_its_holder_matches() {
+    let project = Project::with_migrations(server());
+    older(&project, 4);
+    let fingerprint = "ab".repeat(32);
+    let host = nix::unistd::gethostname().unwrap();
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let user = user.unwrap().unwrap().name;
+    let holder = |worktree: &str| {
+        let host = host.to_string_lossy();
+        format!(
+            r#"{{"host": "{host}", "pid": 1, "user": "{user}", "worktree": "{worktree}", "label": ""}}"#
+        )
+    };
+    let here = project.path().display().to_string();
+    let name = |of: &str| format!("{of}_{}", project.id);
+    for (of, worktree) in [("mine", here.as_str()), ("theirs", "/elsewhere")] {
+        let name = name(of);
+        let mark = format!("{of}{}", project.id);
+        server().psql("postgres", &format!("create database {name}"));
+        let comment = format!("comment on database {name} is 'a clone [pgstencil {mark}]'");
+        server().psql("postgres", &comment);
+        let project_name = project.name();
+        let (clone, holder) = (&mark[..8], holder(worktree));
+        ask(
+            &project,
+            &format!(
+                "insert into pgstencil.clone (id, project, definition, fingerprint, name, state, lease, \
+                 expires_at, holder, created_at) values ('{clone}', '{project_name}', 'app', \
+                 '{fingerprint}', '{name}', 'leased', 'expiry', null, '{holder}', now() - interval '3 days')"
+            ),
+        );
+        ask(
+            &project,
+            &format!(
+                "insert into pgstencil.database (clone_id, role, ordinal, private_name, name, nonce, oid, state) \
+                 select '{clone}', 'app', 0, 'pgstencil_{mark}', '{name}', '{mark}', oid, 'present' \
+                 from pg_database where datname = '{name}'"
+            ),
+        );
+    }
+    // It was kept for ever, and still is.
+    let json = Pgstencil::new(&project)
+        .args(["clone", "--json", "--name", &name("mine")])
+        .success()
+        .json();
+    assert_eq!(json["outcome"], "reused");
+    assert_eq!(json["clone"]["age"], "other");
+    assert!(json["clone"]["expires_at"].is_null());
+    let owned = "select owner_role is not null, owned_at > now() - interval '1 day' \
+                 from pgstencil.clone order by name";
+    assert_eq!(ask(&project, owned), "t|t\nf|f");
+    for args in [
+        &["clone", "--name"][..],
+        &["clone", "--fresh", "--name"],
+        &["release"],
+    ] {
+        Pgstencil::new(&project)
+            .args(args)
+            .arg(name("theirs"))
+            .fails(7)
+            .stderr_has("/elsewhere");
+    }
+    Pgstencil::new(&project)
+        .args(["release", "--take", &name("mine"), &name("theirs")])
+        .success();
+    only_templates_left(&project);
 }
 
 #[test]
