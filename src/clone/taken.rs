@@ -73,6 +73,16 @@ pub fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
         "" => error,
         own => error.detail(format!("with PGSTENCIL_OWNER `{own}`")),
     };
+    // Runners whose host name changes, and containers, which are machines of their own.
+    let moved = row.owner.name.is_empty()
+        && row.owner.top == asker.holder.checkout.top
+        && row.owner.machine != asker.holder.checkout.machine;
+    let error = match moved {
+        true => error.hint(
+            "if this is one place whose host name changes, set PGSTENCIL_OWNER to one name there",
+        ),
+        false => error,
+    };
     let error = error
         .hint("choose another `--name`")
         .hint(format!("make it yours, data included: `pgstencil clone --name {name} --take`; `--fresh` also ends its sessions and resets it"))

@@ -128,10 +128,14 @@ impl Stencil {
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         let recipe = recipe?;
         let named = !wanted.pattern.is_unique();
+        let looked = Instant::now();
         let mut before = vec![None; wanted.count];
         if named {
             match self.reuse(&mut registry, &context, wanted, &recipe).await? {
-                Names::Reused(reused) => return Ok(reused.into_acquired(registry, definition)),
+                Names::Reused(reused) => {
+                    let times = [reading, looked.elapsed()];
+                    return Ok(reused.into_acquired(registry, definition, times));
+                }
                 Names::Free(rows) => before = rows,
             }
         }
@@ -161,7 +165,8 @@ impl Stencil {
                     && let Names::Reused(reused) =
                         self.reuse(&mut registry, &context, wanted, &recipe).await?
                 {
-                    return Ok(reused.into_acquired(registry, definition));
+                    let times = [reading, looked.elapsed()];
+                    return Ok(reused.into_acquired(registry, definition, times));
                 }
                 return Err(error);
             }

@@ -135,7 +135,7 @@ impl Stencil {
             }
             let own = own(&found, &names, &asker, wanted)?;
             for clone in &own {
-                refuse_another_definition(&clone.row, context)?;
+                refuse_another_definition(&clone.row, context, wanted)?;
             }
             let whole: Vec<&&CloneOnServer> = own.iter().filter(|c| c.has_any()).collect();
             if !wanted.fresh && !whole.is_empty() {
@@ -191,7 +191,8 @@ impl Stencil {
                 return Ok(None);
             };
             let row = &clone.row;
-            let takes = !asker.has_clone(row);
+            let anothers = !asker.has_clone(row);
+            let takes = anothers || is_of_another_project(row, context);
             if !row.is_kept()
                 || (takes && !wanted.take)
                 || clone.lacks().is_some()
@@ -203,7 +204,7 @@ impl Stencil {
             let Some(until) = registry.renew(row, &tenure, takes).await? else {
                 return Ok(None);
             };
-            if takes {
+            if anothers {
                 context.tell(Event::Warning(&format!(
                     "clone {} belonged to {} so far; it is yours now",
                     row.name,
@@ -281,9 +282,20 @@ fn own<'c>(
 
 /// A name means one definition; a clone from before owners were recorded may be of a project whose name was
 /// made in another way.
-fn refuse_another_definition(row: &CloneRow, context: &Context<'_>) -> Result<()> {
-    let same_project = row.project == context.project || row.owner.role.is_none();
-    if row.definition == context.definition.name && same_project {
+fn is_of_another_project(row: &CloneRow, context: &Context<'_>) -> bool {
+    row.project != context.project && row.owner.role.is_some()
+}
+
+/// What is in a clone of another definition is not what is wanted, unless it goes. One of another project may
+/// be taken: the default is the name of a folder.
+fn refuse_another_definition(row: &CloneRow, context: &Context<'_>, wanted: &Wanted) -> Result<()> {
+    let of_another_definition = row.definition != context.definition.name;
+    let refused = match (wanted.take, wanted.fresh) {
+        (true, true) => false,
+        (true, false) => of_another_definition,
+        (false, _) => of_another_definition || is_of_another_project(row, context),
+    };
+    if !refused {
         return Ok(());
     }
     Err(Error::new(
@@ -299,7 +311,7 @@ fn refuse_another_definition(row: &CloneRow, context: &Context<'_>) -> Result<()
         context.definition.name, context.project
     ))
     .hint("choose another `--name`")
-    .hint(format!("or give it back: `pgstencil release {}`", row.name)))
+    .hint("take its name, without what is in it: add `--take --fresh`"))
 }
 
 /// Whether a clone has the databases that the definition wants, under the names that are wanted.
@@ -395,7 +407,13 @@ pub(super) struct Reused {
 }
 
 impl Reused {
-    pub(super) fn into_acquired(self, registry: Registry, definition: &Definition) -> Acquired {
+    /// `times`: of the files, and of the look at the clones.
+    pub(super) fn into_acquired(
+        self,
+        registry: Registry,
+        definition: &Definition,
+        times: [Duration; 2],
+    ) -> Acquired {
         Acquired {
             registry,
             clones: self.clones,
@@ -404,7 +422,7 @@ impl Reused {
             outcome: Outcome::Reused,
             ages: self.ages,
             dropped: None,
-            times: [Duration::ZERO; 3],
+            times: [times[0], Duration::ZERO, times[1]],
             extends: None,
             provisional: None,
             note: None,

@@ -356,6 +356,41 @@ fn of_two_owners_who_want_a_name_at_once_one_gets_it() {
     only_templates_left(&project);
 }
 
+/// Without `project` in the config, copies of a repository are projects of their own.
+#[test]
+fn a_clone_is_taken_into_another_project() {
+    let project = Project::with_migrations(server());
+    let config = project.read("pgstencil.toml");
+    let named = format!("project = \"{}\"\n", project.name());
+    project.write("pgstencil.toml", &config.replace(&named, ""));
+    let other = Checkout::new(&project, "other");
+    let name = format!("dev_{}", project.id);
+    pgstencil(&project, &["clone", "--name", &name]).success();
+    let before = oid(&project, &name);
+    other.pgstencil(&["clone", "--name", &name]).fails(7);
+    let take = ["clone", "--take", "--json", "--name", &name];
+    let json = other.pgstencil(&take).success().json();
+    assert_eq!(json["outcome"], "reused");
+    assert_eq!(json["stale"], false);
+    assert_eq!(oid(&project, &name), before);
+    assert_eq!(listed(&project, &name)["project"], "other");
+    other
+        .pgstencil(&["clone", "--name", &name])
+        .success()
+        .stderr_has("reused");
+    // The same checkout under another name of the project.
+    let renamed = format!("project = \"too\"\n{}", config.replace(&named, ""));
+    std::fs::write(other.path.join("pgstencil.toml"), renamed).unwrap();
+    other
+        .pgstencil(&["clone", "--name", &name])
+        .fails(7)
+        .stderr_has("is of another definition");
+    other.pgstencil(&take).success().lacks("it is yours now");
+    assert_eq!(oid(&project, &name), before);
+    other.pgstencil(&["release", &name]).success();
+    only_templates_left(&project);
+}
+
 /// A fresh start of one owner must not end what the other got in between.
 #[test]
 fn a_fresh_start_and_a_taking_at_once_leave_one_owner() {
@@ -514,6 +549,10 @@ fn another_definition_of_the_same_owner_does_not_get_it() {
             .stderr_has("is of another definition");
     }
     assert_eq!(oid(&project, &name), before);
+    pgstencil(&project, &["clone", "-t", "too", "--name", &name])
+        .args(["--take", "--fresh"])
+        .success();
+    assert_eq!(listed(&project, &name)["template"], "too");
     pgstencil(&project, &["release", &name]).success();
     only_templates_left(&project);
 }
