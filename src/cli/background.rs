@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use pgstencil::config::env::{self, Environment};
 use pgstencil::config::{self, Origin};
-use pgstencil::names::Fingerprint;
+use pgstencil::names::{EMPTY_DATABASE, Fingerprint};
 use pgstencil::stencil::{self, Defaults, Demand, Door, Endpoint, Holder, Limit, Registry};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Error, Result, Stencil};
@@ -72,9 +72,12 @@ pub(super) fn start(stencil: &Stencil) {
 pub(super) struct Ahead(Option<tokio::task::JoinHandle<Result<Child>>>);
 
 impl Ahead {
-    /// Starts it if the config wants warm clones: then there will be something to do.
+    /// Starts it if the config wants warm clones, or builds start from a database that may change: then there
+    /// will be something to do.
     pub(super) fn start(stencil: &Stencil) -> Self {
-        match stencil.config().clone.warm > 0 {
+        let config = stencil.config();
+        let mut definitions = config.definitions.iter();
+        match config.clone.warm > 0 || definitions.any(|d| d.from != EMPTY_DATABASE) {
             true => Ahead::start_anyway(),
             false => Ahead(None),
         }

@@ -303,6 +303,7 @@ fn definition(
         check_globs(doc, &path.key(key), globs)?;
     }
     check_variables(doc, &path.key("env_inputs"), &raw.env_inputs)?;
+    check_from(doc, &path.key("from"), &raw.from)?;
     check_roles(doc, &path.key("databases"), &raw.databases)?;
     let build_timeout_path = path.key("build_timeout");
     if raw.max_extensions == 0 {
@@ -328,6 +329,7 @@ fn definition(
         inputs: raw.inputs,
         env_inputs: raw.env_inputs,
         build: raw.build,
+        from: raw.from,
         databases: raw.databases,
         allow_empty: raw.allow_empty,
         build_inputs: raw.build_inputs,
@@ -354,6 +356,20 @@ fn check_name(doc: &Document<'_>, path: &KeyPath, name: &str, what: &str) -> Res
             name.len()
         );
         return Err(doc.error(path, why));
+    }
+    Ok(())
+}
+
+fn check_from(doc: &Document<'_>, path: &KeyPath, from: &str) -> Result<()> {
+    if from.is_empty() || from.len() > 63 {
+        return Err(doc
+            .error(
+                path,
+                format!("has {} bytes; a database name has 1 to 63", from.len()),
+            )
+            .hint(
+                "name a database of the server, such as `template1`; `template0` is an empty one",
+            ));
     }
     Ok(())
 }

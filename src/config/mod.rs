@@ -107,6 +107,8 @@ pub struct Definition {
     pub env_inputs: Vec<String>,
     /// The migrate command, for `sh -c`.
     pub build: String,
+    /// The database that builds from nothing start from.
+    pub from: String,
     /// Roles of the set, in order; never empty.
     pub databases: Vec<String>,
     /// Which templates a missing one may be extended from.

@@ -152,6 +152,9 @@ pub(super) struct RawTemplate {
     /// Variables whose values count like inputs.
     #[serde(default)]
     pub(super) env_inputs: Vec<String>,
+    /// The database that builds from nothing start from, as a copy of it.
+    #[serde(default = "default_from")]
+    pub(super) from: String,
     /// Roles: the databases of the set, by the names that the config gives them.
     #[serde(default = "default_databases")]
     pub(super) databases: Vec<String>,
@@ -202,6 +205,10 @@ pub(super) struct RawInputLines {
     /// Regular expression that a line must match to count.
     #[serde(rename = "match")]
     pub(super) matching: String,
+}
+
+fn default_from() -> String {
+    crate::names::EMPTY_DATABASE.to_owned()
 }
 
 fn default_databases() -> Vec<String> {
@@ -349,6 +356,7 @@ impl From<&Definition> for RawTemplate {
                 })
                 .collect(),
             env_inputs: d.env_inputs.clone(),
+            from: d.from.clone(),
             databases: d.databases.clone(),
             extend: d.extend,
             after_extend: d.after_extend,

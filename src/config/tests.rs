@@ -79,6 +79,7 @@ fn the_least_config_has_all_defaults() {
                 input_lines: vec![],
                 env_inputs: vec![],
                 build: "sqlx migrate run".into(),
+                from: "template0".into(),
                 databases: vec!["app".into()],
                 extend: Extend::Append,
                 after_extend: AfterExtend::Verify,
@@ -134,6 +135,7 @@ max_extensions = 3
 stale_after = "7d"
 serial_builds = true
 env_inputs = ["LANG", "_X1"]
+from = "golden"
 databases = ["default", "proxy-1"]
 after_clone = "true"
 build_timeout = "90s"
@@ -211,6 +213,7 @@ fn every_key_arrives() {
             }],
             env_inputs: vec!["LANG".into(), "_X1".into()],
             build: "make migrate".into(),
+            from: "golden".into(),
             databases: vec!["default".into(), "proxy-1".into()],
             extend: Extend::Always,
             after_extend: AfterExtend::Keep,
@@ -256,30 +259,30 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (
             "evict = true",
             "pgstencil.toml:4:1: unknown key `template.app.evict`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (

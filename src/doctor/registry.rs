@@ -7,7 +7,7 @@ use sqlx::postgres::types::Oid;
 
 use super::{Check, Fix};
 use crate::error::Result;
-use crate::names::Mark;
+use crate::names::{self, Mark};
 use crate::pg::catalog::{self, Database};
 use crate::pg::checkup::{self, Found};
 use crate::pg::sql;
@@ -329,7 +329,19 @@ fn unsealed(row: &TemplateRow, own: &DatabaseRow, found: &Database, database: &s
             .fixable(Fix::Rebuild(row.id, "its database was opened to connections".into())),
         );
     }
-    if !found.is_template {
+    let source = row.built_with.0.source.as_ref();
+    let public = source.is_none_or(|source| names::is_public_source(&source.name));
+    if found.is_template && !public {
+        checks.push(Check::warning(
+            "templates",
+            format!(
+                "{database} is marked IS_TEMPLATE: every role with CREATEDB can copy it, and with it what database `{}` holds",
+                source.map_or("", |source| &source.name)
+            ),
+            format!("{};", sql::is_template(&own.name, false).text()),
+        ));
+    }
+    if !found.is_template && public {
         checks.push(
             Check::warning(
                 "templates",

@@ -32,6 +32,12 @@ pub struct Difference {
     /// The roles: old and new.
     #[serde(serialize_with = "old_and_new")]
     pub databases: Option<(Vec<String>, Vec<String>)>,
+    /// The database that builds start from: old and new.
+    #[serde(
+        serialize_with = "old_and_new",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub from: Option<(String, String)>,
     /// Properties of the server: name of the property, old and new value. A locale that is not set
     /// is the empty text.
     #[serde(serialize_with = "properties")]
@@ -64,6 +70,7 @@ impl Difference {
             mapping: differing_names(&old.mapping, &new.mapping).collect(),
             build: changed(&old.build, &new.build),
             databases: changed(&old.databases, &new.databases),
+            from: changed(&old.from, &new.from),
             server: server_changes(&old.server, &new.server),
             format: changed(&old.format, &new.format),
         }
@@ -97,6 +104,7 @@ impl Difference {
             + self.server.len()
             + usize::from(self.build.is_some())
             + usize::from(self.databases.is_some())
+            + usize::from(self.from.is_some())
             + usize::from(self.format.is_some());
         heavy
             .saturating_mul(FULL_BUILD)

@@ -75,6 +75,9 @@ fn definition_obstacle(old: &Recipe, new: &Recipe) -> Result<(), Obstacle> {
     if old.databases != new.databases {
         return Err(Obstacle::Databases);
     }
+    if old.from != new.from {
+        return Err(Obstacle::From(old.from.clone(), new.from.clone()));
+    }
     let server = server_changes(&old.server, &new.server);
     if let Some((property, old, new)) = server.into_iter().next() {
         return Err(Obstacle::Server { property, old, new });
@@ -141,6 +144,8 @@ pub enum Obstacle {
     Build,
     /// The roles.
     Databases,
+    /// The database that builds start from: old and new.
+    From(String, String),
     /// A property of the server.
     Server {
         /// As in [`super::Difference::server`].
@@ -198,6 +203,7 @@ impl fmt::Display for Obstacle {
             }
             Obstacle::Build => write!(f, "the build command differs"),
             Obstacle::Databases => write!(f, "`databases` differs"),
+            Obstacle::From(old, new) => write!(f, "`from` differs ({old}, {new})"),
             Obstacle::Server { property, old, new } => {
                 let value = |text: &str| match text {
                     "" => "none".to_owned(),

@@ -73,6 +73,8 @@ pub struct Inputs {
     pub build: String,
     /// Roles.
     pub databases: Vec<String>,
+    /// The database that a build starts from.
+    pub from: String,
 }
 
 impl Inputs {
@@ -158,6 +160,7 @@ impl Inputs {
             mapping,
             build: definition.build.clone(),
             databases: definition.databases.clone(),
+            from: definition.from.clone(),
         })
     }
 
@@ -173,6 +176,7 @@ impl Inputs {
             mapping,
             build,
             databases,
+            from,
         } = self;
         let format = Recipe::FORMAT;
         Recipe {
@@ -185,6 +189,7 @@ impl Inputs {
             mapping,
             build,
             databases,
+            from,
             server,
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::names::Fingerprint;
+use crate::names::{EMPTY_DATABASE, Fingerprint};
 
 /// Everything that decides what a build yields.
 ///
@@ -39,8 +39,20 @@ pub struct Recipe {
     pub build: String,
     /// Roles, in the order of the file: the first one is what `DATABASE_URL` means.
     pub databases: Vec<String>,
+    /// The database that a build starts from, by its name: what it holds is for the server to say. Left out
+    /// where it is the empty one, as it always was before there was a choice.
+    #[serde(default = "empty_database", skip_serializing_if = "is_empty_database")]
+    pub from: String,
     /// What the server adds.
     pub server: ServerTraits,
+}
+
+fn empty_database() -> String {
+    EMPTY_DATABASE.to_owned()
+}
+
+fn is_empty_database(name: &String) -> bool {
+    name == EMPTY_DATABASE
 }
 
 /// One file, by what is in it.
@@ -168,6 +180,10 @@ impl Recipe {
             to.text(text);
         }
         to.option(locale.as_deref());
+        if !is_empty_database(&self.from) {
+            to.section("from", 1);
+            to.text(&self.from);
+        }
         Fingerprint::from_bytes(*to.0.finalize().as_bytes())
     }
 }

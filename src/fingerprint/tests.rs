@@ -70,6 +70,7 @@ fn definition() -> Definition {
         env_inputs: vec![],
         build: "migrate".into(),
         databases: vec!["app".into()],
+        from: "template0".into(),
         extend: Extend::Append,
         after_extend: AfterExtend::Verify,
         max_extensions: 20,
@@ -178,6 +179,7 @@ fn sample() -> Recipe {
         }],
         build: "migrate".into(),
         databases: vec!["app".into(), "proxy".into()],
+        from: "template0".into(),
         server: ServerTraits {
             locale: Some("en".into()),
             ..server()
@@ -227,6 +229,7 @@ fn every_field_counts() {
         |r| r.databases[0].push('x'),
         |r| r.databases.swap(0, 1),
         |r| r.databases.truncate(1),
+        |r| r.from = "template1".into(),
         |r| r.server.major += 1,
         |r| r.server.encoding = "LATIN1".into(),
         |r| r.server.provider = "icu".into(),

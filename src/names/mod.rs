@@ -82,6 +82,15 @@ pub fn clone_id() -> String {
     random_text(8)
 }
 
+/// The database of every server that holds nothing, and that nobody can put anything into.
+pub const EMPTY_DATABASE: &str = "template0";
+
+/// Whether a template's database that was built from this database may be marked IS_TEMPLATE: that lets every
+/// role with CREATEDB copy it, and those two may be copied anyway.
+pub fn is_public_source(name: &str) -> bool {
+    matches!(name, EMPTY_DATABASE | "template1")
+}
+
 /// The name under which a database is created: 80 random bits, so that a database of this name was
 /// made by whoever wrote it into the registry.
 pub fn private_name() -> String {

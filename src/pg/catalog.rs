@@ -421,6 +421,21 @@ pub struct BuiltWith {
     /// Unlogged tables and sequences that hold something, over all roles: a crash of the server empties them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unlogged_tables: Vec<String>,
+    /// The database that its build from nothing started from, if that was not the empty one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// A database that builds start from, as one of them met it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Source {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub oid: u32,
+    /// A hash of what it held; hex.
+    pub contents: String,
 }
 
 /// What is in a freshly built database.
@@ -462,6 +477,78 @@ const UNLOGGED_SEQUENCES: &str = "SELECT n.nspname::text, c.relname::text, s.seq
          JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_sequence s ON s.seqrelid = c.oid \
          WHERE c.relpersistence = 'u' \
          AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT') END ORDER BY 1, 2";
+
+/// How many objects were made in the session's database since initdb; see [`Contents::objects`].
+///
+/// # Errors
+/// The driver's.
+pub async fn objects(session: &mut Session) -> Result<i64> {
+    let row: (i64, i64, i64) = session
+        .one(sql::fill(CONTENTS, &[]))
+        .await
+        .doing(|| "look into a database".into())?;
+    Ok(row.0)
+}
+
+/// Encoding and locale of the session's database, in one line.
+///
+/// # Errors
+/// The driver's.
+pub async fn own_traits(session: &mut Session) -> Result<String> {
+    let columns = traits_columns(session.facts().major());
+    let text = format!(
+        "SELECT concat_ws(' ', d.encoding, d.provider, d.collate, d.ctype, d.locale) FROM \
+         (SELECT {columns} FROM pg_database WHERE datname = current_database()) d"
+    );
+    session
+        .scalar(sql::fill(&text, &[]))
+        .await
+        .doing(|| "read a database's encoding and locale".into())
+}
+
+/// What of the session's database every role may create objects in: its schemas, by name.
+///
+/// # Errors
+/// The driver's.
+pub async fn public_schemas(session: &mut Session) -> Result<Vec<String>> {
+    session
+        .scalars(sql::fill(
+            "SELECT DISTINCT n.nspname::text FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a \
+             WHERE a.grantee = 0 AND a.privilege_type = 'CREATE' ORDER BY 1",
+            &[],
+        ))
+        .await
+        .doing(|| "see who may create objects".into())
+}
+
+/// Whether every role may create schemas in the database of this oid.
+///
+/// # Errors
+/// The driver's.
+pub async fn is_public(session: &mut Session, oid: Oid) -> Result<bool> {
+    session
+        .scalar(sql::fill(
+            "SELECT EXISTS (SELECT FROM pg_database d CROSS JOIN LATERAL aclexplode(d.datacl) a \
+             WHERE d.oid = $1 AND a.grantee = 0 AND a.privilege_type = 'CREATE')",
+            &[&oid],
+        ))
+        .await
+        .doing(|| "see who may create schemas".into())
+}
+
+/// Whether the session's role is a superuser.
+///
+/// # Errors
+/// The driver's.
+pub async fn is_superuser(session: &mut Session) -> Result<bool> {
+    session
+        .scalar(sql::fill(
+            "SELECT rolsuper FROM pg_roles WHERE rolname = current_user",
+            &[],
+        ))
+        .await
+        .doing(|| "read the role's rights".into())
+}
 
 /// Looks into a database from a session within it.
 ///

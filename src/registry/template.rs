@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use sqlx::FromRow;
+use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 
 use crate::config::Extend;
@@ -67,6 +68,8 @@ pub struct TemplateRow {
     pub difference: Option<String>,
     /// Whether Postgres has crashed since it was sealed, and emptied its unlogged tables and sequences.
     pub emptied: bool,
+    /// Why it no longer fits, as was found elsewhere than at its use.
+    pub outdated: Option<String>,
     /// A collation whose version is another than when it was built: its name, the version then, and now.
     pub other_collation: Option<Json<(String, String, Option<String>)>>,
     /// Seconds since its oldest contents were built.
@@ -115,7 +118,7 @@ macro_rules! select {
             "SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms, \
              pg_get_userbyid(built_by)::text AS built_by, hits, pinned, reason, base_fingerprint, added, chain, extend, provisional, settle_failure, settle_attempts, \
              extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
-             built_with ? 'unlogged_tables' AND id NOT IN (SELECT i.template_id FROM pgstencil.intact i) AS emptied, \
+             built_with ? 'unlogged_tables' AND id NOT IN (SELECT i.template_id FROM pgstencil.intact i) AS emptied, outdated, \
              (SELECT jsonb_build_array(v.key, v.value, pg_collation_actual_version(c.oid)) \
               FROM jsonb_each_text(coalesce(built_with -> 'collations', '{}')) v \
               LEFT JOIN pg_collation c ON c.collname = v.key::name AND c.collnamespace = 'pg_catalog'::regnamespace \
@@ -214,6 +217,14 @@ const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = 
 /// Of a template with unlogged tables: see the schema.
 const INTACT: &str = "INSERT INTO pgstencil.intact SELECT id FROM pgstencil.template \
      WHERE id = $1 AND built_with ? 'unlogged_tables'";
+/// What builds started from is compared as the same role sees it.
+const SOURCE_CHANGED: &str = "UPDATE pgstencil.template SET outdated = $4 WHERE state = 'ready' \
+     AND outdated IS NULL AND built_by = (SELECT oid FROM pg_roles WHERE rolname::text = $5) \
+     AND built_with -> 'source' ->> 'name' = $1 AND ((built_with -> 'source' ->> 'oid')::oid <> $2 \
+       OR built_with -> 'source' ->> 'contents' <> $3)";
+const LOOK_DUE: &str = "UPDATE pgstencil.template SET looked_at = now() WHERE state = 'ready' \
+     AND built_by = (SELECT oid FROM pg_roles WHERE rolname::text = $2) \
+     AND built_with -> 'source' ->> 'name' = $1 AND looked_at < now() - interval '1 hour'";
 const DELETE: &str = "DELETE FROM pgstencil.template t WHERE id = $1 \
      AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.template_id = t.id)";
 
@@ -606,6 +617,44 @@ impl Registry {
             ])
             .await?;
         Ok(done.count == 1)
+    }
+
+    /// Notes of all templates of our role that were built from this database that it has changed since, unless it
+    /// still has this oid and these contents; without contents only the oid counts.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn note_source(
+        &mut self,
+        name: &str,
+        oid: Oid,
+        contents: Option<&str>,
+    ) -> Result<()> {
+        let role = self.facts().began_as.clone();
+        let why = format!("database `{name}`, which its build started from, has changed since");
+        self.session()
+            .execute(sql::fill(
+                SOURCE_CHANGED,
+                &[&name, &oid, &contents, &why, &role],
+            ))
+            .await
+            .doing(|| "note that a database has changed".into())?;
+        Ok(())
+    }
+
+    /// Whether the database that builds start from was not looked at for an hour, though templates of our role
+    /// were built from it. If so, somebody else is not told so for another hour.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn take_look(&mut self, name: &str) -> Result<bool> {
+        let role = self.facts().began_as.clone();
+        let done = self
+            .session()
+            .execute(sql::fill(LOOK_DUE, &[&name, &role]))
+            .await
+            .doing(|| "see when a database was looked at".into())?;
+        Ok(done.count > 0)
     }
 
     /// Forgets a template whose databases are all gone.

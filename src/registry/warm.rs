@@ -141,7 +141,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
         "WITH of AS MATERIALIZED (SELECT id, base_fingerprint, build_ms, added, provisional, \
            settle_attempts, settle_tried_at, settle_failure FROM pgstencil.template \
            WHERE project = $1 AND definition = $2 AND fingerprint = $3 \
-           AND state = 'ready' AND NOT EXISTS (SELECT FROM pgstencil.database o \
+           AND state = 'ready' AND outdated IS NULL AND NOT EXISTS (SELECT FROM pgstencil.database o \
              JOIN pg_database p ON p.oid = o.oid WHERE o.template_id = template.id AND p.datallowconn) \
            AND (NOT built_with ? 'unlogged_tables' OR id IN (SELECT i.template_id FROM pgstencil.intact i)) \
            AND NOT EXISTS (SELECT FROM jsonb_each_text(coalesce(built_with -> 'collations', '{{}}')) v \

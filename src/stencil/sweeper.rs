@@ -9,6 +9,7 @@ use crate::handout::Outcome;
 use crate::names::Fingerprint;
 use crate::registry::Registry;
 use crate::sweep::{self, Action};
+use crate::template;
 
 /// Plans and applies a sweep, for a process that nobody waits for.
 ///
@@ -71,6 +72,8 @@ impl Stencil {
             registry
                 .renew_limits(project, &self.config.eviction, &self.config.clone)
                 .await?;
+            // What cannot be looked at is no reason to make no warm clones.
+            let _ = template::look_again(&mut registry, &context).await;
             let made = match self.config.clone.warm {
                 0 => 0,
                 _ => clone::fill(&mut registry, &context, fingerprint, demand.clones).await?,

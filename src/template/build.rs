@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::command::run_command;
 use super::overtaken::{Overtaken, Watch};
 use super::seal::{Inspected, Sealing, adopt, inspect, oid_of, seal};
+use super::source::{self, Start};
 use super::{BuildPermit, Extends, Template, vacate};
 use crate::context::Context;
 use crate::copy::{self, Copy};
@@ -174,20 +175,24 @@ pub(super) async fn make(
             let Some(Extension { template, .. }) = extension else {
                 return create_empty(registry, context, &mut rows).await;
             };
+            let start = Start {
+                source: template.source.clone(),
+                objects: 0,
+            };
             let words = format!(
                 "pgstencil extends {} of {} here",
                 definition.name, context.project
             );
             let copied = copy_base(registry, context, id, &mut rows, &template, &words).await;
             template.let_go(registry).await?;
-            copied
+            copied.map(|()| start)
         };
         let (created, watch) = tokio::join!(creating, Watch::begin(context));
-        created?;
+        let start = created?;
         let watch = watch?;
         let set = private_set(&rows);
         run_command(registry, context, &set, outcome, Some(id)).await?;
-        let inspected = inspect(registry, context, &mut rows).await?;
+        let inspected = inspect(registry, context, &mut rows, &start).await?;
         if let Some(overtaken) = watch.end(context, recipe).await? {
             return Ok(Err(overtaken));
         }
@@ -285,18 +290,28 @@ fn private_set(rows: &[DatabaseRow]) -> Vec<NamedDatabase> {
         .collect()
 }
 
+/// Copies the database that builds start from, which is empty unless the config says otherwise.
 async fn create_empty(
     registry: &mut Registry,
     context: &Context<'_>,
     rows: &mut [DatabaseRow],
-) -> Result<()> {
+) -> Result<Start> {
     let chooser = Chooser::read(registry, context, false).await?;
+    let from = source::find(registry, context).await?;
+    let (bytes, files) = match &from {
+        None => (8_000_000, 300),
+        Some(from) => {
+            let bytes = catalog::size(registry.session(), &[from.oid]).await;
+            (bytes.unwrap_or(8_000_000), 300)
+        }
+    };
+    let mut start = Start::default();
     for row in rows {
         let copy = Copy {
             target: row.private_name.clone(),
-            source: "template0".into(),
-            source_oid: None,
-            strategy: chooser.choose(8_000_000, 300),
+            source: context.definition.from.clone(),
+            source_oid: from.as_ref().map(|from| from.oid),
+            strategy: chooser.choose(bytes, files),
             open: true,
         };
         copy::create(registry.session(), &copy, context).await?;
@@ -305,8 +320,11 @@ async fn create_empty(
             context.definition.name, context.project
         );
         registry.mark_created(row, &words, None).await?;
+        if let (Some(from), None) = (&from, &start.source) {
+            start = source::start(registry, context, from, &row.private_name).await?;
+        }
     }
-    Ok(())
+    Ok(start)
 }
 
 /// Copies a template to the databases of a build. The copies are closed until their settings and

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
-use crate::names;
+use crate::names::{self, EMPTY_DATABASE};
 use crate::process::{self, Ended, Finished, Job, Status};
 use crate::registry::Registry;
 
@@ -145,8 +145,25 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Resul
             error = error.detail(format!("  {}", context.endpoint.redact(line)));
         }
     }
+    if finished.tail.iter().any(|line| line.contains(NO_EXTENSION)) {
+        let from = match definition.from.as_str() {
+            EMPTY_DATABASE => "template1",
+            from => from,
+        };
+        error = error
+            .hint(format!(
+                "let a superuser run that CREATE EXTENSION in database `{from}`, which builds can start from"
+            ))
+            .hint(format!(
+                "with `from = \"{from}\"` in [template.{}]",
+                definition.name
+            ));
+    }
     if !context.keep_failed {
         error = error.hint("`--keep-failed` leaves the half-built database for inspection");
     }
     Err(error.hint("`-v` shows the whole output"))
 }
+
+/// What Postgres says where a role may not create an extension.
+const NO_EXTENSION: &str = "permission denied to create extension";

@@ -142,4 +142,4 @@ fn add_properties(inventory: &mut Inventory, replay: &Replay) {
 }
 
 /// The heading under which the inventory has the database's settings.
-const DATABASE: &str = "database";
+pub(super) const DATABASE: &str = "database";

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::build::{self, Built, Extension};
 use super::look_up::{LookUp, look_up, stale, tell_of_another_role};
-use super::{BuildPermit, Ensured, Extends, NoBase, Template, extend};
+use super::{BuildPermit, Ensured, Extends, NoBase, Template, extend, source};
 use crate::config::AfterExtend;
 use crate::context::Context;
 use crate::copy;
@@ -314,6 +314,7 @@ async fn extend_or_build(
     recipe: &Recipe,
 ) -> Result<(Built, Option<String>)> {
     let (project, definition) = (context.project, context.definition);
+    source::look(registry, context).await?;
     let why_not = extend::why_not(registry, project, definition, recipe).await?;
     let base = match why_not {
         _ if context.full_build => Err(None),

@@ -244,6 +244,7 @@ mod tests {
             mapping: vec![],
             build: "migrate".into(),
             databases: vec!["app".into()],
+            from: "template0".into(),
             server: ServerTraits {
                 major: 17,
                 encoding: "UTF8".into(),
@@ -280,6 +281,7 @@ mod tests {
             settle_failure: None,
             difference: None,
             emptied: false,
+            outdated: None,
             other_collation: None,
             contents_s: 60.0,
             idle_s: 60.0,

@@ -14,6 +14,7 @@ mod look_up;
 mod overtaken;
 mod seal;
 mod settle;
+mod source;
 mod vacate;
 mod verify;
 
@@ -29,6 +30,7 @@ pub(crate) use self::look_up::ready;
 pub(crate) use self::look_up::stale;
 pub use self::overtaken::Overtaken;
 pub use self::settle::{Settled, settle};
+pub(crate) use self::source::look_again;
 pub use self::verify::{Fate, Verdict, verify};
 
 use crate::config::AfterExtend;
@@ -39,7 +41,7 @@ use crate::events::Event;
 use crate::fingerprint::RelPath;
 use crate::handout::Outcome;
 use crate::names::Fingerprint;
-use crate::pg::catalog;
+use crate::pg::catalog::{self, Source};
 use crate::pg::lock::LockKey;
 use crate::pg::replay::{self, Replay};
 use crate::registry::database::Owner;
@@ -59,6 +61,8 @@ pub struct Template {
     databases: Vec<TemplateDatabase>,
     build_time: Option<Duration>,
     needs_look: bool,
+    /// What its build from nothing started from, if that was not the empty database.
+    source: Option<Source>,
 }
 
 /// What is known of the builds from nothing that were to take an extended template's place.
@@ -281,6 +285,9 @@ impl Template {
         if databases.is_empty() {
             return Ok(Err("it has no databases".into()));
         }
+        if let Some(why) = &row.outdated {
+            return Ok(Err(why.clone()));
+        }
         if let Some(why) = row.collation_changed() {
             return Ok(Err(why));
         }
@@ -315,6 +322,7 @@ impl Template {
                 _ => None,
             },
             needs_look: !row.built_with.available.is_empty(),
+            source: row.built_with.0.source.clone(),
         }))
     }
 }

@@ -3,11 +3,13 @@
 use sqlx::postgres::types::Oid;
 
 use super::build::Done;
+use super::source::Start;
 use super::{Extends, Provisional, Template, TemplateDatabase, vacate};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::Recipe;
+use crate::names;
 use crate::pg::catalog::{self, BuiltWith, Contents};
 use crate::pg::collation::{self, Collation};
 use crate::pg::lock::LockKey;
@@ -105,6 +107,7 @@ pub(super) async fn inspect(
     registry: &mut Registry,
     context: &Context<'_>,
     rows: &mut [DatabaseRow],
+    start: &Start,
 ) -> Result<Inspected> {
     adopt(registry, context, rows).await?;
     let mut inspected = Inspected {
@@ -112,6 +115,7 @@ pub(super) async fn inspect(
         replays: Vec::new(),
         built_with: BuiltWith {
             server_version: registry.facts().version,
+            source: start.source.clone(),
             ..BuiltWith::default()
         },
     };
@@ -129,7 +133,7 @@ pub(super) async fn inspect(
             .await
             .map_err(gone)?;
         let contents = catalog::contents(&mut session).await?;
-        if contents.objects == 0 && !context.definition.allow_empty {
+        if contents.objects == start.objects && !context.definition.allow_empty {
             return Err(Error::new(
                 Kind::Build,
                 format!("the build command changed nothing in database `{}` (role `{}`)", row.private_name, row.role),
@@ -243,7 +247,10 @@ pub(super) async fn seal(
             session
                 .run(sql::rename_database(&row.private_name, &row.name))
                 .await?;
-            session.run(sql::is_template(&row.name, true)).await?;
+            // Whoever may create databases may copy what is marked so, and what a private database holds is
+            // not for everybody.
+            let mark = names::is_public_source(&context.definition.from);
+            session.run(sql::is_template(&row.name, mark)).await?;
             session
                 .run(sql::comment_database(
                     &row.name,
@@ -296,5 +303,6 @@ pub(super) async fn seal(
         databases,
         build_time: sealing.extends.is_none().then_some(took),
         needs_look: !inspected.built_with.available.is_empty(),
+        source: inspected.built_with.source.clone(),
     })
 }

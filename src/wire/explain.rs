@@ -51,6 +51,8 @@ pub struct InputsAnswer {
     pub build: String,
     /// Roles.
     pub databases: Vec<String>,
+    /// The database that builds start from.
+    pub from: String,
     /// What the server adds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerTraits>,
@@ -167,6 +169,7 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
         mapping: inputs.mapping.iter().map(|v| v.name.clone()).collect(),
         build: inputs.build.clone(),
         databases: inputs.databases.clone(),
+        from: inputs.from.clone(),
         server: server.map(|s| s.recipe.server.clone()),
     }
 }

@@ -45,6 +45,7 @@ mod safety;
 mod seal;
 mod settle;
 mod smoke;
+mod source;
 mod stale;
 mod stats;
 mod strangers;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pgstencil::Result;
 use pgstencil::fingerprint::{Difference, FileChanges, FileInput, Inputs};
+use pgstencil::names::EMPTY_DATABASE;
 use pgstencil::stencil::{Explanation, Now, OnServer, explain_files};
 use pgstencil::wire::ExplainAnswer;
 
@@ -216,6 +217,9 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
     }
     line(text, "build", &inputs.build);
     line(text, "databases", &inputs.databases.join(", "));
+    if inputs.from != EMPTY_DATABASE {
+        line(text, "from", &inputs.from);
+    }
 }
 
 fn list_file(text: &mut String, file: &FileInput) {
@@ -281,6 +285,14 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
             "  databases: {} -> {}",
             escape::line(&old.join(", ")),
             escape::line(&new.join(", "))
+        );
+    }
+    if let Some((old, new)) = &difference.from {
+        let _ = writeln!(
+            text,
+            "  from: {} -> {}",
+            escape::line(old),
+            escape::line(new)
         );
     }
     for (property, old, new) in &difference.server {

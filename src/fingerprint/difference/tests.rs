@@ -22,6 +22,7 @@ pub(in crate::fingerprint) fn recipe(migrations: &[&str]) -> Recipe {
         mapping: vec![variable("DB_NAME")],
         build: "make migrate".into(),
         databases: vec!["app".into()],
+        from: "template0".into(),
         server: ServerTraits {
             major: 17,
             encoding: "UTF8".into(),
@@ -105,6 +106,10 @@ fn each_obstacle_has_its_words() {
     );
     full_build(|r| r.build.push('x'), "the build command differs");
     full_build(|r| r.databases.push("b".into()), "`databases` differs");
+    full_build(
+        |r| r.from = "template1".into(),
+        "`from` differs (template0, template1)",
+    );
     full_build(
         |r| r.server.major = 18,
         "the server's major version differs (17, 18)",

@@ -105,3 +105,9 @@ CREATE TABLE pgstencil.failure (
     at         timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (project, definition, owner, files)
 );
+
+-- Why a template no longer fits, as was found elsewhere than at its use; and when the database that its build
+-- started from was last looked at, if that was not the empty one.
+ALTER TABLE pgstencil.template
+    ADD COLUMN outdated text,
+    ADD COLUMN looked_at timestamptz NOT NULL DEFAULT now();
