@@ -30,7 +30,7 @@ use crate::strategy::Chooser;
 /// How a build ended, if not with an error.
 pub(super) enum Built {
     /// The template, locked against being dropped, and what the build took.
-    Sealed(Template, Duration),
+    Sealed(Box<Template>, Duration),
     /// The inputs changed while the command ran. What it built is dropped.
     Overtaken(Box<Overtaken>),
 }
@@ -106,7 +106,7 @@ pub(super) async fn build(
             base.map(|(_, added)| added),
         )
         .await?;
-    Ok(Built::Sealed(template, took))
+    Ok(Built::Sealed(Box::new(template), took))
 }
 
 /// Does all of a build but its seal. What an error leaves is dropped, or left to a person; what is done
@@ -176,7 +176,7 @@ pub(super) async fn make(
                 return create_empty(registry, context, &mut rows).await;
             };
             let start = Start {
-                source: template.source.clone(),
+                source: template.source.as_deref().cloned(),
                 objects: 0,
             };
             let words = format!(

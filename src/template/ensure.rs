@@ -109,7 +109,7 @@ pub async fn ensure(
                             _ => known(&mut costs, registry, context).await?.full,
                         };
                         return Ok(Ensured {
-                            template,
+                            template: *template,
                             outcome,
                             note,
                             build_time: full,

@@ -62,7 +62,7 @@ pub struct Template {
     build_time: Option<Duration>,
     needs_look: bool,
     /// What its build from nothing started from, if that was not the empty database.
-    source: Option<Source>,
+    source: Option<Box<Source>>,
 }
 
 /// What is known of the builds from nothing that were to take an extended template's place.
@@ -322,7 +322,7 @@ impl Template {
                 _ => None,
             },
             needs_look: !row.built_with.available.is_empty(),
-            source: row.built_with.0.source.clone(),
+            source: row.built_with.0.source.clone().map(Box::new),
         }))
     }
 }

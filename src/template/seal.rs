@@ -303,6 +303,6 @@ pub(super) async fn seal(
         databases,
         build_time: sealing.extends.is_none().then_some(took),
         needs_look: !inspected.built_with.available.is_empty(),
-        source: inspected.built_with.source.clone(),
+        source: inspected.built_with.source.clone().map(Box::new),
     })
 }

@@ -215,7 +215,11 @@ fn a_superuser_starts_from_no_database_that_everybody_may_change() {
     let (mut project, golden) = project(&role);
     project.connect_to(server().url("postgres"));
     // Before 15 every role may create objects in `public`.
-    server().psql(&golden, "revoke create on schema public from public");
+    let revoke = format!(
+        "revoke create on schema public from public; grant create on schema public to {}",
+        role.name
+    );
+    server().psql(&golden, &revoke);
     outcome(&project, "miss");
     project.add_migration("0003_notes", "select 1;");
     server().psql(
