@@ -149,7 +149,7 @@ pub(super) struct RawTemplate {
     /// Files of which only some lines count as inputs.
     #[serde(default)]
     pub(super) input_lines: Vec<RawInputLines>,
-    /// Variables whose values count like inputs.
+    /// Variables whose values count like inputs. Not for secrets: the fingerprint shows whether a guess is right.
     #[serde(default)]
     pub(super) env_inputs: Vec<String>,
     /// The database that builds from nothing start from, as a copy of it.

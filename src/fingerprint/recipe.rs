@@ -12,13 +12,13 @@ use crate::names::{EMPTY_DATABASE, Fingerprint};
 
 /// Everything that decides what a build yields.
 ///
-/// It is kept as JSON beside a template, so that the next one can say what changed and whether it
-/// only appends. The fingerprint is *not* the hash of that JSON but of an encoding of its own (see
+/// It is kept as JSON beside a template, as a [`super::KeptRecipe`], so that the next one can say what changed
+/// and whether it only appends. The fingerprint is *not* the hash of that JSON but of an encoding of its own (see
 /// [`Recipe::fingerprint`]): key order, white space and escapes of JSON may change with a library.
 ///
 /// Two machines that check out the same commit get equal recipes. So nothing in it names the
 /// server, a folder of the machine, a user or a time; nor file modes, which differ by umask.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// Version of the encoding: [`Recipe::FORMAT`].
     pub format: u32,
@@ -79,13 +79,25 @@ pub struct LinesInput {
     pub count: u64,
 }
 
-/// A variable, without its value: that may be a password.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A variable, without its value: that may be a password. `Debug` hides the hash, too, from which a short value
+/// could be found.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvInput {
     /// The variable.
     pub name: String,
     /// blake3 of the value, hex; `None` if the variable is not set, which differs from empty.
     pub hash: Option<String>,
+}
+
+impl fmt::Debug for EnvInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.hash.is_some() {
+            "set"
+        } else {
+            "not set"
+        };
+        write!(f, "{} ({state})", self.name)
+    }
 }
 
 /// What a template takes from the server that it is built on. Servers that agree in these share

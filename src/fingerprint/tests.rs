@@ -280,12 +280,61 @@ fn strings_do_not_run_into_each_other() {
 fn json_and_back() {
     let mut recipe = sample();
     recipe.inputs[0].path = RelPath::new(Path::new(OsStr::from_bytes(b"a\xffb\\x41\n")));
-    let json = serde_json::to_string(&recipe).unwrap();
+    let key = RecipeKey::new(vec![7; 32]);
+    let json = serde_json::to_string(&KeptRecipe::new(&recipe, &key)).unwrap();
     assert!(json.contains(r#""format":1"#), "{json}");
     assert!(json.contains(r#""path":"m/1.sql""#), "{json}");
-    let back: Recipe = serde_json::from_str(&json).unwrap();
+    let kept: KeptRecipe = serde_json::from_str(&json).unwrap();
+    let back = kept.to_compare_with(&recipe, &key);
     assert_eq!(back, recipe);
     assert_eq!(back.fingerprint(), recipe.fingerprint());
+}
+
+#[test]
+fn what_is_kept_or_shown_of_a_variable_has_no_hash_that_values_could_be_tried_against() {
+    let mut recipe = sample();
+    let mut plain = Vec::new();
+    for variable in recipe.env.iter_mut().chain(&mut recipe.mapping) {
+        let hash = blake3::hash(variable.name.as_bytes()).to_hex().to_string();
+        plain.push(hash.clone());
+        variable.hash = Some(hash);
+    }
+    let key = |byte| RecipeKey::new(vec![byte; 32]);
+    let kept = KeptRecipe::new(&recipe, &key(7));
+    let json = serde_json::to_string(&kept).unwrap();
+    let shown = format!("{recipe:?} {kept:?} {:?}", key(7));
+    for hash in &plain {
+        assert!(!json.contains(hash.as_str()) && !shown.contains(hash.as_str()));
+    }
+    assert_ne!(
+        json,
+        serde_json::to_string(&KeptRecipe::new(&recipe, &key(8))).unwrap()
+    );
+
+    // That a value has changed can still be told; not so with the key of another registry.
+    let old = kept.clone().to_compare_with(&recipe, &key(7));
+    assert!(Difference::between(&old, &recipe).is_empty());
+    let other = kept.clone().to_compare_with(&recipe, &key(8));
+    assert!(!Difference::between(&other, &recipe).env.is_empty());
+    recipe.env[0].hash = Some("another".into());
+    let old = kept.to_compare_with(&recipe, &key(7));
+    let difference = Difference::between(&old, &recipe);
+    assert_eq!(difference.env, [recipe.env[0].name.clone()]);
+    assert!(difference.mapping.is_empty());
+}
+
+/// As the registry's schema computes it.
+#[test]
+fn a_keyed_hash_is_the_same_everywhere() {
+    let mut recipe = sample();
+    recipe.env = vec![EnvInput {
+        name: "A".into(),
+        hash: Some("00".into()),
+    }];
+    let kept = KeptRecipe::new(&recipe, &RecipeKey::new(vec![1; 32]));
+    let json = serde_json::to_value(&kept).unwrap();
+    let expected = "3e404d04a8f8e944b7c3a1fd1083b7bd979946eb48a9ac1d9240adc1afc4a007";
+    assert_eq!(json["env"][0]["hash"], expected);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use sqlx::FromRow;
 
 use crate::config::{CloneSettings, EvictionSettings};
 use crate::error::Result;
-use crate::fingerprint::Recipe;
+use crate::fingerprint::{KeptRecipe, Recipe};
 use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
 
@@ -163,7 +163,10 @@ impl Registry {
             .doing(|| "read what templates were built from".into())?;
         Ok(rows
             .into_iter()
-            .filter_map(|(id, recipe)| Some((id, serde_json::from_value(recipe).ok()?)))
+            .filter_map(|(id, recipe)| {
+                let kept: KeptRecipe = serde_json::from_value(recipe).ok()?;
+                Some((id, kept.to_compare_with_kept()))
+            })
             .collect())
     }
 

@@ -8,7 +8,7 @@ use sqlx::types::Json;
 
 use crate::config::Extend;
 use crate::error::Result;
-use crate::fingerprint::{Recipe, RelPath};
+use crate::fingerprint::{KeptRecipe, Recipe, RecipeKey, RelPath};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::catalog::{self, BuiltWith};
@@ -181,6 +181,7 @@ const READY_OF: &str = select!(
      AND pg_has_role($3::name, built_by, 'USAGE') \
      ORDER BY pg_get_userbyid(built_by) = $3 DESC, id DESC"
 );
+const KEY: &str = "SELECT recipe_key FROM pgstencil.meta";
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND state = 'ready'";
 /// Whatever became of the template, and whichever project it is of: the files say the same.
@@ -388,8 +389,18 @@ impl Registry {
             .doing(|| "list templates".into())
     }
 
-    /// The ready templates of a definition that our role may use with what they were built from; those that it
-    /// built itself come first.
+    /// What the hashes of variables are keyed with.
+    async fn recipe_key(&mut self) -> Result<RecipeKey> {
+        let key = self
+            .session()
+            .scalar(sql::fill(KEY, &[]))
+            .await
+            .doing(|| "read the key of recipes".into())?;
+        Ok(RecipeKey::new(key))
+    }
+
+    /// The ready templates of a definition that our role may use with what they were built from, to be compared
+    /// with `fresh`; those that it built itself come first.
     ///
     /// # Errors
     /// The driver's.
@@ -397,8 +408,10 @@ impl Registry {
         &mut self,
         project: &str,
         definition: &str,
+        fresh: &Recipe,
     ) -> Result<Vec<(TemplateRow, Recipe)>> {
         let doing = || "list the templates of a definition".to_owned();
+        let key = self.recipe_key().await?;
         let role = self.facts().began_as.clone();
         let rows: Vec<TemplateRow> = self
             .session()
@@ -415,13 +428,13 @@ impl Registry {
             .into_iter()
             .filter_map(|row| {
                 // One of another format cannot be read, and is no candidate for anything.
-                let recipe = serde_json::from_value(recipes.remove(&row.id)?).ok()?;
-                Some((row, recipe))
+                let recipe: KeptRecipe = serde_json::from_value(recipes.remove(&row.id)?).ok()?;
+                Some((row, recipe.to_compare_with(fresh, &key)))
             })
             .collect())
     }
 
-    /// What a template of this fingerprint was built from, if that is still known.
+    /// What a template of this fingerprint was built from, if that is still known, to be compared with `fresh`.
     ///
     /// # Errors
     /// The driver's.
@@ -429,14 +442,17 @@ impl Registry {
         &mut self,
         definition: &str,
         fingerprint: &Fingerprint,
+        fresh: &Recipe,
     ) -> Result<Option<Recipe>> {
+        let key = self.recipe_key().await?;
         let recipe: Option<serde_json::Value> = self
             .session()
             .first_scalar(sql::fill(RECIPE, &[&definition, &fingerprint.to_string()]))
             .await
             .doing(|| "read what a template was built from".into())?;
         // One of another format cannot be read.
-        Ok(recipe.and_then(|recipe| serde_json::from_value(recipe).ok()))
+        let kept: Option<KeptRecipe> = recipe.and_then(|r| serde_json::from_value(r).ok());
+        Ok(kept.map(|kept| kept.to_compare_with(fresh, &key)))
     }
 
     /// Takes the place of the ready template of the same key and role, within the seal's transaction: it is
@@ -554,6 +570,7 @@ impl Registry {
         extension: Option<&NewExtension<'_>>,
     ) -> Result<i64> {
         let role = self.facts().began_as.clone();
+        let kept = KeptRecipe::new(recipe, &self.recipe_key().await?);
         self.session()
             .scalar(sql::fill(
                 INSERT,
@@ -561,7 +578,7 @@ impl Registry {
                     &project,
                     &definition,
                     &recipe.fingerprint().to_string(),
-                    &Json(recipe),
+                    &Json(kept),
                     &Json(builder),
                     &extension.map(|e| e.base),
                     &Json(extension.map_or(&[][..], |e| e.added)),

@@ -193,7 +193,7 @@ impl Stencil {
     ) -> Result<OnServer> {
         let (project, name) = (self.config.project.as_str(), definition.name.as_str());
         let fingerprint = recipe.fingerprint();
-        let ready = registry.ready_templates(project, name).await?;
+        let ready = registry.ready_templates(project, name, &recipe).await?;
         let costs = registry.costs(project, name).await?;
         let own = fingerprint.to_string();
         let mut unusable = None;

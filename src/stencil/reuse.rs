@@ -388,7 +388,9 @@ async fn age(
         return Ok(Age::Same);
     }
     let definition = &context.definition.name;
-    let old = registry.recipe(definition, &clone.fingerprint).await?;
+    let old = registry
+        .recipe(definition, &clone.fingerprint, recipe)
+        .await?;
     let Some(changes) = old.map(|old| Difference::between(&old, recipe).migrations) else {
         return Ok(Age::Other);
     };

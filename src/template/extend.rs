@@ -189,7 +189,7 @@ pub(super) async fn find_base(
     let mut due = None;
     for _ in 0..TRIES {
         let ready = registry
-            .ready_templates(context.project, &definition.name)
+            .ready_templates(context.project, &definition.name, recipe)
             .await?;
         let mut changed = false;
         let bases = bases(&ready, recipe, definition);

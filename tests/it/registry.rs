@@ -200,3 +200,64 @@ fn a_newer_one_is_left_alone() {
         .success()
         .stderr_has("hit app");
 }
+
+/// From a plain hash a short value can be found by trying values.
+#[test]
+fn hashes_of_variables_are_keyed_also_in_recipes_from_before() {
+    let project = Project::with_migrations(server());
+    let config = project.read("pgstencil.toml").replace(
+        "extend = \"never\"",
+        "extend = \"never\"\nenv_inputs = [\"TOKEN\", \"UNSET\"]\nenv = { PLACE = \"a word\" }",
+    );
+    project.write("pgstencil.toml", &config);
+    older(&project, 4);
+    let registry = project.registry();
+    let hash = |value: &str| blake3::hash(value.as_bytes()).to_hex().to_string();
+    let plain = [hash("1234"), hash("a word")];
+    let variables = format!(
+        r#"{{"format": 1, "env": [{{"name": "TOKEN", "hash": "{}"}}, {{"name": "UNSET", "hash": null}}],
+            "mapping": [{{"name": "PLACE", "hash": "{}"}}]}}"#,
+        plain[0], plain[1]
+    );
+    server().psql(
+        &registry,
+        &format!(
+            "insert into pgstencil.template (project, definition, fingerprint, state, recipe, builder, sealed_at) \
+             values ('{}', 'app', '{}', 'ready', '{variables}', '{{\"host\": \"h\", \"pid\": 1}}', now())",
+            project.name(),
+            "ab".repeat(32)
+        ),
+    );
+    let with = |args: &[&str], token: &str| {
+        Pgstencil::new(&project)
+            .args(args)
+            .env("TOKEN", token)
+            .success()
+    };
+    with(&["ensure"], "1234");
+    let kept = "select recipe -> 'env', recipe -> 'mapping' from pgstencil.template order by id";
+    let kept = server().psql(&registry, kept);
+    let rows: Vec<&str> = kept.lines().collect();
+    // What the upgrade made of the old one is what is made of a new one.
+    assert_eq!(rows.len(), 2, "{kept}");
+    assert_eq!(rows[0], rows[1]);
+    assert!(
+        rows[0].contains(r#"{"hash": null, "name": "UNSET"}"#),
+        "{kept}"
+    );
+    let all = "select string_agg(t::text, '') from pgstencil.template t";
+    let all = server().psql(&registry, all);
+    assert!(plain.iter().all(|hash| !all.contains(hash)), "{all}");
+
+    // That a value has changed is told, and nothing from which it could be found.
+    let explained = with(&["explain", "--json", "-v"], "4321");
+    let difference = &explained.json()["against"]["difference"];
+    assert_eq!(
+        difference["env"],
+        serde_json::json!(["TOKEN"]),
+        "{explained}"
+    );
+    assert_eq!(difference["mapping"], serde_json::json!([]));
+    explained.lacks(&hash("4321")).lacks(&plain[0]);
+    with(&["explain"], "4321").stdout_has("TOKEN");
+}

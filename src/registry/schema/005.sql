@@ -111,3 +111,19 @@ CREATE TABLE pgstencil.failure (
 ALTER TABLE pgstencil.template
     ADD COLUMN outdated text,
     ADD COLUMN looked_at timestamptz NOT NULL DEFAULT now();
+
+-- What hashes of variables' values are keyed with in recipes: from a plain hash a short value can be found by
+-- trying. Recipes from before this get keyed hashes here, as `RecipeKey::keyed` makes them.
+ALTER TABLE pgstencil.meta ADD COLUMN recipe_key bytea NOT NULL
+    DEFAULT sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8'));
+UPDATE pgstencil.template t SET recipe = t.recipe || coalesce((
+    SELECT jsonb_object_agg(part.name, part.entries) FROM (
+        SELECT p.name, jsonb_agg(CASE jsonb_typeof(e.entry -> 'hash')
+            WHEN 'string' THEN e.entry || jsonb_build_object('hash', encode(sha256(m.recipe_key ||
+                sha256(m.recipe_key || convert_to((e.entry ->> 'name') || '=' || (e.entry ->> 'hash'), 'UTF8'))), 'hex'))
+            ELSE e.entry END ORDER BY e.place) AS entries
+        FROM pgstencil.meta m
+        CROSS JOIN unnest(ARRAY['env', 'mapping']) p (name)
+        CROSS JOIN LATERAL jsonb_array_elements(CASE jsonb_typeof(t.recipe -> p.name)
+            WHEN 'array' THEN t.recipe -> p.name ELSE '[]' END) WITH ORDINALITY e (entry, place)
+        GROUP BY p.name) part), '{}');
