@@ -257,7 +257,7 @@ impl ServerUrl {
         self.render(self.password.as_deref(), false)
     }
 
-    /// `text` without the passwords of this URL, as they are and as they stand in URLs.
+    /// `text` without the passwords of this URL: as they are, and as they stand in URLs, in SQL and in JSON.
     pub fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         let keys = ["password", "sslpassword"];
@@ -270,11 +270,23 @@ impl ServerUrl {
         let plain = plain.chain(keys.iter().filter_map(|key| self.parameter(key)));
         for secret in plain {
             let encoded = utf8_percent_encode(&secret, RESERVED).to_string();
-            // So short a text is in many words; in a URL it is a password all the same.
-            text = match secret.len() {
-                ..=2 => text.replace(&format!(":{encoded}@"), ":***@"),
-                _ => text.replace(&encoded, "***").replace(&secret, "***"),
-            };
+            if secret.len() <= 2 {
+                // So short a text is in many words; in a URL it is a password all the same.
+                text = text.replace(&format!(":{encoded}@"), ":***@");
+                continue;
+            }
+            // As it stands in SQL, where quotes and backslashes are doubled, and in a shell's or JSON's quotes.
+            let literal = secret.replace('\'', "''");
+            let escaped = secret.replace('\\', "\\\\");
+            let both = literal.replace('\\', "\\\\");
+            let identifier = secret.replace('"', "\"\"");
+            let json = escaped.replace('"', "\\\"");
+            let mut forms = [encoded, both, json, literal, escaped, identifier, secret];
+            // A form may begin with another one.
+            forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+            for form in forms {
+                text = text.replace(&form, "***");
+            }
         }
         for secret in written.iter().filter(|s| s.len() > 2) {
             text = text.replace(secret, "***");
@@ -403,6 +415,17 @@ mod tests {
             u.redact("p@s s, postgresql://me:p%40s%20s@db/x?sslpassword=%71uux quux"),
             "***, postgresql://me:***@db/x?sslpassword=*** ***"
         );
+        let quoted = url("postgresql://me:it%27s%20%22a%5Cb%22@db/x");
+        for form in [
+            r#"it's "a\b""#,
+            r#"it''s "a\b""#,
+            r#"it''s "a\\b""#,
+            r#"it's "a\\b""#,
+            r#"it's ""a\b"""#,
+            r#"it's \"a\\b\""#,
+        ] {
+            assert_eq!(quoted.redact(&format!("<{form}>")), "<***>", "{form}");
+        }
         let short = url("postgresql://me:a@db/x");
         assert_eq!(
             short.redact("a cat on postgresql://me:a@db/x"),

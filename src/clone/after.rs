@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::handout::{self, NamedDatabase, Phase};
 use crate::pg::session::OpenError;
-use crate::pg::{Session, of_user, sql};
+use crate::pg::{Session, of_user};
 use crate::process::{self, Ended, Job, Status};
 
 /// Whether there is anything that the definition wants done to every clone.
@@ -39,11 +39,11 @@ pub(super) async fn after_clone(
                 }
                 Err(OpenError::Other(e)) => return Err(e),
             };
-        let done = session.run(sql::user_statements(statements)).await;
+        let done = session.run_users(statements).await;
         session.close().await;
         done.map_err(|e| {
             let doing = format!("run after_clone_sql of role `{role}` on `{}`", target.name);
-            of_user(e, &doing)
+            of_user(e, &doing, &|text| context.endpoint.redact(text))
         })?;
     }
     let Some(command) = &definition.after_clone else {

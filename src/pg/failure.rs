@@ -23,8 +23,11 @@ impl<T> Doing<T> for std::result::Result<T, sqlx::Error> {
 
 /// The SQLSTATE of the driver's error under `error`.
 pub fn sqlstate(error: &Error) -> Option<String> {
-    let source = error.source()?.downcast_ref::<sqlx::Error>()?;
-    state_of(source)
+    let source = error.source()?;
+    match source.downcast_ref::<Said>() {
+        Some(said) => said.state.clone(),
+        None => state_of(source.downcast_ref::<sqlx::Error>()?),
+    }
 }
 
 /// An error's text for a person. Of the server's errors only the message: the driver would add that
@@ -54,10 +57,13 @@ pub(super) fn state_of(error: &sqlx::Error) -> Option<String> {
 
 /// Whether the session is gone, and its locks with it.
 pub fn is_connection_loss(error: &Error) -> bool {
-    error
-        .source()
-        .and_then(|s| s.downcast_ref::<sqlx::Error>())
-        .is_some_and(is_loss)
+    let Some(source) = error.source() else {
+        return false;
+    };
+    match source.downcast_ref::<Said>() {
+        Some(said) => said.loss,
+        None => source.downcast_ref::<sqlx::Error>().is_some_and(is_loss),
+    }
 }
 
 fn is_loss(error: &sqlx::Error) -> bool {
@@ -88,16 +94,48 @@ fn explain_delay(delay: &Delay, doing: &str) -> Error {
 }
 
 /// Of statements of the user's own: what they say is the user's to mend ([`Kind::Build`]), but not that the
-/// session was lost, the time was up, or the caller gave up.
-pub fn of_user(error: sqlx::Error, doing: &str) -> Error {
+/// session was lost, the time was up, or the caller gave up. The server quotes the statements, so `redact` takes
+/// out what must not be shown, also of what `Debug` shows.
+pub fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String) -> Error {
     let ours = is_loss(&error)
         || Delay::of(&error).is_some()
         || state_of(&error).as_deref() == Some("57014");
-    match ours {
-        true => explain(error, doing),
-        false => Error::new(Kind::Build, format!("could not {doing}")).caused_by(error),
+    let said = Said {
+        words: redact(&words(&error)),
+        state: state_of(&error),
+        loss: is_loss(&error),
+    };
+    let full = explain(error, doing);
+    let kind = if ours { full.kind() } else { Kind::Build };
+    let shown = Error::new(kind, full.message());
+    let shown = full
+        .details()
+        .iter()
+        .fold(shown, |e, d| e.detail(redact(d)));
+    let hints = full.hints().iter();
+    // Those of ours speak of other statements.
+    let shown = match ours {
+        true => hints.fold(shown, |e, hint| e.hint(redact(hint))),
+        false => shown,
+    };
+    shown.caused_by(said)
+}
+
+/// What is left of a driver's error that is not to be shown as it is.
+#[derive(Debug)]
+struct Said {
+    words: String,
+    state: Option<String>,
+    loss: bool,
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.words)
     }
 }
+
+impl std::error::Error for Said {}
 
 fn explain(error: sqlx::Error, doing: &str) -> Error {
     if let Some(delay) = Delay::of(&error) {

@@ -6,6 +6,7 @@ use sqlx::postgres::types::Oid;
 
 use super::failure::{state_of, words};
 use super::{Doing as _, Session, sql};
+use crate::config::env::looks_secret;
 use crate::error::Result;
 use crate::names::Mark;
 
@@ -161,9 +162,12 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
         }
     }
     for s in &replay.settings {
+        let before = refused.len();
+        let secret = looks_secret(&s.name) && !s.value.is_empty();
+        let value = if secret { "***" } else { &s.value };
         let what = match &s.role {
-            None => format!("SET {} = {}", s.name, s.value),
-            Some(role) => format!("SET {} = {} for role {role}", s.name, s.value),
+            None => format!("SET {} = {value}", s.name),
+            Some(role) => format!("SET {} = {value} for role {role}", s.name),
         };
         let done = if LISTS.contains(&s.name.as_str()) {
             store_list(session, database, s).await
@@ -178,6 +182,11 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
                 .await
         };
         refusal(done, what, &mut refused)?;
+        if secret {
+            // The server may quote it.
+            let lines = refused.iter_mut().skip(before);
+            lines.for_each(|line| *line = line.replace(&s.value, "***"));
+        }
     }
     if replay.connection_limit >= 0 {
         let statement = sql::connection_limit(database, replay.connection_limit);

@@ -183,9 +183,19 @@ impl Session {
     /// # Errors
     /// The driver's.
     pub async fn run(&mut self, statement: Statement) -> std::result::Result<(), sqlx::Error> {
-        tracing::debug!(database = self.database, sql = statement.text(), "run");
+        tracing::debug!(database = self.database, sql = statement.outline(), "run");
         // The simple protocol: one message, one round trip, no prepared statement left behind.
         self.exchange(statement).await?;
+        Ok(())
+    }
+
+    /// Runs statements of the user's own. They may hold passwords, so none of them is traced.
+    ///
+    /// # Errors
+    /// The driver's; see [`super::of_user`].
+    pub async fn run_users(&mut self, text: String) -> std::result::Result<(), sqlx::Error> {
+        tracing::debug!(database = self.database, "run the user's statements");
+        self.exchange(sql::user_statements(text)).await?;
         Ok(())
     }
 

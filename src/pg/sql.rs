@@ -6,14 +6,51 @@ use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-/// A finished statement, safe to send.
-#[derive(Clone, Debug)]
+/// A finished statement, safe to send. Its literals may be secrets: a stored setting, a password within the
+/// user's own statements. So `Debug` and traces show its [`Statement::outline`] only.
+#[derive(Clone)]
 pub struct Statement(String);
 
 impl Statement {
-    /// The text, for messages at high verbosity.
+    /// The text, to be sent, or pasted by a person.
     pub fn text(&self) -> &str {
         &self.0
+    }
+
+    /// The text with `…` for each literal. Not fit for statements of the user's own, which may quote in other ways
+    /// than [`quote_literal`].
+    pub fn outline(&self) -> String {
+        let mut outline = String::with_capacity(self.0.len());
+        let mut rest = self.0.as_str();
+        while let Some(start) = rest.find(['\'', '"']) {
+            let quote = &rest[start..=start];
+            let end = closing(&rest[start..], quote).map_or(rest.len(), |n| start + n);
+            outline += &rest[..start];
+            outline += match quote {
+                "'" => "'…'",
+                _ => &rest[start..end],
+            };
+            rest = &rest[end..];
+        }
+        outline + rest
+    }
+}
+
+/// Where the text ends that begins with a quote: behind the next one that is not doubled.
+fn closing(text: &str, quote: &str) -> Option<usize> {
+    let mut from = quote.len();
+    loop {
+        let end = from + text.get(from..)?.find(quote)? + quote.len();
+        match text[end..].starts_with(quote) {
+            true => from = end + quote.len(),
+            false => return Some(end),
+        }
+    }
+}
+
+impl std::fmt::Debug for Statement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Statement({})", self.outline())
     }
 }
 
@@ -414,6 +451,35 @@ mod tests {
             drop_database("x; DROP DATABASE y").text(),
             r#"DROP DATABASE "x; DROP DATABASE y""#
         );
+    }
+
+    #[test]
+    fn an_outline_has_no_literals() {
+        let outlines = [
+            (
+                store_setting(
+                    "it's",
+                    Some("a\"b'c"),
+                    "app.key",
+                    Some("my 'secret\\' word"),
+                ),
+                "ALTER ROLE \"a\"\"b'c\" IN DATABASE \"it's\" SET \"app\".\"key\" TO  E'…'",
+            ),
+            (
+                fill("SELECT $1, x = $2", &[&"a", &"''"]),
+                "SELECT '…', x = '…'",
+            ),
+            (
+                comment_database("d", ""),
+                "COMMENT ON DATABASE \"d\" IS '…'",
+            ),
+            (Statement("SELECT 'never closed".into()), "SELECT '…'"),
+            (Statement("SELECT 1".into()), "SELECT 1"),
+        ];
+        for (statement, expected) in outlines {
+            assert_eq!(statement.outline(), expected);
+            assert_eq!(format!("{statement:?}"), format!("Statement({expected})"));
+        }
     }
 
     #[test]

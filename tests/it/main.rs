@@ -36,6 +36,7 @@ mod managed_commands;
 mod managed_server;
 mod overtaken;
 mod owner;
+mod passwords;
 mod private;
 mod prune;
 mod registry;
