@@ -8,7 +8,9 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::recipe::{EnvInput, FileInput, LinesInput, Recipe, ServerTraits};
+use super::recipe::{
+    EnvInput, FileInput, LinesInput, Recipe, ServerTraits, empty_database, is_empty_database,
+};
 
 /// The key of a registry.
 #[derive(Clone)]
@@ -102,5 +104,7 @@ struct Shape {
     mapping: Vec<EnvInput>,
     build: String,
     databases: Vec<String>,
+    #[serde(default = "empty_database", skip_serializing_if = "is_empty_database")]
+    from: String,
     server: ServerTraits,
 }

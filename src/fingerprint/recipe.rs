@@ -41,17 +41,16 @@ pub struct Recipe {
     pub databases: Vec<String>,
     /// The database that a build starts from, by its name: what it holds is for the server to say. Left out
     /// where it is the empty one, as it always was before there was a choice.
-    #[serde(default = "empty_database", skip_serializing_if = "is_empty_database")]
     pub from: String,
     /// What the server adds.
     pub server: ServerTraits,
 }
 
-fn empty_database() -> String {
+pub(super) fn empty_database() -> String {
     EMPTY_DATABASE.to_owned()
 }
 
-fn is_empty_database(name: &String) -> bool {
+pub(super) fn is_empty_database(name: &String) -> bool {
     name == EMPTY_DATABASE
 }
 
