@@ -22,7 +22,8 @@ impl Stencil {
         let mut checks = doctor::examine(&patient).await;
         if fix {
             doctor::mend(&patient, &mut checks).await?;
-            if let Some(mut registry) = self.open_existing(limit).await? {
+            // Why it cannot be opened is a check already.
+            if let Ok(Some(mut registry)) = self.open_existing(limit).await {
                 registry.note_command_in_checkout(&self.asker()).await?;
                 registry.close().await;
             }

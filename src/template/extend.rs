@@ -174,7 +174,7 @@ pub(crate) async fn why_not(
 /// Whether an extension takes clearly more than a build from nothing: on a busy machine one time may be far
 /// from the next, and where both are short it does not matter.
 fn is_dearer(extension: Duration, full: Duration) -> bool {
-    const SHORT: Duration = Duration::from_millis(1500);
+    const SHORT: Duration = Duration::from_secs(5);
     extension >= SHORT && extension >= full.mul_f64(1.5)
 }
 
@@ -355,10 +355,10 @@ mod tests {
                 Duration::from_millis(full),
             )
         };
-        assert!(dearer(1800, 1000));
-        assert!(!dearer(1400, 300));
-        assert!(!dearer(4000, 3000));
-        assert!(!dearer(4000, 200_000));
+        assert!(dearer(9000, 5000));
+        assert!(!dearer(4000, 300));
+        assert!(!dearer(9000, 8000));
+        assert!(!dearer(9000, 200_000));
     }
 
     #[test]
