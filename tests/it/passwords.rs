@@ -74,7 +74,7 @@ async fn traces_hold_no_password_and_no_stored_setting() {
     let role = Role::with(server(), "createdb", "hidden-word");
     let project = project(
         &role,
-        "create table seen as select '{password}' as word, '{url}' as url",
+        "create table public.seen as select '{password}' as word, '{url}' as url",
     );
     let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
     let url = ServerUrl::parse(project.server_url()).unwrap();
@@ -99,7 +99,7 @@ async fn traces_hold_no_password_and_no_stored_setting() {
         let name = acquired.clones[0].name().to_owned();
         let keeper = stencil.keep(acquired.registry, &acquired.clones);
         let kept = keeper.stop().await.unwrap();
-        assert_eq!(server().psql(&name, "select word from seen"), "hidden-word");
+        assert_eq!(server().psql(&name, "select word from public.seen"), "hidden-word");
         stencil
             .give_back(kept.registry, &acquired.clones)
             .await
