@@ -131,7 +131,7 @@ pub fn names(
 /// Fails if a pattern cannot name that many clones: to be asked before a long build.
 ///
 /// # Errors
-/// [`Kind::Usage`]
+/// [`crate::Kind::Usage`]
 pub fn check_names(
     context: &Context<'_>,
     pattern: &NamePattern,

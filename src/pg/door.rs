@@ -10,7 +10,7 @@
 //!   become that role: the server refuses strangers before any trigger runs.
 //!
 //! Both are startup options, and cost no round trip. Which of them fits, if any, is known after the first
-//! session; until then the server's refusals say it. A caller can keep it in a file ([`remember`]), so
+//! session; until then the server's refusals say it. A caller can keep it in a file (`remember`), so
 //! that the next process knows it.
 //!
 //! What remains: a server that was older than 17 when it was last used, or a role that has become

@@ -2,7 +2,7 @@
 //!
 //! Prepared statements would take two round trips for each statement, and nearly all of ours run once in a
 //! session (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SIMPLE-QUERY>). What a
-//! message says is not traced: [`sql::fill`] has written values into it.
+//! message says is not traced: [`super::sql::fill`] has written values into it.
 
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;

@@ -99,7 +99,10 @@ async fn traces_hold_no_password_and_no_stored_setting() {
         let name = acquired.clones[0].name().to_owned();
         let keeper = stencil.keep(acquired.registry, &acquired.clones);
         let kept = keeper.stop().await.unwrap();
-        assert_eq!(server().psql(&name, "select word from public.seen"), "hidden-word");
+        assert_eq!(
+            server().psql(&name, "select word from public.seen"),
+            "hidden-word"
+        );
         stencil
             .give_back(kept.registry, &acquired.clones)
             .await
