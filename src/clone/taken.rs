@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::catalog;
+use crate::registry::database::Owner;
 use crate::registry::owner::Asker;
 use crate::registry::{CloneRow, Registry};
 
@@ -29,7 +30,13 @@ pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Er
             .detail(format!("it is being made by {}", row.holder.0.describe()))
             .hint("try again when that has ended"),
         Ok(Some(row)) if row.state != "leased" => {
-            error().hint("it was given back and is about to be dropped: try again")
+            let owner = Owner::Clone(row.id.clone());
+            let stay = registry.estranged(&owner).await.unwrap_or_default();
+            let stay = stay.iter().filter(|(_, why)| why.is_there());
+            let error = stay.fold(error(), |error, (row, why)| {
+                error.detail(format!("database `{}` stays: {why}", row.name))
+            });
+            error.hint("it was given back and is about to be dropped: try again")
         }
         Ok(Some(row)) if row.lease == "session" => error()
             .detail(format!(

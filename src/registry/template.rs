@@ -181,7 +181,8 @@ const READY_OF: &str = select!(
      AND pg_has_role($3::name, built_by, 'USAGE') \
      ORDER BY pg_get_userbyid(built_by) = $3 DESC, id DESC"
 );
-const KEY: &str = "SELECT recipe_key FROM pgstencil.meta";
+/// As hex digits: how bytes are written otherwise is a setting of the role.
+const KEY: &str = "SELECT encode(recipe_key, 'hex') FROM pgstencil.meta";
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND state = 'ready'";
 /// Whatever became of the template, and whichever project it is of: the files say the same.
@@ -391,11 +392,13 @@ impl Registry {
 
     /// What the hashes of variables are keyed with.
     async fn recipe_key(&mut self) -> Result<RecipeKey> {
-        let key = self
+        let digits: String = self
             .session()
             .scalar(sql::fill(KEY, &[]))
             .await
             .doing(|| "read the key of recipes".into())?;
+        let byte = |at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+        let key: Vec<u8> = (0..digits.len()).step_by(2).filter_map(byte).collect();
         Ok(RecipeKey::new(key))
     }
 
