@@ -9,10 +9,10 @@ use sqlx::types::Json;
 
 use crate::error::{Error, Result};
 use crate::names::Fingerprint;
-use crate::pg::Doing as _;
 use crate::pg::catalog;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
+use crate::pg::{Doing as _, sqlstate};
 
 use super::database::{self, NewDatabase, Owner};
 use super::owner::{Bound, CloneOwner, owner_columns};
@@ -389,15 +389,27 @@ impl Registry {
     pub async fn clone_on_server(&mut self, id: &str) -> Result<Option<CloneOnServer>> {
         let doing = || "look at a clone".to_owned();
         let major = self.facts().major();
-        let [row, databases, found] = self
-            .session()
-            .send([
-                sql::fill(BY_ID, &[&id]),
-                database::of(&Owner::Clone(id.to_owned())),
-                catalog::databases_where(major, ITS_DATABASES, &[&id]),
-            ])
-            .await
-            .doing(doing)?;
+        let mut tries = 0;
+        let [row, databases, found] = loop {
+            let asked = self
+                .session()
+                .send([
+                    sql::fill(BY_ID, &[&id]),
+                    database::of(&Owner::Clone(id.to_owned())),
+                    catalog::databases_where(major, ITS_DATABASES, &[&id]),
+                ])
+                .await
+                .doing(doing);
+            match asked {
+                // A database that is dropped while the server looks at it makes it fail; then it is gone.
+                Err(e)
+                    if tries < 5 && matches!(sqlstate(&e).as_deref(), Some("42704" | "3D000")) =>
+                {
+                    tries += 1;
+                }
+                asked => break asked?,
+            }
+        };
         let Some(row) = row.read().doing(doing)?.into_iter().next() else {
             return Ok(None);
         };
