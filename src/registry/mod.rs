@@ -203,8 +203,7 @@ impl Registry {
         let doing = || "use a session again".to_owned();
         let guard = self.guard.clone();
         let start = sql::fill(
-            "SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all(), \
-             set_config('statement_timeout', '0', false)",
+            "SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()",
             &[],
         );
         let [_, answer] = self.session.send([guard, start]).await.doing(doing)?;

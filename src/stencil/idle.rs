@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id};
 
+use crate::pg::Limit;
 use crate::registry::Registry;
 
 /// More are not kept: slots are scarce.
@@ -31,9 +32,11 @@ impl Idle {
     }
 
     /// One that still stands, without any locks.
-    pub(super) async fn take(&self) -> Option<Registry> {
+    /// From here on `limit` bounds its statements, not that of whoever had it before.
+    pub(super) async fn take(&self, limit: &Limit) -> Option<Registry> {
         loop {
             let mut registry = self.last(Handle::current().id())?;
+            registry.session().set_limit(limit);
             let fit = tokio::time::timeout(PATIENCE, registry.start_over());
             if let Ok(Ok(true)) = fit.await {
                 return Some(registry);

@@ -182,14 +182,14 @@ impl Stencil {
     }
 
     async fn open(&self, limit: &Limit) -> Result<Registry> {
-        if let Some(registry) = self.idle.take().await {
+        if let Some(registry) = self.idle.take(limit).await {
             return Ok(registry);
         }
         Registry::open(&self.endpoint, &self.config.server.registry, limit).await
     }
 
     async fn open_existing(&self, limit: &Limit) -> Result<Option<Registry>> {
-        if let Some(registry) = self.idle.take().await {
+        if let Some(registry) = self.idle.take(limit).await {
             return Ok(Some(registry));
         }
         Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await
