@@ -157,11 +157,6 @@ impl Session {
         &self.facts
     }
 
-    /// The driver's connection, for queries with binds. Nothing bounds them.
-    pub fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-
     /// From here on statements are bounded by `limit`, and by the patience of the session.
     pub fn set_limit(&mut self, limit: &Limit) {
         self.limit = limit.clone();

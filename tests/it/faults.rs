@@ -261,51 +261,50 @@ fn only_these_stay(project: &Project<'_>, names: &mut Vec<String>) {
     }
 }
 
-const SHORT_GRACE: &str = "\n[clone]\norphan_grace = \"1s\"\n";
+/// A clone that stays until somebody releases it.
+const CLONE: [&str; 3] = ["clone", "--ttl", "never"];
 
-#[test]
-fn a_clone_whose_url_nobody_got_is_dropped() {
+/// A project whose server is reached by a relay, how many questions [`CLONE`] asks there, and the name of the
+/// clone that it made.
+fn behind_a_relay() -> (Project<'static>, Proxy, usize, String) {
     let mut project = Project::with_migrations(server());
     project.append_config(SHORT_GRACE);
     ensure(&project);
     let proxy = Proxy::new(server());
-    let direct = project.server_url().to_owned();
     project.connect_to(proxy.url(server()));
-    proxy.plan(usize::MAX, Fault::CutAfter);
-    let clone = ["clone", "--ttl", "never"];
-    let url = Pgstencil::new(&project).args(clone).success();
+    proxy.plan(usize::MAX, Fault::Silent);
+    let url = Pgstencil::new(&project).args(CLONE).success();
     let questions = proxy.heal();
-    let mut known = vec![name_in(url.line())];
+    (project, proxy, questions, name_in(url.line()))
+}
+
+const SHORT_GRACE: &str = "\n[clone]\norphan_grace = \"1s\"\n";
+
+#[test]
+fn a_clone_whose_url_nobody_got_is_dropped() {
+    let (mut project, proxy, questions, first) = behind_a_relay();
+    let mut known = vec![first];
     for fault in [Fault::CutBefore, Fault::CutAfter] {
         for at in 1..=questions {
             proxy.plan(at, fault);
-            let output = Pgstencil::new(&project).args(clone).run();
+            let output = Pgstencil::new(&project).args(CLONE).run();
             proxy.heal();
             if !output.stdout.is_empty() {
                 known.push(name_in(output.line()));
             }
         }
     }
-    project.connect_to(direct);
+    project.connect_to(server().url("postgres"));
     only_these_stay(&project, &mut known);
 }
 
 #[test]
 fn a_clone_whose_maker_was_killed_before_it_told_is_dropped() {
-    let mut project = Project::with_migrations(server());
-    project.append_config(SHORT_GRACE);
-    ensure(&project);
-    let proxy = Proxy::new(server());
-    let direct = project.server_url().to_owned();
-    project.connect_to(proxy.url(server()));
-    proxy.plan(usize::MAX, Fault::Silent);
-    let clone = ["clone", "--ttl", "never"];
-    let url = Pgstencil::new(&project).args(clone).success();
-    let questions = proxy.heal();
-    let mut known = vec![name_in(url.line())];
+    let (mut project, proxy, questions, first) = behind_a_relay();
+    let mut known = vec![first];
     for at in 1..=questions {
         proxy.plan(at, Fault::Silent);
-        let mut running = Pgstencil::new(&project).args(clone).spawn();
+        let mut running = Pgstencil::new(&project).args(CLONE).spawn();
         eventually(Duration::from_millis(500), || {
             !running.stdout_so_far().is_empty()
         });
@@ -316,7 +315,7 @@ fn a_clone_whose_maker_was_killed_before_it_told_is_dropped() {
             known.push(name_in(told.trim()));
         }
     }
-    project.connect_to(direct);
+    project.connect_to(server().url("postgres"));
     // One that was told, and killed before it noted so, may be there or not.
     let clean = eventually(PATIENCE, || {
         Pgstencil::new(&project).arg("evict").success();
