@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::git::{git, repository, worktree};
-use crate::support::hold::{goes, list, oid, only_templates_left};
+use crate::support::hold::{goes, listed, oid, only_templates_left};
 use crate::support::{Pgstencil, Project, eventually, server};
 
 const HOUR: i64 = 3600;
@@ -18,13 +18,6 @@ fn pgstencil(project: &Project<'_>, args: &[&str]) -> Pgstencil {
 
 fn registry(project: &Project<'_>, sql: &str) -> String {
     server().psql(&project.registry(), sql)
-}
-
-fn listed(project: &Project<'_>, name: &str) -> Value {
-    let listed = list(project);
-    let clones = listed["clones"].as_array().unwrap();
-    let mut leased = clones.iter().filter(|c| c["state"] == "leased");
-    leased.find(|c| c["name"] == *name).unwrap().clone()
 }
 
 /// Whether a time, as JSON has it, lies so many seconds ahead, give or take a minute or two.

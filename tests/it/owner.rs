@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::hold::{Held, goes, list, oid, only_templates_left};
+use crate::support::hold::{Held, goes, list, listed, oid, only_templates_left};
 use crate::support::server::PATIENCE;
 use crate::support::{Pgstencil, Project, Role, eventually, server};
 
@@ -46,14 +46,6 @@ fn pgstencil(project: &Project<'_>, args: &[&str]) -> Pgstencil {
 
 fn registry(project: &Project<'_>, sql: &str) -> String {
     server().psql(&project.registry(), sql)
-}
-
-/// The clone in `list` that has this name, not one that came too late for it.
-fn listed(project: &Project<'_>, name: &str) -> Value {
-    let listed = list(project);
-    let clones = listed["clones"].as_array().unwrap();
-    let mut leased = clones.iter().filter(|c| c["state"] == "leased");
-    leased.find(|c| c["name"] == *name).unwrap().clone()
 }
 
 #[tokio::test]

@@ -112,3 +112,12 @@ pub(crate) fn list(project: &Project<'_>) -> serde_json::Value {
         .success()
         .json()
 }
+
+/// The clone in `list` that has this name, not one that came too late for it.
+#[track_caller]
+pub(crate) fn listed(project: &Project<'_>, name: &str) -> serde_json::Value {
+    let listed = list(project);
+    let clones = listed["clones"].as_array().unwrap();
+    let mut leased = clones.iter().filter(|c| c["state"] == "leased");
+    leased.find(|c| c["name"] == *name).unwrap().clone()
+}
