@@ -39,6 +39,8 @@ pub enum Outcome {
     Miss,
     /// It was built on a copy of the nearest older one.
     Extended,
+    /// It was built, but the build command did nothing for the new migrations, so it was not sealed.
+    Unsealed,
     /// No template could be cloned: the build command ran straight on the clone.
     Fallback,
     /// A live clone of the wanted name was given back.
@@ -52,6 +54,7 @@ impl Outcome {
             Outcome::Hit => "hit",
             Outcome::Miss => "miss",
             Outcome::Extended => "extended",
+            Outcome::Unsealed => "unsealed",
             Outcome::Fallback => "fallback",
             Outcome::Reused => "reused",
         }

@@ -41,7 +41,7 @@ pub async fn create(
     let order = Order {
         context,
         requests,
-        fingerprint: template.fingerprint(),
+        fingerprint: template.contents_of(),
         template: Some(template.id()),
         started: Instant::now(),
     };

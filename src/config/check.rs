@@ -332,6 +332,7 @@ fn definition(
         from: raw.from,
         databases: raw.databases,
         allow_empty: raw.allow_empty,
+        allow_unchanged: raw.allow_unchanged,
         build_inputs: raw.build_inputs,
         extend: raw.extend,
         after_extend: raw.after_extend,

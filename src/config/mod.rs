@@ -129,6 +129,8 @@ pub struct Definition {
     pub build_timeout: Duration,
     /// Seal a template although the build created nothing.
     pub allow_empty: bool,
+    /// Seals a build although its new migrations changed nothing.
+    pub allow_unchanged: bool,
     /// Counts text files that the build command names as inputs.
     pub build_inputs: bool,
     /// What commands see beside the standard variables; values hold placeholders.

@@ -183,6 +183,9 @@ pub(super) struct RawTemplate {
     /// Seal a template although the build created nothing.
     #[serde(default)]
     pub(super) allow_empty: bool,
+    /// Seal a build although its new migrations changed nothing.
+    #[serde(default)]
+    pub(super) allow_unchanged: bool,
     /// Count text files that the build command names as inputs.
     #[serde(default = "default_build_inputs")]
     pub(super) build_inputs: bool,
@@ -366,6 +369,7 @@ impl From<&Definition> for RawTemplate {
             after_clone: d.after_clone.clone().unwrap_or_default(),
             build_timeout: humantime::format_duration(d.build_timeout).to_string(),
             allow_empty: d.allow_empty,
+            allow_unchanged: d.allow_unchanged,
             build_inputs: d.build_inputs,
             after_clone_sql: d.after_clone_sql.clone(),
             env: d.env.clone(),

@@ -90,6 +90,7 @@ fn the_least_config_has_all_defaults() {
                 after_clone_sql: BTreeMap::new(),
                 build_timeout: Duration::from_secs(30 * 60),
                 allow_empty: false,
+                allow_unchanged: false,
                 build_inputs: true,
                 env: BTreeMap::new(),
             }],
@@ -140,6 +141,7 @@ databases = ["default", "proxy-1"]
 after_clone = "true"
 build_timeout = "90s"
 allow_empty = true
+allow_unchanged = true
 build_inputs = false
 
 [template.b.after_clone_sql]
@@ -224,6 +226,7 @@ fn every_key_arrives() {
             after_clone_sql: pairs(&[("default", "select '{proxy-1.name}', '{1,2}'")]),
             build_timeout: Duration::from_secs(90),
             allow_empty: true,
+            allow_unchanged: true,
             build_inputs: false,
             env: pairs(&[
                 ("DATABASE_URL", "{url}"),
@@ -259,30 +262,30 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (
             "evict = true",
             "pgstencil.toml:4:1: unknown key `template.app.evict`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (

@@ -44,7 +44,7 @@ pub use self::difference::{Difference, FileChanges};
 pub use self::extension::{Append, Obstacle, extension};
 pub use self::hidden::ignored;
 pub use self::kept::{KeptRecipe, RecipeKey};
-pub use self::order::OrderKey;
+pub use self::order::{OrderKey, new_migrations};
 pub use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
 pub use self::snapshot::{Change, Snapshot};
 

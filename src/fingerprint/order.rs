@@ -35,6 +35,7 @@
 //! one width, as those that they write themselves have. For a tool that keeps its order in the files
 //! (Alembic) names say nothing, and this rule is not for it.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -98,6 +99,24 @@ impl OrderKey {
                 _ => false,
             }
     }
+}
+
+/// Those of `files` that begin a migration which `old` has no file of, in their order. Files that have no order,
+/// such as `__init__.py`, are no migrations, and neither is a further file of one that is there, such as
+/// `x.down.sql`.
+pub fn new_migrations(old: &[RelPath], files: &[RelPath]) -> Vec<RelPath> {
+    let of = |path: &RelPath| {
+        let OrderKey { group, place, .. } = OrderKey::new(path);
+        place.map(|place| (group, place.name))
+    };
+    let old: HashSet<_> = old.iter().filter_map(of).collect();
+    let mut new: Vec<OrderKey> = files
+        .iter()
+        .filter(|path| of(path).is_some_and(|migration| !old.contains(&migration)))
+        .map(OrderKey::new)
+        .collect();
+    new.sort();
+    new.into_iter().map(|key| key.path).collect()
 }
 
 /// The group that [`OrderKey::new`] gives to a path, at less cost.

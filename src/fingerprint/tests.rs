@@ -80,6 +80,7 @@ fn definition() -> Definition {
         after_clone_sql: Default::default(),
         build_timeout: Duration::from_secs(60),
         allow_empty: false,
+        allow_unchanged: false,
         build_inputs: true,
         env: Default::default(),
     }

@@ -438,6 +438,50 @@ pub fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> State
     ))
 }
 
+/// For each table one row with a `digest` of all of its rows, whatever their order.
+pub fn digest_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
+    let digests = tables.enumerate().map(|(n, (schema, table))| {
+        format!(
+            "SELECT {n} AS n, count(*) || ' ' || \
+             coalesce(sum(hashtextextended((r.*)::text COLLATE \"C\", 0)), 0) AS digest \
+             FROM ONLY {}.{} r",
+            quote_ident(schema),
+            quote_ident(table)
+        )
+    });
+    in_order(digests, "digest")
+}
+
+/// For each table one row with a `digest` of what its rows say beside times and random ids (UUIDs); null for
+/// tables of more than so many rows.
+pub fn digest_few_rows<'a>(
+    tables: impl Iterator<Item = (&'a str, &'a str)>,
+    few: usize,
+) -> Statement {
+    const TIME: &str = "[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?([.][0-9]+)? ?(Z|[+-][0-9:]{2,6})?";
+    const UUID: &str = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}";
+    let pattern = quote_literal(&format!("{TIME}|{UUID}"));
+    let digests = tables.enumerate().map(|(n, (schema, table))| {
+        format!(
+            "SELECT {n} AS n, CASE WHEN count(*) <= {few} THEN string_agg(x.hash, ',' ORDER BY x.hash) END AS digest \
+             FROM (SELECT md5(regexp_replace((r.*)::text, {pattern}, '', 'g')) AS hash \
+               FROM ONLY {}.{} r LIMIT {few} + 1) x",
+            quote_ident(schema),
+            quote_ident(table)
+        )
+    });
+    in_order(digests, "digest")
+}
+
+/// One column of several queries, each of which has one row and its number `n`.
+fn in_order(queries: impl Iterator<Item = String>, column: &str) -> Statement {
+    let queries: Vec<String> = queries.collect();
+    Statement(format!(
+        "SELECT c.{column} FROM ({}) c ORDER BY c.n",
+        queries.join(" UNION ALL ")
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

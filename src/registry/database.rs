@@ -67,6 +67,8 @@ const STUCK: &str = "SELECT DISTINCT d.template_id, d.clone_id FROM pgstencil.da
 const DROPPING: &str = "UPDATE pgstencil.database SET state = 'dropping', oid = $2 WHERE id = $1";
 const PRESENT: &str = "UPDATE pgstencil.database SET state = 'present', bytes = $2, files = $3, replay = $4 \
      WHERE id = $1";
+const SHAPE: &str = "UPDATE pgstencil.database SET shape = $2 WHERE id = $1";
+const UNNAMED: &str = "UPDATE pgstencil.database SET name = private_name WHERE id = $1";
 const GONE: &str = "DELETE FROM pgstencil.database WHERE id = $1";
 
 impl DatabaseRow {
@@ -406,6 +408,31 @@ pub async fn set_present(
     session
         .execute(sql::fill(PRESENT, &[&id, &bytes, &files, &Json(replay)]))
         .await?;
+    Ok(())
+}
+
+/// Notes the shape of a template's database, within the caller's transaction.
+///
+/// # Errors
+/// The driver's.
+pub async fn set_shape(
+    session: &mut Session,
+    id: i64,
+    shape: &str,
+) -> std::result::Result<(), sqlx::Error> {
+    session.execute(sql::fill(SHAPE, &[&id, &shape])).await?;
+    Ok(())
+}
+
+/// Has a database keep its private name for good, within the caller's transaction.
+///
+/// # Errors
+/// The driver's.
+pub async fn keep_private_name(
+    session: &mut Session,
+    id: i64,
+) -> std::result::Result<(), sqlx::Error> {
+    session.execute(sql::fill(UNNAMED, &[&id])).await?;
     Ok(())
 }
 

@@ -51,7 +51,7 @@ const TALLY: &str = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day,
      count(*) FILTER (WHERE outcome IN ('settled', 'verified')) AS comparisons, \
      count(*) FILTER (WHERE outcome = 'differed') AS differences, \
      count(*) FILTER (WHERE outcome = 'evicted') AS evictions, \
-     coalesce(sum(millis) FILTER (WHERE outcome IN ('hit', 'miss', 'extended', 'fallback')), 0)::bigint AS spent_ms, \
+     coalesce(sum(millis) FILTER (WHERE outcome IN ('hit', 'miss', 'extended', 'unsealed', 'fallback')), 0)::bigint AS spent_ms, \
      coalesce(sum(millis) FILTER (WHERE outcome IN ('settled', 'verified')), 0)::bigint AS compared_ms, \
      coalesce(sum(greatest(full_ms - millis, 0)) FILTER (WHERE outcome IN ('hit', 'extended')), 0)::bigint AS saved_ms \
      FROM (SELECT e.*, (SELECT b.millis FROM pgstencil.event b \

@@ -36,12 +36,13 @@ use crate::pg::sql::Statement;
 use crate::pg::{self, Doing as _, Endpoint, Limit, Session, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
-const SCHEMA: [&str; 5] = [
+const SCHEMA: [&str; 6] = [
     include_str!("schema/001.sql"),
     include_str!("schema/002.sql"),
     include_str!("schema/003.sql"),
     include_str!("schema/004.sql"),
     include_str!("schema/005.sql"),
+    include_str!("schema/006.sql"),
 ];
 
 /// Always sent behind a guard.

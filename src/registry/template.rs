@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
@@ -56,6 +57,8 @@ pub struct TemplateRow {
     pub chain: i32,
     /// `extend` of its definition when it was built.
     pub extend: String,
+    /// Why it was not sealed, if it was not for its migrations.
+    pub unsealed: Option<Json<UnsealedNote>>,
     /// A build from nothing is to take its place.
     pub provisional: bool,
     /// How many attempts at that began.
@@ -116,7 +119,7 @@ macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms, \
-             pg_get_userbyid(built_by)::text AS built_by, hits, pinned, reason, base_fingerprint, added, chain, extend, provisional, settle_failure, settle_attempts, \
+             pg_get_userbyid(built_by)::text AS built_by, hits, pinned, reason, base_fingerprint, added, chain, extend, unsealed, provisional, settle_failure, settle_attempts, \
              extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
              built_with ? 'unlogged_tables' AND id NOT IN (SELECT i.template_id FROM pgstencil.intact i) AS emptied, outdated, \
              (SELECT jsonb_build_array(v.key, v.value, pg_collation_actual_version(c.oid)) \
@@ -130,6 +133,15 @@ macro_rules! select {
             $tail
         )
     };
+}
+
+/// A build whose new migrations changed nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UnsealedNote {
+    /// The migrations.
+    pub files: Vec<RelPath>,
+    /// The template that holds the same without them; 64 hex digits.
+    pub alike: String,
 }
 
 /// The answer to [`Registry::hold_template`].
@@ -157,6 +169,20 @@ const READY_ID: &str = "SELECT id FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
      AND pg_has_role($4::name, built_by, 'USAGE') \
      ORDER BY pg_get_userbyid(built_by) = $4 DESC, id LIMIT 1";
+const UNSEALED_BY_ID: &str = select!(
+    "WHERE id = $1 AND state = 'broken' AND unsealed IS NOT NULL AND kept_until > now() \
+     AND pg_has_role($2::name, built_by, 'USAGE')"
+);
+/// A while is enough for those who wait: they look ten times a second.
+const UNSEALED: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, unsealed = $3, \
+     built_with = $4, build_ms = $5, sealed_at = now(), kept_until = now() + interval '1 minute' \
+     WHERE id = $1 AND state = 'building'";
+const SHAPES_OF: &str = "SELECT template_id, role, shape FROM pgstencil.database \
+     WHERE template_id = $1 ORDER BY ordinal";
+const SHAPES: &str = "SELECT d.template_id, d.role, d.shape FROM pgstencil.database d \
+     JOIN pgstencil.template t ON t.id = d.template_id \
+     WHERE t.project = $1 AND t.definition = $2 AND t.state = 'ready' ORDER BY d.template_id, d.ordinal";
+const RECIPE_BY_ID: &str = "SELECT recipe FROM pgstencil.template WHERE id = $1";
 const READY_BY_ID: &str = select!("WHERE id = $1 AND state = 'ready'");
 const ITS_DATABASES: &str =
     "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.template_id = $1)";
@@ -348,6 +374,21 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn hold_template(&mut self, id: i64) -> Result<Hold> {
+        self.hold(id, sql::fill(READY_BY_ID, &[&id])).await
+    }
+
+    /// Does the same with what was built and not sealed, as long as it is kept for those who waited, if our role
+    /// may use it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn hold_unsealed(&mut self, id: i64) -> Result<Hold> {
+        let role = self.facts().began_as.clone();
+        self.hold(id, sql::fill(UNSEALED_BY_ID, &[&id, &role]))
+            .await
+    }
+
+    async fn hold(&mut self, id: i64, row: Statement) -> Result<Hold> {
         let doing = || "lock a template and read it".to_owned();
         let key = LockKey::template(id);
         let major = self.facts().major();
@@ -356,7 +397,7 @@ impl Registry {
             .session()
             .send([
                 key.try_lock_shared(),
-                sql::fill(READY_BY_ID, &[&id]),
+                row,
                 database::of(&Owner::Template(id)),
                 catalog::databases_where(major, ITS_DATABASES, &[&id]),
             ])
@@ -675,6 +716,90 @@ impl Registry {
             .await
             .doing(|| "see when a database was looked at".into())?;
         Ok(done.count > 0)
+    }
+
+    /// building → broken, within the transaction that lets those who waited copy it.
+    ///
+    /// # Errors
+    /// The driver's. `false`: somebody moved it meanwhile.
+    pub async fn set_unsealed(
+        &mut self,
+        id: i64,
+        why: &str,
+        note: &UnsealedNote,
+        built_with: &BuiltWith,
+        millis: u64,
+    ) -> std::result::Result<bool, sqlx::Error> {
+        let [done, _] = self
+            .session()
+            .send([
+                sql::fill(
+                    UNSEALED,
+                    &[&id, &why, &Json(note), &Json(built_with), &millis],
+                ),
+                sql::fill(INTACT, &[&id]),
+            ])
+            .await?;
+        Ok(done.count == 1)
+    }
+
+    /// The shapes of a template's databases, by role; `None` where it was not taken.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn shapes_of(&mut self, id: i64) -> Result<Vec<(String, Option<String>)>> {
+        let all = self.read_shapes(sql::fill(SHAPES_OF, &[&id])).await?;
+        Ok(all.into_iter().flat_map(|(_, shapes)| shapes).collect())
+    }
+
+    /// The same of all ready templates of a definition, by the numbers of their rows.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn shapes(
+        &mut self,
+        project: &str,
+        definition: &str,
+    ) -> Result<Vec<(i64, Vec<(String, Option<String>)>)>> {
+        self.read_shapes(sql::fill(SHAPES, &[&project, &definition]))
+            .await
+    }
+
+    async fn read_shapes(
+        &mut self,
+        statement: Statement,
+    ) -> Result<Vec<(i64, Vec<(String, Option<String>)>)>> {
+        let rows: Vec<(i64, String, Option<String>)> = self
+            .session()
+            .rows(statement)
+            .await
+            .doing(|| "read the shapes of templates".into())?;
+        let mut all: Vec<(i64, Vec<(String, Option<String>)>)> = Vec::new();
+        for (id, role, shape) in rows {
+            match all.last_mut() {
+                Some((last, shapes)) if *last == id => shapes.push((role, shape)),
+                _ => all.push((id, vec![(role, shape)])),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The migrations that a template was built from; `None` if it is gone, or of another version of
+    /// pgstencil.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn migrations_of(&mut self, id: i64) -> Result<Option<Vec<RelPath>>> {
+        let recipe: Option<serde_json::Value> = self
+            .session()
+            .first_scalar(sql::fill(RECIPE_BY_ID, &[&id]))
+            .await
+            .doing(|| "read what a template was built from".into())?;
+        let recipe = recipe.and_then(|r| serde_json::from_value::<KeptRecipe>(r).ok());
+        Ok(recipe.map(|kept| {
+            let recipe = kept.to_compare_with_kept();
+            recipe.migrations.into_iter().map(|f| f.path).collect()
+        }))
     }
 
     /// Forgets a template whose databases are all gone.

@@ -238,6 +238,7 @@ impl Stencil {
         let ensured = self
             .ensure_with_space(registry, context, Some(recipe))
             .await?;
+        tell_unsealed(context, &ensured);
         let mut notes = Vec::new();
         if ensured.outcome == Outcome::Hit {
             let hit = self.hit(context.definition, &ensured);
@@ -297,6 +298,7 @@ impl Stencil {
                     ensured = self
                         .ensure_with_space(registry, context, Some(new.recipe))
                         .await?;
+                    tell_unsealed(context, &ensured);
                     template_time += ensured.template_time;
                     hand.outcome = ensured.outcome;
                     continue;
@@ -329,6 +331,7 @@ impl Stencil {
                     .await?;
                 ensured.template.let_go(registry).await?;
                 ensured = self.ensure_with_space(registry, context, None).await?;
+                tell_unsealed(context, &ensured);
                 template_time += ensured.template_time;
                 rereading += ensured.fingerprint_time;
                 hand.outcome = ensured.outcome;
@@ -364,6 +367,13 @@ impl Stencil {
         };
         let _ = ensured.template.let_go(registry).await;
         Ok(obtained)
+    }
+}
+
+/// Tells why what is handed out is not kept, if it is not.
+fn tell_unsealed(context: &Context<'_>, ensured: &Ensured) {
+    if let Some(unsealed) = &ensured.unsealed {
+        context.tell(Event::Warning(&unsealed.warning()));
     }
 }
 

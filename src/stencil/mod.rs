@@ -240,6 +240,7 @@ impl Stencil {
         if settle && ensured.template.extends().is_some() {
             ensured = truth::settle_first(&mut registry, &context, ensured).await?;
         }
+        ensured.sealed()?;
         Ok((registry, ensured))
     }
 

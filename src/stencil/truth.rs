@@ -100,6 +100,7 @@ pub(super) async fn settle_first(
     let second = template::ensure(registry, context, None).await?;
     Ok(Ensured {
         template: second.template,
+        unsealed: second.unsealed,
         outcome: match (first.outcome, settled) {
             // What was there has been built from nothing just now.
             (Outcome::Hit, Settled::Replaced(_)) => Outcome::Miss,

@@ -8,10 +8,11 @@
 use std::time::{Duration, Instant};
 
 use super::command::run_command;
+use super::compare::Subject;
 use super::overtaken::{Overtaken, Watch};
 use super::seal::{Inspected, Sealing, adopt, inspect, oid_of, seal};
 use super::source::{self, Start};
-use super::{BuildPermit, Extends, Template, vacate};
+use super::{BuildPermit, Extends, Template, Unsealed, unsealed, vacate};
 use crate::context::Context;
 use crate::copy::{self, Copy};
 use crate::drop;
@@ -33,6 +34,9 @@ pub(super) enum Built {
     Sealed(Box<Template>, Duration),
     /// The inputs changed while the command ran. What it built is dropped.
     Overtaken(Box<Overtaken>),
+    /// The new migrations changed nothing, so it is no template. It is locked against being dropped, and can
+    /// be copied.
+    Unsealed(Box<Template>, Unsealed),
 }
 
 /// What a build extends: its databases are copies of an older template, which stays locked until they
@@ -49,6 +53,19 @@ pub(super) struct Done {
     pub(super) rows: Vec<DatabaseRow>,
     pub(super) inspected: Inspected,
     pub(super) started: Instant,
+    /// Set if the command did nothing for the new migrations.
+    pub(super) unsealed: Option<Unsealed>,
+}
+
+impl Done {
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject {
+            id: self.id,
+            rows: &self.rows,
+            replays: &self.inspected.replays,
+            shapes: &self.inspected.shapes,
+        }
+    }
 }
 
 /// How the command of a build ended, if not with an error.
@@ -74,11 +91,13 @@ pub(super) async fn build(
         Made::Overtaken(new) => return Ok(Built::Overtaken(new)),
     };
     let (id, took) = (done.id, done.started.elapsed());
+    let unsealed = done.unsealed.clone();
     let sealed = Sealing {
         recipe,
         extends: extends.as_ref(),
         provisional,
         replaces: false,
+        unsealed: unsealed.as_ref(),
     };
     let template = match seal(registry, context, done, &sealed).await {
         Ok(template) => template,
@@ -86,16 +105,19 @@ pub(super) async fn build(
     };
     let fingerprint = recipe.fingerprint();
     let base = extends.as_ref().map(|e| (e.base.short(), e.added.len()));
-    context.tell(Event::Sealed {
-        definition,
-        fingerprint: &fingerprint.short(),
-        extends: base.as_ref().map(|(base, added)| (base.as_str(), *added)),
-        took,
-    });
-    let outcome = match base {
-        Some(_) => Outcome::Extended,
-        None => Outcome::Miss,
+    let outcome = match (&unsealed, &base) {
+        (Some(_), _) => Outcome::Unsealed,
+        (None, Some(_)) => Outcome::Extended,
+        (None, None) => Outcome::Miss,
     };
+    if unsealed.is_none() {
+        context.tell(Event::Sealed {
+            definition,
+            fingerprint: &fingerprint.short(),
+            extends: base.as_ref().map(|(base, added)| (base.as_str(), *added)),
+            took,
+        });
+    }
     registry
         .note_event(
             context.project,
@@ -106,7 +128,10 @@ pub(super) async fn build(
             base.map(|(_, added)| added),
         )
         .await?;
-    Ok(Built::Sealed(Box::new(template), took))
+    Ok(match unsealed {
+        None => Built::Sealed(Box::new(template), took),
+        Some(unsealed) => Built::Unsealed(Box::new(template), unsealed),
+    })
 }
 
 /// Does all of a build but its seal. What an error leaves is dropped, or left to a person; what is done
@@ -169,10 +194,11 @@ pub(super) async fn make(
         })
         .collect();
     let owner = Owner::Template(id);
+    let base = extension.map(|extension| extension.template);
     let done = async {
         let mut rows = registry.insert_databases(&owner, &new).await?;
         let creating = async {
-            let Some(Extension { template, .. }) = extension else {
+            let Some(template) = &base else {
                 return create_empty(registry, context, &mut rows).await;
             };
             let start = Start {
@@ -183,9 +209,8 @@ pub(super) async fn make(
                 "pgstencil extends {} of {} here",
                 definition.name, context.project
             );
-            let copied = copy_base(registry, context, id, &mut rows, &template, &words).await;
-            template.let_go(registry).await?;
-            copied.map(|()| start)
+            copy_base(registry, context, id, &mut rows, template, &words).await?;
+            Ok(start)
         };
         let (created, watch) = tokio::join!(creating, Watch::begin(context));
         let start = created?;
@@ -196,14 +221,22 @@ pub(super) async fn make(
         if let Some(overtaken) = watch.end(context, recipe).await? {
             return Ok(Err(overtaken));
         }
-        Ok::<_, Error>(Ok(Done {
+        let mut done = Done {
             id,
             rows,
             inspected,
             started,
-        }))
+            unsealed: None,
+        };
+        let (subject, base) = (done.subject(), base.as_ref());
+        done.unsealed = unsealed::look(registry, context, &subject, recipe, base).await?;
+        Ok::<_, Error>(Ok(done))
     }
     .await;
+    // Locked until here, since the result is compared with it. If the session is gone, so is the lock.
+    if let Some(base) = base {
+        let _ = base.let_go(registry).await;
+    }
     match done {
         Ok(Ok(done)) => Ok(Made::Done(Box::new(done))),
         Ok(Err(new)) => {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::build::{self, Built, Extension};
 use super::look_up::{LookUp, look_up, stale, tell_of_another_role};
-use super::{BuildPermit, Ensured, Extends, NoBase, Template, extend, source};
+use super::{BuildPermit, Ensured, Extends, NoBase, Template, Unsealed, extend, source, unsealed};
 use crate::config::AfterExtend;
 use crate::context::Context;
 use crate::copy;
@@ -52,8 +52,24 @@ pub async fn ensure(
     let started = Instant::now();
     let mut overtaken = false;
     let mut costs = None;
+    // The build that was waited for last: what came of it is good enough, also if it was not sealed.
+    let mut waited = None;
     loop {
-        match look_up(registry, context, &recipe).await? {
+        let looked = look_up(registry, context, &recipe).await?;
+        if let Some(id) = waited
+            && !looked.is_of(id)
+            && let Some((template, unsealed)) = unsealed::take(registry, context, id).await?
+        {
+            if let LookUp::Vacant(permit) = looked {
+                unlock(registry, permit.key).await?;
+            }
+            return Ok(Ensured::not_sealed(
+                template,
+                unsealed,
+                [fingerprint_time, started.elapsed()],
+            ));
+        }
+        match looked {
             LookUp::Ready(mut template) => {
                 template
                     .owes_a_build(registry, context.definition.after_extend)
@@ -68,6 +84,7 @@ pub async fn ensure(
                 return Ok(Ensured {
                     template,
                     outcome: Outcome::Hit,
+                    unsealed: None,
                     note: None,
                     build_time: full,
                     fingerprint_time,
@@ -111,11 +128,16 @@ pub async fn ensure(
                         return Ok(Ensured {
                             template: *template,
                             outcome,
+                            unsealed: None,
                             note,
                             build_time: full,
                             fingerprint_time,
                             template_time: started.elapsed(),
                         });
+                    }
+                    Built::Unsealed(template, unsealed) => {
+                        let times = [fingerprint_time, started.elapsed()];
+                        return Ok(Ensured::not_sealed(*template, unsealed, times));
                     }
                     Built::Overtaken(new) if overtaken => {
                         return Err(new.error(&format!(
@@ -131,6 +153,7 @@ pub async fn ensure(
                 }
             }
             LookUp::Busy(row) => {
+                waited = Some(row.id);
                 let costs = known(&mut costs, registry, context).await?;
                 tell_waiting(context, &row, &costs);
                 let who = format!("{} to build `{}`", row.builder.0.describe(), row.definition);
@@ -164,6 +187,35 @@ async fn discard_aged(
     )));
     registry.break_template(template.id(), &why, false).await?;
     Ok(true)
+}
+
+impl LookUp {
+    /// Whether it found that the build of this number still runs, or that it was sealed.
+    fn is_of(&self, id: i64) -> bool {
+        match self {
+            LookUp::Ready(_) => true,
+            LookUp::Busy(row) => row.id == id,
+            LookUp::Vacant(_) | LookUp::Again => false,
+        }
+    }
+}
+
+impl Ensured {
+    fn not_sealed(
+        template: Template,
+        unsealed: Unsealed,
+        [fingerprint_time, template_time]: [Duration; 2],
+    ) -> Self {
+        Ensured {
+            template,
+            outcome: Outcome::Unsealed,
+            note: Some(unsealed.message()),
+            unsealed: Some(unsealed),
+            build_time: None,
+            fingerprint_time,
+            template_time,
+        }
+    }
 }
 
 async fn known(

@@ -275,6 +275,7 @@ mod tests {
             added: Json(vec![]),
             chain: 0,
             extend: "append".into(),
+            unsealed: None,
             provisional: false,
             settle_attempts: 0,
             settle_tried_s: None,

@@ -15,6 +15,7 @@ mod overtaken;
 mod seal;
 mod settle;
 mod source;
+mod unsealed;
 mod vacate;
 mod verify;
 
@@ -31,6 +32,7 @@ pub(crate) use self::look_up::stale;
 pub use self::overtaken::Overtaken;
 pub use self::settle::{Settled, settle};
 pub(crate) use self::source::look_again;
+pub use self::unsealed::Unsealed;
 pub use self::verify::{Fate, Verdict, verify};
 
 use crate::config::AfterExtend;
@@ -56,6 +58,7 @@ use crate::strategy::Chooser;
 pub struct Template {
     id: i64,
     fingerprint: Fingerprint,
+    contents_of: Fingerprint,
     extends: Option<Extends>,
     provisional: Option<Provisional>,
     databases: Vec<TemplateDatabase>,
@@ -165,6 +168,12 @@ impl Template {
     /// What it was built from.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
+    }
+
+    /// The inputs whose contents it has: [`Template::fingerprint`], but of one that was not sealed those of the
+    /// template that it equals.
+    pub fn contents_of(&self) -> &Fingerprint {
+        &self.contents_of
     }
 
     /// What it was extended from; `None` if it was built from nothing.
@@ -308,6 +317,7 @@ impl Template {
         Ok(Ok(Template {
             id: row.id,
             fingerprint: row.fingerprint.parse()?,
+            contents_of: row.fingerprint.parse()?,
             extends: base.map(|base| Extends {
                 base,
                 added: row.added.0.clone(),
@@ -340,8 +350,10 @@ pub struct BuildPermit {
 pub struct Ensured {
     /// The template, locked against being dropped.
     pub template: Template,
-    /// [`Outcome::Hit`], [`Outcome::Extended`] or [`Outcome::Miss`].
+    /// [`Outcome::Hit`], [`Outcome::Extended`], [`Outcome::Miss`] or [`Outcome::Unsealed`].
     pub outcome: Outcome,
+    /// Why it was not sealed: then it is no template, and can only be copied at once.
+    pub unsealed: Option<Unsealed>,
     /// Why it was built from nothing although there was something to extend.
     pub note: Option<String>,
     /// What a build from nothing took, now or the last time, if known.

@@ -4,7 +4,7 @@ use sqlx::postgres::types::Oid;
 
 use super::build::Done;
 use super::source::Start;
-use super::{Extends, Provisional, Template, TemplateDatabase, vacate};
+use super::{Extends, Provisional, Template, TemplateDatabase, Unsealed, vacate};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
@@ -14,7 +14,7 @@ use crate::pg::catalog::{self, BuiltWith, Contents};
 use crate::pg::collation::{self, Collation};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
-use crate::pg::{Doing as _, Session, replay, sql};
+use crate::pg::{Doing as _, Session, inventory, replay, sql};
 use crate::registry::database;
 use crate::registry::{DatabaseRow, Registry};
 
@@ -99,6 +99,8 @@ async fn own(registry: &mut Registry, row: &DatabaseRow, owner: &str) -> Result<
 pub(super) struct Inspected {
     contents: Vec<Contents>,
     pub(super) replays: Vec<replay::Replay>,
+    /// Of each database, where it is wanted.
+    pub(super) shapes: Vec<Option<String>>,
     built_with: BuiltWith,
 }
 
@@ -113,6 +115,7 @@ pub(super) async fn inspect(
     let mut inspected = Inspected {
         contents: Vec::new(),
         replays: Vec::new(),
+        shapes: Vec::new(),
         built_with: BuiltWith {
             server_version: registry.facts().version,
             source: start.source.clone(),
@@ -142,6 +145,12 @@ pub(super) async fn inspect(
             .hint("`allow_empty = true` seals an empty template all the same"));
         }
         vacate::drop_what_no_clone_has(&mut session, context, row).await?;
+        inspected
+            .shapes
+            .push(match context.definition.allow_unchanged {
+                true => None,
+                false => Some(inventory::shape(&mut session).await?),
+            });
         // One after the other: a role's CONNECTION LIMIT may be low.
         session.close().await;
         // Functions of expression indexes find things where the user's sessions find them.
@@ -199,6 +208,8 @@ pub(super) struct Sealing<'a> {
     pub(super) provisional: bool,
     /// Whether it takes the place of the ready template of the same fingerprint.
     pub(super) replaces: bool,
+    /// Why it does not become a template, if so: then it only can be copied, for a while.
+    pub(super) unsealed: Option<&'a Unsealed>,
 }
 
 /// The last step. The door is closed first, so that nobody comes in between; then one transaction
@@ -227,8 +238,12 @@ pub(super) async fn seal(
         .await
         .doing(|| "lock the new template".into())?;
     let fingerprint = sealing.recipe.fingerprint();
+    let what = match sealing.unsealed {
+        None => "pgstencil template",
+        Some(_) => "pgstencil, not sealed",
+    };
     let words = format!(
-        "pgstencil template: {} of {}, {}",
+        "{what}: {} of {}, {}",
         context.definition.name,
         context.project,
         fingerprint.short()
@@ -244,21 +259,30 @@ pub(super) async fn seal(
             let replay = &inspected.replays[i];
             let contents = &inspected.contents[i];
             let session = registry.session();
-            session
-                .run(sql::rename_database(&row.private_name, &row.name))
-                .await?;
-            // Whoever may create databases may copy what is marked so, and what a private database holds is
-            // not for everybody.
+            let name = sealing.name(row);
+            match sealing.unsealed {
+                None => {
+                    session
+                        .run(sql::rename_database(&row.private_name, name))
+                        .await?;
+                }
+                Some(_) => database::keep_private_name(session, row.id).await?,
+            }
+            // Every role that may create databases may copy a database with this mark, and the contents of a
+            // private database are not for every role.
             let mark = names::is_public_source(&context.definition.from);
-            session.run(sql::is_template(&row.name, mark)).await?;
+            session.run(sql::is_template(name, mark)).await?;
             session
                 .run(sql::comment_database(
-                    &row.name,
+                    name,
                     &row.mark().comment(&words, replay.comment.as_deref()),
                 ))
                 .await?;
             let size = (contents.bytes, contents.files);
             database::set_present(session, row.id, size, replay).await?;
+            if let Some(shape) = &inspected.shapes[i] {
+                database::set_shape(session, row.id, shape).await?;
+            }
         }
         if sealing.replaces {
             // Before the new one is ready: there is never more than one.
@@ -266,10 +290,21 @@ pub(super) async fn seal(
                 .replace_template(id, context.project, &context.definition.name, &fingerprint)
                 .await?;
         }
-        match registry
-            .set_ready(id, &inspected.built_with, took.as_millis() as u64)
-            .await?
-        {
+        let millis = took.as_millis() as u64;
+        let done = match sealing.unsealed {
+            None => {
+                registry
+                    .set_ready(id, &inspected.built_with, millis)
+                    .await?
+            }
+            Some(why) => {
+                let (text, note) = (why.message(), why.note());
+                registry
+                    .set_unsealed(id, &text, &note, &inspected.built_with, millis)
+                    .await?
+            }
+        };
+        match done {
             true => Ok(()),
             // Somebody declared the build dead, which the lock should have prevented.
             false => Err(sqlx::Error::RowNotFound),
@@ -287,7 +322,7 @@ pub(super) async fn seal(
         .map(|(i, row)| {
             Ok(TemplateDatabase {
                 role: row.role.clone(),
-                name: row.name.clone(),
+                name: sealing.name(row).to_owned(),
                 oid: oid_of(row)?,
                 bytes: inspected.contents[i].bytes,
                 files: inspected.contents[i].files,
@@ -295,14 +330,29 @@ pub(super) async fn seal(
             })
         })
         .collect::<Result<_>>()?;
-    Ok(Template {
+    let mut template = Template {
         id,
         fingerprint,
+        contents_of: fingerprint,
         extends: sealing.extends.cloned(),
         provisional: sealing.provisional.then(Provisional::default),
         databases,
         build_time: sealing.extends.is_none().then_some(took),
         needs_look: !inspected.built_with.available.is_empty(),
         source: inspected.built_with.source.clone().map(Box::new),
-    })
+    };
+    if let Some(unsealed) = sealing.unsealed {
+        template.become_unsealed(unsealed);
+    }
+    Ok(template)
+}
+
+impl Sealing<'_> {
+    /// The name that a database gets.
+    fn name<'r>(&self, row: &'r DatabaseRow) -> &'r str {
+        match self.unsealed {
+            None => &row.name,
+            Some(_) => &row.private_name,
+        }
+    }
 }

@@ -212,6 +212,11 @@ async fn rebuild(
         Made::Overtaken(overtaken) => return Ok(Err(overtaken)),
     };
     let (id, build_time) = (done.id, done.started.elapsed());
+    if let Some(unsealed) = &done.unsealed {
+        // A stale program would take the place of what a newer one built.
+        let error = unsealed.error();
+        return Err(build::give_up(registry, context, id, error).await);
+    }
     let differences = match compare(registry, context, &done, &template).await {
         Ok(differences) => differences,
         Err(error) => return Err(build::give_up(registry, context, id, error).await),
@@ -230,6 +235,7 @@ async fn rebuild(
             extends: None,
             provisional: false,
             replaces: true,
+            unsealed: None,
         };
         match seal(registry, context, *done, &sealing).await {
             Ok(fresh) => fresh.let_go(registry).await?,

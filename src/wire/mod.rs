@@ -56,7 +56,7 @@ pub struct Answer {
     pub template: String,
     /// Of its present inputs.
     pub fingerprint: String,
-    /// `hit`, `miss`, `extended`, `fallback` or `reused`.
+    /// `hit`, `miss`, `extended`, `unsealed`, `fallback` or `reused`.
     pub outcome: &'static str,
     /// Whether a build from nothing is to take the template's place.
     pub provisional: bool,

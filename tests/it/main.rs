@@ -54,5 +54,6 @@ mod support;
 mod sweep;
 mod terminal;
 mod trust;
+mod unsealed;
 mod verify;
 mod warm;

@@ -49,7 +49,7 @@ fn a_registry_of_version_one_is_upgraded_with_what_is_in_it() {
     // What has a recipe that cannot be read is no base, and in nobody's way.
     Pgstencil::new(&project).arg("ensure").success();
     let version = "select version from pgstencil.meta";
-    assert_eq!(server().psql(&registry, version), "5");
+    assert_eq!(server().psql(&registry, version), "6");
     let rows = list(&project)["templates"].as_array().unwrap().clone();
     let old = rows
         .iter()
@@ -194,7 +194,7 @@ fn a_newer_one_is_left_alone() {
             .fails(2)
             .stderr_has("has version 99");
     }
-    server().psql(&project.registry(), "update pgstencil.meta set version = 5");
+    server().psql(&project.registry(), "update pgstencil.meta set version = 6");
     Pgstencil::new(&project)
         .arg("ensure")
         .success()

@@ -21,6 +21,7 @@
 //! `.sql` file here is one query that answers with (heading, rank, number, line).
 
 mod difference;
+mod shape;
 
 use std::collections::BTreeMap;
 
@@ -31,6 +32,7 @@ use super::{Doing as _, Session, sql};
 use crate::error::Result;
 
 pub use difference::{Change, ChangeKind, Difference, Edit, Side, diff};
+pub use shape::{Rows, digests, shape};
 
 /// What is in one database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

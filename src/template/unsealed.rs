@@ -1,0 +1,281 @@
+//! A build command that does not see its new migrations: what it built is handed out, and never sealed.
+//!
+//! Migrations that are compiled into a program (`sqlx::migrate!`, refinery, diesel, Go's embed) are not there
+//! before that is built again. Sealed, such a result would be the old schema under the new fingerprint, for
+//! everybody and for good. Every migration tool writes at least its own note of a migration, so a result
+//! that lacks even that is no result of the new files.
+
+use super::compare::{Subject, compare_all};
+use super::look_up::{self, Claim};
+use super::{Ensured, Template};
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::fingerprint::{Recipe, RelPath, new_migrations};
+use crate::names::Fingerprint;
+use crate::pg::inventory::Rows;
+use crate::registry::Registry;
+use crate::registry::template::{Hold, UnsealedNote};
+
+/// Why a build was not sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsealed {
+    /// Name of the definition.
+    pub definition: String,
+    /// The migrations that changed nothing, in order.
+    pub files: Vec<RelPath>,
+    /// The template that holds the same without them.
+    pub alike: Fingerprint,
+}
+
+/// How many files are named.
+const SHOWN: usize = 5;
+
+impl Unsealed {
+    /// From what the registry notes of it.
+    fn of(definition: &str, note: &UnsealedNote) -> Result<Self> {
+        Ok(Unsealed {
+            definition: definition.to_owned(),
+            files: note.files.clone(),
+            alike: note.alike.parse()?,
+        })
+    }
+
+    /// For the registry.
+    pub(super) fn note(&self) -> UnsealedNote {
+        UnsealedNote {
+            files: self.files.clone(),
+            alike: self.alike.to_string(),
+        }
+    }
+
+    /// What happened, in one line.
+    pub fn message(&self) -> String {
+        let named: Vec<String> = self
+            .files
+            .iter()
+            .take(SHOWN)
+            .map(|path| format!("`{path}`"))
+            .collect();
+        let more = match self.files.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        format!(
+            "the build command of `{}` changed nothing although there is new: {}{more}",
+            self.definition,
+            named.join(", ")
+        )
+    }
+
+    /// Why that is, and what helps, a line each.
+    fn advice(&self) -> [String; 3] {
+        [
+            format!(
+                "the result equals template {}, which lacks {}",
+                self.alike.short(),
+                match self.files.len() {
+                    1 => "that file",
+                    _ => "these files",
+                }
+            ),
+            "if migrations are compiled into the program that `build` runs, the program is older than they are: let `build` compile it first".into(),
+            format!(
+                "`allow_unchanged = true` in [template.{}] is for a file that really does nothing",
+                self.definition
+            ),
+        ]
+    }
+
+    /// As a warning of several lines, where the result is handed out all the same.
+    pub(crate) fn warning(&self) -> String {
+        let [fact, reason, key] = self.advice();
+        let message = self.message();
+        format!("{message}\n{fact}; it is handed out, and not kept as a template\n{reason}\n{key}")
+    }
+
+    /// As an error.
+    pub(crate) fn error(&self) -> Error {
+        let [fact, reason, key] = self.advice();
+        Error::new(Kind::Build, self.message())
+            .detail(format!("{fact}; it was not kept as a template"))
+            .hint(reason)
+            .hint(key)
+    }
+}
+
+/// Finds out whether a build did nothing for its new migrations. `base`: what was extended, and the files that
+/// were new to it; a build from nothing is compared with all templates whose migrations are fewer. `None`:
+/// it did something, or nothing is known of a template that lacks some of its files.
+pub(super) async fn look(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    built: &Subject<'_>,
+    recipe: &Recipe,
+    base: Option<&Template>,
+) -> Result<Option<Unsealed>> {
+    if context.definition.allow_unchanged {
+        return Ok(None);
+    }
+    let migrations = paths(recipe);
+    if let Some(base) = base {
+        let shapes = registry.shapes_of(base.id).await?;
+        let Some(of_base) = registry.migrations_of(base.id).await? else {
+            return Ok(None);
+        };
+        let files = new_migrations(&of_base, &migrations);
+        if files.is_empty() || !may_equal(&shapes, built) {
+            return Ok(None);
+        }
+        return Ok(
+            match equals(registry, context, built, base, Rows::All).await? {
+                true => Some(unsealed(context, files, base)),
+                false => None,
+            },
+        );
+    }
+    let name = &context.definition.name;
+    let shapes = registry.shapes(context.project, name).await?;
+    let alike: Vec<i64> = shapes
+        .into_iter()
+        .filter(|(_, shapes)| may_equal(shapes, built))
+        .map(|(id, _)| id)
+        .collect();
+    if alike.is_empty() {
+        return Ok(None);
+    }
+    let ready = registry
+        .ready_templates(context.project, name, recipe)
+        .await?;
+    for (row, older) in ready.iter().filter(|(row, _)| alike.contains(&row.id)) {
+        let older = paths(older);
+        let files = match older.iter().all(|path| migrations.contains(path)) {
+            true => new_migrations(&older, &migrations),
+            false => Vec::new(),
+        };
+        if files.is_empty() {
+            continue;
+        }
+        let Claim::Ready(template) = look_up::claim(registry, row).await? else {
+            continue;
+        };
+        let equal = equals(registry, context, built, &template, Rows::Few).await;
+        let found = unsealed(context, files, &template);
+        template.let_go(registry).await?;
+        if equal? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn paths(recipe: &Recipe) -> Vec<RelPath> {
+    recipe.migrations.iter().map(|f| f.path.clone()).collect()
+}
+
+fn unsealed(context: &Context<'_>, files: Vec<RelPath>, alike: &Template) -> Unsealed {
+    Unsealed {
+        definition: context.definition.name.clone(),
+        files,
+        alike: alike.fingerprint,
+    }
+}
+
+/// Whether databases of these shapes may hold the same as those that were built. A template that was built
+/// by an older version has none, and then nothing is known.
+fn may_equal(shapes: &[(String, Option<String>)], built: &Subject<'_>) -> bool {
+    built.rows.len() == shapes.len()
+        && built.rows.iter().zip(built.shapes).all(|(row, shape)| {
+            let old = shapes.iter().find(|(role, _)| *role == row.role);
+            match (old, shape) {
+                (Some((_, Some(old))), Some(new)) => old == new,
+                (Some(_), _) => true,
+                (None, _) => false,
+            }
+        })
+}
+
+/// `rows`: which of them must say the same, beside being as many.
+async fn equals(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    built: &Subject<'_>,
+    template: &Template,
+    rows: Rows,
+) -> Result<bool> {
+    let compared = compare_all(registry, context, built, template, Some(rows)).await?;
+    Ok(compared.differences.is_empty() && compared.same_rows)
+}
+
+/// Takes what another process built and did not seal, for somebody who waited for that build. `None` if it was
+/// sealed, failed, or is gone by now.
+pub(super) async fn take(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    id: i64,
+) -> Result<Option<(Template, Unsealed)>> {
+    let Hold::Held(held) = registry.hold_unsealed(id).await? else {
+        return Ok(None);
+    };
+    let note = held.row.unsealed.clone();
+    let template = match (Template::of(registry, &held).await?, note) {
+        (Ok(template), Some(note)) => Some((template, note)),
+        _ => None,
+    };
+    let Some((mut template, note)) = template else {
+        look_up::let_go(registry, id).await?;
+        return Ok(None);
+    };
+    let unsealed = Unsealed::of(&context.definition.name, &note.0)?;
+    template.become_unsealed(&unsealed);
+    Ok(Some((template, unsealed)))
+}
+
+impl Template {
+    /// It holds what another one does, and is nobody's extension.
+    pub(super) fn become_unsealed(&mut self, unsealed: &Unsealed) {
+        self.contents_of = unsealed.alike;
+        self.extends = None;
+        self.provisional = None;
+        self.build_time = None;
+    }
+}
+
+impl Ensured {
+    /// The error for somebody who wants a template, if this is none.
+    ///
+    /// # Errors
+    /// [`Kind::Build`]
+    pub(crate) fn sealed(&self) -> Result<()> {
+        match &self.unsealed {
+            None => Ok(()),
+            Some(unsealed) => Err(unsealed.error()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn it_names_the_files_the_reason_and_the_key() {
+        let path = |n: usize| RelPath::new(Path::new(&format!("m/{n}.sql")));
+        let mut unsealed = Unsealed {
+            definition: "app".into(),
+            files: vec![path(1)],
+            alike: "ab".repeat(32).parse().unwrap(),
+        };
+        let text = unsealed.warning();
+        assert!(text.starts_with(
+            "the build command of `app` changed nothing although there is new: `m/1.sql`\n\
+             the result equals template abababababab, which lacks that file; it is handed out"
+        ));
+        assert!(text.contains("`allow_unchanged = true` in [template.app]"));
+        unsealed.files = (1..9).map(path).collect();
+        assert!(unsealed.message().ends_with("`m/5.sql` and 3 more"));
+        assert_eq!(unsealed.error().kind(), Kind::Build);
+        assert_eq!(Unsealed::of("app", &unsealed.note()).unwrap(), unsealed);
+    }
+}
