@@ -164,6 +164,9 @@ pub struct HeldTemplate {
     pub found: Vec<catalog::Database>,
 }
 
+/// Role of a database within its set, and the hash of its numbers of objects and rows; `None` if it was not taken.
+pub(crate) type Shape = (String, Option<String>);
+
 /// A role may use what it built, and what a role built that it inherits from; its own comes first.
 const READY_ID: &str = "SELECT id FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
@@ -747,7 +750,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn shapes_of(&mut self, id: i64) -> Result<Vec<(String, Option<String>)>> {
+    pub async fn shapes_of(&mut self, id: i64) -> Result<Vec<Shape>> {
         let all = self.read_shapes(sql::fill(SHAPES_OF, &[&id])).await?;
         Ok(all.into_iter().flat_map(|(_, shapes)| shapes).collect())
     }
@@ -760,21 +763,18 @@ impl Registry {
         &mut self,
         project: &str,
         definition: &str,
-    ) -> Result<Vec<(i64, Vec<(String, Option<String>)>)>> {
+    ) -> Result<Vec<(i64, Vec<Shape>)>> {
         self.read_shapes(sql::fill(SHAPES, &[&project, &definition]))
             .await
     }
 
-    async fn read_shapes(
-        &mut self,
-        statement: Statement,
-    ) -> Result<Vec<(i64, Vec<(String, Option<String>)>)>> {
+    async fn read_shapes(&mut self, statement: Statement) -> Result<Vec<(i64, Vec<Shape>)>> {
         let rows: Vec<(i64, String, Option<String>)> = self
             .session()
             .rows(statement)
             .await
             .doing(|| "read the shapes of templates".into())?;
-        let mut all: Vec<(i64, Vec<(String, Option<String>)>)> = Vec::new();
+        let mut all: Vec<(i64, Vec<Shape>)> = Vec::new();
         for (id, role, shape) in rows {
             match all.last_mut() {
                 Some((last, shapes)) if *last == id => shapes.push((role, shape)),

@@ -82,7 +82,7 @@ pub async fn ensure(
                     None => known(&mut costs, registry, context).await?.full,
                 };
                 return Ok(Ensured {
-                    template,
+                    template: *template,
                     outcome: Outcome::Hit,
                     unsealed: None,
                     note: None,

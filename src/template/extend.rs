@@ -196,7 +196,10 @@ pub(super) async fn find_base(
         due = bases.why_due();
         for (row, added) in bases.found {
             match claim(registry, row).await? {
-                Claim::Ready(template) => return Ok(Ok(Base { template, added })),
+                Claim::Ready(template) => {
+                    let template = *template;
+                    return Ok(Ok(Base { template, added }));
+                }
                 Claim::Changed => changed = true,
                 Claim::Unusable(why) => {
                     context.tell(Event::Warning(&format!(

@@ -17,7 +17,7 @@ use crate::registry::{Registry, TemplateRow};
 
 /// What a look found.
 pub(super) enum LookUp {
-    Ready(Template),
+    Ready(Box<Template>),
     Vacant(BuildPermit),
     Busy(Box<TemplateRow>),
     /// Changed under our eyes: look again.
@@ -42,7 +42,7 @@ pub(super) async fn look_up(
         };
         let why = match stale(&held.row, context.definition) {
             None => match Template::of(registry, &held).await? {
-                Ok(template) => return Ok(LookUp::Ready(template)),
+                Ok(template) => return Ok(LookUp::Ready(Box::new(template))),
                 Err(why) => why,
             },
             Some(why) => why,
@@ -112,7 +112,7 @@ pub(super) async fn tell_of_another_role(
 /// What came of trying to use a ready template.
 pub(super) enum Claim {
     /// It is there, under its shared lock.
-    Ready(Template),
+    Ready(Box<Template>),
     /// It is there, but cannot be used, for this reason.
     Unusable(String),
     /// Somebody is about to drop it, or has replaced it: look again.
@@ -125,7 +125,7 @@ pub(super) async fn claim(registry: &mut Registry, row: &TemplateRow) -> Result<
         return Ok(Claim::Changed);
     };
     match Template::of(registry, &held).await? {
-        Ok(template) => Ok(Claim::Ready(template)),
+        Ok(template) => Ok(Claim::Ready(Box::new(template))),
         Err(why) => {
             let_go(registry, row.id).await?;
             Ok(Claim::Unusable(why))

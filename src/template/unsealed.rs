@@ -14,7 +14,7 @@ use crate::fingerprint::{Recipe, RelPath, new_migrations};
 use crate::names::Fingerprint;
 use crate::pg::inventory::Rows;
 use crate::registry::Registry;
-use crate::registry::template::{Hold, UnsealedNote};
+use crate::registry::template::{Hold, Shape, UnsealedNote};
 
 /// Why a build was not sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,7 +182,7 @@ fn unsealed(context: &Context<'_>, files: Vec<RelPath>, alike: &Template) -> Uns
 
 /// Whether databases of these shapes may hold the same as those that were built. A template that was built
 /// by an older version has none, and then nothing is known.
-fn may_equal(shapes: &[(String, Option<String>)], built: &Subject<'_>) -> bool {
+fn may_equal(shapes: &[Shape], built: &Subject<'_>) -> bool {
     built.rows.len() == shapes.len()
         && built.rows.iter().zip(built.shapes).all(|(row, shape)| {
             let old = shapes.iter().find(|(role, _)| *role == row.role);

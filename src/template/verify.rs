@@ -188,7 +188,7 @@ async fn take(
         .hint("`pgstencil ensure` builds it"));
     };
     match look_up::claim(registry, &row).await? {
-        Claim::Ready(template) => Ok(Some(template)),
+        Claim::Ready(template) => Ok(Some(*template)),
         Claim::Changed => Ok(None),
         Claim::Unusable(why) => Err(Error::failed(format!(
             "template {} of `{definition}` cannot be verified: {why}",
