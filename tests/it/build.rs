@@ -554,6 +554,45 @@ fn a_builder_that_loses_its_session_ends_its_command() {
     assert!(eventually(PATIENCE, || !server().has_database(&dead)));
 }
 
+/// Its command is killed at once then, and the next builder waits for the end of that command.
+#[test]
+fn two_build_commands_do_not_run_at_once_after_a_lost_session() {
+    let project = Project::with_migrations(server());
+    project.build(&Build::Script(
+        "if [ -e former ]; then
+             kill -0 \"$(cat former)\" 2>/dev/null && touch both
+         else
+             trap '' TERM
+             echo $$ >former.new; mv former.new former
+             while [ -e pgstencil.toml ]; do sleep 0.01; done
+         fi
+         migrate"
+            .into(),
+    ));
+    let former = ensure(&project).spawn();
+    assert!(eventually(PATIENCE, || project
+        .path()
+        .join("former")
+        .exists()));
+    let holder = format!(
+        "select pid from pg_locks l join pg_database d on d.oid = l.database
+         where locktype = 'advisory' and mode = 'ExclusiveLock' and granted and datname = '{}'",
+        project.registry()
+    );
+    let holder = server().psql("postgres", &holder);
+    let next = ensure(&project).spawn();
+    assert!(eventually(PATIENCE, || next
+        .stderr_so_far()
+        .contains("waiting")));
+    server().psql(
+        "postgres",
+        &format!("select pg_terminate_backend({holder})"),
+    );
+    former.wait().code(3);
+    next.wait().code(0);
+    assert!(!project.path().join("both").exists());
+}
+
 #[test]
 fn only_a_seal_makes_a_template() {
     let project = Project::with_migrations(server());

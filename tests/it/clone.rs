@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::hold::{Held, goes, list, oid, only_templates_left, stays};
@@ -272,6 +273,41 @@ fn after_clone_sql_tells_the_databases_of_a_set_of_each_other() {
         .stderr_has("after_clone_sql of role `proxy`")
         .stderr_has("division by zero");
     let gone = || project.databases().len() == before;
+    assert!(eventually(PATIENCE, gone), "{:?}", project.databases());
+}
+
+#[test]
+fn what_ends_after_clone_sql_decides_the_exit_code() {
+    let project = Project::with_migrations(server());
+    Pgstencil::new(&project).arg("ensure").success();
+    let config = project.read("pgstencil.toml");
+    let with = |sql: &str| {
+        project.config(&format!("{config}\nafter_clone_sql.app = \"{sql}\"\n"));
+    };
+    with("select pg_terminate_backend(pg_backend_pid())");
+    clone(&project, &[])
+        .fails(3)
+        .stdout("")
+        .stderr_has("after_clone_sql of role `app`");
+    with("select pg_sleep(600)");
+    clone(&project, &["--wait", "1s"]).fails(5).stdout("");
+    let running = clone(&project, &[]).spawn();
+    let sleeps = format!(
+        "select count(*) from pg_stat_activity where query like 'select pg_sleep(600)%' and datname like '%{}%'",
+        project.id
+    );
+    let asleep = |count: &str| eventually(PATIENCE, || server().psql("postgres", &sleeps) == count);
+    assert!(asleep("1"));
+    running.signal(Signal::SIGINT);
+    running.wait().code(130).stdout("");
+    // The statement does not run on.
+    assert!(asleep("0"));
+    let gone = || {
+        project
+            .databases()
+            .iter()
+            .all(|name| name.starts_with("tpl_"))
+    };
     assert!(eventually(PATIENCE, gone), "{:?}", project.databases());
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::hold::{Held, goes, oid, only_templates_left};
 use crate::support::server::{PATIENCE, Stop, quote_literal};
-use crate::support::{Pgstencil, Project, Role, TestServer, eventually, server};
+use crate::support::{Pgstencil, Project, Proxy, Role, TestServer, eventually, server};
 
 /// The backends that hold exclusive advisory locks in the project's registry.
 fn lock_holders(project: &Project<'_>) -> Vec<i32> {
@@ -122,6 +122,31 @@ fn a_lost_session_is_replaced() {
         .args(["run", "--", "true"])
         .success();
     assert_eq!(oid(&project, &held.database), before);
+    held.end();
+    held.run.wait().code(0).lacks("warning");
+    only_templates_left(&project);
+}
+
+/// The server has ended the session, and the client waits for answers that never come.
+#[test]
+fn a_half_open_connection_is_noticed_within_the_grace() {
+    let mut project = Project::with_migrations(server());
+    let proxy = Proxy::new(server());
+    project.connect_to(proxy.url(server()));
+    project.append_config("[clone]\norphan_grace = \"3s\"");
+    let held = Held::idle(&project, &[]);
+    let before = oid(&project, &held.database);
+    let holder = is_held(&project);
+    proxy.stall();
+    let end = format!("select pg_terminate_backend({holder})");
+    server().psql("postgres", &end);
+    // Other commands sweep, for longer than the grace.
+    let deadline = Instant::now() + Duration::from_secs(7);
+    while Instant::now() < deadline {
+        Pgstencil::new(&project).arg("evict").success();
+    }
+    assert_eq!(oid(&project, &held.database), before);
+    assert_ne!(is_held(&project), holder);
     held.end();
     held.run.wait().code(0).lacks("warning");
     only_templates_left(&project);

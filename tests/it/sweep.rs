@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use pgstencil::pg::lock::LockKey;
+use pgstencil::stencil::{Defaults, Endpoint};
+use pgstencil::url::ServerUrl;
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::support::hold::{Held, goes, list, oid, only_templates_left, stays};
 use crate::support::server::{PATIENCE, quote_ident, quote_literal};
-use crate::support::{Build, Pgstencil, Project, eventually, server};
+use crate::support::{Build, Pgstencil, Project, Proxy, eventually, server};
 
 fn project() -> Project<'static> {
     let project = Project::with_migrations(server());
@@ -331,6 +333,35 @@ async fn what_cannot_be_dropped_does_not_keep_the_rest() {
     }));
     command(&project);
     goes(&project, &left);
+}
+
+/// Of five passes the last two follow after 5 and 20 s.
+#[tokio::test]
+async fn a_sweep_ends_when_nothing_more_can_be_dropped() {
+    let project = project();
+    let cloned = Pgstencil::new(&project).arg("clone").success();
+    let name = cloned.line().rsplit_once('/').unwrap().1.to_owned();
+    // What keeps a database from being dropped for good.
+    let mut session = server().connect(&name).await;
+    let subscription = format!("s_{}", project.id);
+    let text = format!(
+        "create subscription {subscription} connection 'dbname=x' publication p with (connect = false)"
+    );
+    sqlx::raw_sql(AssertSqlSafe(text))
+        .execute(&mut session)
+        .await
+        .unwrap();
+    Pgstencil::new(&project).args(["release", &name]).success();
+    let proxy = Proxy::new(server());
+    let url = ServerUrl::parse(&proxy.url(server())).unwrap();
+    let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
+    let grace = Duration::from_secs(120);
+    pgstencil::stencil::sweep_now(&endpoint, &project.registry(), grace)
+        .await
+        .unwrap();
+    // Each pass opens the registry.
+    let passes = proxy.round_trips().iter().filter(|n| **n > 0).count();
+    assert!((1..=3).contains(&passes), "{passes}");
 }
 
 /// Sweeps in the foreground; returns what it took.

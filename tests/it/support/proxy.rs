@@ -27,6 +27,8 @@ pub(crate) enum Fault {
 struct Faults {
     asked: AtomicUsize,
     silent: AtomicBool,
+    /// The connections with a lower number swallow everything, for good.
+    stalled: AtomicUsize,
     planned: Mutex<Option<(usize, Fault)>>,
 }
 
@@ -90,6 +92,13 @@ impl Proxy {
         self.faults.asked.store(0, Ordering::SeqCst);
     }
 
+    /// Each connection that there is now falls silent in both directions, and its ends hear nothing of each
+    /// other any more. Later connections are not touched.
+    pub(crate) fn stall(&self) {
+        let opened = self.counts.lock().unwrap().len();
+        self.faults.stalled.store(opened, Ordering::SeqCst);
+    }
+
     /// How many questions there were since the last plan. Ends all faults.
     pub(crate) fn heal(&self) -> usize {
         *self.faults.planned.lock().unwrap() = None;
@@ -126,7 +135,8 @@ fn relay(client: TcpStream, server: TcpStream, counts: Counts, number: usize, fa
     let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     let of_questions = Arc::clone(&faults);
     std::thread::spawn(move || {
-        pump(from, to, |bytes| {
+        let stalled = || of_questions.stalled(number);
+        pump(from, to, stalled, |bytes| {
             // Query, Parse, Bind: what asks. Not what starts a session, proves who one is, or ends it.
             let asks = matches!(bytes[0], b'Q' | b'P' | b'B');
             if seen.swap(false, Ordering::SeqCst) && asks {
@@ -139,15 +149,16 @@ fn relay(client: TcpStream, server: TcpStream, counts: Counts, number: usize, fa
                     Some(Fault::Silent) | None => {}
                 }
             }
-            of_questions.pass()
+            of_questions.pass(number)
         });
     });
     std::thread::spawn(move || {
-        pump(server, client, |_| {
+        let stalled = || faults.stalled(number);
+        pump(server, client, stalled, |_| {
             answered.store(true, Ordering::SeqCst);
             match cut_at_answer.load(Ordering::SeqCst) {
                 true => Pass::Cut,
-                false => faults.pass(),
+                false => faults.pass(number),
             }
         });
     });
@@ -161,16 +172,25 @@ enum Pass {
 }
 
 impl Faults {
-    fn pass(&self) -> Pass {
-        match self.silent.load(Ordering::SeqCst) {
+    fn stalled(&self, connection: usize) -> bool {
+        connection < self.stalled.load(Ordering::SeqCst)
+    }
+
+    fn pass(&self, connection: usize) -> Pass {
+        match self.stalled(connection) || self.silent.load(Ordering::SeqCst) {
             true => Pass::Swallowed,
             false => Pass::On,
         }
     }
 }
 
-/// Copies until one side ends, then ends the other.
-fn pump(mut from: TcpStream, mut to: TcpStream, mut look: impl FnMut(&[u8]) -> Pass) {
+/// Copies until one side ends, then ends the other, unless the connection is stalled.
+fn pump(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    stalled: impl Fn() -> bool,
+    mut look: impl FnMut(&[u8]) -> Pass,
+) {
     let mut buffer = [0; 65_536];
     while let Ok(count) = from.read(&mut buffer) {
         if count == 0 {
@@ -189,5 +209,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mut look: impl FnMut(&[u8]) -> P
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Write);
+    if !stalled() {
+        let _ = to.shutdown(Shutdown::Write);
+    }
 }
