@@ -36,9 +36,10 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 pub use self::difference::{Difference, FileChanges};
 pub use self::extension::{Append, Obstacle, extension};
@@ -49,7 +50,7 @@ pub use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerT
 pub use self::snapshot::{Change, Snapshot};
 
 use self::globs::{Globs, KEYS};
-use self::walk::{Found, Gitignore, walk};
+use self::walk::{Found, Gitignore, Walked, walk};
 use crate::config::Definition;
 use crate::error::{Error, Result};
 
@@ -97,11 +98,12 @@ impl Inputs {
         variable: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self> {
         let globs = Arc::new(Globs::compile(root, definition)?);
-        let walked = walk(root, &globs, Gitignore::Honour, false)?;
+        let walk = || walk(root, &globs, Gitignore::Honour, false);
+        let (walked, hashes) = walk_and_hash(root, walk)?;
         check_matches(root, definition, &globs, &walked)?;
 
         let mut lists: [Vec<FileInput>; 3] = Default::default();
-        for (found, (hash, bytes)) in walked.files.iter().zip(hash_all(root, &walked.files)?) {
+        for (found, (hash, bytes)) in walked.files.iter().zip(hashes) {
             for (list, _) in lists
                 .iter_mut()
                 .zip(found.kinds)
@@ -202,7 +204,7 @@ fn check_matches(
     root: &Path,
     definition: &Definition,
     globs: &Globs,
-    walked: &walk::Walked,
+    walked: &Walked,
 ) -> Result<()> {
     if let Some((_, glob)) = globs
         .iter()
@@ -224,11 +226,39 @@ fn check_matches(
     Ok(())
 }
 
+/// A file that is gone when it is read was deleted after the walk, or is being replaced as `git checkout` does it:
+/// the walk is repeated that often.
+const WALKS: usize = 5;
+/// The time between two of these walks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The files that a walk finds, and hash and length of each, in the same order.
+fn walk_and_hash(
+    root: &Path,
+    mut walk: impl FnMut() -> Result<Walked>,
+) -> Result<(Walked, Vec<(String, u64)>)> {
+    let mut again = WALKS - 1;
+    loop {
+        let walked = walk()?;
+        match hash_all(root, &walked.files)? {
+            Ok(hashes) => return Ok((walked, hashes)),
+            Err((_, e)) if e.kind() == io::ErrorKind::NotFound && again > 0 => again -= 1,
+            Err((path, e)) => {
+                let error = Error::failed(format!("cannot read `{}`", path.display()));
+                return Err(error.caused_by(e));
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// So few files are hashed faster than a thread starts.
 const FILES_PER_THREAD: usize = 64;
 
-/// Hash and length of each file, in the same order.
-fn hash_all(root: &Path, files: &[Found]) -> Result<Vec<(String, u64)>> {
+/// Hash and length of each file, in the same order; or the first file that cannot be read, and why.
+type Hashed = std::result::Result<Vec<(String, u64)>, (PathBuf, io::Error)>;
+
+fn hash_all(root: &Path, files: &[Found]) -> Result<Hashed> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = cores.min(files.len().div_ceil(FILES_PER_THREAD)).max(1);
     let next = AtomicUsize::new(0);
@@ -255,14 +285,11 @@ fn hash_all(root: &Path, files: &[Found]) -> Result<Vec<(String, u64)>> {
         Ok::<_, Error>(all)
     })?;
     all.sort_by_key(|(at, _)| *at);
-    all.into_iter()
-        .map(|(at, result)| {
-            result.map_err(|e| {
-                let path = root.join(files[at].path.to_path());
-                Error::failed(format!("cannot read `{}`", path.display())).caused_by(e)
-            })
-        })
-        .collect()
+    let path = |at: usize| root.join(files[at].path.to_path());
+    let hashed = all
+        .into_iter()
+        .map(|(at, result)| result.map_err(|e| (path(at), e)));
+    Ok(hashed.collect())
 }
 
 fn hash_file(path: &Path) -> io::Result<(String, u64)> {

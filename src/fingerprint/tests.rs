@@ -975,3 +975,34 @@ fn text_files_that_the_build_command_names_are_inputs() {
 fn print_of(tree: &Tree, definition: &Definition) -> Vec<FileInput> {
     tree.read(definition).inputs
 }
+
+#[test]
+fn a_file_that_goes_between_walk_and_reading_is_looked_for_again() {
+    let tree = Tree::new(&[("m/1.sql", "a"), ("m/2.sql", "b")]);
+    let globs = Arc::new(Globs::compile(tree.root(), &migrations(&["m/*"])).unwrap());
+    let walk = || walk(tree.root(), &globs, Gitignore::Honour, false);
+    let mut walks = 0;
+    let (walked, hashes) = walk_and_hash(tree.root(), || {
+        let walked = walk();
+        walks += 1;
+        if walks == 1 {
+            fs::remove_file(tree.at("m/2.sql")).unwrap();
+        }
+        walked
+    })
+    .unwrap();
+    assert_eq!((walks, walked.files.len(), hashes.len()), (2, 1, 1));
+
+    // Not for ever.
+    walks = 0;
+    let error = walk_and_hash(tree.root(), || {
+        tree.write("m/2.sql", "b");
+        let walked = walk();
+        walks += 1;
+        fs::remove_file(tree.at("m/2.sql")).unwrap();
+        walked
+    });
+    let error = error.err().unwrap();
+    assert!(error.message().ends_with("m/2.sql`"), "{error}");
+    assert_eq!(walks, WALKS);
+}
