@@ -3,6 +3,17 @@
 
 use std::time::Duration;
 
+/// What an incremental build starts from, and why it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Extending<'a> {
+    /// First digits of the fingerprint of the template that is extended.
+    pub base: &'a str,
+    /// Number of new migrations.
+    pub migrations: usize,
+    /// Files of `rerun_inputs` that differ.
+    pub rerun_inputs: &'a [String],
+}
+
 /// Something worth telling.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
@@ -12,14 +23,21 @@ pub enum Event<'a> {
         definition: &'a str,
         /// First digits of the fingerprint.
         fingerprint: &'a str,
-        /// The template that it extends, by the first digits of its fingerprint, and how many
-        /// migrations are new; `None` for a build from nothing.
-        extends: Option<(&'a str, usize)>,
+        /// The template that it extends; `None` for a build from nothing.
+        extends: Option<Extending<'a>>,
         /// What the last one of its kind took.
         expected: Option<Duration>,
     },
     /// A line that the build command, or `after_clone`, printed.
     Output(&'a str),
+    /// How far a build is, after each line that its command printed.
+    Progress {
+        /// The line, without colours and passwords.
+        line: &'a str,
+        /// How many migrations the command has named so far, and how many there are to run; `None` as long as
+        /// it has named none.
+        migrations: Option<(usize, usize)>,
+    },
     /// Somebody else builds what we need. Repeated while we wait.
     Waiting {
         /// Name of the definition.
@@ -40,7 +58,7 @@ pub enum Event<'a> {
         /// First digits of the fingerprint.
         fingerprint: &'a str,
         /// The template that it extends, as in [`Event::Building`].
-        extends: Option<(&'a str, usize)>,
+        extends: Option<Extending<'a>>,
         /// Duration of the build.
         took: Duration,
     },

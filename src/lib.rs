@@ -30,7 +30,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`error`] | the one error type: kind (and so exit code), message, details, hints |
-//! | [`names`], [`url`], [`events`] | values: fingerprints, database names, marks; server URLs that hide their password; what happens meanwhile |
+//! | [`names`], [`url`], [`events`], [`quantity`] | values: fingerprints, database names, marks; server URLs that hide their password; progress events; counts, times and sizes in words |
 //! | [`git`] | checkouts: top level, repository and its main worktree, branch; the questions to `git` and `jj` |
 //! | [`private`] | the only creator of files and directories: closed to others from birth |
 //! | [`config`] | `pgstencil.toml` → checked [`config::Config`]; placeholders; the only reader of the environment |
@@ -152,6 +152,7 @@ pub mod names;
 pub mod pg;
 pub mod private;
 pub mod process;
+pub mod quantity;
 pub mod registry;
 pub mod server;
 pub mod stencil;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgstencil::config::env::{self, Environment};
 use pgstencil::{Error, Result};
 
-use super::output::seconds;
+use pgstencil::quantity::seconds;
 
 /// What a step tells.
 pub(super) struct Step<'a> {

@@ -7,7 +7,10 @@ mod commands;
 mod confirm;
 mod escape;
 mod github;
+mod live;
 mod output;
+mod screen;
+mod table;
 mod target;
 
 use std::process::ExitCode;

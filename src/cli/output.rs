@@ -10,11 +10,13 @@ use anstyle::{AnsiColor, Style};
 use clap::{CommandFactory as _, Parser as _};
 use pgstencil::Error;
 use pgstencil::config::env::{self, Environment};
-use pgstencil::events::Event;
+use pgstencil::events::{Event, Extending};
+use pgstencil::quantity::{count, seconds};
 use pgstencil::wire::{self, ErrorAnswer};
 
 use super::args::{Arguments, Color, Shared};
-use super::escape;
+use super::table::Look;
+use super::{escape, live, screen};
 
 /// Writes what a person or a script sees. Cheap to clone.
 #[derive(Clone)]
@@ -25,7 +27,12 @@ struct Inner {
     verbose: u8,
     json: bool,
     color: bool,
-    terminal: bool,
+    /// Colour on standard output.
+    data_color: bool,
+    /// Whether standard output is a terminal, and whether standard error is.
+    terminals: (bool, bool),
+    /// Whether a live line is drawn.
+    lively: bool,
     live: Mutex<Live>,
 }
 
@@ -39,42 +46,43 @@ enum Part<'a> {
 
 use Part::{Painted, Words};
 
-/// What the live line shows, and what has been said of a wait.
+/// The live line, and what has been said of a wait.
 #[derive(Default)]
 struct Live {
-    label: Option<String>,
-    since: Option<Instant>,
-    expected: Option<Duration>,
+    line: Option<live::Line>,
     drawn: bool,
     ticking: bool,
     told: Option<(String, Instant)>,
 }
 
-const GREEN: Style = AnsiColor::Green.on_default();
-const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
-const RED: Style = AnsiColor::Red.on_default().bold();
-const CYAN: Style = AnsiColor::Cyan.on_default();
+pub(super) const GREEN: Style = AnsiColor::Green.on_default();
+pub(super) const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
+pub(super) const RED: Style = AnsiColor::Red.on_default().bold();
+pub(super) const CYAN: Style = AnsiColor::Cyan.on_default();
 
 impl Printer {
     /// Decides once what is shown, and how.
     pub(crate) fn new(shared: &Shared, env: &Environment) -> Self {
+        let stdout = std::io::stdout().is_terminal();
         let stderr = std::io::stderr().is_terminal();
-        let dumb = env.get(env::TERM) == Some("dumb");
+        let dumb = screen::is_dumb(env);
         let forced = [env::FORCE_COLOR, env::CLICOLOR_FORCE]
             .iter()
             .any(|name| env.non_empty(name).is_some_and(|v| v != "0"));
-        let color = match shared.color {
+        let color = |terminal: bool| match shared.color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto if env.non_empty(env::NO_COLOR).is_some() => false,
-            Color::Auto => forced || (stderr && !dumb),
+            Color::Auto => forced || (terminal && !dumb),
         };
         Printer(Arc::new(Inner {
             quiet: shared.quiet,
             verbose: shared.verbose,
             json: shared.json,
-            color,
-            terminal: stderr
+            color: color(stderr),
+            data_color: color(stdout),
+            terminals: (stdout, stderr),
+            lively: stderr
                 && !dumb
                 && env.get(env::CI).is_none()
                 && shared.verbose == 0
@@ -101,17 +109,46 @@ impl Printer {
     /// # Errors
     /// A full disk behind a redirection, say.
     pub(crate) fn data(&self, text: &str) -> pgstencil::Result<()> {
+        self.write(&escape::lines(text))
+    }
+
+    fn write(&self, text: &str) -> pgstencil::Result<()> {
         self.clear();
         let mut out = std::io::stdout().lock();
-        match out
-            .write_all(escape::lines(text).as_bytes())
-            .and_then(|()| out.flush())
-        {
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(Error::failed("cannot write to standard output").caused_by(e))
             }
             _ => Ok(()),
         }
+    }
+
+    /// How tables and coloured words are shown on standard output.
+    pub(crate) fn look(&self) -> Look {
+        let (stdout, _) = self.0.terminals;
+        Look {
+            width: stdout.then(|| screen::width(std::io::stdout())),
+            color: self.0.data_color,
+        }
+    }
+
+    /// Data in words, for a person: what is too wide for the terminal goes on in the next line.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub(crate) fn text(&self, text: &str) -> pgstencil::Result<()> {
+        match self.look().width {
+            Some(width) => self.data(&screen::wrap(text, width)),
+            None => self.data(text),
+        }
+    }
+
+    /// A table of ours, perhaps in colour: made with [`Printer::look`], so nothing in it is escaped again.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub(crate) fn table(&self, table: &str) -> pgstencil::Result<()> {
+        self.write(table)
     }
 
     /// One JSON object, for standard output.
@@ -175,22 +212,31 @@ impl Printer {
                 extends,
                 expected,
             } => {
-                let label = match extends {
-                    None => format!("building template {definition} ({fingerprint})"),
-                    Some((base, added)) => format!(
-                        "extending template {definition} ({fingerprint}) from {base} by {}",
-                        migrations(*added)
+                let (label, short) = match extends {
+                    None => (
+                        format!("building template {definition} ({fingerprint})"),
+                        format!("building {definition}"),
+                    ),
+                    Some(extends) => (
+                        format!(
+                            "extending template {definition} ({fingerprint}) {}",
+                            extension(extends)
+                        ),
+                        format!("extending {definition}"),
                     ),
                 };
                 let last = expected.map_or(String::new(), |e| {
                     format!("; last time it took {}", seconds(e))
                 });
-                if self.0.terminal {
-                    self.begin(label, Duration::ZERO, *expected);
+                if self.0.lively {
+                    let mut line = live::Line::new(label, short);
+                    line.expected = *expected;
+                    self.begin(line);
                 } else {
                     self.say(&format!("{label}{last}"));
                 }
             }
+            Event::Progress { line, migrations } => self.progress(line, *migrations),
             Event::Waiting {
                 definition,
                 builder,
@@ -199,12 +245,12 @@ impl Printer {
                 tail,
             } => {
                 let label = format!("waiting for {builder} to build template {definition}");
-                if self.0.terminal {
-                    let label = match tail.lines().last() {
-                        None => label,
-                        Some(line) => format!("{label}: {line}"),
-                    };
-                    self.begin(label, *elapsed, *expected);
+                if self.0.lively {
+                    let mut line = live::Line::new(label, format!("waiting for {definition}"));
+                    line.since = Instant::now().checked_sub(*elapsed);
+                    line.expected = *expected;
+                    line.output = tail.lines().last().map(str::to_owned);
+                    self.begin(line);
                 } else {
                     self.tell_waiting(&label, *elapsed, *expected, tail);
                 }
@@ -218,10 +264,7 @@ impl Printer {
                 self.finish();
                 let (done, from) = match extends {
                     None => ("built", String::new()),
-                    Some((base, added)) => (
-                        "extended",
-                        format!(" from {base} by {}", migrations(*added)),
-                    ),
+                    Some(extends) => ("extended", format!(" {}", extension(extends))),
                 };
                 let what = format!(
                     " template {definition} ({fingerprint}){from} in {}",
@@ -305,13 +348,19 @@ impl Printer {
         for cause in wire::causes(error) {
             text += &format!("\n  caused by: {}", escape::block(&cause));
         }
+        let mut text = self.fit(text);
         if !error.hints().is_empty() {
             text.push('\n');
         }
         for hint in error.hints() {
-            // A config to paste has several lines. TOML may be indented.
-            let hint = escape::lines(hint.trim_end()).replace('\n', "\n  ");
-            text += &format!("\n{} {hint}", self.render(&[Painted(CYAN, "hint:")]));
+            let mut lines = hint.trim_end().lines();
+            let first = lines.next().unwrap_or_default();
+            let first = [Painted(CYAN, "hint:"), Words(" "), Words(first)];
+            text += &format!("\n{}", self.fit(self.render(&first)));
+            // A config to paste has several lines, which stay as they are. TOML may be indented.
+            for line in lines {
+                text += &format!("\n  {}", escape::line(line));
+            }
         }
         self.raw(&text);
     }
@@ -319,13 +368,19 @@ impl Printer {
     /// Ends the live line.
     pub(crate) fn finish(&self) {
         self.clear();
-        let mut live = self.live();
-        live.label = None;
-        live.since = None;
+        self.live().line = None;
     }
 
     fn line(&self, parts: &[Part<'_>]) {
-        self.raw(&self.render(parts));
+        self.raw(&self.fit(self.render(parts)));
+    }
+
+    /// Breaks what is too wide for the terminal of standard error.
+    fn fit(&self, text: String) -> String {
+        match self.0.terminals {
+            (_, true) => screen::wrap(&text, screen::width(std::io::stderr())),
+            _ => text,
+        }
     }
 
     fn raw(&self, text: &str) {
@@ -355,11 +410,9 @@ impl Printer {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn begin(&self, label: String, elapsed: Duration, expected: Option<Duration>) {
+    fn begin(&self, line: live::Line) {
         let mut live = self.live();
-        live.label = Some(escape::line(&label).into_owned());
-        live.since = Instant::now().checked_sub(elapsed);
-        live.expected = expected;
+        live.line = Some(line);
         if !live.ticking {
             live.ticking = true;
             drop(live);
@@ -374,16 +427,21 @@ impl Printer {
         }
     }
 
+    fn progress(&self, output: &str, migrations: Option<(usize, usize)>) {
+        if let Some(line) = &mut self.live().line {
+            line.output = Some(output.to_owned());
+            line.migrations = migrations.or(line.migrations);
+        }
+    }
+
     fn draw(&self) {
         let mut live = self.live();
-        let (Some(label), Some(since)) = (&live.label, live.since) else {
+        let Some(line) = &live.line else {
             return;
         };
-        let expected = live
-            .expected
-            .map_or(String::new(), |e| format!(" of about {}", seconds(e)));
-        let label: String = label.chars().take(100).collect();
-        let text = format!("\r\x1b[2K{label}  {}{expected}", seconds(since.elapsed()));
+        // One column stays free: some terminals go to the next line once the last one is taken.
+        let width = screen::width(std::io::stderr()).saturating_sub(1);
+        let text = format!("\r\x1b[2K{}", line.fit(width));
         live.drawn = true;
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
@@ -422,40 +480,15 @@ fn to_json(value: &impl serde::Serialize) -> pgstencil::Result<String> {
         .map_err(|e| Error::internal("cannot write JSON").caused_by(e))
 }
 
-/// A time for a person.
-pub(crate) fn seconds(time: Duration) -> String {
-    let s = time.as_secs_f64();
-    match s {
-        _ if s < 0.9995 => format!("{:.0} ms", s * 1e3),
-        _ if s < 100.0 => format!("{s:.1} s"),
-        _ => format!("{:.0} min {:02.0} s", (s / 60.0).floor(), s % 60.0),
-    }
-}
-
-/// How long ago, for a person: one unit will do.
-pub(crate) fn age(seconds: f64) -> String {
-    match seconds {
-        s if s < 100.0 => format!("{:.0}s", s.max(0.0)),
-        s if s < 6000.0 => format!("{:.0}m", s / 60.0),
-        s if s < 360_000.0 => format!("{:.0}h", s / 3600.0),
-        s => format!("{:.0}d", s / 86_400.0),
-    }
-}
-
-/// A size for a person.
-pub(crate) fn size(bytes: i64) -> String {
-    match bytes as f64 {
-        b if b < 1e6 => format!("{:.0} kB", b / 1e3),
-        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
-        b => format!("{:.1} GB", b / 1e9),
-    }
-}
-
-/// A number of migrations in words.
-pub(crate) fn migrations(count: usize) -> String {
-    match count {
-        0 => "no migration".into(),
-        1 => "one migration".into(),
-        n => format!("{n} migrations"),
+/// What is extended, and by what.
+fn extension(extends: &Extending<'_>) -> String {
+    let from = format!("from {}", extends.base);
+    match (extends.migrations, extends.rerun_inputs) {
+        (0, [one]) => format!("{from}, since `{one}` differs"),
+        (0, [first, others @ ..]) => format!(
+            "{from}, since `{first}` and {} more of `rerun_inputs` differ",
+            others.len()
+        ),
+        (n, _) => format!("{from} by {}", count(n, "migration")),
     }
 }

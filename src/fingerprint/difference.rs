@@ -58,6 +58,16 @@ pub struct FileChanges {
     pub removed: Vec<RelPath>,
 }
 
+impl FileChanges {
+    /// All files that differ, in their text form, sorted.
+    pub fn paths(&self) -> Vec<String> {
+        let all = [&self.added, &self.changed, &self.removed];
+        let mut paths: Vec<String> = all.into_iter().flatten().map(ToString::to_string).collect();
+        paths.sort();
+        paths
+    }
+}
+
 impl Difference {
     /// Compares two recipes, in time linear in their size.
     pub fn between(old: &Recipe, new: &Recipe) -> Self {

@@ -51,6 +51,9 @@ const TALLY: &str = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day,
      count(*) FILTER (WHERE outcome IN ('settled', 'verified')) AS comparisons, \
      count(*) FILTER (WHERE outcome = 'differed') AS differences, \
      count(*) FILTER (WHERE outcome = 'evicted') AS evictions, \
+     count(*) FILTER (WHERE outcome IN ('failed', 'timed_out')) AS failures, \
+     count(*) FILTER (WHERE outcome = 'timed_out') AS timeouts, \
+     coalesce(sum(millis) FILTER (WHERE outcome IN ('failed', 'timed_out')), 0)::bigint AS failed_ms, \
      coalesce(sum(millis) FILTER (WHERE outcome IN ('hit', 'miss', 'extended', 'unsealed', 'fallback')), 0)::bigint AS spent_ms, \
      coalesce(sum(millis) FILTER (WHERE outcome IN ('settled', 'verified')), 0)::bigint AS compared_ms, \
      coalesce(sum(greatest(full_ms - millis, 0)) FILTER (WHERE outcome IN ('hit', 'extended')), 0)::bigint AS saved_ms \
@@ -84,6 +87,12 @@ pub struct Tally {
     pub differences: i64,
     /// Templates that were evicted.
     pub evictions: i64,
+    /// Builds and extensions that failed or timed out.
+    pub failures: i64,
+    /// How many of them timed out.
+    pub timeouts: i64,
+    /// Milliseconds that the failed builds took.
+    pub failed_ms: i64,
     /// Milliseconds that somebody waited for a template.
     pub spent_ms: i64,
     /// Milliseconds of the comparisons, which nobody waited for.

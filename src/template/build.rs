@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::command::run_command;
 use super::compare::Subject;
 use super::overtaken::{Overtaken, Watch};
+use super::progress::Progress;
 use super::seal::{Inspected, Sealing, adopt, inspect, oid_of, seal};
 use super::source::{self, Start};
 use super::{BuildPermit, Extends, Template, Unsealed, unsealed, vacate};
@@ -17,8 +18,8 @@ use crate::context::Context;
 use crate::copy::{self, Copy};
 use crate::drop;
 use crate::error::{Error, Kind, Result};
-use crate::events::Event;
-use crate::fingerprint::Recipe;
+use crate::events::{Event, Extending};
+use crate::fingerprint::{Recipe, migrations};
 use crate::handout::{NamedDatabase, Outcome};
 use crate::names::{self, Fingerprint};
 use crate::pg::lock::LockKey;
@@ -45,6 +46,33 @@ pub(super) struct Extension {
     pub(super) template: Template,
     pub(super) extends: Extends,
     pub(super) provisional: bool,
+    /// Files of `rerun_inputs` that differ from those of the template.
+    pub(super) rerun_inputs: Vec<String>,
+}
+
+/// An extension as observers see it.
+struct Shown {
+    base: String,
+    migrations: usize,
+    rerun_inputs: Vec<String>,
+}
+
+impl Shown {
+    fn new(extension: &Extension) -> Self {
+        Shown {
+            base: extension.extends.base.short(),
+            migrations: migrations(&extension.extends.added).len(),
+            rerun_inputs: extension.rerun_inputs.clone(),
+        }
+    }
+
+    fn of(&self) -> Extending<'_> {
+        Extending {
+            base: &self.base,
+            migrations: self.migrations,
+            rerun_inputs: &self.rerun_inputs,
+        }
+    }
 }
 
 /// A build whose command has ended well, over inputs that are still the same: to be sealed, or dropped.
@@ -85,6 +113,7 @@ pub(super) async fn build(
 ) -> Result<Built> {
     let definition = &context.definition.name;
     let extends = extension.as_ref().map(|e| e.extends.clone());
+    let shown = extension.as_ref().map(Shown::new);
     let provisional = extension.as_ref().is_some_and(|e| e.provisional);
     let done = match make(registry, context, permit, recipe, extension).await? {
         Made::Done(done) => *done,
@@ -104,8 +133,7 @@ pub(super) async fn build(
         Err(error) => return Err(give_up(registry, context, id, error).await),
     };
     let fingerprint = recipe.fingerprint();
-    let base = extends.as_ref().map(|e| (e.base.short(), e.added.len()));
-    let outcome = match (&unsealed, &base) {
+    let outcome = match (&unsealed, &extends) {
         (Some(_), _) => Outcome::Unsealed,
         (None, Some(_)) => Outcome::Extended,
         (None, None) => Outcome::Miss,
@@ -114,7 +142,7 @@ pub(super) async fn build(
         context.tell(Event::Sealed {
             definition,
             fingerprint: &fingerprint.short(),
-            extends: base.as_ref().map(|(base, added)| (base.as_str(), *added)),
+            extends: shown.as_ref().map(Shown::of),
             took,
         });
     }
@@ -125,7 +153,7 @@ pub(super) async fn build(
             &fingerprint,
             outcome.as_str(),
             took.as_millis() as u64,
-            base.map(|(_, added)| added),
+            extends.map(|e| e.added.len()),
         )
         .await?;
     Ok(match unsealed {
@@ -160,15 +188,17 @@ pub(super) async fn make(
         None => (Outcome::Miss, costs.full),
         Some(_) => (Outcome::Extended, costs.extension),
     };
-    let base = extension
-        .as_ref()
-        .map(|e| (e.extends.base.short(), e.extends.added.len()));
+    let shown = extension.as_ref().map(Shown::new);
     context.tell(Event::Building {
         definition: &definition.name,
         fingerprint: &fingerprint.short(),
-        extends: base.as_ref().map(|(base, added)| (base.as_str(), *added)),
+        extends: shown.as_ref().map(Shown::of),
         expected,
     });
+    let progress = match &extension {
+        None => Progress::new(&migrations(recipe.migrations.iter().map(|f| &f.path))),
+        Some(extension) => Progress::new(&migrations(&extension.extends.added)),
+    };
     let new_extension = extension.as_ref().map(|e| NewExtension {
         base: e.template.id,
         added: &e.extends.added,
@@ -216,7 +246,7 @@ pub(super) async fn make(
         let start = created?;
         let watch = watch?;
         let set = private_set(&rows);
-        run_command(registry, context, &set, outcome, Some(id)).await?;
+        run_command(registry, context, &set, outcome, Some(id), progress).await?;
         let inspected = inspect(registry, context, &mut rows, &start).await?;
         if let Some(overtaken) = watch.end(context, recipe).await? {
             return Ok(Err(overtaken));
@@ -243,7 +273,22 @@ pub(super) async fn make(
             discard(registry, id, "files changed while it was built").await?;
             Ok(Made::Overtaken(Box::new(new)))
         }
-        Err(error) => Err(give_up(registry, context, id, error).await),
+        Err(error) => {
+            let outcome = match error.kind() {
+                Kind::Build => Some("failed"),
+                Kind::Timeout => Some("timed_out"),
+                _ => None,
+            };
+            if let Some(outcome) = outcome {
+                // For `stats`. The error of the build is what matters.
+                let took = started.elapsed().as_millis() as u64;
+                let (project, name) = (context.project, &definition.name);
+                let _ = registry
+                    .note_event(project, name, &fingerprint, outcome, took, None)
+                    .await;
+            }
+            Err(give_up(registry, context, id, error).await)
+        }
     }
 }
 
@@ -298,7 +343,8 @@ pub(crate) async fn build_in_place(
         return Ok(Err(Box::new(overtaken)));
     }
     let set = private_set(rows);
-    run_command(registry, context, &set, Outcome::Fallback, None).await?;
+    let progress = Progress::new(&migrations(recipe.migrations.iter().map(|f| &f.path)));
+    run_command(registry, context, &set, Outcome::Fallback, None, progress).await?;
     adopt(registry, context, rows).await?;
     let mut comments = Vec::new();
     for row in rows.iter() {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::progress::Progress;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
@@ -23,6 +24,7 @@ pub(super) async fn run_command(
     set: &[NamedDatabase],
     outcome: Outcome,
     template: Option<i64>,
+    mut progress: Progress,
 ) -> Result<()> {
     let definition = context.definition;
     let mut job = Job::shell(&definition.build, context.root);
@@ -45,13 +47,17 @@ pub(super) async fn run_command(
         let observe = context.observe;
         move |line: &str| {
             observe(Event::Output(&context.endpoint.redact(line)));
+            // No password, also none that a colour had split.
+            let line = context.endpoint.redact(&process::plain(line));
+            observe(Event::Progress {
+                line: &line,
+                migrations: progress.read(&line),
+            });
             if let Ok(mut last) = last.lock() {
                 if last.len() == TAIL {
                     last.pop_front();
                 }
-                // Shown to those who wait, by way of the registry: no password may get there, also none
-                // that a colour had split.
-                let line = context.endpoint.redact(&process::plain(line));
+                // Shown to those who wait, by way of the registry.
                 last.push_back(names::cut(&line, 400).to_owned());
             }
         }

@@ -406,6 +406,7 @@ async fn extend_or_build(
         template: base.template,
         extends,
         provisional,
+        rerun_inputs: base.rerun_inputs,
     });
     let error = match build::build(registry, context, &permit, recipe, extension).await {
         Ok(built) => {

@@ -9,13 +9,15 @@ use crate::config::{Definition, Extend};
 use crate::context::Context;
 use crate::error::Result;
 use crate::events::Event;
-use crate::fingerprint::{Append, Obstacle, Recipe, RelPath, extension};
+use crate::fingerprint::{Append, Difference, Obstacle, Recipe, RelPath, extension};
 use crate::registry::{Registry, TemplateRow};
 
 /// A template that can be extended, locked against being dropped, and what is new.
 pub(super) struct Base {
     pub(super) template: Template,
     pub(super) added: Vec<RelPath>,
+    /// Files of `rerun_inputs` that differ from those of the template.
+    pub(super) rerun_inputs: Vec<String>,
 }
 
 /// Why a template is no base for a recipe.
@@ -198,7 +200,15 @@ pub(super) async fn find_base(
             match claim(registry, row).await? {
                 Claim::Ready(template) => {
                     let template = *template;
-                    return Ok(Ok(Base { template, added }));
+                    let old = ready.iter().find(|(other, _)| other.id == row.id);
+                    let rerun_inputs = old.map_or_else(Vec::new, |(_, old)| {
+                        Difference::between(old, recipe).rerun_inputs.paths()
+                    });
+                    return Ok(Ok(Base {
+                        template,
+                        added,
+                        rerun_inputs,
+                    }));
                 }
                 Claim::Changed => changed = true,
                 Claim::Unusable(why) => {

@@ -12,6 +12,7 @@ mod extend;
 mod finding;
 mod look_up;
 mod overtaken;
+mod progress;
 mod seal;
 mod settle;
 mod source;

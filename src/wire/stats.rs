@@ -37,6 +37,12 @@ pub struct Counts {
     pub differences: i64,
     /// Templates that were evicted.
     pub evictions: i64,
+    /// Builds and extensions that failed or timed out, in the background, too.
+    pub failures: i64,
+    /// How many of them timed out.
+    pub timeouts: i64,
+    /// Milliseconds that the failed builds took.
+    pub failed_ms: i64,
     /// Milliseconds that somebody waited for a template.
     pub spent_ms: i64,
     /// Milliseconds of the comparisons, which nobody waited for.
@@ -77,6 +83,9 @@ impl Counts {
         self.comparisons += tally.comparisons;
         self.differences += tally.differences;
         self.evictions += tally.evictions;
+        self.failures += tally.failures;
+        self.timeouts += tally.timeouts;
+        self.failed_ms += tally.failed_ms;
         self.spent_ms += tally.spent_ms;
         self.compared_ms += tally.compared_ms;
         self.saved_ms += tally.saved_ms;

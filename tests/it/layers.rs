@@ -9,7 +9,7 @@ use std::path::Path;
 /// folder.
 const LEVELS: &[&[&str]] = &[
     &["error"],
-    &["names", "url", "events"],
+    &["names", "url", "events", "quantity"],
     &["git"],
     &["private"],
     &["config", "fingerprint", "process", "server"],

@@ -43,6 +43,7 @@ mod registry;
 mod rights;
 mod run;
 mod safety;
+mod screen;
 mod seal;
 mod settle;
 mod smoke;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::extension::{KEEP, items, outcome};
-use crate::support::{Pgstencil, Project, server};
+use crate::support::{Build, Pgstencil, Project, server};
 
 #[test]
 fn hits_extensions_and_builds_are_counted_with_their_times() {
@@ -87,4 +87,32 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
         .args(["stats", "--last", "100000y"])
         .fails(2)
         .stderr_has("that is more than `1000y`");
+}
+
+#[test]
+fn failed_and_timed_out_builds_are_counted_with_the_time_that_they_took() {
+    let project = Project::with_migrations(server());
+    project.build(&Build::Fail);
+    Pgstencil::new(&project).arg("ensure").fails(4);
+    project.append_config("build_timeout = \"1s\"");
+    project.build(&Build::Hang);
+    Pgstencil::new(&project).arg("ensure").fails(5);
+    // As if they had taken half an hour.
+    server().psql(
+        &project.registry(),
+        "update pgstencil.event set millis = 900000 where outcome in ('failed', 'timed_out')",
+    );
+    let stats = Pgstencil::new(&project).args(["stats", "--json"]).success();
+    let total = &stats.json()["total"];
+    for (key, expected) in [
+        ("failures", 2),
+        ("timeouts", 1),
+        ("failed_ms", 1_800_000),
+        ("misses", 0),
+        ("spent_ms", 0),
+    ] {
+        assert_eq!(total[key], expected, "{key} in {total}");
+    }
+    let text = Pgstencil::new(&project).arg("stats").success();
+    text.stdout_has("FAILED").stdout_has("2 (30 min)\n");
 }

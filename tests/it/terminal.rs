@@ -1,9 +1,6 @@
 //! What other people wrote reaches no terminal as it is.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::fs;
 
 use serde_json::Value;
 
@@ -193,12 +190,8 @@ fn the_output_of_another_build_is_not_obeyed() {
 
     let waiting = pgstencil(&project, &["ensure"]).spawn();
     waiting.wait_for_text("its last output:");
-    let terminal = Terminal::ensure(&project);
-    assert!(
-        eventually(PATIENCE, || terminal.seen().contains("green line")),
-        "{}",
-        terminal.seen()
-    );
+    let terminal = pgstencil(&project, &["ensure", "--color", "never"]).on_terminal(200);
+    terminal.wait_for("green line");
     clean(&pgstencil(&project, &["explain"]).success());
     clean(&pgstencil(&project, &["list"]).success());
     fs::write(&go, "").unwrap();
@@ -207,7 +200,7 @@ fn the_output_of_another_build_is_not_obeyed() {
     waiting.stderr_has("\n  | ");
     waiting.stderr_has(r"\x1b]0;owned\x07");
     // A live line is drawn with a sequence of our own, and nobody else's.
-    let seen = terminal.finish();
+    let seen = terminal.finish().raw;
     assert!(seen.contains("\r\x1b[2K"), "{seen:?}");
     is_clean(
         &seen.replace("\r\x1b[2K", "\n").replace("\r\n", "\n"),
@@ -219,59 +212,6 @@ fn the_output_of_another_build_is_not_obeyed() {
         .wait()
         .code(0)
         .stderr_has("  \x1b[32mgreen\x1b[0m line\n");
-}
-
-/// `pgstencil ensure` with a terminal for its words.
-struct Terminal {
-    child: std::process::Child,
-    reader: std::thread::JoinHandle<()>,
-    seen: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
-}
-
-impl Terminal {
-    fn ensure(project: &Project<'_>) -> Self {
-        let pty = nix::pty::openpty(None, None).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_pgstencil"))
-            .args(["ensure", "--color", "never"])
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
-            .env("HOME", project.home())
-            .env("TERM", "xterm")
-            .env("PGSTENCIL_STATE_DIR", project.state_dir())
-            .env("PGSTENCIL_SERVER_URL", project.server_url())
-            .current_dir(project.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(pty.slave)
-            .spawn()
-            .unwrap();
-        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-        let sink = std::sync::Arc::clone(&seen);
-        let mut master = File::from(pty.master);
-        let reader = std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            // When the last one has closed the other end, this is an error.
-            while let Ok(n @ 1..) = master.read(&mut buffer) {
-                sink.lock().unwrap().extend_from_slice(&buffer[..n]);
-            }
-        });
-        Terminal {
-            child,
-            reader,
-            seen,
-        }
-    }
-
-    fn seen(&self) -> String {
-        String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
-    }
-
-    fn finish(mut self) -> String {
-        let ended = eventually(PATIENCE, || self.child.try_wait().unwrap().is_some());
-        assert!(ended, "{}", self.seen());
-        eventually(Duration::from_secs(5), || self.reader.is_finished());
-        self.seen()
-    }
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use pgstencil::Result;
 use pgstencil::wire::{BenchAnswer, CostAnswer};
 
-use super::list::columns;
 use super::prune;
 use crate::cli::args::Bench;
 use crate::cli::escape;
-use crate::cli::output::size;
+use crate::cli::table::{Cell, Column, Look, table};
 use crate::cli::{Session, background};
+use pgstencil::quantity::size;
 
 pub(crate) async fn bench(session: &Session, args: Bench) -> Result<u8> {
     let stencil = session.stencil().await?;
@@ -29,14 +29,22 @@ pub(crate) async fn bench(session: &Session, args: Bench) -> Result<u8> {
     if session.printer.json() {
         session.printer.object(&answer)?;
     } else {
-        session.printer.data(&words(&answer))?;
+        let look = session.printer.look();
+        session.printer.table(&words(&answer, look))?;
     }
     prune::look(session, &stencil).await;
     Ok(0)
 }
 
-fn words(answer: &BenchAnswer) -> String {
-    let mut text = format!(
+const COLUMNS: [Column; 4] = [
+    Column::whole("STRATEGY"),
+    Column::whole("CREATE"),
+    Column::broken("FIRST CONNECTION", 10),
+    Column::whole("DROP"),
+];
+
+fn words(answer: &BenchAnswer, look: Look) -> String {
+    let head = format!(
         "template {} ({}): {}, about {} files; PostgreSQL {}, fsync {}; medians of {} rounds, in ms\n\n",
         answer.template,
         &answer.fingerprint[..12],
@@ -47,15 +55,15 @@ fn words(answer: &BenchAnswer) -> String {
         answer.rounds
     );
     let rows: Vec<_> = answer.strategies.iter().map(cells).collect();
-    let head = ["STRATEGY", "CREATE", "FIRST CONNECTION", "DROP"];
-    columns(&mut text, &head, &rows);
+    let mut text = look.wrap(&head) + &table(&COLUMNS, &rows, look);
+    let mut remarks = String::new();
     for cost in &answer.strategies {
         if let Some(why) = &cost.refused {
             let why = escape::block(why);
-            text += &format!("{}: the server cannot do that: {why}\n", cost.strategy);
+            remarks += &format!("{}: the server cannot do that: {why}\n", cost.strategy);
         }
     }
-    text += &match answer.recommended {
+    remarks += &match answer.recommended {
         "only" => "\nbefore PostgreSQL 15 there is one way to copy\n".to_owned(),
         best if answer.could_be_better() => format!(
             "\nrecommended: {best}; the config says `strategy = \"{}\"`: take that line out, `auto` goes by what was measured\n",
@@ -65,13 +73,17 @@ fn words(answer: &BenchAnswer) -> String {
             "\nrecommended: {best}; that is what copies of about this size are made by from now on\n"
         ),
     };
+    text += &look.wrap(&remarks);
     text
 }
 
-fn cells(cost: &CostAnswer) -> Vec<String> {
-    let ms = |value: Option<f64>| value.map_or_else(|| "-".into(), |ms| format!("{ms:.1}"));
-    vec![
-        cost.strategy.to_owned(),
+fn cells(cost: &CostAnswer) -> [Cell; 4] {
+    let ms = |value: Option<f64>| {
+        let text = value.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
+        Cell::from(text)
+    };
+    [
+        cost.strategy.into(),
         ms(cost.create_ms),
         ms(cost.connect_ms),
         ms(cost.drop_ms),

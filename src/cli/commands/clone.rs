@@ -15,8 +15,8 @@ use pgstencil::{Error, Result, Stencil};
 use super::prune;
 use crate::cli::args::{CloneArgs, Making};
 use crate::cli::background::Ahead;
-use crate::cli::output::seconds;
 use crate::cli::{Session, background, github};
+use pgstencil::quantity::seconds;
 
 pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     let stencil = session.stencil().await?;

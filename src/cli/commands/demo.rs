@@ -16,7 +16,7 @@ use pgstencil::{Error, Result};
 
 use crate::cli::Session;
 use crate::cli::args::Demo;
-use crate::cli::output::seconds;
+use pgstencil::quantity::seconds;
 
 /// How many migrations the project begins with.
 const MIGRATIONS: usize = 100;
@@ -183,7 +183,7 @@ impl Place {
         ] {
             table += &format!("{what:width$} {}\n", seconds(time));
         }
-        session.printer.data(&table)
+        session.printer.text(&table)
     }
 
     /// Runs `pgstencil run -- psql …` in the folder, shows what it prints, and takes its time.

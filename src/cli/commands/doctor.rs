@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use pgstencil::Result;
 use pgstencil::doctor::managed;
+use pgstencil::quantity::count;
 use pgstencil::wire::{CheckAnswer, DoctorAnswer};
 
 use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Doctor;
 use crate::cli::escape;
+use crate::cli::output::{GREEN, RED, YELLOW};
+use crate::cli::table::Look;
 
 /// Patience with a managed server that does not answer, when `--wait` sets none.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,9 +47,10 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
     } else {
         let quiet = session.printer.is_quiet();
         let shown = answer.checks.iter().filter(|c| !quiet || c.status != "ok");
+        let look = session.printer.look();
         session
             .printer
-            .data(&shown.map(lines).collect::<String>())?;
+            .table(&shown.map(|check| lines(check, look)).collect::<String>())?;
         if !answer.checks.is_empty() {
             session.printer.say(&summary(&answer));
         }
@@ -57,7 +61,7 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
     Ok(u8::from(answer.problems > 0))
 }
 
-fn lines(check: &CheckAnswer) -> String {
+fn lines(check: &CheckAnswer, look: Look) -> String {
     let words = escape::line(&check.words);
     let mut text = format!("{:<9}{}: {words}\n", check.status, check.name);
     match (&check.fixed, &check.mend) {
@@ -65,15 +69,19 @@ fn lines(check: &CheckAnswer) -> String {
         (None, Some(mend)) => text += &format!("         mend: {}\n", escape::line(mend)),
         (None, None) => {}
     }
-    text
+    let text = look.wrap(&text);
+    let style = match check.status {
+        "ok" => GREEN,
+        "warning" => YELLOW,
+        _ => RED,
+    };
+    match text.strip_prefix(check.status) {
+        Some(rest) if look.color => format!("{style}{}{style:#}{rest}", check.status),
+        _ => text,
+    }
 }
 
 fn summary(answer: &DoctorAnswer) -> String {
-    let count = |n: usize, one: &str| match n {
-        0 => format!("no {one}"),
-        1 => format!("one {one}"),
-        n => format!("{n} {one}s"),
-    };
     format!(
         "{}, {}",
         count(answer.problems, "problem"),

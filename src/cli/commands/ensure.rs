@@ -8,8 +8,8 @@ use super::clone::settle_later;
 use super::prune;
 use crate::cli::args::Ensure;
 use crate::cli::background::Ahead;
-use crate::cli::output::seconds;
 use crate::cli::{Session, github};
+use pgstencil::quantity::seconds;
 
 pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let stencil = session.stencil().await?;

@@ -11,7 +11,7 @@ use crate::cli::Session;
 use crate::cli::args::Evict;
 use crate::cli::confirm::{self, can_ask};
 use crate::cli::escape;
-use crate::cli::output::{age, seconds, size};
+use pgstencil::quantity::{age, seconds, size};
 
 pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
     // Whose templates are all, says the config; the limits of every project are in the registry.
@@ -90,7 +90,7 @@ fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
         let would = if answer.dry_run { "would " } else { "" };
         text += &format!("{would}{}\n", escape::line(done));
     }
-    session.printer.data(&text)?;
+    session.printer.text(&text)?;
     if answer.bytes > 0 {
         let would = if answer.dry_run { "would be " } else { "" };
         session

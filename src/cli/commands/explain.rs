@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use pgstencil::Result;
-use pgstencil::fingerprint::{Difference, FileChanges, FileInput, Inputs};
+use pgstencil::fingerprint::{Difference, FileChanges, FileInput, Inputs, migrations};
 use pgstencil::names::EMPTY_DATABASE;
 use pgstencil::stencil::{Explanation, Now, OnServer, explain_files};
 use pgstencil::wire::ExplainAnswer;
@@ -13,7 +13,7 @@ use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Explain;
 use crate::cli::escape;
-use crate::cli::output::{migrations, seconds, size};
+use pgstencil::quantity::{count, seconds, size};
 
 pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
     // Without a config there is nothing to explain.
@@ -33,7 +33,7 @@ pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
         session.printer.object(&ExplainAnswer::from(&explanation))?;
     } else {
         let all = session.shared.verbose > 0;
-        session.printer.data(&in_words(&explanation, all))?;
+        session.printer.text(&in_words(&explanation, all))?;
     }
     if let Some(stencil) = &stencil {
         prune::look(session, stencil).await;
@@ -49,7 +49,7 @@ fn in_words(explanation: &Explanation, all: bool) -> String {
     }
     text += &format!("template {}", explanation.definition);
     if let Some(server) = &explanation.server {
-        text += &format!(", fingerprint {}", server.recipe.fingerprint());
+        text += &format!(", fingerprint {}", server.recipe.fingerprint().short());
     }
     text.push('\n');
     list_inputs(&mut text, &explanation.inputs, all);
@@ -74,7 +74,10 @@ fn in_words(explanation: &Explanation, all: bool) -> String {
             line(
                 text,
                 "ignored",
-                &format!("{}, matched but hidden by .gitignore{hint}", files(n)),
+                &format!(
+                    "{}, matched but hidden by .gitignore{hint}",
+                    count(n, "file")
+                ),
             );
             if all {
                 for path in &explanation.ignored {
@@ -124,7 +127,7 @@ fn verdict(server: &OnServer) -> String {
         Now::Extend { base, added } => format!(
             "a command now would extend {} by {}: {} (a build from nothing: {})",
             base.short(),
-            migrations(added.len()),
+            count(migrations(added).len(), "migration"),
             about(costs.extension),
             about(costs.full)
         ),
@@ -162,13 +165,6 @@ fn line(text: &mut String, label: &str, value: &str) {
     let _ = writeln!(text, "  {label:<13} {}", escape::block(value));
 }
 
-fn files(count: usize) -> String {
-    match count {
-        1 => "one file".into(),
-        n => format!("{n} files"),
-    }
-}
-
 fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
     for (label, list) in [
         ("migrations", &inputs.migrations),
@@ -183,7 +179,7 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
         line(
             text,
             label,
-            &format!("{}, {}", files(list.len()), size(bytes)),
+            &format!("{}, {}", count(list.len(), "file"), size(bytes)),
         );
         if all {
             list.iter().for_each(|file| list_file(text, file));
@@ -193,10 +189,7 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
         line(text, "build_inputs", &format!("{path}, named by `build`"));
     }
     for lines in &inputs.lines {
-        let found = match lines.count {
-            1 => "one line".to_owned(),
-            n => format!("{n} lines"),
-        };
+        let found = count(usize::try_from(lines.count).unwrap_or(usize::MAX), "line");
         line(
             text,
             "input_lines",

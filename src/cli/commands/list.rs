@@ -1,6 +1,7 @@
 //! `pgstencil list`
 
 use std::cmp::Reverse;
+use std::path::Path;
 
 use pgstencil::stencil::{CloneListing, Listing, TemplateListing};
 use pgstencil::wire::{ListAnswer, clone_state};
@@ -10,7 +11,10 @@ use super::prune;
 use crate::cli::Session;
 use crate::cli::args::{CLONE_STATES, List, Sort, TEMPLATE_STATES};
 use crate::cli::escape;
-use crate::cli::output::{age, size};
+use crate::cli::output::{CYAN, GREEN, RED, YELLOW};
+use crate::cli::table::{Cell, Column, Look, table};
+use pgstencil::fingerprint::migrations;
+use pgstencil::quantity::{age, remaining, size};
 
 pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
     refuse_nonsense(&args)?;
@@ -33,7 +37,9 @@ pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
     } else if listing.templates.is_empty() && listing.clones.is_empty() {
         session.printer.say("no template and no clone like that");
     } else {
-        session.printer.data(&table(&listing))?;
+        let each = session.shared.verbose > 0;
+        let look = session.printer.look();
+        session.printer.table(&tables(&listing, each, look))?;
     }
     prune::look(session, &stencil).await;
     Ok(0)
@@ -117,18 +123,38 @@ fn sort(listing: &mut Listing, by: Option<Sort>) {
     }
 }
 
-fn table(listing: &Listing) -> String {
+const TEMPLATES: [Column; 8] = [
+    Column::whole("TEMPLATE"),
+    Column::broken("OF", 8),
+    Column::broken("STATE", 12),
+    Column::whole("SIZE"),
+    Column::whole("AGE").spare(3),
+    Column::whole("IDLE").spare(1),
+    Column::whole("HITS").spare(2),
+    Column::broken("BASE", 12).spare(4),
+];
+
+const CLONES: [Column; 8] = [
+    Column::broken("CLONE", 14),
+    Column::whole("TEMPLATE").spare(3),
+    Column::broken("OF", 7).spare(1),
+    Column::whole("STATE"),
+    Column::whole("SIZE").spare(4),
+    Column::whole("AGE").spare(2),
+    Column::broken("HOLDER", 10),
+    Column::broken("ENDS", 8),
+];
+
+fn tables(listing: &Listing, each: bool, look: Look) -> String {
     let mut text = String::new();
     if !listing.templates.is_empty() {
-        let head = [
-            "TEMPLATE", "OF", "STATE", "SIZE", "AGE", "IDLE", "HITS", "BASE",
-        ];
         let rows: Vec<_> = listing.templates.iter().map(template_cells).collect();
-        columns(&mut text, &head, &rows);
+        text += &table(&TEMPLATES, &rows, look);
     }
+    let mut remarks = String::new();
     for TemplateListing { row, .. } in &listing.templates {
         if let Some(reason) = &row.reason {
-            text += &format!(
+            remarks += &format!(
                 "{} is {}: {}\n",
                 &row.fingerprint[..12],
                 row.state,
@@ -137,102 +163,173 @@ fn table(listing: &Listing) -> String {
         }
         if let Some(failure) = &row.settle_failure {
             let first = failure.lines().next().unwrap_or_default();
-            text += &format!(
+            remarks += &format!(
                 "{} stays provisional: the build from nothing failed: {}\n",
                 &row.fingerprint[..12],
                 escape::line(first)
             );
         }
     }
+    text += &look.wrap(&remarks);
     if !listing.clones.is_empty() {
         if !text.is_empty() {
             text.push('\n');
         }
-        let head = [
-            "CLONE", "TEMPLATE", "OF", "STATE", "SIZE", "AGE", "HOLDER", "ENDS",
-        ];
-        let rows: Vec<_> = listing.clones.iter().map(clone_cells).collect();
-        columns(&mut text, &head, &rows);
+        let brief = look.width.is_some_and(|width| width < ROOMY);
+        let rows: Vec<_> = match each {
+            true => listing
+                .clones
+                .iter()
+                .map(|clone| clone_cells(clone, brief))
+                .collect(),
+            false => folded(&listing.clones, brief),
+        };
+        text += &table(&CLONES, &rows, look);
     }
     text
 }
 
-fn template_cells(template: &TemplateListing) -> Vec<String> {
+/// Below this width holders are named in few words.
+const ROOMY: usize = 120;
+
+/// The warm clones of a template are one line.
+fn folded(clones: &[CloneListing], brief: bool) -> Vec<[Cell; 8]> {
+    let mut rows = Vec::new();
+    let mut done = Vec::new();
+    for clone in clones {
+        let Some(key) = warm_of(clone) else {
+            rows.push(clone_cells(clone, brief));
+            continue;
+        };
+        if done.contains(&key) {
+            continue;
+        }
+        let warm: Vec<_> = clones.iter().filter(|c| warm_of(c) == Some(key)).collect();
+        done.push(key);
+        rows.push(match warm.as_slice() {
+            [one] => clone_cells(one, brief),
+            several => warm_cells(several),
+        });
+    }
+    rows
+}
+
+/// The template that a warm clone is of.
+fn warm_of(clone: &CloneListing) -> Option<[&str; 3]> {
+    let row = &clone.row;
+    let is_warm = clone_state(row, clone.locked) == "warm";
+    is_warm.then_some([&row.project, &row.definition, &row.fingerprint])
+}
+
+fn state(state: &str, text: String) -> Cell {
+    let style = match state {
+        "ready" | "warm" => GREEN,
+        "leased" | "building" | "creating" => CYAN,
+        "broken" => RED,
+        "orphaned" | "provisional" => YELLOW,
+        _ => return text.into(),
+    };
+    Cell::painted(text, style)
+}
+
+fn template_cells(template: &TemplateListing) -> [Cell; 8] {
     let row = &template.row;
-    let mut state = row.state.clone();
+    let mut text = row.state.clone();
     if row.provisional {
-        state += ", provisional";
+        text += ", provisional";
     }
     if row.pinned {
-        state += ", pinned";
+        text += ", pinned";
     }
-    vec![
-        row.fingerprint[..12].to_owned(),
-        format!("{}/{}", row.project, row.definition),
-        state,
-        size(template.bytes),
-        age(row.age_s),
-        age(row.idle_s),
-        row.hits.to_string(),
-        row.base_fingerprint.as_ref().map_or_else(
-            || "-".to_owned(),
-            |base| format!("{} + {}", &base[..12], row.added.0.len()),
-        ),
+    let kind = match row.provisional && row.state == "ready" {
+        true => "provisional",
+        false => &row.state,
+    };
+    [
+        row.fingerprint[..12].into(),
+        format!("{}/{}", row.project, row.definition).into(),
+        state(kind, text),
+        size(template.bytes).into(),
+        age(row.age_s).into(),
+        age(row.idle_s).into(),
+        row.hits.to_string().into(),
+        row.base_fingerprint
+            .as_ref()
+            .map_or_else(
+                || "-".to_owned(),
+                |base| format!("{} + {}", &base[..12], migrations(&row.added.0).len()),
+            )
+            .into(),
     ]
 }
 
-fn clone_cells(clone: &CloneListing) -> Vec<String> {
+fn clone_cells(clone: &CloneListing, brief: bool) -> [Cell; 8] {
     let row = &clone.row;
-    vec![
-        row.name.clone(),
-        row.fingerprint[..12].to_owned(),
-        format!("{}/{}", row.project, row.definition),
-        clone_state(row, clone.locked).to_owned(),
-        clone.bytes.map_or_else(|| "-".to_owned(), size),
-        age(row.age_s),
-        match row.lease.as_str() {
-            _ if row.state == "warm" => "nobody yet".into(),
-            "session" => format!(
-                "pid {}, {}",
-                row.holder.0.pid,
-                row.owner.describe(&row.holder.0)
-            ),
-            _ => row.owner.describe(&row.holder.0),
-        },
-        row.expires_at
-            .clone()
-            .unwrap_or_else(|| match row.lease.as_str() {
-                _ if row.state == "warm" => "-".into(),
-                "session" => "with its command".into(),
-                _ => "never".into(),
-            }),
+    let is_warm = row.state == "warm";
+    let kind = clone_state(row, clone.locked);
+    let who = match brief {
+        true => in_few_words(clone),
+        false => row.owner.describe(&row.holder.0),
+    };
+    let holder = match row.lease.as_str() {
+        _ if is_warm => "nobody yet".into(),
+        "session" => format!("pid {}, {who}", row.holder.0.pid),
+        _ => who,
+    };
+    let ends = match (row.left_s, row.lease.as_str()) {
+        _ if is_warm => "-".into(),
+        (Some(left), _) => remaining(left),
+        (None, "session") => "with its command".into(),
+        (None, _) => "never".into(),
+    };
+    [
+        row.name.as_str().into(),
+        row.fingerprint[..12].into(),
+        format!("{}/{}", row.project, row.definition).into(),
+        state(kind, kind.to_owned()),
+        clone.bytes.map_or_else(|| "-".to_owned(), size).into(),
+        age(row.age_s).into(),
+        holder.into(),
+        ends.into(),
     ]
 }
 
-/// Adds a table, each column as wide as its widest cell. A cell stays in its line, whatever it holds.
-pub(super) fn columns(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
-    let rows: Vec<Vec<_>> = rows
-        .iter()
-        .map(|row| row.iter().map(|cell| escape::line(cell)).collect())
-        .collect();
-    let width = |i: usize| {
-        rows.iter()
-            .map(|row| row[i].chars().count())
-            .chain([head[i].len()])
-            .max()
-            .unwrap_or_default()
+/// Who has it, and the folder where, without the way there.
+fn in_few_words(clone: &CloneListing) -> String {
+    let holder = &clone.row.holder.0;
+    let folder = match clone.row.owner.name.as_str() {
+        "" => Path::new(&holder.worktree).file_name(),
+        name => return name.to_owned(),
     };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut line = |cells: &[&str]| {
-        let mut out = String::new();
-        for (cell, width) in cells.iter().zip(&widths) {
-            out += &format!("{cell:width$}  ");
-        }
-        *text += out.trim_end();
-        text.push('\n');
-    };
-    line(head);
-    for row in &rows {
-        line(&row.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+    let folder = folder.map_or_else(String::new, |name| format!(" {}", name.display()));
+    format!("{}@{}{folder}", holder.user, holder.host)
+}
+
+/// Several warm clones of one template.
+fn warm_cells(clones: &[&CloneListing]) -> [Cell; 8] {
+    let row = &clones[0].row;
+    let bytes: Vec<i64> = clones.iter().filter_map(|c| c.bytes).collect();
+    let (mut youngest, mut oldest) = (f64::MAX, 0.0_f64);
+    for clone in clones {
+        youngest = youngest.min(clone.row.age_s);
+        oldest = oldest.max(clone.row.age_s);
     }
+    let ages = match (age(youngest), age(oldest)) {
+        (young, old) if young == old => old,
+        (young, old) => format!("{young}-{old}"),
+    };
+    [
+        format!("{} warm", clones.len()).into(),
+        row.fingerprint[..12].into(),
+        format!("{}/{}", row.project, row.definition).into(),
+        state("warm", "warm".into()),
+        match bytes.is_empty() {
+            true => "-".to_owned(),
+            false => size(bytes.iter().sum()),
+        }
+        .into(),
+        ages.into(),
+        "nobody yet".into(),
+        "-".into(),
+    ]
 }

@@ -38,7 +38,7 @@ pub(crate) async fn paths(session: &Session) -> Result<u8> {
     if session.printer.json() {
         session.printer.object(&answer)?;
     } else {
-        session.printer.data(&in_words(&answer))?;
+        session.printer.text(&in_words(&answer))?;
     }
     Ok(0)
 }

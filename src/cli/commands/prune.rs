@@ -41,7 +41,7 @@ pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
         session.printer.say("no clones to prune");
     }
     let text: String = answer.clones.iter().map(line).collect();
-    session.printer.data(&text)?;
+    session.printer.text(&text)?;
     Ok(0)
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use pgstencil::Result;
 use pgstencil::wire::{Counts, StatsAnswer};
 
-use super::list::columns;
 use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Stats;
-use crate::cli::output::seconds;
+use crate::cli::output::RED;
+use crate::cli::table::{Cell, Column, Look, table};
+use pgstencil::quantity::seconds;
 
 pub(crate) async fn stats(session: &Session, args: Stats) -> Result<u8> {
     let stencil = session.stencil_for_reading().await?;
@@ -26,7 +27,8 @@ pub(crate) async fn stats(session: &Session, args: Stats) -> Result<u8> {
     } else if answer.templates.is_empty() {
         session.printer.say("nothing has happened yet");
     } else {
-        session.printer.data(&table(&answer))?;
+        let look = session.printer.look();
+        session.printer.table(&tables(&answer, look))?;
     }
     if let Some(stencil) = &stencil {
         prune::look(session, stencil).await;
@@ -34,21 +36,26 @@ pub(crate) async fn stats(session: &Session, args: Stats) -> Result<u8> {
     Ok(0)
 }
 
-const HEAD: [&str; 8] = [
-    "HITS",
-    "EXTENSIONS",
-    "MISSES",
-    "FALLBACKS",
-    "EVICTIONS",
-    "WAITED",
-    "SAVED",
-    "IN THE BACKGROUND",
-];
+const fn columns(first: &'static str, least: usize) -> [Column; 10] {
+    [
+        Column::broken(first, least),
+        Column::whole("HITS"),
+        Column::whole("EXTENSIONS"),
+        Column::whole("MISSES"),
+        Column::whole("FALLBACKS").spare(2),
+        Column::whole("EVICTIONS").spare(3),
+        Column::broken("WAITED", 7).spare(1),
+        Column::broken("SAVED", 7),
+        Column::broken("IN THE BACKGROUND", 10).spare(4),
+        Column::broken("FAILED", 6),
+    ]
+}
 
-fn table(answer: &StatsAnswer) -> String {
-    let mut text = String::new();
-    let head = |first| std::iter::once(first).chain(HEAD).collect::<Vec<_>>();
-    let mut rows: Vec<Vec<String>> = answer
+const TEMPLATES: [Column; 10] = columns("TEMPLATE", 8);
+const DAYS: [Column; 10] = columns("DAY", 10);
+
+fn tables(answer: &StatsAnswer, look: Look) -> String {
+    let mut rows: Vec<_> = answer
         .templates
         .iter()
         .map(|t| row(format!("{}/{}", t.project, t.template), &t.counts))
@@ -56,31 +63,35 @@ fn table(answer: &StatsAnswer) -> String {
     if rows.len() > 1 {
         rows.push(row("all".into(), &answer.total));
     }
-    columns(&mut text, &head("TEMPLATE"), &rows);
-    text.push('\n');
-    let rows: Vec<Vec<String>> = answer
+    let days: Vec<_> = answer
         .days
         .iter()
         .map(|d| row(d.day.clone(), &d.counts))
         .collect();
-    columns(&mut text, &head("DAY"), &rows);
-    text
+    let templates = table(&TEMPLATES, &rows, look);
+    format!("{templates}\n{}", table(&DAYS, &days, look))
 }
 
-fn row(first: String, counts: &Counts) -> Vec<String> {
-    let time = |ms: i64| match ms {
-        0 => "-".to_owned(),
-        ms => seconds(Duration::from_millis(ms.unsigned_abs())),
+fn row(first: String, counts: &Counts) -> [Cell; 10] {
+    let time = |ms: i64| seconds(Duration::from_millis(ms.unsigned_abs()));
+    let cell = |ms: i64| match ms {
+        0 => Cell::from("-"),
+        ms => time(ms).into(),
     };
-    vec![
-        first,
-        counts.hits.to_string(),
-        counts.extensions.to_string(),
-        counts.misses.to_string(),
-        counts.fallbacks.to_string(),
-        counts.evictions.to_string(),
-        time(counts.spent_ms),
-        time(counts.saved_ms),
-        time(counts.compared_ms),
+    [
+        first.into(),
+        counts.hits.to_string().into(),
+        counts.extensions.to_string().into(),
+        counts.misses.to_string().into(),
+        counts.fallbacks.to_string().into(),
+        counts.evictions.to_string().into(),
+        cell(counts.spent_ms),
+        cell(counts.saved_ms),
+        cell(counts.compared_ms),
+        match (counts.failures, counts.failed_ms) {
+            (0, _) => Cell::from("0"),
+            (n, 0) => Cell::painted(n.to_string(), RED),
+            (n, ms) => Cell::painted(format!("{n} ({})", time(ms)), RED),
+        },
     ]
 }

@@ -16,6 +16,7 @@ use tokio::runtime::Builder;
 
 use super::eventually;
 use super::project::Project;
+use super::terminal::Terminal;
 
 /// After this a command counts as hung.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -117,6 +118,18 @@ impl Pgstencil {
     pub(crate) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
+    }
+
+    /// Starts it with a terminal of this width for its output.
+    pub(crate) fn on_terminal(mut self, columns: u16) -> Terminal {
+        self.command.env("TERM", "xterm-256color");
+        Terminal::start(self.command, columns)
+    }
+
+    /// The same for a terminal of this kind.
+    pub(crate) fn on_terminal_of(mut self, kind: &str, columns: u16) -> Terminal {
+        self.command.env("TERM", kind);
+        Terminal::start(self.command, columns)
     }
 
     /// Runs it and expects exit code 0.

@@ -16,6 +16,7 @@ pub(crate) mod proxy;
 pub(crate) mod role;
 pub(crate) mod server;
 pub(crate) mod supervisor;
+pub(crate) mod terminal;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -9,12 +9,13 @@ use pgstencil::Result;
 use pgstencil::server::State;
 use pgstencil::wire::{ClusterAnswer, ServerAnswer, ServerListAnswer};
 
-use super::list::columns;
 use crate::cli::Session;
 use crate::cli::args::Server;
 use crate::cli::escape;
-use crate::cli::output::size;
+use crate::cli::output::{GREEN, YELLOW};
+use crate::cli::table::{Cell, Column, Look, table};
 use crate::cli::target::not_running;
+use pgstencil::quantity::size;
 
 /// Patience with a start or a stop, when `--wait` sets none.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -49,7 +50,7 @@ pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
             if printer.json() {
                 printer.object(&ServerAnswer::new(&status, false))?;
             } else {
-                printer.data(&describe(&ServerAnswer::new(&status, false)))?;
+                printer.text(&describe(&ServerAnswer::new(&status, false)))?;
             }
             Ok(u8::from(status.state != State::Running))
         }
@@ -72,7 +73,7 @@ pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
             } else if listed.clusters.is_empty() {
                 printer.say("there is no cluster yet");
             } else {
-                printer.data(&table(&listed))?;
+                printer.table(&clusters(&listed, printer.look()))?;
             }
             Ok(0)
         }
@@ -101,34 +102,45 @@ fn describe(answer: &ServerAnswer) -> String {
     text
 }
 
-fn table(listed: &ServerListAnswer) -> String {
-    let mut text = String::new();
-    let head = ["CLUSTER", "STATE", "SIZE", "FOLDER"];
-    let mut rows = Vec::new();
+const CLUSTERS: [Column; 4] = [
+    Column::broken("CLUSTER", 10),
+    Column::whole("STATE"),
+    Column::whole("SIZE"),
+    Column::broken("FOLDER", 20),
+];
+
+fn clusters(listed: &ServerListAnswer, look: Look) -> String {
+    let mut rows: Vec<[Cell; 4]> = Vec::new();
     for cluster in &listed.clusters {
-        let data = cluster.status.data_dir.clone().unwrap_or_default();
+        let name = format!("PostgreSQL {}", cluster.major);
+        let state = cluster.status.state;
         rows.push([
-            format!("PostgreSQL {}", cluster.major),
-            cluster.status.state.to_owned(),
-            size(cluster.bytes as i64),
-            data,
+            name.as_str().into(),
+            match state {
+                "running" => Cell::painted(state, GREEN),
+                "stopped" => state.into(),
+                _ => Cell::painted(state, YELLOW),
+            },
+            size(cluster.bytes as i64).into(),
+            cluster.status.data_dir.clone().unwrap_or_default().into(),
         ]);
         rows.extend(cluster.moved.iter().map(|moved| {
             [
-                format!("PostgreSQL {}", cluster.major),
-                "old data".to_owned(),
-                size(moved.bytes as i64),
-                moved.folder.clone(),
+                name.as_str().into(),
+                Cell::painted("old data", YELLOW),
+                size(moved.bytes as i64).into(),
+                moved.folder.as_str().into(),
             ]
         }));
     }
-    let rows: Vec<Vec<String>> = rows.into_iter().map(Vec::from).collect();
-    columns(&mut text, &head, &rows);
+    let mut text = table(&CLUSTERS, &rows, look);
+    let mut remarks = String::new();
     for cluster in &listed.clusters {
         if let Some(remark) = remark(cluster) {
-            text += &format!("PostgreSQL {}: {}\n", cluster.major, escape::line(&remark));
+            remarks += &format!("PostgreSQL {}: {}\n", cluster.major, escape::line(&remark));
         }
     }
+    text += &look.wrap(&remarks);
     text
 }
 

@@ -11,8 +11,8 @@ use pgstencil::{Error, Kind, Result};
 use crate::cli::Session;
 use crate::cli::args::ServerRemove;
 use crate::cli::confirm::{can_ask, confirmed};
-use crate::cli::output::size;
 use crate::cli::target::managed_endpoint;
+use pgstencil::quantity::size;
 
 /// How long clients may take that are about to end: their sessions end a moment after them.
 const GRACE: Duration = Duration::from_secs(2);
