@@ -184,8 +184,9 @@ pub(crate) struct Run {
     /// Leave the clone if the command fails, and print its URL
     #[arg(long, conflicts_with = "keep")]
     pub(crate) keep_on_failure: bool,
-    /// The command [default: your shell]
-    #[arg(last = true, value_name = "CMD")]
+    /// The command with its arguments: from the first word that is no option on, or after `--`
+    /// [default: your shell]
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
 }
 

@@ -9,6 +9,7 @@ mod escape;
 mod github;
 mod live;
 mod output;
+mod refusal;
 mod screen;
 mod table;
 mod target;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, Parser as _};
 use pgstencil::Error;
 use pgstencil::config::env::{self, Environment};
@@ -470,7 +471,38 @@ pub(crate) fn print_usage(error: clap::Error) {
             .unwrap_or_else(|| Arguments::command().error(error.kind(), "wrong arguments")),
     };
     // A closed pipe behind it is no error.
-    let _ = error.print();
+    let _ = with_suggestion(error).print();
+}
+
+/// Names the command for a word that other tools use.
+fn with_suggestion(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidSubcommand) else {
+        return error;
+    };
+    // Those of `server` and `config` have names of their own.
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string);
+    if !usage.is_some_and(|usage| usage.contains("pgstencil [OPTIONS]")) {
+        return error;
+    }
+    let meant = match typed.as_str() {
+        "build" | "migrate" | "up" | "template" => "ensure",
+        "create" | "new" | "get" | "copy" => "clone",
+        "exec" | "test" => "run",
+        "delete" | "drop" | "rm" | "remove" | "return" => "release",
+        "ls" | "ps" | "show" => "list",
+        "gc" | "clean" | "cleanup" | "purge" => "evict",
+        "start" | "stop" | "status" | "url" => "server",
+        "check" => "doctor",
+        "diff" | "why" | "fingerprint" => "explain",
+        "compare" => "verify",
+        "env" | "info" | "where" => "paths",
+        _ => return error,
+    };
+    error.insert(
+        ContextKind::SuggestedSubcommand,
+        ContextValue::Strings(vec![meant.to_owned()]),
+    );
+    error
 }
 
 /// Pretty enough to read, one object.

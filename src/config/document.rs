@@ -63,6 +63,42 @@ pub(super) struct Document<'a> {
     table: Spanned<DeValue<'a>>,
 }
 
+/// The key of a line whose value is words without quotes, and that value as it should be written.
+fn unquoted(text: &str, at: usize) -> Option<(&str, String)> {
+    let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    let line = text[start..].lines().next()?;
+    let (key, value) = line.split_once('=')?;
+    let value_start = start + key.len() + 1;
+    let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '"');
+    let key = key.trim();
+    if key.is_empty() || !key.chars().all(bare) || at < value_start {
+        return None;
+    }
+    // A comment begins behind a space.
+    let value = value.split(" #").next().unwrap_or_default().trim();
+    let quote = |word: &str| toml::Value::from(word.trim()).to_string();
+    let is_word = |text: &str| {
+        let text = text.trim();
+        !text.is_empty() && !text.contains(['"', '\'', '[', ']', '{', '}', '='])
+    };
+    match value.strip_prefix('[') {
+        None => is_word(value).then(|| (key, quote(value))),
+        Some(list) => {
+            let items: Vec<&str> = list.strip_suffix(']')?.split(',').collect();
+            let quoted = |item: &&str| match is_word(item) {
+                true => quote(item),
+                false => item.trim().to_owned(),
+            };
+            let plain = |item: &str| item.contains(['[', ']', '{', '}', '=']);
+            if items.iter().copied().any(plain) || !items.iter().copied().any(is_word) {
+                return None;
+            }
+            let all: Vec<String> = items.iter().map(quoted).collect();
+            Some((key, format!("[{}]", all.join(", "))))
+        }
+    }
+}
+
 impl<'a> Document<'a> {
     pub(super) fn parse(file: &'a Path, text: &'a str) -> Result<Self> {
         match DeTable::parse(text) {
@@ -71,11 +107,16 @@ impl<'a> Document<'a> {
                 text,
                 table: Spanned::new(table.span(), DeValue::Table(table.into_inner())),
             }),
-            Err(e) => Err(Error::config(format!(
-                "{}: not TOML: {}",
-                place(file, text, e.span()),
-                e.message()
-            ))),
+            Err(e) => {
+                let place = place(file, text, e.span());
+                match e.span().and_then(|span| unquoted(text, span.start)) {
+                    None => Err(Error::config(format!("{place}: not TOML: {}", e.message()))),
+                    Some((key, quoted)) => Err(Error::config(format!(
+                        "{place}: not TOML: the value of `{key}` is not in quotes"
+                    ))
+                    .hint(format!("strings stand in quotes: `{key} = {quoted}`"))),
+                }
+            }
         }
     }
 

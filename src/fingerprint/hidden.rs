@@ -12,7 +12,9 @@ use super::globs::{Globs, KEYS, OneGlob, compile};
 use super::recipe::RelPath;
 use super::walk::{Gitignore, builder, walk};
 use crate::config::Definition;
+use crate::config::nearest::nearest;
 use crate::error::{Error, Result};
+use crate::quantity::count;
 
 /// Lists the files that the globs of `definition` would choose if no .gitignore hid them, in
 /// their text form, sorted. For `explain`; it walks twice, and into what is ignored too.
@@ -93,6 +95,7 @@ fn reason(root: &Path, pattern: &str) -> Option<String> {
     let deeper = matcher(&format!("**/{pattern}"), false)?;
 
     let mut hidden = Vec::new();
+    let mut all = Vec::new();
     let (mut folders, mut cases, mut deep) = (Vec::new(), Vec::new(), Vec::new());
     let everything: WalkBuilder = {
         let mut walk = builder(root, Gitignore::Disregard);
@@ -106,6 +109,9 @@ fn reason(root: &Path, pattern: &str) -> Option<String> {
             continue;
         };
         let is_dir = entry.file_type().is_some_and(|t| t.is_dir());
+        if !is_dir {
+            all.push(path.to_owned());
+        }
         let list = match is_dir {
             true if folder.is_match(path) => &mut folders,
             false if exact.is_match(path) => &mut hidden,
@@ -116,7 +122,6 @@ fn reason(root: &Path, pattern: &str) -> Option<String> {
         list.push(RelPath::new(path));
     }
     if let Some(first) = hidden.iter().min() {
-        let count = hidden.len();
         let by = match hidden_by(root, &first.to_path(), false) {
             Some((file, line)) => {
                 let file = file.strip_prefix(root).unwrap_or(&file);
@@ -125,7 +130,11 @@ fn reason(root: &Path, pattern: &str) -> Option<String> {
             None => "a .gitignore file".to_owned(),
         };
         return Some(format!(
-            "{count} matching file(s) are ignored: `{first}` by {by}; add `!` lines to that file for what decides the database"
+            "{}: `{first}` by {by}; add `!` lines to that file for what decides the database",
+            match hidden.len() {
+                1 => "one matching file is ignored".to_owned(),
+                n => format!("{} are ignored", count(n, "matching file")),
+            }
         ));
     }
     if let Some(first) = folders.iter().min() {
@@ -136,7 +145,42 @@ fn reason(root: &Path, pattern: &str) -> Option<String> {
     if let Some(first) = cases.iter().min() {
         return Some(format!("case counts: `{first}` differs only in that"));
     }
-    deep.iter()
-        .min()
-        .map(|first| format!("there is `{first}`: write `**/{pattern}`"))
+    if let Some(first) = deep.iter().min() {
+        return Some(format!("there is `{first}`: write `**/{pattern}`"));
+    }
+    let meant = similar(pattern, &all)?;
+    Some(format!("did you mean `{meant}`?"))
+}
+
+/// A pattern that matches some of these files and differs in the name of one folder or file only, which is
+/// probably mistyped.
+fn similar(pattern: &str, files: &[PathBuf]) -> Option<String> {
+    let parts: Vec<&str> = pattern.split('/').collect();
+    let mut names: BTreeSet<&str> = BTreeSet::new();
+    for file in files {
+        names.extend(file.iter().filter_map(|name| name.to_str()));
+    }
+    for (i, part) in parts.iter().enumerate() {
+        if part.is_empty() || part.contains(['*', '?', '[', '{', '\\']) {
+            continue;
+        }
+        let others = names.iter().copied().filter(|name| name != part);
+        // The nearest name may be one of another place.
+        let mut fits: Vec<&str> = others
+            .filter(|name| nearest(part, [*name]).is_some())
+            .filter(|name| {
+                let mut changed = parts.clone();
+                changed[i] = name;
+                compile(&changed.join("/"), false)
+                    .is_ok_and(|glob| files.iter().any(|f| glob.compile_matcher().is_match(f)))
+            })
+            .collect();
+        fits.sort_unstable();
+        if let Some(name) = nearest(part, fits.iter().copied()) {
+            let mut changed = parts.clone();
+            changed[i] = name;
+            return Some(changed.join("/"));
+        }
+    }
+    None
 }

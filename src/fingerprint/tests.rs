@@ -677,7 +677,7 @@ fn globs_that_match_nothing_say_why() {
     for (glob, part) in [
         (
             "gen/*.sql",
-            "2 matching file(s) are ignored: `gen/1.sql` by line `gen/` of `.gitignore`",
+            "2 matching files are ignored: `gen/1.sql` by line `gen/` of `.gitignore`",
         ),
         (
             "A/Migrations/*.py",

@@ -421,8 +421,15 @@ fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error
         }
         (sqlx::Error::Io(_), _) => base(format!("the server at {place} cannot be reached"))
             .hint("is it running, and is the URL right? `--server-url`, PGSTENCIL_SERVER_URL and `[server] url` name it; without any of them the managed server is used"),
-        (_, "28P01" | "28000") => base(format!("the server at {place} refuses role `{user}`"))
-            .hint("check user and password in the URL, and pg_hba.conf on the server"),
+        (_, "28P01") => match endpoint.password_source() {
+            None => base(format!("the server at {place} refuses role `{user}`: it wants a password, and none was given"))
+                .hint(format!("set PGPASSWORD, add a line to the password file (`~/.pgpass`), or write the password into the server URL: `postgresql://{user}:PASSWORD@HOST/postgres`")),
+            Some(source) => base(format!("the server at {place} refuses role `{user}`: the password is wrong, or there is no such role"))
+                .detail(format!("the password comes from {source}"))
+                .hint(format!("correct the password in {source}, or name another role")),
+        },
+        (_, "28000") => base(format!("the server at {place} refuses role `{user}`"))
+            .hint("check the role and its right to log in, and pg_hba.conf on the server"),
         (_, "55000") => base(format!("database `{database}` on {place} accepts no connections")),
         (_, "53300") => base(format!("the server at {place} has no free connection slot"))
             .hint("raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions"),

@@ -45,6 +45,8 @@ pub struct Endpoint {
     port: u16,
     user: String,
     password: Option<Secret>,
+    /// Where the password was found.
+    password_source: &'static str,
     /// As the URL or the defaults say it.
     ssl_mode_name: Option<String>,
     ssl_mode: PgSslMode,
@@ -102,13 +104,15 @@ impl Endpoint {
             );
         };
         let database = url.database().or_else(|| defaults.database.clone());
-        let password = url
-            .password()
-            .or_else(|| defaults.password.clone())
-            .or_else(|| {
-                let lookup = defaults.passfile.as_ref()?;
-                lookup(&host, port, database.as_deref().unwrap_or(&user), &user)
-            });
+        let in_file = || {
+            let lookup = defaults.passfile.as_ref()?;
+            lookup(&host, port, database.as_deref().unwrap_or(&user), &user)
+        };
+        let (password, password_source) = match (url.password(), &defaults.password) {
+            (Some(password), _) => (Some(password), "the server URL"),
+            (None, Some(password)) => (Some(password.clone()), "PGPASSWORD"),
+            (None, None) => (in_file(), "the password file"),
+        };
         let mode = url
             .parameter("sslmode")
             .or_else(|| url.parameter("ssl-mode"))
@@ -135,6 +139,7 @@ impl Endpoint {
             port,
             user,
             password: password.map(Secret),
+            password_source,
             ssl_mode_name: mode,
             ssl_mode,
             maintenance,
@@ -259,6 +264,11 @@ impl Endpoint {
     /// The role's password. Give it only to the user's own commands.
     pub fn password(&self) -> Option<&str> {
         self.password.as_ref().map(|s| s.0.as_str())
+    }
+
+    /// Where the password was found, if there is one: `PGPASSWORD`.
+    pub fn password_source(&self) -> Option<&'static str> {
+        self.password.as_ref().map(|_| self.password_source)
     }
 
     /// What a command printed, without the password that it was given: fit for errors and the registry.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Acquired, Lease, Limit, Stencil};
 use crate::clone::{self, Clone};
+use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
 use crate::lease::Keeper;
 use crate::pg::{Doing as _, is_connection_loss};
@@ -184,7 +185,7 @@ impl Stencil {
         released: &mut Released,
     ) -> Result<()> {
         let Some(mut row) = registry.clone_by_name(name).await? else {
-            return Err(unknown(name));
+            return Err(unlike(registry, name).await);
         };
         let asker = self.asker();
         let refused = |row: &CloneRow| !take && row.state == "leased" && !asker.has_clone(row);
@@ -281,6 +282,20 @@ fn unknown(name: &str) -> Error {
     .hint("`pgstencil list` shows the clones that there are")
 }
 
+/// [`unknown`], with the name that was probably meant.
+async fn unlike(registry: &mut Registry, name: &str) -> Error {
+    let error = unknown(name);
+    let Ok(clones) = registry.clones().await else {
+        return error;
+    };
+    let handed_out = clones.iter().filter(|row| row.state == "leased");
+    let names = handed_out.flat_map(|row| [row.name.as_str(), row.id.as_str()]);
+    match nearest(name, names) {
+        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+        None => error,
+    }
+}
+
 async fn remains_of(registry: &mut Registry, clones: &[Clone]) -> Result<Vec<Remains>> {
     let mut all = Vec::new();
     for clone in clones {
@@ -322,7 +337,7 @@ fn replaced(clone: &Clone, remains: &Remains) -> Vec<String> {
             "dropped its clone"
         };
         warnings.push(format!(
-            "the command {what} (`{}`), so it paid for a database of its own: let it keep the one it gets. Django: run the tests with --keepdb (pytest: --reuse-db)",
+            "the command {what} (`{}`), so it paid for a database of its own: let it keep the one it gets. Django: run the tests with --keepdb (pytest: --reuse-db). Rails: build with `db:schema:load`. sqlx and Diesel: leave `database reset` out",
             database.name
         ));
     }

@@ -34,6 +34,7 @@ mod library;
 mod look;
 mod managed_commands;
 mod managed_server;
+mod newcomer;
 mod overtaken;
 mod owner;
 mod passwords;

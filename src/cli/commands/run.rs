@@ -1,6 +1,7 @@
 //! `pgstencil run`
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 
 use pgstencil::clone::Clone;
 use pgstencil::handout::CLEARED;
@@ -11,7 +12,7 @@ use pgstencil::{Error, Kind, Result, Stencil, wire};
 use super::{clone, prune};
 use crate::cli::args::Run;
 use crate::cli::background::Ahead;
-use crate::cli::{Session, interruptible};
+use crate::cli::{Session, interruptible, refusal};
 
 pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> Result<u8> {
     let here = session.here()?;
@@ -39,7 +40,13 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     };
     let (stencil, mut background, mut acquired, named) =
         interruptible(session, signals, prepare).await?;
-    let mut job = Job::new(argv, here);
+    let stopped = |failed: bool| {
+        let terminal = std::io::stdin().is_terminal();
+        failed
+            .then(|| refusal::of(&argv, &here, terminal))
+            .flatten()
+    };
+    let mut job = Job::new(argv.clone(), here.clone());
     job.env = stencil.variables(
         &acquired,
         args.making
@@ -77,6 +84,9 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     // A command that was not even started leaves nothing to look at.
     let failed = ended.as_ref().is_ok_and(|status| !status.success());
     let keep = args.keep || (args.keep_on_failure && failed);
+    if let Some(reason) = stopped(failed) {
+        session.printer.warn(reason);
+    }
     // What became of the others has been said.
     let mut clones = acquired.clones;
     clones.retain(|clone| !kept.lost.contains(&clone.id));
