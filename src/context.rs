@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{CloneSettings, Definition, EvictionSettings};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::{Event, Observe};
 use crate::fingerprint::{Inputs, Snapshot};
 use crate::pg::{Endpoint, Limit};
@@ -63,9 +63,7 @@ impl Context<'_> {
         let read = Arc::clone(&self.read);
         tokio::task::spawn_blocking(move || read())
             .await
-            .map_err(|e| {
-                crate::error::Error::internal("reading the inputs panicked").caused_by(e)
-            })?
+            .map_err(|e| Error::unjoined("reading the inputs", e))?
     }
 
     /// Looks at the files of the inputs off the async threads, without reading them: before a build and
@@ -77,8 +75,6 @@ impl Context<'_> {
         let (root, definition) = (self.root.to_owned(), self.definition.clone());
         tokio::task::spawn_blocking(move || Snapshot::take(&root, &definition))
             .await
-            .map_err(|e| {
-                crate::error::Error::internal("looking at the inputs panicked").caused_by(e)
-            })?
+            .map_err(|e| Error::unjoined("looking at the inputs", e))?
     }
 }

@@ -116,6 +116,19 @@ impl Error {
         Error::new(Kind::Failed, message)
     }
 
+    /// For work on another task or thread that did not end well: its runtime has ended ([`Kind::Interrupted`]), or
+    /// it panicked.
+    pub(crate) fn unjoined(doing: &str, error: tokio::task::JoinError) -> Self {
+        match error.is_cancelled() {
+            true => Error::new(
+                Kind::Interrupted,
+                format!("{doing}: the tokio runtime has ended"),
+            ),
+            false => Error::internal(format!("{doing} panicked")),
+        }
+        .caused_by(error)
+    }
+
     /// Adds a sentence that says what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

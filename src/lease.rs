@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, Endpoint, Limit};
 use crate::process::Started;
-use crate::registry::Registry;
+use crate::registry::{Registry, is_driven};
 
 /// Keeps the locks of some clones until [`Keeper::stop`]. Dropping it without that ends the watch
 /// and the session, so that the sweep takes the clones.
@@ -23,6 +24,7 @@ pub struct Keeper {
     stop: oneshot::Sender<()>,
     command: Option<oneshot::Sender<Started>>,
     task: JoinHandle<Kept>,
+    runtime: Handle,
 }
 
 /// What is left when a lease ends.
@@ -33,6 +35,16 @@ pub struct Kept {
     pub lost: Vec<String>,
     /// What the holder should know of that.
     pub warnings: Vec<String>,
+}
+
+impl Kept {
+    fn nothing() -> Self {
+        Kept {
+            registry: None,
+            lost: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// The least that an attempt at a new session gets.
@@ -66,6 +78,7 @@ impl Keeper {
             stop,
             command: Some(command),
             task: tokio::spawn(watch.run(registry, stopped, started)),
+            runtime: Handle::current(),
         }
     }
 
@@ -78,16 +91,24 @@ impl Keeper {
         }
     }
 
-    /// Ends the watch and gives the session back.
+    /// Ends the watch and gives the session back. It comes without a session if the runtime of
+    /// [`Keeper::start`] has ended, or is another one that works only while its own caller waits.
     ///
     /// # Errors
     /// [`crate::Kind::Internal`] if the watch panicked.
     pub async fn stop(self) -> Result<Kept> {
         // If the receiver is gone, the task has ended, which the join below tells.
         let _ = self.stop.send(());
-        self.task
-            .await
-            .map_err(|e| Error::internal("the watch over the lease panicked").caused_by(e))
+        if !is_driven(&self.runtime) {
+            self.task.abort();
+            return Ok(Kept::nothing());
+        }
+        match self.task.await {
+            Err(error) if error.is_cancelled() => Ok(Kept::nothing()),
+            kept => {
+                kept.map_err(|e| Error::internal("the watch over the lease panicked").caused_by(e))
+            }
+        }
     }
 }
 

@@ -81,11 +81,13 @@
 //! [`config::Config::load`] takes the file that the program names; [`config::find`] looks for one, and
 //! refuses a file of another user, since a config runs commands.
 //!
-//! Warm clones are made by [`Stencil::fill`], what was given back is dropped by
-//! [`stencil::sweep_now`], and a template that was extended is provisional until [`Stencil::settle`] has
-//! built it from nothing. The command line starts a process for these when its own work is done; a
-//! program calls them when it has time, as in a task of its own. Use one [`Stencil`] for all hand-outs:
-//! it keeps the sessions of clones that were given back for the next ones, until [`Stencil::close`].
+//! Clones that were given back are dropped by a thread of the program, which also sweeps what earlier programs
+//! left; [`Stencil::close`] waits for the thread. Futures of hand-outs may be dropped at any await: each method
+//! says what becomes of its work. The runtime of a hand-out may end before its clone is given back on another.
+//! Warm clones are made by [`Stencil::fill`], and a template that was extended is provisional until
+//! [`Stencil::settle`] has built it from nothing. The command line starts a process for these when its own work
+//! is done; a program calls them when it has time, as in a task of its own. Use one [`Stencil`] for all
+//! hand-outs: it keeps the sessions of clones that were given back for the next ones, until [`Stencil::close`].
 //!
 //! A clone with [`stencil::Lease::Expiry`] or [`stencil::Lease::Usual`] outlives the program only after
 //! [`Stencil::confirm`]: call it when its URL has reached whoever will use it. Before that a program that is
@@ -127,6 +129,8 @@
 //! // When there is time: warm clones for the next time.
 //! let (name, fingerprint) = (&acquired.definition, &acquired.fingerprint);
 //! stencil.fill(name, fingerprint, acquired.demand, &Limit::default()).await?;
+//! // At the end of the program: what is still to be dropped.
+//! stencil.close().await;
 //! # Ok(())
 //! # }
 //! ```

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use pgstencil::Stencil;
 use pgstencil::config::Config as Toml;
 use pgstencil::names::{Fingerprint, NamePattern};
-use pgstencil::registry::Registry;
 use pgstencil::stencil::{Defaults, Demand, Endpoint, Holder, Lease, Limit, Wanted};
 use pgstencil::url::ServerUrl;
 use sqlx::{PgConnection, Row as _};
@@ -186,7 +185,6 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     let fingerprint = *ensured.template.fingerprint();
     registry.close().await;
     let started = Instant::now();
-    let sweeper = tokio::spawn(sweep(stencil.clone()));
     let enough = Arc::new(AtomicBool::new(false));
     let filler = tokio::spawn(fill(stencil.clone(), fingerprint, Arc::clone(&enough)));
     let mut work = JoinSet::new();
@@ -227,7 +225,6 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let with_drops = started.elapsed();
-    sweeper.abort();
     // As many as before each other loop.
     enough.store(true, Ordering::Relaxed);
     filler.await.unwrap();
@@ -269,21 +266,6 @@ async fn fill(stencil: Stencil, fingerprint: Fingerprint, enough: Arc<AtomicBool
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    }
-}
-
-/// The same for drops.
-async fn sweep(stencil: Stencil) {
-    let config = stencil.config();
-    let (name, grace) = (&config.server.registry, config.clone.orphan_grace);
-    let limit = Limit::default();
-    let opened = Registry::open_existing(stencil.endpoint(), name, &limit).await;
-    let mut registry = opened.unwrap().unwrap();
-    loop {
-        pgstencil::sweep::sweep_all(&mut registry, grace, &limit)
-            .await
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

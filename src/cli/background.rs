@@ -293,7 +293,7 @@ async fn look_after(care: &Care, endpoint: &Endpoint) -> Result<()> {
         pid: std::process::id(),
         ..care.holder.clone()
     };
-    let stencil = Stencil::new(config, endpoint.clone(), holder, variable);
+    let stencil = Stencil::new(config, endpoint.clone(), holder, variable).without_drops();
     let limit = Limit::default();
     if care.settle {
         stencil.settle_now(&care.definition, &limit).await?;

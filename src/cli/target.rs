@@ -122,7 +122,9 @@ impl Session {
             self.printer
                 .warn(&format!("cannot find out the branch: {why}"));
         }
-        Ok(Stencil::new(config, endpoint, holder, self.variable()))
+        // A process that is started at the end of the command sees to the drops.
+        let stencil = Stencil::new(config, endpoint, holder, self.variable());
+        Ok(stencil.without_drops())
     }
 
     /// Looks up the variables of `env_inputs`.

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use nix::unistd::{User, gethostname, getuid};
 use serde::{Deserialize, Serialize};
 
 /// A process on some host. Everything here is told to others, so no secrets.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Holder {
     /// Host name.
     pub host: String,
@@ -113,10 +114,50 @@ impl Checkout {
     }
 }
 
+/// This process, in no known checkout: its host, number, account and program.
+impl Default for Holder {
+    fn default() -> Self {
+        let user = User::from_uid(getuid()).ok().flatten();
+        let program = std::env::current_exe().ok();
+        let name = program.as_deref().and_then(Path::file_name);
+        Holder {
+            user: user.map(|user| user.name).unwrap_or_default(),
+            label: name.map_or_else(String::new, |name| name.to_string_lossy().into()),
+            ..Holder::process()
+        }
+    }
+}
+
+/// Boot and pid namespace: where these are equal, a pid means the same process. Linux only.
+fn machine() -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(format!("{} {}", boot.trim(), namespace.display()))
+}
+
 impl Holder {
+    /// This process by its host and number only: for callers who know the rest better than
+    /// [`Holder::default`], which asks the system for account and program.
+    pub fn process() -> Self {
+        Holder {
+            host: gethostname().map_or_else(|_| String::new(), |h| h.to_string_lossy().into()),
+            pid: std::process::id(),
+            machine: machine().unwrap_or_default(),
+            user: String::new(),
+            worktree: String::new(),
+            branch: None,
+            label: String::new(),
+            checkout: Checkout::default(),
+        }
+    }
+
     /// One line for a person, where the process has ended and its checkout is what remains.
     pub fn describe_checkout(&self) -> String {
-        let mut text = format!("{} on {}, {}", self.user, self.host, self.worktree);
+        let mut text = format!("{} on {}", self.user, self.host);
+        // A program that uses the library may know of no checkout.
+        if !self.worktree.is_empty() {
+            text += &format!(", {}", self.worktree);
+        }
         if let Some(branch) = &self.branch {
             text += &format!(" ({branch})");
         }

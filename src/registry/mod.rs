@@ -27,6 +27,7 @@ pub use template::TemplateRow;
 
 use sqlx::FromRow as _;
 use sqlx::postgres::PgRow;
+use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::connect::{EnterError, Entered, is_refusal};
@@ -57,6 +58,8 @@ pub struct Registry {
     bound: Option<Vec<bound::BoundRow>>,
     /// The guard that let the session in.
     guard: Statement,
+    /// The runtime that the session was opened on.
+    runtime: Handle,
 }
 
 impl Registry {
@@ -154,6 +157,7 @@ impl Registry {
             name: name.to_owned(),
             bound: None,
             guard: entered.guard,
+            runtime: Handle::current(),
         };
         (registry, entered.answer)
     }
@@ -171,6 +175,17 @@ impl Registry {
             Look::Current => Ok(registry),
             Look::Absent | Look::Older(_) => Err(Error::failed("the registry was replaced")),
         }
+    }
+
+    /// Whether the session can be used from here: one that was opened on another runtime waits for ever if
+    /// that runtime works only while its own caller waits.
+    pub fn is_driven(&self) -> bool {
+        is_driven(&self.runtime)
+    }
+
+    /// The runtime that the session was opened on.
+    pub fn runtime(&self) -> Id {
+        self.runtime.id()
     }
 
     /// The session, for locks and for statements on databases.
@@ -323,6 +338,12 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// Whether what belongs to this runtime goes on while the caller, on the same runtime or another, waits.
+pub(crate) fn is_driven(runtime: &Handle) -> bool {
+    runtime.id() == Handle::current().id()
+        || runtime.runtime_flavor() != RuntimeFlavor::CurrentThread
 }
 
 enum Look {

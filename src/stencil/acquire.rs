@@ -107,10 +107,28 @@ impl Stencil {
     /// a template that cannot be copied is marked broken and rebuilt once; if the new one cannot be copied
     /// either, the build command runs straight on the clone.
     ///
+    /// Cancel safety: nothing that a dropped future made outlives the sweeps that follow `orphan_grace`
+    /// later. A thread of this program sweeps then, and any other process of pgstencil does.
+    ///
     /// # Errors
     /// As [`crate::template::ensure()`] and [`clone::create`]. Clones that were made before the error are
     /// given up.
     pub async fn acquire(
+        &self,
+        wanted: &Wanted,
+        limit: &Limit,
+        observe: Observe<'_>,
+    ) -> Result<Acquired> {
+        let pledge = self.background.to_find();
+        let acquired = self.acquire_or_give_up(wanted, limit, observe).await;
+        pledge.kept();
+        if acquired.is_ok() {
+            self.background.look_once();
+        }
+        acquired
+    }
+
+    async fn acquire_or_give_up(
         &self,
         wanted: &Wanted,
         limit: &Limit,

@@ -127,7 +127,7 @@ impl Stencil {
         let mut explanation =
             tokio::task::spawn_blocking(move || explain_files(&config, &found, &variable))
                 .await
-                .map_err(|e| Error::internal("reading the inputs panicked").caused_by(e))??;
+                .map_err(|e| Error::unjoined("reading the inputs", e))??;
         let registry = &self.config.server.registry;
         let inputs = explanation.inputs.clone();
         explanation.server = Some(

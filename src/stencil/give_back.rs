@@ -85,7 +85,7 @@ impl Stencil {
         clones: &[Clone],
     ) -> Result<(Registry, Vec<Remains>)> {
         const PATIENCE: Duration = Duration::from_secs(10);
-        if let Some(mut registry) = registry {
+        if let Some(mut registry) = registry.filter(Registry::is_driven) {
             let look = remains_of(&mut registry, clones);
             if let Ok(Ok(seen)) = tokio::time::timeout(PATIENCE, look).await {
                 return Ok((registry, seen));
@@ -100,9 +100,12 @@ impl Stencil {
         Ok((registry, seen))
     }
 
-    /// Ends a session lease. Returns what the holder should know, such as that the command replaced
-    /// the clone. The drop is left to a sweep: it forces a checkpoint of the whole server. The session is
-    /// kept for the next [`Stencil::acquire`].
+    /// Ends a lease. Returns what the holder should know, such as that the command replaced the clone. A drop
+    /// forces a checkpoint of the whole server, so a thread of this program does it after the return; see
+    /// [`Stencil::close`]. The session is kept for the next [`Stencil::acquire`]. One that was opened on another
+    /// runtime, which may not run any more, is not used.
+    ///
+    /// Cancel safety: a future that is dropped, or fails, leaves it to the thread to give the clones back.
     ///
     /// # Errors
     /// The driver's.
@@ -111,6 +114,8 @@ impl Stencil {
         registry: Option<Registry>,
         clones: &[Clone],
     ) -> Result<Vec<String>> {
+        let ids = clones.iter().map(|clone| clone.id.clone()).collect();
+        let pledge = self.background.to_give_up(ids);
         let (mut registry, remains) = self.again(registry, clones).await?;
         let mut warnings = Vec::new();
         for (clone, remains) in clones.iter().zip(&remains) {
@@ -119,11 +124,16 @@ impl Stencil {
                 warnings.extend(forgotten(clone, remains));
             }
         }
+        pledge.kept();
         self.idle.put(registry);
+        self.background.drop_given_back();
         Ok(warnings)
     }
 
     /// Turns a session lease into one that expires, for `--keep`, and notes in the clones until when.
+    ///
+    /// Cancel safety: after a future that is dropped each clone has the one lease or the other; the session's
+    /// ends with it.
     ///
     /// # Errors
     /// The driver's.
@@ -152,6 +162,8 @@ impl Stencil {
     }
 
     /// Gives clones back by name or id. `take`: whoever owns them.
+    ///
+    /// Cancel safety: a future that is dropped has given back some of them, or none.
     ///
     /// # Errors
     /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds, or that is another
@@ -254,6 +266,7 @@ impl Stencil {
         if count == 0 || estranged.len() < count {
             released.clones.push(row.name);
         }
+        self.background.drop_given_back();
         Ok(())
     }
 }

@@ -60,7 +60,7 @@ impl Idle {
         }
         sessions.push(Session {
             since: Instant::now(),
-            runtime: Handle::current().id(),
+            runtime: registry.runtime(),
             registry,
         });
     }

@@ -2,6 +2,7 @@
 //! nothing below it.
 
 mod acquire;
+mod background;
 mod bench;
 mod doctor;
 mod eviction;
@@ -19,6 +20,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::background::Background;
 use self::idle::Idle;
 use crate::config::{Config, Definition};
 use crate::context::{Context, ReadInputs};
@@ -63,6 +65,7 @@ pub struct Stencil {
     holder: Holder,
     variable: Variable,
     idle: Arc<Idle>,
+    background: Arc<Background>,
     full_build: bool,
 }
 
@@ -100,12 +103,15 @@ impl Stencil {
     pub fn new(config: Config, endpoint: Endpoint, holder: Holder, variable: Variable) -> Self {
         let endpoint =
             endpoint.with_client(config.server.client_host.clone(), config.server.client_port);
+        let (registry, grace) = (&config.server.registry, config.clone.orphan_grace);
+        let background = Background::new(&endpoint, registry, grace);
         Stencil {
             config: Arc::new(config),
             endpoint,
             holder,
             variable,
             idle: Arc::default(),
+            background: Arc::new(background),
             full_build: false,
         }
     }
@@ -118,10 +124,22 @@ impl Stencil {
         self
     }
 
+    /// Leaves all drops to another process, which calls [`sweep_now`]. Otherwise a thread of this program
+    /// drops what was given back.
+    #[must_use]
+    pub fn without_drops(mut self) -> Self {
+        self.background = Arc::new(Background::elsewhere());
+        self
+    }
+
     /// Ends the sessions that are kept for the next [`Stencil::acquire`] or [`Stencil::fill`]: at most eight,
-    /// which otherwise end with the last copy of this.
+    /// which otherwise end with the last copy of this. Waits until what was given back is dropped; a program
+    /// that ends earlier leaves it to the next sweep of any process.
+    ///
+    /// Cancel safety: what is left is dropped all the same while the program runs.
     pub async fn close(&self) {
         self.idle.close().await;
+        self.background.finish().await;
     }
 
     /// The config.

@@ -93,7 +93,7 @@ impl Stencil {
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 /// The times between the passes of a sweep: what cannot be dropped now often can a moment later,
 /// when somebody's session has ended or the server is back.
-const PASSES: [Duration; 5] = [
+pub(super) const PASSES: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(300),
     Duration::from_secs(1),

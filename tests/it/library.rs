@@ -1,6 +1,7 @@
 //! pgstencil as a library: in one process, on a runtime with several threads.
 
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use pgstencil::config::Config;
@@ -12,7 +13,7 @@ use pgstencil::{Kind, Stencil};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::support::server::PATIENCE;
-use crate::support::{Project, Role, eventually, server};
+use crate::support::{Pgstencil, Project, Role, eventually, server};
 
 fn stencil(project: &Project<'_>) -> Stencil {
     let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
@@ -99,15 +100,11 @@ async fn eight_tasks_get_eight_clones_from_one_build() {
     let events = events.lock().unwrap().join("\n");
     assert_eq!(events.matches("Sealed").count(), 1, "{events}");
 
-    let swept = tokio::spawn({
+    let closing = tokio::spawn({
         let stencil = stencil.clone();
-        async move {
-            let registry = stencil.config().server.registry.clone();
-            pgstencil::stencil::sweep_now(stencil.endpoint(), &registry, Duration::from_secs(1))
-                .await
-        }
+        async move { stencil.close().await }
     });
-    assert_eq!(swept.await.unwrap().unwrap().len(), 8);
+    closing.await.unwrap();
     assert_eq!(project.databases().len(), 1);
 }
 
@@ -161,7 +158,8 @@ fn a_session_serves_one_hand_out_after_another() {
     let role = Role::new(server());
     let mut project = Project::with_migrations(server());
     project.connect_as(&role);
-    let stencil = stencil(&project);
+    // Sessions of the thread that drops would be counted, too.
+    let stencil = stencil(&project).without_drops();
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let hand_out = async || {
         let acquired = stencil
@@ -248,4 +246,183 @@ async fn a_named_clone_has_an_owner() {
         .await
         .unwrap();
     assert!(!server().has_database(&names[0]));
+}
+
+/// Has no clone, by the work of this process alone.
+#[track_caller]
+fn only_templates_stay(project: &Project<'_>) {
+    let mut left = Vec::new();
+    let clean = eventually(PATIENCE, || {
+        left = project.databases();
+        left.retain(|name| !name.starts_with("tpl_"));
+        left.is_empty()
+    });
+    assert!(clean, "left behind: {left:?}");
+    let clones = "select count(*) from pgstencil.clone";
+    assert_eq!(server().psql(&project.registry(), clones), "0");
+}
+
+/// A project whose clones would stay for ever, and its stencil.
+fn never() -> (Project<'static>, Stencil) {
+    let project = Project::with_migrations(server());
+    project.append_config("[clone]\nttl = \"never\"\norphan_grace = \"1s\"\nwarm = 0");
+    let stencil = stencil(&project);
+    (project, stencil)
+}
+
+#[test]
+fn what_tests_give_back_is_dropped_by_their_own_program() {
+    let (project, stencil) = never();
+    for _ in 0..12 {
+        // Each `#[tokio::test]` has a runtime of its own.
+        let runtime = current_thread();
+        runtime.block_on(async {
+            let limit = Limit::default();
+            let acquired = stencil
+                .acquire(&wanted(Lease::Session), &limit, &|_| {})
+                .await
+                .unwrap();
+            let keeper = stencil.keep(acquired.registry, &acquired.clones);
+            let kept = keeper.stop().await.unwrap();
+            let warnings = stencil
+                .give_back(kept.registry, &acquired.clones)
+                .await
+                .unwrap();
+            assert_eq!(warnings, Vec::<String>::new());
+        });
+    }
+    current_thread().block_on(stencil.close());
+    only_templates_stay(&project);
+}
+
+fn current_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// What a future yields, or `None` if it had to wait so many times: then it is dropped there.
+async fn dropped_at<T>(wait: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    let mut waits = 0;
+    std::future::poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => {
+            waits += 1;
+            match waits == wait {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
+    let (project, stencil) = never();
+    let limit = Limit::default();
+    let wanted = wanted(Lease::Usual);
+    let acquire = async || stencil.acquire(&wanted, &limit, &|_| {}).await.unwrap();
+    // Builds the template.
+    let first = acquire().await;
+    let first = stencil.give_back(Some(first.registry), &first.clones).await;
+    first.unwrap();
+    // Further on it only waits for the copy, and looks again and again whether that is done.
+    let mut dropped = 0;
+    for awaits in 1..100 {
+        let Some(mut acquired) = dropped_at(awaits, acquire()).await else {
+            dropped += 1;
+            continue;
+        };
+        stencil.confirm(&mut acquired).await.unwrap();
+        let back = stencil.give_back(Some(acquired.registry), &acquired.clones);
+        back.await.unwrap();
+    }
+    assert!(dropped > 3, "{dropped}");
+    // An answer may be there before it is waited for, so an early end says nothing.
+    for awaits in [1, 1, 1, 2, 3, 4, 5] {
+        let mut acquired = acquire().await;
+        stencil.confirm(&mut acquired).await.unwrap();
+        let back = stencil.give_back(Some(acquired.registry), &acquired.clones);
+        let _ = dropped_at(awaits, back).await;
+    }
+    only_templates_stay(&project);
+}
+
+/// The session was opened on a runtime that nobody drives any more, or that has ended.
+#[test]
+fn clones_are_given_back_on_another_runtime() {
+    let (project, stencil) = never();
+    let limit = Limit::default();
+    for (ended, kept) in [(false, false), (false, true), (true, false), (true, true)] {
+        let first = current_thread();
+        let (clones, registry, keeper) = first.block_on(async {
+            let acquired = stencil
+                .acquire(&wanted(Lease::Session), &limit, &|_| {})
+                .await
+                .unwrap();
+            let clones = acquired.clones;
+            match kept {
+                true => {
+                    let keeper = stencil.keep(acquired.registry, &clones);
+                    (clones, None, Some(keeper))
+                }
+                false => (clones, Some(acquired.registry), None),
+            }
+        });
+        let first = match ended {
+            true => None,
+            false => Some(first),
+        };
+        current_thread().block_on(async {
+            let registry = match keeper {
+                Some(keeper) => keeper.stop().await.unwrap().registry,
+                None => registry,
+            };
+            let back = stencil.give_back(registry, &clones);
+            // Without a look at the runtime it waits ten seconds for an answer.
+            let back = tokio::time::timeout(Duration::from_secs(8), back).await;
+            assert_eq!(back.unwrap().unwrap(), Vec::<String>::new());
+        });
+        drop(first);
+    }
+    only_templates_stay(&project);
+}
+
+#[test]
+fn a_holder_is_this_process_unless_the_program_knows_better() {
+    let project = Project::with_migrations(server());
+    let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
+    let url = ServerUrl::parse(project.server_url()).unwrap();
+    let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
+    let stencil = Stencil::new(
+        config,
+        endpoint,
+        Holder::default(),
+        Arc::new(|_: &str| None),
+    );
+    let acquired = current_thread().block_on(async {
+        stencil
+            .acquire(&wanted(Lease::Session), &Limit::default(), &|_| {})
+            .await
+            .unwrap()
+    });
+    let listed = Pgstencil::new(&project).arg("list").success();
+    let host = nix::unistd::gethostname().unwrap();
+    let uid = nix::unistd::getuid();
+    let user = nix::unistd::User::from_uid(uid).unwrap().unwrap();
+    let who = format!(
+        "pid {}, role `{}`, {} on {} ",
+        std::process::id(),
+        server().user(),
+        user.name,
+        host.to_str().unwrap()
+    );
+    listed.stdout_has(&who);
+    let program = std::env::current_exe().unwrap();
+    let program = program.file_name().unwrap().to_str().unwrap();
+    assert_eq!(stencil.holder().label, program);
+    drop(acquired);
 }

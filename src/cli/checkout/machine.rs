@@ -8,18 +8,6 @@ use pgstencil::git::ask;
 /// What keeps our hash of a machine's id apart from those of other programs.
 const PURPOSE: &str = "pgstencil 2026 owner of a clone";
 
-/// Host name; empty if the system does not say.
-pub(super) fn host() -> String {
-    nix::unistd::gethostname().map_or_else(|_| String::new(), |h| h.to_string_lossy().into_owned())
-}
-
-/// Boot and pid namespace: where these are equal, a pid means the same process. Linux only.
-pub(super) fn boot() -> Option<String> {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(format!("{} {}", boot.trim(), namespace.display()))
-}
-
 /// The machine, across reboots. Containers of one image may have one machine-id, so there it is the host
 /// name, as where there is no id.
 pub(super) async fn id(env: &Environment, host: &str) -> String {

@@ -20,22 +20,20 @@ pub(super) async fn holder(
     env: &Environment,
     names_branch: bool,
 ) -> (Holder, Option<String>) {
-    let host = machine::host();
+    let process = Holder::process();
     let ci = |name: &str| env.non_empty(name).map(str::to_owned);
     let label = ci("GITHUB_JOB")
         .or_else(|| ci("CI_JOB_NAME"))
         .or_else(|| ci("BUILD_TAG"))
         .unwrap_or_default();
-    let (checkout, unknown) = checkout(root, env, &host, names_branch).await;
+    let (checkout, unknown) = checkout(root, env, &process.host, names_branch).await;
     let holder = Holder {
-        pid: std::process::id(),
-        machine: machine::boot().unwrap_or_default(),
         user: account(env).unwrap_or_default(),
         worktree: root.display().to_string(),
         branch: checkout.branch.as_ref().map(|b| b.name.clone()),
         label,
         checkout,
-        host,
+        ..process
     };
     (holder, unknown)
 }
