@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{AfterExtend, Config, Definition, Extend, Named, Strategy, UrlSetting};
+use crate::quantity::setting;
 
 /// pgstencil's configuration, `pgstencil.toml`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -251,10 +252,7 @@ fn size(bytes: u64) -> String {
 
 /// A duration as it is written; `None` is `never`.
 fn or_never(duration: Option<std::time::Duration>) -> String {
-    duration.map_or_else(
-        || "never".to_owned(),
-        |d| humantime::format_duration(d).to_string(),
-    )
+    duration.map_or_else(|| "never".to_owned(), setting)
 }
 
 /// The JSON schema of `pgstencil.toml`.
@@ -321,7 +319,7 @@ impl From<&Config> for RawConfig {
                 ttl: or_never(config.clone.ttl),
                 named: config.clone.named,
                 branch_ttl: or_never(config.clone.branch_ttl),
-                orphan_grace: humantime::format_duration(config.clone.orphan_grace).to_string(),
+                orphan_grace: setting(config.clone.orphan_grace),
                 warm: config.clone.warm,
                 warm_max: config.clone.warm_max,
             },
@@ -367,7 +365,7 @@ impl From<&Definition> for RawTemplate {
             stale_after: or_never(d.stale_after),
             serial_builds: d.serial_builds,
             after_clone: d.after_clone.clone().unwrap_or_default(),
-            build_timeout: humantime::format_duration(d.build_timeout).to_string(),
+            build_timeout: setting(d.build_timeout),
             allow_empty: d.allow_empty,
             allow_unchanged: d.allow_unchanged,
             build_inputs: d.build_inputs,

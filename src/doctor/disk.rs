@@ -6,8 +6,10 @@ use super::Check;
 use super::registry::Ours;
 use crate::config::Strategy;
 use crate::pg::sql::CopyStrategy;
+use crate::quantity::{seconds, size};
 use crate::registry::measurement::Measurement;
 use crate::server::disk::{self, Disk, FileSystem};
+use std::time::Duration;
 
 pub(super) fn look(data: &str) -> Option<Disk> {
     disk::look(Path::new(data))
@@ -70,14 +72,14 @@ pub(super) fn judge_strategy(wanted: Strategy, measured: &[Measurement]) -> Chec
         Some((own, best)) => Check::warning(
             name,
             format!(
-                "the config says {}, and copies of {} MB were measured to take {} by that, {:.0} ms by {}",
+                "the config says {}, and copies of {} were measured to take {} by that, {} by {}",
                 own.strategy,
-                own.bytes / 1_000_000,
+                size(own.bytes as i64),
                 match own.millis.is_finite() {
-                    true => format!("{:.0} ms", own.millis),
+                    true => seconds(Duration::from_secs_f64(own.millis / 1e3)),
                     false => "for ever (the server cannot do it)".to_owned(),
                 },
-                best.millis,
+                seconds(Duration::from_secs_f64(best.millis.max(0.0) / 1e3)),
                 best.strategy
             ),
             "take `strategy` out of `[clone]`: `auto` goes by what was measured",
@@ -88,17 +90,18 @@ pub(super) fn judge_strategy(wanted: Strategy, measured: &[Measurement]) -> Chec
 /// The budget of the templates against what is there and what is free.
 pub(super) fn judge_budget(disk: Option<Disk>, ours: &Ours, max_size: Option<u64>) -> Check {
     const MEGA: u64 = 1_000_000;
+    let bytes = |bytes: u64| size(i64::try_from(bytes).unwrap_or(i64::MAX));
     let name = "disk budget";
     let used = ours.template_bytes;
-    let words = format!("templates take {} MB", used / MEGA);
+    let words = format!("templates take {}", bytes(used));
     if let Some(disk) = disk
         && disk.free < ours.largest_bytes.saturating_mul(2).max(100 * MEGA)
     {
         return Check::problem(
             name,
             format!(
-                "{words}, and {} MB are free: the next copy may fill the disk",
-                disk.free / MEGA
+                "{words}, and {} are free: the next copy may fill the disk",
+                bytes(disk.free)
             ),
             "free space, or `pgstencil evict --all`; a disk that is full under a copy through the WAL stops the whole server",
         );
@@ -107,22 +110,22 @@ pub(super) fn judge_budget(disk: Option<Disk>, ours: &Ours, max_size: Option<u64
         (Some(max), _) if used > max => Check::warning(
             name,
             format!(
-                "{words}, more than `max_size` ({} MB): pinned and kept ones are over it",
-                max / MEGA
+                "{words}, more than `max_size` ({}): pinned and kept ones are over it",
+                bytes(max)
             ),
             "unpin some, lower `[eviction] keep`, or raise `max_size`",
         ),
         (Some(max), Some(disk)) if max > used.saturating_add(disk.free) => Check::warning(
             name,
             format!(
-                "{words}, and `max_size` ({} MB) allows more than the disk has: {} MB are free",
-                max / MEGA,
-                disk.free / MEGA
+                "{words}, and `max_size` ({}) allows more than the disk has: {} are free",
+                bytes(max),
+                bytes(disk.free)
             ),
             format!("max_size = \"{}MB\"", (used + disk.free / 2) / MEGA),
         ),
         (None, _) => Check::ok(name, format!("{words}; `max_size` is unlimited")),
-        (Some(max), _) => Check::ok(name, format!("{words} of {} MB", max / MEGA)),
+        (Some(max), _) => Check::ok(name, format!("{words} of {}", bytes(max))),
     }
 }
 

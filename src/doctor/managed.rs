@@ -4,6 +4,7 @@ use std::error::Error as _;
 
 use super::Check;
 use crate::error::Error;
+use crate::quantity::size;
 use crate::server::{Listed, State};
 
 /// There is no Postgres that could be started: what was looked for, and how to get one.
@@ -26,7 +27,7 @@ pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
     let known = clusters.iter().any(|cluster| cluster.current);
     for cluster in clusters {
         let major = cluster.major;
-        let bytes = megabytes(cluster.bytes);
+        let bytes = bytes(cluster.bytes);
         if known && !cluster.current {
             checks.push(Check::warning(
                 "clusters",
@@ -53,7 +54,7 @@ pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
                 format!(
                     "data of PostgreSQL {major} that could not be trusted is still in {} ({})",
                     moved.folder.display(),
-                    megabytes(moved.bytes)
+                    self::bytes(moved.bytes)
                 ),
                 "`pgstencil server remove --moved`",
             ));
@@ -79,6 +80,6 @@ fn untrusted(major: u32, why: &str) -> Check {
     )
 }
 
-fn megabytes(bytes: u64) -> String {
-    format!("{:.0} MB", bytes as f64 / 1e6)
+fn bytes(bytes: u64) -> String {
+    size(i64::try_from(bytes).unwrap_or(i64::MAX))
 }

@@ -420,6 +420,10 @@ fn foreign(found: &[Found]) -> Vec<Check> {
         "other registries",
         match all.len() {
             0 => "no database carries another registry's mark".to_owned(),
+            1 => format!(
+                "one database carries the mark of another registry, and is left alone: {}",
+                shown(&all)
+            ),
             n => format!(
                 "{n} databases carry the mark of another registry, and are left alone: {}",
                 shown(&all)

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::pg::Session;
 use crate::pg::checkup::{self, Found, Load, Rights, Settings};
 use crate::pg::sql::quote_ident;
+use crate::quantity::count;
 
 /// What was read of the server.
 pub(super) struct Seen {
@@ -150,6 +151,10 @@ pub(super) fn judge_fsync(seen: &Seen, fsync: bool, ours: &Ours, registry: &str)
     }
 }
 
+fn of_clones(clones: i64) -> String {
+    count(usize::try_from(clones).unwrap_or_default(), "clone")
+}
+
 /// Sessions and locks, against the clones in use.
 pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
     let number = |name: &str| {
@@ -174,14 +179,18 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
         Check::warning(
             "max_connections",
             format!(
-                "{used} of {most} sessions are in use, and {clones} clones: one more session for each would take 80 %"
+                "{used} of {most} sessions are in use, and {}: one more session for each would take 80 %",
+                of_clones(clones)
             ),
             format!("max_connections = {}", (most * 2).max(200)),
         )
     } else {
         Check::ok(
             "max_connections",
-            format!("{used} of {most} sessions are in use, and {clones} clones"),
+            format!(
+                "{used} of {most} sessions are in use, and {}",
+                of_clones(clones)
+            ),
         )
     };
     // Truncating or dumping a whole database takes a lock for each table, index and TOAST table.
@@ -191,8 +200,11 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
         true => Check::warning(
             "max_locks_per_transaction",
             format!(
-                "there is room for {slots} locks; if each of {} clones truncated all its tables at once, it would take {wanted}",
-                clones.max(1)
+                "there is room for {slots} locks; if {} truncated all tables at once, it would take {wanted}",
+                match clones {
+                    0 | 1 => "a clone".to_owned(),
+                    n => format!("each of {n} clones"),
+                }
             ),
             format!(
                 "max_locks_per_transaction = {}",

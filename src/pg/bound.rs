@@ -9,6 +9,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::quantity::seconds;
 use tokio_util::sync::CancellationToken;
 
 /// How long a statement may take if no deadline of the caller's ends it earlier.
@@ -71,11 +72,7 @@ pub enum Delay {
 impl fmt::Display for Delay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Delay::Silent(time) => write!(
-                f,
-                "the server did not answer within {:.1} s",
-                time.as_secs_f64()
-            ),
+            Delay::Silent(time) => write!(f, "the server did not answer within {}", seconds(*time)),
             Delay::Interrupted => f.write_str("interrupted"),
             Delay::Lost => f.write_str("the session was given up since the server did not answer"),
             Delay::Locked { cause, .. } => match &**cause {

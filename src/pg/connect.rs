@@ -13,6 +13,7 @@ use super::session::{Limit, OpenError, ServerFacts, Session, lock_timeout, serve
 use super::sql::{self, Statement};
 use super::{Endpoint, catalog};
 use crate::error::{Error, Kind, Result};
+use crate::quantity::seconds;
 
 /// How long a connection attempt may take when nothing else bounds it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -273,9 +274,9 @@ impl Connected {
                 Error::new(
                     Kind::Connect,
                     format!(
-                        "the server at {} did not answer within {:.1} s",
+                        "the server at {} did not answer within {}",
                         endpoint.place(),
-                        patience.as_secs_f64()
+                        seconds(patience)
                     ),
                 )
                 .hint("check the host and the port; a firewall may drop the packets, or a connection pooler let its clients wait"),

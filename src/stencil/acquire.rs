@@ -67,6 +67,8 @@ pub struct Acquired {
     pub dropped: Option<DroppedRow>,
     /// Times, in order: files, template, clones.
     pub times: [Duration; 3],
+    /// Time spent on waiting for builds of others.
+    pub waited: Duration,
     /// What the template was extended from, if it was.
     pub extends: Option<Extends>,
     /// Whether a build from nothing is to take the template's place.
@@ -207,6 +209,7 @@ impl Stencil {
                 template_time,
                 hand.started.elapsed().saturating_sub(template_time),
             ],
+            waited: obtained.waited,
             extends: obtained.extends,
             provisional: obtained.provisional,
             note: obtained.note,
@@ -246,6 +249,7 @@ impl Stencil {
                 outcome: Outcome::Hit,
                 rereading: Duration::ZERO,
                 template_time: Duration::ZERO,
+                waited: Duration::ZERO,
                 extends: template.extends,
                 provisional: template.provisional,
                 note: None,
@@ -284,6 +288,7 @@ impl Stencil {
         mut notes: Vec<Statement>,
     ) -> Result<Obtained> {
         let mut template_time = ensured.template_time;
+        let mut waited = ensured.waited;
         let mut rereading = Duration::ZERO;
         let (mut rebuilt, mut freed, mut overtaken) = (false, false, false);
         let started = Instant::now();
@@ -318,6 +323,7 @@ impl Stencil {
                         .await?;
                     tell_unsealed(context, &ensured);
                     template_time += ensured.template_time;
+                    waited += ensured.waited;
                     hand.outcome = ensured.outcome;
                     continue;
                 }
@@ -351,6 +357,7 @@ impl Stencil {
                 ensured = self.ensure_with_space(registry, context, None).await?;
                 tell_unsealed(context, &ensured);
                 template_time += ensured.template_time;
+                waited += ensured.waited;
                 rereading += ensured.fingerprint_time;
                 hand.outcome = ensured.outcome;
             } else {
@@ -377,6 +384,7 @@ impl Stencil {
             outcome: hand.outcome,
             rereading,
             template_time,
+            waited,
             extends: ensured.template.extends().cloned(),
             provisional: ensured.template.provisional().cloned(),
             note: ensured.note,
@@ -402,6 +410,7 @@ struct Obtained {
     /// Time spent on files, after they were read for the first time.
     rereading: Duration,
     template_time: Duration,
+    waited: Duration,
     extends: Option<Extends>,
     provisional: Option<Provisional>,
     note: Option<String>,

@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::evict::{self, Evicted, Eviction};
 use crate::fingerprint::Recipe;
+use crate::quantity::count;
 use crate::registry::eviction::ResidentRow;
 use crate::registry::{Registry, TemplateRow};
 use crate::sweep::{self, Action};
@@ -254,10 +255,7 @@ impl Stencil {
         context.tell(Event::Warning(&format!(
             "the server's disk is full: {} evicted, and {} swept; trying once more",
             templates(evicted.len()),
-            match swept {
-                1 => "one leftover".to_owned(),
-                n => format!("{n} leftovers"),
-            }
+            count(swept, "leftover")
         )));
         for eviction in &evicted {
             context.tell(Event::Notice(&eviction.describe()));
@@ -271,12 +269,8 @@ const LEAST: u64 = 64_000_000;
 
 const NOTHING_TO_EVICT: &str = "no template could be evicted to make room: all are pinned, in use, or among the `[eviction] keep` last used ones";
 
-fn templates(count: usize) -> String {
-    match count {
-        0 => "no template".into(),
-        1 => "one template".into(),
-        n => format!("{n} templates"),
-    }
+fn templates(number: usize) -> String {
+    count(number, "template")
 }
 
 fn unknown(prefix: &str) -> Error {

@@ -264,7 +264,10 @@ impl Stencil {
         let lines = estranged.iter().map(|(row, why)| stays(row, why));
         released.warnings.extend(lines);
         if count == 0 || estranged.len() < count {
-            released.clones.push(row.name);
+            match given_up {
+                true => released.before.push(row.name),
+                false => released.clones.push(row.name),
+            }
         }
         self.background.drop_given_back();
         Ok(())
@@ -276,6 +279,8 @@ impl Stencil {
 pub struct Released {
     /// The names of those that were.
     pub clones: Vec<String>,
+    /// The names of those that had been given back before, and wait for their drop.
+    pub before: Vec<String>,
     /// What should be known of their databases, and of those of the others: gone, or left alone.
     pub warnings: Vec<String>,
 }

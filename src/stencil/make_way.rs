@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::pg::catalog;
 use crate::process;
+use crate::quantity::setting;
 use crate::registry::clone::CloneOnServer;
 use crate::registry::{CloneRow, Registry};
 use crate::sweep::{self, Dead, End};
@@ -281,8 +282,8 @@ impl Way<'_> {
         .detail("whether its command still runs cannot be seen from here")
         .detail(format!(
             "the name is free in {}, when the `orphan_grace` of {} is over",
-            humantime::format_duration(Duration::from_secs_f64(left)),
-            humantime::format_duration(grace)
+            setting(Duration::from_secs_f64(left)),
+            setting(grace)
         ))
         .hint("try again then")
         .hint(format!(

@@ -68,7 +68,11 @@ impl Stencil {
             && let Some(repository) = &checkout.repository
         {
             plan.warnings.push(format!(
-                "{elsewhere} clones stay: they were made in another repository at {}",
+                "{}: made in another repository at {}",
+                match elsewhere {
+                    1 => "one clone stays".to_owned(),
+                    n => format!("{n} clones stay"),
+                },
                 repository.common_dir
             ));
         }

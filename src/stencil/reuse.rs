@@ -425,6 +425,7 @@ impl Reused {
             ages: self.ages,
             dropped: None,
             times: [times[0], Duration::ZERO, times[1]],
+            waited: Duration::ZERO,
             extends: None,
             provisional: None,
             note: None,

@@ -110,5 +110,6 @@ pub(super) async fn settle_first(
         build_time: second.build_time,
         fingerprint_time: first.fingerprint_time,
         template_time: first.template_time + started.elapsed(),
+        waited: first.waited + second.waited,
     })
 }

@@ -11,6 +11,7 @@ use crate::events::Event;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::names::{self, EMPTY_DATABASE};
 use crate::process::{self, Ended, Finished, Job, Status};
+use crate::quantity::{seconds, setting};
 use crate::registry::Registry;
 
 /// How many lines of a build those see who wait for it.
@@ -104,7 +105,7 @@ pub(super) async fn run_command(
 
 fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Result<()> {
     let definition = context.definition;
-    let seconds = finished.elapsed.as_secs_f64();
+    let took = seconds(finished.elapsed);
     let error = match (&finished.ended, &finished.status) {
         (Ended::ByItself, Status::Exited(0)) => return Ok(()),
         (Ended::Cancelled, _) => {
@@ -113,33 +114,30 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Resul
         (Ended::TimedOut, _) if timeout < definition.build_timeout => Error::new(
             Kind::Timeout,
             format!(
-                "the build of `{}` was ended after {seconds:.1} s, by `--wait`",
+                "the build of `{}` was ended after {took}, by `--wait`",
                 definition.name
             ),
         ),
         (Ended::TimedOut, _) => Error::new(
             Kind::Timeout,
-            format!(
-                "the build of `{}` was ended after {seconds:.1} s",
-                definition.name
-            ),
+            format!("the build of `{}` was ended after {took}", definition.name),
         )
         .hint(format!(
             "if it needs longer, raise `build_timeout` of [template.{}] (now {})",
             definition.name,
-            humantime::format_duration(definition.build_timeout)
+            setting(definition.build_timeout)
         )),
         (Ended::ByItself, Status::Exited(code)) => Error::new(
             Kind::Build,
             format!(
-                "the build command of `{}` failed (exit code {code}, after {seconds:.1} s)",
+                "the build command of `{}` failed (exit code {code}, after {took})",
                 definition.name
             ),
         ),
         (Ended::ByItself, Status::Signaled(signal)) => Error::new(
             Kind::Build,
             format!(
-                "the build command of `{}` was killed by signal {signal} after {seconds:.1} s",
+                "the build command of `{}` was killed by signal {signal} after {took}",
                 definition.name
             ),
         ),

@@ -11,11 +11,12 @@ use crate::copy;
 use crate::error::{Kind, Result};
 use crate::events::Event;
 use crate::evict::{self, Eviction};
-use crate::fingerprint::Recipe;
+use crate::fingerprint::{Recipe, migrations};
 use crate::handout::Outcome;
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, cause, is_connection_loss, sqlstate};
 use crate::process;
+use crate::quantity::{count, seconds};
 use crate::registry::event::Costs;
 use crate::registry::failure::Attempt;
 use crate::registry::{Registry, TemplateRow};
@@ -52,6 +53,7 @@ pub async fn ensure(
     let started = Instant::now();
     let mut overtaken = false;
     let mut costs = None;
+    let mut waiting = Duration::ZERO;
     // The build that was waited for last: what came of it is good enough, also if it was not sealed.
     let mut waited = None;
     loop {
@@ -63,11 +65,8 @@ pub async fn ensure(
             if let LookUp::Vacant(permit) = looked {
                 unlock(registry, permit.key).await?;
             }
-            return Ok(Ensured::not_sealed(
-                template,
-                unsealed,
-                [fingerprint_time, started.elapsed()],
-            ));
+            let times = [fingerprint_time, started.elapsed()];
+            return Ok(Ensured::not_sealed(template, unsealed, times, waiting));
         }
         match looked {
             LookUp::Ready(mut template) => {
@@ -89,6 +88,7 @@ pub async fn ensure(
                     build_time: full,
                     fingerprint_time,
                     template_time: started.elapsed(),
+                    waited: waiting,
                 });
             }
             LookUp::Vacant(permit) => {
@@ -96,7 +96,9 @@ pub async fn ensure(
                 if !alone(registry, context).await? {
                     // Waited for without the right to build: others may find another way meanwhile.
                     unlock(registry, key).await?;
+                    let since = Instant::now();
                     wait_for_serial(registry, context, started).await?;
+                    waiting += since.elapsed();
                     continue;
                 }
                 wait_for_former(registry, context, &recipe).await?;
@@ -133,11 +135,12 @@ pub async fn ensure(
                             build_time: full,
                             fingerprint_time,
                             template_time: started.elapsed(),
+                            waited: waiting,
                         });
                     }
                     Built::Unsealed(template, unsealed) => {
                         let times = [fingerprint_time, started.elapsed()];
-                        return Ok(Ensured::not_sealed(*template, unsealed, times));
+                        return Ok(Ensured::not_sealed(*template, unsealed, times, waiting));
                     }
                     Built::Overtaken(new) if overtaken => {
                         return Err(new.error(&format!(
@@ -157,7 +160,9 @@ pub async fn ensure(
                 let costs = known(&mut costs, registry, context).await?;
                 tell_waiting(context, &row, &costs);
                 let who = format!("{} to build `{}`", row.builder.0.describe(), row.definition);
+                let since = Instant::now();
                 context.limit.pause(POLL, &who).await?;
+                waiting += since.elapsed();
             }
             LookUp::Again => context.limit.pause(POLL / 10, "the template").await?,
         }
@@ -205,6 +210,7 @@ impl Ensured {
         template: Template,
         unsealed: Unsealed,
         [fingerprint_time, template_time]: [Duration; 2],
+        waited: Duration,
     ) -> Self {
         Ensured {
             template,
@@ -214,6 +220,7 @@ impl Ensured {
             build_time: None,
             fingerprint_time,
             template_time,
+            waited,
         }
     }
 }
@@ -393,7 +400,7 @@ async fn extend_or_build(
         context.holder,
         &base.added,
     );
-    let added = base.added.len();
+    let added = migrations(&base.added).len();
     // Locked, so it is not what goes.
     make_room(registry, context).await?;
     let extends = Extends {
@@ -439,11 +446,12 @@ async fn extend_or_build(
     {
         return Err(error
             .detail(format!(
-                "it ran on a copy of template {short}, to which it was to add {added} new files of `migrations`"
+                "it ran on a copy of template {short}, to which it was to add {}",
+                count(added, "new migration")
             ))
             .detail(format!(
                 "with the same new files a build from nothing failed, too, {} ago, so there is none this time",
-                humantime::format_duration(Duration::from_secs(ago.as_secs()))
+                seconds(ago)
             ))
             .hint("`--full-build` builds from nothing all the same"));
     }

@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::events::Event;
 use crate::fingerprint::{Append, Difference, Obstacle, Recipe, RelPath, extension};
+use crate::quantity::seconds;
 use crate::registry::{Registry, TemplateRow};
 
 /// A template that can be extended, locked against being dropped, and what is new.
@@ -46,7 +47,11 @@ impl std::fmt::Display for NoBase {
             NoBase::Differs(obstacle) => obstacle.fmt(f),
             NoBase::Chain(n) => write!(
                 f,
-                "it was extended {n} times in a row, and `max_extensions` is {n}"
+                "it was extended {} in a row, and `max_extensions` is {n}",
+                match n {
+                    1 => "once".to_owned(),
+                    n => format!("{n} times"),
+                }
             ),
             NoBase::Stale(why) => f.write_str(why),
             NoBase::Differed => f.write_str(
@@ -57,9 +62,9 @@ impl std::fmt::Display for NoBase {
             ),
             NoBase::Slower(extension, full) => write!(
                 f,
-                "an extension takes about {:.1} s, and a build from nothing {:.1} s",
-                extension.as_secs_f64(),
-                full.as_secs_f64()
+                "an extension takes about {}, and a build from nothing {}",
+                seconds(*extension),
+                seconds(*full)
             ),
         }
     }

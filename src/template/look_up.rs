@@ -12,6 +12,7 @@ use crate::names::Fingerprint;
 use crate::pg::catalog::{self, BuiltWith};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, sql};
+use crate::quantity::setting;
 use crate::registry::template::Hold;
 use crate::registry::{Registry, TemplateRow};
 
@@ -188,8 +189,8 @@ pub(crate) fn stale(row: &TemplateRow, definition: &Definition) -> Option<String
     (age > limit).then(|| {
         format!(
             "its oldest contents are {} old, and `stale_after` is {}",
-            humantime::format_duration(Duration::from_secs(age.as_secs())),
-            humantime::format_duration(limit)
+            setting(Duration::from_secs(age.as_secs())),
+            setting(limit)
         )
     })
 }

@@ -363,6 +363,8 @@ pub struct Ensured {
     pub fingerprint_time: Duration,
     /// Time spent on looking up, waiting and building.
     pub template_time: Duration,
+    /// The part of it that was spent on waiting for builds of others.
+    pub waited: Duration,
 }
 
 #[cfg(test)]

@@ -78,6 +78,10 @@ pub struct Answer {
     /// All clones, if several were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub clones: Vec<CloneAnswer>,
+    /// Milliseconds of `timing_ms.template` that were spent on waiting for builds of other processes, if any
+    /// were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited_ms: Option<f64>,
     /// Where the time went.
     pub timing_ms: Timing,
 }
@@ -174,6 +178,10 @@ pub struct Timing {
     pub clone: Option<f64>,
 }
 
+fn waited(time: std::time::Duration) -> Option<f64> {
+    (!time.is_zero()).then(|| millis(time))
+}
+
 fn millis(time: std::time::Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 1e2
 }
@@ -233,6 +241,7 @@ impl Answer {
             note: acquired.note.clone(),
             clone: clones.first().cloned(),
             clones: if clones.len() > 1 { clones } else { Vec::new() },
+            waited_ms: waited(acquired.waited),
             timing_ms: Timing {
                 fingerprint,
                 template,
@@ -255,6 +264,7 @@ impl Answer {
             note: ensured.note.clone(),
             clone: None,
             clones: Vec::new(),
+            waited_ms: waited(ensured.waited),
             timing_ms: Timing {
                 fingerprint: millis(ensured.fingerprint_time),
                 template: millis(ensured.template_time),
@@ -472,6 +482,8 @@ pub struct ReleaseAnswer {
     pub version: u32,
     /// Names of the clones that were given back.
     pub released: Vec<String>,
+    /// Names of the clones that had been given back before, and wait for their drop.
+    pub already_released: Vec<String>,
     /// Databases that are gone, or are left alone since somebody changed them.
     pub warnings: Vec<String>,
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::role::Role;
-use crate::support::{Pgstencil, Project, server};
+use crate::support::{Build, Pgstencil, Project, server};
 
 fn pgstencil(project: &Project<'_>, args: &[&str]) -> Pgstencil {
     Pgstencil::new(project).args(args)
@@ -151,4 +151,57 @@ fn a_test_runner_that_stops_at_its_clone_is_explained() {
     pgstencil(&project, &["run", "createdb"])
         .fails(1)
         .stderr_has("warning: `createdb` fails where the database is there");
+}
+
+#[test]
+fn a_second_release_says_that_it_is_the_second() {
+    let project = Project::with_migrations(server());
+    let name = format!("twice_{}", project.id);
+    pgstencil(&project, &["clone", "--name", &name]).success();
+    // As between a release and the drop in the background.
+    let mark = "update pgstencil.clone set state = 'released'";
+    server().psql(&project.registry(), mark);
+    let again = pgstencil(&project, &["release", &name]).success();
+    again.stderr_has(&format!("given back before: {name}\n"));
+}
+
+#[test]
+fn who_waited_for_a_build_is_told_how_long() {
+    let project = Project::with_migrations(server());
+    project.build(&Build::Gate);
+    let builder = pgstencil(&project, &["ensure", "--json"]).spawn();
+    builder.wait_for_text("building template");
+    let waiter = pgstencil(&project, &["clone", "--json"]).spawn();
+    waiter.wait_for_text("waiting for");
+    project.write("go", "");
+    let built = builder.wait();
+    assert!(built.json()["waited_ms"].is_null(), "{built}");
+    let waited = waiter.wait();
+    waited.code(0);
+    let answer = waited.json();
+    assert_eq!(answer["outcome"], "hit");
+    let ms = |value: &serde_json::Value| value.as_f64().unwrap();
+    assert!(ms(&answer["waited_ms"]) > 0.0, "{waited}");
+    assert!(
+        ms(&answer["waited_ms"]) <= ms(&answer["timing_ms"]["template"]),
+        "{waited}"
+    );
+    waited.stderr_has(" of it waiting for another build");
+}
+
+#[test]
+fn durations_read_as_they_are_written() {
+    let project = Project::with_migrations(server());
+    project.append_config(
+        "build_timeout = \"90m\"\n[eviction]\nmax_idle = \"14d\"\n[clone]\nttl = \"7d\"",
+    );
+    let shown = pgstencil(&project, &["config", "show"]).success();
+    for line in [
+        "build_timeout = \"1h 30m\"",
+        "max_idle = \"14d\"",
+        "ttl = \"7d\"",
+        "orphan_grace = \"2m\"",
+    ] {
+        shown.stdout_has(line);
+    }
 }

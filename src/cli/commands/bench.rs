@@ -8,7 +8,7 @@ use crate::cli::args::Bench;
 use crate::cli::escape;
 use crate::cli::table::{Cell, Column, Look, table};
 use crate::cli::{Session, background};
-use pgstencil::quantity::size;
+use pgstencil::quantity::{count, size};
 
 pub(crate) async fn bench(session: &Session, args: Bench) -> Result<u8> {
     let stencil = session.stencil().await?;
@@ -45,14 +45,14 @@ const COLUMNS: [Column; 4] = [
 
 fn words(answer: &BenchAnswer, look: Look) -> String {
     let head = format!(
-        "template {} ({}): {}, about {} files; PostgreSQL {}, fsync {}; medians of {} rounds, in ms\n\n",
+        "template {} ({}): {}, about {}; PostgreSQL {}, fsync {}; medians of {}, in ms\n\n",
         answer.template,
         &answer.fingerprint[..12],
         size(answer.bytes),
-        answer.files,
+        count(usize::try_from(answer.files).unwrap_or_default(), "file"),
         answer.server_version / 10_000,
         if answer.fsync { "on" } else { "off" },
-        answer.rounds
+        count(answer.rounds, "round")
     );
     let rows: Vec<_> = answer.strategies.iter().map(cells).collect();
     let mut text = look.wrap(&head) + &table(&COLUMNS, &rows, look);

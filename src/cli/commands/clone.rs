@@ -16,7 +16,7 @@ use super::prune;
 use crate::cli::args::{CloneArgs, Making};
 use crate::cli::background::Ahead;
 use crate::cli::{Session, background, github};
-use pgstencil::quantity::seconds;
+use pgstencil::quantity::{count, seconds, setting};
 
 pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     let stencil = session.stencil().await?;
@@ -49,7 +49,7 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
         session.printer.warn(&format!(
             "the lease of {} could not be confirmed, so it may be dropped {} from now on: {error}",
             acquired.clones.first().map_or("the clone", |c| c.name()),
-            humantime::format_duration(stencil.config().clone.orphan_grace)
+            setting(stencil.config().clone.orphan_grace)
         ));
     }
     let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
@@ -121,15 +121,16 @@ pub(crate) async fn acquire(
     session.printer.finish();
     let took: Duration = acquired.times.iter().sum();
     session.printer.say(&format!(
-        "{} {} ({}), {} in {}; {}",
+        "{} {} ({}), {} in {}{}; {}",
         acquired.outcome,
         acquired.definition,
         fingerprints(&acquired),
         match acquired.clones.as_slice() {
             [one] => format!("clone {}", one.name()),
-            several => format!("{} clones", several.len()),
+            several => count(several.len(), "clone"),
         },
         seconds(took),
+        waited(acquired.waited),
         until(&acquired.clones)
     ));
     if let Err(error) = report(session, stencil, making, &acquired, took) {
@@ -149,6 +150,14 @@ fn fingerprints(acquired: &Acquired) -> String {
             files.short()
         ),
         None => files.short(),
+    }
+}
+
+/// How much of a time was spent on waiting for a build, for the end of a sentence.
+pub(crate) fn waited(time: Duration) -> String {
+    match time.is_zero() {
+        true => String::new(),
+        false => format!(", {} of it waiting for another build", seconds(time)),
     }
 }
 

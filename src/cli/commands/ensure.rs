@@ -4,7 +4,7 @@ use pgstencil::Result;
 use pgstencil::stencil::Demand;
 use pgstencil::wire::Answer;
 
-use super::clone::settle_later;
+use super::clone::{settle_later, waited};
 use super::prune;
 use crate::cli::args::Ensure;
 use crate::cli::background::Ahead;
@@ -40,10 +40,11 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let took = ensured.fingerprint_time + ensured.template_time;
     let fingerprint = ensured.template.fingerprint();
     session.printer.say(&format!(
-        "{} {name} ({}) in {}",
+        "{} {name} ({}) in {}{}",
         ensured.outcome,
         fingerprint.short(),
-        seconds(took)
+        seconds(took),
+        waited(ensured.waited)
     ));
     github::report(
         &session.env,

@@ -11,7 +11,7 @@ use crate::cli::Session;
 use crate::cli::args::Evict;
 use crate::cli::confirm::{self, can_ask};
 use crate::cli::escape;
-use pgstencil::quantity::{age, seconds, size};
+use pgstencil::quantity::{age, count, seconds, size};
 
 pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
     // Whose templates are all, says the config; the limits of every project are in the registry.
@@ -55,8 +55,11 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
 /// Asks a person; elsewhere `--yes` has to be given.
 fn confirmed(session: &Session, project: &str, answer: &EvictAnswer) -> Result<bool> {
     let what = format!(
-        "evict all {} templates of project {project} ({})",
-        answer.templates.len(),
+        "evict {} of project {project} ({})",
+        match answer.templates.len() {
+            1 => "the one template".to_owned(),
+            n => format!("all {}", count(n, "template")),
+        },
         size(answer.bytes)
     );
     if !can_ask(session) {

@@ -1,5 +1,6 @@
 //! `pgstencil prune`
 
+use pgstencil::quantity::count;
 use pgstencil::stencil::{BoundRow, PrunePlan};
 use pgstencil::wire::{BoundAnswer, PruneAnswer, PrunedClone};
 use pgstencil::{Result, Stencil};
@@ -65,11 +66,14 @@ fn what(gone: &BoundAnswer) -> String {
 }
 
 /// Says how many clones `prune` would give back.
-pub(crate) fn tell(session: &Session, count: usize) {
-    let clones = match count {
+pub(crate) fn tell(session: &Session, number: usize) {
+    let clones = match number {
         0 => return,
-        1 => "1 clone of this repository has outlived its".to_owned(),
-        n => format!("{n} clones of this repository have outlived their"),
+        1 => "one clone of this repository has outlived its".to_owned(),
+        n => format!(
+            "{} of this repository have outlived their",
+            count(n, "clone")
+        ),
     };
     session.printer.say(&format!(
         "{clones} branch or worktree: `pgstencil prune` gives back what is not in use"

@@ -22,12 +22,20 @@ pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
         session.printer.object(&ReleaseAnswer {
             version: VERSION,
             released: released.clones,
+            already_released: released.before,
             warnings: released.warnings,
         })?;
-    } else if !released.clones.is_empty() {
-        session
-            .printer
-            .say(&format!("given back: {}", released.clones.join(", ")));
+    } else {
+        for (what, names) in [
+            ("given back", &released.clones),
+            ("given back before", &released.before),
+        ] {
+            if !names.is_empty() {
+                session
+                    .printer
+                    .say(&format!("{what}: {}", names.join(", ")));
+            }
+        }
     }
     prune::look(session, &stencil).await;
     Ok(0)
