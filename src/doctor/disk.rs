@@ -74,7 +74,7 @@ pub(super) fn judge_strategy(wanted: Strategy, measured: &[Measurement]) -> Chec
             format!(
                 "the config says {}, and copies of {} were measured to take {} by that, {} by {}",
                 own.strategy,
-                size(own.bytes as i64),
+                size(own.bytes),
                 match own.millis.is_finite() {
                     true => seconds(Duration::from_secs_f64(own.millis / 1e3)),
                     false => "for ever (the server cannot do it)".to_owned(),
