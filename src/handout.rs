@@ -3,11 +3,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::Path;
 
-use crate::config::placeholder::{EnvTemplate, Field, Placeholder, SqlTemplate};
+use crate::config::placeholder::{EnvTemplate, Field, Form, Placeholder, SqlTemplate};
 use crate::config::{Definition, role_suffix};
 use crate::error::Result;
 use crate::pg::Endpoint;
+use crate::url;
 
 /// Which command it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,12 +105,17 @@ pub const CLEARED: [&str; 5] = [
 /// A placeholder without a value.
 pub fn variables(
     endpoint: &Endpoint,
+    root: &Path,
     definition: &Definition,
     phase: Phase,
     outcome: Outcome,
     sets: Sets<'_>,
     shard: Option<Shard>,
 ) -> Result<Vec<(OsString, OsString)>> {
+    let endpoint = &match phase {
+        Phase::Build => endpoint.for_builds(),
+        _ => endpoint.clone(),
+    };
     let mut variables: Vec<(String, String)> = vec![
         ("PGSTENCIL_PHASE".into(), phase.as_str().into()),
         ("PGSTENCIL_OUTCOME".into(), outcome.as_str().into()),
@@ -127,6 +134,9 @@ pub fn variables(
     // Else the caller's own would count, which may be meant for another server.
     if let Some(mode) = endpoint.ssl_mode() {
         variables.push(("PGSSLMODE".into(), mode.into()));
+    }
+    if let Some(options) = endpoint.session_options() {
+        variables.push(("PGOPTIONS".into(), options));
     }
     if let Some(shard) = shard {
         variables.push(("PGSTENCIL_SHARD".into(), shard.index.to_string()));
@@ -160,8 +170,12 @@ pub fn variables(
         }
     }
     if let Some(set) = sets.first() {
-        for (name, text) in &definition.env {
-            variables.push((name.clone(), fill(text, endpoint, set)?));
+        let of_phase = match phase {
+            Phase::Build => &definition.build_env,
+            _ => &definition.run_env,
+        };
+        for (name, text) in definition.env.iter().chain(of_phase) {
+            variables.push((name.clone(), fill(text, endpoint, root, set)?));
         }
     }
     Ok(variables
@@ -170,34 +184,55 @@ pub fn variables(
         .collect())
 }
 
-/// Fills a value of `[template.X.env]`.
-fn fill(text: &str, endpoint: &Endpoint, set: &[NamedDatabase]) -> Result<String> {
+/// Fills a value of `[template.X.env]`, `build_env` or `run_env`.
+fn fill(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> Result<String> {
     let roles: Vec<String> = set.iter().map(|d| d.role.clone()).collect();
-    Ok(EnvTemplate::parse(text, &roles)?.render(|p| value(p, endpoint, set)))
+    Ok(EnvTemplate::parse(text, &roles)?.render(|p| value(p, endpoint, root, set)))
 }
 
 /// Fills statements of `after_clone_sql`.
 ///
 /// # Errors
 /// A value that cannot stand where its placeholder does.
-pub fn fill_sql(text: &str, endpoint: &Endpoint, set: &[NamedDatabase]) -> Result<String> {
+pub fn fill_sql(
+    text: &str,
+    endpoint: &Endpoint,
+    root: &Path,
+    set: &[NamedDatabase],
+) -> Result<String> {
     let roles: Vec<String> = set.iter().map(|d| d.role.clone()).collect();
-    SqlTemplate::parse(text, &roles)?.render(|p| value(p, endpoint, set))
+    SqlTemplate::parse(text, &roles)?.render(|p| value(p, endpoint, root, set))
 }
 
-fn value(placeholder: &Placeholder, endpoint: &Endpoint, set: &[NamedDatabase]) -> String {
+fn value(
+    placeholder: &Placeholder,
+    endpoint: &Endpoint,
+    root: &Path,
+    set: &[NamedDatabase],
+) -> String {
     // The roles were checked when the text was taken apart.
     let name = match &placeholder.role {
         None => set.first(),
         Some(role) => set.iter().find(|d| d.role == *role),
     }
     .map_or("", |d| d.name.as_str());
-    match placeholder.field {
-        Field::Url => endpoint.client_url(name).reveal(),
+    let plain = match placeholder.field {
+        Field::Url => {
+            let url = endpoint.client_url(name);
+            return match &placeholder.form {
+                Form::Scheme(scheme) => url.with_scheme(scheme).reveal(),
+                Form::Plain | Form::Encoded => url.reveal(),
+            };
+        }
         Field::Name => name.to_owned(),
         Field::Host => endpoint.client_host().to_owned(),
         Field::Port => endpoint.client_port().to_string(),
         Field::User => endpoint.user().to_owned(),
         Field::Password => endpoint.password().unwrap_or_default().to_owned(),
+        Field::Root => root.to_string_lossy().into_owned(),
+    };
+    match placeholder.form {
+        Form::Encoded => url::encode(&plain),
+        Form::Plain | Form::Scheme(_) => plain,
     }
 }

@@ -224,6 +224,14 @@ impl ServerUrl {
         url
     }
 
+    /// The same URL with another scheme.
+    #[must_use]
+    pub fn with_scheme(&self, scheme: &str) -> Self {
+        let mut url = self.clone();
+        url.scheme = scheme.to_owned();
+        url
+    }
+
     /// The same URL with user and password filled in where it has none, so that it can be used
     /// away from the environment or the password file that supplied them. Beside a host in the query
     /// they go there, too: to most parsers but libpq's, `//user@/` is no URL.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pgstencil::config::is_host;
 
 const ABOUT: &str = "Keeps migrated Postgres template databases and hands out clones of them";
 
@@ -44,6 +45,13 @@ pub(crate) struct Shared {
     /// The server [env: PGSTENCIL_SERVER_URL] [default: `[server] url`, else the managed server]
     #[arg(long, global = true, value_name = "URL", hide_env_values = true)]
     pub(crate) server_url: Option<String>,
+    /// Host that hooks, CMD and printed URLs get in place of the server's own, as containers need it
+    /// [env: PGSTENCIL_CLIENT_HOST] [default: `[server] client_host`]
+    #[arg(long, global = true, value_name = "HOST", value_parser = client_host)]
+    pub(crate) client_host: Option<String>,
+    /// Port that they get [env: PGSTENCIL_CLIENT_PORT] [default: `[server] client_port`]
+    #[arg(long, global = true, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) client_port: Option<u16>,
     /// Bounds all waits together, such as `90s` or `5m` [default: as long as it takes]
     #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) wait: Option<Duration>,
@@ -59,6 +67,15 @@ pub(crate) struct Shared {
     /// When to use colour
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: Color,
+}
+
+fn client_host(text: &str) -> Result<String, String> {
+    match is_host(text) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("not a host name, address or socket folder; the port goes to --client-port".into())
+        }
+    }
 }
 
 /// `--color`

@@ -47,6 +47,9 @@ struct Care {
     /// Whether a build from nothing is to take its place first.
     settle: bool,
     holder: Holder,
+    /// How the starter's commands reach the server, by the config or in its place.
+    client_host: Option<String>,
+    client_port: Option<u16>,
 }
 
 /// By these marks CI runners find what a job left running, to end it. A build from nothing is meant to
@@ -164,6 +167,8 @@ fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -
             demand: demand.unwrap_or_default(),
             settle: demand.is_none(),
             holder: stencil.holder().clone(),
+            client_host: config.server.client_host.clone(),
+            client_port: config.server.client_port,
         }),
     };
     let errand = Errand {
@@ -285,7 +290,9 @@ pub(super) async fn work() -> Result<u8> {
 }
 
 async fn look_after(care: &Care, endpoint: &Endpoint) -> Result<()> {
-    let config = config::load_again(&care.config, care.origin)?;
+    let mut config = config::load_again(&care.config, care.origin)?;
+    config.server.client_host.clone_from(&care.client_host);
+    config.server.client_port = care.client_port;
     let env = Environment::from_process();
     let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
     // The starter has ended; who waits should see who builds.

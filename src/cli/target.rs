@@ -110,7 +110,14 @@ impl Session {
             && config.server.url.is_none()
     }
 
-    async fn stencil_of(&self, config: Config) -> Result<Stencil> {
+    async fn stencil_of(&self, mut config: Config) -> Result<Stencil> {
+        let ServerSettings {
+            client_host,
+            client_port,
+            ..
+        } = &mut config.server;
+        *client_host = self.client_host()?.or(client_host.take());
+        *client_port = self.client_port()?.or(*client_port);
         let (endpoint, (holder, unknown)) = tokio::join!(
             self.endpoint(&config),
             checkout::holder(&config.root, &self.env, self.names_branch)
@@ -125,6 +132,40 @@ impl Session {
         // A process that is started at the end of the command sees to the drops.
         let stencil = Stencil::new(config, endpoint, holder, self.variable());
         Ok(stencil.without_drops())
+    }
+
+    /// The host that commands get, by `--client-host` or PGSTENCIL_CLIENT_HOST.
+    fn client_host(&self) -> Result<Option<String>> {
+        if self.shared.client_host.is_some() {
+            return Ok(self.shared.client_host.clone());
+        }
+        match self.env.non_empty(env::CLIENT_HOST) {
+            Some(host) if !config::is_host(host) => {
+                let bad = format!("`{}` is `{host}`, not a host", env::CLIENT_HOST);
+                Err(Error::config(bad).hint(format!(
+                    "write a host name, an address or a socket folder; the port goes to {}",
+                    env::CLIENT_PORT
+                )))
+            }
+            host => Ok(host.map(str::to_owned)),
+        }
+    }
+
+    /// The port that commands get, by `--client-port` or PGSTENCIL_CLIENT_PORT.
+    fn client_port(&self) -> Result<Option<u16>> {
+        if self.shared.client_port.is_some() {
+            return Ok(self.shared.client_port);
+        }
+        let Some(text) = self.env.non_empty(env::CLIENT_PORT) else {
+            return Ok(None);
+        };
+        match text.parse::<u16>() {
+            Ok(port) if port > 0 => Ok(Some(port)),
+            _ => Err(Error::config(format!(
+                "`{}` is `{text}`, not a number from 1 to 65535",
+                env::CLIENT_PORT
+            ))),
+        }
     }
 
     /// Looks up the variables of `env_inputs`.

@@ -26,7 +26,7 @@ pub(super) async fn after_clone(
         let Some(target) = set.iter().find(|d| d.role == *role) else {
             continue;
         };
-        let statements = handout::fill_sql(text, context.endpoint, set)?;
+        let statements = handout::fill_sql(text, context.endpoint, context.root, set)?;
         // These see what the user's own sessions see, not our bare search_path.
         let mut session =
             match Session::open_for_user(context.endpoint, &target.name, context.limit).await {
@@ -52,6 +52,7 @@ pub(super) async fn after_clone(
     let mut job = Job::shell(command, context.root);
     job.env = handout::variables(
         context.endpoint,
+        context.root,
         definition,
         Phase::AfterClone,
         request.outcome,

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::Ipv6Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use super::placeholder::{EnvTemplate, SqlTemplate};
 use super::raw::{RawClone, RawConfig, RawEviction, RawInputLines, RawServer, RawTemplate};
 use super::{
     CloneSettings, Config, Definition, EvictionSettings, InputLines, MINIMAL, Origin,
-    ServerSettings, UrlSetting, role_suffix,
+    ServerSettings, UrlSetting, is_host, role_suffix,
 };
 use crate::error::{Error, Result};
 use crate::git::Tree;
@@ -173,19 +172,12 @@ fn server(
             )
             .hint("pgstencil creates a database of its own: choose a name that is not taken"));
     }
-    if let Some(host) = &raw.client_host {
-        let odd = |c: char| c.is_whitespace() || c.is_control() || ",@?#".contains(c);
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let fits = match (host.starts_with('/'), host.contains(':')) {
-            (true, _) => true,
-            (false, true) => bare.parse::<Ipv6Addr>().is_ok(),
-            (false, false) => !host.contains('/'),
-        };
-        if host.is_empty() || host.contains(odd) || !fits {
-            return Err(doc
-                .error(&path.key("client_host"), format!("is `{host}`, not a host"))
-                .hint("write a host name, an address or a socket folder; the port goes to `client_port`"));
-        }
+    if let Some(host) = raw.client_host.as_ref().filter(|host| !is_host(host)) {
+        return Err(doc
+            .error(&path.key("client_host"), format!("is `{host}`, not a host"))
+            .hint(
+                "write a host name, an address or a socket folder; the port goes to `client_port`",
+            ));
     }
     for (key, value) in [("bindir", &raw.bindir), ("run_as", &raw.run_as)] {
         if value.as_deref().is_some_and(|v| v.trim().is_empty()) {
@@ -199,6 +191,7 @@ fn server(
         registry,
         client_host: raw.client_host,
         client_port: raw.client_port,
+        client_for: raw.client_for,
         bindir: raw.bindir.map(|dir| root.join(dir)),
         run_as: raw.run_as,
     })
@@ -278,7 +271,12 @@ fn definition(
     raw: RawTemplate,
 ) -> Result<Definition> {
     check_name(doc, path, &name, "definition")?;
-    if raw.build.trim().is_empty() {
+    let Some(build) = raw.build.clone() else {
+        return Err(doc
+            .error(&path.key("build"), "is missing")
+            .detail("build: The migrate command, run by `sh -c` in the root."));
+    };
+    if build.trim().is_empty() {
         return Err(doc
             .error(&path.key("build"), "is empty")
             .hint("give the command that migrates an empty database, such as `sqlx migrate run`"));
@@ -286,6 +284,7 @@ fn definition(
     if raw.migrations.is_empty()
         && raw.rerun_inputs.is_empty()
         && raw.inputs.is_empty()
+        && raw.companions.is_empty()
         && raw.input_lines.is_empty()
     {
         return Err(doc
@@ -299,10 +298,12 @@ fn definition(
         ("migrations", &raw.migrations),
         ("rerun_inputs", &raw.rerun_inputs),
         ("inputs", &raw.inputs),
+        ("companions", &raw.companions),
     ] {
         check_globs(doc, &path.key(key), globs)?;
     }
     check_variables(doc, &path.key("env_inputs"), &raw.env_inputs)?;
+    check_seen(doc, path, &name, &raw)?;
     check_from(doc, &path.key("from"), &raw.from)?;
     check_roles(doc, &path.key("databases"), &raw.databases)?;
     let build_timeout_path = path.key("build_timeout");
@@ -323,12 +324,16 @@ fn definition(
             &raw.databases,
         )?,
         env: env(doc, &path.key("env"), raw.env, &raw.databases)?,
+        build_env: env(doc, &path.key("build_env"), raw.build_env, &raw.databases)?,
+        run_env: env(doc, &path.key("run_env"), raw.run_env, &raw.databases)?,
         name,
         migrations: raw.migrations,
+        order: raw.order,
+        companions: raw.companions,
         rerun_inputs: raw.rerun_inputs,
         inputs: raw.inputs,
         env_inputs: raw.env_inputs,
-        build: raw.build,
+        build,
         from: raw.from,
         databases: raw.databases,
         allow_empty: raw.allow_empty,
@@ -513,6 +518,30 @@ fn check_variables(doc: &Document<'_>, path: &KeyPath, names: &[String]) -> Resu
         check_variable(doc, &path.index(i), name)?;
         if !seen.insert(name) {
             return Err(doc.error(&path.index(i), format!("names `{name}` a second time")));
+        }
+    }
+    Ok(())
+}
+
+/// A variable of `env_inputs` must be one whose value the build sees.
+fn check_seen(
+    doc: &Document<'_>,
+    path: &KeyPath,
+    definition: &str,
+    raw: &RawTemplate,
+) -> Result<()> {
+    for (i, name) in raw.env_inputs.iter().enumerate() {
+        for (table, mapping) in [("env", &raw.env), ("build_env", &raw.build_env)] {
+            if mapping.contains_key(name) {
+                let why =
+                    format!("names `{name}`, but `{table}` of template `{definition}` sets it");
+                return Err(doc
+                    .error(&path.key("env_inputs").index(i), why)
+                    .detail("the key would hold a value that the build never sees")
+                    .hint(format!(
+                        "take it out of `env_inputs`: what `{table}` says is in the key anyway"
+                    )));
+            }
         }
     }
     Ok(())

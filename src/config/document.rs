@@ -6,12 +6,16 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde_json::Value;
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table};
 
 use super::nearest::nearest;
 use super::raw::{RawConfig, SCHEMA};
 use crate::error::{Error, Result};
+
+/// The table of the definitions, and that of what they share.
+const TEMPLATE: &str = "template";
+const DEFAULTS: &str = "defaults";
 
 /// The way to a value: `template.app.migrations[2]`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,6 +25,16 @@ pub(super) struct KeyPath(Vec<Step>);
 enum Step {
     Key(String),
     Index(usize),
+}
+
+impl Step {
+    /// What it leads to.
+    fn of<'v, 'a>(&self, value: &'v Spanned<DeValue<'a>>) -> Option<&'v Spanned<DeValue<'a>>> {
+        match self {
+            Step::Key(key) => value.get_ref().get(key.as_str()),
+            Step::Index(index) => value.get_ref().get(*index),
+        }
+    }
 }
 
 impl KeyPath {
@@ -120,10 +134,22 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Checks keys and types, then reads the text into the raw structs.
+    /// Checks keys and types, then reads the text into the raw structs, with the keys of `[defaults]` in each
+    /// definition that lacks them.
     pub(super) fn read(&self) -> Result<RawConfig> {
         self.check(&KeyPath::default(), &self.table, &SCHEMA)?;
-        toml::from_str(self.text).map_err(|e| {
+        let read = || {
+            let mut table: Table = toml::from_str(self.text)?;
+            if let Some(toml::Value::Table(defaults)) = table.remove(DEFAULTS)
+                && let Some(toml::Value::Table(definitions)) = table.get_mut(TEMPLATE)
+            {
+                for (_, definition) in definitions {
+                    fill(definition, &defaults);
+                }
+            }
+            table.try_into()
+        };
+        read().map_err(|e: toml::de::Error| {
             // Not reached as long as the check knows all that the schema can say.
             Error::config(format!(
                 "{}: {}",
@@ -133,13 +159,42 @@ impl<'a> Document<'a> {
         })
     }
 
+    /// Where a value was written: for one of a definition that `[defaults]` has and the definition lacks,
+    /// there.
+    fn written(&self, path: &KeyPath) -> KeyPath {
+        let [Step::Key(table), Step::Key(_), keys @ ..] = path.0.as_slice() else {
+            return path.clone();
+        };
+        if table != TEMPLATE {
+            return path.clone();
+        }
+        let mut default = KeyPath::default().key(DEFAULTS);
+        default.0.extend_from_slice(keys);
+        match self.depth(&default) > self.depth(path).saturating_sub(1) {
+            true => default,
+            false => path.clone(),
+        }
+    }
+
+    /// How many steps of a path there are.
+    fn depth(&self, path: &KeyPath) -> usize {
+        let mut here = Some(&self.table);
+        let there = |step: &&Step| {
+            here = here.and_then(|value| step.of(value));
+            here.is_some()
+        };
+        path.0.iter().take_while(there).count()
+    }
+
     /// An error about the value at a path, or about its table if it is not there.
     pub(super) fn error(&self, path: &KeyPath, why: impl fmt::Display) -> Error {
+        let path = &self.written(path);
         Error::config(format!("{}: `{path}` {why}", self.place(path)))
     }
 
     /// An error from elsewhere, with the place in the file in front.
     pub(super) fn at(&self, path: &KeyPath, error: Error) -> Error {
+        let path = &self.written(path);
         let mut placed = Error::config(format!("{}: `{path}`: {error}", self.place(path)));
         for line in error.details() {
             placed = placed.detail(line);
@@ -160,11 +215,7 @@ impl<'a> Document<'a> {
         let mut here = &self.table;
         let mut span = None;
         for step in &path.0 {
-            let next = match step {
-                Step::Key(key) => here.get_ref().get(key.as_str()),
-                Step::Index(index) => here.get_ref().get(*index),
-            };
-            match next {
+            match step.of(here) {
                 Some(next) => here = next,
                 None => break,
             }
@@ -311,6 +362,20 @@ impl<'a> Document<'a> {
     }
 }
 
+/// Puts into a definition what it lacks. Tables, such as `env`, are put together.
+fn fill(definition: &mut toml::Value, defaults: &Table) {
+    let toml::Value::Table(definition) = definition else {
+        return;
+    };
+    for (key, default) in defaults {
+        match (definition.get_mut(key), default) {
+            (None, _) => drop(definition.insert(key.clone(), default.clone())),
+            (Some(own @ toml::Value::Table(_)), toml::Value::Table(shared)) => fill(own, shared),
+            (Some(_), _) => {}
+        }
+    }
+}
+
 fn did_you_mean(error: Error, meant: Option<&str>) -> Error {
     match meant {
         Some(meant) => error.hint(format!("did you mean `{meant}`?")),
@@ -342,6 +407,7 @@ fn homes(key: &str) -> Vec<&'static str> {
         ("the top of the file", &*SCHEMA),
         ("`[server]`", &tables["server"]),
         ("`[clone]`", &tables["clone"]),
+        ("`[eviction]`", &tables["eviction"]),
         (
             "`[template.NAME]`",
             &tables["template"]["additionalProperties"],

@@ -22,6 +22,10 @@ macro_rules! variables {
 variables! {
     /// Where the server is; same as `--server-url`.
     SERVER_URL = "PGSTENCIL_SERVER_URL";
+    /// Host that hooks, the command of `run` and printed URLs get; same as `--client-host`.
+    CLIENT_HOST = "PGSTENCIL_CLIENT_HOST";
+    /// Port that they get; same as `--client-port`.
+    CLIENT_PORT = "PGSTENCIL_CLIENT_PORT";
     /// The config file; same as `--config`.
     CONFIG = "PGSTENCIL_CONFIG";
     /// Absolute folder for the managed server, in place of the usual state folder.

@@ -19,6 +19,7 @@ mod trust;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub struct ServerSettings {
     pub client_host: Option<String>,
     /// Port that commands and printed URLs get instead of ours.
     pub client_port: Option<u16>,
+    /// Which commands get them.
+    pub client_for: ClientFor,
     /// Absolute folder of the Postgres binaries of the managed server; `None` means search.
     pub bindir: Option<PathBuf>,
     /// Account of the managed server when we are root; `None` means `postgres`, else `nobody`.
@@ -97,6 +100,10 @@ pub struct Definition {
     pub name: String,
     /// Ordered globs; `!` in front excludes.
     pub migrations: Vec<String>,
+    /// Which migrations have an order among each other.
+    pub order: Order,
+    /// Like `migrations`, but files without an order, which may be added and never changed.
+    pub companions: Vec<String>,
     /// Like `migrations`, but not ordered files.
     pub rerun_inputs: Vec<String>,
     /// Further files that decide what a build yields.
@@ -135,6 +142,10 @@ pub struct Definition {
     pub build_inputs: bool,
     /// What commands see beside the standard variables; values hold placeholders.
     pub env: BTreeMap<String, String>,
+    /// What only the build command sees, likewise; wins over `env`.
+    pub build_env: BTreeMap<String, String>,
+    /// What `after_clone` and the command of `run` see, likewise; wins over `env`, and is no input.
+    pub run_env: BTreeMap<String, String>,
 }
 
 /// One entry of `input_lines`.
@@ -142,7 +153,7 @@ pub struct Definition {
 pub struct InputLines {
     /// Path relative to the root.
     pub file: String,
-    /// Regular expression that a line must match to count.
+    /// Regular expression: what its first group matches counts, else the whole line.
     pub matching: String,
 }
 
@@ -179,6 +190,17 @@ pub struct CloneSettings {
     pub warm_max: u32,
 }
 
+/// `[server] client_for`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientFor {
+    /// Hooks, the command of `run` and printed URLs: build commands run where pgstencil does.
+    #[default]
+    Run,
+    /// Build commands, too.
+    All,
+}
+
 /// `[clone] strategy`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -202,6 +224,17 @@ pub enum Named {
     Checkout,
     /// All checkouts, machines and roles of the project that have this setting.
     Project,
+}
+
+/// `order`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// The files of a folder are compared with each other, and with no others.
+    #[default]
+    Directory,
+    /// All files are compared with each other, by their names.
+    Name,
 }
 
 /// `extend`
@@ -235,6 +268,7 @@ impl Default for ServerSettings {
             registry: raw::RawServer::default().registry,
             client_host: None,
             client_port: None,
+            client_for: ClientFor::Run,
             bindir: None,
             run_as: None,
         }
@@ -262,6 +296,16 @@ impl Default for EvictionSettings {
             max_templates: 20,
             max_idle: Some(Duration::from_secs(14 * 24 * 60 * 60)),
             keep: 2,
+        }
+    }
+}
+
+impl Order {
+    /// The word that it is written as.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Order::Directory => "directory",
+            Order::Name => "name",
         }
     }
 }
@@ -422,6 +466,19 @@ fn places(start: &Path) -> Vec<PathBuf> {
 
 fn with_minimal(error: Error) -> Error {
     error.hint(format!("put this into `{FILE_NAME}`:\n{MINIMAL}"))
+}
+
+/// Whether a text is the name or address of a host, or the folder of a socket, with no port.
+pub fn is_host(text: &str) -> bool {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || ",@?#".contains(c);
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    !text.is_empty()
+        && !text.contains(odd)
+        && match (text.starts_with('/'), text.contains(':')) {
+            (true, _) => true,
+            (false, true) => bare.parse::<Ipv6Addr>().is_ok(),
+            (false, false) => !text.contains('/'),
+        }
 }
 
 /// The JSON schema of `pgstencil.toml`, for editors.

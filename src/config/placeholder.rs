@@ -1,5 +1,5 @@
-//! Placeholders such as `{url}` and `{ROLE.name}` in values of `[template.X.env]` and in
-//! `after_clone_sql`.
+//! Placeholders such as `{url}` and `{ROLE.name}` in values of `[template.X.env]`, `build_env` and `run_env`
+//! and in `after_clone_sql`.
 //!
 //! Two kinds of text, two types: an [`EnvTemplate`] is plain text, in which `{{` and `}}` stand for
 //! braces. A [`SqlTemplate`] knows where in the SQL a placeholder stands, and escapes its value for
@@ -10,7 +10,7 @@ use std::fmt;
 use super::nearest::nearest;
 use crate::error::{Error, Result};
 
-/// What a placeholder asks of a database.
+/// What a placeholder asks of a database, or of the project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// The whole URL.
@@ -25,17 +25,20 @@ pub enum Field {
     User,
     /// The password; empty if there is none.
     Password,
+    /// The absolute folder that globs and commands start from, whatever the database.
+    Root,
 }
 
 impl Field {
     /// All fields, in the order of the documentation.
-    pub const ALL: [Field; 6] = [
+    pub const ALL: [Field; 7] = [
         Field::Url,
         Field::Name,
         Field::Host,
         Field::Port,
         Field::User,
         Field::Password,
+        Field::Root,
     ];
 
     /// The word within the braces.
@@ -47,12 +50,29 @@ impl Field {
             Field::Port => "port",
             Field::User => "user",
             Field::Password => "password",
+            Field::Root => "root",
         }
     }
 
     fn parse(word: &str) -> Option<Self> {
         Field::ALL.into_iter().find(|f| f.as_str() == word)
     }
+
+    /// Whether its value differs from database to database, so that a role may stand in front.
+    fn is_of_database(self) -> bool {
+        self != Field::Root
+    }
+}
+
+/// What stands behind the field, after a colon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Nothing: the value as it is.
+    Plain,
+    /// `{url:SCHEME}`: the URL with this scheme.
+    Scheme(String),
+    /// `{password:url}`: as it stands in a URL.
+    Encoded,
 }
 
 /// One placeholder: a field of the database of a role.
@@ -62,52 +82,105 @@ pub struct Placeholder {
     pub role: Option<String>,
     /// What of it.
     pub field: Field,
+    /// In which form.
+    pub form: Form,
 }
 
 impl Placeholder {
     fn parse(inner: &str, roles: &[String]) -> Result<Self> {
-        let unknown = || {
-            let mut known: Vec<String> = Field::ALL.map(|f| f.as_str().to_owned()).to_vec();
-            for role in roles {
-                known.extend(Field::ALL.map(|f| format!("{role}.{}", f.as_str())));
-            }
-            let fields = Field::ALL.map(|f| format!("{{{}}}", f.as_str())).join(" ");
-            let error = Error::config(format!("unknown placeholder `{{{inner}}}`"))
-                .detail(format!("known: {fields}"))
-                .detail(format!(
-                    "and {{ROLE.FIELD}} with the roles {}",
-                    roles.join(", ")
-                ));
-            let meant = match roles.iter().any(|r| r == inner) {
-                true => Some(format!("{inner}.url")),
-                false => nearest(inner, known.iter().map(String::as_str)).map(str::to_owned),
-            };
-            match meant {
-                Some(meant) => error.hint(format!("did you mean `{{{meant}}}`?")),
-                None => error,
-            }
+        let (path, form) = match inner.split_once(':') {
+            Some((path, form)) => (path, Some(form)),
+            None => (inner, None),
         };
-        let (role, field) = match inner.rsplit_once('.') {
+        let (role, field) = match path.rsplit_once('.') {
             Some((role, field)) => (Some(role), field),
-            None => (None, inner),
+            None => (None, path),
         };
-        let field = Field::parse(field).ok_or_else(unknown)?;
-        match role {
-            Some(role) if !roles.iter().any(|r| r == role) => Err(unknown()),
-            role => Ok(Placeholder {
-                role: role.map(str::to_owned),
-                field,
-            }),
-        }
+        let known = Field::parse(field)
+            .filter(|field| role.is_none() || field.is_of_database())
+            .filter(|_| role.is_none_or(|role| roles.iter().any(|r| r == role)));
+        let Some(field) = known else {
+            return Err(unknown(inner, path, roles));
+        };
+        let form = match (field, form) {
+            (_, None) => Form::Plain,
+            (Field::Url, Some(scheme)) => Form::Scheme(checked_scheme(inner, scheme)?),
+            (Field::Name | Field::Host | Field::User | Field::Password, Some("url")) => {
+                Form::Encoded
+            }
+            (_, Some(form)) => {
+                return Err(Error::config(format!(
+                    "unknown form `:{form}` of placeholder `{{{path}}}`"
+                ))
+                .detail("forms: {url:SCHEME}, and :url behind name, host, user and password"));
+            }
+        };
+        Ok(Placeholder {
+            role: role.map(str::to_owned),
+            field,
+            form,
+        })
+    }
+}
+
+fn checked_scheme(inner: &str, scheme: &str) -> Result<String> {
+    let fits = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c));
+    if fits {
+        return Ok(scheme.to_owned());
+    }
+    let error = Error::config(format!(
+        "`{scheme}` in `{{{inner}}}` is not the scheme of a URL"
+    ))
+    .hint("write the scheme without `://`, as in `{url:postgresql+psycopg2}`");
+    // JDBC takes user and password as parameters only.
+    Err(match scheme.starts_with("jdbc:") {
+        true => error.hint(
+            "for JDBC: `jdbc:postgresql://{host}:{port}/{name}?user={user:url}&password={password:url}`",
+        ),
+        false => error,
+    })
+}
+
+/// `path`: what stands in front of the form.
+fn unknown(inner: &str, path: &str, roles: &[String]) -> Error {
+    let of_database = || Field::ALL.into_iter().filter(|f| f.is_of_database());
+    let mut known: Vec<String> = Field::ALL.map(|f| f.as_str().to_owned()).to_vec();
+    for role in roles {
+        known.extend(of_database().map(|f| format!("{role}.{}", f.as_str())));
+    }
+    let fields = Field::ALL.map(|f| format!("{{{}}}", f.as_str())).join(" ");
+    let error = Error::config(format!("unknown placeholder `{{{inner}}}`"))
+        .detail(format!("known: {fields} {{url:SCHEME}} {{password:url}}"))
+        .detail(format!(
+            "and {{ROLE.FIELD}} with the roles {}",
+            roles.join(", ")
+        ));
+    let meant = match roles.iter().any(|r| r == path) {
+        true => Some(format!("{path}.url")),
+        false => nearest(path, known.iter().map(String::as_str)).map(str::to_owned),
+    };
+    match meant {
+        Some(meant) => error.hint(format!("did you mean `{{{meant}}}`?")),
+        None => error,
     }
 }
 
 impl fmt::Display for Placeholder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.role {
-            Some(role) => write!(f, "{{{role}.{}}}", self.field.as_str()),
-            None => write!(f, "{{{}}}", self.field.as_str()),
+        f.write_str("{")?;
+        if let Some(role) = &self.role {
+            write!(f, "{role}.")?;
         }
+        f.write_str(self.field.as_str())?;
+        match &self.form {
+            Form::Plain => {}
+            Form::Scheme(scheme) => write!(f, ":{scheme}")?,
+            Form::Encoded => f.write_str(":url")?,
+        }
+        f.write_str("}")
     }
 }
 
@@ -117,7 +190,7 @@ enum Part<C> {
     Value(Placeholder, C),
 }
 
-/// A value of `[template.X.env]`, taken apart.
+/// A value of `[template.X.env]`, `build_env` or `run_env`, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvTemplate(Vec<Part<()>>);
 
@@ -422,8 +495,13 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// `word` or `role.word`, where a word starts with a letter; a role may start with a digit.
+/// `word` or `role.word`, where a word starts with a letter; a role may start with a digit. A form stands only
+/// behind a field, since `{a:b}` is common in SQL.
 fn looks_like_placeholder(inner: &str) -> bool {
+    if let Some((path, _)) = inner.split_once(':') {
+        let field = path.rsplit_once('.').map_or(path, |(_, field)| field);
+        return Field::parse(field).is_some() && looks_like_placeholder(path);
+    }
     let (role, word) = match inner.rsplit_once('.') {
         Some((role, word)) => (Some(role), word),
         None => (None, inner),
@@ -478,6 +556,38 @@ mod tests {
         assert_eq!(env("a{host}:{port}b"), "a<{host}>:<{port}>b");
         assert_eq!(env("{proxy-1.name}{2.user}"), "<{proxy-1.name}><{2.user}>");
         assert_eq!(env("{{}} {{name}} {{{name}}}"), "{} {name} {<{name}>}");
+        assert_eq!(env("{root}/data"), "<{root}>/data");
+        for form in [
+            "{url:postgresql+psycopg2}",
+            "{proxy-1.url:ecto}",
+            "{url:a.b}",
+            "{password:url}",
+            "{2.user:url}",
+        ] {
+            assert_eq!(env(form), format!("<{form}>"));
+        }
+    }
+
+    #[test]
+    fn forms_that_make_no_sense_say_which_there_are() {
+        for (text, message) in [
+            ("{url:}", "`` in `{url:}` is not the scheme of a URL"),
+            (
+                "{url:a://}",
+                "`a://` in `{url:a://}` is not the scheme of a URL",
+            ),
+            ("{port:url}", "unknown form `:url` of placeholder `{port}`"),
+            (
+                "{password:sql}",
+                "unknown form `:sql` of placeholder `{password}`",
+            ),
+            ("{root:url}", "unknown form `:url` of placeholder `{root}`"),
+            ("{default.root}", "unknown placeholder `{default.root}`"),
+            ("{ulr:ecto}", "unknown placeholder `{ulr:ecto}`"),
+        ] {
+            assert_eq!(env_error(text).message(), message);
+        }
+        assert!(env_error("{url:jdbc:postgresql}").hints()[1].starts_with("for JDBC: "));
     }
 
     #[test]
@@ -486,7 +596,7 @@ mod tests {
         assert_eq!(e.message(), "unknown placeholder `{ulr}`");
         assert_eq!(
             e.details()[0],
-            "known: {url} {name} {host} {port} {user} {password}"
+            "known: {url} {name} {host} {port} {user} {password} {root} {url:SCHEME} {password:url}"
         );
         assert_eq!(
             e.details()[1],
@@ -612,6 +722,8 @@ mod tests {
             "}",
             "'{a,b}'",
             "'{1.5}'",
+            "'{a:b}'",
+            "'{10:20}'",
         ] {
             assert_eq!(sql(text, "X").unwrap(), text);
         }

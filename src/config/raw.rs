@@ -11,7 +11,9 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{AfterExtend, Config, Definition, Extend, Named, Strategy, UrlSetting};
+use super::{
+    AfterExtend, ClientFor, Config, Definition, Extend, Named, Order, Strategy, UrlSetting,
+};
 use crate::quantity::setting;
 
 /// pgstencil's configuration, `pgstencil.toml`.
@@ -29,6 +31,10 @@ pub(super) struct RawConfig {
     pub(super) server: RawServer,
     pub(super) clone: RawClone,
     pub(super) eviction: RawEviction,
+    /// What several definitions share: any key of `[template.NAME]`. Those of a definition win; tables such as
+    /// `env` are put together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) defaults: Option<RawTemplate>,
     /// Template definitions, `[template.NAME]`; at least one.
     pub(super) template: BTreeMap<String, RawTemplate>,
 }
@@ -47,6 +53,8 @@ pub(super) struct RawServer {
     /// Port that commands and printed URLs get, when they reach the server by another one.
     #[schemars(range(min = 1, max = 65535))]
     pub(super) client_port: Option<u16>,
+    /// Which commands get them: hooks and the command of `run`, or build commands, too. Printed URLs always do.
+    pub(super) client_for: ClientFor,
     /// Folder of the Postgres binaries of the managed server, relative to the root. Default:
     /// searched for.
     pub(super) bindir: Option<String>,
@@ -62,6 +70,7 @@ impl Default for RawServer {
             registry: "pgstencil".to_owned(),
             client_host: None,
             client_port: None,
+            client_for: ClientFor::Run,
             bindir: None,
             run_as: None,
         }
@@ -136,11 +145,18 @@ impl Default for RawEviction {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTemplate {
-    /// The migrate command, run by `sh -c` in the root.
-    pub(super) build: String,
+    /// The migrate command, run by `sh -c` in the root. Required here or in `[defaults]`.
+    #[serde(default)]
+    pub(super) build: Option<String>,
     /// Globs of the migrations: ordered files. `!` in front excludes.
     #[serde(default)]
     pub(super) migrations: Vec<String>,
+    /// Whether the files of each folder have an order of their own, or all files have one order by their names.
+    #[serde(default)]
+    pub(super) order: Order,
+    /// Globs of files beside the migrations that may be added, and never changed; without an order.
+    #[serde(default)]
+    pub(super) companions: Vec<String>,
     /// Globs of further files after whose change the build command has to run again.
     #[serde(default)]
     pub(super) rerun_inputs: Vec<String>,
@@ -198,6 +214,13 @@ pub(super) struct RawTemplate {
     /// `{ROLE.url}`.
     #[serde(default)]
     pub(super) env: BTreeMap<String, String>,
+    /// Variables that only the build command sees, with the same placeholders. They win over `env`.
+    #[serde(default)]
+    pub(super) build_env: BTreeMap<String, String>,
+    /// Variables that only `after_clone` and the command of `run` see, with the same placeholders. They win
+    /// over `env`, and are no inputs.
+    #[serde(default)]
+    pub(super) run_env: BTreeMap<String, String>,
 }
 
 /// Lines of a file that count as inputs.
@@ -206,7 +229,7 @@ pub(super) struct RawTemplate {
 pub(super) struct RawInputLines {
     /// Path of the file, relative to the root.
     pub(super) file: String,
-    /// Regular expression that a line must match to count.
+    /// Regular expression that a line must match to count. What its first group matches counts, else the line.
     #[serde(rename = "match")]
     pub(super) matching: String,
 }
@@ -296,8 +319,8 @@ fn without_null(schema: &mut Value) {
 }
 
 impl From<&Config> for RawConfig {
-    /// The way back: every key with the value that is in effect. The server URL's password is
-    /// hidden.
+    /// The way back: every key with the value that is in effect; what `[defaults]` said is in each definition.
+    /// The server URL's password is hidden.
     fn from(config: &Config) -> Self {
         let path = |p: &std::path::Path| p.display().to_string();
         RawConfig {
@@ -311,6 +334,7 @@ impl From<&Config> for RawConfig {
                 registry: config.server.registry.clone(),
                 client_host: config.server.client_host.clone(),
                 client_port: config.server.client_port,
+                client_for: config.server.client_for,
                 bindir: config.server.bindir.as_deref().map(path),
                 run_as: config.server.run_as.clone(),
             },
@@ -332,6 +356,7 @@ impl From<&Config> for RawConfig {
                 max_idle: or_never(config.eviction.max_idle),
                 keep: config.eviction.keep,
             },
+            defaults: None,
             template: config
                 .definitions
                 .iter()
@@ -344,8 +369,10 @@ impl From<&Config> for RawConfig {
 impl From<&Definition> for RawTemplate {
     fn from(d: &Definition) -> Self {
         RawTemplate {
-            build: d.build.clone(),
+            build: Some(d.build.clone()),
             migrations: d.migrations.clone(),
+            order: d.order,
+            companions: d.companions.clone(),
             rerun_inputs: d.rerun_inputs.clone(),
             inputs: d.inputs.clone(),
             input_lines: d
@@ -371,6 +398,8 @@ impl From<&Definition> for RawTemplate {
             build_inputs: d.build_inputs,
             after_clone_sql: d.after_clone_sql.clone(),
             env: d.env.clone(),
+            build_env: d.build_env.clone(),
+            run_env: d.run_env.clone(),
         }
     }
 }

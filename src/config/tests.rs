@@ -74,6 +74,8 @@ fn the_least_config_has_all_defaults() {
             definitions: vec![Definition {
                 name: "app".into(),
                 migrations: vec!["migrations/**/*.sql".into()],
+                order: Order::Directory,
+                companions: vec![],
                 rerun_inputs: vec![],
                 inputs: vec![],
                 input_lines: vec![],
@@ -93,6 +95,8 @@ fn the_least_config_has_all_defaults() {
                 allow_unchanged: false,
                 build_inputs: true,
                 env: BTreeMap::new(),
+                build_env: BTreeMap::new(),
+                run_env: BTreeMap::new(),
             }],
         }
     );
@@ -106,6 +110,7 @@ url = "postgres://me:s3cret@db/x?sslmode=require"
 registry = "reg"
 client_host = "pg"
 client_port = 6543
+client_for = "all"
 bindir = "bin"
 run_as = "pg"
 
@@ -127,6 +132,8 @@ keep = 0
 [template.b]
 build = "make migrate"
 migrations = ["a/*.sql", "!**/tests/**"]
+order = "name"
+companions = ["v/*.sql"]
 rerun_inputs = ["x.lock"]
 inputs = ["{a,b}/*"]
 input_lines = [{ file = "r.lock", match = '(?i)^django==' }]
@@ -152,6 +159,12 @@ proxy-1 = " "
 DB = "{name}-{proxy-1.host} {{}}"
 DATABASE_URL = "{url}"
 
+[template.b.build_env]
+DB = "{url:postgresql+asyncpg}"
+
+[template.b.run_env]
+DATA = "{root}/data"
+
 [template.a]
 build = "true"
 inputs = ["a"]
@@ -171,6 +184,7 @@ fn every_key_arrives() {
             registry: "reg".into(),
             client_host: Some("pg".into()),
             client_port: Some(6543),
+            client_for: ClientFor::All,
             bindir: Some(project.folder().join("bin")),
             run_as: Some("pg".into()),
         }
@@ -207,6 +221,8 @@ fn every_key_arrives() {
         Definition {
             name: "b".into(),
             migrations: vec!["a/*.sql".into(), "!**/tests/**".into()],
+            order: Order::Name,
+            companions: vec!["v/*.sql".into()],
             rerun_inputs: vec!["x.lock".into()],
             inputs: vec!["{a,b}/*".into()],
             input_lines: vec![InputLines {
@@ -232,6 +248,8 @@ fn every_key_arrives() {
                 ("DATABASE_URL", "{url}"),
                 ("DB", "{name}-{proxy-1.host} {{}}")
             ]),
+            build_env: pairs(&[("DB", "{url:postgresql+asyncpg}")]),
+            run_env: pairs(&[("DATA", "{root}/data")]),
         }
     );
 }
@@ -262,30 +280,30 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (
             "evict = true",
             "pgstencil.toml:4:1: unknown key `template.app.evict`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after",
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
 hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_inputs, build_timeout, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, rerun_inputs, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
 hint: did you mean `migrations`?",
         ),
         (
@@ -304,13 +322,13 @@ hot = 1",
             "[evict]
 keep = 1",
             "pgstencil.toml:4:2: unknown key `evict`
-  keys known here: clone, eviction, project, root, server, template
+  keys known here: clone, defaults, eviction, project, root, server, template
 hint: did you mean `eviction`?",
         ),
         (
             "[templates.x]",
             "pgstencil.toml:4:2: unknown key `templates`
-  keys known here: clone, eviction, project, root, server, template
+  keys known here: clone, defaults, eviction, project, root, server, template
 hint: did you mean `template`?",
         ),
     ]);
@@ -352,7 +370,7 @@ hint: write a duration with its unit, in quotes: `"90s"`, `"30m"`, `"12h"`, `"14
         (
             "input_lines = [{ file = 'x' }]",
             "pgstencil.toml:4:16: `template.app.input_lines[0].match` is missing
-  match: Regular expression that a line must match to count.",
+  match: Regular expression that a line must match to count. What its first group matches counts, else the line.",
         ),
         (
             r#"build_timeout = "a\u0000""#,
@@ -643,7 +661,7 @@ hint: did you mean `app`?",
         (
             r#"after_clone_sql = { app = "select '{nmae}'" }"#,
             "pgstencil.toml:4:27: `template.app.after_clone_sql.app`: unknown placeholder `{nmae}`
-  known: {url} {name} {host} {port} {user} {password}
+  known: {url} {name} {host} {port} {user} {password} {root} {url:SCHEME} {password:url}
   and {ROLE.FIELD} with the roles app
 hint: did you mean `{name}`?
 hint: braces that are no placeholder: put a space behind the first, `{ nmae}`",
@@ -665,7 +683,7 @@ hint: map a variable of another name; `PGSTENCIL_…` are there anyway",
         (
             "env = { A = '{app}' }",
             "pgstencil.toml:4:13: `template.app.env.A`: unknown placeholder `{app}`
-  known: {url} {name} {host} {port} {user} {password}
+  known: {url} {name} {host} {port} {user} {password} {root} {url:SCHEME} {password:url}
   and {ROLE.FIELD} with the roles app
 hint: did you mean `{app.url}`?
 hint: write `{{` and `}}` for braces that are no placeholder",
@@ -829,7 +847,7 @@ hint: put it in quotes",
         (
             "build = 'x'",
             "pgstencil.toml:1:1: unknown key `build`
-  keys known here: clone, eviction, project, root, server, template
+  keys known here: clone, defaults, eviction, project, root, server, template
 hint: `build` is a key of `[template.NAME]`",
         ),
         (
@@ -1088,11 +1106,14 @@ fn what_is_in_effect_can_be_loaded_again() {
     assert_eq!(json["template"]["app"]["databases"][0], "app");
 }
 
-/// Every key of the schema as `(table, key)`.
+/// Every key of the schema as `(table, key)`. Those of `[defaults]` are those of a definition.
 fn schema_keys() -> Vec<(String, String)> {
     fn walk(table: &str, schema: &serde_json::Value, keys: &mut Vec<(String, String)>) {
         for (key, schema) in schema["properties"].as_object().into_iter().flatten() {
             keys.push((table.to_owned(), key.clone()));
+            if key == "defaults" {
+                continue;
+            }
             walk(key, schema, keys);
             walk(key, &schema["additionalProperties"], keys);
             walk(key, &schema["items"], keys);
@@ -1127,7 +1148,8 @@ fn the_schema_is_strict_and_described() {
     let text = schema.to_string();
     assert!(!text.contains("null") && !text.contains("$ref"), "{text}");
     let template = &schema["properties"]["template"]["additionalProperties"];
-    assert_eq!(template["required"], serde_json::json!(["build"]));
+    // `[defaults]` may have it.
+    assert_eq!(template["required"], serde_json::Value::Null);
     assert_eq!(template["properties"]["build_timeout"]["default"], "30m");
     assert_eq!(
         schema["properties"]["server"]["properties"]["client_port"]["maximum"],
@@ -1152,7 +1174,13 @@ fn schema_and_config_have_the_same_keys() {
     }
     let mut keys = Vec::new();
     walk("", &load(FULL).effective_json().unwrap(), &mut keys);
-    assert_eq!(keys, schema_keys());
+    // What is in effect has the defaults in its definitions.
+    let mut of_schema = schema_keys();
+    of_schema.retain(|(_, key)| key != "defaults");
+    assert_eq!(keys, of_schema);
+    let schema = schema();
+    let template = &schema["properties"]["template"]["additionalProperties"]["properties"];
+    assert_eq!(&schema["properties"]["defaults"]["properties"], template);
 }
 
 #[test]
@@ -1190,6 +1218,8 @@ fn the_examples_of_the_reference_load() {
     assert_eq!(config.definitions[0].input_lines.len(), 1);
     assert_eq!(config.definitions[0].after_clone_sql.len(), 1);
     assert_eq!(config.definitions[0].env.len(), 1);
+    assert_eq!(config.definitions[0].build_env.len(), 1);
+    assert_eq!(config.definitions[0].run_env.len(), 1);
 }
 
 #[test]
@@ -1206,6 +1236,111 @@ fn the_reference_mentions_every_key() {
         };
         assert!(table.get(&key).is_some(), "`{key}` is not in the reference");
     }
+}
+
+const DEFAULTS: &str = r#"
+[defaults]
+build = "make migrate"
+migrations = ["a/*.sql"]
+inputs = ["seeds/*"]
+build_timeout = "5m"
+input_lines = [{ file = "lock", match = "^(x)" }]
+
+[defaults.env]
+A = "{name}"
+B = "shared"
+
+[template.one]
+
+[template.two]
+build = "make other"
+inputs = []
+databases = ["default", "proxy"]
+
+[template.two.env]
+B = "{proxy.name}"
+C = "own"
+"#;
+
+#[test]
+fn definitions_take_from_the_defaults_what_they_lack() {
+    let project = Project::new(DEFAULTS);
+    let config = Config::load(&project.file()).unwrap();
+    let [one, two] = config.definitions.as_slice() else {
+        panic!("{:?}", config.definitions);
+    };
+    let env = |definition: &Definition| {
+        let pairs = definition.env.iter().map(|(k, v)| format!("{k}={v}"));
+        pairs.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(one.build, "make migrate");
+    assert_eq!(one.migrations, ["a/*.sql"]);
+    assert_eq!(one.inputs, ["seeds/*"]);
+    assert_eq!(one.build_timeout, Duration::from_secs(300));
+    assert_eq!(one.input_lines.len(), 1);
+    assert_eq!(one.databases, ["app"]);
+    assert_eq!(env(one), "A={name} B=shared");
+    assert_eq!(two.build, "make other");
+    assert_eq!(two.migrations, ["a/*.sql"]);
+    assert_eq!(two.inputs, [""; 0]);
+    assert_eq!(env(two), "A={name} B={proxy.name} C=own");
+    // What is in effect needs no defaults.
+    let shown = config.effective_toml().unwrap();
+    assert!(!shown.contains("defaults"), "{shown}");
+    assert_eq!(Config::parse(&shown, &project.file()).unwrap(), config);
+}
+
+#[test]
+fn faults_in_the_defaults_are_placed_there() {
+    let with = |defaults: &str| fails(&format!("[defaults]\n{defaults}\n\n{MINIMAL}"));
+    assert_eq!(
+        with("build_timeout = \"soon\"").lines().next().unwrap(),
+        "pgstencil.toml:2:17: `defaults.build_timeout` is `soon`, which is not a duration: expected number at 0"
+    );
+    assert_eq!(
+        with("env.A = \"{ulr}\"").lines().next().unwrap(),
+        "pgstencil.toml:2:9: `defaults.env.A`: unknown placeholder `{ulr}`"
+    );
+    assert_eq!(
+        with("migration = []"),
+        "pgstencil.toml:2:1: unknown key `defaults.migration`
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
+hint: did you mean `migrations`?"
+    );
+    assert_eq!(
+        with("env_inputs = [\"PATH\"]\nenv.PATH = \"x\"")
+            .lines()
+            .next()
+            .unwrap(),
+        "pgstencil.toml:2:15: `defaults.env_inputs[0]` names `PATH`, but `env` of template `app` sets it"
+    );
+    // The definition's own value is at fault, not the shared one.
+    assert!(
+        fails(&format!(
+            "[defaults]\nbuild_timeout = \"5m\"\n\n{MINIMAL}build_timeout = \"0s\"\n"
+        ))
+        .starts_with("pgstencil.toml:7:17: `template.app.build_timeout` is `0s`")
+    );
+}
+
+#[test]
+fn env_inputs_are_variables_that_the_build_sees() {
+    for table in ["env", "build_env"] {
+        assert_eq!(
+            fails_with(&format!(
+                "env_inputs = [\"LANG\", \"X\"]\n[template.app.{table}]\nX = \"1\""
+            )),
+            format!(
+                "pgstencil.toml:4:23: `template.app.env_inputs[1]` names `X`, but `{table}` of template `app` sets it
+  the key would hold a value that the build never sees
+hint: take it out of `env_inputs`: what `{table}` says is in the key anyway"
+            )
+        );
+    }
+    // The build sees the environment's.
+    load(&format!(
+        "{MINIMAL}env_inputs = [\"X\"]\n[template.app.run_env]\nX = \"1\"\n"
+    ));
 }
 
 #[test]

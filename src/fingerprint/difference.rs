@@ -1,10 +1,13 @@
 //! What lies between two recipes.
 
 use std::cmp::Ordering;
+use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
+use super::lines::unix_line_ends;
 use super::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
+use crate::config::Order;
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -20,18 +23,33 @@ pub struct Difference {
     pub rerun_inputs: FileChanges,
     /// Files of `inputs`.
     pub inputs: FileChanges,
+    /// Files of `companions`.
+    #[serde(skip_serializing_if = "FileChanges::is_empty")]
+    pub companions: FileChanges,
     /// Each entry of `input_lines` that came, went, or finds other lines, in words.
     pub lines: Vec<String>,
+    /// The same entries, with the text that counted and the text that counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<Texts>,
     /// Names of `env_inputs` that came, went, or have another value.
     pub env: Vec<String>,
     /// Names of `[template.X.env]`, likewise.
     pub mapping: Vec<String>,
+    /// Names of `[template.X.build_env]`, likewise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub build_env: Vec<String>,
     /// The build command: old and new.
     #[serde(serialize_with = "old_and_new")]
     pub build: Option<(String, String)>,
     /// The roles: old and new.
     #[serde(serialize_with = "old_and_new")]
     pub databases: Option<(Vec<String>, Vec<String>)>,
+    /// `order`: old and new.
+    #[serde(
+        serialize_with = "old_and_new",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub order: Option<(Order, Order)>,
     /// The database that builds start from: old and new.
     #[serde(
         serialize_with = "old_and_new",
@@ -56,6 +74,24 @@ pub struct FileChanges {
     pub changed: Vec<RelPath>,
     /// Only in the old recipe.
     pub removed: Vec<RelPath>,
+    /// Those of `changed` in which only the line ends differ, as far as somebody looked: see
+    /// [`Difference::find_line_ends`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub line_ends: Vec<RelPath>,
+}
+
+/// What an entry of `input_lines` found. A list is empty where nothing was found, or the text was not kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Texts {
+    /// The file.
+    pub file: String,
+    /// The regex.
+    #[serde(rename = "match")]
+    pub matching: String,
+    /// In the old recipe.
+    pub old: Vec<String>,
+    /// In the new one.
+    pub new: Vec<String>,
 }
 
 impl FileChanges {
@@ -75,15 +111,52 @@ impl Difference {
             migrations: FileChanges::between(&old.migrations, &new.migrations),
             rerun_inputs: FileChanges::between(&old.rerun_inputs, &new.rerun_inputs),
             inputs: FileChanges::between(&old.inputs, &new.inputs),
+            companions: FileChanges::between(&old.companions, &new.companions),
+            texts: differing_texts(&old.lines, &new.lines).collect(),
             lines: differing_lines(&old.lines, &new.lines).collect(),
             env: differing_names(&old.env, &new.env).collect(),
             mapping: differing_names(&old.mapping, &new.mapping).collect(),
+            build_env: differing_names(&old.build_env, &new.build_env).collect(),
+            order: changed(&old.order, &new.order),
             build: changed(&old.build, &new.build),
             databases: changed(&old.databases, &new.databases),
             from: changed(&old.from, &new.from),
             server: server_changes(&old.server, &new.server),
             format: changed(&old.format, &new.format),
         }
+    }
+
+    /// Finds the changed files in which only the line ends differ, as between a checkout of git with
+    /// `core.autocrlf` and one without: those whose old content is the present one with other line ends. Reads
+    /// these files below `root`, and passes over what it cannot read.
+    pub fn find_line_ends(&mut self, old: &Recipe, root: &Path) {
+        for (changes, old) in [
+            (&mut self.migrations, &old.migrations),
+            (&mut self.rerun_inputs, &old.rerun_inputs),
+            (&mut self.inputs, &old.inputs),
+            (&mut self.companions, &old.companions),
+        ] {
+            let only_line_ends = |path: &&RelPath| {
+                let old = old.iter().find(|file| file.path == **path);
+                let found = std::fs::read(root.join(path.to_path()));
+                old.zip(found.ok())
+                    .is_some_and(|(old, found)| differs_in_line_ends(old, &found))
+            };
+            let found = changes.changed.iter().filter(only_line_ends);
+            changes.line_ends = found.cloned().collect();
+        }
+    }
+
+    /// The changed files in which only the line ends differ, of all keys.
+    pub fn line_ends(&self) -> impl Iterator<Item = &RelPath> {
+        [
+            &self.migrations,
+            &self.rerun_inputs,
+            &self.inputs,
+            &self.companions,
+        ]
+        .into_iter()
+        .flat_map(|changes| &changes.line_ends)
     }
 
     /// Whether the recipes are equal.
@@ -94,23 +167,23 @@ impl Difference {
     /// How far the recipes are apart: the number of single differences, to find the nearest of
     /// several old recipes for a new one.
     ///
-    /// Added migrations and changes of `rerun_inputs` count 1 each. All else forces a full build and
+    /// Added migrations and companions, and changes of `rerun_inputs`, count 1 each. All else forces a full build and
     /// counts 2^24 each, more than all of those together, which count no more than 2^24 - 1. Where
     /// an added migration sorts is not asked: see [`super::extension()`].
     pub fn distance(&self) -> usize {
         const FULL_BUILD: usize = 1 << 24;
-        let FileChanges {
-            added,
-            changed,
-            removed,
-        } = &self.migrations;
-        let light = added.len() + self.rerun_inputs.len();
-        let heavy = changed.len()
-            + removed.len()
+        let (migrations, companions) = (&self.migrations, &self.companions);
+        let light = migrations.added.len() + companions.added.len() + self.rerun_inputs.len();
+        let heavy = migrations.changed.len()
+            + migrations.removed.len()
+            + companions.changed.len()
+            + companions.removed.len()
             + self.inputs.len()
             + self.lines.len()
             + self.env.len()
             + self.mapping.len()
+            + self.build_env.len()
+            + usize::from(self.order.is_some())
             + self.server.len()
             + usize::from(self.build.is_some())
             + usize::from(self.databases.is_some())
@@ -158,17 +231,59 @@ pub(super) fn differing_names<'a>(
         .map(|variable| variable.name.clone())
 }
 
-/// The entries of `input_lines` that came, went, or find other lines, in words.
+/// The entries of `input_lines` that came, went, or find other text.
+fn differing_entries<'a>(
+    old: &'a [LinesInput],
+    new: &'a [LinesInput],
+) -> impl Iterator<Item = (Option<&'a LinesInput>, Option<&'a LinesInput>)> {
+    let by_entry =
+        |a: &LinesInput, b: &LinesInput| (&a.file, &a.matching).cmp(&(&b.file, &b.matching));
+    side_by_side(old, new, by_entry).filter(|(old, new)| old != new)
+}
+
+/// The same in words.
 pub(super) fn differing_lines<'a>(
     old: &'a [LinesInput],
     new: &'a [LinesInput],
 ) -> impl Iterator<Item = String> + 'a {
-    let by_entry =
-        |a: &LinesInput, b: &LinesInput| (&a.file, &a.matching).cmp(&(&b.file, &b.matching));
-    side_by_side(old, new, by_entry)
-        .filter(|(old, new)| old != new)
+    differing_entries(old, new)
         .filter_map(|(old, new)| old.or(new))
         .map(|lines| format!("lines of `{}` that match `{}`", lines.file, lines.matching))
+}
+
+fn differing_texts<'a>(
+    old: &'a [LinesInput],
+    new: &'a [LinesInput],
+) -> impl Iterator<Item = Texts> + 'a {
+    let text = |lines: Option<&LinesInput>| lines.map_or_else(Vec::new, |l| l.text.clone());
+    differing_entries(old, new).filter_map(move |(old, new)| {
+        let entry = old.or(new)?;
+        Some(Texts {
+            file: entry.file.clone(),
+            matching: entry.matching.clone(),
+            old: text(old),
+            new: text(new),
+        })
+    })
+}
+
+/// Whether a file was `found` with other line ends.
+fn differs_in_line_ends(old: &FileInput, found: &[u8]) -> bool {
+    let unix = unix_line_ends(found);
+    let windows = || {
+        let mut windows = Vec::with_capacity(unix.len());
+        for &byte in &unix {
+            if byte == b'\n' {
+                windows.push(b'\r');
+            }
+            windows.push(byte);
+        }
+        windows
+    };
+    let is_old = |content: &[u8]| {
+        content.len() as u64 == old.bytes && blake3::hash(content).to_hex().as_str() == old.hash
+    };
+    is_old(&unix) || is_old(&windows())
 }
 
 pub(super) fn server_changes(

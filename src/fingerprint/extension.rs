@@ -6,6 +6,7 @@ use std::fmt;
 use super::difference::{by_path, differing_lines, differing_names, server_changes, side_by_side};
 use super::order::{OrderKey, group};
 use super::recipe::{FileInput, Recipe, RelPath};
+use crate::config::Order;
 
 /// Which added migrations an extension takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,9 +19,9 @@ pub enum Append {
 
 /// Whether a template of the recipe `new` can be built by running the build command on one of the
 /// recipe `old`, its base: returns the migrations that are added, in their order. They may be none,
-/// where only `rerun_inputs` differ.
+/// where only `rerun_inputs` differ, or `companions` are added.
 ///
-/// All but `rerun_inputs` and added migrations must be equal. With [`Append::Sorted`] each
+/// All but `rerun_inputs`, added migrations and added companions must be equal. With [`Append::Sorted`] each
 /// added migration must also sort after all of its group that the base has, by the rule of
 /// `order.rs`. Files of the base that have no order do not count there. An added file without order
 /// is only taken in a group that the base has no file of.
@@ -30,7 +31,7 @@ pub enum Append {
 /// # Errors
 ///
 /// The first [`Obstacle`]. Equal recipes are one too: that is a hit and no extension.
-pub fn extension(old: &Recipe, new: &Recipe, order: Append) -> Result<Vec<RelPath>, Obstacle> {
+pub fn extension(old: &Recipe, new: &Recipe, append: Append) -> Result<Vec<RelPath>, Obstacle> {
     definition_obstacle(old, new)?;
     for pair in side_by_side(&old.inputs, &new.inputs, by_path) {
         match pair {
@@ -38,6 +39,15 @@ pub fn extension(old: &Recipe, new: &Recipe, order: Append) -> Result<Vec<RelPat
             (Some(old), None) => return Err(Obstacle::InputGone(old.path.clone())),
             (Some(old), Some(new)) if old != new => {
                 return Err(Obstacle::InputChanged(new.path.clone()));
+            }
+            _ => {}
+        }
+    }
+    for pair in side_by_side(&old.companions, &new.companions, by_path) {
+        match pair {
+            (Some(old), None) => return Err(Obstacle::CompanionGone(old.path.clone())),
+            (Some(old), Some(new)) if old != new => {
+                return Err(Obstacle::CompanionChanged(new.path.clone()));
             }
             _ => {}
         }
@@ -53,13 +63,16 @@ pub fn extension(old: &Recipe, new: &Recipe, order: Append) -> Result<Vec<RelPat
             _ => {}
         }
     }
-    if added.is_empty() && old.rerun_inputs == new.rerun_inputs {
+    if added.is_empty() && old.rerun_inputs == new.rerun_inputs && old.companions == new.companions
+    {
         return Err(Obstacle::Equal);
     }
-    let mut added: Vec<OrderKey> = added.into_iter().map(OrderKey::new).collect();
+    let order = new.order;
+    let key = |path| OrderKey::new(path, order);
+    let mut added: Vec<OrderKey> = added.into_iter().map(key).collect();
     added.sort();
-    if order == Append::Sorted {
-        check_order(&old.migrations, &added)?;
+    if append == Append::Sorted {
+        check_order(&old.migrations, &added, order)?;
     }
     Ok(added.into_iter().map(|key| key.path().clone()).collect())
 }
@@ -75,6 +88,9 @@ fn definition_obstacle(old: &Recipe, new: &Recipe) -> Result<(), Obstacle> {
     if old.databases != new.databases {
         return Err(Obstacle::Databases);
     }
+    if old.order != new.order {
+        return Err(Obstacle::Order(old.order, new.order));
+    }
     if old.from != new.from {
         return Err(Obstacle::From(old.from.clone(), new.from.clone()));
     }
@@ -88,22 +104,25 @@ fn definition_obstacle(old: &Recipe, new: &Recipe) -> Result<(), Obstacle> {
     if let Some(name) = differing_names(&old.env, &new.env).next() {
         return Err(Obstacle::Env(name));
     }
-    match differing_names(&old.mapping, &new.mapping).next() {
-        Some(name) => Err(Obstacle::Mapping(name)),
+    if let Some(name) = differing_names(&old.mapping, &new.mapping).next() {
+        return Err(Obstacle::Mapping(name));
+    }
+    match differing_names(&old.build_env, &new.build_env).next() {
+        Some(name) => Err(Obstacle::BuildEnv(name)),
         None => Ok(()),
     }
 }
 
 /// Whether all of `added` come after the files that the base has.
-fn check_order(base: &[FileInput], added: &[OrderKey]) -> Result<(), Obstacle> {
+fn check_order(base: &[FileInput], added: &[OrderKey], order: Order) -> Result<(), Obstacle> {
     // The last file of the base in each group that gets new ones, as far as it has any.
     let mut last: BTreeMap<&[u8], Option<OrderKey>> = added
         .iter()
         .map(|key| (key.group().as_bytes(), None))
         .collect();
     for file in base {
-        if let Some(last) = last.get_mut(group(&file.path)) {
-            let key = OrderKey::new(&file.path);
+        if let Some(last) = last.get_mut(group(&file.path, order)) {
+            let key = OrderKey::new(&file.path, order);
             // Those without order sort first.
             if last.as_ref().is_none_or(|last| *last < key) {
                 *last = Some(key);
@@ -144,6 +163,8 @@ pub enum Obstacle {
     Build,
     /// The roles.
     Databases,
+    /// `order`: old and new.
+    Order(Order, Order),
     /// The database that builds start from: old and new.
     From(String, String),
     /// A property of the server.
@@ -161,12 +182,18 @@ pub enum Obstacle {
     Env(String),
     /// A variable of `[template.X.env]`.
     Mapping(String),
+    /// A variable of `[template.X.build_env]`.
+    BuildEnv(String),
     /// A file of `inputs` that the base lacks.
     InputAdded(RelPath),
     /// A file of `inputs` with other content.
     InputChanged(RelPath),
     /// A file of `inputs` that only the base has.
     InputGone(RelPath),
+    /// A file of `companions` with other content.
+    CompanionChanged(RelPath),
+    /// A file of `companions` that only the base has.
+    CompanionGone(RelPath),
     /// A migration with other content.
     MigrationChanged(RelPath),
     /// A migration that only the base has.
@@ -194,6 +221,18 @@ pub enum Obstacle {
     },
 }
 
+impl Obstacle {
+    /// The file whose content differs, if it is that.
+    pub fn changed(&self) -> Option<&RelPath> {
+        match self {
+            Obstacle::InputChanged(path)
+            | Obstacle::CompanionChanged(path)
+            | Obstacle::MigrationChanged(path) => Some(path),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -203,6 +242,9 @@ impl fmt::Display for Obstacle {
             }
             Obstacle::Build => write!(f, "the build command differs"),
             Obstacle::Databases => write!(f, "`databases` differs"),
+            Obstacle::Order(old, new) => {
+                write!(f, "`order` differs ({}, {})", old.as_str(), new.as_str())
+            }
             Obstacle::From(old, new) => write!(f, "`from` differs ({old}, {new})"),
             Obstacle::Server { property, old, new } => {
                 let value = |text: &str| match text {
@@ -221,6 +263,14 @@ impl fmt::Display for Obstacle {
             Obstacle::Mapping(name) => {
                 write!(f, "variable `{name}` of the definition's `env` differs")
             }
+            Obstacle::BuildEnv(name) => {
+                write!(
+                    f,
+                    "variable `{name}` of the definition's `build_env` differs"
+                )
+            }
+            Obstacle::CompanionChanged(path) => write!(f, "companion `{path}` was changed"),
+            Obstacle::CompanionGone(path) => write!(f, "companion `{path}` is gone"),
             Obstacle::InputAdded(path) => write!(f, "input `{path}` is new"),
             Obstacle::InputChanged(path) => write!(f, "input `{path}` was changed"),
             Obstacle::InputGone(path) => write!(f, "input `{path}` is gone"),
@@ -236,7 +286,7 @@ impl fmt::Display for Obstacle {
                 )
             }
             Obstacle::Unordered { new, group } if group.as_bytes().is_empty() => {
-                write!(f, "new file `{new}` has no order among those of the root")
+                write!(f, "new file `{new}` has no order among the others")
             }
             Obstacle::Unordered { new, group } => {
                 write!(f, "new file `{new}` has no order among those of `{group}`")

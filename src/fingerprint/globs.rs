@@ -12,10 +12,13 @@ use crate::config::Definition;
 use crate::error::{Error, Result};
 
 /// The keys that hold globs; a *kind* of file is an index into this.
-pub(super) const KEYS: [&str; 3] = ["migrations", "rerun_inputs", "inputs"];
+pub(super) const KEYS: [&str; 4] = ["migrations", "rerun_inputs", "inputs", "companions"];
+
+/// Which of [`KEYS`] choose a file.
+pub(super) type Kinds = [bool; KEYS.len()];
 
 /// The kind of `inputs`.
-const INPUTS: usize = 2;
+pub(super) const INPUTS: usize = 2;
 
 /// All globs of a definition, of all kinds, in the order of the file; and the files that its build command
 /// names.
@@ -33,6 +36,8 @@ pub(super) struct OneGlob {
     /// As written, without the `!`.
     pub(super) pattern: String,
     pub(super) excludes: bool,
+    /// The one path that it matches, if it has no wildcard.
+    plain: Option<RelPath>,
 }
 
 /// The folders that one positive glob reaches.
@@ -54,7 +59,7 @@ struct Step {
 }
 
 impl Globs {
-    /// Compiles the globs of all three keys.
+    /// Compiles the globs of all keys.
     ///
     /// # Errors
     ///
@@ -65,6 +70,7 @@ impl Globs {
             &definition.migrations,
             &definition.rerun_inputs,
             &definition.inputs,
+            &definition.companions,
         ];
         let mut set = GlobSetBuilder::new();
         let mut globs = Vec::new();
@@ -97,6 +103,7 @@ impl Globs {
                     kind,
                     pattern: pattern.to_owned(),
                     excludes,
+                    plain: plain(pattern),
                 });
             }
         }
@@ -136,13 +143,33 @@ impl Globs {
 
     /// Which globs match the file `path`, into `hits`; returns the kinds that count it: those
     /// whose last matching glob does not exclude.
-    pub(super) fn kinds(&self, path: &Path, hits: &mut Vec<usize>) -> [bool; 3] {
+    pub(super) fn kinds(&self, path: &Path, hits: &mut Vec<usize>) -> Kinds {
         self.set.matches_candidate_into(&Candidate::new(path), hits);
         hits.sort_unstable();
-        let mut kinds = [false; 3];
+        let mut kinds = Kinds::default();
         for &hit in hits.iter() {
             let glob = &self.globs[hit];
             kinds[glob.kind] = !glob.excludes;
+        }
+        kinds
+    }
+
+    /// The paths that globs without wildcards name, with the number of the glob.
+    pub(super) fn plain(&self) -> impl Iterator<Item = (usize, &RelPath)> {
+        let positive = self.iter().filter(|(_, glob)| !glob.excludes);
+        positive.filter_map(|(i, glob)| Some((i, glob.plain.as_ref()?)))
+    }
+
+    /// Which kinds count a file that a .gitignore hides: those that name it without wildcards, and exclude it
+    /// by no later glob. `hits`: as [`Globs::kinds`] fills it.
+    pub(super) fn kinds_of_hidden(&self, path: &RelPath, hits: &mut Vec<usize>) -> Kinds {
+        let mut kinds = self.kinds(&path.to_path(), hits);
+        for (kind, chosen) in kinds.iter_mut().enumerate() {
+            let names = |glob: &OneGlob| !glob.excludes && glob.plain.as_ref() == Some(path);
+            *chosen &= self
+                .globs
+                .iter()
+                .any(|glob| glob.kind == kind && names(glob));
         }
         kinds
     }
@@ -275,6 +302,20 @@ pub(super) fn compile(pattern: &str, any_case: bool) -> Result<globset::Glob, gl
         .backslash_escape(true)
         .case_insensitive(any_case)
         .build()
+}
+
+/// The one path that a glob without wildcards matches. A backslash takes the meaning of the next character.
+fn plain(pattern: &str) -> Option<RelPath> {
+    let mut path = String::with_capacity(pattern.len());
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '*' | '?' | '[' | '{' => return None,
+            '\\' => path.push(chars.next()?),
+            c => path.push(c),
+        }
+    }
+    Some(RelPath::new(Path::new(&path)))
 }
 
 /// Says what is wrong with a path or glob that does not stay below the root.

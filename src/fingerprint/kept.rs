@@ -8,6 +8,8 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::config::Order;
+
 use super::recipe::{
     EnvInput, FileInput, LinesInput, Recipe, ServerTraits, empty_database, is_empty_database,
 };
@@ -71,6 +73,7 @@ impl KeptRecipe {
         KeptRecipe(Recipe {
             env: keyed(&recipe.env),
             mapping: keyed(&recipe.mapping),
+            build_env: keyed(&recipe.build_env),
             ..recipe.clone()
         })
     }
@@ -81,6 +84,7 @@ impl KeptRecipe {
         Recipe {
             env: key.recognize(self.0.env, &fresh.env),
             mapping: key.recognize(self.0.mapping, &fresh.mapping),
+            build_env: key.recognize(self.0.build_env, &fresh.build_env),
             ..self.0
         }
     }
@@ -91,7 +95,8 @@ impl KeptRecipe {
     }
 }
 
-/// The fields of [`Recipe`], which cannot be written by itself.
+/// The fields of [`Recipe`], which cannot be written by itself. Those that came after the first release are
+/// left out where they say what was always so before.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Recipe")]
 struct Shape {
@@ -99,12 +104,22 @@ struct Shape {
     migrations: Vec<FileInput>,
     rerun_inputs: Vec<FileInput>,
     inputs: Vec<FileInput>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    companions: Vec<FileInput>,
+    #[serde(default, skip_serializing_if = "is_by_directory")]
+    order: Order,
     lines: Vec<LinesInput>,
     env: Vec<EnvInput>,
     mapping: Vec<EnvInput>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    build_env: Vec<EnvInput>,
     build: String,
     databases: Vec<String>,
     #[serde(default = "empty_database", skip_serializing_if = "is_empty_database")]
     from: String,
     server: ServerTraits,
+}
+
+fn is_by_directory(order: &Order) -> bool {
+    *order == Order::Directory
 }

@@ -1,16 +1,23 @@
-//! `input_lines`: single lines of a file as inputs.
+//! `input_lines`: single lines of a file as inputs, or parts of them.
+//!
+//! An expression is tried on each line. One that spells a line break, as `\n`, is tried on the whole text, where
+//! `^` and `$` stand for the ends of a line: lock files write a package's version below its name. What the first
+//! group matches counts, and where there is none, or it takes no part, all of the lines that the expression
+//! matches in.
 
 use std::io;
 use std::path::Path;
+use std::sync::LazyLock;
 
-use regex::bytes::Regex;
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::globs::not_relative;
 use super::recipe::LinesInput;
 use crate::config::{Definition, InputLines};
 use crate::error::{Error, Result};
+use crate::names;
 
-/// Hashes the lines that count. Line ends `\r\n` and `\n` are the same, and whether the last
+/// Hashes the text that counts. Line ends `\r\n` and `\n` are the same, and whether the last
 /// line has one makes no difference. A .gitignore does not hide a file that is named here.
 pub(super) fn read(
     root: &Path,
@@ -27,7 +34,10 @@ pub(super) fn read(
     if let Some(what) = not_relative(file) {
         return Err(bad(&format!("path `{file}` {what}")).hint("paths are relative to the root"));
     }
-    let regex = Regex::new(matching)
+    let whole = spells_line_break(matching);
+    let regex = RegexBuilder::new(matching)
+        .multi_line(whole)
+        .build()
         .map_err(|e| bad(&format!("`{matching}` is not a regular expression")).caused_by(e))?;
 
     let path = root.join(file);
@@ -51,30 +61,105 @@ pub(super) fn read(
     let content = std::fs::read(&path)
         .map_err(|e| Error::failed(format!("cannot read `{}`", path.display())).caused_by(e))?;
 
+    let content = unix_line_ends(&content);
+    let pieces = match whole {
+        true => in_text(&regex, &content),
+        false => in_lines(&regex, &content),
+    };
     let mut hasher = blake3::Hasher::new();
-    let mut count = 0;
-    for line in content.split(|&b| b == b'\n') {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if regex.is_match(line) {
-            hasher.update(line);
-            hasher.update(b"\n");
-            count += 1;
-        }
+    for piece in &pieces {
+        hasher.update(piece);
+        hasher.update(b"\n");
     }
     // A typo in the expression would lose an input without a word.
-    if count == 0 {
-        return Err(
-            bad(&format!("no line of `{file}` matches `{matching}`")).hint(
+    if pieces.is_empty() {
+        return Err(match whole {
+            true => bad(&format!("nothing in `{file}` matches `{matching}`")).hint(
+                "it is tried on the whole text, with `\\n` as the line end; `(?i)` in front disregards case",
+            ),
+            false => bad(&format!("no line of `{file}` matches `{matching}`")).hint(
                 "it is tried on each line without its line end; `(?i)` in front disregards case",
             ),
-        );
+        });
     }
     Ok(LinesInput {
         file: file.clone(),
         matching: matching.clone(),
         hash: hasher.finalize().to_hex().to_string(),
-        count,
+        count: pieces.len() as u64,
+        text: pieces.into_iter().take(SHOWN).map(shown).collect(),
     })
+}
+
+/// Whether an expression names a line break.
+fn spells_line_break(expression: &str) -> bool {
+    let mut chars = expression.chars();
+    while let Some(c) = chars.next() {
+        if c == '\n' || c == '\\' && matches!(chars.next(), Some('n' | 'r')) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The text with `\n` at the end of each line.
+pub(super) fn unix_line_ends(text: &[u8]) -> Vec<u8> {
+    let at_line_end = |i: usize| matches!(text.get(i + 1), Some(b'\n') | None);
+    let bytes = text.iter().copied().enumerate();
+    bytes
+        .filter(|(i, byte)| *byte != b'\r' || !at_line_end(*i))
+        .map(|(_, byte)| byte)
+        .collect()
+}
+
+/// What counts of each line.
+fn in_lines<'t>(regex: &Regex, text: &'t [u8]) -> Vec<&'t [u8]> {
+    let lines = text.split(|&b| b == b'\n');
+    lines
+        .filter_map(|line| {
+            let found = regex.captures(line)?;
+            Some(found.get(1).map_or(line, |group| group.as_bytes()))
+        })
+        .collect()
+}
+
+/// What counts of each place in the text that the expression matches.
+fn in_text<'t>(regex: &Regex, text: &'t [u8]) -> Vec<&'t [u8]> {
+    let lines = |start: usize, end: usize| {
+        let is_break = |b: &u8| *b == b'\n';
+        let start = text[..start]
+            .iter()
+            .rposition(is_break)
+            .map_or(0, |i| i + 1);
+        let end = text[end..]
+            .iter()
+            .position(is_break)
+            .map_or(text.len(), |i| end + i);
+        text[start..end.max(start)].trim_ascii_end()
+    };
+    regex
+        .captures_iter(text)
+        .filter_map(|found| {
+            let all = found.get(0)?;
+            let group = found.get(1).map(|group| group.as_bytes());
+            Some(group.unwrap_or_else(|| lines(all.start(), all.end())))
+        })
+        .collect()
+}
+
+/// So many pieces are kept for a person.
+const SHOWN: usize = 20;
+
+/// A piece for a person, without the passwords of URLs.
+fn shown(piece: &[u8]) -> String {
+    static CREDENTIALS: LazyLock<Option<regex::Regex>> =
+        LazyLock::new(|| regex::Regex::new(r"://[^/@\s]+@").ok());
+    let text = String::from_utf8_lossy(piece);
+    let text = match &*CREDENTIALS {
+        Some(credentials) => credentials.replace_all(&text, "://***@"),
+        None => return String::new(),
+    };
+    names::cut(&text, 200).to_owned()
 }
 
 /// The name in the folder of `path` that is most like its own.

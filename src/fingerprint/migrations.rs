@@ -2,6 +2,7 @@
 
 use super::order::OrderKey;
 use super::recipe::RelPath;
+use crate::config::Order;
 
 /// The files of one migration, such as `up.sql`, `down.sql` and `metadata.toml` in a folder of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,9 +13,11 @@ pub struct Migration {
 
 /// Puts files together to migrations, in their order. Files without an order (`__init__.py`,
 /// `README.md`) are none where their group has files with one; a tool whose names have no order at all gets
-/// one migration for each file.
+/// one migration for each file. They are put together by folder whatever the definition's `order` says: that
+/// decides what comes first, and not what belongs together.
 pub fn migrations<'a>(files: impl IntoIterator<Item = &'a RelPath>) -> Vec<Migration> {
-    let mut keys: Vec<OrderKey> = files.into_iter().map(OrderKey::new).collect();
+    let key = |path| OrderKey::new(path, Order::Directory);
+    let mut keys: Vec<OrderKey> = files.into_iter().map(key).collect();
     keys.sort();
     let mut found: Vec<Migration> = Vec::new();
     for group in keys.chunk_by(|a, b| a.group() == b.group()) {

@@ -5,7 +5,7 @@
 //! whether one only appends to the other; the order of migrations is in `order.rs`. The rules of
 //! the walk are in `walk.rs`: which ignore files count, what happens to links, and what is an error.
 //!
-//! How globs choose, for each of `migrations`, `rerun_inputs` and `inputs` on its own:
+//! How globs choose, for each of `migrations`, `rerun_inputs`, `inputs` and `companions` on its own:
 //!
 //! - In the order given, the last glob that matches a file decides; `!` in front excludes, and
 //!   `\!` stands for a file name that starts so.
@@ -33,6 +33,7 @@ mod tests;
 mod walk;
 mod words;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -42,18 +43,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-pub use self::difference::{Difference, FileChanges};
+pub use self::difference::{Difference, FileChanges, Texts};
 pub use self::extension::{Append, Obstacle, extension};
 pub use self::hidden::ignored;
 pub use self::kept::{KeptRecipe, RecipeKey};
 pub use self::migrations::{Migration, migrations};
-pub use self::order::{OrderKey, new_migrations};
+pub use self::order::{Group, OrderKey, groups, new_migrations};
 pub use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
 pub use self::snapshot::{Change, Snapshot};
 
 use self::globs::{Globs, KEYS};
 use self::walk::{Found, Gitignore, Walked, walk};
-use crate::config::Definition;
+use crate::config::{Definition, Order};
 use crate::error::{Error, Result};
 
 /// The part of a [`Recipe`] that does not depend on a server. Its fields are those of the recipe, but for
@@ -66,6 +67,10 @@ pub struct Inputs {
     pub rerun_inputs: Vec<FileInput>,
     /// Files of `inputs`, and those that the build command names.
     pub inputs: Vec<FileInput>,
+    /// Files of `companions`.
+    pub companions: Vec<FileInput>,
+    /// `order`
+    pub order: Order,
     /// Of `inputs`, the files that count only because the build command names them.
     pub named: Vec<RelPath>,
     /// `input_lines`
@@ -74,6 +79,8 @@ pub struct Inputs {
     pub env: Vec<EnvInput>,
     /// `[template.X.env]`
     pub mapping: Vec<EnvInput>,
+    /// `[template.X.build_env]`
+    pub build_env: Vec<EnvInput>,
     /// The build command.
     pub build: String,
     /// Roles.
@@ -104,7 +111,7 @@ impl Inputs {
         let (walked, hashes) = walk_and_hash(root, walk)?;
         check_matches(root, definition, &globs, &walked)?;
 
-        let mut lists: [Vec<FileInput>; 3] = Default::default();
+        let mut lists: [Vec<FileInput>; KEYS.len()] = Default::default();
         for (found, (hash, bytes)) in walked.files.iter().zip(hashes) {
             for (list, _) in lists
                 .iter_mut()
@@ -118,7 +125,7 @@ impl Inputs {
                 });
             }
         }
-        let [migrations, rerun_inputs, inputs] = lists;
+        let [migrations, rerun_inputs, inputs, companions] = lists;
         let named = walked.files.iter().filter(|found| found.named);
         let named = named.map(|found| found.path.clone()).collect();
 
@@ -142,15 +149,15 @@ impl Inputs {
         env.sort_by(|a, b| a.name.cmp(&b.name));
         env.dedup();
 
-        // Sorted already. Hashed, since a literal may be a password.
-        let mapping = definition
-            .env
-            .iter()
-            .map(|(name, text)| EnvInput {
+        // Sorted already. Hashed, since a literal may be a password. Placeholders count as they are written:
+        // what they stand for differs from clone to clone, and `{root}` from machine to machine.
+        let hashed = |mapping: &BTreeMap<String, String>| {
+            let entry = |(name, text): (&String, &String)| EnvInput {
                 name: name.clone(),
                 hash: Some(blake3::hash(text.as_bytes()).to_hex().to_string()),
-            })
-            .collect();
+            };
+            mapping.iter().map(entry).collect()
+        };
 
         if globs.iter().next().is_none() && lines.is_empty() && env.is_empty() {
             return Err(Error::config(format!("template `{}` has no inputs", definition.name))
@@ -160,10 +167,13 @@ impl Inputs {
             migrations,
             rerun_inputs,
             inputs,
+            companions,
+            order: definition.order,
             named,
             lines,
             env,
-            mapping,
+            mapping: hashed(&definition.env),
+            build_env: hashed(&definition.build_env),
             build: definition.build.clone(),
             databases: definition.databases.clone(),
             from: definition.from.clone(),
@@ -176,10 +186,13 @@ impl Inputs {
             migrations,
             rerun_inputs,
             inputs,
+            companions,
+            order,
             named: _,
             lines,
             env,
             mapping,
+            build_env,
             build,
             databases,
             from,
@@ -190,9 +203,12 @@ impl Inputs {
             migrations,
             rerun_inputs,
             inputs,
+            companions,
+            order,
             lines,
             env,
             mapping,
+            build_env,
             build,
             databases,
             from,

@@ -14,6 +14,10 @@
 //! and one in a new folder is only here asked to sort after something. Folders are not compared in
 //! any other way: with `v1/002.sql` added beside `v2/001.sql` each folder counts on its own.
 //!
+//! Tools that run the files of several folders in one order (Flyway with several locations, TypeORM, plug-ins
+//! that bring migrations) want `order = "name"`: then all files are one group, and the names are compared that
+//! would be compared within a folder.
+//!
 //! **Order.** Names compare byte by byte, but a run of ASCII digits compares as one number of any
 //! length: `008_x` is before `0011_x`. The first number of a name is its version, and dotted numbers
 //! are a list: `1.2_x`, `1.2.1_x`, `1.10_x`; zeros at the end of the list count for nothing. A name
@@ -40,7 +44,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::recipe::RelPath;
+use serde::Serialize;
+
+use super::recipe::{FileInput, RelPath};
+use crate::config::Order;
 
 #[cfg(test)]
 mod tests;
@@ -66,8 +73,8 @@ struct Place {
 
 impl OrderKey {
     /// Reads the place of a file off its path.
-    pub fn new(path: &RelPath) -> Self {
-        let (group, name) = split(path.as_bytes());
+    pub fn new(path: &RelPath, order: Order) -> Self {
+        let (group, name) = split(path.as_bytes(), order);
         OrderKey {
             group: RelPath::new(Path::new(OsStr::from_bytes(group))),
             place: place(name),
@@ -75,7 +82,8 @@ impl OrderKey {
         }
     }
 
-    /// The folder whose files this one is compared with; empty for the root.
+    /// The folder whose files this one is compared with; empty for the root, and for all files by
+    /// [`Order::Name`].
     pub fn group(&self) -> &RelPath {
         &self.group
     }
@@ -104,34 +112,75 @@ impl OrderKey {
 /// Those of `files` that begin a migration which `old` has no file of, in their order. Files that have no order,
 /// such as `__init__.py`, are no migrations, and neither is a further file of one that is there, such as
 /// `x.down.sql`.
-pub fn new_migrations(old: &[RelPath], files: &[RelPath]) -> Vec<RelPath> {
+pub fn new_migrations(old: &[RelPath], files: &[RelPath], order: Order) -> Vec<RelPath> {
     let of = |path: &RelPath| {
-        let OrderKey { group, place, .. } = OrderKey::new(path);
+        let OrderKey { group, place, .. } = OrderKey::new(path, order);
         place.map(|place| (group, place.name))
     };
     let old: HashSet<_> = old.iter().filter_map(of).collect();
     let mut new: Vec<OrderKey> = files
         .iter()
         .filter(|path| of(path).is_some_and(|migration| !old.contains(&migration)))
-        .map(OrderKey::new)
+        .map(|path| OrderKey::new(path, order))
         .collect();
     new.sort();
     new.into_iter().map(|key| key.path).collect()
 }
 
 /// The group that [`OrderKey::new`] gives to a path, at less cost.
-pub(super) fn group(path: &RelPath) -> &[u8] {
-    split(path.as_bytes()).0
+pub(super) fn group(path: &RelPath, order: Order) -> &[u8] {
+    split(path.as_bytes(), order).0
+}
+
+/// Migrations that are compared with each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// The folder; empty for the root, and for all files by [`Order::Name`].
+    pub folder: RelPath,
+    /// The files that have an order, in that order.
+    pub ordered: Vec<RelPath>,
+    /// The others, sorted by path.
+    pub unordered: Vec<RelPath>,
+}
+
+/// The groups of some migrations, sorted by folder.
+pub fn groups(files: &[FileInput], order: Order) -> Vec<Group> {
+    let mut keys: Vec<OrderKey> = files
+        .iter()
+        .map(|file| OrderKey::new(&file.path, order))
+        .collect();
+    keys.sort();
+    let mut groups: Vec<Group> = Vec::new();
+    for key in keys {
+        if groups.last().is_none_or(|last| last.folder != key.group) {
+            groups.push(Group {
+                folder: key.group.clone(),
+                ordered: Vec::new(),
+                unordered: Vec::new(),
+            });
+        }
+        if let Some(last) = groups.last_mut() {
+            match key.is_ordered() {
+                true => last.ordered.push(key.path),
+                false => last.unordered.push(key.path),
+            }
+        }
+    }
+    groups
 }
 
 /// The group of a path, and the name below it that is compared.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+fn split(path: &[u8], order: Order) -> (&[u8], &[u8]) {
     let (folder, name) = parent(path);
     let (above, folder_name) = parent(folder);
-    if Version::find(name).is_none() && is_migration(folder_name) {
+    let (group, name) = if Version::find(name).is_none() && is_migration(folder_name) {
         (above, folder_name)
     } else {
         (folder, name)
+    };
+    match order {
+        Order::Directory => (group, name),
+        Order::Name => (&[], name),
     }
 }
 

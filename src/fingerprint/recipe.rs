@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::config::Order;
 use crate::names::{EMPTY_DATABASE, Fingerprint};
 
 /// Everything that decides what a build yields.
@@ -28,6 +29,10 @@ pub struct Recipe {
     pub rerun_inputs: Vec<FileInput>,
     /// Files of `inputs`, sorted likewise.
     pub inputs: Vec<FileInput>,
+    /// Files of `companions`, sorted likewise.
+    pub companions: Vec<FileInput>,
+    /// `order`: it decides which templates this one could have been extended from.
+    pub order: Order,
     /// `input_lines`, sorted by file and regex.
     pub lines: Vec<LinesInput>,
     /// `env_inputs`, sorted by name.
@@ -35,12 +40,13 @@ pub struct Recipe {
     /// `[template.X.env]`, sorted by name: what the build command sees beside the standard
     /// variables, with the placeholders as they are written.
     pub mapping: Vec<EnvInput>,
+    /// `[template.X.build_env]`, likewise.
+    pub build_env: Vec<EnvInput>,
     /// The build command.
     pub build: String,
     /// Roles, in the order of the file: the first one is what `DATABASE_URL` means.
     pub databases: Vec<String>,
-    /// The database that a build starts from, by its name: what it holds is for the server to say. Left out
-    /// where it is the empty one, as it always was before there was a choice.
+    /// The database that a build starts from, by its name: what it holds is for the server to say.
     pub from: String,
     /// What the server adds.
     pub server: ServerTraits,
@@ -65,18 +71,32 @@ pub struct FileInput {
     pub bytes: u64,
 }
 
-/// The lines of one file that count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The text of one file that counts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LinesInput {
     /// Relative to the root, as in the config.
     pub file: String,
-    /// The regex that chose them.
+    /// The regex that chose it.
     pub matching: String,
-    /// blake3 of those lines in their order, each ended by `\n`; hex.
+    /// blake3 of the pieces of text in their order, each ended by `\n`; hex.
     pub hash: String,
-    /// How many they are.
+    /// How many pieces there are.
     pub count: u64,
+    /// The pieces, for a person: the first ones, cut where they are long, without passwords of URLs. Empty in
+    /// a recipe that was kept before there was this field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<String>,
 }
+
+impl PartialEq for LinesInput {
+    /// The hash stands for the text.
+    fn eq(&self, other: &Self) -> bool {
+        let key = |l: &Self| (l.file.clone(), l.matching.clone(), l.hash.clone(), l.count);
+        key(self) == key(other)
+    }
+}
+
+impl Eq for LinesInput {}
 
 /// A variable, without its value: that may be a password. `Debug` hides the hash, too, from which a short value
 /// could be found.
@@ -123,10 +143,12 @@ impl Recipe {
     /// fingerprint and is built once more, which is slow but right.
     pub const FORMAT: u32 = 1;
 
-    /// Hash of all that a base and its extension have in common: all but `migrations` and `rerun_inputs`.
+    /// Hash of all that a base and its extension have in common: all but `migrations`, `companions` and
+    /// `rerun_inputs`.
     pub fn core(&self) -> String {
         let core = Recipe {
             migrations: Vec::new(),
+            companions: Vec::new(),
             rerun_inputs: Vec::new(),
             ..self.clone()
         };
@@ -137,7 +159,8 @@ impl Recipe {
     ///
     /// The encoding cannot be read in two ways: each string has its length in front, each list its
     /// count, each section its name, an absent value differs from an empty one, and the format
-    /// version comes first.
+    /// version comes first. Sections that came after the first release are left out where they say what was
+    /// always so before, so that the templates of that time keep their names.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut to = Encoder(blake3::Hasher::new());
         to.text("pgstencil recipe");
@@ -147,12 +170,7 @@ impl Recipe {
             ("rerun_inputs", &self.rerun_inputs),
             ("inputs", &self.inputs),
         ] {
-            to.section(section, files.len());
-            for file in files {
-                to.bytes(file.path.as_bytes());
-                to.text(&file.hash);
-                to.number(file.bytes);
-            }
+            to.files(section, files);
         }
         to.section("lines", self.lines.len());
         for lines in &self.lines {
@@ -161,16 +179,8 @@ impl Recipe {
             to.text(&lines.hash);
             to.number(lines.count);
         }
-        to.section("env", self.env.len());
-        for variable in &self.env {
-            to.text(&variable.name);
-            to.option(variable.hash.as_deref());
-        }
-        to.section("mapping", self.mapping.len());
-        for variable in &self.mapping {
-            to.text(&variable.name);
-            to.option(variable.hash.as_deref());
-        }
+        to.variables("env", &self.env);
+        to.variables("mapping", &self.mapping);
         to.section("build", 1);
         to.text(&self.build);
         to.section("databases", self.databases.len());
@@ -195,6 +205,16 @@ impl Recipe {
             to.section("from", 1);
             to.text(&self.from);
         }
+        if !self.companions.is_empty() {
+            to.files("companions", &self.companions);
+        }
+        if self.order != Order::Directory {
+            to.section("order", 1);
+            to.text(self.order.as_str());
+        }
+        if !self.build_env.is_empty() {
+            to.variables("build_env", &self.build_env);
+        }
         Fingerprint::from_bytes(*to.0.finalize().as_bytes())
     }
 }
@@ -218,6 +238,23 @@ impl Encoder {
     fn section(&mut self, name: &str, count: usize) {
         self.text(name);
         self.number(count as u64);
+    }
+
+    fn files(&mut self, section: &str, files: &[FileInput]) {
+        self.section(section, files.len());
+        for file in files {
+            self.bytes(file.path.as_bytes());
+            self.text(&file.hash);
+            self.number(file.bytes);
+        }
+    }
+
+    fn variables(&mut self, section: &str, variables: &[EnvInput]) {
+        self.section(section, variables.len());
+        for variable in variables {
+            self.text(&variable.name);
+            self.option(variable.hash.as_deref());
+        }
     }
 
     fn option(&mut self, text: Option<&str>) {

@@ -64,6 +64,8 @@ fn definition() -> Definition {
     Definition {
         name: "app".into(),
         migrations: vec![],
+        order: Order::Directory,
+        companions: vec![],
         rerun_inputs: vec![],
         inputs: vec![],
         input_lines: vec![],
@@ -83,6 +85,8 @@ fn definition() -> Definition {
         allow_unchanged: false,
         build_inputs: true,
         env: Default::default(),
+        build_env: Default::default(),
+        run_env: Default::default(),
     }
 }
 
@@ -163,7 +167,11 @@ fn sample() -> Recipe {
             matching: "^django".into(),
             hash: hash.clone(),
             count: 1,
+            text: vec!["django==5.2".into()],
         }],
+        companions: vec![],
+        order: Order::Directory,
+        build_env: vec![],
         env: vec![
             EnvInput {
                 name: "A".into(),
@@ -231,6 +239,11 @@ fn every_field_counts() {
         |r| r.databases.swap(0, 1),
         |r| r.databases.truncate(1),
         |r| r.from = "template1".into(),
+        |r| r.companions = r.inputs.clone(),
+        |r| std::mem::swap(&mut r.companions, &mut r.inputs),
+        |r| r.order = Order::Name,
+        |r| r.build_env = r.mapping.clone(),
+        |r| std::mem::swap(&mut r.build_env, &mut r.mapping),
         |r| r.server.major += 1,
         |r| r.server.encoding = "LATIN1".into(),
         |r| r.server.provider = "icu".into(),
@@ -294,8 +307,13 @@ fn json_and_back() {
 #[test]
 fn what_is_kept_or_shown_of_a_variable_has_no_hash_that_values_could_be_tried_against() {
     let mut recipe = sample();
+    recipe.build_env = vec![EnvInput {
+        name: "SETTINGS".into(),
+        hash: None,
+    }];
     let mut plain = Vec::new();
-    for variable in recipe.env.iter_mut().chain(&mut recipe.mapping) {
+    let variables = recipe.env.iter_mut().chain(&mut recipe.mapping);
+    for variable in variables.chain(&mut recipe.build_env) {
         let hash = blake3::hash(variable.name.as_bytes()).to_hex().to_string();
         plain.push(hash.clone());
         variable.hash = Some(hash);
@@ -322,6 +340,46 @@ fn what_is_kept_or_shown_of_a_variable_has_no_hash_that_values_could_be_tried_ag
     let difference = Difference::between(&old, &recipe);
     assert_eq!(difference.env, [recipe.env[0].name.clone()]);
     assert!(difference.mapping.is_empty());
+}
+
+/// A recipe of the first release, which had fewer fields.
+#[test]
+fn recipes_that_are_kept_can_still_be_read() {
+    let key = RecipeKey::new(vec![7; 32]);
+    let mut recipe = sample();
+    recipe.lines[0].text.clear();
+    let json = serde_json::to_value(KeptRecipe::new(&recipe, &key)).unwrap();
+    let fields: Vec<&String> = json.as_object().unwrap().keys().collect();
+    let released = [
+        "build",
+        "databases",
+        "env",
+        "format",
+        "inputs",
+        "lines",
+        "mapping",
+        "migrations",
+        "rerun_inputs",
+        "server",
+    ];
+    assert_eq!(fields, released);
+    let line: Vec<&String> = json["lines"][0].as_object().unwrap().keys().collect();
+    assert_eq!(line, ["count", "file", "hash", "matching"]);
+    let kept: KeptRecipe = serde_json::from_value(json).unwrap();
+    let back = kept.to_compare_with(&sample(), &key);
+    assert!(Difference::between(&back, &sample()).is_empty());
+    assert_eq!(back.fingerprint(), sample().fingerprint());
+
+    let mut new = sample();
+    new.companions = new.inputs.clone();
+    new.order = Order::Name;
+    new.build_env = vec![EnvInput {
+        name: "SETTINGS".into(),
+        hash: Some("ab".repeat(32)),
+    }];
+    let json = serde_json::to_string(&KeptRecipe::new(&new, &key)).unwrap();
+    let kept: KeptRecipe = serde_json::from_str(&json).unwrap();
+    assert_eq!(kept.to_compare_with(&new, &key), new);
 }
 
 /// As the registry's schema computes it.
@@ -528,6 +586,61 @@ fn gitignore_counts_with_and_without_git() {
     assert_eq!(
         ignored(tree.root(), &migrations(&["**/*.py", "!build/**"])).unwrap(),
         ["m/2.py", "sub/4.pyc.py"]
+    );
+}
+
+#[test]
+fn a_path_without_wildcards_counts_although_a_gitignore_hides_it() {
+    let tree = Tree::new(&[
+        (".gitignore", "local.py\n/build/\n"),
+        ("local.py", "one"),
+        ("build/made.py", "two"),
+        ("build/[x].py", "three"),
+        ("build/more.py", "four"),
+        ("m/1.sql", ""),
+        (".git/config", ""),
+    ]);
+    let of = |inputs: &[&str]| Definition {
+        inputs: inputs.iter().map(|&glob| glob.to_owned()).collect(),
+        ..migrations(&["m/*.sql"])
+    };
+    let paths = |definition: &Definition| {
+        let files = tree.read(definition).inputs;
+        let paths = files.iter().map(|f| f.path.to_string());
+        paths.collect::<Vec<_>>().join(" ")
+    };
+    let named = of(&["local.py", "build/made.py", "build/\\[x].py"]);
+    assert_eq!(paths(&named), "build/[x].py build/made.py local.py");
+    let before = print(tree.read(&named));
+    tree.write("local.py", "two");
+    assert_ne!(print(tree.read(&named)), before);
+    assert_eq!(ignored(tree.root(), &named).unwrap(), [""; 0]);
+    // It counts for the key that names it, and as long as no later glob excludes it.
+    let both = Definition {
+        rerun_inputs: vec!["local.py".into()],
+        ..of(&["**/*.py", "build/made.py", "build/more.py", "!build/more.*"])
+    };
+    assert_eq!(paths(&both), "build/made.py");
+    assert_eq!(tree.read(&both).rerun_inputs.len(), 1);
+    // A wildcard is not a name, and nothing below `.git` is an input.
+    for glob in ["local.p?", "build/*.py", ".git/config", "absent.py"] {
+        says(
+            &tree.error(&of(&[glob])),
+            Kind::Config,
+            &["matches no file"],
+        );
+    }
+    fs::remove_file(tree.at("local.py")).unwrap();
+    says(
+        &tree.error(&named),
+        Kind::Config,
+        &["glob `local.py` matches no file"],
+    );
+    tree.link("nowhere", "local.py");
+    says(
+        &tree.error(&named),
+        Kind::Failed,
+        &["`local.py` is chosen by `inputs`"],
     );
 }
 
@@ -831,6 +944,100 @@ fn only_matching_lines_count() {
     // Named by hand: no .gitignore hides it.
     tree.write(".gitignore", "lock");
     assert_eq!(tree.read(&definition).lines[0].count, 1);
+}
+
+#[test]
+fn of_a_line_the_first_group_counts() {
+    let tree = Tree::new(&[("lock", "django==5.1.3 --hash=a\nfoo==1\n")]);
+    let minor = lines("lock", r"(?i)^(django==\d+\.\d+)");
+    let before = tree.read(&minor);
+    assert_eq!(before.lines[0].text, ["django==5.1"]);
+    tree.write("lock", "foo==2\ndjango==5.1.4 --hash=b\n");
+    assert_eq!(tree.read(&minor), before);
+    tree.write("lock", "django==5.2 --hash=c\n");
+    assert_ne!(print(tree.read(&minor)), print(before));
+    // Where the group takes no part, and where there is none, the line counts.
+    tree.write("lock", "django==5.1\nfoo==1 x\n");
+    let maybe = tree.read(&lines("lock", r"^(django==\d+)|^foo"));
+    assert_eq!(maybe.lines[0].text, ["django==5", "foo==1 x"]);
+    let whole = tree.read(&lines("lock", "^(?:django|foo)=="));
+    assert_eq!(whole.lines[0].text, ["django==5.1", "foo==1 x"]);
+}
+
+/// The expressions of the README.
+#[test]
+fn lock_files_of_several_tools() {
+    let uv = "[[package]]\nname = \"django\"\nversion = \"5.2.1\"\nsource = { registry = \"x\" }\n\n\
+              [[package]]\nname = \"django-environ\"\nversion = \"0.12\"\n";
+    let poetry = "[[package]]\nname = \"django\"\nversion = \"5.2.1\"\ndescription = \"x\"\n";
+    let npm = "{\n  \"packages\": {\n    \"node_modules/knex\": {\n      \"version\": \"3.1.0\",\n    },\n    \
+               \"node_modules/x/node_modules/knex\": {\n      \"version\": \"1.0.0\",\n    }\n  }\n}\n";
+    let python = r#"^name = "django"\nversion = "(\d+\.\d+)"#;
+    let node = r#""node_modules/knex": \{\n +"version": "(\d+\.\d+)"#;
+    for (text, matching, version, next) in [
+        (uv, python, "5.2", ("5.2.1", "5.2.2", "5.3.0")),
+        (poetry, python, "5.2", ("5.2.1", "5.2.2", "5.3.0")),
+        (npm, node, "3.1", ("3.1.0", "3.1.1", "3.2.0")),
+    ] {
+        let tree = Tree::new(&[("lock", text)]);
+        let definition = lines("lock", matching);
+        let read = || tree.read(&definition);
+        let before = read();
+        assert_eq!(before.lines[0].text, [version]);
+        let (now, patch, minor) = next;
+        tree.write("lock", &text.replace(now, patch).replace('\n', "\r\n"));
+        assert_eq!(read(), before);
+        tree.write("lock", &text.replace(now, minor));
+        assert_ne!(read(), before);
+    }
+    // Without a group: the lines.
+    let tree = Tree::new(&[("lock", poetry)]);
+    let both = tree.read(&lines("lock", r#""django"\nversion"#));
+    assert_eq!(
+        both.lines[0].text,
+        ["name = \"django\"\nversion = \"5.2.1\""]
+    );
+    says(
+        &tree.error(&lines("lock", r"absent\n")),
+        Kind::Config,
+        &["nothing in `lock` matches `absent\\n`"],
+    );
+}
+
+#[test]
+fn text_that_is_kept_is_short_and_without_passwords() {
+    let long = format!("django @ https://me:s3cret@host/{}\n", "x".repeat(1000));
+    let tree = Tree::new(&[("lock", long.repeat(50).as_str())]);
+    let read = tree.read(&lines("lock", "django"));
+    assert_eq!(read.lines[0].count, 50);
+    assert_eq!(read.lines[0].text.len(), 20);
+    assert!(read.lines[0].text[0].starts_with("django @ https://***@host/xxx"));
+    assert!(read.lines[0].text.iter().all(|t| t.len() <= 200));
+}
+
+#[test]
+fn what_only_the_tests_see_is_no_input_and_the_root_counts_as_the_word() {
+    let with = |table: fn(&mut Definition) -> &mut BTreeMap<String, String>, value: &str| {
+        // Each tree is another root.
+        let tree = Tree::new(&[("m/1.sql", "")]);
+        let mut definition = migrations(&["m/*.sql"]);
+        table(&mut definition).insert("DATA".into(), value.into());
+        print(tree.read(&definition))
+    };
+    let plain = print(Tree::new(&[("m/1.sql", "")]).read(&migrations(&["m/*.sql"])));
+    assert_eq!(with(|d| &mut d.run_env, "{root}/a"), plain);
+    for table in [
+        (|d: &mut Definition| &mut d.env) as fn(&mut Definition) -> &mut BTreeMap<String, String>,
+        |d| &mut d.build_env,
+    ] {
+        assert_ne!(with(table, "{root}/a"), plain);
+        assert_eq!(with(table, "{root}/a"), with(table, "{root}/a"));
+        assert_ne!(with(table, "{root}/a"), with(table, "{root}/b"));
+    }
+    assert_ne!(
+        with(|d| &mut d.env, "{root}/a"),
+        with(|d| &mut d.build_env, "{root}/a")
+    );
 }
 
 #[test]

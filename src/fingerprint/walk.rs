@@ -11,12 +11,17 @@
 //!   the neighbours of the root), or to a folder that the walk is just in (a loop).
 //! - A link that leads nowhere is an error if its own path is chosen by a glob, else nothing.
 //!
+//! # What .gitignore files hide
+//!
+//! A path that stands in a key without wildcards counts all the same: somebody who names a local
+//! settings file means it. `.git` stays closed to it, too.
+//!
 //! # What is not a file
 //!
 //! A FIFO, socket or device that a glob chooses is an error; it is never opened, since that can
 //! block for ever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -25,7 +30,7 @@ use std::sync::{Arc, mpsc};
 
 use ignore::{DirEntry, WalkBuilder, WalkState};
 
-use super::globs::{Globs, KEYS};
+use super::globs::{Globs, INPUTS, KEYS, Kinds};
 use super::hidden::hidden_by;
 use super::recipe::RelPath;
 use super::snapshot::Folder;
@@ -36,7 +41,7 @@ use crate::error::{Error, Result};
 pub(super) struct Found {
     pub(super) path: RelPath,
     /// Which of the keys choose it.
-    pub(super) kinds: [bool; 3],
+    pub(super) kinds: Kinds,
     /// Whether it counts only because the build command names it.
     pub(super) named: bool,
 }
@@ -149,6 +154,19 @@ pub(super) fn walk(
             WalkState::Continue
         })
     });
+    if gitignore == Gitignore::Honour {
+        let unseen = globs
+            .plain()
+            .filter(|(i, _)| !seen[*i].load(Ordering::Relaxed));
+        let unseen: BTreeSet<&RelPath> = unseen.map(|(_, path)| path).collect();
+        for found in unseen
+            .into_iter()
+            .filter_map(|path| hidden(root, globs, path, &seen))
+        {
+            // The receiver outlives this function.
+            let _ = send.send(found);
+        }
+    }
     drop(send);
 
     let mut files = Vec::new();
@@ -170,6 +188,49 @@ pub(super) fn walk(
         files,
         seen: seen.into_iter().map(AtomicBool::into_inner).collect(),
         folders,
+    })
+}
+
+/// A file that a .gitignore hides, if it is there and counts since a key names it without wildcards.
+fn hidden(
+    root: &Path,
+    globs: &Globs,
+    path: &RelPath,
+    seen: &[AtomicBool],
+) -> Option<Result<Sight, Failure>> {
+    let relative = path.to_path();
+    if relative.components().any(|c| c.as_os_str() == ".git") {
+        return None;
+    }
+    let full = root.join(&relative);
+    full.symlink_metadata().ok()?;
+    hidden_by(root, &relative, false)?;
+    let mut hits = Vec::new();
+    let kinds = globs.kinds_of_hidden(path, &mut hits);
+    for hit in hits {
+        seen[hit].store(true, Ordering::Relaxed);
+    }
+    if !kinds.contains(&true) {
+        return None;
+    }
+    let fault = match full.metadata() {
+        Ok(found) if found.is_file() => None,
+        Ok(_) => Some("is not a file"),
+        Err(_) => Some("cannot be opened"),
+    };
+    Some(match fault {
+        None => Ok(Sight::File(Found {
+            path: path.clone(),
+            kinds,
+            named: false,
+        })),
+        Some(fault) => {
+            let error = Error::failed(format!(
+                "`{path}` is chosen by `{}` but {fault}",
+                key(kinds)
+            ));
+            Err((full, error.hint(exclude(&relative))))
+        }
     })
 }
 
@@ -253,7 +314,7 @@ impl Visitor<'_> {
     }
 
     /// The keys that choose a file, if any does; notes which globs match it.
-    fn chosen(&mut self, relative: &Path) -> Option<[bool; 3]> {
+    fn chosen(&mut self, relative: &Path) -> Option<Kinds> {
         let kinds = self.globs.kinds(relative, &mut self.hits);
         for &hit in &self.hits {
             self.seen[hit].store(true, Ordering::Relaxed);
@@ -312,7 +373,7 @@ impl Found {
     fn named(relative: &Path) -> Self {
         Found {
             path: RelPath::new(relative),
-            kinds: [false, false, true],
+            kinds: std::array::from_fn(|kind| kind == INPUTS),
             named: true,
         }
     }
@@ -335,7 +396,7 @@ fn unreadable(path: &Path, cause: String) -> Error {
     .detail(cause)
 }
 
-fn key(kinds: [bool; 3]) -> &'static str {
+fn key(kinds: Kinds) -> &'static str {
     kinds.iter().position(|&k| k).map_or("", |kind| KEYS[kind])
 }
 

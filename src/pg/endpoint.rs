@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::door::{self, Door};
+use crate::config::ClientFor;
 use crate::error::{Error, Result};
 use crate::server::{APPLICATION, BACKGROUND};
 use crate::url::ServerUrl;
@@ -53,6 +54,7 @@ pub struct Endpoint {
     maintenance: Vec<String>,
     client_host: Option<String>,
     client_port: Option<u16>,
+    client_for: ClientFor,
     socket: Option<PathBuf>,
     application: &'static str,
     /// It is the managed server.
@@ -145,6 +147,7 @@ impl Endpoint {
             maintenance,
             client_host: None,
             client_port: None,
+            client_for: ClientFor::Run,
             socket: None,
             application: APPLICATION,
             managed: false,
@@ -221,10 +224,31 @@ impl Endpoint {
     /// Gives commands and printed URLs another host or port, for clients that reach the server by
     /// another name than we do.
     #[must_use]
-    pub fn with_client(mut self, host: Option<String>, port: Option<u16>) -> Self {
+    pub fn with_client(
+        mut self,
+        host: Option<String>,
+        port: Option<u16>,
+        client_for: ClientFor,
+    ) -> Self {
         self.client_host = host;
         self.client_port = port;
+        self.client_for = client_for;
         self
+    }
+
+    /// What a build command gets: it runs beside us, so it reaches the server as we do, unless the config
+    /// says otherwise.
+    #[must_use]
+    pub fn for_builds(&self) -> Self {
+        match self.client_for {
+            ClientFor::All => self.clone(),
+            ClientFor::Run => self.clone().with_client(None, None, ClientFor::Run),
+        }
+    }
+
+    /// The settings of sessions that the URL asks for, `?options=-c …`, as PGOPTIONS has them.
+    pub fn session_options(&self) -> Option<String> {
+        self.url.parameter("options")
     }
 
     /// The URL that a client of `database` gets, complete with user and password.
@@ -358,10 +382,18 @@ mod tests {
 
     #[test]
     fn clients_may_reach_the_server_by_another_name() {
-        let e = endpoint("postgres://me@127.0.0.1:5432/d", &Defaults::default())
-            .with_client(Some("db".into()), Some(15432));
+        let e = endpoint("postgres://me@127.0.0.1:5432/d", &Defaults::default()).with_client(
+            Some("db".into()),
+            Some(15432),
+            ClientFor::Run,
+        );
+        let own = "postgres://me@127.0.0.1:5432/";
         assert_eq!(e.client_url("x").reveal(), "postgres://me@db:15432/x");
-        assert_eq!(e.server_url().reveal(), "postgres://me@127.0.0.1:5432/d");
+        assert_eq!(e.server_url().reveal(), format!("{own}d"));
+        assert_eq!(e.for_builds().client_url("x").reveal(), format!("{own}x"));
+        let all = e.with_client(Some("db".into()), None, ClientFor::All);
+        let for_builds = all.for_builds().client_url("x").reveal();
+        assert_eq!(for_builds, "postgres://me@db:5432/x");
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl Stencil {
             .into_iter()
             .filter(|(row, _)| row.fingerprint != own)
             .collect();
-        let nearest = match against {
+        let mut nearest = match against {
             Some(prefix) => Some(by_prefix(&others, &recipe, prefix)?),
             None if hit.is_some() => None,
             None => others
@@ -219,6 +219,9 @@ impl Stencil {
                 .map(|(row, old)| (row, Difference::between(old, &recipe)))
                 .min_by_key(|(row, d)| (d.distance(), std::cmp::Reverse(row.last_used_at.clone()))),
         };
+        if let Some((row, difference)) = &mut nearest {
+            self.find_line_ends(&others, row, difference).await?;
+        }
         let now = match hit {
             Some(hit) => hit,
             None => {
@@ -232,7 +235,11 @@ impl Stencil {
             _ => None,
         };
         let nearest = match base {
-            Some(base) => Some(by_prefix(&others, &recipe, &base)?),
+            Some(base) => {
+                let (row, mut difference) = by_prefix(&others, &recipe, &base)?;
+                self.find_line_ends(&others, row, &mut difference).await?;
+                Some((row, difference))
+            }
             None => nearest,
         };
         Ok(OnServer {
@@ -249,6 +256,28 @@ impl Stencil {
             },
             recipe,
         })
+    }
+
+    /// Says of the files that differ from a template whether only their line ends do.
+    async fn find_line_ends(
+        &self,
+        others: &[(TemplateRow, Recipe)],
+        row: &TemplateRow,
+        difference: &mut Difference,
+    ) -> Result<()> {
+        let Some((_, old)) = others.iter().find(|(other, _)| other.id == row.id) else {
+            return Ok(());
+        };
+        let (old, root) = (old.clone(), self.config.root.clone());
+        let mut found = std::mem::take(difference);
+        let looking = tokio::task::spawn_blocking(move || {
+            found.find_line_ends(&old, &root);
+            found
+        });
+        *difference = looking
+            .await
+            .map_err(|e| Error::internal("reading the inputs panicked").caused_by(e))?;
+        Ok(())
     }
 
     /// What a command would do if there is no ready template, as [`template::ensure()`] does it.
@@ -297,7 +326,20 @@ impl Stencil {
         let why = match close {
             None => NOTHING_YET.to_owned(),
             Some(base) => match template::added_to(base, recipe, definition) {
-                Err(why) => format!("{}: {why}", &base.0.fingerprint[..12]),
+                Err(why) => {
+                    let mut text = format!("{}: {why}", &base.0.fingerprint[..12]);
+                    let changed = match &why {
+                        NoBase::Differs(obstacle) => obstacle.changed(),
+                        _ => None,
+                    };
+                    let of_line_ends = nearest.and_then(|(_, difference)| {
+                        difference.line_ends().find(|path| Some(*path) == changed)
+                    });
+                    if of_line_ends.is_some() {
+                        text += " (line endings only)";
+                    }
+                    text
+                }
                 Ok(_) => format!("{} cannot be copied", &base.0.fingerprint[..12]),
             },
         };

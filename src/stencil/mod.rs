@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use self::background::Background;
 use self::idle::Idle;
-use crate::config::{Config, Definition};
+use crate::config::{Config, Definition, ServerSettings};
 use crate::context::{Context, ReadInputs};
 use crate::error::Result;
 use crate::events::Observe;
@@ -101,8 +101,13 @@ pub struct CloneListing {
 impl Stencil {
     /// Puts a checked config and a server together. Touches neither files nor server.
     pub fn new(config: Config, endpoint: Endpoint, holder: Holder, variable: Variable) -> Self {
-        let endpoint =
-            endpoint.with_client(config.server.client_host.clone(), config.server.client_port);
+        let ServerSettings {
+            client_host,
+            client_port,
+            client_for,
+            ..
+        } = &config.server;
+        let endpoint = endpoint.with_client(client_host.clone(), *client_port, *client_for);
         let (registry, grace) = (&config.server.registry, config.clone.orphan_grace);
         let background = Background::new(&endpoint, registry, grace);
         Stencil {
@@ -279,6 +284,7 @@ impl Stencil {
         let definition = self.definition(Some(&acquired.definition))?;
         handout::variables(
             &self.endpoint,
+            &self.config.root,
             definition,
             Phase::Run,
             acquired.outcome,

@@ -31,6 +31,7 @@ pub(super) async fn run_command(
     let mut job = Job::shell(&definition.build, context.root);
     job.env = handout::variables(
         context.endpoint,
+        context.root,
         definition,
         Phase::Build,
         outcome,
@@ -163,6 +164,20 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Resul
                 definition.name
             ));
     }
+    if let Some(kind) = finished.tail.iter().find_map(|line| taken_on_server(line)) {
+        error = error
+            .hint(format!(
+                "every {kind} is there once for the whole server, and an earlier build made this one: have the migration create it only if it is missing{}",
+                match kind {
+                    "role" => ", as `DO $$ BEGIN CREATE ROLE …; EXCEPTION WHEN duplicate_object THEN NULL; END $$`",
+                    _ => "",
+                }
+            ))
+            .hint(format!(
+                "where two builds may make it at the same time: `serial_builds = true` in [template.{}]",
+                definition.name
+            ));
+    }
     if !context.keep_failed {
         error = error.hint("`--keep-failed` leaves the half-built database for inspection");
     }
@@ -171,3 +186,34 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Resul
 
 /// What Postgres says where a role may not create an extension.
 const NO_EXTENSION: &str = "permission denied to create extension";
+
+/// What a line says is there already, of the things that all databases of a server share.
+fn taken_on_server(line: &str) -> Option<&'static str> {
+    let (before, _) = line.split_once("\" already exists")?;
+    let (before, _) = before.rsplit_once('"')?;
+    ["role", "tablespace", "database", "replication slot"]
+        .into_iter()
+        .find(|kind| before.ends_with(&format!("{kind} ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_has_once_is_told_from_what_a_database_has() {
+        let of = taken_on_server;
+        assert_eq!(of("ERROR:  role \"app\" already exists"), Some("role"));
+        assert_eq!(
+            of("E: tablespace \"x y\" already exists (42710)"),
+            Some("tablespace")
+        );
+        assert_eq!(
+            of("replication slot \"s\" already exists"),
+            Some("replication slot")
+        );
+        assert_eq!(of("relation \"role\" already exists"), None);
+        assert_eq!(of("schema \"app\" already exists"), None);
+        assert_eq!(of("\" already exists"), None);
+    }
+}

@@ -110,8 +110,10 @@ fn differences(difference: &Difference) -> Vec<String> {
         added,
         changed,
         removed,
+        line_ends: _,
     } in [
         &difference.migrations,
+        &difference.companions,
         &difference.rerun_inputs,
         &difference.inputs,
     ] {

@@ -122,7 +122,7 @@ pub(super) async fn look(
         let Some(of_base) = registry.migrations_of(base.id).await? else {
             return Ok(None);
         };
-        let files = new_migrations(&of_base, &migrations);
+        let files = new_migrations(&of_base, &migrations, recipe.order);
         if files.is_empty() || !may_equal(&shapes, built) {
             return Ok(None);
         }
@@ -149,7 +149,7 @@ pub(super) async fn look(
     for (row, older) in ready.iter().filter(|(row, _)| alike.contains(&row.id)) {
         let older = paths(older);
         let files = match older.iter().all(|path| migrations.contains(path)) {
-            true => new_migrations(&older, &migrations),
+            true => new_migrations(&older, &migrations, recipe.order),
             false => Vec::new(),
         };
         if files.is_empty() {

@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::{VERSION, millis};
-use crate::fingerprint::{Difference, FileInput, Inputs, LinesInput, RelPath, ServerTraits};
+use crate::config::Order;
+use crate::fingerprint::{
+    Difference, FileInput, Group, Inputs, LinesInput, RelPath, ServerTraits, groups,
+};
 use crate::stencil::{Explanation, Now, OnServer};
 
 /// What `explain` answers.
@@ -39,6 +42,12 @@ pub struct InputsAnswer {
     pub rerun_inputs: Vec<FileInput>,
     /// Files of `inputs`, and those of `named`.
     pub inputs: Vec<FileInput>,
+    /// Files of `companions`.
+    pub companions: Vec<FileInput>,
+    /// `order`
+    pub order: Order,
+    /// The migrations that are compared with each other, in their order.
+    pub groups: Vec<Group>,
     /// Files that count as inputs since the build command names them.
     pub named: Vec<RelPath>,
     /// `input_lines`
@@ -47,6 +56,8 @@ pub struct InputsAnswer {
     pub env: Vec<VariableAnswer>,
     /// Names of `[template.X.env]`.
     pub mapping: Vec<String>,
+    /// Names of `[template.X.build_env]`.
+    pub build_env: Vec<String>,
     /// The build command.
     pub build: String,
     /// Roles.
@@ -156,6 +167,9 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
         migrations: inputs.migrations.clone(),
         rerun_inputs: inputs.rerun_inputs.clone(),
         inputs: inputs.inputs.clone(),
+        companions: inputs.companions.clone(),
+        order: inputs.order,
+        groups: groups(&inputs.migrations, inputs.order),
         named: inputs.named.clone(),
         lines: inputs.lines.clone(),
         env: inputs
@@ -167,6 +181,7 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
             })
             .collect(),
         mapping: inputs.mapping.iter().map(|v| v.name.clone()).collect(),
+        build_env: inputs.build_env.iter().map(|v| v.name.clone()).collect(),
         build: inputs.build.clone(),
         databases: inputs.databases.clone(),
         from: inputs.from.clone(),

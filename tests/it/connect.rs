@@ -253,41 +253,124 @@ fn tls_that_the_server_does_not_speak() {
         .success();
 }
 
-#[test]
-fn clients_get_the_name_that_they_reach_the_server_by() {
-    let role = Role::new(server());
+const CLIENT: &str = "client_host = \"db.internal\"\nclient_port = 15432\n";
+const SEES: [&str; 5] = [
+    "run",
+    "--",
+    "sh",
+    "-c",
+    "echo $PGHOST $PGPORT $DATABASE_URL",
+];
+
+/// A project whose build and hook note where they are to connect.
+fn noting_its_server(role: &Role<'_>, keys: &str) -> Project<'static> {
     let mut project = Project::with_migrations(server());
-    project.connect_as(&role);
+    project.connect_as(role);
     project.build(&Build::Script(format!(
-        "[ \"$PGHOST $PGPORT\" = 'db.internal 15432' ]
-         case $DATABASE_URL in *@db.internal:15432/*) ;; *) exit 9 ;; esac
+        "echo \"$PGHOST $PGPORT $DATABASE_URL\" >seen
          export PGHOST={} PGPORT={}; DATABASE_URL=$PGDATABASE; unset PGSTENCIL_URL_APP; migrate",
         server().host(),
         server().port()
     )));
+    project.append_config("after_clone = \"echo $PGHOST $PGPORT >hook\"");
     let config = project.read("pgstencil.toml");
     project.write(
         "pgstencil.toml",
-        &config.replace(
-            "[server]\n",
-            "[server]\nclient_host = \"db.internal\"\nclient_port = 15432\n",
-        ),
+        &config.replace("[server]\n", &format!("[server]\n{keys}")),
     );
+    project
+}
+
+#[test]
+fn clients_get_the_name_that_they_reach_the_server_by() {
+    let role = Role::new(server());
+    let project = noting_its_server(&role, CLIENT);
     let cloned = pgstencil(&project, &["clone"]).success();
     let line = cloned.line();
     assert!(line.contains("@db.internal:15432/"), "{line}");
+    let seen = project.read("seen");
+    let own = format!("{} {} ", server().host(), server().port());
+    assert!(seen.starts_with(&own) && !seen.contains("15432"), "{seen}");
+    assert_eq!(project.read("hook"), "db.internal 15432\n");
+    let output = pgstencil(&project, &SEES).success();
+    let start = format!("db.internal 15432 postgresql://{}:", role.name);
+    output.stdout_has(&start).stdout_has("@db.internal:15432/");
     pgstencil(
         &project,
-        &[
-            "run",
-            "--",
-            "sh",
-            "-c",
-            "echo $PGHOST $PGPORT; echo $PGSTENCIL_SERVER_URL",
-        ],
+        &["run", "--", "sh", "-c", "echo $PGSTENCIL_SERVER_URL"],
     )
     .success()
-    .stdout(&format!("db.internal 15432\n{}\n", project.server_url()));
+    .stdout(&format!("{}\n", project.server_url()));
+}
+
+#[test]
+fn builds_get_it_too_where_the_config_says_so() {
+    let role = Role::new(server());
+    let project = noting_its_server(&role, &format!("{CLIENT}client_for = \"all\"\n"));
+    pgstencil(&project, &["ensure"]).success();
+    let seen = project.read("seen");
+    assert!(seen.starts_with("db.internal 15432 "), "{seen}");
+    assert!(seen.contains("@db.internal:15432/"), "{seen}");
+}
+
+#[test]
+fn options_and_variables_go_before_the_config() {
+    let role = Role::new(server());
+    let project = noting_its_server(&role, CLIENT);
+    let sees = |args: &[&str], env: &[(&str, &str)]| {
+        let args = args.iter().chain(&SEES);
+        let command = Pgstencil::new(&project).args(args);
+        let command = env
+            .iter()
+            .fold(command, |c, (name, value)| c.env(name, value));
+        let shown = command.success().stdout.clone();
+        let words: Vec<&str> = shown.split(' ').take(2).collect();
+        words.join(" ")
+    };
+    let env = [
+        ("PGSTENCIL_CLIENT_HOST", "from.env"),
+        ("PGSTENCIL_CLIENT_PORT", "7"),
+    ];
+    assert_eq!(sees(&[], &env), "from.env 7");
+    assert_eq!(sees(&["--client-host", "typed"], &env), "typed 7");
+    assert_eq!(sees(&["--client-port", "8"], &[]), "db.internal 8");
+    assert_eq!(
+        sees(&[], &[("PGSTENCIL_CLIENT_HOST", "")]),
+        "db.internal 15432"
+    );
+    pgstencil(&project, &["clone", "--client-host", "a:1"])
+        .fails(2)
+        .stderr_has("--client-port");
+    pgstencil(&project, &["clone"])
+        .env("PGSTENCIL_CLIENT_PORT", "x")
+        .fails(2)
+        .stderr_has("`PGSTENCIL_CLIENT_PORT` is `x`");
+}
+
+#[test]
+fn options_of_the_url_reach_commands_and_those_of_the_caller_do_not() {
+    let mut project = Project::with_migrations(server());
+    let url = server().url("postgres");
+    let mark = if url.contains('?') { '&' } else { '?' };
+    project.build(&Build::Script("echo \"$PGOPTIONS\" >seen; migrate".into()));
+    // The head of the script sets its own.
+    let script = project.read("migrate.sh");
+    project.write(
+        "migrate.sh",
+        &script.replace("export PGOPTIONS=", ": ${PGOPTIONS=}; OWN="),
+    );
+    let shows = |project: &Project<'_>| {
+        let args = ["run", "--", "psql", "-XAtc", "show work_mem"];
+        let command = pgstencil(project, &args).env("PGOPTIONS", "-c work_mem=77MB");
+        command.success().stdout.trim().to_owned()
+    };
+    assert_ne!(shows(&project), "77MB");
+    project.connect_to(format!("{url}{mark}options=-c%20work_mem%3D33MB"));
+    assert_eq!(shows(&project), "33MB");
+    assert_eq!(project.read("seen"), "\n");
+    project.add_migration("0003_items", "create table items ();");
+    assert_eq!(shows(&project), "33MB");
+    assert_eq!(project.read("seen"), "-c work_mem=33MB\n");
 }
 
 /// What a proxy in between does with the `options` of a startup message.

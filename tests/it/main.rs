@@ -26,6 +26,7 @@ mod failing;
 mod fallback;
 mod faults;
 mod fidelity;
+mod inputs;
 mod inventory;
 mod kept;
 mod layers;

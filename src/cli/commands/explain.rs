@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use pgstencil::Result;
-use pgstencil::fingerprint::{Difference, FileChanges, FileInput, Inputs, migrations};
+use pgstencil::config::Order;
+use pgstencil::fingerprint::{
+    Difference, FileChanges, FileInput, Group, Inputs, RelPath, groups, migrations,
+};
 use pgstencil::names::EMPTY_DATABASE;
 use pgstencil::stencil::{Explanation, Now, OnServer, explain_files};
 use pgstencil::wire::ExplainAnswer;
@@ -168,6 +171,7 @@ fn line(text: &mut String, label: &str, value: &str) {
 fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
     for (label, list) in [
         ("migrations", &inputs.migrations),
+        ("companions", &inputs.companions),
         ("rerun_inputs", &inputs.rerun_inputs),
         ("inputs", &inputs.inputs),
     ] {
@@ -184,6 +188,9 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
         if all {
             list.iter().for_each(|file| list_file(text, file));
         }
+        if label == "migrations" {
+            list_groups(text, inputs, all);
+        }
     }
     for path in &inputs.named {
         line(text, "build_inputs", &format!("{path}, named by `build`"));
@@ -195,6 +202,9 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
             "input_lines",
             &format!("{} /{}/: {found}", lines.file, lines.matching),
         );
+        for piece in lines.text.iter().take(if all { NAMED } else { 3 }) {
+            let _ = writeln!(text, "    {}", escape::line(piece));
+        }
     }
     for variable in &inputs.env {
         let set = if variable.hash.is_some() {
@@ -208,11 +218,70 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
         let names: Vec<&str> = inputs.mapping.iter().map(|v| v.name.as_str()).collect();
         line(text, "env", &names.join(", "));
     }
+    if !inputs.build_env.is_empty() {
+        let names: Vec<&str> = inputs.build_env.iter().map(|v| v.name.as_str()).collect();
+        line(text, "build_env", &names.join(", "));
+    }
     line(text, "build", &inputs.build);
     line(text, "databases", &inputs.databases.join(", "));
     if inputs.from != EMPTY_DATABASE {
         line(text, "from", &inputs.from);
     }
+}
+
+/// How the order of the migrations was understood.
+fn list_groups(text: &mut String, inputs: &Inputs, all: bool) {
+    let groups = groups(&inputs.migrations, inputs.order);
+    let count = match groups.len() {
+        1 => "one group".to_owned(),
+        n => format!("{n} groups"),
+    };
+    line(
+        text,
+        "order",
+        &format!("{}: {count}", inputs.order.as_str()),
+    );
+    let shown = if all { groups.len() } else { NAMED };
+    for group in groups.iter().take(shown) {
+        // By name a group has no folder, and its files have several.
+        let folder = match (inputs.order, group.folder.as_bytes()) {
+            (Order::Name, _) => "all folders".to_owned(),
+            (Order::Directory, b"") => ".".to_owned(),
+            (Order::Directory, _) => group.folder.to_string(),
+        };
+        let mut parts = match group.ordered.as_slice() {
+            [] => Vec::new(),
+            [only] => vec![below(group, only)],
+            [first, .., last] => vec![format!(
+                "{} to {} ({} files)",
+                below(group, first),
+                below(group, last),
+                group.ordered.len()
+            )],
+        };
+        match group.unordered.as_slice() {
+            [] => {}
+            [only] => parts.push(format!("without order: {}", below(group, only))),
+            several => parts.push(format!("without order: {} files", several.len())),
+        }
+        let _ = writeln!(text, "    {folder}: {}", parts.join("; "));
+        if all {
+            for path in &group.ordered {
+                let _ = writeln!(text, "      {}", below(group, path));
+            }
+        }
+    }
+    if groups.len() > shown {
+        let more = groups.len() - shown;
+        let _ = writeln!(text, "    {more} more (`-v` lists them)");
+    }
+}
+
+/// A migration's path from its group's folder on.
+fn below(group: &Group, path: &RelPath) -> String {
+    let path = path.to_path();
+    let below = path.strip_prefix(group.folder.to_path()).unwrap_or(&path);
+    RelPath::new(below).to_string()
 }
 
 fn list_file(text: &mut String, file: &FileInput) {
@@ -234,6 +303,7 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
     }
     for (label, changes) in [
         ("migration", &difference.migrations),
+        ("companion", &difference.companions),
         ("rerun input", &difference.rerun_inputs),
         ("input", &difference.inputs),
     ] {
@@ -241,11 +311,16 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
             added,
             changed,
             removed,
+            line_ends,
         } = changes;
         for (what, paths) in [("added", added), ("changed", changed), ("removed", removed)] {
             let named = if all { paths.len() } else { NAMED };
             for path in paths.iter().take(named) {
-                let _ = writeln!(text, "  {label} {what}: {path}");
+                let how = match what == "changed" && line_ends.contains(path) {
+                    true => " (line endings only)",
+                    false => "",
+                };
+                let _ = writeln!(text, "  {label} {what}: {path}{how}");
             }
             if paths.len() > named {
                 let more = paths.len() - named;
@@ -253,12 +328,30 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
             }
         }
     }
-    for lines in &difference.lines {
-        let _ = writeln!(text, "  input lines: {}", escape::line(&lines.to_string()));
+    if difference.line_ends().next().is_some() {
+        text.push_str(
+            "  git wrote other line endings into this checkout: `* text=auto eol=lf` in .gitattributes makes all checkouts equal\n",
+        );
+    }
+    for (lines, texts) in difference.lines.iter().zip(&difference.texts) {
+        let _ = writeln!(text, "  input lines: {}", escape::line(lines));
+        let quoted = |pieces: &[String]| {
+            let quoted = pieces
+                .iter()
+                .map(|piece| format!("`{}`", escape::line(piece)));
+            quoted.collect::<Vec<_>>().join(", ")
+        };
+        let _ = match (texts.old.as_slice(), texts.new.as_slice()) {
+            ([], []) => Ok(()),
+            ([], new) => writeln!(text, "    now: {}", quoted(new)),
+            (old, []) => writeln!(text, "    before: {}", quoted(old)),
+            (old, new) => writeln!(text, "    {} -> {}", quoted(old), quoted(new)),
+        };
     }
     for (label, names) in [
         ("variable", &difference.env),
         ("env mapping", &difference.mapping),
+        ("build_env mapping", &difference.build_env),
     ] {
         for name in names {
             let _ = writeln!(text, "  {label} differs: {}", escape::line(name));
@@ -279,6 +372,9 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
             escape::line(&old.join(", ")),
             escape::line(&new.join(", "))
         );
+    }
+    if let Some((old, new)) = &difference.order {
+        let _ = writeln!(text, "  order: {} -> {}", old.as_str(), new.as_str());
     }
     if let Some((old, new)) = &difference.from {
         let _ = writeln!(

@@ -17,9 +17,13 @@ pub(in crate::fingerprint) fn recipe(migrations: &[&str]) -> Recipe {
             matching: "^django".into(),
             hash: "1".into(),
             count: 1,
+            text: vec!["django==5.2".into()],
         }],
+        companions: files(&["sql/view.sql"]),
+        order: Order::Directory,
         env: vec![variable("SECRET")],
         mapping: vec![variable("DB_NAME")],
+        build_env: vec![variable("SETTINGS")],
         build: "make migrate".into(),
         databases: vec!["app".into()],
         from: "template0".into(),
@@ -135,6 +139,19 @@ fn each_obstacle_has_its_words() {
         |r| r.mapping.clear(),
         "variable `DB_NAME` of the definition's `env` differs",
     );
+    full_build(
+        |r| r.build_env[0].hash = None,
+        "variable `SETTINGS` of the definition's `build_env` differs",
+    );
+    full_build(
+        |r| r.order = Order::Name,
+        "`order` differs (directory, name)",
+    );
+    full_build(
+        |r| r.companions[0].hash.push('x'),
+        "companion `sql/view.sql` was changed",
+    );
+    full_build(|r| r.companions.clear(), "companion `sql/view.sql` is gone");
     full_build(|r| r.inputs.clear(), "input `seeds/a.sql` is gone");
     full_build(
         |r| r.inputs[0].hash.push('x'),
@@ -152,6 +169,78 @@ fn each_obstacle_has_its_words() {
         |r| drop(r.migrations.remove(1)),
         "migration `a/0004_y.py` is gone",
     );
+}
+
+#[test]
+fn companions_may_be_added() {
+    let old = recipe(&BASE);
+    let mut new = old.clone();
+    new.companions = files(&["sql/a.sql", "sql/view.sql"]);
+    assert_eq!(extension(&old, &new, Append::Sorted), Ok(vec![]));
+    assert_eq!(old.core(), new.core());
+    assert_ne!(old.fingerprint(), new.fingerprint());
+    let difference = Difference::between(&old, &new);
+    assert_eq!(difference.distance(), 1);
+    assert_eq!(difference.companions.added, [path_of("sql/a.sql")]);
+    // With the migration that reads it.
+    new.migrations = files(&["a/0001_x.py", "a/0004_y.py", "a/0005_z.py", "b/0001_x.py"]);
+    let added = extension(&old, &new, Append::Sorted);
+    assert_eq!(added, Ok(vec![path_of("a/0005_z.py")]));
+    // Back again one is gone.
+    let back = extension(&new, &old, Append::Sorted).unwrap_err();
+    assert_eq!(back.to_string(), "companion `sql/a.sql` is gone");
+}
+
+#[test]
+fn the_text_of_lines_is_told_from_both_sides() {
+    let old = recipe(&BASE);
+    let mut new = old.clone();
+    new.lines[0].text = vec!["django==5.3".into()];
+    // The text alone is no difference: it is missing in a recipe from before it was kept.
+    assert!(Difference::between(&old, &new).is_empty());
+    new.lines[0].hash.push('x');
+    let texts = Difference::between(&old, &new).texts;
+    assert_eq!(
+        texts,
+        [Texts {
+            file: "requirements.lock".into(),
+            matching: "^django".into(),
+            old: vec!["django==5.2".into()],
+            new: vec!["django==5.3".into()],
+        }]
+    );
+}
+
+#[test]
+fn line_ends_are_told_from_other_changes() {
+    let root = tempfile::tempdir().unwrap();
+    let of = |path: &str, content: &str| FileInput {
+        path: path_of(path),
+        hash: blake3::hash(content.as_bytes()).to_hex().to_string(),
+        bytes: content.len() as u64,
+    };
+    let contents = [
+        ("1.sql", "a;\nb;\n", "a;\r\nb;\r\n"),
+        ("2.sql", "a;\r\nb;\r\n", "a;\nb;\n"),
+        ("3.sql", "a;\nb;\n", "a;\r\nc;\r\n"),
+        ("4.sql", "a;\nb;\n", "a;\nb; \n"),
+        ("5.sql", "a;\nb;\n", "a;\nb;\n"),
+    ];
+    let (mut old, mut new) = (recipe(&[]), recipe(&[]));
+    for (path, before, after) in contents {
+        std::fs::write(root.path().join(path), after).unwrap();
+        old.migrations.push(of(path, before));
+        new.migrations.push(of(path, after));
+    }
+    let mut difference = Difference::between(&old, &new);
+    assert_eq!(difference.migrations.changed.len(), 4);
+    assert_eq!(difference.line_ends().count(), 0);
+    difference.find_line_ends(&old, root.path());
+    let found: Vec<String> = difference.line_ends().map(RelPath::to_string).collect();
+    assert_eq!(found, ["1.sql", "2.sql"]);
+    // Files that are gone again are passed over.
+    difference.find_line_ends(&old, Path::new("/nowhere"));
+    assert_eq!(difference.line_ends().count(), 0);
 }
 
 #[test]
@@ -181,7 +270,7 @@ fn files_without_order_in_the_base_constrain_nothing() {
     );
     assert_eq!(
         taken(&["x.py"], &["x.py", "y.py"]).unwrap_err().to_string(),
-        "new file `y.py` has no order among those of the root"
+        "new file `y.py` has no order among the others"
     );
     assert_eq!(
         taken(&["x.py"], &["x.py", "b/y.py"]),
@@ -275,7 +364,7 @@ fn what_appends_extends_and_nothing_else() {
             );
         }
         // A base that lacks a file other than the last one of its group.
-        let group = group(&victim).to_vec();
+        let group = group(&victim, Order::Directory).to_vec();
         let last = base
             .iter()
             .rfind(|p| p.as_bytes().starts_with(&group))

@@ -6,7 +6,7 @@ use crate::fingerprint::difference::tests::{recipe, shuffle};
 use crate::fingerprint::{Append, extension};
 
 fn key(path: &str) -> OrderKey {
-    OrderKey::new(&RelPath::new(Path::new(path)))
+    OrderKey::new(&RelPath::new(Path::new(path)), Order::Directory)
 }
 
 /// `paths` are in the tool's order: shuffled and sorted they come out the same.
@@ -460,5 +460,74 @@ fn a_folder_taken_for_a_migration_lets_nothing_pass() {
         &["2fa/admin.sql"],
         "2fa/R__2024.sql",
         "new file `2fa/R__2024.sql` belongs to the same migration as `2fa/admin.sql`",
+    );
+}
+
+/// Flyway with several locations, TypeORM's globs, plug-ins: one order over several folders.
+#[test]
+fn by_name_all_folders_are_one_group() {
+    let by = |order: Order, base: &[&str], added: &[&str]| {
+        let all: Vec<_> = base.iter().chain(added).copied().collect();
+        let (mut old, mut new) = (recipe(base), recipe(&all));
+        (old.order, new.order) = (order, order);
+        extension(&old, &new, Append::Sorted)
+            .map(|paths| paths.iter().map(RelPath::to_string).collect::<Vec<_>>())
+            .map_err(|obstacle| obstacle.to_string())
+    };
+    let base = ["a/001.sql", "a/010.sql"];
+    // The tool runs it before a/010.sql, which no folder shows.
+    assert_eq!(
+        by(Order::Directory, &base, &["b/005.sql"]),
+        Ok(vec!["b/005.sql".to_owned()])
+    );
+    assert_eq!(
+        by(Order::Name, &base, &["b/005.sql"]),
+        Err("new migration `b/005.sql` sorts before `a/010.sql`".to_owned())
+    );
+    assert_eq!(
+        by(Order::Name, &base, &["c/012.sql", "b/011.sql"]),
+        Ok(vec!["b/011.sql".to_owned(), "c/012.sql".to_owned()])
+    );
+    assert_eq!(
+        by(Order::Name, &base, &["b/010.down.sql"]),
+        Err("new file `b/010.down.sql` belongs to the same migration as `a/010.sql`".to_owned())
+    );
+    assert_eq!(
+        by(Order::Name, &base, &["b/mod.rs"]),
+        Err("new file `b/mod.rs` has no order among the others".to_owned())
+    );
+    // Where each migration has a folder of its own, that folder's name is compared.
+    let diesel = ["m/2024-01-02-000000_x/up.sql"];
+    assert_eq!(
+        by(Order::Name, &diesel, &["plugin/m/2023-01-01-000000_y/up.sql"]),
+        Err("new migration `plugin/m/2023-01-01-000000_y/up.sql` sorts before `m/2024-01-02-000000_x/up.sql`".to_owned())
+    );
+}
+
+#[test]
+fn groups_are_shown_in_the_order_that_counts() {
+    let files = recipe(&["b/10.sql", "b/9.sql", "a/x.rs", "a/2/up.sql", "a/11.sql"]).migrations;
+    let shown = |order| {
+        let shown = groups(&files, order).into_iter().map(|group| {
+            let paths = |paths: Vec<RelPath>| {
+                let paths: Vec<String> = paths.iter().map(RelPath::to_string).collect();
+                paths.join(" ")
+            };
+            format!(
+                "{}: {} | {}",
+                group.folder,
+                paths(group.ordered),
+                paths(group.unordered)
+            )
+        });
+        shown.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        shown(Order::Directory),
+        ["a: a/2/up.sql a/11.sql | a/x.rs", "b: b/9.sql b/10.sql | "]
+    );
+    assert_eq!(
+        shown(Order::Name),
+        [": a/2/up.sql b/9.sql b/10.sql a/11.sql | a/x.rs"]
     );
 }
