@@ -389,6 +389,17 @@ mod tests {
     }
 
     #[test]
+    fn a_hidden_file_that_is_named_is_looked_at() {
+        let tree = Tree::new(&format!("{THERE}\ninputs = [\"local.cfg\"]"));
+        tree.write(".gitignore", "local.cfg");
+        tree.write("local.cfg", "one");
+        let told = tree.told(|| tree.write("local.cfg", "one"));
+        assert_eq!(told, ["`local.cfg` was written to"]);
+        let told = tree.told(|| fs::remove_file(tree.at("local.cfg")).unwrap());
+        assert_eq!(told, ["`local.cfg` is gone"]);
+    }
+
+    #[test]
     fn lines_and_files_that_the_command_names_are_looked_at() {
         let keys = format!("{THERE}\ninput_lines = [{{ file = \"lock\", match = \"a\" }}]");
         let tree = Tree::new(&keys);
