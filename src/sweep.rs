@@ -17,6 +17,7 @@ use crate::drop::{self, OfTemplate};
 use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
+use crate::pg::slots::Slots;
 use crate::pg::{Doing as _, Limit, catalog};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry};
@@ -214,7 +215,12 @@ pub async fn apply(
     }
     drops.truncate(MAX_DROPS);
     let mut others = Vec::new();
-    for _ in 1..MAX_LANES.min(drops.len().div_ceil(2)) {
+    let lanes = MAX_LANES.min(drops.len().div_ceil(2));
+    let spare = match lanes > 1 {
+        true => Slots::count(registry.session()).await?.spare(),
+        false => 0,
+    };
+    for _ in 1..lanes.min(usize::try_from(spare + 1).unwrap_or_default()) {
         // Fewer sessions are only slower.
         match registry.another(&Limit::default()).await {
             Ok(another) => others.push(another),

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::names::{self, Fingerprint};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
+use crate::pg::slots::Slots;
 use crate::pg::{Doing as _, Session, catalog, sql};
 use crate::registry::warm::StockRow;
 use crate::registry::{DatabaseRow, Registry};
@@ -93,8 +94,9 @@ fn room(disk: Option<Disk>, bytes: i64) -> i64 {
 
 /// How many warm clones are missing. As many are kept as were asked for within the last minute or so,
 /// within the limits.
-fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>) -> i64 {
-    if stock.full {
+fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>, slots: Slots) -> i64 {
+    // One more is taken by the visit of each.
+    if stock.full || slots.spare() < 1 {
         return 0;
     }
     let settings = context.clone;
@@ -125,7 +127,8 @@ async fn fill_up(
         };
         let data = catalog::data_directory(registry.session()).await?;
         let disk = data.and_then(|data| disk::look(Path::new(&data)));
-        let missing = missing(&stock, context, disk);
+        let slots = Slots::count(registry.session()).await?;
+        let missing = missing(&stock, context, disk, slots);
         if missing == 0 || context.limit.check("warm clones").is_err() {
             break;
         }
@@ -209,7 +212,9 @@ async fn probe(
 async fn fill_lanes(registry: &mut Registry, job: &Job<'_>, missing: i64) -> Result<usize> {
     let left = AtomicI64::new(missing);
     let mut others = Vec::new();
-    for _ in 1..LANES.min(missing) {
+    // Each lane takes one, and its visits another.
+    let spare = Slots::count(registry.session()).await?.spare();
+    for _ in 1..LANES.min(missing).min(spare / 2) {
         // Fewer sessions are only slower.
         match registry.another(job.context.limit).await {
             Ok(another) => others.push(another),

@@ -5,6 +5,7 @@ use super::registry::Ours;
 use crate::error::Result;
 use crate::pg::Session;
 use crate::pg::checkup::{self, Found, Load, Rights, Settings};
+use crate::pg::slots::Slots;
 use crate::pg::sql::quote_ident;
 use crate::quantity::count;
 
@@ -14,6 +15,7 @@ pub(super) struct Seen {
     pub(super) settings: Settings,
     pub(super) rights: Rights,
     pub(super) load: Load,
+    pub(super) slots: Slots,
     pub(super) databases: Vec<Found>,
     pub(super) orphans: Vec<String>,
 }
@@ -29,6 +31,7 @@ pub(super) async fn read(session: &mut Session) -> Result<Seen> {
         settings: checkup::settings(session).await?,
         rights,
         load: checkup::load(session).await?,
+        slots: Slots::count(session).await?,
         databases: checkup::databases(session).await?,
         orphans,
     })
@@ -193,6 +196,20 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
             ),
         )
     };
+    let (kept, free) = (Slots::left_free(seen.slots.usable), seen.slots.free);
+    let background = match seen.slots.spare() >= 0 {
+        true => Check::ok(
+            "connection slots",
+            format!("{free} are free, of which background work leaves {kept} to others"),
+        ),
+        false => Check::warning(
+            "connection slots",
+            format!(
+                "{free} are free: warm clones and drops wait until more than {kept} are, which they leave to others"
+            ),
+            "end idle sessions, or raise max_connections or the role's CONNECTION LIMIT",
+        ),
+    };
     // Truncating or dumping a whole database takes a lock for each table, index and TOAST table.
     let slots = number("max_locks_per_transaction") * (most + number("max_prepared_transactions"));
     let wanted = ours.most_relations * clones.max(1);
@@ -216,7 +233,7 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
             format!("room for {slots} locks, {wanted} would be wanted at most"),
         ),
     };
-    vec![sessions, locks]
+    vec![sessions, background, locks]
 }
 
 #[cfg(test)]
@@ -237,6 +254,10 @@ mod tests {
                 signal: false,
             },
             load: Load { sessions },
+            slots: Slots {
+                usable: 97,
+                free: 97 - sessions,
+            },
             databases: Vec::new(),
             orphans: Vec::new(),
         }
@@ -282,12 +303,14 @@ mod tests {
                 ..Ours::default()
             };
             let checks = judge_room(&seen(&settings, sessions), &ours);
-            (checks[0].status, checks[1].status)
+            [checks[0].status, checks[1].status, checks[2].status]
         };
-        assert_eq!(status(10, 5, 300), (Status::Ok, Status::Ok));
-        assert_eq!(status(10, 75, 10), (Status::Warning, Status::Ok));
-        assert_eq!(status(90, 0, 10), (Status::Problem, Status::Ok));
-        assert_eq!(status(10, 5, 4000), (Status::Ok, Status::Warning));
+        let (ok, warning) = (Status::Ok, Status::Warning);
+        assert_eq!(status(10, 5, 300), [ok, ok, ok]);
+        assert_eq!(status(10, 75, 10), [warning, ok, ok]);
+        assert_eq!(status(88, 0, 10), [warning, ok, ok]);
+        assert_eq!(status(90, 0, 10), [Status::Problem, warning, ok]);
+        assert_eq!(status(10, 5, 4000), [ok, ok, warning]);
     }
 
     #[test]

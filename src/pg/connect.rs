@@ -198,6 +198,9 @@ fn still(door: Door, facts: &ServerFacts, row: Option<&PgRow>) -> Option<Door> {
     fits.then_some(door)
 }
 
+/// How long a session waits for a free slot, if the caller does not say otherwise.
+const SLOT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A connection that is not a session yet.
 struct Connected {
     connection: PgConnection,
@@ -221,6 +224,17 @@ impl Connected {
                 {
                     limit
                         .pause(Duration::from_millis(100), "the server to start")
+                        .await
+                        .map_err(Refused::Late)?;
+                }
+                // 53300: all slots are taken. Other sessions may end soon.
+                Err(Refused::Driver(e))
+                    if state_of(&e).as_deref() == Some("53300")
+                        && endpoint.waits()
+                        && started.elapsed() < SLOT_PATIENCE =>
+                {
+                    limit
+                        .pause(Duration::from_millis(50), "a free connection slot")
                         .await
                         .map_err(Refused::Late)?;
                 }

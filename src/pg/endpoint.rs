@@ -57,6 +57,8 @@ pub struct Endpoint {
     client_for: ClientFor,
     socket: Option<PathBuf>,
     application: &'static str,
+    /// Whether a session is worth a wait for a free slot.
+    waits: bool,
     /// It is the managed server.
     managed: bool,
     /// Shared by all clones of this value.
@@ -150,6 +152,7 @@ impl Endpoint {
             client_for: ClientFor::Run,
             socket: None,
             application: APPLICATION,
+            waits: true,
             managed: false,
             door: Arc::default(),
             memory: None,
@@ -167,7 +170,19 @@ impl Endpoint {
     #[must_use]
     pub fn in_background(mut self) -> Self {
         self.application = BACKGROUND;
+        self.waits = false;
         self
+    }
+
+    /// Has sessions refused at once if the server has no free slot: for those that only make work faster.
+    #[must_use]
+    pub fn without_waiting(mut self) -> Self {
+        self.waits = false;
+        self
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        self.waits
     }
 
     pub(super) fn is_managed(&self) -> bool {

@@ -14,6 +14,7 @@ pub mod lock;
 pub mod message;
 pub mod replay;
 pub mod session;
+pub mod slots;
 pub mod sql;
 
 pub use bound::Patience;

@@ -162,12 +162,14 @@ impl Registry {
         (registry, entered.answer)
     }
 
-    /// A further session with the same registry, which acts as the same role: for work at the same time.
+    /// A further session with the same registry, which acts as the same role: for work at the same time. Does not
+    /// wait for a free slot.
     ///
     /// # Errors
     /// As [`Registry::open`].
     pub async fn another(&self, limit: &Limit) -> Result<Self> {
-        let entered = Registry::enter(&self.endpoint, &self.name, limit).await?;
+        let endpoint = self.endpoint.clone().without_waiting();
+        let entered = Registry::enter(&endpoint, &self.name, limit).await?;
         let Some((registry, seen)) = entered else {
             return Err(Error::failed("the registry database disappeared"));
         };

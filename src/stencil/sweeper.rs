@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{Demand, Endpoint, Limit, Stencil};
 use crate::clone;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::handout::Outcome;
 use crate::names::Fingerprint;
+use crate::pg::slots::Slots;
 use crate::registry::Registry;
 use crate::sweep::{self, Action};
 use crate::template;
@@ -101,6 +102,17 @@ pub(super) const PASSES: [Duration; 5] = [
     Duration::from_secs(20),
 ];
 
+/// Fails if the connection slots are scarce, so that they are left to those for whom somebody waits.
+async fn leave_slots(registry: &mut Registry) -> Result<()> {
+    match Slots::count(registry.session()).await? {
+        slots if slots.spare() >= 0 => Ok(()),
+        slots => Err(Error::failed(format!(
+            "{} of {} connection slots are free, which background work leaves to others",
+            slots.free, slots.usable
+        ))),
+    }
+}
+
 /// One pass. Returns the drops that are still to be done after it.
 async fn pass(
     endpoint: &Endpoint,
@@ -114,6 +126,7 @@ async fn pass(
     };
     // The limit was for the way in; each statement has its own bound.
     registry.session().set_limit(&Limit::default());
+    leave_slots(&mut registry).await?;
     let actions = sweep::plan(&mut registry, grace).await?;
     lines.extend(sweep::apply(&mut registry, &actions, grace).await?);
     let mut left = match actions.iter().any(Action::drops) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
+use crate::support::hold::{goes, stays};
 use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, Role, TestServer, eventually, server};
 
@@ -261,6 +262,43 @@ async fn a_full_server_is_told_as_that() {
     }));
     drop(held);
     assert_eq!(project.databases().len(), before.len() + 1);
+}
+
+#[tokio::test]
+async fn background_work_leaves_connection_slots_to_others() {
+    // An ordinary role may use 11.
+    let private = TestServer::private_with("max_connections = 14\nmax_wal_senders = 0");
+    let role = Role::new(&private);
+    let mut project = Project::with_migrations(&private);
+    project.connect_as(&role);
+    project.append_config("\n[clone]\nwarm = 2\n");
+    let cloned = Pgstencil::new(&project).arg("clone").success();
+    let name = cloned.line().rsplit_once('/').unwrap().1.to_owned();
+    let of_project = "select count(*) from pgstencil.clone where state = 'warm'";
+    let warm = || private.psql(&project.registry(), of_project);
+    assert!(eventually(PATIENCE, || warm() == "2"));
+    let background =
+        "select count(*) from pg_stat_activity where application_name = 'pgstencil background'";
+    let none_at_work = || eventually(PATIENCE, || private.psql("postgres", background) == "0");
+    assert!(none_at_work());
+
+    let mut held: Vec<PgConnection> = Vec::new();
+    for _ in 0..6 {
+        held.push(role.options("postgres").connect().await.unwrap());
+    }
+    // Five are free. Of those the command takes one for a moment, and leaves something to do.
+    let doctor = Pgstencil::new(&project).arg("doctor").run();
+    assert!(doctor.stdout.contains("connection slots"), "{doctor}");
+    assert!(doctor.stdout.contains("leave to others"), "{doctor}");
+    Pgstencil::new(&project).args(["release", &name]).success();
+    stays(&project, &name, Duration::from_secs(2));
+    // Others get them meanwhile.
+    let mut others: Vec<PgConnection> = Vec::new();
+    for _ in 0..4 {
+        others.push(role.options("postgres").connect().await.unwrap());
+    }
+    drop((held, others));
+    goes(&project, &name);
 }
 
 #[test]
