@@ -12,6 +12,8 @@ pub struct Extending<'a> {
     pub migrations: usize,
     /// Files of `rerun_inputs` that differ.
     pub rerun_inputs: &'a [String],
+    /// Files of `companions` that are new.
+    pub companions: &'a [String],
 }
 
 /// Something worth telling.

@@ -516,6 +516,16 @@ fn to_json(value: &impl serde::Serialize) -> pgstencil::Result<String> {
 fn extension(extends: &Extending<'_>) -> String {
     let from = format!("from {}", extends.base);
     match (extends.migrations, extends.rerun_inputs) {
+        (0, []) if !extends.companions.is_empty() => {
+            let new = extends.companions;
+            match new.len() - 1 {
+                0 => format!("{from}, since companion `{}` is new", new[0]),
+                more => format!(
+                    "{from}, since companion `{}` and {more} more are new",
+                    new[0]
+                ),
+            }
+        }
         (0, [one]) => format!("{from}, since `{one}` differs"),
         (0, [first, others @ ..]) => format!(
             "{from}, since `{first}` and {} more of `rerun_inputs` differ",

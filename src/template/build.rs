@@ -48,6 +48,8 @@ pub(super) struct Extension {
     pub(super) provisional: bool,
     /// Files of `rerun_inputs` that differ from those of the template.
     pub(super) rerun_inputs: Vec<String>,
+    /// Files of `companions` that the template lacks.
+    pub(super) companions: Vec<String>,
 }
 
 /// An extension as observers see it.
@@ -55,6 +57,7 @@ struct Shown {
     base: String,
     migrations: usize,
     rerun_inputs: Vec<String>,
+    companions: Vec<String>,
 }
 
 impl Shown {
@@ -63,6 +66,7 @@ impl Shown {
             base: extension.extends.base.short(),
             migrations: migrations(&extension.extends.added).len(),
             rerun_inputs: extension.rerun_inputs.clone(),
+            companions: extension.companions.clone(),
         }
     }
 
@@ -71,6 +75,7 @@ impl Shown {
             base: &self.base,
             migrations: self.migrations,
             rerun_inputs: &self.rerun_inputs,
+            companions: &self.companions,
         }
     }
 }

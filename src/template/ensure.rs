@@ -414,6 +414,7 @@ async fn extend_or_build(
         extends,
         provisional,
         rerun_inputs: base.rerun_inputs,
+        companions: base.companions,
     });
     let error = match build::build(registry, context, &permit, recipe, extension).await {
         Ok(built) => {

@@ -19,6 +19,8 @@ pub(super) struct Base {
     pub(super) added: Vec<RelPath>,
     /// Files of `rerun_inputs` that differ from those of the template.
     pub(super) rerun_inputs: Vec<String>,
+    /// Files of `companions` that the template lacks.
+    pub(super) companions: Vec<String>,
 }
 
 /// Why a template is no base for a recipe.
@@ -206,13 +208,14 @@ pub(super) async fn find_base(
                 Claim::Ready(template) => {
                     let template = *template;
                     let old = ready.iter().find(|(other, _)| other.id == row.id);
-                    let rerun_inputs = old.map_or_else(Vec::new, |(_, old)| {
-                        Difference::between(old, recipe).rerun_inputs.paths()
+                    let difference = old.map_or_else(Difference::default, |(_, old)| {
+                        Difference::between(old, recipe)
                     });
                     return Ok(Ok(Base {
                         template,
                         added,
-                        rerun_inputs,
+                        rerun_inputs: difference.rerun_inputs.paths(),
+                        companions: difference.companions.paths(),
                     }));
                 }
                 Claim::Changed => changed = true,

@@ -35,7 +35,10 @@ fn companions_may_be_added_and_never_changed() {
     items(&project);
     outcome(&project, "extended");
     project.write("sql/c.sql", "select 3;");
-    outcome(&project, "extended");
+    Pgstencil::new(&project)
+        .arg("ensure")
+        .success()
+        .stderr_has("since companion `sql/c.sql` is new");
     let answer = explain(&project).arg("--json").success().json();
     assert_eq!(answer["inputs"]["companions"].as_array().unwrap().len(), 3);
     project.write("sql/a.sql", "select 4;");
