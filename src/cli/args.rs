@@ -10,6 +10,9 @@ use pgstencil::config::is_host;
 
 const ABOUT: &str = "Keeps migrated Postgres template databases and hands out clones of them";
 
+/// The version, with commit and date where they are known.
+const VERSION: &str = env!("PGSTENCIL_VERSION");
+
 const AFTER: &str = "\
 Examples:
   pgstencil run -- pytest --reuse-db     a database of its own, dropped afterwards
@@ -22,11 +25,13 @@ Exit codes:
   4 a build command failed  5 timed out
   6 no such template/clone  7 name taken
   70 a bug in pgstencil     130 interrupted
-  `run` passes the exit code of its command through (128+n for signal n).";
+  `run` passes the exit code of its command through (128+n for signal n).
+
+`--help` shows the options that all commands share; `pgstencil help COMMAND` has more.";
 
 /// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "pgstencil", version, about = ABOUT, after_help = AFTER, propagate_version = true)]
+#[command(name = "pgstencil", version = VERSION, about = ABOUT, after_help = AFTER, propagate_version = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) shared: Shared,
@@ -37,13 +42,20 @@ pub(crate) struct Arguments {
 /// Options of every command.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Shared options")]
+// With `-h` a command shows its own; `--help` has these below them.
 pub(crate) struct Shared {
     /// The config file, whoever owns it [env: PGSTENCIL_CONFIG] [default: pgstencil.toml here or in a
     /// folder above, if it belongs to you, to root or to the owner of the current folder]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The server [env: PGSTENCIL_SERVER_URL] [default: `[server] url`, else the managed server]
-    #[arg(long, global = true, value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        value_name = "URL",
+        hide_env_values = true
+    )]
     pub(crate) server_url: Option<String>,
     /// Host that hooks, CMD and printed URLs get in place of the server's own, as containers need it
     /// [env: PGSTENCIL_CLIENT_HOST] [default: `[server] client_host`]
@@ -53,19 +65,26 @@ pub(crate) struct Shared {
     #[arg(long, global = true, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) client_port: Option<u16>,
     /// Bounds all waits together, such as `90s` or `5m` [default: as long as it takes]
-    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, hide_short_help = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) wait: Option<Duration>,
     /// Print one JSON object instead of words
-    #[arg(long, global = true)]
+    #[arg(long, global = true, hide_short_help = true)]
     pub(crate) json: bool,
     /// Say less: no status; twice: no warnings
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, hide_short_help = true, action = clap::ArgAction::Count, conflicts_with = "verbose")]
     pub(crate) quiet: u8,
     /// Say more: the output of build commands as it comes
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, hide_short_help = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// When to use colour
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    /// When to use colour: auto (on a terminal, unless NO_COLOR is set), always, never
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
     pub(crate) color: Color,
 }
 
@@ -93,44 +112,93 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a command against a clone of its own, and give the clone back afterwards
+    #[command(
+        after_help = "Examples:\n  pgstencil run ./run-tests                        a database for this command\n  pgstencil run --clones 4 -- pytest -n 4          one for each worker: PGSTENCIL_URL_0 to _3\n  pgstencil run --keep-on-failure -- cargo test    leave it for a look if a test fails"
+    )]
     Run(Run),
     /// Hand out a clone that outlives this command, and print its URL
+    #[command(
+        after_help = "Examples:\n  url=$(pgstencil clone)                  a database for 12 hours\n  pgstencil clone --name dev_{branch}     one for each branch; the same one again the next time\n  pgstencil clone --name dev --fresh      start over with it"
+    )]
     Clone(CloneArgs),
     /// Build the template if it is missing; hand out nothing
+    #[command(
+        after_help = "Examples:\n  pgstencil ensure              build it before the tests are started\n  pgstencil ensure --settle     build it from nothing if it was extended"
+    )]
     Ensure(Ensure),
     /// Say what decides the template, what changed since the nearest one, and what a command would do
+    #[command(
+        after_help = "Examples:\n  pgstencil explain                  why the next command builds, and what it costs\n  pgstencil explain -v -t app        with all files\n  pgstencil explain --against be81   compared with one template"
+    )]
     Explain(Explain),
     /// Build from nothing beside the template, and compare; exit 1 if they differ
+    #[command(
+        after_help = "Examples:\n  pgstencil verify              the template of the present files\n  pgstencil verify --all        of all definitions, as a nightly job"
+    )]
     Verify(Verify),
     /// Give clones back
+    #[command(
+        after_help = "Examples:\n  pgstencil release dev_main\n  pgstencil release --take ci_7   also if it belongs to another checkout"
+    )]
     Release(Release),
     /// Show templates and clones
+    #[command(
+        after_help = "Examples:\n  pgstencil list\n  pgstencil list -v --clones            each warm clone in a line of its own\n  pgstencil list --json --state ready"
+    )]
     List(List),
     /// Drop templates that the limits do not allow, or that are named; and sweep
+    #[command(
+        after_help = "Examples:\n  pgstencil evict --dry-run                     what is over the limits\n  pgstencil evict be819a32ef1e                  one template\n  pgstencil evict --all --project shop --yes    all that project shop has"
+    )]
     Evict(Evict),
     /// Protect templates from eviction
+    #[command(
+        after_help = "Examples:\n  pgstencil pin                 the template of the present files\n  pgstencil pin be819a32ef1e    another one"
+    )]
     Pin(Pin),
     /// Let eviction have templates again
+    #[command(after_help = "Example:\n  pgstencil unpin be819a32ef1e")]
     Unpin(Pin),
     /// Give back the clones of this repository whose branch or worktree is gone
+    #[command(
+        after_help = "Examples:\n  git branch -d done && pgstencil prune\n  pgstencil prune --dry-run"
+    )]
     Prune(Prune),
     /// Count hits, extensions and builds, and the time that they took and saved
+    #[command(
+        after_help = "Examples:\n  pgstencil stats --last 7d\n  pgstencil stats -t app --json"
+    )]
     Stats(Stats),
     /// Measure what copies of a template cost on this server, and have `auto` go by that
+    #[command(after_help = "Example:\n  pgstencil bench --rounds 15")]
     Bench(Bench),
     /// Look for what is wrong with server, role, disk or registry, and say the mend; exit 1 on a problem
+    #[command(after_help = "Examples:\n  pgstencil doctor\n  pgstencil doctor --fix")]
     Doctor(Doctor),
     /// The managed local Postgres
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  pgstencil server start\n  psql \"$(pgstencil server url)\"\n  pgstencil server remove --major 15"
+    )]
     Server(Server),
     /// Show it all on a small project in a temporary folder
+    #[command(after_help = "Example:\n  pgstencil demo")]
     Demo(Demo),
     /// The effective config; its JSON schema for editors
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  pgstencil config show\n  pgstencil config schema > pgstencil.schema.json"
+    )]
     Config(Config),
     /// Print where config, state, logs, server and registry are
+    #[command(
+        after_help = "Examples:\n  pgstencil paths\n  tail -f \"$(pgstencil paths --json | jq -r .logs[0])\""
+    )]
     Paths,
     /// Print completions for a shell
+    #[command(
+        after_help = "Example:\n  pgstencil completions bash > ~/.local/share/bash-completion/completions/pgstencil"
+    )]
     Completions(Completions),
     /// Drop what nobody needs, off everybody's path; started by the other commands
     #[command(hide = true)]
@@ -330,6 +398,9 @@ pub(crate) struct Evict {
     /// All templates of this project that are not pinned; asks on a terminal
     #[arg(long)]
     pub(crate) all: bool,
+    /// With `--all`: of this project, of those that share the registry [default: that of the config]
+    #[arg(long, value_name = "NAME", requires = "all")]
+    pub(crate) project: Option<String>,
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
@@ -397,23 +468,31 @@ pub(crate) struct Stats {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Server {
     /// Start it if it does not run, and print its URL
+    #[command(after_help = "Example:\n  pgstencil server start")]
     Start,
     /// Stop it; its data stays
     ///
     /// The disk is synced then, so that a power loss takes nothing away. If another pgstencil command is
     /// at work on it, such as `run`, nothing is stopped, and the exit code is 1.
+    #[command(after_help = "Example:\n  pgstencil server stop")]
     Stop(ServerStop),
     /// Say how it is; exit 1 if it does not run
+    #[command(after_help = "Example:\n  pgstencil server status --json")]
     Status,
     /// Print its URL; exit 1 if it does not run
+    #[command(after_help = "Example:\n  psql \"$(pgstencil server url)\"")]
     Url,
     /// Show the clusters of all PostgreSQL versions, and old data that was moved aside
+    #[command(after_help = "Example:\n  pgstencil server list")]
     List,
     /// Remove clusters, with all that is in them; asks on a terminal
     ///
     /// Without options all clusters are removed. Nothing is removed while a clone is leased, a template is
     /// pinned, a client is connected, or a database is there that pgstencil did not make. A stopped server
     /// is started for that look.
+    #[command(
+        after_help = "Examples:\n  pgstencil server remove --major 15\n  pgstencil server remove --moved --yes"
+    )]
     Remove(ServerRemove),
 }
 
@@ -455,8 +534,10 @@ pub(crate) struct Demo {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Print the effective config, defaults included, without passwords
+    #[command(after_help = "Example:\n  pgstencil config show")]
     Show,
     /// Print the JSON schema of pgstencil.toml
+    #[command(after_help = "Example:\n  pgstencil config schema > pgstencil.schema.json")]
     Schema,
 }
 
@@ -505,6 +586,73 @@ mod tests {
     #[test]
     fn clap_finds_no_fault() {
         Arguments::command().debug_assert();
+    }
+
+    /// Every command and subcommand that people see, by the words that call it.
+    fn commands() -> Vec<(String, clap::Command)> {
+        let mut all = Vec::new();
+        let mut top = Arguments::command();
+        top.build();
+        let mut next: Vec<_> = top
+            .get_subcommands()
+            .map(|c| (String::new(), c.clone()))
+            .collect();
+        while let Some((above, command)) = next.pop() {
+            if command.is_hide_set() || command.get_name() == "help" {
+                continue;
+            }
+            let name = format!("{above} {}", command.get_name());
+            let below = command.get_subcommands().cloned();
+            next.extend(below.map(|c| (name.clone(), c)));
+            all.push((name, command));
+        }
+        all
+    }
+
+    #[test]
+    fn every_help_has_an_example_and_keeps_the_shared_options_apart() {
+        for (name, mut command) in commands() {
+            let help = command.render_long_help().to_string();
+            let (own, shared) = help.split_once("\nShared options:\n").expect(&name);
+            for option in ["--config", "--server-url", "--wait", "--json", "--color"] {
+                let line = format!("{option} <");
+                let json = format!("{option}\n");
+                assert!(
+                    shared.contains(&line) || shared.contains(&json),
+                    "{name}: {option}"
+                );
+                assert!(!own.contains(&line), "{name}: {option} among its own");
+            }
+            let (_, examples) = shared.split_once("\nExample").expect(&name);
+            let called = examples.lines().filter(|l| l.contains("pgstencil"));
+            assert!(called.clone().count() > 0, "{name}");
+            for line in called {
+                assert!(line.contains(&format!("pgstencil{name}")), "{name}: {line}");
+            }
+            let short = command.render_help().to_string();
+            assert!(!short.contains("Shared options"), "{short}");
+        }
+    }
+
+    #[test]
+    fn what_the_examples_say_can_be_typed() {
+        let mut typed = 0;
+        for (_, command) in commands() {
+            let examples = command.get_after_help().map(ToString::to_string);
+            for line in examples.unwrap_or_default().lines().skip(1) {
+                let start = line.rfind("pgstencil ").unwrap_or_default();
+                let start = match line.find("$(pgstencil").or(line.find("&& pgstencil")) {
+                    Some(at) => at + line[at..].find("pgstencil").unwrap_or_default(),
+                    None => start.min(line.find("pgstencil").unwrap_or(start)),
+                };
+                let line = line[start..].split("  ").next().unwrap_or_default();
+                let line = line.split([')', '|', '>']).next().unwrap_or_default();
+                let parsed = Arguments::try_parse_from(line.split_whitespace());
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+                typed += 1;
+            }
+        }
+        assert!(typed > 25, "{typed}");
     }
 
     #[test]

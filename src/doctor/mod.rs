@@ -17,7 +17,7 @@ use crate::drop;
 use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
-use crate::pg::{Doing as _, Endpoint, Limit, Session, catalog, cause};
+use crate::pg::{Doing as _, Endpoint, Limit, Session, catalog, cause, checkup};
 use crate::registry::Registry;
 use crate::registry::database::Owner;
 use crate::sweep;
@@ -55,6 +55,8 @@ pub struct Check {
     pub words: String,
     /// What a person can do about it.
     pub mend: Option<String>,
+    /// Statements for that, which pgstencil does not run.
+    pub statements: Vec<String>,
     /// What [`mend`] can do about it.
     pub fix: Option<Fix>,
     /// What was done about it.
@@ -79,6 +81,7 @@ impl Check {
             status,
             words: words.into(),
             mend: None,
+            statements: Vec::new(),
             fix: None,
             fixed: None,
         }
@@ -167,6 +170,8 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
             patient.strategy,
         ));
     }
+    let all = checkup::databases(&mut session).await;
+    let all = note("databases", all, &mut checks).unwrap_or_default();
     session.close().await;
     let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.limit).await;
     let mut registry = match opened {
@@ -176,6 +181,8 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
                 "registry",
                 "not there yet; the first build makes it",
             ));
+            let foreign = registry::Foreign::read(&all, patient.registry, |_| false);
+            checks.extend(foreign.judge());
             return checks;
         }
         Err(error) => {
@@ -193,7 +200,7 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
     {
         checks.push(disk::judge_strategy(patient.strategy, &measured));
     }
-    let found = registry::read(&mut registry, patient.grace).await;
+    let found = registry::read(&mut registry, &all, patient.grace).await;
     if let Some(ours) = note("registry", found, &mut checks) {
         checks.extend(registry::judge(&ours));
         if let Some(seen) = seen {

@@ -9,8 +9,9 @@ use super::{Check, Fix};
 use crate::error::Result;
 use crate::names::{self, Mark};
 use crate::pg::catalog::{self, Database};
-use crate::pg::checkup::{self, Found};
+use crate::pg::checkup::Found;
 use crate::pg::sql;
+use crate::quantity::count;
 use crate::registry::database::{Estranged, Owner};
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
@@ -28,7 +29,7 @@ pub(super) struct Ours {
     /// Databases with the mark of one of ours, whose name is beside, that are others.
     pub(super) copies: Vec<(String, String)>,
     /// Databases with a mark of which the registry knows nothing.
-    pub(super) foreign: Vec<Found>,
+    pub(super) foreign: Foreign,
     pub(super) clones_in_use: i64,
     pub(super) template_bytes: u64,
     pub(super) largest_bytes: u64,
@@ -40,6 +41,34 @@ pub(super) struct TemplateState {
     row: TemplateRow,
     databases: Vec<(DatabaseRow, Option<Database>)>,
     visitors: Vec<String>,
+}
+
+/// Databases with a mark of which the registry knows nothing, and the databases that may be their registry.
+#[derive(Default)]
+pub(super) struct Foreign {
+    found: Vec<Found>,
+    registries: Vec<String>,
+}
+
+impl Foreign {
+    /// Of all databases of the server. `own`: name of our registry; `known`: whether it knows a database.
+    pub(super) fn read(all: &[Found], own: &str, known: impl Fn(&Found) -> bool) -> Self {
+        let marked = |d: &&Found| Mark::any_in(d.comment.as_deref());
+        let registry = |d: &&Found| d.private && d.open && !marked(d) && d.name != own;
+        Foreign {
+            found: all
+                .iter()
+                .filter(marked)
+                .filter(|d| !known(d))
+                .cloned()
+                .collect(),
+            registries: all
+                .iter()
+                .filter(registry)
+                .map(|d| d.name.clone())
+                .collect(),
+        }
+    }
 }
 
 /// A database that somebody changed so that it is left alone.
@@ -69,7 +98,7 @@ impl Ours {
     }
 }
 
-pub(super) async fn read(registry: &mut Registry, grace: Duration) -> Result<Ours> {
+pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration) -> Result<Ours> {
     let mut ours = Ours::default();
     let mut marks: Vec<(Mark, String)> = Vec::new();
     for row in registry.templates().await? {
@@ -128,17 +157,20 @@ pub(super) async fn read(registry: &mut Registry, grace: Duration) -> Result<Our
         }
     }
     ours.sweep = sweep::plan(registry, grace).await?;
-    let all = checkup::databases(registry.session()).await?;
-    for database in all {
+    let of = |database: &Found| {
         let comment = database.comment.as_deref();
-        if !Mark::any_in(comment) || ours.known.contains(&database.oid) {
-            continue;
-        }
-        match marks.iter().find(|(mark, _)| mark.is_in(comment)) {
-            Some((_, name)) => ours.copies.push((database.name, name.clone())),
-            None => ours.foreign.push(database),
-        }
-    }
+        let mut marks = marks.iter();
+        marks
+            .find(|(mark, _)| mark.is_in(comment))
+            .map(|(_, name)| name.clone())
+    };
+    let name = registry.session().database().to_owned();
+    let known = |d: &Found| ours.known.contains(&d.oid) || of(d).is_some();
+    ours.foreign = Foreign::read(all, &name, known);
+    let others = all.iter().filter(|d| !ours.known.contains(&d.oid));
+    ours.copies = others
+        .filter_map(|d| Some((d.name.clone(), of(d)?)))
+        .collect();
     Ok(ours)
 }
 
@@ -165,7 +197,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
             "DROP DATABASE, if nobody needs it",
         )
     }));
-    checks.extend(foreign(&ours.foreign));
+    checks.extend(ours.foreign.judge());
     checks
 }
 
@@ -405,39 +437,71 @@ fn lost(lost: &Lost) -> Check {
     )
 }
 
-fn foreign(found: &[Found]) -> Vec<Check> {
-    let shown = |some: &[&Found]| {
-        let names = some.iter().take(5).map(|d| format!("`{}`", d.name));
-        let names = names.collect::<Vec<_>>().join(", ");
-        match some.len().saturating_sub(5) {
-            0 => names,
-            n => format!("{names} and {n} more"),
+impl Foreign {
+    pub(super) fn judge(&self) -> Vec<Check> {
+        let name = "other registries";
+        let shown = |some: &[&Found]| {
+            let names = some.iter().take(5).map(|d| format!("`{}`", d.name));
+            let names = names.collect::<Vec<_>>().join(", ");
+            match some.len().saturating_sub(5) {
+                0 => names,
+                n => format!("{names} and {n} more"),
+            }
+        };
+        let all: Vec<&Found> = self.found.iter().collect();
+        let (databases, carry, are) = match all.len() {
+            1 => ("one database".to_owned(), "carries", "is"),
+            n => (count(n, "database"), "carry", "are"),
+        };
+        if all.is_empty() {
+            return vec![Check::ok(
+                name,
+                "no database carries another registry's mark",
+            )];
         }
-    };
-    let all: Vec<&Found> = found.iter().collect();
-    let broken: Vec<&Found> = found.iter().filter(|d| d.invalid && d.ours).collect();
-    let mut checks = vec![Check::ok(
-        "other registries",
-        match all.len() {
-            0 => "no database carries another registry's mark".to_owned(),
-            1 => format!(
-                "one database carries the mark of another registry, and is left alone: {}",
-                shown(&all)
+        if self.registries.is_empty() {
+            // The comment alone proves nothing: a dump carries it to other servers.
+            let check = Check::warning(
+                "lost registry",
+                format!(
+                    "{databases} {carry} the mark of a registry that is not on this server, and {are} left alone: {}",
+                    shown(&all)
+                ),
+                "look at what is in them; if nobody needs them, drop them yourself by the statements below: pgstencil drops no database that its registry does not know",
+            );
+            let drop = |d: &&Found| {
+                let unmark = d.template.then(|| sql::is_template(&d.name, false));
+                unmark.into_iter().chain([sql::drop_database(&d.name)])
+            };
+            let statements = all.iter().flat_map(drop);
+            return vec![Check {
+                statements: statements.map(|s| format!("{};", s.text())).collect(),
+                ..check
+            }];
+        }
+        let broken: Vec<&Found> = all
+            .iter()
+            .copied()
+            .filter(|d| d.invalid && d.ours)
+            .collect();
+        let registries: Vec<String> = self.registries.iter().map(|r| format!("`{r}`")).collect();
+        let mut checks = vec![Check::ok(
+            name,
+            format!(
+                "databases that carry the mark of another registry, and are left alone: {} (that registry may be {})",
+                shown(&all),
+                registries.join(", ")
             ),
-            n => format!(
-                "{n} databases carry the mark of another registry, and are left alone: {}",
-                shown(&all)
-            ),
-        },
-    )];
-    if !broken.is_empty() {
-        checks.push(Check::warning(
-            "half-dropped databases",
-            format!("of another registry: {}", shown(&broken)),
-            "the registry that they belong to sweeps them; if there is none any more, DROP DATABASE is all that they are good for",
-        ));
+        )];
+        if !broken.is_empty() {
+            checks.push(Check::warning(
+                "half-dropped databases",
+                format!("of another registry: {}", shown(&broken)),
+                "the registry that they belong to sweeps them; if there is none any more, DROP DATABASE is all that they are good for",
+            ));
+        }
+        checks
     }
-    checks
 }
 
 #[cfg(test)]
@@ -474,12 +538,36 @@ mod tests {
             ours: true,
             invalid,
             open: true,
+            template: true,
+            private: false,
             comment: None,
+        };
+        let foreign = |some: &[Found]| {
+            let of = Foreign {
+                found: some.to_vec(),
+                registries: vec!["other".into()],
+            };
+            of.judge()
         };
         let worst = |some: &[Found]| foreign(some).iter().map(|c| c.status).max();
         assert_eq!(worst(&[]), Some(Status::Ok));
         assert_eq!(worst(&[found(false)]), Some(Status::Ok));
         assert!(foreign(&[found(false)])[0].words.contains("`theirs`"));
         assert_eq!(worst(&[found(true)]), Some(Status::Warning));
+        // Without any database that could be their registry.
+        let lost = Foreign {
+            found: vec![found(false)],
+            registries: Vec::new(),
+        };
+        let checks = lost.judge();
+        assert_eq!(checks[0].status, Status::Warning);
+        assert_eq!(checks[0].fix, None);
+        assert_eq!(
+            checks[0].statements,
+            [
+                "ALTER DATABASE \"theirs\" IS_TEMPLATE false;",
+                "DROP DATABASE \"theirs\";"
+            ]
+        );
     }
 }

@@ -42,6 +42,10 @@ pub struct Found {
     pub invalid: bool,
     /// Lets sessions in.
     pub open: bool,
+    /// Marked IS_TEMPLATE.
+    pub template: bool,
+    /// Only roles that it was granted to may connect, as with every registry.
+    pub private: bool,
     /// The comment, which holds our mark.
     pub comment: Option<String>,
 }
@@ -55,7 +59,9 @@ const RIGHTS: &str = "SELECT rolsuper AS superuser, rolsuper OR rolcreatedb AS c
 // `backend_type` is hidden from ordinary roles; what serves no role is no client.
 const LOAD: &str = "SELECT count(*) AS sessions FROM pg_stat_activity WHERE usesysid IS NOT NULL";
 const DATABASES: &str = "SELECT oid, datname::text AS name, pg_has_role(datdba, 'MEMBER') AS ours, \
-     datconnlimit = -2 AS invalid, datallowconn AS open, shobj_description(oid, 'pg_database') AS comment \
+     datconnlimit = -2 AS invalid, datallowconn AS open, datistemplate AS template, \
+     NOT EXISTS (SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) a \
+     WHERE a.grantee = 0 AND a.privilege_type = 'CONNECT') AS private, shobj_description(oid, 'pg_database') AS comment \
      FROM pg_database ORDER BY datname";
 /// Folders of databases that no row knows: what a killed server left. One of a CREATE that runs just
 /// now looks the same, so it is only counted if no such statement runs.

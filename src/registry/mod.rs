@@ -101,7 +101,13 @@ impl Registry {
         };
         match registry.judge(seen)? {
             Look::Current => Ok(Some(registry)),
-            Look::Absent => Ok(None),
+            Look::Absent => {
+                // What would be refused when something is to be written is refused here, too.
+                let mut registry = registry;
+                let refused = registry.refuse_foreign_contents(name).await;
+                registry.close().await;
+                refused.map(|()| None)
+            }
             Look::Older(_) => Err(Error::config(format!(
                 "registry database `{name}` is of an older version of pgstencil"
             ))

@@ -1,6 +1,7 @@
 //! Eviction as a caller sees it: by the limits, by name, or everything; pins; and space on a full disk.
 
 use super::{Limit, Stencil};
+use crate::config::nearest::nearest;
 use crate::context::Context;
 use crate::copy;
 use crate::drop;
@@ -10,7 +11,7 @@ use crate::evict::{self, Evicted, Eviction};
 use crate::fingerprint::Recipe;
 use crate::quantity::count;
 use crate::registry::eviction::ResidentRow;
-use crate::registry::{Registry, TemplateRow};
+use crate::registry::{CloneRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
 use crate::template::{self, Ensured, Template};
 
@@ -23,6 +24,8 @@ pub enum Targets {
     Named(Vec<String>),
     /// All of this project that are not pinned.
     All,
+    /// All of the project of this name that are not pinned.
+    Project(String),
 }
 
 /// What an eviction would do.
@@ -32,6 +35,17 @@ pub struct EvictionPlan {
     pub evictions: Vec<Eviction>,
     /// What the sweep behind it would do.
     pub sweep: Vec<Action>,
+    /// What stays of a project whose templates are all to go.
+    pub stays: Stays,
+}
+
+/// What stays of a project whose templates are all evicted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stays {
+    /// Fingerprints of the templates that are pinned.
+    pub pinned: Vec<String>,
+    /// Names of the clones that are in use.
+    pub clones: Vec<String>,
 }
 
 /// What an eviction did.
@@ -41,6 +55,8 @@ pub struct EvictionDone {
     pub evictions: Vec<(Eviction, Evicted)>,
     /// A line for each thing that the sweep behind it did or left.
     pub sweep: Vec<String>,
+    /// As in the plan.
+    pub stays: Stays,
 }
 
 impl Stencil {
@@ -56,12 +72,22 @@ impl Stencil {
             return match targets {
                 Targets::Named(names) => Err(unknown(names.first().map_or("", String::as_str))),
                 Targets::Limits | Targets::All => Ok(EvictionPlan::default()),
+                Targets::Project(project) => Err(unknown_project(project, &[])),
             };
         };
         let evictions = self.evictions(&mut registry, targets).await?;
+        let stays = match targets {
+            Targets::All => stays(&mut registry, &self.config.project).await?,
+            Targets::Project(project) => stays(&mut registry, project).await?,
+            Targets::Limits | Targets::Named(_) => Stays::default(),
+        };
         let sweep = self.plan_sweep(&mut registry).await?;
         registry.close().await;
-        Ok(EvictionPlan { evictions, sweep })
+        Ok(EvictionPlan {
+            evictions,
+            sweep,
+            stays,
+        })
     }
 
     /// Applies a plan, and sweeps. Returns when all that can be dropped now is dropped.
@@ -94,7 +120,11 @@ impl Stencil {
         let mut sweep = evict::drop_now(&mut registry, &gone).await?;
         sweep.extend(sweep::sweep_all(&mut registry, grace, limit).await?);
         registry.close().await;
-        Ok(EvictionDone { evictions, sweep })
+        Ok(EvictionDone {
+            evictions,
+            sweep,
+            stays: plan.stays,
+        })
     }
 
     async fn evictions(&self, registry: &mut Registry, targets: &Targets) -> Result<Vec<Eviction>> {
@@ -104,8 +134,15 @@ impl Stencil {
                 let room = evict::Room::default();
                 evict::plan(registry, project, &self.config.eviction, room).await
             }
-            Targets::All => {
+            Targets::All | Targets::Project(_) => {
                 let rows = registry.residents().await?;
+                let project = match targets {
+                    Targets::Project(named) => {
+                        known(registry, &rows, named).await?;
+                        named
+                    }
+                    _ => project,
+                };
                 let ids = rows
                     .iter()
                     .filter(|row| row.project == *project && !row.pinned)
@@ -261,6 +298,51 @@ impl Stencil {
             context.tell(Event::Notice(&eviction.describe()));
         }
         Ok(true)
+    }
+}
+
+/// What pins and leases keep of a project.
+async fn stays(registry: &mut Registry, project: &str) -> Result<Stays> {
+    let rows = registry.residents().await?;
+    let pinned = rows
+        .into_iter()
+        .filter(|row| row.pinned && row.project == project);
+    let pinned = pinned.map(|row| row.fingerprint).collect();
+    let held = registry.held_locks().await?;
+    let in_use = |row: &CloneRow| {
+        row.project == project
+            && row.state == "leased"
+            && !row.expired
+            && (row.lease != "session" || held.contains(&row.key()))
+    };
+    let clones = registry.clones().await?;
+    let clones = clones.into_iter().filter(in_use).map(|row| row.name);
+    Ok(Stays {
+        pinned,
+        clones: clones.collect(),
+    })
+}
+
+/// Refuses a project that the registry has never heard of.
+async fn known(registry: &mut Registry, rows: &[ResidentRow], project: &str) -> Result<()> {
+    let mut projects: Vec<String> = rows.iter().map(|row| row.project.clone()).collect();
+    projects.extend(registry.clones().await?.into_iter().map(|row| row.project));
+    let templates = registry.templates().await?;
+    projects.extend(templates.into_iter().map(|row| row.project));
+    match projects.iter().any(|known| known == project) {
+        true => Ok(()),
+        false => Err(unknown_project(project, &projects)),
+    }
+}
+
+fn unknown_project(project: &str, known: &[String]) -> Error {
+    let error = Error::new(
+        Kind::NotFound,
+        format!("there is nothing of a project `{project}` in this registry"),
+    );
+    match nearest(project, known.iter().map(String::as_str)) {
+        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+        None => error.hint("`pgstencil list` shows the projects, as PROJECT/TEMPLATE"),
     }
 }
 

@@ -35,7 +35,7 @@ use crate::sweep::{self, Action};
 use crate::template::Ensured;
 
 pub use self::acquire::{Acquired, Demand, Wanted};
-pub use self::eviction::{EvictionDone, EvictionPlan, Targets};
+pub use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
 pub use self::give_back::Released;
 pub use self::holdings::{Held, Holdings, holdings};

@@ -30,6 +30,9 @@ pub struct CheckAnswer {
     /// What a person can do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mend: Option<String>,
+    /// Statements for that, which pgstencil does not run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub statements: Vec<String>,
     /// What was done about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fixed: Option<String>,
@@ -52,6 +55,7 @@ impl From<&[Check]> for DoctorAnswer {
                     status: c.status.as_str(),
                     words: c.words.clone(),
                     mend: c.mend.clone(),
+                    statements: c.statements.clone(),
                     fixed: c.fixed.clone(),
                 })
                 .collect(),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::VERSION;
 use crate::registry::eviction::ResidentRow;
-use crate::stencil::{Evicted, Eviction, EvictionDone, EvictionPlan};
+use crate::stencil::{Evicted, Eviction, EvictionDone, EvictionPlan, Stays};
 
 /// What `evict` answers.
 #[derive(Clone, Debug, Serialize)]
@@ -19,6 +19,10 @@ pub struct EvictAnswer {
     pub templates: Vec<EvictedTemplate>,
     /// What the sweep did, or would do; a line for each thing.
     pub sweep: Vec<String>,
+    /// With `--all`: fingerprints of the project's templates that stay, since they are pinned.
+    pub pinned: Vec<String>,
+    /// With `--all`: names of the project's clones that stay, since they are in use.
+    pub clones: Vec<String>,
 }
 
 /// One template that went, would go, or was to go.
@@ -57,7 +61,12 @@ fn evicted(eviction: &Eviction, state: &'static str) -> EvictedTemplate {
 }
 
 impl EvictAnswer {
-    fn new(dry_run: bool, templates: Vec<EvictedTemplate>, sweep: Vec<String>) -> Self {
+    fn new(
+        dry_run: bool,
+        templates: Vec<EvictedTemplate>,
+        sweep: Vec<String>,
+        stays: &Stays,
+    ) -> Self {
         let going = templates
             .iter()
             .filter(|t| matches!(t.state, "evicted" | "would_go"));
@@ -67,6 +76,8 @@ impl EvictAnswer {
             bytes: going.map(|t| t.bytes).sum(),
             templates,
             sweep,
+            pinned: stays.pinned.clone(),
+            clones: stays.clones.clone(),
         }
     }
 }
@@ -78,6 +89,7 @@ impl From<&EvictionPlan> for EvictAnswer {
             true,
             templates.map(|e| evicted(e, "would_go")).collect(),
             plan.sweep.iter().map(|action| action.describe()).collect(),
+            &plan.stays,
         )
     }
 }
@@ -94,6 +106,7 @@ impl From<&EvictionDone> for EvictAnswer {
             false,
             templates.map(|(e, done)| evicted(e, state(done))).collect(),
             done.sweep.clone(),
+            &done.stays,
         )
     }
 }

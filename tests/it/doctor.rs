@@ -380,3 +380,70 @@ fn a_badly_set_server_is_told() {
 fn templates_of(project: &Project<'_>) -> usize {
     templates(project).len()
 }
+
+#[test]
+fn databases_of_a_lost_registry_get_statements_that_nobody_runs() {
+    let private = TestServer::private();
+    let project = Project::with_migrations(&private);
+    let name = format!("left_{}", project.id);
+    Pgstencil::new(&project)
+        .args(["clone", "--name", &name])
+        .success();
+    let statements = |answer: &Value| -> Vec<String> {
+        let found = check(answer, "lost registry", "is not on this server");
+        assert_eq!(found["status"], "warning");
+        let all = found["statements"].as_array().unwrap().iter();
+        all.map(|s| s.as_str().unwrap().to_owned()).collect()
+    };
+    private.drop_database(&project.registry());
+    let left = private.databases();
+    // Without any registry, and with a new one; also where everything is to be mended.
+    let without = statements(&doctor(&project, 0, &["--fix"]));
+    assert!(
+        without.contains(&format!("DROP DATABASE \"{name}\";")),
+        "{without:?}"
+    );
+    let other = Project::with_migrations(&private);
+    ensure(&other);
+    // That one may be theirs, as far as this registry can tell; for that one itself it is not.
+    let with = statements(&doctor(&other, 0, &["--fix"]));
+    assert_eq!(with, without);
+    let text = Pgstencil::new(&other).arg("doctor").success();
+    text.stdout_has(&format!("\n           DROP DATABASE \"{name}\";\n"));
+    assert!(
+        left.iter().all(|name| private.has_database(name)),
+        "{left:?}"
+    );
+    private.drop_database(&other.registry());
+    let template = with.iter().find(|s| s.contains("IS_TEMPLATE false"));
+    assert!(template.is_some(), "{with:?}");
+    for statement in &with {
+        private.psql("postgres", statement);
+    }
+    assert!(!private.has_database(&name));
+}
+
+#[test]
+fn a_registry_in_another_database_is_a_problem_as_for_run() {
+    let project = Project::with_migrations(server());
+    let theirs = format!("theirs_{}", project.id);
+    admin(&format!("create database {theirs}"));
+    server().psql(&theirs, "create table precious (id int)");
+    let config = project.read("pgstencil.toml");
+    let config = config.replace(&project.registry(), &theirs);
+    project.write("pgstencil.toml", &config);
+    let words = "is not a pgstencil registry, and holds something else";
+    let answer = doctor(&project, 1, &[]);
+    assert_eq!(status(&answer, "registry", words), "problem");
+    for args in [
+        &["list"][..],
+        &["stats"],
+        &["explain"],
+        &["run", "--", "true"],
+    ] {
+        Pgstencil::new(&project)
+            .args(args)
+            .fails(2)
+            .stderr_has(words);
+    }
+}

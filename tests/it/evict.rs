@@ -1,9 +1,10 @@
 //! What goes, what stays, and that a dry run says so without doing it.
 
+use std::fs;
 use std::time::Duration;
 
 use pgstencil::pg::lock::LockKey;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::support::extension::{KEEP, database_of, ensure, items, outcome, registry, templates};
@@ -826,4 +827,69 @@ fn templates_of_more_than_two_gigabytes_are_counted() {
     );
     Pgstencil::new(&project).arg("ensure").success();
     assert!(templates(&project).len() < 3, "{:?}", templates(&project));
+}
+
+#[test]
+fn a_project_that_is_named_goes_as_a_whole_from_anywhere() {
+    let project = Project::extending(server(), "extend = \"append\"\nafter_extend = \"keep\"");
+    Pgstencil::new(&project).arg("ensure").success();
+    project.add_migration("0003_more", "create table more (id int);");
+    let name = format!("kept_{}", project.id);
+    Pgstencil::new(&project)
+        .args(["clone", "--name", &name])
+        .success();
+    let pinned = Pgstencil::new(&project)
+        .args(["pin", "--json"])
+        .success()
+        .json();
+    let pinned = pinned["templates"][0]["fingerprint"].as_str().unwrap()[..12].to_owned();
+    // From another project, as for one whose checkout is gone.
+    let config = project.read("pgstencil.toml");
+    let config = config.replace(&project.name(), "other");
+    fs::write(project.home().join("elsewhere.toml"), config).unwrap();
+    let elsewhere = |args: &[&str]| {
+        let file = project.home().join("elsewhere.toml");
+        Pgstencil::new(&project)
+            .current_dir(project.home())
+            .arg("evict")
+            .args(args)
+            .env("PGSTENCIL_CONFIG", file)
+    };
+    let project_name = project.name();
+    let typed = project_name.replace("t_", "t-");
+    elsewhere(&["--all", "--project", &typed, "--yes"])
+        .fails(6)
+        .stderr_has(&format!("did you mean `{project_name}`?"));
+    elsewhere(&["--project", &project_name])
+        .fails(2)
+        .stderr_has("--all");
+    elsewhere(&["--all", "--project", &project_name])
+        .fails(2)
+        .stderr_has("`--yes`");
+    let all = &["--all", "--project", &project_name, "--yes"];
+    elsewhere(all)
+        .success()
+        .stdout_has("evicted template ")
+        .stderr_has(&format!(
+            "template {pinned} stays: it is pinned; `pgstencil unpin {pinned}`"
+        ))
+        .stderr_has(&format!(
+            "clone {name} stays: it is in use; `pgstencil release {name}`"
+        ));
+    // What is left to say where only the pin keeps something.
+    let again = elsewhere(&[all, &["--json"][..]].concat()).success().json();
+    assert_eq!(again["templates"], json!([]));
+    assert_eq!(again["pinned"][0].as_str().unwrap()[..12], pinned);
+    assert_eq!(again["clones"], json!([name]));
+    let again = elsewhere(all).success();
+    again.stderr_has("nothing can go\n");
+    again.stderr_has(&format!("template {pinned} stays"));
+    Pgstencil::new(&project).args(["unpin", &pinned]).success();
+    Pgstencil::new(&project).args(["release", &name]).success();
+    elsewhere(all).success();
+    assert!(
+        eventually(PATIENCE, || project.databases().is_empty()),
+        "{:?}",
+        project.databases()
+    );
 }

@@ -237,7 +237,11 @@ fn sources() -> BTreeMap<String, String> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+            } else if path.extension().is_some_and(|e| e == "rs")
+                && !path.ends_with("tests.rs")
+                // The build script is a program of its own.
+                && !path.ends_with("src/build.rs")
+            {
                 let name = path.strip_prefix(&src).unwrap().to_str().unwrap();
                 found.insert(name.to_owned(), fs::read_to_string(&path).unwrap());
             }

@@ -362,7 +362,13 @@ fn help_completions_and_config_need_no_server() {
     ] {
         alone(&[command, "--help"]).stdout_has("--json");
     }
-    alone(&["--version"]).stdout(concat!("pgstencil ", env!("CARGO_PKG_VERSION"), "\n"));
+    let version = alone(&["--version"]);
+    let line = version.line();
+    let known = line.strip_prefix(concat!("pgstencil ", env!("CARGO_PKG_VERSION")));
+    let known = known.unwrap_or_else(|| panic!("{version}"));
+    // An archive without git has neither commit nor date.
+    assert_eq!(known, commit(), "{version}");
+    assert_eq!(alone(&["-V"]).line(), line);
     for sh in ["bash", "zsh", "fish"] {
         alone(&["completions", sh]).stdout_has("pgstencil");
     }
@@ -374,4 +380,14 @@ fn help_completions_and_config_need_no_server() {
     project.write("pgstencil.toml", &show.stdout);
     assert_eq!(alone(&["config", "show"]).stdout, show.stdout);
     alone(&["config", "show", "--json"]).json();
+}
+
+/// What git says of the checkout that this was built from: ` (4d753e8a1b2c 2026-11-26)`.
+fn commit() -> String {
+    let git = std::process::Command::new("git")
+        .args(["-C", env!("CARGO_MANIFEST_DIR"), "log", "-1"])
+        .args(["--abbrev=12", "--date=short", "--format= (%h %cd)"])
+        .output();
+    let text = git.map(|output| String::from_utf8(output.stdout).unwrap());
+    text.unwrap_or_default().trim_end().to_owned()
 }

@@ -69,7 +69,11 @@ fn lines(check: &CheckAnswer, look: Look) -> String {
         (None, Some(mend)) => text += &format!("         mend: {}\n", escape::line(mend)),
         (None, None) => {}
     }
-    let text = look.wrap(&text);
+    let mut text = look.wrap(&text);
+    // To be copied, so they are not broken.
+    for statement in &check.statements {
+        text += &format!("           {}\n", escape::line(statement));
+    }
     let style = match check.status {
         "ok" => GREEN,
         "warning" => YELLOW,

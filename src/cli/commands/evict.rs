@@ -15,7 +15,7 @@ use pgstencil::quantity::{age, count, seconds, size};
 
 pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
     // Whose templates are all, says the config; the limits of every project are in the registry.
-    if args.all {
+    if args.all && args.project.is_none() {
         session.config()?;
     }
     let Some(stencil) = session.stencil_for_reading().await? else {
@@ -26,7 +26,10 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
         }
         return Ok(0);
     };
+    let project = args.project.as_ref();
+    let project = project.unwrap_or(&stencil.config().project).clone();
     let targets = match (args.all, args.templates) {
+        (true, _) if args.project.is_some() => Targets::Project(project.clone()),
         (true, _) => Targets::All,
         (false, names) if names.is_empty() => Targets::Limits,
         (false, names) => Targets::Named(names),
@@ -38,10 +41,10 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
         prune::look(session, &stencil).await;
         return Ok(code);
     }
-    if targets == Targets::All
+    if args.all
         && !args.yes
         && !answer.templates.is_empty()
-        && !confirmed(session, &stencil.config().project, &answer)?
+        && !confirmed(session, &project, &answer)?
     {
         session.printer.say("nothing was done");
         return Ok(1);
@@ -82,7 +85,11 @@ fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
         return Ok(code);
     }
     if answer.templates.is_empty() && answer.sweep.is_empty() {
-        session.printer.say("nothing has to go");
+        session.printer.say(match answer.pinned.is_empty() {
+            true => "nothing has to go",
+            false => "nothing can go",
+        });
+        tell_what_stays(session, answer);
         return Ok(0);
     }
     let mut text = String::new();
@@ -100,7 +107,34 @@ fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
             .printer
             .say(&format!("{} of templates {would}freed", size(answer.bytes)));
     }
+    tell_what_stays(session, answer);
     Ok(code)
+}
+
+/// Names what pins and leases keep.
+fn tell_what_stays(session: &Session, answer: &EvictAnswer) {
+    let say = |words: String| session.printer.say(&words);
+    if !answer.pinned.is_empty() {
+        let short: Vec<&str> = answer.pinned.iter().map(|f| &f[..12]).collect();
+        let short = short.join(" ");
+        let what = match answer.pinned.len() {
+            1 => format!("template {short} stays: it is"),
+            n => format!("{n} templates stay: they are"),
+        };
+        say(format!(
+            "{what} pinned; `pgstencil unpin {short}` takes the pin away"
+        ));
+    }
+    if !answer.clones.is_empty() {
+        let names = answer.clones.join(" ");
+        let what = match answer.clones.len() {
+            1 => format!("clone {names} stays: it is"),
+            n => format!("{n} clones stay: they are"),
+        };
+        say(format!(
+            "{what} in use; `pgstencil release {names}` gives back what is yours"
+        ));
+    }
 }
 
 fn line(template: &EvictedTemplate) -> String {

@@ -1,0 +1,65 @@
+//! Cargo's build script: which commit this is built from, for `--version`. Without git, or from an archive
+//! that is no checkout, the version stands alone.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "it is how a build script talks to cargo"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn main() {
+    println!("cargo:rerun-if-changed=src/build.rs");
+    println!("cargo:rerun-if-env-changed=PGSTENCIL_COMMIT");
+    let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
+    let version = match commit(&root) {
+        Some(commit) => format!("{version} ({commit})"),
+        None => version,
+    };
+    println!("cargo:rustc-env=PGSTENCIL_VERSION={version}");
+}
+
+/// Short id and date of the commit: `4d753e8a1b2c 2026-11-26`. Packagers, who build from an archive, can say it
+/// with `PGSTENCIL_COMMIT`.
+fn commit(root: &Path) -> Option<String> {
+    if let Ok(commit) = std::env::var("PGSTENCIL_COMMIT") {
+        return Some(commit).filter(|commit| !commit.is_empty());
+    }
+    // A checkout around an unpacked archive is another project's.
+    let top = PathBuf::from(git(root, &["rev-parse", "--show-toplevel"])?);
+    if top.canonicalize().ok()? != root.canonicalize().ok()? {
+        return None;
+    }
+    let branch = git(root, &["symbolic-ref", "-q", "HEAD"]);
+    for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
+        let file = git(root, &["rev-parse", "--git-path", name]).map(|path| root.join(path));
+        // A file that is not there would count as changed each time.
+        if let Some(file) = file.filter(|file| file.exists()) {
+            println!("cargo:rerun-if-changed={}", file.display());
+        }
+    }
+    git(
+        root,
+        &[
+            "log",
+            "-1",
+            "--no-show-signature",
+            "--abbrev=12",
+            "--date=short",
+            "--format=%h %cd",
+        ],
+    )
+}
+
+fn git(root: &Path, args: &[&str]) -> Option<String> {
+    let mut command = Command::new("git");
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+        command.env_remove(name);
+    }
+    let output = command.arg("-C").arg(root).args(args).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let line = text.trim_end().to_owned();
+    (output.status.success() && !line.is_empty()).then_some(line)
+}
