@@ -70,8 +70,12 @@ pub enum Event<'a> {
         definition: &'a str,
         /// First digits of the fingerprint.
         fingerprint: &'a str,
-        /// Whether nothing differs.
-        equal: bool,
+        /// In what they differ, in words; empty if in nothing.
+        differs: &'a str,
+        /// What was compared, in words.
+        compared: &'a str,
+        /// What was not, in words; may be empty.
+        not_compared: &'a str,
         /// Whether it took the template's place.
         replaced: bool,
         /// Duration of the build.

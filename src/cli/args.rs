@@ -328,6 +328,9 @@ pub(crate) struct Verify {
     /// Verify the templates of all definitions
     #[arg(long, conflicts_with = "template")]
     pub(crate) all: bool,
+    /// Compare what the rows say, too, and which ids they have
+    #[arg(long)]
+    pub(crate) rows: bool,
     /// Keep what was built from nothing, in the place of the template
     #[arg(long)]
     pub(crate) replace: bool,

@@ -276,12 +276,14 @@ impl Printer {
             Event::Compared {
                 definition,
                 fingerprint,
-                equal,
+                differs,
+                compared,
+                not_compared,
                 replaced,
                 took,
             } => {
                 self.finish();
-                let found = match equal {
+                let found = match differs.is_empty() {
                     true => Painted(GREEN, "equals"),
                     false => Painted(YELLOW, "differs from"),
                 };
@@ -290,8 +292,18 @@ impl Printer {
                     false => "",
                 };
                 let built = format!("a build from nothing ({}) ", seconds(*took));
-                let what = format!(" template {definition} ({fingerprint}){place}");
+                let class = if differs.is_empty() {
+                    compared
+                } else {
+                    differs
+                };
+                let what = format!(" template {definition} ({fingerprint}) in {class}{place}");
                 self.say_parts(&[Words(&built), found, Words(&what)]);
+                if !not_compared.is_empty() {
+                    self.say(&format!(
+                        "not compared: {not_compared}; `--rows` compares them"
+                    ));
+                }
             }
             // What the user's own command prints for them may have colours.
             Event::Output(line) => {

@@ -242,6 +242,21 @@ fn size(text: &str) -> std::result::Result<u64, &'static str> {
     }
 }
 
+fn check_columns(doc: &Document<'_>, path: &KeyPath, columns: &[String]) -> Result<()> {
+    for (i, column) in columns.iter().enumerate() {
+        let parts: Vec<&str> = column.split('.').collect();
+        if parts.len() < 2 || parts.iter().any(|part| part.trim().is_empty()) {
+            return Err(doc
+                .error(
+                    &path.index(i),
+                    format!("is `{column}`, which names no column"),
+                )
+                .hint("write `table.column` or `schema.table.column`; `table.*` is every column"));
+        }
+    }
+    Ok(())
+}
+
 fn or_never(doc: &Document<'_>, path: &KeyPath, text: &str) -> Result<Option<Duration>> {
     match text {
         "never" => Ok(None),
@@ -304,6 +319,7 @@ fn definition(
     }
     check_variables(doc, &path.key("env_inputs"), &raw.env_inputs)?;
     check_seen(doc, path, &name, &raw)?;
+    check_columns(doc, &path.key("verify_ignore"), &raw.verify_ignore)?;
     check_from(doc, &path.key("from"), &raw.from)?;
     check_roles(doc, &path.key("databases"), &raw.databases)?;
     let build_timeout_path = path.key("build_timeout");
@@ -342,6 +358,7 @@ fn definition(
         extend: raw.extend,
         after_extend: raw.after_extend,
         max_extensions: raw.max_extensions,
+        verify_ignore: raw.verify_ignore,
         serial_builds: raw.serial_builds,
     })
 }

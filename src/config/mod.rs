@@ -126,6 +126,9 @@ pub struct Definition {
     pub max_extensions: u32,
     /// The age of its oldest contents at which a template is rebuilt; `None` is `"never"`.
     pub stale_after: Option<Duration>,
+    /// Columns that `verify` and the proofs of extended templates do not compare, as `table.column` or
+    /// `schema.table.column`; `*` stands for every column.
+    pub verify_ignore: Vec<String>,
     /// Lets only one such build run at a time, among all projects that share the registry.
     pub serial_builds: bool,
     /// Command run against every clone; `None` if empty in the file.

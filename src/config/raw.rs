@@ -188,6 +188,9 @@ pub(super) struct RawTemplate {
     /// A template whose oldest contents are older than this is rebuilt; a duration, or `never`.
     #[serde(default = "default_stale_after")]
     pub(super) stale_after: String,
+    /// Columns whose values a comparison of rows leaves out, as `table.column` or `schema.table.column`.
+    #[serde(default)]
+    pub(super) verify_ignore: Vec<String>,
     /// Lets only one such build run at a time, among all projects that share the registry.
     #[serde(default)]
     pub(super) serial_builds: bool,
@@ -390,6 +393,7 @@ impl From<&Definition> for RawTemplate {
             after_extend: d.after_extend,
             max_extensions: d.max_extensions,
             stale_after: or_never(d.stale_after),
+            verify_ignore: d.verify_ignore.clone(),
             serial_builds: d.serial_builds,
             after_clone: d.after_clone.clone().unwrap_or_default(),
             build_timeout: setting(d.build_timeout),

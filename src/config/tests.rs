@@ -87,6 +87,7 @@ fn the_least_config_has_all_defaults() {
                 after_extend: AfterExtend::Verify,
                 max_extensions: 20,
                 stale_after: None,
+                verify_ignore: vec![],
                 serial_builds: false,
                 after_clone: None,
                 after_clone_sql: BTreeMap::new(),
@@ -141,6 +142,7 @@ extend = "always"
 after_extend = "keep"
 max_extensions = 3
 stale_after = "7d"
+verify_ignore = ["users.token", "app.users.*"]
 serial_builds = true
 env_inputs = ["LANG", "_X1"]
 from = "golden"
@@ -237,6 +239,7 @@ fn every_key_arrives() {
             after_extend: AfterExtend::Keep,
             max_extensions: 3,
             stale_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
+            verify_ignore: vec!["users.token".into(), "app.users.*".into()],
             serial_builds: true,
             after_clone: Some("true".into()),
             after_clone_sql: pairs(&[("default", "select '{proxy-1.name}', '{1,2}'")]),
@@ -280,30 +283,30 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?",
         ),
         (
             "evict = true",
             "pgstencil.toml:4:1: unknown key `template.app.evict`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after",
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?",
         ),
         (

@@ -77,6 +77,7 @@ fn definition() -> Definition {
         after_extend: AfterExtend::Verify,
         max_extensions: 20,
         stale_after: None,
+        verify_ignore: vec![],
         serial_builds: false,
         after_clone: None,
         after_clone_sql: Default::default(),

@@ -1,4 +1,4 @@
-//! What `CREATE DATABASE … TEMPLATE` does not copy: the owner, settings, grants, the connection limit. Read
+//! What `CREATE DATABASE … TEMPLATE` does not copy: the owner, settings, grants, security labels, the connection limit. Read
 //! from the built database, stored with the template, applied to each clone before it opens.
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,9 @@ pub struct Replay {
     pub connection_limit: i32,
     /// The builder's own comment.
     pub comment: Option<String>,
+    /// Security labels, each after its provider.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<(String, String)>,
 }
 
 impl Default for Replay {
@@ -35,6 +38,7 @@ impl Default for Replay {
             grants: None,
             connection_limit: -1,
             comment: None,
+            labels: Vec::new(),
         }
     }
 }
@@ -82,6 +86,14 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
         ))
         .await
         .doing(doing)?;
+    let labels = session
+        .rows(sql::fill(
+            "SELECT provider, label FROM pg_shseclabel \
+             WHERE classoid = 'pg_database'::regclass AND objoid = $1 ORDER BY 1",
+            &[&oid],
+        ))
+        .await
+        .doing(doing)?;
     let grants = if default_acl {
         None
     } else {
@@ -123,6 +135,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
         grants,
         connection_limit: limit,
         comment: mark.builders(comment.as_deref()).map(str::to_owned),
+        labels,
     })
 }
 
@@ -187,6 +200,11 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
             let lines = refused.iter_mut().skip(before);
             lines.for_each(|line| *line = line.replace(&s.value, "***"));
         }
+    }
+    for (provider, label) in &replay.labels {
+        let statement = sql::security_label(database, provider, label);
+        let what = format!("SECURITY LABEL FOR {provider}");
+        attempt(session, statement, what, &mut refused).await?;
     }
     if replay.connection_limit >= 0 {
         let statement = sql::connection_limit(database, replay.connection_limit);

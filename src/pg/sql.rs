@@ -1,10 +1,17 @@
 //! Statements whose identifiers cannot be bound: made here and nowhere else, every identifier
 //! quoted by [`quote_ident`], every literal by [`quote_literal`].
 
+mod rows;
+
 use serde::Serialize;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+pub use rows::{
+    Cell, Digested, Reference, Time, count_and_digest, digest_columns, digest_each, holds_time,
+    positions,
+};
 
 /// A finished statement, safe to send. Its literals may be secrets: a stored setting, a password within the
 /// user's own statements. So `Debug` and traces show its [`Statement::outline`] only.
@@ -339,6 +346,16 @@ pub fn is_template(name: &str, yes: bool) -> Statement {
     Statement(format!(
         "ALTER DATABASE {} IS_TEMPLATE {yes}",
         quote_ident(name)
+    ))
+}
+
+/// Puts a security label on a database.
+pub fn security_label(database: &str, provider: &str, label: &str) -> Statement {
+    Statement(format!(
+        "SECURITY LABEL FOR {} ON DATABASE {} IS {}",
+        quote_ident(provider),
+        quote_ident(database),
+        quote_literal(label)
     ))
 }
 

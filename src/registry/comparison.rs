@@ -20,8 +20,10 @@ pub struct NewComparison<'a> {
     pub fingerprint: &'a Fingerprint,
     /// [`crate::fingerprint::Recipe::core`] of both.
     pub core: &'a str,
-    /// What differs, for a person; empty if nothing does.
+    /// What differs and says that the template was not built as it should be, for a person; empty if nothing does.
     pub difference: &'a str,
+    /// Where ids, row contents and sequences differ, in one line; empty if they do not.
+    pub moved: &'a str,
     /// Whether somebody sees it now: else it is told at the next hand-out.
     pub told: bool,
 }
@@ -31,20 +33,27 @@ pub struct NewComparison<'a> {
 pub struct Finding {
     /// Of the template; 64 hex digits.
     pub fingerprint: String,
-    /// What differs.
+    /// What differs and says that the template was not built as it should be; may be empty.
     pub difference: String,
+    /// Where ids, row contents and sequences differ, in one line; empty if they do not, or if that was told
+    /// already.
+    pub moved: String,
     /// Whether the comparison before it, with the same build command and inputs, found a difference, too.
     pub again: bool,
 }
 
 /// Rows are numbered, so their number is a bound by itself.
 const INSERT: &str = "WITH new AS (INSERT INTO pgstencil.comparison \
-       (project, definition, fingerprint, core, difference, told_at) \
-     VALUES ($1, $2, $3, $4, $5, CASE WHEN $6 THEN now() END) RETURNING id) \
+       (project, definition, fingerprint, core, difference, moved, told_at) \
+     VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN now() END) RETURNING id) \
      DELETE FROM pgstencil.comparison c USING new WHERE new.id % 100 = 0 AND c.id <= new.id - 2000";
+/// What moved is told once as long as it is the same: with some tools it does each time.
 const TELL: &str = "UPDATE pgstencil.comparison c SET told_at = now() \
-     WHERE c.project = $1 AND c.definition = $2 AND c.told_at IS NULL AND c.difference <> '' \
+     WHERE c.project = $1 AND c.definition = $2 AND c.told_at IS NULL AND (c.difference <> '' OR c.moved <> '') \
      RETURNING c.fingerprint, c.difference, \
+       CASE WHEN c.moved = (SELECT p.moved FROM pgstencil.comparison p \
+         WHERE p.project = c.project AND p.definition = c.definition AND p.moved <> '' AND p.id < c.id \
+         ORDER BY p.id DESC LIMIT 1) THEN '' ELSE c.moved END AS moved, \
        coalesce((SELECT p.difference <> '' FROM pgstencil.comparison p \
          WHERE p.project = c.project AND p.definition = c.definition AND p.core = c.core AND p.id < c.id \
          ORDER BY p.id DESC LIMIT 1), false) AS again";
@@ -72,6 +81,7 @@ impl Registry {
                     &new.fingerprint.to_string(),
                     &new.core,
                     &new.difference,
+                    &new.moved,
                     &new.told,
                 ],
             ))

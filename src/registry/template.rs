@@ -13,6 +13,7 @@ use crate::fingerprint::{KeptRecipe, Recipe, RecipeKey, RelPath};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::catalog::{self, BuiltWith};
+use crate::pg::inventory::Window;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
 
@@ -180,6 +181,9 @@ const UNSEALED_BY_ID: &str = select!(
 const UNSEALED: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, unsealed = $3, \
      built_with = $4, build_ms = $5, sealed_at = now(), kept_until = now() + interval '1 minute' \
      WHERE id = $1 AND state = 'building'";
+const WINDOW: &str = "SELECT to_char(created_at AT TIME ZONE 'UTC' - interval '5 minutes', f), \
+       to_char(coalesce(sealed_at, clock_timestamp()) AT TIME ZONE 'UTC' + interval '5 minutes', f) \
+     FROM pgstencil.template, (VALUES ('YYYY-MM-DD HH24:MI:SS+00')) x(f) WHERE id = $1";
 const SHAPES_OF: &str = "SELECT template_id, role, shape FROM pgstencil.database \
      WHERE template_id = $1 ORDER BY ordinal";
 const SHAPES: &str = "SELECT d.template_id, d.role, d.shape FROM pgstencil.database d \
@@ -753,6 +757,20 @@ impl Registry {
     pub async fn shapes_of(&mut self, id: i64) -> Result<Vec<Shape>> {
         let all = self.read_shapes(sql::fill(SHAPES_OF, &[&id])).await?;
         Ok(all.into_iter().flat_map(|(_, shapes)| shapes).collect())
+    }
+
+    /// When a template was built, by the server's clock; five minutes more on each side, since a build command
+    /// may note the time of another machine. The end of a build that goes on is now.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn build_window(&mut self, id: i64) -> Result<Window> {
+        let (since, until) = self
+            .session()
+            .one(sql::fill(WINDOW, &[&id]))
+            .await
+            .doing(|| "read when a template was built".into())?;
+        Ok(Window { since, until })
     }
 
     /// The same of all ready templates of a definition, by the numbers of their rows.

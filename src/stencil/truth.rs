@@ -42,8 +42,8 @@ impl Stencil {
         settled
     }
 
-    /// Builds the present inputs from nothing beside their template and compares the two; with
-    /// `replace` the fresh one takes the template's place.
+    /// Builds the present inputs from nothing beside their template and compares the two, with `rows` also
+    /// what their rows say; with `replace` the fresh one takes the template's place.
     ///
     /// # Errors
     /// As [`template::verify()`].
@@ -53,13 +53,14 @@ impl Stencil {
         limit: &Limit,
         observe: Observe<'_>,
         replace: bool,
+        rows: bool,
         keep_failed: bool,
     ) -> Result<Verdict> {
         let definition = self.definition(definition)?;
         let context = self.context(definition, limit, observe, keep_failed);
         let mut registry = self.open(limit).await?;
         registry.note_command_in_checkout(&self.asker()).await?;
-        let verdict = template::verify(&mut registry, &context, replace).await;
+        let verdict = template::verify(&mut registry, &context, replace, rows).await;
         if let Ok(verdict) = &verdict {
             let name = &context.definition.name;
             let mut findings = registry.findings(context.project, name).await?;

@@ -7,12 +7,15 @@
 use std::collections::BTreeMap;
 
 use super::Template;
-use super::build::{self, Done};
+use super::build;
 use crate::context::Context;
 use crate::drop;
 use crate::error::{Error, Result};
 use crate::names;
-use crate::pg::inventory::{self, Difference, Inventory, Rows};
+use crate::pg::inventory::{
+    self, Class, Difference, Ignored, Inventory, Line, Reading, RowComparison, RowDifference, Rows,
+    Window,
+};
 use crate::pg::replay::Replay;
 use crate::pg::session::OpenError;
 use crate::pg::{Patience, Session};
@@ -35,26 +38,30 @@ pub(super) struct Compared {
     pub(super) differences: Vec<(String, Difference)>,
     /// Whether the rows that were looked at say the same; looked at only where nothing else differs.
     pub(super) same_rows: bool,
+    /// Columns whose rows differ, but were left out since they hold the time of the build.
+    pub(super) left_out: Vec<String>,
+    /// Entries of `verify_ignore` that name no column.
+    pub(super) unknown: Vec<String>,
+}
+
+/// What is compared of the rows.
+#[derive(Clone, Copy)]
+pub(super) enum Depth<'a> {
+    /// How many there are.
+    Counts,
+    /// Whether they say the same, where nothing else differs.
+    Same(Rows),
+    /// What in them differs, but for some columns.
+    Contents(&'a Ignored),
 }
 
 /// What differs between a template and what was built from nothing, by role.
 pub(super) async fn compare(
     registry: &mut Registry,
     context: &Context<'_>,
-    done: &Done,
-    template: &Template,
-) -> Result<Vec<(String, Difference)>> {
-    let compared = compare_all(registry, context, &done.subject(), template, None).await?;
-    Ok(compared.differences)
-}
-
-/// The same, and with `rows` also whether these say the same.
-pub(super) async fn compare_all(
-    registry: &mut Registry,
-    context: &Context<'_>,
     built: &Subject<'_>,
     template: &Template,
-    rows: Option<Rows>,
+    depth: Depth<'_>,
 ) -> Result<Compared> {
     let owner = Owner::Template(built.id);
     let new: Vec<NewDatabase> = template
@@ -83,25 +90,56 @@ pub(super) async fn compare_all(
         // Databases of a set may hold each other's names, as the build saw them.
         let owner = Owner::Template(template.id);
         let built_as = registry.databases_of(&owner).await?;
+        let veil = names::private_name();
+        let reading = Reading {
+            veil: &veil,
+            rows: match depth {
+                Depth::Contents(ignored) => Some(ignored),
+                Depth::Counts | Depth::Same(_) => None,
+            },
+        };
+        let windows = [
+            registry.build_window(template.id).await?,
+            registry.build_window(built.id).await?,
+        ];
         let mut differences = Vec::new();
+        let mut left_out = Vec::new();
+        let mut contents = Vec::new();
         for (i, copy) in copies.iter().enumerate() {
-            let mut old = read(context, &copy.private_name).await?;
-            let mut fresh = read(context, &built.rows[i].private_name).await?;
+            let fresh_name = &built.rows[i].private_name;
+            let mut old = read(context, &copy.private_name, &reading).await?;
+            let mut fresh = read(context, fresh_name, &reading).await?;
             for row in copies.iter().chain(&built_as).chain(built.rows) {
                 for side in [&mut old, &mut fresh] {
                     side.replace(&row.private_name, &format!("({})", row.role));
                 }
             }
-            add_properties(&mut old, &template.databases()[i].replay);
-            add_properties(&mut fresh, &built.replays[i]);
+            add_properties(&mut old, &template.databases()[i].replay, &veil);
+            add_properties(&mut fresh, &built.replays[i], &veil);
             let name = format!("template {}", template.fingerprint.short());
-            let diff = inventory::diff(&old, &fresh, &name, "built from nothing");
+            let mut diff = inventory::diff(&old, &fresh, &name, "built from nothing");
+            if let Some(mut rows) = RowComparison::new(&old.contents, &fresh.contents) {
+                let names = [copy.private_name.as_str(), fresh_name];
+                let found = compare_rows(context, &mut rows, names, &windows).await?;
+                diff.extend(found.changes);
+                left_out.extend(found.left_out);
+            }
+            contents.extend([old.contents, fresh.contents]);
+            if matches!(depth, Depth::Same(_)) {
+                diff = diff.only(Class::decides);
+            }
             if !diff.is_empty() {
                 differences.push((copy.role.clone(), diff));
             }
         }
+        let unknown = match depth {
+            Depth::Contents(ignored) => ignored.unknown(&contents),
+            Depth::Counts | Depth::Same(_) => Vec::new(),
+        };
         let mut same_rows = true;
-        if let Some(rows) = rows.filter(|_| differences.is_empty()) {
+        if let Depth::Same(rows) = depth
+            && differences.is_empty()
+        {
             for (copy, fresh) in copies.iter().zip(built.rows) {
                 let old = digests(context, &copy.private_name, rows).await?;
                 same_rows &= old == digests(context, &fresh.private_name, rows).await?;
@@ -110,6 +148,8 @@ pub(super) async fn compare_all(
         Ok(Compared {
             differences,
             same_rows,
+            left_out,
+            unknown,
         })
     }
     .await;
@@ -123,11 +163,37 @@ pub(super) async fn compare_all(
     }
 }
 
-async fn read(context: &Context<'_>, database: &str) -> Result<Inventory> {
+async fn read(context: &Context<'_>, database: &str, reading: &Reading<'_>) -> Result<Inventory> {
     let mut session = open(context, database).await?;
-    let inventory = inventory::read(&mut session).await;
+    let inventory = inventory::read(&mut session, reading).await;
     session.close().await;
     inventory
+}
+
+/// Looks at the rows that differ: of the template's copy and of the fresh build, one after the other, since a
+/// role's CONNECTION LIMIT may be low.
+async fn compare_rows(
+    context: &Context<'_>,
+    rows: &mut RowComparison<'_>,
+    [old, fresh]: [&str; 2],
+    [old_window, fresh_window]: &[Window; 2],
+) -> Result<RowDifference> {
+    let mut session = open(context, fresh).await?;
+    let found = rows.find_times(&mut session, fresh_window).await;
+    session.close().await;
+    found?;
+    let mut session = open(context, old).await?;
+    let seen = async {
+        rows.find_times(&mut session, old_window).await?;
+        rows.look(&mut session).await
+    }
+    .await;
+    session.close().await;
+    let old_look = seen?;
+    let mut session = open(context, fresh).await?;
+    let fresh_look = rows.look(&mut session).await;
+    session.close().await;
+    Ok(rows.judge(&old_look, &fresh_look?))
 }
 
 async fn digests(
@@ -153,49 +219,69 @@ async fn open(context: &Context<'_>, database: &str) -> Result<Session> {
 }
 
 /// What belongs to a database but lies outside it: as the build left it, which a copy may lack.
-fn add_properties(inventory: &mut Inventory, replay: &Replay) {
-    let mut lines = Vec::new();
+fn add_properties(inventory: &mut Inventory, replay: &Replay, veil: &str) {
+    let mut lines: Vec<(Class, String)> = Vec::new();
     if let Some(owner) = &replay.owner {
-        lines.push(format!("owner {owner}"));
+        lines.push((Class::Grants, format!("owner {owner}")));
     }
     for setting in &replay.settings {
         let secret = ["pass", "secret", "token"];
         let name = setting.name.to_lowercase();
         let hidden = secret.iter().any(|word| name.contains(word)) || name.ends_with("key");
-        lines.push(format!(
-            "setting {}{} = {}",
-            match &setting.role {
-                Some(role) => format!("of {role} "),
-                None => String::new(),
-            },
-            setting.name,
-            if hidden { "hidden" } else { &setting.value }
+        let role = match &setting.role {
+            Some(role) => format!("of {role} "),
+            None => String::new(),
+        };
+        let value = match hidden {
+            true => format!("hidden (digest {})", veiled(veil, &setting.value)),
+            false => setting.value.clone(),
+        };
+        lines.push((
+            Class::Settings,
+            format!("setting {role}{} = {value}", setting.name),
         ));
     }
     if replay.connection_limit != -1 {
-        lines.push(format!("connection limit {}", replay.connection_limit));
+        let line = format!("connection limit {}", replay.connection_limit);
+        lines.push((Class::Settings, line));
     }
     if let Some(comment) = &replay.comment {
-        lines.push(format!("comment {comment:?}"));
+        lines.push((Class::Schema, format!("comment {comment:?}")));
     }
-    for grant in replay.grants.iter().flatten() {
-        lines.push(format!(
-            "grant {} to {}{}",
-            grant.privilege,
-            grant.grantee.as_deref().unwrap_or("PUBLIC"),
-            if grant.grantable {
+    for (provider, label) in &replay.labels {
+        lines.push((
+            Class::Schema,
+            format!("security label of {provider} {label:?}"),
+        ));
+    }
+    match &replay.grants {
+        Some(grants) => lines.extend(grants.iter().map(|grant| {
+            let grantee = grant.grantee.as_deref().unwrap_or("PUBLIC");
+            let option = if grant.grantable {
                 " with grant option"
             } else {
                 ""
-            }
-        ));
+            };
+            (
+                Class::Grants,
+                format!("grant {} to {grantee}{option}", grant.privilege),
+            )
+        })),
+        // What a database has by default.
+        None => lines.extend(
+            ["CONNECT", "TEMPORARY"]
+                .map(|right| (Class::Grants, format!("grant {right} to PUBLIC"))),
+        ),
     }
     let entry = inventory.entries.entry(DATABASE.into()).or_default();
-    entry.retain(|line| !line.starts_with("setting "));
-    entry.extend(lines);
-    if entry.is_empty() {
-        inventory.entries.remove(DATABASE);
-    }
+    entry.retain(|line| line.class != Class::Settings);
+    entry.extend(lines.into_iter().map(|(class, text)| Line { class, text }));
+}
+
+/// What stands for a secret: equal for equal secrets and words.
+fn veiled(veil: &str, value: &str) -> String {
+    let digest = blake3::hash(format!("{veil}{value}").as_bytes());
+    digest.to_hex()[..8].to_owned()
 }
 
 /// The heading under which the inventory has the database's settings.

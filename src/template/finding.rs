@@ -11,16 +11,31 @@ const SHOWN: usize = 12;
 pub(crate) fn tell(context: &Context<'_>, findings: &[Finding]) {
     let name = &context.definition.name;
     for finding in findings {
-        let mut text = format!(
-            "template {} of `{name}` was extended, and a build from nothing differs from it:",
-            &finding.fingerprint[..12]
-        );
+        let short = &finding.fingerprint[..12];
+        let mut text =
+            format!("template {short} of `{name}` was extended, and a build from nothing ");
+        if finding.difference.is_empty() {
+            if finding.moved.is_empty() {
+                continue;
+            }
+            text += &format!(
+                "has the same schema, grants, settings and row counts, but differs in {}",
+                finding.moved
+            );
+            text += "\nclones made before and after it differ in that; the definition is extended as before";
+            context.tell(Event::Warning(&text));
+            continue;
+        }
+        text += "differs from it:";
         let lines: Vec<&str> = finding.difference.lines().collect();
         for line in lines.iter().take(SHOWN) {
             text += &format!("\n{line}");
         }
         if lines.len() > SHOWN {
             text += &format!("\nand {} more lines", lines.len() - SHOWN);
+        }
+        if !finding.moved.is_empty() {
+            text += &format!("\nand in {}", finding.moved);
         }
         text += "\nclones that were made of it before the build from nothing differ as well";
         text += &match finding.again {

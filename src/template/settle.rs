@@ -138,7 +138,7 @@ async fn rebuild(
         ..context.clone()
     };
     let mut superseded = false;
-    let work = prove(registry, &inner, true);
+    let work = prove(registry, &inner, true, true);
     tokio::pin!(work);
     let done = loop {
         tokio::select! {

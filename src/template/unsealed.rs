@@ -5,7 +5,7 @@
 //! everybody and for good. Every migration tool writes at least its own note of a migration, so a result
 //! that lacks even that is no result of the new files.
 
-use super::compare::{Subject, compare_all};
+use super::compare::{Depth, Subject, compare};
 use super::look_up::{self, Claim};
 use super::{Ensured, Template};
 use crate::context::Context;
@@ -202,7 +202,7 @@ async fn equals(
     template: &Template,
     rows: Rows,
 ) -> Result<bool> {
-    let compared = compare_all(registry, context, built, template, Some(rows)).await?;
+    let compared = compare(registry, context, built, template, Depth::Same(rows)).await?;
     Ok(compared.differences.is_empty() && compared.same_rows)
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::build::{self, Made};
-use super::compare::compare;
+use super::compare::{Depth, compare};
 use super::ensure::{POLL, alone, tell_waiting, unlock, wait_for_serial};
 use super::look_up::{self, Claim};
 use super::overtaken::Overtaken;
@@ -15,7 +15,7 @@ use crate::events::Event;
 use crate::fingerprint::Recipe;
 use crate::names::{self, Fingerprint};
 use crate::pg::Doing as _;
-use crate::pg::inventory::Difference;
+use crate::pg::inventory::{Class, Difference, Ignored};
 use crate::pg::lock::LockKey;
 use crate::registry::Registry;
 use crate::registry::comparison::NewComparison;
@@ -31,6 +31,13 @@ pub struct Verdict {
     pub extends: Option<Extends>,
     /// What differs, by role; roles that are equal are left out.
     pub differences: Vec<(String, Difference)>,
+    /// Whether row contents and ids were compared.
+    pub rows: bool,
+    /// Columns of rows that differ which do not count since they hold the time of the build, as
+    /// `schema.table.column`.
+    pub left_out: Vec<String>,
+    /// Entries of `verify_ignore` that name no column.
+    pub unknown: Vec<String>,
     /// What became of the template.
     pub fate: Fate,
     /// What the build from nothing took.
@@ -43,12 +50,67 @@ impl Verdict {
         self.differences.is_empty()
     }
 
-    /// What differs, of all roles.
-    fn text(&self) -> String {
+    /// Whether nothing differs of what [`Class::decides`].
+    pub fn is_as_built(&self) -> bool {
+        self.classes().into_iter().all(|class| !class.decides())
+    }
+
+    /// The classes in which something differs.
+    pub fn classes(&self) -> Vec<Class> {
+        let differs = |class: &Class| {
+            let mut all = self.differences.iter();
+            all.any(|(_, diff)| diff.classes().contains(class))
+        };
+        Class::ALL.into_iter().filter(differs).collect()
+    }
+
+    /// The classes that were compared, or those that were not.
+    pub fn compared(&self, compared: bool) -> Vec<Class> {
+        let was = |class: &Class| self.rows || !class.needs_rows();
+        let all = Class::ALL.into_iter();
+        all.filter(|class| was(class) == compared).collect()
+    }
+
+    /// What differs, of all roles and of some classes.
+    fn text(&self, wanted: impl Fn(Class) -> bool + Copy) -> String {
         let all = self.differences.iter();
-        all.map(|(_, diff)| diff.to_string()).collect()
+        all.map(|(_, diff)| diff.only(wanted).to_string()).collect()
+    }
+
+    /// Where what does not decide differs, in one line.
+    fn moved(&self) -> String {
+        let mut by_class: Vec<(Class, Vec<&str>)> = Vec::new();
+        let changes = self.differences.iter().flat_map(|(_, diff)| &diff.changes);
+        for change in changes.filter(|change| !change.class.decides()) {
+            let heading = change.heading.as_str();
+            match by_class
+                .iter_mut()
+                .find(|(class, _)| *class == change.class)
+            {
+                Some((_, headings)) if headings.contains(&heading) => {}
+                Some((_, headings)) => headings.push(heading),
+                None => by_class.push((change.class, vec![heading])),
+            }
+        }
+        by_class.sort_by_key(|(class, _)| *class);
+        let texts = by_class.iter().map(|(class, headings)| {
+            let shown = headings
+                .iter()
+                .take(MAX_HEADINGS)
+                .copied()
+                .collect::<Vec<_>>()
+                .join(", ");
+            match headings.len().saturating_sub(MAX_HEADINGS) {
+                0 => format!("{class} ({shown})"),
+                more => format!("{class} ({shown} and {more} more)"),
+            }
+        });
+        texts.collect::<Vec<_>>().join(", ")
     }
 }
+
+/// How many objects of a class are named where one line tells what moved.
+const MAX_HEADINGS: usize = 5;
 
 /// What became of a template that was compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +134,11 @@ impl Fate {
     }
 }
 
-/// Builds the definition's present inputs from nothing beside their template, and compares the two.
+/// Builds the definition's present inputs from nothing beside their template, and compares the two, with
+/// `rows` also what their rows say.
 /// With `replace` the fresh one takes the template's place, whatever was found: those who are copying the
 /// old one go on, and it is dropped when they are done. Without, the fresh one is dropped, and an
-/// extended template that differs is marked broken. A template that was built from nothing and differs
+/// extended template that differs in what [`Class::decides`] is marked broken. A template that was built from nothing and differs
 /// stays: its build does not yield the same twice, and the next one would not, either.
 ///
 /// Cancel safety: as of [`super::ensure()`].
@@ -87,8 +150,9 @@ pub async fn verify(
     registry: &mut Registry,
     context: &Context<'_>,
     replace: bool,
+    rows: bool,
 ) -> Result<Verdict> {
-    prove(registry, context, replace)
+    prove(registry, context, replace, rows)
         .await?
         .map_err(|overtaken| {
             overtaken.error(&format!(
@@ -103,12 +167,14 @@ pub(super) async fn prove(
     registry: &mut Registry,
     context: &Context<'_>,
     replace: bool,
+    rows: bool,
 ) -> Result<std::result::Result<Verdict, Box<Overtaken>>> {
     let inputs = context.inputs().await?;
     let recipe = inputs.with_server(registry.facts().traits.clone());
     let (permit, template) = claim(registry, context, &recipe).await?;
     let (id, key) = (template.id, permit.key);
-    let verdict = rebuild(registry, context, &permit, &recipe, template, replace).await;
+    let asked = Asked { replace, rows };
+    let verdict = rebuild(registry, context, &permit, &recipe, template, asked).await;
     // If the session is gone, so are the locks.
     let _ = registry
         .session()
@@ -198,13 +264,20 @@ async fn take(
     }
 }
 
+/// What is to be done beside comparing.
+#[derive(Clone, Copy)]
+struct Asked {
+    replace: bool,
+    rows: bool,
+}
+
 async fn rebuild(
     registry: &mut Registry,
     context: &Context<'_>,
     permit: &BuildPermit,
     recipe: &Recipe,
     template: Template,
-    replace: bool,
+    asked: Asked,
 ) -> Result<std::result::Result<Verdict, Box<Overtaken>>> {
     let definition = &context.definition.name;
     let done = match build::make(registry, context, permit, recipe, None).await? {
@@ -217,19 +290,29 @@ async fn rebuild(
         let error = unsealed.error();
         return Err(build::give_up(registry, context, id, error).await);
     }
-    let differences = match compare(registry, context, &done, &template).await {
-        Ok(differences) => differences,
+    let ignored = Ignored {
+        names: context.definition.verify_ignore.clone(),
+    };
+    let depth = match asked.rows {
+        true => Depth::Contents(&ignored),
+        false => Depth::Counts,
+    };
+    let compared = match compare(registry, context, &done.subject(), &template, depth).await {
+        Ok(compared) => compared,
         Err(error) => return Err(build::give_up(registry, context, id, error).await),
     };
     let mut verdict = Verdict {
         definition: definition.clone(),
         fingerprint: template.fingerprint,
         extends: template.extends.clone(),
-        differences,
+        differences: compared.differences,
+        rows: asked.rows,
+        left_out: compared.left_out,
+        unknown: compared.unknown,
         fate: Fate::Kept,
         build_time,
     };
-    let outcome = if replace {
+    let outcome = if asked.replace {
         let sealing = Sealing {
             recipe,
             extends: None,
@@ -243,12 +326,15 @@ async fn rebuild(
         }
         verdict.fate = Fate::Replaced;
         registry
-            .set_difference(id, names::cut(&verdict.text(), MAX_DIFFERENCE))
+            .set_difference(
+                id,
+                names::cut(&verdict.text(Class::decides), MAX_DIFFERENCE),
+            )
             .await?;
         "settled"
     } else {
         build::discard(registry, id, "it was built to be compared").await?;
-        if !verdict.is_equal() && verdict.extends.is_some() {
+        if !verdict.is_as_built() && verdict.extends.is_some() {
             let why = "it was extended, and differs from a build from nothing";
             registry.break_template(template.id, why, false).await?;
             verdict.fate = Fate::Broken;
@@ -256,7 +342,7 @@ async fn rebuild(
         "verified"
     };
     let mut outcomes = vec![outcome];
-    if !verdict.is_equal() && verdict.extends.is_some() {
+    if !verdict.is_as_built() && verdict.extends.is_some() {
         // Or the next command would extend the same base to the same end.
         outcomes.push("differed");
     }
@@ -273,7 +359,7 @@ async fn rebuild(
             .await?;
     }
     if verdict.extends.is_some() {
-        let difference = verdict.text();
+        let difference = verdict.text(Class::decides);
         registry
             .note_comparison(&NewComparison {
                 project: context.project,
@@ -281,14 +367,17 @@ async fn rebuild(
                 fingerprint: &verdict.fingerprint,
                 core: &recipe.core(),
                 difference: names::cut(&difference, MAX_DIFFERENCE),
-                told: !replace,
+                moved: &verdict.moved(),
+                told: !asked.replace,
             })
             .await?;
     }
     context.tell(Event::Compared {
         definition,
         fingerprint: &verdict.fingerprint.short(),
-        equal: verdict.is_equal(),
+        differs: &Class::list(&verdict.classes()),
+        compared: &Class::list(&verdict.compared(true)),
+        not_compared: &Class::list(&verdict.compared(false)),
         replaced: verdict.fate == Fate::Replaced,
         took: build_time,
     });

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{ExtendsAnswer, Ordered, VERSION, millis};
-use crate::pg::inventory::Difference;
+use crate::pg::inventory::{Class, Difference};
 use crate::template::Verdict;
 
 /// What `verify` answers.
@@ -22,8 +22,16 @@ pub struct VerdictAnswer {
     pub template: String,
     /// 64 hex digits.
     pub fingerprint: String,
-    /// Whether nothing differs.
+    /// Whether nothing differs of what was compared.
     pub equal: bool,
+    /// In what they differ: `schema`, `grants`, `settings`, `row_counts`, `row_contents`, `ids`, `sequences`.
+    pub differs: Vec<Class>,
+    /// What was compared, in the same words.
+    pub compared: Vec<Class>,
+    /// What was not: row contents and ids, without `--rows`.
+    pub not_compared: Vec<Class>,
+    /// Columns of rows that differ, left out since they hold the time of the build: `schema.table.column`.
+    pub left_out: Vec<String>,
     /// What it was extended from, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extends: Option<ExtendsAnswer>,
@@ -51,6 +59,10 @@ impl VerifyAnswer {
             template: verdict.definition.clone(),
             fingerprint: verdict.fingerprint.to_string(),
             equal: verdict.is_equal(),
+            differs: verdict.classes(),
+            compared: verdict.compared(true),
+            not_compared: verdict.compared(false),
+            left_out: verdict.left_out.clone(),
             extends: verdict.extends.as_ref().map(Into::into),
             fate: verdict.fate.as_str(),
             differences: Ordered(verdict.differences.clone()),

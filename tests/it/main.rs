@@ -59,4 +59,5 @@ mod terminal;
 mod trust;
 mod unsealed;
 mod verify;
+mod verify_rows;
 mod warm;

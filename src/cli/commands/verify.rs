@@ -34,6 +34,7 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
                 &session.limit,
                 &|event| printer.tell(&event),
                 args.replace,
+                args.rows,
                 args.which.keep_failed,
             )
             .await;
@@ -47,6 +48,20 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
                         }
                         session.printer.data(&diff.to_string())?;
                     }
+                }
+                for name in &verdict.unknown {
+                    session.printer.warn(&format!("`verify_ignore` of `{}` names `{name}`, which is no column of its databases", verdict.definition));
+                }
+                if !verdict.left_out.is_empty() {
+                    session.printer.say(&format!(
+                        "left out, since they hold the time of the build: {}",
+                        verdict.left_out.join(", ")
+                    ));
+                }
+                if verdict.fate == Fate::Kept && verdict.extends.is_some() && !verdict.is_equal() {
+                    session.printer.say(
+                        "the extended template is kept: ids, row contents and sequences may differ from a build from nothing",
+                    );
                 }
                 if verdict.fate == Fate::Broken {
                     session.printer.say(

@@ -6,6 +6,7 @@ SELECT r.heading, 1 AS rank, a.number, concat_ws(' ', 'column', a.number, quote_
     CASE WHEN nn.conislocal AND nn.conname <> r.relname || '_' || a.attname || '_not_null'
         THEN 'constraint ' || quote_ident(nn.conname) END,
     CASE WHEN a.attnotnull OR nn.oid IS NOT NULL THEN 'not null' END,
+    CASE WHEN nn.conislocal AND NOT a.attislocal THEN 'of its own' END,
     CASE WHEN nn.connoinherit THEN 'no inherit' END,
     CASE WHEN NOT nn.convalidated THEN 'not valid' END,
     CASE a.attgenerated

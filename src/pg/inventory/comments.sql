@@ -1,5 +1,6 @@
--- Comments and security labels. What hangs on a table is told with the table.
-SELECT CASE i.type WHEN 'composite type' THEN 'type' ELSE i.type END || ' '
+-- Comments, security labels, and what goes when an extension goes (DEPENDS ON EXTENSION). What hangs
+-- on a table is told with the table.
+SELECT CASE WHEN i.type = 'composite type' THEN 'type' ELSE i.type END || ' '
         || CASE w.classid WHEN 'pg_proc'::regclass THEN w.objid::regprocedure::text ELSE i.identity END AS heading,
     9 AS rank, 0::int8 AS number,
     concat_ws(' ', d.word, CASE WHEN w.what IS NOT NULL THEN 'on ' || w.what || ' ' || quote_ident(w.name) END,
@@ -7,6 +8,9 @@ SELECT CASE i.type WHEN 'composite type' THEN 'type' ELSE i.type END || ' '
 FROM (
     SELECT classoid, objoid, objsubid, 'comment' AS word, description AS text FROM pg_description
     UNION ALL SELECT classoid, objoid, objsubid, 'security label of ' || quote_ident(provider), label FROM pg_seclabel
+    UNION ALL SELECT p.classid, p.objid, p.objsubid, 'dependence on extension ' || quote_ident(e.extname), NULL
+        FROM pg_depend p JOIN pg_extension e ON p.refclassid = 'pg_extension'::regclass AND e.oid = p.refobjid
+        WHERE p.deptype = 'x'
 ) d
 LEFT JOIN pg_constraint k ON d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid
 LEFT JOIN pg_index x ON d.classoid = 'pg_class'::regclass AND x.indexrelid = d.objoid

@@ -6,6 +6,18 @@ CROSS JOIN LATERAL (VALUES ('version ' || e.extversion), ('schema ' || quote_ide
 WHERE o.classid = 'pg_extension'::regclass
 
 UNION ALL
+-- Without the extension's schema, or all members would differ where it differs.
+SELECT o.heading, 1, 0, concat_ws(' ', 'member', i.type, replace(CASE m.classid WHEN 'pg_proc'::regclass THEN m.objid::regprocedure::text
+    ELSE i.identity END, quote_ident(e.extnamespace::regnamespace::text) || '.', ''))
+FROM other o
+JOIN pg_extension e ON e.oid = o.oid
+JOIN pg_depend m ON m.refclassid = 'pg_extension'::regclass AND m.refobjid = e.oid AND m.deptype = 'e'
+CROSS JOIN LATERAL pg_identify_object(m.classid, m.objid, 0) i
+-- Row types and arrays go with what they are of; some versions note them, too.
+WHERE o.classid = 'pg_extension'::regclass AND i.identity IS NOT NULL AND NOT (m.classid = 'pg_type'::regclass
+    AND m.objid IN (SELECT objid FROM pg_depend WHERE classid = 'pg_type'::regclass AND deptype = 'i'))
+
+UNION ALL
 SELECT o.heading, 0, 0, l.line
 FROM other o
 JOIN pg_foreign_data_wrapper f ON f.oid = o.oid
@@ -13,7 +25,8 @@ CROSS JOIN LATERAL (
     SELECT format('handler %s validator %s', f.fdwhandler::regproc, f.fdwvalidator::regproc) AS line
     UNION ALL SELECT format('option %I %L', p.option_name, p.option_value) FROM pg_options_to_table(f.fdwoptions) p
     WHERE p.option_name !~* 'pass|secret|token|key$'
-    UNION ALL SELECT format('option %I hidden', p.option_name) FROM pg_options_to_table(f.fdwoptions) p
+    UNION ALL SELECT format('option %I hidden (digest %s)', p.option_name,
+        substr(encode(sha256(convert_to(current_setting('pgstencil.veil') || p.option_value, 'UTF8')), 'hex'), 1, 8)) FROM pg_options_to_table(f.fdwoptions) p
     WHERE p.option_name ~* 'pass|secret|token|key$'
 ) l
 WHERE o.classid = 'pg_foreign_data_wrapper'::regclass
@@ -28,16 +41,18 @@ CROSS JOIN LATERAL (
         'version ' || quote_literal(f.srvversion)) AS line
     UNION ALL SELECT format('option %I %L', p.option_name, p.option_value)
     FROM pg_options_to_table(f.srvoptions) p WHERE p.option_name !~* 'pass|secret|token|key$'
-    UNION ALL SELECT format('option %I hidden', p.option_name)
+    UNION ALL SELECT format('option %I hidden (digest %s)', p.option_name,
+        substr(encode(sha256(convert_to(current_setting('pgstencil.veil') || p.option_value, 'UTF8')), 'hex'), 1, 8))
     FROM pg_options_to_table(f.srvoptions) p WHERE p.option_name ~* 'pass|secret|token|key$'
 ) l
 WHERE o.classid = 'pg_foreign_server'::regclass
 
 UNION ALL
--- Only the names of the options: the values may be passwords, and not all roles see them.
+-- The values may be passwords, and not all roles see them.
 SELECT 'server ' || quote_ident(u.srvname), 1, 0, concat_ws(' ', 'user mapping for',
     CASE u.umuser WHEN 0 THEN 'public' ELSE quote_ident(u.usename) END,
-    (SELECT format('options (%s)', string_agg(quote_ident(p.option_name), ', ' ORDER BY p.option_name COLLATE "C"))
+    (SELECT format('options (%s)', string_agg(format('%I hidden (digest %s)', p.option_name,
+            substr(encode(sha256(convert_to(current_setting('pgstencil.veil') || p.option_value, 'UTF8')), 'hex'), 1, 8)), ', ' ORDER BY p.option_name COLLATE "C"))
         FROM pg_options_to_table(u.umoptions) p HAVING count(*) > 0))
 FROM pg_user_mappings u
 
@@ -79,10 +94,22 @@ SELECT o.heading, 0, 0, concat_ws(' ', 'on', e.evtevent,
 FROM other o JOIN pg_event_trigger e ON e.oid = o.oid WHERE o.classid = 'pg_event_trigger'::regclass
 
 UNION ALL
-SELECT 'database', 0, 0, 'large objects ' || count(*) FROM pg_largeobject_metadata HAVING count(*) > 0
+-- The names of the columns differ by version.
+SELECT 'database', 0, 0, concat_ws(' ', 'encoding', pg_encoding_to_char(d.encoding), 'provider ' || (j ->> 'datlocprovider'),
+    'locale ' || quote_literal(coalesce(j ->> 'datlocale', j ->> 'daticulocale')),
+    'lc_collate', quote_literal(j ->> 'datcollate'), 'lc_ctype', quote_literal(j ->> 'datctype'),
+    'rules ' || quote_literal(j ->> 'daticurules'))
+FROM pg_database d CROSS JOIN LATERAL to_jsonb(d) j WHERE d.datname = current_database()
 
 UNION ALL
-SELECT 'database', 1, 0, concat_ws(' ', 'setting', v.name, CASE WHEN v.name ~* 'pass|secret|token|key$' THEN 'hidden'
+SELECT 'database', 0, 0, 'tablespace ' || quote_ident(t.spcname)
+FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
+WHERE d.datname = current_database() AND t.spcname <> 'pg_default'
+
+UNION ALL
+SELECT 'database', 12, 0, concat_ws(' ', 'setting', v.name,
+    CASE WHEN v.name ~* 'pass|secret|token|key$' THEN 'hidden (digest '
+        || substr(encode(sha256(convert_to(current_setting('pgstencil.veil') || v.value, 'UTF8')), 'hex'), 1, 8) || ')'
         ELSE '= ' || v.value END,
     CASE WHEN s.setrole <> 0 THEN 'for role ' || quote_ident(pg_get_userbyid(s.setrole)) END)
 FROM pg_db_role_setting s

@@ -5,24 +5,27 @@ use std::fmt;
 use serde::Serialize;
 use similar::{Algorithm, DiffOp};
 
-use super::Inventory;
+use super::{Class, Inventory, Line};
 
-/// All in which two databases differ. Displayed, a unified diff by heading; serialised, a list of
-/// changes.
+/// All in which two databases differ. Displayed, a unified diff by class and heading; serialised, a list
+/// of changes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
     /// What a person calls the first.
     pub old: String,
     /// And the second.
     pub new: String,
-    /// Sorted by heading; empty when the two are equal.
+    /// Sorted by class and heading; empty when the two are equal.
     pub changes: Vec<Change>,
 }
 
-/// One object that differs.
+/// One object that differs, in lines of one class. An object that only one of the two have is one change,
+/// with all of its lines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(into = "Flat")]
 pub struct Change {
+    /// What its lines are about.
+    pub class: Class,
     /// What a person calls it: `table public.users`.
     pub heading: String,
     /// Whether both have it.
@@ -64,6 +67,7 @@ pub enum Side {
 /// The shape in JSON.
 #[derive(Serialize)]
 struct Flat {
+    class: Class,
     heading: String,
     kind: ChangeKind,
     removed: Vec<String>,
@@ -76,6 +80,7 @@ impl From<Change> for Flat {
             change.edits.into_iter().partition(|e| e.side == Side::Old);
         let lines = |edits: Vec<Edit>| edits.into_iter().map(|e| e.line).collect();
         Flat {
+            class: change.class,
             heading: change.heading,
             kind: change.kind,
             removed: lines(old),
@@ -84,43 +89,78 @@ impl From<Change> for Flat {
     }
 }
 
-/// Compares two inventories, of the same server version.
+/// Compares two inventories, of the same server version. Digests of rows are compared by
+/// [`super::RowComparison`].
 pub fn diff(old: &Inventory, new: &Inventory, old_name: &str, new_name: &str) -> Difference {
     let mut changes = Vec::new();
-    for (heading, was) in &old.entries {
-        let (kind, edits) = match new.entries.get(heading) {
-            Some(is) => (ChangeKind::Changed, edits(was, is)),
-            None => (ChangeKind::Removed, all(was, Side::Old)),
+    let nothing = Vec::new();
+    let headings = old.entries.keys().chain(new.entries.keys());
+    for heading in headings.collect::<std::collections::BTreeSet<_>>() {
+        let (was, is) = (old.entries.get(heading), new.entries.get(heading));
+        let (kind, lines) = match (was, is) {
+            (Some(_), Some(_)) => (ChangeKind::Changed, &nothing),
+            (Some(lines), None) => (ChangeKind::Removed, lines),
+            (None, lines) => (ChangeKind::Added, lines.unwrap_or(&nothing)),
         };
-        // Of what only one has, the heading alone is a difference.
-        if kind != ChangeKind::Changed || !edits.is_empty() {
-            changes.push((heading, kind, edits));
+        let one_sided = |class| Change {
+            class,
+            heading: heading.clone(),
+            kind,
+            edits: all(
+                lines,
+                if kind == ChangeKind::Removed {
+                    Side::Old
+                } else {
+                    Side::New
+                },
+            ),
+        };
+        match (was, is) {
+            (Some(was), Some(is)) => changes.extend(Class::ALL.into_iter().filter_map(|class| {
+                let [was, is] = [was, is].map(|lines| of_class(lines, class));
+                let edits = edits(&was, &is);
+                (!edits.is_empty()).then(|| Change {
+                    class,
+                    heading: heading.clone(),
+                    kind,
+                    edits,
+                })
+            })),
+            // The heading alone is a difference.
+            _ => changes.push(one_sided(main_class(lines))),
         }
     }
-    for (heading, is) in &new.entries {
-        if !old.entries.contains_key(heading) {
-            changes.push((heading, ChangeKind::Added, all(is, Side::New)));
-        }
-    }
-    changes.sort_by_key(|(heading, ..)| *heading);
-    Difference {
+    let mut difference = Difference {
         old: old_name.to_owned(),
         new: new_name.to_owned(),
-        changes: changes
-            .into_iter()
-            .map(|(heading, kind, edits)| Change {
-                heading: heading.clone(),
-                kind,
-                edits,
-            })
-            .collect(),
-    }
+        changes,
+    };
+    difference.sort();
+    difference
 }
 
-fn all(lines: &[String], side: Side) -> Vec<Edit> {
-    let edit = |line: &String| Edit {
+/// What an object is about that only one of the two have.
+fn main_class(lines: &[Line]) -> Class {
+    // What has an owner is an object, of which there may be no more to say. Of others are only told what became of
+    // their rights, and their rows.
+    if lines.is_empty() || lines.iter().any(|line| line.text.starts_with("owner ")) {
+        return Class::Schema;
+    }
+    let has = |class: &Class| lines.iter().any(|line| line.class == *class);
+    let first = [Class::Schema, Class::RowCounts];
+    let class = first.into_iter().chain(Class::ALL).find(has);
+    class.unwrap_or(Class::Schema)
+}
+
+fn of_class(lines: &[Line], class: Class) -> Vec<String> {
+    let lines = lines.iter().filter(|line| line.class == class);
+    lines.map(|line| line.text.clone()).collect()
+}
+
+fn all(lines: &[Line], side: Side) -> Vec<Edit> {
+    let edit = |line: &Line| Edit {
         side,
-        line: line.clone(),
+        line: line.text.clone(),
     };
     lines.iter().map(edit).collect()
 }
@@ -136,8 +176,14 @@ fn edits(old: &[String], new: &[String]) -> Vec<Edit> {
     let mut edits = Vec::new();
     for step in steps {
         if !matches!(step, DiffOp::Equal { .. }) {
-            edits.extend(all(&old[step.old_range()], Side::Old));
-            edits.extend(all(&new[step.new_range()], Side::New));
+            let edit = |side| {
+                move |line: &String| Edit {
+                    side,
+                    line: line.clone(),
+                }
+            };
+            edits.extend(old[step.old_range()].iter().map(edit(Side::Old)));
+            edits.extend(new[step.new_range()].iter().map(edit(Side::New)));
         }
     }
     edits
@@ -162,6 +208,33 @@ impl Difference {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
+
+    /// The classes in which the two differ, without repeats, in the order of [`Class::ALL`].
+    pub fn classes(&self) -> Vec<Class> {
+        let differs = |class: &Class| self.changes.iter().any(|change| change.class == *class);
+        Class::ALL.into_iter().filter(differs).collect()
+    }
+
+    /// Only the changes of some classes.
+    pub fn only(&self, wanted: impl Fn(Class) -> bool) -> Self {
+        let changes = self.changes.iter().filter(|change| wanted(change.class));
+        Difference {
+            old: self.old.clone(),
+            new: self.new.clone(),
+            changes: changes.cloned().collect(),
+        }
+    }
+
+    /// Adds changes.
+    pub fn extend(&mut self, changes: Vec<Change>) {
+        self.changes.extend(changes);
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        let by = |change: &Change| (change.class, change.heading.clone());
+        self.changes.sort_by_cached_key(by);
+    }
 }
 
 impl fmt::Display for Difference {
@@ -172,7 +245,12 @@ impl fmt::Display for Difference {
         }
         writeln!(f, "--- {}", self.old)?;
         writeln!(f, "+++ {}", self.new)?;
+        let mut class = None;
         for change in &self.changes {
+            if class != Some(change.class) {
+                class = Some(change.class);
+                writeln!(f, "@@ {} @@", change.class)?;
+            }
             let mark = match change.kind {
                 ChangeKind::Added => '+',
                 ChangeKind::Removed => '-',
@@ -196,12 +274,21 @@ mod tests {
     use super::*;
 
     fn inventory(entries: &[(&str, &[&str])]) -> Inventory {
-        let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect();
+        let line = |text: &&str| Line {
+            class: match text.split(' ').next() {
+                Some("owner" | "grant") => Class::Grants,
+                Some("rows") => Class::RowCounts,
+                _ => Class::Schema,
+            },
+            text: (*text).to_owned(),
+        };
+        let lines = |lines: &[&str]| lines.iter().map(line).collect();
         Inventory {
             entries: entries
                 .iter()
                 .map(|(heading, l)| ((*heading).to_owned(), lines(l)))
                 .collect(),
+            ..Inventory::default()
         }
     }
 
@@ -218,23 +305,34 @@ mod tests {
         let new = inventory(&[
             (
                 "table a",
-                &["column 1 id integer", "column 2 email citext", "rows 3"],
+                &["column 1 id integer", "column 2 email citext", "rows 4"],
             ),
             ("table aa", &["column 1 id integer"]),
-            ("view c", &["definition", "  SELECT 1;"]),
+            (
+                "view c",
+                &["definition", "  SELECT 1;", "grant SELECT to PUBLIC"],
+            ),
         ]);
         let difference = diff(&old, &new, "template 3f2a", "built from nothing");
         assert_eq!(
             difference.to_string(),
             "--- template 3f2a\n\
-             +++ built from nothing\n \
+             +++ built from nothing\n\
+             @@ schema @@\n \
              table a\n\
              -  column 2 email text\n\
              +  column 2 email citext\n\
              +table aa\n\
              +  column 1 id integer\n\
              -table b\n\
-             -  column 1 id integer\n"
+             -  column 1 id integer\n\
+             @@ grants @@\n \
+             view c\n\
+             +  grant SELECT to PUBLIC\n\
+             @@ row counts @@\n \
+             table a\n\
+             -  rows 3\n\
+             +  rows 4\n"
         );
         assert_eq!(
             serde_json::to_value(&difference).unwrap(),
@@ -242,12 +340,16 @@ mod tests {
                 "old": "template 3f2a",
                 "new": "built from nothing",
                 "changes": [
-                    {"heading": "table a", "kind": "changed",
+                    {"class": "schema", "heading": "table a", "kind": "changed",
                      "removed": ["column 2 email text"], "added": ["column 2 email citext"]},
-                    {"heading": "table aa", "kind": "added",
+                    {"class": "schema", "heading": "table aa", "kind": "added",
                      "removed": [], "added": ["column 1 id integer"]},
-                    {"heading": "table b", "kind": "removed",
+                    {"class": "schema", "heading": "table b", "kind": "removed",
                      "removed": ["column 1 id integer"], "added": []},
+                    {"class": "grants", "heading": "view c", "kind": "changed",
+                     "removed": [], "added": ["grant SELECT to PUBLIC"]},
+                    {"class": "row_counts", "heading": "table a", "kind": "changed",
+                     "removed": ["rows 3"], "added": ["rows 4"]},
                 ]
             })
         );
@@ -282,7 +384,7 @@ mod tests {
             ],
         )]);
         let text = diff(&old, &new, "o", "n").to_string();
-        assert_eq!(text, "--- o\n+++ n\n t\n+  column 1 x int\n");
+        assert_eq!(text, "--- o\n+++ n\n@@ schema @@\n t\n+  column 1 x int\n");
         // Within a definition such words are text like any other.
         let old = inventory(&[("f", &["definition", "  column 1 x"])]);
         let new = inventory(&[("f", &["definition", "  column 2 x"])]);
@@ -293,6 +395,6 @@ mod tests {
     fn an_object_without_lines_is_a_difference() {
         let with = inventory(&[("schema s", &[])]);
         let text = diff(&Inventory::default(), &with, "o", "n").to_string();
-        assert_eq!(text, "--- o\n+++ n\n+schema s\n");
+        assert_eq!(text, "--- o\n+++ n\n@@ schema @@\n+schema s\n");
     }
 }

@@ -24,15 +24,19 @@ FROM other o JOIN pg_opclass c ON c.oid = o.oid WHERE o.classid = 'pg_opclass'::
 
 UNION ALL
 -- Also what was added to families that initdb made.
-SELECT 'operator family ' || i.identity, 1, 0, l.line
+SELECT 'operator family ' || i.identity, 1, 0, concat_ws(' ', l.line,
+    (SELECT 'of class ' || (pg_identify_object(d.refclassid, d.refobjid, 0)).identity FROM pg_depend d
+        WHERE d.classid = l.classid AND d.objid = l.oid AND d.refclassid = 'pg_opclass'::regclass))
 FROM (
     SELECT amopfamily AS family, format('operator %s %s %s', amopstrategy, amopopr::regoperator,
         CASE amoppurpose WHEN 's' THEN 'for search' ELSE 'for order by '
-            || (pg_identify_object('pg_opfamily'::regclass, amopsortfamily, 0)).identity END) AS line
+            || (pg_identify_object('pg_opfamily'::regclass, amopsortfamily, 0)).identity END) AS line,
+        'pg_amop'::regclass AS classid, oid
     FROM pg_amop WHERE oid >= 16384
     UNION ALL
     SELECT amprocfamily, format('function %s (%s, %s) %s', amprocnum,
-        format_type(amproclefttype, NULL), format_type(amprocrighttype, NULL), amproc::regprocedure)
+        format_type(amproclefttype, NULL), format_type(amprocrighttype, NULL), amproc::regprocedure),
+        'pg_amproc'::regclass, oid
     FROM pg_amproc WHERE oid >= 16384
 ) l
 CROSS JOIN LATERAL pg_identify_object('pg_opfamily'::regclass, l.family, 0) i

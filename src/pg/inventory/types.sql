@@ -8,10 +8,13 @@ UNION ALL
 SELECT t.heading, 0, 0, concat_ws(' ', 'domain over', format_type(d.typbasetype, d.typtypmod),
     CASE WHEN d.typcollation <> b.typcollation THEN 'collate ' || d.typcollation::regcollation END,
     'default ' || coalesce(pg_get_expr(d.typdefaultbin, 0), d.typdefault),
+    CASE WHEN nn.conname <> d.typname || '_not_null' THEN 'constraint ' || quote_ident(nn.conname) END,
     CASE WHEN d.typnotnull THEN 'not null' END)
 FROM typ t
 JOIN pg_type d ON d.oid = t.oid
 JOIN pg_type b ON b.oid = d.typbasetype
+-- From 17 on NOT NULL is a constraint with a name, by default one made of the domain's.
+LEFT JOIN pg_constraint nn ON nn.contypid = t.oid AND nn.contype = 'n'
 WHERE t.typtype = 'd'
 
 UNION ALL

@@ -7,3 +7,10 @@ ALTER TABLE pgstencil.template ADD COLUMN unsealed jsonb;
 -- A hash that two databases share if they have as many objects of each kind and as many rows in each table;
 -- null if it was not taken.
 ALTER TABLE pgstencil.database ADD COLUMN shape text;
+
+-- Where an extended template and the build from nothing beside it differed in ids, row contents and sequences, in
+-- one line. `difference` is of what else differed, and speaks against the build command.
+ALTER TABLE pgstencil.comparison ADD COLUMN moved text NOT NULL DEFAULT '';
+DROP INDEX pgstencil.comparison_untold;
+CREATE INDEX comparison_untold ON pgstencil.comparison (project, definition)
+    WHERE told_at IS NULL AND (difference <> '' OR moved <> '');

@@ -1,6 +1,6 @@
 //! Each single alteration is seen, under the name of what was altered, and nothing else is.
 
-use pgstencil::pg::inventory::{self, ChangeKind};
+use pgstencil::pg::inventory::{self, ChangeKind, Reading};
 use sqlx::AssertSqlSafe;
 
 use super::{Database, diff, open};
@@ -104,7 +104,7 @@ const ALTERATIONS: &[Alteration] = &[
     (13, "create or replace view app.grown_up with (security_barrier) as select id, email from app.users where age >= 21
               with local check option", &["view app.grown_up"], ">= 21);"),
     (13, "alter view app.grown_up set (security_barrier = false)", &["view app.grown_up"], "security_barrier=false)"),
-    (13, "refresh materialized view app.not_yet", &["materialized view app.not_yet"], "-  not populated"),
+    (13, "refresh materialized view app.not_yet", &["materialized view app.not_yet", "materialized view app.not_yet"], "-  not populated"),
     // Types and operators.
     (13, "alter type app.mood rename value 'meh' to 'so so'", &["type app.mood"], "+  label 2 'so so'"),
     (13, "alter type app.mood add value 'mad' before 'sad'", &["type app.mood"], "+  label 1 'mad'"),
@@ -137,11 +137,13 @@ const ALTERATIONS: &[Alteration] = &[
     (13, "create schema more", &["schema more"], "+schema more"),
     (13, "alter database {database} set work_mem = '9MB'", &["database"], "+  setting work_mem = 9MB"),
     (13, "alter role {reader} in database {database} set work_mem = '8MB'", &["database"], "+  setting work_mem = 8MB for role {reader}"),
-    (13, "select lo_create(0)", &["database"], "+  large objects 2"),
+    (13, "select lo_create(0)", &["large objects"], "+  number 2"),
+    (13, "alter default privileges grant execute on functions to public",
+        &["default privileges for role postgres on functions"], "-  revoke EXECUTE from PUBLIC"),
     (13, "create extension citext schema app", &["extension citext"], "+  schema app"),
     (13, "alter extension citext set schema public", &["extension citext"], "+  schema public"),
     (13, "alter server far options (set host 'near.example')", &["server far"], "+  option host 'near.example'"),
-    (13, "alter user mapping for {reader} server far options (drop password)", &["server far"], "+  user mapping for {reader} options (\"user\")"),
+    (13, "alter user mapping for {reader} server far options (drop password)", &["server far"], "+  user mapping for {reader} options (\"user\" hidden (digest "),
     (13, "alter foreign table app.distant options (set table_name 'other')", &["foreign table app.distant"], "table_name 'other'"),
     (13, "alter publication some_tables drop table app.orders", &["publication some_tables"], "-  table app.orders"),
     (15, "alter publication some_tables set table app.users (id, email) where (id > 5)", &["publication some_tables"],
@@ -150,7 +152,8 @@ const ALTERATIONS: &[Alteration] = &[
     (13, "alter publication some_tables set (publish = 'insert')", &["publication some_tables"], "+  publishes insert"),
     (13, "alter event trigger guarding disable", &["event trigger guarding"], " disabled"),
     // Rows.
-    (13, "insert into app.users (email) values ('one more@x')", USERS, "+  rows 13"),
+    (13, "insert into app.users (email) values ('one more@x')",
+        &["table app.users", "sequence app.users_code_seq", "sequence app.users_id_seq"], "+  rows 13"),
     (13, "insert into app.events values (9, 'uk', '2025-07-07')", &["table app.events_2025_eu"], "+  rows 2"),
     (13, "insert into app.child values (1, now())", &["table app.child"], "+  rows 1"),
     (13, "truncate app.users, app.orders", USERS, "-  rows 13"),
@@ -163,7 +166,9 @@ async fn every_alteration_is_seen() {
     // One session for each side: a hundred log-ins would take longer than all the rest.
     let mut owner = server().connect(&database.name).await;
     let mut session = open(&server().url(&database.name), &database.name).await;
-    let mut before = inventory::read(&mut session).await.unwrap();
+    let mut before = inventory::read(&mut session, &Reading::default())
+        .await
+        .unwrap();
     let mut wrong = Vec::new();
     for (since, sql, headings, line) in ALTERATIONS {
         if server().version_major() < *since {
@@ -173,7 +178,9 @@ async fn every_alteration_is_seen() {
         if let Err(e) = sqlx::raw_sql(statements).execute(&mut owner).await {
             panic!("{sql}: {e}");
         }
-        let after = inventory::read(&mut session).await.unwrap();
+        let after = inventory::read(&mut session, &Reading::default())
+            .await
+            .unwrap();
         let difference = diff(&before, &after);
         let seen: Vec<_> = difference
             .changes

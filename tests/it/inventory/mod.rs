@@ -1,10 +1,11 @@
 //! What an inventory sees, and what it is blind to.
 
 mod alterations;
+mod kinds;
 mod options;
 
 use pgstencil::pg::Session;
-use pgstencil::pg::inventory::{self, Difference, Inventory};
+use pgstencil::pg::inventory::{self, Difference, Inventory, Line, Reading};
 use pgstencil::stencil::{Defaults, Endpoint, Limit};
 use pgstencil::url::ServerUrl;
 
@@ -63,7 +64,9 @@ impl Drop for Database {
 fn read(url: &str, database: &str) -> Inventory {
     block_on(async {
         let mut session = open(url, database).await;
-        inventory::read(&mut session).await.unwrap()
+        inventory::read(&mut session, &Reading::default())
+            .await
+            .unwrap()
     })
 }
 
@@ -73,6 +76,11 @@ async fn open(url: &str, database: &str) -> Session {
     Session::open(&endpoint, database, &Limit::default())
         .await
         .unwrap()
+}
+
+fn last<'a>(inventory: &'a Inventory, heading: &str) -> &'a str {
+    let line: &Line = inventory.entries[heading].last().unwrap();
+    &line.text
 }
 
 fn diff(old: &Inventory, new: &Inventory) -> Difference {
@@ -121,14 +129,16 @@ fn two_builds_are_equal_and_so_is_a_clone() {
     assert_eq!(
         difference.to_string(),
         format!(
-            "--- old\n+++ new\n database\n\
-             -  setting app.jwt_secret hidden\n\
-             -  setting app.self = (own)\n\
-             -  setting search_path = app, public\n\
-             -  setting work_mem = 7MB for role {}\n \
+            "--- old\n+++ new\n@@ schema @@\n \
              server far\n\
              -  option dbname '(own)'\n\
-             +  option dbname '{}'\n",
+             +  option dbname '{1}'\n\
+             @@ settings @@\n \
+             database\n\
+             -  setting app.jwt_secret hidden (digest dc8331bc)\n\
+             -  setting app.self = (own)\n\
+             -  setting search_path = app, public\n\
+             -  setting work_mem = 7MB for role {0}\n",
             reader.name, one.name
         )
     );
@@ -186,7 +196,7 @@ fn a_dropped_column_leaves_no_trace_but_a_moved_one_does() {
     assert_eq!(diff(&one, &two.inventory()).to_string(), "");
     assert_eq!(
         diff(&one, &three.inventory()).to_string(),
-        "--- old\n+++ new\n table public.t\n\
+        "--- old\n+++ new\n@@ schema @@\n table public.t\n\
          +  column 2 c integer\n\
          -  column 3 c integer\n"
     );
@@ -291,7 +301,7 @@ fn extensions_are_told_as_a_whole() {
     );
     assert_eq!(
         diff(&before, &database.inventory()).to_string(),
-        "--- old\n+++ new\n+table public.settings\n\
+        "--- old\n+++ new\n@@ schema @@\n+table public.settings\n\
          +  constraint named CHECK ((name <> ''::text))\n+  rows 1\n"
     );
 }
@@ -306,10 +316,15 @@ fn a_subscription_is_told() {
     );
     let after = database.inventory();
     database.run("drop subscription there");
-    assert_eq!(
-        diff(&before, &after).to_string(),
-        "--- old\n+++ new\n+subscription there\n+  disabled to {one,two} owner postgres\n"
-    );
+    let difference = diff(&before, &after).to_string();
+    for line in [
+        "@@ schema @@\n+subscription there\n+  disabled to {one,two} owner postgres\n",
+        "+  connection hidden (digest ",
+        "+  synccommit off\n",
+    ] {
+        assert!(difference.contains(line), "no {line} in {difference}");
+    }
+    assert!(!difference.contains("hush"), "{difference}");
 }
 
 #[test]
@@ -350,10 +365,7 @@ fn more_tables_than_one_transaction_may_lock() {
     }
     server.psql("postgres", "insert into t_3_3 values (1, 1, 1)");
     let found = read(&server.url("postgres"), "postgres");
-    assert_eq!(
-        found.entries["table public.t_3_3"].last().unwrap(),
-        "rows 1"
-    );
+    assert_eq!(last(&found, "table public.t_3_3"), "rows 1");
     let lock_all = "do $$ declare t text; begin
          for t in select relname from pg_class where relname like 't\\_%' and relkind = 'r'
          loop execute 'select count(*) from ' || t; end loop; end $$";
@@ -399,11 +411,11 @@ fn four_hundred_tables_take_few_round_trips() {
     let found = read(&relay.url(server()), &database.name);
     assert_eq!(
         found.len(),
-        802,
-        "tables and their sequences, plpgsql, public"
+        803,
+        "tables and their sequences, plpgsql, public, the database"
     );
-    assert_eq!(found.entries["table public.t13"].last().unwrap(), "rows 6");
-    // To connect, one for each query, and a few for each batch of tables: not one for each table.
+    assert_eq!(last(&found, "table public.t13"), "rows 6");
+    // To connect, one for each query, and a few for each batch of tables and sequences: not one for each.
     let trips: usize = relay.round_trips().iter().sum();
-    assert!(trips < 60, "{trips}");
+    assert!(trips < 80, "{trips}");
 }
