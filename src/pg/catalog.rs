@@ -675,10 +675,23 @@ pub async fn try_to_write(session: &mut Session) -> Result<()> {
         .doing(|| "write to the server's disk".into())
 }
 
+/// The tables that a build may have filled and whose statistics the role may make: its own, all of them in a
+/// database of its own, and from 17 on those that it may MAINTAIN. Catalogs are left out: those of the whole
+/// server are a superuser's, and each that is refused is a WARNING in the server's log.
+const MAINTAINED: &str = "SELECT n.nspname::text, c.relname::text, \
+       c.relkind IN ('r', 'm') AND pg_relation_size(c.oid) > 512 * 8192 \
+     FROM pg_catalog.pg_class c \
+     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+     WHERE c.relkind IN ('r', 'm', 'p') AND c.oid >= 16384 AND c.relpersistence <> 't' \
+       AND n.nspname !~ '^pg_' AND (pg_has_role(c.relowner, 'USAGE') \
+         OR (SELECT pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database WHERE datname = current_database())";
+/// How many tables one ANALYZE names.
+const ANALYZED: usize = 100;
+
 /// Makes the planner's statistics and spares the clones' first scans of large tables their
 /// hint-bit writes. Small tables are not vacuumed: that would give each two more files, and every
 /// clone pays for files. An expression index whose function does not find what it needs makes
-/// ANALYZE fail; that is no reason to refuse a template, so such complaints are returned.
+/// ANALYZE of its table fail; that is no reason to refuse a template, so such complaints are returned.
 ///
 /// # Errors
 /// The driver's, if the session is lost.
@@ -692,22 +705,33 @@ pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
         }
         Ok(()) => Ok(()),
     };
-    let database = session.database().to_owned();
-    let done = session
-        .run(super::sql::user_statements("ANALYZE".into()))
+    let end = match session.facts().major() >= 17 {
+        true => format!("{MAINTAINED} OR has_table_privilege(c.oid, 'MAINTAIN')) ORDER BY 1, 2"),
+        false => format!("{MAINTAINED}) ORDER BY 1, 2"),
+    };
+    let tables: Vec<(String, String, bool)> = session
+        .rows(sql::fill(&end, &[]))
         .await
-        .doing(|| format!("make the planner's statistics of database `{database}`"));
-    note(done)?;
-    let large: Vec<(String, String)> = session
-        .rows(sql::fill(
-            "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind IN ('r', 'm') AND c.relpages > 512 AND n.nspname <> 'pg_catalog' \
-           AND c.relpersistence <> 't' AND pg_has_role(c.relowner, 'MEMBER')",
-            &[],
-        ))
-        .await
-        .doing(|| "list large tables".into())?;
+        .doing(|| "list the tables of a build".into())?;
+    for some in tables.chunks(ANALYZED) {
+        let names = some
+            .iter()
+            .map(|(schema, table, _)| (schema.as_str(), table.as_str()));
+        if session.run(sql::analyze(names)).await.is_ok() {
+            continue;
+        }
+        // One that fails ends the statement, so the others follow by themselves.
+        for (schema, table, _) in some {
+            let name = std::iter::once((schema.as_str(), table.as_str()));
+            let done = session
+                .run(sql::analyze(name))
+                .await
+                .doing(|| format!("make the planner's statistics of table `{schema}.{table}`"));
+            note(done)?;
+        }
+    }
+    let large = tables.into_iter().filter(|(.., large)| *large);
+    let large: Vec<(String, String)> = large.map(|(schema, table, _)| (schema, table)).collect();
     if !large.is_empty() {
         // With `synchronous_commit = off` the build's last commits may not be on disk yet, and what
         // they wrote does not count as visible to all until then. A commit of our own flushes them.

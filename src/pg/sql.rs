@@ -408,6 +408,13 @@ pub fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantable: bool
     ))
 }
 
+/// Makes the planner's statistics of some tables.
+pub fn analyze<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
+    let names =
+        tables.map(|(schema, table)| format!("{}.{}", quote_ident(schema), quote_ident(table)));
+    Statement(format!("ANALYZE {}", names.collect::<Vec<_>>().join(", ")))
+}
+
 /// `VACUUM (FREEZE)` of one table.
 pub fn vacuum_freeze(schema: &str, table: &str) -> Statement {
     Statement(format!(

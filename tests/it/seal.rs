@@ -149,3 +149,29 @@ fn slots_and_subscriptions_are_dropped_and_told() {
         .stderr_has("replication slot `orders` in database")
         .stderr_has("at the end of the build command");
 }
+
+#[test]
+fn a_plain_role_leaves_no_warnings_in_the_servers_log() {
+    if server().bindir().is_none() {
+        return;
+    }
+    let private = TestServer::private();
+    let role = Role::new(&private);
+    let mut project = Project::with_migrations(&private);
+    project.connect_as(&role);
+    project.add_migration(
+        "0003_parts",
+        "create table parts (n int) partition by list (n);
+         create table part partition of parts default;
+         insert into parts select n from generate_series(1, 50) n",
+    );
+    let output = Pgstencil::new(&project).arg("clone").success();
+    let name = output.line().rsplit_once('/').unwrap().1.to_owned();
+    // Where it may not make statistics, the server warns, once for each catalog and build.
+    let log = private.log();
+    let warnings: Vec<&str> = log.lines().filter(|l| l.contains("WARNING")).collect();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let made = "select string_agg(distinct tablename, ',' order by tablename) from pg_stats \
+         where schemaname = 'public' and tablename in ('part', 'parts', 'users')";
+    assert_eq!(private.psql(&name, made), "part,parts,users");
+}
