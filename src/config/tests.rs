@@ -1307,7 +1307,7 @@ fn faults_in_the_defaults_are_placed_there() {
     assert_eq!(
         with("migration = []"),
         "pgstencil.toml:2:1: unknown key `defaults.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?"
     );
     assert_eq!(
