@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::types::Oid;
 
 use crate::context::Context;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::sql::CopyStrategy;
 use crate::pg::{Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
@@ -86,14 +86,16 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
         Err(e) if e.kind() == Kind::Permission => {
             // Says which right is missing, and how to grant it.
             catalog::require_createdb(session).await?;
-            Err(e)
+            Err(blamed(e))
         }
         Err(e) if e.kind() == Kind::Timeout => {
             limit.check("a database to be copied")?;
             Err(Error::new(Kind::Failed, e.message()).caused_by(e))
         }
-        Err(e) if sqlstate(&e).as_deref() == Some("XX000") => Err(unless_full(session, e).await),
-        other => other,
+        Err(e) if sqlstate(&e).as_deref() == Some("XX000") => {
+            Err(blamed(unless_full(session, e).await))
+        }
+        other => other.map_err(blamed),
     }
 }
 
@@ -202,35 +204,23 @@ pub async fn give_way(registry: &mut Registry) -> Result<()> {
     Ok(())
 }
 
-/// Whether a failed copy speaks against its source, rather than against the server, the role, the
+/// Marks the failure of a copy that speaks against its source, rather than against the server, the role, the
 /// name or the caller's patience.
-pub fn source_is_to_blame(error: &Error) -> bool {
-    match sqlstate(error).as_deref() {
+fn blamed(error: Error) -> Error {
+    match sqlstate(&error).as_deref() {
         // It is gone, invalid or in use; its files are damaged or of another collation version; it is
         // somebody else's, or the server may not read its files (42501; a missing CREATEDB has been
         // looked for, and is another error).
         Some(
             "3D000" | "42501" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002",
-        ) => error.message().starts_with("could not create database"),
-        _ => false,
+        ) => error.fault(Fault::SourceUnusable),
+        _ => error,
     }
 }
 
 /// Whether the server was built without the way to copy that was asked for (0A000, 22023).
 pub fn is_not_supported(error: &Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("0A000" | "22023"))
-}
-
-/// How the detail begins that says that a disk was found full only after the server had failed.
-const COPY_SAID: &str = "what the copy itself said: ";
-
-/// Whether the server's disk is full, and the server still able to drop databases.
-pub fn disk_is_full(error: &Error) -> bool {
-    let poisoned = error.details().iter().any(|d| d.starts_with(COPY_SAID));
-    // Of a failed command there is only what it printed: the system's words, or Postgres' code.
-    let printed = |d: &String| d.contains("No space left on device") || d.contains("53100");
-    let of_command = error.kind() == Kind::Build && error.details().iter().any(printed);
-    !poisoned && (of_command || sqlstate(error).as_deref() == Some("53100"))
 }
 
 /// On a full disk a copy through the WAL, and after it every checkpoint and with it every other copy,
@@ -240,35 +230,11 @@ async fn unless_full(session: &mut Session, error: Error) -> Error {
     match catalog::try_to_write(session).await {
         Err(full) if sqlstate(&full).as_deref() == Some("53100") => {
             Error::new(Kind::Failed, error.message())
-                .detail(format!("{COPY_SAID}{}", cause(&error)))
+                .fault(Fault::DiskStuck)
+                .detail(format!("what the copy itself said: {}", cause(&error)))
                 .hint("the server's disk is full: free space there before anything else, by other means than a drop: Postgres can neither drop databases nor restart before that")
                 .caused_by(full)
         }
         _ => error,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn build(line: &str) -> Error {
-        Error::new(Kind::Build, "the build command failed with status 1").detail(line)
-    }
-
-    #[test]
-    fn a_command_says_in_what_it_prints_that_the_disk_is_full() {
-        let system = "psql: ERROR:  could not extend file \"base/5/1\": No space left on device";
-        assert!(disk_is_full(&build(system)));
-        assert!(disk_is_full(&build("sqlalchemy: (53100) disk_full")));
-        assert!(!disk_is_full(&build("relation \"author\" does not exist")));
-        let other = Error::new(Kind::Failed, "connect").detail("No space left on device");
-        assert!(!disk_is_full(&other), "not of a command");
-    }
-
-    #[test]
-    fn a_server_that_can_no_longer_drop_is_not_asked_to() {
-        let poisoned = build("No space left on device").detail(format!("{COPY_SAID}XX000"));
-        assert!(!disk_is_full(&poisoned));
     }
 }

@@ -72,6 +72,18 @@ impl Kind {
     }
 }
 
+/// The cause of a failure, where another attempt can do something about it. It is set where the cause is seen,
+/// and travels with the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The server's disk is full, and the server can still drop databases.
+    DiskFull,
+    /// The server's disk is full, and the server can drop nothing before somebody frees space.
+    DiskStuck,
+    /// A database cannot be copied: it is gone, in use, damaged, or another role's.
+    SourceUnusable,
+}
+
 /// A failure: its [`Kind`], one line that names the thing, further lines of detail, hints, and the
 /// error underneath. Never holds a password.
 pub struct Error(Box<Inner>);
@@ -81,6 +93,7 @@ struct Inner {
     message: String,
     details: Vec<String>,
     hints: Vec<String>,
+    fault: Option<Fault>,
     source: Option<Source>,
 }
 
@@ -92,6 +105,7 @@ impl Error {
             message: message.into(),
             details: Vec::new(),
             hints: Vec::new(),
+            fault: None,
             source: None,
         }))
     }
@@ -141,6 +155,22 @@ impl Error {
     pub fn detail(mut self, line: impl Into<String>) -> Self {
         self.0.details.push(line.into());
         self
+    }
+
+    /// Says what another attempt can do something about.
+    #[must_use]
+    pub fn fault(mut self, fault: Fault) -> Self {
+        self.0.fault = Some(fault);
+        self
+    }
+
+    /// The fault of this error, or of the one underneath.
+    pub fn has_fault(&self, fault: Fault) -> bool {
+        let underneath = || self.0.source.as_ref()?.downcast_ref::<Error>();
+        match self.0.fault {
+            Some(own) => own == fault,
+            None => underneath().is_some_and(|error| error.has_fault(fault)),
+        }
     }
 
     /// Adds the error underneath.

@@ -230,7 +230,9 @@ impl Session {
             self.printer.warn(notice);
         }
         let door = Door::of_superuser(&running.version);
-        Ok(managed_endpoint(running.url, running.socket_dir)?.with_door(door))
+        Ok(managed_endpoint(running.url, running.socket_dir)?
+            .with_traces(running.data_dir, running.log_file)
+            .with_door(door))
     }
 
     /// The server that a config file names. What this user keeps secret goes there only if the file is

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{register_unnamed, words};
 use crate::context::Context;
 use crate::copy;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::names::{self, Fingerprint};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
@@ -135,7 +135,7 @@ async fn fill_up(
         let Some(template) = template::ready(registry, context, fingerprint).await? else {
             break;
         };
-        let done = async {
+        let done: Result<usize> = async {
             let mut chooser = Chooser::read(registry, context, false).await?;
             let tried = probe(registry, context, &template, &stock, &mut chooser, missing).await?;
             let job = Job {
@@ -150,7 +150,7 @@ async fn fill_up(
         .await;
         template.let_go(registry).await?;
         if let Err(error) = &done
-            && copy::disk_is_full(error)
+            && error.has_fault(Fault::DiskFull)
         {
             registry.note_full_disk().await?;
         }

@@ -12,7 +12,7 @@ use super::collation::{self, Collation};
 use super::failure::{cause, is_connection_loss};
 use super::sql::{self, Literal, Statement};
 use super::{Doing as _, Limit, Session};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::fingerprint::ServerTraits;
 
 /// One database as `pg_database` shows it.
@@ -698,7 +698,7 @@ const ANALYZED: usize = 100;
 pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
     let mut complaints = Vec::new();
     let mut note = |done: Result<()>| match done {
-        Err(e) if is_connection_loss(&e) => Err(e),
+        Err(e) if is_connection_loss(&e) || e.has_fault(Fault::DiskFull) => Err(e),
         Err(e) => {
             complaints.push(format!("{e}: {}", cause(&e)));
             Ok(())

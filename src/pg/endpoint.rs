@@ -13,6 +13,10 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use super::door::{self, Door};
 use crate::config::ClientFor;
 use crate::error::{Error, Result};
+use crate::pg::is_connection_loss;
+use crate::quantity;
+use crate::server::disk;
+use crate::server::log::last_words;
 use crate::server::{APPLICATION, BACKGROUND};
 use crate::url::ServerUrl;
 
@@ -61,9 +65,19 @@ pub struct Endpoint {
     waits: bool,
     /// It is the managed server.
     managed: bool,
+    traces: Option<Traces>,
     /// Shared by all clones of this value.
     door: Arc<Mutex<Option<Door>>>,
     memory: Option<PathBuf>,
+}
+
+/// Where a server of this machine leaves what explains its end.
+#[derive(Clone, Debug)]
+struct Traces {
+    data: PathBuf,
+    log: PathBuf,
+    /// Length of the log when the endpoint was made.
+    begin: u64,
 }
 
 #[derive(Clone)]
@@ -154,6 +168,7 @@ impl Endpoint {
             application: APPLICATION,
             waits: true,
             managed: false,
+            traces: None,
             door: Arc::default(),
             memory: None,
         })
@@ -164,6 +179,44 @@ impl Endpoint {
     pub fn as_managed(mut self) -> Self {
         self.managed = true;
         self
+    }
+
+    /// Says where the server's data directory and its log are, which are looked at if the server ends.
+    #[must_use]
+    pub fn with_traces(mut self, data: PathBuf, log: PathBuf) -> Self {
+        let begin = log.metadata().map_or(0, |found| found.len());
+        self.traces = Some(Traces { data, log, begin });
+        self
+    }
+
+    /// Adds to an error why the session was lost, if the server's log has said so since, and how full its disk is.
+    pub(crate) fn explain_loss(&self, error: Error) -> Error {
+        let Some(traces) = self.traces.as_ref().filter(|_| is_connection_loss(&error)) else {
+            return error;
+        };
+        let words = last_words(&traces.log, traces.begin);
+        let disk = disk::room(&traces.data);
+        let full = disk.is_some_and(|disk| disk.free < disk.total / 100);
+        if words.is_empty() && !full {
+            return error;
+        }
+        let mut error = error.detail(format!("the server's log, {}:", traces.log.display()));
+        for line in words {
+            error = error.detail(format!("  {line}"));
+        }
+        if let Some(disk) = disk {
+            let size = |bytes: u64| quantity::size(i64::try_from(bytes).unwrap_or(i64::MAX));
+            error = error.detail(format!(
+                "the disk of {}: {} of {} are free",
+                traces.data.display(),
+                size(disk.free),
+                size(disk.total)
+            ));
+        }
+        match full {
+            true => error.hint("free space on that disk: the server can neither drop databases nor start again before"),
+            false => error,
+        }
     }
 
     /// Marks the sessions as those of a background process, which nobody waits for.

@@ -4,7 +4,7 @@
 use std::error::Error as _;
 
 use super::bound::Delay;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 
 /// Gives a driver's error its context.
 pub trait Doing<T> {
@@ -118,6 +118,10 @@ pub fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String)
         true => hints.fold(shown, |e, hint| e.hint(redact(hint))),
         false => shown,
     };
+    let shown = match full.has_fault(Fault::DiskFull) {
+        true => shown.fault(Fault::DiskFull),
+        false => shown,
+    };
     shown.caused_by(said)
 }
 
@@ -189,6 +193,9 @@ fn explain(error: sqlx::Error, doing: &str) -> Error {
     }
     if let Some(hint) = hint {
         result = result.hint(hint);
+    }
+    if state == "53100" {
+        result = result.fault(Fault::DiskFull);
     }
     result.caused_by(error)
 }

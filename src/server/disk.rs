@@ -35,6 +35,11 @@ pub fn look(data: &Path) -> Option<Disk> {
     if !data.join("postmaster.pid").exists() {
         return None;
     }
+    room(data)
+}
+
+/// As [`look`], of a folder that is known to be the server's, whether that runs or not.
+pub(crate) fn room(data: &Path) -> Option<Disk> {
     let room = rustix::fs::statvfs(data).ok()?;
     Some(Disk {
         free: room.f_bavail.saturating_mul(room.f_frsize),

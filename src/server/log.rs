@@ -14,16 +14,7 @@ const LOG_KEPT: u64 = 256 << 10;
 
 impl Cluster {
     pub(super) fn log_since(&self, begin: u64) -> String {
-        let mut text = Vec::new();
-        if let Ok(mut file) = File::open(self.log()) {
-            let end = file.metadata().map_or(0, |m| m.len());
-            let from = begin.max(end.saturating_sub(LOG_KEPT));
-            if file.seek(SeekFrom::Start(from)).is_ok() {
-                // What could be read is better than nothing.
-                let _ = file.read_to_end(&mut text);
-            }
-        }
-        String::from_utf8_lossy(&text).into_owned()
+        read_since(&self.log(), begin)
     }
 
     pub(super) fn with_log(&self, error: Error, begin: u64) -> Error {
@@ -31,6 +22,32 @@ impl Cluster {
         let error = error.detail(format!("the end of {}:", self.log().display()));
         explain(error, lines.into_iter().map(|l| format!("  {l}")).collect())
     }
+}
+
+/// What a log says from `begin` on of the end of its server, at most three lines.
+pub(crate) fn last_words(log: &Path, begin: u64) -> Vec<String> {
+    let text = read_since(log, begin);
+    let telling = text
+        .lines()
+        .filter(|line| line.contains("PANIC:") || line.contains("was terminated by signal"));
+    let mut lines: Vec<String> = telling.map(str::to_owned).collect();
+    lines.drain(..lines.len().saturating_sub(3));
+    lines
+}
+
+fn read_since(log: &Path, begin: u64) -> String {
+    let mut text = Vec::new();
+    if let Ok(mut file) = File::open(log) {
+        let end = file.metadata().map_or(0, |m| m.len());
+        // A log that was cut since begins anew.
+        let begin = if begin > end { 0 } else { begin };
+        let from = begin.max(end.saturating_sub(LOG_KEPT));
+        if file.seek(SeekFrom::Start(from)).is_ok() {
+            // What could be read is better than nothing.
+            let _ = file.read_to_end(&mut text);
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Adds lines of output, and a hint where they hold a known cause.
@@ -128,6 +145,22 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn the_last_words_of_a_server_are_those_since_the_command_began() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let old = "LOG:  server process (PID 7) was terminated by signal 9: Killed\n";
+        let panic =
+            "PANIC:  could not write to file \"pg_wal/xlogtemp.9\": No space left on device";
+        fs::write(&log, format!("{old}LOG:  starting\n{panic}\nLOG:  other\n")).unwrap();
+        let begin = old.len() as u64;
+        assert_eq!(last_words(&log, begin), [panic]);
+        assert_eq!(last_words(&log, 0).len(), 2);
+        // It was cut meanwhile.
+        assert_eq!(last_words(&log, 10_000).len(), 2);
+        assert!(last_words(&folder.path().join("none"), 0).is_empty());
+    }
 
     #[test]
     fn a_long_log_keeps_its_end() {

@@ -25,7 +25,7 @@ mod end;
 mod folder;
 mod host;
 mod launch;
-mod log;
+pub(crate) mod log;
 mod origin;
 mod postmaster;
 mod remove;

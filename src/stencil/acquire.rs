@@ -9,8 +9,7 @@ use super::{DroppedRow, Lease, Limit, Shard, Stencil};
 use crate::clone::{self, Clone, Request, WarmTemplate};
 use crate::config::Definition;
 use crate::context::Context;
-use crate::copy;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::events::{Event, Observe};
 use crate::fingerprint::Recipe;
 use crate::handout::Outcome;
@@ -127,7 +126,7 @@ impl Stencil {
         if acquired.is_ok() {
             self.background.look_once();
         }
-        acquired
+        acquired.map_err(|error| self.endpoint.explain_loss(error))
     }
 
     async fn acquire_or_give_up(
@@ -331,12 +330,12 @@ impl Stencil {
             };
             // The sweep still knows what failed by this one.
             hand.renew_group();
-            if !freed && copy::disk_is_full(&error) {
+            if !freed && error.has_fault(Fault::DiskFull) {
                 freed = true;
                 if !self.free_space(registry, context, hand.missing()).await? {
                     return Err(error);
                 }
-            } else if hand.outcome != Outcome::Fallback && copy::source_is_to_blame(&error) {
+            } else if hand.outcome != Outcome::Fallback && error.has_fault(Fault::SourceUnusable) {
                 let fingerprint = ensured.template.fingerprint().short();
                 let cause = cause(&error);
                 if rebuilt {

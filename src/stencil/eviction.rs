@@ -3,9 +3,8 @@
 use super::{Limit, Stencil};
 use crate::config::nearest::nearest;
 use crate::context::Context;
-use crate::copy;
 use crate::drop;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::evict::{self, Evicted, Eviction};
 use crate::fingerprint::Recipe;
@@ -251,7 +250,7 @@ impl Stencil {
         recipe: Option<Recipe>,
     ) -> Result<Ensured> {
         match template::ensure(registry, context, recipe).await {
-            Err(error) if copy::disk_is_full(&error) => {
+            Err(error) if error.has_fault(Fault::DiskFull) => {
                 match self.free_space(registry, context, 1).await? {
                     true => template::ensure(registry, context, None).await,
                     false => Err(error.hint(NOTHING_TO_EVICT)),

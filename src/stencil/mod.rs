@@ -248,6 +248,20 @@ impl Stencil {
         keep_failed: bool,
         settle: bool,
     ) -> Result<(Registry, Ensured)> {
+        let ensured = self.ensure_in(definition, limit, observe, keep_failed, settle);
+        ensured
+            .await
+            .map_err(|error| self.endpoint.explain_loss(error))
+    }
+
+    async fn ensure_in(
+        &self,
+        definition: Option<&str>,
+        limit: &Limit,
+        observe: Observe<'_>,
+        keep_failed: bool,
+        settle: bool,
+    ) -> Result<(Registry, Ensured)> {
         let definition = self.definition(definition)?;
         let context = self.context(definition, limit, observe, keep_failed);
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::progress::Progress;
 use crate::context::Context;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::names::{self, EMPTY_DATABASE};
@@ -178,6 +178,9 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Resul
                 definition.name
             ));
     }
+    if finished.tail.iter().any(|line| tells_full_disk(line)) {
+        error = error.fault(Fault::DiskFull);
+    }
     if !context.keep_failed {
         error = error.hint("`--keep-failed` leaves the half-built database for inspection");
     }
@@ -186,6 +189,25 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Resul
 
 /// What Postgres says where a role may not create an extension.
 const NO_EXTENSION: &str = "permission denied to create extension";
+
+/// Whether a command printed what Postgres says of a full disk: the system's words, or the SQLSTATE as clients
+/// print it, and not just that number.
+fn tells_full_disk(line: &str) -> bool {
+    if line.contains("No space left on device") || line.contains("Disk quota exceeded") {
+        return true;
+    }
+    let number = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ',');
+    line.match_indices("53100").any(|(at, code)| {
+        let (before, after) = (&line[..at], &line[at + code.len()..]);
+        let alone = !before.ends_with(number) && !after.starts_with(number);
+        let before = before.trim_end_matches(['(', '[', '\'', '"', ':', '=', ' ']);
+        let word = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next();
+        let word = word.unwrap_or_default().to_ascii_lowercase();
+        let named = ["sqlstate", "code", "state", "pgcode"].contains(&word.as_str());
+        let enclosed = line[..at].ends_with('(') && after.starts_with(')');
+        alone && (named || enclosed)
+    })
+}
 
 /// What a line says is there already, of the things that all databases of a server share.
 fn taken_on_server(line: &str) -> Option<&'static str> {
@@ -199,6 +221,29 @@ fn taken_on_server(line: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_says_in_what_it_prints_that_the_disk_is_full() {
+        for line in [
+            "psql: ERROR:  could not extend file \"base/5/1\": No space left on device",
+            "sqlalchemy: (53100) disk_full",
+            "SQLSTATE[53100]: Disk full",
+            "error: code: '53100', severity: 'ERROR'",
+            "Caused by: SQLSTATE 53100",
+        ] {
+            assert!(tells_full_disk(line), "{line}");
+        }
+        for line in [
+            "relation \"author\" does not exist",
+            "order 1531004",
+            "order 53100 failed",
+            "total: 53100",
+            "code: 53100.5",
+            "zip code 531001",
+        ] {
+            assert!(!tells_full_disk(line), "{line}");
+        }
+    }
 
     #[test]
     fn what_a_server_has_once_is_told_from_what_a_database_has() {

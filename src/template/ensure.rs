@@ -7,8 +7,7 @@ use super::look_up::{LookUp, look_up, stale, tell_of_another_role};
 use super::{BuildPermit, Ensured, Extends, NoBase, Template, Unsealed, extend, source, unsealed};
 use crate::config::AfterExtend;
 use crate::context::Context;
-use crate::copy;
-use crate::error::{Kind, Result};
+use crate::error::{Fault, Kind, Result};
 use crate::events::Event;
 use crate::evict::{self, Eviction};
 use crate::fingerprint::{Recipe, migrations};
@@ -425,8 +424,10 @@ async fn extend_or_build(
             return Ok((built, None));
         }
         // To build from nothing would take even more.
-        Err(error) if copy::disk_is_full(&error) => return Err(error),
-        Err(error) if error.kind() == Kind::Build || copy::source_is_to_blame(&error) => error,
+        Err(error) if error.has_fault(Fault::DiskFull) => return Err(error),
+        Err(error) if error.kind() == Kind::Build || error.has_fault(Fault::SourceUnusable) => {
+            error
+        }
         Err(error) => return Err(error),
     };
     let why = match error.kind() {

@@ -217,6 +217,25 @@ fn on_a_full_disk_nothing_goes_that_must_stay() {
     assert!(made.iter().all(|one| left.contains(one)), "{left:?}");
 }
 
+/// 53100 is the SQLSTATE of a full disk; here it is a part of another number.
+#[test]
+fn a_number_in_the_output_of_a_build_evicts_nothing() {
+    let (project, made) = with_templates(2, "keep = 0\nmax_size = \"unlimited\"");
+    project.build(&Build::Script(
+        "echo try >>tries; echo 'order 1531004 is missing' >&2; exit 1".into(),
+    ));
+    project.add_migration("0009_changing", "create table changing_4 (id int);");
+    Pgstencil::new(&project)
+        .arg("ensure")
+        .fails(4)
+        .stderr_has("order 1531004")
+        .lacks("the server's disk is full");
+    // An extension does not begin, since the build command has changed.
+    assert_eq!(project.read("tries").lines().count(), 1);
+    let left = ready(&project);
+    assert!(made.iter().all(|one| left.contains(one)), "{left:?}");
+}
+
 #[test]
 fn pinned_ones_stay_until_they_are_unpinned() {
     let (project, made) = with_templates(2, "max_templates = 5\nkeep = 0");

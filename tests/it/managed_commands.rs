@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::managed::Managed;
 use crate::support::server::PATIENCE;
-use crate::support::{Pgstencil, Project, alive, eventually, server};
+use crate::support::{Build, Pgstencil, Project, alive, eventually, server};
 
 fn psql(url: &str, sql: &str) -> String {
     let output = Command::new("psql")
@@ -531,4 +531,25 @@ fn paths_name_a_server_by_its_url_without_a_password_or_a_session() {
     let json = paths().arg("--json").success().json();
     assert_eq!(json["server"]["named_by"], "PGSTENCIL_SERVER_URL");
     assert_eq!(json["logs"], serde_json::json!([]));
+}
+
+/// The server ends all sessions when one of its processes dies.
+#[test]
+fn why_the_server_ended_is_told_by_its_log() {
+    let managed = Managed::new();
+    managed.run(&["server", "start"]).success();
+    managed.project.build(&Build::Script(
+        "psql -XAtq -c 'select pg_backend_pid()' -c 'select pg_sleep(600)' >backend &
+         until [ -s backend ]; do sleep 0.02; done
+         kill -9 $(cat backend)
+         sleep 600"
+            .into(),
+    ));
+    let log = managed.cluster().join("server.log");
+    managed
+        .run(&["ensure"])
+        .fails(3)
+        .stderr_has(&format!("the server's log, {}:", log.display()))
+        .stderr_has("was terminated by signal 9")
+        .stderr_has("are free");
 }
