@@ -364,8 +364,8 @@ impl Django<'_> {
     }
 }
 
-/// Ends in `pgstencil`'s warning that the clone was replaced. Django never says these words.
-const REPLACED: &str = "--keepdb";
+/// Words of `pgstencil`'s warning that the clone was replaced. Django never says these.
+const REPLACED: &str = "so it paid for a database of its own";
 
 #[test]
 fn django() {
@@ -413,10 +413,11 @@ fn django() {
         django.run("", command).success().stderr_has(REPLACED);
         only_templates_stay(&django.project, 1);
     }
-    // Nobody is there to answer; the clone is untouched.
+    // Nobody is there to answer; the clone is untouched, and a line says what to add.
     django
         .run("", "python manage.py test")
         .fails(1)
+        .stderr_has("add `--keepdb`")
         .lacks(REPLACED);
     // A migration of our own makes another template.
     django.project.write(
