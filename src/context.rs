@@ -42,12 +42,42 @@ pub struct Context<'a> {
     pub keep_failed: bool,
     /// Builds from nothing what is missing, and extends nothing.
     pub full_build: bool,
+    /// The builds that the caller is a part of, as [`BUILDING`](crate::config::env::BUILDING) has them.
+    pub building: &'a [String],
 }
 
 impl Context<'_> {
     /// Tells the observer.
     pub fn tell(&self, event: Event<'_>) {
         (self.observe)(event);
+    }
+
+    /// What [`BUILDING`](crate::config::env::BUILDING) says of a build of this definition.
+    fn build_entry(&self) -> String {
+        format!("{} {}", self.project, self.definition.name)
+    }
+
+    /// The value of that variable for a build command.
+    pub(crate) fn builds(&self) -> String {
+        let mut entries = self.building.to_vec();
+        entries.push(self.build_entry());
+        entries.join("\n")
+    }
+
+    /// Fails if a build command of this definition asks for its template: it would wait for itself, or start itself
+    /// again and again.
+    pub(crate) fn not_within_itself(&self) -> Result<()> {
+        if !self.building.contains(&self.build_entry()) {
+            return Ok(());
+        }
+        let name = &self.definition.name;
+        Err(Error::config(format!(
+            "the build command of `{name}` asks for the template that it is to build"
+        ))
+        .detail(format!("it runs pgstencil, which finds itself within the build of `{name}` of project `{}`", self.project))
+        .hint(format!(
+            "let `build` of [template.{name}] fill the database that DATABASE_URL names, and run pgstencil around your commands: `pgstencil run CMD`"
+        )))
     }
 
     /// Who asks, as far as it matters whose a clone is.

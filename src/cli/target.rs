@@ -131,7 +131,8 @@ impl Session {
         }
         // A process that is started at the end of the command sees to the drops.
         let stencil = Stencil::new(config, endpoint, holder, self.variable());
-        Ok(stencil.without_drops())
+        let building = self.env.non_empty(env::BUILDING).unwrap_or_default();
+        Ok(stencil.within_builds(building).without_drops())
     }
 
     /// The host that commands get, by `--client-host` or PGSTENCIL_CLIENT_HOST.

@@ -26,6 +26,8 @@ variables! {
     CLIENT_HOST = "PGSTENCIL_CLIENT_HOST";
     /// Port that they get; same as `--client-port`.
     CLIENT_PORT = "PGSTENCIL_CLIENT_PORT";
+    /// Set for build commands: a line with project and definition for each build that this process is a part of.
+    BUILDING = "PGSTENCIL_BUILDING";
     /// The config file; same as `--config`.
     CONFIG = "PGSTENCIL_CONFIG";
     /// Absolute folder for the managed server, in place of the usual state folder.

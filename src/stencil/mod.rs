@@ -67,6 +67,7 @@ pub struct Stencil {
     idle: Arc<Idle>,
     background: Arc<Background>,
     full_build: bool,
+    building: Arc<[String]>,
 }
 
 /// What [`Stencil::list`] shows.
@@ -118,7 +119,17 @@ impl Stencil {
             idle: Arc::default(),
             background: Arc::new(background),
             full_build: false,
+            building: Arc::default(),
         }
+    }
+
+    /// Says which builds the caller is a part of, by the lines of
+    /// [`BUILDING`](crate::config::env::BUILDING): a build command that asks for its own template would wait for
+    /// itself.
+    #[must_use]
+    pub fn within_builds(mut self, building: &str) -> Self {
+        self.building = building.lines().map(str::to_owned).collect();
+        self
     }
 
     /// Whether a missing template is built from nothing, although another one could be extended: also where
@@ -201,6 +212,7 @@ impl Stencil {
             read,
             keep_failed,
             full_build: self.full_build,
+            building: &self.building,
         }
     }
 
@@ -223,6 +235,7 @@ impl Stencil {
         &self,
         context: &Context<'_>,
     ) -> Result<(Registry, Result<Recipe>, Duration)> {
+        context.not_within_itself()?;
         let started = Instant::now();
         let reading = async {
             let inputs = context.inputs().await;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::progress::Progress;
+use crate::config::env::BUILDING;
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
@@ -38,6 +39,7 @@ pub(super) async fn run_command(
         &[set.to_vec()],
         None,
     )?;
+    job.env.push((BUILDING.into(), context.builds().into()));
     job.cleared = handout::CLEARED.map(Into::into).to_vec();
     let timeout = match context.limit.left() {
         Some(left) => left.min(definition.build_timeout),

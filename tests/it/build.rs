@@ -554,6 +554,33 @@ fn a_builder_that_loses_its_session_ends_its_command() {
     assert!(eventually(PATIENCE, || !server().has_database(&dead)));
 }
 
+#[test]
+fn a_build_command_that_asks_for_its_own_template_is_told() {
+    let project = Project::with_migrations(server());
+    let url = project.server_url().to_owned();
+    let program = env!("CARGO_BIN_EXE_pgstencil");
+    for command in ["ensure", "run true", "clone"] {
+        project.build(&Build::Script(format!(
+            "echo try >>tries; {program} --server-url '{url}' {command}"
+        )));
+        ensure(&project)
+            .fails(4)
+            .stderr_has("the build command of `app` asks for the template that it is to build")
+            .stderr_has("`pgstencil run CMD`");
+    }
+    assert_eq!(project.read("tries").lines().count(), 3);
+    assert_nothing_left(&project);
+    // The template of another definition is no trouble.
+    project.append_config(
+        "[template.base]\nmigrations = [\"migrations/0001*.sql\"]\nbuild = \"sh base.sh\"\n",
+    );
+    project.write("base.sh", "psql -XAtqc 'create table base ()'");
+    project.build(&Build::Script(format!(
+        "{program} --server-url '{url}' run -t base true; migrate"
+    )));
+    ensure(&project).args(["-t", "app"]).success();
+}
+
 /// Its command is killed at once then, and the next builder waits for the end of that command.
 #[test]
 fn two_build_commands_do_not_run_at_once_after_a_lost_session() {
