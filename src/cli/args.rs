@@ -312,7 +312,7 @@ pub(crate) struct Ensure {
 /// `explain`
 #[derive(Args, Debug)]
 pub(crate) struct Explain {
-    /// The `[template.NAME]` that is meant; not needed when the file has only one
+    /// Explain only `[template.NAME]` [default: all of the file]
     #[arg(short = 't', long = "template", value_name = "NAME")]
     pub(crate) template: Option<String>,
     /// Compare with the template whose fingerprint begins so [default: the nearest one]

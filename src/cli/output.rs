@@ -526,23 +526,24 @@ fn to_json(value: &impl serde::Serialize) -> pgstencil::Result<String> {
 
 /// What is extended, and by what.
 fn extension(extends: &Extending<'_>) -> String {
-    let from = format!("from {}", extends.base);
+    format!("from {}{}", extends.base, by(extends))
+}
+
+/// By what something is extended, or if nothing is added, why: for the end of a sentence.
+pub(super) fn by(extends: &Extending<'_>) -> String {
     match (extends.migrations, extends.rerun_inputs) {
         (0, []) if !extends.companions.is_empty() => {
             let new = extends.companions;
             match new.len() - 1 {
-                0 => format!("{from}, since companion `{}` is new", new[0]),
-                more => format!(
-                    "{from}, since companion `{}` and {more} more are new",
-                    new[0]
-                ),
+                0 => format!(", since companion `{}` is new", new[0]),
+                more => format!(", since companion `{}` and {more} more are new", new[0]),
             }
         }
-        (0, [one]) => format!("{from}, since `{one}` differs"),
+        (0, [one]) => format!(", since `{one}` differs"),
         (0, [first, others @ ..]) => format!(
-            "{from}, since `{first}` and {} more of `rerun_inputs` differ",
+            ", since `{first}` and {} more of `rerun_inputs` differ",
             others.len()
         ),
-        (n, _) => format!("{from} by {}", count(n, "migration")),
+        (n, _) => format!(" by {}", count(n, "migration")),
     }
 }

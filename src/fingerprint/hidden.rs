@@ -80,14 +80,22 @@ pub(super) fn no_match(root: &Path, definition: &Definition, glob: &OneGlob) -> 
         "globs are relative to the root, `{}`",
         root.display()
     ));
-    match reason(root, pattern) {
+    match reason(root, definition, pattern) {
         Some(hint) => error.hint(hint),
         None => error,
     }
 }
 
+/// The files that the globs would choose if no .gitignore hid them, also through links that it hides
+/// (`.venv -> ../venv`).
+fn behind_links(root: &Path, definition: &Definition) -> Result<Vec<RelPath>> {
+    let globs = Arc::new(Globs::compile(root, definition)?);
+    let walked = walk(root, &globs, Gitignore::Disregard, false)?;
+    Ok(walked.files.into_iter().map(|file| file.path).collect())
+}
+
 /// The likeliest reason why `pattern` matches nothing, as a hint.
-fn reason(root: &Path, pattern: &str) -> Option<String> {
+fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String> {
     let matcher = |p: &str, any_case| compile(p, any_case).ok().map(|g| g.compile_matcher());
     let exact = matcher(pattern, false)?;
     let any_case = matcher(pattern, true)?;
@@ -99,7 +107,7 @@ fn reason(root: &Path, pattern: &str) -> Option<String> {
     let (mut folders, mut cases, mut deep) = (Vec::new(), Vec::new(), Vec::new());
     let everything: WalkBuilder = {
         let mut walk = builder(root, Gitignore::Disregard);
-        // Links are not followed: this is only for a hint, and must not go astray.
+        // Links are not followed: this goes where no glob leads, and must not go astray.
         walk.follow_links(false)
             .filter_entry(|entry| entry.file_name() != ".git");
         walk
@@ -120,6 +128,15 @@ fn reason(root: &Path, pattern: &str) -> Option<String> {
             _ => continue,
         };
         list.push(RelPath::new(path));
+    }
+    if hidden.is_empty()
+        && let Ok(found) = behind_links(root, definition)
+    {
+        hidden.extend(
+            found
+                .into_iter()
+                .filter(|path| exact.is_match(path.to_path())),
+        );
     }
     if let Some(first) = hidden.iter().min() {
         let by = match hidden_by(root, &first.to_path(), false) {

@@ -68,11 +68,17 @@ pub enum Now {
         base: Fingerprint,
         /// The migrations that are new, in order.
         added: Vec<RelPath>,
+        /// Files of `rerun_inputs` that differ.
+        rerun_inputs: Vec<String>,
+        /// Companions that are new.
+        companions: Vec<String>,
     },
     /// Build it from nothing.
     Build {
         /// Why nothing can be extended.
         why: String,
+        /// What would change that, if something would.
+        hint: Option<String>,
     },
 }
 
@@ -147,6 +153,7 @@ impl Stencil {
                         recipe: inputs.with_server(self.traits(limit).await?),
                         now: Now::Build {
                             why: NOTHING_YET.into(),
+                            hint: None,
                         },
                         unusable: None,
                         costs: Costs::default(),
@@ -309,24 +316,35 @@ impl Stencil {
         {
             return Ok(Now::Build {
                 why: why.to_string(),
+                hint: None,
             });
         }
         let bases = template::bases(others, recipe, definition);
         if let Some(why) = bases.why_due() {
-            return Ok(Now::Build { why });
+            return Ok(Now::Build { why, hint: None });
         }
         for (row, added) in bases.found {
             if why_unusable(registry, row, definition).await?.is_none() {
                 let base = row.fingerprint.parse()?;
-                return Ok(Now::Extend { base, added });
+                let old = others.iter().find(|(other, _)| other.id == row.id);
+                let difference = old.map(|(_, old)| Difference::between(old, recipe));
+                let difference = difference.unwrap_or_default();
+                return Ok(Now::Extend {
+                    base,
+                    added,
+                    rerun_inputs: difference.rerun_inputs.paths(),
+                    companions: difference.companions.paths(),
+                });
             }
         }
         let close =
             nearest.and_then(|(row, _)| others.iter().find(|(other, _)| other.id == row.id));
+        let mut hint = None;
         let why = match close {
             None => NOTHING_YET.to_owned(),
             Some(base) => match template::added_to(base, recipe, definition) {
                 Err(why) => {
+                    hint = why.hint(name);
                     let mut text = format!("{}: {why}", &base.0.fingerprint[..12]);
                     let changed = match &why {
                         NoBase::Differs(obstacle) => obstacle.changed(),
@@ -343,7 +361,7 @@ impl Stencil {
                 Ok(_) => format!("{} cannot be copied", &base.0.fingerprint[..12]),
             },
         };
-        Ok(Now::Build { why })
+        Ok(Now::Build { why, hint })
     }
 }
 

@@ -72,6 +72,18 @@ impl std::fmt::Display for NoBase {
     }
 }
 
+impl NoBase {
+    /// What would make it a base all the same. `definition`: its name.
+    pub fn hint(&self, definition: &str) -> Option<String> {
+        let NoBase::Differs(Obstacle::Earlier { .. }) = self else {
+            return None;
+        };
+        Some(format!(
+            "`extend = \"always\"` in [template.{definition}] extends all the same: right if the migration tool runs every migration that the database does not have yet, whatever its name (Django, Alembic, Rails, Diesel and others; Flyway and goose only with an option)"
+        ))
+    }
+}
+
 /// The migrations by which a template would be extended to get one of `recipe`.
 ///
 /// # Errors

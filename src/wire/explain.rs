@@ -105,11 +105,20 @@ pub enum NowAnswer {
         base: String,
         /// The migrations that are new, in order.
         added: Vec<RelPath>,
+        /// Files of `rerun_inputs` that differ.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        rerun_inputs: Vec<String>,
+        /// Companions that are new.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        companions: Vec<String>,
     },
     /// Build it from nothing.
     Build {
         /// Why nothing can be extended.
         why: String,
+        /// What would change that, if something would.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
     },
 }
 
@@ -133,6 +142,24 @@ pub struct AgainstAnswer {
     pub last_used_at: String,
     /// From it to the present inputs.
     pub difference: Difference,
+}
+
+/// What `explain` answers of several definitions.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainAllAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// In the order of the config.
+    pub templates: Vec<ExplainAnswer>,
+}
+
+impl From<Vec<ExplainAnswer>> for ExplainAllAnswer {
+    fn from(templates: Vec<ExplainAnswer>) -> Self {
+        ExplainAllAnswer {
+            version: VERSION,
+            templates,
+        }
+    }
 }
 
 impl From<&Explanation> for ExplainAnswer {
@@ -207,10 +234,20 @@ fn now(now: &Now) -> NowAnswer {
             elapsed_ms: millis(*elapsed),
             tail: tail.clone(),
         },
-        Now::Extend { base, added } => NowAnswer::Extend {
+        Now::Extend {
+            base,
+            added,
+            rerun_inputs,
+            companions,
+        } => NowAnswer::Extend {
+            rerun_inputs: rerun_inputs.clone(),
+            companions: companions.clone(),
             base: base.to_string(),
             added: added.clone(),
         },
-        Now::Build { why } => NowAnswer::Build { why: why.clone() },
+        Now::Build { why, hint } => NowAnswer::Build {
+            why: why.clone(),
+            hint: hint.clone(),
+        },
     }
 }

@@ -13,7 +13,8 @@ pub use self::bench::{BenchAnswer, CostAnswer};
 pub use self::doctor::{CheckAnswer, DoctorAnswer};
 pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{
-    AgainstAnswer, CostsAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
+    AgainstAnswer, CostsAnswer, ExplainAllAnswer, ExplainAnswer, InputsAnswer, NowAnswer,
+    VariableAnswer,
 };
 pub use self::prune::{PruneAnswer, PrunedClone};
 pub use self::server::{

@@ -184,3 +184,137 @@ fn provisional_stale_and_building_are_told() {
         .stdout_has("would wait for pid ");
     builder.wait().code(0);
 }
+
+#[test]
+fn all_definitions_are_explained_unless_one_is_named() {
+    let project = Project::with_migrations(server());
+    project.append_config(
+        "[template.other]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"sh migrate.sh\"\nbuild_inputs = false",
+    );
+    Pgstencil::new(&project)
+        .args(["ensure", "-t", "other"])
+        .success();
+    let all = explain(&project, &[]).success();
+    let parts: Vec<_> = all.stdout.split("[template.").skip(1).collect();
+    let [app, other] = parts.as_slice() else {
+        panic!("{all}");
+    };
+    assert!(
+        app.starts_with("app]\na command now would build from nothing"),
+        "{all}"
+    );
+    assert!(
+        other.starts_with("other]\na command now would use the template"),
+        "{all}"
+    );
+    let json = explain(&project, &["--json"]).success().json();
+    let names = json["templates"].as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|t| t["template"].as_str().unwrap()).collect();
+    assert_eq!(names, ["app", "other"]);
+    let one = explain(&project, &["-t", "other"]).success();
+    one.stdout_has("template other, fingerprint ")
+        .lacks("[template.");
+    assert_eq!(
+        explain(&project, &["-t", "app", "--json"]).success().json()["template"],
+        "app"
+    );
+    // A template that is named belongs to one.
+    explain(&project, &["--against", "ab"])
+        .fails(2)
+        .stderr_has("--template NAME");
+    // What is wrong with one says nothing of the other.
+    let config = project.read("pgstencil.toml");
+    let config = config.replacen("migrations/*.sql", "migratons/*.sql", 1);
+    project.write("pgstencil.toml", &config);
+    explain(&project, &[])
+        .fails(2)
+        .stderr_has("did you mean `migrations/*.sql`")
+        .stdout_has("[template.other]\na command now would use the template");
+}
+
+#[test]
+fn an_extension_by_no_migration_names_the_rerun_inputs_that_differ() {
+    let project = Project::extending(
+        server(),
+        "extend = \"append\"\nafter_extend = \"keep\"\nrerun_inputs = [\"requirements.lock\"]",
+    );
+    project.write("requirements.lock", "django==5\n");
+    let first = ensure(&project);
+    project.write("requirements.lock", "django==6\n");
+    let short = &first[..12];
+    explain(&project, &[]).success().stdout_has(&format!(
+        "a command now would extend {short}, since `requirements.lock` differs: "
+    ));
+    assert_eq!(now(&project)["rerun_inputs"], json!(["requirements.lock"]));
+    Pgstencil::new(&project)
+        .arg("ensure")
+        .success()
+        .stderr_has(&format!(
+            "from {short}, since `requirements.lock` differs in "
+        ));
+}
+
+#[test]
+fn a_file_that_sorts_earlier_gets_the_key_that_extends_all_the_same() {
+    let project = Project::extending(server(), "extend = \"append\"\nafter_extend = \"keep\"");
+    ensure(&project);
+    project.add_migration("0001_between", "create table between_ (id int);");
+    let output = explain(&project, &[]).success();
+    output
+        .stdout_has(
+            "new migration `migrations/0001_between.sql` sorts before `migrations/0002_orders.sql`",
+        )
+        .stdout_has(
+            "\nhint: `extend = \"always\"` in [template.app] extends all the same: right if ",
+        );
+    assert!(now(&project)["hint"].as_str().unwrap().contains("always"));
+    let config = project.read("pgstencil.toml");
+    project.write(
+        "pgstencil.toml",
+        &config.replace("\"append\"", "\"always\""),
+    );
+    assert_eq!(now(&project)["what"], "extend");
+}
+
+#[test]
+fn migrations_are_counted_and_not_their_files() {
+    let project = Project::new(server());
+    let config = project.read("pgstencil.toml");
+    let config = config
+        .replace("\"never\"", "\"append\"\nafter_extend = \"keep\"")
+        .replace("migrations/*.sql", "migrations/*/*");
+    project.write("pgstencil.toml", &config);
+    project.build(&Build::Script("psql -XqAtc 'create table if not exists t ()' -c 'create table \"'$(ls migrations | wc -l)'\" ()'".into()));
+    project.write("migrations/2024-01-01-000000_a/up.sql", "");
+    let first = ensure(&project);
+    for file in ["up.sql", "down.sql", "metadata.toml"] {
+        project.write(&format!("migrations/2024-01-02-000000_b/{file}"), "");
+    }
+    let short = &first[..12];
+    explain(&project, &[])
+        .success()
+        .stdout_has(&format!("would extend {short} by one migration: "));
+    let built = Pgstencil::new(&project).arg("ensure").success();
+    built.stderr_has(&format!("from {short} by one migration in "));
+    let list = Pgstencil::new(&project).arg("list").success();
+    list.stdout_has(&format!("{short} + 1\n"));
+}
+
+#[test]
+fn files_that_are_ignored_behind_a_link_are_told() {
+    let project = Project::with_migrations(server());
+    let venv = project.home().join("venv/lib/app/migrations");
+    std::fs::create_dir_all(&venv).unwrap();
+    std::fs::write(venv.join("0001_x.py"), "").unwrap();
+    std::os::unix::fs::symlink(project.home().join("venv"), project.path().join(".venv")).unwrap();
+    project.write(".gitignore", ".venv\n");
+    let config = project.read("pgstencil.toml");
+    let config = config.replace(
+        "[\"migrations/*.sql\"]",
+        "[\"migrations/*.sql\", \".venv/lib/*/migrations/*.py\"]",
+    );
+    project.write("pgstencil.toml", &config);
+    explain(&project, &[]).fails(2).stderr_has(
+        "hint: one matching file is ignored: `.venv/lib/app/migrations/0001_x.py` by line `.venv` of `.gitignore`",
+    );
+}

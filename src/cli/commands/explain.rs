@@ -3,19 +3,21 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use pgstencil::Result;
 use pgstencil::config::Order;
+use pgstencil::events::Extending;
 use pgstencil::fingerprint::{
     Difference, FileChanges, FileInput, Group, Inputs, RelPath, groups, migrations,
 };
 use pgstencil::names::EMPTY_DATABASE;
 use pgstencil::stencil::{Explanation, Now, OnServer, explain_files};
-use pgstencil::wire::ExplainAnswer;
+use pgstencil::wire::{ExplainAllAnswer, ExplainAnswer};
+use pgstencil::{Kind, Result};
 
 use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Explain;
 use crate::cli::escape;
+use crate::cli::output::by;
 use pgstencil::quantity::{count, seconds, size};
 
 pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
@@ -23,25 +25,57 @@ pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
     let config = session.config()?;
     let name = args.template.as_deref();
     let stencil = session.stencil_for_reading().await?;
-    let explanation = match &stencil {
-        Some(stencil) => {
-            let against = args.against.as_deref();
-            stencil.explain(name, against, &session.limit).await?
-        }
-        // Without the server its templates are not known.
-        None => explain_files(&config, config.definition(name)?, &session.variable())?,
+    // A template that is named belongs to one definition.
+    let names: Vec<&str> = match (name, &args.against) {
+        (Some(name), _) => vec![name],
+        (None, None) => config.definitions.iter().map(|d| d.name.as_str()).collect(),
+        (None, Some(_)) => vec![&config.definition(None)?.name],
     };
-    session.printer.finish();
-    if session.printer.json() {
-        session.printer.object(&ExplainAnswer::from(&explanation))?;
-    } else {
+    let mut answers = Vec::new();
+    let mut failure = None;
+    for name in &names {
+        let explained = match &stencil {
+            Some(stencil) => {
+                let against = args.against.as_deref();
+                stencil.explain(Some(name), against, &session.limit).await
+            }
+            // Without the server its templates are not known.
+            None => config
+                .definition(Some(name))
+                .and_then(|found| explain_files(&config, found, &session.variable())),
+        };
+        let explanation = match explained {
+            Ok(explanation) => explanation,
+            // What is wrong with one says nothing of the others.
+            Err(error) if names.len() > 1 && error.kind() == Kind::Config => {
+                session.printer.error(&error);
+                failure.get_or_insert(error.kind());
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        session.printer.finish();
+        if session.printer.json() {
+            answers.push(ExplainAnswer::from(&explanation));
+            continue;
+        }
         let all = session.shared.verbose > 0;
-        session.printer.text(&in_words(&explanation, all))?;
+        let mut text = in_words(&explanation, all);
+        if names.len() > 1 {
+            let gap = if *name == names[0] { "" } else { "\n" };
+            text = format!("{gap}[template.{name}]\n{text}");
+        }
+        session.printer.text(&text)?;
+    }
+    match answers.as_slice() {
+        [] => {}
+        [one] if names.len() == 1 => session.printer.object(one)?,
+        _ => session.printer.object(&ExplainAllAnswer::from(answers))?,
     }
     if let Some(stencil) = &stencil {
         prune::look(session, stencil).await;
     }
-    Ok(0)
+    Ok(failure.map_or(0, Kind::exit_code))
 }
 
 fn in_words(explanation: &Explanation, all: bool) -> String {
@@ -127,14 +161,24 @@ fn verdict(server: &OnServer) -> String {
             escape::line(builder),
             seconds(*elapsed)
         ),
-        Now::Extend { base, added } => format!(
-            "a command now would extend {} by {}: {} (a build from nothing: {})",
+        Now::Extend {
+            base,
+            added,
+            rerun_inputs,
+            companions,
+        } => format!(
+            "a command now would extend {}{}: {} (a build from nothing: {})",
             base.short(),
-            count(migrations(added).len(), "migration"),
+            by(&Extending {
+                base: "",
+                migrations: migrations(added).len(),
+                rerun_inputs,
+                companions,
+            }),
             about(costs.extension),
             about(costs.full)
         ),
-        Now::Build { why } => format!(
+        Now::Build { why, .. } => format!(
             "a command now would build from nothing: {}\nnothing can be extended: {}",
             about(costs.full),
             escape::line(&why.to_string())
@@ -150,6 +194,9 @@ fn verdict(server: &OnServer) -> String {
                 escape::block(failure)
             );
         }
+        Now::Build {
+            hint: Some(hint), ..
+        } => text += &format!("\nhint: {hint}"),
         Now::Wait { tail, .. } if !tail.is_empty() => {
             text += &escape::block(&format!("\n{tail}"));
         }
