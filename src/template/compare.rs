@@ -4,7 +4,7 @@
 //! further databases of the build, so that a crash leaves nothing that the sweep does not find, and
 //! are dropped before the seal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Template;
 use super::build;
@@ -13,8 +13,8 @@ use crate::drop;
 use crate::error::{Error, Result};
 use crate::names;
 use crate::pg::inventory::{
-    self, Class, Difference, Ignored, Inventory, Line, Reading, RowComparison, RowDifference, Rows,
-    Window,
+    self, Class, Difference, Ignored, Inventory, Line, Look, Reading, RowComparison, RowDifference,
+    Rows, Window,
 };
 use crate::pg::replay::Replay;
 use crate::pg::session::OpenError;
@@ -42,6 +42,8 @@ pub(super) struct Compared {
     pub(super) left_out: Vec<String>,
     /// Entries of `verify_ignore` that name no column.
     pub(super) unknown: Vec<String>,
+    /// What the role could not read of either, and why.
+    pub(super) unread: Vec<String>,
 }
 
 /// What is compared of the rows.
@@ -104,6 +106,7 @@ pub(super) async fn compare(
         ];
         let mut differences = Vec::new();
         let mut left_out = Vec::new();
+        let mut unread = BTreeSet::new();
         let mut contents = Vec::new();
         for (i, copy) in copies.iter().enumerate() {
             let fresh_name = &built.rows[i].private_name;
@@ -114,6 +117,8 @@ pub(super) async fn compare(
                     side.replace(&row.private_name, &format!("({})", row.role));
                 }
             }
+            unread.extend(old.unread());
+            unread.extend(fresh.unread());
             add_properties(&mut old, &template.databases()[i].replay, &veil);
             add_properties(&mut fresh, &built.replays[i], &veil);
             let name = format!("template {}", template.fingerprint.short());
@@ -150,6 +155,7 @@ pub(super) async fn compare(
             same_rows,
             left_out,
             unknown,
+            unread: unread.into_iter().collect(),
         })
     }
     .await;
@@ -183,17 +189,22 @@ async fn compare_rows(
     session.close().await;
     found?;
     let mut session = open(context, old).await?;
-    let seen = async {
-        rows.find_times(&mut session, old_window).await?;
-        rows.look(&mut session).await
+    let found = rows.find_times(&mut session, old_window).await;
+    session.close().await;
+    found?;
+    let mut looks = [Look::new(), Look::new()];
+    loop {
+        for (database, look) in [old, fresh].into_iter().zip(&mut looks) {
+            let mut session = open(context, database).await?;
+            let seen = rows.look(&mut session, look).await;
+            session.close().await;
+            seen?;
+        }
+        let difference = rows.judge(&looks[0], &looks[1]);
+        if !rows.follow(&difference) {
+            return Ok(difference);
+        }
     }
-    .await;
-    session.close().await;
-    let old_look = seen?;
-    let mut session = open(context, fresh).await?;
-    let fresh_look = rows.look(&mut session).await;
-    session.close().await;
-    Ok(rows.judge(&old_look, &fresh_look?))
 }
 
 async fn digests(

@@ -38,6 +38,8 @@ pub struct Verdict {
     pub left_out: Vec<String>,
     /// Entries of `verify_ignore` that name no column.
     pub unknown: Vec<String>,
+    /// What the role could not read, and why: `table closed.t: rows unknown: permission denied`.
+    pub unread: Vec<String>,
     /// What became of the template.
     pub fate: Fate,
     /// What the build from nothing took.
@@ -309,6 +311,7 @@ async fn rebuild(
         rows: asked.rows,
         left_out: compared.left_out,
         unknown: compared.unknown,
+        unread: compared.unread,
         fate: Fate::Kept,
         build_time,
     };

@@ -32,6 +32,8 @@ pub struct VerdictAnswer {
     pub not_compared: Vec<Class>,
     /// Columns of rows that differ, left out since they hold the time of the build: `schema.table.column`.
     pub left_out: Vec<String>,
+    /// What the role could not read, so that it was not compared, and why.
+    pub unread: Vec<String>,
     /// What it was extended from, if it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extends: Option<ExtendsAnswer>,
@@ -63,6 +65,7 @@ impl VerifyAnswer {
             compared: verdict.compared(true),
             not_compared: verdict.compared(false),
             left_out: verdict.left_out.clone(),
+            unread: verdict.unread.clone(),
             extends: verdict.extends.as_ref().map(Into::into),
             fate: verdict.fate.as_str(),
             differences: Ordered(verdict.differences.clone()),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::extension::{KEEP, ensure, items, outcome, registry, templates};
 use crate::support::server::PATIENCE;
-use crate::support::{Build, Pgstencil, Project, eventually, server};
+use crate::support::{Build, Pgstencil, Project, Role, eventually, server};
 
 /// A project whose extended template was built by `build`, after a template of two migrations.
 fn extended(keys: &str, build: &str) -> Project<'static> {
@@ -116,6 +116,16 @@ fn moved_ids_are_a_class_of_their_own() {
 }
 
 #[test]
+fn rows_that_are_the_same_and_mean_others_are_found() {
+    // Right 1 belongs to kind 1, which is another one.
+    let build = TYPES.replace("from kinds order by model", "from kinds order by id");
+    let project = extended(KEEP, &build);
+    verify(&project, &["--rows"]).fails(1).stdout_has(
+        " table public.rights\n-  2 of 3 rows have other ids in id, kind\n+  2 of 3 rows have other ids in id, kind\n",
+    );
+}
+
+#[test]
 fn a_right_that_means_another_row_is_no_moved_id() {
     let build = "
         case $PGSTENCIL_OUTCOME in miss) kind=1 ;; *) kind=2 ;; esac
@@ -192,6 +202,48 @@ fn what_lies_outside_of_the_tables_is_compared() {
         .stdout_has("@@ row counts @@\n-large objects\n-  owned by ")
         .stderr_has("in grants, settings and row counts\n")
         .stderr_has("marked broken");
+}
+
+#[test]
+fn the_owner_of_the_database_is_compared() {
+    let owner = Role::new(server());
+    let project = extended(
+        KEEP,
+        &format!(
+            "[ $PGSTENCIL_OUTCOME = miss ] || sql -d \"$DATABASE_URL\" -c 'alter database \"'$PGDATABASE'\" owner to {}'",
+            owner.name
+        ),
+    );
+    verify(&project, &[])
+        .fails(1)
+        .stdout_has(&format!(
+            "@@ grants @@\n database\n-  owner {}\n",
+            owner.name
+        ))
+        .stderr_has("marked broken");
+}
+
+#[test]
+fn what_the_role_may_not_read_is_told() {
+    let role = Role::new(server());
+    let mut project = Project::extending(server(), KEEP);
+    project.connect_as(&role);
+    project.build(&Build::Script(
+        "migrate
+         PGUSER= psql -X -q -d \"$ADMIN_URL/$PGDATABASE\" -c 'create table if not exists closed (n int)' \\
+             -c 'revoke all on closed from public' -c 'truncate closed' -c \"insert into closed values (${#PGSTENCIL_OUTCOME})\""
+            .into(),
+    ));
+    let admin = server().url("");
+    let admin = admin.trim_end_matches('/');
+    Pgstencil::new(&project)
+        .arg("ensure")
+        .env("ADMIN_URL", admin)
+        .success();
+    let output = verify(&project, &["--rows"])
+        .env("ADMIN_URL", admin)
+        .success();
+    output.stderr_has("not compared: table public.closed: rows unknown: permission denied");
 }
 
 #[test]

@@ -52,6 +52,9 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
                 for name in &verdict.unknown {
                     session.printer.warn(&format!("`verify_ignore` of `{}` names `{name}`, which is no column of its databases", verdict.definition));
                 }
+                for line in &verdict.unread {
+                    session.printer.warn(&format!("not compared: {line}"));
+                }
                 if !verdict.left_out.is_empty() {
                     session.printer.say(&format!(
                         "left out, since they hold the time of the build: {}",

@@ -6,7 +6,8 @@
 //! value from the time in which it was built. Rows that still differ are compared without their ids, so that
 //! those that only have other numbers are told from those that say something else. An id is a number or UUID
 //! of a primary key, or one that a sequence, an identity or a function gives; for a foreign key to one, the
-//! row that it refers to counts, up to [`DEPTH`] steps on.
+//! row that it refers to counts, up to [`DEPTH`] steps on. Where ids moved, tables that refer to them are looked at,
+//! too: equal rows that mean other ones differ.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -375,13 +376,39 @@ impl<'a> RowComparison<'a> {
         Ok(())
     }
 
-    /// Looks at the tables that differ in one of the two databases.
+    /// Adds tables that refer to rows whose ids have moved: their own rows may be the same, and mean other ones.
+    /// Whether there are any.
+    pub fn follow(&mut self, found: &RowDifference) -> bool {
+        let changes = found
+            .changes
+            .iter()
+            .filter(|change| change.class == Class::Ids);
+        let moved: BTreeSet<&str> = changes.map(|change| change.heading.as_str()).collect();
+        let before = self.suspects.len();
+        for (heading, held) in self.new {
+            let known = self.suspects.iter().any(|suspect| suspect == heading);
+            let read =
+                held.rows.is_some() && self.old.get(heading).is_some_and(|old| old.rows.is_some());
+            if read && !known && held.refers.iter().any(|r| moved.contains(r.table.as_str())) {
+                self.suspects.push(heading);
+            }
+        }
+        self.suspects.len() > before
+    }
+
+    /// Looks at the tables that differ in one of the two databases, as far as that was not done before.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn look(&self, session: &mut Session) -> Result<Look> {
-        let mut look = Look::new();
-        for heading in &self.suspects {
+    pub async fn look(&self, session: &mut Session, look: &mut Look) -> Result<()> {
+        let seen = |heading: &&&str| !look.contains_key(**heading);
+        for heading in self
+            .suspects
+            .iter()
+            .filter(seen)
+            .copied()
+            .collect::<Vec<_>>()
+        {
             let plan = self.plan(heading);
             let mut sight = Sight::default();
             let columns: Vec<Vec<Cell>> = plan
@@ -401,14 +428,14 @@ impl<'a> RowComparison<'a> {
                 sight.sums = Some((full, idless));
                 sight.columns = columns;
             }
-            let rows = [self.old, self.new].map(|c| c[*heading].rows.unwrap_or(i64::MAX));
+            let rows = [self.old, self.new].map(|c| c[heading].rows.unwrap_or(i64::MAX));
             if rows.into_iter().all(|rows| rows <= EACH) {
                 let statement = sql::digest_each(&plan.full, &plan.idless);
                 sight.each = ask(session, statement).await?.ok();
             }
-            look.insert((*heading).to_owned(), sight);
+            look.insert(heading.to_owned(), sight);
         }
-        Ok(look)
+        Ok(())
     }
 
     /// What differs, by what was seen of both.
@@ -536,13 +563,11 @@ impl<'a> RowComparison<'a> {
     fn plan(&self, heading: &'a str) -> Plan {
         let columns = self.compared(heading);
         let (idless, ids) = self.idless(heading, DEPTH);
+        let plain = columns.iter().map(|c| self.cell(heading, &c.name));
+        // Rows that are equal differ if they mean other ones.
+        let referred = idless.iter().filter(|c| matches!(c, Cell::Referred(_)));
         Plan {
-            full: self.new[heading].digested(
-                columns
-                    .iter()
-                    .map(|c| self.cell(heading, &c.name))
-                    .collect(),
-            ),
+            full: self.new[heading].digested(plain.chain(referred.cloned()).collect()),
             idless,
             columns: columns
                 .iter()

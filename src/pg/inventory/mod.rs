@@ -88,6 +88,17 @@ impl Inventory {
         self.entries.is_empty()
     }
 
+    /// What the role could not read, and why, a line each.
+    pub fn unread(&self) -> Vec<String> {
+        const UNREAD: [&str; 3] = ["rows unknown: ", "contents unknown", "position unknown: "];
+        let all = self.entries.iter();
+        let lines = all.flat_map(|(heading, lines)| lines.iter().map(move |line| (heading, line)));
+        let unread =
+            lines.filter(|(_, line)| UNREAD.iter().any(|word| line.text.starts_with(word)));
+        let told = unread.map(|(heading, line)| format!("{heading}: {}", line.text));
+        told.collect()
+    }
+
     /// Puts `stand_in` wherever `name` stands, in headings too. For names that differ by build and
     /// cannot be mistaken for anything else: the private names that a set's databases had while they
     /// were built, in a foreign server's options or a comment.

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 
-use pgstencil::pg::inventory::{self, Class, Ignored, Reading, RowComparison, Window};
+use pgstencil::pg::inventory::{self, Class, Ignored, Look, Reading, RowComparison, Window};
 
-use super::{Database, diff, open};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+
+use super::{diff, open};
 use crate::support::{Role, block_on, random_id, server};
 
 use Class::{Grants, Ids, RowContents, RowCounts, Schema, Sequences, Settings};
@@ -338,25 +341,17 @@ const NOT_DUMPED: &[&str] = &[
 fn each_kind_is_compared() {
     let reader = Role::new(server());
     let space = format!("space_{}", random_id());
-    let has_space = server().version_major() >= 15;
-    if has_space {
+    let major = server().version_major();
+    if major >= 15 {
+        let here = format!("create tablespace {space} location ''");
         block_on(async {
-            let mut session = server().admin().await;
-            for sql in [
-                "set allow_in_place_tablespaces = on".to_owned(),
-                format!("create tablespace {space} location ''"),
-            ] {
-                sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
-                    .execute(&mut session)
-                    .await
-                    .unwrap();
+            let mut session = connect("postgres").await;
+            for sql in ["set allow_in_place_tablespaces = on", &here] {
+                run(&mut session, sql).await.unwrap();
             }
         });
     }
-    let wanted: Vec<&Kind> = KINDS
-        .iter()
-        .filter(|k| server().version_major() >= k.0)
-        .collect();
+    let wanted: Vec<&Kind> = KINDS.iter().filter(|kind| major >= kind.0).collect();
     let dump = pg_dump();
     if dump.is_none() {
         eprintln!(
@@ -365,27 +360,23 @@ fn each_kind_is_compared() {
     }
     let next = Mutex::new(wanted.iter());
     let wrong = Mutex::new(Vec::new());
+    let names = (reader.name.as_str(), space.as_str());
     std::thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..2 {
             scope.spawn(|| {
-                loop {
-                    let Some(kind) = next.lock().unwrap().next() else {
-                        break;
-                    };
-                    let fill = |sql: &str, database: &Database| {
-                        database.fill(&reader, sql).replace("{space}", &space)
-                    };
-                    if let Err(why) = check(kind, &fill, dump.as_ref()) {
-                        wrong
-                            .lock()
-                            .unwrap()
-                            .push(format!("{} / {}\n{why}", kind.2, kind.3));
+                block_on(async {
+                    let mut admin = connect("postgres").await;
+                    while let Some(kind) = take(&next) {
+                        if let Err(why) = check(kind, names, &mut admin, dump.as_ref()).await {
+                            let (_, _, one, two, _) = kind;
+                            wrong.lock().unwrap().push(format!("{one} / {two}\n{why}"));
+                        }
                     }
-                }
+                });
             });
         }
     });
-    if has_space {
+    if major >= 15 {
         server().psql("postgres", &format!("drop tablespace {space}"));
     }
     let wrong = wrong.into_inner().unwrap();
@@ -398,49 +389,78 @@ fn each_kind_is_compared() {
     );
 }
 
-fn check(
+fn take<'a>(next: &Mutex<std::slice::Iter<'_, &'a Kind>>) -> Option<&'a Kind> {
+    next.lock().unwrap().next().copied()
+}
+
+/// Of the superuser, without a password where the server is the tests' own: many short sessions would spend
+/// most of their time on passwords.
+fn url(database: &str) -> String {
+    let socket = server().socket_url(database);
+    socket.unwrap_or_else(|| server().url(database))
+}
+
+async fn connect(database: &str) -> PgConnection {
+    let options: PgConnectOptions = url(database).parse().unwrap();
+    options.disable_statement_logging().connect().await.unwrap()
+}
+
+async fn run(session: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+    done.execute(session).await.map(|_| ())
+}
+
+async fn check(
     (_, base, one, two, classes): &Kind,
-    fill: &dyn Fn(&str, &Database) -> String,
+    (reader, space): (&str, &str),
+    admin: &mut PgConnection,
     dump: Option<&PathBuf>,
 ) -> Result<(), String> {
-    let [first, second] = [*one, *two].map(|sql| {
-        let database = Database::new("template0");
-        for sql in [base, sql].into_iter().filter(|sql| !sql.is_empty()) {
-            let done = server().try_psql(&database.name, &fill(sql, &database));
-            if let Err(error) = done {
-                return Err(format!("{sql}: {error}"));
+    let names = [(); 2].map(|()| format!("inv_{}", random_id()));
+    let mut result = Ok(());
+    for (name, variant) in names.iter().zip([one, two]) {
+        let create = format!("create database {name} template template0");
+        run(admin, &create).await.unwrap();
+        let mut session = connect(name).await;
+        for sql in [base, variant].into_iter().filter(|sql| !sql.is_empty()) {
+            let filled = sql
+                .replace("{reader}", reader)
+                .replace("{space}", space)
+                .replace("{database}", name);
+            if let Err(error) = run(&mut session, &filled).await {
+                result = Err(format!("{sql}: {error}"));
             }
         }
-        Ok(database)
-    });
-    let result = compare(first.as_ref(), second.as_ref(), classes, dump, one);
-    // A subscription keeps its database from being dropped.
-    for database in [&first, &second].into_iter().flatten() {
+        session.close().await.unwrap();
+    }
+    if result.is_ok() {
+        result = compare(&names, classes, dump, one).await;
+    }
+    for name in &names {
+        // A subscription keeps its database from being dropped.
         if one.contains("create subscription") {
-            database.run("drop subscription u");
+            let mut session = connect(name).await;
+            run(&mut session, "drop subscription u").await.unwrap();
+            session.close().await.unwrap();
         }
+        run(admin, &format!("drop database {name}")).await.unwrap();
     }
     result
 }
 
-fn compare(
-    first: Result<&Database, &String>,
-    second: Result<&Database, &String>,
+async fn compare(
+    names: &[String; 2],
     classes: &[Class],
     dump: Option<&PathBuf>,
     sql: &str,
 ) -> Result<(), String> {
-    let (first, second) = (
-        first.map_err(String::clone)?,
-        second.map_err(String::clone)?,
-    );
-    let (found, text) = differs(first, second);
+    let (found, text) = differs(names).await;
     if found != classes {
         return Err(format!("{found:?} instead of {classes:?}:\n{text}"));
     }
     if let Some(dump) = dump
         && !NOT_DUMPED.iter().any(|known| sql.contains(known))
-        && dumped(dump, first) == dumped(dump, second)
+        && dumped(dump, &names[0]) == dumped(dump, &names[1])
     {
         return Err("pg_dump prints the same of both".into());
     }
@@ -448,44 +468,48 @@ fn compare(
 }
 
 /// The classes in which two databases differ, rows included.
-fn differs(first: &Database, second: &Database) -> (Vec<Class>, String) {
-    block_on(async {
-        let ignored = Ignored::default();
-        let reading = Reading {
-            rows: Some(&ignored),
-            ..Reading::default()
-        };
-        let mut inventories = Vec::new();
-        let mut sessions = Vec::new();
-        for database in [first, second] {
-            let mut session = open(&server().url(&database.name), &database.name).await;
-            let mut found = inventory::read(&mut session, &reading).await.unwrap();
-            found.replace(&database.name, "(own)");
-            inventories.push(found);
-            sessions.push(session);
+async fn differs(names: &[String; 2]) -> (Vec<Class>, String) {
+    let ignored = Ignored::default();
+    let reading = Reading {
+        rows: Some(&ignored),
+        ..Reading::default()
+    };
+    let mut inventories = Vec::new();
+    let mut sessions = Vec::new();
+    for name in names {
+        let mut session = open(&url(name), name).await;
+        let mut found = inventory::read(&mut session, &reading).await.unwrap();
+        found.replace(name, "(own)");
+        inventories.push(found);
+        sessions.push(session);
+    }
+    let mut difference = diff(&inventories[0], &inventories[1]);
+    // A time in which nothing was built.
+    let window = Window {
+        since: "1900-01-01 00:00+00".into(),
+        until: "1900-01-02 00:00+00".into(),
+    };
+    let [old, new] = [0, 1].map(|i| &inventories[i].contents);
+    if let Some(mut rows) = RowComparison::new(old, new) {
+        for session in &mut sessions {
+            rows.find_times(session, &window).await.unwrap();
         }
-        let mut difference = diff(&inventories[0], &inventories[1]);
-        // A time in which nothing was built.
-        let window = Window {
-            since: "1900-01-01 00:00+00".into(),
-            until: "1900-01-02 00:00+00".into(),
-        };
-        let [old, new] = [0, 1].map(|i| &inventories[i].contents);
-        if let Some(mut rows) = RowComparison::new(old, new) {
-            let mut looks = Vec::new();
-            for session in &mut sessions {
-                rows.find_times(session, &window).await.unwrap();
+        let mut looks = [Look::new(), Look::new()];
+        let found = loop {
+            for (session, look) in sessions.iter_mut().zip(&mut looks) {
+                rows.look(session, look).await.unwrap();
             }
-            for session in &mut sessions {
-                looks.push(rows.look(session).await.unwrap());
+            let found = rows.judge(&looks[0], &looks[1]);
+            if !rows.follow(&found) {
+                break found;
             }
-            difference.extend(rows.judge(&looks[0], &looks[1]).changes);
-        }
-        for session in sessions {
-            session.close().await;
-        }
-        (difference.classes(), difference.to_string())
-    })
+        };
+        difference.extend(found.changes);
+    }
+    for session in sessions {
+        session.close().await;
+    }
+    (difference.classes(), difference.to_string())
 }
 
 /// One that is as new as the server, which pg_dump has to be.
@@ -504,10 +528,10 @@ fn pg_dump() -> Option<PathBuf> {
 }
 
 /// What pg_dump prints, but for what is another one each time.
-fn dumped(program: &PathBuf, database: &Database) -> Vec<String> {
+fn dumped(program: &PathBuf, database: &str) -> Vec<String> {
     let output = Command::new(program)
         .arg("--create")
-        .arg(server().url(&database.name))
+        .arg(url(database))
         .env_clear()
         .envs(std::env::vars().filter(|(name, _)| name == "PATH" || name == "LD_LIBRARY_PATH"))
         .output()
@@ -518,7 +542,7 @@ fn dumped(program: &PathBuf, database: &Database) -> Vec<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     let text = String::from_utf8(output.stdout).unwrap();
-    let text = text.replace(&database.name, "(own)");
+    let text = text.replace(database, "(own)");
     // A word against injection, other ones each time.
     let lines = text
         .lines()
