@@ -12,6 +12,14 @@ pub fn count(number: usize, thing: &str) -> String {
     }
 }
 
+/// The same in digits, beside others: `1 template and 0 clones`.
+pub fn digits(number: usize, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        n => format!("{n} {}", plural(thing)),
+    }
+}
+
 /// The plural of a noun, or of a phrase that ends in one.
 fn plural(noun: &str) -> String {
     match noun.strip_suffix('y') {
@@ -125,6 +133,8 @@ mod tests {
         assert_eq!(count(2, "leftover entry"), "2 leftover entries");
         assert_eq!(count(3, "key"), "3 keys");
         assert_eq!(count(3, "branch"), "3 branches");
+        assert_eq!(digits(0, "clone"), "0 clones");
+        assert_eq!(digits(1, "clone"), "1 clone");
     }
 
     #[test]

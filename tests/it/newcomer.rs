@@ -205,3 +205,23 @@ fn durations_read_as_they_are_written() {
         shown.stdout_has(line);
     }
 }
+
+#[test]
+fn a_clone_that_was_there_is_named_by_its_own_fingerprint() {
+    let project = Project::with_migrations(server());
+    let name = format!("again_{}", project.id);
+    let clone = || {
+        pgstencil(&project, &["clone", "--name", &name])
+            .env("GITHUB_STEP_SUMMARY", project.path().join("summary"))
+    };
+    clone().success();
+    let old = pgstencil(&project, &["ensure"]).success().line()[..12].to_owned();
+    project.add_migration("0003_more", "create table more (id int);");
+    let new = pgstencil(&project, &["ensure"]).success().line()[..12].to_owned();
+    clone()
+        .success()
+        .stderr_has(&format!("reused app ({old}; the files are {new})"));
+    let summary = project.read("summary");
+    let line = summary.lines().last().unwrap();
+    assert!(line.contains(&format!("reused (`{old}`)")), "{summary}");
+}

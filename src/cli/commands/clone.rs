@@ -204,11 +204,13 @@ fn report(
         // It holds URLs with passwords.
         private::write_output(file, (text + "\n").as_bytes())?;
     }
+    // A clone that was there already may be of other files.
+    let handed_out = acquired.clones.first().map(|clone| clone.fingerprint);
     github::report(
         &session.env,
         &github::Step {
             template: &acquired.definition,
-            fingerprint: &acquired.fingerprint.to_string(),
+            fingerprint: &handed_out.unwrap_or(acquired.fingerprint).to_string(),
             outcome: acquired.outcome.as_str(),
             took,
             build_time: acquired.build_time,

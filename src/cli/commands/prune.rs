@@ -1,6 +1,6 @@
 //! `pgstencil prune`
 
-use pgstencil::quantity::count;
+use pgstencil::quantity::digits;
 use pgstencil::stencil::{BoundRow, PrunePlan};
 use pgstencil::wire::{BoundAnswer, PruneAnswer, PrunedClone};
 use pgstencil::{Result, Stencil};
@@ -69,10 +69,10 @@ fn what(gone: &BoundAnswer) -> String {
 pub(crate) fn tell(session: &Session, number: usize) {
     let clones = match number {
         0 => return,
-        1 => "one clone of this repository has outlived its".to_owned(),
+        1 => "1 clone of this repository has outlived its".to_owned(),
         n => format!(
             "{} of this repository have outlived their",
-            count(n, "clone")
+            digits(n, "clone")
         ),
     };
     session.printer.say(&format!(

@@ -12,7 +12,7 @@ use crate::cli::Session;
 use crate::cli::args::ServerRemove;
 use crate::cli::confirm::{can_ask, confirmed};
 use crate::cli::target::managed_endpoint;
-use pgstencil::quantity::size;
+use pgstencil::quantity::{digits, size};
 
 /// How long clients may take that are about to end: their sessions end a moment after them.
 const GRACE: Duration = Duration::from_secs(2);
@@ -270,14 +270,10 @@ impl Look {
 
     /// What a person should know before the answer.
     fn words(&self) -> String {
-        let count = |n: usize, one: &str| match n {
-            1 => format!("1 {one}"),
-            n => format!("{n} {one}s"),
-        };
         format!(
             " with {} and {}",
-            count(self.templates, "template"),
-            count(self.clones, "clone")
+            digits(self.templates, "template"),
+            digits(self.clones, "clone")
         )
     }
 
