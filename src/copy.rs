@@ -6,9 +6,10 @@ use sqlx::postgres::types::Oid;
 
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
+use crate::events::Event;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
+use crate::pg::{Doing as _, Limit, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::Registry;
 
 /// One CREATE: what, from what, how.
@@ -46,12 +47,26 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
         .await
         .doing(|| "bound a statement".into())?;
     let mut tries = 0;
+    let mut told = false;
     let created = loop {
         let statement = sql::create_database(&copy.target, &copy.source, copy.strategy, copy.open);
-        let created = session
-            .run(statement)
-            .await
-            .doing(|| format!("create database `{}` from `{}`", copy.target, copy.source));
+        let creating = session.run(statement);
+        let created = match copy.source_oid {
+            // The server itself waits up to five seconds for those who are in the source.
+            Some(oid) if !told => {
+                tokio::pin!(creating);
+                tokio::select! {
+                    created = &mut creating => created,
+                    () = tell_who_is_in(copy, oid, context) => {
+                        told = true;
+                        creating.await
+                    }
+                }
+            }
+            _ => creating.await,
+        };
+        let created =
+            created.doing(|| format!("create database `{}` from `{}`", copy.target, copy.source));
         match created {
             // Somebody is in the template, although it is closed: a worker that overrides that, or
             // a superuser's tool that opened it.
@@ -96,6 +111,35 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
             Err(blamed(unless_full(session, e).await))
         }
         other => other.map_err(blamed),
+    }
+}
+
+/// Says for whom a copy waits, after a while.
+async fn tell_who_is_in(copy: &Copy, oid: Oid, context: &Context<'_>) {
+    const SILENCE: Duration = Duration::from_millis(1500);
+    tokio::time::sleep(SILENCE).await;
+    let limit = Limit::new(Some(SILENCE), context.limit.cancel.clone());
+    let mut visitors = Vec::new();
+    for database in context.endpoint.maintenance() {
+        // Without a look it only waits in silence.
+        if let Ok(mut session) = Session::open(context.endpoint, database, &limit).await {
+            visitors = catalog::visitors(&mut session, oid)
+                .await
+                .unwrap_or_default();
+            session.close().await;
+            break;
+        }
+    }
+    for visitor in visitors {
+        let end = match visitor.is_prepared() {
+            true => "finish or roll back that transaction".to_owned(),
+            false => format!("SELECT pg_terminate_backend({}) ends it", visitor.pid),
+        };
+        context.tell(Event::Warning(&format!(
+            "waiting until nobody is in database `{}`, which is to be copied: {}; {end}",
+            copy.source,
+            visitor.describe()
+        )));
     }
 }
 

@@ -124,6 +124,11 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
             // Ours in all but the right, which a later sweep may have.
             return Ok(Dropped::Later(why.to_string()));
         }
+        if let (Some(Estranged::Replaced), Some(other)) =
+            (&why, found.iter().find(|d| d.name == row.name))
+        {
+            registry.note_replaced(other.oid, &other.name).await?;
+        }
         // Gone, or not ours any more: forget it, and touch nothing.
         registry.forget_database(row).await?;
         return Ok(match why {

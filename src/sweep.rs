@@ -69,7 +69,7 @@ impl Action {
         matches!(self, Action::DropClone { .. } | Action::DropTemplate { .. })
     }
 
-    fn owner(&self) -> Owner {
+    pub(crate) fn owner(&self) -> Owner {
         match self {
             Action::Orphan { clone }
             | Action::Revive { clone }

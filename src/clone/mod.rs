@@ -20,6 +20,7 @@ use sqlx::postgres::types::Oid;
 
 pub use self::create::{create, create_without_template};
 pub use self::fill::fill;
+pub(crate) use self::taken::KEEP;
 pub use self::taken::{check_name, of_another, taken};
 pub use self::warm::{Warm, WarmTemplate, claim};
 

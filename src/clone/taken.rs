@@ -1,7 +1,7 @@
 //! The errors for names that somebody has: whose they are, where, since when, and what to do about it.
 
 use crate::error::{Error, Kind, Result};
-use crate::pg::catalog;
+use crate::pg::{catalog, sql};
 use crate::registry::database::Owner;
 use crate::registry::owner::Asker;
 use crate::registry::{CloneRow, Registry};
@@ -16,6 +16,9 @@ pub async fn check_name(registry: &mut Registry, asker: &Asker<'_>, name: &str) 
         Some(_) => Err(taken(registry, asker, name).await),
     }
 }
+
+/// How tools are kept from dropping the database that they get.
+pub(crate) const KEEP: &str = "Django: run the tests with --keepdb (pytest: --reuse-db). Rails: build with `db:schema:load`, and run the tests without `db:test:prepare` and with `maintain_test_schema = false`. Ecto: leave `ecto.drop` and `ecto.create` out of the alias `test`. Prisma: `migrate deploy` instead of `migrate reset`. sqlx and Diesel: leave `database reset` out";
 
 /// The error for a name that a database has already.
 pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Error {
@@ -55,9 +58,24 @@ pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Er
             .hint(format!("give it back: `pgstencil release {name}`"))
             .hint("or choose another `--name`"),
         Ok(Some(row)) => of_another(&row, asker),
-        _ => error()
-            .detail("it is not a clone of this registry, so pgstencil leaves it alone")
-            .hint("choose another `--name`"),
+        _ => {
+            let replaced = registry.replaced().await.unwrap_or_default();
+            match replaced.into_iter().find(|row| row.name == name) {
+                Some(row) => error()
+                    .detail(format!(
+                        "a command dropped its clone of this name and created this database in its place, which was noticed at {}; pgstencil leaves it alone",
+                        row.at
+                    ))
+                    .hint(format!(
+                        "if nobody needs what is in it: {}",
+                        sql::drop_database(name).text()
+                    ))
+                    .hint(format!("let the command keep the database that it gets. {KEEP}")),
+                None => error()
+                    .detail("it is not a clone of this registry, so pgstencil leaves it alone")
+                    .hint("choose another `--name`"),
+            }
+        }
     }
 }
 

@@ -10,9 +10,11 @@ use crate::error::Result;
 use crate::names::{self, Mark};
 use crate::pg::catalog::{self, Database};
 use crate::pg::checkup::Found;
+use crate::pg::obstacle::Obstacle;
 use crate::pg::sql;
 use crate::quantity::count;
 use crate::registry::database::{Estranged, Owner};
+use crate::registry::replaced::ReplacedRow;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
 use crate::sweep::{self, Action};
 
@@ -24,6 +26,9 @@ pub(super) struct Ours {
     pub(super) known: HashSet<Oid>,
     /// What a sweep would do now.
     pub(super) sweep: Vec<Action>,
+    /// What keeps those from being dropped.
+    pub(super) obstacles: Vec<Obstacle>,
+    pub(super) replaced: Vec<ReplacedRow>,
     /// Databases of clones and of templates that were given up, which no sweep will drop.
     pub(super) estranged: Vec<Lost>,
     /// Databases with the mark of one of ours, whose name is beside, that are others.
@@ -157,6 +162,13 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
         }
     }
     ours.sweep = sweep::plan(registry, grace).await?;
+    let mut oids = Vec::new();
+    for action in ours.sweep.iter().filter(|action| action.drops()) {
+        let rows = registry.databases_of(&action.owner()).await?;
+        oids.extend(rows.iter().filter_map(|row| row.oid));
+    }
+    ours.obstacles = Obstacle::find(registry.session(), &oids).await?;
+    ours.replaced = registry.replaced().await?;
     let of = |database: &Found| {
         let comment = database.comment.as_deref();
         let mut marks = marks.iter();
@@ -187,6 +199,26 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
     }
     checks.extend(collations(&ours.templates));
     checks.push(leftovers(&ours.sweep));
+    checks.extend(ours.obstacles.iter().map(|found| {
+        Check::warning(
+            "leftovers",
+            format!(
+                "database `{}` cannot be dropped: {}",
+                found.database, found.what
+            ),
+            found.fix.clone(),
+        )
+    }));
+    checks.extend(ours.replaced.iter().map(|row| {
+        Check::warning(
+            "replaced clones",
+            format!(
+                "a command dropped its clone `{}` and created this database in its place (noticed at {}): it stays, and no clone can get its name",
+                row.name, row.at
+            ),
+            format!("if nobody needs what is in it: {}", sql::drop_database(&row.name).text()),
+        )
+    }));
     checks.extend(ours.estranged.iter().map(lost));
     checks.extend(ours.copies.iter().map(|(name, of)| {
         Check::warning(

@@ -12,6 +12,7 @@ mod failure;
 pub mod inventory;
 pub mod lock;
 pub mod message;
+pub mod obstacle;
 pub mod replay;
 pub mod session;
 pub mod slots;

@@ -9,6 +9,7 @@ use sqlx::types::Json;
 
 use crate::error::{Error, Result};
 use crate::names::Mark;
+use crate::pg::obstacle::{self, Obstacle};
 use crate::pg::replay::Replay;
 use crate::pg::sql::Statement;
 use crate::pg::{Doing as _, Session, catalog, sql};
@@ -193,6 +194,8 @@ pub struct Remains {
     /// For each database, those that are not ours, younger, and named after it: what a command made for
     /// itself. (Oids grow; after they wrapped around, some may be missing.)
     pub beside: Vec<Vec<String>>,
+    /// What keeps them from being dropped.
+    pub obstacles: Vec<Obstacle>,
 }
 
 /// A database about to be created.
@@ -324,6 +327,7 @@ impl Registry {
         let mut statements = vec![
             of(&Owner::Clone(id.to_owned())),
             catalog::databases_named(major, names, oids),
+            obstacle::obstacles(oids),
         ];
         let beside = names.iter().zip(oids);
         statements.extend(beside.map(|(name, oid)| sql::fill(BESIDE, &[name, oid])));
@@ -335,6 +339,9 @@ impl Registry {
         }
         if let Some(found) = answers.next() {
             remains.found = found.read().doing(doing)?;
+        }
+        if let Some(obstacles) = answers.next() {
+            remains.obstacles = obstacles.read().doing(doing)?;
         }
         for answer in answers {
             let names: Vec<(String,)> = answer.read().doing(doing)?;

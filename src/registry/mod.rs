@@ -17,6 +17,7 @@ pub mod handover;
 pub mod holder;
 pub mod measurement;
 pub mod owner;
+pub mod replaced;
 pub mod template;
 pub mod warm;
 

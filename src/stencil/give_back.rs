@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::types::Oid;
+
 use super::{Acquired, Lease, Limit, Stencil};
-use crate::clone::{self, Clone};
+use crate::clone::{self, Clone, KEEP};
 use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
 use crate::lease::Keeper;
-use crate::pg::{Doing as _, is_connection_loss};
+use crate::pg::obstacle::Obstacle;
+use crate::pg::{Doing as _, is_connection_loss, sql};
 use crate::registry::database::{Estranged, Owner, Remains};
 use crate::registry::owner::Tenure;
 use crate::registry::{CloneRow, DatabaseRow, Registry};
@@ -248,7 +251,9 @@ impl Stencil {
         }
         // Before anybody's sweep drops the rest.
         let owner = Owner::Clone(row.id.clone());
-        let count = registry.databases_of(&owner).await?.len();
+        let databases = registry.databases_of(&owner).await?;
+        let count = databases.len();
+        let oids: Vec<Oid> = databases.iter().filter_map(|row| row.oid).collect();
         let mut estranged = registry.estranged(&owner).await?;
         if given_up {
             // A sweep is at it: that some are gone is as it should be.
@@ -263,6 +268,10 @@ impl Stencil {
         }
         let lines = estranged.iter().map(|(row, why)| stays(row, why));
         released.warnings.extend(lines);
+        let obstacles = Obstacle::find(registry.session(), &oids).await?;
+        released
+            .warnings
+            .extend(obstacles.iter().map(Obstacle::describe));
         if count == 0 || estranged.len() < count {
             match given_up {
                 true => released.before.push(row.name),
@@ -329,6 +338,7 @@ fn replaced(clone: &Clone, remains: &Remains) -> Vec<String> {
         rows,
         found,
         beside,
+        obstacles,
     } = remains;
     let mut warnings: Vec<String> = rows
         .iter()
@@ -336,6 +346,7 @@ fn replaced(clone: &Clone, remains: &Remains) -> Vec<String> {
         .filter(|(_, why)| why.is_there())
         .map(|(row, why)| stays(row, &why))
         .collect();
+    warnings.extend(obstacles.iter().map(Obstacle::describe));
     let databases = clone.databases.iter().zip(&clone.oids);
     for ((database, oid), others) in databases.zip(beside) {
         if found.iter().any(|d| d.oid == *oid) {
@@ -349,13 +360,20 @@ fn replaced(clone: &Clone, remains: &Remains) -> Vec<String> {
             }
             continue;
         }
-        let what = if found.iter().any(|d| d.name == database.name) {
-            "dropped its clone and created another database in its place"
-        } else {
-            "dropped its clone"
+        let there = found.iter().any(|d| d.name == database.name);
+        let what = match there {
+            true => "dropped its clone and created another database in its place",
+            false => "dropped its clone",
+        };
+        let stays = match there {
+            true => format!(
+                ". That one stays, and is in the way of the next clone of this name: {}",
+                sql::drop_database(&database.name).text()
+            ),
+            false => String::new(),
         };
         warnings.push(format!(
-            "the command {what} (`{}`), so it paid for a database of its own: let it keep the one it gets. Django: run the tests with --keepdb (pytest: --reuse-db). Rails: build with `db:schema:load`. sqlx and Diesel: leave `database reset` out",
+            "the command {what} (`{}`), so it paid for a database of its own: let it keep the one it gets. {KEEP}{stays}",
             database.name
         ));
     }

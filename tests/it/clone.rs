@@ -311,6 +311,43 @@ fn what_ends_after_clone_sql_decides_the_exit_code() {
     assert!(eventually(PATIENCE, gone), "{:?}", project.databases());
 }
 
+/// As test runners do that want a database of their own making.
+#[test]
+fn a_database_in_the_place_of_a_clone_is_told_until_it_is_gone() {
+    let project = Project::with_migrations(server());
+    let name = format!("{}_test", project.name());
+    let again = format!(
+        "psql -Xq -d \"$PGSTENCIL_SERVER_URL\" -c 'drop database {name}' -c 'create database {name}'"
+    );
+    let run = |command: &str| {
+        Pgstencil::new(&project).args(["run", "--name", &name, "--", "sh", "-c", command])
+    };
+    let statement = format!("DROP DATABASE \"{name}\"");
+    run(&again)
+        .success()
+        .stderr_has("dropped its clone and created another database in its place")
+        .stderr_has(&statement);
+    let noted = || {
+        let noted = "select count(*) from pgstencil.replaced";
+        server().psql(&project.registry(), noted) == "1"
+    };
+    assert!(eventually(PATIENCE, noted));
+    run("true")
+        .fails(7)
+        .stderr_has(
+            "a command dropped its clone of this name and created this database in its place",
+        )
+        .stderr_has(&statement)
+        .stderr_has("--keepdb");
+    let doctor = || Pgstencil::new(&project).arg("doctor").success();
+    doctor()
+        .stdout_has("replaced clones")
+        .stdout_has(&statement);
+    server().psql("postgres", &statement);
+    doctor().lacks("replaced clones");
+    run("true").success();
+}
+
 #[test]
 fn after_clone_runs_on_every_clone() {
     let project = Project::with_migrations(server());

@@ -193,6 +193,8 @@ fn somebody_in_the_template_is_waited_for() {
     clone(&project).success();
     let sitter = sit(&project, Duration::from_secs(3));
     let output = clone(&project).success();
+    output.stderr_has("waiting until nobody is in database `tpl_");
+    output.stderr_has("SELECT pg_terminate_backend(");
     assert_eq!(outcome(&project, &output), "hit");
     assert_eq!(project.builds(), 1);
     sitter.join().unwrap();

@@ -351,7 +351,16 @@ async fn a_sweep_ends_when_nothing_more_can_be_dropped() {
         .execute(&mut session)
         .await
         .unwrap();
-    Pgstencil::new(&project).args(["release", &name]).success();
+    let told = format!("subscription `{subscription}` is in it");
+    Pgstencil::new(&project)
+        .args(["release", &name])
+        .success()
+        .stderr_has(&told)
+        .stderr_has(&format!("DROP SUBSCRIPTION {subscription};"));
+    Pgstencil::new(&project)
+        .arg("doctor")
+        .success()
+        .stdout_has(&told);
     let proxy = Proxy::new(server());
     let url = ServerUrl::parse(&proxy.url(server())).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();

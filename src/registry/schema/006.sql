@@ -14,3 +14,11 @@ ALTER TABLE pgstencil.comparison ADD COLUMN moved text NOT NULL DEFAULT '';
 DROP INDEX pgstencil.comparison_untold;
 CREATE INDEX comparison_untold ON pgstencil.comparison (project, definition)
     WHERE told_at IS NULL AND (difference <> '' OR moved <> '');
+
+-- Databases that a command created under the name of its clone, after it had dropped that. They are left alone,
+-- and told.
+CREATE TABLE pgstencil.replaced (
+    oid  oid PRIMARY KEY,
+    name text NOT NULL,
+    at   timestamptz NOT NULL DEFAULT now()
+);

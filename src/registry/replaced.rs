@@ -1,0 +1,51 @@
+//! Databases that a command created under the name of its clone, after it had dropped that. They are not
+//! pgstencil's, so they stay; and the next clone of the name fails because of them.
+
+use sqlx::FromRow;
+use sqlx::postgres::types::Oid;
+
+use super::Registry;
+use crate::error::Result;
+use crate::pg::Doing as _;
+use crate::pg::sql;
+
+/// One that is still there.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct ReplacedRow {
+    /// Its name, which was a clone's.
+    pub name: String,
+    /// When it was noticed; RFC 3339, UTC.
+    pub at: String,
+}
+
+/// Those that are gone are forgotten on the way.
+const NOTE: &str = "WITH gone AS (DELETE FROM pgstencil.replaced r WHERE NOT EXISTS \
+       (SELECT FROM pg_database d WHERE d.oid = r.oid AND d.datname::text = r.name)) \
+     INSERT INTO pgstencil.replaced (oid, name) VALUES ($1, $2) ON CONFLICT (oid) DO NOTHING";
+const THERE: &str = "SELECT r.name, to_char(r.at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS at \
+     FROM pgstencil.replaced r JOIN pg_database d ON d.oid = r.oid AND d.datname::text = r.name ORDER BY r.name";
+
+impl Registry {
+    /// Notes that a database has the name of a clone that is gone.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn note_replaced(&mut self, oid: Oid, name: &str) -> Result<()> {
+        self.session()
+            .execute(sql::fill(NOTE, &[&oid, &name]))
+            .await
+            .doing(|| format!("note that a clone was replaced by database `{name}`"))?;
+        Ok(())
+    }
+
+    /// Those that are there.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn replaced(&mut self) -> Result<Vec<ReplacedRow>> {
+        self.session()
+            .rows(sql::fill(THERE, &[]))
+            .await
+            .doing(|| "look for databases in the place of clones".into())
+    }
+}
