@@ -193,14 +193,16 @@ fn what_lies_outside_of_the_tables_is_compared() {
         "sql -d \"$DATABASE_URL\" -c 'create extension if not exists hstore'
          [ $PGSTENCIL_OUTCOME = miss ] || sql -d \"$DATABASE_URL\" \
              -c 'revoke execute on function akeys(hstore) from public' -c \"select lo_from_bytea(0, 'x')\" \
-             -c 'revoke connect on database \"'$PGDATABASE'\" from public' -c 'alter database \"'$PGDATABASE'\" set work_mem = \"7MB\"'",
+             -c 'revoke connect on database \"'$PGDATABASE'\" from public' -c 'alter database \"'$PGDATABASE'\" set work_mem = \"7MB\"' \
+             -c 'alter database \"'$PGDATABASE'\" connection limit 7' -c \"comment on database \\\"$PGDATABASE\\\" is 'said'\"",
     );
     let output = verify(&project, &["--rows"]).fails(1);
     output
         .stdout_has("@@ grants @@\n database\n+  grant CONNECT to PUBLIC\n-function public.akeys(public.hstore)\n")
-        .stdout_has("@@ settings @@\n database\n-  setting work_mem = 7MB\n")
+        .stdout_has("@@ schema @@\n database\n-  comment \"said\"\n")
+        .stdout_has("@@ settings @@\n database\n-  setting work_mem = 7MB\n-  connection limit 7\n")
         .stdout_has("@@ row counts @@\n-large objects\n-  owned by ")
-        .stderr_has("in grants, settings and row counts\n")
+        .stderr_has("in schema, grants, settings and row counts\n")
         .stderr_has("marked broken");
 }
 

@@ -5,7 +5,7 @@ mod kinds;
 mod options;
 
 use pgstencil::pg::Session;
-use pgstencil::pg::inventory::{self, Difference, Inventory, Line, Reading};
+use pgstencil::pg::inventory::{self, Class, Difference, Inventory, Line, Reading};
 use pgstencil::stencil::{Defaults, Endpoint, Limit};
 use pgstencil::url::ServerUrl;
 
@@ -348,6 +348,20 @@ fn settings_of_the_database_do_not_change_how_things_are_told() {
     let difference = diff(&one.inventory(), &two.inventory());
     assert_eq!(difference.changes.len(), 1, "{difference}");
     assert_eq!(difference.changes[0].heading, "database");
+}
+
+#[test]
+fn the_encoding_of_the_database_is_told() {
+    let one = Database::new("template0 encoding 'UTF8' lc_collate 'C' lc_ctype 'C'");
+    let two = Database::new("template0 encoding 'LATIN1' lc_collate 'C' lc_ctype 'C'");
+    let difference = diff(&one.inventory(), &two.inventory());
+    assert_eq!(difference.classes(), [Class::Schema], "{difference}");
+    let text = difference.to_string();
+    assert!(text.contains("database\n-  encoding UTF8 "), "{text}");
+    assert!(
+        text.contains("lc_collate 'C' lc_ctype 'C'\n+  encoding LATIN1 "),
+        "{text}"
+    );
 }
 
 #[test]
