@@ -28,7 +28,7 @@ pub struct VerdictAnswer {
     pub differs: Vec<Class>,
     /// What was compared, in the same words.
     pub compared: Vec<Class>,
-    /// What was not: row contents and ids, without `--rows`.
+    /// What was not: row contents (but for those of large objects) and ids, without `--rows`.
     pub not_compared: Vec<Class>,
     /// Columns of rows that differ, left out since they hold the time of the build: `schema.table.column`.
     pub left_out: Vec<String>,

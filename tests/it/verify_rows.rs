@@ -285,3 +285,16 @@ fn a_settle_reports_what_moved_and_the_definition_is_extended_as_before() {
     let found = "select count(*), count(*) filter (where difference <> ''), count(*) filter (where moved <> '') from pgstencil.comparison";
     assert_eq!(registry(&project, found), "3|0|3");
 }
+
+#[test]
+fn large_objects_are_always_compared() {
+    let project = extended(
+        KEEP,
+        "sql -d \"$DATABASE_URL\" -c \"select lo_from_bytea(0, 'always'), lo_from_bytea(0, '$PGSTENCIL_OUTCOME')\"",
+    );
+    verify(&project, &[])
+        .fails(1)
+        .stdout_has("@@ row contents @@\n large objects\n")
+        .stdout_has("-  contents of 8 bytes, digest ")
+        .stderr_has("in row contents\n");
+}

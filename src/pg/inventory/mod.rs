@@ -14,7 +14,7 @@
 //! - settings of the database;
 //! - row counts: how many rows each table has, and how many large objects there are;
 //! - sequences: their positions;
-//! - row contents, if they are asked for: a digest of the rows of each table, and of large objects.
+//! - row contents: a digest of each large object, and, if they are asked for, of the rows of each table.
 //!
 //! Not in it: the definitions of extensions' members (only their names, their rights, the rows of their
 //! tables, and what others hung on these); gaps that dropped columns leave in `attnum` (positions count
@@ -288,12 +288,11 @@ async fn describe(
     let all = "SELECT has_table_privilege('pg_subscription', 'SELECT')";
     let subscriptions: bool = session.scalar(sql::fill(all, &[])).await?;
     let subscriptions = subscriptions.then_some(SUBSCRIPTIONS);
-    let large = reading.rows.map(|_| LARGE_CONTENTS);
     for query in QUERIES
         .into_iter()
         .chain(schemas)
         .chain(subscriptions)
-        .chain(large)
+        .chain([LARGE_CONTENTS])
     {
         let rows: Vec<Row> = session.rows(sql::fill(query, &[])).await?;
         for (heading, rank, number, line) in rows {

@@ -137,7 +137,7 @@ const ALTERATIONS: &[Alteration] = &[
     (13, "create schema more", &["schema more"], "+schema more"),
     (13, "alter database {database} set work_mem = '9MB'", &["database"], "+  setting work_mem = 9MB"),
     (13, "alter role {reader} in database {database} set work_mem = '8MB'", &["database"], "+  setting work_mem = 8MB for role {reader}"),
-    (13, "select lo_create(0)", &["large objects"], "+  number 2"),
+    (13, "select lo_create(0)", &["large objects", "large objects"], "+  number 2"),
     (13, "alter default privileges grant execute on functions to public",
         &["default privileges for role postgres on functions"], "-  revoke EXECUTE from PUBLIC"),
     (13, "create extension citext schema app", &["extension citext"], "+  schema app"),
