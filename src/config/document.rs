@@ -77,12 +77,27 @@ pub(super) struct Document<'a> {
     table: Spanned<DeValue<'a>>,
 }
 
-/// The key of a line whose value is words without quotes, and that value as it should be written.
+/// The key of a line whose value is words without quotes, and that value as it should be written: with it the
+/// fault that was found is gone.
 fn unquoted(text: &str, at: usize) -> Option<(&str, String)> {
     let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
     let line = text[start..].lines().next()?;
+    let (key, quoted) = quoted(line, at - start)?;
+    let before = &text[..start];
+    let after = &text[start + line.len()..];
+    let line = format!("{key} = {quoted}");
+    let end = before.len() + line.len();
+    let fixed = match DeTable::parse(&format!("{before}{line}{after}")) {
+        Ok(_) => true,
+        Err(e) => e.span().is_some_and(|span| span.start > end),
+    };
+    fixed.then_some((key, quoted))
+}
+
+/// Key and value of a line, the words of the value in quotes. `at`: where a fault was found.
+fn quoted(line: &str, at: usize) -> Option<(&str, String)> {
     let (key, value) = line.split_once('=')?;
-    let value_start = start + key.len() + 1;
+    let value_start = key.len() + 1;
     let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '"');
     let key = key.trim();
     if key.is_empty() || !key.chars().all(bare) || at < value_start {
@@ -96,7 +111,10 @@ fn unquoted(text: &str, at: usize) -> Option<(&str, String)> {
         !text.is_empty() && !text.contains(['"', '\'', '[', ']', '{', '}', '='])
     };
     match value.strip_prefix('[') {
-        None => is_word(value).then(|| (key, quote(value))),
+        // Whatever follows, a value that begins so is no other value of TOML.
+        None => value
+            .starts_with(|c: char| c.is_alphanumeric() || matches!(c, '.' | '/' | '_' | '~' | '$'))
+            .then(|| (key, quote(value))),
         Some(list) => {
             let items: Vec<&str> = list.strip_suffix(']')?.split(',').collect();
             let quoted = |item: &&str| match is_word(item) {

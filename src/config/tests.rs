@@ -1350,3 +1350,22 @@ hint: take it out of `env_inputs`: what `{table}` says is in the key anyway"
 fn role_suffixes() {
     assert_eq!(role_suffix("p-1_x"), "P_1_X");
 }
+
+#[test]
+fn only_a_value_whose_quotes_are_missing_gets_that_hint() {
+    let hint = |text: &str| fails(text).contains("\nhint: strings stand in quotes");
+    assert!(hint("[template.app]\nbuild = ./migrate.sh\n"));
+    assert!(hint(
+        "[template.app]\nmigrations = [a/*.sql]\nbuild = \"x\"\n"
+    ));
+    // Two of them: one after the other.
+    assert!(hint(
+        "[template.app]\nmigrations = a/*.sql\nbuild = ./migrate.sh\n"
+    ));
+    // The fault is an array that was not closed.
+    assert!(!hint(
+        "[template.app]\nmigrations = [\"a\"\n[clone]\nwarm = 2\n"
+    ));
+    assert!(!hint("[template.app]\nbuild = \"x\n"));
+    assert!(!hint("[template.app\nbuild = 1\n"));
+}

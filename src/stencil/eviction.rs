@@ -70,8 +70,7 @@ impl Stencil {
         let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
             return match targets {
                 Targets::Named(names) => Err(unknown(names.first().map_or("", String::as_str))),
-                Targets::Limits | Targets::All => Ok(EvictionPlan::default()),
-                Targets::Project(project) => Err(unknown_project(project, &[])),
+                Targets::Limits | Targets::All | Targets::Project(_) => Ok(EvictionPlan::default()),
             };
         };
         let evictions = self.evictions(&mut registry, targets).await?;
@@ -322,26 +321,23 @@ async fn stays(registry: &mut Registry, project: &str) -> Result<Stays> {
     })
 }
 
-/// Refuses a project that the registry has never heard of.
+/// Refuses a project of which there is nothing, if its name is nearly that of another.
 async fn known(registry: &mut Registry, rows: &[ResidentRow], project: &str) -> Result<()> {
     let mut projects: Vec<String> = rows.iter().map(|row| row.project.clone()).collect();
     projects.extend(registry.clones().await?.into_iter().map(|row| row.project));
     let templates = registry.templates().await?;
     projects.extend(templates.into_iter().map(|row| row.project));
-    match projects.iter().any(|known| known == project) {
-        true => Ok(()),
-        false => Err(unknown_project(project, &projects)),
+    if projects.iter().any(|known| known == project) {
+        return Ok(());
     }
-}
-
-fn unknown_project(project: &str, known: &[String]) -> Error {
-    let error = Error::new(
-        Kind::NotFound,
-        format!("there is nothing of a project `{project}` in this registry"),
-    );
-    match nearest(project, known.iter().map(String::as_str)) {
-        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-        None => error.hint("`pgstencil list` shows the projects, as PROJECT/TEMPLATE"),
+    match nearest(project, projects.iter().map(String::as_str)) {
+        None => Ok(()),
+        Some(meant) => Err(Error::new(
+            Kind::NotFound,
+            format!("there is nothing of a project `{project}` in this registry"),
+        )
+        .hint(format!("did you mean `{meant}`?"))
+        .hint("`pgstencil list` shows the projects, as PROJECT/TEMPLATE")),
     }
 }
 

@@ -311,15 +311,19 @@ fn unknown(name: &str) -> Error {
 
 /// [`unknown`], with the name that was probably meant.
 async fn unlike(registry: &mut Registry, name: &str) -> Error {
-    let error = unknown(name);
     let Ok(clones) = registry.clones().await else {
-        return error;
+        return unknown(name);
     };
     let handed_out = clones.iter().filter(|row| row.state == "leased");
     let names = handed_out.flat_map(|row| [row.name.as_str(), row.id.as_str()]);
     match nearest(name, names) {
-        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-        None => error,
+        Some(meant) => {
+            let error = unknown(name);
+            let first = Error::new(error.kind(), error.message());
+            let first = first.hint(format!("did you mean `{meant}`?"));
+            error.hints().iter().fold(first, Error::hint)
+        }
+        None => unknown(name),
     }
 }
 

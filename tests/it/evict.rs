@@ -906,6 +906,9 @@ fn a_project_that_is_named_goes_as_a_whole_from_anywhere() {
     Pgstencil::new(&project).args(["unpin", &pinned]).success();
     Pgstencil::new(&project).args(["release", &name]).success();
     elsewhere(all).success();
+    // Where nothing is left, nothing is wrong.
+    let nothing = elsewhere(&["--all", "--project", "quite_another", "--yes"]).success();
+    nothing.stderr_has("nothing has to go");
     assert!(
         eventually(PATIENCE, || project.databases().is_empty()),
         "{:?}",

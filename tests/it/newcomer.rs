@@ -55,6 +55,7 @@ fn a_string_without_quotes_is_told_as_that() {
         ("./migrate.sh", r#"build = "./migrate.sh""#),
         ("sh migrate.sh # all", r#"build = "sh migrate.sh""#),
         ("1.2.3", r#"build = "1.2.3""#),
+        ("python -c \"x = 1\"", r#"build = 'python -c "x = 1"'"#),
     ] {
         let text = config.replace("\"sh migrate.sh\"", value);
         project.write("pgstencil.toml", &text);
