@@ -21,6 +21,9 @@ pub struct Replay {
     pub settings: Vec<Setting>,
     /// Grants that differ from the default; `None` when they are the default.
     pub grants: Option<Vec<Grant>>,
+    /// Rights that the owner took from itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<String>,
     /// -1 is none.
     pub connection_limit: i32,
     /// The builder's own comment.
@@ -36,6 +39,7 @@ impl Default for Replay {
             owner: None,
             settings: Vec::new(),
             grants: None,
+            withheld: Vec::new(),
             connection_limit: -1,
             comment: None,
             labels: Vec::new(),
@@ -94,6 +98,17 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
         ))
         .await
         .doing(doing)?;
+    let withheld = session
+        .scalars(sql::fill(
+            "SELECT x.privilege_type FROM pg_database d \
+             CROSS JOIN LATERAL aclexplode(acldefault('d', d.datdba)) x \
+             WHERE d.oid = $1 AND d.datacl IS NOT NULL AND x.grantee = d.datdba AND NOT EXISTS ( \
+               SELECT FROM aclexplode(d.datacl) a WHERE a.grantee = d.datdba AND a.privilege_type = x.privilege_type) \
+             ORDER BY 1",
+            &[&oid],
+        ))
+        .await
+        .doing(doing)?;
     let grants = if default_acl {
         None
     } else {
@@ -133,6 +148,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
             })
             .collect(),
         grants,
+        withheld,
         connection_limit: limit,
         comment: mark.builders(comment.as_deref()).map(str::to_owned),
         labels,
@@ -173,6 +189,11 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
             );
             attempt(session, statement, what, &mut refused).await?;
         }
+    }
+    for privilege in &replay.withheld {
+        let statement = sql::revoke(database, privilege, replay.owner.as_deref());
+        let what = format!("REVOKE {privilege} FROM its owner");
+        attempt(session, statement, what, &mut refused).await?;
     }
     for s in &replay.settings {
         let before = refused.len();

@@ -395,17 +395,31 @@ pub fn store_setting(
 
 /// `GRANT privilege ON DATABASE`; grantee `None` is PUBLIC.
 pub fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantable: bool) -> Statement {
-    // The privilege comes from aclexplode; anything but letters would not be one.
-    let privilege: String = privilege
-        .chars()
-        .filter(char::is_ascii_alphabetic)
-        .collect();
+    let privilege = letters(privilege);
     Statement(format!(
         "GRANT {privilege} ON DATABASE {} TO {}{}",
         quote_ident(name),
         grantee.map_or("PUBLIC".to_owned(), quote_ident),
         if grantable { " WITH GRANT OPTION" } else { "" }
     ))
+}
+
+/// Takes a right on a database from a role, or from the session's own.
+pub fn revoke(name: &str, privilege: &str, role: Option<&str>) -> Statement {
+    Statement(format!(
+        "REVOKE {} ON DATABASE {} FROM {}",
+        letters(privilege),
+        quote_ident(name),
+        role.map_or("CURRENT_USER".to_owned(), quote_ident)
+    ))
+}
+
+/// A privilege comes from aclexplode; anything but letters would not be one.
+fn letters(privilege: &str) -> String {
+    privilege
+        .chars()
+        .filter(char::is_ascii_alphabetic)
+        .collect()
 }
 
 /// Makes the planner's statistics of some tables.

@@ -265,6 +265,8 @@ fn add_properties(inventory: &mut Inventory, replay: &Replay, veil: &str) {
             format!("security label of {provider} {label:?}"),
         ));
     }
+    let withheld = replay.withheld.iter();
+    lines.extend(withheld.map(|right| (Class::Grants, format!("revoke {right} from its owner"))));
     match &replay.grants {
         Some(grants) => lines.extend(grants.iter().map(|grant| {
             let grantee = grant.grantee.as_deref().unwrap_or("PUBLIC");

@@ -226,6 +226,31 @@ fn the_owner_of_the_database_is_compared() {
 }
 
 #[test]
+fn what_the_owner_took_from_itself_is_compared_and_clones_lack_it() {
+    let role = Role::new(server());
+    let mut project = Project::extending(server(), KEEP);
+    project.connect_as(&role);
+    ensure(&project);
+    items(&project);
+    project.build(&Build::Script(
+        "migrate
+         [ $PGSTENCIL_OUTCOME = miss ] || sql -d \"$DATABASE_URL\" -c 'revoke temporary on database \"'$PGDATABASE'\" from current_user, public'"
+            .into(),
+    ));
+    let output = Pgstencil::new(&project).arg("clone").success();
+    output.lacks("not re-applied");
+    let name = output.line().rsplit_once('/').unwrap().1.to_owned();
+    let right = format!(
+        "select has_database_privilege('{}', '{name}', 'temporary')",
+        role.name
+    );
+    assert_eq!(server().psql("postgres", &right), "f");
+    verify(&project, &[]).fails(1).stdout_has(
+        "@@ grants @@\n database\n-  revoke TEMPORARY from its owner\n+  grant TEMPORARY to PUBLIC\n",
+    );
+}
+
+#[test]
 fn what_the_role_may_not_read_is_told() {
     let role = Role::new(server());
     let mut project = Project::extending(server(), KEEP);
