@@ -112,6 +112,10 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a command against a clone of its own, and give the clone back afterwards
+    ///
+    /// The command gets the clone in DATABASE_URL, the PG variables, PGSTENCIL_URL and what `[template.X.env]`
+    /// maps. Its exit code is passed through. Ctrl-C goes to the command: on a terminal, three within two
+    /// seconds end it (TERM, then KILL); without a terminal, the second one does.
     #[command(
         after_help = "Examples:\n  pgstencil run ./run-tests                        a database for this command\n  pgstencil run --clones 4 -- pytest -n 4          one for each worker: PGSTENCIL_URL_0 to _3\n  pgstencil run --keep-on-failure -- cargo test    leave it for a look if a test fails"
     )]
