@@ -59,10 +59,10 @@ pub(crate) struct Shared {
     pub(crate) server_url: Option<String>,
     /// Host that hooks, CMD and printed URLs get in place of the server's own, as containers need it
     /// [env: PGSTENCIL_CLIENT_HOST] [default: `[server] client_host`]
-    #[arg(long, global = true, value_name = "HOST", value_parser = client_host)]
+    #[arg(long, global = true, hide_short_help = true, value_name = "HOST", value_parser = client_host)]
     pub(crate) client_host: Option<String>,
     /// Port that they get [env: PGSTENCIL_CLIENT_PORT] [default: `[server] client_port`]
-    #[arg(long, global = true, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, global = true, hide_short_help = true, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) client_port: Option<u16>,
     /// Bounds all waits together, such as `90s` or `5m` [default: as long as it takes]
     #[arg(long, global = true, hide_short_help = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
