@@ -129,7 +129,11 @@ async fn fill_up(
         let disk = data.and_then(|data| disk::look(Path::new(&data)));
         let slots = Slots::count(registry.session()).await?;
         let missing = missing(&stock, context, disk, slots);
-        if missing == 0 || context.limit.check("warm clones").is_err() {
+        let evicted = LockKey::evicting(stock.id);
+        if missing == 0
+            || context.limit.check("warm clones").is_err()
+            || registry.is_held_alone(evicted).await?
+        {
             break;
         }
         let Some(template) = template::ready(registry, context, fingerprint).await? else {
@@ -242,6 +246,14 @@ async fn lane(registry: &mut Registry, job: &Job<'_>, left: &AtomicI64) -> Resul
     let mut made = 0;
     while left.fetch_sub(1, Ordering::Relaxed) > 0 && !job.context.limit.cancel.is_cancelled() {
         copy::give_way(registry).await?;
+        // Who evicts the template waits for this process only.
+        if registry
+            .is_held_alone(LockKey::evicting(job.stock.id))
+            .await?
+        {
+            left.store(0, Ordering::Relaxed);
+            break;
+        }
         if let Err(error) = make(registry, job).await {
             // The others would fail, too.
             left.store(0, Ordering::Relaxed);

@@ -314,10 +314,29 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
 
 /// Takes a template's lock alone, unless somebody copies or extends it: they share the lock, and so do
 /// we after a build of our own. Who holds it alone evicts it, which takes no time, and who makes warm
-/// clones of it soon lets go.
+/// clones of it lets go after the copy that runs.
 async fn lock_alone(registry: &mut Registry, id: i64) -> Result<bool> {
+    let evicting = LockKey::evicting(id);
+    let asked = registry
+        .session()
+        .try_lock(evicting)
+        .await
+        .doing(|| "ask for a template".into())?;
+    let locked = wait_alone(registry, id).await;
+    if asked {
+        registry
+            .session()
+            .unlock(evicting)
+            .await
+            .doing(|| "unlock".into())?;
+    }
+    locked
+}
+
+async fn wait_alone(registry: &mut Registry, id: i64) -> Result<bool> {
     const PATIENCE: Duration = Duration::from_secs(2);
-    const OF_FILLER: Duration = Duration::from_secs(10);
+    // A copy may be large.
+    const OF_FILLER: Duration = Duration::from_secs(60);
     let key = LockKey::template(id);
     let started = Instant::now();
     loop {

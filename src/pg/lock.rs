@@ -38,6 +38,11 @@ impl LockKey {
         LockKey::derive("filler", &[&template.to_string()])
     }
 
+    /// Held by a process that waits to evict a template: no more warm clones are made of it.
+    pub fn evicting(template: i64) -> Self {
+        LockKey::derive("evicting", &[&template.to_string()])
+    }
+
     /// Shared by those who copy while somebody waits; drops give way to them.
     pub fn hurry() -> Self {
         LockKey::derive("hurry", &[])

@@ -445,9 +445,10 @@ fn a_taken_name_is_refused_and_nothing_is_lost() {
 
 #[test]
 fn those_of_an_evicted_template_go_with_it() {
-    let project = project(server(), "warm = 2");
+    let project = project(server(), "warm = 8\nwarm_max = 8");
     let fingerprint = ensure(&project);
-    // At once, while some of them are still being made.
+    assert!(eventually(PATIENCE, || !warm(&project).is_empty()));
+    // While the others are still being made: their maker gives way.
     evict(&project, &fingerprint);
     let none = || registry(&project, "select count(*) from pgstencil.clone") == "0";
     assert!(eventually(PATIENCE, none), "{}", list(&project));
