@@ -34,6 +34,7 @@
 mod class;
 mod contents;
 mod difference;
+mod rows;
 mod shape;
 
 use std::collections::BTreeMap;
@@ -44,8 +45,9 @@ use super::{Doing as _, Session, sql};
 use crate::error::Result;
 
 pub use class::Class;
-pub use contents::{Contents, Held, Ignored, Look, RowComparison, RowDifference, Sight, Window};
+pub use contents::{Contents, Held, Ignored};
 pub use difference::{Change, ChangeKind, Difference, Edit, Side, diff};
+pub use rows::{Look, RowComparison, RowDifference, Sight, Window};
 pub use shape::{Rows, digests, shape};
 
 /// What is in one database.
