@@ -170,7 +170,8 @@ impl Stencil {
     ///
     /// # Errors
     /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds, or that is another
-    /// owner's; the ones before it are given back.
+    /// owner's: the error of the first one, with the others and what was given back all the same as details. If the
+    /// session is lost or the time is up, those that follow are not tried.
     pub async fn release(&self, names: &[String], take: bool, limit: &Limit) -> Result<Released> {
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
@@ -179,16 +180,34 @@ impl Stencil {
         };
         registry.note_command_in_checkout(&self.asker()).await?;
         let mut released = Released::default();
+        let mut failed: Option<Error> = None;
         for name in names {
-            if let Err(error) = self
+            let done = self
                 .release_one(&mut registry, name, take, limit, &mut released)
-                .await
-            {
-                return Err(released.warnings.into_iter().fold(error, Error::detail));
+                .await;
+            let Err(error) = done else {
+                continue;
+            };
+            let ends = !matches!(error.kind(), Kind::NotFound | Kind::NameTaken);
+            failed = Some(match failed {
+                None => error,
+                Some(first) => first.detail(error.message()),
+            });
+            if ends {
+                break;
             }
         }
-        registry.close().await;
-        Ok(released)
+        let Some(mut error) = failed else {
+            registry.close().await;
+            return Ok(released);
+        };
+        if names.len() > 1 {
+            error = error.detail(match released.clones.as_slice() {
+                [] => "nothing was given back".to_owned(),
+                names => format!("given back all the same: {}", names.join(", ")),
+            });
+        }
+        Err(released.warnings.into_iter().fold(error, Error::detail))
     }
 
     async fn release_one(

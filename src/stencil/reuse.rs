@@ -81,11 +81,20 @@ impl Stencil {
             return Ok(Names::Free(before));
         }
         if reused.len() < wanted.count {
+            let names: Vec<String> = reused.iter().map(|c| format!("`{}`", c.name())).collect();
             return Err(Error::new(
                 Kind::NameTaken,
-                "some of the wanted clones are there already, and some are not",
+                format!(
+                    "of {} wanted clones {} there already, and the others are not",
+                    wanted.count,
+                    match names.len() {
+                        1 => "one is".to_owned(),
+                        n => format!("{n} are"),
+                    }
+                ),
             )
-            .hint("`--fresh` makes all of them anew; `pgstencil release NAME` gives one back"));
+            .detail(format!("there: {}", names.join(", ")))
+            .hint("`--fresh` replaces them all; `pgstencil release NAME` gives one back"));
         }
         let findings = registry
             .findings(context.project, &context.definition.name)

@@ -169,12 +169,16 @@ fn release_says_what_it_does_not_know_and_what_is_held() {
         .args(["release", "nothing"])
         .fails(6);
     let mine = database(clone(&project, &[]).success().line());
-    // Those before the wrong one are given back.
+    let other = database(clone(&project, &[]).success().line());
+    // Those beside the wrong ones are given back.
     Pgstencil::new(&project)
-        .args(["release", &mine, "nothing"])
+        .args(["release", &mine, "nothing", "nobody", &other])
         .fails(6)
-        .stderr_has("no clone `nothing`");
+        .stderr_has("no clone `nothing`")
+        .stderr_has("no clone `nobody`")
+        .stderr_has(&format!("given back all the same: {mine}, {other}"));
     goes(&project, &mine);
+    goes(&project, &other);
     assert!(server().has_database(&held.database));
     held.end();
     held.run.wait().code(0);

@@ -12,7 +12,7 @@ pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     let released = stencil
         .release(&args.names, args.take, &session.limit)
         .await;
-    // Those before a wrong name are given back, too.
+    // Those beside a wrong name are given back, too.
     background::start(&stencil);
     let released = released?;
     for warning in &released.warnings {
