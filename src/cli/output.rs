@@ -482,8 +482,36 @@ pub(crate) fn print_usage(error: clap::Error) {
             .err()
             .unwrap_or_else(|| Arguments::command().error(error.kind(), "wrong arguments")),
     };
+    let error = with_suggestion(error);
+    let before_dashes = typed.iter().take_while(|word| *word != "--");
+    if error.use_stderr() && before_dashes.into_iter().any(|word| word == "--json") {
+        let object = to_json(&ErrorAnswer::from(&as_usage(&error)));
+        let _ = writeln!(std::io::stderr().lock(), "{}", object.unwrap_or_default());
+        return;
+    }
     // A closed pipe behind it is no error.
-    let _ = with_suggestion(error).print();
+    let _ = error.print();
+}
+
+/// What is wrong with a command line, as an error of ours: its first paragraph is the message, tips are hints.
+fn as_usage(error: &clap::Error) -> Error {
+    let text = error.to_string();
+    let mut paragraphs = text.split("\n\n").map(str::trim);
+    let first = paragraphs.next().unwrap_or_default();
+    let message = first.strip_prefix("error: ").unwrap_or(first);
+    let mut lines = message.lines().map(str::trim);
+    let mut usage = Error::usage(lines.next().unwrap_or_default());
+    for line in lines {
+        usage = usage.detail(line);
+    }
+    for line in paragraphs.flat_map(str::lines).map(str::trim) {
+        usage = match line.strip_prefix("tip: ") {
+            Some(tip) => usage.hint(tip),
+            None if line.starts_with("Usage: ") => usage.detail(line),
+            None => usage,
+        };
+    }
+    usage
 }
 
 /// Names the command for a word that other tools use.

@@ -233,3 +233,49 @@ fn a_clone_that_was_there_is_named_by_its_own_fingerprint() {
     let line = summary.lines().last().unwrap();
     assert!(line.contains(&format!("reused (`{old}`)")), "{summary}");
 }
+
+#[test]
+fn with_json_a_wrong_command_line_is_an_object_too() {
+    let project = Project::with_migrations(server());
+    for (args, message) in [
+        (
+            &["--json", "clone", "--bogus"][..],
+            "unexpected argument '--bogus' found",
+        ),
+        (
+            &["clone", "--clones", "0", "--json"],
+            "invalid value '0' for '--clones <N>'",
+        ),
+        (&["--json", "releas"], "unrecognized subcommand 'releas'"),
+    ] {
+        let failed = pgstencil(&project, args).fails(2);
+        let object: serde_json::Value = serde_json::from_str(&failed.stderr).unwrap();
+        assert_eq!(object["version"], 1);
+        assert_eq!(object["error"]["kind"], "usage", "{failed}");
+        let said = object["error"]["message"].as_str().unwrap();
+        assert!(said.starts_with(message), "{failed}");
+    }
+    let hints = pgstencil(&project, &["--json", "releas"]).fails(2);
+    hints.stderr_has("'release'");
+    // It is the command's there.
+    let words = pgstencil(&project, &["run", "--bogus", "--", "x", "--json"]).fails(2);
+    words.stderr_has("error: ");
+    let help = pgstencil(&project, &["--json", "clone", "--help"]).success();
+    help.stdout_has("Usage: ");
+    let shown = pgstencil(&project, &["config", "show", "--json"]).success();
+    assert_eq!(shown.json()["version"], 1);
+}
+
+#[test]
+fn a_time_to_live_of_nothing_is_told_as_that() {
+    let project = Project::with_migrations(server());
+    for (ttl, why) in [
+        ("0s", "is no time at all"),
+        ("11y", "is more than ten years"),
+        ("soon", "is not a duration"),
+    ] {
+        pgstencil(&project, &["clone", "--ttl", ttl])
+            .fails(2)
+            .stderr_has(&format!("`--ttl {ttl}` {why}"));
+    }
+}

@@ -83,6 +83,14 @@ pub(crate) fn settle_later(
 fn parse_ttl(text: &str) -> Result<Duration> {
     match humantime::parse_duration(text) {
         Ok(ttl) if !ttl.is_zero() && ttl <= Duration::from_secs(10 * 365 * 86_400) => Ok(ttl),
+        Ok(ttl) if ttl.is_zero() => Err(Error::usage(format!("`--ttl {text}` is no time at all"))
+            .hint(
+                "a clone is kept for more than zero: write it like `90s`, `2h` or `7d`, or `never`",
+            )),
+        Ok(_) => Err(
+            Error::usage(format!("`--ttl {text}` is more than ten years"))
+                .hint("`never` keeps a clone until it is released"),
+        ),
         _ => Err(Error::usage(format!("`--ttl {text}` is not a duration"))
             .hint("write it like `90s`, `2h` or `7d`, up to ten years, or `never`")),
     }

@@ -1,5 +1,6 @@
 //! `pgstencil config`
 
+use pgstencil::wire::VERSION;
 use pgstencil::{Error, Result, config};
 
 use crate::cli::Session;
@@ -18,7 +19,11 @@ pub(crate) fn config(session: &Session, args: &Config) -> Result<u8> {
                 .printer
                 .detail(&format!("from {}", config.file.display()));
             if session.printer.json() {
-                session.printer.object(&config.effective_json()?)?;
+                let mut shown = config.effective_json()?;
+                if let Some(object) = shown.as_object_mut() {
+                    object.insert("version".into(), VERSION.into());
+                }
+                session.printer.object(&shown)?;
             } else {
                 session.printer.data(&config.effective_toml()?)?;
             }

@@ -147,7 +147,10 @@ fn verdict(server: &OnServer) -> String {
         Now::Hit { provisional, .. } => {
             let mut text = format!(
                 "a command now would use the template that is there: {}",
-                about(costs.hit)
+                match costs.hit {
+                    Some(_) => about(costs.hit),
+                    None => "how long that takes is not known yet".to_owned(),
+                }
             );
             if *provisional {
                 text += "\nit was extended, and is provisional until a build from nothing has taken its place (`pgstencil ensure --settle`)";

@@ -278,6 +278,7 @@ fn clone_cells(clone: &CloneListing, brief: bool) -> [Cell; 8] {
     };
     let ends = match (row.left_s, row.lease.as_str()) {
         _ if is_warm => "-".into(),
+        _ if kind == "released" => "being dropped".into(),
         (Some(left), _) => remaining(left),
         (None, "session") => "with its command".into(),
         (None, _) => "never".into(),
