@@ -1,9 +1,11 @@
-//! What a command of the user sees: the variables of a build, of `after_clone`, and of `run`'s
-//! command.
+//! What a command of the user sees: the variables of a build, of `after_clone`, of `run`'s command, and of
+//! `before_release`.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use crate::config::placeholder::{EnvTemplate, Field, Form, Placeholder, SqlTemplate};
 use crate::config::{Definition, role_suffix};
@@ -20,6 +22,8 @@ pub enum Phase {
     AfterClone,
     /// The command of `run`.
     Run,
+    /// `before_release`
+    BeforeRelease,
 }
 
 impl Phase {
@@ -28,12 +32,14 @@ impl Phase {
             Phase::Build => "build",
             Phase::AfterClone => "after_clone",
             Phase::Run => "run",
+            Phase::BeforeRelease => "before_release",
         }
     }
 }
 
 /// How a template or a clone came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The template was there.
     Hit,
@@ -70,7 +76,7 @@ impl fmt::Display for Outcome {
 }
 
 /// A part of a sharded test run: `I/N`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// Counted from 1.
     pub index: u32,
@@ -79,7 +85,7 @@ pub struct Shard {
 }
 
 /// One database of a set, under the name that the user sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedDatabase {
     /// Role within the set.
     pub role: String,

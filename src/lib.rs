@@ -82,8 +82,10 @@
 //! refuses a file of another user, since a config runs commands.
 //!
 //! Clones that were given back are dropped by a thread of the program, which also sweeps what earlier programs
-//! left; [`Stencil::close`] waits for the thread. Futures of hand-outs may be dropped at any await: each method
-//! says what becomes of its work. The runtime of a hand-out may end before its clone is given back on another.
+//! left, and runs `before_release` for clones that a sweep took; [`Stencil::close`] waits for the thread.
+//! [`Stencil::give_back`] itself runs `before_release` for the clones that it gets. Futures of hand-outs may be
+//! dropped at any await: each method says what becomes of its work. The runtime of a hand-out may end before its
+//! clone is given back on another.
 //! Warm clones are made by [`Stencil::fill`], and a template that was extended is provisional until
 //! [`Stencil::settle`] has built it from nothing. The command line starts a process for these when its own work
 //! is done; a program calls them when it has time, as in a task of its own. Use one [`Stencil`] for all

@@ -31,25 +31,33 @@ struct Errand {
     ssl_mode: Option<String>,
     registry: String,
     grace_ms: u64,
-    /// A definition whose template is to be looked after.
+    /// The checkout, if something is to be done for it.
+    checkout: Option<Checkout>,
+    /// A definition of it whose template is to be looked after.
     care: Option<Care>,
+    /// Whether to run the checkout's `before_release` for what was swept.
+    hooks: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Checkout {
+    config: PathBuf,
+    /// As the starter judged it.
+    origin: Origin,
+    holder: Holder,
+    /// How the starter's commands reach the server, by the config or in its place.
+    client_host: Option<String>,
+    client_port: Option<u16>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Care {
-    config: PathBuf,
-    /// As the starter judged it.
-    origin: Origin,
     definition: String,
     fingerprint: String,
     /// What was asked for, and is not noted yet.
     demand: Demand,
     /// Whether a build from nothing is to take its place first.
     settle: bool,
-    holder: Holder,
-    /// How the starter's commands reach the server, by the config or in its place.
-    client_host: Option<String>,
-    client_port: Option<u16>,
 }
 
 /// By these marks CI runners find what a job left running, to end it. A build from nothing is meant to
@@ -67,7 +75,7 @@ const TLS: [&str; 5] = [
 
 /// Starts the process, without waiting for it. Failing to is no error: the next sweep does it.
 pub(super) fn start(stencil: &Stencil) {
-    let _ = errand(stencil, None).and_then(|errand| send(bare(own_program()?), &errand));
+    let _ = errand(stencil, None).and_then(|errand| send(program(stencil)?, &errand));
 }
 
 /// The process, started while something else is waited for. It does nothing before it is told what; if it
@@ -81,14 +89,15 @@ impl Ahead {
         let config = stencil.config();
         let mut definitions = config.definitions.iter();
         match config.clone.warm > 0 || definitions.any(|d| d.from != EMPTY_DATABASE) {
-            true => Ahead::start_anyway(),
+            true => Ahead::start_anyway(stencil),
             false => Ahead(None),
         }
     }
 
     /// Starts it.
-    pub(super) fn start_anyway() -> Self {
-        let spawn = || launch(bare(own_program()?));
+    pub(super) fn start_anyway(stencil: &Stencil) -> Self {
+        let program = program(stencil);
+        let spawn = || launch(program?);
         Ahead(Some(tokio::task::spawn_blocking(spawn)))
     }
 
@@ -157,15 +166,18 @@ fn own_program() -> Result<PathBuf> {
 /// `of`: a definition to look after; without a demand its template is settled.
 fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -> Result<String> {
     let config = stencil.config();
-    let care = match of {
-        None => None,
-        Some((definition, fingerprint, demand)) => Some(Care {
+    let hooks = has_hooks(stencil);
+    let care = of.map(|(definition, fingerprint, demand)| Care {
+        definition: definition.to_owned(),
+        fingerprint: fingerprint.to_string(),
+        demand: demand.unwrap_or_default(),
+        settle: demand.is_none(),
+    });
+    let checkout = match hooks || care.is_some() {
+        false => None,
+        true => Some(Checkout {
             config: std::fs::canonicalize(&config.file).map_err(failed)?,
             origin: config.origin,
-            definition: definition.to_owned(),
-            fingerprint: fingerprint.to_string(),
-            demand: demand.unwrap_or_default(),
-            settle: demand.is_none(),
             holder: stencil.holder().clone(),
             client_host: config.server.client_host.clone(),
             client_port: config.server.client_port,
@@ -178,9 +190,26 @@ fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -
         ssl_mode: stencil.endpoint().ssl_mode().map(str::to_owned),
         registry: config.server.registry.clone(),
         grace_ms: config.clone.orphan_grace.as_millis() as u64,
+        checkout,
         care,
+        hooks,
     };
     serde_json::to_string(&errand).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
+}
+
+/// Whether the config has commands for clones that were swept.
+fn has_hooks(stencil: &Stencil) -> bool {
+    let mut definitions = stencil.config().definitions.iter();
+    definitions.any(|definition| definition.before_release.is_some())
+}
+
+/// This program, with our environment only if commands of the user's may have to run.
+fn program(stencil: &Stencil) -> Result<Command> {
+    let program = own_program()?;
+    Ok(match has_hooks(stencil) {
+        true => Command::new(program),
+        false => bare(program),
+    })
 }
 
 /// A command without our environment, but for how the server is to be recognised.
@@ -272,35 +301,53 @@ pub(super) async fn work() -> Result<u8> {
     let endpoint = endpoint.in_background();
     let grace = Duration::from_millis(errand.grace_ms);
     let sweep = || stencil::sweep_now(&endpoint, &errand.registry, grace);
-    let Some(care) = &errand.care else {
-        return sweep().await.map(|_| 0);
+    let done = match (&errand.care, &errand.checkout) {
+        (Some(care), Some(checkout)) => care_and_sweep(care, checkout, &endpoint, sweep).await,
+        _ => sweep().await.map(drop),
     };
-    // What somebody may be waiting for soon comes before what is only in the way; a build from nothing
-    // takes long, so that comes last.
-    let cared = match care.settle {
-        true => {
-            sweep().await?;
-            look_after(care, &endpoint).await
-        }
-        false => look_after(care, &endpoint).await,
-    };
-    // What was replaced is dropped, and what was given up half-way.
-    sweep().await?;
-    cared.map(|()| 0)
+    if let Some(checkout) = errand.checkout.as_ref().filter(|_| errand.hooks) {
+        let stencil = checkout.stencil(&endpoint)?;
+        stencil.run_owed_unheard(&Limit::default()).await;
+        stencil.close().await;
+    }
+    done.map(|()| 0)
 }
 
-async fn look_after(care: &Care, endpoint: &Endpoint) -> Result<()> {
-    let mut config = config::load_again(&care.config, care.origin)?;
-    config.server.client_host.clone_from(&care.client_host);
-    config.server.client_port = care.client_port;
-    let env = Environment::from_process();
-    let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
-    // The starter has ended; who waits should see who builds.
-    let holder = Holder {
-        pid: std::process::id(),
-        ..care.holder.clone()
-    };
-    let stencil = Stencil::new(config, endpoint.clone(), holder, variable).without_drops();
+/// What somebody may be waiting for soon comes before what is only in the way; a build from nothing takes long, so
+/// that comes last.
+async fn care_and_sweep(
+    care: &Care,
+    checkout: &Checkout,
+    endpoint: &Endpoint,
+    sweep: impl AsyncFn() -> Result<Vec<String>>,
+) -> Result<()> {
+    if care.settle {
+        sweep().await?;
+    }
+    let cared = look_after(care, checkout, endpoint).await;
+    // What was replaced is dropped, and what was given up half-way.
+    sweep().await?;
+    cared
+}
+
+impl Checkout {
+    fn stencil(&self, endpoint: &Endpoint) -> Result<Stencil> {
+        let mut config = config::load_again(&self.config, self.origin)?;
+        config.server.client_host.clone_from(&self.client_host);
+        config.server.client_port = self.client_port;
+        let env = Environment::from_process();
+        let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
+        // The starter has ended; who waits should see who builds.
+        let holder = Holder {
+            pid: std::process::id(),
+            ..self.holder.clone()
+        };
+        Ok(Stencil::new(config, endpoint.clone(), holder, variable).without_drops())
+    }
+}
+
+async fn look_after(care: &Care, checkout: &Checkout, endpoint: &Endpoint) -> Result<()> {
+    let stencil = checkout.stencil(endpoint)?;
     let limit = Limit::default();
     if care.settle {
         stencil.settle_now(&care.definition, &limit).await?;

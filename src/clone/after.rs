@@ -1,13 +1,13 @@
 //! What the definition wants done to every clone: `after_clone_sql`, then `after_clone`.
 
 use super::Request;
+use super::hook::{Handed, Hook};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::handout::{self, NamedDatabase, Phase};
 use crate::pg::session::OpenError;
 use crate::pg::{Session, of_user};
-use crate::process::{self, Ended, Job, Status};
 
 /// Whether there is anything that the definition wants done to every clone.
 pub(super) fn is_wanted(context: &Context<'_>) -> bool {
@@ -21,6 +21,14 @@ pub(super) async fn after_clone(
     request: &Request<'_>,
     set: &[NamedDatabase],
 ) -> Result<()> {
+    let name = &context.definition.name;
+    let done = run_statements(context, set).await;
+    done.map_err(|e| given_up(e, "after_clone_sql", name, set))?;
+    let done = run_command(context, request, set).await;
+    done.map_err(|e| given_up(e, "after_clone", name, set))
+}
+
+async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<()> {
     let definition = context.definition;
     for (role, text) in &definition.after_clone_sql {
         let Some(target) = set.iter().find(|d| d.role == *role) else {
@@ -46,48 +54,47 @@ pub(super) async fn after_clone(
             of_user(e, &doing, &|text| context.endpoint.redact(text))
         })?;
     }
+    Ok(())
+}
+
+async fn run_command(
+    context: &Context<'_>,
+    request: &Request<'_>,
+    set: &[NamedDatabase],
+) -> Result<()> {
+    let definition = context.definition;
     let Some(command) = &definition.after_clone else {
         return Ok(());
     };
-    let mut job = Job::shell(command, context.root);
-    job.env = handout::variables(
-        context.endpoint,
-        context.root,
+    let hook = Hook {
+        name: "after_clone",
+        command,
+        phase: Phase::AfterClone,
         definition,
-        Phase::AfterClone,
-        request.outcome,
-        &[set.to_vec()],
-        request.shard,
-    )?;
-    job.cleared = handout::CLEARED.map(Into::into).to_vec();
-    let observe = context.observe;
-    let finished = process::run_captured(
-        &job,
-        context.limit.left(),
-        &context.limit.cancel,
-        &mut |line: &str| {
-            observe(Event::Output(&context.endpoint.redact(line)));
-        },
-    )
-    .await?;
-    let what = match (&finished.ended, &finished.status) {
-        (Ended::ByItself, Status::Exited(0)) => return Ok(()),
-        (Ended::Cancelled, _) => {
-            return Err(Error::new(Kind::Interrupted, "after_clone was interrupted"));
-        }
-        (Ended::TimedOut, _) => {
-            return Err(Error::new(Kind::Timeout, "after_clone did not end in time"));
-        }
-        (Ended::ByItself, Status::Exited(code)) => format!("exit code {code}"),
-        (Ended::ByItself, Status::Signaled(signal)) => format!("signal {signal}"),
+        endpoint: context.endpoint,
+        root: context.root,
     };
-    let error = Error::new(
-        Kind::Build,
-        format!("after_clone of `{}` failed ({what})", definition.name),
-    )
-    .detail(format!("command: {command}"))
-    .detail("last output:");
-    Err(finished.tail.iter().fold(error, |e, line| {
-        e.detail(format!("  {}", context.endpoint.redact(line)))
-    }))
+    let handed = Handed::new(context.endpoint, request, set);
+    let observe = context.observe;
+    let mut tell = |line: &str| observe(Event::Output(line));
+    let limit = context.limit;
+    hook.run(&handed, limit.left(), &limit.cancel, &mut tell)
+        .await
+}
+
+/// Says what becomes of the clone, and what to do.
+fn given_up(error: Error, key: &str, definition: &str, set: &[NamedDatabase]) -> Error {
+    let name = set.first().map_or("", |database| &database.name);
+    let error = error.detail(format!(
+        "clone `{name}` is given up, and dropped in the background"
+    ));
+    match error.kind() {
+        Kind::Interrupted => error,
+        Kind::Timeout => error.hint(format!(
+            "if {key} of [template.{definition}] needs longer, raise `--wait`; the template is kept"
+        )),
+        _ => error.hint(format!(
+            "fix {key} of [template.{definition}]; the template is kept, so the next try does not build it again"
+        )),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Clone, Request, after, check_name, give_up, give_up_after, named, names, words};
+use super::{Clone, Request, after, check_name, give_up, give_up_after, hook, named, names, words};
 use crate::context::Context;
 use crate::copy;
 use crate::error::Result;
@@ -195,7 +195,13 @@ impl Order<'_> {
     ) -> Result<Vec<Clone>> {
         let hooks = after::is_wanted(self.context);
         let finished = self.finished(clones, comments);
-        let handed_over = match registry.hand_over(&finished, !hooks).await {
+        let notes = clones.iter().zip(self.requests);
+        let notes: Vec<Statement> = notes
+            .filter_map(|(clone, request)| {
+                hook::note(self.context, request, &clone.id, &named(&clone.rows))
+            })
+            .collect();
+        let handed_over = match registry.hand_over(&finished, !hooks, &notes).await {
             Ok(handed_over) => handed_over,
             // 42P04, 23505: somebody took a name since we looked.
             Err(error) if matches!(sqlstate(&error).as_deref(), Some("42P04" | "23505")) => {

@@ -10,6 +10,7 @@
 mod after;
 mod create;
 mod fill;
+mod hook;
 mod taken;
 mod warm;
 
@@ -20,6 +21,7 @@ use sqlx::postgres::types::Oid;
 
 pub use self::create::{create, create_without_template};
 pub use self::fill::fill;
+pub use self::hook::{BOUND, Handed, before_release};
 pub(crate) use self::taken::KEEP;
 pub use self::taken::{check_name, of_another, taken};
 pub use self::warm::{Warm, WarmTemplate, claim};

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Clone, Request, after, give_up, give_up_after, names, taken};
+use super::{Clone, Request, after, give_up, give_up_after, hook, names, taken};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::handout::NamedDatabase;
 use crate::names::Fingerprint;
+use crate::pg::sql::Statement;
 use crate::pg::{catalog, is_connection_loss};
 use crate::registry::warm::{ClaimedRow, Wish};
 use crate::registry::{Lease, Registry};
@@ -160,7 +161,26 @@ impl Claimed<'_> {
             .map(|r| &r.tenure)
             .collect();
         let hooks = after::is_wanted(context);
-        let handed = registry.hand_over_warm(&wanted, &tenures, !hooks, count_hit);
+        let mut named = wanted.iter();
+        let named: Vec<Vec<NamedDatabase>> = sets
+            .iter()
+            .map(|set| {
+                let databases = named.by_ref().take(set.len());
+                databases
+                    .map(|(row, name)| NamedDatabase {
+                        role: row.role.clone(),
+                        name: name.clone(),
+                    })
+                    .collect()
+            })
+            .collect();
+        let notes = sets.iter().zip(requests).zip(&named);
+        let notes: Vec<Statement> = notes
+            .filter_map(|((set, request), databases)| {
+                hook::note(context, request, &set.first()?.clone_id, databases)
+            })
+            .collect();
+        let handed = registry.hand_over_warm(&wanted, &tenures, !hooks, &notes, count_hit);
         let until = match handed.await {
             Ok(Some(until)) => until,
             Ok(None) => {
@@ -175,16 +195,8 @@ impl Claimed<'_> {
             Err(_) => return Err(HandOver::Unfit),
         };
         let mut clones = Vec::new();
-        let mut named = wanted.iter();
-        for ((set, request), until) in sets.iter().zip(requests).zip(until) {
-            let databases: Vec<NamedDatabase> = named
-                .by_ref()
-                .take(set.len())
-                .map(|(row, name)| NamedDatabase {
-                    role: row.role.clone(),
-                    name: name.clone(),
-                })
-                .collect();
+        for (((set, request), until), databases) in sets.iter().zip(requests).zip(until).zip(named)
+        {
             let mut expires_at = until;
             if hooks {
                 after::after_clone(context, request, &databases).await?;

@@ -333,6 +333,7 @@ fn definition(
         stale_after: or_never(doc, &path.key("stale_after"), &raw.stale_after)?,
         build_timeout: duration(doc, &build_timeout_path, &raw.build_timeout, false)?,
         after_clone: Some(raw.after_clone).filter(|c| !c.trim().is_empty()),
+        before_release: Some(raw.before_release).filter(|c| !c.trim().is_empty()),
         after_clone_sql: after_clone_sql(
             doc,
             &path.key("after_clone_sql"),

@@ -133,6 +133,8 @@ pub struct Definition {
     pub serial_builds: bool,
     /// Command run against every clone; `None` if empty in the file.
     pub after_clone: Option<String>,
+    /// Command run when a clone is given back or was swept; `None` if empty in the file.
+    pub before_release: Option<String>,
     /// Statements run in the clone's database of a role.
     pub after_clone_sql: BTreeMap<String, String>,
     /// How long the build command may take.
@@ -147,7 +149,7 @@ pub struct Definition {
     pub env: BTreeMap<String, String>,
     /// What only the build command sees, likewise; wins over `env`.
     pub build_env: BTreeMap<String, String>,
-    /// What `after_clone` and the command of `run` see, likewise; wins over `env`, and is no input.
+    /// What `after_clone`, `before_release` and the command of `run` see, likewise; wins over `env`, and is no input.
     pub run_env: BTreeMap<String, String>,
 }
 

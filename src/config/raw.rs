@@ -197,6 +197,10 @@ pub(super) struct RawTemplate {
     /// Command run against every clone, after it has its name.
     #[serde(default)]
     pub(super) after_clone: String,
+    /// Command run before a clone is given back, or once it was dropped by a sweep: for what `after_clone`
+    /// made outside Postgres.
+    #[serde(default)]
+    pub(super) before_release: String,
     /// How long the build command may take; a duration.
     #[serde(default = "default_build_timeout")]
     pub(super) build_timeout: String,
@@ -220,8 +224,8 @@ pub(super) struct RawTemplate {
     /// Variables that only the build command sees, with the same placeholders. They win over `env`.
     #[serde(default)]
     pub(super) build_env: BTreeMap<String, String>,
-    /// Variables that only `after_clone` and the command of `run` see, with the same placeholders. They win
-    /// over `env`, and are no inputs.
+    /// Variables that only `after_clone`, `before_release` and the command of `run` see, with the same
+    /// placeholders. They win over `env`, and are no inputs.
     #[serde(default)]
     pub(super) run_env: BTreeMap<String, String>,
 }
@@ -396,6 +400,7 @@ impl From<&Definition> for RawTemplate {
             verify_ignore: d.verify_ignore.clone(),
             serial_builds: d.serial_builds,
             after_clone: d.after_clone.clone().unwrap_or_default(),
+            before_release: d.before_release.clone().unwrap_or_default(),
             build_timeout: setting(d.build_timeout),
             allow_empty: d.allow_empty,
             allow_unchanged: d.allow_unchanged,

@@ -90,6 +90,7 @@ fn the_least_config_has_all_defaults() {
                 verify_ignore: vec![],
                 serial_builds: false,
                 after_clone: None,
+                before_release: None,
                 after_clone_sql: BTreeMap::new(),
                 build_timeout: Duration::from_secs(30 * 60),
                 allow_empty: false,
@@ -148,6 +149,7 @@ env_inputs = ["LANG", "_X1"]
 from = "golden"
 databases = ["default", "proxy-1"]
 after_clone = "true"
+before_release = "rm -r bucket"
 build_timeout = "90s"
 allow_empty = true
 allow_unchanged = true
@@ -242,6 +244,7 @@ fn every_key_arrives() {
             verify_ignore: vec!["users.token".into(), "app.users.*".into()],
             serial_builds: true,
             after_clone: Some("true".into()),
+            before_release: Some("rm -r bucket".into()),
             after_clone_sql: pairs(&[("default", "select '{proxy-1.name}', '{1,2}'")]),
             build_timeout: Duration::from_secs(90),
             allow_empty: true,
@@ -283,30 +286,30 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?",
         ),
         (
             "evict = true",
             "pgstencil.toml:4:1: unknown key `template.app.evict`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore",
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?",
         ),
         (
@@ -1307,7 +1310,7 @@ fn faults_in_the_defaults_are_placed_there() {
     assert_eq!(
         with("migration = []"),
         "pgstencil.toml:2:1: unknown key `defaults.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?"
     );
     assert_eq!(

@@ -80,6 +80,7 @@ fn definition() -> Definition {
         verify_ignore: vec![],
         serial_builds: false,
         after_clone: None,
+        before_release: None,
         after_clone_sql: Default::default(),
         build_timeout: Duration::from_secs(60),
         allow_empty: false,

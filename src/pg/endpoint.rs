@@ -304,6 +304,17 @@ impl Endpoint {
         self
     }
 
+    /// The host and port that clients get in the place of the server's own.
+    pub fn client(&self) -> (Option<&str>, Option<u16>) {
+        (self.client_host.as_deref(), self.client_port)
+    }
+
+    /// For clients that get this host and port; see [`Endpoint::client`].
+    #[must_use]
+    pub fn for_clients(&self, host: Option<String>, port: Option<u16>) -> Self {
+        self.clone().with_client(host, port, self.client_for)
+    }
+
     /// What a build command gets: it runs beside us, so it reaches the server as we do, unless the config
     /// says otherwise.
     #[must_use]

@@ -33,6 +33,11 @@ impl LockKey {
         LockKey::derive("copying", &[id])
     }
 
+    /// Held by the process that runs `before_release` for a clone.
+    pub fn owed(id: &str) -> Self {
+        LockKey::derive("owed", &[id])
+    }
+
     /// The right to make warm clones of a template: one process at a time.
     pub fn filler(template: i64) -> Self {
         LockKey::derive("filler", &[&template.to_string()])

@@ -178,16 +178,27 @@ const INSERT: &str = "INSERT INTO pgstencil.clone \
      (id, project, definition, fingerprint, template_id, name, state, lease, holder) \
      VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8)";
 const ASYNCHRONOUS: &str = "SELECT set_config('synchronous_commit', 'off', true)";
+/// From when on `before_release` is owed for it, if it is.
+macro_rules! due {
+    ($then:literal) => {
+        concat!(
+            "WITH due AS (UPDATE pgstencil.owed SET due_at = now() WHERE clone_id = $1 AND due_at IS NULL) ",
+            $then
+        )
+    };
+}
 const RELEASE: &str =
-    "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state <> 'released'";
+    due!("UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state <> 'released'");
 const COMMAND: &str = "UPDATE pgstencil.clone SET command_pid = $2, command_group = $3 \
      WHERE id = ANY($1) AND state = 'leased' AND lease = 'session'";
 const ORPHAN: &str = "UPDATE pgstencil.clone SET orphaned_at = now() \
      WHERE id = $1 AND state = 'leased' AND orphaned_at IS NULL";
 const REVIVE: &str = "UPDATE pgstencil.clone SET orphaned_at = NULL \
      WHERE id = $1 AND state = 'leased' AND orphaned_at IS NOT NULL";
-const DELETE: &str = "DELETE FROM pgstencil.clone c WHERE id = $1 \
-     AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.clone_id = c.id)";
+const DELETE: &str = due!(
+    "DELETE FROM pgstencil.clone c WHERE id = $1 \
+     AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.clone_id = c.id)"
+);
 /// Locks are shown to every role; ours are those taken in this very database.
 const HELD: &str = "SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";

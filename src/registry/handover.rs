@@ -71,7 +71,7 @@ pub(super) fn rfc_3339(written: &str) -> Option<String> {
     Some(format!("{date}T{}Z", time.get(..8)?))
 }
 
-fn making_over(clones: &[Finished<'_>], leased: bool) -> Vec<Statement> {
+fn making_over(clones: &[Finished<'_>], leased: bool, notes: &[Statement]) -> Vec<Statement> {
     let mut statements = vec![sql::flushed()];
     for clone in clones {
         for (row, comment) in &clone.databases {
@@ -85,6 +85,7 @@ fn making_over(clones: &[Finished<'_>], leased: bool) -> Vec<Statement> {
             statements.push(owner::lease(clone.id, name, clone.tenure));
         }
     }
+    statements.extend_from_slice(notes);
     // Once, at the end.
     let asker = clones.first().map(|clone| &clone.tenure.asker);
     statements.extend(asker.and_then(owner::seen));
@@ -106,7 +107,7 @@ fn given_up(id: &str) -> Error {
 impl Registry {
     /// Gives clones that were just made their names, marks and leases, and opens them: all or nothing. Unless
     /// `leased`, their leases are left to [`Registry::begin_lease`]: what is still to be done to a clone must be
-    /// done before anybody takes it for one that is ready.
+    /// done before anybody takes it for one that is ready. `notes`: statements that are sent along.
     ///
     /// # Errors
     /// That a database disappeared, or a clone was given up meanwhile; the driver's: 42P04 or 23505 if a name
@@ -115,12 +116,13 @@ impl Registry {
         &mut self,
         clones: &[Finished<'_>],
         leased: bool,
+        notes: &[Statement],
     ) -> Result<Vec<HandedOver>> {
         let ids: Vec<&str> = clones.iter().map(|clone| clone.id).collect();
         let doing = || format!("hand clone {} over", ids.join(", "));
         let answers = self
             .session()
-            .send_all(&making_over(clones, leased))
+            .send_all(&making_over(clones, leased, notes))
             .await
             .doing(doing);
         let answers = match answers {
@@ -185,7 +187,8 @@ impl Registry {
 
     /// Gives claimed warm clones their names and their leases, and opens them: all or nothing. `named`: rows
     /// with the names that they get, those of one clone behind each other; `tenures`: one for each clone.
-    /// Returns until when each is kept; `None`: some name is taken. `leased`: see [`Registry::hand_over`].
+    /// Returns until when each is kept; `None`: some name is taken. `leased`, `notes`: see
+    /// [`Registry::hand_over`].
     /// `count_hit`: nobody else counts the hit.
     ///
     /// # Errors
@@ -195,6 +198,7 @@ impl Registry {
         named: &[(&ClaimedRow, String)],
         tenures: &[&Tenure<'_>],
         leased: bool,
+        notes: &[Statement],
         count_hit: bool,
     ) -> Result<Option<Vec<Option<String>>>> {
         let warm = match self.facts().major() {
@@ -220,6 +224,7 @@ impl Registry {
             statements.push(owner::lease(&row.clone_id, name, tenure));
         }
         let leases = first..statements.len();
+        statements.extend_from_slice(notes);
         let asker = tenures.first().map(|tenure| &tenure.asker);
         statements.extend(asker.and_then(owner::seen));
         let here = asker.and_then(|asker| bound::here(&asker.holder.checkout));

@@ -16,6 +16,7 @@ mod guard;
 pub mod handover;
 pub mod holder;
 pub mod measurement;
+pub mod owed;
 pub mod owner;
 pub mod replaced;
 pub mod template;

@@ -106,7 +106,7 @@ impl Stencil {
 
     /// Template → clones. Warm ones first, the others are made at the same time. Only slower, never wrong:
     /// a template that cannot be copied is marked broken and rebuilt once; if the new one cannot be copied
-    /// either, the build command runs straight on the clone.
+    /// either, the build command runs straight on the clone. Before all that, [`Stencil::run_owed`].
     ///
     /// Cancel safety: nothing that a dropped future made outlives the sweeps that follow `orphan_grace`
     /// later. A thread of this program sweeps then, and any other process of pgstencil does.
@@ -147,6 +147,8 @@ impl Stencil {
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         let recipe = recipe?;
         let named = !wanted.pattern.is_unique();
+        let names = self.wanted_names(&context, wanted)?;
+        self.pay(&mut registry, &context, &names).await?;
         let looked = Instant::now();
         let mut before = vec![None; wanted.count];
         if named {
@@ -157,6 +159,8 @@ impl Stencil {
                 }
                 Names::Free(rows) => before = rows,
             }
+            // One that was in the way may have been dropped just now.
+            self.pay(&mut registry, &context, &names).await?;
         }
         let tenures = before
             .iter()
@@ -175,6 +179,8 @@ impl Stencil {
             Err(error) => {
                 // If the session is gone, so are the locks, and the sweep does this.
                 let _ = self.give_up_all(&mut registry, &hand.clones).await;
+                // What after_clone has made of it must not stay, nor is that a reason for another error.
+                let _ = self.pay(&mut registry, &context, &[]).await;
                 let overtaken = error.kind() == Kind::NameTaken
                     && !wanted.fresh
                     && wanted.lease != Lease::Session;
@@ -218,6 +224,18 @@ impl Stencil {
                 hit_ms: obtained.hit_ms,
             },
         })
+    }
+
+    /// The names that are wanted; none if they are new each time.
+    fn wanted_names(&self, context: &Context<'_>, wanted: &Wanted) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        if !wanted.pattern.is_unique() {
+            for index in 0..wanted.count {
+                let (pattern, shard) = (&wanted.pattern, wanted.shard);
+                names.extend(clone::names(context, pattern, "", index, shard)?);
+            }
+        }
+        Ok(names)
     }
 
     /// Fills the hand.
@@ -314,6 +332,7 @@ impl Stencil {
                     new.tell(context);
                     // All clones of one hand-out are of the same files.
                     self.give_up_all(registry, &hand.clones).await?;
+                    self.pay(registry, context, &[]).await?;
                     hand.clones.clear();
                     hand.renew_group();
                     (rebuilt, overtaken) = (false, true);

@@ -1,5 +1,5 @@
-//! The thread of a program that uses the library: it gives up what a caller could not, and drops what was
-//! given back.
+//! The thread of a program that uses the library: it gives up what a caller could not, drops what was given back,
+//! and runs `before_release` for clones that a sweep took.
 //!
 //! It has a runtime of its own, since the caller's may end at any moment: each `#[tokio::test]` has one. If the
 //! program ends first, the next sweep of any process does the rest.
@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::owed::{Hearer, Hooks};
 use super::sweeper::{PASSES, sweep_now};
+use crate::config::Config;
 use crate::error::Result;
 use crate::pg::{Endpoint, Limit};
-use crate::registry::Registry;
+use crate::registry::{Holder, Registry};
 
 /// For how long a thread without work stays: tests give clones back one after another.
 const LINGER: Duration = Duration::from_secs(2);
@@ -38,10 +40,19 @@ struct Shared {
     endpoint: Endpoint,
     registry: String,
     grace: Duration,
+    checkout: Checkout,
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Whether something is to be done now.
     busy: watch::Sender<bool>,
+}
+
+/// What `before_release` needs.
+pub(super) struct Checkout {
+    pub(super) config: Arc<Config>,
+    /// With what clients of the server get.
+    pub(super) endpoint: Endpoint,
+    pub(super) holder: Holder,
 }
 
 #[derive(Default)]
@@ -96,12 +107,14 @@ impl Queue {
 
 impl Background {
     /// Starts nothing yet.
-    pub(super) fn new(endpoint: &Endpoint, registry: &str, grace: Duration) -> Self {
+    pub(super) fn new(checkout: Checkout) -> Self {
+        let Config { server, clone, .. } = &*checkout.config;
         Background {
             shared: Some(Arc::new(Shared {
-                endpoint: endpoint.clone().in_background(),
-                registry: registry.to_owned(),
-                grace,
+                endpoint: checkout.endpoint.clone().in_background(),
+                registry: server.registry.clone(),
+                grace: clone.orphan_grace,
+                checkout,
                 queue: Mutex::default(),
                 wake: Condvar::new(),
                 busy: watch::Sender::new(false),
@@ -290,7 +303,30 @@ impl Shared {
                 }
             }
         }
-        sweep_now(&self.endpoint, &self.registry, self.grace).await?;
+        let swept = sweep_now(&self.endpoint, &self.registry, self.grace).await;
+        self.pay().await?;
+        swept.map(drop)
+    }
+
+    /// Runs what the program's checkout owes for clones that are gone.
+    async fn pay(&self) -> Result<()> {
+        let Checkout {
+            config,
+            endpoint,
+            holder,
+        } = &self.checkout;
+        let Some(hooks) = Hooks::of(config, endpoint, holder) else {
+            return Ok(());
+        };
+        let limit = Limit::new(Some(Duration::from_secs(10)), Default::default());
+        let opened = Registry::open_existing(&self.endpoint, &self.registry, &limit).await?;
+        let Some(mut registry) = opened else {
+            return Ok(());
+        };
+        let limit = Limit::default();
+        registry.session().set_limit(&limit);
+        hooks.all(&mut registry, &limit, Hearer::Next).await?;
+        registry.close().await;
         Ok(())
     }
 

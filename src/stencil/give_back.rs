@@ -1,11 +1,12 @@
 //! The end of a lease: clones that are kept, given back, or found to be replaced.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
 
+use super::owed::Hearer;
 use super::{Acquired, Lease, Limit, Stencil};
-use crate::clone::{self, Clone, KEEP};
+use crate::clone::{self, BOUND, Clone, KEEP};
 use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
 use crate::lease::Keeper;
@@ -108,7 +109,11 @@ impl Stencil {
     /// [`Stencil::close`]. The session is kept for the next [`Stencil::acquire`]. One that was opened on another
     /// runtime, which may not run any more, is not used.
     ///
-    /// Cancel safety: a future that is dropped, or fails, leaves it to the thread to give the clones back.
+    /// Runs `before_release` for each clone that this checkout made, while its databases are still there; a failure
+    /// is one of the things to know. Each such command gets a minute.
+    ///
+    /// Cancel safety: a future that is dropped, or fails, leaves it to the thread to give the clones back, and to
+    /// run `before_release` for those for which it was not started yet.
     ///
     /// # Errors
     /// The driver's.
@@ -117,12 +122,33 @@ impl Stencil {
         registry: Option<Registry>,
         clones: &[Clone],
     ) -> Result<Vec<String>> {
+        let limit = Limit::default();
+        self.give_back_within(registry, clones, &limit).await
+    }
+
+    /// [`Stencil::give_back`], with a limit for `before_release`. Once that is over or cancelled, no further
+    /// command is started: it is left to the next command of the checkout. The clones are given back in any case.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn give_back_within(
+        &self,
+        registry: Option<Registry>,
+        clones: &[Clone],
+        limit: &Limit,
+    ) -> Result<Vec<String>> {
         let ids = clones.iter().map(|clone| clone.id.clone()).collect();
         let pledge = self.background.to_give_up(ids);
         let (mut registry, remains) = self.again(registry, clones).await?;
         let mut warnings = Vec::new();
+        let started = Instant::now();
         for (clone, remains) in clones.iter().zip(&remains) {
             warnings.extend(replaced(clone, remains));
+            // What is not started in that time is left to the next command of the checkout.
+            if started.elapsed() < BOUND {
+                let warning = self.before_release(&mut registry, &clone.id, limit, Hearer::Caller);
+                warnings.extend(warning.await);
+            }
             if !registry.give_up_clone(&clone.id).await? && remains.rows.is_empty() {
                 warnings.extend(forgotten(clone, remains));
             }
@@ -164,7 +190,8 @@ impl Stencil {
         Ok(())
     }
 
-    /// Gives clones back by name or id. `take`: whoever owns them.
+    /// Gives clones back by name or id. `take`: whoever owns them. Runs `before_release` as
+    /// [`Stencil::give_back`] does.
     ///
     /// Cancel safety: a future that is dropped has given back some of them, or none.
     ///
@@ -278,6 +305,8 @@ impl Stencil {
             // A sweep is at it: that some are gone is as it should be.
             estranged.retain(|(_, why)| why.is_there());
         } else {
+            let warning = self.before_release(registry, &row.id, limit, Hearer::Caller);
+            released.warnings.extend(warning.await);
             if !asker.has_clone(&row) {
                 let by = self.holder.describe_checkout();
                 let why = format!("{by} gave it back by `pgstencil release --take`");

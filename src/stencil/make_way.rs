@@ -6,12 +6,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::owed::Hearer;
 use super::{Lease, Stencil, Wanted};
 use crate::clone;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::pg::catalog;
+use crate::pg::{Doing as _, catalog};
 use crate::process;
 use crate::quantity::setting;
 use crate::registry::clone::CloneOnServer;
@@ -218,7 +219,13 @@ impl Way<'_> {
             End::Dead => self.stencil.holders(row) == Holders::Gone,
             End::Replaced | End::ReplacedSince(_) => self.is_replaceable(row),
         };
-        match sweep::drop_dead_clone(registry, &row.id, end, &still).await? {
+        let dropped = match end {
+            End::Dead => sweep::drop_dead_clone(registry, &row.id, end, &still).await?,
+            End::Replaced | End::ReplacedSince(_) => {
+                self.replace(registry, row, end, &still).await?
+            }
+        };
+        match dropped {
             Dead::Gone | Dead::Alive => Ok(()),
             // Another sweep is at it, or the server has not yet seen that the holder is gone.
             Dead::Locked => {
@@ -231,6 +238,44 @@ impl Way<'_> {
                 Err(why.into_iter().fold(error, Error::detail))
             }
         }
+    }
+
+    /// Runs `before_release` for a clone that its owner wants replaced, then drops it, all under its lock.
+    async fn replace(
+        &self,
+        registry: &mut Registry,
+        row: &CloneRow,
+        end: &End,
+        still: &(dyn Fn(&CloneRow) -> bool + Sync),
+    ) -> Result<Dead> {
+        let key = row.key();
+        let session = registry.session();
+        if !session
+            .try_lock(key)
+            .await
+            .doing(|| "lock a clone".into())?
+        {
+            return Ok(Dead::Locked);
+        }
+        let done = async {
+            if let Some(row) = registry.clone_by_id(&row.id).await?
+                && still(&row)
+            {
+                let limit = self.context.limit;
+                let released =
+                    self.stencil
+                        .before_release(registry, &row.id, limit, Hearer::Caller);
+                if let Some(warning) = released.await {
+                    self.context.tell(Event::Warning(&warning));
+                }
+            }
+            // A session may take a lock several times.
+            sweep::drop_dead_clone(registry, &row.id, end, still).await
+        }
+        .await;
+        let unlocked = registry.session().unlock(key).await;
+        unlocked.doing(|| "unlock".into())?;
+        done
     }
 
     /// Sessions are in a clone whose holder is gone, or whose lease is over.

@@ -11,6 +11,7 @@ mod give_back;
 mod holdings;
 mod idle;
 mod make_way;
+mod owed;
 mod prune;
 mod reuse;
 mod sweeper;
@@ -109,10 +110,14 @@ impl Stencil {
             ..
         } = &config.server;
         let endpoint = endpoint.with_client(client_host.clone(), *client_port, *client_for);
-        let (registry, grace) = (&config.server.registry, config.clone.orphan_grace);
-        let background = Background::new(&endpoint, registry, grace);
+        let config = Arc::new(config);
+        let background = Background::new(background::Checkout {
+            config: Arc::clone(&config),
+            endpoint: endpoint.clone(),
+            holder: holder.clone(),
+        });
         Stencil {
-            config: Arc::new(config),
+            config,
             endpoint,
             holder,
             variable,
@@ -249,7 +254,8 @@ impl Stencil {
     }
 
     /// Builds the template if it is missing. The returned session keeps it from being dropped. With
-    /// `settle`, an extended one is built from nothing at once, and what comes back is that.
+    /// `settle`, an extended one is built from nothing at once, and what comes back is that. Before that,
+    /// [`Stencil::run_owed`].
     ///
     /// # Errors
     /// As [`crate::template::ensure()`] and [`crate::template::settle()`].
@@ -278,6 +284,7 @@ impl Stencil {
         let definition = self.definition(definition)?;
         let context = self.context(definition, limit, observe, keep_failed);
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
+        self.pay(&mut registry, &context, &[]).await?;
         let mut ensured = self
             .ensure_with_space(&mut registry, &context, Some(recipe?))
             .await?;

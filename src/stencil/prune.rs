@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use super::owed::Hearer;
 use super::{Limit, Stencil};
 use crate::error::Result;
 use crate::git::{self, Absent, Refs, Tree};
@@ -118,7 +119,8 @@ impl Stencil {
     }
 
     /// Gives the clones of a plan back that nobody uses. A sweep drops them. The owner is told why when they
-    /// ask for the name again.
+    /// ask for the name again. Runs `before_release` for those that this checkout made; [`Stencil::run_owed`]
+    /// returns what went wrong.
     ///
     /// # Errors
     /// The driver's; the clones before it are given back.
@@ -129,14 +131,19 @@ impl Stencil {
         }
         let mut registry = self.open(limit).await?;
         for prunable in plan.clones {
-            let pruned = self.prune_one(&mut registry, &prunable).await?;
+            let pruned = self.prune_one(&mut registry, &prunable, limit).await?;
             done.push((prunable, pruned));
         }
         self.idle.put(registry);
         Ok(done)
     }
 
-    async fn prune_one(&self, registry: &mut Registry, clone: &Prunable) -> Result<Pruned> {
+    async fn prune_one(
+        &self,
+        registry: &mut Registry,
+        clone: &Prunable,
+        limit: &Limit,
+    ) -> Result<Pruned> {
         let key = LockKey::clone(&clone.row.id);
         let locked = registry.session().try_lock(key).await;
         if !locked.doing(|| "lock a clone".into())? {
@@ -151,6 +158,8 @@ impl Stencil {
             Some(row) => match sessions(&row) {
                 Some(who) => Pruned::InUse(who),
                 None => {
+                    self.before_release(registry, &row.id, limit, Hearer::Next)
+                        .await;
                     let by = self.holder.describe_checkout();
                     let why = format!(
                         "{} is gone, and {by} ran `pgstencil prune`",

@@ -387,11 +387,31 @@ fn a_failing_after_clone_gives_the_clone_up() {
             .args(command)
             .fails(4)
             .stdout("")
-            .stderr_has("after_clone of `app` failed (exit code 7)")
+            .stderr_has("after_clone of `app` failed (exit code 7, after ")
             .stderr_has("couch is down")
+            .stderr_has("is given up, and dropped in the background")
+            .stderr_has("fix after_clone of [template.app]")
             .lacks(&server().password());
         only_templates_left(&project);
     }
+}
+
+#[test]
+fn an_after_clone_that_is_ended_says_by_what() {
+    let project = Project::with_migrations(server());
+    Pgstencil::new(&project).arg("ensure").success();
+    project.append_config("after_clone = \"sleep 600\"");
+    let name = format!("dev_{}", project.id);
+    Pgstencil::new(&project)
+        .args(["clone", "--name", &name, "--wait", "5s"])
+        .fails(5)
+        .stderr_has("after_clone of `app` was ended after ")
+        .stderr_has(", by `--wait`")
+        .stderr_has("command: sleep 600")
+        .stderr_has(&format!("clone `{name}` is given up"))
+        .stderr_has("raise `--wait`")
+        .lacks("last output");
+    only_templates_left(&project);
 }
 
 #[test]

@@ -9,19 +9,19 @@ use crate::support::server::PATIENCE;
 use crate::support::{Pgstencil, Project, Role, eventually, server};
 
 /// Another checkout of the project, beside it.
-struct Checkout<'p, 's> {
+pub(crate) struct Checkout<'p, 's> {
     project: &'p Project<'s>,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl<'p, 's> Checkout<'p, 's> {
-    fn new(project: &'p Project<'s>, name: &str) -> Self {
+    pub(crate) fn new(project: &'p Project<'s>, name: &str) -> Self {
         let path = project.path().parent().unwrap().join(name);
         copy(&project.path(), &path);
         Checkout { project, path }
     }
 
-    fn pgstencil(&self, args: &[&str]) -> Pgstencil {
+    pub(crate) fn pgstencil(&self, args: &[&str]) -> Pgstencil {
         Pgstencil::new(self.project)
             .current_dir(&self.path)
             .args(args)

@@ -7,7 +7,7 @@ use pgstencil::doctor::managed;
 use pgstencil::quantity::count;
 use pgstencil::wire::{CheckAnswer, DoctorAnswer};
 
-use super::prune;
+use super::{owed, prune};
 use crate::cli::Session;
 use crate::cli::args::Doctor;
 use crate::cli::escape;
@@ -56,6 +56,9 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
         }
     }
     if let Some(stencil) = &stencil {
+        if args.fix {
+            owed::run(session, stencil).await;
+        }
         prune::look(session, stencil).await;
     }
     Ok(u8::from(answer.problems > 0))

@@ -6,7 +6,7 @@ use pgstencil::stencil::Targets;
 use pgstencil::wire::{EvictAnswer, EvictedTemplate};
 use pgstencil::{Error, Result};
 
-use super::prune;
+use super::{owed, prune};
 use crate::cli::Session;
 use crate::cli::args::Evict;
 use crate::cli::confirm::{self, can_ask};
@@ -51,6 +51,7 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
     }
     let done = stencil.evict(plan, &session.limit).await?;
     let code = print(session, &EvictAnswer::from(&done))?;
+    owed::run(session, &stencil).await;
     prune::look(session, &stencil).await;
     Ok(code)
 }

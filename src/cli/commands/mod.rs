@@ -11,6 +11,7 @@ pub(crate) mod ensure;
 pub(crate) mod evict;
 pub(crate) mod explain;
 pub(crate) mod list;
+pub(crate) mod owed;
 pub(crate) mod paths;
 pub(crate) mod pin;
 pub(crate) mod prune;

@@ -3,7 +3,7 @@
 use pgstencil::Result;
 use pgstencil::wire::PinAnswer;
 
-use super::prune;
+use super::{owed, prune};
 use crate::cli::Session;
 use crate::cli::args::Pin;
 
@@ -33,6 +33,7 @@ pub(crate) async fn pin(session: &Session, args: Pin, pinned: bool) -> Result<u8
             row.definition
         ));
     }
+    owed::run(session, &stencil).await;
     prune::look(session, &stencil).await;
     Ok(0)
 }

@@ -5,6 +5,7 @@ use pgstencil::stencil::{BoundRow, PrunePlan};
 use pgstencil::wire::{BoundAnswer, PruneAnswer, PrunedClone};
 use pgstencil::{Result, Stencil};
 
+use super::owed;
 use crate::cli::args::Prune;
 use crate::cli::{Session, background, escape};
 
@@ -28,6 +29,7 @@ pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
         false => {
             let warnings = std::mem::take(&mut plan.warnings);
             let done = stencil.prune(plan, &session.limit).await;
+            owed::run(session, &stencil).await;
             // Those before an error are given back, too.
             background::start(&stencil);
             PruneAnswer::done(&done?, warnings)

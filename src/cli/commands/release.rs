@@ -3,7 +3,7 @@
 use pgstencil::Result;
 use pgstencil::wire::{ReleaseAnswer, VERSION};
 
-use super::prune;
+use super::{owed, prune};
 use crate::cli::args::Release;
 use crate::cli::{Session, background};
 
@@ -12,6 +12,7 @@ pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     let released = stencil
         .release(&args.names, args.take, &session.limit)
         .await;
+    owed::run(session, &stencil).await;
     // Those beside a wrong name are given back, too.
     background::start(&stencil);
     let released = released?;

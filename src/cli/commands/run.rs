@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use pgstencil::clone::Clone;
 use pgstencil::handout::CLEARED;
 use pgstencil::process::{self, Job, Signals, Status};
-use pgstencil::stencil::{Lease, Shard};
+use pgstencil::stencil::{Lease, Limit, Registry, Shard};
 use pgstencil::{Error, Kind, Result, Stencil, wire};
 
 use super::{clone, prune};
@@ -99,8 +99,8 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
                 .warn(&format!("could not keep the clone: {}", chain(&error))),
         }
     } else {
-        let mut sweeper = Ahead::start_anyway();
-        match stencil.give_back(kept.registry, &clones).await {
+        let mut sweeper = Ahead::start_anyway(&stencil);
+        match give_back(session, signals, &stencil, kept.registry, &clones).await {
             Ok(warnings) => warnings.iter().for_each(|w| session.printer.warn(w)),
             Err(error) => session.printer.warn(&format!(
                 "could not give the clone back ({}); the next sweep drops it",
@@ -114,6 +114,26 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     let provisional = acquired.provisional.as_ref();
     clone::settle_later(&stencil, definition, fingerprint, provisional);
     code(ended?)
+}
+
+/// A signal ends `before_release`; the clones are given back all the same.
+async fn give_back(
+    session: &Session,
+    signals: &mut Signals,
+    stencil: &Stencil,
+    registry: Option<Registry>,
+    clones: &[Clone],
+) -> Result<Vec<String>> {
+    // What `--wait` bounds began before the command did.
+    let limit = Limit::new(session.shared.wait, Default::default());
+    let giving = stencil.give_back_within(registry, clones, &limit);
+    tokio::pin!(giving);
+    loop {
+        tokio::select! {
+            given = &mut giving => return given,
+            _ = signals.next() => limit.cancel.cancel(),
+        }
+    }
 }
 
 /// Says where the clone is. Standard output belongs to the command.

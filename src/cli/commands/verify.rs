@@ -4,7 +4,7 @@ use pgstencil::template::Fate;
 use pgstencil::wire::VerifyAnswer;
 use pgstencil::{Error, Kind, Result};
 
-use super::prune;
+use super::{owed, prune};
 use crate::cli::args::Verify;
 use crate::cli::{Session, background};
 
@@ -24,6 +24,7 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
                 .clone(),
         ],
     };
+    owed::run(session, &stencil).await;
     let printer = session.printer.clone();
     let mut answer = VerifyAnswer::default();
     let mut failure = None;

@@ -22,3 +22,25 @@ CREATE TABLE pgstencil.replaced (
     name text NOT NULL,
     at   timestamptz NOT NULL DEFAULT now()
 );
+
+-- Clones whose definition has `before_release`, from their hand-over until that command has run: what it is to
+-- see, and the checkout that runs it. The command itself is only in that checkout's config.
+CREATE TABLE pgstencil.owed (
+    clone_id      text PRIMARY KEY,
+    project       text NOT NULL,
+    definition    text NOT NULL,
+    -- Names of the clone's databases.
+    names         text[] NOT NULL,
+    handed        jsonb NOT NULL,
+    owner_role    text NOT NULL,
+    owner_machine text NOT NULL,
+    owner_name    text NOT NULL,
+    owner_top     text NOT NULL,
+    owner_below   text NOT NULL,
+    -- When the clone was given back, or dropped by a sweep.
+    due_at        timestamptz,
+    -- When the command was started, which happens once.
+    started_at    timestamptz,
+    -- A failure that no person has been told yet.
+    failure       text
+);

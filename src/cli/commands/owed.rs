@@ -1,0 +1,13 @@
+//! `before_release` commands that are owed to clones which a sweep took.
+
+use pgstencil::Stencil;
+
+use crate::cli::Session;
+
+/// Runs them after a command that hands nothing out, and says what went wrong. Never a reason to fail.
+pub(crate) async fn run(session: &Session, stencil: &Stencil) {
+    for warning in stencil.run_owed(&session.limit).await {
+        session.printer.warn(&warning);
+    }
+    stencil.close().await;
+}

@@ -1,0 +1,161 @@
+//! The commands of a definition that run on a clone: `after_clone` and `before_release`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::Request;
+use crate::config::Definition;
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::handout::{self, NamedDatabase, Outcome, Phase, Shard};
+use crate::pg::sql::Statement;
+use crate::pg::{Endpoint, Limit};
+use crate::process::{self, Ended, Job, Status};
+use crate::quantity::seconds;
+use crate::registry::owed::{self, Debtor, NewOwed};
+
+/// What a hook sees of the hand-out of its clone. No secrets: it is kept in the registry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Handed {
+    databases: Vec<NamedDatabase>,
+    outcome: Outcome,
+    shard: Option<Shard>,
+    client_host: Option<String>,
+    client_port: Option<u16>,
+}
+
+impl Handed {
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+        databases: &[NamedDatabase],
+    ) -> Self {
+        let (client_host, client_port) = endpoint.client();
+        Handed {
+            databases: databases.to_vec(),
+            outcome: request.outcome,
+            shard: request.shard,
+            client_host: client_host.map(str::to_owned),
+            client_port,
+        }
+    }
+}
+
+/// How long `before_release` may take.
+pub const BOUND: Duration = Duration::from_secs(60);
+/// By how much less it gets if it is the first of several.
+const LATE: Duration = Duration::from_secs(1);
+
+/// A hook, and where it runs.
+pub(super) struct Hook<'a> {
+    /// Its key in the config.
+    pub(super) name: &'static str,
+    pub(super) command: &'a str,
+    pub(super) phase: Phase,
+    pub(super) definition: &'a Definition,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) root: &'a Path,
+}
+
+impl Hook<'_> {
+    /// Runs it to its end.
+    pub(super) async fn run(
+        &self,
+        handed: &Handed,
+        time: Option<Duration>,
+        cancel: &CancellationToken,
+        on_line: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<()> {
+        let Hook { name, endpoint, .. } = *self;
+        let mut job = Job::shell(self.command, self.root);
+        let endpoint_of_clients =
+            endpoint.for_clients(handed.client_host.clone(), handed.client_port);
+        job.env = handout::variables(
+            &endpoint_of_clients,
+            self.root,
+            self.definition,
+            self.phase,
+            handed.outcome,
+            std::slice::from_ref(&handed.databases),
+            handed.shard,
+        )?;
+        job.cleared = handout::CLEARED.map(Into::into).to_vec();
+        let mut redacted = |line: &str| on_line(&endpoint.redact(line));
+        let finished = process::run_captured(&job, time, cancel, &mut redacted).await?;
+        let took = seconds(finished.elapsed);
+        let by_wait = match self.phase {
+            Phase::BeforeRelease => time.is_some_and(|time| time < BOUND - LATE),
+            _ => true,
+        };
+        let (kind, what) = match (&finished.ended, &finished.status) {
+            (Ended::ByItself, Status::Exited(0)) => return Ok(()),
+            (Ended::Cancelled, _) => (Kind::Interrupted, "was interrupted".to_owned()),
+            (Ended::TimedOut, _) if by_wait => (
+                Kind::Timeout,
+                format!("was ended after {took}, by `--wait`"),
+            ),
+            (Ended::TimedOut, _) => (Kind::Timeout, format!("was ended after {took}")),
+            (Ended::ByItself, status) => (Kind::Build, format!("failed ({status}, after {took})")),
+        };
+        let definition = &self.definition.name;
+        let mut error = Error::new(kind, format!("{name} of `{definition}` {what}"))
+            .detail(format!("command: {}", self.command));
+        if !finished.tail.is_empty() {
+            error = error.detail("last output:");
+        }
+        for line in &finished.tail {
+            error = error.detail(format!("  {}", endpoint.redact(line)));
+        }
+        Err(error)
+    }
+}
+
+/// Notes that `before_release` is owed for a clone, if its definition has such a command: to be sent along with
+/// the hand-over, so that it is noted before `after_clone` makes anything.
+pub(super) fn note(
+    context: &Context<'_>,
+    request: &Request<'_>,
+    clone: &str,
+    databases: &[NamedDatabase],
+) -> Option<Statement> {
+    context.definition.before_release.as_ref()?;
+    let handed = Handed::new(context.endpoint, request, databases);
+    Some(owed::note(&NewOwed {
+        clone,
+        definition: &context.definition.name,
+        names: databases.iter().map(|d| d.name.clone()).collect(),
+        handed: serde_json::to_value(handed).unwrap_or_default(),
+        debtor: Debtor::new(context.holder, context.project, context.root),
+    }))
+}
+
+/// Runs `before_release` of a definition for a clone, which may be gone. Nothing if the definition has none.
+///
+/// # Errors
+/// How the command ended, with the end of its output.
+pub async fn before_release(
+    endpoint: &Endpoint,
+    root: &Path,
+    definition: &Definition,
+    handed: serde_json::Value,
+    limit: &Limit,
+) -> Result<()> {
+    let Some(command) = &definition.before_release else {
+        return Ok(());
+    };
+    let handed = serde_json::from_value(handed)
+        .map_err(|e| Error::internal("cannot read what before_release is to see").caused_by(e))?;
+    let hook = Hook {
+        name: "before_release",
+        command,
+        phase: Phase::BeforeRelease,
+        definition,
+        endpoint,
+        root,
+    };
+    hook.run(&handed, limit.left(), &limit.cancel, &mut |_| {})
+        .await
+}

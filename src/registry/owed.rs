@@ -1,0 +1,247 @@
+//! `before_release` commands that are owed: from the hand-over of a clone until its checkout has run the
+//! command.
+//!
+//! A row says what the command is to see. The command itself is never in the registry: others write there, and
+//! it runs with our rights.
+
+use std::path::Path;
+
+use sqlx::FromRow;
+use sqlx::types::Json;
+
+use crate::error::Result;
+use crate::pg::Doing as _;
+use crate::pg::lock::LockKey;
+use crate::pg::sql::{self, Statement};
+
+use super::{Holder, Registry};
+
+/// The checkout that runs the command of its clones.
+#[derive(Clone, Debug)]
+pub struct Debtor<'a> {
+    project: &'a str,
+    machine: &'a str,
+    name: &'a str,
+    top: String,
+    below: &'a str,
+}
+
+impl<'a> Debtor<'a> {
+    /// By the holder's checkout. A program that knows of none is told apart by its host and the config's root.
+    pub fn new(holder: &'a Holder, project: &'a str, root: &Path) -> Self {
+        let checkout = &holder.checkout;
+        let unknown = checkout.owner.is_empty() && checkout.top.is_empty();
+        Debtor {
+            project,
+            machine: match unknown {
+                true => &holder.host,
+                false => &checkout.machine,
+            },
+            name: &checkout.owner,
+            top: match unknown {
+                true => root.to_string_lossy().into_owned(),
+                false => checkout.top.clone(),
+            },
+            below: &checkout.below,
+        }
+    }
+
+    fn values(&self) -> [&dyn sql::Literal; 5] {
+        [
+            &self.project,
+            &self.name,
+            &self.machine,
+            &self.top,
+            &self.below,
+        ]
+    }
+}
+
+/// What is to be noted of a clone that is about to be handed over.
+#[derive(Clone, Debug)]
+pub struct NewOwed<'a> {
+    /// The clone.
+    pub clone: &'a str,
+    /// Name of its definition.
+    pub definition: &'a str,
+    /// Names of its databases.
+    pub names: Vec<String>,
+    /// What the command is to see, without secrets.
+    pub handed: serde_json::Value,
+    /// Who runs it.
+    pub debtor: Debtor<'a>,
+}
+
+/// A command that is owed.
+#[derive(Clone, Debug, FromRow)]
+pub struct OwedRow {
+    /// The clone.
+    pub clone_id: String,
+    /// Name of its definition.
+    pub definition: String,
+    /// Names of its databases.
+    pub names: Vec<String>,
+    /// What the command is to see.
+    pub handed: Json<serde_json::Value>,
+    /// Whether it was started.
+    pub started: bool,
+    /// A failure that no person has been told yet.
+    pub failure: Option<String>,
+    /// Whether another database has one of the names now.
+    pub taken: bool,
+}
+
+impl OwedRow {
+    /// What a person calls the clone.
+    pub fn name(&self) -> &str {
+        self.names.first().unwrap_or(&self.clone_id)
+    }
+}
+
+macro_rules! columns {
+    () => {
+        "clone_id, definition, names, handed, started_at IS NOT NULL AS started, failure, \
+         EXISTS (SELECT FROM pg_database p WHERE p.datname::text = ANY (names) AND NOT EXISTS \
+           (SELECT FROM pgstencil.database d WHERE d.clone_id = o.clone_id AND d.oid = p.oid)) AS taken"
+    };
+}
+macro_rules! own {
+    () => {
+        "project = $1 AND owner_role = session_user::text AND owner_name = $2 \
+         AND ($2 <> '' OR (owner_machine, owner_top, owner_below) = ($3, $4, $5))"
+    };
+}
+/// After a week nobody knows any more what was made beside the clone.
+macro_rules! forgetting {
+    ($then:expr) => {
+        concat!(
+            "WITH old AS (DELETE FROM pgstencil.owed WHERE due_at < now() - interval '7 days') ",
+            $then
+        )
+    };
+}
+
+const NOTE: &str = forgetting!(
+    "INSERT INTO pgstencil.owed (project, owner_role, owner_name, owner_machine, owner_top, owner_below, \
+       clone_id, definition, names, handed) \
+     VALUES ($1, session_user::text, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (clone_id) DO NOTHING"
+);
+const DUE: &str = forgetting!(concat!(
+    "SELECT ",
+    columns!(),
+    " FROM pgstencil.owed o WHERE ",
+    own!(),
+    " AND due_at >= now() - interval '7 days' ORDER BY due_at, clone_id"
+));
+const CLAIM: &str = concat!(
+    "UPDATE pgstencil.owed o SET started_at = now() WHERE ",
+    own!(),
+    " AND clone_id = $6 AND definition = ANY ($7) AND started_at IS NULL RETURNING ",
+    columns!()
+);
+const END: &str = "DELETE FROM pgstencil.owed WHERE clone_id = $1";
+const FAIL: &str =
+    "UPDATE pgstencil.owed SET failure = $2, due_at = coalesce(due_at, now()) WHERE clone_id = $1";
+const TOLD: &str = "DELETE FROM pgstencil.owed WHERE clone_id = $1 AND failure IS NOT NULL";
+const BROKEN_OFF: &str =
+    "DELETE FROM pgstencil.owed WHERE clone_id = $1 AND started_at IS NOT NULL AND failure IS NULL";
+
+/// Notes what is owed for a clone; sent along with its hand-over.
+pub fn note(new: &NewOwed<'_>) -> Statement {
+    let mut values = new.debtor.values().to_vec();
+    let handed = Json(&new.handed);
+    let rest: [&dyn sql::Literal; 4] = [&new.clone, &new.definition, &new.names, &handed];
+    values.extend(rest);
+    sql::fill(NOTE, &values)
+}
+
+impl Registry {
+    /// The commands that a checkout owes, oldest first, and forgets those of anybody that are older than a week.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn owed(&mut self, debtor: &Debtor<'_>) -> Result<Vec<OwedRow>> {
+        self.session()
+            .rows(sql::fill(DUE, &debtor.values()))
+            .await
+            .doing(|| "look for before_release commands that are owed".into())
+    }
+
+    /// Takes on the command of a clone, if the checkout owes it and nobody has started it. `definitions`: those
+    /// that have such a command. Until [`Registry::end_owed`] a lock shows that its process lives.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn claim_owed(
+        &mut self,
+        debtor: &Debtor<'_>,
+        clone: &str,
+        definitions: &[String],
+    ) -> Result<Option<OwedRow>> {
+        let doing = || format!("claim before_release of clone {clone}");
+        let key = LockKey::owed(clone);
+        let mut values = debtor.values().to_vec();
+        let definitions = definitions.to_vec();
+        let rest: [&dyn sql::Literal; 2] = [&clone, &definitions];
+        values.extend(rest);
+        let [_, locked, claimed] = self
+            .session()
+            .send([sql::flushed(), key.try_lock(), sql::fill(CLAIM, &values)])
+            .await
+            .doing(doing)?;
+        let row = claimed.read().doing(doing)?.into_iter().next();
+        let (locked,): (bool,) = locked.one().doing(doing)?;
+        if row.is_none() && locked {
+            self.session().unlock(key).await.doing(doing)?;
+        }
+        Ok(row)
+    }
+
+    /// Notes that a claimed command has ended. `failure`: for the next command of the checkout to tell.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn end_owed(&mut self, clone: &str, failure: Option<&str>) -> Result<()> {
+        let ended = match failure {
+            None => sql::fill(END, &[&clone]),
+            Some(failure) => sql::fill(FAIL, &[&clone, &failure]),
+        };
+        self.session()
+            .send([ended, LockKey::owed(clone).unlock()])
+            .await
+            .doing(|| format!("note the end of before_release of clone {clone}"))?;
+        Ok(())
+    }
+
+    /// Notes that a failure is told. `false`: another process tells it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn told_of_owed(&mut self, clone: &str) -> Result<bool> {
+        let done = self
+            .session()
+            .execute(sql::fill(TOLD, &[&clone]))
+            .await
+            .doing(|| "note what was told of before_release".into())?;
+        Ok(done.count == 1)
+    }
+
+    /// Forgets a command that was started, if its process is gone, so that nobody knows how far it came. `None`:
+    /// it may still run.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn forget_broken_off(&mut self, clone: &str) -> Result<Option<bool>> {
+        let doing = || format!("look at before_release of clone {clone}");
+        let key = LockKey::owed(clone);
+        if !self.session().try_lock(key).await.doing(doing)? {
+            return Ok(None);
+        }
+        let [done, _] = self
+            .session()
+            .send([sql::fill(BROKEN_OFF, &[&clone]), key.unlock()])
+            .await
+            .doing(doing)?;
+        Ok(Some(done.count == 1))
+    }
+}
