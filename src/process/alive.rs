@@ -52,6 +52,28 @@ fn some_run(group: i32) -> bool {
     !seen
 }
 
+/// The processes of a group that have not ended, by number and name; where the system does not say, the number of
+/// the group.
+pub(super) fn members(group: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes {
+        let name = process.file_name();
+        let Some(pid) = name.to_str() else {
+            continue;
+        };
+        let ours = |stat: &Stat| i64::from(stat.group) == i64::from(group) && stat.runs;
+        if stat(pid).filter(ours).is_some() {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            found.push(format!("pid {pid} ({})", name.trim_end()));
+        }
+    }
+    if found.is_empty() {
+        found.push(format!("process group {group}"));
+    }
+    found
+}
+
 struct Stat {
     runs: bool,
     group: i32,

@@ -11,6 +11,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::alive::{is_group_alive, members};
 use super::lines::Lines;
 use super::watchdog::Watchdog;
 use super::{GRACE, Job, Status, cannot_start, signal_group, sleep_until, terminate_group};
@@ -44,6 +45,8 @@ pub struct Finished {
     pub tail: Vec<String>,
     /// From its start to its end.
     pub elapsed: Duration,
+    /// What it left in its group that did not end within [`Job::patience`], and so was ended; for a person.
+    pub left: Vec<String>,
 }
 
 /// Why a command ended.
@@ -154,6 +157,14 @@ pub async fn run_captured(
     let status = status.map_err(|e| Error::internal("cannot wait for a child").caused_by(e))?;
 
     output.drain(QUIET, CHATTY, on_line).await;
+    let mut left = Vec::new();
+    if ended == Ended::ByItself && status.success() && !job.patience.is_zero() {
+        let until = Instant::now() + job.patience;
+        let until = deadline.map_or(until, |deadline| deadline.min(until));
+        if !output.ends_by(until, pid, cancel, on_line).await {
+            left = members(pid);
+        }
+    }
     output.end_left_overs(group, on_line).await;
     watchdog.dismiss().await;
     let tail = output.lines.finish(on_line);
@@ -162,6 +173,7 @@ pub async fn run_captured(
         ended,
         tail,
         elapsed,
+        left,
     })
 }
 
@@ -231,6 +243,23 @@ impl Output {
                 .await;
         }
         self.drain(QUIET / 4, QUIET, on_line).await;
+    }
+
+    /// Whether the group ends by itself, reading what it still says.
+    async fn ends_by(
+        &mut self,
+        until: Instant,
+        group: u32,
+        cancel: &CancellationToken,
+        on_line: &mut (dyn FnMut(&str) + Send),
+    ) -> bool {
+        while is_group_alive(group) {
+            if Instant::now() >= until || cancel.is_cancelled() {
+                return false;
+            }
+            let _ = timeout(Duration::from_millis(20), self.read(on_line)).await;
+        }
+        true
     }
 
     async fn gone_within(

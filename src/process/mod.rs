@@ -54,6 +54,8 @@ pub struct Job {
     /// Cancelled when the command must be gone before anything else happens: a captured one then gets KILL
     /// without a TERM before it.
     pub kill: CancellationToken,
+    /// How long what a captured command leaves in its group may go on after it has ended well.
+    pub patience: Duration,
 }
 
 impl Job {
@@ -65,6 +67,7 @@ impl Job {
             env: Vec::new(),
             cleared: Vec::new(),
             kill: CancellationToken::new(),
+            patience: Duration::ZERO,
         }
     }
 

@@ -15,6 +15,9 @@ use crate::process::{self, Ended, Finished, Job, Status};
 use crate::quantity::{seconds, setting};
 use crate::registry::Registry;
 
+/// How long processes and sessions of a build may go on after its command has ended.
+pub(super) const STRAGGLERS: Duration = Duration::from_secs(10);
+
 /// How many lines of a build those see who wait for it.
 const TAIL: usize = 5;
 
@@ -39,6 +42,7 @@ pub(super) async fn run_command(
         &[set.to_vec()],
         None,
     )?;
+    job.patience = STRAGGLERS;
     job.env.push((BUILDING.into(), context.builds().into()));
     job.cleared = handout::CLEARED.map(Into::into).to_vec();
     let timeout = match context.limit.left() {
@@ -110,7 +114,22 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Resul
     let definition = context.definition;
     let took = seconds(finished.elapsed);
     let error = match (&finished.ended, &finished.status) {
-        (Ended::ByItself, Status::Exited(0)) => return Ok(()),
+        (Ended::ByItself, Status::Exited(0)) if finished.left.is_empty() => return Ok(()),
+        (Ended::ByItself, Status::Exited(0)) => {
+            let left = finished.left.iter();
+            let error = Error::new(
+                Kind::Build,
+                format!(
+                    "the build command of `{}` left processes behind, which did not end within {}",
+                    definition.name,
+                    seconds(STRAGGLERS)
+                ),
+            );
+            return Err(left
+                .fold(error, |e, process| e.detail(format!("ended now: {process}")))
+                .detail("what they had still to do is not in the database, so it is not sealed")
+                .hint("let the command wait for what it starts, as by `wait` at the end of a shell script, and end what it needs only for itself"));
+        }
         (Ended::Cancelled, _) => {
             return Err(Error::new(Kind::Interrupted, "the build was interrupted"));
         }

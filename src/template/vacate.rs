@@ -5,19 +5,15 @@
 //! template must not be sealed. Others are no part of the build: background workers that an extension starts
 //! in each database, agents that watch the server. They are ended when the door is closed behind them.
 
-use std::time::Duration;
-
 use sqlx::postgres::types::Oid;
 
+use super::command::STRAGGLERS;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::pg::catalog::{self, Care, Visitor};
 use crate::pg::{Doing as _, Session, cause, sql, sqlstate};
 use crate::registry::{DatabaseRow, Registry};
-
-/// How long sessions in a built database may take to end.
-const STRAGGLERS: Duration = Duration::from_secs(10);
 
 /// Waits until the sessions that the build command began have ended. Others may stay for now.
 ///

@@ -17,6 +17,29 @@ const WATCHED: &str = "migrate
         where datname = current_database() and application_name = 'watcher'\")\" = 1 ]
     do sleep 0.02; done";
 
+/// Processes that the build command starts and does not wait for.
+#[test]
+fn what_a_build_leaves_running_is_waited_for_or_fails_it() {
+    let project = Project::with_migrations(server());
+    project.build(&Build::Script(
+        "migrate
+         (sleep 3; psql -XAtqc 'create table late ()') &"
+            .into(),
+    ));
+    let seen = Pgstencil::new(&project)
+        .args(["run", "--", "psql", "-XAtqc"])
+        .arg("select count(*) from pg_class where relname = 'late'")
+        .success();
+    seen.stdout("1\n");
+    project.build(&Build::Script("migrate\n(sleep 600; true) &".into()));
+    project.add_migration("0003_more", "create table more ()");
+    Pgstencil::new(&project)
+        .arg("ensure")
+        .fails(4)
+        .stderr_has("left processes behind, which did not end within 10.0 s")
+        .stderr_has("`wait` at the end of a shell script");
+}
+
 #[test]
 fn a_session_of_another_role_is_ended_where_pgstencil_may() {
     let (me, watcher) = (Role::new(server()), Role::new(server()));
