@@ -14,11 +14,12 @@ mod screen;
 mod table;
 mod target;
 
+use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use pgstencil::config::env::Environment;
+use pgstencil::config::env::{self, Environment};
 use pgstencil::process::Signals;
 use pgstencil::stencil::Limit;
 use pgstencil::{Error, Kind, Result};
@@ -50,6 +51,11 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    // The driver reads it in every session of ours, and a process that has threads cannot take it out of its
+    // environment.
+    if std::env::var_os(env::PGOPTIONS).is_some() {
+        start_over_without(env::PGOPTIONS);
+    }
     // Before anything is opened: this process outlives the one that started it.
     if matches!(arguments.command, Command::Background) && !background::leave() {
         return ExitCode::SUCCESS;
@@ -178,6 +184,18 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
         }
         Command::Completions(args) => commands::completions::completions(session, &args),
         Command::Background => background::work().await,
+    }
+}
+
+/// Becomes the same program with the same arguments, without a variable. Returns only if that fails: then the
+/// variable has its effect, which is no reason not to work.
+fn start_over_without(variable: &str) {
+    if let Ok(program) = std::env::current_exe() {
+        let mut again = std::process::Command::new(program);
+        let _ = again
+            .args(std::env::args_os().skip(1))
+            .env_remove(variable)
+            .exec();
     }
 }
 

@@ -196,7 +196,7 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
             ),
         )
     };
-    let (kept, free) = (Slots::left_free(seen.slots.usable), seen.slots.free);
+    let (kept, free) = (Slots::left_free(seen.slots.usable), seen.slots.free.max(0));
     let background = match seen.slots.spare() >= 0 {
         true => Check::ok(
             "connection slots",

@@ -11,6 +11,7 @@ use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::names::{self, EMPTY_DATABASE};
+use crate::pg::sql;
 use crate::process::{self, Ended, Finished, Job, Status};
 use crate::quantity::{seconds, setting};
 use crate::registry::Registry;
@@ -73,6 +74,7 @@ pub(super) async fn run_command(
     // If the session is lost, so is the lock, and another process may build: the command must not run beside
     // that one, so it is not asked to end.
     let kill = job.kill.clone();
+    let role = registry.facts().role.clone();
     let cancel = &context.limit.cancel;
     let command = process::run_captured(&job, Some(timeout), cancel, &mut on_line);
     let watch = async {
@@ -107,10 +109,11 @@ pub(super) async fn run_command(
     if let Some(error) = failure {
         return Err(error.detail("the build was ended, since its lock went with the session"));
     }
-    judge(context, &finished, timeout)
+    judge(context, &finished, timeout, &role)
 }
 
-fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Result<()> {
+/// `role`: which owns the database.
+fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &str) -> Result<()> {
     let definition = context.definition;
     let took = seconds(finished.elapsed);
     let error = match (&finished.ended, &finished.status) {
@@ -197,6 +200,19 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration) -> Resul
             .hint(format!(
                 "where two builds may make it at the same time: `serial_builds = true` in [template.{}]",
                 definition.name
+            ));
+    }
+    let us = context.endpoint.user();
+    let denied = |line: &String| line.contains("permission denied for");
+    if role != us && finished.tail.iter().any(denied) {
+        error = error
+            .detail(format!(
+                "the database belongs to role `{role}`, and the command connects as role `{us}`"
+            ))
+            .hint(format!(
+                "as a superuser: ALTER ROLE {} SET role = {};",
+                sql::quote_ident(us),
+                sql::quote_ident(role)
             ));
     }
     if finished.tail.iter().any(|line| tells_full_disk(line)) {

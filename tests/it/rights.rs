@@ -476,6 +476,12 @@ fn settings_of_the_role_and_of_pgoptions_have_no_effect() {
     let hostile = "-c search_path=evil -c statement_timeout=1 -c default_transaction_read_only=on \
                    -c lock_timeout=1 -c idle_in_transaction_session_timeout=1";
     let with = |args: &[&str]| pgstencil(&project, args).env("PGOPTIONS", hostile);
+    // Neither what would refuse a session, nor another role.
+    for fatal in ["-c nonsense=1", "-c role=pg_monitor"] {
+        pgstencil(&project, &["ensure"])
+            .env("PGOPTIONS", fatal)
+            .success();
+    }
     with(&["ensure"]).success();
     let cloned = with(&["clone", "--ttl", "1h"]).success();
     with(&["run", "--", "sleep", "1.5"])
