@@ -33,6 +33,8 @@ struct Errand {
     grace_ms: u64,
     /// The checkout, if something is to be done for it.
     checkout: Option<Checkout>,
+    /// The server has few connection slots.
+    scarce: bool,
     /// A definition of it whose template is to be looked after.
     care: Option<Care>,
     /// Whether to run the checkout's `before_release` for what was swept.
@@ -191,6 +193,7 @@ fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -
         registry: config.server.registry.clone(),
         grace_ms: config.clone.orphan_grace.as_millis() as u64,
         checkout,
+        scarce: stencil.endpoint().is_scarce(),
         care,
         hooks,
     };
@@ -300,6 +303,12 @@ pub(super) async fn work() -> Result<u8> {
     let endpoint = endpoint.with_socket(errand.socket).with_door(errand.door);
     let endpoint = endpoint.in_background();
     let grace = Duration::from_millis(errand.grace_ms);
+    if errand.scarce {
+        // Behind the sessions that the user's command opens now, and not together with other such processes:
+        // each takes a slot at least while it counts the free ones.
+        let spread = u64::from(std::process::id() % 16) * 50;
+        tokio::time::sleep(Duration::from_millis(300 + spread)).await;
+    }
     let sweep = || stencil::sweep_now(&endpoint, &errand.registry, grace);
     let done = match (&errand.care, &errand.checkout) {
         (Some(care), Some(checkout)) => care_and_sweep(care, checkout, &endpoint, sweep).await,

@@ -198,6 +198,9 @@ fn still(door: Door, facts: &ServerFacts, row: Option<&PgRow>) -> Option<Door> {
     fits.then_some(door)
 }
 
+/// Fewer connection slots than this are few.
+const SCARCE: i32 = 50;
+
 /// How long a session waits for a free slot, if the caller does not say otherwise.
 const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -363,6 +366,10 @@ impl Connected {
         if seen.as_deref() != Some(self.marker.as_str()) {
             return Err(pooler(endpoint));
         }
+        endpoint.set_scarce(
+            row.try_get::<i32, _>("slots")
+                .is_ok_and(|slots| slots < SCARCE),
+        );
         let text = |column: &str| {
             let value: std::result::Result<String, _> = row.try_get(column);
             value.doing(|| format!("read the server's {column}"))
@@ -388,7 +395,7 @@ impl Connected {
 fn settings(version: u32) -> Statement {
     let mut text = String::from(
         "SELECT current_setting('pgstencil.marker', true) AS marker, \
-         current_setting('fsync') AS fsync, current_user::text AS role, \
+         current_setting('max_connections')::int4 AS slots, current_setting('fsync') AS fsync, current_user::text AS role, \
          pg_has_role(session_user, 'pg_execute_server_program', 'MEMBER') AS mighty, ",
     );
     text += &catalog::traits_columns(version / 10_000);

@@ -6,6 +6,7 @@
 //! `-c` settings win.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -69,6 +70,8 @@ pub struct Endpoint {
     /// Shared by all clones of this value.
     door: Arc<Mutex<Option<Door>>>,
     memory: Option<PathBuf>,
+    /// Shared by all clones of this value, too.
+    scarce: Arc<AtomicBool>,
 }
 
 /// Where a server of this machine leaves what explains its end.
@@ -171,6 +174,7 @@ impl Endpoint {
             traces: None,
             door: Arc::default(),
             memory: None,
+            scarce: Arc::default(),
         })
     }
 
@@ -225,6 +229,16 @@ impl Endpoint {
         self.application = BACKGROUND;
         self.waits = false;
         self
+    }
+
+    /// Whether the server was seen to have few connection slots: then those that background work takes for a
+    /// moment may be the last ones.
+    pub fn is_scarce(&self) -> bool {
+        self.scarce.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_scarce(&self, scarce: bool) {
+        self.scarce.store(scarce, Ordering::Relaxed);
     }
 
     /// Has sessions refused at once if the server has no free slot: for those that only make work faster.
