@@ -99,7 +99,6 @@
 //! ```no_run
 //! # use std::sync::Arc;
 //! use pgstencil::config::Config;
-//! use pgstencil::names::NamePattern;
 //! use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
 //! use pgstencil::url::ServerUrl;
 //! use pgstencil::{Result, Stencil};
@@ -109,17 +108,7 @@
 //! let url = ServerUrl::parse("postgresql://me:secret@127.0.0.1:5432/postgres")?;
 //! let endpoint = Endpoint::new(url, &Defaults::default())?;
 //! let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
-//! let wanted = Wanted {
-//!     definition: None,
-//!     count: 1,
-//!     pattern: NamePattern::default(),
-//!     shard: None,
-//!     lease: Lease::Session,
-//!     fresh: false,
-//!     take: false,
-//!     command: false,
-//!     keep_failed: false,
-//! };
+//! let wanted = Wanted { lease: Lease::Session, ..Wanted::default() };
 //! let acquired = stencil.acquire(&wanted, &Limit::default(), &|_event| {}).await?;
 //! for clone in &acquired.clones {
 //!     println!("{}", stencil.endpoint().client_url(clone.name()).reveal());

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use pgstencil::Stencil;
 use pgstencil::config::Config as Toml;
-use pgstencil::names::{Fingerprint, NamePattern};
-use pgstencil::stencil::{Defaults, Demand, Endpoint, Holder, Lease, Limit, Wanted};
+use pgstencil::names::Fingerprint;
+use pgstencil::stencil::{Defaults, Demand, Endpoint, Holder, Limit, Wanted};
 use pgstencil::url::ServerUrl;
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Builder;
@@ -194,7 +194,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
         work.spawn(async move {
             while take(&left) {
                 let acquired = stencil
-                    .acquire(&wanted(), &Limit::default(), &|_| {})
+                    .acquire(&Wanted::default(), &Limit::default(), &|_| {})
                     .await
                     .unwrap();
                 let clone = &acquired.clones[0];
@@ -238,20 +238,6 @@ fn stencil(subject: &Subject<'_>) -> Stencil {
     let url = ServerUrl::parse(&subject.place.url("postgres")).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None))
-}
-
-fn wanted() -> Wanted {
-    Wanted {
-        definition: None,
-        count: 1,
-        pattern: NamePattern::default(),
-        shard: None,
-        lease: Lease::Session,
-        fresh: false,
-        take: false,
-        command: false,
-        keep_failed: false,
-    }
 }
 
 /// What the detached process of the command line does after each hand-out, over and over.

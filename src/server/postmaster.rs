@@ -266,6 +266,8 @@ impl Cluster {
             )
             .caused_by(e)
         })?;
+        // One that was stopped (SIGSTOP, a debugger, a frozen job) would not see the request.
+        let _ = kill(Pid::from_raw(postmaster.pid), Signal::SIGCONT);
         while self.postmaster().is_some_and(|p| p.pid == postmaster.pid) {
             if Instant::now() >= deadline {
                 return Err(self.with_log(

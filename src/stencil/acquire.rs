@@ -47,6 +47,23 @@ pub struct Wanted {
     pub keep_failed: bool,
 }
 
+/// One clone of the only definition, under a name of its own, for as long as its session.
+impl Default for Wanted {
+    fn default() -> Self {
+        Wanted {
+            definition: None,
+            count: 1,
+            pattern: NamePattern::default(),
+            shard: None,
+            lease: Lease::Session,
+            fresh: false,
+            take: false,
+            command: false,
+            keep_failed: false,
+        }
+    }
+}
+
 /// Clones that are ready for use. Their locks are held by [`Acquired::registry`].
 pub struct Acquired {
     /// The session that holds the locks.

@@ -427,6 +427,9 @@ async fn building(
     }))
 }
 
+/// A mistyped word should not mean a template.
+const SHORTEST: usize = 4;
+
 /// The template whose fingerprint begins so, in this project if there is one: projects that build the
 /// same from the same files have templates of one fingerprint. So have roles that do not inherit from each
 /// other: of those, the one of `role`.
@@ -440,6 +443,14 @@ fn resident<'a>(
         return Err(Error::usage(
             "an empty text is the beginning of every fingerprint",
         ));
+    }
+    if prefix.len() < SHORTEST {
+        return Err(Error::usage(format!(
+            "`{prefix}` is too short for the beginning of a fingerprint"
+        ))
+        .hint(format!(
+            "give {SHORTEST} digits or more; `pgstencil list` shows twelve"
+        )));
     }
     let begins = begins(prefix);
     let mut found: Vec<_> = rows.iter().filter(|row| begins(&row.fingerprint)).collect();

@@ -340,6 +340,10 @@ struct Django<'s> {
 impl Django<'_> {
     /// See [`have`].
     fn new() -> Option<Self> {
+        if server().version_major() < 14 {
+            eprintln!("skipped: Django 5.2 needs Postgres 14 or later");
+            return None;
+        }
         let venv = have(venv())?;
         let ours = Path::new(env!("CARGO_BIN_EXE_pgstencil")).parent().unwrap();
         let folders = [venv.join("bin"), ours.to_owned()].into_iter();

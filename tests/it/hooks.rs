@@ -7,8 +7,7 @@ use nix::sys::signal::Signal;
 use pgstencil::Stencil;
 use pgstencil::config::Config;
 use pgstencil::events::Event;
-use pgstencil::names::NamePattern;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder, Limit, Wanted};
 use pgstencil::url::ServerUrl;
 
 use crate::owner::Checkout;
@@ -469,26 +468,15 @@ fn stencil(project: &Project<'_>, folder: &Path) -> Stencil {
     )
 }
 
-fn wanted() -> Wanted {
-    Wanted {
-        definition: None,
-        count: 1,
-        pattern: NamePattern::default(),
-        shard: None,
-        lease: Lease::Session,
-        fresh: false,
-        take: false,
-        command: false,
-        keep_failed: false,
-    }
-}
-
 #[tokio::test]
 async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let project = project(&format!("{LOG}; echo no bucket; exit 2"));
     let own = stencil(&project, &project.path());
     let limit = Limit::default();
-    let acquired = own.acquire(&wanted(), &limit, &|_| {}).await.unwrap();
+    let acquired = own
+        .acquire(&Wanted::default(), &limit, &|_| {})
+        .await
+        .unwrap();
     let name = acquired.clones[0].name().to_owned();
     let kept = own
         .keep(acquired.registry, &acquired.clones)
@@ -510,11 +498,17 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let other = Checkout::new(&project, "other");
     std::fs::write(other.path.join("hooks.log"), "").unwrap();
     let another = stencil(&project, &other.path);
-    let acquired = own.acquire(&wanted(), &limit, &|_| {}).await.unwrap();
+    let acquired = own
+        .acquire(&Wanted::default(), &limit, &|_| {})
+        .await
+        .unwrap();
     let name = acquired.clones[0].name().to_owned();
     drop(acquired);
     let swept = async || {
-        let acquired = another.acquire(&wanted(), &limit, &|_| {}).await.unwrap();
+        let acquired = another
+            .acquire(&Wanted::default(), &limit, &|_| {})
+            .await
+            .unwrap();
         another
             .give_back(Some(acquired.registry), &acquired.clones)
             .await
@@ -530,7 +524,10 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
             events.lock().unwrap().push_str(text);
         }
     };
-    let acquired = own.acquire(&wanted(), &limit, &observe).await.unwrap();
+    let acquired = own
+        .acquire(&Wanted::default(), &limit, &observe)
+        .await
+        .unwrap();
     assert_eq!(log(&project.path())[2..4], both(&name));
     assert!(events.lock().unwrap().contains("no bucket"));
     own.give_back(Some(acquired.registry), &acquired.clones)

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use pgstencil::config::Config;
 use pgstencil::handout::Outcome;
-use pgstencil::names::NamePattern;
 use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Stencil};
@@ -28,15 +27,8 @@ fn stencil(project: &Project<'_>) -> Stencil {
 
 fn wanted(lease: Lease) -> Wanted {
     Wanted {
-        definition: None,
-        count: 1,
-        pattern: NamePattern::default(),
-        shard: None,
         lease,
-        fresh: false,
-        take: false,
-        command: false,
-        keep_failed: false,
+        ..Wanted::default()
     }
 }
 

@@ -161,11 +161,17 @@ fn a_server_that_shuts_down_or_hangs_is_not_said_not_to_run() {
     kill(postmaster, Signal::SIGSTOP).unwrap();
     let listed = managed.run(&["list", "--wait", "1s"]).run();
     let status = managed.run(&["server", "status", "--wait", "1s"]).run();
-    kill(postmaster, Signal::SIGCONT).unwrap();
+    let stop = managed.run(&["server", "stop", "--wait", "2s"]).run();
+    let forced = managed.run(&["server", "stop", "--force"]).run();
+    let _ = kill(postmaster, Signal::SIGCONT);
     listed
         .code(3)
         .stderr_has("the managed server does not answer");
     status.code(1).stdout_has("state    unresponsive\n");
+    stop.code(5).stderr_has("server stop --force");
+    // As the others say that do not get an answer.
+    forced.code(0);
+    assert_eq!(managed.pid(), None);
 }
 
 #[test]

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use pgstencil::Stencil;
 use pgstencil::config::Config;
-use pgstencil::names::NamePattern;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder, Limit, Wanted};
 use pgstencil::url::ServerUrl;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -80,17 +79,7 @@ async fn traces_hold_no_password_and_no_stored_setting() {
     let url = ServerUrl::parse(project.server_url()).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
-    let wanted = Wanted {
-        definition: None,
-        count: 1,
-        pattern: NamePattern::default(),
-        shard: None,
-        lease: Lease::Session,
-        fresh: false,
-        take: false,
-        command: false,
-        keep_failed: false,
-    };
+    let wanted = Wanted::default();
     let traced = Traced::default();
     let name = {
         let _here = tracing::subscriber::set_default(traced.clone());

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgstencil::config::Config;
-use pgstencil::names::NamePattern;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder, Limit, Wanted};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Stencil};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
@@ -505,17 +504,7 @@ async fn a_registry_that_changes_hands_is_not_used_any_more() {
     let url = ServerUrl::parse(project.server_url()).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
-    let wanted = Wanted {
-        definition: None,
-        count: 1,
-        pattern: NamePattern::default(),
-        shard: None,
-        lease: Lease::Session,
-        fresh: false,
-        take: false,
-        command: false,
-        keep_failed: false,
-    };
+    let wanted = Wanted::default();
     let acquired = stencil.acquire(&wanted, &Limit::default(), &|_| {}).await;
     let acquired = acquired.unwrap();
     let keeper = stencil.keep(acquired.registry, &acquired.clones);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pgstencil::server::{APPLICATION, ManagedServer, Occupied};
 use pgstencil::stencil::{Limit, holdings};
 use pgstencil::wire::{ServerStopAnswer, VERSION};
-use pgstencil::{Error, Result};
+use pgstencil::{Error, Kind, Result};
 
 use crate::cli::Session;
 use crate::cli::args::ServerStop;
@@ -23,7 +23,17 @@ pub(super) async fn stop(
     patience: Duration,
 ) -> Result<u8> {
     if !args.force {
-        refuse_to_disturb(managed).await?;
+        let look = refuse_to_disturb(managed);
+        match tokio::time::timeout(patience, look).await {
+            Ok(looked) => looked?,
+            Err(_) => {
+                return Err(Error::new(
+                    Kind::Timeout,
+                    "the managed server does not say whether a command is at work on it",
+                )
+                .hint("`pgstencil server stop --force` stops it without that look"));
+            }
+        }
     }
     let stopped = managed.stop(patience).await?.majors;
     let printer = &session.printer;
