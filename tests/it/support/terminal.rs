@@ -124,11 +124,13 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    /// The widest line without its colours, as the command wrote it. A fingerprint or a URL by itself does not
-    /// count: it is there to be copied.
+    /// The widest line without its colours, as the command wrote it. A fingerprint, a URL or a statement by itself
+    /// does not count: it is there to be copied.
     pub(crate) fn widest(&self) -> usize {
         let lines = self.raw.split(['\n', '\r']).map(plain);
-        let words = lines.filter(|line| line.trim().contains(' '));
+        // What `doctor` says of databases that other tests left on the same server.
+        let statement = |line: &str| line.ends_with(';') && line.contains("DATABASE \"");
+        let words = lines.filter(|line| line.trim().contains(' ') && !statement(line));
         words
             .map(|line| line.chars().count())
             .max()
