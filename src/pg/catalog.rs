@@ -226,6 +226,25 @@ pub async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visitor>> {
         .doing(|| "see who is connected".into())
 }
 
+/// The file that the server logs to, below its data directory unless absolute; `None` if it logs elsewhere, or
+/// our role may not know.
+///
+/// # Errors
+/// The driver's.
+pub async fn log_file(session: &mut Session) -> Result<Option<String>> {
+    // A refused call would be an error in that log.
+    let may = "SELECT has_function_privilege('pg_catalog.pg_current_logfile()', 'EXECUTE')";
+    let doing = || "ask for the server's log".to_owned();
+    let may: bool = session.scalar(sql::fill(may, &[])).await.doing(doing)?;
+    if !may {
+        return Ok(None);
+    }
+    session
+        .scalar(sql::fill("SELECT pg_catalog.pg_current_logfile()", &[]))
+        .await
+        .doing(doing)
+}
+
 /// Where the server keeps its data, on its own machine; `None` if our role may not know.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use super::door::{self, Door};
 use crate::config::ClientFor;
 use crate::error::{Error, Result};
-use crate::pg::is_connection_loss;
+use crate::pg::{Session, catalog, is_connection_loss};
 use crate::quantity;
 use crate::server::disk;
 use crate::server::log::last_words;
@@ -66,7 +66,8 @@ pub struct Endpoint {
     waits: bool,
     /// It is the managed server.
     managed: bool,
-    traces: Option<Traces>,
+    /// Shared by all clones of this value.
+    traces: Arc<Mutex<Option<Traces>>>,
     /// Shared by all clones of this value.
     door: Arc<Mutex<Option<Door>>>,
     memory: Option<PathBuf>,
@@ -171,7 +172,7 @@ impl Endpoint {
             application: APPLICATION,
             waits: true,
             managed: false,
-            traces: None,
+            traces: Arc::default(),
             door: Arc::default(),
             memory: None,
             scarce: Arc::default(),
@@ -187,15 +188,43 @@ impl Endpoint {
 
     /// Says where the server's data directory and its log are, which are looked at if the server ends.
     #[must_use]
-    pub fn with_traces(mut self, data: PathBuf, log: PathBuf) -> Self {
-        let begin = log.metadata().map_or(0, |found| found.len());
-        self.traces = Some(Traces { data, log, begin });
+    pub fn with_traces(self, data: PathBuf, log: PathBuf) -> Self {
+        self.set_traces(data, log);
         self
+    }
+
+    fn set_traces(&self, data: PathBuf, log: PathBuf) {
+        let begin = log.metadata().map_or(0, |found| found.len());
+        let traces = Traces { data, log, begin };
+        *self.traces.lock().unwrap_or_else(PoisonError::into_inner) = Some(traces);
+    }
+
+    fn traces(&self) -> Option<Traces> {
+        let traces = self.traces.lock();
+        traces.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks a server of this machine for the same, if the role may know it. Before a build only: a hand-out does
+    /// not pay for it.
+    pub(crate) async fn learn_traces(&self, session: &mut Session) {
+        if self.traces().is_some() {
+            return;
+        }
+        let Ok(Some(data)) = catalog::data_directory(session).await else {
+            return;
+        };
+        let data = PathBuf::from(data);
+        // On another machine a folder of that name is not this server's.
+        if disk::look(&data).is_none() {
+            return;
+        }
+        let log = catalog::log_file(session).await.ok().flatten();
+        self.set_traces(data.clone(), data.join(log.unwrap_or_default()));
     }
 
     /// Adds to an error why the session was lost, if the server's log has said so since, and how full its disk is.
     pub(crate) fn explain_loss(&self, error: Error) -> Error {
-        let Some(traces) = self.traces.as_ref().filter(|_| is_connection_loss(&error)) else {
+        let Some(traces) = self.traces().filter(|_| is_connection_loss(&error)) else {
             return error;
         };
         let words = last_words(&traces.log, traces.begin);
@@ -204,7 +233,10 @@ impl Endpoint {
         if words.is_empty() && !full {
             return error;
         }
-        let mut error = error.detail(format!("the server's log, {}:", traces.log.display()));
+        let mut error = error;
+        if !words.is_empty() {
+            error = error.detail(format!("the server's log, {}:", traces.log.display()));
+        }
         for line in words {
             error = error.detail(format!("  {line}"));
         }

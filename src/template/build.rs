@@ -189,6 +189,7 @@ pub(super) async fn make(
             .await?;
     }
     let costs = registry.costs(context.project, &definition.name).await?;
+    context.endpoint.learn_traces(registry.session()).await;
     let (outcome, expected) = match &extension {
         None => (Outcome::Miss, costs.full),
         Some(_) => (Outcome::Extended, costs.extension),

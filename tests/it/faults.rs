@@ -7,7 +7,9 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
 use crate::support::hold::{Held, list, only_templates_left};
 use crate::support::server::{PATIENCE, Stop};
-use crate::support::{Fault, Pgstencil, Project, Proxy, TestServer, block_on, eventually, server};
+use crate::support::{
+    Build, Fault, Pgstencil, Project, Proxy, TestServer, block_on, eventually, server,
+};
 
 fn ensure(project: &Project<'_>) {
     Pgstencil::new(project).arg("ensure").success();
@@ -366,6 +368,26 @@ fn a_lease_begins_when_the_hooks_have_ended() {
             .success();
         assert_eq!(reused.json()["outcome"], "reused");
     }
+}
+
+/// The server ends all sessions when one of its processes dies.
+#[test]
+fn why_a_server_of_this_machine_ended_is_told_by_its_log() {
+    let server = TestServer::private_with("logging_collector = on\n");
+    let project = Project::with_migrations(&server);
+    project.build(&Build::Script(
+        "psql -XAtq -c 'select pg_backend_pid()' -c 'select pg_sleep(600)' >backend &
+         until [ -s backend ]; do sleep 0.02; done
+         kill -9 $(cat backend)
+         sleep 600"
+            .into(),
+    ));
+    Pgstencil::new(&project)
+        .arg("ensure")
+        .fails(3)
+        .stderr_has("the server's log, ")
+        .stderr_has("was terminated by signal 9")
+        .stderr_has("are free");
 }
 
 #[test]
