@@ -148,7 +148,7 @@ async fn fill_up(
                 stock: &stock,
                 chooser: &chooser,
             };
-            let made = fill_lanes(registry, &job, missing - tried).await?;
+            let made = fill_lanes(registry, &job, missing - tried, slots).await?;
             Ok(made + usize::try_from(tried).unwrap_or_default())
         }
         .await;
@@ -213,12 +213,16 @@ async fn probe(
     Ok(made)
 }
 
-async fn fill_lanes(registry: &mut Registry, job: &Job<'_>, missing: i64) -> Result<usize> {
+async fn fill_lanes(
+    registry: &mut Registry,
+    job: &Job<'_>,
+    missing: i64,
+    slots: Slots,
+) -> Result<usize> {
     let left = AtomicI64::new(missing);
     let mut others = Vec::new();
     // Each lane takes one, and its visits another.
-    let spare = Slots::count(registry.session()).await?.spare();
-    for _ in 1..LANES.min(missing).min(spare / 2) {
+    for _ in 1..LANES.min(missing).min(slots.spare() / 2) {
         // Fewer sessions are only slower.
         match registry.another(job.context.limit).await {
             Ok(another) => others.push(another),

@@ -80,7 +80,7 @@ pub struct Endpoint {
 struct Traces {
     data: PathBuf,
     log: PathBuf,
-    /// Length of the log when the endpoint was made.
+    /// Length of the log when this was noted.
     begin: u64,
 }
 

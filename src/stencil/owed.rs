@@ -120,8 +120,7 @@ impl<'a> Hooks<'a> {
                     )),
                     Some(false) => {}
                 }
-            } else if row.started {
-            } else if !row.taken && started.elapsed() < BOUND {
+            } else if !row.started && !row.taken && started.elapsed() < BOUND {
                 // What else has the name by now must not be taken for the clone.
                 let failure = self.release(registry, id, limit, hearer).await?;
                 paid.warnings.extend(failure);

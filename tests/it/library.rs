@@ -11,6 +11,7 @@ use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Stencil};
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use crate::support::hold::only_templates_left;
 use crate::support::server::PATIENCE;
 use crate::support::{Pgstencil, Project, Role, eventually, server};
 
@@ -243,13 +244,7 @@ async fn a_named_clone_has_an_owner() {
 /// Has no clone, by the work of this process alone.
 #[track_caller]
 fn only_templates_stay(project: &Project<'_>) {
-    let mut left = Vec::new();
-    let clean = eventually(PATIENCE, || {
-        left = project.databases();
-        left.retain(|name| !name.starts_with("tpl_"));
-        left.is_empty()
-    });
-    assert!(clean, "left behind: {left:?}");
+    only_templates_left(project);
     let clones = "select count(*) from pgstencil.clone";
     assert_eq!(server().psql(&project.registry(), clones), "0");
 }
