@@ -11,10 +11,15 @@ use crate::registry::{CloneRow, Registry};
 /// # Errors
 /// [`Kind::NameTaken`], and the driver's.
 pub async fn check_name(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Result<()> {
-    match catalog::database(registry.session(), name).await? {
-        None => Ok(()),
-        Some(_) => Err(taken(registry, asker, name).await),
+    while let Some(found) = catalog::database(registry.session(), name).await? {
+        let error = taken(registry, asker, name).await;
+        // A drop that ended between the two looks has forgotten whose the database was, and freed the name.
+        let now = catalog::database(registry.session(), name).await?;
+        if now.is_some_and(|now| now.oid == found.oid) {
+            return Err(error);
+        }
     }
+    Ok(())
 }
 
 /// How tools are kept from dropping the database that they get.

@@ -89,7 +89,7 @@ impl Stencil {
             if found.iter().any(|clone| clone.stands_under(names)) {
                 return Ok(false);
             }
-            return Err(clone::taken(registry, &context.asker(), name).await);
+            clone::check_name(registry, &context.asker(), name).await?;
         }
         Ok(true)
     }
