@@ -81,11 +81,7 @@ pub async fn bench(
     let strategies: &[CopyStrategy] = match facts.major() {
         ..=14 => &[CopyStrategy::Only],
         15..=17 => &[CopyStrategy::WalLog, CopyStrategy::FileCopy],
-        _ => &[
-            CopyStrategy::WalLog,
-            CopyStrategy::FileCopy,
-            CopyStrategy::Reflink,
-        ],
+        _ => &[CopyStrategy::WalLog, CopyStrategy::FileCopy, CopyStrategy::Reflink],
     };
     let mut seen: Vec<Samples> = strategies.iter().map(|s| Samples::of(*s)).collect();
     for round in 0..=rounds {
@@ -150,11 +146,7 @@ struct Samples {
 
 impl Samples {
     fn of(strategy: CopyStrategy) -> Self {
-        Samples {
-            strategy,
-            times: Vec::new(),
-            refused: None,
-        }
+        Samples { strategy, times: Vec::new(), refused: None }
     }
 
     fn cost(self) -> Cost {
@@ -188,11 +180,7 @@ async fn sample(
     let left = drop::drop_databases_of(registry, &Owner::Clone(id.clone())).await?;
     let dropped = started.elapsed();
     registry.forget_clone(&id).await?;
-    registry
-        .session()
-        .unlock(LockKey::clone(&id))
-        .await
-        .doing(|| "unlock a copy".into())?;
+    registry.session().unlock(LockKey::clone(&id)).await.doing(|| "unlock a copy".into())?;
     let (create, connect) = made?;
     match left.first() {
         None => Ok([create, connect, dropped]),
@@ -212,9 +200,7 @@ async fn make(
 ) -> Result<(Duration, Duration)> {
     let only = std::slice::from_ref(from);
     let mut rows = clone::register_unnamed(registry, context, template, only, id).await?;
-    let name = rows
-        .first()
-        .map_or_else(String::new, |row| row.name.clone());
+    let name = rows.first().map_or_else(String::new, |row| row.name.clone());
     let copy = Copy {
         target: name.clone(),
         source: from.name.clone(),
@@ -226,10 +212,7 @@ async fn make(
     copy::create(registry.session(), &copy, context).await?;
     let create = started.elapsed();
     for row in &mut rows {
-        let words = format!(
-            "pgstencil bench: {} of {}",
-            context.definition.name, context.project
-        );
+        let words = format!("pgstencil bench: {} of {}", context.definition.name, context.project);
         registry.mark_created(row, &words, None).await?;
     }
     registry

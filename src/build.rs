@@ -1,10 +1,7 @@
 //! Cargo's build script: which commit this is built from, for `--version`. Without git, or from an archive
 //! that is no checkout, the version stands alone.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "it is how a build script talks to cargo"
-)]
+#![allow(clippy::print_stdout, reason = "it is how a build script talks to cargo")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,17 +37,7 @@ fn commit(root: &Path) -> Option<String> {
             println!("cargo:rerun-if-changed={}", file.display());
         }
     }
-    git(
-        root,
-        &[
-            "log",
-            "-1",
-            "--no-show-signature",
-            "--abbrev=12",
-            "--date=short",
-            "--format=%h %cd",
-        ],
-    )
+    git(root, &["log", "-1", "--no-show-signature", "--abbrev=12", "--date=short", "--format=%h %cd"])
 }
 
 fn git(root: &Path, args: &[&str]) -> Option<String> {

@@ -37,15 +37,9 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
     let limit = context.limit;
     limit.check("a database to be copied")?;
     if copy.strategy == CopyStrategy::Reflink {
-        session
-            .run(sql::set_file_copy_method(true))
-            .await
-            .doing(|| "set file_copy_method".into())?;
+        session.run(sql::set_file_copy_method(true)).await.doing(|| "set file_copy_method".into())?;
     }
-    session
-        .take_time()
-        .await
-        .doing(|| "bound a statement".into())?;
+    session.take_time().await.doing(|| "bound a statement".into())?;
     let mut tries = 0;
     let mut told = false;
     let created = loop {
@@ -65,8 +59,7 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
             }
             _ => creating.await,
         };
-        let created =
-            created.doing(|| format!("create database `{}` from `{}`", copy.target, copy.source));
+        let created = created.doing(|| format!("create database `{}` from `{}`", copy.target, copy.source));
         match created {
             // Somebody is in the template, although it is closed: a worker that overrides that, or
             // a superuser's tool that opened it.
@@ -75,8 +68,7 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
                 let Some(oid) = copy.source_oid else {
                     break Err(e);
                 };
-                let left =
-                    catalog::wait_until_empty(session, oid, Duration::from_secs(5), limit).await?;
+                let left = catalog::wait_until_empty(session, oid, Duration::from_secs(5), limit).await?;
                 if !left.is_empty() {
                     let mut e = e;
                     for visitor in &left {
@@ -92,10 +84,7 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
     // A session that is gone needs nothing put back, and its end is what the caller should hear of.
     if copy.strategy == CopyStrategy::Reflink && !created.as_ref().is_err_and(is_connection_loss) {
         // The next copy of this session may be another one.
-        session
-            .run(sql::set_file_copy_method(false))
-            .await
-            .doing(|| "set file_copy_method".into())?;
+        session.run(sql::set_file_copy_method(false)).await.doing(|| "set file_copy_method".into())?;
     }
     match created {
         Err(e) if e.kind() == Kind::Permission => {
@@ -107,9 +96,7 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
             limit.check("a database to be copied")?;
             Err(Error::new(Kind::Failed, e.message()).caused_by(e))
         }
-        Err(e) if sqlstate(&e).as_deref() == Some("XX000") => {
-            Err(blamed(unless_full(session, e).await))
-        }
+        Err(e) if sqlstate(&e).as_deref() == Some("XX000") => Err(blamed(unless_full(session, e).await)),
         other => other.map_err(blamed),
     }
 }
@@ -123,9 +110,7 @@ async fn tell_who_is_in(copy: &Copy, oid: Oid, context: &Context<'_>) {
     for database in context.endpoint.maintenance() {
         // Without a look it only waits in silence.
         if let Ok(mut session) = Session::open(context.endpoint, database, &limit).await {
-            visitors = catalog::visitors(&mut session, oid)
-                .await
-                .unwrap_or_default();
+            visitors = catalog::visitors(&mut session, oid).await.unwrap_or_default();
             session.close().await;
             break;
         }
@@ -157,11 +142,8 @@ pub async fn create_all(
 ) -> Result<()> {
     // Not to have it is no reason not to copy.
     let hurry = LockKey::hurry();
-    let hurrying = registry
-        .session()
-        .try_lock_shared(hurry)
-        .await
-        .doing(|| "ask the drops to give way".into())?;
+    let hurrying =
+        registry.session().try_lock_shared(hurry).await.doing(|| "ask the drops to give way".into())?;
     let done = create_in_lanes(registry, context, copies, keys).await;
     if !hurrying {
         return done;
@@ -194,11 +176,8 @@ async fn create_in_lanes(
         };
         let mut locked = true;
         for key in keys.iter().copied() {
-            locked &= another
-                .session()
-                .try_lock_shared(key)
-                .await
-                .doing(|| "share the locks of a copy".into())?;
+            locked &=
+                another.session().try_lock_shared(key).await.doing(|| "share the locks of a copy".into())?;
         }
         if !locked {
             break;
@@ -255,9 +234,9 @@ fn blamed(error: Error) -> Error {
         // It is gone, invalid or in use; its files are damaged or of another collation version; it is
         // somebody else's, or the server may not read its files (42501; a missing CREATEDB has been
         // looked for, and is another error).
-        Some(
-            "3D000" | "42501" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002",
-        ) => error.fault(Fault::SourceUnusable),
+        Some("3D000" | "42501" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002") => {
+            error.fault(Fault::SourceUnusable)
+        }
         _ => error,
     }
 }

@@ -85,9 +85,7 @@ async fn change(
     match session.end(done).await {
         Ok(_) => Ok(true),
         Err(sqlx::Error::RowNotFound) => Ok(false),
-        Err(e) if e.as_database_error().and_then(|d| d.code()).as_deref() == Some("3D000") => {
-            Ok(false)
-        }
+        Err(e) if e.as_database_error().and_then(|d| d.code()).as_deref() == Some("3D000") => Ok(false),
         Err(e) => Err(e),
     }
 }
@@ -124,9 +122,7 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
             // Ours in all but the right, which a later sweep may have.
             return Ok(Dropped::Later(why.to_string()));
         }
-        if let (Some(Estranged::Replaced), Some(other)) =
-            (&why, found.iter().find(|d| d.name == row.name))
-        {
+        if let (Some(Estranged::Replaced), Some(other)) = (&why, found.iter().find(|d| d.name == row.name)) {
             registry.note_replaced(other.oid, &other.name).await?;
         }
         // Gone, or not ours any more: forget it, and touch nothing.
@@ -140,12 +136,8 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     let session = registry.session();
     let moved = || Ok(Dropped::Later("somebody is changing it".into()));
     if !found.invalid {
-        let unmark = found
-            .is_template
-            .then(|| sql::is_template(&found.name, false));
-        let statements = [sql::allow_connections(&found.name, false)]
-            .into_iter()
-            .chain(unmark);
+        let unmark = found.is_template.then(|| sql::is_template(&found.name, false));
+        let statements = [sql::allow_connections(&found.name, false)].into_iter().chain(unmark);
         let closed = change(session, found.oid, &found.name, statements)
             .await
             .doing(|| format!("close database `{}` before its drop", found.name))?;
@@ -153,18 +145,10 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
             return moved();
         }
         catalog::end_sessions(session, found.oid).await?;
-        let left = catalog::wait_until_empty(
-            session,
-            found.oid,
-            Duration::from_secs(5),
-            &Limit::default(),
-        )
-        .await?;
+        let left =
+            catalog::wait_until_empty(session, found.oid, Duration::from_secs(5), &Limit::default()).await?;
         if let Some(visitor) = left.first() {
-            return Ok(Dropped::Later(format!(
-                "it is in use by {}",
-                visitor.describe()
-            )));
+            return Ok(Dropped::Later(format!("it is in use by {}", visitor.describe())));
         }
     }
     if found.name != row.private_name {
@@ -174,18 +158,12 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
             return moved();
         }
     }
-    session
-        .make_uninterruptible()
-        .await
-        .doing(|| "prepare for a drop".into())?;
+    session.make_uninterruptible().await.doing(|| "prepare for a drop".into())?;
     let dropped = session
         .run(sql::drop_database(&row.private_name))
         .await
         .doing(|| format!("drop database `{}`", found.name));
-    session
-        .make_interruptible()
-        .await
-        .doing(|| "go on after a drop".into())?;
+    session.make_interruptible().await.doing(|| "go on after a drop".into())?;
     match dropped {
         Ok(()) => {}
         Err(e) => match sqlstate(&e).as_deref() {
@@ -216,23 +194,14 @@ pub enum OfTemplate {
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_given_up_template(
-    registry: &mut Registry,
-    id: i64,
-    why: &str,
-) -> Result<OfTemplate> {
+pub async fn drop_given_up_template(registry: &mut Registry, id: i64, why: &str) -> Result<OfTemplate> {
     let Some(row) = given_up(registry, id).await? else {
         return Ok(OfTemplate::InUse);
     };
     let keys = [row.build_key()?, LockKey::template(id)];
     let mut taken = Vec::new();
     for key in keys {
-        if registry
-            .session()
-            .try_lock(key)
-            .await
-            .doing(|| "lock a template".into())?
-        {
+        if registry.session().try_lock(key).await.doing(|| "lock a template".into())? {
             taken.push(key);
         }
     }
@@ -242,11 +211,7 @@ pub async fn drop_given_up_template(
         Ok(OfTemplate::InUse)
     };
     for key in taken {
-        registry
-            .session()
-            .unlock(key)
-            .await
-            .doing(|| "unlock a template".into())?;
+        registry.session().unlock(key).await.doing(|| "unlock a template".into())?;
     }
     done
 }
@@ -270,10 +235,7 @@ pub async fn drop_given_up_templates(registry: &mut Registry, project: &str) -> 
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_warm(
-    registry: &mut Registry,
-    spare: &[SpareRow],
-) -> Result<(usize, Vec<String>)> {
+pub async fn drop_warm(registry: &mut Registry, spare: &[SpareRow]) -> Result<(usize, Vec<String>)> {
     let (mut gone, mut stay) = (0, Vec::new());
     for clone in spare {
         let key = LockKey::clone(&clone.id);
@@ -291,11 +253,7 @@ pub async fn drop_warm(
             Ok(Some(left))
         }
         .await;
-        registry
-            .session()
-            .unlock(key)
-            .await
-            .doing(|| "unlock a warm clone".into())?;
+        registry.session().unlock(key).await.doing(|| "unlock a warm clone".into())?;
         if let Some(left) = done? {
             gone += 1;
             stay.extend(left);

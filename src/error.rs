@@ -134,10 +134,7 @@ impl Error {
     /// it panicked.
     pub(crate) fn unjoined(doing: &str, error: tokio::task::JoinError) -> Self {
         match error.is_cancelled() {
-            true => Error::new(
-                Kind::Interrupted,
-                format!("{doing}: the tokio runtime has ended"),
-            ),
+            true => Error::new(Kind::Interrupted, format!("{doing}: the tokio runtime has ended")),
             false => Error::internal(format!("{doing} panicked")),
         }
         .caused_by(error)

@@ -97,13 +97,7 @@ pub struct NamedDatabase {
 pub type Sets<'a> = &'a [Vec<NamedDatabase>];
 
 /// Variables that would lead a command elsewhere than to its clone.
-pub const CLEARED: [&str; 5] = [
-    "PGHOSTADDR",
-    "PGSERVICE",
-    "PGSERVICEFILE",
-    "PGOPTIONS",
-    "PGPASSFILE",
-];
+pub const CLEARED: [&str; 5] = ["PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGPASSFILE"];
 
 /// The variables for a command; later ones win, so what the definition maps comes last.
 ///
@@ -125,17 +119,11 @@ pub fn variables(
     let mut variables: Vec<(String, String)> = vec![
         ("PGSTENCIL_PHASE".into(), phase.as_str().into()),
         ("PGSTENCIL_OUTCOME".into(), outcome.as_str().into()),
-        (
-            "PGSTENCIL_SERVER_URL".into(),
-            endpoint.server_url().reveal(),
-        ),
+        ("PGSTENCIL_SERVER_URL".into(), endpoint.server_url().reveal()),
         ("PGHOST".into(), endpoint.client_host().into()),
         ("PGPORT".into(), endpoint.client_port().to_string()),
         ("PGUSER".into(), endpoint.user().into()),
-        (
-            "PGPASSWORD".into(),
-            endpoint.password().unwrap_or_default().into(),
-        ),
+        ("PGPASSWORD".into(), endpoint.password().unwrap_or_default().into()),
     ];
     // Else the caller's own would count, which may be meant for another server.
     if let Some(mode) = endpoint.ssl_mode() {
@@ -163,10 +151,7 @@ pub fn variables(
         for ending in endings {
             for (i, database) in set.iter().enumerate() {
                 let role = role_suffix(&database.role);
-                variables.push((
-                    format!("PGSTENCIL_NAME_{role}{ending}"),
-                    database.name.clone(),
-                ));
+                variables.push((format!("PGSTENCIL_NAME_{role}{ending}"), database.name.clone()));
                 variables.push((format!("PGSTENCIL_URL_{role}{ending}"), url(&database.name)));
                 if i == 0 {
                     variables.push((format!("PGSTENCIL_NAME{ending}"), database.name.clone()));
@@ -184,10 +169,7 @@ pub fn variables(
             variables.push((name.clone(), fill(text, endpoint, root, set)?));
         }
     }
-    Ok(variables
-        .into_iter()
-        .map(|(k, v)| (k.into(), v.into()))
-        .collect())
+    Ok(variables.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
 }
 
 /// Fills a value of `[template.X.env]`, `build_env` or `run_env`.
@@ -200,22 +182,12 @@ fn fill(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> 
 ///
 /// # Errors
 /// A value that cannot stand where its placeholder does.
-pub fn fill_sql(
-    text: &str,
-    endpoint: &Endpoint,
-    root: &Path,
-    set: &[NamedDatabase],
-) -> Result<String> {
+pub fn fill_sql(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> Result<String> {
     let roles: Vec<String> = set.iter().map(|d| d.role.clone()).collect();
     SqlTemplate::parse(text, &roles)?.render(|p| value(p, endpoint, root, set))
 }
 
-fn value(
-    placeholder: &Placeholder,
-    endpoint: &Endpoint,
-    root: &Path,
-    set: &[NamedDatabase],
-) -> String {
+fn value(placeholder: &Placeholder, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> String {
     // The roles were checked when the text was taken apart.
     let name = match &placeholder.role {
         None => set.first(),

@@ -39,11 +39,7 @@ pub struct Kept {
 
 impl Kept {
     fn nothing() -> Self {
-        Kept {
-            registry: None,
-            lost: Vec::new(),
-            warnings: Vec::new(),
-        }
+        Kept { registry: None, lost: Vec::new(), warnings: Vec::new() }
     }
 }
 
@@ -105,9 +101,7 @@ impl Keeper {
         }
         match self.task.await {
             Err(error) if error.is_cancelled() => Ok(Kept::nothing()),
-            kept => {
-                kept.map_err(|e| Error::internal("the watch over the lease panicked").caused_by(e))
-            }
+            kept => kept.map_err(|e| Error::internal("the watch over the lease panicked").caused_by(e)),
         }
     }
 }
@@ -168,11 +162,7 @@ impl Watch {
                 }
             }
         }
-        Kept {
-            registry,
-            lost: self.lost,
-            warnings: self.warnings,
-        }
+        Kept { registry, lost: self.lost, warnings: self.warnings }
     }
 
     /// Finds out whether the session is still there, and notes the command if there is a new one.
@@ -189,17 +179,14 @@ impl Watch {
     /// server notices that it is gone: then they protect the clones as before.
     async fn retake(&mut self) -> Option<Registry> {
         let limit = Limit::new(Some(self.pause.max(FIRST)), CancellationToken::new());
-        let mut registry = Registry::open_existing(&self.endpoint, &self.name, &limit)
-            .await
-            .ok()??;
+        let mut registry = Registry::open_existing(&self.endpoint, &self.name, &limit).await.ok()??;
         registry.session().set_limit(&Limit::default());
         for id in self.clones.clone() {
             match Self::retake_one(&mut registry, &id).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.warnings.push(format!(
-                        "clone {id} was dropped while the session with the server was lost"
-                    ));
+                    self.warnings
+                        .push(format!("clone {id} was dropped while the session with the server was lost"));
                     self.clones.retain(|c| *c != id);
                     self.lost.push(id);
                 }
@@ -211,12 +198,7 @@ impl Watch {
 
     async fn retake_one(registry: &mut Registry, id: &str) -> Result<bool> {
         let key = LockKey::clone(id);
-        while !registry
-            .session()
-            .try_lock(key)
-            .await
-            .doing(|| "take a clone's lock again".into())?
-        {
+        while !registry.session().try_lock(key).await.doing(|| "take a clone's lock again".into())? {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         match registry.clone_by_id(id).await? {
@@ -225,11 +207,7 @@ impl Watch {
                 Ok(true)
             }
             _ => {
-                registry
-                    .session()
-                    .unlock(key)
-                    .await
-                    .doing(|| "unlock".into())?;
+                registry.session().unlock(key).await.doing(|| "unlock".into())?;
                 Ok(false)
             }
         }

@@ -105,11 +105,7 @@ pub fn create_file(file: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 fn create(file: &Path, content: &[u8], reader: Reader) -> io::Result<()> {
-    let mut handle = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(FILE)
-        .open(file)?;
+    let mut handle = OpenOptions::new().write(true).create_new(true).mode(FILE).open(file)?;
     let mut write = || -> io::Result<()> {
         // The file is empty until its reader is the right one.
         match reader {
@@ -171,8 +167,7 @@ fn close(handle: &File, mode: u32) -> io::Result<()> {
 /// A pipe or link that belongs to another user; a file of another user that cannot be replaced; a file that
 /// others can read where no new one can take its place; a directory; the system's.
 pub fn write_output(file: &Path, content: &[u8]) -> Result<()> {
-    let failed =
-        |e: io::Error| Error::failed(format!("cannot write {}", file.display())).caused_by(e);
+    let failed = |e: io::Error| Error::failed(format!("cannot write {}", file.display())).caused_by(e);
     let mut place = file.to_owned();
     for _ in 0..MOST_LINKS {
         if is_descriptor(&place) {
@@ -195,11 +190,7 @@ pub fn write_output(file: &Path, content: &[u8]) -> Result<()> {
                 .map_err(|e| match about.uid() == geteuid().as_raw() {
                     true => failed(e),
                     false => failed(e)
-                        .detail(format!(
-                            "{} belongs to {}",
-                            place.display(),
-                            user_name(about.uid())
-                        ))
+                        .detail(format!("{} belongs to {}", place.display(), user_name(about.uid())))
                         .hint(ELSEWHERE),
                 });
         }
@@ -209,18 +200,13 @@ pub fn write_output(file: &Path, content: &[u8]) -> Result<()> {
         let target = fs::read_link(&place).map_err(failed)?;
         place = place.parent().unwrap_or(Path::new("")).join(target);
     }
-    Err(failed(io::Error::from_raw_os_error(
-        nix::errno::Errno::ELOOP as i32,
-    )))
+    Err(failed(io::Error::from_raw_os_error(nix::errno::Errno::ELOOP as i32)))
 }
 
 /// Where the directory takes no new file, or the file is a mount of its own (in a container): into the file
 /// that is there, if it is ours and closed.
 fn overwrite(file: &Path, content: &[u8], why: io::Error) -> io::Result<()> {
-    let mut handle = OpenOptions::new()
-        .write(true)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(file)?;
+    let mut handle = OpenOptions::new().write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(file)?;
     let about = handle.metadata()?;
     if !about.is_file() || about.uid() != geteuid().as_raw() {
         return Err(why);
@@ -263,15 +249,13 @@ fn is_trusted(uid: u32) -> bool {
 fn refuse_strangers(path: &Path, uid: u32) -> Result<()> {
     match is_trusted(uid) {
         true => Ok(()),
-        false => Err(Error::failed(format!(
-            "not writing to {}: it belongs to {}",
-            path.display(),
-            user_name(uid)
-        ))
-        .detail(
-            "the output holds a password, and a link or pipe leads it to where its owner wants it",
-        )
-        .hint(ELSEWHERE)),
+        false => {
+            Err(Error::failed(format!("not writing to {}: it belongs to {}", path.display(), user_name(uid)))
+                .detail(
+                    "the output holds a password, and a link or pipe leads it to where its owner wants it",
+                )
+                .hint(ELSEWHERE))
+        }
     }
 }
 
@@ -302,17 +286,11 @@ mod tests {
         let passage = top.path().join("p/q");
         create_folders(&passage, true).unwrap();
         assert_eq!(mode(&passage), 0o711);
-        assert_eq!(
-            create_folder(&folder).unwrap_err().kind(),
-            ErrorKind::AlreadyExists
-        );
+        assert_eq!(create_folder(&folder).unwrap_err().kind(), ErrorKind::AlreadyExists);
         let file = folder.join("f");
         create_file(&file, b"one").unwrap();
         assert_eq!(mode(&file), 0o600);
-        assert_eq!(
-            create_file(&file, b"two").unwrap_err().kind(),
-            ErrorKind::AlreadyExists
-        );
+        assert_eq!(create_file(&file, b"two").unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&file).unwrap(), b"one");
     }
 
@@ -360,20 +338,11 @@ mod tests {
         for name in ["old", "link", "dangling", "fresh"] {
             write_output(&at(name), b"text").unwrap();
             assert_eq!(fs::read(at(name)).unwrap(), b"text", "{name}");
-            assert_eq!(
-                fs::metadata(at(name)).unwrap().mode() & 0o777,
-                0o600,
-                "{name}"
-            );
+            assert_eq!(fs::metadata(at(name)).unwrap().mode() & 0o777, 0o600, "{name}");
         }
         assert!(at("link").is_symlink() && at("dangling").is_symlink());
         write_output(Path::new("/dev/null"), b"text").unwrap();
-        assert!(
-            fs::metadata("/dev/null")
-                .unwrap()
-                .file_type()
-                .is_char_device()
-        );
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
         symlink("loop", at("loop")).unwrap();
         assert!(write_output(&at("loop"), b"text").is_err());
         assert!(write_output(folder.path(), b"text").is_err());

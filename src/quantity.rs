@@ -154,10 +154,7 @@ mod tests {
         assert_eq!(of(12.0 * 86_400.0 + 14_000.0), "12 d 4 h");
         for tenths in 0..100_000 {
             let text = of(f64::from(tenths) / 10.0);
-            assert!(
-                !text.ends_with("min 60 s") && !text.ends_with("h 60 min"),
-                "{text}"
-            );
+            assert!(!text.ends_with("min 60 s") && !text.ends_with("h 60 min"), "{text}");
         }
     }
 

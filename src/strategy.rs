@@ -48,9 +48,7 @@ impl Chooser {
             // Without fsync the WAL is chosen only if it was measured to be faster.
             if !full && (facts.fsync || !chooser.measured.is_empty()) {
                 let data = catalog::data_directory(registry.session()).await?;
-                chooser.free = data
-                    .and_then(|data| disk::look(Path::new(&data)))
-                    .map(|d| d.free);
+                chooser.free = data.and_then(|data| disk::look(Path::new(&data))).map(|d| d.free);
             }
         }
         Ok(chooser)
@@ -173,25 +171,18 @@ impl Chooser {
             CopyStrategy::Reflink => Strategy::Reflink,
             CopyStrategy::FileCopy | CopyStrategy::Only => Strategy::FileCopy,
         };
-        Chooser {
-            wanted,
-            ..self.clone()
-        }
+        Chooser { wanted, ..self.clone() }
     }
 
     /// One that goes by what is known, whatever the config says.
     pub fn automatic(&self) -> Self {
-        Chooser {
-            wanted: Strategy::Auto,
-            ..self.clone()
-        }
+        Chooser { wanted: Strategy::Auto, ..self.clone() }
     }
 
     /// Notes what was measured meanwhile.
     pub fn learn(&mut self, new: Measurement) {
-        self.measured.retain(|old| {
-            (old.bytes, old.files, &old.strategy) != (new.bytes, new.files, &new.strategy)
-        });
+        self.measured
+            .retain(|old| (old.bytes, old.files, &old.strategy) != (new.bytes, new.files, &new.strategy));
         self.measured.push(new);
     }
 }
@@ -203,23 +194,11 @@ mod tests {
     const MB: i64 = 1_000_000;
 
     fn chooser(major: u32, fsync: bool) -> Chooser {
-        Chooser {
-            major,
-            fsync,
-            wanted: Strategy::Auto,
-            measured: Vec::new(),
-            free: None,
-        }
+        Chooser { major, fsync, wanted: Strategy::Auto, measured: Vec::new(), free: None }
     }
 
     fn measured(strategy: CopyStrategy, bytes: i64, millis: f64) -> Measurement {
-        Measurement {
-            strategy: strategy.as_str().to_owned(),
-            bytes,
-            files: 400,
-            millis,
-            samples: 7,
-        }
+        Measurement { strategy: strategy.as_str().to_owned(), bytes, files: 400, millis, samples: 7 }
     }
 
     #[test]
@@ -236,10 +215,7 @@ mod tests {
 
     #[test]
     fn never_through_the_wal_when_the_disk_is_nearly_full() {
-        let on = |free| Chooser {
-            free: Some(free),
-            ..chooser(15, true)
-        };
+        let on = |free| Chooser { free: Some(free), ..chooser(15, true) };
         assert_eq!(on(1_000_000_000).choose(8 * MB, 300), CopyStrategy::WalLog);
         assert_eq!(on(99_000_000).choose(8 * MB, 300), CopyStrategy::FileCopy);
         let mut measured_faster = on(0);

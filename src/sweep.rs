@@ -57,11 +57,7 @@ pub enum Action {
 
 impl Action {
     fn drop_clone(row: &CloneRow, why: &'static str) -> Self {
-        Action::DropClone {
-            clone: row.id.clone(),
-            name: row.name.clone(),
-            why,
-        }
+        Action::DropClone { clone: row.id.clone(), name: row.name.clone(), why }
     }
 
     /// Whether it drops something.
@@ -71,9 +67,9 @@ impl Action {
 
     pub(crate) fn owner(&self) -> Owner {
         match self {
-            Action::Orphan { clone }
-            | Action::Revive { clone }
-            | Action::DropClone { clone, .. } => Owner::Clone(clone.clone()),
+            Action::Orphan { clone } | Action::Revive { clone } | Action::DropClone { clone, .. } => {
+                Owner::Clone(clone.clone())
+            }
             Action::DropTemplate { id, .. } => Owner::Template(*id),
         }
     }
@@ -86,11 +82,9 @@ impl Action {
             }
             Action::Revive { clone } => format!("note that clone {clone} is in use again"),
             Action::DropClone { name, why, .. } => format!("drop clone {name}: {why}"),
-            Action::DropTemplate {
-                id,
-                definition,
-                why,
-            } => format!("drop template {id} of {definition}: {why}"),
+            Action::DropTemplate { id, definition, why } => {
+                format!("drop template {id} of {definition}: {why}")
+            }
         }
     }
 }
@@ -131,11 +125,7 @@ pub async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action
             _ => "it is broken",
         };
         if !held.contains(&LockKey::template(row.id)) && !held.contains(&row.build_key()?) {
-            actions.push(Action::DropTemplate {
-                id: row.id,
-                definition: row.definition,
-                why,
-            });
+            actions.push(Action::DropTemplate { id: row.id, definition: row.definition, why });
         }
     }
     Ok(actions)
@@ -150,11 +140,7 @@ async fn judge(
 ) -> Result<Option<Action>> {
     let clone = row.id.clone();
     let drop = |why| Action::drop_clone(row, why);
-    let revive = || {
-        row.orphaned_s.is_some().then(|| Action::Revive {
-            clone: clone.clone(),
-        })
-    };
+    let revive = || row.orphaned_s.is_some().then(|| Action::Revive { clone: clone.clone() });
     Ok(match row.state.as_str() {
         // Its maker, its holder or another sweep is at it. A holder who comes back takes the note back.
         _ if locked => None,
@@ -181,9 +167,7 @@ async fn judge(
 /// # Errors
 /// The driver's.
 pub async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool> {
-    let rows = registry
-        .databases_of(&Owner::Clone(clone.to_owned()))
-        .await?;
+    let rows = registry.databases_of(&Owner::Clone(clone.to_owned())).await?;
     for oid in rows.iter().filter_map(|r| r.oid) {
         if !catalog::visitors(registry.session(), oid).await?.is_empty() {
             return Ok(true);
@@ -196,11 +180,7 @@ pub async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn apply(
-    registry: &mut Registry,
-    actions: &[Action],
-    grace: Duration,
-) -> Result<Vec<String>> {
+pub async fn apply(registry: &mut Registry, actions: &[Action], grace: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let (mut drops, notes): (Vec<_>, Vec<_>) = actions.iter().partition(|action| action.drops());
     // They are cheap, and each starts the time that a later sweep waits for.
@@ -237,18 +217,13 @@ pub async fn apply(
         }
     });
     // All run to their end: what one of them holds locked is being dropped.
-    let (own, others) = tokio::join!(
-        lane(registry, &queue, grace),
-        futures_util::future::join_all(lanes)
-    );
+    let (own, others) = tokio::join!(lane(registry, &queue, grace), futures_util::future::join_all(lanes));
     lines.extend(own?);
     for done in others {
         lines.extend(done?);
     }
     if more {
-        lines.push(format!(
-            "{MAX_DROPS} drops are enough for one pass; the next one goes on"
-        ));
+        lines.push(format!("{MAX_DROPS} drops are enough for one pass; the next one goes on"));
     }
     Ok(lines)
 }
@@ -300,11 +275,7 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
                 }
             }
         }
-        Action::DropTemplate {
-            id,
-            why,
-            definition,
-        } => {
+        Action::DropTemplate { id, why, definition } => {
             let of = format!("template {id} of {definition}");
             match drop::drop_given_up_template(registry, *id, why).await? {
                 OfTemplate::Gone => lines.push(format!("dropped {of}: {why}")),
@@ -323,11 +294,7 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
 ///
 /// # Errors
 /// The driver's, or the limit's.
-pub async fn sweep_all(
-    registry: &mut Registry,
-    grace: Duration,
-    limit: &Limit,
-) -> Result<Vec<String>> {
+pub async fn sweep_all(registry: &mut Registry, grace: Duration, limit: &Limit) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut before = usize::MAX;
     loop {
@@ -344,19 +311,9 @@ pub async fn sweep_all(
 }
 
 /// Takes the clone's lock and looks again. `false`: the lock is not held, there is nothing to do.
-async fn under_lock(
-    registry: &mut Registry,
-    clone: &str,
-    grace: Duration,
-    action: &Action,
-) -> Result<bool> {
+async fn under_lock(registry: &mut Registry, clone: &str, grace: Duration, action: &Action) -> Result<bool> {
     let key = LockKey::clone(clone);
-    if !registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "lock a clone".into())?
-    {
+    if !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
         return Ok(false);
     }
     let still = match registry.clone_by_id(clone).await? {
@@ -374,11 +331,8 @@ async fn under_lock(
 /// end, so it would be taken for one that never was.
 async fn is_being_copied(registry: &mut Registry, clone: &str) -> Result<bool> {
     let key = LockKey::copying(clone);
-    let free = registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "see whether a clone is being copied".into())?;
+    let free =
+        registry.session().try_lock(key).await.doing(|| "see whether a clone is being copied".into())?;
     if free {
         unlock(registry, key).await?;
     }
@@ -386,11 +340,7 @@ async fn is_being_copied(registry: &mut Registry, clone: &str) -> Result<bool> {
 }
 
 async fn unlock(registry: &mut Registry, key: LockKey) -> Result<()> {
-    registry
-        .session()
-        .unlock(key)
-        .await
-        .doing(|| "unlock".into())?;
+    registry.session().unlock(key).await.doing(|| "unlock".into())?;
     Ok(())
 }
 
@@ -406,10 +356,8 @@ async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<S
         let rows = registry.databases_of(&owner).await?;
         let oids: Vec<Oid> = rows.iter().filter_map(|r| r.oid).collect();
         let found = catalog::databases(registry.session(), &[], &oids).await?;
-        let ours: Vec<Database> = found
-            .into_iter()
-            .filter(|d| !d.invalid && rows.iter().any(|r| r.is(d)))
-            .collect();
+        let ours: Vec<Database> =
+            found.into_iter().filter(|d| !d.invalid && rows.iter().any(|r| r.is(d))).collect();
         set_doors(registry, &ours, false).await?;
         if in_use(registry, clone).await? {
             set_doors(registry, &ours, true).await?;
@@ -439,20 +387,10 @@ async fn set_doors(registry: &mut Registry, databases: &[Database], open: bool) 
 ///
 /// # Errors
 /// The driver's.
-pub async fn note_orphan(
-    registry: &mut Registry,
-    clone: &str,
-    grace: Duration,
-) -> Result<Option<CloneRow>> {
-    let action = Action::Orphan {
-        clone: clone.to_owned(),
-    };
+pub async fn note_orphan(registry: &mut Registry, clone: &str, grace: Duration) -> Result<Option<CloneRow>> {
+    let action = Action::Orphan { clone: clone.to_owned() };
     let key = LockKey::clone(clone);
-    let free = registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "lock a clone".into())?;
+    let free = registry.session().try_lock(key).await.doing(|| "lock a clone".into())?;
     if !free {
         return Ok(None);
     }
@@ -507,12 +445,7 @@ pub async fn drop_dead_clone(
     dead: &(dyn Fn(&CloneRow) -> bool + Sync),
 ) -> Result<Dead> {
     let key = LockKey::clone(clone);
-    if !registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "lock a clone".into())?
-    {
+    if !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
         return Ok(Dead::Locked);
     }
     let done = async {

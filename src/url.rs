@@ -11,11 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use crate::error::{Error, Result};
 
 /// Everything but RFC 3986's unreserved characters is escaped.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What no part of a URL may hold as it is: a terminal, a log and a shell's `read` would not show or take
 /// the URL that it is. Beside the control characters these are all characters that are not ASCII and neither
@@ -69,25 +65,15 @@ impl ServerUrl {
                 .hint("write it as a URL: `postgresql://USER:PASSWORD@HOST:5432/postgres`"));
         };
         let driver = scheme.split('+').next().unwrap_or(scheme);
-        if !matches!(
-            driver,
-            "postgres" | "postgresql" | "postgis" | "pgsql" | "psql"
-        ) {
+        if !matches!(driver, "postgres" | "postgresql" | "postgis" | "pgsql" | "psql") {
             return Err(Error::config(format!(
                 "the server URL has the scheme `{scheme}`, which is not Postgres"
             ))
-            .hint(
-                "use `postgresql://…` (also `postgres://`, `postgresql+DRIVER://`, `postgis://`)",
-            ));
+            .hint("use `postgresql://…` (also `postgres://`, `postgresql+DRIVER://`, `postgis://`)"));
         }
-        if !scheme
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c))
-        {
-            return Err(Error::config(
-                "the server URL's scheme holds a character that no scheme has",
-            )
-            .hint("write `postgresql://…` or `postgresql+DRIVER://…`"));
+        if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c)) {
+            return Err(Error::config("the server URL's scheme holds a character that no scheme has")
+                .hint("write `postgresql://…` or `postgresql+DRIVER://…`"));
         }
         let (rest, query) = match rest.split_once('?') {
             Some((rest, query)) => (rest, query),
@@ -103,10 +89,9 @@ impl ServerUrl {
         };
         let (user, password) = match userinfo.map(|u| u.split_once(':').unwrap_or((u, ""))) {
             None => (None, None),
-            Some((user, password)) => (
-                non_empty(decode(user, "user")?),
-                non_empty(decode(password, "password")?),
-            ),
+            Some((user, password)) => {
+                (non_empty(decode(user, "user")?), non_empty(decode(password, "password")?))
+            }
         };
         let (host, port) = split_port(hostport)?;
         let url = ServerUrl {
@@ -119,16 +104,10 @@ impl ServerUrl {
                 Some(path) => non_empty(decode(path, "database name")?),
                 None => None,
             },
-            query: query
-                .split('&')
-                .filter(|pair| !pair.is_empty())
-                .map(as_written)
-                .collect(),
+            query: query.split('&').filter(|pair| !pair.is_empty()).map(as_written).collect(),
         };
         if hostport.contains(',')
-            || ["host", "hostaddr", "port"]
-                .iter()
-                .any(|k| url.parameter(k).is_some_and(|v| v.contains(',')))
+            || ["host", "hostaddr", "port"].iter().any(|k| url.parameter(k).is_some_and(|v| v.contains(',')))
         {
             return Err(Error::config("the server URL names several hosts")
                 .detail("templates live on one server, so there must be no choice between servers")
@@ -152,19 +131,15 @@ impl ServerUrl {
 
     /// The host, or the folder of the unix socket (then it starts with `/`).
     pub fn host(&self) -> Option<String> {
-        self.parameter("hostaddr")
-            .or_else(|| self.parameter("host"))
-            .or_else(|| {
-                let bare = self.host.trim_start_matches('[').trim_end_matches(']');
-                non_empty(percent_decode_str(bare).decode_utf8_lossy().into_owned())
-            })
+        self.parameter("hostaddr").or_else(|| self.parameter("host")).or_else(|| {
+            let bare = self.host.trim_start_matches('[').trim_end_matches(']');
+            non_empty(percent_decode_str(bare).decode_utf8_lossy().into_owned())
+        })
     }
 
     /// The port, from the authority or the query.
     pub fn port(&self) -> Option<u16> {
-        self.parameter("port")
-            .and_then(|p| p.parse().ok())
-            .or(self.port)
+        self.parameter("port").and_then(|p| p.parse().ok()).or(self.port)
     }
 
     /// The database, from the path or the query.
@@ -174,10 +149,7 @@ impl ServerUrl {
 
     /// The last value of a query parameter, decoded; empty values count as absent.
     pub fn parameter(&self, key: &str) -> Option<String> {
-        self.pairs()
-            .filter(|(k, _)| k == key)
-            .last()
-            .and_then(|(_, v)| non_empty(v))
+        self.pairs().filter(|(k, _)| k == key).last().and_then(|(_, v)| non_empty(v))
     }
 
     /// All query parameters, decoded, in order.
@@ -270,10 +242,8 @@ impl ServerUrl {
         let mut text = text.to_owned();
         let keys = ["password", "sslpassword"];
         let in_query = self.query.iter().filter_map(|pair| pair.split_once('='));
-        let written: Vec<&str> = in_query
-            .filter(|(key, _)| keys.contains(key))
-            .map(|(_, value)| value)
-            .collect();
+        let written: Vec<&str> =
+            in_query.filter(|(key, _)| keys.contains(key)).map(|(_, value)| value).collect();
         let plain = self.password.iter().cloned();
         let plain = plain.chain(keys.iter().filter_map(|key| self.parameter(key)));
         for secret in plain {
@@ -322,11 +292,7 @@ impl ServerUrl {
         }
         if let Some(password) = password {
             text.push(':');
-            text += &if hide {
-                password.to_owned()
-            } else {
-                encode(password)
-            };
+            text += &if hide { password.to_owned() } else { encode(password) };
         }
         if self.user.is_some() || password.is_some() {
             text.push('@');
@@ -435,10 +401,7 @@ mod tests {
             assert_eq!(quoted.redact(&format!("<{form}>")), "<***>", "{form}");
         }
         let short = url("postgresql://me:a@db/x");
-        assert_eq!(
-            short.redact("a cat on postgresql://me:a@db/x"),
-            "a cat on postgresql://me:***@db/x"
-        );
+        assert_eq!(short.redact("a cat on postgresql://me:a@db/x"), "a cat on postgresql://me:***@db/x");
     }
 
     #[test]
@@ -454,9 +417,7 @@ mod tests {
     #[test]
     fn a_url_holds_nothing_that_a_terminal_obeys() {
         let odd = "\x1b[31m\u{9b}x\u{202e}y\u{2066} \n\t";
-        let u = url(&format!(
-            "postgres://u{odd}:p{odd}@h{odd}:1/d?a{odd}=b{odd}&keep=%1b+ü"
-        ));
+        let u = url(&format!("postgres://u{odd}:p{odd}@h{odd}:1/d?a{odd}=b{odd}&keep=%1b+ü"));
         let text = u.with_database(odd).reveal();
         assert!(!text.contains(is_unfit), "{text:?}");
         assert!(text.ends_with("&keep=%1b+ü"), "{text}");
@@ -471,11 +432,9 @@ mod tests {
 
     #[test]
     fn hides_the_password_everywhere_but_in_reveal() {
-        for text in [
-            "postgres://u:s3cret@h/d",
-            "postgres://h/d?user=u&password=s3cret",
-            "postgres://:s3cret@h/d",
-        ] {
+        for text in
+            ["postgres://u:s3cret@h/d", "postgres://h/d?user=u&password=s3cret", "postgres://:s3cret@h/d"]
+        {
             let u = url(text);
             assert_eq!(u.password().as_deref(), Some("s3cret"));
             assert!(!format!("{u} {u:?}").contains("s3cret"), "{u}");
@@ -492,34 +451,18 @@ mod tests {
             assert_eq!(again.host().as_deref(), Some("h"));
         }
         // Not encoded, but not ambiguous either: the last @ ends the password.
-        assert_eq!(
-            url("postgres://u:p@ss@h/d").password().as_deref(),
-            Some("p@ss")
-        );
+        assert_eq!(url("postgres://u:p@ss@h/d").password().as_deref(), Some("p@ss"));
     }
 
     #[test]
     fn sockets_and_addresses() {
-        assert_eq!(
-            url("postgres:///d?host=/run/pg&port=5433")
-                .host()
-                .as_deref(),
-            Some("/run/pg")
-        );
-        assert_eq!(
-            url("postgres:///d?host=/run/pg&port=5433").port(),
-            Some(5433)
-        );
-        assert_eq!(
-            url("postgres://%2Frun%2Fpg/d").host().as_deref(),
-            Some("/run/pg")
-        );
+        assert_eq!(url("postgres:///d?host=/run/pg&port=5433").host().as_deref(), Some("/run/pg"));
+        assert_eq!(url("postgres:///d?host=/run/pg&port=5433").port(), Some(5433));
+        assert_eq!(url("postgres://%2Frun%2Fpg/d").host().as_deref(), Some("/run/pg"));
         let v6 = url("postgres://[::1]:5433/d");
         assert_eq!((v6.host().as_deref(), v6.port()), (Some("::1"), Some(5433)));
         assert_eq!(
-            url("postgres:///d?host=/x&port=1&a=b")
-                .with_endpoint(Some("pg"), Some(2))
-                .reveal(),
+            url("postgres:///d?host=/x&port=1&a=b").with_endpoint(Some("pg"), Some(2)).reveal(),
             "postgres://pg:2/d?a=b"
         );
     }

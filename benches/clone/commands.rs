@@ -23,19 +23,14 @@ const PSQL: &str = "`psql -Xc 'select 1'`";
 const RAW_8: &str = "8 `CREATE DATABASE` at once over 8 open connections";
 const CLONE_8: &str = "8 `pgstencil clone` at once, warm";
 
-const THINGS: [&str; 11] = [
-    RAW, RAW_FILES, CREATEDB, DROPDB, RESTORE, COLD, CLONE, RUN, PSQL, RAW_8, CLONE_8,
-];
+const THINGS: [&str; 11] =
+    [RAW, RAW_FILES, CREATEDB, DROPDB, RESTORE, COLD, CLONE, RUN, PSQL, RAW_8, CLONE_8];
 
 /// What is compared with what.
 const RATIOS: [(&str, &[&str], &[&str]); 6] = [
     ("warm `clone` ÷ `psql`", &[CLONE], &[PSQL]),
     ("cold `clone` ÷ `createdb -T`", &[COLD], &[CREATEDB]),
-    (
-        "`run -- true` ÷ (`createdb -T` + `dropdb`)",
-        &[RUN],
-        &[CREATEDB, DROPDB],
-    ),
+    ("`run -- true` ÷ (`createdb -T` + `dropdb`)", &[RUN], &[CREATEDB, DROPDB]),
     ("`pg_restore` ÷ warm `clone`", &[RESTORE], &[CLONE]),
     ("8 `clone` at once ÷ 8 raw at once", &[CLONE_8], &[RAW_8]),
     ("cold `clone` ÷ raw SQL", &[COLD], &[RAW]),
@@ -54,11 +49,7 @@ pub(crate) fn measure(place: &Place, projects: &[(String, PathBuf)], rounds: usi
         }
     }
     let mut head = vec!["medians in ms".to_owned()];
-    head.extend(
-        columns
-            .iter()
-            .map(|(what, bytes, ..)| format!("{what}, {:.0} MB", bytes / 1e6)),
-    );
+    head.extend(columns.iter().map(|(what, bytes, ..)| format!("{what}, {:.0} MB", bytes / 1e6)));
     let mut rows = Vec::new();
     let row = |what: &str, value: &dyn Fn(&Samples) -> String| {
         let mut row = vec![what.to_owned()];
@@ -71,10 +62,7 @@ pub(crate) fn measure(place: &Place, projects: &[(String, PathBuf)], rounds: usi
     let mut first = vec!["the first `run` of all, which builds the template".to_owned()];
     first.extend(columns.iter().map(|c| ms(Some(c.2.as_secs_f64() * 1e3))));
     rows.push(first);
-    println!(
-        "\n## Commands ({rounds} rounds)\n{}",
-        markdown(&head, &rows)
-    );
+    println!("\n## Commands ({rounds} rounds)\n{}", markdown(&head, &rows));
     head[0] = "medians of ratios within rounds".into();
     let rows: Vec<_> = RATIOS
         .iter()
@@ -108,11 +96,7 @@ fn rounds_of(subject: &Subject<'_>, rounds: usize) -> Samples {
         let mut unused = Samples::default();
         for i in 0..steps.len() {
             subject.settle();
-            let into = if round == 0 {
-                &mut unused
-            } else {
-                &mut samples
-            };
+            let into = if round == 0 { &mut unused } else { &mut samples };
             steps[(i + round) % steps.len()](&bench, into);
         }
     }
@@ -125,9 +109,7 @@ fn can_dump(place: &Place) -> bool {
     let mut version = std::process::Command::new(place.client("pg_dump"));
     let said = version.arg("--version").output().unwrap().stdout;
     let said = String::from_utf8(said).unwrap();
-    let major = said
-        .split([' ', '.'])
-        .find_map(|word| word.parse::<u32>().ok());
+    let major = said.split([' ', '.']).find_map(|word| word.parse::<u32>().ok());
     let can = major.is_some_and(|major| major >= place.server.version_major());
     if !can {
         tell("no dump and no restore: this pg_dump is older than the server");
@@ -151,18 +133,12 @@ impl<'s, 'p> Bench<'s, 'p> {
         let copy = name();
         let client = |program, args: &[&str]| self.subject.client(program, args);
         client("createdb", &["-T", &self.subject.template, &copy]);
-        client(
-            "pg_dump",
-            &["-Fc", "-f", self.dump.to_str().unwrap(), &copy],
-        );
+        client("pg_dump", &["-Fc", "-f", self.dump.to_str().unwrap(), &copy]);
         self.drop(&[copy]);
     }
 
     fn create(&self, name: &str, strategy: &str) -> String {
-        format!(
-            "create database {name} template \"{}\"{strategy}",
-            self.subject.template
-        )
+        format!("create database {name} template \"{}\"{strategy}", self.subject.template)
     }
 
     fn drop(&self, names: &[String]) {
@@ -196,12 +172,10 @@ impl<'s, 'p> Bench<'s, 'p> {
                 sessions.push((server.admin().await, statement));
             }
             let started = Instant::now();
-            let work = sessions
-                .into_iter()
-                .map(|(mut session, statement)| async move {
-                    execute(&mut session, statement).await;
-                    session
-                });
+            let work = sessions.into_iter().map(|(mut session, statement)| async move {
+                execute(&mut session, statement).await;
+                session
+            });
             let sessions = futures_util::future::join_all(work).await;
             let took = started.elapsed();
             for session in sessions {
@@ -213,10 +187,7 @@ impl<'s, 'p> Bench<'s, 'p> {
 
     fn createdb(&self, samples: &mut Samples) {
         let (name, template) = (name(), &self.subject.template);
-        samples.add(
-            CREATEDB,
-            self.subject.client("createdb", &["-T", template, &name]),
-        );
+        samples.add(CREATEDB, self.subject.client("createdb", &["-T", template, &name]));
         samples.add(DROPDB, self.subject.client("dropdb", &[&name]));
     }
 
@@ -242,13 +213,8 @@ impl<'s, 'p> Bench<'s, 'p> {
 
     fn clone_at_once(&self) -> Duration {
         let started = Instant::now();
-        let all: Vec<_> = (0..WARM)
-            .map(|_| self.subject.start_clone(Config::Warm))
-            .collect();
-        let outputs: Vec<_> = all
-            .into_iter()
-            .map(|child| child.wait_with_output().unwrap())
-            .collect();
+        let all: Vec<_> = (0..WARM).map(|_| self.subject.start_clone(Config::Warm)).collect();
+        let outputs: Vec<_> = all.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
         let took = started.elapsed();
         let names: Vec<String> = outputs
             .iter()
@@ -266,10 +232,7 @@ impl<'s, 'p> Bench<'s, 'p> {
 
 /// Runs one statement.
 pub(crate) async fn execute(session: &mut PgConnection, statement: String) {
-    sqlx::raw_sql(AssertSqlSafe(statement))
-        .execute(session)
-        .await
-        .unwrap();
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(session).await.unwrap();
 }
 
 /// A new database's.

@@ -36,14 +36,9 @@ pub(crate) fn measure(place: &Place) {
     for clients in [1, 8] {
         let [mut raw, mut raw_files, mut ours, mut ours_all] = [const { Vec::new() }; 4];
         for repeat in 0..REPEATS {
-            tell(&format!(
-                "library: {clients} clients, {}/{REPEATS}",
-                repeat + 1
-            ));
+            tell(&format!("library: {clients} clients, {}/{REPEATS}", repeat + 1));
             subject.settle();
-            raw.push(per_second(
-                runtime.block_on(raw_loop(&subject, clients, "")),
-            ));
+            raw.push(per_second(runtime.block_on(raw_loop(&subject, clients, ""))));
             if files {
                 let strategy = " strategy file_copy";
                 let took = runtime.block_on(raw_loop(&subject, clients, strategy));
@@ -169,8 +164,7 @@ async fn wait_until_left(admin: &mut PgConnection, name: &str) {
 }
 
 fn take(left: &AtomicUsize) -> bool {
-    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-        .is_ok()
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
 }
 
 /// The time of the loop, and until all of its databases are dropped.
@@ -178,10 +172,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     let stencil = stencil(subject);
     let left = Arc::new(AtomicUsize::new(DATABASES));
     let shared = Arc::new(Mutex::new(std::mem::take(seen)));
-    let (registry, ensured) = stencil
-        .ensure(None, &Limit::default(), &|_| {}, false, false)
-        .await
-        .unwrap();
+    let (registry, ensured) = stencil.ensure(None, &Limit::default(), &|_| {}, false, false).await.unwrap();
     let fingerprint = *ensured.template.fingerprint();
     registry.close().await;
     let started = Instant::now();
@@ -193,10 +184,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
         let server = subject.place.server;
         work.spawn(async move {
             while take(&left) {
-                let acquired = stencil
-                    .acquire(&Wanted::default(), &Limit::default(), &|_| {})
-                    .await
-                    .unwrap();
+                let acquired = stencil.acquire(&Wanted::default(), &Limit::default(), &|_| {}).await.unwrap();
                 let clone = &acquired.clones[0];
                 {
                     let mut seen = shared.lock().unwrap();
@@ -243,9 +231,7 @@ fn stencil(subject: &Subject<'_>) -> Stencil {
 /// What the detached process of the command line does after each hand-out, over and over.
 async fn fill(stencil: Stencil, fingerprint: Fingerprint, enough: Arc<AtomicBool>) {
     loop {
-        let made = stencil
-            .fill("app", &fingerprint, Demand::default(), &Limit::default())
-            .await;
+        let made = stencil.fill("app", &fingerprint, Demand::default(), &Limit::default()).await;
         if made.unwrap() == 0 {
             if enough.load(Ordering::Relaxed) {
                 return;

@@ -51,34 +51,20 @@ use project::Generated;
 
 fn main() {
     // cargo adds `--bench`.
-    let projects: Vec<PathBuf> = std::env::args_os()
-        .skip(1)
-        .filter(|a| a != "--bench")
-        .map(PathBuf::from)
-        .collect();
-    let rounds = std::env::var("ROUNDS")
-        .ok()
-        .and_then(|r| r.parse().ok())
-        .unwrap_or(20);
+    let projects: Vec<PathBuf> =
+        std::env::args_os().skip(1).filter(|a| a != "--bench").map(PathBuf::from).collect();
+    let rounds = std::env::var("ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(20);
     let only = std::env::var("ONLY").unwrap_or_default();
     let wanted = |part: &str| only.is_empty() || only.split(',').any(|o| o == part);
 
     let place = Place::new();
     println!("{}", place.conditions());
     if wanted("commands") || wanted("projects") {
-        let generated = [
-            Generated::tables(100),
-            Generated::tables(400),
-            Generated::megabytes(500),
-        ];
+        let generated = [Generated::tables(100), Generated::tables(400), Generated::megabytes(500)];
         let generated = generated.iter().filter(|_| wanted("commands"));
         let folders: Vec<(String, PathBuf)> = generated
             .map(|g| (g.what(), g.folder()))
-            .chain(
-                projects
-                    .iter()
-                    .map(|p| (p.display().to_string(), p.clone())),
-            )
+            .chain(projects.iter().map(|p| (p.display().to_string(), p.clone())))
             .collect();
         commands::measure(&place, &folders, rounds);
     }

@@ -29,14 +29,10 @@ impl Place {
         let server = match &given {
             Some(_) => server(),
             // Ends with this process all the same.
-            None => Box::leak(Box::new(private(
-                fsync,
-                variable("DATA_FOLDER").map(PathBuf::from),
-            ))),
+            None => Box::leak(Box::new(private(fsync, variable("DATA_FOLDER").map(PathBuf::from)))),
         };
         let inherited = std::env::var_os("PATH").unwrap_or_default();
-        let venv =
-            variable("PEERS_VENV").map(|v| Path::new(&v).canonicalize().unwrap().join("bin"));
+        let venv = variable("PEERS_VENV").map(|v| Path::new(&v).canonicalize().unwrap().join("bin"));
         let folders = venv
             .into_iter()
             .chain(server.bindir().map(Path::to_owned))
@@ -143,11 +139,7 @@ fn private(fsync: bool, folder: Option<PathBuf>) -> TestServer {
 
 /// Moves a data directory to another disk, and leaves a link in its place.
 fn move_data(data: &Path, parent: &Path) {
-    let folder = tempfile::Builder::new()
-        .prefix("pgstencil-bench-")
-        .tempdir_in(parent)
-        .unwrap()
-        .keep();
+    let folder = tempfile::Builder::new().prefix("pgstencil-bench-").tempdir_in(parent).unwrap().keep();
     // Its server's account must be able to enter.
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     remove_at_our_end(&folder, data);
@@ -157,11 +149,7 @@ fn move_data(data: &Path, parent: &Path) {
     let moved = folder.join("data");
     std::os::unix::fs::symlink(&moved, data).unwrap();
     // What initdb did for the old place: without a journal ext4 slows down with every DROP, else.
-    let _ = Command::new("chattr")
-        .arg("+T")
-        .arg(moved.join("base"))
-        .stderr(Stdio::null())
-        .status();
+    let _ = Command::new("chattr").arg("+T").arg(moved.join("base")).stderr(Stdio::null()).status();
 }
 
 /// A shell that outlives us, however we end, and removes a folder when the server has ended: the

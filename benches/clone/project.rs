@@ -22,11 +22,7 @@ impl Generated {
                 i.saturating_sub(1)
             )
         });
-        Self::new(
-            format!("{count} tables"),
-            &format!("bench{count}"),
-            migrations,
-        )
+        Self::new(format!("{count} tables"), &format!("bench{count}"), migrations)
     }
 
     /// A few tables with many rows, so that the files are about so large.
@@ -35,20 +31,13 @@ impl Generated {
         // A row takes 1 kB in the table, and its index is small beside that.
         let rows = size * 1_000_000 / TABLES / 1_205;
         let migrations = (0..TABLES).map(|i| {
-            let text = (1..=8)
-                .map(|n| format!("md5((g * {n})::text)"))
-                .collect::<Vec<_>>()
-                .join(" || ");
+            let text = (1..=8).map(|n| format!("md5((g * {n})::text)")).collect::<Vec<_>>().join(" || ");
             format!(
                 "create table big{i} (id int primary key, a text);\n\
                  insert into big{i} select g, repeat({text}, 4) from generate_series(1, {rows}) g;\n"
             )
         });
-        Self::new(
-            format!("{TABLES} tables"),
-            &format!("bench{size}mb"),
-            migrations,
-        )
+        Self::new(format!("{TABLES} tables"), &format!("bench{size}mb"), migrations)
     }
 
     fn new(what: String, project: &str, migrations: impl Iterator<Item = String>) -> Self {
@@ -89,24 +78,12 @@ pub(crate) fn write_config(project: &Path, registry: &str, name: &str, warm: usi
     config.insert("project".into(), name.into());
     config.insert("root".into(), root.to_str().unwrap().into());
     let section = |config: &mut toml::Table, section: &str, key: &str, value: toml::Value| {
-        let table = config
-            .entry(section)
-            .or_insert_with(|| toml::Table::new().into());
+        let table = config.entry(section).or_insert_with(|| toml::Table::new().into());
         table.as_table_mut().unwrap().insert(key.into(), value);
     };
     section(&mut config, "server", "registry", registry.into());
-    section(
-        &mut config,
-        "clone",
-        "warm",
-        i64::try_from(warm).unwrap().into(),
-    );
-    section(
-        &mut config,
-        "clone",
-        "warm_max",
-        i64::try_from(warm.max(WARM)).unwrap().into(),
-    );
+    section(&mut config, "clone", "warm", i64::try_from(warm).unwrap().into());
+    section(&mut config, "clone", "warm_max", i64::try_from(warm.max(WARM)).unwrap().into());
     std::fs::write(file, toml::to_string(&config).unwrap()).unwrap();
 }
 

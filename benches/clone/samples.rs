@@ -38,11 +38,7 @@ impl Samples {
             let sums = (0..rounds).map(|i| columns.iter().map(|c| c[i]).sum());
             Some(sums.collect::<Vec<f64>>())
         };
-        let ratios: Vec<f64> = sum(over)?
-            .iter()
-            .zip(sum(under)?)
-            .map(|(a, b)| a / b)
-            .collect();
+        let ratios: Vec<f64> = sum(over)?.iter().zip(sum(under)?).map(|(a, b)| a / b).collect();
         Some(median(&ratios))
     }
 }

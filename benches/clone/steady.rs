@@ -35,9 +35,8 @@ pub(crate) fn measure(place: &Place) {
             })
             .collect();
         let tenth = CYCLES / 10;
-        let mean = |cycles: &[Duration]| {
-            cycles.iter().sum::<Duration>().as_secs_f64() * 1e3 / cycles.len() as f64
-        };
+        let mean =
+            |cycles: &[Duration]| cycles.iter().sum::<Duration>().as_secs_f64() * 1e3 / cycles.len() as f64;
         let (first, last) = (mean(&cycles[..tenth]), mean(&cycles[CYCLES - tenth..]));
         rows.push(vec![
             what.to_owned(),
@@ -47,13 +46,7 @@ pub(crate) fn measure(place: &Place) {
             ms(Some(mean(&cycles))),
         ]);
     }
-    let head = [
-        "clones",
-        "first tenth, mean ms",
-        "last tenth",
-        "last ÷ first",
-        "all",
-    ];
+    let head = ["clones", "first tenth, mean ms", "last tenth", "last ÷ first", "all"];
     println!(
         "\n## Steady: {CYCLES} × (`pgstencil clone`, `pgstencil release`), without a pause, 100 tables, managed server on {}\n{}",
         managed.file_system(place),
@@ -106,9 +99,7 @@ impl<'p> Managed<'p> {
     fn file_system(&self, place: &Place) -> String {
         let url = self.server(&["url"]);
         let mut psql = Command::new(place.client("psql"));
-        let data = psql
-            .args([url.trim(), "-XAtc", "show data_directory"])
-            .output();
+        let data = psql.args([url.trim(), "-XAtc", "show data_directory"]).output();
         let data = String::from_utf8(data.unwrap().stdout).unwrap();
         file_system(Path::new(data.trim()))
     }

@@ -131,12 +131,7 @@ impl<'p> Subject<'p> {
     pub(crate) fn start_clone(&self, config: Config) -> Child {
         self.place
             .command(PGSTENCIL, &self.project)
-            .args([
-                "--config",
-                self.config(config).to_str().unwrap(),
-                "clone",
-                "-q",
-            ])
+            .args(["--config", self.config(config).to_str().unwrap(), "clone", "-q"])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap()
@@ -145,10 +140,7 @@ impl<'p> Subject<'p> {
     /// Gives clones back; they are dropped in the background.
     pub(crate) fn release(&self, names: &[String]) {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.pgstencil(
-            Config::Cold,
-            &[&["release", "-q"], names.as_slice()].concat(),
-        );
+        self.pgstencil(Config::Cold, &[&["release", "-q"], names.as_slice()].concat());
     }
 
     /// Waits until nothing of ours is at work on the server and as many clones are warm as shall be. If
@@ -167,9 +159,7 @@ impl<'p> Subject<'p> {
             }
             if started.elapsed() > PATIENCE {
                 assert!(given_back, "clones stay: {listed}");
-                tell(&format!(
-                    "no {WARM} warm clones after {PATIENCE:?}, but {warm}"
-                ));
+                tell(&format!("no {WARM} warm clones after {PATIENCE:?}, but {warm}"));
                 self.fills.set(false);
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -10,10 +10,7 @@
 //! and a share of a full build for starting the migrate command (`--fixed 0.05`). The first line of a
 //! table is the cost of LRU without extension, to which all others are compared.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "a table on standard output is all that it makes"
-)]
+#![allow(clippy::print_stdout, reason = "a table on standard output is all that it makes")]
 
 mod replay;
 mod trace;

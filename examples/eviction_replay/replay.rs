@@ -86,13 +86,7 @@ impl<'a> Replay<'a> {
                 next[i] = later;
             }
         }
-        Replay {
-            trace,
-            fixed,
-            size,
-            known,
-            next,
-        }
+        Replay { trace, fixed, size, known, next }
     }
 
     fn full(&self, set: usize) -> f64 {
@@ -102,10 +96,7 @@ impl<'a> Replay<'a> {
     /// What extending one set to the other costs.
     fn extension(&mut self, base: usize, set: usize) -> Option<f64> {
         let trace = self.trace;
-        let added = *self
-            .known
-            .entry((base, set))
-            .or_insert_with(|| trace.added(base, set));
+        let added = *self.known.entry((base, set)).or_insert_with(|| trace.added(base, set));
         Some(added? as f64 + self.fixed * self.full(set))
     }
 
@@ -147,13 +138,7 @@ impl<'a> Replay<'a> {
             sum.work += cost;
             day_work += cost;
             sum.worst_day = f64::max(sum.worst_day, day_work / full.max(1.0));
-            kept.push(Kept {
-                set,
-                used: now,
-                next: self.next[i],
-                frequency: 1.0,
-                value: inflation + 1.0,
-            });
+            kept.push(Kept { set, used: now, next: self.next[i], frequency: 1.0, value: inflation + 1.0 });
             // Somebody is about to clone the new one, so another one goes.
             if kept.len() > self.size {
                 let gone = self.victim(policy, &kept, now);
@@ -167,9 +152,7 @@ impl<'a> Replay<'a> {
         let best = |score: &dyn Fn(&Kept) -> f64| {
             let old = &kept[..kept.len() - 1];
             let scores = old.iter().map(score).enumerate();
-            scores
-                .reduce(|best, next| if next.1 > best.1 { next } else { best })
-                .map_or(0, |(i, _)| i)
+            scores.reduce(|best, next| if next.1 > best.1 { next } else { best }).map_or(0, |(i, _)| i)
         };
         match policy {
             Policy::Lru { .. } => best(&|k| now - k.used),

@@ -59,11 +59,7 @@ impl Trace {
                 *last = rank.max(*last);
             }
             let count = bits.iter().map(|word| word.count_ones() as usize).sum();
-            sets.push(Set {
-                bits,
-                files: count,
-                last,
-            });
+            sets.push(Set { bits, files: count, last });
         }
         let mut now = 0.0;
         let mut runs = Vec::new();
@@ -71,12 +67,7 @@ impl Trace {
             now += row[0].parse::<f64>()?;
             runs.push((now, row[4].parse()?));
         }
-        Ok(Trace {
-            name: name.to_owned(),
-            runs,
-            sets,
-            files,
-        })
+        Ok(Trace { name: name.to_owned(), runs, sets, files })
     }
 
     /// The runs of the last years only.
@@ -140,9 +131,7 @@ fn table(folder: &Path, name: &str, kind: &str) -> Result<Vec<Vec<String>>> {
         String::from_utf8(output.stdout)?
     };
     let rows = text.lines().skip(1);
-    Ok(rows
-        .map(|row| row.split(',').map(str::to_owned).collect())
-        .collect())
+    Ok(rows.map(|row| row.split(',').map(str::to_owned).collect()).collect())
 }
 
 /// The names of the traces in a folder.

@@ -14,12 +14,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let url = std::env::var("DATABASE_URL").map_err(|_| "DATABASE_URL is not set")?;
     let mut db = PgConnection::connect(&url).await?;
     match std::env::args().nth(1).as_deref() {
-        Some("migrate") => {
-            Migrator::new(Path::new("migrations"))
-                .await?
-                .run(&mut db)
-                .await?
-        }
+        Some("migrate") => Migrator::new(Path::new("migrations")).await?.run(&mut db).await?,
         None => lend(&mut db).await?,
         Some(other) => return Err(format!("unknown argument `{other}`").into()),
     }
@@ -29,11 +24,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Lends a book, which works only once in each database.
 async fn lend(db: &mut PgConnection) -> Result<(), Box<dyn Error>> {
-    sqlx::query(
-        "insert into loans (book_id, reader) select id, 'Ada' from books where published < 1970",
-    )
-    .execute(&mut *db)
-    .await?;
+    sqlx::query("insert into loans (book_id, reader) select id, 'Ada' from books where published < 1970")
+        .execute(&mut *db)
+        .await?;
     let rows = sqlx::query(
         "select title, name, coalesce(reader, 'nobody') as reader
          from books join authors on authors.id = author_id left join loans on book_id = books.id
@@ -43,10 +36,7 @@ async fn lend(db: &mut PgConnection) -> Result<(), Box<dyn Error>> {
     .await?;
     for row in rows {
         let (title, author): (String, String) = (row.try_get("title")?, row.try_get("name")?);
-        println!(
-            "{title}, by {author}, lent to {}",
-            row.try_get::<String, _>("reader")?
-        );
+        println!("{title}, by {author}, lent to {}", row.try_get::<String, _>("reader")?);
     }
     Ok(())
 }

@@ -49,13 +49,7 @@ pub(crate) struct Shared {
     #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The server [env: PGSTENCIL_SERVER_URL] [default: `[server] url`, else the managed server]
-    #[arg(
-        long,
-        global = true,
-        hide_short_help = true,
-        value_name = "URL",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, hide_short_help = true, value_name = "URL", hide_env_values = true)]
     pub(crate) server_url: Option<String>,
     /// Host that hooks, CMD and printed URLs get in place of the server's own, as containers need it
     /// [env: PGSTENCIL_CLIENT_HOST] [default: `[server] client_host`]
@@ -91,9 +85,7 @@ pub(crate) struct Shared {
 fn client_host(text: &str) -> Result<String, String> {
     match is_host(text) {
         true => Ok(text.to_owned()),
-        false => {
-            Err("not a host name, address or socket folder; the port goes to --client-port".into())
-        }
+        false => Err("not a host name, address or socket folder; the port goes to --client-port".into()),
     }
 }
 
@@ -164,14 +156,10 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  pgstencil unpin be819a32ef1e")]
     Unpin(Pin),
     /// Give back the clones of this repository whose branch or worktree is gone
-    #[command(
-        after_help = "Examples:\n  git branch -d done && pgstencil prune\n  pgstencil prune --dry-run"
-    )]
+    #[command(after_help = "Examples:\n  git branch -d done && pgstencil prune\n  pgstencil prune --dry-run")]
     Prune(Prune),
     /// Count hits, extensions and builds, and the time that they took and saved
-    #[command(
-        after_help = "Examples:\n  pgstencil stats --last 7d\n  pgstencil stats -t app --json"
-    )]
+    #[command(after_help = "Examples:\n  pgstencil stats --last 7d\n  pgstencil stats -t app --json")]
     Stats(Stats),
     /// Measure what copies of a template cost on this server, and have `auto` go by that
     #[command(after_help = "Example:\n  pgstencil bench --rounds 15")]
@@ -217,10 +205,7 @@ impl Command {
             Command::Clone(clone) => &clone.making,
             _ => return false,
         };
-        making
-            .name
-            .as_ref()
-            .is_some_and(|name| name.contains("{branch}"))
+        making.name.as_ref().is_some_and(|name| name.contains("{branch}"))
     }
 }
 
@@ -431,12 +416,7 @@ pub(crate) struct Pin {
     #[arg(value_name = "TEMPLATE", value_parser = digits)]
     pub(crate) templates: Vec<String>,
     /// The definition whose present files are meant; not needed when the file has only one
-    #[arg(
-        short = 't',
-        long = "template",
-        value_name = "NAME",
-        conflicts_with = "templates"
-    )]
+    #[arg(short = 't', long = "template", value_name = "NAME", conflicts_with = "templates")]
     pub(crate) template: Option<String>,
 }
 
@@ -578,9 +558,7 @@ fn shard(text: &str) -> Result<(u32, u32), String> {
     let index: u32 = index.parse().map_err(|_| wrong())?;
     let count: u32 = count.parse().map_err(|_| wrong())?;
     if index == 0 || index > count {
-        return Err(format!(
-            "there is no part {index} of {count}: parts are counted from 1"
-        ));
+        return Err(format!("there is no part {index} of {count}: parts are counted from 1"));
     }
     Ok((index, count))
 }
@@ -600,10 +578,7 @@ mod tests {
         let mut all = Vec::new();
         let mut top = Arguments::command();
         top.build();
-        let mut next: Vec<_> = top
-            .get_subcommands()
-            .map(|c| (String::new(), c.clone()))
-            .collect();
+        let mut next: Vec<_> = top.get_subcommands().map(|c| (String::new(), c.clone())).collect();
         while let Some((above, command)) = next.pop() {
             if command.is_hide_set() || command.get_name() == "help" {
                 continue;
@@ -624,10 +599,7 @@ mod tests {
             for option in ["--config", "--server-url", "--wait", "--json", "--color"] {
                 let line = format!("{option} <");
                 let json = format!("{option}\n");
-                assert!(
-                    shared.contains(&line) || shared.contains(&json),
-                    "{name}: {option}"
-                );
+                assert!(shared.contains(&line) || shared.contains(&json), "{name}: {option}");
                 assert!(!own.contains(&line), "{name}: {option} among its own");
             }
             let (_, examples) = shared.split_once("\nExample").expect(&name);

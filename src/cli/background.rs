@@ -67,13 +67,7 @@ struct Care {
 const RUNNER_MARKS: [&str; 2] = ["RUNNER_TRACKING_ID", "JENKINS_NODE_COOKIE"];
 
 /// How the server is to be recognised; none of it is secret.
-const TLS: [&str; 5] = [
-    env::PGSSLROOTCERT,
-    env::PGSSLCERT,
-    env::PGSSLKEY,
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-];
+const TLS: [&str; 5] = [env::PGSSLROOTCERT, env::PGSSLCERT, env::PGSSLKEY, "SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// Starts the process, without waiting for it. Failing to is no error: the next sweep does it.
 pub(super) fn start(stencil: &Stencil) {
@@ -221,9 +215,7 @@ fn bare(program: PathBuf) -> Command {
     let tls = TLS.map(|name| (name, env.get_os(name)));
     let mut command = Command::new(program);
     // CI runners find leftovers by marks in their environment.
-    command
-        .env_clear()
-        .envs(tls.into_iter().filter_map(|(name, v)| Some((name, v?))));
+    command.env_clear().envs(tls.into_iter().filter_map(|(name, v)| Some((name, v?))));
     command
 }
 
@@ -267,10 +259,7 @@ pub(super) fn leave() -> bool {
 
 /// Starts this program again, with what is left of its standard input.
 fn hand_on() -> std::io::Result<()> {
-    Command::new(std::env::current_exe()?)
-        .arg("background")
-        .spawn()
-        .map(drop)
+    Command::new(std::env::current_exe()?).arg("background").spawn().map(drop)
 }
 
 fn close_inherited() {
@@ -295,10 +284,7 @@ pub(super) async fn work() -> Result<u8> {
         .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
     let errand: Errand = serde_json::from_str(&text)
         .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
-    let defaults = Defaults {
-        ssl_mode: errand.ssl_mode,
-        ..Defaults::default()
-    };
+    let defaults = Defaults { ssl_mode: errand.ssl_mode, ..Defaults::default() };
     let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &defaults)?;
     let endpoint = endpoint.with_socket(errand.socket).with_door(errand.door);
     let endpoint = endpoint.in_background();
@@ -347,10 +333,7 @@ impl Checkout {
         let env = Environment::from_process();
         let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
         // The starter has ended; who waits should see who builds.
-        let holder = Holder {
-            pid: std::process::id(),
-            ..self.holder.clone()
-        };
+        let holder = Holder { pid: std::process::id(), ..self.holder.clone() };
         Ok(Stencil::new(config, endpoint.clone(), holder, variable).without_drops())
     }
 }
@@ -361,14 +344,7 @@ async fn look_after(care: &Care, checkout: &Checkout, endpoint: &Endpoint) -> Re
     if care.settle {
         stencil.settle_now(&care.definition, &limit).await?;
     }
-    stencil
-        .fill(
-            &care.definition,
-            &care.fingerprint.parse()?,
-            care.demand,
-            &limit,
-        )
-        .await?;
+    stencil.fill(&care.definition, &care.fingerprint.parse()?, care.demand, &limit).await?;
     stencil.close().await;
     Ok(())
 }

@@ -85,27 +85,15 @@ mod tests {
 
     #[test]
     fn what_a_terminal_obeys_becomes_visible() {
-        assert_eq!(
-            line("\x1b[31mred\x1b]0;title\x07"),
-            r"\x1b[31mred\x1b]0;title\x07"
-        );
+        assert_eq!(line("\x1b[31mred\x1b]0;title\x07"), r"\x1b[31mred\x1b]0;title\x07");
         assert_eq!(line("a\nb\r\tc\0\x7f\x08"), r"a\nb\r\tc\x00\x7f\x08");
-        assert_eq!(
-            line("\u{9b}31m \u{85} \u{2028}"),
-            r"\u{9b}31m \u{85} \u{2028}"
-        );
+        assert_eq!(line("\u{9b}31m \u{85} \u{2028}"), r"\u{9b}31m \u{85} \u{2028}");
         assert_eq!(
             line("\u{202e}cod.exe \u{2066}x\u{2069}\u{200f}"),
             r"\u{202e}cod.exe \u{2066}x\u{2069}\u{200f}"
         );
-        for harmless in [
-            "",
-            "plain",
-            "Grüße, мир 你好 🐘",
-            "שלום",
-            "a\\x1b",
-            "\u{200d}\u{feff}",
-        ] {
+        for harmless in ["", "plain", "Grüße, мир 你好 🐘", "שלום", "a\\x1b", "\u{200d}\u{feff}"]
+        {
             assert!(matches!(line(harmless), Cow::Borrowed(text) if text == harmless));
         }
     }
@@ -113,10 +101,7 @@ mod tests {
     #[test]
     fn further_lines_are_no_lines_of_ours() {
         assert_eq!(lines("a\tb\nc\x1b"), "a\tb\nc\\x1b");
-        assert_eq!(
-            block("one\nhint: no\n::error::no\n"),
-            "one\n  | hint: no\n  | ::error::no"
-        );
+        assert_eq!(block("one\nhint: no\n::error::no\n"), "one\n  | hint: no\n  | ::error::no");
         assert_eq!(block("one"), "one");
     }
 
@@ -125,13 +110,7 @@ mod tests {
         let value = serde_json::json!({"a\u{9b}": "\x1b \u{7f} \u{202e} \u{85} ü\n"});
         let text = json(value.to_string());
         assert!(!text.contains(is_obeyed), "{text:?}");
-        assert!(
-            text.contains(r"\u001b") && text.contains(r"\u202e"),
-            "{text}"
-        );
-        assert_eq!(
-            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
-            value
-        );
+        assert!(text.contains(r"\u001b") && text.contains(r"\u202e"), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 }

@@ -27,13 +27,7 @@ pub(super) struct Step<'a> {
 /// Appends to the files that the runner names; without them does nothing.
 pub(super) fn report(env: &Environment, step: &Step<'_>) -> Result<()> {
     if let Some(file) = env.path(env::GITHUB_OUTPUT) {
-        append(
-            &file,
-            &format!(
-                "outcome={}\nfingerprint={}\n",
-                step.outcome, step.fingerprint
-            ),
-        )?;
+        append(&file, &format!("outcome={}\nfingerprint={}\n", step.outcome, step.fingerprint))?;
     }
     if let Some(file) = env.path(env::GITHUB_STEP_SUMMARY) {
         append(&file, &summary(step))?;
@@ -50,13 +44,9 @@ fn summary(step: &Step<'_>) -> String {
         seconds(step.took)
     );
     match step.build_time {
-        Some(build)
-            if matches!(step.outcome, "hit" | "reused" | "extended") && build > step.took =>
-        {
-            text += &format!(
-                ", {} saved against a build from nothing",
-                seconds(build.saturating_sub(step.took))
-            );
+        Some(build) if matches!(step.outcome, "hit" | "reused" | "extended") && build > step.took => {
+            text +=
+                &format!(", {} saved against a build from nothing", seconds(build.saturating_sub(step.took)));
         }
         _ => {}
     }

@@ -43,20 +43,14 @@ impl Line {
     pub(super) fn fit(&self, width: usize) -> String {
         let elapsed = self.since.map_or(Duration::ZERO, |since| since.elapsed());
         let time = seconds(elapsed);
-        let expected = self
-            .expected
-            .map(|expected| format!("{time} of about {}", seconds(expected)));
+        let expected = self.expected.map(|expected| format!("{time} of about {}", seconds(expected)));
         let progress = self.migrations.map(|(done, total)| {
             let all = count(total, "migration").replace("one", "1");
             format!("  {done} of {all}")
         });
         let progress = progress.unwrap_or_default();
         let times = [expected.as_deref().unwrap_or(&time), &time];
-        let forms = [
-            (&self.label, times[0]),
-            (&self.short, times[0]),
-            (&self.short, times[1]),
-        ];
+        let forms = [(&self.label, times[0]), (&self.short, times[0]), (&self.short, times[1])];
         let line = |(label, time): (&String, &str)| format!("{label}  {time}{progress}");
         let mut text = forms
             .into_iter()
@@ -109,10 +103,7 @@ mod tests {
             line().fit(80),
             "extending app  0 ms of about 3.2 s  7 of 10 migrations  Applying shop.0007_pric…"
         );
-        assert_eq!(
-            line().fit(59),
-            "extending app  0 ms of about 3.2 s  7 of 10 migrations"
-        );
+        assert_eq!(line().fit(59), "extending app  0 ms of about 3.2 s  7 of 10 migrations");
         assert_eq!(line().fit(45), "extending app  0 ms  7 of 10 migrations");
     }
 }

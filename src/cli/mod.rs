@@ -62,9 +62,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let env = Environment::from_process();
     let printer = Printer::new(&arguments.shared, &env);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(run(arguments, env, printer.clone()));
@@ -101,36 +99,16 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
             interruptible(session, &mut signals, commands::clone::clone(session, args)).await
         }
         Command::Ensure(args) => {
-            interruptible(
-                session,
-                &mut signals,
-                commands::ensure::ensure(session, args),
-            )
-            .await
+            interruptible(session, &mut signals, commands::ensure::ensure(session, args)).await
         }
         Command::Explain(args) => {
-            interruptible(
-                session,
-                &mut signals,
-                commands::explain::explain(session, args),
-            )
-            .await
+            interruptible(session, &mut signals, commands::explain::explain(session, args)).await
         }
         Command::Verify(args) => {
-            interruptible(
-                session,
-                &mut signals,
-                commands::verify::verify(session, args),
-            )
-            .await
+            interruptible(session, &mut signals, commands::verify::verify(session, args)).await
         }
         Command::Release(args) => {
-            interruptible(
-                session,
-                &mut signals,
-                commands::release::release(session, args),
-            )
-            .await
+            interruptible(session, &mut signals, commands::release::release(session, args)).await
         }
         Command::List(args) => {
             interruptible(session, &mut signals, commands::list::list(session, args)).await
@@ -139,12 +117,7 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
             interruptible(session, &mut signals, commands::bench::bench(session, args)).await
         }
         Command::Doctor(args) => {
-            interruptible(
-                session,
-                &mut signals,
-                commands::doctor::doctor(session, args),
-            )
-            .await
+            interruptible(session, &mut signals, commands::doctor::doctor(session, args)).await
         }
         Command::Evict(args) => {
             interruptible(session, &mut signals, commands::evict::evict(session, args)).await
@@ -153,12 +126,7 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
             interruptible(session, &mut signals, commands::prune::prune(session, args)).await
         }
         Command::Pin(args) => {
-            interruptible(
-                session,
-                &mut signals,
-                commands::pin::pin(session, args, true),
-            )
-            .await
+            interruptible(session, &mut signals, commands::pin::pin(session, args, true)).await
         }
         Command::Unpin(args) => {
             let work = commands::pin::pin(session, args, false);
@@ -168,20 +136,13 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
             interruptible(session, &mut signals, commands::stats::stats(session, args)).await
         }
         Command::Server(args) => {
-            interruptible(
-                session,
-                &mut signals,
-                commands::server::server(session, args),
-            )
-            .await
+            interruptible(session, &mut signals, commands::server::server(session, args)).await
         }
         Command::Demo(args) => {
             interruptible(session, &mut signals, commands::demo::demo(session, args)).await
         }
         Command::Config(args) => commands::config::config(session, &args),
-        Command::Paths => {
-            interruptible(session, &mut signals, commands::paths::paths(session)).await
-        }
+        Command::Paths => interruptible(session, &mut signals, commands::paths::paths(session)).await,
         Command::Completions(args) => commands::completions::completions(session, &args),
         Command::Background => background::work().await,
     }
@@ -192,10 +153,7 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
 fn start_over_without(variable: &str) {
     if let Ok(program) = std::env::current_exe() {
         let mut again = std::process::Command::new(program);
-        let _ = again
-            .args(std::env::args_os().skip(1))
-            .env_remove(variable)
-            .exec();
+        let _ = again.args(std::env::args_os().skip(1)).env_remove(variable).exec();
     }
 }
 

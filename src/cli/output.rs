@@ -83,11 +83,7 @@ impl Printer {
             color: color(stderr),
             data_color: color(stdout),
             terminals: (stdout, stderr),
-            lively: stderr
-                && !dumb
-                && env.get(env::CI).is_none()
-                && shared.verbose == 0
-                && shared.quiet == 0,
+            lively: stderr && !dumb && env.get(env::CI).is_none() && shared.verbose == 0 && shared.quiet == 0,
             live: Mutex::default(),
         }))
     }
@@ -127,10 +123,7 @@ impl Printer {
     /// How tables and coloured words are shown on standard output.
     pub(crate) fn look(&self) -> Look {
         let (stdout, _) = self.0.terminals;
-        Look {
-            width: stdout.then(|| screen::width(std::io::stdout())),
-            color: self.0.data_color,
-        }
+        Look { width: stdout.then(|| screen::width(std::io::stdout())), color: self.0.data_color }
     }
 
     /// Data in words, for a person: what is too wide for the terminal goes on in the next line.
@@ -207,28 +200,18 @@ impl Printer {
     /// What the library tells while a caller waits.
     pub(crate) fn tell(&self, event: &Event<'_>) {
         match event {
-            Event::Building {
-                definition,
-                fingerprint,
-                extends,
-                expected,
-            } => {
+            Event::Building { definition, fingerprint, extends, expected } => {
                 let (label, short) = match extends {
                     None => (
                         format!("building template {definition} ({fingerprint})"),
                         format!("building {definition}"),
                     ),
                     Some(extends) => (
-                        format!(
-                            "extending template {definition} ({fingerprint}) {}",
-                            extension(extends)
-                        ),
+                        format!("extending template {definition} ({fingerprint}) {}", extension(extends)),
                         format!("extending {definition}"),
                     ),
                 };
-                let last = expected.map_or(String::new(), |e| {
-                    format!("; last time it took {}", seconds(e))
-                });
+                let last = expected.map_or(String::new(), |e| format!("; last time it took {}", seconds(e)));
                 if self.0.lively {
                     let mut line = live::Line::new(label, short);
                     line.expected = *expected;
@@ -238,13 +221,7 @@ impl Printer {
                 }
             }
             Event::Progress { line, migrations } => self.progress(line, *migrations),
-            Event::Waiting {
-                definition,
-                builder,
-                elapsed,
-                expected,
-                tail,
-            } => {
+            Event::Waiting { definition, builder, elapsed, expected, tail } => {
                 let label = format!("waiting for {builder} to build template {definition}");
                 if self.0.lively {
                     let mut line = live::Line::new(label, format!("waiting for {definition}"));
@@ -256,32 +233,16 @@ impl Printer {
                     self.tell_waiting(&label, *elapsed, *expected, tail);
                 }
             }
-            Event::Sealed {
-                definition,
-                fingerprint,
-                extends,
-                took,
-            } => {
+            Event::Sealed { definition, fingerprint, extends, took } => {
                 self.finish();
                 let (done, from) = match extends {
                     None => ("built", String::new()),
                     Some(extends) => ("extended", format!(" {}", extension(extends))),
                 };
-                let what = format!(
-                    " template {definition} ({fingerprint}){from} in {}",
-                    seconds(*took)
-                );
+                let what = format!(" template {definition} ({fingerprint}){from} in {}", seconds(*took));
                 self.say_parts(&[Painted(GREEN, done), Words(&what)]);
             }
-            Event::Compared {
-                definition,
-                fingerprint,
-                differs,
-                compared,
-                not_compared,
-                replaced,
-                took,
-            } => {
+            Event::Compared { definition, fingerprint, differs, compared, not_compared, replaced, took } => {
                 self.finish();
                 let found = match differs.is_empty() {
                     true => Painted(GREEN, "equals"),
@@ -292,17 +253,11 @@ impl Printer {
                     false => "",
                 };
                 let built = format!("a build from nothing ({}) ", seconds(*took));
-                let class = if differs.is_empty() {
-                    compared
-                } else {
-                    differs
-                };
+                let class = if differs.is_empty() { compared } else { differs };
                 let what = format!(" template {definition} ({fingerprint}) in {class}{place}");
                 self.say_parts(&[Words(&built), found, Words(&what)]);
                 if !not_compared.is_empty() {
-                    self.say(&format!(
-                        "not compared: {not_compared}; `--rows` compares them"
-                    ));
+                    self.say(&format!("not compared: {not_compared}; `--rows` compares them"));
                 }
             }
             // What the user's own command prints for them may have colours.
@@ -417,10 +372,7 @@ impl Printer {
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
-        self.0
-            .live
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn begin(&self, line: live::Line) {
@@ -538,10 +490,7 @@ fn with_suggestion(mut error: clap::Error) -> clap::Error {
         "env" | "info" | "where" => "paths",
         _ => return error,
     };
-    error.insert(
-        ContextKind::SuggestedSubcommand,
-        ContextValue::Strings(vec![meant.to_owned()]),
-    );
+    error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![meant.to_owned()]));
     error
 }
 
@@ -568,10 +517,9 @@ pub(super) fn by(extends: &Extending<'_>) -> String {
             }
         }
         (0, [one]) => format!(", since `{one}` differs"),
-        (0, [first, others @ ..]) => format!(
-            ", since `{first}` and {} more of `rerun_inputs` differ",
-            others.len()
-        ),
+        (0, [first, others @ ..]) => {
+            format!(", since `{first}` and {} more of `rerun_inputs` differ", others.len())
+        }
         (n, _) => format!(" by {}", count(n, "migration")),
     }
 }

@@ -115,8 +115,7 @@ pub(super) fn of(command: &[OsString], here: &Path, terminal: bool) -> Option<&'
 impl Tool {
     fn is_in(&self, line: &[&str]) -> bool {
         let mut rest = line.iter();
-        let named =
-            |word: &&str| rest.any(|w| w.rsplit('/').next().is_some_and(|last| last == *word));
+        let named = |word: &&str| rest.any(|w| w.rsplit('/').next().is_some_and(|last| last == *word));
         self.words.iter().all(named) && !line.iter().any(|word| self.unless.contains(word))
     }
 }
@@ -133,8 +132,7 @@ fn words(line: &str) -> Vec<&str> {
 fn script(program: &OsString, here: &Path) -> Option<String> {
     let path = Path::new(program);
     // One of the PATH is not the project's.
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())?;
+    path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
     let mut text = Vec::new();
     let file = File::open(here.join(path)).ok()?;
     file.take(SCRIPT).read_to_end(&mut text).ok()?;

@@ -121,17 +121,11 @@ pub(super) fn wrap_cell(text: &str, width: usize) -> Vec<String> {
         .word_separator(WordSeparator::Custom(parts))
         .word_splitter(WordSplitter::NoHyphenation)
         .wrap_algorithm(WrapAlgorithm::FirstFit);
-    textwrap::wrap(text, options)
-        .into_iter()
-        .map(|line| line.trim_end().to_owned())
-        .collect()
+    textwrap::wrap(text, options).into_iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
 fn parts(line: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
-    Box::new(
-        line.split_inclusive([' ', '_', '-', '/', ',', '@'])
-            .map(Word::from),
-    )
+    Box::new(line.split_inclusive([' ', '_', '-', '/', ',', '@']).map(Word::from))
 }
 
 #[cfg(test)]

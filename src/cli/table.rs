@@ -18,20 +18,12 @@ pub(super) struct Column {
 impl Column {
     /// A column whose cells are never broken.
     pub(super) const fn whole(head: &'static str) -> Self {
-        Column {
-            head,
-            least: None,
-            spare: 0,
-        }
+        Column { head, least: None, spare: 0 }
     }
 
     /// A column whose cells may take several lines, each at least `least` wide.
     pub(super) const fn broken(head: &'static str, least: usize) -> Self {
-        Column {
-            head,
-            least: Some(least),
-            spare: 0,
-        }
+        Column { head, least: Some(least), spare: 0 }
     }
 
     /// Lets the column be left out where there is no room; that with the highest number first.
@@ -51,10 +43,7 @@ pub(super) struct Cell {
 impl Cell {
     /// A cell in colour.
     pub(super) fn painted(text: impl Into<String>, style: Style) -> Self {
-        Cell {
-            text: text.into(),
-            style,
-        }
+        Cell { text: text.into(), style }
     }
 }
 
@@ -87,19 +76,10 @@ impl Look {
 const GAP: usize = 2;
 
 /// A table. A cell stays in its row, whatever it holds.
-pub(super) fn table<const N: usize>(
-    columns: &[Column; N],
-    rows: &[[Cell; N]],
-    look: Look,
-) -> String {
+pub(super) fn table<const N: usize>(columns: &[Column; N], rows: &[[Cell; N]], look: Look) -> String {
     let rows: Vec<[Cell; N]> = rows
         .iter()
-        .map(|row| {
-            row.clone().map(|cell| Cell {
-                text: escape::line(&cell.text).into_owned(),
-                ..cell
-            })
-        })
+        .map(|row| row.clone().map(|cell| Cell { text: escape::line(&cell.text).into_owned(), ..cell }))
         .collect();
     let natural: [usize; N] = std::array::from_fn(|i| {
         let cells = rows.iter().map(|row| display_width(&row[i].text));
@@ -122,10 +102,7 @@ pub(super) fn table<const N: usize>(
         .map(|(column, _)| column.head)
         .collect();
     if !missing.is_empty() {
-        let note = format!(
-            "(no room for {}: `--json` shows all)\n",
-            missing.join(", ").to_lowercase()
-        );
+        let note = format!("(no room for {}: `--json` shows all)\n", missing.join(", ").to_lowercase());
         text += &look.wrap(&note);
     }
     text
@@ -148,10 +125,7 @@ fn layout<const N: usize>(
         cells + gap * count.saturating_sub(1)
     };
     let gap = loop {
-        if let Some(gap) = (1..=GAP)
-            .rev()
-            .find(|gap| taken(&shown, &least, *gap) <= width)
-        {
+        if let Some(gap) = (1..=GAP).rev().find(|gap| taken(&shown, &least, *gap) <= width) {
             break gap;
         }
         let spare = (0..N).filter(|i| shown[*i] && columns[*i].spare > 0);
@@ -299,10 +273,7 @@ x          warm    -
     fn a_cell_stays_in_its_row() {
         let rows = [["a\nb".into(), Cell::default()]];
         let columns = [Column::whole("A"), Column::whole("B")];
-        let look = Look {
-            width: None,
-            color: false,
-        };
+        let look = Look { width: None, color: false };
         assert_eq!(table(&columns, &rows, look), "A     B\na\\nb\n");
     }
 }

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use pgstencil::config::env::{self, Environment, PgVariables};
 use pgstencil::config::passfile::{self, Passfile};
-use pgstencil::config::{
-    self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings, UrlSetting,
-};
+use pgstencil::config::{self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings, UrlSetting};
 use pgstencil::error::shell_word;
 use pgstencil::private::user_name;
 use pgstencil::server::{ManagedServer, ManagedSettings, State, notice};
@@ -27,8 +25,7 @@ const BY_FILE: &str = "`[server] url`";
 impl Session {
     /// The folder that the command was typed in.
     pub(super) fn here(&self) -> Result<PathBuf> {
-        std::env::current_dir()
-            .map_err(|e| Error::failed("the current folder is gone").caused_by(e))
+        std::env::current_dir().map_err(|e| Error::failed("the current folder is gone").caused_by(e))
     }
 
     /// The config: `--config`, PGSTENCIL_CONFIG, or the one found upwards.
@@ -62,10 +59,7 @@ impl Session {
 
     /// The config file that is named.
     fn config_file(&self) -> Option<PathBuf> {
-        self.shared
-            .config
-            .clone()
-            .or_else(|| self.env.path(env::CONFIG))
+        self.shared.config.clone().or_else(|| self.env.path(env::CONFIG))
     }
 
     /// The project's stencil. Starts the managed server if no other is named.
@@ -111,11 +105,7 @@ impl Session {
     }
 
     async fn stencil_of(&self, mut config: Config) -> Result<Stencil> {
-        let ServerSettings {
-            client_host,
-            client_port,
-            ..
-        } = &mut config.server;
+        let ServerSettings { client_host, client_port, .. } = &mut config.server;
         *client_host = self.client_host()?.or(client_host.take());
         *client_port = self.client_port()?.or(*client_port);
         let (endpoint, (holder, unknown)) = tokio::join!(
@@ -123,11 +113,9 @@ impl Session {
             checkout::holder(&config.root, &self.env, self.names_branch)
         );
         let endpoint = endpoint?;
-        self.printer
-            .detail(&format!("server: {}", endpoint.place()));
+        self.printer.detail(&format!("server: {}", endpoint.place()));
         if let Some(why) = unknown.filter(|_| self.names_branch) {
-            self.printer
-                .warn(&format!("cannot find out the branch: {why}"));
+            self.printer.warn(&format!("cannot find out the branch: {why}"));
         }
         // A process that is started at the end of the command sees to the drops.
         let stencil = Stencil::new(config, endpoint, holder, self.variable());
@@ -193,10 +181,7 @@ impl Session {
             Some(UrlSetting::Variable(name)) => match self.env.non_empty(name) {
                 Some(url) => parse(url, &format!("the variable {name}")),
                 None => Err(Error::config(format!("the variable `{name}` is not set"))
-                    .detail(format!(
-                        "[server] url in {} names it",
-                        config.file.display()
-                    ))
+                    .detail(format!("[server] url in {} names it", config.file.display()))
                     .hint(format!("set {name}, or give `--server-url`"))),
             },
             None => Ok(None),
@@ -222,10 +207,7 @@ impl Session {
         let server = self.managed(&config.server)?;
         let running = server.start(self.limit.left().unwrap_or(START)).await?;
         if running.started {
-            self.printer.say(&format!(
-                "started the managed server, PostgreSQL {}",
-                running.version
-            ));
+            self.printer.say(&format!("started the managed server, PostgreSQL {}", running.version));
         }
         for notice in &running.notices {
             self.printer.warn(notice);
@@ -254,15 +236,9 @@ impl Session {
         };
         let file = config.file.display();
         let warning = Error::config(format!("{source} is not sent to {}", endpoint.place()))
-            .detail(format!(
-                "`{file}` names that server, and belongs to {}",
-                user_name(uid)
-            ))
+            .detail(format!("`{file}` names that server, and belongs to {}", user_name(uid)))
             .hint("name the server yourself: `--server-url URL` or PGSTENCIL_SERVER_URL")
-            .hint(format!(
-                "if you trust that file, name it: `--config {}`",
-                shell_word(file)
-            ));
+            .hint(format!("if you trust that file, name it: `--config {}`", shell_word(file)));
         self.printer.caution(&warning);
         (defaults.password, defaults.passfile) = (None, None);
         Endpoint::new(url.clone(), &defaults)
@@ -286,8 +262,7 @@ impl Session {
     pub(super) fn defaults(&self) -> Result<Defaults> {
         let pg = PgVariables::read(&self.env)?;
         if pg.service.is_some() {
-            self.printer
-                .warn("PGSERVICE is not read: name the server by a URL");
+            self.printer.warn("PGSERVICE is not read: name the server by a URL");
         }
         let mut defaults = Defaults {
             host: pg.hostaddr.or(pg.host),
@@ -321,10 +296,7 @@ impl Session {
 /// The managed server, by its URL and the folder of its socket.
 pub(super) fn managed_endpoint(url: ServerUrl, socket: Option<PathBuf>) -> Result<Endpoint> {
     // The URL is complete; libpq's variables are meant for other servers.
-    let defaults = Defaults {
-        ssl_mode: Some("disable".into()),
-        ..Defaults::default()
-    };
+    let defaults = Defaults { ssl_mode: Some("disable".into()), ..Defaults::default() };
     let endpoint = Endpoint::new(url, &defaults)?;
     Ok(endpoint.with_socket(socket).as_managed())
 }

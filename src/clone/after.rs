@@ -36,17 +36,13 @@ async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<
         };
         let statements = handout::fill_sql(text, context.endpoint, context.root, set)?;
         // These see what the user's own sessions see, not our bare search_path.
-        let mut session =
-            match Session::open_for_user(context.endpoint, &target.name, context.limit).await {
-                Ok(session) => session,
-                Err(OpenError::Missing) => {
-                    return Err(Error::failed(format!(
-                        "database `{}` disappeared",
-                        target.name
-                    )));
-                }
-                Err(OpenError::Other(e)) => return Err(e),
-            };
+        let mut session = match Session::open_for_user(context.endpoint, &target.name, context.limit).await {
+            Ok(session) => session,
+            Err(OpenError::Missing) => {
+                return Err(Error::failed(format!("database `{}` disappeared", target.name)));
+            }
+            Err(OpenError::Other(e)) => return Err(e),
+        };
         let done = session.run_users(statements).await;
         session.close().await;
         done.map_err(|e| {
@@ -57,11 +53,7 @@ async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<
     Ok(())
 }
 
-async fn run_command(
-    context: &Context<'_>,
-    request: &Request<'_>,
-    set: &[NamedDatabase],
-) -> Result<()> {
+async fn run_command(context: &Context<'_>, request: &Request<'_>, set: &[NamedDatabase]) -> Result<()> {
     let definition = context.definition;
     let Some(command) = &definition.after_clone else {
         return Ok(());
@@ -78,16 +70,13 @@ async fn run_command(
     let observe = context.observe;
     let mut tell = |line: &str| observe(Event::Output(line));
     let limit = context.limit;
-    hook.run(&handed, limit.left(), &limit.cancel, &mut tell)
-        .await
+    hook.run(&handed, limit.left(), &limit.cancel, &mut tell).await
 }
 
 /// Says what becomes of the clone, and what to do.
 fn given_up(error: Error, key: &str, definition: &str, set: &[NamedDatabase]) -> Error {
     let name = set.first().map_or("", |database| &database.name);
-    let error = error.detail(format!(
-        "clone `{name}` is given up, and dropped in the background"
-    ));
+    let error = error.detail(format!("clone `{name}` is given up, and dropped in the background"));
     match error.kind() {
         Kind::Interrupted => error,
         Kind::Timeout => error.hint(format!(

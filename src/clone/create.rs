@@ -57,15 +57,11 @@ pub async fn create(
         copy::create_all(registry, context, &copies, &keys).await?;
         for clone in &intended {
             for (row, from) in clone.rows.iter().zip(template.databases()) {
-                from.reapply(registry, context, &row.private_name, "clone")
-                    .await?;
+                from.reapply(registry, context, &row.private_name, "clone").await?;
             }
         }
-        let comments: Vec<Option<&str>> = template
-            .databases()
-            .iter()
-            .map(|d| d.replay.comment.as_deref())
-            .collect();
+        let comments: Vec<Option<&str>> =
+            template.databases().iter().map(|d| d.replay.comment.as_deref()).collect();
         order.hand_over(registry, &intended, &comments).await
     }
     .await;
@@ -111,9 +107,7 @@ pub async fn create_without_template(
             give_up(registry, &ids(&intended)).await;
             Ok(Err(overtaken))
         }
-        Err(error) => given_up_on_error(registry, intended, Err(error))
-            .await
-            .map(Ok),
+        Err(error) => given_up_on_error(registry, intended, Err(error)).await.map(Ok),
     }
 }
 
@@ -197,9 +191,7 @@ impl Order<'_> {
         let finished = self.finished(clones, comments);
         let notes = clones.iter().zip(self.requests);
         let notes: Vec<Statement> = notes
-            .filter_map(|(clone, request)| {
-                hook::note(self.context, request, &clone.id, &named(&clone.rows))
-            })
+            .filter_map(|(clone, request)| hook::note(self.context, request, &clone.id, &named(&clone.rows)))
             .collect();
         let handed_over = match registry.hand_over(&finished, !hooks, &notes).await {
             Ok(handed_over) => handed_over,
@@ -221,9 +213,7 @@ impl Order<'_> {
             if hooks {
                 after::after_clone(self.context, request, &databases).await?;
                 let name = databases.first().map_or("", |d| &d.name);
-                expires_at = registry
-                    .begin_lease(&clone.id, name, &request.tenure)
-                    .await?;
+                expires_at = registry.begin_lease(&clone.id, name, &request.tenure).await?;
             }
             ready.push(Clone {
                 id: clone.id.clone(),
@@ -239,11 +229,7 @@ impl Order<'_> {
         Ok(ready)
     }
 
-    fn finished<'c>(
-        &'c self,
-        clones: &'c [Intended],
-        comments: &[Option<&str>],
-    ) -> Vec<Finished<'c>> {
+    fn finished<'c>(&'c self, clones: &'c [Intended], comments: &[Option<&str>]) -> Vec<Finished<'c>> {
         let words = words(self.context);
         let mut finished = Vec::new();
         for (Intended { id, rows }, request) in clones.iter().zip(self.requests) {
@@ -252,9 +238,7 @@ impl Order<'_> {
             finished.push(Finished {
                 id,
                 tenure: &request.tenure,
-                databases: rows
-                    .map(|(row, builders)| (row, row.mark().comment(&words, *builders)))
-                    .collect(),
+                databases: rows.map(|(row, builders)| (row, row.mark().comment(&words, *builders))).collect(),
             });
         }
         finished
@@ -262,11 +246,5 @@ impl Order<'_> {
 }
 
 fn databases<'a>(named: impl Iterator<Item = (&'a String, String)>) -> Vec<NewDatabase> {
-    named
-        .map(|(role, name)| NewDatabase {
-            role: role.clone(),
-            private_name: private_name(),
-            name,
-        })
-        .collect()
+    named.map(|(role, name)| NewDatabase { role: role.clone(), private_name: private_name(), name }).collect()
 }

@@ -49,12 +49,7 @@ pub async fn fill(
     let key = LockKey::filler(stock.id);
     let started = Instant::now();
     // Whoever is at it may have seen enough of them just before ours was taken.
-    while !registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "take the right to make warm clones".into())?
-    {
+    while !registry.session().try_lock(key).await.doing(|| "take the right to make warm clones".into())? {
         if started.elapsed() > PATIENCE {
             return Ok(0);
         }
@@ -62,11 +57,7 @@ pub async fn fill(
         context.limit.pause(Duration::from_millis(20), what).await?;
     }
     let filled = fill_up(registry, context, fingerprint).await;
-    registry
-        .session()
-        .unlock(key)
-        .await
-        .doing(|| "give back the right to make warm clones".into())?;
+    registry.session().unlock(key).await.doing(|| "give back the right to make warm clones".into())?;
     filled
 }
 
@@ -113,11 +104,7 @@ fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>, slots: S
     (wanted - stock.warm).min(room).max(0)
 }
 
-async fn fill_up(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    fingerprint: &Fingerprint,
-) -> Result<usize> {
+async fn fill_up(registry: &mut Registry, context: &Context<'_>, fingerprint: &Fingerprint) -> Result<usize> {
     let mut made = 0;
     // Those that are made meanwhile may be taken meanwhile; a loop of clones is followed, but one day
     // somebody else should be the one who does it.
@@ -142,12 +129,7 @@ async fn fill_up(
         let done: Result<usize> = async {
             let mut chooser = Chooser::read(registry, context, false).await?;
             let tried = probe(registry, context, &template, &stock, &mut chooser, missing).await?;
-            let job = Job {
-                context,
-                template: &template,
-                stock: &stock,
-                chooser: &chooser,
-            };
+            let job = Job { context, template: &template, stock: &stock, chooser: &chooser };
             let made = fill_lanes(registry, &job, missing - tried, slots).await?;
             Ok(made + usize::try_from(tried).unwrap_or_default())
         }
@@ -191,12 +173,7 @@ async fn probe(
     let most = usize::try_from(missing).unwrap_or_default();
     for strategy in unknown.into_iter().take(most) {
         let forced = chooser.forced(strategy);
-        let job = Job {
-            context,
-            template,
-            stock,
-            chooser: &forced,
-        };
+        let job = Job { context, template, stock, chooser: &forced };
         copy::give_way(registry).await?;
         let millis = match make(registry, &job).await {
             Ok(took) => {
@@ -213,12 +190,7 @@ async fn probe(
     Ok(made)
 }
 
-async fn fill_lanes(
-    registry: &mut Registry,
-    job: &Job<'_>,
-    missing: i64,
-    slots: Slots,
-) -> Result<usize> {
+async fn fill_lanes(registry: &mut Registry, job: &Job<'_>, missing: i64, slots: Slots) -> Result<usize> {
     let left = AtomicI64::new(missing);
     let mut others = Vec::new();
     // Each lane takes one, and its visits another.
@@ -235,10 +207,7 @@ async fn fill_lanes(
         another.close().await;
         done
     });
-    let (own, others) = tokio::join!(
-        lane(registry, job, left),
-        futures_util::future::join_all(lanes)
-    );
+    let (own, others) = tokio::join!(lane(registry, job, left), futures_util::future::join_all(lanes));
     let mut made = own?;
     for done in others {
         made += done?;
@@ -251,10 +220,7 @@ async fn lane(registry: &mut Registry, job: &Job<'_>, left: &AtomicI64) -> Resul
     while left.fetch_sub(1, Ordering::Relaxed) > 0 && !job.context.limit.cancel.is_cancelled() {
         copy::give_way(registry).await?;
         // Who evicts the template waits for this process only.
-        if registry
-            .is_held_alone(LockKey::evicting(job.stock.id))
-            .await?
-        {
+        if registry.is_held_alone(LockKey::evicting(job.stock.id)).await? {
             left.store(0, Ordering::Relaxed);
             break;
         }
@@ -295,12 +261,7 @@ async fn prepare(
     id: &str,
     rows: &mut [DatabaseRow],
 ) -> Result<Duration> {
-    let Job {
-        context,
-        template,
-        stock,
-        chooser,
-    } = *job;
+    let Job { context, template, stock, chooser } = *job;
     let started = Instant::now();
     for copy in template.copies_to(rows, chooser) {
         copy::create(registry.session(), &copy, context).await?;
@@ -314,8 +275,7 @@ async fn prepare(
         if !stock.login_triggers {
             visit(registry, context, row).await?;
         }
-        from.reapply(registry, context, &row.private_name, "warm clone")
-            .await?;
+        from.reapply(registry, context, &row.private_name, "warm clone").await?;
     }
     Ok(took)
 }
@@ -326,15 +286,9 @@ async fn prepare(
 async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow) -> Result<()> {
     let name = &row.private_name;
     let session = registry.session();
-    session
-        .run(sql::allow_connections(name, true))
-        .await
-        .doing(|| format!("open database `{name}`"))?;
+    session.run(sql::allow_connections(name, true)).await.doing(|| format!("open database `{name}`"))?;
     let visited = Session::open(context.endpoint, name, context.limit).await;
-    session
-        .run(sql::allow_connections(name, false))
-        .await
-        .doing(|| format!("close database `{name}`"))?;
+    session.run(sql::allow_connections(name, false)).await.doing(|| format!("close database `{name}`"))?;
     match visited {
         Ok(visitor) => visitor.close().await,
         // A role that may not connect to its own database can still hand it out.
@@ -348,10 +302,9 @@ async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow
     let left = catalog::clear(session, oid, PATIENCE, context.limit, end).await?;
     match left.first() {
         None => Ok(()),
-        Some(visitor) => Err(Error::failed(format!(
-            "somebody is in the warm clone `{name}`: {}",
-            visitor.describe()
-        ))),
+        Some(visitor) => {
+            Err(Error::failed(format!("somebody is in the warm clone `{name}`: {}", visitor.describe())))
+        }
     }
 }
 
@@ -363,13 +316,7 @@ mod tests {
     #[test]
     fn the_disk_is_somebody_elses_too() {
         const MB: u64 = 1_000_000;
-        let disk = |free, total| {
-            Some(Disk {
-                free,
-                total,
-                file_system: FileSystem::Other,
-            })
-        };
+        let disk = |free, total| Some(Disk { free, total, file_system: FileSystem::Other });
         assert_eq!(room(None, 21_000_000), i64::MAX);
         assert_eq!(room(disk(18 * MB, 330 * MB), 21_000_000), 0);
         assert_eq!(room(disk(63 * MB, 330 * MB), 21_000_000), 1);

@@ -28,11 +28,7 @@ pub struct Handed {
 }
 
 impl Handed {
-    pub(super) fn new(
-        endpoint: &Endpoint,
-        request: &Request<'_>,
-        databases: &[NamedDatabase],
-    ) -> Self {
+    pub(super) fn new(endpoint: &Endpoint, request: &Request<'_>, databases: &[NamedDatabase]) -> Self {
         let (client_host, client_port) = endpoint.client();
         Handed {
             databases: databases.to_vec(),
@@ -71,8 +67,7 @@ impl Hook<'_> {
     ) -> Result<()> {
         let Hook { name, endpoint, .. } = *self;
         let mut job = Job::shell(self.command, self.root);
-        let endpoint_of_clients =
-            endpoint.for_clients(handed.client_host.clone(), handed.client_port);
+        let endpoint_of_clients = endpoint.for_clients(handed.client_host.clone(), handed.client_port);
         job.env = handout::variables(
             &endpoint_of_clients,
             self.root,
@@ -93,10 +88,9 @@ impl Hook<'_> {
         let (kind, what) = match (&finished.ended, &finished.status) {
             (Ended::ByItself, Status::Exited(0)) => return Ok(()),
             (Ended::Cancelled, _) => (Kind::Interrupted, "was interrupted".to_owned()),
-            (Ended::TimedOut, _) if by_wait => (
-                Kind::Timeout,
-                format!("was ended after {took}, by `--wait`"),
-            ),
+            (Ended::TimedOut, _) if by_wait => {
+                (Kind::Timeout, format!("was ended after {took}, by `--wait`"))
+            }
             (Ended::TimedOut, _) => (Kind::Timeout, format!("was ended after {took}")),
             (Ended::ByItself, status) => (Kind::Build, format!("failed ({status}, after {took})")),
         };
@@ -148,14 +142,7 @@ pub async fn before_release(
     };
     let handed = serde_json::from_value(handed)
         .map_err(|e| Error::internal("cannot read what before_release is to see").caused_by(e))?;
-    let hook = Hook {
-        name: "before_release",
-        command,
-        phase: Phase::BeforeRelease,
-        definition,
-        endpoint,
-        root,
-    };
-    hook.run(&handed, limit.left(), &limit.cancel, &mut |_| {})
-        .await
+    let hook =
+        Hook { name: "before_release", command, phase: Phase::BeforeRelease, definition, endpoint, root };
+    hook.run(&handed, limit.left(), &limit.cancel, &mut |_| {}).await
 }

@@ -79,26 +79,16 @@ pub struct Clone {
 impl Clone {
     /// What a person calls it.
     pub fn name(&self) -> &str {
-        self.databases
-            .first()
-            .map_or(self.id.as_str(), |d| d.name.as_str())
+        self.databases.first().map_or(self.id.as_str(), |d| d.name.as_str())
     }
 }
 
 fn named(rows: &[DatabaseRow]) -> Vec<NamedDatabase> {
-    rows.iter()
-        .map(|r| NamedDatabase {
-            role: r.role.clone(),
-            name: r.name.clone(),
-        })
-        .collect()
+    rows.iter().map(|r| NamedDatabase { role: r.role.clone(), name: r.name.clone() }).collect()
 }
 
 fn words(context: &Context<'_>) -> String {
-    format!(
-        "pgstencil clone: {} of {}",
-        context.definition.name, context.project
-    )
+    format!("pgstencil clone: {} of {}", context.definition.name, context.project)
 }
 
 /// The names of one clone's databases, in the order of the definition. `group`: see [`Request`].
@@ -170,11 +160,7 @@ pub async fn register_unnamed(
     let mut databases = Vec::new();
     for database in from {
         let name = private_name();
-        databases.push(NewDatabase {
-            role: database.role.clone(),
-            private_name: name.clone(),
-            name,
-        });
+        databases.push(NewDatabase { role: database.role.clone(), private_name: name.clone(), name });
     }
     let new = NewClone {
         id,

@@ -27,12 +27,7 @@ pub(crate) const KEEP: &str = "Django: run the tests with --keepdb (pytest: --re
 
 /// The error for a name that a database has already.
 pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Error {
-    let error = || {
-        Error::new(
-            Kind::NameTaken,
-            format!("there is a database `{name}` already"),
-        )
-    };
+    let error = || Error::new(Kind::NameTaken, format!("there is a database `{name}` already"));
     match registry.clone_by_name(name).await {
         Ok(Some(row)) if row.state == "creating" => error()
             .detail(format!("it is being made by {}", row.holder.0.describe()))
@@ -92,13 +87,10 @@ pub fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
         None if row.lease == "session" => "it is kept until the command that holds it ends".into(),
         None => "it is kept until it is released".into(),
     };
-    let error = Error::new(
-        Kind::NameTaken,
-        format!("clone `{name}` belongs to another owner"),
-    )
-    .detail(owner_of(row))
-    .detail(format!("last used at {}; {kept}", row.seen_at))
-    .detail(format!("you are {}", asker.holder.describe_checkout()));
+    let error = Error::new(Kind::NameTaken, format!("clone `{name}` belongs to another owner"))
+        .detail(owner_of(row))
+        .detail(format!("last used at {}; {kept}", row.seen_at))
+        .detail(format!("you are {}", asker.holder.describe_checkout()));
     let error = match &*asker.holder.checkout.owner {
         "" => error,
         own => error.detail(format!("with PGSTENCIL_OWNER `{own}`")),
@@ -108,9 +100,9 @@ pub fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
         && row.owner.top == asker.holder.checkout.top
         && row.owner.machine != asker.holder.checkout.machine;
     let error = match moved {
-        true => error.hint(
-            "if this is one place whose host name changes, set PGSTENCIL_OWNER to one name there",
-        ),
+        true => {
+            error.hint("if this is one place whose host name changes, set PGSTENCIL_OWNER to one name there")
+        }
         false => error,
     };
     let error = error
@@ -127,9 +119,5 @@ pub fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
 }
 
 fn owner_of(row: &CloneRow) -> String {
-    format!(
-        "owner: {}, since {}",
-        row.owner.describe(&row.holder.0),
-        row.owner.since
-    )
+    format!("owner: {}, since {}", row.owner.describe(&row.holder.0), row.owner.since)
 }

@@ -84,13 +84,7 @@ pub async fn claim(
         0 => template.clone_id.clone(),
         _ => first.group.to_owned(),
     };
-    let clones = Claimed {
-        context,
-        fingerprint,
-        group: &group,
-        requests,
-        sets: &good,
-    };
+    let clones = Claimed { context, fingerprint, group: &group, requests, sets: &good };
     let handed = clones.hand_over(registry, count_hit, started).await;
     let clones = match handed {
         Ok(clones) => clones,
@@ -106,11 +100,7 @@ pub async fn claim(
             return Ok(None);
         }
     };
-    Ok(Some(Warm {
-        clones,
-        group,
-        template: template_facts,
-    }))
+    Ok(Some(Warm { clones, group, template: template_facts }))
 }
 
 /// Why claimed clones were not handed over.
@@ -141,13 +131,7 @@ impl Claimed<'_> {
         count_hit: bool,
         started: Instant,
     ) -> std::result::Result<Vec<Clone>, HandOver> {
-        let Claimed {
-            context,
-            fingerprint,
-            group,
-            requests,
-            sets,
-        } = *self;
+        let Claimed { context, fingerprint, group, requests, sets } = *self;
         let mut wanted = Vec::new();
         for (set, request) in sets.iter().zip(requests) {
             let (index, shard) = (request.index, request.shard);
@@ -155,11 +139,7 @@ impl Claimed<'_> {
             wanted.extend(set.iter().zip(names));
         }
         let count_hit = count_hit && sets.len() == requests.len();
-        let tenures: Vec<_> = requests
-            .iter()
-            .take(sets.len())
-            .map(|r| &r.tenure)
-            .collect();
+        let tenures: Vec<_> = requests.iter().take(sets.len()).map(|r| &r.tenure).collect();
         let hooks = after::is_wanted(context);
         let mut named = wanted.iter();
         let named: Vec<Vec<NamedDatabase>> = sets
@@ -167,10 +147,7 @@ impl Claimed<'_> {
             .map(|set| {
                 let databases = named.by_ref().take(set.len());
                 databases
-                    .map(|(row, name)| NamedDatabase {
-                        role: row.role.clone(),
-                        name: name.clone(),
-                    })
+                    .map(|(row, name)| NamedDatabase { role: row.role.clone(), name: name.clone() })
                     .collect()
             })
             .collect();
@@ -195,8 +172,7 @@ impl Claimed<'_> {
             Err(_) => return Err(HandOver::Unfit),
         };
         let mut clones = Vec::new();
-        for (((set, request), until), databases) in sets.iter().zip(requests).zip(until).zip(named)
-        {
+        for (((set, request), until), databases) in sets.iter().zip(requests).zip(until).zip(named) {
             let mut expires_at = until;
             if hooks {
                 after::after_clone(context, request, &databases).await?;
@@ -206,9 +182,7 @@ impl Claimed<'_> {
                 expires_at = registry.begin_lease(id, name, &request.tenure).await?;
             }
             clones.push(Clone {
-                id: set
-                    .first()
-                    .map_or_else(String::new, |row| row.clone_id.clone()),
+                id: set.first().map_or_else(String::new, |row| row.clone_id.clone()),
                 databases,
                 oids: set.iter().filter_map(|row| row.oid).collect(),
                 fingerprint: *fingerprint,
@@ -235,24 +209,13 @@ fn stands(set: &[ClaimedRow], context: &Context<'_>) -> bool {
 }
 
 fn facts(row: &ClaimedRow) -> Result<WarmTemplate> {
-    let base = row
-        .base_fingerprint
-        .as_deref()
-        .map(str::parse)
-        .transpose()?;
+    let base = row.base_fingerprint.as_deref().map(str::parse).transpose()?;
     let millis = row.full_ms.and_then(|ms| u64::try_from(ms).ok());
     Ok(WarmTemplate {
-        extends: base.map(|base| Extends {
-            base,
-            added: row.added.0.clone(),
-        }),
-        provisional: row.provisional.then(|| {
-            Provisional::new(
-                row.settle_attempts,
-                row.settle_tried_s,
-                row.settle_failure.clone(),
-            )
-        }),
+        extends: base.map(|base| Extends { base, added: row.added.0.clone() }),
+        provisional: row
+            .provisional
+            .then(|| Provisional::new(row.settle_attempts, row.settle_tried_s, row.settle_failure.clone())),
         build_time: millis.map(Duration::from_millis),
     })
 }

@@ -14,8 +14,8 @@ use super::nearest::nearest;
 use super::placeholder::{EnvTemplate, SqlTemplate};
 use super::raw::{RawClone, RawConfig, RawEviction, RawInputLines, RawServer, RawTemplate};
 use super::{
-    CloneSettings, Config, Definition, EvictionSettings, InputLines, MINIMAL, Origin,
-    ServerSettings, UrlSetting, is_host, role_suffix,
+    CloneSettings, Config, Definition, EvictionSettings, InputLines, MINIMAL, Origin, ServerSettings,
+    UrlSetting, is_host, role_suffix,
 };
 use crate::error::{Error, Result};
 use crate::git::Tree;
@@ -30,12 +30,7 @@ const MAX_NAME: usize = 32;
 const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
 /// Checks everything that the types of the raw structs do not. `folder` is the file's.
-pub(super) fn config(
-    doc: &Document<'_>,
-    raw: RawConfig,
-    file: &Path,
-    folder: &Path,
-) -> Result<Config> {
+pub(super) fn config(doc: &Document<'_>, raw: RawConfig, file: &Path, folder: &Path) -> Result<Config> {
     let top = KeyPath::default();
     let root = match &raw.root {
         None => folder.to_owned(),
@@ -90,10 +85,7 @@ fn project(doc: &Document<'_>, path: &KeyPath, given: &str) -> Result<String> {
     }
     let length = given.chars().count();
     if length > MAX_NAME {
-        return Err(doc.error(
-            path,
-            format!("has {length} characters; at most {MAX_NAME} fit"),
-        ));
+        return Err(doc.error(path, format!("has {length} characters; at most {MAX_NAME} fit")));
     }
     Ok(folded(given, MAX_NAME))
 }
@@ -117,10 +109,7 @@ fn default_project(doc: &Document<'_>, root: &Path) -> Result<String> {
     match has_word(&name) {
         true => Ok(folded(&name, MAX_NAME)),
         false => Err(doc
-            .whole(format!(
-                "the root folder `{}` has no name to call the project by",
-                root.display()
-            ))
+            .whole(format!("the root folder `{}` has no name to call the project by", root.display()))
             .hint("add `project = \"NAME\"` at the top of the file")),
     }
 }
@@ -129,12 +118,7 @@ fn has_word(text: &str) -> bool {
     text.chars().any(char::is_alphanumeric)
 }
 
-fn server(
-    doc: &Document<'_>,
-    path: &KeyPath,
-    raw: RawServer,
-    root: &Path,
-) -> Result<ServerSettings> {
+fn server(doc: &Document<'_>, path: &KeyPath, raw: RawServer, root: &Path) -> Result<ServerSettings> {
     let url_path = path.key("url");
     let url = match raw.url.as_deref() {
         None => None,
@@ -147,10 +131,7 @@ fn server(
             Some(name) if is_variable(name) => UrlSetting::Variable(name.to_owned()),
             Some(name) => {
                 return Err(doc
-                    .error(
-                        &url_path,
-                        format!("names `{name}`, which no variable can be called"),
-                    )
+                    .error(&url_path, format!("names `{name}`, which no variable can be called"))
                     .hint("write `env:DATABASE_URL`, without `$` and braces"));
             }
             None => UrlSetting::Literal(ServerUrl::parse(url).map_err(|e| doc.at(&url_path, e))?),
@@ -159,25 +140,19 @@ fn server(
     let registry_path = path.key("registry");
     let registry = raw.registry;
     if registry.is_empty() || registry.len() > 63 {
-        return Err(doc.error(
-            &registry_path,
-            format!("has {} bytes; a database name has 1 to 63", registry.len()),
-        ));
+        return Err(
+            doc.error(&registry_path, format!("has {} bytes; a database name has 1 to 63", registry.len()))
+        );
     }
     if matches!(registry.as_str(), "postgres" | "template0" | "template1") {
         return Err(doc
-            .error(
-                &registry_path,
-                format!("is `{registry}`, which belongs to the server"),
-            )
+            .error(&registry_path, format!("is `{registry}`, which belongs to the server"))
             .hint("pgstencil creates a database of its own: choose a name that is not taken"));
     }
     if let Some(host) = raw.client_host.as_ref().filter(|host| !is_host(host)) {
         return Err(doc
             .error(&path.key("client_host"), format!("is `{host}`, not a host"))
-            .hint(
-                "write a host name, an address or a socket folder; the port goes to `client_port`",
-            ));
+            .hint("write a host name, an address or a socket folder; the port goes to `client_port`"));
     }
     for (key, value) in [("bindir", &raw.bindir), ("run_as", &raw.run_as)] {
         if value.as_deref().is_some_and(|v| v.trim().is_empty()) {
@@ -247,10 +222,7 @@ fn check_columns(doc: &Document<'_>, path: &KeyPath, columns: &[String]) -> Resu
         let parts: Vec<&str> = column.split('.').collect();
         if parts.len() < 2 || parts.iter().any(|part| part.trim().is_empty()) {
             return Err(doc
-                .error(
-                    &path.index(i),
-                    format!("is `{column}`, which names no column"),
-                )
+                .error(&path.index(i), format!("is `{column}`, which names no column"))
                 .hint("write `table.column` or `schema.table.column`; `table.*` is every column"));
         }
     }
@@ -279,12 +251,7 @@ fn duration(doc: &Document<'_>, path: &KeyPath, text: &str, or_never: bool) -> R
     Err(doc.error(path, format!("is `{text}`, {why}")).hint(mend))
 }
 
-fn definition(
-    doc: &Document<'_>,
-    path: &KeyPath,
-    name: String,
-    raw: RawTemplate,
-) -> Result<Definition> {
+fn definition(doc: &Document<'_>, path: &KeyPath, name: String, raw: RawTemplate) -> Result<Definition> {
     check_name(doc, path, &name, "definition")?;
     let Some(build) = raw.build.clone() else {
         return Err(doc
@@ -303,10 +270,7 @@ fn definition(
         && raw.input_lines.is_empty()
     {
         return Err(doc
-            .error(
-                path,
-                "has no inputs, so its template would never be built anew",
-            )
+            .error(path, "has no inputs, so its template would never be built anew")
             .hint("name the migrations: `migrations = [\"migrations/**/*.sql\"]`"));
     }
     for (key, globs) in [
@@ -375,10 +339,8 @@ fn check_name(doc: &Document<'_>, path: &KeyPath, name: &str, what: &str) -> Res
             .hint("use ASCII letters, digits, `_` and `-`"));
     }
     if name.len() > MAX_NAME {
-        let why = format!(
-            "is too long a name for a {what}: {} characters; at most {MAX_NAME} fit",
-            name.len()
-        );
+        let why =
+            format!("is too long a name for a {what}: {} characters; at most {MAX_NAME} fit", name.len());
         return Err(doc.error(path, why));
     }
     Ok(())
@@ -387,13 +349,8 @@ fn check_name(doc: &Document<'_>, path: &KeyPath, name: &str, what: &str) -> Res
 fn check_from(doc: &Document<'_>, path: &KeyPath, from: &str) -> Result<()> {
     if from.is_empty() || from.len() > 63 {
         return Err(doc
-            .error(
-                path,
-                format!("has {} bytes; a database name has 1 to 63", from.len()),
-            )
-            .hint(
-                "name a database of the server, such as `template1`; `template0` is an empty one",
-            ));
+            .error(path, format!("has {} bytes; a database name has 1 to 63", from.len()))
+            .hint("name a database of the server, such as `template1`; `template0` is an empty one"));
     }
     Ok(())
 }
@@ -416,10 +373,7 @@ fn check_roles(doc: &Document<'_>, path: &KeyPath, roles: &[String]) -> Result<(
             Some(other) => {
                 return Err(doc
                     .error(&path, format!("is `{role}`, too close to `{other}`"))
-                    .detail(format!(
-                        "both would be `PGSTENCIL_URL_{}` for commands",
-                        role_suffix(role)
-                    ))
+                    .detail(format!("both would be `PGSTENCIL_URL_{}` for commands", role_suffix(role)))
                     .hint("let them differ in more than case and `-` or `_`"));
             }
         }
@@ -431,13 +385,8 @@ fn check_roles(doc: &Document<'_>, path: &KeyPath, roles: &[String]) -> Result<(
         let numbered = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
         if numbered && (stem.is_empty() || suffixes.contains_key(stem)) {
             return Err(doc
-                .error(
-                    &path.index(i),
-                    format!("is `{role}`, which reads like the number of a clone"),
-                )
-                .detail(format!(
-                    "`PGSTENCIL_URL_{suffix}` already has a meaning with `--clones`"
-                ))
+                .error(&path.index(i), format!("is `{role}`, which reads like the number of a clone"))
+                .detail(format!("`PGSTENCIL_URL_{suffix}` already has a meaning with `--clones`"))
                 .hint(format!("call it `db{number}`, say")));
         }
     }
@@ -451,10 +400,7 @@ fn check_globs(doc: &Document<'_>, path: &KeyPath, globs: &[String]) -> Result<(
         check_relative(doc, &path, glob)?;
         if let Some(folder) = glob.strip_suffix('/') {
             return Err(doc
-                .error(
-                    &path,
-                    format!("is the folder `{glob}`, but files are wanted"),
-                )
+                .error(&path, format!("is the folder `{glob}`, but files are wanted"))
                 .hint(format!("write `{folder}/**`")));
         }
         GlobBuilder::new(glob)
@@ -481,9 +427,7 @@ fn check_relative(doc: &Document<'_>, path: &KeyPath, text: &str) -> Result<()> 
     if text.starts_with('/') || text.starts_with("~/") {
         return Err(doc
             .error(path, format!("is `{text}`, but paths start from the root"))
-            .hint(
-                "leave out what is above the root; `root` at the top of the file can move it up",
-            ));
+            .hint("leave out what is above the root; `root` at the top of the file can move it up"));
     }
     if text.split('/').any(|part| part == "..") {
         return Err(doc
@@ -492,20 +436,13 @@ fn check_relative(doc: &Document<'_>, path: &KeyPath, text: &str) -> Result<()> 
     }
     if let Some(rest) = text.strip_prefix("./") {
         return Err(doc
-            .error(
-                path,
-                format!("is `{text}`, but paths start from the root anyway"),
-            )
+            .error(path, format!("is `{text}`, but paths start from the root anyway"))
             .hint(format!("write `{rest}`")));
     }
     Ok(())
 }
 
-fn input_lines(
-    doc: &Document<'_>,
-    path: &KeyPath,
-    raw: Vec<RawInputLines>,
-) -> Result<Vec<InputLines>> {
+fn input_lines(doc: &Document<'_>, path: &KeyPath, raw: Vec<RawInputLines>) -> Result<Vec<InputLines>> {
     raw.into_iter()
         .enumerate()
         .map(|(i, lines)| {
@@ -516,16 +453,10 @@ fn input_lines(
                 let text = e.to_string();
                 let why = text.lines().last().unwrap_or_default();
                 let why = why.trim_start_matches("error: ");
-                doc.error(
-                    &path.key("match"),
-                    format!("is no regular expression: {why}"),
-                )
-                .hint("in single quotes TOML leaves backslashes alone: `match = '^v\\d'`")
+                doc.error(&path.key("match"), format!("is no regular expression: {why}"))
+                    .hint("in single quotes TOML leaves backslashes alone: `match = '^v\\d'`")
             })?;
-            Ok(InputLines {
-                file: lines.file,
-                matching: lines.matching,
-            })
+            Ok(InputLines { file: lines.file, matching: lines.matching })
         })
         .collect()
 }
@@ -542,23 +473,15 @@ fn check_variables(doc: &Document<'_>, path: &KeyPath, names: &[String]) -> Resu
 }
 
 /// A variable of `env_inputs` must be one whose value the build sees.
-fn check_seen(
-    doc: &Document<'_>,
-    path: &KeyPath,
-    definition: &str,
-    raw: &RawTemplate,
-) -> Result<()> {
+fn check_seen(doc: &Document<'_>, path: &KeyPath, definition: &str, raw: &RawTemplate) -> Result<()> {
     for (i, name) in raw.env_inputs.iter().enumerate() {
         for (table, mapping) in [("env", &raw.env), ("build_env", &raw.build_env)] {
             if mapping.contains_key(name) {
-                let why =
-                    format!("names `{name}`, but `{table}` of template `{definition}` sets it");
+                let why = format!("names `{name}`, but `{table}` of template `{definition}` sets it");
                 return Err(doc
                     .error(&path.key("env_inputs").index(i), why)
                     .detail("the key would hold a value that the build never sees")
-                    .hint(format!(
-                        "take it out of `env_inputs`: what `{table}` says is in the key anyway"
-                    )));
+                    .hint(format!("take it out of `env_inputs`: what `{table}` says is in the key anyway")));
             }
         }
     }
@@ -598,10 +521,7 @@ fn after_clone_sql(
         }
         SqlTemplate::parse(sql, roles).map_err(|e| doc.at(&path, e))?;
     }
-    Ok(raw
-        .into_iter()
-        .filter(|(_, sql)| !sql.trim().is_empty())
-        .collect())
+    Ok(raw.into_iter().filter(|(_, sql)| !sql.trim().is_empty()).collect())
 }
 
 fn env(

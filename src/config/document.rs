@@ -169,11 +169,7 @@ impl<'a> Document<'a> {
         };
         read().map_err(|e: toml::de::Error| {
             // Not reached as long as the check knows all that the schema can say.
-            Error::config(format!(
-                "{}: {}",
-                place(self.file, self.text, e.span()),
-                e.message()
-            ))
+            Error::config(format!("{}: {}", place(self.file, self.text, e.span()), e.message()))
         })
     }
 
@@ -262,15 +258,14 @@ impl<'a> Document<'a> {
                 let limit = |key: &str| schema[key].as_i64();
                 let (min, max) = (limit("minimum"), limit("maximum"));
                 let parsed = i64::from_str_radix(number.as_str(), number.radix()).ok();
-                let inside = parsed.is_some_and(|n| {
-                    min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)
-                });
+                let inside =
+                    parsed.is_some_and(|n| min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max));
                 match (inside, min, max) {
                     (true, _, _) => Ok(()),
-                    (false, Some(min), Some(max)) => Err(self.error(
-                        path,
-                        format!("is {}, not a number from {min} to {max}", number.as_str()),
-                    )),
+                    (false, Some(min), Some(max)) => {
+                        Err(self
+                            .error(path, format!("is {}, not a number from {min} to {max}", number.as_str())))
+                    }
                     _ => Err(self.error(path, "is a number out of range")),
                 }
             }
@@ -404,12 +399,7 @@ fn did_you_mean(error: Error, meant: Option<&str>) -> Error {
 /// The values that a string may have, if they are listed.
 fn choices(schema: &Value) -> Option<Vec<&str>> {
     let listed = schema["enum"].as_array().or(schema["oneOf"].as_array())?;
-    Some(
-        listed
-            .iter()
-            .filter_map(|v| v.as_str().or_else(|| v["const"].as_str()))
-            .collect(),
-    )
+    Some(listed.iter().filter_map(|v| v.as_str().or_else(|| v["const"].as_str())).collect())
 }
 
 /// The keys of a table.
@@ -426,10 +416,7 @@ fn homes(key: &str) -> Vec<&'static str> {
         ("`[server]`", &tables["server"]),
         ("`[clone]`", &tables["clone"]),
         ("`[eviction]`", &tables["eviction"]),
-        (
-            "`[template.NAME]`",
-            &tables["template"]["additionalProperties"],
-        ),
+        ("`[template.NAME]`", &tables["template"]["additionalProperties"]),
     ]
     .into_iter()
     .filter(|(_, schema)| schema["properties"].get(key).is_some())

@@ -126,9 +126,7 @@ impl Environment {
 
     /// The value as a path, if it is set and not empty.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        self.get_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
+        self.get_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
     /// All variables, sorted by name.
@@ -148,11 +146,10 @@ impl Environment {
         if let Some(dir) = self.path(STATE_DIR) {
             return match dir.is_absolute() {
                 true => Ok(dir),
-                false => Err(Error::config(format!(
-                    "`{STATE_DIR}` is the relative path `{}`",
-                    dir.display()
-                ))
-                .hint("set it to an absolute path")),
+                false => {
+                    Err(Error::config(format!("`{STATE_DIR}` is the relative path `{}`", dir.display()))
+                        .hint("set it to an absolute path"))
+                }
             };
         }
         if let Some(dir) = self.path(XDG_STATE_HOME).filter(|d| d.is_absolute()) {
@@ -164,33 +161,24 @@ impl Environment {
         };
         match self.path(HOME).filter(|d| d.is_absolute()) {
             Some(home) => Ok(home.join(under_home)),
-            None => Err(
-                Error::config("no folder for pgstencil's state: `HOME` is not set")
-                    .hint(format!("set `{STATE_DIR}` to an absolute path")),
-            ),
+            None => Err(Error::config("no folder for pgstencil's state: `HOME` is not set")
+                .hint(format!("set `{STATE_DIR}` to an absolute path"))),
         }
     }
 }
 
 impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Environment(
-            pairs
-                .into_iter()
-                .map(|(k, v)| (k.into(), v.into()))
-                .collect(),
-        )
+        Environment(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
     }
 }
 
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map()
-            .entries(self.0.iter().map(|(name, value)| {
-                match looks_secret(&name.to_string_lossy()) {
-                    true => (name, OsStr::new("***")),
-                    false => (name, value.as_os_str()),
-                }
+            .entries(self.0.iter().map(|(name, value)| match looks_secret(&name.to_string_lossy()) {
+                true => (name, OsStr::new("***")),
+                false => (name, value.as_os_str()),
             }))
             .finish()
     }
@@ -199,18 +187,9 @@ impl fmt::Debug for Environment {
 /// Whether a variable of this name probably holds a secret, so that its value is not shown.
 pub fn looks_secret(name: &str) -> bool {
     let name = name.to_uppercase();
-    [
-        "PASSWORD",
-        "PASSWD",
-        "TOKEN",
-        "SECRET",
-        "URL",
-        "DSN",
-        "KEY",
-        "CREDENTIAL",
-    ]
-    .iter()
-    .any(|word| name.contains(word))
+    ["PASSWORD", "PASSWD", "TOKEN", "SECRET", "URL", "DSN", "KEY", "CREDENTIAL"]
+        .iter()
+        .any(|word| name.contains(word))
 }
 
 /// The variables of libpq; empty ones count as not set, as they do for libpq.
@@ -332,10 +311,7 @@ mod tests {
         ]);
         let text = format!("{e:?}");
         assert!(!text.contains("hidden"), "{text}");
-        assert!(
-            text.contains("shown") && text.contains("GH_TOKEN"),
-            "{text}"
-        );
+        assert!(text.contains("shown") && text.contains("GH_TOKEN"), "{text}");
         let pg = PgVariables::read(&e).unwrap();
         assert_eq!(pg.password.as_deref(), Some("hidden1"));
         assert!(!format!("{pg:?}").contains("hidden"));
@@ -361,11 +337,7 @@ mod tests {
     #[test]
     fn state_folder() {
         let dir = |pairs: &[(&str, &str)]| env(pairs).state_dir();
-        let all = [
-            ("PGSTENCIL_STATE_DIR", "/own"),
-            ("XDG_STATE_HOME", "/xdg"),
-            ("HOME", "/home/u"),
-        ];
+        let all = [("PGSTENCIL_STATE_DIR", "/own"), ("XDG_STATE_HOME", "/xdg"), ("HOME", "/home/u")];
         let under_home = match cfg!(target_os = "macos") {
             true => "/home/u/Library/Application Support/pgstencil",
             false => "/home/u/.local/state/pgstencil",
@@ -377,15 +349,9 @@ mod tests {
         assert_eq!(dir(&relative_xdg).unwrap(), PathBuf::from(under_home));
 
         let e = dir(&[("PGSTENCIL_STATE_DIR", "own")]).expect_err("relative");
-        assert_eq!(
-            e.message(),
-            "`PGSTENCIL_STATE_DIR` is the relative path `own`"
-        );
+        assert_eq!(e.message(), "`PGSTENCIL_STATE_DIR` is the relative path `own`");
         let e = dir(&[("HOME", "")]).expect_err("no home");
-        assert_eq!(
-            e.message(),
-            "no folder for pgstencil's state: `HOME` is not set"
-        );
+        assert_eq!(e.message(), "no folder for pgstencil's state: `HOME` is not set");
         assert_eq!(e.hints(), ["set `PGSTENCIL_STATE_DIR` to an absolute path"]);
     }
 
@@ -409,14 +375,9 @@ mod tests {
         );
         for port in ["0", "x", "5432,5433"] {
             let e = PgVariables::read(&env(&[("PGPORT", port)])).expect_err(port);
-            assert_eq!(
-                e.message(),
-                format!("`PGPORT` is `{port}`, not a number from 1 to 65535")
-            );
+            assert_eq!(e.message(), format!("`PGPORT` is `{port}`, not a number from 1 to 65535"));
         }
-        let odd: Environment = [("PGPASSWORD", OsString::from_vec(vec![0xff]))]
-            .into_iter()
-            .collect();
+        let odd: Environment = [("PGPASSWORD", OsString::from_vec(vec![0xff]))].into_iter().collect();
         let e = PgVariables::read(&odd).expect_err("not UTF-8");
         assert_eq!(e.message(), "`PGPASSWORD` is not UTF-8");
     }

@@ -334,10 +334,9 @@ impl Config {
     /// A file that is not there or cannot be read, and everything that [`Config::parse`] refuses.
     pub fn load(file: &Path) -> Result<Self> {
         let bytes = fs::read(file).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => with_minimal(Error::config(format!(
-                "no config file `{}`",
-                file.display()
-            ))),
+            ErrorKind::NotFound => {
+                with_minimal(Error::config(format!("no config file `{}`", file.display())))
+            }
             _ => Error::config(format!("cannot read `{}`", file.display())).caused_by(e),
         })?;
         from_bytes(bytes, file)
@@ -371,18 +370,15 @@ impl Config {
         let names: Vec<&str> = self.definitions.iter().map(|d| d.name.as_str()).collect();
         match (name, self.definitions.as_slice()) {
             (None, [only]) => Ok(only),
-            (None, _) => Err(Error::usage(format!(
-                "{} has several template definitions",
-                self.file.display()
-            ))
-            .detail(format!("definitions: {}", names.join(", ")))
-            .hint("name one with `--template NAME`")),
+            (None, _) => {
+                Err(Error::usage(format!("{} has several template definitions", self.file.display()))
+                    .detail(format!("definitions: {}", names.join(", ")))
+                    .hint("name one with `--template NAME`"))
+            }
             (Some(name), all) => all.iter().find(|d| d.name == name).ok_or_else(|| {
-                let error = Error::usage(format!(
-                    "no template definition `{name}` in {}",
-                    self.file.display()
-                ))
-                .detail(format!("definitions: {}", names.join(", ")));
+                let error =
+                    Error::usage(format!("no template definition `{name}` in {}", self.file.display()))
+                        .detail(format!("definitions: {}", names.join(", ")));
                 match nearest::nearest(name, names) {
                     Some(meant) => error.hint(format!("did you mean `{meant}`?")),
                     None => error,
@@ -458,9 +454,9 @@ pub fn discover(start: &Path) -> Result<Option<Found>> {
 pub fn find(start: &Path) -> Result<Found> {
     discover(start)?.ok_or_else(|| {
         let error = Error::config(format!("no `{FILE_NAME}` here or in a folder above"));
-        with_minimal(places(start).iter().fold(error, |e, file| {
-            e.detail(format!("not found: {}", file.display()))
-        }))
+        with_minimal(
+            places(start).iter().fold(error, |e, file| e.detail(format!("not found: {}", file.display()))),
+        )
     })
 }
 

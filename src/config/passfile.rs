@@ -27,19 +27,14 @@ pub enum Passfile {
 
 /// `PGPASSFILE`, else `~/.pgpass`.
 pub fn path(env: &Environment) -> Option<PathBuf> {
-    env.path(env::PGPASSFILE)
-        .or_else(|| env.path(env::HOME).map(|home| home.join(".pgpass")))
+    env.path(env::PGPASSFILE).or_else(|| env.path(env::HOME).map(|home| home.join(".pgpass")))
 }
 
 /// Reads a password file by libpq's rules: only a plain file, and only if nobody but its owner may
 /// read it.
 pub fn read(path: &Path) -> Passfile {
-    let refused = |why: &str| {
-        Passfile::Refused(format!(
-            "password file `{}` is ignored: {why}",
-            path.display()
-        ))
-    };
+    let refused =
+        |why: &str| Passfile::Refused(format!("password file `{}` is ignored: {why}", path.display()));
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -151,10 +146,7 @@ mod tests {
     #[test]
     fn escapes() {
         let file = r"[\:\:1]:5433:a\\b:m\e:p\:w\\x:y";
-        assert_eq!(
-            password(file, Some("[::1]"), Some(5433), r"a\b", "me").as_deref(),
-            Some(r"p:w\x:y")
-        );
+        assert_eq!(password(file, Some("[::1]"), Some(5433), r"a\b", "me").as_deref(), Some(r"p:w\x:y"));
         assert_eq!(find(r"*:*:*:*:end\").as_deref(), Some(r"end\"));
         // An escaped star is a star, and a field is matched as a whole.
         assert_eq!(find(r"\*:*:*:*:x"), None);
@@ -169,10 +161,7 @@ mod tests {
             assert_eq!(password(file, host, None, "d", "u").as_deref(), Some("pw"));
         }
         assert_eq!(password(file, Some("/srv/pg"), None, "d", "u"), None);
-        assert_eq!(
-            password("/srv/pg:*:*:*:pw", Some("/srv/pg"), None, "d", "u").as_deref(),
-            Some("pw")
-        );
+        assert_eq!(password("/srv/pg:*:*:*:pw", Some("/srv/pg"), None, "d", "u").as_deref(), Some("pw"));
     }
 
     #[test]

@@ -31,15 +31,8 @@ pub enum Field {
 
 impl Field {
     /// All fields, in the order of the documentation.
-    pub const ALL: [Field; 7] = [
-        Field::Url,
-        Field::Name,
-        Field::Host,
-        Field::Port,
-        Field::User,
-        Field::Password,
-        Field::Root,
-    ];
+    pub const ALL: [Field; 7] =
+        [Field::Url, Field::Name, Field::Host, Field::Port, Field::User, Field::Password, Field::Root];
 
     /// The word within the braces.
     pub fn as_str(self) -> &'static str {
@@ -105,36 +98,24 @@ impl Placeholder {
         let form = match (field, form) {
             (_, None) => Form::Plain,
             (Field::Url, Some(scheme)) => Form::Scheme(checked_scheme(inner, scheme)?),
-            (Field::Name | Field::Host | Field::User | Field::Password, Some("url")) => {
-                Form::Encoded
-            }
+            (Field::Name | Field::Host | Field::User | Field::Password, Some("url")) => Form::Encoded,
             (_, Some(form)) => {
-                return Err(Error::config(format!(
-                    "unknown form `:{form}` of placeholder `{{{path}}}`"
-                ))
-                .detail("forms: {url:SCHEME}, and :url behind name, host, user and password"));
+                return Err(Error::config(format!("unknown form `:{form}` of placeholder `{{{path}}}`"))
+                    .detail("forms: {url:SCHEME}, and :url behind name, host, user and password"));
             }
         };
-        Ok(Placeholder {
-            role: role.map(str::to_owned),
-            field,
-            form,
-        })
+        Ok(Placeholder { role: role.map(str::to_owned), field, form })
     }
 }
 
 fn checked_scheme(inner: &str, scheme: &str) -> Result<String> {
     let fits = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c));
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c));
     if fits {
         return Ok(scheme.to_owned());
     }
-    let error = Error::config(format!(
-        "`{scheme}` in `{{{inner}}}` is not the scheme of a URL"
-    ))
-    .hint("write the scheme without `://`, as in `{url:postgresql+psycopg2}`");
+    let error = Error::config(format!("`{scheme}` in `{{{inner}}}` is not the scheme of a URL"))
+        .hint("write the scheme without `://`, as in `{url:postgresql+psycopg2}`");
     // JDBC takes user and password as parameters only.
     Err(match scheme.starts_with("jdbc:") {
         true => error.hint(
@@ -154,10 +135,7 @@ fn unknown(inner: &str, path: &str, roles: &[String]) -> Error {
     let fields = Field::ALL.map(|f| format!("{{{}}}", f.as_str())).join(" ");
     let error = Error::config(format!("unknown placeholder `{{{inner}}}`"))
         .detail(format!("known: {fields} {{url:SCHEME}} {{password:url}}"))
-        .detail(format!(
-            "and {{ROLE.FIELD}} with the roles {}",
-            roles.join(", ")
-        ));
+        .detail(format!("and {{ROLE.FIELD}} with the roles {}", roles.join(", ")));
     let meant = match roles.iter().any(|r| r == path) {
         true => Some(format!("{path}.url")),
         false => nearest(path, known.iter().map(String::as_str)).map(str::to_owned),
@@ -213,9 +191,7 @@ impl EnvTemplate {
                 rest = after;
                 continue;
             }
-            let Some(end) = rest
-                .find(['{', '}'])
-                .filter(|&end| brace == "{" && rest[end..].starts_with('}'))
+            let Some(end) = rest.find(['{', '}']).filter(|&end| brace == "{" && rest[end..].starts_with('}'))
             else {
                 return Err(Error::config(format!("a single `{brace}`"))
                     .hint("write `{{` and `}}` for braces that are no placeholder"));
@@ -288,16 +264,9 @@ impl SqlTemplate {
     /// # Errors
     /// An unknown placeholder, and a quote or comment that does not end.
     pub fn parse(text: &str, roles: &[String]) -> Result<Self> {
-        let mut scan = Scan {
-            rest: text,
-            roles,
-            plain: String::new(),
-            parts: Vec::new(),
-        };
+        let mut scan = Scan { rest: text, roles, plain: String::new(), parts: Vec::new() };
         scan.statements()?;
-        let Scan {
-            plain, mut parts, ..
-        } = scan;
+        let Scan { plain, mut parts, .. } = scan;
         if !plain.is_empty() {
             parts.push(Part::Text(plain));
         }
@@ -336,15 +305,11 @@ fn escape(placeholder: &Placeholder, place: Place, value: String) -> Result<Stri
         Place::Literal => Ok(value.replace('\'', "''")),
         Place::Identifier => Ok(value.replace('"', "\"\"")),
         Place::Escapes => Ok(value.replace('\\', "\\\\").replace('\'', "''")),
-        Place::Unicode(quote) => Ok(value
-            .replace('\\', "\\\\")
-            .replace(quote, &format!("{quote}{quote}"))),
+        Place::Unicode(quote) => Ok(value.replace('\\', "\\\\").replace(quote, &format!("{quote}{quote}"))),
         Place::Bare => {
             let number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
             let identifier = value.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-                && value
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+                && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
             match number || identifier {
                 true => Ok(value),
                 false => refuse("cannot stand outside of quotes in SQL"),
@@ -427,9 +392,7 @@ impl<'a> Scan<'a> {
                 self.take(c.len_utf8());
             }
         }
-        Err(Error::config(format!(
-            "a quote `{quote}` that does not end"
-        )))
+        Err(Error::config(format!("a quote `{quote}` that does not end")))
     }
 
     fn dollar_quoted(&mut self, tag: &str) -> Result<()> {
@@ -468,17 +431,13 @@ impl<'a> Scan<'a> {
     }
 
     fn brace(&mut self, place: Place) -> Result<()> {
-        let inner = self.rest[1..]
-            .split_once('}')
-            .map_or("", |(inner, _)| inner);
+        let inner = self.rest[1..].split_once('}').map_or("", |(inner, _)| inner);
         if !looks_like_placeholder(inner) {
             self.take(1);
             return Ok(());
         }
         let placeholder = Placeholder::parse(inner, self.roles).map_err(|e| {
-            e.hint(format!(
-                "braces that are no placeholder: put a space behind the first, `{{ {inner}}}`"
-            ))
+            e.hint(format!("braces that are no placeholder: put a space behind the first, `{{ {inner}}}`"))
         })?;
         if !self.plain.is_empty() {
             self.parts.push(Part::Text(std::mem::take(&mut self.plain)));
@@ -506,11 +465,8 @@ fn looks_like_placeholder(inner: &str) -> bool {
         Some((role, word)) => (Some(role), word),
         None => (None, inner),
     };
-    let name = |s: &str| {
-        !s.is_empty()
-            && s.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-    };
+    let name =
+        |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     name(word) && word.starts_with(|c: char| c.is_ascii_alphabetic()) && role.is_none_or(name)
 }
 
@@ -557,13 +513,9 @@ mod tests {
         assert_eq!(env("{proxy-1.name}{2.user}"), "<{proxy-1.name}><{2.user}>");
         assert_eq!(env("{{}} {{name}} {{{name}}}"), "{} {name} {<{name}>}");
         assert_eq!(env("{root}/data"), "<{root}>/data");
-        for form in [
-            "{url:postgresql+psycopg2}",
-            "{proxy-1.url:ecto}",
-            "{url:a.b}",
-            "{password:url}",
-            "{2.user:url}",
-        ] {
+        for form in
+            ["{url:postgresql+psycopg2}", "{proxy-1.url:ecto}", "{url:a.b}", "{password:url}", "{2.user:url}"]
+        {
             assert_eq!(env(form), format!("<{form}>"));
         }
     }
@@ -572,15 +524,9 @@ mod tests {
     fn forms_that_make_no_sense_say_which_there_are() {
         for (text, message) in [
             ("{url:}", "`` in `{url:}` is not the scheme of a URL"),
-            (
-                "{url:a://}",
-                "`a://` in `{url:a://}` is not the scheme of a URL",
-            ),
+            ("{url:a://}", "`a://` in `{url:a://}` is not the scheme of a URL"),
             ("{port:url}", "unknown form `:url` of placeholder `{port}`"),
-            (
-                "{password:sql}",
-                "unknown form `:sql` of placeholder `{password}`",
-            ),
+            ("{password:sql}", "unknown form `:sql` of placeholder `{password}`"),
             ("{root:url}", "unknown form `:url` of placeholder `{root}`"),
             ("{default.root}", "unknown placeholder `{default.root}`"),
             ("{ulr:ecto}", "unknown placeholder `{ulr:ecto}`"),
@@ -598,23 +544,11 @@ mod tests {
             e.details()[0],
             "known: {url} {name} {host} {port} {user} {password} {root} {url:SCHEME} {password:url}"
         );
-        assert_eq!(
-            e.details()[1],
-            "and {ROLE.FIELD} with the roles default, proxy-1, 2"
-        );
+        assert_eq!(e.details()[1], "and {ROLE.FIELD} with the roles default, proxy-1, 2");
         assert_eq!(e.hints()[0], "did you mean `{url}`?");
-        assert_eq!(
-            e.hints()[1],
-            "write `{{` and `}}` for braces that are no placeholder"
-        );
-        assert_eq!(
-            env_error("{default}").hints()[0],
-            "did you mean `{default.url}`?"
-        );
-        assert_eq!(
-            env_error("{defualt.name}").hints()[0],
-            "did you mean `{default.name}`?"
-        );
+        assert_eq!(e.hints()[1], "write `{{` and `}}` for braces that are no placeholder");
+        assert_eq!(env_error("{default}").hints()[0], "did you mean `{default.url}`?");
+        assert_eq!(env_error("{defualt.name}").hints()[0], "did you mean `{default.name}`?");
         assert_eq!(env_error("{}").message(), "unknown placeholder `{}`");
         for single in ["{", "x{url", "{a{b}", "{url{"] {
             assert_eq!(env_error(single).message(), "a single `{`", "{single}");
@@ -657,28 +591,16 @@ mod tests {
         }
         for bad in ["", "My", "a-b", "1a", "a.b", "a b", "a;", "'", "é", "--"] {
             let e = sql("{name};", bad).expect_err(bad);
-            assert_eq!(
-                e.message(),
-                "the value of `{name}` cannot stand outside of quotes in SQL"
-            );
-            assert!(
-                e.hints()[0].starts_with("put it in quotes: `'{name}'`"),
-                "{e:?}"
-            );
+            assert_eq!(e.message(), "the value of `{name}` cannot stand outside of quotes in SQL");
+            assert!(e.hints()[0].starts_with("put it in quotes: `'{name}'`"), "{e:?}");
         }
     }
 
     #[test]
     fn dollar_quoted_values_must_be_harmless() {
         let body = "do $do$ begin perform f('{host}'); end $do$; {name}";
-        assert_eq!(
-            sql(body, "db_1").unwrap(),
-            "do $do$ begin perform f('db_1'); end $do$; db_1"
-        );
-        assert_eq!(
-            sql("$$ {host} $$", "db-1.x:5/é").unwrap(),
-            "$$ db-1.x:5/é $$"
-        );
+        assert_eq!(sql(body, "db_1").unwrap(), "do $do$ begin perform f('db_1'); end $do$; db_1");
+        assert_eq!(sql("$$ {host} $$", "db-1.x:5/é").unwrap(), "$$ db-1.x:5/é $$");
         for bad in ["$", "$do$", "'", "\"", "\\", "a\nb"] {
             let e = sql("$$ {host} $$", bad).expect_err(bad);
             assert_eq!(
@@ -731,11 +653,7 @@ mod tests {
 
     #[test]
     fn comments_stay() {
-        for text in [
-            "-- it's {unknown} {name}\n",
-            "/* it's {x} /* \" */ {name} */",
-            "--",
-        ] {
+        for text in ["-- it's {unknown} {name}\n", "/* it's {x} /* \" */ {name} */", "--"] {
             assert_eq!(sql(text, "X").unwrap(), text);
         }
         assert_eq!(sql("-- '\n{name}", "a").unwrap(), "-- '\na");
@@ -747,10 +665,7 @@ mod tests {
         let e = sql("'{nmae}'", "").expect_err("unknown");
         assert_eq!(e.message(), "unknown placeholder `{nmae}`");
         assert_eq!(e.hints()[0], "did you mean `{name}`?");
-        assert_eq!(
-            e.hints()[1],
-            "braces that are no placeholder: put a space behind the first, `{ nmae}`"
-        );
+        assert_eq!(e.hints()[1], "braces that are no placeholder: put a space behind the first, `{ nmae}`");
         assert!(sql("'{other.name}'", "").is_err());
         for (text, message) in [
             ("'a", "a quote `'` that does not end"),

@@ -11,9 +11,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{
-    AfterExtend, ClientFor, Config, Definition, Extend, Named, Order, Strategy, UrlSetting,
-};
+use super::{AfterExtend, ClientFor, Config, Definition, Extend, Named, Order, Strategy, UrlSetting};
 use crate::quantity::setting;
 
 /// pgstencil's configuration, `pgstencil.toml`.
@@ -132,12 +130,7 @@ pub(super) struct RawEviction {
 
 impl Default for RawEviction {
     fn default() -> Self {
-        RawEviction {
-            max_size: "20GB".to_owned(),
-            max_templates: 20,
-            max_idle: "14d".to_owned(),
-            keep: 2,
-        }
+        RawEviction { max_size: "20GB".to_owned(), max_templates: 20, max_idle: "14d".to_owned(), keep: 2 }
     }
 }
 
@@ -267,12 +260,8 @@ fn default_stale_after() -> String {
 
 /// A size as it is written: in the largest decimal unit that leaves no fraction.
 fn size(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 4] = [
-        ("TB", 1_000_000_000_000),
-        ("GB", 1_000_000_000),
-        ("MB", 1_000_000),
-        ("kB", 1_000),
-    ];
+    const UNITS: [(&str, u64); 4] =
+        [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)];
     let fitting = UNITS.iter().find(|(_, unit)| bytes.is_multiple_of(*unit));
     match fitting {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
@@ -288,9 +277,7 @@ fn or_never(duration: Option<std::time::Duration>) -> String {
 /// The JSON schema of `pgstencil.toml`.
 pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-    let schema = settings
-        .into_generator()
-        .into_root_schema_for::<RawConfig>();
+    let schema = settings.into_generator().into_root_schema_for::<RawConfig>();
     let mut schema = schema.to_value();
     without_null(&mut schema);
     schema["title"] = Value::from("pgstencil.toml");
@@ -315,10 +302,7 @@ fn without_null(schema: &mut Value) {
                 default.retain(|_, value| !value.is_null());
             }
             // What is within a default is a value, not a schema.
-            object
-                .iter_mut()
-                .filter(|(key, _)| *key != "default")
-                .for_each(|(_, value)| without_null(value));
+            object.iter_mut().filter(|(key, _)| *key != "default").for_each(|(_, value)| without_null(value));
         }
         Value::Array(items) => items.iter_mut().for_each(without_null),
         _ => {}
@@ -355,20 +339,13 @@ impl From<&Config> for RawConfig {
                 warm_max: config.clone.warm_max,
             },
             eviction: RawEviction {
-                max_size: config
-                    .eviction
-                    .max_size
-                    .map_or_else(|| "unlimited".to_owned(), size),
+                max_size: config.eviction.max_size.map_or_else(|| "unlimited".to_owned(), size),
                 max_templates: config.eviction.max_templates,
                 max_idle: or_never(config.eviction.max_idle),
                 keep: config.eviction.keep,
             },
             defaults: None,
-            template: config
-                .definitions
-                .iter()
-                .map(|d| (d.name.clone(), RawTemplate::from(d)))
-                .collect(),
+            template: config.definitions.iter().map(|d| (d.name.clone(), RawTemplate::from(d))).collect(),
         }
     }
 }
@@ -385,10 +362,7 @@ impl From<&Definition> for RawTemplate {
             input_lines: d
                 .input_lines
                 .iter()
-                .map(|lines| RawInputLines {
-                    file: lines.file.clone(),
-                    matching: lines.matching.clone(),
-                })
+                .map(|lines| RawInputLines { file: lines.file.clone(), matching: lines.matching.clone() })
                 .collect(),
             env_inputs: d.env_inputs.clone(),
             from: d.from.clone(),

@@ -42,9 +42,7 @@ fn fails(text: &str) -> String {
     for hint in e.hints() {
         shown += &format!("\nhint: {hint}");
     }
-    shown
-        .replace(&format!("{folder}/"), "")
-        .replace(&folder, "SHOP")
+    shown.replace(&format!("{folder}/"), "").replace(&folder, "SHOP")
 }
 
 /// `fails` for a minimal config with more lines in its definition, which begin at line 4.
@@ -207,12 +205,7 @@ fn every_key_arrives() {
     );
     assert_eq!(
         config.eviction,
-        EvictionSettings {
-            max_size: Some(1_500_000_000),
-            max_templates: 7,
-            max_idle: None,
-            keep: 0,
-        }
+        EvictionSettings { max_size: Some(1_500_000_000), max_templates: 7, max_idle: None, keep: 0 }
     );
     let names: Vec<_> = config.definitions.iter().map(|d| &d.name).collect();
     assert_eq!(names, ["a", "b"]);
@@ -229,10 +222,7 @@ fn every_key_arrives() {
             companions: vec!["v/*.sql".into()],
             rerun_inputs: vec!["x.lock".into()],
             inputs: vec!["{a,b}/*".into()],
-            input_lines: vec![InputLines {
-                file: "r.lock".into(),
-                matching: "(?i)^django==".into()
-            }],
+            input_lines: vec![InputLines { file: "r.lock".into(), matching: "(?i)^django==".into() }],
             env_inputs: vec!["LANG".into(), "_X1".into()],
             build: "make migrate".into(),
             from: "golden".into(),
@@ -250,10 +240,7 @@ fn every_key_arrives() {
             allow_empty: true,
             allow_unchanged: true,
             build_inputs: false,
-            env: pairs(&[
-                ("DATABASE_URL", "{url}"),
-                ("DB", "{name}-{proxy-1.host} {{}}")
-            ]),
+            env: pairs(&[("DATABASE_URL", "{url}"), ("DB", "{name}-{proxy-1.host} {{}}")]),
             build_env: pairs(&[("DB", "{url:postgresql+asyncpg}")]),
             run_env: pairs(&[("DATA", "{root}/data")]),
         }
@@ -856,19 +843,13 @@ hint: put it in quotes",
   keys known here: clone, defaults, eviction, project, root, server, template
 hint: `build` is a key of `[template.NAME]`",
         ),
-        (
-            "server = 1",
-            "pgstencil.toml:1:10: `server` must be a table, but is a number",
-        ),
+        ("server = 1", "pgstencil.toml:1:10: `server` must be a table, but is a number"),
         (
             "template.migrations = ['x']",
             "pgstencil.toml:1:23: `template.migrations` must be a table, but is a list
 hint: definitions have names: write `[template.app]` above the keys of one",
         ),
-        (
-            "clone = 'x'",
-            "pgstencil.toml:1:9: `clone` must be a table, but is a string",
-        ),
+        ("clone = 'x'", "pgstencil.toml:1:9: `clone` must be a table, but is a string"),
     ];
     for (text, error) in cases {
         assert_eq!(fails_top(text), error, "for: {text}");
@@ -878,10 +859,7 @@ hint: definitions have names: write `[template.app]` above the keys of one",
 #[test]
 fn broken_toml() {
     assert!(fails("x = = 1").starts_with("pgstencil.toml:1:5: not TOML: "));
-    assert_eq!(
-        fails("a = 1\na = 2"),
-        "pgstencil.toml:2:1: not TOML: duplicate key"
-    );
+    assert_eq!(fails("a = 1\na = 2"), "pgstencil.toml:2:1: not TOML: duplicate key");
     // Columns count characters, and a byte order mark is no character.
     let e = fails("\u{feff}project = 'äöü'\nroot = [");
     assert!(e.starts_with("pgstencil.toml:2:"), "{e}");
@@ -898,19 +876,12 @@ fn no_definition() {
     for text in ["", "[template]", "[server]\nregistry = 'r'"] {
         assert_eq!(fails(text), error);
     }
-    assert_eq!(
-        fails("template = 1"),
-        "pgstencil.toml:1:12: `template` must be a table, but is a number"
-    );
+    assert_eq!(fails("template = 1"), "pgstencil.toml:1:12: `template` must be a table, but is a number");
 }
 
 #[test]
 fn no_error_repeats_the_password() {
-    for url in [
-        "mysql://u:s3cret@h",
-        "postgres://u:s3cret@h:x/d",
-        "u:s3cret@h",
-    ] {
+    for url in ["mysql://u:s3cret@h", "postgres://u:s3cret@h:x/d", "u:s3cret@h"] {
         let text = fails_with(&format!("[server]\nurl = '{url}'"));
         assert!(text.starts_with("pgstencil.toml:5:7: `server.url`: the server URL"));
         assert!(!text.contains("s3cret"), "{text}");
@@ -971,10 +942,7 @@ fn the_default_project_is_the_root_folder_without_git() {
     fs::create_dir(&folder).unwrap();
     let e = Config::parse(MINIMAL, &folder.join(FILE_NAME)).expect_err("no name");
     assert!(e.message().ends_with("has no name to call the project by"));
-    assert_eq!(
-        e.hints(),
-        ["add `project = \"NAME\"` at the top of the file"]
-    );
+    assert_eq!(e.hints(), ["add `project = \"NAME\"` at the top of the file"]);
 }
 
 #[test]
@@ -1023,25 +991,13 @@ fn files_that_cannot_be_read() {
     let project = Project::new(MINIMAL);
     let missing = project.folder().join("other.toml");
     let e = Config::load(&missing).expect_err("missing");
-    assert_eq!(
-        e.message(),
-        format!("no config file `{}`", missing.display())
-    );
-    assert_eq!(
-        e.hints(),
-        [format!("put this into `pgstencil.toml`:\n{MINIMAL}")]
-    );
+    assert_eq!(e.message(), format!("no config file `{}`", missing.display()));
+    assert_eq!(e.hints(), [format!("put this into `pgstencil.toml`:\n{MINIMAL}")]);
     let e = Config::load(&project.folder()).expect_err("folder");
-    assert_eq!(
-        e.message(),
-        format!("cannot read `{}`", project.folder().display())
-    );
+    assert_eq!(e.message(), format!("cannot read `{}`", project.folder().display()));
     fs::write(project.file(), [0xff]).unwrap();
     let e = Config::load(&project.file()).expect_err("not UTF-8");
-    assert_eq!(
-        e.message(),
-        format!("{}: not UTF-8", project.file().display())
-    );
+    assert_eq!(e.message(), format!("{}: not UTF-8", project.file().display()));
 }
 
 #[test]
@@ -1095,13 +1051,7 @@ fn what_is_in_effect_can_be_loaded_again() {
             again.server.url = Some(UrlSetting::Literal(url.clone()));
         }
         assert_eq!(again, config);
-        assert!(
-            !config
-                .effective_json()
-                .unwrap()
-                .to_string()
-                .contains("s3cret")
-        );
+        assert!(!config.effective_json().unwrap().to_string().contains("s3cret"));
     }
     let minimal = load(MINIMAL);
     assert!(minimal.effective_toml().unwrap().contains(
@@ -1146,10 +1096,7 @@ fn the_schema_is_strict_and_described() {
         }
     }
     let schema = schema();
-    assert_eq!(
-        schema["$schema"],
-        "https://json-schema.org/draft/2020-12/schema"
-    );
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     walk("", &schema);
     let text = schema.to_string();
     assert!(!text.contains("null") && !text.contains("$ref"), "{text}");
@@ -1157,10 +1104,7 @@ fn the_schema_is_strict_and_described() {
     // `[defaults]` may have it.
     assert_eq!(template["required"], serde_json::Value::Null);
     assert_eq!(template["properties"]["build_timeout"]["default"], "30m");
-    assert_eq!(
-        schema["properties"]["server"]["properties"]["client_port"]["maximum"],
-        65535
-    );
+    assert_eq!(schema["properties"]["server"]["properties"]["client_port"]["maximum"], 65535);
 }
 
 /// Every table of the config in effect has exactly the schema's keys: nothing is checked that the
@@ -1314,18 +1258,13 @@ fn faults_in_the_defaults_are_placed_there() {
 hint: did you mean `migrations`?"
     );
     assert_eq!(
-        with("env_inputs = [\"PATH\"]\nenv.PATH = \"x\"")
-            .lines()
-            .next()
-            .unwrap(),
+        with("env_inputs = [\"PATH\"]\nenv.PATH = \"x\"").lines().next().unwrap(),
         "pgstencil.toml:2:15: `defaults.env_inputs[0]` names `PATH`, but `env` of template `app` sets it"
     );
     // The definition's own value is at fault, not the shared one.
     assert!(
-        fails(&format!(
-            "[defaults]\nbuild_timeout = \"5m\"\n\n{MINIMAL}build_timeout = \"0s\"\n"
-        ))
-        .starts_with("pgstencil.toml:7:17: `template.app.build_timeout` is `0s`")
+        fails(&format!("[defaults]\nbuild_timeout = \"5m\"\n\n{MINIMAL}build_timeout = \"0s\"\n"))
+            .starts_with("pgstencil.toml:7:17: `template.app.build_timeout` is `0s`")
     );
 }
 
@@ -1344,9 +1283,7 @@ hint: take it out of `env_inputs`: what `{table}` says is in the key anyway"
         );
     }
     // The build sees the environment's.
-    load(&format!(
-        "{MINIMAL}env_inputs = [\"X\"]\n[template.app.run_env]\nX = \"1\"\n"
-    ));
+    load(&format!("{MINIMAL}env_inputs = [\"X\"]\n[template.app.run_env]\nX = \"1\"\n"));
 }
 
 #[test]
@@ -1358,17 +1295,11 @@ fn role_suffixes() {
 fn only_a_value_whose_quotes_are_missing_gets_that_hint() {
     let hint = |text: &str| fails(text).contains("\nhint: strings stand in quotes");
     assert!(hint("[template.app]\nbuild = ./migrate.sh\n"));
-    assert!(hint(
-        "[template.app]\nmigrations = [a/*.sql]\nbuild = \"x\"\n"
-    ));
+    assert!(hint("[template.app]\nmigrations = [a/*.sql]\nbuild = \"x\"\n"));
     // Two of them: one after the other.
-    assert!(hint(
-        "[template.app]\nmigrations = a/*.sql\nbuild = ./migrate.sh\n"
-    ));
+    assert!(hint("[template.app]\nmigrations = a/*.sql\nbuild = ./migrate.sh\n"));
     // The fault is an array that was not closed.
-    assert!(!hint(
-        "[template.app]\nmigrations = [\"a\"\n[clone]\nwarm = 2\n"
-    ));
+    assert!(!hint("[template.app]\nmigrations = [\"a\"\n[clone]\nwarm = 2\n"));
     assert!(!hint("[template.app]\nbuild = \"x\n"));
     assert!(!hint("[template.app\nbuild = 1\n"));
 }

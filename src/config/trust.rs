@@ -61,9 +61,9 @@ impl Found {
     /// A file that cannot be read, and everything that [`Config::parse`] refuses.
     pub fn load(mut self) -> Result<Config> {
         let mut bytes = Vec::new();
-        self.file.read_to_end(&mut bytes).map_err(|e| {
-            Error::config(format!("cannot read `{}`", self.path.display())).caused_by(e)
-        })?;
+        self.file
+            .read_to_end(&mut bytes)
+            .map_err(|e| Error::config(format!("cannot read `{}`", self.path.display())).caused_by(e))?;
         let mut config = super::from_bytes(bytes, &self.path)?;
         config.origin = self.origin;
         Ok(config)
@@ -135,13 +135,12 @@ impl Trust {
                 place = place.parent().unwrap_or(Path::new("")).join(target);
                 continue;
             }
-            let file = open(&place).map_err(|e| {
-                Error::config(format!("cannot read `{}`", path.display())).caused_by(e)
-            })?;
+            let file = open(&place)
+                .map_err(|e| Error::config(format!("cannot read `{}`", path.display())).caused_by(e))?;
             // Between the look and the opening another file may have taken its place.
-            let about = file.metadata().map_err(|e| {
-                Error::config(format!("cannot read `{}`", path.display())).caused_by(e)
-            })?;
+            let about = file
+                .metadata()
+                .map_err(|e| Error::config(format!("cannot read `{}`", path.display())).caused_by(e))?;
             meet(about.uid())?;
             return Ok(about.is_file().then_some(Found { path, file, origin }));
         }
@@ -175,9 +174,7 @@ impl Trust {
             .hint(format!(
                 "if you trust {owner}, name the file: `--config {word}` or `PGSTENCIL_CONFIG={word}`"
             ))
-            .hint(format!(
-                "else put a `{FILE_NAME}` of your own into the current directory"
-            ))
+            .hint(format!("else put a `{FILE_NAME}` of your own into the current directory"))
     }
 }
 
@@ -198,10 +195,7 @@ fn maps_all_users(map: &str) -> bool {
 
 fn open(path: &Path) -> std::io::Result<File> {
     // Without waiting for a pipe that has taken the file's place.
-    OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path)
+    OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)
 }
 
 /// Opens a config file by name for a process that was started after its caller had judged it: the owner
@@ -215,16 +209,11 @@ pub fn load_again(path: &Path, origin: Origin) -> Result<Config> {
         Origin::Own => geteuid().as_raw(),
         Origin::Neighbor { uid } => uid,
     };
-    let trust = Trust {
-        us: geteuid().as_raw(),
-        folder,
-    };
+    let trust = Trust { us: geteuid().as_raw(), folder };
     match trust.open(path.to_owned())? {
         Some(found) => found.load(),
-        None => Err(
-            Error::config(format!("no config file `{}`", path.display()))
-                .caused_by(std::io::Error::from(ErrorKind::NotFound)),
-        ),
+        None => Err(Error::config(format!("no config file `{}`", path.display()))
+            .caused_by(std::io::Error::from(ErrorKind::NotFound))),
     }
 }
 
@@ -238,25 +227,16 @@ mod tests {
 
     #[test]
     fn files_of_ours_of_root_and_of_the_folders_owner_count() {
-        let ours = Trust {
-            us: 1000,
-            folder: 1000,
-        };
+        let ours = Trust { us: 1000, folder: 1000 };
         assert_eq!(ours.judge(1000), Some(Origin::Own));
         assert_eq!(ours.judge(0), Some(Origin::Own));
         assert_eq!(ours.judge(OTHER), None);
         // Root in a container, in a checkout of uid 1000.
-        let container = Trust {
-            us: 0,
-            folder: 1000,
-        };
+        let container = Trust { us: 0, folder: 1000 };
         assert_eq!(container.judge(1000), Some(Origin::Neighbor { uid: 1000 }));
         assert_eq!(container.judge(OTHER), None);
         // In /tmp, which is root's.
-        let shared = Trust {
-            us: 1000,
-            folder: 0,
-        };
+        let shared = Trust { us: 1000, folder: 0 };
         assert_eq!(shared.judge(OTHER), None);
     }
 

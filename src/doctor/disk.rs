@@ -15,11 +15,7 @@ pub(super) fn look(data: &str) -> Option<Disk> {
     disk::look(Path::new(data))
 }
 
-pub(super) fn judge_file_system(
-    disk: Option<Disk>,
-    major: u32,
-    strategy: Strategy,
-) -> Option<Check> {
+pub(super) fn judge_file_system(disk: Option<Disk>, major: u32, strategy: Strategy) -> Option<Check> {
     let name = "file system";
     Some(match disk?.file_system {
         FileSystem::Ext4WithoutJournal { spread: false } => Check::warning(
@@ -30,18 +26,14 @@ pub(super) fn judge_file_system(
         FileSystem::Ext4WithoutJournal { spread: true } => {
             Check::ok(name, "ext4 without a journal, with +T set")
         }
-        FileSystem::Reflink
-            if major >= 18 && !matches!(strategy, Strategy::Reflink | Strategy::Auto) =>
-        {
+        FileSystem::Reflink if major >= 18 && !matches!(strategy, Strategy::Reflink | Strategy::Auto) => {
             Check::warning(
                 name,
                 "it may share blocks between files, and PostgreSQL 18 could copy that way, whatever the size",
                 "`pgstencil bench` measures whether that is faster here; `[clone] strategy = \"auto\"` finds out by itself",
             )
         }
-        FileSystem::Reflink | FileSystem::Other => {
-            Check::ok(name, "nothing that slows copies down")
-        }
+        FileSystem::Reflink | FileSystem::Other => Check::ok(name, "nothing that slows copies down"),
     })
 }
 
@@ -50,10 +42,7 @@ pub(super) fn judge_strategy(wanted: Strategy, measured: &[Measurement]) -> Chec
     let name = "copy strategy";
     let word = match wanted {
         Strategy::Auto if measured.is_empty() => {
-            return Check::ok(
-                name,
-                "auto, by rule; `pgstencil bench` measures what is fastest here",
-            );
+            return Check::ok(name, "auto, by rule; `pgstencil bench` measures what is fastest here");
         }
         Strategy::Auto => return Check::ok(name, "auto, by what was measured on this server"),
         Strategy::WalLog => CopyStrategy::WalLog,
@@ -99,20 +88,14 @@ pub(super) fn judge_budget(disk: Option<Disk>, ours: &Ours, max_size: Option<u64
     {
         return Check::problem(
             name,
-            format!(
-                "{words}, and {} are free: the next copy may fill the disk",
-                bytes(disk.free)
-            ),
+            format!("{words}, and {} are free: the next copy may fill the disk", bytes(disk.free)),
             "free space, or `pgstencil evict --all`; a disk that is full under a copy through the WAL stops the whole server",
         );
     }
     match (max_size, disk) {
         (Some(max), _) if used > max => Check::warning(
             name,
-            format!(
-                "{words}, more than `max_size` ({}): pinned and kept ones are over it",
-                bytes(max)
-            ),
+            format!("{words}, more than `max_size` ({}): pinned and kept ones are over it", bytes(max)),
             "unpin some, lower `[eviction] keep`, or raise `max_size`",
         ),
         (Some(max), Some(disk)) if max > used.saturating_add(disk.free) => Check::warning(
@@ -137,20 +120,12 @@ mod tests {
     const GB: u64 = 1_000_000_000;
 
     fn disk(free: u64, file_system: FileSystem) -> Option<Disk> {
-        Some(Disk {
-            free,
-            total: 100 * GB,
-            file_system,
-        })
+        Some(Disk { free, total: 100 * GB, file_system })
     }
 
     #[test]
     fn budgets() {
-        let ours = Ours {
-            template_bytes: 10 * GB,
-            largest_bytes: GB,
-            ..Ours::default()
-        };
+        let ours = Ours { template_bytes: 10 * GB, largest_bytes: GB, ..Ours::default() };
         let status = |free: Option<u64>, max| {
             let disk = free.and_then(|free| disk(free, FileSystem::Other));
             judge_budget(disk, &ours, max).status
@@ -186,27 +161,12 @@ mod tests {
             judge_file_system(disk(GB, file_system), major, strategy).map(|c| c.status)
         };
         let ext4 = |spread| FileSystem::Ext4WithoutJournal { spread };
-        assert_eq!(
-            status(ext4(false), 15, Strategy::Auto),
-            Some(Status::Warning)
-        );
+        assert_eq!(status(ext4(false), 15, Strategy::Auto), Some(Status::Warning));
         assert_eq!(status(ext4(true), 15, Strategy::Auto), Some(Status::Ok));
-        assert_eq!(
-            status(FileSystem::Reflink, 18, Strategy::FileCopy),
-            Some(Status::Warning)
-        );
-        assert_eq!(
-            status(FileSystem::Reflink, 18, Strategy::Auto),
-            Some(Status::Ok)
-        );
-        assert_eq!(
-            status(FileSystem::Reflink, 18, Strategy::Reflink),
-            Some(Status::Ok)
-        );
-        assert_eq!(
-            status(FileSystem::Reflink, 17, Strategy::Auto),
-            Some(Status::Ok)
-        );
+        assert_eq!(status(FileSystem::Reflink, 18, Strategy::FileCopy), Some(Status::Warning));
+        assert_eq!(status(FileSystem::Reflink, 18, Strategy::Auto), Some(Status::Ok));
+        assert_eq!(status(FileSystem::Reflink, 18, Strategy::Reflink), Some(Status::Ok));
+        assert_eq!(status(FileSystem::Reflink, 17, Strategy::Auto), Some(Status::Ok));
         assert_eq!(judge_file_system(None, 18, Strategy::Auto), None);
     }
 }

@@ -35,16 +35,12 @@ pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
                 format!("`pgstencil server remove --major {major}`"),
             ));
         } else {
-            checks.push(Check::ok(
-                "clusters",
-                format!("PostgreSQL {major} ({bytes})"),
-            ));
+            checks.push(Check::ok("clusters", format!("PostgreSQL {major} ({bytes})")));
         }
         match &cluster.status.state {
-            State::Unclean { rebooted: true } => checks.push(untrusted(
-                major,
-                "the host went down while the managed server ran",
-            )),
+            State::Unclean { rebooted: true } => {
+                checks.push(untrusted(major, "the host went down while the managed server ran"))
+            }
             State::Distrusted(why) => checks.push(untrusted(major, why)),
             _ => {}
         }

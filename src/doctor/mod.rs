@@ -92,24 +92,15 @@ impl Check {
     }
 
     fn warning(name: &'static str, words: impl Into<String>, mend: impl Into<String>) -> Self {
-        Check {
-            mend: Some(mend.into()),
-            ..Check::new(name, Status::Warning, words)
-        }
+        Check { mend: Some(mend.into()), ..Check::new(name, Status::Warning, words) }
     }
 
     fn problem(name: &'static str, words: impl Into<String>, mend: impl Into<String>) -> Self {
-        Check {
-            mend: Some(mend.into()),
-            ..Check::new(name, Status::Problem, words)
-        }
+        Check { mend: Some(mend.into()), ..Check::new(name, Status::Problem, words) }
     }
 
     fn fixable(self, fix: Fix) -> Self {
-        Check {
-            fix: Some(fix),
-            ..self
-        }
+        Check { fix: Some(fix), ..self }
     }
 
     /// Something that could not be looked at, or not be used.
@@ -152,10 +143,7 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
         Ok(session) => session,
         Err(error) => return vec![Check::error("connection", Status::Problem, &error)],
     };
-    checks.push(Check::ok(
-        "connection",
-        format!("no pooler in front of {}", patient.endpoint.place()),
-    ));
+    checks.push(Check::ok("connection", format!("no pooler in front of {}", patient.endpoint.place())));
     let facts = session.facts().clone();
     checks.push(server::version(facts.version));
     let found = server::read(&mut session).await;
@@ -164,11 +152,7 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
         checks.extend(server::judge(seen));
         let data = seen.settings.get("data_directory").map(String::as_str);
         let disk = data.and_then(disk::look);
-        checks.extend(disk::judge_file_system(
-            disk,
-            facts.major(),
-            patient.strategy,
-        ));
+        checks.extend(disk::judge_file_system(disk, facts.major(), patient.strategy));
     }
     let all = checkup::databases(&mut session).await;
     let all = note("databases", all, &mut checks).unwrap_or_default();
@@ -177,10 +161,7 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
     let mut registry = match opened {
         Ok(Some(registry)) => registry,
         Ok(None) => {
-            checks.push(Check::ok(
-                "registry",
-                "not there yet; the first build makes it",
-            ));
+            checks.push(Check::ok("registry", "not there yet; the first build makes it"));
             let foreign = registry::Foreign::read(&all, patient.registry, |_| false);
             checks.extend(foreign.judge());
             return checks;
@@ -190,10 +171,7 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
             return checks;
         }
     };
-    checks.push(Check::ok(
-        "registry",
-        format!("database `{}`, of this version", patient.registry),
-    ));
+    checks.push(Check::ok("registry", format!("database `{}`, of this version", patient.registry)));
     let measured = registry.measurements(facts.fsync).await;
     if let Some(measured) = note("copy strategy", measured, &mut checks)
         && facts.major() >= 15
@@ -204,12 +182,7 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
     if let Some(ours) = note("registry", found, &mut checks) {
         checks.extend(registry::judge(&ours));
         if let Some(seen) = seen {
-            checks.push(server::judge_fsync(
-                &seen,
-                facts.fsync,
-                &ours,
-                patient.registry,
-            ));
+            checks.push(server::judge_fsync(&seen, facts.fsync, &ours, patient.registry));
             checks.extend(server::judge_room(&seen, &ours));
             let data = seen.settings.get("data_directory").map(String::as_str);
             let disk = data.and_then(disk::look);
@@ -248,11 +221,8 @@ async fn connect(patient: &Patient<'_>) -> Result<Session> {
         Err(error) => last = last.or(Some(error)),
     }
     Err(last.unwrap_or_else(|| {
-        Error::failed(format!(
-            "the server at {} has no database to connect to",
-            patient.endpoint.place()
-        ))
-        .hint("name a database in the server URL that exists")
+        Error::failed(format!("the server at {} has no database to connect to", patient.endpoint.place()))
+            .hint("name a database in the server URL that exists")
     }))
 }
 
@@ -292,28 +262,18 @@ pub async fn mend(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
 /// that the registry knows.
 async fn mark(registry: &mut Registry, id: i64, oid: Oid) -> Result<Option<String>> {
     let key = LockKey::template(id);
-    let shared = registry
-        .session()
-        .try_lock_shared(key)
-        .await
-        .doing(|| "lock a template".into())?;
+    let shared = registry.session().try_lock_shared(key).await.doing(|| "lock a template".into())?;
     if !shared {
         return Ok(None);
     }
     let rows = registry.databases_of(&Owner::Template(id)).await?;
     let found = catalog::databases(registry.session(), &[], &[oid]).await?;
-    let found = found
-        .iter()
-        .find(|d| !d.invalid && rows.iter().any(|row| row.is(d)));
+    let found = found.iter().find(|d| !d.invalid && rows.iter().any(|row| row.is(d)));
     let mut done = None;
     if let Some(database) = found {
         let changed = drop::set_template(registry.session(), database).await?;
         done = changed.then(|| format!("marked `{}`", database.name));
     }
-    registry
-        .session()
-        .unlock_shared(key)
-        .await
-        .doing(|| "unlock a template".into())?;
+    registry.session().unlock_shared(key).await.doing(|| "unlock a template".into())?;
     Ok(done)
 }

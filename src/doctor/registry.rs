@@ -61,17 +61,8 @@ impl Foreign {
         let marked = |d: &&Found| Mark::any_in(d.comment.as_deref());
         let registry = |d: &&Found| d.private && d.open && !marked(d) && d.name != own;
         Foreign {
-            found: all
-                .iter()
-                .filter(marked)
-                .filter(|d| !known(d))
-                .cloned()
-                .collect(),
-            registries: all
-                .iter()
-                .filter(registry)
-                .map(|d| d.name.clone())
-                .collect(),
+            found: all.iter().filter(marked).filter(|d| !known(d)).cloned().collect(),
+            registries: all.iter().filter(registry).map(|d| d.name.clone()).collect(),
         }
     }
 }
@@ -94,11 +85,7 @@ impl Ours {
     async fn lose(&mut self, registry: &mut Registry, owner: &Owner, of: &str) -> Result<()> {
         let estranged = registry.estranged(owner).await?;
         let there = estranged.into_iter().filter(|(_, why)| why.is_there());
-        self.estranged.extend(there.map(|(row, why)| Lost {
-            row,
-            why,
-            of: of.to_owned(),
-        }));
+        self.estranged.extend(there.map(|(row, why)| Lost { row, why, of: of.to_owned() }));
         Ok(())
     }
 }
@@ -118,10 +105,7 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
             }
             continue;
         }
-        let bytes = rows
-            .iter()
-            .filter_map(|d| u64::try_from(d.bytes?).ok())
-            .sum();
+        let bytes = rows.iter().filter_map(|d| u64::try_from(d.bytes?).ok()).sum();
         ours.template_bytes += bytes;
         ours.largest_bytes = ours.largest_bytes.max(bytes);
         let relations = rows.iter().filter_map(|d| d.files).max().unwrap_or(0);
@@ -131,11 +115,7 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
         let mut visitors = Vec::new();
         for database in &found {
             let inside = catalog::visitors(registry.session(), database.oid).await?;
-            visitors.extend(
-                inside
-                    .iter()
-                    .map(|v| format!("`{}`: {}", database.name, v.describe())),
-            );
+            visitors.extend(inside.iter().map(|v| format!("`{}`: {}", database.name, v.describe())));
         }
         let databases = rows
             .into_iter()
@@ -144,11 +124,7 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
                 (d, found)
             })
             .collect();
-        ours.templates.push(TemplateState {
-            row,
-            databases,
-            visitors,
-        });
+        ours.templates.push(TemplateState { row, databases, visitors });
     }
     for row in registry.clones().await? {
         let owner = Owner::Clone(row.id.clone());
@@ -172,17 +148,13 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
     let of = |database: &Found| {
         let comment = database.comment.as_deref();
         let mut marks = marks.iter();
-        marks
-            .find(|(mark, _)| mark.is_in(comment))
-            .map(|(_, name)| name.clone())
+        marks.find(|(mark, _)| mark.is_in(comment)).map(|(_, name)| name.clone())
     };
     let name = registry.session().database().to_owned();
     let known = |d: &Found| ours.known.contains(&d.oid) || of(d).is_some();
     ours.foreign = Foreign::read(all, &name, known);
     let others = all.iter().filter(|d| !ours.known.contains(&d.oid));
-    ours.copies = others
-        .filter_map(|d| Some((d.name.clone(), of(d)?)))
-        .collect();
+    ours.copies = others.filter_map(|d| Some((d.name.clone(), of(d)?))).collect();
     Ok(ours)
 }
 
@@ -202,10 +174,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
     checks.extend(ours.obstacles.iter().map(|found| {
         Check::warning(
             "leftovers",
-            format!(
-                "database `{}` cannot be dropped: {}",
-                found.database, found.what
-            ),
+            format!("database `{}` cannot be dropped: {}", found.database, found.what),
             found.fix.clone(),
         )
     }));
@@ -223,9 +192,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
     checks.extend(ours.copies.iter().map(|(name, of)| {
         Check::warning(
             "changed databases",
-            format!(
-                "database `{name}` carries the mark of `{of}`, but is another one: it is left alone"
-            ),
+            format!("database `{name}` carries the mark of `{of}`, but is another one: it is left alone"),
             "DROP DATABASE, if nobody needs it",
         )
     }));
@@ -237,12 +204,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
 fn template(state: &TemplateState) -> Vec<Check> {
     let name = "templates";
     let row = &state.row;
-    let of = format!(
-        "{} of {}/{}",
-        &row.fingerprint[..12],
-        row.project,
-        row.definition
-    );
+    let of = format!("{} of {}/{}", &row.fingerprint[..12], row.project, row.definition);
     let rebuild = |why: &str| Fix::Rebuild(row.id, why.to_owned());
     let again = format!(
         "`pgstencil doctor --fix` gives it up, so that it is built anew; or `pgstencil evict {}`",
@@ -267,12 +229,8 @@ fn template(state: &TemplateState) -> Vec<Check> {
             let why = own.estranged(std::slice::from_ref(found));
             let why = why.map_or_else(|| "it was renamed".to_owned(), |why| why.to_string());
             checks.push(
-                Check::problem(
-                    name,
-                    format!("{database} cannot be used: {why}"),
-                    again.clone(),
-                )
-                .fixable(rebuild("its database was changed by somebody else")),
+                Check::problem(name, format!("{database} cannot be used: {why}"), again.clone())
+                    .fixable(rebuild("its database was changed by somebody else")),
             );
         } else if found.collation_mismatch {
             checks.push(
@@ -314,12 +272,7 @@ fn collations(templates: &[TemplateState]) -> Vec<Check> {
     let name = "collations";
     let mut checks = Vec::new();
     for TemplateState { row, .. } in templates {
-        let of = format!(
-            "template {} of {}/{}",
-            &row.fingerprint[..12],
-            row.project,
-            row.definition
-        );
+        let of = format!("template {} of {}/{}", &row.fingerprint[..12], row.project, row.definition);
         if let Some(why) = row.collation_changed() {
             let check = Check::warning(
                 name,
@@ -338,15 +291,12 @@ fn collations(templates: &[TemplateState]) -> Vec<Check> {
         }
     }
     if checks.is_empty() {
-        let versions = templates
-            .iter()
-            .map(|t| t.row.built_with.0.collations.len());
+        let versions = templates.iter().map(|t| t.row.built_with.0.collations.len());
         checks.push(Check::ok(
             name,
             match versions.sum::<usize>() {
                 0 => "no template uses one that has versions".to_owned(),
-                _ => "those that templates use have the versions that they were built with"
-                    .to_owned(),
+                _ => "those that templates use have the versions that they were built with".to_owned(),
             },
         ));
     }
@@ -409,9 +359,7 @@ fn unsealed(row: &TemplateRow, own: &DatabaseRow, found: &Database, database: &s
         checks.push(
             Check::warning(
                 "templates",
-                format!(
-                    "{database} is no longer marked IS_TEMPLATE: a careless `dropdb` would drop it"
-                ),
+                format!("{database} is no longer marked IS_TEMPLATE: a careless `dropdb` would drop it"),
                 format!(
                     "`pgstencil doctor --fix` marks it again; or {};",
                     sql::is_template(&own.name, true).text()
@@ -425,11 +373,7 @@ fn unsealed(row: &TemplateRow, own: &DatabaseRow, found: &Database, database: &s
 
 fn leftovers(sweep: &[Action]) -> Check {
     let name = "leftovers";
-    let drops: Vec<String> = sweep
-        .iter()
-        .filter(|action| action.drops())
-        .map(Action::describe)
-        .collect();
+    let drops: Vec<String> = sweep.iter().filter(|action| action.drops()).map(Action::describe).collect();
     match drops.as_slice() {
         [] => Check::ok(name, "none"),
         some => {
@@ -458,9 +402,7 @@ fn lost(lost: &Lost) -> Check {
         ),
         Estranged::Renamed(name) => sql::rename_database(name, &row.name).text().to_owned(),
         Estranged::Opened => sql::allow_connections(&row.name, false).text().to_owned(),
-        _ => sql::comment_database(&row.name, &row.mark().comment("pgstencil", None))
-            .text()
-            .to_owned(),
+        _ => sql::comment_database(&row.name, &row.mark().comment("pgstencil", None)).text().to_owned(),
     };
     Check::warning(
         "changed databases",
@@ -486,10 +428,7 @@ impl Foreign {
             n => (count(n, "database"), "carry", "are"),
         };
         if all.is_empty() {
-            return vec![Check::ok(
-                name,
-                "no database carries another registry's mark",
-            )];
+            return vec![Check::ok(name, "no database carries another registry's mark")];
         }
         if self.registries.is_empty() {
             // The comment alone proves nothing: a dump carries it to other servers.
@@ -511,11 +450,7 @@ impl Foreign {
                 ..check
             }];
         }
-        let broken: Vec<&Found> = all
-            .iter()
-            .copied()
-            .filter(|d| d.invalid && d.ours)
-            .collect();
+        let broken: Vec<&Found> = all.iter().copied().filter(|d| d.invalid && d.ours).collect();
         let registries: Vec<String> = self.registries.iter().map(|r| format!("`{r}`")).collect();
         let mut checks = vec![Check::ok(
             name,
@@ -554,10 +489,7 @@ mod tests {
         let many: Vec<Action> = (0..7).map(drop).collect();
         let check = leftovers(&many);
         assert_eq!(check.status, Status::Warning);
-        assert!(
-            check.words.starts_with("7 to sweep: drop clone clone_0"),
-            "{check:?}"
-        );
+        assert!(check.words.starts_with("7 to sweep: drop clone clone_0"), "{check:?}");
         assert!(check.words.ends_with("and 2 more"), "{check:?}");
         assert_eq!(check.fix, Some(Fix::Sweep));
     }
@@ -575,10 +507,7 @@ mod tests {
             comment: None,
         };
         let foreign = |some: &[Found]| {
-            let of = Foreign {
-                found: some.to_vec(),
-                registries: vec!["other".into()],
-            };
+            let of = Foreign { found: some.to_vec(), registries: vec!["other".into()] };
             of.judge()
         };
         let worst = |some: &[Found]| foreign(some).iter().map(|c| c.status).max();
@@ -587,19 +516,13 @@ mod tests {
         assert!(foreign(&[found(false)])[0].words.contains("`theirs`"));
         assert_eq!(worst(&[found(true)]), Some(Status::Warning));
         // Without any database that could be their registry.
-        let lost = Foreign {
-            found: vec![found(false)],
-            registries: Vec::new(),
-        };
+        let lost = Foreign { found: vec![found(false)], registries: Vec::new() };
         let checks = lost.judge();
         assert_eq!(checks[0].status, Status::Warning);
         assert_eq!(checks[0].fix, None);
         assert_eq!(
             checks[0].statements,
-            [
-                "ALTER DATABASE \"theirs\" IS_TEMPLATE false;",
-                "DROP DATABASE \"theirs\";"
-            ]
+            ["ALTER DATABASE \"theirs\" IS_TEMPLATE false;", "DROP DATABASE \"theirs\";"]
         );
     }
 }

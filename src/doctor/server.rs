@@ -44,9 +44,7 @@ const MARK_INVALID: [(u32, u32); 3] = [(13, 12), (14, 9), (15, 4)];
 pub(super) fn version(number: u32) -> Check {
     let (major, minor) = (number / 10_000, number % 10_000);
     let name = "server version";
-    let old = MARK_INVALID
-        .iter()
-        .find(|(m, least)| *m == major && minor < *least);
+    let old = MARK_INVALID.iter().find(|(m, least)| *m == major && minor < *least);
     match old {
         Some((_, least)) => Check::warning(
             name,
@@ -104,9 +102,7 @@ fn copies(settings: &Settings) -> Check {
         mend.push("wal_compression = off");
     }
     // In pages of 8 kB. Each CREATE and DROP scans the pool.
-    let buffers = settings
-        .get("shared_buffers")
-        .and_then(|v| v.parse::<u64>().ok());
+    let buffers = settings.get("shared_buffers").and_then(|v| v.parse::<u64>().ok());
     if buffers.is_some_and(|pages| pages > 2 * 131_072) {
         slow.push("shared_buffers above 2 GB make each CREATE and DROP scan all of them");
         mend.push("shared_buffers = 512MB");
@@ -120,9 +116,7 @@ fn copies(settings: &Settings) -> Check {
 fn orphans(seen: &Seen) -> Check {
     let name = "orphan folders";
     match seen.orphans.as_slice() {
-        [] if !seen.rights.superuser => {
-            Check::ok(name, "not looked for: only a superuser sees them")
-        }
+        [] if !seen.rights.superuser => Check::ok(name, "not looked for: only a superuser sees them"),
         [] => Check::ok(name, "none"),
         some => Check::warning(
             name,
@@ -139,10 +133,7 @@ fn orphans(seen: &Seen) -> Check {
 pub(super) fn judge_fsync(seen: &Seen, fsync: bool, ours: &Ours, registry: &str) -> Check {
     let name = "fsync";
     let system = ["postgres", "template0", "template1", registry];
-    let foreign = seen
-        .databases
-        .iter()
-        .any(|d| !system.contains(&d.name.as_str()) && !ours.knows(d.oid));
+    let foreign = seen.databases.iter().any(|d| !system.contains(&d.name.as_str()) && !ours.knows(d.oid));
     match (fsync, foreign) {
         (false, _) => Check::ok(name, "off: copies are as fast as can be"),
         (true, true) => Check::ok(name, "on, as it has to be where others keep data"),
@@ -164,19 +155,12 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
         let value = seen.settings.get(name);
         value.and_then(|v| v.parse::<i64>().ok()).unwrap_or(0)
     };
-    let (most, used, clones) = (
-        number("max_connections"),
-        seen.load.sessions,
-        ours.clones_in_use,
-    );
+    let (most, used, clones) = (number("max_connections"), seen.load.sessions, ours.clones_in_use);
     let sessions = if used * 10 >= most * 9 {
         Check::problem(
             "max_connections",
             format!("{used} of {most} sessions are in use: soon nobody can connect"),
-            format!(
-                "max_connections = {}, or end idle sessions",
-                (most * 2).max(200)
-            ),
+            format!("max_connections = {}, or end idle sessions", (most * 2).max(200)),
         )
     } else if (used + clones) * 10 >= most * 8 {
         Check::warning(
@@ -190,10 +174,7 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
     } else {
         Check::ok(
             "max_connections",
-            format!(
-                "{used} of {most} sessions are in use, and {}",
-                of_clones(clones)
-            ),
+            format!("{used} of {most} sessions are in use, and {}", of_clones(clones)),
         )
     };
     let (kept, free) = (Slots::left_free(seen.slots.usable), seen.slots.free.max(0));
@@ -223,10 +204,7 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
                     n => format!("each of {n} clones"),
                 }
             ),
-            format!(
-                "max_locks_per_transaction = {}",
-                (wanted / most.max(1) + 1).max(128)
-            ),
+            format!("max_locks_per_transaction = {}", (wanted / most.max(1) + 1).max(128)),
         ),
         false => Check::ok(
             "max_locks_per_transaction",
@@ -242,22 +220,13 @@ mod tests {
     use super::*;
 
     fn seen(settings: &[(&str, &str)], sessions: i64) -> Seen {
-        let owned = settings
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let owned = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         Seen {
             role: "me".into(),
             settings: owned.collect(),
-            rights: Rights {
-                superuser: false,
-                create: true,
-                signal: false,
-            },
+            rights: Rights { superuser: false, create: true, signal: false },
             load: Load { sessions },
-            slots: Slots {
-                usable: 97,
-                free: 97 - sessions,
-            },
+            slots: Slots { usable: 97, free: 97 - sessions },
             databases: Vec::new(),
             orphans: Vec::new(),
         }
@@ -273,35 +242,20 @@ mod tests {
 
     #[test]
     fn slow_settings_are_told_together() {
-        let check =
-            copies(&seen(&[("wal_level", "minimal"), ("wal_compression", "pglz")], 1).settings);
+        let check = copies(&seen(&[("wal_level", "minimal"), ("wal_compression", "pglz")], 1).settings);
         assert_eq!(check.status, Status::Warning);
-        assert_eq!(
-            check.mend.unwrap(),
-            "wal_level = replica, wal_compression = off"
-        );
+        assert_eq!(check.mend.unwrap(), "wal_level = replica, wal_compression = off");
         let check = copies(&seen(&[("shared_buffers", "524288")], 1).settings);
         assert!(check.words.contains("shared_buffers"));
-        let good = [
-            ("wal_level", "replica"),
-            ("wal_compression", "off"),
-            ("shared_buffers", "16384"),
-        ];
+        let good = [("wal_level", "replica"), ("wal_compression", "off"), ("shared_buffers", "16384")];
         assert_eq!(copies(&seen(&good, 1).settings).status, Status::Ok);
     }
 
     #[test]
     fn full_houses_are_told() {
-        let settings = [
-            ("max_connections", "100"),
-            ("max_locks_per_transaction", "64"),
-        ];
+        let settings = [("max_connections", "100"), ("max_locks_per_transaction", "64")];
         let status = |sessions, clones, relations| {
-            let ours = Ours {
-                clones_in_use: clones,
-                most_relations: relations,
-                ..Ours::default()
-            };
+            let ours = Ours { clones_in_use: clones, most_relations: relations, ..Ours::default() };
             let checks = judge_room(&seen(&settings, sessions), &ours);
             [checks[0].status, checks[1].status, checks[2].status]
         };
@@ -319,9 +273,6 @@ mod tests {
         seen.rights.create = false;
         let check = rights(&seen);
         assert_eq!(check.status, Status::Problem);
-        assert_eq!(
-            check.mend.unwrap(),
-            "as a superuser: ALTER ROLE \"me\" CREATEDB;"
-        );
+        assert_eq!(check.mend.unwrap(), "as a superuser: ALTER ROLE \"me\" CREATEDB;");
     }
 }

@@ -25,10 +25,7 @@ const LAST: usize = 50;
 impl Costs {
     /// `builds` of one definition, oldest first; `migrations` is how many files a template of it has,
     /// about.
-    pub(super) fn measured<'a>(
-        builds: impl Iterator<Item = &'a BuildRow>,
-        migrations: usize,
-    ) -> Costs {
+    pub(super) fn measured<'a>(builds: impl Iterator<Item = &'a BuildRow>, migrations: usize) -> Costs {
         let mut full = None;
         let mut extensions = Vec::new();
         for build in builds {
@@ -81,12 +78,7 @@ mod tests {
     use super::*;
 
     fn build(added: Option<i32>, millis: i64) -> BuildRow {
-        BuildRow {
-            project: "shop".into(),
-            definition: "app".into(),
-            added,
-            millis,
-        }
+        BuildRow { project: "shop".into(), definition: "app".into(), added, millis }
     }
 
     fn near(a: f64, b: f64) -> bool {
@@ -95,12 +87,8 @@ mod tests {
 
     #[test]
     fn start_and_file_are_told_apart() {
-        let builds = [
-            build(None, 100_000),
-            build(Some(1), 3_100),
-            build(Some(5), 3_500),
-            build(Some(11), 4_100),
-        ];
+        let builds =
+            [build(None, 100_000), build(Some(1), 3_100), build(Some(5), 3_500), build(Some(11), 4_100)];
         let costs = Costs::measured(builds.iter(), 200);
         assert!(near(costs.full, 100.0));
         assert!(near(costs.extension(0), 3.0), "{costs:?}");
@@ -119,22 +107,14 @@ mod tests {
         assert!(near(costs.full, 60.0));
         assert!(near(costs.extension(10), 3.0 + 6.0));
         // All extensions added as many files: a file costs what it costs in a full build.
-        let builds = [
-            build(None, 10_000),
-            build(Some(1), 2_100),
-            build(Some(1), 2_100),
-        ];
+        let builds = [build(None, 10_000), build(Some(1), 2_100), build(Some(1), 2_100)];
         let costs = Costs::measured(builds.iter(), 100);
         assert!(near(costs.extension(1), 2.1) && near(costs.extension(11), 3.1));
     }
 
     #[test]
     fn noise_never_makes_files_cheaper_than_none() {
-        let builds = [
-            build(None, 10_000),
-            build(Some(1), 9_000),
-            build(Some(9), 1_000),
-        ];
+        let builds = [build(None, 10_000), build(Some(1), 9_000), build(Some(9), 1_000)];
         let costs = Costs::measured(builds.iter(), 100);
         assert!(costs.extension(0) <= costs.extension(50));
     }

@@ -118,8 +118,7 @@ impl Shelf {
     /// The evictions that bring the shelf within limits.
     fn plan(&self, limits: &Limits, room: Room, reason: impl Fn(Rule) -> Reason) -> Vec<Eviction> {
         let (residents, costs) = self.weigh();
-        let seconds =
-            |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
+        let seconds = |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
         let evictions = policy::plan(&residents, limits, room, &seconds);
         evictions
             .into_iter()
@@ -134,12 +133,9 @@ impl Shelf {
     /// The evictions of these templates.
     fn plan_named(&self, ids: &[i64]) -> Vec<Eviction> {
         let (residents, costs) = self.weigh();
-        let seconds =
-            |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
-        let lost: Vec<usize> = ids
-            .iter()
-            .filter_map(|id| self.rows.iter().position(|row| row.id == *id))
-            .collect();
+        let seconds = |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
+        let lost: Vec<usize> =
+            ids.iter().filter_map(|id| self.rows.iter().position(|row| row.id == *id)).collect();
         let losses = policy::losses(&residents, &lost, &seconds);
         lost.iter()
             .zip(losses)
@@ -178,19 +174,14 @@ impl Shelf {
             let files = |id: i64| self.recipes.get(&id).map_or(1, |r| r.migrations.len());
             let definition = *numbers.entry(key).or_insert_with(|| {
                 let of = |b: &&BuildRow| (b.project.as_str(), b.definition.as_str()) == key;
-                costs.push(Costs::measured(
-                    self.builds.iter().filter(of),
-                    files(row.id),
-                ));
+                costs.push(Costs::measured(self.builds.iter().filter(of), files(row.id)));
                 costs.len() - 1
             });
             residents.push(Resident {
                 definition,
                 idle: row.idle_s,
                 bytes: u64::try_from(row.bytes).unwrap_or_default(),
-                full: row
-                    .full_ms
-                    .map_or(costs[definition].full, |ms| ms as f64 / 1000.0),
+                full: row.full_ms.map_or(costs[definition].full, |ms| ms as f64 / 1000.0),
                 pinned: row.pinned || self.held.contains(&LockKey::template(row.id)),
             });
         }
@@ -218,19 +209,10 @@ fn noted(row: &LimitsRow) -> Limits {
 
 /// Whether limits may be exceeded at all: what builds took is only read then.
 fn exceeded(rows: &[ResidentRow], limits: &Limits, room: Room) -> bool {
-    let bytes: u64 = rows
-        .iter()
-        .map(|r| u64::try_from(r.bytes).unwrap_or(0))
-        .sum();
-    limits
-        .max_bytes
-        .is_some_and(|max| bytes.saturating_add(room.bytes) > max)
-        || limits
-            .max_templates
-            .is_some_and(|max| rows.len() + room.templates > max)
-        || limits
-            .max_idle
-            .is_some_and(|max| rows.iter().any(|r| r.idle_s > max))
+    let bytes: u64 = rows.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0)).sum();
+    limits.max_bytes.is_some_and(|max| bytes.saturating_add(room.bytes) > max)
+        || limits.max_templates.is_some_and(|max| rows.len() + room.templates > max)
+        || limits.max_idle.is_some_and(|max| rows.iter().any(|r| r.idle_s > max))
 }
 
 /// What has to go so that each project keeps its limits; `settings` are those of `project`, and `room`
@@ -292,14 +274,8 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
         let gone = match lock_alone(registry, row.id).await? {
             false => false,
             true => {
-                let gone = registry
-                    .give_up_template(row.id, &row.used, eviction.reason.words())
-                    .await;
-                registry
-                    .session()
-                    .unlock(key)
-                    .await
-                    .doing(|| "unlock a template".into())?;
+                let gone = registry.give_up_template(row.id, &row.used, eviction.reason.words()).await;
+                registry.session().unlock(key).await.doing(|| "unlock a template".into())?;
                 gone?
             }
         };
@@ -317,18 +293,10 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
 /// clones of it lets go after the copy that runs.
 async fn lock_alone(registry: &mut Registry, id: i64) -> Result<bool> {
     let evicting = LockKey::evicting(id);
-    let asked = registry
-        .session()
-        .try_lock(evicting)
-        .await
-        .doing(|| "ask for a template".into())?;
+    let asked = registry.session().try_lock(evicting).await.doing(|| "ask for a template".into())?;
     let locked = wait_alone(registry, id).await;
     if asked {
-        registry
-            .session()
-            .unlock(evicting)
-            .await
-            .doing(|| "unlock".into())?;
+        registry.session().unlock(evicting).await.doing(|| "unlock".into())?;
     }
     locked
 }
@@ -340,11 +308,7 @@ async fn wait_alone(registry: &mut Registry, id: i64) -> Result<bool> {
     let key = LockKey::template(id);
     let started = Instant::now();
     loop {
-        let free = registry
-            .session()
-            .try_lock(key)
-            .await
-            .doing(|| "lock a template".into())?;
+        let free = registry.session().try_lock(key).await.doing(|| "lock a template".into())?;
         let passed = started.elapsed();
         let soon = !free
             && (passed < PATIENCE && registry.is_held_alone(key).await?
@@ -391,10 +355,7 @@ pub async fn make_room(
     let bytes = largest.map_or(0, |bytes| u64::try_from(bytes).unwrap_or_default());
     let bytes = bytes.saturating_add(bytes / 10);
     let leftover = registry.leftover_bytes(project).await?;
-    let room = Room {
-        templates: 1,
-        bytes,
-    };
+    let room = Room { templates: 1, bytes };
     // Warm clones are the cheapest to have again, so they go before any template.
     let spare = registry.spare_warm(Some((project, bytes))).await?;
     drop::drop_warm(registry, &spare).await?;
@@ -444,15 +405,8 @@ pub async fn free_disk(
     let rows = registry.residents().await?;
     let mut shelf = Shelf::read(registry, rows).await?;
     shelf.pin_newest(&keep);
-    let total: u64 = shelf
-        .rows
-        .iter()
-        .map(|r| u64::try_from(r.bytes).unwrap_or(0))
-        .sum();
-    let limits = Limits {
-        max_bytes: Some(total.saturating_sub(bytes)),
-        ..Limits::default()
-    };
+    let total: u64 = shelf.rows.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0)).sum();
+    let limits = Limits { max_bytes: Some(total.saturating_sub(bytes)), ..Limits::default() };
     let plan = shelf.plan(&limits, Room::default(), |_| Reason::DiskFull);
     let evicted = gone(registry, plan).await?;
     drop_now(registry, &evicted).await?;
@@ -468,9 +422,7 @@ impl Shelf {
         let mut seen: HashMap<(String, String), usize> = HashMap::new();
         for i in order {
             let row = &mut self.rows[i];
-            let seen = seen
-                .entry((row.project.clone(), row.definition.clone()))
-                .or_default();
+            let seen = seen.entry((row.project.clone(), row.definition.clone())).or_default();
             row.pinned |= *seen < keep.get(&row.project).copied().unwrap_or(2);
             *seen += 1;
         }
@@ -481,8 +433,5 @@ impl Shelf {
 async fn gone(registry: &mut Registry, plan: Vec<Eviction>) -> Result<Vec<Eviction>> {
     let done = apply(registry, &plan).await?;
     let pairs = plan.into_iter().zip(done);
-    Ok(pairs
-        .filter(|(_, done)| *done == Evicted::Gone)
-        .map(|(eviction, _)| eviction)
-        .collect())
+    Ok(pairs.filter(|(_, done)| *done == Evicted::Gone).map(|(eviction, _)| eviction).collect())
 }

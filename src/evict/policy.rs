@@ -80,12 +80,7 @@ pub type Extension<'a> = &'a dyn Fn(usize, usize) -> Option<f64>;
 
 /// The templates that are to go, in order. What the limits still lack when nothing more may be
 /// touched stays lacking: pinned and kept templates are dearer than any limit.
-pub fn plan(
-    residents: &[Resident],
-    limits: &Limits,
-    room: Room,
-    extension: Extension<'_>,
-) -> Vec<Eviction> {
+pub fn plan(residents: &[Resident], limits: &Limits, room: Room, extension: Extension<'_>) -> Vec<Eviction> {
     let mut left = Left::new(residents, limits.keep, extension);
     let mut evictions = Vec::new();
     if let Some(max) = limits.max_idle {
@@ -123,9 +118,7 @@ pub fn losses(residents: &[Resident], lost: &[usize], extension: Extension<'_>) 
     for &index in lost {
         left.gone[index] = true;
     }
-    lost.iter()
-        .map(|&index| left.rebuild(index, index))
-        .collect()
+    lost.iter().map(|&index| left.rebuild(index, index)).collect()
 }
 
 /// What is left of the residents while a plan is made.
@@ -156,20 +149,13 @@ impl<'a> Left<'a> {
         let bases = |of: usize| {
             let mut bases: Vec<(usize, f64)> = all
                 .clone()
-                .filter(|&base| {
-                    base != of && residents[base].definition == residents[of].definition
-                })
+                .filter(|&base| base != of && residents[base].definition == residents[of].definition)
                 .filter_map(|base| Some((base, extension(base, of)?)))
                 .collect();
             bases.sort_by(|a, b| a.1.total_cmp(&b.1));
             bases
         };
-        Left {
-            bases: all.clone().map(bases).collect(),
-            gone: vec![false; residents.len()],
-            stays,
-            residents,
-        }
+        Left { bases: all.clone().map(bases).collect(), gone: vec![false; residents.len()], stays, residents }
     }
 
     fn present(&self) -> impl Iterator<Item = usize> + '_ {
@@ -231,10 +217,6 @@ impl<'a> Left<'a> {
 
     fn evict(&mut self, index: usize, rule: Rule) -> Eviction {
         self.gone[index] = true;
-        Eviction {
-            index,
-            rule,
-            loss: self.rebuild(index, index),
-        }
+        Eviction { index, rule, loss: self.rebuild(index, index) }
     }
 }

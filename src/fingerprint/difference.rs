@@ -45,16 +45,10 @@ pub struct Difference {
     #[serde(serialize_with = "old_and_new")]
     pub databases: Option<(Vec<String>, Vec<String>)>,
     /// `order`: old and new.
-    #[serde(
-        serialize_with = "old_and_new",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(serialize_with = "old_and_new", skip_serializing_if = "Option::is_none")]
     pub order: Option<(Order, Order)>,
     /// The database that builds start from: old and new.
-    #[serde(
-        serialize_with = "old_and_new",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(serialize_with = "old_and_new", skip_serializing_if = "Option::is_none")]
     pub from: Option<(String, String)>,
     /// Properties of the server: name of the property, old and new value. A locale that is not set
     /// is the empty text.
@@ -139,8 +133,7 @@ impl Difference {
             let only_line_ends = |path: &&RelPath| {
                 let old = old.iter().find(|file| file.path == **path);
                 let found = std::fs::read(root.join(path.to_path()));
-                old.zip(found.ok())
-                    .is_some_and(|(old, found)| differs_in_line_ends(old, &found))
+                old.zip(found.ok()).is_some_and(|(old, found)| differs_in_line_ends(old, &found))
             };
             let found = changes.changed.iter().filter(only_line_ends);
             changes.line_ends = found.cloned().collect();
@@ -149,14 +142,9 @@ impl Difference {
 
     /// The changed files in which only the line ends differ, of all keys.
     pub fn line_ends(&self) -> impl Iterator<Item = &RelPath> {
-        [
-            &self.migrations,
-            &self.rerun_inputs,
-            &self.inputs,
-            &self.companions,
-        ]
-        .into_iter()
-        .flat_map(|changes| &changes.line_ends)
+        [&self.migrations, &self.rerun_inputs, &self.inputs, &self.companions]
+            .into_iter()
+            .flat_map(|changes| &changes.line_ends)
     }
 
     /// Whether the recipes are equal.
@@ -189,9 +177,7 @@ impl Difference {
             + usize::from(self.databases.is_some())
             + usize::from(self.from.is_some())
             + usize::from(self.format.is_some());
-        heavy
-            .saturating_mul(FULL_BUILD)
-            .saturating_add(light.min(FULL_BUILD - 1))
+        heavy.saturating_mul(FULL_BUILD).saturating_add(light.min(FULL_BUILD - 1))
     }
 }
 
@@ -236,8 +222,7 @@ fn differing_entries<'a>(
     old: &'a [LinesInput],
     new: &'a [LinesInput],
 ) -> impl Iterator<Item = (Option<&'a LinesInput>, Option<&'a LinesInput>)> {
-    let by_entry =
-        |a: &LinesInput, b: &LinesInput| (&a.file, &a.matching).cmp(&(&b.file, &b.matching));
+    let by_entry = |a: &LinesInput, b: &LinesInput| (&a.file, &a.matching).cmp(&(&b.file, &b.matching));
     side_by_side(old, new, by_entry).filter(|(old, new)| old != new)
 }
 
@@ -251,10 +236,7 @@ pub(super) fn differing_lines<'a>(
         .map(|lines| format!("lines of `{}` that match `{}`", lines.file, lines.matching))
 }
 
-fn differing_texts<'a>(
-    old: &'a [LinesInput],
-    new: &'a [LinesInput],
-) -> impl Iterator<Item = Texts> + 'a {
+fn differing_texts<'a>(old: &'a [LinesInput], new: &'a [LinesInput]) -> impl Iterator<Item = Texts> + 'a {
     let text = |lines: Option<&LinesInput>| lines.map_or_else(Vec::new, |l| l.text.clone());
     differing_entries(old, new).filter_map(move |(old, new)| {
         let entry = old.or(new)?;
@@ -286,19 +268,9 @@ fn differs_in_line_ends(old: &FileInput, found: &[u8]) -> bool {
     is_old(&unix) || is_old(&windows())
 }
 
-pub(super) fn server_changes(
-    old: &ServerTraits,
-    new: &ServerTraits,
-) -> Vec<(&'static str, String, String)> {
+pub(super) fn server_changes(old: &ServerTraits, new: &ServerTraits) -> Vec<(&'static str, String, String)> {
     let properties = |traits: &ServerTraits| {
-        let ServerTraits {
-            major,
-            encoding,
-            provider,
-            collate,
-            ctype,
-            locale,
-        } = traits.clone();
+        let ServerTraits { major, encoding, provider, collate, ctype, locale } = traits.clone();
         [
             ("major", major.to_string()),
             ("encoding", encoding),
@@ -337,48 +309,29 @@ pub(super) fn side_by_side<'a, T>(
             (None, Some(_)) => Ordering::Greater,
             (Some(a), Some(b)) => order(a, b),
         };
-        let a = if which.is_le() {
-            old.split_off_first()
-        } else {
-            None
-        };
-        let b = if which.is_ge() {
-            new.split_off_first()
-        } else {
-            None
-        };
+        let a = if which.is_le() { old.split_off_first() } else { None };
+        let b = if which.is_ge() { new.split_off_first() } else { None };
         Some((a, b))
     })
 }
 
 /// `{"old": …, "new": …}`, or `null`.
-fn old_and_new<T: Serialize, S: Serializer>(
-    pair: &Option<(T, T)>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
+fn old_and_new<T: Serialize, S: Serializer>(pair: &Option<(T, T)>, to: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Pair<'a, T> {
         old: &'a T,
         new: &'a T,
     }
-    pair.as_ref()
-        .map(|(old, new)| Pair { old, new })
-        .serialize(to)
+    pair.as_ref().map(|(old, new)| Pair { old, new }).serialize(to)
 }
 
 /// A list of `{"property": …, "old": …, "new": …}`.
-fn properties<S: Serializer>(
-    list: &[(&'static str, String, String)],
-    to: S,
-) -> Result<S::Ok, S::Error> {
+fn properties<S: Serializer>(list: &[(&'static str, String, String)], to: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Property<'a> {
         property: &'static str,
         old: &'a str,
         new: &'a str,
     }
-    to.collect_seq(
-        list.iter()
-            .map(|(property, old, new)| Property { property, old, new }),
-    )
+    to.collect_seq(list.iter().map(|(property, old, new)| Property { property, old, new }))
 }

@@ -63,8 +63,7 @@ pub fn extension(old: &Recipe, new: &Recipe, append: Append) -> Result<Vec<RelPa
             _ => {}
         }
     }
-    if added.is_empty() && old.rerun_inputs == new.rerun_inputs && old.companions == new.companions
-    {
+    if added.is_empty() && old.rerun_inputs == new.rerun_inputs && old.companions == new.companions {
         return Err(Obstacle::Equal);
     }
     let order = new.order;
@@ -116,10 +115,8 @@ fn definition_obstacle(old: &Recipe, new: &Recipe) -> Result<(), Obstacle> {
 /// Whether all of `added` come after the files that the base has.
 fn check_order(base: &[FileInput], added: &[OrderKey], order: Order) -> Result<(), Obstacle> {
     // The last file of the base in each group that gets new ones, as far as it has any.
-    let mut last: BTreeMap<&[u8], Option<OrderKey>> = added
-        .iter()
-        .map(|key| (key.group().as_bytes(), None))
-        .collect();
+    let mut last: BTreeMap<&[u8], Option<OrderKey>> =
+        added.iter().map(|key| (key.group().as_bytes(), None)).collect();
     for file in base {
         if let Some(last) = last.get_mut(group(&file.path, order)) {
             let key = OrderKey::new(&file.path, order);
@@ -264,10 +261,7 @@ impl fmt::Display for Obstacle {
                 write!(f, "variable `{name}` of the definition's `env` differs")
             }
             Obstacle::BuildEnv(name) => {
-                write!(
-                    f,
-                    "variable `{name}` of the definition's `build_env` differs"
-                )
+                write!(f, "variable `{name}` of the definition's `build_env` differs")
             }
             Obstacle::CompanionChanged(path) => write!(f, "companion `{path}` was changed"),
             Obstacle::CompanionGone(path) => write!(f, "companion `{path}` is gone"),
@@ -280,10 +274,7 @@ impl fmt::Display for Obstacle {
                 write!(f, "new migration `{new}` sorts before `{old}`")
             }
             Obstacle::SameMigration { new, old } => {
-                write!(
-                    f,
-                    "new file `{new}` belongs to the same migration as `{old}`"
-                )
+                write!(f, "new file `{new}` belongs to the same migration as `{old}`")
             }
             Obstacle::Unordered { new, group } if group.as_bytes().is_empty() => {
                 write!(f, "new file `{new}` has no order among the others")

@@ -66,12 +66,8 @@ impl Globs {
     /// [`crate::Kind::Config`], naming the glob, for one that does not compile, that is not
     /// relative to the root, or that stands first in its list and excludes.
     pub(super) fn compile(root: &Path, definition: &Definition) -> Result<Self> {
-        let lists = [
-            &definition.migrations,
-            &definition.rerun_inputs,
-            &definition.inputs,
-            &definition.companions,
-        ];
+        let lists =
+            [&definition.migrations, &definition.rerun_inputs, &definition.inputs, &definition.companions];
         let mut set = GlobSetBuilder::new();
         let mut globs = Vec::new();
         let mut gates = Vec::new();
@@ -79,9 +75,7 @@ impl Globs {
             for (place, text) in list.iter().enumerate() {
                 let bad = |what: &str| {
                     let (key, name) = (KEYS[kind], &definition.name);
-                    Error::config(format!(
-                        "`{key}` of template `{name}`: glob `{text}` {what}"
-                    ))
+                    Error::config(format!("`{key}` of template `{name}`: glob `{text}` {what}"))
                 };
                 let (excludes, pattern) = match text.strip_prefix('!') {
                     Some(pattern) => (true, pattern),
@@ -92,24 +86,16 @@ impl Globs {
                         .hint("globs are taken in order and the last one that matches a file decides, so put it after the ones that it limits"));
                 }
                 if let Some(what) = not_relative(pattern) {
-                    return Err(bad(what)
-                        .hint("globs are relative to the root, as in `**/migrations/*.py`"));
+                    return Err(bad(what).hint("globs are relative to the root, as in `**/migrations/*.py`"));
                 }
                 set.add(compile(pattern, false).map_err(|e| bad("is broken").caused_by(e))?);
                 if !excludes {
                     gates.push(Gate::new(pattern, Some(globs.len())));
                 }
-                globs.push(OneGlob {
-                    kind,
-                    pattern: pattern.to_owned(),
-                    excludes,
-                    plain: plain(pattern),
-                });
+                globs.push(OneGlob { kind, pattern: pattern.to_owned(), excludes, plain: plain(pattern) });
             }
         }
-        let set = set
-            .build()
-            .map_err(|e| Error::config("the globs are too large together").caused_by(e))?;
+        let set = set.build().map_err(|e| Error::config("the globs are too large together").caused_by(e))?;
         let mut named = match definition.build_inputs {
             true => words::named(root, &definition.build),
             false => BTreeSet::new(),
@@ -118,12 +104,7 @@ impl Globs {
         let is = |path: &RelPath, file: &str| *path == RelPath::new(Path::new(file));
         named.retain(|path| !lines.iter().any(|wanted| is(path, &wanted.file)));
         gates.extend(named.iter().map(Gate::to));
-        Ok(Globs {
-            set,
-            globs,
-            gates,
-            named,
-        })
+        Ok(Globs { set, globs, gates, named })
     }
 
     /// Whether the build command names this file, and it counts as one of `inputs` for that: no glob
@@ -166,10 +147,7 @@ impl Globs {
         let mut kinds = self.kinds(&path.to_path(), hits);
         for (kind, chosen) in kinds.iter_mut().enumerate() {
             let names = |glob: &OneGlob| !glob.excludes && glob.plain.as_ref() == Some(path);
-            *chosen &= self
-                .globs
-                .iter()
-                .any(|glob| glob.kind == kind && names(glob));
+            *chosen &= self.globs.iter().any(|glob| glob.kind == kind && names(glob));
         }
         kinds
     }
@@ -182,9 +160,7 @@ impl Globs {
     /// Whether something that comes to the folder `dir` can be chosen, or hold what is. `has`: whether
     /// there is an entry of this name, so that none of that name can come.
     pub(super) fn can_gain(&self, dir: &Path, has: impl Fn(&str) -> bool) -> bool {
-        self.gates
-            .iter()
-            .any(|gate| gate.can_gain(dir, &has) && !self.excludes_all(gate, dir))
+        self.gates.iter().any(|gate| gate.can_gain(dir, &has) && !self.excludes_all(gate, dir))
     }
 
     /// Whether a file right in the folder `dir` can be chosen, rather than one in a folder below.
@@ -235,23 +211,13 @@ impl Gate {
             let step = Step::new(component).filter(|_| simple);
             match step {
                 None => {
-                    return Gate {
-                        steps,
-                        open: true,
-                        last: None,
-                        glob,
-                    };
+                    return Gate { steps, open: true, last: None, glob };
                 }
                 Some(step) if rest.peek().is_some() => steps.push(step),
                 Some(step) => last = step.name,
             }
         }
-        Gate {
-            steps,
-            open: false,
-            last,
-            glob,
-        }
+        Gate { steps, open: false, last, glob }
     }
 
     /// To one file.

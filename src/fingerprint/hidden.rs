@@ -24,26 +24,16 @@ use crate::quantity::count;
 /// As for [`super::Inputs::read`], but a glob without match is none.
 pub fn ignored(root: &Path, definition: &Definition) -> Result<Vec<String>> {
     let globs = Arc::new(Globs::compile(root, definition)?);
-    let shown: BTreeSet<RelPath> = walk(root, &globs, Gitignore::Honour, false)?
-        .files
-        .into_iter()
-        .map(|f| f.path)
-        .collect();
+    let shown: BTreeSet<RelPath> =
+        walk(root, &globs, Gitignore::Honour, false)?.files.into_iter().map(|f| f.path).collect();
     let all = walk(root, &globs, Gitignore::Disregard, false)?.files;
-    Ok(all
-        .iter()
-        .filter(|f| !shown.contains(&f.path))
-        .map(|f| f.path.to_string())
-        .collect())
+    Ok(all.iter().filter(|f| !shown.contains(&f.path)).map(|f| f.path.to_string()).collect())
 }
 
 /// The .gitignore file and the line in it that hide `relative`, if any do: git's own rules, for
 /// the files below `root` only.
 pub(super) fn hidden_by(root: &Path, relative: &Path, is_dir: bool) -> Option<(PathBuf, String)> {
-    let mut steps: Vec<&Path> = relative
-        .ancestors()
-        .filter(|p| !p.as_os_str().is_empty())
-        .collect();
+    let mut steps: Vec<&Path> = relative.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
     steps.reverse();
     // From the top, since nothing below a hidden folder can be shown again.
     for step in &steps {
@@ -57,9 +47,7 @@ pub(super) fn hidden_by(root: &Path, relative: &Path, is_dir: bool) -> Option<(P
                 Match::None => {}
                 Match::Whitelist(_) => break,
                 Match::Ignore(line) => {
-                    let file = line
-                        .from()
-                        .map_or_else(|| folder.join(".gitignore"), Path::to_owned);
+                    let file = line.from().map_or_else(|| folder.join(".gitignore"), Path::to_owned);
                     return Some((file, line.original().to_owned()));
                 }
             }
@@ -72,14 +60,9 @@ pub(super) fn hidden_by(root: &Path, relative: &Path, is_dir: bool) -> Option<(P
 pub(super) fn no_match(root: &Path, definition: &Definition, glob: &OneGlob) -> Error {
     let pattern = &glob.pattern;
     let key = KEYS[glob.kind];
-    let error = Error::config(format!(
-        "`{key}` of template `{}`: glob `{pattern}` matches no file",
-        definition.name
-    ))
-    .detail(format!(
-        "globs are relative to the root, `{}`",
-        root.display()
-    ));
+    let error =
+        Error::config(format!("`{key}` of template `{}`: glob `{pattern}` matches no file", definition.name))
+            .detail(format!("globs are relative to the root, `{}`", root.display()));
     match reason(root, definition, pattern) {
         Some(hint) => error.hint(hint),
         None => error,
@@ -108,8 +91,7 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
     let everything: WalkBuilder = {
         let mut walk = builder(root, Gitignore::Disregard);
         // Links are not followed: this goes where no glob leads, and must not go astray.
-        walk.follow_links(false)
-            .filter_entry(|entry| entry.file_name() != ".git");
+        walk.follow_links(false).filter_entry(|entry| entry.file_name() != ".git");
         walk
     };
     for entry in everything.build().flatten() {
@@ -132,11 +114,7 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
     if hidden.is_empty()
         && let Ok(found) = behind_links(root, definition)
     {
-        hidden.extend(
-            found
-                .into_iter()
-                .filter(|path| exact.is_match(path.to_path())),
-        );
+        hidden.extend(found.into_iter().filter(|path| exact.is_match(path.to_path())));
     }
     if let Some(first) = hidden.iter().min() {
         let by = match hidden_by(root, &first.to_path(), false) {
@@ -155,9 +133,7 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
         ));
     }
     if let Some(first) = folders.iter().min() {
-        return Some(format!(
-            "`{first}` is a folder: write `{first}/**` for the files in it"
-        ));
+        return Some(format!("`{first}` is a folder: write `{first}/**` for the files in it"));
     }
     if let Some(first) = cases.iter().min() {
         return Some(format!("case counts: `{first}` differs only in that"));

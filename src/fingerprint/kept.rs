@@ -30,19 +30,10 @@ impl RecipeKey {
         let keyed = |hash: &String| {
             let text = format!("{}={hash}", variable.name);
             let inner = Sha256::new().chain_update(&self.0).chain_update(text);
-            let outer = Sha256::new()
-                .chain_update(&self.0)
-                .chain_update(inner.finalize());
-            outer
-                .finalize()
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect()
+            let outer = Sha256::new().chain_update(&self.0).chain_update(inner.finalize());
+            outer.finalize().iter().map(|b| format!("{b:02x}")).collect()
         };
-        EnvInput {
-            name: variable.name.clone(),
-            hash: variable.hash.as_ref().map(keyed),
-        }
+        EnvInput { name: variable.name.clone(), hash: variable.hash.as_ref().map(keyed) }
     }
 
     /// For each kept variable the fresh one of the same name and value, if there is one.

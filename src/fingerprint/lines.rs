@@ -19,18 +19,9 @@ use crate::names;
 
 /// Hashes the text that counts. Line ends `\r\n` and `\n` are the same, and whether the last
 /// line has one makes no difference. A .gitignore does not hide a file that is named here.
-pub(super) fn read(
-    root: &Path,
-    definition: &Definition,
-    wanted: &InputLines,
-) -> Result<LinesInput> {
+pub(super) fn read(root: &Path, definition: &Definition, wanted: &InputLines) -> Result<LinesInput> {
     let InputLines { file, matching } = wanted;
-    let bad = |what: &str| {
-        Error::config(format!(
-            "`input_lines` of template `{}`: {what}",
-            definition.name
-        ))
-    };
+    let bad = |what: &str| Error::config(format!("`input_lines` of template `{}`: {what}", definition.name));
     if let Some(what) = not_relative(file) {
         return Err(bad(&format!("path `{file}` {what}")).hint("paths are relative to the root"));
     }
@@ -44,10 +35,7 @@ pub(super) fn read(
     let metadata = path.metadata().map_err(|e| {
         let missing = e.kind() == io::ErrorKind::NotFound;
         let what = if missing { "no file" } else { "cannot read" };
-        let error = bad(&format!(
-            "{what} `{file}` below the root `{}`",
-            root.display()
-        ));
+        let error = bad(&format!("{what} `{file}` below the root `{}`", root.display()));
         match nearest(&path).filter(|_| missing) {
             Some(name) => error.hint(format!("the nearest name there is `{name}`")),
             None => error,
@@ -77,9 +65,8 @@ pub(super) fn read(
             true => bad(&format!("nothing in `{file}` matches `{matching}`")).hint(
                 "it is tried on the whole text, with `\\n` as the line end; `(?i)` in front disregards case",
             ),
-            false => bad(&format!("no line of `{file}` matches `{matching}`")).hint(
-                "it is tried on each line without its line end; `(?i)` in front disregards case",
-            ),
+            false => bad(&format!("no line of `{file}` matches `{matching}`"))
+                .hint("it is tried on each line without its line end; `(?i)` in front disregards case"),
         });
     }
     Ok(LinesInput {
@@ -106,10 +93,7 @@ fn spells_line_break(expression: &str) -> bool {
 pub(super) fn unix_line_ends(text: &[u8]) -> Vec<u8> {
     let at_line_end = |i: usize| matches!(text.get(i + 1), Some(b'\n') | None);
     let bytes = text.iter().copied().enumerate();
-    bytes
-        .filter(|(i, byte)| *byte != b'\r' || !at_line_end(*i))
-        .map(|(_, byte)| byte)
-        .collect()
+    bytes.filter(|(i, byte)| *byte != b'\r' || !at_line_end(*i)).map(|(_, byte)| byte).collect()
 }
 
 /// What counts of each line.
@@ -127,14 +111,8 @@ fn in_lines<'t>(regex: &Regex, text: &'t [u8]) -> Vec<&'t [u8]> {
 fn in_text<'t>(regex: &Regex, text: &'t [u8]) -> Vec<&'t [u8]> {
     let lines = |start: usize, end: usize| {
         let is_break = |b: &u8| *b == b'\n';
-        let start = text[..start]
-            .iter()
-            .rposition(is_break)
-            .map_or(0, |i| i + 1);
-        let end = text[end..]
-            .iter()
-            .position(is_break)
-            .map_or(text.len(), |i| end + i);
+        let start = text[..start].iter().rposition(is_break).map_or(0, |i| i + 1);
+        let end = text[end..].iter().position(is_break).map_or(text.len(), |i| end + i);
         text[start..end.max(start)].trim_ascii_end()
     };
     regex

@@ -28,9 +28,7 @@ pub fn migrations<'a>(files: impl IntoIterator<Item = &'a RelPath>) -> Vec<Migra
             false => group,
         };
         for same in counted.chunk_by(OrderKey::same_migration) {
-            found.push(Migration {
-                files: same.iter().map(|key| key.path().clone()).collect(),
-            });
+            found.push(Migration { files: same.iter().map(|key| key.path().clone()).collect() });
         }
     }
     found
@@ -60,10 +58,7 @@ mod tests {
             ]),
             2
         );
-        assert_eq!(
-            count(&["m/1_a.up.sql", "m/1_a.down.sql", "m/2_b.up.sql"]),
-            2
-        );
+        assert_eq!(count(&["m/1_a.up.sql", "m/1_a.down.sql", "m/2_b.up.sql"]), 2);
         // Django: two apps.
         assert_eq!(
             count(&[

@@ -113,16 +113,8 @@ impl Inputs {
 
         let mut lists: [Vec<FileInput>; KEYS.len()] = Default::default();
         for (found, (hash, bytes)) in walked.files.iter().zip(hashes) {
-            for (list, _) in lists
-                .iter_mut()
-                .zip(found.kinds)
-                .filter(|(_, chosen)| *chosen)
-            {
-                list.push(FileInput {
-                    path: found.path.clone(),
-                    hash: hash.clone(),
-                    bytes,
-                });
+            for (list, _) in lists.iter_mut().zip(found.kinds).filter(|(_, chosen)| *chosen) {
+                list.push(FileInput { path: found.path.clone(), hash: hash.clone(), bytes });
             }
         }
         let [migrations, rerun_inputs, inputs, companions] = lists;
@@ -218,16 +210,8 @@ impl Inputs {
 }
 
 /// Refuses globs that find nothing.
-fn check_matches(
-    root: &Path,
-    definition: &Definition,
-    globs: &Globs,
-    walked: &Walked,
-) -> Result<()> {
-    if let Some((_, glob)) = globs
-        .iter()
-        .find(|(i, glob)| !glob.excludes && !walked.seen[*i])
-    {
+fn check_matches(root: &Path, definition: &Definition, globs: &Globs, walked: &Walked) -> Result<()> {
+    if let Some((_, glob)) = globs.iter().find(|(i, glob)| !glob.excludes && !walked.seen[*i]) {
         return Err(hidden::no_match(root, definition, glob));
     }
     for (kind, key) in KEYS.into_iter().enumerate() {
@@ -294,19 +278,13 @@ fn hash_all(root: &Path, files: &[Found]) -> Result<Hashed> {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut all = work();
         for other in others {
-            all.extend(
-                other
-                    .join()
-                    .map_err(|_| Error::internal("a hashing thread panicked"))?,
-            );
+            all.extend(other.join().map_err(|_| Error::internal("a hashing thread panicked"))?);
         }
         Ok::<_, Error>(all)
     })?;
     all.sort_by_key(|(at, _)| *at);
     let path = |at: usize| root.join(files[at].path.to_path());
-    let hashed = all
-        .into_iter()
-        .map(|(at, result)| result.map_err(|e| (path(at), e)));
+    let hashed = all.into_iter().map(|(at, result)| result.map_err(|e| (path(at), e)));
     Ok(hashed.collect())
 }
 

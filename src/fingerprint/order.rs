@@ -145,19 +145,12 @@ pub struct Group {
 
 /// The groups of some migrations, sorted by folder.
 pub fn groups(files: &[FileInput], order: Order) -> Vec<Group> {
-    let mut keys: Vec<OrderKey> = files
-        .iter()
-        .map(|file| OrderKey::new(&file.path, order))
-        .collect();
+    let mut keys: Vec<OrderKey> = files.iter().map(|file| OrderKey::new(&file.path, order)).collect();
     keys.sort();
     let mut groups: Vec<Group> = Vec::new();
     for key in keys {
         if groups.last().is_none_or(|last| last.folder != key.group) {
-            groups.push(Group {
-                folder: key.group.clone(),
-                ordered: Vec::new(),
-                unordered: Vec::new(),
-            });
+            groups.push(Group { folder: key.group.clone(), ordered: Vec::new(), unordered: Vec::new() });
         }
         if let Some(last) = groups.last_mut() {
             match key.is_ordered() {
@@ -193,13 +186,9 @@ fn parent(path: &[u8]) -> (&[u8], &[u8]) {
 
 /// Whether a folder of this name holds a single migration.
 fn is_migration(folder: &[u8]) -> bool {
-    let letters = folder
-        .iter()
-        .take_while(|b| b.is_ascii_alphabetic())
-        .count();
+    let letters = folder.iter().take_while(|b| b.is_ascii_alphabetic()).count();
     let (word, rest) = folder.split_at(letters);
-    rest.first().is_some_and(u8::is_ascii_digit)
-        && (letters <= 1 || word.eq_ignore_ascii_case(b"version"))
+    rest.first().is_some_and(u8::is_ascii_digit) && (letters <= 1 || word.eq_ignore_ascii_case(b"version"))
 }
 
 /// Where the version of a name starts, or `None` for a name without order.
@@ -220,15 +209,9 @@ impl Version {
         }
         let underscores = || name.windows(2).any(|pair| pair == b"__");
         match &name[..start] {
-            b"V" | b"U" => Some(Version {
-                start,
-                flyway: underscores(),
-            }),
+            b"V" | b"U" => Some(Version { start, flyway: underscores() }),
             b"B" if underscores() => None,
-            _ => Some(Version {
-                start,
-                flyway: false,
-            }),
+            _ => Some(Version { start, flyway: false }),
         }
     }
 }
@@ -283,10 +266,7 @@ fn place(name: &[u8]) -> Option<Place> {
             rest = after;
         }
     }
-    Some(Place {
-        name: key,
-        extension: extension.to_vec(),
-    })
+    Some(Place { name: key, extension: extension.to_vec() })
 }
 
 /// Stands in the encoding where a number begins. Other digits of the name are only in numbers, so

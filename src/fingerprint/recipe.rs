@@ -110,11 +110,7 @@ pub struct EnvInput {
 
 impl fmt::Debug for EnvInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.hash.is_some() {
-            "set"
-        } else {
-            "not set"
-        };
+        let state = if self.hash.is_some() { "set" } else { "not set" };
         write!(f, "{} ({state})", self.name)
     }
 }
@@ -165,11 +161,9 @@ impl Recipe {
         let mut to = Encoder(blake3::Hasher::new());
         to.text("pgstencil recipe");
         to.number(self.format.into());
-        for (section, files) in [
-            ("migrations", &self.migrations),
-            ("rerun_inputs", &self.rerun_inputs),
-            ("inputs", &self.inputs),
-        ] {
+        for (section, files) in
+            [("migrations", &self.migrations), ("rerun_inputs", &self.rerun_inputs), ("inputs", &self.inputs)]
+        {
             to.files(section, files);
         }
         to.section("lines", self.lines.len());
@@ -187,14 +181,7 @@ impl Recipe {
         for role in &self.databases {
             to.text(role);
         }
-        let ServerTraits {
-            major,
-            encoding,
-            provider,
-            collate,
-            ctype,
-            locale,
-        } = &self.server;
+        let ServerTraits { major, encoding, provider, collate, ctype, locale } = &self.server;
         to.section("server", 6);
         to.number((*major).into());
         for text in [encoding, provider, collate, ctype] {

@@ -83,16 +83,10 @@ impl fmt::Display for Change {
             Change::Written(path) => write!(f, "`{path}` was written to"),
             Change::Replaced(path) => write!(f, "`{path}` was replaced"),
             Change::Passed(path) if path.as_bytes().is_empty() => {
-                write!(
-                    f,
-                    "something was created in the root folder and removed again"
-                )
+                write!(f, "something was created in the root folder and removed again")
             }
             Change::Passed(path) => {
-                write!(
-                    f,
-                    "something was created in folder `{path}` and removed again"
-                )
+                write!(f, "something was created in folder `{path}` and removed again")
             }
         }
     }
@@ -122,12 +116,7 @@ impl Snapshot {
                 files.insert(path, Stat::of(&found));
             }
         }
-        Ok(Snapshot {
-            root: root.to_owned(),
-            globs,
-            files,
-            folders: walked.folders,
-        })
+        Ok(Snapshot { root: root.to_owned(), globs, files, folders: walked.folders })
     }
 
     /// What changed from this snapshot to a later one of the same definition, sorted. Empty if nobody wrote
@@ -166,9 +155,8 @@ impl Snapshot {
     fn explains(&self, later: &Snapshot, path: &RelPath, old: &Folder, new: &Folder) -> bool {
         let folder = path.to_path();
         // Files that count are told by themselves; a folder that holds some is not what came or went.
-        let differs = |(name, inode): (&OsString, &u64), other: &Folder| {
-            other.entries.get(name) != Some(inode)
-        };
+        let differs =
+            |(name, inode): (&OsString, &u64), other: &Folder| other.entries.get(name) != Some(inode);
         let came = new.entries.iter().filter(|e| differs(*e, old));
         let went = old.entries.iter().filter(|e| differs(*e, new));
         let own = |name: &OsStr| {
@@ -222,11 +210,7 @@ impl Folder {
             entries.insert(entry.file_name(), entry.ino());
         }
         let found = fs::metadata(path)?;
-        Ok(Folder {
-            inode: found.ino(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            entries,
-        })
+        Ok(Folder { inode: found.ino(), modified: (found.mtime(), found.mtime_nsec()), entries })
     }
 }
 
@@ -245,8 +229,7 @@ mod tests {
     impl Tree {
         fn new(keys: &str) -> Self {
             let folder = TempDir::new().unwrap();
-            let text =
-                format!("project = \"shop\"\n[template.app]\nbuild = \"sh bin/x.sh\"\n{keys}\n");
+            let text = format!("project = \"shop\"\n[template.app]\nbuild = \"sh bin/x.sh\"\n{keys}\n");
             let config = Config::parse(&text, &folder.path().join("pgstencil.toml")).unwrap();
             let tree = Tree(folder, config.definitions[0].clone());
             tree.write("shop/migrations/1.sql", "one");
@@ -272,11 +255,7 @@ mod tests {
             // The clock of a file system may stand still for some milliseconds.
             std::thread::sleep(std::time::Duration::from_millis(20));
             build();
-            before
-                .changes(&look())
-                .iter()
-                .map(Change::to_string)
-                .collect()
+            before.changes(&look()).iter().map(Change::to_string).collect()
         }
     }
 
@@ -299,13 +278,9 @@ mod tests {
             fs::write(&file, "owt").unwrap();
             fs::write(&file, "two").unwrap();
             let open = File::options().write(true).open(&file).unwrap();
-            open.set_times(FileTimes::new().set_modified(times))
-                .unwrap();
+            open.set_times(FileTimes::new().set_modified(times)).unwrap();
         });
-        assert_eq!(
-            with_its_old_time,
-            ["`shop/migrations/2.sql` was written to"]
-        );
+        assert_eq!(with_its_old_time, ["`shop/migrations/2.sql` was written to"]);
         let stashed_and_popped = tree.told(|| {
             fs::remove_file(&file).unwrap();
             fs::write(tree.at("other"), "").unwrap();
@@ -332,23 +307,16 @@ mod tests {
             tree.write("shop/migrations/4.sql", "four");
             fs::remove_file(tree.at("shop/migrations/4.sql")).unwrap();
         });
-        assert_eq!(
-            passed,
-            ["something was created in folder `shop/migrations` and removed again"]
-        );
+        assert_eq!(passed, ["something was created in folder `shop/migrations` and removed again"]);
         let folder_passed = tree.told(|| {
             tree.write("other/migrations/1.sql", "one");
             fs::remove_dir_all(tree.at("other")).unwrap();
             // Not the likelier reason: that was long ago.
             let open = File::open(tree.0.path()).unwrap();
             let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
-            open.set_times(FileTimes::new().set_modified(later))
-                .unwrap();
+            open.set_times(FileTimes::new().set_modified(later)).unwrap();
         });
-        assert_eq!(
-            folder_passed,
-            ["something was created in the root folder and removed again"]
-        );
+        assert_eq!(folder_passed, ["something was created in the root folder and removed again"]);
     }
 
     #[test]
@@ -411,9 +379,6 @@ mod tests {
         });
         assert_eq!(told, ["`bin/x.sh` was written to", "`lock` was written to"]);
         let unnamed = Tree::new(&format!("{THERE}\nbuild_inputs = false"));
-        assert_eq!(
-            unnamed.told(|| unnamed.write("bin/x.sh", "migrate")),
-            NOTHING
-        );
+        assert_eq!(unnamed.told(|| unnamed.write("bin/x.sh", "migrate")), NOTHING);
     }
 }

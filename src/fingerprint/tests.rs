@@ -93,21 +93,12 @@ fn definition() -> Definition {
 }
 
 fn migrations(globs: &[&str]) -> Definition {
-    Definition {
-        migrations: globs.iter().map(|&g| g.to_owned()).collect(),
-        ..definition()
-    }
+    Definition { migrations: globs.iter().map(|&g| g.to_owned()).collect(), ..definition() }
 }
 
 fn lines(file: &str, matching: &str) -> Definition {
-    let wanted = InputLines {
-        file: file.into(),
-        matching: matching.into(),
-    };
-    Definition {
-        input_lines: vec![wanted],
-        ..definition()
-    }
+    let wanted = InputLines { file: file.into(), matching: matching.into() };
+    Definition { input_lines: vec![wanted], ..definition() }
 }
 
 fn server() -> ServerTraits {
@@ -128,11 +119,7 @@ fn print(inputs: Inputs) -> Fingerprint {
 /// The message, details and hints in one text.
 fn words(error: &Error) -> String {
     let lines = std::iter::once(error.message().to_owned());
-    lines
-        .chain(error.details().to_vec())
-        .chain(error.hints().to_vec())
-        .collect::<Vec<_>>()
-        .join("\n")
+    lines.chain(error.details().to_vec()).chain(error.hints().to_vec()).collect::<Vec<_>>().join("\n")
 }
 
 #[track_caller]
@@ -174,27 +161,12 @@ fn sample() -> Recipe {
         companions: vec![],
         order: Order::Directory,
         build_env: vec![],
-        env: vec![
-            EnvInput {
-                name: "A".into(),
-                hash: Some(hash),
-            },
-            EnvInput {
-                name: "B".into(),
-                hash: None,
-            },
-        ],
-        mapping: vec![EnvInput {
-            name: "DB_NAME".into(),
-            hash: Some("cd".repeat(32)),
-        }],
+        env: vec![EnvInput { name: "A".into(), hash: Some(hash) }, EnvInput { name: "B".into(), hash: None }],
+        mapping: vec![EnvInput { name: "DB_NAME".into(), hash: Some("cd".repeat(32)) }],
         build: "migrate".into(),
         databases: vec!["app".into(), "proxy".into()],
         from: "template0".into(),
-        server: ServerTraits {
-            locale: Some("en".into()),
-            ..server()
-        },
+        server: ServerTraits { locale: Some("en".into()), ..server() },
     }
 }
 
@@ -260,10 +232,7 @@ fn every_field_counts() {
         let mut recipe = sample();
         change(&mut recipe);
         let print = recipe.fingerprint();
-        assert!(
-            !seen.contains(&print),
-            "change {at} makes no new fingerprint"
-        );
+        assert!(!seen.contains(&print), "change {at} makes no new fingerprint");
         seen.push(print);
     }
 }
@@ -272,12 +241,7 @@ fn every_field_counts() {
 fn strings_do_not_run_into_each_other() {
     let with = |roles: &[&str], build: &str| {
         let databases = roles.iter().map(|&r| r.to_owned()).collect();
-        Recipe {
-            databases,
-            build: build.into(),
-            ..sample()
-        }
-        .fingerprint()
+        Recipe { databases, build: build.into(), ..sample() }.fingerprint()
     };
     let all = [
         with(&["ab", "c"], "x"),
@@ -309,10 +273,7 @@ fn json_and_back() {
 #[test]
 fn what_is_kept_or_shown_of_a_variable_has_no_hash_that_values_could_be_tried_against() {
     let mut recipe = sample();
-    recipe.build_env = vec![EnvInput {
-        name: "SETTINGS".into(),
-        hash: None,
-    }];
+    recipe.build_env = vec![EnvInput { name: "SETTINGS".into(), hash: None }];
     let mut plain = Vec::new();
     let variables = recipe.env.iter_mut().chain(&mut recipe.mapping);
     for variable in variables.chain(&mut recipe.build_env) {
@@ -327,10 +288,7 @@ fn what_is_kept_or_shown_of_a_variable_has_no_hash_that_values_could_be_tried_ag
     for hash in &plain {
         assert!(!json.contains(hash.as_str()) && !shown.contains(hash.as_str()));
     }
-    assert_ne!(
-        json,
-        serde_json::to_string(&KeptRecipe::new(&recipe, &key(8))).unwrap()
-    );
+    assert_ne!(json, serde_json::to_string(&KeptRecipe::new(&recipe, &key(8))).unwrap());
 
     // That a value has changed can still be told; not so with the key of another registry.
     let old = kept.clone().to_compare_with(&recipe, &key(7));
@@ -375,10 +333,7 @@ fn recipes_that_are_kept_can_still_be_read() {
     let mut new = sample();
     new.companions = new.inputs.clone();
     new.order = Order::Name;
-    new.build_env = vec![EnvInput {
-        name: "SETTINGS".into(),
-        hash: Some("ab".repeat(32)),
-    }];
+    new.build_env = vec![EnvInput { name: "SETTINGS".into(), hash: Some("ab".repeat(32)) }];
     let json = serde_json::to_string(&KeptRecipe::new(&new, &key)).unwrap();
     let kept: KeptRecipe = serde_json::from_str(&json).unwrap();
     assert_eq!(kept.to_compare_with(&new, &key), new);
@@ -388,10 +343,7 @@ fn recipes_that_are_kept_can_still_be_read() {
 #[test]
 fn a_keyed_hash_is_the_same_everywhere() {
     let mut recipe = sample();
-    recipe.env = vec![EnvInput {
-        name: "A".into(),
-        hash: Some("00".into()),
-    }];
+    recipe.env = vec![EnvInput { name: "A".into(), hash: Some("00".into()) }];
     let kept = KeptRecipe::new(&recipe, &RecipeKey::new(vec![1; 32]));
     let json = serde_json::to_value(&kept).unwrap();
     let expected = "3e404d04a8f8e944b7c3a1fd1083b7bd979946eb48a9ac1d9240adc1afc4a007";
@@ -447,10 +399,7 @@ fn neither_order_of_creation_nor_place_nor_time_counts() {
     let through = TempDir::new().unwrap();
     let link = through.path().join("link");
     symlink(one.root(), &link).unwrap();
-    assert_eq!(
-        Inputs::read(&link, &definition, &unset).unwrap(),
-        one.read(&definition)
-    );
+    assert_eq!(Inputs::read(&link, &definition, &unset).unwrap(), one.read(&definition));
 }
 
 #[test]
@@ -466,11 +415,7 @@ fn content_and_name_count() {
     let before = print(tree.read(&definition));
     tree.write("b/migrations/notes.md", "changed");
     assert_eq!(print(tree.read(&definition)), before);
-    fs::rename(
-        tree.at("a/migrations/0002.py"),
-        tree.at("a/migrations/0003.py"),
-    )
-    .unwrap();
+    fs::rename(tree.at("a/migrations/0002.py"), tree.at("a/migrations/0003.py")).unwrap();
     let renamed = print(tree.read(&definition));
     assert_ne!(renamed, before);
     tree.write("a/migrations/0003.py", "TWO");
@@ -481,10 +426,7 @@ fn content_and_name_count() {
 fn a_worktree_has_the_same_fingerprint() {
     let git = |dir: &Path, args: &[&str]| {
         let mut git = Command::new("git");
-        git.arg("-C")
-            .arg(dir)
-            .args(["-c", "user.name=x", "-c", "user.email=x@x"])
-            .args(args);
+        git.arg("-C").arg(dir).args(["-c", "user.name=x", "-c", "user.email=x@x"]).args(args);
         assert!(git.output().unwrap().status.success(), "{args:?}");
     };
     let tree = Tree::new(PY);
@@ -493,10 +435,7 @@ fn a_worktree_has_the_same_fingerprint() {
     git(tree.root(), &["commit", "-qm", "x"]);
     let elsewhere = TempDir::new().unwrap();
     let worktree = elsewhere.path().join("wt");
-    git(
-        tree.root(),
-        &["worktree", "add", "-q", worktree.to_str().unwrap()],
-    );
+    git(tree.root(), &["worktree", "add", "-q", worktree.to_str().unwrap()]);
     assert!(worktree.join(".git").is_file());
     let definition = migrations(&["**"]);
     let theirs = Inputs::read(&worktree, &definition, &unset).unwrap();
@@ -523,11 +462,7 @@ fn the_users_ignore_file_does_not_count() {
     ]);
     let tree = Tree::new(PY);
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "fingerprint::tests::the_users_ignore_file_does_not_count",
-            "--nocapture",
-        ])
+        .args(["--exact", "fingerprint::tests::the_users_ignore_file_does_not_count", "--nocapture"])
         .env(ROOT, tree.root())
         .env("HOME", home.root())
         .env("XDG_CONFIG_HOME", home.at(".config"))
@@ -537,15 +472,8 @@ fn the_users_ignore_file_does_not_count() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(
-        said.contains(&format!("fingerprint {}", print(tree.read(&definition)))),
-        "{said}"
-    );
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains(&format!("fingerprint {}", print(tree.read(&definition)))), "{said}");
 }
 
 // --- Ignore files ---
@@ -626,24 +554,12 @@ fn a_path_without_wildcards_counts_although_a_gitignore_hides_it() {
     assert_eq!(tree.read(&both).rerun_inputs.len(), 1);
     // A wildcard is not a name, and nothing below `.git` is an input.
     for glob in ["local.p?", "build/*.py", ".git/config", "absent.py"] {
-        says(
-            &tree.error(&of(&[glob])),
-            Kind::Config,
-            &["matches no file"],
-        );
+        says(&tree.error(&of(&[glob])), Kind::Config, &["matches no file"]);
     }
     fs::remove_file(tree.at("local.py")).unwrap();
-    says(
-        &tree.error(&named),
-        Kind::Config,
-        &["glob `local.py` matches no file"],
-    );
+    says(&tree.error(&named), Kind::Config, &["glob `local.py` matches no file"]);
     tree.link("nowhere", "local.py");
-    says(
-        &tree.error(&named),
-        Kind::Failed,
-        &["`local.py` is chosen by `inputs`"],
-    );
+    says(&tree.error(&named), Kind::Failed, &["`local.py` is chosen by `inputs`"]);
 }
 
 // --- Globs ---
@@ -653,25 +569,14 @@ fn the_last_glob_decides() {
     let tree = Tree::new(PY);
     assert_eq!(
         tree.paths(&["**/migrations/*.py", "!**/tests/**"]),
-        [
-            "a/migrations/0001.py",
-            "a/migrations/0002.py",
-            "b/migrations/0001.py"
-        ]
+        ["a/migrations/0001.py", "a/migrations/0002.py", "b/migrations/0001.py"]
     );
     assert_eq!(
         tree.paths(&["**/*.py", "!a/**", "a/migrations/0002.py", "!nothing/**"]),
-        [
-            "a/migrations/0002.py",
-            "b/migrations/0001.py",
-            "b/tests/migrations/0001.py"
-        ]
+        ["a/migrations/0002.py", "b/migrations/0001.py", "b/tests/migrations/0001.py"]
     );
     // `*` stops at a slash.
-    assert_eq!(
-        tree.paths(&["*/migrations/*2.py"]),
-        ["a/migrations/0002.py"]
-    );
+    assert_eq!(tree.paths(&["*/migrations/*2.py"]), ["a/migrations/0002.py"]);
     assert_eq!(
         tree.paths(&["{a,b/tests}/migrations/0001.py"]),
         ["a/migrations/0001.py", "b/tests/migrations/0001.py"]
@@ -687,19 +592,9 @@ fn a_file_may_be_of_several_kinds() {
         ..migrations(&["**/migrations/*.py", "!b/**"])
     };
     let read = tree.read(&definition);
-    assert_eq!(
-        (
-            read.migrations.len(),
-            read.rerun_inputs.len(),
-            read.inputs.len()
-        ),
-        (2, 1, 2)
-    );
+    assert_eq!((read.migrations.len(), read.rerun_inputs.len(), read.inputs.len()), (2, 1, 2));
     assert_eq!(read.migrations, read.inputs);
-    assert_eq!(
-        read.migrations[0].hash,
-        blake3::hash(b"one").to_hex().to_string()
-    );
+    assert_eq!(read.migrations[0].hash, blake3::hash(b"one").to_hex().to_string());
     assert_eq!(read.migrations[0].bytes, 3);
 }
 
@@ -727,11 +622,7 @@ fn odd_names() {
     let read = tree.read(&migrations(&["m/*.py"]));
     let mut expected: Vec<Vec<u8>> = names.iter().map(|n| [b"m/", *n].concat()).collect();
     expected.sort();
-    let got: Vec<Vec<u8>> = read
-        .migrations
-        .iter()
-        .map(|f| f.path.as_bytes().to_vec())
-        .collect();
+    let got: Vec<Vec<u8>> = read.migrations.iter().map(|f| f.path.as_bytes().to_vec()).collect();
     assert_eq!(got, expected);
 
     tree.write("!x.py", "");
@@ -751,22 +642,11 @@ fn globs_that_make_no_sense() {
         (&[""], "glob `` is empty"),
         (&["a[/x"], "glob `a[/x` is broken"),
         (&["!a/**"], "glob `!a/**` excludes from nothing"),
-        (
-            &["**/*.py", "!**"],
-            "the `!` globs exclude every file that the others match",
-        ),
+        (&["**/*.py", "!**"], "the `!` globs exclude every file that the others match"),
     ] {
-        says(
-            &tree.error(&migrations(globs)),
-            Kind::Config,
-            &[part, "`migrations` of template `app`"],
-        );
+        says(&tree.error(&migrations(globs)), Kind::Config, &[part, "`migrations` of template `app`"]);
     }
-    says(
-        &tree.error(&definition()),
-        Kind::Config,
-        &["template `app` has no inputs"],
-    );
+    says(&tree.error(&definition()), Kind::Config, &["template `app` has no inputs"]);
 }
 
 #[test]
@@ -776,54 +656,24 @@ fn globs_that_match_nothing_say_why() {
     tree.write("gen/1.sql", "");
     tree.write("gen/2.sql", "");
     let root = tree.root().display().to_string();
-    let error = tree.error(&Definition {
-        inputs: vec!["nope/*.sql".into()],
-        ..migrations(&["**/*.py"])
-    });
-    says(
-        &error,
-        Kind::Config,
-        &[
-            "`inputs` of template `app`: glob `nope/*.sql` matches no file",
-            &root,
-        ],
-    );
+    let error = tree.error(&Definition { inputs: vec!["nope/*.sql".into()], ..migrations(&["**/*.py"]) });
+    says(&error, Kind::Config, &["`inputs` of template `app`: glob `nope/*.sql` matches no file", &root]);
     assert!(error.hints().is_empty(), "{error:?}");
     for (glob, part) in [
-        (
-            "gen/*.sql",
-            "2 matching files are ignored: `gen/1.sql` by line `gen/` of `.gitignore`",
-        ),
-        (
-            "A/Migrations/*.py",
-            "case counts: `a/migrations/0001.py` differs only in that",
-        ),
-        (
-            "migrations/*.py",
-            "there is `a/migrations/0001.py`: write `**/migrations/*.py`",
-        ),
-        (
-            "a/migrations",
-            "`a/migrations` is a folder: write `a/migrations/**`",
-        ),
+        ("gen/*.sql", "2 matching files are ignored: `gen/1.sql` by line `gen/` of `.gitignore`"),
+        ("A/Migrations/*.py", "case counts: `a/migrations/0001.py` differs only in that"),
+        ("migrations/*.py", "there is `a/migrations/0001.py`: write `**/migrations/*.py`"),
+        ("a/migrations", "`a/migrations` is a folder: write `a/migrations/**`"),
         ("a/migrations/", "`a/migrations` is a folder"),
     ] {
-        says(
-            &tree.error(&migrations(&[glob])),
-            Kind::Config,
-            &["matches no file", part],
-        );
+        says(&tree.error(&migrations(&[glob])), Kind::Config, &["matches no file", part]);
     }
 }
 
 #[test]
 fn a_missing_root_is_named() {
     let error = Inputs::read(Path::new("/no/such/root"), &migrations(&["**"]), &unset).unwrap_err();
-    says(
-        &error,
-        Kind::Config,
-        &["cannot enter the root `/no/such/root`"],
-    );
+    says(&error, Kind::Config, &["cannot enter the root `/no/such/root`"]);
 }
 
 // --- Links and other things that are not files ---
@@ -862,24 +712,13 @@ fn a_chosen_link_that_leads_nowhere_is_an_error() {
     tree.link("gone", "m/0.tmp.sql");
     assert_eq!(tree.paths(&["m/*.sql"]), ["m/1.sql"]);
     tree.write("m/9.tmp.sql", "");
-    assert_eq!(
-        ignored(tree.root(), &migrations(&["m/*.sql"])).unwrap(),
-        ["m/9.tmp.sql"]
-    );
+    assert_eq!(ignored(tree.root(), &migrations(&["m/*.sql"])).unwrap(), ["m/9.tmp.sql"]);
     tree.link("gone", "m/2.sql");
     let error = tree.error(&migrations(&["m/*.sql"]));
-    says(
-        &error,
-        Kind::Failed,
-        &["the link `m/2.sql` is chosen by `migrations` but leads nowhere"],
-    );
+    says(&error, Kind::Failed, &["the link `m/2.sql` is chosen by `migrations` but leads nowhere"]);
     assert_eq!(tree.paths(&["m/*.sql", "!m/2.sql"]), ["m/1.sql"]);
     tree.link("loop.sql", "m/loop.sql");
-    says(
-        &tree.error(&migrations(&["m/*.sql", "!m/2.sql"])),
-        Kind::Failed,
-        &["`m/loop.sql`"],
-    );
+    says(&tree.error(&migrations(&["m/*.sql", "!m/2.sql"])), Kind::Failed, &["`m/loop.sql`"]);
 }
 
 #[test]
@@ -888,19 +727,11 @@ fn a_fifo_is_not_opened() {
     nix::unistd::mkfifo(&tree.at("m/2.sql"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(tree.at("m/sock")).unwrap();
     let error = tree.error(&migrations(&["m/*.sql"]));
-    says(
-        &error,
-        Kind::Failed,
-        &["`m/2.sql` is chosen by `migrations` but is not a file"],
-    );
+    says(&error, Kind::Failed, &["`m/2.sql` is chosen by `migrations` but is not a file"]);
     let error = tree.error(&migrations(&["m/*", "!m/2.sql"]));
     says(&error, Kind::Failed, &["`m/sock` is chosen"]);
     assert_eq!(tree.paths(&["m/1*"]), ["m/1.sql"]);
-    says(
-        &tree.error(&lines("m/2.sql", "x")),
-        Kind::Config,
-        &["`m/2.sql` is not a file"],
-    );
+    says(&tree.error(&lines("m/2.sql", "x")), Kind::Config, &["`m/2.sql` is not a file"]);
 }
 
 #[test]
@@ -916,17 +747,9 @@ fn what_cannot_be_read_is_named() {
     closed(tree.at("other"));
     assert_eq!(tree.paths(&["m/**"]).len(), 2);
     closed(tree.at("m/sub"));
-    says(
-        &tree.error(&migrations(&["m/**"])),
-        Kind::Failed,
-        &["m/sub"],
-    );
+    says(&tree.error(&migrations(&["m/**"])), Kind::Failed, &["m/sub"]);
     closed(tree.at("m/1.sql"));
-    says(
-        &tree.error(&migrations(&["m/*.sql"])),
-        Kind::Failed,
-        &["m/1.sql"],
-    );
+    says(&tree.error(&migrations(&["m/*.sql"])), Kind::Failed, &["m/1.sql"]);
 }
 
 // --- Lines and variables ---
@@ -995,15 +818,8 @@ fn lock_files_of_several_tools() {
     // Without a group: the lines.
     let tree = Tree::new(&[("lock", poetry)]);
     let both = tree.read(&lines("lock", r#""django"\nversion"#));
-    assert_eq!(
-        both.lines[0].text,
-        ["name = \"django\"\nversion = \"5.2.1\""]
-    );
-    says(
-        &tree.error(&lines("lock", r"absent\n")),
-        Kind::Config,
-        &["nothing in `lock` matches `absent\\n`"],
-    );
+    assert_eq!(both.lines[0].text, ["name = \"django\"\nversion = \"5.2.1\""]);
+    says(&tree.error(&lines("lock", r"absent\n")), Kind::Config, &["nothing in `lock` matches `absent\\n`"]);
 }
 
 #[test]
@@ -1028,58 +844,37 @@ fn what_only_the_tests_see_is_no_input_and_the_root_counts_as_the_word() {
     };
     let plain = print(Tree::new(&[("m/1.sql", "")]).read(&migrations(&["m/*.sql"])));
     assert_eq!(with(|d| &mut d.run_env, "{root}/a"), plain);
-    for table in [
-        (|d: &mut Definition| &mut d.env) as fn(&mut Definition) -> &mut BTreeMap<String, String>,
-        |d| &mut d.build_env,
-    ] {
+    for table in
+        [(|d: &mut Definition| &mut d.env) as fn(&mut Definition) -> &mut BTreeMap<String, String>, |d| {
+            &mut d.build_env
+        }]
+    {
         assert_ne!(with(table, "{root}/a"), plain);
         assert_eq!(with(table, "{root}/a"), with(table, "{root}/a"));
         assert_ne!(with(table, "{root}/a"), with(table, "{root}/b"));
     }
-    assert_ne!(
-        with(|d| &mut d.env, "{root}/a"),
-        with(|d| &mut d.build_env, "{root}/a")
-    );
+    assert_ne!(with(|d| &mut d.env, "{root}/a"), with(|d| &mut d.build_env, "{root}/a"));
 }
 
 #[test]
 fn lines_that_cannot_be() {
     let tree = Tree::new(&[("requirements.lock", "django==5")]);
     for (definition, part) in [
-        (
-            lines("requirments.lock", "x"),
-            "the nearest name there is `requirements.lock`",
-        ),
-        (
-            lines("requirements.lock", "(x"),
-            "`(x` is not a regular expression",
-        ),
-        (
-            lines("requirements.lock", "^Django"),
-            "no line of `requirements.lock` matches `^Django`",
-        ),
-        (
-            lines("/etc/passwd", "x"),
-            "path `/etc/passwd` starts with a slash",
-        ),
+        (lines("requirments.lock", "x"), "the nearest name there is `requirements.lock`"),
+        (lines("requirements.lock", "(x"), "`(x` is not a regular expression"),
+        (lines("requirements.lock", "^Django"), "no line of `requirements.lock` matches `^Django`"),
+        (lines("/etc/passwd", "x"), "path `/etc/passwd` starts with a slash"),
         (lines("../x", "x"), "leaves the root"),
         (lines(".", "x"), "`.` component"),
     ] {
-        says(
-            &tree.error(&definition),
-            Kind::Config,
-            &[part, "`input_lines` of template `app`"],
-        );
+        says(&tree.error(&definition), Kind::Config, &[part, "`input_lines` of template `app`"]);
     }
 }
 
 #[test]
 fn variables_count_by_hash() {
     let tree = Tree::new(&[]);
-    let definition = Definition {
-        env_inputs: vec!["B".into(), "A".into(), "A".into()],
-        ..definition()
-    };
+    let definition = Definition { env_inputs: vec!["B".into(), "A".into(), "A".into()], ..definition() };
     let read = |value: Option<&str>| {
         let look = |name: &str| value.filter(|_| name == "A").map(OsString::from);
         Inputs::read(tree.root(), &definition, &look).unwrap()
@@ -1101,19 +896,13 @@ fn speed() {
     let tree = Tree(TempDir::new_in("/dev/shm").unwrap());
     for app in 0..50 {
         for n in 0..20 {
-            tree.write(
-                format!("app{app}/migrations/{n:04}.py"),
-                &"x = 1\n".repeat(200),
-            );
+            tree.write(format!("app{app}/migrations/{n:04}.py"), &"x = 1\n".repeat(200));
         }
         for n in 0..980 {
             tree.write(format!("app{app}/src/d{}/f{n}.py", n / 20), "x");
         }
     }
-    for globs in [
-        &["**/migrations/*.py", "!**/tests/**"][..],
-        &["*/migrations/*.py"],
-    ] {
+    for globs in [&["**/migrations/*.py", "!**/tests/**"][..], &["*/migrations/*.py"]] {
         let definition = migrations(globs);
         let mut times: Vec<_> = (0..11)
             .map(|_| {
@@ -1124,10 +913,7 @@ fn speed() {
             })
             .collect();
         times.sort();
-        println!(
-            "{globs:?}: median {:?}, best {:?}, worst {:?}",
-            times[5], times[0], times[10]
-        );
+        println!("{globs:?}: median {:?}, best {:?}, worst {:?}", times[5], times[0], times[10]);
     }
 }
 
@@ -1150,31 +936,21 @@ fn text_files_that_the_build_command_names_are_inputs() {
     ]);
     fs::write(tree.at("program"), b"\x7fELF\0\0").unwrap();
     let definition = Definition {
-        build: "./migrate.sh && (cd scripts; python seed.py) && ./program && ./hidden.sh m m/1.sql"
-            .into(),
+        build: "./migrate.sh && (cd scripts; python seed.py) && ./program && ./hidden.sh m m/1.sql".into(),
         ..migrations(&["m/*"])
     };
     assert_eq!(named(&tree, &definition), ["migrate.sh", "scripts/seed.py"]);
     let before = print_of(&tree, &definition);
     tree.write("migrate.sh", "migrate more");
     assert_ne!(print_of(&tree, &definition), before);
-    let off = Definition {
-        build_inputs: false,
-        ..definition.clone()
-    };
+    let off = Definition { build_inputs: false, ..definition.clone() };
     assert_eq!(named(&tree, &off), [""; 0]);
-    let excluded = Definition {
-        inputs: vec!["scripts/**".into(), "!**/*.sh".into()],
-        ..definition.clone()
-    };
+    let excluded = Definition { inputs: vec!["scripts/**".into(), "!**/*.sh".into()], ..definition.clone() };
     assert_eq!(named(&tree, &excluded), [""; 0]);
     // What another key says counts.
     let elsewhere = Definition {
         rerun_inputs: vec!["*.sh".into()],
-        input_lines: vec![InputLines {
-            file: "scripts/seed.py".into(),
-            matching: "seed".into(),
-        }],
+        input_lines: vec![InputLines { file: "scripts/seed.py".into(), matching: "seed".into() }],
         ..definition
     };
     assert_eq!(named(&tree, &elsewhere), [""; 0]);

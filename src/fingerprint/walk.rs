@@ -111,20 +111,12 @@ pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
 ///
 /// [`crate::Kind::Failed`], naming the path, if something that is chosen is no file, or if
 /// something that could be chosen cannot be looked at. Of several, the first by path.
-pub(super) fn walk(
-    root: &Path,
-    globs: &Arc<Globs>,
-    gitignore: Gitignore,
-    list: bool,
-) -> Result<Walked> {
-    let real_root = root.canonicalize().map_err(|e| {
-        Error::config(format!("cannot enter the root `{}`", root.display())).caused_by(e)
-    })?;
+pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: bool) -> Result<Walked> {
+    let real_root = root
+        .canonicalize()
+        .map_err(|e| Error::config(format!("cannot enter the root `{}`", root.display())).caused_by(e))?;
     if !real_root.is_dir() {
-        return Err(Error::config(format!(
-            "the root `{}` is not a folder",
-            root.display()
-        )));
+        return Err(Error::config(format!("the root `{}` is not a folder", root.display())));
     }
 
     let mut builder = builder(root, gitignore);
@@ -134,14 +126,7 @@ pub(super) fn walk(
     let seen: Vec<AtomicBool> = globs.iter().map(|_| AtomicBool::new(false)).collect();
     let (send, receive) = mpsc::channel();
     builder.build_parallel().run(|| {
-        let mut visitor = Visitor {
-            root,
-            globs,
-            gitignore,
-            list,
-            seen: &seen,
-            hits: Vec::new(),
-        };
+        let mut visitor = Visitor { root, globs, gitignore, list, seen: &seen, hits: Vec::new() };
         let send = send.clone();
         Box::new(move |entry| {
             let found = visitor.visit(entry);
@@ -155,14 +140,9 @@ pub(super) fn walk(
         })
     });
     if gitignore == Gitignore::Honour {
-        let unseen = globs
-            .plain()
-            .filter(|(i, _)| !seen[*i].load(Ordering::Relaxed));
+        let unseen = globs.plain().filter(|(i, _)| !seen[*i].load(Ordering::Relaxed));
         let unseen: BTreeSet<&RelPath> = unseen.map(|(_, path)| path).collect();
-        for found in unseen
-            .into_iter()
-            .filter_map(|path| hidden(root, globs, path, &seen))
-        {
+        for found in unseen.into_iter().filter_map(|path| hidden(root, globs, path, &seen)) {
             // The receiver outlives this function.
             let _ = send.send(found);
         }
@@ -184,20 +164,11 @@ pub(super) fn walk(
         return Err(error);
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Walked {
-        files,
-        seen: seen.into_iter().map(AtomicBool::into_inner).collect(),
-        folders,
-    })
+    Ok(Walked { files, seen: seen.into_iter().map(AtomicBool::into_inner).collect(), folders })
 }
 
 /// A file that a .gitignore hides, if it is there and counts since a key names it without wildcards.
-fn hidden(
-    root: &Path,
-    globs: &Globs,
-    path: &RelPath,
-    seen: &[AtomicBool],
-) -> Option<Result<Sight, Failure>> {
+fn hidden(root: &Path, globs: &Globs, path: &RelPath, seen: &[AtomicBool]) -> Option<Result<Sight, Failure>> {
     let relative = path.to_path();
     if relative.components().any(|c| c.as_os_str() == ".git") {
         return None;
@@ -219,16 +190,9 @@ fn hidden(
         Err(_) => Some("cannot be opened"),
     };
     Some(match fault {
-        None => Ok(Sight::File(Found {
-            path: path.clone(),
-            kinds,
-            named: false,
-        })),
+        None => Ok(Sight::File(Found { path: path.clone(), kinds, named: false })),
         Some(fault) => {
-            let error = Error::failed(format!(
-                "`{path}` is chosen by `{}` but {fault}",
-                key(kinds)
-            ));
+            let error = Error::failed(format!("`{path}` is chosen by `{}` but {fault}", key(kinds)));
             Err((full, error.hint(exclude(&relative))))
         }
     })
@@ -253,8 +217,7 @@ fn enters(entry: &DirEntry, globs: &Globs, root: &Path, real_root: &Path) -> boo
 }
 
 fn holds(link: &Path, real_root: &Path) -> bool {
-    link.canonicalize()
-        .is_ok_and(|target| real_root.starts_with(target))
+    link.canonicalize().is_ok_and(|target| real_root.starts_with(target))
 }
 
 type Failure = (PathBuf, Error);
@@ -276,10 +239,7 @@ impl Visitor<'_> {
         };
         // Set on a folder whose .gitignore cannot be read (a bad line in it is no I/O error: git
         // passes over those too).
-        if let Some(error) = entry
-            .error()
-            .filter(|e| e.is_io() && self.gitignore == Gitignore::Honour)
-        {
+        if let Some(error) = entry.error().filter(|e| e.is_io() && self.gitignore == Gitignore::Honour) {
             let path = entry.path().join(".gitignore");
             return Some(Err((path.clone(), unreadable(&path, error.to_string()))));
         }
@@ -291,8 +251,7 @@ impl Visitor<'_> {
             return Some(Ok(Sight::Folder(RelPath::new(relative), folder)));
         }
         let Some(kinds) = self.chosen(relative) else {
-            let named =
-                kind.is_file() && self.globs.names(relative, &self.hits) && is_text(entry.path());
+            let named = kind.is_file() && self.globs.names(relative, &self.hits) && is_text(entry.path());
             return named.then(|| Ok(Sight::File(Found::named(relative))));
         };
         if !kind.is_file() {
@@ -301,16 +260,9 @@ impl Visitor<'_> {
                 RelPath::new(relative),
                 key(kinds)
             ));
-            return Some(Err((
-                entry.path().to_owned(),
-                error.hint(exclude(relative)),
-            )));
+            return Some(Err((entry.path().to_owned(), error.hint(exclude(relative)))));
         }
-        Some(Ok(Sight::File(Found {
-            path: RelPath::new(relative),
-            kinds,
-            named: false,
-        })))
+        Some(Ok(Sight::File(Found { path: RelPath::new(relative), kinds, named: false })))
     }
 
     /// The keys that choose a file, if any does; notes which globs match it.
@@ -334,16 +286,14 @@ impl Visitor<'_> {
         let relative = path.strip_prefix(self.root).unwrap_or(&path).to_owned();
         // The walk looks where a link leads before it asks the filters, so we ask them here.
         if relative.components().any(|c| c.as_os_str() == ".git")
-            || self.gitignore == Gitignore::Honour
-                && hidden_by(self.root, &relative, false).is_some()
+            || self.gitignore == Gitignore::Honour && hidden_by(self.root, &relative, false).is_some()
         {
             return None;
         }
         let link = path.symlink_metadata();
         let cause = error.io_error().map(io::Error::kind);
         let dangling = matches!(cause, Some(io::ErrorKind::NotFound))
-            || error.io_error().and_then(io::Error::raw_os_error)
-                == Some(nix::errno::Errno::ELOOP as i32);
+            || error.io_error().and_then(io::Error::raw_os_error) == Some(nix::errno::Errno::ELOOP as i32);
         if dangling {
             return match link {
                 // Gone since the folder was read: as if it had never been there.
@@ -371,11 +321,7 @@ impl Visitor<'_> {
 
 impl Found {
     fn named(relative: &Path) -> Self {
-        Found {
-            path: RelPath::new(relative),
-            kinds: std::array::from_fn(|kind| kind == INPUTS),
-            named: true,
-        }
+        Found { path: RelPath::new(relative), kinds: std::array::from_fn(|kind| kind == INPUTS), named: true }
     }
 }
 
@@ -389,11 +335,7 @@ fn is_text(path: &Path) -> bool {
 }
 
 fn unreadable(path: &Path, cause: String) -> Error {
-    Error::failed(format!(
-        "cannot read `{}`, which may hold inputs",
-        path.display()
-    ))
-    .detail(cause)
+    Error::failed(format!("cannot read `{}`, which may hold inputs", path.display())).detail(cause)
 }
 
 fn key(kinds: Kinds) -> &'static str {
@@ -401,10 +343,7 @@ fn key(kinds: Kinds) -> &'static str {
 }
 
 fn exclude(relative: &Path) -> String {
-    format!(
-        "remove it, or exclude it with `!{}` behind the other globs",
-        RelPath::new(relative)
-    )
+    format!("remove it, or exclude it with `!{}` behind the other globs", RelPath::new(relative))
 }
 
 struct Trouble {
@@ -414,20 +353,11 @@ struct Trouble {
 
 fn trouble(error: &ignore::Error) -> Trouble {
     match error {
-        ignore::Error::Loop { child, .. } => Trouble {
-            path: Some(child.clone()),
-            looped: true,
-        },
-        ignore::Error::WithPath { path, err } => Trouble {
-            path: Some(path.clone()),
-            looped: trouble(err).looped,
-        },
-        ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => {
-            trouble(err)
+        ignore::Error::Loop { child, .. } => Trouble { path: Some(child.clone()), looped: true },
+        ignore::Error::WithPath { path, err } => {
+            Trouble { path: Some(path.clone()), looped: trouble(err).looped }
         }
-        _ => Trouble {
-            path: None,
-            looped: false,
-        },
+        ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => trouble(err),
+        _ => Trouble { path: None, looped: false },
     }
 }

@@ -12,11 +12,7 @@ use super::recipe::RelPath;
 /// The paths below `root` that words of the shell command name, whether there is a file or not.
 pub(super) fn named(root: &Path, command: &str) -> BTreeSet<RelPath> {
     let mut found = BTreeSet::new();
-    let mut reader = Reader {
-        root,
-        found: &mut found,
-        depth: 0,
-    };
+    let mut reader = Reader { root, found: &mut found, depth: 0 };
     reader.read(&here_is_dot(command), Path::new(""));
     found
 }
@@ -223,10 +219,7 @@ struct Scan {
 
 impl Scan {
     fn open_word(&mut self) -> &mut Word {
-        self.word.get_or_insert_with(|| Word {
-            text: String::new(),
-            literal: true,
-        })
+        self.word.get_or_insert_with(|| Word { text: String::new(), literal: true })
     }
 
     fn end_word(&mut self) {
@@ -239,11 +232,7 @@ impl Scan {
 
     fn redirect(&mut self, output: bool) {
         // The number of a descriptor is no word.
-        if self
-            .word
-            .as_ref()
-            .is_some_and(|w| w.text.chars().all(|c| c.is_ascii_digit()))
-        {
+        if self.word.as_ref().is_some_and(|w| w.text.chars().all(|c| c.is_ascii_digit())) {
             self.word = None;
         }
         self.end_word();
@@ -254,8 +243,7 @@ impl Scan {
         self.end_word();
         self.output = false;
         if !self.words.is_empty() {
-            self.pieces
-                .push(Piece::Command(std::mem::take(&mut self.words)));
+            self.pieces.push(Piece::Command(std::mem::take(&mut self.words)));
         }
     }
 }
@@ -279,22 +267,13 @@ mod tests {
     #[test]
     fn every_word_may_name_a_file() {
         assert_eq!(names("./migrate.sh"), ["migrate.sh"]);
-        assert_eq!(
-            names("python manage.py migrate"),
-            ["manage.py", "migrate", "python"]
-        );
-        assert_eq!(
-            files("sh 'a.sh' \"b.sh\" c\\.sh d'e.s'h"),
-            ["a.sh", "b.sh", "c.sh", "de.sh"]
-        );
+        assert_eq!(names("python manage.py migrate"), ["manage.py", "migrate", "python"]);
+        assert_eq!(files("sh 'a.sh' \"b.sh\" c\\.sh d'e.s'h"), ["a.sh", "b.sh", "c.sh", "de.sh"]);
         // A command may be one word, and so may a name.
         assert_eq!(files("'my script.sh'"), ["my script.sh", "script.sh"]);
         assert_eq!(files("bin/../scripts//x.py"), ["scripts/x.py"]);
         assert_eq!(files("/home/me/shop/x.sh /etc/y.sh ../z.sh"), ["x.sh"]);
-        assert_eq!(
-            files("\"$PWD/x.sh\" ${PWD}/y.sh $(pwd)/z.sh"),
-            ["x.sh", "y.sh", "z.sh"]
-        );
+        assert_eq!(files("\"$PWD/x.sh\" ${PWD}/y.sh $(pwd)/z.sh"), ["x.sh", "y.sh", "z.sh"]);
         assert_eq!(names(""), [""; 0]);
     }
 
@@ -309,27 +288,15 @@ mod tests {
     #[test]
     fn what_is_read_counts_and_what_is_written_does_not() {
         assert_eq!(files("psql <in.sql >out.log 2>err.log"), ["in.sql"]);
-        assert_eq!(
-            files("psql < in.sql >> out.log 2>&1 -f more.sql"),
-            ["in.sql", "more.sql"]
-        );
-        assert_eq!(
-            files("./a.sh &> out.log; ./b.sh >| c.log"),
-            ["a.sh", "b.sh"]
-        );
+        assert_eq!(files("psql < in.sql >> out.log 2>&1 -f more.sql"), ["in.sql", "more.sql"]);
+        assert_eq!(files("./a.sh &> out.log; ./b.sh >| c.log"), ["a.sh", "b.sh"]);
         assert_eq!(files("./a.sh | tee out.log"), ["a.sh"]);
     }
 
     #[test]
     fn options_and_assignments_hold_names() {
-        assert_eq!(
-            files("x --config=a.ini -fb.sql"),
-            ["--config=a.ini", "-fb.sql", "a.ini", "b.sql"]
-        );
-        assert_eq!(
-            files("SETTINGS=a.cfg ./x.sh"),
-            ["SETTINGS=a.cfg", "a.cfg", "x.sh"]
-        );
+        assert_eq!(files("x --config=a.ini -fb.sql"), ["--config=a.ini", "-fb.sql", "a.ini", "b.sql"]);
+        assert_eq!(files("SETTINGS=a.cfg ./x.sh"), ["SETTINGS=a.cfg", "a.cfg", "x.sh"]);
     }
 
     #[test]
@@ -342,18 +309,9 @@ mod tests {
 
     #[test]
     fn commands_within_words_are_read() {
-        assert_eq!(
-            files("bash -c './a.sh && psql -f b.sql'"),
-            ["a.sh", "a.sh && psql -f b.sql", "b.sql"]
-        );
-        assert_eq!(
-            files("sh -c \"cd db; bash -c 'sh x.sh'\"").last().unwrap(),
-            "db/x.sh"
-        );
-        assert_eq!(
-            files("x $(cat version.txt) `cat y.txt`"),
-            ["version.txt", "y.txt"]
-        );
+        assert_eq!(files("bash -c './a.sh && psql -f b.sql'"), ["a.sh", "a.sh && psql -f b.sql", "b.sql"]);
+        assert_eq!(files("sh -c \"cd db; bash -c 'sh x.sh'\"").last().unwrap(), "db/x.sh");
+        assert_eq!(files("x $(cat version.txt) `cat y.txt`"), ["version.txt", "y.txt"]);
         // What the shell fills in is not known.
         assert_eq!(files("$HOME/x.sh \"$DIR/y.sh\""), [""; 0]);
     }

@@ -36,10 +36,7 @@ impl GitDir {
     /// Those of the given ones that no file of the repository names. It is a hint: git may keep its
     /// references elsewhere. Starts no process.
     pub fn seem_absent(&self, refs: &Refs) -> Refs {
-        let mut seem = Refs {
-            branches: refs.branches.clone(),
-            worktrees: refs.worktrees.clone(),
-        };
+        let mut seem = Refs { branches: refs.branches.clone(), worktrees: refs.worktrees.clone() };
         seem.worktrees.retain(|name| !self.has_worktree(name));
         let heads = self.common.join("refs/heads");
         seem.branches.retain(|name| !heads.join(name).is_file());
@@ -114,11 +111,7 @@ pub async fn absent(tree: &Tree, refs: &Refs) -> Result<Absent, NoAnswer> {
         }
     }
     let rebased: Vec<String> = std::iter::once(git.common.clone())
-        .chain(
-            registered
-                .iter()
-                .map(|(name, _)| git.common.join("worktrees").join(name)),
-        )
+        .chain(registered.iter().map(|(name, _)| git.common.join("worktrees").join(name)))
         .filter_map(|own| head::interrupted(&own))
         .collect();
     for name in &refs.branches {
@@ -172,8 +165,7 @@ impl Listed {
 
     fn why_lost(&self, at: &Path) -> Option<String> {
         let mut lost = self.lost.iter();
-        lost.find(|(path, _)| path == at)
-            .map(|(_, why)| why.clone())
+        lost.find(|(path, _)| path == at).map(|(_, why)| why.clone())
     }
 }
 

@@ -160,9 +160,7 @@ async fn output(program: &str, mut command: Command) -> Result<Output, NoAnswer>
 
 fn judge(program: &str, output: Output) -> Result<Answer, NoAnswer> {
     match output.status.code() {
-        Some(0) => Ok(Answer::Yes(
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-        )),
+        Some(0) => Ok(Answer::Yes(String::from_utf8_lossy(&output.stdout).into_owned())),
         Some(1) => Ok(Answer::No),
         _ => Err(said(program, &output)),
     }

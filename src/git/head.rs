@@ -56,9 +56,7 @@ pub(super) fn interrupted(own: &Path) -> Option<String> {
 }
 
 fn branch(reference: &str) -> Option<&str> {
-    reference
-        .strip_prefix("refs/heads/")
-        .filter(|name| !name.is_empty())
+    reference.strip_prefix("refs/heads/").filter(|name| !name.is_empty())
 }
 
 /// SHA-1 or SHA-256, in hex.

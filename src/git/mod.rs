@@ -43,11 +43,7 @@ impl Tree {
         folder.ancestors().find_map(|top| {
             let git = GitDir::of(top);
             let jj = top.join(".jj").is_dir();
-            (git.is_some() || jj).then(|| Tree {
-                top: top.to_owned(),
-                git,
-                jj,
-            })
+            (git.is_some() || jj).then(|| Tree { top: top.to_owned(), git, jj })
         })
     }
 

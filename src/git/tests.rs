@@ -30,10 +30,7 @@ impl Disk {
         let own = format!("{repository}/worktrees/{name}");
         self.write(&format!("{own}/HEAD"), "ref: refs/heads/feat/x\n")
             .write(&format!("{own}/commondir"), "../..\n")
-            .write(
-                &format!("{path}/.git"),
-                &format!("gitdir: {}\n", self.path(&own).display()),
-            )
+            .write(&format!("{path}/.git"), &format!("gitdir: {}\n", self.path(&own).display()))
     }
 
     fn find(&self, path: &str) -> Tree {
@@ -55,8 +52,7 @@ const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 #[test]
 fn a_checkout_is_found_from_any_folder_in_it() {
     let disk = Disk::new();
-    disk.repository("shop/.git")
-        .worktree("shop/.git", "wt/a", "a");
+    disk.repository("shop/.git").worktree("shop/.git", "wt/a", "a");
     let main = disk.find("shop/deep/er");
     assert_eq!(main.top, disk.path("shop"));
     let git = main.git.unwrap();
@@ -76,17 +72,13 @@ fn a_checkout_is_found_from_any_folder_in_it() {
 #[test]
 fn all_checkouts_of_a_repository_share_its_name() {
     let disk = Disk::new();
-    disk.repository("shop/.git")
-        .worktree("shop/.git", "wt/feature", "feature");
+    disk.repository("shop/.git").worktree("shop/.git", "wt/feature", "feature");
     assert_eq!(disk.name("shop"), "shop");
     assert_eq!(disk.name("wt/feature/services/a"), "shop");
     // Bare, and the ways to hide a bare repository among its worktrees.
-    for (repository, name) in [
-        ("store/cart.git", "cart"),
-        ("store/plain", "plain"),
-        ("desk/.bare", "desk"),
-        ("lamp/.git", "lamp"),
-    ] {
+    for (repository, name) in
+        [("store/cart.git", "cart"), ("store/plain", "plain"), ("desk/.bare", "desk"), ("lamp/.git", "lamp")]
+    {
         disk.repository(repository);
         let worktree = format!("of-{name}");
         disk.worktree(repository, &worktree, "w");
@@ -104,10 +96,7 @@ fn submodules_and_their_worktrees() {
     let module = "shop/.git/modules/libs/sub";
     disk.repository("shop/.git")
         .repository(module)
-        .write(
-            "shop/vendor/sub2/.git",
-            "gitdir: ../../.git/modules/libs/sub\n",
-        )
+        .write("shop/vendor/sub2/.git", "gitdir: ../../.git/modules/libs/sub\n")
         .worktree(module, "wt", "wt");
     assert_eq!(disk.name("shop/vendor/sub2"), "sub");
     assert_eq!(disk.name("wt"), "sub");
@@ -115,10 +104,7 @@ fn submodules_and_their_worktrees() {
     disk.write(&format!("{module}/config"), config);
     assert_eq!(disk.name("shop/vendor/sub2"), "sub2");
     assert_eq!(disk.name("wt"), "sub2");
-    assert_eq!(
-        disk.find("shop/vendor/sub2").top,
-        disk.path("shop/vendor/sub2")
-    );
+    assert_eq!(disk.find("shop/vendor/sub2").top, disk.path("shop/vendor/sub2"));
     assert_eq!(disk.find("shop/vendor/sub2").git.unwrap().worktree(), None);
 }
 
@@ -136,13 +122,9 @@ fn a_worktree_that_is_mounted_alone_still_has_its_name() {
 #[test]
 fn workspaces_of_jj() {
     let disk = Disk::new();
-    disk.write("shop/.jj/repo/store/type", "git")
-        .write("ws/.jj/repo", "../../shop/.jj/repo");
+    disk.write("shop/.jj/repo/store/type", "git").write("ws/.jj/repo", "../../shop/.jj/repo");
     let main = disk.find("shop/deep");
-    assert_eq!(
-        (main.top, main.git, main.jj),
-        (disk.path("shop"), None, true)
-    );
+    assert_eq!((main.top, main.git, main.jj), (disk.path("shop"), None, true));
     assert_eq!(disk.name("shop"), "shop");
     assert_eq!(disk.name("ws"), "shop");
     disk.repository("shop/.git");
@@ -154,10 +136,7 @@ fn what_is_checked_out() {
     let disk = Disk::new();
     disk.repository("a/.git");
     for (text, head) in [
-        (
-            "ref: refs/heads/feat/x\n",
-            Some(Head::Branch("feat/x".into())),
-        ),
+        ("ref: refs/heads/feat/x\n", Some(Head::Branch("feat/x".into()))),
         ("ref: refs/heads/.invalid\n", Some(Head::Reftable)),
         (ID, Some(Head::Commit(ID.into()))),
         ("ref: refs/remotes/origin/main\n", None),
@@ -175,23 +154,16 @@ fn what_is_checked_out() {
 fn what_is_rebased_or_bisected() {
     let disk = Disk::new();
     let interrupted = |path: &str, text: &str| {
-        disk.repository("a/.git")
-            .write(&format!("a/.git/{path}"), text);
+        disk.repository("a/.git").write(&format!("a/.git/{path}"), text);
         let found = disk.find("a").git.unwrap().interrupted();
         fs::remove_dir_all(disk.path("a")).unwrap();
         found
     };
     for path in ["rebase-merge/head-name", "rebase-apply/head-name"] {
-        assert_eq!(
-            interrupted(path, "refs/heads/feat/x\n").as_deref(),
-            Some("feat/x")
-        );
+        assert_eq!(interrupted(path, "refs/heads/feat/x\n").as_deref(), Some("feat/x"));
         assert_eq!(interrupted(path, "detached HEAD\n"), None);
     }
-    assert_eq!(
-        interrupted("BISECT_START", "feat/x\n").as_deref(),
-        Some("feat/x")
-    );
+    assert_eq!(interrupted("BISECT_START", "feat/x\n").as_deref(), Some("feat/x"));
     assert_eq!(interrupted("BISECT_START", &format!("{ID}\n")), None);
     assert_eq!(interrupted("other", ""), None);
 }

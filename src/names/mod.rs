@@ -66,15 +66,9 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// If the operating system has no randomness to give.
 pub fn random_text(length: usize) -> String {
     let mut bytes = vec![0; length];
-    #[expect(
-        clippy::expect_used,
-        reason = "without randomness no name of ours would be ours"
-    )]
+    #[expect(clippy::expect_used, reason = "without randomness no name of ours would be ours")]
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
-        .iter()
-        .map(|b| char::from(ALPHABET[usize::from(b % 32)]))
-        .collect()
+    bytes.iter().map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect()
 }
 
 /// A fresh clone id: 40 random bits, short enough to type.
@@ -99,17 +93,11 @@ pub fn private_name() -> String {
 
 /// The name of a sealed template's database, for a person in `psql -l`. The random end keeps a
 /// template apart from the one it replaces.
-pub fn template_name(
-    project: &str,
-    definition: &str,
-    role: &str,
-    fingerprint: &Fingerprint,
-) -> String {
+pub fn template_name(project: &str, definition: &str, role: &str, fingerprint: &Fingerprint) -> String {
     let tail = format!("_{}_{}", fingerprint.short(), random_text(4));
     let mut room = MAX_NAME_BYTES;
     loop {
-        let [project, definition, role] =
-            [project, definition, role].map(|field| folded(field, room));
+        let [project, definition, role] = [project, definition, role].map(|field| folded(field, room));
         let name = format!("tpl_{project}_{definition}_{role}{tail}");
         // Three of the smallest fit.
         if name.len() <= MAX_NAME_BYTES || room <= SMALLEST {
@@ -174,9 +162,7 @@ const MARK: &str = "[pgstencil ";
 impl Mark {
     /// A mark for a new database.
     pub fn random() -> Self {
-        Mark {
-            nonce: random_text(20),
-        }
+        Mark { nonce: random_text(20) }
     }
 
     /// The whole comment.
@@ -258,10 +244,7 @@ mod tests {
 
     #[test]
     fn what_cutting_loses_is_in_a_hash() {
-        let (one, other) = (
-            format!("{}-1", "a".repeat(70)),
-            format!("{}-2", "a".repeat(70)),
-        );
+        let (one, other) = (format!("{}-1", "a".repeat(70)), format!("{}-2", "a".repeat(70)));
         assert_eq!(folded(&one, 63), hashed(&"a".repeat(56), &one));
         assert_ne!(folded(&one, 63), folded(&other, 63));
         assert_eq!(folded("abcdefgh", 8), "abcdefgh");
@@ -281,10 +264,7 @@ mod tests {
         assert!(name.len() <= 63, "{name}");
         let long = "a".repeat(32);
         let name = template_name(&long, &long, &long, &FP);
-        assert!(
-            name.len() <= 63 && name.contains("_abababababab_"),
-            "{name}"
-        );
+        assert!(name.len() <= 63 && name.contains("_abababababab_"), "{name}");
         let name = template_name("my-shop", "app", "App", &FP);
         assert!(name.starts_with("tpl_my-shop_app_app_"), "{name}");
         assert!(private_name().len() <= 63);

@@ -99,14 +99,9 @@ impl NamePattern {
                 }
             }
         }
-        Err(Error::usage(format!(
-            "the name pattern gives names of more than {MAX_NAME_BYTES} bytes"
-        ))
-        .detail(format!(
-            "such as `{}`",
-            self.render_within(parts, SMALLEST)?
-        ))
-        .hint("Postgres would cut them, and two of them might become one: use a shorter `--name`"))
+        Err(Error::usage(format!("the name pattern gives names of more than {MAX_NAME_BYTES} bytes"))
+            .detail(format!("such as `{}`", self.render_within(parts, SMALLEST)?))
+            .hint("Postgres would cut them, and two of them might become one: use a shorter `--name`"))
     }
 
     fn render_within(&self, parts: &NameParts<'_>, room: usize) -> Result<String> {
@@ -123,10 +118,8 @@ impl NamePattern {
                 Part::Field(Field::Shard) => match parts.shard {
                     Some(shard) => name += &shard.to_string(),
                     None => {
-                        return Err(Error::usage(
-                            "the name pattern has `{shard}`, but there is no shard",
-                        )
-                        .hint("add `--shard I/N`"));
+                        return Err(Error::usage("the name pattern has `{shard}`, but there is no shard")
+                            .hint("add `--shard I/N`"));
                     }
                 },
                 Part::Field(Field::Branch) => match parts.branch {
@@ -161,9 +154,7 @@ impl FromStr for NamePattern {
             return Err(Error::usage("the name pattern is empty"));
         }
         if let Some(bad) = text.chars().find(|c| c.is_control()) {
-            return Err(Error::usage(format!(
-                "the name pattern holds the control character {bad:?}"
-            )));
+            return Err(Error::usage(format!("the name pattern holds the control character {bad:?}")));
         }
         let mut parts = Vec::new();
         let mut rest = text;
@@ -172,9 +163,7 @@ impl FromStr for NamePattern {
                 parts.push(Part::Text(rest[..open].to_owned()));
             }
             let Some(close) = rest[open..].find('}') else {
-                return Err(Error::usage(format!(
-                    "the name pattern `{text}` has a `{{` without a `}}`"
-                )));
+                return Err(Error::usage(format!("the name pattern `{text}` has a `{{` without a `}}`")));
             };
             parts.push(Part::Field(match &rest[open + 1..open + close] {
                 "id" => Field::Id,
@@ -220,11 +209,7 @@ mod tests {
     }
 
     fn render(pattern: &str, parts: &NameParts<'_>) -> String {
-        pattern
-            .parse::<NamePattern>()
-            .unwrap()
-            .render(parts)
-            .unwrap()
+        pattern.parse::<NamePattern>().unwrap().render(parts).unwrap()
     }
 
     #[test]
@@ -232,16 +217,10 @@ mod tests {
         let name = |p: &str| render(p, &parts("Shop", "app"));
         assert_eq!(name("test_x_gw{n}"), "test_x_gw3");
         assert_eq!(name("x-{n}"), "x-3");
-        assert_eq!(
-            name("{branch}_{shard}"),
-            format!("{}_2_3", folded("feat/Ü-1", 63))
-        );
+        assert_eq!(name("{branch}_{shard}"), format!("{}_2_3", folded("feat/Ü-1", 63)));
         assert_eq!(name("{worktree}-{n}"), "wt-1-3");
         let default = |index| {
-            let parts = NameParts {
-                index,
-                ..parts("shop", "app")
-            };
+            let parts = NameParts { index, ..parts("shop", "app") };
             NamePattern::default().render(&parts).unwrap()
         };
         assert_eq!(default(0), "shop_app_k3f9x2ab");
@@ -251,11 +230,7 @@ mod tests {
     #[test]
     fn branches_that_look_alike_have_names_of_their_own() {
         let of = |pattern: &str, branch: &str| {
-            let parts = NameParts {
-                branch: Some(branch),
-                index: 0,
-                ..parts("shop", "app")
-            };
+            let parts = NameParts { branch: Some(branch), index: 0, ..parts("shop", "app") };
             render(pattern, &parts)
         };
         let long = "dependabot/npm_and_yarn/frontend/group-of-many-updates-7f3a9c21d4";
@@ -271,12 +246,7 @@ mod tests {
             &format!("{long}-2"),
             long,
         ];
-        for pattern in [
-            "{branch}",
-            "dev_{branch}",
-            "{branch}_gw{n}",
-            "{project}_{branch}_{n}",
-        ] {
+        for pattern in ["{branch}", "dev_{branch}", "{branch}_gw{n}", "{project}_{branch}_{n}"] {
             let names: std::collections::BTreeSet<_> =
                 alike.iter().map(|branch| of(pattern, branch)).collect();
             assert_eq!(names.len(), alike.len(), "{names:?}");
@@ -286,18 +256,11 @@ mod tests {
         assert!(of("{branch}_gw{n}", long).ends_with("_gw0"));
         // The hash comes before what follows, and all workers' names begin alike.
         let worker = |index| {
-            let parts = NameParts {
-                branch: Some(long),
-                index,
-                ..parts("shop", "app")
-            };
+            let parts = NameParts { branch: Some(long), index, ..parts("shop", "app") };
             render("test_{branch}_gw{n}", &parts)
         };
         let stem = worker(0).strip_suffix("_gw0").unwrap().to_owned();
-        assert!(
-            stem.ends_with(&blake3::hash(long.as_bytes()).to_hex()[..6]),
-            "{stem}"
-        );
+        assert!(stem.ends_with(&blake3::hash(long.as_bytes()).to_hex()[..6]), "{stem}");
         for index in [9, 10, 99, 100, 499] {
             assert_eq!(worker(index), format!("{stem}_gw{index}"));
         }
@@ -315,11 +278,7 @@ mod tests {
     fn patterns_say_what_they_depend_on() {
         let uses = |text: &str| {
             let pattern: NamePattern = text.parse().unwrap();
-            (
-                pattern.uses_branch(),
-                pattern.uses_worktree(),
-                pattern.is_unique(),
-            )
+            (pattern.uses_branch(), pattern.uses_worktree(), pattern.is_unique())
         };
         assert_eq!(uses("dev_{branch}"), (true, false, false));
         assert_eq!(uses("{worktree}{id}"), (false, true, true));
@@ -343,11 +302,7 @@ mod tests {
         for bad in ["", "{nope}", "{id", "a\0b", "a\nb"] {
             assert!(bad.parse::<NamePattern>().is_err(), "{bad:?}");
         }
-        let without = NameParts {
-            branch: None,
-            worktree: None,
-            ..parts("a", "b")
-        };
+        let without = NameParts { branch: None, worktree: None, ..parts("a", "b") };
         for field in ["{branch}", "{worktree}"] {
             let pattern: NamePattern = field.parse().unwrap();
             let error = pattern.render(&without).expect_err(field);

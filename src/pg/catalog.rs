@@ -67,16 +67,9 @@ pub fn databases_named(major: u32, names: &[String], oids: &[Oid]) -> Statement 
 ///
 /// # Errors
 /// The driver's.
-pub async fn databases(
-    session: &mut Session,
-    names: &[String],
-    oids: &[Oid],
-) -> Result<Vec<Database>> {
+pub async fn databases(session: &mut Session, names: &[String], oids: &[Oid]) -> Result<Vec<Database>> {
     let major = session.facts().major();
-    session
-        .rows(databases_named(major, names, oids))
-        .await
-        .doing(|| "read the list of databases".into())
+    session.rows(databases_named(major, names, oids)).await.doing(|| "read the list of databases".into())
 }
 
 /// The database of this name.
@@ -84,21 +77,14 @@ pub async fn databases(
 /// # Errors
 /// The driver's.
 pub async fn database(session: &mut Session, name: &str) -> Result<Option<Database>> {
-    Ok(databases(session, &[name.to_owned()], &[])
-        .await?
-        .into_iter()
-        .next())
+    Ok(databases(session, &[name.to_owned()], &[]).await?.into_iter().next())
 }
 
 /// Looks whether a name still stands for the database of this oid, also within a transaction.
 ///
 /// # Errors
 /// [`sqlx::Error::RowNotFound`] if it does not; the driver's.
-pub async fn stands(
-    session: &mut Session,
-    name: &str,
-    oid: Oid,
-) -> std::result::Result<(), sqlx::Error> {
+pub async fn stands(session: &mut Session, name: &str, oid: Oid) -> std::result::Result<(), sqlx::Error> {
     session
         .one::<(i32,)>(sql::fill(
             "SELECT 1 FROM pg_database WHERE datname::text = $1 AND oid = $2",
@@ -180,10 +166,7 @@ impl Visitor {
             self.role.as_deref().unwrap_or("?"),
             self.application.as_deref().unwrap_or(""),
             self.client.as_deref().unwrap_or("local"),
-            self.state
-                .as_deref()
-                .or(self.kind.as_deref())
-                .unwrap_or("state hidden"),
+            self.state.as_deref().or(self.kind.as_deref()).unwrap_or("state hidden"),
         )
     }
 
@@ -220,10 +203,7 @@ const VISITORS: &str = "SELECT a.pid, a.usename::text AS role, a.application_nam
 /// # Errors
 /// The driver's.
 pub async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visitor>> {
-    session
-        .rows(sql::fill(VISITORS, &[&oid]))
-        .await
-        .doing(|| "see who is connected".into())
+    session.rows(sql::fill(VISITORS, &[&oid])).await.doing(|| "see who is connected".into())
 }
 
 /// The file that the server logs to, below its data directory unless absolute; `None` if it logs elsewhere, or
@@ -239,10 +219,7 @@ pub async fn log_file(session: &mut Session) -> Result<Option<String>> {
     if !may {
         return Ok(None);
     }
-    session
-        .scalar(sql::fill("SELECT pg_catalog.pg_current_logfile()", &[]))
-        .await
-        .doing(doing)
+    session.scalar(sql::fill("SELECT pg_catalog.pg_current_logfile()", &[])).await.doing(doing)
 }
 
 /// Where the server keeps its data, on its own machine; `None` if our role may not know.
@@ -411,10 +388,7 @@ pub async fn subscriptions(session: &mut Session) -> Result<Vec<(String, Option<
 /// The driver's.
 pub async fn drop_subscription(session: &mut Session, name: &str) -> Result<()> {
     for statement in sql::drop_subscription(name) {
-        session
-            .run(statement)
-            .await
-            .doing(|| format!("drop subscription `{name}`"))?;
+        session.run(statement).await.doing(|| format!("drop subscription `{name}`"))?;
     }
     Ok(())
 }
@@ -502,10 +476,8 @@ const UNLOGGED_SEQUENCES: &str = "SELECT n.nspname::text, c.relname::text, s.seq
 /// # Errors
 /// The driver's.
 pub async fn objects(session: &mut Session) -> Result<i64> {
-    let row: (i64, i64, i64) = session
-        .one(sql::fill(CONTENTS, &[]))
-        .await
-        .doing(|| "look into a database".into())?;
+    let row: (i64, i64, i64) =
+        session.one(sql::fill(CONTENTS, &[])).await.doing(|| "look into a database".into())?;
     Ok(row.0)
 }
 
@@ -519,10 +491,7 @@ pub async fn own_traits(session: &mut Session) -> Result<String> {
         "SELECT concat_ws(' ', d.encoding, d.provider, d.collate, d.ctype, d.locale) FROM \
          (SELECT {columns} FROM pg_database WHERE datname = current_database()) d"
     );
-    session
-        .scalar(sql::fill(&text, &[]))
-        .await
-        .doing(|| "read a database's encoding and locale".into())
+    session.scalar(sql::fill(&text, &[])).await.doing(|| "read a database's encoding and locale".into())
 }
 
 /// What of the session's database every role may create objects in: its schemas, by name.
@@ -561,10 +530,7 @@ pub async fn is_public(session: &mut Session, oid: Oid) -> Result<bool> {
 /// The driver's.
 pub async fn is_superuser(session: &mut Session) -> Result<bool> {
     session
-        .scalar(sql::fill(
-            "SELECT rolsuper FROM pg_roles WHERE rolname = current_user",
-            &[],
-        ))
+        .scalar(sql::fill("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[]))
         .await
         .doing(|| "read the role's rights".into())
 }
@@ -575,14 +541,10 @@ pub async fn is_superuser(session: &mut Session) -> Result<bool> {
 /// The driver's.
 pub async fn contents(session: &mut Session) -> Result<Contents> {
     let database = session.database().to_owned();
-    let row: (i64, i64, i64) = session
-        .one(sql::fill(CONTENTS, &[]))
-        .await
-        .doing(|| format!("look into database `{database}`"))?;
-    let extensions: Vec<(String, String)> = session
-        .rows(sql::fill(EXTENSIONS, &[]))
-        .await
-        .doing(|| "list extensions".into())?;
+    let row: (i64, i64, i64) =
+        session.one(sql::fill(CONTENTS, &[])).await.doing(|| format!("look into database `{database}`"))?;
+    let extensions: Vec<(String, String)> =
+        session.rows(sql::fill(EXTENSIONS, &[])).await.doing(|| "list extensions".into())?;
     let collations = collation::used(session).await?;
     let login_triggers = session
         .scalars(sql::fill(
@@ -591,15 +553,11 @@ pub async fn contents(session: &mut Session) -> Result<Contents> {
         ))
         .await
         .doing(|| "list event triggers".into())?;
-    let mut unlogged_tables: Vec<String> = session
-        .scalars(sql::fill(UNLOGGED, &[]))
-        .await
-        .doing(|| "list unlogged tables".into())?;
+    let mut unlogged_tables: Vec<String> =
+        session.scalars(sql::fill(UNLOGGED, &[])).await.doing(|| "list unlogged tables".into())?;
     let doing = || "list unlogged sequences".to_owned();
-    let sequences: Vec<(String, String, i64)> = session
-        .rows(sql::fill(UNLOGGED_SEQUENCES, &[]))
-        .await
-        .doing(doing)?;
+    let sequences: Vec<(String, String, i64)> =
+        session.rows(sql::fill(UNLOGGED_SEQUENCES, &[])).await.doing(doing)?;
     for (schema, name, start) in sequences {
         let statement = sql::has_moved(&schema, &name, start);
         if session.scalar(statement).await.doing(doing)? {
@@ -625,9 +583,13 @@ pub async fn available_extensions(
     session: &mut Session,
     names: &[String],
 ) -> Result<Vec<(String, Option<String>)>> {
-    session.rows(sql::fill("SELECT name::text, default_version FROM pg_available_extensions WHERE name::text = ANY($1)", &[&names]))
-    .await
-    .doing(|| "list available extensions".into())
+    session
+        .rows(sql::fill(
+            "SELECT name::text, default_version FROM pg_available_extensions WHERE name::text = ANY($1)",
+            &[&names],
+        ))
+        .await
+        .doing(|| "list available extensions".into())
 }
 
 /// Total size of databases. `None` if one is gone, or the role may not connect to it; that is no more
@@ -664,21 +626,15 @@ pub async fn named_after(session: &mut Session, fragment: &str) -> Result<Vec<St
 /// [`Kind::Permission`] with the statement that grants it.
 pub async fn require_createdb(session: &mut Session) -> Result<()> {
     let may: bool = session
-        .scalar(sql::fill(
-            "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user",
-            &[],
-        ))
+        .scalar(sql::fill("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user", &[]))
         .await
         .doing(|| "read the role's rights".into())?;
     if may {
         return Ok(());
     }
     let role = super::sql::quote_ident(&session.facts().role);
-    Err(Error::new(
-        Kind::Permission,
-        format!("role {role} may not create databases"),
-    )
-    .hint(format!("run as a superuser: ALTER ROLE {role} CREATEDB;")))
+    Err(Error::new(Kind::Permission, format!("role {role} may not create databases"))
+        .hint(format!("run as a superuser: ALTER ROLE {role} CREATEDB;")))
 }
 
 /// Writes some megabytes to the server's disk, and takes them back.
@@ -688,10 +644,7 @@ pub async fn require_createdb(session: &mut Session) -> Result<()> {
 pub async fn try_to_write(session: &mut Session) -> Result<()> {
     let text = "CREATE TEMP TABLE pgstencil_probe ON COMMIT DROP AS \
                 SELECT n FROM generate_series(1, 30000) n";
-    session
-        .run(super::sql::user_statements(text.into()))
-        .await
-        .doing(|| "write to the server's disk".into())
+    session.run(super::sql::user_statements(text.into())).await.doing(|| "write to the server's disk".into())
 }
 
 /// The tables that a build may have filled and whose statistics the role may make: its own, all of them in a
@@ -728,14 +681,10 @@ pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
         true => format!("{MAINTAINED} OR has_table_privilege(c.oid, 'MAINTAIN')) ORDER BY 1, 2"),
         false => format!("{MAINTAINED}) ORDER BY 1, 2"),
     };
-    let tables: Vec<(String, String, bool)> = session
-        .rows(sql::fill(&end, &[]))
-        .await
-        .doing(|| "list the tables of a build".into())?;
+    let tables: Vec<(String, String, bool)> =
+        session.rows(sql::fill(&end, &[])).await.doing(|| "list the tables of a build".into())?;
     for some in tables.chunks(ANALYZED) {
-        let names = some
-            .iter()
-            .map(|(schema, table, _)| (schema.as_str(), table.as_str()));
+        let names = some.iter().map(|(schema, table, _)| (schema.as_str(), table.as_str()));
         if session.run(sql::analyze(names)).await.is_ok() {
             continue;
         }
@@ -794,10 +743,7 @@ mod tests {
         assert!(is_clients("me", None));
         assert!(is_clients("other", Some(PREPARED)));
         assert!(!is_clients("other", None));
-        assert!(!is_clients(
-            "me",
-            Some("TimescaleDB Background Worker Scheduler")
-        ));
+        assert!(!is_clients("me", Some("TimescaleDB Background Worker Scheduler")));
         assert!(!is_clients("me", Some("logical replication worker")));
     }
 }

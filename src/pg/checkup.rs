@@ -75,10 +75,8 @@ const ORPHANS: &str = "SELECT d FROM pg_ls_dir('base') d WHERE d ~ '^[0-9]+$' \
 /// # Errors
 /// The driver's.
 pub async fn settings(session: &mut Session) -> Result<Settings> {
-    let rows: Vec<(String, String)> = session
-        .rows(sql::fill(SETTINGS, &[]))
-        .await
-        .doing(|| "read the server's settings".into())?;
+    let rows: Vec<(String, String)> =
+        session.rows(sql::fill(SETTINGS, &[])).await.doing(|| "read the server's settings".into())?;
     Ok(rows.into_iter().collect())
 }
 
@@ -87,10 +85,7 @@ pub async fn settings(session: &mut Session) -> Result<Settings> {
 /// # Errors
 /// The driver's.
 pub async fn rights(session: &mut Session) -> Result<Rights> {
-    session
-        .one(sql::fill(RIGHTS, &[]))
-        .await
-        .doing(|| "read the role's rights".into())
+    session.one(sql::fill(RIGHTS, &[])).await.doing(|| "read the role's rights".into())
 }
 
 /// How busy the server is.
@@ -98,10 +93,7 @@ pub async fn rights(session: &mut Session) -> Result<Rights> {
 /// # Errors
 /// The driver's.
 pub async fn load(session: &mut Session) -> Result<Load> {
-    session
-        .one(sql::fill(LOAD, &[]))
-        .await
-        .doing(|| "count the sessions".into())
+    session.one(sql::fill(LOAD, &[])).await.doing(|| "count the sessions".into())
 }
 
 /// All databases of the server.
@@ -109,10 +101,7 @@ pub async fn load(session: &mut Session) -> Result<Load> {
 /// # Errors
 /// The driver's.
 pub async fn databases(session: &mut Session) -> Result<Vec<Found>> {
-    session
-        .rows(sql::fill(DATABASES, &[]))
-        .await
-        .doing(|| "read the list of databases".into())
+    session.rows(sql::fill(DATABASES, &[])).await.doing(|| "read the list of databases".into())
 }
 
 /// Folders of databases that do not exist any more. Needs a superuser.
@@ -120,8 +109,5 @@ pub async fn databases(session: &mut Session) -> Result<Vec<Found>> {
 /// # Errors
 /// The driver's.
 pub async fn orphan_folders(session: &mut Session) -> Result<Vec<String>> {
-    session
-        .scalars(sql::fill(ORPHANS, &[]))
-        .await
-        .doing(|| "look for folders without a database".into())
+    session.scalars(sql::fill(ORPHANS, &[])).await.doing(|| "look for folders without a database".into())
 }

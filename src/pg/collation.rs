@@ -32,8 +32,7 @@ impl Collation {
     /// Why sessions that use it are warned, if they are.
     pub fn warning(&self) -> Option<String> {
         let (recorded, actual) = (self.recorded.as_ref()?, self.actual.as_ref()?);
-        (recorded != actual)
-            .then(|| format!("{}: version {recorded} noted, {actual} present", self.name))
+        (recorded != actual).then(|| format!("{}: version {recorded} noted, {actual} present", self.name))
     }
 
     /// Whether its order never changes.
@@ -72,10 +71,8 @@ pub async fn used(session: &mut Session) -> Result<Vec<Collation>> {
         text += " UNION ALL SELECT 'default', 'c', datcollate::text, NULL, NULL FROM pg_database \
                  WHERE datname = current_database()";
     }
-    let mut used: Vec<Collation> = session
-        .rows(sql::fill(&text, &[]))
-        .await
-        .doing(|| "list the collations".into())?;
+    let mut used: Vec<Collation> =
+        session.rows(sql::fill(&text, &[])).await.doing(|| "list the collations".into())?;
     used.retain(|collation| !collation.is_fixed());
     used.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(used)
@@ -87,10 +84,7 @@ pub async fn used(session: &mut Session) -> Result<Vec<Collation>> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn versions(
-    session: &mut Session,
-    used: &[Collation],
-) -> Result<BTreeMap<String, String>> {
+pub async fn versions(session: &mut Session, used: &[Collation]) -> Result<BTreeMap<String, String>> {
     let locale = locale(session.facts().major());
     let text = format!(
         "SELECT o.collname::text, pg_collation_actual_version(o.oid) FROM pg_collation o WHERE o.oid = \

@@ -172,11 +172,7 @@ impl Session {
                 }
                 Some(e) => Err(e),
             };
-            return Ok(Entered {
-                session,
-                guard,
-                answer,
-            });
+            return Ok(Entered { session, guard, answer });
         }
         let rows = connected.ask(limit, &[settings(version)]).await;
         let rows = rows.doing(|| setting_up(endpoint))?;
@@ -253,9 +249,7 @@ impl Connected {
         further: &[(&str, &str)],
     ) -> std::result::Result<Self, Refused> {
         let marker = crate::names::random_text(16);
-        let statements = server_timeout(limit, Patience::Long)
-            .as_millis()
-            .to_string();
+        let statements = server_timeout(limit, Patience::Long).as_millis().to_string();
         let locks = lock_timeout(limit).as_millis().to_string();
         let startup = [
             ("pgstencil.marker", marker.as_str()),
@@ -271,12 +265,8 @@ impl Connected {
             ("tcp_keepalives_count", "3"),
         ];
         let startup: Vec<(&str, &str)> = startup.iter().chain(further).copied().collect();
-        let options = endpoint
-            .options(database, &startup)
-            .disable_statement_logging();
-        let patience = limit
-            .left()
-            .map_or(CONNECT_TIMEOUT, |l| l.min(CONNECT_TIMEOUT));
+        let options = endpoint.options(database, &startup).disable_statement_logging();
+        let patience = limit.left().map_or(CONNECT_TIMEOUT, |l| l.min(CONNECT_TIMEOUT));
         match tokio::time::timeout(patience, PgConnection::connect_with(&options)).await {
             Ok(Ok(connection)) => Ok(Connected { connection, marker }),
             Ok(Err(e)) => Err(Refused::Driver(e)),
@@ -306,11 +296,7 @@ impl Connected {
         if version != 0 && version < 130_000 {
             return Err(Error::new(
                 Kind::Connect,
-                format!(
-                    "the server at {} is PostgreSQL {}",
-                    endpoint.place(),
-                    version / 10_000
-                ),
+                format!("the server at {} is PostgreSQL {}", endpoint.place(), version / 10_000),
             )
             .hint("pgstencil needs PostgreSQL 13 or later"));
         }
@@ -323,9 +309,7 @@ impl Connected {
         limit: &Limit,
         message: &[Statement],
     ) -> std::result::Result<Vec<PgRow>, sqlx::Error> {
-        let bound = limit
-            .left()
-            .map_or(CONNECT_TIMEOUT, |l| l.clamp(FLOOR, CONNECT_TIMEOUT));
+        let bound = limit.left().map_or(CONNECT_TIMEOUT, |l| l.clamp(FLOOR, CONNECT_TIMEOUT));
         let asked = sqlx::raw_sql(sql::together(message)).fetch_all(&mut self.connection);
         bound::within(bound, &limit.cancel, Some(Duration::ZERO), asked).await
     }
@@ -366,10 +350,7 @@ impl Connected {
         if seen.as_deref() != Some(self.marker.as_str()) {
             return Err(pooler(endpoint));
         }
-        endpoint.set_scarce(
-            row.try_get::<i32, _>("slots")
-                .is_ok_and(|slots| slots < SCARCE),
-        );
+        endpoint.set_scarce(row.try_get::<i32, _>("slots").is_ok_and(|slots| slots < SCARCE));
         let text = |column: &str| {
             let value: std::result::Result<String, _> = row.try_get(column);
             value.doing(|| format!("read the server's {column}"))

@@ -104,9 +104,7 @@ pub(super) fn recall(file: &Path, host: &str, port: u16, user: &str) -> Option<D
     };
     let mut others = known.iter().filter(|(key, _)| same(key)).peekable();
     others.peek()?;
-    others
-        .all(|(_, door)| *door == Door::Before17)
-        .then_some(Door::Before17)
+    others.all(|(_, door)| *door == Door::Before17).then_some(Door::Before17)
 }
 
 /// Writes it down; `None` forgets it. A file that cannot be written is no error: the next process finds the

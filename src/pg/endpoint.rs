@@ -100,30 +100,22 @@ impl Endpoint {
     /// An `sslmode` that is none, or no user anywhere.
     pub fn new(url: ServerUrl, defaults: &Defaults) -> Result<Self> {
         let port = url.port().or(defaults.port).unwrap_or(5432);
-        let host = url
-            .host()
-            .or_else(|| defaults.host.clone())
-            .unwrap_or_else(|| {
-                // libpq's own default is the socket folder that it was built with; these are the usual.
-                ["/var/run/postgresql", "/run/postgresql", "/tmp"]
-                    .into_iter()
-                    .find(|folder| {
-                        std::path::Path::new(folder)
-                            .join(format!(".s.PGSQL.{port}"))
-                            .exists()
-                    })
-                    .unwrap_or("localhost")
-                    .to_owned()
-            });
+        let host = url.host().or_else(|| defaults.host.clone()).unwrap_or_else(|| {
+            // libpq's own default is the socket folder that it was built with; these are the usual.
+            ["/var/run/postgresql", "/run/postgresql", "/tmp"]
+                .into_iter()
+                .find(|folder| std::path::Path::new(folder).join(format!(".s.PGSQL.{port}")).exists())
+                .unwrap_or("localhost")
+                .to_owned()
+        });
         if host.contains(',') {
-            return Err(Error::config("PGHOST names several hosts")
-                .hint("name the one server that is the primary"));
+            return Err(
+                Error::config("PGHOST names several hosts").hint("name the one server that is the primary")
+            );
         }
         let Some(user) = url.user().or_else(|| defaults.user.clone()) else {
-            return Err(
-                Error::config("the server URL names no user, and there is no PGUSER")
-                    .hint("write the user into the URL: `postgresql://USER@HOST/postgres`"),
-            );
+            return Err(Error::config("the server URL names no user, and there is no PGUSER")
+                .hint("write the user into the URL: `postgresql://USER@HOST/postgres`"));
         };
         let database = url.database().or_else(|| defaults.database.clone());
         let in_file = || {
@@ -147,10 +139,7 @@ impl Endpoint {
             })?,
         };
         let mut maintenance: Vec<String> = Vec::new();
-        for name in database
-            .into_iter()
-            .chain(["postgres".into(), "template1".into()])
-        {
+        for name in database.into_iter().chain(["postgres".into(), "template1".into()]) {
             if !maintenance.contains(&name) {
                 maintenance.push(name);
             }
@@ -250,7 +239,9 @@ impl Endpoint {
             ));
         }
         match full {
-            true => error.hint("free space on that disk: the server can neither drop databases nor start again before"),
+            true => error.hint(
+                "free space on that disk: the server can neither drop databases nor start again before",
+            ),
             false => error,
         }
     }
@@ -338,12 +329,7 @@ impl Endpoint {
     /// Gives commands and printed URLs another host or port, for clients that reach the server by
     /// another name than we do.
     #[must_use]
-    pub fn with_client(
-        mut self,
-        host: Option<String>,
-        port: Option<u16>,
-        client_for: ClientFor,
-    ) -> Self {
+    pub fn with_client(mut self, host: Option<String>, port: Option<u16>, client_for: ClientFor) -> Self {
         self.client_host = host;
         self.client_port = port;
         self.client_for = client_for;
@@ -391,8 +377,7 @@ impl Endpoint {
     fn complete(&self, url: ServerUrl) -> ServerUrl {
         let host = url.host().is_none().then_some(self.host.as_str());
         let told = url.port().is_some() || (host.is_none() && self.port == 5432);
-        url.with_endpoint(host, (!told).then_some(self.port))
-            .with_credentials(&self.user, self.password())
+        url.with_endpoint(host, (!told).then_some(self.port)).with_credentials(&self.user, self.password())
     }
 
     /// Host that a client uses.
@@ -493,15 +478,9 @@ mod tests {
         };
         let e = endpoint("postgresql:///", &defaults);
         assert_eq!(e.place(), "envhost:6000");
-        assert_eq!(
-            e.client_url("x").reveal(),
-            "postgresql://envuser:p%20w@envhost:6000/x"
-        );
+        assert_eq!(e.client_url("x").reveal(), "postgresql://envuser:p%20w@envhost:6000/x");
         let e = endpoint("postgresql://me:pw@h:1/d?sslmode=disable", &defaults);
-        assert_eq!(
-            e.client_url("x").reveal(),
-            "postgresql://me:pw@h:1/x?sslmode=disable"
-        );
+        assert_eq!(e.client_url("x").reveal(), "postgresql://me:pw@h:1/x?sslmode=disable");
         assert!(!format!("{e:?}").contains("pw"));
     }
 
@@ -524,32 +503,24 @@ mod tests {
     #[test]
     fn our_own_sessions_may_use_a_socket_and_clients_still_get_the_port() {
         let folder = Some(PathBuf::from("/run/private"));
-        let e = endpoint("postgres://me:pw@127.0.0.1:5432/d", &Defaults::default())
-            .with_socket(folder.clone());
+        let e =
+            endpoint("postgres://me:pw@127.0.0.1:5432/d", &Defaults::default()).with_socket(folder.clone());
         assert_eq!(e.place(), "/run/private/.s.PGSQL.5432");
         assert_eq!(e.options("d", &[]).get_socket(), folder.as_ref());
         assert_eq!(e.client_host(), "127.0.0.1");
-        assert_eq!(
-            e.client_url("x").reveal(),
-            "postgres://me:pw@127.0.0.1:5432/x"
-        );
+        assert_eq!(e.client_url("x").reveal(), "postgres://me:pw@127.0.0.1:5432/x");
         assert_eq!(e.server_url().reveal(), "postgres://me:pw@127.0.0.1:5432/d");
     }
 
     #[test]
     fn a_password_file_is_asked_last() {
         let defaults = Defaults {
-            passfile: Some(std::sync::Arc::new(|h, p, d, u| {
-                Some(format!("{h}|{p}|{d}|{u}"))
-            })),
+            passfile: Some(std::sync::Arc::new(|h, p, d, u| Some(format!("{h}|{p}|{d}|{u}")))),
             ..Defaults::default()
         };
         let e = endpoint("postgres://me@h:1/d", &defaults);
         assert_eq!(e.password(), Some("h|1|d|me"));
-        assert_eq!(
-            endpoint("postgres://me:x@h:1/d", &defaults).password(),
-            Some("x")
-        );
+        assert_eq!(endpoint("postgres://me:x@h:1/d", &defaults).password(), Some("x"));
     }
 
     #[test]

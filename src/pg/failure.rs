@@ -49,10 +49,7 @@ pub(super) fn state_of(error: &sqlx::Error) -> Option<String> {
     if let Some(Delay::Locked { cause, .. }) = Delay::of(error) {
         return state_of(cause);
     }
-    error
-        .as_database_error()
-        .and_then(|e| e.code())
-        .map(|c| c.into_owned())
+    error.as_database_error().and_then(|e| e.code()).map(|c| c.into_owned())
 }
 
 /// Whether the session is gone, and its locks with it.
@@ -97,21 +94,12 @@ fn explain_delay(delay: &Delay, doing: &str) -> Error {
 /// session was lost, the time was up, or the caller gave up. The server quotes the statements, so `redact` takes
 /// out what must not be shown, also of what `Debug` shows.
 pub fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String) -> Error {
-    let ours = is_loss(&error)
-        || Delay::of(&error).is_some()
-        || state_of(&error).as_deref() == Some("57014");
-    let said = Said {
-        words: redact(&words(&error)),
-        state: state_of(&error),
-        loss: is_loss(&error),
-    };
+    let ours = is_loss(&error) || Delay::of(&error).is_some() || state_of(&error).as_deref() == Some("57014");
+    let said = Said { words: redact(&words(&error)), state: state_of(&error), loss: is_loss(&error) };
     let full = explain(error, doing);
     let kind = if ours { full.kind() } else { Kind::Build };
     let shown = Error::new(kind, full.message());
-    let shown = full
-        .details()
-        .iter()
-        .fold(shown, |e, d| e.detail(redact(d)));
+    let shown = full.details().iter().fold(shown, |e, d| e.detail(redact(d)));
     let hints = full.hints().iter();
     // Those of ours speak of other statements.
     let shown = match ours {
@@ -156,9 +144,7 @@ fn explain(error: sqlx::Error, doing: &str) -> Error {
         "42501" => (Kind::Permission, None),
         "57014" => (
             Kind::Timeout,
-            Some(
-                "the deadline passed, or somebody cancelled the statement; `--wait` sets the deadline",
-            ),
+            Some("the deadline passed, or somebody cancelled the statement; `--wait` sets the deadline"),
         ),
         "53100" => (
             Kind::Failed,
@@ -172,10 +158,7 @@ fn explain(error: sqlx::Error, doing: &str) -> Error {
                 "the server has no free connection slot: raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions",
             ),
         ),
-        "55006" => (
-            Kind::Failed,
-            Some("close the sessions that are still in the database"),
-        ),
+        "55006" => (Kind::Failed, Some("close the sessions that are still in the database")),
         "3D000" => (Kind::NotFound, None),
         _ if is_loss(&error) => (Kind::Connect, None),
         _ => (Kind::Failed, None),

@@ -55,10 +55,9 @@ pub(super) async fn answers(
     while let Some(step) = stream.try_next().await? {
         match step {
             Either::Right(row) => rows.push(row),
-            Either::Left(done) => answers.push(Answer {
-                rows: std::mem::take(&mut rows),
-                count: done.rows_affected(),
-            }),
+            Either::Left(done) => {
+                answers.push(Answer { rows: std::mem::take(&mut rows), count: done.rows_affected() })
+            }
         }
     }
     Ok(answers)
@@ -94,10 +93,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn rows<T>(
-        &mut self,
-        statement: Statement,
-    ) -> std::result::Result<Vec<T>, sqlx::Error>
+    pub async fn rows<T>(&mut self, statement: Statement) -> std::result::Result<Vec<T>, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
     {
@@ -108,10 +104,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn first<T>(
-        &mut self,
-        statement: Statement,
-    ) -> std::result::Result<Option<T>, sqlx::Error>
+    pub async fn first<T>(&mut self, statement: Statement) -> std::result::Result<Option<T>, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
     {
@@ -160,10 +153,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn scalars<T>(
-        &mut self,
-        statement: Statement,
-    ) -> std::result::Result<Vec<T>, sqlx::Error>
+    pub async fn scalars<T>(&mut self, statement: Statement) -> std::result::Result<Vec<T>, sqlx::Error>
     where
         (T,): for<'r> FromRow<'r, PgRow>,
     {
@@ -175,10 +165,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn execute(
-        &mut self,
-        statement: Statement,
-    ) -> std::result::Result<Answer, sqlx::Error> {
+    pub async fn execute(&mut self, statement: Statement) -> std::result::Result<Answer, sqlx::Error> {
         let [answer] = self.send([statement]).await?;
         Ok(answer)
     }

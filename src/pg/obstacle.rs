@@ -60,9 +60,6 @@ impl Obstacle {
 
     /// One line for a person.
     pub fn describe(&self) -> String {
-        format!(
-            "database `{}` cannot be dropped: {}; {}",
-            self.database, self.what, self.fix
-        )
+        format!("database `{}` cannot be dropped: {}; {}", self.database, self.what, self.fix)
     }
 }

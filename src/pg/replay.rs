@@ -75,12 +75,16 @@ pub struct Grant {
 /// The driver's.
 pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay> {
     let doing = || "read the settings and grants of the built database".to_owned();
-    let settings: Vec<(Option<String>, String)> = session.rows(sql::fill("SELECT r.rolname::text, cfg FROM pg_db_role_setting s \
+    let settings: Vec<(Option<String>, String)> = session
+        .rows(sql::fill(
+            "SELECT r.rolname::text, cfg FROM pg_db_role_setting s \
          CROSS JOIN LATERAL unnest(s.setconfig) cfg \
          LEFT JOIN pg_roles r ON r.oid = s.setrole \
-         WHERE s.setdatabase = $1 AND (s.setrole = 0 OR r.oid IS NOT NULL) ORDER BY 1 NULLS FIRST, 2", &[&oid]))
-    .await
-    .doing(doing)?;
+         WHERE s.setdatabase = $1 AND (s.setrole = 0 OR r.oid IS NOT NULL) ORDER BY 1 NULLS FIRST, 2",
+            &[&oid],
+        ))
+        .await
+        .doing(doing)?;
     type Row = (Option<String>, i32, bool, Option<String>);
     let (owner, limit, default_acl, comment): Row = session
         .one(sql::fill(
@@ -125,11 +129,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
             .doing(doing)?;
         Some(
             rows.into_iter()
-                .map(|(grantee, privilege, grantable)| Grant {
-                    grantee,
-                    privilege,
-                    grantable,
-                })
+                .map(|(grantee, privilege, grantable)| Grant { grantee, privilege, grantable })
                 .collect(),
         )
     };
@@ -140,11 +140,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
             .filter_map(|(role, pair)| {
                 // The value may hold further equal signs.
                 let (name, value) = pair.split_once('=')?;
-                Some(Setting {
-                    role,
-                    name: name.to_owned(),
-                    value: value.to_owned(),
-                })
+                Some(Setting { role, name: name.to_owned(), value: value.to_owned() })
             })
             .collect(),
         grants,
@@ -173,20 +169,10 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
         }
     }
     if let Some(grants) = &replay.grants {
-        attempt(
-            session,
-            sql::revoke_public(database),
-            "REVOKE … FROM PUBLIC".into(),
-            &mut refused,
-        )
-        .await?;
+        attempt(session, sql::revoke_public(database), "REVOKE … FROM PUBLIC".into(), &mut refused).await?;
         for g in grants {
             let statement = sql::grant(database, &g.privilege, g.grantee.as_deref(), g.grantable);
-            let what = format!(
-                "GRANT {} TO {}",
-                g.privilege,
-                g.grantee.as_deref().unwrap_or("PUBLIC")
-            );
+            let what = format!("GRANT {} TO {}", g.privilege, g.grantee.as_deref().unwrap_or("PUBLIC"));
             attempt(session, statement, what, &mut refused).await?;
         }
     }
@@ -206,14 +192,7 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
         let done = if LISTS.contains(&s.name.as_str()) {
             store_list(session, database, s).await
         } else {
-            session
-                .run(sql::store_setting(
-                    database,
-                    s.role.as_deref(),
-                    &s.name,
-                    Some(&s.value),
-                ))
-                .await
+            session.run(sql::store_setting(database, s.role.as_deref(), &s.name, Some(&s.value))).await
         };
         refusal(done, what, &mut refused)?;
         if secret {
@@ -258,27 +237,21 @@ pub async fn lack(session: &mut Session, owner: &str, to_give: bool) -> Result<O
     Ok(match found {
         None => Some(format!("there is no role `{owner}`")),
         Some((_, true, set)) if set || !to_give => None,
-        Some((true, false, _)) if major < 16 => Some(format!(
-            "role `{role}` does not inherit from it: ALTER ROLE {me} INHERIT;"
-        )),
-        Some(_) if major >= 16 => Some(format!(
-            "role `{role}` may not act as it: GRANT {it} TO {me} WITH INHERIT TRUE, SET TRUE;"
-        )),
-        Some(_) => Some(format!(
-            "role `{role}` is no member of it: GRANT {it} TO {me};"
-        )),
+        Some((true, false, _)) if major < 16 => {
+            Some(format!("role `{role}` does not inherit from it: ALTER ROLE {me} INHERIT;"))
+        }
+        Some(_) if major >= 16 => {
+            Some(format!("role `{role}` may not act as it: GRANT {it} TO {me} WITH INHERIT TRUE, SET TRUE;"))
+        }
+        Some(_) => Some(format!("role `{role}` is no member of it: GRANT {it} TO {me};")),
     })
 }
 
 /// The settings whose stored value is a list of names, quoted where needed (GUC_LIST_QUOTE, which
 /// extensions cannot have): as one literal, `app, public` would become a single odd name. `pg_dump`
 /// has the same list.
-const LISTS: [&str; 4] = [
-    "search_path",
-    "temp_tablespaces",
-    "local_preload_libraries",
-    "session_preload_libraries",
-];
+const LISTS: [&str; 4] =
+    ["search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"];
 
 /// `FROM CURRENT` stores a list as the server itself understood it. The value is local to the
 /// transaction, so the session stays clean. Not fit for other settings: some cannot be set in a
@@ -291,19 +264,9 @@ async fn store_list(
     session.begin().await?;
     let done = async {
         session
-            .execute(sql::fill(
-                "SELECT set_config($1, $2, true)",
-                &[&setting.name, &setting.value],
-            ))
+            .execute(sql::fill("SELECT set_config($1, $2, true)", &[&setting.name, &setting.value]))
             .await?;
-        session
-            .run(sql::store_setting(
-                database,
-                setting.role.as_deref(),
-                &setting.name,
-                None,
-            ))
-            .await
+        session.run(sql::store_setting(database, setting.role.as_deref(), &setting.name, None)).await
     }
     .await;
     session.end(done).await

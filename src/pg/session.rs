@@ -37,8 +37,7 @@ impl Limit {
 
     /// What is left; `None` is unlimited.
     pub fn left(&self) -> Option<Duration> {
-        self.deadline
-            .map(|d| d.saturating_duration_since(Instant::now()))
+        self.deadline.map(|d| d.saturating_duration_since(Instant::now()))
     }
 
     /// Fails when the caller gave up or the deadline has passed.
@@ -50,10 +49,8 @@ impl Limit {
             return Err(Error::new(Kind::Interrupted, "interrupted"));
         }
         if self.left().is_some_and(|left| left.is_zero()) {
-            return Err(
-                Error::new(Kind::Timeout, format!("gave up waiting for {waiting_for}"))
-                    .hint("`--wait DURATION` bounds all waits of a command"),
-            );
+            return Err(Error::new(Kind::Timeout, format!("gave up waiting for {waiting_for}"))
+                .hint("`--wait DURATION` bounds all waits of a command"));
         }
         Ok(())
     }
@@ -130,12 +127,7 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     /// A session that is set up.
-    pub(super) fn begun(
-        connection: PgConnection,
-        database: &str,
-        facts: ServerFacts,
-        limit: &Limit,
-    ) -> Self {
+    pub(super) fn begun(connection: PgConnection, database: &str, facts: ServerFacts, limit: &Limit) -> Self {
         Session {
             connection,
             database: database.to_owned(),
@@ -195,10 +187,7 @@ impl Session {
     }
 
     /// Sends a message, and waits for its answers as long as the session's bounds allow.
-    async fn exchange(
-        &mut self,
-        message: Statement,
-    ) -> std::result::Result<Vec<Answer>, sqlx::Error> {
+    async fn exchange(&mut self, message: Statement) -> std::result::Result<Vec<Answer>, sqlx::Error> {
         if self.lost {
             return Err(Delay::Lost.error());
         }
@@ -245,11 +234,7 @@ impl Session {
     /// The error of a statement that the server ended, with who seems to be in the way.
     pub(super) async fn locked(&mut self, error: sqlx::Error) -> sqlx::Error {
         let holders = self.lock_holders().await;
-        Delay::Locked {
-            cause: Box::new(error),
-            holders,
-        }
-        .error()
+        Delay::Locked { cause: Box::new(error), holders }.error()
     }
 
     /// Sessions whose transactions hold locks on our tables or on databases, in words; at most three.
@@ -257,10 +242,7 @@ impl Session {
         let asked = answers(&mut self.connection, sql::fill(LOCK_HOLDERS, &[]));
         let found = bound::within(FLOOR, &self.limit.cancel, None, asked).await;
         let rows: Vec<(String,)> = match found {
-            Ok(answers) => answers
-                .first()
-                .and_then(|answer| answer.read().ok())
-                .unwrap_or_default(),
+            Ok(answers) => answers.first().and_then(|answer| answer.read().ok()).unwrap_or_default(),
             Err(e) => {
                 // In a transaction that failed nothing can be asked; without an answer the session is lost.
                 self.lost = Delay::of(&e).is_some();
@@ -343,8 +325,7 @@ impl Session {
         self.patience = Patience::Long;
         let wanted = server_timeout(&self.limit, self.patience);
         if wanted != self.granted {
-            self.exchange(timeouts(wanted, lock_timeout(&self.limit)))
-                .await?;
+            self.exchange(timeouts(wanted, lock_timeout(&self.limit))).await?;
             self.granted = wanted;
         }
         Ok(())
@@ -367,10 +348,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn try_lock_shared(
-        &mut self,
-        key: LockKey,
-    ) -> std::result::Result<bool, sqlx::Error> {
+    pub async fn try_lock_shared(&mut self, key: LockKey) -> std::result::Result<bool, sqlx::Error> {
         self.scalar(key.try_lock_shared()).await
     }
 

@@ -36,10 +36,7 @@ impl Slots {
     /// # Errors
     /// The driver's.
     pub async fn count(session: &mut Session) -> Result<Self> {
-        session
-            .one(sql::fill(SLOTS, &[]))
-            .await
-            .doing(|| "count connection slots".into())
+        session.one(sql::fill(SLOTS, &[])).await.doing(|| "count connection slots".into())
     }
 
     /// How many background work leaves free: five, or a tenth if that is more, but never more than half of them.
@@ -64,9 +61,6 @@ mod tests {
         // A server or role with few must not keep it from everything.
         assert_eq!([left(7), left(2), left(1)], [3, 1, 0]);
         let slots = |free| Slots { usable: 97, free };
-        assert_eq!(
-            [slots(20).spare(), slots(9).spare(), slots(8).spare()],
-            [11, 0, -1]
-        );
+        assert_eq!([slots(20).spare(), slots(9).spare(), slots(8).spare()], [11, 0, -1]);
     }
 }

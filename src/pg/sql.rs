@@ -9,8 +9,7 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 pub use rows::{
-    Cell, Digested, Reference, Time, count_and_digest, digest_columns, digest_each, holds_time,
-    positions,
+    Cell, Digested, Reference, Time, count_and_digest, digest_columns, digest_each, holds_time, positions,
 };
 
 /// A finished statement, safe to send. Its literals may be secrets: a stored setting, a password within the
@@ -145,8 +144,7 @@ impl<T: Serialize + Sync> Literal for Json<T> {
 
 impl<T: Literal> Literal for Option<T> {
     fn literal(&self) -> String {
-        self.as_ref()
-            .map_or_else(|| "NULL".to_owned(), Literal::literal)
+        self.as_ref().map_or_else(|| "NULL".to_owned(), Literal::literal)
     }
 }
 
@@ -192,14 +190,9 @@ pub fn fill(text: &str, values: &[&dyn Literal]) -> Statement {
     let mut parts = text.split('$');
     filled.extend(parts.next());
     for part in parts {
-        let end = part
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(part.len());
+        let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
         let (number, rest) = part.split_at(end);
-        let value = number
-            .parse()
-            .ok()
-            .and_then(|n: usize| values.get(n.wrapping_sub(1)));
+        let value = number.parse().ok().and_then(|n: usize| values.get(n.wrapping_sub(1)));
         match value {
             Some(value) => filled += &value.literal(),
             None => {
@@ -289,10 +282,7 @@ pub fn create_registry(name: &str) -> Statement {
 
 /// `REVOKE ALL … FROM PUBLIC`: closes a database to all but its owner.
 pub fn revoke_public(name: &str) -> Statement {
-    Statement(format!(
-        "REVOKE ALL ON DATABASE {} FROM PUBLIC",
-        quote_ident(name)
-    ))
+    Statement(format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", quote_ident(name)))
 }
 
 /// `DROP DATABASE`. Run it with `statement_timeout = 0`: an interrupted one leaves an invalid database.
@@ -308,45 +298,27 @@ pub fn set_file_copy_method(clone: bool) -> Statement {
 
 /// `ALTER DATABASE … RENAME TO`.
 pub fn rename_database(from: &str, to: &str) -> Statement {
-    Statement(format!(
-        "ALTER DATABASE {} RENAME TO {}",
-        quote_ident(from),
-        quote_ident(to)
-    ))
+    Statement(format!("ALTER DATABASE {} RENAME TO {}", quote_ident(from), quote_ident(to)))
 }
 
 /// `ALTER DATABASE … OWNER TO`.
 pub fn owner(name: &str, role: &str) -> Statement {
-    Statement(format!(
-        "ALTER DATABASE {} OWNER TO {}",
-        quote_ident(name),
-        quote_ident(role)
-    ))
+    Statement(format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(role)))
 }
 
 /// `COMMENT ON DATABASE`. Succeeds for a missing database, so look for its oid first.
 pub fn comment_database(name: &str, comment: &str) -> Statement {
-    Statement(format!(
-        "COMMENT ON DATABASE {} IS {}",
-        quote_ident(name),
-        quote_literal(comment)
-    ))
+    Statement(format!("COMMENT ON DATABASE {} IS {}", quote_ident(name), quote_literal(comment)))
 }
 
 /// `ALTER DATABASE … ALLOW_CONNECTIONS`. Never on an invalid database: that ends the session.
 pub fn allow_connections(name: &str, allow: bool) -> Statement {
-    Statement(format!(
-        "ALTER DATABASE {} ALLOW_CONNECTIONS {allow}",
-        quote_ident(name)
-    ))
+    Statement(format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", quote_ident(name)))
 }
 
 /// `ALTER DATABASE … IS_TEMPLATE`. Never on an invalid database: that ends the session.
 pub fn is_template(name: &str, yes: bool) -> Statement {
-    Statement(format!(
-        "ALTER DATABASE {} IS_TEMPLATE {yes}",
-        quote_ident(name)
-    ))
+    Statement(format!("ALTER DATABASE {} IS_TEMPLATE {yes}", quote_ident(name)))
 }
 
 /// Puts a security label on a database.
@@ -361,20 +333,12 @@ pub fn security_label(database: &str, provider: &str, label: &str) -> Statement 
 
 /// `ALTER DATABASE … CONNECTION LIMIT`.
 pub fn connection_limit(name: &str, limit: i32) -> Statement {
-    Statement(format!(
-        "ALTER DATABASE {} CONNECTION LIMIT {limit}",
-        quote_ident(name)
-    ))
+    Statement(format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(name)))
 }
 
 /// Stores a setting with the database, or with a role in it; without a value, the session's present
 /// one: a list such as `search_path` must not be quoted as one literal.
-pub fn store_setting(
-    name: &str,
-    role: Option<&str>,
-    setting: &str,
-    value: Option<&str>,
-) -> Statement {
+pub fn store_setting(name: &str, role: Option<&str>, setting: &str, value: Option<&str>) -> Statement {
     // A custom setting's name is `class.name`; quoting each part keeps odd ones intact.
     let setting: Vec<String> = setting.split('.').map(quote_ident).collect();
     let setting = setting.join(".");
@@ -384,11 +348,7 @@ pub fn store_setting(
     };
     let whose = match role {
         None => format!("DATABASE {}", quote_ident(name)),
-        Some(role) => format!(
-            "ROLE {} IN DATABASE {}",
-            quote_ident(role),
-            quote_ident(name)
-        ),
+        Some(role) => format!("ROLE {} IN DATABASE {}", quote_ident(role), quote_ident(name)),
     };
     Statement(format!("ALTER {whose} SET {setting} {value}"))
 }
@@ -416,26 +376,18 @@ pub fn revoke(name: &str, privilege: &str, role: Option<&str>) -> Statement {
 
 /// A privilege comes from aclexplode; anything but letters would not be one.
 fn letters(privilege: &str) -> String {
-    privilege
-        .chars()
-        .filter(char::is_ascii_alphabetic)
-        .collect()
+    privilege.chars().filter(char::is_ascii_alphabetic).collect()
 }
 
 /// Makes the planner's statistics of some tables.
 pub fn analyze<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
-    let names =
-        tables.map(|(schema, table)| format!("{}.{}", quote_ident(schema), quote_ident(table)));
+    let names = tables.map(|(schema, table)| format!("{}.{}", quote_ident(schema), quote_ident(table)));
     Statement(format!("ANALYZE {}", names.collect::<Vec<_>>().join(", ")))
 }
 
 /// `VACUUM (FREEZE)` of one table.
 pub fn vacuum_freeze(schema: &str, table: &str) -> Statement {
-    Statement(format!(
-        "VACUUM (FREEZE) {}.{}",
-        quote_ident(schema),
-        quote_ident(table)
-    ))
+    Statement(format!("VACUUM (FREEZE) {}.{}", quote_ident(schema), quote_ident(table)))
 }
 
 /// Drops a subscription without a word to its publisher: one statement after the other.
@@ -463,17 +415,10 @@ pub fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> State
     let counts: Vec<String> = tables
         .enumerate()
         .map(|(n, (schema, table))| {
-            format!(
-                "SELECT {n} AS n, count(*) FROM ONLY {}.{}",
-                quote_ident(schema),
-                quote_ident(table)
-            )
+            format!("SELECT {n} AS n, count(*) FROM ONLY {}.{}", quote_ident(schema), quote_ident(table))
         })
         .collect();
-    Statement(format!(
-        "SELECT c.count FROM ({}) c ORDER BY c.n",
-        counts.join(" UNION ALL ")
-    ))
+    Statement(format!("SELECT c.count FROM ({}) c ORDER BY c.n", counts.join(" UNION ALL ")))
 }
 
 /// For each table one row with a `digest` of all of its rows, whatever their order.
@@ -492,11 +437,9 @@ pub fn digest_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Stat
 
 /// For each table one row with a `digest` of what its rows say beside times and random ids (UUIDs); null for
 /// tables of more than so many rows.
-pub fn digest_few_rows<'a>(
-    tables: impl Iterator<Item = (&'a str, &'a str)>,
-    few: usize,
-) -> Statement {
-    const TIME: &str = "[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?([.][0-9]+)? ?(Z|[+-][0-9:]{2,6})?";
+pub fn digest_few_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>, few: usize) -> Statement {
+    const TIME: &str =
+        "[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?([.][0-9]+)? ?(Z|[+-][0-9:]{2,6})?";
     const UUID: &str = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}";
     let pattern = quote_literal(&format!("{TIME}|{UUID}"));
     let digests = tables.enumerate().map(|(n, (schema, table))| {
@@ -514,10 +457,7 @@ pub fn digest_few_rows<'a>(
 /// One column of several queries, each of which has one row and its number `n`.
 fn in_order(queries: impl Iterator<Item = String>, column: &str) -> Statement {
     let queries: Vec<String> = queries.collect();
-    Statement(format!(
-        "SELECT c.{column} FROM ({}) c ORDER BY c.n",
-        queries.join(" UNION ALL ")
-    ))
+    Statement(format!("SELECT c.{column} FROM ({}) c ORDER BY c.n", queries.join(" UNION ALL ")))
 }
 
 #[cfg(test)]
@@ -529,32 +469,18 @@ mod tests {
         assert_eq!(quote_ident(r#"a"b\c'd"#), r#""a""b\c'd""#);
         assert_eq!(quote_literal("it's"), "'it''s'");
         assert_eq!(quote_literal(r"a\'b"), r" E'a\\''b'");
-        assert_eq!(
-            drop_database("x; DROP DATABASE y").text(),
-            r#"DROP DATABASE "x; DROP DATABASE y""#
-        );
+        assert_eq!(drop_database("x; DROP DATABASE y").text(), r#"DROP DATABASE "x; DROP DATABASE y""#);
     }
 
     #[test]
     fn an_outline_has_no_literals() {
         let outlines = [
             (
-                store_setting(
-                    "it's",
-                    Some("a\"b'c"),
-                    "app.key",
-                    Some("my 'secret\\' word"),
-                ),
+                store_setting("it's", Some("a\"b'c"), "app.key", Some("my 'secret\\' word")),
                 "ALTER ROLE \"a\"\"b'c\" IN DATABASE \"it's\" SET \"app\".\"key\" TO  E'…'",
             ),
-            (
-                fill("SELECT $1, x = $2", &[&"a", &"''"]),
-                "SELECT '…', x = '…'",
-            ),
-            (
-                comment_database("d", ""),
-                "COMMENT ON DATABASE \"d\" IS '…'",
-            ),
+            (fill("SELECT $1, x = $2", &[&"a", &"''"]), "SELECT '…', x = '…'"),
+            (comment_database("d", ""), "COMMENT ON DATABASE \"d\" IS '…'"),
             (Statement("SELECT 'never closed".into()), "SELECT '…'"),
             (Statement("SELECT 1".into()), "SELECT 1"),
         ];
@@ -567,19 +493,13 @@ mod tests {
     #[test]
     fn values_are_filled_in() {
         let odd = "it's $2 \\ \0";
-        let filled = fill(
-            "SELECT $1, $2::int, $3 + $2, $$",
-            &[&odd, &7_i64, &None::<f64>],
-        );
+        let filled = fill("SELECT $1, $2::int, $3 + $2, $$", &[&odd, &7_i64, &None::<f64>]);
         assert_eq!(
             filled.text(),
             "SELECT  E'it''s $2 \\\\ \u{fffd}', '7'::bigint::int, NULL + '7'::bigint, $$"
         );
         let of_json = fill("$1 $2 $3", &[&Json(["a'b"]), &true, &Oid(4_000_000_000)]);
-        assert_eq!(
-            of_json.text(),
-            "'[\"a''b\"]' 'true'::boolean '4000000000'::oid"
-        );
+        assert_eq!(of_json.text(), "'[\"a''b\"]' 'true'::boolean '4000000000'::oid");
     }
 
     #[test]

@@ -39,9 +39,7 @@ fn some_run(group: i32) -> bool {
     let mut seen = false;
     for process in processes.flatten() {
         let name = process.file_name();
-        let number = name
-            .to_str()
-            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        let number = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
         if let Some(stat) = number.and_then(stat).filter(|stat| stat.group == group) {
             seen = true;
             if stat.runs {
@@ -84,10 +82,7 @@ fn stat(pid: &str) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut words = text.rsplit_once(')')?.1.split_whitespace();
     let state = words.next()?;
-    Some(Stat {
-        runs: !state.starts_with(['Z', 'X']),
-        group: words.nth(1)?.parse().ok()?,
-    })
+    Some(Stat { runs: !state.starts_with(['Z', 'X']), group: words.nth(1)?.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -99,11 +94,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_is_gone_before_it_is_waited_for() {
-        let mut child = Command::new("sleep")
-            .arg("60")
-            .process_group(0)
-            .spawn()
-            .unwrap();
+        let mut child = Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let pid = child.id();
         assert!(is_alive(pid) && is_group_alive(pid));
         child.kill().unwrap();

@@ -168,13 +168,7 @@ pub async fn run_captured(
     output.end_left_overs(group, on_line).await;
     watchdog.dismiss().await;
     let tail = output.lines.finish(on_line);
-    Ok(Finished {
-        status: status.into(),
-        ended,
-        tail,
-        elapsed,
-        left,
-    })
+    Ok(Finished { status: status.into(), ended, tail, elapsed, left })
 }
 
 /// The reading end of the output.
@@ -187,11 +181,7 @@ struct Output {
 
 impl Output {
     fn new(pipe: pipe::Receiver) -> Self {
-        Output {
-            pipe: Some(pipe),
-            buffer: vec![0; 64 << 10].into(),
-            lines: Lines::default(),
-        }
+        Output { pipe: Some(pipe), buffer: vec![0; 64 << 10].into(), lines: Lines::default() }
     }
 
     /// Reads once; never returns after the end of file. Cancel safe.
@@ -208,12 +198,7 @@ impl Output {
 
     /// Reads what is there, until the end, a pause, or `longest`. A process that still holds the pipe
     /// must not keep us.
-    async fn drain(
-        &mut self,
-        pause: Duration,
-        longest: Duration,
-        on_line: &mut (dyn FnMut(&str) + Send),
-    ) {
+    async fn drain(&mut self, pause: Duration, longest: Duration, on_line: &mut (dyn FnMut(&str) + Send)) {
         let end = Instant::now() + longest;
         while self.pipe.is_some() {
             let until = end.min(Instant::now() + pause);
@@ -239,8 +224,7 @@ impl Output {
         terminate_group(group);
         if !self.gone_within(LEFT_OVER_GRACE, group, on_line).await {
             signal_group(group, Some(Signal::SIGKILL));
-            self.gone_within(Duration::from_millis(500), group, on_line)
-                .await;
+            self.gone_within(Duration::from_millis(500), group, on_line).await;
         }
         self.drain(QUIET / 4, QUIET, on_line).await;
     }

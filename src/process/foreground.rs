@@ -94,8 +94,7 @@ async fn next(signal: &mut Option<unix::Signal>) {
 pub(super) fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// A command that was started.
@@ -155,20 +154,12 @@ pub(super) async fn run(
     if place == Place::OwnGroup {
         command.process_group(0);
     }
-    let mut child = command
-        .spawn()
-        .map_err(|e| cannot_start(program, &job.cwd, e))?;
+    let mut child = command.spawn().map_err(|e| cannot_start(program, &job.cwd, e))?;
     let Some(pid) = child.id() else {
         return Err(Error::internal("a child without number"));
     };
-    started(Started {
-        pid,
-        group: (place == Place::OwnGroup).then_some(pid),
-    });
-    let target = Target {
-        pid: Pid::from_raw(pid.cast_signed()),
-        place,
-    };
+    started(Started { pid, group: (place == Place::OwnGroup).then_some(pid) });
+    let target = Target { pid: Pid::from_raw(pid.cast_signed()), place };
 
     let mut interrupts = Interrupts::default();
     let mut kill_at = None;

@@ -171,11 +171,8 @@ fn cannot_start(program: &OsString, cwd: &Path, cause: io::Error) -> Error {
     let program = Path::new(program);
     let shown = program.display();
     if !cwd.is_dir() {
-        return Error::failed(format!(
-            "cannot run `{shown}` in `{}`: no such folder",
-            cwd.display()
-        ))
-        .caused_by(cause);
+        return Error::failed(format!("cannot run `{shown}` in `{}`: no such folder", cwd.display()))
+            .caused_by(cause);
     }
     match cause.kind() {
         io::ErrorKind::NotFound if cwd.join(program).is_file() => {

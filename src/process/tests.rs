@@ -16,9 +16,7 @@ use crate::Kind;
 async fn capture(job: &Job, limit: Option<Duration>) -> (Finished, Vec<String>) {
     let mut lines = Vec::new();
     let mut on_line = |line: &str| lines.push(line.to_owned());
-    let finished = run_captured(job, limit, &CancellationToken::new(), &mut on_line)
-        .await
-        .unwrap();
+    let finished = run_captured(job, limit, &CancellationToken::new(), &mut on_line).await.unwrap();
     (finished, lines)
 }
 
@@ -27,23 +25,13 @@ async fn sh(script: &str) -> (Finished, Vec<String>) {
 }
 
 fn read_pid(path: &Path) -> Option<Pid> {
-    fs::read_to_string(path)
-        .ok()?
-        .strip_suffix('\n')?
-        .parse()
-        .ok()
-        .map(Pid::from_raw)
+    fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok().map(Pid::from_raw)
 }
 
 /// Whether a process runs. A zombie does not.
 fn runs(pid: Pid) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => !stat
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .trim_start()
-            .starts_with('Z'),
+        Ok(stat) => !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'),
         Err(_) => !Path::new("/proc/self/stat").exists() && kill(pid, None).is_ok(),
     }
 }
@@ -98,9 +86,7 @@ async fn lines_come_while_the_command_runs() {
         first.get_or_insert(start.elapsed());
     };
     let job = Job::shell("echo now; sleep 1; echo later", "/");
-    let finished = run_captured(&job, None, &CancellationToken::new(), &mut on_line)
-        .await
-        .unwrap();
+    let finished = run_captured(&job, None, &CancellationToken::new(), &mut on_line).await.unwrap();
     assert!(first.unwrap() + Duration::from_millis(500) < start.elapsed());
     assert!(finished.elapsed >= Duration::from_secs(1));
 }
@@ -108,7 +94,8 @@ async fn lines_come_while_the_command_runs() {
 #[tokio::test]
 async fn ten_megabytes_block_nobody() {
     let (finished, lines) =
-        sh("head -c 10000000 /dev/zero | tr '\\0' x; head -c 10000000 /dev/zero | tr '\\0' '\\n'; echo end").await;
+        sh("head -c 10000000 /dev/zero | tr '\\0' x; head -c 10000000 /dev/zero | tr '\\0' '\\n'; echo end")
+            .await;
     assert!(finished.status.success());
     assert_eq!(lines.len(), 10_000_001);
     assert_eq!(lines[0].chars().count(), 4097);
@@ -130,20 +117,14 @@ fn lines_are_split_for_people() {
     assert_eq!(split(&[b"a\r", b"\nb", b"", b"c\n"]), ["a", "bc"]);
     assert_eq!(split(&[b"caf\xc3", b"\xa9 \xff\n"]), ["café \u{fffd}"]);
     let long = vec![b'x'; 5000];
-    assert_eq!(
-        split(&[&long, &long, b"\nnext"]),
-        [format!("{}…", "x".repeat(4096)), "next".into()]
-    );
+    assert_eq!(split(&[&long, &long, b"\nnext"]), [format!("{}…", "x".repeat(4096)), "next".into()]);
     assert_eq!(split(&[&long[..4096], b"\n"]), ["x".repeat(4096)]);
     assert!(split(&[]).is_empty());
 }
 
 #[test]
 fn lines_lose_their_colours() {
-    assert_eq!(
-        plain("\x1b[1;31merror\x1b[0m: \x1b[38:5:1mx\x1b[K"),
-        "error: x"
-    );
+    assert_eq!(plain("\x1b[1;31merror\x1b[0m: \x1b[38:5:1mx\x1b[K"), "error: x");
     assert_eq!(plain("a\x1b[ qb\x1b[?25lc\x1b["), "abc");
     assert_eq!(plain("\x1b]0;title\x07 [31m"), "\x1b]0;title\x07 [31m");
 }
@@ -159,28 +140,18 @@ async fn a_tail_has_no_colours_and_a_line_has() {
 async fn no_input_own_directory_and_variables() {
     let dir = TempDir::new().unwrap();
     let cwd = dir.path().canonicalize().unwrap();
-    let mut job = Job::shell(
-        r#"cat; pwd; echo "$A|${HOME-unset}|${PATH:+path}|$B""#,
-        &cwd,
-    );
+    let mut job = Job::shell(r#"cat; pwd; echo "$A|${HOME-unset}|${PATH:+path}|$B""#, &cwd);
     job.env = vec![("A".into(), "x y".into()), ("B".into(), "again".into())];
     job.cleared = vec!["HOME".into(), "B".into()];
     let (_, lines) = capture(&job, None).await;
-    assert_eq!(
-        lines,
-        [cwd.display().to_string(), "x y|unset|path|again".into()]
-    );
+    assert_eq!(lines, [cwd.display().to_string(), "x y|unset|path|again".into()]);
     assert!(!format!("{job:?}").contains("x y"));
 }
 
 #[tokio::test]
 async fn arguments_arrive_as_they_are() {
     let argv = ["printf", "[%s]", "a b", "", "$HOME", "'", "-n", "*"];
-    let (_, lines) = capture(
-        &Job::new(argv.iter().map(OsString::from).collect(), "/"),
-        None,
-    )
-    .await;
+    let (_, lines) = capture(&Job::new(argv.iter().map(OsString::from).collect(), "/"), None).await;
     assert_eq!(lines, ["[a b][][$HOME]['][-n][*]"]);
 }
 
@@ -199,9 +170,7 @@ async fn a_signal_is_128_and_its_number() {
 #[tokio::test]
 async fn no_such_folder() {
     let job = Job::shell("true", "/no/such");
-    let error = run_captured(&job, None, &CancellationToken::new(), &mut |_| {})
-        .await
-        .unwrap_err();
+    let error = run_captured(&job, None, &CancellationToken::new(), &mut |_| {}).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Failed);
     assert!(error.message().contains("`/no/such`"), "{error:?}");
 }
@@ -211,19 +180,11 @@ async fn a_timeout_ends_the_whole_group() {
     let dir = TempDir::new().unwrap();
     let script = "sleep 300 & echo $! > pid; echo started; wait; sleep 300";
     let start = Instant::now();
-    let (finished, lines) = capture(
-        &Job::shell(script, dir.path()),
-        Some(Duration::from_millis(500)),
-    )
-    .await;
+    let (finished, lines) = capture(&Job::shell(script, dir.path()), Some(Duration::from_millis(500))).await;
     assert_eq!(finished.ended, Ended::TimedOut);
     assert_eq!(finished.status, Status::Signaled(15));
     assert_eq!(lines, ["started"]);
-    assert!(
-        start.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     assert!(!runs(read_pid(&dir.path().join("pid")).unwrap()));
 }
 
@@ -234,20 +195,12 @@ async fn who_ignores_term_is_killed() {
     let (finished, _) = capture(&Job::shell(script, "/"), Some(Duration::from_millis(300))).await;
     assert_eq!(finished.status, Status::Signaled(9));
     assert_eq!(finished.ended, Ended::TimedOut);
-    assert!(
-        start.elapsed() > GRACE && start.elapsed() < GRACE * 2,
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() > GRACE && start.elapsed() < GRACE * 2, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
 async fn who_is_stopped_is_ended_too() {
-    let (finished, _) = capture(
-        &Job::shell("kill -STOP $$", "/"),
-        Some(Duration::from_millis(300)),
-    )
-    .await;
+    let (finished, _) = capture(&Job::shell("kill -STOP $$", "/"), Some(Duration::from_millis(300))).await;
     assert_eq!(finished.status, Status::Signaled(15));
 }
 
@@ -255,22 +208,11 @@ async fn who_is_stopped_is_ended_too() {
 async fn cancel_ends_it() {
     let cancel = CancellationToken::new();
     let mut on_line = |_: &str| cancel.cancel();
-    let job = Job::shell(
-        "trap 'echo bye; exit 7' TERM; echo go; while :; do sleep 0.05; done",
-        "/",
-    );
-    let finished = run_captured(&job, None, &cancel, &mut on_line)
-        .await
-        .unwrap();
-    assert_eq!(
-        (finished.ended, finished.status),
-        (Ended::Cancelled, Status::Exited(7))
-    );
+    let job = Job::shell("trap 'echo bye; exit 7' TERM; echo go; while :; do sleep 0.05; done", "/");
+    let finished = run_captured(&job, None, &cancel, &mut on_line).await.unwrap();
+    assert_eq!((finished.ended, finished.status), (Ended::Cancelled, Status::Exited(7)));
     // Between them some shells say what became of their child.
-    assert_eq!(
-        (&*finished.tail[0], finished.tail.last().unwrap().as_str()),
-        ("go", "bye")
-    );
+    assert_eq!((&*finished.tail[0], finished.tail.last().unwrap().as_str()), ("go", "bye"));
 }
 
 #[tokio::test]
@@ -289,11 +231,7 @@ async fn what_is_left_behind_is_ended() {
         let pid = read_pid(&dir.path().join(name)).unwrap();
         assert!(within(1, || !runs(pid)).await, "{name}");
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -304,11 +242,7 @@ async fn a_chatty_daemon_outside_the_group_keeps_nobody() {
     let start = Instant::now();
     let (finished, _) = capture(&Job::shell(script, dir.path()), None).await;
     assert!(finished.status.success());
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let daemon = read_pid(&dir.path().join("pid")).unwrap();
     let _ = kill(daemon, Signal::SIGKILL);
 }
@@ -320,11 +254,7 @@ async fn who_asks_on_the_terminal_fails_at_once() {
     if std::env::var_os(VICTIM).is_none() {
         let test = std::env::current_exe().unwrap();
         let status = std::process::Command::new("script")
-            .args([
-                "-qec",
-                &format!("{} --exact {TEST}", test.display()),
-                "/dev/null",
-            ])
+            .args(["-qec", &format!("{} --exact {TEST}", test.display()), "/dev/null"])
             .env(VICTIM, "/")
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
@@ -335,10 +265,7 @@ async fn who_asks_on_the_terminal_fails_at_once() {
         }
         return;
     }
-    let job = Job::shell(
-        "exec 3</dev/tty || exit 9; stty -echo <&3; read x <&3; echo read $?",
-        "/",
-    );
+    let job = Job::shell("exec 3</dev/tty || exit 9; stty -echo <&3; read x <&3; echo read $?", "/");
     let (finished, lines) = capture(&job, Some(Duration::from_secs(3))).await;
     assert_eq!(finished.ended, Ended::ByItself);
     assert_ne!(finished.status, Status::Exited(9), "no terminal");
@@ -374,16 +301,8 @@ async fn the_command_ends_when_we_are_killed() {
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name);
     let mut victim = victim("the_command_ends_when_we_are_killed", dir.path());
-    assert!(
-        within(20, || read_pid(&at("leader"))
-            .and(read_pid(&at("child")))
-            .is_some())
-        .await
-    );
-    let (leader, child) = (
-        read_pid(&at("leader")).unwrap(),
-        read_pid(&at("child")).unwrap(),
-    );
+    assert!(within(20, || read_pid(&at("leader")).and(read_pid(&at("child"))).is_some()).await);
+    let (leader, child) = (read_pid(&at("leader")).unwrap(), read_pid(&at("child")).unwrap());
     assert!(runs(leader) && runs(child));
     victim.kill().unwrap();
     victim.wait().unwrap();
@@ -415,15 +334,9 @@ async fn there_is_no_moment_without_watchdog() {
     let here = dir.path().canonicalize().unwrap();
     let left = || {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        processes
-            .filter(|p| fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == here))
-            .count()
+        processes.filter(|p| fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == here)).count()
     };
-    assert!(
-        within(9, || left() == 0).await,
-        "{} processes are left",
-        left()
-    );
+    assert!(within(9, || left() == 0).await, "{} processes are left", left());
 }
 
 #[tokio::test]
@@ -437,9 +350,7 @@ async fn the_watchdog_is_gone_after_a_normal_end() {
     let mut during = 0;
     let mut on_line = |_: &str| during = watchdogs();
     let job = Job::shell("echo x; sleep 0.2", "/");
-    run_captured(&job, None, &CancellationToken::new(), &mut on_line)
-        .await
-        .unwrap();
+    run_captured(&job, None, &CancellationToken::new(), &mut on_line).await.unwrap();
     if Path::new("/proc/self").exists() {
         assert_eq!(during, 1);
     }
@@ -448,11 +359,7 @@ async fn the_watchdog_is_gone_after_a_normal_end() {
     // Nor after a dropped future: then it has ended the command first.
     let dir = TempDir::new().unwrap();
     let dropped = sh_in("echo $$ > pid; sleep 300", dir.path());
-    assert!(
-        tokio::time::timeout(Duration::from_secs(1), dropped)
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_secs(1), dropped).await.is_err());
     let pid = read_pid(&dir.path().join("pid")).unwrap();
     assert!(within(3, || !runs(pid)).await);
     assert!(within(3, || watchdogs() == 0).await);
@@ -500,32 +407,16 @@ async fn foreground_passes_status_and_signals_on() {
     }
     let mut signals = Signals::subscribe().unwrap();
     let status = |script: &str| Job::shell(script, "/");
-    let run_own = async |job: &Job, signals: &mut Signals| {
-        run(job, signals, Place::OwnGroup, drop).await.unwrap()
-    };
+    let run_own =
+        async |job: &Job, signals: &mut Signals| run(job, signals, Place::OwnGroup, drop).await.unwrap();
 
-    assert_eq!(
-        run_own(&status("exit 5"), &mut signals).await,
-        Status::Exited(5)
-    );
-    assert_eq!(
-        run_own(&status("kill -TERM $$"), &mut signals).await.code(),
-        143
-    );
+    assert_eq!(run_own(&status("exit 5"), &mut signals).await, Status::Exited(5));
+    assert_eq!(run_own(&status("kill -TERM $$"), &mut signals).await.code(), 143);
 
     // To the group: the shell waits for its child, which must get it too.
-    for (signal, code) in [
-        (Signal::SIGINT, 130),
-        (Signal::SIGTERM, 143),
-        (Signal::SIGHUP, 129),
-    ] {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
         raise_later(&[(200, signal)]);
-        assert_eq!(
-            run_own(&status("sleep 20; exit 0"), &mut signals)
-                .await
-                .code(),
-            code
-        );
+        assert_eq!(run_own(&status("sleep 20; exit 0"), &mut signals).await.code(), code);
     }
 
     // One that came before the start is kept.
@@ -551,18 +442,10 @@ async fn on_a_terminal_the_command_hears_ctrl_c_by_itself() {
     let mut signals = Signals::subscribe().unwrap();
     let group = nix::unistd::getpgrp();
     let dir = TempDir::new().unwrap();
-    let mut job = Job::shell(
-        "ps -o pgid= -p $$ > pgid 2>/dev/null; sleep 1; exit 4",
-        dir.path(),
-    );
+    let mut job = Job::shell("ps -o pgid= -p $$ > pgid 2>/dev/null; sleep 1; exit 4", dir.path());
     // To us alone, twice: neither passed on nor taken for more than it is.
     raise_later(&[(100, Signal::SIGINT), (300, Signal::SIGINT)]);
-    assert_eq!(
-        run(&job, &mut signals, Place::OurGroup, drop)
-            .await
-            .unwrap(),
-        Status::Exited(4)
-    );
+    assert_eq!(run(&job, &mut signals, Place::OurGroup, drop).await.unwrap(), Status::Exited(4));
     let pgid = fs::read_to_string(dir.path().join("pgid")).unwrap();
     if !pgid.is_empty() {
         assert_eq!(pgid.trim(), group.to_string());
@@ -570,24 +453,9 @@ async fn on_a_terminal_the_command_hears_ctrl_c_by_itself() {
 
     job.argv = ["sleep", "20"].map(OsString::from).to_vec();
     raise_later(&[(100, Signal::SIGTERM)]);
-    assert_eq!(
-        run(&job, &mut signals, Place::OurGroup, drop)
-            .await
-            .unwrap()
-            .code(),
-        143
-    );
-    raise_later(&[
-        (100, Signal::SIGINT),
-        (300, Signal::SIGINT),
-        (500, Signal::SIGINT),
-    ]);
-    assert_eq!(
-        run(&job, &mut signals, Place::OurGroup, drop)
-            .await
-            .unwrap(),
-        Status::Signaled(15)
-    );
+    assert_eq!(run(&job, &mut signals, Place::OurGroup, drop).await.unwrap().code(), 143);
+    raise_later(&[(100, Signal::SIGINT), (300, Signal::SIGINT), (500, Signal::SIGINT)]);
+    assert_eq!(run(&job, &mut signals, Place::OurGroup, drop).await.unwrap(), Status::Signaled(15));
 }
 
 #[tokio::test]
@@ -608,12 +476,7 @@ async fn what_was_ignored_stays_ignored() {
     let mut signals = Signals::subscribe().unwrap();
     kill(Pid::this(), Signal::SIGHUP).unwrap();
     let job = Job::shell("kill -HUP $$; exit 6", "/");
-    assert_eq!(
-        run(&job, &mut signals, Place::OwnGroup, drop)
-            .await
-            .unwrap(),
-        Status::Exited(6)
-    );
+    assert_eq!(run(&job, &mut signals, Place::OwnGroup, drop).await.unwrap(), Status::Exited(6));
 }
 
 #[tokio::test]
@@ -621,12 +484,7 @@ async fn foreground_leaves_background_children_alone() {
     let dir = TempDir::new().unwrap();
     let mut signals = Signals::subscribe().unwrap();
     let job = Job::shell("sleep 60 >/dev/null 2>&1 & echo $! > pid", dir.path());
-    assert!(
-        run(&job, &mut signals, Place::OwnGroup, drop)
-            .await
-            .unwrap()
-            .success()
-    );
+    assert!(run(&job, &mut signals, Place::OwnGroup, drop).await.unwrap().success());
     let pid = read_pid(&dir.path().join("pid")).unwrap();
     assert!(runs(pid));
     kill(pid, Signal::SIGKILL).unwrap();
@@ -646,10 +504,7 @@ async fn programs_that_cannot_be_started() {
         run_foreground(&job, &mut signals, drop).await.unwrap_err()
     };
     for (program, part) in [
-        (
-            Path::new("no-such-program"),
-            "no program `no-such-program` found",
-        ),
+        (Path::new("no-such-program"), "no program `no-such-program` found"),
         (&plain, "plain` cannot be executed"),
         (&script, "script`"),
     ] {
@@ -659,8 +514,5 @@ async fn programs_that_cannot_be_started() {
         assert_eq!(error.hints().len(), 1);
     }
     let error = error(Path::new("true"), Path::new("/no/such")).await;
-    assert_eq!(
-        (error.kind(), error.message().contains("no such folder")),
-        (Kind::Failed, true)
-    );
+    assert_eq!((error.kind(), error.message().contains("no such folder")), (Kind::Failed, true));
 }

@@ -62,10 +62,7 @@ impl Watchdog {
             .stderr(Stdio::null())
             .spawn()
             .map_err(failed)?;
-        let leash = child
-            .stdin
-            .take()
-            .ok_or_else(|| Error::internal("no pipe to the watchdog"))?;
+        let leash = child.stdin.take().ok_or_else(|| Error::internal("no pipe to the watchdog"))?;
         Ok(Watchdog { child, leash })
     }
 
@@ -83,10 +80,7 @@ impl Watchdog {
         // If it is gone already, so much the better.
         let _ = self.leash.write_all(b"farewell\n").await;
         drop(self.leash);
-        if tokio::time::timeout(Duration::from_secs(2), self.child.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(Duration::from_secs(2), self.child.wait()).await.is_err() {
             tracing::warn!("the watchdog does not end by itself");
             let _ = self.child.kill().await;
         }

@@ -56,10 +56,8 @@ const LOOK: &str = concat!(
        WHERE d.clone_id = c.id) AS sessions ",
     of_owner!("repository = $3 ORDER BY created_at, id")
 );
-const ELSEWHERE: &str = concat!(
-    "SELECT count(*) ",
-    of_owner!("repository <> $3 AND repository ->> 'common_dir' = $4")
-);
+const ELSEWHERE: &str =
+    concat!("SELECT count(*) ", of_owner!("repository <> $3 AND repository ->> 'common_dir' = $4"));
 
 /// The clones that are kept for branches and worktrees of the asker's repository; `sessions` is 0. `None` if
 /// the asker has none.
@@ -69,15 +67,7 @@ pub(super) fn here(checkout: &Checkout) -> Option<Statement> {
 
 fn fill(query: &'static str, checkout: &Checkout) -> Option<Statement> {
     let repository = checkout.repository.as_ref()?;
-    Some(sql::fill(
-        query,
-        &[
-            &checkout.machine,
-            &checkout.owner,
-            &Json(repository),
-            &repository.common_dir,
-        ],
-    ))
+    Some(sql::fill(query, &[&checkout.machine, &checkout.owner, &Json(repository), &repository.common_dir]))
 }
 
 impl BoundRow {
@@ -97,18 +87,11 @@ impl Registry {
         self.read_bound(LOOK, checkout).await
     }
 
-    async fn read_bound(
-        &mut self,
-        query: &'static str,
-        checkout: &Checkout,
-    ) -> Result<Vec<BoundRow>> {
+    async fn read_bound(&mut self, query: &'static str, checkout: &Checkout) -> Result<Vec<BoundRow>> {
         let Some(statement) = fill(query, checkout) else {
             return Ok(Vec::new());
         };
-        self.session()
-            .rows(statement)
-            .await
-            .doing(|| "list the clones of this repository".into())
+        self.session().rows(statement).await.doing(|| "list the clones of this repository".into())
     }
 
     /// How many clones are kept for another repository that was, or on a copied machine is, in the place of
@@ -120,10 +103,7 @@ impl Registry {
         let Some(statement) = fill(ELSEWHERE, checkout) else {
             return Ok(0);
         };
-        self.session()
-            .scalar(statement)
-            .await
-            .doing(|| "count the clones of another repository".into())
+        self.session().scalar(statement).await.doing(|| "count the clones of another repository".into())
     }
 
     /// Keeps the answer to [`here`] for [`Registry::bound_here`]: it came with a message that was sent anyway.

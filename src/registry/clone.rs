@@ -172,8 +172,7 @@ const BY_NAME: &str = select!(
 const BY_NAMES: &str = "SELECT id FROM pgstencil.clone c WHERE (state <> 'creating' AND name = ANY($1)) OR EXISTS (SELECT FROM pgstencil.database d \
      WHERE d.clone_id = c.id AND d.name = ANY($1) AND d.state = 'present') \
      ORDER BY (state = 'leased') DESC, created_at DESC";
-const ITS_DATABASES: &str =
-    "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.clone_id = $1)";
+const ITS_DATABASES: &str = "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.clone_id = $1)";
 const INSERT: &str = "INSERT INTO pgstencil.clone \
      (id, project, definition, fingerprint, template_id, name, state, lease, holder) \
      VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8)";
@@ -282,9 +281,9 @@ pub struct CloneOnServer {
 impl CloneOnServer {
     /// Whether one of its databases has one of these names.
     pub fn stands_under(&self, names: &[String]) -> bool {
-        self.found.iter().any(|found| {
-            names.contains(&found.name) && self.databases.iter().any(|row| row.is(found))
-        })
+        self.found
+            .iter()
+            .any(|found| names.contains(&found.name) && self.databases.iter().any(|row| row.is(found)))
     }
 
     /// Whether any of its databases is as it was made.
@@ -309,10 +308,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn clones(&mut self) -> Result<Vec<CloneRow>> {
-        self.session()
-            .rows(sql::fill(ALL, &[]))
-            .await
-            .doing(|| "list clones".into())
+        self.session().rows(sql::fill(ALL, &[])).await.doing(|| "list clones".into())
     }
 
     /// A clone by its id.
@@ -344,8 +340,7 @@ impl Registry {
     /// The driver's.
     pub async fn intend_clone(&mut self, new: &NewClone<'_>) -> Result<Vec<DatabaseRow>> {
         let mut rows = self.intend_clones(std::slice::from_ref(new), &[]).await?;
-        rows.pop()
-            .ok_or_else(|| Error::internal("a clone was not registered"))
+        rows.pop().ok_or_else(|| Error::internal("a clone was not registered"))
     }
 
     /// Takes the locks of clones that are about to be made, then writes them and the intent to create their
@@ -361,11 +356,8 @@ impl Registry {
         clones: &[NewClone<'_>],
         also: &[Statement],
     ) -> Result<Vec<Vec<DatabaseRow>>> {
-        let answers = self
-            .session()
-            .send_all(&intents(clones, also))
-            .await
-            .doing(|| "register a clone".into())?;
+        let answers =
+            self.session().send_all(&intents(clones, also)).await.doing(|| "register a clone".into())?;
         answers
             .iter()
             // The setting and the locks; then a clone, its databases, a clone, …
@@ -413,9 +405,7 @@ impl Registry {
                 .doing(doing);
             match asked {
                 // A database that is dropped while the server looks at it makes it fail; then it is gone.
-                Err(e)
-                    if tries < 5 && matches!(sqlstate(&e).as_deref(), Some("42704" | "3D000")) =>
-                {
+                Err(e) if tries < 5 && matches!(sqlstate(&e).as_deref(), Some("42704" | "3D000")) => {
                     tries += 1;
                 }
                 asked => break asked?,
@@ -435,12 +425,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_command(
-        &mut self,
-        clones: &[String],
-        pid: u32,
-        group: Option<u32>,
-    ) -> Result<()> {
+    pub async fn note_command(&mut self, clones: &[String], pid: u32, group: Option<u32>) -> Result<()> {
         let ids = clones.to_vec();
         let group = group.map(i64::from);
         self.session()
@@ -576,14 +561,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn held_locks(&mut self) -> Result<std::collections::HashSet<LockKey>> {
-        let rows: Vec<(Oid, Oid)> = self
-            .session()
-            .rows(sql::fill(HELD, &[]))
-            .await
-            .doing(|| "read the locks".into())?;
-        Ok(rows
-            .into_iter()
-            .map(|(c, o)| LockKey::from_halves(c.0, o.0))
-            .collect())
+        let rows: Vec<(Oid, Oid)> =
+            self.session().rows(sql::fill(HELD, &[])).await.doing(|| "read the locks".into())?;
+        Ok(rows.into_iter().map(|(c, o)| LockKey::from_halves(c.0, o.0)).collect())
     }
 }

@@ -106,12 +106,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn last_two_differed(
-        &mut self,
-        project: &str,
-        definition: &str,
-        core: &str,
-    ) -> Result<bool> {
+    pub async fn last_two_differed(&mut self, project: &str, definition: &str, core: &str) -> Result<bool> {
         self.session()
             .scalar(sql::fill(LAST_TWO, &[&project, &definition, &core]))
             .await

@@ -56,8 +56,7 @@ const COLUMNS_OF: &str = "SELECT id, role, private_name, name, nonce, oid, state
 const INSERT: &str = "INSERT INTO pgstencil.database \
      (template_id, clone_id, role, ordinal, private_name, name, nonce, state) VALUES ";
 const NEW: &str = "($1, $2, $3, $4, $5, $6, $7, 'creating')";
-const RETURNING: &str =
-    " RETURNING id, role, private_name, name, nonce, oid, state, bytes, files, replay";
+const RETURNING: &str = " RETURNING id, role, private_name, name, nonce, oid, state, bytes, files, replay";
 const CREATED: &str = "UPDATE pgstencil.database SET oid = $2 WHERE id = $1 AND state = 'creating'";
 const BESIDE: &str = "SELECT d.datname::text FROM pg_database d WHERE d.oid > $2 \
      AND (d.datname::text = 'test_' || $1 OR starts_with(d.datname::text, $1 || '_')) \
@@ -75,9 +74,7 @@ const GONE: &str = "DELETE FROM pgstencil.database WHERE id = $1";
 impl DatabaseRow {
     /// The mark that its comment must carry.
     pub fn mark(&self) -> Mark {
-        Mark {
-            nonce: self.nonce.clone(),
-        }
+        Mark { nonce: self.nonce.clone() }
     }
 
     /// Whether what the server shows is this very database, and of our role: name, oid and mark. As
@@ -164,13 +161,12 @@ impl fmt::Display for Estranged {
             Estranged::Unmarked => f.write_str(
                 "its comment, which held pgstencil's mark, was changed, so it is not pgstencil's any more",
             ),
-            Estranged::Opened => f.write_str(
-                "it was opened while it was nobody's, so it is not pgstencil's any more",
-            ),
-            Estranged::Owner(role) => write!(
-                f,
-                "it belongs to role `{role}` now; a sweep drops it once it has the right to"
-            ),
+            Estranged::Opened => {
+                f.write_str("it was opened while it was nobody's, so it is not pgstencil's any more")
+            }
+            Estranged::Owner(role) => {
+                write!(f, "it belongs to role `{role}` now; a sweep drops it once it has the right to")
+            }
         }
     }
 }
@@ -245,10 +241,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn databases_of(&mut self, owner: &Owner) -> Result<Vec<DatabaseRow>> {
-        self.session()
-            .rows(of(owner))
-            .await
-            .doing(|| "read the registry's databases".into())
+        self.session().rows(of(owner)).await.doing(|| "read the registry's databases".into())
     }
 
     /// Those databases of a template or a clone that a drop would leave alone, and why.
@@ -257,10 +250,8 @@ impl Registry {
     /// The driver's.
     pub async fn estranged(&mut self, owner: &Owner) -> Result<Vec<(DatabaseRow, Estranged)>> {
         let rows = self.databases_of(owner).await?;
-        let names: Vec<String> = rows
-            .iter()
-            .flat_map(|row| [row.private_name.clone(), row.name.clone()])
-            .collect();
+        let names: Vec<String> =
+            rows.iter().flat_map(|row| [row.private_name.clone(), row.name.clone()]).collect();
         let oids: Vec<Oid> = rows.iter().filter_map(|row| row.oid).collect();
         let found = catalog::databases(self.session(), &names, &oids).await?;
         Ok(rows
@@ -345,9 +336,7 @@ impl Registry {
         }
         for answer in answers {
             let names: Vec<(String,)> = answer.read().doing(doing)?;
-            remains
-                .beside
-                .push(names.into_iter().map(|(name,)| name).collect());
+            remains.beside.push(names.into_iter().map(|(name,)| name).collect());
         }
         Ok(remains)
     }
@@ -412,9 +401,7 @@ pub async fn set_present(
     (bytes, files): (i64, i64),
     replay: &Replay,
 ) -> std::result::Result<(), sqlx::Error> {
-    session
-        .execute(sql::fill(PRESENT, &[&id, &bytes, &files, &Json(replay)]))
-        .await?;
+    session.execute(sql::fill(PRESENT, &[&id, &bytes, &files, &Json(replay)])).await?;
     Ok(())
 }
 
@@ -422,11 +409,7 @@ pub async fn set_present(
 ///
 /// # Errors
 /// The driver's.
-pub async fn set_shape(
-    session: &mut Session,
-    id: i64,
-    shape: &str,
-) -> std::result::Result<(), sqlx::Error> {
+pub async fn set_shape(session: &mut Session, id: i64, shape: &str) -> std::result::Result<(), sqlx::Error> {
     session.execute(sql::fill(SHAPE, &[&id, &shape])).await?;
     Ok(())
 }
@@ -435,10 +418,7 @@ pub async fn set_shape(
 ///
 /// # Errors
 /// The driver's.
-pub async fn keep_private_name(
-    session: &mut Session,
-    id: i64,
-) -> std::result::Result<(), sqlx::Error> {
+pub async fn keep_private_name(session: &mut Session, id: i64) -> std::result::Result<(), sqlx::Error> {
     session.execute(sql::fill(UNNAMED, &[&id])).await?;
     Ok(())
 }
@@ -449,10 +429,7 @@ pub async fn keep_private_name(
 /// The driver's.
 pub async fn adopt(session: &mut Session, id: i64, oid: Oid) -> Result<()> {
     session
-        .execute(sql::fill(
-            "UPDATE pgstencil.database SET oid = $2 WHERE id = $1",
-            &[&id, &oid],
-        ))
+        .execute(sql::fill("UPDATE pgstencil.database SET oid = $2 WHERE id = $1", &[&id, &oid]))
         .await
         .doing(|| "adopt the database that the build made anew".into())?;
     Ok(())

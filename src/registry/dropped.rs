@@ -51,20 +51,14 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn take_dropped(
-        &mut self,
-        names: &[String],
-        asker: &Asker<'_>,
-    ) -> Result<Option<DroppedRow>> {
+    pub async fn take_dropped(&mut self, names: &[String], asker: &Asker<'_>) -> Result<Option<DroppedRow>> {
         let rows: Vec<DroppedRow> = self
             .session()
             .rows(sql::fill(NAMED, &[&names]))
             .await
             .doing(|| "see what became of an earlier clone".into())?;
-        let own: Vec<DroppedRow> = rows
-            .into_iter()
-            .filter(|row| asker.has(&row.owner, &row.holder.0, &row.project))
-            .collect();
+        let own: Vec<DroppedRow> =
+            rows.into_iter().filter(|row| asker.has(&row.owner, &row.holder.0, &row.project)).collect();
         let ids: Vec<i64> = own.iter().map(|row| row.id).collect();
         if !ids.is_empty() {
             self.session()

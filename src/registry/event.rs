@@ -189,18 +189,8 @@ impl Registry {
         millis: u64,
         files: Option<usize>,
     ) -> Result<()> {
-        let event = NewEvent {
-            project,
-            definition,
-            fingerprint,
-            outcome,
-            millis,
-            files,
-        };
-        self.session()
-            .execute(event.insert())
-            .await
-            .doing(|| "note what happened in the registry".into())?;
+        let event = NewEvent { project, definition, fingerprint, outcome, millis, files };
+        self.session().execute(event.insert()).await.doing(|| "note what happened in the registry".into())?;
         Ok(())
     }
 
@@ -209,10 +199,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn note_hit(&mut self, hit: &Hit<'_>) -> Result<()> {
-        self.session()
-            .send(hit.statements())
-            .await
-            .doing(|| "note a hit in the registry".into())?;
+        self.session().send(hit.statements()).await.doing(|| "note a hit in the registry".into())?;
         Ok(())
     }
 
@@ -221,16 +208,9 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn tallies(
-        &mut self,
-        definition: Option<&str>,
-        last: Option<Duration>,
-    ) -> Result<Vec<Tally>> {
+    pub async fn tallies(&mut self, definition: Option<&str>, last: Option<Duration>) -> Result<Vec<Tally>> {
         self.session()
-            .rows(sql::fill(
-                TALLY,
-                &[&definition, &last.map(|d| d.as_secs_f64())],
-            ))
+            .rows(sql::fill(TALLY, &[&definition, &last.map(|d| d.as_secs_f64())]))
             .await
             .doing(|| "add up what happened".into())
     }
@@ -246,10 +226,7 @@ impl Registry {
         fingerprint: &Fingerprint,
     ) -> Result<bool> {
         self.session()
-            .scalar(sql::fill(
-                DIFFERED,
-                &[&project, &definition, &fingerprint.to_string()],
-            ))
+            .scalar(sql::fill(DIFFERED, &[&project, &definition, &fingerprint.to_string()]))
             .await
             .doing(|| "read what became of extensions".into())
     }
@@ -270,22 +247,13 @@ impl Registry {
         self.costs_by(RECENT_COSTS, project, definition).await
     }
 
-    async fn costs_by(
-        &mut self,
-        query: &'static str,
-        project: &str,
-        definition: &str,
-    ) -> Result<Costs> {
+    async fn costs_by(&mut self, query: &'static str, project: &str, definition: &str) -> Result<Costs> {
         let (full, extension, hit): (Option<i64>, Option<i64>, Option<i64>) = self
             .session()
             .one(sql::fill(query, &[&project, &definition]))
             .await
             .doing(|| "read what builds took".into())?;
         let time = |millis: Option<i64>| Some(Duration::from_millis(u64::try_from(millis?).ok()?));
-        Ok(Costs {
-            full: time(full),
-            extension: time(extension),
-            hit: time(hit),
-        })
+        Ok(Costs { full: time(full), extension: time(extension), hit: time(hit) })
     }
 }

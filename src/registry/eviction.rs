@@ -74,8 +74,7 @@ const RESIDENTS: &str = "SELECT t.id, t.project, t.definition, t.fingerprint, t.
      coalesce((SELECT sum(d.bytes) FROM pgstencil.database d WHERE d.template_id = t.id), 0)::bigint AS bytes, \
      CASE WHEN t.base_fingerprint IS NULL THEN t.build_ms END AS full_ms \
      FROM pgstencil.template t WHERE t.state = 'ready' ORDER BY t.id";
-const LIMITS: &str =
-    "SELECT name, max_bytes, max_templates, max_idle_s, keep FROM pgstencil.project";
+const LIMITS: &str = "SELECT name, max_bytes, max_templates, max_idle_s, keep FROM pgstencil.project";
 const NOTE_LIMITS: &str = "INSERT INTO pgstencil.project AS p \
      (name, max_bytes, max_templates, max_idle_s, keep, warm, warm_max, grace_s) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO UPDATE SET \
@@ -106,8 +105,7 @@ const EVICT: &str = "WITH gone AS (UPDATE pgstencil.template SET state = 'broken
        RETURNING project, definition, fingerprint) \
      INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis) \
      SELECT project, definition, fingerprint, 'evicted', 0 FROM gone";
-const IS_READY: &str =
-    "SELECT EXISTS (SELECT FROM pgstencil.template WHERE id = $1 AND state = 'ready')";
+const IS_READY: &str = "SELECT EXISTS (SELECT FROM pgstencil.template WHERE id = $1 AND state = 'ready')";
 const PIN: &str = "UPDATE pgstencil.template SET pinned = $2 WHERE id = $1 AND state = 'ready'";
 
 /// What [`Registry::renew_limits`] runs.
@@ -115,15 +113,8 @@ pub(super) fn renew(project: &str, limits: &EvictionSettings, clone: &CloneSetti
     write(RENEW_LIMITS, project, limits, clone)
 }
 
-fn write(
-    query: &str,
-    project: &str,
-    limits: &EvictionSettings,
-    clone: &CloneSettings,
-) -> Statement {
-    let max_size = limits
-        .max_size
-        .map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+fn write(query: &str, project: &str, limits: &EvictionSettings, clone: &CloneSettings) -> Statement {
+    let max_size = limits.max_size.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
     sql::fill(
         query,
         &[
@@ -175,10 +166,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn builds(&mut self) -> Result<Vec<BuildRow>> {
-        self.session()
-            .rows(sql::fill(BUILDS, &[]))
-            .await
-            .doing(|| "read what builds took".into())
+        self.session().rows(sql::fill(BUILDS, &[])).await.doing(|| "read what builds took".into())
     }
 
     /// The limits of all projects that have built something.
@@ -186,10 +174,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn limits(&mut self) -> Result<Vec<LimitsRow>> {
-        self.session()
-            .rows(sql::fill(LIMITS, &[]))
-            .await
-            .doing(|| "read the limits of the projects".into())
+        self.session().rows(sql::fill(LIMITS, &[])).await.doing(|| "read the limits of the projects".into())
     }
 
     /// Notes the limits of a project for evictions and sweeps that others start.
@@ -202,8 +187,7 @@ impl Registry {
         limits: &EvictionSettings,
         clone: &CloneSettings,
     ) -> Result<()> {
-        self.write_limits(write(NOTE_LIMITS, project, limits, clone))
-            .await
+        self.write_limits(write(NOTE_LIMITS, project, limits, clone)).await
     }
 
     /// Notes the limits of a project if others were noted before, so that nobody evicts by those.
@@ -220,10 +204,7 @@ impl Registry {
     }
 
     async fn write_limits(&mut self, statement: Statement) -> Result<()> {
-        self.session()
-            .execute(statement)
-            .await
-            .doing(|| "note the limits of the project".into())?;
+        self.session().execute(statement).await.doing(|| "note the limits of the project".into())?;
         Ok(())
     }
 
@@ -283,10 +264,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn note_use(&mut self, id: i64) -> Result<()> {
-        self.session()
-            .execute(template::touch(id, 0))
-            .await
-            .doing(|| "note a use of a template".into())?;
+        self.session().execute(template::touch(id, 0)).await.doing(|| "note a use of a template".into())?;
         Ok(())
     }
 }

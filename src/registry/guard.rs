@@ -141,20 +141,15 @@ pub(super) async fn explain(session: &mut Session, name: &str) -> Error {
         Ok((.., faults)) => {
             let error = Error::new(
                 Kind::Permission,
-                format!(
-                    "registry database `{name}` is not used: another role could run code in it"
-                ),
+                format!("registry database `{name}` is not used: another role could run code in it"),
             );
             let error = faults.into_iter().fold(error, Error::detail);
             error
                 .hint("drop what is named here: pgstencil needs none of it")
                 .hint("to keep it, give this role a registry of its own: `[server] registry = \"…\"` in pgstencil.toml")
         }
-        Err(e) => Error::new(
-            Kind::Permission,
-            format!("registry database `{name}` belongs to another role"),
-        )
-        .caused_by(e),
+        Err(e) => Error::new(Kind::Permission, format!("registry database `{name}` belongs to another role"))
+            .caused_by(e),
     }
 }
 
@@ -185,12 +180,7 @@ const OWNER: &str = "SELECT pg_get_userbyid(datdba)::text FROM pg_catalog.pg_dat
 
 /// A refused connection with the registry means that another role made it; which one, any other database
 /// tells.
-pub(super) async fn owned_by_another(
-    error: Error,
-    endpoint: &Endpoint,
-    name: &str,
-    limit: &Limit,
-) -> Error {
+pub(super) async fn owned_by_another(error: Error, endpoint: &Endpoint, name: &str, limit: &Limit) -> Error {
     if error.kind() != Kind::Permission {
         return error;
     }
@@ -198,10 +188,7 @@ pub(super) async fn owned_by_another(
     for database in endpoint.maintenance().iter().filter(|d| *d != name) {
         match Session::open(endpoint, database, limit).await {
             Ok(mut session) => {
-                owner = session
-                    .first_scalar::<String>(sql::fill(OWNER, &[&name]))
-                    .await
-                    .unwrap_or_default();
+                owner = session.first_scalar::<String>(sql::fill(OWNER, &[&name])).await.unwrap_or_default();
                 session.close().await;
                 break;
             }

@@ -120,11 +120,7 @@ impl Registry {
     ) -> Result<Vec<HandedOver>> {
         let ids: Vec<&str> = clones.iter().map(|clone| clone.id).collect();
         let doing = || format!("hand clone {} over", ids.join(", "));
-        let answers = self
-            .session()
-            .send_all(&making_over(clones, leased, notes))
-            .await
-            .doing(doing);
+        let answers = self.session().send_all(&making_over(clones, leased, notes)).await.doing(doing);
         let answers = match answers {
             // The check of the schema; see above.
             Err(e) if sqlstate(&e).as_deref() == Some("23514") => {
@@ -136,9 +132,7 @@ impl Registry {
             }
             other => other?,
         };
-        let here = clones
-            .first()
-            .and_then(|c| bound::here(&c.tenure.asker.holder.checkout));
+        let here = clones.first().and_then(|c| bound::here(&c.tenure.asker.holder.checkout));
         self.note_bound(answers.last().filter(|_| here.is_some()));
         let mut answers = answers.iter().skip(1);
         let mut handed_over = Vec::new();
@@ -158,10 +152,7 @@ impl Registry {
             let Some(expires_at) = expires_at else {
                 return Err(given_up(clone.id));
             };
-            handed_over.push(HandedOver {
-                oids: oids.into_iter().map(|(oid,)| oid).collect(),
-                expires_at,
-            });
+            handed_over.push(HandedOver { oids: oids.into_iter().map(|(oid,)| oid).collect(), expires_at });
         }
         Ok(handed_over)
     }
@@ -171,12 +162,7 @@ impl Registry {
     ///
     /// # Errors
     /// That the clone was given up meanwhile; the driver's.
-    pub async fn begin_lease(
-        &mut self,
-        id: &str,
-        name: &str,
-        tenure: &Tenure<'_>,
-    ) -> Result<Option<String>> {
+    pub async fn begin_lease(&mut self, id: &str, name: &str, tenure: &Tenure<'_>) -> Result<Option<String>> {
         let [_, leased] = self
             .session()
             .send([sql::flushed(), owner::lease(id, name, tenure)])
@@ -207,17 +193,13 @@ impl Registry {
         };
         let mut statements = vec![sql::flushed()];
         let looks = named.iter();
-        statements.extend(
-            looks.map(|(row, name)| sql::fill(warm, &[&row.database_id, name, &row.mark()])),
-        );
+        statements.extend(looks.map(|(row, name)| sql::fill(warm, &[&row.database_id, name, &row.mark()])));
         for (row, name) in named {
             statements.push(sql::rename_database(&row.private_name, name));
             statements.push(sql::allow_connections(name, true));
         }
         // Their locks are held since the claim, so nothing else can have changed them.
-        let clones: Vec<_> = named
-            .chunk_by(|(a, _), (b, _)| a.clone_id == b.clone_id)
-            .collect();
+        let clones: Vec<_> = named.chunk_by(|(a, _), (b, _)| a.clone_id == b.clone_id).collect();
         let first = statements.len();
         for (clone, tenure) in clones.iter().zip(tenures).filter(|_| leased) {
             let (row, name) = &clone[0];
@@ -234,11 +216,7 @@ impl Registry {
             let hits = i64::from(count_hit);
             statements.push(template::touch(row.template_id, hits));
         }
-        let done = self
-            .session()
-            .send_all(&statements)
-            .await
-            .doing(|| "hand a warm clone over".into());
+        let done = self.session().send_all(&statements).await.doing(|| "hand a warm clone over".into());
         let answers = match done {
             Ok(answers) => answers,
             // Somebody has the name: the whole message was taken back.

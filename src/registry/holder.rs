@@ -104,9 +104,8 @@ impl Checkout {
         };
         // A worktree elsewhere may be called like the main one.
         let common = self.repository.as_ref().map(|r| Path::new(&r.common_dir));
-        let main = common
-            .filter(|common| common.ends_with(".git"))
-            .and_then(|common| common.parent()?.file_name());
+        let main =
+            common.filter(|common| common.ends_with(".git")).and_then(|common| common.parent()?.file_name());
         match main.is_some_and(|main| main == name.as_str()) {
             true => Some(format!("{name}/{name}")),
             false => Some(name.clone()),
@@ -184,10 +183,7 @@ mod tests {
             let checkout = Checkout {
                 top: top.into(),
                 worktree: worktree.map(Into::into),
-                repository: Some(Repository {
-                    common_dir: "/src/shop/.git".into(),
-                    ..Repository::default()
-                }),
+                repository: Some(Repository { common_dir: "/src/shop/.git".into(), ..Repository::default() }),
                 ..Checkout::default()
             };
             checkout.worktree_name()

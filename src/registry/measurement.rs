@@ -71,10 +71,7 @@ impl Registry {
             ))
             .await
             .doing(|| "note what a copy costs".into())?;
-        self.session()
-            .execute(sql::fill(TRIM, &[]))
-            .await
-            .doing(|| "forget old measurements".into())?;
+        self.session().execute(sql::fill(TRIM, &[])).await.doing(|| "forget old measurements".into())?;
         Ok(())
     }
 }

@@ -84,20 +84,14 @@ impl Registry {
             }
             return Ok(registry);
         }
-        Err(Error::failed(format!(
-            "registry database `{name}` disappears as often as it is created"
-        )))
+        Err(Error::failed(format!("registry database `{name}` disappears as often as it is created")))
     }
 
     /// Opens the registry for reading; `None` if there is none. Writes nothing.
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn open_existing(
-        endpoint: &Endpoint,
-        name: &str,
-        limit: &Limit,
-    ) -> Result<Option<Self>> {
+    pub async fn open_existing(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<Option<Self>> {
         let Some((registry, seen)) = Registry::enter(endpoint, name, limit).await? else {
             return Ok(None);
         };
@@ -110,10 +104,10 @@ impl Registry {
                 registry.close().await;
                 refused.map(|()| None)
             }
-            Look::Older(_) => Err(Error::config(format!(
-                "registry database `{name}` is of an older version of pgstencil"
-            ))
-            .hint("any command that creates something upgrades it, such as `pgstencil ensure`")),
+            Look::Older(_) => {
+                Err(Error::config(format!("registry database `{name}` is of an older version of pgstencil"))
+                    .hint("any command that creates something upgrades it, such as `pgstencil ensure`"))
+            }
         }
     }
 
@@ -122,11 +116,7 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn open_database(
-        endpoint: &Endpoint,
-        name: &str,
-        limit: &Limit,
-    ) -> Result<Option<Session>> {
+    pub async fn open_database(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<Option<Session>> {
         let entered = Registry::enter(endpoint, name, limit).await?;
         Ok(entered.map(|(registry, _)| registry.session))
     }
@@ -148,9 +138,7 @@ impl Registry {
                 session.close().await;
                 Err(error)
             }
-            Err(EnterError::Other(error)) => {
-                Err(guard::owned_by_another(error, endpoint, name, limit).await)
-            }
+            Err(EnterError::Other(error)) => Err(guard::owned_by_another(error, endpoint, name, limit).await),
         }
     }
 
@@ -228,10 +216,7 @@ impl Registry {
     pub async fn start_over(&mut self) -> Result<bool> {
         let doing = || "use a session again".to_owned();
         let guard = self.guard.clone();
-        let start = sql::fill(
-            "SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()",
-            &[],
-        );
+        let start = sql::fill("SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()", &[]);
         let [_, answer] = self.session.send([guard, start]).await.doing(doing)?;
         let (version,): (i32,) = answer.one().doing(doing)?;
         Ok(version == SCHEMA.len() as i32)
@@ -268,17 +253,9 @@ impl Registry {
     /// Installs or upgrades our tables, under a lock: two first users get one registry.
     async fn install(&mut self, name: &str, limit: &Limit) -> Result<()> {
         let key = LockKey::registry();
-        while !self
-            .session
-            .try_lock(key)
-            .await
-            .doing(|| "lock the registry".into())?
-        {
+        while !self.session.try_lock(key).await.doing(|| "lock the registry".into())? {
             limit
-                .pause(
-                    std::time::Duration::from_millis(20),
-                    "another process that installs the registry",
-                )
+                .pause(std::time::Duration::from_millis(20), "another process that installs the registry")
                 .await?;
         }
         let guard = self.guard.clone();
@@ -287,9 +264,7 @@ impl Registry {
             Err(e) if is_refusal(&e) => {
                 return Err(guard::explain(&mut self.session, name).await);
             }
-            asked => {
-                asked.and_then(|[_, mut answer]| answer.rows.pop().ok_or(sqlx::Error::RowNotFound))
-            }
+            asked => asked.and_then(|[_, mut answer]| answer.rows.pop().ok_or(sqlx::Error::RowNotFound)),
         };
         let version = match self.judge(seen)? {
             Look::Current => SCHEMA.len(),
@@ -309,19 +284,13 @@ impl Registry {
             let files = SCHEMA.iter().skip(version);
             statements.extend(files.map(|file| sql::fill(file, &[])));
             let latest = SCHEMA.len() as i32;
-            statements.push(sql::fill(
-                "UPDATE pgstencil.meta SET version = $1",
-                &[&latest],
-            ));
+            statements.push(sql::fill("UPDATE pgstencil.meta SET version = $1", &[&latest]));
             self.session
                 .send_all(&statements)
                 .await
                 .doing(|| format!("install version {latest} of the registry in `{name}`"))?;
         }
-        self.session
-            .unlock(key)
-            .await
-            .doing(|| "unlock the registry".into())?;
+        self.session.unlock(key).await.doing(|| "unlock the registry".into())?;
         Ok(())
     }
 
@@ -334,10 +303,7 @@ impl Registry {
         }
         let relations: i64 = self
             .session
-            .scalar(sql::fill(
-                "SELECT count(*) FROM pg_class WHERE oid >= 16384",
-                &[],
-            ))
+            .scalar(sql::fill("SELECT count(*) FROM pg_class WHERE oid >= 16384", &[]))
             .await
             .doing(|| format!("look into database `{name}`"))?;
         if relations > 0 {
@@ -352,8 +318,7 @@ impl Registry {
 
 /// Whether what belongs to this runtime goes on while the caller, on the same runtime or another, waits.
 pub(crate) fn is_driven(runtime: &Handle) -> bool {
-    runtime.id() == Handle::current().id()
-        || runtime.runtime_flavor() != RuntimeFlavor::CurrentThread
+    runtime.id() == Handle::current().id() || runtime.runtime_flavor() != RuntimeFlavor::CurrentThread
 }
 
 enum Look {
@@ -396,11 +361,7 @@ async fn create(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<()> {
     }
     Err(Error::new(
         Kind::Connect,
-        format!(
-            "the server at {} has none of the databases {}",
-            endpoint.place(),
-            missing.join(", ")
-        ),
+        format!("the server at {} has none of the databases {}", endpoint.place(), missing.join(", ")),
     )
     .hint("name a database in the server URL that exists: `postgresql://HOST/DATABASE`"))
 }

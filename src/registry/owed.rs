@@ -47,13 +47,7 @@ impl<'a> Debtor<'a> {
     }
 
     fn values(&self) -> [&dyn sql::Literal; 5] {
-        [
-            &self.project,
-            &self.name,
-            &self.machine,
-            &self.top,
-            &self.below,
-        ]
+        [&self.project, &self.name, &self.machine, &self.top, &self.below]
     }
 }
 
@@ -114,10 +108,7 @@ macro_rules! own {
 /// After a week nobody knows any more what was made beside the clone.
 macro_rules! forgetting {
     ($then:expr) => {
-        concat!(
-            "WITH old AS (DELETE FROM pgstencil.owed WHERE due_at < now() - interval '7 days') ",
-            $then
-        )
+        concat!("WITH old AS (DELETE FROM pgstencil.owed WHERE due_at < now() - interval '7 days') ", $then)
     };
 }
 
@@ -237,11 +228,8 @@ impl Registry {
         if !self.session().try_lock(key).await.doing(doing)? {
             return Ok(None);
         }
-        let [done, _] = self
-            .session()
-            .send([sql::fill(BROKEN_OFF, &[&clone]), key.unlock()])
-            .await
-            .doing(doing)?;
+        let [done, _] =
+            self.session().send([sql::fill(BROKEN_OFF, &[&clone]), key.unlock()]).await.doing(doing)?;
         Ok(Some(done.count == 1))
     }
 }

@@ -61,9 +61,7 @@ impl CloneOwner {
     fn is_of(&self, checkout: &Checkout) -> bool {
         match (self.name.as_str(), checkout.owner.as_str()) {
             ("", "") => {
-                self.machine == checkout.machine
-                    && self.top == checkout.top
-                    && self.below == checkout.below
+                self.machine == checkout.machine && self.top == checkout.top && self.below == checkout.below
             }
             (ours, theirs) => ours == theirs,
         }
@@ -116,11 +114,7 @@ impl Bound {
         match &checkout.repository {
             None => Bound::default(),
             Some(_) => Bound {
-                branch: checkout
-                    .branch
-                    .as_ref()
-                    .filter(local)
-                    .map(|b| b.name.clone()),
+                branch: checkout.branch.as_ref().filter(local).map(|b| b.name.clone()),
                 worktree: worktree.then(|| checkout.worktree.clone().unwrap_or_default()),
             },
         }
@@ -155,11 +149,7 @@ pub struct Asker<'a> {
 impl<'a> Asker<'a> {
     /// By the settings of a config.
     pub fn new(holder: &'a Holder, project: &'a str, settings: &CloneSettings) -> Self {
-        Asker {
-            holder,
-            project,
-            shares: settings.named == Named::Project,
-        }
+        Asker { holder, project, shares: settings.named == Named::Project }
     }
 
     /// Whether a clone of this owner is the asker's. `holder`: who had it last; `project`: its own.
@@ -178,10 +168,7 @@ impl<'a> Asker<'a> {
         let own = self.holder;
         match &owner.role {
             Some(_) => owner.same_role && owner.is_of(&own.checkout),
-            None => {
-                (&own.host, &own.user, &own.worktree)
-                    == (&holder.host, &holder.user, &holder.worktree)
-            }
+            None => (&own.host, &own.user, &own.worktree) == (&holder.host, &holder.user, &holder.worktree),
         }
     }
 }
@@ -266,9 +253,7 @@ impl<'a> Tenure<'a> {
 
     /// Seconds that it is kept from each command in its checkout on; `None` if that does not matter.
     fn branch_seconds(&self) -> Option<f64> {
-        self.lease
-            .seconds()
-            .filter(|_| !self.typed && !self.bound.is_free())
+        self.lease.seconds().filter(|_| !self.typed && !self.bound.is_free())
     }
 }
 
@@ -346,14 +331,7 @@ pub(super) fn seen(asker: &Asker<'_>) -> Option<Statement> {
     checkout.repository.as_ref()?;
     Some(sql::fill(
         SEEN,
-        &[
-            &asker.project,
-            &checkout.owner,
-            &checkout.machine,
-            &checkout.top,
-            &checkout.below,
-            &asker.shares,
-        ],
+        &[&asker.project, &checkout.owner, &checkout.machine, &checkout.top, &checkout.below, &asker.shares],
     ))
 }
 
@@ -370,11 +348,7 @@ impl Registry {
         tenure: &Tenure<'_>,
         takes: bool,
     ) -> Result<Option<Option<String>>> {
-        let Asker {
-            holder,
-            shares,
-            project,
-        } = tenure.asker;
+        let Asker { holder, shares, project } = tenure.asker;
         let (id, checkout) = (&row.id, &holder.checkout);
         let mut statements = vec![sql::flushed()];
         statements.push(sql::fill(
@@ -400,9 +374,8 @@ impl Registry {
                 &checkout.top,
                 &checkout.below,
             ];
-            let values: Vec<&dyn sql::Literal> = std::iter::once(id as &dyn sql::Literal)
-                .chain(own)
-                .collect();
+            let values: Vec<&dyn sql::Literal> =
+                std::iter::once(id as &dyn sql::Literal).chain(own).collect();
             statements.push(sql::fill(OWN, &values));
         }
         if takes || tenure.asker.is_owner(&row.owner, &row.holder.0) {
@@ -420,10 +393,7 @@ impl Registry {
             Some(answer) => answer.read().doing(doing)?,
             None => Vec::new(),
         };
-        Ok(renewed
-            .into_iter()
-            .next()
-            .map(|(until,)| until.as_deref().and_then(super::handover::rfc_3339)))
+        Ok(renewed.into_iter().next().map(|(until,)| until.as_deref().and_then(super::handover::rfc_3339)))
     }
 
     /// Notes a command in the asker's checkout: see [`CloneRow::bound`]. Writes at most once an hour.
@@ -433,11 +403,8 @@ impl Registry {
     pub async fn note_command_in_checkout(&mut self, asker: &Asker<'_>) -> Result<()> {
         let here = bound::here(&asker.holder.checkout);
         if let (Some(seen), Some(here)) = (seen(asker), here) {
-            let [_, here] = self
-                .session()
-                .send([seen, here])
-                .await
-                .doing(|| "note a command in this checkout".into())?;
+            let [_, here] =
+                self.session().send([seen, here]).await.doing(|| "note a command in this checkout".into())?;
             self.note_bound(Some(&here));
         }
         Ok(())

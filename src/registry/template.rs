@@ -97,9 +97,7 @@ impl TemplateRow {
             Some(now) => format!("has {now} now"),
             None => "is gone".to_owned(),
         };
-        Some(format!(
-            "collation `{name}` had version {then} when it was built, and {now}"
-        ))
+        Some(format!("collation `{name}` had version {then} when it was built, and {now}"))
     }
 
     /// The lock of the right to build it.
@@ -108,11 +106,7 @@ impl TemplateRow {
     /// That its fingerprint is none.
     pub fn build_key(&self) -> Result<LockKey> {
         let fingerprint = self.fingerprint.parse()?;
-        Ok(LockKey::build(
-            &self.project,
-            &self.definition,
-            &fingerprint,
-        ))
+        Ok(LockKey::build(&self.project, &self.definition, &fingerprint))
     }
 }
 
@@ -191,8 +185,7 @@ const SHAPES: &str = "SELECT d.template_id, d.role, d.shape FROM pgstencil.datab
      WHERE t.project = $1 AND t.definition = $2 AND t.state = 'ready' ORDER BY d.template_id, d.ordinal";
 const RECIPE_BY_ID: &str = "SELECT recipe FROM pgstencil.template WHERE id = $1";
 const READY_BY_ID: &str = select!("WHERE id = $1 AND state = 'ready'");
-const ITS_DATABASES: &str =
-    "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.template_id = $1)";
+const ITS_DATABASES: &str = "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.template_id = $1)";
 
 const FIND: &str = select!(
     "WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = $4 \
@@ -239,14 +232,11 @@ const SETTLE_TRIED: &str = "UPDATE pgstencil.template SET settle_attempts = sett
      settle_tried_at = now(), settle_failure = NULL WHERE id = $1";
 const SETTLE_TAKEN_BACK: &str = "UPDATE pgstencil.template \
      SET settle_attempts = greatest(settle_attempts - 1, 0) WHERE id = $1";
-const LOG: &str =
-    "UPDATE pgstencil.template SET log_tail = $2 WHERE id = $1 AND state = 'building'";
+const LOG: &str = "UPDATE pgstencil.template SET log_tail = $2 WHERE id = $1 AND state = 'building'";
 const BREAK: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, \
      kept_until = CASE WHEN $3 THEN now() + interval '1 day' END WHERE id = $1 AND state <> 'broken'";
-const PROVISIONAL: &str =
-    "UPDATE pgstencil.template SET provisional = true WHERE id = $1 AND chain > 0";
-const TOUCH: &str =
-    "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
+const PROVISIONAL: &str = "UPDATE pgstencil.template SET provisional = true WHERE id = $1 AND chain > 0";
+const TOUCH: &str = "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
 const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = now(), last_used_at = now(), \
      built_with = $2, build_ms = $3 WHERE id = $1 AND state = 'building'";
 /// Of a template with unlogged tables: see the schema.
@@ -294,16 +284,7 @@ impl Registry {
     ) -> Result<Option<TemplateRow>> {
         let role = self.facts().began_as.clone();
         self.session()
-            .first(sql::fill(
-                FIND,
-                &[
-                    &project,
-                    &definition,
-                    &fingerprint.to_string(),
-                    &state,
-                    &role,
-                ],
-            ))
+            .first(sql::fill(FIND, &[&project, &definition, &fingerprint.to_string(), &state, &role]))
             .await
             .doing(|| "look a template up in the registry".into())
     }
@@ -364,11 +345,8 @@ impl Registry {
         let fingerprint = fingerprint.to_string();
         let role = self.facts().began_as.clone();
         let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint, &role]);
-        let id: Option<i64> = self
-            .session()
-            .first_scalar(of)
-            .await
-            .doing(|| "look a template up in the registry".into())?;
+        let id: Option<i64> =
+            self.session().first_scalar(of).await.doing(|| "look a template up in the registry".into())?;
         match id {
             Some(id) => Ok(Some(self.hold_template(id).await?)),
             None => Ok(None),
@@ -391,8 +369,7 @@ impl Registry {
     /// The driver's.
     pub async fn hold_unsealed(&mut self, id: i64) -> Result<Hold> {
         let role = self.facts().began_as.clone();
-        self.hold(id, sql::fill(UNSEALED_BY_ID, &[&id, &role]))
-            .await
+        self.hold(id, sql::fill(UNSEALED_BY_ID, &[&id, &role])).await
     }
 
     async fn hold(&mut self, id: i64, row: Statement) -> Result<Hold> {
@@ -432,19 +409,13 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn templates(&mut self) -> Result<Vec<TemplateRow>> {
-        self.session()
-            .rows(sql::fill(ALL, &[]))
-            .await
-            .doing(|| "list templates".into())
+        self.session().rows(sql::fill(ALL, &[])).await.doing(|| "list templates".into())
     }
 
     /// What the hashes of variables are keyed with.
     async fn recipe_key(&mut self) -> Result<RecipeKey> {
-        let digits: String = self
-            .session()
-            .scalar(sql::fill(KEY, &[]))
-            .await
-            .doing(|| "read the key of recipes".into())?;
+        let digits: String =
+            self.session().scalar(sql::fill(KEY, &[])).await.doing(|| "read the key of recipes".into())?;
         let byte = |at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
         let key: Vec<u8> = (0..digits.len()).step_by(2).filter_map(byte).collect();
         Ok(RecipeKey::new(key))
@@ -464,16 +435,10 @@ impl Registry {
         let doing = || "list the templates of a definition".to_owned();
         let key = self.recipe_key().await?;
         let role = self.facts().began_as.clone();
-        let rows: Vec<TemplateRow> = self
-            .session()
-            .rows(sql::fill(READY_OF, &[&project, &definition, &role]))
-            .await
-            .doing(doing)?;
-        let recipes: Vec<(i64, serde_json::Value)> = self
-            .session()
-            .rows(sql::fill(RECIPES, &[&project, &definition]))
-            .await
-            .doing(doing)?;
+        let rows: Vec<TemplateRow> =
+            self.session().rows(sql::fill(READY_OF, &[&project, &definition, &role])).await.doing(doing)?;
+        let recipes: Vec<(i64, serde_json::Value)> =
+            self.session().rows(sql::fill(RECIPES, &[&project, &definition])).await.doing(doing)?;
         let mut recipes: HashMap<i64, serde_json::Value> = recipes.into_iter().collect();
         Ok(rows
             .into_iter()
@@ -520,17 +485,12 @@ impl Registry {
     ) -> std::result::Result<Option<i64>, sqlx::Error> {
         let old: Option<(i64,)> = self
             .session()
-            .first(sql::fill(
-                REPLACE,
-                &[&project, &definition, &fingerprint.to_string(), &new],
-            ))
+            .first(sql::fill(REPLACE, &[&project, &definition, &fingerprint.to_string(), &new]))
             .await?;
         let Some((old,)) = old else {
             return Ok(None);
         };
-        self.session()
-            .execute(sql::fill(INHERIT, &[&new, &old]))
-            .await?;
+        self.session().execute(sql::fill(INHERIT, &[&new, &old])).await?;
         Ok(Some(old))
     }
 
@@ -601,10 +561,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn unfinished_templates(&mut self) -> Result<Vec<TemplateRow>> {
-        self.session()
-            .rows(sql::fill(DEAD, &[]))
-            .await
-            .doing(|| "list unfinished templates".into())
+        self.session().rows(sql::fill(DEAD, &[])).await.doing(|| "list unfinished templates".into())
     }
 
     /// Registers a build that is about to start.
@@ -679,10 +636,7 @@ impl Registry {
     ) -> std::result::Result<bool, sqlx::Error> {
         let [done, _] = self
             .session()
-            .send([
-                sql::fill(READY, &[&id, &Json(built_with), &millis]),
-                sql::fill(INTACT, &[&id]),
-            ])
+            .send([sql::fill(READY, &[&id, &Json(built_with), &millis]), sql::fill(INTACT, &[&id])])
             .await?;
         Ok(done.count == 1)
     }
@@ -692,19 +646,11 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_source(
-        &mut self,
-        name: &str,
-        oid: Oid,
-        contents: Option<&str>,
-    ) -> Result<()> {
+    pub async fn note_source(&mut self, name: &str, oid: Oid, contents: Option<&str>) -> Result<()> {
         let role = self.facts().began_as.clone();
         let why = format!("database `{name}`, which its build started from, has changed since");
         self.session()
-            .execute(sql::fill(
-                SOURCE_CHANGED,
-                &[&name, &oid, &contents, &why, &role],
-            ))
+            .execute(sql::fill(SOURCE_CHANGED, &[&name, &oid, &contents, &why, &role]))
             .await
             .doing(|| "note that a database has changed".into())?;
         Ok(())
@@ -740,10 +686,7 @@ impl Registry {
         let [done, _] = self
             .session()
             .send([
-                sql::fill(
-                    UNSEALED,
-                    &[&id, &why, &Json(note), &Json(built_with), &millis],
-                ),
+                sql::fill(UNSEALED, &[&id, &why, &Json(note), &Json(built_with), &millis]),
                 sql::fill(INTACT, &[&id]),
             ])
             .await?;
@@ -777,21 +720,13 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn shapes(
-        &mut self,
-        project: &str,
-        definition: &str,
-    ) -> Result<Vec<(i64, Vec<Shape>)>> {
-        self.read_shapes(sql::fill(SHAPES, &[&project, &definition]))
-            .await
+    pub async fn shapes(&mut self, project: &str, definition: &str) -> Result<Vec<(i64, Vec<Shape>)>> {
+        self.read_shapes(sql::fill(SHAPES, &[&project, &definition])).await
     }
 
     async fn read_shapes(&mut self, statement: Statement) -> Result<Vec<(i64, Vec<Shape>)>> {
-        let rows: Vec<(i64, String, Option<String>)> = self
-            .session()
-            .rows(statement)
-            .await
-            .doing(|| "read the shapes of templates".into())?;
+        let rows: Vec<(i64, String, Option<String>)> =
+            self.session().rows(statement).await.doing(|| "read the shapes of templates".into())?;
         let mut all: Vec<(i64, Vec<Shape>)> = Vec::new();
         for (id, role, shape) in rows {
             match all.last_mut() {
@@ -825,10 +760,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn forget_template(&mut self, id: i64) -> Result<()> {
-        self.session()
-            .execute(sql::fill(DELETE, &[&id]))
-            .await
-            .doing(|| "forget a template".into())?;
+        self.session().execute(sql::fill(DELETE, &[&id])).await.doing(|| "forget a template".into())?;
         Ok(())
     }
 }

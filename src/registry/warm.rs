@@ -75,9 +75,7 @@ pub struct ClaimedRow {
 impl ClaimedRow {
     /// How its comment must end.
     pub(super) fn mark(&self) -> String {
-        let mark = Mark {
-            nonce: self.nonce.clone(),
-        };
+        let mark = Mark { nonce: self.nonce.clone() };
         mark.ending()
     }
 }
@@ -183,9 +181,7 @@ fn which_extended(definition: &Definition) -> &'static str {
         (Extend::Append, AfterExtend::Verify) => {
             " AND (base_fingerprint IS NULL OR provisional AND extend <> 'always')"
         }
-        (Extend::Append, AfterExtend::Keep) => {
-            " AND (base_fingerprint IS NULL OR extend <> 'always')"
-        }
+        (Extend::Append, AfterExtend::Keep) => " AND (base_fingerprint IS NULL OR extend <> 'always')",
         (Extend::Always, AfterExtend::Verify) => " AND (base_fingerprint IS NULL OR provisional)",
         (Extend::Always, AfterExtend::Keep) => "",
     }
@@ -195,8 +191,7 @@ fn which_extended(definition: &Definition) -> &'static str {
 const WARM: &str = "WITH offered AS (UPDATE pgstencil.clone SET state = 'warm', lock_key = $2 \
        WHERE id = $1 AND state = 'creating' RETURNING id) \
      UPDATE pgstencil.database d SET state = 'present' FROM offered WHERE d.clone_id = offered.id";
-const RELEASE_WARM: &str =
-    "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state = 'warm'";
+const RELEASE_WARM: &str = "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state = 'warm'";
 /// What is left of a template's demand: a third a minute on (1/e). A clock may be set back.
 macro_rules! with_demand {
     ($before:literal, $after:literal) => {
@@ -208,10 +203,8 @@ macro_rules! with_demand {
     };
 }
 
-const DEMAND: &str = with_demand!(
-    "UPDATE pgstencil.template SET demand_at = now(), demand = ",
-    " + $2 WHERE id = $1"
-);
+const DEMAND: &str =
+    with_demand!("UPDATE pgstencil.template SET demand_at = now(), demand = ", " + $2 WHERE id = $1");
 const STOCK: &str = with_demand!(
     "SELECT t.id, (",
     ")::float8 AS demand, \
@@ -266,11 +259,7 @@ impl Registry {
     pub async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<(Vec<ClaimedRow>, Vec<Finding>)> {
         let doing = || "take a warm clone".to_owned();
         let findings = comparison::findings(wish.project, &wish.definition.name);
-        let [claimed, findings] = self
-            .session()
-            .send([claim(wish), findings])
-            .await
-            .doing(doing)?;
+        let [claimed, findings] = self.session().send([claim(wish), findings]).await.doing(doing)?;
         let mut rows: Vec<ClaimedRow> = claimed.read().doing(doing)?;
         rows.sort_by(|a, b| (&a.clone_id, a.ordinal).cmp(&(&b.clone_id, b.ordinal)));
         Ok((rows, findings.read().doing(doing)?))
@@ -287,9 +276,7 @@ impl Registry {
             .await
             .doing(|| format!("offer warm clone {id}"))?;
         match done.count {
-            0 => Err(Error::failed(format!(
-                "warm clone {id} was given up while it was made"
-            ))),
+            0 => Err(Error::failed(format!("warm clone {id} was given up while it was made"))),
             _ => Ok(()),
         }
     }
@@ -324,10 +311,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn note_full_disk(&mut self) -> Result<()> {
-        self.session()
-            .execute(sql::fill(FULL, &[]))
-            .await
-            .doing(|| "note that the disk is full".into())?;
+        self.session().execute(sql::fill(FULL, &[])).await.doing(|| "note that the disk is full".into())?;
         Ok(())
     }
 
@@ -343,10 +327,7 @@ impl Registry {
     ) -> Result<Option<StockRow>> {
         let role = self.facts().began_as.clone();
         self.session()
-            .first(sql::fill(
-                STOCK,
-                &[&project, &definition, &fingerprint.to_string(), &role],
-            ))
+            .first(sql::fill(STOCK, &[&project, &definition, &fingerprint.to_string(), &role]))
             .await
             .doing(|| "see how many warm clones there are".into())
     }
@@ -368,17 +349,10 @@ impl Registry {
         Ok(self.spare(None, Some(id)).await?.into_iter().next())
     }
 
-    async fn spare(
-        &mut self,
-        room: Option<(&str, u64)>,
-        id: Option<&str>,
-    ) -> Result<Vec<SpareRow>> {
+    async fn spare(&mut self, room: Option<(&str, u64)>, id: Option<&str>) -> Result<Vec<SpareRow>> {
         let (project, bytes) = room.unwrap_or_default();
         self.session()
-            .rows(sql::fill(
-                SPARE,
-                &[&project, &i64::try_from(bytes).unwrap_or(i64::MAX), &id],
-            ))
+            .rows(sql::fill(SPARE, &[&project, &i64::try_from(bytes).unwrap_or(i64::MAX), &id]))
             .await
             .doing(|| "see which warm clones are not needed".into())
     }
@@ -388,9 +362,6 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn all_warm(&mut self) -> Result<Vec<SpareRow>> {
-        self.session()
-            .rows(sql::fill(ALL_WARM, &[]))
-            .await
-            .doing(|| "list the warm clones".into())
+        self.session().rows(sql::fill(ALL_WARM, &[])).await.doing(|| "list the warm clones".into())
     }
 }

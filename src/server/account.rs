@@ -40,17 +40,13 @@ impl Account {
         }
         if let Some(name) = run_as {
             let account = find(name)?.ok_or_else(|| {
-                Error::config(format!(
-                    "there is no account `{name}` for Postgres to run under"
-                ))
-                .hint("name an existing unprivileged account in `[server] run_as`")
+                Error::config(format!("there is no account `{name}` for Postgres to run under"))
+                    .hint("name an existing unprivileged account in `[server] run_as`")
             })?;
             if account.uid == 0 {
-                return Err(Error::config(format!(
-                    "Postgres cannot run under the account `{name}`"
-                ))
-                .detail("it refuses to run as root")
-                .hint("name an unprivileged account in `[server] run_as`"));
+                return Err(Error::config(format!("Postgres cannot run under the account `{name}`"))
+                    .detail("it refuses to run as root")
+                    .hint("name an unprivileged account in `[server] run_as`"));
             }
             return Ok(account);
         }
@@ -59,13 +55,9 @@ impl Account {
                 return Ok(account);
             }
         }
-        Err(
-            Error::config("there is no account for Postgres to run under")
-                .detail("Postgres refuses to run as root; looked for `postgres` and `nobody`")
-                .hint(
-                    "create one with `useradd --system postgres`, or name one in `[server] run_as`",
-                ),
-        )
+        Err(Error::config("there is no account for Postgres to run under")
+            .detail("Postgres refuses to run as root; looked for `postgres` and `nobody`")
+            .hint("create one with `useradd --system postgres`, or name one in `[server] run_as`"))
     }
 
     /// The account with this id, if it is one that Postgres can run under.
@@ -114,11 +106,7 @@ impl Account {
         std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid)).map_err(|e| {
             Error::new(
                 Kind::Permission,
-                format!(
-                    "cannot give {} to the account `{}`",
-                    path.display(),
-                    self.name
-                ),
+                format!("cannot give {} to the account `{}`", path.display(), self.name),
             )
             .caused_by(e)
         })
@@ -127,12 +115,7 @@ impl Account {
 
 impl From<User> for Account {
     fn from(user: User) -> Self {
-        Account {
-            name: user.name,
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-            foreign: true,
-        }
+        Account { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw(), foreign: true }
     }
 }
 
@@ -149,18 +132,11 @@ fn find(name: &str) -> Result<Option<Account>> {
 /// Runs a command to its end, with `input` on its stdin if there is some, and both outputs collected.
 ///
 /// Cancel safety: a dropped future kills the process.
-pub(super) async fn run(
-    mut command: Command,
-    input: Option<&str>,
-    patience: Duration,
-) -> io::Result<Output> {
+pub(super) async fn run(mut command: Command, input: Option<&str>, patience: Duration) -> io::Result<Output> {
     if input.is_some() {
         command.stdin(Stdio::piped());
     }
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn()?;
     let finish = async {
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
@@ -169,9 +145,7 @@ pub(super) async fn run(
         }
         child.wait_with_output().await
     };
-    tokio::time::timeout(patience, finish)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(patience, finish).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The last lines of a program's or a log's output, for the details of an error.

@@ -18,9 +18,7 @@ impl Cluster {
     pub(super) fn distrust(&self, data: Data, rebooted: bool) -> Option<String> {
         match data {
             Data::Broken => Some("the data folder held no complete cluster".to_owned()),
-            Data::Unclean if rebooted => {
-                Some("the host went down while the managed server ran".to_owned())
-            }
+            Data::Unclean if rebooted => Some("the host went down while the managed server ran".to_owned()),
             Data::Clean if rebooted => self.doubt(),
             Data::Missing | Data::Unclean | Data::Clean => None,
         }

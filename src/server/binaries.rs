@@ -118,46 +118,31 @@ impl Search<'_> {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        Asked {
-            account: self.account,
-            known,
-            answers: Answers::new(),
-        }
+        Asked { account: self.account, known, answers: Answers::new() }
     }
 
     async fn exactly(&self, folder: &Path, asked: &mut Asked<'_>) -> Result<Binaries> {
-        let missing: Vec<_> = PROGRAMS
-            .into_iter()
-            .filter(|program| !folder.join(program).is_file())
-            .collect();
+        let missing: Vec<_> =
+            PROGRAMS.into_iter().filter(|program| !folder.join(program).is_file()).collect();
         if !missing.is_empty() {
             let error = Error::config(format!("there is no Postgres in {}", folder.display()))
                 .detail(format!("missing: {}", missing.join(", ")));
             let below = folder.join("bin");
-            return Err(
-                if PROGRAMS.iter().all(|program| below.join(program).is_file()) {
-                    error.hint(format!("set `[server] bindir` to {}", below.display()))
-                } else {
-                    error.hint("set `[server] bindir` to the folder that holds `postgres`, `initdb` and `pg_ctl`, or leave it out")
-                },
-            );
+            return Err(if PROGRAMS.iter().all(|program| below.join(program).is_file()) {
+                error.hint(format!("set `[server] bindir` to {}", below.display()))
+            } else {
+                error.hint("set `[server] bindir` to the folder that holds `postgres`, `initdb` and `pg_ctl`, or leave it out")
+            });
         }
         match asked.version(folder).await {
-            Ok((major, minor)) if major >= OLDEST => Ok(Binaries {
-                folder: folder.to_owned(),
-                major,
-                minor,
-            }),
-            Ok((major, minor)) => Err(Error::config(format!(
-                "PostgreSQL {major}.{minor} in {} is too old",
-                folder.display()
-            ))
-            .hint(format!("use a version from {OLDEST} to {NEWEST}"))),
-            Err(why) => Err(Error::config(format!(
-                "cannot run the Postgres in {}",
-                folder.display()
-            ))
-            .detail(why)),
+            Ok((major, minor)) if major >= OLDEST => Ok(Binaries { folder: folder.to_owned(), major, minor }),
+            Ok((major, minor)) => {
+                Err(Error::config(format!("PostgreSQL {major}.{minor} in {} is too old", folder.display()))
+                    .hint(format!("use a version from {OLDEST} to {NEWEST}")))
+            }
+            Err(why) => {
+                Err(Error::config(format!("cannot run the Postgres in {}", folder.display())).detail(why))
+            }
         }
     }
 
@@ -167,11 +152,7 @@ impl Search<'_> {
         let (mut usable, mut refused) = (Vec::new(), Vec::new());
         for folder in self.candidates(asked).await {
             match asked.version(&folder).await {
-                Ok((major, minor)) if major >= OLDEST => usable.push(Binaries {
-                    folder,
-                    major,
-                    minor,
-                }),
+                Ok((major, minor)) if major >= OLDEST => usable.push(Binaries { folder, major, minor }),
                 Ok((major, minor)) => {
                     refused.push(format!("{}: {major}.{minor} is too old", folder.display()));
                 }
@@ -319,10 +300,7 @@ mod tests {
     #[test]
     fn reads_versions() {
         for (said, version) in [
-            (
-                "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)",
-                Some((15, 14)),
-            ),
+            ("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)", Some((15, 14))),
             ("postgres (PostgreSQL) 19devel", Some((19, 0))),
             ("postgres (PostgreSQL) 18beta1", Some((18, 0))),
             ("postgres (PostgreSQL) 9.6.24", Some((9, 6))),
@@ -334,11 +312,7 @@ mod tests {
 
     #[test]
     fn a_tested_version_goes_before_an_untested_one() {
-        let of = |major, minor| Binaries {
-            folder: PathBuf::new(),
-            major,
-            minor,
-        };
+        let of = |major, minor| Binaries { folder: PathBuf::new(), major, minor };
         assert!(of(18, 0).rank() > of(19, 2).rank());
         assert!(of(18, 1).rank() > of(18, 0).rank());
         assert!(of(14, 0).rank() > of(13, 20).rank());

@@ -80,12 +80,7 @@ impl ManagedServer {
                 && let Ok(clients) = cluster.clients(port).await
             {
                 let url = cluster.url(port)?;
-                occupied.push(Occupied {
-                    major,
-                    url,
-                    socket_dir: cluster.socket(port),
-                    clients,
-                });
+                occupied.push(Occupied { major, url, socket_dir: cluster.socket(port), clients });
             }
         }
         Ok(occupied)
@@ -113,8 +108,6 @@ impl Cluster {
             sqlx::Connection::close(connection).await?;
             Ok(clients)
         };
-        tokio::time::timeout(Duration::from_secs(5), question)
-            .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        tokio::time::timeout(Duration::from_secs(5), question).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 }

@@ -107,8 +107,7 @@ impl Cluster {
         // bytes), two version numbers, state. 1 and 2 mean shut down. It is read here since
         // pg_controldata is not always installed.
         let mut head = [0; 20];
-        let read = File::open(data.join("global/pg_control"))
-            .and_then(|mut file| file.read_exact(&mut head));
+        let read = File::open(data.join("global/pg_control")).and_then(|mut file| file.read_exact(&mut head));
         match read {
             Ok(()) => {}
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => {
@@ -170,13 +169,11 @@ impl Cluster {
                 Ok(output) => {
                     last = tail(&[output.stdout, output.stderr].concat(), 8);
                     let about_locale = last.iter().any(|l| l.contains("locale"));
-                    (!about_locale)
-                        .then(|| Error::failed("cannot make the cluster of the managed server"))
+                    (!about_locale).then(|| Error::failed("cannot make the cluster of the managed server"))
                 }
-                Err(e) if e.kind() == ErrorKind::TimedOut => Some(Error::new(
-                    Kind::Timeout,
-                    "making the cluster of the managed server took too long",
-                )),
+                Err(e) if e.kind() == ErrorKind::TimedOut => {
+                    Some(Error::new(Kind::Timeout, "making the cluster of the managed server took too long"))
+                }
                 Err(e) => Some(Error::failed("cannot run initdb").caused_by(e)),
             };
             let _ = fs::remove_dir_all(&new);
@@ -184,18 +181,11 @@ impl Cluster {
                 return Err(explain(error, last));
             }
         }
-        Err(explain(
-            Error::failed("cannot make the cluster of the managed server"),
-            last,
-        ))
+        Err(explain(Error::failed("cannot make the cluster of the managed server"), last))
     }
 
     /// Gives the superuser a new password, in single-user mode. No server may run.
-    pub(super) async fn reset_password(
-        &self,
-        binaries: &Binaries,
-        deadline: Instant,
-    ) -> Result<()> {
+    pub(super) async fn reset_password(&self, binaries: &Binaries, deadline: Instant) -> Result<()> {
         self.tidy()?;
         let password = folder::random_hex::<16>()?;
         let mut postgres = self.account.command(binaries.program("postgres"));
@@ -228,8 +218,7 @@ impl Cluster {
     /// number belongs to another process by now. No server may run.
     pub(super) fn tidy(&self) -> Result<()> {
         let data = self.data();
-        fs::set_permissions(&data, Permissions::from_mode(0o700))
-            .map_err(|e| unusable(&data, e))?;
+        fs::set_permissions(&data, Permissions::from_mode(0o700)).map_err(|e| unusable(&data, e))?;
         let pid_file = data.join("postmaster.pid");
         match fs::remove_file(&pid_file) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(unusable(&pid_file, e)),

@@ -58,9 +58,7 @@ fn file_system(data: &Path) -> FileSystem {
     // Btrfs and XFS, from linux/magic.h. XFS shares blocks unless it was made without; a copy then is
     // just a copy.
     match rustix::fs::statfs(data) {
-        Ok(found) if found.f_type == 0x9123_683e || found.f_type == 0x5846_5342 => {
-            FileSystem::Reflink
-        }
+        Ok(found) if found.f_type == 0x9123_683e || found.f_type == 0x5846_5342 => FileSystem::Reflink,
         _ => FileSystem::Other,
     }
 }

@@ -37,11 +37,7 @@ use crate::private::{self, Reader};
 
 /// The folder for the server's state: `STATE/server`. Root uses `system_dir` where `state_dir` is
 /// somebody's own, or where the account of the server could not enter it (as below `/root`).
-pub(super) async fn choose(
-    state_dir: &Path,
-    system_dir: &Path,
-    account: &Account,
-) -> Result<PathBuf> {
+pub(super) async fn choose(state_dir: &Path, system_dir: &Path, account: &Account) -> Result<PathBuf> {
     for folder in [state_dir, system_dir] {
         if !folder.is_absolute() {
             return Err(Error::usage(format!(
@@ -55,14 +51,10 @@ pub(super) async fn choose(
         let existing = state_dir.ancestors().find_map(|f| fs::canonicalize(f).ok());
         let existing = existing.unwrap_or_else(|| PathBuf::from("/"));
         // Whoever can change a folder above ours can put another in its place.
-        let safe = existing
-            .ancestors()
-            .all(|f| fs::metadata(f).is_ok_and(|m| m.uid() == 0 && !is_open(&m)));
+        let safe = existing.ancestors().all(|f| fs::metadata(f).is_ok_and(|m| m.uid() == 0 && !is_open(&m)));
         // Without a bit for group or others, no access list lets the account in either, since the bits
         // of the group are the list's mask: that spares the usual /root a process.
-        let closed = existing
-            .ancestors()
-            .any(|f| fs::metadata(f).is_ok_and(|m| m.mode() & 0o011 == 0));
+        let closed = existing.ancestors().any(|f| fs::metadata(f).is_ok_and(|m| m.mode() & 0o011 == 0));
         if !(safe && !closed && account.can_enter(&existing).await) {
             folder = system_dir;
         }
@@ -89,24 +81,14 @@ pub(super) fn judge(folder: &Path) -> Result<()> {
         let link = fs::symlink_metadata(folder).map_err(|e| unusable(folder, e))?;
         let owner = match link.uid() {
             0 => about.uid(),
-            of_link => [of_link, about.uid()]
-                .into_iter()
-                .find(|uid| *uid != us)
-                .unwrap_or(us),
+            of_link => [of_link, about.uid()].into_iter().find(|uid| *uid != us).unwrap_or(us),
         };
         if owner != us {
             return Err(Error::new(
                 Kind::Permission,
-                format!(
-                    "the state folder {} belongs to another account",
-                    folder.display()
-                ),
+                format!("the state folder {} belongs to another account", folder.display()),
             )
-            .detail(format!(
-                "its owner is {}; you are {}",
-                private::user_name(owner),
-                private::user_name(us)
-            ))
+            .detail(format!("its owner is {}; you are {}", private::user_name(owner), private::user_name(us)))
             .hint("give it back with `chown -R`, or remove it"));
         }
         if is_open(&about) {
@@ -237,9 +219,7 @@ pub(super) fn unusable(path: &Path, e: io::Error) -> Error {
     };
     let error = Error::new(kind, format!("cannot use {}", path.display()));
     let error = match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            error.hint("make room on that disk")
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => error.hint("make room on that disk"),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             error.hint("the managed server needs a state folder that you can write to")
         }
@@ -254,8 +234,7 @@ pub(super) fn unusable(path: &Path, e: io::Error) -> Error {
 pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -> Result<PathBuf> {
     const LONGEST: usize = 100 - "/.s.PGSQL.65535.lock".len();
     let usual = cluster.join("socket");
-    let fits =
-        |folder: &Path| folder.as_os_str().len() <= LONGEST && super::account::is_plain(folder);
+    let fits = |folder: &Path| folder.as_os_str().len() <= LONGEST && super::account::is_plain(folder);
     if fits(&usual) {
         make_own(&usual, account)?;
         return Ok(usual);
@@ -271,8 +250,7 @@ pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -
 }
 
 fn is_private(folder: &Path, account: &Account) -> bool {
-    fs::symlink_metadata(folder)
-        .is_ok_and(|m| m.is_dir() && m.uid() == account.uid && m.mode() & 0o077 == 0)
+    fs::symlink_metadata(folder).is_ok_and(|m| m.is_dir() && m.uid() == account.uid && m.mode() & 0o077 == 0)
 }
 
 #[cfg(test)]
@@ -285,12 +263,7 @@ mod tests {
     fn a_folder_that_others_can_write_to_is_refused() {
         let top = tempfile::tempdir().unwrap();
         let server = top.path().join("state/server");
-        let account = Account {
-            name: "me".into(),
-            uid: geteuid().as_raw(),
-            gid: 0,
-            foreign: false,
-        };
+        let account = Account { name: "me".into(), uid: geteuid().as_raw(), gid: 0, foreign: false };
         prepare(&server, &account).unwrap();
         let open = fs::Permissions::from_mode(0o777);
         fs::set_permissions(top.path().join("state"), open).unwrap();

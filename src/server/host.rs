@@ -6,9 +6,7 @@ use std::path::Path;
 /// The id of the current boot; `None` where the system does not tell.
 #[cfg(target_os = "linux")]
 pub(super) fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .ok()
-        .and_then(non_empty)
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(non_empty)
 }
 
 /// The id of the current boot. Not `kern.boottime`: that moves when the clock is set.
@@ -46,14 +44,11 @@ pub(super) fn memory() -> Option<u64> {
         let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
         Some(kilobytes * 1024)
     });
-    [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ]
-    .iter()
-    .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
-    .chain(machine)
-    .min()
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
+        .chain(machine)
+        .min()
 }
 
 /// Lets new database folders spread over the disk, on ext4 without a journal only: there a loop of
@@ -83,11 +78,7 @@ pub(super) fn spread_folders(base: &Path) {
 #[cfg(target_os = "linux")]
 pub(super) fn is_spread(base: &Path) -> Option<bool> {
     use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, open};
-    let folder = open(
-        base,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    );
+    let folder = open(base, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     Some(ioctl_getflags(folder.ok()?).ok()?.contains(IFlags::TOPDIR))
 }
 
@@ -107,12 +98,11 @@ pub(super) fn is_ext4_without_journal(path: &Path) -> Option<bool> {
     }
     let journal = format!("{name}-");
     let journals = fs::read_dir("/proc/fs/jbd2").ok();
-    let journaled = journals.into_iter().flatten().flatten().any(|entry| {
-        entry
-            .file_name()
-            .to_str()
-            .is_some_and(|n| n == name || n.starts_with(&journal))
-    });
+    let journaled = journals
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.file_name().to_str().is_some_and(|n| n == name || n.starts_with(&journal)));
     Some(!journaled)
 }
 

@@ -88,12 +88,7 @@ impl Cluster {
         Err(Error::failed("found no free port for the managed server"))
     }
 
-    async fn launch(
-        &self,
-        binaries: &Binaries,
-        alive: &File,
-        deadline: Instant,
-    ) -> Result<Launched> {
+    async fn launch(&self, binaries: &Binaries, alive: &File, deadline: Instant) -> Result<Launched> {
         let log = self.log();
         trim_log(&log);
         drop(private::open_file(&log).map_err(|e| unusable(&log, e))?);
@@ -129,10 +124,9 @@ impl Cluster {
         }
         if self.postmaster().is_some() {
             // It has not ended, only not become ready; the next start waits for it.
-            return Err(self.with_log(
-                Error::new(Kind::Timeout, "the managed server takes too long to start"),
-                begin,
-            ));
+            return Err(
+                self.with_log(Error::new(Kind::Timeout, "the managed server takes too long to start"), begin)
+            );
         }
         let error = Error::failed("the managed server does not start");
         let error = match said.trim() {
@@ -149,10 +143,7 @@ impl Cluster {
                 self.major
             ))
         } else if custom.exists() {
-            error.hint(format!(
-                "if a setting is the cause: correct {}, or move it away",
-                custom.display()
-            ))
+            error.hint(format!("if a setting is the cause: correct {}, or move it away", custom.display()))
         } else {
             error
         })

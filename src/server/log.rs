@@ -27,9 +27,8 @@ impl Cluster {
 /// What a log says from `begin` on of the end of its server, at most three lines.
 pub(crate) fn last_words(log: &Path, begin: u64) -> Vec<String> {
     let text = read_since(log, begin);
-    let telling = text
-        .lines()
-        .filter(|line| line.contains("PANIC:") || line.contains("was terminated by signal"));
+    let telling =
+        text.lines().filter(|line| line.contains("PANIC:") || line.contains("was terminated by signal"));
     let mut lines: Vec<String> = telling.map(str::to_owned).collect();
     lines.drain(..lines.len().saturating_sub(3));
     lines
@@ -92,11 +91,7 @@ fn faulty_settings(lines: &[String]) -> Option<&str> {
     };
     ["in file \"", "configuration file \""]
         .iter()
-        .find_map(|before| {
-            lines
-                .iter()
-                .find_map(|line| Some(&line[quoted(line, before)?]))
-        })
+        .find_map(|before| lines.iter().find_map(|line| Some(&line[quoted(line, before)?])))
 }
 
 /// Whether the log says that the data itself is damaged, and not only that a setting is wrong.
@@ -151,8 +146,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let old = "LOG:  server process (PID 7) was terminated by signal 9: Killed\n";
-        let panic =
-            "PANIC:  could not write to file \"pg_wal/xlogtemp.9\": No space left on device";
+        let panic = "PANIC:  could not write to file \"pg_wal/xlogtemp.9\": No space left on device";
         fs::write(&log, format!("{old}LOG:  starting\n{panic}\nLOG:  other\n")).unwrap();
         let begin = old.len() as u64;
         assert_eq!(last_words(&log, begin), [panic]);
@@ -198,8 +192,6 @@ mod tests {
         let line = "LOG:  could not open configuration file \"/c/custom.conf\": Permission denied";
         let error = explain(Error::failed("x"), vec![line.to_owned()]);
         assert!(error.hints()[0].contains("read /c/custom.conf"));
-        assert!(tells_damage(
-            "PANIC:  could not locate a valid checkpoint record"
-        ));
+        assert!(tells_damage("PANIC:  could not locate a valid checkpoint record"));
     }
 }

@@ -189,13 +189,9 @@ impl ManagedServer {
 
         let _lock = folder::lock(home, account, deadline).await?;
         notices.extend(cluster.end_outdated(&binaries, deadline).await?);
-        let (version, started) = self
-            .bring_up(&cluster, &binaries, deadline, notices)
-            .await?;
+        let (version, started) = self.bring_up(&cluster, &binaries, deadline, notices).await?;
         let Some(postmaster) = cluster.postmaster() else {
-            return Err(Error::failed(
-                "the managed server ended right after its start",
-            ));
+            return Err(Error::failed("the managed server ended right after its start"));
         };
         if started {
             if binaries.is_untested() {
@@ -253,27 +249,20 @@ impl ManagedServer {
             cluster.create(binaries, deadline).await?;
         } else if locked_out || cluster.password().is_none() {
             // The settings must be there for single-user mode too.
-            let socket = record
-                .socket_dir
-                .clone()
-                .unwrap_or_else(|| cluster.folder.join("socket"));
+            let socket = record.socket_dir.clone().unwrap_or_else(|| cluster.folder.join("socket"));
             cluster.configure(&record, record.port.unwrap_or(5432), &socket)?;
             cluster.reset_password(binaries, deadline).await?;
             notices.push("the managed server's password was lost, so it got a new one".to_owned());
         }
         record.boot_id = boot_id;
         record.origin = Origin::of(binaries);
-        cluster
-            .start(binaries, record, &alive, deadline, notices)
-            .await?;
+        cluster.start(binaries, record, &alive, deadline, notices).await?;
         match cluster.wait(deadline).await? {
             Waited::Ready(version) => Ok((version, true)),
             Waited::Locked => Err(Error::failed("the managed server refuses its own password")
                 .detail(format!("see {}", cluster.log().display()))),
-            Waited::Gone => Err(
-                Error::failed("the managed server ended right after its start")
-                    .detail(format!("see {}", cluster.log().display())),
-            ),
+            Waited::Gone => Err(Error::failed("the managed server ended right after its start")
+                .detail(format!("see {}", cluster.log().display()))),
         }
     }
 
@@ -295,9 +284,7 @@ impl ManagedServer {
             .find(|cluster| cluster.password().as_ref() == Some(&password))?;
         match cluster.postmaster() {
             // It has the port, so nobody else does, and custom.conf may have the socket elsewhere.
-            Some(Postmaster { port, .. }) if port.is_some() && port == url.port() => {
-                cluster.socket(port?)
-            }
+            Some(Postmaster { port, .. }) if port.is_some() && port == url.port() => cluster.socket(port?),
             _ => cluster.record().socket_dir,
         }
     }
@@ -323,11 +310,7 @@ impl ManagedServer {
     /// The cluster of a major version. One that is there keeps the account that it was made for,
     /// unless the settings insist on another.
     fn cluster(&self, home: &Path, major: u32, account: &Account) -> Result<Cluster> {
-        let mut cluster = Cluster {
-            folder: home.join(major.to_string()),
-            major,
-            account: account.clone(),
-        };
+        let mut cluster = Cluster { folder: home.join(major.to_string()), major, account: account.clone() };
         let Ok(about) = fs::symlink_metadata(cluster.data()) else {
             return Ok(cluster);
         };
@@ -358,12 +341,7 @@ impl ManagedServer {
     }
 }
 
-fn running(
-    cluster: &Cluster,
-    postmaster: Postmaster,
-    version: String,
-    started: bool,
-) -> Result<Running> {
+fn running(cluster: &Cluster, postmaster: Postmaster, version: String, started: bool) -> Result<Running> {
     let Some(port) = postmaster.port else {
         return Err(Error::internal("a server that answers has no port"));
     };
@@ -382,9 +360,7 @@ fn running(
 /// The major versions that have a cluster, in order.
 fn majors(home: &Path) -> Vec<u32> {
     let entries = fs::read_dir(home).into_iter().flatten().flatten();
-    let mut majors: Vec<u32> = entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
+    let mut majors: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     majors.sort_unstable();
     majors
 }

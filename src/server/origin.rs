@@ -28,11 +28,7 @@ impl Origin {
     /// `None` if the program cannot be looked at.
     pub(super) fn of(binaries: &Binaries) -> Option<Self> {
         let program = binaries.program("postgres");
-        Some(Origin {
-            file: identity(&program)?,
-            program,
-            version: binaries.version(),
-        })
+        Some(Origin { file: identity(&program)?, program, version: binaries.version() })
     }
 
     /// Whether the program is gone, or another one is in its place.
@@ -47,11 +43,7 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Cluster::stop`].
-    pub(super) async fn end_outdated(
-        &self,
-        now: &Binaries,
-        deadline: Instant,
-    ) -> Result<Option<String>> {
+    pub(super) async fn end_outdated(&self, now: &Binaries, deadline: Instant) -> Result<Option<String>> {
         let origin = self.record().origin.filter(Origin::is_replaced);
         let (Some(origin), Some(postmaster)) = (origin, self.postmaster()) else {
             return Ok(None);
@@ -79,13 +71,7 @@ impl Cluster {
 
 fn identity(program: &Path) -> Option<String> {
     let about = fs::metadata(program).ok()?;
-    Some(format!(
-        "{} {} {}.{}",
-        about.ino(),
-        about.len(),
-        about.mtime(),
-        about.mtime_nsec()
-    ))
+    Some(format!("{} {} {}.{}", about.ino(), about.len(), about.mtime(), about.mtime_nsec()))
 }
 
 #[cfg(test)]
@@ -97,11 +83,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("postgres");
         fs::write(&program, "one").unwrap();
-        let binaries = Binaries {
-            folder: folder.path().to_owned(),
-            major: 15,
-            minor: 14,
-        };
+        let binaries = Binaries { folder: folder.path().to_owned(), major: 15, minor: 14 };
         let origin = Origin::of(&binaries).unwrap();
         assert!(!origin.is_replaced());
         fs::write(folder.path().join("new"), "two").unwrap();

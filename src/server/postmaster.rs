@@ -109,10 +109,9 @@ impl Cluster {
             return false;
         };
         lsof.is_ok_and(|output| {
-            String::from_utf8_lossy(&output.stdout).lines().any(|line| {
-                line.strip_prefix('n')
-                    .is_some_and(|cwd| Path::new(cwd) == data)
-            })
+            String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .any(|line| line.strip_prefix('n').is_some_and(|cwd| Path::new(cwd) == data))
         })
     }
 
@@ -141,11 +140,10 @@ impl Cluster {
         }
         let question = async {
             let mut connection = self.way(port).connect().await?;
-            let row: (String, String) = sqlx::query_as(
-                "select current_setting('data_directory'), current_setting('server_version')",
-            )
-            .fetch_one(&mut connection)
-            .await?;
+            let row: (String, String) =
+                sqlx::query_as("select current_setting('data_directory'), current_setting('server_version')")
+                    .fetch_one(&mut connection)
+                    .await?;
             sqlx::Connection::close(connection).await?;
             Ok::<_, sqlx::Error>(row)
         };
@@ -242,9 +240,8 @@ impl Cluster {
                 let Some(pid) = name.to_str().and_then(|n| n.parse().ok()) else {
                     continue;
                 };
-                let ours = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| {
-                    Some(&cwd) == data.as_ref() || cwd.to_str() == deleted.as_deref()
-                });
+                let ours = fs::read_link(entry.path().join("cwd"))
+                    .is_ok_and(|cwd| Some(&cwd) == data.as_ref() || cwd.to_str() == deleted.as_deref());
                 let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
                 if ours && comm.trim() == "postgres" {
                     // It may have ended by itself meanwhile.

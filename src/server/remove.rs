@@ -30,10 +30,7 @@ impl ManagedServer {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
         if !home.join(major.to_string()).is_dir() {
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("there is no cluster of PostgreSQL {major}"),
-            ));
+            return Err(Error::new(Kind::NotFound, format!("there is no cluster of PostgreSQL {major}")));
         }
         let all = self.search(&account, &home).all().await;
         let Some(binaries) = all.into_iter().find(|b| b.major == major) else {
@@ -52,9 +49,7 @@ impl ManagedServer {
             }
         }
         let mut notices = Vec::new();
-        let (version, started) = self
-            .bring_up(&cluster, &binaries, deadline, &mut notices)
-            .await?;
+        let (version, started) = self.bring_up(&cluster, &binaries, deadline, &mut notices).await?;
         let Some(postmaster) = cluster.postmaster() else {
             return Err(Error::failed(format!(
                 "the managed server of PostgreSQL {major} ended right after its start"
@@ -93,9 +88,7 @@ impl ManagedServer {
         let _lock = folder::lock(&home, &account, deadline).await?;
         for major in majors(&home) {
             if which.contains(&major) {
-                self.cluster(&home, major, &account)?
-                    .remove(&home, deadline)
-                    .await?;
+                self.cluster(&home, major, &account)?.remove(&home, deadline).await?;
             }
         }
         for entry in fs::read_dir(&home).into_iter().flatten().flatten() {

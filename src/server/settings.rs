@@ -88,11 +88,7 @@ pub(super) fn locales(major: u32) -> Vec<Vec<&'static str>> {
         choices.push([&builtin[..], &["--locale=C"]].concat());
     }
     choices.push(vec!["--locale=C.UTF-8"]);
-    let letters = if cfg!(target_os = "macos") {
-        "--lc-ctype=UTF-8"
-    } else {
-        "--lc-ctype=en_US.UTF-8"
-    };
+    let letters = if cfg!(target_os = "macos") { "--lc-ctype=UTF-8" } else { "--lc-ctype=en_US.UTF-8" };
     choices.push(vec!["--locale=C", letters]);
     choices.push(vec!["--locale=C"]);
     choices
@@ -105,10 +101,7 @@ mod tests {
     #[test]
     fn paths_are_quoted() {
         let text = postgresql_conf(Path::new("/it's\\here"), 17, 7, Path::new("/s"));
-        assert!(
-            text.contains(r"hba_file = '/it''s\\here/pg_hba.conf'"),
-            "{text}"
-        );
+        assert!(text.contains(r"hba_file = '/it''s\\here/pg_hba.conf'"), "{text}");
         assert!(!text.contains("io_method"));
         assert!(postgresql_conf(Path::new("/c"), 18, 7, Path::new("/s")).contains("io_method"));
     }

@@ -202,13 +202,7 @@ impl ManagedServer {
                 current: current == Some(major),
                 status,
                 bytes: size(&cluster.folder, &moved),
-                moved: moved
-                    .into_iter()
-                    .map(|folder| Moved {
-                        bytes: size(&folder, &[]),
-                        folder,
-                    })
-                    .collect(),
+                moved: moved.into_iter().map(|folder| Moved { bytes: size(&folder, &[]), folder }).collect(),
             });
         }
         Ok(listed)
@@ -267,9 +261,7 @@ impl ManagedServer {
         let mut others = majors(home);
         others.retain(|other| {
             *other != major
-                && self
-                    .cluster(home, *other, account)
-                    .is_ok_and(|cluster| cluster.postmaster().is_some())
+                && self.cluster(home, *other, account).is_ok_and(|cluster| cluster.postmaster().is_some())
         });
         others
     }

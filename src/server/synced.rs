@@ -30,14 +30,7 @@ use super::host;
 use crate::error::{Error, Result};
 
 /// The folders of a cluster that hold what the server wrote. A person may edit settings beside them.
-const FOLDERS: [&str; 6] = [
-    "base",
-    "global",
-    "pg_commit_ts",
-    "pg_multixact",
-    "pg_wal",
-    "pg_xact",
-];
+const FOLDERS: [&str; 6] = ["base", "global", "pg_commit_ts", "pg_multixact", "pg_wal", "pg_xact"];
 
 /// What the watcher of a server runs, beside the data folder: it waits until the last process of the server
 /// has closed a pipe. If the server was shut down in order, it syncs the disk, and then writes that down.
@@ -128,18 +121,13 @@ impl Cluster {
     pub(super) fn prove_synced(&self) -> Result<()> {
         let data = self.data();
         let failed = |e: io::Error| {
-            Error::failed(
-                "the managed server stopped, but its data could not be synced to the disk",
-            )
-            .detail(format!("data: {}", data.display()))
-            .caused_by(e)
+            Error::failed("the managed server stopped, but its data could not be synced to the disk")
+                .detail(format!("data: {}", data.display()))
+                .caused_by(e)
         };
         let control = read_control(&data).map_err(failed)?;
         sync(&data).map_err(failed)?;
-        let note = Note {
-            control: hash(&control),
-            folders: seen(&data).map_err(failed)?,
-        };
+        let note = Note { control: hash(&control), folders: seen(&data).map_err(failed)? };
         let text = serde_json::to_vec(&note)
             .map_err(|e| Error::internal("cannot write the proof of a sync").caused_by(e))?;
         let file = self.note_file();
@@ -203,11 +191,7 @@ impl Cluster {
         let version = self.major.to_string();
         let is_map = |bytes: &[u8]| bytes.starts_with(&MAP);
         check("global/pg_filenode.map".into(), &is_map);
-        for entry in fs::read_dir(data.join("base"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in fs::read_dir(data.join("base")).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let map = format!("base/{name}/pg_filenode.map");
             if data.join(&map).exists() {
@@ -263,10 +247,7 @@ fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
     Ok(folders
         .iter()
         .map(|(folder, [sizes, times])| {
-            let seen = Seen {
-                sizes: text(sizes),
-                times: text(times),
-            };
+            let seen = Seen { sizes: text(sizes), times: text(times) };
             (folder.clone(), seen)
         })
         .collect())
@@ -275,18 +256,13 @@ fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
 /// The folders that are not as they were. A copy of the whole cluster may have lost all its times, which
 /// is no damage.
 fn changes(before: &BTreeMap<String, Seen>, now: &BTreeMap<String, Seen>) -> Vec<String> {
-    let is_copy = before
-        .iter()
-        .all(|(folder, seen)| now.get(folder).is_some_and(|n| n.times != seen.times));
+    let is_copy = before.iter().all(|(folder, seen)| now.get(folder).is_some_and(|n| n.times != seen.times));
     let is_same = |folder: &str| match (before.get(folder), now.get(folder)) {
         (Some(before), Some(now)) if is_copy => before.sizes == now.sizes,
         (before, now) => before == now,
     };
     let all: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
-    all.into_iter()
-        .filter(|folder| !is_same(folder))
-        .cloned()
-        .collect()
+    all.into_iter().filter(|folder| !is_same(folder)).cloned().collect()
 }
 
 /// Files that are empty and were not.

@@ -131,12 +131,7 @@ impl Stencil {
     /// # Errors
     /// As [`crate::template::ensure()`] and [`clone::create`]. Clones that were made before the error are
     /// given up.
-    pub async fn acquire(
-        &self,
-        wanted: &Wanted,
-        limit: &Limit,
-        observe: Observe<'_>,
-    ) -> Result<Acquired> {
+    pub async fn acquire(&self, wanted: &Wanted, limit: &Limit, observe: Observe<'_>) -> Result<Acquired> {
         let pledge = self.background.to_find();
         let acquired = self.acquire_or_give_up(wanted, limit, observe).await;
         pledge.kept();
@@ -154,13 +149,7 @@ impl Stencil {
     ) -> Result<Acquired> {
         let definition = self.definition(wanted.definition.as_deref())?;
         let context = self.context(definition, limit, observe, wanted.keep_failed);
-        clone::check_names(
-            &context,
-            &wanted.pattern,
-            &names::clone_id(),
-            wanted.count,
-            wanted.shard,
-        )?;
+        clone::check_names(&context, &wanted.pattern, &names::clone_id(), wanted.count, wanted.shard)?;
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         let recipe = recipe?;
         let named = !wanted.pattern.is_unique();
@@ -179,13 +168,9 @@ impl Stencil {
             // One that was in the way may have been dropped just now.
             self.pay(&mut registry, &context, &names).await?;
         }
-        let tenures = before
-            .iter()
-            .map(|row| self.tenure(&context, wanted, row.as_deref()));
+        let tenures = before.iter().map(|row| self.tenure(&context, wanted, row.as_deref()));
         let mut hand = Hand::new(wanted, tenures.collect());
-        let obtained = self
-            .obtain(&mut registry, &context, &mut hand, recipe.clone())
-            .await;
+        let obtained = self.obtain(&mut registry, &context, &mut hand, recipe.clone()).await;
         // A statement cannot be interrupted, but who gave up meanwhile wants no clone.
         let obtained = match limit.cancel.is_cancelled() {
             true => obtained.and(Err(Error::new(Kind::Interrupted, "interrupted"))),
@@ -198,9 +183,8 @@ impl Stencil {
                 let _ = self.give_up_all(&mut registry, &hand.clones).await;
                 // What after_clone has made of it must not stay, nor is that a reason for another error.
                 let _ = self.pay(&mut registry, &context, &[]).await;
-                let overtaken = error.kind() == Kind::NameTaken
-                    && !wanted.fresh
-                    && wanted.lease != Lease::Session;
+                let overtaken =
+                    error.kind() == Kind::NameTaken && !wanted.fresh && wanted.lease != Lease::Session;
                 // Another process may have wanted the same one, and was first.
                 if overtaken
                     && named
@@ -236,10 +220,7 @@ impl Stencil {
             provisional: obtained.provisional,
             note: obtained.note,
             build_time: obtained.build_time,
-            demand: Demand {
-                clones: wanted.count,
-                hit_ms: obtained.hit_ms,
-            },
+            demand: Demand { clones: wanted.count, hit_ms: obtained.hit_ms },
         })
     }
 
@@ -291,9 +272,7 @@ impl Stencil {
                 hit_ms: u64::try_from(hand.started.elapsed().as_millis()).ok(),
             });
         }
-        let ensured = self
-            .ensure_with_space(registry, context, Some(recipe))
-            .await?;
+        let ensured = self.ensure_with_space(registry, context, Some(recipe)).await?;
         tell_unsealed(context, &ensured);
         let mut notes = Vec::new();
         if ensured.outcome == Outcome::Hit {
@@ -328,9 +307,7 @@ impl Stencil {
         let started = Instant::now();
         hand.outcome = ensured.outcome;
         while !hand.is_full() {
-            let made = hand
-                .create(registry, context, &ensured.template, freed, &notes)
-                .await;
+            let made = hand.create(registry, context, &ensured.template, freed, &notes).await;
             notes.clear();
             let error = match made {
                 // A CREATE cannot be interrupted, but who gave up meanwhile wants no clone.
@@ -353,9 +330,7 @@ impl Stencil {
                     hand.clones.clear();
                     hand.renew_group();
                     (rebuilt, overtaken) = (false, true);
-                    ensured = self
-                        .ensure_with_space(registry, context, Some(new.recipe))
-                        .await?;
+                    ensured = self.ensure_with_space(registry, context, Some(new.recipe)).await?;
                     tell_unsealed(context, &ensured);
                     template_time += ensured.template_time;
                     waited += ensured.waited;
@@ -385,9 +360,7 @@ impl Stencil {
                 context.tell(Event::Warning(&format!(
                     "template {fingerprint} cannot be copied ({cause}): it is marked broken and built anew"
                 )));
-                registry
-                    .break_template(ensured.template.id(), &cause, false)
-                    .await?;
+                registry.break_template(ensured.template.id(), &cause, false).await?;
                 ensured.template.let_go(registry).await?;
                 ensured = self.ensure_with_space(registry, context, None).await?;
                 tell_unsealed(context, &ensured);
@@ -532,15 +505,7 @@ impl<'a> Hand<'a> {
         // Else the look at the template has counted the hit.
         let count_hit = !looked_at;
         let requests = self.requests();
-        let warm = clone::claim(
-            registry,
-            context,
-            fingerprint,
-            &requests,
-            looked_at,
-            count_hit,
-        )
-        .await?;
+        let warm = clone::claim(registry, context, fingerprint, &requests, looked_at, count_hit).await?;
         Ok(warm.map(|warm| {
             self.group = warm.group;
             self.clones.extend(warm.clones);
@@ -562,8 +527,7 @@ impl<'a> Hand<'a> {
         let made = match requests.first() {
             Some(first) if self.outcome == Outcome::Fallback => {
                 let fingerprint = template.fingerprint();
-                let made =
-                    clone::create_without_template(registry, context, fingerprint, first).await?;
+                let made = clone::create_without_template(registry, context, fingerprint, first).await?;
                 match made {
                     Ok(made) => made,
                     Err(overtaken) => return Ok(Some(overtaken)),

@@ -143,18 +143,12 @@ impl Background {
 
     /// Until it is told that the caller was done, [`Pledge::kept`], it stands for giving `clones` up.
     pub(super) fn to_give_up(&self, clones: Vec<String>) -> Pledge<'_> {
-        Pledge {
-            background: self,
-            what: Some(What::GiveUp(clones)),
-        }
+        Pledge { background: self, what: Some(What::GiveUp(clones)) }
     }
 
     /// Until it is told that the caller was done, [`Pledge::kept`], it stands for finding what the caller left.
     pub(super) fn to_find(&self) -> Pledge<'_> {
-        Pledge {
-            background: self,
-            what: Some(What::Find),
-        }
+        Pledge { background: self, what: Some(What::Find) }
     }
 
     fn add(&self, change: impl FnOnce(&mut Queue, Instant)) {
@@ -172,9 +166,7 @@ impl Background {
             return;
         }
         let of_thread = Arc::clone(shared);
-        let started = std::thread::Builder::new()
-            .name("pgstencil".into())
-            .spawn(move || of_thread.run());
+        let started = std::thread::Builder::new().name("pgstencil".into()).spawn(move || of_thread.run());
         // Without it the next sweep of another process does this.
         queue.runs = started.is_ok();
         if !queue.runs {
@@ -250,9 +242,7 @@ impl Shared {
 
     fn run(&self) {
         let _panics = Panics(self);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let Ok(runtime) = runtime else {
             return self.end();
         };
@@ -310,11 +300,7 @@ impl Shared {
 
     /// Runs what the program's checkout owes for clones that are gone.
     async fn pay(&self) -> Result<()> {
-        let Checkout {
-            config,
-            endpoint,
-            holder,
-        } = &self.checkout;
+        let Checkout { config, endpoint, holder } = &self.checkout;
         let Some(hooks) = Hooks::of(config, endpoint, holder) else {
             return Ok(());
         };

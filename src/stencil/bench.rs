@@ -20,9 +20,7 @@ impl Stencil {
         limit: &Limit,
         observe: Observe<'_>,
     ) -> Result<(Fingerprint, Bench)> {
-        let (mut registry, ensured) = self
-            .ensure(Some(definition), limit, observe, false, false)
-            .await?;
+        let (mut registry, ensured) = self.ensure(Some(definition), limit, observe, false, false).await?;
         let definition = self.definition(Some(definition))?;
         let context = self.context(definition, limit, observe, false);
         let template = &ensured.template;

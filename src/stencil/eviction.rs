@@ -81,11 +81,7 @@ impl Stencil {
         };
         let sweep = self.plan_sweep(&mut registry).await?;
         registry.close().await;
-        Ok(EvictionPlan {
-            evictions,
-            sweep,
-            stays,
-        })
+        Ok(EvictionPlan { evictions, sweep, stays })
     }
 
     /// Applies a plan, and sweeps. Returns when all that can be dropped now is dropped.
@@ -99,13 +95,7 @@ impl Stencil {
         };
         registry.note_command_in_checkout(&self.asker()).await?;
         if !self.config.definitions.is_empty() {
-            registry
-                .note_limits(
-                    &self.config.project,
-                    &self.config.eviction,
-                    &self.config.clone,
-                )
-                .await?;
+            registry.note_limits(&self.config.project, &self.config.eviction, &self.config.clone).await?;
         }
         let done = evict::apply(&mut registry, &plan.evictions).await?;
         let evictions: Vec<_> = plan.evictions.into_iter().zip(done).collect();
@@ -118,11 +108,7 @@ impl Stencil {
         let mut sweep = evict::drop_now(&mut registry, &gone).await?;
         sweep.extend(sweep::sweep_all(&mut registry, grace, limit).await?);
         registry.close().await;
-        Ok(EvictionDone {
-            evictions,
-            sweep,
-            stays: plan.stays,
-        })
+        Ok(EvictionDone { evictions, sweep, stays: plan.stays })
     }
 
     async fn evictions(&self, registry: &mut Registry, targets: &Targets) -> Result<Vec<Eviction>> {
@@ -154,14 +140,11 @@ impl Stencil {
                 for name in names {
                     let row = meant(registry, &rows, name, project, "evicted").await?;
                     if row.pinned {
-                        return Err(Error::usage(format!(
-                            "template {} is pinned",
-                            &row.fingerprint[..12]
-                        ))
-                        .hint(format!(
-                            "`pgstencil unpin {}` takes the pin away",
-                            &row.fingerprint[..12]
-                        )));
+                        return Err(Error::usage(format!("template {} is pinned", &row.fingerprint[..12]))
+                            .hint(format!(
+                                "`pgstencil unpin {}` takes the pin away",
+                                &row.fingerprint[..12]
+                            )));
                     }
                     if !ids.contains(&row.id) {
                         ids.push(row.id);
@@ -178,28 +161,18 @@ impl Stencil {
     /// # Errors
     /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no ready template or for several, or
     /// if one that is to be pinned is of no use any more; nothing is changed then. The driver's.
-    pub async fn pin(
-        &self,
-        names: &[String],
-        pinned: bool,
-        limit: &Limit,
-    ) -> Result<Vec<ResidentRow>> {
+    pub async fn pin(&self, names: &[String], pinned: bool, limit: &Limit) -> Result<Vec<ResidentRow>> {
         let missing = || unknown(names.first().map_or("", String::as_str));
         let registry = &self.config.server.registry;
-        let mut registry = Registry::open_existing(&self.endpoint, registry, limit)
-            .await?
-            .ok_or_else(missing)?;
+        let mut registry =
+            Registry::open_existing(&self.endpoint, registry, limit).await?.ok_or_else(missing)?;
         registry.note_command_in_checkout(&self.asker()).await?;
         let rows = registry.residents().await?;
         let mut found = Vec::new();
         for name in names {
             let project = &self.config.project;
             let word = if pinned { "pinned" } else { "unpinned" };
-            found.push(
-                meant(&mut registry, &rows, name, project, word)
-                    .await?
-                    .clone(),
-            );
+            found.push(meant(&mut registry, &rows, name, project, word).await?.clone());
         }
         if pinned {
             for row in registry.templates().await? {
@@ -223,11 +196,7 @@ impl Stencil {
     ///
     /// # Errors
     /// Those of the inputs, and of the server.
-    pub async fn present_fingerprint(
-        &self,
-        definition: Option<&str>,
-        limit: &Limit,
-    ) -> Result<String> {
+    pub async fn present_fingerprint(&self, definition: Option<&str>, limit: &Limit) -> Result<String> {
         let definition = self.definition(definition)?;
         let context = self.context(definition, limit, &|_| {}, false);
         let inputs = context.inputs().await?;
@@ -273,13 +242,9 @@ impl Stencil {
             .iter()
             .filter(|row| row.project == project && row.definition == *name)
             .min_by(|a, b| a.idle_s.total_cmp(&b.idle_s));
-        let each = last.map_or(LEAST, |row| {
-            u64::try_from(row.bytes).unwrap_or_default().max(LEAST)
-        });
+        let each = last.map_or(LEAST, |row| u64::try_from(row.bytes).unwrap_or_default().max(LEAST));
         let grace = self.config.clone.orphan_grace;
-        let mut swept = sweep::sweep_all(registry, grace, context.limit)
-            .await?
-            .len();
+        let mut swept = sweep::sweep_all(registry, grace, context.limit).await?.len();
         let warm = registry.all_warm().await?;
         swept += drop::drop_warm(registry, &warm).await?.0;
         let bytes = each.saturating_mul(copies as u64);
@@ -302,9 +267,7 @@ impl Stencil {
 /// What pins and leases keep of a project.
 async fn stays(registry: &mut Registry, project: &str) -> Result<Stays> {
     let rows = registry.residents().await?;
-    let pinned = rows
-        .into_iter()
-        .filter(|row| row.pinned && row.project == project);
+    let pinned = rows.into_iter().filter(|row| row.pinned && row.project == project);
     let pinned = pinned.map(|row| row.fingerprint).collect();
     let held = registry.held_locks().await?;
     let in_use = |row: &CloneRow| {
@@ -315,10 +278,7 @@ async fn stays(registry: &mut Registry, project: &str) -> Result<Stays> {
     };
     let clones = registry.clones().await?;
     let clones = clones.into_iter().filter(in_use).map(|row| row.name);
-    Ok(Stays {
-        pinned,
-        clones: clones.collect(),
-    })
+    Ok(Stays { pinned, clones: clones.collect() })
 }
 
 /// Refuses a project of which there is nothing, if its name is nearly that of another.
@@ -399,12 +359,7 @@ async fn meant<'a>(
 
 /// That the template whose fingerprint begins so is being built, if it is, and cannot be `done` before
 /// that; of this project if there is one.
-async fn building(
-    registry: &mut Registry,
-    prefix: &str,
-    project: &str,
-    done: &str,
-) -> Result<Option<Error>> {
+async fn building(registry: &mut Registry, prefix: &str, project: &str, done: &str) -> Result<Option<Error>> {
     let begins = begins(prefix);
     let held = registry.held_locks().await?;
     let mut rows = registry.unfinished_templates().await?;
@@ -433,24 +388,13 @@ const SHORTEST: usize = 4;
 /// The template whose fingerprint begins so, in this project if there is one: projects that build the
 /// same from the same files have templates of one fingerprint. So have roles that do not inherit from each
 /// other: of those, the one of `role`.
-fn resident<'a>(
-    rows: &'a [ResidentRow],
-    prefix: &str,
-    project: &str,
-    role: &str,
-) -> Result<&'a ResidentRow> {
+fn resident<'a>(rows: &'a [ResidentRow], prefix: &str, project: &str, role: &str) -> Result<&'a ResidentRow> {
     if prefix.is_empty() {
-        return Err(Error::usage(
-            "an empty text is the beginning of every fingerprint",
-        ));
+        return Err(Error::usage("an empty text is the beginning of every fingerprint"));
     }
     if prefix.len() < SHORTEST {
-        return Err(Error::usage(format!(
-            "`{prefix}` is too short for the beginning of a fingerprint"
-        ))
-        .hint(format!(
-            "give {SHORTEST} digits or more; `pgstencil list` shows twelve"
-        )));
+        return Err(Error::usage(format!("`{prefix}` is too short for the beginning of a fingerprint"))
+            .hint(format!("give {SHORTEST} digits or more; `pgstencil list` shows twelve")));
     }
     let begins = begins(prefix);
     let mut found: Vec<_> = rows.iter().filter(|row| begins(&row.fingerprint)).collect();
@@ -469,15 +413,9 @@ fn resident<'a>(
         [row] => Ok(row),
         several => Err(several
             .iter()
-            .fold(
-                Error::usage(format!("several templates begin with `{prefix}`")),
-                |error, row| {
-                    error.detail(format!(
-                        "{} of {}/{}",
-                        row.fingerprint, row.project, row.definition
-                    ))
-                },
-            )
+            .fold(Error::usage(format!("several templates begin with `{prefix}`")), |error, row| {
+                error.detail(format!("{} of {}/{}", row.fingerprint, row.project, row.definition))
+            })
             .hint("give more digits")),
     }
 }

@@ -97,11 +97,7 @@ pub struct Nearest {
 ///
 /// # Errors
 /// As [`Inputs::read`].
-pub fn explain_files(
-    config: &Config,
-    definition: &Definition,
-    variable: &Variable,
-) -> Result<Explanation> {
+pub fn explain_files(config: &Config, definition: &Definition, variable: &Variable) -> Result<Explanation> {
     Ok(Explanation {
         definition: definition.name.clone(),
         inputs: Inputs::read(&config.root, definition, &**variable)?,
@@ -125,55 +121,41 @@ impl Stencil {
         limit: &Limit,
     ) -> Result<Explanation> {
         let definition = self.definition(definition)?;
-        let (config, found, variable) = (
-            Arc::clone(&self.config),
-            definition.clone(),
-            Arc::clone(&self.variable),
-        );
-        let mut explanation =
-            tokio::task::spawn_blocking(move || explain_files(&config, &found, &variable))
-                .await
-                .map_err(|e| Error::unjoined("reading the inputs", e))??;
+        let (config, found, variable) =
+            (Arc::clone(&self.config), definition.clone(), Arc::clone(&self.variable));
+        let mut explanation = tokio::task::spawn_blocking(move || explain_files(&config, &found, &variable))
+            .await
+            .map_err(|e| Error::unjoined("reading the inputs", e))??;
         let registry = &self.config.server.registry;
         let inputs = explanation.inputs.clone();
-        explanation.server = Some(
-            match Registry::open_existing(&self.endpoint, registry, limit).await? {
-                Some(mut registry) => {
-                    let traits = registry.facts().traits.clone();
-                    let recipe = inputs.with_server(traits);
-                    let found = self.look(&mut registry, definition, recipe, against).await;
-                    registry.close().await;
-                    found?
+        explanation.server = Some(match Registry::open_existing(&self.endpoint, registry, limit).await? {
+            Some(mut registry) => {
+                let traits = registry.facts().traits.clone();
+                let recipe = inputs.with_server(traits);
+                let found = self.look(&mut registry, definition, recipe, against).await;
+                registry.close().await;
+                found?
+            }
+            None => {
+                if let Some(prefix) = against {
+                    return Err(unknown(prefix));
                 }
-                None => {
-                    if let Some(prefix) = against {
-                        return Err(unknown(prefix));
-                    }
-                    OnServer {
-                        recipe: inputs.with_server(self.traits(limit).await?),
-                        now: Now::Build {
-                            why: NOTHING_YET.into(),
-                            hint: None,
-                        },
-                        unusable: None,
-                        costs: Costs::default(),
-                        nearest: None,
-                    }
+                OnServer {
+                    recipe: inputs.with_server(self.traits(limit).await?),
+                    now: Now::Build { why: NOTHING_YET.into(), hint: None },
+                    unusable: None,
+                    costs: Costs::default(),
+                    nearest: None,
                 }
-            },
-        );
+            }
+        });
         Ok(explanation)
     }
 
     /// Of a server that has no registry yet.
     async fn traits(&self, limit: &Limit) -> Result<fingerprint::ServerTraits> {
         let registry = &self.config.server.registry;
-        for database in self
-            .endpoint
-            .maintenance()
-            .iter()
-            .filter(|d| *d != registry)
-        {
+        for database in self.endpoint.maintenance().iter().filter(|d| *d != registry) {
             match Session::open(&self.endpoint, database, limit).await {
                 Ok(session) => {
                     let traits = session.facts().traits.clone();
@@ -184,11 +166,8 @@ impl Stencil {
                 Err(OpenError::Other(error)) => return Err(error),
             }
         }
-        Err(Error::new(
-            Kind::Connect,
-            "the server has none of the databases that a session could begin in",
-        )
-        .hint("name a database in the server URL that exists: `postgresql://HOST/DATABASE`"))
+        Err(Error::new(Kind::Connect, "the server has none of the databases that a session could begin in")
+            .hint("name a database in the server URL that exists: `postgresql://HOST/DATABASE`"))
     }
 
     async fn look(
@@ -209,15 +188,12 @@ impl Stencil {
             unusable = why_unusable(registry, row, definition).await?;
             hit = unusable.is_none().then(|| Now::Hit {
                 provisional: row.provisional
-                    || row.base_fingerprint.is_some()
-                        && definition.after_extend == AfterExtend::Verify,
+                    || row.base_fingerprint.is_some() && definition.after_extend == AfterExtend::Verify,
                 failure: row.settle_failure.clone(),
             });
         }
-        let others: Vec<(TemplateRow, Recipe)> = ready
-            .into_iter()
-            .filter(|(row, _)| row.fingerprint != own)
-            .collect();
+        let others: Vec<(TemplateRow, Recipe)> =
+            ready.into_iter().filter(|(row, _)| row.fingerprint != own).collect();
         let mut nearest = match against {
             Some(prefix) => Some(by_prefix(&others, &recipe, prefix)?),
             None if hit.is_some() => None,
@@ -231,10 +207,7 @@ impl Stencil {
         }
         let now = match hit {
             Some(hit) => hit,
-            None => {
-                self.without(registry, definition, &recipe, &others, nearest.as_ref())
-                    .await?
-            }
+            None => self.without(registry, definition, &recipe, &others, nearest.as_ref()).await?,
         };
         // What a base lacks says more than what the nearest one does.
         let base = match (&now, against) {
@@ -281,9 +254,8 @@ impl Stencil {
             found.find_line_ends(&old, &root);
             found
         });
-        *difference = looking
-            .await
-            .map_err(|e| Error::internal("reading the inputs panicked").caused_by(e))?;
+        *difference =
+            looking.await.map_err(|e| Error::internal("reading the inputs panicked").caused_by(e))?;
         Ok(())
     }
 
@@ -299,9 +271,7 @@ impl Stencil {
         let (project, name) = (self.config.project.as_str(), definition.name.as_str());
         let fingerprint = recipe.fingerprint();
         let held = registry.held_locks().await?;
-        let building = registry
-            .find_template(project, name, &fingerprint, "building")
-            .await?;
+        let building = registry.find_template(project, name, &fingerprint, "building").await?;
         if let Some(row) = building
             && held.contains(&LockKey::build(project, name, &fingerprint))
         {
@@ -314,10 +284,7 @@ impl Stencil {
         if let Some(why) = template::why_not(registry, project, definition, recipe).await?
             && why != NoBase::Never
         {
-            return Ok(Now::Build {
-                why: why.to_string(),
-                hint: None,
-            });
+            return Ok(Now::Build { why: why.to_string(), hint: None });
         }
         let bases = template::bases(others, recipe, definition);
         if let Some(why) = bases.why_due() {
@@ -337,8 +304,7 @@ impl Stencil {
                 });
             }
         }
-        let close =
-            nearest.and_then(|(row, _)| others.iter().find(|(other, _)| other.id == row.id));
+        let close = nearest.and_then(|(row, _)| others.iter().find(|(other, _)| other.id == row.id));
         let mut hint = None;
         let why = match close {
             None => NOTHING_YET.to_owned(),
@@ -380,11 +346,8 @@ async fn why_unusable(
 }
 
 fn unknown(prefix: &str) -> Error {
-    Error::new(
-        Kind::NotFound,
-        format!("no other template of this definition begins with `{prefix}`"),
-    )
-    .hint("`pgstencil list` shows the templates that there are")
+    Error::new(Kind::NotFound, format!("no other template of this definition begins with `{prefix}`"))
+        .hint("`pgstencil list` shows the templates that there are")
 }
 
 fn by_prefix<'a>(
@@ -393,16 +356,14 @@ fn by_prefix<'a>(
     prefix: &str,
 ) -> Result<(&'a TemplateRow, Difference)> {
     let prefix = prefix.to_ascii_lowercase();
-    let found: Vec<_> = others
-        .iter()
-        .filter(|(row, _)| row.fingerprint.starts_with(&prefix))
-        .collect();
+    let found: Vec<_> = others.iter().filter(|(row, _)| row.fingerprint.starts_with(&prefix)).collect();
     match found.as_slice() {
         [] => Err(unknown(&prefix)),
         [(row, old)] => Ok((row, Difference::between(old, recipe))),
-        several => Err(several.iter().fold(
-            Error::usage(format!("several templates begin with `{prefix}`")),
-            |error, (row, _)| error.detail(row.fingerprint.clone()),
-        )),
+        several => Err(several
+            .iter()
+            .fold(Error::usage(format!("several templates begin with `{prefix}`")), |error, (row, _)| {
+                error.detail(row.fingerprint.clone())
+            })),
     }
 }

@@ -17,11 +17,7 @@ use crate::registry::owner::Tenure;
 use crate::registry::{CloneRow, DatabaseRow, Registry};
 
 impl Stencil {
-    pub(super) async fn give_up_all(
-        &self,
-        registry: &mut Registry,
-        clones: &[Clone],
-    ) -> Result<()> {
+    pub(super) async fn give_up_all(&self, registry: &mut Registry, clones: &[Clone]) -> Result<()> {
         for clone in clones {
             registry.give_up_clone(&clone.id).await?;
         }
@@ -57,11 +53,7 @@ impl Stencil {
                     Err(error) if limit.left().is_none_or(|left| left.is_zero()) => {
                         break Err(error);
                     }
-                    Err(_) => {
-                        limit
-                            .pause(Duration::from_millis(200), "the server")
-                            .await?
-                    }
+                    Err(_) => limit.pause(Duration::from_millis(200), "the server").await?,
                 }
             };
         }
@@ -83,11 +75,7 @@ impl Stencil {
     }
 
     /// The keeper's session if it still stands, which a look at the clones shows, or a new one.
-    async fn again(
-        &self,
-        registry: Option<Registry>,
-        clones: &[Clone],
-    ) -> Result<(Registry, Vec<Remains>)> {
+    async fn again(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<(Registry, Vec<Remains>)> {
         const PATIENCE: Duration = Duration::from_secs(10);
         if let Some(mut registry) = registry.filter(Registry::is_driven) {
             let look = remains_of(&mut registry, clones);
@@ -117,11 +105,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn give_back(
-        &self,
-        registry: Option<Registry>,
-        clones: &[Clone],
-    ) -> Result<Vec<String>> {
+    pub async fn give_back(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<Vec<String>> {
         let limit = Limit::default();
         self.give_back_within(registry, clones, &limit).await
     }
@@ -178,10 +162,7 @@ impl Stencil {
                 clone.bound = tenure.prolonging();
             }
             let Some(until) = until else {
-                return Err(Error::new(
-                    Kind::NotFound,
-                    format!("clone {} was given up meanwhile", clone.id),
-                ));
+                return Err(Error::new(Kind::NotFound, format!("clone {} was given up meanwhile", clone.id)));
             };
             clone.by_session = false;
             clone.expires_at = until;
@@ -209,9 +190,7 @@ impl Stencil {
         let mut released = Released::default();
         let mut failed: Option<Error> = None;
         for name in names {
-            let done = self
-                .release_one(&mut registry, name, take, limit, &mut released)
-                .await;
+            let done = self.release_one(&mut registry, name, take, limit, &mut released).await;
             let Err(error) = done else {
                 continue;
             };
@@ -256,12 +235,7 @@ impl Stencil {
         let mut given_up = row.state == "released";
         if !given_up {
             let key = row.key();
-            while !registry
-                .session()
-                .try_lock(key)
-                .await
-                .doing(|| "lock a clone".into())?
-            {
+            while !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
                 if row.lease == "session" {
                     return Err(Error::new(
                         Kind::NameTaken,
@@ -274,9 +248,7 @@ impl Stencil {
                     .hint("it is given back when that command ends"));
                 }
                 // Its maker has not quite ended, or a sweep looks at it.
-                limit
-                    .pause(Duration::from_millis(20), "the clone's lock")
-                    .await?;
+                limit.pause(Duration::from_millis(20), "the clone's lock").await?;
             }
         }
         if !given_up {
@@ -285,11 +257,7 @@ impl Stencil {
                 return Err(unknown(name));
             };
             if refused(&now) {
-                registry
-                    .session()
-                    .unlock(now.key())
-                    .await
-                    .doing(|| "unlock".into())?;
+                registry.session().unlock(now.key()).await.doing(|| "unlock".into())?;
                 return Err(clone::of_another(&now, &asker));
             }
             given_up = now.state == "released";
@@ -317,9 +285,7 @@ impl Stencil {
         let lines = estranged.iter().map(|(row, why)| stays(row, why));
         released.warnings.extend(lines);
         let obstacles = Obstacle::find(registry.session(), &oids).await?;
-        released
-            .warnings
-            .extend(obstacles.iter().map(Obstacle::describe));
+        released.warnings.extend(obstacles.iter().map(Obstacle::describe));
         if count == 0 || estranged.len() < count {
             match given_up {
                 true => released.before.push(row.name),
@@ -350,11 +316,8 @@ fn stays(row: &DatabaseRow, why: &Estranged) -> String {
 }
 
 fn unknown(name: &str) -> Error {
-    Error::new(
-        Kind::NotFound,
-        format!("there is no clone `{name}` in this registry"),
-    )
-    .hint("`pgstencil list` shows the clones that there are")
+    Error::new(Kind::NotFound, format!("there is no clone `{name}` in this registry"))
+        .hint("`pgstencil list` shows the clones that there are")
 }
 
 /// [`unknown`], with the name that was probably meant.
@@ -386,12 +349,7 @@ async fn remains_of(registry: &mut Registry, clones: &[Clone]) -> Result<Vec<Rem
 
 /// Whether a command dropped or replaced its clone, as Django's test runner does without `--keepdb`.
 fn replaced(clone: &Clone, remains: &Remains) -> Vec<String> {
-    let Remains {
-        rows,
-        found,
-        beside,
-        obstacles,
-    } = remains;
+    let Remains { rows, found, beside, obstacles } = remains;
     let mut warnings: Vec<String> = rows
         .iter()
         .filter_map(|row| Some((row, row.estranged(found)?)))

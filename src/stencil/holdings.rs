@@ -61,17 +61,13 @@ pub async fn holdings(endpoint: &Endpoint, limit: &Limit) -> Result<Holdings> {
                 registry.close().await;
                 match read {
                     Ok(oids) => known.extend(oids),
-                    Err(e) => found
-                        .unread
-                        .push(format!("registry `{}`: {e}", database.name)),
+                    Err(e) => found.unread.push(format!("registry `{}`: {e}", database.name)),
                 }
             }
             Ok(None) => others.push(database),
             // Another role's: nothing in it is looked at.
             Err(e) if e.kind() == Kind::Permission => others.push(database),
-            Err(e) => found
-                .unread
-                .push(format!("database `{}`: {e}", database.name)),
+            Err(e) => found.unread.push(format!("database `{}`: {e}", database.name)),
         }
     }
     // A person may have taken the mark from a database of a clone.
@@ -120,10 +116,7 @@ impl Holdings {
                 self.under_way.push(format!("a build of {of} by {builder}"));
             }
             if row.pinned {
-                self.pinned.push(Held {
-                    name: row.fingerprint[..12].to_owned(),
-                    words: of,
-                });
+                self.pinned.push(Held { name: row.fingerprint[..12].to_owned(), words: of });
             }
         }
         for row in registry.clones().await? {
@@ -135,11 +128,9 @@ impl Holdings {
             let is_session = row.lease == "session";
             let holder = &row.holder.0;
             match (is_session, locked.contains(&row.key())) {
-                (true, true) => self.under_way.push(format!(
-                    "a command by {} on clone `{}`",
-                    holder.describe(),
-                    row.name
-                )),
+                (true, true) => {
+                    self.under_way.push(format!("a command by {} on clone `{}`", holder.describe(), row.name))
+                }
                 // Its holder is dead, or its time is over: the next sweep drops it.
                 (true, false) => continue,
                 (false, _) if row.expired => continue,

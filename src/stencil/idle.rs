@@ -58,11 +58,7 @@ impl Idle {
         if sessions.len() >= MOST {
             sessions.remove(0);
         }
-        sessions.push(Session {
-            since: Instant::now(),
-            runtime: registry.runtime(),
-            registry,
-        });
+        sessions.push(Session { since: Instant::now(), runtime: registry.runtime(), registry });
     }
 
     /// Ends all of them in an orderly way.

@@ -53,26 +53,18 @@ impl Stencil {
         names: &[String],
         replaced: &[Replaced],
     ) -> Result<bool> {
-        let mut way = Way {
-            stencil: self,
-            context,
-            take: wanted.take,
-            name: String::new(),
-            waits: None,
-        };
+        let mut way = Way { stencil: self, context, take: wanted.take, name: String::new(), waits: None };
         loop {
             let found = registry.clones_named(names).await?;
             let replaced = |clone: &CloneOnServer| replaced.iter().find(|r| r.id == clone.row.id);
             let in_the_way = found.into_iter().find(|clone| {
-                clone.stands_under(names)
-                    || (replaced(clone).is_some() && clone.row.state == "leased")
+                clone.stands_under(names) || (replaced(clone).is_some() && clone.row.state == "leased")
             });
             let Some(clone) = in_the_way else {
                 break;
             };
             let name = |name: &&String| clone.databases.iter().any(|d| d.name == **name);
-            way.name
-                .clone_from(names.iter().find(name).unwrap_or(&clone.row.name));
+            way.name.clone_from(names.iter().find(name).unwrap_or(&clone.row.name));
             let end = replaced(&clone).map(|r| &r.end);
             // One that came since is for the caller to look at.
             let new = end.is_none() && clone.row.is_kept() && wanted.lease != Lease::Session;
@@ -140,17 +132,10 @@ impl Stencil {
         context: &Context<'_>,
         names: &[String],
     ) -> Result<()> {
-        let mut way = Way {
-            stencil: self,
-            context,
-            take: false,
-            name: String::new(),
-            waits: None,
-        };
+        let mut way = Way { stencil: self, context, take: false, name: String::new(), waits: None };
         loop {
             let found = registry.clones_named(names).await?;
-            let making =
-                |clone: &&CloneOnServer| clone.row.state == "creating" && clone.stands_under(names);
+            let making = |clone: &&CloneOnServer| clone.row.state == "creating" && clone.stands_under(names);
             let Some(clone) = found.iter().find(making) else {
                 return Ok(());
             };
@@ -166,12 +151,7 @@ impl Way<'_> {
     }
 
     /// Takes one clone out of the way, or one step of a wait for it. `end`: it is to be replaced.
-    async fn clear(
-        &mut self,
-        registry: &mut Registry,
-        row: &CloneRow,
-        end: Option<&End>,
-    ) -> Result<()> {
+    async fn clear(&mut self, registry: &mut Registry, row: &CloneRow, end: Option<&End>) -> Result<()> {
         if let Some(end) = end {
             return self.drop_clone(registry, row, end).await;
         }
@@ -189,9 +169,10 @@ impl Way<'_> {
                 );
                 self.wait(COMMAND, &what).await
             }
-            Holders::Command(number) => Err(self.taken(registry).await.detail(format!(
-                "that `pgstencil run` is gone; its command (process {number}) still runs"
-            ))),
+            Holders::Command(number) => Err(self
+                .taken(registry)
+                .await
+                .detail(format!("that `pgstencil run` is gone; its command (process {number}) still runs"))),
             Holders::Run => Err(self.taken(registry).await),
             Holders::Unknown => self.wait_or_say_when(registry, row).await,
         }
@@ -209,21 +190,14 @@ impl Way<'_> {
         }
     }
 
-    async fn drop_clone(
-        &mut self,
-        registry: &mut Registry,
-        row: &CloneRow,
-        end: &End,
-    ) -> Result<()> {
+    async fn drop_clone(&mut self, registry: &mut Registry, row: &CloneRow, end: &End) -> Result<()> {
         let still = |row: &CloneRow| match end {
             End::Dead => self.stencil.holders(row) == Holders::Gone,
             End::Replaced | End::ReplacedSince(_) => self.is_replaceable(row),
         };
         let dropped = match end {
             End::Dead => sweep::drop_dead_clone(registry, &row.id, end, &still).await?,
-            End::Replaced | End::ReplacedSince(_) => {
-                self.replace(registry, row, end, &still).await?
-            }
+            End::Replaced | End::ReplacedSince(_) => self.replace(registry, row, end, &still).await?,
         };
         match dropped {
             Dead::Gone | Dead::Alive => Ok(()),
@@ -250,11 +224,7 @@ impl Way<'_> {
     ) -> Result<Dead> {
         let key = row.key();
         let session = registry.session();
-        if !session
-            .try_lock(key)
-            .await
-            .doing(|| "lock a clone".into())?
-        {
+        if !session.try_lock(key).await.doing(|| "lock a clone".into())? {
             return Ok(Dead::Locked);
         }
         let done = async {
@@ -262,9 +232,7 @@ impl Way<'_> {
                 && still(&row)
             {
                 let limit = self.context.limit;
-                let released =
-                    self.stencil
-                        .before_release(registry, &row.id, limit, Hearer::Caller);
+                let released = self.stencil.before_release(registry, &row.id, limit, Hearer::Caller);
                 if let Some(warning) = released.await {
                     self.context.tell(Event::Warning(&warning));
                 }
@@ -281,10 +249,7 @@ impl Way<'_> {
     /// Sessions are in a clone whose holder is gone, or whose lease is over.
     async fn wait_for_sessions(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
         if row.lease == "session" && self.context.asker().has_clone(row) {
-            let what = format!(
-                "the sessions in clone `{}`, whose `pgstencil run` was killed",
-                row.name
-            );
+            let what = format!("the sessions in clone `{}`, whose `pgstencil run` was killed", row.name);
             return self.wait(COMMAND, &what).await;
         }
         Err(self
@@ -320,10 +285,7 @@ impl Way<'_> {
             Kind::NameTaken,
             format!("clone `{name}` may still be in use: its `pgstencil run` is gone"),
         )
-        .detail(format!(
-            "it was {}; owner: {owner}",
-            row.holder.0.describe()
-        ))
+        .detail(format!("it was {}; owner: {owner}", row.holder.0.describe()))
         .detail("whether its command still runs cannot be seen from here")
         .detail(format!(
             "the name is free in {}, when the `orphan_grace` of {} is over",
@@ -331,18 +293,12 @@ impl Way<'_> {
             setting(grace)
         ))
         .hint("try again then")
-        .hint(format!(
-            "if that command has ended, give the clone back: `pgstencil release {name}`"
-        )))
+        .hint(format!("if that command has ended, give the clone back: `pgstencil release {name}`")))
     }
 
     /// Sleeps; says for what, once, if it takes longer.
     async fn wait(&mut self, wait: Wait, what: &str) -> Result<()> {
-        if self
-            .waits
-            .as_ref()
-            .is_none_or(|(for_what, ..)| for_what != what)
-        {
+        if self.waits.as_ref().is_none_or(|(for_what, ..)| for_what != what) {
             self.waits = Some((what.to_owned(), Instant::now(), false));
         }
         if let Some((_, since, told)) = &mut self.waits
@@ -370,12 +326,6 @@ struct Wait {
 }
 
 /// For what a person started.
-const COMMAND: Wait = Wait {
-    pause: Duration::from_millis(100),
-    patience: Duration::ZERO,
-};
+const COMMAND: Wait = Wait { pause: Duration::from_millis(100), patience: Duration::ZERO };
 /// For what ends by itself.
-const DROP: Wait = Wait {
-    pause: Duration::from_millis(20),
-    patience: Duration::from_secs(2),
-};
+const DROP: Wait = Wait { pause: Duration::from_millis(20), patience: Duration::from_secs(2) };

@@ -103,12 +103,7 @@ pub struct CloneListing {
 impl Stencil {
     /// Puts a checked config and a server together. Touches neither files nor server.
     pub fn new(config: Config, endpoint: Endpoint, holder: Holder, variable: Variable) -> Self {
-        let ServerSettings {
-            client_host,
-            client_port,
-            client_for,
-            ..
-        } = &config.server;
+        let ServerSettings { client_host, client_port, client_for, .. } = &config.server;
         let endpoint = endpoint.with_client(client_host.clone(), *client_port, *client_for);
         let config = Arc::new(config);
         let background = Background::new(background::Checkout {
@@ -198,11 +193,8 @@ impl Stencil {
         observe: Observe<'a>,
         keep_failed: bool,
     ) -> Context<'a> {
-        let (config, variable, found) = (
-            Arc::clone(&self.config),
-            Arc::clone(&self.variable),
-            definition.clone(),
-        );
+        let (config, variable, found) =
+            (Arc::clone(&self.config), Arc::clone(&self.variable), definition.clone());
         let read: ReadInputs = Arc::new(move || Inputs::read(&config.root, &found, &*variable));
         Context {
             endpoint: &self.endpoint,
@@ -236,10 +228,7 @@ impl Stencil {
     }
 
     /// Opens the registry and reads the inputs at the same time; also says how long the reading took.
-    async fn open_reading(
-        &self,
-        context: &Context<'_>,
-    ) -> Result<(Registry, Result<Recipe>, Duration)> {
+    async fn open_reading(&self, context: &Context<'_>) -> Result<(Registry, Result<Recipe>, Duration)> {
         context.not_within_itself()?;
         let started = Instant::now();
         let reading = async {
@@ -268,9 +257,7 @@ impl Stencil {
         settle: bool,
     ) -> Result<(Registry, Ensured)> {
         let ensured = self.ensure_in(definition, limit, observe, keep_failed, settle);
-        ensured
-            .await
-            .map_err(|error| self.endpoint.explain_loss(error))
+        ensured.await.map_err(|error| self.endpoint.explain_loss(error))
     }
 
     async fn ensure_in(
@@ -285,9 +272,7 @@ impl Stencil {
         let context = self.context(definition, limit, observe, keep_failed);
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         self.pay(&mut registry, &context, &[]).await?;
-        let mut ensured = self
-            .ensure_with_space(&mut registry, &context, Some(recipe?))
-            .await?;
+        let mut ensured = self.ensure_with_space(&mut registry, &context, Some(recipe?)).await?;
         ensured.fingerprint_time = reading;
         if ensured.outcome == Outcome::Hit {
             // The template is there; that a hit is not counted changes nothing of that.
@@ -305,16 +290,8 @@ impl Stencil {
     ///
     /// # Errors
     /// A placeholder without a value.
-    pub fn variables(
-        &self,
-        acquired: &Acquired,
-        shard: Option<Shard>,
-    ) -> Result<Vec<(OsString, OsString)>> {
-        let sets: Vec<Vec<NamedDatabase>> = acquired
-            .clones
-            .iter()
-            .map(|c| c.databases.clone())
-            .collect();
+    pub fn variables(&self, acquired: &Acquired, shard: Option<Shard>) -> Result<Vec<(OsString, OsString)>> {
+        let sets: Vec<Vec<NamedDatabase>> = acquired.clones.iter().map(|c| c.databases.clone()).collect();
         let definition = self.definition(Some(&acquired.definition))?;
         handout::variables(
             &self.endpoint,
@@ -332,10 +309,7 @@ impl Stencil {
     /// # Errors
     /// The driver's.
     pub async fn list(&self, limit: &Limit) -> Result<Listing> {
-        let mut listing = Listing {
-            templates: Vec::new(),
-            clones: Vec::new(),
-        };
+        let mut listing = Listing { templates: Vec::new(), clones: Vec::new() };
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
         else {
@@ -353,13 +327,7 @@ impl Stencil {
             let bytes = catalog::size(registry.session(), &oids).await;
             listing.clones.push(CloneListing {
                 locked: held.contains(&row.key()),
-                databases: rows
-                    .into_iter()
-                    .map(|d| NamedDatabase {
-                        role: d.role,
-                        name: d.name,
-                    })
-                    .collect(),
+                databases: rows.into_iter().map(|d| NamedDatabase { role: d.role, name: d.name }).collect(),
                 row,
                 bytes,
             });
@@ -380,8 +348,7 @@ impl Stencil {
         limit: &Limit,
     ) -> Result<Vec<Tally>> {
         let registry = &self.config.server.registry;
-        let Some(mut registry) = Registry::open_existing(&self.endpoint, registry, limit).await?
-        else {
+        let Some(mut registry) = Registry::open_existing(&self.endpoint, registry, limit).await? else {
             return Ok(Vec::new());
         };
         let tallies = registry.tallies(definition, last).await;

@@ -45,18 +45,10 @@ pub(super) struct Hooks<'a> {
 
 impl<'a> Hooks<'a> {
     /// `None` if no definition has such a command: then nothing is asked.
-    pub(super) fn of(
-        config: &'a Config,
-        endpoint: &'a Endpoint,
-        holder: &'a Holder,
-    ) -> Option<Self> {
+    pub(super) fn of(config: &'a Config, endpoint: &'a Endpoint, holder: &'a Holder) -> Option<Self> {
         let mut definitions = config.definitions.iter();
         let any = definitions.any(|d| d.before_release.is_some());
-        any.then_some(Hooks {
-            config,
-            endpoint,
-            holder,
-        })
+        any.then_some(Hooks { config, endpoint, holder })
     }
 
     fn debtor(&self) -> Debtor<'a> {
@@ -96,12 +88,7 @@ impl<'a> Hooks<'a> {
     }
 
     /// Runs all that this checkout owes, one after the other, and tells what was not told.
-    pub(super) async fn all(
-        &self,
-        registry: &mut Registry,
-        limit: &Limit,
-        hearer: Hearer,
-    ) -> Result<Paid> {
+    pub(super) async fn all(&self, registry: &mut Registry, limit: &Limit, hearer: Hearer) -> Result<Paid> {
         let started = Instant::now();
         let mut paid = Paid::default();
         for row in registry.owed(&self.debtor()).await? {

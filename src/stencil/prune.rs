@@ -78,10 +78,7 @@ impl Stencil {
             ));
         }
         if checkout.repository.is_none() {
-            plan.warnings.push(format!(
-                "nothing is pruned: {} is not in a git repository",
-                checkout.top
-            ));
+            plan.warnings.push(format!("nothing is pruned: {} is not in a git repository", checkout.top));
         }
         if rows.is_empty() {
             return Ok(plan);
@@ -93,10 +90,8 @@ impl Stencil {
         let absent = match absent {
             Ok(absent) => absent,
             Err(why) => {
-                plan.warnings.push(format!(
-                    "nothing is pruned, since git cannot be asked in {}: {why}",
-                    checkout.top
-                ));
+                plan.warnings
+                    .push(format!("nothing is pruned, since git cannot be asked in {}: {why}", checkout.top));
                 return Ok(plan);
             }
         };
@@ -138,12 +133,7 @@ impl Stencil {
         Ok(done)
     }
 
-    async fn prune_one(
-        &self,
-        registry: &mut Registry,
-        clone: &Prunable,
-        limit: &Limit,
-    ) -> Result<Pruned> {
+    async fn prune_one(&self, registry: &mut Registry, clone: &Prunable, limit: &Limit) -> Result<Pruned> {
         let key = LockKey::clone(&clone.row.id);
         let locked = registry.session().try_lock(key).await;
         if !locked.doing(|| "lock a clone".into())? {
@@ -158,13 +148,9 @@ impl Stencil {
             Some(row) => match sessions(&row) {
                 Some(who) => Pruned::InUse(who),
                 None => {
-                    self.before_release(registry, &row.id, limit, Hearer::Next)
-                        .await;
+                    self.before_release(registry, &row.id, limit, Hearer::Next).await;
                     let by = self.holder.describe_checkout();
-                    let why = format!(
-                        "{} is gone, and {by} ran `pgstencil prune`",
-                        words(&clone.gone)
-                    );
+                    let why = format!("{} is gone, and {by} ran `pgstencil prune`", words(&clone.gone));
                     match registry.end_lease(&row.id, &why).await? {
                         true => Pruned::Released,
                         false => Pruned::GoneBefore,
@@ -199,9 +185,7 @@ impl Stencil {
             return 0;
         };
         let absent = git::absent(&tree, &seem).await.unwrap_or_default();
-        let gone = rows
-            .iter()
-            .filter(|row| gone(&row.bound, &absent).is_some());
+        let gone = rows.iter().filter(|row| gone(&row.bound, &absent).is_some());
         gone.count()
     }
 
@@ -243,14 +227,8 @@ fn refs(rows: &[BoundRow]) -> Refs {
 /// What a name comes from that is gone; `None` if all of it is there.
 fn gone(bound: &Bound, absent: &Absent) -> Option<Bound> {
     let gone = Bound {
-        branch: bound
-            .branch
-            .clone()
-            .filter(|name| absent.gone.branches.contains(name)),
-        worktree: bound
-            .worktree
-            .clone()
-            .filter(|name| absent.gone.worktrees.contains(name)),
+        branch: bound.branch.clone().filter(|name| absent.gone.branches.contains(name)),
+        worktree: bound.worktree.clone().filter(|name| absent.gone.worktrees.contains(name)),
     };
     (!gone.is_free()).then_some(gone)
 }
@@ -266,10 +244,7 @@ fn sessions(row: &BoundRow) -> Option<String> {
 /// What is gone, in words.
 pub(crate) fn words(gone: &Bound) -> String {
     let branch = gone.branch.as_ref().map(|name| format!("branch `{name}`"));
-    let worktree = gone
-        .worktree
-        .as_ref()
-        .map(|name| format!("worktree `{name}`"));
+    let worktree = gone.worktree.as_ref().map(|name| format!("worktree `{name}`"));
     let words: Vec<String> = branch.into_iter().chain(worktree).collect();
     words.join(" and ")
 }

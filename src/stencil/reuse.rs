@@ -96,9 +96,7 @@ impl Stencil {
             .detail(format!("there: {}", names.join(", ")))
             .hint("`--fresh` replaces them all; `pgstencil release NAME` gives one back"));
         }
-        let findings = registry
-            .findings(context.project, &context.definition.name)
-            .await?;
+        let findings = registry.findings(context.project, &context.definition.name).await?;
         template::tell_findings(context, &findings);
         let mut ages = Vec::new();
         for clone in &reused {
@@ -119,11 +117,7 @@ impl Stencil {
                 now.short()
             )));
         }
-        Ok(Names::Reused(Reused {
-            clones: reused,
-            fingerprint: now,
-            ages,
-        }))
+        Ok(Names::Reused(Reused { clones: reused, fingerprint: now, ages }))
     }
 
     async fn reuse_one(
@@ -163,10 +157,7 @@ impl Stencil {
             }
             let replaced: Vec<Replaced> = own.iter().map(|c| replaced(c, &asker)).collect();
             before = own.first().map(|c| Box::new(c.row.clone())).or(before);
-            if self
-                .make_way(registry, context, wanted, &names, &replaced)
-                .await?
-            {
+            if self.make_way(registry, context, wanted, &names, &replaced).await? {
                 return Ok(OneName::Free(before));
             }
         }
@@ -182,17 +173,9 @@ impl Stencil {
         names: &[String],
     ) -> Result<Option<Clone>> {
         let key = LockKey::clone(id);
-        while !registry
-            .session()
-            .try_lock(key)
-            .await
-            .doing(|| "lock a clone".into())?
-        {
+        while !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
             // Its maker has not quite ended, or a sweep looks at it.
-            context
-                .limit
-                .pause(Duration::from_millis(10), "the clone's lock")
-                .await?;
+            context.limit.pause(Duration::from_millis(10), "the clone's lock").await?;
         }
         let renewed = async {
             let asker = context.asker();
@@ -233,11 +216,7 @@ impl Stencil {
         }
         .await;
         if !matches!(renewed, Ok(Some(_))) {
-            registry
-                .session()
-                .unlock(key)
-                .await
-                .doing(|| "unlock".into())?;
+            registry.session().unlock(key).await.doing(|| "unlock".into())?;
         }
         renewed
     }
@@ -252,11 +231,7 @@ impl Stencil {
         let pattern = &wanted.pattern;
         let named = !pattern.is_unique();
         let bound = match named {
-            true => Bound::of(
-                &context.holder.checkout,
-                pattern.uses_branch(),
-                pattern.uses_worktree(),
-            ),
+            true => Bound::of(&context.holder.checkout, pattern.uses_branch(), pattern.uses_worktree()),
             false => Bound::default(),
         };
         let (lease, settings) = (wanted.lease, context.clone);
@@ -307,20 +282,11 @@ fn refuse_another_definition(row: &CloneRow, context: &Context<'_>, wanted: &Wan
     if !refused {
         return Ok(());
     }
-    Err(Error::new(
-        Kind::NameTaken,
-        format!("clone `{}` is of another definition", row.name),
-    )
-    .detail(format!(
-        "the clone: `{}` of project `{}`",
-        row.definition, row.project
-    ))
-    .detail(format!(
-        "wanted: `{}` of project `{}`",
-        context.definition.name, context.project
-    ))
-    .hint("choose another `--name`")
-    .hint("take its name, without what is in it: add `--take --fresh`"))
+    Err(Error::new(Kind::NameTaken, format!("clone `{}` is of another definition", row.name))
+        .detail(format!("the clone: `{}` of project `{}`", row.definition, row.project))
+        .detail(format!("wanted: `{}` of project `{}`", context.definition.name, context.project))
+        .hint("choose another `--name`")
+        .hint("take its name, without what is in it: add `--take --fresh`"))
 }
 
 /// Whether a clone has the databases that the definition wants, under the names that are wanted.
@@ -332,29 +298,19 @@ fn has_names(clone: &CloneOnServer, context: &Context<'_>, names: &[String]) -> 
 
 fn named(clone: &CloneOnServer) -> Vec<NamedDatabase> {
     let databases = clone.databases.iter();
-    databases
-        .map(|d| NamedDatabase {
-            role: d.role.clone(),
-            name: d.name.clone(),
-        })
-        .collect()
+    databases.map(|d| NamedDatabase { role: d.role.clone(), name: d.name.clone() }).collect()
 }
 
 fn other_databases(clones: &[&&CloneOnServer], context: &Context<'_>, names: &[String]) -> Error {
     let list = |databases: &mut dyn Iterator<Item = (&String, &String)>| {
-        let databases: Vec<String> = databases
-            .map(|(alias, name)| format!("{alias} (`{name}`)"))
-            .collect();
+        let databases: Vec<String> = databases.map(|(alias, name)| format!("{alias} (`{name}`)")).collect();
         databases.join(", ")
     };
     let definition = context.definition;
     let name = clones.first().map_or("", |clone| &clone.row.name);
     let mut error = Error::new(
         Kind::NameTaken,
-        format!(
-            "clone `{name}` does not have the databases of definition `{}`",
-            definition.name
-        ),
+        format!("clone `{name}` does not have the databases of definition `{}`", definition.name),
     );
     for clone in clones {
         let mut has = clone.databases.iter().map(|d| (&d.role, &d.name));
@@ -387,19 +343,12 @@ fn replaced(clone: &CloneOnServer, asker: &Asker<'_>) -> Replaced {
     Replaced { id, end }
 }
 
-async fn age(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    clone: &Clone,
-    recipe: &Recipe,
-) -> Result<Age> {
+async fn age(registry: &mut Registry, context: &Context<'_>, clone: &Clone, recipe: &Recipe) -> Result<Age> {
     if clone.fingerprint == recipe.fingerprint() {
         return Ok(Age::Same);
     }
     let definition = &context.definition.name;
-    let old = registry
-        .recipe(definition, &clone.fingerprint, recipe)
-        .await?;
+    let old = registry.recipe(definition, &clone.fingerprint, recipe).await?;
     let Some(changes) = old.map(|old| Difference::between(&old, recipe).migrations) else {
         return Ok(Age::Other);
     };

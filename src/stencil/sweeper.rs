@@ -16,11 +16,7 @@ use crate::template;
 ///
 /// # Errors
 /// The driver's.
-pub async fn sweep_now(
-    endpoint: &Endpoint,
-    registry: &str,
-    grace: Duration,
-) -> Result<Vec<String>> {
+pub async fn sweep_now(endpoint: &Endpoint, registry: &str, grace: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut last = Ok(());
     let mut before = None;
@@ -66,13 +62,9 @@ impl Stencil {
             let project = &self.config.project;
             if let Some(millis) = demand.hit_ms {
                 let (name, hit) = (&context.definition.name, Outcome::Hit.as_str());
-                registry
-                    .note_event(project, name, fingerprint, hit, millis, None)
-                    .await?;
+                registry.note_event(project, name, fingerprint, hit, millis, None).await?;
             }
-            registry
-                .renew_limits(project, &self.config.eviction, &self.config.clone)
-                .await?;
+            registry.renew_limits(project, &self.config.eviction, &self.config.clone).await?;
             // What cannot be looked at is no reason to make no warm clones.
             let _ = template::look_again(&mut registry, &context).await;
             let made = match self.config.clone.warm {

@@ -35,9 +35,7 @@ impl Stencil {
     /// As [`Stencil::settle`].
     pub async fn settle_now(&self, definition: &str, limit: &Limit) -> Result<Settled> {
         let mut registry = self.open(limit).await?;
-        let settled = self
-            .settle(&mut registry, Some(definition), limit, &|_| {}, false)
-            .await;
+        let settled = self.settle(&mut registry, Some(definition), limit, &|_| {}, false).await;
         registry.close().await;
         settled
     }

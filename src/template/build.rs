@@ -180,13 +180,10 @@ pub(super) async fn make(
     let definition = context.definition;
     let fingerprint = recipe.fingerprint();
     // A `building` row under a free lock is what a dead builder left.
-    if let Some(dead) = registry
-        .find_template(context.project, &definition.name, &fingerprint, "building")
-        .await?
+    if let Some(dead) =
+        registry.find_template(context.project, &definition.name, &fingerprint, "building").await?
     {
-        registry
-            .break_template(dead.id, "its builder is gone", false)
-            .await?;
+        registry.break_template(dead.id, "its builder is gone", false).await?;
     }
     let costs = registry.costs(context.project, &definition.name).await?;
     context.endpoint.learn_traces(registry.session()).await;
@@ -237,14 +234,8 @@ pub(super) async fn make(
             let Some(template) = &base else {
                 return create_empty(registry, context, &mut rows).await;
             };
-            let start = Start {
-                source: template.source.as_deref().cloned(),
-                objects: 0,
-            };
-            let words = format!(
-                "pgstencil extends {} of {} here",
-                definition.name, context.project
-            );
+            let start = Start { source: template.source.as_deref().cloned(), objects: 0 };
+            let words = format!("pgstencil extends {} of {} here", definition.name, context.project);
             copy_base(registry, context, id, &mut rows, template, &words).await?;
             Ok(start)
         };
@@ -257,13 +248,7 @@ pub(super) async fn make(
         if let Some(overtaken) = watch.end(context, recipe).await? {
             return Ok(Err(overtaken));
         }
-        let mut done = Done {
-            id,
-            rows,
-            inspected,
-            started,
-            unsealed: None,
-        };
+        let mut done = Done { id, rows, inspected, started, unsealed: None };
         let (subject, base) = (done.subject(), base.as_ref());
         done.unsealed = unsealed::look(registry, context, &subject, recipe, base).await?;
         Ok::<_, Error>(Ok(done))
@@ -289,9 +274,7 @@ pub(super) async fn make(
                 // For `stats`. The error of the build is what matters.
                 let took = started.elapsed().as_millis() as u64;
                 let (project, name) = (context.project, &definition.name);
-                let _ = registry
-                    .note_event(project, name, &fingerprint, outcome, took, None)
-                    .await;
+                let _ = registry.note_event(project, name, &fingerprint, outcome, took, None).await;
             }
             Err(give_up(registry, context, id, error).await)
         }
@@ -302,18 +285,13 @@ pub(super) async fn make(
 pub(super) const LEFT: &str = "left for inspection";
 
 /// Drops what a failed build left, or leaves it to a person, and says so.
-pub(super) async fn give_up(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    id: i64,
-    error: Error,
-) -> Error {
+pub(super) async fn give_up(registry: &mut Registry, context: &Context<'_>, id: i64, error: Error) -> Error {
     let of_build = matches!(error.kind(), Kind::Build | Kind::Timeout);
     if of_build && context.keep_failed {
         return match keep(registry, id, error.message()).await {
-            Ok(names) => names.iter().fold(error, |e, name| {
-                e.detail(format!("{LEFT}, for a day: database `{name}`"))
-            }),
+            Ok(names) => {
+                names.iter().fold(error, |e, name| e.detail(format!("{LEFT}, for a day: database `{name}`")))
+            }
             Err(_) => error,
         };
     }
@@ -337,11 +315,8 @@ pub(crate) async fn build_in_place(
     fingerprint: &Fingerprint,
 ) -> Result<std::result::Result<Vec<Option<String>>, Box<Overtaken>>> {
     let traits = registry.facts().traits.clone();
-    let (created, watch, inputs) = tokio::join!(
-        create_empty(registry, context, rows),
-        Watch::begin(context),
-        context.inputs()
-    );
+    let (created, watch, inputs) =
+        tokio::join!(create_empty(registry, context, rows), Watch::begin(context), context.inputs());
     created?;
     let (watch, recipe) = (watch?, inputs?.with_server(traits));
     if recipe.fingerprint() != *fingerprint {
@@ -367,12 +342,7 @@ pub(crate) async fn build_in_place(
 }
 
 fn private_set(rows: &[DatabaseRow]) -> Vec<NamedDatabase> {
-    rows.iter()
-        .map(|r| NamedDatabase {
-            role: r.role.clone(),
-            name: r.private_name.clone(),
-        })
-        .collect()
+    rows.iter().map(|r| NamedDatabase { role: r.role.clone(), name: r.private_name.clone() }).collect()
 }
 
 /// Copies the database that builds start from, which is empty unless the config says otherwise.
@@ -400,10 +370,7 @@ async fn create_empty(
             open: true,
         };
         copy::create(registry.session(), &copy, context).await?;
-        let words = format!(
-            "pgstencil builds {} of {} here",
-            context.definition.name, context.project
-        );
+        let words = format!("pgstencil builds {} of {} here", context.definition.name, context.project);
         registry.mark_created(row, &words, None).await?;
         if let (Some(from), None) = (&from, &start.source) {
             start = source::start(registry, context, from, &row.private_name).await?;
@@ -429,8 +396,7 @@ pub(super) async fn copy_base(
     for (row, from) in rows.iter_mut().zip(base.databases()) {
         let builders = from.replay.comment.as_deref();
         registry.mark_created(row, words, builders).await?;
-        from.reapply(registry, context, &row.private_name, "copy of a template")
-            .await?;
+        from.reapply(registry, context, &row.private_name, "copy of a template").await?;
         open(registry, &row.private_name).await?;
     }
     Ok(())

@@ -58,10 +58,7 @@ pub(super) async fn run_command(
             observe(Event::Output(&context.endpoint.redact(line)));
             // No password, also none that a colour had split.
             let line = context.endpoint.redact(&process::plain(line));
-            observe(Event::Progress {
-                line: &line,
-                migrations: progress.read(&line),
-            });
+            observe(Event::Progress { line: &line, migrations: progress.read(&line) });
             if let Ok(mut last) = last.lock() {
                 if last.len() == TAIL {
                     last.pop_front();
@@ -81,10 +78,7 @@ pub(super) async fn run_command(
         let mut written = String::new();
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let tail = last
-                .lock()
-                .map(|l| Vec::from_iter(l.iter().cloned()).join("\n"))
-                .unwrap_or_default();
+            let tail = last.lock().map(|l| Vec::from_iter(l.iter().cloned()).join("\n")).unwrap_or_default();
             let alive = match template {
                 Some(id) if tail != written => {
                     written.clone_from(&tail);
@@ -138,33 +132,23 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
         }
         (Ended::TimedOut, _) if timeout < definition.build_timeout => Error::new(
             Kind::Timeout,
-            format!(
-                "the build of `{}` was ended after {took}, by `--wait`",
-                definition.name
-            ),
+            format!("the build of `{}` was ended after {took}, by `--wait`", definition.name),
         ),
-        (Ended::TimedOut, _) => Error::new(
-            Kind::Timeout,
-            format!("the build of `{}` was ended after {took}", definition.name),
-        )
-        .hint(format!(
-            "if it needs longer, raise `build_timeout` of [template.{}] (now {})",
-            definition.name,
-            setting(definition.build_timeout)
-        )),
+        (Ended::TimedOut, _) => {
+            Error::new(Kind::Timeout, format!("the build of `{}` was ended after {took}", definition.name))
+                .hint(format!(
+                    "if it needs longer, raise `build_timeout` of [template.{}] (now {})",
+                    definition.name,
+                    setting(definition.build_timeout)
+                ))
+        }
         (Ended::ByItself, Status::Exited(code)) => Error::new(
             Kind::Build,
-            format!(
-                "the build command of `{}` failed (exit code {code}, after {took})",
-                definition.name
-            ),
+            format!("the build command of `{}` failed (exit code {code}, after {took})", definition.name),
         ),
         (Ended::ByItself, Status::Signaled(signal)) => Error::new(
             Kind::Build,
-            format!(
-                "the build command of `{}` was killed by signal {signal} after {took}",
-                definition.name
-            ),
+            format!("the build command of `{}` was killed by signal {signal} after {took}", definition.name),
         ),
     };
     let mut error = error.detail(format!("command: {}", definition.build));
@@ -183,10 +167,7 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
             .hint(format!(
                 "let a superuser run that CREATE EXTENSION in database `{from}`, which builds can start from"
             ))
-            .hint(format!(
-                "with `from = \"{from}\"` in [template.{}]",
-                definition.name
-            ));
+            .hint(format!("with `from = \"{from}\"` in [template.{}]", definition.name));
     }
     if let Some(kind) = finished.tail.iter().find_map(|line| taken_on_server(line)) {
         error = error
@@ -206,9 +187,7 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
     let denied = |line: &String| line.contains("permission denied for");
     if role != us && finished.tail.iter().any(denied) {
         error = error
-            .detail(format!(
-                "the database belongs to role `{role}`, and the command connects as role `{us}`"
-            ))
+            .detail(format!("the database belongs to role `{role}`, and the command connects as role `{us}`"))
             .hint(format!(
                 "as a superuser: ALTER ROLE {} SET role = {};",
                 sql::quote_ident(us),
@@ -286,14 +265,8 @@ mod tests {
     fn what_a_server_has_once_is_told_from_what_a_database_has() {
         let of = taken_on_server;
         assert_eq!(of("ERROR:  role \"app\" already exists"), Some("role"));
-        assert_eq!(
-            of("E: tablespace \"x y\" already exists (42710)"),
-            Some("tablespace")
-        );
-        assert_eq!(
-            of("replication slot \"s\" already exists"),
-            Some("replication slot")
-        );
+        assert_eq!(of("E: tablespace \"x y\" already exists (42710)"), Some("tablespace"));
+        assert_eq!(of("replication slot \"s\" already exists"), Some("replication slot"));
         assert_eq!(of("relation \"role\" already exists"), None);
         assert_eq!(of("schema \"app\" already exists"), None);
         assert_eq!(of("\" already exists"), None);

@@ -13,8 +13,8 @@ use crate::drop;
 use crate::error::{Error, Result};
 use crate::names;
 use crate::pg::inventory::{
-    self, Class, Difference, Ignored, Inventory, Line, Look, Reading, RowComparison, RowDifference,
-    Rows, Window,
+    self, Class, Difference, Ignored, Inventory, Line, Look, Reading, RowComparison, RowDifference, Rows,
+    Window,
 };
 use crate::pg::replay::Replay;
 use crate::pg::session::OpenError;
@@ -71,22 +71,13 @@ pub(super) async fn compare(
         .iter()
         .map(|d| {
             let private_name = names::private_name();
-            NewDatabase {
-                role: d.role.clone(),
-                name: private_name.clone(),
-                private_name,
-            }
+            NewDatabase { role: d.role.clone(), name: private_name.clone(), private_name }
         })
         .collect();
     let all = registry.insert_databases(&owner, &new).await?;
-    let mut copies: Vec<DatabaseRow> = all
-        .into_iter()
-        .filter(|row| new.iter().any(|n| n.private_name == row.private_name))
-        .collect();
-    let words = format!(
-        "pgstencil compares {} of {} here",
-        context.definition.name, context.project
-    );
+    let mut copies: Vec<DatabaseRow> =
+        all.into_iter().filter(|row| new.iter().any(|n| n.private_name == row.private_name)).collect();
+    let words = format!("pgstencil compares {} of {} here", context.definition.name, context.project);
     let found = async {
         build::copy_base(registry, context, built.id, &mut copies, template, &words).await?;
         // Databases of a set may hold each other's names, as the build saw them.
@@ -100,10 +91,7 @@ pub(super) async fn compare(
                 Depth::Counts | Depth::Same(_) => None,
             },
         };
-        let windows = [
-            registry.build_window(template.id).await?,
-            registry.build_window(built.id).await?,
-        ];
+        let windows = [registry.build_window(template.id).await?, registry.build_window(built.id).await?];
         let mut differences = Vec::new();
         let mut left_out = Vec::new();
         let mut unread = BTreeSet::new();
@@ -150,21 +138,13 @@ pub(super) async fn compare(
                 same_rows &= old == digests(context, &fresh.private_name, rows).await?;
             }
         }
-        Ok(Compared {
-            differences,
-            same_rows,
-            left_out,
-            unknown,
-            unread: unread.into_iter().collect(),
-        })
+        Ok(Compared { differences, same_rows, left_out, unknown, unread: unread.into_iter().collect() })
     }
     .await;
     // Also after a failure: what is sealed has the databases of its roles only.
     let stay = drop::drop_rows(registry, &copies).await?;
     match stay.first() {
-        Some(why) => {
-            Err(Error::failed("a copy made for the comparison cannot be dropped").detail(why))
-        }
+        Some(why) => Err(Error::failed("a copy made for the comparison cannot be dropped").detail(why)),
         None => found,
     }
 }
@@ -207,11 +187,7 @@ async fn compare_rows(
     }
 }
 
-async fn digests(
-    context: &Context<'_>,
-    database: &str,
-    rows: Rows,
-) -> Result<BTreeMap<String, String>> {
+async fn digests(context: &Context<'_>, database: &str, rows: Rows) -> Result<BTreeMap<String, String>> {
     let mut session = open(context, database).await?;
     let digests = inventory::digests(&mut session, rows).await;
     session.close().await;
@@ -219,9 +195,8 @@ async fn digests(
 }
 
 async fn open(context: &Context<'_>, database: &str) -> Result<Session> {
-    let mut session = Session::open(context.endpoint, database, context.limit)
-        .await
-        .map_err(|e| match e {
+    let mut session =
+        Session::open(context.endpoint, database, context.limit).await.map_err(|e| match e {
             OpenError::Missing => Error::failed(format!("database `{database}` disappeared")),
             OpenError::Other(e) => e,
         })?;
@@ -247,10 +222,7 @@ fn add_properties(inventory: &mut Inventory, replay: &Replay, veil: &str) {
             true => format!("hidden (digest {})", veiled(veil, &setting.value)),
             false => setting.value.clone(),
         };
-        lines.push((
-            Class::Settings,
-            format!("setting {role}{} = {value}", setting.name),
-        ));
+        lines.push((Class::Settings, format!("setting {role}{} = {value}", setting.name)));
     }
     if replay.connection_limit != -1 {
         let line = format!("connection limit {}", replay.connection_limit);
@@ -260,30 +232,19 @@ fn add_properties(inventory: &mut Inventory, replay: &Replay, veil: &str) {
         lines.push((Class::Schema, format!("comment {comment:?}")));
     }
     for (provider, label) in &replay.labels {
-        lines.push((
-            Class::Schema,
-            format!("security label of {provider} {label:?}"),
-        ));
+        lines.push((Class::Schema, format!("security label of {provider} {label:?}")));
     }
     let withheld = replay.withheld.iter();
     lines.extend(withheld.map(|right| (Class::Grants, format!("revoke {right} from its owner"))));
     match &replay.grants {
         Some(grants) => lines.extend(grants.iter().map(|grant| {
             let grantee = grant.grantee.as_deref().unwrap_or("PUBLIC");
-            let option = if grant.grantable {
-                " with grant option"
-            } else {
-                ""
-            };
-            (
-                Class::Grants,
-                format!("grant {} to {grantee}{option}", grant.privilege),
-            )
+            let option = if grant.grantable { " with grant option" } else { "" };
+            (Class::Grants, format!("grant {} to {grantee}{option}", grant.privilege))
         })),
         // What a database has by default.
         None => lines.extend(
-            ["CONNECT", "TEMPORARY"]
-                .map(|right| (Class::Grants, format!("grant {right} to PUBLIC"))),
+            ["CONNECT", "TEMPORARY"].map(|right| (Class::Grants, format!("grant {right} to PUBLIC"))),
         ),
     }
     let entry = inventory.entries.entry(DATABASE.into()).or_default();

@@ -69,9 +69,7 @@ pub async fn ensure(
         }
         match looked {
             LookUp::Ready(mut template) => {
-                template
-                    .owes_a_build(registry, context.definition.after_extend)
-                    .await?;
+                template.owes_a_build(registry, context.definition.after_extend).await?;
                 if let Some(provisional) = template.provisional() {
                     provisional.tell(context, template.fingerprint());
                 }
@@ -110,9 +108,7 @@ pub async fn ensure(
                 }
                 let (built, note) = built?;
                 match built {
-                    Built::Sealed(template, _)
-                        if discard_aged(registry, context, &template).await? =>
-                    {
+                    Built::Sealed(template, _) if discard_aged(registry, context, &template).await? => {
                         template.let_go(registry).await?;
                     }
                     Built::Sealed(template, took) => {
@@ -170,18 +166,12 @@ pub async fn ensure(
 
 /// Discards a template that was just extended, if its oldest contents became too old by the time that took: it
 /// is built from nothing then, since its base is too old as well.
-async fn discard_aged(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    template: &Template,
-) -> Result<bool> {
+async fn discard_aged(registry: &mut Registry, context: &Context<'_>, template: &Template) -> Result<bool> {
     if template.extends().is_none() || context.definition.stale_after.is_none() {
         return Ok(false);
     }
     let (name, fingerprint) = (&context.definition.name, template.fingerprint());
-    let row = registry
-        .find_template(context.project, name, fingerprint, "ready")
-        .await?;
+    let row = registry.find_template(context.project, name, fingerprint, "ready").await?;
     let Some(why) = row.and_then(|row| stale(&row, context.definition)) else {
         return Ok(false);
     };
@@ -224,11 +214,7 @@ impl Ensured {
     }
 }
 
-async fn known(
-    costs: &mut Option<Costs>,
-    registry: &mut Registry,
-    context: &Context<'_>,
-) -> Result<Costs> {
+async fn known(costs: &mut Option<Costs>, registry: &mut Registry, context: &Context<'_>) -> Result<Costs> {
     match costs {
         Some(costs) => Ok(*costs),
         None => {
@@ -253,39 +239,25 @@ pub(super) fn tell_waiting(context: &Context<'_>, row: &TemplateRow, costs: &Cos
 }
 
 pub(super) async fn unlock(registry: &mut Registry, key: LockKey) -> Result<()> {
-    registry
-        .session()
-        .unlock(key)
-        .await
-        .doing(|| "give a lock back".into())?;
+    registry.session().unlock(key).await.doing(|| "give a lock back".into())?;
     Ok(())
 }
 
 /// A builder that lost its session lost the right to build with it, and ends its command as soon as it notices.
 /// Where that process can be seen it is waited for, so that two commands do not run at once.
-async fn wait_for_former(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    recipe: &Recipe,
-) -> Result<()> {
+async fn wait_for_former(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(3);
     let (project, name) = (context.project, context.definition.name.as_str());
     let fingerprint = recipe.fingerprint();
-    let former = registry
-        .find_template(project, name, &fingerprint, "building")
-        .await?;
+    let former = registry.find_template(project, name, &fingerprint, "building").await?;
     let Some(former) = former else {
         return Ok(());
     };
     let (builder, ours) = (&former.builder.0, context.holder);
-    let here =
-        !ours.machine.is_empty() && builder.machine == ours.machine && builder.pid != ours.pid;
+    let here = !ours.machine.is_empty() && builder.machine == ours.machine && builder.pid != ours.pid;
     let started = Instant::now();
     while here && process::is_alive(builder.pid) && started.elapsed() < PATIENCE {
-        let who = format!(
-            "{}, whose session was lost, to end its build",
-            builder.describe()
-        );
+        let who = format!("{}, whose session was lost, to end its build", builder.describe());
         context.limit.pause(POLL, &who).await?;
     }
     Ok(())
@@ -296,11 +268,7 @@ pub(super) async fn alone(registry: &mut Registry, context: &Context<'_>) -> Res
     if !context.definition.serial_builds {
         return Ok(true);
     }
-    registry
-        .session()
-        .try_lock(LockKey::serial())
-        .await
-        .doing(|| "take the right to a serial build".into())
+    registry.session().try_lock(LockKey::serial()).await.doing(|| "take the right to a serial build".into())
 }
 
 /// Waits a moment while another serial build runs, and tells of it.
@@ -335,9 +303,7 @@ async fn make_room(registry: &mut Registry, context: &Context<'_>) -> Result<()>
 /// Gives up what the limits do not allow any more, and leaves it to the sweep.
 async fn keep_limits(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
     let evicted = async {
-        registry
-            .note_limits(context.project, context.eviction, context.clone)
-            .await?;
+        registry.note_limits(context.project, context.eviction, context.clone).await?;
         evict::keep_limits(registry, context.project, context.eviction).await
     }
     .await;
@@ -354,10 +320,7 @@ fn tell_evicted(context: &Context<'_>, evicted: Result<Vec<Eviction>>) -> Result
         }
         Err(error) if is_connection_loss(&error) => Err(error),
         Err(error) => {
-            context.tell(Event::Warning(&format!(
-                "evicting templates failed: {error}: {}",
-                cause(&error)
-            )));
+            context.tell(Event::Warning(&format!("evicting templates failed: {error}: {}", cause(&error))));
             Ok(())
         }
     }
@@ -392,20 +355,12 @@ async fn extend_or_build(
         }
     };
     let id = base.template.id;
-    let attempt = Attempt::new(
-        project,
-        &definition.name,
-        context.endpoint.user(),
-        context.holder,
-        &base.added,
-    );
+    let attempt =
+        Attempt::new(project, &definition.name, context.endpoint.user(), context.holder, &base.added);
     let added = migrations(&base.added).len();
     // Locked, so it is not what goes.
     make_room(registry, context).await?;
-    let extends = Extends {
-        base: *base.template.fingerprint(),
-        added: base.added.clone(),
-    };
+    let extends = Extends { base: *base.template.fingerprint(), added: base.added.clone() };
     let short = extends.base.short();
     let provisional = context.definition.after_extend == AfterExtend::Verify;
     let extension = Some(Extension {
@@ -425,9 +380,7 @@ async fn extend_or_build(
         }
         // To build from nothing would take even more.
         Err(error) if error.has_fault(Fault::DiskFull) => return Err(error),
-        Err(error) if error.kind() == Kind::Build || error.has_fault(Fault::SourceUnusable) => {
-            error
-        }
+        Err(error) if error.kind() == Kind::Build || error.has_fault(Fault::SourceUnusable) => error,
         Err(error) => return Err(error),
     };
     let why = match error.kind() {
@@ -435,10 +388,7 @@ async fn extend_or_build(
         _ => cause(&error),
     };
     // Somebody dropped or damaged it: it must not be found again.
-    if matches!(
-        sqlstate(&error).as_deref(),
-        Some("3D000" | "55000" | "58P01" | "XX001" | "XX002")
-    ) {
+    if matches!(sqlstate(&error).as_deref(), Some("3D000" | "55000" | "58P01" | "XX001" | "XX002")) {
         registry.break_template(id, &why, false).await?;
     }
     let of_build = error.kind() == Kind::Build;
@@ -472,8 +422,8 @@ async fn extend_or_build(
         }
         Err(error) => {
             // Not if it was the caller's patience that ended.
-            let in_vain = matches!(error.kind(), Kind::Build | Kind::Timeout)
-                && context.limit.check("").is_ok();
+            let in_vain =
+                matches!(error.kind(), Kind::Build | Kind::Timeout) && context.limit.check("").is_ok();
             if of_build && in_vain {
                 // What failed is the build, whatever becomes of the note.
                 let _ = registry.note_failure(&attempt).await;

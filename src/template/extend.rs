@@ -133,15 +133,9 @@ impl Bases<'_> {
 /// migrations, and of equals the one that was used last. Any template of the definition is a candidate,
 /// whichever branch it was built on. Those behind one that was extended too often do not count: to extend
 /// the one before it, again and again, would put the full build off for ever.
-pub fn bases<'a>(
-    ready: &'a [(TemplateRow, Recipe)],
-    recipe: &Recipe,
-    definition: &Definition,
-) -> Bases<'a> {
-    let mut all: Vec<_> = ready
-        .iter()
-        .filter_map(|base| Some((&base.0, added_to(base, recipe, definition).ok()?)))
-        .collect();
+pub fn bases<'a>(ready: &'a [(TemplateRow, Recipe)], recipe: &Recipe, definition: &Definition) -> Bases<'a> {
+    let mut all: Vec<_> =
+        ready.iter().filter_map(|base| Some((&base.0, added_to(base, recipe, definition).ok()?))).collect();
     // Fewest added is largest base, since all of a base is in the new set.
     all.sort_by_key(|(row, added)| {
         let due = is_due(row, definition).is_some();
@@ -209,9 +203,7 @@ pub(super) async fn find_base(
     let definition = context.definition;
     let mut due = None;
     for _ in 0..TRIES {
-        let ready = registry
-            .ready_templates(context.project, &definition.name, recipe)
-            .await?;
+        let ready = registry.ready_templates(context.project, &definition.name, recipe).await?;
         let mut changed = false;
         let bases = bases(&ready, recipe, definition);
         due = bases.why_due();
@@ -220,9 +212,8 @@ pub(super) async fn find_base(
                 Claim::Ready(template) => {
                     let template = *template;
                     let old = ready.iter().find(|(other, _)| other.id == row.id);
-                    let difference = old.map_or_else(Difference::default, |(_, old)| {
-                        Difference::between(old, recipe)
-                    });
+                    let difference =
+                        old.map_or_else(Difference::default, |(_, old)| Difference::between(old, recipe));
                     return Ok(Ok(Base {
                         template,
                         added,
@@ -330,9 +321,8 @@ mod tests {
 
     fn definition(keys: &str) -> Definition {
         let folder = tempfile::tempdir().unwrap();
-        let text = format!(
-            "project = \"shop\"\n[template.app]\nmigrations = [\"m/*\"]\nbuild = \"x\"\n{keys}\n"
-        );
+        let text =
+            format!("project = \"shop\"\n[template.app]\nmigrations = [\"m/*\"]\nbuild = \"x\"\n{keys}\n");
         let config = Config::parse(&text, &folder.path().join("pgstencil.toml")).unwrap();
         config.definitions[0].clone()
     }
@@ -350,10 +340,7 @@ mod tests {
             (row(1, "2026-01-04T00:00:00Z"), recipe(&SET[..2])),
             (row(2, "2026-01-01T00:00:00Z"), recipe(&SET[..3])),
             (row(3, "2026-01-02T00:00:00Z"), recipe(&SET[..3])),
-            (
-                row(4, "2026-01-09T00:00:00Z"),
-                recipe(&["m/1.sql", "m/9.sql"]),
-            ),
+            (row(4, "2026-01-09T00:00:00Z"), recipe(&["m/1.sql", "m/9.sql"])),
         ];
         assert_eq!(ids(&ready, ""), [3, 2, 1]);
         let (_, added) = &bases(&ready, &recipe(&SET), &definition("")).found[0];
@@ -375,10 +362,7 @@ mod tests {
         assert_eq!(ids(&ready, "max_extensions = 4"), [1]);
         assert_eq!(ids(&ready, "max_extensions = 3"), [0; 0]);
         let due = definition("max_extensions = 3");
-        assert_eq!(
-            bases(&ready, &recipe(&SET), &due).due.unwrap().1,
-            NoBase::Chain(3)
-        );
+        assert_eq!(bases(&ready, &recipe(&SET), &due).due.unwrap().1, NoBase::Chain(3));
         ready[0].0.contents_s = Duration::from_secs(2 * 86_400).as_secs_f64();
         assert_eq!(ids(&ready, "stale_after = \"1d\""), [0; 0]);
         assert_eq!(ids(&ready, "stale_after = \"3d\""), [1]);
@@ -386,12 +370,8 @@ mod tests {
 
     #[test]
     fn what_takes_clearly_more_than_a_build_from_nothing_is_no_gain() {
-        let dearer = |extension, full| {
-            is_dearer(
-                Duration::from_millis(extension),
-                Duration::from_millis(full),
-            )
-        };
+        let dearer =
+            |extension, full| is_dearer(Duration::from_millis(extension), Duration::from_millis(full));
         assert!(dearer(9000, 5000));
         assert!(!dearer(4000, 300));
         assert!(!dearer(9000, 8000));

@@ -33,9 +33,7 @@ pub(super) async fn look_up(
 ) -> Result<LookUp> {
     let (project, definition) = (context.project, context.definition.name.as_str());
     let fingerprint = recipe.fingerprint();
-    let (hold, findings) = registry
-        .look_up_ready(project, definition, &fingerprint)
-        .await?;
+    let (hold, findings) = registry.look_up_ready(project, definition, &fingerprint).await?;
     finding::tell(context, &findings);
     if let Some(hold) = hold {
         let Hold::Held(held) = hold else {
@@ -56,30 +54,14 @@ pub(super) async fn look_up(
         registry.break_template(held.row.id, &why, false).await?;
     }
     let key = LockKey::build(project, definition, &fingerprint);
-    if registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "take the right to build".into())?
-    {
-        if registry
-            .find_template(project, definition, &fingerprint, "ready")
-            .await?
-            .is_some()
-        {
-            registry
-                .session()
-                .unlock(key)
-                .await
-                .doing(|| "give the right to build back".into())?;
+    if registry.session().try_lock(key).await.doing(|| "take the right to build".into())? {
+        if registry.find_template(project, definition, &fingerprint, "ready").await?.is_some() {
+            registry.session().unlock(key).await.doing(|| "give the right to build back".into())?;
             return Ok(LookUp::Again);
         }
         return Ok(LookUp::Vacant(BuildPermit { key, _private: () }));
     }
-    match registry
-        .find_template(project, definition, &fingerprint, "building")
-        .await?
-    {
+    match registry.find_template(project, definition, &fingerprint, "building").await? {
         Some(row) => Ok(LookUp::Busy(Box::new(row))),
         // The builder has the lock, but not yet its row, or not any more.
         None => Ok(LookUp::Again),
@@ -94,10 +76,7 @@ pub(super) async fn tell_of_another_role(
 ) -> Result<()> {
     let (project, definition) = (context.project, context.definition.name.as_str());
     let fingerprint = recipe.fingerprint();
-    let Some(builder) = registry
-        .builder_of(project, definition, &fingerprint)
-        .await?
-    else {
+    let Some(builder) = registry.builder_of(project, definition, &fingerprint).await? else {
         return Ok(());
     };
     let (role, owner) = (&registry.facts().began_as, &registry.facts().role);
@@ -135,11 +114,7 @@ pub(super) async fn claim(registry: &mut Registry, row: &TemplateRow) -> Result<
 }
 
 pub(super) async fn let_go(registry: &mut Registry, id: i64) -> Result<()> {
-    registry
-        .session()
-        .unlock_shared(LockKey::template(id))
-        .await
-        .doing(|| "unlock a template".into())?;
+    registry.session().unlock_shared(LockKey::template(id)).await.doing(|| "unlock a template".into())?;
     Ok(())
 }
 
@@ -154,9 +129,7 @@ pub(crate) async fn ready(
     fingerprint: &Fingerprint,
 ) -> Result<Option<Template>> {
     let (project, definition) = (context.project, context.definition.name.as_str());
-    let hold = registry
-        .hold_ready(project, definition, fingerprint)
-        .await?;
+    let hold = registry.hold_ready(project, definition, fingerprint).await?;
     let Some(Hold::Held(held)) = hold else {
         return Ok(None);
     };
@@ -177,8 +150,7 @@ pub(crate) fn stale(row: &TemplateRow, definition: &Definition) -> Option<String
             Extend::Never => return Some("it was extended, and `extend` is \"never\"".into()),
             Extend::Append if row.extend == Extend::Always.as_str() => {
                 return Some(
-                    "it was extended under `extend = \"always\"`, and `extend` is \"append\""
-                        .into(),
+                    "it was extended under `extend = \"always\"`, and `extend` is \"append\"".into(),
                 );
             }
             Extend::Append | Extend::Always => {}
@@ -196,10 +168,7 @@ pub(crate) fn stale(row: &TemplateRow, definition: &Definition) -> Option<String
 }
 
 /// Why a template no longer fits the server, if it does not. A minor version is fine.
-pub(crate) async fn outdated(
-    registry: &mut Registry,
-    built_with: &BuiltWith,
-) -> Result<Option<String>> {
+pub(crate) async fn outdated(registry: &mut Registry, built_with: &BuiltWith) -> Result<Option<String>> {
     if built_with.available.is_empty() {
         return Ok(None);
     }
@@ -208,9 +177,7 @@ pub(crate) async fn outdated(
     for (name, then) in &built_with.available {
         match now.iter().find(|(n, _)| n == name) {
             None => {
-                return Ok(Some(format!(
-                    "extension `{name}` is no longer installed on the server"
-                )));
+                return Ok(Some(format!("extension `{name}` is no longer installed on the server")));
             }
             Some((_, Some(version))) if version != then => {
                 return Ok(Some(format!(

@@ -183,11 +183,7 @@ impl Template {
     }
 
     /// Makes an extended template provisional that was kept so far, if the definition no longer keeps such.
-    async fn owes_a_build(
-        &mut self,
-        registry: &mut Registry,
-        after_extend: AfterExtend,
-    ) -> Result<()> {
+    async fn owes_a_build(&mut self, registry: &mut Registry, after_extend: AfterExtend) -> Result<()> {
         let kept = self.extends.is_some() && self.provisional.is_none();
         if kept && after_extend == AfterExtend::Verify {
             registry.set_provisional(self.id).await?;
@@ -240,31 +236,17 @@ impl Template {
     }
 
     /// Why a `ready` row cannot be used, if so; read without its lock.
-    pub(crate) async fn is_unusable(
-        registry: &mut Registry,
-        row: &TemplateRow,
-    ) -> Result<Option<String>> {
+    pub(crate) async fn is_unusable(registry: &mut Registry, row: &TemplateRow) -> Result<Option<String>> {
         let databases = registry.databases_of(&Owner::Template(row.id)).await?;
         let oids: Vec<Oid> = databases.iter().filter_map(|r| r.oid).collect();
         let found = catalog::databases(registry.session(), &[], &oids).await?;
-        let held = HeldTemplate {
-            row: row.clone(),
-            databases,
-            found,
-        };
+        let held = HeldTemplate { row: row.clone(), databases, found };
         Ok(Template::of(registry, &held).await?.err())
     }
 
     /// A template from what was read under the shared lock, or why that cannot be used.
-    async fn of(
-        registry: &mut Registry,
-        held: &HeldTemplate,
-    ) -> Result<std::result::Result<Self, String>> {
-        let HeldTemplate {
-            row,
-            databases: rows,
-            found,
-        } = held;
+    async fn of(registry: &mut Registry, held: &HeldTemplate) -> Result<std::result::Result<Self, String>> {
+        let HeldTemplate { row, databases: rows, found } = held;
         let mut databases = Vec::new();
         for r in rows {
             let gone = |why: &str| Ok(Err(format!("its database `{}` {why}", r.name)));
@@ -310,19 +292,12 @@ impl Template {
         if let Some(why) = look_up::outdated(registry, &row.built_with.0).await? {
             return Ok(Err(why));
         }
-        let base = row
-            .base_fingerprint
-            .as_deref()
-            .map(str::parse)
-            .transpose()?;
+        let base = row.base_fingerprint.as_deref().map(str::parse).transpose()?;
         Ok(Ok(Template {
             id: row.id,
             fingerprint: row.fingerprint.parse()?,
             contents_of: row.fingerprint.parse()?,
-            extends: base.map(|base| Extends {
-                base,
-                added: row.added.0.clone(),
-            }),
+            extends: base.map(|base| Extends { base, added: row.added.0.clone() }),
             provisional: row.provisional.then(|| {
                 let (attempts, tried_s) = (row.settle_attempts, row.settle_tried_s);
                 Provisional::new(attempts, tried_s, row.settle_failure.clone())

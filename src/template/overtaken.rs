@@ -37,11 +37,7 @@ impl Watch {
 
     /// Reads the inputs again when the command has ended; `None` if nobody wrote to them and they are those
     /// of `recipe`.
-    pub(super) async fn end(
-        &self,
-        context: &Context<'_>,
-        recipe: &Recipe,
-    ) -> Result<Option<Overtaken>> {
+    pub(super) async fn end(&self, context: &Context<'_>, recipe: &Recipe) -> Result<Option<Overtaken>> {
         let (inputs, after) = tokio::join!(context.inputs(), context.snapshot());
         let inputs = inputs?;
         let changes = self.before.changes(&after?);
@@ -67,11 +63,7 @@ impl Overtaken {
             changes.truncate(SHOWN);
             changes.push(format!("and {more} more"));
         }
-        Overtaken {
-            recipe: now,
-            changes,
-            named: seen.iter().any(|change| named.contains(change.path())),
-        }
+        Overtaken { recipe: now, changes, named: seen.iter().any(|change| named.contains(change.path())) }
     }
 
     /// What changed, a line each.
@@ -106,17 +98,9 @@ impl Overtaken {
 
 fn differences(difference: &Difference) -> Vec<String> {
     let mut lines = Vec::new();
-    for FileChanges {
-        added,
-        changed,
-        removed,
-        line_ends: _,
-    } in [
-        &difference.migrations,
-        &difference.companions,
-        &difference.rerun_inputs,
-        &difference.inputs,
-    ] {
+    for FileChanges { added, changed, removed, line_ends: _ } in
+        [&difference.migrations, &difference.companions, &difference.rerun_inputs, &difference.inputs]
+    {
         lines.extend(added.iter().map(|path| format!("`{path}` is new")));
         lines.extend(changed.iter().map(|path| format!("`{path}` was changed")));
         lines.extend(removed.iter().map(|path| format!("`{path}` is gone")));

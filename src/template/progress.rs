@@ -39,13 +39,7 @@ impl Progress {
         if migrations.len() > 1 {
             names.retain(|_, of| of.len() < migrations.len());
         }
-        Progress {
-            names,
-            folders,
-            total: migrations.len(),
-            named: BTreeSet::new(),
-            last: None,
-        }
+        Progress { names, folders, total: migrations.len(), named: BTreeSet::new(), last: None }
     }
 
     /// Reads one line. Returns how many migrations have been named so far, and of how many, once there was
@@ -77,11 +71,7 @@ impl Progress {
         if let [one] = of.as_slice() {
             return Some(*one);
         }
-        let parts = |folder: &String| {
-            word.split('.')
-                .chain(words.iter().copied())
-                .any(|w| w == folder)
-        };
+        let parts = |folder: &String| word.split('.').chain(words.iter().copied()).any(|w| w == folder);
         let near = of.iter().find(|i| self.folders[**i].iter().any(parts));
         let new = || of.iter().find(|i| !self.named.contains(i));
         near.or_else(new).copied()
@@ -187,21 +177,12 @@ mod tests {
                 ("Applying: 20240103_items.sql", Some((2, 2))),
             ],
         );
-        let mut alembic = of(&[
-            "versions/1f2e3d4c5b6a_users.py",
-            "versions/99887766aabb_items.py",
-        ]);
+        let mut alembic = of(&["versions/1f2e3d4c5b6a_users.py", "versions/99887766aabb_items.py"]);
         reads(
             &mut alembic,
             &[
-                (
-                    "INFO  Running upgrade  -> 1f2e3d4c5b6a, users",
-                    Some((1, 2)),
-                ),
-                (
-                    "INFO  Running upgrade 1f2e3d4c5b6a -> 99887766aabb, items",
-                    Some((2, 2)),
-                ),
+                ("INFO  Running upgrade  -> 1f2e3d4c5b6a, users", Some((1, 2))),
+                ("INFO  Running upgrade 1f2e3d4c5b6a -> 99887766aabb, items", Some((2, 2))),
             ],
         );
         let mut prisma = of(&[
@@ -215,22 +196,13 @@ mod tests {
                 ("Applying migration `20240202030405_b`", Some((2, 2))),
             ],
         );
-        let mut sqlx = of(&[
-            "migrations/20240102030405_users.sql",
-            "migrations/20240202030405_b.sql",
-        ]);
-        reads(
-            &mut sqlx,
-            &[("Applied 20240102030405/migrate users (5ms)", Some((1, 2)))],
-        );
+        let mut sqlx = of(&["migrations/20240102030405_users.sql", "migrations/20240202030405_b.sql"]);
+        reads(&mut sqlx, &[("Applied 20240102030405/migrate users (5ms)", Some((1, 2)))]);
         let mut psql = of(&["migrations/0001_users.sql", "migrations/0002_b.sql"]);
         reads(
             &mut psql,
             &[
-                (
-                    "psql:/home/me/migrations/0001_users.sql:3: NOTICE: x",
-                    Some((1, 2)),
-                ),
+                ("psql:/home/me/migrations/0001_users.sql:3: NOTICE: x", Some((1, 2))),
                 ("1 row, 2 rows", Some((1, 2))),
             ],
         );
@@ -255,9 +227,6 @@ mod tests {
     #[test]
     fn lines_that_name_nothing_say_nothing() {
         let mut progress = of(&["m/1/up.sql", "m/2/up.sql"]);
-        reads(
-            &mut progress,
-            &[("up and down", None), ("2024-01-01 12:00:00 up.sql", None)],
-        );
+        reads(&mut progress, &[("up and down", None), ("2024-01-01 12:00:00 up.sql", None)]);
     }
 }

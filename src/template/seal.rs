@@ -29,10 +29,7 @@ pub(super) async fn adopt(
         let refuse = |what: &str| {
             Error::new(
                 Kind::Build,
-                format!(
-                    "the build command {what}: database `{}` (role `{}`)",
-                    row.private_name, row.role
-                ),
+                format!("the build command {what}: database `{}` (role `{}`)", row.private_name, row.role),
             )
             .hint("let it fill the database that DATABASE_URL names, under that name")
         };
@@ -59,10 +56,7 @@ pub(super) async fn adopt(
             .session()
             .run(sql::comment_database(
                 &row.private_name,
-                &row.mark().comment(
-                    "pgstencil adopted what the build made anew",
-                    found.comment.as_deref(),
-                ),
+                &row.mark().comment("pgstencil adopted what the build made anew", found.comment.as_deref()),
             ))
             .await
             .doing(|| "mark an adopted database".into())?;
@@ -126,15 +120,13 @@ pub(super) async fn inspect(
         let oid = oid_of(row)?;
         vacate::wait_for_the_builds_own(registry, context, row, oid).await?;
         let gone = |e| match e {
-            OpenError::Missing => Error::new(
-                Kind::Build,
-                format!("database `{}` disappeared", row.private_name),
-            ),
+            OpenError::Missing => {
+                Error::new(Kind::Build, format!("database `{}` disappeared", row.private_name))
+            }
             OpenError::Other(e) => e,
         };
-        let mut session = Session::open(context.endpoint, &row.private_name, context.limit)
-            .await
-            .map_err(gone)?;
+        let mut session =
+            Session::open(context.endpoint, &row.private_name, context.limit).await.map_err(gone)?;
         let contents = catalog::contents(&mut session).await?;
         if contents.objects == start.objects && !context.definition.allow_empty {
             return Err(Error::new(
@@ -145,40 +137,28 @@ pub(super) async fn inspect(
             .hint("`allow_empty = true` seals an empty template all the same"));
         }
         vacate::drop_what_no_clone_has(&mut session, context, row).await?;
-        inspected
-            .shapes
-            .push(match context.definition.allow_unchanged {
-                true => None,
-                false => Some(inventory::shape(&mut session).await?),
-            });
+        inspected.shapes.push(match context.definition.allow_unchanged {
+            true => None,
+            false => Some(inventory::shape(&mut session).await?),
+        });
         // One after the other: a role's CONNECTION LIMIT may be low.
         session.close().await;
         // Functions of expression indexes find things where the user's sessions find them.
-        let mut users = Session::open_for_user(context.endpoint, &row.private_name, context.limit)
-            .await
-            .map_err(gone)?;
+        let mut users =
+            Session::open_for_user(context.endpoint, &row.private_name, context.limit).await.map_err(gone)?;
         for complaint in catalog::settle(&mut users).await? {
             context.tell(Event::Warning(&complaint));
         }
         // ANALYZE and VACUUM change the size.
         let contents = catalog::contents(&mut users).await?;
         users.close().await;
-        inspected
-            .replays
-            .push(replay::read(registry.session(), oid, &row.mark()).await?);
+        inspected.replays.push(replay::read(registry.session(), oid, &row.mark()).await?);
         for (name, version) in &contents.extensions {
-            inspected
-                .built_with
-                .extensions
-                .insert(name.clone(), version.clone());
+            inspected.built_with.extensions.insert(name.clone(), version.clone());
         }
         let built_with = &mut inspected.built_with;
-        built_with
-            .login_triggers
-            .extend(contents.login_triggers.iter().cloned());
-        built_with
-            .unlogged_tables
-            .extend(contents.unlogged_tables.iter().cloned());
+        built_with.login_triggers.extend(contents.login_triggers.iter().cloned());
+        built_with.unlogged_tables.extend(contents.unlogged_tables.iter().cloned());
         let warnings = contents.collations.iter().filter_map(Collation::warning);
         built_with.warned_collations.extend(warnings);
         let versions = collation::versions(registry.session(), &contents.collations).await?;
@@ -188,17 +168,14 @@ pub(super) async fn inspect(
     let extensions: Vec<String> = inspected.built_with.extensions.keys().cloned().collect();
     if !extensions.is_empty() {
         let available = catalog::available_extensions(registry.session(), &extensions).await?;
-        inspected.built_with.available = available
-            .into_iter()
-            .filter_map(|(name, version)| Some((name, version?)))
-            .collect();
+        inspected.built_with.available =
+            available.into_iter().filter_map(|(name, version)| Some((name, version?))).collect();
     }
     Ok(inspected)
 }
 
 pub(super) fn oid_of(row: &DatabaseRow) -> Result<Oid> {
-    row.oid
-        .ok_or_else(|| Error::internal(format!("database `{}` has no oid", row.private_name)))
+    row.oid.ok_or_else(|| Error::internal(format!("database `{}` has no oid", row.private_name)))
 }
 
 /// What the seal makes of a build.
@@ -221,12 +198,7 @@ pub(super) async fn seal(
     sealing: &Sealing<'_>,
 ) -> Result<Template> {
     let took = done.started.elapsed();
-    let Done {
-        id,
-        rows,
-        inspected,
-        ..
-    } = done;
+    let Done { id, rows, inspected, .. } = done;
     for row in &rows {
         vacate::close(registry, context, row, oid_of(row)?).await?;
     }
@@ -242,17 +214,9 @@ pub(super) async fn seal(
         None => "pgstencil template",
         Some(_) => "pgstencil, not sealed",
     };
-    let words = format!(
-        "{what}: {} of {}, {}",
-        context.definition.name,
-        context.project,
-        fingerprint.short()
-    );
-    registry
-        .session()
-        .begin()
-        .await
-        .doing(|| "begin the seal".into())?;
+    let words =
+        format!("{what}: {} of {}, {}", context.definition.name, context.project, fingerprint.short());
+    registry.session().begin().await.doing(|| "begin the seal".into())?;
     let done = async {
         registry.session().run(sql::flushed()).await?;
         for (i, row) in rows.iter().enumerate() {
@@ -262,9 +226,7 @@ pub(super) async fn seal(
             let name = sealing.name(row);
             match sealing.unsealed {
                 None => {
-                    session
-                        .run(sql::rename_database(&row.private_name, name))
-                        .await?;
+                    session.run(sql::rename_database(&row.private_name, name)).await?;
                 }
                 Some(_) => database::keep_private_name(session, row.id).await?,
             }
@@ -273,10 +235,7 @@ pub(super) async fn seal(
             let mark = names::is_public_source(&context.definition.from);
             session.run(sql::is_template(name, mark)).await?;
             session
-                .run(sql::comment_database(
-                    name,
-                    &row.mark().comment(&words, replay.comment.as_deref()),
-                ))
+                .run(sql::comment_database(name, &row.mark().comment(&words, replay.comment.as_deref())))
                 .await?;
             let size = (contents.bytes, contents.files);
             database::set_present(session, row.id, size, replay).await?;
@@ -286,22 +245,14 @@ pub(super) async fn seal(
         }
         if sealing.replaces {
             // Before the new one is ready: there is never more than one.
-            registry
-                .replace_template(id, context.project, &context.definition.name, &fingerprint)
-                .await?;
+            registry.replace_template(id, context.project, &context.definition.name, &fingerprint).await?;
         }
         let millis = took.as_millis() as u64;
         let done = match sealing.unsealed {
-            None => {
-                registry
-                    .set_ready(id, &inspected.built_with, millis)
-                    .await?
-            }
+            None => registry.set_ready(id, &inspected.built_with, millis).await?,
             Some(why) => {
                 let (text, note) = (why.message(), why.note());
-                registry
-                    .set_unsealed(id, &text, &note, &inspected.built_with, millis)
-                    .await?
+                registry.set_unsealed(id, &text, &note, &inspected.built_with, millis).await?
             }
         };
         match done {
@@ -311,11 +262,7 @@ pub(super) async fn seal(
         }
     }
     .await;
-    registry
-        .session()
-        .end(done)
-        .await
-        .doing(|| format!("seal template {}", fingerprint.short()))?;
+    registry.session().end(done).await.doing(|| format!("seal template {}", fingerprint.short()))?;
     let databases = rows
         .iter()
         .enumerate()

@@ -50,10 +50,7 @@ pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) 
         let Some(row) = extended(registry, context, &wanted).await? else {
             return Ok(Settled::Nothing);
         };
-        let keys = [
-            LockKey::settler(row.id),
-            LockKey::settle(context.project, name),
-        ];
+        let keys = [LockKey::settler(row.id), LockKey::settle(context.project, name)];
         if take(registry, keys[0]).await? {
             let done = settle_one(registry, context, &traits, &wanted, &row, keys[1]).await;
             // If the session is gone, so are the locks.
@@ -64,10 +61,7 @@ pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) 
             return Ok(Settled::Taken);
         }
         tell(registry, context, &wanted, started).await?;
-        context
-            .limit
-            .pause(Duration::from_millis(200), "the build from nothing")
-            .await?;
+        context.limit.pause(Duration::from_millis(200), "the build from nothing").await?;
     }
 }
 
@@ -90,10 +84,7 @@ async fn settle_one(
             tail: "",
         });
         let pause = Duration::from_millis(500);
-        context
-            .limit
-            .pause(pause, "another build from nothing")
-            .await?;
+        context.limit.pause(pause, "another build from nothing").await?;
         if looked.elapsed() >= LOOK {
             looked = Instant::now();
             if fingerprint(context, traits).await? != *wanted {
@@ -116,9 +107,7 @@ async fn settle_one(
         && matches!(error.kind(), Kind::Build | Kind::Timeout)
         && context.limit.check("").is_ok()
     {
-        registry
-            .set_settle_failure(row.id, &in_words(error))
-            .await?;
+        registry.set_settle_failure(row.id, &in_words(error)).await?;
     }
     let _ = unlock(registry, one_at_a_time).await;
     done
@@ -133,10 +122,7 @@ async fn rebuild(
     wanted: &Fingerprint,
 ) -> Result<Settled> {
     let limit = Limit::new(context.limit.left(), context.limit.cancel.child_token());
-    let inner = Context {
-        limit: &limit,
-        ..context.clone()
-    };
+    let inner = Context { limit: &limit, ..context.clone() };
     let mut superseded = false;
     let work = prove(registry, &inner, true, true);
     tokio::pin!(work);
@@ -180,18 +166,12 @@ async fn extended(
     wanted: &Fingerprint,
 ) -> Result<Option<TemplateRow>> {
     let name = &context.definition.name;
-    let row = registry
-        .find_template(context.project, name, wanted, "ready")
-        .await?;
+    let row = registry.find_template(context.project, name, wanted, "ready").await?;
     Ok(row.filter(|row| row.base_fingerprint.is_some()))
 }
 
 async fn take(registry: &mut Registry, key: LockKey) -> Result<bool> {
-    registry
-        .session()
-        .try_lock(key)
-        .await
-        .doing(|| "take the right to settle a template".into())
+    registry.session().try_lock(key).await.doing(|| "take the right to settle a template".into())
 }
 
 async fn tell(
@@ -201,9 +181,7 @@ async fn tell(
     started: Instant,
 ) -> Result<()> {
     let name = &context.definition.name;
-    let building = registry
-        .find_template(context.project, name, wanted, "building")
-        .await?;
+    let building = registry.find_template(context.project, name, wanted, "building").await?;
     match building {
         Some(row) => {
             let costs = registry.costs(context.project, name).await?;

@@ -28,10 +28,7 @@ pub(super) struct Start {
 /// # Errors
 /// [`Kind::Config`] if it is not there or belongs to pgstencil, [`Kind::Permission`] if the role may not copy it;
 /// the driver's.
-pub(super) async fn find(
-    registry: &mut Registry,
-    context: &Context<'_>,
-) -> Result<Option<Database>> {
+pub(super) async fn find(registry: &mut Registry, context: &Context<'_>) -> Result<Option<Database>> {
     let (name, definition) = (&context.definition.from, &context.definition.name);
     if name == EMPTY_DATABASE {
         return Ok(None);
@@ -39,16 +36,12 @@ pub(super) async fn find(
     let of = format!("`from` of template `{definition}`");
     let found = catalog::database(registry.session(), name).await?;
     let Some(found) = found.filter(|found| !found.invalid) else {
-        return Err(
-            Error::config(format!("there is no database `{name}` ({of})"))
-                .hint("create it, or name another database of the server in `from`"),
-        );
+        return Err(Error::config(format!("there is no database `{name}` ({of})"))
+            .hint("create it, or name another database of the server in `from`"));
     };
     if Mark::any_in(found.comment.as_deref()) || *name == registry.session().database() {
-        return Err(
-            Error::config(format!("database `{name}` belongs to pgstencil ({of})"))
-                .hint("name a database of your own in `from`, or `template0`"),
-        );
+        return Err(Error::config(format!("database `{name}` belongs to pgstencil ({of})"))
+            .hint("name a database of your own in `from`, or `template0`"));
     }
     if !found.ours && !found.is_template {
         let role = sql::quote_ident(&registry.facts().role);
@@ -57,14 +50,8 @@ pub(super) async fn find(
             format!("role {role} may not copy database `{name}` ({of})"),
         )
         .detail(format!("it belongs to role `{}`", found.owner))
-        .hint(format!(
-            "run as its owner: {};",
-            sql::owner(name, &registry.facts().role).text()
-        ))
-        .hint(format!(
-            "or let every role with CREATEDB copy it: {};",
-            sql::is_template(name, true).text()
-        )));
+        .hint(format!("run as its owner: {};", sql::owner(name, &registry.facts().role).text()))
+        .hint(format!("or let every role with CREATEDB copy it: {};", sql::is_template(name, true).text())));
     }
     let visitors = catalog::visitors(registry.session(), found.oid).await?;
     if !visitors.is_empty() {
@@ -109,11 +96,7 @@ pub(super) async fn start(
 
 /// Where every role may create something, somebody may have planted a function or an operator that a later
 /// statement finds: it would run with a superuser's rights.
-async fn planted(
-    session: &mut Session,
-    context: &Context<'_>,
-    public: bool,
-) -> Result<Option<Error>> {
+async fn planted(session: &mut Session, context: &Context<'_>, public: bool) -> Result<Option<Error>> {
     if !catalog::is_superuser(session).await? {
         return Ok(None);
     }
@@ -121,12 +104,7 @@ async fn planted(
     let schemas = catalog::public_schemas(session).await?;
     let mut revoke: Vec<String> = schemas
         .iter()
-        .map(|schema| {
-            format!(
-                "REVOKE CREATE ON SCHEMA {} FROM PUBLIC;",
-                sql::quote_ident(schema)
-            )
-        })
+        .map(|schema| format!("REVOKE CREATE ON SCHEMA {} FROM PUBLIC;", sql::quote_ident(schema)))
         .collect();
     if public {
         let name = sql::quote_ident(name);

@@ -42,20 +42,12 @@ impl Unsealed {
 
     /// For the registry.
     pub(super) fn note(&self) -> UnsealedNote {
-        UnsealedNote {
-            files: self.files.clone(),
-            alike: self.alike.to_string(),
-        }
+        UnsealedNote { files: self.files.clone(), alike: self.alike.to_string() }
     }
 
     /// What happened, in one line.
     pub fn message(&self) -> String {
-        let named: Vec<String> = self
-            .files
-            .iter()
-            .take(SHOWN)
-            .map(|path| format!("`{path}`"))
-            .collect();
+        let named: Vec<String> = self.files.iter().take(SHOWN).map(|path| format!("`{path}`")).collect();
         let more = match self.files.len().saturating_sub(SHOWN) {
             0 => String::new(),
             n => format!(" and {n} more"),
@@ -126,26 +118,19 @@ pub(super) async fn look(
         if files.is_empty() || !may_equal(&shapes, built) {
             return Ok(None);
         }
-        return Ok(
-            match equals(registry, context, built, base, Rows::All).await? {
-                true => Some(unsealed(context, files, base)),
-                false => None,
-            },
-        );
+        return Ok(match equals(registry, context, built, base, Rows::All).await? {
+            true => Some(unsealed(context, files, base)),
+            false => None,
+        });
     }
     let name = &context.definition.name;
     let shapes = registry.shapes(context.project, name).await?;
-    let alike: Vec<i64> = shapes
-        .into_iter()
-        .filter(|(_, shapes)| may_equal(shapes, built))
-        .map(|(id, _)| id)
-        .collect();
+    let alike: Vec<i64> =
+        shapes.into_iter().filter(|(_, shapes)| may_equal(shapes, built)).map(|(id, _)| id).collect();
     if alike.is_empty() {
         return Ok(None);
     }
-    let ready = registry
-        .ready_templates(context.project, name, recipe)
-        .await?;
+    let ready = registry.ready_templates(context.project, name, recipe).await?;
     for (row, older) in ready.iter().filter(|(row, _)| alike.contains(&row.id)) {
         let older = paths(older);
         let files = match older.iter().all(|path| migrations.contains(path)) {
@@ -173,11 +158,7 @@ fn paths(recipe: &Recipe) -> Vec<RelPath> {
 }
 
 fn unsealed(context: &Context<'_>, files: Vec<RelPath>, alike: &Template) -> Unsealed {
-    Unsealed {
-        definition: context.definition.name.clone(),
-        files,
-        alike: alike.fingerprint,
-    }
+    Unsealed { definition: context.definition.name.clone(), files, alike: alike.fingerprint }
 }
 
 /// Whether databases of these shapes may hold the same as those that were built. A template that was built

@@ -61,12 +61,7 @@ pub(super) async fn close(
 }
 
 /// Fails if somebody is left, and says whose sessions they are and what ends them.
-fn none_left(
-    registry: &Registry,
-    context: &Context<'_>,
-    row: &DatabaseRow,
-    left: &[Visitor],
-) -> Result<()> {
+fn none_left(registry: &Registry, context: &Context<'_>, row: &DatabaseRow, left: &[Visitor]) -> Result<()> {
     if left.is_empty() {
         return Ok(());
     }
@@ -76,13 +71,8 @@ fn none_left(
         true => "the build left sessions open in",
         false => "sessions that are not the build's stay in",
     };
-    let error = Error::new(
-        Kind::Build,
-        format!(
-            "{what} database `{}` (role `{}`)",
-            row.private_name, row.role
-        ),
-    );
+    let error =
+        Error::new(Kind::Build, format!("{what} database `{}` (role `{}`)", row.private_name, row.role));
     let error = left.iter().fold(error, |e, v| e.detail(v.describe()));
     let mut hints: Vec<String> = Vec::new();
     for visitor in left {
@@ -98,12 +88,11 @@ fn what_ends(visitor: &Visitor, builder: &str, role: &str) -> String {
     let role = sql::quote_ident(role);
     if visitor.is_prepared() {
         let gid = sql::quote_literal(visitor.application.as_deref().unwrap_or_default());
-        return format!(
-            "end it in the build command: COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}"
-        );
+        return format!("end it in the build command: COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}");
     }
     if visitor.is_clients_of(builder) {
-        return "a template must be free of sessions to be cloned: let the build command end what it starts".into();
+        return "a template must be free of sessions to be cloned: let the build command end what it starts"
+            .into();
     }
     match visitor.superuser {
         true => format!(
@@ -168,8 +157,6 @@ fn refused(what: &str, place: &str, error: Error, statement: &str) -> Error {
     )
     .detail(cause(&error))
     .detail("no clone would have it, and a template must not keep it")
-    .hint(format!(
-        "drop it at the end of the build command: {statement}"
-    ))
+    .hint(format!("drop it at the end of the build command: {statement}"))
     .hint("create it in each clone instead, by `after_clone_sql`")
 }

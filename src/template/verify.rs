@@ -85,10 +85,7 @@ impl Verdict {
         let changes = self.differences.iter().flat_map(|(_, diff)| &diff.changes);
         for change in changes.filter(|change| !change.class.decides()) {
             let heading = change.heading.as_str();
-            match by_class
-                .iter_mut()
-                .find(|(class, _)| *class == change.class)
-            {
+            match by_class.iter_mut().find(|(class, _)| *class == change.class) {
                 Some((_, headings)) if headings.contains(&heading) => {}
                 Some((_, headings)) => headings.push(heading),
                 None => by_class.push((change.class, vec![heading])),
@@ -96,12 +93,7 @@ impl Verdict {
         }
         by_class.sort_by_key(|(class, _)| *class);
         let texts = by_class.iter().map(|(class, headings)| {
-            let shown = headings
-                .iter()
-                .take(MAX_HEADINGS)
-                .copied()
-                .collect::<Vec<_>>()
-                .join(", ");
+            let shown = headings.iter().take(MAX_HEADINGS).copied().collect::<Vec<_>>().join(", ");
             match headings.len().saturating_sub(MAX_HEADINGS) {
                 0 => format!("{class} ({shown})"),
                 more => format!("{class} ({shown} and {more} more)"),
@@ -154,14 +146,12 @@ pub async fn verify(
     replace: bool,
     rows: bool,
 ) -> Result<Verdict> {
-    prove(registry, context, replace, rows)
-        .await?
-        .map_err(|overtaken| {
-            overtaken.error(&format!(
-                "the files of definition `{}` changed while it was built to be compared",
-                context.definition.name
-            ))
-        })
+    prove(registry, context, replace, rows).await?.map_err(|overtaken| {
+        overtaken.error(&format!(
+            "the files of definition `{}` changed while it was built to be compared",
+            context.definition.name
+        ))
+    })
 }
 
 /// Does what [`verify`] does; nothing if the inputs were overtaken.
@@ -178,10 +168,7 @@ pub(super) async fn prove(
     let asked = Asked { replace, rows };
     let verdict = rebuild(registry, context, &permit, &recipe, template, asked).await;
     // If the session is gone, so are the locks.
-    let _ = registry
-        .session()
-        .unlock_shared(LockKey::template(id))
-        .await;
+    let _ = registry.session().unlock_shared(LockKey::template(id)).await;
     let _ = registry.session().unlock(key).await;
     if context.definition.serial_builds {
         let _ = registry.session().unlock(LockKey::serial()).await;
@@ -201,22 +188,14 @@ async fn claim(
     let key = LockKey::build(context.project, definition, &fingerprint);
     let costs = registry.costs(context.project, definition).await?;
     loop {
-        let free = registry
-            .session()
-            .try_lock(key)
-            .await
-            .doing(|| "take the right to build".into())?;
+        let free = registry.session().try_lock(key).await.doing(|| "take the right to build".into())?;
         if !free {
-            let building = registry
-                .find_template(context.project, definition, &fingerprint, "building")
-                .await?;
+            let building =
+                registry.find_template(context.project, definition, &fingerprint, "building").await?;
             if let Some(row) = &building {
                 tell_waiting(context, row, &costs);
             }
-            context
-                .limit
-                .pause(POLL, "a build of the same template")
-                .await?;
+            context.limit.pause(POLL, "a build of the same template").await?;
             continue;
         }
         let found = take(registry, context, &fingerprint).await;
@@ -242,16 +221,10 @@ async fn take(
     fingerprint: &Fingerprint,
 ) -> Result<Option<Template>> {
     let definition = &context.definition.name;
-    let Some(row) = registry
-        .find_template(context.project, definition, fingerprint, "ready")
-        .await?
-    else {
+    let Some(row) = registry.find_template(context.project, definition, fingerprint, "ready").await? else {
         return Err(Error::new(
             Kind::NotFound,
-            format!(
-                "there is no template of `{definition}` for the present files ({})",
-                fingerprint.short()
-            ),
+            format!("there is no template of `{definition}` for the present files ({})", fingerprint.short()),
         )
         .hint("`pgstencil ensure` builds it"));
     };
@@ -292,9 +265,7 @@ async fn rebuild(
         let error = unsealed.error();
         return Err(build::give_up(registry, context, id, error).await);
     }
-    let ignored = Ignored {
-        names: context.definition.verify_ignore.clone(),
-    };
+    let ignored = Ignored { names: context.definition.verify_ignore.clone() };
     let depth = match asked.rows {
         true => Depth::Contents(&ignored),
         false => Depth::Counts,
@@ -316,24 +287,13 @@ async fn rebuild(
         build_time,
     };
     let outcome = if asked.replace {
-        let sealing = Sealing {
-            recipe,
-            extends: None,
-            provisional: false,
-            replaces: true,
-            unsealed: None,
-        };
+        let sealing = Sealing { recipe, extends: None, provisional: false, replaces: true, unsealed: None };
         match seal(registry, context, *done, &sealing).await {
             Ok(fresh) => fresh.let_go(registry).await?,
             Err(error) => return Err(build::give_up(registry, context, id, error).await),
         }
         verdict.fate = Fate::Replaced;
-        registry
-            .set_difference(
-                id,
-                names::cut(&verdict.text(Class::decides), MAX_DIFFERENCE),
-            )
-            .await?;
+        registry.set_difference(id, names::cut(&verdict.text(Class::decides), MAX_DIFFERENCE)).await?;
         "settled"
     } else {
         build::discard(registry, id, "it was built to be compared").await?;

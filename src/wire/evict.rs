@@ -61,15 +61,8 @@ fn evicted(eviction: &Eviction, state: &'static str) -> EvictedTemplate {
 }
 
 impl EvictAnswer {
-    fn new(
-        dry_run: bool,
-        templates: Vec<EvictedTemplate>,
-        sweep: Vec<String>,
-        stays: &Stays,
-    ) -> Self {
-        let going = templates
-            .iter()
-            .filter(|t| matches!(t.state, "evicted" | "would_go"));
+    fn new(dry_run: bool, templates: Vec<EvictedTemplate>, sweep: Vec<String>, stays: &Stays) -> Self {
+        let going = templates.iter().filter(|t| matches!(t.state, "evicted" | "would_go"));
         EvictAnswer {
             version: VERSION,
             dry_run,

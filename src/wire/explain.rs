@@ -4,9 +4,7 @@ use serde::Serialize;
 
 use super::{VERSION, millis};
 use crate::config::Order;
-use crate::fingerprint::{
-    Difference, FileInput, Group, Inputs, LinesInput, RelPath, ServerTraits, groups,
-};
+use crate::fingerprint::{Difference, FileInput, Group, Inputs, LinesInput, RelPath, ServerTraits, groups};
 use crate::stencil::{Explanation, Now, OnServer};
 
 /// What `explain` answers.
@@ -155,10 +153,7 @@ pub struct ExplainAllAnswer {
 
 impl From<Vec<ExplainAnswer>> for ExplainAllAnswer {
     fn from(templates: Vec<ExplainAnswer>) -> Self {
-        ExplainAllAnswer {
-            version: VERSION,
-            templates,
-        }
+        ExplainAllAnswer { version: VERSION, templates }
     }
 }
 
@@ -178,13 +173,11 @@ impl From<&Explanation> for ExplainAnswer {
                 extend: s.costs.extension.map(millis),
                 build: s.costs.full.map(millis),
             }),
-            against: server
-                .and_then(|s| s.nearest.as_ref())
-                .map(|nearest| AgainstAnswer {
-                    fingerprint: nearest.fingerprint.to_string(),
-                    last_used_at: nearest.last_used_at.clone(),
-                    difference: nearest.difference.clone(),
-                }),
+            against: server.and_then(|s| s.nearest.as_ref()).map(|nearest| AgainstAnswer {
+                fingerprint: nearest.fingerprint.to_string(),
+                last_used_at: nearest.last_used_at.clone(),
+                difference: nearest.difference.clone(),
+            }),
         }
     }
 }
@@ -202,10 +195,7 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
         env: inputs
             .env
             .iter()
-            .map(|variable| VariableAnswer {
-                name: variable.name.clone(),
-                set: variable.hash.is_some(),
-            })
+            .map(|variable| VariableAnswer { name: variable.name.clone(), set: variable.hash.is_some() })
             .collect(),
         mapping: inputs.mapping.iter().map(|v| v.name.clone()).collect(),
         build_env: inputs.build_env.iter().map(|v| v.name.clone()).collect(),
@@ -218,36 +208,18 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
 
 fn now(now: &Now) -> NowAnswer {
     match now {
-        Now::Hit {
-            provisional,
-            failure,
-        } => NowAnswer::Hit {
-            provisional: *provisional,
-            settle_failure: failure.clone(),
-        },
-        Now::Wait {
-            builder,
-            elapsed,
-            tail,
-        } => NowAnswer::Wait {
-            builder: builder.clone(),
-            elapsed_ms: millis(*elapsed),
-            tail: tail.clone(),
-        },
-        Now::Extend {
-            base,
-            added,
-            rerun_inputs,
-            companions,
-        } => NowAnswer::Extend {
+        Now::Hit { provisional, failure } => {
+            NowAnswer::Hit { provisional: *provisional, settle_failure: failure.clone() }
+        }
+        Now::Wait { builder, elapsed, tail } => {
+            NowAnswer::Wait { builder: builder.clone(), elapsed_ms: millis(*elapsed), tail: tail.clone() }
+        }
+        Now::Extend { base, added, rerun_inputs, companions } => NowAnswer::Extend {
             rerun_inputs: rerun_inputs.clone(),
             companions: companions.clone(),
             base: base.to_string(),
             added: added.clone(),
         },
-        Now::Build { why, hint } => NowAnswer::Build {
-            why: why.clone(),
-            hint: hint.clone(),
-        },
+        Now::Build { why, hint } => NowAnswer::Build { why: why.clone(), hint: hint.clone() },
     }
 }

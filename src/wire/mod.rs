@@ -13,8 +13,7 @@ pub use self::bench::{BenchAnswer, CostAnswer};
 pub use self::doctor::{CheckAnswer, DoctorAnswer};
 pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{
-    AgainstAnswer, CostsAnswer, ExplainAllAnswer, ExplainAnswer, InputsAnswer, NowAnswer,
-    VariableAnswer,
+    AgainstAnswer, CostsAnswer, ExplainAllAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
 };
 pub use self::prune::{PruneAnswer, PrunedClone};
 pub use self::server::{
@@ -98,10 +97,7 @@ pub struct ExtendsAnswer {
 
 impl From<&Extends> for ExtendsAnswer {
     fn from(extends: &Extends) -> Self {
-        ExtendsAnswer {
-            base: extends.base.to_string(),
-            added: extends.added.clone(),
-        }
+        ExtendsAnswer { base: extends.base.to_string(), added: extends.added.clone() }
     }
 }
 
@@ -141,10 +137,7 @@ pub struct BoundAnswer {
 }
 
 fn bound_answer(bound: &Bound) -> Option<BoundAnswer> {
-    (!bound.is_free()).then(|| BoundAnswer {
-        branch: bound.branch.clone(),
-        worktree: bound.worktree.clone(),
-    })
+    (!bound.is_free()).then(|| BoundAnswer { branch: bound.branch.clone(), worktree: bound.worktree.clone() })
 }
 
 /// A clone that was dropped without its owner's doing.
@@ -197,13 +190,7 @@ fn clone_answer(clone: &CloneMade, age: Option<&Age>, endpoint: &Endpoint) -> Cl
                 .iter()
                 .map(|d| {
                     let url = endpoint.client_url(&d.name).reveal();
-                    (
-                        d.role.clone(),
-                        DatabaseAnswer {
-                            name: d.name.clone(),
-                            url,
-                        },
-                    )
+                    (d.role.clone(), DatabaseAnswer { name: d.name.clone(), url })
                 })
                 .collect(),
         ),
@@ -243,11 +230,7 @@ impl Answer {
             clone: clones.first().cloned(),
             clones: if clones.len() > 1 { clones } else { Vec::new() },
             waited_ms: waited(acquired.waited),
-            timing_ms: Timing {
-                fingerprint,
-                template,
-                clone: Some(clone),
-            },
+            timing_ms: Timing { fingerprint, template, clone: Some(clone) },
         }
     }
 
@@ -416,11 +399,7 @@ impl From<&Listing> for ListAnswer {
     fn from(listing: &Listing) -> Self {
         ListAnswer {
             version: VERSION,
-            templates: listing
-                .templates
-                .iter()
-                .map(|t| template_answer(&t.row, t.bytes))
-                .collect(),
+            templates: listing.templates.iter().map(|t| template_answer(&t.row, t.bytes)).collect(),
             clones: listing.clones.iter().map(listed_clone).collect(),
         }
     }
@@ -455,13 +434,7 @@ fn listed_clone(clone: &CloneListing) -> ListedClone {
     ListedClone {
         id: row.id.clone(),
         name: row.name.clone(),
-        databases: Ordered(
-            clone
-                .databases
-                .iter()
-                .map(|d| (d.role.clone(), d.name.clone()))
-                .collect(),
-        ),
+        databases: Ordered(clone.databases.iter().map(|d| (d.role.clone(), d.name.clone())).collect()),
         project: row.project.clone(),
         template: row.definition.clone(),
         fingerprint: row.fingerprint.clone(),

@@ -73,11 +73,6 @@ impl PruneAnswer {
             Pruned::GoneBefore => clone(prunable, "gone_before", None),
             Pruned::InUse(who) => clone(prunable, "in_use", Some(who)),
         });
-        PruneAnswer {
-            version: VERSION,
-            dry_run: false,
-            clones: clones.collect(),
-            warnings,
-        }
+        PruneAnswer { version: VERSION, dry_run: false, clones: clones.collect(), warnings }
     }
 }

@@ -176,29 +176,19 @@ fn in_words(state: &State) -> (&'static str, Option<String>) {
     match state {
         State::NotInitialised => ("absent", None),
         State::Stopped => ("stopped", None),
-        State::Unclean { rebooted: false } => (
-            "stopped",
-            Some("it was killed; the next start recovers it".into()),
-        ),
+        State::Unclean { rebooted: false } => {
+            ("stopped", Some("it was killed; the next start recovers it".into()))
+        }
         State::Unclean { rebooted: true } => (
             "stopped",
-            Some(
-                "it went down with the host; the next start moves its data aside and begins afresh"
-                    .into(),
-            ),
+            Some("it went down with the host; the next start moves its data aside and begins afresh".into()),
         ),
-        State::Distrusted(why) => (
-            "stopped",
-            Some(format!(
-                "{why}; the next start moves its data aside and begins afresh"
-            )),
-        ),
+        State::Distrusted(why) => {
+            ("stopped", Some(format!("{why}; the next start moves its data aside and begins afresh")))
+        }
         State::Starting => ("starting", None),
         State::Running => ("running", None),
-        State::Stopping => (
-            "stopping",
-            Some("it was told to end and has not yet".into()),
-        ),
+        State::Stopping => ("stopping", Some("it was told to end and has not yet".into())),
         State::Unresponsive(why) => ("unresponsive", Some(why.clone())),
     }
 }
@@ -223,10 +213,7 @@ impl From<&[Listed]> for ServerListAnswer {
 
 impl From<&Moved> for MovedAnswer {
     fn from(moved: &Moved) -> Self {
-        MovedAnswer {
-            folder: text(&moved.folder),
-            bytes: moved.bytes,
-        }
+        MovedAnswer { folder: text(&moved.folder), bytes: moved.bytes }
     }
 }
 
@@ -237,10 +224,7 @@ impl ServerRemoveAnswer {
         let of_moved: u64 = moved.clone().map(|m| m.bytes).sum();
         let (removed, of_clusters) = match only_moved {
             true => (Vec::new(), 0),
-            false => (
-                clusters.iter().map(|c| c.major).collect(),
-                clusters.iter().map(|c| c.bytes).sum(),
-            ),
+            false => (clusters.iter().map(|c| c.major).collect(), clusters.iter().map(|c| c.bytes).sum()),
         };
         ServerRemoveAnswer {
             version: VERSION,

@@ -114,13 +114,7 @@ impl From<&[Tally]> for StatsAnswer {
                     counts,
                 })
                 .collect(),
-            days: days
-                .into_iter()
-                .map(|(day, counts)| DayCounts {
-                    day: day.to_owned(),
-                    counts,
-                })
-                .collect(),
+            days: days.into_iter().map(|(day, counts)| DayCounts { day: day.to_owned(), counts }).collect(),
         }
     }
 }

@@ -47,10 +47,7 @@ pub struct VerdictAnswer {
 
 impl Default for VerifyAnswer {
     fn default() -> Self {
-        VerifyAnswer {
-            version: VERSION,
-            verified: Vec::new(),
-        }
+        VerifyAnswer { version: VERSION, verified: Vec::new() }
     }
 }
 

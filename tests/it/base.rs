@@ -23,10 +23,7 @@ fn the_largest_base_wins_whatever_came_last() {
     project.add_migration("0004_last", "create table last ();");
     let merged = outcome(&project, "extended");
     assert_eq!(merged["extends"]["base"], three["fingerprint"]);
-    assert_eq!(
-        merged["extends"]["added"],
-        json!(["migrations/0003_other.sql", "migrations/0004_last.sql"])
-    );
+    assert_eq!(merged["extends"]["added"], json!(["migrations/0003_other.sql", "migrations/0004_last.sql"]));
 }
 
 #[test]
@@ -74,11 +71,7 @@ fn inputs_force_a_build_and_rerun_inputs_only_a_rerun() {
     assert_eq!(answer["extends"]["added"], json!([]));
     project.write("seed.sql", "2");
     outcome(&project, "miss");
-    let other = Pgstencil::new(&project)
-        .args(["ensure", "--json"])
-        .env("PGST_X", "1")
-        .success()
-        .json();
+    let other = Pgstencil::new(&project).args(["ensure", "--json"]).env("PGST_X", "1").success().json();
     assert_eq!(other["outcome"], "miss");
 }
 
@@ -86,16 +79,10 @@ fn inputs_force_a_build_and_rerun_inputs_only_a_rerun() {
 fn a_full_build_is_due_after_so_many_extensions() {
     let project = Project::extending(server(), "after_extend = \"keep\"\nmax_extensions = 2");
     // The older templates stay: the one before the limit must not be extended for ever.
-    for (n, expected) in ["miss", "extended", "extended", "miss", "extended"]
-        .into_iter()
-        .enumerate()
-    {
+    for (n, expected) in ["miss", "extended", "extended", "miss", "extended"].into_iter().enumerate() {
         project.add_migration(&format!("1{n}_t"), &format!("create table t{n} ();"));
         if n == 3 {
-            let answer = Pgstencil::new(&project)
-                .args(["explain", "--json"])
-                .success()
-                .json();
+            let answer = Pgstencil::new(&project).args(["explain", "--json"]).success().json();
             assert_eq!(answer["now"]["what"], "build");
             let why = answer["now"]["why"].as_str().unwrap();
             assert!(why.contains("extended 2 times in a row"), "{why}");
@@ -129,9 +116,7 @@ fn never_hands_out_nothing_that_was_extended() {
     };
     assert!(eventually(Duration::from_secs(20), stocked));
     say(&project, "\"append\"", "\"never\"");
-    let now = Pgstencil::new(&project)
-        .args(["explain", "--json"])
-        .success();
+    let now = Pgstencil::new(&project).args(["explain", "--json"]).success();
     assert_eq!(now.json()["now"]["what"], "build");
     let output = Pgstencil::new(&project).args(["clone", "--json"]).success();
     output.stderr_has("it was extended, and `extend` is \"never\"");
@@ -165,19 +150,13 @@ fn what_was_kept_is_settled_when_somebody_asks_or_the_config_does() {
     items(&project);
     let kept = outcome(&project, "extended");
     outcome(&project, "hit");
-    let settled = Pgstencil::new(&project)
-        .args(["ensure", "--settle", "--json"])
-        .success()
-        .json();
+    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
     assert_eq!(settled["outcome"], "miss");
     assert_eq!(settled["fingerprint"], kept["fingerprint"]);
     assert_eq!(settled["extends"], json!(null));
     assert_eq!(project.builds(), 3);
     // What is exact is not built once more.
-    let again = Pgstencil::new(&project)
-        .args(["ensure", "--settle", "--json"])
-        .success()
-        .json();
+    let again = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
     assert_eq!(again["outcome"], "hit");
     assert_eq!(project.builds(), 3);
     project.add_migration("0004_more", "create table more ();");
@@ -185,11 +164,7 @@ fn what_was_kept_is_settled_when_somebody_asks_or_the_config_does() {
     say(&project, KEEP, "after_extend = \"verify\"");
     assert_eq!(outcome(&project, "hit")["provisional"], true);
     let exact = || templates(&project).iter().all(|t| t["chain"] == 0);
-    assert!(
-        eventually(Duration::from_secs(40), exact),
-        "{:?}",
-        templates(&project)
-    );
+    assert!(eventually(Duration::from_secs(40), exact), "{:?}", templates(&project));
 }
 
 #[test]
@@ -199,12 +174,8 @@ fn a_base_that_somebody_dropped_is_told_and_not_found_again() {
     let base = database_of(&project, &first["fingerprint"]);
     server().drop_database(&base);
     items(&project);
-    let output = Pgstencil::new(&project)
-        .args(["ensure", "--json"])
-        .success();
-    output
-        .stderr_has("cannot be extended")
-        .stderr_has("is gone");
+    let output = Pgstencil::new(&project).args(["ensure", "--json"]).success();
+    output.stderr_has("cannot be extended").stderr_has("is gone");
     assert_eq!(output.json()["outcome"], "miss");
     let left = eventually(Duration::from_secs(20), || templates(&project).len() == 1);
     assert!(left, "{:?}", templates(&project));

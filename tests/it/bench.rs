@@ -6,17 +6,11 @@ use crate::support::{Pgstencil, Project, server};
 #[test]
 fn all_strategies_are_measured_and_leave_nothing() {
     let project = Project::with_migrations(server());
-    let out = Pgstencil::new(&project)
-        .args(["bench", "--rounds", "2", "--json"])
-        .success();
+    let out = Pgstencil::new(&project).args(["bench", "--rounds", "2", "--json"]).success();
     let answer = out.json();
     let major = server().version_major();
-    let strategies: Vec<&str> = answer["strategies"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|s| s["strategy"].as_str().unwrap())
-        .collect();
+    let strategies: Vec<&str> =
+        answer["strategies"].as_array().unwrap().iter().map(|s| s["strategy"].as_str().unwrap()).collect();
     let expected: &[&str] = match major {
         ..=14 => &["only"],
         15..=17 => &["wal_log", "file_copy"],
@@ -35,14 +29,11 @@ fn all_strategies_are_measured_and_leave_nothing() {
     let count = if major < 15 { 0 } else { strategies.len() };
     assert_eq!(noted, count.to_string());
     // In words, too.
-    Pgstencil::new(&project)
-        .args(["bench", "--rounds", "1"])
-        .success()
-        .stdout_has(if major < 15 {
-            "one way to copy"
-        } else {
-            "recommended: "
-        });
+    Pgstencil::new(&project).args(["bench", "--rounds", "1"]).success().stdout_has(if major < 15 {
+        "one way to copy"
+    } else {
+        "recommended: "
+    });
 }
 
 #[test]
@@ -51,18 +42,13 @@ fn auto_and_doctor_go_by_what_was_measured() {
         return;
     }
     let project = Project::with_migrations(server());
-    Pgstencil::new(&project)
-        .args(["bench", "--rounds", "1"])
-        .success();
+    Pgstencil::new(&project).args(["bench", "--rounds", "1"]).success();
     let measured = |wal: u32, file: u32| {
         let sql = format!(
             "update pgstencil.measurement set millis = case strategy when 'wal_log' then {wal} else {file} end"
         );
         server().psql(&project.registry(), &sql);
-        let answer = Pgstencil::new(&project)
-            .args(["bench", "--rounds", "1", "--json"])
-            .success()
-            .json();
+        let answer = Pgstencil::new(&project).args(["bench", "--rounds", "1", "--json"]).success().json();
         answer["before"].as_str().unwrap().to_owned()
     };
     assert_eq!(measured(10, 1_000), "wal_log");
@@ -74,7 +60,5 @@ fn auto_and_doctor_go_by_what_was_measured() {
         &project.registry(),
         "update pgstencil.measurement set millis = case strategy when 'wal_log' then 500 else 20 end",
     );
-    doctor()
-        .stdout_has("measured to take 500 ms")
-        .stdout_has("take `strategy` out of `[clone]`");
+    doctor().stdout_has("measured to take 500 ms").stdout_has("take `strategy` out of `[clone]`");
 }

@@ -20,10 +20,7 @@ fn clone(project: &Project<'_>) -> Pgstencil {
 
 /// `[state, …]` of the project's templates.
 fn states(project: &Project<'_>) -> Vec<String> {
-    let list = Pgstencil::new(project)
-        .args(["list", "--json"])
-        .success()
-        .json();
+    let list = Pgstencil::new(project).args(["list", "--json"]).success().json();
     let rows = list["templates"].as_array().unwrap();
     let state = |row: &serde_json::Value| row["state"].as_str().unwrap().to_owned();
     rows.iter().map(state).collect()
@@ -59,9 +56,8 @@ fn sixteen_at_once_build_once() {
     let project = Project::with_migrations(server());
     project.build(&Build::Slow(Duration::from_secs(2)));
     let done: Vec<(Output, SystemTime)> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..16)
-            .map(|_| scope.spawn(|| (clone(&project).run(), SystemTime::now())))
-            .collect();
+        let threads: Vec<_> =
+            (0..16).map(|_| scope.spawn(|| (clone(&project).run(), SystemTime::now()))).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     assert_eq!(project.builds(), 1);
@@ -75,18 +71,13 @@ fn sixteen_at_once_build_once() {
         misses += usize::from(output.stderr.contains("miss app"));
         if output.stderr.contains("waiting for") {
             waited += 1;
-            output
-                .stderr_has("to build template app")
-                .stderr_has("pid ")
-                .stderr_has("so far");
+            output.stderr_has("to build template app").stderr_has("pid ").stderr_has("so far");
         }
     }
     assert_eq!((names.len(), misses), (16, 1));
     assert!(waited > 0);
-    let sealed = server().psql(
-        &project.registry(),
-        "select extract(epoch from sealed_at) from pgstencil.template",
-    );
+    let sealed =
+        server().psql(&project.registry(), "select extract(epoch from sealed_at) from pgstencil.template");
     let sealed = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(sealed.parse().unwrap());
     let after = |t: &SystemTime| t.duration_since(sealed).unwrap_or_default();
     let last = done.iter().map(|(_, t)| after(t)).max().unwrap();
@@ -138,9 +129,7 @@ fn two_definitions_are_built_side_by_side() {
     let second = config[app..].replace("template.app", "template.second");
     project.append_config(&second);
     project.build(&rendezvous(&project.path()));
-    ensure(&project)
-        .fails(2)
-        .stderr_has("definitions: app, second");
+    ensure(&project).fails(2).stderr_has("definitions: app, second");
     let spawn = |name| ensure(&project).args(["-t", name]).spawn();
     let (a, b) = (spawn("app"), spawn("second"));
     a.wait().code(0);
@@ -176,9 +165,7 @@ fn keep_failed_leaves_the_database_to_a_person() {
     let output = clone(&project).arg("--keep-failed").fails(4);
     let kept = built_in(&project).remove(0);
     output
-        .stderr_has(&format!(
-            "left for inspection, for a day: database `{kept}`"
-        ))
+        .stderr_has(&format!("left for inspection, for a day: database `{kept}`"))
         .lacks("nothing was registered");
     assert_eq!(users(&kept), "1");
     assert_eq!(states(&project), ["broken"]);
@@ -214,9 +201,7 @@ fn a_build_that_takes_too_long_is_ended_with_all_its_children() {
         project.write("pgstencil.toml", &format!("{config}{line}"));
         ensure(&project)
             .fails(5)
-            .stderr_has(&format!(
-                "raise `build_timeout` of [template.app] (now {timeout})"
-            ))
+            .stderr_has(&format!("raise `build_timeout` of [template.app] (now {timeout})"))
             .stderr_has("dropped; nothing was registered");
         project.grandchild().is_some()
     });
@@ -295,10 +280,7 @@ fn the_password_gets_into_no_error_and_no_registry() {
     assert!(eventually(PATIENCE, told));
     project.write("go", "");
     let output = builder.wait();
-    output
-        .code(4)
-        .stderr_has("secrets postgresql://")
-        .stderr_has(":***@");
+    output.code(4).stderr_has("secrets postgresql://").stderr_has(":***@");
     absent(&output);
 
     project.build(&Build::Script(format!("migrate; {tell}")));
@@ -329,18 +311,11 @@ fn the_role_that_stayed_empty_is_named() {
     let project = Project::with_migrations(server());
     project.append_config("databases = [\"main\", \"side\"]");
     project.build(&Build::Script("migrate_one \"$PGSTENCIL_URL_MAIN\"".into()));
-    clone(&project)
-        .fails(4)
-        .stderr_has("(role `side`)")
-        .lacks("(role `main`)");
+    clone(&project).fails(4).stderr_has("(role `side`)").lacks("(role `main`)");
     assert_nothing_left(&project);
     project.build(&Build::Migrate);
     let both = clone(&project).success();
-    let roles: Vec<_> = both
-        .stdout
-        .lines()
-        .map(|l| l.split_once('=').unwrap().0)
-        .collect();
+    let roles: Vec<_> = both.stdout.lines().map(|l| l.split_once('=').unwrap().0).collect();
     assert_eq!(roles, ["main", "side"]);
 }
 
@@ -409,14 +384,10 @@ fn a_database_that_the_build_made_anew_is_adopted() {
     project.build(&Build::Script(format!("{RESET}\nmigrate")));
     let name = database(&clone(&project).success());
     assert_eq!(users(&name), "1");
-    let comment = format!(
-        "select shobj_description(oid, 'pg_database') from pg_database where datname = '{name}'"
-    );
+    let comment =
+        format!("select shobj_description(oid, 'pg_database') from pg_database where datname = '{name}'");
     let comment = server().psql("postgres", &comment);
-    assert!(
-        comment.starts_with("made anew\npgstencil clone: app of "),
-        "{comment}"
-    );
+    assert!(comment.starts_with("made anew\npgstencil clone: app of "), "{comment}");
     assert!(comment.contains("[pgstencil "), "{comment}");
     assert_eq!(comment.lines().count(), 2, "{comment}");
 }
@@ -443,12 +414,8 @@ fn a_database_made_anew_for_another_role_is_refused_and_left_alone() {
     let role = Role::new(server());
     let mut project = Project::with_migrations(server());
     project.connect_as(&role);
-    project.build(&Build::Script(
-        RESET.replace("-d postgres", "-d \"$ADMIN_URL\""),
-    ));
-    let output = ensure(&project)
-        .env("ADMIN_URL", server().url("postgres"))
-        .fails(4);
+    project.build(&Build::Script(RESET.replace("-d postgres", "-d \"$ADMIN_URL\"")));
+    let output = ensure(&project).env("ADMIN_URL", server().url("postgres")).fails(4);
     let name = built_in(&project).pop().unwrap();
     output
         .stderr_has(&format!("to role `{}`", server().user()))
@@ -461,9 +428,7 @@ fn a_database_made_anew_for_another_role_is_refused_and_left_alone() {
 #[test]
 fn a_build_that_lost_its_database_fails() {
     let project = Project::with_migrations(server());
-    project.build(&Build::Script(
-        "sql -d postgres -c \"drop database \\\"$PGDATABASE\\\"\"".into(),
-    ));
+    project.build(&Build::Script("sql -d postgres -c \"drop database \\\"$PGDATABASE\\\"\"".into()));
     ensure(&project).fails(4).stderr_has("dropped or renamed");
     assert_nothing_left(&project);
 }
@@ -483,9 +448,7 @@ fn further_databases_are_reported_and_left_alone() {
 fn files_edited_during_a_build_start_it_over_once() {
     let project = Project::with_migrations(server());
     project.build(&Build::Edit(1));
-    ensure(&project)
-        .success()
-        .stderr_has("warning: files changed while the build ran: starting over");
+    ensure(&project).success().stderr_has("warning: files changed while the build ran: starting over");
     assert_eq!(project.builds(), 2);
     assert_eq!(states(&project), ["ready"]);
     ensure(&project).success().stderr_has("hit app");
@@ -493,9 +456,7 @@ fn files_edited_during_a_build_start_it_over_once() {
 
     let project = Project::with_migrations(server());
     project.build(&Build::Edit(99));
-    ensure(&project)
-        .fails(4)
-        .stderr_has("changed during two builds in a row");
+    ensure(&project).fails(4).stderr_has("changed during two builds in a row");
     assert_eq!(project.builds(), 2);
     assert_nothing_left(&project);
     assert_eq!(states(&project), [""; 0]);
@@ -543,10 +504,7 @@ fn a_builder_that_loses_its_session_ends_its_command() {
         project.registry()
     );
     assert_eq!(server().psql("postgres", &cut), "1");
-    builder
-        .wait()
-        .code(3)
-        .stderr_has("the build was ended, since its lock went with the session");
+    builder.wait().code(3).stderr_has("the build was ended, since its lock went with the session");
     assert!(ends(project.grandchild().unwrap()));
     project.build(&Build::Migrate);
     clone(&project).success();
@@ -560,9 +518,7 @@ fn a_build_command_that_asks_for_its_own_template_is_told() {
     let url = project.server_url().to_owned();
     let program = env!("CARGO_BIN_EXE_pgstencil");
     for command in ["ensure", "run true", "clone"] {
-        project.build(&Build::Script(format!(
-            "echo try >>tries; {program} --server-url '{url}' {command}"
-        )));
+        project.build(&Build::Script(format!("echo try >>tries; {program} --server-url '{url}' {command}")));
         ensure(&project)
             .fails(4)
             .stderr_has("the build command of `app` asks for the template that it is to build")
@@ -571,13 +527,10 @@ fn a_build_command_that_asks_for_its_own_template_is_told() {
     assert_eq!(project.read("tries").lines().count(), 3);
     assert_nothing_left(&project);
     // The template of another definition is no trouble.
-    project.append_config(
-        "[template.base]\nmigrations = [\"migrations/0001*.sql\"]\nbuild = \"sh base.sh\"\n",
-    );
+    project
+        .append_config("[template.base]\nmigrations = [\"migrations/0001*.sql\"]\nbuild = \"sh base.sh\"\n");
     project.write("base.sh", "psql -XAtqc 'create table base ()'");
-    project.build(&Build::Script(format!(
-        "{program} --server-url '{url}' run -t base true; migrate"
-    )));
+    project.build(&Build::Script(format!("{program} --server-url '{url}' run -t base true; migrate")));
     ensure(&project).args(["-t", "app"]).success();
 }
 
@@ -597,10 +550,7 @@ fn two_build_commands_do_not_run_at_once_after_a_lost_session() {
             .into(),
     ));
     let former = ensure(&project).spawn();
-    assert!(eventually(PATIENCE, || project
-        .path()
-        .join("former")
-        .exists()));
+    assert!(eventually(PATIENCE, || project.path().join("former").exists()));
     let holder = format!(
         "select pid from pg_locks l join pg_database d on d.oid = l.database
          where locktype = 'advisory' and mode = 'ExclusiveLock' and granted and datname = '{}'",
@@ -608,13 +558,8 @@ fn two_build_commands_do_not_run_at_once_after_a_lost_session() {
     );
     let holder = server().psql("postgres", &holder);
     let next = ensure(&project).spawn();
-    assert!(eventually(PATIENCE, || next
-        .stderr_so_far()
-        .contains("waiting")));
-    server().psql(
-        "postgres",
-        &format!("select pg_terminate_backend({holder})"),
-    );
+    assert!(eventually(PATIENCE, || next.stderr_so_far().contains("waiting")));
+    server().psql("postgres", &format!("select pg_terminate_backend({holder})"));
     former.wait().code(3);
     next.wait().code(0);
     assert!(!project.path().join("both").exists());
@@ -623,14 +568,9 @@ fn two_build_commands_do_not_run_at_once_after_a_lost_session() {
 #[test]
 fn only_a_seal_makes_a_template() {
     let project = Project::with_migrations(server());
-    project.build(&Build::Script(
-        "migrate; touch built; until [ -e go ]; do sleep 0.05; done".into(),
-    ));
+    project.build(&Build::Script("migrate; touch built; until [ -e go ]; do sleep 0.05; done".into()));
     let builder = ensure(&project).spawn();
-    assert!(eventually(PATIENCE, || project
-        .path()
-        .join("built")
-        .exists()));
+    assert!(eventually(PATIENCE, || project.path().join("built").exists()));
     let templates = format!(
         "select datallowconn, datistemplate, shobj_description(oid, 'pg_database') like '%[pgstencil %]'
          from pg_database where datname like 'tpl\\_{}%'",

@@ -16,9 +16,7 @@ fn checkout(project: &Project<'_>, folder: &Path, env: &[(&str, &str)]) -> Value
 }
 
 fn checkout_of(project: &Project<'_>, folder: &Path, env: &[(&str, &str)], name: &str) -> Value {
-    let mut clone = Pgstencil::new(project)
-        .args(["clone", "--name", name, "--json"])
-        .current_dir(folder);
+    let mut clone = Pgstencil::new(project).args(["clone", "--name", name, "--json"]).current_dir(folder);
     for (name, value) in env {
         clone = clone.env(name, value);
     }
@@ -62,14 +60,7 @@ fn a_holder_names_its_checkout() {
     assert_eq!(main["owner"], "");
 
     // A hook of another worktree runs with `GIT_DIR` set; the folder counts.
-    let theirs = checkout(
-        &project,
-        &other,
-        &[
-            ("GIT_DIR", common.to_str().unwrap()),
-            ("GIT_WORK_TREE", "/"),
-        ],
-    );
+    let theirs = checkout(&project, &other, &[("GIT_DIR", common.to_str().unwrap()), ("GIT_WORK_TREE", "/")]);
     assert_eq!(theirs["top"], other.to_str().unwrap());
     assert_eq!(theirs["worktree"], "other");
     assert_eq!(theirs["branch"], json!({"name": "other", "from": "local"}));
@@ -128,13 +119,9 @@ fn the_branch_is_found_whatever_git_is_in_the_middle_of() {
         assert_eq!(found(&[]), pair(&id, "commit"), "{format}");
         // In this order.
         let mut env = vec![("CI", "true"), ("GITHUB_HEAD_REF", "")];
-        for name in [
-            "BRANCH_NAME",
-            "BUILDKITE_BRANCH",
-            "CI_COMMIT_REF_NAME",
-            "GITHUB_REF_NAME",
-            "GITHUB_HEAD_REF",
-        ] {
+        for name in
+            ["BRANCH_NAME", "BUILDKITE_BRANCH", "CI_COMMIT_REF_NAME", "GITHUB_REF_NAME", "GITHUB_HEAD_REF"]
+        {
             env.push((name, name));
             assert_eq!(found(&env), pair(name, "ci"), "{format}");
         }
@@ -168,11 +155,7 @@ fn in_a_workspace_of_jj_it_is_the_nearest_bookmark() {
         fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     };
-    let path = format!(
-        "{}:{}",
-        tools.display(),
-        std::env::var("PATH").unwrap_or_default()
-    );
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
     let found = || branch(&project, &here, &[("PATH", &path)]);
     jj(
         "case \"$*\" in *--ignore-working-copy*'heads(::@ & bookmarks())'*) printf 'push-xyz\\nmain\\n' ;; *) exit 2 ;; esac",
@@ -232,9 +215,7 @@ fn branches_that_look_alike_have_databases_of_their_own() {
     names.dedup();
     assert_eq!(names.len(), branches.len(), "{names:?}");
     // The whole database has that name, with its `-`: `psql` and a release find it.
-    Pgstencil::new(&project)
-        .args(["release", &format!("t{}_feat-a-b_gw0", project.id)])
-        .success();
+    Pgstencil::new(&project).args(["release", &format!("t{}_feat-a-b_gw0", project.id)]).success();
 }
 
 #[test]
@@ -264,14 +245,9 @@ build = "sh migrate.sh"
 
     assert_eq!(name(&project, &project.path(), "{worktree}"), "project");
     assert_eq!(name(&project, &other, "{worktree}"), "other");
-    assert_eq!(
-        name(&project, &other.join("services/a"), "{worktree}-a"),
-        "other-a"
-    );
+    assert_eq!(name(&project, &other.join("services/a"), "{worktree}-a"), "other-a");
     let projects = |folder: &Path| {
-        let shown = Pgstencil::new(&project)
-            .args(["config", "show", "--json"])
-            .current_dir(folder);
+        let shown = Pgstencil::new(&project).args(["config", "show", "--json"]).current_dir(folder);
         shown.success().json()["project"].clone()
     };
     for top in [project.path(), other] {
@@ -290,41 +266,23 @@ fn a_bare_repository_and_a_submodule_name_the_project() {
     let config = project.read("pgstencil.toml");
     project.write(
         "pgstencil.toml",
-        config
-            .split_once("[server]")
-            .map(|(_, rest)| format!("[server]{rest}"))
-            .unwrap()
-            .as_str(),
+        config.split_once("[server]").map(|(_, rest)| format!("[server]{rest}")).unwrap().as_str(),
     );
     repository(&project, &[]);
     let here = project.path();
     let beside = |name: &str| here.parent().unwrap().join(name);
     let shown = |folder: &Path| {
-        let shown = Pgstencil::new(&project)
-            .args(["config", "show", "--json"])
-            .current_dir(folder);
+        let shown = Pgstencil::new(&project).args(["config", "show", "--json"]).current_dir(folder);
         shown.success().json()["project"].clone()
     };
     let bare = beside("shop.git");
-    git(
-        &here,
-        &["clone", "-q", "--bare", ".", bare.to_str().unwrap()],
-    );
+    git(&here, &["clone", "-q", "--bare", ".", bare.to_str().unwrap()]);
     git(&bare, &["worktree", "add", "-q", "../of-bare", "main"]);
     assert_eq!(shown(&beside("of-bare")), "shop");
 
     let super_project = beside("super");
     fs::create_dir(&super_project).unwrap();
     git(&super_project, &["init", "-q"]);
-    git(
-        &super_project,
-        &[
-            "submodule",
-            "-q",
-            "add",
-            bare.to_str().unwrap(),
-            "libs/cart",
-        ],
-    );
+    git(&super_project, &["submodule", "-q", "add", bare.to_str().unwrap(), "libs/cart"]);
     assert_eq!(shown(&super_project.join("libs/cart")), "cart");
 }

@@ -22,24 +22,16 @@ fn clone_prints_a_url_that_works() {
     let project = Project::with_migrations(server());
     let url = clone(&project, &[]).success().line().to_owned();
     assert_eq!(url, server().url(&database(&url)));
-    assert_eq!(
-        server().psql(&database(&url), "select name from users"),
-        "ann"
-    );
+    assert_eq!(server().psql(&database(&url), "select name from users"), "ann");
 
-    let json = clone(&project, &["--json", "--ttl", "never"])
-        .success()
-        .json();
+    let json = clone(&project, &["--json", "--ttl", "never"]).success().json();
     assert_eq!(json["outcome"], "hit");
     assert_eq!(json["clone"]["expires_at"], Value::Null);
-    let json = clone(&project, &["--json", "--clones", "2", "--ttl", "90s"])
-        .success()
-        .json();
+    let json = clone(&project, &["--json", "--clones", "2", "--ttl", "90s"]).success().json();
     assert_eq!(json["clones"].as_array().unwrap().len(), 2);
     assert_eq!(json["clone"], json["clones"][0]);
     let expires = json["clone"]["expires_at"].as_str().unwrap();
-    let left =
-        format!("select extract(epoch from '{expires}'::timestamptz - now()) between 60 and 90");
+    let left = format!("select extract(epoch from '{expires}'::timestamptz - now()) between 60 and 90");
     assert_eq!(server().psql("postgres", &left), "t", "{expires}");
 
     let listed = list(&project);
@@ -47,14 +39,8 @@ fn clone_prints_a_url_that_works() {
     assert_eq!(clones.len(), 4);
     assert!(clones.iter().all(|c| c["state"] == "leased"), "{listed}");
     for clone in clones {
-        let key = if clone["expires_at"].is_null() {
-            "id"
-        } else {
-            "name"
-        };
-        Pgstencil::new(&project)
-            .args(["release", clone[key].as_str().unwrap()])
-            .success();
+        let key = if clone["expires_at"].is_null() { "id" } else { "name" };
+        Pgstencil::new(&project).args(["release", clone[key].as_str().unwrap()]).success();
     }
     only_templates_left(&project);
     assert_eq!(project.builds(), 1);
@@ -64,17 +50,12 @@ fn clone_prints_a_url_that_works() {
 fn a_live_clone_of_the_name_is_given_back() {
     let project = Project::with_migrations(server());
     let name = format!("mine_{}", project.id);
-    let first = clone(&project, &["--name", &name])
-        .success()
-        .line()
-        .to_owned();
+    let first = clone(&project, &["--name", &name]).success().line().to_owned();
     assert_eq!(database(&first), name);
     let before = oid(&project, &name);
     server().psql(&name, "create table mine ()");
 
-    let json = clone(&project, &["--name", &name, "--json"])
-        .success()
-        .json();
+    let json = clone(&project, &["--name", &name, "--json"]).success().json();
     assert_eq!(json["outcome"], "reused");
     assert_eq!(json["clone"]["databases"]["app"]["url"], first);
     assert_eq!(oid(&project, &name), before);
@@ -88,16 +69,12 @@ fn a_live_clone_of_the_name_is_given_back() {
     assert_eq!(project.builds(), 1);
 
     // Fresh: another database of that name, although somebody is in the old one.
-    let json = clone(&project, &["--name", &name, "--fresh", "--json"])
-        .success()
-        .json();
+    let json = clone(&project, &["--name", &name, "--fresh", "--json"]).success().json();
     assert_eq!(json["outcome"], "miss");
     assert_ne!(oid(&project, &name), before);
     let tables = "select to_regclass('mine') is null, to_regclass('more') is not null";
     assert_eq!(server().psql(&name, tables), "t|t");
-    clone(&project, &["--name", &name])
-        .success()
-        .lacks("older migrations");
+    clone(&project, &["--name", &name]).success().lacks("older migrations");
     Pgstencil::new(&project).args(["release", &name]).success();
     only_templates_left(&project);
 }
@@ -106,9 +83,7 @@ fn a_live_clone_of_the_name_is_given_back() {
 fn those_who_want_a_name_at_once_get_one_clone() {
     let project = Project::with_migrations(server());
     let name = format!("mine_{}", project.id);
-    let all: Vec<_> = (0..6)
-        .map(|_| clone(&project, &["--name", &name]).spawn())
-        .collect();
+    let all: Vec<_> = (0..6).map(|_| clone(&project, &["--name", &name]).spawn()).collect();
     for one in all {
         let output = one.wait();
         assert_eq!(database(output.code(0).line()), name);
@@ -134,9 +109,7 @@ fn a_lease_ends_by_the_clock_and_the_clone_goes_after_the_grace() {
     let orphaned = || {
         let listed = list(&project);
         let clones = listed["clones"].as_array().unwrap().clone();
-        clones
-            .iter()
-            .any(|c| c["name"] == *short && c["state"] == "orphaned")
+        clones.iter().any(|c| c["name"] == *short && c["state"] == "orphaned")
     };
     assert!(eventually(PATIENCE, orphaned));
     let noted = "select count(orphaned_at) from pgstencil.clone";
@@ -154,10 +127,7 @@ fn a_lease_ends_by_the_clock_and_the_clone_goes_after_the_grace() {
 #[test]
 fn release_says_what_it_does_not_know_and_what_is_held() {
     let project = Project::with_migrations(server());
-    Pgstencil::new(&project)
-        .args(["release", "nothing"])
-        .fails(6)
-        .stderr_has("no clone `nothing`");
+    Pgstencil::new(&project).args(["release", "nothing"]).fails(6).stderr_has("no clone `nothing`");
     assert!(!server().has_database(&project.registry()));
 
     let held = Held::idle(&project, &[]);
@@ -165,9 +135,7 @@ fn release_says_what_it_does_not_know_and_what_is_held() {
         .args(["release", &held.database])
         .fails(7)
         .stderr_has(&format!("pid {}", held.run.id()));
-    Pgstencil::new(&project)
-        .args(["release", "nothing"])
-        .fails(6);
+    Pgstencil::new(&project).args(["release", "nothing"]).fails(6);
     let mine = database(clone(&project, &[]).success().line());
     let other = database(clone(&project, &[]).success().line());
     // Those beside the wrong ones are given back.
@@ -195,10 +163,7 @@ fn reading_commands_make_no_registry() {
     std::thread::sleep(Duration::from_millis(300));
     assert!(!server().has_database(&project.registry()));
     let mine = |names: Vec<String>| -> Vec<String> {
-        names
-            .into_iter()
-            .filter(|n| n.contains(&project.id))
-            .collect()
+        names.into_iter().filter(|n| n.contains(&project.id)).collect()
     };
     assert_eq!(mine(server().databases()), mine(before));
 }
@@ -215,10 +180,9 @@ databases = ["default", "proxy"]
 
 #[test]
 fn after_clone_sql_tells_the_databases_of_a_set_of_each_other() {
-    let fdw = server().psql(
-        "postgres",
-        "select count(*) from pg_available_extensions where name = 'postgres_fdw'",
-    ) == "1";
+    let fdw = server()
+        .psql("postgres", "select count(*) from pg_available_extensions where name = 'postgres_fdw'")
+        == "1";
     let project = Project::with_migrations(server());
     project.config(SET);
     // The set has a search_path of its own, where the statements must find their table.
@@ -227,8 +191,7 @@ fn after_clone_sql_tells_the_databases_of_a_set_of_each_other() {
         "create schema own; create table own.peers (role text, name text, url text);
          do $$ begin execute format('alter database %I set search_path = own, public', current_database()); end $$;",
     );
-    let mut proxy =
-        "insert into peers values ('default', '{default.name}', '{default.url}');".to_owned();
+    let mut proxy = "insert into peers values ('default', '{default.name}', '{default.url}');".to_owned();
     if fdw {
         proxy.push_str(
             "create extension postgres_fdw schema public;
@@ -245,21 +208,13 @@ fn after_clone_sql_tells_the_databases_of_a_set_of_each_other() {
     for outcome in ["miss", "hit"] {
         let json = clone(&project, &["--json"]).success().json();
         assert_eq!(json["outcome"], outcome);
-        let name = |role: &str| {
-            json["clone"]["databases"][role]["name"]
-                .as_str()
-                .unwrap()
-                .to_owned()
-        };
+        let name = |role: &str| json["clone"]["databases"][role]["name"].as_str().unwrap().to_owned();
         let (default, proxy) = (name("default"), name("proxy"));
         assert_eq!(server().psql(&proxy, "select name from own.peers"), default);
         assert_eq!(server().psql(&default, "select name from own.peers"), proxy);
         if fdw {
             server().psql(&default, "update public.users set name = 'from here'");
-            assert_eq!(
-                server().psql(&proxy, "select name from own.users"),
-                "from here"
-            );
+            assert_eq!(server().psql(&proxy, "select name from own.users"), "from here");
         }
         seen.extend([default, proxy]);
     }
@@ -267,9 +222,7 @@ fn after_clone_sql_tells_the_databases_of_a_set_of_each_other() {
     seen.dedup();
     assert_eq!(seen.len(), 4);
 
-    project.config(&format!(
-        "{SET}after_clone_sql.proxy = \"select 1; select 1/0\"\n"
-    ));
+    project.config(&format!("{SET}after_clone_sql.proxy = \"select 1; select 1/0\"\n"));
     let before = project.databases().len();
     clone(&project, &[])
         .fails(4)
@@ -289,10 +242,7 @@ fn what_ends_after_clone_sql_decides_the_exit_code() {
         project.config(&format!("{config}\nafter_clone_sql.app = \"{sql}\"\n"));
     };
     with("select pg_terminate_backend(pg_backend_pid())");
-    clone(&project, &[])
-        .fails(3)
-        .stdout("")
-        .stderr_has("after_clone_sql of role `app`");
+    clone(&project, &[]).fails(3).stdout("").stderr_has("after_clone_sql of role `app`");
     with("select pg_sleep(600)");
     clone(&project, &["--wait", "1s"]).fails(5).stdout("");
     let running = clone(&project, &[]).spawn();
@@ -306,12 +256,7 @@ fn what_ends_after_clone_sql_decides_the_exit_code() {
     running.wait().code(130).stdout("");
     // The statement does not run on.
     assert!(asleep("0"));
-    let gone = || {
-        project
-            .databases()
-            .iter()
-            .all(|name| name.starts_with("tpl_"))
-    };
+    let gone = || project.databases().iter().all(|name| name.starts_with("tpl_"));
     assert!(eventually(PATIENCE, gone), "{:?}", project.databases());
 }
 
@@ -323,9 +268,8 @@ fn a_database_in_the_place_of_a_clone_is_told_until_it_is_gone() {
     let again = format!(
         "psql -Xq -d \"$PGSTENCIL_SERVER_URL\" -c 'drop database {name}' -c 'create database {name}'"
     );
-    let run = |command: &str| {
-        Pgstencil::new(&project).args(["run", "--name", &name, "--", "sh", "-c", command])
-    };
+    let run =
+        |command: &str| Pgstencil::new(&project).args(["run", "--name", &name, "--", "sh", "-c", command]);
     let statement = format!("DROP DATABASE \"{name}\"");
     run(&again)
         .success()
@@ -338,15 +282,11 @@ fn a_database_in_the_place_of_a_clone_is_told_until_it_is_gone() {
     assert!(eventually(PATIENCE, noted));
     run("true")
         .fails(7)
-        .stderr_has(
-            "a command dropped its clone of this name and created this database in its place",
-        )
+        .stderr_has("a command dropped its clone of this name and created this database in its place")
         .stderr_has(&statement)
         .stderr_has("--keepdb");
     let doctor = || Pgstencil::new(&project).arg("doctor").success();
-    doctor()
-        .stdout_has("replaced clones")
-        .stdout_has(&statement);
+    doctor().stdout_has("replaced clones").stdout_has(&statement);
     server().psql("postgres", &statement);
     doctor().lacks("replaced clones");
     run("true").success();
@@ -363,10 +303,7 @@ X = "{name}"
     );
     for outcome in ["miss", "hit"] {
         let name = database(clone(&project, &[]).success().line());
-        let expected = format!(
-            "after_clone {outcome} {name} {name}\n{}\n",
-            project.path().display()
-        );
+        let expected = format!("after_clone {outcome} {name} {name}\n{}\n", project.path().display());
         assert_eq!(project.read("after.log"), expected);
         assert_eq!(server().psql(&name, "select count(*) from after"), "0");
         project.write("after.log", "");
@@ -437,9 +374,7 @@ fn wait_bounds_the_wait_for_the_server() {
     let url = format!("postgresql://x@{}/x", silent.local_addr().unwrap());
     let project = Project::with_migrations(server());
     let output = clone(&project, &["--wait", "300ms", "--server-url", &url]).fails(5);
-    output
-        .stdout("")
-        .stderr_has("gave up waiting for the server");
+    output.stdout("").stderr_has("gave up waiting for the server");
 }
 
 #[cfg(target_os = "linux")]
@@ -459,9 +394,5 @@ fn a_clone_of_which_nobody_learns_is_given_back() {
     // One that was there before stays.
     let first = clone(&project, &["--name", "kept_{project}"]).success();
     unheard("--name 'kept_{project}'");
-    stays(
-        &project,
-        &database(first.line()),
-        Duration::from_millis(500),
-    );
+    stays(&project, &database(first.line()), Duration::from_millis(500));
 }

@@ -14,9 +14,7 @@ fn the_config_is_found_upwards_or_named() {
     let project = Project::with_migrations(server());
     project.write("src/deep/er/file", "");
     let below = project.path().join("src/deep/er");
-    pgstencil(&project, &["ensure"])
-        .current_dir(&below)
-        .success();
+    pgstencil(&project, &["ensure"]).current_dir(&below).success();
     pgstencil(&project, &["run", "--", "pwd"])
         .current_dir(&below)
         .success()
@@ -54,30 +52,17 @@ fn root_moves_the_root_of_globs_and_commands() {
     project.write("ci/pgstencil.toml", &format!("root = \"..\"\n{config}"));
     fs::remove_file(project.path().join("pgstencil.toml")).unwrap();
     let folder = project.path().join("ci");
-    pgstencil(&project, &["ensure"])
-        .current_dir(&folder)
-        .success();
+    pgstencil(&project, &["ensure"]).current_dir(&folder).success();
     assert_eq!(project.builds(), 1);
-    project.write(
-        "ci/pgstencil.toml",
-        &format!("root = \"nowhere\"\n{config}"),
-    );
-    pgstencil(&project, &["ensure"])
-        .current_dir(&folder)
-        .fails(2)
-        .stderr_has("nowhere");
+    project.write("ci/pgstencil.toml", &format!("root = \"nowhere\"\n{config}"));
+    pgstencil(&project, &["ensure"]).current_dir(&folder).fails(2).stderr_has("nowhere");
 }
 
 #[test]
 fn without_a_config_there_is_one_to_paste() {
     let project = Project::with_migrations(server());
     fs::remove_file(project.path().join("pgstencil.toml")).unwrap();
-    for command in [
-        &["ensure"][..],
-        &["clone"],
-        &["run", "--", "true"],
-        &["config", "show"],
-    ] {
+    for command in [&["ensure"][..], &["clone"], &["run", "--", "true"], &["config", "show"]] {
         pgstencil(&project, command)
             .fails(2)
             .stdout("")
@@ -92,35 +77,22 @@ fn without_a_config_there_is_one_to_paste() {
     pgstencil(&project, &["config", "show"]).success();
     // A folder without a config is enough where no definition is needed.
     fs::remove_file(project.path().join("pgstencil.toml")).unwrap();
-    pgstencil(&project, &["release", "no-such-clone"])
-        .fails(6)
-        .stderr_has("no-such-clone");
+    pgstencil(&project, &["release", "no-such-clone"]).fails(6).stderr_has("no-such-clone");
 }
 
 #[test]
 fn which_template_is_asked_if_there_are_several() {
     let project = Project::with_migrations(server());
-    project.append_config(
-        "[template.other]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"sh migrate.sh\"",
-    );
+    project.append_config("[template.other]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"sh migrate.sh\"");
     for command in [&["ensure"][..], &["clone"], &["run", "--", "true"]] {
-        pgstencil(&project, command)
-            .fails(2)
-            .stderr_has("app")
-            .stderr_has("other")
-            .stderr_has("-t");
+        pgstencil(&project, command).fails(2).stderr_has("app").stderr_has("other").stderr_has("-t");
     }
-    pgstencil(&project, &["ensure", "-t", "othr"])
-        .fails(2)
-        .stderr_has("othr")
-        .stderr_has("`other`");
+    pgstencil(&project, &["ensure", "-t", "othr"]).fails(2).stderr_has("othr").stderr_has("`other`");
     pgstencil(&project, &["ensure", "-t", "other"]).success();
     pgstencil(&project, &["run", "--template", "app", "--", "true"]).success();
     assert_eq!(project.builds(), 2);
     project.append_config("migrationz = []");
-    pgstencil(&project, &["ensure", "-t", "app"])
-        .fails(2)
-        .stderr_has("did you mean `migrations`?");
+    pgstencil(&project, &["ensure", "-t", "app"]).fails(2).stderr_has("did you mean `migrations`?");
 }
 
 #[test]
@@ -139,42 +111,26 @@ fn the_server_url_may_come_from_a_variable() {
         .stderr_has("`MY_DATABASE` is not set")
         .stderr_has("pgstencil.toml")
         .stderr_has("--server-url");
-    run(&["ensure"])
-        .env("MY_DATABASE", "")
-        .fails(2)
-        .stderr_has("MY_DATABASE");
+    run(&["ensure"]).env("MY_DATABASE", "").fails(2).stderr_has("MY_DATABASE");
     run(&["ensure"])
         .env("MY_DATABASE", "postgres://u:s3cret@h:x/d")
         .fails(2)
         .stderr_has("MY_DATABASE")
         .lacks("s3cret");
-    run(&["ensure"])
-        .env("MY_DATABASE", role.url("postgres"))
-        .success();
-    run(&["config", "show"])
-        .success()
-        .stdout_has("env:MY_DATABASE");
+    run(&["ensure"]).env("MY_DATABASE", role.url("postgres")).success();
+    run(&["config", "show"]).success().stdout_has("env:MY_DATABASE");
 
     // The option wins over the variable, and that over the file.
     with_url("postgresql://u:s3cret@127.0.0.1:1/postgres?password=s3cret2");
-    for args in [
-        &["config", "show"][..],
-        &["config", "show", "--json"],
-        &["ensure", "-v"],
-    ] {
+    for args in [&["config", "show"][..], &["config", "show", "--json"], &["ensure", "-v"]] {
         run(args).run().lacks("s3cret");
     }
     run(&["config", "show"]).success().stdout_has("127.0.0.1:1");
     run(&["ensure"]).fails(3).stderr_has("127.0.0.1:1");
-    run(&["ensure"])
-        .env("PGSTENCIL_SERVER_URL", role.url("postgres"))
-        .success();
+    run(&["ensure"]).env("PGSTENCIL_SERVER_URL", role.url("postgres")).success();
     run(&["ensure", "--server-url"])
         .arg(role.url("postgres"))
-        .env(
-            "PGSTENCIL_SERVER_URL",
-            "postgresql://u@127.0.0.1:2/postgres",
-        )
+        .env("PGSTENCIL_SERVER_URL", "postgresql://u@127.0.0.1:2/postgres")
         .success();
 }
 
@@ -242,12 +198,7 @@ fn the_password_is_nowhere_but_in_the_answer() {
 
     // Failures first: of the build, of after_clone, of the name, of the right.
     project.build(&Build::Script(format!("{noisy}exit 3")));
-    for flags in [
-        &["ensure", "-v"][..],
-        &["ensure", "-vv"],
-        &["ensure"],
-        &["clone", "--json"],
-    ] {
+    for flags in [&["ensure", "-v"][..], &["ensure", "-vv"], &["ensure"], &["clone", "--json"]] {
         let output = pgstencil(&project, flags).fails(4);
         clean(&output.to_string(), "a failed build");
     }
@@ -291,10 +242,7 @@ fn the_password_is_nowhere_but_in_the_answer() {
         seen += look_at_processes();
         let sessions = server().psql(
             "postgres",
-            &format!(
-                "select query, application_name from pg_stat_activity where usename = '{}'",
-                role.name
-            ),
+            &format!("select query, application_name from pg_stat_activity where usename = '{}'", role.name),
         );
         clean(&sessions, "pg_stat_activity");
         clean(&all_rows(&project), "the registry during a build");

@@ -28,30 +28,20 @@ fn both_read(url: &str) {
             .connect()
             .await
             .unwrap_or_else(|e| panic!("sqlx cannot use {url}: {e}"));
-        let name: String = sqlx::query_scalar("select name from users")
-            .fetch_one(&mut session)
-            .await
-            .unwrap();
+        let name: String =
+            sqlx::query_scalar("select name from users").fetch_one(&mut session).await.unwrap();
         session.close().await.unwrap();
         name
     });
     assert_eq!(read, "ann");
-    let output = Command::new("psql")
-        .args(["-X", "-At", "-c", "select name from users", "-d", url])
-        .output()
-        .unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout).trim(),
-        "ann",
-        "{url}: {output:?}"
-    );
+    let output =
+        Command::new("psql").args(["-X", "-At", "-c", "select name from users", "-d", url]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "ann", "{url}: {output:?}");
 }
 
 /// The folder of the shared server's socket; none if the server is not ours.
 fn socket() -> Option<String> {
-    server()
-        .socket_url("postgres")
-        .map(|_| server().dir().display().to_string())
+    server().socket_url("postgres").map(|_| server().dir().display().to_string())
 }
 
 const PRINT: &str = "printf '%s\\n' \"$DATABASE_URL\" \"$PGSTENCIL_URL\" \"$PGSTENCIL_SERVER_URL\"; \
@@ -71,10 +61,7 @@ fn odd_passwords_survive_every_way() {
     assert_eq!(lines[0], lines[1]);
     assert_eq!(lines[2], project.server_url());
     assert_eq!(lines[3], "ann");
-    let shown = pgstencil(
-        &project,
-        &["run", "--", "sh", "-c", "printf %s \"$PGPASSWORD\""],
-    );
+    let shown = pgstencil(&project, &["run", "--", "sh", "-c", "printf %s \"$PGPASSWORD\""]);
     shown.success().stdout(&role.password);
     let json = pgstencil(&project, &["clone", "--json"]).success().json();
     both_read(json["clone"]["databases"]["app"]["url"].as_str().unwrap());
@@ -88,20 +75,15 @@ fn scheme_and_query_are_the_users_own() {
     let url = format!("{}{tail}", role.url("postgres"));
     project.connect_to(url.replacen("postgresql://", "postgresql+psycopg://", 1));
     // libpq knows no such scheme, so the build uses PGHOST and the like.
-    project.build(&Build::Script(
-        "DATABASE_URL=$PGDATABASE; unset PGSTENCIL_URL_APP; migrate".into(),
-    ));
+    project.build(&Build::Script("DATABASE_URL=$PGDATABASE; unset PGSTENCIL_URL_APP; migrate".into()));
     let cloned = pgstencil(&project, &["clone"]).success();
     let line = cloned.line();
     assert!(line.starts_with("postgresql+psycopg://"), "{line}");
     assert!(line.ends_with(tail), "{line}");
     both_read(&line.replacen("+psycopg", "", 1));
-    pgstencil(
-        &project,
-        &["run", "--", "sh", "-c", "echo $PGSTENCIL_SERVER_URL"],
-    )
-    .success()
-    .stdout(&format!("{}\n", project.server_url()));
+    pgstencil(&project, &["run", "--", "sh", "-c", "echo $PGSTENCIL_SERVER_URL"])
+        .success()
+        .stdout(&format!("{}\n", project.server_url()));
 }
 
 #[test]
@@ -118,9 +100,7 @@ fn sockets_in_the_query_and_in_the_authority() {
         project.connect_to(&url);
         let cloned = pgstencil(&project, &["clone"]).success();
         both_read(cloned.line());
-        pgstencil(&project, &["run", "--", "sh", "-c", PRINT])
-            .success()
-            .stdout_has("\nann\n");
+        pgstencil(&project, &["run", "--", "sh", "-c", PRINT]).success().stdout_has("\nann\n");
     }
     // What the URL lacks comes from the variables, and ends up in the URL that is printed.
     project.connect_to(format!("postgresql:///postgres?host={folder}"));
@@ -158,10 +138,7 @@ fn variables_fill_what_a_url_leaves_out() {
         // The background process has none of these variables.
         let name = cloned.line().rsplit('/').next().unwrap();
         with(&["release", name]).success();
-        assert!(
-            eventually(PATIENCE, || !server().has_database(name)),
-            "{host}"
-        );
+        assert!(eventually(PATIENCE, || !server().has_database(name)), "{host}");
     }
     for (host, port) in [("a,b", "5432"), ("a", "5432,5433")] {
         pgstencil(&project, &["clone"])
@@ -214,11 +191,7 @@ fn urls_that_cannot_be_honoured_are_refused() {
             .stderr_has("hint:")
             .lacks("s3");
     }
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     project.connect_to(format!("postgresql://u:s3cret@127.0.0.1:{port}/postgres"));
     pgstencil(&project, &["clone", "-v"])
         .fails(3)
@@ -237,30 +210,15 @@ fn tls_that_the_server_does_not_speak() {
     let mut project = Project::with_migrations(server());
     for mode in ["require", "verify-full"] {
         project.connect_to(format!("{}?sslmode={mode}", role.url("postgres")));
-        pgstencil(&project, &["clone"])
-            .fails(3)
-            .stdout("")
-            .stderr_has("sslmode")
-            .lacks(&role.password);
+        pgstencil(&project, &["clone"]).fails(3).stdout("").stderr_has("sslmode").lacks(&role.password);
     }
     project.connect_as(&role);
-    pgstencil(&project, &["clone"])
-        .env("PGSSLMODE", "require")
-        .fails(3)
-        .stderr_has("sslmode");
-    pgstencil(&project, &["clone"])
-        .env("PGSSLMODE", "disable")
-        .success();
+    pgstencil(&project, &["clone"]).env("PGSSLMODE", "require").fails(3).stderr_has("sslmode");
+    pgstencil(&project, &["clone"]).env("PGSSLMODE", "disable").success();
 }
 
 const CLIENT: &str = "client_host = \"db.internal\"\nclient_port = 15432\n";
-const SEES: [&str; 5] = [
-    "run",
-    "--",
-    "sh",
-    "-c",
-    "echo $PGHOST $PGPORT $DATABASE_URL",
-];
+const SEES: [&str; 5] = ["run", "--", "sh", "-c", "echo $PGHOST $PGPORT $DATABASE_URL"];
 
 /// A project whose build and hook note where they are to connect.
 fn noting_its_server(role: &Role<'_>, keys: &str) -> Project<'static> {
@@ -274,10 +232,7 @@ fn noting_its_server(role: &Role<'_>, keys: &str) -> Project<'static> {
     )));
     project.append_config("after_clone = \"echo $PGHOST $PGPORT >hook\"");
     let config = project.read("pgstencil.toml");
-    project.write(
-        "pgstencil.toml",
-        &config.replace("[server]\n", &format!("[server]\n{keys}")),
-    );
+    project.write("pgstencil.toml", &config.replace("[server]\n", &format!("[server]\n{keys}")));
     project
 }
 
@@ -295,12 +250,9 @@ fn clients_get_the_name_that_they_reach_the_server_by() {
     let output = pgstencil(&project, &SEES).success();
     let start = format!("db.internal 15432 postgresql://{}:", role.name);
     output.stdout_has(&start).stdout_has("@db.internal:15432/");
-    pgstencil(
-        &project,
-        &["run", "--", "sh", "-c", "echo $PGSTENCIL_SERVER_URL"],
-    )
-    .success()
-    .stdout(&format!("{}\n", project.server_url()));
+    pgstencil(&project, &["run", "--", "sh", "-c", "echo $PGSTENCIL_SERVER_URL"])
+        .success()
+        .stdout(&format!("{}\n", project.server_url()));
 }
 
 #[test]
@@ -320,27 +272,17 @@ fn options_and_variables_go_before_the_config() {
     let sees = |args: &[&str], env: &[(&str, &str)]| {
         let args = args.iter().chain(&SEES);
         let command = Pgstencil::new(&project).args(args);
-        let command = env
-            .iter()
-            .fold(command, |c, (name, value)| c.env(name, value));
+        let command = env.iter().fold(command, |c, (name, value)| c.env(name, value));
         let shown = command.success().stdout.clone();
         let words: Vec<&str> = shown.split(' ').take(2).collect();
         words.join(" ")
     };
-    let env = [
-        ("PGSTENCIL_CLIENT_HOST", "from.env"),
-        ("PGSTENCIL_CLIENT_PORT", "7"),
-    ];
+    let env = [("PGSTENCIL_CLIENT_HOST", "from.env"), ("PGSTENCIL_CLIENT_PORT", "7")];
     assert_eq!(sees(&[], &env), "from.env 7");
     assert_eq!(sees(&["--client-host", "typed"], &env), "typed 7");
     assert_eq!(sees(&["--client-port", "8"], &[]), "db.internal 8");
-    assert_eq!(
-        sees(&[], &[("PGSTENCIL_CLIENT_HOST", "")]),
-        "db.internal 15432"
-    );
-    pgstencil(&project, &["clone", "--client-host", "a:1"])
-        .fails(2)
-        .stderr_has("--client-port");
+    assert_eq!(sees(&[], &[("PGSTENCIL_CLIENT_HOST", "")]), "db.internal 15432");
+    pgstencil(&project, &["clone", "--client-host", "a:1"]).fails(2).stderr_has("--client-port");
     pgstencil(&project, &["clone"])
         .env("PGSTENCIL_CLIENT_PORT", "x")
         .fails(2)
@@ -355,10 +297,7 @@ fn options_of_the_url_reach_commands_and_those_of_the_caller_do_not() {
     project.build(&Build::Script("echo \"$PGOPTIONS\" >seen; migrate".into()));
     // The head of the script sets its own.
     let script = project.read("migrate.sh");
-    project.write(
-        "migrate.sh",
-        &script.replace("export PGOPTIONS=", ": ${PGOPTIONS=}; OWN="),
-    );
+    project.write("migrate.sh", &script.replace("export PGOPTIONS=", ": ${PGOPTIONS=}; OWN="));
     let shows = |project: &Project<'_>| {
         let args = ["run", "--", "psql", "-XAtc", "show work_mem"];
         let command = pgstencil(project, &args).env("PGOPTIONS", "-c work_mem=77MB");
@@ -445,16 +384,9 @@ fn poolers_are_refused() {
         for kind in [Pooler::Swallows, Pooler::Refuses] {
             let port = pooler(kind);
             let direct = format!(":{}/", server().port());
-            let through = role
-                .url("postgres")
-                .replacen(&direct, &format!(":{port}/"), 1);
+            let through = role.url("postgres").replacen(&direct, &format!(":{port}/"), 1);
             project.connect_to(through);
-            for command in [
-                &["ensure"][..],
-                &["clone"],
-                &["list"],
-                &["run", "--", "true"],
-            ] {
+            for command in [&["ensure"][..], &["clone"], &["list"], &["run", "--", "true"]] {
                 // Reading where nothing is needs no more than to know that.
                 if command == ["list"] && !registry_is_there && matches!(kind, Pooler::Swallows) {
                     continue;
@@ -468,10 +400,7 @@ fn poolers_are_refused() {
                     .stderr_has("use the URL of the Postgres server itself");
             }
         }
-        assert_eq!(
-            server().has_database(&project.registry()),
-            registry_is_there
-        );
+        assert_eq!(server().has_database(&project.registry()), registry_is_there);
         project.connect_as(&role);
         pgstencil(&project, &["ensure"]).success();
     }
@@ -486,21 +415,13 @@ fn without_a_url_the_managed_server_is_started() {
     managed.run(&["server", "url"]).fails(1).stdout("");
     // What only reads starts nothing.
     let listed = managed.run(&["list"]).success();
-    listed
-        .stdout("")
-        .stderr_has("the managed server does not run");
+    listed.stdout("").stderr_has("the managed server does not run");
     managed.run(&["server", "status"]).fails(1);
     let json = managed.run(&["server", "status", "--json"]).fails(1).json();
-    assert_eq!(
-        (json["version"].as_i64(), &json["state"]),
-        (Some(1), &"absent".into())
-    );
+    assert_eq!((json["version"].as_i64(), &json["state"]), (Some(1), &"absent".into()));
 
     // Two at once start one.
-    let pair = [
-        managed.run(&["clone"]).spawn(),
-        managed.run(&["clone"]).spawn(),
-    ];
+    let pair = [managed.run(&["clone"]).spawn(), managed.run(&["clone"]).spawn()];
     let outputs = pair.map(|running| running.wait());
     let mut urls = Vec::new();
     for output in &outputs {
@@ -508,49 +429,29 @@ fn without_a_url_the_managed_server_is_started() {
         urls.push(output.line().to_owned());
     }
     assert_ne!(urls[0], urls[1]);
-    let said = outputs
-        .iter()
-        .filter(|o| o.stderr.contains("started the managed server, PostgreSQL"));
+    let said = outputs.iter().filter(|o| o.stderr.contains("started the managed server, PostgreSQL"));
     assert_eq!(said.count(), 1, "{}\n{}", outputs[0], outputs[1]);
     assert_eq!(managed.project.builds(), 1);
 
     // It has outlived both.
     let pid = managed.pid().unwrap();
     assert!(alive(pid));
-    let json = managed
-        .run(&["server", "status", "--json"])
-        .success()
-        .json();
+    let json = managed.run(&["server", "status", "--json"]).success().json();
     assert_eq!(json["state"], "running");
     assert!(json["url"].is_null(), "status shows no password: {json}");
-    managed
-        .run(&["server", "status"])
-        .success()
-        .stdout_has("state    running\n");
+    managed.run(&["server", "status"]).success().stdout_has("state    running\n");
     let url = managed.run(&["server", "url"]).success();
     let url = url.line();
-    managed
-        .run(&["server", "start"])
-        .success()
-        .stdout(&format!("{url}\n"));
+    managed.run(&["server", "start"]).success().stdout(&format!("{url}\n"));
     let json = managed.run(&["server", "start", "--json"]).success().json();
     assert_eq!(json["url"], url);
     assert_eq!(json["pid"].as_i64(), Some(i64::from(pid)));
-    managed
-        .run(&["run", "--", "sh", "-c", PRINT])
-        .success()
-        .stdout_has(&format!("\n{url}\nann\n"));
+    managed.run(&["run", "--", "sh", "-c", PRINT]).success().stdout_has(&format!("\n{url}\nann\n"));
 
     managed.run(&["server", "stop"]).success().stdout("");
     assert!(ends(pid));
-    managed
-        .run(&["server", "status"])
-        .fails(1)
-        .stdout_has("state    stopped\n");
-    managed
-        .run(&["server", "stop"])
-        .success()
-        .stderr_has("does not run");
+    managed.run(&["server", "status"]).fails(1).stdout_has("state    stopped\n");
+    managed.run(&["server", "stop"]).success().stderr_has("does not run");
     let json = managed.run(&["server", "stop", "--json"]).success().json();
     assert_eq!(json["stopped"], serde_json::json!([]));
     // The template is still there, and so is the URL.
@@ -593,29 +494,20 @@ fn a_stranger_on_the_port_of_a_stopped_managed_server_gets_no_password() {
     let config = format!("{config}\n[clone]\norphan_grace = \"400ms\"\n");
     managed.project.write("pgstencil.toml", &config);
     // Its keeper looks for its session every 100 ms.
-    let held = managed
-        .run(&["run", "--", "sh", "-c", "echo in; sleep 300"])
-        .spawn();
+    let held = managed.run(&["run", "--", "sh", "-c", "echo in; sleep 300"]).spawn();
     held.wait_for_text("in\n");
     let url = managed.run(&["server", "url"]).success().line().to_owned();
-    let with_url =
-        |args: &[&str]| pgstencil(&managed.project, args).env("PGSTENCIL_SERVER_URL", &url);
-    with_url(&["list", "-v"])
-        .success()
-        .stderr_has("/socket/.s.PGSQL.");
+    let with_url = |args: &[&str]| pgstencil(&managed.project, args).env("PGSTENCIL_SERVER_URL", &url);
+    with_url(&["list", "-v"]).success().stderr_has("/socket/.s.PGSQL.");
     managed.run(&["server", "stop", "--force"]).success();
 
     let read = PgConnectOptions::from_str(&url).unwrap();
     let heard = thief(read.get_port());
     // A nested pgstencil has the URL, and so has whoever copied it.
     with_url(&["list"]).fails(3).stderr_has("cannot be reached");
-    with_url(&["clone"])
-        .fails(3)
-        .stderr_has("cannot be reached");
+    with_url(&["clone"]).fails(3).stderr_has("cannot be reached");
     let elsewhere = url.replace("127.0.0.1", "localhost");
-    with_url(&["list", "--server-url", &elsewhere])
-        .fails(3)
-        .stderr_has("cannot be reached");
+    with_url(&["list", "--server-url", &elsewhere]).fails(3).stderr_has("cannot be reached");
     managed.run(&["list"]).success().stderr_has("does not run");
     std::thread::sleep(Duration::from_secs(1));
     let heard = String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
@@ -624,8 +516,5 @@ fn a_stranger_on_the_port_of_a_stopped_managed_server_gets_no_password() {
     drop(held);
 
     // It leaves the port to the stranger.
-    managed
-        .run(&["clone"])
-        .success()
-        .stderr_has("moved to port");
+    managed.run(&["clone"]).success().stderr_has("moved to port");
 }

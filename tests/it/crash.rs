@@ -35,19 +35,14 @@ impl Moments {
     /// A moment before `end`.
     fn before(&mut self, end: Duration) -> Duration {
         // Knuth's MMIX; the upper bits are the random ones.
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         end.mul_f64((self.0 >> 33) as f64 / (1_u64 << 31) as f64)
     }
 }
 
 fn project<'s>(server: &'s TestServer, databases: &str) -> Project<'s> {
     let project = Project::with_migrations(server);
-    project.append_config(&format!(
-        "databases = {databases}\n[clone]\norphan_grace = \"1s\""
-    ));
+    project.append_config(&format!("databases = {databases}\n[clone]\norphan_grace = \"1s\""));
     project
 }
 
@@ -76,9 +71,7 @@ impl Alike {
 }
 
 fn sweep(project: &Project<'_>) {
-    Pgstencil::new(project)
-        .args(["run", "--", "true"])
-        .success();
+    Pgstencil::new(project).args(["run", "--", "true"]).success();
 }
 
 /// What is there but templates and what never was ours.
@@ -94,9 +87,7 @@ fn left(project: &Project<'_>, alike: &[Alike]) -> Vec<String> {
 fn commands_leave(project: &Project<'_>, alike: &[Alike], count: usize) {
     let swept = eventually(PATIENCE, || {
         sweep(project);
-        eventually(Duration::from_millis(1500), || {
-            left(project, alike).len() == count
-        })
+        eventually(Duration::from_millis(1500), || left(project, alike).len() == count)
     });
     assert!(swept, "{:?}", left(project, alike));
 }
@@ -141,10 +132,7 @@ fn whole_templates(project: &Project<'_>) {
 
 /// A migration in several small steps, each committed on its own by the build below.
 fn slow_migrations(project: &Project<'_>, n: u64) {
-    project.add_migration(
-        "0003_progress",
-        &format!("create table progress as select 0 as n; -- {n}"),
-    );
+    project.add_migration("0003_progress", &format!("create table progress as select 0 as n; -- {n}"));
     project.build(&Build::Script(
         r#"migrate
 for url in $DATABASE_URL $(env | sed -n 's/^PGSTENCIL_URL_[^=]*=//p'); do
@@ -153,9 +141,7 @@ done
 "#
         .into(),
     ));
-    let steps: Vec<String> = (1..=8)
-        .map(|n| format!("update progress set n = {n};\n"))
-        .collect();
+    let steps: Vec<String> = (1..=8).map(|n| format!("update progress set n = {n};\n")).collect();
     project.write("steps.sql", &steps.join("select pg_sleep(0.005);\n"));
 }
 
@@ -165,10 +151,7 @@ fn killed_while_it_builds() {
     let alike = Alike::all(&project);
     let mut moments = Moments::new("build");
     slow_migrations(&project, 0);
-    let whole = Pgstencil::new(&project)
-        .args(["run", "--", "true"])
-        .success()
-        .time;
+    let whole = Pgstencil::new(&project).args(["run", "--", "true"]).success().time;
     let mut late = 0;
     for n in 1..=kills() {
         slow_migrations(&project, n);
@@ -192,17 +175,10 @@ fn killed_while_it_clones() {
     let mut moments = Moments::new("clone");
     slow_migrations(&project, 0);
     sweep(&project);
-    let whole = Pgstencil::new(&project)
-        .args(["run", "--", "true"])
-        .success()
-        .time;
+    let whole = Pgstencil::new(&project).args(["run", "--", "true"]).success().time;
     let mut late = 0;
     for n in 1..=kills() {
-        let command = if n % 3 == 0 {
-            &["clone", "--ttl", "1s"][..]
-        } else {
-            &["run", "--", "true"]
-        };
+        let command = if n % 3 == 0 { &["clone", "--ttl", "1s"][..] } else { &["run", "--", "true"] };
         let mut run = Pgstencil::new(&project).args(command).spawn();
         late += u64::from(run.wait_timeout(moments.before(whole)));
         run.kill9();
@@ -275,9 +251,8 @@ fn recovered(server: &TestServer) {
 
 /// The backend that runs a statement that begins so.
 fn backend(server: &TestServer, statement: &str) -> Option<i32> {
-    let sql = format!(
-        "select pid from pg_stat_activity where state = 'active' and query like '{statement}%'"
-    );
+    let sql =
+        format!("select pid from pg_stat_activity where state = 'active' and query like '{statement}%'");
     let pids = server.try_psql("postgres", &sql).ok()?;
     pids.lines().next()?.parse().ok()
 }

@@ -25,32 +25,19 @@ fn doubling(keys: &str) -> Project<'static> {
 /// Waits until builds from nothing have taken the place of all that was extended.
 #[track_caller]
 fn settled(project: &Project<'_>) {
-    let exact = || {
-        templates(project)
-            .iter()
-            .all(|t| t["chain"] == 0 && t["state"] == "ready")
-    };
-    assert!(
-        eventually(Duration::from_secs(60), exact),
-        "{:?}",
-        templates(project)
-    );
+    let exact = || templates(project).iter().all(|t| t["chain"] == 0 && t["state"] == "ready");
+    assert!(eventually(Duration::from_secs(60), exact), "{:?}", templates(project));
 }
 
 fn says(output: &Output) -> bool {
-    output
-        .stderr
-        .contains("a build from nothing differs from it")
+    output.stderr.contains("a build from nothing differs from it")
 }
 
 #[test]
 fn the_next_hand_out_tells_what_a_settle_found_once() {
-    for handing_out in [
-        &["ensure"][..],
-        &["clone"],
-        &["run", "--", "true"],
-        &["clone", "--name", "kept_{project}"],
-    ] {
+    for handing_out in
+        [&["ensure"][..], &["clone"], &["run", "--", "true"], &["clone", "--name", "kept_{project}"]]
+    {
         let project = doubling("");
         if handing_out.contains(&"--name") {
             // It is there already, so nothing is looked up.
@@ -102,22 +89,17 @@ fn after_two_differences_in_a_row_nothing_is_extended_until_the_command_changes(
     outcome(&project, "extended");
     settled(&project);
     let first = Pgstencil::new(&project).arg("ensure").success();
-    assert!(
-        says(&first) && !first.stderr.contains("any more"),
-        "{first}"
-    );
+    assert!(says(&first) && !first.stderr.contains("any more"), "{first}");
     project.add_migration("0004_more", "create table more ();");
     outcome(&project, "extended");
     settled(&project);
-    Pgstencil::new(&project).arg("ensure").success().stderr_has(
-        "differed, too: `app` is not extended any more until `build` or its inputs change",
-    );
+    Pgstencil::new(&project)
+        .arg("ensure")
+        .success()
+        .stderr_has("differed, too: `app` is not extended any more until `build` or its inputs change");
     project.add_migration("0005_more", "create table more5 ();");
     let why = "the last two extended templates were found to differ";
-    Pgstencil::new(&project)
-        .arg("explain")
-        .success()
-        .stdout_has(why);
+    Pgstencil::new(&project).arg("explain").success().stdout_has(why);
     let answer = outcome(&project, "miss");
     assert!(answer["note"].as_str().unwrap().contains(why), "{answer}");
     project.add_migration("0006_more", "create table more6 ();");
@@ -127,10 +109,7 @@ fn after_two_differences_in_a_row_nothing_is_extended_until_the_command_changes(
     outcome(&project, "miss");
     project.add_migration("0007_more", "create table more7 ();");
     let answer = outcome(&project, "extended");
-    assert_eq!(
-        answer["extends"]["added"],
-        json!(["migrations/0007_more.sql"])
-    );
+    assert_eq!(answer["extends"]["added"], json!(["migrations/0007_more.sql"]));
 }
 
 #[test]

@@ -83,15 +83,10 @@ fn every_config_of_the_docs_loads() {
 
 #[test]
 fn a_bad_block_would_be_found() {
-    let markdown = "# T\n```toml\n[template.app]\nbuld = 'x'\n```\n```toml,ignore\nx\n```\n  ```toml\n  a\n  ```\n";
+    let markdown =
+        "# T\n```toml\n[template.app]\nbuld = 'x'\n```\n```toml,ignore\nx\n```\n  ```toml\n  a\n  ```\n";
     let found = blocks(markdown, "toml");
-    assert_eq!(
-        found,
-        [
-            (3, "[template.app]\nbuld = 'x'\n".to_owned()),
-            (10, "  a\n".to_owned())
-        ]
-    );
+    assert_eq!(found, [(3, "[template.app]\nbuld = 'x'\n".to_owned()), (10, "  a\n".to_owned())]);
     let fault = load("README.md:3", &found[0].1).expect_err("bad");
     assert!(fault.contains("unknown key `template.app.buld`"), "{fault}");
     assert!(fault.contains("did you mean `build`?"), "{fault}");

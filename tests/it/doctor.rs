@@ -12,11 +12,7 @@ use crate::support::server::{PATIENCE, quote_ident, quote_literal};
 use crate::support::{Pgstencil, Project, TestServer, eventually, server};
 
 fn doctor(project: &Project<'_>, code: i32, args: &[&str]) -> Value {
-    let answer = Pgstencil::new(project)
-        .args(["doctor", "--json"])
-        .args(args)
-        .fails(code)
-        .json();
+    let answer = Pgstencil::new(project).args(["doctor", "--json"]).args(args).fails(code).json();
     assert_eq!(answer["version"], 1);
     answer
 }
@@ -25,20 +21,15 @@ fn doctor(project: &Project<'_>, code: i32, args: &[&str]) -> Value {
 #[track_caller]
 fn check(answer: &Value, name: &str, words: &str) -> Value {
     let checks = answer["checks"].as_array().unwrap();
-    let found: Vec<_> = checks
-        .iter()
-        .filter(|c| c["name"] == name && c["words"].as_str().unwrap().contains(words))
-        .collect();
+    let found: Vec<_> =
+        checks.iter().filter(|c| c["name"] == name && c["words"].as_str().unwrap().contains(words)).collect();
     assert_eq!(found.len(), 1, "{name}, {words}: {checks:#?}");
     found[0].clone()
 }
 
 #[track_caller]
 fn status(answer: &Value, name: &str, words: &str) -> String {
-    check(answer, name, words)["status"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    check(answer, name, words)["status"].as_str().unwrap().to_owned()
 }
 
 fn built<'s>() -> (Project<'s>, String) {
@@ -59,9 +50,7 @@ fn a_healthy_server_has_no_problem_and_stays_as_it_is() {
     assert_eq!(status(&answer, "registry", "not there yet"), "ok");
     assert!(!server().has_database(&fresh.registry()));
     let (project, _) = built();
-    Pgstencil::new(&project)
-        .args(["run", "--", "true"])
-        .success();
+    Pgstencil::new(&project).args(["run", "--", "true"]).success();
     assert!(eventually(PATIENCE, || project.databases().len() == 1));
     let before = state(&project);
     let answer = doctor(&project, 0, &[]);
@@ -69,15 +58,8 @@ fn a_healthy_server_has_no_problem_and_stays_as_it_is() {
     assert_eq!(status(&answer, "templates", "1 ready"), "ok");
     assert_eq!(status(&answer, "leftovers", "none"), "ok");
     assert_eq!(status(&answer, "server version", "PostgreSQL"), "ok");
-    Pgstencil::new(&project)
-        .arg("doctor")
-        .success()
-        .stdout_has("ok       rights: ")
-        .stderr_has("no problem");
-    Pgstencil::new(&project)
-        .args(["doctor", "-q"])
-        .success()
-        .lacks("ok       ");
+    Pgstencil::new(&project).arg("doctor").success().stdout_has("ok       rights: ").stderr_has("no problem");
+    Pgstencil::new(&project).args(["doctor", "-q"]).success().lacks("ok       ");
     assert_eq!(state(&project), before);
 }
 
@@ -139,16 +121,10 @@ fn a_newer_registry_is_a_problem() {
 #[tokio::test]
 async fn an_opened_template_and_who_is_in_it_are_found() {
     let (project, database) = built();
-    admin(&format!(
-        "alter database {} allow_connections true",
-        quote_ident(&database)
-    ));
+    admin(&format!("alter database {} allow_connections true", quote_ident(&database)));
     let session = server().connect(&database).await;
     let answer = doctor(&project, 1, &[]);
-    assert_eq!(
-        status(&answer, "templates", "was opened by somebody"),
-        "warning"
-    );
+    assert_eq!(status(&answer, "templates", "was opened by somebody"), "warning");
     let inside = check(&answer, "templates", "somebody is in template");
     assert_eq!(inside["status"], "problem");
     assert!(inside["words"].as_str().unwrap().contains("pid "));
@@ -178,9 +154,7 @@ fn templates_that_were_unmarked_are_marked_again() {
         let answer = doctor(&project, 0, args);
         let checks = answer["checks"].as_array().unwrap().iter();
         checks
-            .filter(|c| {
-                c["name"] == "templates" && c["status"] == "warning" && c["fixed"].is_null()
-            })
+            .filter(|c| c["name"] == "templates" && c["status"] == "warning" && c["fixed"].is_null())
             .cloned()
             .collect()
     };
@@ -207,10 +181,7 @@ fn templates_that_were_unmarked_are_marked_again() {
 #[test]
 fn a_template_that_is_gone_is_found_and_given_up() {
     let (project, database) = built();
-    admin(&format!(
-        "alter database {} is_template false",
-        quote_ident(&database)
-    ));
+    admin(&format!("alter database {} is_template false", quote_ident(&database)));
     admin(&format!("drop database {}", quote_ident(&database)));
     let answer = doctor(&project, 1, &[]);
     assert_eq!(status(&answer, "templates", "is gone"), "problem");
@@ -224,9 +195,7 @@ fn a_template_that_is_gone_is_found_and_given_up() {
 fn a_half_dropped_template_is_found() {
     let (project, database) = built();
     let name = quote_literal(&database);
-    admin(&format!(
-        "update pg_database set datconnlimit = -2 where datname = {name}"
-    ));
+    admin(&format!("update pg_database set datconnlimit = -2 where datname = {name}"));
     let answer = doctor(&project, 1, &[]);
     assert_eq!(status(&answer, "templates", "was half dropped"), "problem");
     doctor(&project, 0, &["--fix"]);
@@ -245,18 +214,9 @@ fn a_collation_mismatch_is_found() {
         "update pg_database set datcollversion = '0.0', datcollate = 'C.UTF-8' where datname = {name}"
     ));
     let answer = doctor(&project, 1, &[]);
-    let found = check(
-        &answer,
-        "templates",
-        "another version of the collation library",
-    );
+    let found = check(&answer, "templates", "another version of the collation library");
     assert_eq!(found["status"], "problem");
-    assert!(
-        found["mend"]
-            .as_str()
-            .unwrap()
-            .contains("REFRESH COLLATION VERSION")
-    );
+    assert!(found["mend"].as_str().unwrap().contains("REFRESH COLLATION VERSION"));
     let mended = doctor(&project, 0, &["--fix"]);
     assert!(check(&mended, "templates", "collation library")["fixed"].is_string());
     outcome(&project, "miss");
@@ -325,14 +285,7 @@ fn another_registrys_databases_are_told_and_left_alone() {
     ensure(&other);
     let before = state(&other);
     let answer = doctor(&project, 0, &["--fix"]);
-    assert_eq!(
-        status(
-            &answer,
-            "other registries",
-            "the mark of another registry, and are left alone"
-        ),
-        "ok"
-    );
+    assert_eq!(status(&answer, "other registries", "the mark of another registry, and are left alone"), "ok");
     assert_eq!(state(&other), before);
 }
 
@@ -348,31 +301,15 @@ fn a_badly_set_server_is_told() {
     );
     let project = Project::with_migrations(&private);
     Pgstencil::new(&project).arg("ensure").success();
-    let answer = Pgstencil::new(&project)
-        .args(["doctor", "--json"])
-        .run()
-        .json();
+    let answer = Pgstencil::new(&project).args(["doctor", "--json"]).run().json();
     let slow = check(&answer, "settings", "wal_level = minimal");
     assert_eq!(slow["status"], "warning");
     assert!(slow["words"].as_str().unwrap().contains("wal_compression"));
-    assert_eq!(
-        status(&answer, "fsync", "nothing but pgstencil's databases"),
-        "warning"
-    );
-    assert_eq!(
-        status(
-            &answer,
-            "max_locks_per_transaction",
-            "there is room for 120 locks"
-        ),
-        "warning"
-    );
+    assert_eq!(status(&answer, "fsync", "nothing but pgstencil's databases"), "warning");
+    assert_eq!(status(&answer, "max_locks_per_transaction", "there is room for 120 locks"), "warning");
     // Somebody else's data: nobody should be told to risk it.
     private.psql("postgres", "create database precious");
-    let answer = Pgstencil::new(&project)
-        .args(["doctor", "--json"])
-        .run()
-        .json();
+    let answer = Pgstencil::new(&project).args(["doctor", "--json"]).run().json();
     assert_eq!(status(&answer, "fsync", "as it has to be"), "ok");
     assert_eq!(templates_of(&project), 1);
 }
@@ -386,9 +323,7 @@ fn databases_of_a_lost_registry_get_statements_that_nobody_runs() {
     let private = TestServer::private();
     let project = Project::with_migrations(&private);
     let name = format!("left_{}", project.id);
-    Pgstencil::new(&project)
-        .args(["clone", "--name", &name])
-        .success();
+    Pgstencil::new(&project).args(["clone", "--name", &name]).success();
     let statements = |answer: &Value| -> Vec<String> {
         let found = check(answer, "lost registry", "is not on this server");
         assert_eq!(found["status"], "warning");
@@ -399,10 +334,7 @@ fn databases_of_a_lost_registry_get_statements_that_nobody_runs() {
     let left = private.databases();
     // Without any registry, and with a new one; also where everything is to be mended.
     let without = statements(&doctor(&project, 0, &["--fix"]));
-    assert!(
-        without.contains(&format!("DROP DATABASE \"{name}\";")),
-        "{without:?}"
-    );
+    assert!(without.contains(&format!("DROP DATABASE \"{name}\";")), "{without:?}");
     let other = Project::with_migrations(&private);
     ensure(&other);
     // That one may be theirs, as far as this registry can tell; for that one itself it is not.
@@ -410,10 +342,7 @@ fn databases_of_a_lost_registry_get_statements_that_nobody_runs() {
     assert_eq!(with, without);
     let text = Pgstencil::new(&other).arg("doctor").success();
     text.stdout_has(&format!("\n           DROP DATABASE \"{name}\";\n"));
-    assert!(
-        left.iter().all(|name| private.has_database(name)),
-        "{left:?}"
-    );
+    assert!(left.iter().all(|name| private.has_database(name)), "{left:?}");
     private.drop_database(&other.registry());
     let template = with.iter().find(|s| s.contains("IS_TEMPLATE false"));
     assert!(template.is_some(), "{with:?}");
@@ -435,15 +364,7 @@ fn a_registry_in_another_database_is_a_problem_as_for_run() {
     let words = "is not a pgstencil registry, and holds something else";
     let answer = doctor(&project, 1, &[]);
     assert_eq!(status(&answer, "registry", words), "problem");
-    for args in [
-        &["list"][..],
-        &["stats"],
-        &["explain"],
-        &["run", "--", "true"],
-    ] {
-        Pgstencil::new(&project)
-            .args(args)
-            .fails(2)
-            .stderr_has(words);
+    for args in [&["list"][..], &["stats"], &["explain"], &["run", "--", "true"]] {
+        Pgstencil::new(&project).args(args).fails(2).stderr_has(words);
     }
 }

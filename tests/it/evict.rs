@@ -23,10 +23,7 @@ fn with_templates<'s>(count: usize, limits: &str) -> (Project<'s>, Vec<Value>) {
 
 /// The fingerprint of the template of another set of migrations.
 fn next(project: &Project<'_>, n: usize) -> Value {
-    project.add_migration(
-        "0009_changing",
-        &format!("create table changing_{n} (id int);"),
-    );
+    project.add_migration("0009_changing", &format!("create table changing_{n} (id int);"));
     outcome(project, "miss")["fingerprint"].clone()
 }
 
@@ -39,11 +36,7 @@ fn ready(project: &Project<'_>) -> Vec<Value> {
 }
 
 fn evict(project: &Project<'_>, args: &[&str]) -> Value {
-    Pgstencil::new(project)
-        .args(["evict", "--json"])
-        .args(args)
-        .success()
-        .json()
+    Pgstencil::new(project).args(["evict", "--json"]).args(args).success().json()
 }
 
 /// Makes a template look as if it had not been used for so long.
@@ -67,16 +60,10 @@ fn everything(project: &Project<'_>) -> String {
         project,
         "select table_name from information_schema.tables where table_schema = 'pgstencil' order by 1",
     );
-    let mut all = server().psql(
-        "postgres",
-        "select oid, datname from pg_database order by 1",
-    );
+    let mut all = server().psql("postgres", "select oid, datname from pg_database order by 1");
     for table in tables.lines() {
         all.push('\n');
-        all += &registry(
-            project,
-            &format!("select t from pgstencil.{table} t order by 1"),
-        );
+        all += &registry(project, &format!("select t from pgstencil.{table} t order by 1"));
     }
     all.lines()
         .filter(|line| line.contains(&project.id) || line.starts_with('('))
@@ -134,10 +121,7 @@ fn a_dry_run_says_what_would_go_and_writes_nothing() {
     assert_eq!(done["bytes"], plan["bytes"]);
     // It returns when they are dropped.
     assert_eq!(project.databases().len(), 2);
-    Pgstencil::new(&project)
-        .arg("evict")
-        .success()
-        .stderr_has("nothing has to go");
+    Pgstencil::new(&project).arg("evict").success().stderr_has("nothing has to go");
 }
 
 #[test]
@@ -165,19 +149,14 @@ fn the_budget_in_bytes_holds_while_builds_run() {
     assert_eq!(ready(&project).len(), 2);
     idle(&project, &made[0], "2 days");
     // Seen by the build itself: room was made before it.
-    project.build(&Build::Script(
-        "migrate; sql -d postgres -c 'select datname from pg_database' >seen".into(),
-    ));
+    project
+        .build(&Build::Script("migrate; sql -d postgres -c 'select datname from pg_database' >seen".into()));
     next(&project, 2);
     let seen = project.read("seen");
     // Of this project: other tests build from the same files.
-    let of_first = seen
-        .lines()
-        .filter(|name| name.contains(&project.id) && name.contains(short(&made[0])));
-    let templates_then = seen
-        .lines()
-        .filter(|name| name.contains(&project.id) && name.starts_with("tpl_"))
-        .count();
+    let of_first = seen.lines().filter(|name| name.contains(&project.id) && name.contains(short(&made[0])));
+    let templates_then =
+        seen.lines().filter(|name| name.contains(&project.id) && name.starts_with("tpl_")).count();
     assert_eq!(templates_then, 1, "{seen}");
     assert_eq!(of_first.count(), 0, "the one that was idle longest goes");
     assert_eq!(ready(&project).len(), 2);
@@ -196,9 +175,7 @@ fn on_a_full_disk_room_is_made_and_it_is_tried_once_more() {
     let (project, _) = with_templates(3, "keep = 0\nmax_size = \"unlimited\"");
     on_a_full_disk(&project);
     project.add_migration("0009_changing", "create table changing_4 (id int);");
-    let ran = Pgstencil::new(&project)
-        .args(["ensure", "--json"])
-        .success();
+    let ran = Pgstencil::new(&project).args(["ensure", "--json"]).success();
     assert_eq!(ran.json()["outcome"], "miss");
     ran.stderr_has("the server's disk is full");
     assert_eq!(project.read("tries").lines().count(), 2);
@@ -221,9 +198,7 @@ fn on_a_full_disk_nothing_goes_that_must_stay() {
 #[test]
 fn a_number_in_the_output_of_a_build_evicts_nothing() {
     let (project, made) = with_templates(2, "keep = 0\nmax_size = \"unlimited\"");
-    project.build(&Build::Script(
-        "echo try >>tries; echo 'order 1531004 is missing' >&2; exit 1".into(),
-    ));
+    project.build(&Build::Script("echo try >>tries; echo 'order 1531004 is missing' >&2; exit 1".into()));
     project.add_migration("0009_changing", "create table changing_4 (id int);");
     Pgstencil::new(&project)
         .arg("ensure")
@@ -239,35 +214,21 @@ fn a_number_in_the_output_of_a_build_evicts_nothing() {
 #[test]
 fn pinned_ones_stay_until_they_are_unpinned() {
     let (project, made) = with_templates(2, "max_templates = 5\nkeep = 0");
-    let pinned = Pgstencil::new(&project)
-        .args(["pin", short(&made[0]), "--json"])
-        .success()
-        .json();
+    let pinned = Pgstencil::new(&project).args(["pin", short(&made[0]), "--json"]).success().json();
     assert_eq!(pinned["pinned"], true);
     assert_eq!(pinned["templates"][0]["fingerprint"], made[0]);
-    Pgstencil::new(&project)
-        .arg("list")
-        .success()
-        .stdout_has("ready, pinned");
+    Pgstencil::new(&project).arg("list").success().stdout_has("ready, pinned");
     Pgstencil::new(&project)
         .args(["evict", short(&made[0])])
         .fails(2)
         .stderr_has("is pinned")
         .stderr_has(&format!("pgstencil unpin {}", short(&made[0])));
     // Without a name it is the template of the present files.
-    Pgstencil::new(&project)
-        .arg("pin")
-        .success()
-        .stderr_has(short(&made[1]));
-    assert_eq!(
-        evict(&project, &["--all", "--yes"])["templates"],
-        Value::Array(vec![])
-    );
+    Pgstencil::new(&project).arg("pin").success().stderr_has(short(&made[1]));
+    assert_eq!(evict(&project, &["--all", "--yes"])["templates"], Value::Array(vec![]));
     idle(&project, &made[0], "90 days");
     assert_eq!(evict(&project, &[])["templates"], Value::Array(vec![]));
-    Pgstencil::new(&project)
-        .args(["unpin", short(&made[0]), short(&made[1])])
-        .success();
+    Pgstencil::new(&project).args(["unpin", short(&made[0]), short(&made[1])]).success();
     assert_eq!(evict(&project, &[])["templates"][0]["fingerprint"], made[0]);
     assert_eq!(ready(&project), [made[1].clone()]);
 }
@@ -308,15 +269,10 @@ fn a_pin_goes_over_to_what_takes_the_place() {
     items(&project);
     let extended = ensure(&project);
     Pgstencil::new(&project).arg("pin").success();
-    let settled = Pgstencil::new(&project)
-        .args(["ensure", "--settle", "--json"])
-        .success()
-        .json();
+    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
     assert_eq!(settled["provisional"], false);
     let rows = templates(&project);
-    let row = rows
-        .iter()
-        .find(|t| t["fingerprint"] == extended["fingerprint"] && t["state"] == "ready");
+    let row = rows.iter().find(|t| t["fingerprint"] == extended["fingerprint"] && t["state"] == "ready");
     assert_eq!(row.unwrap()["pinned"], true, "{rows:?}");
 }
 
@@ -330,9 +286,7 @@ fn names_that_mean_nothing_or_too_much_are_refused() {
             .stderr_has("no ready template's fingerprint begins with `nothing`")
             .stderr_has("pgstencil list");
         // One wrong name, and nothing is done to the others either.
-        Pgstencil::new(&project)
-            .args([command, short(&made[0]), "nothing"])
-            .fails(6);
+        Pgstencil::new(&project).args([command, short(&made[0]), "nothing"]).fails(6);
     }
     assert_eq!(ready(&project).len(), 2);
     assert!(templates(&project).iter().all(|t| t["pinned"] == false));
@@ -347,14 +301,9 @@ fn names_that_mean_nothing_or_too_much_are_refused() {
     let nowhere = Project::with_migrations(server());
     Pgstencil::new(&nowhere).args(["evict", "abc"]).fails(6);
     Pgstencil::new(&nowhere).arg("pin").fails(6);
-    Pgstencil::new(&nowhere)
-        .arg("evict")
-        .success()
-        .stderr_has("nothing has to go");
+    Pgstencil::new(&nowhere).arg("evict").success().stderr_has("nothing has to go");
     assert!(!server().has_database(&nowhere.registry()));
-    Pgstencil::new(&project)
-        .args(["evict", "--all", "abc"])
-        .fails(2);
+    Pgstencil::new(&project).args(["evict", "--all", "abc"]).fails(2);
     Pgstencil::new(&project)
         .args(["evict", "--all"])
         .fails(2)
@@ -424,13 +373,9 @@ fn limits_that_were_mended_hold_from_the_next_hit_on() {
 
 /// What a project left in the registry of another one.
 fn drop_project_of(other: &Project<'_>, owner: &Project<'_>) {
-    Pgstencil::new(other)
-        .args(["evict", "--all", "--yes"])
-        .success();
+    Pgstencil::new(other).args(["evict", "--all", "--yes"]).success();
     let of_other = |row: &Value| row["project"] == *other.name();
-    assert!(eventually(PATIENCE, || !templates(owner)
-        .iter()
-        .any(of_other)));
+    assert!(eventually(PATIENCE, || !templates(owner).iter().any(of_other)));
 }
 
 #[test]
@@ -450,28 +395,18 @@ fn projects_that_nobody_works_on_keep_their_own_limits() {
 async fn one_that_is_being_copied_stays() {
     let (project, made) = with_templates(2, "");
     let of = quote_literal(made[0].as_str().unwrap());
-    let id = registry(
-        &project,
-        &format!("select id from pgstencil.template where fingerprint = {of}"),
-    );
+    let id = registry(&project, &format!("select id from pgstencil.template where fingerprint = {of}"));
     let key = LockKey::template(id.parse().unwrap()).value();
     let mut session = server().connect(&project.registry()).await;
     let lock = format!("select pg_advisory_lock_shared({key})");
-    sqlx::raw_sql(AssertSqlSafe(lock))
-        .execute(&mut session)
-        .await
-        .unwrap();
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut session).await.unwrap();
     Pgstencil::new(&project)
         .args(["evict", short(&made[0])])
         .fails(1)
         .stdout_has("stays: somebody is using it");
     let all = evict_code(&project, &["--all", "--yes"], 1);
-    let states: Vec<_> = all["templates"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|t| t["state"].as_str().unwrap())
-        .collect();
+    let states: Vec<_> =
+        all["templates"].as_array().unwrap().iter().map(|t| t["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["in_use", "evicted"]);
     assert_eq!(ready(&project), [made[0].clone()]);
     session.close().await.unwrap();
@@ -486,10 +421,7 @@ async fn lock_alone(project: &Project<'_>, fingerprint: &Value) -> sqlx::PgConne
     let key = LockKey::template(registry(project, &id).parse().unwrap()).value();
     let mut session = server().connect(&project.registry()).await;
     let lock = format!("select pg_advisory_lock({key})");
-    sqlx::raw_sql(AssertSqlSafe(lock))
-        .execute(&mut session)
-        .await
-        .unwrap();
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut session).await.unwrap();
     session
 }
 
@@ -497,9 +429,7 @@ async fn lock_alone(project: &Project<'_>, fingerprint: &Value) -> sqlx::PgConne
 async fn one_that_somebody_else_evicts_is_gone_for_both() {
     let (project, made) = with_templates(1, "");
     let session = lock_alone(&project, &made[0]).await;
-    let running = Pgstencil::new(&project)
-        .args(["evict", "--json", short(&made[0])])
-        .spawn();
+    let running = Pgstencil::new(&project).args(["evict", "--json", short(&made[0])]).spawn();
     let waits = format!(
         "select count(*) from pg_stat_activity where datname = '{}' and query like '%ExclusiveLock%'",
         project.registry()
@@ -526,9 +456,7 @@ fn evictions_at_once_all_succeed() {
         for output in both.map(|running| running.wait()) {
             // The one that came when all was over knows no such template.
             let late = round % 2 == 0 && output.stderr.contains("no ready template");
-            output
-                .code(if late { 6 } else { 0 })
-                .lacks("somebody is using it");
+            output.code(if late { 6 } else { 0 }).lacks("somebody is using it");
         }
         assert_eq!(ready(&project), [Value::Null; 0]);
     }
@@ -562,19 +490,13 @@ fn one_that_is_being_built_is_told_as_that() {
     builder.kill9();
     // Its locks go with its sessions.
     assert!(eventually(PATIENCE, || {
-        let output = Pgstencil::new(&project)
-            .args(["evict", short(&fingerprint)])
-            .fails(6);
+        let output = Pgstencil::new(&project).args(["evict", short(&fingerprint)]).fails(6);
         output.stderr.contains("no ready template")
     }));
 }
 
 fn evict_code(project: &Project<'_>, args: &[&str], code: i32) -> Value {
-    Pgstencil::new(project)
-        .args(["evict", "--json"])
-        .args(args)
-        .fails(code)
-        .json()
+    Pgstencil::new(project).args(["evict", "--json"]).args(args).fails(code).json()
 }
 
 #[test]
@@ -604,10 +526,7 @@ fn the_cheap_one_goes_first() {
     idle(&project, &first["fingerprint"], "9 hours");
     idle(&project, &second["fingerprint"], "1 hour");
     let text = project.read("pgstencil.toml");
-    project.write(
-        "pgstencil.toml",
-        &text.replace("templates = 3", "templates = 1"),
-    );
+    project.write("pgstencil.toml", &text.replace("templates = 3", "templates = 1"));
     let plan = evict(&project, &["--dry-run"]);
     let going = plan["templates"].as_array().unwrap();
     assert_eq!(going.len(), 1);
@@ -619,19 +538,10 @@ fn the_cheap_one_goes_first() {
 fn a_template_that_lost_its_database_is_swept() {
     let (project, made) = with_templates(2, "");
     let name = database_of(&project, &made[0]);
-    server().psql(
-        "postgres",
-        &format!("alter database \"{name}\" is_template false"),
-    );
+    server().psql("postgres", &format!("alter database \"{name}\" is_template false"));
     server().psql("postgres", &format!("drop database \"{name}\""));
     let done = evict(&project, &[]);
-    assert!(
-        done["sweep"][0]
-            .as_str()
-            .unwrap()
-            .ends_with("its database is gone"),
-        "{done}"
-    );
+    assert!(done["sweep"][0].as_str().unwrap().ends_with("its database is gone"), "{done}");
     assert_eq!(templates(&project).len(), 1);
 }
 
@@ -639,9 +549,7 @@ fn a_template_that_lost_its_database_is_swept() {
 fn killed_at_any_moment_an_eviction_leaves_nothing_half_done() {
     let (project, _) = with_templates(8, "keep = 0");
     for millis in [5, 10, 15, 20, 30, 45, 60, 90] {
-        let mut running = Pgstencil::new(&project)
-            .args(["evict", "--all", "--yes"])
-            .spawn();
+        let mut running = Pgstencil::new(&project).args(["evict", "--all", "--yes"]).spawn();
         std::thread::sleep(Duration::from_millis(millis));
         running.kill9();
         running.wait();
@@ -667,26 +575,14 @@ fn list_sorts_and_filters() {
     let clone = Pgstencil::new(&project).args(["clone", "--json"]).success();
     let clone = clone.json()["clone"]["name"].clone();
     idle(&project, &made[1], "1 day");
-    let list = |args: &[&str]| {
-        Pgstencil::new(&project)
-            .args(["list", "--json"])
-            .args(args)
-            .success()
-            .json()
-    };
+    let list = |args: &[&str]| Pgstencil::new(&project).args(["list", "--json"]).args(args).success().json();
     let order = |args: &[&str]| -> Vec<Value> {
         let listed = list(args);
         let rows = listed["templates"].as_array().unwrap();
         rows.iter().map(|t| t["fingerprint"].clone()).collect()
     };
-    assert_eq!(
-        order(&["--sort", "age"]),
-        [made[2].clone(), made[1].clone(), made[0].clone()]
-    );
-    assert_eq!(
-        order(&["--sort", "used"]),
-        [made[2].clone(), made[0].clone(), made[1].clone()]
-    );
+    assert_eq!(order(&["--sort", "age"]), [made[2].clone(), made[1].clone(), made[0].clone()]);
+    assert_eq!(order(&["--sort", "used"]), [made[2].clone(), made[0].clone(), made[1].clone()]);
     assert_eq!(order(&["--sort", "hits"])[0], made[2]);
     let mut by_name = made.clone();
     by_name.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
@@ -699,33 +595,16 @@ fn list_sorts_and_filters() {
     assert_eq!(clones["clones"][0]["name"], clone);
     assert!(clones["clones"][0]["bytes"].as_i64().unwrap() > 1_000_000);
     for (args, message, hint) in [
-        (
-            &["--clones", "--sort", "hits"][..],
-            "clones cannot be sorted by `hits`",
-            "name, age or size",
-        ),
-        (
-            &["--state", "leased", "--sort", "used"],
-            "clones cannot be sorted by `used`",
-            "name, age or size",
-        ),
-        (
-            &["--templates", "--state", "leased"],
-            "no template is ever `leased`",
-            "building, ready, broken",
-        ),
+        (&["--clones", "--sort", "hits"][..], "clones cannot be sorted by `hits`", "name, age or size"),
+        (&["--state", "leased", "--sort", "used"], "clones cannot be sorted by `used`", "name, age or size"),
+        (&["--templates", "--state", "leased"], "no template is ever `leased`", "building, ready, broken"),
         (
             &["--clones", "--state", "ready"],
             "no clone is ever `ready`",
             "creating, warm, leased, released, orphaned",
         ),
     ] {
-        Pgstencil::new(&project)
-            .arg("list")
-            .args(args)
-            .fails(2)
-            .stderr_has(message)
-            .stderr_has(hint);
+        Pgstencil::new(&project).arg("list").args(args).fails(2).stderr_has(message).stderr_has(hint);
     }
     assert_eq!(order(&["--templates", "--state", "ready"]).len(), 3);
     list(&["--clones", "--sort", "size"]);
@@ -741,22 +620,13 @@ fn list_sorts_and_filters() {
 #[test]
 fn two_registries_never_touch_each_other() {
     let roles = [Role::new(server()), Role::new(server())];
-    let mut projects = [
-        Project::with_migrations(server()),
-        Project::with_migrations(server()),
-    ];
+    let mut projects = [Project::with_migrations(server()), Project::with_migrations(server())];
     for (project, role) in projects.iter_mut().zip(&roles) {
         project.connect_as(role);
-        project.append_config(
-            "[clone]\norphan_grace = \"1s\"\n[eviction]\nmax_templates = 1\nkeep = 0",
-        );
+        project.append_config("[clone]\norphan_grace = \"1s\"\n[eviction]\nmax_templates = 1\nkeep = 0");
     }
     let oids = |project: &Project<'_>| {
-        let names: Vec<_> = project
-            .databases()
-            .iter()
-            .map(|d| quote_literal(d))
-            .collect();
+        let names: Vec<_> = project.databases().iter().map(|d| quote_literal(d)).collect();
         server().psql(
             "postgres",
             &format!(
@@ -780,14 +650,10 @@ fn two_registries_never_touch_each_other() {
         // The other's clone is nobody's to release here.
         Pgstencil::new(walker).args(["release", &kept]).fails(6);
         let other_template = ready_everywhere(other);
-        Pgstencil::new(walker)
-            .args(["evict", short(&other_template)])
-            .fails(6);
+        Pgstencil::new(walker).args(["evict", short(&other_template)]).fails(6);
         let swept = eventually(PATIENCE, || {
             evict(walker, &[]);
-            Pgstencil::new(walker)
-                .args(["doctor", "--fix", "-q"])
-                .success();
+            Pgstencil::new(walker).args(["doctor", "--fix", "-q"]).success();
             walker.databases().len() == 1
         });
         assert!(swept, "{:?}", walker.databases());
@@ -808,9 +674,7 @@ fn a_neighbours_sweep_keeps_to_the_grace_of_the_clones_own_project() {
     let neighbour = neighbour(&project);
     neighbour.append_config("[clone]\norphan_grace = \"100ms\"");
     let clone = |project: &Project<'_>| {
-        let out = Pgstencil::new(project)
-            .args(["clone", "--ttl", "1s"])
-            .success();
+        let out = Pgstencil::new(project).args(["clone", "--ttl", "1s"]).success();
         out.line().rsplit('/').next().unwrap().to_owned()
     };
     let (ours, theirs) = (clone(&project), clone(&neighbour));
@@ -840,10 +704,7 @@ fn templates_of_more_than_two_gigabytes_are_counted() {
     let limit = "[eviction]\nmax_size = \"4GB\"\nkeep = 1\n";
     project.append_config(limit);
     project.server().psql(&project.registry(), &sql);
-    project.write(
-        "migrations/0100_more.sql",
-        "create table still_more (a int);",
-    );
+    project.write("migrations/0100_more.sql", "create table still_more (a int);");
     Pgstencil::new(&project).arg("ensure").success();
     assert!(templates(&project).len() < 3, "{:?}", templates(&project));
 }
@@ -854,13 +715,8 @@ fn a_project_that_is_named_goes_as_a_whole_from_anywhere() {
     Pgstencil::new(&project).arg("ensure").success();
     project.add_migration("0003_more", "create table more (id int);");
     let name = format!("kept_{}", project.id);
-    Pgstencil::new(&project)
-        .args(["clone", "--name", &name])
-        .success();
-    let pinned = Pgstencil::new(&project)
-        .args(["pin", "--json"])
-        .success()
-        .json();
+    Pgstencil::new(&project).args(["clone", "--name", &name]).success();
+    let pinned = Pgstencil::new(&project).args(["pin", "--json"]).success().json();
     let pinned = pinned["templates"][0]["fingerprint"].as_str().unwrap()[..12].to_owned();
     // From another project, as for one whose checkout is gone.
     let config = project.read("pgstencil.toml");
@@ -879,22 +735,14 @@ fn a_project_that_is_named_goes_as_a_whole_from_anywhere() {
     elsewhere(&["--all", "--project", &typed, "--yes"])
         .fails(6)
         .stderr_has(&format!("did you mean `{project_name}`?"));
-    elsewhere(&["--project", &project_name])
-        .fails(2)
-        .stderr_has("--all");
-    elsewhere(&["--all", "--project", &project_name])
-        .fails(2)
-        .stderr_has("`--yes`");
+    elsewhere(&["--project", &project_name]).fails(2).stderr_has("--all");
+    elsewhere(&["--all", "--project", &project_name]).fails(2).stderr_has("`--yes`");
     let all = &["--all", "--project", &project_name, "--yes"];
     elsewhere(all)
         .success()
         .stdout_has("evicted template ")
-        .stderr_has(&format!(
-            "template {pinned} stays: it is pinned; `pgstencil unpin {pinned}`"
-        ))
-        .stderr_has(&format!(
-            "clone {name} stays: it is in use; `pgstencil release {name}`"
-        ));
+        .stderr_has(&format!("template {pinned} stays: it is pinned; `pgstencil unpin {pinned}`"))
+        .stderr_has(&format!("clone {name} stays: it is in use; `pgstencil release {name}`"));
     // What is left to say where only the pin keeps something.
     let again = elsewhere(&[all, &["--json"][..]].concat()).success().json();
     assert_eq!(again["templates"], json!([]));
@@ -909,9 +757,5 @@ fn a_project_that_is_named_goes_as_a_whole_from_anywhere() {
     // Where nothing is left, nothing is wrong.
     let nothing = elsewhere(&["--all", "--project", "quite_another", "--yes"]).success();
     nothing.stderr_has("nothing has to go");
-    assert!(
-        eventually(PATIENCE, || project.databases().is_empty()),
-        "{:?}",
-        project.databases()
-    );
+    assert!(eventually(PATIENCE, || project.databases().is_empty()), "{:?}", project.databases());
 }

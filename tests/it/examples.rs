@@ -13,9 +13,7 @@ use crate::support::{Pgstencil, Project, TestServer, eventually, server};
 const PATIENCE: Duration = Duration::from_secs(300);
 
 fn example(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("examples")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
 }
 
 /// The example in a folder and a registry of its own.
@@ -26,9 +24,7 @@ fn copy_of<'s>(name: &str, server: &'s TestServer) -> Project<'s> {
     let config = project.read("pgstencil.toml");
     let (first, rest) = config.split_once('\n').unwrap();
     assert!(first.starts_with("project = "), "{first}");
-    project.config(&format!(
-        "project = \"{{project}}\"\n{rest}\n[server]\nregistry = \"{{registry}}\"\n"
-    ));
+    project.config(&format!("project = \"{{project}}\"\n{rest}\n[server]\nregistry = \"{{registry}}\"\n"));
     project
 }
 
@@ -55,35 +51,19 @@ fn outcome(project: &Project<'_>) -> String {
 /// What a run leaves: its template and nothing else, as soon as the drops in the background are done.
 #[track_caller]
 fn only_templates_stay(project: &Project<'_>, templates: usize) {
-    let done = eventually(Duration::from_secs(30), || {
-        project.databases().len() == templates
-    });
-    assert!(
-        done,
-        "{templates} templates expected: {:?}",
-        project.databases()
-    );
+    let done = eventually(Duration::from_secs(30), || project.databases().len() == templates);
+    assert!(done, "{templates} templates expected: {:?}", project.databases());
 }
 
 #[test]
 fn sql() {
     let project = copy_of("sql", server());
     let run = || Pgstencil::new(&project).args(["run", "--report", "report.json", "--"]);
-    run()
-        .args(["psql", "-X", "-c", r"\dt"])
-        .success()
-        .stdout_has("order_lines");
+    run().args(["psql", "-X", "-c", r"\dt"]).success().stdout_has("order_lines");
     assert_eq!(outcome(&project), "miss");
-    run()
-        .arg("./test.sh")
-        .success()
-        .stdout_has("6 tests passed\n");
+    run().arg("./test.sh").success().stdout_has("6 tests passed\n");
     assert_eq!(outcome(&project), "hit");
-    let url = Pgstencil::new(&project)
-        .arg("clone")
-        .success()
-        .line()
-        .to_owned();
+    let url = Pgstencil::new(&project).arg("clone").success().line().to_owned();
     Pgstencil::with_program(&project, "psql")
         .args([&url, "-XAtc", "select count(*) from orders"])
         .success()
@@ -92,10 +72,7 @@ fn sql() {
     project.add_migration("0008_broken", "create table t (); select nope;");
     run().arg("true").fails(4).stderr_has("nope");
     project.add_migration("0008_broken", "create table t ();");
-    run()
-        .args(["psql", "-XAtc", "select count(*) from t"])
-        .success()
-        .stdout_has("0\n");
+    run().args(["psql", "-XAtc", "select count(*) from t"]).success().stdout_has("0\n");
     assert_eq!(outcome(&project), "extended");
     settle(|| Pgstencil::new(&project));
 }
@@ -115,16 +92,8 @@ fn sqlx() {
     let server = TestServer::private();
     let project = Project::new(&server);
     for expected in ["miss", "hit"] {
-        let mut run = Pgstencil::new(&project)
-            .current_dir(example("sqlx"))
-            .limit(PATIENCE);
-        for name in [
-            "HOME",
-            "CARGO_HOME",
-            "RUSTUP_HOME",
-            "RUSTUP_TOOLCHAIN",
-            "CARGO_TARGET_DIR",
-        ] {
+        let mut run = Pgstencil::new(&project).current_dir(example("sqlx")).limit(PATIENCE);
+        for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR"] {
             if let Some(value) = std::env::var_os(name) {
                 run = run.env(name, value);
             }
@@ -161,10 +130,7 @@ fn steps(workflow: &str) -> Vec<Step> {
         if let Some(value) = key.strip_prefix("id: ") {
             id = Some(value.to_owned());
         }
-        assert!(
-            !key.starts_with("run: ") || key == "run: |",
-            "not a block: {line}"
-        );
+        assert!(!key.starts_with("run: ") || key == "run: |", "not a block: {line}");
         if key == "run: |" {
             let outer = indent(line);
             let mut run = String::new();
@@ -172,10 +138,7 @@ fn steps(workflow: &str) -> Vec<Step> {
                 run += line.trim_start();
                 run.push('\n');
             }
-            steps.push(Step {
-                id: id.clone(),
-                run,
-            });
+            steps.push(Step { id: id.clone(), run });
         }
     }
     steps
@@ -188,9 +151,7 @@ fn fill(text: &str, values: &HashMap<String, String>) -> String {
     while let Some((before, after)) = rest.split_once("${{ ") {
         let (name, after) = after.split_once(" }}").unwrap();
         filled += before;
-        filled += values
-            .get(name)
-            .unwrap_or_else(|| panic!("no value for {name}"));
+        filled += values.get(name).unwrap_or_else(|| panic!("no value for {name}"));
         rest = after;
     }
     filled + rest
@@ -237,25 +198,17 @@ fn github_actions() {
         (values["steps.test.outputs.outcome"].clone(), said)
     };
     let jobs: Vec<(String, String)> = std::thread::scope(|scope| {
-        let running: Vec<_> = (1..=3)
-            .map(|shard| scope.spawn(move || job(shard)))
-            .collect();
+        let running: Vec<_> = (1..=3).map(|shard| scope.spawn(move || job(shard))).collect();
         running.into_iter().map(|job| job.join().unwrap()).collect()
     });
     let misses = jobs.iter().filter(|(outcome, _)| outcome == "miss").count();
     assert_eq!(misses, 1, "one shard builds: {jobs:?}");
-    let ran: Vec<&str> = jobs
-        .iter()
-        .flat_map(|(_, said)| said.lines().filter_map(|line| line.strip_prefix("ok ")))
-        .collect();
+    let ran: Vec<&str> =
+        jobs.iter().flat_map(|(_, said)| said.lines().filter_map(|line| line.strip_prefix("ok "))).collect();
     let mut once = ran.clone();
     once.sort_unstable();
     once.dedup();
-    assert_eq!(
-        (ran.len(), once.len()),
-        (6, 6),
-        "each test runs in one shard: {ran:?}"
-    );
+    assert_eq!((ran.len(), once.len()), (6, 6), "each test runs in one shard: {ran:?}");
     assert_eq!(job(1).0, "hit");
     only_templates_stay(&project, 1);
 }
@@ -271,11 +224,7 @@ fn venv() -> Result<PathBuf, String> {
     let complete = folder.join("complete");
     let venv = folder.join("venv");
     if !complete.exists() {
-        said(
-            Command::new("python3")
-                .args(["-m", "venv", "--clear"])
-                .arg(&venv),
-        )?;
+        said(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
         said(
             Command::new(venv.join("bin/pip"))
                 .args(["install", "--quiet", "--disable-pip-version-check", "-r"])
@@ -289,10 +238,7 @@ fn venv() -> Result<PathBuf, String> {
 fn said(command: &mut Command) -> Result<(), String> {
     match command.output() {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!(
-            "{command:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )),
+        Ok(output) => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr))),
         Err(e) => Err(format!("{command:?}: {e}")),
     }
 }
@@ -350,10 +296,7 @@ impl Django<'_> {
         let folders = folders.chain(server().bindir().map(Path::to_owned));
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths(folders.chain(std::env::split_paths(&inherited))).unwrap();
-        Some(Django {
-            project: copy_of("django", server()),
-            path,
-        })
+        Some(Django { project: copy_of("django", server()), path })
     }
 
     /// `pgstencil run OPTIONS -- COMMAND`, both split at blanks.
@@ -384,25 +327,10 @@ fn django() {
     let right = [
         ("miss", "", "python manage.py test --keepdb", "Ran 11 tests"),
         ("hit", "", "python manage.py test --keepdb", "Ran 11 tests"),
-        (
-            "hit",
-            "--clones 3",
-            "python manage.py test --keepdb --parallel 2",
-            "Ran 11 tests",
-        ),
+        ("hit", "--clones 3", "python manage.py test --keepdb --parallel 2", "Ran 11 tests"),
         ("hit", "", "pytest --reuse-db", "11 passed"),
-        (
-            "hit",
-            "--clones 2 --name {project}_{id}_gw{n}",
-            "pytest --reuse-db -n 2",
-            "11 passed",
-        ),
-        (
-            "hit",
-            "",
-            "python manage.py test --keepdb --settings bakery.plain",
-            "Ran 11 tests",
-        ),
+        ("hit", "--clones 2 --name {project}_{id}_gw{n}", "pytest --reuse-db -n 2", "11 passed"),
+        ("hit", "", "python manage.py test --keepdb --settings bakery.plain", "Ran 11 tests"),
     ];
     for (expected, options, command, words) in right {
         let output = django.run(options, command).success();
@@ -418,11 +346,7 @@ fn django() {
         only_templates_stay(&django.project, 1);
     }
     // Nobody is there to answer; the clone is untouched, and a line says what to add.
-    django
-        .run("", "python manage.py test")
-        .fails(1)
-        .stderr_has("add `--keepdb`")
-        .lacks(REPLACED);
+    django.run("", "python manage.py test").fails(1).stderr_has("add `--keepdb`").lacks(REPLACED);
     // A migration of our own makes another template.
     django.project.write(
         "orders/migrations/0003_price.py",
@@ -431,9 +355,7 @@ fn django() {
              dependencies = [('orders', '0002_first_products')]\n    \
              operations = [migrations.RunSQL('update orders_product set cents = cents + 1')]\n",
     );
-    let output = django
-        .run("", "python manage.py test --keepdb orders")
-        .fails(1);
+    let output = django.run("", "python manage.py test --keepdb orders").fails(1);
     output.stderr_has("test_the_sum_of_an_order");
     assert_eq!(outcome(&django.project), "extended");
     settle(|| Pgstencil::new(&django.project).env("PATH", &django.path));

@@ -14,20 +14,13 @@ fn now(project: &Project<'_>) -> Value {
 }
 
 fn ensure(project: &Project<'_>) -> String {
-    Pgstencil::new(project)
-        .arg("ensure")
-        .success()
-        .line()
-        .to_owned()
+    Pgstencil::new(project).arg("ensure").success().line().to_owned()
 }
 
 #[test]
 fn without_a_registry_it_makes_none() {
     let project = Project::extending(server(), KEEP);
-    assert_eq!(
-        now(&project),
-        json!({"what": "build", "why": "there is no template of this definition yet"})
-    );
+    assert_eq!(now(&project), json!({"what": "build", "why": "there is no template of this definition yet"}));
     explain(&project, &[])
         .success()
         .stdout_has("a command now would build from nothing: not known yet\n")
@@ -42,12 +35,8 @@ fn it_says_what_a_command_then_does_and_writes_nothing() {
     let first = ensure(&project);
     let tables = ["meta", "template", "clone", "database", "event"];
     let dump = || {
-        tables.map(|t| {
-            server().psql(
-                &project.registry(),
-                &format!("select x from pgstencil.{t} x order by 1"),
-            )
-        })
+        tables
+            .map(|t| server().psql(&project.registry(), &format!("select x from pgstencil.{t} x order by 1")))
     };
     let before = dump();
     assert_eq!(now(&project), json!({"what": "hit", "provisional": false}));
@@ -59,7 +48,9 @@ fn it_says_what_a_command_then_does_and_writes_nothing() {
     let output = explain(&project, &[]).success();
     let short = &first[..12];
     output
-        .stdout_has(&format!("a command now would extend {short} by one migration: not known yet (a build from nothing: about "))
+        .stdout_has(&format!(
+            "a command now would extend {short} by one migration: not known yet (a build from nothing: about "
+        ))
         .stdout_has(&format!("against template {short}, last used "))
         .stdout_has("  migration added: migrations/0003_items.sql\n");
     let answer = explain(&project, &["--json"]).success().json();
@@ -99,18 +90,11 @@ fn variables_lines_and_the_build_command_are_told_without_values() {
          input_lines = [{ file = \"lock\", match = \"^tool==\" }]",
     );
     project.write("lock", "tool==1\nother==1\n");
-    Pgstencil::new(&project)
-        .arg("ensure")
-        .env("PGST_TOKEN", "s3cr3t-1")
-        .success();
+    Pgstencil::new(&project).arg("ensure").env("PGST_TOKEN", "s3cr3t-1").success();
     project.write("lock", "tool==2\nother==1\n");
-    let config = project
-        .read("pgstencil.toml")
-        .replace("sh migrate.sh", "sh ./migrate.sh");
+    let config = project.read("pgstencil.toml").replace("sh migrate.sh", "sh ./migrate.sh");
     project.write("pgstencil.toml", &config);
-    let output = explain(&project, &["-v"])
-        .env("PGST_TOKEN", "s3cr3t-2")
-        .success();
+    let output = explain(&project, &["-v"]).env("PGST_TOKEN", "s3cr3t-2").success();
     output
         .stdout_has("  env_inputs    PGST_TOKEN (set)\n")
         .stdout_has("  input_lines   lock /^tool==/: one line\n")
@@ -126,9 +110,7 @@ fn against_takes_any_template_by_its_first_digits() {
     let first = ensure(&project);
     project.add_migration("0003_items", "create table items ();");
     ensure(&project);
-    let answer = explain(&project, &["--json", "--against", &first[..6]])
-        .success()
-        .json();
+    let answer = explain(&project, &["--json", "--against", &first[..6]]).success().json();
     assert_eq!(answer["now"]["what"], "hit");
     assert_eq!(answer["against"]["fingerprint"], first);
     explain(&project, &["--against", "0000000000000000"])
@@ -136,9 +118,7 @@ fn against_takes_any_template_by_its_first_digits() {
         .stderr_has("no other template of this definition begins with");
     // All begin with nothing.
     project.add_migration("0004_more", "create table more ();");
-    explain(&project, &["--against", ""])
-        .fails(2)
-        .stderr_has(&first);
+    explain(&project, &["--against", ""]).fails(2).stderr_has(&first);
 }
 
 #[test]
@@ -146,9 +126,7 @@ fn provisional_stale_and_building_are_told() {
     let project = Project::extending(server(), "stale_after = \"7d\"");
     ensure(&project);
     project.add_migration("0003_items", "create table items ();");
-    project.build(&Build::Script(
-        "migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then exit 7; fi".into(),
-    ));
+    project.build(&Build::Script("migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then exit 7; fi".into()));
     ensure(&project);
     let failed = crate::support::eventually(std::time::Duration::from_secs(30), || {
         now(&project)["settle_failure"].is_string()
@@ -160,18 +138,10 @@ fn provisional_stale_and_building_are_told() {
         .stdout_has("is provisional until")
         .stdout_has("the last attempt at that failed: ");
     let registry = project.registry();
-    server().psql(
-        &registry,
-        "update pgstencil.template set fresh_at = fresh_at - interval '8 days'",
-    );
+    server().psql(&registry, "update pgstencil.template set fresh_at = fresh_at - interval '8 days'");
     let answer = explain(&project, &["--json"]).success().json();
     assert_eq!(answer["now"]["what"], "build");
-    assert!(
-        answer["unusable"]
-            .as_str()
-            .unwrap()
-            .contains("`stale_after` is 7d")
-    );
+    assert!(answer["unusable"].as_str().unwrap().contains("`stale_after` is 7d"));
     project.build(&Build::Script("migrate; echo nearly there; sleep 4".into()));
     let builder = Pgstencil::new(&project).arg("ensure").spawn();
     let waits = crate::support::eventually(std::time::Duration::from_secs(20), || {
@@ -179,9 +149,7 @@ fn provisional_stale_and_building_are_told() {
         now["what"] == "wait" && now["tail"] == "nearly there"
     });
     assert!(waits, "{}", now(&project));
-    explain(&project, &[])
-        .success()
-        .stdout_has("would wait for pid ");
+    explain(&project, &[]).success().stdout_has("would wait for pid ");
     builder.wait().code(0);
 }
 
@@ -191,37 +159,23 @@ fn all_definitions_are_explained_unless_one_is_named() {
     project.append_config(
         "[template.other]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"sh migrate.sh\"\nbuild_inputs = false",
     );
-    Pgstencil::new(&project)
-        .args(["ensure", "-t", "other"])
-        .success();
+    Pgstencil::new(&project).args(["ensure", "-t", "other"]).success();
     let all = explain(&project, &[]).success();
     let parts: Vec<_> = all.stdout.split("[template.").skip(1).collect();
     let [app, other] = parts.as_slice() else {
         panic!("{all}");
     };
-    assert!(
-        app.starts_with("app]\na command now would build from nothing"),
-        "{all}"
-    );
-    assert!(
-        other.starts_with("other]\na command now would use the template"),
-        "{all}"
-    );
+    assert!(app.starts_with("app]\na command now would build from nothing"), "{all}");
+    assert!(other.starts_with("other]\na command now would use the template"), "{all}");
     let json = explain(&project, &["--json"]).success().json();
     let names = json["templates"].as_array().unwrap().iter();
     let names: Vec<_> = names.map(|t| t["template"].as_str().unwrap()).collect();
     assert_eq!(names, ["app", "other"]);
     let one = explain(&project, &["-t", "other"]).success();
-    one.stdout_has("template other, fingerprint ")
-        .lacks("[template.");
-    assert_eq!(
-        explain(&project, &["-t", "app", "--json"]).success().json()["template"],
-        "app"
-    );
+    one.stdout_has("template other, fingerprint ").lacks("[template.");
+    assert_eq!(explain(&project, &["-t", "app", "--json"]).success().json()["template"], "app");
     // A template that is named belongs to one.
-    explain(&project, &["--against", "ab"])
-        .fails(2)
-        .stderr_has("--template NAME");
+    explain(&project, &["--against", "ab"]).fails(2).stderr_has("--template NAME");
     // What is wrong with one says nothing of the other.
     let config = project.read("pgstencil.toml");
     let config = config.replacen("migrations/*.sql", "migratons/*.sql", 1);
@@ -242,16 +196,14 @@ fn an_extension_by_no_migration_names_the_rerun_inputs_that_differ() {
     let first = ensure(&project);
     project.write("requirements.lock", "django==6\n");
     let short = &first[..12];
-    explain(&project, &[]).success().stdout_has(&format!(
-        "a command now would extend {short}, since `requirements.lock` differs: "
-    ));
+    explain(&project, &[])
+        .success()
+        .stdout_has(&format!("a command now would extend {short}, since `requirements.lock` differs: "));
     assert_eq!(now(&project)["rerun_inputs"], json!(["requirements.lock"]));
     Pgstencil::new(&project)
         .arg("ensure")
         .success()
-        .stderr_has(&format!(
-            "from {short}, since `requirements.lock` differs in "
-        ));
+        .stderr_has(&format!("from {short}, since `requirements.lock` differs in "));
 }
 
 #[test]
@@ -261,18 +213,11 @@ fn a_file_that_sorts_earlier_gets_the_key_that_extends_all_the_same() {
     project.add_migration("0001_between", "create table between_ (id int);");
     let output = explain(&project, &[]).success();
     output
-        .stdout_has(
-            "new migration `migrations/0001_between.sql` sorts before `migrations/0002_orders.sql`",
-        )
-        .stdout_has(
-            "\nhint: `extend = \"always\"` in [template.app] extends all the same: right if ",
-        );
+        .stdout_has("new migration `migrations/0001_between.sql` sorts before `migrations/0002_orders.sql`")
+        .stdout_has("\nhint: `extend = \"always\"` in [template.app] extends all the same: right if ");
     assert!(now(&project)["hint"].as_str().unwrap().contains("always"));
     let config = project.read("pgstencil.toml");
-    project.write(
-        "pgstencil.toml",
-        &config.replace("\"append\"", "\"always\""),
-    );
+    project.write("pgstencil.toml", &config.replace("\"append\"", "\"always\""));
     assert_eq!(now(&project)["what"], "extend");
 }
 
@@ -284,16 +229,17 @@ fn migrations_are_counted_and_not_their_files() {
         .replace("\"never\"", "\"append\"\nafter_extend = \"keep\"")
         .replace("migrations/*.sql", "migrations/*/*");
     project.write("pgstencil.toml", &config);
-    project.build(&Build::Script("psql -XqAtc 'create table if not exists t ()' -c 'create table \"'$(ls migrations | wc -l)'\" ()'".into()));
+    project.build(&Build::Script(
+        "psql -XqAtc 'create table if not exists t ()' -c 'create table \"'$(ls migrations | wc -l)'\" ()'"
+            .into(),
+    ));
     project.write("migrations/2024-01-01-000000_a/up.sql", "");
     let first = ensure(&project);
     for file in ["up.sql", "down.sql", "metadata.toml"] {
         project.write(&format!("migrations/2024-01-02-000000_b/{file}"), "");
     }
     let short = &first[..12];
-    explain(&project, &[])
-        .success()
-        .stdout_has(&format!("would extend {short} by one migration: "));
+    explain(&project, &[]).success().stdout_has(&format!("would extend {short} by one migration: "));
     let built = Pgstencil::new(&project).arg("ensure").success();
     built.stderr_has(&format!("from {short} by one migration in "));
     let list = Pgstencil::new(&project).arg("list").success();
@@ -309,10 +255,8 @@ fn files_that_are_ignored_behind_a_link_are_told() {
     std::os::unix::fs::symlink(project.home().join("venv"), project.path().join(".venv")).unwrap();
     project.write(".gitignore", ".venv\n");
     let config = project.read("pgstencil.toml");
-    let config = config.replace(
-        "[\"migrations/*.sql\"]",
-        "[\"migrations/*.sql\", \".venv/lib/*/migrations/*.py\"]",
-    );
+    let config =
+        config.replace("[\"migrations/*.sql\"]", "[\"migrations/*.sql\", \".venv/lib/*/migrations/*.py\"]");
     project.write("pgstencil.toml", &config);
     explain(&project, &[]).fails(2).stderr_has(
         "hint: one matching file is ignored: `.venv/lib/app/migrations/0001_x.py` by line `.venv` of `.gitignore`",

@@ -17,10 +17,7 @@ fn an_appended_migration_extends() {
     let second = outcome(&project, "extended");
     assert_eq!(second["provisional"], false);
     assert_eq!(second["extends"]["base"], first["fingerprint"]);
-    assert_eq!(
-        second["extends"]["added"],
-        json!(["migrations/0003_items.sql"])
-    );
+    assert_eq!(second["extends"]["added"], json!(["migrations/0003_items.sql"]));
     assert_eq!(project.builds(), 2);
     outcome(&project, "hit");
     let rows = templates(&project);
@@ -29,10 +26,7 @@ fn an_appended_migration_extends() {
     assert_eq!(rows[1]["chain"], 1);
     // The base is as it was.
     let base = database_of(&project, &first["fingerprint"]);
-    let open = format!(
-        "alter database {} allow_connections true",
-        quote_ident(&base)
-    );
+    let open = format!("alter database {} allow_connections true", quote_ident(&base));
     server().psql("postgres", &open);
     assert_eq!(server().psql(&base, "select to_regclass('items')"), "");
 }
@@ -40,9 +34,7 @@ fn an_appended_migration_extends() {
 #[test]
 fn the_command_sees_that_it_extends() {
     let project = Project::extending(server(), KEEP);
-    project.build(&Build::Script(
-        "echo \"$PGSTENCIL_OUTCOME\" >>outcomes; migrate".into(),
-    ));
+    project.build(&Build::Script("echo \"$PGSTENCIL_OUTCOME\" >>outcomes; migrate".into()));
     ensure(&project);
     items(&project);
     Pgstencil::new(&project)
@@ -54,10 +46,7 @@ fn the_command_sees_that_it_extends() {
 
 #[test]
 fn sets_are_extended_whole_with_what_a_copy_lacks() {
-    let project = Project::extending(
-        server(),
-        "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]",
-    );
+    let project = Project::extending(server(), "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]");
     project.build(&Build::Script(
         "migrate
          if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then
@@ -70,17 +59,9 @@ fn sets_are_extended_whole_with_what_a_copy_lacks() {
     ));
     ensure(&project);
     items(&project);
-    let answer = Pgstencil::new(&project)
-        .args(["clone", "--json"])
-        .success()
-        .json();
+    let answer = Pgstencil::new(&project).args(["clone", "--json"]).success().json();
     assert_eq!(answer["outcome"], "extended");
-    let name = |role: &str| {
-        answer["clone"]["databases"][role]["name"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
+    let name = |role: &str| answer["clone"]["databases"][role]["name"].as_str().unwrap().to_owned();
     let (main, side) = (name("main"), name("side"));
     for database in [&main, &side] {
         assert_eq!(server().psql(database, "select count(*) from items"), "0");
@@ -97,24 +78,10 @@ fn sets_are_extended_whole_with_what_a_copy_lacks() {
         ),
         "search_path=x, public"
     );
-    assert_eq!(
-        ask(
-            "select datconnlimit from pg_database where datname = $1",
-            &side
-        ),
-        "17"
-    );
-    assert_eq!(
-        ask(
-            "select has_database_privilege('public', $1, 'connect')",
-            &main
-        ),
-        "f"
-    );
-    let comment = ask(
-        "select shobj_description(oid, 'pg_database') from pg_database where datname = $1",
-        &main,
-    );
+    assert_eq!(ask("select datconnlimit from pg_database where datname = $1", &side), "17");
+    assert_eq!(ask("select has_database_privilege('public', $1, 'connect')", &main), "f");
+    let comment =
+        ask("select shobj_description(oid, 'pg_database') from pg_database where datname = $1", &main);
     assert!(comment.starts_with("the builder's own\n"), "{comment}");
     assert_eq!(comment.matches("builder's").count(), 1, "{comment}");
 }
@@ -128,13 +95,9 @@ fn an_extension_that_fails_becomes_a_build_and_says_so() {
             .into(),
     ));
     items(&project);
-    let output = Pgstencil::new(&project)
-        .args(["ensure", "--json"])
-        .success();
+    let output = Pgstencil::new(&project).args(["ensure", "--json"]).success();
     let short = &first["fingerprint"].as_str().unwrap()[..12];
-    output.stderr_has(&format!(
-        "extending {short} failed: the build command of `app` failed (exit code 3"
-    ));
+    output.stderr_has(&format!("extending {short} failed: the build command of `app` failed (exit code 3"));
     let answer = output.json();
     assert_eq!(answer["outcome"], "miss");
     assert!(answer["extends"].is_null());
@@ -177,9 +140,7 @@ fn files_that_change_meanwhile_let_it_start_over() {
     // The first one was the build of the base.
     project.build(&Build::Edit(2));
     items(&project);
-    let output = Pgstencil::new(&project)
-        .args(["ensure", "--json"])
-        .success();
+    let output = Pgstencil::new(&project).args(["ensure", "--json"]).success();
     output.stderr_has("files changed while the build ran");
     assert_eq!(output.json()["outcome"], "extended");
     assert_eq!(project.builds(), 3);
@@ -199,25 +160,16 @@ fn killed_at_any_moment_it_leaves_the_base_and_nothing_half_done() {
         running.kill9();
         running.wait();
         let ready = templates(&project);
-        assert!(
-            ready
-                .iter()
-                .any(|t| t["fingerprint"] == first["fingerprint"] && t["state"] == "ready")
-        );
+        assert!(ready.iter().any(|t| t["fingerprint"] == first["fingerprint"] && t["state"] == "ready"));
     }
     project.build(&Build::Migrate);
-    let clone = Pgstencil::new(&project)
-        .args(["clone", "--json"])
-        .success()
-        .json();
+    let clone = Pgstencil::new(&project).args(["clone", "--json"]).success().json();
     let name = clone["clone"]["name"].as_str().unwrap();
     assert_eq!(server().psql(name, "select count(*) from items"), "0");
     Pgstencil::new(&project).args(["release", name]).success();
     goes(&project, name);
     let swept = eventually(PATIENCE, || {
-        Pgstencil::new(&project)
-            .args(["run", "--", "true"])
-            .success();
+        Pgstencil::new(&project).args(["run", "--", "true"]).success();
         eventually(Duration::from_secs(5), || project.databases().len() == 2)
     });
     assert!(swept, "{:?}", project.databases());
@@ -235,11 +187,7 @@ fn different_sets_are_extended_side_by_side_and_equal_ones_once() {
     let folders = ["a", "b", "c", "c2"].map(|branch| {
         let copy = project.path().join(format!("../{branch}"));
         let from = project.path();
-        let done = std::process::Command::new("cp")
-            .arg("-r")
-            .arg(&from)
-            .arg(&copy)
-            .status();
+        let done = std::process::Command::new("cp").arg("-r").arg(&from).arg(&copy).status();
         assert!(done.unwrap().success());
         let content = &branch[..1];
         std::fs::write(
@@ -249,31 +197,22 @@ fn different_sets_are_extended_side_by_side_and_equal_ones_once() {
         .unwrap();
         copy
     });
-    let all = folders.each_ref().map(|folder| {
-        Pgstencil::new(&project)
-            .args(["ensure", "--json"])
-            .current_dir(folder)
-            .spawn()
-    });
+    let all = folders
+        .each_ref()
+        .map(|folder| Pgstencil::new(&project).args(["ensure", "--json"]).current_dir(folder).spawn());
     // Each folder has the log of the first build.
     let begun = || {
         let log = |f: &std::path::PathBuf| std::fs::read_to_string(f.join("builds.log"));
         let lines = folders.iter().map(|f| log(f).unwrap_or_default());
         lines.map(|text| text.lines().count()).sum::<usize>()
     };
-    let waits = || {
-        all[2..]
-            .iter()
-            .any(|run| run.stderr_so_far().contains("waiting for"))
-    };
+    let waits = || all[2..].iter().any(|run| run.stderr_so_far().contains("waiting for"));
     // Three build at the same time, and one of the last two waits for the other.
     assert!(eventually(PATIENCE, || begun() == 4 + 3 && waits()));
     project.write("../go", "");
     let outputs = all.map(|run| run.wait());
-    let mut outcomes: Vec<String> = outputs
-        .iter()
-        .map(|o| o.code(0).json()["outcome"].as_str().unwrap().to_owned())
-        .collect();
+    let mut outcomes: Vec<String> =
+        outputs.iter().map(|o| o.code(0).json()["outcome"].as_str().unwrap().to_owned()).collect();
     outcomes[2..].sort();
     assert_eq!(outcomes, ["extended", "extended", "extended", "hit"]);
     for output in &outputs {

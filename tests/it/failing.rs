@@ -32,7 +32,9 @@ fn the_output_of_a_failed_extension_is_shown_before_all_is_built_from_nothing() 
             .into(),
     ));
     let running = Pgstencil::new(&project).arg("ensure").spawn();
-    running.wait_for_text("building from nothing\n  | command: sh migrate.sh\n  | last output:\n  |   migration 3 is broken\n");
+    running.wait_for_text(
+        "building from nothing\n  | command: sh migrate.sh\n  | last output:\n  |   migration 3 is broken\n",
+    );
 }
 
 #[test]
@@ -48,28 +50,20 @@ fn what_failed_twice_is_not_built_from_nothing_again_and_again() {
     project.append("migrations/0003_items.sql", "-- mended?\n");
     fails(&project, &["clone"], 1);
     fails(&project, &["run", "--", "true"], 1);
-    for command in [
-        &["ensure", "--full-build"][..],
-        &["clone", "--full-build"],
-        &["run", "--full-build", "--", "true"],
-    ] {
+    for command in
+        [&["ensure", "--full-build"][..], &["clone", "--full-build"], &["run", "--full-build", "--", "true"]]
+    {
         let insisted = fails(&project, command, 1);
         insisted.stderr_has("building template app");
     }
     // After an hour it is worth another try.
-    registry(
-        &project,
-        "update pgstencil.failure set at = at - interval '61 minutes'",
-    );
+    registry(&project, "update pgstencil.failure set at = at - interval '61 minutes'");
     fails(&project, &["ensure"], 2);
     fails(&project, &["ensure"], 1);
     assert_eq!(templates(&project).len(), 1);
     project.build(&Build::Migrate);
     outcome(&project, "extended");
-    assert_eq!(
-        registry(&project, "select count(*) from pgstencil.failure"),
-        "0"
-    );
+    assert_eq!(registry(&project, "select count(*) from pgstencil.failure"), "0");
 }
 
 #[test]
@@ -78,10 +72,7 @@ fn other_files_and_other_people_get_their_own_try() {
     fails(&project, &["ensure"], 2);
     let before = project.builds();
     for expected in [2, 3] {
-        Pgstencil::new(&project)
-            .arg("ensure")
-            .env("PGSTENCIL_OWNER", "somebody else")
-            .fails(4);
+        Pgstencil::new(&project).arg("ensure").env("PGSTENCIL_OWNER", "somebody else").fails(4);
         assert_eq!(project.builds() - before, expected);
     }
     project.add_migration("0004_more", "create table more ();");
@@ -94,12 +85,7 @@ fn a_full_build_extends_nothing_and_uses_what_is_there() {
     let project = Project::extending(server(), KEEP);
     ensure(&project);
     items(&project);
-    let full = || {
-        Pgstencil::new(&project)
-            .args(["ensure", "--full-build", "--json"])
-            .success()
-            .json()
-    };
+    let full = || Pgstencil::new(&project).args(["ensure", "--full-build", "--json"]).success().json();
     assert_eq!(full()["outcome"], "miss");
     assert_eq!(full()["outcome"], "hit");
 }

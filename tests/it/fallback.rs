@@ -17,19 +17,14 @@ fn clone(project: &Project<'_>) -> Pgstencil {
 fn outcome(project: &Project<'_>, output: &crate::support::cli::Output) -> String {
     let answer = output.json();
     let name = answer["clone"]["name"].as_str().unwrap();
-    assert_eq!(
-        project.server().psql(name, "select count(*) from users"),
-        "1"
-    );
+    assert_eq!(project.server().psql(name, "select count(*) from users"), "1");
     answer["outcome"].as_str().unwrap().to_owned()
 }
 
 /// The sealed templates' databases.
 fn templates(project: &Project<'_>) -> Vec<String> {
-    let sql = format!(
-        "select datname from pg_database where datname like 'tpl\\_{}%' order by 1",
-        project.name()
-    );
+    let sql =
+        format!("select datname from pg_database where datname like 'tpl\\_{}%' order by 1", project.name());
     let names = project.server().psql("postgres", &sql);
     names.lines().map(str::to_owned).collect()
 }
@@ -46,10 +41,7 @@ fn a_damaged_template_is_rebuilt_once() {
     let project = Project::with_migrations(&private);
     clone(&project).success();
     let damaged = template(&project);
-    let oid = private.psql(
-        "postgres",
-        &format!("select oid from pg_database where datname = '{damaged}'"),
-    );
+    let oid = private.psql("postgres", &format!("select oid from pg_database where datname = '{damaged}'"));
     let file = private.dir().join(format!("data/base/{oid}/unreadable"));
     std::fs::write(&file, "").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).unwrap();
@@ -92,22 +84,14 @@ fn when_no_template_can_be_copied_the_build_runs_on_the_clone() {
     // The template, the template again, and once for each clone.
     assert_eq!(project.builds(), 4);
     let answer = output.json();
-    let names: Vec<_> = answer["clones"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|c| c["name"].as_str().unwrap())
-        .collect();
+    let names: Vec<_> =
+        answer["clones"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
     assert_eq!(names.len(), 2);
     for name in names {
-        let comment = format!(
-            "select shobj_description(oid, 'pg_database') from pg_database where datname = '{name}'"
-        );
+        let comment =
+            format!("select shobj_description(oid, 'pg_database') from pg_database where datname = '{name}'");
         let comment = private.psql("postgres", &comment);
-        assert!(
-            comment.starts_with("by the builder\npgstencil clone: "),
-            "{comment}"
-        );
+        assert!(comment.starts_with("by the builder\npgstencil clone: "), "{comment}");
     }
     // A clone like any other: it can be used by `run`, and given back.
     let output = Pgstencil::new(&project)
@@ -130,11 +114,7 @@ fn a_template_dropped_or_renamed_by_hand_is_rebuilt() {
     let renamed = format!("{name}_x");
     server().psql(
         "postgres",
-        &format!(
-            "alter database {} rename to {}",
-            quote_ident(&name),
-            quote_ident(&renamed)
-        ),
+        &format!("alter database {} rename to {}", quote_ident(&name), quote_ident(&renamed)),
     );
     let output = clone(&project).success();
     output.stderr_has("was changed by somebody else; it is built anew");

@@ -7,9 +7,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
 use crate::support::hold::{Held, list, only_templates_left};
 use crate::support::server::{PATIENCE, Stop};
-use crate::support::{
-    Build, Fault, Pgstencil, Project, Proxy, TestServer, block_on, eventually, server,
-};
+use crate::support::{Build, Fault, Pgstencil, Project, Proxy, TestServer, block_on, eventually, server};
 
 fn ensure(project: &Project<'_>) {
     Pgstencil::new(project).arg("ensure").success();
@@ -39,9 +37,7 @@ fn what_was_handed_out_survives_a_crash_right_behind_it() {
         project.add_migration(&format!("0{round}10_more"), "select 1;");
         ensure(&project);
         server.restart(Stop::Immediate);
-        let hit = Pgstencil::new(&project)
-            .args(["ensure", "--json"])
-            .success();
+        let hit = Pgstencil::new(&project).args(["ensure", "--json"]).success();
         assert_eq!(hit.json()["outcome"], "hit", "round {round}");
         let url = Pgstencil::new(&project).arg("clone").success();
         server.restart(Stop::Immediate);
@@ -70,10 +66,7 @@ fn a_run_keeps_its_clone_through_a_crash_of_the_server() {
     ensure(&project);
     let held = Held::idle(&project, &[]);
     server.restart(Stop::Immediate);
-    assert_eq!(
-        server.psql(&held.database, "select count(*) from users"),
-        "1"
-    );
+    assert_eq!(server.psql(&held.database, "select count(*) from users"), "1");
     held.end();
     let output = held.run.wait();
     output.code(0);
@@ -85,11 +78,7 @@ fn blocker(project: &Project<'_>, sql: &str) -> PgConnection {
     let server = project.server();
     let options = server.options(&server.user(), &server.password(), &project.registry());
     block_on(async {
-        let mut session = options
-            .application_name("a person's tool")
-            .connect()
-            .await
-            .unwrap();
+        let mut session = options.application_name("a person's tool").connect().await.unwrap();
         let text = sqlx::AssertSqlSafe(format!("begin; {sql}"));
         sqlx::raw_sql(text).execute(&mut session).await.unwrap();
         session
@@ -103,15 +92,9 @@ fn unblock(session: PgConnection) {
 /// A command ends about when `--wait` says, whatever is in its way.
 fn ends(project: &Project<'_>, args: &[&str]) -> crate::support::cli::Output {
     let started = Instant::now();
-    let output = Pgstencil::new(project)
-        .args(["--wait", "2s"])
-        .args(args)
-        .run();
+    let output = Pgstencil::new(project).args(["--wait", "2s"]).args(args).run();
     // Without a bound it would last as long as the fault.
-    assert!(
-        started.elapsed() < Duration::from_secs(30),
-        "{args:?}: {output}"
-    );
+    assert!(started.elapsed() < Duration::from_secs(30), "{args:?}: {output}");
     output
 }
 
@@ -135,20 +118,12 @@ fn wait_bounds_every_command_behind_the_transaction_of_another() {
                   pgstencil.event, pgstencil.project in access exclusive mode";
     let session = blocker(&project, tables);
     for command in COMMANDS {
-        let command: Vec<&str> = command
-            .iter()
-            .map(|word| if *word == "NAME" { name.as_str() } else { word })
-            .collect();
+        let command: Vec<&str> =
+            command.iter().map(|word| if *word == "NAME" { name.as_str() } else { word }).collect();
         let output = ends(&project, &command);
         output.code(5);
-        assert!(
-            output.stderr.contains("a person's tool"),
-            "{command:?}: {output}"
-        );
-        assert!(
-            output.stderr.contains("pg_terminate_backend"),
-            "{command:?}: {output}"
-        );
+        assert!(output.stderr.contains("a person's tool"), "{command:?}: {output}");
+        assert!(output.stderr.contains("pg_terminate_backend"), "{command:?}: {output}");
     }
     unblock(session);
     Pgstencil::new(&project).args(["release", &name]).success();
@@ -173,13 +148,9 @@ fn every_command_ends_on_a_network_that_falls_silent() {
     ensure(&project);
     let proxy = Proxy::new(server());
     project.connect_to(proxy.url(server()));
-    for command in [
-        &["clone"] as &[&str],
-        &["run", "--", "true"],
-        &["list"],
-        &["ensure"],
-        &["evict", "--all", "--yes"],
-    ] {
+    for command in
+        [&["clone"] as &[&str], &["run", "--", "true"], &["list"], &["ensure"], &["evict", "--all", "--yes"]]
+    {
         proxy.plan(usize::MAX, Fault::Silent);
         ends(&project, command).code(0);
         let questions = proxy.heal();
@@ -190,10 +161,7 @@ fn every_command_ends_on_a_network_that_falls_silent() {
             let output = ends(&project, command);
             proxy.heal();
             let code = output.status.code();
-            assert!(
-                matches!(code, Some(0 | 3 | 5)),
-                "{command:?}, question {at}: {output}"
-            );
+            assert!(matches!(code, Some(0 | 3 | 5)), "{command:?}, question {at}: {output}");
         }
     }
     // Also what they left running.
@@ -223,11 +191,7 @@ fn nothing_after_the_answer_changes_the_exit_code() {
                 proxy.heal();
                 let answered = !output.stdout.is_empty();
                 let code = output.status.code();
-                assert_eq!(
-                    answered,
-                    code == Some(0),
-                    "{command}, {fault:?} {at}: {output}"
-                );
+                assert_eq!(answered, code == Some(0), "{command}, {fault:?} {at}: {output}");
             }
         }
     }
@@ -307,9 +271,7 @@ fn a_clone_whose_maker_was_killed_before_it_told_is_dropped() {
     for at in 1..=questions {
         proxy.plan(at, Fault::Silent);
         let mut running = Pgstencil::new(&project).args(CLONE).spawn();
-        eventually(Duration::from_millis(500), || {
-            !running.stdout_so_far().is_empty()
-        });
+        eventually(Duration::from_millis(500), || !running.stdout_so_far().is_empty());
         let told = running.stdout_so_far();
         running.kill9();
         proxy.heal();
@@ -342,30 +304,19 @@ fn a_lease_begins_when_the_hooks_have_ended() {
         let name = format!("{}_hook_{warm}", project.name());
         let _ = std::fs::remove_file(project.path().join("hooked"));
         project.write("wait", "");
-        let mut running = Pgstencil::new(&project)
-            .args(["clone", "--name", &name])
-            .spawn();
+        let mut running = Pgstencil::new(&project).args(["clone", "--name", &name]).spawn();
         let there = || project.path().join("hooked").exists();
         assert!(eventually(PATIENCE, there));
         // Another one waits for it.
-        let other = Pgstencil::new(&project)
-            .args(["--wait", "1s", "clone", "--name", &name])
-            .run();
+        let other = Pgstencil::new(&project).args(["--wait", "1s", "clone", "--name", &name]).run();
         other.code(5);
         running.kill9();
         std::fs::remove_file(project.path().join("wait")).unwrap();
-        let again = Pgstencil::new(&project)
-            .args(["clone", "--json", "--name", &name])
-            .success();
+        let again = Pgstencil::new(&project).args(["clone", "--json", "--name", &name]).success();
         assert_eq!(again.json()["outcome"], "hit", "warm: {warm}");
-        let hooked = server().psql(
-            &name,
-            "select count(*) from pg_class where relname = 'hooked'",
-        );
+        let hooked = server().psql(&name, "select count(*) from pg_class where relname = 'hooked'");
         assert_eq!(hooked, "1");
-        let reused = Pgstencil::new(&project)
-            .args(["clone", "--json", "--name", &name])
-            .success();
+        let reused = Pgstencil::new(&project).args(["clone", "--json", "--name", &name]).success();
         assert_eq!(reused.json()["outcome"], "reused");
     }
 }
@@ -400,20 +351,12 @@ fn a_first_command_that_dies_leaves_no_part_of_a_registry() {
             project.connect_to(proxy.url(server()));
             proxy.plan(at, fault);
             Pgstencil::new(&project).args(["pin", "0123"]).run();
-            let ensured = Pgstencil::new(&project)
-                .args(["ensure", "--json"])
-                .run()
-                .status
-                .code();
+            let ensured = Pgstencil::new(&project).args(["ensure", "--json"]).run().status.code();
             let reached = proxy.heal() >= at;
             project.connect_to(direct);
-            for command in [
-                &["list"] as &[&str],
-                &["stats"],
-                &["explain"],
-                &["evict", "--dry-run"],
-                &["doctor"],
-            ] {
+            for command in
+                [&["list"] as &[&str], &["stats"], &["explain"], &["evict", "--dry-run"], &["doctor"]]
+            {
                 Pgstencil::new(&project).args(command).success();
             }
             // What comes after the seal is another test's.

@@ -37,9 +37,8 @@ fn properties(database: &str) -> String {
 }
 
 fn comment(database: &str) -> String {
-    let sql = format!(
-        "select shobj_description(oid, 'pg_database') from pg_database where datname = '{database}'"
-    );
+    let sql =
+        format!("select shobj_description(oid, 'pg_database') from pg_database where datname = '{database}'");
     server().psql("postgres", &sql)
 }
 
@@ -81,10 +80,7 @@ END
         })
         .collect();
     let built = properties(&template(&project));
-    assert!(
-        built.contains("limit 7") && built.contains("set 0 search_path=app, public"),
-        "{built}"
-    );
+    assert!(built.contains("limit 7") && built.contains("set 0 search_path=app, public"), "{built}");
     assert_eq!(built.matches("set ").count(), 8, "{built}");
     for name in &names {
         assert_eq!(properties(name), built);
@@ -93,14 +89,9 @@ END
         assert_eq!(show("search_path"), "app, public");
         assert_eq!(show("app.tenant"), "x=1");
         let words = comment(name);
-        assert!(
-            words.starts_with("the builder's\nown words\npgstencil clone: app of "),
-            "{words}"
-        );
+        assert!(words.starts_with("the builder's\nown words\npgstencil clone: app of "), "{words}");
     }
-    assert!(
-        comment(&template(&project)).starts_with("the builder's\nown words\npgstencil template: ")
-    );
+    assert!(comment(&template(&project)).starts_with("the builder's\nown words\npgstencil template: "));
 }
 
 #[test]
@@ -118,9 +109,7 @@ fn what_a_role_may_not_apply_again_is_reported() {
 "#,
         other.name
     )));
-    let output = clone(&project)
-        .env("ADMIN_URL", server().url("postgres"))
-        .success();
+    let output = clone(&project).env("ADMIN_URL", server().url("postgres")).success();
     for refused in [
         "SET app.tenant = x:".to_owned(),
         "SET log_statement = all:".to_owned(),
@@ -139,14 +128,9 @@ fn what_a_role_may_not_apply_again_is_reported() {
 #[test]
 fn contents_and_statistics_are_the_same() {
     let project = Project::with_migrations(server());
-    let extensions = server().psql(
-        "postgres",
-        "select name from pg_available_extensions where name in ('hstore', 'pg_trgm')",
-    );
-    let create: String = extensions
-        .lines()
-        .map(|name| format!("create extension {name};\n"))
-        .collect();
+    let extensions = server()
+        .psql("postgres", "select name from pg_available_extensions where name in ('hstore', 'pg_trgm')");
+    let create: String = extensions.lines().map(|name| format!("create extension {name};\n")).collect();
     project.add_migration("0003_extensions", &format!("select 1;\n{create}"));
     project.add_migration(
         "0004_more",
@@ -173,10 +157,7 @@ fn contents_and_statistics_are_the_same() {
 
     let statistics = "select count(*) from pg_stats where tablename in ('big', 'small')";
     assert_eq!(ask(statistics), "3");
-    assert_eq!(
-        ask("select reltuples from pg_class where relname = 'big'"),
-        "60000"
-    );
+    assert_eq!(ask("select reltuples from pg_class where relname = 'big'"), "60000");
     // Only large tables are vacuumed: two more files for each are what every clone would pay.
     let map = |table| ask(&format!("select pg_relation_size('{table}', 'vm') > 0"));
     assert_eq!((map("big").as_str(), map("small").as_str()), ("t", "f"));
@@ -203,21 +184,16 @@ fn an_index_that_analyze_cannot_read_is_no_reason_to_fail() {
 }
 
 fn owner(database: &str) -> String {
-    let sql =
-        format!("select pg_get_userbyid(datdba) from pg_database where datname = '{database}'");
+    let sql = format!("select pg_get_userbyid(datdba) from pg_database where datname = '{database}'");
     server().psql("postgres", &sql)
 }
 
 /// A build that gives its database away, as Rails does where a superuser creates it.
-const GIVE: &str =
-    "migrate; sql -d \"$ADMIN_URL\" -c \"alter database \\\"$PGDATABASE\\\" owner to $OWNER\"";
+const GIVE: &str = "migrate; sql -d \"$ADMIN_URL\" -c \"alter database \\\"$PGDATABASE\\\" owner to $OWNER\"";
 
 fn given(project: &Project<'_>, owner: &Role<'_>, args: &[&str]) -> Pgstencil {
     project.build(&Build::Script(GIVE.into()));
-    Pgstencil::new(project)
-        .args(args)
-        .env("OWNER", &owner.name)
-        .env("ADMIN_URL", server().url("postgres"))
+    Pgstencil::new(project).args(args).env("OWNER", &owner.name).env("ADMIN_URL", server().url("postgres"))
 }
 
 /// Cold, warm and extended clones, for an ordinary role and for a superuser.
@@ -240,10 +216,7 @@ fn the_owner_is_who_the_build_made_it() {
             let name = answer["clone"]["name"].as_str().unwrap().to_owned();
             assert_eq!(owner(&name), app.name);
             // What comes with ownership.
-            let right = format!(
-                "select has_database_privilege('{}', '{name}', 'CREATE')",
-                app.name
-            );
+            let right = format!("select has_database_privilege('{}', '{name}', 'CREATE')", app.name);
             assert_eq!(server().psql("postgres", &right), "t");
             name
         };
@@ -263,17 +236,11 @@ fn the_owner_is_who_the_build_made_it() {
 
 #[test]
 fn a_database_given_to_a_role_that_ours_cannot_act_as_is_no_template() {
-    let (mut project, me, app) = (
-        Project::with_migrations(server()),
-        Role::new(server()),
-        Role::new(server()),
-    );
+    let (mut project, me, app) =
+        (Project::with_migrations(server()), Role::new(server()), Role::new(server()));
     project.connect_as(&me);
     let output = given(&project, &app, &["ensure"]).fails(3);
-    output.stderr_has(&format!(
-        "to role `{}`, so it cannot become a template",
-        app.name
-    ));
+    output.stderr_has(&format!("to role `{}`, so it cannot become a template", app.name));
     output.stderr_has(&format!("GRANT \"{}\" TO \"{}\"", app.name, me.name));
     let grant = format!("grant {} to {}", app.name, me.name);
     server().psql("postgres", &grant);
@@ -286,25 +253,16 @@ fn an_owner_that_clones_cannot_get_is_told() {
     if server().version_major() < 16 {
         return;
     }
-    let (mut project, me, app) = (
-        Project::with_migrations(server()),
-        Role::new(server()),
-        Role::new(server()),
-    );
+    let (mut project, me, app) =
+        (Project::with_migrations(server()), Role::new(server()), Role::new(server()));
     project.connect_as(&me);
-    let grant = format!(
-        "grant {} to {} with inherit true, set false",
-        app.name, me.name
-    );
+    let grant = format!("grant {} to {} with inherit true, set false", app.name, me.name);
     server().psql("postgres", &grant);
     let output = given(&project, &app, &["clone"]).success();
     output.stderr_has(&format!(
         "not re-applied on the clone, since role `{}` may not: OWNER TO {}: ",
         me.name, app.name
     ));
-    output.stderr_has(&format!(
-        "GRANT \"{}\" TO \"{}\" WITH INHERIT TRUE, SET TRUE",
-        app.name, me.name
-    ));
+    output.stderr_has(&format!("GRANT \"{}\" TO \"{}\" WITH INHERIT TRUE, SET TRUE", app.name, me.name));
     assert_eq!(owner(&database(output.line())), me.name);
 }

@@ -41,9 +41,7 @@ fn log(folder: &Path) -> Vec<String> {
 }
 
 fn both(name: &str) -> Vec<String> {
-    ["after_clone", "before_release"]
-        .map(|phase| format!("{phase} {name}"))
-        .to_vec()
+    ["after_clone", "before_release"].map(|phase| format!("{phase} {name}")).to_vec()
 }
 
 fn registry(project: &Project<'_>, sql: &str) -> String {
@@ -86,11 +84,7 @@ fn it_sees_what_after_clone_saw_and_the_database() {
     };
     let table = format!("psql -XAtq -h {host} -c 'create table made ()'");
     let options = ["--shard", "2/3", "--client-host", "db.example"];
-    pgstencil(&project, &["run"])
-        .args(options)
-        .args(["--", "sh", "-c", &table])
-        .success()
-        .lacks("warning");
+    pgstencil(&project, &["run"]).args(options).args(["--", "sh", "-c", &table]).success().lacks("warning");
     let before = seen();
     for has in [
         "PGSTENCIL_SHARD=2\n",
@@ -110,9 +104,7 @@ fn it_sees_what_after_clone_saw_and_the_database() {
     let first = first.rsplit('/').next().unwrap();
     server().psql(first, "create table made ()");
     project.write("made", "");
-    pgstencil(&project, &["release", first])
-        .success()
-        .lacks("warning");
+    pgstencil(&project, &["release", first]).success().lacks("warning");
     let before = seen();
     for has in ["PGHOST=db.example\n", "PGSTENCIL_SHARD=2\n"] {
         assert!(before.contains(has), "{has} is not in {before}");
@@ -127,22 +119,12 @@ fn it_runs_once_for_each_clone_that_is_given_back() {
     let clear = || project.write("hooks.log", "");
 
     // By the end of `run`, whatever its command said, for each of its clones.
-    let code = pgstencil(
-        &project,
-        &[
-            "run", "--clones", "2", "--name", "{id}_{n}", "--", "sh", "-c", "exit 3",
-        ],
-    );
+    let code =
+        pgstencil(&project, &["run", "--clones", "2", "--name", "{id}_{n}", "--", "sh", "-c", "exit 3"]);
     code.fails(3).lacks("warning");
     let lines = log(&here);
-    let released: Vec<_> = lines
-        .iter()
-        .filter_map(|l| l.strip_prefix("before_release "))
-        .collect();
-    let made: Vec<_> = lines
-        .iter()
-        .filter_map(|l| l.strip_prefix("after_clone "))
-        .collect();
+    let released: Vec<_> = lines.iter().filter_map(|l| l.strip_prefix("before_release ")).collect();
+    let made: Vec<_> = lines.iter().filter_map(|l| l.strip_prefix("after_clone ")).collect();
     assert_eq!(released, made);
     assert_eq!(released.len(), 2);
     clear();
@@ -180,9 +162,7 @@ fn pruned_clones_are_cleaned_up_by_their_own_checkout() {
     pgstencil(&project, &["clone", "--name", &pattern]).success();
     git(&here, &["checkout", "-q", "-"]);
     git(&here, &["branch", "-q", "-D", "topic"]);
-    pgstencil(&project, &["prune"])
-        .success()
-        .stdout_has("gave back");
+    pgstencil(&project, &["prune"]).success().stdout_has("gave back");
     assert_eq!(log(&here), both(&name));
 }
 
@@ -210,12 +190,7 @@ fn a_sweep_elsewhere_leaves_it_to_the_next_command_of_the_checkout() {
     // Its own text: what the registry knows of the clone must not bring another command here.
     let other = Checkout::new(&project, "other");
     let name = format!("dev_{}", project.id);
-    for command in [
-        &["ensure"][..],
-        &["evict"],
-        &["run", "--", "true"],
-        &["pin"],
-    ] {
+    for command in [&["ensure"][..], &["evict"], &["run", "--", "true"], &["pin"]] {
         project.write("hooks.log", "");
         clone_for_a_moment(&project, &name);
         sweep(&name, || other.pgstencil(&["evict"]));
@@ -240,10 +215,7 @@ fn another_owner_who_gives_a_clone_back_does_not_run_it() {
     let other = Checkout::new(&project, "other");
     let name = format!("dev_{}", project.id);
     let made = [format!("after_clone {name}")];
-    for command in [
-        &["release", "--take"][..],
-        &["clone", "--take", "--fresh", "--name"],
-    ] {
+    for command in [&["release", "--take"][..], &["clone", "--take", "--fresh", "--name"]] {
         project.write("hooks.log", "");
         pgstencil(&project, &["clone", "--name", &name]).success();
         other.pgstencil(command).arg(&name).success();
@@ -292,10 +264,7 @@ fn after_seven_days_it_is_forgotten() {
         project.write("hooks.log", "");
         clone_for_a_moment(&project, &name);
         sweep(&name, || other.pgstencil(&["evict"]));
-        registry(
-            &project,
-            &format!("update pgstencil.owed set due_at = due_at - interval '{days}'"),
-        );
+        registry(&project, &format!("update pgstencil.owed set due_at = due_at - interval '{days}'"));
         pgstencil(&project, &["ensure"]).success();
         assert_eq!(log(&project.path()).len(), 1 + usize::from(runs), "{days}");
         assert_eq!(owed(&project), "0");
@@ -333,9 +302,7 @@ fn a_failure_is_told_and_changes_nothing_else() {
     });
     assert!(heard);
     told(&output.unwrap());
-    pgstencil(&project, &["ensure"])
-        .success()
-        .lacks("before_release");
+    pgstencil(&project, &["ensure"]).success().lacks("before_release");
     assert_eq!(owed(&project), "0");
 }
 
@@ -347,14 +314,8 @@ fn one_that_hangs_is_ended() {
     let pid = || project.read("pid").trim().parse().unwrap();
     let again = || std::fs::remove_file(project.path().join("started")).unwrap();
 
-    let output = pgstencil(
-        &project,
-        &["--wait", "5s", "run", "--", "sh", "-c", "exit 4"],
-    )
-    .fails(4);
-    output
-        .stderr_has("before_release of `app` was ended after 5.")
-        .stderr_has("emptying the bucket");
+    let output = pgstencil(&project, &["--wait", "5s", "run", "--", "sh", "-c", "exit 4"]).fails(4);
+    output.stderr_has("before_release of `app` was ended after 5.").stderr_has("emptying the bucket");
     assert!(started() && ends(pid()));
     again();
 
@@ -363,9 +324,7 @@ fn one_that_hangs_is_ended() {
     assert!(eventually(PATIENCE, started));
     run.signal(Signal::SIGINT);
     let output = run.wait();
-    output
-        .code(0)
-        .stderr_has("before_release of `app` was interrupted for clone ");
+    output.code(0).stderr_has("before_release of `app` was interrupted for clone ");
     assert!(ends(pid()));
     again();
     assert_eq!(owed(&project), "0");
@@ -380,19 +339,12 @@ fn one_that_hangs_is_ended() {
     release.kill9();
     assert!(ends(pid()));
     again();
-    registry(
-        &project,
-        "update pgstencil.clone set expires_at = now() where state = 'leased'",
-    );
+    registry(&project, "update pgstencil.clone set expires_at = now() where state = 'leased'");
     let other = Checkout::new(&project, "other");
     sweep(&name, || other.pgstencil(&["evict"]));
     let words = format!("before_release of `app` was broken off for clone {name}");
-    pgstencil(&project, &["ensure"])
-        .success()
-        .stderr_has(&words);
-    pgstencil(&project, &["ensure"])
-        .success()
-        .lacks("before_release");
+    pgstencil(&project, &["ensure"]).success().stderr_has(&words);
+    pgstencil(&project, &["ensure"]).success().lacks("before_release");
     assert!(!started());
     assert_eq!(owed(&project), "0");
 }
@@ -414,9 +366,7 @@ fn the_clone_of_a_killed_run_is_cleaned_up() {
 #[test]
 fn it_runs_where_after_clone_failed() {
     let project = Project::with_migrations(server());
-    project.append_config(&format!(
-        "after_clone = '''{LOG}; exit 1'''\nbefore_release = '''{LOG}'''\n"
-    ));
+    project.append_config(&format!("after_clone = '''{LOG}; exit 1'''\nbefore_release = '''{LOG}'''\n"));
     let name = format!("dev_{}", project.id);
     pgstencil(&project, &["clone", "--name", &name]).fails(4);
     assert_eq!(log(&project.path()), both(&name));
@@ -426,19 +376,13 @@ fn it_runs_where_after_clone_failed() {
 fn without_such_a_command_nothing_is_noted() {
     let project = project("");
     pgstencil(&project, &["run", "--", "true"]).success();
-    assert_eq!(
-        registry(&project, "select count(*) from pgstencil.owed"),
-        "0"
-    );
+    assert_eq!(registry(&project, "select count(*) from pgstencil.owed"), "0");
     // One that the file no longer has is kept for the branch that has it.
     let project = self::project(LOG);
     let name = format!("dev_{}", project.id);
     pgstencil(&project, &["clone", "--name", &name]).success();
     let with = project.read("pgstencil.toml");
-    project.write(
-        "pgstencil.toml",
-        &with.replace("before_release", "#before_release"),
-    );
+    project.write("pgstencil.toml", &with.replace("before_release", "#before_release"));
     pgstencil(&project, &["release", &name]).success();
     goes(&project, &name);
     project.write("pgstencil.toml", &with);
@@ -449,9 +393,7 @@ fn without_such_a_command_nothing_is_noted() {
 #[test]
 fn it_stands_in_the_defaults() {
     let project = Project::with_migrations(server());
-    project.append_config(&format!(
-        "after_clone = '''{LOG}'''\n[defaults]\nbefore_release = '''{LOG}'''\n"
-    ));
+    project.append_config(&format!("after_clone = '''{LOG}'''\n[defaults]\nbefore_release = '''{LOG}'''\n"));
     pgstencil(&project, &["run", "--", "true"]).success();
     assert_eq!(log(&project.path()).len(), 2);
 }
@@ -460,12 +402,7 @@ fn stencil(project: &Project<'_>, folder: &Path) -> Stencil {
     let config = Config::load(&folder.join("pgstencil.toml")).unwrap();
     let url = ServerUrl::parse(project.server_url()).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    Stencil::new(
-        config,
-        endpoint,
-        Holder::default(),
-        Arc::new(|_: &str| None),
-    )
+    Stencil::new(config, endpoint, Holder::default(), Arc::new(|_: &str| None))
 }
 
 #[tokio::test]
@@ -473,23 +410,11 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let project = project(&format!("{LOG}; echo no bucket; exit 2"));
     let own = stencil(&project, &project.path());
     let limit = Limit::default();
-    let acquired = own
-        .acquire(&Wanted::default(), &limit, &|_| {})
-        .await
-        .unwrap();
+    let acquired = own.acquire(&Wanted::default(), &limit, &|_| {}).await.unwrap();
     let name = acquired.clones[0].name().to_owned();
-    let kept = own
-        .keep(acquired.registry, &acquired.clones)
-        .stop()
-        .await
-        .unwrap();
-    let warnings = own
-        .give_back(kept.registry, &acquired.clones)
-        .await
-        .unwrap();
-    let [warning] = &warnings[..] else {
-        panic!("{warnings:?}")
-    };
+    let kept = own.keep(acquired.registry, &acquired.clones).stop().await.unwrap();
+    let warnings = own.give_back(kept.registry, &acquired.clones).await.unwrap();
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
     assert!(warning.contains("no bucket"), "{warning}");
     assert_eq!(log(&project.path()), both(&name));
 
@@ -498,21 +423,12 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let other = Checkout::new(&project, "other");
     std::fs::write(other.path.join("hooks.log"), "").unwrap();
     let another = stencil(&project, &other.path);
-    let acquired = own
-        .acquire(&Wanted::default(), &limit, &|_| {})
-        .await
-        .unwrap();
+    let acquired = own.acquire(&Wanted::default(), &limit, &|_| {}).await.unwrap();
     let name = acquired.clones[0].name().to_owned();
     drop(acquired);
     let swept = async || {
-        let acquired = another
-            .acquire(&Wanted::default(), &limit, &|_| {})
-            .await
-            .unwrap();
-        another
-            .give_back(Some(acquired.registry), &acquired.clones)
-            .await
-            .unwrap();
+        let acquired = another.acquire(&Wanted::default(), &limit, &|_| {}).await.unwrap();
+        another.give_back(Some(acquired.registry), &acquired.clones).await.unwrap();
         another.close().await;
         !server().has_database(&name)
     };
@@ -526,15 +442,10 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     };
     // Its own thread may be at it just now; then the hand-out would find the command running.
     own.close().await;
-    let acquired = own
-        .acquire(&Wanted::default(), &limit, &observe)
-        .await
-        .unwrap();
+    let acquired = own.acquire(&Wanted::default(), &limit, &observe).await.unwrap();
     assert_eq!(log(&project.path())[2..4], both(&name));
     assert!(events.lock().unwrap().contains("no bucket"));
-    own.give_back(Some(acquired.registry), &acquired.clones)
-        .await
-        .unwrap();
+    own.give_back(Some(acquired.registry), &acquired.clones).await.unwrap();
     own.close().await;
     assert_eq!(owed(&project), "0");
 }

@@ -8,12 +8,7 @@ use crate::support::role::Role;
 use crate::support::{Build, Pgstencil, Project, server};
 
 fn run(project: &Project<'_>, script: &str) -> String {
-    Pgstencil::new(project)
-        .args(["run", "--", "sh", "-c", script])
-        .success()
-        .stdout
-        .trim_end()
-        .to_owned()
+    Pgstencil::new(project).args(["run", "--", "sh", "-c", script]).success().stdout.trim_end().to_owned()
 }
 
 fn explain(project: &Project<'_>) -> Pgstencil {
@@ -35,10 +30,7 @@ fn companions_may_be_added_and_never_changed() {
     items(&project);
     outcome(&project, "extended");
     project.write("sql/c.sql", "select 3;");
-    Pgstencil::new(&project)
-        .arg("ensure")
-        .success()
-        .stderr_has("since companion `sql/c.sql` is new");
+    Pgstencil::new(&project).arg("ensure").success().stderr_has("since companion `sql/c.sql` is new");
     let answer = explain(&project).arg("--json").success().json();
     assert_eq!(answer["inputs"]["companions"].as_array().unwrap().len(), 3);
     project.write("sql/a.sql", "select 4;");
@@ -127,10 +119,9 @@ fn by_name(project: &Project<'_>) {
 #[test]
 fn by_name_the_files_of_all_folders_have_one_order() {
     let project = Project::extending(server(), KEEP);
-    let config = project.read("pgstencil.toml").replace(
-        "\"migrations/*.sql\"",
-        "\"migrations/*.sql\", \"plugin/*.sql\"",
-    );
+    let config = project
+        .read("pgstencil.toml")
+        .replace("\"migrations/*.sql\"", "\"migrations/*.sql\", \"plugin/*.sql\"");
     project.write("pgstencil.toml", &config);
     project.write("plugin/0000.sql", "");
     by_name(&project);
@@ -143,10 +134,7 @@ fn by_name_the_files_of_all_folders_have_one_order() {
     // The tool would run it first; nothing says that the folders belong together.
     project.write("plugin/0001_a.sql", "");
     outcome(&project, "extended");
-    project.write(
-        "pgstencil.toml",
-        &config.replace(KEEP, &format!("{KEEP}\norder = \"name\"")),
-    );
+    project.write("pgstencil.toml", &config.replace(KEEP, &format!("{KEEP}\norder = \"name\"")));
     let answer = explain(&project).arg("--json").success().json();
     assert_eq!(answer["inputs"]["order"], "name");
     assert_eq!(
@@ -157,10 +145,7 @@ fn by_name_the_files_of_all_folders_have_one_order() {
             "unordered": [],
         }])
     );
-    assert_eq!(
-        answer["against"]["difference"]["order"],
-        json!({"old": "directory", "new": "name"})
-    );
+    assert_eq!(answer["against"]["difference"]["order"], json!({"old": "directory", "new": "name"}));
     // What was extended by the other rule is no base.
     outcome(&project, "miss");
     project.write("plugin/0003_b.sql", "");
@@ -191,15 +176,10 @@ fn a_patch_release_builds_nothing_and_a_minor_one_shows_both_texts() {
     lock("5.1.2");
     outcome(&project, "hit");
     lock("5.2.0");
-    explain(&project)
-        .success()
-        .stdout_has("    `5.1` -> `5.2`\n");
+    explain(&project).success().stdout_has("    `5.1` -> `5.2`\n");
     let answer = explain(&project).arg("--json").success().json();
     let texts: &Value = &answer["against"]["difference"]["texts"][0];
-    assert_eq!(
-        (&texts["old"], &texts["new"]),
-        (&json!(["5.1"]), &json!(["5.2"]))
-    );
+    assert_eq!((&texts["old"], &texts["new"]), (&json!(["5.1"]), &json!(["5.2"])));
     outcome(&project, "miss");
 }
 
@@ -225,15 +205,11 @@ fn definitions_share_what_the_defaults_say() {
     );
     project.write("pgstencil.toml", &config);
     for name in ["app", "other"] {
-        Pgstencil::new(&project)
-            .args(["ensure", "-t", name])
-            .success();
+        Pgstencil::new(&project).args(["ensure", "-t", name]).success();
     }
     assert_eq!(project.builds(), 2);
     let shown = Pgstencil::new(&project).args(["config", "show"]).success();
-    shown
-        .stdout_has("build = \"sh migrate.sh #\"")
-        .stdout_has("build = \"sh migrate.sh\"\n");
+    shown.stdout_has("build = \"sh migrate.sh #\"").stdout_has("build = \"sh migrate.sh\"\n");
     shown.lacks("[defaults]");
 }
 
@@ -249,20 +225,15 @@ fn line_endings_are_told_from_other_changes() {
         .stdout_has("  migration changed: migrations/0001_users.sql (line endings only)\n")
         .stdout_has("eol=lf");
     let answer = explain(&project).arg("--json").success().json();
-    assert_eq!(
-        answer["against"]["difference"]["migrations"]["line_ends"],
-        json!([path])
-    );
+    assert_eq!(answer["against"]["difference"]["migrations"]["line_ends"], json!([path]));
 }
 
 #[test]
 fn a_role_that_an_earlier_build_made_gets_a_hint() {
     let role = Role::new(server());
     let project = Project::with_migrations(server());
-    project.build(&Build::Script(format!(
-        "migrate; sql -d \"$DATABASE_URL\" -c 'create role {}'",
-        role.name
-    )));
+    project
+        .build(&Build::Script(format!("migrate; sql -d \"$DATABASE_URL\" -c 'create role {}'", role.name)));
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(4)

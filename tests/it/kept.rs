@@ -27,11 +27,7 @@ fn ends_in(at: &Value, seconds: i64) {
     let left = format!(
         "select extract(epoch from '{at}'::timestamptz - now()) between {seconds} - 120 and {seconds} + 5"
     );
-    assert_eq!(
-        server().psql("postgres", &left),
-        "t",
-        "{at}, not {seconds} s ahead"
-    );
+    assert_eq!(server().psql("postgres", &left), "t", "{at}, not {seconds} s ahead");
 }
 
 #[test]
@@ -63,10 +59,7 @@ fn a_lease_is_shortened_only_by_who_says_how_long() {
     ends_in(&ends(&[]), 2 * HOUR);
     ends_in(&ends(&["--fresh"]), 2 * HOUR);
     // Each use begins the time anew.
-    registry(
-        &project,
-        "update pgstencil.clone set expires_at = now() + interval '10 minutes'",
-    );
+    registry(&project, "update pgstencil.clone set expires_at = now() + interval '10 minutes'");
     ends_in(&ends(&[]), 2 * HOUR);
     ends_in(&ends(&["--ttl", "10m"]), 10 * 60);
     pgstencil(&project, &["release", &name]).success();
@@ -77,10 +70,7 @@ fn a_lease_is_shortened_only_by_who_says_how_long() {
     ends_in(&ends(&[]), 12 * HOUR);
     ends_in(&ends(&["--fresh"]), 12 * HOUR);
     let config = project.read("pgstencil.toml");
-    project.write(
-        "pgstencil.toml",
-        &config.replace("ttl = \"1h\"", "ttl = \"never\""),
-    );
+    project.write("pgstencil.toml", &config.replace("ttl = \"1h\"", "ttl = \"never\""));
     assert_eq!(ends(&[]), Value::Null);
     project.write("pgstencil.toml", &config);
     assert_eq!(ends(&[]), Value::Null);
@@ -89,10 +79,7 @@ fn a_lease_is_shortened_only_by_who_says_how_long() {
 
     // One from before, which nobody knows the typed time of.
     pgstencil(&project, &["clone", "--name", &name, "--ttl", "never"]).success();
-    registry(
-        &project,
-        "update pgstencil.clone set ttl_typed = false, ttl_s = null",
-    );
+    registry(&project, "update pgstencil.clone set ttl_typed = false, ttl_s = null");
     assert_eq!(ends(&[]), Value::Null);
     pgstencil(&project, &["release", &name]).success();
     only_templates_left(&project);
@@ -101,21 +88,15 @@ fn a_lease_is_shortened_only_by_who_says_how_long() {
 #[test]
 fn every_hand_out_says_until_when() {
     let project = Project::with_migrations(server());
-    pgstencil(&project, &["run", "--", "true"])
-        .success()
-        .stderr_has("; kept until the command ends");
+    pgstencil(&project, &["run", "--", "true"]).success().stderr_has("; kept until the command ends");
     let output = pgstencil(&project, &["run", "--keep", "--", "true"]).success();
     output.stderr_has("kept until 2");
-    let json = pgstencil(&project, &["clone", "--json", "--clones", "2"])
-        .success()
-        .json();
+    let json = pgstencil(&project, &["clone", "--json", "--clones", "2"]).success().json();
     for clone in json["clones"].as_array().unwrap() {
         ends_in(&clone["expires_at"], 12 * HOUR);
     }
     let output = pgstencil(&project, &["clone", "--clones", "2"]).success();
-    output
-        .stderr_has("2 clones in ")
-        .stderr_has("; kept until 2");
+    output.stderr_has("2 clones in ").stderr_has("; kept until 2");
 }
 
 #[test]
@@ -158,10 +139,7 @@ fn a_branchs_clone_is_kept_by_the_commands_in_its_checkout() {
     }
     let cold = ["run", "--name", "x_{id}", "--", "true"];
     assert!(!soon(&cold, &here));
-    assert!(!soon(
-        &["clone", "--name", &format!("y_{}", project.id)],
-        &here
-    ));
+    assert!(!soon(&["clone", "--name", &format!("y_{}", project.id)], &here));
     assert!(!soon(&["release", &format!("y_{}", project.id)], &here));
     assert!(!soon(&["evict"], &here));
     assert!(!soon(&["pin"], &here));
@@ -169,12 +147,7 @@ fn a_branchs_clone_is_kept_by_the_commands_in_its_checkout() {
     assert!(!soon(&["verify"], &here));
     assert!(!soon(&["doctor", "--fix"], &here));
     // Not more often than once an hour.
-    let written = || {
-        registry(
-            &project,
-            &format!("select xmin from pgstencil.clone where name = '{name}'"),
-        )
-    };
+    let written = || registry(&project, &format!("select xmin from pgstencil.clone where name = '{name}'"));
     let before = written();
     pgstencil(&project, &["run", "--", "true"]).success();
     assert_eq!(written(), before);
@@ -184,21 +157,14 @@ fn a_branchs_clone_is_kept_by_the_commands_in_its_checkout() {
     let json = pgstencil(&project, &typed).success().json();
     ends_in(&json["clone"]["expires_at"], 3 * HOUR);
     assert!(json["clone"]["kept_by"].is_null());
-    registry(
-        &project,
-        "update pgstencil.clone set seen_at = now() - interval '9 days'",
-    );
+    registry(&project, "update pgstencil.clone set seen_at = now() - interval '9 days'");
     pgstencil(&project, &["run", "--", "true"]).success();
     ends_in(&listed(&project, &name)["expires_at"], 3 * HOUR);
     pgstencil(&project, &["release", &name]).success();
     goes(&project, &name);
 
     // One that its command leaves.
-    let output = pgstencil(
-        &project,
-        &["run", "--keep", "--name", &pattern, "--", "true"],
-    )
-    .success();
+    let output = pgstencil(&project, &["run", "--keep", "--name", &pattern, "--", "true"]).success();
     output.stderr_has("kept while branch `main` exists");
     ends_in(&listed(&project, &name)["expires_at"], 10 * DAY);
     pgstencil(&project, &["release", &name]).success();
@@ -247,10 +213,8 @@ fn the_end_of_a_clone_is_told_to_who_asks_for_its_name_again() {
     clone(&["--ttl", "1s"]).success().lacks("was dropped");
     std::thread::sleep(Duration::from_millis(1100));
     let json = clone(&["--json", "--ttl", "1s"]).success();
-    json.stderr_has(&format!(
-        "the clone that had the name {name} before was dropped at 2"
-    ))
-    .stderr_has("its lease ended at 2");
+    json.stderr_has(&format!("the clone that had the name {name} before was dropped at 2"))
+        .stderr_has("its lease ended at 2");
     let json = json.json();
     assert_eq!(json["outcome"], "hit");
     assert_eq!(json["dropped"]["name"], *name);
@@ -261,9 +225,7 @@ fn the_end_of_a_clone_is_told_to_who_asks_for_its_name_again() {
         !server().has_database(&name)
     };
     assert!(eventually(Duration::from_secs(30), gone));
-    clone(&["--ttl", "2h"])
-        .success()
-        .stderr_has("its lease ended at 2");
+    clone(&["--ttl", "2h"]).success().stderr_has("its lease ended at 2");
     clone(&["--fresh"]).success().lacks("was dropped");
     // Who gives it back knows that.
     pgstencil(&project, &["release", &name]).success();
@@ -271,18 +233,13 @@ fn the_end_of_a_clone_is_told_to_who_asks_for_its_name_again() {
     pgstencil(&project, &["release", &name]).success();
     // And who runs a command on it.
     for _ in 0..2 {
-        pgstencil(&project, &["run", "--name", &name, "--", "true"])
-            .success()
-            .lacks("was dropped");
+        pgstencil(&project, &["run", "--name", &name, "--", "true"]).success().lacks("was dropped");
     }
     // A branch's says what it waited for.
     repository(&project, &[]);
     let pattern = format!("dev_{{branch}}_{}", project.id);
     pgstencil(&project, &["clone", "--name", &pattern]).success();
-    registry(
-        &project,
-        "update pgstencil.clone set expires_at = now() - interval '1 day'",
-    );
+    registry(&project, "update pgstencil.clone set expires_at = now() - interval '1 day'");
     pgstencil(&project, &["clone", "--name", &pattern])
         .success()
         .stderr_has("since no command ran in its checkout");

@@ -27,21 +27,13 @@ const LEVELS: &[&[&str]] = &[
 ];
 
 /// What may be imported although it is not lower: (by, what).
-const EXCEPTIONS: &[(&str, &str)] = &[
-    ("fingerprint", "config"),
-    ("process", "config"),
-    ("server", "config"),
-];
+const EXCEPTIONS: &[(&str, &str)] = &[("fingerprint", "config"), ("process", "config"), ("server", "config")];
 
 /// What may not be imported although it is lower: (by, what, but allowed in these files).
 const FORBIDDEN: &[(&str, &str, &[&str])] = &[
     ("cli", "pg", &[]),
     ("cli", "registry", &[]),
-    (
-        "cli",
-        "process",
-        &["cli/mod.rs", "cli/commands/run.rs", "cli/commands/demo.rs"],
-    ),
+    ("cli", "process", &["cli/mod.rs", "cli/commands/run.rs", "cli/commands/demo.rs"]),
 ];
 
 /// What `lib.rs` re-exports for everybody.
@@ -163,21 +155,9 @@ pub(crate) use crate::config as c;
 #[cfg(test)]
 mod tests { use crate::stencil; }
 "##;
-    let found: Vec<_> = imports(&code_of(text))
-        .into_iter()
-        .map(|(line, what)| format!("{line} {what}"))
-        .collect();
-    assert_eq!(
-        found,
-        [
-            "4 pg",
-            "5 error",
-            "5 registry",
-            "9 Result",
-            "9 process",
-            "10 config"
-        ]
-    );
+    let found: Vec<_> =
+        imports(&code_of(text)).into_iter().map(|(line, what)| format!("{line} {what}")).collect();
+    assert_eq!(found, ["4 pg", "5 error", "5 registry", "9 Result", "9 process", "10 config"]);
     assert!(objection("url.rs", "url", "pg").is_some());
     assert!(objection("template/mod.rs", "template", "clone").is_some());
     assert!(objection("pg/sql.rs", "pg", "pg").is_none());
@@ -191,29 +171,18 @@ fn objection(file: &str, by: &str, what: &str) -> Option<String> {
         return None;
     }
     if what.starts_with(char::is_uppercase) {
-        return Some(format!(
-            "`crate::{what}`: name the module that it comes from"
-        ));
+        return Some(format!("`crate::{what}`: name the module that it comes from"));
     }
     let Some(theirs) = level(what) else {
-        return Some(format!(
-            "`{what}` is in no level; add it to LEVELS in tests/it/layers.rs"
-        ));
+        return Some(format!("`{what}` is in no level; add it to LEVELS in tests/it/layers.rs"));
     };
-    if FORBIDDEN
-        .iter()
-        .any(|(b, w, allowed)| (*b, *w) == (by, what) && !allowed.contains(&file))
-    {
-        return Some(format!(
-            "`{by}` may not use `{what}`; go through `stencil` instead"
-        ));
+    if FORBIDDEN.iter().any(|(b, w, allowed)| (*b, *w) == (by, what) && !allowed.contains(&file)) {
+        return Some(format!("`{by}` may not use `{what}`; go through `stencil` instead"));
     }
     let ours = level(by)?;
     let fine = theirs < ours || EXCEPTIONS.contains(&(by, what));
     (!fine).then(|| {
-        format!(
-            "`{by}` (level {ours}) uses `{what}` (level {theirs}); only lower levels may be used"
-        )
+        format!("`{by}` (level {ours}) uses `{what}` (level {theirs}); only lower levels may be used")
     })
 }
 

@@ -13,10 +13,7 @@ fn lock_holders(project: &Project<'_>) -> Vec<i32> {
          where locktype = 'advisory' and mode = 'ExclusiveLock' and granted and datname = {}",
         quote_literal(&project.registry())
     );
-    let rows = project
-        .server()
-        .try_psql("postgres", &sql)
-        .unwrap_or_default();
+    let rows = project.server().try_psql("postgres", &sql).unwrap_or_default();
     rows.lines().map(|pid| pid.parse().unwrap()).collect()
 }
 
@@ -53,9 +50,7 @@ fn a_restarted_server_still_knows_the_holder() {
         // Others sweep meanwhile, for longer than the grace.
         let end = Instant::now() + Duration::from_secs(3);
         while Instant::now() < end {
-            Pgstencil::new(&project)
-                .args(["run", "--", "true"])
-                .success();
+            Pgstencil::new(&project).args(["run", "--", "true"]).success();
         }
         assert_eq!(oid(&project, &held.database), before);
     }
@@ -79,14 +74,8 @@ fn a_command_that_ends_while_the_session_is_lost_gives_its_clone_back() {
     let database = held.database.clone();
     private.restart(Stop::Fast);
     held.end();
-    held.run
-        .wait()
-        .code(0)
-        .lacks("warning")
-        .stderr_has("release");
-    Pgstencil::new(&project)
-        .args(["release", &database])
-        .success();
+    held.run.wait().code(0).lacks("warning").stderr_has("release");
+    Pgstencil::new(&project).args(["release", &database]).success();
     only_templates_left(&project);
 
     // Nor does a server that is gone for good take the exit code away.
@@ -110,17 +99,13 @@ fn a_lost_session_is_replaced() {
     for _ in 0..4 {
         let old = is_held(&project);
         server().psql("postgres", &format!("select pg_terminate_backend({old})"));
-        Pgstencil::new(&project)
-            .args(["run", "--", "true"])
-            .success();
+        Pgstencil::new(&project).args(["run", "--", "true"]).success();
         let another = || lock_holders(&project).iter().any(|pid| *pid != old);
         assert!(eventually(PATIENCE, another));
         let forgotten = || server().psql(&project.registry(), noted) == "0";
         assert!(eventually(PATIENCE, forgotten));
     }
-    Pgstencil::new(&project)
-        .args(["run", "--", "true"])
-        .success();
+    Pgstencil::new(&project).args(["run", "--", "true"]).success();
     assert_eq!(oid(&project, &held.database), before);
     held.end();
     held.run.wait().code(0).lacks("warning");
@@ -155,11 +140,7 @@ fn a_half_open_connection_is_noticed_within_the_grace() {
 #[test]
 fn time_outs_of_the_role_do_not_end_the_lease() {
     let role = Role::new(server());
-    let mut timeouts = vec![
-        "statement_timeout",
-        "lock_timeout",
-        "idle_in_transaction_session_timeout",
-    ];
+    let mut timeouts = vec!["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"];
     if server().version_major() >= 14 {
         timeouts.push("idle_session_timeout");
     }
@@ -167,10 +148,7 @@ fn time_outs_of_the_role_do_not_end_the_lease() {
         timeouts.push("transaction_timeout");
     }
     for name in timeouts {
-        server().psql(
-            "postgres",
-            &format!("alter role {} set {name} = '1s'", role.name),
-        );
+        server().psql("postgres", &format!("alter role {} set {name} = '1s'", role.name));
     }
     let mut project = Project::with_migrations(server());
     project.connect_as(&role);
@@ -194,14 +172,8 @@ fn a_clone_that_somebody_dropped_is_told_and_nothing_else_is_touched() {
     server().psql("postgres", &format!("create database {name}"));
     let before = oid(&project, &name);
     held.end();
-    held.run
-        .wait()
-        .code(0)
-        .stderr_has("warning")
-        .stderr_has(&name);
-    Pgstencil::new(&project)
-        .args(["run", "--", "true"])
-        .success();
+    held.run.wait().code(0).stderr_has("warning").stderr_has(&name);
+    Pgstencil::new(&project).args(["run", "--", "true"]).success();
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(oid(&project, &name), before);
 }

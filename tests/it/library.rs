@@ -19,18 +19,12 @@ fn stencil(project: &Project<'_>) -> Stencil {
     let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
     let url = ServerUrl::parse(project.server_url()).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    let holder = Holder {
-        label: "a library's user".into(),
-        ..Holder::default()
-    };
+    let holder = Holder { label: "a library's user".into(), ..Holder::default() };
     Stencil::new(config, endpoint, holder, Arc::new(|_: &str| None))
 }
 
 fn wanted(lease: Lease) -> Wanted {
-    Wanted {
-        lease,
-        ..Wanted::default()
-    }
+    Wanted { lease, ..Wanted::default() }
 }
 
 /// Nothing here can see what is printed; that the library does not is clippy's to say
@@ -53,10 +47,7 @@ async fn eight_tasks_get_eight_clones_from_one_build() {
                 let observe = |event: pgstencil::events::Event<'_>| {
                     events.lock().unwrap().push(format!("{event:?}"));
                 };
-                let acquired = stencil
-                    .acquire(&wanted(Lease::Session), &limit, &observe)
-                    .await
-                    .unwrap();
+                let acquired = stencil.acquire(&wanted(Lease::Session), &limit, &observe).await.unwrap();
                 let name = acquired.clones[0].name().to_owned();
                 let keeper = stencil.keep(acquired.registry, &acquired.clones);
                 let mut session = name_to_options.database(&name).connect().await.unwrap();
@@ -65,18 +56,13 @@ async fn eight_tasks_get_eight_clones_from_one_build() {
                     .execute(&mut session)
                     .await
                     .unwrap();
-                let users: i64 = sqlx::query_scalar("select count(*) from users")
-                    .fetch_one(&mut session)
-                    .await
-                    .unwrap();
+                let users: i64 =
+                    sqlx::query_scalar("select count(*) from users").fetch_one(&mut session).await.unwrap();
                 assert_eq!(users, 2);
                 session.close().await.unwrap();
                 let kept = keeper.stop().await.unwrap();
                 assert_eq!(kept.warnings, Vec::<String>::new());
-                let warnings = stencil
-                    .give_back(kept.registry, &acquired.clones)
-                    .await
-                    .unwrap();
+                let warnings = stencil.give_back(kept.registry, &acquired.clones).await.unwrap();
                 assert_eq!(warnings, Vec::<String>::new());
                 name
             })
@@ -112,9 +98,7 @@ async fn a_cancelled_caller_leaves_nothing() {
     let cancel = limit.cancel.clone();
     let work = tokio::spawn(async move {
         let observe = |_: pgstencil::events::Event<'_>| {};
-        let done = stencil
-            .acquire(&wanted(Lease::Session), &limit, &observe)
-            .await;
+        let done = stencil.acquire(&wanted(Lease::Session), &limit, &observe).await;
         done.map(|_| ()).unwrap_err().kind()
     });
     assert!(eventually_async(|| project.builds() == 1).await);
@@ -155,32 +139,21 @@ fn a_session_serves_one_hand_out_after_another() {
     let stencil = stencil(&project).without_drops();
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let hand_out = async || {
-        let acquired = stencil
-            .acquire(&wanted(Lease::Session), &Limit::default(), &|_| {})
-            .await
-            .unwrap();
-        let warnings = stencil
-            .give_back(Some(acquired.registry), &acquired.clones)
-            .await;
+        let acquired = stencil.acquire(&wanted(Lease::Session), &Limit::default(), &|_| {}).await.unwrap();
+        let warnings = stencil.give_back(Some(acquired.registry), &acquired.clones).await;
         assert_eq!(warnings.unwrap(), Vec::<String>::new());
     };
     let first = runtime();
     first.block_on(hand_out());
     let kept = backends(&role);
     assert_eq!(kept.len(), 1);
-    let locks = format!(
-        "select count(*) from pg_locks where pid = {} and locktype = 'advisory'",
-        kept[0]
-    );
+    let locks = format!("select count(*) from pg_locks where pid = {} and locktype = 'advisory'", kept[0]);
     assert_eq!(server().psql("postgres", &locks), "0");
     first.block_on(hand_out());
     assert_eq!(backends(&role), kept);
 
     // A session that the server ended is not used, nor is one of a runtime that is gone.
-    server().psql(
-        "postgres",
-        &format!("select pg_terminate_backend({})", kept[0]),
-    );
+    server().psql("postgres", &format!("select pg_terminate_backend({})", kept[0]));
     first.block_on(hand_out());
     let kept = backends(&role);
     assert_eq!(kept.len(), 1);
@@ -201,17 +174,9 @@ async fn a_named_clone_has_an_owner() {
         let stencil = stencil(&project);
         let mut holder = stencil.holder().clone();
         holder.checkout.owner = owner.to_owned();
-        Stencil::new(
-            stencil.config().clone(),
-            stencil.endpoint().clone(),
-            holder,
-            Arc::new(|_: &str| None),
-        )
+        Stencil::new(stencil.config().clone(), stencil.endpoint().clone(), holder, Arc::new(|_: &str| None))
     };
-    let named = Wanted {
-        pattern: format!("dev_{}", project.id).parse().unwrap(),
-        ..wanted(Lease::Usual)
-    };
+    let named = Wanted { pattern: format!("dev_{}", project.id).parse().unwrap(), ..wanted(Lease::Usual) };
     let limit = Limit::default();
     let (ours, theirs) = (of("ours"), of("theirs"));
     let acquire = async |stencil: &Stencil, wanted: &Wanted| {
@@ -223,10 +188,7 @@ async fn a_named_clone_has_an_owner() {
     assert!(made[0].expires_at.is_some() && !made[0].by_session);
     let refused = acquire(&theirs, &named).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::NameTaken);
-    let take = Wanted {
-        take: true,
-        ..named.clone()
-    };
+    let take = Wanted { take: true, ..named.clone() };
     let (outcome, taken) = acquire(&theirs, &take).await.unwrap();
     assert_eq!(outcome, Outcome::Reused);
     assert_eq!(taken[0].oids, made[0].oids);
@@ -235,9 +197,7 @@ async fn a_named_clone_has_an_owner() {
     assert_eq!(refused.kind(), Kind::NameTaken);
     theirs.release(&names, false, &limit).await.unwrap();
     let name = ours.config().server.registry.clone();
-    pgstencil::stencil::sweep_now(ours.endpoint(), &name, Duration::from_secs(120))
-        .await
-        .unwrap();
+    pgstencil::stencil::sweep_now(ours.endpoint(), &name, Duration::from_secs(120)).await.unwrap();
     assert!(!server().has_database(&names[0]));
 }
 
@@ -265,16 +225,10 @@ fn what_tests_give_back_is_dropped_by_their_own_program() {
         let runtime = current_thread();
         runtime.block_on(async {
             let limit = Limit::default();
-            let acquired = stencil
-                .acquire(&wanted(Lease::Session), &limit, &|_| {})
-                .await
-                .unwrap();
+            let acquired = stencil.acquire(&wanted(Lease::Session), &limit, &|_| {}).await.unwrap();
             let keeper = stencil.keep(acquired.registry, &acquired.clones);
             let kept = keeper.stop().await.unwrap();
-            let warnings = stencil
-                .give_back(kept.registry, &acquired.clones)
-                .await
-                .unwrap();
+            let warnings = stencil.give_back(kept.registry, &acquired.clones).await.unwrap();
             assert_eq!(warnings, Vec::<String>::new());
         });
     }
@@ -283,10 +237,7 @@ fn what_tests_give_back_is_dropped_by_their_own_program() {
 }
 
 fn current_thread() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// What a future yields, or `None` if it had to wait so many times: then it is dropped there.
@@ -346,10 +297,7 @@ fn clones_are_given_back_on_another_runtime() {
     for (ended, kept) in [(false, false), (false, true), (true, false), (true, true)] {
         let first = current_thread();
         let (clones, registry, keeper) = first.block_on(async {
-            let acquired = stencil
-                .acquire(&wanted(Lease::Session), &limit, &|_| {})
-                .await
-                .unwrap();
+            let acquired = stencil.acquire(&wanted(Lease::Session), &limit, &|_| {}).await.unwrap();
             let clones = acquired.clones;
             match kept {
                 true => {
@@ -384,17 +332,9 @@ fn a_holder_is_this_process_unless_the_program_knows_better() {
     let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
     let url = ServerUrl::parse(project.server_url()).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    let stencil = Stencil::new(
-        config,
-        endpoint,
-        Holder::default(),
-        Arc::new(|_: &str| None),
-    );
+    let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_: &str| None));
     let acquired = current_thread().block_on(async {
-        stencil
-            .acquire(&wanted(Lease::Session), &Limit::default(), &|_| {})
-            .await
-            .unwrap()
+        stencil.acquire(&wanted(Lease::Session), &Limit::default(), &|_| {}).await.unwrap()
     });
     let listed = Pgstencil::new(&project).arg("list").success();
     let host = nix::unistd::gethostname().unwrap();

@@ -12,12 +12,7 @@ fn pgstencil(project: &Project<'_>, args: &[&str]) -> Pgstencil {
 /// The keys of an object, in order.
 #[track_caller]
 fn keys(value: &Value) -> Vec<&str> {
-    let mut keys: Vec<_> = value
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect();
+    let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
     keys
 }
@@ -36,10 +31,7 @@ fn clone_prints_one_url_and_nothing_else() {
     }
     // As scripts use it, with pipes that anybody left behind would hold open.
     let script = Pgstencil::with_program(&project, "sh")
-        .args([
-            "-c",
-            "url=$(pgstencil clone) && psql -XAt -d \"$url\" -c 'select name from users'",
-        ])
+        .args(["-c", "url=$(pgstencil clone) && psql -XAt -d \"$url\" -c 'select name from users'"])
         .success();
     script.stdout("ann\n");
 }
@@ -49,11 +41,7 @@ fn a_set_is_a_line_for_each_role() {
     let project = Project::with_migrations(server());
     set_of_two(&project);
     let output = pgstencil(&project, &["clone", "--clones", "2"]).success();
-    let lines: Vec<_> = output
-        .stdout
-        .lines()
-        .map(|line| line.split_once('=').unwrap())
-        .collect();
+    let lines: Vec<_> = output.stdout.lines().map(|line| line.split_once('=').unwrap()).collect();
     let roles: Vec<_> = lines.iter().map(|(role, _)| *role).collect();
     assert_eq!(roles, ["main", "side", "main", "side"]);
     for (_, url) in lines {
@@ -67,17 +55,7 @@ fn json_has_exactly_the_documented_keys() {
     let project = Project::with_migrations(server());
     set_of_two(&project);
     let answer = pgstencil(&project, &["ensure", "--json"]).success().json();
-    assert_eq!(
-        keys(&answer),
-        [
-            "fingerprint",
-            "outcome",
-            "provisional",
-            "template",
-            "timing_ms",
-            "version"
-        ]
-    );
+    assert_eq!(keys(&answer), ["fingerprint", "outcome", "provisional", "template", "timing_ms", "version"]);
     assert_eq!(answer["outcome"], "miss");
     let fingerprint = answer["fingerprint"].as_str().unwrap().to_owned();
 
@@ -86,34 +64,20 @@ fn json_has_exactly_the_documented_keys() {
     let answer = output.json();
     assert_eq!(
         keys(&answer),
-        [
-            "clone",
-            "fingerprint",
-            "outcome",
-            "provisional",
-            "template",
-            "timing_ms",
-            "version"
-        ]
+        ["clone", "fingerprint", "outcome", "provisional", "template", "timing_ms", "version"]
     );
     assert_eq!(answer["version"], 1);
     assert_eq!(answer["template"], "app");
     assert_eq!(answer["fingerprint"], *fingerprint);
     assert_eq!(answer["outcome"], "hit");
-    assert_eq!(
-        keys(&answer["timing_ms"]),
-        ["clone", "fingerprint", "template"]
-    );
+    assert_eq!(keys(&answer["timing_ms"]), ["clone", "fingerprint", "template"]);
     let clone = &answer["clone"];
     assert_eq!(keys(clone), ["databases", "expires_at", "id", "name"]);
     assert_eq!(keys(&clone["databases"]), ["main", "side"]);
     let main = &clone["databases"]["main"];
     assert_eq!(keys(main), ["name", "url"]);
     assert_eq!(main["name"], clone["name"]);
-    let (name, url) = (
-        main["name"].as_str().unwrap(),
-        main["url"].as_str().unwrap(),
-    );
+    let (name, url) = (main["name"].as_str().unwrap(), main["url"].as_str().unwrap());
     assert!(url.ends_with(&format!("/{name}")), "{url}");
     let expires = clone["expires_at"].as_str().unwrap();
     assert!(expires.ends_with('Z') && expires.contains('T'), "{expires}");
@@ -137,24 +101,14 @@ fn json_has_exactly_the_documented_keys() {
         assert!(!template[key].is_null(), "{key} in {template}");
     }
     let listed = &list["clones"][0];
-    for key in [
-        "id",
-        "name",
-        "template",
-        "fingerprint",
-        "state",
-        "holder",
-        "expires_at",
-    ] {
+    for key in ["id", "name", "template", "fingerprint", "state", "holder", "expires_at"] {
         assert!(!listed[key].is_null(), "{key} in {listed}");
     }
     assert_eq!(listed["state"], "leased");
     // A list is for everybody's eyes.
     assert!(!list.to_string().contains(&server().password()));
 
-    let released = pgstencil(&project, &["release", "--json", name])
-        .success()
-        .json();
+    let released = pgstencil(&project, &["release", "--json", name]).success().json();
     assert_eq!(released["released"][0], name);
 }
 
@@ -167,10 +121,7 @@ fn error(output: &Output) -> Value {
         Err(e) => panic!("no JSON on stderr: {e}\n{output}"),
     };
     assert_eq!(keys(&answer), ["error", "version"]);
-    assert_eq!(
-        keys(&answer["error"]),
-        ["causes", "details", "hints", "kind", "message"]
-    );
+    assert_eq!(keys(&answer["error"]), ["causes", "details", "hints", "kind", "message"]);
     answer["error"].clone()
 }
 
@@ -185,9 +136,7 @@ fn errors_have_one_shape_and_a_code_for_each_kind() {
     pgstencil(&project, &["clone", "--wat"]).fails(2).stdout("");
     pgstencil(&project, &["wat"]).fails(2).stdout("");
     pgstencil(&project, &["clone", "-q", "-v"]).fails(2);
-    pgstencil(&project, &["clone", "-t", "wat"])
-        .fails(2)
-        .stderr_has("definitions: app");
+    pgstencil(&project, &["clone", "-t", "wat"]).fails(2).stderr_has("definitions: app");
     let nowhere = "postgresql://me:hidden-word@127.0.0.1:9/postgres";
     pgstencil(&project, &["clone", "--server-url", nowhere])
         .fails(3)
@@ -207,17 +156,11 @@ fn errors_have_one_shape_and_a_code_for_each_kind() {
     let name = format!("--name=taken_{}", project.id);
     pgstencil(&project, &["clone", &name])
         .fails(7)
-        .stderr_has(&format!(
-            "error: there is a database `taken_{}` already",
-            project.id
-        ))
+        .stderr_has(&format!("error: there is a database `taken_{}` already", project.id))
         .stderr_has("is not a clone of this registry");
 
     project.append_config("biuld = 'x'");
-    pgstencil(&project, &["clone"])
-        .fails(2)
-        .stderr_has("biuld")
-        .stderr_has("`build`");
+    pgstencil(&project, &["clone"]).fails(2).stderr_has("biuld").stderr_has("`build`");
 }
 
 #[test]
@@ -247,10 +190,7 @@ fn quiet_is_silent() {
     for args in [&["clone", "-q"][..], &["ensure", "-q"], &["list", "-q"]] {
         pgstencil(&project, args).success().stderr("");
     }
-    pgstencil(&project, &["run", "-q", "--", "true"])
-        .success()
-        .stdout("")
-        .stderr("");
+    pgstencil(&project, &["run", "-q", "--", "true"]).success().stdout("").stderr("");
     // Warnings need it twice, errors are always told.
     project.add_migration("0003_more", "create table more ()");
     project.build(&Build::Edit(u32::try_from(project.builds()).unwrap() + 1));
@@ -264,9 +204,7 @@ fn quiet_is_silent() {
     project.add_migration("0004_more", "create table yet_more ()");
     project.build(&Build::Edit(u32::try_from(project.builds()).unwrap() + 1));
     pgstencil(&project, &["ensure", "-qq"]).success().stderr("");
-    pgstencil(&project, &["release", "-qq", "nobody"])
-        .fails(6)
-        .stderr_has("error: ");
+    pgstencil(&project, &["release", "-qq", "nobody"]).fails(6).stderr_has("error: ");
 }
 
 #[test]
@@ -288,9 +226,7 @@ fn colour_is_for_terminals_and_for_those_who_ask() {
 
 /// Runs a shell script with `pgstencil` on its path.
 fn shell(project: &Project<'_>, script: &str) -> Output {
-    Pgstencil::with_program(project, "sh")
-        .args(["-c", script])
-        .run()
+    Pgstencil::with_program(project, "sh").args(["-c", script]).run()
 }
 
 #[test]
@@ -299,19 +235,12 @@ fn a_reader_that_has_gone_is_no_error() {
     pgstencil(&project, &["clone"]).success();
     shell(&project, "{ pgstencil list; echo $? >code; } | head -c 0").stderr("");
     assert_eq!(project.read("code"), "0\n");
-    shell(
-        &project,
-        "{ pgstencil config schema; echo $? >code; } | head -c 0",
-    )
-    .stderr("");
+    shell(&project, "{ pgstencil config schema; echo $? >code; } | head -c 0").stderr("");
     assert_eq!(project.read("code"), "0\n");
     // Nor is a closed standard error, which takes the words away and not the code.
     shell(&project, "pgstencil release nobody 2>&-; echo $? >code");
     assert_eq!(project.read("code"), "6\n");
-    shell(
-        &project,
-        "{ pgstencil release nobody; echo $? >code; } 2>&1 | head -c 0",
-    );
+    shell(&project, "{ pgstencil release nobody; echo $? >code; } 2>&1 | head -c 0");
     assert_eq!(project.read("code"), "6\n");
 }
 
@@ -320,10 +249,7 @@ fn a_terminal_shows_a_live_line() {
     let project = Project::with_migrations(server());
     project.build(&Build::Slow(std::time::Duration::from_secs(1)));
     let plain = pgstencil(&project, &["ensure"]).success();
-    plain
-        .stderr_has("building template app (")
-        .lacks("\r")
-        .lacks("\x1b");
+    plain.stderr_has("building template app (").lacks("\r").lacks("\x1b");
 
     if !std::path::Path::new("/usr/bin/script").exists() {
         eprintln!("skipped: no script(1) here to make a terminal");
@@ -346,20 +272,14 @@ fn a_terminal_shows_a_live_line() {
 fn help_completions_and_config_need_no_server() {
     let project = Project::with_migrations(server());
     let alone = |args: &[&str]| {
-        pgstencil(&project, args)
-            .env("PGSTENCIL_SERVER_URL", "postgresql://nobody@127.0.0.1:9/x")
-            .success()
+        pgstencil(&project, args).env("PGSTENCIL_SERVER_URL", "postgresql://nobody@127.0.0.1:9/x").success()
     };
     for flag in ["-h", "--help"] {
         let help = alone(&[flag]);
-        help.stderr("")
-            .stdout_has("Exit codes:")
-            .stdout_has("7 name taken");
+        help.stderr("").stdout_has("Exit codes:").stdout_has("7 name taken");
         assert!(help.stdout.lines().all(|l| l.len() <= 120), "{help}");
     }
-    for command in [
-        "run", "clone", "ensure", "release", "list", "server", "config",
-    ] {
+    for command in ["run", "clone", "ensure", "release", "list", "server", "config"] {
         alone(&[command, "--help"]).stdout_has("--json");
     }
     let version = alone(&["--version"]);

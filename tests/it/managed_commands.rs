@@ -14,10 +14,7 @@ use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, alive, eventually, server};
 
 fn psql(url: &str, sql: &str) -> String {
-    let output = Command::new("psql")
-        .args(["-XAtc", sql, "-d", url])
-        .output()
-        .unwrap();
+    let output = Command::new("psql").args(["-XAtc", sql, "-d", url]).output().unwrap();
     assert!(output.status.success(), "{sql}: {output:?}");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
@@ -38,11 +35,7 @@ fn a_stop_does_not_pull_the_server_from_under_a_run() {
     let held = managed.project.path().join("held");
     let script = format!("touch '{}'; exec sleep 600", held.display());
     let run = managed.run(&["run", "--", "sh", "-c", &script]).spawn();
-    assert!(
-        eventually(PATIENCE, || held.exists()),
-        "{}",
-        run.stderr_so_far()
-    );
+    assert!(eventually(PATIENCE, || held.exists()), "{}", run.stderr_so_far());
     let pid = managed.pid().unwrap();
     managed
         .run(&["server", "stop"])
@@ -62,25 +55,16 @@ fn a_stop_does_not_pull_the_server_from_under_a_run() {
         .stderr_has("nothing was removed")
         .stderr_has(&format!("a command by pid {}", run.id()));
     assert!(alive(pid));
-    managed
-        .run(&["server", "stop", "--force"])
-        .success()
-        .stderr_has("stopped");
+    managed.run(&["server", "stop", "--force"]).success().stderr_has("stopped");
     assert!(!alive(pid));
     drop(run);
 
     // A build is a command, too; a session of another program is none.
-    managed.project.build(&crate::support::Build::Script(
-        "touch building; exec sleep 600".into(),
-    ));
+    managed.project.build(&crate::support::Build::Script("touch building; exec sleep 600".into()));
     managed.project.write("migrations/9_new.sql", "select 1");
     let building = managed.project.path().join("building");
     let run = managed.run(&["ensure"]).spawn();
-    assert!(
-        eventually(PATIENCE, || building.exists()),
-        "{}",
-        run.stderr_so_far()
-    );
+    assert!(eventually(PATIENCE, || building.exists()), "{}", run.stderr_so_far());
     managed
         .run(&["server", "stop"])
         .fails(1)
@@ -106,11 +90,7 @@ fn a_command_that_meets_a_stop_does_not_ask_about_the_url() {
     let content = fs::read_to_string(&pid_file).unwrap();
     managed.run(&["server", "stop"]).success();
     // As it looks to a command when the server ends right after it was found ready.
-    let mut ended = Command::new("sleep")
-        .arg("600")
-        .current_dir(cluster.join("data"))
-        .spawn()
-        .unwrap();
+    let mut ended = Command::new("sleep").arg("600").current_dir(cluster.join("data")).spawn().unwrap();
     let rest = content.split_once('\n').unwrap().1;
     fs::write(&pid_file, format!("{}\n{rest}", ended.id())).unwrap();
     let output = managed.run(&["clone"]).run();
@@ -164,9 +144,7 @@ fn a_server_that_shuts_down_or_hangs_is_not_said_not_to_run() {
     let stop = managed.run(&["server", "stop", "--wait", "2s"]).run();
     let forced = managed.run(&["server", "stop", "--force"]).run();
     let _ = kill(postmaster, Signal::SIGCONT);
-    listed
-        .code(3)
-        .stderr_has("the managed server does not answer");
+    listed.code(3).stderr_has("the managed server does not answer");
     status.code(1).stdout_has("state    unresponsive\n");
     stop.code(5).stderr_has("server stop --force");
     // As the others say that do not get an answer.
@@ -177,25 +155,11 @@ fn a_server_that_shuts_down_or_hangs_is_not_said_not_to_run() {
 #[test]
 fn clusters_are_removed_when_nothing_in_them_is_in_use() {
     let managed = Managed::new();
-    managed
-        .run(&["server", "list"])
-        .success()
-        .stdout("")
-        .stderr_has("there is no cluster yet");
-    managed
-        .run(&["server", "remove", "--yes"])
-        .success()
-        .stderr_has("there is no cluster");
-    managed
-        .run(&["server", "remove", "--major", "12", "--yes"])
-        .fails(6)
-        .stderr_has("PostgreSQL 12");
+    managed.run(&["server", "list"]).success().stdout("").stderr_has("there is no cluster yet");
+    managed.run(&["server", "remove", "--yes"]).success().stderr_has("there is no cluster");
+    managed.run(&["server", "remove", "--major", "12", "--yes"]).fails(6).stderr_has("PostgreSQL 12");
 
-    let url = managed
-        .run(&["clone", "--ttl", "never"])
-        .success()
-        .line()
-        .to_owned();
+    let url = managed.run(&["clone", "--ttl", "never"]).success().line().to_owned();
     let name = url.rsplit('/').next().unwrap().to_owned();
     let pinned = managed.run(&["pin", "--json"]).success().json();
     let fingerprint = pinned["templates"][0]["fingerprint"].as_str().unwrap()[..12].to_owned();
@@ -215,17 +179,10 @@ fn clusters_are_removed_when_nothing_in_them_is_in_use() {
         (&true.into(), &"running".into(), &serde_json::json!([]))
     );
     assert!(cluster["bytes"].as_u64().unwrap() > 10_000_000, "{listed}");
-    managed
-        .run(&["server", "list"])
-        .success()
-        .stdout_has(&format!("PostgreSQL {major}  running"));
+    managed.run(&["server", "list"]).success().stdout_has(&format!("PostgreSQL {major}  running"));
 
     // Nobody can be asked, and nothing was looked at.
-    managed
-        .run(&["server", "remove"])
-        .fails(2)
-        .stderr_has("needs confirmation")
-        .stderr_has("`--yes`");
+    managed.run(&["server", "remove"]).fails(2).stderr_has("needs confirmation").stderr_has("`--yes`");
     let remove = ["server", "remove", "--major", &major, "--yes"];
     managed
         .run(&remove)
@@ -240,12 +197,7 @@ fn clusters_are_removed_when_nothing_in_them_is_in_use() {
         .stderr_has(&format!("pgstencil unpin {fingerprint}"));
     managed.run(&["release", &name]).success();
     managed.run(&["unpin"]).success();
-    managed
-        .run(&remove)
-        .fails(1)
-        .stderr_has("database `mine`")
-        .stderr_has("a-visitor")
-        .lacks("is leased");
+    managed.run(&remove).fails(1).stderr_has("database `mine`").stderr_has("a-visitor").lacks("is leased");
     psql(
         &server_url,
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'a-visitor'",
@@ -258,19 +210,10 @@ fn clusters_are_removed_when_nothing_in_them_is_in_use() {
     managed.run(&["server", "start"]).success();
     psql(&server_url, "drop database mine");
     let folder = managed.cluster();
-    let json = managed
-        .run(&["server", "remove", "--yes", "--json"])
-        .success()
-        .json();
-    assert_eq!(
-        json["removed"],
-        serde_json::json!([major.parse::<u32>().unwrap()])
-    );
+    let json = managed.run(&["server", "remove", "--yes", "--json"]).success().json();
+    assert_eq!(json["removed"], serde_json::json!([major.parse::<u32>().unwrap()]));
     assert!(!folder.exists() && !folder.parent().unwrap().exists());
-    managed
-        .run(&["run", "--", "true"])
-        .success()
-        .stderr_has("built");
+    managed.run(&["run", "--", "true"]).success().stderr_has("built");
 }
 
 #[cfg(target_os = "linux")]
@@ -291,9 +234,7 @@ fn a_person_is_asked_before_clusters_are_removed() {
         .stdout_has("with 1 template and 0 clones? [y/N]")
         .stdout_has("nothing was done");
     assert!(folder.exists());
-    on_a_terminal("y\n")
-        .code(0)
-        .stdout_has("removed the cluster");
+    on_a_terminal("y\n").code(0).stdout_has("removed the cluster");
     assert!(!folder.exists());
 }
 
@@ -321,24 +262,10 @@ fn clusters_of_old_versions_are_told_and_removed() {
     let folder = old_cluster(&managed);
     let doctor = managed.run(&["doctor", "--json"]).success().json();
     let checks = doctor["checks"].as_array().unwrap();
-    let old = checks
-        .iter()
-        .find(|c| c["name"] == "clusters" && c["status"] == "warning")
-        .unwrap();
-    assert!(
-        old["words"].as_str().unwrap().contains("PostgreSQL 12"),
-        "{old}"
-    );
-    assert!(
-        old["mend"]
-            .as_str()
-            .unwrap()
-            .contains("server remove --major 12")
-    );
-    managed
-        .run(&["server", "list"])
-        .success()
-        .stdout_has("PostgreSQL 12: ");
+    let old = checks.iter().find(|c| c["name"] == "clusters" && c["status"] == "warning").unwrap();
+    assert!(old["words"].as_str().unwrap().contains("PostgreSQL 12"), "{old}");
+    assert!(old["mend"].as_str().unwrap().contains("server remove --major 12"));
+    managed.run(&["server", "list"]).success().stdout_has("PostgreSQL 12: ");
     // It cannot be started for a look, so it is not removed unseen.
     managed
         .run(&["server", "remove", "--major", "12", "--yes"])
@@ -371,10 +298,7 @@ fn data_that_was_moved_aside_is_told_after_a_kill_until_it_is_removed() {
     kill(pid, Signal::SIGKILL).unwrap();
     assert!(eventually(PATIENCE, || !alive(pid.as_raw())));
     reboot(&cluster);
-    managed
-        .run(&["server", "status"])
-        .fails(1)
-        .stdout_has("it went down with the host");
+    managed.run(&["server", "status"]).fails(1).stdout_has("it went down with the host");
     let doctor = managed.run(&["doctor", "--json"]).success().json();
     assert_eq!(check(&doctor, "data")["status"], "warning");
 
@@ -408,22 +332,11 @@ fn data_that_was_moved_aside_is_told_after_a_kill_until_it_is_removed() {
         .unwrap();
     let name = moved.to_str().unwrap();
     managed.run(&["list"]).success().stderr_has(name);
-    managed
-        .run(&["server", "status"])
-        .fails(1)
-        .stdout_has(&format!("old data {name}\n"));
+    managed.run(&["server", "status"]).fails(1).stdout_has(&format!("old data {name}\n"));
     for command in [&["clone"][..], &["run", "--", "true"], &["server", "start"]] {
-        managed
-            .run(command)
-            .success()
-            .stderr_has(name)
-            .stderr_has("pgstencil server remove --moved");
+        managed.run(command).success().stderr_has(name).stderr_has("pgstencil server remove --moved");
     }
-    managed
-        .run(&["server", "list"])
-        .success()
-        .stdout_has("old data")
-        .stdout_has(name);
+    managed.run(&["server", "list"]).success().stdout_has("old data").stdout_has(name);
     let listed = managed.run(&["server", "list", "--json"]).success().json();
     assert_eq!(listed["clusters"][0]["moved"][0]["folder"], name);
     let doctor = managed.run(&["doctor", "--json"]).success().json();
@@ -431,17 +344,11 @@ fn data_that_was_moved_aside_is_told_after_a_kill_until_it_is_removed() {
     managed.run(&["server", "remove", "--moved"]).fails(2);
     assert!(moved.exists());
     // Clones are leased, which is of no matter to old data.
-    managed
-        .run(&["server", "remove", "--moved", "--yes"])
-        .success()
-        .stderr_has(&format!("removed {name}"));
+    managed.run(&["server", "remove", "--moved", "--yes"]).success().stderr_has(&format!("removed {name}"));
     assert!(!moved.exists());
     let quiet = managed.run(&["run", "--", "true"]).success();
     quiet.lacks("data.crashed-");
-    managed
-        .run(&["server", "remove", "--moved", "--yes"])
-        .success()
-        .stderr_has("there is no old data");
+    managed.run(&["server", "remove", "--moved", "--yes"]).success().stderr_has("there is no old data");
 }
 
 #[test]
@@ -469,10 +376,7 @@ fn paths_are_told_with_and_without_a_config() {
     assert_eq!(json["state_dir"], state.to_str().unwrap());
     assert_eq!(json["registry"], managed.project.registry());
     let server = &json["server"];
-    assert_eq!(
-        (&server["managed"], &server["place"]),
-        (&true.into(), &Value::Null)
-    );
+    assert_eq!((&server["managed"], &server["place"]), (&true.into(), &Value::Null));
     let data = server["data_dir"].as_str().unwrap();
     assert_eq!(json["logs"][0], data.replace("/data", "/server.log"));
     managed
@@ -485,31 +389,14 @@ fn paths_are_told_with_and_without_a_config() {
 
     managed.run(&["server", "start"]).success();
     let json = managed.run(&["paths", "--json"]).success().json();
-    assert!(
-        json["server"]["place"]
-            .as_str()
-            .unwrap()
-            .starts_with("127.0.0.1:"),
-        "{json}"
-    );
+    assert!(json["server"]["place"].as_str().unwrap().starts_with("127.0.0.1:"), "{json}");
     assert!(Path::new(json["logs"][0].as_str().unwrap()).exists());
     assert!(Path::new(json["server"]["socket_dir"].as_str().unwrap()).exists());
 
     let elsewhere = tempfile::tempdir().unwrap();
-    let json = managed
-        .run(&["paths", "--json"])
-        .current_dir(elsewhere.path())
-        .success()
-        .json();
-    assert_eq!(
-        (&json["config"], &json["registry"]),
-        (&Value::Null, &"pgstencil".into())
-    );
-    managed
-        .run(&["paths"])
-        .current_dir(elsewhere.path())
-        .success()
-        .stdout_has("config    none found\n");
+    let json = managed.run(&["paths", "--json"]).current_dir(elsewhere.path()).success().json();
+    assert_eq!((&json["config"], &json["registry"]), (&Value::Null, &"pgstencil".into()));
+    managed.run(&["paths"]).current_dir(elsewhere.path()).success().stdout_has("config    none found\n");
     // Without a home, too.
     managed
         .run(&["paths"])
@@ -529,10 +416,7 @@ fn paths_name_a_server_by_its_url_without_a_password_or_a_session() {
     let output = paths().success();
     output
         .stdout_has("server    192.0.2.1:1234, named by PGSTENCIL_SERVER_URL\n")
-        .stdout_has(&format!(
-            "registry  database `{}` on that server\n",
-            project.registry()
-        ))
+        .stdout_has(&format!("registry  database `{}` on that server\n", project.registry()))
         .lacks("s3cret");
     let json = paths().arg("--json").success().json();
     assert_eq!(json["server"]["named_by"], "PGSTENCIL_SERVER_URL");

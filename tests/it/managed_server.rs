@@ -35,15 +35,8 @@ impl Place {
     /// With the state folder at this path below a new folder.
     fn below(path: &str) -> Self {
         let shm = Path::new("/dev/shm");
-        let parent = if shm.is_dir() {
-            shm.to_owned()
-        } else {
-            std::env::temp_dir()
-        };
-        let top = tempfile::Builder::new()
-            .prefix("ps")
-            .tempdir_in(parent)
-            .unwrap();
+        let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
+        let top = tempfile::Builder::new().prefix("ps").tempdir_in(parent).unwrap();
         // The account that runs Postgres under root must be able to enter.
         fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut settings = ManagedSettings::new(top.path().join(path).join("state"));
@@ -68,10 +61,7 @@ impl Place {
     fn clusters(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         for state in [&self.settings.state_dir, &self.settings.system_dir] {
-            let entries = fs::read_dir(state.join("server"))
-                .into_iter()
-                .flatten()
-                .flatten();
+            let entries = fs::read_dir(state.join("server")).into_iter().flatten().flatten();
             found.extend(entries.map(|e| e.path()).filter(|p| p.is_dir()));
         }
         found
@@ -102,9 +92,7 @@ impl Drop for Place {
 fn processes_in(folders: &[PathBuf]) -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
-        .filter(|entry| {
-            fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| folders.contains(&cwd))
-        })
+        .filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| folders.contains(&cwd)))
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
 }
@@ -113,16 +101,9 @@ fn postmasters_in(data: &Path) -> usize {
     let all = processes_in(&[data.to_owned()]);
     let parent = |pid: i32| -> Option<i32> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?
-            .1
-            .split_whitespace()
-            .nth(1)?
-            .parse()
-            .ok()
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
     };
-    all.iter()
-        .filter(|pid| parent(**pid).is_some_and(|parent| !all.contains(&parent)))
-        .count()
+    all.iter().filter(|pid| parent(**pid).is_some_and(|parent| !all.contains(&parent))).count()
 }
 
 async fn connect(url: &ServerUrl) -> PgConnection {
@@ -141,18 +122,12 @@ fn options(url: &ServerUrl) -> PgConnectOptions {
 
 async fn sql(url: &ServerUrl, statement: &str) {
     let mut c = connect(url).await;
-    sqlx::raw_sql(AssertSqlSafe(statement))
-        .execute(&mut c)
-        .await
-        .unwrap();
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut c).await.unwrap();
 }
 
 async fn text(url: &ServerUrl, query: &str) -> String {
     let mut c = connect(url).await;
-    let row = sqlx::query(AssertSqlSafe(query))
-        .fetch_one(&mut c)
-        .await
-        .unwrap();
+    let row = sqlx::query(AssertSqlSafe(query)).fetch_one(&mut c).await.unwrap();
     row.get(0)
 }
 
@@ -172,11 +147,7 @@ async fn starts_once_stops_and_keeps_port_password_and_data() {
     assert!(first.started);
     assert_eq!(first.notices, Vec::<String>::new());
     assert_eq!(place.state().await, State::Running);
-    sql(
-        &first.url,
-        "create table kept as select 'still here' as what",
-    )
-    .await;
+    sql(&first.url, "create table kept as select 'still here' as what").await;
     for (setting, value) in [
         ("fsync", "off"),
         ("listen_addresses", "127.0.0.1"),
@@ -189,41 +160,23 @@ async fn starts_once_stops_and_keeps_port_password_and_data() {
     }
     assert_eq!(text(&first.url, "select lower('ÄÉ')").await, "äé");
     assert_eq!(
-        text(
-            &first.url,
-            "select string_agg(distinct auth_method, ',') from pg_hba_file_rules"
-        )
-        .await,
+        text(&first.url, "select string_agg(distinct auth_method, ',') from pg_hba_file_rules").await,
         "scram-sha-256"
     );
 
     let again = place.start().await.unwrap();
     assert!(!again.started);
-    assert_eq!(
-        (again.pid, again.url.reveal()),
-        (first.pid, first.url.reveal())
-    );
+    assert_eq!((again.pid, again.url.reveal()), (first.pid, first.url.reveal()));
 
     let stopped = place.server().stop(PATIENCE).await.unwrap();
     assert_eq!(stopped.majors.len(), 1);
     assert_eq!(place.state().await, State::Stopped);
-    assert!(
-        place
-            .server()
-            .stop(PATIENCE)
-            .await
-            .unwrap()
-            .majors
-            .is_empty()
-    );
+    assert!(place.server().stop(PATIENCE).await.unwrap().majors.is_empty());
 
     let later = place.start().await.unwrap();
     assert!(later.started && later.pid != first.pid);
     assert_eq!(later.url.reveal(), first.url.reveal());
-    assert_eq!(
-        text(&later.url, "select what from kept").await,
-        "still here"
-    );
+    assert_eq!(text(&later.url, "select what from kept").await, "still here");
     // The socket asks for the password as well.
     let socket = options(&later.url).socket(later.socket_dir.as_ref().unwrap());
     socket.clone().connect().await.unwrap();
@@ -234,10 +187,7 @@ async fn starts_once_stops_and_keeps_port_password_and_data() {
     let mut rebooted = place.settings.clone();
     rebooted.boot_id = Some("another".into());
     let running = ManagedServer::new(rebooted).start(PATIENCE).await.unwrap();
-    assert_eq!(
-        text(&running.url, "select what from kept").await,
-        "still here"
-    );
+    assert_eq!(text(&running.url, "select what from kept").await, "still here");
 }
 
 #[tokio::test]
@@ -254,10 +204,7 @@ async fn first_starts_at_once_make_one_server() {
         all.push(start.await.unwrap().unwrap());
     }
     assert_eq!(all.iter().filter(|r| r.started).count(), 1);
-    assert!(
-        all.iter()
-            .all(|r| r.pid == all[0].pid && r.url == all[0].url)
-    );
+    assert!(all.iter().all(|r| r.pid == all[0].pid && r.url == all[0].url));
     assert_eq!(postmasters_in(&all[0].data_dir), 1);
 }
 
@@ -270,43 +217,26 @@ async fn a_taken_port_is_left_to_its_owner() {
     let _thief = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let moved = place.start().await.unwrap();
     assert_ne!(moved.url.port(), Some(port));
-    assert!(
-        moved.notices[0].contains(&format!("port {port}")),
-        "{:?}",
-        moved.notices
-    );
+    assert!(moved.notices[0].contains(&format!("port {port}")), "{:?}", moved.notices);
 }
 
 #[tokio::test]
 async fn a_killed_server_recovers_within_the_same_boot_only() {
     let mut place = Place::new();
     let first = place.start().await.unwrap();
-    sql(
-        &first.url,
-        "create table kept as select 'still here' as what",
-    )
-    .await;
+    sql(&first.url, "create table kept as select 'still here' as what").await;
     // A backend that is at work notices late that its postmaster is gone.
     let mut busy = connect(&first.url).await;
     let work = tokio::spawn(async move {
-        sqlx::raw_sql("select count(*) from generate_series(1, 300000000)")
-            .execute(&mut busy)
-            .await
+        sqlx::raw_sql("select count(*) from generate_series(1, 300000000)").execute(&mut busy).await
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
     kill_hard(&first);
     assert_eq!(place.state().await, State::Unclean { rebooted: false });
     let second = place.start().await.unwrap();
-    assert!(
-        second.started && second.notices.is_empty(),
-        "{:?}",
-        second.notices
-    );
+    assert!(second.started && second.notices.is_empty(), "{:?}", second.notices);
     assert_eq!(second.url.reveal(), first.url.reveal());
-    assert_eq!(
-        text(&second.url, "select what from kept").await,
-        "still here"
-    );
+    assert_eq!(text(&second.url, "select what from kept").await, "still here");
     assert_eq!(postmasters_in(&second.data_dir), 1);
     work.abort();
 
@@ -325,29 +255,15 @@ async fn a_killed_server_recovers_within_the_same_boot_only() {
     unrelated.kill().unwrap();
     unrelated.wait().unwrap();
     let third = third.unwrap();
-    assert_eq!(
-        text(&third.url, "select what from kept").await,
-        "still here"
-    );
+    assert_eq!(text(&third.url, "select what from kept").await, "still here");
 
     kill_hard(&third);
     place.settings.boot_id = Some("another".into());
     assert_eq!(place.state().await, State::Unclean { rebooted: true });
     let fresh = place.start().await.unwrap();
-    assert!(
-        fresh.notices[0].contains("the host went down"),
-        "{:?}",
-        fresh.notices
-    );
-    assert!(
-        fresh.notices[0].contains("data.crashed-"),
-        "{:?}",
-        fresh.notices
-    );
-    assert_eq!(
-        text(&fresh.url, "select to_regclass('kept')::text is null || ''").await,
-        "true"
-    );
+    assert!(fresh.notices[0].contains("the host went down"), "{:?}", fresh.notices);
+    assert!(fresh.notices[0].contains("data.crashed-"), "{:?}", fresh.notices);
+    assert_eq!(text(&fresh.url, "select to_regclass('kept')::text is null || ''").await, "true");
     // Each folder that is moved aside has a name of its own, stays, and is named until it is removed.
     let first = moved(&fresh);
     kill_hard(&fresh);
@@ -416,11 +332,7 @@ impl Damage {
 async fn a_clean_stop_is_proved_and_what_a_power_loss_takes_after_it_is_noticed() {
     let mut place = Place::new();
     let first = place.start().await.unwrap();
-    sql(
-        &first.url,
-        "create table kept as select 'still here' as what",
-    )
-    .await;
+    sql(&first.url, "create table kept as select 'still here' as what").await;
     let file_of = "select pg_relation_filepath('kept')";
     let table = first.data_dir.join(text(&first.url, file_of).await);
     let base = table.parent().unwrap().to_owned();
@@ -446,11 +358,7 @@ async fn a_clean_stop_is_proved_and_what_a_power_loss_takes_after_it_is_noticed(
         let State::Distrusted(why) = state else {
             panic!("{}: {state:?}", file.display());
         };
-        let folder = file
-            .parent()
-            .unwrap()
-            .strip_prefix(&first.data_dir)
-            .unwrap();
+        let folder = file.parent().unwrap().strip_prefix(&first.data_dir).unwrap();
         assert!(why.contains(folder.to_str().unwrap()), "{why}");
         fs::rename(&whole, &file).unwrap();
         assert_eq!(place.state().await, State::Stopped, "{}", file.display());
@@ -458,11 +366,7 @@ async fn a_clean_stop_is_proved_and_what_a_power_loss_takes_after_it_is_noticed(
     // A copy of the whole folder may have lost the times of all files.
     let restore = place.top.path().join("times");
     fs::create_dir(&restore).unwrap();
-    let copied = Command::new("cp")
-        .args(["-R"])
-        .arg(&first.data_dir)
-        .arg(&restore)
-        .status();
+    let copied = Command::new("cp").args(["-R"]).arg(&first.data_dir).arg(&restore).status();
     assert!(copied.unwrap().success());
     let owner = fs::metadata(&first.data_dir).unwrap();
     let chown = Command::new("chown")
@@ -488,10 +392,7 @@ async fn a_clean_stop_is_proved_and_what_a_power_loss_takes_after_it_is_noticed(
     place.settings.boot_id = Some("a third".into());
     let fresh = place.start().await.unwrap();
     let told = fresh.notices.join("\n");
-    assert!(
-        told.contains("changed or was lost") && told.contains("data.crashed-"),
-        "{told}"
-    );
+    assert!(told.contains("changed or was lost") && told.contains("data.crashed-"), "{told}");
     assert_eq!(moved(&fresh).len(), 1);
 }
 
@@ -499,29 +400,17 @@ async fn a_clean_stop_is_proved_and_what_a_power_loss_takes_after_it_is_noticed(
 async fn a_server_that_the_host_stops_in_order_is_proved_too() {
     let mut place = Place::new();
     let first = place.start().await.unwrap();
-    sql(
-        &first.url,
-        "create table kept as select 'still here' as what; create table empty ()",
-    )
-    .await;
+    sql(&first.url, "create table kept as select 'still here' as what; create table empty ()").await;
     let path = |table: &str| format!("select pg_relation_filepath('{table}')");
     let table = first.data_dir.join(text(&first.url, &path("kept")).await);
-    assert_eq!(
-        fs::metadata(first.data_dir.join(text(&first.url, &path("empty")).await))
-            .unwrap()
-            .len(),
-        0
-    );
+    assert_eq!(fs::metadata(first.data_dir.join(text(&first.url, &path("empty")).await)).unwrap().len(), 0);
     // As the shutdown of a host does.
     kill(Pid::from_raw(first.pid), Signal::SIGTERM).unwrap();
     place.settings.boot_id = Some("another".into());
     let second = place.start().await.unwrap();
     assert!(second.started);
     assert_eq!(second.notices, Vec::<String>::new());
-    assert_eq!(
-        text(&second.url, "select what from kept").await,
-        "still here"
-    );
+    assert_eq!(text(&second.url, "select what from kept").await, "still here");
 
     // The watcher was killed, or the power failed before it was done: there is no proof.
     kill(Pid::from_raw(second.pid), Signal::SIGTERM).unwrap();
@@ -569,19 +458,12 @@ async fn what_was_moved_aside_is_told_although_the_new_cluster_takes_too_long() 
     fs::write(slow.join("initdb"), "#!/bin/sh\nexec sleep 60\n").unwrap();
     fs::set_permissions(slow.join("initdb"), fs::Permissions::from_mode(0o755)).unwrap();
     place.settings.bindir = Some(slow);
-    let error = place
-        .server()
-        .start(Duration::from_secs(2))
-        .await
-        .unwrap_err();
+    let error = place.server().start(Duration::from_secs(2)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Timeout, "{error:?}");
     let aside = moved(&first);
     let name = aside[0].to_str().unwrap();
     let told = error.details().join("\n");
-    assert!(
-        told.contains("the host went down") && told.contains(name),
-        "{told}"
-    );
+    assert!(told.contains("the host went down") && told.contains(name), "{told}");
 
     // And by the next ones, whether they start the server or find it.
     place.settings.bindir = Some(bindir);
@@ -598,10 +480,7 @@ async fn a_stop_that_hangs_is_no_start() {
     let place = Place::new();
     let first = place.start().await.unwrap();
     let mut session = connect(&first.url).await;
-    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
-        .fetch_one(&mut session)
-        .await
-        .unwrap();
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut session).await.unwrap();
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
     let stop = place.server().stop(Duration::from_secs(1)).await;
     let state = place.state().await;
@@ -612,10 +491,7 @@ async fn a_stop_that_hangs_is_no_start() {
     assert!(error.hints()[0].contains("kill -QUIT"), "{error:?}");
     assert_eq!(state, State::Stopping);
     let error = start.unwrap_err();
-    assert!(
-        error.details()[0].contains("still shutting down"),
-        "{error:?}"
-    );
+    assert!(error.details()[0].contains("still shutting down"), "{error:?}");
     // A start that has the time waits for the end, and starts it again.
     let again = place.start().await.unwrap();
     assert!(again.started && again.pid != first.pid);
@@ -670,19 +546,13 @@ async fn a_server_whose_binaries_were_replaced_is_restarted_when_nobody_is_conne
     let busy = place.start().await.unwrap();
     assert_eq!((busy.pid, busy.started), (first.pid, false));
     let told = busy.notices.join("\n");
-    assert!(
-        told.contains("were replaced") && told.contains("connected"),
-        "{told}"
-    );
+    assert!(told.contains("were replaced") && told.contains("connected"), "{told}");
     assert!(place.server().status().await.unwrap().outdated);
     sqlx::Connection::close(session).await.unwrap();
 
     // pgstencil's own background processes are no reason to wait.
-    let mut background = options(&first.url)
-        .application_name("pgstencil background")
-        .connect()
-        .await
-        .unwrap();
+    let mut background =
+        options(&first.url).application_name("pgstencil background").connect().await.unwrap();
     let ended = crate::support::eventually_async(PATIENCE, async || {
         let next = place.start().await.unwrap();
         next.started && next.pid != first.pid
@@ -700,13 +570,7 @@ async fn clusters_are_listed_looked_into_and_removed() {
     let place = Place::new();
     assert!(place.server().clusters(PATIENCE).await.unwrap().is_empty());
     let first = place.start().await.unwrap();
-    let home = first
-        .data_dir
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .to_owned();
+    let home = first.data_dir.parent().unwrap().parent().unwrap().to_owned();
     let listed = place.server().clusters(PATIENCE).await.unwrap();
     let major = listed[0].major;
     assert!(listed.len() == 1 && listed[0].current && listed[0].bytes > 10_000_000);
@@ -716,15 +580,12 @@ async fn clusters_are_listed_looked_into_and_removed() {
     let opened = place.server().open(major, PATIENCE).await.unwrap();
     assert!(opened.started);
     // A start that waits while the clusters are removed makes a new one.
-    let (removed, next) = tokio::join!(
-        async { place.server().remove(&[major], PATIENCE).await },
-        async {
-            while !place.clusters().is_empty() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            place.start().await
+    let (removed, next) = tokio::join!(async { place.server().remove(&[major], PATIENCE).await }, async {
+        while !place.clusters().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    );
+        place.start().await
+    });
     removed.unwrap();
     let next = next.unwrap();
     assert!(next.started && next.url.password() != first.url.password());
@@ -753,44 +614,26 @@ async fn half_made_clusters_are_replaced() {
     fs::remove_file(first.data_dir.join("global/pg_control")).unwrap();
     assert_eq!(place.state().await, State::NotInitialised);
     let third = place.start().await.unwrap();
-    assert!(
-        third.notices[0].contains("no complete cluster"),
-        "{:?}",
-        third.notices
-    );
+    assert!(third.notices[0].contains("no complete cluster"), "{:?}", third.notices);
 }
 
 #[tokio::test]
 async fn a_lost_or_wrong_password_is_replaced() {
     let place = Place::new();
     let first = place.start().await.unwrap();
-    sql(
-        &first.url,
-        "create table kept as select 'still here' as what",
-    )
-    .await;
+    sql(&first.url, "create table kept as select 'still here' as what").await;
     let file = first.data_dir.parent().unwrap().join("password");
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     fs::write(&file, "wrong").unwrap();
     assert!(matches!(place.state().await, State::Unresponsive(_)));
     let second = place.start().await.unwrap();
-    assert!(
-        second.started && second.notices[0].contains("password"),
-        "{:?}",
-        second.notices
-    );
-    assert_eq!(
-        text(&second.url, "select what from kept").await,
-        "still here"
-    );
+    assert!(second.started && second.notices[0].contains("password"), "{:?}", second.notices);
+    assert_eq!(text(&second.url, "select what from kept").await, "still here");
 
     place.server().stop(PATIENCE).await.unwrap();
     fs::remove_file(&file).unwrap();
     let third = place.start().await.unwrap();
-    assert_eq!(
-        text(&third.url, "select what from kept").await,
-        "still here"
-    );
+    assert_eq!(text(&third.url, "select what from kept").await, "still here");
     assert_eq!(third.url.port(), first.url.port());
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     let log = fs::read_to_string(&third.log_file).unwrap();
@@ -805,11 +648,7 @@ async fn a_long_path_gets_its_socket_elsewhere_and_odd_letters_do_no_harm() {
     let socket = running.socket_dir.unwrap();
     assert!(socket.starts_with("/tmp"), "{}", socket.display());
     assert_eq!(fs::metadata(&socket).unwrap().mode() & 0o777, 0o700);
-    options(&running.url)
-        .socket(&socket)
-        .connect()
-        .await
-        .unwrap();
+    options(&running.url).socket(&socket).connect().await.unwrap();
     place.server().stop(PATIENCE).await.unwrap();
     assert_eq!(place.start().await.unwrap().socket_dir, Some(socket));
 }
@@ -825,10 +664,7 @@ async fn a_server_that_refuses_to_start_shows_its_log_and_keeps_its_data() {
     let error = place.start().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Failed);
     let shown = error.details().join("\n");
-    assert!(
-        shown.contains("server.log") && shown.contains("max_connections"),
-        "{error:?}"
-    );
+    assert!(shown.contains("server.log") && shown.contains("max_connections"), "{error:?}");
     assert!(first.data_dir.join("PG_VERSION").exists());
     // The fault is not in the data.
     for faulty in [
@@ -846,10 +682,7 @@ async fn a_server_that_refuses_to_start_shows_its_log_and_keeps_its_data() {
 
     fs::write(&custom, "max_connections = 33\n").unwrap();
     let running = place.start().await.unwrap();
-    assert_eq!(
-        text(&running.url, "select current_setting('max_connections')").await,
-        "33"
-    );
+    assert_eq!(text(&running.url, "select current_setting('max_connections')").await, "33");
 }
 
 #[tokio::test]
@@ -865,19 +698,13 @@ async fn missing_binaries_are_named() {
     assert!(error.hints()[0].contains("install"), "{error:?}");
     let check = managed::no_postgres(&place.server().postgres().await.unwrap_err());
     assert_eq!(check.status, Status::Problem);
-    assert!(
-        check.words.contains("postgres, initdb, pg_ctl"),
-        "{check:?}"
-    );
+    assert!(check.words.contains("postgres, initdb, pg_ctl"), "{check:?}");
     assert!(check.mend.unwrap().contains("install"));
     assert_eq!(place.state().await, State::NotInitialised);
 
     place.settings.bindir = Some(empty.clone());
     let error = place.start().await.unwrap_err();
-    assert!(
-        error.message().contains(empty.to_str().unwrap()),
-        "{error:?}"
-    );
+    assert!(error.message().contains(empty.to_str().unwrap()), "{error:?}");
     assert_eq!(error.details(), ["missing: postgres, initdb, pg_ctl"]);
     assert!(!place.settings.state_dir.exists() && !place.settings.system_dir.exists());
 }
@@ -886,20 +713,9 @@ async fn missing_binaries_are_named() {
 async fn status_and_stop_of_nothing_write_nothing() {
     let place = Place::new();
     let status = place.server().status().await.unwrap();
-    assert_eq!(
-        (status.state, status.pid, status.port),
-        (State::NotInitialised, None, None)
-    );
+    assert_eq!((status.state, status.pid, status.port), (State::NotInitialised, None, None));
     assert!(status.bindir.is_some() && status.data_dir.is_some());
-    assert!(
-        place
-            .server()
-            .stop(PATIENCE)
-            .await
-            .unwrap()
-            .majors
-            .is_empty()
-    );
+    assert!(place.server().stop(PATIENCE).await.unwrap().majors.is_empty());
     assert_eq!(fs::read_dir(place.top.path()).unwrap().count(), 0);
 }
 
@@ -916,18 +732,10 @@ async fn root_keeps_everything_but_the_data_to_itself() {
     place.settings.run_as = Some("nobody".into());
     let running = place.start().await.unwrap();
     let server = place.settings.system_dir.join("server");
-    assert!(
-        running.data_dir.starts_with(&server),
-        "{}",
-        running.data_dir.display()
-    );
+    assert!(running.data_dir.starts_with(&server), "{}", running.data_dir.display());
     assert_eq!(fs::read_dir(&place.settings.state_dir).unwrap().count(), 0);
 
-    let nobody = nix::unistd::User::from_name("nobody")
-        .unwrap()
-        .unwrap()
-        .uid
-        .as_raw();
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.as_raw();
     let cluster = running.data_dir.parent().unwrap();
     for entry in fs::read_dir(cluster).unwrap().flatten() {
         let about = entry.metadata().unwrap();
@@ -938,13 +746,7 @@ async fn root_keeps_everything_but_the_data_to_itself() {
     }
     assert_eq!(fs::metadata(cluster).unwrap().uid(), 0);
     let status = fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
-    let line = |key: &str| {
-        status
-            .lines()
-            .find(|l| l.starts_with(key))
-            .unwrap()
-            .to_owned()
-    };
+    let line = |key: &str| status.lines().find(|l| l.starts_with(key)).unwrap().to_owned();
     assert!(line("Uid:").contains(&nobody.to_string()));
     assert_eq!(line("Groups:").trim_end(), "Groups:");
 
@@ -954,14 +756,7 @@ async fn root_keeps_everything_but_the_data_to_itself() {
     place.settings.run_as = Some("root".into());
     assert_eq!(place.start().await.unwrap_err().kind(), Kind::Config);
     place.settings.run_as = Some("no such account".into());
-    assert!(
-        place
-            .start()
-            .await
-            .unwrap_err()
-            .message()
-            .contains("no such account")
-    );
+    assert!(place.start().await.unwrap_err().message().contains("no such account"));
     place.settings.run_as = Some("daemon".into());
     let error = place.start().await.unwrap_err();
     assert!(error.message().contains("`nobody`"), "{error:?}");
@@ -983,24 +778,13 @@ async fn nothing_of_the_caller_stays_open_helper() {
 #[tokio::test]
 async fn nothing_of_the_caller_stays_open() {
     let place = Place::new();
-    let shell = if Path::new("/bin/bash").exists() {
-        "/bin/bash"
-    } else {
-        "/bin/sh"
-    };
-    let many = if shell == "/bin/bash" {
-        "exec 200>&1 11>&1;"
-    } else {
-        ""
-    };
+    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
+    let many = if shell == "/bin/bash" { "exec 200>&1 11>&1;" } else { "" };
     let mut command = tokio::process::Command::new(shell);
     command
         .args(["-c", &format!("exec 3>&1 9>&1; {many} exec \"$@\""), "sh"])
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "managed_server::nothing_of_the_caller_stays_open_helper",
-        ])
+        .args(["--exact", "managed_server::nothing_of_the_caller_stays_open_helper"])
         .args(["--ignored", "--nocapture"])
         .env("PGSTENCIL_TEST_STATE", &place.settings.state_dir)
         .env("BUILD_ID", "a mark that CI kills by");
@@ -1014,15 +798,7 @@ async fn nothing_of_the_caller_stays_open() {
 
     let pid = status.pid.unwrap();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let session: i32 = stat
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_whitespace()
-        .nth(3)
-        .unwrap()
-        .parse()
-        .unwrap();
+    let session: i32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3).unwrap().parse().unwrap();
     assert_ne!(session, nix::unistd::getsid(None).unwrap().as_raw());
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
     let environment = String::from_utf8_lossy(&environment);

@@ -21,30 +21,17 @@ fn a_command_needs_no_dashes_before_it() {
         (&["run", "./run-tests"][..], ""),
         (&["run", "--", "./run-tests"], ""),
         // All behind the first word is the command's, also what pgstencil knows.
-        (
-            &["run", "-q", "./run-tests", "-q", "--json", "a b"],
-            "[-q][--json][a b]",
-        ),
-        (
-            &["run", "--clones", "1", "./run-tests", "--clones", "x"],
-            "[--clones][x]",
-        ),
-        (
-            &["run", "--", "./run-tests", "--", "--help"],
-            "[--][--help]",
-        ),
+        (&["run", "-q", "./run-tests", "-q", "--json", "a b"], "[-q][--json][a b]"),
+        (&["run", "--clones", "1", "./run-tests", "--clones", "x"], "[--clones][x]"),
+        (&["run", "--", "./run-tests", "--", "--help"], "[--][--help]"),
         (&["run", "./run-tests", "--", "-V"], "[--][-V]"),
         (&["run", "./run-tests", "run", "--keep"], "[run][--keep]"),
     ] {
         let given = if given.is_empty() { "[]" } else { given };
-        pgstencil(&project, args)
-            .success()
-            .stdout(&format!("{given}1\n"));
+        pgstencil(&project, args).success().stdout(&format!("{given}1\n"));
     }
     // An option of ours that is mistyped is not taken for the command.
-    pgstencil(&project, &["run", "--clone", "1", "./run-tests"])
-        .fails(2)
-        .stderr_has("'--clones'");
+    pgstencil(&project, &["run", "--clone", "1", "./run-tests"]).fails(2).stderr_has("'--clones'");
 }
 
 #[test]
@@ -66,9 +53,7 @@ fn a_string_without_quotes_is_told_as_that() {
     }
     let text = config.replace("[\"migrations/*.sql\"]", "[migrations/*.sql, 'x']");
     project.write("pgstencil.toml", &text);
-    pgstencil(&project, &["ensure"])
-        .fails(2)
-        .stderr_has(r#"`migrations = ["migrations/*.sql", 'x']`"#);
+    pgstencil(&project, &["ensure"]).fails(2).stderr_has(r#"`migrations = ["migrations/*.sql", 'x']`"#);
 }
 
 #[test]
@@ -77,23 +62,16 @@ fn mistyped_names_are_guessed() {
     let name = format!("branch_{}", project.id);
     pgstencil(&project, &["clone", "--name", &name]).success();
     let typed = name.replace("branch", "brnach");
-    pgstencil(&project, &["release", &typed])
-        .fails(6)
-        .stderr_has(&format!("hint: did you mean `{name}`?"));
+    pgstencil(&project, &["release", &typed]).fails(6).stderr_has(&format!("hint: did you mean `{name}`?"));
     for (typed, meant) in [("releas", "release"), ("build", "ensure"), ("ls", "list")] {
-        pgstencil(&project, &[typed])
-            .fails(2)
-            .stderr_has(&format!("'{meant}'"));
+        pgstencil(&project, &[typed]).fails(2).stderr_has(&format!("'{meant}'"));
     }
     let config = project.read("pgstencil.toml");
-    for (glob, meant) in [
-        ("migratons/*.sql", "migrations/*.sql"),
-        ("**/migratoins/*.sql", "**/migrations/*.sql"),
-    ] {
+    for (glob, meant) in
+        [("migratons/*.sql", "migrations/*.sql"), ("**/migratoins/*.sql", "**/migrations/*.sql")]
+    {
         project.write("pgstencil.toml", &config.replace("migrations/*.sql", glob));
-        pgstencil(&project, &["ensure"])
-            .fails(2)
-            .stderr_has(&format!("hint: did you mean `{meant}`?"));
+        pgstencil(&project, &["ensure"]).fails(2).stderr_has(&format!("hint: did you mean `{meant}`?"));
     }
 }
 
@@ -113,10 +91,7 @@ fn a_wrong_password_and_none_are_told_apart() {
         .stderr_has(&format!("{refused}the password is wrong"))
         .stderr_has("the password comes from PGPASSWORD")
         .lacks("s3cret");
-    project.connect_to(format!(
-        "postgresql://{}:s3cret@{place}/postgres",
-        role.name
-    ));
+    project.connect_to(format!("postgresql://{}:s3cret@{place}/postgres", role.name));
     pgstencil(&project, &["clone"])
         .fails(3)
         .stderr_has("the password comes from the server URL")
@@ -132,10 +107,7 @@ fn a_test_runner_that_stops_at_its_clone_is_explained() {
         "#!/bin/sh\ncase $* in *--keepdb*) exit 1;; esac\necho \"Type 'yes' if you would like to try deleting\"\n\
          read answer || { echo 'EOFError: EOF when reading a line' >&2; exit 1; }\n",
     );
-    project.write(
-        "run-tests",
-        "#!/bin/sh\nset -e\n./manage.py test --parallel 2\n",
-    );
+    project.write("run-tests", "#!/bin/sh\nset -e\n./manage.py test --parallel 2\n");
     for script in ["manage.py", "run-tests"] {
         let path = project.path().join(script);
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -166,9 +138,7 @@ fn a_second_release_says_that_it_is_the_second() {
         server().psql(&project.registry(), mark);
         let again = pgstencil(&project, &["release", &name]).run();
         said = again.to_string();
-        again
-            .stderr
-            .contains(&format!("given back before: {name}\n"))
+        again.stderr.contains(&format!("given back before: {name}\n"))
     });
     assert!(told, "{said}");
 }
@@ -190,26 +160,17 @@ fn who_waited_for_a_build_is_told_how_long() {
     assert_eq!(answer["outcome"], "hit");
     let ms = |value: &serde_json::Value| value.as_f64().unwrap();
     assert!(ms(&answer["waited_ms"]) > 0.0, "{waited}");
-    assert!(
-        ms(&answer["waited_ms"]) <= ms(&answer["timing_ms"]["template"]),
-        "{waited}"
-    );
+    assert!(ms(&answer["waited_ms"]) <= ms(&answer["timing_ms"]["template"]), "{waited}");
     waited.stderr_has(" of it waiting for another build");
 }
 
 #[test]
 fn durations_read_as_they_are_written() {
     let project = Project::with_migrations(server());
-    project.append_config(
-        "build_timeout = \"90m\"\n[eviction]\nmax_idle = \"14d\"\n[clone]\nttl = \"7d\"",
-    );
+    project.append_config("build_timeout = \"90m\"\n[eviction]\nmax_idle = \"14d\"\n[clone]\nttl = \"7d\"");
     let shown = pgstencil(&project, &["config", "show"]).success();
-    for line in [
-        "build_timeout = \"1h 30m\"",
-        "max_idle = \"14d\"",
-        "ttl = \"7d\"",
-        "orphan_grace = \"2m\"",
-    ] {
+    for line in ["build_timeout = \"1h 30m\"", "max_idle = \"14d\"", "ttl = \"7d\"", "orphan_grace = \"2m\""]
+    {
         shown.stdout_has(line);
     }
 }
@@ -226,9 +187,7 @@ fn a_clone_that_was_there_is_named_by_its_own_fingerprint() {
     let old = pgstencil(&project, &["ensure"]).success().line()[..12].to_owned();
     project.add_migration("0003_more", "create table more (id int);");
     let new = pgstencil(&project, &["ensure"]).success().line()[..12].to_owned();
-    clone()
-        .success()
-        .stderr_has(&format!("reused app ({old}; the files are {new})"));
+    clone().success().stderr_has(&format!("reused app ({old}; the files are {new})"));
     let summary = project.read("summary");
     let line = summary.lines().last().unwrap();
     assert!(line.contains(&format!("reused (`{old}`)")), "{summary}");
@@ -238,14 +197,8 @@ fn a_clone_that_was_there_is_named_by_its_own_fingerprint() {
 fn with_json_a_wrong_command_line_is_an_object_too() {
     let project = Project::with_migrations(server());
     for (args, message) in [
-        (
-            &["--json", "clone", "--bogus"][..],
-            "unexpected argument '--bogus' found",
-        ),
-        (
-            &["clone", "--clones", "0", "--json"],
-            "invalid value '0' for '--clones <N>'",
-        ),
+        (&["--json", "clone", "--bogus"][..], "unexpected argument '--bogus' found"),
+        (&["clone", "--clones", "0", "--json"], "invalid value '0' for '--clones <N>'"),
         (&["--json", "releas"], "unrecognized subcommand 'releas'"),
     ] {
         let failed = pgstencil(&project, args).fails(2);
@@ -269,13 +222,9 @@ fn with_json_a_wrong_command_line_is_an_object_too() {
 #[test]
 fn a_time_to_live_of_nothing_is_told_as_that() {
     let project = Project::with_migrations(server());
-    for (ttl, why) in [
-        ("0s", "is no time at all"),
-        ("11y", "is more than ten years"),
-        ("soon", "is not a duration"),
-    ] {
-        pgstencil(&project, &["clone", "--ttl", ttl])
-            .fails(2)
-            .stderr_has(&format!("`--ttl {ttl}` {why}"));
+    for (ttl, why) in
+        [("0s", "is no time at all"), ("11y", "is more than ten years"), ("soon", "is not a duration")]
+    {
+        pgstencil(&project, &["clone", "--ttl", ttl]).fails(2).stderr_has(&format!("`--ttl {ttl}` {why}"));
     }
 }

@@ -81,14 +81,11 @@ fn a_settle_is_not_sealed_either() {
     items(&project);
     stash_and_pop(&project, "3");
     let extended = outcome(&project, "extended");
-    let over =
-        || project.builds() >= 3 && templates(&project).iter().all(|t| t["state"] == "ready");
+    let over = || project.builds() >= 3 && templates(&project).iter().all(|t| t["state"] == "ready");
     assert!(eventually(std::time::Duration::from_secs(40), over));
     let row = |project: &Project<'_>| -> Value {
         let all = templates(project);
-        let found = all
-            .iter()
-            .find(|t| t["fingerprint"] == extended["fingerprint"]);
+        let found = all.iter().find(|t| t["fingerprint"] == extended["fingerprint"]);
         found.unwrap().clone()
     };
     // It was an attempt in vain, but no failure that is told.
@@ -100,16 +97,10 @@ fn a_settle_is_not_sealed_either() {
         .fails(4)
         .stderr_has("changed while its template was built from nothing")
         .stderr_has("`migrations/0002_orders.sql` was written to");
-    let settled = Pgstencil::new(&project)
-        .args(["ensure", "--settle", "--json"])
-        .success()
-        .json();
+    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
     assert_eq!(settled["provisional"], false);
     let verified = Pgstencil::new(&project).arg("verify").run();
-    assert!(
-        verified.status.code().is_some_and(|code| code < 2),
-        "{verified}"
-    );
+    assert!(verified.status.code().is_some_and(|code| code < 2), "{verified}");
     stash_and_pop(&project, &project.builds().saturating_add(1).to_string());
     Pgstencil::new(&project)
         .arg("verify")
@@ -161,13 +152,8 @@ fn a_script_that_the_build_command_names_is_an_input() {
     explained
         .stdout_has("  build_inputs  migrate.sh, named by `build`\n")
         .stdout_has("  input changed: migrate.sh\n");
-    let json = Pgstencil::new(&project)
-        .args(["explain", "--json"])
-        .success();
-    assert_eq!(
-        json.json()["inputs"]["named"],
-        serde_json::json!(["migrate.sh"])
-    );
+    let json = Pgstencil::new(&project).args(["explain", "--json"]).success();
+    assert_eq!(json.json()["inputs"]["named"], serde_json::json!(["migrate.sh"]));
     outcome(&project, "miss");
     // Hidden, it is not.
     project.write(".gitignore", "migrate.sh\n");

@@ -22,9 +22,7 @@ impl<'p, 's> Checkout<'p, 's> {
     }
 
     pub(crate) fn pgstencil(&self, args: &[&str]) -> Pgstencil {
-        Pgstencil::new(self.project)
-            .current_dir(&self.path)
-            .args(args)
+        Pgstencil::new(self.project).current_dir(&self.path).args(args)
     }
 }
 
@@ -81,69 +79,41 @@ async fn another_checkout_gets_no_clone_of_ours_unless_it_insists() {
     }
     assert_eq!(listed(&project, &name)["owner"], owner);
     assert_eq!(oid(&project, &name), before);
-    sqlx::raw_sql("select * from mine")
-        .execute(&mut session)
-        .await
-        .unwrap();
+    sqlx::raw_sql("select * from mine").execute(&mut session).await.unwrap();
     assert_eq!(
-        pgstencil(&project, &["clone", "--name", &name, "--json"])
-            .success()
-            .json()["outcome"],
+        pgstencil(&project, &["clone", "--name", &name, "--json"]).success().json()["outcome"],
         "reused"
     );
 
     // Taken, with what is in it, and with those who are in it.
-    let json = other
-        .pgstencil(&["clone", "--name", &name, "--take", "--json"])
-        .success();
+    let json = other.pgstencil(&["clone", "--name", &name, "--take", "--json"]).success();
     json.stderr_has("it is yours now");
     assert_eq!(json.json()["outcome"], "reused");
     assert_eq!(oid(&project, &name), before);
-    sqlx::raw_sql("select * from mine")
-        .execute(&mut session)
-        .await
-        .unwrap();
+    sqlx::raw_sql("select * from mine").execute(&mut session).await.unwrap();
     let owner = listed(&project, &name)["owner"].clone();
     assert_eq!(owner["top"], other.path.to_str().unwrap());
     for command in [&["clone", "--name"][..], &["release"]] {
-        pgstencil(&project, command)
-            .arg(&name)
-            .fails(7)
-            .stderr_has(other.path.to_str().unwrap());
+        pgstencil(&project, command).arg(&name).fails(7).stderr_has(other.path.to_str().unwrap());
     }
 
     // And back, without.
     pgstencil(&project, &["clone", "--name", &name, "--take", "--fresh"]).success();
     assert_ne!(oid(&project, &name), before);
-    assert!(
-        sqlx::raw_sql("select 1")
-            .execute(&mut session)
-            .await
-            .is_err()
-    );
+    assert!(sqlx::raw_sql("select 1").execute(&mut session).await.is_err());
     drop(session);
     pgstencil(&project, &["release", &name]).success();
     goes(&project, &name);
     // The one who lost it is told.
     let output = other.pgstencil(&["clone", "--name", &name]).success();
     output
-        .stderr_has(&format!(
-            "the clone that had the name {name} before was dropped"
-        ))
+        .stderr_has(&format!("the clone that had the name {name} before was dropped"))
         .stderr_has("replaced it by `pgstencil clone --take --fresh`");
     pgstencil(&project, &["release", &name, "--take"]).success();
     goes(&project, &name);
-    let json = other
-        .pgstencil(&["clone", "--name", &name, "--json"])
-        .success()
-        .json();
+    let json = other.pgstencil(&["clone", "--name", &name, "--json"]).success().json();
     assert_eq!(json["dropped"]["name"], *name);
-    assert!(
-        json["dropped"]["why"]
-            .as_str()
-            .unwrap()
-            .contains("gave it back")
-    );
+    assert!(json["dropped"]["why"].as_str().unwrap().contains("gave it back"));
     other.pgstencil(&["release", &name]).success();
     only_templates_left(&project);
 }
@@ -188,9 +158,7 @@ fn clones_without_a_name_of_their_own_are_given_back_by_their_owner_only() {
             .fails(7)
             .stderr_has("belongs to another owner");
     }
-    other
-        .pgstencil(&["release", "--take", clone["id"].as_str().unwrap()])
-        .success();
+    other.pgstencil(&["release", "--take", clone["id"].as_str().unwrap()]).success();
     only_templates_left(&project);
 }
 
@@ -204,14 +172,9 @@ fn pgstencil_owner_stands_for_machine_and_checkout() {
     runner(pgstencil(&project, &clone), "runner-7").success();
     let owner = listed(&project, &name)["owner"].clone();
     assert_eq!(owner["name"], "runner-7");
-    runner(other.pgstencil(&clone), "runner-7")
-        .success()
-        .stderr_has("reused");
+    runner(other.pgstencil(&clone), "runner-7").success().stderr_has("reused");
     // The same checkout under no name, and under another.
-    for command in [
-        pgstencil(&project, &clone),
-        runner(pgstencil(&project, &clone), "runner-8"),
-    ] {
+    for command in [pgstencil(&project, &clone), runner(pgstencil(&project, &clone), "runner-8")] {
         command.fails(7).stderr_has("PGSTENCIL_OWNER `runner-7`");
     }
     runner(other.pgstencil(&["release", &name]), "runner-7").success();
@@ -225,10 +188,7 @@ fn another_role_of_the_server_is_another_owner() {
     for member in &members {
         server().psql(
             "postgres",
-            &format!(
-                "grant {0} to {1}; alter role {1} set role = {0}",
-                group.name, member.name
-            ),
+            &format!("grant {0} to {1}; alter role {1} set role = {0}", group.name, member.name),
         );
     }
     let mut project = Project::with_migrations(server());
@@ -263,9 +223,7 @@ fn a_project_may_share_its_named_clones() {
     // It stays the clone of who made it.
     assert_eq!(listed(&project, &name)["owner"], owner);
     assert_eq!(oid(&project, &name), before);
-    other
-        .pgstencil(&["clone", "--name", &name, "--fresh"])
-        .success();
+    other.pgstencil(&["clone", "--name", &name, "--fresh"]).success();
     assert_ne!(oid(&project, &name), before);
     pgstencil(&project, &["release", &name]).success();
     goes(&project, &name);
@@ -275,10 +233,7 @@ fn a_project_may_share_its_named_clones() {
     let config = std::fs::read_to_string(other.path.join("pgstencil.toml")).unwrap();
     let alone = config.replace("named = \"project\"", "named = \"checkout\"");
     std::fs::write(other.path.join("pgstencil.toml"), &alone).unwrap();
-    other
-        .pgstencil(&clone)
-        .fails(7)
-        .stderr_has("`[clone] named = \"project\"`");
+    other.pgstencil(&clone).fails(7).stderr_has("`[clone] named = \"project\"`");
     // And of the project.
     let elsewhere = config.replace(&project.name(), &format!("{}_too", project.name()));
     std::fs::write(other.path.join("pgstencil.toml"), elsewhere).unwrap();
@@ -298,9 +253,8 @@ fn of_two_owners_who_want_a_name_at_once_one_gets_it() {
         let all: Vec<_> = (0..6)
             .map(|n| {
                 let place = n % 2;
-                let command = Pgstencil::new(&project)
-                    .current_dir(&places[place])
-                    .args(["clone", "--name", &name]);
+                let command =
+                    Pgstencil::new(&project).current_dir(&places[place]).args(["clone", "--name", &name]);
                 (place, command.spawn())
             })
             .collect();
@@ -323,10 +277,7 @@ fn of_two_owners_who_want_a_name_at_once_one_gets_it() {
         let all: Vec<_> = places
             .iter()
             .map(|place| {
-                Pgstencil::new(&project)
-                    .current_dir(place)
-                    .args(["clone", "--take", "--name", &name])
-                    .spawn()
+                Pgstencil::new(&project).current_dir(place).args(["clone", "--take", "--name", &name]).spawn()
             })
             .collect();
         for running in all {
@@ -339,10 +290,7 @@ fn of_two_owners_who_want_a_name_at_once_one_gets_it() {
             false => (&places[0], &places[1]),
         };
         for (place, code) in [(first, 7), (second, 0)] {
-            Pgstencil::new(&project)
-                .current_dir(place)
-                .args(["release", &name])
-                .fails(code);
+            Pgstencil::new(&project).current_dir(place).args(["release", &name]).fails(code);
         }
     }
     only_templates_left(&project);
@@ -366,17 +314,11 @@ fn a_clone_is_taken_into_another_project() {
     assert_eq!(json["stale"], false);
     assert_eq!(oid(&project, &name), before);
     assert_eq!(listed(&project, &name)["project"], "other");
-    other
-        .pgstencil(&["clone", "--name", &name])
-        .success()
-        .stderr_has("reused");
+    other.pgstencil(&["clone", "--name", &name]).success().stderr_has("reused");
     // The same checkout under another name of the project.
     let renamed = format!("project = \"too\"\n{}", config.replace(&named, ""));
     std::fs::write(other.path.join("pgstencil.toml"), renamed).unwrap();
-    other
-        .pgstencil(&["clone", "--name", &name])
-        .fails(7)
-        .stderr_has("is of another definition");
+    other.pgstencil(&["clone", "--name", &name]).fails(7).stderr_has("is of another definition");
     other.pgstencil(&take).success().lacks("it is yours now");
     assert_eq!(oid(&project, &name), before);
     other.pgstencil(&["release", &name]).success();
@@ -392,15 +334,10 @@ fn a_fresh_start_and_a_taking_at_once_leave_one_owner() {
     pgstencil(&project, &["clone", "--name", &name]).success();
     for _ in 0..4 {
         let fresh = pgstencil(&project, &["clone", "--fresh", "--name", &name]).spawn();
-        let take = other
-            .pgstencil(&["clone", "--take", "--name", &name])
-            .spawn();
+        let take = other.pgstencil(&["clone", "--take", "--name", &name]).spawn();
         let (fresh, take) = (fresh.wait(), take.wait());
         let codes = [fresh.status.code(), take.status.code()];
-        assert!(
-            codes.iter().all(|c| matches!(c, Some(0 | 7))),
-            "{fresh}{take}"
-        );
+        assert!(codes.iter().all(|c| matches!(c, Some(0 | 7))), "{fresh}{take}");
         assert!(codes.contains(&Some(0)), "{fresh}{take}");
         let clones = list(&project)["clones"].as_array().unwrap().clone();
         let leased: Vec<_> = clones.iter().filter(|c| c["state"] == "leased").collect();
@@ -425,15 +362,10 @@ fn clones_from_before_belong_to_whom_their_holder_matches() {
         "update pgstencil.clone set owner_role = null, owner_machine = '', owner_top = '', \
          owner_below = '', holder = holder - 'checkout'",
     );
-    other
-        .pgstencil(&["clone", "--name", &name])
-        .fails(7)
-        .stderr_has(project.path().to_str().unwrap());
+    other.pgstencil(&["clone", "--name", &name]).fails(7).stderr_has(project.path().to_str().unwrap());
     other.pgstencil(&["release", &name]).fails(7);
     // Its owner's next command records who that is.
-    pgstencil(&project, &["clone", "--name", &name])
-        .success()
-        .stderr_has("reused");
+    pgstencil(&project, &["clone", "--name", &name]).success().stderr_has("reused");
     let owner = listed(&project, &name)["owner"].clone();
     assert_eq!(owner["role"], server().user());
     assert_eq!(owner["top"], project.path().to_str().unwrap());
@@ -442,9 +374,7 @@ fn clones_from_before_belong_to_whom_their_holder_matches() {
         &project,
         "update pgstencil.clone set owner_role = null, holder = holder || '{\"host\": \"elsewhere\"}'",
     );
-    pgstencil(&project, &["clone", "--name", &name])
-        .fails(7)
-        .stderr_has("on elsewhere");
+    pgstencil(&project, &["clone", "--name", &name]).fails(7).stderr_has("on elsewhere");
     pgstencil(&project, &["clone", "--name", &name, "--take"]).success();
     pgstencil(&project, &["release", &name]).success();
     only_templates_left(&project);
@@ -481,11 +411,7 @@ fn a_clone_with_other_databases_than_the_definition_is_not_given_back() {
         let output = clone(&[]).fails(7);
         output
             .stdout("")
-            .stderr_has(&format!(
-                "has: default (`{}`), p1 (`{}`)",
-                name("default"),
-                name("p1")
-            ))
+            .stderr_has(&format!("has: default (`{}`), p1 (`{}`)", name("default"), name("p1")))
             .stderr_has("the definition has: ")
             .stderr_has("--fresh");
         assert_eq!(oid(&project, &name("default")), before);
@@ -500,9 +426,7 @@ fn a_clone_with_other_databases_than_the_definition_is_not_given_back() {
     // Half of it is gone: what is left is not dropped unasked.
     server().psql("postgres", &format!("drop database {}", name("p2")));
     let left = oid(&project, &name("default"));
-    clone(&[])
-        .fails(7)
-        .stderr_has(&format!("`{}` is gone", name("p2")));
+    clone(&[]).fails(7).stderr_has(&format!("`{}` is gone", name("p2")));
     assert_eq!(oid(&project, &name("default")), left);
     clone(&["--fresh"]).success();
     pgstencil(&project, &["release", &name("default")]).success();
@@ -528,9 +452,7 @@ fn a_clone_that_somebody_dropped_is_made_anew_and_told() {
 #[test]
 fn another_definition_of_the_same_owner_does_not_get_it() {
     let project = Project::with_migrations(server());
-    project.append_config(
-        "[template.too]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"sh migrate.sh\"",
-    );
+    project.append_config("[template.too]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"sh migrate.sh\"");
     let name = format!("dev_{}", project.id);
     pgstencil(&project, &["clone", "-t", "app", "--name", &name]).success();
     let before = oid(&project, &name);
@@ -541,9 +463,7 @@ fn another_definition_of_the_same_owner_does_not_get_it() {
             .stderr_has("is of another definition");
     }
     assert_eq!(oid(&project, &name), before);
-    pgstencil(&project, &["clone", "-t", "too", "--name", &name])
-        .args(["--take", "--fresh"])
-        .success();
+    pgstencil(&project, &["clone", "-t", "too", "--name", &name]).args(["--take", "--fresh"]).success();
     assert_eq!(listed(&project, &name)["template"], "too");
     pgstencil(&project, &["release", &name]).success();
     only_templates_left(&project);
@@ -574,10 +494,7 @@ fn a_reused_clone_says_what_it_and_the_files_are() {
         output
             .stderr_has(&format!("reused app ({old}; the files are {new})"))
             .stderr_has(&format!("is from {words} ({old}; the files are {new})"));
-        for other in ["older", "newer", "other"]
-            .iter()
-            .filter(|w| !words.starts_with(**w))
-        {
+        for other in ["older", "newer", "other"].iter().filter(|w| !words.starts_with(**w)) {
             output.lacks(&format!("from {other}"));
         }
     };
@@ -590,10 +507,7 @@ fn a_reused_clone_says_what_it_and_the_files_are() {
     // An older branch that was built later is no newer for that.
     pgstencil(&project, &["ensure"]).success();
     stale("newer", "newer migrations");
-    project.write(
-        "migrations/0002_orders.sql",
-        &format!("{second}-- edited\n"),
-    );
+    project.write("migrations/0002_orders.sql", &format!("{second}-- edited\n"));
     stale("other", "other files");
     pgstencil(&project, &["release", &name]).success();
     only_templates_left(&project);
@@ -601,8 +515,7 @@ fn a_reused_clone_says_what_it_and_the_files_are() {
 
 /// Waits until the registry knows the command of a run.
 fn knows_command(project: &Project<'_>, name: &str) {
-    let known =
-        format!("select count(*) from pgstencil.clone where name = '{name}' and command_pid > 0");
+    let known = format!("select count(*) from pgstencil.clone where name = '{name}' and command_pid > 0");
     assert!(eventually(PATIENCE, || registry(project, &known) == "1"));
 }
 
@@ -628,11 +541,7 @@ fn the_command_of_a_killed_run_keeps_its_clone() {
             .stdout("")
             .stderr_has("killed `pgstencil run`");
         other.pgstencil(&again).fails(7).stdout("");
-        pgstencil(
-            &project,
-            &["clone", "--fresh", "--name", &name, "--wait", "500ms"],
-        )
-        .fails(5);
+        pgstencil(&project, &["clone", "--fresh", "--name", &name, "--wait", "500ms"]).fails(5);
         let mut second = pgstencil(&project, &again).spawn();
         second.wait_for_text("waiting for the command of a killed `pgstencil run`");
         assert!(!second.wait_timeout(std::time::Duration::from_millis(300)));
@@ -654,9 +563,7 @@ fn the_clone_of_a_killed_run_goes_at_once_if_its_command_is_gone() {
     held.run.kill9();
     held.end();
     // Within far less than the grace of two minutes.
-    pgstencil(&project, &["run", "--name", &name, "--", "echo", "mine"])
-        .success()
-        .stdout("mine\n");
+    pgstencil(&project, &["run", "--name", &name, "--", "echo", "mine"]).success().stdout("mine\n");
     only_templates_left(&project);
 }
 
@@ -672,10 +579,9 @@ fn a_killed_run_elsewhere_keeps_its_clone_for_the_grace() {
     let ran = |set: &str| registry(&project, &format!("update pgstencil.clone set {set}"));
     let again = || pgstencil(&project, &["run", "--name", &name, "--", "echo", "mine"]);
     // Before another boot, and killed just when it started its command.
-    for set in [
-        "holder = holder || '{\"machine\": \"another boot\"}'",
-        "command_pid = 0, command_group = null",
-    ] {
+    for set in
+        ["holder = holder || '{\"machine\": \"another boot\"}'", "command_pid = 0, command_group = null"]
+    {
         ran("command_pid = 1, command_group = null, orphaned_at = null");
         ran(set);
         again()
@@ -689,10 +595,7 @@ fn a_killed_run_elsewhere_keeps_its_clone_for_the_grace() {
     ran("orphaned_at = now() - interval '1 minute'");
     let output = again().fails(7);
     output.stderr_has("the name is free in ");
-    assert!(
-        output.stderr.contains("in 5") || output.stderr.contains("in 1m"),
-        "{output}"
-    );
+    assert!(output.stderr.contains("in 5") || output.stderr.contains("in 1m"), "{output}");
     ran("orphaned_at = now() - interval '3 minutes'");
     again().success().stdout("mine\n");
     only_templates_left(&project);

@@ -61,20 +61,14 @@ fn project(role: &Role<'static>, after_clone_sql: &str) -> Project<'static> {
     ));
     let config = project.read("pgstencil.toml");
     let line = format!("extend = \"never\"\nafter_clone_sql.app = '''{after_clone_sql}'''\n");
-    project.write(
-        "pgstencil.toml",
-        &config.replace("extend = \"never\"\n", &line),
-    );
+    project.write("pgstencil.toml", &config.replace("extend = \"never\"\n", &line));
     project
 }
 
 #[tokio::test]
 async fn traces_hold_no_password_and_no_stored_setting() {
     let role = Role::with(server(), "createdb", "hidden-word");
-    let project = project(
-        &role,
-        "create table public.seen as select '{password}' as word, '{url}' as url",
-    );
+    let project = project(&role, "create table public.seen as select '{password}' as word, '{url}' as url");
     let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
     let url = ServerUrl::parse(project.server_url()).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
@@ -88,23 +82,14 @@ async fn traces_hold_no_password_and_no_stored_setting() {
         let name = acquired.clones[0].name().to_owned();
         let keeper = stencil.keep(acquired.registry, &acquired.clones);
         let kept = keeper.stop().await.unwrap();
-        assert_eq!(
-            server().psql(&name, "select word from public.seen"),
-            "hidden-word"
-        );
-        stencil
-            .give_back(kept.registry, &acquired.clones)
-            .await
-            .unwrap();
+        assert_eq!(server().psql(&name, "select word from public.seen"), "hidden-word");
+        stencil.give_back(kept.registry, &acquired.clones).await.unwrap();
         name
     };
     let traced = traced.0.lock().unwrap();
     // It is the trace of all this.
     assert!(traced.contains(&name), "{traced}");
-    assert!(
-        traced.contains("SET \\\"application_name\\\" TO '…'"),
-        "{traced}"
-    );
+    assert!(traced.contains("SET \\\"application_name\\\" TO '…'"), "{traced}");
     assert!(traced.contains("run the user's statements"), "{traced}");
     assert!(!traced.contains("hidden"), "{traced}");
 }
@@ -112,31 +97,11 @@ async fn traces_hold_no_password_and_no_stored_setting() {
 #[test]
 fn what_the_server_says_of_after_clone_sql_holds_no_password() {
     for (password, sql, said) in [
-        (
-            "hidden-word",
-            "select '{password}'::int",
-            "invalid input syntax for type integer: \"***\"",
-        ),
-        (
-            "it's a \"word\\",
-            "select '{password}'::int",
-            "integer: \"***\"",
-        ),
-        (
-            "it's a \"word\\",
-            "select 1 from '{password}'",
-            "at or near \"'***'\"",
-        ),
-        (
-            "it's a \"word\\",
-            "select 1 from E'{password}'",
-            "at or near \"E'***'\"",
-        ),
-        (
-            "it's a \"word\\",
-            "select \"{password}\"",
-            "column \"***\" does not exist",
-        ),
+        ("hidden-word", "select '{password}'::int", "invalid input syntax for type integer: \"***\""),
+        ("it's a \"word\\", "select '{password}'::int", "integer: \"***\""),
+        ("it's a \"word\\", "select 1 from '{password}'", "at or near \"'***'\""),
+        ("it's a \"word\\", "select 1 from E'{password}'", "at or near \"E'***'\""),
+        ("it's a \"word\\", "select \"{password}\"", "column \"***\" does not exist"),
         ("hidden word", "select '{url}'::int", ":***@"),
         (
             "hidden-word",
@@ -146,11 +111,7 @@ fn what_the_server_says_of_after_clone_sql_holds_no_password() {
     ] {
         let role = Role::with(server(), "createdb", password);
         let project = project(&role, sql);
-        for args in [
-            &["clone"][..],
-            &["--json", "clone"],
-            &["run", "-v", "--", "true"],
-        ] {
+        for args in [&["clone"][..], &["--json", "clone"], &["run", "-v", "--", "true"]] {
             let failed = Pgstencil::new(&project).args(args).fails(4);
             let all = format!("{}{}", failed.stdout, failed.stderr);
             let plain = all.replace("\\\"", "\"").replace("\\\\", "\\");

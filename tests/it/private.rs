@@ -69,11 +69,8 @@ fn the_managed_server_has_no_file_that_others_can_read() {
     assert_eq!(open, Vec::<String>::new());
     let closed = if geteuid().is_root() { 0o711 } else { 0o700 };
     assert_eq!(mode(&folder), closed);
-    let cluster = fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.is_dir())
-        .unwrap();
+    let cluster =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
     for name in ["password", "cluster.json", "alive"] {
         let about = fs::metadata(cluster.join(name)).unwrap();
         assert_eq!(about.uid(), geteuid().as_raw(), "{name}");
@@ -124,9 +121,7 @@ fn a_state_folder_of_another_user_is_refused() {
 /// The folder of a demo in this temporary folder.
 fn demo_in(tmp: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(tmp).unwrap();
-    entries
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.to_string_lossy().contains("pgstencil-demo-"))
+    entries.map(|entry| entry.unwrap().path()).find(|path| path.to_string_lossy().contains("pgstencil-demo-"))
 }
 
 #[test]
@@ -135,10 +130,7 @@ fn a_demo_is_closed_while_it_runs_and_gone_afterwards() {
     let tmp = project.home().join("tmp");
     fs::create_dir(&tmp).unwrap();
     chmod(&tmp, 0o1777);
-    let mut demo = open_handed(&project, "demo")
-        .env("TMPDIR", &tmp)
-        .limit(Duration::from_secs(120))
-        .spawn();
+    let mut demo = open_handed(&project, "demo").env("TMPDIR", &tmp).limit(Duration::from_secs(120)).spawn();
     let url = || demo_in(&tmp).is_some_and(|folder| folder.join("server-url").exists());
     assert!(eventually(3 * PATIENCE, url), "{}", demo.stderr_so_far());
     let folder = demo_in(&tmp).unwrap();
@@ -177,12 +169,7 @@ fn a_report_can_be_read_by_its_owner_alone() {
     report("run --report /dev/null -- true");
     assert_eq!(mode(Path::new("/dev/null")) & 0o666, 0o666);
     let mut left = fs::read_dir(project.path()).unwrap();
-    assert!(left.all(|f| {
-        !f.unwrap()
-            .file_name()
-            .to_string_lossy()
-            .starts_with(".pgstencil")
-    }));
+    assert!(left.all(|f| { !f.unwrap().file_name().to_string_lossy().starts_with(".pgstencil") }));
 }
 
 #[test]

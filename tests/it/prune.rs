@@ -16,9 +16,7 @@ const SOON: Duration = Duration::from_secs(2);
 /// Makes a clone in a folder; its name begins with `t` and the project's id. Returns the name.
 fn clone_in(project: &Project<'_>, folder: &Path, pattern: &str, env: &[(&str, &str)]) -> String {
     let pattern = format!("t{}_{pattern}", project.id);
-    let mut clone = Pgstencil::new(project)
-        .args(["clone", "--json", "--name", &pattern])
-        .current_dir(folder);
+    let mut clone = Pgstencil::new(project).args(["clone", "--json", "--name", &pattern]).current_dir(folder);
     for (name, value) in env {
         clone = clone.env(name, value);
     }
@@ -71,17 +69,10 @@ fn what_a_branch_or_a_worktree_left_is_given_back_and_nothing_else() {
     let other = worktree(&project, "other");
     let tree = clone_in(&project, &other, "tree_{worktree}", &[]);
     let both = clone_in(&project, &other, "both_{worktree}_{branch}", &[]);
-    git(
-        &here,
-        &["worktree", "remove", "--force", other.to_str().unwrap()],
-    );
+    git(&here, &["worktree", "remove", "--force", other.to_str().unwrap()]);
 
     let planned = prune(&project, &["--dry-run"]).success().json();
-    let state = |state: &str| {
-        [&feature, &tree, &both]
-            .map(|name| pair(name, state))
-            .to_vec()
-    };
+    let state = |state: &str| [&feature, &tree, &both].map(|name| pair(name, state)).to_vec();
     assert_eq!(states(&planned), state("would_go"));
     assert_eq!(planned["dry_run"], true);
     assert_eq!(planned["clones"][0]["gone"], json!({"branch": "feat/x"}));
@@ -92,11 +83,7 @@ fn what_a_branch_or_a_worktree_left_is_given_back_and_nothing_else() {
         let mut clones = clones.as_array().unwrap().iter();
         clones.any(|c| c["name"] == **name && c["state"] == "leased")
     };
-    assert!(
-        [&main, &plain, &feature, &tree, &both]
-            .into_iter()
-            .all(leased)
-    );
+    assert!([&main, &plain, &feature, &tree, &both].into_iter().all(leased));
 
     // The other commands say how many there are, and change nothing.
     let words = "3 clones of this repository have outlived their branch or worktree";
@@ -120,24 +107,18 @@ fn what_a_branch_or_a_worktree_left_is_given_back_and_nothing_else() {
     assert!([&main, &feature, &tree, &both].into_iter().all(leased));
 
     let output = Pgstencil::new(&project).arg("prune").success();
-    output.stdout_has(&format!(
-        "gave back clone {feature}: branch `feat/x` is gone"
-    ));
+    output.stdout_has(&format!("gave back clone {feature}: branch `feat/x` is gone"));
     output.stdout_has(&format!("gave back clone {tree}: worktree `other` is gone"));
     for name in [&feature, &tree, &both] {
         goes(&project, name);
     }
     assert!(leased(&main));
     assert_eq!(states(&prune(&project, &[]).success().json()), []);
-    Pgstencil::new(&project)
-        .arg("list")
-        .success()
-        .lacks("outlived");
+    Pgstencil::new(&project).arg("list").success().lacks("outlived");
     // With the branch again, its owner learns what became of the clone.
     git(&here, &["checkout", "-q", "-b", "feat/x"]);
-    let again = Pgstencil::new(&project)
-        .args(["clone", "--name", &format!("t{}_{{branch}}", project.id)])
-        .success();
+    let again =
+        Pgstencil::new(&project).args(["clone", "--name", &format!("t{}_{{branch}}", project.id)]).success();
     again.stderr_has("branch `feat/x` is gone");
 }
 
@@ -150,10 +131,7 @@ fn where_git_does_not_answer_nothing_is_gone() {
     let empty = here.parent().unwrap().join("no-git");
     fs::create_dir(&empty).unwrap();
     let path = empty.to_str().unwrap();
-    nothing(
-        prune(&project, &[]).env("PATH", path),
-        "`git` is not installed",
-    );
+    nothing(prune(&project, &[]).env("PATH", path), "`git` is not installed");
     let listed = Pgstencil::new(&project).arg("list").env("PATH", path);
     listed.success().lacks("outlived");
 
@@ -189,10 +167,7 @@ fn where_git_does_not_answer_nothing_is_gone() {
     git(&here, &["worktree", "unlock", other.to_str().unwrap()]);
     git(&here, &["worktree", "prune"]);
     let answer = prune(&project, &["-n"]).success().json();
-    assert_eq!(
-        states(&answer),
-        [pair(&feature, "would_go"), pair(&tree, "would_go")]
-    );
+    assert_eq!(states(&answer), [pair(&feature, "would_go"), pair(&tree, "would_go")]);
 
     // Without any repository.
     fs::rename(here.join(".git"), here.join("../git")).unwrap();
@@ -222,10 +197,7 @@ fn a_branch_is_there_before_its_first_commit_and_packed() {
         clone_in(&project, &here, "{branch}", &[]);
         git(&here, &["pack-refs", "--all"]);
         git(&here, &["checkout", "-q", "--detach"]);
-        let planned = prune(&project, &["-n"])
-            .env("GIT_DIR", "/nowhere")
-            .success()
-            .json();
+        let planned = prune(&project, &["-n"]).env("GIT_DIR", "/nowhere").success().json();
         assert_eq!(planned["clones"].as_array().unwrap().len(), 1, "{planned}");
         let listed = Pgstencil::new(&project).arg("list").success();
         listed.stderr_has("1 clone of this repository has outlived its");
@@ -239,12 +211,7 @@ fn clones_of_others_stay_and_those_in_use() {
     let here = project.path();
     git(&here, &["checkout", "-q", "-b", "gone"]);
     let ours = clone_in(&project, &here, "ours_{branch}", &[]);
-    let runners = clone_in(
-        &project,
-        &here,
-        "runner_{branch}",
-        &[("PGSTENCIL_OWNER", "r1")],
-    );
+    let runners = clone_in(&project, &here, "runner_{branch}", &[("PGSTENCIL_OWNER", "r1")]);
     let ci = clone_in(&project, &here, "ci_{branch}", &[]);
     // Another repository with a branch of this name, at another place.
     let copy = here.parent().unwrap().join("copy");
@@ -258,10 +225,7 @@ fn clones_of_others_stay_and_those_in_use() {
 
     let role = Role::with(server(), "createdb", "x");
     let admin = project.server_url().to_owned();
-    server().psql(
-        "postgres",
-        &format!("grant \"{}\" to \"{}\"", server().user(), role.name),
-    );
+    server().psql("postgres", &format!("grant \"{}\" to \"{}\"", server().user(), role.name));
     project.connect_as(&role);
     // The role shares the registry as a member of its owner.
     assert_eq!(states(&prune(&project, &[]).success().json()), []);
@@ -275,15 +239,9 @@ fn clones_of_others_stay_and_those_in_use() {
         .unwrap();
     assert!(eventually(PATIENCE, || sessions(&project, &ours) > 0));
     let planned = prune(&project, &["-n"]).success().json();
-    assert_eq!(
-        states(&planned),
-        [pair(&ours, "in_use"), pair(&ci, "would_go")]
-    );
+    assert_eq!(states(&planned), [pair(&ours, "in_use"), pair(&ci, "would_go")]);
     let done = prune(&project, &[]).success().json();
-    assert_eq!(
-        states(&done),
-        [pair(&ours, "in_use"), pair(&ci, "released")]
-    );
+    assert_eq!(states(&done), [pair(&ours, "in_use"), pair(&ci, "released")]);
     drop(psql.stdin.take());
     psql.wait().unwrap();
     assert!(eventually(PATIENCE, || sessions(&project, &ours) == 0));
@@ -293,10 +251,7 @@ fn clones_of_others_stay_and_those_in_use() {
     goes(&project, &ci);
     stays(&project, &runners, SOON);
     stays(&project, &theirs, Duration::ZERO);
-    let runner = prune(&project, &[])
-        .env("PGSTENCIL_OWNER", "r1")
-        .success()
-        .json();
+    let runner = prune(&project, &[]).env("PGSTENCIL_OWNER", "r1").success().json();
     assert_eq!(states(&runner), [pair(&runners, "released")]);
     goes(&project, &runners);
 }
@@ -307,12 +262,7 @@ fn a_branch_that_comes_from_a_variable_does_not_go_away() {
     repository(&project, &[]);
     let here = project.path();
     git(&here, &["checkout", "-q", "--detach"]);
-    let ci = clone_in(
-        &project,
-        &here,
-        "{branch}",
-        &[("CI_COMMIT_REF_NAME", "nowhere")],
-    );
+    let ci = clone_in(&project, &here, "{branch}", &[("CI_COMMIT_REF_NAME", "nowhere")]);
     let commit = clone_in(&project, &here, "{branch}", &[]);
     assert_eq!(states(&prune(&project, &[]).success().json()), []);
     stays(&project, &ci, Duration::ZERO);

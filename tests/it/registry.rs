@@ -51,15 +51,11 @@ fn a_registry_of_version_one_is_upgraded_with_what_is_in_it() {
     let version = "select version from pgstencil.meta";
     assert_eq!(server().psql(&registry, version), "6");
     let rows = list(&project)["templates"].as_array().unwrap().clone();
-    let old = rows
-        .iter()
-        .find(|t| t["fingerprint"] == *fingerprint)
-        .unwrap();
+    let old = rows.iter().find(|t| t["fingerprint"] == *fingerprint).unwrap();
     assert_eq!(old["chain"], 0);
     assert_eq!(old["provisional"], false);
     assert_eq!(rows.len(), 2);
-    let age =
-        "select now() - fresh_at > interval '2 days' from pgstencil.template order by id limit 1";
+    let age = "select now() - fresh_at > interval '2 days' from pgstencil.template order by id limit 1";
     assert_eq!(server().psql(&registry, age), "t");
 }
 
@@ -68,10 +64,7 @@ fn a_registry_of_version_one_is_upgraded_with_what_is_in_it() {
 fn notes_of_differences_are_forgotten_with_version_five() {
     let project = Project::extending(server(), KEEP);
     items(&project);
-    let explained = Pgstencil::new(&project)
-        .args(["explain", "--json"])
-        .success()
-        .json();
+    let explained = Pgstencil::new(&project).args(["explain", "--json"]).success().json();
     let noted = explained["fingerprint"].as_str().unwrap();
     std::fs::remove_file(project.path().join("migrations/0003_items.sql")).unwrap();
     older(&project, 4);
@@ -81,11 +74,9 @@ fn notes_of_differences_are_forgotten_with_version_five() {
              values ('{name}', 'app', '{noted}', 'differed', 5), ('{name}', 'app', '{noted}', 'settled', 5)"
     );
     ask(&project, &event);
-    for (fingerprint, difference) in [
-        ("aa", "'-  column 1 with (pg_attver=1)'"),
-        ("bb", "''"),
-        ("cc", "null"),
-    ] {
+    for (fingerprint, difference) in
+        [("aa", "'-  column 1 with (pg_attver=1)'"), ("bb", "''"), ("cc", "null")]
+    {
         let template = format!(
             "insert into pgstencil.template (project, definition, fingerprint, state, recipe, builder, sealed_at, difference)
                  values ('{name}', 'app', '{}', 'ready', '{{}}', '{{\"host\": \"h\", \"pid\": 1}}', now(), {difference})",
@@ -96,17 +87,14 @@ fn notes_of_differences_are_forgotten_with_version_five() {
     outcome(&project, "miss");
     let events = "select outcome from pgstencil.event order by id";
     assert_eq!(ask(&project, events), "settled\nmiss");
-    let differences =
-        "select left(fingerprint, 2), coalesce(difference, 'unknown') from pgstencil.template
+    let differences = "select left(fingerprint, 2), coalesce(difference, 'unknown') from pgstencil.template
          where recipe = '{}' order by 1";
     assert_eq!(ask(&project, differences), "aa|unknown\nbb|\ncc|unknown");
     items(&project);
     assert_eq!(outcome(&project, "extended")["fingerprint"], noted);
     // One that is noted now is kept to: the next build of that fingerprint is a full one.
     ask(&project, &event);
-    Pgstencil::new(&project)
-        .args(["evict", &noted[..12]])
-        .success();
+    Pgstencil::new(&project).args(["evict", &noted[..12]]).success();
     outcome(&project, "miss");
 }
 
@@ -121,9 +109,7 @@ fn a_clone_of_version_four_belongs_to_whom_its_holder_matches() {
     let user = user.unwrap().unwrap().name;
     let holder = |worktree: &str| {
         let host = host.to_string_lossy();
-        format!(
-            r#"{{"host": "{host}", "pid": 1, "user": "{user}", "worktree": "{worktree}", "label": ""}}"#
-        )
+        format!(r#"{{"host": "{host}", "pid": 1, "user": "{user}", "worktree": "{worktree}", "label": ""}}"#)
     };
     let here = project.path().display().to_string();
     let name = |of: &str| format!("{of}_{}", project.id);
@@ -153,30 +139,17 @@ fn a_clone_of_version_four_belongs_to_whom_its_holder_matches() {
         );
     }
     // It was kept for ever, and still is.
-    let json = Pgstencil::new(&project)
-        .args(["clone", "--json", "--name", &name("mine")])
-        .success()
-        .json();
+    let json = Pgstencil::new(&project).args(["clone", "--json", "--name", &name("mine")]).success().json();
     assert_eq!(json["outcome"], "reused");
     assert_eq!(json["clone"]["age"], "other");
     assert!(json["clone"]["expires_at"].is_null());
     let owned = "select owner_role is not null, owned_at > now() - interval '1 day' \
                  from pgstencil.clone order by name";
     assert_eq!(ask(&project, owned), "t|t\nf|f");
-    for args in [
-        &["clone", "--name"][..],
-        &["clone", "--fresh", "--name"],
-        &["release"],
-    ] {
-        Pgstencil::new(&project)
-            .args(args)
-            .arg(name("theirs"))
-            .fails(7)
-            .stderr_has("/elsewhere");
+    for args in [&["clone", "--name"][..], &["clone", "--fresh", "--name"], &["release"]] {
+        Pgstencil::new(&project).args(args).arg(name("theirs")).fails(7).stderr_has("/elsewhere");
     }
-    Pgstencil::new(&project)
-        .args(["release", "--take", &name("mine"), &name("theirs")])
-        .success();
+    Pgstencil::new(&project).args(["release", "--take", &name("mine"), &name("theirs")]).success();
     only_templates_left(&project);
 }
 
@@ -184,21 +157,12 @@ fn a_clone_of_version_four_belongs_to_whom_its_holder_matches() {
 fn a_newer_one_is_left_alone() {
     let project = Project::with_migrations(server());
     Pgstencil::new(&project).arg("ensure").success();
-    server().psql(
-        &project.registry(),
-        "update pgstencil.meta set version = 99",
-    );
+    server().psql(&project.registry(), "update pgstencil.meta set version = 99");
     for command in ["ensure", "list", "explain", "verify"] {
-        Pgstencil::new(&project)
-            .arg(command)
-            .fails(2)
-            .stderr_has("has version 99");
+        Pgstencil::new(&project).arg(command).fails(2).stderr_has("has version 99");
     }
     server().psql(&project.registry(), "update pgstencil.meta set version = 6");
-    Pgstencil::new(&project)
-        .arg("ensure")
-        .success()
-        .stderr_has("hit app");
+    Pgstencil::new(&project).arg("ensure").success().stderr_has("hit app");
 }
 
 /// From a plain hash a short value can be found by trying values.
@@ -228,12 +192,7 @@ fn hashes_of_variables_are_keyed_also_in_recipes_from_before() {
             "ab".repeat(32)
         ),
     );
-    let with = |args: &[&str], token: &str| {
-        Pgstencil::new(&project)
-            .args(args)
-            .env("TOKEN", token)
-            .success()
-    };
+    let with = |args: &[&str], token: &str| Pgstencil::new(&project).args(args).env("TOKEN", token).success();
     with(&["ensure"], "1234");
     let kept = "select recipe -> 'env', recipe -> 'mapping' from pgstencil.template order by id";
     let kept = server().psql(&registry, kept);
@@ -241,10 +200,7 @@ fn hashes_of_variables_are_keyed_also_in_recipes_from_before() {
     // What the upgrade made of the old one is what is made of a new one.
     assert_eq!(rows.len(), 2, "{kept}");
     assert_eq!(rows[0], rows[1]);
-    assert!(
-        rows[0].contains(r#"{"hash": null, "name": "UNSET"}"#),
-        "{kept}"
-    );
+    assert!(rows[0].contains(r#"{"hash": null, "name": "UNSET"}"#), "{kept}");
     let all = "select string_agg(t::text, '') from pgstencil.template t";
     let all = server().psql(&registry, all);
     assert!(plain.iter().all(|hash| !all.contains(hash)), "{all}");
@@ -252,11 +208,7 @@ fn hashes_of_variables_are_keyed_also_in_recipes_from_before() {
     // That a value has changed is told, and nothing from which it could be found.
     let explained = with(&["explain", "--json", "-v"], "4321");
     let difference = &explained.json()["against"]["difference"];
-    assert_eq!(
-        difference["env"],
-        serde_json::json!(["TOKEN"]),
-        "{explained}"
-    );
+    assert_eq!(difference["env"], serde_json::json!(["TOKEN"]), "{explained}");
     assert_eq!(difference["mapping"], serde_json::json!([]));
     explained.lacks(&hash("4321")).lacks(&plain[0]);
     with(&["explain"], "4321").stdout_has("TOKEN");

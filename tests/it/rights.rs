@@ -52,10 +52,8 @@ async fn login_and_createdb_are_enough_for_everything() {
     let name = database_of(cloned.line()).to_owned();
     assert_eq!(owner_of(&name), role.name);
     let mut session = role.options(&name).connect().await.unwrap();
-    let users: String = sqlx::query_scalar("select string_agg(name, ' ') from users")
-        .fetch_one(&mut session)
-        .await
-        .unwrap();
+    let users: String =
+        sqlx::query_scalar("select string_agg(name, ' ') from users").fetch_one(&mut session).await.unwrap();
     assert_eq!(users, "ann");
     session.close().await.unwrap();
 
@@ -67,13 +65,7 @@ async fn login_and_createdb_are_enough_for_everything() {
 
     let list = pgstencil(&project, &["list", "--json"]).success().json();
     assert_eq!(list["templates"].as_array().unwrap().len(), 1);
-    assert!(
-        list["clones"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|c| c["name"] == name)
-    );
+    assert!(list["clones"].as_array().unwrap().iter().any(|c| c["name"] == name));
 
     pgstencil(&project, &["release", &name]).success();
     assert!(
@@ -131,9 +123,7 @@ fn a_right_that_is_taken_away_later_is_named_too() {
         .stderr_has("may not create databases")
         .stderr_has(&format!("ALTER ROLE \"{}\" CREATEDB;", role.name));
     project.add_migration("0003_more", "create table more (id int);");
-    pgstencil(&project, &["ensure"])
-        .fails(3)
-        .stderr_has(&format!("ALTER ROLE \"{}\" CREATEDB;", role.name));
+    pgstencil(&project, &["ensure"]).fails(3).stderr_has(&format!("ALTER ROLE \"{}\" CREATEDB;", role.name));
     assert_eq!(project.databases(), before);
     pgstencil(&project, &["release", &kept]).success();
 
@@ -151,29 +141,17 @@ fn connect_on_one_maintenance_database_is_enough() {
     let role = Role::with(&private, "createdb", "pw");
     let mut project = Project::with_migrations(&private);
     project.connect_as(&role);
-    private.psql(
-        "postgres",
-        "revoke connect on database postgres from public",
-    );
-    private.psql(
-        "postgres",
-        "revoke connect on database template1 from public",
-    );
+    private.psql("postgres", "revoke connect on database postgres from public");
+    private.psql("postgres", "revoke connect on database template1 from public");
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(3)
         .stderr_has("may not connect to database `postgres`")
-        .stderr_has(&format!(
-            "GRANT CONNECT ON DATABASE \"postgres\" TO \"{}\"",
-            role.name
-        ));
+        .stderr_has(&format!("GRANT CONNECT ON DATABASE \"postgres\" TO \"{}\"", role.name));
     private.psql("postgres", "grant connect on database template1 to public");
     Pgstencil::new(&project).arg("ensure").success();
     // Once the registry is there, nobody needs the others.
-    private.psql(
-        "postgres",
-        "revoke connect on database template1 from public",
-    );
+    private.psql("postgres", "revoke connect on database template1 from public");
     Pgstencil::new(&project).arg("clone").success();
 }
 
@@ -182,10 +160,9 @@ fn a_refused_login_is_told_as_that() {
     let role = Role::new(server());
     let mut project = Project::with_migrations(server());
     let url = |user: &str, password: &str| server().url_as(user, password, "postgres");
-    for (user, password) in [
-        (role.name.as_str(), "wrong-password"),
-        ("nobody_by_that_name", "wrong-password"),
-    ] {
+    for (user, password) in
+        [(role.name.as_str(), "wrong-password"), ("nobody_by_that_name", "wrong-password")]
+    {
         project.connect_to(url(user, password));
         pgstencil(&project, &["clone"])
             .fails(3)
@@ -195,10 +172,7 @@ fn a_refused_login_is_told_as_that() {
     }
     server().psql("postgres", &format!("alter role {} nologin", role.name));
     project.connect_as(&role);
-    pgstencil(&project, &["clone"])
-        .fails(3)
-        .stderr_has("is not permitted to log in")
-        .lacks(&role.password);
+    pgstencil(&project, &["clone"]).fails(3).stderr_has("is not permitted to log in").lacks(&role.password);
 }
 
 #[test]
@@ -209,30 +183,17 @@ fn a_roles_connection_limit_leaves_nothing_behind() {
     let failed = pgstencil(&project, &["clone"]).run();
     assert!(matches!(failed.status.code(), Some(3 | 4)), "{failed}");
     failed.stderr_has("too many connections for role");
-    assert!(
-        eventually(PATIENCE, || project.databases().is_empty()),
-        "{:?}",
-        project.databases()
-    );
+    assert!(eventually(PATIENCE, || project.databases().is_empty()), "{:?}", project.databases());
 
-    server().psql(
-        "postgres",
-        &format!("alter role {} connection limit 0", role.name),
-    );
+    server().psql("postgres", &format!("alter role {} connection limit 0", role.name));
     pgstencil(&project, &["clone"])
         .fails(3)
         .stderr_has("no free connection slot")
         .stderr_has("CONNECTION LIMIT");
 
-    server().psql(
-        "postgres",
-        &format!("alter role {} connection limit 2", role.name),
-    );
+    server().psql("postgres", &format!("alter role {} connection limit 2", role.name));
     assert!(
-        eventually(PATIENCE, || pgstencil(&project, &["clone"])
-            .run()
-            .status
-            .success()),
+        eventually(PATIENCE, || pgstencil(&project, &["clone"]).run().status.success()),
         "two sessions are enough: {}",
         pgstencil(&project, &["clone"]).run()
     );
@@ -250,16 +211,10 @@ async fn a_full_server_is_told_as_that() {
         held.push(session);
     }
     let before = project.databases();
-    Pgstencil::new(&project)
-        .arg("clone")
-        .fails(3)
-        .stdout("")
-        .stderr_has("no free connection slot");
+    Pgstencil::new(&project).arg("clone").fails(3).stdout("").stderr_has("no free connection slot");
     held.pop().unwrap().close().await.unwrap();
     // One slot is enough for a clone.
-    assert!(eventually(PATIENCE, || {
-        Pgstencil::new(&project).arg("clone").run().status.success()
-    }));
+    assert!(eventually(PATIENCE, || { Pgstencil::new(&project).arg("clone").run().status.success() }));
     drop(held);
     assert_eq!(project.databases().len(), before.len() + 1);
 }
@@ -277,8 +232,7 @@ async fn background_work_leaves_connection_slots_to_others() {
     let of_project = "select count(*) from pgstencil.clone where state = 'warm'";
     let warm = || private.psql(&project.registry(), of_project);
     assert!(eventually(PATIENCE, || warm() == "2"));
-    let background =
-        "select count(*) from pg_stat_activity where application_name = 'pgstencil background'";
+    let background = "select count(*) from pg_stat_activity where application_name = 'pgstencil background'";
     let none_at_work = || eventually(PATIENCE, || private.psql("postgres", background) == "0");
     assert!(none_at_work());
 
@@ -314,10 +268,7 @@ fn two_roles_have_a_registry_each_or_a_clear_error() {
     for command in [&["ensure"][..], &["clone"], &["list"], &["release", "x"]] {
         pgstencil(&two, command)
             .fails(3)
-            .stderr_has(&format!(
-                "registry database `{theirs}` belongs to role `{}`",
-                first.name
-            ))
+            .stderr_has(&format!("registry database `{theirs}` belongs to role `{}`", first.name))
             .stderr_has("[server] registry");
     }
     assert!(!server().has_database(&own));
@@ -333,21 +284,13 @@ fn two_roles_have_a_registry_each_or_a_clear_error() {
     }
 
     // A member of the owner shares its registry, and what it makes belongs to the owner.
-    server().psql(
-        "postgres",
-        &format!("grant {} to {}", first.name, second.name),
-    );
+    server().psql("postgres", &format!("grant {} to {}", first.name, second.name));
     let mut shared = two;
     shared.write("pgstencil.toml", &config.replace(&own, &theirs));
     let cloned = pgstencil(&shared, &["clone"]).success();
     let clone = database_of(cloned.line()).to_owned();
     assert_eq!(owner_of(&clone), first.name);
-    pgstencil(
-        &shared,
-        &["run", "--", "psql", "-XAtc", "select name from users"],
-    )
-    .success()
-    .stdout("ann\n");
+    pgstencil(&shared, &["run", "--", "psql", "-XAtc", "select name from users"]).success().stdout("ann\n");
     // The owner sees it, and can end it.
     pgstencil(&one, &["release", "--take", &clone]).success();
     assert!(eventually(PATIENCE, || !server().has_database(&clone)));
@@ -364,22 +307,14 @@ fn two_roles_have_a_registry_each_or_a_clear_error() {
 #[test]
 fn a_database_that_is_somebodys_own_stays_as_it_is() {
     let (mine, theirs) = (Role::new(server()), Role::new(server()));
-    for (owner, code, message) in [
-        (&mine, 2, "is not a pgstencil registry"),
-        (&theirs, 3, "belongs to role"),
-    ] {
+    for (owner, code, message) in [(&mine, 2, "is not a pgstencil registry"), (&theirs, 3, "belongs to role")]
+    {
         let project = project_of(&mine);
         let registry = project.registry();
-        server().psql(
-            "postgres",
-            &format!("create database {registry} owner {}", owner.name),
-        );
+        server().psql("postgres", &format!("create database {registry} owner {}", owner.name));
         server().psql(&registry, "create table precious as select 7 as n");
         for command in ["ensure", "clone"] {
-            pgstencil(&project, &[command])
-                .fails(code)
-                .stderr_has(message)
-                .stderr_has("[server] registry");
+            pgstencil(&project, &[command]).fails(code).stderr_has(message).stderr_has("[server] registry");
         }
         assert_eq!(server().psql(&registry, "select n from precious"), "7");
         let schemas = "select count(*) from pg_namespace where nspname = 'pgstencil'";
@@ -394,20 +329,9 @@ fn a_newer_registry_is_left_alone() {
     let role = Role::new(server());
     let project = project_of(&role);
     pgstencil(&project, &["ensure"]).success();
-    server().psql(
-        &project.registry(),
-        "update pgstencil.meta set version = 99",
-    );
-    for command in [
-        &["ensure"][..],
-        &["clone"],
-        &["list"],
-        &["run", "--", "true"],
-    ] {
-        pgstencil(&project, command)
-            .fails(2)
-            .stderr_has("has version 99")
-            .stderr_has("newer pgstencil");
+    server().psql(&project.registry(), "update pgstencil.meta set version = 99");
+    for command in [&["ensure"][..], &["clone"], &["list"], &["run", "--", "true"]] {
+        pgstencil(&project, command).fails(2).stderr_has("has version 99").stderr_has("newer pgstencil");
     }
     let version = "select version from pgstencil.meta";
     assert_eq!(server().psql(&project.registry(), version), "99");
@@ -417,13 +341,8 @@ fn a_newer_registry_is_left_alone() {
 fn eight_first_users_get_one_registry_and_one_build() {
     let role = Role::new(server());
     let project = project_of(&role);
-    let running: Vec<_> = (0..8)
-        .map(|_| pgstencil(&project, &["clone"]).spawn())
-        .collect();
-    let mut urls: Vec<String> = running
-        .into_iter()
-        .map(|r| r.wait().code(0).line().to_owned())
-        .collect();
+    let running: Vec<_> = (0..8).map(|_| pgstencil(&project, &["clone"]).spawn()).collect();
+    let mut urls: Vec<String> = running.into_iter().map(|r| r.wait().code(0).line().to_owned()).collect();
     urls.sort();
     urls.dedup();
     assert_eq!(urls.len(), 8);
@@ -443,9 +362,7 @@ fn settings_of_the_role_and_of_pgoptions_have_no_effect() {
     if server().version_major() >= 17 {
         calm += " -c transaction_timeout=0";
     }
-    project.build(&Build::Script(format!(
-        "export PGOPTIONS='{calm}'\nmigrate\n"
-    )));
+    project.build(&Build::Script(format!("export PGOPTIONS='{calm}'\nmigrate\n")));
     let mut settings = vec![
         "statement_timeout = 1",
         "lock_timeout = 1",
@@ -468,25 +385,18 @@ fn settings_of_the_role_and_of_pgoptions_have_no_effect() {
         settings.push("transaction_timeout = 100");
     }
     for setting in settings {
-        server().psql(
-            "postgres",
-            &format!("alter role {} set {setting}", role.name),
-        );
+        server().psql("postgres", &format!("alter role {} set {setting}", role.name));
     }
     let hostile = "-c search_path=evil -c statement_timeout=1 -c default_transaction_read_only=on \
                    -c lock_timeout=1 -c idle_in_transaction_session_timeout=1";
     let with = |args: &[&str]| pgstencil(&project, args).env("PGOPTIONS", hostile);
     // Neither what would refuse a session, nor another role.
     for fatal in ["-c nonsense=1", "-c role=pg_monitor"] {
-        pgstencil(&project, &["ensure"])
-            .env("PGOPTIONS", fatal)
-            .success();
+        pgstencil(&project, &["ensure"]).env("PGOPTIONS", fatal).success();
     }
     with(&["ensure"]).success();
     let cloned = with(&["clone", "--ttl", "1h"]).success();
-    with(&["run", "--", "sleep", "1.5"])
-        .success()
-        .stderr_has("hit");
+    with(&["run", "--", "sleep", "1.5"]).success().stderr_has("hit");
     let list = with(&["list", "--json"]).success().json();
     let name = database_of(cloned.line());
     let clones = list["clones"].as_array().unwrap();
@@ -497,56 +407,32 @@ fn settings_of_the_role_and_of_pgoptions_have_no_effect() {
     with(&["release", name]).success();
     assert!(eventually(PATIENCE, || project.databases().len() == 1));
     // The user's own commands see the role's settings, but not our caller's PGOPTIONS.
-    with(&["run", "--", "psql", "-XAtc", "show search_path"])
-        .success()
-        .stdout("evil\n");
+    with(&["run", "--", "psql", "-XAtc", "show search_path"]).success().stdout("evil\n");
 }
 
 /// `ALTER ROLE x SET role = y`: the sessions are y's from the start, so y's rights count, and y owns
 /// what is made.
 #[test]
 fn a_role_that_becomes_another_works_as_that() {
-    let (group, member) = (
-        Role::new(server()),
-        Role::with(server(), "nocreatedb", "pw"),
-    );
+    let (group, member) = (Role::new(server()), Role::with(server(), "nocreatedb", "pw"));
     server().psql(
         "postgres",
-        &format!(
-            "grant {0} to {1}; alter role {1} set role = {0}",
-            group.name, member.name
-        ),
+        &format!("grant {0} to {1}; alter role {1} set role = {0}", group.name, member.name),
     );
     let project = project_of(&member);
-    pgstencil(
-        &project,
-        &[
-            "run",
-            "--",
-            "psql",
-            "-XAtc",
-            "select current_user, session_user",
-        ],
-    )
-    .success()
-    .stdout(&format!("{}|{}\n", group.name, member.name));
+    pgstencil(&project, &["run", "--", "psql", "-XAtc", "select current_user, session_user"])
+        .success()
+        .stdout(&format!("{}|{}\n", group.name, member.name));
     assert_eq!(owner_of(&project.registry()), group.name);
     // The two share what there is.
     let mut project = project;
     project.connect_as(&group);
-    pgstencil(
-        &project,
-        &["run", "--", "psql", "-XAtc", "select name from users"],
-    )
-    .success()
-    .stdout("ann\n");
+    pgstencil(&project, &["run", "--", "psql", "-XAtc", "select name from users"]).success().stdout("ann\n");
     assert_eq!(project.builds(), 1);
 
     server().psql("postgres", &format!("alter role {} nocreatedb", group.name));
     project.connect_as(&member);
-    pgstencil(&project, &["clone"])
-        .fails(3)
-        .stderr_has(&format!("ALTER ROLE \"{}\" CREATEDB;", group.name));
+    pgstencil(&project, &["clone"]).fails(3).stderr_has(&format!("ALTER ROLE \"{}\" CREATEDB;", group.name));
     server().psql("postgres", &format!("alter role {} createdb", group.name));
 }
 
@@ -557,28 +443,15 @@ fn members_of_a_group_share_its_registry_and_use_only_what_they_may() {
     let [group, ann, bob] = [0; 3].map(|_| Role::new(server()));
     let mut project = Project::extending(server(), "after_extend = \"keep\"");
     project.append_config("[clone]\nwarm = 1\nwarm_max = 1");
-    admin(&format!(
-        "grant {0} to {1}, {2}",
-        group.name, ann.name, bob.name
-    ));
-    admin(&format!(
-        "create database {} owner {}",
-        project.registry(),
-        group.name
-    ));
+    admin(&format!("grant {0} to {1}, {2}", group.name, ann.name, bob.name));
+    admin(&format!("create database {} owner {}", project.registry(), group.name));
     let ask = |project: &Project<'_>| {
-        let output = pgstencil(
-            project,
-            &["run", "--", "psql", "-XAtc", "select name from users"],
-        );
+        let output = pgstencil(project, &["run", "--", "psql", "-XAtc", "select name from users"]);
         let output = output.success();
         output.stdout("ann\n");
         output
     };
-    let other = format!(
-        "belongs to role `{}`, from which role `{}` does not inherit",
-        ann.name, bob.name
-    );
+    let other = format!("belongs to role `{}`, from which role `{}` does not inherit", ann.name, bob.name);
     for (role, builds) in [(&ann, 1), (&bob, 2), (&ann, 2), (&bob, 2)] {
         project.connect_as(role);
         for _ in 0..2 {
@@ -619,10 +492,7 @@ fn members_of_a_group_share_its_registry_and_use_only_what_they_may() {
     assert_eq!(builders(&project), [&*ann.name, &*bob.name, &*ann.name]);
 
     for role in [&ann, &bob] {
-        admin(&format!(
-            "alter role {} set role = {}",
-            role.name, group.name
-        ));
+        admin(&format!("alter role {} set role = {}", role.name, group.name));
     }
     let builds = project.builds();
     for role in [&ann, &bob] {

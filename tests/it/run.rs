@@ -13,10 +13,7 @@ use crate::support::{Build, Pgstencil, Project, alive, ends, eventually, server}
 
 /// `pgstencil run -- sh -c SCRIPT`
 fn sh(project: &Project<'_>, args: &[&str], script: &str) -> Pgstencil {
-    Pgstencil::new(project)
-        .arg("run")
-        .args(args)
-        .args(["--", "sh", "-c", script])
+    Pgstencil::new(project).arg("run").args(args).args(["--", "sh", "-c", script])
 }
 
 /// A config with a set of two roles.
@@ -61,10 +58,7 @@ fn the_command_runs_where_the_caller_is() {
     let project = Project::with_migrations(server());
     let deep = project.path().join("deep/er");
     std::fs::create_dir_all(&deep).unwrap();
-    sh(&project, &[], "pwd")
-        .current_dir(&deep)
-        .success()
-        .stdout(&format!("{}\n", deep.display()));
+    sh(&project, &[], "pwd").current_dir(&deep).success().stdout(&format!("{}\n", deep.display()));
 }
 
 #[test]
@@ -81,9 +75,7 @@ fn input_and_output_are_the_callers_own() {
 fn variables(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| line.split_once('='))
-        .filter(|(name, _)| {
-            name.starts_with("PG") || name.starts_with("DATABASE") || name.starts_with("X_")
-        })
+        .filter(|(name, _)| name.starts_with("PG") || name.starts_with("DATABASE") || name.starts_with("X_"))
         .filter(|(name, _)| *name != "PGSTENCIL_STATE_DIR")
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
@@ -109,22 +101,15 @@ X_ALL = "{user}:{password}@{host}:{port} {read-only.name} {read-only.url} {{}}"
         ("PGSTENCIL_PHASE", "run"),
         ("PGSTENCIL_SERVER_URL", project.server_url()),
     ];
-    let output = sh(
-        &project,
-        &["--name", "{project}_{role}", "--shard", "2/3"],
-        "env",
-    )
-    .env("PGHOSTADDR", "192.0.2.1")
-    .env("PGSERVICE", "nowhere")
-    .env("PGSERVICEFILE", "/nowhere")
-    .env("PGOPTIONS", "-c search_path=nowhere")
-    .env("PGPASSFILE", "/nowhere")
-    .env("PGDATABASE", "nowhere")
-    .success();
-    let (a, b) = (
-        format!("{}_default", project.name()),
-        format!("{}_read-only", project.name()),
-    );
+    let output = sh(&project, &["--name", "{project}_{role}", "--shard", "2/3"], "env")
+        .env("PGHOSTADDR", "192.0.2.1")
+        .env("PGSERVICE", "nowhere")
+        .env("PGSERVICEFILE", "/nowhere")
+        .env("PGOPTIONS", "-c search_path=nowhere")
+        .env("PGPASSFILE", "/nowhere")
+        .env("PGDATABASE", "nowhere")
+        .success();
+    let (a, b) = (format!("{}_default", project.name()), format!("{}_read-only", project.name()));
     let (a_url, b_url) = (server().url(&a), server().url(&b));
     let all = format!("{user}:{password}@{host}:{port} {b} {b_url} {{}}");
     let mut expected: BTreeMap<String, String> = [
@@ -157,9 +142,7 @@ X_ALL = "{user}:{password}@{host}:{port} {read-only.name} {read-only.url} {{}}"
     for (key, value) in &mut expected {
         *value = match key.as_str() {
             "PGSTENCIL_OUTCOME" => "hit".to_owned(),
-            _ => value
-                .replace(&a, &format!("{a}_gw0"))
-                .replace(&b, &format!("{b}_gw0")),
+            _ => value.replace(&a, &format!("{a}_gw0")).replace(&b, &format!("{b}_gw0")),
         };
     }
     for n in 0..3 {
@@ -180,10 +163,7 @@ fn the_clone_holds_what_the_build_made() {
     let count = r#"psql -X -At "$DATABASE_URL" -c 'select count(*) from orders' \
                    && psql -X -At -c 'delete from orders returning id'"#;
     for outcome in ["miss", "hit", "hit"] {
-        sh(&project, &[], count)
-            .success()
-            .stdout("1\n1\nDELETE 1\n")
-            .stderr_has(&format!("{outcome} app"));
+        sh(&project, &[], count).success().stdout("1\n1\nDELETE 1\n").stderr_has(&format!("{outcome} app"));
     }
     assert_eq!(project.builds(), 1);
 }
@@ -208,11 +188,9 @@ fn signals_reach_the_command() {
     let project = Project::with_migrations(server());
     let script = "trap 'echo INT; exit 41' INT; trap 'echo TERM; exit 42' TERM
                   trap 'echo HUP; exit 43' HUP; echo ready; while :; do sleep 0.05; done";
-    for (signal, name, code) in [
-        (Signal::SIGINT, "INT", 41),
-        (Signal::SIGTERM, "TERM", 42),
-        (Signal::SIGHUP, "HUP", 43),
-    ] {
+    for (signal, name, code) in
+        [(Signal::SIGINT, "INT", 41), (Signal::SIGTERM, "TERM", 42), (Signal::SIGHUP, "HUP", 43)]
+    {
         let run = sh(&project, &[], script).spawn();
         run.wait_for_text("ready");
         run.signal(signal);
@@ -252,9 +230,7 @@ fn a_second_interrupt_ends_the_whole_group_and_gives_the_clone_back() {
 fn a_signal_during_the_build_ends_it_and_cleans_up() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let project = Project::with_migrations(server());
-        project.build(&Build::Script(
-            "migrate; sleep 300 & echo $! >grandchild.pid; wait\n".into(),
-        ));
+        project.build(&Build::Script("migrate; sleep 300 & echo $! >grandchild.pid; wait\n".into()));
         let run = sh(&project, &[], "echo never").spawn();
         assert!(eventually(PATIENCE, || project.grandchild().is_some()));
         let grandchild = project.grandchild().unwrap();
@@ -288,15 +264,8 @@ async fn freeze(database: &str) -> sqlx::PgConnection {
             quote_literal(database)
         ),
     );
-    let comment = format!(
-        "begin; comment on database {} is {}",
-        quote_ident(database),
-        quote_literal(&text)
-    );
-    sqlx::raw_sql(AssertSqlSafe(comment))
-        .execute(&mut session)
-        .await
-        .unwrap();
+    let comment = format!("begin; comment on database {} is {}", quote_ident(database), quote_literal(&text));
+    sqlx::raw_sql(AssertSqlSafe(comment)).execute(&mut session).await.unwrap();
     session
 }
 
@@ -371,16 +340,11 @@ fn keep_leaves_the_clone_and_says_where() {
     let first = kept(&output);
     let output = sh(&project, &["--keep-on-failure"], "exit 9").fails(9);
     let second = kept(&output);
-    Pgstencil::new(&project)
-        .args(["release", &first])
-        .success()
-        .stderr_has(&first);
+    Pgstencil::new(&project).args(["release", &first]).success().stderr_has(&first);
     goes(&project, &first);
     stays(&project, &second, Duration::from_millis(100));
     sh(&project, &["--keep-on-failure"], "true").success();
-    Pgstencil::new(&project)
-        .args(["release", &second])
-        .success();
+    Pgstencil::new(&project).args(["release", &second]).success();
     only_templates_left(&project);
 }
 
@@ -397,16 +361,10 @@ fn the_report_is_the_json_of_clone() {
     assert_eq!(report["fingerprint"].as_str().unwrap().len(), 64);
     assert_eq!(report["clone"]["name"], name);
     assert_eq!(report["clone"]["databases"]["app"]["name"], name);
-    assert_eq!(
-        report["clone"]["databases"]["app"]["url"],
-        server().url(name)
-    );
+    assert_eq!(report["clone"]["databases"]["app"]["url"], server().url(name));
     assert_eq!(report["clone"]["expires_at"], Value::Null);
     for time in ["fingerprint", "template", "clone"] {
-        assert!(
-            report["timing_ms"][time].as_f64().unwrap() > 0.0,
-            "{report}"
-        );
+        assert!(report["timing_ms"][time].as_f64().unwrap() > 0.0, "{report}");
     }
 
     // A report that cannot be written is an error, and leaves no clone.
@@ -414,10 +372,7 @@ fn the_report_is_the_json_of_clone() {
         .fails(1)
         .stdout("")
         .stderr_has("no/such/folder/x");
-    Pgstencil::new(&project)
-        .args(["clone", "--report", "no/such/folder/x"])
-        .fails(1)
-        .stdout("");
+    Pgstencil::new(&project).args(["clone", "--report", "no/such/folder/x"]).fails(1).stdout("");
     only_templates_left(&project);
 }
 
@@ -438,10 +393,7 @@ fn github_gets_outputs_and_a_summary() {
         assert_eq!(fingerprint.len(), 64);
         let summary = project.read("summary");
         let last = summary.lines().last().unwrap();
-        assert!(
-            last.contains(&format!("`app` {outcome} (`{}`)", &fingerprint[..12])),
-            "{last}"
-        );
+        assert!(last.contains(&format!("`app` {outcome} (`{}`)", &fingerprint[..12])), "{last}");
         assert_eq!(last.contains("saved"), outcome == "hit", "{last}");
     }
 }
@@ -468,16 +420,10 @@ fn names_follow_the_pattern() {
         &[&p("test_ID_gw0"), &p("test_ID_gw1"), &p("test_ID_gw2")],
     );
     // Without {n}, as Django names its copies.
-    named(
-        &["--clones", "2", "--name", &p("test_ID")],
-        &[&p("test_ID"), &p("test_ID_1")],
-    );
+    named(&["--clones", "2", "--name", &p("test_ID")], &[&p("test_ID"), &p("test_ID_1")]);
     named(
         &["--shard", "2/3", "--name", &p("ID-{shard}-{branch}-{role}")],
-        &[&p(&format!(
-            "ID-2-{}-app",
-            pgstencil::names::folded("feat/X-1", 63)
-        ))],
+        &[&p(&format!("ID-2-{}-app", pgstencil::names::folded("feat/X-1", 63)))],
     );
     let output = sh(&project, &["--name", &p("ID_{id}")], "echo $PGDATABASE").success();
     assert!(output.line().len() > id.len() + 4, "{output}");
@@ -493,9 +439,7 @@ fn names_follow_the_pattern() {
         let name = p(odd);
         let script = r#"printf '%s\n' "$PGDATABASE"; psql -X -At "$DATABASE_URL" -c 'select current_database()'
                         psql -X -At -c 'select count(*) from users'"#;
-        sh(&project, &["--name", &name], script)
-            .success()
-            .stdout(&format!("{name}\n{name}\n1\n"));
+        sh(&project, &["--name", &name], script).success().stdout(&format!("{name}\n{name}\n1\n"));
         // And again at once, although the one before may not quite be gone.
         sh(&project, &["--name", &name], "true").success();
     }
@@ -507,9 +451,7 @@ fn a_name_can_be_used_again_at_once() {
     let project = Project::with_migrations(server());
     let name = format!("again_{}", project.id);
     for _ in 0..8 {
-        sh(&project, &["--name", &name], "echo $PGDATABASE")
-            .success()
-            .stdout(&format!("{name}\n"));
+        sh(&project, &["--name", &name], "echo $PGDATABASE").success().stdout(&format!("{name}\n"));
     }
     only_templates_left(&project);
 }
@@ -532,9 +474,7 @@ fn bad_names_are_refused_before_anything_is_built() {
         output.code(code).stdout("").stderr_has(words);
     }
     project.config(SET);
-    sh(&project, &["--name", "one"], "echo never")
-        .fails(2)
-        .stderr_has("{role}");
+    sh(&project, &["--name", "one"], "echo never").fails(2).stderr_has("{role}");
     assert_eq!(project.builds(), 0);
     assert!(project.databases().is_empty());
 }
@@ -553,9 +493,7 @@ fn a_foreign_database_of_the_wanted_name_is_left_alone() {
             .stderr_has(&format!("there is a database `{name}` already"))
             .stderr_has("not a clone of this registry");
     }
-    Pgstencil::new(&project)
-        .args(["clone", "--fresh", "--name", &name])
-        .fails(7);
+    Pgstencil::new(&project).args(["clone", "--fresh", "--name", &name]).fails(7);
     sh(&project, &[], "true").success();
     assert_eq!(oid(&project, &name), before);
 }
@@ -578,9 +516,7 @@ fn the_name_of_a_live_run_is_taken_and_that_of_a_dead_one_is_free() {
     assert_eq!(oid(&project, &name), before);
     held.run.kill9();
     held.end();
-    sh(&project, &["--name", &name], "echo mine")
-        .success()
-        .stdout("mine\n");
+    sh(&project, &["--name", &name], "echo mine").success().stdout("mine\n");
     assert_ne!(oid(&project, &name), before);
     only_templates_left(&project);
 }
@@ -592,19 +528,10 @@ fn the_name_of_a_dead_run_stays_taken_while_somebody_is_in_it() {
     let mut held = Held::inside(&project, &["--name", &name]);
     let before = oid(&project, &name);
     held.run.kill9();
-    sh(
-        &project,
-        &["--name", &name, "--wait", "500ms"],
-        "echo never",
-    )
-    .fails(5)
-    .stdout("")
-    .stderr_has(&name);
+    sh(&project, &["--name", &name, "--wait", "500ms"], "echo never").fails(5).stdout("").stderr_has(&name);
     assert_eq!(oid(&project, &name), before);
     held.end();
-    sh(&project, &["--name", &name], "echo mine")
-        .success()
-        .stdout("mine\n");
+    sh(&project, &["--name", &name], "echo mine").success().stdout("mine\n");
     only_templates_left(&project);
 }
 
@@ -612,19 +539,12 @@ fn the_name_of_a_dead_run_stays_taken_while_somebody_is_in_it() {
 fn the_name_of_an_expired_clone_is_free() {
     let project = Project::with_migrations(server());
     let name = format!("named_{}", project.id);
-    Pgstencil::new(&project)
-        .args(["clone", "--ttl", "1h", "--name", &name])
-        .success();
+    Pgstencil::new(&project).args(["clone", "--ttl", "1h", "--name", &name]).success();
     let before = oid(&project, &name);
     sh(&project, &["--name", &name], "true").fails(7);
     // An hour later.
-    server().psql(
-        &project.registry(),
-        "update pgstencil.clone set expires_at = now()",
-    );
-    sh(&project, &["--name", &name], "echo mine")
-        .success()
-        .stdout("mine\n");
+    server().psql(&project.registry(), "update pgstencil.clone set expires_at = now()");
+    sh(&project, &["--name", &name], "echo mine").success().stdout("mine\n");
     assert_ne!(oid(&project, &name), before);
     only_templates_left(&project);
 }

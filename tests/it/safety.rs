@@ -28,15 +28,9 @@ fn a_clone_that_a_person_renamed_is_theirs() {
     let name = format!("mine_{}", project.id);
     pgstencil(&project, &["clone", "--name", &name]).success();
     let kept = format!("kept_{}", project.id);
-    server().psql(
-        "postgres",
-        &format!("alter database {name} rename to {kept}"),
-    );
+    server().psql("postgres", &format!("alter database {name} rename to {kept}"));
     // Another one of the old name, as well.
-    server().psql(
-        "postgres",
-        &format!("create database {name} owner {}", role.name),
-    );
+    server().psql("postgres", &format!("create database {name} owner {}", role.name));
     pgstencil(&project, &["release", &name]).success();
     assert!(eventually(PATIENCE, || {
         pgstencil(&project, &["ensure"]).success();
@@ -63,10 +57,8 @@ async fn a_name_that_changes_hands_during_a_drop_is_the_persons() {
         tokio::time::sleep(std::time::Duration::from_millis(60 + round * 7)).await;
         let _ = guest.execute("select 1").await;
         drop(guest);
-        let swap = [
-            format!("drop database if exists {name} with (force)"),
-            format!("create database {name}"),
-        ];
+        let swap =
+            [format!("drop database if exists {name} with (force)"), format!("create database {name}")];
         let mut made = true;
         for statement in swap {
             made &= admin.execute(AssertSqlSafe(statement)).await.is_ok();
@@ -101,10 +93,7 @@ fn a_latecomers_row_does_not_hide_the_live_clone() {
     server().psql(&project.registry(), &late);
     let again = pgstencil(&project, &["clone", "--name", &name, "--json"]).success();
     assert_eq!(again.json()["outcome"], "reused");
-    assert_eq!(
-        again.json()["clone"]["databases"]["app"]["url"],
-        first.line()
-    );
+    assert_eq!(again.json()["clone"]["databases"]["app"]["url"], first.line());
     let late = late.replacen("'late", "'last", 1);
     server().psql(&project.registry(), &late);
     pgstencil(&project, &["release", &name]).success();
@@ -142,18 +131,13 @@ async fn a_database_that_is_being_created_is_not_forgotten() {
     }
     let waiting = "select count(*) from pgstencil.clone where id = 'dead'";
     assert_eq!(server().psql(&project.registry(), waiting), "1");
-    copier
-        .execute(AssertSqlSafe(format!("create database {private}")))
-        .await
-        .unwrap();
+    copier.execute(AssertSqlSafe(format!("create database {private}"))).await.unwrap();
     drop(copier);
     assert!(eventually(PATIENCE, || {
         pgstencil(&project, &["run", "--", "true"]).success();
         !server().has_database(&private)
     }));
-    assert!(eventually(PATIENCE, || {
-        server().psql(&project.registry(), waiting) == "0"
-    }));
+    assert!(eventually(PATIENCE, || { server().psql(&project.registry(), waiting) == "0" }));
 }
 
 fn admin(sql: &str) {
@@ -179,10 +163,7 @@ fn a_release_says_what_it_leaves_alone_and_why() {
     let project = project_of(&role);
     let other = Role::new(server());
     for (n, (change, why)) in [
-        (
-            "comment on database {} is 'mine now'",
-            "its comment, which held pgstencil's mark",
-        ),
+        ("comment on database {} is 'mine now'", "its comment, which held pgstencil's mark"),
         ("alter database {} rename to {}_kept", "it was renamed to `"),
         ("alter database {} owner to {other}", "it belongs to role `"),
     ]
@@ -194,15 +175,10 @@ fn a_release_says_what_it_leaves_alone_and_why() {
         admin(&change.replace("{}", &name).replace("{other}", &other.name));
         let doctor = pgstencil(&project, &["doctor"]).success();
         doctor
-            .stdout_has(&format!(
-                "warning  changed databases: database `{name}` of leased clone"
-            ))
+            .stdout_has(&format!("warning  changed databases: database `{name}` of leased clone"))
             .stdout_has(why);
         let warning = refused(&project, &name);
-        assert!(
-            warning.starts_with(&format!("database `{name}` stays: {why}")),
-            "{warning}"
-        );
+        assert!(warning.starts_with(&format!("database `{name}` stays: {why}")), "{warning}");
     }
     let gone = format!("gone_{}", project.id);
     pgstencil(&project, &["clone", "--name", &gone]).success();
@@ -228,14 +204,8 @@ fn a_release_says_what_it_leaves_alone_and_why() {
             other.name
         )
     );
-    pgstencil(&project, &["clone", "--name", &name])
-        .fails(7)
-        .stderr_has("it belongs to role");
-    for name in [
-        format!("changed0_{}", project.id),
-        format!("changed1_{}_kept", project.id),
-        name.clone(),
-    ] {
+    pgstencil(&project, &["clone", "--name", &name]).fails(7).stderr_has("it belongs to role");
+    for name in [format!("changed0_{}", project.id), format!("changed1_{}_kept", project.id), name.clone()] {
         assert_eq!(server().psql(&name, "select name from users"), "ann");
     }
     admin(&format!("grant {} to {}", other.name, role.name));
@@ -280,38 +250,27 @@ fn the_mend_of_a_changed_database_is_a_statement_that_works() {
     let name = format!("mended_{}", project.id);
     let moved = format!("moved_{}", project.id);
     pgstencil(&project, &["clone", "--name", &name]).success();
-    for change in [
-        format!("comment on database {name} is null"),
-        format!("alter database {name} rename to {moved}"),
-    ] {
+    for change in
+        [format!("comment on database {name} is null"), format!("alter database {name} rename to {moved}")]
+    {
         admin(&change);
         let answer = pgstencil(&project, &["doctor", "--json"]).success().json();
         let checks = answer["checks"].as_array().unwrap();
-        let check = checks
-            .iter()
-            .find(|c| c["name"] == "changed databases")
-            .unwrap();
+        let check = checks.iter().find(|c| c["name"] == "changed databases").unwrap();
         let mend = check["mend"].as_str().unwrap();
         admin(mend.split_once(';').unwrap().0);
-        pgstencil(&project, &["doctor"])
-            .success()
-            .lacks("changed databases");
+        pgstencil(&project, &["doctor"]).success().lacks("changed databases");
     }
     // A copy of the mark, as a restored dump may bring, is no mark.
     admin(&format!("create database {moved}"));
-    let comment = format!(
-        "select shobj_description(oid, 'pg_database') from pg_database where datname = '{name}'"
-    );
+    let comment =
+        format!("select shobj_description(oid, 'pg_database') from pg_database where datname = '{name}'");
     let comment = server().psql("postgres", &comment);
     admin(&format!("comment on database {moved} is '{comment}'"));
     pgstencil(&project, &["doctor"])
         .success()
-        .stdout_has(&format!(
-            "database `{moved}` carries the mark of `{name}`, but is another one"
-        ));
-    pgstencil(&project, &["release", &name])
-        .success()
-        .stderr(&format!("given back: {name}\n"));
+        .stdout_has(&format!("database `{moved}` carries the mark of `{name}`, but is another one"));
+    pgstencil(&project, &["release", &name]).success().stderr(&format!("given back: {name}\n"));
     assert!(eventually(PATIENCE, || !server().has_database(&name)));
     assert!(server().has_database(&moved));
 }
@@ -326,30 +285,15 @@ fn a_run_says_what_its_command_did_to_the_clone() {
             "comment on database \\\"$PGDATABASE\\\" is 'mine'",
             "its comment, which held pgstencil's mark, was changed",
         ),
-        (
-            "alter database \\\"$PGDATABASE\\\" rename to \\\"${PGDATABASE}_kept\\\"",
-            "it was renamed to `",
-        ),
+        ("alter database \\\"$PGDATABASE\\\" rename to \\\"${PGDATABASE}_kept\\\"", "it was renamed to `"),
     ]
     .into_iter()
     .enumerate()
     {
         let name = format!("run{n}_{}", project.id);
-        pgstencil(
-            &project,
-            &[
-                "run",
-                "-q",
-                "--name",
-                &name,
-                "--",
-                "sh",
-                "-c",
-                &script(change),
-            ],
-        )
-        .success()
-        .stderr_has(&format!("warning: database `{name}` stays: {why}"));
+        pgstencil(&project, &["run", "-q", "--name", &name, "--", "sh", "-c", &script(change)])
+            .success()
+            .stderr_has(&format!("warning: database `{name}` stays: {why}"));
     }
     assert!(eventually(PATIENCE, || rows(&project) == "0"));
     assert!(server().has_database(&format!("run0_{}", project.id)));

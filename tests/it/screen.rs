@@ -12,11 +12,7 @@ fn pgstencil(project: &Project<'_>, args: &[&str]) -> Pgstencil {
 #[track_caller]
 fn shown(project: &Project<'_>, args: &[&str], columns: u16) -> Shown {
     let shown = pgstencil(project, args).on_terminal(columns).finish();
-    println!(
-        "{} at {columns} columns: {} lines drawn",
-        args.join(" "),
-        shown.rows
-    );
+    println!("{} at {columns} columns: {} lines drawn", args.join(" "), shown.rows);
     shown
 }
 
@@ -80,9 +76,7 @@ fn states_have_colour_on_terminals_and_nowhere_else() {
     let project = lively();
     let list = |env: &[(&str, &str)], kind: &str| {
         let command = pgstencil(&project, &["list"]);
-        let command = env
-            .iter()
-            .fold(command, |c, (name, value)| c.env(name, value));
+        let command = env.iter().fold(command, |c, (name, value)| c.env(name, value));
         command.on_terminal_of(kind, 120).finish().raw
     };
     let coloured = list(&[], "xterm");
@@ -101,10 +95,7 @@ fn states_have_colour_on_terminals_and_nowhere_else() {
     let piped = pgstencil(&project, &["list"]).success();
     let name = format!("a_long_name_of_a_branch_{}", project.id);
     let line = piped.stdout.lines().find(|line| line.starts_with(&name));
-    assert!(
-        line.is_some_and(|line| line.ends_with("in 12 h")),
-        "{piped}"
-    );
+    assert!(line.is_some_and(|line| line.ends_with("in 12 h")), "{piped}");
     piped.stdout_has("\n3 warm ");
     // With -v each has a line of its own.
     let each = pgstencil(&project, &["list", "-v"]).success();
@@ -114,10 +105,7 @@ fn states_have_colour_on_terminals_and_nowhere_else() {
 /// A build of ten migrations that prints the name of each, and a long line.
 fn talkative(project: &Project<'_>, first: u32, last: u32) {
     for n in first..=last {
-        project.add_migration(
-            &format!("{n:04}_table"),
-            &format!("create table t{n} (id int);"),
-        );
+        project.add_migration(&format!("{n:04}_table"), &format!("create table t{n} (id int);"));
     }
     project.build(&Build::Script(format!(
         "migrate
@@ -143,10 +131,7 @@ fn a_build_and_an_extension_take_one_live_line() {
             project.write("go", "");
             let shown = terminal.finish();
             assert_eq!(shown.code, Some(0), "{}", shown.text);
-            println!(
-                "ensure ({count} migrations) at {columns} columns: {} lines drawn",
-                shown.rows
-            );
+            println!("ensure ({count} migrations) at {columns} columns: {} lines drawn", shown.rows);
             assert!(shown.widest() <= columns.into(), "{:?}", shown.raw);
             // The line is gone, and two or three lines that stay are there.
             assert!(shown.rows <= 5, "{} rows\n{}", shown.rows, shown.text);

@@ -87,10 +87,7 @@ fn a_prepared_transaction_is_named_with_what_ends_it() {
         .stderr_has("prepared transaction `it's half` of role postgres")
         .stderr_has("COMMIT PREPARED 'it''s half' or ROLLBACK PREPARED 'it''s half'");
     private.psql("postgres", "select 1");
-    for name in private
-        .psql("postgres", "select gid from pg_prepared_xacts")
-        .lines()
-    {
+    for name in private.psql("postgres", "select gid from pg_prepared_xacts").lines() {
         assert_eq!(name, "it's half");
     }
 }
@@ -103,10 +100,7 @@ fn slots_and_subscriptions_are_dropped_and_told() {
     };
     let private = TestServer::private_with("wal_level = logical");
     private.psql("postgres", "create publication pub for all tables");
-    private.psql(
-        "postgres",
-        "select pg_create_logical_replication_slot('others', 'pgoutput')",
-    );
+    private.psql("postgres", "select pg_create_logical_replication_slot('others', 'pgoutput')");
     let mut project = Project::extending(&private, "after_extend = \"keep\"");
     project.build(&Build::Script(
         "migrate
@@ -133,19 +127,12 @@ fn slots_and_subscriptions_are_dropped_and_told() {
     assert_eq!(private.psql("postgres", subscriptions), "0");
     // What the warning says works as it stands.
     let warning = output.stderr.lines().find(|l| l.contains("slot `orders`"));
-    let line = warning
-        .unwrap()
-        .rsplit_once("[template.app.after_clone_sql] ");
-    project.append_config(&format!(
-        "[template.app.after_clone_sql]\n{}",
-        line.unwrap().1
-    ));
+    let line = warning.unwrap().rsplit_once("[template.app.after_clone_sql] ");
+    project.append_config(&format!("[template.app.after_clone_sql]\n{}", line.unwrap().1));
     let output = run(&["clone"]).success();
     let name = output.line().rsplit_once('/').unwrap().1.to_owned();
-    let own = private.psql(
-        "postgres",
-        &format!("select plugin from pg_replication_slots where database = '{name}'"),
-    );
+    let own = private
+        .psql("postgres", &format!("select plugin from pg_replication_slots where database = '{name}'"));
     assert_eq!(own, "test_decoding");
     run(&["release", &name]).success();
     goes(&project, &name);
@@ -158,12 +145,7 @@ fn slots_and_subscriptions_are_dropped_and_told() {
         "migrate; sql -d \"$ADMIN/$PGDATABASE\" -c \"select pg_create_logical_replication_slot('orders', 'test_decoding')\""
             .into(),
     ));
-    project.write(
-        "pgstencil.toml",
-        &project
-            .read("pgstencil.toml")
-            .replace("pgst_reg_", "pgst_reg_me_"),
-    );
+    project.write("pgstencil.toml", &project.read("pgstencil.toml").replace("pgst_reg_", "pgst_reg_me_"));
     let admin = private.url("");
     Pgstencil::new(&project)
         .arg("ensure")

@@ -12,7 +12,8 @@ use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, alive, ends, eventually, server};
 
 /// Lets a build from nothing wait for the file `go`.
-const GATE: &str = "while [ \"$PGSTENCIL_OUTCOME\" = miss ] && [ -e pgstencil.toml ] && [ ! -e go ]; do sleep 0.05; done";
+const GATE: &str =
+    "while [ \"$PGSTENCIL_OUTCOME\" = miss ] && [ -e pgstencil.toml ] && [ ! -e go ]; do sleep 0.05; done";
 
 /// The ready template of a fingerprint.
 fn ready(project: &Project<'_>, fingerprint: &Value) -> Option<Value> {
@@ -54,10 +55,7 @@ fn trace(clone: &Value) -> String {
 }
 
 fn clone(project: &Project<'_>) -> Value {
-    Pgstencil::new(project)
-        .args(["clone", "--json"])
-        .success()
-        .json()
+    Pgstencil::new(project).args(["clone", "--json"]).success().json()
 }
 
 #[test]
@@ -107,9 +105,7 @@ fn settle_waits_for_the_one_that_is_under_way() {
     assert_eq!(extended["provisional"], true);
     let under_way = eventually(PATIENCE, || project.builds() == 3);
     assert!(under_way);
-    let settle = Pgstencil::new(&project)
-        .args(["ensure", "--settle", "--json"])
-        .spawn();
+    let settle = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).spawn();
     settle.wait_for_text("waiting for");
     project.write("go", "");
     let answer = settle.wait();
@@ -153,14 +149,9 @@ fn what_is_superseded_is_given_up_and_taken_up_again() {
     std::fs::remove_file(project.path().join("migrations/0003_items.sql")).unwrap();
     let ended = eventually(PATIENCE, || !alive(pid));
     assert!(ended, "the build goes on");
-    let left = eventually(PATIENCE, || {
-        project.databases().len() == 2 && templates(&project).len() == 2
-    });
+    let left = eventually(PATIENCE, || project.databases().len() == 2 && templates(&project).len() == 2);
     assert!(left, "{:?}", templates(&project));
-    assert_eq!(
-        ready(&project, &extended["fingerprint"]).unwrap()["provisional"],
-        true
-    );
+    assert_eq!(ready(&project, &extended["fingerprint"]).unwrap()["provisional"], true);
     // Back again: the next command takes it up.
     project.build(&Build::Migrate);
     items(&project);
@@ -204,8 +195,7 @@ fn one_that_disappears_time_and_again_is_not_tried_by_every_command() {
     }
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(project.builds(), 5);
-    let hour =
-        "update pgstencil.template set settle_tried_at = settle_tried_at - interval '1 hour'";
+    let hour = "update pgstencil.template set settle_tried_at = settle_tried_at - interval '1 hour'";
     server().psql(&project.registry(), hour);
     project.build(&Build::Migrate);
     assert_eq!(ensure(&project)["provisional"], true);
@@ -259,22 +249,11 @@ fn one_at_a_time_for_each_definition() {
             .into(),
     ));
     let other = project.path().join("../other");
-    let copied = std::process::Command::new("cp")
-        .arg("-r")
-        .args([&project.path(), &other])
-        .status();
+    let copied = std::process::Command::new("cp").arg("-r").args([&project.path(), &other]).status();
     assert!(copied.unwrap().success());
-    std::fs::write(
-        other.join("migrations/0003_items.sql"),
-        "create table others ();",
-    )
-    .unwrap();
+    std::fs::write(other.join("migrations/0003_items.sql"), "create table others ();").unwrap();
     let here = ensure(&project);
-    let there = Pgstencil::new(&project)
-        .args(["ensure", "--json"])
-        .current_dir(&other)
-        .success()
-        .json();
+    let there = Pgstencil::new(&project).args(["ensure", "--json"]).current_dir(&other).success().json();
     assert_eq!(there["outcome"], "extended");
     assert_ne!(here["fingerprint"], there["fingerprint"]);
     settles(&project, &here["fingerprint"]);
@@ -286,40 +265,28 @@ fn one_at_a_time_for_each_definition() {
 fn a_build_from_nothing_that_fails_is_told_and_not_tried_by_every_command() {
     let project = appended("");
     project.build(&Build::Script(
-        "if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then echo 'no fresh start' >&2; exit 9; fi; migrate"
-            .into(),
+        "if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then echo 'no fresh start' >&2; exit 9; fi; migrate".into(),
     ));
     let extended = ensure(&project);
     assert_eq!(extended["outcome"], "extended");
     let failed = eventually(PATIENCE, || {
-        ready(&project, &extended["fingerprint"]).is_some_and(|t| {
-            t["settle_failure"]
-                .as_str()
-                .is_some_and(|w| w.contains("no fresh start"))
-        })
+        ready(&project, &extended["fingerprint"])
+            .is_some_and(|t| t["settle_failure"].as_str().is_some_and(|w| w.contains("no fresh start")))
     });
     assert!(failed, "{:?}", templates(&project));
     let builds = project.builds();
-    let hit = Pgstencil::new(&project)
-        .args(["ensure", "--json"])
-        .success();
+    let hit = Pgstencil::new(&project).args(["ensure", "--json"]).success();
     hit.stderr_has("the build from nothing that was to take its place failed");
     assert_eq!(hit.json()["provisional"], true);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(project.builds(), builds, "it was tried again");
-    Pgstencil::new(&project)
-        .args(["ensure", "--settle"])
-        .fails(4)
-        .stderr_has("no fresh start");
+    Pgstencil::new(&project).args(["ensure", "--settle"]).fails(4).stderr_has("no fresh start");
     Pgstencil::new(&project)
         .arg("list")
         .success()
         .stdout_has("stays provisional: the build from nothing failed");
     project.build(&Build::Migrate);
-    let settled = Pgstencil::new(&project)
-        .args(["ensure", "--settle", "--json"])
-        .success()
-        .json();
+    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
     assert_eq!(settled["provisional"], false);
 }
 
@@ -339,9 +306,6 @@ fn the_build_has_the_callers_environment_and_gives_way() {
         .success()
         .json();
     settles(&project, &extended["fingerprint"]);
-    assert_eq!(
-        project.read("env"),
-        "the caller's\nthe caller's\nrunner:none\n"
-    );
+    assert_eq!(project.read("env"), "the caller's\nthe caller's\nrunner:none\n");
     assert_eq!(project.read("niceness"), "19\n");
 }

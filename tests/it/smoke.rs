@@ -8,9 +8,7 @@ use std::time::Duration;
 use sqlx::{ConnectOptions, Connection};
 
 use crate::support::server::{PATIENCE, Stop};
-use crate::support::{
-    Build, Pgstencil, Project, Role, TestServer, alive, ends, eventually, server,
-};
+use crate::support::{Build, Pgstencil, Project, Role, TestServer, alive, ends, eventually, server};
 
 #[tokio::test]
 async fn the_shared_server_answers() {
@@ -47,11 +45,7 @@ async fn roles_have_passwords_that_count() {
             .arg(role.url(&database))
             .output()
             .unwrap();
-        assert_eq!(
-            String::from_utf8_lossy(&output.stdout).trim(),
-            role.name,
-            "{output:?}"
-        );
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), role.name, "{output:?}");
         assert!(server().has_database(&database));
         let name = role.name.clone();
         drop(role);
@@ -91,11 +85,7 @@ fn a_private_server_can_be_stopped_killed_and_configured() {
 fn holds_a_server_until_killed() {
     if std::env::var_os("PGSTENCIL_TEST_HOLD").is_some() {
         let private = TestServer::private();
-        println!(
-            "\nholding {} {}",
-            private.postmaster().unwrap(),
-            private.dir().display()
-        );
+        println!("\nholding {} {}", private.postmaster().unwrap(), private.dir().display());
         std::thread::sleep(PATIENCE);
     }
 }
@@ -144,25 +134,16 @@ fn the_build_script_applies_what_is_new() {
     let database = format!("{}_x", project.name());
     server().psql("postgres", &format!("create database {database}"));
 
-    build_into(&project, &database)
-        .code(0)
-        .stdout("")
-        .stderr("");
+    build_into(&project, &database).code(0).stdout("").stderr("");
     project.add_migration("0003_more", "insert into users values (2, 'bob');");
     build_into(&project, &database).code(0);
     build_into(&project, &database).code(0);
     assert_eq!(project.builds(), 3);
-    let users = server().psql(
-        &database,
-        "select string_agg(name, ' ' order by id) from users",
-    );
+    let users = server().psql(&database, "select string_agg(name, ' ' order by id) from users");
     assert_eq!(users, "ann bob");
     assert_eq!(project.databases(), [&*database]);
 
-    server().psql(
-        "postgres",
-        &format!("alter database {database} is_template true"),
-    );
+    server().psql("postgres", &format!("alter database {database} is_template true"));
     let registry = project.registry();
     server().psql("postgres", &format!("create database {registry}"));
     let named = format!("pgst_{}", crate::support::random_id());
@@ -192,9 +173,7 @@ fn the_build_script_misbehaves_as_told() {
     };
 
     project.build(&Build::Fail);
-    build_into(&project, &fresh())
-        .code(3)
-        .stderr_has("migration 7 is broken");
+    build_into(&project, &fresh()).code(3).stderr_has("migration 7 is broken");
 
     project.build(&Build::Nothing);
     let database = fresh();
@@ -237,9 +216,7 @@ fn the_build_script_misbehaves_as_told() {
     }
 
     project.build(&Build::Hang);
-    let mut hanging = Pgstencil::with_program(&project, "sh")
-        .arg("migrate.sh")
-        .spawn();
+    let mut hanging = Pgstencil::with_program(&project, "sh").arg("migrate.sh").spawn();
     assert!(!hanging.wait_timeout(Duration::from_millis(100)));
     hanging.kill9();
 

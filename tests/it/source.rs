@@ -41,19 +41,13 @@ fn clones_hold_what_the_source_holds_and_its_templates_are_private() {
     let role = Role::new(server());
     let (project, golden) = project(&role);
     project.build(&Build::Nothing);
-    Pgstencil::new(&project)
-        .arg("ensure")
-        .fails(4)
-        .stderr_has("the build command changed nothing");
+    Pgstencil::new(&project).arg("ensure").fails(4).stderr_has("the build command changed nothing");
     project.build(&Build::Migrate);
     let output = Pgstencil::new(&project).args(["clone", "--json"]);
     let answer = output.success().json();
     let clone = name(&answer);
     let ask = |sql: &str| server().psql(&clone, sql);
-    assert_eq!(
-        ask("select shared.twice(21), code from shared.countries"),
-        "42|at"
-    );
+    assert_eq!(ask("select shared.twice(21), code from shared.countries"), "42|at");
     assert_eq!(ask("select name from users"), "ann");
     let owners = "select relname, pg_get_userbyid(relowner) from pg_class
         where relname in ('countries', 'users') order by 1";
@@ -62,13 +56,7 @@ fn clones_hold_what_the_source_holds_and_its_templates_are_private() {
     let template = database_of(&project, &answer["fingerprint"]);
     let marked = format!("select datistemplate from pg_database where datname = '{template}'");
     assert_eq!(admin(&marked), "f");
-    let doctor = || {
-        Pgstencil::new(&project)
-            .arg("doctor")
-            .success()
-            .stdout
-            .clone()
-    };
+    let doctor = || Pgstencil::new(&project).arg("doctor").success().stdout.clone();
     assert!(!doctor().contains("IS_TEMPLATE"), "{}", doctor());
     admin(&format!("alter database \"{template}\" is_template true"));
     let told = doctor();
@@ -78,18 +66,9 @@ fn clones_hold_what_the_source_holds_and_its_templates_are_private() {
     explained.stdout_has(&golden);
     // Another source is another template.
     let config = project.read("pgstencil.toml");
-    project.write(
-        "pgstencil.toml",
-        &config.replace(&format!("from = \"{golden}\""), ""),
-    );
-    Pgstencil::new(&project)
-        .arg("explain")
-        .success()
-        .stdout_has(&format!("from: {golden} -> template0"));
-    assert_ne!(
-        outcome(&project, "miss")["fingerprint"],
-        answer["fingerprint"]
-    );
+    project.write("pgstencil.toml", &config.replace(&format!("from = \"{golden}\""), ""));
+    Pgstencil::new(&project).arg("explain").success().stdout_has(&format!("from: {golden} -> template0"));
+    assert_ne!(outcome(&project, "miss")["fingerprint"], answer["fingerprint"]);
 }
 
 #[test]
@@ -107,13 +86,9 @@ fn a_change_of_the_source_is_seen_when_something_is_built_and_hourly() {
     // Nobody looks at a hit.
     outcome(&project, "hit");
     project.add_migration("0004_notes", "create table notes ();");
-    let output = Pgstencil::new(&project)
-        .args(["ensure", "--json"])
-        .success();
+    let output = Pgstencil::new(&project).args(["ensure", "--json"]).success();
     assert_eq!(output.json()["outcome"], "miss");
-    output.stderr_has(&format!(
-        "database `{golden}`, which its build started from, has changed since"
-    ));
+    output.stderr_has(&format!("database `{golden}`, which its build started from, has changed since"));
     outcome(&project, "hit");
 
     change(2);
@@ -130,18 +105,12 @@ fn a_change_of_the_source_is_seen_when_something_is_built_and_hourly() {
         )
     };
     assert_eq!(outdated(), "0");
-    registry(
-        &project,
-        "update pgstencil.template set looked_at = now() - interval '61 minutes'",
-    );
+    registry(&project, "update pgstencil.template set looked_at = now() - interval '61 minutes'");
     clone("hit");
     assert!(eventually(PATIENCE, || outdated() == "1"));
     assert!(clone("miss").contains("has changed since"));
     let rows = "select count(*) from pg_class where relname ~ '^more_'";
-    let answer = Pgstencil::new(&project)
-        .args(["clone", "--json"])
-        .success()
-        .json();
+    let answer = Pgstencil::new(&project).args(["clone", "--json"]).success().json();
     assert_eq!(server().psql(&name(&answer), rows), "2");
 }
 
@@ -156,9 +125,7 @@ fn a_source_that_lets_nobody_in_is_known_by_its_identity() {
     outcome(&project, "extended");
     admin(&format!("alter database {golden} is_template false"));
     admin(&format!("drop database {golden}"));
-    admin(&format!(
-        "create database {golden} template template0 is_template true"
-    ));
+    admin(&format!("create database {golden} template template0 is_template true"));
     project.add_migration("0004_notes", "create table notes ();");
     outcome(&project, "miss");
 }
@@ -170,41 +137,24 @@ fn what_cannot_be_a_source_is_refused() {
     let refuse = |project: &Project<'_>, from: &str, code: i32, words: &str| {
         let config = project.read("pgstencil.toml");
         project.write("pgstencil.toml", &config.replace(&golden, from));
-        Pgstencil::new(project)
-            .arg("ensure")
-            .fails(code)
-            .stderr_has(words);
+        Pgstencil::new(project).arg("ensure").fails(code).stderr_has(words);
         project.write("pgstencil.toml", &config);
     };
-    refuse(
-        &project,
-        "nowhere",
-        2,
-        "there is no database `nowhere` (`from` of template `app`)",
-    );
+    refuse(&project, "nowhere", 2, "there is no database `nowhere` (`from` of template `app`)");
     let answer = ensure(&project);
     let own = database_of(&project, &answer["fingerprint"]);
     let registry = project.registry();
-    for (from, words) in [
-        (&own, "belongs to pgstencil"),
-        (&registry, "belongs to pgstencil"),
-    ] {
+    for (from, words) in [(&own, "belongs to pgstencil"), (&registry, "belongs to pgstencil")] {
         refuse(&project, from, 2, words);
     }
     admin(&format!("alter database {golden} is_template false"));
     project.add_migration("0003_items", "select 1;");
     let config = project.read("pgstencil.toml");
-    project.write(
-        "pgstencil.toml",
-        &config.replace("after_extend = \"keep\"", "extend = \"never\""),
-    );
+    project.write("pgstencil.toml", &config.replace("after_extend = \"keep\"", "extend = \"never\""));
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(3)
-        .stderr_has(&format!(
-            "role \"{}\" may not copy database `{golden}`",
-            role.name
-        ))
+        .stderr_has(&format!("role \"{}\" may not copy database `{golden}`", role.name))
         .stderr_has(&format!("ALTER DATABASE \"{golden}\" IS_TEMPLATE true;"));
 }
 
@@ -215,32 +165,23 @@ fn a_superuser_starts_from_no_database_that_everybody_may_change() {
     let (mut project, golden) = project(&role);
     project.connect_to(server().url("postgres"));
     // Before 15 every role may create objects in `public`.
-    let revoke = format!(
-        "revoke create on schema public from public; grant create on schema public to {}",
-        role.name
-    );
+    let revoke =
+        format!("revoke create on schema public from public; grant create on schema public to {}", role.name);
     server().psql(&golden, &revoke);
     outcome(&project, "miss");
     project.add_migration("0003_notes", "select 1;");
-    server().psql(
-        &golden,
-        "create schema open; grant create on schema open to public",
-    );
+    server().psql(&golden, "create schema open; grant create on schema open to public");
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(3)
-        .stderr_has(&format!(
-            "cannot build template `app` from database `{golden}`"
-        ))
+        .stderr_has(&format!("cannot build template `app` from database `{golden}`"))
         .stderr_has("REVOKE CREATE ON SCHEMA \"open\" FROM PUBLIC;");
     server().psql(&golden, "revoke create on schema open from public");
     admin(&format!("grant create on database {golden} to public"));
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(3)
-        .stderr_has(&format!(
-            "REVOKE CREATE ON DATABASE \"{golden}\" FROM PUBLIC;"
-        ));
+        .stderr_has(&format!("REVOKE CREATE ON DATABASE \"{golden}\" FROM PUBLIC;"));
     let config = project.read("pgstencil.toml");
     let own = format!("{}_2", project.registry());
     project.write("pgstencil.toml", &config.replace(&project.registry(), &own));
@@ -248,8 +189,7 @@ fn a_superuser_starts_from_no_database_that_everybody_may_change() {
     outcome(&project, "miss");
     // It goes with the role, before the project looks for what is left.
     for name in server().databases() {
-        let of =
-            format!("select pg_get_userbyid(datdba) from pg_database where datname = '{name}'");
+        let of = format!("select pg_get_userbyid(datdba) from pg_database where datname = '{name}'");
         if name.starts_with("tpl_") && admin(&of) == role.name {
             server().drop_database(&name);
         }
@@ -269,9 +209,7 @@ async fn who_is_in_the_source_is_told() {
         sqlx::Connection::close(sitter).await.unwrap();
     });
     let output = tokio::task::block_in_place(|| Pgstencil::new(&project).arg("ensure").success());
-    output
-        .stderr_has(&format!("database `{golden}` is in use"))
-        .stderr_has("application `visitor`");
+    output.stderr_has(&format!("database `{golden}` is in use")).stderr_has("application `visitor`");
     leaver.await.unwrap();
 }
 
@@ -285,26 +223,15 @@ fn a_refused_extension_points_to_the_key() {
     }
     let role = Role::new(server());
     let (project, golden) = project(&role);
-    project.add_migration(
-        "0003_extension",
-        &format!("create extension if not exists {name};"),
-    );
+    project.add_migration("0003_extension", &format!("create extension if not exists {name};"));
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(4)
-        .stderr_has(&format!(
-            "let a superuser run that CREATE EXTENSION in database `{golden}`"
-        ))
+        .stderr_has(&format!("let a superuser run that CREATE EXTENSION in database `{golden}`"))
         .stderr_has(&format!("`from = \"{golden}\"` in [template.app]"));
     server().psql(&golden, &format!("create extension {name}"));
     outcome(&project, "miss");
     let config = project.read("pgstencil.toml");
-    project.write(
-        "pgstencil.toml",
-        &config.replace(&format!("from = \"{golden}\""), ""),
-    );
-    Pgstencil::new(&project)
-        .arg("ensure")
-        .fails(4)
-        .stderr_has("`from = \"template1\"` in [template.app]");
+    project.write("pgstencil.toml", &config.replace(&format!("from = \"{golden}\""), ""));
+    Pgstencil::new(&project).arg("ensure").fails(4).stderr_has("`from = \"template1\"` in [template.app]");
 }

@@ -62,10 +62,7 @@ fn one_that_no_longer_fits_the_server_is_rebuilt() {
     );
     let (answer, said) = ensure(&project);
     assert_eq!(answer["outcome"], "miss");
-    assert!(
-        said.contains("extension `plpgsql` was 0.9 when it was built"),
-        "{said}"
-    );
+    assert!(said.contains("extension `plpgsql` was 0.9 when it was built"), "{said}");
 }
 
 /// Of a set, one of whose databases a person opened and changed. It is no base, either, and is discarded
@@ -77,10 +74,7 @@ fn one_that_somebody_opened_is_rebuilt() {
     let open = |answer: &Value| {
         let databases = database_of(&project, &answer["fingerprint"]);
         let side = databases.lines().nth(1).unwrap().to_owned();
-        let alter = format!(
-            "alter database {} allow_connections true",
-            quote_ident(&side)
-        );
+        let alter = format!("alter database {} allow_connections true", quote_ident(&side));
         server().psql("postgres", &alter);
         server().psql(&side, "insert into users values (2, 'mallory')");
         side
@@ -89,9 +83,7 @@ fn one_that_somebody_opened_is_rebuilt() {
     let side = open(&answer);
     let (answer, said) = ensure(&project);
     assert_eq!(answer["outcome"], "miss");
-    let why = format!(
-        "its database `{side}` was opened to connections, so its contents may have changed"
-    );
+    let why = format!("its database `{side}` was opened to connections, so its contents may have changed");
     assert!(said.contains(&why), "{said}");
     open(&answer);
     project.add_migration("0003_items", "create table items ();");
@@ -147,9 +139,7 @@ warm_max = 1",
         answer
     };
     let word = |answer: &Value| {
-        let name = answer["clone"]["databases"]["side"]["name"]
-            .as_str()
-            .unwrap();
+        let name = answer["clone"]["databases"]["side"]["name"].as_str().unwrap();
         private.psql(name, "select word from cache")
     };
     let warm = |count: usize| {
@@ -170,9 +160,7 @@ warm_max = 1",
     let told = Pgstencil::new(&project).arg("doctor").success();
     told.stdout_has("lost the rows of its unlogged tables (public.cache");
     let output = Pgstencil::new(&project).args(["explain", "-t", "app"]);
-    output
-        .success()
-        .stdout_has("Postgres has crashed since it was built");
+    output.success().stdout_has("Postgres has crashed since it was built");
     clone("plain", "hit");
     assert_eq!(word(&clone("app", "miss")), "kept");
     warm(2);
@@ -186,8 +174,7 @@ warm_max = 1",
 /// Of a collation that the project made, and of one that the server has; also for warm clones, and as a base.
 #[test]
 fn one_with_collations_of_another_version_is_rebuilt() {
-    let icu =
-        "select pg_collation_actual_version(oid) from pg_collation where collname = 'und-x-icu'";
+    let icu = "select pg_collation_actual_version(oid) from pg_collation where collname = 'und-x-icu'";
     let version = server().psql("postgres", icu);
     if version.is_empty() {
         return;
@@ -227,10 +214,7 @@ fn one_with_collations_of_another_version_is_rebuilt() {
         server().psql(&project.registry(), &sql)
     };
     let noted = upgrade();
-    assert!(
-        noted.contains("sv-x-icu") && noted.contains("de-"),
-        "{noted}"
-    );
+    assert!(noted.contains("sv-x-icu") && noted.contains("de-"), "{noted}");
     let told = checks();
     assert!(told.contains("had version 1.0"), "{told}");
     let told = clone("miss");
@@ -240,10 +224,8 @@ fn one_with_collations_of_another_version_is_rebuilt() {
     project.add_migration("0004_items", "create table items ();");
     assert!(clone("miss").contains("cannot be extended: collation `"));
     // Whose note is another from the start gives rise to warnings, which a rebuild would not end.
-    project.add_migration(
-        "0005_note",
-        "update pg_collation set collversion = '0.9' where collname = 'german';",
-    );
+    project
+        .add_migration("0005_note", "update pg_collation set collversion = '0.9' where collname = 'german';");
     clone("extended");
     clone("hit");
     let told = checks();
@@ -253,9 +235,7 @@ fn one_with_collations_of_another_version_is_rebuilt() {
 #[test]
 fn serial_builds_wait_for_each_other() {
     let project = Project::with_migrations(server());
-    project.build(&Build::Script(
-        "echo start >>order; sleep 1; migrate; echo end >>order".into(),
-    ));
+    project.build(&Build::Script("echo start >>order; sleep 1; migrate; echo end >>order".into()));
     project.append_config(
         "serial_builds = true\n[template.other]\nmigrations = [\"migrations/*.sql\"]\n\
          build = \"sh migrate.sh\"\nserial_builds = true",
@@ -270,10 +250,7 @@ fn serial_builds_wait_for_each_other() {
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     assert_eq!(project.read("order"), "start\nend\nstart\nend\n");
-    let waited = outputs
-        .iter()
-        .filter(|o| o.stderr.contains("serial build"))
-        .count();
+    let waited = outputs.iter().filter(|o| o.stderr.contains("serial build")).count();
     assert_eq!(waited, 1);
 }
 
@@ -285,9 +262,7 @@ fn patience_ends_before_a_serial_build() {
         "serial_builds = true\n[template.other]\nmigrations = [\"migrations/*.sql\"]\n\
          build = \"sh migrate.sh\"\nserial_builds = true",
     );
-    let first = Pgstencil::new(&project)
-        .args(["ensure", "-t", "app"])
-        .spawn();
+    let first = Pgstencil::new(&project).args(["ensure", "-t", "app"]).spawn();
     first.wait_for_text("building");
     let other = || Pgstencil::new(&project).args(["ensure", "-t", "other"]);
     gives_up(other, "serial build");
@@ -308,21 +283,14 @@ fn who_waits_sees_the_last_lines_and_the_expected_time() {
     let builder = Pgstencil::new(&project).arg("ensure").spawn();
     let seen = eventually(PATIENCE, || {
         server()
-            .psql(
-                &project.registry(),
-                "select log_tail from pgstencil.template where state = 'building'",
-            )
+            .psql(&project.registry(), "select log_tail from pgstencil.template where state = 'building'")
             .contains("applying two")
     });
     assert!(seen);
     let waiting = Pgstencil::new(&project).arg("ensure").spawn();
     waiting.wait_for_text("  | applying one\n  | applying two\n");
     project.write("go", "");
-    waiting
-        .wait()
-        .code(0)
-        .stderr_has("waiting for")
-        .stderr_has("(last time: ");
+    waiting.wait().code(0).stderr_has("waiting for").stderr_has("(last time: ");
     builder.wait().code(0);
     assert_eq!(list(&project)["templates"].as_array().unwrap().len(), 2);
 }

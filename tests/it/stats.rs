@@ -8,21 +8,14 @@ use crate::support::{Build, Pgstencil, Project, server};
 #[test]
 fn hits_extensions_and_builds_are_counted_with_their_times() {
     let project = Project::extending(server(), KEEP);
-    let stats = || {
-        Pgstencil::new(&project)
-            .args(["stats", "--json"])
-            .success()
-            .json()
-    };
+    let stats = || Pgstencil::new(&project).args(["stats", "--json"]).success().json();
     assert_eq!(stats()["templates"], json!([]));
     assert!(!server().has_database(&project.registry()));
     outcome(&project, "miss");
     items(&project);
     outcome(&project, "extended");
     outcome(&project, "hit");
-    Pgstencil::new(&project)
-        .args(["run", "--", "true"])
-        .success();
+    Pgstencil::new(&project).args(["run", "--", "true"]).success();
     Pgstencil::new(&project).arg("verify").success();
     // As if the build from nothing had taken a minute, the extension a second, and a hit ten
     // milliseconds, and all but the first had been the day after.
@@ -64,11 +57,7 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
         .stdout_has("TEMPLATE")
         .stdout_has("2026-01-02  2     1           0       0          0          1.0 s");
     let of = |args: &[&str]| {
-        Pgstencil::new(&project)
-            .args(["stats", "--json"])
-            .args(args)
-            .success()
-            .json()["total"]["hits"]
+        Pgstencil::new(&project).args(["stats", "--json"]).args(args).success().json()["total"]["hits"]
             .clone()
     };
     assert_eq!(of(&["-t", "other"]), 0);
@@ -78,10 +67,7 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
     assert_eq!(of(&["--last", "1d"]), 1);
     assert_eq!(of(&["--last", "1000y"]), 3);
     for long in ["1001y", "100000y", "99999999999999999999y"] {
-        Pgstencil::new(&project)
-            .args(["stats", "--last", long])
-            .fails(2)
-            .stderr_has("--last <DURATION>");
+        Pgstencil::new(&project).args(["stats", "--last", long]).fails(2).stderr_has("--last <DURATION>");
     }
     Pgstencil::new(&project)
         .args(["stats", "--last", "100000y"])
@@ -104,13 +90,9 @@ fn failed_and_timed_out_builds_are_counted_with_the_time_that_they_took() {
     );
     let stats = Pgstencil::new(&project).args(["stats", "--json"]).success();
     let total = &stats.json()["total"];
-    for (key, expected) in [
-        ("failures", 2),
-        ("timeouts", 1),
-        ("failed_ms", 1_800_000),
-        ("misses", 0),
-        ("spent_ms", 0),
-    ] {
+    for (key, expected) in
+        [("failures", 2), ("timeouts", 1), ("failed_ms", 1_800_000), ("misses", 0), ("spent_ms", 0)]
+    {
         assert_eq!(total[key], expected, "{key} in {total}");
     }
     let text = Pgstencil::new(&project).arg("stats").success();

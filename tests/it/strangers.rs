@@ -35,15 +35,7 @@ const COMMANDS: [&[&str]; 15] = [
     &["bench"],
 ];
 
-const TABLES: [&str; 7] = [
-    "meta",
-    "template",
-    "clone",
-    "database",
-    "event",
-    "project",
-    "measurement",
-];
+const TABLES: [&str; 7] = ["meta", "template", "clone", "database", "event", "project", "measurement"];
 
 /// Notes that it was called by a session of pgstencil's; fit for views, policies and defaults.
 const NOTE: &str = "
@@ -65,11 +57,7 @@ struct Squatter<'s> {
 
 impl<'s> Squatter<'s> {
     fn new(server: &'s TestServer, registry: &str) -> Self {
-        let squatter = Squatter {
-            role: Role::new(server),
-            server,
-            registry: registry.to_owned(),
-        };
+        let squatter = Squatter { role: Role::new(server), server, registry: registry.to_owned() };
         squatter.sql("postgres", &format!("create database {registry}"));
         squatter.sql(registry, NOTE);
         squatter
@@ -129,10 +117,7 @@ impl<'s> Squatter<'s> {
              create operator evil.= (leftarg = name, rightarg = name, function = evil.same);
              create table evil.pg_database as select 1 as datdba;",
         );
-        for setting in [
-            format!("role = {name}"),
-            "search_path = evil, pg_catalog".into(),
-        ] {
+        for setting in [format!("role = {name}"), "search_path = evil, pg_catalog".into()] {
             let sql = format!("alter database {registry} set {setting}");
             self.sql("postgres", &sql);
         }
@@ -163,8 +148,7 @@ impl<'s> Squatter<'s> {
     fn fires(&self, victim: &Role<'_>, sql: &str) {
         let _ = run_as(victim, &self.registry, sql);
         assert_ne!(self.ran(), "0", "{sql}");
-        self.server
-            .psql(&self.registry, "alter sequence public.ran restart");
+        self.server.psql(&self.registry, "alter sequence public.ran restart");
     }
 }
 
@@ -172,9 +156,7 @@ fn run_as(role: &Role<'_>, database: &str, sql: &str) -> Result<(), sqlx::Error>
     let options = role.options(database).application_name("pgstencil");
     block_on(async move {
         let mut session = options.connect().await?;
-        sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-            .execute(&mut session)
-            .await?;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut session).await?;
         session.close().await
     })
 }
@@ -182,16 +164,9 @@ fn run_as(role: &Role<'_>, database: &str, sql: &str) -> Result<(), sqlx::Error>
 /// All of our own tables.
 fn schema() -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/registry/schema");
-    let mut files: Vec<_> = folder
-        .read_dir()
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
+    let mut files: Vec<_> = folder.read_dir().unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
-    let mut text: String = files
-        .iter()
-        .map(|file| std::fs::read_to_string(file).unwrap())
-        .collect();
+    let mut text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     text += &format!("update pgstencil.meta set version = {};", files.len());
     text
 }
@@ -206,10 +181,8 @@ fn refused_by_all(project: &Project<'_>, squatter: &Squatter<'_>) {
     let before = project.databases();
     for command in COMMANDS {
         let done = pgstencil(project, command).run();
-        let owner = format!(
-            "registry database `{}` belongs to role `{}`",
-            squatter.registry, squatter.role.name
-        );
+        let owner =
+            format!("registry database `{}` belongs to role `{}`", squatter.registry, squatter.role.name);
         let said = format!("{}{}", done.stdout, done.stderr);
         assert!(said.contains(&owner), "{done}");
         assert_ne!(done.status.code(), Some(0), "{done}");
@@ -239,10 +212,7 @@ fn views_under_the_names_of_our_tables_are_never_read() {
 
 #[test]
 fn triggers_policies_rules_and_defaults_of_a_stranger_never_run() {
-    squat(
-        |s| s.tables(),
-        Some("update pgstencil.meta set version = version"),
-    );
+    squat(|s| s.tables(), Some("update pgstencil.meta set version = version"));
 }
 
 #[test]
@@ -305,24 +275,11 @@ fn a_schema_of_a_stranger_in_a_database_of_ours_is_refused() {
     for victim in [&superuser, &ordinary] {
         let mut project = Project::with_migrations(server());
         let registry = project.registry();
-        let squatter = Squatter {
-            role: Role::new(server()),
-            server: server(),
-            registry: registry.clone(),
-        };
+        let squatter = Squatter { role: Role::new(server()), server: server(), registry: registry.clone() };
         let (owner, name) = (&victim.name, &squatter.role.name);
-        server().psql(
-            "postgres",
-            &format!("create database {registry} owner {owner}"),
-        );
-        server().psql(
-            "postgres",
-            &format!("grant create on database {registry} to {name}"),
-        );
-        server().psql(
-            &registry,
-            &format!("grant create on schema public to {name}"),
-        );
+        server().psql("postgres", &format!("create database {registry} owner {owner}"));
+        server().psql("postgres", &format!("grant create on database {registry} to {name}"));
+        server().psql(&registry, &format!("grant create on schema public to {name}"));
         squatter.sql(&registry, NOTE);
         squatter.views();
         project.connect_as(victim);
@@ -331,10 +288,7 @@ fn a_schema_of_a_stranger_in_a_database_of_ours_is_refused() {
             let said = format!("{}{}", done.stdout, done.stderr);
             assert_ne!(done.status.code(), Some(0), "{done}");
             assert!(said.contains("another role could run code in it"), "{done}");
-            assert!(
-                said.contains(&format!("view `pgstencil.meta` belongs to role `{name}`")),
-                "{done}"
-            );
+            assert!(said.contains(&format!("view `pgstencil.meta` belongs to role `{name}`")), "{done}");
             assert_eq!(squatter.ran(), "0", "{done}");
         }
         drop(squatter);
@@ -349,16 +303,9 @@ fn what_somebody_adds_to_our_tables_is_refused_until_it_is_gone() {
     project.connect_as(&victim);
     pgstencil(&project, &["ensure"]).success();
     let registry = project.registry();
-    let squatter = Squatter {
-        role: other,
-        server: server(),
-        registry: registry.clone(),
-    };
+    let squatter = Squatter { role: other, server: server(), registry: registry.clone() };
     let name = &squatter.role.name;
-    server().psql(
-        "postgres",
-        &format!("grant all on database {registry} to {name}"),
-    );
+    server().psql("postgres", &format!("grant all on database {registry} to {name}"));
     server().psql(
         &registry,
         &format!(
@@ -463,28 +410,15 @@ fn a_superuser_uses_a_registry_of_superusers_and_of_roles_that_it_is_a_member_of
 fn who_made_a_role_does_not_trust_it() {
     let maker = Role::with(server(), "createdb createrole", "pw");
     let made = format!("{}_made", maker.name);
-    run_as(
-        &maker,
-        "postgres",
-        &format!("create role {made} login createdb password 'pw'"),
-    )
-    .unwrap();
+    run_as(&maker, "postgres", &format!("create role {made} login createdb password 'pw'")).unwrap();
     let mut project = Project::with_migrations(server());
     let registry = project.registry();
-    server().psql(
-        "postgres",
-        &format!("create database {registry} owner {made}"),
-    );
-    server().psql(
-        &registry,
-        &format!("grant create on schema public to {made}"),
-    );
+    server().psql("postgres", &format!("create database {registry} owner {made}"));
+    server().psql(&registry, &format!("grant create on schema public to {made}"));
     project.connect_to(server().url_as(&made, "pw", "postgres"));
     pgstencil(&project, &["ensure"]).success();
     project.connect_as(&maker);
-    pgstencil(&project, &["list"])
-        .fails(3)
-        .stderr_has(&format!("belongs to role `{made}`"));
+    pgstencil(&project, &["list"]).fails(3).stderr_has(&format!("belongs to role `{made}`"));
     for database in project.databases() {
         server().drop_database(&database);
     }
@@ -509,21 +443,11 @@ async fn a_registry_that_changes_hands_is_not_used_any_more() {
     let acquired = acquired.unwrap();
     let keeper = stencil.keep(acquired.registry, &acquired.clones);
     let kept = keeper.stop().await.unwrap();
-    stencil
-        .give_back(kept.registry, &acquired.clones)
-        .await
-        .unwrap();
+    stencil.give_back(kept.registry, &acquired.clones).await.unwrap();
 
-    let squatter = Squatter {
-        role: Role::new(server()),
-        server: server(),
-        registry: registry.clone(),
-    };
+    let squatter = Squatter { role: Role::new(server()), server: server(), registry: registry.clone() };
     let name = &squatter.role.name;
-    server().psql(
-        "postgres",
-        &format!("alter database {registry} owner to {name}"),
-    );
+    server().psql("postgres", &format!("alter database {registry} owner to {name}"));
     server().psql(
         &registry,
         &format!(
@@ -532,10 +456,7 @@ async fn a_registry_that_changes_hands_is_not_used_any_more() {
         ),
     );
     squatter.sql(&registry, NOTE);
-    squatter.sql(
-        "postgres",
-        &format!("grant connect on database {registry} to public"),
-    );
+    squatter.sql("postgres", &format!("grant connect on database {registry} to public"));
     squatter.sql(
         &registry,
         "alter table pgstencil.meta rename to was;
@@ -576,10 +497,7 @@ fn an_ordinary_role_connects_twice_at_most_once() {
     let role = Role::new(server());
     let mut project = Project::with_migrations(server());
     let proxy = Proxy::new(server());
-    let (direct, relay) = (
-        format!("{}:{}", server().host(), server().port()),
-        proxy.url(server()),
-    );
+    let (direct, relay) = (format!("{}:{}", server().host(), server().port()), proxy.url(server()));
     let relay = relay.split('@').nth(1).unwrap().split('/').next().unwrap();
     project.connect_to(role.url("postgres").replace(&direct, relay));
     let known = project.state_dir().join("doors.json");

@@ -26,9 +26,7 @@ fn after_the_grace(project: &Project<'_>) {
 /// Any command that makes something: it sweeps.
 #[track_caller]
 fn command(project: &Project<'_>) {
-    Pgstencil::new(project)
-        .args(["run", "--", "true"])
-        .success();
+    Pgstencil::new(project).args(["run", "--", "true"]).success();
 }
 
 /// The state of a clone in `list`.
@@ -84,10 +82,7 @@ async fn a_sweep_does_not_take_another_ones_lock_for_the_holders() {
     assert!(eventually(PATIENCE, || noted(&project, &name)));
     let mut session = server().connect(&project.registry()).await;
     let lock = format!("select pg_advisory_lock({key})");
-    sqlx::raw_sql(AssertSqlSafe(lock))
-        .execute(&mut session)
-        .await
-        .unwrap();
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut session).await.unwrap();
     after_the_grace(&project);
     command(&project);
     std::thread::sleep(Duration::from_millis(500));
@@ -153,21 +148,14 @@ fn look_alikes_are_untouched_by_everything() {
         .iter()
         .zip(["", &comment_of(&kept), &comment_of(&template)])
         .flat_map(|(n, comment)| {
-            [
-                format!("pgstencil_{id}abcde{n}"),
-                format!("{template}{n}x"),
-                format!("{name}_app_abcdefg{n}"),
-            ]
-            .map(|name| (name, comment.to_owned()))
+            [format!("pgstencil_{id}abcde{n}"), format!("{template}{n}x"), format!("{name}_app_abcdefg{n}")]
+                .map(|name| (name, comment.to_owned()))
         })
         .collect();
     for (name, comment) in &alike {
         let ident = quote_ident(name);
         server().psql("postgres", &format!("create database {ident}"));
-        server().psql(
-            "postgres",
-            &format!("comment on database {ident} is {}", quote_literal(comment)),
-        );
+        server().psql("postgres", &format!("comment on database {ident} is {}", quote_literal(comment)));
     }
     let before: Vec<String> = alike.iter().map(|(name, _)| oid(&project, name)).collect();
 
@@ -177,9 +165,7 @@ fn look_alikes_are_untouched_by_everything() {
     command(&project);
     for (name, _) in &alike {
         Pgstencil::new(&project).args(["release", name]).fails(6);
-        Pgstencil::new(&project)
-            .args(["run", "--name", name, "--", "true"])
-            .fails(7);
+        Pgstencil::new(&project).args(["run", "--name", name, "--", "true"]).fails(7);
     }
     project.build(&Build::Fail);
     project.add_migration("0003_more", "create table more ()");
@@ -240,16 +226,10 @@ fn what_somebody_put_in_the_place_of_ours_is_untouched() {
     templates.retain(|name| name.starts_with("tpl_"));
     let template = quote_ident(&templates[0]);
     let mark = comment(&templates[0]);
-    server().psql(
-        "postgres",
-        &format!("alter database {template} is_template false"),
-    );
+    server().psql("postgres", &format!("alter database {template} is_template false"));
     server().psql("postgres", &format!("drop database {template}"));
     server().psql("postgres", &format!("create database {template}"));
-    server().psql(
-        "postgres",
-        &format!("comment on database {template} is {mark}"),
-    );
+    server().psql("postgres", &format!("comment on database {template} is {mark}"));
     let before = oid(&project, &templates[0]);
     let builds = project.builds();
     command(&project);
@@ -262,18 +242,13 @@ fn what_somebody_put_in_the_place_of_ours_is_untouched() {
 fn a_half_dropped_database_of_ours_is_dropped_to_its_end() {
     let project = project();
     let half_drop = |name: &str| {
-        let sql = format!(
-            "update pg_database set datconnlimit = -2 where datname = {}",
-            quote_literal(name)
-        );
+        let sql = format!("update pg_database set datconnlimit = -2 where datname = {}", quote_literal(name));
         server().psql("postgres", &sql);
     };
     let cloned = Pgstencil::new(&project).arg("clone").success();
     let cloned = cloned.line().rsplit_once('/').unwrap().1.to_owned();
     half_drop(&cloned);
-    Pgstencil::new(&project)
-        .args(["release", &cloned])
-        .success();
+    Pgstencil::new(&project).args(["release", &cloned]).success();
     goes(&project, &cloned);
 
     let mut held = Held::idle(&project, &[]);
@@ -300,12 +275,10 @@ async fn what_cannot_be_dropped_does_not_keep_the_rest() {
     // A subscription keeps its database from being dropped, whoever asks.
     let mut session = server().connect(&stuck).await;
     let text = "create subscription s connection 'dbname=x' publication p with (connect = false)";
-    sqlx::raw_sql(AssertSqlSafe(
-        text.replace(" s ", &format!(" s_{} ", project.id)),
-    ))
-    .execute(&mut session)
-    .await
-    .unwrap();
+    sqlx::raw_sql(AssertSqlSafe(text.replace(" s ", &format!(" s_{} ", project.id))))
+        .execute(&mut session)
+        .await
+        .unwrap();
     session.close().await.unwrap();
     Pgstencil::new(&project).args(["release", &stuck]).success();
     Pgstencil::new(&project).args(["release", &free]).success();
@@ -315,10 +288,7 @@ async fn what_cannot_be_dropped_does_not_keep_the_rest() {
     let left = server().psql("postgres", &name);
     // The background tries again for a while, and closes the door each time.
     let ident = quote_ident(&left);
-    let subscriptions = format!(
-        "select count(*) from pg_subscription where subname = 's_{}'",
-        project.id
-    );
+    let subscriptions = format!("select count(*) from pg_subscription where subname = 's_{}'", project.id);
     assert!(eventually(PATIENCE, || {
         let open = format!("alter database {ident} allow_connections true");
         let _ = server().try_psql("postgres", &open);
@@ -347,27 +317,19 @@ async fn a_sweep_ends_when_nothing_more_can_be_dropped() {
     let text = format!(
         "create subscription {subscription} connection 'dbname=x' publication p with (connect = false)"
     );
-    sqlx::raw_sql(AssertSqlSafe(text))
-        .execute(&mut session)
-        .await
-        .unwrap();
+    sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut session).await.unwrap();
     let told = format!("subscription `{subscription}` is in it");
     Pgstencil::new(&project)
         .args(["release", &name])
         .success()
         .stderr_has(&told)
         .stderr_has(&format!("DROP SUBSCRIPTION {subscription};"));
-    Pgstencil::new(&project)
-        .arg("doctor")
-        .success()
-        .stdout_has(&told);
+    Pgstencil::new(&project).arg("doctor").success().stdout_has(&told);
     let proxy = Proxy::new(server());
     let url = ServerUrl::parse(&proxy.url(server())).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let grace = Duration::from_secs(120);
-    pgstencil::stencil::sweep_now(&endpoint, &project.registry(), grace)
-        .await
-        .unwrap();
+    pgstencil::stencil::sweep_now(&endpoint, &project.registry(), grace).await.unwrap();
     // Each pass opens the registry.
     let passes = proxy.round_trips().iter().filter(|n| **n > 0).count();
     assert!((1..=3).contains(&passes), "{passes}");
@@ -393,10 +355,7 @@ fn many_are_dropped_at_once_and_each_only_once() {
     // The first one notes, the second one drops.
     evict(&project);
     after_the_grace(&project);
-    let done = Pgstencil::new(&project)
-        .args(["evict", "--json"])
-        .success()
-        .json();
+    let done = Pgstencil::new(&project).args(["evict", "--json"]).success().json();
     let lines = done["sweep"].as_array().unwrap();
     assert_eq!(lines.len(), 9, "{done}");
     assert_eq!(leftovers(), 0);
@@ -415,10 +374,8 @@ async fn drops_give_way_to_copies_but_not_for_ever() {
         .await
         .unwrap();
     // Given up, and nobody but the next command drops it.
-    let give_up = format!(
-        "update pgstencil.clone set state = 'released' where name = {}",
-        quote_literal(&name)
-    );
+    let give_up =
+        format!("update pgstencil.clone set state = 'released' where name = {}", quote_literal(&name));
     server().psql(&project.registry(), &give_up);
     let took = evict(&project);
     assert!(took >= Duration::from_secs(1), "waited only {took:?}");

@@ -10,7 +10,8 @@ use crate::support::{Build, Pgstencil, Project, eventually, server};
 
 /// Colours, a new title, a screen that is cleared by a C1 character, a turned direction, and lines that
 /// pretend to be pgstencil's own or a command to a CI system.
-const EVIL: &str = "\x1b[31mEVIL\x1b]0;owned\x07\u{9b}2J\u{202e}gpj\u{2066}\r\nhint: pwned\n::error::pwned\x08\x7f";
+const EVIL: &str =
+    "\x1b[31mEVIL\x1b]0;owned\x07\u{9b}2J\u{202e}gpj\u{2066}\r\nhint: pwned\n::error::pwned\x08\x7f";
 
 /// The same in JSON of Postgres.
 fn evil_json() -> String {
@@ -72,12 +73,7 @@ fn a_folders_name_is_shown_and_not_obeyed() {
     assert!(output.json()["clones"].to_string().contains("EVIL"));
     assert!(output.stdout.contains(r"\u001b[31mEVIL"), "{output}");
 
-    for args in [
-        &["list"][..],
-        &["clone", "--name", &name],
-        &["doctor"],
-        &["evict", "--dry-run"],
-    ] {
+    for args in [&["list"][..], &["clone", "--name", &name], &["doctor"], &["evict", "--dry-run"]] {
         clean(&pgstencil(&project, args).run());
     }
     // Errors name the file.
@@ -128,13 +124,11 @@ fn what_others_wrote_into_the_registry_is_not_obeyed() {
                  'definition', {json}::jsonb, {other}))).* from pgstencil.{table} t limit 1"
         ));
     };
-    let broken = format!(
-        "'id', 1000000, 'state', 'broken', 'fingerprint', repeat('a', 64), 'reason', {json}::jsonb"
-    );
+    let broken =
+        format!("'id', 1000000, 'state', 'broken', 'fingerprint', repeat('a', 64), 'reason', {json}::jsonb");
     add("template", &broken);
-    let named = format!(
-        "'id', 'evil', 'template_id', null, 'fingerprint', repeat('b', 64), 'name', {json}::jsonb"
-    );
+    let named =
+        format!("'id', 'evil', 'template_id', null, 'fingerprint', repeat('b', 64), 'name', {json}::jsonb");
     add("clone", &named);
     add("event", "'id', 1000000, 'outcome', 'hit'");
     project.add_migration("0003_more", "create table more (id int);");
@@ -181,10 +175,7 @@ fn the_output_of_another_build_is_not_obeyed() {
     let builder = pgstencil(&project, &["ensure", "-v"]).spawn();
     let tail = || {
         server().has_database(&project.registry())
-            && project
-                .strings_in_registry()
-                .iter()
-                .any(|text| text.contains("green line"))
+            && project.strings_in_registry().iter().any(|text| text.contains("green line"))
     };
     assert!(eventually(PATIENCE, tail), "{}", builder.stderr_so_far());
 
@@ -202,16 +193,10 @@ fn the_output_of_another_build_is_not_obeyed() {
     // A live line is drawn with a sequence of our own, and nobody else's.
     let seen = terminal.finish().raw;
     assert!(seen.contains("\r\x1b[2K"), "{seen:?}");
-    is_clean(
-        &seen.replace("\r\x1b[2K", "\n").replace("\r\n", "\n"),
-        &seen,
-    );
+    is_clean(&seen.replace("\r\x1b[2K", "\n").replace("\r\n", "\n"), &seen);
 
     // With -v the user's own build has its colours.
-    builder
-        .wait()
-        .code(0)
-        .stderr_has("  \x1b[32mgreen\x1b[0m line\n");
+    builder.wait().code(0).stderr_has("  \x1b[32mgreen\x1b[0m line\n");
 }
 
 #[test]
@@ -222,13 +207,8 @@ fn what_a_server_says_is_not_obeyed() {
     let role = server().url_as(&server().user(), &server().password(), EVIL);
     clean(&pgstencil(&project, &["list", "--server-url", &role]).run());
     // What a statement raises.
-    let raise = format!("do $$ begin raise exception using message = {}; end $$", {
-        quote_literal(EVIL)
-    });
-    project.append_config(&format!(
-        "[template.app.after_clone_sql]\napp = {}",
-        toml_string(&raise)
-    ));
+    let raise = format!("do $$ begin raise exception using message = {}; end $$", { quote_literal(EVIL) });
+    project.append_config(&format!("[template.app.after_clone_sql]\napp = {}", toml_string(&raise)));
     let failed = pgstencil(&project, &["clone"]).run();
     assert!(failed.stderr.contains("EVIL"), "{failed}");
     clean(&failed);
@@ -237,9 +217,7 @@ fn what_a_server_says_is_not_obeyed() {
     project.write("pgstencil.toml", &plain);
     project.write("evil.txt", EVIL);
     project.add_migration("0003_more", "create table more (id int);");
-    project.build(&Build::Script(
-        "cat evil.txt; printf '\\n\\033[31mred\\033[0m line\\n'; exit 3".into(),
-    ));
+    project.build(&Build::Script("cat evil.txt; printf '\\n\\033[31mred\\033[0m line\\n'; exit 3".into()));
     let failed = pgstencil(&project, &["ensure"]).fails(4);
     obeys_nothing(&failed.stderr, &failed);
     failed.stderr_has("red line\n");
@@ -266,15 +244,10 @@ fn a_printed_url_is_exact() {
     let output = pgstencil(&project, &["clone", "--server-url", &url]).success();
     clean(&output);
     let line = output.line();
-    assert!(
-        line.ends_with("application_name=a%1B[31m%E2%80%AE%C2%9Bb"),
-        "{line}"
-    );
+    assert!(line.ends_with("application_name=a%1B[31m%E2%80%AE%C2%9Bb"), "{line}");
     let again = pgstencil(&project, &["list", "--server-url", line]);
     again.success();
-    let json = pgstencil(&project, &["clone", "--json", "--server-url", &url])
-        .success()
-        .json();
+    let json = pgstencil(&project, &["clone", "--json", "--server-url", &url]).success().json();
     let url = json["clone"]["databases"]["app"]["url"].as_str().unwrap();
     assert!(url.ends_with("%1B[31m%E2%80%AE%C2%9Bb"), "{url}");
 }

@@ -103,10 +103,7 @@ fn a_strangers_config_runs_nothing() {
     }
     // Nor is it passed over for a file of ours further up.
     shared.config(&shared.project.home(), &root());
-    shared
-        .run(&shared.at("ours"), &["ensure"])
-        .fails(2)
-        .stderr_has("it belongs to");
+    shared.run(&shared.at("ours"), &["ensure"]).fails(2).stderr_has("it belongs to");
     // In a directory of a third user, too, where only that user's file counts.
     give(shared.at("ours"), &other);
     shared
@@ -122,31 +119,21 @@ fn a_strangers_config_runs_nothing() {
     assert!(!shared.project.state_dir().join("server").exists());
 
     // Who names the file vouches for it.
-    shared
-        .run(&shared.at("ours"), &["ensure", "--config"])
-        .arg(&file)
-        .success();
+    shared.run(&shared.at("ours"), &["ensure", "--config"]).arg(&file).success();
     assert!(shared.trace().exists());
-    shared
-        .run(&shared.at("ours"), &["ensure"])
-        .env("PGSTENCIL_CONFIG", &file)
-        .success()
-        .stderr_has("hit");
+    shared.run(&shared.at("ours"), &["ensure"]).env("PGSTENCIL_CONFIG", &file).success().stderr_has("hit");
     for words in [&["completions", "bash"][..], &["config", "schema"]] {
         shared.run(&shared.top, words).success();
     }
 }
 
 fn root() -> User {
-    User::from_uid(nix::unistd::Uid::from_raw(0))
-        .unwrap()
-        .unwrap()
+    User::from_uid(nix::unistd::Uid::from_raw(0)).unwrap().unwrap()
 }
 
 #[test]
 fn configs_of_the_folders_owner_of_root_and_of_us_count() {
-    let Some([one, other]) = strangers("configs_of_the_folders_owner_of_root_and_of_us_count")
-    else {
+    let Some([one, other]) = strangers("configs_of_the_folders_owner_of_root_and_of_us_count") else {
         return;
     };
     let shared = Shared::new();
@@ -169,16 +156,10 @@ fn configs_of_the_folders_owner_of_root_and_of_us_count() {
     let home = rooted.join("home");
     fs::create_dir(&home).unwrap();
     give(&home, &other);
-    shared
-        .run(&home, &["config", "show"])
-        .account(&other)
-        .success();
+    shared.run(&home, &["config", "show"]).account(&other).success();
     // Their own counts; one of a third user does not, whatever its mode.
     let own = shared.config(&home, &other);
-    shared
-        .run(&home, &["config", "show"])
-        .account(&other)
-        .success();
+    shared.run(&home, &["config", "show"]).account(&other).success();
     give(&own, &one);
     fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
     shared
@@ -220,9 +201,7 @@ fn links_are_judged_as_files_are() {
     // A link of ours to a file of ours.
     fs::remove_file(&link).unwrap();
     symlink(&ours, &link).unwrap();
-    shared
-        .run(&shared.at("ours"), &["config", "show"])
-        .success();
+    shared.run(&shared.at("ours"), &["config", "show"]).success();
     // A link that leads nowhere is no config, whoever made it.
     fs::remove_file(&link).unwrap();
     symlink("nowhere", &link).unwrap();
@@ -294,17 +273,12 @@ fn ask(mut stream: TcpStream) -> Option<String> {
     let mut kind = [0];
     stream.read_exact(&mut kind).ok()?;
     let body = message(&mut stream)?;
-    Some(
-        String::from_utf8_lossy(&body)
-            .trim_end_matches('\0')
-            .to_owned(),
-    )
+    Some(String::from_utf8_lossy(&body).trim_end_matches('\0').to_owned())
 }
 
 #[test]
 fn passwords_do_not_go_to_a_server_that_a_neighbor_names() {
-    let Some([neighbor, _]) = strangers("passwords_do_not_go_to_a_server_that_a_neighbor_names")
-    else {
+    let Some([neighbor, _]) = strangers("passwords_do_not_go_to_a_server_that_a_neighbor_names") else {
         return;
     };
     let shared = Shared::new();
@@ -318,30 +292,20 @@ fn passwords_do_not_go_to_a_server_that_a_neighbor_names() {
         fs::write(&file, text.replace("[server]\n", &line)).unwrap();
     };
     let address = format!("127.0.0.1:{port}");
-    with_url(&format!(
-        "postgresql://me@{address}/postgres?sslmode=disable"
-    ));
+    with_url(&format!("postgresql://me@{address}/postgres?sslmode=disable"));
     let passfile = shared.project.home().join(".pgpass");
     fs::write(&passfile, format!("127.0.0.1:{port}:*:*:from-pgpass\n")).unwrap();
     fs::set_permissions(&passfile, fs::Permissions::from_mode(0o600)).unwrap();
     let run = |args: &[&str]| {
-        shared
-            .run(&folder, &[&["--wait", "3s"], args].concat())
-            .env_remove("PGSTENCIL_SERVER_URL")
+        shared.run(&folder, &[&["--wait", "3s"], args].concat()).env_remove("PGSTENCIL_SERVER_URL")
     };
     let heard = || {
-        let mut all: Vec<String> = got
-            .recv_timeout(Duration::from_secs(2))
-            .into_iter()
-            .collect();
+        let mut all: Vec<String> = got.recv_timeout(Duration::from_secs(2)).into_iter().collect();
         all.extend(got.try_iter());
         all
     };
     // Only what a person without a password has to say.
-    for (variable, source) in [
-        ("PGPASSWORD", "PGPASSWORD"),
-        ("X", "the password file's entry"),
-    ] {
+    for (variable, source) in [("PGPASSWORD", "PGPASSWORD"), ("X", "the password file's entry")] {
         for command in [&["list"][..], &["doctor"], &["clone"], &["stats"]] {
             let output = run(command).env(variable, "s3cret").run();
             output
@@ -368,22 +332,14 @@ fn passwords_do_not_go_to_a_server_that_a_neighbor_names() {
     goes(password(run(&["list"]).env("CI", "true")), "s3cret");
     goes(run(&["list"]).env("CI", "1"), "from-pgpass");
     goes(password(run(&["list", "--config"]).arg(&file)), "s3cret");
-    goes(
-        password(run(&["list"]).env("PGSTENCIL_CONFIG", &file)),
-        "s3cret",
-    );
+    goes(password(run(&["list"]).env("PGSTENCIL_CONFIG", &file)), "s3cret");
     let url = format!("postgresql://me@{address}/postgres?sslmode=disable");
     goes(password(run(&["list", "--server-url", &url])), "s3cret");
-    goes(
-        password(run(&["list"]).env("PGSTENCIL_SERVER_URL", &url)),
-        "s3cret",
-    );
+    goes(password(run(&["list"]).env("PGSTENCIL_SERVER_URL", &url)), "s3cret");
     with_url("env:MY_SERVER");
     goes(password(run(&["list"]).env("MY_SERVER", &url)), "s3cret");
     // A password in the file is its owner's own.
-    with_url(&format!(
-        "postgresql://me:theirs@{address}/postgres?sslmode=disable"
-    ));
+    with_url(&format!("postgresql://me:theirs@{address}/postgres?sslmode=disable"));
     goes(password(run(&["list"])), "theirs");
     // A file of ours, and one of root's for another user.
     with_url(&url);

@@ -31,16 +31,15 @@ fn stale(keys: &str, then: &str) -> Project<'static> {
 
 fn tables(clone: &Value) -> String {
     let name = clone["name"].as_str().unwrap();
-    server().psql(
-        name,
-        "select count(*) from pg_tables where schemaname = 'public'",
-    )
+    server().psql(name, "select count(*) from pg_tables where schemaname = 'public'")
 }
 
 #[track_caller]
 fn explains(output: &Output) {
     output
-        .stderr_has("the build command of `app` changed nothing although there is new: `migrations/0003_items.sql`")
+        .stderr_has(
+            "the build command of `app` changed nothing although there is new: `migrations/0003_items.sql`",
+        )
         .stderr_has("let `build` compile it first")
         .stderr_has("`allow_unchanged = true` in [template.app]");
 }
@@ -48,43 +47,26 @@ fn explains(output: &Output) {
 /// Nothing of the new files is a template, and nothing is left but what was there.
 #[track_caller]
 fn nothing_sealed(project: &Project<'_>) {
-    let of_base = || {
-        templates(project)
-            .iter()
-            .filter(|t| t["state"] == "ready")
-            .count()
-            == 1
-    };
+    let of_base = || templates(project).iter().filter(|t| t["state"] == "ready").count() == 1;
     assert!(of_base(), "{:?}", templates(project));
 }
 
 #[test]
 fn what_a_stale_program_extends_is_handed_out_and_not_sealed() {
     let project = stale("", "");
-    let answer = Pgstencil::new(&project)
-        .args(["clone", "--clones", "3", "--json"])
-        .success();
+    let answer = Pgstencil::new(&project).args(["clone", "--clones", "3", "--json"]).success();
     explains(&answer);
     answer.stderr_has("it is handed out, and not kept as a template");
     let answer = answer.json();
     assert_eq!(answer["outcome"], "unsealed");
-    assert!(
-        answer["note"].as_str().unwrap().contains("changed nothing"),
-        "{answer}"
-    );
+    assert!(answer["note"].as_str().unwrap().contains("changed nothing"), "{answer}");
     assert_eq!(answer["extends"], Value::Null);
     for clone in answer["clones"].as_array().unwrap() {
         assert_eq!(tables(clone), "3");
     }
     nothing_sealed(&project);
     let run = Pgstencil::new(&project)
-        .args([
-            "run",
-            "--",
-            "sh",
-            "-c",
-            "echo $PGSTENCIL_OUTCOME; psql -At -c 'select count(*) from orders'",
-        ])
+        .args(["run", "--", "sh", "-c", "echo $PGSTENCIL_OUTCOME; psql -At -c 'select count(*) from orders'"])
         .success();
     run.stdout("unsealed\n1\n");
     let refused = Pgstencil::new(&project).arg("ensure").fails(4);
@@ -95,10 +77,7 @@ fn what_a_stale_program_extends_is_handed_out_and_not_sealed() {
     compile(&project, "");
     let built = ensure(&project);
     assert_eq!(built["outcome"], "extended");
-    let clone = Pgstencil::new(&project)
-        .args(["clone", "--json"])
-        .success()
-        .json();
+    let clone = Pgstencil::new(&project).args(["clone", "--json"]).success().json();
     assert_eq!(tables(&clone["clone"]), "4");
 }
 
@@ -106,10 +85,9 @@ fn what_a_stale_program_extends_is_handed_out_and_not_sealed() {
 fn what_was_not_sealed_is_dropped() {
     let project = stale(KEEP, "");
     project.append_config("[clone]\norphan_grace = \"1s\"");
-    Pgstencil::new(&project)
-        .args(["run", "--", "true"])
-        .success();
-    let minute = "update pgstencil.template set kept_until = kept_until - interval '1 minute' where state = 'broken'";
+    Pgstencil::new(&project).args(["run", "--", "true"]).success();
+    let minute =
+        "update pgstencil.template set kept_until = kept_until - interval '1 minute' where state = 'broken'";
     server().psql(&project.registry(), minute);
     let swept = eventually(Duration::from_secs(30), || {
         Pgstencil::new(&project).args(["evict"]).success();
@@ -184,11 +162,7 @@ fn allow_unchanged_is_for_files_that_do_nothing() {
 #[test]
 fn a_clone_of_it_is_known_to_be_of_older_files() {
     let project = stale(KEEP, "");
-    let named = || {
-        Pgstencil::new(&project)
-            .args(["clone", "--name", "dev_{project}", "--json"])
-            .success()
-    };
+    let named = || Pgstencil::new(&project).args(["clone", "--name", "dev_{project}", "--json"]).success();
     assert_eq!(named().json()["outcome"], "unsealed");
     let again = named();
     again.stderr_has("is from older migrations");
@@ -216,22 +190,12 @@ fn a_rebuild_by_a_stale_program_replaces_nothing() {
                 .is_some_and(|why| why.contains("changed nothing although there is new"))
         })
     };
-    assert!(
-        eventually(Duration::from_secs(40), failed),
-        "{:?}",
-        templates(&project)
-    );
+    assert!(eventually(Duration::from_secs(40), failed), "{:?}", templates(&project));
     let hit = outcome(&project, "hit");
     assert_eq!(hit["fingerprint"], extended["fingerprint"]);
-    let clone = Pgstencil::new(&project)
-        .args(["clone", "--json"])
-        .success()
-        .json();
+    let clone = Pgstencil::new(&project).args(["clone", "--json"]).success().json();
     assert_eq!(tables(&clone["clone"]), "4");
-    Pgstencil::new(&project)
-        .arg("verify")
-        .fails(4)
-        .stderr_has("changed nothing although there is new");
+    Pgstencil::new(&project).arg("verify").fails(4).stderr_has("changed nothing although there is new");
 }
 
 #[test]
@@ -291,10 +255,7 @@ fn files_that_are_no_migrations_need_not_change_anything() {
 
 #[test]
 fn only_all_databases_of_a_set_together_may_be_unchanged() {
-    let project = Project::extending(
-        server(),
-        "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]",
-    );
+    let project = Project::extending(server(), "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]");
     project.build(&Build::Script(
         "migrate_one \"$PGSTENCIL_URL_SIDE\"
          sql -d \"$DATABASE_URL\" -c 'create table if not exists t ()'"
@@ -306,9 +267,6 @@ fn only_all_databases_of_a_set_together_may_be_unchanged() {
     project.build(&Build::Script("true".into()));
     project.add_migration("0004_more", "create table more ();");
     Pgstencil::new(&project).arg("ensure").fails(4);
-    let answer = Pgstencil::new(&project)
-        .args(["clone", "--json"])
-        .success()
-        .json();
+    let answer = Pgstencil::new(&project).args(["clone", "--json"]).success().json();
     assert_eq!(answer["outcome"], "unsealed");
 }

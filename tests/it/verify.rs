@@ -24,9 +24,7 @@ fn extended(keys: &str) -> Project<'static> {
 fn an_extension_equals_a_build_from_nothing() {
     let project = extended(KEEP);
     outcome(&project, "extended");
-    verify(&project, &[])
-        .success()
-        .stderr_has("equals template app");
+    verify(&project, &[]).success().stderr_has("equals template app");
     let answer = verify(&project, &["--json"]).success().json();
     let one = &answer["verified"][0];
     assert_eq!(answer["version"], 1);
@@ -54,17 +52,9 @@ fn a_command_that_ignores_what_is_applied_is_found() {
         .stdout_has("table public.seeds\n-  rows 2\n+  rows 1\n")
         .stderr_has("marked broken");
     // Another extension would come to the same end.
-    let answer = Pgstencil::new(&project)
-        .args(["ensure", "--json"])
-        .success()
-        .json();
+    let answer = Pgstencil::new(&project).args(["ensure", "--json"]).success().json();
     assert_eq!(answer["outcome"], "miss");
-    assert!(
-        answer["note"]
-            .as_str()
-            .unwrap()
-            .contains("differ from a build from nothing")
-    );
+    assert!(answer["note"].as_str().unwrap().contains("differ from a build from nothing"));
     verify(&project, &[]).success();
     only_templates_left(&project);
 }
@@ -85,10 +75,7 @@ fn replace_keeps_what_was_built() {
     let clone = Pgstencil::new(&project).arg("clone").success();
     let name = clone.line().rsplit_once('/').unwrap().1.to_owned();
     assert_eq!(
-        server().psql(
-            &name,
-            "select to_regclass('how_miss'), to_regclass('how_extended')"
-        ),
+        server().psql(&name, "select to_regclass('how_miss'), to_regclass('how_extended')"),
         "how_miss|"
     );
     verify(&project, &[]).success();
@@ -98,8 +85,7 @@ fn replace_keeps_what_was_built() {
 fn a_build_that_never_yields_the_same_is_told_and_stays() {
     let project = Project::with_migrations(server());
     project.build(&Build::Script(
-        "migrate; sql -d \"$DATABASE_URL\" -c \"alter table users add c$(wc -l <builds.log) int\""
-            .into(),
+        "migrate; sql -d \"$DATABASE_URL\" -c \"alter table users add c$(wc -l <builds.log) int\"".into(),
     ));
     outcome(&project, "miss");
     verify(&project, &[])
@@ -115,9 +101,7 @@ fn a_broken_build_command_is_found_behind_a_template() {
     ensure(&project);
     project.build(&Build::Fail);
     outcome(&project, "hit");
-    verify(&project, &[])
-        .fails(4)
-        .stderr_has("migration 7 is broken");
+    verify(&project, &[]).fails(4).stderr_has("migration 7 is broken");
     outcome(&project, "hit");
     only_templates_left(&project);
 }
@@ -125,9 +109,7 @@ fn a_broken_build_command_is_found_behind_a_template() {
 #[test]
 fn without_a_template_there_is_nothing_to_verify() {
     let project = Project::with_migrations(server());
-    verify(&project, &[])
-        .fails(6)
-        .stderr_has("`pgstencil ensure` builds it");
+    verify(&project, &[]).fails(6).stderr_has("`pgstencil ensure` builds it");
     verify(&project, &["--all"]).fails(6);
     assert_eq!(project.builds(), 0);
 }
@@ -140,18 +122,12 @@ fn all_takes_every_definition_that_has_one() {
          [template.c]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"sh migrate.sh\"",
     );
     for name in ["app", "b"] {
-        Pgstencil::new(&project)
-            .args(["ensure", "-t", name])
-            .success();
+        Pgstencil::new(&project).args(["ensure", "-t", name]).success();
     }
     let output = verify(&project, &["--all", "--json"]).success();
     output.stderr_has("no template of `c`");
-    let names: Vec<Value> = output.json()["verified"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v["template"].clone())
-        .collect();
+    let names: Vec<Value> =
+        output.json()["verified"].as_array().unwrap().iter().map(|v| v["template"].clone()).collect();
     assert_eq!(names, ["app", "b"]);
 }
 
@@ -163,10 +139,7 @@ fn two_at_once_take_turns() {
         let threads: Vec<_> = (0..2)
             .map(|_| scope.spawn(|| verify(&project, &["--replace", "--json"]).success().json()))
             .collect();
-        threads
-            .into_iter()
-            .map(|t| i32::from(t.join().unwrap()["verified"][0]["equal"] == true))
-            .collect()
+        threads.into_iter().map(|t| i32::from(t.join().unwrap()["verified"][0]["equal"] == true)).collect()
     });
     assert_eq!(codes, [1, 1]);
     assert_eq!(project.builds(), 4);
@@ -177,10 +150,7 @@ fn two_at_once_take_turns() {
 
 #[test]
 fn sets_hold_each_others_names() {
-    let project = Project::extending(
-        server(),
-        "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]",
-    );
+    let project = Project::extending(server(), "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]");
     project.build(&Build::Script(
         "migrate; sql -d \"$DATABASE_URL\" -c \"create or replace view names as select '$PGSTENCIL_NAME_SIDE' as side\"".into(),
     ));
@@ -198,12 +168,8 @@ fn an_ordinary_role_may_extend_settle_and_verify() {
     project.connect_as(&role);
     outcome(&project, "miss");
     items(&project);
-    let settled = Pgstencil::new(&project)
-        .args(["ensure", "--settle", "--json"])
-        .success();
-    settled
-        .stderr_has("equals template app")
-        .lacks("not re-applied");
+    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success();
+    settled.stderr_has("equals template app").lacks("not re-applied");
     assert_eq!(settled.json()["outcome"], "extended");
     verify(&project, &["--replace"]).success();
     only_templates_left(&project);
@@ -224,9 +190,7 @@ fn killed_at_any_moment_it_leaves_the_template_and_is_swept() {
         assert_eq!(again["fingerprint"], answer["fingerprint"]);
     }
     let swept = eventually(PATIENCE, || {
-        Pgstencil::new(&project)
-            .args(["run", "--", "true"])
-            .success();
+        Pgstencil::new(&project).args(["run", "--", "true"]).success();
         // What the command itself gave back is dropped in the background: not at once.
         eventually(Duration::from_secs(5), || project.databases().len() == 4)
     });

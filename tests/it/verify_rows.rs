@@ -53,10 +53,7 @@ fn row_contents_are_compared_when_they_are_asked_for() {
         .stderr_has("not compared: row contents and ids; `--rows` compares them\n");
     let plain = verdict(&project, &[], 0);
     assert_eq!(plain["not_compared"], json!(["row_contents", "ids"]));
-    assert_eq!(
-        plain["compared"],
-        json!(["schema", "grants", "settings", "row_counts", "sequences"])
-    );
+    assert_eq!(plain["compared"], json!(["schema", "grants", "settings", "row_counts", "sequences"]));
     assert_eq!(plain["differs"], json!([]));
 
     verify(&project, &["--rows"])
@@ -82,13 +79,9 @@ fn row_contents_are_compared_when_they_are_asked_for() {
 
 #[test]
 fn columns_that_the_config_names_do_not_count() {
-    for (ignored, code) in [
-        ("notes.said", 0),
-        ("public.notes.said", 0),
-        ("notes.*", 0),
-        ("notes.id", 1),
-        ("other.said", 1),
-    ] {
+    for (ignored, code) in
+        [("notes.said", 0), ("public.notes.said", 0), ("notes.*", 0), ("notes.id", 1), ("other.said", 1)]
+    {
         let keys = format!("{KEEP}\nverify_ignore = [\"{ignored}\"]");
         let project = extended(&keys, NOTES);
         let command = verify(&project, &["--rows"]);
@@ -96,9 +89,7 @@ fn columns_that_the_config_names_do_not_count() {
             0 => command.success(),
             code => command.fails(code),
         };
-        let unknown = output
-            .stderr
-            .contains("names `other.said`, which is no column");
+        let unknown = output.stderr.contains("names `other.said`, which is no column");
         assert_eq!(unknown, ignored == "other.said", "{output}");
     }
 }
@@ -133,10 +124,7 @@ fn a_right_that_means_another_row_is_no_moved_id() {
             -c 'create table if not exists rights (id int primary key, kind int references kinds)' \
             -c \"insert into kinds values (1, 'a'), (2, 'b')\" -c \"insert into rights values (1, $kind)\"";
     let project = extended(KEEP, build);
-    assert_eq!(
-        verdict(&project, &["--rows"], 1)["differs"],
-        json!(["row_contents"])
-    );
+    assert_eq!(verdict(&project, &["--rows"], 1)["differs"], json!(["row_contents"]));
 }
 
 #[test]
@@ -166,13 +154,8 @@ fn the_time_of_the_build_does_not_count() {
     let found = verdict(&project, &["--rows"], 0);
     assert_eq!(found["differs"], json!([]), "{found}");
     let left_out = found["left_out"].as_array().unwrap();
-    for column in [
-        "at", "local", "seconds", "millis", "said", "details", "span",
-    ] {
-        assert!(
-            left_out.contains(&json!(format!("public.log.{column}"))),
-            "{found}"
-        );
+    for column in ["at", "local", "seconds", "millis", "said", "details", "span"] {
+        assert!(left_out.contains(&json!(format!("public.log.{column}"))), "{found}");
     }
     assert!(!left_out.contains(&json!("public.log.born")), "{found}");
     // Beside the time, what a text says counts.
@@ -180,10 +163,7 @@ fn the_time_of_the_build_does_not_count() {
         KEEP,
         "sql -d \"$DATABASE_URL\" -c 'create table if not exists log (said text)' -c \"insert into log select '$PGSTENCIL_OUTCOME at ' || now()\"",
     );
-    assert_eq!(
-        verdict(&project, &["--rows"], 1)["differs"],
-        json!(["row_contents"])
-    );
+    assert_eq!(verdict(&project, &["--rows"], 1)["differs"], json!(["row_contents"]));
 }
 
 #[test]
@@ -198,7 +178,9 @@ fn what_lies_outside_of_the_tables_is_compared() {
     );
     let output = verify(&project, &["--rows"]).fails(1);
     output
-        .stdout_has("@@ grants @@\n database\n+  grant CONNECT to PUBLIC\n-function public.akeys(public.hstore)\n")
+        .stdout_has(
+            "@@ grants @@\n database\n+  grant CONNECT to PUBLIC\n-function public.akeys(public.hstore)\n",
+        )
         .stdout_has("@@ schema @@\n database\n-  comment \"said\"\n")
         .stdout_has("@@ settings @@\n database\n-  setting work_mem = 7MB\n-  connection limit 7\n")
         .stdout_has("@@ row counts @@\n-large objects\n-  owned by ")
@@ -218,10 +200,7 @@ fn the_owner_of_the_database_is_compared() {
     );
     verify(&project, &[])
         .fails(1)
-        .stdout_has(&format!(
-            "@@ grants @@\n database\n-  owner {}\n",
-            owner.name
-        ))
+        .stdout_has(&format!("@@ grants @@\n database\n-  owner {}\n", owner.name))
         .stderr_has("marked broken");
 }
 
@@ -240,10 +219,7 @@ fn what_the_owner_took_from_itself_is_compared_and_clones_lack_it() {
     let output = Pgstencil::new(&project).arg("clone").success();
     output.lacks("not re-applied");
     let name = output.line().rsplit_once('/').unwrap().1.to_owned();
-    let right = format!(
-        "select has_database_privilege('{}', '{name}', 'temporary')",
-        role.name
-    );
+    let right = format!("select has_database_privilege('{}', '{name}', 'temporary')", role.name);
     assert_eq!(server().psql("postgres", &right), "f");
     verify(&project, &[]).fails(1).stdout_has(
         "@@ grants @@\n database\n-  revoke TEMPORARY from its owner\n+  grant TEMPORARY to PUBLIC\n",
@@ -263,13 +239,8 @@ fn what_the_role_may_not_read_is_told() {
     ));
     let admin = server().url("");
     let admin = admin.trim_end_matches('/');
-    Pgstencil::new(&project)
-        .arg("ensure")
-        .env("ADMIN_URL", admin)
-        .success();
-    let output = verify(&project, &["--rows"])
-        .env("ADMIN_URL", admin)
-        .success();
+    Pgstencil::new(&project).arg("ensure").env("ADMIN_URL", admin).success();
+    let output = verify(&project, &["--rows"]).env("ADMIN_URL", admin).success();
     output.stderr_has("not compared: table public.closed: rows unknown: permission denied");
 }
 
@@ -293,11 +264,7 @@ fn a_settle_reports_what_moved_and_the_definition_is_extended_as_before() {
             all.iter().all(|t| t["chain"] == 0 && t["state"] == "ready")
         };
         assert!(eventually(PATIENCE, exact), "{:?}", templates(&project));
-        assert!(
-            templates(&project)
-                .iter()
-                .all(|t| t["difference"].as_str().is_none_or(str::is_empty))
-        );
+        assert!(templates(&project).iter().all(|t| t["difference"].as_str().is_none_or(str::is_empty)));
         let output = Pgstencil::new(&project).arg("ensure").success();
         let told = output.stderr.contains(
             "has the same schema, grants, settings and row counts, but differs in \

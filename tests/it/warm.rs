@@ -22,11 +22,7 @@ fn project<'s>(server: &'s TestServer, keys: &str) -> Project<'s> {
 fn warm(project: &Project<'_>) -> Vec<Value> {
     let listed = list(project);
     let clones = listed["clones"].as_array().unwrap();
-    clones
-        .iter()
-        .filter(|c| c["state"] == "warm" && c["project"] == project.name())
-        .cloned()
-        .collect()
+    clones.iter().filter(|c| c["state"] == "warm" && c["project"] == project.name()).cloned().collect()
 }
 
 #[track_caller]
@@ -72,10 +68,7 @@ fn evict(project: &Project<'_>, fingerprint: &str) {
     let evicted = || {
         let done = Pgstencil::new(project).args(["evict", fingerprint]).run();
         said = done.to_string();
-        assert!(
-            done.status.success() || said.contains("somebody is using it"),
-            "{said}"
-        );
+        assert!(done.status.success() || said.contains("somebody is using it"), "{said}");
         done.status.success()
     };
     assert!(eventually(PATIENCE, evicted), "{said}");
@@ -113,9 +106,7 @@ fn what_is_handed_out_was_made_ahead_and_is_made_up_for() {
     let id = row["id"].as_str().unwrap();
     assert!(comment.contains(&format!("({id})")), "{comment}");
     Pgstencil::new(&project).args(["release", name]).success();
-    assert!(eventually(PATIENCE, || !project
-        .server()
-        .has_database(name)));
+    assert!(eventually(PATIENCE, || !project.server().has_database(name)));
 }
 
 #[test]
@@ -125,13 +116,8 @@ fn of_many_that_ask_at_once_each_gets_another_one_whole() {
     wait_for_warm(&project, 6);
     let before = oids(&project);
     // More than there are: some of these are made while they wait.
-    let running: Vec<_> = (0..12)
-        .map(|_| {
-            Pgstencil::new(&project)
-                .args(["clone", "--ttl", "1h"])
-                .spawn()
-        })
-        .collect();
+    let running: Vec<_> =
+        (0..12).map(|_| Pgstencil::new(&project).args(["clone", "--ttl", "1h"]).spawn()).collect();
     let mut seen = HashSet::new();
     let mut ahead = 0;
     for run in running {
@@ -140,10 +126,7 @@ fn of_many_that_ask_at_once_each_gets_another_one_whole() {
         let name = database_of(out.stdout.trim());
         let server = project.server();
         assert_eq!(server.psql(&name, "select count(*) from orders"), "1");
-        assert_eq!(
-            server.psql(&name, "select to_regclass('mine') is null"),
-            "t"
-        );
+        assert_eq!(server.psql(&name, "select to_regclass('mine') is null"), "t");
         server.psql(&name, "create table mine ()");
         let oid = oid(&project, &name);
         ahead += usize::from(before.contains(&oid));
@@ -168,9 +151,8 @@ fn a_run_a_set_and_several_clones_take_them_too() {
     ensure(&project);
     wait_for_warm(&project, 2);
     let before = oids(&project);
-    let out = Pgstencil::new(&project)
-        .args(["clone", "--clones", "3", "--name", "s_{id}_{n}_{role}"])
-        .success();
+    let out =
+        Pgstencil::new(&project).args(["clone", "--clones", "3", "--name", "s_{id}_{n}_{role}"]).success();
     let names: Vec<String> = out.stdout.lines().map(database_of).collect();
     assert_eq!(names.len(), 6);
     let group = names[0].strip_prefix("s_").unwrap();
@@ -180,24 +162,16 @@ fn a_run_a_set_and_several_clones_take_them_too() {
         assert_eq!(pair[1], format!("s_{group}_{i}_log"));
         let server = project.server();
         assert_eq!(server.psql(&pair[0], "select count(*) from of_main"), "0");
-        assert_eq!(
-            server.psql(&pair[1], "select count(*) from of_log, noted"),
-            "0"
-        );
+        assert_eq!(server.psql(&pair[1], "select count(*) from of_log, noted"), "0");
         let warm = before.contains(&oid(&project, &pair[0]));
         assert_eq!(warm, i < 2, "{}", pair[0]);
     }
     wait_for_warm(&project, 2);
     let before = oids(&project);
     let script = "psql -X -At -c 'select oid from pg_database where datname = current_database()'";
-    let out = Pgstencil::new(&project)
-        .args(["run", "--", "sh", "-c", script])
-        .success();
+    let out = Pgstencil::new(&project).args(["run", "--", "sh", "-c", script]).success();
     assert!(before.contains(out.stdout.trim()));
-    assert!(eventually(PATIENCE, || !out_of(
-        &project,
-        out.stdout.trim()
-    )));
+    assert!(eventually(PATIENCE, || !out_of(&project, out.stdout.trim())));
 }
 
 fn out_of(project: &Project<'_>, oid: &str) -> bool {
@@ -228,10 +202,7 @@ fn settings_grants_limit_and_comment_are_there_already() {
          from pg_database where datname = {}",
         quote_literal(name)
     );
-    assert_eq!(
-        project.server().psql("postgres", &sql),
-        "7 false of the app"
-    );
+    assert_eq!(project.server().psql("postgres", &sql), "7 false of the app");
 }
 
 #[test]
@@ -240,12 +211,8 @@ fn killed_at_any_moment_the_filler_leaves_nothing() {
     let fingerprint = ensure(&project);
     let mut killed = 0;
     for round in 0..8 {
-        let made = || {
-            registry(
-                &project,
-                "select (holder->>'pid') from pgstencil.clone where state = 'creating'",
-            )
-        };
+        let made =
+            || registry(&project, "select (holder->>'pid') from pgstencil.clone where state = 'creating'");
         let mut filler = String::new();
         if eventually(Duration::from_secs(2), || {
             filler = made();
@@ -257,10 +224,7 @@ fn killed_at_any_moment_the_filler_leaves_nothing() {
         }
         // Takes one, so there is something to make.
         let name = &clone(&project, &[])[0];
-        assert_eq!(
-            project.server().psql(name, "select count(*) from users"),
-            "1"
-        );
+        assert_eq!(project.server().psql(name, "select count(*) from users"), "1");
         Pgstencil::new(&project).args(["release", name]).success();
     }
     assert!(killed > 0, "no filler was met");
@@ -282,18 +246,13 @@ type Deed = fn(private: &str, theirs: &str) -> Vec<String>;
 
 #[test]
 fn one_that_a_person_took_is_neither_handed_out_nor_dropped() {
-    let renamed: Deed =
-        |private, theirs| vec![format!("alter database {private} rename to {theirs}")];
+    let renamed: Deed = |private, theirs| vec![format!("alter database {private} rename to {theirs}")];
     // Another one has its name then; it is not ours either.
     let replaced: Deed = |private, theirs| {
-        vec![
-            format!("alter database {private} rename to {theirs}"),
-            format!("create database {private}"),
-        ]
+        vec![format!("alter database {private} rename to {theirs}"), format!("create database {private}")]
     };
     let remarked: Deed = |private, _| vec![format!("comment on database {private} is 'mine'")];
-    let opened: Deed =
-        |private, _| vec![format!("alter database {private} allow_connections true")];
+    let opened: Deed = |private, _| vec![format!("alter database {private} allow_connections true")];
     for deed in [renamed, replaced, remarked, opened] {
         let project = project(server(), "warm = 1\nwarm_max = 1");
         ensure(&project);
@@ -310,9 +269,7 @@ fn one_that_a_person_took_is_neither_handed_out_nor_dropped() {
         let users = "select count(*) from users";
         assert_eq!(project.server().psql(name, users), "1");
         wait_for_warm(&project, 1);
-        Pgstencil::new(&project)
-            .args(["evict", "--all", "-y"])
-            .run();
+        Pgstencil::new(&project).args(["evict", "--all", "-y"]).run();
         for (name, is) in there.iter().filter(|(_, is)| !is.is_empty()) {
             assert_eq!(oid(&project, name), *is);
             project.server().drop_database(name);
@@ -336,9 +293,7 @@ fn doctor_tells_of_one_that_a_person_opened() {
 /// Waits until a session in the project's registry is like that.
 #[track_caller]
 fn wait_for_session(project: &Project<'_>, how: &str) {
-    let sql = format!(
-        "select count(*) from pg_stat_activity where datname = current_database() and {how}"
-    );
+    let sql = format!("select count(*) from pg_stat_activity where datname = current_database() and {how}");
     assert!(eventually(PATIENCE, || registry(project, &sql) != "0"));
 }
 
@@ -347,18 +302,12 @@ fn an_interrupted_hand_out_starts_no_command_and_keeps_no_clone() {
     let project = project(server(), "warm = 2");
     ensure(&project);
     wait_for_warm(&project, 2);
-    for args in [
-        &["run", "--", "touch", "started"][..],
-        &["clone", "--name", "w_{id}"],
-    ] {
+    for args in [&["run", "--", "touch", "started"][..], &["clone", "--name", "w_{id}"]] {
         // The hand-over waits for this.
         let holder = Pgstencil::with_program(&project, "psql")
             .args(["-X", "-q", "-d"])
             .arg(project.server().url(&project.registry()))
-            .args([
-                "-c",
-                "begin; select from pgstencil.template for update; select pg_sleep(3600)",
-            ])
+            .args(["-c", "begin; select from pgstencil.template for update; select pg_sleep(3600)"])
             .spawn();
         wait_for_session(&project, "wait_event = 'PgSleep'");
         let run = Pgstencil::new(&project).args(args).spawn();
@@ -386,20 +335,14 @@ fn none_is_made_on_a_full_disk_or_fails_by_a_clock_that_was_set_back() {
     ensure(&project);
     wait_for_warm(&project, 2);
     registry(&project, "update pgstencil.meta set full_at = now()");
-    registry(
-        &project,
-        "update pgstencil.template set demand = 3, demand_at = now() + interval '13 hours'",
-    );
+    registry(&project, "update pgstencil.template set demand = 3, demand_at = now() + interval '13 hours'");
     let before = oids(&project);
     for _ in 0..3 {
         clone(&project, &[]);
     }
     assert!(before.iter().all(|oid| !oids(&project).contains(oid)));
     // What the disk was full for may have gone since.
-    registry(
-        &project,
-        "update pgstencil.meta set full_at = now() - interval '11 minutes'",
-    );
+    registry(&project, "update pgstencil.meta set full_at = now() - interval '11 minutes'");
     clone(&project, &[]);
     let again = || warm(&project).len() >= 2;
     assert!(eventually(PATIENCE, again));
@@ -410,14 +353,9 @@ fn one_whose_database_is_gone_is_not_handed_out() {
     let project = project(server(), "warm = 1\nwarm_max = 1");
     ensure(&project);
     wait_for_warm(&project, 1);
-    project
-        .server()
-        .drop_database(warm(&project)[0]["name"].as_str().unwrap());
+    project.server().drop_database(warm(&project)[0]["name"].as_str().unwrap());
     let name = &clone(&project, &[])[0];
-    assert_eq!(
-        project.server().psql(name, "select count(*) from users"),
-        "1"
-    );
+    assert_eq!(project.server().psql(name, "select count(*) from users"), "1");
 }
 
 #[test]
@@ -428,10 +366,7 @@ fn a_taken_name_is_refused_and_nothing_is_lost() {
     let taken = format!("taken_{}", project.id);
     let sql = format!("create database {taken}");
     project.server().psql("postgres", &sql);
-    Pgstencil::new(&project)
-        .args(["clone", "--name", &taken])
-        .fails(7)
-        .stderr_has("there is a database");
+    Pgstencil::new(&project).args(["clone", "--name", &taken]).fails(7).stderr_has("there is a database");
     assert!(project.server().has_database(&taken));
     project.server().drop_database(&taken);
     // Our own is given back, and made anew when asked to.
@@ -478,10 +413,7 @@ fn the_idle_keep_few_or_none_and_the_superseded_none() {
     assert_eq!(sweep(), 1, "idle");
     idle("61 minutes");
     assert_eq!(sweep(), 0, "long idle");
-    Pgstencil::new(&project)
-        .arg("release")
-        .args(&names)
-        .success();
+    Pgstencil::new(&project).arg("release").args(&names).success();
     // Used again, so there are as many again; then the files change.
     ensure(&project);
     wait_for_warm(&project, 3);
@@ -492,11 +424,7 @@ fn the_idle_keep_few_or_none_and_the_superseded_none() {
                   where c.state = 'warm' and t.id = (select max(id) from pgstencil.template)";
     let all = "select count(*) from pgstencil.clone where state = 'warm'";
     let only_new = || registry(&project, of_new) == "1" && registry(&project, all) == "1";
-    assert!(
-        eventually(PATIENCE, only_new),
-        "superseded: {}",
-        list(&project)
-    );
+    assert!(eventually(PATIENCE, only_new), "superseded: {}", list(&project));
 }
 
 #[test]
@@ -539,10 +467,7 @@ fn one_that_is_too_old_is_not_handed_out() {
     ensure(&project);
     wait_for_warm(&project, 1);
     let before = oids(&project);
-    registry(
-        &project,
-        "update pgstencil.template set fresh_at = now() - interval '2 hours'",
-    );
+    registry(&project, "update pgstencil.template set fresh_at = now() - interval '2 hours'");
     let out = Pgstencil::new(&project).arg("clone").success();
     out.stderr_has("is not used");
     let name = database_of(out.stdout.trim());
@@ -596,9 +521,7 @@ fn a_hand_out_asks_the_server_three_times() {
     wait_for_warm(&project, 2);
     proxy.reset();
     // The same, and at the end what became of the clone, and that it is given back.
-    Pgstencil::new(&project)
-        .args(["run", "--", "true"])
-        .success();
+    Pgstencil::new(&project).args(["run", "--", "true"]).success();
     let trips = proxy.round_trips()[0];
     assert!((5..=6).contains(&trips), "{trips}");
 }

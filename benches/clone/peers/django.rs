@@ -40,10 +40,7 @@ fn one(place: &Place, project: &Path, pytest: &Path, rounds: usize) {
         tell(&format!("{}: {}/{rounds}", project.display(), round + 1));
         subject.settle();
         let mut create = place.command(pytest, &subject.project);
-        create
-            .args(PYTEST)
-            .arg("--create-db")
-            .envs(variables.clone());
+        create.args(PYTEST).arg("--create-db").envs(variables.clone());
         samples.add(CREATE, timed(&mut create));
         let mut run = place.command(PGSTENCIL, &subject.project);
         run.arg("--config").arg(&config).args(["run", "-q", "--"]);
@@ -59,11 +56,7 @@ fn one(place: &Place, project: &Path, pytest: &Path, rounds: usize) {
             vec![what.into(), ms(samples.median(what)), ratio]
         })
         .to_vec();
-    let head = [
-        format!("all tests of {}", project.display()),
-        "median ms".into(),
-        format!("÷ {CREATE}"),
-    ];
+    let head = [format!("all tests of {}", project.display()), "median ms".into(), format!("÷ {CREATE}")];
     println!("{}", markdown(&head, &rows));
 }
 
@@ -84,7 +77,5 @@ fn mapped_variables(project: &Path, database: &str, place: &Place) -> Vec<(Strin
             .replace("{user}", &place.server.user())
             .replace("{password}", &place.server.password())
     };
-    env.iter()
-        .map(|(name, value)| (name.clone(), filled(value.as_str().unwrap())))
-        .collect()
+    env.iter().map(|(name, value)| (name.clone(), filled(value.as_str().unwrap()))).collect()
 }

@@ -41,11 +41,7 @@ pub(crate) fn measure(place: &Place, projects: &[PathBuf], rounds: usize) {
         let subject = Subject::new(place, &folder);
         beside_clones(&subject, rounds);
     } else {
-        for missing in [
-            dslr::MISSING,
-            pytest_postgresql::MISSING,
-            sqlx_test::MISSING,
-        ] {
+        for missing in [dslr::MISSING, pytest_postgresql::MISSING, sqlx_test::MISSING] {
             println!("\nSkipped: {missing}.");
         }
     }
@@ -54,11 +50,7 @@ pub(crate) fn measure(place: &Place, projects: &[PathBuf], rounds: usize) {
 
 fn beside_clones(subject: &Subject<'_>, rounds: usize) {
     let mut peers = Vec::new();
-    for found in [
-        dslr::find(subject),
-        pytest_postgresql::find(subject),
-        sqlx_test::find(subject),
-    ] {
+    for found in [dslr::find(subject), pytest_postgresql::find(subject), sqlx_test::find(subject)] {
         match found {
             Ok(peer) => peers.push(peer),
             Err(missing) => println!("\nSkipped: {missing}."),
@@ -125,11 +117,7 @@ fn timed(command: &mut Command) -> Duration {
 /// A program of the peers' Python environment.
 fn python_tool(program: &str) -> Option<PathBuf> {
     let venv = std::env::var_os("PEERS_VENV")?;
-    let tool = Path::new(&venv)
-        .canonicalize()
-        .ok()?
-        .join("bin")
-        .join(program);
+    let tool = Path::new(&venv).canonicalize().ok()?.join("bin").join(program);
     tool.is_file().then_some(tool)
 }
 
@@ -149,8 +137,5 @@ fn migrations(project: &Path) -> Vec<(String, String)> {
     let mut files: Vec<_> = files.map(|f| f.unwrap().path()).collect();
     files.sort();
     let name = |file: &Path| file.file_stem().unwrap().to_str().unwrap().to_owned();
-    files
-        .iter()
-        .map(|file| (name(file), std::fs::read_to_string(file).unwrap()))
-        .collect()
+    files.iter().map(|file| (name(file), std::fs::read_to_string(file).unwrap())).collect()
 }

@@ -48,11 +48,8 @@ pub(super) fn find<'s>(subject: &'s Subject<'_>) -> Found<'s> {
             let mut command = subject.place.command(&pytest, folder.path());
             timed(command.args(["-q", "-p", "no:cacheprovider", "--junitxml=report.xml"]));
             let report = std::fs::read_to_string(folder.path().join("report.xml")).unwrap();
-            let seconds: Vec<f64> = time
-                .captures_iter(&report)
-                .skip(1)
-                .map(|found| found[1].parse().unwrap())
-                .collect();
+            let seconds: Vec<f64> =
+                time.captures_iter(&report).skip(1).map(|found| found[1].parse().unwrap()).collect();
             Duration::from_secs_f64(median(&seconds))
         }),
         end: Box::new(|| {}),
@@ -61,10 +58,7 @@ pub(super) fn find<'s>(subject: &'s Subject<'_>) -> Found<'s> {
 
 fn module_folder(subject: &Subject<'_>) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let schema: String = super::migrations(&subject.project)
-        .into_iter()
-        .map(|(_, sql)| sql)
-        .collect();
+    let schema: String = super::migrations(&subject.project).into_iter().map(|(_, sql)| sql).collect();
     std::fs::write(folder.path().join("schema.sql"), schema).unwrap();
     std::fs::write(folder.path().join("test_databases.py"), MODULE).unwrap();
     std::fs::write(folder.path().join("pytest.ini"), "[pytest]\n").unwrap();

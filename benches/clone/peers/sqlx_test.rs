@@ -7,8 +7,7 @@ use super::{Found, Peer, migrations, timed};
 use crate::commands::name;
 use crate::subject::Subject;
 
-pub(super) const MISSING: &str =
-    "`#[sqlx::test]` (set SQLX_PEER=1; compiles sqlx from crates.io, once)";
+pub(super) const MISSING: &str = "`#[sqlx::test]` (set SQLX_PEER=1; compiles sqlx from crates.io, once)";
 
 const MANIFEST: &str = r#"
 [package]
@@ -58,10 +57,7 @@ pub(super) fn find<'s>(subject: &'s Subject<'_>) -> Found<'s> {
     let url = subject.place.url(&database);
     let cargo = move |args: &[&str]| {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        cargo
-            .current_dir(&folder)
-            .env("CARGO_TARGET_DIR", folder.join("target"))
-            .env("DATABASE_URL", &url);
+        cargo.current_dir(&folder).env("CARGO_TARGET_DIR", folder.join("target")).env("DATABASE_URL", &url);
         timed(cargo.args(["test", "--quiet", "--lib"]).args(args))
     };
     cargo(&["--no-run"]);

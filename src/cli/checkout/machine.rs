@@ -36,15 +36,13 @@ fn hidden(id: &str) -> String {
 }
 
 fn machine_id(system: &Path) -> Option<String> {
-    ["etc/machine-id", "var/lib/dbus/machine-id"]
-        .iter()
-        .find_map(|file| {
-            let text = std::fs::read_to_string(system.join(file)).ok()?;
-            let id = text.trim();
-            // Before its first boot an image has it empty, or says `uninitialized`.
-            let whole = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
-            whole.then(|| id.to_ascii_lowercase())
-        })
+    ["etc/machine-id", "var/lib/dbus/machine-id"].iter().find_map(|file| {
+        let text = std::fs::read_to_string(system.join(file)).ok()?;
+        let id = text.trim();
+        // Before its first boot an image has it empty, or says `uninitialized`.
+        let whole = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        whole.then(|| id.to_ascii_lowercase())
+    })
 }
 
 /// The marks that container engines leave: Docker's and Podman's files, systemd's note, the control
@@ -114,10 +112,7 @@ mod tests {
         ] {
             assert_eq!(id_of(&[("etc/machine-id", ID), mark]), "host", "{mark:?}");
         }
-        let host = [
-            ("etc/machine-id", ID),
-            ("proc/1/cgroup", "0::/init.scope\n"),
-        ];
+        let host = [("etc/machine-id", ID), ("proc/1/cgroup", "0::/init.scope\n")];
         assert_ne!(id_of(&host), "host");
         let folder = system(&host);
         assert_eq!(linux(folder.path(), true, "host"), "host");

@@ -15,17 +15,11 @@ use super::target::account;
 
 /// Describes this process and its checkout. `names_branch`: whether `{branch}` is wanted, so that asking for
 /// it may take a moment. The second value says why a branch could not be found out.
-pub(super) async fn holder(
-    root: &Path,
-    env: &Environment,
-    names_branch: bool,
-) -> (Holder, Option<String>) {
+pub(super) async fn holder(root: &Path, env: &Environment, names_branch: bool) -> (Holder, Option<String>) {
     let process = Holder::process();
     let ci = |name: &str| env.non_empty(name).map(str::to_owned);
-    let label = ci("GITHUB_JOB")
-        .or_else(|| ci("CI_JOB_NAME"))
-        .or_else(|| ci("BUILD_TAG"))
-        .unwrap_or_default();
+    let label =
+        ci("GITHUB_JOB").or_else(|| ci("CI_JOB_NAME")).or_else(|| ci("BUILD_TAG")).unwrap_or_default();
     let (checkout, unknown) = checkout(root, env, &process.host, names_branch).await;
     let holder = Holder {
         user: account(env).unwrap_or_default(),
@@ -60,10 +54,7 @@ async fn checkout(
         },
         owner: owner.to_owned(),
         top: top.display().to_string(),
-        below: root
-            .strip_prefix(top)
-            .map(|below| below.display().to_string())
-            .unwrap_or_default(),
+        below: root.strip_prefix(top).map(|below| below.display().to_string()).unwrap_or_default(),
         repository: git.and_then(repository),
         worktree: git.and_then(GitDir::worktree),
         branch,

@@ -69,9 +69,9 @@ fn words(answer: &BenchAnswer, look: Look) -> String {
             "\nrecommended: {best}; the config says `strategy = \"{}\"`: take that line out, `auto` goes by what was measured\n",
             answer.configured
         ),
-        best => format!(
-            "\nrecommended: {best}; that is what copies of about this size are made by from now on\n"
-        ),
+        best => {
+            format!("\nrecommended: {best}; that is what copies of about this size are made by from now on\n")
+        }
     };
     text += &look.wrap(&remarks);
     text
@@ -82,10 +82,5 @@ fn cells(cost: &CostAnswer) -> [Cell; 4] {
         let text = value.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
         Cell::from(text)
     };
-    [
-        cost.strategy.into(),
-        ms(cost.create_ms),
-        ms(cost.connect_ms),
-        ms(cost.drop_ms),
-    ]
+    [cost.strategy.into(), ms(cost.create_ms), ms(cost.connect_ms), ms(cost.drop_ms)]
 }

@@ -54,9 +54,7 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     }
     let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
     let (registry, demand) = (&mut acquired.registry, acquired.demand);
-    background
-        .go_on(&stencil, registry, definition, fingerprint, demand)
-        .await;
+    background.go_on(&stencil, registry, definition, fingerprint, demand).await;
     let bound = stencil.bound_here(registry).await.unwrap_or_default();
     acquired.registry.close().await;
     prune::tell_of(session, &stencil, &bound).await;
@@ -72,9 +70,7 @@ pub(crate) fn settle_later(
     fingerprint: &Fingerprint,
     state: Option<&Provisional>,
 ) {
-    let wanted = stencil
-        .definition(Some(definition))
-        .is_ok_and(|d| d.after_extend == AfterExtend::Verify);
+    let wanted = stencil.definition(Some(definition)).is_ok_and(|d| d.after_extend == AfterExtend::Verify);
     if wanted && state.is_some_and(Provisional::is_due) {
         background::start_settling(stencil, definition, fingerprint);
     }
@@ -84,13 +80,9 @@ fn parse_ttl(text: &str) -> Result<Duration> {
     match humantime::parse_duration(text) {
         Ok(ttl) if !ttl.is_zero() && ttl <= Duration::from_secs(10 * 365 * 86_400) => Ok(ttl),
         Ok(ttl) if ttl.is_zero() => Err(Error::usage(format!("`--ttl {text}` is no time at all"))
-            .hint(
-                "a clone is kept for more than zero: write it like `90s`, `2h` or `7d`, or `never`",
-            )),
-        Ok(_) => Err(
-            Error::usage(format!("`--ttl {text}` is more than ten years"))
-                .hint("`never` keeps a clone until it is released"),
-        ),
+            .hint("a clone is kept for more than zero: write it like `90s`, `2h` or `7d`, or `never`")),
+        Ok(_) => Err(Error::usage(format!("`--ttl {text}` is more than ten years"))
+            .hint("`never` keeps a clone until it is released")),
         _ => Err(Error::usage(format!("`--ttl {text}` is not a duration"))
             .hint("write it like `90s`, `2h` or `7d`, up to ten years, or `never`")),
     }
@@ -123,9 +115,7 @@ pub(crate) async fn acquire(
     wanted: &Wanted,
 ) -> Result<Acquired> {
     let printer = session.printer.clone();
-    let acquired = stencil
-        .acquire(wanted, &session.limit, &|event| printer.tell(&event))
-        .await?;
+    let acquired = stencil.acquire(wanted, &session.limit, &|event| printer.tell(&event)).await?;
     session.printer.finish();
     let took: Duration = acquired.times.iter().sum();
     session.printer.say(&format!(
@@ -152,11 +142,7 @@ pub(crate) async fn acquire(
 fn fingerprints(acquired: &Acquired) -> String {
     let files = acquired.fingerprint;
     match acquired.clones.iter().find(|c| c.fingerprint != files) {
-        Some(stale) => format!(
-            "{}; the files are {}",
-            stale.fingerprint.short(),
-            files.short()
-        ),
+        Some(stale) => format!("{}; the files are {}", stale.fingerprint.short(), files.short()),
         None => files.short(),
     }
 }
@@ -174,9 +160,7 @@ pub(crate) fn until(clones: &[Clone]) -> String {
     if clones.iter().any(|clone| clone.by_session) {
         return "kept until the command ends".into();
     }
-    let ending = clones
-        .iter()
-        .filter_map(|clone| Some((clone, clone.expires_at.as_ref()?)));
+    let ending = clones.iter().filter_map(|clone| Some((clone, clone.expires_at.as_ref()?)));
     let Some((clone, at)) = ending.min_by_key(|(_, at)| *at) else {
         return "kept until it is released".into();
     };
@@ -191,9 +175,7 @@ pub(crate) fn until(clones: &[Clone]) -> String {
 /// Gives clones back of which nobody learns; one that was there before stays its holder's.
 async fn unheard(stencil: &Stencil, acquired: Acquired) {
     if acquired.outcome != Outcome::Reused {
-        let _ = stencil
-            .give_back(Some(acquired.registry), &acquired.clones)
-            .await;
+        let _ = stencil.give_back(Some(acquired.registry), &acquired.clones).await;
         stencil.close().await;
     }
 }
@@ -207,8 +189,8 @@ fn report(
 ) -> Result<()> {
     if let Some(file) = &making.report {
         let answer = Answer::of_clones(acquired, stencil.endpoint());
-        let text = serde_json::to_string(&answer)
-            .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
+        let text =
+            serde_json::to_string(&answer).map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
         // It holds URLs with passwords.
         private::write_output(file, (text + "\n").as_bytes())?;
     }
@@ -229,9 +211,7 @@ fn report(
 /// One URL a line; a set as `ROLE=URL` lines.
 pub(crate) fn print(session: &Session, stencil: &Stencil, acquired: &Acquired) -> Result<()> {
     if session.printer.json() {
-        return session
-            .printer
-            .object(&Answer::of_clones(acquired, stencil.endpoint()));
+        return session.printer.object(&Answer::of_clones(acquired, stencil.endpoint()));
     }
     let mut text = String::new();
     for clone in &acquired.clones {

@@ -15,9 +15,7 @@ pub(crate) fn config(session: &Session, args: &Config) -> Result<u8> {
         }
         Config::Show => {
             let config = session.config()?;
-            session
-                .printer
-                .detail(&format!("from {}", config.file.display()));
+            session.printer.detail(&format!("from {}", config.file.display()));
             if session.printer.json() {
                 let mut shown = config.effective_json()?;
                 if let Some(object) = shown.as_object_mut() {

@@ -51,21 +51,13 @@ pub(crate) async fn demo(session: &Session, args: Demo) -> Result<u8> {
     if args.keep && done.is_ok() {
         let say = |text: String| session.printer.say(&text);
         say(format!("left in {}", place.folder.display()));
-        say(format!(
-            "its server runs on; its URL is in {}",
-            place.folder.join("server-url").display()
-        ));
-        say(format!(
-            "`PGSTENCIL_STATE_DIR={} pgstencil server stop` stops it",
-            place.state().display()
-        ));
+        say(format!("its server runs on; its URL is in {}", place.folder.join("server-url").display()));
+        say(format!("`PGSTENCIL_STATE_DIR={} pgstencil server stop` stops it", place.state().display()));
         return done.map(|()| 0);
     }
     let cleaned = place.remove().await;
     done.and(cleaned)?;
-    session
-        .printer
-        .say("removed the folder and its server; nothing is left");
+    session.printer.say("removed the folder and its server; nothing is left");
     Ok(0)
 }
 
@@ -81,25 +73,15 @@ struct Place {
 
 impl Place {
     fn new(session: &Session, folder: PathBuf) -> Result<Self> {
-        let failed =
-            |e: std::io::Error| Error::failed("cannot make a temporary folder").caused_by(e);
+        let failed = |e: std::io::Error| Error::failed("cannot make a temporary folder").caused_by(e);
         private::create_folder(&folder).map_err(failed)?;
         private::create_folder(&folder.join("migrations")).map_err(failed)?;
         let system = Path::new("/var/lib").join(folder.file_name().unwrap_or_default());
-        let path = session
-            .env
-            .get_os(env::PATH)
-            .map(OsString::from)
-            .unwrap_or_default();
+        let path = session.env.get_os(env::PATH).map(OsString::from).unwrap_or_default();
         let mut settings = ManagedSettings::new(folder.join("state"));
         settings.path = Some(path.clone());
         settings.system_dir.clone_from(&system);
-        Ok(Place {
-            folder,
-            system,
-            server: ManagedServer::new(settings),
-            path,
-        })
+        Ok(Place { folder, system, server: ManagedServer::new(settings), path })
     }
 
     /// Where the server's data is.
@@ -165,11 +147,8 @@ impl Place {
         self.migration(MIGRATIONS + 1)?;
         let changed = run().await?;
         next("And back on the old branch, the old template is still there:");
-        std::fs::remove_file(
-            self.folder
-                .join(format!("migrations/{:03}_item.sql", MIGRATIONS + 1)),
-        )
-        .map_err(|e| Error::failed("cannot remove a migration").caused_by(e))?;
+        std::fs::remove_file(self.folder.join(format!("migrations/{:03}_item.sql", MIGRATIONS + 1)))
+            .map_err(|e| Error::failed("cannot remove a migration").caused_by(e))?;
         let back = run().await?;
         say("");
         let width = 28;
@@ -188,8 +167,8 @@ impl Place {
 
     /// Runs `pgstencil run -- psql …` in the folder, shows what it prints, and takes its time.
     async fn run(&self, session: &Session, path: &OsString, url: &str) -> Result<Duration> {
-        let program = std::env::current_exe()
-            .map_err(|e| Error::failed("cannot find this binary").caused_by(e))?;
+        let program =
+            std::env::current_exe().map_err(|e| Error::failed("cannot find this binary").caused_by(e))?;
         let argv: Vec<OsString> = [program.into_os_string(), "run".into(), "--".into()]
             .into_iter()
             .chain(["psql", "-XAtc", COUNT].map(OsString::from))
@@ -200,20 +179,15 @@ impl Place {
             (env::SERVER_URL.into(), url.into()),
             ("PGOPTIONS".into(), "".into()),
         ];
-        job.cleared = [env::CONFIG, env::GITHUB_OUTPUT, env::GITHUB_STEP_SUMMARY]
-            .map(Into::into)
-            .to_vec();
-        session
-            .printer
-            .say("  $ pgstencil run -- psql -c 'select count(*) ...'");
+        job.cleared = [env::CONFIG, env::GITHUB_OUTPUT, env::GITHUB_STEP_SUMMARY].map(Into::into).to_vec();
+        session.printer.say("  $ pgstencil run -- psql -c 'select count(*) ...'");
         let started = Instant::now();
         let printer = session.printer.clone();
-        let finished =
-            process::run_captured(&job, None, &session.limit.cancel, &mut |line: &str| {
-                // It comes from this program, escaped.
-                printer.pass_on(&format!("    {line}"));
-            })
-            .await?;
+        let finished = process::run_captured(&job, None, &session.limit.cancel, &mut |line: &str| {
+            // It comes from this program, escaped.
+            printer.pass_on(&format!("    {line}"));
+        })
+        .await?;
         let took = started.elapsed();
         session.limit.check("the demo")?;
         match finished.status {
@@ -228,9 +202,7 @@ impl Place {
         for folder in [&self.folder, &self.system] {
             match std::fs::remove_dir_all(folder) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(
-                        Error::failed(format!("cannot remove {}", folder.display())).caused_by(e)
-                    );
+                    return Err(Error::failed(format!("cannot remove {}", folder.display())).caused_by(e));
                 }
                 _ => {}
             }
@@ -244,11 +216,8 @@ fn search_path(path: &OsString, bindir: &Path) -> Result<OsString> {
     let mut folders: Vec<PathBuf> = std::env::split_paths(path).collect();
     folders.push(bindir.to_owned());
     if !folders.iter().any(|f| f.join("psql").is_file()) {
-        return Err(
-            Error::failed("the demo's migrations need psql, and there is none")
-                .hint("install the client: `apt-get install postgresql-client`"),
-        );
+        return Err(Error::failed("the demo's migrations need psql, and there is none")
+            .hint("install the client: `apt-get install postgresql-client`"));
     }
-    std::env::join_paths(folders)
-        .map_err(|e| Error::failed("PATH has a folder with `:`").caused_by(e))
+    std::env::join_paths(folders).map_err(|e| Error::failed("PATH has a folder with `:`").caused_by(e))
 }

@@ -48,9 +48,7 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
         let quiet = session.printer.is_quiet();
         let shown = answer.checks.iter().filter(|c| !quiet || c.status != "ok");
         let look = session.printer.look();
-        session
-            .printer
-            .table(&shown.map(|check| lines(check, look)).collect::<String>())?;
+        session.printer.table(&shown.map(|check| lines(check, look)).collect::<String>())?;
         if !answer.checks.is_empty() {
             session.printer.say(&summary(&answer));
         }
@@ -89,9 +87,5 @@ fn lines(check: &CheckAnswer, look: Look) -> String {
 }
 
 fn summary(answer: &DoctorAnswer) -> String {
-    format!(
-        "{}, {}",
-        count(answer.problems, "problem"),
-        count(answer.warnings, "warning")
-    )
+    format!("{}, {}", count(answer.problems, "problem"), count(answer.warnings, "warning"))
 }

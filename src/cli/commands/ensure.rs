@@ -14,10 +14,7 @@ use pgstencil::quantity::seconds;
 pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let stencil = session.stencil().await?;
     let stencil = stencil.with_full_build(args.full_build);
-    let name = stencil
-        .definition(args.which.template.as_deref())?
-        .name
-        .clone();
+    let name = stencil.definition(args.which.template.as_deref())?.name.clone();
     let mut background = Ahead::start(&stencil);
     let printer = session.printer.clone();
     let ensured = stencil
@@ -57,17 +54,13 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
         },
     )?;
     if session.printer.json() {
-        session
-            .printer
-            .object(&Answer::of_template(&name, &ensured))?;
+        session.printer.object(&Answer::of_template(&name, &ensured))?;
     } else {
         session.printer.data(&format!("{fingerprint}\n"))?;
     }
     // Whoever makes sure of a template is about to ask for clones.
     let demand = Demand::default();
-    background
-        .go_on(&stencil, &mut registry, &name, fingerprint, demand)
-        .await;
+    background.go_on(&stencil, &mut registry, &name, fingerprint, demand).await;
     let bound = stencil.bound_here(&mut registry).await.unwrap_or_default();
     registry.close().await;
     prune::tell_of(session, &stencil, &bound).await;

@@ -20,9 +20,7 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
     }
     let Some(stencil) = session.stencil_for_reading().await? else {
         if session.printer.json() {
-            session.printer.object(&EvictAnswer::from(
-                &pgstencil::stencil::EvictionPlan::default(),
-            ))?;
+            session.printer.object(&EvictAnswer::from(&pgstencil::stencil::EvictionPlan::default()))?;
         }
         return Ok(0);
     };
@@ -41,11 +39,7 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
         prune::look(session, &stencil).await;
         return Ok(code);
     }
-    if args.all
-        && !args.yes
-        && !answer.templates.is_empty()
-        && !confirmed(session, &project, &answer)?
-    {
+    if args.all && !args.yes && !answer.templates.is_empty() && !confirmed(session, &project, &answer)? {
         session.printer.say("nothing was done");
         return Ok(1);
     }
@@ -67,19 +61,14 @@ fn confirmed(session: &Session, project: &str, answer: &EvictAnswer) -> Result<b
         size(answer.bytes)
     );
     if !can_ask(session) {
-        return Err(
-            Error::usage(format!("this would {what}, and nobody can be asked"))
-                .hint("`--yes` says that it is meant; `--dry-run` shows what would go"),
-        );
+        return Err(Error::usage(format!("this would {what}, and nobody can be asked"))
+            .hint("`--yes` says that it is meant; `--dry-run` shows what would go"));
     }
     confirm::confirmed(session, &what)
 }
 
 fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
-    let asked_in_vain = answer
-        .templates
-        .iter()
-        .any(|t| t.state == "in_use" && t.reason == "asked");
+    let asked_in_vain = answer.templates.iter().any(|t| t.state == "in_use" && t.reason == "asked");
     let code = u8::from(asked_in_vain);
     if session.printer.json() {
         session.printer.object(answer)?;
@@ -104,9 +93,7 @@ fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
     session.printer.text(&text)?;
     if answer.bytes > 0 {
         let would = if answer.dry_run { "would be " } else { "" };
-        session
-            .printer
-            .say(&format!("{} of templates {would}freed", size(answer.bytes)));
+        session.printer.say(&format!("{} of templates {would}freed", size(answer.bytes)));
     }
     tell_what_stays(session, answer);
     Ok(code)
@@ -122,9 +109,7 @@ fn tell_what_stays(session: &Session, answer: &EvictAnswer) {
             1 => format!("template {short} stays: it is"),
             n => format!("{n} templates stay: they are"),
         };
-        say(format!(
-            "{what} pinned; `pgstencil unpin {short}` takes the pin away"
-        ));
+        say(format!("{what} pinned; `pgstencil unpin {short}` takes the pin away"));
     }
     if !answer.clones.is_empty() {
         let names = answer.clones.join(" ");
@@ -132,9 +117,7 @@ fn tell_what_stays(session: &Session, answer: &EvictAnswer) {
             1 => format!("clone {names} stays: it is"),
             n => format!("{n} clones stay: they are"),
         };
-        say(format!(
-            "{what} in use; `pgstencil release {names}` gives back what is yours"
-        ));
+        say(format!("{what} in use; `pgstencil release {names}` gives back what is yours"));
     }
 }
 

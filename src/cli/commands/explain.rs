@@ -108,14 +108,7 @@ fn in_words(explanation: &Explanation, all: bool) -> String {
         n => {
             let hint = if all { "" } else { " (`-v` lists them)" };
             let text = &mut text;
-            line(
-                text,
-                "ignored",
-                &format!(
-                    "{}, matched but hidden by .gitignore{hint}",
-                    count(n, "file")
-                ),
-            );
+            line(text, "ignored", &format!("{}, matched but hidden by .gitignore{hint}", count(n, "file")));
             if all {
                 for path in &explanation.ignored {
                     let _ = writeln!(text, "    {path}");
@@ -137,10 +130,7 @@ fn in_words(explanation: &Explanation, all: bool) -> String {
 
 fn verdict(server: &OnServer) -> String {
     let about = |time: Option<Duration>| {
-        time.map_or_else(
-            || "not known yet".to_owned(),
-            |t| format!("about {}", seconds(t)),
-        )
+        time.map_or_else(|| "not known yet".to_owned(), |t| format!("about {}", seconds(t)))
     };
     let costs = &server.costs;
     let mut text = match &server.now {
@@ -157,27 +147,15 @@ fn verdict(server: &OnServer) -> String {
             }
             text
         }
-        Now::Wait {
-            builder, elapsed, ..
-        } => format!(
+        Now::Wait { builder, elapsed, .. } => format!(
             "a command now would wait for {}, who has been building it for {}",
             escape::line(builder),
             seconds(*elapsed)
         ),
-        Now::Extend {
-            base,
-            added,
-            rerun_inputs,
-            companions,
-        } => format!(
+        Now::Extend { base, added, rerun_inputs, companions } => format!(
             "a command now would extend {}{}: {} (a build from nothing: {})",
             base.short(),
-            by(&Extending {
-                base: "",
-                migrations: migrations(added).len(),
-                rerun_inputs,
-                companions,
-            }),
+            by(&Extending { base: "", migrations: migrations(added).len(), rerun_inputs, companions }),
             about(costs.extension),
             about(costs.full)
         ),
@@ -188,28 +166,17 @@ fn verdict(server: &OnServer) -> String {
         ),
     };
     match &server.now {
-        Now::Hit {
-            failure: Some(failure),
-            ..
-        } => {
-            text += &format!(
-                "\nthe last attempt at that failed: {}",
-                escape::block(failure)
-            );
+        Now::Hit { failure: Some(failure), .. } => {
+            text += &format!("\nthe last attempt at that failed: {}", escape::block(failure));
         }
-        Now::Build {
-            hint: Some(hint), ..
-        } => text += &format!("\nhint: {hint}"),
+        Now::Build { hint: Some(hint), .. } => text += &format!("\nhint: {hint}"),
         Now::Wait { tail, .. } if !tail.is_empty() => {
             text += &escape::block(&format!("\n{tail}"));
         }
         _ => {}
     }
     if let Some(why) = &server.unusable {
-        text += &format!(
-            "\nthere is a template of these files, but it is not used: {}",
-            escape::line(why)
-        );
+        text += &format!("\nthere is a template of these files, but it is not used: {}", escape::line(why));
     }
     text + "\n"
 }
@@ -230,11 +197,7 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
         }
         let bytes: u64 = list.iter().map(|f| f.bytes).sum();
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        line(
-            text,
-            label,
-            &format!("{}, {}", count(list.len(), "file"), size(bytes)),
-        );
+        line(text, label, &format!("{}, {}", count(list.len(), "file"), size(bytes)));
         if all {
             list.iter().for_each(|file| list_file(text, file));
         }
@@ -247,21 +210,13 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
     }
     for lines in &inputs.lines {
         let found = count(usize::try_from(lines.count).unwrap_or(usize::MAX), "line");
-        line(
-            text,
-            "input_lines",
-            &format!("{} /{}/: {found}", lines.file, lines.matching),
-        );
+        line(text, "input_lines", &format!("{} /{}/: {found}", lines.file, lines.matching));
         for piece in lines.text.iter().take(if all { NAMED } else { 3 }) {
             let _ = writeln!(text, "    {}", escape::line(piece));
         }
     }
     for variable in &inputs.env {
-        let set = if variable.hash.is_some() {
-            "set"
-        } else {
-            "not set"
-        };
+        let set = if variable.hash.is_some() { "set" } else { "not set" };
         line(text, "env_inputs", &format!("{} ({set})", variable.name));
     }
     if !inputs.mapping.is_empty() {
@@ -286,11 +241,7 @@ fn list_groups(text: &mut String, inputs: &Inputs, all: bool) {
         1 => "one group".to_owned(),
         n => format!("{n} groups"),
     };
-    line(
-        text,
-        "order",
-        &format!("{}: {count}", inputs.order.as_str()),
-    );
+    line(text, "order", &format!("{}: {count}", inputs.order.as_str()));
     let shown = if all { groups.len() } else { NAMED };
     for group in groups.iter().take(shown) {
         // By name a group has no folder, and its files have several.
@@ -335,13 +286,7 @@ fn below(group: &Group, path: &RelPath) -> String {
 }
 
 fn list_file(text: &mut String, file: &FileInput) {
-    let _ = writeln!(
-        text,
-        "    {} {:>8} {}",
-        &file.hash[..12],
-        file.bytes,
-        file.path
-    );
+    let _ = writeln!(text, "    {} {:>8} {}", &file.hash[..12], file.bytes, file.path);
 }
 
 /// How many files of a kind are named without `-v`.
@@ -357,12 +302,7 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
         ("rerun input", &difference.rerun_inputs),
         ("input", &difference.inputs),
     ] {
-        let FileChanges {
-            added,
-            changed,
-            removed,
-            line_ends,
-        } = changes;
+        let FileChanges { added, changed, removed, line_ends } = changes;
         for (what, paths) in [("added", added), ("changed", changed), ("removed", removed)] {
             let named = if all { paths.len() } else { NAMED };
             for path in paths.iter().take(named) {
@@ -386,9 +326,7 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
     for (lines, texts) in difference.lines.iter().zip(&difference.texts) {
         let _ = writeln!(text, "  input lines: {}", escape::line(lines));
         let quoted = |pieces: &[String]| {
-            let quoted = pieces
-                .iter()
-                .map(|piece| format!("`{}`", escape::line(piece)));
+            let quoted = pieces.iter().map(|piece| format!("`{}`", escape::line(piece)));
             quoted.collect::<Vec<_>>().join(", ")
         };
         let _ = match (texts.old.as_slice(), texts.new.as_slice()) {
@@ -408,12 +346,7 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
         }
     }
     if let Some((old, new)) = &difference.build {
-        let _ = writeln!(
-            text,
-            "  build command: {} -> {}",
-            escape::line(old),
-            escape::line(new)
-        );
+        let _ = writeln!(text, "  build command: {} -> {}", escape::line(old), escape::line(new));
     }
     if let Some((old, new)) = &difference.databases {
         let _ = writeln!(
@@ -427,20 +360,10 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
         let _ = writeln!(text, "  order: {} -> {}", old.as_str(), new.as_str());
     }
     if let Some((old, new)) = &difference.from {
-        let _ = writeln!(
-            text,
-            "  from: {} -> {}",
-            escape::line(old),
-            escape::line(new)
-        );
+        let _ = writeln!(text, "  from: {} -> {}", escape::line(old), escape::line(new));
     }
     for (property, old, new) in &difference.server {
-        let _ = writeln!(
-            text,
-            "  server's {property}: {} -> {}",
-            escape::line(old),
-            escape::line(new)
-        );
+        let _ = writeln!(text, "  server's {property}: {} -> {}", escape::line(old), escape::line(new));
     }
     if let Some((old, new)) = &difference.format {
         let _ = writeln!(text, "  format of the fingerprint: {old} -> {new}");

@@ -20,9 +20,7 @@ pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
     refuse_nonsense(&args)?;
     let Some(stencil) = session.stencil_for_reading().await? else {
         if session.printer.json() {
-            session
-                .printer
-                .object(&ListAnswer::from(&Listing::default()))?;
+            session.printer.object(&ListAnswer::from(&Listing::default()))?;
         }
         return Ok(0);
     };
@@ -51,12 +49,7 @@ fn refuse_nonsense(args: &List) -> Result<()> {
     let of_clones = CLONE_STATES.contains(&state);
     for (only, what, others, states) in [
         (args.templates, "template", of_clones, &TEMPLATE_STATES[..]),
-        (
-            args.clones,
-            "clone",
-            TEMPLATE_STATES.contains(&state),
-            &CLONE_STATES,
-        ),
+        (args.clones, "clone", TEMPLATE_STATES.contains(&state), &CLONE_STATES),
     ] {
         if only && others {
             return Err(Error::usage(format!("no {what} is ever `{state}`"))
@@ -100,11 +93,7 @@ fn sort(listing: &mut Listing, by: Option<Sort>) {
             templates.sort_by(|a, b| {
                 let name = |t: &TemplateListing| {
                     let row = &t.row;
-                    (
-                        row.project.clone(),
-                        row.definition.clone(),
-                        row.fingerprint.clone(),
-                    )
+                    (row.project.clone(), row.definition.clone(), row.fingerprint.clone())
                 };
                 name(a).cmp(&name(b))
             });
@@ -154,12 +143,7 @@ fn tables(listing: &Listing, each: bool, look: Look) -> String {
     let mut remarks = String::new();
     for TemplateListing { row, .. } in &listing.templates {
         if let Some(reason) = &row.reason {
-            remarks += &format!(
-                "{} is {}: {}\n",
-                &row.fingerprint[..12],
-                row.state,
-                escape::line(reason)
-            );
+            remarks += &format!("{} is {}: {}\n", &row.fingerprint[..12], row.state, escape::line(reason));
         }
         if let Some(failure) = &row.settle_failure {
             let first = failure.lines().next().unwrap_or_default();
@@ -177,11 +161,7 @@ fn tables(listing: &Listing, each: bool, look: Look) -> String {
         }
         let brief = look.width.is_some_and(|width| width < ROOMY);
         let rows: Vec<_> = match each {
-            true => listing
-                .clones
-                .iter()
-                .map(|clone| clone_cells(clone, brief))
-                .collect(),
+            true => listing.clones.iter().map(|clone| clone_cells(clone, brief)).collect(),
             false => folded(&listing.clones, brief),
         };
         text += &table(&CLONES, &rows, look);

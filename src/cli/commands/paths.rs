@@ -14,23 +14,14 @@ pub(crate) async fn paths(session: &Session) -> Result<u8> {
         Ok(server) => server,
         // The rest is known.
         Err(e) => {
-            session
-                .printer
-                .warn(&format!("the place of the server is not known: {e}"));
+            session.printer.warn(&format!("the place of the server is not known: {e}"));
             ServerPlaces::default()
         }
     };
     let answer = PathsAnswer {
         version: VERSION,
-        config: config
-            .file
-            .is_file()
-            .then(|| config.file.display().to_string()),
-        state_dir: session
-            .env
-            .state_dir()
-            .ok()
-            .map(|dir| dir.display().to_string()),
+        config: config.file.is_file().then(|| config.file.display().to_string()),
+        state_dir: session.env.state_dir().ok().map(|dir| dir.display().to_string()),
         logs,
         server,
         registry: config.server.registry.clone(),
@@ -43,11 +34,7 @@ pub(crate) async fn paths(session: &Session) -> Result<u8> {
     Ok(0)
 }
 
-async fn server(
-    session: &Session,
-    config: &Config,
-    logs: &mut Vec<String>,
-) -> Result<ServerPlaces> {
+async fn server(session: &Session, config: &Config, logs: &mut Vec<String>) -> Result<ServerPlaces> {
     if let Some((url, source)) = session.named_server(config)? {
         return Ok(ServerPlaces {
             place: Some(Endpoint::new(url, &session.defaults()?)?.place()),
@@ -63,20 +50,8 @@ async fn server(
 fn in_words(paths: &PathsAnswer) -> String {
     let server = &paths.server;
     let mut lines = vec![
-        (
-            "config",
-            paths
-                .config
-                .clone()
-                .unwrap_or_else(|| "none found".to_owned()),
-        ),
-        (
-            "state",
-            paths
-                .state_dir
-                .clone()
-                .unwrap_or_else(|| "none: HOME is not set".to_owned()),
-        ),
+        ("config", paths.config.clone().unwrap_or_else(|| "none found".to_owned())),
+        ("state", paths.state_dir.clone().unwrap_or_else(|| "none: HOME is not set".to_owned())),
     ];
     lines.extend(paths.logs.iter().map(|log| ("log", log.clone())));
     let place = server.place.as_deref();
@@ -91,19 +66,11 @@ fn in_words(paths: &PathsAnswer) -> String {
             (false, None) => "not known".to_owned(),
         },
     ));
-    for (name, folder) in [
-        ("clusters", &server.folder),
-        ("data", &server.data_dir),
-        ("socket", &server.socket_dir),
-    ] {
+    for (name, folder) in
+        [("clusters", &server.folder), ("data", &server.data_dir), ("socket", &server.socket_dir)]
+    {
         lines.extend(folder.clone().map(|folder| (name, folder)));
     }
-    lines.push((
-        "registry",
-        format!("database `{}` on that server", paths.registry),
-    ));
-    lines
-        .into_iter()
-        .map(|(name, what)| format!("{name:9} {}\n", escape::line(&what)))
-        .collect()
+    lines.push(("registry", format!("database `{}` on that server", paths.registry)));
+    lines.into_iter().map(|(name, what)| format!("{name:9} {}\n", escape::line(&what))).collect()
 }

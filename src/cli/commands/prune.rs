@@ -11,9 +11,7 @@ use crate::cli::{Session, background, escape};
 
 pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
     let Some(stencil) = session.stencil_for_reading().await? else {
-        session
-            .printer
-            .say("the managed server does not run; `pgstencil server start` starts it");
+        session.printer.say("the managed server does not run; `pgstencil server start` starts it");
         if session.printer.json() {
             let nothing = PruneAnswer::planned(&PrunePlan::default());
             session.printer.object(&nothing)?;
@@ -72,14 +70,11 @@ pub(crate) fn tell(session: &Session, number: usize) {
     let clones = match number {
         0 => return,
         1 => "1 clone of this repository has outlived its".to_owned(),
-        n => format!(
-            "{} of this repository have outlived their",
-            digits(n, "clone")
-        ),
+        n => format!("{} of this repository have outlived their", digits(n, "clone")),
     };
-    session.printer.say(&format!(
-        "{clones} branch or worktree: `pgstencil prune` gives back what is not in use"
-    ));
+    session
+        .printer
+        .say(&format!("{clones} branch or worktree: `pgstencil prune` gives back what is not in use"));
 }
 
 /// [`tell`] of clones that the session of a command knows.

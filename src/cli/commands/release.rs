@@ -9,9 +9,7 @@ use crate::cli::{Session, background};
 
 pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     let stencil = session.stencil_or_defaults().await?;
-    let released = stencil
-        .release(&args.names, args.take, &session.limit)
-        .await;
+    let released = stencil.release(&args.names, args.take, &session.limit).await;
     owed::run(session, &stencil).await;
     // Those beside a wrong name are given back, too.
     background::start(&stencil);
@@ -27,14 +25,9 @@ pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
             warnings: released.warnings,
         })?;
     } else {
-        for (what, names) in [
-            ("given back", &released.clones),
-            ("given back before", &released.before),
-        ] {
+        for (what, names) in [("given back", &released.clones), ("given back before", &released.before)] {
             if !names.is_empty() {
-                session
-                    .printer
-                    .say(&format!("{what}: {}", names.join(", ")));
+                session.printer.say(&format!("{what}: {}", names.join(", ")));
             }
         }
     }

@@ -18,12 +18,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     let here = session.here()?;
     let argv = match args.command.is_empty() {
         false => args.command,
-        true => vec![
-            session
-                .env
-                .get_os("SHELL")
-                .map_or_else(|| "sh".into(), OsString::from),
-        ],
+        true => vec![session.env.get_os("SHELL").map_or_else(|| "sh".into(), OsString::from)],
     };
     let prepare = async {
         let stencil = session.stencil().await?;
@@ -38,21 +33,13 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
         }
         Ok((stencil, background, acquired?, named))
     };
-    let (stencil, mut background, mut acquired, named) =
-        interruptible(session, signals, prepare).await?;
+    let (stencil, mut background, mut acquired, named) = interruptible(session, signals, prepare).await?;
     let stopped = |failed: bool| {
         let terminal = std::io::stdin().is_terminal();
-        failed
-            .then(|| refusal::of(&argv, &here, terminal))
-            .flatten()
+        failed.then(|| refusal::of(&argv, &here, terminal)).flatten()
     };
     let mut job = Job::new(argv.clone(), here.clone());
-    job.env = stencil.variables(
-        &acquired,
-        args.making
-            .shard
-            .map(|(index, count)| Shard { index, count }),
-    )?;
+    job.env = stencil.variables(&acquired, args.making.shard.map(|(index, count)| Shard { index, count }))?;
     job.cleared = CLEARED.map(Into::into).to_vec();
     // A run within a run must not see the numbered names of the outer one.
     let outer = session.env.iter().map(|(name, _)| name.to_owned());
@@ -64,9 +51,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     // goes.
     let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
     let (registry, demand) = (&mut acquired.registry, acquired.demand);
-    background
-        .go_on(&stencil, registry, definition, fingerprint, demand)
-        .await;
+    background.go_on(&stencil, registry, definition, fingerprint, demand).await;
     let bound = stencil.bound_here(registry).await.unwrap_or_default();
     let mut keeper = stencil.keep(acquired.registry, &acquired.clones);
     session.printer.finish();
@@ -94,18 +79,15 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     if keep {
         match stencil.prolong(kept.registry, &mut clones).await {
             Ok(()) => tell_kept(session, &stencil, &clones),
-            Err(error) => session
-                .printer
-                .warn(&format!("could not keep the clone: {}", chain(&error))),
+            Err(error) => session.printer.warn(&format!("could not keep the clone: {}", chain(&error))),
         }
     } else {
         let mut sweeper = Ahead::start_anyway(&stencil);
         match give_back(session, signals, &stencil, kept.registry, &clones).await {
             Ok(warnings) => warnings.iter().for_each(|w| session.printer.warn(w)),
-            Err(error) => session.printer.warn(&format!(
-                "could not give the clone back ({}); the next sweep drops it",
-                chain(&error)
-            )),
+            Err(error) => session
+                .printer
+                .warn(&format!("could not give the clone back ({}); the next sweep drops it", chain(&error))),
         }
         sweeper.sweep(&stencil).await;
         stencil.close().await;
@@ -157,17 +139,10 @@ fn tell_kept(session: &Session, stencil: &Stencil, clones: &[Clone]) {
 
 fn chain(error: &Error) -> String {
     let causes = wire::causes(error);
-    std::iter::once(error.to_string())
-        .chain(causes)
-        .collect::<Vec<_>>()
-        .join(": ")
+    std::iter::once(error.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
 }
 
 fn code(status: Status) -> Result<u8> {
-    u8::try_from(status.code()).map_err(|_| {
-        Error::new(
-            Kind::Internal,
-            format!("exit code {} is none", status.code()),
-        )
-    })
+    u8::try_from(status.code())
+        .map_err(|_| Error::new(Kind::Internal, format!("exit code {} is none", status.code())))
 }

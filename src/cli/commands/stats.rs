@@ -55,19 +55,12 @@ const TEMPLATES: [Column; 10] = columns("TEMPLATE", 8);
 const DAYS: [Column; 10] = columns("DAY", 10);
 
 fn tables(answer: &StatsAnswer, look: Look) -> String {
-    let mut rows: Vec<_> = answer
-        .templates
-        .iter()
-        .map(|t| row(format!("{}/{}", t.project, t.template), &t.counts))
-        .collect();
+    let mut rows: Vec<_> =
+        answer.templates.iter().map(|t| row(format!("{}/{}", t.project, t.template), &t.counts)).collect();
     if rows.len() > 1 {
         rows.push(row("all".into(), &answer.total));
     }
-    let days: Vec<_> = answer
-        .days
-        .iter()
-        .map(|d| row(d.day.clone(), &d.counts))
-        .collect();
+    let days: Vec<_> = answer.days.iter().map(|d| row(d.day.clone(), &d.counts)).collect();
     let templates = table(&TEMPLATES, &rows, look);
     format!("{templates}\n{}", table(&DAYS, &days, look))
 }

@@ -11,18 +11,8 @@ use crate::cli::{Session, background};
 pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
     let stencil = session.stencil().await?;
     let names: Vec<String> = match args.all {
-        true => stencil
-            .config()
-            .definitions
-            .iter()
-            .map(|d| d.name.clone())
-            .collect(),
-        false => vec![
-            stencil
-                .definition(args.which.template.as_deref())?
-                .name
-                .clone(),
-        ],
+        true => stencil.config().definitions.iter().map(|d| d.name.clone()).collect(),
+        false => vec![stencil.definition(args.which.template.as_deref())?.name.clone()],
     };
     owed::run(session, &stencil).await;
     let printer = session.printer.clone();
@@ -51,7 +41,10 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
                     }
                 }
                 for name in &verdict.unknown {
-                    session.printer.warn(&format!("`verify_ignore` of `{}` names `{name}`, which is no column of its databases", verdict.definition));
+                    session.printer.warn(&format!(
+                        "`verify_ignore` of `{}` names `{name}`, which is no column of its databases",
+                        verdict.definition
+                    ));
                 }
                 for line in &verdict.unread {
                     session.printer.warn(&format!("not compared: {line}"));
@@ -90,11 +83,8 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
     }
     background::start(&stencil);
     if answer.verified.is_empty() && failure.is_none() {
-        return Err(Error::new(
-            Kind::NotFound,
-            "no definition has a template for its present files",
-        )
-        .hint("`pgstencil ensure -t NAME` builds it"));
+        return Err(Error::new(Kind::NotFound, "no definition has a template for its present files")
+            .hint("`pgstencil ensure -t NAME` builds it"));
     }
     if session.printer.json() {
         session.printer.object(&answer)?;

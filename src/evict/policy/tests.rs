@@ -5,20 +5,11 @@ use super::*;
 const HOUR: f64 = 3600.0;
 
 fn resident(definition: usize, hours: f64, full: f64) -> Resident {
-    Resident {
-        definition,
-        idle: hours * HOUR,
-        bytes: 10,
-        full,
-        pinned: false,
-    }
+    Resident { definition, idle: hours * HOUR, bytes: 10, full, pinned: false }
 }
 
 fn count(max: usize) -> Limits {
-    Limits {
-        max_templates: Some(max),
-        ..Limits::default()
-    }
+    Limits { max_templates: Some(max), ..Limits::default() }
 }
 
 fn indices(evictions: &[Eviction]) -> Vec<usize> {
@@ -36,11 +27,7 @@ fn alone(_: usize, _: usize) -> Option<f64> {
 
 #[test]
 fn of_equal_costs_the_longest_idle_goes() {
-    let residents = [
-        resident(0, 1.0, 100.0),
-        resident(0, 50.0, 100.0),
-        resident(0, 9.0, 100.0),
-    ];
+    let residents = [resident(0, 1.0, 100.0), resident(0, 50.0, 100.0), resident(0, 9.0, 100.0)];
     let plan = plan(&residents, &count(1), Room::default(), &alone);
     assert_eq!(indices(&plan), [1, 2]);
     assert_eq!((plan[0].rule, plan[0].loss), (Rule::Count, 100.0));
@@ -58,22 +45,13 @@ fn what_can_be_extended_goes_before_what_needs_a_build_from_nothing() {
 #[test]
 fn a_base_is_dear_as_long_as_others_rest_on_it() {
     // Alone the base is the cheaper one to lose.
-    let residents = [
-        resident(0, 9.0, 30.0),
-        resident(0, 2.0, 100.0),
-        resident(1, 8.0, 30.0),
-    ];
+    let residents = [resident(0, 9.0, 30.0), resident(0, 2.0, 100.0), resident(1, 8.0, 30.0)];
     let first = |extension: Extension<'_>| first_to_go(&residents, extension);
     assert_eq!(first(&alone), Some(0));
-    assert_eq!(
-        first(&|base, of| (base == 0 && of == 1).then_some(5.0)),
-        Some(1)
-    );
+    assert_eq!(first(&|base, of| (base == 0 && of == 1).then_some(5.0)), Some(1));
     let mut pinned = residents.clone();
     pinned[1].pinned = true;
-    let plan = plan(&pinned, &count(2), Room::default(), &|base, of| {
-        (base == 0 && of == 1).then_some(5.0)
-    });
+    let plan = plan(&pinned, &count(2), Room::default(), &|base, of| (base == 0 && of == 1).then_some(5.0));
     assert_eq!(indices(&plan), [2]);
 }
 
@@ -81,10 +59,7 @@ fn a_base_is_dear_as_long_as_others_rest_on_it() {
 fn for_bytes_the_large_go_first() {
     let mut residents = vec![resident(0, 5.0, 10.0); 3];
     residents[1].bytes = 1000;
-    let limits = Limits {
-        max_bytes: Some(500),
-        ..Limits::default()
-    };
+    let limits = Limits { max_bytes: Some(500), ..Limits::default() };
     let plan = plan(&residents, &limits, Room::default(), &alone);
     assert_eq!(indices(&plan), [1]);
     assert_eq!(plan[0].rule, Rule::Size);
@@ -93,44 +68,24 @@ fn for_bytes_the_large_go_first() {
 #[test]
 fn room_is_made_for_what_is_to_come() {
     let residents = vec![resident(0, 5.0, 10.0); 3];
-    let room = Room {
-        templates: 1,
-        bytes: 15,
-    };
+    let room = Room { templates: 1, bytes: 15 };
     let by_count = plan(&residents, &count(3), room, &alone);
     assert_eq!(by_count.len(), 1);
-    let limits = Limits {
-        max_bytes: Some(30),
-        ..Limits::default()
-    };
+    let limits = Limits { max_bytes: Some(30), ..Limits::default() };
     assert_eq!(plan(&residents, &limits, room, &alone).len(), 2);
 }
 
 #[test]
 fn the_newest_of_each_definition_stay() {
-    let residents = [
-        resident(0, 900.0, 1.0),
-        resident(0, 800.0, 1.0),
-        resident(1, 999.0, 1.0),
-    ];
-    let limits = Limits {
-        max_idle: Some(24.0 * HOUR),
-        keep: 1,
-        ..Limits::default()
-    };
+    let residents = [resident(0, 900.0, 1.0), resident(0, 800.0, 1.0), resident(1, 999.0, 1.0)];
+    let limits = Limits { max_idle: Some(24.0 * HOUR), keep: 1, ..Limits::default() };
     let plan = plan(&residents, &limits, Room::default(), &alone);
     assert_eq!(indices(&plan), [0]);
     assert_eq!(plan[0].rule, Rule::Idle);
 }
 
 fn residents() -> impl Strategy<Value = Vec<Resident>> {
-    let one = (
-        0..3_usize,
-        0.0..1e7_f64,
-        0..1000_u64,
-        0.1..1e4_f64,
-        any::<bool>(),
-    );
+    let one = (0..3_usize, 0.0..1e7_f64, 0..1000_u64, 0.1..1e4_f64, any::<bool>());
     let one = one.prop_map(|(definition, idle, bytes, full, pinned)| Resident {
         definition,
         idle,
@@ -173,9 +128,7 @@ fn touchable(residents: &[Resident], keep: usize) -> Vec<bool> {
             })
             .count()
     };
-    (0..residents.len())
-        .map(|i| !residents[i].pinned && newer(i) >= keep)
-        .collect()
+    (0..residents.len()).map(|i| !residents[i].pinned && newer(i) >= keep).collect()
 }
 
 proptest! {

@@ -56,10 +56,7 @@ fn path_of(path: &str) -> RelPath {
 }
 
 fn variable(name: &str) -> EnvInput {
-    EnvInput {
-        name: name.into(),
-        hash: Some("1".into()),
-    }
+    EnvInput { name: name.into(), hash: Some("1".into()) }
 }
 
 /// xorshift: the same numbers for the same seed, which is not 0.
@@ -104,71 +101,32 @@ fn full_build(change: impl Fn(&mut Recipe), why: &str) {
 
 #[test]
 fn each_obstacle_has_its_words() {
-    full_build(
-        |r| r.format += 1,
-        "the format of the fingerprint differs (1, 2)",
-    );
+    full_build(|r| r.format += 1, "the format of the fingerprint differs (1, 2)");
     full_build(|r| r.build.push('x'), "the build command differs");
     full_build(|r| r.databases.push("b".into()), "`databases` differs");
-    full_build(
-        |r| r.from = "template1".into(),
-        "`from` differs (template0, template1)",
-    );
-    full_build(
-        |r| r.server.major = 18,
-        "the server's major version differs (17, 18)",
-    );
-    full_build(
-        |r| r.server.encoding = "LATIN1".into(),
-        "the server's encoding differs (UTF8, LATIN1)",
-    );
+    full_build(|r| r.from = "template1".into(), "`from` differs (template0, template1)");
+    full_build(|r| r.server.major = 18, "the server's major version differs (17, 18)");
+    full_build(|r| r.server.encoding = "LATIN1".into(), "the server's encoding differs (UTF8, LATIN1)");
     full_build(
         |r| r.server.collate = "en_US.UTF-8".into(),
         "the server's locale differs (collate: C, en_US.UTF-8)",
     );
-    full_build(
-        |r| r.server.locale = Some("de".into()),
-        "the server's locale differs (locale: none, de)",
-    );
+    full_build(|r| r.server.locale = Some("de".into()), "the server's locale differs (locale: none, de)");
     let lines = "lines of `requirements.lock` that match `^django` differ";
     full_build(|r| r.lines[0].hash.push('x'), lines);
     full_build(|r| r.lines.clear(), lines);
     full_build(|r| r.env[0].hash = None, "variable `SECRET` differs");
     full_build(|r| r.env.insert(0, variable("A")), "variable `A` differs");
-    full_build(
-        |r| r.mapping.clear(),
-        "variable `DB_NAME` of the definition's `env` differs",
-    );
-    full_build(
-        |r| r.build_env[0].hash = None,
-        "variable `SETTINGS` of the definition's `build_env` differs",
-    );
-    full_build(
-        |r| r.order = Order::Name,
-        "`order` differs (directory, name)",
-    );
-    full_build(
-        |r| r.companions[0].hash.push('x'),
-        "companion `sql/view.sql` was changed",
-    );
+    full_build(|r| r.mapping.clear(), "variable `DB_NAME` of the definition's `env` differs");
+    full_build(|r| r.build_env[0].hash = None, "variable `SETTINGS` of the definition's `build_env` differs");
+    full_build(|r| r.order = Order::Name, "`order` differs (directory, name)");
+    full_build(|r| r.companions[0].hash.push('x'), "companion `sql/view.sql` was changed");
     full_build(|r| r.companions.clear(), "companion `sql/view.sql` is gone");
     full_build(|r| r.inputs.clear(), "input `seeds/a.sql` is gone");
-    full_build(
-        |r| r.inputs[0].hash.push('x'),
-        "input `seeds/a.sql` was changed",
-    );
-    full_build(
-        |r| r.inputs.extend(files(&["seeds/b.sql"])),
-        "input `seeds/b.sql` is new",
-    );
-    full_build(
-        |r| r.migrations[1].hash.push('x'),
-        "migration `a/0004_y.py` was changed",
-    );
-    full_build(
-        |r| drop(r.migrations.remove(1)),
-        "migration `a/0004_y.py` is gone",
-    );
+    full_build(|r| r.inputs[0].hash.push('x'), "input `seeds/a.sql` was changed");
+    full_build(|r| r.inputs.extend(files(&["seeds/b.sql"])), "input `seeds/b.sql` is new");
+    full_build(|r| r.migrations[1].hash.push('x'), "migration `a/0004_y.py` was changed");
+    full_build(|r| drop(r.migrations.remove(1)), "migration `a/0004_y.py` is gone");
 }
 
 #[test]
@@ -263,19 +221,14 @@ fn files_without_order_in_the_base_constrain_nothing() {
     let new = ["a/zzz.py", "a/0001_x.py"];
     assert_eq!(taken(&new[..1], &new), Ok(vec![path_of("a/0001_x.py")]));
     assert_eq!(
-        taken(&new[..1], &["a/zzz.py", "a/more.py"])
-            .unwrap_err()
-            .to_string(),
+        taken(&new[..1], &["a/zzz.py", "a/more.py"]).unwrap_err().to_string(),
         "new file `a/more.py` has no order among those of `a`"
     );
     assert_eq!(
         taken(&["x.py"], &["x.py", "y.py"]).unwrap_err().to_string(),
         "new file `y.py` has no order among the others"
     );
-    assert_eq!(
-        taken(&["x.py"], &["x.py", "b/y.py"]),
-        Ok(vec![path_of("b/y.py")])
-    );
+    assert_eq!(taken(&["x.py"], &["x.py", "b/y.py"]), Ok(vec![path_of("b/y.py")]));
 }
 
 #[test]
@@ -344,31 +297,18 @@ fn what_appends_extends_and_nothing_else() {
         assert_eq!(difference.distance(), by_bytes.len());
 
         let victim = path_of(&base[random.below(base.len())]);
-        let at = new
-            .migrations
-            .iter()
-            .position(|f| f.path == victim)
-            .unwrap();
+        let at = new.migrations.iter().position(|f| f.path == victim).unwrap();
         let mut changed = new.clone();
         changed.migrations[at].hash.push('x');
         let mut gone = new.clone();
         gone.migrations.remove(at);
         for order in [Append::Sorted, Append::Any] {
-            assert_eq!(
-                extension(&old, &changed, order),
-                Err(Obstacle::MigrationChanged(victim.clone()))
-            );
-            assert_eq!(
-                extension(&old, &gone, order),
-                Err(Obstacle::MigrationGone(victim.clone()))
-            );
+            assert_eq!(extension(&old, &changed, order), Err(Obstacle::MigrationChanged(victim.clone())));
+            assert_eq!(extension(&old, &gone, order), Err(Obstacle::MigrationGone(victim.clone())));
         }
         // A base that lacks a file other than the last one of its group.
         let group = group(&victim, Order::Directory).to_vec();
-        let last = base
-            .iter()
-            .rfind(|p| p.as_bytes().starts_with(&group))
-            .unwrap();
+        let last = base.iter().rfind(|p| p.as_bytes().starts_with(&group)).unwrap();
         let mut lacks = old.clone();
         lacks.migrations.retain(|f| f.path != victim);
         let verdict = extension(&lacks, &old, Append::Sorted);
@@ -381,9 +321,8 @@ fn what_appends_extends_and_nothing_else() {
 #[test]
 #[ignore = "a measurement"]
 fn speed() {
-    let paths: Vec<String> = (0..5000)
-        .map(|n| format!("apps/app{}/migrations/{:04}_change.py", n % 50, n / 50))
-        .collect();
+    let paths: Vec<String> =
+        (0..5000).map(|n| format!("apps/app{}/migrations/{:04}_change.py", n % 50, n / 50)).collect();
     let paths: Vec<_> = paths.iter().map(String::as_str).collect();
     let (old, new) = (recipe(&paths[..4950]), recipe(&paths));
     let start = Instant::now();

@@ -34,10 +34,7 @@ fn appends(base: &[&str], added: &[&str]) {
 
 fn refused(base: &[&str], added: &str, why: &str) {
     assert_eq!(extend(base, &[added], Append::Sorted), Err(why.to_owned()));
-    assert_eq!(
-        extend(base, &[added], Append::Any),
-        Ok(vec![added.to_owned()])
-    );
+    assert_eq!(extend(base, &[added], Append::Any), Ok(vec![added.to_owned()]));
 }
 
 /// Django's real order is a graph within and across apps (Django docs, "Migrations", section
@@ -86,10 +83,7 @@ fn django() {
     // Two branches, then the merge of both.
     appends(
         &base[..6],
-        &[
-            "blog/migrations/0004_post_tags.py",
-            "blog/migrations/0005_merge_20240103_1200.py",
-        ],
+        &["blog/migrations/0004_post_tags.py", "blog/migrations/0005_merge_20240103_1200.py"],
     );
 }
 
@@ -102,10 +96,7 @@ fn django_pretix() {
         "src/pretix/plugins/banktransfer/migrations/008_bankimportjob_currency.py",
     ];
     in_order(&base);
-    appends(
-        &base,
-        &["src/pretix/plugins/banktransfer/migrations/0011_mark.py"],
-    );
+    appends(&base, &["src/pretix/plugins/banktransfer/migrations/0011_mark.py"]);
     refused(
         &base,
         "src/pretix/plugins/banktransfer/migrations/0003_x.py",
@@ -151,20 +142,9 @@ fn flyway() {
         "sql/V10__x.sql",
     ];
     in_order(&base);
-    appends(
-        &base,
-        &["sql/V10_1__a.sql", "sql/V010.2__a.sql", "sql/V11__a.sql"],
-    );
-    refused(
-        &base,
-        "sql/V9__x.sql",
-        "new migration `sql/V9__x.sql` sorts before `sql/V10__x.sql`",
-    );
-    refused(
-        &base,
-        "sql/R__more_99.sql",
-        "new file `sql/R__more_99.sql` has no order among those of `sql`",
-    );
+    appends(&base, &["sql/V10_1__a.sql", "sql/V010.2__a.sql", "sql/V11__a.sql"]);
+    refused(&base, "sql/V9__x.sql", "new migration `sql/V9__x.sql` sorts before `sql/V10__x.sql`");
+    refused(&base, "sql/R__more_99.sql", "new file `sql/R__more_99.sql` has no order among those of `sql`");
     refused(
         &base,
         "sql/B99__baseline.sql",
@@ -188,13 +168,7 @@ fn sqlx() {
         "migrations/20240315120000_posts.up.sql",
     ];
     in_order(&base);
-    appends(
-        &base,
-        &[
-            "migrations/20240315120001_a.down.sql",
-            "migrations/20240315120001_a.up.sql",
-        ],
-    );
+    appends(&base, &["migrations/20240315120001_a.down.sql", "migrations/20240315120001_a.up.sql"]);
     refused(
         &base,
         "migrations/20240315115959_z.sql",
@@ -223,13 +197,7 @@ fn diesel() {
         "migrations/2024-01-02-000000_tags/up.sql",
     ];
     in_order(&base);
-    appends(
-        &base,
-        &[
-            "migrations/2024-01-02-000001_a/down.sql",
-            "migrations/2024-01-02-000001_a/up.sql",
-        ],
-    );
+    appends(&base, &["migrations/2024-01-02-000001_a/down.sql", "migrations/2024-01-02-000001_a/up.sql"]);
     refused(
         &base,
         "migrations/2023-12-31-235959_z/up.sql",
@@ -274,10 +242,7 @@ fn golang_migrate() {
         "db/1700000000_tags.up.sql",
     ];
     in_order(&base);
-    appends(
-        &base,
-        &["db/1700000001_a.down.sql", "db/1700000001_a.up.sql"],
-    );
+    appends(&base, &["db/1700000001_a.down.sql", "db/1700000001_a.up.sql"]);
     refused(
         &base[..6],
         "db/8_z.up.sql",
@@ -387,12 +352,7 @@ fn dotted_versions_are_lists() {
 fn numbers_have_any_length() {
     let huge = "9".repeat(40);
     let (less, more) = (format!("m/{huge}_x"), format!("m/1{huge}_a"));
-    in_order(&[
-        "m/18446744073709551615_x",
-        "m/18446744073709551616_x",
-        &less,
-        &more,
-    ]);
+    in_order(&["m/18446744073709551615_x", "m/18446744073709551616_x", &less, &more]);
     // The end of a number says nothing about what follows it.
     in_order(&["m/1_a2b", "m/1_a2c", "m/1_a10a"]);
 }
@@ -476,10 +436,7 @@ fn by_name_all_folders_are_one_group() {
     };
     let base = ["a/001.sql", "a/010.sql"];
     // The tool runs it before a/010.sql, which no folder shows.
-    assert_eq!(
-        by(Order::Directory, &base, &["b/005.sql"]),
-        Ok(vec!["b/005.sql".to_owned()])
-    );
+    assert_eq!(by(Order::Directory, &base, &["b/005.sql"]), Ok(vec!["b/005.sql".to_owned()]));
     assert_eq!(
         by(Order::Name, &base, &["b/005.sql"]),
         Err("new migration `b/005.sql` sorts before `a/010.sql`".to_owned())
@@ -500,7 +457,10 @@ fn by_name_all_folders_are_one_group() {
     let diesel = ["m/2024-01-02-000000_x/up.sql"];
     assert_eq!(
         by(Order::Name, &diesel, &["plugin/m/2023-01-01-000000_y/up.sql"]),
-        Err("new migration `plugin/m/2023-01-01-000000_y/up.sql` sorts before `m/2024-01-02-000000_x/up.sql`".to_owned())
+        Err(
+            "new migration `plugin/m/2023-01-01-000000_y/up.sql` sorts before `m/2024-01-02-000000_x/up.sql`"
+                .to_owned()
+        )
     );
 }
 
@@ -513,21 +473,10 @@ fn groups_are_shown_in_the_order_that_counts() {
                 let paths: Vec<String> = paths.iter().map(RelPath::to_string).collect();
                 paths.join(" ")
             };
-            format!(
-                "{}: {} | {}",
-                group.folder,
-                paths(group.ordered),
-                paths(group.unordered)
-            )
+            format!("{}: {} | {}", group.folder, paths(group.ordered), paths(group.unordered))
         });
         shown.collect::<Vec<_>>()
     };
-    assert_eq!(
-        shown(Order::Directory),
-        ["a: a/2/up.sql a/11.sql | a/x.rs", "b: b/9.sql b/10.sql | "]
-    );
-    assert_eq!(
-        shown(Order::Name),
-        [": a/2/up.sql b/9.sql b/10.sql a/11.sql | a/x.rs"]
-    );
+    assert_eq!(shown(Order::Directory), ["a: a/2/up.sql a/11.sql | a/x.rs", "b: b/9.sql b/10.sql | "]);
+    assert_eq!(shown(Order::Name), [": a/2/up.sql b/9.sql b/10.sql a/11.sql | a/x.rs"]);
 }

@@ -108,48 +108,33 @@ pub struct Ignored {
 
 impl Ignored {
     fn has(&self, schema: &str, table: &str, column: &str) -> bool {
-        self.names
-            .iter()
-            .any(|name| names(name, schema, table, column))
+        self.names.iter().any(|name| names(name, schema, table, column))
     }
 
     /// The entries that name no column of these databases.
     pub fn unknown(&self, databases: &[Contents]) -> Vec<String> {
         let tables = || databases.iter().flat_map(|contents| contents.values());
         let known = |name: &&String| {
-            tables().any(|t| {
-                t.columns
-                    .iter()
-                    .any(|c| names(name, &t.schema, &t.name, &c.name))
-            })
+            tables().any(|t| t.columns.iter().any(|c| names(name, &t.schema, &t.name, &c.name)))
         };
-        self.names
-            .iter()
-            .filter(|name| !known(name))
-            .cloned()
-            .collect()
+        self.names.iter().filter(|name| !known(name)).cloned().collect()
     }
 }
 
 fn names(entry: &str, schema: &str, table: &str, column: &str) -> bool {
-    [column, "*"].into_iter().any(|column| {
-        entry == format!("{table}.{column}") || entry == format!("{schema}.{table}.{column}")
-    })
+    [column, "*"]
+        .into_iter()
+        .any(|column| entry == format!("{table}.{column}") || entry == format!("{schema}.{table}.{column}"))
 }
 
 /// Digests the rows of tables. A table whose rows the server cannot turn into text is refused, with why.
-pub(super) async fn read(
-    session: &mut Session,
-    tables: &[Table],
-    ignored: &Ignored,
-) -> Result<Contents> {
+pub(super) async fn read(session: &mut Session, tables: &[Table], ignored: &Ignored) -> Result<Contents> {
     let database = session.database().to_owned();
     let doing = || format!("read the rows of database `{database}`");
     begin(session).await.doing(doing)?;
     let cells = session.rows::<Cells>(sql::fill(CELLS, &[])).await;
     let cells = session.end(cells).await.doing(doing)?;
-    let mut cells: HashMap<String, Cells> =
-        cells.into_iter().map(|c| (c.heading.clone(), c)).collect();
+    let mut cells: HashMap<String, Cells> = cells.into_iter().map(|c| (c.heading.clone(), c)).collect();
     let mut contents = Contents::new();
     for table in tables {
         let mut held = Held {
@@ -165,11 +150,7 @@ pub(super) async fn read(
     }
     // Partitioned tables have no rows of their own, but others may refer to them.
     for (heading, found) in cells {
-        let mut held = Held {
-            schema: found.schema.clone(),
-            name: found.name.clone(),
-            ..Held::default()
-        };
+        let mut held = Held { schema: found.schema.clone(), name: found.name.clone(), ..Held::default() };
         held.fill(found, ignored);
         contents.insert(heading, held);
     }
@@ -199,17 +180,12 @@ impl Held {
             column.ignored = ignored.has(&self.schema, &self.name, &column.name);
         }
         if self.columns.iter().any(|c| c.counts() && !c.readable) {
-            self.refusal
-                .get_or_insert("permission denied for a column".into());
+            self.refusal.get_or_insert("permission denied for a column".into());
         }
     }
 
     pub(super) fn digested(&self, cells: Vec<Cell>) -> Digested {
-        Digested {
-            schema: self.schema.clone(),
-            table: self.name.clone(),
-            cells,
-        }
+        Digested { schema: self.schema.clone(), table: self.name.clone(), cells }
     }
 }
 
@@ -253,9 +229,7 @@ where
         Ok(found) => Ok(Ok(found)),
         // Cancelled, out of time, ended by an operator, without a connection.
         Err(error) => match state_of(&error) {
-            Some(state) if !state.starts_with("57") && !state.starts_with("08") => {
-                Ok(Err(words(&error)))
-            }
+            Some(state) if !state.starts_with("57") && !state.starts_with("08") => Ok(Err(words(&error))),
             _ => Err(error).doing(doing),
         },
     }

@@ -76,8 +76,7 @@ struct Flat {
 
 impl From<Change> for Flat {
     fn from(change: Change) -> Self {
-        let (old, new): (Vec<_>, Vec<_>) =
-            change.edits.into_iter().partition(|e| e.side == Side::Old);
+        let (old, new): (Vec<_>, Vec<_>) = change.edits.into_iter().partition(|e| e.side == Side::Old);
         let lines = |edits: Vec<Edit>| edits.into_iter().map(|e| e.line).collect();
         Flat {
             class: change.class,
@@ -106,35 +105,19 @@ pub fn diff(old: &Inventory, new: &Inventory, old_name: &str, new_name: &str) ->
             class,
             heading: heading.clone(),
             kind,
-            edits: all(
-                lines,
-                if kind == ChangeKind::Removed {
-                    Side::Old
-                } else {
-                    Side::New
-                },
-            ),
+            edits: all(lines, if kind == ChangeKind::Removed { Side::Old } else { Side::New }),
         };
         match (was, is) {
             (Some(was), Some(is)) => changes.extend(Class::ALL.into_iter().filter_map(|class| {
                 let [was, is] = [was, is].map(|lines| of_class(lines, class));
                 let edits = edits(&was, &is);
-                (!edits.is_empty()).then(|| Change {
-                    class,
-                    heading: heading.clone(),
-                    kind,
-                    edits,
-                })
+                (!edits.is_empty()).then(|| Change { class, heading: heading.clone(), kind, edits })
             })),
             // The heading alone is a difference.
             _ => changes.push(one_sided(main_class(lines))),
         }
     }
-    let mut difference = Difference {
-        old: old_name.to_owned(),
-        new: new_name.to_owned(),
-        changes,
-    };
+    let mut difference = Difference { old: old_name.to_owned(), new: new_name.to_owned(), changes };
     difference.sort();
     difference
 }
@@ -158,10 +141,7 @@ fn of_class(lines: &[Line], class: Class) -> Vec<String> {
 }
 
 fn all(lines: &[Line], side: Side) -> Vec<Edit> {
-    let edit = |line: &Line| Edit {
-        side,
-        line: line.text.clone(),
-    };
+    let edit = |line: &Line| Edit { side, line: line.text.clone() };
     lines.iter().map(edit).collect()
 }
 
@@ -176,12 +156,7 @@ fn edits(old: &[String], new: &[String]) -> Vec<Edit> {
     let mut edits = Vec::new();
     for step in steps {
         if !matches!(step, DiffOp::Equal { .. }) {
-            let edit = |side| {
-                move |line: &String| Edit {
-                    side,
-                    line: line.clone(),
-                }
-            };
+            let edit = |side| move |line: &String| Edit { side, line: line.clone() };
             edits.extend(old[step.old_range()].iter().map(edit(Side::Old)));
             edits.extend(new[step.new_range()].iter().map(edit(Side::New)));
         }
@@ -194,10 +169,7 @@ fn edits(old: &[String], new: &[String]) -> Vec<Edit> {
 fn key(line: &str) -> String {
     for word in ["column ", "label "] {
         if let Some(rest) = line.strip_prefix(word) {
-            return format!(
-                "{word}{}",
-                rest.trim_start_matches(|c: char| c.is_ascii_digit())
-            );
+            return format!("{word}{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()));
         }
     }
     line.to_owned()
@@ -218,11 +190,7 @@ impl Difference {
     /// Only the changes of some classes.
     pub fn only(&self, wanted: impl Fn(Class) -> bool) -> Self {
         let changes = self.changes.iter().filter(|change| wanted(change.class));
-        Difference {
-            old: self.old.clone(),
-            new: self.new.clone(),
-            changes: changes.cloned().collect(),
-        }
+        Difference { old: self.old.clone(), new: self.new.clone(), changes: changes.cloned().collect() }
     }
 
     /// Adds changes.
@@ -284,10 +252,7 @@ mod tests {
         };
         let lines = |lines: &[&str]| lines.iter().map(line).collect();
         Inventory {
-            entries: entries
-                .iter()
-                .map(|(heading, l)| ((*heading).to_owned(), lines(l)))
-                .collect(),
+            entries: entries.iter().map(|(heading, l)| ((*heading).to_owned(), lines(l))).collect(),
             ..Inventory::default()
         }
     }
@@ -295,23 +260,14 @@ mod tests {
     #[test]
     fn people_get_a_diff_and_programs_a_list() {
         let old = inventory(&[
-            (
-                "table a",
-                &["column 1 id integer", "column 2 email text", "rows 3"],
-            ),
+            ("table a", &["column 1 id integer", "column 2 email text", "rows 3"]),
             ("table b", &["column 1 id integer"]),
             ("view c", &["definition", "  SELECT 1;"]),
         ]);
         let new = inventory(&[
-            (
-                "table a",
-                &["column 1 id integer", "column 2 email citext", "rows 4"],
-            ),
+            ("table a", &["column 1 id integer", "column 2 email citext", "rows 4"]),
             ("table aa", &["column 1 id integer"]),
-            (
-                "view c",
-                &["definition", "  SELECT 1;", "grant SELECT to PUBLIC"],
-            ),
+            ("view c", &["definition", "  SELECT 1;", "grant SELECT to PUBLIC"]),
         ]);
         let difference = diff(&old, &new, "template 3f2a", "built from nothing");
         assert_eq!(
@@ -374,15 +330,8 @@ mod tests {
     #[test]
     fn a_column_more_in_front_is_one_line() {
         let old = inventory(&[("t", &["column 1 a int", "column 2 b int", "column 3 c int"])]);
-        let new = inventory(&[(
-            "t",
-            &[
-                "column 1 x int",
-                "column 2 a int",
-                "column 3 b int",
-                "column 4 c int",
-            ],
-        )]);
+        let new =
+            inventory(&[("t", &["column 1 x int", "column 2 a int", "column 3 b int", "column 4 c int"])]);
         let text = diff(&old, &new, "o", "n").to_string();
         assert_eq!(text, "--- o\n+++ n\n@@ schema @@\n t\n+  column 1 x int\n");
         // Within a definition such words are text like any other.

@@ -95,8 +95,7 @@ impl Inventory {
         const UNREAD: [&str; 3] = ["rows unknown: ", "contents unknown", "position unknown: "];
         let all = self.entries.iter();
         let lines = all.flat_map(|(heading, lines)| lines.iter().map(move |line| (heading, line)));
-        let unread =
-            lines.filter(|(_, line)| UNREAD.iter().any(|word| line.text.starts_with(word)));
+        let unread = lines.filter(|(_, line)| UNREAD.iter().any(|word| line.text.starts_with(word)));
         let told = unread.map(|(heading, line)| format!("{heading}: {}", line.text));
         told.collect()
     }
@@ -107,14 +106,9 @@ impl Inventory {
     pub fn replace(&mut self, name: &str, stand_in: &str) {
         let entries = std::mem::take(&mut self.entries);
         for (heading, lines) in entries {
-            let lines = lines.into_iter().map(|line| Line {
-                text: line.text.replace(name, stand_in),
-                ..line
-            });
-            self.entries
-                .entry(heading.replace(name, stand_in))
-                .or_default()
-                .extend(lines);
+            let lines =
+                lines.into_iter().map(|line| Line { text: line.text.replace(name, stand_in), ..line });
+            self.entries.entry(heading.replace(name, stand_in)).or_default().extend(lines);
         }
     }
 }
@@ -202,21 +196,12 @@ pub async fn read(session: &mut Session, reading: &Reading<'_>) -> Result<Invent
         }
         None => Contents::new(),
     };
-    let counted = |table: &Table| {
-        contents
-            .get(&table.heading)
-            .is_some_and(|c| c.rows.is_some())
-    };
-    let (known, unknown): (Vec<_>, Vec<_>) = tables
-        .into_iter()
-        .filter(|table| !counted(table))
-        .partition(|t| t.refusal.is_none());
+    let counted = |table: &Table| contents.get(&table.heading).is_some_and(|c| c.rows.is_some());
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        tables.into_iter().filter(|table| !counted(table)).partition(|t| t.refusal.is_none());
     for table in unknown {
         let line = format!("rows unknown: {}", table.refusal.unwrap_or_default());
-        found
-            .entry(table.heading)
-            .or_default()
-            .push((ROWS, 0, line));
+        found.entry(table.heading).or_default().push((ROWS, 0, line));
     }
     // A transaction for each batch: a single one would hold a lock on every table and index of the
     // database, more than the server may have.
@@ -231,28 +216,20 @@ pub async fn read(session: &mut Session, reading: &Reading<'_>) -> Result<Invent
             }
         }
     }
-    let (known, unknown): (Vec<_>, Vec<_>) =
-        sequences.into_iter().partition(|s| s.refusal.is_none());
+    let (known, unknown): (Vec<_>, Vec<_>) = sequences.into_iter().partition(|s| s.refusal.is_none());
     for sequence in unknown {
         let line = format!("position unknown: {}", sequence.refusal.unwrap_or_default());
-        found
-            .entry(sequence.heading)
-            .or_default()
-            .push((POSITION, 0, line));
+        found.entry(sequence.heading).or_default().push((POSITION, 0, line));
     }
     for batch in known.chunks(BATCH) {
         begin(session).await.doing(doing)?;
         let names = batch.iter().map(|s| (s.schema.as_str(), s.name.as_str()));
-        let positions: std::result::Result<Vec<(i64, bool)>, _> =
-            session.rows(sql::positions(names)).await;
+        let positions: std::result::Result<Vec<(i64, bool)>, _> = session.rows(sql::positions(names)).await;
         let positions = session.end(positions).await.doing(doing)?;
         for (sequence, (position, used)) in batch.iter().zip(positions) {
             let unused = if used { "" } else { ", not used" };
             let line = format!("position {position}{unused}");
-            found
-                .entry(sequence.heading.clone())
-                .or_default()
-                .push((POSITION, 0, line));
+            found.entry(sequence.heading.clone()).or_default().push((POSITION, 0, line));
         }
     }
     let entries = found
@@ -290,12 +267,7 @@ async fn describe(
     let all = "SELECT has_table_privilege('pg_subscription', 'SELECT')";
     let subscriptions: bool = session.scalar(sql::fill(all, &[])).await?;
     let subscriptions = subscriptions.then_some(SUBSCRIPTIONS);
-    for query in QUERIES
-        .into_iter()
-        .chain(schemas)
-        .chain(subscriptions)
-        .chain([LARGE_CONTENTS])
-    {
+    for query in QUERIES.into_iter().chain(schemas).chain(subscriptions).chain([LARGE_CONTENTS]) {
         let rows: Vec<Row> = session.rows(sql::fill(query, &[])).await?;
         for (heading, rank, number, line) in rows {
             // Without heading is only what was dropped since the snapshot.
@@ -321,8 +293,5 @@ fn split((rank, _, text): Found) -> Vec<Line> {
     let text = text.replace('\r', "\\r");
     let mut lines = text.split('\n');
     let first = lines.next().unwrap_or_default().to_owned();
-    std::iter::once(first)
-        .chain(lines.map(|l| format!("  {l}")))
-        .map(|text| Line { class, text })
-        .collect()
+    std::iter::once(first).chain(lines.map(|l| format!("  {l}"))).map(|text| Line { class, text }).collect()
 }

@@ -80,18 +80,12 @@ impl<'a> RowComparison<'a> {
         let suspects: Vec<&str> = old
             .iter()
             .filter(|(heading, was)| {
-                new.get(*heading).is_some_and(|is| {
-                    was.rows.is_some() && is.rows.is_some() && was.digest != is.digest
-                })
+                new.get(*heading)
+                    .is_some_and(|is| was.rows.is_some() && is.rows.is_some() && was.digest != is.digest)
             })
             .map(|(heading, _)| heading.as_str())
             .collect();
-        (!suspects.is_empty()).then(|| RowComparison {
-            old,
-            new,
-            suspects,
-            times: BTreeMap::new(),
-        })
+        (!suspects.is_empty()).then(|| RowComparison { old, new, suspects, times: BTreeMap::new() })
     }
 
     /// Finds the columns that hold the time in which the session's database was built. To be called for both
@@ -101,10 +95,8 @@ impl<'a> RowComparison<'a> {
     /// The driver's.
     pub async fn find_times(&mut self, session: &mut Session, window: &Window) -> Result<()> {
         for heading in self.suspects.clone() {
-            let columns: Vec<(&str, Time)> = self
-                .columns(heading)
-                .filter_map(|c| Some((c.name.as_str(), c.time()?)))
-                .collect();
+            let columns: Vec<(&str, Time)> =
+                self.columns(heading).filter_map(|c| Some((c.name.as_str(), c.time()?))).collect();
             if columns.is_empty() {
                 continue;
             }
@@ -125,16 +117,12 @@ impl<'a> RowComparison<'a> {
     /// Adds tables that refer to rows whose ids have moved: their own rows may be the same, and mean other ones.
     /// Whether there are any.
     pub fn follow(&mut self, found: &RowDifference) -> bool {
-        let changes = found
-            .changes
-            .iter()
-            .filter(|change| change.class == Class::Ids);
+        let changes = found.changes.iter().filter(|change| change.class == Class::Ids);
         let moved: BTreeSet<&str> = changes.map(|change| change.heading.as_str()).collect();
         let before = self.suspects.len();
         for (heading, held) in self.new {
             let known = self.suspects.iter().any(|suspect| suspect == heading);
-            let read =
-                held.rows.is_some() && self.old.get(heading).is_some_and(|old| old.rows.is_some());
+            let read = held.rows.is_some() && self.old.get(heading).is_some_and(|old| old.rows.is_some());
             if read && !known && held.refers.iter().any(|r| moved.contains(r.table.as_str())) {
                 self.suspects.push(heading);
             }
@@ -148,13 +136,7 @@ impl<'a> RowComparison<'a> {
     /// The driver's.
     pub async fn look(&self, session: &mut Session, look: &mut Look) -> Result<()> {
         let seen = |heading: &&&str| !look.contains_key(**heading);
-        for heading in self
-            .suspects
-            .iter()
-            .filter(seen)
-            .copied()
-            .collect::<Vec<_>>()
-        {
+        for heading in self.suspects.iter().filter(seen).copied().collect::<Vec<_>>() {
             let plan = self.plan(heading);
             let mut sight = Sight::default();
             let columns: Vec<Vec<Cell>> = plan
@@ -193,9 +175,7 @@ impl<'a> RowComparison<'a> {
             let path = |name: &String| format!("{}.{}.{name}", held.schema, held.name);
             difference.left_out.extend(times.map(path));
             if let (Some(old), Some(new)) = (old.get(*heading), new.get(*heading)) {
-                difference
-                    .changes
-                    .extend(self.judge_table(heading, old, new));
+                difference.changes.extend(self.judge_table(heading, old, new));
             }
         }
         difference
@@ -235,12 +215,7 @@ impl<'a> RowComparison<'a> {
                     },
                 })
                 .collect();
-            Change {
-                class,
-                heading: heading.to_owned(),
-                kind: ChangeKind::Changed,
-                edits,
-            }
+            Change { class, heading: heading.to_owned(), kind: ChangeKind::Changed, edits }
         };
         let [full, idless] = match (&old.each, &new.each) {
             (Some(old), Some(new)) => {
@@ -277,20 +252,12 @@ impl<'a> RowComparison<'a> {
     /// The columns that count in both databases.
     fn columns(&self, heading: &str) -> impl Iterator<Item = &'a Column> + use<'a> {
         let old = self.old.get(heading);
-        let new = self
-            .new
-            .get(heading)
-            .into_iter()
-            .flat_map(|held| &held.columns);
-        new.filter(move |c| {
-            c.counts() && old.is_some_and(|old| old.columns.iter().any(|o| o.name == c.name))
-        })
+        let new = self.new.get(heading).into_iter().flat_map(|held| &held.columns);
+        new.filter(move |c| c.counts() && old.is_some_and(|old| old.columns.iter().any(|o| o.name == c.name)))
     }
 
     fn has_time(&self, heading: &str, column: &str) -> bool {
-        self.times
-            .get(heading)
-            .is_some_and(|times| times.contains(column))
+        self.times.get(heading).is_some_and(|times| times.contains(column))
     }
 
     fn cell(&self, heading: &str, name: &str) -> Cell {
@@ -315,10 +282,7 @@ impl<'a> RowComparison<'a> {
         Plan {
             full: self.new[heading].digested(plain.chain(referred.cloned()).collect()),
             idless,
-            columns: columns
-                .iter()
-                .map(|c| (c.name.clone(), ids.contains(c.name.as_str())))
-                .collect(),
+            columns: columns.iter().map(|c| (c.name.clone(), ids.contains(c.name.as_str()))).collect(),
         }
     }
 
@@ -326,35 +290,19 @@ impl<'a> RowComparison<'a> {
     fn idless(&self, heading: &'a str, depth: usize) -> (Vec<Cell>, BTreeSet<&'a str>) {
         let columns = self.compared(heading);
         let has = |name: &String| columns.iter().any(|c| c.name == *name);
-        let mut ids: BTreeSet<&str> = columns
-            .iter()
-            .filter(|c| c.id)
-            .map(|c| c.name.as_str())
-            .collect();
+        let mut ids: BTreeSet<&str> = columns.iter().filter(|c| c.id).map(|c| c.name.as_str()).collect();
         let mut cells = Vec::new();
-        for refers in self
-            .new
-            .get(heading)
-            .into_iter()
-            .flat_map(|held| &held.refers)
-        {
+        for refers in self.new.get(heading).into_iter().flat_map(|held| &held.refers) {
             let Some((target, held)) = self.new.get_key_value(&refers.table) else {
                 continue;
             };
-            let mut referred = held
-                .columns
-                .iter()
-                .filter(|c| refers.referred.contains(&c.name));
+            let mut referred = held.columns.iter().filter(|c| refers.referred.contains(&c.name));
             if !refers.columns.iter().all(has) || !referred.any(|c| c.id) {
                 continue;
             }
             ids.extend(refers.columns.iter().map(String::as_str));
             if depth > 0 && held.refusal.is_none() && self.old.contains_key(target) {
-                let on = refers
-                    .columns
-                    .iter()
-                    .cloned()
-                    .zip(refers.referred.iter().cloned());
+                let on = refers.columns.iter().cloned().zip(refers.referred.iter().cloned());
                 cells.push(Cell::Referred(Reference {
                     schema: held.schema.clone(),
                     table: held.name.clone(),

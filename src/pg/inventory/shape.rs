@@ -13,11 +13,8 @@ use crate::pg::{Doing as _, Session, sql};
 const OBJECTS: &str = include_str!("objects.sql");
 /// Tables that may hold what a migration tool notes in few rows: `countable.sql` of those without a column
 /// for a time, which a log has.
-const TIMELESS: &str = concat!(
-    include_str!("prelude.sql"),
-    include_str!("countable.sql"),
-    include_str!("timeless.sql")
-);
+const TIMELESS: &str =
+    concat!(include_str!("prelude.sql"), include_str!("countable.sql"), include_str!("timeless.sql"));
 
 /// So few rows are read of such a table: a tool that notes one state, rather than a row for each migration,
 /// needs no more.

@@ -41,11 +41,7 @@ pub struct Digested {
 /// For each table one row of the answer: `rows`, and a `digest` of them.
 pub fn count_and_digest(tables: &[Digested]) -> Statement {
     let queries = tables.iter().enumerate().map(|(n, table)| {
-        format!(
-            "SELECT {n} AS n, count(*) AS rows, {} AS digest FROM {}",
-            sum(&table.cells),
-            from(table)
-        )
+        format!("SELECT {n} AS n, count(*) AS rows, {} AS digest FROM {}", sum(&table.cells), from(table))
     });
     in_order(queries, "rows, c.digest")
 }
@@ -136,11 +132,7 @@ pub fn holds_time(
 /// For each sequence one row: the last value that it gave, or the first that it will give; and which of these.
 pub fn positions<'a>(sequences: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let queries = sequences.enumerate().map(|(n, (schema, name))| {
-        format!(
-            "SELECT {n} AS n, last_value, is_called FROM {}.{}",
-            quote_ident(schema),
-            quote_ident(name)
-        )
+        format!("SELECT {n} AS n, last_value, is_called FROM {}.{}", quote_ident(schema), quote_ident(name))
     });
     in_order(queries, "last_value, c.is_called")
 }
@@ -169,11 +161,7 @@ fn digest(cells: &[Cell], depth: usize) -> String {
             Cell::Referred(to) => {
                 let inner = depth + 1;
                 let on = to.on.iter().map(|(from, at)| {
-                    format!(
-                        "t{inner}.{} = t{depth}.{}",
-                        quote_ident(at),
-                        quote_ident(from)
-                    )
+                    format!("t{inner}.{} = t{depth}.{}", quote_ident(at), quote_ident(from))
                 });
                 format!(
                     "(SELECT sum({}) FROM {}.{} t{inner} WHERE {})",
@@ -185,8 +173,5 @@ fn digest(cells: &[Cell], depth: usize) -> String {
             }
         })
         .collect();
-    format!(
-        "hashtextextended(ROW({})::text COLLATE \"C\", 0)",
-        cells.join(", ")
-    )
+    format!("hashtextextended(ROW({})::text COLLATE \"C\", 0)", cells.join(", "))
 }

@@ -166,9 +166,7 @@ async fn every_alteration_is_seen() {
     // One session for each side: a hundred log-ins would take longer than all the rest.
     let mut owner = server().connect(&database.name).await;
     let mut session = open(&server().url(&database.name), &database.name).await;
-    let mut before = inventory::read(&mut session, &Reading::default())
-        .await
-        .unwrap();
+    let mut before = inventory::read(&mut session, &Reading::default()).await.unwrap();
     let mut wrong = Vec::new();
     for (since, sql, headings, line) in ALTERATIONS {
         if server().version_major() < *since {
@@ -178,15 +176,9 @@ async fn every_alteration_is_seen() {
         if let Err(e) = sqlx::raw_sql(statements).execute(&mut owner).await {
             panic!("{sql}: {e}");
         }
-        let after = inventory::read(&mut session, &Reading::default())
-            .await
-            .unwrap();
+        let after = inventory::read(&mut session, &Reading::default()).await.unwrap();
         let difference = diff(&before, &after);
-        let seen: Vec<_> = difference
-            .changes
-            .iter()
-            .map(|c| c.heading.as_str())
-            .collect();
+        let seen: Vec<_> = difference.changes.iter().map(|c| c.heading.as_str()).collect();
         let text = difference.to_string();
         if seen != *headings || !text.contains(&database.fill(&reader, line)) {
             wrong.push(format!("{sql}\n{headings:?} {line:?}\n{text}"));
@@ -204,10 +196,5 @@ async fn every_alteration_is_seen() {
         }
         before = after;
     }
-    assert!(
-        wrong.is_empty(),
-        "{} alterations:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} alterations:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -18,13 +18,7 @@ use Class::{Grants, Ids, RowContents, RowCounts, Schema, Sequences, Settings};
 
 /// Since version; what both databases have; what only one, and only the other has; how they differ.
 /// `{reader}` is another role, `{database}` the database, `{space}` a tablespace.
-type Kind = (
-    u32,
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static [Class],
-);
+type Kind = (u32, &'static str, &'static str, &'static str, &'static [Class]);
 
 const T: &str = "create table t (id int primary key, a text, b int)";
 const S: &[Class] = &[Schema];
@@ -354,9 +348,7 @@ fn each_kind_is_compared() {
     let wanted: Vec<&Kind> = KINDS.iter().filter(|kind| major >= kind.0).collect();
     let dump = pg_dump();
     if dump.is_none() {
-        eprintln!(
-            "no pg_dump of this version or a later one: nothing is compared with what it prints"
-        );
+        eprintln!("no pg_dump of this version or a later one: nothing is compared with what it prints");
     }
     let next = Mutex::new(wanted.iter());
     let wrong = Mutex::new(Vec::new());
@@ -380,13 +372,7 @@ fn each_kind_is_compared() {
         server().psql("postgres", &format!("drop tablespace {space}"));
     }
     let wrong = wrong.into_inner().unwrap();
-    assert!(
-        wrong.is_empty(),
-        "{} of {} kinds:\n{}",
-        wrong.len(),
-        wanted.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {} kinds:\n{}", wrong.len(), wanted.len(), wrong.join("\n"));
 }
 
 fn take<'a>(next: &Mutex<std::slice::Iter<'_, &'a Kind>>) -> Option<&'a Kind> {
@@ -423,10 +409,8 @@ async fn check(
         run(admin, &create).await.unwrap();
         let mut session = connect(name).await;
         for sql in [base, variant].into_iter().filter(|sql| !sql.is_empty()) {
-            let filled = sql
-                .replace("{reader}", reader)
-                .replace("{space}", space)
-                .replace("{database}", name);
+            let filled =
+                sql.replace("{reader}", reader).replace("{space}", space).replace("{database}", name);
             if let Err(error) = run(&mut session, &filled).await {
                 result = Err(format!("{sql}: {error}"));
             }
@@ -470,10 +454,7 @@ async fn compare(
 /// The classes in which two databases differ, rows included.
 async fn differs(names: &[String; 2]) -> (Vec<Class>, String) {
     let ignored = Ignored::default();
-    let reading = Reading {
-        rows: Some(&ignored),
-        ..Reading::default()
-    };
+    let reading = Reading { rows: Some(&ignored), ..Reading::default() };
     let mut inventories = Vec::new();
     let mut sessions = Vec::new();
     for name in names {
@@ -485,10 +466,7 @@ async fn differs(names: &[String; 2]) -> (Vec<Class>, String) {
     }
     let mut difference = diff(&inventories[0], &inventories[1]);
     // A time in which nothing was built.
-    let window = Window {
-        since: "1900-01-01 00:00+00".into(),
-        until: "1900-01-02 00:00+00".into(),
-    };
+    let window = Window { since: "1900-01-01 00:00+00".into(), until: "1900-01-02 00:00+00".into() };
     let [old, new] = [0, 1].map(|i| &inventories[i].contents);
     if let Some(mut rows) = RowComparison::new(old, new) {
         for session in &mut sessions {
@@ -536,17 +514,11 @@ fn dumped(program: &PathBuf, database: &str) -> Vec<String> {
         .envs(std::env::vars().filter(|(name, _)| name == "PATH" || name == "LD_LIBRARY_PATH"))
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let text = text.replace(database, "(own)");
     // A word against injection, other ones each time.
-    let lines = text
-        .lines()
-        .filter(|l| !l.starts_with("\\restrict") && !l.starts_with("\\unrestrict"));
+    let lines = text.lines().filter(|l| !l.starts_with("\\restrict") && !l.starts_with("\\unrestrict"));
     lines.map(str::to_owned).collect()
 }
 

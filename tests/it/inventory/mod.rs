@@ -43,8 +43,7 @@ impl Database {
     }
 
     fn fill(&self, reader: &Role<'_>, sql: &str) -> String {
-        sql.replace("{reader}", &reader.name)
-            .replace("{database}", &self.name)
+        sql.replace("{reader}", &reader.name).replace("{database}", &self.name)
     }
 
     /// Without the name under which it was built.
@@ -64,18 +63,14 @@ impl Drop for Database {
 fn read(url: &str, database: &str) -> Inventory {
     block_on(async {
         let mut session = open(url, database).await;
-        inventory::read(&mut session, &Reading::default())
-            .await
-            .unwrap()
+        inventory::read(&mut session, &Reading::default()).await.unwrap()
     })
 }
 
 async fn open(url: &str, database: &str) -> Session {
     let url = ServerUrl::parse(url).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    Session::open(&endpoint, database, &Limit::default())
-        .await
-        .unwrap()
+    Session::open(&endpoint, database, &Limit::default()).await.unwrap()
 }
 
 fn last<'a>(inventory: &'a Inventory, heading: &str) -> &'a str {
@@ -99,9 +94,7 @@ fn two_builds_are_equal_and_so_is_a_clone() {
     let first = one.inventory();
     // Oids and what is made of them move on, and no dropped object leaves a trace.
     let two = Database::new("template0");
-    two.run(
-        "create table gone (n serial primary key); drop table gone; select lo_unlink(lo_create(0))",
-    );
+    two.run("create table gone (n serial primary key); drop table gone; select lo_unlink(lo_create(0))");
     for sql in [ORDINARY, SUPERUSER, SETTINGS] {
         two.run(&two.fill(&reader, sql));
     }
@@ -109,13 +102,7 @@ fn two_builds_are_equal_and_so_is_a_clone() {
     assert_eq!(diff(&first, &second).to_string(), "");
 
     let all = text(&first);
-    for accident in [
-        one.name.as_str(),
-        "very secret",
-        "hush",
-        "RI_Constraint",
-        "pg_toast",
-    ] {
+    for accident in [one.name.as_str(), "very secret", "hush", "RI_Constraint", "pg_toast"] {
         assert!(!all.contains(accident), "{accident} in {all}");
     }
     assert!(first.len() > 60, "{all}");
@@ -182,16 +169,11 @@ const KINDS: &[&str] = &[
 
 #[test]
 fn a_dropped_column_leaves_no_trace_but_a_moved_one_does() {
-    let (one, two, three) = (
-        Database::new("template0"),
-        Database::new("template0"),
-        Database::new("template0"),
-    );
+    let (one, two, three) =
+        (Database::new("template0"), Database::new("template0"), Database::new("template0"));
     one.run("create table t (a int, b int, c int)");
     two.run("create table t (a int, gone text, b int); alter table t drop column gone, add c int");
-    three.run(
-        "create table t (a int, b int, c int); alter table t drop column b; alter table t add b int",
-    );
+    three.run("create table t (a int, b int, c int); alter table t drop column b; alter table t add b int");
     let one = one.inventory();
     assert_eq!(diff(&one, &two.inventory()).to_string(), "");
     assert_eq!(
@@ -206,10 +188,7 @@ fn a_dropped_column_leaves_no_trace_but_a_moved_one_does() {
 fn an_ordinary_role_reads_what_the_superuser_reads() {
     let (owner, reader) = (Role::new(server()), Role::new(server()));
     let name = format!("inv_{}", random_id());
-    let create = format!(
-        "create database {name} owner {} template template0",
-        owner.name
-    );
+    let create = format!("create database {name} owner {} template template0", owner.name);
     server().psql("postgres", &create);
     let database = Database { name };
     let sql = database.fill(&reader, ORDINARY);
@@ -217,10 +196,7 @@ fn an_ordinary_role_reads_what_the_superuser_reads() {
         use sqlx::ConnectOptions as _;
         let options = owner.options(&database.name);
         let mut session = options.connect().await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
-            .execute(&mut session)
-            .await
-            .unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut session).await.unwrap();
     });
     let own = || read(&owner.url(&database.name), &database.name);
     let before = own();
@@ -245,11 +221,7 @@ fn an_ordinary_role_reads_what_the_superuser_reads() {
         assert!(difference.contains(line), "no {line} in {difference}");
     }
     let as_superuser = diff(&own(), &database.inventory()).to_string();
-    assert_eq!(
-        as_superuser.matches("-  rows unknown").count(),
-        3,
-        "{as_superuser}"
-    );
+    assert_eq!(as_superuser.matches("-  rows unknown").count(), 3, "{as_superuser}");
     assert_eq!(as_superuser.matches("\n-").count(), 3, "{as_superuser}");
 }
 
@@ -260,22 +232,9 @@ fn extensions_are_told_as_a_whole() {
     let before = database.inventory();
     database.run("create extension hstore; alter extension hstore add table settings");
     let difference = diff(&before, &database.inventory());
-    let headings: Vec<_> = difference
-        .changes
-        .iter()
-        .map(|c| c.heading.as_str())
-        .collect();
-    assert_eq!(
-        headings,
-        ["extension hstore", "table public.settings"],
-        "{difference}"
-    );
-    assert!(
-        difference
-            .to_string()
-            .contains("\n-table public.settings\n"),
-        "{difference}"
-    );
+    let headings: Vec<_> = difference.changes.iter().map(|c| c.heading.as_str()).collect();
+    assert_eq!(headings, ["extension hstore", "table public.settings"], "{difference}");
+    assert!(difference.to_string().contains("\n-table public.settings\n"), "{difference}");
 
     let before = database.inventory();
     database.run(
@@ -358,17 +317,13 @@ fn the_encoding_of_the_database_is_told() {
     assert_eq!(difference.classes(), [Class::Schema], "{difference}");
     let text = difference.to_string();
     assert!(text.contains("database\n-  encoding UTF8 "), "{text}");
-    assert!(
-        text.contains("lc_collate 'C' lc_ctype 'C'\n+  encoding LATIN1 "),
-        "{text}"
-    );
+    assert!(text.contains("lc_collate 'C' lc_ctype 'C'\n+  encoding LATIN1 "), "{text}");
 }
 
 #[test]
 fn more_tables_than_one_transaction_may_lock() {
-    let server = crate::support::TestServer::private_with(
-        "max_connections = 20\nmax_locks_per_transaction = 10",
-    );
+    let server =
+        crate::support::TestServer::private_with("max_connections = 20\nmax_locks_per_transaction = 10");
     for n in 0..30 {
         let sql = format!(
             "do $$ begin for n in 0 .. 29 loop
@@ -392,19 +347,12 @@ fn more_tables_than_one_transaction_may_lock() {
 #[test]
 fn names_that_differ_by_build_can_be_replaced() {
     let database = Database::new("template0");
-    let sql = format!(
-        "create table t (n int); comment on table t is 'of {0}, not {0}s'",
-        database.name
-    );
+    let sql = format!("create table t (n int); comment on table t is 'of {0}, not {0}s'", database.name);
     database.run(&sql);
     let mut found = read(&server().url(&database.name), &database.name);
     assert!(text(&found).contains(&database.name));
     found.replace(&database.name, "{app}");
-    assert!(
-        text(&found).contains("comment 'of {app}, not {app}s'"),
-        "{}",
-        text(&found)
-    );
+    assert!(text(&found).contains("comment 'of {app}, not {app}s'"), "{}", text(&found));
 }
 
 #[test]
@@ -423,11 +371,7 @@ fn four_hundred_tables_take_few_round_trips() {
     }
     let relay = Proxy::new(server());
     let found = read(&relay.url(server()), &database.name);
-    assert_eq!(
-        found.len(),
-        803,
-        "tables and their sequences, plpgsql, public, the database"
-    );
+    assert_eq!(found.len(), 803, "tables and their sequences, plpgsql, public, the database");
     assert_eq!(last(&found, "table public.t13"), "rows 6");
     // To connect, one for each query, and a few for each batch of tables and sequences: not one for each.
     let trips: usize = relay.round_trips().iter().sum();

@@ -42,11 +42,7 @@ impl Pgstencil {
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         let folders = [ours.parent(), project.server().bindir()];
         let path = std::env::join_paths(
-            folders
-                .into_iter()
-                .flatten()
-                .map(Path::to_owned)
-                .chain(std::env::split_paths(&inherited)),
+            folders.into_iter().flatten().map(Path::to_owned).chain(std::env::split_paths(&inherited)),
         );
         let mut command = Command::new(program);
         command
@@ -63,11 +59,7 @@ impl Pgstencil {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        Pgstencil {
-            command,
-            stdin: None,
-            limit: LIMIT,
-        }
+        Pgstencil { command, stdin: None, limit: LIMIT }
     }
 
     /// Adds one argument.
@@ -96,9 +88,7 @@ impl Pgstencil {
 
     /// Runs under another account, which only root can. See [`super::account::strangers`].
     pub(crate) fn account(mut self, account: &User) -> Self {
-        self.command
-            .uid(account.uid.as_raw())
-            .gid(account.gid.as_raw());
+        self.command.uid(account.uid.as_raw()).gid(account.gid.as_raw());
         self
     }
 
@@ -344,46 +334,31 @@ impl Output {
     pub(crate) fn code(&self, expected: i32) -> &Self {
         let code = self.status.code();
         let code = code.or(self.status.signal().map(|n| 128 + n));
-        self.check(
-            code == Some(expected),
-            format_args!("exit code {expected} expected, not {}", self.status),
-        )
+        self.check(code == Some(expected), format_args!("exit code {expected} expected, not {}", self.status))
     }
 
     /// Expects exactly this on stdout.
     #[track_caller]
     pub(crate) fn stdout(&self, expected: &str) -> &Self {
-        self.check(
-            self.stdout == expected,
-            format_args!("stdout expected: {expected:?}"),
-        )
+        self.check(self.stdout == expected, format_args!("stdout expected: {expected:?}"))
     }
 
     /// Expects this somewhere in stdout.
     #[track_caller]
     pub(crate) fn stdout_has(&self, expected: &str) -> &Self {
-        self.check(
-            self.stdout.contains(expected),
-            format_args!("not in stdout: {expected:?}"),
-        )
+        self.check(self.stdout.contains(expected), format_args!("not in stdout: {expected:?}"))
     }
 
     /// Expects exactly this on stderr.
     #[track_caller]
     pub(crate) fn stderr(&self, expected: &str) -> &Self {
-        self.check(
-            self.stderr == expected,
-            format_args!("stderr expected: {expected:?}"),
-        )
+        self.check(self.stderr == expected, format_args!("stderr expected: {expected:?}"))
     }
 
     /// Expects this somewhere in stderr.
     #[track_caller]
     pub(crate) fn stderr_has(&self, expected: &str) -> &Self {
-        self.check(
-            self.stderr.contains(expected),
-            format_args!("not in stderr: {expected:?}"),
-        )
+        self.check(self.stderr.contains(expected), format_args!("not in stderr: {expected:?}"))
     }
 
     /// Expects this nowhere in the output; for passwords.
@@ -399,10 +374,7 @@ impl Output {
     #[track_caller]
     pub(crate) fn line(&self) -> &str {
         let line = self.stdout.strip_suffix('\n').unwrap_or_default();
-        self.check(
-            !line.is_empty() && !line.contains('\n'),
-            format_args!("one line on stdout expected"),
-        );
+        self.check(!line.is_empty() && !line.contains('\n'), format_args!("one line on stdout expected"));
         line
     }
 
@@ -440,9 +412,5 @@ fn describe(words: &[OsString], stdout: &str, stderr: &str) -> String {
         let tail: String = text.chars().skip(count - 10_000).collect();
         format!("{head}\n[… {} characters …]\n{tail}", count - 20_000)
     };
-    format!(
-        "--- command\n{words:?}\n--- stdout\n{}\n--- stderr\n{}\n---",
-        short(stdout),
-        short(stderr)
-    )
+    format!("--- command\n{words:?}\n--- stdout\n{}\n--- stderr\n{}\n---", short(stdout), short(stderr))
 }

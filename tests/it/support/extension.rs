@@ -11,10 +11,7 @@ pub(crate) const KEEP: &str = "after_extend = \"keep\"";
 
 /// What `ensure` answers.
 pub(crate) fn ensure(project: &Project<'_>) -> Value {
-    Pgstencil::new(project)
-        .args(["ensure", "--json"])
-        .success()
-        .json()
+    Pgstencil::new(project).args(["ensure", "--json"]).success().json()
 }
 
 /// What `ensure` answers, with this outcome.

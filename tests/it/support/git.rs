@@ -18,11 +18,7 @@ pub(crate) fn git(folder: &Path, args: &[&str]) -> String {
         .output()
         .unwrap();
     let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
-    assert!(
-        output.status.success(),
-        "git {args:?}: {}",
-        text(&output.stderr)
-    );
+    assert!(output.status.success(), "git {args:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
@@ -38,9 +34,6 @@ pub(crate) fn repository(project: &Project<'_>, options: &[&str]) {
 pub(crate) fn worktree(project: &Project<'_>, name: &str) -> PathBuf {
     let folder = project.path().parent().unwrap().join(name);
     let path = folder.to_str().unwrap();
-    git(
-        &project.path(),
-        &["worktree", "add", "-q", path, "-b", name],
-    );
+    git(&project.path(), &["worktree", "add", "-q", path, "-b", name]);
     folder
 }

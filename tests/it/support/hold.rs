@@ -39,11 +39,7 @@ impl<'p, 's> Held<'p, 's> {
     }
 
     fn with(project: &'p Project<'s>, args: &[&str], script: &str) -> Self {
-        let run = Pgstencil::new(project)
-            .arg("run")
-            .args(args)
-            .args(["--", "sh", "-c", script])
-            .spawn();
+        let run = Pgstencil::new(project).arg("run").args(args).args(["--", "sh", "-c", script]).spawn();
         run.wait_for_text(".\n");
         let text = run.stdout_so_far();
         let database = text
@@ -51,11 +47,7 @@ impl<'p, 's> Held<'p, 's> {
             .find_map(|line| line.strip_prefix("holding ")?.strip_suffix('.'))
             .unwrap_or_else(|| panic!("{text:?}"))
             .to_owned();
-        Held {
-            run,
-            database,
-            project,
-        }
+        Held { run, database, project }
     }
 
     /// Lets the command end.
@@ -107,10 +99,7 @@ pub(crate) fn stays(project: &Project<'_>, database: &str, time: Duration) {
 /// `list --json`
 #[track_caller]
 pub(crate) fn list(project: &Project<'_>) -> serde_json::Value {
-    Pgstencil::new(project)
-        .args(["list", "--json"])
-        .success()
-        .json()
+    Pgstencil::new(project).args(["list", "--json"]).success().json()
 }
 
 /// The clone in `list` that has this name, not one that came too late for it.

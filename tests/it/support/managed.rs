@@ -13,9 +13,7 @@ pub(crate) struct Managed {
 
 impl Managed {
     pub(crate) fn new() -> Self {
-        let managed = Managed {
-            project: Project::with_migrations(server()),
-        };
+        let managed = Managed { project: Project::with_migrations(server()) };
         if let Some(bindir) = std::env::var_os("PGSTENCIL_TEST_BINDIR") {
             managed.use_binaries(bindir.to_str().unwrap());
         }
@@ -28,8 +26,7 @@ impl Managed {
         let lines = config.lines().filter(|l| !l.starts_with("bindir ="));
         let config: String = lines.map(|l| format!("{l}\n")).collect();
         let line = format!("[server]\nbindir = {bindir:?}\n");
-        self.project
-            .write("pgstencil.toml", &config.replace("[server]\n", &line));
+        self.project.write("pgstencil.toml", &config.replace("[server]\n", &line));
     }
 
     /// In an environment that knows another server, by every variable that libpq has.

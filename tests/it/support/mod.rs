@@ -1,9 +1,6 @@
 //! What the tests stand on: a server, roles on it, projects with migrations, and the real binary.
 
-#![allow(
-    dead_code,
-    reason = "not every helper has a test that uses it all the time"
-)]
+#![allow(dead_code, reason = "not every helper has a test that uses it all the time")]
 
 pub(crate) mod account;
 pub(crate) mod cli;
@@ -62,9 +59,7 @@ pub(crate) async fn eventually_async(limit: Duration, mut yes: impl AsyncFnMut()
 
 /// Whether a process is there and running; one that only waits to be reaped is not.
 pub(crate) fn alive(pid: i32) -> bool {
-    if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None)
-        == Err(nix::errno::Errno::ESRCH)
-    {
+    if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH) {
         return false;
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -105,11 +100,7 @@ pub(crate) fn tail(file: &Path, lines: usize) -> String {
 pub(crate) fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
     std::thread::scope(|scope| {
         let work = scope.spawn(|| {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap()
-                .block_on(future)
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
         });
         match work.join() {
             Ok(value) => value,

@@ -230,9 +230,7 @@ extend = "never"
 
     /// Writes `pgstencil.toml`; `{project}` and `{registry}` become this project's own.
     pub(crate) fn config(&self, text: &str) {
-        let text = text
-            .replace("{project}", &self.name())
-            .replace("{registry}", &self.registry());
+        let text = text.replace("{project}", &self.name()).replace("{registry}", &self.registry());
         self.write("pgstencil.toml", &text);
     }
 
@@ -257,11 +255,7 @@ extend = "never"
 
     /// Adds to the end of a file.
     pub(crate) fn append(&self, path: &str, text: &str) {
-        let mut file = fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.path().join(path))
-            .unwrap();
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(self.path().join(path)).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
 
@@ -298,11 +292,7 @@ extend = "never"
         let registry = self.registry();
         let mut all = self.server.databases();
         all.retain(|name| !["postgres", "template0", "template1", &registry].contains(&&**name));
-        let named = if self.server.has_database(&registry) {
-            self.strings_in_registry()
-        } else {
-            Vec::new()
-        };
+        let named = if self.server.has_database(&registry) { self.strings_in_registry() } else { Vec::new() };
         all.retain(|name| name.contains(&self.id) || named.contains(name));
         all
     }
@@ -315,9 +305,7 @@ extend = "never"
         let tables = self.server.psql(&registry, tables);
         let selects: Vec<_> = tables
             .lines()
-            .map(|table| {
-                format!("select jsonb_path_query(to_jsonb(t), '$.**') #>> '{{}}' from {table} t")
-            })
+            .map(|table| format!("select jsonb_path_query(to_jsonb(t), '$.**') #>> '{{}}' from {table} t"))
             .collect();
         if selects.is_empty() {
             return Vec::new();

@@ -70,20 +70,10 @@ impl Proxy {
                     all.push(0);
                     all.len() - 1
                 };
-                relay(
-                    client,
-                    server,
-                    Arc::clone(&all),
-                    number,
-                    Arc::clone(&of_all),
-                );
+                relay(client, server, Arc::clone(&all), number, Arc::clone(&of_all));
             }
         });
-        Proxy {
-            port,
-            counts,
-            faults,
-        }
+        Proxy { port, counts, faults }
     }
 
     /// Plans a fault for the `at`-th question from now on, counted over all connections.

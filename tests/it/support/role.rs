@@ -38,11 +38,7 @@ impl<'s> Role<'s> {
                 quote_literal(password)
             ),
         );
-        Role {
-            name,
-            password: password.to_owned(),
-            server,
-        }
+        Role { name, password: password.to_owned(), server }
     }
 
     /// The URL of a database for this role, over TCP with its password.
@@ -74,11 +70,9 @@ impl<'s> Role<'s> {
             ),
         )?;
         for database in touched.lines().chain(["postgres"]) {
-            self.server
-                .try_psql(database, &format!("drop owned by {ident} cascade"))?;
+            self.server.try_psql(database, &format!("drop owned by {ident} cascade"))?;
         }
-        self.server
-            .try_psql("postgres", &format!("drop role {ident}"))?;
+        self.server.try_psql("postgres", &format!("drop role {ident}"))?;
         Ok(())
     }
 }

@@ -97,10 +97,7 @@ impl TestServer {
         let written = fs::read_to_string(&conf).unwrap();
         for attempt in 1.. {
             // The port may be taken between this look and the start; then another is tried.
-            let port = TcpListener::bind(("127.0.0.1", 0))
-                .and_then(|l| l.local_addr())
-                .unwrap()
-                .port();
+            let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).unwrap().port();
             let text = format!("{written}{SETTINGS}{socket}port = {port}\n{settings}\n");
             fs::write(&conf, text).unwrap();
             match supervisor.start() {
@@ -130,10 +127,7 @@ impl TestServer {
     /// The same over the unix socket, which trusts; `None` if the server is not ours.
     pub(crate) fn socket_url(&self, database: &str) -> Option<String> {
         let url = self.url.with_database(database);
-        Some(
-            url.with_endpoint(self.socket.as_deref()?.to_str(), None)
-                .reveal(),
-        )
+        Some(url.with_endpoint(self.socket.as_deref()?.to_str(), None).reveal())
     }
 
     /// The URL of a database for somebody else.
@@ -226,20 +220,14 @@ impl TestServer {
         let options = self.options(&self.user(), &self.password(), database);
         block_on(async move {
             let mut connection = options.connect().await?;
-            let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-                .fetch_all(&mut connection)
-                .await?;
+            let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await?;
             connection.close().await?;
             let lines: Vec<_> = rows
                 .iter()
                 .map(|row| {
                     let values = row.columns().iter().map(|column| {
                         let value = row.try_get_raw(column.ordinal()).unwrap();
-                        if value.is_null() {
-                            ""
-                        } else {
-                            value.as_str().unwrap()
-                        }
+                        if value.is_null() { "" } else { value.as_str().unwrap() }
                     });
                     values.collect::<Vec<_>>().join("|")
                 })
@@ -264,17 +252,11 @@ impl TestServer {
         let quoted = quote_ident(name);
         let valid = self.psql(
             "postgres",
-            &format!(
-                "select datconnlimit <> -2 from pg_database where datname = {}",
-                quote_literal(name)
-            ),
+            &format!("select datconnlimit <> -2 from pg_database where datname = {}", quote_literal(name)),
         );
         // ALTER of an invalid database ends the session.
         if valid == "t" {
-            let _ = self.try_psql(
-                "postgres",
-                &format!("alter database {quoted} is_template false"),
-            );
+            let _ = self.try_psql("postgres", &format!("alter database {quoted} is_template false"));
         }
         let drop = format!("drop database if exists {quoted} with (force)");
         if let Err(e) = self.try_psql("postgres", &drop) {
@@ -328,16 +310,11 @@ impl TestServer {
     }
 
     fn own(&self) -> &Mutex<Supervisor> {
-        self.own
-            .as_ref()
-            .expect("this needs a server of the test's own: TestServer::private()")
+        self.own.as_ref().expect("this needs a server of the test's own: TestServer::private()")
     }
 
     fn private_only(&self) -> &Mutex<Supervisor> {
-        assert!(
-            !self.shared,
-            "this would take the server away from other tests: use TestServer::private()"
-        );
+        assert!(!self.shared, "this would take the server away from other tests: use TestServer::private()");
         self.own()
     }
 }
@@ -367,10 +344,7 @@ fn initdb(bindir: &Path, supervisor: &Supervisor, password: &str) {
         String::from_utf8_lossy(&output.stderr)
     );
     let _ = fs::remove_file(pwfile);
-    let _ = command("chattr", dir)
-        .arg("+T")
-        .arg(data.join("base"))
-        .output();
+    let _ = command("chattr", dir).arg("+T").arg(data.join("base")).output();
 }
 
 /// The folder of the Postgres binaries.
@@ -383,11 +357,7 @@ fn find_bindir() -> Option<PathBuf> {
     let complete = |dir: &Path| dir.join("initdb").is_file() && dir.join("postgres").is_file();
     if let Some(dir) = std::env::var_os("PGSTENCIL_TEST_BINDIR") {
         let dir = PathBuf::from(dir);
-        assert!(
-            complete(&dir),
-            "no initdb and postgres in PGSTENCIL_TEST_BINDIR={}",
-            dir.display()
-        );
+        assert!(complete(&dir), "no initdb and postgres in PGSTENCIL_TEST_BINDIR={}", dir.display());
         return Some(dir);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -398,11 +368,9 @@ fn find_bindir() -> Option<PathBuf> {
     if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {
         places.push(String::from_utf8_lossy(&output.stdout).trim().into());
     }
-    for (parent, prefix) in [
-        ("/usr/lib/postgresql", ""),
-        ("/opt/homebrew/opt", "postgresql@"),
-        ("/usr/local/opt", "postgresql@"),
-    ] {
+    for (parent, prefix) in
+        [("/usr/lib/postgresql", ""), ("/opt/homebrew/opt", "postgresql@"), ("/usr/local/opt", "postgresql@")]
+    {
         let mut versions: Vec<(u32, PathBuf)> = fs::read_dir(parent)
             .into_iter()
             .flatten()

@@ -82,19 +82,10 @@ impl Supervisor {
     /// without a journal makes CREATE DATABASE slower with every DROP.
     pub(super) fn new(bindir: &Path) -> Self {
         let shm = Path::new("/dev/shm");
-        let roomy = rustix::fs::statvfs(shm)
-            .is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) > 1 << 30)
+        let roomy = rustix::fs::statvfs(shm).is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) > 1 << 30)
             && rustix::fs::access(shm, rustix::fs::Access::WRITE_OK).is_ok();
-        let parent = if roomy {
-            shm.to_owned()
-        } else {
-            std::env::temp_dir()
-        };
-        let dir = tempfile::Builder::new()
-            .prefix("pgst-")
-            .tempdir_in(parent)
-            .unwrap()
-            .keep();
+        let parent = if roomy { shm.to_owned() } else { std::env::temp_dir() };
+        let dir = tempfile::Builder::new().prefix("pgst-").tempdir_in(parent).unwrap().keep();
         let dir = dir.canonicalize().unwrap();
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
         if let Some(user) = account() {
@@ -149,8 +140,7 @@ impl Supervisor {
             }
             let log = fs::read(self.log()).unwrap_or_default();
             let log =
-                String::from_utf8_lossy(&log[usize::try_from(seen).unwrap().min(log.len())..])
-                    .into_owned();
+                String::from_utf8_lossy(&log[usize::try_from(seen).unwrap().min(log.len())..]).into_owned();
             if log.contains("Address already in use") {
                 return Err(StartError::PortTaken);
             }

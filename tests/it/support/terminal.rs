@@ -29,16 +29,9 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Starts a command with standard output and standard error on a terminal.
     pub(crate) fn start(mut command: Command, columns: u16) -> Self {
-        let size = Winsize {
-            ws_row: ROWS,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).unwrap();
-        command
-            .stdout(pty.slave.try_clone().unwrap())
-            .stderr(pty.slave);
+        command.stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
         let child = command.spawn().unwrap();
         // Its descriptors of the terminal's other end.
         drop(command);
@@ -52,13 +45,7 @@ impl Terminal {
                 sink.lock().unwrap().extend_from_slice(&buffer[..n]);
             }
         });
-        Terminal {
-            child,
-            master,
-            reader,
-            seen,
-            columns,
-        }
+        Terminal { child, master, reader, seen, columns }
     }
 
     /// All that was written to it so far.
@@ -68,12 +55,7 @@ impl Terminal {
 
     /// Changes its width, as a person does with a window.
     pub(crate) fn resize(&mut self, columns: u16) {
-        let size = rustix::termios::Winsize {
-            ws_row: ROWS,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = rustix::termios::Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&self.master, size).unwrap();
         self.columns = columns;
     }
@@ -131,10 +113,7 @@ impl Shown {
         // What `doctor` says of databases that other tests left on the same server.
         let statement = |line: &str| line.ends_with(';') && line.contains("DATABASE \"");
         let words = lines.filter(|line| line.trim().contains(' ') && !statement(line));
-        words
-            .map(|line| line.chars().count())
-            .max()
-            .unwrap_or_default()
+        words.map(|line| line.chars().count()).max().unwrap_or_default()
     }
 }
 

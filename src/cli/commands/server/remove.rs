@@ -27,11 +27,8 @@ pub(super) async fn remove(
     if let Some(major) = args.major {
         chosen.retain(|cluster| cluster.major == major);
         if chosen.is_empty() {
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("there is no cluster of PostgreSQL {major}"),
-            )
-            .hint("`pgstencil server list` shows the clusters"));
+            return Err(Error::new(Kind::NotFound, format!("there is no cluster of PostgreSQL {major}"))
+                .hint("`pgstencil server list` shows the clusters"));
         }
     }
     if args.moved {
@@ -47,10 +44,8 @@ pub(super) async fn remove(
     }
     let what = what(&chosen, &answer);
     if !args.yes && !can_ask(session) {
-        return Err(Error::usage(format!(
-            "removing {what} needs confirmation, and there is no terminal"
-        ))
-        .hint("`--yes` confirms it; `pgstencil server list` shows what there is"));
+        return Err(Error::usage(format!("removing {what} needs confirmation, and there is no terminal"))
+            .hint("`--yes` confirms it; `pgstencil server list` shows what there is"));
     }
     if args.moved {
         if !args.yes && !confirmed(session, &format!("remove {what}"))? {
@@ -94,9 +89,7 @@ fn print(session: &Session, answer: &ServerRemoveAnswer) -> Result<u8> {
         return Ok(0);
     }
     for major in &answer.removed {
-        session
-            .printer
-            .say(&format!("removed the cluster of PostgreSQL {major}"));
+        session.printer.say(&format!("removed the cluster of PostgreSQL {major}"));
     }
     for moved in &answer.moved {
         session.printer.say(&format!("removed {}", moved.folder));
@@ -121,12 +114,7 @@ impl Look {
     ///
     /// # Errors
     /// That they must not be removed, and why. Those that were started for the look are stopped then.
-    async fn all(
-        managed: &ManagedServer,
-        chosen: &[Listed],
-        force: bool,
-        session: &Session,
-    ) -> Result<Self> {
+    async fn all(managed: &ManagedServer, chosen: &[Listed], force: bool, session: &Session) -> Result<Self> {
         let patience = session.limit.left().unwrap_or(super::PATIENCE);
         let mut look = Look::default();
         for cluster in chosen {
@@ -208,58 +196,39 @@ impl Look {
             names.join(" ")
         };
         for held in &found.leased {
-            self.against(
-                cluster,
-                &format!("clone `{}` is leased: {}", held.name, held.words),
-            );
+            self.against(cluster, &format!("clone `{}` is leased: {}", held.name, held.words));
         }
         for held in &found.pinned {
-            self.against(
-                cluster,
-                &format!("template {} of {} is pinned", held.name, held.words),
-            );
+            self.against(cluster, &format!("template {} of {} is pinned", held.name, held.words));
         }
         // Commands reach the current cluster only.
         if cluster.current && !found.leased.is_empty() {
-            self.hint(&format!(
-                "give clones back: `pgstencil release {}`",
-                names(&found.leased)
-            ));
+            self.hint(&format!("give clones back: `pgstencil release {}`", names(&found.leased)));
         }
         if cluster.current && !found.pinned.is_empty() {
-            self.hint(&format!(
-                "unpin templates: `pgstencil unpin {}`",
-                names(&found.pinned)
-            ));
+            self.hint(&format!("unpin templates: `pgstencil unpin {}`", names(&found.pinned)));
         }
         for name in &found.foreign {
-            self.against(
-                cluster,
-                &format!("database `{name}` was not made by pgstencil"),
-            );
+            self.against(cluster, &format!("database `{name}` was not made by pgstencil"));
         }
         for words in &found.unread {
             self.against(cluster, &format!("not known: {words}"));
         }
-        let others = [
-            found.leased.len(),
-            found.pinned.len(),
-            found.foreign.len(),
-            found.unread.len(),
-        ];
+        let others = [found.leased.len(), found.pinned.len(), found.foreign.len(), found.unread.len()];
         if others.iter().sum::<usize>() > 0 {
             self.hint("`--force` removes all of it, what clones and other databases hold included");
         }
     }
 
     fn against(&mut self, cluster: &Listed, words: &str) {
-        self.obstacles
-            .push(format!("PostgreSQL {}: {words}", cluster.major));
+        self.obstacles.push(format!("PostgreSQL {}: {words}", cluster.major));
     }
 
     fn against_unseen(&mut self, cluster: &Listed, error: &Error) {
         self.against(cluster, &format!("its contents are not known: {error}"));
-        self.hint("`--force` removes it without a look: templates can be built again, what clones hold cannot");
+        self.hint(
+            "`--force` removes it without a look: templates can be built again, what clones hold cannot",
+        );
     }
 
     fn hint(&mut self, text: &str) {
@@ -270,11 +239,7 @@ impl Look {
 
     /// What a person should know before the answer.
     fn words(&self) -> String {
-        format!(
-            " with {} and {}",
-            digits(self.templates, "template"),
-            digits(self.clones, "clone")
-        )
+        format!(" with {} and {}", digits(self.templates, "template"), digits(self.clones, "clone"))
     }
 
     /// Stops what was started for the look. A server that stays up is no harm.

@@ -38,10 +38,7 @@ pub(super) async fn stop(
     let stopped = managed.stop(patience).await?.majors;
     let printer = &session.printer;
     if printer.json() {
-        printer.object(&ServerStopAnswer {
-            version: VERSION,
-            stopped,
-        })?;
+        printer.object(&ServerStopAnswer { version: VERSION, stopped })?;
     } else if stopped.is_empty() {
         printer.say("it does not run");
     } else {
@@ -66,12 +63,10 @@ async fn refuse_to_disturb(managed: &ManagedServer) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
-    let mut error = Error::failed(
-        "the managed server was not stopped, since another pgstencil command is at work on it",
-    );
+    let mut error =
+        Error::failed("the managed server was not stopped, since another pgstencil command is at work on it");
     for server in &busy {
-        let endpoint =
-            managed_endpoint(server.url.clone(), server.socket_dir.clone())?.in_background();
+        let endpoint = managed_endpoint(server.url.clone(), server.socket_dir.clone())?.in_background();
         let limit = Limit::new(Some(LOOK), Default::default());
         let found = holdings(&endpoint, &limit).await.unwrap_or_default();
         error = match found.under_way.is_empty() {
@@ -81,5 +76,6 @@ async fn refuse_to_disturb(managed: &ManagedServer) -> Result<()> {
                 .fold(error, |error, client| error.detail(client.to_string())),
         };
     }
-    Err(error.hint("wait until it has ended, or stop the server in spite of it: `pgstencil server stop --force`"))
+    Err(error
+        .hint("wait until it has ended, or stop the server in spite of it: `pgstencil server stop --force`"))
 }
