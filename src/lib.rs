@@ -130,6 +130,8 @@
 compile_error!("pgstencil runs on Linux and macOS; on Windows use WSL2");
 
 pub mod bench;
+#[doc(hidden)]
+pub mod cli;
 pub mod clone;
 pub mod config;
 pub mod context;

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::is_host;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pgstencil::config::is_host;
 
 const ABOUT: &str = "Keeps migrated Postgres template databases and hands out clones of them";
 

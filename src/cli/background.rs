@@ -14,12 +14,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgstencil::config::env::{self, Environment};
-use pgstencil::config::{self, Origin};
-use pgstencil::names::{EMPTY_DATABASE, Fingerprint};
-use pgstencil::stencil::{self, Defaults, Demand, Door, Endpoint, Holder, Limit, Registry};
-use pgstencil::url::ServerUrl;
-use pgstencil::{Error, Result, Stencil};
+use crate::config::env::{self, Environment};
+use crate::config::{self, Origin};
+use crate::names::{EMPTY_DATABASE, Fingerprint};
+use crate::stencil::{self, Defaults, Demand, Door, Endpoint, Holder, Limit, Registry};
+use crate::url::ServerUrl;
+use crate::{Error, Result, Stencil};
 use serde::{Deserialize, Serialize};
 
 /// What the process is told. Holds the password, so it goes through a pipe only.

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, IsTerminal as _};
 
-use pgstencil::{Error, Result};
+use crate::{Error, Result};
 
 use super::Session;
 

@@ -5,10 +5,10 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use pgstencil::config::env::{self, Environment};
-use pgstencil::{Error, Result};
+use crate::config::env::{self, Environment};
+use crate::{Error, Result};
 
-use pgstencil::quantity::seconds;
+use crate::quantity::seconds;
 
 /// What a step tells.
 pub(super) struct Step<'a> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgstencil::quantity::{count, seconds};
+use crate::quantity::{count, seconds};
 use textwrap::core::display_width;
 
 use super::escape;

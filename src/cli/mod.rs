@@ -18,15 +18,15 @@ use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::config::env::{self, Environment};
+use crate::process::Signals;
+use crate::stencil::Limit;
+use crate::{Error, Kind, Result};
 use clap::Parser as _;
-use pgstencil::config::env::{self, Environment};
-use pgstencil::process::Signals;
-use pgstencil::stencil::Limit;
-use pgstencil::{Error, Kind, Result};
 use tokio_util::sync::CancellationToken;
 
-use args::{Arguments, Command};
-use output::Printer;
+use self::args::{Arguments, Command};
+use self::output::Printer;
 
 /// What every command gets.
 struct Session {
@@ -39,7 +39,7 @@ struct Session {
 }
 
 /// Parses, runs, and turns the result into an exit code.
-pub(crate) fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

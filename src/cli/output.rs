@@ -6,14 +6,14 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::Error;
+use crate::config::env::{self, Environment};
+use crate::events::{Event, Extending};
+use crate::quantity::{count, seconds};
+use crate::wire::{self, ErrorAnswer};
 use anstyle::{AnsiColor, Style};
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, Parser as _};
-use pgstencil::Error;
-use pgstencil::config::env::{self, Environment};
-use pgstencil::events::{Event, Extending};
-use pgstencil::quantity::{count, seconds};
-use pgstencil::wire::{self, ErrorAnswer};
 
 use super::args::{Arguments, Color, Shared};
 use super::table::Look;
@@ -105,11 +105,11 @@ impl Printer {
     ///
     /// # Errors
     /// A full disk behind a redirection, say.
-    pub(crate) fn data(&self, text: &str) -> pgstencil::Result<()> {
+    pub(crate) fn data(&self, text: &str) -> crate::Result<()> {
         self.write(&escape::lines(text))
     }
 
-    fn write(&self, text: &str) -> pgstencil::Result<()> {
+    fn write(&self, text: &str) -> crate::Result<()> {
         self.clear();
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -130,7 +130,7 @@ impl Printer {
     ///
     /// # Errors
     /// As [`Printer::data`].
-    pub(crate) fn text(&self, text: &str) -> pgstencil::Result<()> {
+    pub(crate) fn text(&self, text: &str) -> crate::Result<()> {
         match self.look().width {
             Some(width) => self.data(&screen::wrap(text, width)),
             None => self.data(text),
@@ -141,7 +141,7 @@ impl Printer {
     ///
     /// # Errors
     /// As [`Printer::data`].
-    pub(crate) fn table(&self, table: &str) -> pgstencil::Result<()> {
+    pub(crate) fn table(&self, table: &str) -> crate::Result<()> {
         self.write(table)
     }
 
@@ -149,7 +149,7 @@ impl Printer {
     ///
     /// # Errors
     /// As [`Printer::data`].
-    pub(crate) fn object(&self, value: &impl serde::Serialize) -> pgstencil::Result<()> {
+    pub(crate) fn object(&self, value: &impl serde::Serialize) -> crate::Result<()> {
         self.data(&(to_json(value)? + "\n"))
     }
 
@@ -495,7 +495,7 @@ fn with_suggestion(mut error: clap::Error) -> clap::Error {
 }
 
 /// Pretty enough to read, one object.
-fn to_json(value: &impl serde::Serialize) -> pgstencil::Result<String> {
+fn to_json(value: &impl serde::Serialize) -> crate::Result<String> {
     serde_json::to_string(value)
         .map(escape::json)
         .map_err(|e| Error::internal("cannot write JSON").caused_by(e))

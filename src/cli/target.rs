@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgstencil::config::env::{self, Environment, PgVariables};
-use pgstencil::config::passfile::{self, Passfile};
-use pgstencil::config::{self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings, UrlSetting};
-use pgstencil::error::shell_word;
-use pgstencil::private::user_name;
-use pgstencil::server::{ManagedServer, ManagedSettings, State, notice};
-use pgstencil::stencil::{Defaults, Door, Endpoint, PassLookup, Variable};
-use pgstencil::url::ServerUrl;
-use pgstencil::{Error, Kind, Result, Stencil};
+use crate::config::env::{self, Environment, PgVariables};
+use crate::config::passfile::{self, Passfile};
+use crate::config::{self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings, UrlSetting};
+use crate::error::shell_word;
+use crate::private::user_name;
+use crate::server::{ManagedServer, ManagedSettings, State, notice};
+use crate::stencil::{Defaults, Door, Endpoint, PassLookup, Variable};
+use crate::url::ServerUrl;
+use crate::{Error, Kind, Result, Stencil};
 
 use super::{Session, checkout};
 

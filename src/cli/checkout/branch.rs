@@ -1,8 +1,8 @@
 //! What `{branch}` stands for: the branch, or on a detached HEAD the nearest thing to one.
 
-use pgstencil::config::env::{self, Environment};
-use pgstencil::git::{Head, Tree, ask};
-use pgstencil::stencil::{Branch, BranchSource};
+use crate::config::env::{self, Environment};
+use crate::git::{Head, Tree, ask};
+use crate::stencil::{Branch, BranchSource};
 
 /// CI systems check out a commit, and name the branch in one of these. For a pull request of GitHub the
 /// first one is its branch, where the second one is `N/merge`.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use pgstencil::config::env::{self, Environment};
-use pgstencil::git::ask;
+use crate::config::env::{self, Environment};
+use crate::git::ask;
 
 /// What keeps our hash of a machine's id apart from those of other programs.
 const PURPOSE: &str = "pgstencil 2026 owner of a clone";

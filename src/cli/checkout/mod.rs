@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use pgstencil::config::env::{self, Environment};
-use pgstencil::git::{GitDir, Tree};
-use pgstencil::stencil::{Checkout, Holder, Repository};
+use crate::config::env::{self, Environment};
+use crate::git::{GitDir, Tree};
+use crate::stencil::{Checkout, Holder, Repository};
 
 use super::target::account;
 

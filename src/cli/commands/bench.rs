@@ -1,14 +1,14 @@
 //! `pgstencil bench`
 
-use pgstencil::Result;
-use pgstencil::wire::{BenchAnswer, CostAnswer};
+use crate::Result;
+use crate::wire::{BenchAnswer, CostAnswer};
 
 use super::prune;
 use crate::cli::args::Bench;
 use crate::cli::escape;
 use crate::cli::table::{Cell, Column, Look, table};
 use crate::cli::{Session, background};
-use pgstencil::quantity::{count, size};
+use crate::quantity::{count, size};
 
 pub(crate) async fn bench(session: &Session, args: Bench) -> Result<u8> {
     let stencil = session.stencil().await?;

@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use pgstencil::clone::Clone;
-use pgstencil::config::AfterExtend;
-use pgstencil::handout::Outcome;
-use pgstencil::names::{Fingerprint, NamePattern};
-use pgstencil::private;
-use pgstencil::stencil::{Acquired, Lease, Shard, Wanted};
-use pgstencil::template::Provisional;
-use pgstencil::wire::Answer;
-use pgstencil::{Error, Result, Stencil};
+use crate::clone::Clone;
+use crate::config::AfterExtend;
+use crate::handout::Outcome;
+use crate::names::{Fingerprint, NamePattern};
+use crate::private;
+use crate::stencil::{Acquired, Lease, Shard, Wanted};
+use crate::template::Provisional;
+use crate::wire::Answer;
+use crate::{Error, Result, Stencil};
 
 use super::prune;
 use crate::cli::args::{CloneArgs, Making};
 use crate::cli::background::Ahead;
 use crate::cli::{Session, background, github};
-use pgstencil::quantity::{count, seconds, setting};
+use crate::quantity::{count, seconds, setting};
 
 pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     let stencil = session.stencil().await?;

@@ -1,7 +1,7 @@
 //! `pgstencil completions`
 
+use crate::Result;
 use clap::CommandFactory as _;
-use pgstencil::Result;
 
 use crate::cli::Session;
 use crate::cli::args::{Arguments, Completions};

@@ -1,7 +1,7 @@
 //! `pgstencil config`
 
-use pgstencil::wire::VERSION;
-use pgstencil::{Error, Result, config};
+use crate::wire::VERSION;
+use crate::{Error, Result, config};
 
 use crate::cli::Session;
 use crate::cli::args::Config;

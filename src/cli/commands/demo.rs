@@ -7,16 +7,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pgstencil::config::env;
-use pgstencil::names;
-use pgstencil::private;
-use pgstencil::process::{self, Job, Status};
-use pgstencil::server::{ManagedServer, ManagedSettings};
-use pgstencil::{Error, Result};
+use crate::config::env;
+use crate::names;
+use crate::private;
+use crate::process::{self, Job, Status};
+use crate::server::{ManagedServer, ManagedSettings};
+use crate::{Error, Result};
 
 use crate::cli::Session;
 use crate::cli::args::Demo;
-use pgstencil::quantity::seconds;
+use crate::quantity::seconds;
 
 /// How many migrations the project begins with.
 const MIGRATIONS: usize = 100;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use pgstencil::Result;
-use pgstencil::doctor::managed;
-use pgstencil::quantity::count;
-use pgstencil::wire::{CheckAnswer, DoctorAnswer};
+use crate::Result;
+use crate::doctor::managed;
+use crate::quantity::count;
+use crate::wire::{CheckAnswer, DoctorAnswer};
 
 use super::{owed, prune};
 use crate::cli::Session;

@@ -1,15 +1,15 @@
 //! `pgstencil ensure`
 
-use pgstencil::Result;
-use pgstencil::stencil::Demand;
-use pgstencil::wire::Answer;
+use crate::Result;
+use crate::stencil::Demand;
+use crate::wire::Answer;
 
 use super::clone::{settle_later, waited};
 use super::prune;
 use crate::cli::args::Ensure;
 use crate::cli::background::Ahead;
 use crate::cli::{Session, github};
-use pgstencil::quantity::seconds;
+use crate::quantity::seconds;
 
 pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let stencil = session.stencil().await?;

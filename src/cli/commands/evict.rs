@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use pgstencil::stencil::Targets;
-use pgstencil::wire::{EvictAnswer, EvictedTemplate};
-use pgstencil::{Error, Result};
+use crate::stencil::Targets;
+use crate::wire::{EvictAnswer, EvictedTemplate};
+use crate::{Error, Result};
 
 use super::{owed, prune};
 use crate::cli::Session;
 use crate::cli::args::Evict;
 use crate::cli::confirm::{self, can_ask};
 use crate::cli::escape;
-use pgstencil::quantity::{age, count, seconds, size};
+use crate::quantity::{age, count, seconds, size};
 
 pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
     // Whose templates are all, says the config; the limits of every project are in the registry.
@@ -20,7 +20,7 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
     }
     let Some(stencil) = session.stencil_for_reading().await? else {
         if session.printer.json() {
-            session.printer.object(&EvictAnswer::from(&pgstencil::stencil::EvictionPlan::default()))?;
+            session.printer.object(&EvictAnswer::from(&crate::stencil::EvictionPlan::default()))?;
         }
         return Ok(0);
     };

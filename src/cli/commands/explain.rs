@@ -3,22 +3,20 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use pgstencil::config::Order;
-use pgstencil::events::Extending;
-use pgstencil::fingerprint::{
-    Difference, FileChanges, FileInput, Group, Inputs, RelPath, groups, migrations,
-};
-use pgstencil::names::EMPTY_DATABASE;
-use pgstencil::stencil::{Explanation, Now, OnServer, explain_files};
-use pgstencil::wire::{ExplainAllAnswer, ExplainAnswer};
-use pgstencil::{Kind, Result};
+use crate::config::Order;
+use crate::events::Extending;
+use crate::fingerprint::{Difference, FileChanges, FileInput, Group, Inputs, RelPath, groups, migrations};
+use crate::names::EMPTY_DATABASE;
+use crate::stencil::{Explanation, Now, OnServer, explain_files};
+use crate::wire::{ExplainAllAnswer, ExplainAnswer};
+use crate::{Kind, Result};
 
 use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Explain;
 use crate::cli::escape;
 use crate::cli::output::by;
-use pgstencil::quantity::{count, seconds, size};
+use crate::quantity::{count, seconds, size};
 
 pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
     // Without a config there is nothing to explain.

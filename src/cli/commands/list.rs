@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::path::Path;
 
-use pgstencil::stencil::{CloneListing, Listing, TemplateListing};
-use pgstencil::wire::{ListAnswer, clone_state};
-use pgstencil::{Error, Result};
+use crate::stencil::{CloneListing, Listing, TemplateListing};
+use crate::wire::{ListAnswer, clone_state};
+use crate::{Error, Result};
 
 use super::prune;
 use crate::cli::Session;
@@ -13,8 +13,8 @@ use crate::cli::args::{CLONE_STATES, List, Sort, TEMPLATE_STATES};
 use crate::cli::escape;
 use crate::cli::output::{CYAN, GREEN, RED, YELLOW};
 use crate::cli::table::{Cell, Column, Look, table};
-use pgstencil::fingerprint::migrations;
-use pgstencil::quantity::{age, remaining, size};
+use crate::fingerprint::migrations;
+use crate::quantity::{age, remaining, size};
 
 pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
     refuse_nonsense(&args)?;

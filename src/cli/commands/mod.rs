@@ -1,4 +1,4 @@
-//! One file per command. Each turns arguments into calls of [`pgstencil::Stencil`], and answers into
+//! One file per command. Each turns arguments into calls of [`crate::Stencil`], and answers into
 //! words.
 
 pub(crate) mod bench;

@@ -1,6 +1,6 @@
 //! `before_release` commands that are owed to clones which a sweep took.
 
-use pgstencil::Stencil;
+use crate::Stencil;
 
 use crate::cli::Session;
 

@@ -1,9 +1,9 @@
 //! `pgstencil paths`
 
-use pgstencil::Result;
-use pgstencil::config::Config;
-use pgstencil::stencil::Endpoint;
-use pgstencil::wire::{PathsAnswer, ServerPlaces, VERSION};
+use crate::Result;
+use crate::config::Config;
+use crate::stencil::Endpoint;
+use crate::wire::{PathsAnswer, ServerPlaces, VERSION};
 
 use crate::cli::{Session, escape};
 

@@ -1,7 +1,7 @@
 //! `pgstencil pin` and `pgstencil unpin`
 
-use pgstencil::Result;
-use pgstencil::wire::PinAnswer;
+use crate::Result;
+use crate::wire::PinAnswer;
 
 use super::{owed, prune};
 use crate::cli::Session;

@@ -1,9 +1,9 @@
 //! `pgstencil prune`
 
-use pgstencil::quantity::digits;
-use pgstencil::stencil::{BoundRow, PrunePlan};
-use pgstencil::wire::{BoundAnswer, PruneAnswer, PrunedClone};
-use pgstencil::{Result, Stencil};
+use crate::quantity::digits;
+use crate::stencil::{BoundRow, PrunePlan};
+use crate::wire::{BoundAnswer, PruneAnswer, PrunedClone};
+use crate::{Result, Stencil};
 
 use super::owed;
 use crate::cli::args::Prune;

@@ -1,7 +1,7 @@
 //! `pgstencil release`
 
-use pgstencil::Result;
-use pgstencil::wire::{ReleaseAnswer, VERSION};
+use crate::Result;
+use crate::wire::{ReleaseAnswer, VERSION};
 
 use super::{owed, prune};
 use crate::cli::args::Release;

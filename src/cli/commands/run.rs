@@ -3,11 +3,11 @@
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 
-use pgstencil::clone::Clone;
-use pgstencil::handout::CLEARED;
-use pgstencil::process::{self, Job, Signals, Status};
-use pgstencil::stencil::{Lease, Limit, Registry, Shard};
-use pgstencil::{Error, Kind, Result, Stencil, wire};
+use crate::clone::Clone;
+use crate::handout::CLEARED;
+use crate::process::{self, Job, Signals, Status};
+use crate::stencil::{Lease, Limit, Registry, Shard};
+use crate::{Error, Kind, Result, Stencil, wire};
 
 use super::{clone, prune};
 use crate::cli::args::Run;

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use pgstencil::Result;
-use pgstencil::wire::{Counts, StatsAnswer};
+use crate::Result;
+use crate::wire::{Counts, StatsAnswer};
 
 use super::prune;
 use crate::cli::Session;
 use crate::cli::args::Stats;
 use crate::cli::output::RED;
 use crate::cli::table::{Cell, Column, Look, table};
-use pgstencil::quantity::seconds;
+use crate::quantity::seconds;
 
 pub(crate) async fn stats(session: &Session, args: Stats) -> Result<u8> {
     let stencil = session.stencil_for_reading().await?;

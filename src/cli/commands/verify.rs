@@ -1,8 +1,8 @@
 //! `pgstencil verify`
 
-use pgstencil::template::Fate;
-use pgstencil::wire::VerifyAnswer;
-use pgstencil::{Error, Kind, Result};
+use crate::template::Fate;
+use crate::wire::VerifyAnswer;
+use crate::{Error, Kind, Result};
 
 use super::{owed, prune};
 use crate::cli::args::Verify;

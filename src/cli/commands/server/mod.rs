@@ -5,9 +5,9 @@ mod stop;
 
 use std::time::Duration;
 
-use pgstencil::Result;
-use pgstencil::server::State;
-use pgstencil::wire::{ClusterAnswer, ServerAnswer, ServerListAnswer};
+use crate::Result;
+use crate::server::State;
+use crate::wire::{ClusterAnswer, ServerAnswer, ServerListAnswer};
 
 use crate::cli::Session;
 use crate::cli::args::Server;
@@ -15,7 +15,7 @@ use crate::cli::escape;
 use crate::cli::output::{GREEN, YELLOW};
 use crate::cli::table::{Cell, Column, Look, table};
 use crate::cli::target::not_running;
-use pgstencil::quantity::size;
+use crate::quantity::size;
 
 /// Patience with a start or a stop, when `--wait` sets none.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pgstencil::server::{Listed, ManagedServer, State};
-use pgstencil::stencil::{Held, Holdings, holdings};
-use pgstencil::wire::ServerRemoveAnswer;
-use pgstencil::{Error, Kind, Result};
+use crate::server::{Listed, ManagedServer, State};
+use crate::stencil::{Held, Holdings, holdings};
+use crate::wire::ServerRemoveAnswer;
+use crate::{Error, Kind, Result};
 
 use crate::cli::Session;
 use crate::cli::args::ServerRemove;
 use crate::cli::confirm::{can_ask, confirmed};
 use crate::cli::target::managed_endpoint;
-use pgstencil::quantity::{digits, size};
+use crate::quantity::{digits, size};
 
 /// How long clients may take that are about to end: their sessions end a moment after them.
 const GRACE: Duration = Duration::from_secs(2);

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use pgstencil::server::{APPLICATION, ManagedServer, Occupied};
-use pgstencil::stencil::{Limit, holdings};
-use pgstencil::wire::{ServerStopAnswer, VERSION};
-use pgstencil::{Error, Kind, Result};
+use crate::server::{APPLICATION, ManagedServer, Occupied};
+use crate::stencil::{Limit, holdings};
+use crate::wire::{ServerStopAnswer, VERSION};
+use crate::{Error, Kind, Result};
 
 use crate::cli::Session;
 use crate::cli::args::ServerStop;
