@@ -7,13 +7,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clone;
 use crate::config::Strategy;
 use crate::context::Context;
-use crate::copy::{self, Copy};
-use crate::drop;
+use crate::database::create::{self, Copy};
+use crate::database::drop;
+use crate::database::strategy::Chooser;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
+use crate::lease;
 use crate::names;
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
@@ -22,7 +23,6 @@ use crate::pg::{Doing as _, Session, cause, sql};
 use crate::registry::Registry;
 use crate::registry::database::Owner;
 use crate::registry::measurement::Measurement;
-use crate::strategy::Chooser;
 use crate::template::{Template, TemplateDatabase};
 
 /// What was measured.
@@ -100,7 +100,7 @@ pub async fn bench(
             match sample(registry, context, template, from, samples.strategy).await {
                 Ok(times) if round > 0 => samples.times.push(times),
                 Ok(_) => {}
-                Err(e) if copy::is_not_supported(&e) => {
+                Err(e) if create::is_not_supported(&e) => {
                     samples.refused = Some(cause(&e));
                 }
                 Err(e) => return Err(e),
@@ -199,7 +199,7 @@ async fn make(
     id: &str,
 ) -> Result<(Duration, Duration)> {
     let only = std::slice::from_ref(from);
-    let mut rows = clone::register_unnamed(registry, context, template, only, id).await?;
+    let mut rows = lease::register_unnamed(registry, context, template, only, id).await?;
     let name = rows.first().map_or_else(String::new, |row| row.name.clone());
     let copy = Copy {
         target: name.clone(),
@@ -209,7 +209,7 @@ async fn make(
         open: false,
     };
     let started = Instant::now();
-    copy::create(registry.session(), &copy, context).await?;
+    create::create(registry.session(), &copy, context).await?;
     let create = started.elapsed();
     for row in &mut rows {
         let words = format!("pgstencil bench: {} of {}", context.definition.name, context.project);

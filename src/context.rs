@@ -42,7 +42,7 @@ pub struct Context<'a> {
     pub keep_failed: bool,
     /// Builds from nothing what is missing, and extends nothing.
     pub full_build: bool,
-    /// The builds that the caller is a part of, as [`BUILDING`](crate::config::env::BUILDING) has them.
+    /// The builds that the caller is a part of, as [`BUILDING`](crate::env::BUILDING) has them.
     pub building: &'a [String],
 }
 
@@ -52,7 +52,7 @@ impl Context<'_> {
         (self.observe)(event);
     }
 
-    /// What [`BUILDING`](crate::config::env::BUILDING) says of a build of this definition.
+    /// What [`BUILDING`](crate::env::BUILDING) says of a build of this definition.
     fn build_entry(&self) -> String {
         format!("{} {}", self.project, self.definition.name)
     }

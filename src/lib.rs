@@ -18,8 +18,8 @@
 //! To trace `pgstencil clone`: `cli/mod.rs` parses and dispatches to `cli/commands/clone.rs`, which
 //! asks `cli/target.rs` for a [`Stencil`] (config, server, who we are) and calls
 //! [`Stencil::acquire`]. That opens the registry ([`registry::Registry::open`]) while the files are
-//! read, and takes a warm clone ([`clone::claim`]) if there is one. Else it gets a template
-//! ([`template::ensure()`]: lock, look again, build, seal last) and copies it ([`clone::create`]). It
+//! read, and takes a warm clone ([`lease::claim`]) if there is one. Else it gets a template
+//! ([`template::ensure()`]: lock, look again, build, seal last) and copies it ([`lease::create`]). It
 //! gives back [`stencil::Acquired`], of which [`wire::Answer`] makes the JSON. Start reading at
 //! [`template::ensure()`].
 //!
@@ -32,26 +32,27 @@
 //! | [`error`] | the one error type: kind (and so exit code), message, details, hints |
 //! | [`names`], [`url`], [`events`], [`quantity`] | values: fingerprints, database names, marks; server URLs that hide their password; progress events; counts, times and sizes in words |
 //! | [`git`] | checkouts: top level, repository and its main worktree, branch; the questions to `git` and `jj` |
-//! | [`private`] | the only creator of files and directories: closed to others from birth |
-//! | [`config`] | `pgstencil.toml` → checked [`config::Config`]; placeholders; the only reader of the environment |
+//! | [`private_file`] | the only creator of files and directories: closed to others from birth |
+//! | [`mod@env`] | the only reader of the environment: libpq's variables, the password file |
+//! | [`config`] | `pgstencil.toml` → checked [`config::Config`]; placeholders |
 //! | [`fingerprint`] | the walk over the files, the [`fingerprint::Recipe`] and its hash; the order of migrations; what differs between two recipes |
 //! | [`process`] | the only starter of other people's commands: groups, time-outs, a watchdog for the time after us |
-//! | [`server`] | the managed server: a private Postgres that is started on demand |
+//! | [`private_server`] | the managed server: a private Postgres that is started on demand |
 //! | [`pg`] | sessions, advisory locks, what the server says of its databases and of what is in one, and every statement with identifiers in it |
 //! | [`registry`] | our own tables: templates, clones, databases, events; intents before acts |
-//! | [`handout`] | what a command of the user sees: variables, placeholders filled |
+//! | [`variables`] | what a command of the user sees: variables, placeholders filled |
 //! | [`context`] | what each step from template to clone needs to know |
-//! | [`copy`], [`mod@drop`], [`strategy`] | the one CREATE and the one DROP; how to copy |
-//! | [`evict`] | which templates go to keep the limits: a pure policy, and plan and apply around it |
+//! | [`database`] | one physical database: the one CREATE, the one DROP, how to copy |
+//! | [`retention`] | which templates go to keep the limits: a pure policy, and plan and apply around it; the clean-up of what killed jobs left |
 //! | [`template`] | look-up, the right to build, the base to extend, the build and its seal; verify and settle |
-//! | [`clone`], [`lease`], [`sweep`] | make ahead, hand out, hold, take back what killed jobs left |
+//! | [`lease`] | clones: made ahead, handed out, held |
 //! | [`mod@bench`], [`doctor`] | what copies cost here; the check-up: what is wrong with server, role, disk or registry, and the mend |
 //! | [`stencil`] | [`Stencil`], the facade: what the command line and your program call |
 //! | [`wire`] | the JSON shapes |
 //!
 //! # Invariants
 //!
-//! 1. Only databases whose registry row matches name, oid and mark are dropped ([`mod@drop`]). Nothing
+//! 1. Only databases whose registry row matches name, oid and mark are dropped ([`database::drop`]). Nothing
 //!    by prefix, ever.
 //! 2. A template is handed out only after its seal: [`template::Template`] is made from a `ready`
 //!    row under its lock, or by the seal.
@@ -68,7 +69,7 @@
 //!    user's own commands.
 //! 9. What only reads writes nothing.
 //! 10. The library never prints, never reads the environment (but for
-//!     [`config::env::Environment::from_process`]) or the working directory, and never exits.
+//!     [`env::Environment::from_process`]) or the working directory, and never exits.
 //! 11. No code of a stranger runs with our rights: a database that calls itself our registry is judged
 //!     before a session with it starts ([`pg::door`]) and before anything in it is planned.
 //!
@@ -132,31 +133,28 @@ compile_error!("pgstencil runs on Linux and macOS; on Windows use WSL2");
 pub mod bench;
 #[doc(hidden)]
 pub mod cli;
-pub mod clone;
 pub mod config;
 pub mod context;
-pub mod copy;
+pub mod database;
 pub mod doctor;
-pub mod drop;
+pub mod env;
 pub mod error;
 pub mod events;
-pub mod evict;
 pub mod fingerprint;
 pub mod git;
-pub mod handout;
 pub mod lease;
 pub mod names;
 pub mod pg;
-pub mod private;
+pub mod private_file;
+pub mod private_server;
 pub mod process;
 pub mod quantity;
 pub mod registry;
-pub mod server;
+pub mod retention;
 pub mod stencil;
-pub mod strategy;
-pub mod sweep;
 pub mod template;
 pub mod url;
+pub mod variables;
 pub mod wire;
 
 pub use error::{Error, Kind, Result};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pgstencil::evict::policy::{self, Resident};
+use pgstencil::retention::policy::{self, Resident};
 
 use crate::trace::Trace;
 

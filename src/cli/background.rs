@@ -14,8 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::env::{self, Environment};
 use crate::config::{self, Origin};
+use crate::env::{self, Environment};
 use crate::names::{EMPTY_DATABASE, Fingerprint};
 use crate::stencil::{self, Defaults, Demand, Door, Endpoint, Holder, Limit, Registry};
 use crate::url::ServerUrl;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::env::{self, Environment};
+use crate::env::{self, Environment};
 use crate::{Error, Result};
 
 use crate::quantity::seconds;

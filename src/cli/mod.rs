@@ -18,7 +18,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::config::env::{self, Environment};
+use crate::env::{self, Environment};
 use crate::process::Signals;
 use crate::stencil::Limit;
 use crate::{Error, Kind, Result};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::Error;
-use crate::config::env::{self, Environment};
+use crate::env::{self, Environment};
 use crate::events::{Event, Extending};
 use crate::quantity::{count, seconds};
 use crate::wire::{self, ErrorAnswer};

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use crate::config::env::{self, Environment};
+use crate::env::{self, Environment};
 use textwrap::core::{Word, display_width};
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::env::{self, Environment, PgVariables};
-use crate::config::passfile::{self, Passfile};
 use crate::config::{self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings, UrlSetting};
+use crate::env::passfile::{self, Passfile};
+use crate::env::{self, Environment, PgVariables};
 use crate::error::shell_word;
-use crate::private::user_name;
-use crate::server::{ManagedServer, ManagedSettings, State, notice};
+use crate::private_file::user_name;
+use crate::private_server::{ManagedServer, ManagedSettings, State, notice};
 use crate::stencil::{Defaults, Door, Endpoint, PassLookup, Variable};
 use crate::url::ServerUrl;
 use crate::{Error, Kind, Result, Stencil};

@@ -2,14 +2,12 @@
 //!
 //! `pgstencil.toml` goes through three steps: `document` parses the text and checks keys and types
 //! against the schema, `raw` holds what was written, `check` makes a [`Config`] of it. All errors
-//! name the place in the file, the key, the reason and the mend. [`env`](mod@env) reads the
-//! environment, [`passfile`] the password file.
+//! name the place in the file, the key, the reason and the mend. [`env`](mod@crate::env) reads the
+//! environment, [`passfile`](crate::env::passfile) the password file.
 
 mod check;
 mod document;
-pub mod env;
 pub mod nearest;
-pub mod passfile;
 pub mod placeholder;
 mod raw;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, FILE_NAME};
 use crate::error::{Error, Result, shell_word};
-use crate::private::user_name;
+use crate::private_file::user_name;
 
 /// How many links lead to a file at most, as in the kernel.
 const MOST_LINKS: usize = 40;

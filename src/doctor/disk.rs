@@ -6,9 +6,9 @@ use super::Check;
 use super::registry::Ours;
 use crate::config::Strategy;
 use crate::pg::sql::CopyStrategy;
+use crate::private_server::disk::{self, Disk, FileSystem};
 use crate::quantity::{seconds, size};
 use crate::registry::measurement::Measurement;
-use crate::server::disk::{self, Disk, FileSystem};
 use std::time::Duration;
 
 pub(super) fn look(data: &str) -> Option<Disk> {

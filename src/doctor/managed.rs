@@ -4,8 +4,8 @@ use std::error::Error as _;
 
 use super::Check;
 use crate::error::Error;
+use crate::private_server::{Listed, State};
 use crate::quantity::size;
-use crate::server::{Listed, State};
 
 /// There is no Postgres that could be started: what was looked for, and how to get one.
 pub fn no_postgres(error: &Error) -> Check {

@@ -13,14 +13,14 @@ use std::time::Duration;
 use sqlx::postgres::types::Oid;
 
 use crate::config::{EvictionSettings, Strategy};
-use crate::drop;
+use crate::database::drop;
 use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::{Doing as _, Endpoint, Limit, Session, catalog, cause, checkup};
 use crate::registry::Registry;
 use crate::registry::database::Owner;
-use crate::sweep;
+use crate::retention::sweep;
 
 /// How something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

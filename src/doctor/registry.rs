@@ -16,7 +16,7 @@ use crate::quantity::count;
 use crate::registry::database::{Estranged, Owner};
 use crate::registry::replaced::ReplacedRow;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
-use crate::sweep::{self, Action};
+use crate::retention::sweep::{self, Action};
 
 /// What was read of the registry and of the databases that it knows.
 #[derive(Default)]

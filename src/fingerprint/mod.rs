@@ -21,7 +21,7 @@
 mod difference;
 mod extension;
 mod globs;
-mod hidden;
+mod ignored;
 mod kept;
 mod lines;
 mod migrations;
@@ -45,7 +45,7 @@ use std::time::Duration;
 
 pub use self::difference::{Difference, FileChanges, Texts};
 pub use self::extension::{Append, Obstacle, extension};
-pub use self::hidden::ignored;
+pub use self::ignored::ignored;
 pub use self::kept::{KeptRecipe, RecipeKey};
 pub use self::migrations::{Migration, migrations};
 pub use self::order::{Group, OrderKey, groups, new_migrations};
@@ -212,7 +212,7 @@ impl Inputs {
 /// Refuses globs that find nothing.
 fn check_matches(root: &Path, definition: &Definition, globs: &Globs, walked: &Walked) -> Result<()> {
     if let Some((_, glob)) = globs.iter().find(|(i, glob)| !glob.excludes && !walked.seen[*i]) {
-        return Err(hidden::no_match(root, definition, glob));
+        return Err(ignored::no_match(root, definition, glob));
     }
     for (kind, key) in KEYS.into_iter().enumerate() {
         let used = globs.iter().any(|(_, glob)| glob.kind == kind);

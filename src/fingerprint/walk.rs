@@ -31,7 +31,7 @@ use std::sync::{Arc, mpsc};
 use ignore::{DirEntry, WalkBuilder, WalkState};
 
 use super::globs::{Globs, INPUTS, KEYS, Kinds};
-use super::hidden::hidden_by;
+use super::ignored::hidden_by;
 use super::recipe::RelPath;
 use super::snapshot::Folder;
 use crate::error::{Error, Result};

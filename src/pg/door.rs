@@ -24,7 +24,7 @@ use std::path::Path;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use crate::private::{self, Reader};
+use crate::private_file::{self, Reader};
 
 /// How a role gets into databases of a server without running code of theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,8 +125,8 @@ pub(super) fn remember(file: &Path, host: &str, port: u16, user: &str, door: Opt
         return;
     };
     let folder = file.parent().unwrap_or(Path::new("/"));
-    if private::create_folders(folder, false).is_ok() {
-        let _ = private::replace_file(file, &text, Reader::Us);
+    if private_file::create_folders(folder, false).is_ok() {
+        let _ = private_file::replace_file(file, &text, Reader::Us);
     }
 }
 

@@ -15,10 +15,10 @@ use super::door::{self, Door};
 use crate::config::ClientFor;
 use crate::error::{Error, Result};
 use crate::pg::{Session, catalog, is_connection_loss};
+use crate::private_server::disk;
+use crate::private_server::log::last_words;
+use crate::private_server::{APPLICATION, BACKGROUND};
 use crate::quantity;
-use crate::server::disk;
-use crate::server::log::last_words;
-use crate::server::{APPLICATION, BACKGROUND};
 use crate::url::ServerUrl;
 
 /// What stands in for parts that a URL leaves out: the caller's view of libpq's variables.

@@ -6,7 +6,7 @@ use sqlx::postgres::types::Oid;
 
 use super::failure::{state_of, words};
 use super::{Doing as _, Session, sql};
-use crate::config::env::looks_secret;
+use crate::env::looks_secret;
 use crate::error::Result;
 use crate::names::Mark;
 

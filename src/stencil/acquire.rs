@@ -6,13 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::reuse::{Age, Names};
 use super::{DroppedRow, Lease, Limit, Shard, Stencil};
-use crate::clone::{self, Clone, Request, WarmTemplate};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::{Event, Observe};
 use crate::fingerprint::Recipe;
-use crate::handout::Outcome;
+use crate::lease::{self, Clone, Request, WarmTemplate};
 use crate::names::{self, Fingerprint, NamePattern};
 use crate::pg::cause;
 use crate::pg::sql::Statement;
@@ -20,6 +19,7 @@ use crate::registry::Registry;
 use crate::registry::event::Hit;
 use crate::registry::owner::Tenure;
 use crate::template::{Ensured, Extends, Overtaken, Provisional, Template};
+use crate::variables::Outcome;
 
 /// What a caller of [`Stencil::acquire`] wants.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub struct Wanted {
     /// holds is not taken.
     pub take: bool,
     /// A command is about to be started for the clones, which may outlive this process; report it by
-    /// [`crate::lease::Keeper::command`]. Then the clones of a killed process stay as long as its command
+    /// [`crate::lease::keeper::Keeper::command`]. Then the clones of a killed process stay as long as its command
     /// may be alive.
     pub command: bool,
     /// Leaves the databases of a failed build to a person.
@@ -129,7 +129,7 @@ impl Stencil {
     /// later. A thread of this program sweeps then, and any other process of pgstencil does.
     ///
     /// # Errors
-    /// As [`crate::template::ensure()`] and [`clone::create`]. Clones that were made before the error are
+    /// As [`crate::template::ensure()`] and [`lease::create`]. Clones that were made before the error are
     /// given up.
     pub async fn acquire(&self, wanted: &Wanted, limit: &Limit, observe: Observe<'_>) -> Result<Acquired> {
         let pledge = self.background.to_find();
@@ -149,7 +149,7 @@ impl Stencil {
     ) -> Result<Acquired> {
         let definition = self.definition(wanted.definition.as_deref())?;
         let context = self.context(definition, limit, observe, wanted.keep_failed);
-        clone::check_names(&context, &wanted.pattern, &names::clone_id(), wanted.count, wanted.shard)?;
+        lease::check_names(&context, &wanted.pattern, &names::clone_id(), wanted.count, wanted.shard)?;
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         let recipe = recipe?;
         let named = !wanted.pattern.is_unique();
@@ -230,7 +230,7 @@ impl Stencil {
         if !wanted.pattern.is_unique() {
             for index in 0..wanted.count {
                 let (pattern, shard) = (&wanted.pattern, wanted.shard);
-                names.extend(clone::names(context, pattern, "", index, shard)?);
+                names.extend(lease::names(context, pattern, "", index, shard)?);
             }
         }
         Ok(names)
@@ -505,7 +505,7 @@ impl<'a> Hand<'a> {
         // Else the look at the template has counted the hit.
         let count_hit = !looked_at;
         let requests = self.requests();
-        let warm = clone::claim(registry, context, fingerprint, &requests, looked_at, count_hit).await?;
+        let warm = lease::claim(registry, context, fingerprint, &requests, looked_at, count_hit).await?;
         Ok(warm.map(|warm| {
             self.group = warm.group;
             self.clones.extend(warm.clones);
@@ -527,13 +527,13 @@ impl<'a> Hand<'a> {
         let made = match requests.first() {
             Some(first) if self.outcome == Outcome::Fallback => {
                 let fingerprint = template.fingerprint();
-                let made = clone::create_without_template(registry, context, fingerprint, first).await?;
+                let made = lease::create_without_template(registry, context, fingerprint, first).await?;
                 match made {
                     Ok(made) => made,
                     Err(overtaken) => return Ok(Some(overtaken)),
                 }
             }
-            _ => clone::create(registry, context, template, &requests, full, also).await?,
+            _ => lease::create(registry, context, template, &requests, full, also).await?,
         };
         self.clones.extend(made);
         Ok(None)

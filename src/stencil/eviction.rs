@@ -3,15 +3,15 @@
 use super::{Limit, Stencil};
 use crate::config::nearest::nearest;
 use crate::context::Context;
-use crate::drop;
+use crate::database::drop;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
-use crate::evict::{self, Evicted, Eviction};
 use crate::fingerprint::Recipe;
 use crate::quantity::count;
 use crate::registry::eviction::ResidentRow;
 use crate::registry::{CloneRow, Registry, TemplateRow};
-use crate::sweep::{self, Action};
+use crate::retention::evict::{self, Evicted, Eviction};
+use crate::retention::sweep::{self, Action};
 use crate::template::{self, Ensured, Template};
 
 /// Which templates an eviction is about.

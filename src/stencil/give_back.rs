@@ -6,10 +6,10 @@ use sqlx::postgres::types::Oid;
 
 use super::owed::Hearer;
 use super::{Acquired, Lease, Limit, Stencil};
-use crate::clone::{self, BOUND, Clone, KEEP};
 use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
-use crate::lease::Keeper;
+use crate::lease::keeper::Keeper;
+use crate::lease::{self, BOUND, Clone, KEEP};
 use crate::pg::obstacle::Obstacle;
 use crate::pg::{Doing as _, is_connection_loss, sql};
 use crate::registry::database::{Estranged, Owner, Remains};
@@ -230,7 +230,7 @@ impl Stencil {
         let asker = self.asker();
         let refused = |row: &CloneRow| !take && row.state == "leased" && !asker.has_clone(row);
         if refused(&row) {
-            return Err(clone::of_another(&row, &asker));
+            return Err(lease::of_another(&row, &asker));
         }
         let mut given_up = row.state == "released";
         if !given_up {
@@ -258,7 +258,7 @@ impl Stencil {
             };
             if refused(&now) {
                 registry.session().unlock(now.key()).await.doing(|| "unlock".into())?;
-                return Err(clone::of_another(&now, &asker));
+                return Err(lease::of_another(&now, &asker));
             }
             given_up = now.state == "released";
             row = now;

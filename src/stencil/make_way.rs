@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use super::owed::Hearer;
 use super::{Lease, Stencil, Wanted};
-use crate::clone;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
+use crate::lease;
 use crate::pg::{Doing as _, catalog};
 use crate::process;
 use crate::quantity::setting;
 use crate::registry::clone::CloneOnServer;
 use crate::registry::{CloneRow, Registry};
-use crate::sweep::{self, Dead, End};
+use crate::retention::sweep::{self, Dead, End};
 
 /// A clone that is to make way although it is not dead.
 pub(super) struct Replaced {
@@ -81,7 +81,7 @@ impl Stencil {
             if found.iter().any(|clone| clone.stands_under(names)) {
                 return Ok(false);
             }
-            clone::check_name(registry, &context.asker(), name).await?;
+            lease::check_name(registry, &context.asker(), name).await?;
         }
         Ok(true)
     }
@@ -313,7 +313,7 @@ impl Way<'_> {
     }
 
     async fn taken(&self, registry: &mut Registry) -> Error {
-        clone::taken(registry, &self.context.asker(), &self.name).await
+        lease::taken(registry, &self.context.asker(), &self.name).await
     }
 }
 

@@ -28,12 +28,12 @@ use crate::context::{Context, ReadInputs};
 use crate::error::Result;
 use crate::events::Observe;
 use crate::fingerprint::{Inputs, Recipe};
-use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::pg::catalog;
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, TemplateRow};
-use crate::sweep::{self, Action};
+use crate::retention::sweep::{self, Action};
 use crate::template::Ensured;
+use crate::variables::{self, NamedDatabase, Outcome, Phase};
 
 pub use self::acquire::{Acquired, Demand, Wanted};
 pub use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
@@ -43,8 +43,6 @@ pub use self::holdings::{Held, Holdings, holdings};
 pub use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::reuse::Age;
 pub use self::sweeper::sweep_now;
-pub use crate::evict::{Evicted, Eviction};
-pub use crate::handout::Shard;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
 pub use crate::pg::{Door, Limit};
 pub use crate::registry::bound::BoundRow;
@@ -53,7 +51,9 @@ pub use crate::registry::event::Tally;
 pub use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
 pub use crate::registry::owner::{Asker, CloneOwner};
 pub use crate::registry::{Holder, Lease, Registry};
+pub use crate::retention::evict::{Evicted, Eviction};
 pub use crate::template::{Settled, Verdict};
+pub use crate::variables::Shard;
 
 /// Looks up a variable of `env_inputs`.
 pub type Variable = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
@@ -124,7 +124,7 @@ impl Stencil {
     }
 
     /// Says which builds the caller is a part of, by the lines of
-    /// [`BUILDING`](crate::config::env::BUILDING): a build command that asks for its own template would wait for
+    /// [`BUILDING`](crate::env::BUILDING): a build command that asks for its own template would wait for
     /// itself.
     #[must_use]
     pub fn within_builds(mut self, building: &str) -> Self {
@@ -293,7 +293,7 @@ impl Stencil {
     pub fn variables(&self, acquired: &Acquired, shard: Option<Shard>) -> Result<Vec<(OsString, OsString)>> {
         let sets: Vec<Vec<NamedDatabase>> = acquired.clones.iter().map(|c| c.databases.clone()).collect();
         let definition = self.definition(Some(&acquired.definition))?;
-        handout::variables(
+        variables::variables(
             &self.endpoint,
             &self.config.root,
             definition,

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{Limit, Stencil};
-use crate::clone::{self, BOUND};
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::lease::{self, BOUND};
 use crate::pg::Endpoint;
 use crate::registry::owed::{Debtor, OwedRow};
 use crate::registry::{Holder, Registry};
@@ -84,7 +84,7 @@ impl<'a> Hooks<'a> {
     async fn run(&self, row: &OwedRow, limit: &Limit) -> Result<()> {
         let definition = self.config.definition(Some(&row.definition))?;
         let handed = row.handed.0.clone();
-        clone::before_release(self.endpoint, &self.config.root, definition, handed, limit).await
+        lease::before_release(self.endpoint, &self.config.root, definition, handed, limit).await
     }
 
     /// Runs all that this checkout owes, one after the other, and tells what was not told.

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use super::make_way::Replaced;
 use super::{Acquired, Demand, Lease, Stencil, Wanted};
-use crate::clone::{self, Clone};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Difference, Recipe};
-use crate::handout::{NamedDatabase, Outcome};
+use crate::lease::{self, Clone};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::registry::clone::CloneOnServer;
 use crate::registry::owner::{Asker, Bound, Tenure};
 use crate::registry::{CloneRow, Registry};
-use crate::sweep::End;
+use crate::retention::sweep::End;
 use crate::template;
+use crate::variables::{NamedDatabase, Outcome};
 
 /// What became of wanted names.
 pub(super) enum Names {
@@ -128,7 +128,7 @@ impl Stencil {
         index: usize,
     ) -> Result<OneName> {
         let asker = context.asker();
-        let names = clone::names(context, &wanted.pattern, "", index, wanted.shard)?;
+        let names = lease::names(context, &wanted.pattern, "", index, wanted.shard)?;
         let mut before = None;
         loop {
             let mut found = registry.clones_named(&names).await?;
@@ -258,7 +258,7 @@ fn own<'c>(
         if asker.has_clone(&clone.row) || (stands && wanted.take) {
             own.push(clone);
         } else if stands {
-            return Err(clone::of_another(&clone.row, asker));
+            return Err(lease::of_another(&clone.row, asker));
         }
     }
     Ok(own)

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::{Demand, Endpoint, Limit, Stencil};
-use crate::clone;
 use crate::error::{Error, Result};
-use crate::handout::Outcome;
+use crate::lease;
 use crate::names::Fingerprint;
 use crate::pg::slots::Slots;
 use crate::registry::Registry;
-use crate::sweep::{self, Action};
+use crate::retention::sweep::{self, Action};
 use crate::template;
+use crate::variables::Outcome;
 
 /// Plans and applies a sweep, for a process that nobody waits for.
 ///
@@ -69,7 +69,7 @@ impl Stencil {
             let _ = template::look_again(&mut registry, &context).await;
             let made = match self.config.clone.warm {
                 0 => 0,
-                _ => clone::fill(&mut registry, &context, fingerprint, demand.clones).await?,
+                _ => lease::fill(&mut registry, &context, fingerprint, demand.clones).await?,
             };
             Ok(made)
         }

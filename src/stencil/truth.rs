@@ -6,9 +6,9 @@ use super::{Limit, Stencil};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Observe;
-use crate::handout::Outcome;
 use crate::registry::Registry;
 use crate::template::{self, Ensured, Settled, Verdict};
+use crate::variables::Outcome;
 
 impl Stencil {
     /// If the template of the present inputs was extended, builds it from nothing and puts that in its

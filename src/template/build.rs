@@ -15,19 +15,19 @@ use super::seal::{Inspected, Sealing, adopt, inspect, oid_of, seal};
 use super::source::{self, Start};
 use super::{BuildPermit, Extends, Template, Unsealed, unsealed, vacate};
 use crate::context::Context;
-use crate::copy::{self, Copy};
-use crate::drop;
+use crate::database::create::{self, Copy};
+use crate::database::drop;
+use crate::database::strategy::Chooser;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Extending};
 use crate::fingerprint::{Recipe, migrations};
-use crate::handout::{NamedDatabase, Outcome};
 use crate::names::{self, Fingerprint};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, catalog, replay, sql};
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::template::NewExtension;
 use crate::registry::{DatabaseRow, Registry};
-use crate::strategy::Chooser;
+use crate::variables::{NamedDatabase, Outcome};
 
 /// How a build ended, if not with an error.
 pub(super) enum Built {
@@ -369,7 +369,7 @@ async fn create_empty(
             strategy: chooser.choose(bytes, files),
             open: true,
         };
-        copy::create(registry.session(), &copy, context).await?;
+        create::create(registry.session(), &copy, context).await?;
         let words = format!("pgstencil builds {} of {} here", context.definition.name, context.project);
         registry.mark_created(row, &words, None).await?;
         if let (Some(from), None) = (&from, &start.source) {
@@ -392,7 +392,7 @@ pub(super) async fn copy_base(
     let chooser = Chooser::read(registry, context, false).await?;
     let copies = base.copies_to(rows, &chooser);
     let keys = [LockKey::template(base.id), LockKey::template(id)];
-    copy::create_all(registry, context, &copies, &keys).await?;
+    create::create_all(registry, context, &copies, &keys).await?;
     for (row, from) in rows.iter_mut().zip(base.databases()) {
         let builders = from.replay.comment.as_deref();
         registry.mark_created(row, words, builders).await?;

@@ -5,16 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::progress::Progress;
-use crate::config::env::BUILDING;
 use crate::context::Context;
+use crate::env::BUILDING;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
-use crate::handout::{self, NamedDatabase, Outcome, Phase};
 use crate::names::{self, EMPTY_DATABASE};
 use crate::pg::sql;
 use crate::process::{self, Ended, Finished, Job, Status};
 use crate::quantity::{seconds, setting};
 use crate::registry::Registry;
+use crate::variables::{self, NamedDatabase, Outcome, Phase};
 
 /// How long processes and sessions of a build may go on after its command has ended.
 pub(super) const STRAGGLERS: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(super) async fn run_command(
 ) -> Result<()> {
     let definition = context.definition;
     let mut job = Job::shell(&definition.build, context.root);
-    job.env = handout::variables(
+    job.env = variables::variables(
         context.endpoint,
         context.root,
         definition,
@@ -45,7 +45,7 @@ pub(super) async fn run_command(
     )?;
     job.patience = STRAGGLERS;
     job.env.push((BUILDING.into(), context.builds().into()));
-    job.cleared = handout::CLEARED.map(Into::into).to_vec();
+    job.cleared = variables::CLEARED.map(Into::into).to_vec();
     let timeout = match context.limit.left() {
         Some(left) => left.min(definition.build_timeout),
         None => definition.build_timeout,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Template;
 use super::build;
 use crate::context::Context;
-use crate::drop;
+use crate::database::drop;
 use crate::error::{Error, Result};
 use crate::names;
 use crate::pg::inventory::{

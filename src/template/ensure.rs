@@ -9,9 +9,7 @@ use crate::config::AfterExtend;
 use crate::context::Context;
 use crate::error::{Fault, Kind, Result};
 use crate::events::Event;
-use crate::evict::{self, Eviction};
 use crate::fingerprint::{Recipe, migrations};
-use crate::handout::Outcome;
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, cause, is_connection_loss, sqlstate};
 use crate::process;
@@ -19,6 +17,8 @@ use crate::quantity::{count, seconds};
 use crate::registry::event::Costs;
 use crate::registry::failure::Attempt;
 use crate::registry::{Registry, TemplateRow};
+use crate::retention::evict::{self, Eviction};
+use crate::variables::Outcome;
 
 /// How often those who wait for a build look. A session lock is given up the instant its holder
 /// dies, so they also see that within this time.

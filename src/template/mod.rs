@@ -38,11 +38,11 @@ pub use self::verify::{Fate, Verdict, verify};
 
 use crate::config::AfterExtend;
 use crate::context::Context;
-use crate::copy::Copy;
+use crate::database::create::Copy;
+use crate::database::strategy::Chooser;
 use crate::error::Result;
 use crate::events::Event;
 use crate::fingerprint::RelPath;
-use crate::handout::Outcome;
 use crate::names::Fingerprint;
 use crate::pg::catalog::{self, Source};
 use crate::pg::lock::LockKey;
@@ -50,7 +50,7 @@ use crate::pg::replay::{self, Replay};
 use crate::registry::database::Owner;
 use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
-use crate::strategy::Chooser;
+use crate::variables::Outcome;
 
 /// A sealed template. There is no other way to one than a `ready` row that was read again under
 /// the shared lock, or a build's seal. The lock keeps it from being dropped until

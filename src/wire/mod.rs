@@ -25,9 +25,9 @@ pub use self::verify::{VerdictAnswer, VerifyAnswer};
 
 use serde::Serialize;
 
-use crate::clone::Clone as CloneMade;
 use crate::error::Error;
 use crate::fingerprint::RelPath;
+use crate::lease::Clone as CloneMade;
 use crate::pg::{self, Endpoint};
 use crate::registry::owner::Bound;
 use crate::registry::{CloneRow, TemplateRow};

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::VERSION;
-use crate::server::{Listed, Moved, Places, State, Status};
+use crate::private_server::{Listed, Moved, Places, State, Status};
 
 /// What `server start|status|url` answer.
 #[derive(Clone, Debug, Serialize)]

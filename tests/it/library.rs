@@ -5,9 +5,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use pgstencil::config::Config;
-use pgstencil::handout::Outcome;
 use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
 use pgstencil::url::ServerUrl;
+use pgstencil::variables::Outcome;
 use pgstencil::{Kind, Stencil};
 use sqlx::{ConnectOptions as _, Connection as _};
 

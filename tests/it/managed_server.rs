@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgstencil::doctor::{Status, managed};
-use pgstencil::server::{ManagedServer, ManagedSettings, Running, State};
+use pgstencil::private_server::{ManagedServer, ManagedSettings, Running, State};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Result};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};

@@ -1,6 +1,6 @@
 //! What `{branch}` stands for: the branch, or on a detached HEAD the nearest thing to one.
 
-use crate::config::env::{self, Environment};
+use crate::env::{self, Environment};
 use crate::git::{Head, Tree, ask};
 use crate::stencil::{Branch, BranchSource};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::env::{self, Environment};
+use crate::env::{self, Environment};
 use crate::git::ask;
 
 /// What keeps our hash of a machine's id apart from those of other programs.

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use crate::config::env::{self, Environment};
+use crate::env::{self, Environment};
 use crate::git::{GitDir, Tree};
 use crate::stencil::{Checkout, Holder, Repository};
 

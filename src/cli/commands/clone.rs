@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::clone::Clone;
 use crate::config::AfterExtend;
-use crate::handout::Outcome;
+use crate::lease::Clone;
 use crate::names::{Fingerprint, NamePattern};
-use crate::private;
+use crate::private_file;
 use crate::stencil::{Acquired, Lease, Shard, Wanted};
 use crate::template::Provisional;
+use crate::variables::Outcome;
 use crate::wire::Answer;
 use crate::{Error, Result, Stencil};
 
@@ -192,7 +192,7 @@ fn report(
         let text =
             serde_json::to_string(&answer).map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
         // It holds URLs with passwords.
-        private::write_output(file, (text + "\n").as_bytes())?;
+        private_file::write_output(file, (text + "\n").as_bytes())?;
     }
     // A clone that was there already may be of other files.
     let handed_out = acquired.clones.first().map(|clone| clone.fingerprint);

@@ -7,11 +7,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::config::env;
+use crate::env;
 use crate::names;
-use crate::private;
+use crate::private_file;
+use crate::private_server::{ManagedServer, ManagedSettings};
 use crate::process::{self, Job, Status};
-use crate::server::{ManagedServer, ManagedSettings};
 use crate::{Error, Result};
 
 use crate::cli::Session;
@@ -74,8 +74,8 @@ struct Place {
 impl Place {
     fn new(session: &Session, folder: PathBuf) -> Result<Self> {
         let failed = |e: std::io::Error| Error::failed("cannot make a temporary folder").caused_by(e);
-        private::create_folder(&folder).map_err(failed)?;
-        private::create_folder(&folder.join("migrations")).map_err(failed)?;
+        private_file::create_folder(&folder).map_err(failed)?;
+        private_file::create_folder(&folder.join("migrations")).map_err(failed)?;
         let system = Path::new("/var/lib").join(folder.file_name().unwrap_or_default());
         let path = session.env.get_os(env::PATH).map(OsString::from).unwrap_or_default();
         let mut settings = ManagedSettings::new(folder.join("state"));
@@ -93,7 +93,7 @@ impl Place {
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
-        private::create_file(&self.folder.join(name), text.as_bytes())
+        private_file::create_file(&self.folder.join(name), text.as_bytes())
             .map_err(|e| Error::failed(format!("cannot write {name}")).caused_by(e))
     }
 

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 
-use crate::clone::Clone;
-use crate::handout::CLEARED;
+use crate::lease::Clone;
 use crate::process::{self, Job, Signals, Status};
 use crate::stencil::{Lease, Limit, Registry, Shard};
+use crate::variables::CLEARED;
 use crate::{Error, Kind, Result, Stencil, wire};
 
 use super::{clone, prune};

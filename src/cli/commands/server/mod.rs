@@ -6,7 +6,7 @@ mod stop;
 use std::time::Duration;
 
 use crate::Result;
-use crate::server::State;
+use crate::private_server::State;
 use crate::wire::{ClusterAnswer, ServerAnswer, ServerListAnswer};
 
 use crate::cli::Session;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::server::{Listed, ManagedServer, State};
+use crate::private_server::{Listed, ManagedServer, State};
 use crate::stencil::{Held, Holdings, holdings};
 use crate::wire::ServerRemoveAnswer;
 use crate::{Error, Kind, Result};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::server::{APPLICATION, ManagedServer, Occupied};
+use crate::private_server::{APPLICATION, ManagedServer, Occupied};
 use crate::stencil::{Limit, holdings};
 use crate::wire::{ServerStopAnswer, VERSION};
 use crate::{Error, Kind, Result};

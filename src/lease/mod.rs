@@ -11,6 +11,7 @@ mod after;
 mod create;
 mod fill;
 mod hook;
+pub mod keeper;
 mod taken;
 mod warm;
 
@@ -28,7 +29,6 @@ pub use self::warm::{Warm, WarmTemplate, claim};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::handout::{NamedDatabase, Outcome, Shard};
 use crate::names::{Fingerprint, NameParts, NamePattern, private_name};
 use crate::pg::{Limit, is_connection_loss};
 use crate::registry::clone::NewClone;
@@ -36,6 +36,7 @@ use crate::registry::database::NewDatabase;
 use crate::registry::owner::{Bound, Tenure};
 use crate::registry::{DatabaseRow, Lease, Registry};
 use crate::template::{Template, TemplateDatabase};
+use crate::variables::{NamedDatabase, Outcome, Shard};
 
 /// What a caller wants.
 #[derive(Clone, Debug)]

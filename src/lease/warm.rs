@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use super::{Clone, Request, after, give_up, give_up_after, hook, names, taken};
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::handout::NamedDatabase;
 use crate::names::Fingerprint;
 use crate::pg::sql::Statement;
 use crate::pg::{catalog, is_connection_loss};
 use crate::registry::warm::{ClaimedRow, Wish};
 use crate::registry::{Lease, Registry};
 use crate::template::{self, Extends, Provisional};
+use crate::variables::NamedDatabase;
 
 /// Warm clones that were handed out.
 #[derive(Clone, Debug)]

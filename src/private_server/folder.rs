@@ -33,7 +33,7 @@ use nix::unistd::geteuid;
 
 use super::account::Account;
 use crate::error::{Error, Kind, Result};
-use crate::private::{self, Reader};
+use crate::private_file::{self, Reader};
 
 /// The folder for the server's state: `STATE/server`. Root uses `system_dir` where `state_dir` is
 /// somebody's own, or where the account of the server could not enter it (as below `/root`).
@@ -88,7 +88,11 @@ pub(super) fn judge(folder: &Path) -> Result<()> {
                 Kind::Permission,
                 format!("the state folder {} belongs to another account", folder.display()),
             )
-            .detail(format!("its owner is {}; you are {}", private::user_name(owner), private::user_name(us)))
+            .detail(format!(
+                "its owner is {}; you are {}",
+                private_file::user_name(owner),
+                private_file::user_name(us)
+            ))
             .hint("give it back with `chown -R`, or remove it"));
         }
         if is_open(&about) {
@@ -110,13 +114,13 @@ fn is_open(about: &fs::Metadata) -> bool {
 /// Makes a folder and those missing above it. The account of the server gets through them, and has no
 /// business listing them.
 pub(super) fn make(folder: &Path, account: &Account) -> Result<()> {
-    private::create_folders(folder, account.foreign).map_err(|(folder, e)| unusable(&folder, e))
+    private_file::create_folders(folder, account.foreign).map_err(|(folder, e)| unusable(&folder, e))
 }
 
 /// Makes a folder that is the account's alone, or takes one that is there.
 pub(super) fn make_own(folder: &Path, account: &Account) -> Result<()> {
-    match private::create_folder(folder) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => private::close_folder(folder),
+    match private_file::create_folder(folder) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => private_file::close_folder(folder),
         made => made,
     }
     .map_err(|e| unusable(folder, e))?;
@@ -154,7 +158,7 @@ pub(super) fn write_for(account: &Account, file: &Path, content: &[u8]) -> Resul
 }
 
 fn put(file: &Path, content: &[u8], reader: Reader) -> Result<()> {
-    private::replace_file(file, content, reader).map_err(|e| unusable(file, e))
+    private_file::replace_file(file, content, reader).map_err(|e| unusable(file, e))
 }
 
 /// Random bytes as hexadecimal digits.
@@ -173,7 +177,7 @@ pub(super) async fn lock(folder: &Path, account: &Account, deadline: Instant) ->
     let path = folder.join("lock");
     loop {
         prepare(folder, account)?;
-        let file = match private::open_file(&path) {
+        let file = match private_file::open_file(&path) {
             // Another process removed the folder just now.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             opened => opened.map_err(|e| unusable(&path, e))?,
@@ -244,7 +248,7 @@ pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -
     }
     // Random, so that nobody can take the name first. What is there already is no folder of ours.
     let folder = Path::new("/tmp").join(format!("pgstencil-{}", random_hex::<8>()?));
-    private::create_folder(&folder).map_err(|e| unusable(&folder, e))?;
+    private_file::create_folder(&folder).map_err(|e| unusable(&folder, e))?;
     account.give(&folder)?;
     Ok(folder)
 }

@@ -6,14 +6,11 @@
 //! that those share who copy or extend them; the databases are dropped by the sweep, or at once where
 //! room is needed.
 
-mod cost;
-pub mod policy;
-
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::config::EvictionSettings;
-use crate::drop;
+use crate::database::drop;
 use crate::error::Result;
 use crate::fingerprint::{Append, Recipe, extension};
 use crate::pg::Doing as _;
@@ -21,9 +18,9 @@ use crate::pg::lock::LockKey;
 use crate::registry::Registry;
 use crate::registry::eviction::{BuildRow, LimitsRow, ResidentRow};
 
-use self::cost::Costs;
-use self::policy::{Limits, Resident};
-pub use self::policy::{Room, Rule};
+use super::cost::Costs;
+use super::policy::{self, Limits, Resident};
+pub use super::policy::{Room, Rule};
 
 /// Why a template goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 use super::{register_unnamed, words};
 use crate::context::Context;
-use crate::copy;
+use crate::database::create;
+use crate::database::strategy::Chooser;
 use crate::error::{Error, Fault, Result};
 use crate::names::{self, Fingerprint};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::slots::Slots;
 use crate::pg::{Doing as _, Session, catalog, sql};
+use crate::private_server::disk::{self, Disk};
 use crate::registry::warm::StockRow;
 use crate::registry::{DatabaseRow, Registry};
-use crate::server::disk::{self, Disk};
-use crate::strategy::Chooser;
 use crate::template::{self, Template};
 
 /// How many are copied at the same time: whoever waits for a copy of their own comes first.
@@ -174,13 +174,13 @@ async fn probe(
     for strategy in unknown.into_iter().take(most) {
         let forced = chooser.forced(strategy);
         let job = Job { context, template, stock, chooser: &forced };
-        copy::give_way(registry).await?;
+        create::give_way(registry).await?;
         let millis = match make(registry, &job).await {
             Ok(took) => {
                 made += 1;
                 took.as_secs_f64() * 1e3
             }
-            Err(e) if copy::is_not_supported(&e) => f64::INFINITY,
+            Err(e) if create::is_not_supported(&e) => f64::INFINITY,
             Err(e) => return Err(e),
         };
         let measurement = chooser.sample(strategy, (bytes, files), millis);
@@ -218,7 +218,7 @@ async fn fill_lanes(registry: &mut Registry, job: &Job<'_>, missing: i64, slots:
 async fn lane(registry: &mut Registry, job: &Job<'_>, left: &AtomicI64) -> Result<usize> {
     let mut made = 0;
     while left.fetch_sub(1, Ordering::Relaxed) > 0 && !job.context.limit.cancel.is_cancelled() {
-        copy::give_way(registry).await?;
+        create::give_way(registry).await?;
         // Who evicts the template waits for this process only.
         if registry.is_held_alone(LockKey::evicting(job.stock.id)).await? {
             left.store(0, Ordering::Relaxed);
@@ -264,7 +264,7 @@ async fn prepare(
     let Job { context, template, stock, chooser } = *job;
     let started = Instant::now();
     for copy in template.copies_to(rows, chooser) {
-        copy::create(registry.session(), &copy, context).await?;
+        create::create(registry.session(), &copy, context).await?;
     }
     let took = started.elapsed();
     let words = format!("{} ({id})", words(context));
@@ -311,7 +311,7 @@ async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::disk::FileSystem;
+    use crate::private_server::disk::FileSystem;
 
     #[test]
     fn the_disk_is_somebody_elses_too() {

@@ -11,9 +11,9 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::pg::catalog;
 use crate::pg::sql::CopyStrategy;
+use crate::private_server::disk;
 use crate::registry::Registry;
 use crate::registry::measurement::Measurement;
-use crate::server::disk;
 
 /// Chooses for the databases of one template or clone.
 #[derive(Clone, Debug)]

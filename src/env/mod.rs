@@ -3,6 +3,8 @@
 //! An [`Environment`] is a snapshot, taken once and handed on; tests make their own. What pgstencil
 //! reads is listed in [`VARIABLES`].
 
+pub mod passfile;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::{Clone, Request, after, check_name, give_up, give_up_after, hook, named, names, words};
 use crate::context::Context;
-use crate::copy;
+use crate::database::create;
+use crate::database::strategy::Chooser;
 use crate::error::Result;
 use crate::names::{Fingerprint, clone_id, private_name};
 use crate::pg::lock::LockKey;
@@ -14,7 +15,6 @@ use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
 use crate::registry::handover::Finished;
 use crate::registry::{DatabaseRow, Lease, Registry};
-use crate::strategy::Chooser;
 use crate::template::{Overtaken, Template, build};
 
 /// A clone that the registry knows, and whose lock we hold.
@@ -54,7 +54,7 @@ pub async fn create(
             copies.extend(template.copies_to(&clone.rows, &chooser));
             keys.push(LockKey::copying(&clone.id));
         }
-        copy::create_all(registry, context, &copies, &keys).await?;
+        create::create_all(registry, context, &copies, &keys).await?;
         for clone in &intended {
             for (row, from) in clone.rows.iter().zip(template.databases()) {
                 from.reapply(registry, context, &row.private_name, "clone").await?;
@@ -72,7 +72,7 @@ pub async fn create(
 /// somebody wrote to the inputs meanwhile.
 ///
 /// # Errors
-/// As [`create`], and [`crate::Kind::Build`].
+/// As [`fn@create`], and [`crate::Kind::Build`].
 pub async fn create_without_template(
     registry: &mut Registry,
     context: &Context<'_>,

@@ -10,12 +10,12 @@ use super::Request;
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
-use crate::handout::{self, NamedDatabase, Outcome, Phase, Shard};
 use crate::pg::sql::Statement;
 use crate::pg::{Endpoint, Limit};
 use crate::process::{self, Ended, Job, Status};
 use crate::quantity::seconds;
 use crate::registry::owed::{self, Debtor, NewOwed};
+use crate::variables::{self, NamedDatabase, Outcome, Phase, Shard};
 
 /// What a hook sees of the hand-out of its clone. No secrets: it is kept in the registry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ impl Hook<'_> {
         let Hook { name, endpoint, .. } = *self;
         let mut job = Job::shell(self.command, self.root);
         let endpoint_of_clients = endpoint.for_clients(handed.client_host.clone(), handed.client_port);
-        job.env = handout::variables(
+        job.env = variables::variables(
             &endpoint_of_clients,
             self.root,
             self.definition,
@@ -77,7 +77,7 @@ impl Hook<'_> {
             std::slice::from_ref(&handed.databases),
             handed.shard,
         )?;
-        job.cleared = handout::CLEARED.map(Into::into).to_vec();
+        job.cleared = variables::CLEARED.map(Into::into).to_vec();
         let mut redacted = |line: &str| on_line(&endpoint.redact(line));
         let finished = process::run_captured(&job, time, cancel, &mut redacted).await?;
         let took = seconds(finished.elapsed);

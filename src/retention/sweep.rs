@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
-use crate::copy;
-use crate::drop::{self, OfTemplate};
+use crate::database::create;
+use crate::database::drop::{self, OfTemplate};
 use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
@@ -240,7 +240,7 @@ async fn lane(
     let mut lines = Vec::new();
     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
     while let Some(action) = next() {
-        copy::give_way(registry).await?;
+        create::give_way(registry).await?;
         lines.extend(perform(registry, action, grace).await?);
     }
     Ok(lines)

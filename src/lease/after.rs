@@ -5,9 +5,9 @@ use super::hook::{Handed, Hook};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::handout::{self, NamedDatabase, Phase};
 use crate::pg::session::OpenError;
 use crate::pg::{Session, of_user};
+use crate::variables::{self, NamedDatabase, Phase};
 
 /// Whether there is anything that the definition wants done to every clone.
 pub(super) fn is_wanted(context: &Context<'_>) -> bool {
@@ -34,7 +34,7 @@ async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<
         let Some(target) = set.iter().find(|d| d.role == *role) else {
             continue;
         };
-        let statements = handout::fill_sql(text, context.endpoint, context.root, set)?;
+        let statements = variables::fill_sql(text, context.endpoint, context.root, set)?;
         // These see what the user's own sessions see, not our bare search_path.
         let mut session = match Session::open_for_user(context.endpoint, &target.name, context.limit).await {
             Ok(session) => session,

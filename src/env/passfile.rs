@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::env::{self, Environment};
+use super::{self as env, Environment};
 
 /// The ports' default in a password file is libpq's.
 const DEFAULT_PORT: u16 = 5432;

@@ -13,7 +13,7 @@ use super::folder::{self, unusable};
 use super::log::{explain, tells_damage, trim_log};
 use super::synced::WATCH;
 use crate::error::{Error, Kind, Result};
-use crate::private;
+use crate::private_file;
 
 /// What came of an attempt to start.
 enum Launched {
@@ -91,7 +91,7 @@ impl Cluster {
     async fn launch(&self, binaries: &Binaries, alive: &File, deadline: Instant) -> Result<Launched> {
         let log = self.log();
         trim_log(&log);
-        drop(private::open_file(&log).map_err(|e| unusable(&log, e))?);
+        drop(private_file::open_file(&log).map_err(|e| unusable(&log, e))?);
         self.account.give(&log)?;
         let begin = fs::metadata(&log).map_or(0, |m| m.len());
 

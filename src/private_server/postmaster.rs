@@ -17,7 +17,7 @@ use super::clients::BACKGROUND;
 use super::cluster::{Cluster, ROLE};
 use super::folder::unusable;
 use crate::error::{Error, Kind, Result};
-use crate::private;
+use crate::private_file;
 
 /// A living postmaster of this cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -200,7 +200,7 @@ impl Cluster {
     /// Backends without a postmaster are told to go after three seconds.
     pub(super) async fn claim(&self, deadline: Instant) -> Result<Option<File>> {
         let path = self.folder.join("alive");
-        let file = private::open_file(&path).map_err(|e| unusable(&path, e))?;
+        let file = private_file::open_file(&path).map_err(|e| unusable(&path, e))?;
         let begun = Instant::now();
         let mut told = false;
         loop {

@@ -1,0 +1,6 @@
+//! What is kept and what goes: eviction of templates by a pure policy, and the clean-up of what dead holders left.
+
+mod cost;
+pub mod evict;
+pub mod policy;
+pub mod sweep;
