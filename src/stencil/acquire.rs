@@ -115,7 +115,7 @@ impl Stencil {
             project: &self.config.project,
             definition: &definition.name,
             fingerprint: ensured.template.fingerprint(),
-            millis: u64::try_from(ensured.template_time.as_millis()).unwrap_or_default(),
+            millis: u64::try_from(ensured.timing.template.as_millis()).unwrap_or_default(),
             limits: &self.config.eviction,
             clone: &self.config.clone,
         }
@@ -275,7 +275,7 @@ impl Stencil {
         let ensured = self.ensure_with_space(registry, context, Some(recipe)).await?;
         tell_unsealed(context, &ensured);
         let mut notes = Vec::new();
-        if ensured.outcome == Outcome::Hit {
+        if ensured.provenance.outcome == Outcome::Hit {
             let hit = self.hit(context.definition, &ensured);
             notes.extend(hit.statements());
             // Those that the first claim passed over, since the registry alone cannot tell of them.
@@ -300,12 +300,12 @@ impl Stencil {
         mut ensured: Ensured,
         mut notes: Vec<Statement>,
     ) -> Result<Obtained> {
-        let mut template_time = ensured.template_time;
-        let mut waited = ensured.waited;
+        let mut template_time = ensured.timing.template;
+        let mut waited = ensured.timing.waited;
         let mut rereading = Duration::ZERO;
         let (mut rebuilt, mut freed, mut overtaken) = (false, false, false);
         let started = Instant::now();
-        hand.outcome = ensured.outcome;
+        hand.outcome = ensured.provenance.outcome;
         while !hand.is_full() {
             let made = hand.create(registry, context, &ensured.template, freed, &notes).await;
             notes.clear();
@@ -332,9 +332,9 @@ impl Stencil {
                     (rebuilt, overtaken) = (false, true);
                     ensured = self.ensure_with_space(registry, context, Some(new.recipe)).await?;
                     tell_unsealed(context, &ensured);
-                    template_time += ensured.template_time;
-                    waited += ensured.waited;
-                    hand.outcome = ensured.outcome;
+                    template_time += ensured.timing.template;
+                    waited += ensured.timing.waited;
+                    hand.outcome = ensured.provenance.outcome;
                     continue;
                 }
                 Err(error) => error,
@@ -364,10 +364,10 @@ impl Stencil {
                 ensured.template.let_go(registry).await?;
                 ensured = self.ensure_with_space(registry, context, None).await?;
                 tell_unsealed(context, &ensured);
-                template_time += ensured.template_time;
-                waited += ensured.waited;
-                rereading += ensured.fingerprint_time;
-                hand.outcome = ensured.outcome;
+                template_time += ensured.timing.template;
+                waited += ensured.timing.waited;
+                rereading += ensured.timing.inputs;
+                hand.outcome = ensured.provenance.outcome;
             } else {
                 // If the session is gone, so is the lock.
                 let _ = ensured.template.let_go(registry).await;
@@ -393,10 +393,10 @@ impl Stencil {
             rereading,
             template_time,
             waited,
-            extends: ensured.template.extends().cloned(),
-            provisional: ensured.template.provisional().cloned(),
-            note: ensured.note,
-            build_time: ensured.build_time,
+            extends: ensured.provenance.extends,
+            provisional: ensured.provenance.provisional,
+            note: ensured.provenance.note,
+            build_time: ensured.provenance.build_time,
             hit_ms: None,
         };
         let _ = ensured.template.let_go(registry).await;

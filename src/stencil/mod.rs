@@ -52,7 +52,7 @@ pub use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
 pub use crate::registry::owner::{Asker, CloneOwner};
 pub use crate::registry::{Holder, Lease, Registry};
 pub use crate::retention::evict::{Evicted, Eviction};
-pub use crate::template::{Settled, Verdict};
+pub use crate::template::{Provenance, Settled, Timing, Verdict};
 pub use crate::variables::Shard;
 
 /// Looks up a variable of `env_inputs`.
@@ -273,13 +273,13 @@ impl Stencil {
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         self.pay(&mut registry, &context, &[]).await?;
         let mut ensured = self.ensure_with_space(&mut registry, &context, Some(recipe?)).await?;
-        ensured.fingerprint_time = reading;
-        if ensured.outcome == Outcome::Hit {
+        ensured.timing.inputs = reading;
+        if ensured.provenance.outcome == Outcome::Hit {
             // The template is there; that a hit is not counted changes nothing of that.
             let _ = registry.note_hit(&self.hit(definition, &ensured)).await;
         }
         registry.note_command_in_checkout(&self.asker()).await?;
-        if settle && ensured.template.extends().is_some() {
+        if settle && ensured.provenance.extends.is_some() {
             ensured = truth::settle_first(&mut registry, &context, ensured).await?;
         }
         ensured.sealed()?;

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Observe;
 use crate::registry::Registry;
-use crate::template::{self, Ensured, Settled, Verdict};
+use crate::template::{self, Ensured, Settled, Timing, Verdict};
 use crate::variables::Outcome;
 
 impl Stencil {
@@ -96,19 +96,17 @@ pub(super) async fn settle_first(
         let error = changes.iter().fold(error, Error::detail);
         return Err(error.hint("run it again when nothing writes to them"));
     }
-    let second = template::ensure(registry, context, None).await?;
-    Ok(Ensured {
-        template: second.template,
-        unsealed: second.unsealed,
-        outcome: match (first.outcome, settled) {
-            // What was there has been built from nothing just now.
-            (Outcome::Hit, Settled::Replaced(_)) => Outcome::Miss,
-            (outcome, _) => outcome,
-        },
-        note: first.note,
-        build_time: second.build_time,
-        fingerprint_time: first.fingerprint_time,
-        template_time: first.template_time + started.elapsed(),
-        waited: first.waited + second.waited,
-    })
+    let mut second = template::ensure(registry, context, None).await?;
+    second.provenance.outcome = match (first.provenance.outcome, settled) {
+        // What was there has been built from nothing just now.
+        (Outcome::Hit, Settled::Replaced(_)) => Outcome::Miss,
+        (outcome, _) => outcome,
+    };
+    second.provenance.note = first.provenance.note;
+    second.timing = Timing {
+        template: first.timing.template + started.elapsed(),
+        waited: first.timing.waited + second.timing.waited,
+        ..first.timing
+    };
+    Ok(second)
 }

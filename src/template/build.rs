@@ -5,7 +5,7 @@
 //! the door, seal. A crash before the seal's COMMIT leaves a `building` row whose lock is free and
 //! databases under private names: never a template, and found by the next sweep.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::command::run_command;
 use super::compare::Subject;
@@ -31,8 +31,8 @@ use crate::variables::{NamedDatabase, Outcome};
 
 /// How a build ended, if not with an error.
 pub(super) enum Built {
-    /// The template, locked against being dropped, and what the build took.
-    Sealed(Box<Template>, Duration),
+    /// The template, locked against being dropped.
+    Sealed(Box<Template>),
     /// The inputs changed while the command ran. What it built is dropped.
     Overtaken(Box<Overtaken>),
     /// The new migrations changed nothing, so it is no template. It is locked against being dropped, and can
@@ -162,7 +162,7 @@ pub(super) async fn build(
         )
         .await?;
     Ok(match unsealed {
-        None => Built::Sealed(Box::new(template), took),
+        None => Built::Sealed(Box::new(template)),
         Some(unsealed) => Built::Unsealed(Box::new(template), unsealed),
     })
 }

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::build::{self, Built, Extension};
 use super::look_up::{LookUp, look_up, stale, tell_of_another_role};
-use super::{BuildPermit, Ensured, Extends, NoBase, Template, Unsealed, extend, source, unsealed};
+use super::{
+    BuildPermit, Ensured, Extends, NoBase, Provenance, Template, Timing, Unsealed, extend, source, unsealed,
+};
 use crate::config::AfterExtend;
 use crate::context::Context;
 use crate::error::{Fault, Kind, Result};
@@ -55,6 +57,12 @@ pub async fn ensure(
     let mut waiting = Duration::ZERO;
     // The build that was waited for last: what came of it is good enough, also if it was not sealed.
     let mut waited = None;
+    let timing = |waited| Timing {
+        inputs: fingerprint_time,
+        template: started.elapsed(),
+        waited,
+        ..Timing::default()
+    };
     loop {
         let looked = look_up(registry, context, &recipe).await?;
         if let Some(id) = waited
@@ -64,8 +72,7 @@ pub async fn ensure(
             if let LookUp::Vacant(permit) = looked {
                 unlock(registry, permit.key).await?;
             }
-            let times = [fingerprint_time, started.elapsed()];
-            return Ok(Ensured::not_sealed(template, unsealed, times, waiting));
+            return Ok(Ensured::not_sealed(template, unsealed, timing(waiting)));
         }
         match looked {
             LookUp::Ready(mut template) => {
@@ -73,19 +80,15 @@ pub async fn ensure(
                 if let Some(provisional) = template.provisional() {
                     provisional.tell(context, template.fingerprint());
                 }
-                let full = match template.build_time() {
-                    Some(time) => Some(time),
-                    None => known(&mut costs, registry, context).await?.full,
-                };
+                let mut provenance = Provenance::of(&template, Outcome::Hit);
+                if provenance.build_time.is_none() {
+                    provenance.build_time = known(&mut costs, registry, context).await?.full;
+                }
                 return Ok(Ensured {
                     template: *template,
-                    outcome: Outcome::Hit,
+                    provenance,
                     unsealed: None,
-                    note: None,
-                    build_time: full,
-                    fingerprint_time,
-                    template_time: started.elapsed(),
-                    waited: waiting,
+                    timing: timing(waiting),
                 });
             }
             LookUp::Vacant(permit) => {
@@ -108,34 +111,30 @@ pub async fn ensure(
                 }
                 let (built, note) = built?;
                 match built {
-                    Built::Sealed(template, _) if discard_aged(registry, context, &template).await? => {
+                    Built::Sealed(template) if discard_aged(registry, context, &template).await? => {
                         template.let_go(registry).await?;
                     }
-                    Built::Sealed(template, took) => {
+                    Built::Sealed(template) => {
                         // The template is there, whatever becomes of the session.
                         let _ = keep_limits(registry, context).await;
                         let outcome = match template.extends() {
                             Some(_) => Outcome::Extended,
                             None => Outcome::Miss,
                         };
-                        let full = match outcome {
-                            Outcome::Miss => Some(took),
-                            _ => known(&mut costs, registry, context).await?.full,
-                        };
+                        let mut provenance = Provenance::of(&template, outcome);
+                        provenance.note = note;
+                        if provenance.build_time.is_none() {
+                            provenance.build_time = known(&mut costs, registry, context).await?.full;
+                        }
                         return Ok(Ensured {
                             template: *template,
-                            outcome,
+                            provenance,
                             unsealed: None,
-                            note,
-                            build_time: full,
-                            fingerprint_time,
-                            template_time: started.elapsed(),
-                            waited: waiting,
+                            timing: timing(waiting),
                         });
                     }
                     Built::Unsealed(template, unsealed) => {
-                        let times = [fingerprint_time, started.elapsed()];
-                        return Ok(Ensured::not_sealed(*template, unsealed, times, waiting));
+                        return Ok(Ensured::not_sealed(*template, unsealed, timing(waiting)));
                     }
                     Built::Overtaken(new) if overtaken => {
                         return Err(new.error(&format!(
@@ -195,22 +194,10 @@ impl LookUp {
 }
 
 impl Ensured {
-    fn not_sealed(
-        template: Template,
-        unsealed: Unsealed,
-        [fingerprint_time, template_time]: [Duration; 2],
-        waited: Duration,
-    ) -> Self {
-        Ensured {
-            template,
-            outcome: Outcome::Unsealed,
-            note: Some(unsealed.message()),
-            unsealed: Some(unsealed),
-            build_time: None,
-            fingerprint_time,
-            template_time,
-            waited,
-        }
+    fn not_sealed(template: Template, unsealed: Unsealed, timing: Timing) -> Self {
+        let mut provenance = Provenance::of(&template, Outcome::Unsealed);
+        provenance.note = Some(unsealed.message());
+        Ensured { template, provenance, unsealed: Some(unsealed), timing }
     }
 }
 
@@ -372,7 +359,7 @@ async fn extend_or_build(
     });
     let error = match build::build(registry, context, &permit, recipe, extension).await {
         Ok(built) => {
-            if matches!(built, Built::Sealed(..)) {
+            if matches!(built, Built::Sealed(_)) {
                 registry.note_use(id).await?;
                 registry.forget_failure(&attempt).await?;
             }
@@ -415,7 +402,7 @@ async fn extend_or_build(
     context.tell(Event::Warning(&text));
     match build::build(registry, context, &permit, recipe, None).await {
         Ok(built) => {
-            if matches!(built, Built::Sealed(..)) {
+            if matches!(built, Built::Sealed(_)) {
                 registry.forget_failure(&attempt).await?;
             }
             Ok((built, Some(note)))

@@ -13,6 +13,7 @@ mod finding;
 mod look_up;
 mod overtaken;
 mod progress;
+mod provenance;
 mod seal;
 mod settle;
 mod source;
@@ -31,6 +32,7 @@ pub(crate) use self::finding::tell as tell_findings;
 pub(crate) use self::look_up::ready;
 pub(crate) use self::look_up::stale;
 pub use self::overtaken::Overtaken;
+pub use self::provenance::{Provenance, Timing};
 pub use self::settle::{Settled, settle};
 pub(crate) use self::source::look_again;
 pub use self::unsealed::Unsealed;
@@ -50,7 +52,6 @@ use crate::pg::replay::{self, Replay};
 use crate::registry::database::Owner;
 use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
-use crate::variables::Outcome;
 
 /// A sealed template. There is no other way to one than a `ready` row that was read again under
 /// the shared lock, or a build's seal. The lock keeps it from being dropped until
@@ -326,20 +327,12 @@ pub struct BuildPermit {
 pub struct Ensured {
     /// The template, locked against being dropped.
     pub template: Template,
-    /// [`Outcome::Hit`], [`Outcome::Extended`], [`Outcome::Miss`] or [`Outcome::Unsealed`].
-    pub outcome: Outcome,
+    /// How it came about: by a hit, an extension, a miss, or a build that was not sealed.
+    pub provenance: Provenance,
     /// Why it was not sealed: then it is no template, and can only be copied at once.
     pub unsealed: Option<Unsealed>,
-    /// Why it was built from nothing although there was something to extend.
-    pub note: Option<String>,
-    /// What a build from nothing took, now or the last time, if known.
-    pub build_time: Option<Duration>,
-    /// Time spent on files.
-    pub fingerprint_time: Duration,
-    /// Time spent on looking up, waiting and building.
-    pub template_time: Duration,
-    /// The part of it that was spent on waiting for builds of others.
-    pub waited: Duration,
+    /// Where the time went; nothing of it into clones.
+    pub timing: Timing,
 }
 
 #[cfg(test)]

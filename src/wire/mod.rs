@@ -236,22 +236,23 @@ impl Answer {
 
     /// Of `ensure`.
     pub fn of_template(definition: &str, ensured: &Ensured) -> Self {
+        let Ensured { provenance, timing, .. } = ensured;
         Answer {
             version: VERSION,
             template: definition.to_owned(),
-            fingerprint: ensured.template.fingerprint().to_string(),
-            outcome: ensured.outcome.as_str(),
-            provisional: ensured.template.provisional().is_some(),
-            extends: ensured.template.extends().map(Into::into),
+            fingerprint: provenance.fingerprint.to_string(),
+            outcome: provenance.outcome.as_str(),
+            provisional: provenance.provisional.is_some(),
+            extends: provenance.extends.as_ref().map(Into::into),
             stale: None,
             dropped: None,
-            note: ensured.note.clone(),
+            note: provenance.note.clone(),
             clone: None,
             clones: Vec::new(),
-            waited_ms: waited(ensured.waited),
+            waited_ms: waited(timing.waited),
             timing_ms: Timing {
-                fingerprint: millis(ensured.fingerprint_time),
-                template: millis(ensured.template_time),
+                fingerprint: millis(timing.inputs),
+                template: millis(timing.template),
                 clone: None,
             },
         }

@@ -27,7 +27,8 @@ const LEVELS: &[&[&str]] = &[
 ];
 
 /// What may be imported although it is not lower: (by, what).
-const EXCEPTIONS: &[(&str, &str)] = &[("fingerprint", "config"), ("process", "config"), ("private_server", "config")];
+const EXCEPTIONS: &[(&str, &str)] =
+    &[("fingerprint", "config"), ("process", "config"), ("private_server", "config")];
 
 /// What may not be imported although it is lower: (by, what, but allowed in these files).
 const FORBIDDEN: &[(&str, &str, &[&str])] = &[

@@ -34,23 +34,24 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
             return Err(error);
         }
     };
-    let took = ensured.fingerprint_time + ensured.template_time;
-    let fingerprint = ensured.template.fingerprint();
+    let provenance = &ensured.provenance;
+    let took = ensured.timing.inputs + ensured.timing.template;
+    let fingerprint = &provenance.fingerprint;
     session.printer.say(&format!(
         "{} {name} ({}) in {}{}",
-        ensured.outcome,
+        provenance.outcome,
         fingerprint.short(),
         seconds(took),
-        waited(ensured.waited)
+        waited(ensured.timing.waited)
     ));
     github::report(
         &session.env,
         &github::Step {
             template: &name,
             fingerprint: &fingerprint.to_string(),
-            outcome: ensured.outcome.as_str(),
+            outcome: provenance.outcome.as_str(),
             took,
-            build_time: ensured.build_time,
+            build_time: provenance.build_time,
         },
     )?;
     if session.printer.json() {
@@ -64,7 +65,6 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let bound = stencil.bound_here(&mut registry).await.unwrap_or_default();
     registry.close().await;
     prune::tell_of(session, &stencil, &bound).await;
-    let provisional = ensured.template.provisional();
-    settle_later(&stencil, &name, fingerprint, provisional);
+    settle_later(&stencil, &name, fingerprint, provenance.provisional.as_ref());
     Ok(0)
 }
