@@ -7,7 +7,7 @@ use crate::config::{CloneSettings, Definition, EvictionSettings};
 use crate::error::{Error, Result};
 use crate::events::{Event, Observe};
 use crate::fingerprint::{Inputs, Snapshot};
-use crate::pg::{Endpoint, Limit};
+use crate::pg::{Endpoint, Deadline};
 use crate::registry::Holder;
 use crate::registry::owner::Asker;
 
@@ -33,7 +33,7 @@ pub struct Context<'a> {
     /// Who asks.
     pub holder: &'a Holder,
     /// How long they wait.
-    pub limit: &'a Limit,
+    pub limit: &'a Deadline,
     /// Who is told.
     pub observe: Observe<'a>,
     /// Reads the inputs.

@@ -100,7 +100,7 @@
 //! ```no_run
 //! # use std::sync::Arc;
 //! use pgstencil::config::Config;
-//! use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
+//! use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Deadline, Wanted};
 //! use pgstencil::url::ServerUrl;
 //! use pgstencil::{Result, Stencil};
 //!
@@ -110,7 +110,7 @@
 //! let endpoint = Endpoint::new(url, &Defaults::default())?;
 //! let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
 //! let wanted = Wanted { lease: Lease::Session, ..Wanted::default() };
-//! let acquired = stencil.acquire(&wanted, &Limit::default(), &|_event| {}).await?;
+//! let acquired = stencil.acquire(&wanted, &Deadline::default(), &|_event| {}).await?;
 //! for clone in &acquired.clones {
 //!     println!("{}", stencil.endpoint().client_url(clone.name()).reveal());
 //! }
@@ -120,7 +120,7 @@
 //! stencil.give_back(kept.registry, &acquired.clones).await?;
 //! // When there is time: warm clones for the next time.
 //! let (name, fingerprint) = (&acquired.definition, &acquired.fingerprint);
-//! stencil.fill(name, fingerprint, acquired.demand, &Limit::default()).await?;
+//! stencil.fill(name, fingerprint, acquired.demand, &Deadline::default()).await?;
 //! // At the end of the program: what is still to be dropped.
 //! stencil.close().await;
 //! # Ok(())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pgstencil::Stencil;
 use pgstencil::config::Config as Toml;
 use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{Defaults, Demand, Endpoint, Holder, Limit, Wanted};
+use pgstencil::stencil::{Defaults, Demand, Endpoint, Holder, Deadline, Wanted};
 use pgstencil::url::ServerUrl;
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Builder;
@@ -172,7 +172,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     let stencil = stencil(subject);
     let left = Arc::new(AtomicUsize::new(DATABASES));
     let shared = Arc::new(Mutex::new(std::mem::take(seen)));
-    let (registry, ensured) = stencil.ensure(None, &Limit::default(), &|_| {}, false, false).await.unwrap();
+    let (registry, ensured) = stencil.ensure(None, &Deadline::default(), &|_| {}, false, false).await.unwrap();
     let fingerprint = *ensured.template.fingerprint();
     registry.close().await;
     let started = Instant::now();
@@ -184,7 +184,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
         let server = subject.place.server;
         work.spawn(async move {
             while take(&left) {
-                let acquired = stencil.acquire(&Wanted::default(), &Limit::default(), &|_| {}).await.unwrap();
+                let acquired = stencil.acquire(&Wanted::default(), &Deadline::default(), &|_| {}).await.unwrap();
                 let clone = &acquired.clones[0];
                 {
                     let mut seen = shared.lock().unwrap();
@@ -231,7 +231,7 @@ fn stencil(subject: &Subject<'_>) -> Stencil {
 /// What the detached process of the command line does after each hand-out, over and over.
 async fn fill(stencil: Stencil, fingerprint: Fingerprint, enough: Arc<AtomicBool>) {
     loop {
-        let made = stencil.fill("app", &fingerprint, Demand::default(), &Limit::default()).await;
+        let made = stencil.fill("app", &fingerprint, Demand::default(), &Deadline::default()).await;
         if made.unwrap() == 0 {
             if enough.load(Ordering::Relaxed) {
                 return;
@@ -242,6 +242,6 @@ async fn fill(stencil: Stencil, fingerprint: Fingerprint, enough: Arc<AtomicBool
 }
 
 async fn leftovers(stencil: &Stencil) -> bool {
-    let listing = stencil.list(&Limit::default()).await.unwrap();
+    let listing = stencil.list(&Deadline::default()).await.unwrap();
     listing.clones.iter().any(|c| c.row.state != "warm")
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::config::{self, Origin};
 use crate::env::{self, Environment};
 use crate::names::{EMPTY_DATABASE, Fingerprint};
-use crate::stencil::{self, Defaults, Demand, Door, Endpoint, Holder, Limit, Registry};
+use crate::stencil::{self, Defaults, Demand, Door, Endpoint, Holder, Deadline, Registry};
 use crate::url::ServerUrl;
 use crate::{Error, Result, Stencil};
 use serde::{Deserialize, Serialize};
@@ -302,7 +302,7 @@ pub(super) async fn work() -> Result<u8> {
     };
     if let Some(checkout) = errand.checkout.as_ref().filter(|_| errand.hooks) {
         let stencil = checkout.stencil(&endpoint)?;
-        stencil.run_owed_unheard(&Limit::default()).await;
+        stencil.run_owed_unheard(&Deadline::default()).await;
         stencil.close().await;
     }
     done.map(|()| 0)
@@ -340,7 +340,7 @@ impl Checkout {
 
 async fn look_after(care: &Care, checkout: &Checkout, endpoint: &Endpoint) -> Result<()> {
     let stencil = checkout.stencil(endpoint)?;
-    let limit = Limit::default();
+    let limit = Deadline::default();
     if care.settle {
         stencil.settle_now(&care.definition, &limit).await?;
     }

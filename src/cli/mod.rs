@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::env::{self, Environment};
 use crate::process::Signals;
-use crate::stencil::Limit;
+use crate::stencil::Deadline;
 use crate::{Error, Kind, Result};
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ struct Session {
     shared: args::Shared,
     env: Environment,
     printer: Printer,
-    limit: Limit,
+    limit: Deadline,
     /// Whether the command names a database by `{branch}`.
     names_branch: bool,
 }
@@ -86,7 +86,7 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
     let mut signals = Signals::subscribe()?;
     let cancel = CancellationToken::new();
     let session = Session {
-        limit: Limit::new(arguments.shared.wait, cancel.clone()),
+        limit: Deadline::new(arguments.shared.wait, cancel.clone()),
         names_branch: arguments.command.names_branch(),
         shared: arguments.shared,
         env,

@@ -9,7 +9,7 @@ use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Doing as _, Limit, Session, catalog, cause, is_connection_loss, sql, sqlstate};
+use crate::pg::{Doing as _, Deadline, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::Registry;
 
 /// One CREATE: what, from what, how.
@@ -105,7 +105,7 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
 async fn tell_who_is_in(copy: &Copy, oid: Oid, context: &Context<'_>) {
     const SILENCE: Duration = Duration::from_millis(1500);
     tokio::time::sleep(SILENCE).await;
-    let limit = Limit::new(Some(SILENCE), context.limit.cancel.clone());
+    let limit = Deadline::new(Some(SILENCE), context.limit.cancel.clone());
     let mut visitors = Vec::new();
     for database in context.endpoint.maintenance() {
         // Without a look it only waits in silence.

@@ -17,7 +17,7 @@ use crate::database::drop;
 use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
-use crate::pg::{Doing as _, Endpoint, Limit, Session, catalog, cause, checkup};
+use crate::pg::{Doing as _, Endpoint, Deadline, Session, catalog, cause, checkup};
 use crate::registry::Registry;
 use crate::registry::database::Owner;
 use crate::retention::sweep;
@@ -132,7 +132,7 @@ pub struct Patient<'a> {
     /// See the sweep.
     pub grace: Duration,
     /// How long it may take.
-    pub limit: &'a Limit,
+    pub limit: &'a Deadline,
 }
 
 /// Looks at everything that can be looked at. Writes nothing. What cannot be looked at is a check, too,

@@ -11,7 +11,7 @@ use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::pg::sql::Statement;
-use crate::pg::{Endpoint, Limit};
+use crate::pg::{Endpoint, Deadline};
 use crate::process::{self, Ended, Job, Status};
 use crate::quantity::seconds;
 use crate::registry::owed::{self, Debtor, NewOwed};
@@ -135,7 +135,7 @@ pub async fn before_release(
     root: &Path,
     definition: &Definition,
     handed: serde_json::Value,
-    limit: &Limit,
+    limit: &Deadline,
 ) -> Result<()> {
     let Some(command) = &definition.before_release else {
         return Ok(());

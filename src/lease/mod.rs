@@ -30,7 +30,7 @@ pub use self::warm::{Warm, WarmTemplate, claim};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::names::{Fingerprint, NameParts, NamePattern, private_name};
-use crate::pg::{Limit, is_connection_loss};
+use crate::pg::{Deadline, is_connection_loss};
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
 use crate::registry::owner::{Bound, Tenure};
@@ -183,7 +183,7 @@ async fn give_up_after<T>(registry: &mut Registry, clones: &[String], done: &Res
     if !lost {
         return give_up(registry, clones).await;
     }
-    let limit = Limit::new(Some(Duration::from_secs(5)), Default::default());
+    let limit = Deadline::new(Some(Duration::from_secs(5)), Default::default());
     // Without a new session the sweep does this, when the grace is over.
     if let Ok(mut another) = registry.another(&limit).await {
         for id in clones {

@@ -11,7 +11,7 @@ use sqlx::{FromRow, Row as _};
 use super::collation::{self, Collation};
 use super::failure::{cause, is_connection_loss};
 use super::sql::{self, Literal, Statement};
-use super::{Doing as _, Limit, Session};
+use super::{Doing as _, Deadline, Session};
 use crate::error::{Error, Fault, Kind, Result};
 use crate::fingerprint::ServerTraits;
 
@@ -248,7 +248,7 @@ pub async fn wait_until_empty(
     session: &mut Session,
     oid: Oid,
     patience: Duration,
-    limit: &Limit,
+    limit: &Deadline,
 ) -> Result<Vec<Visitor>> {
     clear(session, oid, patience, limit, |_| Care::Wait).await
 }
@@ -273,7 +273,7 @@ pub async fn clear(
     session: &mut Session,
     oid: Oid,
     patience: Duration,
-    limit: &Limit,
+    limit: &Deadline,
     care: impl Fn(&Visitor) -> Care,
 ) -> Result<Vec<Visitor>> {
     let started = std::time::Instant::now();

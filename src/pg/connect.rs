@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use super::bound::{self, Delay, FLOOR, Patience};
 use super::door::Door;
 use super::failure::{Doing as _, state_of};
-use super::session::{Limit, OpenError, ServerFacts, Session, lock_timeout, server_timeout};
+use super::session::{Deadline, OpenError, ServerFacts, Session, lock_timeout, server_timeout};
 use super::sql::{self, Statement};
 use super::{Endpoint, catalog};
 use crate::error::{Error, Kind, Result};
@@ -80,7 +80,7 @@ impl Session {
     pub async fn open(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Limit,
+        limit: &Deadline,
     ) -> std::result::Result<Self, OpenError> {
         Self::open_with(endpoint, database, limit, &BARE).await
     }
@@ -93,7 +93,7 @@ impl Session {
     pub async fn open_for_user(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Limit,
+        limit: &Deadline,
     ) -> std::result::Result<Self, OpenError> {
         let mut session = Self::open_with(endpoint, database, limit, &[]).await?;
         session.set_patience(Patience::User);
@@ -103,7 +103,7 @@ impl Session {
     async fn open_with(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Limit,
+        limit: &Deadline,
         further: &[(&str, &str)],
     ) -> std::result::Result<Self, OpenError> {
         let connected = Connected::new(endpoint, database, limit, further).await;
@@ -126,7 +126,7 @@ impl Session {
     pub async fn enter(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Limit,
+        limit: &Deadline,
         guards: &[Guard],
         question: Option<&'static str>,
     ) -> std::result::Result<Entered, EnterError> {
@@ -210,7 +210,7 @@ impl Connected {
     async fn new(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Limit,
+        limit: &Deadline,
         further: &[(&str, &str)],
     ) -> std::result::Result<Self, Refused> {
         let started = Instant::now();
@@ -245,7 +245,7 @@ impl Connected {
     async fn attempt(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Limit,
+        limit: &Deadline,
         further: &[(&str, &str)],
     ) -> std::result::Result<Self, Refused> {
         let marker = crate::names::random_text(16);
@@ -306,7 +306,7 @@ impl Connected {
     /// Sends statements as one message. Returns the rows of all of them.
     async fn ask(
         &mut self,
-        limit: &Limit,
+        limit: &Deadline,
         message: &[Statement],
     ) -> std::result::Result<Vec<PgRow>, sqlx::Error> {
         let bound = limit.left().map_or(CONNECT_TIMEOUT, |l| l.clamp(FLOOR, CONNECT_TIMEOUT));
@@ -319,7 +319,7 @@ impl Connected {
     async fn ask_behind(
         &mut self,
         guard: &Statement,
-        limit: &Limit,
+        limit: &Deadline,
         version: u32,
         question: Option<&str>,
     ) -> std::result::Result<Option<(Vec<PgRow>, Option<sqlx::Error>)>, sqlx::Error> {
@@ -365,7 +365,7 @@ impl Connected {
         })
     }
 
-    fn session(self, database: &str, facts: ServerFacts, limit: &Limit) -> Session {
+    fn session(self, database: &str, facts: ServerFacts, limit: &Deadline) -> Session {
         Session::begun(self.connection, database, facts, limit)
     }
 }

@@ -22,4 +22,4 @@ pub use bound::Patience;
 pub use door::Door;
 pub use endpoint::{Defaults, Endpoint};
 pub use failure::{Doing, cause, is_connection_loss, of_user, sqlstate, words};
-pub use session::{Limit, Session};
+pub use session::{Deadline, Session};

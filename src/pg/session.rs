@@ -19,16 +19,16 @@ use crate::fingerprint::ServerTraits;
 
 /// How long a caller is willing to wait, and its way to give up earlier.
 #[derive(Clone, Debug, Default)]
-pub struct Limit {
+pub struct Deadline {
     deadline: Option<Instant>,
     /// Set when the caller gives up; looked at between statements.
     pub cancel: CancellationToken,
 }
 
-impl Limit {
+impl Deadline {
     /// Bounds all waits together; `None` waits as long as it takes.
     pub fn new(wait: Option<Duration>, cancel: CancellationToken) -> Self {
-        Limit {
+        Deadline {
             // One that the clock cannot hold is none.
             deadline: wait.and_then(|w| Instant::now().checked_add(w)),
             cancel,
@@ -58,7 +58,7 @@ impl Limit {
     /// Sleeps, but no longer than the limit allows, then checks it.
     ///
     /// # Errors
-    /// As [`Limit::check`].
+    /// As [`Deadline::check`].
     pub async fn pause(&self, time: Duration, waiting_for: &str) -> Result<()> {
         let time = self.left().map_or(time, |left| left.min(time));
         tokio::select! {
@@ -111,7 +111,7 @@ pub struct Session {
     connection: PgConnection,
     database: String,
     facts: ServerFacts,
-    limit: Limit,
+    limit: Deadline,
     patience: Patience,
     /// The `statement_timeout` that the server has for the session.
     granted: Duration,
@@ -127,7 +127,7 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     /// A session that is set up.
-    pub(super) fn begun(connection: PgConnection, database: &str, facts: ServerFacts, limit: &Limit) -> Self {
+    pub(super) fn begun(connection: PgConnection, database: &str, facts: ServerFacts, limit: &Deadline) -> Self {
         Session {
             connection,
             database: database.to_owned(),
@@ -150,7 +150,7 @@ impl Session {
     }
 
     /// From here on statements are bounded by `limit`, and by the patience of the session.
-    pub fn set_limit(&mut self, limit: &Limit) {
+    pub fn set_limit(&mut self, limit: &Deadline) {
         self.limit = limit.clone();
     }
 
@@ -400,7 +400,7 @@ fn timeouts(statements: Duration, locks: Duration) -> Statement {
     )
 }
 
-fn allowed(limit: &Limit, patience: Patience) -> Duration {
+fn allowed(limit: &Deadline, patience: Patience) -> Duration {
     let most = patience.most();
     match limit.left() {
         Some(left) if patience != Patience::Drop => left.clamp(FLOOR, most),
@@ -410,13 +410,13 @@ fn allowed(limit: &Limit, patience: Patience) -> Duration {
 
 /// On the server's side only a deadline and locks end what is short: to tell it of each change of patience would
 /// take a round trip.
-pub(super) fn server_timeout(limit: &Limit, patience: Patience) -> Duration {
+pub(super) fn server_timeout(limit: &Deadline, patience: Patience) -> Duration {
     match limit.left() {
         Some(_) => allowed(limit, patience),
         None => Patience::Long.most(),
     }
 }
 
-pub(super) fn lock_timeout(limit: &Limit) -> Duration {
+pub(super) fn lock_timeout(limit: &Deadline) -> Duration {
     allowed(limit, Patience::Short)
 }

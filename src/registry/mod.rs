@@ -36,7 +36,7 @@ use crate::pg::connect::{EnterError, Entered, is_refusal};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::sql::Statement;
-use crate::pg::{self, Doing as _, Endpoint, Limit, Session, catalog, sql, sqlstate};
+use crate::pg::{self, Doing as _, Endpoint, Deadline, Session, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
 const SCHEMA: [&str; 6] = [
@@ -71,7 +71,7 @@ impl Registry {
     /// As [`Session::open`]; [`Kind::Permission`] if the database of that name belongs to a role
     /// that we do not trust (see `guard`), holds what is not pgstencil's, or the role may not create
     /// databases; [`Kind::Config`] if a newer pgstencil made the registry.
-    pub async fn open(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<Self> {
+    pub async fn open(endpoint: &Endpoint, name: &str, limit: &Deadline) -> Result<Self> {
         for _ in 0..3 {
             let Some((mut registry, seen)) = Registry::enter(endpoint, name, limit).await? else {
                 create(endpoint, name, limit).await?;
@@ -91,7 +91,7 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn open_existing(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<Option<Self>> {
+    pub async fn open_existing(endpoint: &Endpoint, name: &str, limit: &Deadline) -> Result<Option<Self>> {
         let Some((registry, seen)) = Registry::enter(endpoint, name, limit).await? else {
             return Ok(None);
         };
@@ -116,7 +116,7 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn open_database(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<Option<Session>> {
+    pub async fn open_database(endpoint: &Endpoint, name: &str, limit: &Deadline) -> Result<Option<Session>> {
         let entered = Registry::enter(endpoint, name, limit).await?;
         Ok(entered.map(|(registry, _)| registry.session))
     }
@@ -125,7 +125,7 @@ impl Registry {
     async fn enter(
         endpoint: &Endpoint,
         name: &str,
-        limit: &Limit,
+        limit: &Deadline,
     ) -> Result<Option<(Self, std::result::Result<PgRow, sqlx::Error>)>> {
         match Session::enter(endpoint, name, limit, &guard::GUARDS, Some(VERSION)).await {
             Ok(entered) => {
@@ -163,7 +163,7 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn another(&self, limit: &Limit) -> Result<Self> {
+    pub async fn another(&self, limit: &Deadline) -> Result<Self> {
         let endpoint = self.endpoint.clone().without_waiting();
         let entered = Registry::enter(&endpoint, &self.name, limit).await?;
         let Some((registry, seen)) = entered else {
@@ -251,7 +251,7 @@ impl Registry {
     }
 
     /// Installs or upgrades our tables, under a lock: two first users get one registry.
-    async fn install(&mut self, name: &str, limit: &Limit) -> Result<()> {
+    async fn install(&mut self, name: &str, limit: &Deadline) -> Result<()> {
         let key = LockKey::registry();
         while !self.session.try_lock(key).await.doing(|| "lock the registry".into())? {
             limit
@@ -327,7 +327,7 @@ enum Look {
     Absent,
 }
 
-async fn create(endpoint: &Endpoint, name: &str, limit: &Limit) -> Result<()> {
+async fn create(endpoint: &Endpoint, name: &str, limit: &Deadline) -> Result<()> {
     let mut missing = Vec::new();
     let mut refused = None;
     for database in endpoint.maintenance().iter().filter(|d| *d != name) {

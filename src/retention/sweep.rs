@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::slots::Slots;
-use crate::pg::{Doing as _, Limit, catalog};
+use crate::pg::{Doing as _, Deadline, catalog};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry};
 
@@ -202,7 +202,7 @@ pub async fn apply(registry: &mut Registry, actions: &[Action], grace: Duration)
     };
     for _ in 1..lanes.min(usize::try_from(spare + 1).unwrap_or_default()) {
         // Fewer sessions are only slower.
-        match registry.another(&Limit::default()).await {
+        match registry.another(&Deadline::default()).await {
             Ok(another) => others.push(another),
             Err(_) => break,
         }
@@ -294,7 +294,7 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
 ///
 /// # Errors
 /// The driver's, or the limit's.
-pub async fn sweep_all(registry: &mut Registry, grace: Duration, limit: &Limit) -> Result<Vec<String>> {
+pub async fn sweep_all(registry: &mut Registry, grace: Duration, limit: &Deadline) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut before = usize::MAX;
     loop {

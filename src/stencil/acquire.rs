@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::reuse::{Age, Names};
-use super::{DroppedRow, Lease, Limit, Shard, Stencil};
+use super::{DroppedRow, Lease, Deadline, Shard, Stencil};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
@@ -131,7 +131,7 @@ impl Stencil {
     /// # Errors
     /// As [`crate::template::ensure()`] and [`lease::create`]. Clones that were made before the error are
     /// given up.
-    pub async fn acquire(&self, wanted: &Wanted, limit: &Limit, observe: Observe<'_>) -> Result<Acquired> {
+    pub async fn acquire(&self, wanted: &Wanted, limit: &Deadline, observe: Observe<'_>) -> Result<Acquired> {
         let pledge = self.background.to_find();
         let acquired = self.acquire_or_give_up(wanted, limit, observe).await;
         pledge.kept();
@@ -144,7 +144,7 @@ impl Stencil {
     async fn acquire_or_give_up(
         &self,
         wanted: &Wanted,
-        limit: &Limit,
+        limit: &Deadline,
         observe: Observe<'_>,
     ) -> Result<Acquired> {
         let definition = self.definition(wanted.definition.as_deref())?;

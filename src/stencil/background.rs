@@ -14,7 +14,7 @@ use super::owed::{Hearer, Hooks};
 use super::sweeper::{PASSES, sweep_now};
 use crate::config::Config;
 use crate::error::Result;
-use crate::pg::{Endpoint, Limit};
+use crate::pg::{Endpoint, Deadline};
 use crate::registry::{Holder, Registry};
 
 /// For how long a thread without work stays: tests give clones back one after another.
@@ -304,12 +304,12 @@ impl Shared {
         let Some(hooks) = Hooks::of(config, endpoint, holder) else {
             return Ok(());
         };
-        let limit = Limit::new(Some(Duration::from_secs(10)), Default::default());
+        let limit = Deadline::new(Some(Duration::from_secs(10)), Default::default());
         let opened = Registry::open_existing(&self.endpoint, &self.registry, &limit).await?;
         let Some(mut registry) = opened else {
             return Ok(());
         };
-        let limit = Limit::default();
+        let limit = Deadline::default();
         registry.session().set_limit(&limit);
         hooks.all(&mut registry, &limit, Hearer::Next).await?;
         registry.close().await;
@@ -317,7 +317,7 @@ impl Shared {
     }
 
     async fn give_up(&self, clones: &[String]) -> Result<()> {
-        let limit = Limit::new(Some(Duration::from_secs(10)), Default::default());
+        let limit = Deadline::new(Some(Duration::from_secs(10)), Default::default());
         let opened = Registry::open_existing(&self.endpoint, &self.registry, &limit).await?;
         let Some(mut registry) = opened else {
             return Ok(());

@@ -1,6 +1,6 @@
 //! The measurement of copies, for callers.
 
-use super::{Limit, Stencil};
+use super::{Deadline, Stencil};
 use crate::bench::{self, Bench};
 use crate::error::Result;
 use crate::events::Observe;
@@ -17,7 +17,7 @@ impl Stencil {
         &self,
         definition: &str,
         rounds: usize,
-        limit: &Limit,
+        limit: &Deadline,
         observe: Observe<'_>,
     ) -> Result<(Fingerprint, Bench)> {
         let (mut registry, ensured) = self.ensure(Some(definition), limit, observe, false, false).await?;

@@ -1,6 +1,6 @@
 //! The check-up, for callers.
 
-use super::{Limit, Stencil};
+use super::{Deadline, Stencil};
 use crate::doctor::{self, Check, Patient};
 use crate::error::Result;
 
@@ -10,7 +10,7 @@ impl Stencil {
     ///
     /// # Errors
     /// Only of mending: the driver's.
-    pub async fn doctor(&self, fix: bool, limit: &Limit) -> Result<Vec<Check>> {
+    pub async fn doctor(&self, fix: bool, limit: &Deadline) -> Result<Vec<Check>> {
         let patient = Patient {
             endpoint: &self.endpoint,
             registry: &self.config.server.registry,

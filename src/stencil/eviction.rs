@@ -1,6 +1,6 @@
 //! Eviction as a caller sees it: by the limits, by name, or everything; pins; and space on a full disk.
 
-use super::{Limit, Stencil};
+use super::{Deadline, Stencil};
 use crate::config::nearest::nearest;
 use crate::context::Context;
 use crate::database::drop;
@@ -65,7 +65,7 @@ impl Stencil {
     /// # Errors
     /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no template, for several, or for one
     /// that is pinned; the driver's.
-    pub async fn plan_eviction(&self, targets: &Targets, limit: &Limit) -> Result<EvictionPlan> {
+    pub async fn plan_eviction(&self, targets: &Targets, limit: &Deadline) -> Result<EvictionPlan> {
         let name = &self.config.server.registry;
         let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
             return match targets {
@@ -88,7 +88,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's; what was given up until then is left to the next sweep.
-    pub async fn evict(&self, plan: EvictionPlan, limit: &Limit) -> Result<EvictionDone> {
+    pub async fn evict(&self, plan: EvictionPlan, limit: &Deadline) -> Result<EvictionDone> {
         let name = &self.config.server.registry;
         let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
             return Ok(EvictionDone::default());
@@ -161,7 +161,7 @@ impl Stencil {
     /// # Errors
     /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no ready template or for several, or
     /// if one that is to be pinned is of no use any more; nothing is changed then. The driver's.
-    pub async fn pin(&self, names: &[String], pinned: bool, limit: &Limit) -> Result<Vec<ResidentRow>> {
+    pub async fn pin(&self, names: &[String], pinned: bool, limit: &Deadline) -> Result<Vec<ResidentRow>> {
         let missing = || unknown(names.first().map_or("", String::as_str));
         let registry = &self.config.server.registry;
         let mut registry =
@@ -196,7 +196,7 @@ impl Stencil {
     ///
     /// # Errors
     /// Those of the inputs, and of the server.
-    pub async fn present_fingerprint(&self, definition: Option<&str>, limit: &Limit) -> Result<String> {
+    pub async fn present_fingerprint(&self, definition: Option<&str>, limit: &Deadline) -> Result<String> {
         let definition = self.definition(definition)?;
         let context = self.context(definition, limit, &|_| {}, false);
         let inputs = context.inputs().await?;

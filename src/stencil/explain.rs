@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Limit, Stencil, Variable};
+use super::{Deadline, Stencil, Variable};
 use crate::config::{AfterExtend, Config, Definition};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::{self, Difference, Inputs, Recipe, RelPath};
@@ -118,7 +118,7 @@ impl Stencil {
         &self,
         definition: Option<&str>,
         against: Option<&str>,
-        limit: &Limit,
+        limit: &Deadline,
     ) -> Result<Explanation> {
         let definition = self.definition(definition)?;
         let (config, found, variable) =
@@ -153,7 +153,7 @@ impl Stencil {
     }
 
     /// Of a server that has no registry yet.
-    async fn traits(&self, limit: &Limit) -> Result<fingerprint::ServerTraits> {
+    async fn traits(&self, limit: &Deadline) -> Result<fingerprint::ServerTraits> {
         let registry = &self.config.server.registry;
         for database in self.endpoint.maintenance().iter().filter(|d| *d != registry) {
             match Session::open(&self.endpoint, database, limit).await {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::types::Oid;
 
 use super::owed::Hearer;
-use super::{Acquired, Lease, Limit, Stencil};
+use super::{Acquired, Lease, Deadline, Stencil};
 use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
 use crate::lease::keeper::Keeper;
@@ -41,7 +41,7 @@ impl Stencil {
         }
         let mut done = acquired.registry.confirm_clones(&ids).await;
         if done.as_ref().is_err_and(is_connection_loss) {
-            let limit = Limit::new(Some(Duration::from_secs(10)), Default::default());
+            let limit = Deadline::new(Some(Duration::from_secs(10)), Default::default());
             let name = &self.config.server.registry;
             done = loop {
                 match Registry::open_existing(&self.endpoint, name, &limit).await {
@@ -83,7 +83,7 @@ impl Stencil {
                 return Ok((registry, seen));
             }
         }
-        let limit = Limit::new(Some(PATIENCE), Default::default());
+        let limit = Deadline::new(Some(PATIENCE), Default::default());
         let name = &self.config.server.registry;
         let mut registry = Registry::open_existing(&self.endpoint, name, &limit)
             .await?
@@ -106,7 +106,7 @@ impl Stencil {
     /// # Errors
     /// The driver's.
     pub async fn give_back(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<Vec<String>> {
-        let limit = Limit::default();
+        let limit = Deadline::default();
         self.give_back_within(registry, clones, &limit).await
     }
 
@@ -119,7 +119,7 @@ impl Stencil {
         &self,
         registry: Option<Registry>,
         clones: &[Clone],
-        limit: &Limit,
+        limit: &Deadline,
     ) -> Result<Vec<String>> {
         let ids = clones.iter().map(|clone| clone.id.clone()).collect();
         let pledge = self.background.to_give_up(ids);
@@ -180,7 +180,7 @@ impl Stencil {
     /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds, or that is another
     /// owner's: the error of the first one, with the others and what was given back all the same as details. If the
     /// session is lost or the time is up, those that follow are not tried.
-    pub async fn release(&self, names: &[String], take: bool, limit: &Limit) -> Result<Released> {
+    pub async fn release(&self, names: &[String], take: bool, limit: &Deadline) -> Result<Released> {
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
         else {
@@ -221,7 +221,7 @@ impl Stencil {
         registry: &mut Registry,
         name: &str,
         take: bool,
-        limit: &Limit,
+        limit: &Deadline,
         released: &mut Released,
     ) -> Result<()> {
         let Some(mut row) = registry.clone_by_name(name).await? else {

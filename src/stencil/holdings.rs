@@ -1,6 +1,6 @@
 //! What a server holds that must not go away unasked: for those who stop it, or remove it as a whole.
 
-use super::{Endpoint, Limit};
+use super::{Endpoint, Deadline};
 use crate::error::{Kind, Result};
 use crate::names::Mark;
 use crate::pg::Session;
@@ -41,7 +41,7 @@ pub struct Held {
 ///
 /// # Errors
 /// The driver's, if the server cannot be looked at. A registry that cannot be read is no error.
-pub async fn holdings(endpoint: &Endpoint, limit: &Limit) -> Result<Holdings> {
+pub async fn holdings(endpoint: &Endpoint, limit: &Deadline) -> Result<Holdings> {
     let mut found = Holdings::default();
     let mut known = Vec::new();
     let mut others = Vec::new();
@@ -76,7 +76,7 @@ pub async fn holdings(endpoint: &Endpoint, limit: &Limit) -> Result<Holdings> {
     Ok(found)
 }
 
-async fn databases(endpoint: &Endpoint, limit: &Limit) -> Result<Vec<Found>> {
+async fn databases(endpoint: &Endpoint, limit: &Deadline) -> Result<Vec<Found>> {
     let mut last = None;
     for name in endpoint.maintenance() {
         match Session::open(endpoint, name, limit).await {

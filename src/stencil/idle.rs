@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id};
 
-use crate::pg::Limit;
+use crate::pg::Deadline;
 use crate::registry::Registry;
 
 /// More are not kept: slots are scarce.
@@ -33,7 +33,7 @@ impl Idle {
 
     /// One that still stands, without any locks.
     /// From here on `limit` bounds its statements, not that of whoever had it before.
-    pub(super) async fn take(&self, limit: &Limit) -> Option<Registry> {
+    pub(super) async fn take(&self, limit: &Deadline) -> Option<Registry> {
         loop {
             let mut registry = self.last(Handle::current().id())?;
             registry.session().set_limit(limit);

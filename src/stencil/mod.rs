@@ -44,7 +44,7 @@ pub use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::reuse::Age;
 pub use self::sweeper::sweep_now;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
-pub use crate::pg::{Door, Limit};
+pub use crate::pg::{Door, Deadline};
 pub use crate::registry::bound::BoundRow;
 pub use crate::registry::dropped::DroppedRow;
 pub use crate::registry::event::Tally;
@@ -189,7 +189,7 @@ impl Stencil {
     fn context<'a>(
         &'a self,
         definition: &'a Definition,
-        limit: &'a Limit,
+        limit: &'a Deadline,
         observe: Observe<'a>,
         keep_failed: bool,
     ) -> Context<'a> {
@@ -213,14 +213,14 @@ impl Stencil {
         }
     }
 
-    async fn open(&self, limit: &Limit) -> Result<Registry> {
+    async fn open(&self, limit: &Deadline) -> Result<Registry> {
         if let Some(registry) = self.idle.take(limit).await {
             return Ok(registry);
         }
         Registry::open(&self.endpoint, &self.config.server.registry, limit).await
     }
 
-    async fn open_existing(&self, limit: &Limit) -> Result<Option<Registry>> {
+    async fn open_existing(&self, limit: &Deadline) -> Result<Option<Registry>> {
         if let Some(registry) = self.idle.take(limit).await {
             return Ok(Some(registry));
         }
@@ -251,7 +251,7 @@ impl Stencil {
     pub async fn ensure(
         &self,
         definition: Option<&str>,
-        limit: &Limit,
+        limit: &Deadline,
         observe: Observe<'_>,
         keep_failed: bool,
         settle: bool,
@@ -263,7 +263,7 @@ impl Stencil {
     async fn ensure_in(
         &self,
         definition: Option<&str>,
-        limit: &Limit,
+        limit: &Deadline,
         observe: Observe<'_>,
         keep_failed: bool,
         settle: bool,
@@ -308,7 +308,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn list(&self, limit: &Limit) -> Result<Listing> {
+    pub async fn list(&self, limit: &Deadline) -> Result<Listing> {
         let mut listing = Listing { templates: Vec::new(), clones: Vec::new() };
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
@@ -345,7 +345,7 @@ impl Stencil {
         &self,
         definition: Option<&str>,
         last: Option<Duration>,
-        limit: &Limit,
+        limit: &Deadline,
     ) -> Result<Vec<Tally>> {
         let registry = &self.config.server.registry;
         let Some(mut registry) = Registry::open_existing(&self.endpoint, registry, limit).await? else {

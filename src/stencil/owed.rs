@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Limit, Stencil};
+use super::{Deadline, Stencil};
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -61,7 +61,7 @@ impl<'a> Hooks<'a> {
         &self,
         registry: &mut Registry,
         clone: &str,
-        limit: &Limit,
+        limit: &Deadline,
         hearer: Hearer,
     ) -> Result<Option<String>> {
         let with_hook = self.config.definitions.iter();
@@ -81,14 +81,14 @@ impl<'a> Hooks<'a> {
         Ok(failure.filter(|_| hearer == Hearer::Caller))
     }
 
-    async fn run(&self, row: &OwedRow, limit: &Limit) -> Result<()> {
+    async fn run(&self, row: &OwedRow, limit: &Deadline) -> Result<()> {
         let definition = self.config.definition(Some(&row.definition))?;
         let handed = row.handed.0.clone();
         lease::before_release(self.endpoint, &self.config.root, definition, handed, limit).await
     }
 
     /// Runs all that this checkout owes, one after the other, and tells what was not told.
-    pub(super) async fn all(&self, registry: &mut Registry, limit: &Limit, hearer: Hearer) -> Result<Paid> {
+    pub(super) async fn all(&self, registry: &mut Registry, limit: &Deadline, hearer: Hearer) -> Result<Paid> {
         let started = Instant::now();
         let mut paid = Paid::default();
         for row in registry.owed(&self.debtor()).await? {
@@ -117,9 +117,9 @@ impl<'a> Hooks<'a> {
     }
 }
 
-fn bounded(limit: &Limit) -> Limit {
+fn bounded(limit: &Deadline) -> Deadline {
     let time = limit.left().map_or(BOUND, |left| left.min(BOUND));
-    Limit::new(Some(time), limit.cancel.clone())
+    Deadline::new(Some(time), limit.cancel.clone())
 }
 
 /// An error in one text, for a list of warnings.
@@ -143,16 +143,16 @@ impl Stencil {
     /// seven days is forgotten.
     ///
     /// Cancel safety: a command that runs is ended, and not repeated.
-    pub async fn run_owed(&self, limit: &Limit) -> Vec<String> {
+    pub async fn run_owed(&self, limit: &Deadline) -> Vec<String> {
         self.run_all_owed(limit, Hearer::Caller).await
     }
 
     /// [`Stencil::run_owed`] where nobody listens: the next command of the checkout tells of failures.
-    pub async fn run_owed_unheard(&self, limit: &Limit) {
+    pub async fn run_owed_unheard(&self, limit: &Deadline) {
         self.run_all_owed(limit, Hearer::Next).await;
     }
 
-    async fn run_all_owed(&self, limit: &Limit, hearer: Hearer) -> Vec<String> {
+    async fn run_all_owed(&self, limit: &Deadline, hearer: Hearer) -> Vec<String> {
         let Some(hooks) = self.hooks() else {
             return Vec::new();
         };
@@ -175,7 +175,7 @@ impl Stencil {
         &self,
         registry: &mut Registry,
         clone: &str,
-        limit: &Limit,
+        limit: &Deadline,
         hearer: Hearer,
     ) -> Option<String> {
         let hooks = self.hooks()?;

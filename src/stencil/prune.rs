@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::owed::Hearer;
-use super::{Limit, Stencil};
+use super::{Deadline, Stencil};
 use crate::error::Result;
 use crate::git::{self, Absent, Refs, Tree};
 use crate::pg::Doing as _;
@@ -52,7 +52,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's. That git does not answer is a warning in the plan.
-    pub async fn plan_prune(&self, limit: &Limit) -> Result<PrunePlan> {
+    pub async fn plan_prune(&self, limit: &Deadline) -> Result<PrunePlan> {
         let checkout = &self.holder.checkout;
         let mut plan = PrunePlan::default();
         let Some(mut registry) = self.open_existing(limit).await? else {
@@ -119,7 +119,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's; the clones before it are given back.
-    pub async fn prune(&self, plan: PrunePlan, limit: &Limit) -> Result<Vec<(Prunable, Pruned)>> {
+    pub async fn prune(&self, plan: PrunePlan, limit: &Deadline) -> Result<Vec<(Prunable, Pruned)>> {
         let mut done = Vec::new();
         if plan.clones.is_empty() {
             return Ok(done);
@@ -133,7 +133,7 @@ impl Stencil {
         Ok(done)
     }
 
-    async fn prune_one(&self, registry: &mut Registry, clone: &Prunable, limit: &Limit) -> Result<Pruned> {
+    async fn prune_one(&self, registry: &mut Registry, clone: &Prunable, limit: &Deadline) -> Result<Pruned> {
         let key = LockKey::clone(&clone.row.id);
         let locked = registry.session().try_lock(key).await;
         if !locked.doing(|| "lock a clone".into())? {
@@ -193,7 +193,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn look_for_prunable(&self, limit: &Limit) -> Result<usize> {
+    pub async fn look_for_prunable(&self, limit: &Deadline) -> Result<usize> {
         if self.holder.checkout.repository.is_none() {
             return Ok(0);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Demand, Endpoint, Limit, Stencil};
+use super::{Demand, Endpoint, Deadline, Stencil};
 use crate::error::{Error, Result};
 use crate::lease;
 use crate::names::Fingerprint;
@@ -51,7 +51,7 @@ impl Stencil {
         definition: &str,
         fingerprint: &Fingerprint,
         demand: Demand,
-        limit: &Limit,
+        limit: &Deadline,
     ) -> Result<usize> {
         let definition = self.definition(Some(definition))?;
         let context = self.context(definition, limit, &|_| {}, false);
@@ -112,12 +112,12 @@ async fn pass(
     grace: Duration,
     lines: &mut Vec<String>,
 ) -> Result<Vec<Action>> {
-    let limit = Limit::new(Some(Duration::from_secs(60)), Default::default());
+    let limit = Deadline::new(Some(Duration::from_secs(60)), Default::default());
     let Some(mut registry) = Registry::open_existing(endpoint, registry, &limit).await? else {
         return Ok(Vec::new());
     };
     // The limit was for the way in; each statement has its own bound.
-    registry.session().set_limit(&Limit::default());
+    registry.session().set_limit(&Deadline::default());
     leave_slots(&mut registry).await?;
     let actions = sweep::plan(&mut registry, grace).await?;
     lines.extend(sweep::apply(&mut registry, &actions, grace).await?);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Limit, Stencil};
+use super::{Deadline, Stencil};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Observe;
@@ -20,7 +20,7 @@ impl Stencil {
         &self,
         registry: &mut Registry,
         definition: Option<&str>,
-        limit: &Limit,
+        limit: &Deadline,
         observe: Observe<'_>,
         wait: bool,
     ) -> Result<Settled> {
@@ -33,7 +33,7 @@ impl Stencil {
     ///
     /// # Errors
     /// As [`Stencil::settle`].
-    pub async fn settle_now(&self, definition: &str, limit: &Limit) -> Result<Settled> {
+    pub async fn settle_now(&self, definition: &str, limit: &Deadline) -> Result<Settled> {
         let mut registry = self.open(limit).await?;
         let settled = self.settle(&mut registry, Some(definition), limit, &|_| {}, false).await;
         registry.close().await;
@@ -48,7 +48,7 @@ impl Stencil {
     pub async fn verify(
         &self,
         definition: Option<&str>,
-        limit: &Limit,
+        limit: &Deadline,
         observe: Observe<'_>,
         replace: bool,
         rows: bool,

@@ -10,7 +10,7 @@ use crate::events::Event;
 use crate::fingerprint::ServerTraits;
 use crate::names::Fingerprint;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, Limit};
+use crate::pg::{Doing as _, Deadline};
 use crate::registry::{Registry, TemplateRow};
 
 /// What became of an extended template.
@@ -121,7 +121,7 @@ async fn rebuild(
     traits: &ServerTraits,
     wanted: &Fingerprint,
 ) -> Result<Settled> {
-    let limit = Limit::new(context.limit.left(), context.limit.cancel.child_token());
+    let limit = Deadline::new(context.limit.left(), context.limit.cancel.child_token());
     let inner = Context { limit: &limit, ..context.clone() };
     let mut superseded = false;
     let work = prove(registry, &inner, true, true);

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use pgstencil::Stencil;
 use pgstencil::config::Config;
 use pgstencil::events::Event;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Limit, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder, Deadline, Wanted};
 use pgstencil::url::ServerUrl;
 
 use crate::owner::Checkout;
@@ -409,7 +409,7 @@ fn stencil(project: &Project<'_>, folder: &Path) -> Stencil {
 async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let project = project(&format!("{LOG}; echo no bucket; exit 2"));
     let own = stencil(&project, &project.path());
-    let limit = Limit::default();
+    let limit = Deadline::default();
     let acquired = own.acquire(&Wanted::default(), &limit, &|_| {}).await.unwrap();
     let name = acquired.clones[0].name().to_owned();
     let kept = own.keep(acquired.registry, &acquired.clones).stop().await.unwrap();

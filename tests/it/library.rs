@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use pgstencil::config::Config;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Limit, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Deadline, Wanted};
 use pgstencil::url::ServerUrl;
 use pgstencil::variables::Outcome;
 use pgstencil::{Kind, Stencil};
@@ -43,7 +43,7 @@ async fn eight_tasks_get_eight_clones_from_one_build() {
             let name_to_options = options("postgres");
             // That this compiles says that the futures are Send.
             tokio::spawn(async move {
-                let limit = Limit::default();
+                let limit = Deadline::default();
                 let observe = |event: pgstencil::events::Event<'_>| {
                     events.lock().unwrap().push(format!("{event:?}"));
                 };
@@ -94,7 +94,7 @@ async fn a_cancelled_caller_leaves_nothing() {
     project.connect_as(&role);
     project.build(&crate::support::Build::Hang);
     let stencil = stencil(&project);
-    let limit = Limit::new(Some(Duration::from_secs(60)), Default::default());
+    let limit = Deadline::new(Some(Duration::from_secs(60)), Default::default());
     let cancel = limit.cancel.clone();
     let work = tokio::spawn(async move {
         let observe = |_: pgstencil::events::Event<'_>| {};
@@ -139,7 +139,7 @@ fn a_session_serves_one_hand_out_after_another() {
     let stencil = stencil(&project).without_drops();
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let hand_out = async || {
-        let acquired = stencil.acquire(&wanted(Lease::Session), &Limit::default(), &|_| {}).await.unwrap();
+        let acquired = stencil.acquire(&wanted(Lease::Session), &Deadline::default(), &|_| {}).await.unwrap();
         let warnings = stencil.give_back(Some(acquired.registry), &acquired.clones).await;
         assert_eq!(warnings.unwrap(), Vec::<String>::new());
     };
@@ -177,7 +177,7 @@ async fn a_named_clone_has_an_owner() {
         Stencil::new(stencil.config().clone(), stencil.endpoint().clone(), holder, Arc::new(|_: &str| None))
     };
     let named = Wanted { pattern: format!("dev_{}", project.id).parse().unwrap(), ..wanted(Lease::Usual) };
-    let limit = Limit::default();
+    let limit = Deadline::default();
     let (ours, theirs) = (of("ours"), of("theirs"));
     let acquire = async |stencil: &Stencil, wanted: &Wanted| {
         let acquired = stencil.acquire(wanted, &limit, &|_| {}).await?;
@@ -224,7 +224,7 @@ fn what_tests_give_back_is_dropped_by_their_own_program() {
         // Each `#[tokio::test]` has a runtime of its own.
         let runtime = current_thread();
         runtime.block_on(async {
-            let limit = Limit::default();
+            let limit = Deadline::default();
             let acquired = stencil.acquire(&wanted(Lease::Session), &limit, &|_| {}).await.unwrap();
             let keeper = stencil.keep(acquired.registry, &acquired.clones);
             let kept = keeper.stop().await.unwrap();
@@ -260,7 +260,7 @@ async fn dropped_at<T>(wait: usize, future: impl Future<Output = T>) -> Option<T
 #[tokio::test]
 async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
     let (project, stencil) = never();
-    let limit = Limit::default();
+    let limit = Deadline::default();
     let wanted = wanted(Lease::Usual);
     let acquire = async || stencil.acquire(&wanted, &limit, &|_| {}).await.unwrap();
     // Builds the template.
@@ -293,7 +293,7 @@ async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
 #[test]
 fn clones_are_given_back_on_another_runtime() {
     let (project, stencil) = never();
-    let limit = Limit::default();
+    let limit = Deadline::default();
     for (ended, kept) in [(false, false), (false, true), (true, false), (true, true)] {
         let first = current_thread();
         let (clones, registry, keeper) = first.block_on(async {
@@ -334,7 +334,7 @@ fn a_holder_is_this_process_unless_the_program_knows_better() {
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_: &str| None));
     let acquired = current_thread().block_on(async {
-        stencil.acquire(&wanted(Lease::Session), &Limit::default(), &|_| {}).await.unwrap()
+        stencil.acquire(&wanted(Lease::Session), &Deadline::default(), &|_| {}).await.unwrap()
     });
     let listed = Pgstencil::new(&project).arg("list").success();
     let host = nix::unistd::gethostname().unwrap();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use pgstencil::Stencil;
 use pgstencil::config::Config;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Limit, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder, Deadline, Wanted};
 use pgstencil::url::ServerUrl;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -77,7 +77,7 @@ async fn traces_hold_no_password_and_no_stored_setting() {
     let traced = Traced::default();
     let name = {
         let _here = tracing::subscriber::set_default(traced.clone());
-        let acquired = stencil.acquire(&wanted, &Limit::default(), &|_| {}).await;
+        let acquired = stencil.acquire(&wanted, &Deadline::default(), &|_| {}).await;
         let acquired = acquired.unwrap();
         let name = acquired.clones[0].name().to_owned();
         let keeper = stencil.keep(acquired.registry, &acquired.clones);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgstencil::config::Config;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Limit, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder, Deadline, Wanted};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Stencil};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
@@ -439,7 +439,7 @@ async fn a_registry_that_changes_hands_is_not_used_any_more() {
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
     let wanted = Wanted::default();
-    let acquired = stencil.acquire(&wanted, &Limit::default(), &|_| {}).await;
+    let acquired = stencil.acquire(&wanted, &Deadline::default(), &|_| {}).await;
     let acquired = acquired.unwrap();
     let keeper = stencil.keep(acquired.registry, &acquired.clones);
     let kept = keeper.stop().await.unwrap();
@@ -465,7 +465,7 @@ async fn a_registry_that_changes_hands_is_not_used_any_more() {
          grant all on pgstencil.meta, pgstencil.was to public",
     );
     squatter.fires(&victim, "select version from pgstencil.meta");
-    let again = stencil.acquire(&wanted, &Limit::default(), &|_| {}).await;
+    let again = stencil.acquire(&wanted, &Deadline::default(), &|_| {}).await;
     let error = again.err().unwrap();
     assert_eq!(error.kind(), Kind::Permission, "{error:?}");
     assert_eq!(squatter.ran(), "0");

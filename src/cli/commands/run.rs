@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 
 use crate::lease::Clone;
 use crate::process::{self, Job, Signals, Status};
-use crate::stencil::{Lease, Limit, Registry, Shard};
+use crate::stencil::{Lease, Deadline, Registry, Shard};
 use crate::variables::CLEARED;
 use crate::{Error, Kind, Result, Stencil, wire};
 
@@ -107,7 +107,7 @@ async fn give_back(
     clones: &[Clone],
 ) -> Result<Vec<String>> {
     // What `--wait` bounds began before the command did.
-    let limit = Limit::new(session.shared.wait, Default::default());
+    let limit = Deadline::new(session.shared.wait, Default::default());
     let giving = stencil.give_back_within(registry, clones, &limit);
     tokio::pin!(giving);
     loop {

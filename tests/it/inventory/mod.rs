@@ -6,7 +6,7 @@ mod options;
 
 use pgstencil::pg::Session;
 use pgstencil::pg::inventory::{self, Class, Difference, Inventory, Line, Reading};
-use pgstencil::stencil::{Defaults, Endpoint, Limit};
+use pgstencil::stencil::{Defaults, Endpoint, Deadline};
 use pgstencil::url::ServerUrl;
 
 use crate::support::{Proxy, Role, block_on, random_id, server};
@@ -70,7 +70,7 @@ fn read(url: &str, database: &str) -> Inventory {
 async fn open(url: &str, database: &str) -> Session {
     let url = ServerUrl::parse(url).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    Session::open(&endpoint, database, &Limit::default()).await.unwrap()
+    Session::open(&endpoint, database, &Deadline::default()).await.unwrap()
 }
 
 fn last<'a>(inventory: &'a Inventory, heading: &str) -> &'a str {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::private_server::{APPLICATION, ManagedServer, Occupied};
-use crate::stencil::{Limit, holdings};
+use crate::stencil::{Deadline, holdings};
 use crate::wire::{ServerStopAnswer, VERSION};
 use crate::{Error, Kind, Result};
 
@@ -67,7 +67,7 @@ async fn refuse_to_disturb(managed: &ManagedServer) -> Result<()> {
         Error::failed("the managed server was not stopped, since another pgstencil command is at work on it");
     for server in &busy {
         let endpoint = managed_endpoint(server.url.clone(), server.socket_dir.clone())?.in_background();
-        let limit = Limit::new(Some(LOOK), Default::default());
+        let limit = Deadline::new(Some(LOOK), Default::default());
         let found = holdings(&endpoint, &limit).await.unwrap_or_default();
         error = match found.under_way.is_empty() {
             false => found.under_way.into_iter().fold(error, Error::detail),
