@@ -96,7 +96,7 @@ pub async fn bench(
             if samples.refused.is_some() {
                 continue;
             }
-            context.limit.check("the measurement")?;
+            context.deadline.check("the measurement")?;
             match sample(registry, context, template, from, samples.strategy).await {
                 Ok(times) if round > 0 => samples.times.push(times),
                 Ok(_) => {}
@@ -129,7 +129,7 @@ pub async fn bench(
         fsync: facts.fsync,
         rounds,
         costs,
-        wanted: context.clone.strategy,
+        wanted: context.clone_settings.strategy,
         before,
         best: chooser.automatic().choose(from.bytes, from.files),
     })
@@ -221,7 +221,7 @@ async fn make(
         .await
         .doing(|| format!("open database `{name}`"))?;
     let started = Instant::now();
-    let connect = match Session::open(context.endpoint, &name, context.limit).await {
+    let connect = match Session::open(context.endpoint, &name, context.deadline).await {
         Ok(session) => {
             let took = started.elapsed();
             session.close().await;

@@ -27,13 +27,13 @@ pub struct Context<'a> {
     /// What is built.
     pub definition: &'a Definition,
     /// How clones are made.
-    pub clone: &'a CloneSettings,
+    pub clone_settings: &'a CloneSettings,
     /// The limits of the project's templates.
     pub eviction: &'a EvictionSettings,
     /// Who asks.
     pub holder: &'a Holder,
     /// How long they wait.
-    pub limit: &'a Deadline,
+    pub deadline: &'a Deadline,
     /// Who is told.
     pub observe: Observe<'a>,
     /// Reads the inputs.
@@ -82,7 +82,7 @@ impl Context<'_> {
 
     /// Who asks, as far as it matters whose a clone is.
     pub fn asker(&self) -> Asker<'_> {
-        Asker::new(self.holder, self.project, self.clone)
+        Asker::new(self.holder, self.project, self.clone_settings)
     }
 
     /// Reads the inputs off the async threads.

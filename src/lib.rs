@@ -92,7 +92,7 @@
 //! is done; a program calls them when it has time, as in a task of its own. Use one [`Stencil`] for all
 //! hand-outs: it keeps the sessions of clones that were given back for the next ones, until [`Stencil::close`].
 //!
-//! A clone with [`stencil::Lease::Expiry`] or [`stencil::Lease::Usual`] outlives the program only after
+//! A clone with [`stencil::Term::Expiry`] or [`stencil::Term::Usual`] outlives the program only after
 //! [`Stencil::confirm`]: call it when its URL has reached whoever will use it. Before that a program that is
 //! killed leaves nothing behind, since the clone is dropped when its session has ended and `orphan_grace` is
 //! over.
@@ -100,7 +100,7 @@
 //! ```no_run
 //! # use std::sync::Arc;
 //! use pgstencil::config::Config;
-//! use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Deadline, Wanted};
+//! use pgstencil::stencil::{Defaults, Endpoint, Holder, Term, Deadline, Wanted};
 //! use pgstencil::url::ServerUrl;
 //! use pgstencil::{Result, Stencil};
 //!
@@ -109,7 +109,7 @@
 //! let url = ServerUrl::parse("postgresql://me:secret@127.0.0.1:5432/postgres")?;
 //! let endpoint = Endpoint::new(url, &Defaults::default())?;
 //! let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
-//! let wanted = Wanted { lease: Lease::Session, ..Wanted::default() };
+//! let wanted = Wanted { term: Term::Session, ..Wanted::default() };
 //! let acquired = stencil.acquire(&wanted, &Deadline::default(), &|_event| {}).await?;
 //! for clone in &acquired.clones {
 //!     println!("{}", stencil.endpoint().client_url(clone.name()).reveal());

@@ -340,11 +340,11 @@ impl Checkout {
 
 async fn look_after(care: &Care, checkout: &Checkout, endpoint: &Endpoint) -> Result<()> {
     let stencil = checkout.stencil(endpoint)?;
-    let limit = Deadline::default();
+    let deadline = Deadline::default();
     if care.settle {
-        stencil.settle_now(&care.definition, &limit).await?;
+        stencil.settle_now(&care.definition, &deadline).await?;
     }
-    stencil.fill(&care.definition, &care.fingerprint.parse()?, care.demand, &limit).await?;
+    stencil.fill(&care.definition, &care.fingerprint.parse()?, care.demand, &deadline).await?;
     stencil.close().await;
     Ok(())
 }

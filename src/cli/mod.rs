@@ -33,7 +33,7 @@ struct Session {
     shared: args::Shared,
     env: Environment,
     printer: Printer,
-    limit: Deadline,
+    deadline: Deadline,
     /// Whether the command names a database by `{branch}`.
     names_branch: bool,
 }
@@ -86,7 +86,7 @@ async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result
     let mut signals = Signals::subscribe()?;
     let cancel = CancellationToken::new();
     let session = Session {
-        limit: Deadline::new(arguments.shared.wait, cancel.clone()),
+        deadline: Deadline::new(arguments.shared.wait, cancel.clone()),
         names_branch: arguments.command.names_branch(),
         shared: arguments.shared,
         env,
@@ -168,7 +168,7 @@ async fn interruptible<T>(
     tokio::pin!(work);
     tokio::select! {
         result = &mut work => return result,
-        _ = signals.next() => session.limit.cancel.cancel(),
+        _ = signals.next() => session.deadline.cancel.cancel(),
     }
     session.printer.finish();
     session.printer.say("interrupted: cleaning up");

@@ -78,7 +78,7 @@ impl Session {
         let config = self.config_or_defaults()?;
         if self.uses_managed(&config) {
             let managed = self.managed(&config.server)?;
-            let status = match self.limit.left() {
+            let status = match self.deadline.left() {
                 Some(left) => managed.status_within(left).await?,
                 None => managed.status().await?,
             };
@@ -205,7 +205,7 @@ impl Session {
             });
         }
         let server = self.managed(&config.server)?;
-        let running = server.start(self.limit.left().unwrap_or(START)).await?;
+        let running = server.start(self.deadline.left().unwrap_or(START)).await?;
         if running.started {
             self.printer.say(&format!("started the managed server, PostgreSQL {}", running.version));
         }

@@ -34,8 +34,8 @@ pub struct Copy {
 /// # Errors
 /// The driver's; [`Kind::Permission`] with the right's name; [`Kind::Timeout`].
 pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -> Result<()> {
-    let limit = context.limit;
-    limit.check("a database to be copied")?;
+    let deadline = context.deadline;
+    deadline.check("a database to be copied")?;
     if copy.strategy == CopyStrategy::Reflink {
         session.run(sql::set_file_copy_method(true)).await.doing(|| "set file_copy_method".into())?;
     }
@@ -68,7 +68,7 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
                 let Some(oid) = copy.source_oid else {
                     break Err(e);
                 };
-                let left = catalog::wait_until_empty(session, oid, Duration::from_secs(5), limit).await?;
+                let left = catalog::wait_until_empty(session, oid, Duration::from_secs(5), deadline).await?;
                 if !left.is_empty() {
                     let mut e = e;
                     for visitor in &left {
@@ -93,7 +93,7 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
             Err(blamed(e))
         }
         Err(e) if e.kind() == Kind::Timeout => {
-            limit.check("a database to be copied")?;
+            deadline.check("a database to be copied")?;
             Err(Error::new(Kind::Failed, e.message()).caused_by(e))
         }
         Err(e) if sqlstate(&e).as_deref() == Some("XX000") => Err(blamed(unless_full(session, e).await)),
@@ -105,11 +105,11 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
 async fn tell_who_is_in(copy: &Copy, oid: Oid, context: &Context<'_>) {
     const SILENCE: Duration = Duration::from_millis(1500);
     tokio::time::sleep(SILENCE).await;
-    let limit = Deadline::new(Some(SILENCE), context.limit.cancel.clone());
+    let deadline = Deadline::new(Some(SILENCE), context.deadline.cancel.clone());
     let mut visitors = Vec::new();
     for database in context.endpoint.maintenance() {
         // Without a look it only waits in silence.
-        if let Ok(mut session) = Session::open(context.endpoint, database, &limit).await {
+        if let Ok(mut session) = Session::open(context.endpoint, database, &deadline).await {
             visitors = catalog::visitors(&mut session, oid).await.unwrap_or_default();
             session.close().await;
             break;
@@ -168,7 +168,7 @@ async fn create_in_lanes(
     let lanes = others.len().min(7);
     let mut sessions = Vec::new();
     for _ in 0..lanes {
-        let mut another = match registry.another(context.limit).await {
+        let mut another = match registry.another(context.deadline).await {
             Ok(another) => another,
             // Fewer lanes are only slower.
             Err(e) if !sessions.is_empty() || e.kind() == Kind::Connect => break,

@@ -39,7 +39,7 @@ impl Chooser {
         let mut chooser = Chooser {
             major: facts.major(),
             fsync: facts.fsync,
-            wanted: context.clone.strategy,
+            wanted: context.clone_settings.strategy,
             measured: Vec::new(),
             free: full.then_some(0),
         };

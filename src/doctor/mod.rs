@@ -132,7 +132,7 @@ pub struct Patient<'a> {
     /// See the sweep.
     pub grace: Duration,
     /// How long it may take.
-    pub limit: &'a Deadline,
+    pub deadline: &'a Deadline,
 }
 
 /// Looks at everything that can be looked at. Writes nothing. What cannot be looked at is a check, too,
@@ -157,7 +157,7 @@ pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
     let all = checkup::databases(&mut session).await;
     let all = note("databases", all, &mut checks).unwrap_or_default();
     session.close().await;
-    let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.limit).await;
+    let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.deadline).await;
     let mut registry = match opened {
         Ok(Some(registry)) => registry,
         Ok(None) => {
@@ -209,13 +209,13 @@ async fn connect(patient: &Patient<'_>) -> Result<Session> {
     let mut last = None;
     let others = patient.endpoint.maintenance().iter();
     for database in others.filter(|name| *name != patient.registry) {
-        match Session::open(patient.endpoint, database, patient.limit).await {
+        match Session::open(patient.endpoint, database, patient.deadline).await {
             Ok(session) => return Ok(session),
             Err(OpenError::Missing) => {}
             Err(OpenError::Other(error)) => last = last.or(Some(error)),
         }
     }
-    match Registry::open_database(patient.endpoint, patient.registry, patient.limit).await {
+    match Registry::open_database(patient.endpoint, patient.registry, patient.deadline).await {
         Ok(Some(session)) => return Ok(session),
         Ok(None) => {}
         Err(error) => last = last.or(Some(error)),
@@ -232,7 +232,7 @@ async fn connect(patient: &Patient<'_>) -> Result<Session> {
 /// # Errors
 /// The driver's; what was done until then stays done.
 pub async fn mend(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
-    let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.limit).await;
+    let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.deadline).await;
     // Why it cannot be opened is a check already.
     let Ok(Some(mut registry)) = opened else {
         return Ok(());
@@ -241,7 +241,7 @@ pub async fn mend(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
         check.fixed = match &check.fix {
             None => None,
             Some(Fix::Sweep) => {
-                let lines = sweep::sweep_all(&mut registry, patient.grace, patient.limit).await?;
+                let lines = sweep::sweep_all(&mut registry, patient.grace, patient.deadline).await?;
                 Some(match lines.is_empty() {
                     true => "swept: nothing could be dropped yet".into(),
                     false => format!("swept: {}", lines.join("; ")),

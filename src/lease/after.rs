@@ -36,7 +36,7 @@ async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<
         };
         let statements = variables::fill_sql(text, context.endpoint, context.root, set)?;
         // These see what the user's own sessions see, not our bare search_path.
-        let mut session = match Session::open_for_user(context.endpoint, &target.name, context.limit).await {
+        let mut session = match Session::open_for_user(context.endpoint, &target.name, context.deadline).await {
             Ok(session) => session,
             Err(OpenError::Missing) => {
                 return Err(Error::failed(format!("database `{}` disappeared", target.name)));
@@ -69,8 +69,8 @@ async fn run_command(context: &Context<'_>, request: &Request<'_>, set: &[NamedD
     let handed = Handed::new(context.endpoint, request, set);
     let observe = context.observe;
     let mut tell = |line: &str| observe(Event::Output(line));
-    let limit = context.limit;
-    hook.run(&handed, limit.left(), &limit.cancel, &mut tell).await
+    let deadline = context.deadline;
+    hook.run(&handed, deadline.left(), &deadline.cancel, &mut tell).await
 }
 
 /// Says what becomes of the clone, and what to do.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Clone, Request, after, check_name, give_up, give_up_after, hook, named, names, words};
+use super::{ClonedSet, Request, after, check_name, give_up, give_up_after, hook, named, names, words};
 use crate::context::Context;
 use crate::database::create;
 use crate::database::strategy::Chooser;
@@ -14,7 +14,7 @@ use crate::pg::sqlstate;
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
 use crate::registry::handover::Finished;
-use crate::registry::{DatabaseRow, Lease, Registry};
+use crate::registry::{DatabaseRow, Term, Registry};
 use crate::template::{Overtaken, Template, build};
 
 /// A clone that the registry knows, and whose lock we hold.
@@ -24,7 +24,7 @@ struct Intended {
 }
 
 /// Copies a template, for all requests at the same time. The clones' locks are held by the registry
-/// session from before their first row on; for a [`crate::registry::Lease::Session`] they are the leases.
+/// session from before their first row on; for a [`crate::registry::Term::Session`] they are the leases.
 /// `full`: the server's disk was found full just now. `also`: statements that are sent with the intents.
 ///
 /// # Errors
@@ -37,7 +37,7 @@ pub async fn create(
     requests: &[Request<'_>],
     full: bool,
     also: &[Statement],
-) -> Result<Vec<Clone>> {
+) -> Result<Vec<ClonedSet>> {
     let order = Order {
         context,
         requests,
@@ -78,7 +78,7 @@ pub async fn create_without_template(
     context: &Context<'_>,
     fingerprint: &Fingerprint,
     request: &Request<'_>,
-) -> Result<std::result::Result<Vec<Clone>, Box<Overtaken>>> {
+) -> Result<std::result::Result<Vec<ClonedSet>, Box<Overtaken>>> {
     let order = Order {
         context,
         requests: std::slice::from_ref(request),
@@ -118,8 +118,8 @@ fn ids(intended: &[Intended]) -> Vec<String> {
 async fn given_up_on_error(
     registry: &mut Registry,
     intended: Vec<Intended>,
-    done: Result<Vec<Clone>>,
-) -> Result<Vec<Clone>> {
+    done: Result<Vec<ClonedSet>>,
+) -> Result<Vec<ClonedSet>> {
     if done.is_err() {
         give_up_after(registry, &ids(&intended), &done).await;
     }
@@ -165,7 +165,7 @@ impl Order<'_> {
                 definition: &context.definition.name,
                 fingerprint: self.fingerprint,
                 template_id: self.template,
-                lease: request.tenure.lease,
+                term: request.tenure.term,
                 holder: context.holder,
                 databases,
             });
@@ -186,7 +186,7 @@ impl Order<'_> {
         registry: &mut Registry,
         clones: &[Intended],
         comments: &[Option<&str>],
-    ) -> Result<Vec<Clone>> {
+    ) -> Result<Vec<ClonedSet>> {
         let hooks = after::is_wanted(self.context);
         let finished = self.finished(clones, comments);
         let notes = clones.iter().zip(self.requests);
@@ -215,12 +215,12 @@ impl Order<'_> {
                 let name = databases.first().map_or("", |d| &d.name);
                 expires_at = registry.begin_lease(&clone.id, name, &request.tenure).await?;
             }
-            ready.push(Clone {
+            ready.push(ClonedSet {
                 id: clone.id.clone(),
                 databases,
                 oids: handed_over.oids,
                 fingerprint: *self.fingerprint,
-                by_session: request.tenure.lease == Lease::Session,
+                by_session: request.tenure.term == Term::Session,
                 bound: request.tenure.prolonging(),
                 expires_at,
                 took: self.started.elapsed(),

@@ -54,7 +54,7 @@ pub async fn fill(
             return Ok(0);
         }
         let what = "another process that makes warm clones";
-        context.limit.pause(Duration::from_millis(20), what).await?;
+        context.deadline.pause(Duration::from_millis(20), what).await?;
     }
     let filled = fill_up(registry, context, fingerprint).await;
     registry.session().unlock(key).await.doing(|| "give back the right to make warm clones".into())?;
@@ -90,7 +90,7 @@ fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>, slots: S
     if stock.full || slots.spare() < 1 {
         return 0;
     }
-    let settings = context.clone;
+    let settings = context.clone_settings;
     let wanted = stock.demand.ceil() as i64;
     let wanted = wanted.clamp(i64::from(settings.warm), i64::from(settings.warm_max));
     let room = match (context.eviction.max_size, stock.bytes) {
@@ -118,7 +118,7 @@ async fn fill_up(registry: &mut Registry, context: &Context<'_>, fingerprint: &F
         let missing = missing(&stock, context, disk, slots);
         let evicted = LockKey::evicting(stock.id);
         if missing == 0
-            || context.limit.check("warm clones").is_err()
+            || context.deadline.check("warm clones").is_err()
             || registry.is_held_alone(evicted).await?
         {
             break;
@@ -196,7 +196,7 @@ async fn fill_lanes(registry: &mut Registry, job: &Job<'_>, missing: i64, slots:
     // Each lane takes one, and its visits another.
     for _ in 1..LANES.min(missing).min(slots.spare() / 2) {
         // Fewer sessions are only slower.
-        match registry.another(job.context.limit).await {
+        match registry.another(job.context.deadline).await {
             Ok(another) => others.push(another),
             Err(_) => break,
         }
@@ -217,7 +217,7 @@ async fn fill_lanes(registry: &mut Registry, job: &Job<'_>, missing: i64, slots:
 
 async fn lane(registry: &mut Registry, job: &Job<'_>, left: &AtomicI64) -> Result<usize> {
     let mut made = 0;
-    while left.fetch_sub(1, Ordering::Relaxed) > 0 && !job.context.limit.cancel.is_cancelled() {
+    while left.fetch_sub(1, Ordering::Relaxed) > 0 && !job.context.deadline.cancel.is_cancelled() {
         create::give_way(registry).await?;
         // Who evicts the template waits for this process only.
         if registry.is_held_alone(LockKey::evicting(job.stock.id)).await? {
@@ -287,7 +287,7 @@ async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow
     let name = &row.private_name;
     let session = registry.session();
     session.run(sql::allow_connections(name, true)).await.doing(|| format!("open database `{name}`"))?;
-    let visited = Session::open(context.endpoint, name, context.limit).await;
+    let visited = Session::open(context.endpoint, name, context.deadline).await;
     session.run(sql::allow_connections(name, false)).await.doing(|| format!("close database `{name}`"))?;
     match visited {
         Ok(visitor) => visitor.close().await,
@@ -299,7 +299,7 @@ async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow
     };
     // Whoever else found its door open has no business there.
     let end = |_: &catalog::Visitor| catalog::Care::End;
-    let left = catalog::clear(session, oid, PATIENCE, context.limit, end).await?;
+    let left = catalog::clear(session, oid, PATIENCE, context.deadline, end).await?;
     match left.first() {
         None => Ok(()),
         Some(visitor) => {

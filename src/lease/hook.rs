@@ -135,7 +135,7 @@ pub async fn before_release(
     root: &Path,
     definition: &Definition,
     handed: serde_json::Value,
-    limit: &Deadline,
+    deadline: &Deadline,
 ) -> Result<()> {
     let Some(command) = &definition.before_release else {
         return Ok(());
@@ -144,5 +144,5 @@ pub async fn before_release(
         .map_err(|e| Error::internal("cannot read what before_release is to see").caused_by(e))?;
     let hook =
         Hook { name: "before_release", command, phase: Phase::BeforeRelease, definition, endpoint, root };
-    hook.run(&handed, limit.left(), &limit.cancel, &mut |_| {}).await
+    hook.run(&handed, deadline.left(), &deadline.cancel, &mut |_| {}).await
 }

@@ -60,7 +60,7 @@ impl Keeper {
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (command, started) = oneshot::channel();
-        registry.session().set_limit(&Deadline::default());
+        registry.session().set_deadline(&Deadline::default());
         let watch = Watch {
             endpoint: endpoint.clone(),
             name: name.to_owned(),
@@ -178,9 +178,9 @@ impl Watch {
     /// Opens a session and takes all locks again. The old session may still hold them, until the
     /// server notices that it is gone: then they protect the clones as before.
     async fn retake(&mut self) -> Option<Registry> {
-        let limit = Deadline::new(Some(self.pause.max(FIRST)), CancellationToken::new());
-        let mut registry = Registry::open_existing(&self.endpoint, &self.name, &limit).await.ok()??;
-        registry.session().set_limit(&Deadline::default());
+        let deadline = Deadline::new(Some(self.pause.max(FIRST)), CancellationToken::new());
+        let mut registry = Registry::open_existing(&self.endpoint, &self.name, &deadline).await.ok()??;
+        registry.session().set_deadline(&Deadline::default());
         for id in self.clones.clone() {
             match Self::retake_one(&mut registry, &id).await {
                 Ok(true) => {}

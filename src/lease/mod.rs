@@ -34,7 +34,7 @@ use crate::pg::{Deadline, is_connection_loss};
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
 use crate::registry::owner::{Bound, Tenure};
-use crate::registry::{DatabaseRow, Lease, Registry};
+use crate::registry::{DatabaseRow, Term, Registry};
 use crate::template::{Template, TemplateDatabase};
 use crate::variables::{NamedDatabase, Outcome, Shard};
 
@@ -58,7 +58,7 @@ pub struct Request<'a> {
 
 /// A clone that is ready for use.
 #[derive(Clone, Debug)]
-pub struct Clone {
+pub struct ClonedSet {
     /// Short id.
     pub id: String,
     /// Its databases, in the order of the definition.
@@ -77,7 +77,7 @@ pub struct Clone {
     pub took: Duration,
 }
 
-impl Clone {
+impl ClonedSet {
     /// What a person calls it.
     pub fn name(&self) -> &str {
         self.databases.first().map_or(self.id.as_str(), |d| d.name.as_str())
@@ -169,7 +169,7 @@ pub async fn register_unnamed(
         definition: &context.definition.name,
         fingerprint: template.fingerprint(),
         template_id: Some(template.id()),
-        lease: Lease::Session,
+        term: Term::Session,
         holder: context.holder,
         databases,
     };
@@ -183,9 +183,9 @@ async fn give_up_after<T>(registry: &mut Registry, clones: &[String], done: &Res
     if !lost {
         return give_up(registry, clones).await;
     }
-    let limit = Deadline::new(Some(Duration::from_secs(5)), Default::default());
+    let deadline = Deadline::new(Some(Duration::from_secs(5)), Default::default());
     // Without a new session the sweep does this, when the grace is over.
-    if let Ok(mut another) = registry.another(&limit).await {
+    if let Ok(mut another) = registry.another(&deadline).await {
         for id in clones {
             let _ = another.set_released(id).await;
         }

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Clone, Request, after, give_up, give_up_after, hook, names, taken};
+use super::{ClonedSet, Request, after, give_up, give_up_after, hook, names, taken};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::names::Fingerprint;
 use crate::pg::sql::Statement;
 use crate::pg::{catalog, is_connection_loss};
 use crate::registry::warm::{ClaimedRow, Wish};
-use crate::registry::{Lease, Registry};
+use crate::registry::{Term, Registry};
 use crate::template::{self, Extends, Provisional};
 use crate::variables::NamedDatabase;
 
@@ -17,7 +17,7 @@ use crate::variables::NamedDatabase;
 #[derive(Clone, Debug)]
 pub struct Warm {
     /// The clones, in the order of the requests; the first ones of those, if there were too few.
-    pub clones: Vec<Clone>,
+    pub clones: Vec<ClonedSet>,
     /// `{id}` of their names.
     pub group: String,
     /// What they were made from.
@@ -130,7 +130,7 @@ impl Claimed<'_> {
         registry: &mut Registry,
         count_hit: bool,
         started: Instant,
-    ) -> std::result::Result<Vec<Clone>, HandOver> {
+    ) -> std::result::Result<Vec<ClonedSet>, HandOver> {
         let Claimed { context, fingerprint, group, requests, sets } = *self;
         let mut wanted = Vec::new();
         for (set, request) in sets.iter().zip(requests) {
@@ -181,12 +181,12 @@ impl Claimed<'_> {
                 let name = name.map_or("", |d| &d.name);
                 expires_at = registry.begin_lease(id, name, &request.tenure).await?;
             }
-            clones.push(Clone {
+            clones.push(ClonedSet {
                 id: set.first().map_or_else(String::new, |row| row.clone_id.clone()),
                 databases,
                 oids: set.iter().filter_map(|row| row.oid).collect(),
                 fingerprint: *fingerprint,
-                by_session: request.tenure.lease == Lease::Session,
+                by_session: request.tenure.term == Term::Session,
                 bound: request.tenure.prolonging(),
                 expires_at,
                 took: started.elapsed(),

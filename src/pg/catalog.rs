@@ -248,9 +248,9 @@ pub async fn wait_until_empty(
     session: &mut Session,
     oid: Oid,
     patience: Duration,
-    limit: &Deadline,
+    deadline: &Deadline,
 ) -> Result<Vec<Visitor>> {
-    clear(session, oid, patience, limit, |_| Care::Wait).await
+    clear(session, oid, patience, deadline, |_| Care::Wait).await
 }
 
 /// What is to be done about somebody in a database.
@@ -273,7 +273,7 @@ pub async fn clear(
     session: &mut Session,
     oid: Oid,
     patience: Duration,
-    limit: &Deadline,
+    deadline: &Deadline,
     care: impl Fn(&Visitor) -> Care,
 ) -> Result<Vec<Visitor>> {
     let started = std::time::Instant::now();
@@ -291,7 +291,7 @@ pub async fn clear(
                 end_session(session, visitor.pid).await?;
             }
         }
-        limit.pause(step, "sessions to end").await?;
+        deadline.pause(step, "sessions to end").await?;
         step = (step * 2).min(Duration::from_millis(50));
     }
 }

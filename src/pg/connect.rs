@@ -68,7 +68,7 @@ pub fn is_refusal(error: &sqlx::Error) -> bool {
 }
 
 impl Session {
-    /// Opens a session. Waits for a server that is just starting, within `limit`.
+    /// Opens a session. Waits for a server that is just starting, within `deadline`.
     ///
     /// The session has `search_path = pg_catalog` and no time-outs of the role's; from 14 on the
     /// server notices within half a second that we died (`client_connection_check_interval`), which
@@ -80,9 +80,9 @@ impl Session {
     pub async fn open(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Deadline,
+        deadline: &Deadline,
     ) -> std::result::Result<Self, OpenError> {
-        Self::open_with(endpoint, database, limit, &BARE).await
+        Self::open_with(endpoint, database, deadline, &BARE).await
     }
 
     /// Opens a session for statements of the user's own: with the `search_path` that the user's
@@ -93,9 +93,9 @@ impl Session {
     pub async fn open_for_user(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Deadline,
+        deadline: &Deadline,
     ) -> std::result::Result<Self, OpenError> {
-        let mut session = Self::open_with(endpoint, database, limit, &[]).await?;
+        let mut session = Self::open_with(endpoint, database, deadline, &[]).await?;
         session.set_patience(Patience::User);
         Ok(session)
     }
@@ -103,16 +103,16 @@ impl Session {
     async fn open_with(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Deadline,
+        deadline: &Deadline,
         further: &[(&str, &str)],
     ) -> std::result::Result<Self, OpenError> {
-        let connected = Connected::new(endpoint, database, limit, further).await;
+        let connected = Connected::new(endpoint, database, deadline, further).await;
         let mut connected = connected.map_err(|refused| refused.explain(endpoint, database))?;
         let version = connected.version(endpoint)?;
-        let rows = connected.ask(limit, &[settings(version)]).await;
+        let rows = connected.ask(deadline, &[settings(version)]).await;
         let rows = rows.doing(|| setting_up(endpoint))?;
         let facts = connected.facts(endpoint, version, rows.first())?;
-        Ok(connected.session(database, facts, limit))
+        Ok(connected.session(database, facts, deadline))
     }
 
     /// Opens a session with a database that may be a stranger's, and asks it a first question in the same
@@ -126,14 +126,14 @@ impl Session {
     pub async fn enter(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Deadline,
+        deadline: &Deadline,
         guards: &[Guard],
         question: Option<&'static str>,
     ) -> std::result::Result<Entered, EnterError> {
         let mut door = endpoint.door().unwrap_or(Door::Quiet);
         let mut connected = loop {
             let options = [&BARE, door.options()].concat();
-            match Connected::new(endpoint, database, limit, &options).await {
+            match Connected::new(endpoint, database, deadline, &options).await {
                 Ok(connected) => break connected,
                 Err(Refused::Driver(e)) => match door.next(&state_of(&e).unwrap_or_default()) {
                     Some(next) => door = next,
@@ -145,7 +145,7 @@ impl Session {
         let version = connected.version(endpoint)?;
         for guard in guards {
             let guard = guard(version / 10_000, door == Door::Owner);
-            let asked = connected.ask_behind(&guard, limit, version, question).await;
+            let asked = connected.ask_behind(&guard, deadline, version, question).await;
             let asked = match asked {
                 Err(e) if Delay::of(&e).is_some() => {
                     return Err(unreachable(endpoint, database, e).into());
@@ -162,7 +162,7 @@ impl Session {
                 facts.began_as = roles.1.doing(|| setting_up(endpoint))?;
             }
             endpoint.set_door(still(door, &facts, rows.get(1)));
-            let mut session = connected.session(database, facts, limit);
+            let mut session = connected.session(database, facts, deadline);
             let answer = match failed {
                 None => rows.into_iter().nth(2).ok_or(sqlx::Error::RowNotFound),
                 // Others hold what it needs: to ask again would only wait again.
@@ -174,11 +174,11 @@ impl Session {
             };
             return Ok(Entered { session, guard, answer });
         }
-        let rows = connected.ask(limit, &[settings(version)]).await;
+        let rows = connected.ask(deadline, &[settings(version)]).await;
         let rows = rows.doing(|| setting_up(endpoint))?;
         let facts = connected.facts(endpoint, version, rows.first())?;
         endpoint.set_door(still(door, &facts, rows.first()));
-        let session = connected.session(database, facts, limit);
+        let session = connected.session(database, facts, deadline);
         Err(EnterError::Stranger(Box::new(session)))
     }
 }
@@ -210,18 +210,18 @@ impl Connected {
     async fn new(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Deadline,
+        deadline: &Deadline,
         further: &[(&str, &str)],
     ) -> std::result::Result<Self, Refused> {
         let started = Instant::now();
         loop {
-            match Self::attempt(endpoint, database, limit, further).await {
+            match Self::attempt(endpoint, database, deadline, further).await {
                 // 57P03: the server is starting up or shutting down.
                 Err(Refused::Driver(e))
                     if state_of(&e).as_deref() == Some("57P03")
                         && started.elapsed() < Duration::from_secs(60) =>
                 {
-                    limit
+                    deadline
                         .pause(Duration::from_millis(100), "the server to start")
                         .await
                         .map_err(Refused::Late)?;
@@ -232,7 +232,7 @@ impl Connected {
                         && endpoint.waits()
                         && started.elapsed() < SLOT_PATIENCE =>
                 {
-                    limit
+                    deadline
                         .pause(Duration::from_millis(50), "a free connection slot")
                         .await
                         .map_err(Refused::Late)?;
@@ -245,12 +245,12 @@ impl Connected {
     async fn attempt(
         endpoint: &Endpoint,
         database: &str,
-        limit: &Deadline,
+        deadline: &Deadline,
         further: &[(&str, &str)],
     ) -> std::result::Result<Self, Refused> {
         let marker = crate::names::random_text(16);
-        let statements = server_timeout(limit, Patience::Long).as_millis().to_string();
-        let locks = lock_timeout(limit).as_millis().to_string();
+        let statements = server_timeout(deadline, Patience::Long).as_millis().to_string();
+        let locks = lock_timeout(deadline).as_millis().to_string();
         let startup = [
             ("pgstencil.marker", marker.as_str()),
             ("statement_timeout", statements.as_str()),
@@ -266,7 +266,7 @@ impl Connected {
         ];
         let startup: Vec<(&str, &str)> = startup.iter().chain(further).copied().collect();
         let options = endpoint.options(database, &startup).disable_statement_logging();
-        let patience = limit.left().map_or(CONNECT_TIMEOUT, |l| l.min(CONNECT_TIMEOUT));
+        let patience = deadline.left().map_or(CONNECT_TIMEOUT, |l| l.min(CONNECT_TIMEOUT));
         match tokio::time::timeout(patience, PgConnection::connect_with(&options)).await {
             Ok(Ok(connection)) => Ok(Connected { connection, marker }),
             Ok(Err(e)) => Err(Refused::Driver(e)),
@@ -306,12 +306,12 @@ impl Connected {
     /// Sends statements as one message. Returns the rows of all of them.
     async fn ask(
         &mut self,
-        limit: &Deadline,
+        deadline: &Deadline,
         message: &[Statement],
     ) -> std::result::Result<Vec<PgRow>, sqlx::Error> {
-        let bound = limit.left().map_or(CONNECT_TIMEOUT, |l| l.clamp(FLOOR, CONNECT_TIMEOUT));
+        let bound = deadline.left().map_or(CONNECT_TIMEOUT, |l| l.clamp(FLOOR, CONNECT_TIMEOUT));
         let asked = sqlx::raw_sql(sql::together(message)).fetch_all(&mut self.connection);
-        bound::within(bound, &limit.cancel, Some(Duration::ZERO), asked).await
+        bound::within(bound, &deadline.cancel, Some(Duration::ZERO), asked).await
     }
 
     /// Sets the session up behind a guard, and asks the question. `None`: the guard refuses. A question may
@@ -319,7 +319,7 @@ impl Connected {
     async fn ask_behind(
         &mut self,
         guard: &Statement,
-        limit: &Deadline,
+        deadline: &Deadline,
         version: u32,
         question: Option<&str>,
     ) -> std::result::Result<Option<(Vec<PgRow>, Option<sqlx::Error>)>, sqlx::Error> {
@@ -327,7 +327,7 @@ impl Connected {
         let mut failed = None;
         if let Some(question) = question {
             message.push(sql::fill(question, &[]));
-            match self.ask(limit, &message).await {
+            match self.ask(deadline, &message).await {
                 Ok(rows) => return Ok(Some((rows, None))),
                 Err(e) if is_refusal(&e) => return Ok(None),
                 Err(e) if Delay::of(&e).is_some() => return Err(e),
@@ -336,7 +336,7 @@ impl Connected {
             }
             message.pop();
         }
-        match self.ask(limit, &message).await {
+        match self.ask(deadline, &message).await {
             Ok(rows) => Ok(Some((rows, failed))),
             Err(e) if is_refusal(&e) => Ok(None),
             Err(e) => Err(e),
@@ -365,8 +365,8 @@ impl Connected {
         })
     }
 
-    fn session(self, database: &str, facts: ServerFacts, limit: &Deadline) -> Session {
-        Session::begun(self.connection, database, facts, limit)
+    fn session(self, database: &str, facts: ServerFacts, deadline: &Deadline) -> Session {
+        Session::begun(self.connection, database, facts, deadline)
     }
 }
 

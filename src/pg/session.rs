@@ -20,7 +20,7 @@ use crate::fingerprint::ServerTraits;
 /// How long a caller is willing to wait, and its way to give up earlier.
 #[derive(Clone, Debug, Default)]
 pub struct Deadline {
-    deadline: Option<Instant>,
+    at: Option<Instant>,
     /// Set when the caller gives up; looked at between statements.
     pub cancel: CancellationToken,
 }
@@ -30,14 +30,14 @@ impl Deadline {
     pub fn new(wait: Option<Duration>, cancel: CancellationToken) -> Self {
         Deadline {
             // One that the clock cannot hold is none.
-            deadline: wait.and_then(|w| Instant::now().checked_add(w)),
+            at: wait.and_then(|w| Instant::now().checked_add(w)),
             cancel,
         }
     }
 
     /// What is left; `None` is unlimited.
     pub fn left(&self) -> Option<Duration> {
-        self.deadline.map(|d| d.saturating_duration_since(Instant::now()))
+        self.at.map(|d| d.saturating_duration_since(Instant::now()))
     }
 
     /// Fails when the caller gave up or the deadline has passed.
@@ -111,7 +111,7 @@ pub struct Session {
     connection: PgConnection,
     database: String,
     facts: ServerFacts,
-    limit: Deadline,
+    deadline: Deadline,
     patience: Patience,
     /// The `statement_timeout` that the server has for the session.
     granted: Duration,
@@ -127,14 +127,14 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     /// A session that is set up.
-    pub(super) fn begun(connection: PgConnection, database: &str, facts: ServerFacts, limit: &Deadline) -> Self {
+    pub(super) fn begun(connection: PgConnection, database: &str, facts: ServerFacts, deadline: &Deadline) -> Self {
         Session {
             connection,
             database: database.to_owned(),
             facts,
-            limit: limit.clone(),
+            deadline: deadline.clone(),
             patience: Patience::Short,
-            granted: server_timeout(limit, Patience::Long),
+            granted: server_timeout(deadline, Patience::Long),
             lost: false,
         }
     }
@@ -149,9 +149,9 @@ impl Session {
         &self.facts
     }
 
-    /// From here on statements are bounded by `limit`, and by the patience of the session.
-    pub fn set_limit(&mut self, limit: &Deadline) {
-        self.limit = limit.clone();
+    /// From here on statements are bounded by `deadline`, and by the patience of the session.
+    pub fn set_deadline(&mut self, deadline: &Deadline) {
+        self.deadline = deadline.clone();
     }
 
     /// From here on statements may take so long, if the limit does not end them earlier.
@@ -161,7 +161,7 @@ impl Session {
 
     /// What the next statement may take.
     fn allowed(&self) -> Duration {
-        allowed(&self.limit, self.patience)
+        allowed(&self.deadline, self.patience)
     }
 
     /// Runs a statement made in [`super::sql`] as the only one of its message, as CREATE DATABASE and VACUUM
@@ -193,7 +193,7 @@ impl Session {
         }
         let (bound, after) = (self.allowed(), self.patience.after_cancel());
         let asked = answers(&mut self.connection, message);
-        let answered = bound::within(bound, &self.limit.cancel, after, asked).await;
+        let answered = bound::within(bound, &self.deadline.cancel, after, asked).await;
         match answered {
             Err(e) if Delay::of(&e).is_some() => {
                 self.lost = true;
@@ -216,12 +216,12 @@ impl Session {
         &mut self,
         statements: &[Statement],
     ) -> std::result::Result<Vec<Answer>, sqlx::Error> {
-        let wanted = server_timeout(&self.limit, self.patience);
+        let wanted = server_timeout(&self.deadline, self.patience);
         let near = Duration::from_millis(50);
         if self.lost || wanted <= self.granted && self.granted <= wanted + near {
             return self.exchange(sql::together(statements)).await;
         }
-        let locks = lock_timeout(&self.limit);
+        let locks = lock_timeout(&self.deadline);
         let mut all = vec![timeouts(wanted, locks)];
         all.extend_from_slice(statements);
         let mut answers = self.exchange(sql::together(&all)).await?;
@@ -240,7 +240,7 @@ impl Session {
     /// Sessions whose transactions hold locks on our tables or on databases, in words; at most three.
     async fn lock_holders(&mut self) -> Vec<String> {
         let asked = answers(&mut self.connection, sql::fill(LOCK_HOLDERS, &[]));
-        let found = bound::within(FLOOR, &self.limit.cancel, None, asked).await;
+        let found = bound::within(FLOOR, &self.deadline.cancel, None, asked).await;
         let rows: Vec<(String,)> = match found {
             Ok(answers) => answers.first().and_then(|answer| answer.read().ok()).unwrap_or_default(),
             Err(e) => {
@@ -305,8 +305,8 @@ impl Session {
     /// The driver's.
     pub async fn make_interruptible(&mut self) -> std::result::Result<(), sqlx::Error> {
         self.patience = Patience::Short;
-        let wanted = server_timeout(&self.limit, self.patience);
-        let mut statements = vec![timeouts(wanted, lock_timeout(&self.limit))];
+        let wanted = server_timeout(&self.deadline, self.patience);
+        let mut statements = vec![timeouts(wanted, lock_timeout(&self.deadline))];
         if self.facts.major() >= 14 {
             let text = "SELECT set_config('client_connection_check_interval', '500ms', false)";
             statements.push(sql::user_statements(text.to_owned()));
@@ -323,9 +323,9 @@ impl Session {
     /// The driver's.
     pub async fn take_time(&mut self) -> std::result::Result<(), sqlx::Error> {
         self.patience = Patience::Long;
-        let wanted = server_timeout(&self.limit, self.patience);
+        let wanted = server_timeout(&self.deadline, self.patience);
         if wanted != self.granted {
-            self.exchange(timeouts(wanted, lock_timeout(&self.limit))).await?;
+            self.exchange(timeouts(wanted, lock_timeout(&self.deadline))).await?;
             self.granted = wanted;
         }
         Ok(())
@@ -400,9 +400,9 @@ fn timeouts(statements: Duration, locks: Duration) -> Statement {
     )
 }
 
-fn allowed(limit: &Deadline, patience: Patience) -> Duration {
+fn allowed(deadline: &Deadline, patience: Patience) -> Duration {
     let most = patience.most();
-    match limit.left() {
+    match deadline.left() {
         Some(left) if patience != Patience::Drop => left.clamp(FLOOR, most),
         _ => most,
     }
@@ -410,13 +410,13 @@ fn allowed(limit: &Deadline, patience: Patience) -> Duration {
 
 /// On the server's side only a deadline and locks end what is short: to tell it of each change of patience would
 /// take a round trip.
-pub(super) fn server_timeout(limit: &Deadline, patience: Patience) -> Duration {
-    match limit.left() {
-        Some(_) => allowed(limit, patience),
+pub(super) fn server_timeout(deadline: &Deadline, patience: Patience) -> Duration {
+    match deadline.left() {
+        Some(_) => allowed(deadline, patience),
         None => Patience::Long.most(),
     }
 }
 
-pub(super) fn lock_timeout(limit: &Deadline) -> Duration {
-    allowed(limit, Patience::Short)
+pub(super) fn lock_timeout(deadline: &Deadline) -> Duration {
+    allowed(deadline, Patience::Short)
 }

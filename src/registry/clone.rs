@@ -20,7 +20,7 @@ use super::{DatabaseRow, Holder, Registry, dropped};
 
 /// Until when a holder keeps a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lease {
+pub enum Term {
     /// As long as a session holds the clone's lock.
     Session,
     /// For this long, by the server's clock; `None` is for ever. It replaces what was said before.
@@ -31,18 +31,18 @@ pub enum Lease {
     Usual,
 }
 
-impl Lease {
+impl Term {
     pub(super) fn kind(self) -> &'static str {
         match self {
-            Lease::Session => "session",
-            Lease::Expiry(_) | Lease::Usual => "expiry",
+            Term::Session => "session",
+            Term::Expiry(_) | Term::Usual => "expiry",
         }
     }
 
     pub(super) fn seconds(self) -> Option<f64> {
         match self {
-            Lease::Session | Lease::Usual | Lease::Expiry(None) => None,
-            Lease::Expiry(Some(ttl)) => Some(ttl.as_secs_f64()),
+            Term::Session | Term::Usual | Term::Expiry(None) => None,
+            Term::Expiry(Some(ttl)) => Some(ttl.as_secs_f64()),
         }
     }
 }
@@ -228,7 +228,7 @@ pub struct NewClone<'a> {
     /// `None` when the build runs straight on the clone.
     pub template_id: Option<i64>,
     /// Kind of lease.
-    pub lease: Lease,
+    pub term: Term,
     /// Who makes it.
     pub holder: &'a Holder,
     /// Its databases.
@@ -246,7 +246,7 @@ impl NewClone<'_> {
                 &self.fingerprint.to_string(),
                 &self.template_id,
                 &self.databases.first().map_or("", |d| &d.name),
-                &self.lease.kind(),
+                &self.term.kind(),
                 &Json(self.holder),
             ],
         )

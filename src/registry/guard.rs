@@ -180,13 +180,13 @@ const OWNER: &str = "SELECT pg_get_userbyid(datdba)::text FROM pg_catalog.pg_dat
 
 /// A refused connection with the registry means that another role made it; which one, any other database
 /// tells.
-pub(super) async fn owned_by_another(error: Error, endpoint: &Endpoint, name: &str, limit: &Deadline) -> Error {
+pub(super) async fn owned_by_another(error: Error, endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Error {
     if error.kind() != Kind::Permission {
         return error;
     }
     let mut owner = None;
     for database in endpoint.maintenance().iter().filter(|d| *d != name) {
-        match Session::open(endpoint, database, limit).await {
+        match Session::open(endpoint, database, deadline).await {
             Ok(mut session) => {
                 owner = session.first_scalar::<String>(sql::fill(OWNER, &[&name])).await.unwrap_or_default();
                 session.close().await;

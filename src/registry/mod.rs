@@ -22,7 +22,7 @@ pub mod replaced;
 pub mod template;
 pub mod warm;
 
-pub use clone::{CloneRow, Lease};
+pub use clone::{CloneRow, Term};
 pub use database::DatabaseRow;
 pub use holder::Holder;
 pub use template::TemplateRow;
@@ -71,16 +71,16 @@ impl Registry {
     /// As [`Session::open`]; [`Kind::Permission`] if the database of that name belongs to a role
     /// that we do not trust (see `guard`), holds what is not pgstencil's, or the role may not create
     /// databases; [`Kind::Config`] if a newer pgstencil made the registry.
-    pub async fn open(endpoint: &Endpoint, name: &str, limit: &Deadline) -> Result<Self> {
+    pub async fn open(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<Self> {
         for _ in 0..3 {
-            let Some((mut registry, seen)) = Registry::enter(endpoint, name, limit).await? else {
-                create(endpoint, name, limit).await?;
+            let Some((mut registry, seen)) = Registry::enter(endpoint, name, deadline).await? else {
+                create(endpoint, name, deadline).await?;
                 continue;
             };
             endpoint.remember();
             match registry.judge(seen)? {
                 Look::Current => {}
-                Look::Absent | Look::Older(_) => registry.install(name, limit).await?,
+                Look::Absent | Look::Older(_) => registry.install(name, deadline).await?,
             }
             return Ok(registry);
         }
@@ -91,8 +91,8 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn open_existing(endpoint: &Endpoint, name: &str, limit: &Deadline) -> Result<Option<Self>> {
-        let Some((registry, seen)) = Registry::enter(endpoint, name, limit).await? else {
+    pub async fn open_existing(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<Option<Self>> {
+        let Some((registry, seen)) = Registry::enter(endpoint, name, deadline).await? else {
             return Ok(None);
         };
         match registry.judge(seen)? {
@@ -116,8 +116,8 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn open_database(endpoint: &Endpoint, name: &str, limit: &Deadline) -> Result<Option<Session>> {
-        let entered = Registry::enter(endpoint, name, limit).await?;
+    pub async fn open_database(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<Option<Session>> {
+        let entered = Registry::enter(endpoint, name, deadline).await?;
         Ok(entered.map(|(registry, _)| registry.session))
     }
 
@@ -125,9 +125,9 @@ impl Registry {
     async fn enter(
         endpoint: &Endpoint,
         name: &str,
-        limit: &Deadline,
+        deadline: &Deadline,
     ) -> Result<Option<(Self, std::result::Result<PgRow, sqlx::Error>)>> {
-        match Session::enter(endpoint, name, limit, &guard::GUARDS, Some(VERSION)).await {
+        match Session::enter(endpoint, name, deadline, &guard::GUARDS, Some(VERSION)).await {
             Ok(entered) => {
                 let (registry, seen) = Registry::on(entered, endpoint, name);
                 Ok(Some((registry, seen)))
@@ -138,7 +138,7 @@ impl Registry {
                 session.close().await;
                 Err(error)
             }
-            Err(EnterError::Other(error)) => Err(guard::owned_by_another(error, endpoint, name, limit).await),
+            Err(EnterError::Other(error)) => Err(guard::owned_by_another(error, endpoint, name, deadline).await),
         }
     }
 
@@ -163,9 +163,9 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn another(&self, limit: &Deadline) -> Result<Self> {
+    pub async fn another(&self, deadline: &Deadline) -> Result<Self> {
         let endpoint = self.endpoint.clone().without_waiting();
-        let entered = Registry::enter(&endpoint, &self.name, limit).await?;
+        let entered = Registry::enter(&endpoint, &self.name, deadline).await?;
         let Some((registry, seen)) = entered else {
             return Err(Error::failed("the registry database disappeared"));
         };
@@ -251,10 +251,10 @@ impl Registry {
     }
 
     /// Installs or upgrades our tables, under a lock: two first users get one registry.
-    async fn install(&mut self, name: &str, limit: &Deadline) -> Result<()> {
+    async fn install(&mut self, name: &str, deadline: &Deadline) -> Result<()> {
         let key = LockKey::registry();
         while !self.session.try_lock(key).await.doing(|| "lock the registry".into())? {
-            limit
+            deadline
                 .pause(std::time::Duration::from_millis(20), "another process that installs the registry")
                 .await?;
         }
@@ -327,11 +327,11 @@ enum Look {
     Absent,
 }
 
-async fn create(endpoint: &Endpoint, name: &str, limit: &Deadline) -> Result<()> {
+async fn create(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<()> {
     let mut missing = Vec::new();
     let mut refused = None;
     for database in endpoint.maintenance().iter().filter(|d| *d != name) {
-        let mut session = match Session::open(endpoint, database, limit).await {
+        let mut session = match Session::open(endpoint, database, deadline).await {
             Ok(session) => session,
             Err(OpenError::Missing) => {
                 missing.push(format!("`{database}`"));

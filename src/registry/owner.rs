@@ -16,7 +16,7 @@ use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
 
 use super::holder::{Branch, BranchSource, Checkout, Holder};
-use super::{CloneRow, Lease, Registry, bound};
+use super::{CloneRow, Term, Registry, bound};
 
 /// The owner of a clone, as the registry has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
@@ -178,8 +178,8 @@ impl<'a> Asker<'a> {
 pub struct Tenure<'a> {
     /// Who asks.
     pub asker: Asker<'a>,
-    /// How long from each use on; never [`Lease::Usual`].
-    pub lease: Lease,
+    /// How long from each use on; never [`Term::Usual`].
+    pub term: Term,
     /// At least so long from now on: what is left of the lease of the clone before it.
     pub least: Option<Duration>,
     /// Whether a person said just now how long.
@@ -200,7 +200,7 @@ impl<'a> Tenure<'a> {
     pub fn new(
         asker: Asker<'a>,
         settings: &CloneSettings,
-        lease: Lease,
+        term: Term,
         named: bool,
         bound: Bound,
         before: Option<&CloneRow>,
@@ -213,15 +213,15 @@ impl<'a> Tenure<'a> {
         };
         let mut tenure = Tenure {
             asker,
-            lease,
+            term,
             least: None,
-            exact: matches!(lease, Lease::Expiry(_)),
-            typed: matches!(lease, Lease::Expiry(_)),
+            exact: matches!(term, Term::Expiry(_)),
+            typed: matches!(term, Term::Expiry(_)),
             named,
             bound,
             command: false,
         };
-        if lease == Lease::Usual {
+        if term == Term::Usual {
             let typed = before.filter(|row| row.ttl_typed);
             let kept = before.filter(|row| row.lease == "expiry");
             let ttl = match typed {
@@ -231,7 +231,7 @@ impl<'a> Tenure<'a> {
             };
             let for_ever = kept.is_some_and(|row| row.left_s.is_none());
             tenure.typed = typed.is_some();
-            tenure.lease = Lease::Expiry(ttl.filter(|_| !for_ever));
+            tenure.term = Term::Expiry(ttl.filter(|_| !for_ever));
             tenure.least = kept.and_then(|row| row.left_s).map(seconds);
         }
         tenure
@@ -239,7 +239,7 @@ impl<'a> Tenure<'a> {
 
     /// Seconds that it is kept if nobody uses it again; `None` for ever, or as long as a session.
     fn seconds(&self) -> Option<f64> {
-        let ttl = self.lease.seconds()?;
+        let ttl = self.term.seconds()?;
         Some(self.least.map_or(ttl, |least| ttl.max(least.as_secs_f64())))
     }
 
@@ -253,7 +253,7 @@ impl<'a> Tenure<'a> {
 
     /// Seconds that it is kept from each command in its checkout on; `None` if that does not matter.
     fn branch_seconds(&self) -> Option<f64> {
-        self.lease.seconds().filter(|_| !self.typed && !self.bound.is_free())
+        self.term.seconds().filter(|_| !self.typed && !self.bound.is_free())
     }
 }
 
@@ -303,7 +303,7 @@ pub(super) fn lease(id: &str, name: &str, tenure: &Tenure<'_>) -> Statement {
         &[
             &id,
             &name,
-            &tenure.lease.kind(),
+            &tenure.term.kind(),
             &tenure.seconds(),
             &Json(holder),
             &checkout.machine,
@@ -316,7 +316,7 @@ pub(super) fn lease(id: &str, name: &str, tenure: &Tenure<'_>) -> Statement {
             &tenure.bound.branch,
             &tenure.bound.worktree,
             &tenure.typed,
-            &tenure.lease.seconds().filter(|_| tenure.typed),
+            &tenure.term.seconds().filter(|_| tenure.typed),
             &tenure.branch_seconds(),
             &tenure.command.then_some(0_i64),
         ],
@@ -355,14 +355,14 @@ impl Registry {
             RENEW,
             &[
                 id,
-                &tenure.lease.kind(),
+                &tenure.term.kind(),
                 &tenure.exact,
-                &tenure.lease.seconds(),
+                &tenure.term.seconds(),
                 &Json(holder),
                 &tenure.bound.branch,
                 &tenure.bound.worktree,
                 &tenure.typed,
-                &tenure.lease.seconds().filter(|_| tenure.typed),
+                &tenure.term.seconds().filter(|_| tenure.typed),
                 &tenure.branch_seconds(),
             ],
         ));

@@ -294,7 +294,7 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
 ///
 /// # Errors
 /// The driver's, or the limit's.
-pub async fn sweep_all(registry: &mut Registry, grace: Duration, limit: &Deadline) -> Result<Vec<String>> {
+pub async fn sweep_all(registry: &mut Registry, grace: Duration, deadline: &Deadline) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut before = usize::MAX;
     loop {
@@ -306,7 +306,7 @@ pub async fn sweep_all(registry: &mut Registry, grace: Duration, limit: &Deadlin
         }
         before = drops;
         lines.extend(done);
-        limit.check("the sweep")?;
+        deadline.check("the sweep")?;
     }
 }
 

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::reuse::{Age, Names};
-use super::{DroppedRow, Lease, Deadline, Shard, Stencil};
+use super::{DroppedRow, Term, Deadline, Shard, Stencil};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::{Event, Observe};
 use crate::fingerprint::Recipe;
-use crate::lease::{self, Clone, Request, WarmTemplate};
+use crate::lease::{self, ClonedSet, Request, WarmTemplate};
 use crate::names::{self, Fingerprint, NamePattern};
 use crate::pg::cause;
 use crate::pg::sql::Statement;
@@ -33,10 +33,10 @@ pub struct Wanted {
     /// `{shard}`, and variables.
     pub shard: Option<Shard>,
     /// How long they are kept.
-    pub lease: Lease,
+    pub term: Term,
     /// Replaces a live clone of the wanted name instead of giving it back. Sessions in it are ended.
     pub fresh: bool,
-    /// Takes a clone of the wanted name over from its owner; not for [`Lease::Session`]. One that a session
+    /// Takes a clone of the wanted name over from its owner; not for [`Term::Session`]. One that a session
     /// holds is not taken.
     pub take: bool,
     /// A command is about to be started for the clones, which may outlive this process; report it by
@@ -55,7 +55,7 @@ impl Default for Wanted {
             count: 1,
             pattern: NamePattern::default(),
             shard: None,
-            lease: Lease::Session,
+            term: Term::Session,
             fresh: false,
             take: false,
             command: false,
@@ -69,7 +69,7 @@ pub struct Acquired {
     /// The session that holds the locks.
     pub registry: Registry,
     /// The clones, in order.
-    pub clones: Vec<Clone>,
+    pub clones: Vec<ClonedSet>,
     /// Name of the definition.
     pub definition: String,
     /// Of the definition's present inputs.
@@ -131,9 +131,9 @@ impl Stencil {
     /// # Errors
     /// As [`crate::template::ensure()`] and [`lease::create`]. Clones that were made before the error are
     /// given up.
-    pub async fn acquire(&self, wanted: &Wanted, limit: &Deadline, observe: Observe<'_>) -> Result<Acquired> {
+    pub async fn acquire(&self, wanted: &Wanted, deadline: &Deadline, observe: Observe<'_>) -> Result<Acquired> {
         let pledge = self.background.to_find();
-        let acquired = self.acquire_or_give_up(wanted, limit, observe).await;
+        let acquired = self.acquire_or_give_up(wanted, deadline, observe).await;
         pledge.kept();
         if acquired.is_ok() {
             self.background.look_once();
@@ -144,11 +144,11 @@ impl Stencil {
     async fn acquire_or_give_up(
         &self,
         wanted: &Wanted,
-        limit: &Deadline,
+        deadline: &Deadline,
         observe: Observe<'_>,
     ) -> Result<Acquired> {
         let definition = self.definition(wanted.definition.as_deref())?;
-        let context = self.context(definition, limit, observe, wanted.keep_failed);
+        let context = self.context(definition, deadline, observe, wanted.keep_failed);
         lease::check_names(&context, &wanted.pattern, &names::clone_id(), wanted.count, wanted.shard)?;
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         let recipe = recipe?;
@@ -172,7 +172,7 @@ impl Stencil {
         let mut hand = Hand::new(wanted, tenures.collect());
         let obtained = self.obtain(&mut registry, &context, &mut hand, recipe.clone()).await;
         // A statement cannot be interrupted, but who gave up meanwhile wants no clone.
-        let obtained = match limit.cancel.is_cancelled() {
+        let obtained = match deadline.cancel.is_cancelled() {
             true => obtained.and(Err(Error::new(Kind::Interrupted, "interrupted"))),
             false => obtained,
         };
@@ -184,7 +184,7 @@ impl Stencil {
                 // What after_clone has made of it must not stay, nor is that a reason for another error.
                 let _ = self.pay(&mut registry, &context, &[]).await;
                 let overtaken =
-                    error.kind() == Kind::NameTaken && !wanted.fresh && wanted.lease != Lease::Session;
+                    error.kind() == Kind::NameTaken && !wanted.fresh && wanted.term != Term::Session;
                 // Another process may have wanted the same one, and was first.
                 if overtaken
                     && named
@@ -245,7 +245,7 @@ impl Stencil {
         recipe: Recipe,
     ) -> Result<Obtained> {
         let fingerprint = recipe.fingerprint();
-        if context.clone.warm > 0
+        if context.clone_settings.warm > 0
             && let Some(template) = hand.claim(registry, context, &fingerprint, false).await?
             && hand.is_full()
         {
@@ -279,7 +279,7 @@ impl Stencil {
             let hit = self.hit(context.definition, &ensured);
             notes.extend(hit.statements());
             // Those that the first claim passed over, since the registry alone cannot tell of them.
-            if context.clone.warm > 0 && ensured.template.needs_look() {
+            if context.clone_settings.warm > 0 && ensured.template.needs_look() {
                 let fingerprint = ensured.template.fingerprint();
                 hand.claim(registry, context, fingerprint, true).await?;
             }
@@ -311,7 +311,7 @@ impl Stencil {
             notes.clear();
             let error = match made {
                 // A CREATE cannot be interrupted, but who gave up meanwhile wants no clone.
-                Ok(_) if context.limit.cancel.is_cancelled() => {
+                Ok(_) if context.deadline.cancel.is_cancelled() => {
                     return Err(Error::new(Kind::Interrupted, "interrupted"));
                 }
                 Ok(None) => continue,
@@ -430,7 +430,7 @@ struct Obtained {
 async fn dropped(
     registry: &mut Registry,
     context: &Context<'_>,
-    clones: &[Clone],
+    clones: &[ClonedSet],
 ) -> Result<Option<DroppedRow>> {
     let databases = clones.iter().flat_map(|clone| &clone.databases);
     let names: Vec<String> = databases.map(|d| d.name.clone()).collect();
@@ -448,7 +448,7 @@ async fn dropped(
 struct Hand<'a> {
     wanted: &'a Wanted,
     tenures: Vec<Tenure<'a>>,
-    clones: Vec<Clone>,
+    clones: Vec<ClonedSet>,
     group: String,
     outcome: Outcome,
     started: Instant,

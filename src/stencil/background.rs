@@ -304,21 +304,21 @@ impl Shared {
         let Some(hooks) = Hooks::of(config, endpoint, holder) else {
             return Ok(());
         };
-        let limit = Deadline::new(Some(Duration::from_secs(10)), Default::default());
-        let opened = Registry::open_existing(&self.endpoint, &self.registry, &limit).await?;
+        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
+        let opened = Registry::open_existing(&self.endpoint, &self.registry, &deadline).await?;
         let Some(mut registry) = opened else {
             return Ok(());
         };
-        let limit = Deadline::default();
-        registry.session().set_limit(&limit);
-        hooks.all(&mut registry, &limit, Hearer::Next).await?;
+        let deadline = Deadline::default();
+        registry.session().set_deadline(&deadline);
+        hooks.all(&mut registry, &deadline, Hearer::Next).await?;
         registry.close().await;
         Ok(())
     }
 
     async fn give_up(&self, clones: &[String]) -> Result<()> {
-        let limit = Deadline::new(Some(Duration::from_secs(10)), Default::default());
-        let opened = Registry::open_existing(&self.endpoint, &self.registry, &limit).await?;
+        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
+        let opened = Registry::open_existing(&self.endpoint, &self.registry, &deadline).await?;
         let Some(mut registry) = opened else {
             return Ok(());
         };

@@ -17,12 +17,12 @@ impl Stencil {
         &self,
         definition: &str,
         rounds: usize,
-        limit: &Deadline,
+        deadline: &Deadline,
         observe: Observe<'_>,
     ) -> Result<(Fingerprint, Bench)> {
-        let (mut registry, ensured) = self.ensure(Some(definition), limit, observe, false, false).await?;
+        let (mut registry, ensured) = self.ensure(Some(definition), deadline, observe, false, false).await?;
         let definition = self.definition(Some(definition))?;
-        let context = self.context(definition, limit, observe, false);
+        let context = self.context(definition, deadline, observe, false);
         let template = &ensured.template;
         let measured = bench::bench(&mut registry, &context, template, rounds).await;
         registry.close().await;

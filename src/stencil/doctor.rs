@@ -10,20 +10,20 @@ impl Stencil {
     ///
     /// # Errors
     /// Only of mending: the driver's.
-    pub async fn doctor(&self, fix: bool, limit: &Deadline) -> Result<Vec<Check>> {
+    pub async fn doctor(&self, fix: bool, deadline: &Deadline) -> Result<Vec<Check>> {
         let patient = Patient {
             endpoint: &self.endpoint,
             registry: &self.config.server.registry,
             eviction: &self.config.eviction,
             strategy: self.config.clone.strategy,
             grace: self.config.clone.orphan_grace,
-            limit,
+            deadline,
         };
         let mut checks = doctor::examine(&patient).await;
         if fix {
             doctor::mend(&patient, &mut checks).await?;
             // Why it cannot be opened is a check already.
-            if let Ok(Some(mut registry)) = self.open_existing(limit).await {
+            if let Ok(Some(mut registry)) = self.open_existing(deadline).await {
                 registry.note_command_in_checkout(&self.asker()).await?;
                 registry.close().await;
             }

@@ -65,9 +65,9 @@ impl Stencil {
     /// # Errors
     /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no template, for several, or for one
     /// that is pinned; the driver's.
-    pub async fn plan_eviction(&self, targets: &Targets, limit: &Deadline) -> Result<EvictionPlan> {
+    pub async fn plan_eviction(&self, targets: &Targets, deadline: &Deadline) -> Result<EvictionPlan> {
         let name = &self.config.server.registry;
-        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
+        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, deadline).await? else {
             return match targets {
                 Targets::Named(names) => Err(unknown(names.first().map_or("", String::as_str))),
                 Targets::Limits | Targets::All | Targets::Project(_) => Ok(EvictionPlan::default()),
@@ -88,9 +88,9 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's; what was given up until then is left to the next sweep.
-    pub async fn evict(&self, plan: EvictionPlan, limit: &Deadline) -> Result<EvictionDone> {
+    pub async fn evict(&self, plan: EvictionPlan, deadline: &Deadline) -> Result<EvictionDone> {
         let name = &self.config.server.registry;
-        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
+        let Some(mut registry) = Registry::open_existing(&self.endpoint, name, deadline).await? else {
             return Ok(EvictionDone::default());
         };
         registry.note_command_in_checkout(&self.asker()).await?;
@@ -106,7 +106,7 @@ impl Stencil {
             .collect();
         let grace = self.config.clone.orphan_grace;
         let mut sweep = evict::drop_now(&mut registry, &gone).await?;
-        sweep.extend(sweep::sweep_all(&mut registry, grace, limit).await?);
+        sweep.extend(sweep::sweep_all(&mut registry, grace, deadline).await?);
         registry.close().await;
         Ok(EvictionDone { evictions, sweep, stays: plan.stays })
     }
@@ -161,11 +161,11 @@ impl Stencil {
     /// # Errors
     /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no ready template or for several, or
     /// if one that is to be pinned is of no use any more; nothing is changed then. The driver's.
-    pub async fn pin(&self, names: &[String], pinned: bool, limit: &Deadline) -> Result<Vec<ResidentRow>> {
+    pub async fn pin(&self, names: &[String], pinned: bool, deadline: &Deadline) -> Result<Vec<ResidentRow>> {
         let missing = || unknown(names.first().map_or("", String::as_str));
         let registry = &self.config.server.registry;
         let mut registry =
-            Registry::open_existing(&self.endpoint, registry, limit).await?.ok_or_else(missing)?;
+            Registry::open_existing(&self.endpoint, registry, deadline).await?.ok_or_else(missing)?;
         registry.note_command_in_checkout(&self.asker()).await?;
         let rows = registry.residents().await?;
         let mut found = Vec::new();
@@ -196,12 +196,12 @@ impl Stencil {
     ///
     /// # Errors
     /// Those of the inputs, and of the server.
-    pub async fn present_fingerprint(&self, definition: Option<&str>, limit: &Deadline) -> Result<String> {
+    pub async fn present_fingerprint(&self, definition: Option<&str>, deadline: &Deadline) -> Result<String> {
         let definition = self.definition(definition)?;
-        let context = self.context(definition, limit, &|_| {}, false);
+        let context = self.context(definition, deadline, &|_| {}, false);
         let inputs = context.inputs().await?;
         let name = &self.config.server.registry;
-        let Some(registry) = Registry::open_existing(&self.endpoint, name, limit).await? else {
+        let Some(registry) = Registry::open_existing(&self.endpoint, name, deadline).await? else {
             return Err(unknown(""));
         };
         let traits = registry.facts().traits.clone();
@@ -244,7 +244,7 @@ impl Stencil {
             .min_by(|a, b| a.idle_s.total_cmp(&b.idle_s));
         let each = last.map_or(LEAST, |row| u64::try_from(row.bytes).unwrap_or_default().max(LEAST));
         let grace = self.config.clone.orphan_grace;
-        let mut swept = sweep::sweep_all(registry, grace, context.limit).await?.len();
+        let mut swept = sweep::sweep_all(registry, grace, context.deadline).await?.len();
         let warm = registry.all_warm().await?;
         swept += drop::drop_warm(registry, &warm).await?.0;
         let bytes = each.saturating_mul(copies as u64);

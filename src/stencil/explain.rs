@@ -118,7 +118,7 @@ impl Stencil {
         &self,
         definition: Option<&str>,
         against: Option<&str>,
-        limit: &Deadline,
+        deadline: &Deadline,
     ) -> Result<Explanation> {
         let definition = self.definition(definition)?;
         let (config, found, variable) =
@@ -128,7 +128,7 @@ impl Stencil {
             .map_err(|e| Error::unjoined("reading the inputs", e))??;
         let registry = &self.config.server.registry;
         let inputs = explanation.inputs.clone();
-        explanation.server = Some(match Registry::open_existing(&self.endpoint, registry, limit).await? {
+        explanation.server = Some(match Registry::open_existing(&self.endpoint, registry, deadline).await? {
             Some(mut registry) => {
                 let traits = registry.facts().traits.clone();
                 let recipe = inputs.with_server(traits);
@@ -141,7 +141,7 @@ impl Stencil {
                     return Err(unknown(prefix));
                 }
                 OnServer {
-                    recipe: inputs.with_server(self.traits(limit).await?),
+                    recipe: inputs.with_server(self.traits(deadline).await?),
                     now: Now::Build { why: NOTHING_YET.into(), hint: None },
                     unusable: None,
                     costs: Costs::default(),
@@ -153,10 +153,10 @@ impl Stencil {
     }
 
     /// Of a server that has no registry yet.
-    async fn traits(&self, limit: &Deadline) -> Result<fingerprint::ServerTraits> {
+    async fn traits(&self, deadline: &Deadline) -> Result<fingerprint::ServerTraits> {
         let registry = &self.config.server.registry;
         for database in self.endpoint.maintenance().iter().filter(|d| *d != registry) {
-            match Session::open(&self.endpoint, database, limit).await {
+            match Session::open(&self.endpoint, database, deadline).await {
                 Ok(session) => {
                     let traits = session.facts().traits.clone();
                     session.close().await;

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::types::Oid;
 
 use super::owed::Hearer;
-use super::{Acquired, Lease, Deadline, Stencil};
+use super::{Acquired, Term, Deadline, Stencil};
 use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
 use crate::lease::keeper::Keeper;
-use crate::lease::{self, BOUND, Clone, KEEP};
+use crate::lease::{self, BOUND, ClonedSet, KEEP};
 use crate::pg::obstacle::Obstacle;
 use crate::pg::{Doing as _, is_connection_loss, sql};
 use crate::registry::database::{Estranged, Owner, Remains};
@@ -17,15 +17,15 @@ use crate::registry::owner::Tenure;
 use crate::registry::{CloneRow, DatabaseRow, Registry};
 
 impl Stencil {
-    pub(super) async fn give_up_all(&self, registry: &mut Registry, clones: &[Clone]) -> Result<()> {
+    pub(super) async fn give_up_all(&self, registry: &mut Registry, clones: &[ClonedSet]) -> Result<()> {
         for clone in clones {
             registry.give_up_clone(&clone.id).await?;
         }
         Ok(())
     }
 
-    /// Notes that the clones' URLs have reached whoever asked for them. A clone with [`Lease::Expiry`] or
-    /// [`Lease::Usual`] is kept until its lease ends only from then on: before, it is dropped `orphan_grace` after
+    /// Notes that the clones' URLs have reached whoever asked for them. A clone with [`Term::Expiry`] or
+    /// [`Term::Usual`] is kept until its lease ends only from then on: before, it is dropped `orphan_grace` after
     /// the session of [`Acquired::registry`] has ended, so that nothing is left of a caller that was killed. If
     /// the session is lost, a new one is opened for it.
     ///
@@ -41,19 +41,19 @@ impl Stencil {
         }
         let mut done = acquired.registry.confirm_clones(&ids).await;
         if done.as_ref().is_err_and(is_connection_loss) {
-            let limit = Deadline::new(Some(Duration::from_secs(10)), Default::default());
+            let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
             let name = &self.config.server.registry;
             done = loop {
-                match Registry::open_existing(&self.endpoint, name, &limit).await {
+                match Registry::open_existing(&self.endpoint, name, &deadline).await {
                     Ok(Some(registry)) => {
                         acquired.registry = registry;
                         break acquired.registry.confirm_clones(&ids).await;
                     }
                     Ok(None) => break Ok(0),
-                    Err(error) if limit.left().is_none_or(|left| left.is_zero()) => {
+                    Err(error) if deadline.left().is_none_or(|left| left.is_zero()) => {
                         break Err(error);
                     }
-                    Err(_) => limit.pause(Duration::from_millis(200), "the server").await?,
+                    Err(_) => deadline.pause(Duration::from_millis(200), "the server").await?,
                 }
             };
         }
@@ -64,7 +64,7 @@ impl Stencil {
     }
 
     /// Watches over the locks of clones while a command runs.
-    pub fn keep(&self, registry: Registry, clones: &[Clone]) -> Keeper {
+    pub fn keep(&self, registry: Registry, clones: &[ClonedSet]) -> Keeper {
         Keeper::start(
             registry,
             &self.endpoint,
@@ -75,7 +75,7 @@ impl Stencil {
     }
 
     /// The keeper's session if it still stands, which a look at the clones shows, or a new one.
-    async fn again(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<(Registry, Vec<Remains>)> {
+    async fn again(&self, registry: Option<Registry>, clones: &[ClonedSet]) -> Result<(Registry, Vec<Remains>)> {
         const PATIENCE: Duration = Duration::from_secs(10);
         if let Some(mut registry) = registry.filter(Registry::is_driven) {
             let look = remains_of(&mut registry, clones);
@@ -83,9 +83,9 @@ impl Stencil {
                 return Ok((registry, seen));
             }
         }
-        let limit = Deadline::new(Some(PATIENCE), Default::default());
+        let deadline = Deadline::new(Some(PATIENCE), Default::default());
         let name = &self.config.server.registry;
-        let mut registry = Registry::open_existing(&self.endpoint, name, &limit)
+        let mut registry = Registry::open_existing(&self.endpoint, name, &deadline)
             .await?
             .ok_or_else(|| Error::failed("the registry database is gone"))?;
         let seen = remains_of(&mut registry, clones).await?;
@@ -105,9 +105,9 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn give_back(&self, registry: Option<Registry>, clones: &[Clone]) -> Result<Vec<String>> {
-        let limit = Deadline::default();
-        self.give_back_within(registry, clones, &limit).await
+    pub async fn give_back(&self, registry: Option<Registry>, clones: &[ClonedSet]) -> Result<Vec<String>> {
+        let deadline = Deadline::default();
+        self.give_back_within(registry, clones, &deadline).await
     }
 
     /// [`Stencil::give_back`], with a limit for `before_release`. Once that is over or cancelled, no further
@@ -118,8 +118,8 @@ impl Stencil {
     pub async fn give_back_within(
         &self,
         registry: Option<Registry>,
-        clones: &[Clone],
-        limit: &Deadline,
+        clones: &[ClonedSet],
+        deadline: &Deadline,
     ) -> Result<Vec<String>> {
         let ids = clones.iter().map(|clone| clone.id.clone()).collect();
         let pledge = self.background.to_give_up(ids);
@@ -130,7 +130,7 @@ impl Stencil {
             warnings.extend(replaced(clone, remains));
             // What is not started in that time is left to the next command of the checkout.
             if started.elapsed() < BOUND {
-                let warning = self.before_release(&mut registry, &clone.id, limit, Hearer::Caller);
+                let warning = self.before_release(&mut registry, &clone.id, deadline, Hearer::Caller);
                 warnings.extend(warning.await);
             }
             if !registry.give_up_clone(&clone.id).await? && remains.rows.is_empty() {
@@ -150,14 +150,14 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn prolong(&self, registry: Option<Registry>, clones: &mut [Clone]) -> Result<()> {
+    pub async fn prolong(&self, registry: Option<Registry>, clones: &mut [ClonedSet]) -> Result<()> {
         let (mut registry, _) = self.again(registry, clones).await?;
         let (asker, settings) = (self.asker(), &self.config.clone);
         for clone in clones {
             let mut until = None;
             if let Some(row) = registry.clone_by_id(&clone.id).await? {
-                let (lease, bound) = (Lease::Usual, row.bound.clone());
-                let tenure = Tenure::new(asker, settings, lease, row.named, bound.clone(), None);
+                let (term, bound) = (Term::Usual, row.bound.clone());
+                let tenure = Tenure::new(asker, settings, term, row.named, bound.clone(), None);
                 until = registry.renew(&row, &tenure, false).await?;
                 clone.bound = tenure.prolonging();
             }
@@ -180,9 +180,9 @@ impl Stencil {
     /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds, or that is another
     /// owner's: the error of the first one, with the others and what was given back all the same as details. If the
     /// session is lost or the time is up, those that follow are not tried.
-    pub async fn release(&self, names: &[String], take: bool, limit: &Deadline) -> Result<Released> {
+    pub async fn release(&self, names: &[String], take: bool, deadline: &Deadline) -> Result<Released> {
         let Some(mut registry) =
-            Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
+            Registry::open_existing(&self.endpoint, &self.config.server.registry, deadline).await?
         else {
             return Err(unknown(names.first().map_or("", String::as_str)));
         };
@@ -190,7 +190,7 @@ impl Stencil {
         let mut released = Released::default();
         let mut failed: Option<Error> = None;
         for name in names {
-            let done = self.release_one(&mut registry, name, take, limit, &mut released).await;
+            let done = self.release_one(&mut registry, name, take, deadline, &mut released).await;
             let Err(error) = done else {
                 continue;
             };
@@ -221,7 +221,7 @@ impl Stencil {
         registry: &mut Registry,
         name: &str,
         take: bool,
-        limit: &Deadline,
+        deadline: &Deadline,
         released: &mut Released,
     ) -> Result<()> {
         let Some(mut row) = registry.clone_by_name(name).await? else {
@@ -248,7 +248,7 @@ impl Stencil {
                     .hint("it is given back when that command ends"));
                 }
                 // Its maker has not quite ended, or a sweep looks at it.
-                limit.pause(Duration::from_millis(20), "the clone's lock").await?;
+                deadline.pause(Duration::from_millis(20), "the clone's lock").await?;
             }
         }
         if !given_up {
@@ -273,7 +273,7 @@ impl Stencil {
             // A sweep is at it: that some are gone is as it should be.
             estranged.retain(|(_, why)| why.is_there());
         } else {
-            let warning = self.before_release(registry, &row.id, limit, Hearer::Caller);
+            let warning = self.before_release(registry, &row.id, deadline, Hearer::Caller);
             released.warnings.extend(warning.await);
             if !asker.has_clone(&row) {
                 let by = self.holder.describe_checkout();
@@ -338,7 +338,7 @@ async fn unlike(registry: &mut Registry, name: &str) -> Error {
     }
 }
 
-async fn remains_of(registry: &mut Registry, clones: &[Clone]) -> Result<Vec<Remains>> {
+async fn remains_of(registry: &mut Registry, clones: &[ClonedSet]) -> Result<Vec<Remains>> {
     let mut all = Vec::new();
     for clone in clones {
         let names: Vec<String> = clone.databases.iter().map(|d| d.name.clone()).collect();
@@ -348,7 +348,7 @@ async fn remains_of(registry: &mut Registry, clones: &[Clone]) -> Result<Vec<Rem
 }
 
 /// Whether a command dropped or replaced its clone, as Django's test runner does without `--keepdb`.
-fn replaced(clone: &Clone, remains: &Remains) -> Vec<String> {
+fn replaced(clone: &ClonedSet, remains: &Remains) -> Vec<String> {
     let Remains { rows, found, beside, obstacles } = remains;
     let mut warnings: Vec<String> = rows
         .iter()
@@ -391,7 +391,7 @@ fn replaced(clone: &Clone, remains: &Remains) -> Vec<String> {
 }
 
 /// What is left of a clone of which the registry knows nothing any more: no sweep will find it.
-fn forgotten(clone: &Clone, remains: &Remains) -> Option<String> {
+fn forgotten(clone: &ClonedSet, remains: &Remains) -> Option<String> {
     let left = remains.found.iter();
     let left = left.filter(|d| clone.oids.contains(&d.oid));
     let names: Vec<String> = left.map(|d| format!("`{}`", d.name)).collect();

@@ -41,11 +41,11 @@ pub struct Held {
 ///
 /// # Errors
 /// The driver's, if the server cannot be looked at. A registry that cannot be read is no error.
-pub async fn holdings(endpoint: &Endpoint, limit: &Deadline) -> Result<Holdings> {
+pub async fn holdings(endpoint: &Endpoint, deadline: &Deadline) -> Result<Holdings> {
     let mut found = Holdings::default();
     let mut known = Vec::new();
     let mut others = Vec::new();
-    for database in databases(endpoint, limit).await? {
+    for database in databases(endpoint, deadline).await? {
         let system = ["postgres", "template0", "template1"].contains(&database.name.as_str());
         // What carries a mark is made by pgstencil, and no registry.
         if system || Mark::any_in(database.comment.as_deref()) {
@@ -55,7 +55,7 @@ pub async fn holdings(endpoint: &Endpoint, limit: &Deadline) -> Result<Holdings>
             others.push(database);
             continue;
         }
-        match Registry::open_existing(endpoint, &database.name, limit).await {
+        match Registry::open_existing(endpoint, &database.name, deadline).await {
             Ok(Some(mut registry)) => {
                 let read = found.add(&mut registry).await;
                 registry.close().await;
@@ -76,10 +76,10 @@ pub async fn holdings(endpoint: &Endpoint, limit: &Deadline) -> Result<Holdings>
     Ok(found)
 }
 
-async fn databases(endpoint: &Endpoint, limit: &Deadline) -> Result<Vec<Found>> {
+async fn databases(endpoint: &Endpoint, deadline: &Deadline) -> Result<Vec<Found>> {
     let mut last = None;
     for name in endpoint.maintenance() {
-        match Session::open(endpoint, name, limit).await {
+        match Session::open(endpoint, name, deadline).await {
             Ok(mut session) => {
                 let found = checkup::databases(&mut session).await;
                 session.close().await;

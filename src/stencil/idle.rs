@@ -32,11 +32,11 @@ impl Idle {
     }
 
     /// One that still stands, without any locks.
-    /// From here on `limit` bounds its statements, not that of whoever had it before.
-    pub(super) async fn take(&self, limit: &Deadline) -> Option<Registry> {
+    /// From here on `deadline` bounds its statements, not that of whoever had it before.
+    pub(super) async fn take(&self, deadline: &Deadline) -> Option<Registry> {
         loop {
             let mut registry = self.last(Handle::current().id())?;
-            registry.session().set_limit(limit);
+            registry.session().set_deadline(deadline);
             let fit = tokio::time::timeout(PATIENCE, registry.start_over());
             if let Ok(Ok(true)) = fit.await {
                 return Some(registry);

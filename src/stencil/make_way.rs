@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::owed::Hearer;
-use super::{Lease, Stencil, Wanted};
+use super::{Term, Stencil, Wanted};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
@@ -67,7 +67,7 @@ impl Stencil {
             way.name.clone_from(names.iter().find(name).unwrap_or(&clone.row.name));
             let end = replaced(&clone).map(|r| &r.end);
             // One that came since is for the caller to look at.
-            let new = end.is_none() && clone.row.is_kept() && wanted.lease != Lease::Session;
+            let new = end.is_none() && clone.row.is_kept() && wanted.term != Term::Session;
             if new || (end.is_some() && !way.is_replaceable(&clone.row)) {
                 return Ok(false);
             }
@@ -231,8 +231,8 @@ impl Way<'_> {
             if let Some(row) = registry.clone_by_id(&row.id).await?
                 && still(&row)
             {
-                let limit = self.context.limit;
-                let released = self.stencil.before_release(registry, &row.id, limit, Hearer::Caller);
+                let deadline = self.context.deadline;
+                let released = self.stencil.before_release(registry, &row.id, deadline, Hearer::Caller);
                 if let Some(warning) = released.await {
                     self.context.tell(Event::Warning(&warning));
                 }
@@ -309,7 +309,7 @@ impl Way<'_> {
             let text = format!("waiting for {what}");
             self.context.tell(Event::Warning(&text));
         }
-        self.context.limit.pause(wait.pause, what).await
+        self.context.deadline.pause(wait.pause, what).await
     }
 
     async fn taken(&self, registry: &mut Registry) -> Error {

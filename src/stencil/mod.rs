@@ -50,7 +50,7 @@ pub use crate::registry::dropped::DroppedRow;
 pub use crate::registry::event::Tally;
 pub use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
 pub use crate::registry::owner::{Asker, CloneOwner};
-pub use crate::registry::{Holder, Lease, Registry};
+pub use crate::registry::{Holder, Term, Registry};
 pub use crate::retention::evict::{Evicted, Eviction};
 pub use crate::template::{Provenance, Settled, Timing, Verdict};
 pub use crate::variables::Shard;
@@ -189,7 +189,7 @@ impl Stencil {
     fn context<'a>(
         &'a self,
         definition: &'a Definition,
-        limit: &'a Deadline,
+        deadline: &'a Deadline,
         observe: Observe<'a>,
         keep_failed: bool,
     ) -> Context<'a> {
@@ -201,10 +201,10 @@ impl Stencil {
             project: &self.config.project,
             root: &self.config.root,
             definition,
-            clone: &self.config.clone,
+            clone_settings: &self.config.clone,
             eviction: &self.config.eviction,
             holder: &self.holder,
-            limit,
+            deadline,
             observe,
             read,
             keep_failed,
@@ -213,18 +213,18 @@ impl Stencil {
         }
     }
 
-    async fn open(&self, limit: &Deadline) -> Result<Registry> {
-        if let Some(registry) = self.idle.take(limit).await {
+    async fn open(&self, deadline: &Deadline) -> Result<Registry> {
+        if let Some(registry) = self.idle.take(deadline).await {
             return Ok(registry);
         }
-        Registry::open(&self.endpoint, &self.config.server.registry, limit).await
+        Registry::open(&self.endpoint, &self.config.server.registry, deadline).await
     }
 
-    async fn open_existing(&self, limit: &Deadline) -> Result<Option<Registry>> {
-        if let Some(registry) = self.idle.take(limit).await {
+    async fn open_existing(&self, deadline: &Deadline) -> Result<Option<Registry>> {
+        if let Some(registry) = self.idle.take(deadline).await {
             return Ok(Some(registry));
         }
-        Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await
+        Registry::open_existing(&self.endpoint, &self.config.server.registry, deadline).await
     }
 
     /// Opens the registry and reads the inputs at the same time; also says how long the reading took.
@@ -235,7 +235,7 @@ impl Stencil {
             let inputs = context.inputs().await;
             (inputs, started.elapsed())
         };
-        let (registry, (inputs, took)) = tokio::join!(self.open(context.limit), reading);
+        let (registry, (inputs, took)) = tokio::join!(self.open(context.deadline), reading);
         let registry = registry?;
         let traits = registry.facts().traits.clone();
         let recipe = inputs.map(|inputs| inputs.with_server(traits));
@@ -251,25 +251,25 @@ impl Stencil {
     pub async fn ensure(
         &self,
         definition: Option<&str>,
-        limit: &Deadline,
+        deadline: &Deadline,
         observe: Observe<'_>,
         keep_failed: bool,
         settle: bool,
     ) -> Result<(Registry, Ensured)> {
-        let ensured = self.ensure_in(definition, limit, observe, keep_failed, settle);
+        let ensured = self.ensure_in(definition, deadline, observe, keep_failed, settle);
         ensured.await.map_err(|error| self.endpoint.explain_loss(error))
     }
 
     async fn ensure_in(
         &self,
         definition: Option<&str>,
-        limit: &Deadline,
+        deadline: &Deadline,
         observe: Observe<'_>,
         keep_failed: bool,
         settle: bool,
     ) -> Result<(Registry, Ensured)> {
         let definition = self.definition(definition)?;
-        let context = self.context(definition, limit, observe, keep_failed);
+        let context = self.context(definition, deadline, observe, keep_failed);
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         self.pay(&mut registry, &context, &[]).await?;
         let mut ensured = self.ensure_with_space(&mut registry, &context, Some(recipe?)).await?;
@@ -308,10 +308,10 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn list(&self, limit: &Deadline) -> Result<Listing> {
+    pub async fn list(&self, deadline: &Deadline) -> Result<Listing> {
         let mut listing = Listing { templates: Vec::new(), clones: Vec::new() };
         let Some(mut registry) =
-            Registry::open_existing(&self.endpoint, &self.config.server.registry, limit).await?
+            Registry::open_existing(&self.endpoint, &self.config.server.registry, deadline).await?
         else {
             return Ok(listing);
         };
@@ -345,10 +345,10 @@ impl Stencil {
         &self,
         definition: Option<&str>,
         last: Option<Duration>,
-        limit: &Deadline,
+        deadline: &Deadline,
     ) -> Result<Vec<Tally>> {
         let registry = &self.config.server.registry;
-        let Some(mut registry) = Registry::open_existing(&self.endpoint, registry, limit).await? else {
+        let Some(mut registry) = Registry::open_existing(&self.endpoint, registry, deadline).await? else {
             return Ok(Vec::new());
         };
         let tallies = registry.tallies(definition, last).await;

@@ -61,34 +61,34 @@ impl<'a> Hooks<'a> {
         &self,
         registry: &mut Registry,
         clone: &str,
-        limit: &Deadline,
+        deadline: &Deadline,
         hearer: Hearer,
     ) -> Result<Option<String>> {
         let with_hook = self.config.definitions.iter();
         let with_hook = with_hook.filter(|d| d.before_release.is_some());
         let names: Vec<String> = with_hook.map(|d| d.name.clone()).collect();
-        let limit = bounded(limit);
-        if limit.check("before_release").is_err() {
+        let deadline = bounded(deadline);
+        if deadline.check("before_release").is_err() {
             return Ok(None);
         }
         let Some(row) = registry.claim_owed(&self.debtor(), clone, &names).await? else {
             return Ok(None);
         };
-        let failure = self.run(&row, &limit).await.err();
+        let failure = self.run(&row, &deadline).await.err();
         let failure = failure.map(|error| words(&row, &error));
         let later = failure.as_deref().filter(|_| hearer == Hearer::Next);
         registry.end_owed(clone, later).await?;
         Ok(failure.filter(|_| hearer == Hearer::Caller))
     }
 
-    async fn run(&self, row: &OwedRow, limit: &Deadline) -> Result<()> {
+    async fn run(&self, row: &OwedRow, deadline: &Deadline) -> Result<()> {
         let definition = self.config.definition(Some(&row.definition))?;
         let handed = row.handed.0.clone();
-        lease::before_release(self.endpoint, &self.config.root, definition, handed, limit).await
+        lease::before_release(self.endpoint, &self.config.root, definition, handed, deadline).await
     }
 
     /// Runs all that this checkout owes, one after the other, and tells what was not told.
-    pub(super) async fn all(&self, registry: &mut Registry, limit: &Deadline, hearer: Hearer) -> Result<Paid> {
+    pub(super) async fn all(&self, registry: &mut Registry, deadline: &Deadline, hearer: Hearer) -> Result<Paid> {
         let started = Instant::now();
         let mut paid = Paid::default();
         for row in registry.owed(&self.debtor()).await? {
@@ -109,7 +109,7 @@ impl<'a> Hooks<'a> {
                 }
             } else if !row.started && !row.taken && started.elapsed() < BOUND {
                 // What else has the name by now must not be taken for the clone.
-                let failure = self.release(registry, id, limit, hearer).await?;
+                let failure = self.release(registry, id, deadline, hearer).await?;
                 paid.warnings.extend(failure);
             }
         }
@@ -117,9 +117,9 @@ impl<'a> Hooks<'a> {
     }
 }
 
-fn bounded(limit: &Deadline) -> Deadline {
-    let time = limit.left().map_or(BOUND, |left| left.min(BOUND));
-    Deadline::new(Some(time), limit.cancel.clone())
+fn bounded(deadline: &Deadline) -> Deadline {
+    let time = deadline.left().map_or(BOUND, |left| left.min(BOUND));
+    Deadline::new(Some(time), deadline.cancel.clone())
 }
 
 /// An error in one text, for a list of warnings.
@@ -143,24 +143,24 @@ impl Stencil {
     /// seven days is forgotten.
     ///
     /// Cancel safety: a command that runs is ended, and not repeated.
-    pub async fn run_owed(&self, limit: &Deadline) -> Vec<String> {
-        self.run_all_owed(limit, Hearer::Caller).await
+    pub async fn run_owed(&self, deadline: &Deadline) -> Vec<String> {
+        self.run_all_owed(deadline, Hearer::Caller).await
     }
 
     /// [`Stencil::run_owed`] where nobody listens: the next command of the checkout tells of failures.
-    pub async fn run_owed_unheard(&self, limit: &Deadline) {
-        self.run_all_owed(limit, Hearer::Next).await;
+    pub async fn run_owed_unheard(&self, deadline: &Deadline) {
+        self.run_all_owed(deadline, Hearer::Next).await;
     }
 
-    async fn run_all_owed(&self, limit: &Deadline, hearer: Hearer) -> Vec<String> {
+    async fn run_all_owed(&self, deadline: &Deadline, hearer: Hearer) -> Vec<String> {
         let Some(hooks) = self.hooks() else {
             return Vec::new();
         };
         // What cannot be run now is the next command's.
-        let Ok(Some(mut registry)) = self.open_existing(limit).await else {
+        let Ok(Some(mut registry)) = self.open_existing(deadline).await else {
             return Vec::new();
         };
-        match hooks.all(&mut registry, limit, hearer).await {
+        match hooks.all(&mut registry, deadline, hearer).await {
             Ok(paid) => {
                 self.idle.put(registry);
                 paid.warnings
@@ -175,11 +175,11 @@ impl Stencil {
         &self,
         registry: &mut Registry,
         clone: &str,
-        limit: &Deadline,
+        deadline: &Deadline,
         hearer: Hearer,
     ) -> Option<String> {
         let hooks = self.hooks()?;
-        let warning = hooks.release(registry, clone, limit, hearer).await;
+        let warning = hooks.release(registry, clone, deadline, hearer).await;
         warning.ok().flatten()
     }
 
@@ -195,9 +195,9 @@ impl Stencil {
             return Ok(());
         };
         loop {
-            let limit = context.limit;
+            let deadline = context.deadline;
             // What cannot be run now is the next command's.
-            let paid = hooks.all(registry, limit, Hearer::Caller).await;
+            let paid = hooks.all(registry, deadline, Hearer::Caller).await;
             let paid = paid.unwrap_or_default();
             for warning in &paid.warnings {
                 context.tell(Event::Warning(warning));
@@ -206,7 +206,7 @@ impl Stencil {
                 return Ok(());
             };
             let what = format!("before_release of the clone that had the name `{name}`");
-            limit.pause(Duration::from_millis(50), &what).await?;
+            deadline.pause(Duration::from_millis(50), &what).await?;
         }
     }
 }

@@ -52,10 +52,10 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's. That git does not answer is a warning in the plan.
-    pub async fn plan_prune(&self, limit: &Deadline) -> Result<PrunePlan> {
+    pub async fn plan_prune(&self, deadline: &Deadline) -> Result<PrunePlan> {
         let checkout = &self.holder.checkout;
         let mut plan = PrunePlan::default();
-        let Some(mut registry) = self.open_existing(limit).await? else {
+        let Some(mut registry) = self.open_existing(deadline).await? else {
             return Ok(plan);
         };
         let rows = registry.bound(checkout).await?;
@@ -119,21 +119,21 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's; the clones before it are given back.
-    pub async fn prune(&self, plan: PrunePlan, limit: &Deadline) -> Result<Vec<(Prunable, Pruned)>> {
+    pub async fn prune(&self, plan: PrunePlan, deadline: &Deadline) -> Result<Vec<(Prunable, Pruned)>> {
         let mut done = Vec::new();
         if plan.clones.is_empty() {
             return Ok(done);
         }
-        let mut registry = self.open(limit).await?;
+        let mut registry = self.open(deadline).await?;
         for prunable in plan.clones {
-            let pruned = self.prune_one(&mut registry, &prunable, limit).await?;
+            let pruned = self.prune_one(&mut registry, &prunable, deadline).await?;
             done.push((prunable, pruned));
         }
         self.idle.put(registry);
         Ok(done)
     }
 
-    async fn prune_one(&self, registry: &mut Registry, clone: &Prunable, limit: &Deadline) -> Result<Pruned> {
+    async fn prune_one(&self, registry: &mut Registry, clone: &Prunable, deadline: &Deadline) -> Result<Pruned> {
         let key = LockKey::clone(&clone.row.id);
         let locked = registry.session().try_lock(key).await;
         if !locked.doing(|| "lock a clone".into())? {
@@ -148,7 +148,7 @@ impl Stencil {
             Some(row) => match sessions(&row) {
                 Some(who) => Pruned::InUse(who),
                 None => {
-                    self.before_release(registry, &row.id, limit, Hearer::Next).await;
+                    self.before_release(registry, &row.id, deadline, Hearer::Next).await;
                     let by = self.holder.describe_checkout();
                     let why = format!("{} is gone, and {by} ran `pgstencil prune`", words(&clone.gone));
                     match registry.end_lease(&row.id, &why).await? {
@@ -193,11 +193,11 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn look_for_prunable(&self, limit: &Deadline) -> Result<usize> {
+    pub async fn look_for_prunable(&self, deadline: &Deadline) -> Result<usize> {
         if self.holder.checkout.repository.is_none() {
             return Ok(0);
         }
-        let Some(mut registry) = self.open_existing(limit).await? else {
+        let Some(mut registry) = self.open_existing(deadline).await? else {
             return Ok(0);
         };
         let rows = self.bound_here(&mut registry).await?;

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::make_way::Replaced;
-use super::{Acquired, Demand, Lease, Stencil, Wanted};
+use super::{Acquired, Demand, Term, Stencil, Wanted};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Difference, Recipe};
-use crate::lease::{self, Clone};
+use crate::lease::{self, ClonedSet};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
@@ -30,7 +30,7 @@ pub(super) enum Names {
 
 /// The same of one clone's.
 enum OneName {
-    Reused(Clone),
+    Reused(ClonedSet),
     Free(Option<Box<CloneRow>>),
 }
 
@@ -171,11 +171,11 @@ impl Stencil {
         wanted: &Wanted,
         id: &str,
         names: &[String],
-    ) -> Result<Option<Clone>> {
+    ) -> Result<Option<ClonedSet>> {
         let key = LockKey::clone(id);
         while !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
             // Its maker has not quite ended, or a sweep looks at it.
-            context.limit.pause(Duration::from_millis(10), "the clone's lock").await?;
+            context.deadline.pause(Duration::from_millis(10), "the clone's lock").await?;
         }
         let renewed = async {
             let asker = context.asker();
@@ -203,7 +203,7 @@ impl Stencil {
                     row.owner.describe(&row.holder.0)
                 )));
             }
-            Ok(Some(Clone {
+            Ok(Some(ClonedSet {
                 id: row.id.clone(),
                 databases: named(&clone),
                 oids: clone.databases.iter().filter_map(|d| d.oid).collect(),
@@ -234,10 +234,10 @@ impl Stencil {
             true => Bound::of(&context.holder.checkout, pattern.uses_branch(), pattern.uses_worktree()),
             false => Bound::default(),
         };
-        let (lease, settings) = (wanted.lease, context.clone);
+        let (term, settings) = (wanted.term, context.clone_settings);
         Tenure {
             command: wanted.command,
-            ..Tenure::new(context.asker(), settings, lease, named, bound, before)
+            ..Tenure::new(context.asker(), settings, term, named, bound, before)
         }
     }
 }
@@ -250,7 +250,7 @@ fn own<'c>(
     wanted: &Wanted,
 ) -> Result<Vec<&'c CloneOnServer>> {
     let mut own = Vec::new();
-    if wanted.lease == Lease::Session {
+    if wanted.term == Term::Session {
         return Ok(own);
     }
     for clone in found.iter().filter(|clone| clone.row.is_kept()) {
@@ -343,7 +343,7 @@ fn replaced(clone: &CloneOnServer, asker: &Asker<'_>) -> Replaced {
     Replaced { id, end }
 }
 
-async fn age(registry: &mut Registry, context: &Context<'_>, clone: &Clone, recipe: &Recipe) -> Result<Age> {
+async fn age(registry: &mut Registry, context: &Context<'_>, clone: &ClonedSet, recipe: &Recipe) -> Result<Age> {
     if clone.fingerprint == recipe.fingerprint() {
         return Ok(Age::Same);
     }
@@ -361,7 +361,7 @@ async fn age(registry: &mut Registry, context: &Context<'_>, clone: &Clone, reci
 }
 
 pub(super) struct Reused {
-    clones: Vec<Clone>,
+    clones: Vec<ClonedSet>,
     fingerprint: Fingerprint,
     ages: Vec<Age>,
 }

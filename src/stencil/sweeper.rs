@@ -51,11 +51,11 @@ impl Stencil {
         definition: &str,
         fingerprint: &Fingerprint,
         demand: Demand,
-        limit: &Deadline,
+        deadline: &Deadline,
     ) -> Result<usize> {
         let definition = self.definition(Some(definition))?;
-        let context = self.context(definition, limit, &|_| {}, false);
-        let Some(mut registry) = self.open_existing(limit).await? else {
+        let context = self.context(definition, deadline, &|_| {}, false);
+        let Some(mut registry) = self.open_existing(deadline).await? else {
             return Ok(0);
         };
         let made = async {
@@ -112,12 +112,12 @@ async fn pass(
     grace: Duration,
     lines: &mut Vec<String>,
 ) -> Result<Vec<Action>> {
-    let limit = Deadline::new(Some(Duration::from_secs(60)), Default::default());
-    let Some(mut registry) = Registry::open_existing(endpoint, registry, &limit).await? else {
+    let deadline = Deadline::new(Some(Duration::from_secs(60)), Default::default());
+    let Some(mut registry) = Registry::open_existing(endpoint, registry, &deadline).await? else {
         return Ok(Vec::new());
     };
     // The limit was for the way in; each statement has its own bound.
-    registry.session().set_limit(&Deadline::default());
+    registry.session().set_deadline(&Deadline::default());
     leave_slots(&mut registry).await?;
     let actions = sweep::plan(&mut registry, grace).await?;
     lines.extend(sweep::apply(&mut registry, &actions, grace).await?);

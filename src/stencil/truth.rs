@@ -20,12 +20,12 @@ impl Stencil {
         &self,
         registry: &mut Registry,
         definition: Option<&str>,
-        limit: &Deadline,
+        deadline: &Deadline,
         observe: Observe<'_>,
         wait: bool,
     ) -> Result<Settled> {
         let definition = self.definition(definition)?;
-        let context = self.context(definition, limit, observe, false);
+        let context = self.context(definition, deadline, observe, false);
         template::settle(registry, &context, wait).await
     }
 
@@ -33,9 +33,9 @@ impl Stencil {
     ///
     /// # Errors
     /// As [`Stencil::settle`].
-    pub async fn settle_now(&self, definition: &str, limit: &Deadline) -> Result<Settled> {
-        let mut registry = self.open(limit).await?;
-        let settled = self.settle(&mut registry, Some(definition), limit, &|_| {}, false).await;
+    pub async fn settle_now(&self, definition: &str, deadline: &Deadline) -> Result<Settled> {
+        let mut registry = self.open(deadline).await?;
+        let settled = self.settle(&mut registry, Some(definition), deadline, &|_| {}, false).await;
         registry.close().await;
         settled
     }
@@ -48,15 +48,15 @@ impl Stencil {
     pub async fn verify(
         &self,
         definition: Option<&str>,
-        limit: &Deadline,
+        deadline: &Deadline,
         observe: Observe<'_>,
         replace: bool,
         rows: bool,
         keep_failed: bool,
     ) -> Result<Verdict> {
         let definition = self.definition(definition)?;
-        let context = self.context(definition, limit, observe, keep_failed);
-        let mut registry = self.open(limit).await?;
+        let context = self.context(definition, deadline, observe, keep_failed);
+        let mut registry = self.open(deadline).await?;
         registry.note_command_in_checkout(&self.asker()).await?;
         let verdict = template::verify(&mut registry, &context, replace, rows).await;
         if let Ok(verdict) = &verdict {

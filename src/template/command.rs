@@ -46,7 +46,7 @@ pub(super) async fn run_command(
     job.patience = STRAGGLERS;
     job.env.push((BUILDING.into(), context.builds().into()));
     job.cleared = variables::CLEARED.map(Into::into).to_vec();
-    let timeout = match context.limit.left() {
+    let timeout = match context.deadline.left() {
         Some(left) => left.min(definition.build_timeout),
         None => definition.build_timeout,
     };
@@ -72,7 +72,7 @@ pub(super) async fn run_command(
     // that one, so it is not asked to end.
     let kill = job.kill.clone();
     let role = registry.facts().role.clone();
-    let cancel = &context.limit.cancel;
+    let cancel = &context.deadline.cancel;
     let command = process::run_captured(&job, Some(timeout), cancel, &mut on_line);
     let watch = async {
         let mut written = String::new();

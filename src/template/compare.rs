@@ -196,7 +196,7 @@ async fn digests(context: &Context<'_>, database: &str, rows: Rows) -> Result<BT
 
 async fn open(context: &Context<'_>, database: &str) -> Result<Session> {
     let mut session =
-        Session::open(context.endpoint, database, context.limit).await.map_err(|e| match e {
+        Session::open(context.endpoint, database, context.deadline).await.map_err(|e| match e {
             OpenError::Missing => Error::failed(format!("database `{database}` disappeared")),
             OpenError::Other(e) => e,
         })?;

@@ -155,10 +155,10 @@ pub async fn ensure(
                 tell_waiting(context, &row, &costs);
                 let who = format!("{} to build `{}`", row.builder.0.describe(), row.definition);
                 let since = Instant::now();
-                context.limit.pause(POLL, &who).await?;
+                context.deadline.pause(POLL, &who).await?;
                 waiting += since.elapsed();
             }
-            LookUp::Again => context.limit.pause(POLL / 10, "the template").await?,
+            LookUp::Again => context.deadline.pause(POLL / 10, "the template").await?,
         }
     }
 }
@@ -245,7 +245,7 @@ async fn wait_for_former(registry: &mut Registry, context: &Context<'_>, recipe:
     let started = Instant::now();
     while here && process::is_alive(builder.pid) && started.elapsed() < PATIENCE {
         let who = format!("{}, whose session was lost, to end its build", builder.describe());
-        context.limit.pause(POLL, &who).await?;
+        context.deadline.pause(POLL, &who).await?;
     }
     Ok(())
 }
@@ -277,7 +277,7 @@ pub(super) async fn wait_for_serial(
         expected: None,
         tail: other.map_or("", |row| &row.log_tail),
     });
-    context.limit.pause(POLL, &who).await
+    context.deadline.pause(POLL, &who).await
 }
 
 /// Makes room for a build. Failing to is no reason not to build.
@@ -290,7 +290,7 @@ async fn make_room(registry: &mut Registry, context: &Context<'_>) -> Result<()>
 /// Gives up what the limits do not allow any more, and leaves it to the sweep.
 async fn keep_limits(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
     let evicted = async {
-        registry.note_limits(context.project, context.eviction, context.clone).await?;
+        registry.note_limits(context.project, context.eviction, context.clone_settings).await?;
         evict::keep_limits(registry, context.project, context.eviction).await
     }
     .await;
@@ -410,7 +410,7 @@ async fn extend_or_build(
         Err(error) => {
             // Not if it was the caller's patience that ended.
             let in_vain =
-                matches!(error.kind(), Kind::Build | Kind::Timeout) && context.limit.check("").is_ok();
+                matches!(error.kind(), Kind::Build | Kind::Timeout) && context.deadline.check("").is_ok();
             if of_build && in_vain {
                 // What failed is the build, whatever becomes of the note.
                 let _ = registry.note_failure(&attempt).await;

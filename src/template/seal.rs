@@ -126,7 +126,7 @@ pub(super) async fn inspect(
             OpenError::Other(e) => e,
         };
         let mut session =
-            Session::open(context.endpoint, &row.private_name, context.limit).await.map_err(gone)?;
+            Session::open(context.endpoint, &row.private_name, context.deadline).await.map_err(gone)?;
         let contents = catalog::contents(&mut session).await?;
         if contents.objects == start.objects && !context.definition.allow_empty {
             return Err(Error::new(
@@ -145,7 +145,7 @@ pub(super) async fn inspect(
         session.close().await;
         // Functions of expression indexes find things where the user's sessions find them.
         let mut users =
-            Session::open_for_user(context.endpoint, &row.private_name, context.limit).await.map_err(gone)?;
+            Session::open_for_user(context.endpoint, &row.private_name, context.deadline).await.map_err(gone)?;
         for complaint in catalog::settle(&mut users).await? {
             context.tell(Event::Warning(&complaint));
         }
@@ -202,7 +202,7 @@ pub(super) async fn seal(
     for row in &rows {
         vacate::close(registry, context, row, oid_of(row)?).await?;
     }
-    context.limit.check("the seal")?;
+    context.deadline.check("the seal")?;
     // Before the commit, so that there is no moment at which the template can be dropped.
     registry
         .session()

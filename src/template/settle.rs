@@ -61,7 +61,7 @@ pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) 
             return Ok(Settled::Taken);
         }
         tell(registry, context, &wanted, started).await?;
-        context.limit.pause(Duration::from_millis(200), "the build from nothing").await?;
+        context.deadline.pause(Duration::from_millis(200), "the build from nothing").await?;
     }
 }
 
@@ -84,7 +84,7 @@ async fn settle_one(
             tail: "",
         });
         let pause = Duration::from_millis(500);
-        context.limit.pause(pause, "another build from nothing").await?;
+        context.deadline.pause(pause, "another build from nothing").await?;
         if looked.elapsed() >= LOOK {
             looked = Instant::now();
             if fingerprint(context, traits).await? != *wanted {
@@ -105,7 +105,7 @@ async fn settle_one(
     // Not if it was the caller's patience that ended.
     if let Err(error) = &done
         && matches!(error.kind(), Kind::Build | Kind::Timeout)
-        && context.limit.check("").is_ok()
+        && context.deadline.check("").is_ok()
     {
         registry.set_settle_failure(row.id, &in_words(error)).await?;
     }
@@ -121,8 +121,8 @@ async fn rebuild(
     traits: &ServerTraits,
     wanted: &Fingerprint,
 ) -> Result<Settled> {
-    let limit = Deadline::new(context.limit.left(), context.limit.cancel.child_token());
-    let inner = Context { limit: &limit, ..context.clone() };
+    let deadline = Deadline::new(context.deadline.left(), context.deadline.cancel.child_token());
+    let inner = Context { deadline: &deadline, ..context.clone() };
     let mut superseded = false;
     let work = prove(registry, &inner, true, true);
     tokio::pin!(work);
@@ -134,7 +134,7 @@ async fn rebuild(
                 let now = fingerprint(context, traits).await;
                 if !now.is_ok_and(|now| now == *wanted) {
                     superseded = true;
-                    limit.cancel.cancel();
+                    deadline.cancel.cancel();
                 }
             }
         }

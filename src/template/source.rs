@@ -156,7 +156,7 @@ async fn contents(session: &mut Session) -> Result<String> {
 }
 
 async fn open(context: &Context<'_>, name: &str) -> Result<Session> {
-    match Session::open(context.endpoint, name, context.limit).await {
+    match Session::open(context.endpoint, name, context.deadline).await {
         Ok(session) => Ok(session),
         Err(OpenError::Other(error)) => Err(error),
         Err(OpenError::Missing) => Err(Error::failed(format!("database `{name}` disappeared"))),

@@ -31,7 +31,7 @@ pub(super) async fn wait_for_the_builds_own(
         false => Care::Ignore,
     };
     let session = registry.session();
-    let left = catalog::clear(session, oid, STRAGGLERS, context.limit, care).await?;
+    let left = catalog::clear(session, oid, STRAGGLERS, context.deadline, care).await?;
     none_left(registry, context, row, &left)
 }
 
@@ -56,7 +56,7 @@ pub(super) async fn close(
         true => Care::Wait,
         false => Care::End,
     };
-    let left = catalog::clear(session, oid, STRAGGLERS, context.limit, care).await?;
+    let left = catalog::clear(session, oid, STRAGGLERS, context.deadline, care).await?;
     none_left(registry, context, row, &left)
 }
 

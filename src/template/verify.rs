@@ -195,7 +195,7 @@ async fn claim(
             if let Some(row) = &building {
                 tell_waiting(context, row, &costs);
             }
-            context.limit.pause(POLL, "a build of the same template").await?;
+            context.deadline.pause(POLL, "a build of the same template").await?;
             continue;
         }
         let found = take(registry, context, &fingerprint).await;
@@ -210,7 +210,7 @@ async fn claim(
         }
         unlock(registry, key).await?;
         found?;
-        context.limit.pause(POLL, "the template").await?;
+        context.deadline.pause(POLL, "the template").await?;
     }
 }
 

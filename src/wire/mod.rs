@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::fingerprint::RelPath;
-use crate::lease::Clone as CloneMade;
+use crate::lease::ClonedSet;
 use crate::pg::{self, Endpoint};
 use crate::registry::owner::Bound;
 use crate::registry::{CloneRow, TemplateRow};
@@ -180,7 +180,7 @@ fn millis(time: std::time::Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 1e2
 }
 
-fn clone_answer(clone: &CloneMade, age: Option<&Age>, endpoint: &Endpoint) -> CloneAnswer {
+fn clone_answer(clone: &ClonedSet, age: Option<&Age>, endpoint: &Endpoint) -> CloneAnswer {
     CloneAnswer {
         id: clone.id.clone(),
         name: clone.name().to_owned(),

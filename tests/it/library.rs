@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use pgstencil::config::Config;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Lease, Deadline, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder, Term, Deadline, Wanted};
 use pgstencil::url::ServerUrl;
 use pgstencil::variables::Outcome;
 use pgstencil::{Kind, Stencil};
@@ -23,8 +23,8 @@ fn stencil(project: &Project<'_>) -> Stencil {
     Stencil::new(config, endpoint, holder, Arc::new(|_: &str| None))
 }
 
-fn wanted(lease: Lease) -> Wanted {
-    Wanted { lease, ..Wanted::default() }
+fn wanted(term: Term) -> Wanted {
+    Wanted { term, ..Wanted::default() }
 }
 
 /// Nothing here can see what is printed; that the library does not is clippy's to say
@@ -43,11 +43,11 @@ async fn eight_tasks_get_eight_clones_from_one_build() {
             let name_to_options = options("postgres");
             // That this compiles says that the futures are Send.
             tokio::spawn(async move {
-                let limit = Deadline::default();
+                let deadline = Deadline::default();
                 let observe = |event: pgstencil::events::Event<'_>| {
                     events.lock().unwrap().push(format!("{event:?}"));
                 };
-                let acquired = stencil.acquire(&wanted(Lease::Session), &limit, &observe).await.unwrap();
+                let acquired = stencil.acquire(&wanted(Term::Session), &deadline, &observe).await.unwrap();
                 let name = acquired.clones[0].name().to_owned();
                 let keeper = stencil.keep(acquired.registry, &acquired.clones);
                 let mut session = name_to_options.database(&name).connect().await.unwrap();
@@ -94,11 +94,11 @@ async fn a_cancelled_caller_leaves_nothing() {
     project.connect_as(&role);
     project.build(&crate::support::Build::Hang);
     let stencil = stencil(&project);
-    let limit = Deadline::new(Some(Duration::from_secs(60)), Default::default());
-    let cancel = limit.cancel.clone();
+    let deadline = Deadline::new(Some(Duration::from_secs(60)), Default::default());
+    let cancel = deadline.cancel.clone();
     let work = tokio::spawn(async move {
         let observe = |_: pgstencil::events::Event<'_>| {};
-        let done = stencil.acquire(&wanted(Lease::Session), &limit, &observe).await;
+        let done = stencil.acquire(&wanted(Term::Session), &deadline, &observe).await;
         done.map(|_| ()).unwrap_err().kind()
     });
     assert!(eventually_async(|| project.builds() == 1).await);
@@ -139,7 +139,7 @@ fn a_session_serves_one_hand_out_after_another() {
     let stencil = stencil(&project).without_drops();
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let hand_out = async || {
-        let acquired = stencil.acquire(&wanted(Lease::Session), &Deadline::default(), &|_| {}).await.unwrap();
+        let acquired = stencil.acquire(&wanted(Term::Session), &Deadline::default(), &|_| {}).await.unwrap();
         let warnings = stencil.give_back(Some(acquired.registry), &acquired.clones).await;
         assert_eq!(warnings.unwrap(), Vec::<String>::new());
     };
@@ -176,11 +176,11 @@ async fn a_named_clone_has_an_owner() {
         holder.checkout.owner = owner.to_owned();
         Stencil::new(stencil.config().clone(), stencil.endpoint().clone(), holder, Arc::new(|_: &str| None))
     };
-    let named = Wanted { pattern: format!("dev_{}", project.id).parse().unwrap(), ..wanted(Lease::Usual) };
-    let limit = Deadline::default();
+    let named = Wanted { pattern: format!("dev_{}", project.id).parse().unwrap(), ..wanted(Term::Usual) };
+    let deadline = Deadline::default();
     let (ours, theirs) = (of("ours"), of("theirs"));
     let acquire = async |stencil: &Stencil, wanted: &Wanted| {
-        let acquired = stencil.acquire(wanted, &limit, &|_| {}).await?;
+        let acquired = stencil.acquire(wanted, &deadline, &|_| {}).await?;
         acquired.registry.close().await;
         Ok::<_, pgstencil::Error>((acquired.outcome, acquired.clones))
     };
@@ -193,9 +193,9 @@ async fn a_named_clone_has_an_owner() {
     assert_eq!(outcome, Outcome::Reused);
     assert_eq!(taken[0].oids, made[0].oids);
     let names = [made[0].name().to_owned()];
-    let refused = ours.release(&names, false, &limit).await.unwrap_err();
+    let refused = ours.release(&names, false, &deadline).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::NameTaken);
-    theirs.release(&names, false, &limit).await.unwrap();
+    theirs.release(&names, false, &deadline).await.unwrap();
     let name = ours.config().server.registry.clone();
     pgstencil::stencil::sweep_now(ours.endpoint(), &name, Duration::from_secs(120)).await.unwrap();
     assert!(!server().has_database(&names[0]));
@@ -224,8 +224,8 @@ fn what_tests_give_back_is_dropped_by_their_own_program() {
         // Each `#[tokio::test]` has a runtime of its own.
         let runtime = current_thread();
         runtime.block_on(async {
-            let limit = Deadline::default();
-            let acquired = stencil.acquire(&wanted(Lease::Session), &limit, &|_| {}).await.unwrap();
+            let deadline = Deadline::default();
+            let acquired = stencil.acquire(&wanted(Term::Session), &deadline, &|_| {}).await.unwrap();
             let keeper = stencil.keep(acquired.registry, &acquired.clones);
             let kept = keeper.stop().await.unwrap();
             let warnings = stencil.give_back(kept.registry, &acquired.clones).await.unwrap();
@@ -260,9 +260,9 @@ async fn dropped_at<T>(wait: usize, future: impl Future<Output = T>) -> Option<T
 #[tokio::test]
 async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
     let (project, stencil) = never();
-    let limit = Deadline::default();
-    let wanted = wanted(Lease::Usual);
-    let acquire = async || stencil.acquire(&wanted, &limit, &|_| {}).await.unwrap();
+    let deadline = Deadline::default();
+    let wanted = wanted(Term::Usual);
+    let acquire = async || stencil.acquire(&wanted, &deadline, &|_| {}).await.unwrap();
     // Builds the template.
     let first = acquire().await;
     let first = stencil.give_back(Some(first.registry), &first.clones).await;
@@ -293,11 +293,11 @@ async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
 #[test]
 fn clones_are_given_back_on_another_runtime() {
     let (project, stencil) = never();
-    let limit = Deadline::default();
+    let deadline = Deadline::default();
     for (ended, kept) in [(false, false), (false, true), (true, false), (true, true)] {
         let first = current_thread();
         let (clones, registry, keeper) = first.block_on(async {
-            let acquired = stencil.acquire(&wanted(Lease::Session), &limit, &|_| {}).await.unwrap();
+            let acquired = stencil.acquire(&wanted(Term::Session), &deadline, &|_| {}).await.unwrap();
             let clones = acquired.clones;
             match kept {
                 true => {
@@ -334,7 +334,7 @@ fn a_holder_is_this_process_unless_the_program_knows_better() {
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_: &str| None));
     let acquired = current_thread().block_on(async {
-        stencil.acquire(&wanted(Lease::Session), &Deadline::default(), &|_| {}).await.unwrap()
+        stencil.acquire(&wanted(Term::Session), &Deadline::default(), &|_| {}).await.unwrap()
     });
     let listed = Pgstencil::new(&project).arg("list").success();
     let host = nix::unistd::gethostname().unwrap();

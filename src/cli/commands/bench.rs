@@ -15,7 +15,7 @@ pub(crate) async fn bench(session: &Session, args: Bench) -> Result<u8> {
     let name = stencil.definition(args.template.as_deref())?.name.clone();
     let printer = session.printer.clone();
     let measured = stencil
-        .bench(&name, usize::from(args.rounds), &session.limit, &|event| {
+        .bench(&name, usize::from(args.rounds), &session.deadline, &|event| {
             printer.tell(&event);
         })
         .await;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::config::AfterExtend;
-use crate::lease::Clone;
+use crate::lease::ClonedSet;
 use crate::names::{Fingerprint, NamePattern};
 use crate::private_file;
-use crate::stencil::{Acquired, Lease, Shard, Wanted};
+use crate::stencil::{Acquired, Term, Shard, Wanted};
 use crate::template::Provisional;
 use crate::variables::Outcome;
 use crate::wire::Answer;
@@ -21,12 +21,12 @@ use crate::quantity::{count, seconds, setting};
 pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     let stencil = session.stencil().await?;
     let stencil = stencil.with_full_build(args.making.full_build);
-    let lease = match args.ttl.as_deref() {
-        None => Lease::Usual,
-        Some("never") => Lease::Expiry(None),
-        Some(text) => Lease::Expiry(Some(parse_ttl(text)?)),
+    let term = match args.ttl.as_deref() {
+        None => Term::Usual,
+        Some("never") => Term::Expiry(None),
+        Some(text) => Term::Expiry(Some(parse_ttl(text)?)),
     };
-    let mut wanted = wanted(&args.making, lease)?;
+    let mut wanted = wanted(&args.making, term)?;
     wanted.fresh = args.fresh;
     wanted.take = args.take;
     let mut background = Ahead::start(&stencil);
@@ -89,7 +89,7 @@ fn parse_ttl(text: &str) -> Result<Duration> {
 }
 
 /// What `clone` and `run` want in common.
-pub(crate) fn wanted(making: &Making, lease: Lease) -> Result<Wanted> {
+pub(crate) fn wanted(making: &Making, term: Term) -> Result<Wanted> {
     let pattern: NamePattern = match &making.name {
         Some(text) => text.parse()?,
         None => NamePattern::default(),
@@ -99,7 +99,7 @@ pub(crate) fn wanted(making: &Making, lease: Lease) -> Result<Wanted> {
         count: usize::from(making.clones),
         pattern,
         shard: making.shard.map(|(index, count)| Shard { index, count }),
-        lease,
+        term,
         fresh: false,
         take: false,
         command: false,
@@ -115,7 +115,7 @@ pub(crate) async fn acquire(
     wanted: &Wanted,
 ) -> Result<Acquired> {
     let printer = session.printer.clone();
-    let acquired = stencil.acquire(wanted, &session.limit, &|event| printer.tell(&event)).await?;
+    let acquired = stencil.acquire(wanted, &session.deadline, &|event| printer.tell(&event)).await?;
     session.printer.finish();
     let took: Duration = acquired.times.iter().sum();
     session.printer.say(&format!(
@@ -156,7 +156,7 @@ pub(crate) fn waited(time: Duration) -> String {
 }
 
 /// Until when clones are kept; of several, until the first ends.
-pub(crate) fn until(clones: &[Clone]) -> String {
+pub(crate) fn until(clones: &[ClonedSet]) -> String {
     if clones.iter().any(|clone| clone.by_session) {
         return "kept until the command ends".into();
     }

@@ -183,13 +183,13 @@ impl Place {
         session.printer.say("  $ pgstencil run -- psql -c 'select count(*) ...'");
         let started = Instant::now();
         let printer = session.printer.clone();
-        let finished = process::run_captured(&job, None, &session.limit.cancel, &mut |line: &str| {
+        let finished = process::run_captured(&job, None, &session.deadline.cancel, &mut |line: &str| {
             // It comes from this program, escaped.
             printer.pass_on(&format!("    {line}"));
         })
         .await?;
         let took = started.elapsed();
-        session.limit.check("the demo")?;
+        session.deadline.check("the demo")?;
         match finished.status {
             Status::Exited(0) => Ok(took),
             status => Err(Error::failed(format!("the demo's run ended with {status}"))

@@ -31,7 +31,7 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
                 checks.push(managed::no_postgres(&error));
             }
         }
-        let patience = session.limit.left().unwrap_or(PATIENCE);
+        let patience = session.deadline.left().unwrap_or(PATIENCE);
         checks.extend(managed::clusters(&server.clusters(patience).await?));
     }
     let stencil = match startable {
@@ -39,7 +39,7 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
         false => None,
     };
     if let Some(stencil) = &stencil {
-        checks.extend(stencil.doctor(args.fix, &session.limit).await?);
+        checks.extend(stencil.doctor(args.fix, &session.deadline).await?);
     }
     let answer = DoctorAnswer::from(checks.as_slice());
     if session.printer.json() {

@@ -20,7 +20,7 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let ensured = stencil
         .ensure(
             Some(&name),
-            &session.limit,
+            &session.deadline,
             &|event| printer.tell(&event),
             args.which.keep_failed,
             args.settle,

@@ -32,7 +32,7 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
         (false, names) if names.is_empty() => Targets::Limits,
         (false, names) => Targets::Named(names),
     };
-    let plan = stencil.plan_eviction(&targets, &session.limit).await?;
+    let plan = stencil.plan_eviction(&targets, &session.deadline).await?;
     let answer = EvictAnswer::from(&plan);
     if args.dry_run {
         let code = print(session, &answer)?;
@@ -43,7 +43,7 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
         session.printer.say("nothing was done");
         return Ok(1);
     }
-    let done = stencil.evict(plan, &session.limit).await?;
+    let done = stencil.evict(plan, &session.deadline).await?;
     let code = print(session, &EvictAnswer::from(&done))?;
     owed::run(session, &stencil).await;
     prune::look(session, &stencil).await;

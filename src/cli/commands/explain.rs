@@ -35,7 +35,7 @@ pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
         let explained = match &stencil {
             Some(stencil) => {
                 let against = args.against.as_deref();
-                stencil.explain(Some(name), against, &session.limit).await
+                stencil.explain(Some(name), against, &session.deadline).await
             }
             // Without the server its templates are not known.
             None => config

@@ -24,7 +24,7 @@ pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
         }
         return Ok(0);
     };
-    let mut listing = stencil.list(&session.limit).await?;
+    let mut listing = stencil.list(&session.deadline).await?;
     let empty = listing.templates.is_empty() && listing.clones.is_empty();
     select(&mut listing, &args);
     sort(&mut listing, args.sort);

@@ -6,7 +6,7 @@ use crate::cli::Session;
 
 /// Runs them after a command that hands nothing out, and says what went wrong. Never a reason to fail.
 pub(crate) async fn run(session: &Session, stencil: &Stencil) {
-    for warning in stencil.run_owed(&session.limit).await {
+    for warning in stencil.run_owed(&session.deadline).await {
         session.printer.warn(&warning);
     }
     stencil.close().await;

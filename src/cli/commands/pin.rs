@@ -14,13 +14,13 @@ pub(crate) async fn pin(session: &Session, args: Pin, pinned: bool) -> Result<u8
         true => {
             let stencil = session.stencil().await?;
             let definition = args.template.as_deref();
-            let limit = &session.limit;
-            let name = stencil.present_fingerprint(definition, limit).await?;
+            let deadline = &session.deadline;
+            let name = stencil.present_fingerprint(definition, deadline).await?;
             (stencil, vec![name])
         }
         false => (session.stencil_or_defaults().await?, names),
     };
-    let rows = stencil.pin(&names, pinned, &session.limit).await?;
+    let rows = stencil.pin(&names, pinned, &session.deadline).await?;
     if session.printer.json() {
         session.printer.object(&PinAnswer::new(&rows, pinned))?;
     }

@@ -18,7 +18,7 @@ pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
         }
         return Ok(0);
     };
-    let mut plan = stencil.plan_prune(&session.limit).await?;
+    let mut plan = stencil.plan_prune(&session.deadline).await?;
     for warning in &plan.warnings {
         session.printer.warn(warning);
     }
@@ -26,7 +26,7 @@ pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
         true => PruneAnswer::planned(&plan),
         false => {
             let warnings = std::mem::take(&mut plan.warnings);
-            let done = stencil.prune(plan, &session.limit).await;
+            let done = stencil.prune(plan, &session.deadline).await;
             owed::run(session, &stencil).await;
             // Those before an error are given back, too.
             background::start(&stencil);
@@ -88,7 +88,7 @@ pub(crate) async fn tell_of(session: &Session, stencil: &Stencil, bound: &[Bound
 /// [`tell`] after a command that has no session left. Never a reason to fail.
 pub(crate) async fn look(session: &Session, stencil: &Stencil) {
     if !session.printer.is_quiet()
-        && let Ok(count) = stencil.look_for_prunable(&session.limit).await
+        && let Ok(count) = stencil.look_for_prunable(&session.deadline).await
     {
         stencil.close().await;
         tell(session, count);

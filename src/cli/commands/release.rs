@@ -9,7 +9,7 @@ use crate::cli::{Session, background};
 
 pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     let stencil = session.stencil_or_defaults().await?;
-    let released = stencil.release(&args.names, args.take, &session.limit).await;
+    let released = stencil.release(&args.names, args.take, &session.deadline).await;
     owed::run(session, &stencil).await;
     // Those beside a wrong name are given back, too.
     background::start(&stencil);

@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 
-use crate::lease::Clone;
+use crate::lease::ClonedSet;
 use crate::process::{self, Job, Signals, Status};
-use crate::stencil::{Lease, Deadline, Registry, Shard};
+use crate::stencil::{Term, Deadline, Registry, Shard};
 use crate::variables::CLEARED;
 use crate::{Error, Kind, Result, Stencil, wire};
 
@@ -23,7 +23,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     let prepare = async {
         let stencil = session.stencil().await?;
         let stencil = stencil.with_full_build(args.making.full_build);
-        let mut wanted = clone::wanted(&args.making, Lease::Session)?;
+        let mut wanted = clone::wanted(&args.making, Term::Session)?;
         wanted.command = true;
         let named = !wanted.pattern.is_unique();
         let mut background = Ahead::start(&stencil);
@@ -104,22 +104,22 @@ async fn give_back(
     signals: &mut Signals,
     stencil: &Stencil,
     registry: Option<Registry>,
-    clones: &[Clone],
+    clones: &[ClonedSet],
 ) -> Result<Vec<String>> {
     // What `--wait` bounds began before the command did.
-    let limit = Deadline::new(session.shared.wait, Default::default());
-    let giving = stencil.give_back_within(registry, clones, &limit);
+    let deadline = Deadline::new(session.shared.wait, Default::default());
+    let giving = stencil.give_back_within(registry, clones, &deadline);
     tokio::pin!(giving);
     loop {
         tokio::select! {
             given = &mut giving => return given,
-            _ = signals.next() => limit.cancel.cancel(),
+            _ = signals.next() => deadline.cancel.cancel(),
         }
     }
 }
 
 /// Says where the clone is. Standard output belongs to the command.
-fn tell_kept(session: &Session, stencil: &Stencil, clones: &[Clone]) {
+fn tell_kept(session: &Session, stencil: &Stencil, clones: &[ClonedSet]) {
     let names: Vec<&str> = clones.iter().map(|c| c.name()).collect();
     session.printer.say(&format!(
         "{}; `pgstencil release {}` gives it back",

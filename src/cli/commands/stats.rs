@@ -17,7 +17,7 @@ pub(crate) async fn stats(session: &Session, args: Stats) -> Result<u8> {
     let tallies = match &stencil {
         Some(stencil) => {
             let name = args.template.as_deref();
-            stencil.stats(name, args.last, &session.limit).await?
+            stencil.stats(name, args.last, &session.deadline).await?
         }
         None => Vec::new(),
     };

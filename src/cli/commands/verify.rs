@@ -22,7 +22,7 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
         let verdict = stencil
             .verify(
                 Some(name),
-                &session.limit,
+                &session.deadline,
                 &|event| printer.tell(&event),
                 args.replace,
                 args.rows,

@@ -24,8 +24,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
     let managed = session.managed(&session.server_settings()?)?;
-    let patience = session.limit.left().unwrap_or(PATIENCE);
-    let answer = session.limit.left().unwrap_or(ANSWER);
+    let patience = session.deadline.left().unwrap_or(PATIENCE);
+    let answer = session.deadline.left().unwrap_or(ANSWER);
     let printer = &session.printer;
     match args {
         Server::Start => {

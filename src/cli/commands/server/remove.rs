@@ -115,7 +115,7 @@ impl Look {
     /// # Errors
     /// That they must not be removed, and why. Those that were started for the look are stopped then.
     async fn all(managed: &ManagedServer, chosen: &[Listed], force: bool, session: &Session) -> Result<Self> {
-        let patience = session.limit.left().unwrap_or(super::PATIENCE);
+        let patience = session.deadline.left().unwrap_or(super::PATIENCE);
         let mut look = Look::default();
         for cluster in chosen {
             look.inspect(managed, cluster, force, session).await?;
@@ -140,7 +140,7 @@ impl Look {
         if cluster.status.state == State::NotInitialised {
             return Ok(());
         }
-        let patience = session.limit.left().unwrap_or(super::PATIENCE);
+        let patience = session.deadline.left().unwrap_or(super::PATIENCE);
         let running = match managed.open(cluster.major, patience).await {
             Ok(running) => running,
             Err(_) if force => return Ok(()),
@@ -157,7 +157,7 @@ impl Look {
             self.hint("end the sessions; `pgstencil server stop --force` ends all of them");
         }
         let endpoint = managed_endpoint(running.url, running.socket_dir)?.in_background();
-        match holdings(&endpoint, &session.limit).await {
+        match holdings(&endpoint, &session.deadline).await {
             Ok(found) => self.judge(cluster, &found, force),
             Err(_) if force => {}
             Err(e) => self.against_unseen(cluster, &e),

@@ -67,8 +67,8 @@ async fn refuse_to_disturb(managed: &ManagedServer) -> Result<()> {
         Error::failed("the managed server was not stopped, since another pgstencil command is at work on it");
     for server in &busy {
         let endpoint = managed_endpoint(server.url.clone(), server.socket_dir.clone())?.in_background();
-        let limit = Deadline::new(Some(LOOK), Default::default());
-        let found = holdings(&endpoint, &limit).await.unwrap_or_default();
+        let deadline = Deadline::new(Some(LOOK), Default::default());
+        let found = holdings(&endpoint, &deadline).await.unwrap_or_default();
         error = match found.under_way.is_empty() {
             false => found.under_way.into_iter().fold(error, Error::detail),
             true => (server.clients.iter())
