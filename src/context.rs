@@ -7,7 +7,7 @@ use crate::config::{CloneSettings, Definition, EvictionSettings};
 use crate::error::{Error, Result};
 use crate::events::{Event, Observe};
 use crate::fingerprint::{Inputs, Snapshot};
-use crate::pg::{Endpoint, Deadline};
+use crate::pg::{Deadline, Endpoint};
 use crate::registry::Holder;
 use crate::registry::owner::Asker;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pgstencil::Stencil;
 use pgstencil::config::Config as Toml;
 use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{Defaults, Demand, Endpoint, Holder, Deadline, Wanted};
+use pgstencil::stencil::{Deadline, Defaults, Demand, Endpoint, Holder, Wanted};
 use pgstencil::url::ServerUrl;
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Builder;
@@ -172,7 +172,8 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     let stencil = stencil(subject);
     let left = Arc::new(AtomicUsize::new(DATABASES));
     let shared = Arc::new(Mutex::new(std::mem::take(seen)));
-    let (registry, ensured) = stencil.ensure(None, &Deadline::default(), &|_| {}, false, false).await.unwrap();
+    let (registry, ensured) =
+        stencil.ensure(None, &Deadline::default(), &|_| {}, false, false).await.unwrap();
     let fingerprint = *ensured.template.fingerprint();
     registry.close().await;
     let started = Instant::now();
@@ -184,7 +185,8 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
         let server = subject.place.server;
         work.spawn(async move {
             while take(&left) {
-                let acquired = stencil.acquire(&Wanted::default(), &Deadline::default(), &|_| {}).await.unwrap();
+                let acquired =
+                    stencil.acquire(&Wanted::default(), &Deadline::default(), &|_| {}).await.unwrap();
                 let clone = &acquired.clones[0];
                 {
                     let mut seen = shared.lock().unwrap();

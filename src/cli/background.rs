@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::config::{self, Origin};
 use crate::env::{self, Environment};
 use crate::names::{EMPTY_DATABASE, Fingerprint};
-use crate::stencil::{self, Defaults, Demand, Door, Endpoint, Holder, Deadline, Registry};
+use crate::stencil::{self, Deadline, Defaults, Demand, Door, Endpoint, Holder, Registry};
 use crate::url::ServerUrl;
 use crate::{Error, Result, Stencil};
 use serde::{Deserialize, Serialize};

@@ -9,7 +9,7 @@ use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Doing as _, Deadline, Session, catalog, cause, is_connection_loss, sql, sqlstate};
+use crate::pg::{Deadline, Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::Registry;
 
 /// One CREATE: what, from what, how.

@@ -14,7 +14,7 @@ use sqlx::postgres::types::Oid;
 use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, Deadline, Session, catalog, cause, is_connection_loss, sql, sqlstate};
+use crate::pg::{Deadline, Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::database::{Estranged, Owner};
 use crate::registry::warm::SpareRow;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
@@ -146,7 +146,8 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
         }
         catalog::end_sessions(session, found.oid).await?;
         let left =
-            catalog::wait_until_empty(session, found.oid, Duration::from_secs(5), &Deadline::default()).await?;
+            catalog::wait_until_empty(session, found.oid, Duration::from_secs(5), &Deadline::default())
+                .await?;
         if let Some(visitor) = left.first() {
             return Ok(Dropped::Later(format!("it is in use by {}", visitor.describe())));
         }

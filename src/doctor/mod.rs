@@ -17,7 +17,7 @@ use crate::database::drop;
 use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
-use crate::pg::{Doing as _, Endpoint, Deadline, Session, catalog, cause, checkup};
+use crate::pg::{Deadline, Doing as _, Endpoint, Session, catalog, cause, checkup};
 use crate::registry::Registry;
 use crate::registry::database::Owner;
 use crate::retention::sweep;

@@ -1,7 +1,7 @@
 //! What the definition wants done to every clone: `after_clone_sql`, then `after_clone`.
 
 use super::Request;
-use super::hook::{Handed, Hook};
+use super::hook::{Hook, HookView};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
@@ -36,7 +36,8 @@ async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<
         };
         let statements = variables::fill_sql(text, context.endpoint, context.root, set)?;
         // These see what the user's own sessions see, not our bare search_path.
-        let mut session = match Session::open_for_user(context.endpoint, &target.name, context.deadline).await {
+        let mut session = match Session::open_for_user(context.endpoint, &target.name, context.deadline).await
+        {
             Ok(session) => session,
             Err(OpenError::Missing) => {
                 return Err(Error::failed(format!("database `{}` disappeared", target.name)));
@@ -66,11 +67,11 @@ async fn run_command(context: &Context<'_>, request: &Request<'_>, set: &[NamedD
         endpoint: context.endpoint,
         root: context.root,
     };
-    let handed = Handed::new(context.endpoint, request, set);
+    let view = HookView::new(context.endpoint, request, set);
     let observe = context.observe;
     let mut tell = |line: &str| observe(Event::Output(line));
     let deadline = context.deadline;
-    hook.run(&handed, deadline.left(), &deadline.cancel, &mut tell).await
+    hook.run(&view, deadline.left(), &deadline.cancel, &mut tell).await
 }
 
 /// Says what becomes of the clone, and what to do.

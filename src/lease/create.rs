@@ -13,8 +13,8 @@ use crate::pg::sql::Statement;
 use crate::pg::sqlstate;
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
-use crate::registry::handover::Finished;
-use crate::registry::{DatabaseRow, Term, Registry};
+use crate::registry::publish::Unpublished;
+use crate::registry::{DatabaseRow, Registry, Term};
 use crate::template::{Overtaken, Template, build};
 
 /// A clone that the registry knows, and whose lock we hold.
@@ -62,7 +62,7 @@ pub async fn create(
         }
         let comments: Vec<Option<&str>> =
             template.databases().iter().map(|d| d.replay.comment.as_deref()).collect();
-        order.hand_over(registry, &intended, &comments).await
+        order.publish(registry, &intended, &comments).await
     }
     .await;
     given_up_on_error(registry, intended, done).await
@@ -97,7 +97,7 @@ pub async fn create_without_template(
             }
         }
         let comments: Vec<Option<&str>> = comments.iter().map(Option::as_deref).collect();
-        let clones = order.hand_over(registry, &intended, &comments).await?;
+        let clones = order.publish(registry, &intended, &comments).await?;
         Ok(Ok(clones))
     }
     .await;
@@ -181,7 +181,7 @@ impl Order<'_> {
     /// Gives the clones their names, their marks and their leases, and opens them; then runs what the
     /// definition wants done to every clone, one after the other: `after_clone` is a command of the user's,
     /// who may not have thought of two at once. `comments`: the builder's own, for each database of a set.
-    async fn hand_over(
+    async fn publish(
         &self,
         registry: &mut Registry,
         clones: &[Intended],
@@ -193,8 +193,8 @@ impl Order<'_> {
         let notes: Vec<Statement> = notes
             .filter_map(|(clone, request)| hook::note(self.context, request, &clone.id, &named(&clone.rows)))
             .collect();
-        let handed_over = match registry.hand_over(&finished, !hooks, &notes).await {
-            Ok(handed_over) => handed_over,
+        let published = match registry.publish(&finished, !hooks, &notes).await {
+            Ok(published) => published,
             // 42P04, 23505: somebody took a name since we looked.
             Err(error) if matches!(sqlstate(&error).as_deref(), Some("42P04" | "23505")) => {
                 for clone in clones {
@@ -207,9 +207,9 @@ impl Order<'_> {
             Err(error) => return Err(error),
         };
         let mut ready = Vec::new();
-        for ((clone, request), handed_over) in clones.iter().zip(self.requests).zip(handed_over) {
+        for ((clone, request), published) in clones.iter().zip(self.requests).zip(published) {
             let databases = named(&clone.rows);
-            let mut expires_at = handed_over.expires_at;
+            let mut expires_at = published.expires_at;
             if hooks {
                 after::after_clone(self.context, request, &databases).await?;
                 let name = databases.first().map_or("", |d| &d.name);
@@ -218,7 +218,7 @@ impl Order<'_> {
             ready.push(ClonedSet {
                 id: clone.id.clone(),
                 databases,
-                oids: handed_over.oids,
+                oids: published.oids,
                 fingerprint: *self.fingerprint,
                 by_session: request.tenure.term == Term::Session,
                 bound: request.tenure.prolonging(),
@@ -229,13 +229,13 @@ impl Order<'_> {
         Ok(ready)
     }
 
-    fn finished<'c>(&'c self, clones: &'c [Intended], comments: &[Option<&str>]) -> Vec<Finished<'c>> {
+    fn finished<'c>(&'c self, clones: &'c [Intended], comments: &[Option<&str>]) -> Vec<Unpublished<'c>> {
         let words = words(self.context);
         let mut finished = Vec::new();
         for (Intended { id, rows }, request) in clones.iter().zip(self.requests) {
             let words = format!("{words} ({id})");
             let rows = rows.iter().zip(comments);
-            finished.push(Finished {
+            finished.push(Unpublished {
                 id,
                 tenure: &request.tenure,
                 databases: rows.map(|(row, builders)| (row, row.mark().comment(&words, *builders))).collect(),

@@ -11,7 +11,7 @@ use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::pg::sql::Statement;
-use crate::pg::{Endpoint, Deadline};
+use crate::pg::{Deadline, Endpoint};
 use crate::process::{self, Ended, Job, Status};
 use crate::quantity::seconds;
 use crate::registry::owed::{self, Debtor, NewOwed};
@@ -19,7 +19,7 @@ use crate::variables::{self, NamedDatabase, Outcome, Phase, Shard};
 
 /// What a hook sees of the hand-out of its clone. No secrets: it is kept in the registry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Handed {
+pub struct HookView {
     databases: Vec<NamedDatabase>,
     outcome: Outcome,
     shard: Option<Shard>,
@@ -27,10 +27,10 @@ pub struct Handed {
     client_port: Option<u16>,
 }
 
-impl Handed {
+impl HookView {
     pub(super) fn new(endpoint: &Endpoint, request: &Request<'_>, databases: &[NamedDatabase]) -> Self {
         let (client_host, client_port) = endpoint.client();
-        Handed {
+        HookView {
             databases: databases.to_vec(),
             outcome: request.outcome,
             shard: request.shard,
@@ -60,22 +60,22 @@ impl Hook<'_> {
     /// Runs it to its end.
     pub(super) async fn run(
         &self,
-        handed: &Handed,
+        view: &HookView,
         time: Option<Duration>,
         cancel: &CancellationToken,
         on_line: &mut (dyn FnMut(&str) + Send),
     ) -> Result<()> {
         let Hook { name, endpoint, .. } = *self;
         let mut job = Job::shell(self.command, self.root);
-        let endpoint_of_clients = endpoint.for_clients(handed.client_host.clone(), handed.client_port);
+        let endpoint_of_clients = endpoint.for_clients(view.client_host.clone(), view.client_port);
         job.env = variables::variables(
             &endpoint_of_clients,
             self.root,
             self.definition,
             self.phase,
-            handed.outcome,
-            std::slice::from_ref(&handed.databases),
-            handed.shard,
+            view.outcome,
+            std::slice::from_ref(&view.databases),
+            view.shard,
         )?;
         job.cleared = variables::CLEARED.map(Into::into).to_vec();
         let mut redacted = |line: &str| on_line(&endpoint.redact(line));
@@ -108,7 +108,7 @@ impl Hook<'_> {
 }
 
 /// Notes that `before_release` is owed for a clone, if its definition has such a command: to be sent along with
-/// the hand-over, so that it is noted before `after_clone` makes anything.
+/// the publication, so that it is noted before `after_clone` makes anything.
 pub(super) fn note(
     context: &Context<'_>,
     request: &Request<'_>,
@@ -116,12 +116,12 @@ pub(super) fn note(
     databases: &[NamedDatabase],
 ) -> Option<Statement> {
     context.definition.before_release.as_ref()?;
-    let handed = Handed::new(context.endpoint, request, databases);
+    let view = HookView::new(context.endpoint, request, databases);
     Some(owed::note(&NewOwed {
         clone,
         definition: &context.definition.name,
         names: databases.iter().map(|d| d.name.clone()).collect(),
-        handed: serde_json::to_value(handed).unwrap_or_default(),
+        handed: serde_json::to_value(view).unwrap_or_default(),
         debtor: Debtor::new(context.holder, context.project, context.root),
     }))
 }
@@ -140,9 +140,9 @@ pub async fn before_release(
     let Some(command) = &definition.before_release else {
         return Ok(());
     };
-    let handed = serde_json::from_value(handed)
+    let view = serde_json::from_value(handed)
         .map_err(|e| Error::internal("cannot read what before_release is to see").caused_by(e))?;
     let hook =
         Hook { name: "before_release", command, phase: Phase::BeforeRelease, definition, endpoint, root };
-    hook.run(&handed, deadline.left(), &deadline.cancel, &mut |_| {}).await
+    hook.run(&view, deadline.left(), &deadline.cancel, &mut |_| {}).await
 }

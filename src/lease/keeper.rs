@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, Endpoint, Deadline};
+use crate::pg::{Deadline, Doing as _, Endpoint};
 use crate::process::Started;
 use crate::registry::{Registry, is_driven};
 

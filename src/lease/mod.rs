@@ -22,7 +22,7 @@ use sqlx::postgres::types::Oid;
 
 pub use self::create::{create, create_without_template};
 pub use self::fill::fill;
-pub use self::hook::{BOUND, Handed, before_release};
+pub use self::hook::{BOUND, HookView, before_release};
 pub(crate) use self::taken::KEEP;
 pub use self::taken::{check_name, of_another, taken};
 pub use self::warm::{Warm, WarmTemplate, claim};
@@ -34,7 +34,7 @@ use crate::pg::{Deadline, is_connection_loss};
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
 use crate::registry::owner::{Bound, Tenure};
-use crate::registry::{DatabaseRow, Term, Registry};
+use crate::registry::{DatabaseRow, Registry, Term};
 use crate::template::{Template, TemplateDatabase};
 use crate::variables::{NamedDatabase, Outcome, Shard};
 

@@ -9,7 +9,7 @@ use crate::names::Fingerprint;
 use crate::pg::sql::Statement;
 use crate::pg::{catalog, is_connection_loss};
 use crate::registry::warm::{ClaimedRow, Wish};
-use crate::registry::{Term, Registry};
+use crate::registry::{Registry, Term};
 use crate::template::{self, Extends, Provisional};
 use crate::variables::NamedDatabase;
 
@@ -85,17 +85,17 @@ pub async fn claim(
         _ => first.group.to_owned(),
     };
     let clones = Claimed { context, fingerprint, group: &group, requests, sets: &good };
-    let handed = clones.hand_over(registry, count_hit, started).await;
+    let handed = clones.publish(registry, count_hit, started).await;
     let clones = match handed {
         Ok(clones) => clones,
-        Err(HandOver::Failed(error)) => {
+        Err(NotPublished::Failed(error)) => {
             let done: Result<()> = Err(error);
             give_up_after(registry, &ids(&good), &done).await;
             return done.map(|()| None);
         }
         // It is not what was made, a session is in it after all, or a right is gone: made anew, it may
         // work.
-        Err(HandOver::Unfit) => {
+        Err(NotPublished::Unfit) => {
             give_up(registry, &ids(&good)).await;
             return Ok(None);
         }
@@ -103,15 +103,15 @@ pub async fn claim(
     Ok(Some(Warm { clones, group, template: template_facts }))
 }
 
-/// Why claimed clones were not handed over.
-enum HandOver {
+/// Why claimed clones were not published.
+enum NotPublished {
     Failed(Error),
     Unfit,
 }
 
-impl From<Error> for HandOver {
+impl From<Error> for NotPublished {
     fn from(error: Error) -> Self {
-        HandOver::Failed(error)
+        NotPublished::Failed(error)
     }
 }
 
@@ -125,12 +125,12 @@ struct Claimed<'a> {
 }
 
 impl Claimed<'_> {
-    async fn hand_over(
+    async fn publish(
         &self,
         registry: &mut Registry,
         count_hit: bool,
         started: Instant,
-    ) -> std::result::Result<Vec<ClonedSet>, HandOver> {
+    ) -> std::result::Result<Vec<ClonedSet>, NotPublished> {
         let Claimed { context, fingerprint, group, requests, sets } = *self;
         let mut wanted = Vec::new();
         for (set, request) in sets.iter().zip(requests) {
@@ -157,7 +157,7 @@ impl Claimed<'_> {
                 hook::note(context, request, &set.first()?.clone_id, databases)
             })
             .collect();
-        let handed = registry.hand_over_warm(&wanted, &tenures, !hooks, &notes, count_hit);
+        let handed = registry.publish_warm(&wanted, &tenures, !hooks, &notes, count_hit);
         let until = match handed.await {
             Ok(Some(until)) => until,
             Ok(None) => {
@@ -166,10 +166,10 @@ impl Claimed<'_> {
                         return Err(taken(registry, &context.asker(), name).await.into());
                     }
                 }
-                return Err(HandOver::Unfit);
+                return Err(NotPublished::Unfit);
             }
             Err(error) if is_connection_loss(&error) => return Err(error.into()),
-            Err(_) => return Err(HandOver::Unfit),
+            Err(_) => return Err(NotPublished::Unfit),
         };
         let mut clones = Vec::new();
         for (((set, request), until), databases) in sets.iter().zip(requests).zip(until).zip(named) {
@@ -201,7 +201,7 @@ fn ids(sets: &[&[ClaimedRow]]) -> Vec<String> {
     first.map(|row| row.clone_id.clone()).collect()
 }
 
-/// Whether a clone has the databases that the definition wants. Whether the server has them, the hand-over
+/// Whether a clone has the databases that the definition wants. Whether the server has them, publication
 /// finds out.
 fn stands(set: &[ClaimedRow], context: &Context<'_>) -> bool {
     let roles = set.iter().map(|row| &row.role);

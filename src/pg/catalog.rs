@@ -11,7 +11,7 @@ use sqlx::{FromRow, Row as _};
 use super::collation::{self, Collation};
 use super::failure::{cause, is_connection_loss};
 use super::sql::{self, Literal, Statement};
-use super::{Doing as _, Deadline, Session};
+use super::{Deadline, Doing as _, Session};
 use crate::error::{Error, Fault, Kind, Result};
 use crate::fingerprint::ServerTraits;
 

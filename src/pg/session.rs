@@ -127,7 +127,12 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     /// A session that is set up.
-    pub(super) fn begun(connection: PgConnection, database: &str, facts: ServerFacts, deadline: &Deadline) -> Self {
+    pub(super) fn begun(
+        connection: PgConnection,
+        database: &str,
+        facts: ServerFacts,
+        deadline: &Deadline,
+    ) -> Self {
         Session {
             connection,
             database: database.to_owned(),

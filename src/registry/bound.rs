@@ -111,7 +111,7 @@ impl Registry {
         self.bound = answer.and_then(|answer| answer.read().ok());
     }
 
-    /// [`Registry::bound`] without a look at sessions, as the last message of a hand-over brought it, or else
+    /// [`Registry::bound`] without a look at sessions, as the last message of a publication brought it, or else
     /// asked for now.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::error::{Error, Kind};
 use crate::pg::connect::Guard;
 use crate::pg::session::OpenError;
 use crate::pg::sql::{self, Statement, quote_ident};
-use crate::pg::{Endpoint, Deadline, Session};
+use crate::pg::{Deadline, Endpoint, Session};
 
 /// The cheap guard passes what is usual; the exact one is asked where that fails, and takes some
 /// milliseconds.
@@ -180,7 +180,12 @@ const OWNER: &str = "SELECT pg_get_userbyid(datdba)::text FROM pg_catalog.pg_dat
 
 /// A refused connection with the registry means that another role made it; which one, any other database
 /// tells.
-pub(super) async fn owned_by_another(error: Error, endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Error {
+pub(super) async fn owned_by_another(
+    error: Error,
+    endpoint: &Endpoint,
+    name: &str,
+    deadline: &Deadline,
+) -> Error {
     if error.kind() != Kind::Permission {
         return error;
     }

@@ -13,11 +13,11 @@ pub mod event;
 pub mod eviction;
 pub mod failure;
 mod guard;
-pub mod handover;
 pub mod holder;
 pub mod measurement;
 pub mod owed;
 pub mod owner;
+pub mod publish;
 pub mod replaced;
 pub mod template;
 pub mod warm;
@@ -36,7 +36,7 @@ use crate::pg::connect::{EnterError, Entered, is_refusal};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::sql::Statement;
-use crate::pg::{self, Doing as _, Endpoint, Deadline, Session, catalog, sql, sqlstate};
+use crate::pg::{self, Deadline, Doing as _, Endpoint, Session, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
 const SCHEMA: [&str; 6] = [
@@ -56,7 +56,7 @@ pub struct Registry {
     session: Session,
     endpoint: Endpoint,
     name: String,
-    /// What the last hand-over brought; see [`Registry::bound_here`].
+    /// What the last publication brought; see [`Registry::bound_here`].
     bound: Option<Vec<bound::BoundRow>>,
     /// The guard that let the session in.
     guard: Statement,
@@ -116,7 +116,11 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn open_database(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<Option<Session>> {
+    pub async fn open_database(
+        endpoint: &Endpoint,
+        name: &str,
+        deadline: &Deadline,
+    ) -> Result<Option<Session>> {
         let entered = Registry::enter(endpoint, name, deadline).await?;
         Ok(entered.map(|(registry, _)| registry.session))
     }
@@ -138,7 +142,9 @@ impl Registry {
                 session.close().await;
                 Err(error)
             }
-            Err(EnterError::Other(error)) => Err(guard::owned_by_another(error, endpoint, name, deadline).await),
+            Err(EnterError::Other(error)) => {
+                Err(guard::owned_by_another(error, endpoint, name, deadline).await)
+            }
         }
     }
 

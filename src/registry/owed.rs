@@ -1,4 +1,4 @@
-//! `before_release` commands that are owed: from the hand-over of a clone until its checkout has run the
+//! `before_release` commands that are owed: from the publication of a clone until its checkout has run the
 //! command.
 //!
 //! A row says what the command is to see. The command itself is never in the registry: others write there, and
@@ -51,7 +51,7 @@ impl<'a> Debtor<'a> {
     }
 }
 
-/// What is to be noted of a clone that is about to be handed over.
+/// What is to be noted of a clone that is about to be published.
 #[derive(Clone, Debug)]
 pub struct NewOwed<'a> {
     /// The clone.
@@ -137,7 +137,7 @@ const TOLD: &str = "DELETE FROM pgstencil.owed WHERE clone_id = $1 AND failure I
 const BROKEN_OFF: &str =
     "DELETE FROM pgstencil.owed WHERE clone_id = $1 AND started_at IS NOT NULL AND failure IS NULL";
 
-/// Notes what is owed for a clone; sent along with its hand-over.
+/// Notes what is owed for a clone; sent along with its publication.
 pub fn note(new: &NewOwed<'_>) -> Statement {
     let mut values = new.debtor.values().to_vec();
     let handed = Json(&new.handed);

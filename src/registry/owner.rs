@@ -16,7 +16,7 @@ use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
 
 use super::holder::{Branch, BranchSource, Checkout, Holder};
-use super::{CloneRow, Term, Registry, bound};
+use super::{CloneRow, Registry, Term, bound};
 
 /// The owner of a clone, as the registry has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
@@ -393,7 +393,7 @@ impl Registry {
             Some(answer) => answer.read().doing(doing)?,
             None => Vec::new(),
         };
-        Ok(renewed.into_iter().next().map(|(until,)| until.as_deref().and_then(super::handover::rfc_3339)))
+        Ok(renewed.into_iter().next().map(|(until,)| until.as_deref().and_then(super::publish::rfc_3339)))
     }
 
     /// Notes a command in the asker's checkout: see [`CloneRow::bound`]. Writes at most once an hour.

@@ -120,7 +120,7 @@ impl SpareRow {
     }
 }
 
-/// A claimed clone is `creating` again: if its new holder dies before the hand-over, it is dropped as one
+/// A claimed clone is `creating` again: if its new holder dies before the publication, it is dropped as one
 /// whose maker is gone. The row lock decides between two claims, the advisory lock between a claim and a
 /// sweep; a row of which only one can be had is left alone.
 fn claim(wish: &Wish<'_>) -> Statement {
@@ -251,7 +251,7 @@ const ALL_WARM: &str = "SELECT id, 'full'::text AS why FROM pgstencil.clone \
 
 impl Registry {
     /// Takes warm clones, and their locks, which the session then holds. Fewer than wanted if there are
-    /// fewer. Nobody else gets them; they are handed over by [`Registry::hand_over_warm`], or given up. Also
+    /// fewer. Nobody else gets them; they are published by [`Registry::publish_warm`], or given up. Also
     /// returns what [`Registry::findings`] does, which the same message asks for.
     ///
     /// # Errors

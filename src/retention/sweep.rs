@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::slots::Slots;
-use crate::pg::{Doing as _, Deadline, catalog};
+use crate::pg::{Deadline, Doing as _, catalog};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, Registry};
 

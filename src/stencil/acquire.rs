@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::reuse::{Age, Names};
-use super::{DroppedRow, Term, Deadline, Shard, Stencil};
+use super::{Deadline, DroppedRow, Shard, Stencil, Term};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
@@ -131,7 +131,12 @@ impl Stencil {
     /// # Errors
     /// As [`crate::template::ensure()`] and [`lease::create`]. Clones that were made before the error are
     /// given up.
-    pub async fn acquire(&self, wanted: &Wanted, deadline: &Deadline, observe: Observe<'_>) -> Result<Acquired> {
+    pub async fn acquire(
+        &self,
+        wanted: &Wanted,
+        deadline: &Deadline,
+        observe: Observe<'_>,
+    ) -> Result<Acquired> {
         let pledge = self.background.to_find();
         let acquired = self.acquire_or_give_up(wanted, deadline, observe).await;
         pledge.kept();

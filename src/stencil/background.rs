@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::cleanup::{PASSES, sweep_now};
 use super::owed::{Hearer, Hooks};
-use super::sweeper::{PASSES, sweep_now};
 use crate::config::Config;
 use crate::error::Result;
-use crate::pg::{Endpoint, Deadline};
+use crate::pg::{Deadline, Endpoint};
 use crate::registry::{Holder, Registry};
 
 /// For how long a thread without work stays: tests give clones back one after another.

@@ -128,27 +128,28 @@ impl Stencil {
             .map_err(|e| Error::unjoined("reading the inputs", e))??;
         let registry = &self.config.server.registry;
         let inputs = explanation.inputs.clone();
-        explanation.server = Some(match Registry::open_existing(&self.endpoint, registry, deadline).await? {
-            Some(mut registry) => {
-                let traits = registry.facts().traits.clone();
-                let recipe = inputs.with_server(traits);
-                let found = self.look(&mut registry, definition, recipe, against).await;
-                registry.close().await;
-                found?
-            }
-            None => {
-                if let Some(prefix) = against {
-                    return Err(unknown(prefix));
+        explanation.server =
+            Some(match Registry::open_existing(&self.endpoint, registry, deadline).await? {
+                Some(mut registry) => {
+                    let traits = registry.facts().traits.clone();
+                    let recipe = inputs.with_server(traits);
+                    let found = self.look(&mut registry, definition, recipe, against).await;
+                    registry.close().await;
+                    found?
                 }
-                OnServer {
-                    recipe: inputs.with_server(self.traits(deadline).await?),
-                    now: Now::Build { why: NOTHING_YET.into(), hint: None },
-                    unusable: None,
-                    costs: Costs::default(),
-                    nearest: None,
+                None => {
+                    if let Some(prefix) = against {
+                        return Err(unknown(prefix));
+                    }
+                    OnServer {
+                        recipe: inputs.with_server(self.traits(deadline).await?),
+                        now: Now::Build { why: NOTHING_YET.into(), hint: None },
+                        unusable: None,
+                        costs: Costs::default(),
+                        nearest: None,
+                    }
                 }
-            }
-        });
+            });
         Ok(explanation)
     }
 

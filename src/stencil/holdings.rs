@@ -1,6 +1,6 @@
 //! What a server holds that must not go away unasked: for those who stop it, or remove it as a whole.
 
-use super::{Endpoint, Deadline};
+use super::{Deadline, Endpoint};
 use crate::error::{Kind, Result};
 use crate::names::Mark;
 use crate::pg::Session;

@@ -4,25 +4,25 @@
 mod acquire;
 mod background;
 mod bench;
+mod cleanup;
 mod doctor;
 mod eviction;
 mod explain;
-mod give_back;
 mod holdings;
-mod idle;
-mod make_way;
+mod name_conflict;
 mod owed;
 mod prune;
+mod release;
 mod reuse;
-mod sweeper;
-mod truth;
+mod session_cache;
+mod settle;
 
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::background::Background;
-use self::idle::Idle;
+use self::session_cache::SessionCache;
 use crate::config::{Config, Definition, ServerSettings};
 use crate::context::{Context, ReadInputs};
 use crate::error::Result;
@@ -36,21 +36,21 @@ use crate::template::Ensured;
 use crate::variables::{self, NamedDatabase, Outcome, Phase};
 
 pub use self::acquire::{Acquired, Demand, Wanted};
+pub use self::cleanup::sweep_now;
 pub use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
-pub use self::give_back::Released;
 pub use self::holdings::{Held, Holdings, holdings};
 pub use self::prune::{Prunable, PrunePlan, Pruned};
+pub use self::release::Released;
 pub use self::reuse::Age;
-pub use self::sweeper::sweep_now;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
-pub use crate::pg::{Door, Deadline};
+pub use crate::pg::{Deadline, Door};
 pub use crate::registry::bound::BoundRow;
 pub use crate::registry::dropped::DroppedRow;
 pub use crate::registry::event::Tally;
 pub use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
 pub use crate::registry::owner::{Asker, CloneOwner};
-pub use crate::registry::{Holder, Term, Registry};
+pub use crate::registry::{Holder, Registry, Term};
 pub use crate::retention::evict::{Evicted, Eviction};
 pub use crate::template::{Provenance, Settled, Timing, Verdict};
 pub use crate::variables::Shard;
@@ -65,7 +65,7 @@ pub struct Stencil {
     endpoint: Endpoint,
     holder: Holder,
     variable: Variable,
-    idle: Arc<Idle>,
+    idle: Arc<SessionCache>,
     background: Arc<Background>,
     full_build: bool,
     building: Arc<[String]>,
@@ -280,7 +280,7 @@ impl Stencil {
         }
         registry.note_command_in_checkout(&self.asker()).await?;
         if settle && ensured.provenance.extends.is_some() {
-            ensured = truth::settle_first(&mut registry, &context, ensured).await?;
+            ensured = settle::settle_first(&mut registry, &context, ensured).await?;
         }
         ensured.sealed()?;
         Ok((registry, ensured))

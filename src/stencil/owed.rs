@@ -88,7 +88,12 @@ impl<'a> Hooks<'a> {
     }
 
     /// Runs all that this checkout owes, one after the other, and tells what was not told.
-    pub(super) async fn all(&self, registry: &mut Registry, deadline: &Deadline, hearer: Hearer) -> Result<Paid> {
+    pub(super) async fn all(
+        &self,
+        registry: &mut Registry,
+        deadline: &Deadline,
+        hearer: Hearer,
+    ) -> Result<Paid> {
         let started = Instant::now();
         let mut paid = Paid::default();
         for row in registry.owed(&self.debtor()).await? {

@@ -133,7 +133,12 @@ impl Stencil {
         Ok(done)
     }
 
-    async fn prune_one(&self, registry: &mut Registry, clone: &Prunable, deadline: &Deadline) -> Result<Pruned> {
+    async fn prune_one(
+        &self,
+        registry: &mut Registry,
+        clone: &Prunable,
+        deadline: &Deadline,
+    ) -> Result<Pruned> {
         let key = LockKey::clone(&clone.row.id);
         let locked = registry.session().try_lock(key).await;
         if !locked.doing(|| "lock a clone".into())? {

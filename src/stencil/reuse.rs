@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::make_way::Replaced;
-use super::{Acquired, Demand, Term, Stencil, Wanted};
+use super::name_conflict::Replaced;
+use super::{Acquired, Demand, Stencil, Term, Wanted};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
@@ -343,7 +343,12 @@ fn replaced(clone: &CloneOnServer, asker: &Asker<'_>) -> Replaced {
     Replaced { id, end }
 }
 
-async fn age(registry: &mut Registry, context: &Context<'_>, clone: &ClonedSet, recipe: &Recipe) -> Result<Age> {
+async fn age(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    clone: &ClonedSet,
+    recipe: &Recipe,
+) -> Result<Age> {
     if clone.fingerprint == recipe.fingerprint() {
         return Ok(Age::Same);
     }

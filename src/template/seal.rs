@@ -144,8 +144,9 @@ pub(super) async fn inspect(
         // One after the other: a role's CONNECTION LIMIT may be low.
         session.close().await;
         // Functions of expression indexes find things where the user's sessions find them.
-        let mut users =
-            Session::open_for_user(context.endpoint, &row.private_name, context.deadline).await.map_err(gone)?;
+        let mut users = Session::open_for_user(context.endpoint, &row.private_name, context.deadline)
+            .await
+            .map_err(gone)?;
         for complaint in catalog::settle(&mut users).await? {
             context.tell(Event::Warning(&complaint));
         }

@@ -10,7 +10,7 @@ use crate::events::Event;
 use crate::fingerprint::ServerTraits;
 use crate::names::Fingerprint;
 use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, Deadline};
+use crate::pg::{Deadline, Doing as _};
 use crate::registry::{Registry, TemplateRow};
 
 /// What became of an extended template.

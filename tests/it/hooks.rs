@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use pgstencil::Stencil;
 use pgstencil::config::Config;
 use pgstencil::events::Event;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Deadline, Wanted};
+use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Wanted};
 use pgstencil::url::ServerUrl;
 
 use crate::owner::Checkout;

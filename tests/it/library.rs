@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use pgstencil::config::Config;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Term, Deadline, Wanted};
+use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Term, Wanted};
 use pgstencil::url::ServerUrl;
 use pgstencil::variables::Outcome;
 use pgstencil::{Kind, Stencil};

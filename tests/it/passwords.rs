@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use pgstencil::Stencil;
 use pgstencil::config::Config;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Deadline, Wanted};
+use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Wanted};
 use pgstencil::url::ServerUrl;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};

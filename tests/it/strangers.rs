@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgstencil::config::Config;
-use pgstencil::stencil::{Defaults, Endpoint, Holder, Deadline, Wanted};
+use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Wanted};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Stencil};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};

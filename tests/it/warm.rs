@@ -303,7 +303,7 @@ fn an_interrupted_hand_out_starts_no_command_and_keeps_no_clone() {
     ensure(&project);
     wait_for_warm(&project, 2);
     for args in [&["run", "--", "touch", "started"][..], &["clone", "--name", "w_{id}"]] {
-        // The hand-over waits for this.
+        // The publication waits for this.
         let holder = Pgstencil::with_program(&project, "psql")
             .args(["-X", "-q", "-d"])
             .arg(project.server().url(&project.registry()))
@@ -513,7 +513,7 @@ fn a_hand_out_asks_the_server_three_times() {
     wait_for_warm(&project, 2);
     let proxy = Proxy::new(server());
     project.connect_to(proxy.url(server()));
-    // What the session needs and whose the registry is; the claim; the hand-over.
+    // What the session needs and whose the registry is; the claim; the publication.
     let name = clone(&project, &[]).remove(0);
     // The fourth confirms the lease, when the URL is out.
     assert_eq!(proxy.round_trips()[0], 4);
@@ -535,7 +535,7 @@ fn a_cold_hand_out_takes_few_round_trips_besides_the_copy() {
     let name = clone(&project, &[]).remove(0);
     assert_eq!(server().psql(&name, "select count(*) from users"), "1");
     // What the session needs; which template, its lock and a look at it; the intents; how to copy, and that
-    // drops give way; the copy; that they need not any more; the hand-over; the lock; whether to sweep,
+    // drops give way; the copy; that they need not any more; the publication; the lock; whether to sweep,
     // which on a server that others use may take three more.
     let trips = proxy.round_trips()[0];
     assert!((9..=14).contains(&trips), "{trips}");

@@ -6,7 +6,7 @@ use crate::config::AfterExtend;
 use crate::lease::ClonedSet;
 use crate::names::{Fingerprint, NamePattern};
 use crate::private_file;
-use crate::stencil::{Acquired, Term, Shard, Wanted};
+use crate::stencil::{Acquired, Shard, Term, Wanted};
 use crate::template::Provisional;
 use crate::variables::Outcome;
 use crate::wire::Answer;

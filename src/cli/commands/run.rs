@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 
 use crate::lease::ClonedSet;
 use crate::process::{self, Job, Signals, Status};
-use crate::stencil::{Term, Deadline, Registry, Shard};
+use crate::stencil::{Deadline, Registry, Shard, Term};
 use crate::variables::CLEARED;
 use crate::{Error, Kind, Result, Stencil, wire};
 

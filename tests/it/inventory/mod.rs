@@ -6,7 +6,7 @@ mod options;
 
 use pgstencil::pg::Session;
 use pgstencil::pg::inventory::{self, Class, Difference, Inventory, Line, Reading};
-use pgstencil::stencil::{Defaults, Endpoint, Deadline};
+use pgstencil::stencil::{Deadline, Defaults, Endpoint};
 use pgstencil::url::ServerUrl;
 
 use crate::support::{Proxy, Role, block_on, random_id, server};

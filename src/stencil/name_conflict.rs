@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::owed::Hearer;
-use super::{Term, Stencil, Wanted};
+use super::{Stencil, Term, Wanted};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;

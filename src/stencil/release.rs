@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::types::Oid;
 
 use super::owed::Hearer;
-use super::{Acquired, Term, Deadline, Stencil};
+use super::{Acquired, Deadline, Stencil, Term};
 use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
 use crate::lease::keeper::Keeper;
@@ -75,7 +75,11 @@ impl Stencil {
     }
 
     /// The keeper's session if it still stands, which a look at the clones shows, or a new one.
-    async fn again(&self, registry: Option<Registry>, clones: &[ClonedSet]) -> Result<(Registry, Vec<Remains>)> {
+    async fn again(
+        &self,
+        registry: Option<Registry>,
+        clones: &[ClonedSet],
+    ) -> Result<(Registry, Vec<Remains>)> {
         const PATIENCE: Duration = Duration::from_secs(10);
         if let Some(mut registry) = registry.filter(Registry::is_driven) {
             let look = remains_of(&mut registry, clones);

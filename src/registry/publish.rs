@@ -1,4 +1,4 @@
-//! The hand-over of clones: their names, their marks and their lease, in one message.
+//! Publishes clones: one message gives them their names, marks and leases, and opens them.
 //!
 //! A message is one transaction
 //! (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT>): a clone is
@@ -16,9 +16,9 @@ use super::owner::{self, Tenure};
 use super::warm::ClaimedRow;
 use super::{DatabaseRow, Registry, bound, template};
 
-/// A clone whose databases are made, for [`Registry::hand_over`].
+/// A clone whose databases are made, for [`Registry::publish`].
 #[derive(Clone, Debug)]
-pub struct Finished<'a> {
+pub struct Unpublished<'a> {
     /// The clone, whose lock the session holds.
     pub id: &'a str,
     /// For whom, and until when it is kept.
@@ -27,9 +27,9 @@ pub struct Finished<'a> {
     pub databases: Vec<(&'a DatabaseRow, String)>,
 }
 
-/// What a hand-over finds out.
+/// What publishing found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HandedOver {
+pub struct Published {
     /// The identities of the databases, in their order.
     pub oids: Vec<Oid>,
     /// RFC 3339, UTC; `None` for session leases and for ever.
@@ -71,7 +71,7 @@ pub(super) fn rfc_3339(written: &str) -> Option<String> {
     Some(format!("{date}T{}Z", time.get(..8)?))
 }
 
-fn making_over(clones: &[Finished<'_>], leased: bool, notes: &[Statement]) -> Vec<Statement> {
+fn publication(clones: &[Unpublished<'_>], leased: bool, notes: &[Statement]) -> Vec<Statement> {
     let mut statements = vec![sql::flushed()];
     for clone in clones {
         for (row, comment) in &clone.databases {
@@ -112,15 +112,15 @@ impl Registry {
     /// # Errors
     /// That a database disappeared, or a clone was given up meanwhile; the driver's: 42P04 or 23505 if a name
     /// is taken.
-    pub async fn hand_over(
+    pub async fn publish(
         &mut self,
-        clones: &[Finished<'_>],
+        clones: &[Unpublished<'_>],
         leased: bool,
         notes: &[Statement],
-    ) -> Result<Vec<HandedOver>> {
+    ) -> Result<Vec<Published>> {
         let ids: Vec<&str> = clones.iter().map(|clone| clone.id).collect();
-        let doing = || format!("hand clone {} over", ids.join(", "));
-        let answers = self.session().send_all(&making_over(clones, leased, notes)).await.doing(doing);
+        let doing = || format!("publish clone {}", ids.join(", "));
+        let answers = self.session().send_all(&publication(clones, leased, notes)).await.doing(doing);
         let answers = match answers {
             // The check of the schema; see above.
             Err(e) if sqlstate(&e).as_deref() == Some("23514") => {
@@ -135,7 +135,7 @@ impl Registry {
         let here = clones.first().and_then(|c| bound::here(&c.tenure.asker.holder.checkout));
         self.note_bound(answers.last().filter(|_| here.is_some()));
         let mut answers = answers.iter().skip(1);
-        let mut handed_over = Vec::new();
+        let mut published = Vec::new();
         for clone in clones {
             let mut oids = Vec::new();
             for _ in &clone.databases {
@@ -152,12 +152,12 @@ impl Registry {
             let Some(expires_at) = expires_at else {
                 return Err(given_up(clone.id));
             };
-            handed_over.push(HandedOver { oids: oids.into_iter().map(|(oid,)| oid).collect(), expires_at });
+            published.push(Published { oids: oids.into_iter().map(|(oid,)| oid).collect(), expires_at });
         }
-        Ok(handed_over)
+        Ok(published)
     }
 
-    /// Begins the lease of a clone that was handed over without one. Returns until when it is kept, in RFC 3339;
+    /// Begins the lease of a clone that was published without one. Returns until when it is kept, in RFC 3339;
     /// `None` for session leases and for ever.
     ///
     /// # Errors
@@ -174,12 +174,12 @@ impl Registry {
     /// Gives claimed warm clones their names and their leases, and opens them: all or nothing. `named`: rows
     /// with the names that they get, those of one clone behind each other; `tenures`: one for each clone.
     /// Returns until when each is kept; `None`: some name is taken. `leased`, `notes`: see
-    /// [`Registry::hand_over`].
+    /// [`Registry::publish`].
     /// `count_hit`: nobody else counts the hit.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn hand_over_warm(
+    pub async fn publish_warm(
         &mut self,
         named: &[(&ClaimedRow, String)],
         tenures: &[&Tenure<'_>],
@@ -216,7 +216,7 @@ impl Registry {
             let hits = i64::from(count_hit);
             statements.push(template::touch(row.template_id, hits));
         }
-        let done = self.session().send_all(&statements).await.doing(|| "hand a warm clone over".into());
+        let done = self.session().send_all(&statements).await.doing(|| "publish a warm clone".into());
         let answers = match done {
             Ok(answers) => answers,
             // Somebody has the name: the whole message was taken back.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Demand, Endpoint, Deadline, Stencil};
+use super::{Deadline, Demand, Endpoint, Stencil};
 use crate::error::{Error, Result};
 use crate::lease;
 use crate::names::Fingerprint;

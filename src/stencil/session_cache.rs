@@ -17,7 +17,7 @@ const MOST: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-pub(super) struct Idle(Mutex<Vec<Session>>);
+pub(super) struct SessionCache(Mutex<Vec<Session>>);
 
 struct Session {
     since: Instant,
@@ -26,7 +26,7 @@ struct Session {
     registry: Registry,
 }
 
-impl Idle {
+impl SessionCache {
     fn sessions(&self) -> std::sync::MutexGuard<'_, Vec<Session>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
