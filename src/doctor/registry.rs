@@ -15,13 +15,15 @@ use crate::pg::sql;
 use crate::quantity::count;
 use crate::registry::database::{Estranged, Owner};
 use crate::registry::replaced::ReplacedRow;
+use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
 use crate::retention::sweep::{self, Action};
+use crate::template::unusable::{DatabaseFault, Unusable};
 
 /// What was read of the registry and of the databases that it knows.
 #[derive(Default)]
 pub(super) struct Ours {
-    pub(super) templates: Vec<TemplateState>,
+    pub(super) templates: Vec<ReadyTemplate>,
     /// Oids of all databases that have a row.
     pub(super) known: HashSet<Oid>,
     /// What a sweep would do now.
@@ -41,10 +43,9 @@ pub(super) struct Ours {
     pub(super) most_relations: i64,
 }
 
-/// A ready template, and how its databases are.
-pub(super) struct TemplateState {
-    row: TemplateRow,
-    databases: Vec<(DatabaseRow, Option<Database>)>,
+/// A ready template, and the sessions in its databases.
+pub(super) struct ReadyTemplate {
+    held: HeldTemplate,
     visitors: Vec<String>,
 }
 
@@ -117,14 +118,7 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
             let inside = catalog::visitors(registry.session(), database.oid).await?;
             visitors.extend(inside.iter().map(|v| format!("`{}`: {}", database.name, v.describe())));
         }
-        let databases = rows
-            .into_iter()
-            .map(|d| {
-                let found = found.iter().find(|f| Some(f.oid) == d.oid).cloned();
-                (d, found)
-            })
-            .collect();
-        ours.templates.push(TemplateState { row, databases, visitors });
+        ours.templates.push(ReadyTemplate { held: HeldTemplate { row, databases: rows, found }, visitors });
     }
     for row in registry.clones().await? {
         let owner = Owner::Clone(row.id.clone());
@@ -200,50 +194,19 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
     checks
 }
 
-/// What is wrong with one template.
-fn template(state: &TemplateState) -> Vec<Check> {
+/// What is wrong with one template, but for its collations.
+fn template(state: &ReadyTemplate) -> Vec<Check> {
     let name = "templates";
-    let row = &state.row;
+    let HeldTemplate { row, databases, found } = &state.held;
     let of = format!("{} of {}/{}", &row.fingerprint[..12], row.project, row.definition);
-    let rebuild = |why: &str| Fix::Rebuild(row.id, why.to_owned());
-    let again = format!(
-        "`pgstencil doctor --fix` gives it up, so that it is built anew; or `pgstencil evict {}`",
-        &row.fingerprint[..12]
-    );
-    let mut checks = Vec::new();
-    for (own, found) in &state.databases {
-        let database = format!("database `{}` of template {of}", own.name);
-        let Some(found) = found else {
-            checks.push(
-                Check::problem(name, format!("{database} is gone"), again.clone())
-                    .fixable(rebuild("its database is gone")),
-            );
-            continue;
-        };
-        if found.invalid {
-            checks.push(
-                Check::problem(name, format!("{database} was half dropped"), again.clone())
-                    .fixable(rebuild("its database was half dropped")),
-            );
-        } else if !own.is(found) || found.name != own.name {
-            let why = own.estranged(std::slice::from_ref(found));
-            let why = why.map_or_else(|| "it was renamed".to_owned(), |why| why.to_string());
-            checks.push(
-                Check::problem(name, format!("{database} cannot be used: {why}"), again.clone())
-                    .fixable(rebuild("its database was changed by somebody else")),
-            );
-        } else if found.collation_mismatch {
-            checks.push(
-                Check::problem(
-                    name,
-                    format!("{database} was made with another version of the collation library, so no copy of it can be made"),
-                    format!("{again}. For your own databases: REINDEX, then ALTER DATABASE … REFRESH COLLATION VERSION"),
-                )
-                .fixable(rebuild("its collation version is not the server's")),
-            );
-        } else {
-            checks.extend(unsealed(row, own, found, &database));
-        }
+    let (of_databases, of_row): (Vec<_>, Vec<_>) = Unusable::all(&state.held)
+        .into_iter()
+        .filter(|why| !matches!(why, Unusable::Collation { .. }))
+        .partition(|why| matches!(why, Unusable::Database { .. }));
+    let mut checks: Vec<Check> = of_databases.iter().map(|why| unusable(row, &of, why)).collect();
+    for own in databases {
+        let found = found.iter().find(|found| own.is(found) && !found.invalid);
+        checks.extend(found.and_then(|found| mark(row, own, found, &of)));
     }
     for visitor in &state.visitors {
         checks.push(Check::problem(
@@ -263,23 +226,84 @@ fn template(state: &TemplateState) -> Vec<Check> {
             "drop or disable them at the end of the build command",
         ));
     }
-    checks.extend(unlogged(row, &of));
+    checks.extend(of_row.iter().map(|why| unusable(row, &of, why)));
+    if !row.emptied {
+        checks.extend(unlogged(row, &of));
+    }
     checks
 }
 
+/// A template that cannot be used. `of`: which one, for a person.
+fn unusable(row: &TemplateRow, of: &str, why: &Unusable) -> Check {
+    let name = "templates";
+    let problem = |words: String, rebuild: &str, hint: String| {
+        Check::problem(name, words, hint).fixable(Fix::Rebuild(row.id, rebuild.to_owned()))
+    };
+    let warning = |words: String, rebuild: &str| {
+        let hint = "the next command that needs it rebuilds it; `pgstencil doctor --fix` discards it now";
+        let words = format!("{words}, so no clone is made of it any more");
+        Check::warning(name, words, hint).fixable(Fix::Rebuild(row.id, rebuild.to_owned()))
+    };
+    let again = format!(
+        "`pgstencil doctor --fix` gives it up, so that it is built anew; or `pgstencil evict {}`",
+        &row.fingerprint[..12]
+    );
+    match why {
+        Unusable::Database { name, fault } => {
+            let database = format!("database `{name}` of template {of}");
+            let rebuild = format!("its database {fault}");
+            match fault {
+                DatabaseFault::Gone | DatabaseFault::HalfDropped => {
+                    problem(format!("{database} {fault}"), &rebuild, again)
+                }
+                DatabaseFault::Changed(how) => {
+                    let how = how.as_ref().map_or_else(|| "it was renamed".to_owned(), ToString::to_string);
+                    problem(format!("{database} cannot be used: {how}"), &rebuild, again)
+                }
+                DatabaseFault::CollationLibrary => problem(
+                    format!("{database} {fault}, so no copy of it can be made"),
+                    &rebuild,
+                    format!(
+                        "{again}. For your own databases: REINDEX, then ALTER DATABASE … REFRESH COLLATION VERSION"
+                    ),
+                ),
+                DatabaseFault::Opened => {
+                    let words = format!("{database} was opened by somebody: its contents may have changed");
+                    warning(words, "its database was opened to connections")
+                }
+            }
+        }
+        Unusable::Emptied(tables) => warning(
+            format!(
+                "template {of} lost the rows of its unlogged tables ({}) in a crash of Postgres",
+                tables.join(", ")
+            ),
+            "a crash of Postgres emptied its unlogged tables",
+        ),
+        Unusable::Empty
+        | Unusable::Outdated(_)
+        | Unusable::Collation { .. }
+        | Unusable::Extension { .. }
+        | Unusable::Extended
+        | Unusable::ExtendedUnsorted
+        | Unusable::Stale { .. } => warning(format!("template {of}: {why}"), &why.to_string()),
+    }
+}
+
 /// Collations within templates, whose versions Postgres does not look at when it copies.
-fn collations(templates: &[TemplateState]) -> Vec<Check> {
+fn collations(templates: &[ReadyTemplate]) -> Vec<Check> {
     let name = "collations";
     let mut checks = Vec::new();
-    for TemplateState { row, .. } in templates {
+    for ReadyTemplate { held, .. } in templates {
+        let row = &held.row;
         let of = format!("template {} of {}/{}", &row.fingerprint[..12], row.project, row.definition);
-        if let Some(why) = row.collation_changed() {
+        if let Some(why) = Unusable::by_collation(row) {
             let check = Check::warning(
                 name,
                 format!("{of}: {why}, so no clone is made of it any more"),
                 "the next command that needs it rebuilds it; `pgstencil doctor --fix` discards it now",
             );
-            checks.push(check.fixable(Fix::Rebuild(row.id, why)));
+            checks.push(check.fixable(Fix::Rebuild(row.id, why.to_string())));
         }
         let warned = &row.built_with.0.warned_collations;
         if !warned.is_empty() {
@@ -291,7 +315,7 @@ fn collations(templates: &[TemplateState]) -> Vec<Check> {
         }
     }
     if checks.is_empty() {
-        let versions = templates.iter().map(|t| t.row.built_with.0.collations.len());
+        let versions = templates.iter().map(|t| t.held.row.built_with.0.collations.len());
         checks.push(Check::ok(
             name,
             match versions.sum::<usize>() {
@@ -303,50 +327,28 @@ fn collations(templates: &[TemplateState]) -> Vec<Check> {
     checks
 }
 
-/// What a crash of Postgres takes from a template, or took.
+/// What a crash of Postgres takes from a template.
 fn unlogged(row: &TemplateRow, of: &str) -> Option<Check> {
     let unlogged = &row.built_with.0.unlogged_tables;
-    if unlogged.is_empty() {
-        return None;
-    }
-    let names = unlogged.join(", ");
-    if row.emptied {
-        let check = Check::warning(
+    (!unlogged.is_empty()).then(|| {
+        Check::warning(
             "templates",
             format!(
-                "template {of} lost the rows of its unlogged tables ({names}) in a crash of Postgres, so no clone is made of it any more"
+                "template {of} has unlogged tables with rows ({}): a crash of Postgres empties them, also in clones that are in use; the template is then rebuilt",
+                unlogged.join(", ")
             ),
-            "the next command that needs it rebuilds it; `pgstencil doctor --fix` discards it now",
-        );
-        let why = "a crash of Postgres emptied its unlogged tables";
-        return Some(check.fixable(Fix::Rebuild(row.id, why.into())));
-    }
-    Some(Check::warning(
-        "templates",
-        format!(
-            "template {of} has unlogged tables with rows ({names}): a crash of Postgres empties them, also in clones that are in use; the template is then rebuilt"
-        ),
-        "to keep the rows, run ALTER TABLE … SET LOGGED at the end of the build command",
-    ))
+            "to keep the rows, run ALTER TABLE … SET LOGGED at the end of the build command",
+        )
+    })
 }
 
-/// What somebody took back of a template's seal.
-fn unsealed(row: &TemplateRow, own: &DatabaseRow, found: &Database, database: &str) -> Vec<Check> {
-    let mut checks = Vec::new();
-    if found.open {
-        checks.push(
-            Check::warning(
-                "templates",
-                format!("{database} was opened by somebody: its contents may have changed, so no clone is made of it any more"),
-                "the next command that needs it rebuilds it; `pgstencil doctor --fix` discards it now",
-            )
-            .fixable(Fix::Rebuild(row.id, "its database was opened to connections".into())),
-        );
-    }
+/// Whether IS_TEMPLATE is as the seal set it.
+fn mark(row: &TemplateRow, own: &DatabaseRow, found: &Database, of: &str) -> Option<Check> {
+    let database = format!("database `{}` of template {of}", own.name);
     let source = row.built_with.0.source.as_ref();
     let public = source.is_none_or(|source| names::is_public_source(&source.name));
     if found.is_template && !public {
-        checks.push(Check::warning(
+        return Some(Check::warning(
             "templates",
             format!(
                 "{database} is marked IS_TEMPLATE: every role with CREATEDB can copy it, and with it what database `{}` holds",
@@ -355,20 +357,17 @@ fn unsealed(row: &TemplateRow, own: &DatabaseRow, found: &Database, database: &s
             format!("{};", sql::is_template(&own.name, false).text()),
         ));
     }
-    if !found.is_template && public {
-        checks.push(
-            Check::warning(
-                "templates",
-                format!("{database} is no longer marked IS_TEMPLATE: a careless `dropdb` would drop it"),
-                format!(
-                    "`pgstencil doctor --fix` marks it again; or {};",
-                    sql::is_template(&own.name, true).text()
-                ),
-            )
-            .fixable(Fix::Mark(row.id, found.oid)),
-        );
-    }
-    checks
+    (!found.is_template && public).then(|| {
+        Check::warning(
+            "templates",
+            format!("{database} is no longer marked IS_TEMPLATE: a careless `dropdb` would drop it"),
+            format!(
+                "`pgstencil doctor --fix` marks it again; or {};",
+                sql::is_template(&own.name, true).text()
+            ),
+        )
+        .fixable(Fix::Mark(row.id, found.oid))
+    })
 }
 
 fn leftovers(sweep: &[Action]) -> Check {

@@ -89,17 +89,6 @@ pub struct TemplateRow {
 }
 
 impl TemplateRow {
-    /// That a collation has another version than when the template was built, if one has: its indexes may be
-    /// out of order.
-    pub fn collation_changed(&self) -> Option<String> {
-        let Json((name, then, now)) = self.other_collation.as_ref()?;
-        let now = match now {
-            Some(now) => format!("has {now} now"),
-            None => "is gone".to_owned(),
-        };
-        Some(format!("collation `{name}` had version {then} when it was built, and {now}"))
-    }
-
     /// The lock of the right to build it.
     ///
     /// # Errors

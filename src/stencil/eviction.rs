@@ -12,7 +12,7 @@ use crate::registry::eviction::ResidentRow;
 use crate::registry::{CloneRow, Registry, TemplateRow};
 use crate::retention::evict::{self, Evicted, Eviction};
 use crate::retention::sweep::{self, Action};
-use crate::template::{self, Ensured, Template};
+use crate::template::{self, Ensured, Unusable};
 
 /// Which templates an eviction is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,7 +177,7 @@ impl Stencil {
         if pinned {
             for row in registry.templates().await? {
                 if found.iter().any(|f| f.id == row.id)
-                    && let Some(why) = Template::is_unusable(&mut registry, &row).await?
+                    && let Some(why) = Unusable::look(&mut registry, &row).await?
                 {
                     return Err(useless(&row, &why));
                 }
@@ -321,7 +321,7 @@ fn unknown(prefix: &str) -> Error {
     .hint("`pgstencil list` shows the templates that there are")
 }
 
-fn useless(row: &TemplateRow, why: &str) -> Error {
+fn useless(row: &TemplateRow, why: &Unusable) -> Error {
     Error::new(
         Kind::NotFound,
         format!(

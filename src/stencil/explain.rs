@@ -13,7 +13,7 @@ use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
-use crate::template::{self, NoBase, Template};
+use crate::template::{self, NoBase, Unusable};
 
 /// What [`Stencil::explain`] answers.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct OnServer {
     /// What a command would do now.
     pub now: Now,
     /// Why the ready template of these inputs is not used, if there is one.
-    pub unusable: Option<String>,
+    pub unusable: Option<Unusable>,
     /// What things cost so far.
     pub costs: Costs,
     /// The template that comes nearest, or the one that was asked for.
@@ -338,11 +338,11 @@ async fn why_unusable(
     registry: &mut Registry,
     row: &TemplateRow,
     definition: &Definition,
-) -> Result<Option<String>> {
-    match template::stale(row, definition) {
+) -> Result<Option<Unusable>> {
+    match Unusable::by_definition(row, definition) {
         Some(why) => Ok(Some(why)),
         // Without its lock: it is read, and not used.
-        None => Template::is_unusable(registry, row).await,
+        None => Unusable::look(registry, row).await,
     }
 }
 

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::build::{self, Built, Extension};
-use super::look_up::{LookUp, look_up, stale, tell_of_another_role};
+use super::look_up::{LookUp, look_up, tell_of_another_role};
 use super::{
-    BuildPermit, Ensured, Extends, NoBase, Provenance, Template, Timing, Unsealed, extend, source, unsealed,
+    BuildPermit, Ensured, Extends, NoBase, Provenance, Template, Timing, Unsealed, Unusable, extend, source,
+    unsealed,
 };
 use crate::config::AfterExtend;
 use crate::context::Context;
@@ -171,14 +172,14 @@ async fn discard_aged(registry: &mut Registry, context: &Context<'_>, template: 
     }
     let (name, fingerprint) = (&context.definition.name, template.fingerprint());
     let row = registry.find_template(context.project, name, fingerprint, "ready").await?;
-    let Some(why) = row.and_then(|row| stale(&row, context.definition)) else {
+    let Some(why) = row.and_then(|row| Unusable::by_definition(&row, context.definition)) else {
         return Ok(false);
     };
     context.tell(Event::Warning(&format!(
         "template {} of `{name}` is not used: {why}; it is built from nothing",
         fingerprint.short()
     )));
-    registry.break_template(template.id(), &why, false).await?;
+    registry.break_template(template.id(), &why.to_string(), false).await?;
     Ok(true)
 }
 

@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::Template;
-use super::look_up::{Claim, claim, stale};
+use super::look_up::{Claim, claim};
+use super::{Template, Unusable};
 use crate::config::{Definition, Extend};
 use crate::context::Context;
 use crate::error::Result;
@@ -32,8 +32,8 @@ pub enum NoBase {
     Differs(Obstacle),
     /// So many extensions in a row are enough.
     Chain(u32),
-    /// It is too old itself.
-    Stale(String),
+    /// The definition does not allow it any more.
+    Unusable(Unusable),
     /// What came of it was compared with a build from nothing, and differed.
     Differed,
     /// So it was with the last two extended templates that this build command made of these inputs.
@@ -55,7 +55,7 @@ impl std::fmt::Display for NoBase {
                     n => format!("{n} times"),
                 }
             ),
-            NoBase::Stale(why) => f.write_str(why),
+            NoBase::Unusable(why) => why.fmt(f),
             NoBase::Differed => f.write_str(
                 "an extended template of these files was found to differ from a build from nothing",
             ),
@@ -100,8 +100,8 @@ pub fn added_to(
         Extend::Always => Append::Any,
     };
     let added = extension(old, recipe, order).map_err(NoBase::Differs)?;
-    match stale(row, definition) {
-        Some(why) => Err(NoBase::Stale(why)),
+    match Unusable::by_definition(row, definition) {
+        Some(why) => Err(NoBase::Unusable(why)),
         None => Ok(added),
     }
 }
@@ -228,7 +228,7 @@ pub(super) async fn find_base(
                         &row.fingerprint[..12],
                         definition.name
                     )));
-                    registry.break_template(row.id, &why, false).await?;
+                    registry.break_template(row.id, &why.to_string(), false).await?;
                 }
             }
         }

@@ -1,18 +1,13 @@
 //! The look-up: a ready template, the right to build it, or somebody who is building it.
 
-use std::time::Duration;
-
-use super::{BuildPermit, Template, finding};
-use crate::config::{Definition, Extend};
+use super::{BuildPermit, Template, Unusable, finding};
 use crate::context::Context;
 use crate::error::Result;
 use crate::events::Event;
 use crate::fingerprint::Recipe;
 use crate::names::Fingerprint;
-use crate::pg::catalog::{self, BuiltWith};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, sql};
-use crate::quantity::setting;
 use crate::registry::template::Hold;
 use crate::registry::{Registry, TemplateRow};
 
@@ -39,7 +34,7 @@ pub(super) async fn look_up(
         let Hold::Held(held) = hold else {
             return Ok(LookUp::Again);
         };
-        let why = match stale(&held.row, context.definition) {
+        let why = match Unusable::by_definition(&held.row, context.definition) {
             None => match Template::of(registry, &held).await? {
                 Ok(template) => return Ok(LookUp::Ready(Box::new(template))),
                 Err(why) => why,
@@ -51,7 +46,7 @@ pub(super) async fn look_up(
             "template {} of `{definition}` is not used: {why}; it is built anew",
             fingerprint.short()
         )));
-        registry.break_template(held.row.id, &why, false).await?;
+        registry.break_template(held.row.id, &why.to_string(), false).await?;
     }
     let key = LockKey::build(project, definition, &fingerprint);
     if registry.session().try_lock(key).await.doing(|| "take the right to build".into())? {
@@ -94,7 +89,7 @@ pub(super) enum Claim {
     /// It is there, under its shared lock.
     Ready(Box<Template>),
     /// It is there, but cannot be used, for this reason.
-    Unusable(String),
+    Unusable(Unusable),
     /// Somebody is about to drop it, or has replaced it: look again.
     Changed,
 }
@@ -133,59 +128,11 @@ pub(crate) async fn ready(
     let Some(Hold::Held(held)) = hold else {
         return Ok(None);
     };
-    if stale(&held.row, context.definition).is_none()
+    if Unusable::by_definition(&held.row, context.definition).is_none()
         && let Ok(template) = Template::of(registry, &held).await?
     {
         return Ok(Some(template));
     }
     let_go(registry, held.row.id).await?;
-    Ok(None)
-}
-
-/// Why a template is not what its definition allows now, if it is not: it is too old by `stale_after`, or
-/// it was extended where that is not allowed.
-pub(crate) fn stale(row: &TemplateRow, definition: &Definition) -> Option<String> {
-    if row.base_fingerprint.is_some() {
-        match definition.extend {
-            Extend::Never => return Some("it was extended, and `extend` is \"never\"".into()),
-            Extend::Append if row.extend == Extend::Always.as_str() => {
-                return Some(
-                    "it was extended under `extend = \"always\"`, and `extend` is \"append\"".into(),
-                );
-            }
-            Extend::Append | Extend::Always => {}
-        }
-    }
-    let limit = definition.stale_after?;
-    let age = Duration::try_from_secs_f64(row.contents_s).ok()?;
-    (age > limit).then(|| {
-        format!(
-            "its oldest contents are {} old, and `stale_after` is {}",
-            setting(Duration::from_secs(age.as_secs())),
-            setting(limit)
-        )
-    })
-}
-
-/// Why a template no longer fits the server, if it does not. A minor version is fine.
-pub(crate) async fn outdated(registry: &mut Registry, built_with: &BuiltWith) -> Result<Option<String>> {
-    if built_with.available.is_empty() {
-        return Ok(None);
-    }
-    let names: Vec<String> = built_with.available.keys().cloned().collect();
-    let now = catalog::available_extensions(registry.session(), &names).await?;
-    for (name, then) in &built_with.available {
-        match now.iter().find(|(n, _)| n == name) {
-            None => {
-                return Ok(Some(format!("extension `{name}` is no longer installed on the server")));
-            }
-            Some((_, Some(version))) if version != then => {
-                return Ok(Some(format!(
-                    "extension `{name}` was {then} when it was built, and is {version} now"
-                )));
-            }
-            Some(_) => {}
-        }
-    }
     Ok(None)
 }

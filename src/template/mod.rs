@@ -18,6 +18,7 @@ mod seal;
 mod settle;
 mod source;
 mod unsealed;
+pub(crate) mod unusable;
 mod vacate;
 mod verify;
 
@@ -30,12 +31,12 @@ pub(crate) use self::extend::why_not;
 pub use self::extend::{Bases, NoBase, added_to, bases};
 pub(crate) use self::finding::tell as tell_findings;
 pub(crate) use self::look_up::ready;
-pub(crate) use self::look_up::stale;
 pub use self::overtaken::Overtaken;
 pub use self::provenance::{Provenance, Timing};
 pub use self::settle::{Settled, settle};
 pub(crate) use self::source::look_again;
 pub use self::unsealed::Unsealed;
+pub use self::unusable::Unusable;
 pub use self::verify::{Fate, Verdict, verify};
 
 use crate::config::AfterExtend;
@@ -46,12 +47,11 @@ use crate::error::Result;
 use crate::events::Event;
 use crate::fingerprint::RelPath;
 use crate::names::Fingerprint;
-use crate::pg::catalog::{self, Source};
+use crate::pg::catalog::Source;
 use crate::pg::lock::LockKey;
 use crate::pg::replay::{self, Replay};
-use crate::registry::database::Owner;
 use crate::registry::template::HeldTemplate;
-use crate::registry::{DatabaseRow, Registry, TemplateRow};
+use crate::registry::{DatabaseRow, Registry};
 
 /// A sealed template. There is no other way to one than a `ready` row that was read again under
 /// the shared lock, or a build's seal. The lock keeps it from being dropped until
@@ -236,63 +236,24 @@ impl Template {
         look_up::let_go(registry, self.id).await
     }
 
-    /// Why a `ready` row cannot be used, if so; read without its lock.
-    pub(crate) async fn is_unusable(registry: &mut Registry, row: &TemplateRow) -> Result<Option<String>> {
-        let databases = registry.databases_of(&Owner::Template(row.id)).await?;
-        let oids: Vec<Oid> = databases.iter().filter_map(|r| r.oid).collect();
-        let found = catalog::databases(registry.session(), &[], &oids).await?;
-        let held = HeldTemplate { row: row.clone(), databases, found };
-        Ok(Template::of(registry, &held).await?.err())
-    }
-
     /// A template from what was read under the shared lock, or why that cannot be used.
-    async fn of(registry: &mut Registry, held: &HeldTemplate) -> Result<std::result::Result<Self, String>> {
+    async fn of(registry: &mut Registry, held: &HeldTemplate) -> Result<std::result::Result<Self, Unusable>> {
+        if let Some(why) = Unusable::first(registry, held).await? {
+            return Ok(Err(why));
+        }
         let HeldTemplate { row, databases: rows, found } = held;
-        let mut databases = Vec::new();
-        for r in rows {
-            let gone = |why: &str| Ok(Err(format!("its database `{}` {why}", r.name)));
-            let Some(d) = found.iter().find(|d| Some(d.oid) == r.oid) else {
-                return gone("is gone");
-            };
-            if !r.is(d) || d.name != r.name {
-                return gone("was changed by somebody else");
-            }
-            if d.invalid {
-                return gone("was half dropped");
-            }
-            if d.collation_mismatch {
-                return gone("was made with another version of the collation library");
-            }
-            if d.open {
-                return gone("was opened to connections, so its contents may have changed");
-            }
-            databases.push(TemplateDatabase {
+        let database = |r: &DatabaseRow| {
+            let found = found.iter().find(|d| Some(d.oid) == r.oid)?;
+            Some(TemplateDatabase {
                 role: r.role.clone(),
                 name: r.name.clone(),
-                oid: d.oid,
+                oid: found.oid,
                 bytes: r.bytes.unwrap_or(0),
                 files: r.files.unwrap_or(0),
                 replay: r.replay.0.clone(),
-            });
-        }
-        if databases.is_empty() {
-            return Ok(Err("it has no databases".into()));
-        }
-        if let Some(why) = &row.outdated {
-            return Ok(Err(why.clone()));
-        }
-        if let Some(why) = row.collation_changed() {
-            return Ok(Err(why));
-        }
-        if row.emptied {
-            return Ok(Err(format!(
-                "Postgres has crashed since it was built, which emptied its unlogged tables ({})",
-                row.built_with.0.unlogged_tables.join(", ")
-            )));
-        }
-        if let Some(why) = look_up::outdated(registry, &row.built_with.0).await? {
-            return Ok(Err(why));
-        }
+            })
+        };
+        let databases = rows.iter().filter_map(database).collect();
         let base = row.base_fingerprint.as_deref().map(str::parse).transpose()?;
         Ok(Ok(Template {
             id: row.id,

@@ -167,7 +167,7 @@ impl From<&Explanation> for ExplainAnswer {
             inputs: inputs(&explanation.inputs, server),
             ignored: explanation.ignored.clone(),
             now: server.map(|s| now(&s.now)),
-            unusable: server.and_then(|s| s.unusable.clone()),
+            unusable: server.and_then(|s| s.unusable.as_ref()).map(ToString::to_string),
             costs_ms: server.map_or_else(CostsAnswer::default, |s| CostsAnswer {
                 hit: s.costs.hit.map(millis),
                 extend: s.costs.extension.map(millis),

@@ -174,7 +174,10 @@ fn verdict(server: &OnServer) -> String {
         _ => {}
     }
     if let Some(why) = &server.unusable {
-        text += &format!("\nthere is a template of these files, but it is not used: {}", escape::line(why));
+        text += &format!(
+            "\nthere is a template of these files, but it is not used: {}",
+            escape::line(&why.to_string())
+        );
     }
     text + "\n"
 }
