@@ -163,15 +163,29 @@ const ALL: &str = select!("ORDER BY created_at, id");
 const BY_ID: &str = select!("WHERE id = $1");
 /// By id, by the name that a person uses, or by the name of any of its databases. One that was given
 /// up, perhaps since it came too late for its name, stands behind the live one.
-const BY_NAME: &str = select!(
-    "WHERE (state <> 'creating' AND (id = $1 OR name = $1)) OR EXISTS (SELECT FROM pgstencil.database d \
-     WHERE d.clone_id = c.id AND d.name = $1 AND d.state = 'present') \
-     ORDER BY (state = 'leased') DESC, created_at DESC LIMIT 1"
+/// True for a clone if one of its databases has the name: it is ready for use, or its drop has begun and has not
+/// renamed it yet.
+macro_rules! has_name {
+    ($names:literal) => {
+        concat!(
+            "EXISTS (SELECT FROM pgstencil.database d WHERE d.clone_id = c.id AND d.name = ",
+            $names,
+            " AND (d.state = 'present' OR d.state = 'dropping' AND EXISTS (SELECT FROM pg_database p \
+             WHERE p.oid = d.oid AND p.datname::text = d.name)))"
+        )
+    };
+}
+const BY_NAME: &str = concat!(
+    select!("WHERE (state <> 'creating' AND (id = $1 OR name = $1)) OR "),
+    has_name!("$1"),
+    " ORDER BY (state = 'leased') DESC, created_at DESC LIMIT 1"
 );
 /// Those that are there, or were given up and are not gone yet. One that was given up stands behind.
-const BY_NAMES: &str = "SELECT id FROM pgstencil.clone c WHERE (state <> 'creating' AND name = ANY($1)) OR EXISTS (SELECT FROM pgstencil.database d \
-     WHERE d.clone_id = c.id AND d.name = ANY($1) AND d.state = 'present') \
-     ORDER BY (state = 'leased') DESC, created_at DESC";
+const BY_NAMES: &str = concat!(
+    "SELECT id FROM pgstencil.clone c WHERE (state <> 'creating' AND name = ANY($1)) OR ",
+    has_name!("ANY($1)"),
+    " ORDER BY (state = 'leased') DESC, created_at DESC"
+);
 const ITS_DATABASES: &str = "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.clone_id = $1)";
 const INSERT: &str = "INSERT INTO pgstencil.clone \
      (id, project, definition, fingerprint, template_id, name, state, lease, holder) \

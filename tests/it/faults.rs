@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use pgstencil::pg::lock::LockKey;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 
 use crate::support::hold::{Held, list, only_templates_left};
 use crate::support::server::{PATIENCE, Stop};
@@ -319,6 +320,30 @@ fn a_lease_begins_when_the_hooks_have_ended() {
         let reused = Pgstencil::new(&project).args(["clone", "--json", "--name", &name]).success();
         assert_eq!(reused.json()["outcome"], "reused");
     }
+}
+
+/// As long as a session is in it, it keeps its name.
+#[tokio::test]
+async fn a_name_whose_drop_has_begun_is_waited_for() {
+    let project = Project::with_migrations(server());
+    let name = format!("{}_dropping", project.name());
+    Pgstencil::new(&project).args(["clone", "--name", &name]).success();
+    let of = format!("select id from pgstencil.clone where name = '{name}'");
+    let id = server().psql(&project.registry(), &of);
+    let mut session = server().connect(&project.registry()).await;
+    let lock = format!("select pg_advisory_lock({})", LockKey::clone(&id).value());
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut session).await.unwrap();
+    // Its maker was killed before the lease began, and a sweep has come so far.
+    server().psql(
+        &project.registry(),
+        "update pgstencil.clone set state = 'creating', name = ''; \
+         update pgstencil.database set state = 'dropping' where clone_id is not null",
+    );
+    Pgstencil::new(&project).args(["--wait", "1s", "clone", "--name", &name]).fails(5);
+    session.close().await.unwrap();
+    let again = Pgstencil::new(&project).args(["clone", "--json", "--name", &name]).success();
+    assert_eq!(again.json()["outcome"], "hit");
+    assert!(server().has_database(&name));
 }
 
 /// The server ends all sessions when one of its processes dies.
