@@ -2,13 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::build::{self, Built, Extension};
+use super::build::{self, Ended};
 use super::look_up::{LookUp, look_up, tell_of_another_role};
-use super::{
-    BuildPermit, Ensured, Extends, NoBase, Provenance, Template, Timing, Unsealed, Unusable, extend, source,
-    unsealed,
-};
-use crate::config::AfterExtend;
+use super::permit::{Asked, BuildPermit, Permit as _};
+use super::{Ensured, NoBase, Provenance, Template, Timing, Unsealed, Unusable, extend, from, unsealed};
 use crate::context::Context;
 use crate::error::{Fault, Kind, Result};
 use crate::events::Event;
@@ -70,8 +67,8 @@ pub async fn ensure(
             && !looked.is_of(id)
             && let Some((template, unsealed)) = unsealed::take(registry, context, id).await?
         {
-            if let LookUp::Vacant(permit) = looked {
-                unlock(registry, permit.key).await?;
+            if let LookUp::Missing(Asked::Granted(permit)) = looked {
+                permit.release(registry).await;
             }
             return Ok(Ensured::not_sealed(template, unsealed, timing(waiting)));
         }
@@ -92,30 +89,20 @@ pub async fn ensure(
                     timing: timing(waiting),
                 });
             }
-            LookUp::Vacant(permit) => {
-                let key = permit.key;
-                if !alone(registry, context).await? {
-                    // Waited for without the right to build: others may find another way meanwhile.
-                    unlock(registry, key).await?;
-                    let since = Instant::now();
-                    wait_for_serial(registry, context, started).await?;
-                    waiting += since.elapsed();
-                    continue;
-                }
-                wait_for_former(registry, context, &recipe).await?;
-                tell_of_another_role(registry, context, &recipe).await?;
-                let built = extend_or_build(registry, context, permit, &recipe).await;
-                // The session may be gone; then the locks are, too.
-                let _ = registry.session().unlock(key).await;
-                if context.definition.serial_builds {
-                    let _ = registry.session().unlock(LockKey::serial()).await;
-                }
+            LookUp::Missing(Asked::Serial(row)) => {
+                let since = Instant::now();
+                wait_for_serial(context, row.as_deref(), started).await?;
+                waiting += since.elapsed();
+            }
+            LookUp::Missing(Asked::Granted(permit)) => {
+                let built = extend_or_build(registry, context, &permit).await;
+                permit.release(registry).await;
                 let (built, note) = built?;
                 match built {
-                    Built::Sealed(template) if discard_aged(registry, context, &template).await? => {
+                    Ended::Sealed(template) if discard_aged(registry, context, &template).await? => {
                         template.let_go(registry).await?;
                     }
-                    Built::Sealed(template) => {
+                    Ended::Sealed(template) => {
                         // The template is there, whatever becomes of the session.
                         let _ = keep_limits(registry, context).await;
                         let outcome = match template.extends() {
@@ -134,23 +121,23 @@ pub async fn ensure(
                             timing: timing(waiting),
                         });
                     }
-                    Built::Unsealed(template, unsealed) => {
+                    Ended::Unsealed(template, unsealed) => {
                         return Ok(Ensured::not_sealed(*template, unsealed, timing(waiting)));
                     }
-                    Built::Overtaken(new) if overtaken => {
+                    Ended::Overtaken(new) if overtaken => {
                         return Err(new.error(&format!(
                             "the files of definition `{}` changed during two builds in a row",
                             context.definition.name
                         )));
                     }
-                    Built::Overtaken(new) => {
+                    Ended::Overtaken(new) => {
                         new.tell(context);
                         overtaken = true;
                         recipe = new.recipe;
                     }
                 }
             }
-            LookUp::Busy(row) => {
+            LookUp::Missing(Asked::Busy(row)) => {
                 waited = Some(row.id);
                 let costs = known(&mut costs, registry, context).await?;
                 tell_waiting(context, &row, &costs);
@@ -159,7 +146,7 @@ pub async fn ensure(
                 context.deadline.pause(POLL, &who).await?;
                 waiting += since.elapsed();
             }
-            LookUp::Again => context.deadline.pause(POLL / 10, "the template").await?,
+            LookUp::Missing(Asked::Again) => context.deadline.pause(POLL / 10, "the template").await?,
         }
     }
 }
@@ -188,8 +175,8 @@ impl LookUp {
     fn is_of(&self, id: i64) -> bool {
         match self {
             LookUp::Ready(_) => true,
-            LookUp::Busy(row) => row.id == id,
-            LookUp::Vacant(_) | LookUp::Again => false,
+            LookUp::Missing(Asked::Busy(row)) => row.id == id,
+            LookUp::Missing(Asked::Granted(_) | Asked::Serial(_) | Asked::Again) => false,
         }
     }
 }
@@ -251,22 +238,12 @@ async fn wait_for_former(registry: &mut Registry, context: &Context<'_>, recipe:
     Ok(())
 }
 
-/// Takes the server's lock on serial builds, if the definition wants one.
-pub(super) async fn alone(registry: &mut Registry, context: &Context<'_>) -> Result<bool> {
-    if !context.definition.serial_builds {
-        return Ok(true);
-    }
-    registry.session().try_lock(LockKey::serial()).await.doing(|| "take the right to a serial build".into())
-}
-
 /// Waits a moment while another serial build runs, and tells of it.
 pub(super) async fn wait_for_serial(
-    registry: &mut Registry,
     context: &Context<'_>,
+    other: Option<&TemplateRow>,
     since: Instant,
 ) -> Result<()> {
-    let building = registry.unfinished_templates().await?;
-    let other = building.iter().rfind(|row| row.state == "building");
     let who = match other {
         Some(row) => format!("the serial build of {}/{}", row.project, row.definition),
         None => "another serial build".to_owned(),
@@ -319,11 +296,13 @@ fn tell_evicted(context: &Context<'_>, evicted: Result<Vec<Eviction>>) -> Result
 async fn extend_or_build(
     registry: &mut Registry,
     context: &Context<'_>,
-    permit: BuildPermit,
-    recipe: &Recipe,
-) -> Result<(Built, Option<String>)> {
+    permit: &BuildPermit,
+) -> Result<(Ended, Option<String>)> {
     let (project, definition) = (context.project, context.definition);
-    source::look(registry, context).await?;
+    let recipe = permit.recipe();
+    wait_for_former(registry, context, recipe).await?;
+    tell_of_another_role(registry, context, recipe).await?;
+    from::look(registry, context).await?;
     let why_not = extend::why_not(registry, project, definition, recipe).await?;
     let base = match why_not {
         _ if context.full_build => Err(None),
@@ -338,29 +317,23 @@ async fn extend_or_build(
                 context.tell(Event::Notice(&format!("nothing is extended: {note}")));
             }
             make_room(registry, context).await?;
-            let built = build::build(registry, context, &permit, recipe, None).await?;
+            let built = build::build(registry, context, permit, None).await?;
             return Ok((built, note));
         }
     };
     let id = base.template.id;
-    let attempt =
-        Attempt::new(project, &definition.name, context.endpoint.user(), context.holder, &base.added);
-    let added = migrations(&base.added).len();
+    let added = &base.extends.added;
+    let attempt = Attempt::new(project, &definition.name, context.endpoint.user(), context.holder, added);
+    let added = migrations(added).len();
+    let short = base.short.clone();
     // Locked, so it is not what goes.
     make_room(registry, context).await?;
-    let extends = Extends { base: *base.template.fingerprint(), added: base.added.clone() };
-    let short = extends.base.short();
-    let provisional = context.definition.after_extend == AfterExtend::Verify;
-    let extension = Some(Extension {
-        template: base.template,
-        extends,
-        provisional,
-        rerun_inputs: base.rerun_inputs,
-        companions: base.companions,
-    });
-    let error = match build::build(registry, context, &permit, recipe, extension).await {
+    let built = build::build(registry, context, permit, Some(&base)).await;
+    // Locked until here, since the result is compared with it. If the session is gone, so is the lock.
+    let _ = base.template.let_go(registry).await;
+    let error = match built {
         Ok(built) => {
-            if matches!(built, Built::Sealed(_)) {
+            if matches!(built, Ended::Sealed(_)) {
                 registry.note_use(id).await?;
                 registry.forget_failure(&attempt).await?;
             }
@@ -401,9 +374,9 @@ async fn extend_or_build(
         text += &format!("\n{line}");
     }
     context.tell(Event::Warning(&text));
-    match build::build(registry, context, &permit, recipe, None).await {
+    match build::build(registry, context, permit, None).await {
         Ok(built) => {
-            if matches!(built, Built::Sealed(_)) {
+            if matches!(built, Ended::Sealed(_)) {
                 registry.forget_failure(&attempt).await?;
             }
             Ok((built, Some(note)))

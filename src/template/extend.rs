@@ -4,23 +4,51 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use super::look_up::{Claim, claim};
-use super::{Template, Unusable};
-use crate::config::{Definition, Extend};
+use super::{Extends, Template, Unusable};
+use crate::config::{AfterExtend, Definition, Extend};
 use crate::context::Context;
 use crate::error::Result;
-use crate::events::Event;
-use crate::fingerprint::{Append, Difference, Obstacle, Recipe, RelPath, extension};
+use crate::events::{Event, Extending};
+use crate::fingerprint::{Append, Difference, Obstacle, Recipe, RelPath, extension, migrations};
 use crate::quantity::seconds;
 use crate::registry::{Registry, TemplateRow};
 
-/// A template that can be extended, locked against being dropped, and what is new.
+/// A template that is extended, locked against being dropped, and what is new.
 pub(super) struct Base {
     pub(super) template: Template,
-    pub(super) added: Vec<RelPath>,
+    pub(super) extends: Extends,
+    /// First digits of its fingerprint.
+    pub(super) short: String,
+    /// Whether a build from nothing is to take the place of what comes of it.
+    pub(super) provisional: bool,
     /// Files of `rerun_inputs` that differ from those of the template.
-    pub(super) rerun_inputs: Vec<String>,
+    rerun_inputs: Vec<String>,
     /// Files of `companions` that the template lacks.
-    pub(super) companions: Vec<String>,
+    companions: Vec<String>,
+}
+
+impl Base {
+    fn new(template: Template, added: Vec<RelPath>, difference: &Difference, context: &Context<'_>) -> Self {
+        let base = *template.fingerprint();
+        Base {
+            template,
+            extends: Extends { base, added },
+            short: base.short(),
+            provisional: context.definition.after_extend == AfterExtend::Verify,
+            rerun_inputs: difference.rerun_inputs.paths(),
+            companions: difference.companions.paths(),
+        }
+    }
+
+    /// The extension as observers see it.
+    pub(super) fn shown(&self) -> Extending<'_> {
+        Extending {
+            base: &self.short,
+            migrations: migrations(&self.extends.added).len(),
+            rerun_inputs: &self.rerun_inputs,
+            companions: &self.companions,
+        }
+    }
 }
 
 /// Why a template is no base for a recipe.
@@ -210,16 +238,10 @@ pub(super) async fn find_base(
         for (row, added) in bases.found {
             match claim(registry, row).await? {
                 Claim::Ready(template) => {
-                    let template = *template;
                     let old = ready.iter().find(|(other, _)| other.id == row.id);
                     let difference =
                         old.map_or_else(Difference::default, |(_, old)| Difference::between(old, recipe));
-                    return Ok(Ok(Base {
-                        template,
-                        added,
-                        rerun_inputs: difference.rerun_inputs.paths(),
-                        companions: difference.companions.paths(),
-                    }));
+                    return Ok(Ok(Base::new(*template, added, &difference, context)));
                 }
                 Claim::Changed => changed = true,
                 Claim::Unusable(why) => {

@@ -1,6 +1,7 @@
 //! The look-up: a ready template, the right to build it, or somebody who is building it.
 
-use super::{BuildPermit, Template, Unusable, finding};
+use super::permit::{Asked, BuildPermit};
+use super::{Template, Unusable, finding};
 use crate::context::Context;
 use crate::error::Result;
 use crate::events::Event;
@@ -14,10 +15,8 @@ use crate::registry::{Registry, TemplateRow};
 /// What a look found.
 pub(super) enum LookUp {
     Ready(Box<Template>),
-    Vacant(BuildPermit),
-    Busy(Box<TemplateRow>),
-    /// Changed under our eyes: look again.
-    Again,
+    /// There is none, or none that can be used.
+    Missing(Asked<BuildPermit>),
 }
 
 /// Finds the template of a recipe, or the right to build it.
@@ -32,7 +31,7 @@ pub(super) async fn look_up(
     finding::tell(context, &findings);
     if let Some(hold) = hold {
         let Hold::Held(held) = hold else {
-            return Ok(LookUp::Again);
+            return Ok(LookUp::Missing(Asked::Again));
         };
         let why = match Unusable::by_definition(&held.row, context.definition) {
             None => match Template::of(registry, &held).await? {
@@ -48,19 +47,7 @@ pub(super) async fn look_up(
         )));
         registry.break_template(held.row.id, &why.to_string(), false).await?;
     }
-    let key = LockKey::build(project, definition, &fingerprint);
-    if registry.session().try_lock(key).await.doing(|| "take the right to build".into())? {
-        if registry.find_template(project, definition, &fingerprint, "ready").await?.is_some() {
-            registry.session().unlock(key).await.doing(|| "give the right to build back".into())?;
-            return Ok(LookUp::Again);
-        }
-        return Ok(LookUp::Vacant(BuildPermit { key, _private: () }));
-    }
-    match registry.find_template(project, definition, &fingerprint, "building").await? {
-        Some(row) => Ok(LookUp::Busy(Box::new(row))),
-        // The builder has the lock, but not yet its row, or not any more.
-        None => Ok(LookUp::Again),
-    }
+    Ok(LookUp::Missing(BuildPermit::ask(registry, context, recipe).await?))
 }
 
 /// Tells why a template is built that another role has already, if that is so.

@@ -5,21 +5,18 @@
 //! place of an extended template, and [`verify()`] compares the two.
 
 pub(crate) mod build;
-mod command;
 mod compare;
 mod ensure;
 mod extend;
 mod finding;
+mod from;
 mod look_up;
-mod overtaken;
-mod progress;
+mod permit;
 mod provenance;
-mod seal;
 mod settle;
 mod source;
 mod unsealed;
 pub(crate) mod unusable;
-mod vacate;
 mod verify;
 
 use std::time::Duration;
@@ -30,11 +27,12 @@ pub use self::ensure::ensure;
 pub(crate) use self::extend::why_not;
 pub use self::extend::{Bases, NoBase, added_to, bases};
 pub(crate) use self::finding::tell as tell_findings;
+pub(crate) use self::from::look_again;
 pub(crate) use self::look_up::ready;
-pub use self::overtaken::Overtaken;
+pub use self::permit::BuildPermit;
 pub use self::provenance::{Provenance, Timing};
 pub use self::settle::{Settled, settle};
-pub(crate) use self::source::look_again;
+pub use self::source::overtaken::Overtaken;
 pub use self::unsealed::Unsealed;
 pub use self::unusable::Unusable;
 pub use self::verify::{Fate, Verdict, verify};
@@ -48,7 +46,6 @@ use crate::events::Event;
 use crate::fingerprint::RelPath;
 use crate::names::Fingerprint;
 use crate::pg::catalog::Source;
-use crate::pg::lock::LockKey;
 use crate::pg::replay::{self, Replay};
 use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry};
@@ -273,14 +270,6 @@ impl Template {
             source: row.built_with.0.source.clone().map(Box::new),
         }))
     }
-}
-
-/// The right to build one template: the advisory lock is held by the registry session, and the look
-/// after it found nothing. Not `Clone`, and made by the look-up only.
-#[derive(Debug)]
-pub struct BuildPermit {
-    key: LockKey,
-    _private: (),
 }
 
 /// A template, and how it came about.

@@ -2,21 +2,17 @@
 
 use std::time::Duration;
 
-use super::build::{self, Made};
+use super::build::{self, Completed};
 use super::compare::{Depth, compare};
-use super::ensure::{POLL, alone, tell_waiting, unlock, wait_for_serial};
-use super::look_up::{self, Claim};
-use super::overtaken::Overtaken;
-use super::seal::{Sealing, seal};
-use super::{BuildPermit, Extends, Template};
+use super::ensure::{POLL, tell_waiting, wait_for_serial};
+use super::permit::{self, Permit as _, RebuildPermit};
+use super::{Extends, Overtaken};
 use crate::context::Context;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::events::Event;
 use crate::fingerprint::Recipe;
 use crate::names::{self, Fingerprint};
-use crate::pg::Doing as _;
 use crate::pg::inventory::{Class, Difference, Ignored};
-use crate::pg::lock::LockKey;
 use crate::registry::Registry;
 use crate::registry::comparison::NewComparison;
 
@@ -138,7 +134,7 @@ impl Fate {
 /// Cancel safety: as of [`super::ensure()`].
 ///
 /// # Errors
-/// [`Kind::NotFound`] if the present inputs have no template; [`Kind::Build`] if the build from nothing
+/// [`crate::Kind::NotFound`] if the present inputs have no template; [`crate::Kind::Build`] if the build from nothing
 /// fails, which is an answer, too: a cached template can hide a broken build command.
 pub async fn verify(
     registry: &mut Registry,
@@ -163,79 +159,31 @@ pub(super) async fn prove(
 ) -> Result<std::result::Result<Verdict, Box<Overtaken>>> {
     let inputs = context.inputs().await?;
     let recipe = inputs.with_server(registry.facts().traits.clone());
-    let (permit, template) = claim(registry, context, &recipe).await?;
-    let (id, key) = (template.id, permit.key);
+    let permit = wait_for_permit(registry, context, &recipe).await?;
     let asked = Asked { replace, rows };
-    let verdict = rebuild(registry, context, &permit, &recipe, template, asked).await;
-    // If the session is gone, so are the locks.
-    let _ = registry.session().unlock_shared(LockKey::template(id)).await;
-    let _ = registry.session().unlock(key).await;
-    if context.definition.serial_builds {
-        let _ = registry.session().unlock(LockKey::serial()).await;
-    }
+    let verdict = rebuild(registry, context, &permit, asked).await;
+    permit.release(registry).await;
     verdict
 }
 
-/// The template of a recipe, locked against being dropped, and the right to build another one of it.
-async fn claim(
+/// The right to build beside the template of a recipe, as soon as no process builds that.
+async fn wait_for_permit(
     registry: &mut Registry,
     context: &Context<'_>,
     recipe: &Recipe,
-) -> Result<(BuildPermit, Template)> {
+) -> Result<RebuildPermit> {
     let started = std::time::Instant::now();
-    let definition = &context.definition.name;
-    let fingerprint = recipe.fingerprint();
-    let key = LockKey::build(context.project, definition, &fingerprint);
-    let costs = registry.costs(context.project, definition).await?;
+    let costs = registry.costs(context.project, &context.definition.name).await?;
     loop {
-        let free = registry.session().try_lock(key).await.doing(|| "take the right to build".into())?;
-        if !free {
-            let building =
-                registry.find_template(context.project, definition, &fingerprint, "building").await?;
-            if let Some(row) = &building {
-                tell_waiting(context, row, &costs);
+        match RebuildPermit::ask(registry, context, recipe).await? {
+            permit::Asked::Granted(permit) => return Ok(permit),
+            permit::Asked::Busy(row) => {
+                tell_waiting(context, &row, &costs);
+                context.deadline.pause(POLL, "a build of the same template").await?;
             }
-            context.deadline.pause(POLL, "a build of the same template").await?;
-            continue;
+            permit::Asked::Serial(row) => wait_for_serial(context, row.as_deref(), started).await?,
+            permit::Asked::Again => context.deadline.pause(POLL, "the template").await?,
         }
-        let found = take(registry, context, &fingerprint).await;
-        if let Ok(Some(template)) = found {
-            if alone(registry, context).await? {
-                return Ok((BuildPermit { key, _private: () }, template));
-            }
-            template.let_go(registry).await?;
-            unlock(registry, key).await?;
-            wait_for_serial(registry, context, started).await?;
-            continue;
-        }
-        unlock(registry, key).await?;
-        found?;
-        context.deadline.pause(POLL, "the template").await?;
-    }
-}
-
-/// The ready template under its shared lock; `None` if it changes under our eyes.
-async fn take(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    fingerprint: &Fingerprint,
-) -> Result<Option<Template>> {
-    let definition = &context.definition.name;
-    let Some(row) = registry.find_template(context.project, definition, fingerprint, "ready").await? else {
-        return Err(Error::new(
-            Kind::NotFound,
-            format!("there is no template of `{definition}` for the present files ({})", fingerprint.short()),
-        )
-        .hint("`pgstencil ensure` builds it"));
-    };
-    match look_up::claim(registry, &row).await? {
-        Claim::Ready(template) => Ok(Some(*template)),
-        Claim::Changed => Ok(None),
-        Claim::Unusable(why) => Err(Error::failed(format!(
-            "template {} of `{definition}` cannot be verified: {why}",
-            fingerprint.short()
-        ))
-        .hint("`pgstencil ensure` builds it anew")),
     }
 }
 
@@ -249,35 +197,34 @@ struct Asked {
 async fn rebuild(
     registry: &mut Registry,
     context: &Context<'_>,
-    permit: &BuildPermit,
-    recipe: &Recipe,
-    template: Template,
+    permit: &RebuildPermit,
     asked: Asked,
 ) -> Result<std::result::Result<Verdict, Box<Overtaken>>> {
     let definition = &context.definition.name;
-    let done = match build::make(registry, context, permit, recipe, None).await? {
-        Made::Done(done) => done,
-        Made::Overtaken(overtaken) => return Ok(Err(overtaken)),
+    let template = permit.template();
+    let built = match build::rebuild(registry, context, permit).await? {
+        Completed::Built(built) => *built,
+        Completed::Overtaken(overtaken) => return Ok(Err(overtaken)),
     };
-    let (id, build_time) = (done.id, done.started.elapsed());
-    if let Some(unsealed) = &done.unsealed {
+    let build_time = built.started.elapsed();
+    if let Some(unsealed) = &built.unsealed {
         // A stale program would take the place of what a newer one built.
         let error = unsealed.error();
-        return Err(build::give_up(registry, context, id, error).await);
+        return Err(built.give_up(registry, context, error).await);
     }
     let ignored = Ignored { names: context.definition.verify_ignore.clone() };
     let depth = match asked.rows {
         true => Depth::Contents(&ignored),
         false => Depth::Counts,
     };
-    let compared = match compare(registry, context, &done.subject(), &template, depth).await {
+    let compared = match compare(registry, context, &built.subject(), template, depth).await {
         Ok(compared) => compared,
-        Err(error) => return Err(build::give_up(registry, context, id, error).await),
+        Err(error) => return Err(built.give_up(registry, context, error).await),
     };
     let mut verdict = Verdict {
         definition: definition.clone(),
-        fingerprint: template.fingerprint,
-        extends: template.extends.clone(),
+        fingerprint: *template.fingerprint(),
+        extends: template.extends().cloned(),
         differences: compared.differences,
         rows: asked.rows,
         left_out: compared.left_out,
@@ -287,19 +234,17 @@ async fn rebuild(
         build_time,
     };
     let outcome = if asked.replace {
-        let sealing = Sealing { recipe, extends: None, provisional: false, replaces: true, unsealed: None };
-        match seal(registry, context, *done, &sealing).await {
-            Ok(fresh) => fresh.let_go(registry).await?,
-            Err(error) => return Err(build::give_up(registry, context, id, error).await),
-        }
+        let fresh = built.replace(registry, context).await?;
+        let id = fresh.id;
+        fresh.let_go(registry).await?;
         verdict.fate = Fate::Replaced;
         registry.set_difference(id, names::cut(&verdict.text(Class::decides), MAX_DIFFERENCE)).await?;
         "settled"
     } else {
-        build::discard(registry, id, "it was built to be compared").await?;
+        built.discard(registry, "it was built to be compared").await?;
         if !verdict.is_as_built() && verdict.extends.is_some() {
             let why = "it was extended, and differs from a build from nothing";
-            registry.break_template(template.id, why, false).await?;
+            registry.break_template(template.id(), why, false).await?;
             verdict.fate = Fate::Broken;
         }
         "verified"
@@ -328,7 +273,7 @@ async fn rebuild(
                 project: context.project,
                 definition,
                 fingerprint: &verdict.fingerprint,
-                core: &recipe.core(),
+                core: &permit.recipe().core(),
                 difference: names::cut(&difference, MAX_DIFFERENCE),
                 moved: &verdict.moved(),
                 told: !asked.replace,

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::fingerprint::Migration;
+use crate::fingerprint::{Migration, Recipe, migrations};
 
 /// Reads the output of a build. Migration tools print the name of each migration that they run, in one form
 /// or another: `Applying shop.0007_price... OK` (Django), `Applying: 20240102_users.sql` (dbmate),
 /// `Running upgrade 1f2e3d4c -> 5b6a7988, users` (Alembic).
-pub(super) struct Progress {
+pub(in crate::template) struct Progress {
     /// By each form of a name, the migrations that have it.
     names: HashMap<String, Vec<usize>>,
     folders: Vec<Vec<String>>,
@@ -17,8 +17,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Of a build from nothing.
+    pub(in crate::template) fn of(recipe: &Recipe) -> Self {
+        Progress::new(&migrations(recipe.migrations.iter().map(|file| &file.path)))
+    }
+
     /// Of a build that runs these migrations.
-    pub(super) fn new(migrations: &[Migration]) -> Self {
+    pub(in crate::template) fn new(migrations: &[Migration]) -> Self {
         let mut names: HashMap<String, Vec<usize>> = HashMap::new();
         let mut folders = Vec::new();
         for (i, migration) in migrations.iter().enumerate() {
@@ -44,7 +49,7 @@ impl Progress {
 
     /// Reads one line. Returns how many migrations have been named so far, and of how many, once there was
     /// one.
-    pub(super) fn read(&mut self, line: &str) -> Option<(usize, usize)> {
+    pub(in crate::template) fn read(&mut self, line: &str) -> Option<(usize, usize)> {
         let line = line.to_lowercase();
         let words: Vec<&str> = line
             .split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.')))

@@ -17,14 +17,14 @@ use crate::registry::Registry;
 use crate::variables::{self, NamedDatabase, Outcome, Phase};
 
 /// How long processes and sessions of a build may go on after its command has ended.
-pub(super) const STRAGGLERS: Duration = Duration::from_secs(10);
+pub(in crate::template) const STRAGGLERS: Duration = Duration::from_secs(10);
 
 /// How many lines of a build those see who wait for it.
 const TAIL: usize = 5;
 
 /// Runs the build command on databases. While it runs, its last lines are written to the template's
 /// row, and the session that holds the right to build is watched.
-pub(super) async fn run_command(
+pub(in crate::template) async fn run_command(
     registry: &mut Registry,
     context: &Context<'_>,
     set: &[NamedDatabase],

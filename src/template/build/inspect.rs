@@ -1,22 +1,18 @@
-//! From what a build left to a template: look at it, settle it, close the door, and seal it.
+//! A look at what a build left: whether it can become a template, and what no copy of it will have.
 
 use sqlx::postgres::types::Oid;
 
-use super::build::Done;
-use super::source::Start;
-use super::{Extends, Provisional, Template, TemplateDatabase, Unsealed, vacate};
+use super::vacate;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
-use crate::fingerprint::Recipe;
-use crate::names;
 use crate::pg::catalog::{self, BuiltWith, Contents};
 use crate::pg::collation::{self, Collation};
-use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::{Doing as _, Session, inventory, replay, sql};
 use crate::registry::database;
 use crate::registry::{DatabaseRow, Registry};
+use crate::template::from::Start;
 
 /// A `reset` command drops and creates its database: what now stands under our private name and
 /// belongs to our role is adopted.
@@ -90,12 +86,13 @@ async fn own(registry: &mut Registry, row: &DatabaseRow, owner: &str) -> Result<
     }
 }
 
+/// What was found in the databases of a build, in their order.
 pub(super) struct Inspected {
-    contents: Vec<Contents>,
+    pub(super) contents: Vec<Contents>,
     pub(super) replays: Vec<replay::Replay>,
     /// Of each database, where it is wanted.
     pub(super) shapes: Vec<Option<String>>,
-    built_with: BuiltWith,
+    pub(super) built_with: BuiltWith,
 }
 
 /// Adopts, waits for stragglers, refuses empty databases, and settles what is there.
@@ -177,130 +174,4 @@ pub(super) async fn inspect(
 
 pub(super) fn oid_of(row: &DatabaseRow) -> Result<Oid> {
     row.oid.ok_or_else(|| Error::internal(format!("database `{}` has no oid", row.private_name)))
-}
-
-/// What the seal makes of a build.
-pub(super) struct Sealing<'a> {
-    pub(super) recipe: &'a Recipe,
-    pub(super) extends: Option<&'a Extends>,
-    pub(super) provisional: bool,
-    /// Whether it takes the place of the ready template of the same fingerprint.
-    pub(super) replaces: bool,
-    /// Why it does not become a template, if so: then it only can be copied, for a while.
-    pub(super) unsealed: Option<&'a Unsealed>,
-}
-
-/// The last step. The door is closed first, so that nobody comes in between; then one transaction
-/// makes the databases a template.
-pub(super) async fn seal(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    done: Done,
-    sealing: &Sealing<'_>,
-) -> Result<Template> {
-    let took = done.started.elapsed();
-    let Done { id, rows, inspected, .. } = done;
-    for row in &rows {
-        vacate::close(registry, context, row, oid_of(row)?).await?;
-    }
-    context.deadline.check("the seal")?;
-    // Before the commit, so that there is no moment at which the template can be dropped.
-    registry
-        .session()
-        .try_lock_shared(LockKey::template(id))
-        .await
-        .doing(|| "lock the new template".into())?;
-    let fingerprint = sealing.recipe.fingerprint();
-    let what = match sealing.unsealed {
-        None => "pgstencil template",
-        Some(_) => "pgstencil, not sealed",
-    };
-    let words =
-        format!("{what}: {} of {}, {}", context.definition.name, context.project, fingerprint.short());
-    registry.session().begin().await.doing(|| "begin the seal".into())?;
-    let done = async {
-        registry.session().run(sql::flushed()).await?;
-        for (i, row) in rows.iter().enumerate() {
-            let replay = &inspected.replays[i];
-            let contents = &inspected.contents[i];
-            let session = registry.session();
-            let name = sealing.name(row);
-            match sealing.unsealed {
-                None => {
-                    session.run(sql::rename_database(&row.private_name, name)).await?;
-                }
-                Some(_) => database::keep_private_name(session, row.id).await?,
-            }
-            // Every role that may create databases may copy a database with this mark, and the contents of a
-            // private database are not for every role.
-            let mark = names::is_public_source(&context.definition.from);
-            session.run(sql::is_template(name, mark)).await?;
-            session
-                .run(sql::comment_database(name, &row.mark().comment(&words, replay.comment.as_deref())))
-                .await?;
-            let size = (contents.bytes, contents.files);
-            database::set_present(session, row.id, size, replay).await?;
-            if let Some(shape) = &inspected.shapes[i] {
-                database::set_shape(session, row.id, shape).await?;
-            }
-        }
-        if sealing.replaces {
-            // Before the new one is ready: there is never more than one.
-            registry.replace_template(id, context.project, &context.definition.name, &fingerprint).await?;
-        }
-        let millis = took.as_millis() as u64;
-        let done = match sealing.unsealed {
-            None => registry.set_ready(id, &inspected.built_with, millis).await?,
-            Some(why) => {
-                let (text, note) = (why.message(), why.note());
-                registry.set_unsealed(id, &text, &note, &inspected.built_with, millis).await?
-            }
-        };
-        match done {
-            true => Ok(()),
-            // Somebody declared the build dead, which the lock should have prevented.
-            false => Err(sqlx::Error::RowNotFound),
-        }
-    }
-    .await;
-    registry.session().end(done).await.doing(|| format!("seal template {}", fingerprint.short()))?;
-    let databases = rows
-        .iter()
-        .enumerate()
-        .map(|(i, row)| {
-            Ok(TemplateDatabase {
-                role: row.role.clone(),
-                name: sealing.name(row).to_owned(),
-                oid: oid_of(row)?,
-                bytes: inspected.contents[i].bytes,
-                files: inspected.contents[i].files,
-                replay: inspected.replays[i].clone(),
-            })
-        })
-        .collect::<Result<_>>()?;
-    let mut template = Template {
-        id,
-        fingerprint,
-        contents_of: fingerprint,
-        extends: sealing.extends.cloned(),
-        provisional: sealing.provisional.then(Provisional::default),
-        databases,
-        build_time: sealing.extends.is_none().then_some(took),
-        needs_look: !inspected.built_with.available.is_empty(),
-        source: inspected.built_with.source.clone().map(Box::new),
-    };
-    if let Some(unsealed) = sealing.unsealed {
-        template.become_unsealed(unsealed);
-    }
-    Ok(template)
-}
-
-impl Sealing<'_> {
-    /// The name that a database gets.
-    fn name<'r>(&self, row: &'r DatabaseRow) -> &'r str {
-        match self.unsealed {
-            None => &row.name,
-            Some(_) => &row.private_name,
-        }
-    }
 }

@@ -6,7 +6,7 @@ use crate::events::Event;
 use crate::fingerprint::{Change, Difference, FileChanges, Recipe, RelPath, Snapshot};
 
 /// The inputs as they were right before the command began.
-pub(super) struct Watch {
+pub(in crate::template) struct Watch {
     before: Snapshot,
 }
 
@@ -30,14 +30,18 @@ const EXCLUDE: &str = "if the build command writes what is named above: exclude 
 
 impl Watch {
     /// Looks at the inputs. Call it before the command begins, and as late as that allows.
-    pub(super) async fn begin(context: &Context<'_>) -> Result<Self> {
+    pub(in crate::template) async fn begin(context: &Context<'_>) -> Result<Self> {
         let before = context.snapshot().await?;
         Ok(Watch { before })
     }
 
     /// Reads the inputs again when the command has ended; `None` if nobody wrote to them and they are those
     /// of `recipe`.
-    pub(super) async fn end(&self, context: &Context<'_>, recipe: &Recipe) -> Result<Option<Overtaken>> {
+    pub(in crate::template) async fn end(
+        &self,
+        context: &Context<'_>,
+        recipe: &Recipe,
+    ) -> Result<Option<Overtaken>> {
         let (inputs, after) = tokio::join!(context.inputs(), context.snapshot());
         let inputs = inputs?;
         let changes = self.before.changes(&after?);
@@ -52,7 +56,7 @@ impl Watch {
 
 impl Overtaken {
     /// `named`: the files that only the build command names.
-    pub(super) fn new(old: &Recipe, now: Recipe, seen: &[Change], named: &[RelPath]) -> Self {
+    pub(in crate::template) fn new(old: &Recipe, now: Recipe, seen: &[Change], named: &[RelPath]) -> Self {
         let mut changes: Vec<String> = seen.iter().map(Change::to_string).collect();
         if changes.is_empty() {
             // They changed before the command began.

@@ -7,13 +7,13 @@
 
 use sqlx::postgres::types::Oid;
 
-use super::command::STRAGGLERS;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::pg::catalog::{self, Care, Visitor};
 use crate::pg::{Doing as _, Session, cause, sql, sqlstate};
 use crate::registry::{DatabaseRow, Registry};
+use crate::template::source::command::STRAGGLERS;
 
 /// Waits until the sessions that the build command began have ended. Others may stay for now.
 ///

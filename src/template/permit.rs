@@ -1,0 +1,221 @@
+//! The right to build: the advisory locks under which at most one build of a fingerprint runs, and what was
+//! seen under them.
+//!
+//! A permit can be made in this file only, by a look at the registry behind the lock: a [`BuildPermit`] if no
+//! template was ready, a [`RebuildPermit`] with the template that was. The locks go with the registry session; a
+//! permit releases them early.
+
+use super::Template;
+use super::look_up::{self, Claim};
+use crate::context::Context;
+use crate::error::{Error, Kind, Result};
+use crate::fingerprint::Recipe;
+use crate::pg::Doing as _;
+use crate::pg::lock::LockKey;
+use crate::registry::{Registry, TemplateRow};
+
+/// The answer to a process that asks for a permit.
+pub(super) enum Asked<P> {
+    Granted(P),
+    /// Another process builds this template.
+    Busy(Box<TemplateRow>),
+    /// Another build of those that run one at a time is under way; its row, if it was seen.
+    Serial(Option<Box<TemplateRow>>),
+    /// The registry changed in between: look again.
+    Again,
+}
+
+/// The locks of a build, and what is built under them.
+#[derive(Debug)]
+struct Right {
+    key: LockKey,
+    /// Whether the lock of serial builds is held, too.
+    serial: bool,
+    recipe: Box<Recipe>,
+}
+
+/// The right to build a template that is missing. Not `Clone`: it is spent by the seal, or released.
+#[derive(Debug)]
+#[must_use = "the locks are held until the permit is released"]
+pub struct BuildPermit(Right);
+
+/// The right to build beside the ready template of the same inputs, to compare the two or to replace it. The
+/// template is locked against being dropped.
+#[derive(Debug)]
+#[must_use = "the locks are held until the permit is released"]
+pub(super) struct RebuildPermit {
+    right: Right,
+    template: Template,
+}
+
+impl BuildPermit {
+    /// Takes the right to build the template of a recipe, if no process has it and none is ready.
+    pub(super) async fn ask(
+        registry: &mut Registry,
+        context: &Context<'_>,
+        recipe: &Recipe,
+    ) -> Result<Asked<Self>> {
+        let right = match Right::take(registry, context, recipe).await? {
+            Ok(right) => right,
+            Err(Some(row)) => return Ok(Asked::Busy(row)),
+            Err(None) => return Ok(Asked::Again),
+        };
+        let (project, definition) = (context.project, context.definition.name.as_str());
+        match registry.find_template(project, definition, &recipe.fingerprint(), "ready").await {
+            Ok(None) => right.alone(registry, context, BuildPermit).await,
+            other => {
+                right.release(registry).await;
+                other.map(|_| Asked::Again)
+            }
+        }
+    }
+
+    /// Releases the locks.
+    pub(super) async fn release(self, registry: &mut Registry) {
+        self.0.release(registry).await;
+    }
+}
+
+impl RebuildPermit {
+    /// Takes the right to build beside the ready template of a recipe, if no process builds it.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such template.
+    pub(super) async fn ask(
+        registry: &mut Registry,
+        context: &Context<'_>,
+        recipe: &Recipe,
+    ) -> Result<Asked<Self>> {
+        let right = match Right::take(registry, context, recipe).await? {
+            Ok(right) => right,
+            Err(Some(row)) => return Ok(Asked::Busy(row)),
+            Err(None) => return Ok(Asked::Again),
+        };
+        let template = match ready(registry, context, recipe).await {
+            Ok(Some(template)) => template,
+            other => {
+                right.release(registry).await;
+                return other.map(|_| Asked::Again);
+            }
+        };
+        let id = template.id;
+        let asked = right.alone(registry, context, |right| RebuildPermit { right, template }).await;
+        if !matches!(asked, Ok(Asked::Granted(_))) {
+            look_up::let_go(registry, id).await?;
+        }
+        asked
+    }
+
+    /// The template beside which is built.
+    pub(super) fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// Releases the locks, and that of the template.
+    pub(super) async fn release(self, registry: &mut Registry) {
+        // If the session is gone, so are the locks.
+        let _ = self.template.let_go(registry).await;
+        self.right.release(registry).await;
+    }
+}
+
+/// What a permit allows to build.
+pub(super) trait Permit {
+    /// The inputs that are to be built.
+    fn recipe(&self) -> &Recipe;
+}
+
+impl Permit for BuildPermit {
+    fn recipe(&self) -> &Recipe {
+        &self.0.recipe
+    }
+}
+
+impl Permit for RebuildPermit {
+    fn recipe(&self) -> &Recipe {
+        &self.right.recipe
+    }
+}
+
+impl Right {
+    /// Takes the lock of a template's builds. If another process has it: the build that was seen.
+    async fn take(
+        registry: &mut Registry,
+        context: &Context<'_>,
+        recipe: &Recipe,
+    ) -> Result<std::result::Result<Self, Option<Box<TemplateRow>>>> {
+        let (project, definition) = (context.project, context.definition.name.as_str());
+        let fingerprint = recipe.fingerprint();
+        let key = LockKey::build(project, definition, &fingerprint);
+        if registry.session().try_lock(key).await.doing(|| "take the right to build".into())? {
+            return Ok(Ok(Right { key, serial: false, recipe: Box::new(recipe.clone()) }));
+        }
+        // The builder has the lock, but not yet its row, or not any more.
+        let row = registry.find_template(project, definition, &fingerprint, "building").await?;
+        Ok(Err(row.map(Box::new)))
+    }
+
+    /// Takes the server's lock of serial builds as well, if the definition wants that, and makes the permit.
+    /// While another serial build runs nothing stays locked: others may find another way in the meantime.
+    async fn alone<P>(
+        mut self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        permit: impl FnOnce(Right) -> P,
+    ) -> Result<Asked<P>> {
+        if !context.definition.serial_builds {
+            return Ok(Asked::Granted(permit(self)));
+        }
+        let taken = registry.session().try_lock(LockKey::serial()).await;
+        match taken.doing(|| "take the right to a serial build".into()) {
+            Ok(true) => {
+                self.serial = true;
+                Ok(Asked::Granted(permit(self)))
+            }
+            Ok(false) => {
+                self.release(registry).await;
+                Ok(Asked::Serial(serial_build(registry).await?))
+            }
+            Err(error) => {
+                self.release(registry).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn release(self, registry: &mut Registry) {
+        // The session may be gone; then the locks are, too.
+        let _ = registry.session().unlock(self.key).await;
+        if self.serial {
+            let _ = registry.session().unlock(LockKey::serial()).await;
+        }
+    }
+}
+
+/// The build that runs while the lock of serial builds is held, as far as the registry shows it.
+pub(super) async fn serial_build(registry: &mut Registry) -> Result<Option<Box<TemplateRow>>> {
+    let unfinished = registry.unfinished_templates().await?;
+    Ok(unfinished.into_iter().rfind(|row| row.state == "building").map(Box::new))
+}
+
+/// The ready template of a recipe under its shared lock; `None` if it changed in between.
+async fn ready(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) -> Result<Option<Template>> {
+    let definition = &context.definition.name;
+    let fingerprint = recipe.fingerprint();
+    let Some(row) = registry.find_template(context.project, definition, &fingerprint, "ready").await? else {
+        return Err(Error::new(
+            Kind::NotFound,
+            format!("there is no template of `{definition}` for the present files ({})", fingerprint.short()),
+        )
+        .hint("`pgstencil ensure` builds it"));
+    };
+    match look_up::claim(registry, &row).await? {
+        Claim::Ready(template) => Ok(Some(*template)),
+        Claim::Changed => Ok(None),
+        Claim::Unusable(why) => Err(Error::failed(format!(
+            "template {} of `{definition}` cannot be verified: {why}",
+            fingerprint.short()
+        ))
+        .hint("`pgstencil ensure` builds it anew")),
+    }
+}
