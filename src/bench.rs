@@ -110,7 +110,7 @@ pub async fn bench(
     let costs: Vec<Cost> = seen.into_iter().map(Samples::cost).collect();
     for cost in costs.iter().filter(|c| c.strategy != CopyStrategy::Only) {
         let measurement = Measurement {
-            strategy: cost.strategy.as_str().to_owned(),
+            strategy: cost.strategy,
             bytes: from.bytes,
             files: from.files,
             millis: match cost.refused {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pgstencil::Stencil;
 use pgstencil::config::Config as Toml;
 use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{Deadline, Defaults, Demand, Endpoint, Holder, Wanted};
+use pgstencil::stencil::{CloneState, Deadline, Defaults, Demand, Endpoint, Holder, Wanted};
 use pgstencil::url::ServerUrl;
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Builder;
@@ -245,5 +245,5 @@ async fn fill(stencil: Stencil, fingerprint: Fingerprint, enough: Arc<AtomicBool
 
 async fn leftovers(stencil: &Stencil) -> bool {
     let listing = stencil.list(&Deadline::default()).await.unwrap();
-    listing.clones.iter().any(|c| c.row.state != "warm")
+    listing.clones.iter().any(|c| c.row.state != CloneState::Warm)
 }

@@ -17,7 +17,7 @@ use crate::pg::lock::LockKey;
 use crate::pg::{Deadline, Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::database::{Estranged, Owner};
 use crate::registry::warm::SpareRow;
-use crate::registry::{DatabaseRow, Registry, TemplateRow};
+use crate::registry::{DatabaseRow, DatabaseState, Registry, TemplateRow, TemplateState};
 
 /// How the drop of one database ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,9 +57,9 @@ pub async fn drop_rows(registry: &mut Registry, rows: &[DatabaseRow]) -> Result<
             // One that cannot be dropped must not keep the others.
             Err(e) => format!("{e}: {}", cause(&e)),
         };
-        let name = match row.state.as_str() {
-            "present" => &row.name,
-            _ => &row.private_name,
+        let name = match row.state {
+            DatabaseState::Present => &row.name,
+            DatabaseState::Creating | DatabaseState::Dropping => &row.private_name,
         };
         stay.push(format!("database `{name}` stays: {why}"));
     }
@@ -199,7 +199,7 @@ pub async fn drop_given_up_template(registry: &mut Registry, id: i64, why: &str)
     let Some(row) = given_up(registry, id).await? else {
         return Ok(OfTemplate::InUse);
     };
-    let keys = [row.build_key()?, LockKey::template(id)];
+    let keys = [row.build_key(), LockKey::template(id)];
     let mut taken = Vec::new();
     for key in keys {
         if registry.session().try_lock(key).await.doing(|| "lock a template".into())? {
@@ -223,7 +223,7 @@ pub async fn drop_given_up_template(registry: &mut Registry, id: i64, why: &str)
 /// The driver's.
 pub async fn drop_given_up_templates(registry: &mut Registry, project: &str) -> Result<()> {
     for row in registry.unfinished_templates().await? {
-        if row.project == project && row.state == "broken" {
+        if row.project == project && row.state == TemplateState::Broken {
             let why = row.reason.as_deref().unwrap_or("it is broken");
             drop_given_up_template(registry, row.id, why).await?;
         }

@@ -156,7 +156,7 @@ impl Chooser {
         let (bytes, files) = like.first().map_or(size, |m| (m.bytes, m.files));
         let known = like.iter().find(|m| m.is(strategy));
         Measurement {
-            strategy: strategy.as_str().to_owned(),
+            strategy,
             bytes,
             files,
             millis: known.map_or(millis, |m| m.millis.min(millis)),
@@ -182,7 +182,7 @@ impl Chooser {
     /// Notes what was measured meanwhile.
     pub fn learn(&mut self, new: Measurement) {
         self.measured
-            .retain(|old| (old.bytes, old.files, &old.strategy) != (new.bytes, new.files, &new.strategy));
+            .retain(|old| (old.bytes, old.files, old.strategy) != (new.bytes, new.files, new.strategy));
         self.measured.push(new);
     }
 }
@@ -198,7 +198,7 @@ mod tests {
     }
 
     fn measured(strategy: CopyStrategy, bytes: i64, millis: f64) -> Measurement {
-        Measurement { strategy: strategy.as_str().to_owned(), bytes, files: 400, millis, samples: 7 }
+        Measurement { strategy, bytes, files: 400, millis, samples: 7 }
     }
 
     #[test]

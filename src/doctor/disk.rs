@@ -140,14 +140,9 @@ mod tests {
 
     #[test]
     fn strategies() {
-        let measured = |strategy: &str, millis| Measurement {
-            strategy: strategy.into(),
-            bytes: 100_000_000,
-            files: 400,
-            millis,
-            samples: 7,
-        };
-        let all = [measured("wal_log", 190.0), measured("file_copy", 50.0)];
+        let measured =
+            |strategy, millis| Measurement { strategy, bytes: 100_000_000, files: 400, millis, samples: 7 };
+        let all = [measured(CopyStrategy::WalLog, 190.0), measured(CopyStrategy::FileCopy, 50.0)];
         let status = |wanted, measured: &[Measurement]| judge_strategy(wanted, measured).status;
         assert_eq!(status(Strategy::Auto, &all), Status::Ok);
         assert_eq!(status(Strategy::FileCopy, &all), Status::Ok);

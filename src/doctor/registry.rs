@@ -16,7 +16,7 @@ use crate::quantity::count;
 use crate::registry::database::{Estranged, Owner};
 use crate::registry::replaced::ReplacedRow;
 use crate::registry::template::HeldTemplate;
-use crate::registry::{DatabaseRow, Registry, TemplateRow};
+use crate::registry::{CloneState, DatabaseRow, Registry, TemplateRow, TemplateState};
 use crate::retention::sweep::{self, Action};
 use crate::template::unusable::{DatabaseFault, Unusable};
 
@@ -99,8 +99,8 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
         let rows = registry.databases_of(&owner).await?;
         ours.known.extend(rows.iter().filter_map(|d| d.oid));
         marks.extend(rows.iter().map(|d| (d.mark(), d.name.clone())));
-        if row.state != "ready" {
-            if row.state == "broken" {
+        if row.state != TemplateState::Ready {
+            if row.state == TemplateState::Broken {
                 let of = format!("broken template of {}/{}", row.project, row.definition);
                 ours.lose(registry, &owner, &of).await?;
             }
@@ -125,8 +125,8 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
         let rows = registry.databases_of(&owner).await?;
         ours.known.extend(rows.iter().filter_map(|d| d.oid));
         marks.extend(rows.iter().map(|d| (d.mark(), d.name.clone())));
-        ours.clones_in_use += i64::from(row.state == "leased");
-        if row.state != "creating" {
+        ours.clones_in_use += i64::from(row.state == CloneState::Leased);
+        if row.state != CloneState::Creating {
             let of = format!("{} clone {}", row.state, row.id);
             ours.lose(registry, &owner, &of).await?;
         }
@@ -198,7 +198,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
 fn template(state: &ReadyTemplate) -> Vec<Check> {
     let name = "templates";
     let HeldTemplate { row, databases, found } = &state.held;
-    let of = format!("{} of {}/{}", &row.fingerprint[..12], row.project, row.definition);
+    let of = format!("{} of {}/{}", row.fingerprint.short(), row.project, row.definition);
     let (of_databases, of_row): (Vec<_>, Vec<_>) = Unusable::all(&state.held)
         .into_iter()
         .filter(|why| !matches!(why, Unusable::Collation { .. }))
@@ -246,7 +246,7 @@ fn unusable(row: &TemplateRow, of: &str, why: &Unusable) -> Check {
     };
     let again = format!(
         "`pgstencil doctor --fix` gives it up, so that it is built anew; or `pgstencil evict {}`",
-        &row.fingerprint[..12]
+        row.fingerprint.short()
     );
     match why {
         Unusable::Database { name, fault } => {
@@ -296,7 +296,7 @@ fn collations(templates: &[ReadyTemplate]) -> Vec<Check> {
     let mut checks = Vec::new();
     for ReadyTemplate { held, .. } in templates {
         let row = &held.row;
-        let of = format!("template {} of {}/{}", &row.fingerprint[..12], row.project, row.definition);
+        let of = format!("template {} of {}/{}", row.fingerprint.short(), row.project, row.definition);
         if let Some(why) = Unusable::by_collation(row) {
             let check = Check::warning(
                 name,

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::{Deadline, Doing as _, Endpoint};
 use crate::process::Started;
-use crate::registry::{Registry, is_driven};
+use crate::registry::{CloneState, Registry, is_driven};
 
 /// Keeps the locks of some clones until [`Keeper::stop`]. Dropping it without that ends the watch
 /// and the session, so that the sweep takes the clones.
@@ -202,7 +202,7 @@ impl Watch {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         match registry.clone_by_id(id).await? {
-            Some(row) if row.state == "leased" => {
+            Some(row) if row.state == CloneState::Leased => {
                 registry.revive_clone(id).await?;
                 Ok(true)
             }

@@ -4,7 +4,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::{catalog, sql};
 use crate::registry::database::Owner;
 use crate::registry::owner::Asker;
-use crate::registry::{CloneRow, Registry};
+use crate::registry::{CloneRow, CloneState, LeaseKind, Registry};
 
 /// Fails if the name is taken, and says by whom.
 ///
@@ -29,10 +29,10 @@ pub(crate) const KEEP: &str = "Django: run the tests with --keepdb (pytest: --re
 pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Error {
     let error = || Error::new(Kind::NameTaken, format!("there is a database `{name}` already"));
     match registry.clone_by_name(name).await {
-        Ok(Some(row)) if row.state == "creating" => error()
+        Ok(Some(row)) if row.state == CloneState::Creating => error()
             .detail(format!("it is being made by {}", row.holder.0.describe()))
             .hint("try again when that has ended"),
-        Ok(Some(row)) if row.state != "leased" => {
+        Ok(Some(row)) if row.state != CloneState::Leased => {
             let owner = Owner::Clone(row.id.clone());
             let stay = registry.estranged(&owner).await.unwrap_or_default();
             let stay = stay.iter().filter(|(_, why)| why.is_there());
@@ -41,7 +41,7 @@ pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Er
             });
             error.hint("it was given back and is about to be dropped: try again")
         }
-        Ok(Some(row)) if row.lease == "session" => error()
+        Ok(Some(row)) if row.lease == LeaseKind::Session => error()
             .detail(format!(
                 "it is clone {} of definition `{}`, held by {}",
                 row.id,
@@ -84,7 +84,7 @@ pub fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
     let name = &row.name;
     let kept = match &row.expires_at {
         Some(until) => format!("it is kept until {until}"),
-        None if row.lease == "session" => "it is kept until the command that holds it ends".into(),
+        None if row.lease == LeaseKind::Session => "it is kept until the command that holds it ends".into(),
         None => "it is kept until it is released".into(),
     };
     let error = Error::new(Kind::NameTaken, format!("clone `{name}` belongs to another owner"))

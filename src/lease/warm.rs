@@ -209,10 +209,9 @@ fn stands(set: &[ClaimedRow], context: &Context<'_>) -> bool {
 }
 
 fn facts(row: &ClaimedRow) -> Result<WarmTemplate> {
-    let base = row.base_fingerprint.as_deref().map(str::parse).transpose()?;
     let millis = row.full_ms.and_then(|ms| u64::try_from(ms).ok());
     Ok(WarmTemplate {
-        extends: base.map(|base| Extends { base, added: row.added.0.clone() }),
+        extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),
         provisional: row
             .provisional
             .then(|| Provisional::new(row.settle_attempts, row.settle_tried_s, row.settle_failure.clone())),

@@ -242,6 +242,12 @@ pub enum CopyStrategy {
 }
 
 impl CopyStrategy {
+    /// The strategy of a word; `None` if it has none.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let all = [CopyStrategy::Only, CopyStrategy::WalLog, CopyStrategy::FileCopy, CopyStrategy::Reflink];
+        all.into_iter().find(|strategy| strategy.as_str() == word)
+    }
+
     /// The word of the config; `only` where there is no choice.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -250,6 +256,12 @@ impl CopyStrategy {
             CopyStrategy::FileCopy => "file_copy",
             CopyStrategy::Reflink => "reflink",
         }
+    }
+}
+
+impl std::fmt::Display for CopyStrategy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

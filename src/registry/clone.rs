@@ -16,7 +16,7 @@ use crate::pg::{Doing as _, sqlstate};
 
 use super::database::{self, NewDatabase, Owner};
 use super::owner::{Bound, CloneOwner, owner_columns};
-use super::{DatabaseRow, Holder, Registry, dropped};
+use super::{CloneState, DatabaseRow, Holder, LeaseKind, Registry, ShownState, dropped};
 
 /// Until when a holder keeps a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +32,10 @@ pub enum Term {
 }
 
 impl Term {
-    pub(super) fn kind(self) -> &'static str {
+    pub(super) fn kind(self) -> LeaseKind {
         match self {
-            Term::Session => "session",
-            Term::Expiry(_) | Term::Usual => "expiry",
+            Term::Session => LeaseKind::Session,
+            Term::Expiry(_) | Term::Usual => LeaseKind::Expiry,
         }
     }
 
@@ -57,13 +57,13 @@ pub struct CloneRow {
     /// Name of the definition.
     pub definition: String,
     /// Of the template that it was made from.
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
     /// Name of its first database.
     pub name: String,
-    /// `creating`, `warm`, `leased` or `released`.
-    pub state: String,
-    /// `session` or `expiry`.
-    pub lease: String,
+    /// How far it is.
+    pub state: CloneState,
+    /// What ends its lease.
+    pub lease: LeaseKind,
     /// RFC 3339, UTC; `None` for session leases and for ever.
     pub expires_at: Option<String>,
     /// Whether the expiry has passed.
@@ -119,7 +119,21 @@ impl CloneRow {
 
     /// Whether it is kept by the clock, and its time is not over.
     pub fn is_kept(&self) -> bool {
-        self.state == "leased" && self.lease == "expiry" && !self.expired
+        self.state == CloneState::Leased && self.lease == LeaseKind::Expiry && !self.expired
+    }
+
+    /// Its state as people see it. `locked`: whether a process holds its lock.
+    pub fn shown_state(&self, locked: bool) -> ShownState {
+        match self.state {
+            CloneState::Creating => ShownState::Creating,
+            CloneState::Warm => ShownState::Warm,
+            CloneState::Released => ShownState::Released,
+            CloneState::Leased if self.orphaned_s.is_some() || self.expired => ShownState::Orphaned,
+            CloneState::Leased => match self.lease {
+                LeaseKind::Session if !locked => ShownState::Orphaned,
+                LeaseKind::Session | LeaseKind::Expiry => ShownState::Leased,
+            },
+        }
     }
 
     /// What its name comes from, if that prolongs its lease.
@@ -257,7 +271,7 @@ impl NewClone<'_> {
                 &self.id,
                 &self.project,
                 &self.definition,
-                &self.fingerprint.to_string(),
+                &self.fingerprint,
                 &self.template_id,
                 &self.databases.first().map_or("", |d| &d.name),
                 &self.term.kind(),

@@ -31,8 +31,8 @@ pub struct NewComparison<'a> {
 /// A difference that nobody has been told of yet.
 #[derive(Clone, Debug, FromRow)]
 pub struct Finding {
-    /// Of the template; 64 hex digits.
-    pub fingerprint: String,
+    /// Of the template.
+    pub fingerprint: Fingerprint,
     /// What differs and says that the template was not built as it should be; may be empty.
     pub difference: String,
     /// Where ids, row contents and sequences differ, in one line; empty if they do not, or if that was told
@@ -78,7 +78,7 @@ impl Registry {
                 &[
                     &new.project,
                     &new.definition,
-                    &new.fingerprint.to_string(),
+                    &new.fingerprint,
                     &new.core,
                     &new.difference,
                     &new.moved,

@@ -14,7 +14,7 @@ use crate::pg::replay::Replay;
 use crate::pg::sql::Statement;
 use crate::pg::{Doing as _, Session, catalog, sql};
 
-use super::Registry;
+use super::{DatabaseState, Registry};
 
 /// What a database belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,8 +40,8 @@ pub struct DatabaseRow {
     pub nonce: String,
     /// Known once it was created.
     pub oid: Option<Oid>,
-    /// `creating`, `present` or `dropping`.
-    pub state: String,
+    /// How far it is.
+    pub state: DatabaseState,
     /// Size when its template was sealed.
     pub bytes: Option<i64>,
     /// Number of files when its template was sealed, about.
@@ -90,7 +90,7 @@ impl DatabaseRow {
         let marked = self.mark().is_in(found.comment.as_deref());
         let private = found.name == self.private_name;
         let same = self.oid == Some(found.oid);
-        if self.state == "present" {
+        if self.state == DatabaseState::Present {
             let named = private || found.name == self.name;
             return same && marked && named && !(self.is_warm() && found.open);
         }
@@ -98,13 +98,13 @@ impl DatabaseRow {
             return private || (marked && found.name == self.name);
         }
         // What is being dropped was there before, so its oid counts, if it is known.
-        let unknown = self.state == "creating" || self.oid.is_none();
+        let unknown = self.state == DatabaseState::Creating || self.oid.is_none();
         unknown && private && (marked || !Mark::any_in(found.comment.as_deref()))
     }
 
     /// Whether it is of a clone that nobody has had yet.
     fn is_warm(&self) -> bool {
-        self.state == "present" && self.name == self.private_name
+        self.state == DatabaseState::Present && self.name == self.private_name
     }
 
     /// Why a drop would leave this database alone, if it would; `found`: all databases of its oid or

@@ -125,14 +125,7 @@ impl NewEvent<'_> {
     fn insert(&self) -> Statement {
         sql::fill(
             INSERT,
-            &[
-                &self.project,
-                &self.definition,
-                &self.fingerprint.to_string(),
-                &self.outcome,
-                &self.millis,
-                &self.files,
-            ],
+            &[&self.project, &self.definition, &self.fingerprint, &self.outcome, &self.millis, &self.files],
         )
     }
 }
@@ -226,7 +219,7 @@ impl Registry {
         fingerprint: &Fingerprint,
     ) -> Result<bool> {
         self.session()
-            .scalar(sql::fill(DIFFERED, &[&project, &definition, &fingerprint.to_string()]))
+            .scalar(sql::fill(DIFFERED, &[&project, &definition, &fingerprint]))
             .await
             .doing(|| "read what became of extensions".into())
     }

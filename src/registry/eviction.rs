@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use sqlx::FromRow;
 
-use crate::config::{CloneSettings, EvictionSettings};
+use crate::config::{CloneSettings, EvictionSettings, Extend};
 use crate::error::Result;
 use crate::fingerprint::{KeptRecipe, Recipe};
+use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
 
@@ -22,14 +23,14 @@ pub struct ResidentRow {
     pub project: String,
     /// Name of its definition.
     pub definition: String,
-    /// 64 hex digits.
-    pub fingerprint: String,
+    /// What it was built from.
+    pub fingerprint: Fingerprint,
     /// The role that built it: several may have one of the same fingerprint.
     pub built_by: String,
     /// Whether a person protects it.
     pub pinned: bool,
-    /// `append`, `never` or `always`: `extend` of its definition when it was built.
-    pub extend: String,
+    /// `extend` of its definition when it was built.
+    pub extend: Extend,
     /// Seconds since its last use.
     pub idle_s: f64,
     /// When that was, to the last digit: to see whether it was used meanwhile.

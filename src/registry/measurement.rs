@@ -11,8 +11,8 @@ use super::Registry;
 /// What a copy of one size took by one strategy.
 #[derive(Clone, Debug, PartialEq, FromRow)]
 pub struct Measurement {
-    /// `wal_log`, `file_copy` or `reflink`.
-    pub strategy: String,
+    /// How it was copied.
+    pub strategy: CopyStrategy,
     /// Size of the database.
     pub bytes: i64,
     /// Number of its files, about.
@@ -35,7 +35,7 @@ const TRIM: &str = "DELETE FROM pgstencil.measurement WHERE at < \
 impl Measurement {
     /// Whether it is of this strategy.
     pub fn is(&self, strategy: CopyStrategy) -> bool {
-        self.strategy == strategy.as_str()
+        self.strategy == strategy
     }
 }
 

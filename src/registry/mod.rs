@@ -6,6 +6,7 @@
 
 pub mod bound;
 pub mod clone;
+mod column;
 pub mod comparison;
 pub mod database;
 pub mod dropped;
@@ -19,12 +20,14 @@ pub mod owed;
 pub mod owner;
 pub mod publish;
 pub mod replaced;
+pub mod state;
 pub mod template;
 pub mod warm;
 
 pub use clone::{CloneRow, Term};
 pub use database::DatabaseRow;
 pub use holder::Holder;
+pub use state::{CloneState, DatabaseState, LeaseKind, ShownState, TemplateState};
 pub use template::TemplateRow;
 
 use sqlx::FromRow as _;

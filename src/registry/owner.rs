@@ -16,7 +16,7 @@ use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
 
 use super::holder::{Branch, BranchSource, Checkout, Holder};
-use super::{CloneRow, Registry, Term, bound};
+use super::{CloneRow, LeaseKind, Registry, Term, bound};
 
 /// The owner of a clone, as the registry has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
@@ -223,7 +223,7 @@ impl<'a> Tenure<'a> {
         };
         if term == Term::Usual {
             let typed = before.filter(|row| row.ttl_typed);
-            let kept = before.filter(|row| row.lease == "expiry");
+            let kept = before.filter(|row| row.lease == LeaseKind::Expiry);
             let ttl = match typed {
                 Some(row) => row.ttl_s.map(seconds),
                 None if tenure.bound.is_free() => settings.ttl,

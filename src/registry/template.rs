@@ -19,7 +19,7 @@ use crate::pg::sql::{self, Statement};
 
 use super::comparison::{self, Finding};
 use super::database::{self, Owner};
-use super::{DatabaseRow, Holder, Registry};
+use super::{DatabaseRow, Holder, Registry, TemplateState};
 
 /// One template, as `list` and the look-up see it.
 #[derive(Clone, Debug, FromRow)]
@@ -30,10 +30,10 @@ pub struct TemplateRow {
     pub project: String,
     /// Name of the definition.
     pub definition: String,
-    /// 64 hex digits.
-    pub fingerprint: String,
-    /// `building`, `ready` or `broken`.
-    pub state: String,
+    /// What it was built from.
+    pub fingerprint: Fingerprint,
+    /// How far it is.
+    pub state: TemplateState,
     /// What the build met.
     pub built_with: Json<BuiltWith>,
     /// Who built it, or is building it.
@@ -50,14 +50,14 @@ pub struct TemplateRow {
     pub pinned: bool,
     /// Why it is broken.
     pub reason: Option<String>,
-    /// The template that it was extended from, if it was; 64 hex digits.
-    pub base_fingerprint: Option<String>,
+    /// The template that it was extended from, if it was.
+    pub base_fingerprint: Option<Fingerprint>,
     /// The migrations that were added to the base, in order.
     pub added: Json<Vec<RelPath>>,
     /// How many extensions lie between it and a build from nothing.
     pub chain: i32,
     /// `extend` of its definition when it was built.
-    pub extend: String,
+    pub extend: Extend,
     /// Why it was not sealed, if it was not for its migrations.
     pub unsealed: Option<Json<UnsealedNote>>,
     /// A build from nothing is to take its place.
@@ -90,12 +90,8 @@ pub struct TemplateRow {
 
 impl TemplateRow {
     /// The lock of the right to build it.
-    ///
-    /// # Errors
-    /// That its fingerprint is none.
-    pub fn build_key(&self) -> Result<LockKey> {
-        let fingerprint = self.fingerprint.parse()?;
-        Ok(LockKey::build(&self.project, &self.definition, &fingerprint))
+    pub fn build_key(&self) -> LockKey {
+        LockKey::build(&self.project, &self.definition, &self.fingerprint)
     }
 }
 
@@ -269,11 +265,11 @@ impl Registry {
         project: &str,
         definition: &str,
         fingerprint: &Fingerprint,
-        state: &str,
+        state: TemplateState,
     ) -> Result<Option<TemplateRow>> {
         let role = self.facts().began_as.clone();
         self.session()
-            .first(sql::fill(FIND, &[&project, &definition, &fingerprint.to_string(), &state, &role]))
+            .first(sql::fill(FIND, &[&project, &definition, &fingerprint, &state, &role]))
             .await
             .doing(|| "look a template up in the registry".into())
     }
@@ -288,7 +284,6 @@ impl Registry {
         definition: &str,
         fingerprint: &Fingerprint,
     ) -> Result<Option<String>> {
-        let fingerprint = fingerprint.to_string();
         self.session()
             .first_scalar(sql::fill(OTHERS, &[&project, &definition, &fingerprint]))
             .await
@@ -307,7 +302,6 @@ impl Registry {
         fingerprint: &Fingerprint,
     ) -> Result<(Option<Hold>, Vec<Finding>)> {
         let doing = || "look a template up in the registry".to_owned();
-        let fingerprint = fingerprint.to_string();
         let role = self.facts().began_as.clone();
         let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint, &role]);
         let findings = comparison::findings(project, definition);
@@ -331,7 +325,6 @@ impl Registry {
         definition: &str,
         fingerprint: &Fingerprint,
     ) -> Result<Option<Hold>> {
-        let fingerprint = fingerprint.to_string();
         let role = self.facts().began_as.clone();
         let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint, &role]);
         let id: Option<i64> =
@@ -452,7 +445,7 @@ impl Registry {
         let key = self.recipe_key().await?;
         let recipe: Option<serde_json::Value> = self
             .session()
-            .first_scalar(sql::fill(RECIPE, &[&definition, &fingerprint.to_string()]))
+            .first_scalar(sql::fill(RECIPE, &[&definition, &fingerprint]))
             .await
             .doing(|| "read what a template was built from".into())?;
         // One of another format cannot be read.
@@ -472,10 +465,8 @@ impl Registry {
         definition: &str,
         fingerprint: &Fingerprint,
     ) -> std::result::Result<Option<i64>, sqlx::Error> {
-        let old: Option<(i64,)> = self
-            .session()
-            .first(sql::fill(REPLACE, &[&project, &definition, &fingerprint.to_string(), &new]))
-            .await?;
+        let old: Option<(i64,)> =
+            self.session().first(sql::fill(REPLACE, &[&project, &definition, &fingerprint, &new])).await?;
         let Some((old,)) = old else {
             return Ok(None);
         };
@@ -574,13 +565,13 @@ impl Registry {
                 &[
                     &project,
                     &definition,
-                    &recipe.fingerprint().to_string(),
+                    &recipe.fingerprint(),
                     &Json(kept),
                     &Json(builder),
                     &extension.map(|e| e.base),
                     &Json(extension.map_or(&[][..], |e| e.added)),
                     &extension.is_some_and(|e| e.provisional),
-                    &extend.as_str(),
+                    &extend,
                     &role,
                 ],
             ))

@@ -58,8 +58,8 @@ pub struct ClaimedRow {
     pub template_id: i64,
     /// Milliseconds of its build from nothing; `None` if it was extended.
     pub full_ms: Option<i64>,
-    /// The template that it was extended from; 64 hex digits.
-    pub base_fingerprint: Option<String>,
+    /// The template that it was extended from.
+    pub base_fingerprint: Option<Fingerprint>,
     /// The migrations that were added to that.
     pub added: Json<Vec<RelPath>>,
     /// A build from nothing is to take the template's place.
@@ -164,7 +164,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
         &[
             &wish.project,
             &wish.definition.name,
-            &wish.fingerprint.to_string(),
+            &wish.fingerprint,
             &wish.stale_s,
             &wish.count,
             &Json(wish.holder),
@@ -327,7 +327,7 @@ impl Registry {
     ) -> Result<Option<StockRow>> {
         let role = self.facts().began_as.clone();
         self.session()
-            .first(sql::fill(STOCK, &[&project, &definition, &fingerprint.to_string(), &role]))
+            .first(sql::fill(STOCK, &[&project, &definition, &fingerprint, &role]))
             .await
             .doing(|| "see how many warm clones there are".into())
     }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::config::EvictionSettings;
+use crate::config::{EvictionSettings, Extend};
 use crate::database::drop;
 use crate::error::Result;
 use crate::fingerprint::{Append, Recipe, extension};
@@ -73,7 +73,7 @@ impl Eviction {
     pub fn describe(&self) -> String {
         format!(
             "template {} of {}/{}: {}",
-            &self.template.fingerprint[..12],
+            self.template.fingerprint.short(),
             self.template.project,
             self.template.definition,
             self.reason.words()
@@ -146,10 +146,10 @@ impl Shelf {
 
     /// Seconds that extending one template to another would take, if it can be done.
     fn extension(&self, base: usize, of: usize, costs: &Costs) -> Option<f64> {
-        let append = match self.rows[of].extend.as_str() {
-            "never" => return None,
-            "always" => Append::Any,
-            _ => Append::Sorted,
+        let append = match self.rows[of].extend {
+            Extend::Never => return None,
+            Extend::Append => Append::Sorted,
+            Extend::Always => Append::Any,
         };
         let recipe = |index: usize| self.recipes.get(&self.rows[index].id);
         let (base, new) = (recipe(base)?, recipe(of)?);

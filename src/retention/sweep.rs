@@ -20,7 +20,7 @@ use crate::pg::lock::LockKey;
 use crate::pg::slots::Slots;
 use crate::pg::{Deadline, Doing as _, catalog};
 use crate::registry::database::Owner;
-use crate::registry::{CloneRow, Registry};
+use crate::registry::{CloneRow, CloneState, LeaseKind, Registry, TemplateState};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action
         return Ok(actions);
     }
     let held = registry.held_locks().await?;
-    if clones.iter().any(|row| row.state == "warm") {
+    if clones.iter().any(|row| row.state == CloneState::Warm) {
         for spare in registry.spare_warm(None).await? {
             let row = clones.iter().find(|row| row.id == spare.id);
             if let Some(row) = row.filter(|row| !held.contains(&row.key())) {
@@ -112,19 +112,19 @@ pub async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action
             }
         }
     }
-    for row in clones.iter().filter(|row| row.state != "warm") {
+    for row in clones.iter().filter(|row| row.state != CloneState::Warm) {
         let locked = held.contains(&row.key());
         if let Some(action) = judge(registry, row, locked, grace).await? {
             actions.push(action);
         }
     }
     for row in templates {
-        let why = match row.state.as_str() {
-            "building" => "its builder is gone",
-            "ready" => "its database is gone",
-            _ => "it is broken",
+        let why = match row.state {
+            TemplateState::Building => "its builder is gone",
+            TemplateState::Ready => "its database is gone",
+            TemplateState::Broken => "it is broken",
         };
-        if !held.contains(&LockKey::template(row.id)) && !held.contains(&row.build_key()?) {
+        if !held.contains(&LockKey::template(row.id)) && !held.contains(&row.build_key()) {
             actions.push(Action::DropTemplate { id: row.id, definition: row.definition, why });
         }
     }
@@ -141,24 +141,30 @@ async fn judge(
     let clone = row.id.clone();
     let drop = |why| Action::drop_clone(row, why);
     let revive = || row.orphaned_s.is_some().then(|| Action::Revive { clone: clone.clone() });
-    Ok(match row.state.as_str() {
-        // Its maker, its holder or another sweep is at it. A holder who comes back takes the note back.
-        _ if locked => None,
-        "creating" => Some(drop("its maker is gone")),
-        "warm" => registry.is_spare(&row.id).await?.map(|s| drop(s.why())),
-        "released" => Some(drop("it was given back")),
-        // As long as nobody may know of it, it lives by its lock.
-        _ if row.lease == "expiry" && row.confirmed && !row.expired => revive(),
-        _ if in_use(registry, &row.id).await? => revive(),
-        _ => match row.orphaned_s {
-            None => Some(Action::Orphan { clone }),
-            Some(_) if row.orphaned_for_good(grace) => Some(drop(match row.lease.as_str() {
-                "expiry" if !row.confirmed => "its maker ended before anybody learned of it",
-                "expiry" => "its lease is over",
-                _ => "its holder is gone",
-            })),
-            Some(_) => None,
-        },
+    // Its maker, its holder or another sweep is at it. A holder who comes back takes the note back.
+    if locked {
+        return Ok(None);
+    }
+    Ok(match row.state {
+        CloneState::Creating => Some(drop("its maker is gone")),
+        CloneState::Warm => registry.is_spare(&row.id).await?.map(|s| drop(s.why())),
+        CloneState::Released => Some(drop("it was given back")),
+        CloneState::Leased => {
+            // As long as nobody may know of it, it lives by its lock.
+            let lives = row.is_kept() && row.confirmed;
+            if lives || in_use(registry, &row.id).await? {
+                return Ok(revive());
+            }
+            match row.orphaned_s {
+                None => Some(Action::Orphan { clone }),
+                Some(_) if row.orphaned_for_good(grace) => Some(drop(match row.lease {
+                    LeaseKind::Expiry if !row.confirmed => "its maker ended before anybody learned of it",
+                    LeaseKind::Expiry => "its lease is over",
+                    LeaseKind::Session => "its holder is gone",
+                })),
+                Some(_) => None,
+            }
+        }
     })
 }
 
@@ -318,7 +324,7 @@ async fn under_lock(registry: &mut Registry, clone: &str, grace: Duration, actio
     }
     let still = match registry.clone_by_id(clone).await? {
         None => false,
-        Some(row) if row.state == "creating" && is_being_copied(registry, clone).await? => false,
+        Some(row) if row.state == CloneState::Creating && is_being_copied(registry, clone).await? => false,
         Some(row) => judge(registry, &row, false, grace).await?.as_ref() == Some(action),
     };
     if !still {
@@ -350,7 +356,7 @@ async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<S
     let Some(row) = registry.clone_by_id(clone).await? else {
         return Ok(Some(Vec::new()));
     };
-    if row.state == "leased" {
+    if row.state == CloneState::Leased {
         // Nobody gave it up: close the door, and look whether somebody slipped in before. Nobody's
         // session is ended here.
         let rows = registry.databases_of(&owner).await?;
@@ -367,7 +373,7 @@ async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<S
         registry.end_lease(clone, &row.ending()).await?;
     }
     // From here on nobody claims it; so far our lock was in the way.
-    if row.state == "warm" && !registry.release_warm(clone).await? {
+    if row.state == CloneState::Warm && !registry.release_warm(clone).await? {
         return Ok(None);
     }
     let left = drop::drop_databases_of(registry, &owner).await?;

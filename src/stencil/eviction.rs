@@ -7,9 +7,10 @@ use crate::database::drop;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::Recipe;
+use crate::names::Fingerprint;
 use crate::quantity::count;
 use crate::registry::eviction::ResidentRow;
-use crate::registry::{CloneRow, Registry, TemplateRow};
+use crate::registry::{CloneRow, CloneState, LeaseKind, Registry, TemplateRow, TemplateState};
 use crate::retention::evict::{self, Evicted, Eviction};
 use crate::retention::sweep::{self, Action};
 use crate::template::{self, Ensured, Unusable};
@@ -42,7 +43,7 @@ pub struct EvictionPlan {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stays {
     /// Fingerprints of the templates that are pinned.
-    pub pinned: Vec<String>,
+    pub pinned: Vec<Fingerprint>,
     /// Names of the clones that are in use.
     pub clones: Vec<String>,
 }
@@ -140,10 +141,10 @@ impl Stencil {
                 for name in names {
                     let row = meant(registry, &rows, name, project, "evicted").await?;
                     if row.pinned {
-                        return Err(Error::usage(format!("template {} is pinned", &row.fingerprint[..12]))
+                        return Err(Error::usage(format!("template {} is pinned", row.fingerprint.short()))
                             .hint(format!(
                                 "`pgstencil unpin {}` takes the pin away",
-                                &row.fingerprint[..12]
+                                row.fingerprint.short()
                             )));
                     }
                     if !ids.contains(&row.id) {
@@ -185,7 +186,7 @@ impl Stencil {
         }
         for row in &found {
             if !registry.pin_template(row.id, pinned).await? {
-                return Err(unknown(&row.fingerprint[..12]));
+                return Err(unknown(&row.fingerprint.short()));
             }
         }
         registry.close().await;
@@ -272,9 +273,9 @@ async fn stays(registry: &mut Registry, project: &str) -> Result<Stays> {
     let held = registry.held_locks().await?;
     let in_use = |row: &CloneRow| {
         row.project == project
-            && row.state == "leased"
+            && row.state == CloneState::Leased
             && !row.expired
-            && (row.lease != "session" || held.contains(&row.key()))
+            && (row.lease != LeaseKind::Session || held.contains(&row.key()))
     };
     let clones = registry.clones().await?;
     let clones = clones.into_iter().filter(in_use).map(|row| row.name);
@@ -326,7 +327,7 @@ fn useless(row: &TemplateRow, why: &Unusable) -> Error {
         Kind::NotFound,
         format!(
             "template {} of {}/{} cannot be pinned: {why}",
-            &row.fingerprint[..12],
+            row.fingerprint.short(),
             row.project,
             row.definition
         ),
@@ -334,9 +335,9 @@ fn useless(row: &TemplateRow, why: &Unusable) -> Error {
     .hint("`pgstencil ensure` builds it anew")
 }
 
-fn begins(prefix: &str) -> impl Fn(&str) -> bool + use<> {
+fn begins(prefix: &str) -> impl Fn(&Fingerprint) -> bool + use<> {
     let lower = prefix.to_ascii_lowercase();
-    move |fingerprint| fingerprint.starts_with(&lower)
+    move |fingerprint| fingerprint.to_string().starts_with(&lower)
 }
 
 /// As [`resident`]; but if it is still being built, that is why it cannot be `done`.
@@ -363,16 +364,16 @@ async fn building(registry: &mut Registry, prefix: &str, project: &str, done: &s
     let begins = begins(prefix);
     let held = registry.held_locks().await?;
     let mut rows = registry.unfinished_templates().await?;
-    rows.retain(|row| row.state == "building" && begins(&row.fingerprint));
+    rows.retain(|row| row.state == TemplateState::Building && begins(&row.fingerprint));
     // One that nobody builds any more is what a sweep drops.
-    rows.retain(|row| row.build_key().is_ok_and(|key| held.contains(&key)));
+    rows.retain(|row| held.contains(&row.build_key()));
     rows.sort_by_key(|row| row.project != project);
     Ok(rows.first().map(|row| {
         Error::new(
             Kind::NotFound,
             format!(
                 "template {} of {}/{} is being built by {}",
-                &row.fingerprint[..12],
+                row.fingerprint.short(),
                 row.project,
                 row.definition,
                 row.builder.0.describe()

@@ -12,7 +12,7 @@ use crate::pg::Session;
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::registry::event::Costs;
-use crate::registry::{Registry, TemplateRow};
+use crate::registry::{Registry, TemplateRow, TemplateState};
 use crate::template::{self, NoBase, Unusable};
 
 /// What [`Stencil::explain`] answers.
@@ -182,10 +182,9 @@ impl Stencil {
         let fingerprint = recipe.fingerprint();
         let ready = registry.ready_templates(project, name, &recipe).await?;
         let costs = registry.costs(project, name).await?;
-        let own = fingerprint.to_string();
         let mut unusable = None;
         let mut hit = None;
-        if let Some((row, _)) = ready.iter().find(|(row, _)| row.fingerprint == own) {
+        if let Some((row, _)) = ready.iter().find(|(row, _)| row.fingerprint == fingerprint) {
             unusable = why_unusable(registry, row, definition).await?;
             hit = unusable.is_none().then(|| Now::Hit {
                 provisional: row.provisional
@@ -194,7 +193,7 @@ impl Stencil {
             });
         }
         let others: Vec<(TemplateRow, Recipe)> =
-            ready.into_iter().filter(|(row, _)| row.fingerprint != own).collect();
+            ready.into_iter().filter(|(row, _)| row.fingerprint != fingerprint).collect();
         let mut nearest = match against {
             Some(prefix) => Some(by_prefix(&others, &recipe, prefix)?),
             None if hit.is_some() => None,
@@ -227,14 +226,11 @@ impl Stencil {
             now,
             unusable,
             costs,
-            nearest: match nearest {
-                None => None,
-                Some((row, difference)) => Some(Nearest {
-                    fingerprint: row.fingerprint.parse()?,
-                    last_used_at: row.last_used_at.clone(),
-                    difference,
-                }),
-            },
+            nearest: nearest.map(|(row, difference)| Nearest {
+                fingerprint: row.fingerprint,
+                last_used_at: row.last_used_at.clone(),
+                difference,
+            }),
             recipe,
         })
     }
@@ -272,7 +268,7 @@ impl Stencil {
         let (project, name) = (self.config.project.as_str(), definition.name.as_str());
         let fingerprint = recipe.fingerprint();
         let held = registry.held_locks().await?;
-        let building = registry.find_template(project, name, &fingerprint, "building").await?;
+        let building = registry.find_template(project, name, &fingerprint, TemplateState::Building).await?;
         if let Some(row) = building
             && held.contains(&LockKey::build(project, name, &fingerprint))
         {
@@ -293,7 +289,7 @@ impl Stencil {
         }
         for (row, added) in bases.found {
             if why_unusable(registry, row, definition).await?.is_none() {
-                let base = row.fingerprint.parse()?;
+                let base = row.fingerprint;
                 let old = others.iter().find(|(other, _)| other.id == row.id);
                 let difference = old.map(|(_, old)| Difference::between(old, recipe));
                 let difference = difference.unwrap_or_default();
@@ -312,7 +308,7 @@ impl Stencil {
             Some(base) => match template::added_to(base, recipe, definition) {
                 Err(why) => {
                     hint = why.hint(name);
-                    let mut text = format!("{}: {why}", &base.0.fingerprint[..12]);
+                    let mut text = format!("{}: {why}", base.0.fingerprint.short());
                     let changed = match &why {
                         NoBase::Differs(obstacle) => obstacle.changed(),
                         _ => None,
@@ -325,7 +321,7 @@ impl Stencil {
                     }
                     text
                 }
-                Ok(_) => format!("{} cannot be copied", &base.0.fingerprint[..12]),
+                Ok(_) => format!("{} cannot be copied", base.0.fingerprint.short()),
             },
         };
         Ok(Now::Build { why, hint })
@@ -357,14 +353,15 @@ fn by_prefix<'a>(
     prefix: &str,
 ) -> Result<(&'a TemplateRow, Difference)> {
     let prefix = prefix.to_ascii_lowercase();
-    let found: Vec<_> = others.iter().filter(|(row, _)| row.fingerprint.starts_with(&prefix)).collect();
+    let found: Vec<_> =
+        others.iter().filter(|(row, _)| row.fingerprint.to_string().starts_with(&prefix)).collect();
     match found.as_slice() {
         [] => Err(unknown(&prefix)),
         [(row, old)] => Ok((row, Difference::between(old, recipe))),
         several => Err(several
             .iter()
             .fold(Error::usage(format!("several templates begin with `{prefix}`")), |error, (row, _)| {
-                error.detail(row.fingerprint.clone())
+                error.detail(row.fingerprint.to_string())
             })),
     }
 }

@@ -6,8 +6,8 @@ use crate::names::Mark;
 use crate::pg::Session;
 use crate::pg::checkup::{self, Found};
 use crate::pg::session::OpenError;
-use crate::registry::Registry;
 use crate::registry::database::Owner;
+use crate::registry::{CloneState, LeaseKind, Registry, TemplateState};
 
 /// What [`holdings`] found, over all registries of the server.
 #[derive(Clone, Debug, Default)]
@@ -110,22 +110,22 @@ impl Holdings {
             let rows = registry.databases_of(&Owner::Template(row.id)).await?;
             oids.extend(rows.iter().filter_map(|d| d.oid));
             let of = format!("{}/{}", row.project, row.definition);
-            self.templates += usize::from(row.state == "ready");
-            if row.state == "building" && locked.contains(&row.build_key()?) {
+            self.templates += usize::from(row.state == TemplateState::Ready);
+            if row.state == TemplateState::Building && locked.contains(&row.build_key()) {
                 let builder = row.builder.0.describe();
                 self.under_way.push(format!("a build of {of} by {builder}"));
             }
             if row.pinned {
-                self.pinned.push(Held { name: row.fingerprint[..12].to_owned(), words: of });
+                self.pinned.push(Held { name: row.fingerprint.short(), words: of });
             }
         }
         for row in registry.clones().await? {
             let rows = registry.databases_of(&Owner::Clone(row.id.clone())).await?;
             oids.extend(rows.iter().filter_map(|d| d.oid));
-            if row.state != "leased" {
+            if row.state != CloneState::Leased {
                 continue;
             }
-            let is_session = row.lease == "session";
+            let is_session = row.lease == LeaseKind::Session;
             let holder = &row.holder.0;
             match (is_session, locked.contains(&row.key())) {
                 (true, true) => {

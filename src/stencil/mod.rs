@@ -50,7 +50,7 @@ pub use crate::registry::dropped::DroppedRow;
 pub use crate::registry::event::Tally;
 pub use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
 pub use crate::registry::owner::{Asker, CloneOwner};
-pub use crate::registry::{Holder, Registry, Term};
+pub use crate::registry::{CloneState, Holder, LeaseKind, Registry, ShownState, TemplateState, Term};
 pub use crate::retention::evict::{Evicted, Eviction};
 pub use crate::template::{Provenance, Settled, Timing, Verdict};
 pub use crate::variables::Shard;

@@ -16,7 +16,7 @@ use crate::pg::{Doing as _, catalog};
 use crate::process;
 use crate::quantity::setting;
 use crate::registry::clone::CloneOnServer;
-use crate::registry::{CloneRow, Registry};
+use crate::registry::{CloneRow, CloneState, LeaseKind, Registry};
 use crate::retention::sweep::{self, Dead, End};
 
 /// A clone that is to make way although it is not dead.
@@ -58,7 +58,8 @@ impl Stencil {
             let found = registry.clones_named(names).await?;
             let replaced = |clone: &CloneOnServer| replaced.iter().find(|r| r.id == clone.row.id);
             let in_the_way = found.into_iter().find(|clone| {
-                clone.stands_under(names) || (replaced(clone).is_some() && clone.row.state == "leased")
+                clone.stands_under(names)
+                    || (replaced(clone).is_some() && clone.row.state == CloneState::Leased)
             });
             let Some(clone) = in_the_way else {
                 break;
@@ -87,10 +88,10 @@ impl Stencil {
     }
 
     fn holders(&self, row: &CloneRow) -> Holders {
-        if row.state == "released" || row.expired {
+        if row.state == CloneState::Released || row.expired {
             return Holders::Gone;
         }
-        if row.lease != "session" {
+        if row.lease != LeaseKind::Session {
             return Holders::Run;
         }
         let holder = &row.holder.0;
@@ -135,7 +136,8 @@ impl Stencil {
         let mut way = Way { stencil: self, context, take: false, name: String::new(), waits: None };
         loop {
             let found = registry.clones_named(names).await?;
-            let making = |clone: &&CloneOnServer| clone.row.state == "creating" && clone.stands_under(names);
+            let making =
+                |clone: &&CloneOnServer| clone.row.state == CloneState::Creating && clone.stands_under(names);
             let Some(clone) = found.iter().find(making) else {
                 return Ok(());
             };
@@ -155,7 +157,7 @@ impl Way<'_> {
         if let Some(end) = end {
             return self.drop_clone(registry, row, end).await;
         }
-        if row.state == "creating" {
+        if row.state == CloneState::Creating {
             return self.wait_for_maker(registry, row).await;
         }
         let asker = self.context.asker();
@@ -180,7 +182,7 @@ impl Way<'_> {
 
     /// A clone that has its names, but is not ready yet. One whose maker is gone is dropped.
     async fn wait_for_maker(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
-        let still = |row: &CloneRow| row.state == "creating";
+        let still = |row: &CloneRow| row.state == CloneState::Creating;
         match sweep::drop_dead_clone(registry, &row.id, &End::Dead, &still).await? {
             Dead::Locked => {
                 let what = format!("{} to finish clone `{}`", row.holder.0.describe(), row.name);
@@ -248,7 +250,7 @@ impl Way<'_> {
 
     /// Sessions are in a clone whose holder is gone, or whose lease is over.
     async fn wait_for_sessions(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
-        if row.lease == "session" && self.context.asker().has_clone(row) {
+        if row.lease == LeaseKind::Session && self.context.asker().has_clone(row) {
             let what = format!("the sessions in clone `{}`, whose `pgstencil run` was killed", row.name);
             return self.wait(COMMAND, &what).await;
         }

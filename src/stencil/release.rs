@@ -14,7 +14,7 @@ use crate::pg::obstacle::Obstacle;
 use crate::pg::{Doing as _, is_connection_loss, sql};
 use crate::registry::database::{Estranged, Owner, Remains};
 use crate::registry::owner::Tenure;
-use crate::registry::{CloneRow, DatabaseRow, Registry};
+use crate::registry::{CloneRow, CloneState, DatabaseRow, LeaseKind, Registry};
 
 impl Stencil {
     pub(super) async fn give_up_all(&self, registry: &mut Registry, clones: &[ClonedSet]) -> Result<()> {
@@ -232,15 +232,15 @@ impl Stencil {
             return Err(unlike(registry, name).await);
         };
         let asker = self.asker();
-        let refused = |row: &CloneRow| !take && row.state == "leased" && !asker.has_clone(row);
+        let refused = |row: &CloneRow| !take && row.state == CloneState::Leased && !asker.has_clone(row);
         if refused(&row) {
             return Err(lease::of_another(&row, &asker));
         }
-        let mut given_up = row.state == "released";
+        let mut given_up = row.state == CloneState::Released;
         if !given_up {
             let key = row.key();
             while !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
-                if row.lease == "session" {
+                if row.lease == LeaseKind::Session {
                     return Err(Error::new(
                         Kind::NameTaken,
                         format!(
@@ -264,7 +264,7 @@ impl Stencil {
                 registry.session().unlock(now.key()).await.doing(|| "unlock".into())?;
                 return Err(lease::of_another(&now, &asker));
             }
-            given_up = now.state == "released";
+            given_up = now.state == CloneState::Released;
             row = now;
         }
         // Before anybody's sweep drops the rest.
@@ -329,7 +329,7 @@ async fn unlike(registry: &mut Registry, name: &str) -> Error {
     let Ok(clones) = registry.clones().await else {
         return unknown(name);
     };
-    let handed_out = clones.iter().filter(|row| row.state == "leased");
+    let handed_out = clones.iter().filter(|row| row.state == CloneState::Leased);
     let names = handed_out.flat_map(|row| [row.name.as_str(), row.id.as_str()]);
     match nearest(name, names) {
         Some(meant) => {

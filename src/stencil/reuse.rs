@@ -15,7 +15,7 @@ use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::registry::clone::CloneOnServer;
 use crate::registry::owner::{Asker, Bound, Tenure};
-use crate::registry::{CloneRow, Registry};
+use crate::registry::{CloneRow, CloneState, Registry};
 use crate::retention::sweep::End;
 use crate::template;
 use crate::variables::{NamedDatabase, Outcome};
@@ -132,7 +132,7 @@ impl Stencil {
         let mut before = None;
         loop {
             let mut found = registry.clones_named(&names).await?;
-            if found.iter().any(|clone| clone.row.state == "creating") {
+            if found.iter().any(|clone| clone.row.state == CloneState::Creating) {
                 self.wait_for_makers(registry, context, &names).await?;
                 found = registry.clones_named(&names).await?;
             }
@@ -207,7 +207,7 @@ impl Stencil {
                 id: row.id.clone(),
                 databases: named(&clone),
                 oids: clone.databases.iter().filter_map(|d| d.oid).collect(),
-                fingerprint: row.fingerprint.parse()?,
+                fingerprint: row.fingerprint,
                 by_session: false,
                 expires_at: until,
                 bound: tenure.prolonging(),

@@ -63,7 +63,7 @@ impl Stencil {
             let name = &context.definition.name;
             let mut findings = registry.findings(context.project, name).await?;
             // Whoever asked for the comparison sees what this one found.
-            findings.retain(|f| f.fingerprint != verdict.fingerprint.to_string());
+            findings.retain(|f| f.fingerprint != verdict.fingerprint);
             template::tell_findings(&context, &findings);
         }
         registry.close().await;

@@ -16,7 +16,7 @@ use crate::process;
 use crate::quantity::{count, seconds};
 use crate::registry::event::Costs;
 use crate::registry::failure::Attempt;
-use crate::registry::{Registry, TemplateRow};
+use crate::registry::{Registry, TemplateRow, TemplateState};
 use crate::retention::evict::{self, Eviction};
 use crate::variables::Outcome;
 
@@ -158,7 +158,7 @@ async fn discard_aged(registry: &mut Registry, context: &Context<'_>, template: 
         return Ok(false);
     }
     let (name, fingerprint) = (&context.definition.name, template.fingerprint());
-    let row = registry.find_template(context.project, name, fingerprint, "ready").await?;
+    let row = registry.find_template(context.project, name, fingerprint, TemplateState::Ready).await?;
     let Some(why) = row.and_then(|row| Unusable::by_definition(&row, context.definition)) else {
         return Ok(false);
     };
@@ -224,7 +224,7 @@ async fn wait_for_former(registry: &mut Registry, context: &Context<'_>, recipe:
     const PATIENCE: Duration = Duration::from_secs(3);
     let (project, name) = (context.project, context.definition.name.as_str());
     let fingerprint = recipe.fingerprint();
-    let former = registry.find_template(project, name, &fingerprint, "building").await?;
+    let former = registry.find_template(project, name, &fingerprint, TemplateState::Building).await?;
     let Some(former) = former else {
         return Ok(());
     };

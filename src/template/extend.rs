@@ -153,7 +153,7 @@ impl Bases<'_> {
     /// Why a full build is due, in words.
     pub fn why_due(&self) -> Option<String> {
         let (row, why) = self.due.as_ref()?;
-        Some(format!("{}: {why}", &row.fingerprint[..12]))
+        Some(format!("{}: {why}", row.fingerprint.short()))
     }
 }
 
@@ -247,7 +247,7 @@ pub(super) async fn find_base(
                 Claim::Unusable(why) => {
                     context.tell(Event::Warning(&format!(
                         "template {} of `{}` cannot be extended: {why}; it is marked broken",
-                        &row.fingerprint[..12],
+                        row.fingerprint.short(),
                         definition.name
                     )));
                     registry.break_template(row.id, &why.to_string(), false).await?;
@@ -273,6 +273,8 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::fingerprint::{FileInput, ServerTraits};
+    use crate::names::Fingerprint;
+    use crate::registry::TemplateState;
 
     fn recipe(migrations: &[&str]) -> Recipe {
         let file = |path: &&str| FileInput {
@@ -310,8 +312,8 @@ mod tests {
             id,
             project: "shop".into(),
             definition: "app".into(),
-            fingerprint: "0".repeat(64),
-            state: "ready".into(),
+            fingerprint: Fingerprint::from_bytes([0; 32]),
+            state: TemplateState::Ready,
             built_with: Json::default(),
             builder: Json::default(),
             built_by: "me".into(),
@@ -323,7 +325,7 @@ mod tests {
             base_fingerprint: None,
             added: Json(vec![]),
             chain: 0,
-            extend: "append".into(),
+            extend: Extend::Append,
             unsealed: None,
             provisional: false,
             settle_attempts: 0,
@@ -423,10 +425,10 @@ mod tests {
     #[test]
     fn what_the_definition_would_not_extend_now_is_no_base() {
         let mut ready = [(row(1, ""), recipe(&SET[..3]))];
-        ready[0].0.extend = "always".into();
+        ready[0].0.extend = Extend::Always;
         // Built from nothing under it, it is like any other.
         assert_eq!(ids(&ready, ""), [1]);
-        ready[0].0.base_fingerprint = Some("1".repeat(64));
+        ready[0].0.base_fingerprint = Some(Fingerprint::from_bytes([1; 32]));
         assert_eq!(ids(&ready, ""), [0; 0]);
         assert_eq!(ids(&ready, "extend = \"always\""), [1]);
     }

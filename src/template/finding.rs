@@ -11,7 +11,7 @@ const SHOWN: usize = 12;
 pub(crate) fn tell(context: &Context<'_>, findings: &[Finding]) {
     let name = &context.definition.name;
     for finding in findings {
-        let short = &finding.fingerprint[..12];
+        let short = finding.fingerprint.short();
         let mut text = format!("template {short} of `{name}` was extended, and a build from nothing ");
         if finding.difference.is_empty() {
             if finding.moved.is_empty() {

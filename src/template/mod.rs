@@ -251,12 +251,11 @@ impl Template {
             })
         };
         let databases = rows.iter().filter_map(database).collect();
-        let base = row.base_fingerprint.as_deref().map(str::parse).transpose()?;
         Ok(Ok(Template {
             id: row.id,
-            fingerprint: row.fingerprint.parse()?,
-            contents_of: row.fingerprint.parse()?,
-            extends: base.map(|base| Extends { base, added: row.added.0.clone() }),
+            fingerprint: row.fingerprint,
+            contents_of: row.fingerprint,
+            extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),
             provisional: row.provisional.then(|| {
                 let (attempts, tried_s) = (row.settle_attempts, row.settle_tried_s);
                 Provisional::new(attempts, tried_s, row.settle_failure.clone())

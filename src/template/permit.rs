@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fingerprint::Recipe;
 use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
-use crate::registry::{Registry, TemplateRow};
+use crate::registry::{Registry, TemplateRow, TemplateState};
 
 /// The answer to a process that asks for a permit.
 pub(super) enum Asked<P> {
@@ -61,7 +61,7 @@ impl BuildPermit {
             Err(None) => return Ok(Asked::Again),
         };
         let (project, definition) = (context.project, context.definition.name.as_str());
-        match registry.find_template(project, definition, &recipe.fingerprint(), "ready").await {
+        match registry.find_template(project, definition, &recipe.fingerprint(), TemplateState::Ready).await {
             Ok(None) => right.alone(registry, context, BuildPermit).await,
             other => {
                 right.release(registry).await;
@@ -151,7 +151,7 @@ impl Right {
             return Ok(Ok(Right { key, serial: false, recipe: Box::new(recipe.clone()) }));
         }
         // The builder has the lock, but not yet its row, or not any more.
-        let row = registry.find_template(project, definition, &fingerprint, "building").await?;
+        let row = registry.find_template(project, definition, &fingerprint, TemplateState::Building).await?;
         Ok(Err(row.map(Box::new)))
     }
 
@@ -195,14 +195,16 @@ impl Right {
 /// The build that runs while the lock of serial builds is held, as far as the registry shows it.
 pub(super) async fn serial_build(registry: &mut Registry) -> Result<Option<Box<TemplateRow>>> {
     let unfinished = registry.unfinished_templates().await?;
-    Ok(unfinished.into_iter().rfind(|row| row.state == "building").map(Box::new))
+    Ok(unfinished.into_iter().rfind(|row| row.state == TemplateState::Building).map(Box::new))
 }
 
 /// The ready template of a recipe under its shared lock; `None` if it changed in between.
 async fn ready(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) -> Result<Option<Template>> {
     let definition = &context.definition.name;
     let fingerprint = recipe.fingerprint();
-    let Some(row) = registry.find_template(context.project, definition, &fingerprint, "ready").await? else {
+    let Some(row) =
+        registry.find_template(context.project, definition, &fingerprint, TemplateState::Ready).await?
+    else {
         return Err(Error::new(
             Kind::NotFound,
             format!("there is no template of `{definition}` for the present files ({})", fingerprint.short()),

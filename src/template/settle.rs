@@ -11,7 +11,7 @@ use crate::fingerprint::ServerTraits;
 use crate::names::Fingerprint;
 use crate::pg::lock::LockKey;
 use crate::pg::{Deadline, Doing as _};
-use crate::registry::{Registry, TemplateRow};
+use crate::registry::{Registry, TemplateRow, TemplateState};
 
 /// What became of an extended template.
 #[derive(Clone, Debug)]
@@ -166,7 +166,7 @@ async fn extended(
     wanted: &Fingerprint,
 ) -> Result<Option<TemplateRow>> {
     let name = &context.definition.name;
-    let row = registry.find_template(context.project, name, wanted, "ready").await?;
+    let row = registry.find_template(context.project, name, wanted, TemplateState::Ready).await?;
     Ok(row.filter(|row| row.base_fingerprint.is_some()))
 }
 
@@ -181,7 +181,7 @@ async fn tell(
     started: Instant,
 ) -> Result<()> {
     let name = &context.definition.name;
-    let building = registry.find_template(context.project, name, wanted, "building").await?;
+    let building = registry.find_template(context.project, name, wanted, TemplateState::Building).await?;
     match building {
         Some(row) => {
             let costs = registry.costs(context.project, name).await?;

@@ -159,7 +159,7 @@ impl Unusable {
         if row.base_fingerprint.is_some() {
             match definition.extend {
                 Extend::Never => return Some(Unusable::Extended),
-                Extend::Append if row.extend == Extend::Always.as_str() => {
+                Extend::Append if row.extend == Extend::Always => {
                     return Some(Unusable::ExtendedUnsorted);
                 }
                 Extend::Append | Extend::Always => {}
@@ -246,7 +246,7 @@ mod tests {
             name: "tpl".into(),
             nonce: "n".into(),
             oid: Some(Oid(7)),
-            state: "present".into(),
+            state: crate::registry::DatabaseState::Present,
             bytes: None,
             files: None,
             replay: sqlx::types::Json::default(),

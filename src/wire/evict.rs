@@ -51,7 +51,7 @@ fn evicted(eviction: &Eviction, state: &'static str) -> EvictedTemplate {
     EvictedTemplate {
         project: row.project.clone(),
         template: row.definition.clone(),
-        fingerprint: row.fingerprint.clone(),
+        fingerprint: row.fingerprint.to_string(),
         reason: eviction.reason.as_str(),
         state,
         bytes: row.bytes,
@@ -69,7 +69,7 @@ impl EvictAnswer {
             bytes: going.map(|t| t.bytes).sum(),
             templates,
             sweep,
-            pinned: stays.pinned.clone(),
+            pinned: stays.pinned.iter().map(ToString::to_string).collect(),
             clones: stays.clones.clone(),
         }
     }
@@ -137,7 +137,7 @@ impl PinAnswer {
                 .map(|row| PinnedTemplate {
                     project: row.project.clone(),
                     template: row.definition.clone(),
-                    fingerprint: row.fingerprint.clone(),
+                    fingerprint: row.fingerprint.to_string(),
                 })
                 .collect(),
         }

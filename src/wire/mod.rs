@@ -30,7 +30,7 @@ use crate::fingerprint::RelPath;
 use crate::lease::ClonedSet;
 use crate::pg::{self, Endpoint};
 use crate::registry::owner::Bound;
-use crate::registry::{CloneRow, TemplateRow};
+use crate::registry::{CloneRow, CloneState, TemplateRow};
 use crate::stencil::{Acquired, Age, CloneListing, Listing};
 use crate::template::{Ensured, Extends};
 
@@ -280,7 +280,7 @@ pub struct TemplateAnswer {
     /// 64 hex digits.
     pub fingerprint: String,
     /// `building`, `ready` or `broken`.
-    pub state: String,
+    pub state: &'static str,
     /// Whether a build from nothing is to take its place.
     pub provisional: bool,
     /// Fingerprint of the template that it was extended from; null if it was built from nothing.
@@ -372,7 +372,7 @@ pub struct OwnerAnswer {
 
 fn owner_answer(row: &CloneRow) -> Option<OwnerAnswer> {
     let owner = &row.owner;
-    let is_handed_out = !matches!(row.state.as_str(), "warm" | "creating");
+    let is_handed_out = matches!(row.state, CloneState::Leased | CloneState::Released);
     is_handed_out.then(|| OwnerAnswer {
         role: owner.role.clone(),
         name: Some(owner.name.clone()).filter(|name| !name.is_empty()),
@@ -382,18 +382,6 @@ fn owner_answer(row: &CloneRow) -> Option<OwnerAnswer> {
         since: owner.since.clone(),
         shared: owner.shared,
     })
-}
-
-/// A clone's state as people see it: a leased one that nobody holds is orphaned.
-pub fn clone_state(row: &CloneRow, locked: bool) -> &'static str {
-    match row.state.as_str() {
-        "creating" => "creating",
-        "warm" => "warm",
-        "released" => "released",
-        _ if row.orphaned_s.is_some() || row.expired => "orphaned",
-        _ if row.lease == "session" && !locked => "orphaned",
-        _ => "leased",
-    }
 }
 
 impl From<&Listing> for ListAnswer {
@@ -410,10 +398,10 @@ fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
     TemplateAnswer {
         project: row.project.clone(),
         template: row.definition.clone(),
-        fingerprint: row.fingerprint.clone(),
-        state: row.state.clone(),
+        fingerprint: row.fingerprint.to_string(),
+        state: row.state.as_str(),
         provisional: row.provisional,
-        base: row.base_fingerprint.clone(),
+        base: row.base_fingerprint.map(|base| base.to_string()),
         added: row.added.0.clone(),
         chain: row.chain,
         settle_failure: row.settle_failure.clone(),
@@ -438,8 +426,8 @@ fn listed_clone(clone: &CloneListing) -> ListedClone {
         databases: Ordered(clone.databases.iter().map(|d| (d.role.clone(), d.name.clone())).collect()),
         project: row.project.clone(),
         template: row.definition.clone(),
-        fingerprint: row.fingerprint.clone(),
-        state: clone_state(row, clone.locked),
+        fingerprint: row.fingerprint.to_string(),
+        state: row.shown_state(clone.locked).as_str(),
         holder: row.holder.0.clone(),
         owner: owner_answer(row),
         used_at: row.seen_at.clone(),

@@ -3,8 +3,11 @@
 use std::cmp::Reverse;
 use std::path::Path;
 
-use crate::stencil::{CloneListing, Listing, TemplateListing};
-use crate::wire::{ListAnswer, clone_state};
+use crate::names::Fingerprint;
+use crate::stencil::{
+    CloneListing, CloneState, LeaseKind, Listing, ShownState, TemplateListing, TemplateState,
+};
+use crate::wire::ListAnswer;
 use crate::{Error, Result};
 
 use super::prune;
@@ -75,13 +78,13 @@ fn select(listing: &mut Listing, args: &List) {
         !args.clones
             && fits(&args.template, &t.row.definition)
             && fits(&args.project, &t.row.project)
-            && fits(&args.state, &t.row.state)
+            && fits(&args.state, t.row.state.as_str())
     });
     listing.clones.retain(|c| {
         !args.templates
             && fits(&args.template, &c.row.definition)
             && fits(&args.project, &c.row.project)
-            && fits(&args.state, clone_state(&c.row, c.locked))
+            && fits(&args.state, c.row.shown_state(c.locked).as_str())
     });
 }
 
@@ -93,7 +96,7 @@ fn sort(listing: &mut Listing, by: Option<Sort>) {
             templates.sort_by(|a, b| {
                 let name = |t: &TemplateListing| {
                     let row = &t.row;
-                    (row.project.clone(), row.definition.clone(), row.fingerprint.clone())
+                    (row.project.clone(), row.definition.clone(), row.fingerprint)
                 };
                 name(a).cmp(&name(b))
             });
@@ -143,13 +146,13 @@ fn tables(listing: &Listing, each: bool, look: Look) -> String {
     let mut remarks = String::new();
     for TemplateListing { row, .. } in &listing.templates {
         if let Some(reason) = &row.reason {
-            remarks += &format!("{} is {}: {}\n", &row.fingerprint[..12], row.state, escape::line(reason));
+            remarks += &format!("{} is {}: {}\n", row.fingerprint.short(), row.state, escape::line(reason));
         }
         if let Some(failure) = &row.settle_failure {
             let first = failure.lines().next().unwrap_or_default();
             remarks += &format!(
                 "{} stays provisional: the build from nothing failed: {}\n",
-                &row.fingerprint[..12],
+                row.fingerprint.short(),
                 escape::line(first)
             );
         }
@@ -195,10 +198,9 @@ fn folded(clones: &[CloneListing], brief: bool) -> Vec<[Cell; 8]> {
 }
 
 /// The template that a warm clone is of.
-fn warm_of(clone: &CloneListing) -> Option<[&str; 3]> {
+fn warm_of(clone: &CloneListing) -> Option<(&str, &str, Fingerprint)> {
     let row = &clone.row;
-    let is_warm = clone_state(row, clone.locked) == "warm";
-    is_warm.then_some([&row.project, &row.definition, &row.fingerprint])
+    (row.state == CloneState::Warm).then_some((&row.project, &row.definition, row.fingerprint))
 }
 
 fn state(state: &str, text: String) -> Cell {
@@ -214,19 +216,19 @@ fn state(state: &str, text: String) -> Cell {
 
 fn template_cells(template: &TemplateListing) -> [Cell; 8] {
     let row = &template.row;
-    let mut text = row.state.clone();
+    let mut text = row.state.to_string();
     if row.provisional {
         text += ", provisional";
     }
     if row.pinned {
         text += ", pinned";
     }
-    let kind = match row.provisional && row.state == "ready" {
+    let kind = match row.provisional && row.state == TemplateState::Ready {
         true => "provisional",
-        false => &row.state,
+        false => row.state.as_str(),
     };
     [
-        row.fingerprint[..12].into(),
+        row.fingerprint.short().into(),
         format!("{}/{}", row.project, row.definition).into(),
         state(kind, text),
         size(template.bytes).into(),
@@ -237,7 +239,7 @@ fn template_cells(template: &TemplateListing) -> [Cell; 8] {
             .as_ref()
             .map_or_else(
                 || "-".to_owned(),
-                |base| format!("{} + {}", &base[..12], migrations(&row.added.0).len()),
+                |base| format!("{} + {}", base.short(), migrations(&row.added.0).len()),
             )
             .into(),
     ]
@@ -245,29 +247,29 @@ fn template_cells(template: &TemplateListing) -> [Cell; 8] {
 
 fn clone_cells(clone: &CloneListing, brief: bool) -> [Cell; 8] {
     let row = &clone.row;
-    let is_warm = row.state == "warm";
-    let kind = clone_state(row, clone.locked);
+    let is_warm = row.state == CloneState::Warm;
+    let kind = row.shown_state(clone.locked);
     let who = match brief {
         true => in_few_words(clone),
         false => row.owner.describe(&row.holder.0),
     };
-    let holder = match row.lease.as_str() {
+    let holder = match row.lease {
         _ if is_warm => "nobody yet".into(),
-        "session" => format!("pid {}, {who}", row.holder.0.pid),
-        _ => who,
+        LeaseKind::Session => format!("pid {}, {who}", row.holder.0.pid),
+        LeaseKind::Expiry => who,
     };
-    let ends = match (row.left_s, row.lease.as_str()) {
+    let ends = match (row.left_s, row.lease) {
         _ if is_warm => "-".into(),
-        _ if kind == "released" => "being dropped".into(),
+        _ if kind == ShownState::Released => "being dropped".into(),
         (Some(left), _) => remaining(left),
-        (None, "session") => "with its command".into(),
-        (None, _) => "never".into(),
+        (None, LeaseKind::Session) => "with its command".into(),
+        (None, LeaseKind::Expiry) => "never".into(),
     };
     [
         row.name.as_str().into(),
-        row.fingerprint[..12].into(),
+        row.fingerprint.short().into(),
         format!("{}/{}", row.project, row.definition).into(),
-        state(kind, kind.to_owned()),
+        state(kind.as_str(), kind.to_string()),
         clone.bytes.map_or_else(|| "-".to_owned(), size).into(),
         age(row.age_s).into(),
         holder.into(),
@@ -301,7 +303,7 @@ fn warm_cells(clones: &[&CloneListing]) -> [Cell; 8] {
     };
     [
         format!("{} warm", clones.len()).into(),
-        row.fingerprint[..12].into(),
+        row.fingerprint.short().into(),
         format!("{}/{}", row.project, row.definition).into(),
         state("warm", "warm".into()),
         match bytes.is_empty() {

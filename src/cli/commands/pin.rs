@@ -28,7 +28,7 @@ pub(crate) async fn pin(session: &Session, args: Pin, pinned: bool) -> Result<u8
         session.printer.say(&format!(
             "{} template {} of {}/{}",
             if pinned { "pinned" } else { "unpinned" },
-            &row.fingerprint[..12],
+            row.fingerprint.short(),
             row.project,
             row.definition
         ));

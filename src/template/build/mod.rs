@@ -39,7 +39,7 @@ use crate::names;
 use crate::pg::catalog;
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::template::NewExtension;
-use crate::registry::{DatabaseRow, Registry};
+use crate::registry::{DatabaseRow, Registry, TemplateState};
 use crate::variables::{NamedDatabase, Outcome};
 
 /// How a build ended, if not with an error.
@@ -197,8 +197,9 @@ impl<'a, P: Permit> Registered<'a, P> {
         let recipe = permit.recipe();
         let fingerprint = recipe.fingerprint();
         // A `building` row under a free lock is what a dead builder left.
-        let dead =
-            registry.find_template(context.project, &definition.name, &fingerprint, "building").await?;
+        let dead = registry
+            .find_template(context.project, &definition.name, &fingerprint, TemplateState::Building)
+            .await?;
         if let Some(dead) = dead {
             registry.break_template(dead.id, "its builder is gone", false).await?;
         }

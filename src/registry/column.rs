@@ -1,0 +1,88 @@
+//! Columns with a type of their own: one word of an enum, and fingerprints. What no version of pgstencil writes
+//! there is an error when it is read.
+
+use crate::config::Extend;
+use crate::names::Fingerprint;
+use crate::pg::sql::CopyStrategy;
+
+/// Declares an enum whose values a text column holds as words.
+macro_rules! words {
+    ($(#[$about:meta])* pub enum $name:ident { $($(#[$note:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$note])* $variant,)+
+        }
+
+        impl $name {
+            /// The word that stands for it in the registry, in JSON and in tables.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)+
+                }
+            }
+
+            /// The value of a word; `None` if it has none.
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some($name::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        $crate::registry::column::text_column!($name, $name::from_word, $name::to_string);
+    };
+}
+
+/// Has a type stand in a text column. `$read` makes a value of the text, if it is one; `$write` the other way
+/// round.
+macro_rules! text_column {
+    ($type:ty, $read:expr, $write:expr) => {
+        impl sqlx::Type<sqlx::Postgres> for $type {
+            fn type_info() -> sqlx::postgres::PgTypeInfo {
+                <&str as sqlx::Type<sqlx::Postgres>>::type_info()
+            }
+
+            fn compatible(column: &sqlx::postgres::PgTypeInfo) -> bool {
+                <&str as sqlx::Type<sqlx::Postgres>>::compatible(column)
+            }
+        }
+
+        impl sqlx::Decode<'_, sqlx::Postgres> for $type {
+            fn decode(
+                value: sqlx::postgres::PgValueRef<'_>,
+            ) -> std::result::Result<Self, sqlx::error::BoxDynError> {
+                let read: fn(&str) -> Option<$type> = $read;
+                let text = <&str as sqlx::Decode<sqlx::Postgres>>::decode(value)?;
+                let unknown = || format!("`{text}` is no {}", stringify!($type));
+                read(text).ok_or_else(|| unknown().into())
+            }
+        }
+
+        impl $crate::pg::sql::Literal for $type {
+            fn literal(&self) -> String {
+                $crate::pg::sql::quote_literal(&$write(self))
+            }
+        }
+    };
+}
+
+pub(crate) use {text_column, words};
+
+text_column!(Fingerprint, |text| text.parse().ok(), Fingerprint::to_string);
+text_column!(
+    Extend,
+    |word| {
+        let mut all = [Extend::Append, Extend::Never, Extend::Always].into_iter();
+        all.find(|extend| extend.as_str() == word)
+    },
+    |extend: &Extend| extend.as_str()
+);
+text_column!(CopyStrategy, CopyStrategy::from_word, |strategy: &CopyStrategy| strategy.as_str());

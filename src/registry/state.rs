@@ -1,0 +1,111 @@
+//! The states of what the registry knows.
+
+use super::column::words;
+
+words! {
+    /// The state of a template: building → ready, or broken.
+    pub enum TemplateState {
+        /// Its build goes on, or its builder has died.
+        Building = "building",
+        /// It is sealed.
+        Ready = "ready",
+        /// It is never cloned again; the cleanup drops it.
+        Broken = "broken",
+    }
+}
+
+words! {
+    /// The state of a clone: creating → leased → released. One that is made ahead of time is warm in between:
+    /// creating → warm → creating → leased.
+    pub enum CloneState {
+        /// Its databases are being made, or get their names.
+        Creating = "creating",
+        /// It is finished, and nobody holds it.
+        Warm = "warm",
+        /// It has a holder.
+        Leased = "leased",
+        /// The cleanup drops it.
+        Released = "released",
+    }
+}
+
+words! {
+    /// What ends the lease of a clone.
+    pub enum LeaseKind {
+        /// The end of the session that holds the clone's lock.
+        Session = "session",
+        /// The server's clock.
+        Expiry = "expiry",
+    }
+}
+
+words! {
+    /// The state of a clone as people see it.
+    pub enum ShownState {
+        /// Its databases are being made.
+        Creating = "creating",
+        /// It is finished, and nobody holds it.
+        Warm = "warm",
+        /// It has a holder.
+        Leased = "leased",
+        /// It had a holder, who is gone, or whose time is over.
+        Orphaned = "orphaned",
+        /// The cleanup drops it.
+        Released = "released",
+    }
+}
+
+words! {
+    /// The state of one physical database.
+    pub enum DatabaseState {
+        /// Its CREATE is about to be sent, or was.
+        Creating = "creating",
+        /// It has its name, oid and mark.
+        Present = "present",
+        /// Its DROP is about to be sent, or was.
+        Dropping = "dropping",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words that statements compare `state` and `lease` with.
+    fn compared(text: &str) -> Vec<String> {
+        let words = regex::Regex::new("'([^']*)'").unwrap();
+        let found =
+            regex::Regex::new(r"\b(?:state|lease)\s*(?:=|<>|IS DISTINCT FROM|IN)\s*(\([^()]*\)|'[^']*')")
+                .unwrap();
+        found
+            .captures_iter(text)
+            .flat_map(|part| {
+                let words = words.captures_iter(part.get(1).unwrap().as_str());
+                words.map(|word| word[1].to_owned()).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn statements_compare_with_known_words_only() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/registry");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let Ok(text) = std::fs::read_to_string(&path) else {
+                continue;
+            };
+            for word in compared(&text) {
+                seen += 1;
+                let known = [
+                    TemplateState::from_word(&word).is_some(),
+                    CloneState::from_word(&word).is_some(),
+                    DatabaseState::from_word(&word).is_some(),
+                    LeaseKind::from_word(&word).is_some(),
+                ];
+                assert!(known.contains(&true), "{}: `{word}`", path.display());
+            }
+        }
+        assert!(seen > 30, "{seen}");
+    }
+}
