@@ -5,6 +5,9 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
+use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens as _;
+
 /// Every module of `src`, from the ground up. A module may use those of lower levels, and its own
 /// folder.
 const LEVELS: &[&[&str]] = &[
@@ -81,17 +84,12 @@ const CREATES_TOO: &[(&str, &str)] = &[
 fn files_are_created_in_one_place() {
     let mut wrong = String::new();
     for (file, text) in sources() {
-        for (number, line) in code_of(&text).lines().enumerate() {
+        for (line, name) in names(&text) {
             for what in CREATES {
                 let allowed = file == "private_file.rs" || CREATES_TOO.contains(&(&*file, what));
-                if line.contains(what) && !allowed {
-                    writeln!(
-                        wrong,
-                        "{file}:{}: `{what}` belongs into src/private_file.rs: {}",
-                        number + 1,
-                        line.trim()
-                    )
-                    .unwrap();
+                if name.contains(what) && !allowed {
+                    writeln!(wrong, "{file}:{line}: `{what}` belongs into src/private_file.rs: {name}")
+                        .unwrap();
                 }
             }
         }
@@ -108,7 +106,7 @@ fn modules_import_downward_only() {
             writeln!(wrong, "{file}: `{by}` is in no level; add it to LEVELS").unwrap();
             continue;
         }
-        for (line, what) in imports(&code_of(&text)) {
+        for (line, what) in imports(&text) {
             if let Some(why) = objection(&file, by, &what) {
                 writeln!(wrong, "{file}:{line}: {why}").unwrap();
             }
@@ -124,16 +122,11 @@ fn the_library_is_silent() {
         if matches!(module_of(&file), "cli" | "main") {
             continue;
         }
-        for (number, line) in code_of(&text).lines().enumerate() {
+        for (line, name) in names(&text) {
             for (bad, allowed) in NOT_IN_LIBRARY {
-                if line.contains(bad) && file != *allowed {
-                    writeln!(
-                        wrong,
-                        "{file}:{}: `{bad}` belongs into src/cli (invariant 10): {}",
-                        number + 1,
-                        line.trim()
-                    )
-                    .unwrap();
+                if name.contains(bad) && file != *allowed {
+                    writeln!(wrong, "{file}:{line}: `{bad}` belongs into src/cli (invariant 10): {name}")
+                        .unwrap();
                 }
             }
         }
@@ -156,9 +149,14 @@ pub(crate) use crate::config as c;
 #[cfg(test)]
 mod tests { use crate::stencil; }
 "##;
-    let found: Vec<_> =
-        imports(&code_of(text)).into_iter().map(|(line, what)| format!("{line} {what}")).collect();
+    let found: Vec<_> = imports(&syn::parse_file(text).unwrap())
+        .into_iter()
+        .map(|(line, what)| format!("{line} {what}"))
+        .collect();
     assert_eq!(found, ["4 pg", "5 error", "5 registry", "9 Result", "9 process", "10 config"]);
+    let names: Vec<_> =
+        names(&syn::parse_file("fn f() { std::fs::write(a, \"env::var\"); eprintln!(\"x\") }").unwrap());
+    assert_eq!(names, ["fn", "f", "std::fs::write", "a", "eprintln!"].map(|name| (1, name.to_owned())));
     assert!(objection("url.rs", "url", "pg").is_some());
     assert!(objection("template/mod.rs", "template", "lease").is_some());
     assert!(objection("pg/sql.rs", "pg", "pg").is_none());
@@ -198,7 +196,7 @@ fn module_of(file: &str) -> &str {
 }
 
 /// All files of `src` by their path in it, sorted; without unit tests in files of their own.
-fn sources() -> BTreeMap<String, String> {
+fn sources() -> BTreeMap<String, syn::File> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeMap::new();
     let mut folders = vec![src.clone()];
@@ -213,7 +211,9 @@ fn sources() -> BTreeMap<String, String> {
                 && !path.ends_with("src/build.rs")
             {
                 let name = path.strip_prefix(&src).unwrap().to_str().unwrap();
-                found.insert(name.to_owned(), fs::read_to_string(&path).unwrap());
+                let text = fs::read_to_string(&path).unwrap();
+                let parsed = syn::parse_file(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+                found.insert(name.to_owned(), parsed);
             }
         }
     }
@@ -221,131 +221,92 @@ fn sources() -> BTreeMap<String, String> {
     found
 }
 
-/// The first segment after each `crate::`, with its line; of a group, the first segment of each.
-fn imports(code: &str) -> Vec<(usize, String)> {
-    let ident = |c: char| c.is_alphanumeric() || c == '_';
+/// The first segment after each `crate::`, with its line; of a group, the first segment of each. Without unit tests.
+fn imports(file: &syn::File) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    for (at, word) in code.match_indices("crate::") {
-        if code[..at].ends_with(ident) {
-            continue;
-        }
-        let start = at + word.len();
-        let mut take = |from: usize| {
-            let name: String = code[from..].chars().take_while(|c| ident(*c)).collect();
-            if !name.is_empty() {
-                found.push((code[..from].lines().count().max(1), name));
-            }
-        };
-        if !code[start..].starts_with('{') {
-            take(start);
-            continue;
-        }
-        let (mut depth, mut fresh) = (0, false);
-        for (i, c) in code[start..].char_indices() {
-            match c {
-                '{' => (depth, fresh) = (depth + 1, depth == 0),
-                '}' => depth -= 1,
-                ',' => fresh = depth == 1,
-                c if fresh && !c.is_whitespace() => {
-                    take(start + i);
-                    fresh = false;
-                }
-                _ => {}
-            }
-            if depth == 0 {
-                break;
-            }
-        }
+    for item in items(file) {
+        collect_imports(item.to_token_stream(), &mut found);
     }
     found
 }
 
-/// The text without comments, without what stands in quotes, and without the unit tests at its
-/// end. Lines stay where they are.
-fn code_of(text: &str) -> String {
-    let mut code = String::new();
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let skip = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            block_comment(rest)
-        } else if let Some(end) = raw_string(&code, rest) {
-            end
-        } else if c == '"' {
-            quoted(rest)
-        } else if let Some(end) = character(rest) {
-            end
-        } else {
-            code.push(c);
-            rest = &rest[c.len_utf8()..];
+fn collect_imports(tokens: TokenStream, found: &mut Vec<(usize, String)>) {
+    let mut take = |token: Option<&TokenTree>| {
+        if let Some(TokenTree::Ident(ident)) = token {
+            found.push((ident.span().start().line, ident.to_string()));
+        }
+    };
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let is = |token: &TokenTree, mark: char| matches!(token, TokenTree::Punct(p) if p.as_char() == mark);
+    for at in 0..tokens.len() {
+        let [TokenTree::Ident(first), a, b, next, ..] = &tokens[at..] else {
             continue;
         };
-        code.extend(rest[..skip].chars().filter(|c| *c == '\n'));
-        code.push(' ');
-        rest = &rest[skip..];
-    }
-    match code.find("#[cfg(test)]\nmod tests {") {
-        Some(end) => code[..end].to_owned(),
-        None => code,
-    }
-}
-
-/// Block comments nest.
-fn block_comment(text: &str) -> usize {
-    let (mut depth, mut at) = (0, 0);
-    while at < text.len() {
-        let rest = &text[at..];
-        if rest.starts_with("/*") {
-            (depth, at) = (depth + 1, at + 2);
-        } else if rest.starts_with("*/") {
-            (depth, at) = (depth - 1, at + 2);
-            if depth == 0 {
-                break;
+        if first != "crate" || !is(a, ':') || !is(b, ':') {
+            continue;
+        }
+        match next {
+            TokenTree::Group(group) => {
+                let inner: Vec<TokenTree> = group.stream().into_iter().collect();
+                inner.split(|token| is(token, ',')).for_each(|path| take(path.first()));
             }
-        } else {
-            at += rest.chars().next().unwrap().len_utf8();
+            next => take(Some(next)),
         }
     }
-    at
-}
-
-/// The length of `r"…"`, `r#"…"#` and so on.
-fn raw_string(before: &str, text: &str) -> Option<usize> {
-    if before.ends_with(|c: char| c.is_alphanumeric() && c != 'b' || c == '_') {
-        return None;
-    }
-    let body = text.strip_prefix('r')?;
-    let hashes = body.len() - body.trim_start_matches('#').len();
-    let body = body[hashes..].strip_prefix('"')?;
-    let end = format!("\"{}", "#".repeat(hashes));
-    let length = body.find(&end)? + end.len();
-    Some(text.len() - body.len() + length)
-}
-
-/// The length of `"…"`.
-fn quoted(text: &str) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return at + 1,
-            _ => {}
+    for token in tokens {
+        if let TokenTree::Group(group) = token {
+            collect_imports(group.stream(), found);
         }
     }
-    text.len()
 }
 
-/// The length of `'x'` or `'\…'`; `'a` is a lifetime.
-fn character(text: &str) -> Option<usize> {
-    let body = text.strip_prefix('\'')?;
-    let first = body.chars().next()?;
-    let inside = match body.strip_prefix('\\') {
-        Some(escape) => 1 + escape.chars().next()?.len_utf8(),
-        None => first.len_utf8(),
-    };
-    let end = body[inside..].find('\'')?;
-    // `'\u{1f600}'` goes on, `'a, 'b` does not.
-    (end == 0 || first == '\\').then_some(1 + inside + end + 1)
+fn items(file: &syn::File) -> impl Iterator<Item = &syn::Item> {
+    file.items.iter().filter(|item| match item {
+        syn::Item::Mod(module) => !is_test(&module.attrs),
+        _ => true,
+    })
+}
+
+fn is_test(attributes: &[syn::Attribute]) -> bool {
+    let test = |list: &syn::MetaList| list.path.is_ident("cfg") && list.tokens.to_string() == "test";
+    attributes.iter().any(|attribute| attribute.meta.require_list().is_ok_and(test))
+}
+
+/// The paths and macros that the code names, each with its line: `std::fs::write`, `println!`. Without unit tests,
+/// comments and what stands in quotes.
+fn names(file: &syn::File) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for item in items(file) {
+        collect(item.to_token_stream(), &mut found);
+    }
+    found
+}
+
+/// Joins `a :: b` to `a::b`, and the name of a macro to its `!`.
+fn collect(tokens: TokenStream, found: &mut Vec<(usize, String)>) {
+    let mut open = false;
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        match token {
+            TokenTree::Group(group) => {
+                collect(group.stream(), found);
+                open = false;
+            }
+            TokenTree::Ident(ident) => {
+                match found.last_mut() {
+                    Some((_, name)) if open && name.ends_with("::") => name.push_str(&ident.to_string()),
+                    _ => found.push((ident.span().start().line, ident.to_string())),
+                }
+                open = true;
+            }
+            TokenTree::Punct(mark) if open => {
+                let calls = mark.as_char() == '!' && matches!(tokens.peek(), Some(TokenTree::Group(_)));
+                match found.last_mut() {
+                    Some((_, name)) if calls || mark.as_char() == ':' => name.push(mark.as_char()),
+                    _ => open = false,
+                }
+            }
+            TokenTree::Punct(_) | TokenTree::Literal(_) => open = false,
+        }
+    }
 }
