@@ -15,67 +15,95 @@
 //!      └─→ clone (warm, or CREATE DATABASE ... TEMPLATE) ─→ lease ─→ command | URL ─→ release ─→ background drop
 //! ```
 //!
-//! To trace `pgstencil clone`: `cli/mod.rs` parses and dispatches to `cli/commands/clone.rs`, which
-//! asks `cli/target.rs` for a [`Stencil`] (config, server, who we are) and calls
-//! [`Stencil::acquire`]. That opens the registry ([`registry::Registry::open`]) while the files are
-//! read, and takes a warm clone ([`lease::claim`]) if there is one. Else it gets a template
-//! ([`template::ensure()`]: lock, look again, build, seal last) and copies it ([`lease::create`]). It
-//! gives back [`stencil::Acquired`], of which [`wire::Answer`] makes the JSON. Start reading at
-//! [`template::ensure()`].
+//! To trace `pgstencil clone`: `cli/mod.rs` parses the arguments and calls `cli/commands/clone.rs`, which asks
+//! `cli/target.rs` for a [`Stencil`] (config, server, identity of the caller) and requests a clone from it. The
+//! stencil opens the registry while it reads the files, and takes a warm clone if one exists. Otherwise
+//! `template::ensure` gets a template (lock, look again, build, seal last) and `lease::create` copies it. The
+//! answer becomes JSON in `wire`. Start reading at `template::ensure`.
 //!
-//! # The rooms, from the ground up
+//! # The modules, from the ground up
 //!
-//! A module may use those above it in this table, and its own folder; a test holds that.
+//! A module may use those above it in this table, and its own directory; a test checks that.
 //!
-//! | module | what is in it |
+//! | module | content |
 //! |---|---|
-//! | [`error`] | the one error type: kind (and so exit code), message, details, hints |
-//! | [`names`], [`url`], [`events`], [`quantity`] | values: fingerprints, database names, marks; server URLs that hide their password; progress events; counts, times and sizes in words |
-//! | [`git`] | checkouts: top level, repository and its main worktree, branch; the questions to `git` and `jj` |
-//! | [`private_file`] | the only creator of files and directories: closed to others from birth |
-//! | [`mod@env`] | the only reader of the environment: libpq's variables, the password file |
-//! | [`config`] | `pgstencil.toml` → checked [`config::Config`]; placeholders |
-//! | [`fingerprint`] | the walk over the files, the [`fingerprint::Recipe`] and its hash; the order of migrations; what differs between two recipes |
-//! | [`process`] | the only starter of other people's commands: groups, time-outs, a watchdog for the time after us |
-//! | [`private_server`] | the managed server: a private Postgres that is started on demand |
-//! | [`pg`] | sessions, advisory locks, what the server says of its databases and of what is in one, and every statement with identifiers in it |
-//! | [`registry`] | our own tables: templates, clones, databases, events; intents before acts |
-//! | [`variables`] | what a command of the user sees: variables, placeholders filled |
-//! | [`context`] | what each step from template to clone needs to know |
-//! | [`database`] | one physical database: the one CREATE, the one DROP, how to copy |
-//! | [`retention`] | which templates go to keep the limits: a pure policy, and plan and apply around it; the clean-up of what killed jobs left |
-//! | [`template`] | look-up, the right to build, the base to extend, the build and its seal; verify and settle |
-//! | [`lease`] | clones: made ahead, handed out, held |
-//! | [`mod@bench`], [`doctor`] | what copies cost here; the check-up: what is wrong with server, role, disk or registry, and the mend |
-//! | [`stencil`] | [`Stencil`], the facade: what the command line and your program call |
-//! | [`wire`] | the JSON shapes |
+//! | `error` | the error type: kind (and so exit code), typed causes, message, details, hints |
+//! | `names`, `url`, `events`, `quantity` | values: fingerprints, database names, ownership tags; server URLs that hide their password; progress events; counts, times and sizes in words |
+//! | `git` | checkouts: top level, repository and its main worktree, branch; the questions to `git` and `jj` |
+//! | `private_file` | the only creator of files and directories: closed to other users from the start |
+//! | `env` | the only reader of the environment: libpq's variables, the password file |
+//! | `config` | `pgstencil.toml` → checked [`config::Config`]; placeholders |
+//! | `fingerprint` | the walk over the files, the recipe and its hash; the order of migrations; the difference between two recipes |
+//! | `process` | runs the user's commands: process groups, time-outs, a watchdog that outlives pgstencil |
+//! | `private_server` | the local Postgres that pgstencil starts by itself |
+//! | `pg` | sessions, advisory locks, the server's view of its databases and of the contents of one, every statement with identifiers in it |
+//! | `registry` | pgstencil's own tables: templates, clones, databases, events; intents before acts |
+//! | `variables` | the environment of the user's commands: standard variables, placeholders filled |
+//! | `context` | the facts that each step from template to clone needs |
+//! | `database` | one physical database: the one CREATE, the one DROP, the copy strategy |
+//! | `retention` | eviction of templates by a pure policy, with plan and apply around it; the cleanup of clones without holders |
+//! | `template` | look-up, plan, build permit, base, build and seal; verify and rebuild |
+//! | `lease` | clones: created, created ahead, handed to a holder, held |
+//! | `bench`, `doctor` | the cost of copies on this server; the checks of server, role, disk and registry |
+//! | `stencil` | [`Stencil`], the facade that the command line and your program call |
+//! | `wire` | the JSON shapes |
+//! | `cli` | the command line: the only code that knows a terminal |
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | definition | a `[template.NAME]` table |
+//! | alias | the name of one database within a definition |
+//! | recipe | everything that decides what a build yields |
+//! | fingerprint | the hash of a recipe |
+//! | template | the databases that were built for one definition and fingerprint |
+//! | permit | the right to build one fingerprint: an advisory lock |
+//! | seal | the last step of a build: closed to connections, marked as template, registered `ready` |
+//! | base | the template that a new one is extended from, by an incremental build |
+//! | provisional | said of an incrementally built template, until a full build replaces it |
+//! | rebuild | that full build |
+//! | unsealed | said of a result that is handed out and not kept: its new migrations changed nothing |
+//! | clone | a set of databases copied from a template, for one holder |
+//! | warm clone | a clone that was created ahead of time and has no holder yet |
+//! | holder | the process or person that uses a clone |
+//! | owner | the role, machine and checkout to which a named clone belongs |
+//! | lease | the right of a holder to a clone, and until when: a session lock or an expiry |
+//! | release | the end of a lease by its holder |
+//! | orphan | a clone whose holder is gone |
+//! | cleanup (sweep) | dropping orphans and half-built databases |
+//! | evict | dropping templates by policy |
+//! | pin | an exemption from eviction |
+//! | registry | the database with pgstencil's own tables |
+//! | ownership tag (mark) | the random part of a database's comment that ties it to its registry row |
+//! | intent | the committed row that precedes each CREATE and DROP |
+//! | private server | the local Postgres that pgstencil starts where no URL is given |
 //!
 //! # Invariants
 //!
-//! 1. Only databases whose registry row matches name, oid and mark are dropped ([`database::drop`]). Nothing
-//!    by prefix, ever.
-//! 2. A template is handed out only after its seal: [`template::Template`] is made from a `ready`
-//!    row under its lock, or by the seal.
-//! 3. For one fingerprint on one server, at most one build runs: the right to is an advisory lock,
-//!    in the code a [`template::BuildPermit`].
-//! 4. A clone in use is dropped, renamed or reset by nobody but its holder. A named clone has an owner,
-//!    who is asked for again ([`registry::owner`]); another owner has to say that they insist.
-//! 5. Killing pgstencil or Postgres at any instant loses no ready template and leaks no database
-//!    that the next sweeps do not find.
+//! 1. pgstencil drops a database only if its name, OID and ownership tag match its registry row
+//!    (`database::drop`). It never drops by prefix.
+//! 2. A template is handed out only after its seal: a `Template` is made from a `ready` row under its lock, or by
+//!    the seal.
+//! 3. For one fingerprint on one server, at most one build runs: the right to build is an advisory lock, in the
+//!    code a `BuildPermit`.
+//! 4. While a clone is in use, only its holder can drop, rename or reset it. A named clone has an owner; another
+//!    owner has to insist (`--take`).
+//! 5. Killing pgstencil or Postgres at any instant loses no ready template, and leaves no database that the next
+//!    cleanups do not find.
 //! 6. Every CREATE and DROP has its intent in a committed row first; recovery looks at the server.
-//! 7. Fingerprints depend neither on the machine, the user, the clock, the locale nor the order of
-//!    the file system.
-//! 8. Passwords appear nowhere but in the URL that is the answer, and in the environment of the
-//!    user's own commands.
-//! 9. What only reads writes nothing.
-//! 10. The library never prints, never reads the environment (but for
-//!     [`env::Environment::from_process`]) or the working directory, and never exits.
-//! 11. No code of a stranger runs with our rights: a database that calls itself our registry is judged
-//!     before a session with it starts ([`pg::door`]) and before anything in it is planned.
+//! 7. Fingerprints depend neither on the machine, the user, the clock, the locale nor the order of the file
+//!    system.
+//! 8. Passwords appear only in the URL that is the answer, and in the environment of the user's own commands.
+//! 9. Commands that only read write nothing.
+//! 10. The library never prints, never reads the environment (except in [`env::Environment::from_process`]) or
+//!     the working directory, and never exits.
+//! 11. No code of a stranger runs with pgstencil's privileges: a database that calls itself the registry is
+//!     judged before a session with it starts (`pg::door`), and before anything in it is planned.
 //!
-//! What is deliberately absent: a daemon (all state and all locks are in Postgres), a connection
-//! pool (locks belong to sessions; a [`Stencil`] only keeps idle ones for its next hand-out), state on
-//! the local disk (but for the managed server, and for what can be found out again), and `unsafe`.
+//! Deliberately absent: a daemon (all state and all locks are in Postgres), a connection pool (locks belong to
+//! sessions; a [`Stencil`] only keeps idle sessions for its next request), state on the local disk (except for the
+//! private server, and for files that can be found out again), and `unsafe`.
 //!
 //! # As a library
 //!
