@@ -186,7 +186,7 @@ async fn sample(
         None => Ok([create, connect, dropped]),
         Some(why) => Err(Error::new(Kind::Failed, "a copy could not be dropped")
             .detail(why)
-            .hint("the next sweep tries again")),
+            .hint("the next cleanup tries again")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The one error type: what went wrong, why, and how to mend it.
+//! The one error type: what went wrong, why, and what to do about it.
 //!
 //! [`Kind`] decides everything that depends on the sort of failure: the exit code of the command
 //! line and the `kind` of a JSON error. Hints are data, attached where the cause is known and

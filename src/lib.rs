@@ -110,15 +110,15 @@
 //! [`config::Config::load`] takes the file that the program names; [`config::find`] looks for one, and
 //! refuses a file of another user, since a config runs commands.
 //!
-//! Clones that were given back are dropped by a thread of the program, which also sweeps what earlier programs
+//! Clones that were released are dropped by a thread of the program, which also sweeps what earlier programs
 //! left, and runs `before_release` for clones that a sweep took; [`Stencil::close`] waits for the thread.
 //! [`Stencil::give_back`] itself runs `before_release` for the clones that it gets. Futures of hand-outs may be
 //! dropped at any await: each method says what becomes of its work. The runtime of a hand-out may end before its
-//! clone is given back on another.
+//! clone is released on another.
 //! Warm clones are made by [`Stencil::fill`], and a template that was extended is provisional until
 //! [`Stencil::settle`] has built it from nothing. The command line starts a process for these when its own work
 //! is done; a program calls them when it has time, as in a task of its own. Use one [`Stencil`] for all
-//! hand-outs: it keeps the sessions of clones that were given back for the next ones, until [`Stencil::close`].
+//! hand-outs: it keeps the sessions of clones that were released for the next ones, until [`Stencil::close`].
 //!
 //! A clone with [`stencil::Term::Expiry`] or [`stencil::Term::Usual`] outlives the program only after
 //! [`Stencil::confirm`]: call it when its URL has reached whoever will use it. Before that a program that is

@@ -129,7 +129,7 @@ impl ServerUrl {
         self.parameter("password").or_else(|| self.password.clone())
     }
 
-    /// The host, or the folder of the unix socket (then it starts with `/`).
+    /// The host, or the directory of the unix socket (then it starts with `/`).
     pub fn host(&self) -> Option<String> {
         self.parameter("hostaddr").or_else(|| self.parameter("host")).or_else(|| {
             let bare = self.host.trim_start_matches('[').trim_end_matches(']');

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::placeholder::{EnvTemplate, Field, Form, Placeholder, SqlTemplate};
-use crate::config::{Definition, role_suffix};
+use crate::config::{Definition, alias_suffix};
 use crate::error::Result;
 use crate::pg::Endpoint;
 use crate::url;
@@ -51,7 +51,7 @@ pub enum Outcome {
     Unsealed,
     /// No template could be cloned: the build command ran straight on the clone.
     Fallback,
-    /// A live clone of the wanted name was given back.
+    /// A live clone of the wanted name was released.
     Reused,
 }
 
@@ -87,8 +87,10 @@ pub struct Shard {
 /// One database of a set, under the name that the user sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedDatabase {
-    /// Role within the set.
-    pub role: String,
+    /// Alias within the set.
+    // Registries hold hooks to run that were written when the field was called so.
+    #[serde(alias = "role")]
+    pub alias: String,
     /// Its name on the server.
     pub name: String,
 }
@@ -150,9 +152,9 @@ pub fn variables(
         };
         for ending in endings {
             for (i, database) in set.iter().enumerate() {
-                let role = role_suffix(&database.role);
-                variables.push((format!("PGSTENCIL_NAME_{role}{ending}"), database.name.clone()));
-                variables.push((format!("PGSTENCIL_URL_{role}{ending}"), url(&database.name)));
+                let alias = alias_suffix(&database.alias);
+                variables.push((format!("PGSTENCIL_NAME_{alias}{ending}"), database.name.clone()));
+                variables.push((format!("PGSTENCIL_URL_{alias}{ending}"), url(&database.name)));
                 if i == 0 {
                     variables.push((format!("PGSTENCIL_NAME{ending}"), database.name.clone()));
                     variables.push((format!("PGSTENCIL_URL{ending}"), url(&database.name)));
@@ -174,8 +176,8 @@ pub fn variables(
 
 /// Fills a value of `[template.X.env]`, `build_env` or `run_env`.
 fn fill(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> Result<String> {
-    let roles: Vec<String> = set.iter().map(|d| d.role.clone()).collect();
-    Ok(EnvTemplate::parse(text, &roles)?.render(|p| value(p, endpoint, root, set)))
+    let aliases: Vec<String> = set.iter().map(|d| d.alias.clone()).collect();
+    Ok(EnvTemplate::parse(text, &aliases)?.render(|p| value(p, endpoint, root, set)))
 }
 
 /// Fills statements of `after_clone_sql`.
@@ -183,15 +185,15 @@ fn fill(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> 
 /// # Errors
 /// A value that cannot stand where its placeholder does.
 pub fn fill_sql(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> Result<String> {
-    let roles: Vec<String> = set.iter().map(|d| d.role.clone()).collect();
-    SqlTemplate::parse(text, &roles)?.render(|p| value(p, endpoint, root, set))
+    let aliases: Vec<String> = set.iter().map(|d| d.alias.clone()).collect();
+    SqlTemplate::parse(text, &aliases)?.render(|p| value(p, endpoint, root, set))
 }
 
 fn value(placeholder: &Placeholder, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> String {
-    // The roles were checked when the text was taken apart.
-    let name = match &placeholder.role {
+    // The aliases were checked when the text was taken apart.
+    let name = match &placeholder.alias {
         None => set.first(),
-        Some(role) => set.iter().find(|d| d.role == *role),
+        Some(alias) => set.iter().find(|d| d.alias == *alias),
     }
     .map_or("", |d| d.name.as_str());
     let plain = match placeholder.field {

@@ -13,12 +13,12 @@
 //! |---|---|
 //! | `ROUNDS` | rounds of the tables (20) |
 //! | `ONLY` | parts, of `commands,library,steady,peers`; or `projects`, for `commands` without the generated templates |
-//! | `FSYNC=on` | a server that keeps its data; its data directory then is in the temporary folder, since tmpfs knows no fsync |
-//! | `DATA_FOLDER` | where the private server's data directory goes (`/dev/shm`): an existing folder |
+//! | `FSYNC=on` | a server that keeps its data; its data directory then is in the temporary directory, since tmpfs knows no fsync |
+//! | `DATA_FOLDER` | where the private server's data directory goes (`/dev/shm`): an existing directory |
 //! | `PGSTENCIL_TEST_BINDIR` | another version's binaries |
 //! | `PGSTENCIL_TEST_SERVER_URL` | a running server, by its superuser; what the run makes there, it drops |
 //! | `PEERS_VENV` | a Python environment with `DSLR[psycopg2-binary]`, `pytest-postgresql`, `pytest-django`; its `bin` goes first on the PATH of all builds |
-//! | `SQLX_PEER=1` | `#[sqlx::test]`, too: compiles sqlx from crates.io, once for each target folder |
+//! | `SQLX_PEER=1` | `#[sqlx::test]`, too: compiles sqlx from crates.io, once for each target directory |
 //!
 //! Each round does every thing once, one after the other, and starts with another one than the round
 //! before. Before each, everything in the background has ended: drops, and the making of warm clones.

@@ -15,7 +15,7 @@ use crate::support::{TestServer, random_id, server, server::Stop};
 pub(crate) struct Place {
     pub(crate) server: &'static TestServer,
     pub(crate) registry: String,
-    /// Folders for the PATH of all commands.
+    /// Directories for the PATH of all commands.
     path: std::ffi::OsString,
     clients: PathBuf,
     given: bool,
@@ -152,7 +152,7 @@ fn move_data(data: &Path, parent: &Path) {
     let _ = Command::new("chattr").arg("+T").arg(moved.join("base")).stderr(Stdio::null()).status();
 }
 
-/// A shell that outlives us, however we end, and removes a folder when the server has ended: the
+/// A shell that outlives us, however we end, and removes a directory when the server has ended: the
 /// server's own watcher then takes its link away.
 fn remove_at_our_end(folder: &Path, link: &Path) {
     const SCRIPT: &str = r#"
@@ -173,7 +173,7 @@ fn remove_at_our_end(folder: &Path, link: &Path) {
     std::mem::forget(shell);
 }
 
-/// The type of the file system that holds a folder, and what matters of it.
+/// The type of the file system that holds a directory, and what matters of it.
 pub(crate) fn file_system(folder: &Path) -> String {
     let Ok(folder) = folder.canonicalize() else {
         return "an unknown file system (of another machine, or out of reach)".into();

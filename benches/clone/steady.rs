@@ -1,5 +1,5 @@
-//! A long loop of `pgstencil clone` and `pgstencil release` on the managed server, on the disk that the
-//! temporary folder is on: does it become slower?
+//! A long loop of `pgstencil clone` and `pgstencil release` on the private server, on the disk that the
+//! temporary directory is on: does it become slower?
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -48,13 +48,13 @@ pub(crate) fn measure(place: &Place) {
     }
     let head = ["clones", "first tenth, mean ms", "last tenth", "last ÷ first", "all"];
     println!(
-        "\n## Steady: {CYCLES} × (`pgstencil clone`, `pgstencil release`), without a pause, 100 tables, managed server on {}\n{}",
+        "\n## Steady: {CYCLES} × (`pgstencil clone`, `pgstencil release`), without a pause, 100 tables, private server on {}\n{}",
         managed.file_system(place),
         markdown(&head.map(str::to_owned), &rows)
     );
 }
 
-/// A managed server of this run's own.
+/// A private server of this run's own.
 struct Managed<'p> {
     state: TempDir,
     place: &'p Place,

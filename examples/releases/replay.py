@@ -26,7 +26,7 @@ migrations = ["lib/**/migrations/*.py", "own/*/migrations/*.py", "!lib/wagtail/{
 rerun_inputs = ["requirements.txt"]
 input_lines = [{{ file = "requirements.txt", match = "(?i)^django==" }}]
 build = "sh build.sh"
-after_extend = "{after_extend}"
+rebuild = "{rebuild}"
 """
 
 # The time of the migrate command alone goes into a file, so that what is pgstencil's own can be told.
@@ -79,7 +79,7 @@ class Replay:
     def __init__(self, binary, folder):
         self.folder, self.binary = folder, binary
         (folder / "state").mkdir()
-        # The managed server must be able to enter, whoever runs it.
+        # The private server must be able to enter, whoever runs it.
         folder.chmod(0o755)
         self.env = os.environ | {"PGSTENCIL_STATE_DIR": str(folder / "state"), "PYTHON": sys.executable}
         for name in ("PGSTENCIL_SERVER_URL", "PGSTENCIL_CONFIG", "DJANGO_SETTINGS_MODULE"):
@@ -114,8 +114,8 @@ class Replay:
             add_migration(project, app, 1)
         return project
 
-    def configure(self, project, name, after_extend="keep"):
-        (project / "pgstencil.toml").write_text(CONFIG.format(project=name, after_extend=after_extend))
+    def configure(self, project, name, rebuild="never"):
+        (project / "pgstencil.toml").write_text(CONFIG.format(project=name, rebuild=rebuild))
 
     def ensure(self, project, *args):
         """Outcome, files added, seconds of pgstencil, seconds of the migrate command."""
@@ -167,9 +167,9 @@ def releases(replay, names):
     for name, project in projects.items():
         rows[name].append(replay.verify(project))
     for name, project in projects.items():
-        replay.configure(project, "settled", "verify")
+        replay.configure(project, "settled", "auto")
         first, *_ = replay.ensure(project)
-        settled, *_ = replay.ensure(project, "--settle")
+        settled, *_ = replay.ensure(project, "--rebuild")
         assert not settled["provisional"]
         rows[name].append(f"{first['outcome']}, then {replay.verify(project)}")
     table(["Wagtail", "migration files", "outcome", "added", "seconds", "of them `migrate`", "ours",

@@ -45,10 +45,10 @@ pub(crate) struct Arguments {
 // With `-h` a command shows its own; `--help` has these below them.
 pub(crate) struct Shared {
     /// The config file, whoever owns it [env: PGSTENCIL_CONFIG] [default: pgstencil.toml here or in a
-    /// folder above, if it belongs to you, to root or to the owner of the current folder]
+    /// directory above, if it belongs to you, to root or to the owner of the current directory]
     #[arg(long, global = true, hide_short_help = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The server [env: PGSTENCIL_SERVER_URL] [default: `[server] url`, else the managed server]
+    /// The server [env: PGSTENCIL_SERVER_URL] [default: `[server] url`, else the private server]
     #[arg(long, global = true, hide_short_help = true, value_name = "URL", hide_env_values = true)]
     pub(crate) server_url: Option<String>,
     /// Host that hooks, CMD and printed URLs get in place of the server's own, as containers need it
@@ -85,7 +85,7 @@ pub(crate) struct Shared {
 fn client_host(text: &str) -> Result<String, String> {
     match is_host(text) {
         true => Ok(text.to_owned()),
-        false => Err("not a host name, address or socket folder; the port goes to --client-port".into()),
+        false => Err("not a host name, address or socket directory; the port goes to --client-port".into()),
     }
 }
 
@@ -119,7 +119,7 @@ pub(crate) enum Command {
     Clone(CloneArgs),
     /// Build the template if it is missing; hand out nothing
     #[command(
-        after_help = "Examples:\n  pgstencil ensure              build it before the tests are started\n  pgstencil ensure --settle     build it from nothing if it was extended"
+        after_help = "Examples:\n  pgstencil ensure              build it before the tests are started\n  pgstencil ensure --rebuild    build it from nothing if it was extended"
     )]
     Ensure(Ensure),
     /// Say what decides the template, what changed since the nearest one, and what a command would do
@@ -142,7 +142,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  pgstencil list\n  pgstencil list -v --clones            each warm clone in a line of its own\n  pgstencil list --json --state ready"
     )]
     List(List),
-    /// Drop templates that the limits do not allow, or that are named; and sweep
+    /// Drop templates that the limits do not allow, or that are named; and clean up
     #[command(
         after_help = "Examples:\n  pgstencil evict --dry-run                     what is over the limits\n  pgstencil evict be819a32ef1e                  one template\n  pgstencil evict --all --project shop --yes    all that project shop has"
     )]
@@ -155,7 +155,7 @@ pub(crate) enum Command {
     /// Let eviction have templates again
     #[command(after_help = "Example:\n  pgstencil unpin be819a32ef1e")]
     Unpin(Pin),
-    /// Give back the clones of this repository whose branch or worktree is gone
+    /// Release the clones of this repository whose branch or worktree is gone
     #[command(after_help = "Examples:\n  git branch -d done && pgstencil prune\n  pgstencil prune --dry-run")]
     Prune(Prune),
     /// Count hits, extensions and builds, and the time that they took and saved
@@ -164,16 +164,16 @@ pub(crate) enum Command {
     /// Measure what copies of a template cost on this server, and have `auto` go by that
     #[command(after_help = "Example:\n  pgstencil bench --rounds 15")]
     Bench(Bench),
-    /// Look for what is wrong with server, role, disk or registry, and say the mend; exit 1 on a problem
+    /// Check the server, role, disk and registry for problems, with hints; exit 1 on a problem
     #[command(after_help = "Examples:\n  pgstencil doctor\n  pgstencil doctor --fix")]
     Doctor(Doctor),
-    /// The managed local Postgres
+    /// The private local Postgres
     #[command(
         subcommand,
         after_help = "Examples:\n  pgstencil server start\n  psql \"$(pgstencil server url)\"\n  pgstencil server remove --major 15"
     )]
     Server(Server),
-    /// Show it all on a small project in a temporary folder
+    /// Show it all on a small project in a temporary directory
     #[command(after_help = "Example:\n  pgstencil demo")]
     Demo(Demo),
     /// The effective config; its JSON schema for editors
@@ -217,7 +217,7 @@ pub(crate) struct Which {
     pub(crate) template: Option<String>,
     /// Leave the half-built database of a failed build for inspection, for a day
     #[arg(long)]
-    pub(crate) keep_failed: bool,
+    pub(crate) keep_failed_build: bool,
 }
 
 /// How clones are made.
@@ -228,8 +228,8 @@ pub(crate) struct Making {
     /// Make N clones; variables and names are numbered from 0
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=500))]
     pub(crate) clones: u16,
-    /// Names of the databases, with these words in braces: id (unique), role, n (0, 1 ...), shard,
-    /// branch, worktree, project [default: `{project}_{role}_{id}`]
+    /// Names of the databases, with these words in braces: id (unique), alias, n (0, 1 ...), shard,
+    /// branch, worktree, project [default: `{project}_{alias}_{id}`]
     ///
     /// Without an n in the pattern, further clones get _1, _2 ... behind it. A value that is no plain name,
     /// or too long, is folded or cut, and ends in a short hash of the whole.
@@ -295,7 +295,7 @@ pub(crate) struct Ensure {
     /// If the template was extended, build it from nothing now, and wait until that has taken its
     /// place
     #[arg(long)]
-    pub(crate) settle: bool,
+    pub(crate) rebuild: bool,
 }
 
 /// `explain`
@@ -304,8 +304,8 @@ pub(crate) struct Explain {
     /// Explain only `[template.NAME]` [default: all of the file]
     #[arg(short = 't', long = "template", value_name = "NAME")]
     pub(crate) template: Option<String>,
-    /// Compare with the template whose fingerprint begins so [default: the nearest one]
-    #[arg(long, value_name = "PREFIX")]
+    /// Compare with this template, by the first digits of its fingerprint [default: the nearest one]
+    #[arg(long, value_name = "FINGERPRINT")]
     pub(crate) against: Option<String>,
 }
 
@@ -384,8 +384,8 @@ pub(crate) enum Sort {
 /// `evict`
 #[derive(Args, Debug)]
 pub(crate) struct Evict {
-    /// The first digits of fingerprints [default: what the limits of the projects do not allow]
-    #[arg(value_name = "TEMPLATE", conflicts_with = "all", value_parser = digits)]
+    /// Fingerprints, or their first digits [default: the templates over the limits of their projects]
+    #[arg(value_name = "FINGERPRINT", conflicts_with = "all", value_parser = digits)]
     pub(crate) templates: Vec<String>,
     /// All templates of this project that are not pinned; asks on a terminal
     #[arg(long)]
@@ -404,7 +404,7 @@ pub(crate) struct Evict {
 /// `prune`
 #[derive(Args, Debug)]
 pub(crate) struct Prune {
-    /// Show what would be given back, and change nothing
+    /// Show what would be released, and change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
 }
@@ -412,8 +412,8 @@ pub(crate) struct Prune {
 /// `pin` and `unpin`
 #[derive(Args, Debug)]
 pub(crate) struct Pin {
-    /// The first digits of fingerprints [default: the template of the present files]
-    #[arg(value_name = "TEMPLATE", value_parser = digits)]
+    /// Fingerprints, or their first digits [default: the template of the current files]
+    #[arg(value_name = "FINGERPRINT", value_parser = digits)]
     pub(crate) templates: Vec<String>,
     /// The definition whose present files are meant; not needed when the file has only one
     #[arg(short = 't', long = "template", value_name = "NAME", conflicts_with = "templates")]
@@ -434,7 +434,7 @@ pub(crate) struct Bench {
 /// `doctor`
 #[derive(Args, Debug)]
 pub(crate) struct Doctor {
-    /// Apply the safe fixes: sweep, discard templates that cannot be copied or were opened, and restore
+    /// Apply the safe fixes: clean up, discard templates that cannot be copied or were opened, and restore
     /// IS_TEMPLATE where it is missing
     #[arg(long)]
     pub(crate) fix: bool,
@@ -512,7 +512,7 @@ pub(crate) struct ServerRemove {
 /// `demo`
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
-    /// Leave the folder and its server
+    /// Leave the directory and its server
     #[arg(long)]
     pub(crate) keep: bool,
 }

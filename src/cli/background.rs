@@ -271,7 +271,7 @@ fn close_inherited() {
         .filter(|fd| *fd > 2)
         .collect();
     for fd in open {
-        // The one that listed the folder is closed already.
+        // The one that listed the directory is closed already.
         let _ = nix::unistd::close(fd);
     }
 }

@@ -176,7 +176,7 @@ async fn interruptible<T>(
         result = &mut work => result,
         _ = signals.next() => Err(Error::new(Kind::Interrupted, "interrupted")),
         () = tokio::time::sleep(Duration::from_secs(10)) => {
-            Err(Error::new(Kind::Interrupted, "interrupted; the clean-up is left to the next sweep"))
+            Err(Error::new(Kind::Interrupted, "interrupted; the next command cleans up what is left"))
         }
     }
 }

@@ -128,7 +128,7 @@ fn words(line: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The text of a program that is a script in the caller's own folders.
+/// The text of a program that is a script in the caller's own directories.
 fn script(program: &OsString, here: &Path) -> Option<String> {
     let path = Path::new(program);
     // One of the PATH is not the project's.

@@ -10,22 +10,22 @@ use crate::env::passfile::{self, Passfile};
 use crate::env::{self, Environment, PgVariables};
 use crate::error::shell_word;
 use crate::private_file::user_name;
-use crate::private_server::{ManagedServer, ManagedSettings, State, notice};
+use crate::private_server::{PrivateServer, PrivateServerSettings, State, notice};
 use crate::stencil::{Defaults, Door, Endpoint, PassLookup, Variable};
 use crate::url::ServerUrl;
 use crate::{Error, Kind, Result, Stencil};
 
 use super::{Session, checkout};
 
-/// Patience with a managed server that starts, when `--wait` sets none.
+/// Patience with a private server that starts, when `--wait` sets none.
 const START: Duration = Duration::from_secs(120);
 /// What names a server whose URL is in the config itself.
 const BY_FILE: &str = "`[server] url`";
 
 impl Session {
-    /// The folder that the command was typed in.
+    /// The directory that the command was typed in.
     pub(super) fn here(&self) -> Result<PathBuf> {
-        std::env::current_dir().map_err(|e| Error::failed("the current folder is gone").caused_by(e))
+        std::env::current_dir().map_err(|e| Error::failed("the current directory is gone").caused_by(e))
     }
 
     /// The config: `--config`, PGSTENCIL_CONFIG, or the one found upwards.
@@ -62,7 +62,7 @@ impl Session {
         self.shared.config.clone().or_else(|| self.env.path(env::CONFIG))
     }
 
-    /// The project's stencil. Starts the managed server if no other is named.
+    /// The project's stencil. Starts the private server if no other is named.
     pub(super) async fn stencil(&self) -> Result<Stencil> {
         self.stencil_of(self.config()?).await
     }
@@ -72,15 +72,15 @@ impl Session {
         self.stencil_of(self.config_or_defaults()?).await
     }
 
-    /// A stencil for commands that only read: `None` if that would mean the managed server, and it
+    /// A stencil for commands that only read: `None` if that would mean the private server, and it
     /// does not run, which is said. Starts nothing.
     pub(super) async fn stencil_for_reading(&self) -> Result<Option<Stencil>> {
         let config = self.config_or_defaults()?;
-        if self.uses_managed(&config) {
-            let managed = self.managed(&config.server)?;
+        if self.uses_private_server(&config) {
+            let private = self.private_server(&config.server)?;
             let status = match self.deadline.left() {
-                Some(left) => managed.status_within(left).await?,
-                None => managed.status().await?,
+                Some(left) => private.status_within(left).await?,
+                None => private.status().await?,
             };
             match status.state {
                 State::Running | State::Starting => {}
@@ -98,7 +98,7 @@ impl Session {
     }
 
     /// Whether nobody names a server.
-    pub(super) fn uses_managed(&self, config: &Config) -> bool {
+    pub(super) fn uses_private_server(&self, config: &Config) -> bool {
         self.shared.server_url.is_none()
             && self.env.non_empty(env::SERVER_URL).is_none()
             && config.server.url.is_none()
@@ -132,7 +132,7 @@ impl Session {
             Some(host) if !config::is_host(host) => {
                 let bad = format!("`{}` is `{host}`, not a host", env::CLIENT_HOST);
                 Err(Error::config(bad).hint(format!(
-                    "write a host name, an address or a socket folder; the port goes to {}",
+                    "write a host name, an address or a socket directory; the port goes to {}",
                     env::CLIENT_PORT
                 )))
             }
@@ -164,7 +164,7 @@ impl Session {
     }
 
     /// The server that somebody names, and by what: `--server-url`, PGSTENCIL_SERVER_URL, `[server] url`.
-    /// `None`: the managed server is meant.
+    /// `None`: the private server is meant.
     pub(super) fn named_server(&self, config: &Config) -> Result<Option<(ServerUrl, String)>> {
         let parse = |url: &str, source: &str| match ServerUrl::parse(url) {
             Ok(url) => Ok(Some((url, source.to_owned()))),
@@ -188,32 +188,32 @@ impl Session {
         }
     }
 
-    /// The server that is named, else the managed server, which is started.
+    /// The server that is named, else the private server, which is started.
     async fn endpoint(&self, config: &Config) -> Result<Endpoint> {
         if let Some((url, source)) = self.named_server(config)? {
             let endpoint = match source == BY_FILE {
                 true => self.named_by_file(&url, config)?,
                 false => Endpoint::new(url, &self.defaults()?)?,
             };
-            // The managed server's own URL, as a nested pgstencil gets it.
-            let managed = self.managed(&config.server).ok();
-            let socket = managed.and_then(|m| m.socket_of(&endpoint.server_url()));
+            // The private server's own URL, as a nested pgstencil gets it.
+            let private = self.private_server(&config.server).ok();
+            let socket = private.and_then(|m| m.socket_of(&endpoint.server_url()));
             let endpoint = endpoint.with_socket(socket);
             return Ok(match self.env.state_dir() {
                 Ok(folder) => endpoint.with_memory(folder.join("doors.json")),
                 Err(_) => endpoint,
             });
         }
-        let server = self.managed(&config.server)?;
+        let server = self.private_server(&config.server)?;
         let running = server.start(self.deadline.left().unwrap_or(START)).await?;
         if running.started {
-            self.printer.say(&format!("started the managed server, PostgreSQL {}", running.version));
+            self.printer.say(&format!("started the private server, PostgreSQL {}", running.version));
         }
         for notice in &running.notices {
             self.printer.warn(notice);
         }
         let door = Door::of_superuser(&running.version);
-        Ok(managed_endpoint(running.url, running.socket_dir)?
+        Ok(private_endpoint(running.url, running.socket_dir)?
             .with_traces(running.data_dir, running.log_file)
             .with_door(door))
     }
@@ -244,13 +244,13 @@ impl Session {
         Endpoint::new(url.clone(), &defaults)
     }
 
-    /// The managed server of this account.
-    pub(super) fn managed(&self, settings: &ServerSettings) -> Result<ManagedServer> {
-        let mut managed = ManagedSettings::new(self.env.state_dir()?);
-        managed.path = self.env.get_os(env::PATH).map(OsString::from);
-        managed.bindir.clone_from(&settings.bindir);
-        managed.run_as.clone_from(&settings.run_as);
-        Ok(ManagedServer::new(managed))
+    /// The private server of this account.
+    pub(super) fn private_server(&self, settings: &ServerSettings) -> Result<PrivateServer> {
+        let mut private = PrivateServerSettings::new(self.env.state_dir()?);
+        private.path = self.env.get_os(env::PATH).map(OsString::from);
+        private.bindir.clone_from(&settings.bindir);
+        private.run_as.clone_from(&settings.run_as);
+        Ok(PrivateServer::new(private))
     }
 
     /// The settings of `[server]`, or the defaults where there is no config.
@@ -293,26 +293,26 @@ impl Session {
     }
 }
 
-/// The managed server, by its URL and the folder of its socket.
-pub(super) fn managed_endpoint(url: ServerUrl, socket: Option<PathBuf>) -> Result<Endpoint> {
+/// The private server, by its URL and the directory of its socket.
+pub(super) fn private_endpoint(url: ServerUrl, socket: Option<PathBuf>) -> Result<Endpoint> {
     // The URL is complete; libpq's variables are meant for other servers.
     let defaults = Defaults { ssl_mode: Some("disable".into()), ..Defaults::default() };
     let endpoint = Endpoint::new(url, &defaults)?;
-    Ok(endpoint.with_socket(socket).as_managed())
+    Ok(endpoint.with_socket(socket).as_private())
 }
 
-/// What to say of a managed server that nobody can connect to.
+/// What to say of a private server that nobody can connect to.
 pub(super) fn not_running(state: &State) -> &'static str {
     match state {
         State::Stopping => {
-            "the managed server is shutting down; `pgstencil server start` waits for that and starts it again"
+            "the private server is shutting down; `pgstencil server start` waits for that and starts it again"
         }
-        _ => "the managed server does not run; `pgstencil server start` starts it",
+        _ => "the private server does not run; `pgstencil server start` starts it",
     }
 }
 
 fn unresponsive(why: &str) -> Error {
-    Error::new(Kind::Connect, "the managed server does not answer")
+    Error::new(Kind::Connect, "the private server does not answer")
         .detail(why)
         .hint("`pgstencil server stop --force` ends it; the next command starts it again")
 }

@@ -15,21 +15,21 @@ use super::placeholder::{EnvTemplate, SqlTemplate};
 use super::raw::{RawClone, RawConfig, RawEviction, RawInputLines, RawServer, RawTemplate};
 use super::{
     CloneSettings, Config, Definition, EvictionSettings, InputLines, MINIMAL, Origin, ServerSettings,
-    UrlSetting, is_host, role_suffix,
+    UrlSetting, alias_suffix, is_host,
 };
 use crate::error::{Error, Result};
 use crate::git::Tree;
 use crate::names::folded;
 use crate::url::ServerUrl;
 
-/// Most characters of a project's, a definition's and a role's name: together with a clone's id
+/// Most characters of a project's, a definition's and an alias's name: together with a clone's id
 /// they make names of databases, which end at 63 bytes.
 const MAX_NAME: usize = 32;
 
 /// Longer durations are meant as "never", and would overflow a clock somewhere.
 const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
-/// Checks everything that the types of the raw structs do not. `folder` is the file's.
+/// Checks everything that the types of the raw structs do not. `directory` is the file's.
 pub(super) fn config(doc: &Document<'_>, raw: RawConfig, file: &Path, folder: &Path) -> Result<Config> {
     let top = KeyPath::default();
     let root = match &raw.root {
@@ -43,7 +43,7 @@ pub(super) fn config(doc: &Document<'_>, raw: RawConfig, file: &Path, folder: &P
             let real = fs::canonicalize(&joined)
                 .map_err(|e| not_there("which cannot be opened".into()).caused_by(e))?;
             if !real.is_dir() {
-                return Err(not_there("which is not a folder".into()));
+                return Err(not_there("which is not a directory".into()));
             }
             real
         }
@@ -91,7 +91,7 @@ fn project(doc: &Document<'_>, path: &KeyPath, given: &str) -> Result<String> {
 }
 
 /// The name of the repository, which all its worktrees share, and the way from the top level of the checkout
-/// down to the root. Without git or jj the name of the root's folder.
+/// down to the root. Without git or jj the name of the root's directory.
 fn default_project(doc: &Document<'_>, root: &Path) -> Result<String> {
     let name_of = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
     let mut words = Vec::new();
@@ -109,7 +109,7 @@ fn default_project(doc: &Document<'_>, root: &Path) -> Result<String> {
     match has_word(&name) {
         true => Ok(folded(&name, MAX_NAME)),
         false => Err(doc
-            .whole(format!("the root folder `{}` has no name to call the project by", root.display()))
+            .whole(format!("the root directory `{}` has no name to call the project by", root.display()))
             .hint("add `project = \"NAME\"` at the top of the file")),
     }
 }
@@ -125,7 +125,7 @@ fn server(doc: &Document<'_>, path: &KeyPath, raw: RawServer, root: &Path) -> Re
         Some("") => {
             return Err(doc
                 .error(&url_path, "is empty")
-                .hint("leave the key out for the managed local server"));
+                .hint("leave the key out for the private local server"));
         }
         Some(url) => Some(match url.strip_prefix("env:") {
             Some(name) if is_variable(name) => UrlSetting::Variable(name.to_owned()),
@@ -152,7 +152,7 @@ fn server(doc: &Document<'_>, path: &KeyPath, raw: RawServer, root: &Path) -> Re
     if let Some(host) = raw.client_host.as_ref().filter(|host| !is_host(host)) {
         return Err(doc
             .error(&path.key("client_host"), format!("is `{host}`, not a host"))
-            .hint("write a host name, an address or a socket folder; the port goes to `client_port`"));
+            .hint("write a host name, an address or a socket directory; the port goes to `client_port`"));
     }
     for (key, value) in [("bindir", &raw.bindir), ("run_as", &raw.run_as)] {
         if value.as_deref().is_some_and(|v| v.trim().is_empty()) {
@@ -237,7 +237,7 @@ fn or_never(doc: &Document<'_>, path: &KeyPath, text: &str) -> Result<Option<Dur
 }
 
 fn duration(doc: &Document<'_>, path: &KeyPath, text: &str, or_never: bool) -> Result<Duration> {
-    let mend = match or_never {
+    let hint = match or_never {
         true => "write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`, or `never`",
         false => "write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`",
     };
@@ -248,7 +248,7 @@ fn duration(doc: &Document<'_>, path: &KeyPath, text: &str, or_never: bool) -> R
         Err(_) if text == "never" => "but this must end some time".to_owned(),
         Err(e) => format!("which is not a duration: {e}"),
     };
-    Err(doc.error(path, format!("is `{text}`, {why}")).hint(mend))
+    Err(doc.error(path, format!("is `{text}`, {why}")).hint(hint))
 }
 
 fn definition(doc: &Document<'_>, path: &KeyPath, name: String, raw: RawTemplate) -> Result<Definition> {
@@ -270,7 +270,7 @@ fn definition(doc: &Document<'_>, path: &KeyPath, name: String, raw: RawTemplate
         && raw.input_lines.is_empty()
     {
         return Err(doc
-            .error(path, "has no inputs, so its template would never be built anew")
+            .error(path, "has no inputs, so its template would never be rebuilt")
             .hint("name the migrations: `migrations = [\"migrations/**/*.sql\"]`"));
     }
     for (key, globs) in [
@@ -285,7 +285,7 @@ fn definition(doc: &Document<'_>, path: &KeyPath, name: String, raw: RawTemplate
     check_seen(doc, path, &name, &raw)?;
     check_columns(doc, &path.key("verify_ignore"), &raw.verify_ignore)?;
     check_from(doc, &path.key("from"), &raw.from)?;
-    check_roles(doc, &path.key("databases"), &raw.databases)?;
+    check_aliases(doc, &path.key("databases"), &raw.databases)?;
     let build_timeout_path = path.key("build_timeout");
     if raw.max_extensions == 0 {
         return Err(doc
@@ -321,7 +321,7 @@ fn definition(doc: &Document<'_>, path: &KeyPath, name: String, raw: RawTemplate
         allow_unchanged: raw.allow_unchanged,
         build_inputs: raw.build_inputs,
         extend: raw.extend,
-        after_extend: raw.after_extend,
+        rebuild: raw.rebuild,
         max_extensions: raw.max_extensions,
         verify_ignore: raw.verify_ignore,
         serial_builds: raw.serial_builds,
@@ -355,37 +355,37 @@ fn check_from(doc: &Document<'_>, path: &KeyPath, from: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_roles(doc: &Document<'_>, path: &KeyPath, roles: &[String]) -> Result<()> {
-    if roles.is_empty() {
+fn check_aliases(doc: &Document<'_>, path: &KeyPath, aliases: &[String]) -> Result<()> {
+    if aliases.is_empty() {
         return Err(doc
             .error(path, "is empty")
             .hint("name at least one database, or leave the key out for `[\"app\"]`"));
     }
     let mut suffixes: BTreeMap<String, &str> = BTreeMap::new();
-    for (i, role) in roles.iter().enumerate() {
+    for (i, alias) in aliases.iter().enumerate() {
         let path = path.index(i);
-        check_name(doc, &path, role, "database")?;
-        match suffixes.insert(role_suffix(role), role) {
+        check_name(doc, &path, alias, "database")?;
+        match suffixes.insert(alias_suffix(alias), alias) {
             None => {}
-            Some(other) if other == role => {
-                return Err(doc.error(&path, format!("names `{role}` a second time")));
+            Some(other) if other == alias => {
+                return Err(doc.error(&path, format!("names `{alias}` a second time")));
             }
             Some(other) => {
                 return Err(doc
-                    .error(&path, format!("is `{role}`, too close to `{other}`"))
-                    .detail(format!("both would be `PGSTENCIL_URL_{}` for commands", role_suffix(role)))
+                    .error(&path, format!("is `{alias}`, too close to `{other}`"))
+                    .detail(format!("both would be `PGSTENCIL_URL_{}` for commands", alias_suffix(alias)))
                     .hint("let them differ in more than case and `-` or `_`"));
             }
         }
     }
-    // `--clones N` puts `_0`, `_1` … behind the variables of each role, and of no role.
-    for (i, role) in roles.iter().enumerate() {
-        let suffix = role_suffix(role);
+    // `--clones N` puts `_0`, `_1` … behind the variables of each alias, and of no alias.
+    for (i, alias) in aliases.iter().enumerate() {
+        let suffix = alias_suffix(alias);
         let (stem, number) = suffix.rsplit_once('_').unwrap_or(("", &suffix));
         let numbered = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
         if numbered && (stem.is_empty() || suffixes.contains_key(stem)) {
             return Err(doc
-                .error(&path.index(i), format!("is `{role}`, which reads like the number of a clone"))
+                .error(&path.index(i), format!("is `{alias}`, which reads like the number of a clone"))
                 .detail(format!("`PGSTENCIL_URL_{suffix}` already has a meaning with `--clones`"))
                 .hint(format!("call it `db{number}`, say")));
         }
@@ -400,7 +400,7 @@ fn check_globs(doc: &Document<'_>, path: &KeyPath, globs: &[String]) -> Result<(
         check_relative(doc, &path, glob)?;
         if let Some(folder) = glob.strip_suffix('/') {
             return Err(doc
-                .error(&path, format!("is the folder `{glob}`, but files are wanted"))
+                .error(&path, format!("is the directory `{glob}`, but files are wanted"))
                 .hint(format!("write `{folder}/**`")));
         }
         GlobBuilder::new(glob)
@@ -408,7 +408,7 @@ fn check_globs(doc: &Document<'_>, path: &KeyPath, globs: &[String]) -> Result<(
             .build()
             .map_err(|e| {
                 doc.error(&path, format!("is `{text}`, which is no glob: {}", e.kind()))
-                    .hint("`*` is any part of a name, `**` any folders, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes")
+                    .hint("`*` is any part of a name, `**` any directories, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes")
             })?;
     }
     if !globs.is_empty() && globs.iter().all(|glob| glob.starts_with('!')) {
@@ -506,20 +506,20 @@ fn after_clone_sql(
     doc: &Document<'_>,
     path: &KeyPath,
     raw: BTreeMap<String, String>,
-    roles: &[String],
+    aliases: &[String],
 ) -> Result<BTreeMap<String, String>> {
-    for (role, sql) in &raw {
-        let path = path.key(role);
-        if !roles.contains(role) {
+    for (alias, sql) in &raw {
+        let path = path.key(alias);
+        if !aliases.contains(alias) {
             let error: Error = doc
                 .error(&path, "is for a database that the definition does not have")
-                .detail(format!("databases: {}", roles.join(", ")));
-            return Err(match nearest(role, roles.iter().map(String::as_str)) {
+                .detail(format!("databases: {}", aliases.join(", ")));
+            return Err(match nearest(alias, aliases.iter().map(String::as_str)) {
                 Some(meant) => error.hint(format!("did you mean `{meant}`?")),
                 None => error,
             });
         }
-        SqlTemplate::parse(sql, roles).map_err(|e| doc.at(&path, e))?;
+        SqlTemplate::parse(sql, aliases).map_err(|e| doc.at(&path, e))?;
     }
     Ok(raw.into_iter().filter(|(_, sql)| !sql.trim().is_empty()).collect())
 }
@@ -528,7 +528,7 @@ fn env(
     doc: &Document<'_>,
     path: &KeyPath,
     raw: BTreeMap<String, String>,
-    roles: &[String],
+    aliases: &[String],
 ) -> Result<BTreeMap<String, String>> {
     for (name, value) in &raw {
         let path = path.key(name);
@@ -538,7 +538,7 @@ fn env(
                 .error(&path, "is a variable that pgstencil itself sets")
                 .hint("map a variable of another name; `PGSTENCIL_…` are there anyway"));
         }
-        EnvTemplate::parse(value, roles).map_err(|e| doc.at(&path, e))?;
+        EnvTemplate::parse(value, aliases).map_err(|e| doc.at(&path, e))?;
     }
     Ok(raw)
 }

@@ -2,7 +2,7 @@
 //!
 //! `pgstencil.toml` goes through three steps: `document` parses the text and checks keys and types
 //! against the schema, `raw` holds what was written, `check` makes a [`Config`] of it. All errors
-//! name the place in the file, the key, the reason and the mend. [`env`](mod@crate::env) reads the
+//! name the place in the file, the key, the reason and a hint. [`env`](mod@crate::env) reads the
 //! environment, [`passfile`](crate::env::passfile) the password file.
 
 mod check;
@@ -51,7 +51,7 @@ pub struct Config {
     pub file: PathBuf,
     /// Whether the caller named that file, or whose file was found.
     pub origin: Origin,
-    /// Absolute folder that all globs and commands start from.
+    /// Absolute directory that all globs and commands start from.
     pub root: PathBuf,
     /// `[server]`
     pub server: ServerSettings,
@@ -66,7 +66,7 @@ pub struct Config {
 /// `[server]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerSettings {
-    /// Where the server is; `None` means the managed server.
+    /// Where the server is; `None` means the private server.
     pub url: Option<UrlSetting>,
     /// Name of the registry database.
     pub registry: String,
@@ -76,9 +76,9 @@ pub struct ServerSettings {
     pub client_port: Option<u16>,
     /// Which commands get them.
     pub client_for: ClientFor,
-    /// Absolute folder of the Postgres binaries of the managed server; `None` means search.
+    /// Absolute directory of the Postgres binaries of the private server; `None` means search.
     pub bindir: Option<PathBuf>,
-    /// Account of the managed server when we are root; `None` means `postgres`, else `nobody`.
+    /// Account of the private server when we are root; `None` means `postgres`, else `nobody`.
     pub run_as: Option<String>,
 }
 
@@ -118,8 +118,8 @@ pub struct Definition {
     pub databases: Vec<String>,
     /// Which templates a missing one may be extended from.
     pub extend: Extend,
-    /// What becomes of an extended template.
-    pub after_extend: AfterExtend,
+    /// Whether a full build replaces an extended template.
+    pub rebuild: Rebuild,
     /// After so many extensions in a row, a full build.
     pub max_extensions: u32,
     /// The age of its oldest contents at which a template is rebuilt; `None` is `"never"`.
@@ -131,7 +131,7 @@ pub struct Definition {
     pub serial_builds: bool,
     /// Command run against every clone; `None` if empty in the file.
     pub after_clone: Option<String>,
-    /// Command run when a clone is given back or was swept; `None` if empty in the file.
+    /// Command run when a clone is released or was swept; `None` if empty in the file.
     pub before_release: Option<String>,
     /// Statements run in the clone's database of a role.
     pub after_clone_sql: BTreeMap<String, String>,
@@ -233,7 +233,7 @@ pub enum Named {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// The files of a folder are compared with each other, and with no others.
+    /// The files of a directory are compared with each other, and with no others.
     #[default]
     Directory,
     /// All files are compared with each other, by their names.
@@ -253,15 +253,27 @@ pub enum Extend {
     Always,
 }
 
-/// `after_extend`
+/// `rebuild`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum AfterExtend {
-    /// It is provisional: a build from nothing follows in the background and takes its place.
+pub enum Rebuild {
+    /// When that is worth it: at present as with `always`.
     #[default]
-    Verify,
-    /// It stays.
-    Keep,
+    Auto,
+    /// At once: the template is provisional until a full build in the background has taken its place.
+    Always,
+    /// Not at all: the extended template is kept.
+    Never,
+}
+
+impl Rebuild {
+    /// Whether an extended template is provisional.
+    pub fn makes_provisional(self) -> bool {
+        match self {
+            Rebuild::Auto | Rebuild::Always => true,
+            Rebuild::Never => false,
+        }
+    }
 }
 
 impl Default for ServerSettings {
@@ -340,11 +352,11 @@ impl Config {
         from_bytes(bytes, file)
     }
 
-    /// Checks a config text as if it stood in `file`, whose folder must exist.
+    /// Checks a config text as if it stood in `file`, whose directory must exist.
     ///
     /// # Errors
     /// What is not TOML, unknown keys, wrong types and senseless values. The message begins with
-    /// `file:line:column`, names the key in full and says why; hints say how to mend it. Only the
+    /// `file:line:column`, names the key in full and says why; hints say how to correct it. Only the
     /// first fault is told. No message repeats a password.
     pub fn parse(text: &str, file: &Path) -> Result<Self> {
         let folder = match file.parent() {
@@ -352,7 +364,7 @@ impl Config {
             _ => Path::new("."),
         };
         let folder = fs::canonicalize(folder).map_err(|e| {
-            Error::config(format!("cannot open the folder `{}`", folder.display())).caused_by(e)
+            Error::config(format!("cannot open the directory `{}`", folder.display())).caused_by(e)
         })?;
         // Editors on Windows put a byte order mark in front.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -427,7 +439,7 @@ fn from_bytes(bytes: Vec<u8>, file: &Path) -> Result<Config> {
     Config::parse(&text, file)
 }
 
-/// The config file in `start` or the nearest folder above it that has one. `None`: no folder has one.
+/// The config file in `start` or the nearest directory above it that has one. `None`: no directory has one.
 ///
 /// The file counts if it belongs to this user, to root, or to the owner of `start`; so does every link on
 /// the way to it. Only owners are asked, not mode bits.
@@ -451,7 +463,7 @@ pub fn discover(start: &Path) -> Result<Option<Found>> {
 /// Those of [`discover`]. If there is no file, says where it looked and what a config needs at least.
 pub fn find(start: &Path) -> Result<Found> {
     discover(start)?.ok_or_else(|| {
-        let error = Error::config(format!("no `{FILE_NAME}` here or in a folder above"));
+        let error = Error::config(format!("no `{FILE_NAME}` here or in a directory above"));
         with_minimal(
             places(start).iter().fold(error, |e, file| e.detail(format!("not found: {}", file.display()))),
         )
@@ -467,7 +479,7 @@ fn with_minimal(error: Error) -> Error {
     error.hint(format!("put this into `{FILE_NAME}`:\n{MINIMAL}"))
 }
 
-/// Whether a text is the name or address of a host, or the folder of a socket, with no port.
+/// Whether a text is the name or address of a host, or the directory of a socket, with no port.
 pub fn is_host(text: &str) -> bool {
     let odd = |c: char| c.is_whitespace() || c.is_control() || ",@?#".contains(c);
     let bare = text.trim_start_matches('[').trim_end_matches(']');
@@ -485,7 +497,7 @@ pub fn schema() -> serde_json::Value {
     raw::SCHEMA.clone()
 }
 
-/// A role as the end of a variable's name: `p-1` makes `PGSTENCIL_URL_P_1`.
-pub fn role_suffix(role: &str) -> String {
-    role.to_ascii_uppercase().replace('-', "_")
+/// An alias as the end of a variable's name: `p-1` makes `PGSTENCIL_URL_P_1`.
+pub fn alias_suffix(alias: &str) -> String {
+    alias.to_ascii_uppercase().replace('-', "_")
 }

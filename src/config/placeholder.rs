@@ -1,4 +1,4 @@
-//! Placeholders such as `{url}` and `{ROLE.name}` in values of `[template.X.env]`, `build_env` and `run_env`
+//! Placeholders such as `{url}` and `{ALIAS.name}` in values of `[template.X.env]`, `build_env` and `run_env`
 //! and in `after_clone_sql`.
 //!
 //! Two kinds of text, two types: an [`EnvTemplate`] is plain text, in which `{{` and `}}` stand for
@@ -25,7 +25,7 @@ pub enum Field {
     User,
     /// The password; empty if there is none.
     Password,
-    /// The absolute folder that globs and commands start from, whatever the database.
+    /// The absolute directory that globs and commands start from, whatever the database.
     Root,
 }
 
@@ -51,7 +51,7 @@ impl Field {
         Field::ALL.into_iter().find(|f| f.as_str() == word)
     }
 
-    /// Whether its value differs from database to database, so that a role may stand in front.
+    /// Whether its value differs from database to database, so that an alias may stand in front.
     fn is_of_database(self) -> bool {
         self != Field::Root
     }
@@ -68,11 +68,11 @@ pub enum Form {
     Encoded,
 }
 
-/// One placeholder: a field of the database of a role.
+/// One placeholder: a field of the database of an alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placeholder {
-    /// The role; `None` means the definition's first.
-    pub role: Option<String>,
+    /// The alias; `None` means the definition's first.
+    pub alias: Option<String>,
     /// What of it.
     pub field: Field,
     /// In which form.
@@ -80,20 +80,20 @@ pub struct Placeholder {
 }
 
 impl Placeholder {
-    fn parse(inner: &str, roles: &[String]) -> Result<Self> {
+    fn parse(inner: &str, aliases: &[String]) -> Result<Self> {
         let (path, form) = match inner.split_once(':') {
             Some((path, form)) => (path, Some(form)),
             None => (inner, None),
         };
-        let (role, field) = match path.rsplit_once('.') {
-            Some((role, field)) => (Some(role), field),
+        let (alias, field) = match path.rsplit_once('.') {
+            Some((alias, field)) => (Some(alias), field),
             None => (None, path),
         };
         let known = Field::parse(field)
-            .filter(|field| role.is_none() || field.is_of_database())
-            .filter(|_| role.is_none_or(|role| roles.iter().any(|r| r == role)));
+            .filter(|field| alias.is_none() || field.is_of_database())
+            .filter(|_| alias.is_none_or(|alias| aliases.iter().any(|r| r == alias)));
         let Some(field) = known else {
-            return Err(unknown(inner, path, roles));
+            return Err(unknown(inner, path, aliases));
         };
         let form = match (field, form) {
             (_, None) => Form::Plain,
@@ -104,7 +104,7 @@ impl Placeholder {
                     .detail("forms: {url:SCHEME}, and :url behind name, host, user and password"));
             }
         };
-        Ok(Placeholder { role: role.map(str::to_owned), field, form })
+        Ok(Placeholder { alias: alias.map(str::to_owned), field, form })
     }
 }
 
@@ -126,17 +126,17 @@ fn checked_scheme(inner: &str, scheme: &str) -> Result<String> {
 }
 
 /// `path`: what stands in front of the form.
-fn unknown(inner: &str, path: &str, roles: &[String]) -> Error {
+fn unknown(inner: &str, path: &str, aliases: &[String]) -> Error {
     let of_database = || Field::ALL.into_iter().filter(|f| f.is_of_database());
     let mut known: Vec<String> = Field::ALL.map(|f| f.as_str().to_owned()).to_vec();
-    for role in roles {
-        known.extend(of_database().map(|f| format!("{role}.{}", f.as_str())));
+    for alias in aliases {
+        known.extend(of_database().map(|f| format!("{alias}.{}", f.as_str())));
     }
     let fields = Field::ALL.map(|f| format!("{{{}}}", f.as_str())).join(" ");
     let error = Error::config(format!("unknown placeholder `{{{inner}}}`"))
         .detail(format!("known: {fields} {{url:SCHEME}} {{password:url}}"))
-        .detail(format!("and {{ROLE.FIELD}} with the roles {}", roles.join(", ")));
-    let meant = match roles.iter().any(|r| r == path) {
+        .detail(format!("and {{ALIAS.FIELD}} with the aliases {}", aliases.join(", ")));
+    let meant = match aliases.iter().any(|r| r == path) {
         true => Some(format!("{path}.url")),
         false => nearest(path, known.iter().map(String::as_str)).map(str::to_owned),
     };
@@ -149,8 +149,8 @@ fn unknown(inner: &str, path: &str, roles: &[String]) -> Error {
 impl fmt::Display for Placeholder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{")?;
-        if let Some(role) = &self.role {
-            write!(f, "{role}.")?;
+        if let Some(alias) = &self.alias {
+            write!(f, "{alias}.")?;
         }
         f.write_str(self.field.as_str())?;
         match &self.form {
@@ -178,7 +178,7 @@ impl EnvTemplate {
     /// # Errors
     /// An unknown placeholder, and a brace without its partner; braces that are meant as such are
     /// written twice.
-    pub fn parse(text: &str, roles: &[String]) -> Result<Self> {
+    pub fn parse(text: &str, aliases: &[String]) -> Result<Self> {
         let mut parts = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -196,7 +196,7 @@ impl EnvTemplate {
                 return Err(Error::config(format!("a single `{brace}`"))
                     .hint("write `{{` and `}}` for braces that are no placeholder"));
             };
-            let placeholder = Placeholder::parse(&rest[..end], roles)
+            let placeholder = Placeholder::parse(&rest[..end], aliases)
                 .map_err(|e| e.hint("write `{{` and `}}` for braces that are no placeholder"))?;
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain)));
@@ -242,7 +242,7 @@ enum Place {
 
 /// Statements of `after_clone_sql`, taken apart.
 ///
-/// Only `{word}` and `{role.word}` count as placeholders; every other brace stays as it is, so that
+/// Only `{word}` and `{alias.word}` count as placeholders; every other brace stays as it is, so that
 /// array literals (`'{1,2}'`) and JSON need no escaping, and so does everything within comments.
 /// Where a placeholder stands decides what happens to its value:
 ///
@@ -263,8 +263,8 @@ impl SqlTemplate {
     ///
     /// # Errors
     /// An unknown placeholder, and a quote or comment that does not end.
-    pub fn parse(text: &str, roles: &[String]) -> Result<Self> {
-        let mut scan = Scan { rest: text, roles, plain: String::new(), parts: Vec::new() };
+    pub fn parse(text: &str, aliases: &[String]) -> Result<Self> {
+        let mut scan = Scan { rest: text, aliases, plain: String::new(), parts: Vec::new() };
         scan.statements()?;
         let Scan { plain, mut parts, .. } = scan;
         if !plain.is_empty() {
@@ -328,7 +328,7 @@ fn escape(placeholder: &Placeholder, place: Place, value: String) -> Result<Stri
 /// Reads SQL from left to right, as far as is needed to know where quotes begin and end.
 struct Scan<'a> {
     rest: &'a str,
-    roles: &'a [String],
+    aliases: &'a [String],
     plain: String,
     parts: Vec<Part<Place>>,
 }
@@ -436,7 +436,7 @@ impl<'a> Scan<'a> {
             self.take(1);
             return Ok(());
         }
-        let placeholder = Placeholder::parse(inner, self.roles).map_err(|e| {
+        let placeholder = Placeholder::parse(inner, self.aliases).map_err(|e| {
             e.hint(format!("braces that are no placeholder: put a space behind the first, `{{ {inner}}}`"))
         })?;
         if !self.plain.is_empty() {
@@ -454,20 +454,20 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// `word` or `role.word`, where a word starts with a letter; a role may start with a digit. A form stands only
+/// `word` or `alias.word`, where a word starts with a letter; an alias may start with a digit. A form stands only
 /// behind a field, since `{a:b}` is common in SQL.
 fn looks_like_placeholder(inner: &str) -> bool {
     if let Some((path, _)) = inner.split_once(':') {
         let field = path.rsplit_once('.').map_or(path, |(_, field)| field);
         return Field::parse(field).is_some() && looks_like_placeholder(path);
     }
-    let (role, word) = match inner.rsplit_once('.') {
-        Some((role, word)) => (Some(role), word),
+    let (alias, word) = match inner.rsplit_once('.') {
+        Some((alias, word)) => (Some(alias), word),
         None => (None, inner),
     };
     let name =
         |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    name(word) && word.starts_with(|c: char| c.is_ascii_alphabetic()) && role.is_none_or(name)
+    name(word) && word.starts_with(|c: char| c.is_ascii_alphabetic()) && alias.is_none_or(name)
 }
 
 /// `$$` or `$tag$` at the start of the text.
@@ -483,7 +483,7 @@ fn dollar_tag(text: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn roles() -> Vec<String> {
+    fn aliases() -> Vec<String> {
         ["default", "proxy-1", "2"].map(str::to_owned).to_vec()
     }
 
@@ -493,15 +493,15 @@ mod tests {
     }
 
     fn env(text: &str) -> String {
-        EnvTemplate::parse(text, &roles()).unwrap().render(show)
+        EnvTemplate::parse(text, &aliases()).unwrap().render(show)
     }
 
     fn env_error(text: &str) -> Error {
-        EnvTemplate::parse(text, &roles()).expect_err(text)
+        EnvTemplate::parse(text, &aliases()).expect_err(text)
     }
 
     fn sql(text: &str, value: &str) -> Result<String> {
-        SqlTemplate::parse(text, &roles())?.render(|_| value.to_owned())
+        SqlTemplate::parse(text, &aliases())?.render(|_| value.to_owned())
     }
 
     #[test]
@@ -544,7 +544,7 @@ mod tests {
             e.details()[0],
             "known: {url} {name} {host} {port} {user} {password} {root} {url:SCHEME} {password:url}"
         );
-        assert_eq!(e.details()[1], "and {ROLE.FIELD} with the roles default, proxy-1, 2");
+        assert_eq!(e.details()[1], "and {ALIAS.FIELD} with the aliases default, proxy-1, 2");
         assert_eq!(e.hints()[0], "did you mean `{url}`?");
         assert_eq!(e.hints()[1], "write `{{` and `}}` for braces that are no placeholder");
         assert_eq!(env_error("{default}").hints()[0], "did you mean `{default.url}`?");

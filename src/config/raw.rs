@@ -11,7 +11,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{AfterExtend, ClientFor, Config, Definition, Extend, Named, Order, Strategy, UrlSetting};
+use super::{ClientFor, Config, Definition, Extend, Named, Order, Rebuild, Strategy, UrlSetting};
 use crate::quantity::setting;
 
 /// pgstencil's configuration, `pgstencil.toml`.
@@ -19,12 +19,12 @@ use crate::quantity::setting;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawConfig {
     /// Namespace of templates and clones on a shared server, at most 32 characters. Small letters, digits,
-    /// `-` and `_` stay; another name is folded to these and gets a short hash. Default: the folder name of
+    /// `-` and `_` stay; another name is folded to these and gets a short hash. Default: the directory name of
     /// the repository's main worktree, plus the root's path below the top level; without git the name of
-    /// the root folder.
+    /// the root directory.
     pub(super) project: Option<String>,
-    /// The folder that globs and commands start from, relative to the folder of this file.
-    /// Default: the folder of this file.
+    /// The directory that globs and commands start from, relative to the directory of this file.
+    /// Default: the directory of this file.
     pub(super) root: Option<String>,
     pub(super) server: RawServer,
     pub(super) clone: RawClone,
@@ -53,10 +53,10 @@ pub(super) struct RawServer {
     pub(super) client_port: Option<u16>,
     /// Which commands get them: hooks and the command of `run`, or build commands, too. Printed URLs always do.
     pub(super) client_for: ClientFor,
-    /// Folder of the Postgres binaries of the managed server, relative to the root. Default:
+    /// Directory of the Postgres binaries of the private server, relative to the root. Default:
     /// searched for.
     pub(super) bindir: Option<String>,
-    /// Account that the managed server runs under when pgstencil is root. Default: `postgres`,
+    /// Account that the private server runs under when pgstencil is root. Default: `postgres`,
     /// else `nobody`.
     pub(super) run_as: Option<String>,
 }
@@ -144,7 +144,7 @@ pub(super) struct RawTemplate {
     /// Globs of the migrations: ordered files. `!` in front excludes.
     #[serde(default)]
     pub(super) migrations: Vec<String>,
-    /// Whether the files of each folder have an order of their own, or all files have one order by their names.
+    /// Whether the files of each directory have an order of their own, or all files have one order by their names.
     #[serde(default)]
     pub(super) order: Order,
     /// Globs of files beside the migrations that may be added, and never changed; without an order.
@@ -171,9 +171,9 @@ pub(super) struct RawTemplate {
     /// Which templates a missing one may be extended from.
     #[serde(default)]
     pub(super) extend: Extend,
-    /// What becomes of an extended template.
+    /// Whether a full build in the background replaces an extended template.
     #[serde(default)]
-    pub(super) after_extend: AfterExtend,
+    pub(super) rebuild: Rebuild,
     /// After so many extensions in a row, a full build.
     #[serde(default = "default_max_extensions")]
     #[schemars(range(min = 1, max = 10000))]
@@ -190,7 +190,7 @@ pub(super) struct RawTemplate {
     /// Command run against every clone, after it has its name.
     #[serde(default)]
     pub(super) after_clone: String,
-    /// Command run before a clone is given back, or once it was dropped by a sweep: for what `after_clone`
+    /// Command run before a clone is released, or once it was dropped by a sweep: for what `after_clone`
     /// made outside Postgres.
     #[serde(default)]
     pub(super) before_release: String,
@@ -207,11 +207,11 @@ pub(super) struct RawTemplate {
     #[serde(default = "default_build_inputs")]
     pub(super) build_inputs: bool,
     /// SQL statements run in every clone, by role; with placeholders such as `{name}` and
-    /// `{ROLE.name}`.
+    /// `{ALIAS.name}`.
     #[serde(default)]
     pub(super) after_clone_sql: BTreeMap<String, String>,
     /// Variables that commands see beside the standard ones, with placeholders such as `{url}` and
-    /// `{ROLE.url}`.
+    /// `{ALIAS.url}`.
     #[serde(default)]
     pub(super) env: BTreeMap<String, String>,
     /// Variables that only the build command sees, with the same placeholders. They win over `env`.
@@ -368,7 +368,7 @@ impl From<&Definition> for RawTemplate {
             from: d.from.clone(),
             databases: d.databases.clone(),
             extend: d.extend,
-            after_extend: d.after_extend,
+            rebuild: d.rebuild,
             max_extensions: d.max_extensions,
             stale_after: or_never(d.stale_after),
             verify_ignore: d.verify_ignore.clone(),

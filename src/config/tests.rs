@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A folder `shop` with a config file in it.
+/// A directory `shop` with a config file in it.
 struct Project {
     dir: tempfile::TempDir,
 }
@@ -29,7 +29,7 @@ fn load(text: &str) -> Config {
     Config::load(&Project::new(text).file()).unwrap()
 }
 
-/// The error as a person sees it, without the folder.
+/// The error as a person sees it, without the directory.
 fn fails(text: &str) -> String {
     let project = Project::new(text);
     let e = Config::load(&project.file()).expect_err(text);
@@ -82,7 +82,7 @@ fn the_least_config_has_all_defaults() {
                 from: "template0".into(),
                 databases: vec!["app".into()],
                 extend: Extend::Append,
-                after_extend: AfterExtend::Verify,
+                rebuild: Rebuild::Auto,
                 max_extensions: 20,
                 stale_after: None,
                 verify_ignore: vec![],
@@ -138,7 +138,7 @@ rerun_inputs = ["x.lock"]
 inputs = ["{a,b}/*"]
 input_lines = [{ file = "r.lock", match = '(?i)^django==' }]
 extend = "always"
-after_extend = "keep"
+rebuild = "never"
 max_extensions = 3
 stale_after = "7d"
 verify_ignore = ["users.token", "app.users.*"]
@@ -228,7 +228,7 @@ fn every_key_arrives() {
             from: "golden".into(),
             databases: vec!["default".into(), "proxy-1".into()],
             extend: Extend::Always,
-            after_extend: AfterExtend::Keep,
+            rebuild: Rebuild::Never,
             max_extensions: 3,
             stale_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             verify_ignore: vec!["users.token".into(), "app.users.*".into()],
@@ -273,30 +273,30 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?",
         ),
         (
             "evict = true",
             "pgstencil.toml:4:1: unknown key `template.app.evict`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore",
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?",
         ),
         (
@@ -559,12 +559,12 @@ fn bad_globs_and_input_lines() {
         (
             "inputs = ['[a']",
             "pgstencil.toml:4:11: `template.app.inputs[0]` is `[a`, which is no glob: unclosed character class; missing ']'
-hint: `*` is any part of a name, `**` any folders, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes",
+hint: `*` is any part of a name, `**` any directories, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes",
         ),
         (
             "inputs = ['!{a']",
             "pgstencil.toml:4:11: `template.app.inputs[0]` is `!{a`, which is no glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)
-hint: `*` is any part of a name, `**` any folders, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes",
+hint: `*` is any part of a name, `**` any directories, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes",
         ),
         (
             "inputs = ['/a']",
@@ -601,7 +601,7 @@ hint: write `a`",
         ),
         (
             "inputs = ['a/']",
-            "pgstencil.toml:4:11: `template.app.inputs[0]` is the folder `a/`, but files are wanted
+            "pgstencil.toml:4:11: `template.app.inputs[0]` is the directory `a/`, but files are wanted
 hint: write `a/**`",
         ),
         (
@@ -655,7 +655,7 @@ hint: did you mean `app`?",
             r#"after_clone_sql = { app = "select '{nmae}'" }"#,
             "pgstencil.toml:4:27: `template.app.after_clone_sql.app`: unknown placeholder `{nmae}`
   known: {url} {name} {host} {port} {user} {password} {root} {url:SCHEME} {password:url}
-  and {ROLE.FIELD} with the roles app
+  and {ALIAS.FIELD} with the aliases app
 hint: did you mean `{name}`?
 hint: braces that are no placeholder: put a space behind the first, `{ nmae}`",
         ),
@@ -677,7 +677,7 @@ hint: map a variable of another name; `PGSTENCIL_…` are there anyway",
             "env = { A = '{app}' }",
             "pgstencil.toml:4:13: `template.app.env.A`: unknown placeholder `{app}`
   known: {url} {name} {host} {port} {user} {password} {root} {url:SCHEME} {password:url}
-  and {ROLE.FIELD} with the roles app
+  and {ALIAS.FIELD} with the aliases app
 hint: did you mean `{app.url}`?
 hint: write `{{` and `}}` for braces that are no placeholder",
         ),
@@ -696,7 +696,7 @@ fn bad_servers() {
             "[server]
 url = ''",
             "pgstencil.toml:5:7: `server.url` is empty
-hint: leave the key out for the managed local server",
+hint: leave the key out for the private local server",
         ),
         (
             "[server]
@@ -725,7 +725,7 @@ hint: pgstencil creates a database of its own: choose a name that is not taken",
             "[server]
 client_host = 'a:1/b'",
             "pgstencil.toml:5:15: `server.client_host` is `a:1/b`, not a host
-hint: write a host name, an address or a socket folder; the port goes to `client_port`",
+hint: write a host name, an address or a socket directory; the port goes to `client_port`",
         ),
         (
             "[server]
@@ -780,7 +780,7 @@ hint: give the command that migrates an empty database, such as `sqlx migrate ru
         (
             "[template.x]
 build='x'",
-            r#"pgstencil.toml:4:1: `template.x` has no inputs, so its template would never be built anew
+            r#"pgstencil.toml:4:1: `template.x` has no inputs, so its template would never be rebuilt
 hint: name the migrations: `migrations = ["migrations/**/*.sql"]`"#,
         ),
     ]);
@@ -829,7 +829,7 @@ hint: it is relative to `SHOP`",
         ),
         (
             "root = 'pgstencil.toml'",
-            "pgstencil.toml:1:8: `root` is `pgstencil.toml`, which is not a folder
+            "pgstencil.toml:1:8: `root` is `pgstencil.toml`, which is not a directory
 hint: it is relative to `SHOP`",
         ),
         (
@@ -919,7 +919,7 @@ fn projects() {
     assert_eq!(project(&most), most);
 }
 
-/// The default of `project` for a root folder below a temporary one.
+/// The default of `project` for a root directory below a temporary one.
 fn default_project(dir: &std::path::Path, root: &str) -> String {
     let folder = dir.join(root);
     fs::create_dir_all(&folder).unwrap();
@@ -993,7 +993,7 @@ fn files_that_cannot_be_read() {
     let e = Config::load(&missing).expect_err("missing");
     assert_eq!(e.message(), format!("no config file `{}`", missing.display()));
     assert_eq!(e.hints(), [format!("put this into `pgstencil.toml`:\n{MINIMAL}")]);
-    let e = Config::load(&project.folder()).expect_err("folder");
+    let e = Config::load(&project.folder()).expect_err("directory");
     assert_eq!(e.message(), format!("cannot read `{}`", project.folder().display()));
     fs::write(project.file(), [0xff]).unwrap();
     let e = Config::load(&project.file()).expect_err("not UTF-8");
@@ -1004,7 +1004,7 @@ fn files_that_cannot_be_read() {
 fn found_upwards() {
     let project = Project::new(MINIMAL);
     let deep = project.folder().join("a/b");
-    // A folder of that name is not a config file.
+    // A directory of that name is not a config file.
     fs::create_dir_all(deep.join(FILE_NAME)).unwrap();
     let found = discover(&deep).unwrap().unwrap();
     assert_eq!(found.path(), project.file());
@@ -1013,7 +1013,7 @@ fn found_upwards() {
 
     fs::remove_file(project.file()).unwrap();
     let e = find(&deep).expect_err("none");
-    assert_eq!(e.message(), "no `pgstencil.toml` here or in a folder above");
+    assert_eq!(e.message(), "no `pgstencil.toml` here or in a directory above");
     let looked = |dir: &Path| format!("not found: {}", dir.join(FILE_NAME).display());
     assert_eq!(e.details()[0], looked(&deep));
     assert_eq!(e.details()[2], looked(&project.folder()));
@@ -1254,7 +1254,7 @@ fn faults_in_the_defaults_are_placed_there() {
     assert_eq!(
         with("migration = []"),
         "pgstencil.toml:2:1: unknown key `defaults.migration`
-  keys known here: after_clone, after_clone_sql, after_extend, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?"
     );
     assert_eq!(
@@ -1287,8 +1287,8 @@ hint: take it out of `env_inputs`: what `{table}` says is in the key anyway"
 }
 
 #[test]
-fn role_suffixes() {
-    assert_eq!(role_suffix("p-1_x"), "P_1_X");
+fn alias_suffixes() {
+    assert_eq!(alias_suffix("p-1_x"), "P_1_X");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The check-up: what is wrong with this server, role, disk or registry, and the mend.
+//! The check-up: what is wrong with this server, role, disk or registry, and what to do about it.
 //!
 //! Reading and judging are apart: what is read goes into plain values, and pure functions make
-//! [`Check`]s of them. Nothing is written but by [`mend`], which only does what can do no harm.
+//! [`Check`]s of them. Nothing is written but by [`fix`], which only does what can do no harm.
 
 mod disk;
-pub mod managed;
+pub mod private_server;
 mod registry;
 mod server;
 
@@ -54,10 +54,10 @@ pub struct Check {
     /// What was found.
     pub words: String,
     /// What a person can do about it.
-    pub mend: Option<String>,
+    pub hint: Option<String>,
     /// Statements for that, which pgstencil does not run.
     pub statements: Vec<String>,
-    /// What [`mend`] can do about it.
+    /// What [`fix`] can do about it.
     pub fix: Option<Fix>,
     /// What was done about it.
     pub fixed: Option<String>,
@@ -80,7 +80,7 @@ impl Check {
             name,
             status,
             words: words.into(),
-            mend: None,
+            hint: None,
             statements: Vec::new(),
             fix: None,
             fixed: None,
@@ -91,12 +91,12 @@ impl Check {
         Check::new(name, Status::Ok, words)
     }
 
-    fn warning(name: &'static str, words: impl Into<String>, mend: impl Into<String>) -> Self {
-        Check { mend: Some(mend.into()), ..Check::new(name, Status::Warning, words) }
+    fn warning(name: &'static str, words: impl Into<String>, hint: impl Into<String>) -> Self {
+        Check { hint: Some(hint.into()), ..Check::new(name, Status::Warning, words) }
     }
 
-    fn problem(name: &'static str, words: impl Into<String>, mend: impl Into<String>) -> Self {
-        Check { mend: Some(mend.into()), ..Check::new(name, Status::Problem, words) }
+    fn problem(name: &'static str, words: impl Into<String>, hint: impl Into<String>) -> Self {
+        Check { hint: Some(hint.into()), ..Check::new(name, Status::Problem, words) }
     }
 
     fn fixable(self, fix: Fix) -> Self {
@@ -113,7 +113,7 @@ impl Check {
             words += &format!(": {}", cause(error));
         }
         Check {
-            mend: Some(error.hints().join("; ")).filter(|text| !text.is_empty()),
+            hint: Some(error.hints().join("; ")).filter(|text| !text.is_empty()),
             ..Check::new(name, status, words)
         }
     }
@@ -231,7 +231,7 @@ async fn connect(patient: &Patient<'_>) -> Result<Session> {
 ///
 /// # Errors
 /// The driver's; what was done until then stays done.
-pub async fn mend(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
+pub async fn fix(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
     let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.deadline).await;
     // Why it cannot be opened is a check already.
     let Ok(Some(mut registry)) = opened else {
@@ -243,13 +243,13 @@ pub async fn mend(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
             Some(Fix::Sweep) => {
                 let lines = sweep::sweep_all(&mut registry, patient.grace, patient.deadline).await?;
                 Some(match lines.is_empty() {
-                    true => "swept: nothing could be dropped yet".into(),
-                    false => format!("swept: {}", lines.join("; ")),
+                    true => "cleaned up: nothing could be dropped yet".into(),
+                    false => format!("cleaned up: {}", lines.join("; ")),
                 })
             }
             Some(Fix::Rebuild(id, why)) => {
                 registry.break_template(*id, why, false).await?;
-                Some("given up; the next command that needs it builds it anew".into())
+                Some("discarded; the next command that needs it rebuilds it".into())
             }
             Some(Fix::Mark(id, oid)) => mark(&mut registry, *id, *oid).await?,
         };

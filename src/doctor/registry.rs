@@ -384,8 +384,8 @@ fn leftovers(sweep: &[Action]) -> Check {
             };
             Check::warning(
                 name,
-                format!("{} to sweep: {shown}{more}", some.len()),
-                "the next command sweeps in the background; `pgstencil evict` or `doctor --fix` now",
+                format!("{} to clean up: {shown}{more}", some.len()),
+                "the next command cleans up in the background; `pgstencil evict` or `doctor --fix` does it now",
             )
             .fixable(Fix::Sweep)
         }
@@ -463,7 +463,7 @@ impl Foreign {
             checks.push(Check::warning(
                 "half-dropped databases",
                 format!("of another registry: {}", shown(&broken)),
-                "the registry that they belong to sweeps them; if there is none any more, DROP DATABASE is all that they are good for",
+                "the registry that they belong to cleans them up; if that registry no longer exists, drop them with DROP DATABASE",
             ));
         }
         checks
@@ -488,7 +488,7 @@ mod tests {
         let many: Vec<Action> = (0..7).map(drop).collect();
         let check = leftovers(&many);
         assert_eq!(check.status, Status::Warning);
-        assert!(check.words.starts_with("7 to sweep: drop clone clone_0"), "{check:?}");
+        assert!(check.words.starts_with("7 to clean up: drop clone clone_0"), "{check:?}");
         assert!(check.words.ends_with("and 2 more"), "{check:?}");
         assert_eq!(check.fix, Some(Fix::Sweep));
     }

@@ -92,29 +92,29 @@ fn rights(seen: &Seen) -> Check {
 fn copies(settings: &Settings) -> Check {
     let is = |name: &str, value: &str| settings.get(name).is_some_and(|v| v == value);
     let mut slow = Vec::new();
-    let mut mend = Vec::new();
+    let mut hint = Vec::new();
     if is("wal_level", "minimal") {
         slow.push("wal_level = minimal makes copies through the WAL half as fast");
-        mend.push("wal_level = replica");
+        hint.push("wal_level = replica");
     }
     if settings.get("wal_compression").is_some_and(|v| v != "off") {
         slow.push("wal_compression makes copies through the WAL up to eight times slower");
-        mend.push("wal_compression = off");
+        hint.push("wal_compression = off");
     }
     // In pages of 8 kB. Each CREATE and DROP scans the pool.
     let buffers = settings.get("shared_buffers").and_then(|v| v.parse::<u64>().ok());
     if buffers.is_some_and(|pages| pages > 2 * 131_072) {
         slow.push("shared_buffers above 2 GB make each CREATE and DROP scan all of them");
-        mend.push("shared_buffers = 512MB");
+        hint.push("shared_buffers = 512MB");
     }
     match slow.is_empty() {
         true => Check::ok("settings", "none that slows copies down"),
-        false => Check::warning("settings", slow.join("; "), mend.join(", ")),
+        false => Check::warning("settings", slow.join("; "), hint.join(", ")),
     }
 }
 
 fn orphans(seen: &Seen) -> Check {
-    let name = "orphan folders";
+    let name = "orphan directories";
     match seen.orphans.as_slice() {
         [] if !seen.rights.superuser => Check::ok(name, "not looked for: only a superuser sees them"),
         [] => Check::ok(name, "none"),
@@ -124,7 +124,7 @@ fn orphans(seen: &Seen) -> Check {
                 "files of databases that do not exist any more, as a killed server leaves them: base/{}",
                 some.join(", base/")
             ),
-            "if no CREATE DATABASE is running, remove these folders of the data directory by hand",
+            "if no CREATE DATABASE is running, remove these directories of the data directory by hand",
         ),
     }
 }
@@ -244,7 +244,7 @@ mod tests {
     fn slow_settings_are_told_together() {
         let check = copies(&seen(&[("wal_level", "minimal"), ("wal_compression", "pglz")], 1).settings);
         assert_eq!(check.status, Status::Warning);
-        assert_eq!(check.mend.unwrap(), "wal_level = replica, wal_compression = off");
+        assert_eq!(check.hint.unwrap(), "wal_level = replica, wal_compression = off");
         let check = copies(&seen(&[("shared_buffers", "524288")], 1).settings);
         assert!(check.words.contains("shared_buffers"));
         let good = [("wal_level", "replica"), ("wal_compression", "off"), ("shared_buffers", "16384")];
@@ -273,6 +273,6 @@ mod tests {
         seen.rights.create = false;
         let check = rights(&seen);
         assert_eq!(check.status, Status::Problem);
-        assert_eq!(check.mend.unwrap(), "as a superuser: ALTER ROLE \"me\" CREATEDB;");
+        assert_eq!(check.hint.unwrap(), "as a superuser: ALTER ROLE \"me\" CREATEDB;");
     }
 }

@@ -32,7 +32,7 @@ variables! {
     BUILDING = "PGSTENCIL_BUILDING";
     /// The config file; same as `--config`.
     CONFIG = "PGSTENCIL_CONFIG";
-    /// Absolute folder for the managed server, in place of the usual state folder.
+    /// Absolute directory for the private server, in place of the usual state directory.
     STATE_DIR = "PGSTENCIL_STATE_DIR";
     /// Not empty: no colour.
     NO_COLOR = "NO_COLOR";
@@ -67,11 +67,11 @@ variables! {
     KUBERNETES = "KUBERNETES_SERVICE_HOST";
     /// Where programs keep state, by the XDG standard.
     XDG_STATE_HOME = "XDG_STATE_HOME";
-    /// The user's home folder.
+    /// The user's home directory.
     HOME = "HOME";
-    /// Where the Postgres binaries of the managed server are looked for.
+    /// Where the Postgres binaries of the private server are looked for.
     PATH = "PATH";
-    /// libpq: host or socket folder, where the server URL names none.
+    /// libpq: host or socket directory, where the server URL names none.
     PGHOST = "PGHOST";
     /// libpq: numeric address of the host.
     PGHOSTADDR = "PGHOSTADDR";
@@ -136,14 +136,14 @@ impl Environment {
         self.0.iter().map(|(k, v)| (k.as_os_str(), v.as_os_str()))
     }
 
-    /// The folder for what outlives a command on this machine: the managed server and its data.
+    /// The directory for what outlives a command on this machine: the private server and its data.
     ///
     /// `PGSTENCIL_STATE_DIR`, else `$XDG_STATE_HOME/pgstencil`, else `~/.local/state/pgstencil`, on
     /// macOS `~/Library/Application Support/pgstencil`. It need not exist yet.
     ///
     /// # Errors
     /// A relative `PGSTENCIL_STATE_DIR` (a server must not depend on where a command was typed), and
-    /// no home folder. A relative `XDG_STATE_HOME` is ignored, as its standard asks.
+    /// no home directory. A relative `XDG_STATE_HOME` is ignored, as its standard asks.
     pub fn state_dir(&self) -> Result<PathBuf> {
         if let Some(dir) = self.path(STATE_DIR) {
             return match dir.is_absolute() {
@@ -163,7 +163,7 @@ impl Environment {
         };
         match self.path(HOME).filter(|d| d.is_absolute()) {
             Some(home) => Ok(home.join(under_home)),
-            None => Err(Error::config("no folder for pgstencil's state: `HOME` is not set")
+            None => Err(Error::config("no directory for pgstencil's state: `HOME` is not set")
                 .hint(format!("set `{STATE_DIR}` to an absolute path"))),
         }
     }
@@ -353,7 +353,7 @@ mod tests {
         let e = dir(&[("PGSTENCIL_STATE_DIR", "own")]).expect_err("relative");
         assert_eq!(e.message(), "`PGSTENCIL_STATE_DIR` is the relative path `own`");
         let e = dir(&[("HOME", "")]).expect_err("no home");
-        assert_eq!(e.message(), "no folder for pgstencil's state: `HOME` is not set");
+        assert_eq!(e.message(), "no directory for pgstencil's state: `HOME` is not set");
         assert_eq!(e.hints(), ["set `PGSTENCIL_STATE_DIR` to an absolute path"]);
     }
 

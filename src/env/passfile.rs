@@ -10,8 +10,8 @@ use super::{self as env, Environment};
 /// The ports' default in a password file is libpq's.
 const DEFAULT_PORT: u16 = 5432;
 
-/// Folders that one or another build of libpq takes for its default socket folder; a host that is
-/// the default folder is looked up as `localhost`.
+/// Directories that one or another build of libpq takes for its default socket directory; a host that is
+/// the default directory is looked up as `localhost`.
 const SOCKET_FOLDERS: [&str; 3] = ["/tmp", "/var/run/postgresql", "/run/postgresql"];
 
 /// What reading a password file came to.

@@ -1,4 +1,4 @@
-//! The globs of a definition: checked, compiled, and which folders they can reach.
+//! The globs of a definition: checked, compiled, and which directories they can reach.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
@@ -40,13 +40,13 @@ pub(super) struct OneGlob {
     plain: Option<RelPath>,
 }
 
-/// The folders that one positive glob reaches.
+/// The directories that one positive glob reaches.
 struct Gate {
     /// One for each leading component that is a plain name or wildcard.
     steps: Vec<Step>,
     /// Whether anything may follow below (`**`, braces), or nothing.
     open: bool,
-    /// The name of the file, if that is all that it chooses in the last folder.
+    /// The name of the file, if that is all that it chooses in the last directory.
     last: Option<String>,
     /// Its glob; `None` for a file that the build command names.
     glob: Option<usize>,
@@ -152,18 +152,18 @@ impl Globs {
         kinds
     }
 
-    /// Whether some file below the folder `dir` can be chosen.
+    /// Whether some file below the directory `dir` can be chosen.
     pub(super) fn reach(&self, dir: &Path) -> bool {
         self.gates.iter().any(|gate| gate.lets_in(dir))
     }
 
-    /// Whether something that comes to the folder `dir` can be chosen, or hold what is. `has`: whether
+    /// Whether something that comes to the directory `dir` can be chosen, or hold what is. `has`: whether
     /// there is an entry of this name, so that none of that name can come.
     pub(super) fn can_gain(&self, dir: &Path, has: impl Fn(&str) -> bool) -> bool {
         self.gates.iter().any(|gate| gate.can_gain(dir, &has) && !self.excludes_all(gate, dir))
     }
 
-    /// Whether a file right in the folder `dir` can be chosen, rather than one in a folder below.
+    /// Whether a file right in the directory `dir` can be chosen, rather than one in a directory below.
     pub(super) fn chooses_in(&self, dir: &Path) -> bool {
         let mut positive = self.globs.iter().filter(|glob| !glob.excludes);
         positive.any(|glob| {
@@ -185,7 +185,7 @@ impl Globs {
         })
     }
 
-    /// Whether a later `!` glob takes back all that a gate's glob can choose below a folder.
+    /// Whether a later `!` glob takes back all that a gate's glob can choose below a directory.
     fn excludes_all(&self, gate: &Gate, dir: &Path) -> bool {
         let Some(at) = gate.glob else { return false };
         let later = self.globs.iter().skip(at + 1);
@@ -206,7 +206,7 @@ impl Gate {
         let mut rest = pattern.split('/').peekable();
         while let Some(component) = rest.next() {
             // Braces and classes may hold a slash, and a backslash may quote one: from there on
-            // nothing is ruled out. This only costs a look into more folders.
+            // nothing is ruled out. This only costs a look into more directories.
             let simple = !component.contains("**") && !component.contains(['{', '[', '\\']);
             let step = Step::new(component).filter(|_| simple);
             match step {
@@ -241,7 +241,7 @@ impl Gate {
         if !self.lets_in(dir) {
             return false;
         }
-        // Only a folder of this name leads on, or only this file counts: is it there?
+        // Only a directory of this name leads on, or only this file counts: is it there?
         let only = match self.steps.get(dir.components().count()) {
             Some(step) => &step.name,
             None => &self.last,

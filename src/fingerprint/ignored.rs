@@ -35,7 +35,7 @@ pub fn ignored(root: &Path, definition: &Definition) -> Result<Vec<String>> {
 pub(super) fn hidden_by(root: &Path, relative: &Path, is_dir: bool) -> Option<(PathBuf, String)> {
     let mut steps: Vec<&Path> = relative.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
     steps.reverse();
-    // From the top, since nothing below a hidden folder can be shown again.
+    // From the top, since nothing below a hidden directory can be shown again.
     for step in &steps {
         let is_dir = is_dir || *step != relative;
         for folder in step.ancestors().skip(1) {
@@ -133,7 +133,7 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
         ));
     }
     if let Some(first) = folders.iter().min() {
-        return Some(format!("`{first}` is a folder: write `{first}/**` for the files in it"));
+        return Some(format!("`{first}` is a directory: write `{first}/**` for the files in it"));
     }
     if let Some(first) = cases.iter().min() {
         return Some(format!("case counts: `{first}` differs only in that"));
@@ -145,7 +145,7 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
     Some(format!("did you mean `{meant}`?"))
 }
 
-/// A pattern that matches some of these files and differs in the name of one folder or file only, which is
+/// A pattern that matches some of these files and differs in the name of one directory or file only, which is
 /// probably mistyped.
 fn similar(pattern: &str, files: &[PathBuf]) -> Option<String> {
     let parts: Vec<&str> = pattern.split('/').collect();

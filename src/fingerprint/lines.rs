@@ -140,7 +140,7 @@ fn shown(piece: &[u8]) -> String {
     names::cut(&text, 200).to_owned()
 }
 
-/// The name in the folder of `path` that is most like its own.
+/// The name in the directory of `path` that is most like its own.
 fn nearest(path: &Path) -> Option<String> {
     let wanted = path.file_name()?.to_str()?;
     let names = path.parent()?.read_dir().ok()?.flatten();

@@ -4,7 +4,7 @@ use super::order::OrderKey;
 use super::recipe::RelPath;
 use crate::config::Order;
 
-/// The files of one migration, such as `up.sql`, `down.sql` and `metadata.toml` in a folder of its own.
+/// The files of one migration, such as `up.sql`, `down.sql` and `metadata.toml` in a directory of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
     /// In their order.
@@ -13,7 +13,7 @@ pub struct Migration {
 
 /// Puts files together to migrations, in their order. Files without an order (`__init__.py`,
 /// `README.md`) are none where their group has files with one; a tool whose names have no order at all gets
-/// one migration for each file. They are put together by folder whatever the definition's `order` says: that
+/// one migration for each file. They are put together by directory whatever the definition's `order` says: that
 /// decides what comes first, and not what belongs together.
 pub fn migrations<'a>(files: impl IntoIterator<Item = &'a RelPath>) -> Vec<Migration> {
     let key = |path| OrderKey::new(path, Order::Directory);
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn migrations_are_counted_and_not_files() {
         assert_eq!(count(&[]), 0);
-        // Diesel: a folder each, with a file of its settings.
+        // Diesel: a directory each, with a file of its settings.
         assert_eq!(
             count(&[
                 "migrations/2024-01-02-000000_a/up.sql",

@@ -90,7 +90,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Reads what `definition` names below `root`, an absolute folder; `variable` looks up the
+    /// Reads what `definition` names below `root`, an absolute directory; `variable` looks up the
     /// variables of `env_inputs`.
     ///
     /// This blocks on the file system: async callers use `spawn_blocking`. It writes nothing. Files

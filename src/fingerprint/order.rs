@@ -3,20 +3,20 @@
 //! Migration tools run files in the order of their names, each in its own words. One rule serves
 //! them all, as long as it never takes for an append what the tool would run earlier.
 //!
-//! **Group.** Only files of one group are compared. The group of a file is its folder. Where each
-//! migration has a folder of its own, as in Diesel (`migrations/2024-01-02-000000_x/up.sql`) and
-//! Prisma (`migrations/20240102000000_x/migration.sql`), the name of that folder is what is
-//! compared, and the folder above is the group. Such a folder is known by this: the file's own name
-//! has no order (see below), and the folder's name begins with a digit, perhaps after one letter
+//! **Group.** Only files of one group are compared. The group of a file is its directory. Where each
+//! migration has a directory of its own, as in Diesel (`migrations/2024-01-02-000000_x/up.sql`) and
+//! Prisma (`migrations/20240102000000_x/migration.sql`), the name of that directory is what is
+//! compared, and the directory above is the group. Such a directory is known by this: the file's own name
+//! has no order (see below), and the directory's name begins with a digit, perhaps after one letter
 //! (`m20240102_x`, `v2`) or the word `version`. `2fa/admin.sql` and `v2/a.sql`
 //! are read so too. Where that is a mistake it costs a full build at times and lets nothing pass
-//! that the plain rule would stop: a file that is added to a folder of the base is refused by both,
-//! and one in a new folder is only here asked to sort after something. Folders are not compared in
-//! any other way: with `v1/002.sql` added beside `v2/001.sql` each folder counts on its own.
+//! that the plain rule would stop: a file that is added to a directory of the base is refused by both,
+//! and one in a new directory is only here asked to sort after something. Directories are not compared in
+//! any other way: with `v1/002.sql` added beside `v2/001.sql` each directory counts on its own.
 //!
-//! Tools that run the files of several folders in one order (Flyway with several locations, TypeORM, plug-ins
+//! Tools that run the files of several directories in one order (Flyway with several locations, TypeORM, plug-ins
 //! that bring migrations) want `order = "name"`: then all files are one group, and the names are compared that
-//! would be compared within a folder.
+//! would be compared within a directory.
 //!
 //! **Order.** Names compare byte by byte, but a run of ASCII digits compares as one number of any
 //! length: `008_x` is before `0011_x`. The first number of a name is its version, and dotted numbers
@@ -82,7 +82,7 @@ impl OrderKey {
         }
     }
 
-    /// The folder whose files this one is compared with; empty for the root, and for all files by
+    /// The directory whose files this one is compared with; empty for the root, and for all files by
     /// [`Order::Name`].
     pub fn group(&self) -> &RelPath {
         &self.group
@@ -99,7 +99,7 @@ impl OrderKey {
     }
 
     /// Whether both files belong to one migration: they have an order, and only extension, zeros
-    /// in front of numbers, file in the migration's folder or Flyway's letter tell them apart.
+    /// in front of numbers, file in the migration's directory or Flyway's letter tell them apart.
     pub fn same_migration(&self, other: &OrderKey) -> bool {
         self.group == other.group
             && match (&self.place, &other.place) {
@@ -135,22 +135,22 @@ pub(super) fn group(path: &RelPath, order: Order) -> &[u8] {
 /// Migrations that are compared with each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Group {
-    /// The folder; empty for the root, and for all files by [`Order::Name`].
-    pub folder: RelPath,
+    /// The directory; empty for the root, and for all files by [`Order::Name`].
+    pub directory: RelPath,
     /// The files that have an order, in that order.
     pub ordered: Vec<RelPath>,
     /// The others, sorted by path.
     pub unordered: Vec<RelPath>,
 }
 
-/// The groups of some migrations, sorted by folder.
+/// The groups of some migrations, sorted by directory.
 pub fn groups(files: &[FileInput], order: Order) -> Vec<Group> {
     let mut keys: Vec<OrderKey> = files.iter().map(|file| OrderKey::new(&file.path, order)).collect();
     keys.sort();
     let mut groups: Vec<Group> = Vec::new();
     for key in keys {
-        if groups.last().is_none_or(|last| last.folder != key.group) {
-            groups.push(Group { folder: key.group.clone(), ordered: Vec::new(), unordered: Vec::new() });
+        if groups.last().is_none_or(|last| last.directory != key.group) {
+            groups.push(Group { directory: key.group.clone(), ordered: Vec::new(), unordered: Vec::new() });
         }
         if let Some(last) = groups.last_mut() {
             match key.is_ordered() {
@@ -184,7 +184,7 @@ fn parent(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Whether a folder of this name holds a single migration.
+/// Whether a directory of this name holds a single migration.
 fn is_migration(folder: &[u8]) -> bool {
     let letters = folder.iter().take_while(|b| b.is_ascii_alphabetic()).count();
     let (word, rest) = folder.split_at(letters);

@@ -18,7 +18,7 @@ use crate::names::{EMPTY_DATABASE, Fingerprint};
 /// [`Recipe::fingerprint`]): key order, white space and escapes of JSON may change with a library.
 ///
 /// Two machines that check out the same commit get equal recipes. So nothing in it names the
-/// server, a folder of the machine, a user or a time; nor file modes, which differ by umask.
+/// server, a directory of the machine, a user or a time; nor file modes, which differ by umask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// Version of the encoding: [`Recipe::FORMAT`].

@@ -17,7 +17,7 @@ use super::walk::{Gitignore, walk};
 use crate::config::Definition;
 use crate::error::Result;
 
-/// The files that decide what a build yields, and the folders that may hold such, as the file system shows
+/// The files that decide what a build yields, and the directories that may hold such, as the file system shows
 /// them.
 #[derive(Clone)]
 pub struct Snapshot {
@@ -38,7 +38,7 @@ struct Stat {
     changed: (i64, i64),
 }
 
-/// A folder that was walked.
+/// A directory that was walked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Folder {
     inode: u64,
@@ -58,7 +58,7 @@ pub enum Change {
     Written(RelPath),
     /// Another file stands in its place, perhaps with the same content.
     Replaced(RelPath),
-    /// Something came to a folder and went again; the root is empty.
+    /// Something came to a directory and went again; the root is empty.
     Passed(RelPath),
 }
 
@@ -83,10 +83,10 @@ impl fmt::Display for Change {
             Change::Written(path) => write!(f, "`{path}` was written to"),
             Change::Replaced(path) => write!(f, "`{path}` was replaced"),
             Change::Passed(path) if path.as_bytes().is_empty() => {
-                write!(f, "something was created in the root folder and removed again")
+                write!(f, "something was created in the root directory and removed again")
             }
             Change::Passed(path) => {
-                write!(f, "something was created in folder `{path}` and removed again")
+                write!(f, "something was created in directory `{path}` and removed again")
             }
         }
     }
@@ -150,11 +150,11 @@ impl Snapshot {
         changes.into_iter().collect()
     }
 
-    /// Whether what is seen of a folder says why its time changed, or nothing that counts can have come
+    /// Whether what is seen of a directory says why its time changed, or nothing that counts can have come
     /// there.
     fn explains(&self, later: &Snapshot, path: &RelPath, old: &Folder, new: &Folder) -> bool {
         let folder = path.to_path();
-        // Files that count are told by themselves; a folder that holds some is not what came or went.
+        // Files that count are told by themselves; a directory that holds some is not what came or went.
         let differs =
             |(name, inode): (&OsString, &u64), other: &Folder| other.entries.get(name) != Some(inode);
         let came = new.entries.iter().filter(|e| differs(*e, old));
@@ -170,7 +170,7 @@ impl Snapshot {
         if !self.globs.can_gain(&folder, has) {
             return true;
         }
-        // Where only a folder with files that count could have come and gone, an editor's temporary file
+        // Where only a directory with files that count could have come and gone, an editor's temporary file
         // is the likelier reason, if something there was written at that time.
         !self.globs.chooses_in(&folder)
             && new.entries.keys().filter(|name| !own(name)).any(|name| {
@@ -184,7 +184,7 @@ impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("files", &self.files)
-            .field("folders", &self.folders)
+            .field("directories", &self.folders)
             .finish_non_exhaustive()
     }
 }
@@ -307,7 +307,7 @@ mod tests {
             tree.write("shop/migrations/4.sql", "four");
             fs::remove_file(tree.at("shop/migrations/4.sql")).unwrap();
         });
-        assert_eq!(passed, ["something was created in folder `shop/migrations` and removed again"]);
+        assert_eq!(passed, ["something was created in directory `shop/migrations` and removed again"]);
         let folder_passed = tree.told(|| {
             tree.write("other/migrations/1.sql", "one");
             fs::remove_dir_all(tree.at("other")).unwrap();
@@ -316,7 +316,7 @@ mod tests {
             let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
             open.set_times(FileTimes::new().set_modified(later)).unwrap();
         });
-        assert_eq!(folder_passed, ["something was created in the root folder and removed again"]);
+        assert_eq!(folder_passed, ["something was created in the root directory and removed again"]);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{AfterExtend, Extend, InputLines};
+use crate::config::{Extend, InputLines, Rebuild};
 use crate::{Kind, names::Fingerprint};
 
-/// A tree in a temporary folder.
+/// A tree in a temporary directory.
 struct Tree(TempDir);
 
 impl Tree {
@@ -74,7 +74,7 @@ fn definition() -> Definition {
         databases: vec!["app".into()],
         from: "template0".into(),
         extend: Extend::Append,
-        after_extend: AfterExtend::Verify,
+        rebuild: Rebuild::Auto,
         max_extensions: 20,
         stale_after: None,
         verify_ignore: vec![],
@@ -443,7 +443,7 @@ fn a_worktree_has_the_same_fingerprint() {
     assert_eq!(theirs, tree.read(&definition));
 }
 
-/// Walks in another process, whose user ignores all that we look for, from another working folder.
+/// Walks in another process, whose user ignores all that we look for, from another working directory.
 #[test]
 fn the_users_ignore_file_does_not_count() {
     const ROOT: &str = "PGSTENCIL_TEST_HOSTILE_ROOT";
@@ -663,8 +663,8 @@ fn globs_that_match_nothing_say_why() {
         ("gen/*.sql", "2 matching files are ignored: `gen/1.sql` by line `gen/` of `.gitignore`"),
         ("A/Migrations/*.py", "case counts: `a/migrations/0001.py` differs only in that"),
         ("migrations/*.py", "there is `a/migrations/0001.py`: write `**/migrations/*.py`"),
-        ("a/migrations", "`a/migrations` is a folder: write `a/migrations/**`"),
-        ("a/migrations/", "`a/migrations` is a folder"),
+        ("a/migrations", "`a/migrations` is a directory: write `a/migrations/**`"),
+        ("a/migrations/", "`a/migrations` is a directory"),
     ] {
         says(&tree.error(&migrations(&[glob])), Kind::Config, &["matches no file", part]);
     }

@@ -6,9 +6,9 @@
 //! # Symlinks
 //!
 //! - A link to a file counts under its own path, with the content that it leads to.
-//! - A link to a folder is followed, wherever it leads; its files count under the link's path.
-//!   Not followed, and no error: one that leads to a folder which holds the root (it would draw in
-//!   the neighbours of the root), or to a folder that the walk is just in (a loop).
+//! - A link to a directory is followed, wherever it leads; its files count under the link's path.
+//!   Not followed, and no error: one that leads to a directory which holds the root (it would draw in
+//!   the neighbours of the root), or to a directory that the walk is just in (a loop).
 //! - A link that leads nowhere is an error if its own path is chosen by a glob, else nothing.
 //!
 //! # What .gitignore files hide
@@ -52,7 +52,7 @@ pub(super) struct Walked {
     pub(super) files: Vec<Found>,
     /// For each glob, whether it matches a file at all, chosen in the end or not.
     pub(super) seen: Vec<bool>,
-    /// The folders that were entered, if the walk lists them.
+    /// The directories that were entered, if the walk lists them.
     pub(super) folders: BTreeMap<RelPath, Folder>,
 }
 
@@ -75,7 +75,7 @@ pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
     walk
         // The tree's own .gitignore files say what is made on this machine: caches, build output.
         .git_ignore(gitignore == Gitignore::Honour)
-        // They count without a .git folder too: in a tarball, in a container that got a COPY.
+        // They count without a .git directory too: in a tarball, in a container that got a COPY.
         // This also makes a nested repository (submodule) obey the outer files in every case.
         .require_git(false)
         // The user's own ignore file differs from person to person.
@@ -92,7 +92,7 @@ pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
         .ignore_case_insensitive(false)
         // See the symlink rule above.
         .follow_links(true)
-        // A mounted folder (a volume in a container) is a part of the tree.
+        // A mounted directory (a volume in a container) is a part of the tree.
         .same_file_system(false)
         // Neither depth nor size makes a file less of an input.
         .max_depth(None)
@@ -104,8 +104,8 @@ pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
     walk
 }
 
-/// Finds the files below `root` that `globs` choose. Folders that no positive glob reaches are not
-/// entered, nor is `.git` ever. `list`: lists the folders, too.
+/// Finds the files below `root` that `globs` choose. Directories that no positive glob reaches are not
+/// entered, nor is `.git` ever. `list`: lists the directories, too.
 ///
 /// # Errors
 ///
@@ -116,7 +116,7 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: 
         .canonicalize()
         .map_err(|e| Error::config(format!("cannot enter the root `{}`", root.display())).caused_by(e))?;
     if !real_root.is_dir() {
-        return Err(Error::config(format!("the root `{}` is not a folder", root.display())));
+        return Err(Error::config(format!("the root `{}` is not a directory", root.display())));
     }
 
     let mut builder = builder(root, gitignore);
@@ -130,7 +130,7 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: 
         let send = send.clone();
         Box::new(move |entry| {
             let found = visitor.visit(entry);
-            // Among what is ignored anything goes: broken links, sockets, closed folders.
+            // Among what is ignored anything goes: broken links, sockets, closed directories.
             let found = found.filter(|f| f.is_ok() || gitignore == Gitignore::Honour);
             if let Some(found) = found {
                 // The receiver outlives the walk.
@@ -203,7 +203,7 @@ fn enters(entry: &DirEntry, globs: &Globs, root: &Path, real_root: &Path) -> boo
     if entry.depth() == 0 {
         return true;
     }
-    // A folder, or in a worktree or submodule a file.
+    // A directory, or in a worktree or submodule a file.
     if entry.file_name() == ".git" {
         return false;
     }
@@ -237,7 +237,7 @@ impl Visitor<'_> {
             Ok(entry) => entry,
             Err(error) => return self.failed(error).map(Err),
         };
-        // Set on a folder whose .gitignore cannot be read (a bad line in it is no I/O error: git
+        // Set on a directory whose .gitignore cannot be read (a bad line in it is no I/O error: git
         // passes over those too).
         if let Some(error) = entry.error().filter(|e| e.is_io() && self.gitignore == Gitignore::Honour) {
             let path = entry.path().join(".gitignore");
@@ -296,7 +296,7 @@ impl Visitor<'_> {
             || error.io_error().and_then(io::Error::raw_os_error) == Some(nix::errno::Errno::ELOOP as i32);
         if dangling {
             return match link {
-                // Gone since the folder was read: as if it had never been there.
+                // Gone since the directory was read: as if it had never been there.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => None,
                 _ => {
                     let kinds = self.chosen(&relative)?;
@@ -309,7 +309,7 @@ impl Visitor<'_> {
                 }
             };
         }
-        // A folder or link that we may not look into may hold chosen files.
+        // A directory or link that we may not look into may hold chosen files.
         let file = link.is_ok_and(|m| m.is_file());
         if self.chosen(&relative).is_none() && (file || !self.globs.reach(&relative)) {
             return None;

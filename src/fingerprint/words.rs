@@ -36,7 +36,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// `here`: the folder that the command begins in, relative to the root.
+    /// `here`: the directory that the command begins in, relative to the root.
     fn read(&mut self, command: &str, here: &Path) {
         let mut here = here.to_owned();
         // A subshell's `cd` ends with it.

@@ -56,7 +56,7 @@ impl GitDir {
         name.is_empty() || self.common.join("worktrees").join(name).exists()
     }
 
-    /// The names of the registered worktrees, with their folders.
+    /// The names of the registered worktrees, with their directories.
     fn worktrees(&self) -> Result<Vec<(String, PathBuf)>, NoAnswer> {
         let folder = self.common.join("worktrees");
         let listed = match fs::read_dir(&folder) {

@@ -19,7 +19,7 @@ pub enum Head {
 const ELSEWHERE: &str = ".invalid";
 
 impl Head {
-    /// Reads HEAD of a worktree's git folder; `None` if it cannot be read, or names no branch.
+    /// Reads HEAD of a worktree's git directory; `None` if it cannot be read, or names no branch.
     pub(super) fn read(own: &Path) -> Option<Self> {
         let file = own.join("HEAD");
         // Old repositories have a link.

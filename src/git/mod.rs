@@ -1,7 +1,7 @@
 //! Checkouts: the top level, the repository and its main worktree, and the branch, as the files of
 //! `.git` and `.jj` tell them. [`ask`] has `git` and `jj` say what no file does.
 //!
-//! Folders decide, not git's variables: a hook runs with `GIT_DIR` set to its own repository, also where
+//! Directories decide, not git's variables: a hook runs with `GIT_DIR` set to its own repository, also where
 //! it starts a command in another one.
 
 mod absent;
@@ -26,7 +26,7 @@ pub struct Tree {
     pub jj: bool,
 }
 
-/// The folders of a git repository, seen from one checkout.
+/// The directories of a git repository, seen from one checkout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GitDir {
     /// What belongs to this checkout alone: its HEAD, for example.
@@ -36,7 +36,7 @@ pub struct GitDir {
 }
 
 impl Tree {
-    /// The checkout that holds `folder`: the nearest folder upwards that git or jj would take for a top
+    /// The checkout that holds `directory`: the nearest directory upwards that git or jj would take for a top
     /// level. Without one, `None`.
     pub fn find(folder: &Path) -> Option<Self> {
         let folder = fs::canonicalize(folder).ok()?;
@@ -47,7 +47,7 @@ impl Tree {
         })
     }
 
-    /// The name that all checkouts of the repository share: that of the folder of its main worktree, or of
+    /// The name that all checkouts of the repository share: that of the directory of its main worktree, or of
     /// a bare repository without `.git`. `None` if that is the root of the file system.
     pub fn repository_name(&self) -> Option<String> {
         match &self.git {
@@ -58,12 +58,12 @@ impl Tree {
 }
 
 impl GitDir {
-    /// The repository of the checkout with this top level. One whose folder cannot be read, such as that
+    /// The repository of the checkout with this top level. One whose directory cannot be read, such as that
     /// of a worktree that is mounted alone into a container, counts by its path.
     fn of(top: &Path) -> Option<Self> {
         let dot_git = top.join(".git");
         let own = if dot_git.is_dir() {
-            // Git, too, passes over a folder `.git` that is no repository. Images often hold one without
+            // Git, too, passes over a directory `.git` that is no repository. Images often hold one without
             // its objects, which still tells the branch.
             fs::symlink_metadata(dot_git.join("HEAD")).ok()?;
             dot_git
@@ -127,7 +127,7 @@ fn name_of(folder: &Path) -> Option<String> {
     Some(folder.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Folder of the workspace of jj that holds the repository: in the others `.jj/repo` is a file with its path.
+/// Directory of the workspace of jj that holds the repository: in the others `.jj/repo` is a file with its path.
 fn main_workspace(top: &Path) -> PathBuf {
     let jj = top.join(".jj");
     let Ok(path) = fs::read_to_string(jj.join("repo")) else {

@@ -19,7 +19,7 @@ impl Disk {
         self
     }
 
-    /// A folder of git, with what git itself looks for.
+    /// A directory of git, with what git itself looks for.
     fn repository(&self, path: &str) -> &Self {
         fs::create_dir_all(self.path(path).join("objects")).unwrap();
         self.write(&format!("{path}/HEAD"), "ref: refs/heads/main\n")
@@ -64,7 +64,7 @@ fn a_checkout_is_found_from_any_folder_in_it() {
     assert_eq!(git.common, disk.path("shop/.git"));
     assert_eq!(git.worktree().as_deref(), Some("a"));
     assert_eq!(git.head(), Some(Head::Branch("feat/x".into())));
-    // A folder of this name that is no repository is passed over, as by git.
+    // A directory of this name that is no repository is passed over, as by git.
     disk.write("shop/sub/.git/note", "");
     assert_eq!(disk.find("shop/sub").top, disk.path("shop"));
 }

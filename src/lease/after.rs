@@ -30,8 +30,8 @@ pub(super) async fn after_clone(
 
 async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<()> {
     let definition = context.definition;
-    for (role, text) in &definition.after_clone_sql {
-        let Some(target) = set.iter().find(|d| d.role == *role) else {
+    for (alias, text) in &definition.after_clone_sql {
+        let Some(target) = set.iter().find(|d| d.alias == *alias) else {
             continue;
         };
         let statements = variables::fill_sql(text, context.endpoint, context.root, set)?;
@@ -47,7 +47,7 @@ async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<
         let done = session.run_users(statements).await;
         session.close().await;
         done.map_err(|e| {
-            let doing = format!("run after_clone_sql of role `{role}` on `{}`", target.name);
+            let doing = format!("run after_clone_sql of alias `{alias}` on `{}`", target.name);
             of_user(e, &doing, &|text| context.endpoint.redact(text))
         })?;
     }
@@ -77,7 +77,7 @@ async fn run_command(context: &Context<'_>, request: &Request<'_>, set: &[NamedD
 /// Says what becomes of the clone, and what to do.
 fn given_up(error: Error, key: &str, definition: &str, set: &[NamedDatabase]) -> Error {
     let name = set.first().map_or("", |database| &database.name);
-    let error = error.detail(format!("clone `{name}` is given up, and dropped in the background"));
+    let error = error.detail(format!("clone `{name}` is discarded, and dropped in the background"));
     match error.kind() {
         Kind::Interrupted => error,
         Kind::Timeout => error.hint(format!(

@@ -150,8 +150,8 @@ impl Order<'_> {
                     check_name(registry, &request.tenure.asker, name).await?;
                 }
             }
-            let roles = context.definition.databases.iter();
-            new.push(databases(roles.zip(names)));
+            let aliases = context.definition.databases.iter();
+            new.push(databases(aliases.zip(names)));
             ids.push(match request.index {
                 0 => request.group.to_owned(),
                 _ => clone_id(),
@@ -246,5 +246,7 @@ impl Order<'_> {
 }
 
 fn databases<'a>(named: impl Iterator<Item = (&'a String, String)>) -> Vec<NewDatabase> {
-    named.map(|(role, name)| NewDatabase { role: role.clone(), private_name: private_name(), name }).collect()
+    named
+        .map(|(alias, name)| NewDatabase { alias: alias.clone(), private_name: private_name(), name })
+        .collect()
 }

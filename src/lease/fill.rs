@@ -57,7 +57,7 @@ pub async fn fill(
         context.deadline.pause(Duration::from_millis(20), what).await?;
     }
     let filled = fill_up(registry, context, fingerprint).await;
-    registry.session().unlock(key).await.doing(|| "give back the right to make warm clones".into())?;
+    registry.session().unlock(key).await.doing(|| "release the right to make warm clones".into())?;
     filled
 }
 

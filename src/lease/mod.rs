@@ -85,7 +85,7 @@ impl ClonedSet {
 }
 
 fn named(rows: &[DatabaseRow]) -> Vec<NamedDatabase> {
-    rows.iter().map(|r| NamedDatabase { role: r.role.clone(), name: r.name.clone() }).collect()
+    rows.iter().map(|r| NamedDatabase { alias: r.alias.clone(), name: r.name.clone() }).collect()
 }
 
 fn words(context: &Context<'_>) -> String {
@@ -105,10 +105,10 @@ pub fn names(
 ) -> Result<Vec<String>> {
     let checkout = &context.holder.checkout;
     let worktree = checkout.worktree_name();
-    let render = |role: &String| {
+    let render = |alias: &String| {
         pattern.render(&NameParts {
             id: group,
-            role,
+            alias,
             index,
             shard: shard.map(|s| s.index),
             branch: match &checkout.branch {
@@ -140,7 +140,7 @@ pub fn check_names(
                 return Err(Error::usage(format!(
                     "the name pattern gives `{name}` to two databases of the set"
                 ))
-                .hint("add `{role}` to `--name`"));
+                .hint("add `{alias}` to `--name`"));
             }
         }
     }
@@ -161,7 +161,7 @@ pub async fn register_unnamed(
     let mut databases = Vec::new();
     for database in from {
         let name = private_name();
-        databases.push(NewDatabase { role: database.role.clone(), private_name: name.clone(), name });
+        databases.push(NewDatabase { alias: database.alias.clone(), private_name: name.clone(), name });
     }
     let new = NewClone {
         id,

@@ -39,7 +39,7 @@ pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Er
             let error = stay.fold(error(), |error, (row, why)| {
                 error.detail(format!("database `{}` stays: {why}", row.name))
             });
-            error.hint("it was given back and is about to be dropped: try again")
+            error.hint("it was released and is about to be dropped: try again")
         }
         Ok(Some(row)) if row.lease == LeaseKind::Session => error()
             .detail(format!(

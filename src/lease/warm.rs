@@ -147,7 +147,7 @@ impl Claimed<'_> {
             .map(|set| {
                 let databases = named.by_ref().take(set.len());
                 databases
-                    .map(|(row, name)| NamedDatabase { role: row.role.clone(), name: name.clone() })
+                    .map(|(row, name)| NamedDatabase { alias: row.alias.clone(), name: name.clone() })
                     .collect()
             })
             .collect();
@@ -204,7 +204,7 @@ fn ids(sets: &[&[ClaimedRow]]) -> Vec<String> {
 /// Whether a clone has the databases that the definition wants. Whether the server has them, publication
 /// finds out.
 fn stands(set: &[ClaimedRow], context: &Context<'_>) -> bool {
-    let roles = set.iter().map(|row| &row.role);
+    let roles = set.iter().map(|row| &row.alias);
     roles.eq(&context.definition.databases) && set.iter().all(|row| row.oid.is_some())
 }
 

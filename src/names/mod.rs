@@ -93,12 +93,12 @@ pub fn private_name() -> String {
 
 /// The name of a sealed template's database, for a person in `psql -l`. The random end keeps a
 /// template apart from the one it replaces.
-pub fn template_name(project: &str, definition: &str, role: &str, fingerprint: &Fingerprint) -> String {
+pub fn template_name(project: &str, definition: &str, alias: &str, fingerprint: &Fingerprint) -> String {
     let tail = format!("_{}_{}", fingerprint.short(), random_text(4));
     let mut room = MAX_NAME_BYTES;
     loop {
-        let [project, definition, role] = [project, definition, role].map(|field| folded(field, room));
-        let name = format!("tpl_{project}_{definition}_{role}{tail}");
+        let [project, definition, alias] = [project, definition, alias].map(|field| folded(field, room));
+        let name = format!("tpl_{project}_{definition}_{alias}{tail}");
         // Three of the smallest fit.
         if name.len() <= MAX_NAME_BYTES || room <= SMALLEST {
             return name;

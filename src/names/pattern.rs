@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Numbers of clones have at most three digits.
 const MOST_CLONES: usize = 999;
 
-/// What `--name` holds: a pattern with `{id}`, `{role}`, `{n}`, `{shard}`, `{branch}`, `{worktree}`,
+/// What `--name` holds: a pattern with `{id}`, `{alias}`, `{n}`, `{shard}`, `{branch}`, `{worktree}`,
 /// `{project}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePattern(Vec<Part>);
@@ -22,7 +22,7 @@ enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
     Id,
-    Role,
+    Alias,
     Index,
     /// Nothing for the first, `_1`, `_2` … for the others, as Django names its copies.
     Following,
@@ -37,8 +37,8 @@ enum Field {
 pub struct NameParts<'a> {
     /// `{id}`: one for all clones that are asked for together.
     pub id: &'a str,
-    /// `{role}`
-    pub role: &'a str,
+    /// `{alias}`
+    pub alias: &'a str,
     /// `{n}`
     pub index: usize,
     /// `{shard}`, if the caller has one.
@@ -57,7 +57,7 @@ impl Default for NamePattern {
         NamePattern(vec![
             F(Field::Project),
             T("_".into()),
-            F(Field::Role),
+            F(Field::Alias),
             T("_".into()),
             F(Field::Id),
             F(Field::Following),
@@ -81,7 +81,7 @@ impl NamePattern {
         self.0.contains(&Part::Field(Field::Worktree))
     }
 
-    /// Fills the pattern. Project, role, branch and worktree are [`folded`], and cut as far as needed to
+    /// Fills the pattern. Project, alias, branch and worktree are [`folded`], and cut as far as needed to
     /// fit 63 bytes.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl NamePattern {
                 Part::Field(Field::Index) => name += &parts.index.to_string(),
                 Part::Field(Field::Following) if parts.index == 0 => {}
                 Part::Field(Field::Following) => name += &format!("_{}", parts.index),
-                Part::Field(Field::Role) => name += &folded(parts.role, room),
+                Part::Field(Field::Alias) => name += &folded(parts.alias, room),
                 Part::Field(Field::Project) => name += &folded(parts.project, room),
                 Part::Field(Field::Shard) => match parts.shard {
                     Some(shard) => name += &shard.to_string(),
@@ -167,7 +167,7 @@ impl FromStr for NamePattern {
             };
             parts.push(Part::Field(match &rest[open + 1..open + close] {
                 "id" => Field::Id,
-                "role" => Field::Role,
+                "alias" => Field::Alias,
                 "n" => Field::Index,
                 "shard" => Field::Shard,
                 "branch" => Field::Branch,
@@ -177,7 +177,7 @@ impl FromStr for NamePattern {
                     return Err(Error::usage(format!(
                         "the name pattern has the unknown field `{{{other}}}`"
                     ))
-                    .hint("the fields are {id} {role} {n} {shard} {branch} {worktree} {project}"));
+                    .hint("the fields are {id} {alias} {n} {shard} {branch} {worktree} {project}"));
                 }
             }));
             rest = &rest[open + close + 1..];
@@ -196,10 +196,10 @@ impl FromStr for NamePattern {
 mod tests {
     use super::*;
 
-    fn parts<'a>(project: &'a str, role: &'a str) -> NameParts<'a> {
+    fn parts<'a>(project: &'a str, alias: &'a str) -> NameParts<'a> {
         NameParts {
             id: "k3f9x2ab",
-            role,
+            alias,
             index: 3,
             shard: Some(2),
             branch: Some("feat/Ü-1"),
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn roles_and_projects_that_look_alike_too() {
-        let of = |project, role| render("{project}_{role}", &parts(project, role));
+        let of = |project, alias| render("{project}_{alias}", &parts(project, alias));
         assert_ne!(of("shop", "Main"), of("shop", "main"));
         assert_ne!(of("My.shop", "main"), of("my_shop", "main"));
         assert_eq!(of("my-shop", "main-1"), "my-shop_main-1_3");

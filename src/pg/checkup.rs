@@ -63,7 +63,7 @@ const DATABASES: &str = "SELECT oid, datname::text AS name, pg_has_role(datdba, 
      NOT EXISTS (SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) a \
      WHERE a.grantee = 0 AND a.privilege_type = 'CONNECT') AS private, shobj_description(oid, 'pg_database') AS comment \
      FROM pg_database ORDER BY datname";
-/// Folders of databases that no row knows: what a killed server left. One of a CREATE that runs just
+/// Directories of databases that no row knows: what a killed server left. One of a CREATE that runs just
 /// now looks the same, so it is only counted if no such statement runs.
 const ORPHANS: &str = "SELECT d FROM pg_ls_dir('base') d WHERE d ~ '^[0-9]+$' \
      AND NOT EXISTS (SELECT FROM pg_database WHERE oid = d::oid) \
@@ -104,10 +104,10 @@ pub async fn databases(session: &mut Session) -> Result<Vec<Found>> {
     session.rows(sql::fill(DATABASES, &[])).await.doing(|| "read the list of databases".into())
 }
 
-/// Folders of databases that do not exist any more. Needs a superuser.
+/// Directories of databases that do not exist any more. Needs a superuser.
 ///
 /// # Errors
 /// The driver's.
 pub async fn orphan_folders(session: &mut Session) -> Result<Vec<String>> {
-    session.scalars(sql::fill(ORPHANS, &[])).await.doing(|| "look for folders without a database".into())
+    session.scalars(sql::fill(ORPHANS, &[])).await.doing(|| "look for directories without a database".into())
 }

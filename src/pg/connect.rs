@@ -418,12 +418,12 @@ fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error
     let base = |message: String| Error::new(Kind::Connect, message);
     let explained = match (&error, state.as_str()) {
         // The URL is ours, so it is right: the server answered a moment ago.
-        (sqlx::Error::Io(_), _) | (_, "57P01" | "57P03") if endpoint.is_managed() => {
-            base(format!("the managed server at {place} has stopped"))
+        (sqlx::Error::Io(_), _) | (_, "57P01" | "57P03") if endpoint.is_private() => {
+            base(format!("the private server at {place} has stopped"))
                 .hint("run the command again: it starts the server; `pgstencil server status` shows how it is")
         }
         (sqlx::Error::Io(_), _) => base(format!("the server at {place} cannot be reached"))
-            .hint("is it running, and is the URL right? `--server-url`, PGSTENCIL_SERVER_URL and `[server] url` name it; without any of them the managed server is used"),
+            .hint("is it running, and is the URL right? `--server-url`, PGSTENCIL_SERVER_URL and `[server] url` name it; without any of them the private server is used"),
         (_, "28P01") => match endpoint.password_source() {
             None => base(format!("the server at {place} refuses role `{user}`: it wants a password, and none was given"))
                 .hint(format!("set PGPASSWORD, add a line to the password file (`~/.pgpass`), or write the password into the server URL: `postgresql://{user}:PASSWORD@HOST/postgres`")),

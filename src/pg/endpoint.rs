@@ -64,8 +64,8 @@ pub struct Endpoint {
     application: &'static str,
     /// Whether a session is worth a wait for a free slot.
     waits: bool,
-    /// It is the managed server.
-    managed: bool,
+    /// It is the private server.
+    private: bool,
     /// Shared by all clones of this value.
     traces: Arc<Mutex<Option<Traces>>>,
     /// Shared by all clones of this value.
@@ -101,7 +101,7 @@ impl Endpoint {
     pub fn new(url: ServerUrl, defaults: &Defaults) -> Result<Self> {
         let port = url.port().or(defaults.port).unwrap_or(5432);
         let host = url.host().or_else(|| defaults.host.clone()).unwrap_or_else(|| {
-            // libpq's own default is the socket folder that it was built with; these are the usual.
+            // libpq's own default is the socket directory that it was built with; these are the usual.
             ["/var/run/postgresql", "/run/postgresql", "/tmp"]
                 .into_iter()
                 .find(|folder| std::path::Path::new(folder).join(format!(".s.PGSQL.{port}")).exists())
@@ -160,7 +160,7 @@ impl Endpoint {
             socket: None,
             application: APPLICATION,
             waits: true,
-            managed: false,
+            private: false,
             traces: Arc::default(),
             door: Arc::default(),
             memory: None,
@@ -168,10 +168,10 @@ impl Endpoint {
         })
     }
 
-    /// Says that this is the managed server, which the next command starts if it has ended.
+    /// Says that this is the private server, which the next command starts if it has ended.
     #[must_use]
-    pub fn as_managed(mut self) -> Self {
-        self.managed = true;
+    pub fn as_private(mut self) -> Self {
+        self.private = true;
         self
     }
 
@@ -203,7 +203,7 @@ impl Endpoint {
             return;
         };
         let data = PathBuf::from(data);
-        // On another machine a folder of that name is not this server's.
+        // On another machine a directory of that name is not this server's.
         if disk::look(&data).is_none() {
             return;
         }
@@ -275,13 +275,13 @@ impl Endpoint {
         self.waits
     }
 
-    pub(super) fn is_managed(&self) -> bool {
-        self.managed
+    pub(super) fn is_private(&self) -> bool {
+        self.private
     }
 
-    /// Has our own sessions use the Unix socket in `folder`, while commands and printed URLs keep the
+    /// Has our own sessions use the Unix socket in `directory`, while commands and printed URLs keep the
     /// host and the port. A port can be taken by another user's program while the server is stopped,
-    /// and that program would get the password; a socket in a private folder cannot.
+    /// and that program would get the password; a socket in a private directory cannot.
     #[must_use]
     pub fn with_socket(mut self, folder: Option<PathBuf>) -> Self {
         self.socket = folder;
@@ -321,7 +321,7 @@ impl Endpoint {
         }
     }
 
-    /// The folder of the Unix socket that our own sessions use in the place of the host.
+    /// The directory of the Unix socket that our own sessions use in the place of the host.
     pub fn socket(&self) -> Option<&Path> {
         self.socket.as_deref()
     }
@@ -428,7 +428,7 @@ impl Endpoint {
         }
     }
 
-    /// The folder of the socket that our own sessions use, if they use one.
+    /// The directory of the socket that our own sessions use, if they use one.
     fn folder(&self) -> Option<&Path> {
         let host = self.host.starts_with('/').then(|| Path::new(&self.host));
         self.socket().or(host)

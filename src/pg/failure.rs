@@ -1,4 +1,4 @@
-//! From a driver's error to one that names the thing, why, and the mend. Decides by SQLSTATE, never
+//! From a driver's error to one that names the thing, why, and what helps. Decides by SQLSTATE, never
 //! by text: several texts changed between versions.
 
 use std::error::Error as _;
@@ -90,7 +90,7 @@ fn explain_delay(delay: &Delay, doing: &str) -> Error {
     }
 }
 
-/// Of statements of the user's own: what they say is the user's to mend ([`Kind::Build`]), but not that the
+/// Of statements of the user's own: what they say is the user's to correct ([`Kind::Build`]), but not that the
 /// session was lost, the time was up, or the caller gave up. The server quotes the statements, so `redact` takes
 /// out what must not be shown, also of what `Debug` shows.
 pub fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String) -> Error {

@@ -85,7 +85,7 @@ impl Account {
         command
     }
 
-    /// Whether a process of this account can work in a folder; asked of the kernel, which knows
+    /// Whether a process of this account can work in a directory; asked of the kernel, which knows
     /// about access lists and the rest.
     pub(super) async fn can_enter(&self, folder: &Path) -> bool {
         let mut command = self.command("/bin/sh");
@@ -98,7 +98,7 @@ impl Account {
         command.status().await.is_ok_and(|status| status.success())
     }
 
-    /// Makes a file or folder the account's own. Links are not followed.
+    /// Makes a file or directory the account's own. Links are not followed.
     pub(super) fn give(&self, path: &Path) -> Result<()> {
         if !self.foreign {
             return Ok(());

@@ -12,7 +12,7 @@ use super::account::{Account, run, tail};
 use super::folder;
 use crate::error::{Error, Result};
 
-/// The programs that must all be in one folder.
+/// The programs that must all be in one directory.
 const PROGRAMS: [&str; 3] = ["postgres", "initdb", "pg_ctl"];
 
 const OLDEST: u32 = 13;
@@ -40,7 +40,7 @@ pub(super) const FOLDERS: &[&str] = &[
     "/opt/local/lib/postgresql*/bin", // MacPorts
 ];
 
-/// A folder of Postgres binaries.
+/// A directory of Postgres binaries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Binaries {
     pub(super) folder: PathBuf,
@@ -131,7 +131,7 @@ impl Search<'_> {
             return Err(if PROGRAMS.iter().all(|program| below.join(program).is_file()) {
                 error.hint(format!("set `[server] bindir` to {}", below.display()))
             } else {
-                error.hint("set `[server] bindir` to the folder that holds `postgres`, `initdb` and `pg_ctl`, or leave it out")
+                error.hint("set `[server] bindir` to the directory that holds `postgres`, `initdb` and `pg_ctl`, or leave it out")
             });
         }
         match asked.version(folder).await {
@@ -181,12 +181,12 @@ impl Search<'_> {
             };
             error
                 .hint(install)
-                .hint("or name the folder of its programs in `[server] bindir`")
+                .hint("or name the directory of its programs in `[server] bindir`")
                 .hint("or use a server that is running, with `--server-url` or `[server] url`")
         })
     }
 
-    /// Folders that hold all programs, without repetition, those of the PATH first.
+    /// Directories that hold all programs, without repetition, those of the PATH first.
     async fn candidates(&self, asked: &mut Asked<'_>) -> Vec<PathBuf> {
         let mut folders: Vec<PathBuf> = Vec::new();
         let path = self.path.map(std::env::split_paths).into_iter().flatten();
@@ -201,7 +201,7 @@ impl Search<'_> {
         folders.extend(self.folders.iter().flat_map(|pattern| expand(pattern)));
         let mut seen = Vec::new();
         for folder in folders {
-            // A folder of links stands for the folder that they lead to.
+            // A directory of links stands for the directory that they lead to.
             let real = fs::canonicalize(folder.join("postgres"))
                 .ok()
                 .and_then(|file| file.parent().map(Path::to_owned));
@@ -247,7 +247,7 @@ impl Asked<'_> {
             self.answers.insert(key, answer.clone());
             return Ok(answer.clone());
         }
-        // As the account that will run it: root's own folders are closed to it.
+        // As the account that will run it: root's own directories are closed to it.
         let mut command = self.account.command(program);
         command.arg(question).current_dir("/");
         let output = run(command, None, Duration::from_secs(10))
@@ -274,7 +274,7 @@ fn parse_version(said: &str) -> Option<(u32, u32)> {
     Some((digits(version)?, minor.unwrap_or(0)))
 }
 
-/// The folders that a pattern with at most one `*` names, in no order that matters.
+/// The directories that a pattern with at most one `*` names, in no order that matters.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {
         return vec![PathBuf::from(pattern)];

@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions as _, FromRow};
 
 use super::account::Account;
 use super::cluster::Cluster;
-use super::{ManagedServer, majors};
+use super::{PrivateServer, majors};
 use crate::error::Result;
 use crate::url::ServerUrl;
 
@@ -39,7 +39,7 @@ pub struct Occupied {
     pub major: u32,
     /// Where it is, with the password.
     pub url: ServerUrl,
-    /// The folder of its socket.
+    /// The directory of its socket.
     pub socket_dir: Option<PathBuf>,
     /// The sessions of clients, without those of pgstencil's background processes.
     pub clients: Vec<Client>,
@@ -64,7 +64,7 @@ pub(super) fn in_words(clients: &[Client]) -> String {
     words.join(", ")
 }
 
-impl ManagedServer {
+impl PrivateServer {
     /// The servers that run and answer, and who is connected to them.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! One cluster: its files, and the steps that make and mend it while no server runs.
+//! One cluster: its files, and the steps that make and repair it while no server runs.
 
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read};
@@ -20,7 +20,7 @@ use crate::url::ServerUrl;
 /// The superuser, by the name that projects' migrations and dumps expect.
 pub(super) const ROLE: &str = "postgres";
 
-/// The folder of one cluster and the account that its processes run under.
+/// The directory of one cluster and the account that its processes run under.
 #[derive(Clone)]
 pub(super) struct Cluster {
     pub(super) folder: PathBuf,
@@ -44,7 +44,7 @@ pub(super) struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Data {
     Missing,
-    /// There is a folder, but no cluster in it.
+    /// There is a directory, but no cluster in it.
     Broken,
     /// Shut down in order.
     Clean,
@@ -82,7 +82,7 @@ impl Cluster {
             .unwrap_or_default()
     }
 
-    /// The private folder of the server's Unix socket. `None` if there is no socket in it, since
+    /// The private directory of the server's Unix socket. `None` if there is no socket in it, since
     /// custom.conf says otherwise.
     pub(super) fn socket(&self, port: u16) -> Option<PathBuf> {
         let folder = self.record().socket_dir?;
@@ -169,10 +169,10 @@ impl Cluster {
                 Ok(output) => {
                     last = tail(&[output.stdout, output.stderr].concat(), 8);
                     let about_locale = last.iter().any(|l| l.contains("locale"));
-                    (!about_locale).then(|| Error::failed("cannot make the cluster of the managed server"))
+                    (!about_locale).then(|| Error::failed("cannot make the cluster of the private server"))
                 }
                 Err(e) if e.kind() == ErrorKind::TimedOut => {
-                    Some(Error::new(Kind::Timeout, "making the cluster of the managed server took too long"))
+                    Some(Error::new(Kind::Timeout, "making the cluster of the private server took too long"))
                 }
                 Err(e) => Some(Error::failed("cannot run initdb").caused_by(e)),
             };
@@ -181,7 +181,7 @@ impl Cluster {
                 return Err(explain(error, last));
             }
         }
-        Err(explain(Error::failed("cannot make the cluster of the managed server"), last))
+        Err(explain(Error::failed("cannot make the cluster of the private server"), last))
     }
 
     /// Gives the superuser a new password, in single-user mode. No server may run.
@@ -207,7 +207,7 @@ impl Cluster {
         let said = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() || said.contains("ERROR") {
             return Err(explain(
-                Error::failed("cannot give the managed server a new password"),
+                Error::failed("cannot give the private server a new password"),
                 tail(&output.stderr, 8),
             ));
         }

@@ -16,7 +16,7 @@ pub struct Disk {
 /// A file system, as far as it matters to copies of databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileSystem {
-    /// ext4 without a journal; `spread`: new folders spread over the disk (`chattr +T` on the folder
+    /// ext4 without a journal; `spread`: new directories spread over the disk (`chattr +T` on the directory
     /// that holds the databases).
     Ext4WithoutJournal {
         /// Whether that is set.
@@ -31,14 +31,14 @@ pub enum FileSystem {
 /// Looks at the disk of a data directory. `None` if there is no such directory here, or it is out of
 /// reach, or belongs to no running server: then the path is another machine's.
 pub fn look(data: &Path) -> Option<Disk> {
-    // Names of folders are alike everywhere; only the server's own has this.
+    // Names of directories are alike everywhere; only the server's own has this.
     if !data.join("postmaster.pid").exists() {
         return None;
     }
     room(data)
 }
 
-/// As [`look`], of a folder that is known to be the server's, whether that runs or not.
+/// As [`look`], of a directory that is known to be the server's, whether that runs or not.
 pub(crate) fn room(data: &Path) -> Option<Disk> {
     let room = rustix::fs::statvfs(data).ok()?;
     Some(Disk {

@@ -4,17 +4,17 @@ use std::time::{Duration, Instant};
 
 use super::account::Account;
 use super::cluster::{Cluster, Data};
-use super::{ManagedServer, folder, host, majors};
+use super::{PrivateServer, folder, host, majors};
 use crate::error::{Error, Kind, Result};
 
-/// What [`ManagedServer::stop`] did.
+/// What [`PrivateServer::stop`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stopped {
     /// Major versions whose servers were ended; empty if none ran.
     pub majors: Vec<u32>,
 }
 
-impl ManagedServer {
+impl PrivateServer {
     /// Ends the servers of all major versions, and with them every session, in order. Then syncs the disk,
     /// so that a power loss takes nothing away.
     ///
@@ -60,7 +60,7 @@ impl ManagedServer {
             Err(e) if e.kind() == Kind::Timeout => {
                 return Err(Error::new(
                     Kind::Timeout,
-                    "the managed server stopped, but syncing its data to the disk takes too long",
+                    "the private server stopped, but syncing its data to the disk takes too long",
                 )
                 .detail(format!("data: {}", cluster.data().display()))
                 .hint("`pgstencil server stop` waits again"));

@@ -1,4 +1,4 @@
-//! Where the managed server lives, made so that no other user can get at it.
+//! Where the private server lives, made so that no other user can get at it.
 //!
 //! ```text
 //! STATE/server/            ours, closed to writing by others
@@ -6,7 +6,7 @@
 //!   binaries.json          what was found on the machine
 //!   15/                    one cluster for each major version
 //!     password             of the superuser; ours, 0600
-//!     cluster.json         port, boot, socket folder, binaries
+//!     cluster.json         port, boot, socket directory, binaries
 //!     synced.json          proof that the data was synced after the last shutdown
 //!     postgresql.conf      ours, written before each start, and pg_hba.conf
 //!     custom.conf          the user's own settings, if there is one
@@ -18,9 +18,9 @@
 //!   removed-RANDOM/        a cluster that is being deleted
 //! ```
 //!
-//! Every folder has mode 0700 and every file 0600. Under root the folders down to the cluster's have 0711
+//! Every directory has mode 0700 and every file 0600. Under root the directories down to the cluster's have 0711
 //! and the two files of settings 0640, so that the account that runs Postgres gets through and can read
-//! them. Only `data`, `socket` and `server.log` belong to that account. All else, and every folder above,
+//! them. Only `data`, `socket` and `server.log` belong to that account. All else, and every directory above,
 //! belongs to root, so that this account cannot lead root astray with a link where root writes.
 
 use std::fs::{self, File, TryLockError};
@@ -35,13 +35,13 @@ use super::account::Account;
 use crate::error::{Error, Kind, Result};
 use crate::private_file::{self, Reader};
 
-/// The folder for the server's state: `STATE/server`. Root uses `system_dir` where `state_dir` is
+/// The directory for the server's state: `STATE/server`. Root uses `system_dir` where `state_dir` is
 /// somebody's own, or where the account of the server could not enter it (as below `/root`).
 pub(super) async fn choose(state_dir: &Path, system_dir: &Path, account: &Account) -> Result<PathBuf> {
     for folder in [state_dir, system_dir] {
         if !folder.is_absolute() {
             return Err(Error::usage(format!(
-                "the state folder {} is not an absolute path",
+                "the state directory {} is not an absolute path",
                 folder.display()
             )));
         }
@@ -50,7 +50,7 @@ pub(super) async fn choose(state_dir: &Path, system_dir: &Path, account: &Accoun
     if account.foreign {
         let existing = state_dir.ancestors().find_map(|f| fs::canonicalize(f).ok());
         let existing = existing.unwrap_or_else(|| PathBuf::from("/"));
-        // Whoever can change a folder above ours can put another in its place.
+        // Whoever can change a directory above ours can put another in its place.
         let safe = existing.ancestors().all(|f| fs::metadata(f).is_ok_and(|m| m.uid() == 0 && !is_open(&m)));
         // Without a bit for group or others, no access list lets the account in either, since the bits
         // of the group are the list's mask: that spares the usual /root a process.
@@ -62,13 +62,13 @@ pub(super) async fn choose(state_dir: &Path, system_dir: &Path, account: &Accoun
     Ok(folder.join("server"))
 }
 
-/// Makes the folder and whatever is missing above it, and refuses one that others can write to.
+/// Makes the directory and whatever is missing above it, and refuses one that others can write to.
 pub(super) fn prepare(folder: &Path, account: &Account) -> Result<()> {
     make(folder, account)?;
     judge(folder)
 }
 
-/// Refuses a folder that another user made or can write to: what is in it would be theirs. One that is
+/// Refuses a directory that another user made or can write to: what is in it would be theirs. One that is
 /// missing is no error.
 pub(super) fn judge(folder: &Path) -> Result<()> {
     for folder in folder.ancestors().take(2) {
@@ -86,7 +86,7 @@ pub(super) fn judge(folder: &Path) -> Result<()> {
         if owner != us {
             return Err(Error::new(
                 Kind::Permission,
-                format!("the state folder {} belongs to another account", folder.display()),
+                format!("the state directory {} belongs to another account", folder.display()),
             )
             .detail(format!(
                 "its owner is {}; you are {}",
@@ -98,7 +98,7 @@ pub(super) fn judge(folder: &Path) -> Result<()> {
         if is_open(&about) {
             return Err(Error::new(
                 Kind::Permission,
-                format!("others can write to the state folder {}", folder.display()),
+                format!("others can write to the state directory {}", folder.display()),
             )
             .hint(format!("close it with `chmod go-w {}`", folder.display())));
         }
@@ -106,18 +106,18 @@ pub(super) fn judge(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Others can put something in the place of what is in this folder.
+/// Others can put something in the place of what is in this directory.
 fn is_open(about: &fs::Metadata) -> bool {
     about.mode() & 0o022 != 0 && about.mode() & 0o1000 == 0
 }
 
-/// Makes a folder and those missing above it. The account of the server gets through them, and has no
+/// Makes a directory and those missing above it. The account of the server gets through them, and has no
 /// business listing them.
 pub(super) fn make(folder: &Path, account: &Account) -> Result<()> {
     private_file::create_folders(folder, account.foreign).map_err(|(folder, e)| unusable(&folder, e))
 }
 
-/// Makes a folder that is the account's alone, or takes one that is there.
+/// Makes a directory that is the account's alone, or takes one that is there.
 pub(super) fn make_own(folder: &Path, account: &Account) -> Result<()> {
     match private_file::create_folder(folder) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => private_file::close_folder(folder),
@@ -169,7 +169,7 @@ pub(super) fn random_hex<const BYTES: usize>() -> Result<String> {
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// Prepares the folder and takes the lock that starting, stopping and removing is done under; closing the
+/// Prepares the directory and takes the lock that starting, stopping and removing is done under; closing the
 /// file gives it back, as does the end of the process.
 ///
 /// Cancel safety: a dropped future leaves no lock behind.
@@ -178,12 +178,12 @@ pub(super) async fn lock(folder: &Path, account: &Account, deadline: Instant) ->
     loop {
         prepare(folder, account)?;
         let file = match private_file::open_file(&path) {
-            // Another process removed the folder just now.
+            // Another process removed the directory just now.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             opened => opened.map_err(|e| unusable(&path, e))?,
         };
         wait_for(&file, &path, deadline).await?;
-        // A process that waited for one that removed the folder holds a lock that nobody else sees.
+        // A process that waited for one that removed the directory holds a lock that nobody else sees.
         let there = fs::metadata(&path).ok();
         let ours = file.metadata().map_err(|e| unusable(&path, e))?;
         if there.is_some_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
@@ -202,20 +202,20 @@ async fn wait_for(file: &File, path: &Path, deadline: Instant) -> Result<()> {
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::new(
                     Kind::Timeout,
-                    "another pgstencil is still starting or stopping the managed server",
+                    "another pgstencil is still starting or stopping the private server",
                 )
                 .detail(format!("it holds {}", path.display())));
             }
             Err(TryLockError::Error(e)) => {
                 return Err(Error::failed(format!("cannot lock {}", path.display()))
                     .caused_by(e)
-                    .hint("the state folder must be on a file system with locks"));
+                    .hint("the state directory must be on a file system with locks"));
             }
         }
     }
 }
 
-/// An error about a file or folder of ours.
+/// An error about a file or directory of ours.
 pub(super) fn unusable(path: &Path, e: io::Error) -> Error {
     let kind = match e.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Kind::Permission,
@@ -225,14 +225,14 @@ pub(super) fn unusable(path: &Path, e: io::Error) -> Error {
     let error = match e.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => error.hint("make room on that disk"),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            error.hint("the managed server needs a state folder that you can write to")
+            error.hint("the private server needs a state directory that you can write to")
         }
         _ => error,
     };
     error.caused_by(e)
 }
 
-/// A folder for the socket that is short enough for the kernel (some 100 bytes with the name of the
+/// A directory for the socket that is short enough for the kernel (some 100 bytes with the name of the
 /// socket): below the cluster's, else a private one in `/tmp`, taken over only if it is the
 /// account's own and closed to others.
 pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -> Result<PathBuf> {
@@ -246,7 +246,7 @@ pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -
     if let Some(before) = before.filter(|f| fits(f) && is_private(f, account)) {
         return Ok(before.to_owned());
     }
-    // Random, so that nobody can take the name first. What is there already is no folder of ours.
+    // Random, so that nobody can take the name first. What is there already is no directory of ours.
     let folder = Path::new("/tmp").join(format!("pgstencil-{}", random_hex::<8>()?));
     private_file::create_folder(&folder).map_err(|e| unusable(&folder, e))?;
     account.give(&folder)?;

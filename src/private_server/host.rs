@@ -51,7 +51,7 @@ pub(super) fn memory() -> Option<u64> {
         .min()
 }
 
-/// Lets new database folders spread over the disk, on ext4 without a journal only: there a loop of
+/// Lets new database directories spread over the disk, on ext4 without a journal only: there a loop of
 /// create and drop becomes ten times slower otherwise, since the inode allocator walks over every
 /// recently freed inode. It is worth nothing elsewhere. Failing to set it is no error.
 pub(super) fn spread_folders(base: &Path) {
@@ -74,7 +74,7 @@ pub(super) fn spread_folders(base: &Path) {
     let _ = base;
 }
 
-/// Whether [`spread_folders`] has been done to a folder, or by hand (`chattr +T`).
+/// Whether [`spread_folders`] has been done to a directory, or by hand (`chattr +T`).
 #[cfg(target_os = "linux")]
 pub(super) fn is_spread(base: &Path) -> Option<bool> {
     use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, open};
@@ -82,7 +82,7 @@ pub(super) fn is_spread(base: &Path) -> Option<bool> {
     Some(ioctl_getflags(folder.ok()?).ok()?.contains(IFlags::TOPDIR))
 }
 
-/// Without special rights: every ext4 has a folder in `/proc/fs/ext4`, and every journal one in
+/// Without special rights: every ext4 has a directory in `/proc/fs/ext4`, and every journal one in
 /// `/proc/fs/jbd2`, named DEVICE-INODE. (A journal on a device of its own is taken for none, which
 /// costs nothing.) On overlayfs the device is not to be found, so the answer is no.
 #[cfg(target_os = "linux")]

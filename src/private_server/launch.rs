@@ -77,7 +77,7 @@ impl Cluster {
                 Launched::Up => {
                     if let Some(before) = before.filter(|before| *before != port) {
                         notices.push(format!(
-                            "another program has port {before}, so the managed server moved to port {port}"
+                            "another program has port {before}, so the private server moved to port {port}"
                         ));
                     }
                     return Ok(());
@@ -85,7 +85,7 @@ impl Cluster {
                 Launched::PortTaken => record.port = None,
             }
         }
-        Err(Error::failed("found no free port for the managed server"))
+        Err(Error::failed("found no free port for the private server"))
     }
 
     async fn launch(&self, binaries: &Binaries, alive: &File, deadline: Instant) -> Result<Launched> {
@@ -125,10 +125,10 @@ impl Cluster {
         if self.postmaster().is_some() {
             // It has not ended, only not become ready; the next start waits for it.
             return Err(
-                self.with_log(Error::new(Kind::Timeout, "the managed server takes too long to start"), begin)
+                self.with_log(Error::new(Kind::Timeout, "the private server takes too long to start"), begin)
             );
         }
-        let error = Error::failed("the managed server does not start");
+        let error = Error::failed("the private server does not start");
         let error = match said.trim() {
             "" => explain(error, output),
             _ => self.with_log(error, begin),
@@ -150,7 +150,7 @@ impl Cluster {
     }
 }
 
-/// Socket files of a killed server; the folder is the cluster's alone.
+/// Socket files of a killed server; the directory is the cluster's alone.
 pub(super) fn clear_sockets(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
@@ -174,5 +174,5 @@ fn pick_port() -> Result<u16> {
             return Ok(port);
         }
     }
-    Err(Error::failed("found no free port for the managed server"))
+    Err(Error::failed("found no free port for the private server"))
 }

@@ -1,14 +1,14 @@
-//! The managed server: a private Postgres in the user's state folder, started on demand.
+//! The private server: a private Postgres in the user's state directory, started on demand.
 //!
 //! It outlives the command that started it and is shared by all of the user's projects. There is one
 //! cluster for each major version, listening on a unix socket and on loopback TCP only, behind a
 //! generated password. `fsync` is off: templates can be built again. So a crash of the *host* may damage
-//! the data unseen; see [`ManagedServer::start`] for how that is dealt with.
+//! the data unseen; see [`PrivateServer::start`] for how that is dealt with.
 //!
-//! Our own sessions use the socket, which is in a private folder: while the server is stopped, another
+//! Our own sessions use the socket, which is in a private directory: while the server is stopped, another
 //! user's program can take the port, and ask for the password in clear.
 //!
-//! `folder` shows the files and who owns them. `cluster` makes and mends one cluster, `launch` starts
+//! `directory` shows the files and who owns them. `cluster` makes and repairs one cluster, `launch` starts
 //! its server, `postmaster` knows whether it lives, `settings` holds its configuration, `log` its log.
 //! `binaries` finds Postgres, `origin` notices that it was replaced, `account` is who runs it, `host` knows
 //! the machine. `synced` proves that a stopped cluster is on the disk, `aside` moves away what is not.
@@ -52,19 +52,19 @@ use cluster::{Cluster, Data};
 use origin::Origin;
 use postmaster::{Answer, Postmaster, Waited};
 
-/// Everything that decides where the managed server lives and how it is found.
+/// Everything that decides where the private server lives and how it is found.
 #[derive(Clone, Debug)]
-pub struct ManagedSettings {
-    /// The user's state folder, like `~/.local/state/pgstencil`; absolute.
+pub struct PrivateServerSettings {
+    /// The user's state directory, like `~/.local/state/pgstencil`; absolute.
     pub state_dir: PathBuf,
-    /// Taken in its place under root, if the state folder is not root's or the account that runs
+    /// Taken in its place under root, if the state directory is not root's or the account that runs
     /// Postgres cannot enter it; absolute.
     pub system_dir: PathBuf,
     /// The value of `PATH`, searched for Postgres.
     pub path: Option<OsString>,
-    /// Folders searched besides; `*` stands for one part of a name.
+    /// Directories searched besides; `*` stands for one part of a name.
     pub folders: Vec<String>,
-    /// The folder of Postgres's programs; `None` means search.
+    /// The directory of Postgres's programs; `None` means search.
     pub bindir: Option<PathBuf>,
     /// The account for Postgres if we are root; `None` means `postgres`, else `nobody`. It has no
     /// effect for other users.
@@ -73,10 +73,10 @@ pub struct ManagedSettings {
     pub boot_id: Option<String>,
 }
 
-impl ManagedSettings {
-    /// The defaults, with this state folder and nothing on the `PATH`.
+impl PrivateServerSettings {
+    /// The defaults, with this state directory and nothing on the `PATH`.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
-        ManagedSettings {
+        PrivateServerSettings {
             state_dir: state_dir.into(),
             system_dir: PathBuf::from("/var/lib/pgstencil"),
             path: None,
@@ -88,10 +88,10 @@ impl ManagedSettings {
     }
 }
 
-/// The managed server of a user. Making this value touches nothing.
+/// The private server of a user. Making this value touches nothing.
 #[derive(Clone, Debug)]
-pub struct ManagedServer {
-    settings: ManagedSettings,
+pub struct PrivateServer {
+    settings: PrivateServerSettings,
 }
 
 /// A server that runs and has answered.
@@ -99,7 +99,7 @@ pub struct ManagedServer {
 pub struct Running {
     /// Loopback TCP, as superuser `postgres`, with the password, to the database `postgres`.
     pub url: ServerUrl,
-    /// The folder of the unix socket, which only the server's account (and root) can enter; `None` if
+    /// The directory of the unix socket, which only the server's account (and root) can enter; `None` if
     /// custom.conf has the socket elsewhere.
     pub socket_dir: Option<PathBuf>,
     /// The server's version, like `15.14`.
@@ -116,10 +116,10 @@ pub struct Running {
     pub notices: Vec<String>,
 }
 
-impl ManagedServer {
-    /// The managed server that these settings describe.
-    pub fn new(settings: ManagedSettings) -> Self {
-        ManagedServer { settings }
+impl PrivateServer {
+    /// The private server that these settings describe.
+    pub fn new(settings: PrivateServerSettings) -> Self {
+        PrivateServer { settings }
     }
 
     /// Makes sure that the server runs, and says where.
@@ -132,14 +132,14 @@ impl ManagedServer {
     /// A server that was killed is started again and recovers, with all its data. But if the host
     /// was booted since, what it wrote last may never have reached the disk. The same holds for a server
     /// that was shut down without a proof that the disk was synced afterwards. Then the cluster is moved
-    /// aside, a new one is made, and `notices` says so, now and at each later start until the folder is
+    /// aside, a new one is made, and `notices` says so, now and at each later start until the directory is
     /// removed. Nothing else makes this function give up a cluster; when Postgres refuses to start, the
     /// error ends with its log.
     ///
     /// A server whose binaries were replaced is restarted if no client is connected; else `notices` says so.
     ///
     /// # Errors
-    /// `Config` if there is no Postgres or no account to run it; `Permission` if the state folder
+    /// `Config` if there is no Postgres or no account to run it; `Permission` if the state directory
     /// belongs to or is open to others; `Timeout` after `patience`; else `Failed`.
     ///
     /// # Cancel safety
@@ -191,7 +191,7 @@ impl ManagedServer {
         notices.extend(cluster.end_outdated(&binaries, deadline).await?);
         let (version, started) = self.bring_up(&cluster, &binaries, deadline, notices).await?;
         let Some(postmaster) = cluster.postmaster() else {
-            return Err(Error::failed("the managed server ended right after its start"));
+            return Err(Error::failed("the private server ended right after its start"));
         };
         if started {
             if binaries.is_untested() {
@@ -202,7 +202,7 @@ impl ManagedServer {
             }
             for other in self.others(home, account, cluster.major) {
                 notices.push(format!(
-                    "the managed server of PostgreSQL {other} still runs; `pgstencil server stop` ends all of them"
+                    "the private server of PostgreSQL {other} still runs; `pgstencil server stop` ends all of them"
                 ));
             }
         }
@@ -240,7 +240,7 @@ impl ManagedServer {
         if let Some(why) = cluster.distrust(data, record.boot_id != boot_id) {
             let aside = cluster.move_aside()?;
             notices.push(format!(
-                "{why}, so the managed server starts afresh; the old data is in {}",
+                "{why}, so the private server starts afresh; the old data is in {}",
                 aside.display()
             ));
             data = Data::Missing;
@@ -252,21 +252,21 @@ impl ManagedServer {
             let socket = record.socket_dir.clone().unwrap_or_else(|| cluster.folder.join("socket"));
             cluster.configure(&record, record.port.unwrap_or(5432), &socket)?;
             cluster.reset_password(binaries, deadline).await?;
-            notices.push("the managed server's password was lost, so it got a new one".to_owned());
+            notices.push("the private server's password was lost, so it got a new one".to_owned());
         }
         record.boot_id = boot_id;
         record.origin = Origin::of(binaries);
         cluster.start(binaries, record, &alive, deadline, notices).await?;
         match cluster.wait(deadline).await? {
             Waited::Ready(version) => Ok((version, true)),
-            Waited::Locked => Err(Error::failed("the managed server refuses its own password")
+            Waited::Locked => Err(Error::failed("the private server refuses its own password")
                 .detail(format!("see {}", cluster.log().display()))),
-            Waited::Gone => Err(Error::failed("the managed server ended right after its start")
+            Waited::Gone => Err(Error::failed("the private server ended right after its start")
                 .detail(format!("see {}", cluster.log().display()))),
         }
     }
 
-    /// The folder of the Unix socket, if `url` leads to a managed server of ours: one that a user copied
+    /// The directory of the Unix socket, if `url` leads to a private server of ours: one that a user copied
     /// from `server url`, or that a command got in `PGSTENCIL_SERVER_URL`. Whether the server runs makes
     /// no difference, since a stranger may have its port when it does not. Reads only.
     pub fn socket_of(&self, url: &ServerUrl) -> Option<PathBuf> {
@@ -289,7 +289,7 @@ impl ManagedServer {
         }
     }
 
-    /// The folder of the server's state, of which another user made and can change nothing.
+    /// The directory of the server's state, of which another user made and can change nothing.
     async fn home(&self, account: &Account) -> Result<PathBuf> {
         let (state, system) = (&self.settings.state_dir, &self.settings.system_dir);
         let home = folder::choose(state, system, account).await?;
@@ -327,7 +327,7 @@ impl ManagedServer {
         let owner = Account::of_uid(about.uid()).map_or(about.uid().to_string(), |a| a.name);
         Err(Error::new(
             Kind::Permission,
-            format!("the managed server's data belongs to the account `{owner}`"),
+            format!("the private server's data belongs to the account `{owner}`"),
         )
         .detail(format!(
             "{} would have to belong to `{}`",

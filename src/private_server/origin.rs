@@ -59,11 +59,11 @@ impl Cluster {
         if clients.is_empty() {
             self.stop(deadline).await?;
             return Ok(Some(format!(
-                "the binaries of the managed server were replaced while it ran ({versions}), so it was restarted"
+                "the binaries of the private server were replaced while it ran ({versions}), so it was restarted"
             )));
         }
         Ok(Some(format!(
-            "the binaries of the managed server were replaced while it ran ({versions}), and what it loads from now on may fail; the next command restarts it once no session is connected, now there are: {}",
+            "the binaries of the private server were replaced while it ran ({versions}), and what it loads from now on may fail; the next command restarts it once no session is connected, now there are: {}",
             clients::in_words(&clients)
         )))
     }

@@ -79,7 +79,7 @@ impl Cluster {
         self.postmaster().is_some_and(|p| p.ready)
     }
 
-    /// Every process of Postgres works in its data folder.
+    /// Every process of Postgres works in its data directory.
     #[cfg(target_os = "linux")]
     fn owns(&self, pid: i32) -> bool {
         use std::os::unix::fs::MetadataExt;
@@ -184,7 +184,7 @@ impl Cluster {
             }
             if Instant::now() >= deadline {
                 return Err(self.with_log(
-                    Error::new(Kind::Timeout, "the managed server does not answer")
+                    Error::new(Kind::Timeout, "the private server does not answer")
                         .detail(format!("process {}: {why}", postmaster.pid)),
                     0,
                 ));
@@ -195,7 +195,7 @@ impl Cluster {
 
     /// Takes the file that every process of a server holds locked, once they are all gone. That
     /// also sees what the pid file cannot: backends that outlived their postmaster, a server in
-    /// another container on the same folder.
+    /// another container on the same directory.
     ///
     /// Backends without a postmaster are told to go after three seconds.
     pub(super) async fn claim(&self, deadline: Instant) -> Result<Option<File>> {
@@ -219,11 +219,11 @@ impl Cluster {
             if Instant::now() >= deadline {
                 return Err(Error::new(
                     Kind::Timeout,
-                    "the cluster of the managed server is in use by processes that cannot be seen from here",
+                    "the cluster of the private server is in use by processes that cannot be seen from here",
                 )
                 .detail(format!("they hold {}", path.display()))
                 .hint("if it was stopped just now, its data may still be on the way to the disk: try again")
-                .hint("another container may run a server on the same folder; stop it, or give each its own state folder"));
+                .hint("another container may run a server on the same directory; stop it, or give each its own state directory"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -259,7 +259,7 @@ impl Cluster {
         kill(Pid::from_raw(postmaster.pid), Signal::SIGINT).map_err(|e| {
             Error::new(
                 Kind::Permission,
-                format!("cannot stop the managed server, process {}", postmaster.pid),
+                format!("cannot stop the private server, process {}", postmaster.pid),
             )
             .caused_by(e)
         })?;
@@ -268,7 +268,7 @@ impl Cluster {
         while self.postmaster().is_some_and(|p| p.pid == postmaster.pid) {
             if Instant::now() >= deadline {
                 return Err(self.with_log(
-                    Error::new(Kind::Timeout, "the managed server takes too long to stop")
+                    Error::new(Kind::Timeout, "the private server takes too long to stop")
                         .detail(format!("process {} was asked to", postmaster.pid))
                         .hint(format!(
                             "`pgstencil server stop` waits again; `kill -QUIT {}` ends it at once, and the next start recovers its data",

@@ -9,22 +9,22 @@ use super::account::Account;
 use super::cluster::{Cluster, Data};
 use super::folder::{self, unusable};
 use super::launch::clear_sockets;
-use super::{ManagedServer, Running, majors, running};
+use super::{PrivateServer, Running, majors, running};
 use crate::error::{Error, Kind, Result};
 
-/// What the names of folders begin with that are being deleted.
+/// What the names of directories begin with that are being deleted.
 const PREFIX: &str = "removed-";
 
-impl ManagedServer {
+impl PrivateServer {
     /// Makes sure that the server of a major version runs, for a look at what it holds. Unlike
-    /// [`ManagedServer::start`] it makes no cluster and moves none aside.
+    /// [`PrivateServer::start`] it makes no cluster and moves none aside.
     ///
     /// # Errors
     /// `NotFound` if there is no cluster of this version; `Config` if there is no Postgres of it on the
-    /// machine; `Failed` if the data cannot be trusted; else as [`ManagedServer::start`].
+    /// machine; `Failed` if the data cannot be trusted; else as [`PrivateServer::start`].
     ///
     /// # Cancel safety
-    /// As [`ManagedServer::start`].
+    /// As [`PrivateServer::start`].
     pub async fn open(&self, major: u32, patience: Duration) -> Result<Running> {
         let deadline = Instant::now() + patience;
         let account = Account::choose(self.settings.run_as.as_deref())?;
@@ -52,7 +52,7 @@ impl ManagedServer {
         let (version, started) = self.bring_up(&cluster, &binaries, deadline, &mut notices).await?;
         let Some(postmaster) = cluster.postmaster() else {
             return Err(Error::failed(format!(
-                "the managed server of PostgreSQL {major} ended right after its start"
+                "the private server of PostgreSQL {major} ended right after its start"
             )));
         };
         running(&cluster, postmaster, version, started)
@@ -61,7 +61,7 @@ impl ManagedServer {
     /// Ends the server of one major version, if it runs.
     ///
     /// # Errors
-    /// As [`ManagedServer::stop`].
+    /// As [`PrivateServer::stop`].
     pub async fn stop_one(&self, major: u32, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         let account = Account::choose(self.settings.run_as.as_deref())?;
@@ -73,11 +73,11 @@ impl ManagedServer {
     }
 
     /// Ends the servers of these major versions, sessions and all, and removes their clusters: data,
-    /// password, settings, log, and what was moved aside. With the last cluster the folder of the server goes.
+    /// password, settings, log, and what was moved aside. With the last cluster the directory of the server goes.
     ///
     /// # Errors
     /// `Timeout` after `patience`; `Permission` or `Failed` if a file cannot be removed. A cluster is gone as
-    /// a whole from the moment on that its folder begins to be deleted; the next call deletes the rest.
+    /// a whole from the moment on that its directory begins to be deleted; the next call deletes the rest.
     pub async fn remove(&self, which: &[u32], patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         let account = Account::choose(self.settings.run_as.as_deref())?;
@@ -107,10 +107,10 @@ impl ManagedServer {
         Ok(())
     }
 
-    /// Removes folders of old data that [`ManagedServer::clusters`] shows.
+    /// Removes directories of old data that [`PrivateServer::clusters`] shows.
     ///
     /// # Errors
-    /// As [`ManagedServer::remove`].
+    /// As [`PrivateServer::remove`].
     pub async fn remove_moved(&self, folders: &[PathBuf], patience: Duration) -> Result<()> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
@@ -125,7 +125,7 @@ impl Cluster {
         let alive = self.claim(deadline).await?;
         if alive.is_none() {
             return Err(Error::failed(format!(
-                "the managed server of PostgreSQL {} was started again",
+                "the private server of PostgreSQL {} was started again",
                 self.major
             )));
         }
@@ -136,14 +136,14 @@ impl Cluster {
             // It is empty, or not what it was.
             let _ = fs::remove_dir(socket);
         }
-        // A folder that is half deleted must not be taken for a cluster.
+        // A directory that is half deleted must not be taken for a cluster.
         let going = home.join(format!("{PREFIX}{}", folder::random_hex::<6>()?));
         fs::rename(&self.folder, &going).map_err(|e| unusable(&self.folder, e))?;
         delete(&going)
     }
 }
 
-/// Deletes a file or a folder; links are not followed. One that is gone is no error.
+/// Deletes a file or a directory; links are not followed. One that is gone is no error.
 fn delete(path: &Path) -> Result<()> {
     let deleted = match fs::symlink_metadata(path) {
         Ok(about) if about.is_dir() => fs::remove_dir_all(path),

@@ -10,14 +10,14 @@ use super::binaries::Binaries;
 use super::cluster::{Cluster, Data};
 use super::origin::Origin;
 use super::postmaster::Answer;
-use super::{ManagedServer, aside, majors};
+use super::{PrivateServer, aside, majors};
 use crate::error::Result;
 use crate::url::ServerUrl;
 
 /// How long a server may take to answer, where nothing else bounds it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How the managed server is.
+/// How the private server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// There is no cluster; the next start makes one.
@@ -41,7 +41,7 @@ pub enum State {
     Unresponsive(String),
 }
 
-/// What [`ManagedServer::status`] found.
+/// What [`PrivateServer::status`] found.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// How it is.
@@ -54,7 +54,7 @@ pub struct Status {
     pub data_dir: Option<PathBuf>,
     /// Where the log is, or would be.
     pub log_file: Option<PathBuf>,
-    /// The folder of the unix socket, once there was a start.
+    /// The directory of the unix socket, once there was a start.
     pub socket_dir: Option<PathBuf>,
     /// The port, once there was a start.
     pub port: Option<u16>,
@@ -66,11 +66,11 @@ pub struct Status {
     pub outdated: bool,
     /// Clusters of other major versions that run.
     pub others: Vec<u32>,
-    /// Folders of old data that were moved aside, in the clusters of all versions.
+    /// Directories of old data that were moved aside, in the clusters of all versions.
     pub moved: Vec<PathBuf>,
 }
 
-/// A cluster in [`ManagedServer::clusters`].
+/// A cluster in [`PrivateServer::clusters`].
 #[derive(Clone, Debug)]
 pub struct Listed {
     /// Its major version.
@@ -79,7 +79,7 @@ pub struct Listed {
     pub current: bool,
     /// How it is. `bindir` is `None` if there is no Postgres of its major version on the machine.
     pub status: Status,
-    /// What its folder takes on the disk, without what was moved aside.
+    /// What its directory takes on the disk, without what was moved aside.
     pub bytes: u64,
     /// Its old data, oldest first.
     pub moved: Vec<Moved>,
@@ -88,32 +88,32 @@ pub struct Listed {
 /// Old data that was moved aside, and that nothing uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// The folder.
+    /// The directory.
     pub folder: PathBuf,
     /// What it takes on the disk.
     pub bytes: u64,
 }
 
-/// Where the managed server keeps its things, whether they exist or not.
+/// Where the private server keeps its things, whether they exist or not.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// The folder of all clusters.
+    /// The directory of all clusters.
     pub folder: PathBuf,
     /// The data directory; `None` if there is no cluster, and no Postgres to make one.
     pub data_dir: Option<PathBuf>,
     /// The log.
     pub log_file: Option<PathBuf>,
-    /// The folder of the socket, once there was a start.
+    /// The directory of the socket, once there was a start.
     pub socket_dir: Option<PathBuf>,
     /// The port, once there was a start.
     pub port: Option<u16>,
 }
 
-impl ManagedServer {
+impl PrivateServer {
     /// Where things are. Reads files only.
     ///
     /// # Errors
-    /// `Config` if `run_as` names nothing useful; `Permission` if the state folder is not ours.
+    /// `Config` if `run_as` names nothing useful; `Permission` if the state directory is not ours.
     pub async fn places(&self) -> Result<Places> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let folder = self.home(&account).await?;
@@ -154,10 +154,10 @@ impl ManagedServer {
         self.status_within(PATIENCE).await
     }
 
-    /// As [`ManagedServer::status`], and waits no longer than `patience`.
+    /// As [`PrivateServer::status`], and waits no longer than `patience`.
     ///
     /// # Errors
-    /// As [`ManagedServer::status`].
+    /// As [`PrivateServer::status`].
     pub async fn status_within(&self, patience: Duration) -> Result<Status> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
@@ -185,7 +185,7 @@ impl ManagedServer {
     /// starts nothing.
     ///
     /// # Errors
-    /// As [`ManagedServer::status`]; `Permission` if a cluster belongs to another account.
+    /// As [`PrivateServer::status`]; `Permission` if a cluster belongs to another account.
     pub async fn clusters(&self, patience: Duration) -> Result<Vec<Listed>> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
@@ -304,7 +304,7 @@ impl Cluster {
     }
 }
 
-/// What a folder takes on the disk, without those below it that are named. What cannot be read counts as
+/// What a directory takes on the disk, without those below it that are named. What cannot be read counts as
 /// nothing.
 fn size(folder: &Path, without: &[PathBuf]) -> u64 {
     let mut bytes = 0;

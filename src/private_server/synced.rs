@@ -5,7 +5,7 @@
 //! Within one boot the memory holds what was written. After another boot a cluster is used only if there
 //! is a proof that all of it was synced after the shutdown. There are two:
 //!
-//! - `synced.json`, written by [`ManagedServer::stop`](super::ManagedServer::stop): a hash of the control
+//! - `synced.json`, written by [`PrivateServer::stop`](super::PrivateServer::stop): a hash of the control
 //!   file, and what `stat` says of the files.
 //! - `data/pgstencil.synced`, written by the watcher that starts with each server (`WATCH`): a copy of
 //!   the control file, then the names of the files that were empty. It covers a server that something
@@ -29,10 +29,10 @@ use super::folder::{self, unusable};
 use super::host;
 use crate::error::{Error, Result};
 
-/// The folders of a cluster that hold what the server wrote. A person may edit settings beside them.
+/// The directories of a cluster that hold what the server wrote. A person may edit settings beside them.
 const FOLDERS: [&str; 6] = ["base", "global", "pg_commit_ts", "pg_multixact", "pg_wal", "pg_xact"];
 
-/// What the watcher of a server runs, beside the data folder: it waits until the last process of the server
+/// What the watcher of a server runs, beside the data directory: it waits until the last process of the server
 /// has closed a pipe. If the server was shut down in order, it syncs the disk, and then writes that down.
 /// The copy of the control file comes before the sync: whatever is written later is not proved by it.
 pub(super) const WATCH: &str = r#": pgstencil waits for the end of its Postgres, to sync the disk
@@ -65,11 +65,11 @@ const MAP: [u8; 4] = 0x0059_2717_i32.to_ne_bytes();
 struct Note {
     /// Hash of the control file.
     control: String,
-    /// The folders that hold files, by their paths below the data folder.
+    /// The directories that hold files, by their paths below the data directory.
     folders: BTreeMap<String, Seen>,
 }
 
-/// What `stat` says of the files of a folder, hashed.
+/// What `stat` says of the files of a directory, hashed.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
     /// Names and sizes.
@@ -121,7 +121,7 @@ impl Cluster {
     pub(super) fn prove_synced(&self) -> Result<()> {
         let data = self.data();
         let failed = |e: io::Error| {
-            Error::failed("the managed server stopped, but its data could not be synced to the disk")
+            Error::failed("the private server stopped, but its data could not be synced to the disk")
                 .detail(format!("data: {}", data.display()))
                 .caused_by(e)
         };
@@ -147,14 +147,14 @@ impl Cluster {
             (None, Some(before)) => lost_contents(&data, &before),
             (None, None) => {
                 return Some(
-                    "the host went down before the managed server's data was known to be on the disk"
+                    "the host went down before the private server's data was known to be on the disk"
                         .to_owned(),
                 );
             }
         };
         let mut lost = match lost {
             Ok(lost) => lost,
-            Err(e) => return Some(format!("the managed server's data cannot be read ({e})")),
+            Err(e) => return Some(format!("the private server's data cannot be read ({e})")),
         };
         lost.extend(self.bad_databases());
         let more = match lost.len() {
@@ -163,7 +163,7 @@ impl Cluster {
             n => format!(" and {} more", n - 1),
         };
         Some(format!(
-            "the managed server's data changed or was lost while it was stopped ({}{more})",
+            "the private server's data changed or was lost while it was stopped ({}{more})",
             lost[0]
         ))
     }
@@ -178,7 +178,7 @@ impl Cluster {
         Some(names.map(<[u8]>::to_vec).collect())
     }
 
-    /// Databases whose version or map of file names is damaged. A folder without a map belongs to no
+    /// Databases whose version or map of file names is damaged. A directory without a map belongs to no
     /// database: a killed CREATE DATABASE leaves such.
     fn bad_databases(&self) -> Vec<String> {
         let data = self.data();
@@ -213,7 +213,7 @@ fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// Syncs the file systems of a cluster: its folder's, and those of the log and of tablespaces, which a
+/// Syncs the file systems of a cluster: its directory's, and those of the log and of tablespaces, which a
 /// person may have put elsewhere.
 fn sync(data: &Path) -> io::Result<()> {
     let mut places = vec![data.join("global/pg_control"), data.join("pg_wal")];
@@ -231,7 +231,7 @@ fn sync(data: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What there is now, by folder.
+/// What there is now, by directory.
 fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
     let mut folders: BTreeMap<String, [blake3::Hasher; 2]> = BTreeMap::new();
     walk(data, &mut |folder, name, about| {
@@ -253,7 +253,7 @@ fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
         .collect())
 }
 
-/// The folders that are not as they were. A copy of the whole cluster may have lost all its times, which
+/// The directories that are not as they were. A copy of the whole cluster may have lost all its times, which
 /// is no damage.
 fn changes(before: &BTreeMap<String, Seen>, now: &BTreeMap<String, Seen>) -> Vec<String> {
     let is_copy = before.iter().all(|(folder, seen)| now.get(folder).is_some_and(|n| n.times != seen.times));
@@ -277,7 +277,7 @@ fn lost_contents(data: &Path, before: &BTreeSet<Vec<u8>>) -> io::Result<Vec<Stri
     Ok(lost)
 }
 
-/// Shows every file of [`FOLDERS`], in an order of its own: folder, name, and what `stat` says of it.
+/// Shows every file of [`FOLDERS`], in an order of its own: directory, name, and what `stat` says of it.
 fn walk(data: &Path, show: &mut dyn FnMut(&str, &[u8], &fs::Metadata)) -> io::Result<()> {
     let mut folders: Vec<String> = FOLDERS.iter().map(|&f| f.to_owned()).collect();
     while let Some(folder) = folders.pop() {

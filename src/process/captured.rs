@@ -77,7 +77,7 @@ pub enum Ended {
 ///
 /// # Errors
 ///
-/// [`crate::Kind::Failed`] if nothing could be started: no such folder, no processes left. How the
+/// [`crate::Kind::Failed`] if nothing could be started: no such directory, no processes left. How the
 /// command ended is no error here.
 ///
 /// # Cancel safety

@@ -171,7 +171,7 @@ fn cannot_start(program: &OsString, cwd: &Path, cause: io::Error) -> Error {
     let program = Path::new(program);
     let shown = program.display();
     if !cwd.is_dir() {
-        return Error::failed(format!("cannot run `{shown}` in `{}`: no such folder", cwd.display()))
+        return Error::failed(format!("cannot run `{shown}` in `{}`: no such directory", cwd.display()))
             .caused_by(cause);
     }
     match cause.kind() {

@@ -274,7 +274,7 @@ async fn who_asks_on_the_terminal_fails_at_once() {
 
 // --- The watchdog ---
 
-/// Set in the victim: the folder for its notes.
+/// Set in the victim: the directory for its notes.
 const VICTIM: &str = "PGSTENCIL_TEST_VICTIM";
 
 /// Starts this test again in another process, as the one that will be killed.
@@ -514,5 +514,5 @@ async fn programs_that_cannot_be_started() {
         assert_eq!(error.hints().len(), 1);
     }
     let error = error(Path::new("true"), Path::new("/no/such")).await;
-    assert_eq!((error.kind(), error.message().contains("no such folder")), (Kind::Failed, true));
+    assert_eq!((error.kind(), error.message().contains("no such directory")), (Kind::Failed, true));
 }

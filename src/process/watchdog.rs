@@ -52,7 +52,7 @@ impl Watchdog {
             .args(["-c", SCRIPT, "pgstencil-watchdog"])
             // A group of its own, or the signal that ends ours would end it.
             .process_group(0)
-            // It needs no more than `sleep`; it shall not hold passwords, nor a folder.
+            // It needs no more than `sleep`; it shall not hold passwords, nor a directory.
             .env_clear()
             .env("PATH", "/usr/bin:/bin:/run/current-system/sw/bin")
             .current_dir("/")

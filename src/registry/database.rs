@@ -31,7 +31,7 @@ pub struct DatabaseRow {
     /// Number of the row.
     pub id: i64,
     /// Role within its set.
-    pub role: String,
+    pub alias: String,
     /// The name under which it was created.
     pub private_name: String,
     /// The name that it has once it is present.
@@ -50,13 +50,14 @@ pub struct DatabaseRow {
     pub replay: Json<Replay>,
 }
 
-const COLUMNS_OF: &str = "SELECT id, role, private_name, name, nonce, oid, state, bytes, files, replay \
+const COLUMNS_OF: &str = "SELECT id, role AS alias, private_name, name, nonce, oid, state, bytes, files, replay \
      FROM pgstencil.database WHERE template_id IS NOT DISTINCT FROM $1 AND clone_id IS NOT DISTINCT FROM $2 \
      ORDER BY ordinal";
 const INSERT: &str = "INSERT INTO pgstencil.database \
      (template_id, clone_id, role, ordinal, private_name, name, nonce, state) VALUES ";
 const NEW: &str = "($1, $2, $3, $4, $5, $6, $7, 'creating')";
-const RETURNING: &str = " RETURNING id, role, private_name, name, nonce, oid, state, bytes, files, replay";
+const RETURNING: &str =
+    " RETURNING id, role AS alias, private_name, name, nonce, oid, state, bytes, files, replay";
 const CREATED: &str = "UPDATE pgstencil.database SET oid = $2 WHERE id = $1 AND state = 'creating'";
 const BESIDE: &str = "SELECT d.datname::text FROM pg_database d WHERE d.oid > $2 \
      AND (d.datname::text = 'test_' || $1 OR starts_with(d.datname::text, $1 || '_')) \
@@ -165,7 +166,7 @@ impl fmt::Display for Estranged {
                 f.write_str("it was opened while it was nobody's, so it is not pgstencil's any more")
             }
             Estranged::Owner(role) => {
-                write!(f, "it belongs to role `{role}` now; a sweep drops it once it has the right to")
+                write!(f, "it belongs to role `{role}` now; a cleanup drops it once it has the right to")
             }
         }
     }
@@ -198,7 +199,7 @@ pub struct Remains {
 #[derive(Clone, Debug)]
 pub struct NewDatabase {
     /// Role within its set.
-    pub role: String,
+    pub alias: String,
     /// The name under which it is created.
     pub private_name: String,
     /// The name that it gets.
@@ -223,7 +224,7 @@ pub(super) fn insert(owner: &Owner, databases: &[NewDatabase]) -> Statement {
                 &[
                     &template,
                     &clone,
-                    &database.role,
+                    &database.alias,
                     &ordinal,
                     &database.private_name,
                     &database.name,
@@ -431,6 +432,6 @@ pub async fn adopt(session: &mut Session, id: i64, oid: Oid) -> Result<()> {
     session
         .execute(sql::fill("UPDATE pgstencil.database SET oid = $2 WHERE id = $1", &[&id, &oid]))
         .await
-        .doing(|| "adopt the database that the build made anew".into())?;
+        .doing(|| "adopt the database that the build recreated".into())?;
     Ok(())
 }

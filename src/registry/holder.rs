@@ -18,7 +18,7 @@ pub struct Holder {
     /// Account's name.
     #[serde(default)]
     pub user: String,
-    /// Folder of the checkout.
+    /// Directory of the checkout.
     #[serde(default)]
     pub worktree: String,
     /// Branch that is checked out there.
@@ -39,10 +39,10 @@ pub struct Checkout {
     /// container. Empty if unknown, or if `owner` is set.
     #[serde(default)]
     pub machine: String,
-    /// `PGSTENCIL_OWNER`, which stands for machine and folder; empty if it is not set.
+    /// `PGSTENCIL_OWNER`, which stands for machine and directory; empty if it is not set.
     #[serde(default)]
     pub owner: String,
-    /// The top level of the git checkout; without git the folder of the config's root.
+    /// The top level of the git checkout; without git the directory of the config's root.
     #[serde(default)]
     pub top: String,
     /// The config's root below `top`; empty if it is `top`.
@@ -96,7 +96,7 @@ pub enum BranchSource {
 
 impl Checkout {
     /// What `{worktree}` stands for: the name under which git registered the worktree; of a main worktree,
-    /// and without git, that of the folder. `None` if the checkout is not known.
+    /// and without git, that of the directory. `None` if the checkout is not known.
     pub fn worktree_name(&self) -> Option<String> {
         let Some(name) = &self.worktree else {
             let folder = Path::new(&self.top).file_name()?;

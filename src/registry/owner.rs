@@ -2,7 +2,7 @@
 //!
 //! The owner outlives the process that asked: a role of the server, in a checkout on a machine.
 //! `PGSTENCIL_OWNER` stands for machine and checkout. A clone from before owners were recorded belongs to
-//! whoever its holder matches: host, account and folder.
+//! whoever its holder matches: host, account and directory.
 
 use std::path::Path;
 use std::time::Duration;

@@ -101,7 +101,7 @@ fn until(leased: &Answer) -> Option<Option<String>> {
 }
 
 fn given_up(id: &str) -> Error {
-    Error::failed(format!("clone {id} was given up while it was made"))
+    Error::failed(format!("clone {id} was discarded while it was created"))
 }
 
 impl Registry {
@@ -125,7 +125,7 @@ impl Registry {
             // The check of the schema; see above.
             Err(e) if sqlstate(&e).as_deref() == Some("23514") => {
                 return Err(Error::failed(format!(
-                    "a database of clone {} disappeared right after it was created, or the clone was given up",
+                    "a database of clone {} disappeared right after it was created, or the clone was discarded",
                     ids.join(", ")
                 ))
                 .caused_by(e));

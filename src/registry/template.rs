@@ -523,7 +523,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(query, &[&id]))
             .await
-            .doing(|| "note an attempt to settle a template".into())?;
+            .doing(|| "note an attempt to rebuild a template".into())?;
         Ok(())
     }
 
@@ -708,10 +708,10 @@ impl Registry {
         let rows: Vec<(i64, String, Option<String>)> =
             self.session().rows(statement).await.doing(|| "read the shapes of templates".into())?;
         let mut all: Vec<(i64, Vec<Shape>)> = Vec::new();
-        for (id, role, shape) in rows {
+        for (id, alias, shape) in rows {
             match all.last_mut() {
-                Some((last, shapes)) if *last == id => shapes.push((role, shape)),
-                _ => all.push((id, vec![(role, shape)])),
+                Some((last, shapes)) if *last == id => shapes.push((alias, shape)),
+                _ => all.push((id, vec![(alias, shape)])),
             }
         }
         Ok(all)

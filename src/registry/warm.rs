@@ -4,7 +4,7 @@ use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 
-use crate::config::{AfterExtend, Definition, Extend};
+use crate::config::{Definition, Extend};
 use crate::error::{Error, Result};
 use crate::fingerprint::RelPath;
 use crate::names::{Fingerprint, Mark};
@@ -45,7 +45,7 @@ pub struct ClaimedRow {
     /// Number of the database's row.
     pub database_id: i64,
     /// Role within its set.
-    pub role: String,
+    pub alias: String,
     /// Its place in the set.
     ordinal: i32,
     /// Its name on the server.
@@ -153,7 +153,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
          locked AS MATERIALIZED (SELECT id FROM found WHERE pg_try_advisory_lock(lock_key)), \
          claimed AS (UPDATE pgstencil.clone c SET state = 'creating', holder = $6, created_at = now() \
            FROM locked WHERE c.id = locked.id RETURNING c.id) \
-         SELECT c.id AS clone_id, d.id AS database_id, d.role, d.ordinal, d.private_name, d.nonce, d.oid, of.id AS template_id, \
+         SELECT c.id AS clone_id, d.id AS database_id, d.role AS alias, d.ordinal, d.private_name, d.nonce, d.oid, of.id AS template_id, \
            CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms, \
            of.base_fingerprint, of.added, of.provisional, of.settle_attempts, \
            extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure \
@@ -176,14 +176,12 @@ fn claim(wish: &Wish<'_>) -> Statement {
 /// Which extended templates a definition takes as they are; a look at the others decides what becomes of
 /// them.
 fn which_extended(definition: &Definition) -> &'static str {
-    match (definition.extend, definition.after_extend) {
+    match (definition.extend, definition.rebuild.makes_provisional()) {
         (Extend::Never, _) => " AND base_fingerprint IS NULL",
-        (Extend::Append, AfterExtend::Verify) => {
-            " AND (base_fingerprint IS NULL OR provisional AND extend <> 'always')"
-        }
-        (Extend::Append, AfterExtend::Keep) => " AND (base_fingerprint IS NULL OR extend <> 'always')",
-        (Extend::Always, AfterExtend::Verify) => " AND (base_fingerprint IS NULL OR provisional)",
-        (Extend::Always, AfterExtend::Keep) => "",
+        (Extend::Append, true) => " AND (base_fingerprint IS NULL OR provisional AND extend <> 'always')",
+        (Extend::Append, false) => " AND (base_fingerprint IS NULL OR extend <> 'always')",
+        (Extend::Always, true) => " AND (base_fingerprint IS NULL OR provisional)",
+        (Extend::Always, false) => "",
     }
 }
 
@@ -276,7 +274,7 @@ impl Registry {
             .await
             .doing(|| format!("offer warm clone {id}"))?;
         match done.count {
-            0 => Err(Error::failed(format!("warm clone {id} was given up while it was made"))),
+            0 => Err(Error::failed(format!("warm clone {id} was discarded while it was created"))),
             _ => Ok(()),
         }
     }
@@ -290,7 +288,7 @@ impl Registry {
             .session()
             .execute(sql::fill(RELEASE_WARM, &[&id]))
             .await
-            .doing(|| format!("give up warm clone {id}"))?;
+            .doing(|| format!("discard warm clone {id}"))?;
         Ok(done.count == 1)
     }
 

@@ -194,7 +194,7 @@ impl<'a> Left<'a> {
         1.0 / (self.residents[index].idle.max(0.0) + RECENT)
     }
 
-    /// The one whose loss costs least for what it gives back. Of equals the first.
+    /// The one whose loss costs least for what it releases. Of equals the first.
     fn first_to_go(&self, gives: impl Fn(&Resident) -> f64) -> Option<usize> {
         // By which seconds the rebuilds of others would grow.
         let mut grows = vec![0.0; self.residents.len()];

@@ -312,7 +312,7 @@ pub async fn sweep_all(registry: &mut Registry, grace: Duration, deadline: &Dead
         }
         before = drops;
         lines.extend(done);
-        deadline.check("the sweep")?;
+        deadline.check("the cleanup")?;
     }
 }
 

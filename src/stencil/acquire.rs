@@ -363,7 +363,7 @@ impl Stencil {
                 }
                 rebuilt = true;
                 context.tell(Event::Warning(&format!(
-                    "template {fingerprint} cannot be copied ({cause}): it is marked broken and built anew"
+                    "template {fingerprint} cannot be copied ({cause}): it is marked broken and rebuilt"
                 )));
                 registry.break_template(ensured.template.id(), &cause, false).await?;
                 ensured.template.let_go(registry).await?;

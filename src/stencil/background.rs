@@ -1,4 +1,4 @@
-//! The thread of a program that uses the library: it gives up what a caller could not, drops what was given back,
+//! The thread of a program that uses the library: it gives up what a caller could not, drops what was released,
 //! and runs `before_release` for clones that a sweep took.
 //!
 //! It has a runtime of its own, since the caller's may end at any moment: each `#[tokio::test]` has one. If the
@@ -127,7 +127,7 @@ impl Background {
         Background { shared: None }
     }
 
-    /// Has clones dropped that were given back.
+    /// Has clones dropped that were released.
     pub(super) fn drop_given_back(&self) {
         self.add(|queue, now| queue.sweep(now + COLLECT));
     }

@@ -5,7 +5,7 @@ use crate::doctor::{self, Check, Patient};
 use crate::error::Result;
 
 impl Stencil {
-    /// Looks at server, role, disk and registry; with `fix`, also mends what can be mended without
+    /// Looks at server, role, disk and registry; with `fix`, also fixes what can be fixed without
     /// harm. Without it nothing is written. What cannot be looked at is a check, too.
     ///
     /// # Errors
@@ -21,7 +21,7 @@ impl Stencil {
         };
         let mut checks = doctor::examine(&patient).await;
         if fix {
-            doctor::mend(&patient, &mut checks).await?;
+            doctor::fix(&patient, &mut checks).await?;
             // Why it cannot be opened is a check already.
             if let Ok(Some(mut registry)) = self.open_existing(deadline).await {
                 registry.note_command_in_checkout(&self.asker()).await?;

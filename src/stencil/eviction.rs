@@ -254,7 +254,7 @@ impl Stencil {
             return Ok(false);
         }
         context.tell(Event::Warning(&format!(
-            "the server's disk is full: {} evicted, and {} swept; trying once more",
+            "the server's disk is full: {} evicted, {} cleaned up; trying once more",
             templates(evicted.len()),
             count(swept, "leftover")
         )));
@@ -332,7 +332,7 @@ fn useless(row: &TemplateRow, why: &Unusable) -> Error {
             row.definition
         ),
     )
-    .hint("`pgstencil ensure` builds it anew")
+    .hint("`pgstencil ensure` rebuilds it")
 }
 
 fn begins(prefix: &str) -> impl Fn(&Fingerprint) -> bool + use<> {

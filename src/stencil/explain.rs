@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Deadline, Stencil, Variable};
-use crate::config::{AfterExtend, Config, Definition};
+use crate::config::{Config, Definition};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::{self, Difference, Inputs, Recipe, RelPath};
 use crate::names::Fingerprint;
@@ -188,7 +188,7 @@ impl Stencil {
             unusable = why_unusable(registry, row, definition).await?;
             hit = unusable.is_none().then(|| Now::Hit {
                 provisional: row.provisional
-                    || row.base_fingerprint.is_some() && definition.after_extend == AfterExtend::Verify,
+                    || row.base_fingerprint.is_some() && definition.rebuild.makes_provisional(),
                 failure: row.settle_failure.clone(),
             });
         }

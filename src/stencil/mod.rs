@@ -141,7 +141,7 @@ impl Stencil {
     }
 
     /// Leaves all drops to another process, which calls [`sweep_now`]. Otherwise a thread of this program
-    /// drops what was given back.
+    /// drops what was released.
     #[must_use]
     pub fn without_drops(mut self) -> Self {
         self.background = Arc::new(Background::elsewhere());
@@ -149,7 +149,7 @@ impl Stencil {
     }
 
     /// Ends the sessions that are kept for the next [`Stencil::acquire`] or [`Stencil::fill`]: at most eight,
-    /// which otherwise end with the last copy of this. Waits until what was given back is dropped; a program
+    /// which otherwise end with the last copy of this. Waits until what was released is dropped; a program
     /// that ends earlier leaves it to the next sweep of any process.
     ///
     /// Cancel safety: what is left is dropped all the same while the program runs.
@@ -327,7 +327,7 @@ impl Stencil {
             let bytes = catalog::size(registry.session(), &oids).await;
             listing.clones.push(CloneListing {
                 locked: held.contains(&row.key()),
-                databases: rows.into_iter().map(|d| NamedDatabase { role: d.role, name: d.name }).collect(),
+                databases: rows.into_iter().map(|d| NamedDatabase { alias: d.alias, name: d.name }).collect(),
                 row,
                 bytes,
             });

@@ -23,7 +23,7 @@ pub struct Prunable {
     pub row: BoundRow,
     /// The branch, the worktree or both: what of its name is gone.
     pub gone: Bound,
-    /// Why it is not given back now: who uses it.
+    /// Why it is not released now: who uses it.
     pub in_use: Option<String>,
 }
 
@@ -36,10 +36,10 @@ pub struct PrunePlan {
     pub warnings: Vec<String>,
 }
 
-/// What became of a clone that was to be given back.
+/// What became of a clone that was to be released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pruned {
-    /// It is given back; a sweep drops it.
+    /// It is released; a sweep drops it.
     Released,
     /// Somebody uses it, or did in the meantime: it stays. Says who.
     InUse(String),
@@ -118,7 +118,7 @@ impl Stencil {
     /// returns what went wrong.
     ///
     /// # Errors
-    /// The driver's; the clones before it are given back.
+    /// The driver's; the clones before it are released.
     pub async fn prune(&self, plan: PrunePlan, deadline: &Deadline) -> Result<Vec<(Prunable, Pruned)>> {
         let mut done = Vec::new();
         if plan.clones.is_empty() {

@@ -1,4 +1,4 @@
-//! The end of a lease: clones that are kept, given back, or found to be replaced.
+//! The end of a lease: clones that are kept, released, or found to be replaced.
 
 use std::time::{Duration, Instant};
 
@@ -115,7 +115,7 @@ impl Stencil {
     }
 
     /// [`Stencil::give_back`], with a limit for `before_release`. Once that is over or cancelled, no further
-    /// command is started: it is left to the next command of the checkout. The clones are given back in any case.
+    /// command is started: it is left to the next command of the checkout. The clones are released in any case.
     ///
     /// # Errors
     /// The driver's.
@@ -166,7 +166,10 @@ impl Stencil {
                 clone.bound = tenure.prolonging();
             }
             let Some(until) = until else {
-                return Err(Error::new(Kind::NotFound, format!("clone {} was given up meanwhile", clone.id)));
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("clone {} was discarded in the meantime", clone.id),
+                ));
             };
             clone.by_session = false;
             clone.expires_at = until;
@@ -178,11 +181,11 @@ impl Stencil {
     /// Gives clones back by name or id. `take`: whoever owns them. Runs `before_release` as
     /// [`Stencil::give_back`] does.
     ///
-    /// Cancel safety: a future that is dropped has given back some of them, or none.
+    /// Cancel safety: a future that is dropped has released some of them, or none.
     ///
     /// # Errors
     /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds, or that is another
-    /// owner's: the error of the first one, with the others and what was given back all the same as details. If the
+    /// owner's: the error of the first one, with the others and what was released all the same as details. If the
     /// session is lost or the time is up, those that follow are not tried.
     pub async fn release(&self, names: &[String], take: bool, deadline: &Deadline) -> Result<Released> {
         let Some(mut registry) =
@@ -213,8 +216,8 @@ impl Stencil {
         };
         if names.len() > 1 {
             error = error.detail(match released.clones.as_slice() {
-                [] => "nothing was given back".to_owned(),
-                names => format!("given back all the same: {}", names.join(", ")),
+                [] => "nothing was released".to_owned(),
+                names => format!("released all the same: {}", names.join(", ")),
             });
         }
         Err(released.warnings.into_iter().fold(error, Error::detail))
@@ -249,7 +252,7 @@ impl Stencil {
                             row.holder.0.describe()
                         ),
                     )
-                    .hint("it is given back when that command ends"));
+                    .hint("it is released when that command ends"));
                 }
                 // Its maker has not quite ended, or a sweep looks at it.
                 deadline.pause(Duration::from_millis(20), "the clone's lock").await?;
@@ -301,12 +304,12 @@ impl Stencil {
     }
 }
 
-/// What became of clones that were to be given back.
+/// What became of clones that were to be released.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Released {
     /// The names of those that were.
     pub clones: Vec<String>,
-    /// The names of those that had been given back before, and wait for their drop.
+    /// The names of those that had been released before, and wait for their drop.
     pub before: Vec<String>,
     /// What should be known of their databases, and of those of the others: gone, or left alone.
     pub warnings: Vec<String>,
@@ -315,7 +318,7 @@ pub struct Released {
 fn stays(row: &DatabaseRow, why: &Estranged) -> String {
     match why.is_there() {
         true => format!("database `{}` stays: {why}", row.name),
-        false => format!("there is no database `{}` to give back: {why}", row.name),
+        false => format!("there is no database `{}` to release: {why}", row.name),
     }
 }
 

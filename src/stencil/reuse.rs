@@ -1,4 +1,4 @@
-//! Wanted names that exist already: a live clone of the caller's own is given back.
+//! Wanted names that exist already: a live clone of the caller's own is released.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ impl Age {
 }
 
 impl Stencil {
-    /// Looks whether clones of the wanted names are there: live ones of ours are given back, dead ones make
+    /// Looks whether clones of the wanted names are there: live ones of ours are released, dead ones make
     /// way, anything else is an error.
     pub(super) async fn reuse(
         &self,
@@ -111,7 +111,7 @@ impl Stencil {
                 Age::Same | Age::Other => "other files",
             };
             context.tell(Event::Warning(&format!(
-                "clone {} is from {from} ({}; the files are {}): `--fresh` makes it anew",
+                "clone {} is from {from} ({}; the files are {}): use `--fresh` to recreate it",
                 clone.name(),
                 clone.fingerprint.short(),
                 now.short()
@@ -271,7 +271,7 @@ fn is_of_another_project(row: &CloneRow, context: &Context<'_>) -> bool {
 }
 
 /// What is in a clone of another definition is not what is wanted, unless it goes. One of another project may
-/// be taken: the default is the name of a folder.
+/// be taken: the default is the name of a directory.
 fn refuse_another_definition(row: &CloneRow, context: &Context<'_>, wanted: &Wanted) -> Result<()> {
     let of_another_definition = row.definition != context.definition.name;
     let refused = match (wanted.take, wanted.fresh) {
@@ -292,13 +292,13 @@ fn refuse_another_definition(row: &CloneRow, context: &Context<'_>, wanted: &Wan
 /// Whether a clone has the databases that the definition wants, under the names that are wanted.
 fn has_names(clone: &CloneOnServer, context: &Context<'_>, names: &[String]) -> bool {
     let aliases = context.definition.databases.iter();
-    let has = clone.databases.iter().map(|d| (&d.role, &d.name));
+    let has = clone.databases.iter().map(|d| (&d.alias, &d.name));
     has.eq(aliases.zip(names))
 }
 
 fn named(clone: &CloneOnServer) -> Vec<NamedDatabase> {
     let databases = clone.databases.iter();
-    databases.map(|d| NamedDatabase { role: d.role.clone(), name: d.name.clone() }).collect()
+    databases.map(|d| NamedDatabase { alias: d.alias.clone(), name: d.name.clone() }).collect()
 }
 
 fn other_databases(clones: &[&&CloneOnServer], context: &Context<'_>, names: &[String]) -> Error {
@@ -313,7 +313,7 @@ fn other_databases(clones: &[&&CloneOnServer], context: &Context<'_>, names: &[S
         format!("clone `{name}` does not have the databases of definition `{}`", definition.name),
     );
     for clone in clones {
-        let mut has = clone.databases.iter().map(|d| (&d.role, &d.name));
+        let mut has = clone.databases.iter().map(|d| (&d.alias, &d.name));
         error = error.detail(format!("clone {} has: {}", clone.row.id, list(&mut has)));
         if let Some(gone) = clone.lacks() {
             error = error.detail(format!("of these, `{}` is gone or was changed", gone.name));
@@ -322,7 +322,7 @@ fn other_databases(clones: &[&&CloneOnServer], context: &Context<'_>, names: &[S
     let mut wanted = definition.databases.iter().zip(names);
     error
         .detail(format!("the definition has: {}", list(&mut wanted)))
-        .hint("make it anew, without what is in it: add `--fresh`")
+        .hint("to recreate it without its data, add `--fresh`")
         .hint("or choose another `--name`")
 }
 

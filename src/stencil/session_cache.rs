@@ -51,7 +51,7 @@ impl SessionCache {
         Some(sessions.remove(nth).registry)
     }
 
-    /// Keeps one whose clones were given back.
+    /// Keeps one whose clones were released.
     pub(super) fn put(&self, registry: Registry) {
         let mut sessions = self.sessions();
         sessions.retain(|s| s.since.elapsed() < PATIENCE);

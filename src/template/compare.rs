@@ -34,7 +34,7 @@ pub(super) struct Subject<'a> {
 
 /// What a comparison found.
 pub(super) struct Compared {
-    /// By role; roles that are equal are left out.
+    /// By alias; aliases that are equal are left out.
     pub(super) differences: Vec<(String, Difference)>,
     /// Whether the rows that were looked at say the same; looked at only where nothing else differs.
     pub(super) same_rows: bool,
@@ -57,7 +57,7 @@ pub(super) enum Depth<'a> {
     Contents(&'a Ignored),
 }
 
-/// What differs between a template and what was built from nothing, by role.
+/// What differs between a template and what was built from nothing, by alias.
 pub(super) async fn compare(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -71,7 +71,7 @@ pub(super) async fn compare(
         .iter()
         .map(|d| {
             let private_name = names::private_name();
-            NewDatabase { role: d.role.clone(), name: private_name.clone(), private_name }
+            NewDatabase { alias: d.alias.clone(), name: private_name.clone(), private_name }
         })
         .collect();
     let all = registry.insert_databases(&owner, &new).await?;
@@ -102,7 +102,7 @@ pub(super) async fn compare(
             let mut fresh = read(context, fresh_name, &reading).await?;
             for row in copies.iter().chain(&built_as).chain(built.rows) {
                 for side in [&mut old, &mut fresh] {
-                    side.replace(&row.private_name, &format!("({})", row.role));
+                    side.replace(&row.private_name, &format!("({})", row.alias));
                 }
             }
             unread.extend(old.unread());
@@ -122,7 +122,7 @@ pub(super) async fn compare(
                 diff = diff.only(Class::decides);
             }
             if !diff.is_empty() {
-                differences.push((copy.role.clone(), diff));
+                differences.push((copy.alias.clone(), diff));
             }
         }
         let unknown = match depth {

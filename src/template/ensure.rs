@@ -74,7 +74,7 @@ pub async fn ensure(
         }
         match looked {
             LookUp::Ready(mut template) => {
-                template.owes_a_build(registry, context.definition.after_extend).await?;
+                template.owes_a_build(registry, context.definition.rebuild).await?;
                 if let Some(provisional) = template.provisional() {
                     provisional.tell(context, template.fingerprint());
                 }

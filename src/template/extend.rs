@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::look_up::{Claim, claim};
 use super::{Extends, Template, Unusable};
-use crate::config::{AfterExtend, Definition, Extend};
+use crate::config::{Definition, Extend};
 use crate::context::Context;
 use crate::error::Result;
 use crate::events::{Event, Extending};
@@ -34,7 +34,7 @@ impl Base {
             template,
             extends: Extends { base, added },
             short: base.short(),
-            provisional: context.definition.after_extend == AfterExtend::Verify,
+            provisional: context.definition.rebuild.makes_provisional(),
             rerun_inputs: difference.rerun_inputs.paths(),
             companions: difference.companions.paths(),
         }

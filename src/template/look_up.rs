@@ -42,7 +42,7 @@ pub(super) async fn look_up(
         };
         let_go(registry, held.row.id).await?;
         context.tell(Event::Warning(&format!(
-            "template {} of `{definition}` is not used: {why}; it is built anew",
+            "template {} of `{definition}` is not used: {why}; it is rebuilt",
             fingerprint.short()
         )));
         registry.break_template(held.row.id, &why.to_string(), false).await?;

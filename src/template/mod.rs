@@ -37,7 +37,7 @@ pub use self::unsealed::Unsealed;
 pub use self::unusable::Unusable;
 pub use self::verify::{Fate, Verdict, verify};
 
-use crate::config::AfterExtend;
+use crate::config::Rebuild;
 use crate::context::Context;
 use crate::database::create::Copy;
 use crate::database::strategy::Chooser;
@@ -93,7 +93,7 @@ impl Provisional {
     pub(crate) fn tell(&self, context: &Context<'_>, fingerprint: &Fingerprint) {
         if let Some(why) = &self.failure {
             context.tell(Event::Warning(&format!(
-                "template {} was extended, and the build from nothing that was to take its place failed: {}; `pgstencil ensure --settle` tries again",
+                "template {} was extended, and the build from nothing that was to take its place failed: {}; `pgstencil ensure --rebuild` tries again",
                 fingerprint.short(),
                 why.lines().next().unwrap_or_default()
             )));
@@ -144,8 +144,8 @@ pub struct Extends {
 /// One database of a template.
 #[derive(Clone, Debug)]
 pub struct TemplateDatabase {
-    /// Role within the set.
-    pub role: String,
+    /// Alias within the set.
+    pub alias: String,
     /// Its name on the server.
     pub name: String,
     /// Its identity.
@@ -181,9 +181,9 @@ impl Template {
     }
 
     /// Makes an extended template provisional that was kept so far, if the definition no longer keeps such.
-    async fn owes_a_build(&mut self, registry: &mut Registry, after_extend: AfterExtend) -> Result<()> {
+    async fn owes_a_build(&mut self, registry: &mut Registry, rebuild: Rebuild) -> Result<()> {
         let kept = self.extends.is_some() && self.provisional.is_none();
-        if kept && after_extend == AfterExtend::Verify {
+        if kept && rebuild.makes_provisional() {
             registry.set_provisional(self.id).await?;
             self.provisional = Some(Provisional::default());
         }
@@ -242,7 +242,7 @@ impl Template {
         let database = |r: &DatabaseRow| {
             let found = found.iter().find(|d| Some(d.oid) == r.oid)?;
             Some(TemplateDatabase {
-                role: r.role.clone(),
+                alias: r.alias.clone(),
                 name: r.name.clone(),
                 oid: found.oid,
                 bytes: r.bytes.unwrap_or(0),

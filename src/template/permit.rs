@@ -218,6 +218,6 @@ async fn ready(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) 
             "template {} of `{definition}` cannot be verified: {why}",
             fingerprint.short()
         ))
-        .hint("`pgstencil ensure` builds it anew")),
+        .hint("`pgstencil ensure` rebuilds it")),
     }
 }

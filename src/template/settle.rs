@@ -171,7 +171,7 @@ async fn extended(
 }
 
 async fn take(registry: &mut Registry, key: LockKey) -> Result<bool> {
-    registry.session().try_lock(key).await.doing(|| "take the right to settle a template".into())
+    registry.session().try_lock(key).await.doing(|| "take the right to rebuild a template".into())
 }
 
 async fn tell(

@@ -166,7 +166,7 @@ fn unsealed(context: &Context<'_>, files: Vec<RelPath>, alike: &Template) -> Uns
 fn may_equal(shapes: &[Shape], built: &Subject<'_>) -> bool {
     built.rows.len() == shapes.len()
         && built.rows.iter().zip(built.shapes).all(|(row, shape)| {
-            let old = shapes.iter().find(|(role, _)| *role == row.role);
+            let old = shapes.iter().find(|(alias, _)| *alias == row.alias);
             match (old, shape) {
                 (Some((_, Some(old))), Some(new)) => old == new,
                 (Some(_), _) => true,

@@ -241,7 +241,7 @@ mod tests {
     fn the_first_fault_of_a_database_is_told() {
         let own = DatabaseRow {
             id: 1,
-            role: "app".into(),
+            alias: "app".into(),
             private_name: "pgstencil_x".into(),
             name: "tpl".into(),
             nonce: "n".into(),

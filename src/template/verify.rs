@@ -25,7 +25,7 @@ pub struct Verdict {
     pub fingerprint: Fingerprint,
     /// What the template was extended from, if it was.
     pub extends: Option<Extends>,
-    /// What differs, by role; roles that are equal are left out.
+    /// What differs, by alias; aliases that are equal are left out.
     pub differences: Vec<(String, Difference)>,
     /// Whether row contents and ids were compared.
     pub rows: bool,

@@ -29,7 +29,7 @@ pub struct CheckAnswer {
     pub words: String,
     /// What a person can do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
+    pub hint: Option<String>,
     /// Statements for that, which pgstencil does not run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub statements: Vec<String>,
@@ -54,7 +54,7 @@ impl From<&[Check]> for DoctorAnswer {
                     name: c.name,
                     status: c.status.as_str(),
                     words: c.words.clone(),
-                    mend: c.mend.clone(),
+                    hint: c.hint.clone(),
                     statements: c.statements.clone(),
                     fixed: c.fixed.clone(),
                 })

@@ -17,8 +17,8 @@ pub struct EvictAnswer {
     pub bytes: i64,
     /// The templates, in order.
     pub templates: Vec<EvictedTemplate>,
-    /// What the sweep did, or would do; a line for each thing.
-    pub sweep: Vec<String>,
+    /// What the cleanup did, or would do; a line for each thing.
+    pub cleanup: Vec<String>,
     /// With `--all`: fingerprints of the project's templates that stay, since they are pinned.
     pub pinned: Vec<String>,
     /// With `--all`: names of the project's clones that stay, since they are in use.
@@ -61,7 +61,7 @@ fn evicted(eviction: &Eviction, state: &'static str) -> EvictedTemplate {
 }
 
 impl EvictAnswer {
-    fn new(dry_run: bool, templates: Vec<EvictedTemplate>, sweep: Vec<String>, stays: &Stays) -> Self {
+    fn new(dry_run: bool, templates: Vec<EvictedTemplate>, cleanup: Vec<String>, stays: &Stays) -> Self {
         let going = templates.iter().filter(|t| matches!(t.state, "evicted" | "would_go"));
         EvictAnswer {
             version: VERSION,

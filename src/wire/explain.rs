@@ -86,7 +86,7 @@ pub enum NowAnswer {
         provisional: bool,
         /// Why the last attempt at that failed.
         #[serde(skip_serializing_if = "Option::is_none")]
-        settle_failure: Option<String>,
+        rebuild_failure: Option<String>,
     },
     /// Wait for somebody who builds it.
     Wait {
@@ -209,7 +209,7 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
 fn now(now: &Now) -> NowAnswer {
     match now {
         Now::Hit { provisional, failure } => {
-            NowAnswer::Hit { provisional: *provisional, settle_failure: failure.clone() }
+            NowAnswer::Hit { provisional: *provisional, rebuild_failure: failure.clone() }
         }
         Now::Wait { builder, elapsed, tail } => {
             NowAnswer::Wait { builder: builder.clone(), elapsed_ms: millis(*elapsed), tail: tail.clone() }

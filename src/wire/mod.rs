@@ -108,7 +108,7 @@ pub struct CloneAnswer {
     pub id: String,
     /// Name of its first database.
     pub name: String,
-    /// By role.
+    /// By alias.
     pub databases: Ordered<DatabaseAnswer>,
     /// RFC 3339; null for leases that do not expire by the clock.
     pub expires_at: Option<String>,
@@ -190,7 +190,7 @@ fn clone_answer(clone: &ClonedSet, age: Option<&Age>, endpoint: &Endpoint) -> Cl
                 .iter()
                 .map(|d| {
                     let url = endpoint.client_url(&d.name).reveal();
-                    (d.role.clone(), DatabaseAnswer { name: d.name.clone(), url })
+                    (d.alias.clone(), DatabaseAnswer { name: d.name.clone(), url })
                 })
                 .collect(),
         ),
@@ -291,7 +291,7 @@ pub struct TemplateAnswer {
     pub chain: i32,
     /// Why the build from nothing that was to take its place failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub settle_failure: Option<String>,
+    pub rebuild_failure: Option<String>,
     /// How the extended template that it took the place of differed; empty if it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<String>,
@@ -323,7 +323,7 @@ pub struct ListedClone {
     pub id: String,
     /// Name of its first database.
     pub name: String,
-    /// Names of its databases by role.
+    /// Names of its databases by alias.
     pub databases: Ordered<String>,
     /// Namespace.
     pub project: String,
@@ -404,7 +404,7 @@ fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
         base: row.base_fingerprint.map(|base| base.to_string()),
         added: row.added.0.clone(),
         chain: row.chain,
-        settle_failure: row.settle_failure.clone(),
+        rebuild_failure: row.settle_failure.clone(),
         difference: row.difference.clone(),
         bytes,
         created_at: row.created_at.clone(),
@@ -423,7 +423,7 @@ fn listed_clone(clone: &CloneListing) -> ListedClone {
     ListedClone {
         id: row.id.clone(),
         name: row.name.clone(),
-        databases: Ordered(clone.databases.iter().map(|d| (d.role.clone(), d.name.clone())).collect()),
+        databases: Ordered(clone.databases.iter().map(|d| (d.alias.clone(), d.name.clone())).collect()),
         project: row.project.clone(),
         template: row.definition.clone(),
         fingerprint: row.fingerprint.to_string(),
@@ -443,9 +443,9 @@ fn listed_clone(clone: &CloneListing) -> ListedClone {
 pub struct ReleaseAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// Names of the clones that were given back.
+    /// Names of the clones that were released.
     pub released: Vec<String>,
-    /// Names of the clones that had been given back before, and wait for their drop.
+    /// Names of the clones that had been released before, and wait for their drop.
     pub already_released: Vec<String>,
     /// Databases that are gone, or are left alone since somebody changed them.
     pub warnings: Vec<String>,

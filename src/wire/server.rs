@@ -15,7 +15,7 @@ pub struct ServerAnswer {
     /// How it is.
     #[serde(flatten)]
     pub status: StatusAnswer,
-    /// Folders of old data that were moved aside.
+    /// Directories of old data that were moved aside.
     pub moved: Vec<String>,
     /// With the password: it is the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,11 +80,11 @@ pub struct ClusterAnswer {
     pub moved: Vec<MovedAnswer>,
 }
 
-/// A folder of old data.
+/// A directory of old data.
 #[derive(Clone, Debug, Serialize)]
 pub struct MovedAnswer {
-    /// The folder.
-    pub folder: String,
+    /// The directory.
+    pub directory: String,
     /// What it takes on the disk.
     pub bytes: u64,
 }
@@ -96,7 +96,7 @@ pub struct ServerRemoveAnswer {
     pub version: u32,
     /// Major versions of the clusters that were removed.
     pub removed: Vec<u32>,
-    /// The folders of old data that were removed, with their clusters or alone.
+    /// The directories of old data that were removed, with their clusters or alone.
     pub moved: Vec<MovedAnswer>,
     /// What all of it took on the disk.
     pub bytes: u64,
@@ -109,7 +109,7 @@ pub struct PathsAnswer {
     pub version: u32,
     /// The config file; `None` if there is none.
     pub config: Option<String>,
-    /// The state folder; `None` if the environment names none.
+    /// The state directory; `None` if the environment names none.
     pub state_dir: Option<String>,
     /// Log files.
     pub logs: Vec<String>,
@@ -122,17 +122,17 @@ pub struct PathsAnswer {
 /// Where the server is.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ServerPlaces {
-    /// Whether it is the managed server.
-    pub managed: bool,
+    /// Whether it is the private server.
+    pub private: bool,
     /// Host and port, or the socket; `None` before the first start, and if the URL is not known.
     pub place: Option<String>,
-    /// What names its URL, such as `--server-url`; `None` for the managed server.
+    /// What names its URL, such as `--server-url`; `None` for the private server.
     pub named_by: Option<String>,
-    /// Of the managed server: the folder of all clusters.
-    pub folder: Option<String>,
-    /// Of the managed server: the data directory.
+    /// Of the private server: the directory of all clusters.
+    pub directory: Option<String>,
+    /// Of the private server: the data directory.
     pub data_dir: Option<String>,
-    /// Of the managed server: the folder of the socket.
+    /// Of the private server: the directory of the socket.
     pub socket_dir: Option<String>,
 }
 
@@ -213,7 +213,7 @@ impl From<&[Listed]> for ServerListAnswer {
 
 impl From<&Moved> for MovedAnswer {
     fn from(moved: &Moved) -> Self {
-        MovedAnswer { folder: text(&moved.folder), bytes: moved.bytes }
+        MovedAnswer { directory: text(&moved.folder), bytes: moved.bytes }
     }
 }
 
@@ -238,10 +238,10 @@ impl ServerRemoveAnswer {
 impl From<&Places> for ServerPlaces {
     fn from(places: &Places) -> Self {
         ServerPlaces {
-            managed: true,
+            private: true,
             place: places.port.map(|port| format!("127.0.0.1:{port}")),
             named_by: None,
-            folder: Some(text(&places.folder)),
+            directory: Some(text(&places.folder)),
             data_dir: places.data_dir.as_deref().map(text),
             socket_dir: places.socket_dir.as_deref().map(text),
         }

@@ -39,7 +39,7 @@ pub struct VerdictAnswer {
     pub extends: Option<ExtendsAnswer>,
     /// `kept`, `replaced` or `broken`.
     pub fate: &'static str,
-    /// By role; roles that are equal are left out.
+    /// By alias; roles that are equal are left out.
     pub differences: Ordered<Difference>,
     /// Milliseconds of the build from nothing.
     pub build_ms: f64,

@@ -47,7 +47,7 @@ fn what_is_edited_gone_or_squeezed_in_is_built_from_nothing() {
 
 #[test]
 fn always_takes_what_sorts_earlier_and_never_takes_nothing() {
-    let project = Project::extending(server(), "after_extend = \"keep\"\nextend = \"always\"");
+    let project = Project::extending(server(), "rebuild = \"never\"\nextend = \"always\"");
     ensure(&project);
     project.add_migration("0000_first", "create table first ();");
     outcome(&project, "extended");
@@ -61,7 +61,7 @@ fn always_takes_what_sorts_earlier_and_never_takes_nothing() {
 fn inputs_force_a_build_and_rerun_inputs_only_a_rerun() {
     let project = Project::extending(
         server(),
-        "after_extend = \"keep\"\ninputs = [\"seed.sql\"]\nrerun_inputs = [\"lock\"]\nenv_inputs = [\"PGST_X\"]",
+        "rebuild = \"never\"\ninputs = [\"seed.sql\"]\nrerun_inputs = [\"lock\"]\nenv_inputs = [\"PGST_X\"]",
     );
     project.write("seed.sql", "1");
     project.write("lock", "1");
@@ -77,7 +77,7 @@ fn inputs_force_a_build_and_rerun_inputs_only_a_rerun() {
 
 #[test]
 fn a_full_build_is_due_after_so_many_extensions() {
-    let project = Project::extending(server(), "after_extend = \"keep\"\nmax_extensions = 2");
+    let project = Project::extending(server(), "rebuild = \"never\"\nmax_extensions = 2");
     // The older templates stay: the one before the limit must not be extended for ever.
     for (n, expected) in ["miss", "extended", "extended", "miss", "extended"].into_iter().enumerate() {
         project.add_migration(&format!("1{n}_t"), &format!("create table t{n} ();"));
@@ -104,7 +104,7 @@ fn say(project: &Project<'_>, old: &str, new: &str) {
 
 #[test]
 fn never_hands_out_nothing_that_was_extended() {
-    let project = Project::extending(server(), "after_extend = \"keep\"\nextend = \"append\"");
+    let project = Project::extending(server(), "rebuild = \"never\"\nextend = \"append\"");
     project.append_config("[clone]\nwarm = 2");
     ensure(&project);
     items(&project);
@@ -115,7 +115,7 @@ fn never_hands_out_nothing_that_was_extended() {
         registry(&project, &format!("{warm}{of}")) == "2"
     };
     assert!(eventually(Duration::from_secs(20), stocked));
-    say(&project, "\"append\"", "\"never\"");
+    say(&project, "extend = \"append\"", "extend = \"never\"");
     let now = Pgstencil::new(&project).args(["explain", "--json"]).success();
     assert_eq!(now.json()["now"]["what"], "build");
     let output = Pgstencil::new(&project).args(["clone", "--json"]).success();
@@ -126,13 +126,13 @@ fn never_hands_out_nothing_that_was_extended() {
     assert_eq!(fresh["extends"], json!(null));
     outcome(&project, "hit");
     // What was built from nothing is good for all.
-    say(&project, "\"never\"", "\"append\"");
+    say(&project, "extend = \"never\"", "extend = \"append\"");
     assert_eq!(outcome(&project, "hit")["extends"], json!(null));
 }
 
 #[test]
 fn append_hands_out_nothing_that_was_extended_under_always() {
-    let project = Project::extending(server(), "after_extend = \"keep\"\nextend = \"always\"");
+    let project = Project::extending(server(), "rebuild = \"never\"\nextend = \"always\"");
     ensure(&project);
     project.add_migration("0000_first", "create table first ();");
     outcome(&project, "extended");
@@ -150,18 +150,18 @@ fn what_was_kept_is_settled_when_somebody_asks_or_the_config_does() {
     items(&project);
     let kept = outcome(&project, "extended");
     outcome(&project, "hit");
-    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
+    let settled = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success().json();
     assert_eq!(settled["outcome"], "miss");
     assert_eq!(settled["fingerprint"], kept["fingerprint"]);
     assert_eq!(settled["extends"], json!(null));
     assert_eq!(project.builds(), 3);
     // What is exact is not built once more.
-    let again = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
+    let again = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success().json();
     assert_eq!(again["outcome"], "hit");
     assert_eq!(project.builds(), 3);
     project.add_migration("0004_more", "create table more ();");
     outcome(&project, "extended");
-    say(&project, KEEP, "after_extend = \"verify\"");
+    say(&project, KEEP, "rebuild = \"auto\"");
     assert_eq!(outcome(&project, "hit")["provisional"], true);
     let exact = || templates(&project).iter().all(|t| t["chain"] == 0);
     assert!(eventually(Duration::from_secs(40), exact), "{:?}", templates(&project));

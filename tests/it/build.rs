@@ -149,7 +149,7 @@ fn a_failed_build_leaves_nothing() {
         .stderr_has("command: sh migrate.sh")
         .stderr_has("migration 7 is broken")
         .stderr_has("dropped; nothing was registered")
-        .stderr_has("hint: `--keep-failed`");
+        .stderr_has("hint: `--keep-failed-build`");
     assert_nothing_left(&project);
     assert_eq!(states(&project), [""; 0]);
 
@@ -162,7 +162,7 @@ fn a_failed_build_leaves_nothing() {
 fn keep_failed_leaves_the_database_to_a_person() {
     let project = Project::with_migrations(server());
     project.build(&Build::Fail);
-    let output = clone(&project).arg("--keep-failed").fails(4);
+    let output = clone(&project).arg("--keep-failed-build").fails(4);
     let kept = built_in(&project).remove(0);
     output
         .stderr_has(&format!("left for inspection, for a day: database `{kept}`"))
@@ -211,7 +211,7 @@ fn a_build_that_takes_too_long_is_ended_with_all_its_children() {
 
     project.write("pgstencil.toml", &config);
     let left = "left for inspection, for a day: database `";
-    let output = gives_up(|| ensure(&project).arg("--keep-failed"), left);
+    let output = gives_up(|| ensure(&project).arg("--keep-failed-build"), left);
     output.stderr_has("by `--wait`");
     assert!(ends(project.grandchild().unwrap()));
     // Not from the project's log: the command may have been ended before it wrote there.
@@ -270,7 +270,7 @@ fn the_password_gets_into_no_error_and_no_registry() {
     };
     let wait = "until [ -e go ]; do sleep 0.05; done";
     project.build(&Build::Script(format!("migrate; {tell}; {wait}; exit 3")));
-    let builder = clone(&project).arg("--keep-failed").spawn();
+    let builder = clone(&project).arg("--keep-failed-build").spawn();
     // Where those who wait for the build find its last line.
     let told = || {
         let there = server().has_database(&project.registry());
@@ -311,7 +311,7 @@ fn the_role_that_stayed_empty_is_named() {
     let project = Project::with_migrations(server());
     project.append_config("databases = [\"main\", \"side\"]");
     project.build(&Build::Script("migrate_one \"$PGSTENCIL_URL_MAIN\"".into()));
-    clone(&project).fails(4).stderr_has("(role `side`)").lacks("(role `main`)");
+    clone(&project).fails(4).stderr_has("(alias `side`)").lacks("(alias `main`)");
     assert_nothing_left(&project);
     project.build(&Build::Migrate);
     let both = clone(&project).success();

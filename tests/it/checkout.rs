@@ -10,7 +10,7 @@ use crate::support::git::{git, repository, worktree};
 use crate::support::hold::list;
 use crate::support::{Pgstencil, Project, server};
 
-/// What the registry notes of the checkout of a clone that is made in a folder.
+/// What the registry notes of the checkout of a clone that is made in a directory.
 fn checkout(project: &Project<'_>, folder: &Path, env: &[(&str, &str)]) -> Value {
     checkout_of(project, folder, env, "{id}_{branch}")
 }
@@ -26,7 +26,7 @@ fn checkout_of(project: &Project<'_>, folder: &Path, env: &[(&str, &str)], name:
     clones.find(|c| c["id"] == id).unwrap()["holder"]["checkout"].clone()
 }
 
-/// What `{branch}` stands for in a folder, and where it comes from.
+/// What `{branch}` stands for in a directory, and where it comes from.
 fn branch(project: &Project<'_>, folder: &Path, env: &[(&str, &str)]) -> (String, String) {
     branch_of(&checkout(project, folder, env))
 }
@@ -59,7 +59,7 @@ fn a_holder_names_its_checkout() {
     assert_ne!(main["machine"], "");
     assert_eq!(main["owner"], "");
 
-    // A hook of another worktree runs with `GIT_DIR` set; the folder counts.
+    // A hook of another worktree runs with `GIT_DIR` set; the directory counts.
     let theirs = checkout(&project, &other, &[("GIT_DIR", common.to_str().unwrap()), ("GIT_WORK_TREE", "/")]);
     assert_eq!(theirs["top"], other.to_str().unwrap());
     assert_eq!(theirs["worktree"], "other");
@@ -168,12 +168,12 @@ fn in_a_workspace_of_jj_it_is_the_nearest_bookmark() {
     let ci = [("PATH", path.as_str()), ("BRANCH_NAME", "b")];
     jj("echo mine");
     assert_eq!(branch(&project, &here, &ci), pair("b", "ci"));
-    // Without a git folder of its own.
+    // Without a git directory of its own.
     fs::rename(here.join(".git"), here.join("../git")).unwrap();
     assert_eq!(found(), pair("mine", "bookmark"));
 }
 
-/// The database of a clone that is made in a folder, by a pattern that is unique by the project's id.
+/// The database of a clone that is made in a directory, by a pattern that is unique by the project's id.
 fn name(project: &Project<'_>, folder: &Path, pattern: &str) -> String {
     let pattern = format!("t{}_{pattern}", project.id);
     let clone = Pgstencil::new(project)

@@ -138,13 +138,13 @@ fn release_says_what_it_does_not_know_and_what_is_held() {
     Pgstencil::new(&project).args(["release", "nothing"]).fails(6);
     let mine = database(clone(&project, &[]).success().line());
     let other = database(clone(&project, &[]).success().line());
-    // Those beside the wrong ones are given back.
+    // Those beside the wrong ones are released.
     Pgstencil::new(&project)
         .args(["release", &mine, "nothing", "nobody", &other])
         .fails(6)
         .stderr_has("no clone `nothing`")
         .stderr_has("no clone `nobody`")
-        .stderr_has(&format!("given back all the same: {mine}, {other}"));
+        .stderr_has(&format!("released all the same: {mine}, {other}"));
     goes(&project, &mine);
     goes(&project, &other);
     assert!(server().has_database(&held.database));
@@ -227,7 +227,7 @@ fn after_clone_sql_tells_the_databases_of_a_set_of_each_other() {
     clone(&project, &[])
         .fails(4)
         .stdout("")
-        .stderr_has("after_clone_sql of role `proxy`")
+        .stderr_has("after_clone_sql of alias `proxy`")
         .stderr_has("division by zero");
     let gone = || project.databases().len() == before;
     assert!(eventually(PATIENCE, gone), "{:?}", project.databases());
@@ -242,7 +242,7 @@ fn what_ends_after_clone_sql_decides_the_exit_code() {
         project.config(&format!("{config}\nafter_clone_sql.app = \"{sql}\"\n"));
     };
     with("select pg_terminate_backend(pg_backend_pid())");
-    clone(&project, &[]).fails(3).stdout("").stderr_has("after_clone_sql of role `app`");
+    clone(&project, &[]).fails(3).stdout("").stderr_has("after_clone_sql of alias `app`");
     with("select pg_sleep(600)");
     clone(&project, &["--wait", "1s"]).fails(5).stdout("");
     let running = clone(&project, &[]).spawn();
@@ -326,7 +326,7 @@ fn a_failing_after_clone_gives_the_clone_up() {
             .stdout("")
             .stderr_has("after_clone of `app` failed (exit code 7, after ")
             .stderr_has("couch is down")
-            .stderr_has("is given up, and dropped in the background")
+            .stderr_has("is discarded, and dropped in the background")
             .stderr_has("fix after_clone of [template.app]")
             .lacks(&server().password());
         only_templates_left(&project);
@@ -345,7 +345,7 @@ fn an_after_clone_that_is_ended_says_by_what() {
         .stderr_has("after_clone of `app` was ended after ")
         .stderr_has(", by `--wait`")
         .stderr_has("command: sleep 600")
-        .stderr_has(&format!("clone `{name}` is given up"))
+        .stderr_has(&format!("clone `{name}` is discarded"))
         .stderr_has("raise `--wait`")
         .lacks("last output");
     only_templates_left(&project);

@@ -66,7 +66,7 @@ fn without_a_config_there_is_one_to_paste() {
         pgstencil(&project, command)
             .fails(2)
             .stdout("")
-            .stderr_has("no `pgstencil.toml` here or in a folder above")
+            .stderr_has("no `pgstencil.toml` here or in a directory above")
             .stderr_has("[template.");
     }
     // What the hint says can be pasted as it stands.
@@ -75,7 +75,7 @@ fn without_a_config_there_is_one_to_paste() {
     let pasted = shown[start..].split_once('\n').unwrap().1;
     project.write("pgstencil.toml", pasted);
     pgstencil(&project, &["config", "show"]).success();
-    // A folder without a config is enough where no definition is needed.
+    // A directory without a config is enough where no definition is needed.
     fs::remove_file(project.path().join("pgstencil.toml")).unwrap();
     pgstencil(&project, &["release", "no-such-clone"]).fails(6).stderr_has("no-such-clone");
 }

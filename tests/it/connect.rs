@@ -1,4 +1,4 @@
-//! Ways to the server: URLs, libpq's variables, TLS, poolers, and the managed server.
+//! Ways to the server: URLs, libpq's variables, TLS, poolers, and the private server.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use crate::support::managed::Managed;
+use crate::support::private_server::Private;
 use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, Role, alive, ends, eventually, server};
 
@@ -39,7 +39,7 @@ fn both_read(url: &str) {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "ann", "{url}: {output:?}");
 }
 
-/// The folder of the shared server's socket; none if the server is not ours.
+/// The directory of the shared server's socket; none if the server is not ours.
 fn socket() -> Option<String> {
     server().socket_url("postgres").map(|_| server().dir().display().to_string())
 }
@@ -408,20 +408,20 @@ fn poolers_are_refused() {
 }
 
 #[test]
-fn without_a_url_the_managed_server_is_started() {
-    let managed = Managed::new();
-    let status = managed.run(&["server", "status"]).fails(1);
+fn without_a_url_the_private_server_is_started() {
+    let private = Private::new();
+    let status = private.run(&["server", "status"]).fails(1);
     status.stdout_has("state    absent\n");
-    managed.run(&["server", "url"]).fails(1).stdout("");
+    private.run(&["server", "url"]).fails(1).stdout("");
     // What only reads starts nothing.
-    let listed = managed.run(&["list"]).success();
-    listed.stdout("").stderr_has("the managed server does not run");
-    managed.run(&["server", "status"]).fails(1);
-    let json = managed.run(&["server", "status", "--json"]).fails(1).json();
+    let listed = private.run(&["list"]).success();
+    listed.stdout("").stderr_has("the private server does not run");
+    private.run(&["server", "status"]).fails(1);
+    let json = private.run(&["server", "status", "--json"]).fails(1).json();
     assert_eq!((json["version"].as_i64(), &json["state"]), (Some(1), &"absent".into()));
 
     // Two at once start one.
-    let pair = [managed.run(&["clone"]).spawn(), managed.run(&["clone"]).spawn()];
+    let pair = [private.run(&["clone"]).spawn(), private.run(&["clone"]).spawn()];
     let outputs = pair.map(|running| running.wait());
     let mut urls = Vec::new();
     for output in &outputs {
@@ -429,39 +429,39 @@ fn without_a_url_the_managed_server_is_started() {
         urls.push(output.line().to_owned());
     }
     assert_ne!(urls[0], urls[1]);
-    let said = outputs.iter().filter(|o| o.stderr.contains("started the managed server, PostgreSQL"));
+    let said = outputs.iter().filter(|o| o.stderr.contains("started the private server, PostgreSQL"));
     assert_eq!(said.count(), 1, "{}\n{}", outputs[0], outputs[1]);
-    assert_eq!(managed.project.builds(), 1);
+    assert_eq!(private.project.builds(), 1);
 
     // It has outlived both.
-    let pid = managed.pid().unwrap();
+    let pid = private.pid().unwrap();
     assert!(alive(pid));
-    let json = managed.run(&["server", "status", "--json"]).success().json();
+    let json = private.run(&["server", "status", "--json"]).success().json();
     assert_eq!(json["state"], "running");
     assert!(json["url"].is_null(), "status shows no password: {json}");
-    managed.run(&["server", "status"]).success().stdout_has("state    running\n");
-    let url = managed.run(&["server", "url"]).success();
+    private.run(&["server", "status"]).success().stdout_has("state    running\n");
+    let url = private.run(&["server", "url"]).success();
     let url = url.line();
-    managed.run(&["server", "start"]).success().stdout(&format!("{url}\n"));
-    let json = managed.run(&["server", "start", "--json"]).success().json();
+    private.run(&["server", "start"]).success().stdout(&format!("{url}\n"));
+    let json = private.run(&["server", "start", "--json"]).success().json();
     assert_eq!(json["url"], url);
     assert_eq!(json["pid"].as_i64(), Some(i64::from(pid)));
-    managed.run(&["run", "--", "sh", "-c", PRINT]).success().stdout_has(&format!("\n{url}\nann\n"));
+    private.run(&["run", "--", "sh", "-c", PRINT]).success().stdout_has(&format!("\n{url}\nann\n"));
 
-    managed.run(&["server", "stop"]).success().stdout("");
+    private.run(&["server", "stop"]).success().stdout("");
     assert!(ends(pid));
-    managed.run(&["server", "status"]).fails(1).stdout_has("state    stopped\n");
-    managed.run(&["server", "stop"]).success().stderr_has("does not run");
-    let json = managed.run(&["server", "stop", "--json"]).success().json();
+    private.run(&["server", "status"]).fails(1).stdout_has("state    stopped\n");
+    private.run(&["server", "stop"]).success().stderr_has("does not run");
+    let json = private.run(&["server", "stop", "--json"]).success().json();
     assert_eq!(json["stopped"], serde_json::json!([]));
     // The template is still there, and so is the URL.
-    managed
+    private
         .run(&["run", "--", "sh", "-c", PRINT])
         .success()
         .stdout_has(&format!("\n{url}\nann\n"))
         .stderr_has("hit");
-    assert_eq!(managed.project.builds(), 1);
-    let json = managed.run(&["server", "stop", "--json"]).success().json();
+    assert_eq!(private.project.builds(), 1);
+    let json = private.run(&["server", "stop", "--json"]).success().json();
     assert_eq!(json["stopped"].as_array().unwrap().len(), 1);
 }
 
@@ -488,18 +488,18 @@ fn thief(port: u16) -> Arc<Mutex<Vec<u8>>> {
 }
 
 #[test]
-fn a_stranger_on_the_port_of_a_stopped_managed_server_gets_no_password() {
-    let managed = Managed::new();
-    let config = managed.project.read("pgstencil.toml");
+fn a_stranger_on_the_port_of_a_stopped_private_server_gets_no_password() {
+    let private = Private::new();
+    let config = private.project.read("pgstencil.toml");
     let config = format!("{config}\n[clone]\norphan_grace = \"400ms\"\n");
-    managed.project.write("pgstencil.toml", &config);
+    private.project.write("pgstencil.toml", &config);
     // Its keeper looks for its session every 100 ms.
-    let held = managed.run(&["run", "--", "sh", "-c", "echo in; sleep 300"]).spawn();
+    let held = private.run(&["run", "--", "sh", "-c", "echo in; sleep 300"]).spawn();
     held.wait_for_text("in\n");
-    let url = managed.run(&["server", "url"]).success().line().to_owned();
-    let with_url = |args: &[&str]| pgstencil(&managed.project, args).env("PGSTENCIL_SERVER_URL", &url);
+    let url = private.run(&["server", "url"]).success().line().to_owned();
+    let with_url = |args: &[&str]| pgstencil(&private.project, args).env("PGSTENCIL_SERVER_URL", &url);
     with_url(&["list", "-v"]).success().stderr_has("/socket/.s.PGSQL.");
-    managed.run(&["server", "stop", "--force"]).success();
+    private.run(&["server", "stop", "--force"]).success();
 
     let read = PgConnectOptions::from_str(&url).unwrap();
     let heard = thief(read.get_port());
@@ -508,7 +508,7 @@ fn a_stranger_on_the_port_of_a_stopped_managed_server_gets_no_password() {
     with_url(&["clone"]).fails(3).stderr_has("cannot be reached");
     let elsewhere = url.replace("127.0.0.1", "localhost");
     with_url(&["list", "--server-url", &elsewhere]).fails(3).stderr_has("cannot be reached");
-    managed.run(&["list"]).success().stderr_has("does not run");
+    private.run(&["list"]).success().stderr_has("does not run");
     std::thread::sleep(Duration::from_secs(1));
     let heard = String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
     let some: String = heard.chars().take(1000).collect();
@@ -516,5 +516,5 @@ fn a_stranger_on_the_port_of_a_stopped_managed_server_gets_no_password() {
     drop(held);
 
     // It leaves the port to the stranger.
-    managed.run(&["clone"]).success().stderr_has("moved to port");
+    private.run(&["clone"]).success().stderr_has("moved to port");
 }

@@ -213,7 +213,7 @@ fn killed_while_its_command_runs() {
                 held.run.kill9();
                 in_use.push((held, oid));
             }
-            // The command ends first, so that the clone is being given back.
+            // The command ends first, so that the clone is being released.
             1 => {
                 held.end();
                 std::thread::sleep(moments.before(Duration::from_millis(100)));

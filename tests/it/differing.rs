@@ -77,7 +77,7 @@ fn it_is_told_with_a_warm_clone_too() {
 
 #[test]
 fn whoever_compares_is_not_told_again() {
-    let project = doubling("after_extend = \"keep\"");
+    let project = doubling("rebuild = \"never\"");
     outcome(&project, "extended");
     Pgstencil::new(&project).arg("verify").fails(1);
     assert!(!says(&Pgstencil::new(&project).arg("ensure").success()));

@@ -42,7 +42,7 @@ fn blocks(markdown: &str, language: &str) -> Vec<(usize, String)> {
     blocks
 }
 
-/// All files below a folder for which `wanted` holds, sorted; none if there is no such folder.
+/// All files below a directory for which `wanted` holds, sorted; none if there is no such directory.
 fn files(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else {

@@ -85,8 +85,8 @@ fn a_missing_right_is_a_problem() {
     let answer = doctor(&project, 1, &[]);
     let rights = check(&answer, "rights", "may not create databases");
     assert_eq!(rights["status"], "problem");
-    let mend = rights["mend"].as_str().unwrap();
-    assert!(mend.contains(&format!("ALTER ROLE \"{}\" CREATEDB;", role.name)));
+    let hint = rights["hint"].as_str().unwrap();
+    assert!(hint.contains(&format!("ALTER ROLE \"{}\" CREATEDB;", role.name)));
 }
 
 #[test]
@@ -96,12 +96,12 @@ fn a_server_that_is_not_there_is_a_problem() {
     let answer = doctor(&project, 1, &["--wait", "5s"]);
     assert_eq!(answer["checks"].as_array().unwrap().len(), 1);
     assert_eq!(status(&answer, "connection", "127.0.0.1:9"), "problem");
-    assert!(check(&answer, "connection", "")["mend"].is_string());
+    assert!(check(&answer, "connection", "")["hint"].is_string());
     Pgstencil::new(&project)
         .args(["doctor", "--wait", "5s"])
         .fails(1)
         .stdout_has("problem  connection: ")
-        .stdout_has("         mend: ");
+        .stdout_has("         hint: ");
 }
 
 #[test]
@@ -129,15 +129,15 @@ async fn an_opened_template_and_who_is_in_it_are_found() {
     assert_eq!(inside["status"], "problem");
     assert!(inside["words"].as_str().unwrap().contains("pid "));
     session.close().await.unwrap();
-    let mended = doctor(&project, 0, &["--fix"]);
-    let opened = check(&mended, "templates", "was opened by somebody");
-    assert!(opened["fixed"].as_str().unwrap().contains("given up"));
+    let fixed = doctor(&project, 0, &["--fix"]);
+    let opened = check(&fixed, "templates", "was opened by somebody");
+    assert!(opened["fixed"].as_str().unwrap().contains("discarded"));
     outcome(&project, "miss");
     assert_eq!(doctor(&project, 0, &[])["problems"], 0);
     outcome(&project, "hit");
 }
 
-/// Of a set, so that each database is mended for itself.
+/// Of a set, so that each database is fixed for itself.
 #[test]
 fn templates_that_were_unmarked_are_marked_again() {
     let project = Project::with_migrations(server());
@@ -185,8 +185,8 @@ fn a_template_that_is_gone_is_found_and_given_up() {
     admin(&format!("drop database {}", quote_ident(&database)));
     let answer = doctor(&project, 1, &[]);
     assert_eq!(status(&answer, "templates", "is gone"), "problem");
-    let mended = doctor(&project, 0, &["--fix"]);
-    assert!(check(&mended, "templates", "is gone")["fixed"].is_string());
+    let fixed = doctor(&project, 0, &["--fix"]);
+    assert!(check(&fixed, "templates", "is gone")["fixed"].is_string());
     assert_eq!(doctor(&project, 0, &[])["problems"], 0);
     outcome(&project, "miss");
 }
@@ -216,9 +216,9 @@ fn a_collation_mismatch_is_found() {
     let answer = doctor(&project, 1, &[]);
     let found = check(&answer, "templates", "another version of the collation library");
     assert_eq!(found["status"], "problem");
-    assert!(found["mend"].as_str().unwrap().contains("REFRESH COLLATION VERSION"));
-    let mended = doctor(&project, 0, &["--fix"]);
-    assert!(check(&mended, "templates", "collation library")["fixed"].is_string());
+    assert!(found["hint"].as_str().unwrap().contains("REFRESH COLLATION VERSION"));
+    let fixed = doctor(&project, 0, &["--fix"]);
+    assert!(check(&fixed, "templates", "collation library")["fixed"].is_string());
     outcome(&project, "miss");
 }
 
@@ -258,7 +258,7 @@ fn unlogged_tables_with_rows_are_told() {
     let found = check(&answer, "templates", "unlogged");
     assert_eq!(found["status"], "warning");
     assert!(found["words"].as_str().unwrap().contains("(public.cache)"));
-    assert!(found["mend"].as_str().unwrap().contains("SET LOGGED"));
+    assert!(found["hint"].as_str().unwrap().contains("SET LOGGED"));
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn databases_of_a_lost_registry_get_statements_that_nobody_runs() {
     };
     private.drop_database(&project.registry());
     let left = private.databases();
-    // Without any registry, and with a new one; also where everything is to be mended.
+    // Without any registry, and with a new one; also where everything is to be fixed.
     let without = statements(&doctor(&project, 0, &["--fix"]));
     assert!(without.contains(&format!("DROP DATABASE \"{name}\";")), "{without:?}");
     let other = Project::with_migrations(&private);

@@ -249,7 +249,7 @@ fn what_lost_its_database_cannot_be_pinned() {
                     short(&made[1]),
                     project.name()
                 ))
-                .stderr_has("hint: `pgstencil ensure` builds it anew");
+                .stderr_has("hint: `pgstencil ensure` rebuilds it");
         }
     };
     alter(format!("\"{name}\" rename to {moved}"));
@@ -269,7 +269,7 @@ fn a_pin_goes_over_to_what_takes_the_place() {
     items(&project);
     let extended = ensure(&project);
     Pgstencil::new(&project).arg("pin").success();
-    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
+    let settled = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success().json();
     assert_eq!(settled["provisional"], false);
     let rows = templates(&project);
     let row = rows.iter().find(|t| t["fingerprint"] == extended["fingerprint"] && t["state"] == "ready");
@@ -541,7 +541,7 @@ fn a_template_that_lost_its_database_is_swept() {
     server().psql("postgres", &format!("alter database \"{name}\" is_template false"));
     server().psql("postgres", &format!("drop database \"{name}\""));
     let done = evict(&project, &[]);
-    assert!(done["sweep"][0].as_str().unwrap().ends_with("its database is gone"), "{done}");
+    assert!(done["cleanup"][0].as_str().unwrap().ends_with("its database is gone"), "{done}");
     assert_eq!(templates(&project).len(), 1);
 }
 
@@ -711,7 +711,7 @@ fn templates_of_more_than_two_gigabytes_are_counted() {
 
 #[test]
 fn a_project_that_is_named_goes_as_a_whole_from_anywhere() {
-    let project = Project::extending(server(), "extend = \"append\"\nafter_extend = \"keep\"");
+    let project = Project::extending(server(), "extend = \"append\"\nrebuild = \"never\"");
     Pgstencil::new(&project).arg("ensure").success();
     project.add_migration("0003_more", "create table more (id int);");
     let name = format!("kept_{}", project.id);

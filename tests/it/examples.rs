@@ -16,7 +16,7 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
 }
 
-/// The example in a folder and a registry of its own.
+/// The example in a directory and a registry of its own.
 fn copy_of<'s>(name: &str, server: &'s TestServer) -> Project<'s> {
     let project = Project::new(server);
     fs::remove_dir_all(project.path()).unwrap();
@@ -80,7 +80,7 @@ fn sql() {
 /// Waits for the build from nothing that follows an extension, so that it outlives no test.
 #[track_caller]
 fn settle(pgstencil: impl Fn() -> Pgstencil) {
-    let settled = pgstencil().args(["ensure", "--settle", "--json"]).success();
+    let settled = pgstencil().args(["ensure", "--rebuild", "--json"]).success();
     assert_eq!(settled.json()["provisional"], false);
     let verified = pgstencil().args(["verify", "--json"]).success();
     assert_eq!(verified.json()["verified"][0]["equal"], true);

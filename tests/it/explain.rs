@@ -86,7 +86,7 @@ fn an_edited_migration_is_named_as_the_reason() {
 fn variables_lines_and_the_build_command_are_told_without_values() {
     let project = Project::extending(
         server(),
-        "after_extend = \"keep\"\nenv_inputs = [\"PGST_TOKEN\"]\n\
+        "rebuild = \"never\"\nenv_inputs = [\"PGST_TOKEN\"]\n\
          input_lines = [{ file = \"lock\", match = \"^tool==\" }]",
     );
     project.write("lock", "tool==1\nother==1\n");
@@ -129,7 +129,7 @@ fn provisional_stale_and_building_are_told() {
     project.build(&Build::Script("migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then exit 7; fi".into()));
     ensure(&project);
     let failed = crate::support::eventually(std::time::Duration::from_secs(30), || {
-        now(&project)["settle_failure"].is_string()
+        now(&project)["rebuild_failure"].is_string()
     });
     assert!(failed);
     assert_eq!(now(&project)["provisional"], true);
@@ -190,7 +190,7 @@ fn all_definitions_are_explained_unless_one_is_named() {
 fn an_extension_by_no_migration_names_the_rerun_inputs_that_differ() {
     let project = Project::extending(
         server(),
-        "extend = \"append\"\nafter_extend = \"keep\"\nrerun_inputs = [\"requirements.lock\"]",
+        "extend = \"append\"\nrebuild = \"never\"\nrerun_inputs = [\"requirements.lock\"]",
     );
     project.write("requirements.lock", "django==5\n");
     let first = ensure(&project);
@@ -208,7 +208,7 @@ fn an_extension_by_no_migration_names_the_rerun_inputs_that_differ() {
 
 #[test]
 fn a_file_that_sorts_earlier_gets_the_key_that_extends_all_the_same() {
-    let project = Project::extending(server(), "extend = \"append\"\nafter_extend = \"keep\"");
+    let project = Project::extending(server(), "extend = \"append\"\nrebuild = \"never\"");
     ensure(&project);
     project.add_migration("0001_between", "create table between_ (id int);");
     let output = explain(&project, &[]).success();
@@ -226,7 +226,7 @@ fn migrations_are_counted_and_not_their_files() {
     let project = Project::new(server());
     let config = project.read("pgstencil.toml");
     let config = config
-        .replace("\"never\"", "\"append\"\nafter_extend = \"keep\"")
+        .replace("\"never\"", "\"append\"\nrebuild = \"never\"")
         .replace("migrations/*.sql", "migrations/*/*");
     project.write("pgstencil.toml", &config);
     project.build(&Build::Script(

@@ -46,7 +46,7 @@ fn the_command_sees_that_it_extends() {
 
 #[test]
 fn sets_are_extended_whole_with_what_a_copy_lacks() {
-    let project = Project::extending(server(), "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]");
+    let project = Project::extending(server(), "rebuild = \"never\"\ndatabases = [\"main\", \"side\"]");
     project.build(&Build::Script(
         "migrate
          if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then
@@ -200,7 +200,7 @@ fn different_sets_are_extended_side_by_side_and_equal_ones_once() {
     let all = folders
         .each_ref()
         .map(|folder| Pgstencil::new(&project).args(["ensure", "--json"]).current_dir(folder).spawn());
-    // Each folder has the log of the first build.
+    // Each directory has the log of the first build.
     let begun = || {
         let log = |f: &std::path::PathBuf| std::fs::read_to_string(f.join("builds.log"));
         let lines = folders.iter().map(|f| log(f).unwrap_or_default());

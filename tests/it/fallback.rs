@@ -52,7 +52,7 @@ fn a_damaged_template_is_rebuilt_once() {
         .stderr_has(&format!(
             "cannot be copied (could not open file \"base/{oid}/unreadable\": Permission denied): "
         ))
-        .stderr_has("it is marked broken and built anew");
+        .stderr_has("it is marked broken and rebuilt");
     assert_eq!(outcome(&project, &output), "miss");
     assert_eq!(project.builds(), 2);
     let output = clone(&project).success();
@@ -77,7 +77,7 @@ fn when_no_template_can_be_copied_the_build_runs_on_the_clone() {
     ));
     let output = clone(&project).arg("--clones=2").success();
     output
-        .stderr_has("it is marked broken and built anew")
+        .stderr_has("it is marked broken and rebuilt")
         .stderr_has("cannot be copied either")
         .stderr_has("the build command runs straight on the clone");
     assert_eq!(outcome(&project, &output), "fallback");
@@ -93,7 +93,7 @@ fn when_no_template_can_be_copied_the_build_runs_on_the_clone() {
         let comment = private.psql("postgres", &comment);
         assert!(comment.starts_with("by the builder\npgstencil clone: "), "{comment}");
     }
-    // A clone like any other: it can be used by `run`, and given back.
+    // A clone like any other: it can be used by `run`, and released.
     let output = Pgstencil::new(&project)
         .args(["run", "--", "sh", "-c"])
         .arg("echo $PGSTENCIL_OUTCOME; psql -XAt -d $DATABASE_URL -c 'select count(*) from users'")
@@ -107,7 +107,7 @@ fn a_template_dropped_or_renamed_by_hand_is_rebuilt() {
     clone(&project).success();
     server().drop_database(&template(&project));
     let output = clone(&project).success();
-    output.stderr_has("is gone; it is built anew");
+    output.stderr_has("is gone; it is rebuilt");
     assert_eq!(outcome(&project, &output), "miss");
 
     let name = template(&project);
@@ -117,7 +117,7 @@ fn a_template_dropped_or_renamed_by_hand_is_rebuilt() {
         &format!("alter database {} rename to {}", quote_ident(&name), quote_ident(&renamed)),
     );
     let output = clone(&project).success();
-    output.stderr_has("was changed by somebody else; it is built anew");
+    output.stderr_has("was changed by somebody else; it is rebuilt");
     assert_eq!(outcome(&project, &output), "miss");
     assert_eq!(project.builds(), 3);
     let output = clone(&project).success();
@@ -186,7 +186,7 @@ fn somebody_who_stays_in_the_template_costs_a_rebuild() {
     clone(&project).success();
     let sitter = sit(&project, Duration::from_secs(16));
     let output = clone(&project).success();
-    output.stderr_has("it is marked broken and built anew");
+    output.stderr_has("it is marked broken and rebuilt");
     assert_eq!(outcome(&project, &output), "miss");
     assert_eq!(project.builds(), 2);
     sitter.join().unwrap();

@@ -203,7 +203,7 @@ fn the_owner_is_who_the_build_made_it() {
     let grant = format!("grant {} to {}", app.name, member.name);
     server().psql("postgres", &grant);
     for role in [Some(&member), None] {
-        let mut project = Project::extending(server(), "after_extend = \"keep\"");
+        let mut project = Project::extending(server(), "rebuild = \"never\"");
         project.append_config("[clone]\nwarm = 1\nwarm_max = 1");
         if let Some(role) = role {
             project.connect_as(role);

@@ -162,7 +162,7 @@ fn pruned_clones_are_cleaned_up_by_their_own_checkout() {
     pgstencil(&project, &["clone", "--name", &pattern]).success();
     git(&here, &["checkout", "-q", "-"]);
     git(&here, &["branch", "-q", "-D", "topic"]);
-    pgstencil(&project, &["prune"]).success().stdout_has("gave back");
+    pgstencil(&project, &["prune"]).success().stdout_has("released");
     assert_eq!(log(&here), both(&name));
 }
 
@@ -249,7 +249,7 @@ fn what_is_owed_runs_before_the_next_clone_of_the_name_is_made() {
         }
         pgstencil(&project, &["clone", "--name", &name]).success();
         let expected = [both(&name), vec![format!("after_clone {name}")]].concat();
-        assert_eq!(log(&project.path()), expected, "swept: {swept}");
+        assert_eq!(log(&project.path()), expected, "cleaned up: {swept}");
         pgstencil(&project, &["release", &name]).success();
         goes(&project, &name);
     }
@@ -319,7 +319,7 @@ fn one_that_hangs_is_ended() {
     assert!(started() && ends(pid()));
     again();
 
-    // Ctrl-C ends it, too; the clone is given back.
+    // Ctrl-C ends it, too; the clone is released.
     let run = pgstencil(&project, &["run", "--", "true"]).spawn();
     assert!(eventually(PATIENCE, started));
     run.signal(Signal::SIGINT);
@@ -418,7 +418,7 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     assert!(warning.contains("no bucket"), "{warning}");
     assert_eq!(log(&project.path()), both(&name));
 
-    // A hand-out that is dropped: swept by the program's thread. Programs of other folders have nothing to do
+    // A hand-out that is dropped: swept by the program's thread. Programs of other directories have nothing to do
     // with it, although none of them says in which checkout it is.
     let other = Checkout::new(&project, "other");
     std::fs::write(other.path.join("hooks.log"), "").unwrap();

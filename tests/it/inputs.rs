@@ -104,7 +104,7 @@ fn forms_of_placeholders() {
     assert_eq!(*d, format!("{}/data", project.path().display()));
 }
 
-/// Runs the files of both folders by their names, as Flyway does with two locations.
+/// Runs the files of both directories by their names, as Flyway does with two locations.
 fn by_name(project: &Project<'_>) {
     project.build(&Build::Script(
         "sql -d \"$DATABASE_URL\" -c 'create table if not exists done (at serial, name text)'
@@ -131,7 +131,7 @@ fn by_name_the_files_of_all_folders_have_one_order() {
         .stdout_has("  order         directory: 2 groups\n")
         .stdout_has("    migrations: 0001_users.sql to 0002_orders.sql (2 files)\n")
         .stdout_has("    plugin: 0000.sql\n");
-    // The tool would run it first; nothing says that the folders belong together.
+    // The tool would run it first; nothing says that the directories belong together.
     project.write("plugin/0001_a.sql", "");
     outcome(&project, "extended");
     project.write("pgstencil.toml", &config.replace(KEEP, &format!("{KEEP}\norder = \"name\"")));
@@ -140,7 +140,7 @@ fn by_name_the_files_of_all_folders_have_one_order() {
     assert_eq!(
         answer["inputs"]["groups"],
         json!([{
-            "folder": "",
+            "directory": "",
             "ordered": ["plugin/0000.sql", "plugin/0001_a.sql", "migrations/0001_users.sql", "migrations/0002_orders.sql"],
             "unordered": [],
         }])
@@ -154,7 +154,7 @@ fn by_name_the_files_of_all_folders_have_one_order() {
     explain(&project)
         .success()
         .stdout_has("  order         name: one group\n")
-        .stdout_has("    all folders: plugin/0000.sql to plugin/0003_b.sql (6 files)\n")
+        .stdout_has("    all directories: plugin/0000.sql to plugin/0003_b.sql (6 files)\n")
         .stdout_has("new migration `plugin/0002_a.sql` sorts before `plugin/0003_b.sql`");
     outcome(&project, "miss");
 }

@@ -9,7 +9,7 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens as _;
 
 /// Every module of `src`, from the ground up. A module may use those of lower levels, and its own
-/// folder.
+/// directory.
 const LEVELS: &[&[&str]] = &[
     &["error"],
     &["names", "url", "events", "quantity"],

@@ -138,7 +138,7 @@ fn a_second_release_says_that_it_is_the_second() {
         server().psql(&project.registry(), mark);
         let again = pgstencil(&project, &["release", &name]).run();
         said = again.to_string();
-        again.stderr.contains(&format!("given back before: {name}\n"))
+        again.stderr.contains(&format!("released before: {name}\n"))
     });
     assert!(told, "{said}");
 }

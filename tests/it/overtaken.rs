@@ -71,7 +71,7 @@ fn what_passes_through_a_folder_counts_and_what_a_tool_leaves_beside_does_not() 
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(4)
-        .stderr_has("something was created in folder `migrations` and removed again");
+        .stderr_has("something was created in directory `migrations` and removed again");
 }
 
 #[test]
@@ -90,14 +90,14 @@ fn a_settle_is_not_sealed_either() {
     };
     // It was an attempt in vain, but no failure that is told.
     assert_eq!(row(&project)["provisional"], true);
-    assert!(row(&project)["settle_failure"].is_null());
+    assert!(row(&project)["rebuild_failure"].is_null());
     stash_and_pop(&project, "4");
     Pgstencil::new(&project)
-        .args(["ensure", "--settle"])
+        .args(["ensure", "--rebuild"])
         .fails(4)
         .stderr_has("changed while its template was built from nothing")
         .stderr_has("`migrations/0002_orders.sql` was written to");
-    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
+    let settled = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success().json();
     assert_eq!(settled["provisional"], false);
     let verified = Pgstencil::new(&project).arg("verify").run();
     assert!(verified.status.code().is_some_and(|code| code < 2), "{verified}");

@@ -394,7 +394,7 @@ databases = ["default", "p1"]
 fn a_clone_with_other_databases_than_the_definition_is_not_given_back() {
     let project = Project::with_migrations(server());
     project.config(SET);
-    let pattern = format!("r_{{role}}_{}", project.id);
+    let pattern = format!("r_{{alias}}_{}", project.id);
     let clone = |args: &[&str]| pgstencil(&project, &["clone", "--name", &pattern]).args(args);
     clone(&[]).success();
     let name = |alias: &str| format!("r_{alias}_{}", project.id);

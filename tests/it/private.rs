@@ -55,7 +55,7 @@ fn open_to_others(top: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_managed_server_has_no_file_that_others_can_read() {
+fn the_private_server_has_no_file_that_others_can_read() {
     let project = Project::with_migrations(server());
     let run = |words: &str| {
         let run = open_handed(&project, words).limit(Duration::from_secs(120));
@@ -63,7 +63,7 @@ fn the_managed_server_has_no_file_that_others_can_read() {
     };
     run("server start");
     let (state, folder) = (project.state_dir(), project.state_dir().join("server"));
-    assert!(folder.exists(), "the state folder of the test is not used");
+    assert!(folder.exists(), "the state directory of the test is not used");
     let open = open_to_others(&state);
     run("server stop");
     assert_eq!(open, Vec::<String>::new());
@@ -89,7 +89,7 @@ fn a_state_folder_of_another_user_is_refused() {
             .env_remove("PGSTENCIL_SERVER_URL")
             .env("PGSTENCIL_STATE_DIR", state)
     };
-    // For root such a folder is no place at all; for another user it is refused.
+    // For root such a directory is no place at all; for another user it is refused.
     let us = &strangers("").unwrap()[1];
     let shared = project.home().join("shared");
     fs::create_dir(&shared).unwrap();
@@ -100,7 +100,7 @@ fn a_state_folder_of_another_user_is_refused() {
     for folder in [&state, &state.join("server")] {
         give(folder, &stranger);
     }
-    // Through a link of the stranger even a folder of ours is theirs.
+    // Through a link of the stranger even a directory of ours is theirs.
     let ours = shared.join("ours");
     fs::create_dir(&ours).unwrap();
     give(&ours, us);
@@ -111,14 +111,14 @@ fn a_state_folder_of_another_user_is_refused() {
             run(state, words)
                 .account(us)
                 .fails(3)
-                .stderr_has(&format!("the state folder {}", state.display()))
+                .stderr_has(&format!("the state directory {}", state.display()))
                 .stderr_has(&format!("`{}`", stranger.name));
         }
     }
     assert!(!ours.join("server").exists());
 }
 
-/// The folder of a demo in this temporary folder.
+/// The directory of a demo in this temporary directory.
 fn demo_in(tmp: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(tmp).unwrap();
     entries.map(|entry| entry.unwrap().path()).find(|path| path.to_string_lossy().contains("pgstencil-demo-"))

@@ -13,7 +13,7 @@ use crate::support::{Pgstencil, Project, Role, eventually, server};
 
 const SOON: Duration = Duration::from_secs(2);
 
-/// Makes a clone in a folder; its name begins with `t` and the project's id. Returns the name.
+/// Makes a clone in a directory; its name begins with `t` and the project's id. Returns the name.
 fn clone_in(project: &Project<'_>, folder: &Path, pattern: &str, env: &[(&str, &str)]) -> String {
     let pattern = format!("t{}_{pattern}", project.id);
     let mut clone = Pgstencil::new(project).args(["clone", "--json", "--name", &pattern]).current_dir(folder);
@@ -107,8 +107,8 @@ fn what_a_branch_or_a_worktree_left_is_given_back_and_nothing_else() {
     assert!([&main, &feature, &tree, &both].into_iter().all(leased));
 
     let output = Pgstencil::new(&project).arg("prune").success();
-    output.stdout_has(&format!("gave back clone {feature}: branch `feat/x` is gone"));
-    output.stdout_has(&format!("gave back clone {tree}: worktree `other` is gone"));
+    output.stdout_has(&format!("released clone {feature}: branch `feat/x` is gone"));
+    output.stdout_has(&format!("released clone {tree}: worktree `other` is gone"));
     for name in [&feature, &tree, &both] {
         goes(&project, name);
     }

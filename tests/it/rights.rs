@@ -441,7 +441,7 @@ fn a_role_that_becomes_another_works_as_that() {
 #[test]
 fn members_of_a_group_share_its_registry_and_use_only_what_they_may() {
     let [group, ann, bob] = [0; 3].map(|_| Role::new(server()));
-    let mut project = Project::extending(server(), "after_extend = \"keep\"");
+    let mut project = Project::extending(server(), "rebuild = \"never\"");
     project.append_config("[clone]\nwarm = 1\nwarm_max = 1");
     admin(&format!("grant {0} to {1}, {2}", group.name, ann.name, bob.name));
     admin(&format!("create database {} owner {}", project.registry(), group.name));

@@ -101,7 +101,7 @@ X_ALL = "{user}:{password}@{host}:{port} {read-only.name} {read-only.url} {{}}"
         ("PGSTENCIL_PHASE", "run"),
         ("PGSTENCIL_SERVER_URL", project.server_url()),
     ];
-    let output = sh(&project, &["--name", "{project}_{role}", "--shard", "2/3"], "env")
+    let output = sh(&project, &["--name", "{project}_{alias}", "--shard", "2/3"], "env")
         .env("PGHOSTADDR", "192.0.2.1")
         .env("PGSERVICE", "nowhere")
         .env("PGSERVICEFILE", "/nowhere")
@@ -134,7 +134,7 @@ X_ALL = "{user}:{password}@{host}:{port} {read-only.name} {read-only.url} {{}}"
     assert_eq!(variables(&output.stdout), expected);
 
     // Several clones: the same with numbers behind; the first one also without.
-    let args = ["--clones", "3", "--name", "{project}_{role}_gw{n}"];
+    let args = ["--clones", "3", "--name", "{project}_{alias}_gw{n}"];
     let output = sh(&project, &args, "env").success();
     for name in ["PGSTENCIL_SHARD", "PGSTENCIL_SHARDS"] {
         expected.remove(name);
@@ -146,11 +146,11 @@ X_ALL = "{user}:{password}@{host}:{port} {read-only.name} {read-only.url} {{}}"
         };
     }
     for n in 0..3 {
-        for (role, name) in [("", &a), ("_DEFAULT", &a), ("_READ_ONLY", &b)] {
+        for (alias, name) in [("", &a), ("_DEFAULT", &a), ("_READ_ONLY", &b)] {
             let name = format!("{name}_gw{n}");
             let url = server().url(&name);
-            expected.insert(format!("PGSTENCIL_NAME{role}_{n}"), name);
-            expected.insert(format!("PGSTENCIL_URL{role}_{n}"), url);
+            expected.insert(format!("PGSTENCIL_NAME{alias}_{n}"), name);
+            expected.insert(format!("PGSTENCIL_URL{alias}_{n}"), url);
         }
     }
     assert_eq!(variables(&output.stdout), expected);
@@ -422,7 +422,7 @@ fn names_follow_the_pattern() {
     // Without {n}, as Django names its copies.
     named(&["--clones", "2", "--name", &p("test_ID")], &[&p("test_ID"), &p("test_ID_1")]);
     named(
-        &["--shard", "2/3", "--name", &p("ID-{shard}-{branch}-{role}")],
+        &["--shard", "2/3", "--name", &p("ID-{shard}-{branch}-{alias}")],
         &[&p(&format!("ID-2-{}-app", pgstencil::names::folded("feat/X-1", 63)))],
     );
     let output = sh(&project, &["--name", &p("ID_{id}")], "echo $PGDATABASE").success();
@@ -474,7 +474,7 @@ fn bad_names_are_refused_before_anything_is_built() {
         output.code(code).stdout("").stderr_has(words);
     }
     project.config(SET);
-    sh(&project, &["--name", "one"], "echo never").fails(2).stderr_has("{role}");
+    sh(&project, &["--name", "one"], "echo never").fails(2).stderr_has("{alias}");
     assert_eq!(project.builds(), 0);
     assert!(project.databases().is_empty());
 }

@@ -40,7 +40,7 @@ fn a_clone_that_a_person_renamed_is_theirs() {
     assert_eq!(server().psql(&kept, "select name from users"), "ann");
 }
 
-/// A person drops a clone that was given back and makes a database of their own of that name, while
+/// A person drops a clone that was released and makes a database of their own of that name, while
 /// the background drop is at it. Theirs stays, at whatever moment it comes.
 #[tokio::test]
 async fn a_name_that_changes_hands_during_a_drop_is_the_persons() {
@@ -144,7 +144,7 @@ fn admin(sql: &str) {
     server().psql("postgres", sql);
 }
 
-/// The warnings of `release --json`, of a clone that is not given back.
+/// The warnings of `release --json`, of a clone that is not released.
 #[track_caller]
 fn refused(project: &Project<'_>, name: &str) -> String {
     let output = pgstencil(project, &["release", "--json", name]).success();
@@ -200,7 +200,7 @@ fn a_release_says_what_it_leaves_alone_and_why() {
     assert_eq!(
         refused(&project, &name),
         format!(
-            "database `{name}` stays: it belongs to role `{}` now; a sweep drops it once it has the right to",
+            "database `{name}` stays: it belongs to role `{}` now; a cleanup drops it once it has the right to",
             other.name
         )
     );
@@ -247,7 +247,7 @@ fn what_lacks_the_right_does_not_keep_the_rest() {
 fn the_mend_of_a_changed_database_is_a_statement_that_works() {
     let role = Role::new(server());
     let project = project_of(&role);
-    let name = format!("mended_{}", project.id);
+    let name = format!("fixed_{}", project.id);
     let moved = format!("moved_{}", project.id);
     pgstencil(&project, &["clone", "--name", &name]).success();
     for change in
@@ -257,8 +257,8 @@ fn the_mend_of_a_changed_database_is_a_statement_that_works() {
         let answer = pgstencil(&project, &["doctor", "--json"]).success().json();
         let checks = answer["checks"].as_array().unwrap();
         let check = checks.iter().find(|c| c["name"] == "changed databases").unwrap();
-        let mend = check["mend"].as_str().unwrap();
-        admin(mend.split_once(';').unwrap().0);
+        let hint = check["hint"].as_str().unwrap();
+        admin(hint.split_once(';').unwrap().0);
         pgstencil(&project, &["doctor"]).success().lacks("changed databases");
     }
     // A copy of the mark, as a restored dump may bring, is no mark.
@@ -270,7 +270,7 @@ fn the_mend_of_a_changed_database_is_a_statement_that_works() {
     pgstencil(&project, &["doctor"])
         .success()
         .stdout_has(&format!("database `{moved}` carries the mark of `{name}`, but is another one"));
-    pgstencil(&project, &["release", &name]).success().stderr(&format!("given back: {name}\n"));
+    pgstencil(&project, &["release", &name]).success().stderr(&format!("released: {name}\n"));
     assert!(eventually(PATIENCE, || !server().has_database(&name)));
     assert!(server().has_database(&moved));
 }

@@ -18,7 +18,7 @@ fn shown(project: &Project<'_>, args: &[&str], columns: u16) -> Shown {
 
 /// A project with two templates, one extended, a leased clone, one for a day and warm ones.
 fn lively() -> Project<'static> {
-    let project = Project::extending(server(), "extend = \"append\"\nafter_extend = \"keep\"");
+    let project = Project::extending(server(), "extend = \"append\"\nrebuild = \"never\"");
     pgstencil(&project, &["clone"]).success();
     project.add_migration("0003_items", "create table items (id int);");
     let name = format!("a_long_name_of_a_branch_{}", project.id);

@@ -101,7 +101,7 @@ fn slots_and_subscriptions_are_dropped_and_told() {
     let private = TestServer::private_with("wal_level = logical");
     private.psql("postgres", "create publication pub for all tables");
     private.psql("postgres", "select pg_create_logical_replication_slot('others', 'pgoutput')");
-    let mut project = Project::extending(&private, "after_extend = \"keep\"");
+    let mut project = Project::extending(&private, "rebuild = \"never\"");
     project.build(&Build::Script(
         "migrate
          sql -d \"$DATABASE_URL\" -c \"select pg_create_logical_replication_slot('orders', 'test_decoding')\"

@@ -105,7 +105,7 @@ fn settle_waits_for_the_one_that_is_under_way() {
     assert_eq!(extended["provisional"], true);
     let under_way = eventually(PATIENCE, || project.builds() == 3);
     assert!(under_way);
-    let settle = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).spawn();
+    let settle = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).spawn();
     settle.wait_for_text("waiting for");
     project.write("go", "");
     let answer = settle.wait();
@@ -175,7 +175,7 @@ fn files_that_change_are_no_failure_of_the_build() {
     assert!(over, "{:?}", templates(&project));
     let row = ready(&project, &extended["fingerprint"]).unwrap();
     assert_eq!(row["provisional"], true);
-    assert!(row["settle_failure"].is_null(), "{row}");
+    assert!(row["rebuild_failure"].is_null(), "{row}");
     // Nor does it count as an attempt in vain.
     let attempts = "select max(settle_attempts) from pgstencil.template";
     assert_eq!(server().psql(&project.registry(), attempts), "0");
@@ -271,7 +271,7 @@ fn a_build_from_nothing_that_fails_is_told_and_not_tried_by_every_command() {
     assert_eq!(extended["outcome"], "extended");
     let failed = eventually(PATIENCE, || {
         ready(&project, &extended["fingerprint"])
-            .is_some_and(|t| t["settle_failure"].as_str().is_some_and(|w| w.contains("no fresh start")))
+            .is_some_and(|t| t["rebuild_failure"].as_str().is_some_and(|w| w.contains("no fresh start")))
     });
     assert!(failed, "{:?}", templates(&project));
     let builds = project.builds();
@@ -280,13 +280,13 @@ fn a_build_from_nothing_that_fails_is_told_and_not_tried_by_every_command() {
     assert_eq!(hit.json()["provisional"], true);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(project.builds(), builds, "it was tried again");
-    Pgstencil::new(&project).args(["ensure", "--settle"]).fails(4).stderr_has("no fresh start");
+    Pgstencil::new(&project).args(["ensure", "--rebuild"]).fails(4).stderr_has("no fresh start");
     Pgstencil::new(&project)
         .arg("list")
         .success()
         .stdout_has("stays provisional: the build from nothing failed");
     project.build(&Build::Migrate);
-    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success().json();
+    let settled = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success().json();
     assert_eq!(settled["provisional"], false);
 }
 

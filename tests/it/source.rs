@@ -14,7 +14,7 @@ fn admin(sql: &str) -> String {
 
 /// A database of an administrator's, and a project whose builds start from it.
 fn project(role: &Role<'static>) -> (Project<'static>, String) {
-    let mut project = Project::extending(server(), "after_extend = \"keep\"");
+    let mut project = Project::extending(server(), "rebuild = \"never\"");
     project.connect_as(role);
     let golden = format!("golden_{}", project.id);
     admin(&format!("create database {golden} template template0"));
@@ -150,7 +150,7 @@ fn what_cannot_be_a_source_is_refused() {
     admin(&format!("alter database {golden} is_template false"));
     project.add_migration("0003_items", "select 1;");
     let config = project.read("pgstencil.toml");
-    project.write("pgstencil.toml", &config.replace("after_extend = \"keep\"", "extend = \"never\""));
+    project.write("pgstencil.toml", &config.replace("rebuild = \"never\"", "extend = \"never\""));
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(3)

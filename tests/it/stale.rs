@@ -21,7 +21,7 @@ fn age(project: &Project<'_>, interval: &str) {
 
 #[test]
 fn an_old_template_is_rebuilt() {
-    let project = Project::extending(server(), "after_extend = \"keep\"\nstale_after = \"7d\"");
+    let project = Project::extending(server(), "rebuild = \"never\"\nstale_after = \"7d\"");
     assert_eq!(ensure(&project).0["outcome"], "miss");
     age(&project, "6 days");
     assert_eq!(ensure(&project).0["outcome"], "hit");
@@ -38,7 +38,7 @@ fn an_old_template_is_rebuilt() {
 
 #[test]
 fn one_that_becomes_too_old_while_it_is_extended_is_rebuilt() {
-    let project = Project::extending(server(), "after_extend = \"keep\"\nstale_after = \"7d\"");
+    let project = Project::extending(server(), "rebuild = \"never\"\nstale_after = \"7d\"");
     ensure(&project);
     age(&project, "6 days 23:59:50");
     project.build(&Build::Script("migrate; sleep 12".into()));
@@ -69,7 +69,7 @@ fn one_that_no_longer_fits_the_server_is_rebuilt() {
 /// also if the next one to ask takes a warm clone.
 #[test]
 fn one_that_somebody_opened_is_rebuilt() {
-    let project = Project::extending(server(), "after_extend = \"keep\"");
+    let project = Project::extending(server(), "rebuild = \"never\"");
     project.append_config("databases = [\"main\", \"side\"]\n[clone]\nwarm = 1");
     let open = |answer: &Value| {
         let databases = database_of(&project, &answer["fingerprint"]);
@@ -167,7 +167,7 @@ warm_max = 1",
     assert_eq!(word(&clone("app", "hit")), "kept");
     private.restart(Stop::Immediate);
     let fixed = Pgstencil::new(&project).args(["doctor", "--fix"]).success();
-    fixed.stdout_has("given up");
+    fixed.stdout_has("discarded");
     assert_eq!(word(&clone("app", "miss")), "kept");
 }
 
@@ -179,7 +179,7 @@ fn one_with_collations_of_another_version_is_rebuilt() {
     if version.is_empty() {
         return;
     }
-    let project = Project::extending(server(), "after_extend = \"keep\"");
+    let project = Project::extending(server(), "rebuild = \"never\"");
     project.append_config("[clone]\nwarm = 1");
     project.add_migration(
         "0003_german",

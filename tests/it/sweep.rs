@@ -356,7 +356,7 @@ fn many_are_dropped_at_once_and_each_only_once() {
     evict(&project);
     after_the_grace(&project);
     let done = Pgstencil::new(&project).args(["evict", "--json"]).success().json();
-    let lines = done["sweep"].as_array().unwrap();
+    let lines = done["cleanup"].as_array().unwrap();
     assert_eq!(lines.len(), 9, "{done}");
     assert_eq!(leftovers(), 0);
 }

@@ -185,7 +185,7 @@ fn a_rebuild_by_a_stale_program_replaces_nothing() {
     let extended = outcome(&project, "extended");
     let failed = || {
         templates(&project).iter().any(|t| {
-            t["settle_failure"]
+            t["rebuild_failure"]
                 .as_str()
                 .is_some_and(|why| why.contains("changed nothing although there is new"))
         })
@@ -240,7 +240,7 @@ fn what_is_written_and_written_back_is_no_change() {
 
 #[test]
 fn files_that_are_no_migrations_need_not_change_anything() {
-    let project = Project::extending(server(), "after_extend = \"keep\"");
+    let project = Project::extending(server(), "rebuild = \"never\"");
     let config = project.read("pgstencil.toml");
     let all = config.replace("\"migrations/*.sql\"", "\"migrations/*\", \"more/*\"");
     project.write("pgstencil.toml", &all);
@@ -255,7 +255,7 @@ fn files_that_are_no_migrations_need_not_change_anything() {
 
 #[test]
 fn only_all_databases_of_a_set_together_may_be_unchanged() {
-    let project = Project::extending(server(), "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]");
+    let project = Project::extending(server(), "rebuild = \"never\"\ndatabases = [\"main\", \"side\"]");
     project.build(&Build::Script(
         "migrate_one \"$PGSTENCIL_URL_SIDE\"
          sql -d \"$DATABASE_URL\" -c 'create table if not exists t ()'"

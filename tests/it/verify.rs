@@ -150,7 +150,7 @@ fn two_at_once_take_turns() {
 
 #[test]
 fn sets_hold_each_others_names() {
-    let project = Project::extending(server(), "after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]");
+    let project = Project::extending(server(), "rebuild = \"never\"\ndatabases = [\"main\", \"side\"]");
     project.build(&Build::Script(
         "migrate; sql -d \"$DATABASE_URL\" -c \"create or replace view names as select '$PGSTENCIL_NAME_SIDE' as side\"".into(),
     ));
@@ -168,7 +168,7 @@ fn an_ordinary_role_may_extend_settle_and_verify() {
     project.connect_as(&role);
     outcome(&project, "miss");
     items(&project);
-    let settled = Pgstencil::new(&project).args(["ensure", "--settle", "--json"]).success();
+    let settled = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success();
     settled.stderr_has("equals template app").lacks("not re-applied");
     assert_eq!(settled.json()["outcome"], "extended");
     verify(&project, &["--replace"]).success();
@@ -177,7 +177,7 @@ fn an_ordinary_role_may_extend_settle_and_verify() {
 
 #[test]
 fn killed_at_any_moment_it_leaves_the_template_and_is_swept() {
-    let project = extended("after_extend = \"keep\"\ndatabases = [\"main\", \"side\"]");
+    let project = extended("rebuild = \"never\"\ndatabases = [\"main\", \"side\"]");
     project.append_config("[clone]\norphan_grace = \"1s\"");
     let answer = outcome(&project, "extended");
     project.build(&Build::Slow(Duration::from_millis(300)));
@@ -191,7 +191,7 @@ fn killed_at_any_moment_it_leaves_the_template_and_is_swept() {
     }
     let swept = eventually(PATIENCE, || {
         Pgstencil::new(&project).args(["run", "--", "true"]).success();
-        // What the command itself gave back is dropped in the background: not at once.
+        // What the command itself released is dropped in the background: not at once.
         eventually(Duration::from_secs(5), || project.databases().len() == 4)
     });
     assert!(swept, "{:?}", project.databases());

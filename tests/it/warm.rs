@@ -152,7 +152,7 @@ fn a_run_a_set_and_several_clones_take_them_too() {
     wait_for_warm(&project, 2);
     let before = oids(&project);
     let out =
-        Pgstencil::new(&project).args(["clone", "--clones", "3", "--name", "s_{id}_{n}_{role}"]).success();
+        Pgstencil::new(&project).args(["clone", "--clones", "3", "--name", "s_{id}_{n}_{alias}"]).success();
     let names: Vec<String> = out.stdout.lines().map(database_of).collect();
     assert_eq!(names.len(), 6);
     let group = names[0].strip_prefix("s_").unwrap();
@@ -369,7 +369,7 @@ fn a_taken_name_is_refused_and_nothing_is_lost() {
     Pgstencil::new(&project).args(["clone", "--name", &taken]).fails(7).stderr_has("there is a database");
     assert!(project.server().has_database(&taken));
     project.server().drop_database(&taken);
-    // Our own is given back, and made anew when asked to.
+    // Our own is released, and made anew when asked to.
     let first = clone(&project, &["--name", &taken]);
     let before = oid(&project, &taken);
     assert_eq!(clone(&project, &["--name", &taken]), first);
@@ -520,7 +520,7 @@ fn a_hand_out_asks_the_server_three_times() {
     assert_eq!(server().psql(&name, "select count(*) from users"), "1");
     wait_for_warm(&project, 2);
     proxy.reset();
-    // The same, and at the end what became of the clone, and that it is given back.
+    // The same, and at the end what became of the clone, and that it is released.
     Pgstencil::new(&project).args(["run", "--", "true"]).success();
     let trips = proxy.round_trips()[0];
     assert!((5..=6).contains(&trips), "{trips}");

@@ -62,7 +62,7 @@ async fn checkout(
     (checkout, unknown)
 }
 
-/// `None` if git's folder cannot be seen, as in a container with nothing but a worktree in it.
+/// `None` if git's directory cannot be seen, as in a container with nothing but a worktree in it.
 fn repository(git: &GitDir) -> Option<Repository> {
     let folder = std::fs::metadata(&git.common).ok()?;
     let born = folder.created().ok();

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::config::AfterExtend;
 use crate::lease::ClonedSet;
 use crate::names::{Fingerprint, NamePattern};
 use crate::private_file;
@@ -70,7 +69,7 @@ pub(crate) fn settle_later(
     fingerprint: &Fingerprint,
     state: Option<&Provisional>,
 ) {
-    let wanted = stencil.definition(Some(definition)).is_ok_and(|d| d.after_extend == AfterExtend::Verify);
+    let wanted = stencil.definition(Some(definition)).is_ok_and(|d| d.rebuild.makes_provisional());
     if wanted && state.is_some_and(Provisional::is_due) {
         background::start_settling(stencil, definition, fingerprint);
     }
@@ -103,7 +102,7 @@ pub(crate) fn wanted(making: &Making, term: Term) -> Result<Wanted> {
         fresh: false,
         take: false,
         command: false,
-        keep_failed: making.which.keep_failed,
+        keep_failed: making.which.keep_failed_build,
     })
 }
 
@@ -219,7 +218,7 @@ pub(crate) fn print(session: &Session, stencil: &Stencil, acquired: &Acquired) -
             let url = stencil.endpoint().client_url(&database.name).reveal();
             match clone.databases.len() {
                 1 => text += &format!("{url}\n"),
-                _ => text += &format!("{}={url}\n", database.role),
+                _ => text += &format!("{}={url}\n", database.alias),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `pgstencil demo`
 //!
 //! The demo runs this very binary, as a user would, on a project and a server of its own in a
-//! temporary folder, and removes both afterwards.
+//! temporary directory, and removes both afterwards.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::env;
 use crate::names;
 use crate::private_file;
-use crate::private_server::{ManagedServer, ManagedSettings};
+use crate::private_server::{PrivateServer, PrivateServerSettings};
 use crate::process::{self, Job, Status};
 use crate::{Error, Result};
 
@@ -26,7 +26,7 @@ const CONFIG: &str = r#"project = "demo"
 [template.app]
 migrations = ["migrations/*.sql"]
 build = "sh migrate.sh"
-after_extend = "keep"
+rebuild = "never"
 "#;
 
 /// One psql for each file, as many migration tools have one transaction for each; what is applied is
@@ -57,31 +57,31 @@ pub(crate) async fn demo(session: &Session, args: Demo) -> Result<u8> {
     }
     let cleaned = place.remove().await;
     done.and(cleaned)?;
-    session.printer.say("removed the folder and its server; nothing is left");
+    session.printer.say("removed the directory and its server; nothing is left");
     Ok(0)
 }
 
-/// The folder, and the server in it. The folder is ours alone, since the URL in it is a superuser's.
+/// The directory, and the server in it. The directory is ours alone, since the URL in it is a superuser's.
 struct Place {
     folder: PathBuf,
     /// Where the server's data goes when we are root: the account that must run Postgres cannot enter
-    /// the folder.
+    /// the directory.
     system: PathBuf,
-    server: ManagedServer,
+    server: PrivateServer,
     path: OsString,
 }
 
 impl Place {
     fn new(session: &Session, folder: PathBuf) -> Result<Self> {
-        let failed = |e: std::io::Error| Error::failed("cannot make a temporary folder").caused_by(e);
+        let failed = |e: std::io::Error| Error::failed("cannot make a temporary directory").caused_by(e);
         private_file::create_folder(&folder).map_err(failed)?;
         private_file::create_folder(&folder.join("migrations")).map_err(failed)?;
         let system = Path::new("/var/lib").join(folder.file_name().unwrap_or_default());
         let path = session.env.get_os(env::PATH).map(OsString::from).unwrap_or_default();
-        let mut settings = ManagedSettings::new(folder.join("state"));
+        let mut settings = PrivateServerSettings::new(folder.join("state"));
         settings.path = Some(path.clone());
         settings.system_dir.clone_from(&system);
-        Ok(Place { folder, system, server: ManagedServer::new(settings), path })
+        Ok(Place { folder, system, server: PrivateServer::new(settings), path })
     }
 
     /// Where the server's data is.
@@ -165,7 +165,7 @@ impl Place {
         session.printer.text(&table)
     }
 
-    /// Runs `pgstencil run -- psql …` in the folder, shows what it prints, and takes its time.
+    /// Runs `pgstencil run -- psql …` in the directory, shows what it prints, and takes its time.
     async fn run(&self, session: &Session, path: &OsString, url: &str) -> Result<Duration> {
         let program =
             std::env::current_exe().map_err(|e| Error::failed("cannot find this binary").caused_by(e))?;
@@ -193,7 +193,7 @@ impl Place {
         match finished.status {
             Status::Exited(0) => Ok(took),
             status => Err(Error::failed(format!("the demo's run ended with {status}"))
-                .hint("`pgstencil demo --keep` leaves the folder for a look")),
+                .hint("`pgstencil demo --keep` leaves the directory for a look")),
         }
     }
 
@@ -219,5 +219,5 @@ fn search_path(path: &OsString, bindir: &Path) -> Result<OsString> {
         return Err(Error::failed("the demo's migrations need psql, and there is none")
             .hint("install the client: `apt-get install postgresql-client`"));
     }
-    std::env::join_paths(folders).map_err(|e| Error::failed("PATH has a folder with `:`").caused_by(e))
+    std::env::join_paths(folders).map_err(|e| Error::failed("PATH has a directory with `:`").caused_by(e))
 }

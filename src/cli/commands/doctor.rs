@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Result;
-use crate::doctor::managed;
+use crate::doctor::private_server;
 use crate::quantity::count;
 use crate::wire::{CheckAnswer, DoctorAnswer};
 
@@ -14,7 +14,7 @@ use crate::cli::escape;
 use crate::cli::output::{GREEN, RED, YELLOW};
 use crate::cli::table::Look;
 
-/// Patience with a managed server that does not answer, when `--wait` sets none.
+/// Patience with a private server that does not answer, when `--wait` sets none.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
@@ -22,17 +22,17 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
     let mut checks = Vec::new();
     // What is wrong with a server that cannot be started says more than that it does not run.
     let mut startable = true;
-    if session.uses_managed(&config) {
-        let server = session.managed(&config.server)?;
+    if session.uses_private_server(&config) {
+        let server = session.private_server(&config.server)?;
         match server.postgres().await {
-            Ok(version) => checks.push(managed::postgres(&version)),
+            Ok(version) => checks.push(private_server::postgres(&version)),
             Err(error) => {
                 startable = false;
-                checks.push(managed::no_postgres(&error));
+                checks.push(private_server::no_postgres(&error));
             }
         }
         let patience = session.deadline.left().unwrap_or(PATIENCE);
-        checks.extend(managed::clusters(&server.clusters(patience).await?));
+        checks.extend(private_server::clusters(&server.clusters(patience).await?));
     }
     let stencil = match startable {
         true => session.stencil_for_reading().await?,
@@ -65,9 +65,9 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
 fn lines(check: &CheckAnswer, look: Look) -> String {
     let words = escape::line(&check.words);
     let mut text = format!("{:<9}{}: {words}\n", check.status, check.name);
-    match (&check.fixed, &check.mend) {
-        (Some(fixed), _) => text += &format!("         mended: {}\n", escape::line(fixed)),
-        (None, Some(mend)) => text += &format!("         mend: {}\n", escape::line(mend)),
+    match (&check.fixed, &check.hint) {
+        (Some(fixed), _) => text += &format!("         fixed: {}\n", escape::line(fixed)),
+        (None, Some(hint)) => text += &format!("         hint: {}\n", escape::line(hint)),
         (None, None) => {}
     }
     let mut text = look.wrap(&text);

@@ -22,8 +22,8 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
             Some(&name),
             &session.deadline,
             &|event| printer.tell(&event),
-            args.which.keep_failed,
-            args.settle,
+            args.which.keep_failed_build,
+            args.rebuild,
         )
         .await;
     session.printer.finish();

@@ -74,7 +74,7 @@ fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
         session.printer.object(answer)?;
         return Ok(code);
     }
-    if answer.templates.is_empty() && answer.sweep.is_empty() {
+    if answer.templates.is_empty() && answer.cleanup.is_empty() {
         session.printer.say(match answer.pinned.is_empty() {
             true => "nothing has to go",
             false => "nothing can go",
@@ -86,7 +86,7 @@ fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
     for template in &answer.templates {
         text += &line(template);
     }
-    for done in &answer.sweep {
+    for done in &answer.cleanup {
         let would = if answer.dry_run { "would " } else { "" };
         text += &format!("{would}{}\n", escape::line(done));
     }
@@ -117,7 +117,7 @@ fn tell_what_stays(session: &Session, answer: &EvictAnswer) {
             1 => format!("clone {names} stays: it is"),
             n => format!("{n} clones stay: they are"),
         };
-        say(format!("{what} in use; `pgstencil release {names}` gives back what is yours"));
+        say(format!("{what} in use; `pgstencil release {names}` releases what is yours"));
     }
 }
 

@@ -141,7 +141,7 @@ fn verdict(server: &OnServer) -> String {
                 }
             );
             if *provisional {
-                text += "\nit was extended, and is provisional until a build from nothing has taken its place (`pgstencil ensure --settle`)";
+                text += "\nit was extended, and is provisional until a build from nothing has taken its place (`pgstencil ensure --rebuild`)";
             }
             text
         }
@@ -245,11 +245,11 @@ fn list_groups(text: &mut String, inputs: &Inputs, all: bool) {
     line(text, "order", &format!("{}: {count}", inputs.order.as_str()));
     let shown = if all { groups.len() } else { NAMED };
     for group in groups.iter().take(shown) {
-        // By name a group has no folder, and its files have several.
-        let folder = match (inputs.order, group.folder.as_bytes()) {
-            (Order::Name, _) => "all folders".to_owned(),
+        // By name a group has no directory, and its files have several.
+        let folder = match (inputs.order, group.directory.as_bytes()) {
+            (Order::Name, _) => "all directories".to_owned(),
             (Order::Directory, b"") => ".".to_owned(),
-            (Order::Directory, _) => group.folder.to_string(),
+            (Order::Directory, _) => group.directory.to_string(),
         };
         let mut parts = match group.ordered.as_slice() {
             [] => Vec::new(),
@@ -279,10 +279,10 @@ fn list_groups(text: &mut String, inputs: &Inputs, all: bool) {
     }
 }
 
-/// A migration's path from its group's folder on.
+/// A migration's path from its group's directory on.
 fn below(group: &Group, path: &RelPath) -> String {
     let path = path.to_path();
-    let below = path.strip_prefix(group.folder.to_path()).unwrap_or(&path);
+    let below = path.strip_prefix(group.directory.to_path()).unwrap_or(&path);
     RelPath::new(below).to_string()
 }
 

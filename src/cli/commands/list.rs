@@ -277,7 +277,7 @@ fn clone_cells(clone: &CloneListing, brief: bool) -> [Cell; 8] {
     ]
 }
 
-/// Who has it, and the folder where, without the way there.
+/// Who has it, and the directory where, without the way there.
 fn in_few_words(clone: &CloneListing) -> String {
     let holder = &clone.row.holder.0;
     let folder = match clone.row.owner.name.as_str() {

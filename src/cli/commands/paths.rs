@@ -42,7 +42,7 @@ async fn server(session: &Session, config: &Config, logs: &mut Vec<String>) -> R
             ..ServerPlaces::default()
         });
     }
-    let places = session.managed(&config.server)?.places().await?;
+    let places = session.private_server(&config.server)?.places().await?;
     logs.extend(places.log_file.iter().map(|log| log.display().to_string()));
     Ok(ServerPlaces::from(&places))
 }
@@ -57,17 +57,17 @@ fn in_words(paths: &PathsAnswer) -> String {
     let place = server.place.as_deref();
     lines.push((
         "server",
-        match (server.managed, &server.named_by) {
+        match (server.private, &server.named_by) {
             (true, _) => match place {
-                Some(place) => format!("the managed server at {place}"),
-                None => "the managed server, not started yet".to_owned(),
+                Some(place) => format!("the private server at {place}"),
+                None => "the private server, not started yet".to_owned(),
             },
             (false, Some(source)) => format!("{}, named by {source}", place.unwrap_or("?")),
             (false, None) => "not known".to_owned(),
         },
     ));
     for (name, folder) in
-        [("clusters", &server.folder), ("data", &server.data_dir), ("socket", &server.socket_dir)]
+        [("clusters", &server.directory), ("data", &server.data_dir), ("socket", &server.socket_dir)]
     {
         lines.extend(folder.clone().map(|folder| (name, folder)));
     }

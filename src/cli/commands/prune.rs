@@ -11,7 +11,7 @@ use crate::cli::{Session, background, escape};
 
 pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
     let Some(stencil) = session.stencil_for_reading().await? else {
-        session.printer.say("the managed server does not run; `pgstencil server start` starts it");
+        session.printer.say("the private server does not run; `pgstencil server start` starts it");
         if session.printer.json() {
             let nothing = PruneAnswer::planned(&PrunePlan::default());
             session.printer.object(&nothing)?;
@@ -28,7 +28,7 @@ pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
             let warnings = std::mem::take(&mut plan.warnings);
             let done = stencil.prune(plan, &session.deadline).await;
             owed::run(session, &stencil).await;
-            // Those before an error are given back, too.
+            // Those before an error are released, too.
             background::start(&stencil);
             PruneAnswer::done(&done?, warnings)
         }
@@ -51,9 +51,9 @@ fn line(clone: &PrunedClone) -> String {
     let gone = clone.gone.as_ref().map(what).unwrap_or_default();
     let line = match (clone.state, &clone.reason) {
         ("in_use", Some(who)) => format!("clone {name} stays: {who} ({gone} is gone)"),
-        ("gone_before", _) => format!("clone {name} was given back already"),
-        ("would_go", _) => format!("would give back clone {name}: {gone} is gone"),
-        _ => format!("gave back clone {name}: {gone} is gone"),
+        ("gone_before", _) => format!("clone {name} was released already"),
+        ("would_go", _) => format!("would release clone {name}: {gone} is gone"),
+        _ => format!("released clone {name}: {gone} is gone"),
     };
     format!("{}\n", escape::line(&line))
 }
@@ -65,7 +65,7 @@ fn what(gone: &BoundAnswer) -> String {
     branch.chain(worktree).collect::<Vec<_>>().join(" and ")
 }
 
-/// Says how many clones `prune` would give back.
+/// Says how many clones `prune` would release.
 pub(crate) fn tell(session: &Session, number: usize) {
     let clones = match number {
         0 => return,
@@ -74,7 +74,7 @@ pub(crate) fn tell(session: &Session, number: usize) {
     };
     session
         .printer
-        .say(&format!("{clones} branch or worktree: `pgstencil prune` gives back what is not in use"));
+        .say(&format!("{clones} branch or worktree: `pgstencil prune` releases what is not in use"));
 }
 
 /// [`tell`] of clones that the session of a command knows.

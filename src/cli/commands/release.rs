@@ -11,7 +11,7 @@ pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     let stencil = session.stencil_or_defaults().await?;
     let released = stencil.release(&args.names, args.take, &session.deadline).await;
     owed::run(session, &stencil).await;
-    // Those beside a wrong name are given back, too.
+    // Those beside a wrong name are released, too.
     background::start(&stencil);
     let released = released?;
     for warning in &released.warnings {
@@ -25,7 +25,7 @@ pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
             warnings: released.warnings,
         })?;
     } else {
-        for (what, names) in [("given back", &released.clones), ("given back before", &released.before)] {
+        for (what, names) in [("released", &released.clones), ("released before", &released.before)] {
             if !names.is_empty() {
                 session.printer.say(&format!("{what}: {}", names.join(", ")));
             }

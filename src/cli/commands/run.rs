@@ -87,7 +87,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
             Ok(warnings) => warnings.iter().for_each(|w| session.printer.warn(w)),
             Err(error) => session
                 .printer
-                .warn(&format!("could not give the clone back ({}); the next sweep drops it", chain(&error))),
+                .warn(&format!("could not release the clone ({}); the next command drops it", chain(&error))),
         }
         sweeper.sweep(&stencil).await;
         stencil.close().await;
@@ -98,7 +98,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     code(ended?)
 }
 
-/// A signal ends `before_release`; the clones are given back all the same.
+/// A signal ends `before_release`; the clones are released all the same.
 async fn give_back(
     session: &Session,
     signals: &mut Signals,
@@ -131,7 +131,7 @@ fn tell_kept(session: &Session, stencil: &Stencil, clones: &[ClonedSet]) {
             let url = stencil.endpoint().client_url(&database.name).reveal();
             session.printer.answer(&match clone.databases.len() {
                 1 => url,
-                _ => format!("{}={url}", database.role),
+                _ => format!("{}={url}", database.alias),
             });
         }
     }

@@ -26,16 +26,16 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
                 &|event| printer.tell(&event),
                 args.replace,
                 args.rows,
-                args.which.keep_failed,
+                args.which.keep_failed_build,
             )
             .await;
         session.printer.finish();
         match verdict {
             Ok(verdict) => {
                 if !session.printer.json() {
-                    for (role, diff) in &verdict.differences {
+                    for (alias, diff) in &verdict.differences {
                         if stencil.definition(Some(name))?.databases.len() > 1 {
-                            session.printer.data(&format!("database {role}\n"))?;
+                            session.printer.data(&format!("database {alias}\n"))?;
                         }
                         session.printer.data(&diff.to_string())?;
                     }

@@ -87,7 +87,7 @@ fn django() {
     );
 }
 
-/// pretix counts some apps in three digits and others in four, with both in one folder.
+/// pretix counts some apps in three digits and others in four, with both in one directory.
 #[test]
 fn django_pretix() {
     let base = [
@@ -181,7 +181,7 @@ fn sqlx() {
     );
 }
 
-/// A folder each; what is before the first `_`, without dashes, is the version (Diesel docs, crate
+/// A directory each; what is before the first `_`, without dashes, is the version (Diesel docs, crate
 /// `diesel_migrations`, and `version_from_string` of `migrations_internals`).
 #[test]
 fn diesel() {
@@ -210,7 +210,7 @@ fn diesel() {
     );
 }
 
-/// A folder each, sorted by name (Prisma docs, "Migration histories").
+/// A directory each, sorted by name (Prisma docs, "Migration histories").
 #[test]
 fn prisma() {
     let base = [
@@ -398,7 +398,7 @@ fn folders_that_are_migrations() {
         ("m/v2/a.sql", "m"),
         ("2fa/admin.sql", ""),
         ("v2/R__2024.sql", ""),
-        // Not: the file has an order of its own, or the folder's name is a word.
+        // Not: the file has an order of its own, or the directory's name is a word.
         ("v2/001_a.sql", "v2"),
         ("app2/admin.sql", "app2"),
         ("app2/migrations/__init__.py", "app2/migrations"),
@@ -408,7 +408,7 @@ fn folders_that_are_migrations() {
     }
 }
 
-/// As the module says: nothing passes that a comparison by plain folder would stop.
+/// As the module says: nothing passes that a comparison by plain directory would stop.
 #[test]
 fn a_folder_taken_for_a_migration_lets_nothing_pass() {
     refused(
@@ -423,7 +423,7 @@ fn a_folder_taken_for_a_migration_lets_nothing_pass() {
     );
 }
 
-/// Flyway with several locations, TypeORM's globs, plug-ins: one order over several folders.
+/// Flyway with several locations, TypeORM's globs, plug-ins: one order over several directories.
 #[test]
 fn by_name_all_folders_are_one_group() {
     let by = |order: Order, base: &[&str], added: &[&str]| {
@@ -435,7 +435,7 @@ fn by_name_all_folders_are_one_group() {
             .map_err(|obstacle| obstacle.to_string())
     };
     let base = ["a/001.sql", "a/010.sql"];
-    // The tool runs it before a/010.sql, which no folder shows.
+    // The tool runs it before a/010.sql, which no directory shows.
     assert_eq!(by(Order::Directory, &base, &["b/005.sql"]), Ok(vec!["b/005.sql".to_owned()]));
     assert_eq!(
         by(Order::Name, &base, &["b/005.sql"]),
@@ -453,7 +453,7 @@ fn by_name_all_folders_are_one_group() {
         by(Order::Name, &base, &["b/mod.rs"]),
         Err("new file `b/mod.rs` has no order among the others".to_owned())
     );
-    // Where each migration has a folder of its own, that folder's name is compared.
+    // Where each migration has a directory of its own, that directory's name is compared.
     let diesel = ["m/2024-01-02-000000_x/up.sql"];
     assert_eq!(
         by(Order::Name, &diesel, &["plugin/m/2023-01-01-000000_y/up.sql"]),
@@ -473,7 +473,7 @@ fn groups_are_shown_in_the_order_that_counts() {
                 let paths: Vec<String> = paths.iter().map(RelPath::to_string).collect();
                 paths.join(" ")
             };
-            format!("{}: {} | {}", group.folder, paths(group.ordered), paths(group.unordered))
+            format!("{}: {} | {}", group.directory, paths(group.ordered), paths(group.unordered))
         });
         shown.collect::<Vec<_>>()
     };

@@ -25,7 +25,7 @@ pub(super) async fn adopt(
         let refuse = |what: &str| {
             Error::new(
                 Kind::Build,
-                format!("the build command {what}: database `{}` (role `{}`)", row.private_name, row.role),
+                format!("the build command {what}: database `{}` (alias `{}`)", row.private_name, row.alias),
             )
             .hint("let it fill the database that DATABASE_URL names, under that name")
         };
@@ -52,7 +52,7 @@ pub(super) async fn adopt(
             .session()
             .run(sql::comment_database(
                 &row.private_name,
-                &row.mark().comment("pgstencil adopted what the build made anew", found.comment.as_deref()),
+                &row.mark().comment("pgstencil adopted what the build recreated", found.comment.as_deref()),
             ))
             .await
             .doing(|| "mark an adopted database".into())?;
@@ -74,8 +74,8 @@ async fn own(registry: &mut Registry, row: &DatabaseRow, owner: &str) -> Result<
         Some(lack) => Err(Error::new(
             Kind::Permission,
             format!(
-                "the build command gave database `{}` (role `{}`) to role `{owner}`, so it cannot become a template",
-                row.private_name, row.role
+                "the build command gave database `{}` (alias `{}`) to role `{owner}`, so it cannot become a template",
+                row.private_name, row.alias
             ),
         )
         .detail(lack)
@@ -128,7 +128,7 @@ pub(super) async fn inspect(
         if contents.objects == start.objects && !context.definition.allow_empty {
             return Err(Error::new(
                 Kind::Build,
-                format!("the build command changed nothing in database `{}` (role `{}`)", row.private_name, row.role),
+                format!("the build command changed nothing in database `{}` (alias `{}`)", row.private_name, row.alias),
             )
             .hint("does it read DATABASE_URL, or a variable that [template.X.env] maps? it may have migrated another database")
             .hint("`allow_empty = true` seals an empty template all the same"));

@@ -240,10 +240,10 @@ impl<'a, P: Permit> Registered<'a, P> {
         let new: Vec<NewDatabase> = definition
             .databases
             .iter()
-            .map(|role| NewDatabase {
-                role: role.clone(),
+            .map(|alias| NewDatabase {
+                alias: alias.clone(),
                 private_name: names::private_name(),
-                name: names::template_name(context.project, &definition.name, role, &fingerprint),
+                name: names::template_name(context.project, &definition.name, alias, &fingerprint),
             })
             .collect();
         let mut rows = registry.insert_databases(&Owner::Template(id), &new).await?;
@@ -391,5 +391,5 @@ async fn keep(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<Stri
 }
 
 fn private_set(rows: &[DatabaseRow]) -> Vec<NamedDatabase> {
-    rows.iter().map(|r| NamedDatabase { role: r.role.clone(), name: r.private_name.clone() }).collect()
+    rows.iter().map(|r| NamedDatabase { alias: r.alias.clone(), name: r.private_name.clone() }).collect()
 }

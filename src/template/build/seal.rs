@@ -91,7 +91,7 @@ pub(super) async fn seal<P: Permit>(
         .enumerate()
         .map(|(i, row)| {
             Ok(TemplateDatabase {
-                role: row.role.clone(),
+                alias: row.alias.clone(),
                 name: final_name(row, unsealed).to_owned(),
                 oid: oid_of(row)?,
                 bytes: inspected.contents[i].bytes,

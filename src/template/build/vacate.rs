@@ -72,7 +72,7 @@ fn none_left(registry: &Registry, context: &Context<'_>, row: &DatabaseRow, left
         false => "sessions that are not the build's stay in",
     };
     let error =
-        Error::new(Kind::Build, format!("{what} database `{}` (role `{}`)", row.private_name, row.role));
+        Error::new(Kind::Build, format!("{what} database `{}` (alias `{}`)", row.private_name, row.alias));
     let error = left.iter().fold(error, |e, v| e.detail(v.describe()));
     let mut hints: Vec<String> = Vec::new();
     for visitor in left {
@@ -116,7 +116,7 @@ pub(super) async fn drop_what_no_clone_has(
     context: &Context<'_>,
     row: &DatabaseRow,
 ) -> Result<()> {
-    let place = format!("database `{}` (role `{}`)", row.private_name, row.role);
+    let place = format!("database `{}` (alias `{}`)", row.private_name, row.alias);
     for slot in catalog::slots(session).await? {
         let what = format!("replication slot `{}`", slot.name);
         let dropped = catalog::drop_slot(session, &slot).await;
@@ -128,7 +128,7 @@ pub(super) async fn drop_what_no_clone_has(
         );
         context.tell(Event::Warning(&format!(
             "the build command created {what} in {place}; it was dropped, since a template's slot keeps the server's WAL and no clone gets it. To give each clone a slot: [template.{}.after_clone_sql] {} = {create:?}",
-            context.definition.name, row.role
+            context.definition.name, row.alias
         )));
     }
     for (name, slot) in catalog::subscriptions(session).await? {

@@ -198,7 +198,7 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
         error = error.fault(Fault::DiskFull);
     }
     if !context.keep_failed {
-        error = error.hint("`--keep-failed` leaves the half-built database for inspection");
+        error = error.hint("`--keep-failed-build` leaves the half-built database for inspection");
     }
     Err(error.hint("`-v` shows the whole output"))
 }

@@ -40,7 +40,7 @@ impl Progress {
             let above = path.rsplit('/').skip(1).map(str::to_lowercase);
             folders.push(above.collect());
         }
-        // The name of a file or folder that all have says nothing.
+        // The name of a file or directory that all have says nothing.
         if migrations.len() > 1 {
             names.retain(|_, of| of.len() < migrations.len());
         }
@@ -69,7 +69,7 @@ impl Progress {
         self.last.map(|_| (self.named.len(), self.total))
     }
 
-    /// The migration that a name means: of several with that name the one in a folder that the line
+    /// The migration that a name means: of several with that name the one in a directory that the line
     /// names, too, else the first that was not named yet.
     fn find(&self, name: &str, word: &str, words: &[&str]) -> Option<usize> {
         let of = self.names.get(name)?;

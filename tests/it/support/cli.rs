@@ -30,7 +30,7 @@ pub(crate) struct Pgstencil {
 }
 
 impl Pgstencil {
-    /// `pgstencil` in the project's folder, with the project's server.
+    /// `pgstencil` in the project's directory, with the project's server.
     pub(crate) fn new(project: &Project<'_>) -> Self {
         Self::with_program(project, env!("CARGO_BIN_EXE_pgstencil"))
     }

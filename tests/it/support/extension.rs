@@ -7,7 +7,7 @@ use super::server::quote_literal;
 use super::{Pgstencil, Project, server};
 
 /// So that no build follows in the background and builds can be counted.
-pub(crate) const KEEP: &str = "after_extend = \"keep\"";
+pub(crate) const KEEP: &str = "rebuild = \"never\"";
 
 /// What `ensure` answers.
 pub(crate) fn ensure(project: &Project<'_>) -> Value {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::project::Project;
 
-/// Runs `git` in a folder, without the developer's settings, and gives what it prints.
+/// Runs `git` in a directory, without the developer's settings, and gives what it prints.
 #[track_caller]
 pub(crate) fn git(folder: &Path, args: &[&str]) -> String {
     let output = Command::new("git")
@@ -22,7 +22,7 @@ pub(crate) fn git(folder: &Path, args: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// Makes the project's folder a repository with one commit of all its files, on the branch `main`.
+/// Makes the project's directory a repository with one commit of all its files, on the branch `main`.
 pub(crate) fn repository(project: &Project<'_>, options: &[&str]) {
     let folder = project.path();
     git(&folder, &[&["init", "-q", "-b", "main"], options].concat());
@@ -30,7 +30,7 @@ pub(crate) fn repository(project: &Project<'_>, options: &[&str]) {
     git(&folder, &["commit", "-q", "-m", "one"]);
 }
 
-/// Adds a worktree with a branch of its own, both of this name, beside the project's folder.
+/// Adds a worktree with a branch of its own, both of this name, beside the project's directory.
 pub(crate) fn worktree(project: &Project<'_>, name: &str) -> PathBuf {
     let folder = project.path().parent().unwrap().join(name);
     let path = folder.to_str().unwrap();

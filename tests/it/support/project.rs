@@ -1,4 +1,4 @@
-//! A small project with migrations in a folder of its own, and a namespace of its own on the server.
+//! A small project with migrations in a directory of its own, and a namespace of its own on the server.
 
 use std::fs;
 use std::io::Write;
@@ -128,7 +128,7 @@ impl<'s> Project<'s> {
     /// nothing, so that a test counts its builds.
     pub(crate) fn new(server: &'s TestServer) -> Self {
         let folder = tempfile::Builder::new().prefix("pgst-").tempdir().unwrap();
-        // For what runs under another account, such as a managed server that root starts.
+        // For what runs under another account, such as a private server that root starts.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let root = folder.path().canonicalize().unwrap();
         for name in ["project/migrations", "home", "state"] {
@@ -203,7 +203,7 @@ extend = "never"
         self.server
     }
 
-    /// The folder of `pgstencil.toml`, where commands run.
+    /// The directory of `pgstencil.toml`, where commands run.
     pub(crate) fn path(&self) -> PathBuf {
         self.root.join("project")
     }
@@ -240,7 +240,7 @@ extend = "never"
         self.write("pgstencil.toml", &format!("{config}{text}\n"));
     }
 
-    /// Writes a file, and the folders on the way. A config of this project gets `warm = 0`, unless it says
+    /// Writes a file, and the directories on the way. A config of this project gets `warm = 0`, unless it says
     /// something of warm clones itself.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let own = path == "pgstencil.toml" && text.contains(&self.id);

@@ -17,7 +17,7 @@ use super::supervisor::{StartError, Supervisor, account, command};
 use super::{block_on, random_id};
 
 /// Throw-away data: nothing has to survive a crash of the machine. The many locks are for clones
-/// with thousands of tables; shared memory as files of the data folder leaves nothing behind.
+/// with thousands of tables; shared memory as files of the data directory leaves nothing behind.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 fsync = off
@@ -269,7 +269,7 @@ impl TestServer {
         self.own().lock().unwrap().postmaster()
     }
 
-    /// The folder with the data folder (`data`), the log (`log`) and the socket.
+    /// The directory with the data directory (`data`), the log (`log`) and the socket.
     pub(crate) fn dir(&self) -> PathBuf {
         self.own().lock().unwrap().dir().to_owned()
     }
@@ -319,7 +319,7 @@ impl TestServer {
     }
 }
 
-/// Makes the data folder. A folder on ext4 without a journal would slow down with every DROP, so
+/// Makes the data directory. A directory on ext4 without a journal would slow down with every DROP, so
 /// its databases are spread; elsewhere the attribute does not exist or does no harm.
 fn initdb(bindir: &Path, supervisor: &Supervisor, password: &str) {
     let (dir, data) = (supervisor.dir(), supervisor.data());
@@ -337,7 +337,7 @@ fn initdb(bindir: &Path, supervisor: &Supervisor, password: &str) {
         .unwrap_or_else(|e| panic!("cannot run {}: {e}", bindir.join("initdb").display()));
     assert!(
         output.status.success(),
-        "{} failed ({}); can the account that it runs under enter that folder?\n{}{}",
+        "{} failed ({}); can the account that it runs under enter that directory?\n{}{}",
         bindir.join("initdb").display(),
         output.status,
         String::from_utf8_lossy(&output.stdout),
@@ -347,7 +347,7 @@ fn initdb(bindir: &Path, supervisor: &Supervisor, password: &str) {
     let _ = command("chattr", dir).arg("+T").arg(data.join("base")).output();
 }
 
-/// The folder of the Postgres binaries.
+/// The directory of the Postgres binaries.
 fn bindir() -> Option<&'static Path> {
     static BINDIR: OnceLock<Option<PathBuf>> = OnceLock::new();
     BINDIR.get_or_init(find_bindir).as_deref()
@@ -362,7 +362,7 @@ fn find_bindir() -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path)
-        // A link into a folder with the rest: initdb looks for its siblings there.
+        // A link into a directory with the rest: initdb looks for its siblings there.
         .filter_map(|dir| Some(dir.join("initdb").canonicalize().ok()?.parent()?.to_owned()))
         .collect();
     if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {

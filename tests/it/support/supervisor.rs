@@ -2,7 +2,7 @@
 //!
 //! Statics are never dropped and a killed test run drops nothing at all, so a shell stands between:
 //! it starts Postgres when told to on its standard input, and when that ends, which also happens
-//! when the test process is killed, it stops Postgres at once and removes the folder.
+//! when the test process is killed, it stops Postgres at once and removes the directory.
 
 use std::fs;
 use std::io::Write;
@@ -38,7 +38,7 @@ cd /
 rm -rf "$dir" || { sleep 1; rm -rf "$dir"; }
 "#;
 
-/// A folder with `data`, `log` and the socket, and the shell that watches over it.
+/// A directory with `data`, `log` and the socket, and the shell that watches over it.
 pub(super) struct Supervisor {
     dir: PathBuf,
     shell: Child,
@@ -78,7 +78,7 @@ pub(super) fn command(program: impl AsRef<std::ffi::OsStr>, cwd: &Path) -> Comma
 }
 
 impl Supervisor {
-    /// A fresh folder, and a shell beside it. In memory where there is room: a root file system
+    /// A fresh directory, and a shell beside it. In memory where there is room: a root file system
     /// without a journal makes CREATE DATABASE slower with every DROP.
     pub(super) fn new(bindir: &Path) -> Self {
         let shm = Path::new("/dev/shm");

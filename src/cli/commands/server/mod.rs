@@ -23,13 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const ANSWER: Duration = Duration::from_secs(10);
 
 pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
-    let managed = session.managed(&session.server_settings()?)?;
+    let server = session.private_server(&session.server_settings()?)?;
     let patience = session.deadline.left().unwrap_or(PATIENCE);
     let answer = session.deadline.left().unwrap_or(ANSWER);
     let printer = &session.printer;
     match args {
         Server::Start => {
-            let running = managed.start(patience).await?;
+            let running = server.start(patience).await?;
             for notice in &running.notices {
                 printer.warn(notice);
             }
@@ -38,15 +38,15 @@ pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
                 false => "runs already",
             });
             if printer.json() {
-                printer.object(&ServerAnswer::new(&managed.status().await?, true))?;
+                printer.object(&ServerAnswer::new(&server.status().await?, true))?;
             } else {
                 printer.data(&format!("{}\n", running.url.reveal()))?;
             }
             Ok(0)
         }
-        Server::Stop(args) => stop::stop(session, &managed, &args, patience).await,
+        Server::Stop(args) => stop::stop(session, &server, &args, patience).await,
         Server::Status => {
-            let status = managed.status_within(answer).await?;
+            let status = server.status_within(answer).await?;
             if printer.json() {
                 printer.object(&ServerAnswer::new(&status, false))?;
             } else {
@@ -55,7 +55,7 @@ pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
             Ok(u8::from(status.state != State::Running))
         }
         Server::Url => {
-            let status = managed.status_within(answer).await?;
+            let status = server.status_within(answer).await?;
             match &status.url {
                 Some(_) if printer.json() => printer.object(&ServerAnswer::new(&status, true))?,
                 Some(url) => printer.data(&format!("{}\n", url.reveal()))?,
@@ -67,7 +67,7 @@ pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
             Ok(0)
         }
         Server::List => {
-            let listed = ServerListAnswer::from(managed.clusters(answer).await?.as_slice());
+            let listed = ServerListAnswer::from(server.clusters(answer).await?.as_slice());
             if printer.json() {
                 printer.object(&listed)?;
             } else if listed.clusters.is_empty() {
@@ -77,7 +77,7 @@ pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
             }
             Ok(0)
         }
-        Server::Remove(args) => remove::remove(session, &managed, &args, patience).await,
+        Server::Remove(args) => remove::remove(session, &server, &args, patience).await,
     }
 }
 
@@ -106,7 +106,7 @@ const CLUSTERS: [Column; 4] = [
     Column::broken("CLUSTER", 10),
     Column::whole("STATE"),
     Column::whole("SIZE"),
-    Column::broken("FOLDER", 20),
+    Column::broken("DIRECTORY", 20),
 ];
 
 fn clusters(listed: &ServerListAnswer, look: Look) -> String {
@@ -129,7 +129,7 @@ fn clusters(listed: &ServerListAnswer, look: Look) -> String {
                 name.as_str().into(),
                 Cell::painted("old data", YELLOW),
                 size(moved.bytes as i64).into(),
-                moved.folder.as_str().into(),
+                moved.directory.as_str().into(),
             ]
         }));
     }

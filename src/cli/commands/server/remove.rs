@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::private_server::{Listed, ManagedServer, State};
+use crate::private_server::{Listed, PrivateServer, State};
 use crate::stencil::{Held, Holdings, holdings};
 use crate::wire::ServerRemoveAnswer;
 use crate::{Error, Kind, Result};
@@ -11,7 +11,7 @@ use crate::{Error, Kind, Result};
 use crate::cli::Session;
 use crate::cli::args::ServerRemove;
 use crate::cli::confirm::{can_ask, confirmed};
-use crate::cli::target::managed_endpoint;
+use crate::cli::target::private_endpoint;
 use crate::quantity::{digits, size};
 
 /// How long clients may take that are about to end: their sessions end a moment after them.
@@ -19,11 +19,11 @@ const GRACE: Duration = Duration::from_secs(2);
 
 pub(super) async fn remove(
     session: &Session,
-    managed: &ManagedServer,
+    server: &PrivateServer,
     args: &ServerRemove,
     patience: Duration,
 ) -> Result<u8> {
-    let mut chosen = managed.clusters(patience).await?;
+    let mut chosen = server.clusters(patience).await?;
     if let Some(major) = args.major {
         chosen.retain(|cluster| cluster.major == major);
         if chosen.is_empty() {
@@ -55,20 +55,20 @@ pub(super) async fn remove(
         let folders: Vec<PathBuf> = (chosen.iter())
             .flat_map(|cluster| cluster.moved.iter().map(|moved| moved.folder.clone()))
             .collect();
-        managed.remove_moved(&folders, patience).await?;
+        server.remove_moved(&folders, patience).await?;
         return print(session, &answer);
     }
-    let found = Look::all(managed, &chosen, args.force, session).await?;
+    let found = Look::all(server, &chosen, args.force, session).await?;
     if !args.yes {
         if !confirmed(session, &format!("remove {what}{}", found.words()))? {
-            found.close(managed, patience).await;
+            found.close(server, patience).await;
             session.printer.say("nothing was done");
             return Ok(1);
         }
         // A person may have thought for long.
-        Look::all(managed, &chosen, args.force, session).await?;
+        Look::all(server, &chosen, args.force, session).await?;
     }
-    managed.remove(&answer.removed, patience).await?;
+    server.remove(&answer.removed, patience).await?;
     print(session, &answer)
 }
 
@@ -92,7 +92,7 @@ fn print(session: &Session, answer: &ServerRemoveAnswer) -> Result<u8> {
         session.printer.say(&format!("removed the cluster of PostgreSQL {major}"));
     }
     for moved in &answer.moved {
-        session.printer.say(&format!("removed {}", moved.folder));
+        session.printer.say(&format!("removed {}", moved.directory));
     }
     Ok(0)
 }
@@ -114,16 +114,16 @@ impl Look {
     ///
     /// # Errors
     /// That they must not be removed, and why. Those that were started for the look are stopped then.
-    async fn all(managed: &ManagedServer, chosen: &[Listed], force: bool, session: &Session) -> Result<Self> {
+    async fn all(server: &PrivateServer, chosen: &[Listed], force: bool, session: &Session) -> Result<Self> {
         let patience = session.deadline.left().unwrap_or(super::PATIENCE);
         let mut look = Look::default();
         for cluster in chosen {
-            look.inspect(managed, cluster, force, session).await?;
+            look.inspect(server, cluster, force, session).await?;
         }
         if look.obstacles.is_empty() {
             return Ok(look);
         }
-        look.close(managed, patience).await;
+        look.close(server, patience).await;
         let error = Error::failed("nothing was removed, since something is in use");
         let error = look.obstacles.into_iter().fold(error, Error::detail);
         Err(look.hints.into_iter().fold(error, Error::hint))
@@ -131,7 +131,7 @@ impl Look {
 
     async fn inspect(
         &mut self,
-        managed: &ManagedServer,
+        server: &PrivateServer,
         cluster: &Listed,
         force: bool,
         session: &Session,
@@ -141,7 +141,7 @@ impl Look {
             return Ok(());
         }
         let patience = session.deadline.left().unwrap_or(super::PATIENCE);
-        let running = match managed.open(cluster.major, patience).await {
+        let running = match server.open(cluster.major, patience).await {
             Ok(running) => running,
             Err(_) if force => return Ok(()),
             Err(e) => {
@@ -152,11 +152,11 @@ impl Look {
         if running.started {
             self.started.push(cluster.major);
         }
-        for client in self.clients(managed, cluster.major).await? {
+        for client in self.clients(server, cluster.major).await? {
             self.against(cluster, &format!("connected: {client}"));
             self.hint("end the sessions; `pgstencil server stop --force` ends all of them");
         }
-        let endpoint = managed_endpoint(running.url, running.socket_dir)?.in_background();
+        let endpoint = private_endpoint(running.url, running.socket_dir)?.in_background();
         match holdings(&endpoint, &session.deadline).await {
             Ok(found) => self.judge(cluster, &found, force),
             Err(_) if force => {}
@@ -166,10 +166,10 @@ impl Look {
     }
 
     /// Who is connected and stays so.
-    async fn clients(&self, managed: &ManagedServer, major: u32) -> Result<Vec<String>> {
+    async fn clients(&self, server: &PrivateServer, major: u32) -> Result<Vec<String>> {
         let begun = Instant::now();
         loop {
-            let occupied = managed.occupied().await?;
+            let occupied = server.occupied().await?;
             let clients: Vec<String> = (occupied.into_iter())
                 .filter(|server| server.major == major)
                 .flat_map(|server| server.clients)
@@ -243,9 +243,9 @@ impl Look {
     }
 
     /// Stops what was started for the look. A server that stays up is no harm.
-    async fn close(&self, managed: &ManagedServer, patience: Duration) {
+    async fn close(&self, server: &PrivateServer, patience: Duration) {
         for major in &self.started {
-            let _ = managed.stop_one(*major, patience).await;
+            let _ = server.stop_one(*major, patience).await;
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::private_server::{APPLICATION, ManagedServer, Occupied};
+use crate::private_server::{APPLICATION, Occupied, PrivateServer};
 use crate::stencil::{Deadline, holdings};
 use crate::wire::{ServerStopAnswer, VERSION};
 use crate::{Error, Kind, Result};
 
 use crate::cli::Session;
 use crate::cli::args::ServerStop;
-use crate::cli::target::managed_endpoint;
+use crate::cli::target::private_endpoint;
 
 /// How long a command that is about to end may take. Its sessions end a moment after it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -18,24 +18,24 @@ const LOOK: Duration = Duration::from_secs(5);
 
 pub(super) async fn stop(
     session: &Session,
-    managed: &ManagedServer,
+    server: &PrivateServer,
     args: &ServerStop,
     patience: Duration,
 ) -> Result<u8> {
     if !args.force {
-        let look = refuse_to_disturb(managed);
+        let look = refuse_to_disturb(server);
         match tokio::time::timeout(patience, look).await {
             Ok(looked) => looked?,
             Err(_) => {
                 return Err(Error::new(
                     Kind::Timeout,
-                    "the managed server does not say whether a command is at work on it",
+                    "the private server does not say whether a command is at work on it",
                 )
                 .hint("`pgstencil server stop --force` stops it without that look"));
             }
         }
     }
-    let stopped = managed.stop(patience).await?.majors;
+    let stopped = server.stop(patience).await?.majors;
     let printer = &session.printer;
     if printer.json() {
         printer.object(&ServerStopAnswer { version: VERSION, stopped })?;
@@ -49,10 +49,10 @@ pub(super) async fn stop(
 
 /// Fails while another process's command of pgstencil is at work on the server. Background processes do not
 /// count: the next command takes up what they leave.
-async fn refuse_to_disturb(managed: &ManagedServer) -> Result<()> {
+async fn refuse_to_disturb(server: &PrivateServer) -> Result<()> {
     let begun = Instant::now();
     let busy = loop {
-        let busy: Vec<Occupied> = (managed.occupied().await?.into_iter())
+        let busy: Vec<Occupied> = (server.occupied().await?.into_iter())
             .filter(|server| server.clients.iter().any(|c| c.application == APPLICATION))
             .collect();
         if busy.is_empty() {
@@ -64,9 +64,9 @@ async fn refuse_to_disturb(managed: &ManagedServer) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let mut error =
-        Error::failed("the managed server was not stopped, since another pgstencil command is at work on it");
+        Error::failed("the private server was not stopped, since another pgstencil command is at work on it");
     for server in &busy {
-        let endpoint = managed_endpoint(server.url.clone(), server.socket_dir.clone())?.in_background();
+        let endpoint = private_endpoint(server.url.clone(), server.socket_dir.clone())?.in_background();
         let deadline = Deadline::new(Some(LOOK), Default::default());
         let found = holdings(&endpoint, &deadline).await.unwrap_or_default();
         error = match found.under_way.is_empty() {

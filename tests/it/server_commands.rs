@@ -1,4 +1,4 @@
-//! The commands of `server`, `paths`, and what `doctor` says of the managed server.
+//! The commands of `server`, `paths`, and what `doctor` says of the private server.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::managed::Managed;
+use crate::support::private_server::Private;
 use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, alive, eventually, server};
 
@@ -31,86 +31,86 @@ fn check<'a>(answer: &'a Value, name: &str) -> &'a Value {
 
 #[test]
 fn a_stop_does_not_pull_the_server_from_under_a_run() {
-    let managed = Managed::new();
-    let held = managed.project.path().join("held");
+    let private = Private::new();
+    let held = private.project.path().join("held");
     let script = format!("touch '{}'; exec sleep 600", held.display());
-    let run = managed.run(&["run", "--", "sh", "-c", &script]).spawn();
+    let run = private.run(&["run", "--", "sh", "-c", &script]).spawn();
     assert!(eventually(PATIENCE, || held.exists()), "{}", run.stderr_so_far());
-    let pid = managed.pid().unwrap();
-    managed
+    let pid = private.pid().unwrap();
+    private
         .run(&["server", "stop"])
         .fails(1)
         .stderr_has("another pgstencil command is at work on it")
         .stderr_has(&format!("a command by pid {}", run.id()))
         .stderr_has("pgstencil server stop --force");
     let error: Value = {
-        let output = managed.run(&["server", "stop", "--json"]).fails(1);
+        let output = private.run(&["server", "stop", "--json"]).fails(1);
         serde_json::from_str(output.stderr.trim()).unwrap()
     };
     assert_eq!(error["error"]["kind"], "failed", "{error}");
     // Nor is it removed.
-    managed
+    private
         .run(&["server", "remove", "--yes", "--force"])
         .fails(1)
         .stderr_has("nothing was removed")
         .stderr_has(&format!("a command by pid {}", run.id()));
     assert!(alive(pid));
-    managed.run(&["server", "stop", "--force"]).success().stderr_has("stopped");
+    private.run(&["server", "stop", "--force"]).success().stderr_has("stopped");
     assert!(!alive(pid));
     drop(run);
 
     // A build is a command, too; a session of another program is none.
-    managed.project.build(&crate::support::Build::Script("touch building; exec sleep 600".into()));
-    managed.project.write("migrations/9_new.sql", "select 1");
-    let building = managed.project.path().join("building");
-    let run = managed.run(&["ensure"]).spawn();
+    private.project.build(&crate::support::Build::Script("touch building; exec sleep 600".into()));
+    private.project.write("migrations/9_new.sql", "select 1");
+    let building = private.project.path().join("building");
+    let run = private.run(&["ensure"]).spawn();
     assert!(eventually(PATIENCE, || building.exists()), "{}", run.stderr_so_far());
-    managed
+    private
         .run(&["server", "stop"])
         .fails(1)
         .stderr_has("a build of")
         .stderr_has(&format!("by pid {}", run.id()));
     drop(run);
-    let url = managed.run(&["server", "url"]).success().line().to_owned();
+    let url = private.run(&["server", "url"]).success().line().to_owned();
     let mut other = Command::new("psql")
         .args(["-XAtc", "select pg_sleep(600)", "-d", &url])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    managed.run(&["server", "stop"]).success();
+    private.run(&["server", "stop"]).success();
     other.wait().unwrap();
 }
 
 #[test]
 fn a_command_that_meets_a_stop_does_not_ask_about_the_url() {
-    let managed = Managed::new();
-    managed.run(&["ensure"]).success();
-    let cluster = managed.cluster();
+    let private = Private::new();
+    private.run(&["ensure"]).success();
+    let cluster = private.cluster();
     let pid_file = cluster.join("data/postmaster.pid");
     let content = fs::read_to_string(&pid_file).unwrap();
-    managed.run(&["server", "stop"]).success();
+    private.run(&["server", "stop"]).success();
     // As it looks to a command when the server ends right after it was found ready.
     let mut ended = Command::new("sleep").arg("600").current_dir(cluster.join("data")).spawn().unwrap();
     let rest = content.split_once('\n').unwrap().1;
     fs::write(&pid_file, format!("{}\n{rest}", ended.id())).unwrap();
-    let output = managed.run(&["clone"]).run();
+    let output = private.run(&["clone"]).run();
     ended.kill().unwrap();
     ended.wait().unwrap();
     output
         .code(3)
         .stdout("")
-        .stderr_has("the managed server")
+        .stderr_has("the private server")
         .stderr_has("has stopped")
         .stderr_has("run the command again")
         .lacks("URL right");
-    managed.run(&["clone"]).success();
+    private.run(&["clone"]).success();
 }
 
 #[test]
 fn a_server_that_shuts_down_or_hangs_is_not_said_not_to_run() {
-    let managed = Managed::new();
-    managed.run(&["ensure"]).success();
-    let url = managed.run(&["server", "url"]).success().line().to_owned();
+    let private = Private::new();
+    private.run(&["ensure"]).success();
+    let url = private.run(&["server", "url"]).success().line().to_owned();
     let mut other = Command::new("psql")
         .args(["-XAtc", "select pg_sleep(600)", "-d", &url])
         .stderr(Stdio::null())
@@ -126,44 +126,44 @@ fn a_server_that_shuts_down_or_hangs_is_not_said_not_to_run() {
     }));
     let backend = Pid::from_raw(backend.parse().unwrap());
     kill(backend, Signal::SIGSTOP).unwrap();
-    let stop = managed.run(&["server", "stop", "--wait", "1s"]).run();
-    let status = managed.run(&["server", "status"]).run();
-    let listed = managed.run(&["list"]).run();
+    let stop = private.run(&["server", "stop", "--wait", "1s"]).run();
+    let status = private.run(&["server", "status"]).run();
+    let listed = private.run(&["list"]).run();
     kill(backend, Signal::SIGCONT).unwrap();
     stop.code(5).stderr_has("takes too long to stop");
     status.code(1).stdout_has("state    stopping\n");
     listed.code(0).stderr_has("is shutting down");
     other.wait().unwrap();
-    managed.run(&["server", "stop"]).success();
+    private.run(&["server", "stop"]).success();
 
-    managed.run(&["server", "start"]).success();
-    let postmaster = Pid::from_raw(managed.pid().unwrap());
+    private.run(&["server", "start"]).success();
+    let postmaster = Pid::from_raw(private.pid().unwrap());
     kill(postmaster, Signal::SIGSTOP).unwrap();
-    let listed = managed.run(&["list", "--wait", "1s"]).run();
-    let status = managed.run(&["server", "status", "--wait", "1s"]).run();
-    let stop = managed.run(&["server", "stop", "--wait", "2s"]).run();
-    let forced = managed.run(&["server", "stop", "--force"]).run();
+    let listed = private.run(&["list", "--wait", "1s"]).run();
+    let status = private.run(&["server", "status", "--wait", "1s"]).run();
+    let stop = private.run(&["server", "stop", "--wait", "2s"]).run();
+    let forced = private.run(&["server", "stop", "--force"]).run();
     let _ = kill(postmaster, Signal::SIGCONT);
-    listed.code(3).stderr_has("the managed server does not answer");
+    listed.code(3).stderr_has("the private server does not answer");
     status.code(1).stdout_has("state    unresponsive\n");
     stop.code(5).stderr_has("server stop --force");
     // As the others say that do not get an answer.
     forced.code(0);
-    assert_eq!(managed.pid(), None);
+    assert_eq!(private.pid(), None);
 }
 
 #[test]
 fn clusters_are_removed_when_nothing_in_them_is_in_use() {
-    let managed = Managed::new();
-    managed.run(&["server", "list"]).success().stdout("").stderr_has("there is no cluster yet");
-    managed.run(&["server", "remove", "--yes"]).success().stderr_has("there is no cluster");
-    managed.run(&["server", "remove", "--major", "12", "--yes"]).fails(6).stderr_has("PostgreSQL 12");
+    let private = Private::new();
+    private.run(&["server", "list"]).success().stdout("").stderr_has("there is no cluster yet");
+    private.run(&["server", "remove", "--yes"]).success().stderr_has("there is no cluster");
+    private.run(&["server", "remove", "--major", "12", "--yes"]).fails(6).stderr_has("PostgreSQL 12");
 
-    let url = managed.run(&["clone", "--ttl", "never"]).success().line().to_owned();
+    let url = private.run(&["clone", "--ttl", "never"]).success().line().to_owned();
     let name = url.rsplit('/').next().unwrap().to_owned();
-    let pinned = managed.run(&["pin", "--json"]).success().json();
+    let pinned = private.run(&["pin", "--json"]).success().json();
     let fingerprint = pinned["templates"][0]["fingerprint"].as_str().unwrap()[..12].to_owned();
-    let server_url = managed.run(&["server", "url"]).success().line().to_owned();
+    let server_url = private.run(&["server", "url"]).success().line().to_owned();
     psql(&server_url, "create database mine");
     let mut other = Command::new("psql")
         .args(["-XAtc", "select pg_sleep(600)", "-d", &server_url])
@@ -171,7 +171,7 @@ fn clusters_are_removed_when_nothing_in_them_is_in_use() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let listed = managed.run(&["server", "list", "--json"]).success().json();
+    let listed = private.run(&["server", "list", "--json"]).success().json();
     let cluster = &listed["clusters"][0];
     let major = cluster["major"].to_string();
     assert_eq!(
@@ -179,12 +179,12 @@ fn clusters_are_removed_when_nothing_in_them_is_in_use() {
         (&true.into(), &"running".into(), &serde_json::json!([]))
     );
     assert!(cluster["bytes"].as_u64().unwrap() > 10_000_000, "{listed}");
-    managed.run(&["server", "list"]).success().stdout_has(&format!("PostgreSQL {major}  running"));
+    private.run(&["server", "list"]).success().stdout_has(&format!("PostgreSQL {major}  running"));
 
     // Nobody can be asked, and nothing was looked at.
-    managed.run(&["server", "remove"]).fails(2).stderr_has("needs confirmation").stderr_has("`--yes`");
+    private.run(&["server", "remove"]).fails(2).stderr_has("needs confirmation").stderr_has("`--yes`");
     let remove = ["server", "remove", "--major", &major, "--yes"];
-    managed
+    private
         .run(&remove)
         .fails(1)
         .stderr_has("nothing was removed")
@@ -195,35 +195,35 @@ fn clusters_are_removed_when_nothing_in_them_is_in_use() {
         .stderr_has("connected: a-visitor")
         .stderr_has(&format!("pgstencil release {name}"))
         .stderr_has(&format!("pgstencil unpin {fingerprint}"));
-    managed.run(&["release", &name]).success();
-    managed.run(&["unpin"]).success();
-    managed.run(&remove).fails(1).stderr_has("database `mine`").stderr_has("a-visitor").lacks("is leased");
+    private.run(&["release", &name]).success();
+    private.run(&["unpin"]).success();
+    private.run(&remove).fails(1).stderr_has("database `mine`").stderr_has("a-visitor").lacks("is leased");
     psql(
         &server_url,
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'a-visitor'",
     );
     other.wait().unwrap();
     // A stopped server is started for the look, and stopped again.
-    managed.run(&["server", "stop"]).success();
-    managed.run(&remove).fails(1).stderr_has("database `mine`");
-    assert_eq!(managed.status()["state"], "stopped");
-    managed.run(&["server", "start"]).success();
+    private.run(&["server", "stop"]).success();
+    private.run(&remove).fails(1).stderr_has("database `mine`");
+    assert_eq!(private.status()["state"], "stopped");
+    private.run(&["server", "start"]).success();
     psql(&server_url, "drop database mine");
-    let folder = managed.cluster();
-    let json = managed.run(&["server", "remove", "--yes", "--json"]).success().json();
+    let folder = private.cluster();
+    let json = private.run(&["server", "remove", "--yes", "--json"]).success().json();
     assert_eq!(json["removed"], serde_json::json!([major.parse::<u32>().unwrap()]));
     assert!(!folder.exists() && !folder.parent().unwrap().exists());
-    managed.run(&["run", "--", "true"]).success().stderr_has("built");
+    private.run(&["run", "--", "true"]).success().stderr_has("built");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_person_is_asked_before_clusters_are_removed() {
-    let managed = Managed::new();
-    managed.run(&["ensure"]).success();
-    let folder = managed.cluster();
+    let private = Private::new();
+    private.run(&["ensure"]).success();
+    let folder = private.cluster();
     let on_a_terminal = |answer: &str| {
-        Pgstencil::with_program(&managed.project, "script")
+        Pgstencil::with_program(&private.project, "script")
             .args(["-qec", "pgstencil server remove", "/dev/null"])
             .env_remove("PGSTENCIL_SERVER_URL")
             .stdin(answer)
@@ -238,15 +238,15 @@ fn a_person_is_asked_before_clusters_are_removed() {
     assert!(!folder.exists());
 }
 
-/// A folder that looks like a cluster of a PostgreSQL that nobody has.
-fn old_cluster(managed: &Managed) -> std::path::PathBuf {
-    let folder = managed.cluster().parent().unwrap().join("12");
+/// A directory that looks like a cluster of a PostgreSQL that nobody has.
+fn old_cluster(private: &Private) -> std::path::PathBuf {
+    let folder = private.cluster().parent().unwrap().join("12");
     fs::create_dir_all(folder.join("data/global")).unwrap();
     fs::write(folder.join("data/PG_VERSION"), "12\n").unwrap();
     let mut control = vec![0; 8192];
     control[16] = 1;
     fs::write(folder.join("data/global/pg_control"), control).unwrap();
-    let owner = fs::metadata(managed.cluster().join("data")).unwrap();
+    let owner = fs::metadata(private.cluster().join("data")).unwrap();
     use std::os::unix::fs::MetadataExt;
     std::os::unix::fs::chown(folder.join("data"), Some(owner.uid()), Some(owner.gid())).unwrap();
     folder
@@ -254,31 +254,31 @@ fn old_cluster(managed: &Managed) -> std::path::PathBuf {
 
 #[test]
 fn clusters_of_old_versions_are_told_and_removed() {
-    let managed = Managed::new();
-    managed.run(&["ensure"]).success();
-    let healthy = managed.run(&["doctor", "--json"]).success().json();
+    let private = Private::new();
+    private.run(&["ensure"]).success();
+    let healthy = private.run(&["doctor", "--json"]).success().json();
     assert_eq!(check(&healthy, "clusters")["status"], "ok");
     assert_eq!(check(&healthy, "postgres")["status"], "ok");
-    let folder = old_cluster(&managed);
-    let doctor = managed.run(&["doctor", "--json"]).success().json();
+    let folder = old_cluster(&private);
+    let doctor = private.run(&["doctor", "--json"]).success().json();
     let checks = doctor["checks"].as_array().unwrap();
     let old = checks.iter().find(|c| c["name"] == "clusters" && c["status"] == "warning").unwrap();
     assert!(old["words"].as_str().unwrap().contains("PostgreSQL 12"), "{old}");
-    assert!(old["mend"].as_str().unwrap().contains("server remove --major 12"));
-    managed.run(&["server", "list"]).success().stdout_has("PostgreSQL 12: ");
+    assert!(old["hint"].as_str().unwrap().contains("server remove --major 12"));
+    private.run(&["server", "list"]).success().stdout_has("PostgreSQL 12: ");
     // It cannot be started for a look, so it is not removed unseen.
-    managed
+    private
         .run(&["server", "remove", "--major", "12", "--yes"])
         .fails(1)
         .stderr_has("there is no PostgreSQL 12 on this machine")
         .stderr_has("--force");
     assert!(folder.exists());
-    managed
+    private
         .run(&["server", "remove", "--major", "12", "--yes", "--force"])
         .success()
         .stderr_has("removed the cluster of PostgreSQL 12");
     assert!(!folder.exists());
-    assert_eq!(managed.status()["state"], "running");
+    assert_eq!(private.status()["state"], "running");
 }
 
 /// As after another boot of the host.
@@ -291,20 +291,20 @@ fn reboot(cluster: &Path) {
 
 #[test]
 fn data_that_was_moved_aside_is_told_after_a_kill_until_it_is_removed() {
-    let managed = Managed::new();
-    managed.run(&["ensure"]).success();
-    let cluster = managed.cluster();
-    let pid = Pid::from_raw(managed.pid().unwrap());
+    let private = Private::new();
+    private.run(&["ensure"]).success();
+    let cluster = private.cluster();
+    let pid = Pid::from_raw(private.pid().unwrap());
     kill(pid, Signal::SIGKILL).unwrap();
     assert!(eventually(PATIENCE, || !alive(pid.as_raw())));
     reboot(&cluster);
-    managed.run(&["server", "status"]).fails(1).stdout_has("it went down with the host");
-    let doctor = managed.run(&["doctor", "--json"]).success().json();
+    private.run(&["server", "status"]).fails(1).stdout_has("it went down with the host");
+    let doctor = private.run(&["doctor", "--json"]).success().json();
     assert_eq!(check(&doctor, "data")["status"], "warning");
 
     // The command is killed while it makes the new cluster.
-    let bindir = managed.status()["bindir"].as_str().unwrap().to_owned();
-    let slow = managed.project.path().join("bin");
+    let bindir = private.status()["bindir"].as_str().unwrap().to_owned();
+    let slow = private.project.path().join("bin");
     fs::create_dir(&slow).unwrap();
     for entry in fs::read_dir(&bindir).unwrap().flatten() {
         std::os::unix::fs::symlink(entry.path(), slow.join(entry.file_name())).unwrap();
@@ -312,8 +312,8 @@ fn data_that_was_moved_aside_is_told_after_a_kill_until_it_is_removed() {
     fs::remove_file(slow.join("initdb")).unwrap();
     fs::write(slow.join("initdb"), "#!/bin/sh\nexec sleep 600\n").unwrap();
     fs::set_permissions(slow.join("initdb"), fs::Permissions::from_mode(0o755)).unwrap();
-    managed.use_binaries(slow.to_str().unwrap());
-    let mut command = managed.run(&["clone"]).spawn();
+    private.use_binaries(slow.to_str().unwrap());
+    let mut command = private.run(&["clone"]).spawn();
     let making = || {
         let names = fs::read_dir(&cluster).unwrap().flatten();
         let mut names = names.map(|e| e.file_name().into_string().unwrap());
@@ -323,7 +323,7 @@ fn data_that_was_moved_aside_is_told_after_a_kill_until_it_is_removed() {
     command.kill9();
     drop(command);
 
-    managed.use_binaries(&bindir);
+    private.use_binaries(&bindir);
     let moved = fs::read_dir(&cluster)
         .unwrap()
         .flatten()
@@ -331,55 +331,55 @@ fn data_that_was_moved_aside_is_told_after_a_kill_until_it_is_removed() {
         .find(|p| p.to_str().unwrap().contains("data.crashed-"))
         .unwrap();
     let name = moved.to_str().unwrap();
-    managed.run(&["list"]).success().stderr_has(name);
-    managed.run(&["server", "status"]).fails(1).stdout_has(&format!("old data {name}\n"));
+    private.run(&["list"]).success().stderr_has(name);
+    private.run(&["server", "status"]).fails(1).stdout_has(&format!("old data {name}\n"));
     for command in [&["clone"][..], &["run", "--", "true"], &["server", "start"]] {
-        managed.run(command).success().stderr_has(name).stderr_has("pgstencil server remove --moved");
+        private.run(command).success().stderr_has(name).stderr_has("pgstencil server remove --moved");
     }
-    managed.run(&["server", "list"]).success().stdout_has("old data").stdout_has(name);
-    let listed = managed.run(&["server", "list", "--json"]).success().json();
-    assert_eq!(listed["clusters"][0]["moved"][0]["folder"], name);
-    let doctor = managed.run(&["doctor", "--json"]).success().json();
+    private.run(&["server", "list"]).success().stdout_has("old data").stdout_has(name);
+    let listed = private.run(&["server", "list", "--json"]).success().json();
+    assert_eq!(listed["clusters"][0]["moved"][0]["directory"], name);
+    let doctor = private.run(&["doctor", "--json"]).success().json();
     assert_eq!(check(&doctor, "old data")["status"], "warning");
-    managed.run(&["server", "remove", "--moved"]).fails(2);
+    private.run(&["server", "remove", "--moved"]).fails(2);
     assert!(moved.exists());
     // Clones are leased, which is of no matter to old data.
-    managed.run(&["server", "remove", "--moved", "--yes"]).success().stderr_has(&format!("removed {name}"));
+    private.run(&["server", "remove", "--moved", "--yes"]).success().stderr_has(&format!("removed {name}"));
     assert!(!moved.exists());
-    let quiet = managed.run(&["run", "--", "true"]).success();
+    let quiet = private.run(&["run", "--", "true"]).success();
     quiet.lacks("data.crashed-");
-    managed.run(&["server", "remove", "--moved", "--yes"]).success().stderr_has("there is no old data");
+    private.run(&["server", "remove", "--moved", "--yes"]).success().stderr_has("there is no old data");
 }
 
 #[test]
 fn doctor_without_a_postgres_says_what_is_missing_and_how_to_get_it() {
-    let managed = Managed::new();
-    let empty = managed.project.path().join("empty");
+    let private = Private::new();
+    let empty = private.project.path().join("empty");
     fs::create_dir(&empty).unwrap();
-    managed.use_binaries(empty.to_str().unwrap());
-    let doctor = managed.run(&["doctor", "--json"]).fails(1).json();
+    private.use_binaries(empty.to_str().unwrap());
+    let doctor = private.run(&["doctor", "--json"]).fails(1).json();
     let postgres = check(&doctor, "postgres");
     assert_eq!(postgres["status"], "problem");
     let words = postgres["words"].as_str().unwrap();
     assert!(words.contains("postgres, initdb, pg_ctl"), "{words}");
-    assert!(postgres["mend"].as_str().unwrap().contains("bindir"));
+    assert!(postgres["hint"].as_str().unwrap().contains("bindir"));
 }
 
 #[test]
 fn paths_are_told_with_and_without_a_config() {
-    let managed = Managed::new();
-    let state = managed.project.state_dir();
-    let json = managed.run(&["paths", "--json"]).success().json();
-    let config = managed.project.path().join("pgstencil.toml");
+    let private = Private::new();
+    let state = private.project.state_dir();
+    let json = private.run(&["paths", "--json"]).success().json();
+    let config = private.project.path().join("pgstencil.toml");
     assert_eq!(json["version"], 1);
     assert_eq!(json["config"], config.to_str().unwrap());
     assert_eq!(json["state_dir"], state.to_str().unwrap());
-    assert_eq!(json["registry"], managed.project.registry());
+    assert_eq!(json["registry"], private.project.registry());
     let server = &json["server"];
-    assert_eq!((&server["managed"], &server["place"]), (&true.into(), &Value::Null));
+    assert_eq!((&server["private"], &server["place"]), (&true.into(), &Value::Null));
     let data = server["data_dir"].as_str().unwrap();
     assert_eq!(json["logs"][0], data.replace("/data", "/server.log"));
-    managed
+    private
         .run(&["paths"])
         .success()
         .stdout_has(&format!("config    {}\n", config.display()))
@@ -387,18 +387,18 @@ fn paths_are_told_with_and_without_a_config() {
     // It only looks.
     assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
 
-    managed.run(&["server", "start"]).success();
-    let json = managed.run(&["paths", "--json"]).success().json();
+    private.run(&["server", "start"]).success();
+    let json = private.run(&["paths", "--json"]).success().json();
     assert!(json["server"]["place"].as_str().unwrap().starts_with("127.0.0.1:"), "{json}");
     assert!(Path::new(json["logs"][0].as_str().unwrap()).exists());
     assert!(Path::new(json["server"]["socket_dir"].as_str().unwrap()).exists());
 
     let elsewhere = tempfile::tempdir().unwrap();
-    let json = managed.run(&["paths", "--json"]).current_dir(elsewhere.path()).success().json();
+    let json = private.run(&["paths", "--json"]).current_dir(elsewhere.path()).success().json();
     assert_eq!((&json["config"], &json["registry"]), (&Value::Null, &"pgstencil".into()));
-    managed.run(&["paths"]).current_dir(elsewhere.path()).success().stdout_has("config    none found\n");
+    private.run(&["paths"]).current_dir(elsewhere.path()).success().stdout_has("config    none found\n");
     // Without a home, too.
-    managed
+    private
         .run(&["paths"])
         .current_dir(elsewhere.path())
         .env_remove("HOME")
@@ -426,17 +426,17 @@ fn paths_name_a_server_by_its_url_without_a_password_or_a_session() {
 /// The server ends all sessions when one of its processes dies.
 #[test]
 fn why_the_server_ended_is_told_by_its_log() {
-    let managed = Managed::new();
-    managed.run(&["server", "start"]).success();
-    managed.project.build(&Build::Script(
+    let private = Private::new();
+    private.run(&["server", "start"]).success();
+    private.project.build(&Build::Script(
         "psql -XAtq -c 'select pg_backend_pid()' -c 'select pg_sleep(600)' >backend &
          until [ -s backend ]; do sleep 0.02; done
          kill -9 $(cat backend)
          sleep 600"
             .into(),
     ));
-    let log = managed.cluster().join("server.log");
-    managed
+    let log = private.cluster().join("server.log");
+    private
         .run(&["ensure"])
         .fails(3)
         .stderr_has(&format!("the server's log, {}:", log.display()))

@@ -1,4 +1,4 @@
-//! A project that uses the managed server.
+//! A project that uses the private server.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use super::{Pgstencil, Project, server};
 
-/// A project that uses the managed server, which ends with it.
-pub(crate) struct Managed {
+/// A project that uses the private server, which ends with it.
+pub(crate) struct Private {
     pub(crate) project: Project<'static>,
 }
 
-impl Managed {
+impl Private {
     pub(crate) fn new() -> Self {
-        let managed = Managed { project: Project::with_migrations(server()) };
+        let private = Private { project: Project::with_migrations(server()) };
         if let Some(bindir) = std::env::var_os("PGSTENCIL_TEST_BINDIR") {
-            managed.use_binaries(bindir.to_str().unwrap());
+            private.use_binaries(bindir.to_str().unwrap());
         }
-        managed
+        private
     }
 
     /// Writes `[server] bindir`, in the place of one that is there.
@@ -55,7 +55,7 @@ impl Managed {
         self.status()["pid"].as_i64().map(|p| p as i32)
     }
 
-    /// The folder of the cluster that commands use.
+    /// The directory of the cluster that commands use.
     pub(crate) fn cluster(&self) -> PathBuf {
         let status = self.status();
         let data = PathBuf::from(status["data_dir"].as_str().unwrap());
@@ -63,11 +63,11 @@ impl Managed {
     }
 }
 
-impl Drop for Managed {
+impl Drop for Private {
     fn drop(&mut self) {
         let status = self.status();
         self.run(&["server", "stop", "--force"]).run();
-        // Under root the cluster may be in the system's folder instead of ours.
+        // Under root the cluster may be in the system's directory instead of ours.
         if let Some(data) = status["data_dir"].as_str().map(PathBuf::from)
             && data.starts_with(self.project.state_dir())
         {

@@ -1,4 +1,4 @@
-//! The managed server, with real servers in temporary folders.
+//! The private server, with real servers in temporary directories.
 //!
 //! `PGSTENCIL_TEST_BINDIR` names the Postgres to test with; else the newest of the machine is taken.
 
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgstencil::doctor::{Status, managed};
-use pgstencil::private_server::{ManagedServer, ManagedSettings, Running, State};
+use pgstencil::doctor::{Status, private_server};
+use pgstencil::private_server::{PrivateServer, PrivateServerSettings, Running, State};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Result};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -21,10 +21,10 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder for one managed server, which ends with it.
+/// A directory for one private server, which ends with it.
 struct Place {
     top: TempDir,
-    settings: ManagedSettings,
+    settings: PrivateServerSettings,
 }
 
 impl Place {
@@ -32,22 +32,22 @@ impl Place {
         Place::below("")
     }
 
-    /// With the state folder at this path below a new folder.
+    /// With the state directory at this path below a new directory.
     fn below(path: &str) -> Self {
         let shm = Path::new("/dev/shm");
         let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
         let top = tempfile::Builder::new().prefix("ps").tempdir_in(parent).unwrap();
         // The account that runs Postgres under root must be able to enter.
         fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let mut settings = ManagedSettings::new(top.path().join(path).join("state"));
+        let mut settings = PrivateServerSettings::new(top.path().join(path).join("state"));
         settings.system_dir = top.path().join("system");
         settings.path = std::env::var_os("PATH");
         settings.bindir = std::env::var_os("PGSTENCIL_TEST_BINDIR").map(PathBuf::from);
         Place { top, settings }
     }
 
-    fn server(&self) -> ManagedServer {
-        ManagedServer::new(self.settings.clone())
+    fn server(&self) -> PrivateServer {
+        PrivateServer::new(self.settings.clone())
     }
 
     async fn start(&self) -> Result<Running> {
@@ -88,7 +88,7 @@ impl Drop for Place {
     }
 }
 
-/// Processes of Postgres that work in one of these folders.
+/// Processes of Postgres that work in one of these directories.
 fn processes_in(folders: &[PathBuf]) -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
@@ -186,7 +186,7 @@ async fn starts_once_stops_and_keeps_port_password_and_data() {
     place.server().stop(PATIENCE).await.unwrap();
     let mut rebooted = place.settings.clone();
     rebooted.boot_id = Some("another".into());
-    let running = ManagedServer::new(rebooted).start(PATIENCE).await.unwrap();
+    let running = PrivateServer::new(rebooted).start(PATIENCE).await.unwrap();
     assert_eq!(text(&running.url, "select what from kept").await, "still here");
 }
 
@@ -264,7 +264,7 @@ async fn a_killed_server_recovers_within_the_same_boot_only() {
     assert!(fresh.notices[0].contains("the host went down"), "{:?}", fresh.notices);
     assert!(fresh.notices[0].contains("data.crashed-"), "{:?}", fresh.notices);
     assert_eq!(text(&fresh.url, "select to_regclass('kept')::text is null || ''").await, "true");
-    // Each folder that is moved aside has a name of its own, stays, and is named until it is removed.
+    // Each directory that is moved aside has a name of its own, stays, and is named until it is removed.
     let first = moved(&fresh);
     kill_hard(&fresh);
     place.settings.boot_id = Some("a third".into());
@@ -288,7 +288,7 @@ async fn a_killed_server_recovers_within_the_same_boot_only() {
     assert_eq!(place.start().await.unwrap().notices, Vec::<String>::new());
 }
 
-/// The folders that were moved aside, in order.
+/// The directories that were moved aside, in order.
 fn moved(running: &Running) -> Vec<PathBuf> {
     let cluster = running.data_dir.parent().unwrap();
     let entries = fs::read_dir(cluster).unwrap().flatten();
@@ -363,7 +363,7 @@ async fn a_clean_stop_is_proved_and_what_a_power_loss_takes_after_it_is_noticed(
         fs::rename(&whole, &file).unwrap();
         assert_eq!(place.state().await, State::Stopped, "{}", file.display());
     }
-    // A copy of the whole folder may have lost the times of all files.
+    // A copy of the whole directory may have lost the times of all files.
     let restore = place.top.path().join("times");
     fs::create_dir(&restore).unwrap();
     let copied = Command::new("cp").args(["-R"]).arg(&first.data_dir).arg(&restore).status();
@@ -497,7 +497,7 @@ async fn a_stop_that_hangs_is_no_start() {
     assert!(again.started && again.pid != first.pid);
 }
 
-/// The programs of a Postgres, as files of their own that a test may replace, and their folder.
+/// The programs of a Postgres, as files of their own that a test may replace, and their directory.
 fn copied_binaries(bindir: &Path) -> (TempDir, PathBuf) {
     let top = tempfile::tempdir().unwrap();
     fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -696,10 +696,10 @@ async fn missing_binaries_are_named() {
     let error = place.start().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
     assert!(error.hints()[0].contains("install"), "{error:?}");
-    let check = managed::no_postgres(&place.server().postgres().await.unwrap_err());
+    let check = private_server::no_postgres(&place.server().postgres().await.unwrap_err());
     assert_eq!(check.status, Status::Problem);
     assert!(check.words.contains("postgres, initdb, pg_ctl"), "{check:?}");
-    assert!(check.mend.unwrap().contains("install"));
+    assert!(check.hint.unwrap().contains("install"));
     assert_eq!(place.state().await, State::NotInitialised);
 
     place.settings.bindir = Some(empty.clone());
@@ -769,10 +769,10 @@ async fn nothing_of_the_caller_stays_open_helper() {
     let Some(state) = std::env::var_os("PGSTENCIL_TEST_STATE") else {
         return;
     };
-    let mut settings = ManagedSettings::new(state);
+    let mut settings = PrivateServerSettings::new(state);
     settings.path = std::env::var_os("PATH");
     settings.bindir = std::env::var_os("PGSTENCIL_TEST_BINDIR").map(PathBuf::from);
-    ManagedServer::new(settings).start(PATIENCE).await.unwrap();
+    PrivateServer::new(settings).start(PATIENCE).await.unwrap();
 }
 
 #[tokio::test]
@@ -784,7 +784,7 @@ async fn nothing_of_the_caller_stays_open() {
     command
         .args(["-c", &format!("exec 3>&1 9>&1; {many} exec \"$@\""), "sh"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "managed_server::nothing_of_the_caller_stays_open_helper"])
+        .args(["--exact", "private_server::nothing_of_the_caller_stays_open_helper"])
         .args(["--ignored", "--nocapture"])
         .env("PGSTENCIL_TEST_STATE", &place.settings.state_dir)
         .env("BUILD_ID", "a mark that CI kills by");

@@ -1,4 +1,4 @@
-//! The managed server beside its databases: what is there to start it, and what it leaves on the disk.
+//! The private server beside its databases: what is there to start it, and what it leaves on the disk.
 
 use std::error::Error as _;
 
@@ -39,7 +39,7 @@ pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
         }
         match &cluster.status.state {
             State::Unclean { rebooted: true } => {
-                checks.push(untrusted(major, "the host went down while the managed server ran"))
+                checks.push(untrusted(major, "the host went down while the private server ran"))
             }
             State::Distrusted(why) => checks.push(untrusted(major, why)),
             _ => {}
