@@ -68,7 +68,7 @@ impl EvictAnswer {
             dry_run,
             bytes: going.map(|t| t.bytes).sum(),
             templates,
-            sweep,
+            cleanup,
             pinned: stays.pinned.iter().map(ToString::to_string).collect(),
             clones: stays.clones.clone(),
         }
