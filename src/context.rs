@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{CloneSettings, Definition, EvictionSettings};
 use crate::error::{Error, Result};
 use crate::events::{Event, Observe};
 use crate::fingerprint::{Inputs, Snapshot};
+use crate::names::Fingerprint;
 use crate::pg::{Deadline, Endpoint};
-use crate::registry::Holder;
 use crate::registry::owner::Asker;
+use crate::registry::{Happened, Holder, Occurrence, ProjectSettings};
 
 /// Reads the inputs of a definition from the file system, and can do so again: what a build yields
 /// is sealed only if they are still the same afterwards.
@@ -83,6 +85,28 @@ impl Context<'_> {
     /// Who asks, as far as it matters whose a clone is.
     pub fn asker(&self) -> Asker<'_> {
         Asker::new(self.holder, self.project, self.clone_settings)
+    }
+
+    /// What other processes must know of the config.
+    pub(crate) fn project_settings(&self) -> ProjectSettings {
+        ProjectSettings::new(self.project, self.eviction, self.clone_settings)
+    }
+
+    /// What happened with a template of the definition, for the registry's history.
+    pub(crate) fn occurrence<'b>(
+        &'b self,
+        fingerprint: &'b Fingerprint,
+        happened: Happened,
+        took: Duration,
+    ) -> Occurrence<'b> {
+        Occurrence {
+            project: self.project,
+            definition: &self.definition.name,
+            fingerprint,
+            happened,
+            took,
+            files: None,
+        }
     }
 
     /// Reads the inputs off the async threads.

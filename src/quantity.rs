@@ -121,6 +121,66 @@ pub fn size(bytes: i64) -> String {
     }
 }
 
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(u64);
+
+impl Bytes {
+    /// So many bytes; more than Postgres can count become as many as it can.
+    pub fn new(bytes: u64) -> Self {
+        Bytes(bytes.min(i64::MAX as u64))
+    }
+
+    /// As a number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    /// As a number of Postgres.
+    pub fn signed(self) -> i64 {
+        self.0 as i64
+    }
+}
+
+/// A time in seconds, as Postgres reckons. One that lies in the future, since a clock was set back, is negative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+pub struct Seconds(pub f64);
+
+impl Seconds {
+    /// As a duration, which is never negative.
+    pub fn duration(self) -> Duration {
+        Duration::try_from_secs_f64(self.0).unwrap_or_default()
+    }
+}
+
+impl From<Duration> for Seconds {
+    fn from(time: Duration) -> Self {
+        Seconds(time.as_secs_f64())
+    }
+}
+
+/// A time in whole milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Millis(u64);
+
+impl Millis {
+    /// As a number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    /// As a duration.
+    pub fn duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+impl From<Duration> for Millis {
+    fn from(time: Duration) -> Self {
+        Millis(u64::try_from(time.as_millis()).unwrap_or(i64::MAX as u64))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

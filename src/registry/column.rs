@@ -1,9 +1,12 @@
-//! Columns with a type of their own: one word of an enum, and fingerprints. What no version of pgstencil writes
-//! there is an error when it is read.
+//! Columns with a type of their own: one word of an enum, fingerprints, times and sizes. What no version of
+//! pgstencil writes there is an error when it is read.
+
+use std::time::Duration;
 
 use crate::config::Extend;
 use crate::names::Fingerprint;
 use crate::pg::sql::CopyStrategy;
+use crate::quantity::{Bytes, Millis, Seconds};
 
 /// Declares an enum whose values a text column holds as words.
 macro_rules! words {
@@ -74,7 +77,43 @@ macro_rules! text_column {
     };
 }
 
+/// Has a type stand in a column of numbers.
+macro_rules! number_column {
+    ($type:ty as $number:ty, $read:expr, $write:expr) => {
+        impl sqlx::Type<sqlx::Postgres> for $type {
+            fn type_info() -> sqlx::postgres::PgTypeInfo {
+                <$number as sqlx::Type<sqlx::Postgres>>::type_info()
+            }
+        }
+
+        impl sqlx::Decode<'_, sqlx::Postgres> for $type {
+            fn decode(
+                value: sqlx::postgres::PgValueRef<'_>,
+            ) -> std::result::Result<Self, sqlx::error::BoxDynError> {
+                let number = <$number as sqlx::Decode<sqlx::Postgres>>::decode(value)?;
+                let read: fn($number) -> std::result::Result<$type, std::num::TryFromIntError> = $read;
+                Ok(read(number)?)
+            }
+        }
+
+        impl $crate::pg::sql::Literal for $type {
+            fn literal(&self) -> String {
+                let write: fn(&$type) -> $number = $write;
+                $crate::pg::sql::Literal::literal(&write(self))
+            }
+        }
+    };
+}
+
 pub(crate) use {text_column, words};
+
+number_column!(Bytes as i64, |bytes| Ok(Bytes::new(u64::try_from(bytes)?)), |bytes| bytes.signed());
+number_column!(Seconds as f64, |seconds| Ok(Seconds(seconds)), |seconds| seconds.0);
+number_column!(
+    Millis as i64,
+    |millis| Ok(Millis::from(Duration::from_millis(u64::try_from(millis)?))),
+    |millis| i64::try_from(millis.get()).unwrap_or(i64::MAX)
+);
 
 text_column!(Fingerprint, |text| text.parse().ok(), Fingerprint::to_string);
 text_column!(

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use sqlx::FromRow;
 
-use crate::config::{CloneSettings, EvictionSettings};
 use crate::error::Result;
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
+use crate::quantity::{Millis, Seconds};
 
-use super::{Registry, eviction, template};
+use super::column::words;
+use super::project::ProjectSettings;
+use super::{Registry, template};
 
 /// Rows are numbered, so their number is a bound by itself.
 const INSERT: &str = "WITH new AS (INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis, files) \
@@ -18,51 +20,13 @@ const INSERT: &str = "WITH new AS (INSERT INTO pgstencil.event (project, definit
      DELETE FROM pgstencil.event e USING new WHERE new.id % 1000 = 0 AND e.id <= new.id - 10000";
 /// The last build; of the others the median of the last ones, so that one on a busy machine does not
 /// count for ever.
-const COSTS: &str = "SELECT \
-     (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 AND outcome <> 'hit' \
-      AND outcome IN ('miss', 'settled', 'verified') ORDER BY id DESC LIMIT 1) AS full_build, \
-     (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY millis) FROM \
-      (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 AND outcome <> 'hit' \
-       AND outcome = 'extended' ORDER BY id DESC LIMIT 9) e) AS extension, \
-     (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY millis) FROM \
-      (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 \
-       AND outcome = 'hit' ORDER BY id DESC LIMIT 9) h) AS hit";
-
-/// As [`COSTS`], but what extensions took counts for a day: nothing else would ever show that they take less
-/// now.
-const RECENT_COSTS: &str = "SELECT \
-     (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 AND outcome <> 'hit' \
-      AND outcome IN ('miss', 'settled', 'verified') ORDER BY id DESC LIMIT 1) AS full_build, \
-     (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY millis) FROM \
-      (SELECT millis FROM pgstencil.event WHERE project = $1 AND definition = $2 AND outcome <> 'hit' \
-       AND outcome = 'extended' AND at > now() - interval '1 day' ORDER BY id DESC LIMIT 9) e) AS extension, \
-     NULL::bigint AS hit";
-
+const COSTS: &str = include_str!("queries/costs.sql");
 const DIFFERED: &str = "SELECT EXISTS (SELECT FROM pgstencil.event \
-     WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND outcome = 'differed')";
+     WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND outcome = $4)";
 
 /// By day and definition. What was saved is measured against the build from nothing before it. A day is
 /// one of UTC.
-const TALLY: &str = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, project, definition, \
-     count(*) FILTER (WHERE outcome = 'hit') AS hits, \
-     count(*) FILTER (WHERE outcome = 'miss') AS misses, \
-     count(*) FILTER (WHERE outcome = 'extended') AS extensions, \
-     count(*) FILTER (WHERE outcome = 'fallback') AS fallbacks, \
-     count(*) FILTER (WHERE outcome IN ('settled', 'verified')) AS comparisons, \
-     count(*) FILTER (WHERE outcome = 'differed') AS differences, \
-     count(*) FILTER (WHERE outcome = 'evicted') AS evictions, \
-     count(*) FILTER (WHERE outcome IN ('failed', 'timed_out')) AS failures, \
-     count(*) FILTER (WHERE outcome = 'timed_out') AS timeouts, \
-     coalesce(sum(millis) FILTER (WHERE outcome IN ('failed', 'timed_out')), 0)::bigint AS failed_ms, \
-     coalesce(sum(millis) FILTER (WHERE outcome IN ('hit', 'miss', 'extended', 'unsealed', 'fallback')), 0)::bigint AS spent_ms, \
-     coalesce(sum(millis) FILTER (WHERE outcome IN ('settled', 'verified')), 0)::bigint AS compared_ms, \
-     coalesce(sum(greatest(full_ms - millis, 0)) FILTER (WHERE outcome IN ('hit', 'extended')), 0)::bigint AS saved_ms \
-     FROM (SELECT e.*, (SELECT b.millis FROM pgstencil.event b \
-           WHERE b.project = e.project AND b.definition = e.definition AND b.id < e.id \
-           AND b.outcome IN ('miss', 'settled', 'verified') ORDER BY b.id DESC LIMIT 1) AS full_ms \
-           FROM pgstencil.event e WHERE ($1 IS NULL OR e.definition = $1) \
-           AND ($2 IS NULL OR e.at > now() - make_interval(secs => $2))) of \
-     GROUP BY 1, 2, 3 ORDER BY 1, 2, 3";
+const TALLY: &str = include_str!("queries/tally.sql");
 
 /// What happened on one day with one definition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
@@ -101,6 +65,9 @@ pub struct Tally {
     pub saved_ms: i64,
 }
 
+/// What extensions took counts for a day where it decides: nothing else would ever show that they take less now.
+const RECENT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What the past says that things cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Costs {
@@ -112,78 +79,114 @@ pub struct Costs {
     pub hit: Option<Duration>,
 }
 
-struct NewEvent<'a> {
-    project: &'a str,
-    definition: &'a str,
-    fingerprint: &'a Fingerprint,
-    outcome: &'a str,
-    millis: u64,
-    files: Option<usize>,
-}
-
-impl NewEvent<'_> {
-    fn insert(&self) -> Statement {
-        sql::fill(
-            INSERT,
-            &[&self.project, &self.definition, &self.fingerprint, &self.outcome, &self.millis, &self.files],
-        )
+words! {
+    /// What happened with a template, as the history has it.
+    pub enum Happened {
+        /// It was found ready.
+        Hit = "hit",
+        /// It was built from nothing while somebody waited.
+        Miss = "miss",
+        /// It was built on a copy of another one.
+        Extended = "extended",
+        /// It was built, and not sealed, since its new migrations changed nothing.
+        Unsealed = "unsealed",
+        /// It could not be copied, so the build command ran on the clone.
+        Fallback = "fallback",
+        /// A build from nothing took the place of an extended template.
+        Settled = "settled",
+        /// It was built from nothing once more, to be compared.
+        Verified = "verified",
+        /// It was extended, and differs from a build from nothing.
+        Differed = "differed",
+        /// It was evicted.
+        Evicted = "evicted",
+        /// Its build failed.
+        Failed = "failed",
+        /// Its build took longer than it may.
+        TimedOut = "timed_out",
     }
 }
 
-/// A template that was found ready by somebody who looked at it.
+/// What builds from nothing end with.
+pub(super) const FULL_BUILDS: Any<'_> = Any(&[Happened::Miss, Happened::Settled, Happened::Verified]);
+
+/// `IN` what statements ask for some of these.
+pub(super) struct Any<'a>(&'a [Happened]);
+
+impl sql::Literal for Any<'_> {
+    fn literal(&self) -> String {
+        let words: Vec<String> = self.0.iter().map(sql::Literal::literal).collect();
+        format!("({})", words.join(", "))
+    }
+}
+
+/// One entry of the history.
 #[derive(Clone, Copy, Debug)]
-pub struct Hit<'a> {
-    /// Number of its row.
-    pub template: i64,
+pub struct Occurrence<'a> {
     /// Namespace.
     pub project: &'a str,
     /// Name of the definition.
     pub definition: &'a str,
     /// Of the template.
     pub fingerprint: &'a Fingerprint,
+    /// What happened.
+    pub happened: Happened,
     /// How long that took.
-    pub millis: u64,
-    /// The project's limits, in case that others were noted before.
-    pub limits: &'a EvictionSettings,
-    /// The same.
-    pub clone: &'a CloneSettings,
+    pub took: Duration,
+    /// How many files were added, if it was extended.
+    pub files: Option<usize>,
+}
+
+impl Occurrence<'_> {
+    fn insert(&self) -> Statement {
+        let millis = Millis::from(self.took);
+        sql::fill(
+            INSERT,
+            &[&self.project, &self.definition, &self.fingerprint, &self.happened, &millis, &self.files],
+        )
+    }
+}
+
+/// A template that was found ready by somebody who looked at it.
+#[derive(Clone, Debug)]
+pub struct Hit<'a> {
+    /// Number of its row.
+    pub template: i64,
+    /// Name of the definition.
+    pub definition: &'a str,
+    /// Of the template.
+    pub fingerprint: &'a Fingerprint,
+    /// How long that took.
+    pub took: Duration,
+    /// The project's settings, in case that others were noted before.
+    pub settings: ProjectSettings,
 }
 
 impl Hit<'_> {
     /// What notes it: to be sent with something else.
     pub fn statements(&self) -> [Statement; 3] {
-        let event = NewEvent {
-            project: self.project,
+        let hit = Occurrence {
+            project: &self.settings.name,
             definition: self.definition,
             fingerprint: self.fingerprint,
-            outcome: "hit",
-            millis: self.millis,
+            happened: Happened::Hit,
+            took: self.took,
             files: None,
         };
-        [
-            template::touch(self.template, 1),
-            event.insert(),
-            eviction::renew(self.project, self.limits, self.clone),
-        ]
+        [template::touch(self.template, 1), hit.insert(), self.settings.note()]
     }
 }
 
 impl Registry {
-    /// Notes an outcome and the milliseconds that it took.
+    /// Adds an entry to the history.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_event(
-        &mut self,
-        project: &str,
-        definition: &str,
-        fingerprint: &Fingerprint,
-        outcome: &str,
-        millis: u64,
-        files: Option<usize>,
-    ) -> Result<()> {
-        let event = NewEvent { project, definition, fingerprint, outcome, millis, files };
-        self.session().execute(event.insert()).await.doing(|| "note what happened in the registry".into())?;
+    pub async fn note(&mut self, occurrence: &Occurrence<'_>) -> Result<()> {
+        self.session()
+            .execute(occurrence.insert())
+            .await
+            .doing(|| "note what happened in the registry".into())?;
         Ok(())
     }
 
@@ -203,7 +206,7 @@ impl Registry {
     /// The driver's.
     pub async fn tallies(&mut self, definition: Option<&str>, last: Option<Duration>) -> Result<Vec<Tally>> {
         self.session()
-            .rows(sql::fill(TALLY, &[&definition, &last.map(|d| d.as_secs_f64())]))
+            .rows(sql::fill(TALLY, &[&definition, &last.map(Seconds::from), &FULL_BUILDS]))
             .await
             .doing(|| "add up what happened".into())
     }
@@ -219,7 +222,7 @@ impl Registry {
         fingerprint: &Fingerprint,
     ) -> Result<bool> {
         self.session()
-            .scalar(sql::fill(DIFFERED, &[&project, &definition, &fingerprint]))
+            .scalar(sql::fill(DIFFERED, &[&project, &definition, &fingerprint, &Happened::Differed]))
             .await
             .doing(|| "read what became of extensions".into())
     }
@@ -229,7 +232,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
-        self.costs_by(COSTS, project, definition).await
+        self.costs_by(project, definition, None).await
     }
 
     /// What extensions took of late, and the last build from nothing.
@@ -237,16 +240,25 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn recent_costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
-        self.costs_by(RECENT_COSTS, project, definition).await
+        self.costs_by(project, definition, Some(RECENT)).await
     }
 
-    async fn costs_by(&mut self, query: &'static str, project: &str, definition: &str) -> Result<Costs> {
-        let (full, extension, hit): (Option<i64>, Option<i64>, Option<i64>) = self
+    async fn costs_by(
+        &mut self,
+        project: &str,
+        definition: &str,
+        extensions: Option<Duration>,
+    ) -> Result<Costs> {
+        let within = extensions.map(Seconds::from);
+        let (full, extension, hit): (Option<Millis>, Option<Millis>, Option<Millis>) = self
             .session()
-            .one(sql::fill(query, &[&project, &definition]))
+            .one(sql::fill(
+                COSTS,
+                &[&project, &definition, &FULL_BUILDS, &Happened::Extended, &Happened::Hit, &within],
+            ))
             .await
             .doing(|| "read what builds took".into())?;
-        let time = |millis: Option<i64>| Some(Duration::from_millis(u64::try_from(millis?).ok()?));
-        Ok(Costs { full: time(full), extension: time(extension), hit: time(hit) })
+        let [full, extension, hit] = [full, extension, hit].map(|millis| millis.map(Millis::duration));
+        Ok(Costs { full, extension, hit })
     }
 }

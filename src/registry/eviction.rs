@@ -5,13 +5,14 @@ use std::collections::HashMap;
 
 use sqlx::FromRow;
 
-use crate::config::{CloneSettings, EvictionSettings, Extend};
+use crate::config::Extend;
 use crate::error::Result;
 use crate::fingerprint::{KeptRecipe, Recipe};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
-use crate::pg::sql::{self, Statement};
+use crate::pg::sql;
 
+use super::event::{FULL_BUILDS, Happened};
 use super::{Registry, template};
 
 /// A ready template, as an eviction sees it.
@@ -41,21 +42,6 @@ pub struct ResidentRow {
     pub full_ms: Option<i64>,
 }
 
-/// The limits of one project, as its last build found them.
-#[derive(Clone, Debug, FromRow)]
-pub struct LimitsRow {
-    /// The project.
-    pub name: String,
-    /// Bytes of all its templates.
-    pub max_bytes: Option<i64>,
-    /// Number of its templates.
-    pub max_templates: Option<i64>,
-    /// Seconds since the last use.
-    pub max_idle_s: Option<f64>,
-    /// So many of each definition stay.
-    pub keep: i64,
-}
-
 /// One extension or build from nothing that took place.
 #[derive(Clone, Debug, FromRow)]
 pub struct BuildRow {
@@ -75,26 +61,10 @@ const RESIDENTS: &str = "SELECT t.id, t.project, t.definition, t.fingerprint, t.
      coalesce((SELECT sum(d.bytes) FROM pgstencil.database d WHERE d.template_id = t.id), 0)::bigint AS bytes, \
      CASE WHEN t.base_fingerprint IS NULL THEN t.build_ms END AS full_ms \
      FROM pgstencil.template t WHERE t.state = 'ready' ORDER BY t.id";
-const LIMITS: &str = "SELECT name, max_bytes, max_templates, max_idle_s, keep FROM pgstencil.project";
-const NOTE_LIMITS: &str = "INSERT INTO pgstencil.project AS p \
-     (name, max_bytes, max_templates, max_idle_s, keep, warm, warm_max, grace_s) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO UPDATE SET \
-     max_bytes = excluded.max_bytes, max_templates = excluded.max_templates, \
-     max_idle_s = excluded.max_idle_s, keep = excluded.keep, warm = excluded.warm, \
-     warm_max = excluded.warm_max, grace_s = excluded.grace_s, noted_at = now() \
-     WHERE (p.max_bytes, p.max_templates, p.max_idle_s, p.keep, p.warm, p.warm_max, p.grace_s) IS DISTINCT FROM \
-     (excluded.max_bytes, excluded.max_templates, excluded.max_idle_s, excluded.keep, excluded.warm, \
-      excluded.warm_max, excluded.grace_s)";
-/// Without a lock where there is nothing to change: every hit asks.
-const RENEW_LIMITS: &str = "UPDATE pgstencil.project AS p SET max_bytes = $2, max_templates = $3, \
-     max_idle_s = $4, keep = $5, warm = $6, warm_max = $7, grace_s = $8, noted_at = now() WHERE name = $1 \
-     AND (p.max_bytes, p.max_templates, p.max_idle_s, p.keep, p.warm, p.warm_max, p.grace_s) \
-     IS DISTINCT FROM ($2, $3, $4, $5, $6, $7, $8)";
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template WHERE id = ANY($1)";
 /// Bounded as the events are.
-const BUILDS: &str = "SELECT project, definition, CASE WHEN outcome = 'extended' THEN files END AS added, millis \
-     FROM pgstencil.event WHERE outcome IN ('miss', 'settled', 'verified') \
-     OR outcome = 'extended' AND files IS NOT NULL ORDER BY id";
+const BUILDS: &str = "SELECT project, definition, CASE WHEN outcome = $2 THEN files END AS added, millis \
+     FROM pgstencil.event WHERE outcome IN $1 OR outcome = $2 AND files IS NOT NULL ORDER BY id";
 /// Bytes of what was given up and still has to be dropped.
 const LEFTOVERS: &str = "SELECT coalesce(sum(d.bytes), 0)::bigint FROM pgstencil.database d \
      JOIN pgstencil.template t ON t.id = d.template_id \
@@ -105,31 +75,9 @@ const EVICT: &str = "WITH gone AS (UPDATE pgstencil.template SET state = 'broken
        kept_until = NULL WHERE id = $1 AND state = 'ready' AND NOT pinned AND last_used_at::text = $2 \
        RETURNING project, definition, fingerprint) \
      INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis) \
-     SELECT project, definition, fingerprint, 'evicted', 0 FROM gone";
+     SELECT project, definition, fingerprint, $4, 0 FROM gone";
 const IS_READY: &str = "SELECT EXISTS (SELECT FROM pgstencil.template WHERE id = $1 AND state = 'ready')";
 const PIN: &str = "UPDATE pgstencil.template SET pinned = $2 WHERE id = $1 AND state = 'ready'";
-
-/// What [`Registry::renew_limits`] runs.
-pub(super) fn renew(project: &str, limits: &EvictionSettings, clone: &CloneSettings) -> Statement {
-    write(RENEW_LIMITS, project, limits, clone)
-}
-
-fn write(query: &str, project: &str, limits: &EvictionSettings, clone: &CloneSettings) -> Statement {
-    let max_size = limits.max_size.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-    sql::fill(
-        query,
-        &[
-            &project,
-            &max_size,
-            &i64::from(limits.max_templates),
-            &limits.max_idle.map(|d| d.as_secs_f64()),
-            &i64::from(limits.keep),
-            &i64::from(clone.warm),
-            &i64::from(clone.warm_max),
-            &clone.orphan_grace.as_secs_f64(),
-        ],
-    )
-}
 
 impl Registry {
     /// The ready templates of all projects.
@@ -167,46 +115,10 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn builds(&mut self) -> Result<Vec<BuildRow>> {
-        self.session().rows(sql::fill(BUILDS, &[])).await.doing(|| "read what builds took".into())
-    }
-
-    /// The limits of all projects that have built something.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn limits(&mut self) -> Result<Vec<LimitsRow>> {
-        self.session().rows(sql::fill(LIMITS, &[])).await.doing(|| "read the limits of the projects".into())
-    }
-
-    /// Notes the limits of a project for evictions and sweeps that others start.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn note_limits(
-        &mut self,
-        project: &str,
-        limits: &EvictionSettings,
-        clone: &CloneSettings,
-    ) -> Result<()> {
-        self.write_limits(write(NOTE_LIMITS, project, limits, clone)).await
-    }
-
-    /// Notes the limits of a project if others were noted before, so that nobody evicts by those.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn renew_limits(
-        &mut self,
-        project: &str,
-        limits: &EvictionSettings,
-        clone: &CloneSettings,
-    ) -> Result<()> {
-        self.write_limits(renew(project, limits, clone)).await
-    }
-
-    async fn write_limits(&mut self, statement: Statement) -> Result<()> {
-        self.session().execute(statement).await.doing(|| "note the limits of the project".into())?;
-        Ok(())
+        self.session()
+            .rows(sql::fill(BUILDS, &[&FULL_BUILDS, &Happened::Extended]))
+            .await
+            .doing(|| "read what builds took".into())
     }
 
     /// Bytes of a project's templates that were given up and are still on the disk.
@@ -230,7 +142,7 @@ impl Registry {
     pub async fn give_up_template(&mut self, id: i64, used: &str, why: &str) -> Result<bool> {
         let done = self
             .session()
-            .execute(sql::fill(EVICT, &[&id, &used, &why]))
+            .execute(sql::fill(EVICT, &[&id, &used, &why, &Happened::Evicted]))
             .await
             .doing(|| "give a template up".into())?;
         Ok(done.count == 1)

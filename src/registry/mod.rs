@@ -18,6 +18,7 @@ pub mod holder;
 pub mod measurement;
 pub mod owed;
 pub mod owner;
+pub mod project;
 pub mod publish;
 pub mod replaced;
 pub mod state;
@@ -26,7 +27,9 @@ pub mod warm;
 
 pub use clone::{CloneRow, Term};
 pub use database::DatabaseRow;
+pub use event::{Happened, Occurrence};
 pub use holder::Holder;
+pub use project::ProjectSettings;
 pub use state::{CloneState, DatabaseState, LeaseKind, ShownState, TemplateState};
 pub use template::TemplateRow;
 

@@ -1,16 +1,14 @@
 //! Rows of `pgstencil.project`: what other processes must know of a project's config.
 
-use std::time::Duration;
-
 use sqlx::FromRow;
 
 use crate::config::{CloneSettings, EvictionSettings};
 use crate::error::Result;
 use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
+use crate::quantity::{Bytes, Seconds};
 
 use super::Registry;
-use super::column::{Bytes, Seconds};
 
 /// The settings of one project that evictions, cleanups and makers of warm clones of any project keep to.
 #[derive(Clone, Debug, PartialEq, FromRow)]

@@ -71,41 +71,44 @@ words! {
 mod tests {
     use super::*;
 
-    /// The words that statements compare `state` and `lease` with.
-    fn compared(text: &str) -> Vec<String> {
-        let words = regex::Regex::new("'([^']*)'").unwrap();
-        let found =
-            regex::Regex::new(r"\b(?:state|lease)\s*(?:=|<>|IS DISTINCT FROM|IN)\s*(\([^()]*\)|'[^']*')")
-                .unwrap();
-        found
-            .captures_iter(text)
-            .flat_map(|part| {
-                let words = words.captures_iter(part.get(1).unwrap().as_str());
-                words.map(|word| word[1].to_owned()).collect::<Vec<_>>()
-            })
-            .collect()
+    use crate::registry::Happened;
+
+    /// The words that statements compare these columns with.
+    fn compared(columns: &str, text: &str) -> Vec<String> {
+        let pattern = format!(r"\b(?:{columns})\s*(?:=|<>|IS DISTINCT FROM|IN)\s*(\([^()]*\)|'[^']*')");
+        let found = regex::Regex::new(&pattern).unwrap();
+        let quoted = regex::Regex::new("'([^']*)'").unwrap();
+        let parts = found.captures_iter(text).map(|part| part.get(1).unwrap().as_str());
+        parts.flat_map(|part| quoted.captures_iter(part).map(|word| word[1].to_owned())).collect()
     }
 
     #[test]
     fn statements_compare_with_known_words_only() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/registry");
-        let mut seen = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let Ok(text) = std::fs::read_to_string(&path) else {
-                continue;
-            };
-            for word in compared(&text) {
-                seen += 1;
-                let known = [
-                    TemplateState::from_word(&word).is_some(),
-                    CloneState::from_word(&word).is_some(),
-                    DatabaseState::from_word(&word).is_some(),
-                    LeaseKind::from_word(&word).is_some(),
-                ];
-                assert!(known.contains(&true), "{}: `{word}`", path.display());
+        let state = |word: &str| {
+            TemplateState::from_word(word).is_some()
+                || CloneState::from_word(word).is_some()
+                || DatabaseState::from_word(word).is_some()
+        };
+        let lease = |word: &str| LeaseKind::from_word(word).is_some();
+        let outcome = |word: &str| Happened::from_word(word).is_some();
+        type Known<'a> = &'a dyn Fn(&str) -> bool;
+        let columns: [(&str, Known<'_>); 3] = [("state", &state), ("lease", &lease), ("outcome", &outcome)];
+        let mut seen = [0; 3];
+        for folder in ["", "queries"] {
+            let folder = format!("{}/src/registry/{folder}", env!("CARGO_MANIFEST_DIR"));
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let Ok(text) = std::fs::read_to_string(&path) else {
+                    continue;
+                };
+                for ((column, known), seen) in columns.iter().zip(&mut seen) {
+                    for word in compared(column, &text) {
+                        *seen += 1;
+                        assert!(known(&word), "{}: {column} `{word}`", path.display());
+                    }
+                }
             }
         }
-        assert!(seen > 30, "{seen}");
+        assert!(seen[0] > 30 && seen[1] > 3 && seen[2] > 10, "{seen:?}");
     }
 }

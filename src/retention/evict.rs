@@ -9,14 +9,15 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::config::{EvictionSettings, Extend};
+use crate::config::Extend;
 use crate::database::drop;
 use crate::error::Result;
 use crate::fingerprint::{Append, Recipe, extension};
 use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
-use crate::registry::Registry;
-use crate::registry::eviction::{BuildRow, LimitsRow, ResidentRow};
+use crate::quantity::Bytes;
+use crate::registry::eviction::{BuildRow, ResidentRow};
+use crate::registry::{ProjectSettings, Registry};
 
 use super::cost::Costs;
 use super::policy::{self, Limits, Resident};
@@ -186,21 +187,12 @@ impl Shelf {
     }
 }
 
-fn limits_of(settings: &EvictionSettings) -> Limits {
+fn limits_of(settings: &ProjectSettings) -> Limits {
     Limits {
-        max_bytes: settings.max_size,
-        max_templates: usize::try_from(settings.max_templates).ok(),
-        max_idle: settings.max_idle.map(|d| d.as_secs_f64()),
-        keep: settings.keep as usize,
-    }
-}
-
-fn noted(row: &LimitsRow) -> Limits {
-    Limits {
-        max_bytes: row.max_bytes.and_then(|n| n.try_into().ok()),
-        max_templates: row.max_templates.and_then(|n| n.try_into().ok()),
-        max_idle: row.max_idle_s,
-        keep: row.keep.try_into().unwrap_or(usize::MAX),
+        max_bytes: settings.max_bytes.map(Bytes::get),
+        max_templates: settings.max_templates.and_then(|n| n.try_into().ok()),
+        max_idle: settings.max_idle_s.map(|idle| idle.0),
+        keep: settings.keep.try_into().unwrap_or(usize::MAX),
     }
 }
 
@@ -212,24 +204,16 @@ fn exceeded(rows: &[ResidentRow], limits: &Limits, room: Room) -> bool {
         || limits.max_idle.is_some_and(|max| rows.iter().any(|r| r.idle_s > max))
 }
 
-/// What has to go so that each project keeps its limits; `settings` are those of `project`, and `room`
+/// What has to go so that each project keeps its limits; `settings` are those of one project, and `room`
 /// is for what it is about to add. Writes nothing.
 ///
 /// # Errors
 /// The driver's.
-pub async fn plan(
-    registry: &mut Registry,
-    project: &str,
-    settings: &EvictionSettings,
-    room: Room,
-) -> Result<Vec<Eviction>> {
-    let mut limits: BTreeMap<String, (Limits, Room)> = registry
-        .limits()
-        .await?
-        .iter()
-        .map(|row| (row.name.clone(), (noted(row), Room::default())))
-        .collect();
-    limits.insert(project.to_owned(), (limits_of(settings), room));
+pub async fn plan(registry: &mut Registry, settings: &ProjectSettings, room: Room) -> Result<Vec<Eviction>> {
+    let projects = registry.projects().await?;
+    let mut limits: BTreeMap<String, (Limits, Room)> =
+        projects.iter().map(|noted| (noted.name.clone(), (limits_of(noted), Room::default()))).collect();
+    limits.insert(settings.name.clone(), (limits_of(settings), room));
     let mut shelves: BTreeMap<String, Vec<ResidentRow>> = BTreeMap::new();
     for row in registry.residents().await? {
         shelves.entry(row.project.clone()).or_default().push(row);
@@ -342,10 +326,10 @@ pub async fn drop_now(registry: &mut Registry, evictions: &[Eviction]) -> Result
 /// The driver's.
 pub async fn make_room(
     registry: &mut Registry,
-    project: &str,
+    settings: &ProjectSettings,
     definition: &str,
-    settings: &EvictionSettings,
 ) -> Result<Vec<Eviction>> {
+    let project = settings.name.as_str();
     let rows = registry.residents().await?;
     let of = |row: &&ResidentRow| row.project == project && row.definition == definition;
     let largest = rows.iter().filter(of).map(|row| row.bytes).max();
@@ -356,7 +340,7 @@ pub async fn make_room(
     // Warm clones are the cheapest to have again, so they go before any template.
     let spare = registry.spare_warm(Some((project, bytes))).await?;
     drop::drop_warm(registry, &spare).await?;
-    let plan = plan(registry, project, settings, room).await?;
+    let plan = plan(registry, settings, room).await?;
     let evicted = gone(registry, plan).await?;
     drop_now(registry, &evicted).await?;
     if leftover > 0 {
@@ -370,12 +354,8 @@ pub async fn make_room(
 ///
 /// # Errors
 /// The driver's.
-pub async fn keep_limits(
-    registry: &mut Registry,
-    project: &str,
-    settings: &EvictionSettings,
-) -> Result<Vec<Eviction>> {
-    let plan = plan(registry, project, settings, Room::default()).await?;
+pub async fn keep_limits(registry: &mut Registry, settings: &ProjectSettings) -> Result<Vec<Eviction>> {
+    let plan = plan(registry, settings, Room::default()).await?;
     let evicted = gone(registry, plan).await?;
     let for_size = |e: &&Eviction| e.reason == Reason::Rule(Rule::Size);
     let now: Vec<Eviction> = evicted.iter().filter(for_size).cloned().collect();
@@ -390,15 +370,12 @@ pub async fn keep_limits(
 /// The driver's.
 pub async fn free_disk(
     registry: &mut Registry,
-    project: &str,
-    settings: &EvictionSettings,
+    settings: &ProjectSettings,
     bytes: u64,
 ) -> Result<Vec<Eviction>> {
-    let mut keep: HashMap<String, usize> = HashMap::new();
-    for row in registry.limits().await? {
-        keep.insert(row.name.clone(), noted(&row).keep);
-    }
-    keep.insert(project.to_owned(), settings.keep as usize);
+    let projects = registry.projects().await?;
+    let all = projects.iter().chain([settings]);
+    let keep = all.map(|settings| (settings.name.clone(), limits_of(settings).keep)).collect();
     let rows = registry.residents().await?;
     let mut shelf = Shelf::read(registry, rows).await?;
     shelf.pin_newest(&keep);

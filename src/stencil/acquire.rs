@@ -15,9 +15,9 @@ use crate::lease::{self, ClonedSet, Request, WarmTemplate};
 use crate::names::{self, Fingerprint, NamePattern};
 use crate::pg::cause;
 use crate::pg::sql::Statement;
-use crate::registry::Registry;
 use crate::registry::event::Hit;
 use crate::registry::owner::Tenure;
+use crate::registry::{Happened, ProjectSettings, Registry};
 use crate::template::{Ensured, Extends, Overtaken, Provisional, Template};
 use crate::variables::Outcome;
 
@@ -108,16 +108,19 @@ pub struct Demand {
 }
 
 impl Stencil {
+    /// What other processes must know of the config.
+    pub(super) fn settings(&self) -> ProjectSettings {
+        ProjectSettings::new(&self.config.project, &self.config.eviction, &self.config.clone)
+    }
+
     /// What notes a hit in the registry.
     pub(super) fn hit<'a>(&'a self, definition: &'a Definition, ensured: &'a Ensured) -> Hit<'a> {
         Hit {
             template: ensured.template.id(),
-            project: &self.config.project,
             definition: &definition.name,
             fingerprint: ensured.template.fingerprint(),
-            millis: u64::try_from(ensured.timing.template.as_millis()).unwrap_or_default(),
-            limits: &self.config.eviction,
-            clone: &self.config.clone,
+            took: ensured.timing.template,
+            settings: self.settings(),
         }
     }
 
@@ -381,16 +384,9 @@ impl Stencil {
         }
         // From here on the clones are there, whatever becomes of the session.
         if hand.outcome == Outcome::Fallback {
-            let _ = registry
-                .note_event(
-                    &self.config.project,
-                    &context.definition.name,
-                    ensured.template.fingerprint(),
-                    hand.outcome.as_str(),
-                    started.elapsed().as_millis() as u64,
-                    None,
-                )
-                .await;
+            let fingerprint = ensured.template.fingerprint();
+            let fallback = context.occurrence(fingerprint, Happened::Fallback, started.elapsed());
+            let _ = registry.note(&fallback).await;
         }
         let obtained = Obtained {
             fingerprint: *ensured.template.fingerprint(),

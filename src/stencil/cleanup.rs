@@ -7,10 +7,9 @@ use crate::error::{Error, Result};
 use crate::lease;
 use crate::names::Fingerprint;
 use crate::pg::slots::Slots;
-use crate::registry::Registry;
+use crate::registry::{Happened, Registry};
 use crate::retention::sweep::{self, Action};
 use crate::template;
-use crate::variables::Outcome;
 
 /// Plans and applies a sweep, for a process that nobody waits for.
 ///
@@ -59,12 +58,11 @@ impl Stencil {
             return Ok(0);
         };
         let made = async {
-            let project = &self.config.project;
             if let Some(millis) = demand.hit_ms {
-                let (name, hit) = (&context.definition.name, Outcome::Hit.as_str());
-                registry.note_event(project, name, fingerprint, hit, millis, None).await?;
+                let took = Duration::from_millis(millis);
+                registry.note(&context.occurrence(fingerprint, Happened::Hit, took)).await?;
             }
-            registry.renew_limits(project, &self.config.eviction, &self.config.clone).await?;
+            registry.note_settings(&self.settings()).await?;
             // What cannot be looked at is no reason to make no warm clones.
             let _ = template::look_again(&mut registry, &context).await;
             let made = match self.config.clone.warm {

@@ -96,7 +96,7 @@ impl Stencil {
         };
         registry.note_command_in_checkout(&self.asker()).await?;
         if !self.config.definitions.is_empty() {
-            registry.note_limits(&self.config.project, &self.config.eviction, &self.config.clone).await?;
+            registry.note_settings(&self.settings()).await?;
         }
         let done = evict::apply(&mut registry, &plan.evictions).await?;
         let evictions: Vec<_> = plan.evictions.into_iter().zip(done).collect();
@@ -117,7 +117,7 @@ impl Stencil {
         match targets {
             Targets::Limits => {
                 let room = evict::Room::default();
-                evict::plan(registry, project, &self.config.eviction, room).await
+                evict::plan(registry, &self.settings(), room).await
             }
             Targets::All | Targets::Project(_) => {
                 let rows = registry.residents().await?;
@@ -249,7 +249,7 @@ impl Stencil {
         let warm = registry.all_warm().await?;
         swept += drop::drop_warm(registry, &warm).await?.0;
         let bytes = each.saturating_mul(copies as u64);
-        let evicted = evict::free_disk(registry, project, context.eviction, bytes).await?;
+        let evicted = evict::free_disk(registry, &self.settings(), bytes).await?;
         if swept == 0 && evicted.is_empty() {
             return Ok(false);
         }

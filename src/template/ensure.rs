@@ -261,15 +261,16 @@ pub(super) async fn wait_for_serial(
 /// Makes room for a build. Failing to is no reason not to build.
 async fn make_room(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
     let name = &context.definition.name;
-    let evicted = evict::make_room(registry, context.project, name, context.eviction).await;
+    let evicted = evict::make_room(registry, &context.project_settings(), name).await;
     tell_evicted(context, evicted)
 }
 
 /// Gives up what the limits do not allow any more, and leaves it to the sweep.
 async fn keep_limits(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
+    let settings = context.project_settings();
     let evicted = async {
-        registry.note_limits(context.project, context.eviction, context.clone_settings).await?;
-        evict::keep_limits(registry, context.project, context.eviction).await
+        registry.note_settings(&settings).await?;
+        evict::keep_limits(registry, &settings).await
     }
     .await;
     tell_evicted(context, evicted)

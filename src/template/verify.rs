@@ -13,8 +13,8 @@ use crate::events::Event;
 use crate::fingerprint::Recipe;
 use crate::names::{self, Fingerprint};
 use crate::pg::inventory::{Class, Difference, Ignored};
-use crate::registry::Registry;
 use crate::registry::comparison::NewComparison;
+use crate::registry::{Happened, Registry};
 
 /// What a comparison found, and what came of it.
 #[derive(Clone, Debug)]
@@ -233,13 +233,13 @@ async fn rebuild(
         fate: Fate::Kept,
         build_time,
     };
-    let outcome = if asked.replace {
+    let happened = if asked.replace {
         let fresh = built.replace(registry, context).await?;
         let id = fresh.id;
         fresh.let_go(registry).await?;
         verdict.fate = Fate::Replaced;
         registry.set_difference(id, names::cut(&verdict.text(Class::decides), MAX_DIFFERENCE)).await?;
-        "settled"
+        Happened::Settled
     } else {
         built.discard(registry, "it was built to be compared").await?;
         if !verdict.is_as_built() && verdict.extends.is_some() {
@@ -247,24 +247,12 @@ async fn rebuild(
             registry.break_template(template.id(), why, false).await?;
             verdict.fate = Fate::Broken;
         }
-        "verified"
+        Happened::Verified
     };
-    let mut outcomes = vec![outcome];
+    registry.note(&context.occurrence(&verdict.fingerprint, happened, build_time)).await?;
     if !verdict.is_as_built() && verdict.extends.is_some() {
         // Or the next command would extend the same base to the same end.
-        outcomes.push("differed");
-    }
-    for outcome in outcomes {
-        registry
-            .note_event(
-                context.project,
-                definition,
-                &verdict.fingerprint,
-                outcome,
-                build_time.as_millis() as u64,
-                None,
-            )
-            .await?;
+        registry.note(&context.occurrence(&verdict.fingerprint, Happened::Differed, build_time)).await?;
     }
     if verdict.extends.is_some() {
         let difference = verdict.text(Class::decides);

@@ -39,7 +39,7 @@ use crate::names;
 use crate::pg::catalog;
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::template::NewExtension;
-use crate::registry::{DatabaseRow, Registry, TemplateState};
+use crate::registry::{DatabaseRow, Happened, Occurrence, Registry, TemplateState};
 use crate::variables::{NamedDatabase, Outcome};
 
 /// How a build ended, if not with an error.
@@ -68,10 +68,10 @@ pub(super) async fn build(
     let (took, unsealed) = (built.started.elapsed(), built.unsealed.clone());
     let template = built.seal(registry, context).await?;
     let fingerprint = permit.recipe().fingerprint();
-    let outcome = match (&unsealed, base) {
-        (Some(_), _) => Outcome::Unsealed,
-        (None, Some(_)) => Outcome::Extended,
-        (None, None) => Outcome::Miss,
+    let happened = match (&unsealed, base) {
+        (Some(_), _) => Happened::Unsealed,
+        (None, Some(_)) => Happened::Extended,
+        (None, None) => Happened::Miss,
     };
     if unsealed.is_none() {
         context.tell(Event::Sealed {
@@ -81,16 +81,11 @@ pub(super) async fn build(
             took,
         });
     }
-    registry
-        .note_event(
-            context.project,
-            definition,
-            &fingerprint,
-            outcome.as_str(),
-            took.as_millis() as u64,
-            base.map(|base| base.extends.added.len()),
-        )
-        .await?;
+    let sealed = Occurrence {
+        files: base.map(|base| base.extends.added.len()),
+        ..context.occurrence(&fingerprint, happened, took)
+    };
+    registry.note(&sealed).await?;
     Ok(match unsealed {
         None => Ended::Sealed(Box::new(template)),
         Some(unsealed) => Ended::Unsealed(Box::new(template), unsealed),
@@ -136,17 +131,15 @@ async fn complete<'a, P: Permit>(
         }
         Err(error) => error,
     };
-    let outcome = match error.kind() {
-        Kind::Build => Some("failed"),
-        Kind::Timeout => Some("timed_out"),
+    let happened = match error.kind() {
+        Kind::Build => Some(Happened::Failed),
+        Kind::Timeout => Some(Happened::TimedOut),
         _ => None,
     };
-    if let Some(outcome) = outcome {
-        // For `stats`. The error of the build is what matters.
-        let took = started.elapsed().as_millis() as u64;
-        let (project, name) = (context.project, &context.definition.name);
+    if let Some(happened) = happened {
         let fingerprint = permit.recipe().fingerprint();
-        let _ = registry.note_event(project, name, &fingerprint, outcome, took, None).await;
+        // For `stats`. The error of the build is what matters.
+        let _ = registry.note(&context.occurrence(&fingerprint, happened, started.elapsed())).await;
     }
     Err(give_up(registry, context, id, error).await)
 }
