@@ -162,12 +162,14 @@ impl Error {
     }
 
     /// The fault of this error, or of the one underneath.
+    pub fn found_fault(&self) -> Option<Fault> {
+        let underneath = || self.0.source.as_ref()?.downcast_ref::<Error>()?.found_fault();
+        self.0.fault.or_else(underneath)
+    }
+
+    /// Whether [`Error::found_fault`] is this one.
     pub fn has_fault(&self, fault: Fault) -> bool {
-        let underneath = || self.0.source.as_ref()?.downcast_ref::<Error>();
-        match self.0.fault {
-            Some(own) => own == fault,
-            None => underneath().is_some_and(|error| error.has_fault(fault)),
-        }
+        self.found_fault() == Some(fault)
     }
 
     /// Adds the error underneath.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pgstencil::Stencil;
 use pgstencil::config::Config as Toml;
 use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{CloneState, Deadline, Defaults, Demand, Endpoint, Holder, Wanted};
+use pgstencil::stencil::{CloneState, Deadline, Defaults, Demand, Endpoint, Holder};
 use pgstencil::url::ServerUrl;
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Builder;
@@ -110,13 +110,15 @@ struct Seen {
     oids: HashSet<u32>,
 }
 
-/// The same use of a database in all loops: it must be fresh and whole, and is not fresh any more then.
-async fn is_fresh(session: &mut PgConnection) -> bool {
+/// The same use of a database in all loops: it must be fresh and whole, and is not fresh any more then. Also
+/// returns its oid.
+async fn is_fresh(session: &mut PgConnection) -> (bool, u32) {
     const LOOK: &str = "select to_regclass('public.bench_marker') is null and \
-                        (select count(*) = 20 from t99) as fresh";
+                        (select count(*) = 20 from t99) as fresh, \
+                        (select oid::int8 from pg_database where datname = current_database()) as oid";
     let fresh = sqlx::query(LOOK).fetch_one(&mut *session).await.unwrap();
     execute(session, "create table bench_marker (a int)".into()).await;
-    fresh.get("fresh")
+    (fresh.get("fresh"), u32::try_from(fresh.get::<i64, _>("oid")).unwrap())
 }
 
 async fn raw_loop(subject: &Subject<'_>, clients: usize, strategy: &'static str) -> Duration {
@@ -136,7 +138,7 @@ async fn raw_loop(subject: &Subject<'_>, clients: usize, strategy: &'static str)
                 let create = format!("create database {name} template \"{template}\"{strategy}");
                 execute(&mut admin, create).await;
                 let mut session = server.connect(&name).await;
-                assert!(is_fresh(&mut session).await);
+                assert!(is_fresh(&mut session).await.0);
                 close(session).await;
                 wait_until_left(&mut admin, &name).await;
                 execute(&mut admin, format!("drop database {name}")).await;
@@ -185,27 +187,27 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
         let server = subject.place.server;
         work.spawn(async move {
             while take(&left) {
-                let acquired =
-                    stencil.acquire(&Wanted::default(), &Deadline::default(), &|_| {}).await.unwrap();
-                let clone = &acquired.clones[0];
+                let lease = stencil.database().await.unwrap();
                 {
                     let mut seen = shared.lock().unwrap();
                     seen.asked += 1;
-                    let name = seen.names.insert(clone.name().to_owned());
-                    let oid = seen.oids.insert(clone.oids[0].0);
-                    seen.twice += usize::from(!name || !oid);
+                    let name = seen.names.insert(lease.name().to_owned());
+                    seen.twice += usize::from(!name);
                 }
-                let options = server.options(&server.user(), &server.password(), clone.name());
+                let options = server.options(&server.user(), &server.password(), lease.name());
                 match sqlx::ConnectOptions::connect(&options).await {
                     Err(_) => shared.lock().unwrap().missing += 1,
                     Ok(mut session) => {
-                        let fresh = is_fresh(&mut session).await;
-                        shared.lock().unwrap().dirty += usize::from(!fresh);
+                        let (fresh, oid) = is_fresh(&mut session).await;
+                        {
+                            let mut seen = shared.lock().unwrap();
+                            seen.dirty += usize::from(!fresh);
+                            seen.twice += usize::from(!seen.oids.insert(oid));
+                        }
                         close(session).await;
                     }
                 }
-                let given_back = stencil.give_back(Some(acquired.registry), &acquired.clones);
-                assert_eq!(given_back.await.unwrap(), Vec::<String>::new());
+                assert_eq!(lease.release().await.unwrap(), Vec::<String>::new());
             }
         });
     }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the process is told. Holds the password, so it goes through a pipe only.
 #[derive(Serialize, Deserialize)]
-struct Errand {
+struct Instructions {
     url: String,
     socket: Option<PathBuf>,
     door: Option<Door>,
@@ -36,7 +36,7 @@ struct Errand {
     /// The server has few connection slots.
     scarce: bool,
     /// A definition of it whose template is to be looked after.
-    care: Option<Care>,
+    task: Option<TemplateTask>,
     /// Whether to run the checkout's `before_release` for what was swept.
     hooks: bool,
 }
@@ -53,7 +53,7 @@ struct Checkout {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Care {
+struct TemplateTask {
     definition: String,
     fingerprint: String,
     /// What was asked for, and is not noted yet.
@@ -69,86 +69,93 @@ const RUNNER_MARKS: [&str; 2] = ["RUNNER_TRACKING_ID", "JENKINS_NODE_COOKIE"];
 /// How the server is to be recognised; none of it is secret.
 const TLS: [&str; 5] = [env::PGSSLROOTCERT, env::PGSSLCERT, env::PGSSLKEY, "SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// Starts the process, without waiting for it. Failing to is no error: the next sweep does it.
-pub(super) fn start(stencil: &Stencil) {
-    let _ = errand(stencil, None).and_then(|errand| send(program(stencil)?, &errand));
+/// What the process is to do.
+#[derive(Clone, Copy)]
+pub(super) enum Task<'a> {
+    /// Drops what nobody needs.
+    CleanUp,
+    /// Makes warm clones of a definition's template, then cleans up.
+    Fill(&'a str, &'a Fingerprint, Demand),
+    /// Cleans up, then builds the definition's template from nothing, to take the place of the provisional one.
+    Rebuild(&'a str, &'a Fingerprint),
 }
 
-/// The process, started while something else is waited for. It does nothing before it is told what; if it
-/// never is, since we failed or were killed, it ends.
-pub(super) struct Ahead(Option<tokio::task::JoinHandle<Result<Child>>>);
+/// The process that goes on when the command is done. A command finishes with it by [`Background::finish`];
+/// without that it does nothing.
+#[must_use = "it does nothing before it is told what"]
+pub(super) struct Background {
+    stencil: Stencil,
+    /// It, if it was started ahead: it waits to be told what to do, and ends if it never is, since we failed or
+    /// were killed.
+    child: Option<tokio::task::JoinHandle<Result<Child>>>,
+}
 
-impl Ahead {
-    /// Starts it if the config wants warm clones, or builds start from a database that may change: then there
-    /// will be something to do.
-    pub(super) fn start(stencil: &Stencil) -> Self {
+impl Background {
+    /// To be started when it is told what to do.
+    pub(super) fn new(stencil: &Stencil) -> Self {
+        Background { stencil: stencil.clone(), child: None }
+    }
+
+    /// Starts it at once, while something else is waited for.
+    pub(super) fn started(stencil: &Stencil) -> Self {
+        let program = program(stencil);
+        let spawn = || launch(program?);
+        Background { stencil: stencil.clone(), child: Some(tokio::task::spawn_blocking(spawn)) }
+    }
+
+    /// Starts it at once if a clone is asked for, and there will be something to do behind that: the config wants
+    /// warm clones, or builds start from a database that may change.
+    pub(super) fn for_clones(stencil: &Stencil) -> Self {
         let config = stencil.config();
         let mut definitions = config.definitions.iter();
         match config.clone.warm > 0 || definitions.any(|d| d.from != EMPTY_DATABASE) {
-            true => Ahead::start_anyway(stencil),
-            false => Ahead(None),
+            true => Background::started(stencil),
+            false => Background::new(stencil),
         }
     }
 
-    /// Starts it.
-    pub(super) fn start_anyway(stencil: &Stencil) -> Self {
-        let program = program(stencil);
-        let spawn = || launch(program?);
-        Ahead(Some(tokio::task::spawn_blocking(spawn)))
+    /// Tells it what to do, and starts it if need be. The command has what it came for, so a failure here is the
+    /// next cleanup's to put right.
+    pub(super) async fn finish(mut self, task: Task<'_>) {
+        let Ok(instructions) = instructions(&self.stencil, task) else {
+            return;
+        };
+        let _ = match (self.child.take(), task) {
+            (Some(child), _) => match child.await {
+                Ok(Ok(mut child)) => tell(&mut child, &instructions),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Ok(()),
+            },
+            (None, Task::Rebuild(..)) => send_low(&instructions),
+            (None, Task::CleanUp | Task::Fill(..)) => {
+                program(&self.stencil).and_then(|program| send(program, &instructions))
+            }
+        };
     }
 
-    /// Whether it was started.
-    fn is_there(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Has it make warm clones of a template, and sweep: without a look first, which would ask more of
-    /// whoever waits. If it was not started, it is only if there is something to sweep. The command has what it
-    /// came for, so a failure here is the next sweep's to put right.
-    pub(super) async fn go_on(
-        &mut self,
-        stencil: &Stencil,
-        registry: &mut Registry,
-        definition: &str,
-        fingerprint: &Fingerprint,
-        demand: Demand,
-    ) {
-        if self.is_there() {
-            let of = Some((definition, fingerprint, Some(demand)));
-            self.tell(errand(stencil, of)).await;
-        } else if stencil.has_to_sweep(registry).await.unwrap_or(true) {
-            start(stencil);
+    /// [`Background::finish`] after clones were asked for: to fill up, if it was started for that, without a look
+    /// first, which would ask more of whoever waits. Else it is only started if there is something to clean up.
+    pub(super) async fn finish_with(self, session: Option<&mut Registry>, fill: Task<'_>) {
+        if self.child.is_some() {
+            return self.finish(fill).await;
         }
-    }
-
-    /// Has it sweep; starts it if it was not.
-    pub(super) async fn sweep(&mut self, stencil: &Stencil) {
-        match self.is_there() {
-            true => self.tell(errand(stencil, None)).await,
-            false => start(stencil),
-        }
-    }
-
-    async fn tell(&mut self, errand: Result<String>) {
-        if let (Some(child), Ok(errand)) = (self.0.take(), errand)
-            && let Ok(Ok(mut child)) = child.await
-        {
-            let _ = tell(&mut child, &errand);
+        let has_leftovers = match session {
+            Some(registry) => self.stencil.has_to_sweep(registry).await.unwrap_or(true),
+            None => true,
+        };
+        if has_leftovers {
+            self.finish(Task::CleanUp).await;
         }
     }
 }
 
-/// Starts the process, and has it settle the definition's template, too. That needs the caller's
-/// environment, since the build command does; and it gives way to everything else.
-pub(super) fn start_settling(stencil: &Stencil, definition: &str, fingerprint: &Fingerprint) {
-    let try_start = || {
-        let errand = errand(stencil, Some((definition, fingerprint, None)))?;
-        let mut nice = Command::new("nice");
-        nice.args(["-n", "19"]).arg(own_program()?);
-        // A system without `nice` is stranger than one that is busy for a while.
-        send(nice, &errand).or_else(|_| send(Command::new(own_program()?), &errand))
-    };
-    let _: Result<()> = try_start();
+/// Starts the process at the lowest priority: a build from nothing gives way to everything else. It needs the
+/// caller's environment, since the build command does.
+fn send_low(instructions: &str) -> Result<()> {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"]).arg(own_program()?);
+    // A system without `nice` is stranger than one that is busy for a while.
+    send(nice, instructions).or_else(|_| send(Command::new(own_program()?), instructions))
 }
 
 fn failed(error: std::io::Error) -> Error {
@@ -159,17 +166,21 @@ fn own_program() -> Result<PathBuf> {
     std::env::current_exe().map_err(failed)
 }
 
-/// `of`: a definition to look after; without a demand its template is settled.
-fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -> Result<String> {
+fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<String> {
     let config = stencil.config();
     let hooks = has_hooks(stencil);
-    let care = of.map(|(definition, fingerprint, demand)| Care {
+    let of = |definition: &str, fingerprint: &Fingerprint, demand, settle| TemplateTask {
         definition: definition.to_owned(),
         fingerprint: fingerprint.to_string(),
-        demand: demand.unwrap_or_default(),
-        settle: demand.is_none(),
-    });
-    let checkout = match hooks || care.is_some() {
+        demand,
+        settle,
+    };
+    let task = match task {
+        Task::CleanUp => None,
+        Task::Fill(definition, fingerprint, demand) => Some(of(definition, fingerprint, demand, false)),
+        Task::Rebuild(definition, fingerprint) => Some(of(definition, fingerprint, Demand::default(), true)),
+    };
+    let checkout = match hooks || task.is_some() {
         false => None,
         true => Some(Checkout {
             config: std::fs::canonicalize(&config.file).map_err(failed)?,
@@ -179,7 +190,7 @@ fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -
             client_port: config.server.client_port,
         }),
     };
-    let errand = Errand {
+    let instructions = Instructions {
         url: stencil.endpoint().server_url().reveal(),
         socket: stencil.endpoint().socket().map(Into::into),
         door: stencil.endpoint().door(),
@@ -188,10 +199,10 @@ fn errand(stencil: &Stencil, of: Option<(&str, &Fingerprint, Option<Demand>)>) -
         grace_ms: config.clone.orphan_grace.as_millis() as u64,
         checkout,
         scarce: stencil.endpoint().is_scarce(),
-        care,
+        task,
         hooks,
     };
-    serde_json::to_string(&errand).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
+    serde_json::to_string(&instructions).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
 }
 
 /// Whether the config has commands for clones that were swept.
@@ -219,8 +230,8 @@ fn bare(program: PathBuf) -> Command {
     command
 }
 
-fn send(command: Command, errand: &str) -> Result<()> {
-    tell(&mut launch(command)?, errand)
+fn send(command: Command, instructions: &str) -> Result<()> {
+    tell(&mut launch(command)?, instructions)
 }
 
 fn launch(mut command: Command) -> Result<Child> {
@@ -239,10 +250,10 @@ fn launch(mut command: Command) -> Result<Child> {
         .map_err(failed)
 }
 
-fn tell(child: &mut Child, errand: &str) -> Result<()> {
+fn tell(child: &mut Child, instructions: &str) -> Result<()> {
     if let Some(mut stdin) = child.stdin.take() {
         // Fits into the pipe's buffer, so this never blocks.
-        stdin.write_all(errand.as_bytes()).map_err(failed)?;
+        stdin.write_all(instructions.as_bytes()).map_err(failed)?;
     }
     // Not waited for: init reaps it.
     Ok(())
@@ -282,25 +293,25 @@ pub(super) async fn work() -> Result<u8> {
     std::io::stdin()
         .read_to_string(&mut text)
         .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
-    let errand: Errand = serde_json::from_str(&text)
+    let instructions: Instructions = serde_json::from_str(&text)
         .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
-    let defaults = Defaults { ssl_mode: errand.ssl_mode, ..Defaults::default() };
-    let endpoint = Endpoint::new(ServerUrl::parse(&errand.url)?, &defaults)?;
-    let endpoint = endpoint.with_socket(errand.socket).with_door(errand.door);
+    let defaults = Defaults { ssl_mode: instructions.ssl_mode, ..Defaults::default() };
+    let endpoint = Endpoint::new(ServerUrl::parse(&instructions.url)?, &defaults)?;
+    let endpoint = endpoint.with_socket(instructions.socket).with_door(instructions.door);
     let endpoint = endpoint.in_background();
-    let grace = Duration::from_millis(errand.grace_ms);
-    if errand.scarce {
+    let grace = Duration::from_millis(instructions.grace_ms);
+    if instructions.scarce {
         // Behind the sessions that the user's command opens now, and not together with other such processes:
         // each takes a slot at least while it counts the free ones.
         let spread = u64::from(std::process::id() % 16) * 50;
         tokio::time::sleep(Duration::from_millis(300 + spread)).await;
     }
-    let sweep = || stencil::sweep_now(&endpoint, &errand.registry, grace);
-    let done = match (&errand.care, &errand.checkout) {
-        (Some(care), Some(checkout)) => care_and_sweep(care, checkout, &endpoint, sweep).await,
+    let sweep = || stencil::sweep_now(&endpoint, &instructions.registry, grace);
+    let done = match (&instructions.task, &instructions.checkout) {
+        (Some(task), Some(checkout)) => work_and_clean_up(task, checkout, &endpoint, sweep).await,
         _ => sweep().await.map(drop),
     };
-    if let Some(checkout) = errand.checkout.as_ref().filter(|_| errand.hooks) {
+    if let Some(checkout) = instructions.checkout.as_ref().filter(|_| instructions.hooks) {
         let stencil = checkout.stencil(&endpoint)?;
         stencil.run_owed_unheard(&Deadline::default()).await;
         stencil.close().await;
@@ -310,19 +321,19 @@ pub(super) async fn work() -> Result<u8> {
 
 /// What somebody may be waiting for soon comes before what is only in the way; a build from nothing takes long, so
 /// that comes last.
-async fn care_and_sweep(
-    care: &Care,
+async fn work_and_clean_up(
+    task: &TemplateTask,
     checkout: &Checkout,
     endpoint: &Endpoint,
     sweep: impl AsyncFn() -> Result<Vec<String>>,
 ) -> Result<()> {
-    if care.settle {
+    if task.settle {
         sweep().await?;
     }
-    let cared = look_after(care, checkout, endpoint).await;
+    let worked = work_on(task, checkout, endpoint).await;
     // What was replaced is dropped, and what was given up half-way.
     sweep().await?;
-    cared
+    worked
 }
 
 impl Checkout {
@@ -338,13 +349,13 @@ impl Checkout {
     }
 }
 
-async fn look_after(care: &Care, checkout: &Checkout, endpoint: &Endpoint) -> Result<()> {
+async fn work_on(task: &TemplateTask, checkout: &Checkout, endpoint: &Endpoint) -> Result<()> {
     let stencil = checkout.stencil(endpoint)?;
     let deadline = Deadline::default();
-    if care.settle {
-        stencil.settle_now(&care.definition, &deadline).await?;
+    if task.settle {
+        stencil.settle_now(&task.definition, &deadline).await?;
     }
-    stencil.fill(&care.definition, &care.fingerprint.parse()?, care.demand, &deadline).await?;
+    stencil.fill(&task.definition, &task.fingerprint.parse()?, task.demand, &deadline).await?;
     stencil.close().await;
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Clones made while somebody waits.
 
-use std::time::Instant;
+use std::ops::Range;
 
-use super::{ClonedSet, Request, after, check_name, give_up, give_up_after, hook, named, names, words};
+use super::{Batch, ClonedSet, check_name, give_up, give_up_after, hook, named, words};
 use crate::context::Context;
 use crate::database::create;
 use crate::database::strategy::Chooser;
@@ -14,7 +14,7 @@ use crate::pg::sqlstate;
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
 use crate::registry::publish::Unpublished;
-use crate::registry::{DatabaseRow, Registry, Term};
+use crate::registry::{DatabaseRow, Registry};
 use crate::template::{Overtaken, Template, build};
 
 /// A clone that the registry knows, and whose lock we hold.
@@ -23,27 +23,27 @@ struct Intended {
     rows: Vec<DatabaseRow>,
 }
 
-/// Copies a template, for all requests at the same time. The clones' locks are held by the registry
-/// session from before their first row on; for a [`crate::registry::Term::Session`] they are the leases.
-/// `full`: the server's disk was found full just now. `also`: statements that are sent with the intents.
+/// Copies a template for all clones that are missing in the batch, at the same time. The clones' locks are held by
+/// the registry session from before their first row on; for a [`crate::registry::Term::Session`] they are the
+/// leases. `full`: the server's disk was found full just now. `also`: statements that are sent with the intents.
 ///
 /// # Errors
-/// [`crate::Kind::NameTaken`] if a wanted name belongs to something else; the driver's. After an error there is
-/// none of the clones, and the sweep finds what was made of them.
+/// [`crate::Kind::NameTaken`] if a wanted name belongs to something else; the driver's. After an error none of
+/// the clones is there, and a cleanup finds what was made of them.
 pub async fn create(
     registry: &mut Registry,
     context: &Context<'_>,
     template: &Template,
-    requests: &[Request<'_>],
+    batch: &mut Batch<'_>,
     full: bool,
     also: &[Statement],
-) -> Result<Vec<ClonedSet>> {
+) -> Result<()> {
     let order = Order {
         context,
-        requests,
+        batch,
+        indexes: batch.indexes(),
         fingerprint: template.contents_of(),
         template: Some(template.id()),
-        started: Instant::now(),
     };
     let intended = order.register(registry, also).await?;
     let done = async {
@@ -65,27 +65,24 @@ pub async fn create(
         order.publish(registry, &intended, &comments).await
     }
     .await;
-    given_up_on_error(registry, intended, done).await
+    let made = given_up_on_error(registry, &intended, done).await?;
+    batch.clones.extend(made);
+    Ok(())
 }
 
-/// Makes a clone without a template: the build command runs straight on its databases. There is none if
-/// somebody wrote to the inputs meanwhile.
+/// Makes the next clone of the batch without a template: the build command runs straight on its databases. It is
+/// not made if the inputs changed while the command ran.
 ///
 /// # Errors
-/// As [`fn@create`], and [`crate::Kind::Build`].
+/// As [`create`], and [`crate::Kind::Build`].
 pub async fn create_without_template(
     registry: &mut Registry,
     context: &Context<'_>,
     fingerprint: &Fingerprint,
-    request: &Request<'_>,
-) -> Result<std::result::Result<Vec<ClonedSet>, Box<Overtaken>>> {
-    let order = Order {
-        context,
-        requests: std::slice::from_ref(request),
-        fingerprint,
-        template: None,
-        started: Instant::now(),
-    };
+    batch: &mut Batch<'_>,
+) -> Result<Option<Box<Overtaken>>> {
+    let next = batch.indexes().start;
+    let order = Order { context, batch, indexes: next..next + 1, fingerprint, template: None };
     let mut intended = order.register(registry, &[]).await?;
     let done = async {
         let mut comments = Vec::new();
@@ -97,17 +94,18 @@ pub async fn create_without_template(
             }
         }
         let comments: Vec<Option<&str>> = comments.iter().map(Option::as_deref).collect();
-        let clones = order.publish(registry, &intended, &comments).await?;
-        Ok(Ok(clones))
+        order.publish(registry, &intended, &comments).await.map(Ok)
     }
     .await;
-    match done {
-        Ok(Ok(clones)) => Ok(Ok(clones)),
-        Ok(Err(overtaken)) => {
-            give_up(registry, &ids(&intended)).await;
-            Ok(Err(overtaken))
+    match given_up_on_error(registry, &intended, done).await? {
+        Ok(clones) => {
+            batch.clones.extend(clones);
+            Ok(None)
         }
-        Err(error) => given_up_on_error(registry, intended, Err(error)).await.map(Ok),
+        Err(overtaken) => {
+            give_up(registry, &ids(&intended)).await;
+            Ok(Some(overtaken))
+        }
     }
 }
 
@@ -115,57 +113,52 @@ fn ids(intended: &[Intended]) -> Vec<String> {
     intended.iter().map(|clone| clone.id.clone()).collect()
 }
 
-async fn given_up_on_error(
-    registry: &mut Registry,
-    intended: Vec<Intended>,
-    done: Result<Vec<ClonedSet>>,
-) -> Result<Vec<ClonedSet>> {
+async fn given_up_on_error<T>(registry: &mut Registry, intended: &[Intended], done: Result<T>) -> Result<T> {
     if done.is_err() {
-        give_up_after(registry, &ids(&intended), &done).await;
+        give_up_after(registry, &ids(intended), &done).await;
     }
     done
 }
 
-/// What is to be made, and when that began.
+/// Which clones of a batch are to be made, and of what.
 struct Order<'a> {
     context: &'a Context<'a>,
-    requests: &'a [Request<'a>],
+    batch: &'a Batch<'a>,
+    indexes: Range<usize>,
     fingerprint: &'a Fingerprint,
     template: Option<i64>,
-    started: Instant,
 }
 
 impl Order<'_> {
     /// Names the databases of the clones, takes the clones' locks and writes the intents.
     async fn register(&self, registry: &mut Registry, also: &[Statement]) -> Result<Vec<Intended>> {
-        let context = self.context;
+        let Order { context, batch, .. } = *self;
         let mut new = Vec::new();
         let mut ids = Vec::new();
-        for request in self.requests {
-            let (index, shard) = (request.index, request.shard);
-            let names = names(context, request.pattern, request.group, index, shard)?;
-            if !request.pattern.is_unique() {
+        for index in self.indexes.clone() {
+            let names = batch.names(context, index)?;
+            if batch.has_fixed_names() {
                 // Looked at before the work; the rename at the end decides.
                 for name in &names {
-                    check_name(registry, &request.tenure.asker, name).await?;
+                    check_name(registry, &batch.tenure(index).asker, name).await?;
                 }
             }
             let aliases = context.definition.databases.iter();
             new.push(databases(aliases.zip(names)));
-            ids.push(match request.index {
-                0 => request.group.to_owned(),
+            ids.push(match index {
+                0 => batch.group.clone(),
                 _ => clone_id(),
             });
         }
         let mut clones = Vec::new();
-        for ((id, databases), request) in ids.iter().zip(new).zip(self.requests) {
+        for ((id, databases), index) in ids.iter().zip(new).zip(self.indexes.clone()) {
             clones.push(NewClone {
                 id,
                 project: context.project,
                 definition: &context.definition.name,
                 fingerprint: self.fingerprint,
                 template_id: self.template,
-                term: request.tenure.term,
+                term: batch.tenure(index).term,
                 holder: context.holder,
                 databases,
             });
@@ -187,13 +180,13 @@ impl Order<'_> {
         clones: &[Intended],
         comments: &[Option<&str>],
     ) -> Result<Vec<ClonedSet>> {
-        let hooks = after::is_wanted(self.context);
-        let finished = self.finished(clones, comments);
-        let notes = clones.iter().zip(self.requests);
-        let notes: Vec<Statement> = notes
-            .filter_map(|(clone, request)| hook::note(self.context, request, &clone.id, &named(&clone.rows)))
+        let hooks = hook::has_after_clone(self.context);
+        let unpublished = self.unpublished(clones, comments);
+        let notes: Vec<Statement> = clones
+            .iter()
+            .filter_map(|clone| hook::note(self.context, self.batch, &clone.id, &named(&clone.rows)))
             .collect();
-        let published = match registry.publish(&finished, !hooks, &notes).await {
+        let published = match registry.publish(&unpublished, !hooks, &notes).await {
             Ok(published) => published,
             // 42P04, 23505: somebody took a name since we looked.
             Err(error) if matches!(sqlstate(&error).as_deref(), Some("42P04" | "23505")) => {
@@ -207,41 +200,35 @@ impl Order<'_> {
             Err(error) => return Err(error),
         };
         let mut ready = Vec::new();
-        for ((clone, request), published) in clones.iter().zip(self.requests).zip(published) {
+        for ((clone, index), published) in clones.iter().zip(self.indexes.clone()).zip(published) {
+            let tenure = self.batch.tenure(index);
             let databases = named(&clone.rows);
             let mut expires_at = published.expires_at;
             if hooks {
-                after::after_clone(self.context, request, &databases).await?;
+                hook::after_clone(self.context, self.batch, &databases).await?;
                 let name = databases.first().map_or("", |d| &d.name);
-                expires_at = registry.begin_lease(&clone.id, name, &request.tenure).await?;
+                expires_at = registry.begin_lease(&clone.id, name, tenure).await?;
             }
-            ready.push(ClonedSet {
-                id: clone.id.clone(),
-                databases,
-                oids: published.oids,
-                fingerprint: *self.fingerprint,
-                by_session: request.tenure.term == Term::Session,
-                bound: request.tenure.prolonging(),
-                expires_at,
-                took: self.started.elapsed(),
-            });
+            let mut made = ClonedSet::new(clone.id.clone(), databases, self.fingerprint, tenure);
+            (made.oids, made.expires_at) = (published.oids, expires_at);
+            ready.push(made);
         }
         Ok(ready)
     }
 
-    fn finished<'c>(&'c self, clones: &'c [Intended], comments: &[Option<&str>]) -> Vec<Unpublished<'c>> {
+    fn unpublished<'c>(&'c self, clones: &'c [Intended], comments: &[Option<&str>]) -> Vec<Unpublished<'c>> {
         let words = words(self.context);
-        let mut finished = Vec::new();
-        for (Intended { id, rows }, request) in clones.iter().zip(self.requests) {
+        let mut unpublished = Vec::new();
+        for (Intended { id, rows }, index) in clones.iter().zip(self.indexes.clone()) {
             let words = format!("{words} ({id})");
             let rows = rows.iter().zip(comments);
-            finished.push(Unpublished {
+            unpublished.push(Unpublished {
                 id,
-                tenure: &request.tenure,
+                tenure: self.batch.tenure(index),
                 databases: rows.map(|(row, builders)| (row, row.mark().comment(&words, *builders))).collect(),
             });
         }
-        finished
+        unpublished
     }
 }
 

@@ -1,4 +1,4 @@
-//! The commands of a definition that run on a clone: `after_clone` and `before_release`.
+//! What a definition wants done to every clone: `after_clone_sql`, then `after_clone`; `before_release` at the end.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,12 +6,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::Request;
+use super::Batch;
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
+use crate::events::Event;
+use crate::pg::session::OpenError;
 use crate::pg::sql::Statement;
-use crate::pg::{Deadline, Endpoint};
+use crate::pg::{Deadline, Endpoint, Session, of_user};
 use crate::process::{self, Ended, Job, Status};
 use crate::quantity::seconds;
 use crate::registry::owed::{self, Debtor, NewOwed};
@@ -28,12 +30,12 @@ pub struct HookView {
 }
 
 impl HookView {
-    pub(super) fn new(endpoint: &Endpoint, request: &Request<'_>, databases: &[NamedDatabase]) -> Self {
+    fn new(endpoint: &Endpoint, batch: &Batch<'_>, databases: &[NamedDatabase]) -> Self {
         let (client_host, client_port) = endpoint.client();
         HookView {
             databases: databases.to_vec(),
-            outcome: request.outcome,
-            shard: request.shard,
+            outcome: batch.outcome,
+            shard: batch.shard(),
             client_host: client_host.map(str::to_owned),
             client_port,
         }
@@ -46,19 +48,19 @@ pub const BOUND: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_secs(1);
 
 /// A hook, and where it runs.
-pub(super) struct Hook<'a> {
+struct Hook<'a> {
     /// Its key in the config.
-    pub(super) name: &'static str,
-    pub(super) command: &'a str,
-    pub(super) phase: Phase,
-    pub(super) definition: &'a Definition,
-    pub(super) endpoint: &'a Endpoint,
-    pub(super) root: &'a Path,
+    name: &'static str,
+    command: &'a str,
+    phase: Phase,
+    definition: &'a Definition,
+    endpoint: &'a Endpoint,
+    root: &'a Path,
 }
 
 impl Hook<'_> {
     /// Runs it to its end.
-    pub(super) async fn run(
+    async fn run(
         &self,
         view: &HookView,
         time: Option<Duration>,
@@ -111,12 +113,12 @@ impl Hook<'_> {
 /// the publication, so that it is noted before `after_clone` makes anything.
 pub(super) fn note(
     context: &Context<'_>,
-    request: &Request<'_>,
+    batch: &Batch<'_>,
     clone: &str,
     databases: &[NamedDatabase],
 ) -> Option<Statement> {
     context.definition.before_release.as_ref()?;
-    let view = HookView::new(context.endpoint, request, databases);
+    let view = HookView::new(context.endpoint, batch, databases);
     Some(owed::note(&NewOwed {
         clone,
         definition: &context.definition.name,
@@ -145,4 +147,84 @@ pub async fn before_release(
     let hook =
         Hook { name: "before_release", command, phase: Phase::BeforeRelease, definition, endpoint, root };
     hook.run(&view, deadline.left(), &deadline.cancel, &mut |_| {}).await
+}
+
+/// Whether there is anything that the definition wants done to every clone.
+pub(super) fn has_after_clone(context: &Context<'_>) -> bool {
+    let definition = context.definition;
+    !definition.after_clone_sql.is_empty() || definition.after_clone.is_some()
+}
+
+/// Runs both on a clone that has its names and is open, and whose lease has not begun.
+pub(super) async fn after_clone(
+    context: &Context<'_>,
+    batch: &Batch<'_>,
+    set: &[NamedDatabase],
+) -> Result<()> {
+    let name = &context.definition.name;
+    let done = run_statements(context, set).await;
+    done.map_err(|e| given_up(e, "after_clone_sql", name, set))?;
+    let done = run_command(context, batch, set).await;
+    done.map_err(|e| given_up(e, "after_clone", name, set))
+}
+
+async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<()> {
+    let definition = context.definition;
+    for (alias, text) in &definition.after_clone_sql {
+        let Some(target) = set.iter().find(|d| d.alias == *alias) else {
+            continue;
+        };
+        let statements = variables::fill_sql(text, context.endpoint, context.root, set)?;
+        // These see what the user's own sessions see, not our bare search_path.
+        let mut session = match Session::open_for_user(context.endpoint, &target.name, context.deadline).await
+        {
+            Ok(session) => session,
+            Err(OpenError::Missing) => {
+                return Err(Error::failed(format!("database `{}` disappeared", target.name)));
+            }
+            Err(OpenError::Other(e)) => return Err(e),
+        };
+        let done = session.run_users(statements).await;
+        session.close().await;
+        done.map_err(|e| {
+            let doing = format!("run after_clone_sql of alias `{alias}` on `{}`", target.name);
+            of_user(e, &doing, &|text| context.endpoint.redact(text))
+        })?;
+    }
+    Ok(())
+}
+
+async fn run_command(context: &Context<'_>, batch: &Batch<'_>, set: &[NamedDatabase]) -> Result<()> {
+    let definition = context.definition;
+    let Some(command) = &definition.after_clone else {
+        return Ok(());
+    };
+    let hook = Hook {
+        name: "after_clone",
+        command,
+        phase: Phase::AfterClone,
+        definition,
+        endpoint: context.endpoint,
+        root: context.root,
+    };
+    let view = HookView::new(context.endpoint, batch, set);
+    let observe = context.observe;
+    let mut tell = |line: &str| observe(Event::Output(line));
+    let deadline = context.deadline;
+    hook.run(&view, deadline.left(), &deadline.cancel, &mut tell).await
+}
+
+/// Says what becomes of the clone, and what to do.
+fn given_up(error: Error, key: &str, definition: &str, set: &[NamedDatabase]) -> Error {
+    let name = set.first().map_or("", |database| &database.name);
+    let error = error.detail(format!("clone `{name}` is discarded, and dropped in the background"));
+    match error.kind() {
+        Kind::Interrupted => error,
+        Kind::Timeout => error.hint(format!(
+            "if {key} of [template.{definition}] needs longer, raise `--wait`; the template is kept"
+        )),
+        _ => error.hint(format!(
+            "fix {key} of [template.{definition}]; the template is kept, so the next try does not build it again"
+        )),
+    }
 }

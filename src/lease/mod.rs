@@ -7,7 +7,7 @@
 //! `create` does all that while somebody waits. `fill` does the first part ahead of time and leaves a
 //! warm clone, and `warm` hands that out.
 
-mod after;
+mod batch;
 mod create;
 mod fill;
 mod hook;
@@ -15,46 +15,28 @@ pub mod keeper;
 mod taken;
 mod warm;
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
+pub use self::batch::{Batch, Naming};
 pub use self::create::{create, create_without_template};
 pub use self::fill::fill;
 pub use self::hook::{BOUND, HookView, before_release};
 pub(crate) use self::taken::KEEP;
 pub use self::taken::{check_name, of_another, taken};
-pub use self::warm::{Warm, WarmTemplate, claim};
+pub use self::warm::{Look, claim};
 
 use crate::context::Context;
-use crate::error::{Error, Result};
-use crate::names::{Fingerprint, NameParts, NamePattern, private_name};
+use crate::error::Result;
+use crate::names::{Fingerprint, private_name};
 use crate::pg::{Deadline, is_connection_loss};
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
 use crate::registry::owner::{Bound, Tenure};
 use crate::registry::{DatabaseRow, Registry, Term};
 use crate::template::{Template, TemplateDatabase};
-use crate::variables::{NamedDatabase, Outcome, Shard};
-
-/// What a caller wants.
-#[derive(Clone, Debug)]
-pub struct Request<'a> {
-    /// Names of the databases.
-    pub pattern: &'a NamePattern,
-    /// `{id}`: the same for all clones of one request, so that their names can belong together. The
-    /// first clone has it for its own id.
-    pub group: &'a str,
-    /// `{n}`
-    pub index: usize,
-    /// `{shard}`
-    pub shard: Option<Shard>,
-    /// For whom, and how long it is kept.
-    pub tenure: Tenure<'a>,
-    /// How its template came about, for `after_clone`.
-    pub outcome: Outcome,
-}
+use crate::variables::NamedDatabase;
 
 /// A clone that is ready for use.
 #[derive(Clone, Debug)]
@@ -73,11 +55,27 @@ pub struct ClonedSet {
     pub expires_at: Option<String>,
     /// What its name comes from: while that is there, each command in the checkout prolongs the lease.
     pub bound: Bound,
-    /// What making it took.
-    pub took: Duration,
 }
 
 impl ClonedSet {
+    /// A clone of which the server has told nothing yet: neither oids, nor until when it is kept.
+    fn new(
+        id: String,
+        databases: Vec<NamedDatabase>,
+        fingerprint: &Fingerprint,
+        tenure: &Tenure<'_>,
+    ) -> Self {
+        ClonedSet {
+            id,
+            databases,
+            oids: Vec::new(),
+            fingerprint: *fingerprint,
+            by_session: tenure.term == Term::Session,
+            expires_at: None,
+            bound: tenure.prolonging(),
+        }
+    }
+
     /// What a person calls it.
     pub fn name(&self) -> &str {
         self.databases.first().map_or(self.id.as_str(), |d| d.name.as_str())
@@ -90,61 +88,6 @@ fn named(rows: &[DatabaseRow]) -> Vec<NamedDatabase> {
 
 fn words(context: &Context<'_>) -> String {
     format!("pgstencil clone: {} of {}", context.definition.name, context.project)
-}
-
-/// The names of one clone's databases, in the order of the definition. `group`: see [`Request`].
-///
-/// # Errors
-/// As [`NamePattern::render`].
-pub fn names(
-    context: &Context<'_>,
-    pattern: &NamePattern,
-    group: &str,
-    index: usize,
-    shard: Option<Shard>,
-) -> Result<Vec<String>> {
-    let checkout = &context.holder.checkout;
-    let worktree = checkout.worktree_name();
-    let render = |alias: &String| {
-        pattern.render(&NameParts {
-            id: group,
-            alias,
-            index,
-            shard: shard.map(|s| s.index),
-            branch: match &checkout.branch {
-                Some(branch) => Some(&branch.name),
-                None => context.holder.branch.as_deref(),
-            },
-            worktree: worktree.as_deref(),
-            project: context.project,
-        })
-    };
-    context.definition.databases.iter().map(render).collect()
-}
-
-/// Fails if a pattern cannot name that many clones: to be asked before a long build.
-///
-/// # Errors
-/// [`crate::Kind::Usage`]
-pub fn check_names(
-    context: &Context<'_>,
-    pattern: &NamePattern,
-    group: &str,
-    count: usize,
-    shard: Option<Shard>,
-) -> Result<()> {
-    for index in 0..count {
-        let mut seen = HashSet::new();
-        for name in names(context, pattern, group, index, shard)? {
-            if !seen.insert(name.clone()) {
-                return Err(Error::usage(format!(
-                    "the name pattern gives `{name}` to two databases of the set"
-                ))
-                .hint("add `{alias}` to `--name`"));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Registers a clone that is nobody's yet, of some of a template's databases: they keep their private names.

@@ -1,49 +1,33 @@
 //! Warm clones handed out: claimed in one statement, named and opened in one message.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{ClonedSet, Request, after, give_up, give_up_after, hook, names, taken};
+use super::{Batch, ClonedSet, give_up, give_up_after, hook, taken};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::names::Fingerprint;
 use crate::pg::sql::Statement;
 use crate::pg::{catalog, is_connection_loss};
+use crate::registry::Registry;
 use crate::registry::warm::{ClaimedRow, Wish};
-use crate::registry::{Registry, Term};
-use crate::template::{self, Extends, Provisional};
-use crate::variables::NamedDatabase;
+use crate::template::{self, Extends, Provenance, Provisional};
+use crate::variables::{NamedDatabase, Outcome};
 
-/// Warm clones that were handed out.
-#[derive(Clone, Debug)]
-pub struct Warm {
-    /// The clones, in the order of the requests; the first ones of those, if there were too few.
-    pub clones: Vec<ClonedSet>,
-    /// `{id}` of their names.
-    pub group: String,
-    /// What they were made from.
-    pub template: WarmTemplate,
+/// What is known of the template whose warm clones are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nobody has looked at it: only clones are taken of which the registry alone can tell that they are fit, and
+    /// the hit is counted if all are had.
+    None,
+    /// It was found ready and fit for the server, and the hit is counted already.
+    Done,
 }
 
-/// What is known of the template of a warm clone, without a look at it.
-#[derive(Clone, Debug)]
-pub struct WarmTemplate {
-    /// What it was extended from.
-    pub extends: Option<Extends>,
-    /// Whether a build from nothing is to take its place.
-    pub provisional: Option<Provisional>,
-    /// What its build from nothing took, if it was built so.
-    pub build_time: Option<Duration>,
-}
-
-/// Hands out warm clones of the template with this fingerprint, as many as there are, at most one for
-/// each request. The first clone's own id becomes `{id}` of all names. Their locks are held by the
-/// registry session, as with [`super::create`].
+/// Adds warm clones of the template with this fingerprint to the batch, as many as there are and are missing.
+/// Returns how the template came about; `None` if there was no clone. The first clone's own id becomes `{id}` of
+/// all names. Their locks are held by the registry session, as with [`super::create()`].
 ///
-/// `looked_at`: the template was found ready and fit for the server; without that only clones are taken
-/// of which the registry alone can tell. `count_hit`: nobody else counts the hit if all are had.
-///
-/// If one of them turns out not to be what was made, or cannot be renamed, all are given up, and there is
-/// none.
+/// If one of them turns out not to be what was made, or cannot be renamed, all are given up, and there is none.
 ///
 /// # Errors
 /// [`crate::Kind::NameTaken`] if a wanted name belongs to something else, the driver's on the loss of the
@@ -52,14 +36,13 @@ pub async fn claim(
     registry: &mut Registry,
     context: &Context<'_>,
     fingerprint: &Fingerprint,
-    requests: &[Request<'_>],
-    looked_at: bool,
-    count_hit: bool,
-) -> Result<Option<Warm>> {
-    let started = Instant::now();
-    let Some(first) = requests.first() else {
+    batch: &mut Batch<'_>,
+    look: Look,
+) -> Result<Option<Provenance>> {
+    let count = batch.missing();
+    if count == 0 {
         return Ok(None);
-    };
+    }
     let role = registry.facts().began_as.clone();
     let wish = Wish {
         project: context.project,
@@ -67,40 +50,41 @@ pub async fn claim(
         fingerprint,
         role: &role,
         stale_s: context.definition.stale_after.map(|d| d.as_secs_f64()),
-        looked_at,
-        count: requests.len(),
+        looked_at: look == Look::Done,
+        count,
         holder: context.holder,
     };
     let (rows, findings) = registry.claim_warm(&wish).await?;
     template::tell_findings(context, &findings);
     let sets: Vec<&[ClaimedRow]> = rows.chunk_by(|a, b| a.clone_id == b.clone_id).collect();
-    let (good, bad): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| stands(set, context));
+    let (good, bad): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| has_databases(set, context));
     give_up(registry, &ids(&bad)).await;
-    let Some(template) = good.first().and_then(|set| set.first()) else {
+    let Some(first) = good.first().and_then(|set| set.first()) else {
         return Ok(None);
     };
-    let template_facts = facts(template)?;
-    let group = match first.index {
-        0 => template.clone_id.clone(),
-        _ => first.group.to_owned(),
-    };
-    let clones = Claimed { context, fingerprint, group: &group, requests, sets: &good };
-    let handed = clones.publish(registry, count_hit, started).await;
-    let clones = match handed {
-        Ok(clones) => clones,
+    let provenance = provenance(first, fingerprint);
+    if batch.clones.is_empty() {
+        batch.group.clone_from(&first.clone_id);
+    }
+    match publish(registry, context, fingerprint, batch, &good, look).await {
+        Ok(clones) => {
+            batch.clones.extend(clones);
+            Ok(Some(provenance))
+        }
         Err(NotPublished::Failed(error)) => {
             let done: Result<()> = Err(error);
             give_up_after(registry, &ids(&good), &done).await;
-            return done.map(|()| None);
+            batch.renew_group();
+            done.map(|()| None)
         }
         // It is not what was made, a session is in it after all, or a right is gone: made anew, it may
         // work.
         Err(NotPublished::Unfit) => {
             give_up(registry, &ids(&good)).await;
-            return Ok(None);
+            batch.renew_group();
+            Ok(None)
         }
-    };
-    Ok(Some(Warm { clones, group, template: template_facts }))
+    }
 }
 
 /// Why claimed clones were not published.
@@ -115,85 +99,63 @@ impl From<Error> for NotPublished {
     }
 }
 
-/// Clones that were claimed, and what they are wanted for.
-struct Claimed<'a> {
-    context: &'a Context<'a>,
-    fingerprint: &'a Fingerprint,
-    group: &'a str,
-    requests: &'a [Request<'a>],
-    sets: &'a [&'a [ClaimedRow]],
-}
-
-impl Claimed<'_> {
-    async fn publish(
-        &self,
-        registry: &mut Registry,
-        count_hit: bool,
-        started: Instant,
-    ) -> std::result::Result<Vec<ClonedSet>, NotPublished> {
-        let Claimed { context, fingerprint, group, requests, sets } = *self;
-        let mut wanted = Vec::new();
-        for (set, request) in sets.iter().zip(requests) {
-            let (index, shard) = (request.index, request.shard);
-            let names = names(context, request.pattern, group, index, shard)?;
-            wanted.extend(set.iter().zip(names));
-        }
-        let count_hit = count_hit && sets.len() == requests.len();
-        let tenures: Vec<_> = requests.iter().take(sets.len()).map(|r| &r.tenure).collect();
-        let hooks = after::is_wanted(context);
-        let mut named = wanted.iter();
-        let named: Vec<Vec<NamedDatabase>> = sets
-            .iter()
-            .map(|set| {
-                let databases = named.by_ref().take(set.len());
-                databases
-                    .map(|(row, name)| NamedDatabase { alias: row.alias.clone(), name: name.clone() })
-                    .collect()
-            })
-            .collect();
-        let notes = sets.iter().zip(requests).zip(&named);
-        let notes: Vec<Statement> = notes
-            .filter_map(|((set, request), databases)| {
-                hook::note(context, request, &set.first()?.clone_id, databases)
-            })
-            .collect();
-        let handed = registry.publish_warm(&wanted, &tenures, !hooks, &notes, count_hit);
-        let until = match handed.await {
-            Ok(Some(until)) => until,
-            Ok(None) => {
-                for (_, name) in &wanted {
-                    if catalog::database(registry.session(), name).await?.is_some() {
-                        return Err(taken(registry, &context.asker(), name).await.into());
-                    }
-                }
-                return Err(NotPublished::Unfit);
-            }
-            Err(error) if is_connection_loss(&error) => return Err(error.into()),
-            Err(_) => return Err(NotPublished::Unfit),
+/// Gives claimed clones the names and leases of the batch's next ones, and opens them.
+async fn publish(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    fingerprint: &Fingerprint,
+    batch: &Batch<'_>,
+    sets: &[&[ClaimedRow]],
+    look: Look,
+) -> std::result::Result<Vec<ClonedSet>, NotPublished> {
+    let indexes = batch.indexes();
+    let mut wanted = Vec::new();
+    let mut named = Vec::new();
+    for (set, index) in sets.iter().zip(indexes.clone()) {
+        let names = batch.names(context, index)?;
+        let database = |(row, name): (&ClaimedRow, &String)| NamedDatabase {
+            alias: row.alias.clone(),
+            name: name.clone(),
         };
-        let mut clones = Vec::new();
-        for (((set, request), until), databases) in sets.iter().zip(requests).zip(until).zip(named) {
-            let mut expires_at = until;
-            if hooks {
-                after::after_clone(context, request, &databases).await?;
-                let (id, name) = (set.first(), databases.first());
-                let id = id.map_or("", |row| &row.clone_id);
-                let name = name.map_or("", |d| &d.name);
-                expires_at = registry.begin_lease(id, name, &request.tenure).await?;
-            }
-            clones.push(ClonedSet {
-                id: set.first().map_or_else(String::new, |row| row.clone_id.clone()),
-                databases,
-                oids: set.iter().filter_map(|row| row.oid).collect(),
-                fingerprint: *fingerprint,
-                by_session: request.tenure.term == Term::Session,
-                bound: request.tenure.prolonging(),
-                expires_at,
-                took: started.elapsed(),
-            });
-        }
-        Ok(clones)
+        named.push(set.iter().zip(&names).map(database).collect::<Vec<_>>());
+        wanted.extend(set.iter().zip(names));
     }
+    let count_hit = look == Look::None && sets.len() == batch.missing();
+    let tenures: Vec<_> = indexes.take(sets.len()).map(|index| batch.tenure(index)).collect();
+    let hooks = hook::has_after_clone(context);
+    let notes = sets.iter().zip(&named);
+    let notes: Vec<Statement> = notes
+        .filter_map(|(set, databases)| hook::note(context, batch, &set.first()?.clone_id, databases))
+        .collect();
+    let published = registry.publish_warm(&wanted, &tenures, !hooks, &notes, count_hit);
+    let until = match published.await {
+        Ok(Some(until)) => until,
+        Ok(None) => {
+            for (_, name) in &wanted {
+                if catalog::database(registry.session(), name).await?.is_some() {
+                    return Err(taken(registry, &context.asker(), name).await.into());
+                }
+            }
+            return Err(NotPublished::Unfit);
+        }
+        Err(error) if is_connection_loss(&error) => return Err(error.into()),
+        Err(_) => return Err(NotPublished::Unfit),
+    };
+    let mut clones = Vec::new();
+    for (((set, tenure), until), databases) in sets.iter().zip(tenures).zip(until).zip(named) {
+        let id = set.first().map_or_else(String::new, |row| row.clone_id.clone());
+        let mut expires_at = until;
+        if hooks {
+            hook::after_clone(context, batch, &databases).await?;
+            let name = databases.first().map_or("", |d| &d.name);
+            expires_at = registry.begin_lease(&id, name, tenure).await?;
+        }
+        let mut made = ClonedSet::new(id, databases, fingerprint, tenure);
+        made.oids = set.iter().filter_map(|row| row.oid).collect();
+        made.expires_at = expires_at;
+        clones.push(made);
+    }
+    Ok(clones)
 }
 
 fn ids(sets: &[&[ClaimedRow]]) -> Vec<String> {
@@ -201,20 +163,22 @@ fn ids(sets: &[&[ClaimedRow]]) -> Vec<String> {
     first.map(|row| row.clone_id.clone()).collect()
 }
 
-/// Whether a clone has the databases that the definition wants. Whether the server has them, publication
-/// finds out.
-fn stands(set: &[ClaimedRow], context: &Context<'_>) -> bool {
-    let roles = set.iter().map(|row| &row.alias);
-    roles.eq(&context.definition.databases) && set.iter().all(|row| row.oid.is_some())
+/// Whether a clone has the databases that the definition wants. Whether the server has them, publishing it finds
+/// out.
+fn has_databases(set: &[ClaimedRow], context: &Context<'_>) -> bool {
+    let aliases = set.iter().map(|row| &row.alias);
+    aliases.eq(&context.definition.databases) && set.iter().all(|row| row.oid.is_some())
 }
 
-fn facts(row: &ClaimedRow) -> Result<WarmTemplate> {
+/// How the template of a warm clone came about, without a look at it.
+fn provenance(row: &ClaimedRow, fingerprint: &Fingerprint) -> Provenance {
     let millis = row.full_ms.and_then(|ms| u64::try_from(ms).ok());
-    Ok(WarmTemplate {
+    Provenance {
         extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),
         provisional: row
             .provisional
             .then(|| Provisional::new(row.settle_attempts, row.settle_tried_s, row.settle_failure.clone())),
         build_time: millis.map(Duration::from_millis),
-    })
+        ..Provenance::new(*fingerprint, Outcome::Hit)
+    }
 }

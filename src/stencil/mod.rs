@@ -9,10 +9,12 @@ mod doctor;
 mod eviction;
 mod explain;
 mod holdings;
+mod leases;
 mod name_conflict;
 mod owed;
 mod prune;
 mod release;
+mod request;
 mod reuse;
 mod session_cache;
 mod settle;
@@ -33,15 +35,17 @@ use crate::registry::database::Owner;
 use crate::registry::{CloneRow, TemplateRow};
 use crate::retention::sweep::{self, Action};
 use crate::template::Ensured;
-use crate::variables::{self, NamedDatabase, Outcome, Phase};
+use crate::variables::{NamedDatabase, Outcome};
 
-pub use self::acquire::{Acquired, Demand, Wanted};
+pub use self::acquire::{Demand, Wanted};
 pub use self::cleanup::sweep_now;
 pub use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
 pub use self::holdings::{Held, Holdings, holdings};
+pub use self::leases::{Lease, LeasedClone, LeasedDatabase, Leases, Ttl};
 pub use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::release::Released;
+pub use self::request::DatabaseRequest;
 pub use self::reuse::Age;
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
 pub use crate::pg::{Deadline, Door};
@@ -284,24 +288,6 @@ impl Stencil {
         }
         ensured.sealed()?;
         Ok((registry, ensured))
-    }
-
-    /// The variables for `run`'s command.
-    ///
-    /// # Errors
-    /// A placeholder without a value.
-    pub fn variables(&self, acquired: &Acquired, shard: Option<Shard>) -> Result<Vec<(OsString, OsString)>> {
-        let sets: Vec<Vec<NamedDatabase>> = acquired.clones.iter().map(|c| c.databases.clone()).collect();
-        let definition = self.definition(Some(&acquired.definition))?;
-        variables::variables(
-            &self.endpoint,
-            &self.config.root,
-            definition,
-            Phase::Run,
-            acquired.outcome,
-            &sets,
-            shard,
-        )
     }
 
     /// What is there. Writes nothing; an absent registry is an empty list.

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::types::Oid;
 
 use super::owed::Hearer;
-use super::{Acquired, Deadline, Stencil, Term};
+use super::{Deadline, Stencil, Term};
 use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
-use crate::lease::keeper::Keeper;
 use crate::lease::{self, BOUND, ClonedSet, KEEP};
 use crate::pg::obstacle::Obstacle;
 use crate::pg::{Doing as _, is_connection_loss, sql};
@@ -24,54 +23,43 @@ impl Stencil {
         Ok(())
     }
 
-    /// Notes that the clones' URLs have reached whoever asked for them. A clone with [`Term::Expiry`] or
-    /// [`Term::Usual`] is kept until its lease ends only from then on: before, it is dropped `orphan_grace` after
-    /// the session of [`Acquired::registry`] has ended, so that nothing is left of a caller that was killed. If
-    /// the session is lost, a new one is opened for it.
-    ///
-    /// Cancel safety: a future that is dropped may or may not have confirmed them.
-    ///
-    /// # Errors
-    /// The server's, if it cannot be reached within ten seconds; [`Kind::NotFound`] if a clone is gone.
-    pub async fn confirm(&self, acquired: &mut Acquired) -> Result<()> {
-        let clones = acquired.clones.iter().filter(|clone| !clone.by_session);
-        let ids: Vec<String> = clones.map(|clone| clone.id.clone()).collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let mut done = acquired.registry.confirm_clones(&ids).await;
-        if done.as_ref().is_err_and(is_connection_loss) {
-            let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
-            let name = &self.config.server.registry;
-            done = loop {
-                match Registry::open_existing(&self.endpoint, name, &deadline).await {
-                    Ok(Some(registry)) => {
-                        acquired.registry = registry;
-                        break acquired.registry.confirm_clones(&ids).await;
-                    }
-                    Ok(None) => break Ok(0),
-                    Err(error) if deadline.left().is_none_or(|left| left.is_zero()) => {
-                        break Err(error);
-                    }
-                    Err(_) => deadline.pause(Duration::from_millis(200), "the server").await?,
-                }
-            };
-        }
-        match done? == ids.len() {
+    /// Confirms leases, with a new session if the one that is there is lost: see [`super::Leases::confirm`].
+    pub(super) async fn confirm(
+        &self,
+        registry: Option<Registry>,
+        ids: &[String],
+    ) -> (Option<Registry>, Result<()>) {
+        let gone = || Error::new(Kind::NotFound, "it is gone already");
+        let judge = |done: Result<usize>| match done? == ids.len() {
             true => Ok(()),
-            false => Err(Error::new(Kind::NotFound, "it is gone already")),
+            false => Err(gone()),
+        };
+        if let Some(mut registry) = registry {
+            let done = registry.confirm_clones(ids).await;
+            if !done.as_ref().is_err_and(is_connection_loss) {
+                return (Some(registry), judge(done));
+            }
         }
-    }
-
-    /// Watches over the locks of clones while a command runs.
-    pub fn keep(&self, registry: Registry, clones: &[ClonedSet]) -> Keeper {
-        Keeper::start(
-            registry,
-            &self.endpoint,
-            &self.config.server.registry,
-            clones.iter().map(|c| c.id.clone()).collect(),
-            self.config.clone.orphan_grace,
-        )
+        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
+        let name = &self.config.server.registry;
+        loop {
+            match Registry::open_existing(&self.endpoint, name, &deadline).await {
+                Ok(Some(mut registry)) => {
+                    let done = registry.confirm_clones(ids).await;
+                    return (Some(registry), judge(done));
+                }
+                Ok(None) => return (None, Err(gone())),
+                Err(error) if deadline.left().is_none_or(|left| left.is_zero()) => {
+                    return (None, Err(error));
+                }
+                Err(_) => {
+                    let paused = deadline.pause(Duration::from_millis(200), "the server").await;
+                    if let Err(error) = paused {
+                        return (None, Err(error));
+                    }
+                }
+            }
+        }
     }
 
     /// The keeper's session if it still stands, which a look at the clones shows, or a new one.
@@ -96,37 +84,14 @@ impl Stencil {
         Ok((registry, seen))
     }
 
-    /// Ends a lease. Returns what the holder should know, such as that the command replaced the clone. A drop
-    /// forces a checkpoint of the whole server, so a thread of this program does it after the return; see
-    /// [`Stencil::close`]. The session is kept for the next [`Stencil::acquire`]. One that was opened on another
-    /// runtime, which may not run any more, is not used.
-    ///
-    /// Runs `before_release` for each clone that this checkout made, while its databases are still there; a failure
-    /// is one of the things to know. Each such command gets a minute.
-    ///
-    /// Cancel safety: a future that is dropped, or fails, leaves it to the thread to give the clones back, and to
-    /// run `before_release` for those for which it was not started yet.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn give_back(&self, registry: Option<Registry>, clones: &[ClonedSet]) -> Result<Vec<String>> {
-        let deadline = Deadline::default();
-        self.give_back_within(registry, clones, &deadline).await
-    }
-
-    /// [`Stencil::give_back`], with a limit for `before_release`. Once that is over or cancelled, no further
-    /// command is started: it is left to the next command of the checkout. The clones are released in any case.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn give_back_within(
+    /// Releases clones, and keeps the session for the next [`Stencil::acquire`]. One that was opened on another
+    /// runtime, which may not run any more, is not used. See [`super::Leases::release`].
+    pub(super) async fn give_back(
         &self,
         registry: Option<Registry>,
         clones: &[ClonedSet],
         deadline: &Deadline,
     ) -> Result<Vec<String>> {
-        let ids = clones.iter().map(|clone| clone.id.clone()).collect();
-        let pledge = self.background.to_give_up(ids);
         let (mut registry, remains) = self.again(registry, clones).await?;
         let mut warnings = Vec::new();
         let started = Instant::now();
@@ -141,27 +106,27 @@ impl Stencil {
                 warnings.extend(forgotten(clone, remains));
             }
         }
-        pledge.kept();
         self.idle.put(registry);
         self.background.drop_given_back();
         Ok(warnings)
     }
 
-    /// Turns a session lease into one that expires, for `--keep`, and notes in the clones until when.
+    /// Makes leases of this term of all, and notes in the clones until when: see [`super::Leases::prolong`].
     ///
     /// Cancel safety: after a future that is dropped each clone has the one lease or the other; the session's
     /// ends with it.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn prolong(&self, registry: Option<Registry>, clones: &mut [ClonedSet]) -> Result<()> {
+    pub(super) async fn prolong(
+        &self,
+        registry: Option<Registry>,
+        clones: &mut [ClonedSet],
+        term: Term,
+    ) -> Result<Registry> {
         let (mut registry, _) = self.again(registry, clones).await?;
         let (asker, settings) = (self.asker(), &self.config.clone);
         for clone in clones {
             let mut until = None;
             if let Some(row) = registry.clone_by_id(&clone.id).await? {
-                let (term, bound) = (Term::Usual, row.bound.clone());
-                let tenure = Tenure::new(asker, settings, term, row.named, bound.clone(), None);
+                let tenure = Tenure::new(asker, settings, term, row.named, row.bound.clone(), None);
                 until = registry.renew(&row, &tenure, false).await?;
                 clone.bound = tenure.prolonging();
             }
@@ -174,8 +139,7 @@ impl Stencil {
             clone.by_session = false;
             clone.expires_at = until;
         }
-        registry.close().await;
-        Ok(())
+        Ok(registry)
     }
 
     /// Gives clones back by name or id. `take`: whoever owns them. Runs `before_release` as

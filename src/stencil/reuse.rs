@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::leases::Leases;
 use super::name_conflict::Replaced;
-use super::{Acquired, Demand, Stencil, Term, Wanted};
+use super::{Stencil, Term, Wanted};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
@@ -17,7 +18,7 @@ use crate::registry::clone::CloneOnServer;
 use crate::registry::owner::{Asker, Bound, Tenure};
 use crate::registry::{CloneRow, CloneState, Registry};
 use crate::retention::sweep::End;
-use crate::template;
+use crate::template::{self, Provenance, Timing};
 use crate::variables::{NamedDatabase, Outcome};
 
 /// What became of wanted names.
@@ -128,7 +129,7 @@ impl Stencil {
         index: usize,
     ) -> Result<OneName> {
         let asker = context.asker();
-        let names = lease::names(context, &wanted.pattern, "", index, wanted.shard)?;
+        let names = wanted.names(context, index)?;
         let mut before = None;
         loop {
             let mut found = registry.clones_named(&names).await?;
@@ -211,7 +212,6 @@ impl Stencil {
                 by_session: false,
                 expires_at: until,
                 bound: tenure.prolonging(),
-                took: Duration::ZERO,
             }))
         }
         .await;
@@ -372,28 +372,17 @@ pub(super) struct Reused {
 }
 
 impl Reused {
-    /// `times`: of the files, and of the look at the clones.
-    pub(super) fn into_acquired(
+    /// `timing`: of the inputs, and of the look at the clones.
+    pub(super) fn into_leases(
         self,
+        stencil: &Stencil,
         registry: Registry,
         definition: &Definition,
-        times: [Duration; 2],
-    ) -> Acquired {
-        Acquired {
-            registry,
-            clones: self.clones,
-            definition: definition.name.clone(),
-            fingerprint: self.fingerprint,
-            outcome: Outcome::Reused,
-            ages: self.ages,
-            dropped: None,
-            times: [times[0], Duration::ZERO, times[1]],
-            waited: Duration::ZERO,
-            extends: None,
-            provisional: None,
-            note: None,
-            build_time: None,
-            demand: Demand::default(),
-        }
+        timing: Timing,
+    ) -> Leases {
+        let provenance = Provenance::new(self.fingerprint, Outcome::Reused);
+        let mut leases = Leases::new(stencil, registry, &definition.name, self.clones, provenance, timing);
+        leases.ages = self.ages;
+        leases
     }
 }

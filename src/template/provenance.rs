@@ -53,3 +53,19 @@ pub struct Timing {
     /// Copying the template and handing the clones out.
     pub clone: Duration,
 }
+
+impl Timing {
+    /// All of it.
+    pub fn total(&self) -> Duration {
+        self.inputs + self.template + self.clone
+    }
+}
+
+impl std::ops::AddAssign for Timing {
+    fn add_assign(&mut self, other: Self) {
+        self.inputs += other.inputs;
+        self.template += other.template;
+        self.waited += other.waited;
+        self.clone += other.clone;
+    }
+}

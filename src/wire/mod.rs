@@ -31,8 +31,8 @@ use crate::lease::ClonedSet;
 use crate::pg::{self, Endpoint};
 use crate::registry::owner::Bound;
 use crate::registry::{CloneRow, CloneState, TemplateRow};
-use crate::stencil::{Acquired, Age, CloneListing, Listing};
-use crate::template::{Ensured, Extends};
+use crate::stencil::{Age, CloneListing, Leases, Listing};
+use crate::template::{self, Ensured, Extends, Provenance};
 
 /// The version of every object here.
 pub const VERSION: u32 = 1;
@@ -203,40 +203,35 @@ fn clone_answer(clone: &ClonedSet, age: Option<&Age>, endpoint: &Endpoint) -> Cl
 
 impl Answer {
     /// Of `clone` and `run`.
-    pub fn of_clones(acquired: &Acquired, endpoint: &Endpoint) -> Self {
-        let clones: Vec<CloneAnswer> = acquired
+    pub fn of_clones(leases: &Leases, endpoint: &Endpoint) -> Self {
+        let clones: Vec<CloneAnswer> = leases
             .clones
             .iter()
             .enumerate()
-            .map(|(i, clone)| clone_answer(clone, acquired.ages.get(i), endpoint))
+            .map(|(i, clone)| clone_answer(clone, leases.ages.get(i), endpoint))
             .collect();
-        let stale = acquired.ages.iter().any(|age| *age != Age::Same);
-        let dropped = acquired.dropped.as_ref();
-        let [fingerprint, template, clone] = acquired.times.map(millis);
+        let stale = leases.ages.iter().any(|age| *age != Age::Same);
+        let dropped = leases.dropped.as_ref();
         Answer {
-            version: VERSION,
-            template: acquired.definition.clone(),
-            fingerprint: acquired.fingerprint.to_string(),
-            outcome: acquired.outcome.as_str(),
-            provisional: acquired.provisional.is_some(),
-            extends: acquired.extends.as_ref().map(Into::into),
-            stale: (!acquired.ages.is_empty()).then_some(stale),
+            stale: (!leases.ages.is_empty()).then_some(stale),
             dropped: dropped.map(|row| DroppedAnswer {
                 name: row.name.clone(),
                 at: row.at.clone(),
                 why: row.why.clone(),
             }),
-            note: acquired.note.clone(),
             clone: clones.first().cloned(),
             clones: if clones.len() > 1 { clones } else { Vec::new() },
-            waited_ms: waited(acquired.waited),
-            timing_ms: Timing { fingerprint, template, clone: Some(clone) },
+            timing_ms: Timing::new(&leases.timing, true),
+            ..Answer::of(&leases.definition, &leases.provenance, &leases.timing)
         }
     }
 
     /// Of `ensure`.
     pub fn of_template(definition: &str, ensured: &Ensured) -> Self {
-        let Ensured { provenance, timing, .. } = ensured;
+        Answer::of(definition, &ensured.provenance, &ensured.timing)
+    }
+
+    fn of(definition: &str, provenance: &Provenance, timing: &template::Timing) -> Self {
         Answer {
             version: VERSION,
             template: definition.to_owned(),
@@ -250,11 +245,17 @@ impl Answer {
             clone: None,
             clones: Vec::new(),
             waited_ms: waited(timing.waited),
-            timing_ms: Timing {
-                fingerprint: millis(timing.inputs),
-                template: millis(timing.template),
-                clone: None,
-            },
+            timing_ms: Timing::new(timing, false),
+        }
+    }
+}
+
+impl Timing {
+    fn new(timing: &template::Timing, clones: bool) -> Self {
+        Timing {
+            fingerprint: millis(timing.inputs),
+            template: millis(timing.template),
+            clone: clones.then(|| millis(timing.clone)),
         }
     }
 }

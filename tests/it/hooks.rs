@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use pgstencil::Stencil;
 use pgstencil::config::Config;
 use pgstencil::events::Event;
-use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder};
 use pgstencil::url::ServerUrl;
 
 use crate::owner::Checkout;
@@ -409,11 +409,9 @@ fn stencil(project: &Project<'_>, folder: &Path) -> Stencil {
 async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let project = project(&format!("{LOG}; echo no bucket; exit 2"));
     let own = stencil(&project, &project.path());
-    let deadline = Deadline::default();
-    let acquired = own.acquire(&Wanted::default(), &deadline, &|_| {}).await.unwrap();
-    let name = acquired.clones[0].name().to_owned();
-    let kept = own.keep(acquired.registry, &acquired.clones).stop().await.unwrap();
-    let warnings = own.give_back(kept.registry, &acquired.clones).await.unwrap();
+    let lease = own.database().await.unwrap();
+    let name = lease.name().to_owned();
+    let warnings = lease.release().await.unwrap();
     let [warning] = &warnings[..] else { panic!("{warnings:?}") };
     assert!(warning.contains("no bucket"), "{warning}");
     assert_eq!(log(&project.path()), both(&name));
@@ -423,12 +421,11 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let other = Checkout::new(&project, "other");
     std::fs::write(other.path.join("hooks.log"), "").unwrap();
     let another = stencil(&project, &other.path);
-    let acquired = own.acquire(&Wanted::default(), &deadline, &|_| {}).await.unwrap();
-    let name = acquired.clones[0].name().to_owned();
-    drop(acquired);
+    let lease = own.database().await.unwrap();
+    let name = lease.name().to_owned();
+    drop(lease);
     let swept = async || {
-        let acquired = another.acquire(&Wanted::default(), &deadline, &|_| {}).await.unwrap();
-        another.give_back(Some(acquired.registry), &acquired.clones).await.unwrap();
+        another.database().await.unwrap().release().await.unwrap();
         another.close().await;
         !server().has_database(&name)
     };
@@ -442,10 +439,10 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     };
     // Its own thread may be at it just now; then the hand-out would find the command running.
     own.close().await;
-    let acquired = own.acquire(&Wanted::default(), &deadline, &observe).await.unwrap();
+    let lease = own.database().observe(&observe).await.unwrap();
     assert_eq!(log(&project.path())[2..4], both(&name));
     assert!(events.lock().unwrap().contains("no bucket"));
-    own.give_back(Some(acquired.registry), &acquired.clones).await.unwrap();
+    lease.release().await.unwrap();
     own.close().await;
     assert_eq!(owed(&project), "0");
 }

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use pgstencil::config::Config;
-use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Term, Wanted};
+use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Lease, Ttl};
 use pgstencil::url::ServerUrl;
 use pgstencil::variables::Outcome;
 use pgstencil::{Kind, Stencil};
@@ -23,8 +23,8 @@ fn stencil(project: &Project<'_>) -> Stencil {
     Stencil::new(config, endpoint, holder, Arc::new(|_: &str| None))
 }
 
-fn wanted(term: Term) -> Wanted {
-    Wanted { term, ..Wanted::default() }
+async fn released(lease: Lease) {
+    assert_eq!(lease.release().await.unwrap(), Vec::<String>::new());
 }
 
 /// Nothing here can see what is printed; that the library does not is clippy's to say
@@ -43,13 +43,11 @@ async fn eight_tasks_get_eight_clones_from_one_build() {
             let name_to_options = options("postgres");
             // That this compiles says that the futures are Send.
             tokio::spawn(async move {
-                let deadline = Deadline::default();
                 let observe = |event: pgstencil::events::Event<'_>| {
                     events.lock().unwrap().push(format!("{event:?}"));
                 };
-                let acquired = stencil.acquire(&wanted(Term::Session), &deadline, &observe).await.unwrap();
-                let name = acquired.clones[0].name().to_owned();
-                let keeper = stencil.keep(acquired.registry, &acquired.clones);
+                let lease = stencil.database().observe(&observe).await.unwrap();
+                let name = lease.name().to_owned();
                 let mut session = name_to_options.database(&name).connect().await.unwrap();
                 sqlx::query("insert into users values (2, $1)")
                     .bind(format!("task {n}"))
@@ -60,10 +58,7 @@ async fn eight_tasks_get_eight_clones_from_one_build() {
                     sqlx::query_scalar("select count(*) from users").fetch_one(&mut session).await.unwrap();
                 assert_eq!(users, 2);
                 session.close().await.unwrap();
-                let kept = keeper.stop().await.unwrap();
-                assert_eq!(kept.warnings, Vec::<String>::new());
-                let warnings = stencil.give_back(kept.registry, &acquired.clones).await.unwrap();
-                assert_eq!(warnings, Vec::<String>::new());
+                released(lease).await;
                 name
             })
         })
@@ -94,12 +89,11 @@ async fn a_cancelled_caller_leaves_nothing() {
     project.connect_as(&role);
     project.build(&crate::support::Build::Hang);
     let stencil = stencil(&project);
-    let deadline = Deadline::new(Some(Duration::from_secs(60)), Default::default());
-    let cancel = deadline.cancel.clone();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let token = cancel.clone();
     let work = tokio::spawn(async move {
-        let observe = |_: pgstencil::events::Event<'_>| {};
-        let done = stencil.acquire(&wanted(Term::Session), &deadline, &observe).await;
-        done.map(|_| ()).unwrap_err().kind()
+        let request = stencil.database().wait(Duration::from_secs(60)).cancelled_by(token);
+        request.await.map(drop).unwrap_err().kind()
     });
     assert!(eventually_async(|| project.builds() == 1).await);
     cancel.cancel();
@@ -138,11 +132,7 @@ fn a_session_serves_one_hand_out_after_another() {
     // Sessions of the thread that drops would be counted, too.
     let stencil = stencil(&project).without_drops();
     let runtime = || tokio::runtime::Runtime::new().unwrap();
-    let hand_out = async || {
-        let acquired = stencil.acquire(&wanted(Term::Session), &Deadline::default(), &|_| {}).await.unwrap();
-        let warnings = stencil.give_back(Some(acquired.registry), &acquired.clones).await;
-        assert_eq!(warnings.unwrap(), Vec::<String>::new());
-    };
+    let hand_out = async || released(stencil.database().await.unwrap()).await;
     let first = runtime();
     first.block_on(hand_out());
     let kept = backends(&role);
@@ -174,30 +164,33 @@ async fn a_named_clone_has_an_owner() {
         let stencil = stencil(&project);
         let mut holder = stencil.holder().clone();
         holder.checkout.owner = owner.to_owned();
-        Stencil::new(stencil.config().clone(), stencil.endpoint().clone(), holder, Arc::new(|_: &str| None))
+        let (config, endpoint) = (stencil.config().clone(), stencil.endpoint().clone());
+        Stencil::new(config, endpoint, holder, Arc::new(|_: &str| None))
     };
-    let named = Wanted { pattern: format!("dev_{}", project.id).parse().unwrap(), ..wanted(Term::Usual) };
+    let name = format!("dev_{}", project.id);
     let deadline = Deadline::default();
     let (ours, theirs) = (of("ours"), of("theirs"));
-    let acquire = async |stencil: &Stencil, wanted: &Wanted| {
-        let acquired = stencil.acquire(wanted, &deadline, &|_| {}).await?;
-        acquired.registry.close().await;
-        Ok::<_, pgstencil::Error>((acquired.outcome, acquired.clones))
-    };
-    let (_, made) = acquire(&ours, &named).await.unwrap();
-    assert!(made[0].expires_at.is_some() && !made[0].by_session);
-    let refused = acquire(&theirs, &named).await.unwrap_err();
+    let named = |stencil| Stencil::database(stencil).name(&name).ttl(Ttl::Config);
+    let made = named(&ours).await.unwrap();
+    assert_eq!(made.name(), name);
+    assert!(made.expires_at().is_some());
+    made.detach(Ttl::Config).await.unwrap();
+    let refused = named(&theirs).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::NameTaken);
-    let take = Wanted { take: true, ..named.clone() };
-    let (outcome, taken) = acquire(&theirs, &take).await.unwrap();
-    assert_eq!(outcome, Outcome::Reused);
-    assert_eq!(taken[0].oids, made[0].oids);
-    let names = [made[0].name().to_owned()];
+    let oid = || server().psql("postgres", &format!("select oid from pg_database where datname = '{name}'"));
+    let before = oid();
+    let taken = named(&theirs).take().await.unwrap();
+    assert_eq!(taken.outcome(), Outcome::Reused);
+    // It was there before, so it stays.
+    drop(taken);
+    theirs.close().await;
+    assert_eq!(oid(), before);
+    let names = [name.clone()];
     let refused = ours.release(&names, false, &deadline).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::NameTaken);
     theirs.release(&names, false, &deadline).await.unwrap();
-    let name = ours.config().server.registry.clone();
-    pgstencil::stencil::sweep_now(ours.endpoint(), &name, Duration::from_secs(120)).await.unwrap();
+    let registry = ours.config().server.registry.clone();
+    pgstencil::stencil::sweep_now(ours.endpoint(), &registry, Duration::from_secs(120)).await.unwrap();
     assert!(!server().has_database(&names[0]));
 }
 
@@ -223,14 +216,7 @@ fn what_tests_give_back_is_dropped_by_their_own_program() {
     for _ in 0..12 {
         // Each `#[tokio::test]` has a runtime of its own.
         let runtime = current_thread();
-        runtime.block_on(async {
-            let deadline = Deadline::default();
-            let acquired = stencil.acquire(&wanted(Term::Session), &deadline, &|_| {}).await.unwrap();
-            let keeper = stencil.keep(acquired.registry, &acquired.clones);
-            let kept = keeper.stop().await.unwrap();
-            let warnings = stencil.give_back(kept.registry, &acquired.clones).await.unwrap();
-            assert_eq!(warnings, Vec::<String>::new());
-        });
+        runtime.block_on(async { released(stencil.database().await.unwrap()).await });
     }
     current_thread().block_on(stencil.close());
     only_templates_stay(&project);
@@ -260,66 +246,106 @@ async fn dropped_at<T>(wait: usize, future: impl Future<Output = T>) -> Option<T
 #[tokio::test]
 async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
     let (project, stencil) = never();
-    let deadline = Deadline::default();
-    let wanted = wanted(Term::Usual);
-    let acquire = async || stencil.acquire(&wanted, &deadline, &|_| {}).await.unwrap();
+    let acquire = async || stencil.database().ttl(Ttl::Config).await.unwrap();
     // Builds the template.
-    let first = acquire().await;
-    let first = stencil.give_back(Some(first.registry), &first.clones).await;
-    first.unwrap();
+    released(acquire().await).await;
     // Further on it only waits for the copy, and looks again and again whether that is done.
     let mut dropped = 0;
     for awaits in 1..100 {
-        let Some(mut acquired) = dropped_at(awaits, acquire()).await else {
-            dropped += 1;
-            continue;
-        };
-        stencil.confirm(&mut acquired).await.unwrap();
-        let back = stencil.give_back(Some(acquired.registry), &acquired.clones);
-        back.await.unwrap();
+        match dropped_at(awaits, acquire()).await {
+            None => dropped += 1,
+            Some(lease) => released(lease).await,
+        }
     }
     assert!(dropped > 3, "{dropped}");
     // An answer may be there before it is waited for, so an early end says nothing.
     for awaits in [1, 1, 1, 2, 3, 4, 5] {
-        let mut acquired = acquire().await;
-        stencil.confirm(&mut acquired).await.unwrap();
-        let back = stencil.give_back(Some(acquired.registry), &acquired.clones);
-        let _ = dropped_at(awaits, back).await;
+        let _ = dropped_at(awaits, acquire().await.release()).await;
+    }
+    for awaits in [1, 1, 2, 3, 4, 5, 6] {
+        let lease = acquire().await;
+        let name = lease.name().to_owned();
+        // Whether it had its name out, it may not have known itself.
+        let _ = dropped_at(awaits, lease.detach(Ttl::Never)).await;
+        let _ = stencil.release(&[name], false, &Deadline::default()).await;
     }
     only_templates_stay(&project);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_dropped_releases_its_databases() {
+    let (project, stencil) = never();
+    for ttl in [None, Some(Ttl::Never)] {
+        let request = stencil.database();
+        let request = match ttl {
+            None => request,
+            Some(ttl) => request.ttl(ttl),
+        };
+        let lease = request.await.unwrap();
+        let name = lease.name().to_owned();
+        assert!(server().has_database(&name));
+        drop(lease);
+        stencil.close().await;
+        assert!(!server().has_database(&name), "{ttl:?}");
+    }
+    only_templates_stay(&project);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_detached_outlives_the_program() {
+    let (project, stencil) = never();
+    let lease = stencil.database().await.unwrap();
+    let name = lease.name().to_owned();
+    let until = lease.detach(Duration::from_secs(3600)).await.unwrap();
+    let of_clock = stencil.database().ttl(Duration::from_secs(60)).await.unwrap();
+    let other = of_clock.name().to_owned();
+    assert_eq!(of_clock.detach(Ttl::Never).await.unwrap(), None);
+    stencil.close().await;
+    drop(stencil);
+    let listed = Pgstencil::new(&project).arg("list").success();
+    listed.stdout_has(&name).stdout_has(&other);
+    let confirmed = "select count(*) from pgstencil.clone where confirmed and state = 'leased'";
+    assert_eq!(server().psql(&project.registry(), confirmed), "2");
+    assert!(until.unwrap().as_str() > "2026");
+    self::stencil(&project).release(&[name, other], false, &Deadline::default()).await.unwrap();
+}
+
+/// One request, several clones: their names belong together.
+#[tokio::test]
+async fn several_clones_have_one_lease() {
+    let project = Project::with_migrations(server());
+    let stencil = stencil(&project);
+    let leases = stencil.database().name(format!("w_{}_{{n}}", project.id)).count(3).await.unwrap();
+    assert_eq!(leases.len(), 3);
+    for (n, clone) in leases.iter().enumerate() {
+        assert_eq!(clone.name(), format!("w_{}_{n}", project.id));
+        assert!(clone.url().ends_with(&format!("/{}", clone.name())), "{}", clone.name());
+        assert_eq!(clone.url_of("app").as_ref(), Some(&clone.url()));
+        assert_eq!(clone.url_of("none"), None);
+    }
+    let variables = leases.variables().unwrap();
+    let third = variables.iter().find(|(name, _)| name == "PGSTENCIL_URL_2").unwrap();
+    assert_eq!(third.1.to_str(), leases.urls().last().map(String::as_str));
+    assert!(!format!("{leases:?}").contains(&leases.urls()[0]));
+    assert_eq!(leases.release().await.unwrap(), Vec::<String>::new());
+    stencil.close().await;
 }
 
 /// The session was opened on a runtime that nobody drives any more, or that has ended.
 #[test]
 fn clones_are_given_back_on_another_runtime() {
     let (project, stencil) = never();
-    let deadline = Deadline::default();
-    for (ended, kept) in [(false, false), (false, true), (true, false), (true, true)] {
+    for ended in [false, true] {
         let first = current_thread();
-        let (clones, registry, keeper) = first.block_on(async {
-            let acquired = stencil.acquire(&wanted(Term::Session), &deadline, &|_| {}).await.unwrap();
-            let clones = acquired.clones;
-            match kept {
-                true => {
-                    let keeper = stencil.keep(acquired.registry, &clones);
-                    (clones, None, Some(keeper))
-                }
-                false => (clones, Some(acquired.registry), None),
-            }
-        });
+        let lease = first.block_on(async { stencil.database().await.unwrap() });
         let first = match ended {
             true => None,
             false => Some(first),
         };
         current_thread().block_on(async {
-            let registry = match keeper {
-                Some(keeper) => keeper.stop().await.unwrap().registry,
-                None => registry,
-            };
-            let back = stencil.give_back(registry, &clones);
             // Without a look at the runtime it waits ten seconds for an answer.
-            let back = tokio::time::timeout(Duration::from_secs(8), back).await;
-            assert_eq!(back.unwrap().unwrap(), Vec::<String>::new());
+            let released = tokio::time::timeout(Duration::from_secs(8), lease.release()).await;
+            assert_eq!(released.unwrap().unwrap(), Vec::<String>::new());
         });
         drop(first);
     }
@@ -333,9 +359,7 @@ fn a_holder_is_this_process_unless_the_program_knows_better() {
     let url = ServerUrl::parse(project.server_url()).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_: &str| None));
-    let acquired = current_thread().block_on(async {
-        stencil.acquire(&wanted(Term::Session), &Deadline::default(), &|_| {}).await.unwrap()
-    });
+    let acquired = current_thread().block_on(async { stencil.database().await.unwrap() });
     let listed = Pgstencil::new(&project).arg("list").success();
     let host = nix::unistd::gethostname().unwrap();
     let uid = nix::unistd::getuid();

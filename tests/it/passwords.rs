@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use pgstencil::Stencil;
 use pgstencil::config::Config;
-use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder};
 use pgstencil::url::ServerUrl;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -73,17 +73,13 @@ async fn traces_hold_no_password_and_no_stored_setting() {
     let url = ServerUrl::parse(project.server_url()).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
-    let wanted = Wanted::default();
     let traced = Traced::default();
     let name = {
         let _here = tracing::subscriber::set_default(traced.clone());
-        let acquired = stencil.acquire(&wanted, &Deadline::default(), &|_| {}).await;
-        let acquired = acquired.unwrap();
-        let name = acquired.clones[0].name().to_owned();
-        let keeper = stencil.keep(acquired.registry, &acquired.clones);
-        let kept = keeper.stop().await.unwrap();
+        let lease = stencil.database().await.unwrap();
+        let name = lease.name().to_owned();
         assert_eq!(server().psql(&name, "select word from public.seen"), "hidden-word");
-        stencil.give_back(kept.registry, &acquired.clones).await.unwrap();
+        lease.release().await.unwrap();
         name
     };
     let traced = traced.0.lock().unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgstencil::config::Config;
-use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Wanted};
+use pgstencil::stencil::{Defaults, Endpoint, Holder};
 use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Stencil};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
@@ -438,12 +438,7 @@ async fn a_registry_that_changes_hands_is_not_used_any_more() {
     let url = ServerUrl::parse(project.server_url()).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
-    let wanted = Wanted::default();
-    let acquired = stencil.acquire(&wanted, &Deadline::default(), &|_| {}).await;
-    let acquired = acquired.unwrap();
-    let keeper = stencil.keep(acquired.registry, &acquired.clones);
-    let kept = keeper.stop().await.unwrap();
-    stencil.give_back(kept.registry, &acquired.clones).await.unwrap();
+    stencil.database().await.unwrap().release().await.unwrap();
 
     let squatter = Squatter { role: Role::new(server()), server: server(), registry: registry.clone() };
     let name = &squatter.role.name;
@@ -465,8 +460,7 @@ async fn a_registry_that_changes_hands_is_not_used_any_more() {
          grant all on pgstencil.meta, pgstencil.was to public",
     );
     squatter.fires(&victim, "select version from pgstencil.meta");
-    let again = stencil.acquire(&wanted, &Deadline::default(), &|_| {}).await;
-    let error = again.err().unwrap();
+    let error = stencil.database().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Permission, "{error:?}");
     assert_eq!(squatter.ran(), "0");
 }

@@ -4,10 +4,11 @@ use crate::Result;
 use crate::wire::{BenchAnswer, CostAnswer};
 
 use super::prune;
+use crate::cli::Session;
 use crate::cli::args::Bench;
+use crate::cli::background::{Background, Task};
 use crate::cli::escape;
 use crate::cli::table::{Cell, Column, Look, table};
-use crate::cli::{Session, background};
 use crate::quantity::{count, size};
 
 pub(crate) async fn bench(session: &Session, args: Bench) -> Result<u8> {
@@ -22,7 +23,7 @@ pub(crate) async fn bench(session: &Session, args: Bench) -> Result<u8> {
     session.printer.finish();
     if measured.is_err() {
         // What was half made is dropped.
-        background::start(&stencil);
+        Background::new(&stencil).finish(Task::CleanUp).await;
     }
     let (fingerprint, measured) = measured?;
     let answer = BenchAnswer::new(&name, &fingerprint.to_string(), &measured);

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::lease::ClonedSet;
-use crate::names::{Fingerprint, NamePattern};
+use crate::names::NamePattern;
 use crate::private_file;
-use crate::stencil::{Acquired, Shard, Term, Wanted};
+use crate::stencil::{Demand, Leases, Provenance, Shard, Term, Wanted};
 use crate::template::Provisional;
 use crate::variables::Outcome;
 use crate::wire::Answer;
@@ -13,8 +13,8 @@ use crate::{Error, Result, Stencil};
 
 use super::prune;
 use crate::cli::args::{CloneArgs, Making};
-use crate::cli::background::Ahead;
-use crate::cli::{Session, background, github};
+use crate::cli::background::{Background, Task};
+use crate::cli::{Session, github};
 use crate::quantity::{count, seconds, setting};
 
 pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
@@ -28,50 +28,48 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     let mut wanted = wanted(&args.making, term)?;
     wanted.fresh = args.fresh;
     wanted.take = args.take;
-    let mut background = Ahead::start(&stencil);
+    let background = Background::for_clones(&stencil);
     let acquired = acquire(session, &stencil, &args.making, &wanted).await;
     // Whatever came of it, something may have to be dropped.
-    let acquired = match acquired {
-        Ok(acquired) => acquired,
+    let mut leases = match acquired {
+        Ok(leases) => leases,
         Err(error) => {
-            background.sweep(&stencil).await;
+            background.finish(Task::CleanUp).await;
             return Err(error);
         }
     };
-    if let Err(error) = print(session, &stencil, &acquired) {
-        unheard(&stencil, acquired).await;
-        background.sweep(&stencil).await;
+    if let Err(error) = print(session, &stencil, &leases) {
+        unheard(&stencil, leases).await;
+        background.finish(Task::CleanUp).await;
         return Err(error);
     }
-    let mut acquired = acquired;
-    if let Err(error) = stencil.confirm(&mut acquired).await {
+    if let Err(error) = leases.confirm().await {
         session.printer.warn(&format!(
             "the lease of {} could not be confirmed, so it may be dropped {} from now on: {error}",
-            acquired.clones.first().map_or("the clone", |c| c.name()),
+            leases.clones.first().map_or("the clone", |c| c.name()),
             setting(stencil.config().clone.orphan_grace)
         ));
     }
-    let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
-    let (registry, demand) = (&mut acquired.registry, acquired.demand);
-    background.go_on(&stencil, registry, definition, fingerprint, demand).await;
-    let bound = stencil.bound_here(registry).await.unwrap_or_default();
-    acquired.registry.close().await;
+    let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
+    let demand = leases.demand;
+    background.finish_with(leases.session(), fill(&definition, &provenance, demand)).await;
+    let bound = leases.bound_here().await;
+    leases.leave().await;
     prune::tell_of(session, &stencil, &bound).await;
-    let provisional = acquired.provisional.as_ref();
-    settle_later(&stencil, definition, fingerprint, provisional);
+    settle_later(&stencil, &definition, &provenance).await;
     Ok(0)
 }
 
+/// What is to be done behind a command that asked for clones.
+pub(crate) fn fill<'a>(definition: &'a str, provenance: &'a Provenance, demand: Demand) -> Task<'a> {
+    Task::Fill(definition, &provenance.fingerprint, demand)
+}
+
 /// Has a provisional template built from nothing, now that nobody waits for anything here.
-pub(crate) fn settle_later(
-    stencil: &Stencil,
-    definition: &str,
-    fingerprint: &Fingerprint,
-    state: Option<&Provisional>,
-) {
+pub(crate) async fn settle_later(stencil: &Stencil, definition: &str, provenance: &Provenance) {
     let wanted = stencil.definition(Some(definition)).is_ok_and(|d| d.rebuild.makes_provisional());
-    if wanted && state.is_some_and(Provisional::is_due) {
-        background::start_settling(stencil, definition, fingerprint);
+    if wanted && provenance.provisional.as_ref().is_some_and(Provisional::is_due) {
+        Background::new(stencil).finish(Task::Rebuild(definition, &provenance.fingerprint)).await;
     }
 }
 
@@ -112,35 +110,35 @@ pub(crate) async fn acquire(
     stencil: &Stencil,
     making: &Making,
     wanted: &Wanted,
-) -> Result<Acquired> {
+) -> Result<Leases> {
     let printer = session.printer.clone();
-    let acquired = stencil.acquire(wanted, &session.deadline, &|event| printer.tell(&event)).await?;
+    let leases = stencil.acquire(wanted, &session.deadline, &|event| printer.tell(&event)).await?;
     session.printer.finish();
-    let took: Duration = acquired.times.iter().sum();
+    let took = leases.timing.total();
     session.printer.say(&format!(
         "{} {} ({}), {} in {}{}; {}",
-        acquired.outcome,
-        acquired.definition,
-        fingerprints(&acquired),
-        match acquired.clones.as_slice() {
+        leases.outcome(),
+        leases.definition,
+        fingerprints(&leases),
+        match leases.clones.as_slice() {
             [one] => format!("clone {}", one.name()),
             several => count(several.len(), "clone"),
         },
         seconds(took),
-        waited(acquired.waited),
-        until(&acquired.clones)
+        waited(leases.timing.waited),
+        until(&leases.clones)
     ));
-    if let Err(error) = report(session, stencil, making, &acquired, took) {
-        unheard(stencil, acquired).await;
+    if let Err(error) = report(session, stencil, making, &leases, took) {
+        unheard(stencil, leases).await;
         return Err(error);
     }
-    Ok(acquired)
+    Ok(leases)
 }
 
 /// What the clones were made from; that of the files, too, where it is another one.
-fn fingerprints(acquired: &Acquired) -> String {
-    let files = acquired.fingerprint;
-    match acquired.clones.iter().find(|c| c.fingerprint != files) {
+fn fingerprints(leases: &Leases) -> String {
+    let files = leases.fingerprint();
+    match leases.clones.iter().find(|c| c.fingerprint != files) {
         Some(stale) => format!("{}; the files are {}", stale.fingerprint.short(), files.short()),
         None => files.short(),
     }
@@ -172,9 +170,9 @@ pub(crate) fn until(clones: &[ClonedSet]) -> String {
 }
 
 /// Gives clones back of which nobody learns; one that was there before stays its holder's.
-async fn unheard(stencil: &Stencil, acquired: Acquired) {
-    if acquired.outcome != Outcome::Reused {
-        let _ = stencil.give_back(Some(acquired.registry), &acquired.clones).await;
+async fn unheard(stencil: &Stencil, leases: Leases) {
+    if leases.outcome() != Outcome::Reused {
+        let _ = leases.release().await;
         stencil.close().await;
     }
 }
@@ -183,37 +181,37 @@ fn report(
     session: &Session,
     stencil: &Stencil,
     making: &Making,
-    acquired: &Acquired,
+    leases: &Leases,
     took: Duration,
 ) -> Result<()> {
     if let Some(file) = &making.report {
-        let answer = Answer::of_clones(acquired, stencil.endpoint());
+        let answer = Answer::of_clones(leases, stencil.endpoint());
         let text =
             serde_json::to_string(&answer).map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
         // It holds URLs with passwords.
         private_file::write_output(file, (text + "\n").as_bytes())?;
     }
     // A clone that was there already may be of other files.
-    let handed_out = acquired.clones.first().map(|clone| clone.fingerprint);
+    let handed_out = leases.clones.first().map(|clone| clone.fingerprint);
     github::report(
         &session.env,
         &github::Step {
-            template: &acquired.definition,
-            fingerprint: &handed_out.unwrap_or(acquired.fingerprint).to_string(),
-            outcome: acquired.outcome.as_str(),
+            template: &leases.definition,
+            fingerprint: &handed_out.unwrap_or(leases.fingerprint()).to_string(),
+            outcome: leases.outcome().as_str(),
             took,
-            build_time: acquired.build_time,
+            build_time: leases.provenance.build_time,
         },
     )
 }
 
 /// One URL a line; a set as `ROLE=URL` lines.
-pub(crate) fn print(session: &Session, stencil: &Stencil, acquired: &Acquired) -> Result<()> {
+pub(crate) fn print(session: &Session, stencil: &Stencil, leases: &Leases) -> Result<()> {
     if session.printer.json() {
-        return session.printer.object(&Answer::of_clones(acquired, stencil.endpoint()));
+        return session.printer.object(&Answer::of_clones(leases, stencil.endpoint()));
     }
     let mut text = String::new();
-    for clone in &acquired.clones {
+    for clone in &leases.clones {
         for database in &clone.databases {
             let url = stencil.endpoint().client_url(&database.name).reveal();
             match clone.databases.len() {

@@ -7,7 +7,7 @@ use crate::wire::Answer;
 use super::clone::{settle_later, waited};
 use super::prune;
 use crate::cli::args::Ensure;
-use crate::cli::background::Ahead;
+use crate::cli::background::{Background, Task};
 use crate::cli::{Session, github};
 use crate::quantity::seconds;
 
@@ -15,7 +15,7 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let stencil = session.stencil().await?;
     let stencil = stencil.with_full_build(args.full_build);
     let name = stencil.definition(args.which.template.as_deref())?.name.clone();
-    let mut background = Ahead::start(&stencil);
+    let background = Background::for_clones(&stencil);
     let printer = session.printer.clone();
     let ensured = stencil
         .ensure(
@@ -30,12 +30,12 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let (mut registry, ensured) = match ensured {
         Ok(done) => done,
         Err(error) => {
-            background.sweep(&stencil).await;
+            background.finish(Task::CleanUp).await;
             return Err(error);
         }
     };
     let provenance = &ensured.provenance;
-    let took = ensured.timing.inputs + ensured.timing.template;
+    let took = ensured.timing.total();
     let fingerprint = &provenance.fingerprint;
     session.printer.say(&format!(
         "{} {name} ({}) in {}{}",
@@ -60,11 +60,11 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
         session.printer.data(&format!("{fingerprint}\n"))?;
     }
     // Whoever makes sure of a template is about to ask for clones.
-    let demand = Demand::default();
-    background.go_on(&stencil, &mut registry, &name, fingerprint, demand).await;
+    let fill = Task::Fill(&name, fingerprint, Demand::default());
+    background.finish_with(Some(&mut registry), fill).await;
     let bound = stencil.bound_here(&mut registry).await.unwrap_or_default();
     registry.close().await;
     prune::tell_of(session, &stencil, &bound).await;
-    settle_later(&stencil, &name, fingerprint, provenance.provisional.as_ref());
+    settle_later(&stencil, &name, provenance).await;
     Ok(0)
 }

@@ -7,7 +7,8 @@ use crate::{Result, Stencil};
 
 use super::owed;
 use crate::cli::args::Prune;
-use crate::cli::{Session, background, escape};
+use crate::cli::background::{Background, Task};
+use crate::cli::{Session, escape};
 
 pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
     let Some(stencil) = session.stencil_for_reading().await? else {
@@ -29,7 +30,7 @@ pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
             let done = stencil.prune(plan, &session.deadline).await;
             owed::run(session, &stencil).await;
             // Those before an error are released, too.
-            background::start(&stencil);
+            Background::new(&stencil).finish(Task::CleanUp).await;
             PruneAnswer::done(&done?, warnings)
         }
     };

@@ -4,15 +4,16 @@ use crate::Result;
 use crate::wire::{ReleaseAnswer, VERSION};
 
 use super::{owed, prune};
+use crate::cli::Session;
 use crate::cli::args::Release;
-use crate::cli::{Session, background};
+use crate::cli::background::{Background, Task};
 
 pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     let stencil = session.stencil_or_defaults().await?;
     let released = stencil.release(&args.names, args.take, &session.deadline).await;
     owed::run(session, &stencil).await;
     // Those beside a wrong name are released, too.
-    background::start(&stencil);
+    Background::new(&stencil).finish(Task::CleanUp).await;
     let released = released?;
     for warning in &released.warnings {
         session.printer.warn(warning);

@@ -5,13 +5,13 @@ use std::io::IsTerminal as _;
 
 use crate::lease::ClonedSet;
 use crate::process::{self, Job, Signals, Status};
-use crate::stencil::{Deadline, Registry, Shard, Term};
+use crate::stencil::{Deadline, Leases, Shard, Term};
 use crate::variables::CLEARED;
 use crate::{Error, Kind, Result, Stencil, wire};
 
 use super::{clone, prune};
 use crate::cli::args::Run;
-use crate::cli::background::Ahead;
+use crate::cli::background::{Background, Task};
 use crate::cli::{Session, interruptible, refusal};
 
 pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> Result<u8> {
@@ -26,20 +26,23 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
         let mut wanted = clone::wanted(&args.making, Term::Session)?;
         wanted.command = true;
         let named = !wanted.pattern.is_unique();
-        let mut background = Ahead::start(&stencil);
-        let acquired = clone::acquire(session, &stencil, &args.making, &wanted).await;
-        if acquired.is_err() {
-            background.sweep(&stencil).await;
+        let background = Background::for_clones(&stencil);
+        match clone::acquire(session, &stencil, &args.making, &wanted).await {
+            Ok(leases) => Ok((stencil, background, leases, named)),
+            Err(error) => {
+                background.finish(Task::CleanUp).await;
+                Err(error)
+            }
         }
-        Ok((stencil, background, acquired?, named))
     };
-    let (stencil, mut background, mut acquired, named) = interruptible(session, signals, prepare).await?;
+    let (stencil, background, mut leases, named) = interruptible(session, signals, prepare).await?;
     let stopped = |failed: bool| {
         let terminal = std::io::stdin().is_terminal();
         failed.then(|| refusal::of(&argv, &here, terminal)).flatten()
     };
     let mut job = Job::new(argv.clone(), here.clone());
-    job.env = stencil.variables(&acquired, args.making.shard.map(|(index, count)| Shard { index, count }))?;
+    let shard = args.making.shard.map(|(index, count)| Shard { index, count });
+    job.env = leases.variables_of_shard(shard)?;
     job.cleared = CLEARED.map(Into::into).to_vec();
     // A run within a run must not see the numbered names of the outer one.
     let outer = session.env.iter().map(|(name, _)| name.to_owned());
@@ -49,22 +52,21 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     }));
     // Before the command, so that while it runs the next one's clone is made, and a leftover of others
     // goes.
-    let (definition, fingerprint) = (&acquired.definition, &acquired.fingerprint);
-    let (registry, demand) = (&mut acquired.registry, acquired.demand);
-    background.go_on(&stencil, registry, definition, fingerprint, demand).await;
-    let bound = stencil.bound_here(registry).await.unwrap_or_default();
-    let mut keeper = stencil.keep(acquired.registry, &acquired.clones);
+    let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
+    let fill = clone::fill(&definition, &provenance, leases.demand);
+    background.finish_with(leases.session(), fill).await;
+    let bound = leases.bound_here().await;
+    leases.watch();
     session.printer.finish();
     // Who asks for the name, if we are killed, must know whether the command goes on.
     let started = |started| {
         if named {
-            keeper.command(started);
+            leases.command(started);
         }
     };
     let ended = process::run_foreground(&job, signals, started).await;
-    let kept = keeper.stop().await?;
-    for warning in &kept.warnings {
-        session.printer.warn(warning);
+    for warning in leases.unwatch().await? {
+        session.printer.warn(&warning);
     }
     // A command that was not even started leaves nothing to look at.
     let failed = ended.as_ref().is_ok_and(|status| !status.success());
@@ -72,47 +74,40 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     if let Some(reason) = stopped(failed) {
         session.printer.warn(reason);
     }
-    // What became of the others has been said.
-    let mut clones = acquired.clones;
-    clones.retain(|clone| !kept.lost.contains(&clone.id));
     // Whatever happens here, the command's own exit code is what the caller wants.
     if keep {
-        match stencil.prolong(kept.registry, &mut clones).await {
-            Ok(()) => tell_kept(session, &stencil, &clones),
+        match leases.prolong(Term::Usual).await {
+            Ok(()) => {
+                tell_kept(session, &stencil, &leases.clones);
+                leases.leave().await;
+            }
             Err(error) => session.printer.warn(&format!("could not keep the clone: {}", chain(&error))),
         }
     } else {
-        let mut sweeper = Ahead::start_anyway(&stencil);
-        match give_back(session, signals, &stencil, kept.registry, &clones).await {
+        let background = Background::started(&stencil);
+        match release(session, signals, leases).await {
             Ok(warnings) => warnings.iter().for_each(|w| session.printer.warn(w)),
             Err(error) => session
                 .printer
                 .warn(&format!("could not release the clone ({}); the next command drops it", chain(&error))),
         }
-        sweeper.sweep(&stencil).await;
+        background.finish(Task::CleanUp).await;
         stencil.close().await;
     }
     prune::tell_of(session, &stencil, &bound).await;
-    let provisional = acquired.provisional.as_ref();
-    clone::settle_later(&stencil, definition, fingerprint, provisional);
+    clone::settle_later(&stencil, &definition, &provenance).await;
     code(ended?)
 }
 
 /// A signal ends `before_release`; the clones are released all the same.
-async fn give_back(
-    session: &Session,
-    signals: &mut Signals,
-    stencil: &Stencil,
-    registry: Option<Registry>,
-    clones: &[ClonedSet],
-) -> Result<Vec<String>> {
+async fn release(session: &Session, signals: &mut Signals, leases: Leases) -> Result<Vec<String>> {
     // What `--wait` bounds began before the command did.
     let deadline = Deadline::new(session.shared.wait, Default::default());
-    let giving = stencil.give_back_within(registry, clones, &deadline);
-    tokio::pin!(giving);
+    let releasing = leases.release_within(&deadline);
+    tokio::pin!(releasing);
     loop {
         tokio::select! {
-            given = &mut giving => return given,
+            released = &mut releasing => return released,
             _ = signals.next() => deadline.cancel.cancel(),
         }
     }

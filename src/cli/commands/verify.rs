@@ -5,8 +5,9 @@ use crate::wire::VerifyAnswer;
 use crate::{Error, Kind, Result};
 
 use super::{owed, prune};
+use crate::cli::Session;
 use crate::cli::args::Verify;
-use crate::cli::{Session, background};
+use crate::cli::background::{Background, Task};
 
 pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
     let stencil = session.stencil().await?;
@@ -76,12 +77,12 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
                 failure.get_or_insert(error.kind());
             }
             Err(error) => {
-                background::start(&stencil);
+                Background::new(&stencil).finish(Task::CleanUp).await;
                 return Err(error);
             }
         }
     }
-    background::start(&stencil);
+    Background::new(&stencil).finish(Task::CleanUp).await;
     if answer.verified.is_empty() && failure.is_none() {
         return Err(Error::new(Kind::NotFound, "no definition has a template for its present files")
             .hint("`pgstencil ensure -t NAME` builds it"));
