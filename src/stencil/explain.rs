@@ -9,11 +9,10 @@ use crate::error::{Error, Kind, Result};
 use crate::fingerprint::{self, Difference, Inputs, Recipe, RelPath};
 use crate::names::Fingerprint;
 use crate::pg::Session;
-use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::registry::event::Costs;
-use crate::registry::{Registry, TemplateRow, TemplateState};
-use crate::template::{self, NoBase, Unusable};
+use crate::registry::{Registry, TemplateRow};
+use crate::template::{self, FullBuild, Looking, NoBase, Plan, Unusable};
 
 /// What [`Stencil::explain`] answers.
 #[derive(Clone, Debug)]
@@ -57,6 +56,8 @@ pub enum Now {
     Wait {
         /// Who builds.
         builder: String,
+        /// Whether that is another template, and the two builds must not run at the same time.
+        serial: bool,
         /// For how long already.
         elapsed: Duration,
         /// The last lines that the build printed.
@@ -133,7 +134,7 @@ impl Stencil {
                 Some(mut registry) => {
                     let traits = registry.facts().traits.clone();
                     let recipe = inputs.with_server(traits);
-                    let found = self.look(&mut registry, definition, recipe, against).await;
+                    let found = self.look(&mut registry, definition, recipe, against, deadline).await;
                     registry.close().await;
                     found?
                 }
@@ -177,27 +178,26 @@ impl Stencil {
         definition: &Definition,
         recipe: Recipe,
         against: Option<&str>,
+        deadline: &Deadline,
     ) -> Result<OnServer> {
-        let (project, name) = (self.config.project.as_str(), definition.name.as_str());
-        let fingerprint = recipe.fingerprint();
+        let context = self.context(definition, deadline, &|_| {}, false);
+        let (project, name) = (context.project, &definition.name);
         let ready = registry.ready_templates(project, name, &recipe).await?;
         let costs = registry.costs(project, name).await?;
-        let mut unusable = None;
-        let mut hit = None;
-        if let Some((row, _)) = ready.iter().find(|(row, _)| row.fingerprint == fingerprint) {
-            unusable = why_unusable(registry, row, definition).await?;
-            hit = unusable.is_none().then(|| Now::Hit {
-                provisional: row.provisional
-                    || row.base_fingerprint.is_some() && definition.rebuild.makes_provisional(),
-                failure: row.settle_failure.clone(),
-            });
-        }
+        let mut looking = Looking::at(ready);
+        let plan = template::plan(&mut looking, registry, &context, &recipe).await?;
+        let (ready, unusable) = looking.into_seen();
+        let own = recipe.fingerprint();
         let others: Vec<(TemplateRow, Recipe)> =
-            ready.into_iter().filter(|(row, _)| row.fingerprint != fingerprint).collect();
-        let mut nearest = match against {
-            Some(prefix) => Some(by_prefix(&others, &recipe, prefix)?),
-            None if hit.is_some() => None,
-            None => others
+            ready.into_iter().filter(|(row, _)| row.fingerprint != own).collect();
+        let mut nearest = match (against, &plan) {
+            (Some(prefix), _) => Some(by_prefix(&others, &recipe, prefix)?),
+            (None, Plan::Hit(_)) => None,
+            // What a base lacks says more than what the nearest one does.
+            (None, Plan::Extend((), base)) => {
+                Some(by_prefix(&others, &recipe, &base.extends.base.to_string())?)
+            }
+            (None, _) => others
                 .iter()
                 .map(|(row, old)| (row, Difference::between(old, &recipe)))
                 .min_by_key(|(row, d)| (d.distance(), std::cmp::Reverse(row.last_used_at.clone()))),
@@ -205,22 +205,38 @@ impl Stencil {
         if let Some((row, difference)) = &mut nearest {
             self.find_line_ends(&others, row, difference).await?;
         }
-        let now = match hit {
-            Some(hit) => hit,
-            None => self.without(registry, definition, &recipe, &others, nearest.as_ref()).await?,
-        };
-        // What a base lacks says more than what the nearest one does.
-        let base = match (&now, against) {
-            (Now::Extend { base, .. }, None) => Some(base.to_string()),
-            _ => None,
-        };
-        let nearest = match base {
-            Some(base) => {
-                let (row, mut difference) = by_prefix(&others, &recipe, &base)?;
-                self.find_line_ends(&others, row, &mut difference).await?;
-                Some((row, difference))
+        let now = match plan {
+            Plan::Hit(row) => Now::Hit {
+                provisional: row.provisional
+                    || row.base_fingerprint.is_some() && definition.rebuild.makes_provisional(),
+                failure: row.settle_failure,
+            },
+            Plan::Wait(row) => Now::Wait {
+                builder: row.builder.0.describe(),
+                serial: false,
+                elapsed: Duration::try_from_secs_f64(row.age_s).unwrap_or_default(),
+                tail: row.log_tail,
+            },
+            Plan::WaitForTurn(row) => Now::Wait {
+                builder: template::serial_builder(row.as_deref()),
+                serial: true,
+                elapsed: row
+                    .as_ref()
+                    .and_then(|row| Duration::try_from_secs_f64(row.age_s).ok())
+                    .unwrap_or_default(),
+                tail: row.map_or_else(String::new, |row| row.log_tail),
+            },
+            Plan::Extend((), base) => Now::Extend {
+                base: base.extends.base,
+                added: base.extends.added,
+                rerun_inputs: base.rerun_inputs,
+                companions: base.companions,
+            },
+            Plan::Build((), FullBuild::NoBase | FullBuild::Never(NoBase::Never)) => {
+                why_none_fits(definition, &recipe, &others, nearest.as_ref())
             }
-            None => nearest,
+            Plan::Build((), why) => Now::Build { why: why.to_string(), hint: None },
+            Plan::Changed(never) => match never {},
         };
         Ok(OnServer {
             now,
@@ -255,92 +271,37 @@ impl Stencil {
             looking.await.map_err(|e| Error::internal("reading the inputs panicked").caused_by(e))?;
         Ok(())
     }
+}
 
-    /// What a command would do if there is no ready template, as [`template::ensure()`] does it.
-    async fn without(
-        &self,
-        registry: &mut Registry,
-        definition: &Definition,
-        recipe: &Recipe,
-        others: &[(TemplateRow, Recipe)],
-        nearest: Option<&(&TemplateRow, Difference)>,
-    ) -> Result<Now> {
-        let (project, name) = (self.config.project.as_str(), definition.name.as_str());
-        let fingerprint = recipe.fingerprint();
-        let held = registry.held_locks().await?;
-        let building = registry.find_template(project, name, &fingerprint, TemplateState::Building).await?;
-        if let Some(row) = building
-            && held.contains(&LockKey::build(project, name, &fingerprint))
-        {
-            return Ok(Now::Wait {
-                builder: row.builder.0.describe(),
-                elapsed: Duration::try_from_secs_f64(row.age_s).unwrap_or_default(),
-                tail: row.log_tail,
-            });
-        }
-        if let Some(why) = template::why_not(registry, project, definition, recipe).await?
-            && why != NoBase::Never
-        {
-            return Ok(Now::Build { why: why.to_string(), hint: None });
-        }
-        let bases = template::bases(others, recipe, definition);
-        if let Some(why) = bases.why_due() {
-            return Ok(Now::Build { why, hint: None });
-        }
-        for (row, added) in bases.found {
-            if why_unusable(registry, row, definition).await?.is_none() {
-                let base = row.fingerprint;
-                let old = others.iter().find(|(other, _)| other.id == row.id);
-                let difference = old.map(|(_, old)| Difference::between(old, recipe));
-                let difference = difference.unwrap_or_default();
-                return Ok(Now::Extend {
-                    base,
-                    added,
-                    rerun_inputs: difference.rerun_inputs.paths(),
-                    companions: difference.companions.paths(),
-                });
-            }
-        }
-        let close = nearest.and_then(|(row, _)| others.iter().find(|(other, _)| other.id == row.id));
-        let mut hint = None;
-        let why = match close {
-            None => NOTHING_YET.to_owned(),
-            Some(base) => match template::added_to(base, recipe, definition) {
-                Err(why) => {
-                    hint = why.hint(name);
-                    let mut text = format!("{}: {why}", base.0.fingerprint.short());
-                    let changed = match &why {
-                        NoBase::Differs(obstacle) => obstacle.changed(),
-                        _ => None,
-                    };
-                    let of_line_ends = nearest.and_then(|(_, difference)| {
-                        difference.line_ends().find(|path| Some(*path) == changed)
-                    });
-                    if of_line_ends.is_some() {
-                        text += " (line endings only)";
-                    }
-                    text
-                }
-                Ok(_) => format!("{} cannot be copied", base.0.fingerprint.short()),
-            },
-        };
-        Ok(Now::Build { why, hint })
+/// A build from nothing, since no template can be extended: why the nearest one cannot.
+fn why_none_fits(
+    definition: &Definition,
+    recipe: &Recipe,
+    others: &[(TemplateRow, Recipe)],
+    nearest: Option<&(&TemplateRow, Difference)>,
+) -> Now {
+    let close = nearest.and_then(|(row, _)| others.iter().find(|(other, _)| other.id == row.id));
+    let Some(base) = close else {
+        return Now::Build { why: NOTHING_YET.to_owned(), hint: None };
+    };
+    let short = base.0.fingerprint.short();
+    let Err(why) = template::added_to(base, recipe, definition) else {
+        return Now::Build { why: format!("{short} cannot be copied"), hint: None };
+    };
+    let mut text = format!("{short}: {why}");
+    let changed = match &why {
+        NoBase::Differs(obstacle) => obstacle.changed(),
+        _ => None,
+    };
+    let of_line_ends =
+        nearest.and_then(|(_, difference)| difference.line_ends().find(|path| Some(*path) == changed));
+    if of_line_ends.is_some() {
+        text += " (line endings only)";
     }
+    Now::Build { why: text, hint: why.hint(&definition.name) }
 }
 
 const NOTHING_YET: &str = "there is no template of this definition yet";
-
-async fn why_unusable(
-    registry: &mut Registry,
-    row: &TemplateRow,
-    definition: &Definition,
-) -> Result<Option<Unusable>> {
-    match Unusable::by_definition(row, definition) {
-        Some(why) => Ok(Some(why)),
-        // Without its lock: it is read, and not used.
-        None => Unusable::look(registry, row).await,
-    }
-}
 
 fn unknown(prefix: &str) -> Error {
     Error::new(Kind::NotFound, format!("no other template of this definition begins with `{prefix}`"))

@@ -1,28 +1,24 @@
-//! From inputs to a template.
+//! From inputs to a template: makes a plan and carries it out, until there is one.
 
 use std::time::{Duration, Instant};
 
 use super::build::{self, Ended};
-use super::look_up::{LookUp, look_up, tell_of_another_role};
-use super::permit::{Asked, BuildPermit, Permit as _};
-use super::{Ensured, NoBase, Provenance, Template, Timing, Unsealed, Unusable, extend, from, unsealed};
+use super::extend::Base;
+use super::permit::BuildPermit;
+use super::plan::{Change, FullBuild, Plan, Taking, plan};
+use super::waiting::{POLL, tell_waiting, wait_for_serial};
+use super::{Ensured, Provenance, Template, Timing, Unsealed, Unusable};
 use crate::context::Context;
-use crate::error::{Fault, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Recipe, migrations};
-use crate::pg::lock::LockKey;
-use crate::pg::{Doing as _, cause, is_connection_loss, sqlstate};
-use crate::process;
+use crate::pg::{cause, is_connection_loss, sqlstate};
 use crate::quantity::{count, seconds};
 use crate::registry::event::Costs;
 use crate::registry::failure::Attempt;
 use crate::registry::{Registry, TemplateRow, TemplateState};
 use crate::retention::evict::{self, Eviction};
 use crate::variables::Outcome;
-
-/// How often those who wait for a build look. A session lock is given up the instant its holder
-/// dies, so they also see that within this time.
-pub(super) const POLL: Duration = Duration::from_millis(100);
 
 /// Finds the template for the definition's present inputs, or builds it: on a copy of the nearest
 /// older one if the definition allows it and one fits, else from nothing. Of any number of processes
@@ -40,116 +36,317 @@ pub async fn ensure(
     context: &Context<'_>,
     recipe: Option<Recipe>,
 ) -> Result<Ensured> {
-    let started = Instant::now();
-    let mut recipe = match recipe {
-        Some(recipe) => recipe,
-        None => {
-            let traits = registry.facts().traits.clone();
-            context.inputs().await?.with_server(traits)
-        }
-    };
-    let fingerprint_time = started.elapsed();
-    let started = Instant::now();
-    let mut overtaken = false;
-    let mut costs = None;
-    let mut waiting = Duration::ZERO;
-    // The build that was waited for last: what came of it is good enough, also if it was not sealed.
-    let mut waited = None;
-    let timing = |waited| Timing {
-        inputs: fingerprint_time,
-        template: started.elapsed(),
-        waited,
-        ..Timing::default()
-    };
+    let mut request = Request::begin(registry, context, recipe).await?;
+    let mut taking = Taking::default();
     loop {
-        let looked = look_up(registry, context, &recipe).await?;
-        if let Some(id) = waited
-            && !looked.is_of(id)
-            && let Some((template, unsealed)) = unsealed::take(registry, context, id).await?
-        {
-            if let LookUp::Missing(Asked::Granted(permit)) = looked {
+        let done = match plan(&mut taking, registry, context, &request.recipe).await? {
+            Plan::Hit(template) => Some(request.on_hit(registry, *template).await?),
+            Plan::Wait(row) => {
+                taking.waited = Some(row.id);
+                request.on_busy(registry, &row).await?;
+                None
+            }
+            Plan::WaitForTurn(row) => {
+                request.on_serial(row.as_deref()).await?;
+                None
+            }
+            Plan::Extend(permit, base) => {
+                let built = extend(registry, context, &permit, *base).await;
                 permit.release(registry).await;
+                request.on_built(registry, built?).await?
             }
-            return Ok(Ensured::not_sealed(template, unsealed, timing(waiting)));
-        }
-        match looked {
-            LookUp::Ready(mut template) => {
-                template.owes_a_build(registry, context.definition.rebuild).await?;
-                if let Some(provisional) = template.provisional() {
-                    provisional.tell(context, template.fingerprint());
-                }
-                let mut provenance = Provenance::of(&template, Outcome::Hit);
-                if provenance.build_time.is_none() {
-                    provenance.build_time = known(&mut costs, registry, context).await?.full;
-                }
-                return Ok(Ensured {
-                    template: *template,
-                    provenance,
-                    unsealed: None,
-                    timing: timing(waiting),
-                });
-            }
-            LookUp::Missing(Asked::Serial(row)) => {
-                let since = Instant::now();
-                wait_for_serial(context, row.as_deref(), started).await?;
-                waiting += since.elapsed();
-            }
-            LookUp::Missing(Asked::Granted(permit)) => {
-                let built = extend_or_build(registry, context, &permit).await;
+            Plan::Build(permit, why) => {
+                let built = build_from_nothing(registry, context, &permit, &why).await;
                 permit.release(registry).await;
-                let (built, note) = built?;
-                match built {
-                    Ended::Sealed(template) if discard_aged(registry, context, &template).await? => {
-                        template.let_go(registry).await?;
-                    }
-                    Ended::Sealed(template) => {
-                        // The template is there, whatever becomes of the session.
-                        let _ = keep_limits(registry, context).await;
-                        let outcome = match template.extends() {
-                            Some(_) => Outcome::Extended,
-                            None => Outcome::Miss,
-                        };
-                        let mut provenance = Provenance::of(&template, outcome);
-                        provenance.note = note;
-                        if provenance.build_time.is_none() {
-                            provenance.build_time = known(&mut costs, registry, context).await?.full;
-                        }
-                        return Ok(Ensured {
-                            template: *template,
-                            provenance,
-                            unsealed: None,
-                            timing: timing(waiting),
-                        });
-                    }
-                    Ended::Unsealed(template, unsealed) => {
-                        return Ok(Ensured::not_sealed(*template, unsealed, timing(waiting)));
-                    }
-                    Ended::Overtaken(new) if overtaken => {
-                        return Err(new.error(&format!(
-                            "the files of definition `{}` changed during two builds in a row",
-                            context.definition.name
-                        )));
-                    }
-                    Ended::Overtaken(new) => {
-                        new.tell(context);
-                        overtaken = true;
-                        recipe = new.recipe;
-                    }
-                }
+                request.on_built(registry, built?).await?
             }
-            LookUp::Missing(Asked::Busy(row)) => {
-                waited = Some(row.id);
-                let costs = known(&mut costs, registry, context).await?;
-                tell_waiting(context, &row, &costs);
-                let who = format!("{} to build `{}`", row.builder.0.describe(), row.definition);
-                let since = Instant::now();
-                context.deadline.pause(POLL, &who).await?;
-                waiting += since.elapsed();
+            Plan::Changed(Change::Unsealed(template, unsealed)) => {
+                Some(request.on_unsealed(*template, unsealed))
             }
-            LookUp::Missing(Asked::Again) => context.deadline.pause(POLL / 10, "the template").await?,
+            Plan::Changed(Change::Again) => {
+                context.deadline.pause(POLL / 10, "the template").await?;
+                None
+            }
+        };
+        if let Some(ensured) = done {
+            return Ok(ensured);
         }
     }
 }
+
+/// One call of [`ensure`].
+struct Request<'a, 'c> {
+    context: &'a Context<'c>,
+    recipe: Recipe,
+    /// Time that the inputs took.
+    inputs: Duration,
+    started: Instant,
+    waited: Duration,
+    /// Whether the inputs changed during a build already.
+    overtaken: bool,
+    costs: Option<Costs>,
+}
+
+/// How a build ended; and why it was one from nothing, if there may have been something to extend.
+type Built = (Ended, Option<String>);
+
+impl<'a, 'c> Request<'a, 'c> {
+    async fn begin(
+        registry: &mut Registry,
+        context: &'a Context<'c>,
+        recipe: Option<Recipe>,
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let recipe = match recipe {
+            Some(recipe) => recipe,
+            None => {
+                let traits = registry.facts().traits.clone();
+                context.inputs().await?.with_server(traits)
+            }
+        };
+        Ok(Request {
+            context,
+            recipe,
+            inputs: started.elapsed(),
+            started: Instant::now(),
+            waited: Duration::ZERO,
+            overtaken: false,
+            costs: None,
+        })
+    }
+
+    async fn on_hit(&mut self, registry: &mut Registry, mut template: Template) -> Result<Ensured> {
+        template.owes_a_build(registry, self.context.definition.rebuild).await?;
+        if let Some(provisional) = template.provisional() {
+            provisional.tell(self.context, template.fingerprint());
+        }
+        self.ensured(registry, template, Outcome::Hit, None).await
+    }
+
+    /// Waits a moment for the process that builds the template.
+    async fn on_busy(&mut self, registry: &mut Registry, row: &TemplateRow) -> Result<()> {
+        let since = Instant::now();
+        let costs = self.costs(registry).await?;
+        tell_waiting(self.context, row, &costs);
+        let who = format!("{} to build `{}`", row.builder.0.describe(), row.definition);
+        self.context.deadline.pause(POLL, &who).await?;
+        self.waited += since.elapsed();
+        Ok(())
+    }
+
+    /// Waits a moment for another serial build.
+    async fn on_serial(&mut self, row: Option<&TemplateRow>) -> Result<()> {
+        let since = Instant::now();
+        wait_for_serial(self.context, row, self.started).await?;
+        self.waited += since.elapsed();
+        Ok(())
+    }
+
+    /// `None`: what was built is of no use, so there is to be another plan.
+    async fn on_built(&mut self, registry: &mut Registry, built: Built) -> Result<Option<Ensured>> {
+        let (ended, note) = built;
+        match ended {
+            Ended::Sealed(template) if discard_aged(registry, self.context, &template).await? => {
+                template.let_go(registry).await?;
+                Ok(None)
+            }
+            Ended::Sealed(template) => {
+                // The template is there, whatever becomes of the session.
+                let _ = keep_limits(registry, self.context).await;
+                let outcome = match template.extends() {
+                    Some(_) => Outcome::Extended,
+                    None => Outcome::Miss,
+                };
+                Ok(Some(self.ensured(registry, *template, outcome, note).await?))
+            }
+            Ended::Unsealed(template, unsealed) => Ok(Some(self.on_unsealed(*template, unsealed))),
+            Ended::Overtaken(new) if self.overtaken => Err(new.error(&format!(
+                "the files of definition `{}` changed during two builds in a row",
+                self.context.definition.name
+            ))),
+            Ended::Overtaken(new) => {
+                new.tell(self.context);
+                self.overtaken = true;
+                self.recipe = new.recipe;
+                Ok(None)
+            }
+        }
+    }
+
+    fn on_unsealed(&self, template: Template, unsealed: Unsealed) -> Ensured {
+        let mut provenance = Provenance::of(&template, Outcome::Unsealed);
+        provenance.note = Some(unsealed.message());
+        Ensured { template, provenance, unsealed: Some(unsealed), timing: self.timing() }
+    }
+
+    async fn ensured(
+        &mut self,
+        registry: &mut Registry,
+        template: Template,
+        outcome: Outcome,
+        note: Option<String>,
+    ) -> Result<Ensured> {
+        let mut provenance = Provenance::of(&template, outcome);
+        provenance.note = note;
+        if provenance.build_time.is_none() {
+            provenance.build_time = self.costs(registry).await?.full;
+        }
+        Ok(Ensured { template, provenance, unsealed: None, timing: self.timing() })
+    }
+
+    fn timing(&self) -> Timing {
+        Timing {
+            inputs: self.inputs,
+            template: self.started.elapsed(),
+            waited: self.waited,
+            ..Timing::default()
+        }
+    }
+
+    async fn costs(&mut self, registry: &mut Registry) -> Result<Costs> {
+        match self.costs {
+            Some(costs) => Ok(costs),
+            None => {
+                let name = &self.context.definition.name;
+                Ok(*self.costs.insert(registry.costs(self.context.project, name).await?))
+            }
+        }
+    }
+}
+
+async fn build_from_nothing(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    permit: &BuildPermit,
+    why: &FullBuild,
+) -> Result<Built> {
+    let note = why.is_worth_telling().then(|| why.to_string());
+    if let Some(note) = &note {
+        context.tell(Event::Notice(&format!("nothing is extended: {note}")));
+    }
+    make_room(registry, context).await?;
+    Ok((build::build(registry, context, permit, None).await?, note))
+}
+
+/// Builds on a copy of an older template, or from nothing if that fails.
+async fn extend(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    permit: &BuildPermit,
+    base: Base,
+) -> Result<Built> {
+    let attempt = Attempt::new(
+        context.project,
+        &context.definition.name,
+        context.endpoint.user(),
+        context.holder,
+        &base.extends.added,
+    );
+    let failed = FailedExtension {
+        id: base.template.id,
+        short: base.short.clone(),
+        migrations: migrations(&base.extends.added).len(),
+        attempt,
+    };
+    // Locked, so it is not what goes.
+    make_room(registry, context).await?;
+    let built = build::build(registry, context, permit, Some(&base)).await;
+    // Locked until here, since the result is compared with it. If the session is gone, so is the lock.
+    let _ = base.template.let_go(registry).await;
+    match built {
+        Ok(ended) => {
+            if matches!(ended, Ended::Sealed(_)) {
+                registry.note_use(failed.id).await?;
+                registry.forget_failure(&failed.attempt).await?;
+            }
+            Ok((ended, None))
+        }
+        // To build from nothing would take even more.
+        Err(error) if error.has_fault(Fault::DiskFull) => Err(error),
+        Err(error) if error.kind() == Kind::Build || error.has_fault(Fault::SourceUnusable) => {
+            failed.build_from_nothing(registry, context, permit, error).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// An extension that came to nothing.
+struct FailedExtension<'a> {
+    /// Number of the base's row.
+    id: i64,
+    /// First digits of its fingerprint.
+    short: String,
+    /// How many were to be added.
+    migrations: usize,
+    attempt: Attempt<'a>,
+}
+
+impl FailedExtension<'_> {
+    async fn build_from_nothing(
+        self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        permit: &BuildPermit,
+        error: Error,
+    ) -> Result<Built> {
+        let of_build = error.kind() == Kind::Build;
+        let why = match of_build {
+            true => error.message().to_owned(),
+            false => cause(&error),
+        };
+        // Somebody dropped or damaged it: it must not be found again.
+        if matches!(sqlstate(&error).as_deref(), Some("3D000" | "55000" | "58P01" | "XX001" | "XX002")) {
+            registry.break_template(self.id, &why, false).await?;
+        }
+        if of_build
+            && let Some(ago) = registry.failed_before(&self.attempt).await?
+            && ago < FAILURES_COUNT
+        {
+            return Err(self.failed_twice(error, ago));
+        }
+        let note = format!("extending {} failed: {why}", self.short);
+        let mut text = format!("{note}; building from nothing");
+        for line in error.details() {
+            text += &format!("\n{line}");
+        }
+        context.tell(Event::Warning(&text));
+        match build::build(registry, context, permit, None).await {
+            Ok(ended) => {
+                if matches!(ended, Ended::Sealed(_)) {
+                    registry.forget_failure(&self.attempt).await?;
+                }
+                Ok((ended, Some(note)))
+            }
+            Err(error) => {
+                // Not if it was the caller's patience that ended.
+                let in_vain =
+                    matches!(error.kind(), Kind::Build | Kind::Timeout) && context.deadline.check("").is_ok();
+                if of_build && in_vain {
+                    // What failed is the build, whatever becomes of the note.
+                    let _ = registry.note_failure(&self.attempt).await;
+                }
+                Err(error.detail(note))
+            }
+        }
+    }
+
+    fn failed_twice(&self, error: Error, ago: Duration) -> Error {
+        error
+            .detail(format!(
+                "it ran on a copy of template {}, to which it was to add {}",
+                self.short,
+                count(self.migrations, "new migration")
+            ))
+            .detail(format!(
+                "with the same new files a build from nothing failed, too, {} ago, so there is none this time",
+                seconds(ago)
+            ))
+            .hint("`--full-build` builds from nothing all the same")
+    }
+}
+
+/// For how long it is remembered that an extension failed, and the build from nothing after it.
+const FAILURES_COUNT: Duration = Duration::from_secs(60 * 60);
 
 /// Discards a template that was just extended, if its oldest contents became too old by the time that took: it
 /// is built from nothing then, since its base is too old as well.
@@ -168,94 +365,6 @@ async fn discard_aged(registry: &mut Registry, context: &Context<'_>, template: 
     )));
     registry.break_template(template.id(), &why.to_string(), false).await?;
     Ok(true)
-}
-
-impl LookUp {
-    /// Whether it found that the build of this number still runs, or that it was sealed.
-    fn is_of(&self, id: i64) -> bool {
-        match self {
-            LookUp::Ready(_) => true,
-            LookUp::Missing(Asked::Busy(row)) => row.id == id,
-            LookUp::Missing(Asked::Granted(_) | Asked::Serial(_) | Asked::Again) => false,
-        }
-    }
-}
-
-impl Ensured {
-    fn not_sealed(template: Template, unsealed: Unsealed, timing: Timing) -> Self {
-        let mut provenance = Provenance::of(&template, Outcome::Unsealed);
-        provenance.note = Some(unsealed.message());
-        Ensured { template, provenance, unsealed: Some(unsealed), timing }
-    }
-}
-
-async fn known(costs: &mut Option<Costs>, registry: &mut Registry, context: &Context<'_>) -> Result<Costs> {
-    match costs {
-        Some(costs) => Ok(*costs),
-        None => {
-            let name = &context.definition.name;
-            Ok(*costs.insert(registry.costs(context.project, name).await?))
-        }
-    }
-}
-
-/// Tells who builds what we wait for.
-pub(super) fn tell_waiting(context: &Context<'_>, row: &TemplateRow, costs: &Costs) {
-    context.tell(Event::Waiting {
-        definition: &row.definition,
-        builder: &row.builder.0.describe(),
-        elapsed: Duration::try_from_secs_f64(row.age_s).unwrap_or_default(),
-        expected: match row.base_fingerprint {
-            Some(_) => costs.extension,
-            None => costs.full,
-        },
-        tail: &row.log_tail,
-    });
-}
-
-pub(super) async fn unlock(registry: &mut Registry, key: LockKey) -> Result<()> {
-    registry.session().unlock(key).await.doing(|| "give a lock back".into())?;
-    Ok(())
-}
-
-/// A builder that lost its session lost the right to build with it, and ends its command as soon as it notices.
-/// Where that process can be seen it is waited for, so that two commands do not run at once.
-async fn wait_for_former(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(3);
-    let (project, name) = (context.project, context.definition.name.as_str());
-    let fingerprint = recipe.fingerprint();
-    let former = registry.find_template(project, name, &fingerprint, TemplateState::Building).await?;
-    let Some(former) = former else {
-        return Ok(());
-    };
-    let (builder, ours) = (&former.builder.0, context.holder);
-    let here = !ours.machine.is_empty() && builder.machine == ours.machine && builder.pid != ours.pid;
-    let started = Instant::now();
-    while here && process::is_alive(builder.pid) && started.elapsed() < PATIENCE {
-        let who = format!("{}, whose session was lost, to end its build", builder.describe());
-        context.deadline.pause(POLL, &who).await?;
-    }
-    Ok(())
-}
-
-/// Waits a moment while another serial build runs, and tells of it.
-pub(super) async fn wait_for_serial(
-    context: &Context<'_>,
-    other: Option<&TemplateRow>,
-    since: Instant,
-) -> Result<()> {
-    let who = match other {
-        Some(row) => format!("the serial build of {}/{}", row.project, row.definition),
-        None => "another serial build".to_owned(),
-    };
-    context.tell(Event::Waiting {
-        definition: &context.definition.name,
-        builder: &who,
-        elapsed: since.elapsed(),
-        expected: None,
-        tail: other.map_or("", |row| &row.log_tail),
-    });
-    context.deadline.pause(POLL, &who).await
 }
 
 /// Makes room for a build. Failing to is no reason not to build.
@@ -291,109 +400,3 @@ fn tell_evicted(context: &Context<'_>, evicted: Result<Vec<Eviction>>) -> Result
         }
     }
 }
-
-/// Builds on a copy of the nearest older template, or from nothing if there is none or that fails.
-/// The note says why an extension came to nothing.
-async fn extend_or_build(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    permit: &BuildPermit,
-) -> Result<(Ended, Option<String>)> {
-    let (project, definition) = (context.project, context.definition);
-    let recipe = permit.recipe();
-    wait_for_former(registry, context, recipe).await?;
-    tell_of_another_role(registry, context, recipe).await?;
-    from::look(registry, context).await?;
-    let why_not = extend::why_not(registry, project, definition, recipe).await?;
-    let base = match why_not {
-        _ if context.full_build => Err(None),
-        Some(NoBase::Never) => Err(None),
-        Some(why) => Err(Some(why.to_string())),
-        None => extend::find_base(registry, context, recipe).await?,
-    };
-    let base = match base {
-        Ok(base) => base,
-        Err(note) => {
-            if let Some(note) = &note {
-                context.tell(Event::Notice(&format!("nothing is extended: {note}")));
-            }
-            make_room(registry, context).await?;
-            let built = build::build(registry, context, permit, None).await?;
-            return Ok((built, note));
-        }
-    };
-    let id = base.template.id;
-    let added = &base.extends.added;
-    let attempt = Attempt::new(project, &definition.name, context.endpoint.user(), context.holder, added);
-    let added = migrations(added).len();
-    let short = base.short.clone();
-    // Locked, so it is not what goes.
-    make_room(registry, context).await?;
-    let built = build::build(registry, context, permit, Some(&base)).await;
-    // Locked until here, since the result is compared with it. If the session is gone, so is the lock.
-    let _ = base.template.let_go(registry).await;
-    let error = match built {
-        Ok(built) => {
-            if matches!(built, Ended::Sealed(_)) {
-                registry.note_use(id).await?;
-                registry.forget_failure(&attempt).await?;
-            }
-            return Ok((built, None));
-        }
-        // To build from nothing would take even more.
-        Err(error) if error.has_fault(Fault::DiskFull) => return Err(error),
-        Err(error) if error.kind() == Kind::Build || error.has_fault(Fault::SourceUnusable) => error,
-        Err(error) => return Err(error),
-    };
-    let why = match error.kind() {
-        Kind::Build => error.message().to_owned(),
-        _ => cause(&error),
-    };
-    // Somebody dropped or damaged it: it must not be found again.
-    if matches!(sqlstate(&error).as_deref(), Some("3D000" | "55000" | "58P01" | "XX001" | "XX002")) {
-        registry.break_template(id, &why, false).await?;
-    }
-    let of_build = error.kind() == Kind::Build;
-    if of_build
-        && let Some(ago) = registry.failed_before(&attempt).await?
-        && ago < FAILURES_COUNT
-    {
-        return Err(error
-            .detail(format!(
-                "it ran on a copy of template {short}, to which it was to add {}",
-                count(added, "new migration")
-            ))
-            .detail(format!(
-                "with the same new files a build from nothing failed, too, {} ago, so there is none this time",
-                seconds(ago)
-            ))
-            .hint("`--full-build` builds from nothing all the same"));
-    }
-    let note = format!("extending {short} failed: {why}");
-    let mut text = format!("{note}; building from nothing");
-    for line in error.details() {
-        text += &format!("\n{line}");
-    }
-    context.tell(Event::Warning(&text));
-    match build::build(registry, context, permit, None).await {
-        Ok(built) => {
-            if matches!(built, Ended::Sealed(_)) {
-                registry.forget_failure(&attempt).await?;
-            }
-            Ok((built, Some(note)))
-        }
-        Err(error) => {
-            // Not if it was the caller's patience that ended.
-            let in_vain =
-                matches!(error.kind(), Kind::Build | Kind::Timeout) && context.deadline.check("").is_ok();
-            if of_build && in_vain {
-                // What failed is the build, whatever becomes of the note.
-                let _ = registry.note_failure(&attempt).await;
-            }
-            Err(error.detail(note))
-        }
-    }
-}
-
-/// For how long it is remembered that an extension failed, and the build from nothing after it.
-const FAILURES_COUNT: Duration = Duration::from_secs(60 * 60);

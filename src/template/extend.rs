@@ -3,38 +3,43 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::look_up::{Claim, claim};
 use super::{Extends, Template, Unusable};
 use crate::config::{Definition, Extend};
-use crate::context::Context;
 use crate::error::Result;
-use crate::events::{Event, Extending};
+use crate::events::Extending;
 use crate::fingerprint::{Append, Difference, Obstacle, Recipe, RelPath, extension, migrations};
 use crate::quantity::seconds;
 use crate::registry::{Registry, TemplateRow};
 
-/// A template that is extended, locked against being dropped, and what is new.
-pub(super) struct Base {
-    pub(super) template: Template,
-    pub(super) extends: Extends,
+/// A template that is extended, and what is new. A [`Template`] is locked against being dropped.
+pub(crate) struct Base<T = Template> {
+    pub(super) template: T,
+    pub(crate) extends: Extends,
     /// First digits of its fingerprint.
     pub(super) short: String,
     /// Whether a build from nothing is to take the place of what comes of it.
     pub(super) provisional: bool,
     /// Files of `rerun_inputs` that differ from those of the template.
-    rerun_inputs: Vec<String>,
+    pub(crate) rerun_inputs: Vec<String>,
     /// Files of `companions` that the template lacks.
-    companions: Vec<String>,
+    pub(crate) companions: Vec<String>,
 }
 
-impl Base {
-    fn new(template: Template, added: Vec<RelPath>, difference: &Difference, context: &Context<'_>) -> Self {
-        let base = *template.fingerprint();
+impl<T> Base<T> {
+    /// `difference`: from what the template was built from to what is wanted.
+    pub(super) fn new(
+        template: T,
+        row: &TemplateRow,
+        added: Vec<RelPath>,
+        difference: &Difference,
+        definition: &Definition,
+    ) -> Self {
+        let base = row.fingerprint;
         Base {
             template,
             extends: Extends { base, added },
             short: base.short(),
-            provisional: context.definition.rebuild.makes_provisional(),
+            provisional: definition.rebuild.makes_provisional(),
             rerun_inputs: difference.rerun_inputs.paths(),
             companions: difference.companions.paths(),
         }
@@ -149,14 +154,6 @@ pub struct Bases<'a> {
     pub due: Option<(&'a TemplateRow, NoBase)>,
 }
 
-impl Bases<'_> {
-    /// Why a full build is due, in words.
-    pub fn why_due(&self) -> Option<String> {
-        let (row, why) = self.due.as_ref()?;
-        Some(format!("{}: {why}", row.fingerprint.short()))
-    }
-}
-
 /// The templates that can be extended to get one of `recipe`, best first: the one with most
 /// migrations, and of equals the one that was used last. Any template of the definition is a candidate,
 /// whichever branch it was built on. Those behind one that was extended too often do not count: to extend
@@ -187,7 +184,7 @@ pub fn bases<'a>(ready: &'a [(TemplateRow, Recipe)], recipe: &Recipe, definition
 ///
 /// # Errors
 /// The driver's.
-pub(crate) async fn why_not(
+pub(super) async fn why_not(
     registry: &mut Registry,
     project: &str,
     definition: &Definition,
@@ -220,49 +217,6 @@ fn is_dearer(extension: Duration, full: Duration) -> bool {
     const SHORT: Duration = Duration::from_secs(5);
     extension >= SHORT && extension >= full.mul_f64(1.5)
 }
-
-/// Finds and locks the best base that is really there; without one, says why a full build is due although
-/// there is something to extend.
-pub(super) async fn find_base(
-    registry: &mut Registry,
-    context: &Context<'_>,
-    recipe: &Recipe,
-) -> Result<std::result::Result<Base, Option<String>>> {
-    let definition = context.definition;
-    let mut due = None;
-    for _ in 0..TRIES {
-        let ready = registry.ready_templates(context.project, &definition.name, recipe).await?;
-        let mut changed = false;
-        let bases = bases(&ready, recipe, definition);
-        due = bases.why_due();
-        for (row, added) in bases.found {
-            match claim(registry, row).await? {
-                Claim::Ready(template) => {
-                    let old = ready.iter().find(|(other, _)| other.id == row.id);
-                    let difference =
-                        old.map_or_else(Difference::default, |(_, old)| Difference::between(old, recipe));
-                    return Ok(Ok(Base::new(*template, added, &difference, context)));
-                }
-                Claim::Changed => changed = true,
-                Claim::Unusable(why) => {
-                    context.tell(Event::Warning(&format!(
-                        "template {} of `{}` cannot be extended: {why}; it is marked broken",
-                        row.fingerprint.short(),
-                        definition.name
-                    )));
-                    registry.break_template(row.id, &why.to_string(), false).await?;
-                }
-            }
-        }
-        if !changed {
-            break;
-        }
-    }
-    Ok(Err(due))
-}
-
-/// A base may be replaced by a build from nothing while we look at it; then that is one.
-const TRIES: usize = 3;
 
 #[cfg(test)]
 mod tests {

@@ -12,30 +12,33 @@ mod finding;
 mod from;
 mod look_up;
 mod permit;
+mod plan;
 mod provenance;
 mod settle;
 mod source;
 mod unsealed;
 pub(crate) mod unusable;
 mod verify;
+mod waiting;
 
 use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
 pub use self::ensure::ensure;
-pub(crate) use self::extend::why_not;
 pub use self::extend::{Bases, NoBase, added_to, bases};
 pub(crate) use self::finding::tell as tell_findings;
 pub(crate) use self::from::look_again;
 pub(crate) use self::look_up::ready;
 pub use self::permit::BuildPermit;
+pub(crate) use self::plan::{FullBuild, Looking, Plan, plan};
 pub use self::provenance::{Provenance, Timing};
 pub use self::settle::{Settled, settle};
 pub use self::source::overtaken::Overtaken;
 pub use self::unsealed::Unsealed;
 pub use self::unusable::Unusable;
 pub use self::verify::{Fate, Verdict, verify};
+pub(crate) use self::waiting::serial_builder;
 
 use crate::config::Rebuild;
 use crate::context::Context;

@@ -15,14 +15,12 @@ use crate::pg::lock::LockKey;
 use crate::registry::{Registry, TemplateRow, TemplateState};
 
 /// The answer to a process that asks for a permit.
-pub(super) enum Asked<P> {
+pub(crate) enum Asked<P> {
     Granted(P),
     /// Another process builds this template.
     Busy(Box<TemplateRow>),
     /// Another build of those that run one at a time is under way; its row, if it was seen.
     Serial(Option<Box<TemplateRow>>),
-    /// The registry changed in between: look again.
-    Again,
 }
 
 /// The locks of a build, and what is built under them.
@@ -49,23 +47,23 @@ pub(super) struct RebuildPermit {
 }
 
 impl BuildPermit {
-    /// Takes the right to build the template of a recipe, if no process has it and none is ready.
+    /// Takes the right to build the template of a recipe, if no process has it and none is ready. `None`: the
+    /// registry changed in between.
     pub(super) async fn ask(
         registry: &mut Registry,
         context: &Context<'_>,
         recipe: &Recipe,
-    ) -> Result<Asked<Self>> {
+    ) -> Result<Option<Asked<Self>>> {
         let right = match Right::take(registry, context, recipe).await? {
             Ok(right) => right,
-            Err(Some(row)) => return Ok(Asked::Busy(row)),
-            Err(None) => return Ok(Asked::Again),
+            Err(row) => return Ok(row.map(Asked::Busy)),
         };
         let (project, definition) = (context.project, context.definition.name.as_str());
         match registry.find_template(project, definition, &recipe.fingerprint(), TemplateState::Ready).await {
             Ok(None) => right.alone(registry, context, BuildPermit).await,
             other => {
                 right.release(registry).await;
-                other.map(|_| Asked::Again)
+                other.map(|_| None)
             }
         }
     }
@@ -77,7 +75,8 @@ impl BuildPermit {
 }
 
 impl RebuildPermit {
-    /// Takes the right to build beside the ready template of a recipe, if no process builds it.
+    /// Takes the right to build beside the ready template of a recipe, if no process builds it. `None`: the
+    /// registry changed in between.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is no such template.
@@ -85,22 +84,21 @@ impl RebuildPermit {
         registry: &mut Registry,
         context: &Context<'_>,
         recipe: &Recipe,
-    ) -> Result<Asked<Self>> {
+    ) -> Result<Option<Asked<Self>>> {
         let right = match Right::take(registry, context, recipe).await? {
             Ok(right) => right,
-            Err(Some(row)) => return Ok(Asked::Busy(row)),
-            Err(None) => return Ok(Asked::Again),
+            Err(row) => return Ok(row.map(Asked::Busy)),
         };
         let template = match ready(registry, context, recipe).await {
             Ok(Some(template)) => template,
             other => {
                 right.release(registry).await;
-                return other.map(|_| Asked::Again);
+                return other.map(|_| None);
             }
         };
         let id = template.id;
         let asked = right.alone(registry, context, |right| RebuildPermit { right, template }).await;
-        if !matches!(asked, Ok(Asked::Granted(_))) {
+        if !matches!(asked, Ok(Some(Asked::Granted(_)))) {
             look_up::let_go(registry, id).await?;
         }
         asked
@@ -162,19 +160,19 @@ impl Right {
         registry: &mut Registry,
         context: &Context<'_>,
         permit: impl FnOnce(Right) -> P,
-    ) -> Result<Asked<P>> {
+    ) -> Result<Option<Asked<P>>> {
         if !context.definition.serial_builds {
-            return Ok(Asked::Granted(permit(self)));
+            return Ok(Some(Asked::Granted(permit(self))));
         }
         let taken = registry.session().try_lock(LockKey::serial()).await;
         match taken.doing(|| "take the right to a serial build".into()) {
             Ok(true) => {
                 self.serial = true;
-                Ok(Asked::Granted(permit(self)))
+                Ok(Some(Asked::Granted(permit(self))))
             }
             Ok(false) => {
                 self.release(registry).await;
-                Ok(Asked::Serial(serial_build(registry).await?))
+                Ok(Some(Asked::Serial(serial_build(registry).await?)))
             }
             Err(error) => {
                 self.release(registry).await;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::ensure::{tell_waiting, unlock};
 use super::verify::{Verdict, prove};
+use super::waiting::tell_waiting;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
@@ -54,7 +54,7 @@ pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) 
         if take(registry, keys[0]).await? {
             let done = settle_one(registry, context, &traits, &wanted, &row, keys[1]).await;
             // If the session is gone, so are the locks.
-            let _ = unlock(registry, keys[0]).await;
+            let _ = registry.session().unlock(keys[0]).await;
             return done;
         }
         if !wait {
@@ -109,7 +109,7 @@ async fn settle_one(
     {
         registry.set_settle_failure(row.id, &in_words(error)).await?;
     }
-    let _ = unlock(registry, one_at_a_time).await;
+    let _ = registry.session().unlock(one_at_a_time).await;
     done
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::build::{self, Completed};
 use super::compare::{Depth, compare};
-use super::ensure::{POLL, tell_waiting, wait_for_serial};
-use super::permit::{self, Permit as _, RebuildPermit};
+use super::permit::{Asked, Permit as _, RebuildPermit};
+use super::waiting::{POLL, tell_waiting, wait_for_serial};
 use super::{Extends, Overtaken};
 use crate::context::Context;
 use crate::error::Result;
@@ -160,8 +160,8 @@ pub(super) async fn prove(
     let inputs = context.inputs().await?;
     let recipe = inputs.with_server(registry.facts().traits.clone());
     let permit = wait_for_permit(registry, context, &recipe).await?;
-    let asked = Asked { replace, rows };
-    let verdict = rebuild(registry, context, &permit, asked).await;
+    let wanted = Wanted { replace, rows };
+    let verdict = rebuild(registry, context, &permit, wanted).await;
     permit.release(registry).await;
     verdict
 }
@@ -176,20 +176,20 @@ async fn wait_for_permit(
     let costs = registry.costs(context.project, &context.definition.name).await?;
     loop {
         match RebuildPermit::ask(registry, context, recipe).await? {
-            permit::Asked::Granted(permit) => return Ok(permit),
-            permit::Asked::Busy(row) => {
+            Some(Asked::Granted(permit)) => return Ok(permit),
+            Some(Asked::Busy(row)) => {
                 tell_waiting(context, &row, &costs);
                 context.deadline.pause(POLL, "a build of the same template").await?;
             }
-            permit::Asked::Serial(row) => wait_for_serial(context, row.as_deref(), started).await?,
-            permit::Asked::Again => context.deadline.pause(POLL, "the template").await?,
+            Some(Asked::Serial(row)) => wait_for_serial(context, row.as_deref(), started).await?,
+            None => context.deadline.pause(POLL, "the template").await?,
         }
     }
 }
 
 /// What is to be done beside comparing.
 #[derive(Clone, Copy)]
-struct Asked {
+struct Wanted {
     replace: bool,
     rows: bool,
 }
@@ -198,7 +198,7 @@ async fn rebuild(
     registry: &mut Registry,
     context: &Context<'_>,
     permit: &RebuildPermit,
-    asked: Asked,
+    wanted: Wanted,
 ) -> Result<std::result::Result<Verdict, Box<Overtaken>>> {
     let definition = &context.definition.name;
     let template = permit.template();
@@ -213,7 +213,7 @@ async fn rebuild(
         return Err(built.give_up(registry, context, error).await);
     }
     let ignored = Ignored { names: context.definition.verify_ignore.clone() };
-    let depth = match asked.rows {
+    let depth = match wanted.rows {
         true => Depth::Contents(&ignored),
         false => Depth::Counts,
     };
@@ -226,14 +226,14 @@ async fn rebuild(
         fingerprint: *template.fingerprint(),
         extends: template.extends().cloned(),
         differences: compared.differences,
-        rows: asked.rows,
+        rows: wanted.rows,
         left_out: compared.left_out,
         unknown: compared.unknown,
         unread: compared.unread,
         fate: Fate::Kept,
         build_time,
     };
-    let happened = if asked.replace {
+    let happened = if wanted.replace {
         let fresh = built.replace(registry, context).await?;
         let id = fresh.id;
         fresh.let_go(registry).await?;
@@ -264,7 +264,7 @@ async fn rebuild(
                 core: &permit.recipe().core(),
                 difference: names::cut(&difference, MAX_DIFFERENCE),
                 moved: &verdict.moved(),
-                told: !asked.replace,
+                told: !wanted.replace,
             })
             .await?;
     }

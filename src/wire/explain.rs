@@ -92,6 +92,9 @@ pub enum NowAnswer {
     Wait {
         /// Who builds.
         builder: String,
+        /// Whether that is another template, and the two builds must not run at the same time.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        serial: bool,
         /// For how many milliseconds already.
         elapsed_ms: f64,
         /// The last lines that the build printed.
@@ -211,9 +214,12 @@ fn now(now: &Now) -> NowAnswer {
         Now::Hit { provisional, failure } => {
             NowAnswer::Hit { provisional: *provisional, rebuild_failure: failure.clone() }
         }
-        Now::Wait { builder, elapsed, tail } => {
-            NowAnswer::Wait { builder: builder.clone(), elapsed_ms: millis(*elapsed), tail: tail.clone() }
-        }
+        Now::Wait { builder, serial, elapsed, tail } => NowAnswer::Wait {
+            builder: builder.clone(),
+            serial: *serial,
+            elapsed_ms: millis(*elapsed),
+            tail: tail.clone(),
+        },
         Now::Extend { base, added, rerun_inputs, companions } => NowAnswer::Extend {
             rerun_inputs: rerun_inputs.clone(),
             companions: companions.clone(),

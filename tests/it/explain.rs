@@ -154,6 +154,37 @@ fn provisional_stale_and_building_are_told() {
 }
 
 #[test]
+fn a_serial_build_waits_for_that_of_another_definition_and_says_so() {
+    let project = Project::with_migrations(server());
+    project
+        .build(&Build::Script("migrate; echo nearly there; while [ ! -e go ]; do sleep 0.05; done".into()));
+    project.append_config(
+        "serial_builds = true\n[template.other]\nmigrations = [\"migrations/*.sql\"]\n\
+         build = \"sh migrate.sh\"\nserial_builds = true\n\
+         [template.third]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"sh migrate.sh\"",
+    );
+    let now = |name: &str| explain(&project, &["--json", "-t", name]).success().json()["now"].clone();
+    assert_eq!(now("other")["what"], "build");
+    let builder = Pgstencil::new(&project).args(["ensure", "-t", "app"]).spawn();
+    let waits = crate::support::eventually(std::time::Duration::from_secs(20), || {
+        let now = now("other");
+        now["what"] == "wait" && now["tail"] == "nearly there"
+    });
+    let other = now("other");
+    assert!(waits, "{other}");
+    assert_eq!(other["serial"], true);
+    assert!(other["builder"].as_str().unwrap().starts_with("the serial build of "), "{other}");
+    explain(&project, &["-t", "other"]).success().stdout_has("(`serial_builds`)\n").stdout_has("nearly there\n");
+    // Its own build is waited for as any other, and a definition without the key waits for none.
+    let own = now("app");
+    assert_eq!((own["what"].as_str(), own.get("serial")), (Some("wait"), None));
+    assert_eq!(now("third")["what"], "build");
+    project.write("go", "");
+    builder.wait().code(0);
+    assert_eq!(now("other")["what"], "build");
+}
+
+#[test]
 fn all_definitions_are_explained_unless_one_is_named() {
     let project = Project::with_migrations(server());
     project.append_config(

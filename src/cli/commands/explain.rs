@@ -145,6 +145,11 @@ fn verdict(server: &OnServer) -> String {
             }
             text
         }
+        Now::Wait { builder, serial: true, elapsed, .. } => format!(
+            "a command now would wait for {}, which has been running for {} (`serial_builds`)",
+            escape::line(builder),
+            seconds(*elapsed)
+        ),
         Now::Wait { builder, elapsed, .. } => format!(
             "a command now would wait for {}, who has been building it for {}",
             escape::line(builder),

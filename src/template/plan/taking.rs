@@ -1,0 +1,169 @@
+//! A plan that is carried out: what it uses is locked before it is judged.
+
+use std::time::{Duration, Instant};
+
+use super::{Grip, Sight};
+use crate::context::Context;
+use crate::error::Result;
+use crate::events::Event;
+use crate::fingerprint::Recipe;
+use crate::pg::sql;
+use crate::process;
+use crate::registry::template::Hold;
+use crate::registry::{Registry, TemplateRow, TemplateState};
+use crate::template::look_up::{self, Claim, let_go};
+use crate::template::permit::{Asked, BuildPermit};
+use crate::template::waiting::POLL;
+use crate::template::{Template, Unsealed, Unusable, finding, from, unsealed};
+
+/// Locks the template that is used, or takes the right to build it and locks its base.
+#[derive(Default)]
+pub(in crate::template) struct Taking {
+    /// Number of the build that was waited for last: what came of it is good enough, also if it was not sealed.
+    pub(in crate::template) waited: Option<i64>,
+}
+
+/// What may have changed while it was looked at.
+pub(in crate::template) enum Change {
+    /// Something else: look again.
+    Again,
+    /// The build that was waited for has ended, and was not sealed.
+    Unsealed(Box<Template>, Unsealed),
+}
+
+impl Grip for Taking {
+    type Template = Template;
+    type Permit = BuildPermit;
+    type Change = Change;
+
+    async fn ready(
+        &mut self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        recipe: &Recipe,
+    ) -> Result<Sight<Template, Change>> {
+        let (project, definition) = (context.project, context.definition.name.as_str());
+        let fingerprint = recipe.fingerprint();
+        let (hold, findings) = registry.look_up_ready(project, definition, &fingerprint).await?;
+        finding::tell(context, &findings);
+        let held = match hold {
+            None => return Ok(Sight::Nothing),
+            Some(Hold::Changed) => return Ok(Sight::Changed(Change::Again)),
+            Some(Hold::Held(held)) => held,
+        };
+        let why = match Unusable::by_definition(&held.row, context.definition) {
+            None => match Template::of(registry, &held).await? {
+                Ok(template) => return Ok(Sight::Ready(Box::new(template))),
+                Err(why) => why,
+            },
+            Some(why) => why,
+        };
+        let_go(registry, held.row.id).await?;
+        context.tell(Event::Warning(&format!(
+            "template {} of `{definition}` is not used: {why}; it is rebuilt",
+            fingerprint.short()
+        )));
+        registry.break_template(held.row.id, &why.to_string(), false).await?;
+        Ok(Sight::Nothing)
+    }
+
+    async fn permit(
+        &mut self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        recipe: &Recipe,
+    ) -> Result<std::result::Result<Asked<BuildPermit>, Change>> {
+        let asked = BuildPermit::ask(registry, context, recipe).await?;
+        if let Some(id) = self.waited
+            && !matches!(&asked, Some(Asked::Busy(row)) if row.id == id)
+            && let Some((template, unsealed)) = unsealed::take(registry, context, id).await?
+        {
+            if let Some(Asked::Granted(permit)) = asked {
+                permit.release(registry).await;
+            }
+            return Ok(Err(Change::Unsealed(Box::new(template), unsealed)));
+        }
+        Ok(asked.ok_or(Change::Again))
+    }
+
+    async fn prepare(
+        &mut self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        recipe: &Recipe,
+    ) -> Result<()> {
+        wait_for_former(registry, context, recipe).await?;
+        tell_of_another_role(registry, context, recipe).await?;
+        from::look(registry, context).await
+    }
+
+    async fn candidates(
+        &mut self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        recipe: &Recipe,
+    ) -> Result<Vec<(TemplateRow, Recipe)>> {
+        registry.ready_templates(context.project, &context.definition.name, recipe).await
+    }
+
+    async fn base(
+        &mut self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        row: &TemplateRow,
+    ) -> Result<Sight<Template, Change>> {
+        let why = match look_up::claim(registry, row).await? {
+            Claim::Ready(template) => return Ok(Sight::Ready(template)),
+            Claim::Changed => return Ok(Sight::Changed(Change::Again)),
+            Claim::Unusable(why) => why,
+        };
+        context.tell(Event::Warning(&format!(
+            "template {} of `{}` cannot be extended: {why}; it is marked broken",
+            row.fingerprint.short(),
+            context.definition.name
+        )));
+        registry.break_template(row.id, &why.to_string(), false).await?;
+        Ok(Sight::Nothing)
+    }
+
+    async fn release(&mut self, registry: &mut Registry, permit: BuildPermit) {
+        permit.release(registry).await;
+    }
+}
+
+/// A builder that lost its session lost the right to build with it, and ends its command as soon as it notices.
+/// Where that process can be seen it is waited for, so that two commands do not run at once.
+async fn wait_for_former(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let (project, name) = (context.project, context.definition.name.as_str());
+    let fingerprint = recipe.fingerprint();
+    let former = registry.find_template(project, name, &fingerprint, TemplateState::Building).await?;
+    let Some(former) = former else {
+        return Ok(());
+    };
+    let (builder, ours) = (&former.builder.0, context.holder);
+    let here = !ours.machine.is_empty() && builder.machine == ours.machine && builder.pid != ours.pid;
+    let started = Instant::now();
+    while here && process::is_alive(builder.pid) && started.elapsed() < PATIENCE {
+        let who = format!("{}, whose session was lost, to end its build", builder.describe());
+        context.deadline.pause(POLL, &who).await?;
+    }
+    Ok(())
+}
+
+/// Tells why a template is built that another role has already, if that is so.
+async fn tell_of_another_role(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) -> Result<()> {
+    let (project, definition) = (context.project, context.definition.name.as_str());
+    let fingerprint = recipe.fingerprint();
+    let Some(builder) = registry.builder_of(project, definition, &fingerprint).await? else {
+        return Ok(());
+    };
+    let (role, owner) = (&registry.facts().began_as, &registry.facts().role);
+    context.tell(Event::Warning(&format!(
+        "template {} of `{definition}` belongs to role `{builder}`, from which role `{role}` does not inherit: it is built once more for `{role}`. To share templates, let every member's sessions act as one role: ALTER ROLE {} SET role = {};",
+        fingerprint.short(),
+        sql::quote_ident(role),
+        sql::quote_ident(owner)
+    )));
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! Waiting for builds of other processes, and telling of it.
+
+use std::time::{Duration, Instant};
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::events::Event;
+use crate::registry::TemplateRow;
+use crate::registry::event::Costs;
+
+/// How often those who wait for a build look. A session lock is given up the instant its holder
+/// dies, so they also see that within this time.
+pub(super) const POLL: Duration = Duration::from_millis(100);
+
+/// Tells who builds what we wait for.
+pub(super) fn tell_waiting(context: &Context<'_>, row: &TemplateRow, costs: &Costs) {
+    context.tell(Event::Waiting {
+        definition: &row.definition,
+        builder: &row.builder.0.describe(),
+        elapsed: Duration::try_from_secs_f64(row.age_s).unwrap_or_default(),
+        expected: match row.base_fingerprint {
+            Some(_) => costs.extension,
+            None => costs.full,
+        },
+        tail: &row.log_tail,
+    });
+}
+
+/// Whose end is waited for where builds run one at a time.
+pub(crate) fn serial_builder(other: Option<&TemplateRow>) -> String {
+    match other {
+        Some(row) => format!("the serial build of {}/{}", row.project, row.definition),
+        None => "another serial build".to_owned(),
+    }
+}
+
+/// Waits a moment while another serial build runs, and tells of it.
+pub(super) async fn wait_for_serial(
+    context: &Context<'_>,
+    other: Option<&TemplateRow>,
+    since: Instant,
+) -> Result<()> {
+    let who = serial_builder(other);
+    context.tell(Event::Waiting {
+        definition: &context.definition.name,
+        builder: &who,
+        elapsed: since.elapsed(),
+        expected: None,
+        tail: other.map_or("", |row| &row.log_tail),
+    });
+    context.deadline.pause(POLL, &who).await
+}
