@@ -1,4 +1,4 @@
-//! What lies between two recipes.
+//! The difference between two recipes.
 
 use std::cmp::Ordering;
 use std::path::Path;
@@ -12,9 +12,9 @@ use crate::config::Order;
 #[cfg(test)]
 pub(super) mod tests;
 
-/// What tells two recipes apart. Lists are sorted, paths by their bytes.
+/// The difference between two recipes. Lists are sorted, paths by their bytes.
 ///
-/// As JSON each pair of an old and a new value is an object with the keys `old` and `new`.
+/// In JSON each pair of an old and a new value is an object with the keys `old` and `new`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// Files of `migrations`.
@@ -26,22 +26,22 @@ pub struct Difference {
     /// Files of `companions`.
     #[serde(skip_serializing_if = "FileChanges::is_empty")]
     pub companions: FileChanges,
-    /// Each entry of `input_lines` that came, went, or finds other lines, in words.
+    /// Each entry of `input_lines` that was added, was removed, or matches other lines; as text.
     pub lines: Vec<String>,
-    /// The same entries, with the text that counted and the text that counts.
+    /// The same entries, with the old text and the new text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<Texts>,
-    /// Names of `env_inputs` that came, went, or have another value.
+    /// Names of `env_inputs` that were added, were removed, or have another value.
     pub env: Vec<String>,
-    /// Names of `[template.X.env]`, likewise.
+    /// Names of `[template.X.env]` that differ.
     pub mapping: Vec<String>,
-    /// Names of `[template.X.build_env]`, likewise.
+    /// Names of `[template.X.build_env]` that differ.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub build_env: Vec<String>,
     /// The build command: old and new.
     #[serde(serialize_with = "old_and_new")]
     pub build: Option<(String, String)>,
-    /// The roles: old and new.
+    /// The aliases: old and new.
     #[serde(serialize_with = "old_and_new")]
     pub databases: Option<(Vec<String>, Vec<String>)>,
     /// `order`: old and new.
@@ -50,8 +50,7 @@ pub struct Difference {
     /// The database that builds start from: old and new.
     #[serde(serialize_with = "old_and_new", skip_serializing_if = "Option::is_none")]
     pub from: Option<(String, String)>,
-    /// Properties of the server: name of the property, old and new value. A locale that is not set
-    /// is the empty text.
+    /// Properties of the server: name, old value, new value. A locale that is not set is the empty string.
     #[serde(serialize_with = "properties")]
     pub server: Vec<(&'static str, String, String)>,
     /// The version of the recipe's encoding: old and new.
@@ -59,22 +58,23 @@ pub struct Difference {
     pub format: Option<(u32, u32)>,
 }
 
-/// How the files of one key differ.
+/// Differences of the files of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FileChanges {
-    /// Only in the new recipe.
+    /// Files that only the new recipe has.
     pub added: Vec<RelPath>,
-    /// In both, with different content.
+    /// Files that both recipes have, with different content.
     pub changed: Vec<RelPath>,
-    /// Only in the old recipe.
+    /// Files that only the old recipe has.
     pub removed: Vec<RelPath>,
-    /// Those of `changed` in which only the line ends differ, as far as somebody looked: see
-    /// [`Difference::find_line_ends`].
+    /// The files of `changed` in which only the line ends differ; empty until [`Difference::find_line_ends`]
+    /// was called.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub line_ends: Vec<RelPath>,
 }
 
-/// What an entry of `input_lines` found. A list is empty where nothing was found, or the text was not kept.
+/// The text that an entry of `input_lines` matched. A list is empty if nothing matched, or if the text was
+/// not stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Texts {
     /// The file.
@@ -82,14 +82,14 @@ pub struct Texts {
     /// The regex.
     #[serde(rename = "match")]
     pub matching: String,
-    /// In the old recipe.
+    /// Text in the old recipe.
     pub old: Vec<String>,
-    /// In the new one.
+    /// Text in the new recipe.
     pub new: Vec<String>,
 }
 
 impl FileChanges {
-    /// All files that differ, in their text form, sorted.
+    /// Returns all files that differ, in text form, sorted.
     pub fn paths(&self) -> Vec<String> {
         let all = [&self.added, &self.changed, &self.removed];
         let mut paths: Vec<String> = all.into_iter().flatten().map(ToString::to_string).collect();
@@ -120,9 +120,9 @@ impl Difference {
         }
     }
 
-    /// Finds the changed files in which only the line ends differ, as between a checkout of git with
-    /// `core.autocrlf` and one without: those whose old content is the present one with other line ends. Reads
-    /// these files below `root`, and passes over what it cannot read.
+    /// Finds the changed files in which only the line ends differ, as between a git checkout with
+    /// `core.autocrlf` and one without: their old content is the current content with other line ends. Reads
+    /// these files below `root`, and skips files that it cannot read.
     pub fn find_line_ends(&mut self, old: &Recipe, root: &Path) {
         for (changes, old) in [
             (&mut self.migrations, &old.migrations),
@@ -140,24 +140,23 @@ impl Difference {
         }
     }
 
-    /// The changed files in which only the line ends differ, of all keys.
+    /// Returns the changed files of all keys in which only the line ends differ.
     pub fn line_ends(&self) -> impl Iterator<Item = &RelPath> {
         [&self.migrations, &self.rerun_inputs, &self.inputs, &self.companions]
             .into_iter()
             .flat_map(|changes| &changes.line_ends)
     }
 
-    /// Whether the recipes are equal.
+    /// Returns whether the recipes are equal.
     pub fn is_empty(&self) -> bool {
         *self == Difference::default()
     }
 
-    /// How far the recipes are apart: the number of single differences, to find the nearest of
-    /// several old recipes for a new one.
+    /// Returns the number of single differences, to find the most similar of several old recipes.
     ///
-    /// Added migrations and companions, and changes of `rerun_inputs`, count 1 each. All else forces a full build and
-    /// counts 2^24 each, more than all of those together, which count no more than 2^24 - 1. Where
-    /// an added migration sorts is not asked: see [`super::extension()`].
+    /// Each added migration or companion, and each change of `rerun_inputs`, counts 1. Each other change
+    /// forces a full build and counts 2^24, more than all light changes together, which count at most 2^24 -
+    /// 1. The sort position of an added migration is not considered: see [`super::extension()`].
     pub fn distance(&self) -> usize {
         const FULL_BUILD: usize = 1 << 24;
         let (migrations, companions) = (&self.migrations, &self.companions);
@@ -195,18 +194,18 @@ impl FileChanges {
         changes
     }
 
-    /// Whether no file differs.
+    /// Returns whether no file differs.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many files differ.
+    /// Returns the number of files that differ.
     pub fn len(&self) -> usize {
         self.added.len() + self.changed.len() + self.removed.len()
     }
 }
 
-/// The names of variables that came, went, or have another value.
+/// Returns the names of variables that were added, were removed, or have another value.
 pub(super) fn differing_names<'a>(
     old: &'a [EnvInput],
     new: &'a [EnvInput],
@@ -217,7 +216,7 @@ pub(super) fn differing_names<'a>(
         .map(|variable| variable.name.clone())
 }
 
-/// The entries of `input_lines` that came, went, or find other text.
+/// Returns the entries of `input_lines` that were added, were removed, or match other text.
 fn differing_entries<'a>(
     old: &'a [LinesInput],
     new: &'a [LinesInput],
@@ -226,7 +225,7 @@ fn differing_entries<'a>(
     side_by_side(old, new, by_entry).filter(|(old, new)| old != new)
 }
 
-/// The same in words.
+/// Describes the same entries as text.
 pub(super) fn differing_lines<'a>(
     old: &'a [LinesInput],
     new: &'a [LinesInput],
@@ -249,7 +248,7 @@ fn differing_texts<'a>(old: &'a [LinesInput], new: &'a [LinesInput]) -> impl Ite
     })
 }
 
-/// Whether a file was `found` with other line ends.
+/// Returns whether the file has the content `found` but for its line ends.
 fn differs_in_line_ends(old: &FileInput, found: &[u8]) -> bool {
     let unix = unix_line_ends(found);
     let windows = || {
@@ -296,7 +295,7 @@ pub(super) fn by_path(a: &FileInput, b: &FileInput) -> Ordering {
     a.path.cmp(&b.path)
 }
 
-/// Walks two sorted lists at once: what `order` calls equal comes as a pair.
+/// Walks two sorted lists in parallel: elements that `order` calls equal come as a pair.
 pub(super) fn side_by_side<'a, T>(
     mut old: &'a [T],
     mut new: &'a [T],

@@ -1,4 +1,4 @@
-//! Whether a template can be built on top of another.
+//! Decides whether a template can be built on top of another one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,29 +8,29 @@ use super::order::{OrderKey, group};
 use super::recipe::{FileInput, Recipe, RelPath};
 use crate::config::Order;
 
-/// Which added migrations an extension takes.
+/// The added migrations that an extension may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Append {
-    /// Those that sort after all that the base has in their group: `extend = "append"`.
+    /// Only migrations that sort after all migrations of the base in their group: `extend = "append"`.
     Sorted,
-    /// All: `extend = "always"`.
+    /// All migrations: `extend = "always"`.
     Any,
 }
 
-/// Whether a template of the recipe `new` can be built by running the build command on one of the
-/// recipe `old`, its base: returns the migrations that are added, in their order. They may be none,
-/// where only `rerun_inputs` differ, or `companions` are added.
+/// Decides whether a template of the recipe `new` can be built by running the build command on a template of
+/// the recipe `old`, its base. Returns the added migrations, in their order. The list may be empty, if only
+/// `rerun_inputs` differ or `companions` were added.
 ///
-/// All but `rerun_inputs`, added migrations and added companions must be equal. With [`Append::Sorted`] each
-/// added migration must also sort after all of its group that the base has, by the rule of
-/// `order.rs`. Files of the base that have no order do not count there. An added file without order
-/// is only taken in a group that the base has no file of.
+/// Everything but `rerun_inputs`, added migrations and added companions must be equal. With
+/// [`Append::Sorted`] each added migration must also sort after all migrations of the base in its group, by
+/// the rule of `order.rs`. Files of the base without an order do not count for that. An added file without an
+/// order is accepted only in a group where the base has no files.
 ///
-/// Takes time linear in the size of both recipes, and that of a sort of the added files.
+/// Takes time linear in the size of both recipes, plus a sort of the added files.
 ///
 /// # Errors
 ///
-/// The first [`Obstacle`]. Equal recipes are one too: that is a hit and no extension.
+/// The first [`Obstacle`]. Equal recipes are an obstacle too: that is a hit and not an extension.
 pub fn extension(old: &Recipe, new: &Recipe, append: Append) -> Result<Vec<RelPath>, Obstacle> {
     definition_obstacle(old, new)?;
     for pair in side_by_side(&old.inputs, &new.inputs, by_path) {
@@ -76,7 +76,7 @@ pub fn extension(old: &Recipe, new: &Recipe, append: Append) -> Result<Vec<RelPa
     Ok(added.into_iter().map(|key| key.path().clone()).collect())
 }
 
-/// The first thing apart from files that forbids an extension.
+/// Returns the first difference outside files that forbids an extension.
 fn definition_obstacle(old: &Recipe, new: &Recipe) -> Result<(), Obstacle> {
     if old.format != new.format {
         return Err(Obstacle::Format(old.format, new.format));
@@ -112,15 +112,15 @@ fn definition_obstacle(old: &Recipe, new: &Recipe) -> Result<(), Obstacle> {
     }
 }
 
-/// Whether all of `added` come after the files that the base has.
+/// Checks that all of `added` come after the files of the base.
 fn check_order(base: &[FileInput], added: &[OrderKey], order: Order) -> Result<(), Obstacle> {
-    // The last file of the base in each group that gets new ones, as far as it has any.
+    // The last file of the base in each group that gets new files, if the base has files there.
     let mut last: BTreeMap<&[u8], Option<OrderKey>> =
         added.iter().map(|key| (key.group().as_bytes(), None)).collect();
     for file in base {
         if let Some(last) = last.get_mut(group(&file.path, order)) {
             let key = OrderKey::new(&file.path, order);
-            // Those without order sort first.
+            // Files without an order sort first.
             if last.as_ref().is_none_or(|last| *last < key) {
                 *last = Some(key);
             }
@@ -149,7 +149,7 @@ fn check_order(base: &[FileInput], added: &[OrderKey], order: Order) -> Result<(
     Ok(())
 }
 
-/// Why a template cannot be built on top of another. Its text is one line for a person.
+/// The reason why a template cannot be built on top of another one. `Display` prints one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// Nothing differs.
@@ -158,7 +158,7 @@ pub enum Obstacle {
     Format(u32, u32),
     /// The build command.
     Build,
-    /// The roles.
+    /// The aliases.
     Databases,
     /// `order`: old and new.
     Order(Order, Order),
@@ -166,14 +166,14 @@ pub enum Obstacle {
     From(String, String),
     /// A property of the server.
     Server {
-        /// As in [`super::Difference::server`].
+        /// Name of the property, as in [`super::Difference::server`].
         property: &'static str,
-        /// Its value for the base.
+        /// Value of the base.
         old: String,
-        /// Its value now.
+        /// Value now.
         new: String,
     },
-    /// An entry of `input_lines`, in words.
+    /// An entry of `input_lines`, as text.
     Lines(String),
     /// A variable of `env_inputs`.
     Env(String),
@@ -195,11 +195,11 @@ pub enum Obstacle {
     MigrationChanged(RelPath),
     /// A migration that only the base has.
     MigrationGone(RelPath),
-    /// An added migration sorts before one of the base.
+    /// An added migration sorts before a migration of the base.
     Earlier {
-        /// The added one.
+        /// The added migration.
         new: RelPath,
-        /// The last one of the base in the same group.
+        /// The last migration of the base in the same group.
         old: RelPath,
     },
     /// An added file belongs to a migration that the base has, which will not run again.
@@ -219,7 +219,7 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// The file whose content differs, if it is that.
+    /// Returns the file whose content differs, if that is the obstacle.
     pub fn changed(&self) -> Option<&RelPath> {
         match self {
             Obstacle::InputChanged(path)
@@ -277,10 +277,10 @@ impl fmt::Display for Obstacle {
                 write!(f, "new file `{new}` belongs to the same migration as `{old}`")
             }
             Obstacle::Unordered { new, group } if group.as_bytes().is_empty() => {
-                write!(f, "new file `{new}` has no order among the others")
+                write!(f, "new file `{new}` has no place in the order of the others")
             }
             Obstacle::Unordered { new, group } => {
-                write!(f, "new file `{new}` has no order among those of `{group}`")
+                write!(f, "new file `{new}` has no place in the order of the files of `{group}`")
             }
         }
     }

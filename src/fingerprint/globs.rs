@@ -1,4 +1,4 @@
-//! The globs of a definition: checked, compiled, and which directories they can reach.
+//! The globs of a definition: validation, compilation, and the directories that they can reach.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,44 +11,44 @@ use super::words;
 use crate::config::Definition;
 use crate::error::{Error, Result};
 
-/// The keys that hold globs; a *kind* of file is an index into this.
+/// The keys that hold globs; a *kind* of file is an index into this array.
 pub(super) const KEYS: [&str; 4] = ["migrations", "rerun_inputs", "inputs", "companions"];
 
-/// Which of [`KEYS`] choose a file.
+/// For each of [`KEYS`], whether it selects a file.
 pub(super) type Kinds = [bool; KEYS.len()];
 
 /// The kind of `inputs`.
 pub(super) const INPUTS: usize = 2;
 
-/// All globs of a definition, of all kinds, in the order of the file; and the files that its build command
+/// All globs of a definition, of all kinds, in the order of the config; and the files that its build command
 /// names.
 pub(super) struct Globs {
     set: GlobSet,
     globs: Vec<OneGlob>,
     gates: Vec<Gate>,
-    /// They count as `inputs`, if they are text and nothing else chooses them.
+    /// Files that the build command names. They count as `inputs` if they are text and no glob selects them.
     named: BTreeSet<RelPath>,
 }
 
 /// One glob.
 pub(super) struct OneGlob {
     pub(super) kind: usize,
-    /// As written, without the `!`.
+    /// The pattern as written, without the `!`.
     pub(super) pattern: String,
     pub(super) excludes: bool,
-    /// The one path that it matches, if it has no wildcard.
+    /// The only path that it matches, if it has no wildcard.
     plain: Option<RelPath>,
 }
 
-/// The directories that one positive glob reaches.
+/// The directories that one positive glob can reach.
 struct Gate {
-    /// One for each leading component that is a plain name or wildcard.
+    /// One step for each leading component that is a plain name or wildcard.
     steps: Vec<Step>,
-    /// Whether anything may follow below (`**`, braces), or nothing.
+    /// Whether more components may follow (`**`, braces).
     open: bool,
-    /// The name of the file, if that is all that it chooses in the last directory.
+    /// The name of the file, if the glob selects only this name in the last directory.
     last: Option<String>,
-    /// Its glob; `None` for a file that the build command names.
+    /// Index of the glob; `None` for a file that the build command names.
     glob: Option<usize>,
 }
 
@@ -63,8 +63,8 @@ impl Globs {
     ///
     /// # Errors
     ///
-    /// [`crate::Kind::Config`], naming the glob, for one that does not compile, that is not
-    /// relative to the root, or that stands first in its list and excludes.
+    /// [`crate::Kind::Config`], with the glob, if a glob does not compile, is not relative to the root, or is
+    /// first in its list and excludes.
     pub(super) fn compile(root: &Path, definition: &Definition) -> Result<Self> {
         let lists =
             [&definition.migrations, &definition.rerun_inputs, &definition.inputs, &definition.companions];
@@ -82,13 +82,16 @@ impl Globs {
                     None => (false, text.as_str()),
                 };
                 if excludes && place == 0 {
-                    return Err(bad("excludes from nothing")
-                        .hint("globs are taken in order and the last one that matches a file decides, so put it after the ones that it limits"));
+                    return Err(bad("has no earlier glob to exclude from").hint(
+                        "put it after the globs that it limits: the last glob that matches a file decides",
+                    ));
                 }
                 if let Some(what) = not_relative(pattern) {
-                    return Err(bad(what).hint("globs are relative to the root, as in `**/migrations/*.py`"));
+                    return Err(
+                        bad(what).hint("write globs relative to the root, as in `**/migrations/*.py`")
+                    );
                 }
-                set.add(compile(pattern, false).map_err(|e| bad("is broken").caused_by(e))?);
+                set.add(compile(pattern, false).map_err(|e| bad("is invalid").caused_by(e))?);
                 if !excludes {
                     gates.push(Gate::new(pattern, Some(globs.len())));
                 }
@@ -107,8 +110,8 @@ impl Globs {
         Ok(Globs { set, globs, gates, named })
     }
 
-    /// Whether the build command names this file, and it counts as one of `inputs` for that: no glob
-    /// chooses it, and none of `inputs` excludes it. `hits`: as [`Globs::kinds`] filled it.
+    /// Returns whether the build command names this file and it counts as one of `inputs` for that reason: no
+    /// glob selects it, and no glob of `inputs` excludes it. `hits`: as filled by [`Globs::kinds`].
     pub(super) fn names(&self, path: &Path, hits: &[usize]) -> bool {
         if !self.named.contains(path.as_os_str().as_bytes()) {
             return false;
@@ -122,8 +125,8 @@ impl Globs {
         self.globs.iter().enumerate()
     }
 
-    /// Which globs match the file `path`, into `hits`; returns the kinds that count it: those
-    /// whose last matching glob does not exclude.
+    /// Writes the globs that match the file `path` into `hits`, and returns the kinds that count it: those
+    /// whose last matching glob does not exclude it.
     pub(super) fn kinds(&self, path: &Path, hits: &mut Vec<usize>) -> Kinds {
         self.set.matches_candidate_into(&Candidate::new(path), hits);
         hits.sort_unstable();
@@ -135,14 +138,14 @@ impl Globs {
         kinds
     }
 
-    /// The paths that globs without wildcards name, with the number of the glob.
+    /// Returns the paths that globs without wildcards name, with the index of the glob.
     pub(super) fn plain(&self) -> impl Iterator<Item = (usize, &RelPath)> {
         let positive = self.iter().filter(|(_, glob)| !glob.excludes);
         positive.filter_map(|(i, glob)| Some((i, glob.plain.as_ref()?)))
     }
 
-    /// Which kinds count a file that a .gitignore hides: those that name it without wildcards, and exclude it
-    /// by no later glob. `hits`: as [`Globs::kinds`] fills it.
+    /// Returns the kinds that count a file hidden by a .gitignore: those that name it without wildcards and
+    /// exclude it by no later glob. `hits`: as filled by [`Globs::kinds`].
     pub(super) fn kinds_of_hidden(&self, path: &RelPath, hits: &mut Vec<usize>) -> Kinds {
         let mut kinds = self.kinds(&path.to_path(), hits);
         for (kind, chosen) in kinds.iter_mut().enumerate() {
@@ -152,22 +155,23 @@ impl Globs {
         kinds
     }
 
-    /// Whether some file below the directory `dir` can be chosen.
+    /// Returns whether some file below the directory `dir` can be selected.
     pub(super) fn reach(&self, dir: &Path) -> bool {
         self.gates.iter().any(|gate| gate.lets_in(dir))
     }
 
-    /// Whether something that comes to the directory `dir` can be chosen, or hold what is. `has`: whether
-    /// there is an entry of this name, so that none of that name can come.
+    /// Returns whether a new entry of the directory `dir` can be selected, or can contain selected files.
+    /// `has`: whether an entry of this name exists, so that no other can be created.
     pub(super) fn can_gain(&self, dir: &Path, has: impl Fn(&str) -> bool) -> bool {
         self.gates.iter().any(|gate| gate.can_gain(dir, &has) && !self.excludes_all(gate, dir))
     }
 
-    /// Whether a file right in the directory `dir` can be chosen, rather than one in a directory below.
+    /// Returns whether a file directly in the directory `dir` can be selected, as opposed to one in a
+    /// subdirectory.
     pub(super) fn chooses_in(&self, dir: &Path) -> bool {
         let mut positive = self.globs.iter().filter(|glob| !glob.excludes);
         positive.any(|glob| {
-            // Braces and classes may hold a slash, and a backslash may quote one.
+            // Braces and classes may contain a slash, and a backslash may quote one.
             if glob.pattern.contains(['{', '[', '\\']) {
                 return true;
             }
@@ -185,7 +189,7 @@ impl Globs {
         })
     }
 
-    /// Whether a later `!` glob takes back all that a gate's glob can choose below a directory.
+    /// Returns whether a later `!` glob excludes all files that a gate's glob can select below a directory.
     fn excludes_all(&self, gate: &Gate, dir: &Path) -> bool {
         let Some(at) = gate.glob else { return false };
         let later = self.globs.iter().skip(at + 1);
@@ -205,8 +209,8 @@ impl Gate {
         let (mut steps, mut last) = (Vec::new(), None);
         let mut rest = pattern.split('/').peekable();
         while let Some(component) = rest.next() {
-            // Braces and classes may hold a slash, and a backslash may quote one: from there on
-            // nothing is ruled out. This only costs a look into more directories.
+            // Braces and classes may contain a slash, and a backslash may quote one: nothing after that is
+            // ruled out. The only cost is that more directories are listed.
             let simple = !component.contains("**") && !component.contains(['{', '[', '\\']);
             let step = Step::new(component).filter(|_| simple);
             match step {
@@ -220,7 +224,7 @@ impl Gate {
         Gate { steps, open: false, last, glob }
     }
 
-    /// To one file.
+    /// Returns the gate of a single file.
     fn to(path: &RelPath) -> Self {
         Gate::new(&globset::escape(&path.to_path().to_string_lossy()), None)
     }
@@ -241,7 +245,7 @@ impl Gate {
         if !self.lets_in(dir) {
             return false;
         }
-        // Only a directory of this name leads on, or only this file counts: is it there?
+        // Only a directory of this name leads on, or only this file counts: does it exist?
         let only = match self.steps.get(dir.components().count()) {
             Some(step) => &step.name,
             None => &self.last,
@@ -260,8 +264,8 @@ impl Step {
     }
 }
 
-/// Compiles one glob, as all of ours are: `*` and `?` stop at a slash, names that start with a dot
-/// are like others, `\` quotes, and case counts on every system.
+/// Compiles one glob by the rules of all globs here: `*` and `?` do not match a slash, names that start with
+/// a dot are treated like others, `\` quotes, and matching is case-sensitive on every system.
 pub(super) fn compile(pattern: &str, any_case: bool) -> Result<globset::Glob, globset::Error> {
     GlobBuilder::new(pattern)
         .literal_separator(true)
@@ -270,7 +274,7 @@ pub(super) fn compile(pattern: &str, any_case: bool) -> Result<globset::Glob, gl
         .build()
 }
 
-/// The one path that a glob without wildcards matches. A backslash takes the meaning of the next character.
+/// Returns the only path that a glob without wildcards matches. A backslash makes the next character literal.
 fn plain(pattern: &str) -> Option<RelPath> {
     let mut path = String::with_capacity(pattern.len());
     let mut chars = pattern.chars();
@@ -284,7 +288,7 @@ fn plain(pattern: &str) -> Option<RelPath> {
     Some(RelPath::new(Path::new(&path)))
 }
 
-/// Says what is wrong with a path or glob that does not stay below the root.
+/// Describes what is wrong with a path or glob that does not stay below the root.
 pub(super) fn not_relative(pattern: &str) -> Option<&'static str> {
     if pattern.is_empty() {
         return Some("is empty");
@@ -294,8 +298,8 @@ pub(super) fn not_relative(pattern: &str) -> Option<&'static str> {
     }
     for component in pattern.trim_end_matches('/').split('/') {
         match component {
-            "" => return Some("holds two slashes in a row"),
-            "." => return Some("holds a `.` component"),
+            "" => return Some("contains two slashes in a row"),
+            "." => return Some("contains a `.` component"),
             ".." => return Some("leaves the root with `..`"),
             _ => {}
         }

@@ -1,5 +1,5 @@
-//! Why a file is not an input: what .gitignore files hide, and what to say about a glob that
-//! matches nothing. Slow paths; a command that finds its inputs never comes here.
+//! Reasons why a file is not an input: files that a .gitignore hides, and hints for a glob that matches
+//! nothing. These are slow paths; a command that finds its inputs never runs them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,12 @@ use crate::config::nearest::nearest;
 use crate::error::{Error, Result};
 use crate::quantity::count;
 
-/// Lists the files that the globs of `definition` would choose if no .gitignore hid them, in
-/// their text form, sorted. For `explain`; it walks twice, and into what is ignored too.
+/// Lists the files that the globs of `definition` would select if no .gitignore hid them, in text form,
+/// sorted. For `explain`; it walks twice, and also into ignored directories.
 ///
 /// # Errors
 ///
-/// As for [`super::Inputs::read`], but a glob without match is none.
+/// As for [`super::Inputs::read`], but a glob without a match is not an error.
 pub fn ignored(root: &Path, definition: &Definition) -> Result<Vec<String>> {
     let globs = Arc::new(Globs::compile(root, definition)?);
     let shown: BTreeSet<RelPath> =
@@ -30,12 +30,12 @@ pub fn ignored(root: &Path, definition: &Definition) -> Result<Vec<String>> {
     Ok(all.iter().filter(|f| !shown.contains(&f.path)).map(|f| f.path.to_string()).collect())
 }
 
-/// The .gitignore file and the line in it that hide `relative`, if any do: git's own rules, for
-/// the files below `root` only.
+/// Returns the .gitignore file, and the line in it, that hides `relative`. Applies git's own rules to the
+/// files below `root` only.
 pub(super) fn hidden_by(root: &Path, relative: &Path, is_dir: bool) -> Option<(PathBuf, String)> {
     let mut steps: Vec<&Path> = relative.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
     steps.reverse();
-    // From the top, since nothing below a hidden directory can be shown again.
+    // Start at the top, since nothing below a hidden directory can be included again.
     for step in &steps {
         let is_dir = is_dir || *step != relative;
         for folder in step.ancestors().skip(1) {
@@ -56,7 +56,7 @@ pub(super) fn hidden_by(root: &Path, relative: &Path, is_dir: bool) -> Option<(P
     None
 }
 
-/// The error for a glob that matches no file, with what a second, wider walk makes of it.
+/// Returns the error for a glob that matches no file, with a hint that a second, wider walk finds.
 pub(super) fn no_match(root: &Path, definition: &Definition, glob: &OneGlob) -> Error {
     let pattern = &glob.pattern;
     let key = KEYS[glob.kind];
@@ -69,15 +69,15 @@ pub(super) fn no_match(root: &Path, definition: &Definition, glob: &OneGlob) -> 
     }
 }
 
-/// The files that the globs would choose if no .gitignore hid them, also through links that it hides
-/// (`.venv -> ../venv`).
+/// Returns the files that the globs would select if no .gitignore hid them, including files behind ignored
+/// links (`.venv -> ../venv`).
 fn behind_links(root: &Path, definition: &Definition) -> Result<Vec<RelPath>> {
     let globs = Arc::new(Globs::compile(root, definition)?);
     let walked = walk(root, &globs, Gitignore::Disregard, false)?;
     Ok(walked.files.into_iter().map(|file| file.path).collect())
 }
 
-/// The likeliest reason why `pattern` matches nothing, as a hint.
+/// Returns the likeliest reason why `pattern` matches nothing, as a hint.
 fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String> {
     let matcher = |p: &str, any_case| compile(p, any_case).ok().map(|g| g.compile_matcher());
     let exact = matcher(pattern, false)?;
@@ -90,7 +90,8 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
     let (mut folders, mut cases, mut deep) = (Vec::new(), Vec::new(), Vec::new());
     let everything: WalkBuilder = {
         let mut walk = builder(root, Gitignore::Disregard);
-        // Links are not followed: this goes where no glob leads, and must not go astray.
+        // Links are not followed: this walk enters directories that no glob reaches, and must not leave the
+        // tree.
         walk.follow_links(false).filter_entry(|entry| entry.file_name() != ".git");
         walk
     };
@@ -145,8 +146,8 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
     Some(format!("did you mean `{meant}`?"))
 }
 
-/// A pattern that matches some of these files and differs in the name of one directory or file only, which is
-/// probably mistyped.
+/// Returns a pattern that matches some of these files and differs from the given one, which is probably
+/// mistyped, in the name of one directory or file only.
 fn similar(pattern: &str, files: &[PathBuf]) -> Option<String> {
     let parts: Vec<&str> = pattern.split('/').collect();
     let mut names: BTreeSet<&str> = BTreeSet::new();
@@ -158,7 +159,7 @@ fn similar(pattern: &str, files: &[PathBuf]) -> Option<String> {
             continue;
         }
         let others = names.iter().copied().filter(|name| name != part);
-        // The nearest name may be one of another place.
+        // The most similar name may exist elsewhere only.
         let mut fits: Vec<&str> = others
             .filter(|name| nearest(part, [*name]).is_some())
             .filter(|name| {

@@ -1,9 +1,9 @@
-//! [`KeptRecipe`]: a recipe as the registry keeps it, from which no value of a variable can be guessed.
+//! [`KeptRecipe`]: a recipe as the registry stores it, from which the values of variables cannot be guessed.
 //!
-//! A plain hash of a short value, such as a password, is found by trying values. So what is written to the
-//! registry is a hash of the plain one with a key, which is random and in the registry, too: whoever has only
-//! a copy of a recipe cannot try anything. The fingerprint comes from the plain hashes, since it must be the
-//! same on every server; so secrets do not belong into `env_inputs`.
+//! A plain hash of a short value, such as a password, can be inverted by trying values. So the registry
+//! stores a hash of the plain hash with a key, which is random and also in the registry: a copy of a recipe
+//! alone is not enough to try values. The fingerprint uses the plain hashes, since it must be the same on
+//! every server; so secrets do not belong in `env_inputs`.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -19,13 +19,13 @@ use super::recipe::{
 pub struct RecipeKey(Vec<u8>);
 
 impl RecipeKey {
-    /// Takes the bytes that the registry has.
+    /// Wraps the bytes that the registry stores.
     pub fn new(bytes: Vec<u8>) -> Self {
         RecipeKey(bytes)
     }
 
-    /// The same variable with its hash keyed. The schema of the registry computes it, too, for recipes from
-    /// before there was a key.
+    /// Returns the same variable with its hash keyed. The schema of the registry also computes this, for
+    /// recipes that are older than the key.
     fn keyed(&self, variable: &EnvInput) -> EnvInput {
         let keyed = |hash: &String| {
             let text = format!("{}={hash}", variable.name);
@@ -36,7 +36,7 @@ impl RecipeKey {
         EnvInput { name: variable.name.clone(), hash: variable.hash.as_ref().map(keyed) }
     }
 
-    /// For each kept variable the fresh one of the same name and value, if there is one.
+    /// Replaces each kept variable by the fresh one of the same name and value, if there is one.
     fn recognize(&self, kept: Vec<EnvInput>, fresh: &[EnvInput]) -> Vec<EnvInput> {
         let recognize = |kept: EnvInput| {
             let known = fresh.iter().find(|f| self.keyed(f) == kept);
@@ -52,13 +52,13 @@ impl std::fmt::Debug for RecipeKey {
     }
 }
 
-/// A recipe with keyed hashes of variables. Only this can be written as JSON.
+/// A recipe with keyed hashes of variables. Only this type can be serialized.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KeptRecipe(#[serde(with = "Shape")] Recipe);
 
 impl KeptRecipe {
-    /// How a registry with this key keeps a recipe.
+    /// Converts a recipe to the form that a registry with this key stores.
     pub fn new(recipe: &Recipe, key: &RecipeKey) -> Self {
         let keyed = |variables: &[EnvInput]| variables.iter().map(|v| key.keyed(v)).collect();
         KeptRecipe(Recipe {
@@ -69,8 +69,8 @@ impl KeptRecipe {
         })
     }
 
-    /// The recipe, to be compared with one that was just read from files and environment: a variable is equal
-    /// to that recipe's if its value was the same.
+    /// Returns the recipe, ready to be compared with one that was just read from files and environment: a
+    /// variable is equal to the fresh one if its value was the same.
     pub fn to_compare_with(self, fresh: &Recipe, key: &RecipeKey) -> Recipe {
         Recipe {
             env: key.recognize(self.0.env, &fresh.env),
@@ -80,14 +80,14 @@ impl KeptRecipe {
         }
     }
 
-    /// The recipe, to be compared with others that were kept with the same key.
+    /// Returns the recipe, to be compared with others that were stored with the same key.
     pub fn to_compare_with_kept(self) -> Recipe {
         self.0
     }
 }
 
-/// The fields of [`Recipe`], which cannot be written by itself. Those that came after the first release are
-/// left out where they say what was always so before.
+/// The fields of [`Recipe`], which is not serializable itself. Fields that were added after the first release
+/// are omitted where they hold the value that used to be implied.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Recipe")]
 struct Shape {

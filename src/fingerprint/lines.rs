@@ -1,9 +1,9 @@
 //! `input_lines`: single lines of a file as inputs, or parts of them.
 //!
-//! An expression is tried on each line. One that spells a line break, as `\n`, is tried on the whole text, where
-//! `^` and `$` stand for the ends of a line: lock files write a package's version below its name. What the first
-//! group matches counts, and where there is none, or it takes no part, all of the lines that the expression
-//! matches in.
+//! An expression is matched against each line. An expression with a line break, such as `\n`, is matched
+//! against the whole text, where `^` and `$` match at the ends of lines: lock files put a package's version
+//! below its name. The text of the first group counts; if there is no group, or it takes no part in the
+//! match, the whole lines that the match touches count.
 
 use std::io;
 use std::path::Path;
@@ -17,13 +17,13 @@ use crate::config::{Definition, InputLines};
 use crate::error::{Error, Result};
 use crate::names;
 
-/// Hashes the text that counts. Line ends `\r\n` and `\n` are the same, and whether the last
-/// line has one makes no difference. A .gitignore does not hide a file that is named here.
+/// Hashes the text that counts. Line ends `\r\n` and `\n` are equal, and it makes no difference whether the
+/// last line has one. A file that is named here counts even if a .gitignore hides it.
 pub(super) fn read(root: &Path, definition: &Definition, wanted: &InputLines) -> Result<LinesInput> {
     let InputLines { file, matching } = wanted;
     let bad = |what: &str| Error::config(format!("`input_lines` of template `{}`: {what}", definition.name));
     if let Some(what) = not_relative(file) {
-        return Err(bad(&format!("path `{file}` {what}")).hint("paths are relative to the root"));
+        return Err(bad(&format!("path `{file}` {what}")).hint("write the path relative to the root"));
     }
     let whole = spells_line_break(matching);
     let regex = RegexBuilder::new(matching)
@@ -37,7 +37,7 @@ pub(super) fn read(root: &Path, definition: &Definition, wanted: &InputLines) ->
         let what = if missing { "no file" } else { "cannot read" };
         let error = bad(&format!("{what} `{file}` below the root `{}`", root.display()));
         match nearest(&path).filter(|_| missing) {
-            Some(name) => error.hint(format!("the nearest name there is `{name}`")),
+            Some(name) => error.hint(format!("did you mean `{name}`?")),
             None => error,
         }
         .caused_by(e)
@@ -59,7 +59,7 @@ pub(super) fn read(root: &Path, definition: &Definition, wanted: &InputLines) ->
         hasher.update(piece);
         hasher.update(b"\n");
     }
-    // A typo in the expression would lose an input without a word.
+    // A typo in the expression would silently lose an input.
     if pieces.is_empty() {
         return Err(match whole {
             true => bad(&format!("nothing in `{file}` matches `{matching}`")).hint(
@@ -78,7 +78,7 @@ pub(super) fn read(root: &Path, definition: &Definition, wanted: &InputLines) ->
     })
 }
 
-/// Whether an expression names a line break.
+/// Returns whether an expression contains a line break.
 fn spells_line_break(expression: &str) -> bool {
     let mut chars = expression.chars();
     while let Some(c) = chars.next() {
@@ -89,14 +89,14 @@ fn spells_line_break(expression: &str) -> bool {
     false
 }
 
-/// The text with `\n` at the end of each line.
+/// Returns the text with `\n` at the end of each line.
 pub(super) fn unix_line_ends(text: &[u8]) -> Vec<u8> {
     let at_line_end = |i: usize| matches!(text.get(i + 1), Some(b'\n') | None);
     let bytes = text.iter().copied().enumerate();
     bytes.filter(|(i, byte)| *byte != b'\r' || !at_line_end(*i)).map(|(_, byte)| byte).collect()
 }
 
-/// What counts of each line.
+/// Returns the part of each line that counts.
 fn in_lines<'t>(regex: &Regex, text: &'t [u8]) -> Vec<&'t [u8]> {
     let lines = text.split(|&b| b == b'\n');
     lines
@@ -107,7 +107,7 @@ fn in_lines<'t>(regex: &Regex, text: &'t [u8]) -> Vec<&'t [u8]> {
         .collect()
 }
 
-/// What counts of each place in the text that the expression matches.
+/// Returns the text that counts at each match of the expression.
 fn in_text<'t>(regex: &Regex, text: &'t [u8]) -> Vec<&'t [u8]> {
     let lines = |start: usize, end: usize| {
         let is_break = |b: &u8| *b == b'\n';
@@ -125,10 +125,10 @@ fn in_text<'t>(regex: &Regex, text: &'t [u8]) -> Vec<&'t [u8]> {
         .collect()
 }
 
-/// So many pieces are kept for a person.
+/// Number of pieces that are kept for display.
 const SHOWN: usize = 20;
 
-/// A piece for a person, without the passwords of URLs.
+/// Returns a piece for display, without the passwords of URLs.
 fn shown(piece: &[u8]) -> String {
     static CREDENTIALS: LazyLock<Option<regex::Regex>> =
         LazyLock::new(|| regex::Regex::new(r"://[^/@\s]+@").ok());
@@ -140,7 +140,7 @@ fn shown(piece: &[u8]) -> String {
     names::cut(&text, 200).to_owned()
 }
 
-/// The name in the directory of `path` that is most like its own.
+/// Returns the name in the directory of `path` that is most similar to the last part of `path`.
 fn nearest(path: &Path) -> Option<String> {
     let wanted = path.file_name()?.to_str()?;
     let names = path.parent()?.read_dir().ok()?.flatten();

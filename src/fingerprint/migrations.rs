@@ -1,4 +1,4 @@
-//! Files of `migrations` as the migrations that they make up: people count those, not files.
+//! Groups the files of `migrations` into migrations, which is what people count.
 
 use super::order::OrderKey;
 use super::recipe::RelPath;
@@ -7,21 +7,21 @@ use crate::config::Order;
 /// The files of one migration, such as `up.sql`, `down.sql` and `metadata.toml` in a directory of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
-    /// In their order.
+    /// The files, in their order.
     pub files: Vec<RelPath>,
 }
 
-/// Puts files together to migrations, in their order. Files without an order (`__init__.py`,
-/// `README.md`) are none where their group has files with one; a tool whose names have no order at all gets
-/// one migration for each file. They are put together by directory whatever the definition's `order` says: that
-/// decides what comes first, and not what belongs together.
+/// Groups files into migrations, in their order. If a group has files with an order, its files without one
+/// (`__init__.py`, `README.md`) are not migrations; if it has none, each file is a migration. Files are
+/// grouped by directory, whatever the definition's `order` is: that setting decides what comes first, not
+/// what belongs together.
 pub fn migrations<'a>(files: impl IntoIterator<Item = &'a RelPath>) -> Vec<Migration> {
     let key = |path| OrderKey::new(path, Order::Directory);
     let mut keys: Vec<OrderKey> = files.into_iter().map(key).collect();
     keys.sort();
     let mut found: Vec<Migration> = Vec::new();
     for group in keys.chunk_by(|a, b| a.group() == b.group()) {
-        // Those without order sort first.
+        // Files without an order sort first.
         let unordered = group.iter().take_while(|key| !key.is_ordered()).count();
         let counted = match unordered < group.len() {
             true => &group[unordered..],
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn migrations_are_counted_and_not_files() {
         assert_eq!(count(&[]), 0);
-        // Diesel: a directory each, with a file of its settings.
+        // Diesel: one directory per migration, with a file of its settings.
         assert_eq!(
             count(&[
                 "migrations/2024-01-02-000000_a/up.sql",

@@ -1,22 +1,22 @@
-//! What decides the result of a build, as a value ([`Recipe`]) and its hash.
+//! The inputs that decide the result of a build, as a value ([`Recipe`]), and their hash.
 //!
-//! [`Inputs`] is the part that comes from the tree and the variables; [`Inputs::with_server`] adds
-//! what the server contributes. [`Difference`] says what lies between two recipes, [`extension()`]
-//! whether one only appends to the other; the order of migrations is in `order.rs`. The rules of
-//! the walk are in `walk.rs`: which ignore files count, what happens to links, and what is an error.
+//! [`Inputs`] is the part that comes from the tree and the variables; [`Inputs::with_server`] adds the
+//! server's part. [`Difference`] lists how two recipes differ, and [`extension()`] decides whether one only
+//! appends to the other. `order.rs` orders migrations. `walk.rs` holds the rules of the walk: which ignore
+//! files count, how links are treated, and what is an error.
 //!
-//! How globs choose, for each of `migrations`, `rerun_inputs`, `inputs` and `companions` on its own:
+//! How globs select files, for each of `migrations`, `rerun_inputs`, `inputs` and `companions` separately:
 //!
-//! - In the order given, the last glob that matches a file decides; `!` in front excludes, and
-//!   `\!` stands for a file name that starts so.
-//! - They name files, relative to the root. `*` and `?` stop at a slash, `**` does not; names that
-//!   start with a dot are like others; case counts.
-//! - A glob without `!` that matches no file is an error, as a typo would silently lose inputs. One
-//!   whose matches later globs exclude is fine, as long as its key keeps at least one file.
-//!   A `!` glob may match nothing: it often guards against what is not there yet.
+//! - The last glob in the list that matches a file decides; a leading `!` excludes, and `\!` matches a file
+//!   name that starts with `!`.
+//! - Globs match files, relative to the root. `*` and `?` do not match a slash, `**` does; names that start
+//!   with a dot are treated like any other; matching is case-sensitive.
+//! - A glob without `!` that matches no file is an error, since a typo would silently lose inputs. A glob
+//!   whose matches are all excluded by later globs is fine, if its key keeps at least one file. A `!` glob
+//!   may match nothing: it often excludes files that do not exist yet.
 //!
-//! Text files that the build command names count as `inputs` as well, unless `build_inputs` says otherwise,
-//! a .gitignore hides them, or a glob of `inputs` excludes them; which words name files is in `words.rs`.
+//! Text files that the build command names also count as `inputs`, unless `build_inputs` is off, a .gitignore
+//! hides them, or a glob of `inputs` excludes them. `words.rs` decides which words name files.
 
 mod difference;
 mod extension;
@@ -57,7 +57,7 @@ use self::walk::{Found, Gitignore, Walked, walk};
 use crate::config::{Definition, Order};
 use crate::error::{Error, Result};
 
-/// The part of a [`Recipe`] that does not depend on a server. Its fields are those of the recipe, but for
+/// The part of a [`Recipe`] that does not depend on a server. The fields are those of the recipe, except for
 /// `named`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
@@ -65,13 +65,13 @@ pub struct Inputs {
     pub migrations: Vec<FileInput>,
     /// Files of `rerun_inputs`.
     pub rerun_inputs: Vec<FileInput>,
-    /// Files of `inputs`, and those that the build command names.
+    /// Files of `inputs`, and files that the build command names.
     pub inputs: Vec<FileInput>,
     /// Files of `companions`.
     pub companions: Vec<FileInput>,
     /// `order`
     pub order: Order,
-    /// Of `inputs`, the files that count only because the build command names them.
+    /// The files of `inputs` that count only because the build command names them.
     pub named: Vec<RelPath>,
     /// `input_lines`
     pub lines: Vec<LinesInput>,
@@ -83,24 +83,24 @@ pub struct Inputs {
     pub build_env: Vec<EnvInput>,
     /// The build command.
     pub build: String,
-    /// Roles.
+    /// Aliases.
     pub databases: Vec<String>,
     /// The database that a build starts from.
     pub from: String,
 }
 
 impl Inputs {
-    /// Reads what `definition` names below `root`, an absolute directory; `variable` looks up the
+    /// Reads the inputs that `definition` names below `root`, an absolute directory; `variable` looks up the
     /// variables of `env_inputs`.
     ///
-    /// This blocks on the file system: async callers use `spawn_blocking`. It writes nothing. Files
-    /// that change meanwhile may be read in either state; a caller that builds from the result reads
-    /// again afterwards and compares.
+    /// This blocks on the file system: async callers use `spawn_blocking`. It writes nothing. A file that
+    /// changes during the read may be seen in either state; a caller that builds from the result reads again
+    /// afterwards and compares.
     ///
     /// # Errors
     ///
-    /// [`crate::Kind::Config`] for a glob, path or regex that makes no sense or finds nothing, and for a
-    /// definition without any input. [`crate::Kind::Failed`], naming the path, for what cannot be read.
+    /// [`crate::Kind::Config`] for an invalid glob, path or regex, for one that matches nothing, and for a
+    /// definition without any input. [`crate::Kind::Failed`], with the path, for a file that cannot be read.
     pub fn read(
         root: &Path,
         definition: &Definition,
@@ -126,7 +126,7 @@ impl Inputs {
             .iter()
             .map(|wanted| lines::read(root, definition, wanted))
             .collect::<Result<Vec<_>>>()?;
-        // The order of the entries in the config means nothing, nor does one that stands twice.
+        // Neither the order of the entries in the config nor a repeated entry has a meaning.
         lines.sort_by(|a, b| (&a.file, &a.matching).cmp(&(&b.file, &b.matching)));
         lines.dedup();
 
@@ -141,8 +141,8 @@ impl Inputs {
         env.sort_by(|a, b| a.name.cmp(&b.name));
         env.dedup();
 
-        // Sorted already. Hashed, since a literal may be a password. Placeholders count as they are written:
-        // what they stand for differs from clone to clone, and `{root}` from machine to machine.
+        // Sorted already. Hashed, since a literal may be a password. Placeholders count as written: their
+        // values differ from clone to clone, and that of `{root}` from machine to machine.
         let hashed = |mapping: &BTreeMap<String, String>| {
             let entry = |(name, text): (&String, &String)| EnvInput {
                 name: name.clone(),
@@ -172,7 +172,7 @@ impl Inputs {
         })
     }
 
-    /// Adds what the server contributes.
+    /// Adds the server's part.
     pub fn with_server(self, server: ServerTraits) -> Recipe {
         let Inputs {
             migrations,
@@ -209,7 +209,7 @@ impl Inputs {
     }
 }
 
-/// Refuses globs that find nothing.
+/// Refuses globs that match nothing.
 fn check_matches(root: &Path, definition: &Definition, globs: &Globs, walked: &Walked) -> Result<()> {
     if let Some((_, glob)) = globs.iter().find(|(i, glob)| !glob.excludes && !walked.seen[*i]) {
         return Err(ignored::no_match(root, definition, glob));
@@ -222,19 +222,19 @@ fn check_matches(root: &Path, definition: &Definition, globs: &Globs, walked: &W
                 "`{key}` of template `{}`: the `!` globs exclude every file that the others match",
                 definition.name
             ))
-            .hint("the last glob that matches a file decides: put narrow ones last"));
+            .hint("put narrow globs last: the last glob that matches a file decides"));
         }
     }
     Ok(())
 }
 
-/// A file that is gone when it is read was deleted after the walk, or is being replaced as `git checkout` does it:
-/// the walk is repeated that often.
+/// Number of walks before a missing file is an error. A file can disappear between walk and read because it
+/// was deleted, or because it is being replaced, as by `git checkout`.
 const WALKS: usize = 5;
-/// The time between two of these walks.
+/// Pause between two of these walks.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The files that a walk finds, and hash and length of each, in the same order.
+/// Returns the files that a walk finds, with the hash and length of each, in the same order.
 fn walk_and_hash(
     root: &Path,
     mut walk: impl FnMut() -> Result<Walked>,
@@ -254,10 +254,10 @@ fn walk_and_hash(
     }
 }
 
-/// So few files are hashed faster than a thread starts.
+/// Number of files that are hashed in less time than a thread needs to start.
 const FILES_PER_THREAD: usize = 64;
 
-/// Hash and length of each file, in the same order; or the first file that cannot be read, and why.
+/// Hash and length of each file, in the same order; or the first file that cannot be read, with the reason.
 type Hashed = std::result::Result<Vec<(String, u64)>, (PathBuf, io::Error)>;
 
 fn hash_all(root: &Path, files: &[Found]) -> Result<Hashed> {

@@ -1,43 +1,42 @@
-//! Which of two migration files comes first: whether a set of migrations only appends to another.
+//! The order of migration files, which decides whether a set of migrations only appends to another.
 //!
-//! Migration tools run files in the order of their names, each in its own words. One rule serves
-//! them all, as long as it never takes for an append what the tool would run earlier.
+//! Migration tools run files in the order of their names, each by its own rules. One rule serves all of them,
+//! as long as it never takes a file for an append that the tool would run earlier.
 //!
-//! **Group.** Only files of one group are compared. The group of a file is its directory. Where each
-//! migration has a directory of its own, as in Diesel (`migrations/2024-01-02-000000_x/up.sql`) and
-//! Prisma (`migrations/20240102000000_x/migration.sql`), the name of that directory is what is
-//! compared, and the directory above is the group. Such a directory is known by this: the file's own name
-//! has no order (see below), and the directory's name begins with a digit, perhaps after one letter
-//! (`m20240102_x`, `v2`) or the word `version`. `2fa/admin.sql` and `v2/a.sql`
-//! are read so too. Where that is a mistake it costs a full build at times and lets nothing pass
-//! that the plain rule would stop: a file that is added to a directory of the base is refused by both,
-//! and one in a new directory is only here asked to sort after something. Directories are not compared in
-//! any other way: with `v1/002.sql` added beside `v2/001.sql` each directory counts on its own.
+//! **Group.** Only files of one group are compared. The group of a file is its directory. If each migration
+//! has a directory of its own, as in Diesel (`migrations/2024-01-02-000000_x/up.sql`) and Prisma
+//! (`migrations/20240102000000_x/migration.sql`), the names of these directories are compared, and the
+//! directory above is the group. Such a directory is recognized as follows: the file's own name has no order
+//! (see below), and the directory's name begins with a digit, possibly after one letter (`m20240102_x`, `v2`)
+//! or the word `version`. `2fa/admin.sql` and `v2/a.sql` match too. There the mistake sometimes costs a full
+//! build, and accepts nothing that the plain rule would refuse: both refuse a file that is added to a
+//! directory of the base, and only this rule asks a file in a new directory to sort after something.
+//! Directories are not compared in any other way: if `v1/002.sql` is added next to `v2/001.sql`, each
+//! directory counts separately.
 //!
-//! Tools that run the files of several directories in one order (Flyway with several locations, TypeORM, plug-ins
-//! that bring migrations) want `order = "name"`: then all files are one group, and the names are compared that
-//! would be compared within a directory.
+//! Tools that run the files of several directories in one order (Flyway with several locations, TypeORM,
+//! plug-ins that bring migrations) need `order = "name"`: then all files are one group, and the names are
+//! compared that would be compared within a directory.
 //!
-//! **Order.** Names compare byte by byte, but a run of ASCII digits compares as one number of any
-//! length: `008_x` is before `0011_x`. The first number of a name is its version, and dotted numbers
-//! are a list: `1.2_x`, `1.2.1_x`, `1.10_x`; zeros at the end of the list count for nothing. A name
-//! that begins as Flyway's do (`V` or `U`, a digit, and `__` somewhere) compares without that
-//! letter, and there a single `_` between digits is a dot: `V1_1__x` is 1.1. A time as Diesel writes
-//! it, `2024-01-02-000000`, is the number 20240102000000, as it is to Diesel, whose older versions
-//! wrote it so.
+//! **Order.** Names compare byte by byte, but a run of ASCII digits compares as one number of any length:
+//! `008_x` is before `0011_x`. The first number of a name is its version, and dotted numbers are a list:
+//! `1.2_x`, `1.2.1_x`, `1.10_x`; trailing zeros of the list are ignored. A name in Flyway's form (`V` or `U`,
+//! a digit, and `__` somewhere) compares without that letter, and a single `_` between its digits is a dot:
+//! `V1_1__x` is 1.1. A time in Diesel's form, `2024-01-02-000000`, is the number 20240102000000, as it is to
+//! Diesel, whose older versions wrote it so.
 //!
-//! **The rest** only decides between names that are the same so far: first what follows the first
-//! dot behind the version (`x.down.sql`, `x.up.sql`), then the bytes of the path, which brings in
-//! zeros in front of numbers and the letters of Flyway. Files that differ in nothing else belong to
-//! one migration, so an added one does not append to the other.
+//! **Ties.** If two names are equal so far, the text after the first dot behind the version decides
+//! (`x.down.sql`, `x.up.sql`), then the bytes of the path, which include leading zeros and the letters of
+//! Flyway. Files that differ only in these belong to one migration, so an added one does not append to the
+//! other.
 //!
-//! **No order** has a name without a digit, its extension aside: `__init__.py`, `mod.rs`,
-//! `migration_lock.toml`, `README.md`. Nor has what Flyway calls repeatable (`R__x.sql`) or baseline
-//! (`B1__x.sql`): neither has a place among the versions.
+//! **No order.** A name without a digit before its extension has no order: `__init__.py`, `mod.rs`,
+//! `migration_lock.toml`, `README.md`. The same holds for the files that Flyway calls repeatable (`R__x.sql`)
+//! or baseline (`B1__x.sql`), which have no place among the versions.
 //!
-//! Tools that compare names as text (knex, Prisma, Diesel) agree with this where their numbers have
-//! one width, as those that they write themselves have. For a tool that keeps its order in the files
-//! (Alembic) names say nothing, and this rule is not for it.
+//! Tools that compare names as text (knex, Prisma, Diesel) agree with this rule if their numbers have one
+//! width, as the generated ones have. For a tool that keeps its order inside the files (Alembic) names mean
+//! nothing, and this rule does not apply.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -52,13 +51,14 @@ use crate::config::Order;
 #[cfg(test)]
 mod tests;
 
-/// The place of a migration file among the others of its group.
+/// The position of a migration file within its group.
 ///
-/// The order sorts by group, then files without an order, then the others as the module says.
+/// Keys sort by group; within a group, files without an order come first, then the others in the order that
+/// the module describes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OrderKey {
     group: RelPath,
-    /// `None` has no order.
+    /// `None`: the file has no order.
     place: Option<Place>,
     /// Breaks the last ties.
     path: RelPath,
@@ -66,13 +66,13 @@ pub struct OrderKey {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    /// The name in an encoding whose bytes sort as the names do.
+    /// The name, encoded so that its bytes sort as the names do.
     name: Vec<u8>,
     extension: Vec<u8>,
 }
 
 impl OrderKey {
-    /// Reads the place of a file off its path.
+    /// Derives the position of a file from its path.
     pub fn new(path: &RelPath, order: Order) -> Self {
         let (group, name) = split(path.as_bytes(), order);
         OrderKey {
@@ -82,24 +82,24 @@ impl OrderKey {
         }
     }
 
-    /// The directory whose files this one is compared with; empty for the root, and for all files by
-    /// [`Order::Name`].
+    /// Returns the directory whose files this file is compared with; empty for the root, and for all files
+    /// with [`Order::Name`].
     pub fn group(&self) -> &RelPath {
         &self.group
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &RelPath {
         &self.path
     }
 
-    /// Whether the file has an order at all.
+    /// Returns whether the file has an order.
     pub fn is_ordered(&self) -> bool {
         self.place.is_some()
     }
 
-    /// Whether both files belong to one migration: they have an order, and only extension, zeros
-    /// in front of numbers, file in the migration's directory or Flyway's letter tell them apart.
+    /// Returns whether both files belong to one migration: they have an order, and they differ only in the
+    /// extension, leading zeros, the file in the migration's directory or Flyway's letter.
     pub fn same_migration(&self, other: &OrderKey) -> bool {
         self.group == other.group
             && match (&self.place, &other.place) {
@@ -109,8 +109,8 @@ impl OrderKey {
     }
 }
 
-/// Those of `files` that begin a migration which `old` has no file of, in their order. Files that have no order,
-/// such as `__init__.py`, are no migrations, and neither is a further file of one that is there, such as
+/// Returns the files that begin a migration of which `old` has no file, in their order. A file without an
+/// order, such as `__init__.py`, is not a migration, and neither is another file of an existing one, such as
 /// `x.down.sql`.
 pub fn new_migrations(old: &[RelPath], files: &[RelPath], order: Order) -> Vec<RelPath> {
     let of = |path: &RelPath| {
@@ -127,23 +127,23 @@ pub fn new_migrations(old: &[RelPath], files: &[RelPath], order: Order) -> Vec<R
     new.into_iter().map(|key| key.path).collect()
 }
 
-/// The group that [`OrderKey::new`] gives to a path, at less cost.
+/// Returns the group that [`OrderKey::new`] assigns to a path, at less cost.
 pub(super) fn group(path: &RelPath, order: Order) -> &[u8] {
     split(path.as_bytes(), order).0
 }
 
-/// Migrations that are compared with each other.
+/// A group of migrations that are compared with each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Group {
-    /// The directory; empty for the root, and for all files by [`Order::Name`].
+    /// The directory; empty for the root, and for all files with [`Order::Name`].
     pub directory: RelPath,
     /// The files that have an order, in that order.
     pub ordered: Vec<RelPath>,
-    /// The others, sorted by path.
+    /// The other files, sorted by path.
     pub unordered: Vec<RelPath>,
 }
 
-/// The groups of some migrations, sorted by directory.
+/// Returns the groups of some migrations, sorted by directory.
 pub fn groups(files: &[FileInput], order: Order) -> Vec<Group> {
     let mut keys: Vec<OrderKey> = files.iter().map(|file| OrderKey::new(&file.path, order)).collect();
     keys.sort();
@@ -162,7 +162,7 @@ pub fn groups(files: &[FileInput], order: Order) -> Vec<Group> {
     groups
 }
 
-/// The group of a path, and the name below it that is compared.
+/// Splits a path into its group and the name that is compared within the group.
 fn split(path: &[u8], order: Order) -> (&[u8], &[u8]) {
     let (folder, name) = parent(path);
     let (above, folder_name) = parent(folder);
@@ -184,23 +184,23 @@ fn parent(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Whether a directory of this name holds a single migration.
+/// Returns whether a directory of this name holds a single migration.
 fn is_migration(folder: &[u8]) -> bool {
     let letters = folder.iter().take_while(|b| b.is_ascii_alphabetic()).count();
     let (word, rest) = folder.split_at(letters);
     rest.first().is_some_and(u8::is_ascii_digit) && (letters <= 1 || word.eq_ignore_ascii_case(b"version"))
 }
 
-/// Where the version of a name starts, or `None` for a name without order.
+/// The position of the version in a name that has an order.
 struct Version {
     start: usize,
-    /// Whether the name is one of Flyway's, so that what is before `start` does not count.
+    /// Whether the name is in Flyway's form, so that the text before `start` does not count.
     flyway: bool,
 }
 
 impl Version {
     fn find(name: &[u8]) -> Option<Self> {
-        // The dot of `.formatter.exs` begins no extension.
+        // A leading dot, as in `.formatter.exs`, does not begin an extension.
         let dots = name.iter().take_while(|&&b| b == b'.').count();
         let stops = |&b: &u8| b.is_ascii_digit() || b == b'.';
         let start = dots + name[dots..].iter().position(stops)?;
@@ -253,7 +253,7 @@ fn place(name: &[u8]) -> Option<Place> {
         key.push(1);
         push_number(&mut key, &part);
     }
-    // A list is before its continuations.
+    // A list sorts before its continuations.
     key.push(0);
     while let Some((&byte, after)) = rest.split_first() {
         if byte.is_ascii_digit() {
@@ -269,11 +269,11 @@ fn place(name: &[u8]) -> Option<Place> {
     Some(Place { name: key, extension: extension.to_vec() })
 }
 
-/// Stands in the encoding where a number begins. Other digits of the name are only in numbers, so
-/// against the bytes that it can meet this sorts as any digit does.
+/// Marks the beginning of a number in the encoding. Other digits of the name occur only in numbers, so this
+/// byte sorts like a digit against any byte it can meet.
 const NUMBER: u8 = b'0';
 
-/// A longer number is larger, once the zeros in front are gone.
+/// Encodes a number. Without leading zeros, a longer number is larger.
 fn push_number(key: &mut Vec<u8>, digits: &[u8]) {
     key.extend((digits.len() as u64).to_be_bytes());
     key.extend(digits);
@@ -281,7 +281,7 @@ fn push_number(key: &mut Vec<u8>, digits: &[u8]) {
 
 const DASHED_TIME: &[u8] = b"0000-00-00-000000";
 
-/// The digits of a time that the text begins with, in the form of [`DASHED_TIME`].
+/// Returns the digits of a leading time in the form of [`DASHED_TIME`].
 fn dashed_time(text: &[u8]) -> Option<Vec<u8>> {
     let (time, after) = text.split_at_checked(DASHED_TIME.len())?;
     let fits = time.iter().zip(DASHED_TIME).all(|(byte, form)| match form {

@@ -11,44 +11,45 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::config::Order;
 use crate::names::{EMPTY_DATABASE, Fingerprint};
 
-/// Everything that decides what a build yields.
+/// Everything that decides the result of a build.
 ///
-/// It is kept as JSON beside a template, as a [`super::KeptRecipe`], so that the next one can say what changed
-/// and whether it only appends. The fingerprint is *not* the hash of that JSON but of an encoding of its own (see
-/// [`Recipe::fingerprint`]): key order, white space and escapes of JSON may change with a library.
+/// The registry keeps the recipe of each template as JSON, as a [`super::KeptRecipe`], so that later builds
+/// can report what changed and whether they only append. The fingerprint is *not* the hash of that JSON but
+/// of a separate encoding (see [`Recipe::fingerprint`]): key order, white space and escapes of JSON may
+/// change with a library.
 ///
-/// Two machines that check out the same commit get equal recipes. So nothing in it names the
-/// server, a directory of the machine, a user or a time; nor file modes, which differ by umask.
+/// Two machines that check out the same commit get equal recipes. So a recipe contains no server, machine
+/// directory, user or time, and no file modes, which differ by umask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// Version of the encoding: [`Recipe::FORMAT`].
     pub format: u32,
     /// Files of `migrations`, sorted by the bytes of their paths.
     pub migrations: Vec<FileInput>,
-    /// Files of `rerun_inputs`, sorted likewise.
+    /// Files of `rerun_inputs`, in the same order.
     pub rerun_inputs: Vec<FileInput>,
-    /// Files of `inputs`, sorted likewise.
+    /// Files of `inputs`, in the same order.
     pub inputs: Vec<FileInput>,
-    /// Files of `companions`, sorted likewise.
+    /// Files of `companions`, in the same order.
     pub companions: Vec<FileInput>,
-    /// `order`: it decides which templates this one could have been extended from.
+    /// `order`; it decides which bases this template could have been extended from.
     pub order: Order,
     /// `input_lines`, sorted by file and regex.
     pub lines: Vec<LinesInput>,
     /// `env_inputs`, sorted by name.
     pub env: Vec<EnvInput>,
-    /// `[template.X.env]`, sorted by name: what the build command sees beside the standard
-    /// variables, with the placeholders as they are written.
+    /// `[template.X.env]`, sorted by name: the variables that the build command gets in addition to the
+    /// standard ones, with their placeholders as written.
     pub mapping: Vec<EnvInput>,
-    /// `[template.X.build_env]`, likewise.
+    /// `[template.X.build_env]`, in the same form.
     pub build_env: Vec<EnvInput>,
     /// The build command.
     pub build: String,
-    /// Roles, in the order of the file: the first one is what `DATABASE_URL` means.
+    /// Aliases, in the order of the config; `DATABASE_URL` refers to the first.
     pub databases: Vec<String>,
-    /// The database that a build starts from, by its name: what it holds is for the server to say.
+    /// Name of the database that a build starts from. Its contents are checked on the server.
     pub from: String,
-    /// What the server adds.
+    /// Traits of the server.
     pub server: ServerTraits,
 }
 
@@ -60,10 +61,10 @@ pub(super) fn is_empty_database(name: &String) -> bool {
     name == EMPTY_DATABASE
 }
 
-/// One file, by what is in it.
+/// One file, identified by its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileInput {
-    /// Relative to the root.
+    /// Path relative to the root.
     pub path: RelPath,
     /// blake3 of the content, hex, as `b3sum` prints it.
     pub hash: String,
@@ -71,25 +72,25 @@ pub struct FileInput {
     pub bytes: u64,
 }
 
-/// The text of one file that counts.
+/// The parts of one file's text that count.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LinesInput {
-    /// Relative to the root, as in the config.
+    /// Path relative to the root, as in the config.
     pub file: String,
-    /// The regex that chose it.
+    /// The regex that selects the text.
     pub matching: String,
-    /// blake3 of the pieces of text in their order, each ended by `\n`; hex.
+    /// blake3 of the selected pieces in order, each followed by `\n`; hex.
     pub hash: String,
-    /// How many pieces there are.
+    /// Number of pieces.
     pub count: u64,
-    /// The pieces, for a person: the first ones, cut where they are long, without passwords of URLs. Empty in
-    /// a recipe that was kept before there was this field.
+    /// The first pieces for display, shortened where they are long, without passwords of URLs. Empty in a
+    /// recipe that was stored before this field existed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub text: Vec<String>,
 }
 
 impl PartialEq for LinesInput {
-    /// The hash stands for the text.
+    /// Compares the hash instead of the text.
     fn eq(&self, other: &Self) -> bool {
         let key = |l: &Self| (l.file.clone(), l.matching.clone(), l.hash.clone(), l.count);
         key(self) == key(other)
@@ -98,11 +99,11 @@ impl PartialEq for LinesInput {
 
 impl Eq for LinesInput {}
 
-/// A variable, without its value: that may be a password. `Debug` hides the hash, too, from which a short value
-/// could be found.
+/// A variable, without its value, which may be a password. `Debug` also hides the hash, since a short value
+/// could be guessed from it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvInput {
-    /// The variable.
+    /// Name of the variable.
     pub name: String,
     /// blake3 of the value, hex; `None` if the variable is not set, which differs from empty.
     pub hash: Option<String>,
@@ -115,13 +116,13 @@ impl fmt::Debug for EnvInput {
     }
 }
 
-/// What a template takes from the server that it is built on. Servers that agree in these share
-/// fingerprints; exact versions are recorded with the template and are no part of this.
+/// The properties that a template inherits from its server. Servers with equal traits share fingerprints;
+/// exact versions are recorded with the template and are not part of this.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerTraits {
-    /// Major version, as 17.
+    /// Major version, such as 17.
     pub major: u32,
-    /// Encoding of `template0`, which new databases are made from, as `UTF8`.
+    /// Encoding of `template0`, from which new databases are made, such as `UTF8`.
     pub encoding: String,
     /// Locale provider: `libc`, `icu` or `builtin`.
     pub provider: String,
@@ -129,18 +130,18 @@ pub struct ServerTraits {
     pub collate: String,
     /// `LC_CTYPE`
     pub ctype: String,
-    /// Locale of the provider, where it is not libc.
+    /// Locale of the provider, if it is not libc.
     pub locale: Option<String>,
 }
 
 impl Recipe {
-    /// The version of the encoding that this code writes. To be raised whenever the encoding, the
-    /// choice of files or the meaning of a field changes: the same tree then gets a new
-    /// fingerprint and is built once more, which is slow but right.
+    /// Version of the encoding that this code writes. Raise it whenever the encoding, the choice of files or
+    /// the meaning of a field changes: the same tree then gets a new fingerprint and is built once more,
+    /// which is slow but correct.
     pub const FORMAT: u32 = 1;
 
-    /// Hash of all that a base and its extension have in common: all but `migrations`, `companions` and
-    /// `rerun_inputs`.
+    /// Returns the hash of the parts in which a base and a template extended from it are equal: all but
+    /// `migrations`, `companions` and `rerun_inputs`.
     pub fn core(&self) -> String {
         let core = Recipe {
             migrations: Vec::new(),
@@ -151,12 +152,12 @@ impl Recipe {
         core.fingerprint().to_string()
     }
 
-    /// The hash that names this recipe.
+    /// Returns the hash that names this recipe.
     ///
-    /// The encoding cannot be read in two ways: each string has its length in front, each list its
-    /// count, each section its name, an absent value differs from an empty one, and the format
-    /// version comes first. Sections that came after the first release are left out where they say what was
-    /// always so before, so that the templates of that time keep their names.
+    /// The encoding is unambiguous: each string is preceded by its length, each list by its count and each
+    /// section by its name; an absent value differs from an empty one; and the format version comes first.
+    /// Sections that were added after the first release are omitted where they hold the value that used to be
+    /// implied, so that older templates keep their names.
     pub fn fingerprint(&self) -> Fingerprint {
         let mut to = Encoder(blake3::Hasher::new());
         to.text("pgstencil recipe");
@@ -254,29 +255,29 @@ impl Encoder {
 
 /// A path relative to the root, of any bytes that a file name may have.
 ///
-/// As text (JSON, messages) a backslash is `\\`, and each control character and each byte that is
-/// no UTF-8 is `\xNN`; all else stands for itself. Two paths never share a text, and
-/// reading the text gives the path back. The order is that of the bytes, in any locale.
+/// In text form (JSON, messages) a backslash is `\\`, and each control character and each byte that is not
+/// UTF-8 is `\xNN`; everything else is unchanged. Two paths never have the same text, and parsing the text
+/// returns the path. The order is by bytes, in any locale.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(Vec<u8>);
 
 impl RelPath {
-    /// Takes a path as it is.
+    /// Stores a path unchanged.
     pub fn new(path: &Path) -> Self {
         RelPath(path.as_os_str().as_bytes().to_vec())
     }
 
-    /// The bytes of the file system.
+    /// Returns the bytes of the path.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The same as a path, still relative.
+    /// Returns the path, still relative.
     pub fn to_path(&self) -> PathBuf {
         PathBuf::from(OsStr::from_bytes(&self.0))
     }
 
-    /// Reads the text form; `None` if it is not one.
+    /// Parses the text form; `None` if the text is not valid.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = Vec::with_capacity(text.len());
         let mut rest = text.as_bytes();
@@ -302,7 +303,7 @@ impl RelPath {
     }
 }
 
-/// Sorts and hashes as its bytes do.
+/// Sorts and hashes like its bytes.
 impl Borrow<[u8]> for RelPath {
     fn borrow(&self) -> &[u8] {
         &self.0

@@ -1,6 +1,6 @@
-//! [`Snapshot`]: what the file system says of the inputs, apart from what is in them. Two of them show
-//! that somebody wrote to a file although it holds again what it held, as after `git stash` and `pop`: a
-//! build in between may have read anything.
+//! [`Snapshot`]: the metadata of the inputs, without their content. Two snapshots show that a file was
+//! written to even if its content is the same again, as after `git stash` and `pop`: a build in between may
+//! have read anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -17,8 +17,8 @@ use super::walk::{Gitignore, walk};
 use crate::config::Definition;
 use crate::error::Result;
 
-/// The files that decide what a build yields, and the directories that may hold such, as the file system shows
-/// them.
+/// The metadata of the files that decide the result of a build, and of the directories that may contain such
+/// files.
 #[derive(Clone)]
 pub struct Snapshot {
     root: PathBuf,
@@ -27,14 +27,15 @@ pub struct Snapshot {
     folders: BTreeMap<RelPath, Folder>,
 }
 
-/// What a write to a file changes, also one that writes what was there.
+/// The attributes that change with every write to a file, even if the content stays the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     device: u64,
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
-    /// Nobody can set it, as `touch -r` and `rsync` set the time before.
+    /// Time of the last change (ctime). No program can set it, while `touch -r` and `rsync` set the
+    /// modification time.
     changed: (i64, i64),
 }
 
@@ -43,27 +44,27 @@ struct Stat {
 pub(super) struct Folder {
     inode: u64,
     modified: (i64, i64),
-    /// Names and inodes of all entries, also of those that no glob reaches.
+    /// Names and inodes of all entries, including those that no glob reaches.
     entries: BTreeMap<OsString, u64>,
 }
 
-/// Something that changed between two snapshots. Its text is one line for a person.
+/// A change between two snapshots. `Display` prints one line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// A file that counts came.
+    /// An input file is new.
     Came(RelPath),
-    /// One went.
+    /// An input file is gone.
     Went(RelPath),
-    /// One was written to, or touched.
+    /// An input file was written to, or touched.
     Written(RelPath),
-    /// Another file stands in its place, perhaps with the same content.
+    /// An input file was replaced by another file, possibly with the same content.
     Replaced(RelPath),
-    /// Something came to a directory and went again; the root is empty.
+    /// Something was created in a directory and removed again; the path of the root is empty.
     Passed(RelPath),
 }
 
 impl Change {
-    /// What changed.
+    /// Returns the path that changed.
     pub fn path(&self) -> &RelPath {
         match self {
             Change::Came(path)
@@ -93,12 +94,13 @@ impl fmt::Display for Change {
 }
 
 impl Snapshot {
-    /// Looks at what `definition` names below `root`. Reads no file.
+    /// Records the metadata of the files that `definition` names below `root`. Reads no file.
     ///
     /// This blocks on the file system: async callers use `spawn_blocking`.
     ///
     /// # Errors
-    /// As [`super::Inputs::read`], but for what is in the files; a glob without match is none.
+    /// As [`super::Inputs::read`], except for errors about the content of files; a glob without a match is
+    /// not an error.
     pub fn take(root: &Path, definition: &Definition) -> Result<Self> {
         let globs = Arc::new(Globs::compile(root, definition)?);
         let walked = walk(root, &globs, Gitignore::Honour, true)?;
@@ -111,7 +113,8 @@ impl Snapshot {
             .collect();
         let mut files = BTreeMap::new();
         for path in paths {
-            // One that went since is not there, which the next look compares.
+            // A file that is gone since the walk is missing from the snapshot; the next comparison reports
+            // it.
             if let Ok(found) = fs::metadata(root.join(path.to_path())) {
                 files.insert(path, Stat::of(&found));
             }
@@ -119,8 +122,8 @@ impl Snapshot {
         Ok(Snapshot { root: root.to_owned(), globs, files, folders: walked.folders })
     }
 
-    /// What changed from this snapshot to a later one of the same definition, sorted. Empty if nobody wrote
-    /// to the inputs in between.
+    /// Returns the changes from this snapshot to a later one of the same definition, sorted. Empty if nothing
+    /// wrote to the inputs in between.
     pub fn changes(&self, later: &Snapshot) -> Vec<Change> {
         let mut changes = BTreeSet::new();
         for (path, old) in &self.files {
@@ -150,11 +153,12 @@ impl Snapshot {
         changes.into_iter().collect()
     }
 
-    /// Whether what is seen of a directory says why its time changed, or nothing that counts can have come
-    /// there.
+    /// Returns whether the entries of a directory explain why its time changed, or no input can have been
+    /// created there.
     fn explains(&self, later: &Snapshot, path: &RelPath, old: &Folder, new: &Folder) -> bool {
         let folder = path.to_path();
-        // Files that count are told by themselves; a directory that holds some is not what came or went.
+        // An entry that was added or removed explains the new time. Inputs among the entries, or below them,
+        // are reported by themselves.
         let differs =
             |(name, inode): (&OsString, &u64), other: &Folder| other.entries.get(name) != Some(inode);
         let came = new.entries.iter().filter(|e| differs(*e, old));
@@ -170,8 +174,8 @@ impl Snapshot {
         if !self.globs.can_gain(&folder, has) {
             return true;
         }
-        // Where only a directory with files that count could have come and gone, an editor's temporary file
-        // is the likelier reason, if something there was written at that time.
+        // If only a directory with inputs could have been created and removed here, an editor's temporary
+        // file is the likelier reason, provided that something in this directory was written at that time.
         !self.globs.chooses_in(&folder)
             && new.entries.keys().filter(|name| !own(name)).any(|name| {
                 let entry = fs::symlink_metadata(self.root.join(&folder).join(name));
@@ -202,7 +206,8 @@ impl Stat {
 }
 
 impl Folder {
-    /// Lists it, then looks at its time: what comes in between is no input of a build that begins later.
+    /// Lists the directory, then reads its time: whatever is created in between is not an input of a build
+    /// that begins later.
     pub(super) fn list(path: &Path) -> io::Result<Self> {
         let mut entries = BTreeMap::new();
         for entry in fs::read_dir(path)? {
@@ -223,7 +228,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// A tree with two migrations, and the definition that `keys` make.
+    /// A tree with two migrations, and the definition with the given `keys`.
     struct Tree(TempDir, Definition);
 
     impl Tree {
@@ -248,11 +253,11 @@ mod tests {
             fs::write(self.at(path), text).unwrap();
         }
 
-        /// What is told of what a build does.
+        /// Returns the changes that are reported after `build`.
         fn told(&self, build: impl FnOnce()) -> Vec<String> {
             let look = || Snapshot::take(&self.0.path().canonicalize().unwrap(), &self.1).unwrap();
             let before = look();
-            // The clock of a file system may stand still for some milliseconds.
+            // The clock of a file system may not advance for some milliseconds.
             std::thread::sleep(std::time::Duration::from_millis(20));
             build();
             before.changes(&look()).iter().map(Change::to_string).collect()
@@ -286,7 +291,7 @@ mod tests {
             fs::write(tree.at("other"), "").unwrap();
             fs::write(&file, "two").unwrap();
         });
-        // A file system may give the inode again.
+        // A file system may reuse the inode.
         assert_eq!(stashed_and_popped.len(), 1, "{stashed_and_popped:?}");
         assert!(stashed_and_popped[0].starts_with("`shop/migrations/2.sql` was "));
         let renamed_over = tree.told(|| {
@@ -311,7 +316,7 @@ mod tests {
         let folder_passed = tree.told(|| {
             tree.write("other/migrations/1.sql", "one");
             fs::remove_dir_all(tree.at("other")).unwrap();
-            // Not the likelier reason: that was long ago.
+            // Excludes the likelier reason: the directory was written to long ago.
             let open = File::open(tree.0.path()).unwrap();
             let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
             open.set_times(FileTimes::new().set_modified(later)).unwrap();

@@ -634,14 +634,14 @@ fn globs_that_make_no_sense() {
     let tree = Tree::new(PY);
     for (globs, part) in [
         (&["/a/*.py"][..], "glob `/a/*.py` starts with a slash"),
-        (&["./a/*.py"], "holds a `.` component"),
+        (&["./a/*.py"], "contains a `.` component"),
         (&["../a/*.py"], "leaves the root with `..`"),
         (&["a/../b/*.py"], "leaves the root"),
         (&["**", "!../x"], "glob `!../x` leaves the root"),
         (&["a//b"], "two slashes"),
         (&[""], "glob `` is empty"),
         (&["a[/x"], "glob `a[/x` is broken"),
-        (&["!a/**"], "glob `!a/**` excludes from nothing"),
+        (&["!a/**"], "glob `!a/**` has no earlier glob to exclude from"),
         (&["**/*.py", "!**"], "the `!` globs exclude every file that the others match"),
     ] {
         says(&tree.error(&migrations(globs)), Kind::Config, &[part, "`migrations` of template `app`"]);
@@ -860,7 +860,7 @@ fn what_only_the_tests_see_is_no_input_and_the_root_counts_as_the_word() {
 fn lines_that_cannot_be() {
     let tree = Tree::new(&[("requirements.lock", "django==5")]);
     for (definition, part) in [
-        (lines("requirments.lock", "x"), "the nearest name there is `requirements.lock`"),
+        (lines("requirments.lock", "x"), "did you mean `requirements.lock`?"),
         (lines("requirements.lock", "(x"), "`(x` is not a regular expression"),
         (lines("requirements.lock", "^Django"), "no line of `requirements.lock` matches `^Django`"),
         (lines("/etc/passwd", "x"), "path `/etc/passwd` starts with a slash"),

@@ -1,25 +1,25 @@
 //! The walk over the tree: which files the globs choose.
 //!
-//! The result must be the same on every machine that has the same files, so each filter of
-//! [`ignore::WalkBuilder`] is set here, with its reason, and none is left to a default.
+//! The result must be the same on every machine that has the same files. So every filter of
+//! [`ignore::WalkBuilder`] is set here, with its reason, and none keeps its default.
 //!
 //! # Symlinks
 //!
-//! - A link to a file counts under its own path, with the content that it leads to.
-//! - A link to a directory is followed, wherever it leads; its files count under the link's path.
-//!   Not followed, and no error: one that leads to a directory which holds the root (it would draw in
-//!   the neighbours of the root), or to a directory that the walk is just in (a loop).
-//! - A link that leads nowhere is an error if its own path is chosen by a glob, else nothing.
+//! - A link to a file counts under its own path, with the content of the file that it points to.
+//! - A link to a directory is followed, wherever it leads; its files count under the link's path. Two kinds
+//!   of links are not followed, without an error: a link to a directory that contains the root (it would
+//!   include the neighbours of the root), and a link to a directory that the walk is currently in (a loop).
+//! - A broken link is an error if a glob selects its own path, otherwise it is ignored.
 //!
-//! # What .gitignore files hide
+//! # Files that .gitignore hides
 //!
-//! A path that stands in a key without wildcards counts all the same: somebody who names a local
-//! settings file means it. `.git` stays closed to it, too.
+//! A path that a key names without wildcards counts even if it is ignored: a named local settings file is
+//! meant. `.git` stays excluded.
 //!
-//! # What is not a file
+//! # Special files
 //!
-//! A FIFO, socket or device that a glob chooses is an error; it is never opened, since that can
-//! block for ever.
+//! A FIFO, socket or device that a glob selects is an error. It is never opened, since that can block
+//! indefinitely.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -36,59 +36,59 @@ use super::recipe::RelPath;
 use super::snapshot::Folder;
 use crate::error::{Error, Result};
 
-/// A chosen file.
+/// A selected file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) path: RelPath,
-    /// Which of the keys choose it.
+    /// The keys that select it.
     pub(super) kinds: Kinds,
     /// Whether it counts only because the build command names it.
     pub(super) named: bool,
 }
 
-/// What a walk yields.
+/// Result of a walk.
 pub(super) struct Walked {
-    /// Sorted by path.
+    /// The selected files, sorted by path.
     pub(super) files: Vec<Found>,
-    /// For each glob, whether it matches a file at all, chosen in the end or not.
+    /// For each glob, whether it matches any file, even if a later glob excludes it.
     pub(super) seen: Vec<bool>,
     /// The directories that were entered, if the walk lists them.
     pub(super) folders: BTreeMap<RelPath, Folder>,
 }
 
-/// Something that the walk came by.
+/// Something that the walk found.
 enum Sight {
     File(Found),
     Folder(RelPath, Folder),
 }
 
-/// Whether .gitignore files hide what they name.
+/// Whether .gitignore files are honoured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gitignore {
     Honour,
     Disregard,
 }
 
-/// A [`WalkBuilder`] with every filter decided.
+/// Returns a [`WalkBuilder`] with every filter set.
 pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
     let mut walk = WalkBuilder::new(root);
     walk
-        // The tree's own .gitignore files say what is made on this machine: caches, build output.
+        // The tree's own .gitignore files list what is made on this machine: caches, build output.
         .git_ignore(gitignore == Gitignore::Honour)
-        // They count without a .git directory too: in a tarball, in a container that got a COPY.
-        // This also makes a nested repository (submodule) obey the outer files in every case.
+        // They also count without a .git directory: in a tarball, or in a container after COPY. This also
+        // makes a nested repository (submodule) obey the outer files in every case.
         .require_git(false)
         // The user's own ignore file differs from person to person.
         .git_global(false)
         // .git/info/exclude is never committed.
         .git_exclude(false)
-        // What lies above the root is not in the checkout of another machine.
+        // The directories above the root differ on another machine.
         .parents(false)
-        // .ignore files are there for search tools: no one expects them to change a database.
+        // .ignore files are for search tools: no one expects them to change a database.
         .ignore(false)
-        // A name with a dot in front is a name like others.
+        // A name with a leading dot is a name like any other.
         .hidden(false)
-        // On a file system that folds case the files would still be told apart elsewhere.
+        // The files of a file system that folds case are still different files on another one.
         .ignore_case_insensitive(false)
         // See the symlink rule above.
         .follow_links(true)
@@ -97,20 +97,20 @@ pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
         // Neither depth nor size makes a file less of an input.
         .max_depth(None)
         .max_filesize(None)
-        // Whether our output goes into the tree is not our concern here.
+        // It does not matter here whether our output goes into the tree.
         .skip_stdout(false)
-        // As many threads as there are cores, within reason.
+        // One thread per core, up to a limit.
         .threads(0);
     walk
 }
 
-/// Finds the files below `root` that `globs` choose. Directories that no positive glob reaches are not
-/// entered, nor is `.git` ever. `list`: lists the directories, too.
+/// Finds the files below `root` that `globs` select. The walk enters neither `.git` nor a directory that no
+/// positive glob reaches. `list`: also lists the directories.
 ///
 /// # Errors
 ///
-/// [`crate::Kind::Failed`], naming the path, if something that is chosen is no file, or if
-/// something that could be chosen cannot be looked at. Of several, the first by path.
+/// [`crate::Kind::Failed`], with the path, if a selected path is not a file, or if a path that may be
+/// selected cannot be examined. If there are several, the first by path.
 pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: bool) -> Result<Walked> {
     let real_root = root
         .canonicalize()
@@ -130,7 +130,7 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: 
         let send = send.clone();
         Box::new(move |entry| {
             let found = visitor.visit(entry);
-            // Among what is ignored anything goes: broken links, sockets, closed directories.
+            // Ignored directories may hold anything: broken links, sockets, closed directories.
             let found = found.filter(|f| f.is_ok() || gitignore == Gitignore::Honour);
             if let Some(found) = found {
                 // The receiver outlives the walk.
@@ -167,7 +167,7 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: 
     Ok(Walked { files, seen: seen.into_iter().map(AtomicBool::into_inner).collect(), folders })
 }
 
-/// A file that a .gitignore hides, if it is there and counts since a key names it without wildcards.
+/// Returns the file at `path`, which a .gitignore hides, if it exists and a key names it without wildcards.
 fn hidden(root: &Path, globs: &Globs, path: &RelPath, seen: &[AtomicBool]) -> Option<Result<Sight, Failure>> {
     let relative = path.to_path();
     if relative.components().any(|c| c.as_os_str() == ".git") {
@@ -198,12 +198,12 @@ fn hidden(root: &Path, globs: &Globs, path: &RelPath, seen: &[AtomicBool]) -> Op
     })
 }
 
-/// Whether to look at an entry at all.
+/// Returns whether the walk examines an entry.
 fn enters(entry: &DirEntry, globs: &Globs, root: &Path, real_root: &Path) -> bool {
     if entry.depth() == 0 {
         return true;
     }
-    // A directory, or in a worktree or submodule a file.
+    // `.git` is a directory, or a file in a worktree or submodule.
     if entry.file_name() == ".git" {
         return false;
     }
@@ -237,8 +237,8 @@ impl Visitor<'_> {
             Ok(entry) => entry,
             Err(error) => return self.failed(error).map(Err),
         };
-        // Set on a directory whose .gitignore cannot be read (a bad line in it is no I/O error: git
-        // passes over those too).
+        // Set on a directory whose .gitignore cannot be read. (A bad line in it is not an I/O error: git also
+        // skips such lines.)
         if let Some(error) = entry.error().filter(|e| e.is_io() && self.gitignore == Gitignore::Honour) {
             let path = entry.path().join(".gitignore");
             return Some(Err((path.clone(), unreadable(&path, error.to_string()))));
@@ -246,7 +246,7 @@ impl Visitor<'_> {
         let kind = entry.file_type()?;
         let relative = entry.path().strip_prefix(self.root).ok()?;
         if kind.is_dir() {
-            // One that cannot be listed, or is gone again, is a matter of the walk.
+            // The walk itself reports a directory that cannot be listed or is gone.
             let folder = self.list.then(|| Folder::list(entry.path()))?.ok()?;
             return Some(Ok(Sight::Folder(RelPath::new(relative), folder)));
         }
@@ -265,7 +265,7 @@ impl Visitor<'_> {
         Some(Ok(Sight::File(Found { path: RelPath::new(relative), kinds, named: false })))
     }
 
-    /// The keys that choose a file, if any does; notes which globs match it.
+    /// Returns the keys that select a file, if any, and records which globs match it.
     fn chosen(&mut self, relative: &Path) -> Option<Kinds> {
         let kinds = self.globs.kinds(relative, &mut self.hits);
         for &hit in &self.hits {
@@ -284,7 +284,7 @@ impl Visitor<'_> {
             return Some((PathBuf::new(), error));
         };
         let relative = path.strip_prefix(self.root).unwrap_or(&path).to_owned();
-        // The walk looks where a link leads before it asks the filters, so we ask them here.
+        // The walk resolves links before it applies the filters, so the filters are applied here.
         if relative.components().any(|c| c.as_os_str() == ".git")
             || self.gitignore == Gitignore::Honour && hidden_by(self.root, &relative, false).is_some()
         {
@@ -296,7 +296,7 @@ impl Visitor<'_> {
             || error.io_error().and_then(io::Error::raw_os_error) == Some(nix::errno::Errno::ELOOP as i32);
         if dangling {
             return match link {
-                // Gone since the directory was read: as if it had never been there.
+                // The file is gone since the directory was read: treat it as if it had never existed.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => None,
                 _ => {
                     let kinds = self.chosen(&relative)?;
@@ -309,7 +309,7 @@ impl Visitor<'_> {
                 }
             };
         }
-        // A directory or link that we may not look into may hold chosen files.
+        // A directory or link that cannot be read may hold selected files.
         let file = link.is_ok_and(|m| m.is_file());
         if self.chosen(&relative).is_none() && (file || !self.globs.reach(&relative)) {
             return None;
@@ -325,8 +325,8 @@ impl Found {
     }
 }
 
-/// Whether a file is text, as git sees it: without a zero byte at its beginning. A program that the build
-/// makes is not. One that cannot be read is told when it is hashed.
+/// Returns whether a file is text by git's rule: no zero byte at its beginning. So a program that the build
+/// makes is not. A file that cannot be read is reported when it is hashed.
 fn is_text(path: &Path) -> bool {
     const BEGINNING: u64 = 8000;
     let mut bytes = Vec::new();
@@ -343,7 +343,7 @@ fn key(kinds: Kinds) -> &'static str {
 }
 
 fn exclude(relative: &Path) -> String {
-    format!("remove it, or exclude it with `!{}` behind the other globs", RelPath::new(relative))
+    format!("remove it, or exclude it with `!{}` after the other globs", RelPath::new(relative))
 }
 
 struct Trouble {

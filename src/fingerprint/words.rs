@@ -1,15 +1,15 @@
-//! Which words of the build command may name files: `build_inputs`.
+//! Finds the words of the build command that may name files: `build_inputs`.
 //!
-//! A shell's grammar, as far as names of files need it: quotes, operators, redirections, `cd`, and commands
-//! within words (`bash -c '...'`, `$(...)`). What is left out only misses a file, or names one that is not
-//! there; whether a word names a text file of the tree, the walk finds out.
+//! Parses the shell's grammar as far as file names need it: quotes, operators, redirections, `cd`, and
+//! commands within words (`bash -c '...'`, `$(...)`). A part that is not supported only misses a file, or
+//! names one that does not exist; the walk checks whether a word names a text file of the tree.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use super::recipe::RelPath;
 
-/// The paths below `root` that words of the shell command name, whether there is a file or not.
+/// Returns the paths below `root` that words of the shell command name, whether the files exist or not.
 pub(super) fn named(root: &Path, command: &str) -> BTreeSet<RelPath> {
     let mut found = BTreeSet::new();
     let mut reader = Reader { root, found: &mut found, depth: 0 };
@@ -17,7 +17,7 @@ pub(super) fn named(root: &Path, command: &str) -> BTreeSet<RelPath> {
     found
 }
 
-/// Commands run in the root, and this is how they often say so.
+/// Replaces the current directory in its common notations by `.`: commands run in the root.
 fn here_is_dot(command: &str) -> String {
     let mut text = command.to_owned();
     for here in ["${PWD}", "$PWD", "$(pwd)", "`pwd`"] {
@@ -26,7 +26,7 @@ fn here_is_dot(command: &str) -> String {
     text
 }
 
-/// Commands within commands, no deeper than a person writes them.
+/// Maximum depth of commands within commands.
 const DEPTH: usize = 4;
 
 struct Reader<'a> {
@@ -36,10 +36,10 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// `here`: the directory that the command begins in, relative to the root.
+    /// Reads a command. `here`: the directory in which it starts, relative to the root.
     fn read(&mut self, command: &str, here: &Path) {
         let mut here = here.to_owned();
-        // A subshell's `cd` ends with it.
+        // A subshell's `cd` ends with the subshell.
         let mut outer = Vec::new();
         for simple in simple_commands(command) {
             match simple {
@@ -60,7 +60,7 @@ impl Reader<'_> {
                     here.push(&to.text);
                 }
             }
-            // It writes what it names.
+            // `tee` writes the files that it names.
             Some("tee") => {}
             _ => words.iter().for_each(|word| self.word(word, here)),
         }
@@ -94,7 +94,7 @@ impl Reader<'_> {
     }
 }
 
-/// The path relative to the root, without `.` and `..`; `None` if it does not lead below the root.
+/// Returns the path relative to the root, without `.` and `..`; `None` if it is not below the root.
 fn below(root: &Path, path: &Path) -> Option<PathBuf> {
     let path = path.strip_prefix(root).unwrap_or(path);
     let mut clean = PathBuf::new();
@@ -126,7 +126,7 @@ fn is_assignment(word: &Word) -> bool {
 #[derive(Debug, Default)]
 struct Word {
     text: String,
-    /// Whether the text is what the command sees: nothing in it is filled in by the shell.
+    /// Whether the command sees exactly this text: the shell expands nothing in it.
     literal: bool,
 }
 
@@ -136,7 +136,7 @@ enum Piece {
     Close,
 }
 
-/// Takes a command apart at its operators.
+/// Splits a command at its operators.
 fn simple_commands(command: &str) -> Vec<Piece> {
     let mut scan = Scan::default();
     let mut chars = command.chars().peekable();
@@ -189,7 +189,7 @@ fn simple_commands(command: &str) -> Vec<Piece> {
     scan.pieces
 }
 
-/// The rest of a text in double quotes.
+/// Reads the rest of a double-quoted string.
 fn quoted(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, word: &mut Word) {
     while let Some(c) = chars.next() {
         match c {
@@ -213,7 +213,7 @@ struct Scan {
     pieces: Vec<Piece>,
     words: Vec<Word>,
     word: Option<Word>,
-    /// The word after this names a file that is written.
+    /// The next word names a file that is written.
     output: bool,
 }
 
@@ -231,7 +231,7 @@ impl Scan {
     }
 
     fn redirect(&mut self, output: bool) {
-        // The number of a descriptor is no word.
+        // The number of a descriptor is not a word.
         if self.word.as_ref().is_some_and(|w| w.text.chars().all(|c| c.is_ascii_digit())) {
             self.word = None;
         }
@@ -257,7 +257,7 @@ mod tests {
         found.iter().map(RelPath::to_string).collect()
     }
 
-    /// Those that end like a file; programs and options are words, too.
+    /// Returns the names that contain a dot; programs and options are words, too.
     fn files(command: &str) -> Vec<String> {
         let mut names = names(command);
         names.retain(|name| name.contains('.'));
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(names("./migrate.sh"), ["migrate.sh"]);
         assert_eq!(names("python manage.py migrate"), ["manage.py", "migrate", "python"]);
         assert_eq!(files("sh 'a.sh' \"b.sh\" c\\.sh d'e.s'h"), ["a.sh", "b.sh", "c.sh", "de.sh"]);
-        // A command may be one word, and so may a name.
+        // A command may be one word, and so may a file name.
         assert_eq!(files("'my script.sh'"), ["my script.sh", "script.sh"]);
         assert_eq!(files("bin/../scripts//x.py"), ["scripts/x.py"]);
         assert_eq!(files("/home/me/shop/x.sh /etc/y.sh ../z.sh"), ["x.sh"]);
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(files("bash -c './a.sh && psql -f b.sql'"), ["a.sh", "a.sh && psql -f b.sql", "b.sql"]);
         assert_eq!(files("sh -c \"cd db; bash -c 'sh x.sh'\"").last().unwrap(), "db/x.sh");
         assert_eq!(files("x $(cat version.txt) `cat y.txt`"), ["version.txt", "y.txt"]);
-        // What the shell fills in is not known.
+        // The values that the shell expands are not known.
         assert_eq!(files("$HOME/x.sh \"$DIR/y.sh\""), [""; 0]);
     }
 }

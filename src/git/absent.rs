@@ -1,4 +1,5 @@
-//! Which branches and worktrees a repository has not any more: a hint by its files, and `git`'s own word.
+//! Finds branches and worktrees that a repository no longer has: first a hint from its files, then the answer
+//! of `git`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,31 +11,31 @@ use super::{GitDir, Tree, head};
 /// Branches and worktrees of a repository, by their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refs {
-    /// Branches, in full: `feat/x`.
+    /// Full names of branches: `feat/x`.
     pub branches: BTreeSet<String>,
-    /// Worktrees, as git registered them; an empty name is the main one.
+    /// Names of worktrees as git registered them; the main worktree has an empty name.
     pub worktrees: BTreeSet<String>,
 }
 
 impl Refs {
-    /// Whether there are none.
+    /// Returns whether there are neither branches nor worktrees.
     pub fn is_empty(&self) -> bool {
         self.branches.is_empty() && self.worktrees.is_empty()
     }
 }
 
-/// `git`'s answer.
+/// The answer of `git`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Absent {
-    /// What is gone for good.
+    /// Branches and worktrees that no longer exist.
     pub gone: Refs,
-    /// Worktrees that git knows but cannot find, which are not gone: name, and git's reason.
+    /// Worktrees that git knows but cannot find, and which may still exist: name, and git's reason.
     pub lost: Vec<(String, String)>,
 }
 
 impl GitDir {
-    /// Those of the given ones that no file of the repository names. It is a hint: git may keep its
-    /// references elsewhere. Starts no process.
+    /// Returns those of the given branches and worktrees that no file of the repository names. This is only a
+    /// hint: git may keep its references elsewhere. Starts no process.
     pub fn seem_absent(&self, refs: &Refs) -> Refs {
         let mut seem = Refs { branches: refs.branches.clone(), worktrees: refs.worktrees.clone() };
         seem.worktrees.retain(|name| !self.has_worktree(name));
@@ -56,7 +57,7 @@ impl GitDir {
         name.is_empty() || self.common.join("worktrees").join(name).exists()
     }
 
-    /// The names of the registered worktrees, with their directories.
+    /// Returns the names of the registered worktrees, with their directories.
     fn worktrees(&self) -> Result<Vec<(String, PathBuf)>, NoAnswer> {
         let folder = self.common.join("worktrees");
         let listed = match fs::read_dir(&folder) {
@@ -77,14 +78,14 @@ impl GitDir {
     }
 }
 
-/// Asks `git` which of the given branches and worktrees the repository of a checkout has not any more.
+/// Asks `git` which of the given branches and worktrees the repository of a checkout no longer has.
 ///
 /// # Errors
-/// `git` is missing, refuses, complains, takes too long, or finds another repository there: then nothing
-/// counts as gone.
+/// `git` is missing, refuses, reports an error, takes too long, or finds another repository there. Then
+/// nothing counts as gone.
 pub async fn absent(tree: &Tree, refs: &Refs) -> Result<Absent, NoAnswer> {
     let Some(git) = &tree.git else {
-        return Err(format!("{} is no git checkout", tree.top.display()));
+        return Err(format!("{} is not a git checkout", tree.top.display()));
     };
     let (common, branches, listed) = tokio::join!(
         ask::git(&tree.top, &["rev-parse", "--git-common-dir"]),
@@ -93,7 +94,7 @@ pub async fn absent(tree: &Tree, refs: &Refs) -> Result<Absent, NoAnswer> {
     );
     let common = tree.top.join(text(common?)?.trim());
     if fs::canonicalize(&common).is_ok_and(|common| common != git.common) {
-        return Err(format!("`git` finds the repository {}", common.display()));
+        return Err(format!("`git` finds another repository, {}", common.display()));
     }
     let branches = branches?;
     let listed = Listed::read(&text(listed?)?);
@@ -117,11 +118,11 @@ pub async fn absent(tree: &Tree, refs: &Refs) -> Result<Absent, NoAnswer> {
     for name in &refs.branches {
         let reference = format!("refs/heads/{name}");
         let there = branches.contains(&reference)
-            // Before its first commit a branch is only checked out.
+            // A branch without a commit exists only as the checked-out branch.
             || listed.branches.contains(&reference)
             || rebased.contains(name);
         if !there {
-            // A file system may know it in other letters.
+            // A file system that folds case may know the branch in other letters.
             let args = ["show-ref", "--verify", "-q", &reference];
             if matches!(ask::git(&tree.top, &args).await?, Answer::No) {
                 absent.gone.branches.insert(name.clone());
@@ -138,8 +139,7 @@ fn text(answer: Answer) -> Result<String, NoAnswer> {
     }
 }
 
-/// What `git worktree list --porcelain` prints
-/// (<https://git-scm.com/docs/git-worktree#_porcelain_format>).
+/// The output of `git worktree list --porcelain` (<https://git-scm.com/docs/git-worktree#_porcelain_format>).
 #[derive(Default)]
 struct Listed {
     branches: BTreeSet<String>,

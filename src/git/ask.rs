@@ -1,7 +1,7 @@
-//! Questions to `git`, `jj` and the system.
+//! Asks `git`, `jj` and the system.
 //!
-//! `git` and `jj` run in the checkout's top level and find the repository by that, never by a variable; so git's
-//! own check of who owns a repository holds. They read only, and get a few seconds.
+//! `git` and `jj` run in the checkout's top level and find the repository from there, never from a variable;
+//! so git's own check of a repository's owner applies. They only read, and have a few seconds to answer.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-/// Why a question has no answer, for a person.
+/// The reason why a question has no answer, for display.
 pub type NoAnswer = String;
 
-/// How long an answer may take. A repository on a slow disk takes its time; a command must not hang.
+/// Time limit of an answer. A repository on a slow disk needs time, but a command must not hang.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// By these a caller, such as the hook that we run in, would lead `git` to another repository
-/// (`git rev-parse --local-env-vars`, without those that carry settings).
+/// Variables with which a caller, such as a git hook, would direct `git` to another repository (`git
+/// rev-parse --local-env-vars`, without those that carry settings).
 const MISLEADING: [&str; 12] = [
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
@@ -33,7 +33,7 @@ const MISLEADING: [&str; 12] = [
     "GIT_WORK_TREE",
 ];
 
-/// The branch that is checked out in a worktree, by `git`'s word; `None` for a detached HEAD.
+/// Asks `git` for the branch that is checked out in a worktree; `None` for a detached HEAD.
 ///
 /// # Errors
 /// `git` is missing, refuses, or takes too long.
@@ -47,7 +47,7 @@ pub async fn branch(top: &Path) -> Result<Option<String>, NoAnswer> {
     }
 }
 
-/// The commit that is checked out in a worktree, by `git`'s word; `None` before the first one.
+/// Asks `git` for the commit that is checked out in a worktree; `None` before the first commit.
 ///
 /// # Errors
 /// `git` is missing, refuses, or takes too long.
@@ -58,8 +58,8 @@ pub async fn commit(top: &Path) -> Result<Option<String>, NoAnswer> {
     }
 }
 
-/// The nearest bookmark at or before the commit that is being worked on, by `jj`'s word; `None` if there
-/// is none.
+/// Asks `jj` for the nearest bookmark at or before the commit that is being worked on; `None` if there is
+/// none.
 ///
 /// # Errors
 /// `jj` is missing, refuses, or takes too long.
@@ -67,7 +67,7 @@ pub async fn bookmark(top: &Path) -> Result<Option<String>, NoAnswer> {
     let mut command = Command::new("jj");
     command.current_dir(top).args([
         "log",
-        // Else it would commit what is in the working copy.
+        // Without this option `jj` would commit the working copy.
         "--ignore-working-copy",
         "--color=never",
         "--no-pager",
@@ -86,7 +86,7 @@ pub async fn bookmark(top: &Path) -> Result<Option<String>, NoAnswer> {
     }
 }
 
-/// The UUID of the host's hardware, by macOS' word; `None` if it has none.
+/// Asks macOS for the UUID of the host's hardware; `None` if it has none.
 ///
 /// # Errors
 /// `ioreg` is missing, fails, or takes too long.
@@ -106,7 +106,7 @@ fn platform_uuid(text: &str) -> Option<String> {
     (!uuid.is_empty()).then(|| uuid.to_owned())
 }
 
-/// What a command printed, or that it ended with code 1.
+/// The output of a command, or `No` if it ended with code 1.
 pub(super) enum Answer {
     Yes(String),
     No,
@@ -116,8 +116,8 @@ pub(super) async fn git(top: &Path, args: &[&str]) -> Result<Answer, NoAnswer> {
     judge("git", output("git", command(top, args)).await?)
 }
 
-/// All branches of a repository, as `refs/heads/NAME`. One that cannot be read is an error here, where git
-/// only warns.
+/// Returns all branches of a repository, as `refs/heads/NAME`. A branch that cannot be read is an error here,
+/// where git only warns.
 pub(super) async fn branches(top: &Path) -> Result<BTreeSet<String>, NoAnswer> {
     let args = ["for-each-ref", "--format=%(refname)", "refs/heads"];
     let output = output("git", command(top, &args)).await?;
@@ -137,7 +137,7 @@ fn command(top: &Path, args: &[&str]) -> Command {
     for name in MISLEADING {
         command.env_remove(name);
     }
-    // Its messages are for a person; nothing may be written on the side.
+    // The messages are shown to the user, and nothing may be written in passing.
     command.env("LC_ALL", "C").env("GIT_OPTIONAL_LOCKS", "0");
     command
 }
@@ -166,11 +166,11 @@ fn judge(program: &str, output: Output) -> Result<Answer, NoAnswer> {
     }
 }
 
-/// A failure, by the command's first line about it.
+/// Describes a failure by the first line of the command's message.
 fn said(program: &str, output: &Output) -> NoAnswer {
     let text = String::from_utf8_lossy(&output.stderr);
     match text.lines().find(|line| !line.trim().is_empty()) {
-        Some(line) => format!("`{program}` says: {}", line.trim()),
+        Some(line) => format!("`{program}` failed: {}", line.trim()),
         None => format!("`{program}` failed ({})", output.status),
     }
 }

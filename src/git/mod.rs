@@ -1,8 +1,8 @@
-//! Checkouts: the top level, the repository and its main worktree, and the branch, as the files of
-//! `.git` and `.jj` tell them. [`ask`] has `git` and `jj` say what no file does.
+//! Checkouts: the top level, the repository and its main worktree, and the branch, read from the files of
+//! `.git` and `.jj`. [`ask`] asks `git` and `jj` for facts that are in no file.
 //!
-//! Directories decide, not git's variables: a hook runs with `GIT_DIR` set to its own repository, also where
-//! it starts a command in another one.
+//! Directories decide, not git's variables: a hook runs with `GIT_DIR` set to its own repository, even if it
+//! starts a command in another one.
 
 mod absent;
 pub mod ask;
@@ -18,9 +18,9 @@ pub use self::head::Head;
 /// A checkout on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
-    /// Absolute path of its top level, without links.
+    /// Absolute path of its top level, with links resolved.
     pub top: PathBuf,
-    /// Its git repository; `None` for a workspace of jj without one of its own.
+    /// Its git repository; `None` for a jj workspace that has none.
     pub git: Option<GitDir>,
     /// Whether jj manages it.
     pub jj: bool,
@@ -29,15 +29,15 @@ pub struct Tree {
 /// The directories of a git repository, seen from one checkout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GitDir {
-    /// What belongs to this checkout alone: its HEAD, for example.
+    /// The directory of this checkout alone, with its HEAD for example.
     pub own: PathBuf,
-    /// What all worktrees of the repository share; equal to `own` in the main worktree.
+    /// The directory that all worktrees of the repository share; equal to `own` in the main worktree.
     pub common: PathBuf,
 }
 
 impl Tree {
-    /// The checkout that holds `directory`: the nearest directory upwards that git or jj would take for a top
-    /// level. Without one, `None`.
+    /// Returns the checkout that contains `directory`: the nearest directory upwards that git or jj would
+    /// take for a top level. `None` if there is none.
     pub fn find(folder: &Path) -> Option<Self> {
         let folder = fs::canonicalize(folder).ok()?;
         folder.ancestors().find_map(|top| {
@@ -47,8 +47,8 @@ impl Tree {
         })
     }
 
-    /// The name that all checkouts of the repository share: that of the directory of its main worktree, or of
-    /// a bare repository without `.git`. `None` if that is the root of the file system.
+    /// Returns the name that all checkouts of the repository share: the directory name of its main worktree,
+    /// or of a bare repository without `.git`. `None` if that directory is the root of the file system.
     pub fn repository_name(&self) -> Option<String> {
         match &self.git {
             Some(git) => git.name(),
@@ -58,13 +58,13 @@ impl Tree {
 }
 
 impl GitDir {
-    /// The repository of the checkout with this top level. One whose directory cannot be read, such as that
-    /// of a worktree that is mounted alone into a container, counts by its path.
+    /// Returns the repository of the checkout with this top level. A repository whose directory cannot be
+    /// read, such as that of a worktree that is mounted alone into a container, is identified by its path.
     fn of(top: &Path) -> Option<Self> {
         let dot_git = top.join(".git");
         let own = if dot_git.is_dir() {
-            // Git, too, passes over a directory `.git` that is no repository. Images often hold one without
-            // its objects, which still tells the branch.
+            // Git, too, ignores a directory `.git` that is not a repository. Images often contain one without
+            // its objects, which still shows the branch.
             fs::symlink_metadata(dot_git.join("HEAD")).ok()?;
             dot_git
         } else {
@@ -88,19 +88,19 @@ impl GitDir {
         Some(GitDir { own, common })
     }
 
-    /// Name under which git registered this worktree; `None` for the main one.
+    /// Returns the name under which git registered this worktree; `None` for the main worktree.
     pub fn worktree(&self) -> Option<String> {
         let all = self.own.parent()?;
         let registered = all.ends_with("worktrees") && all.parent() == Some(&self.common);
         registered.then(|| name_of(&self.own))?
     }
 
-    /// What is checked out here; `None` if that cannot be read.
+    /// Returns what is checked out here; `None` if that cannot be read.
     pub fn head(&self) -> Option<Head> {
         Head::read(&self.own)
     }
 
-    /// The branch that is being rebased or bisected here, although no branch is checked out meanwhile.
+    /// Returns the branch that is being rebased or bisected here, while no branch is checked out.
     pub fn interrupted(&self) -> Option<String> {
         head::interrupted(&self.own)
     }
@@ -116,7 +116,7 @@ impl GitDir {
         }
         let name = name_of(&self.common)?;
         match name.strip_suffix(".git").unwrap_or(&name) {
-            // `shop/.bare` and the like: the worktrees stand beside it.
+            // `shop/.bare` and the like: the worktrees are next to it.
             hidden if hidden.starts_with('.') || hidden.is_empty() => beside,
             plain => Some(plain.to_owned()),
         }
@@ -127,7 +127,8 @@ fn name_of(folder: &Path) -> Option<String> {
     Some(folder.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Directory of the workspace of jj that holds the repository: in the others `.jj/repo` is a file with its path.
+/// Returns the directory of the jj workspace that contains the repository: in other workspaces `.jj/repo` is
+/// a file with its path.
 fn main_workspace(top: &Path) -> PathBuf {
     let jj = top.join(".jj");
     let Ok(path) = fs::read_to_string(jj.join("repo")) else {

@@ -1,19 +1,19 @@
-//! The one setting of a repository's `config` that matters here.
+//! Reads the one setting of a repository's `config` that matters here.
 
 use std::fs;
 use std::path::Path;
 
-/// `core.worktree`: where the main worktree is, if not beside `.git`; relative to the repository. Submodules
-/// have it.
+/// Reads `core.worktree`: the path of the main worktree if it is not next to `.git`, relative to the
+/// repository. Submodules have it.
 pub(super) fn worktree(common: &Path) -> Option<String> {
-    // With `extensions.worktreeConfig` it stands in the second one.
+    // With `extensions.worktreeConfig` the setting is in `config.worktree`.
     ["config.worktree", "config"].iter().find_map(|file| {
         let text = fs::read_to_string(common.join(file)).ok()?;
         core_worktree(&text)
     })
 }
 
-/// See <https://git-scm.com/docs/git-config#_syntax>; the last one counts.
+/// Parses the syntax of <https://git-scm.com/docs/git-config#_syntax>; the last value counts.
 fn core_worktree(text: &str) -> Option<String> {
     let (mut in_core, mut found) = (false, None);
     for line in text.lines().map(str::trim) {
@@ -33,7 +33,7 @@ fn core_worktree(text: &str) -> Option<String> {
     found.filter(|value| !value.is_empty())
 }
 
-/// A value without quotes, escapes and comment.
+/// Returns a value without quotes, escapes and comment.
 fn plain(value: &str) -> String {
     let (mut text, mut quoted, mut kept) = (String::new(), false, 0);
     let mut chars = value.chars();

@@ -1,5 +1,5 @@
-//! Values that name things: fingerprints, and the names of our databases. They are made and parsed
-//! here and nowhere else.
+//! Values that identify things: fingerprints, names of databases, ownership tags. They are made and parsed
+//! only here.
 
 mod pattern;
 
@@ -10,7 +10,7 @@ pub use self::pattern::{NameParts, NamePattern};
 
 use crate::error::{Error, Result};
 
-/// blake3 over everything that decides what a build yields.
+/// blake3 over everything that decides the result of a build.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 32]);
 
@@ -20,7 +20,7 @@ impl Fingerprint {
         Fingerprint(bytes)
     }
 
-    /// The first 12 hex digits: enough for a person.
+    /// Returns the first 12 hex digits, which are enough for a person.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()
     }
@@ -54,52 +54,57 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// Postgres cuts longer identifiers silently (NAMEDATALEN - 1), and two cut names may collide.
+/// Maximum length of an identifier. Postgres silently truncates longer ones (NAMEDATALEN - 1), and two
+/// truncated names may be equal.
 pub const MAX_NAME_BYTES: usize = 63;
 
-/// Digits and letters without those that look alike; 32 of them, five bits each.
+/// Digits and letters without those that look alike; 32 characters, five bits each.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// Random lower-case letters and digits, five bits each, from the operating system.
+/// Returns random lower-case letters and digits, five bits each, from the operating system.
 ///
 /// # Panics
-/// If the operating system has no randomness to give.
+/// If the operating system provides no randomness.
 pub fn random_text(length: usize) -> String {
     let mut bytes = vec![0; length];
-    #[expect(clippy::expect_used, reason = "without randomness no name of ours would be ours")]
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    #[expect(
+        clippy::expect_used,
+        reason = "without randomness another user could choose the names of pgstencil's databases"
+    )]
+    getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
     bytes.iter().map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect()
 }
 
-/// A fresh clone id: 40 random bits, short enough to type.
+/// Returns a new clone id: 40 random bits, short enough to type.
 pub fn clone_id() -> String {
     random_text(8)
 }
 
-/// The database of every server that holds nothing, and that nobody can put anything into.
+/// A database that every server has, that is empty, and to which no one can connect.
 pub const EMPTY_DATABASE: &str = "template0";
 
-/// Whether a template's database that was built from this database may be marked IS_TEMPLATE: that lets every
-/// role with CREATEDB copy it, and those two may be copied anyway.
+/// Returns whether a template built from this database may be marked IS_TEMPLATE. The mark lets every
+/// Postgres role with CREATEDB copy a database, and the two databases here may be copied by all of them
+/// anyway.
 pub fn is_public_source(name: &str) -> bool {
     matches!(name, EMPTY_DATABASE | "template1")
 }
 
-/// The name under which a database is created: 80 random bits, so that a database of this name was
-/// made by whoever wrote it into the registry.
+/// Returns the name under which a database is created: 80 random bits, so that a database of this name was
+/// certainly made by the process that wrote the name into the registry.
 pub fn private_name() -> String {
     format!("pgstencil_{}", random_text(16))
 }
 
-/// The name of a sealed template's database, for a person in `psql -l`. The random end keeps a
-/// template apart from the one it replaces.
+/// Returns the name of a sealed template's database, as shown by `psql -l`. The random end distinguishes a
+/// template from the one that it replaces.
 pub fn template_name(project: &str, definition: &str, alias: &str, fingerprint: &Fingerprint) -> String {
     let tail = format!("_{}_{}", fingerprint.short(), random_text(4));
     let mut room = MAX_NAME_BYTES;
     loop {
         let [project, definition, alias] = [project, definition, alias].map(|field| folded(field, room));
         let name = format!("tpl_{project}_{definition}_{alias}{tail}");
-        // Three of the smallest fit.
+        // Three parts of the minimum size fit.
         if name.len() <= MAX_NAME_BYTES || room <= SMALLEST {
             return name;
         }
@@ -107,17 +112,18 @@ pub fn template_name(project: &str, definition: &str, alias: &str, fingerprint: 
     }
 }
 
-/// Hex digits of the hash that stands for what a name cannot show.
+/// Number of hex digits of the hash that replaces the part of a text that a name cannot show.
 const HASH_DIGITS: usize = 6;
 
-/// The least room that [`folded`] needs: one character, `_` and the hash.
+/// Minimum size of the result of [`folded`]: one character, `_` and the hash.
 pub const SMALLEST: usize = 1 + 1 + HASH_DIGITS;
 
-/// A text as part of a database's name, in at most `room` bytes (at least [`SMALLEST`]).
+/// Converts a text to a part of a database's name, in at most `room` bytes (at least [`SMALLEST`]).
 ///
-/// Small letters, digits, `-` and `_` stay; large letters become small, and anything else `_`. Where that or
-/// the length loses something, the name ends in six hex digits of a hash of the whole text: two texts that
-/// fold to one name, or differ only in what was cut, get two. The same text always gets the same name.
+/// Small letters, digits, `-` and `_` are kept; capital letters become small, and anything else becomes `_`.
+/// If the conversion or the length loses something, the name ends in six hex digits of a hash of the whole
+/// text: two texts that fold to one name, or that differ only in the part that was cut, get different names.
+/// The same text always gets the same name.
 pub fn folded(text: &str, room: usize) -> String {
     let fold = |c: char| match c.to_ascii_lowercase() {
         c @ ('a'..='z' | '0'..='9' | '-' | '_') => c,
@@ -139,7 +145,7 @@ pub fn folded(text: &str, room: usize) -> String {
     }
 }
 
-/// The longest beginning of `text` that has at most `bytes` bytes.
+/// Returns the longest beginning of `text` that has at most `bytes` bytes.
 pub fn cut(text: &str, bytes: usize) -> &str {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {
@@ -148,24 +154,24 @@ pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..end]
 }
 
-/// The comment on each of our databases: words for a person, and a nonce that proves to us that the
-/// database is the one in the registry. The builder's own comment goes on in front of it.
+/// The ownership tag in the comment of each database: a text for people, and a nonce that proves that the
+/// database is the one in the registry. The builder's own comment comes before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Random; also in the registry row.
+    /// A random text, which is also in the registry row.
     pub nonce: String,
 }
 
-/// How every mark begins.
+/// The beginning of every ownership tag.
 const MARK: &str = "[pgstencil ";
 
 impl Mark {
-    /// A mark for a new database.
+    /// Returns the tag of a new database.
     pub fn random() -> Self {
         Mark { nonce: random_text(20) }
     }
 
-    /// The whole comment.
+    /// Returns the whole comment.
     pub fn comment(&self, words: &str, builders: Option<&str>) -> String {
         match builders {
             Some(own) => format!("{own}\n{words} {MARK}{}]", self.nonce),
@@ -173,26 +179,26 @@ impl Mark {
         }
     }
 
-    /// How a comment with this mark ends.
+    /// Returns the end of a comment with this tag.
     pub fn ending(&self) -> String {
         format!("{MARK}{}]", self.nonce)
     }
 
-    /// Whether a comment carries this very mark.
+    /// Returns whether a comment has this tag.
     pub fn is_in(&self, comment: Option<&str>) -> bool {
         comment.is_some_and(|c| c.ends_with(&self.ending()))
     }
 
-    /// The builder's own part of a comment that may carry this mark.
+    /// Returns the builder's own part of a comment that may have this tag.
     pub fn builders<'a>(&self, comment: Option<&'a str>) -> Option<&'a str> {
         if !self.is_in(comment) {
             return comment;
         }
-        // Our words are one line, and the last one.
+        // pgstencil's text is one line, and the last one.
         Some(comment?.rsplit_once('\n')?.0)
     }
 
-    /// Whether a comment carries anybody's mark.
+    /// Returns whether a comment has the tag of any pgstencil.
     pub fn any_in(comment: Option<&str>) -> bool {
         comment.is_some_and(|c| c.contains(MARK))
     }

@@ -5,10 +5,10 @@ use std::str::FromStr;
 use super::{MAX_NAME_BYTES, SMALLEST, folded};
 use crate::error::{Error, Result};
 
-/// Numbers of clones have at most three digits.
+/// The largest `{n}`, which has three digits.
 const MOST_CLONES: usize = 999;
 
-/// What `--name` holds: a pattern with `{id}`, `{alias}`, `{n}`, `{shard}`, `{branch}`, `{worktree}`,
+/// The value of `--name`: a pattern with `{id}`, `{alias}`, `{n}`, `{shard}`, `{branch}`, `{worktree}`,
 /// `{project}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePattern(Vec<Part>);
@@ -24,7 +24,7 @@ enum Field {
     Id,
     Alias,
     Index,
-    /// Nothing for the first, `_1`, `_2` … for the others, as Django names its copies.
+    /// Empty for the first clone, `_1`, `_2` … for the others, as Django names its copies.
     Following,
     Shard,
     Branch,
@@ -32,10 +32,10 @@ enum Field {
     Project,
 }
 
-/// What a [`NamePattern`] is filled with.
+/// The values of the fields of a [`NamePattern`].
 #[derive(Clone, Copy, Debug)]
 pub struct NameParts<'a> {
-    /// `{id}`: one for all clones that are asked for together.
+    /// `{id}`: the same for all clones of one request.
     pub id: &'a str,
     /// `{alias}`
     pub alias: &'a str,
@@ -66,33 +66,33 @@ impl Default for NamePattern {
 }
 
 impl NamePattern {
-    /// Whether every clone gets a name of its own.
+    /// Returns whether every clone gets its own name.
     pub fn is_unique(&self) -> bool {
         self.0.contains(&Part::Field(Field::Id))
     }
 
-    /// Whether the name depends on the branch.
+    /// Returns whether the name depends on the branch.
     pub fn uses_branch(&self) -> bool {
         self.0.contains(&Part::Field(Field::Branch))
     }
 
-    /// Whether the name depends on the worktree.
+    /// Returns whether the name depends on the worktree.
     pub fn uses_worktree(&self) -> bool {
         self.0.contains(&Part::Field(Field::Worktree))
     }
 
-    /// Fills the pattern. Project, alias, branch and worktree are [`folded`], and cut as far as needed to
-    /// fit 63 bytes.
+    /// Renders the pattern. Project, alias, branch and worktree are [`folded`], and shortened as far as
+    /// needed to fit into 63 bytes.
     ///
     /// # Errors
-    /// A field that has no value here, or a name that is too long all the same.
+    /// A field has no value here, or the name is too long even when shortened.
     pub fn render(&self, parts: &NameParts<'_>) -> Result<String> {
-        // `x_gw9` and `x_gw10` are to begin alike, so numbers have room for three digits.
+        // Numbers have room for three digits, so that `x_gw9` and `x_gw10` are shortened alike.
         let numbered = !self.is_unique() || self.0.contains(&Part::Field(Field::Index));
         let widest = if numbered { MOST_CLONES } else { 0 };
         for index in [widest.max(parts.index), parts.index] {
             let widest = NameParts { index, ..*parts };
-            // The longest of these gives way first; eight characters stay of each.
+            // The longest of these fields is shortened first; each keeps at least eight characters.
             for room in (SMALLEST..=MAX_NAME_BYTES).rev() {
                 if self.render_within(&widest, room)?.len() <= MAX_NAME_BYTES {
                     return self.render_within(parts, room);
@@ -101,7 +101,8 @@ impl NamePattern {
         }
         Err(Error::usage(format!("the name pattern gives names of more than {MAX_NAME_BYTES} bytes"))
             .detail(format!("such as `{}`", self.render_within(parts, SMALLEST)?))
-            .hint("Postgres would cut them, and two of them might become one: use a shorter `--name`"))
+            .detail("Postgres would truncate them, and two of them could become equal")
+            .hint("use a shorter `--name`"))
     }
 
     fn render_within(&self, parts: &NameParts<'_>, room: usize) -> Result<String> {
@@ -137,7 +138,7 @@ impl NamePattern {
                         return Err(Error::usage(
                             "the name pattern has `{worktree}`, but the checkout is not known",
                         )
-                        .hint("leave `{worktree}` out"));
+                        .hint("remove `{worktree}`, or run in a git worktree"));
                     }
                 },
             }
@@ -154,7 +155,7 @@ impl FromStr for NamePattern {
             return Err(Error::usage("the name pattern is empty"));
         }
         if let Some(bad) = text.chars().find(|c| c.is_control()) {
-            return Err(Error::usage(format!("the name pattern holds the control character {bad:?}")));
+            return Err(Error::usage(format!("the name pattern contains the control character {bad:?}")));
         }
         let mut parts = Vec::new();
         let mut rest = text;
@@ -177,7 +178,7 @@ impl FromStr for NamePattern {
                     return Err(Error::usage(format!(
                         "the name pattern has the unknown field `{{{other}}}`"
                     ))
-                    .hint("the fields are {id} {alias} {n} {shard} {branch} {worktree} {project}"));
+                    .hint("use only the fields {id} {alias} {n} {shard} {branch} {worktree} {project}"));
                 }
             }));
             rest = &rest[open + close + 1..];
@@ -254,7 +255,7 @@ mod tests {
         }
         assert_eq!(of("{branch}", "feat_a-b"), "feat_a-b");
         assert!(of("{branch}_gw{n}", long).ends_with("_gw0"));
-        // The hash comes before what follows, and all workers' names begin alike.
+        // The hash comes before the rest, and the names of all workers begin alike.
         let worker = |index| {
             let parts = NameParts { branch: Some(long), index, ..parts("shop", "app") };
             render("test_{branch}_gw{n}", &parts)
@@ -292,7 +293,7 @@ mod tests {
         assert!(name.len() <= 63 && name.ends_with("_k3f9x2ab_3"), "{name}");
         let pattern: NamePattern = "x".repeat(64).parse().unwrap();
         assert!(pattern.render(&parts("a", "b")).is_err());
-        // Room for three digits is kept only where there is some.
+        // Room for three digits is reserved only if there is enough of it.
         let tight = "x".repeat(62) + "{n}";
         assert_eq!(render(&tight, &parts("a", "b")).len(), 63);
     }

@@ -1,37 +1,37 @@
-//! Whether processes that we did not start still run.
+//! Checks whether processes of others are still running.
 //!
-//! One that has ended and is not yet waited for counts as gone: in a container whose first process waits
-//! for nobody it stays so for ever.
+//! A process that has ended but was not reaped yet counts as gone: in a container whose first process reaps
+//! no children it remains indefinitely.
 
 use nix::errno::Errno;
 use nix::sys::signal::{kill, killpg};
 use nix::unistd::Pid;
 
-/// Whether a process of this number runs here.
+/// Returns whether a process with this number is running here.
 pub fn is_alive(pid: u32) -> bool {
     let Ok(number) = i32::try_from(pid) else {
         return false;
     };
-    // EPERM: it is there, and another user's.
+    // EPERM: the process exists, and belongs to another user.
     kill(Pid::from_raw(number), None) != Err(Errno::ESRCH)
         && stat(&number.to_string()).is_none_or(|stat| stat.runs)
 }
 
-/// Whether a process of this group runs here.
+/// Returns whether a process of this group is running here.
 pub fn is_group_alive(group: u32) -> bool {
     let Ok(number) = i32::try_from(group) else {
         return false;
     };
     match killpg(Pid::from_raw(number), None) {
         Err(Errno::ESRCH) => false,
-        // All of it is another user's, and may be hidden.
+        // All processes of the group belong to another user, and may be hidden.
         Err(_) => true,
         Ok(()) => some_run(number),
     }
 }
 
-/// Whether one of the members of a group, which has some, has not ended. Where the system does not say,
-/// none has.
+/// Returns whether any member of a group that exists is still running; true if the system does not show its
+/// members.
 fn some_run(group: i32) -> bool {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return true;
@@ -50,8 +50,8 @@ fn some_run(group: i32) -> bool {
     !seen
 }
 
-/// The processes of a group that have not ended, by number and name; where the system does not say, the number of
-/// the group.
+/// Returns number and name of the processes of a group that are still running; if the system does not show
+/// them, the number of the group.
 pub(super) fn members(group: u32) -> Vec<String> {
     let mut found = Vec::new();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -77,7 +77,7 @@ struct Stat {
     group: i32,
 }
 
-/// What Linux says of a process: `PID (name) STATE PARENT GROUP …`; the name may hold anything.
+/// Reads what Linux shows of a process: `PID (name) STATE PARENT GROUP …`; the name may contain anything.
 fn stat(pid: &str) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut words = text.rsplit_once(')')?.1.split_whitespace();
@@ -98,7 +98,7 @@ mod tests {
         let pid = child.id();
         assert!(is_alive(pid) && is_group_alive(pid));
         child.kill().unwrap();
-        // It is a zombie from now on, or in a moment.
+        // It is a zombie now or soon.
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while (is_alive(pid) || is_group_alive(pid)) && std::time::Instant::now() < end {
             std::thread::sleep(std::time::Duration::from_millis(10));

@@ -1,4 +1,4 @@
-//! Commands whose output we read.
+//! Runs commands and reads their output.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -17,73 +17,72 @@ use super::watchdog::Watchdog;
 use super::{GRACE, Job, Status, cannot_start, signal_group, sleep_until, terminate_group};
 use crate::error::{Error, Result};
 
-/// A pause this long after the command's end means that nothing more comes.
+/// Length of a pause after the command's end that means that no more output comes.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// How long a left-over that never falls silent is listened to.
+/// Maximum time that a remaining process that never pauses its output is read.
 const CHATTY: Duration = Duration::from_secs(2);
 
-/// How long left-overs have between TERM and KILL. Shorter than [`GRACE`]: the command itself has
-/// ended, and somebody waits.
+/// Time of remaining processes between TERM and KILL. Shorter than [`GRACE`]: the command itself has ended,
+/// and the caller waits.
 const LEFT_OVER_GRACE: Duration = Duration::from_secs(2);
 
-/// Waits for the word before it becomes the command: see [`run_captured`]. If we die before, it
-/// reads an end of file and goes.
+/// A shell that waits for a line before it becomes the command: see [`run_captured`]. If pgstencil dies
+/// before, it reads an end of file and exits.
 ///
-/// The command is a background group to the user's terminal. One that asks there for a password would
+/// To the user's terminal the command is a background group. A command that asks for a password there would
 /// be stopped, unseen, until the timeout; with these signals ignored its read fails instead.
 const GATE: &str = r#"trap '' TTIN TTOU; IFS= read -r go || exit 125; exec "$@" </dev/null"#;
 
-/// What became of a command.
+/// Result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
     /// How the command itself ended.
     pub status: Status,
-    /// Whether it was we who ended it.
+    /// Whether and why pgstencil ended it.
     pub ended: Ended,
-    /// The last 40 lines of its output, as [`super::plain`] leaves them.
+    /// The last 40 lines of its output, as returned by [`super::plain`].
     pub tail: Vec<String>,
-    /// From its start to its end.
+    /// Time from its start to its end.
     pub elapsed: Duration,
-    /// What it left in its group that did not end within [`Job::patience`], and so was ended; for a person.
+    /// Processes of its group that did not end within [`Job::patience`] and so were ended; for display.
     pub left: Vec<String>,
 }
 
-/// Why a command ended.
+/// The reason why a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It did, or somebody else ended it.
+    /// It ended by itself, or another process ended it.
     ByItself,
-    /// We ended it, since the time was up.
+    /// pgstencil ended it at the timeout.
     TimedOut,
-    /// We ended it, since the caller said so.
+    /// pgstencil ended it because the caller cancelled.
     Cancelled,
 }
 
-/// Runs a command to its end and reads what it prints.
+/// Runs a command to its end and reads its output.
 ///
-/// Standard input is empty. Standard output and error are one pipe, so that their lines keep the
-/// order in which they were written; `on_line` gets each as it comes, and must not block.
-/// The command has a process group of its own, which does not outlive it: what it leaves in there
-/// gets TERM, two seconds later KILL. When `timeout` is over or `cancel` is cancelled the group
-/// gets TERM, and five seconds later KILL; this then returns as after any other end. When `job.kill` is
-/// cancelled it gets KILL at once.
+/// Standard input is empty. Standard output and error are one pipe, so that the order of their lines is kept;
+/// `on_line` gets each line when it is complete, and must not block. The command has its own process group,
+/// which does not outlive it: remaining processes get TERM, and KILL two seconds later. After `timeout`, or
+/// when `cancel` is cancelled, the group gets TERM, and KILL five seconds later; the function then returns as
+/// after any other end. When `job.kill` is cancelled, the group gets KILL immediately.
 ///
-/// The command never runs unwatched: the watchdog starts first, then a shell that waits; then the
-/// watchdog learns the group, and only then does the shell become the command.
+/// The command never runs unwatched: first the watchdog starts, then a shell that waits; then the watchdog is
+/// told the group, and only then does the shell become the command.
 ///
-/// Since it is the shell that looks for the program, one that does not exist is no error here but
-/// ends with [`Status::Exited`] 127 (126 if it cannot be executed), and its message is in the tail.
+/// The shell searches the program. So a program that does not exist is not an error here but ends with
+/// [`Status::Exited`] 127 (126 if it cannot be executed), and its message is in the tail.
 ///
 /// # Errors
 ///
-/// [`crate::Kind::Failed`] if nothing could be started: no such directory, no processes left. How the
-/// command ended is no error here.
+/// [`crate::Kind::Failed`] if nothing could be started: no such directory, no more processes. The way in
+/// which the command ended is not an error here.
 ///
 /// # Cancel safety
 ///
-/// If the future is dropped, the watchdog ends the group as if we had been killed, but nobody waits for
-/// that. Use `cancel` where the group must be gone before the next step.
+/// If the future is dropped, the watchdog ends the group as if pgstencil had been killed, but nothing waits
+/// for that. Use `cancel` if the group must be gone before the next step.
 pub async fn run_captured(
     job: &Job,
     timeout: Option<Duration>,
@@ -106,7 +105,7 @@ pub async fn run_captured(
         .stdout(writer.try_clone().map_err(no_pipe)?)
         .stderr(writer);
     let spawned = command.spawn();
-    // It holds our copies of the writing end; with them we would never see the end of the output.
+    // It holds this process's copies of the writing end; with them the output would never end.
     drop(command);
     let mut child = match spawned {
         Ok(child) => child,
@@ -120,9 +119,9 @@ pub async fn run_captured(
         return Err(Error::internal("a child without number or pipe"));
     };
     let group = Pid::from_raw(pid.cast_signed());
-    // From here on an early return closes both pipes: the gate's shell then goes by itself.
+    // From here on an early return closes both pipes: then the waiting shell exits by itself.
     watchdog.guard(group).await?;
-    // If the shell is gone, `wait` below says how.
+    // If the shell is gone, `wait` below returns how it ended.
     let _ = gate.write_all(b"go\n").await;
     drop(gate);
 
@@ -147,7 +146,7 @@ pub async fn run_captured(
             () = sleep_until(deadline) => Ended::TimedOut,
             () = cancel.cancelled(), if ended == Ended::ByItself => Ended::Cancelled,
         };
-        // The child is not reaped yet, so the number of the group is still its own.
+        // The child is not reaped yet, so the number of the group still belongs to it.
         terminate_group(group);
         ended = why;
         deadline = None;
@@ -190,14 +189,14 @@ impl Output {
             return std::future::pending().await;
         };
         match pipe.read(&mut self.buffer).await {
-            // A pipe does not fail; if it does, nothing more will come from it.
+            // A pipe does not fail; if it does, nothing more comes from it.
             Ok(0) | Err(_) => self.pipe = None,
             Ok(n) => self.lines.push(&self.buffer[..n], on_line),
         }
     }
 
-    /// Reads what is there, until the end, a pause, or `longest`. A process that still holds the pipe
-    /// must not keep us.
+    /// Reads the available output, until the end, a pause, or `longest`. A process that still holds the pipe
+    /// must not block pgstencil.
     async fn drain(&mut self, pause: Duration, longest: Duration, on_line: &mut (dyn FnMut(&str) + Send)) {
         let end = Instant::now() + longest;
         while self.pipe.is_some() {
@@ -211,12 +210,12 @@ impl Output {
         }
     }
 
-    /// Ends what is left of the group, reading what it still says. Returns when it is gone, or when
-    /// there is nothing more that we could do: a zombie that nobody reaps (containers without an
-    /// init) looks alive for ever.
+    /// Ends the remaining processes of the group, and reads what they still print. Returns when they are
+    /// gone, or when nothing more can be done: a zombie that no process reaps (containers without an init)
+    /// looks alive indefinitely.
     ///
-    /// The number cannot mean anybody else: as long as the group has members the system does not
-    /// give it away, and once it is seen to be gone we do not use it again.
+    /// The number cannot belong to another group: the system does not reuse it while the group has members,
+    /// and it is not used here once the group is gone.
     async fn end_left_overs(&mut self, group: Pid, on_line: &mut (dyn FnMut(&str) + Send)) {
         if !signal_group(group, None) {
             return;
@@ -229,7 +228,7 @@ impl Output {
         self.drain(QUIET / 4, QUIET, on_line).await;
     }
 
-    /// Whether the group ends by itself, reading what it still says.
+    /// Returns whether the group ends by itself, and reads what it still prints.
     async fn ends_by(
         &mut self,
         until: Instant,
@@ -257,7 +256,7 @@ impl Output {
             if Instant::now() >= end {
                 return false;
             }
-            // After the end of file `read` never returns, so this is a sleep then.
+            // After the end of file `read` never returns, so then this is a sleep.
             let _ = timeout(Duration::from_millis(20), self.read(on_line)).await;
         }
         true

@@ -1,23 +1,23 @@
-//! The command of `pgstencil run`, with our own input and output.
+//! Runs the command of `pgstencil run`, with pgstencil's own input and output.
 //!
 //! # Who gets which signal
 //!
 //! | | standard input is a terminal | it is not |
 //! |---|---|---|
-//! | the command's group | ours | its own |
-//! | Ctrl-C | the terminal tells the command itself; we do nothing | we pass it on |
-//! | Ctrl-Z, reading the terminal | as without us | stops only us |
-//! | INT to us alone | nothing (cannot be told from Ctrl-C) | to the group |
-//! | TERM, HUP to us | to the command | to the group |
+//! | the command's group | pgstencil's | its own |
+//! | Ctrl-C | the terminal signals the command itself; pgstencil does nothing | pgstencil forwards it |
+//! | Ctrl-Z, reading the terminal | as without pgstencil | stops only pgstencil |
+//! | INT to pgstencil alone | nothing (cannot be distinguished from Ctrl-C) | to the group |
+//! | TERM, HUP to pgstencil | to the command | to the group |
 //! | INT again | three within two seconds: TERM, then KILL, to the command | the second: TERM, then KILL, to the group |
 //!
-//! On a terminal the command must stay in our group: a group in the background is stopped when it
-//! reads (`psql`, `pdb`), and handing the terminal over would need us to take it back after each
-//! Ctrl-Z. Ctrl-C is common in such programs, so there it takes three in quick succession to
-//! mean "end it"; the group is ours and the shell's, so only the command itself can be named safely.
+//! On a terminal the command must stay in pgstencil's group: a group in the background is stopped when it
+//! reads (`psql`, `pdb`), and if pgstencil handed the terminal over, it would have to take it back after each
+//! Ctrl-Z. Ctrl-C is common in such programs, so three in quick succession are needed to mean "end it"; the
+//! group also contains pgstencil and possibly the shell, so only the command itself can be signalled safely.
 //!
-//! What we were started to ignore (`nohup`, a background job of a script) stays ignored, for us and
-//! for the command.
+//! Signals that were ignored when pgstencil started (`nohup`, a background job of a script) stay ignored, for
+//! pgstencil and for the command.
 
 use std::io::IsTerminal as _;
 
@@ -30,10 +30,10 @@ use tokio::time::{Duration, Instant};
 use super::{GRACE, Job, Status, cannot_start, signal_group, sleep_until, terminate_group};
 use crate::error::{Error, Result};
 
-/// Our ear for SIGINT, SIGTERM and SIGHUP.
+/// Receives SIGINT, SIGTERM and SIGHUP.
 ///
-/// From [`Signals::subscribe`] on they no longer end this process; those that come while nobody asks
-/// are kept for the next one who does (several of one kind as one).
+/// From [`Signals::subscribe`] on these signals no longer end this process. Signals that arrive while no
+/// caller waits are kept for the next caller (several of one kind count as one).
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Option<unix::Signal>,
@@ -42,13 +42,13 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts listening. Needs a tokio runtime.
+    /// Starts to receive signals. Needs a tokio runtime.
     ///
     /// # Errors
     ///
     /// [`crate::Kind::Internal`] if the system refuses.
     pub fn subscribe() -> Result<Self> {
-        // Before the first handler is in place, since that ends the ignoring.
+        // Read before the first handler is installed, since a handler ends the ignoring.
         let ignored = ignored_signals();
         let listen = |signal: Signal| {
             let number = signal as i32;
@@ -66,7 +66,7 @@ impl Signals {
         })
     }
 
-    /// The next of the three.
+    /// Returns the next of the three signals.
     ///
     /// # Cancel safety
     ///
@@ -89,8 +89,8 @@ async fn next(signal: &mut Option<unix::Signal>) {
     std::future::pending().await
 }
 
-/// The set of signals that this process ignores, bit n-1 for signal n; empty where the system does
-/// not say (there is no other way to ask without unsafe code).
+/// Returns the set of signals that this process ignores, bit n-1 for signal n; empty if the system does not
+/// show it (there is no other way to ask without unsafe code).
 pub(super) fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -100,26 +100,27 @@ pub(super) fn ignored_signals() -> u64 {
 /// A command that was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Started {
-    /// Its process.
+    /// Number of its process.
     pub pid: u32,
-    /// Its process group, if that is not ours.
+    /// Its process group, if that is not pgstencil's.
     pub group: Option<u32>,
 }
 
-/// Runs a command with our own standard input, output and error until it ends. `started` is called as
-/// soon as it runs.
+/// Runs a command with this process's standard input, output and error until it ends. `started` is called as
+/// soon as the command runs.
 ///
-/// `signals` must have been subscribed before: one that came since is passed on at once. What the
-/// command leaves running in the background is left alone.
+/// Call [`Signals::subscribe`] first: signals that arrived since then are forwarded immediately. Processes
+/// that the command leaves running in the background are left alone.
 ///
 /// # Errors
 ///
-/// [`crate::Kind::Usage`], naming it, for a program that does not exist or cannot be executed;
-/// [`crate::Kind::Failed`] if the system refuses otherwise. How the command ended is no error.
+/// [`crate::Kind::Usage`], with the program, if it does not exist or cannot be executed;
+/// [`crate::Kind::Failed`] if the system refuses otherwise. The way in which the command ended is not an
+/// error.
 ///
 /// # Cancel safety
 ///
-/// If the future is dropped the command goes on, unwatched.
+/// If the future is dropped, the command continues, unwatched.
 pub async fn run_foreground(
     job: &Job,
     signals: &mut Signals,
@@ -133,7 +134,7 @@ pub async fn run_foreground(
     run(job, signals, place, started).await
 }
 
-/// In which process group the command runs.
+/// The process group in which the command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     OurGroup,
@@ -164,7 +165,7 @@ pub(super) async fn run(
     let mut interrupts = Interrupts::default();
     let mut kill_at = None;
     loop {
-        // The child is reaped only here, and nothing is sent after that: its number is its own.
+        // The child is reaped only here, and no signal is sent after that: the number still belongs to it.
         tokio::select! {
             status = child.wait() => {
                 let failed = |e| Error::internal("cannot wait for a child").caused_by(e);
@@ -193,7 +194,7 @@ pub(super) async fn run(
 struct Interrupts(Vec<Instant>);
 
 impl Interrupts {
-    /// Notes one; whether it means "end it, at last".
+    /// Records one Ctrl-C; returns whether it means that the command must end.
     fn insist(&mut self, place: Place, now: Instant) -> bool {
         let needed = match place {
             Place::OwnGroup => 2,
@@ -219,7 +220,8 @@ impl Target {
                 signal_group(self.pid, Some(signal));
             }
             Place::OurGroup => {
-                // Ended but not yet reaped, or another user's (sudo): nothing to do.
+                // The process has ended but is not reaped yet, or belongs to another user (sudo): nothing to
+                // do.
                 let _ = kill(self.pid, signal);
             }
         }

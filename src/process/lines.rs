@@ -1,28 +1,28 @@
-//! Splits a stream of bytes into lines for people.
+//! Splits a stream of bytes into lines for display.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-/// Longer lines are cut here: some tools print a whole JSON document on one.
+/// Maximum length of a line; some tools print a whole JSON document on one line.
 const LONGEST: usize = 4096;
 
-/// How many of the last lines are kept for an error message.
+/// Number of last lines that are kept for an error message.
 const TAIL: usize = 40;
 
-/// Takes bytes as they come and gives out lines: lossy UTF-8, without line end. A `\r` ends a line
-/// too (progress bars), but makes no empty ones.
+/// Collects bytes and returns lines: lossy UTF-8, without line end. A `\r` also ends a line (progress bars),
+/// but makes no empty lines.
 #[derive(Default)]
 pub(super) struct Lines {
     line: Vec<u8>,
-    /// Whether bytes of the current line were thrown away.
+    /// Whether bytes of the current line were dropped.
     cut: bool,
-    /// Whether a `\r` has just ended a line: a `\n` after it is the same line end.
+    /// Whether a `\r` has just ended a line: a following `\n` is the same line end.
     after_return: bool,
     tail: VecDeque<String>,
 }
 
 impl Lines {
-    /// Adds bytes; calls `on_line` for each line that they complete.
+    /// Adds bytes; calls `on_line` for each completed line.
     pub(super) fn push(&mut self, bytes: &[u8], on_line: &mut (dyn FnMut(&str) + Send)) {
         for part in bytes.split_inclusive(|b| matches!(b, b'\n' | b'\r')) {
             let (text, end) = match part.split_last() {
@@ -40,12 +40,12 @@ impl Lines {
                 Some(_) => self.end_line(on_line),
                 None => {}
             }
-            // After a `\r` that ended nothing a `\n` is an empty line.
+            // After a `\r` that ended no line, a `\n` is an empty line.
             self.after_return = end == Some(b'\r') && !empty;
         }
     }
 
-    /// Ends a last line that has no line end, and returns the last lines.
+    /// Ends a last line without line end, and returns the last lines.
     pub(super) fn finish(mut self, on_line: &mut (dyn FnMut(&str) + Send)) -> Vec<String> {
         if !self.line.is_empty() {
             self.end_line(on_line);
@@ -67,8 +67,8 @@ impl Lines {
     }
 }
 
-/// A line without colours and the other control sequences that begin with `ESC [`, for where it is read
-/// later and elsewhere.
+/// Returns a line without colours and other control sequences that begin with `ESC [`, for places where it is
+/// read later.
 pub fn plain(line: &str) -> Cow<'_, str> {
     if !line.contains("\x1b[") {
         return line.into();

@@ -1,12 +1,12 @@
-//! Other people's commands: how they are started, watched and ended. The only module that starts
-//! children; it knows nothing of Postgres.
+//! Starts, watches and ends commands of the user. No other module starts such commands; this one knows
+//! nothing of Postgres.
 //!
-//! - [`run_captured`] runs a build command or hook: no input, output line by line, a deadline, and
-//!   nothing of it left behind, not even if we are killed.
-//! - [`run_foreground`] runs the command of `pgstencil run`: as if the user had typed it.
+//! - [`run_captured`] runs a build command or hook: no input, output line by line, a deadline, and no process
+//!   left behind, even if pgstencil is killed.
+//! - [`run_foreground`] runs the command of `pgstencil run` as if the user had typed it.
 //!
-//! Both look at *process groups*, since a shell's children do not end with it. What leaves its group
-//! (a daemon that calls `setsid`) is out of reach, by its own wish.
+//! Both work on *process groups*, since a shell's children do not end with it. A process that leaves its
+//! group (a daemon that calls `setsid`) is out of reach.
 
 mod alive;
 mod captured;
@@ -37,29 +37,30 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 
-/// How long a command has between TERM and KILL.
+/// Time of a command between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A command to run.
 #[derive(Clone)]
 pub struct Job {
-    /// Program and arguments; never empty. The program is looked up in the child's `PATH`.
+    /// Program and arguments; never empty. The program is searched in the child's `PATH`.
     pub argv: Vec<OsString>,
-    /// Where it runs.
+    /// Working directory.
     pub cwd: PathBuf,
-    /// Variables to set, on top of our own environment.
+    /// Variables to set, in addition to the environment of pgstencil.
     pub env: Vec<(OsString, OsString)>,
-    /// Variables to take out of our own environment; `env` may set them again.
+    /// Variables to remove from the environment of pgstencil; `env` may set them again.
     pub cleared: Vec<OsString>,
-    /// Cancelled when the command must be gone before anything else happens: a captured one then gets KILL
-    /// without a TERM before it.
+    /// Cancelled when the command must be gone before anything else happens: a captured command then gets
+    /// KILL without a TERM before it.
     pub kill: CancellationToken,
-    /// How long what a captured command leaves in its group may go on after it has ended well.
+    /// Time that the remaining processes of a captured command have to end by themselves, after the command
+    /// succeeded.
     pub patience: Duration,
 }
 
 impl Job {
-    /// `argv` in `cwd`, with our own environment.
+    /// Returns a job that runs `argv` in `cwd`, with the environment of pgstencil.
     pub fn new(argv: Vec<OsString>, cwd: impl Into<PathBuf>) -> Self {
         Job {
             argv,
@@ -71,12 +72,12 @@ impl Job {
         }
     }
 
-    /// `sh -c COMMAND` in `cwd`, with our own environment.
+    /// Returns a job that runs `sh -c COMMAND` in `cwd`, with the environment of pgstencil.
     pub fn shell(command: &str, cwd: impl Into<PathBuf>) -> Self {
         Job::new(vec!["sh".into(), "-c".into(), command.into()], cwd)
     }
 
-    /// Directory and variables, on `command`.
+    /// Sets the directory and the variables of `command`.
     fn dress<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.current_dir(&self.cwd);
         for name in &self.cleared {
@@ -86,7 +87,7 @@ impl Job {
     }
 }
 
-/// Without the values of variables: one of them is a password.
+/// Hides the values of variables: one of them is a password.
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
@@ -99,17 +100,17 @@ impl fmt::Debug for Job {
     }
 }
 
-/// How a process ended. Displayed as in "the command failed (exit code 3)".
+/// How a process ended. `Display` fits into "the command failed (exit code 3)".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It called `exit`.
+    /// The process called `exit`.
     Exited(i32),
-    /// A signal ended it.
+    /// A signal ended the process.
     Signaled(i32),
 }
 
 impl Status {
-    /// The exit code as a shell gives it: 128+n for signal n.
+    /// Returns the exit code as a shell reports it: 128+n for signal n.
     pub fn code(self) -> i32 {
         match self {
             Status::Exited(code) => code,
@@ -117,7 +118,7 @@ impl Status {
         }
     }
 
-    /// Whether it exited with 0.
+    /// Returns whether the process exited with 0.
     pub fn success(self) -> bool {
         self == Status::Exited(0)
     }
@@ -146,19 +147,19 @@ impl fmt::Display for Status {
     }
 }
 
-/// Sends a signal to a group, or only looks (`None`); whether there was anything to send it to.
-/// A group in which we may signal nobody counts as gone: there is nothing that we could do.
+/// Sends a signal to a group, or only checks it (`None`). Returns whether there was a process to signal. A
+/// group in which pgstencil may signal no process counts as gone: there is nothing that it could do.
 fn signal_group(group: Pid, signal: Option<Signal>) -> bool {
     killpg(group, signal).is_ok()
 }
 
-/// Asks a group to end. CONT as well, or a stopped process would never get the TERM.
+/// Asks a group to end. Sends CONT as well, or a stopped process would never get the TERM.
 fn terminate_group(group: Pid) {
     signal_group(group, Some(Signal::SIGTERM));
     signal_group(group, Some(Signal::SIGCONT));
 }
 
-/// Waits until `at`; for ever if there is no such moment.
+/// Waits until `at`; indefinitely if `at` is `None`.
 async fn sleep_until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -166,7 +167,7 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
-/// The error for a program that could not be started.
+/// Returns the error for a program that could not be started.
 fn cannot_start(program: &OsString, cwd: &Path, cause: io::Error) -> Error {
     let program = Path::new(program);
     let shown = program.display();
@@ -177,12 +178,12 @@ fn cannot_start(program: &OsString, cwd: &Path, cause: io::Error) -> Error {
     match cause.kind() {
         io::ErrorKind::NotFound if cwd.join(program).is_file() => {
             Error::usage(format!("cannot start `{shown}`"))
-                .hint("the interpreter that its first line names may be missing")
+                .hint("check that the interpreter in its first line is installed")
         }
         io::ErrorKind::NotFound => Error::usage(format!("no program `{shown}` found"))
-            .hint("aliases, functions and pipes need a shell: `sh -c '...'`"),
+            .hint("run aliases, functions and pipes in a shell: `sh -c '...'`"),
         io::ErrorKind::PermissionDenied => Error::usage(format!("`{shown}` cannot be executed"))
-            .hint("it must be a file with the execute bit set"),
+            .hint("make it a file with the execute bit set (`chmod +x`)"),
         _ => Error::failed(format!("cannot start `{shown}`")),
     }
     .caused_by(cause)

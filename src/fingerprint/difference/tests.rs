@@ -222,11 +222,11 @@ fn files_without_order_in_the_base_constrain_nothing() {
     assert_eq!(taken(&new[..1], &new), Ok(vec![path_of("a/0001_x.py")]));
     assert_eq!(
         taken(&new[..1], &["a/zzz.py", "a/more.py"]).unwrap_err().to_string(),
-        "new file `a/more.py` has no order among those of `a`"
+        "new file `a/more.py` has no place in the order of the files of `a`"
     );
     assert_eq!(
         taken(&["x.py"], &["x.py", "y.py"]).unwrap_err().to_string(),
-        "new file `y.py` has no order among the others"
+        "new file `y.py` has no place in the order of the others"
     );
     assert_eq!(taken(&["x.py"], &["x.py", "b/y.py"]), Ok(vec![path_of("b/y.py")]));
 }

@@ -78,7 +78,7 @@ fn django() {
     refused(
         &base,
         "blog/migrations/helpers.py",
-        "new file `blog/migrations/helpers.py` has no order among those of `blog/migrations`",
+        "new file `blog/migrations/helpers.py` has no place in the order of the files of `blog/migrations`",
     );
     // Two branches, then the merge of both.
     appends(
@@ -144,11 +144,15 @@ fn flyway() {
     in_order(&base);
     appends(&base, &["sql/V10_1__a.sql", "sql/V010.2__a.sql", "sql/V11__a.sql"]);
     refused(&base, "sql/V9__x.sql", "new migration `sql/V9__x.sql` sorts before `sql/V10__x.sql`");
-    refused(&base, "sql/R__more_99.sql", "new file `sql/R__more_99.sql` has no order among those of `sql`");
+    refused(
+        &base,
+        "sql/R__more_99.sql",
+        "new file `sql/R__more_99.sql` has no place in the order of the files of `sql`",
+    );
     refused(
         &base,
         "sql/B99__baseline.sql",
-        "new file `sql/B99__baseline.sql` has no order among those of `sql`",
+        "new file `sql/B99__baseline.sql` has no place in the order of the files of `sql`",
     );
     // 10 and 10.0.0 are one version.
     refused(
@@ -451,7 +455,7 @@ fn by_name_all_folders_are_one_group() {
     );
     assert_eq!(
         by(Order::Name, &base, &["b/mod.rs"]),
-        Err("new file `b/mod.rs` has no order among the others".to_owned())
+        Err("new file `b/mod.rs` has no place in the order of the others".to_owned())
     );
     // Where each migration has a directory of its own, that directory's name is compared.
     let diesel = ["m/2024-01-02-000000_x/up.sql"];
