@@ -1,8 +1,8 @@
-//! Files and directories that only their owner can read. All that pgstencil creates is created here.
+//! Files and directories that only their owner can read. pgstencil creates all its files here.
 //!
-//! A file or directory has its mode from birth: a mode that comes later leaves a moment in which another
-//! user opens the file. The umask can only take bits away. Nothing here writes through a link or into a
-//! file that another user made: new content goes into a new file, which then takes the name.
+//! A file or directory has its final mode from its creation: if the mode is set later, another user can open
+//! the file in between. The umask can only remove bits. Nothing here writes through a link or into a file
+//! that another user made: new content is written to a new file, which then takes the name.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -22,42 +22,42 @@ const FILE: u32 = 0o600;
 const FOLDER: u32 = 0o700;
 /// Bits of group and others.
 const OTHERS: u32 = 0o077;
-/// How many links lead to a file at most, as in the kernel.
+/// Maximum number of links that lead to a file, as in the kernel.
 const MOST_LINKS: usize = 40;
-/// What helps if another user is in the way of an output.
+/// Hint if a file of another user prevents an output.
 const ELSEWHERE: &str = "name a file in a directory of your own";
 
-/// Who can read a file. Root makes files for the account of the server.
+/// The account that may read a file. Root creates files for the account of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
-    /// We alone: mode 0600.
+    /// Only the current user: mode 0600.
     Us,
-    /// This account alone, whose file it becomes: mode 0600.
+    /// Only this account, which becomes the owner: mode 0600.
     Account {
         /// User id.
         uid: u32,
         /// Group id.
         gid: u32,
     },
-    /// We and this group, which cannot change it: mode 0640.
+    /// The current user and this group, which cannot change it: mode 0640.
     Group(u32),
 }
 
 /// Creates a directory with mode 0700.
 ///
 /// # Errors
-/// [`ErrorKind::AlreadyExists`] if there is anything of this name, a link included.
+/// [`ErrorKind::AlreadyExists`] if the name exists, even as a link.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().mode(FOLDER).create(folder)
 }
 
-/// Creates a directory and the missing ones above it. A directory that is there already stays as it is.
+/// Creates a directory and the missing ones above it. An existing directory is not changed.
 ///
-/// Their mode is 0700. With `passage` it is 0711: another account can reach a file in them whose name it
-/// knows, and list nothing.
+/// Their mode is 0700. With `passage` it is 0711: another account can open a file in them whose name it
+/// knows, but cannot list them.
 ///
 /// # Errors
-/// The system's, with the directory that could not be created.
+/// Errors of the system, with the directory that could not be created.
 pub fn create_folders(folder: &Path, passage: bool) -> Result<(), (PathBuf, io::Error)> {
     let missing: Vec<&Path> = folder.ancestors().take_while(|f| !f.exists()).collect();
     for folder in missing.into_iter().rev() {
@@ -66,7 +66,7 @@ pub fn create_folders(folder: &Path, passage: bool) -> Result<(), (PathBuf, io::
             false => Ok(()),
         });
         match made {
-            // Another process starts at the same time.
+            // Another process creates it at the same time.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             made => made.map_err(|e| (folder.to_owned(), e))?,
         }
@@ -74,7 +74,7 @@ pub fn create_folders(folder: &Path, passage: bool) -> Result<(), (PathBuf, io::
     Ok(())
 }
 
-/// Under a umask of 077 a directory is not born with these bits. It is empty still.
+/// Sets mode 0711, which a directory does not get under a umask of 077. The directory is still empty.
 fn open_passage(folder: &Path) -> io::Result<()> {
     let folder = OpenOptions::new()
         .read(true)
@@ -83,10 +83,10 @@ fn open_passage(folder: &Path) -> io::Result<()> {
     folder.set_permissions(fs::Permissions::from_mode(0o711))
 }
 
-/// Takes the bits of group and others from a directory that is there; does not follow a link.
+/// Removes the permissions of group and others from an existing directory; does not follow a link.
 ///
 /// # Errors
-/// The system's.
+/// Errors of the system.
 pub fn close_folder(folder: &Path) -> io::Result<()> {
     let folder = OpenOptions::new()
         .read(true)
@@ -98,8 +98,8 @@ pub fn close_folder(folder: &Path) -> io::Result<()> {
 /// Creates a file with mode 0600 and this content.
 ///
 /// # Errors
-/// [`ErrorKind::AlreadyExists`] if there is anything of this name, a link included; the system's. A file
-/// that could not be written to its end is removed.
+/// [`ErrorKind::AlreadyExists`] if the name exists, even as a link; errors of the system. A file that could
+/// not be written completely is removed.
 pub fn create_file(file: &Path, content: &[u8]) -> io::Result<()> {
     create(file, content, Reader::Us)
 }
@@ -107,7 +107,7 @@ pub fn create_file(file: &Path, content: &[u8]) -> io::Result<()> {
 fn create(file: &Path, content: &[u8], reader: Reader) -> io::Result<()> {
     let mut handle = OpenOptions::new().write(true).create_new(true).mode(FILE).open(file)?;
     let mut write = || -> io::Result<()> {
-        // The file is empty until its reader is the right one.
+        // The file is empty until it has the right reader.
         match reader {
             Reader::Us => {}
             Reader::Account { uid, gid } => fchown(&handle, Some(uid), Some(gid))?,
@@ -123,10 +123,11 @@ fn create(file: &Path, content: &[u8], reader: Reader) -> io::Result<()> {
     })
 }
 
-/// Puts a file in place, whole or not at all. A file or link of this name is replaced.
+/// Writes a file completely or not at all. Replaces a file or link of this name.
 ///
 /// # Errors
-/// The system's; the old file is then untouched. A crash can leave a file `.pgstencil-…` beside it.
+/// Errors of the system; the old file is unchanged then. A crash can leave a file `.pgstencil-…` in the same
+/// directory.
 pub fn replace_file(file: &Path, content: &[u8], reader: Reader) -> io::Result<()> {
     let new = file.with_file_name(format!(".pgstencil-{}", names::random_text(12)));
     create(&new, content, reader)?;
@@ -135,11 +136,11 @@ pub fn replace_file(file: &Path, content: &[u8], reader: Reader) -> io::Result<(
     })
 }
 
-/// Opens a file to read and to append to it. A missing file is created with mode 0600, and one that group
-/// or others could read is closed to them.
+/// Opens a file to read and to append to it. Creates a missing file with mode 0600, and closes a file that
+/// group or others could read.
 ///
 /// # Errors
-/// The system's; a link is not followed.
+/// Errors of the system; a link is not followed.
 pub fn open_file(file: &Path) -> io::Result<File> {
     let handle = OpenOptions::new()
         .read(true)
@@ -159,13 +160,14 @@ fn close(handle: &File, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Writes a file that the user named. It then has mode 0600, whatever was there before.
+/// Writes a file that the user named. The file has mode 0600 afterwards, whatever existed before.
 ///
-/// A device, a pipe and `/dev/stdout` get the content as they are. A link of ours or root's is followed.
+/// A device, a pipe and `/dev/stdout` are written to as they are. A link is followed if it belongs to the
+/// current user or root.
 ///
 /// # Errors
 /// A pipe or link that belongs to another user; a file of another user that cannot be replaced; a file that
-/// others can read where no new one can take its place; a directory; the system's.
+/// others can read and that cannot be replaced by a new one; a directory; errors of the system.
 pub fn write_output(file: &Path, content: &[u8]) -> Result<()> {
     let failed = |e: io::Error| Error::failed(format!("cannot write {}", file.display())).caused_by(e);
     let mut place = file.to_owned();
@@ -203,8 +205,8 @@ pub fn write_output(file: &Path, content: &[u8]) -> Result<()> {
     Err(failed(io::Error::from_raw_os_error(nix::errno::Errno::ELOOP as i32)))
 }
 
-/// Where the directory takes no new file, or the file is a mount of its own (in a container): into the file
-/// that is there, if it is ours and closed.
+/// Writes to the existing file, if it belongs to the current user and is closed to others. For a directory
+/// that accepts no new file, or a file that is a mount (in a container).
 fn overwrite(file: &Path, content: &[u8], why: io::Error) -> io::Result<()> {
     let mut handle = OpenOptions::new().write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(file)?;
     let about = handle.metadata()?;
@@ -214,7 +216,7 @@ fn overwrite(file: &Path, content: &[u8], why: io::Error) -> io::Result<()> {
     if about.mode() & OTHERS != 0 {
         return Err(io::Error::new(
             why.kind(),
-            format!("{why}; and others can read the file that is there (`chmod 600` it)"),
+            format!("{why}; and others can read the existing file (remove that permission with `chmod 600`)"),
         ));
     }
     handle.set_len(0)?;
@@ -224,15 +226,15 @@ fn overwrite(file: &Path, content: &[u8], why: io::Error) -> io::Result<()> {
 fn append(file: &Path, content: &[u8]) -> io::Result<()> {
     let mut handle = OpenOptions::new().append(true).open(file)?;
     let about = handle.metadata()?;
-    // Between the look and the opening a pipe may have taken the place of a device.
+    // Between the check and the opening, a pipe may have replaced a device.
     if about.file_type().is_fifo() && !is_descriptor(file) && !is_trusted(about.uid()) {
         return Err(ErrorKind::PermissionDenied.into());
     }
     handle.write_all(content)
 }
 
-/// Whether a path names a descriptor that this process inherited, such as `/dev/stdout` or the path that a
-/// shell makes of `>(command)`.
+/// Returns whether a path names a descriptor that this process inherited, such as `/dev/stdout` or the path
+/// of the shell's `>(command)`.
 fn is_descriptor(path: &Path) -> bool {
     let parent = path.parent().and_then(|p| fs::canonicalize(p).ok());
     let Some(parent) = parent else {
@@ -252,14 +254,14 @@ fn refuse_strangers(path: &Path, uid: u32) -> Result<()> {
         false => {
             Err(Error::failed(format!("not writing to {}: it belongs to {}", path.display(), user_name(uid)))
                 .detail(
-                    "the output holds a password, and a link or pipe leads it to where its owner wants it",
+                    "the output contains a password, and the owner of a link or pipe decides where it goes",
                 )
                 .hint(ELSEWHERE))
         }
     }
 }
 
-/// An account for messages: its name in backticks, or its number where it has none.
+/// Returns the name of an account for messages, in backticks, or its number if it has no name.
 pub fn user_name(uid: u32) -> String {
     match User::from_uid(uid.into()) {
         Ok(Some(user)) => format!("`{}`", user.name),
@@ -300,7 +302,7 @@ mod tests {
         let file = folder.path().join("f");
         fs::write(&file, "old").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
-        // Who has the old file open reads nothing of the new content.
+        // A process that has the old file open reads nothing of the new content.
         let mut before = File::open(&file).unwrap();
         replace_file(&file, b"new", Reader::Us).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"new");

@@ -1,5 +1,5 @@
-//! The account that Postgres runs under. Postgres refuses to run as root, so root changes to an
-//! unprivileged account; everybody else runs it as themselves.
+//! The account that Postgres runs under. Postgres refuses to run as root, so for root it runs under an
+//! unprivileged account; for any other user it runs under the user's own account.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,18 +14,18 @@ use tokio::process::Command;
 
 use crate::error::{Error, Kind, Result};
 
-/// An account, and whether processes must be changed to it.
+/// An account, and whether processes must be switched to it.
 #[derive(Clone, Debug)]
 pub(super) struct Account {
     pub(super) name: String,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// We are root and this account is not.
+    /// Whether pgstencil runs as root and this is another account.
     pub(super) foreign: bool,
 }
 
 impl Account {
-    /// The account for a new cluster: ourselves, or for root `run_as`, else `postgres`, else
+    /// Returns the account for a new cluster: the current user, or for root `run_as`, else `postgres`, else
     /// `nobody`.
     pub(super) fn choose(run_as: Option<&str>) -> Result<Self> {
         let uid = geteuid();
@@ -45,7 +45,7 @@ impl Account {
             })?;
             if account.uid == 0 {
                 return Err(Error::config(format!("Postgres cannot run under the account `{name}`"))
-                    .detail("it refuses to run as root")
+                    .detail("Postgres refuses to run as root")
                     .hint("name an unprivileged account in `[server] run_as`"));
             }
             return Ok(account);
@@ -60,14 +60,14 @@ impl Account {
             .hint("create one with `useradd --system postgres`, or name one in `[server] run_as`"))
     }
 
-    /// The account with this id, if it is one that Postgres can run under.
+    /// Returns the account with this id, if Postgres can run under it.
     pub(super) fn of_uid(uid: u32) -> Option<Self> {
         let user = User::from_uid(uid.into()).ok().flatten()?;
         (uid != 0).then(|| user.into())
     }
 
-    /// A command under this account that takes nothing of ours with it: not the environment (CI
-    /// runners kill by marks in it), not the terminal's signals, not our input.
+    /// Returns a command under this account that inherits nothing from pgstencil: no environment (CI runners
+    /// kill processes by markers in it), no signals of the terminal, no input.
     pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -79,14 +79,14 @@ impl Account {
             .stdin(Stdio::null())
             .process_group(0);
         if self.foreign {
-            // With a uid and no groups, std also drops root's supplementary groups.
+            // If a uid and no groups are set, std also drops root's supplementary groups.
             command.uid(self.uid).gid(self.gid);
         }
         command
     }
 
-    /// Whether a process of this account can work in a directory; asked of the kernel, which knows
-    /// about access lists and the rest.
+    /// Returns whether a process of this account can enter a directory. It asks the kernel, which also knows
+    /// access lists and the like.
     pub(super) async fn can_enter(&self, folder: &Path) -> bool {
         let mut command = self.command("/bin/sh");
         command
@@ -98,7 +98,7 @@ impl Account {
         command.status().await.is_ok_and(|status| status.success())
     }
 
-    /// Makes a file or directory the account's own. Links are not followed.
+    /// Makes the account the owner of a file or directory. Links are not followed.
     pub(super) fn give(&self, path: &Path) -> Result<()> {
         if !self.foreign {
             return Ok(());
@@ -129,7 +129,7 @@ fn find(name: &str) -> Result<Option<Account>> {
     Ok(user.map(Account::from))
 }
 
-/// Runs a command to its end, with `input` on its stdin if there is some, and both outputs collected.
+/// Runs a command to its end, with `input` on its stdin if there is any, and collects stdout and stderr.
 ///
 /// Cancel safety: a dropped future kills the process.
 pub(super) async fn run(mut command: Command, input: Option<&str>, patience: Duration) -> io::Result<Output> {
@@ -140,7 +140,7 @@ pub(super) async fn run(mut command: Command, input: Option<&str>, patience: Dur
     let mut child = command.spawn()?;
     let finish = async {
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-            // A program that ends without reading says why on its stderr.
+            // A program that ends without reading its input reports the reason on stderr.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
         child.wait_with_output().await
@@ -148,7 +148,7 @@ pub(super) async fn run(mut command: Command, input: Option<&str>, patience: Dur
     tokio::time::timeout(patience, finish).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// The last lines of a program's or a log's output, for the details of an error.
+/// Returns the last lines of a program's output or of a log, for the details of an error.
 pub(super) fn tail(output: &[u8], lines: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(output);
     let all: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
@@ -156,7 +156,7 @@ pub(super) fn tail(output: &[u8], lines: usize) -> Vec<String> {
     all.into_iter().skip(skip).map(str::to_owned).collect()
 }
 
-/// Whether a path can stand in Postgres's settings and in the command lines of its tools.
+/// Returns whether a path can be used in Postgres's settings and in the command lines of its tools.
 pub(super) fn is_plain(path: &Path) -> bool {
     path.as_os_str()
         .as_bytes()

@@ -1,4 +1,4 @@
-//! Data that cannot be trusted any more: when that is so, and where it goes.
+//! Moves data aside that can no longer be trusted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,22 +9,24 @@ use super::folder::unusable;
 use super::majors;
 use crate::error::Result;
 
-/// What the names of directories with such data begin with.
+/// The beginning of the names of directories with such data.
 const PREFIX: &str = "data.crashed-";
 
 impl Cluster {
-    /// Why the next start must not use this data; `None` if it can. `rebooted`: the server was last started
-    /// in another boot of the host.
+    /// Returns the reason why the next start must not use this data; `None` if it can. `rebooted`: the server
+    /// was last started in another boot of the host.
     pub(super) fn distrust(&self, data: Data, rebooted: bool) -> Option<String> {
         match data {
-            Data::Broken => Some("the data directory held no complete cluster".to_owned()),
-            Data::Unclean if rebooted => Some("the host went down while the private server ran".to_owned()),
+            Data::Broken => Some("the data directory contained no complete cluster".to_owned()),
+            Data::Unclean if rebooted => {
+                Some("the host went down while the private server was running".to_owned())
+            }
             Data::Clean if rebooted => self.doubt(),
             Data::Missing | Data::Unclean | Data::Clean => None,
         }
     }
 
-    /// Moves the data out of the way, to a directory that was not there before. Returns where it went.
+    /// Moves the data to a directory that did not exist before. Returns its path.
     pub(super) fn move_aside(&self) -> Result<PathBuf> {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let name = format!("{PREFIX}{}", now.replace(':', "-"));
@@ -40,7 +42,7 @@ impl Cluster {
     }
 }
 
-/// The directories that were moved aside in the cluster of one major version, oldest first.
+/// Returns the directories that were moved aside in the cluster of one major version, oldest first.
 pub(super) fn moved_of(home: &Path, major: u32) -> Vec<PathBuf> {
     let entries = fs::read_dir(home.join(major.to_string()));
     let mut moved: Vec<PathBuf> = entries
@@ -54,18 +56,18 @@ pub(super) fn moved_of(home: &Path, major: u32) -> Vec<PathBuf> {
     moved
 }
 
-/// The directories that were moved aside in all clusters.
+/// Returns the directories that were moved aside in all clusters.
 pub(super) fn moved(home: &Path) -> Vec<PathBuf> {
     let majors = majors(home).into_iter();
     majors.flat_map(|major| moved_of(home, major)).collect()
 }
 
-/// What to say of directories that were moved aside; `None` if there are none.
+/// Returns the notice for directories that were moved aside; `None` if there are none.
 pub fn notice(moved: &[PathBuf]) -> Option<String> {
     let names: Vec<String> = moved.iter().map(|f| f.display().to_string()).collect();
     (!names.is_empty()).then(|| {
         format!(
-            "old data of the private server, which was moved aside, is still in {}; `pgstencil server remove --moved` deletes it",
+            "the private server's old data, which was moved aside, is still in {}; delete it with `pgstencil server remove --moved`",
             names.join(" and ")
         )
     })

@@ -1,4 +1,4 @@
-//! Finding Postgres on this machine.
+//! Finds Postgres on this machine.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -12,14 +12,14 @@ use super::account::{Account, run, tail};
 use super::folder;
 use crate::error::{Error, Result};
 
-/// The programs that must all be in one directory.
+/// The programs of an installation, which must all be in one directory.
 const PROGRAMS: [&str; 3] = ["postgres", "initdb", "pg_ctl"];
 
 const OLDEST: u32 = 13;
 /// The newest major version that pgstencil is tested with.
 const NEWEST: u32 = 18;
 
-/// Where packages put Postgres when they leave it off the PATH; `*` stands for one part of a name.
+/// Directories in which packages install Postgres outside the PATH; `*` matches one part of a name.
 pub(super) const FOLDERS: &[&str] = &[
     "/usr/lib/postgresql/*/bin",          // Debian, Ubuntu
     "/usr/pgsql-*/bin",                   // PGDG's RPMs
@@ -53,41 +53,41 @@ impl Binaries {
         self.folder.join(name)
     }
 
-    /// Like `15.14`.
+    /// Returns the version, such as `15.14`.
     pub(super) fn version(&self) -> String {
         format!("{}.{}", self.major, self.minor)
     }
 
-    /// Newer than what pgstencil is tested with.
+    /// Returns whether the version is newer than those that pgstencil is tested with.
     pub(super) fn is_untested(&self) -> bool {
         self.major > NEWEST
     }
 
-    /// A tested version before an untested one, then the newer.
+    /// Sort key: tested versions before untested ones, then newer before older.
     fn rank(&self) -> (bool, u32, u32) {
         (!self.is_untested(), self.major, self.minor)
     }
 }
 
-/// Where to look, and as whom.
+/// The places to search, and the account that searches.
 pub(super) struct Search<'a> {
     pub(super) account: &'a Account,
     pub(super) bindir: Option<&'a Path>,
     pub(super) path: Option<&'a OsStr>,
     pub(super) folders: &'a [String],
-    /// Remembers what each program said about itself.
+    /// File that stores the answers of each program.
     pub(super) memory: PathBuf,
 }
 
-/// Answers of programs, by path, change time, size and account, so that a start which finds its
-/// server running need not start a process per candidate.
+/// Answers of programs, by path, change time, size and account. With them a start that finds its server
+/// running need not start a process per candidate.
 type Answers = BTreeMap<String, String>;
 
 impl Search<'_> {
-    /// The newest Postgres of the machine; of equal ones the first on the PATH. A `bindir` is taken
-    /// as it is. Versions before 13 do not count; ones after 18 only if there is no other.
+    /// Returns the newest Postgres of the machine; of equal versions the first on the PATH. A `bindir` is
+    /// used as it is. Versions before 13 are not considered, versions after 18 only if there is no other.
     ///
-    /// With `remember`, answers are written down for the next search.
+    /// With `remember`, the answers are stored for the next search.
     pub(super) async fn newest(&self, remember: bool) -> Result<Binaries> {
         let mut asked = self.asked();
         let found = match self.bindir {
@@ -98,13 +98,13 @@ impl Search<'_> {
             && asked.answers != asked.known
             && let Ok(text) = serde_json::to_vec_pretty(&asked.answers)
         {
-            // It only saves time, so failing to write it is no error.
+            // The file only saves time, so a failure to write it is not an error.
             let _ = folder::write(&self.memory, &text);
         }
         found
     }
 
-    /// Every Postgres that could be started, the best first; none is no error.
+    /// Returns every Postgres that can be started, the best first; it is not an error if there is none.
     pub(super) async fn all(&self) -> Vec<Binaries> {
         let mut asked = self.asked();
         match self.bindir {
@@ -146,8 +146,8 @@ impl Search<'_> {
         }
     }
 
-    /// All that could be started, the best first and of equal ones the first on the PATH, and why the
-    /// others cannot.
+    /// Returns every Postgres that can be started, the best first and of equal ones the first on the PATH,
+    /// and the reasons why the others cannot.
     async fn usable(&self, asked: &mut Asked<'_>) -> (Vec<Binaries>, Vec<String>) {
         let (mut usable, mut refused) = (Vec::new(), Vec::new());
         for folder in self.candidates(asked).await {
@@ -166,9 +166,9 @@ impl Search<'_> {
     async fn best(&self, asked: &mut Asked<'_>) -> Result<Binaries> {
         let (usable, refused) = self.usable(asked).await;
         usable.into_iter().next().ok_or_else(|| {
-            let mut error = Error::config("there is no Postgres on this machine to start")
+            let mut error = Error::config("no Postgres found on this machine")
                 .detail(format!(
-                    "looked for {} of version {OLDEST} or newer on the PATH and where packages put them",
+                    "searched the PATH and the usual directories of packages for {}, version {OLDEST} or newer",
                     PROGRAMS.join(", ")
                 ));
             for line in refused {
@@ -181,12 +181,12 @@ impl Search<'_> {
             };
             error
                 .hint(install)
-                .hint("or name the directory of its programs in `[server] bindir`")
-                .hint("or use a server that is running, with `--server-url` or `[server] url`")
+                .hint("set `[server] bindir` to the directory of its programs")
+                .hint("set `--server-url` or `[server] url` to a server that is running")
         })
     }
 
-    /// Directories that hold all programs, without repetition, those of the PATH first.
+    /// Returns the directories that contain all programs, without repetition, those of the PATH first.
     async fn candidates(&self, asked: &mut Asked<'_>) -> Vec<PathBuf> {
         let mut folders: Vec<PathBuf> = Vec::new();
         let path = self.path.map(std::env::split_paths).into_iter().flatten();
@@ -201,7 +201,7 @@ impl Search<'_> {
         folders.extend(self.folders.iter().flat_map(|pattern| expand(pattern)));
         let mut seen = Vec::new();
         for folder in folders {
-            // A directory of links stands for the directory that they lead to.
+            // A directory of links is replaced by the directory that they point to.
             let real = fs::canonicalize(folder.join("postgres"))
                 .ok()
                 .and_then(|file| file.parent().map(Path::to_owned));
@@ -225,7 +225,7 @@ struct Asked<'a> {
 impl Asked<'_> {
     async fn version(&mut self, folder: &Path) -> Result<(u32, u32), String> {
         let said = self.ask(&folder.join("postgres"), "--version").await?;
-        parse_version(&said).ok_or_else(|| format!("`postgres --version` says {said:?}"))
+        parse_version(&said).ok_or_else(|| format!("`postgres --version` printed {said:?}"))
     }
 
     async fn bindir(&mut self, pg_config: &Path) -> Option<PathBuf> {
@@ -247,7 +247,7 @@ impl Asked<'_> {
             self.answers.insert(key, answer.clone());
             return Ok(answer.clone());
         }
-        // As the account that will run it: root's own directories are closed to it.
+        // Run by the account that will start it: root's own directories are closed to this account.
         let mut command = self.account.command(program);
         command.arg(question).current_dir("/");
         let output = run(command, None, Duration::from_secs(10))
@@ -274,7 +274,7 @@ fn parse_version(said: &str) -> Option<(u32, u32)> {
     Some((digits(version)?, minor.unwrap_or(0)))
 }
 
-/// The directories that a pattern with at most one `*` names, in no order that matters.
+/// Returns the directories that match a pattern with at most one `*`, in any order.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {
         return vec![PathBuf::from(pattern)];

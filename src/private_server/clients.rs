@@ -1,4 +1,4 @@
-//! Who is connected to a server of ours.
+//! Lists the clients of a private server.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,29 +15,29 @@ use crate::url::ServerUrl;
 /// The application name of pgstencil's sessions.
 pub const APPLICATION: &str = "pgstencil";
 
-/// The application name of pgstencil's own background processes and looks. What they do can be interrupted:
-/// the next command takes it up.
+/// The application name of pgstencil's background processes and status queries. Their work may be
+/// interrupted: the next command continues it.
 pub const BACKGROUND: &str = "pgstencil background";
 
 /// A session of a client.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct Client {
-    /// The process of the server that serves it.
+    /// Number of the server's process for this session.
     pub pid: i32,
-    /// What it calls itself; empty if it does not.
+    /// Application name of the client; empty if it has none.
     pub application: String,
-    /// The role.
+    /// Postgres role of the session.
     pub role: String,
-    /// The database.
+    /// Database of the session.
     pub database: String,
 }
 
-/// A server that runs, and who is connected.
+/// A running server and its clients.
 #[derive(Clone, Debug)]
 pub struct Occupied {
     /// Its major version.
     pub major: u32,
-    /// Where it is, with the password.
+    /// Its URL, with the password.
     pub url: ServerUrl,
     /// The directory of its socket.
     pub socket_dir: Option<PathBuf>,
@@ -55,7 +55,7 @@ impl fmt::Display for Client {
     }
 }
 
-/// The first three of them in words.
+/// Describes the first three clients.
 pub(super) fn in_words(clients: &[Client]) -> String {
     let mut words: Vec<String> = clients.iter().take(3).map(Client::to_string).collect();
     if clients.len() > words.len() {
@@ -65,10 +65,10 @@ pub(super) fn in_words(clients: &[Client]) -> String {
 }
 
 impl PrivateServer {
-    /// The servers that run and answer, and who is connected to them.
+    /// Returns the servers that are running and answer, with their clients.
     ///
     /// # Errors
-    /// `Config` if `run_as` names nothing useful; `Permission` if a cluster belongs to another account.
+    /// `Config` if `run_as` names no usable account; `Permission` if a cluster belongs to another account.
     pub async fn occupied(&self) -> Result<Vec<Occupied>> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
@@ -88,10 +88,10 @@ impl PrivateServer {
 }
 
 impl Cluster {
-    /// The sessions of clients, without those of pgstencil's background processes.
+    /// Returns the sessions of clients, without those of pgstencil's background processes.
     ///
     /// # Errors
-    /// The server does not answer, or does not let us in.
+    /// The server does not answer, or refuses the connection.
     pub(super) async fn clients(&self, port: u16) -> Result<Vec<Client>, sqlx::Error> {
         let question = async {
             let mut connection = self.way(port).connect().await?;

@@ -1,4 +1,4 @@
-//! One cluster: its files, and the steps that make and repair it while no server runs.
+//! A cluster: its files, and the steps that create and repair it while no server is running.
 
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read};
@@ -17,10 +17,10 @@ use super::{host, settings};
 use crate::error::{Error, Kind, Result};
 use crate::url::ServerUrl;
 
-/// The superuser, by the name that projects' migrations and dumps expect.
+/// The superuser, with the name that projects' migrations and dumps expect.
 pub(super) const ROLE: &str = "postgres";
 
-/// The directory of one cluster and the account that its processes run under.
+/// The directory of a cluster and the account that its processes run under.
 #[derive(Clone)]
 pub(super) struct Cluster {
     pub(super) folder: PathBuf,
@@ -28,27 +28,27 @@ pub(super) struct Cluster {
     pub(super) account: Account,
 }
 
-/// What must be known about a cluster while it is stopped.
+/// The facts about a cluster that must be known while it is stopped.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// Kept from start to start, so that URLs stay good.
+    /// The port, kept from start to start, so that URLs stay valid.
     pub(super) port: Option<u16>,
-    /// The boot that the server was last started in.
+    /// The boot in which the server was last started.
     pub(super) boot_id: Option<String>,
     pub(super) socket_dir: Option<PathBuf>,
-    /// The binaries that the server was last started from.
+    /// The binaries from which the server was last started.
     pub(super) origin: Option<Origin>,
 }
 
-/// The data on disk, as far as it can be told while no server runs.
+/// The state of the data on disk, as far as it is visible while no server is running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Data {
     Missing,
-    /// There is a directory, but no cluster in it.
+    /// The directory exists, but contains no cluster.
     Broken,
-    /// Shut down in order.
+    /// The server was shut down cleanly.
     Clean,
-    /// Killed, or crashed with the host.
+    /// The server was killed, or crashed with the host.
     Unclean,
 }
 
@@ -74,7 +74,7 @@ impl Cluster {
         self.folder.join("cluster.json")
     }
 
-    /// A missing or unreadable record is an empty one: it can be made again.
+    /// Reads the record. A missing or unreadable record is treated as empty: it can be made again.
     pub(super) fn record(&self) -> Record {
         fs::read(self.record_file())
             .ok()
@@ -82,30 +82,30 @@ impl Cluster {
             .unwrap_or_default()
     }
 
-    /// The private directory of the server's Unix socket. `None` if there is no socket in it, since
-    /// custom.conf says otherwise.
+    /// Returns the private directory of the server's Unix socket. `None` if custom.conf puts the socket
+    /// elsewhere.
     pub(super) fn socket(&self, port: u16) -> Option<PathBuf> {
         let folder = self.record().socket_dir?;
         let there = folder.join(format!(".s.PGSQL.{port}")).exists();
         there.then_some(folder)
     }
 
-    /// Where the server is, with the password.
+    /// Returns the URL of the server, with the password.
     pub(super) fn url(&self, port: u16) -> Result<ServerUrl> {
         Ok(ServerUrl::parse("postgresql://127.0.0.1/postgres")?
             .with_endpoint(None, Some(port))
             .with_credentials(ROLE, self.password().as_deref()))
     }
 
-    /// What is on disk. Says nothing useful while a server runs.
+    /// Returns the state of the data on disk, which is meaningless while a server is running.
     pub(super) fn inspect(&self) -> Data {
         let data = self.data();
         if fs::symlink_metadata(&data).is_err() {
             return Data::Missing;
         }
-        // The state is the fifth number of the file in all versions from 13 to 18: system id (8
-        // bytes), two version numbers, state. 1 and 2 mean shut down. It is read here since
-        // pg_controldata is not always installed.
+        // The state is the fifth number of the file in all versions from 13 to 18: system id (8 bytes), two
+        // version numbers, state. 1 and 2 mean shut down. pg_controldata is not always installed, so the file
+        // is read here.
         let mut head = [0; 20];
         let read = File::open(data.join("global/pg_control")).and_then(|mut file| file.read_exact(&mut head));
         match read {
@@ -113,7 +113,7 @@ impl Cluster {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => {
                 return Data::Broken;
             }
-            // No reason to give the data up: let Postgres say what is wrong.
+            // Not a reason to give up the data: let Postgres report the error.
             Err(_) => return Data::Clean,
         }
         match head[16..20].try_into().map(i32::from_ne_bytes) {
@@ -130,8 +130,8 @@ impl Cluster {
             .collect()
     }
 
-    /// Makes a new cluster, beside its place and then moved there, so that a half-made one is never
-    /// taken for one. The file with the password is there before the cluster is.
+    /// Creates a new cluster in another directory and then moves it into place, so that an incomplete cluster
+    /// is never taken for one. The password file exists before the cluster.
     pub(super) async fn create(&self, binaries: &Binaries, deadline: Instant) -> Result<()> {
         for leftover in self.siblings("data.new-") {
             let _ = fs::remove_dir_all(&leftover);
@@ -155,7 +155,7 @@ impl Cluster {
                 .args(["--auth=scram-sha-256", "--encoding=UTF8", "--no-sync"])
                 .args(locale);
             if binaries.major >= 18 {
-                // The default since 18; it helps nothing here.
+                // Checksums are the default since 18; they are of no use here.
                 initdb.arg("--no-data-checksums");
             }
             let patience = deadline.saturating_duration_since(Instant::now());
@@ -169,11 +169,12 @@ impl Cluster {
                 Ok(output) => {
                     last = tail(&[output.stdout, output.stderr].concat(), 8);
                     let about_locale = last.iter().any(|l| l.contains("locale"));
-                    (!about_locale).then(|| Error::failed("cannot make the cluster of the private server"))
+                    (!about_locale).then(|| Error::failed("cannot create the cluster of the private server"))
                 }
-                Err(e) if e.kind() == ErrorKind::TimedOut => {
-                    Some(Error::new(Kind::Timeout, "making the cluster of the private server took too long"))
-                }
+                Err(e) if e.kind() == ErrorKind::TimedOut => Some(Error::new(
+                    Kind::Timeout,
+                    "creating the cluster of the private server took too long",
+                )),
                 Err(e) => Some(Error::failed("cannot run initdb").caused_by(e)),
             };
             let _ = fs::remove_dir_all(&new);
@@ -181,10 +182,10 @@ impl Cluster {
                 return Err(explain(error, last));
             }
         }
-        Err(explain(Error::failed("cannot make the cluster of the private server"), last))
+        Err(explain(Error::failed("cannot create the cluster of the private server"), last))
     }
 
-    /// Gives the superuser a new password, in single-user mode. No server may run.
+    /// Sets a new password for the superuser, in single-user mode. No server may be running.
     pub(super) async fn reset_password(&self, binaries: &Binaries, deadline: Instant) -> Result<()> {
         self.tidy()?;
         let password = folder::random_hex::<16>()?;
@@ -207,15 +208,15 @@ impl Cluster {
         let said = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() || said.contains("ERROR") {
             return Err(explain(
-                Error::failed("cannot give the private server a new password"),
+                Error::failed("cannot set a new password for the private server"),
                 tail(&output.stderr, 8),
             ));
         }
         folder::write(&self.password_file(), password.as_bytes())
     }
 
-    /// Removes what a killed server leaves behind and its successor stumbles over: a pid file whose
-    /// number belongs to another process by now. No server may run.
+    /// Removes the pid file that a killed server leaves behind: the next server fails if its number now
+    /// belongs to another process. No server may be running.
     pub(super) fn tidy(&self) -> Result<()> {
         let data = self.data();
         fs::set_permissions(&data, Permissions::from_mode(0o700)).map_err(|e| unusable(&data, e))?;

@@ -1,44 +1,44 @@
-//! The disk under a data directory of this machine.
+//! The disk that holds a data directory of this machine.
 
 use std::path::Path;
 
-/// What is known of it.
+/// Facts about a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// Bytes that are free.
+    /// Free bytes.
     pub free: u64,
-    /// Bytes altogether.
+    /// Total bytes.
     pub total: u64,
     /// The file system.
     pub file_system: FileSystem,
 }
 
-/// A file system, as far as it matters to copies of databases.
+/// A file system, as far as it matters for copies of databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileSystem {
     /// ext4 without a journal; `spread`: new directories spread over the disk (`chattr +T` on the directory
     /// that holds the databases).
     Ext4WithoutJournal {
-        /// Whether that is set.
+        /// Whether that flag is set.
         spread: bool,
     },
-    /// One that can share blocks between files.
+    /// A file system that can share blocks between files.
     Reflink,
-    /// Any other.
+    /// Any other file system.
     Other,
 }
 
-/// Looks at the disk of a data directory. `None` if there is no such directory here, or it is out of
-/// reach, or belongs to no running server: then the path is another machine's.
+/// Reads the facts about the disk of a data directory. `None` if the directory does not exist here, cannot be
+/// read, or belongs to no running server: then the path is one of another machine.
 pub fn look(data: &Path) -> Option<Disk> {
-    // Names of directories are alike everywhere; only the server's own has this.
+    // The same path may exist on any machine; only the data directory of a running server has this file.
     if !data.join("postmaster.pid").exists() {
         return None;
     }
     room(data)
 }
 
-/// As [`look`], of a directory that is known to be the server's, whether that runs or not.
+/// Like [`look`], for a directory that is known to be the server's, whether the server is running or not.
 pub(crate) fn room(data: &Path) -> Option<Disk> {
     let room = rustix::fs::statvfs(data).ok()?;
     Some(Disk {
@@ -55,8 +55,8 @@ fn file_system(data: &Path) -> FileSystem {
             spread: super::host::is_spread(&data.join("base")).unwrap_or(true),
         };
     }
-    // Btrfs and XFS, from linux/magic.h. XFS shares blocks unless it was made without; a copy then is
-    // just a copy.
+    // Btrfs and XFS, from linux/magic.h. XFS can share blocks unless it was created without that feature;
+    // then a copy is an ordinary copy.
     match rustix::fs::statfs(data) {
         Ok(found) if found.f_type == 0x9123_683e || found.f_type == 0x5846_5342 => FileSystem::Reflink,
         _ => FileSystem::Other,

@@ -1,4 +1,4 @@
-//! Ending the servers of all major versions, and what is on the disk then.
+//! Stops the servers of all major versions, and syncs their data to the disk.
 
 use std::time::{Duration, Instant};
 
@@ -7,23 +7,23 @@ use super::cluster::{Cluster, Data};
 use super::{PrivateServer, folder, host, majors};
 use crate::error::{Error, Kind, Result};
 
-/// What [`PrivateServer::stop`] did.
+/// Result of [`PrivateServer::stop`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Major versions whose servers were ended; empty if none ran.
+    /// Major versions whose servers were stopped; empty if none was running.
     pub majors: Vec<u32>,
 }
 
 impl PrivateServer {
-    /// Ends the servers of all major versions, and with them every session, in order. Then syncs the disk,
-    /// so that a power loss takes nothing away.
+    /// Shuts down the servers of all major versions cleanly, with all their sessions. Then syncs the disk, so
+    /// that a power loss loses nothing.
     ///
     /// # Errors
-    /// `Timeout` after `patience`; the server then still has the request. `Permission` if it belongs
-    /// to somebody else. `Failed` if the disk cannot be synced; the servers have ended then.
+    /// `Timeout` after `patience`; the server still has the request then. `Permission` if the server belongs
+    /// to another account. `Failed` if the disk cannot be synced; the servers are stopped then.
     ///
     /// # Cancel safety
-    /// A dropped future may leave a server that is about to end, and a disk that is not synced.
+    /// A dropped future may leave a server that is shutting down, and a disk that is not synced.
     pub async fn stop(&self, patience: Duration) -> Result<Stopped> {
         let deadline = Instant::now() + patience;
         let account = Account::choose(self.settings.run_as.as_deref())?;
@@ -47,7 +47,7 @@ impl PrivateServer {
         Ok(stopped)
     }
 
-    /// Syncs what a server wrote that has ended in this boot, whoever ended it, if that was not done yet.
+    /// Syncs the data of a server that ended in this boot, whatever ended it, if that was not done yet.
     pub(super) async fn keep_synced(&self, cluster: Cluster, deadline: Instant) -> Result<()> {
         let is_ours = cluster.record().boot_id == self.boot_id();
         if !is_ours || cluster.inspect() != Data::Clean || cluster.is_proved() {
@@ -63,7 +63,7 @@ impl PrivateServer {
                     "the private server stopped, but syncing its data to the disk takes too long",
                 )
                 .detail(format!("data: {}", cluster.data().display()))
-                .hint("`pgstencil server stop` waits again"));
+                .hint("run `pgstencil server stop` to wait again"));
             }
             Err(e) => return Err(e),
         };
@@ -77,7 +77,7 @@ impl PrivateServer {
         .map_err(|e| Error::internal("the sync of the disk was lost").caused_by(e))?
     }
 
-    /// Which boot of the host this is.
+    /// Returns the id of the current boot of the host.
     pub(super) fn boot_id(&self) -> Option<String> {
         self.settings.boot_id.clone().or_else(host::boot_id)
     }

@@ -1,4 +1,4 @@
-//! Where the private server lives, made so that no other user can get at it.
+//! The directory of the private server, which no other user can change.
 //!
 //! ```text
 //! STATE/server/            ours, closed to writing by others
@@ -18,10 +18,10 @@
 //!   removed-RANDOM/        a cluster that is being deleted
 //! ```
 //!
-//! Every directory has mode 0700 and every file 0600. Under root the directories down to the cluster's have 0711
-//! and the two files of settings 0640, so that the account that runs Postgres gets through and can read
-//! them. Only `data`, `socket` and `server.log` belong to that account. All else, and every directory above,
-//! belongs to root, so that this account cannot lead root astray with a link where root writes.
+//! Every directory has mode 0700 and every file 0600. For root, the directories down to the cluster's have
+//! 0711 and the two settings files 0640, so that the account that runs Postgres can pass through and read
+//! them. Only `data`, `socket` and `server.log` belong to that account. Everything else, and every directory
+//! above, belongs to root, so that this account cannot place a link where root writes.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -35,8 +35,8 @@ use super::account::Account;
 use crate::error::{Error, Kind, Result};
 use crate::private_file::{self, Reader};
 
-/// The directory for the server's state: `STATE/server`. Root uses `system_dir` where `state_dir` is
-/// somebody's own, or where the account of the server could not enter it (as below `/root`).
+/// Returns the directory for the server's state: `STATE/server`. For root it is `system_dir` if `state_dir`
+/// belongs to another user, or if the server's account cannot enter it (as below `/root`).
 pub(super) async fn choose(state_dir: &Path, system_dir: &Path, account: &Account) -> Result<PathBuf> {
     for folder in [state_dir, system_dir] {
         if !folder.is_absolute() {
@@ -50,10 +50,10 @@ pub(super) async fn choose(state_dir: &Path, system_dir: &Path, account: &Accoun
     if account.foreign {
         let existing = state_dir.ancestors().find_map(|f| fs::canonicalize(f).ok());
         let existing = existing.unwrap_or_else(|| PathBuf::from("/"));
-        // Whoever can change a directory above ours can put another in its place.
+        // A user who can change a directory above can replace this directory.
         let safe = existing.ancestors().all(|f| fs::metadata(f).is_ok_and(|m| m.uid() == 0 && !is_open(&m)));
-        // Without a bit for group or others, no access list lets the account in either, since the bits
-        // of the group are the list's mask: that spares the usual /root a process.
+        // If neither group nor others have this bit, no access list admits the account either, since the
+        // group's bits are the mask of the list. This saves a process for the usual /root.
         let closed = existing.ancestors().any(|f| fs::metadata(f).is_ok_and(|m| m.mode() & 0o011 == 0));
         if !(safe && !closed && account.can_enter(&existing).await) {
             folder = system_dir;
@@ -62,14 +62,14 @@ pub(super) async fn choose(state_dir: &Path, system_dir: &Path, account: &Accoun
     Ok(folder.join("server"))
 }
 
-/// Makes the directory and whatever is missing above it, and refuses one that others can write to.
+/// Creates the directory and all missing ones above it. Refuses a directory that others can write to.
 pub(super) fn prepare(folder: &Path, account: &Account) -> Result<()> {
     make(folder, account)?;
     judge(folder)
 }
 
-/// Refuses a directory that another user made or can write to: what is in it would be theirs. One that is
-/// missing is no error.
+/// Refuses a directory that another user made or can write to, since that user would control its contents. A
+/// missing directory is not an error.
 pub(super) fn judge(folder: &Path) -> Result<()> {
     for folder in folder.ancestors().take(2) {
         let about = match fs::metadata(folder) {
@@ -77,7 +77,7 @@ pub(super) fn judge(folder: &Path) -> Result<()> {
             about => about.map_err(|e| unusable(folder, e))?,
         };
         let us = geteuid().as_raw();
-        // A link leads wherever its owner wants it to.
+        // The owner of a link controls where it leads.
         let link = fs::symlink_metadata(folder).map_err(|e| unusable(folder, e))?;
         let owner = match link.uid() {
             0 => about.uid(),
@@ -93,31 +93,31 @@ pub(super) fn judge(folder: &Path) -> Result<()> {
                 private_file::user_name(owner),
                 private_file::user_name(us)
             ))
-            .hint("give it back with `chown -R`, or remove it"));
+            .hint("change the owner with `chown -R`, or remove the directory"));
         }
         if is_open(&about) {
             return Err(Error::new(
                 Kind::Permission,
                 format!("others can write to the state directory {}", folder.display()),
             )
-            .hint(format!("close it with `chmod go-w {}`", folder.display())));
+            .hint(format!("remove that permission with `chmod go-w {}`", folder.display())));
         }
     }
     Ok(())
 }
 
-/// Others can put something in the place of what is in this directory.
+/// Returns whether others can replace entries of this directory.
 fn is_open(about: &fs::Metadata) -> bool {
     about.mode() & 0o022 != 0 && about.mode() & 0o1000 == 0
 }
 
-/// Makes a directory and those missing above it. The account of the server gets through them, and has no
-/// business listing them.
+/// Creates a directory and the missing ones above it. The server's account can pass through them, but not
+/// list them.
 pub(super) fn make(folder: &Path, account: &Account) -> Result<()> {
     private_file::create_folders(folder, account.foreign).map_err(|(folder, e)| unusable(&folder, e))
 }
 
-/// Makes a directory that is the account's alone, or takes one that is there.
+/// Creates a directory that belongs to the account alone, or accepts an existing one.
 pub(super) fn make_own(folder: &Path, account: &Account) -> Result<()> {
     match private_file::create_folder(folder) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => private_file::close_folder(folder),
@@ -127,12 +127,12 @@ pub(super) fn make_own(folder: &Path, account: &Account) -> Result<()> {
     account.give(folder)
 }
 
-/// Puts a file in place whole or not at all.
+/// Writes a file completely or not at all.
 pub(super) fn write(file: &Path, content: &[u8]) -> Result<()> {
     put(file, content, Reader::Us)
 }
 
-/// As [`write`], a file that the server can read and not change.
+/// Like [`write`], for a file that the server can read but not change.
 pub(super) fn write_settings(file: &Path, content: &[u8], account: &Account) -> Result<()> {
     put(
         file,
@@ -144,7 +144,7 @@ pub(super) fn write_settings(file: &Path, content: &[u8], account: &Account) -> 
     )
 }
 
-/// As [`write`], a file for a program that runs under the account.
+/// Like [`write`], for a file of a program that runs under the account.
 pub(super) fn write_for(account: &Account, file: &Path, content: &[u8]) -> Result<()> {
     let (uid, gid) = (account.uid, account.gid);
     put(
@@ -161,16 +161,16 @@ fn put(file: &Path, content: &[u8], reader: Reader) -> Result<()> {
     private_file::replace_file(file, content, reader).map_err(|e| unusable(file, e))
 }
 
-/// Random bytes as hexadecimal digits.
+/// Returns random bytes as hexadecimal digits.
 pub(super) fn random_hex<const BYTES: usize>() -> Result<String> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes)
-        .map_err(|e| Error::failed("the system gives no random numbers").caused_by(e))?;
+        .map_err(|e| Error::failed("the system provides no random numbers").caused_by(e))?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// Prepares the directory and takes the lock that starting, stopping and removing is done under; closing the
-/// file gives it back, as does the end of the process.
+/// Prepares the directory and takes the lock for starting, stopping and removing. Closing the file releases
+/// the lock, and so does the end of the process.
 ///
 /// Cancel safety: a dropped future leaves no lock behind.
 pub(super) async fn lock(folder: &Path, account: &Account, deadline: Instant) -> Result<File> {
@@ -178,12 +178,13 @@ pub(super) async fn lock(folder: &Path, account: &Account, deadline: Instant) ->
     loop {
         prepare(folder, account)?;
         let file = match private_file::open_file(&path) {
-            // Another process removed the directory just now.
+            // Another process has just removed the directory.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             opened => opened.map_err(|e| unusable(&path, e))?,
         };
         wait_for(&file, &path, deadline).await?;
-        // A process that waited for one that removed the directory holds a lock that nobody else sees.
+        // If the process that held the lock before removed the directory, this lock is on a file that no
+        // other process can see.
         let there = fs::metadata(&path).ok();
         let ours = file.metadata().map_err(|e| unusable(&path, e))?;
         if there.is_some_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
@@ -202,20 +203,20 @@ async fn wait_for(file: &File, path: &Path, deadline: Instant) -> Result<()> {
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::new(
                     Kind::Timeout,
-                    "another pgstencil is still starting or stopping the private server",
+                    "another pgstencil process is still starting or stopping the private server",
                 )
                 .detail(format!("it holds {}", path.display())));
             }
             Err(TryLockError::Error(e)) => {
                 return Err(Error::failed(format!("cannot lock {}", path.display()))
                     .caused_by(e)
-                    .hint("the state directory must be on a file system with locks"));
+                    .hint("move the state directory to a file system that supports locks"));
             }
         }
     }
 }
 
-/// An error about a file or directory of ours.
+/// Returns the error for a file or directory of pgstencil that cannot be used.
 pub(super) fn unusable(path: &Path, e: io::Error) -> Error {
     let kind = match e.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Kind::Permission,
@@ -223,18 +224,18 @@ pub(super) fn unusable(path: &Path, e: io::Error) -> Error {
     };
     let error = Error::new(kind, format!("cannot use {}", path.display()));
     let error = match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => error.hint("make room on that disk"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => error.hint("free space on that disk"),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            error.hint("the private server needs a state directory that you can write to")
+            error.hint("use a state directory that you can write to")
         }
         _ => error,
     };
     error.caused_by(e)
 }
 
-/// A directory for the socket that is short enough for the kernel (some 100 bytes with the name of the
-/// socket): below the cluster's, else a private one in `/tmp`, taken over only if it is the
-/// account's own and closed to others.
+/// Returns a directory for the socket that is short enough for the kernel (some 100 bytes including the name
+/// of the socket): below the cluster's directory, else a private one in `/tmp`, which is reused only if it
+/// belongs to the account and is closed to others.
 pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -> Result<PathBuf> {
     const LONGEST: usize = 100 - "/.s.PGSQL.65535.lock".len();
     let usual = cluster.join("socket");
@@ -246,7 +247,7 @@ pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -
     if let Some(before) = before.filter(|f| fits(f) && is_private(f, account)) {
         return Ok(before.to_owned());
     }
-    // Random, so that nobody can take the name first. What is there already is no directory of ours.
+    // Random, so that no other user can take the name first. An existing directory is not pgstencil's.
     let folder = Path::new("/tmp").join(format!("pgstencil-{}", random_hex::<8>()?));
     private_file::create_folder(&folder).map_err(|e| unusable(&folder, e))?;
     account.give(&folder)?;

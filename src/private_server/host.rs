@@ -1,15 +1,15 @@
-//! Facts about this machine: which boot it is, how much memory it has, what its file system wants.
+//! Facts about this machine: the current boot, its memory, and the needs of its file system.
 
 use std::fs;
 use std::path::Path;
 
-/// The id of the current boot; `None` where the system does not tell.
+/// Returns the id of the current boot; `None` if the system does not show it.
 #[cfg(target_os = "linux")]
 pub(super) fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(non_empty)
 }
 
-/// The id of the current boot. Not `kern.boottime`: that moves when the clock is set.
+/// Returns the id of the current boot. `kern.boottime` is not used, since it changes when the clock is set.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn boot_id() -> Option<String> {
     std::process::Command::new("/usr/sbin/sysctl")
@@ -23,21 +23,21 @@ fn non_empty(text: String) -> Option<String> {
     Some(text.trim().to_owned()).filter(|t| !t.is_empty())
 }
 
-/// Writes all that the host still has in memory for the file system of `place` to the disk.
+/// Writes all data that the host still has in memory for the file system of `place` to the disk.
 #[cfg(target_os = "linux")]
 pub(super) fn sync(place: &Path) -> std::io::Result<()> {
     Ok(rustix::fs::syncfs(fs::File::open(place)?)?)
 }
 
-/// Writes all that the host still has in memory to the disk, and has the disk write its own cache.
+/// Writes all data that the host still has in memory to the disk, and makes the disk write its own cache.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn sync(place: &Path) -> std::io::Result<()> {
     rustix::fs::sync();
     Ok(rustix::fs::fcntl_fullfsync(fs::File::open(place)?)?)
 }
 
-/// The memory that this process may count on: the machine's, or less in a container. `None` where
-/// the system does not tell.
+/// Returns the memory that this process can use: the machine's, or less in a container. `None` if the system
+/// does not show it.
 pub(super) fn memory() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
@@ -51,9 +51,9 @@ pub(super) fn memory() -> Option<u64> {
         .min()
 }
 
-/// Lets new database directories spread over the disk, on ext4 without a journal only: there a loop of
-/// create and drop becomes ten times slower otherwise, since the inode allocator walks over every
-/// recently freed inode. It is worth nothing elsewhere. Failing to set it is no error.
+/// Lets new database directories spread over the disk, only on ext4 without a journal. There a loop of create
+/// and drop otherwise becomes 10 times slower, since the inode allocator scans every recently freed inode. On
+/// other file systems it has no use. A failure to set the flag is not an error.
 pub(super) fn spread_folders(base: &Path) {
     #[cfg(target_os = "linux")]
     if is_ext4_without_journal(base).unwrap_or(false) {
@@ -66,7 +66,7 @@ pub(super) fn spread_folders(base: &Path) {
         if let Ok(folder) = folder
             && let Ok(flags) = ioctl_getflags(&folder)
         {
-            // Nobody needs to know when it fails: things are then as slow as without us.
+            // A failure need not be reported: only the speed is the same as without pgstencil.
             let _ = ioctl_setflags(&folder, flags | IFlags::TOPDIR);
         }
     }
@@ -74,7 +74,8 @@ pub(super) fn spread_folders(base: &Path) {
     let _ = base;
 }
 
-/// Whether [`spread_folders`] has been done to a directory, or by hand (`chattr +T`).
+/// Returns whether the flag of [`spread_folders`] is set on a directory, also if it was set by hand (`chattr
+/// +T`).
 #[cfg(target_os = "linux")]
 pub(super) fn is_spread(base: &Path) -> Option<bool> {
     use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, open};
@@ -82,9 +83,10 @@ pub(super) fn is_spread(base: &Path) -> Option<bool> {
     Some(ioctl_getflags(folder.ok()?).ok()?.contains(IFlags::TOPDIR))
 }
 
-/// Without special rights: every ext4 has a directory in `/proc/fs/ext4`, and every journal one in
-/// `/proc/fs/jbd2`, named DEVICE-INODE. (A journal on a device of its own is taken for none, which
-/// costs nothing.) On overlayfs the device is not to be found, so the answer is no.
+/// Returns whether a path is on ext4 without a journal. Needs no privilege: every ext4 has a directory in
+/// `/proc/fs/ext4`, and every journal one in `/proc/fs/jbd2`, named DEVICE-INODE. (A journal on a separate
+/// device is not recognized, which does no harm.) On overlayfs the device cannot be found, so the answer is
+/// no.
 #[cfg(target_os = "linux")]
 pub(super) fn is_ext4_without_journal(path: &Path) -> Option<bool> {
     use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! Starting the server of a cluster so that it outlives us and holds nothing of ours.
+//! Starts the server of a cluster so that it outlives pgstencil and inherits nothing from it.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,18 +15,18 @@ use super::synced::WATCH;
 use crate::error::{Error, Kind, Result};
 use crate::private_file;
 
-/// What came of an attempt to start.
+/// Result of an attempt to start.
 enum Launched {
     Up,
     PortTaken,
 }
 
-/// Closes what was inherited (a pipe of the caller would never end, a lock of the caller never be
-/// free), keeps the file of `alive` open, starts the watcher, and becomes pg_ctl. Some shells, dash for
-/// one, take only numbers of one digit.
+/// Closes inherited descriptors (otherwise a pipe of the caller would never end, and a lock of the caller
+/// never be free), keeps the file of `alive` open, starts the watcher, and becomes pg_ctl. Some shells, such
+/// as dash, support only one-digit numbers.
 ///
-/// The watcher reads a pipe that every process of the server holds open. It holds `alive`, too, so that
-/// the next start and the end of a stop wait for its work. Where a pipe cannot be made there is no watcher.
+/// The watcher reads a pipe that every process of the server holds open. It also holds `alive`, so that the
+/// next start and the end of a stop wait for its work. If a pipe cannot be created, there is no watcher.
 const LAUNCH: &str = r#"
 if (eval 'exec 99>&-') 2>/dev/null; then many=1; else many=; fi
 for fd in /dev/fd/*; do
@@ -50,8 +50,8 @@ exec "$@"
 "#;
 
 impl Cluster {
-    /// Starts the server on the port that it had, or else on a free one. The record says the boot
-    /// before the server can write anything. Adds to `notices` when the port is another.
+    /// Starts the server on its previous port, or else on a free one. The record has the current boot before
+    /// the server can write anything. Adds to `notices` if the port changes.
     pub(super) async fn start(
         &self,
         binaries: &Binaries,
@@ -63,7 +63,7 @@ impl Cluster {
         let socket = folder::socket(&self.folder, record.socket_dir.as_deref(), &self.account)?;
         record.socket_dir = Some(socket.clone());
         let before = record.port;
-        // Whether a port is free is known only when the server has it.
+        // Only a server that holds a port knows that it was free.
         for _ in 0..20 {
             let port = match record.port {
                 Some(port) if is_free(port) => port,
@@ -77,7 +77,7 @@ impl Cluster {
                 Launched::Up => {
                     if let Some(before) = before.filter(|before| *before != port) {
                         notices.push(format!(
-                            "another program has port {before}, so the private server moved to port {port}"
+                            "another program uses port {before}, so the private server moved to port {port}"
                         ));
                     }
                     return Ok(());
@@ -85,7 +85,7 @@ impl Cluster {
                 Launched::PortTaken => record.port = None,
             }
         }
-        Err(Error::failed("found no free port for the private server"))
+        Err(Error::failed("no free port found for the private server"))
     }
 
     async fn launch(&self, binaries: &Binaries, alive: &File, deadline: Instant) -> Result<Launched> {
@@ -106,7 +106,7 @@ impl Cluster {
             .current_dir(&self.folder)
             .args(["-c", LAUNCH, "sh", WATCH])
             .arg(binaries.program("pg_ctl"))
-            // pg_ctl hands the rest to a shell, so all paths in it are relative.
+            // pg_ctl passes the rest to a shell, so all paths in it are relative.
             .args(["start", "-w", "-s", "-D", "data", "-l", "server.log"])
             .args(["-o", "-c config_file=postgresql.conf"])
             .args(["-t", &patience.as_secs().max(1).to_string()])
@@ -123,12 +123,12 @@ impl Cluster {
             return Ok(Launched::PortTaken);
         }
         if self.postmaster().is_some() {
-            // It has not ended, only not become ready; the next start waits for it.
+            // The server is still running, just not ready; the next start waits for it.
             return Err(
-                self.with_log(Error::new(Kind::Timeout, "the private server takes too long to start"), begin)
+                self.with_log(Error::new(Kind::Timeout, "the private server did not start in time"), begin)
             );
         }
-        let error = Error::failed("the private server does not start");
+        let error = Error::failed("the private server failed to start");
         let error = match said.trim() {
             "" => explain(error, output),
             _ => self.with_log(error, begin),
@@ -139,18 +139,18 @@ impl Cluster {
         let custom = self.folder.join("custom.conf");
         Err(if tells_damage(&said) {
             error.hint(format!(
-                "if the data is damaged: `pgstencil server remove --major {} --force` deletes it; templates can be built again, what clones hold cannot",
+                "if the data is damaged, delete it with `pgstencil server remove --major {} --force`; templates can be rebuilt, the contents of clones cannot",
                 self.major
             ))
         } else if custom.exists() {
-            error.hint(format!("if a setting is the cause: correct {}, or move it away", custom.display()))
+            error.hint(format!("if a setting is the cause, correct {}, or move it away", custom.display()))
         } else {
             error
         })
     }
 }
 
-/// Socket files of a killed server; the directory is the cluster's alone.
+/// Removes the socket files of a killed server; the directory belongs to this cluster alone.
 pub(super) fn clear_sockets(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
@@ -159,12 +159,12 @@ pub(super) fn clear_sockets(folder: &Path) {
     }
 }
 
-/// A first look only; the answer is the server's start.
+/// Checks a port in advance; only the server's start decides.
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// A port that is free now, below those that systems give to outgoing connections, so that it is
+/// Returns a port that is free now, below the range that systems use for outgoing connections, so that it is
 /// likely to be free at the next start too.
 fn pick_port() -> Result<u16> {
     for _ in 0..50 {
@@ -174,5 +174,5 @@ fn pick_port() -> Result<u16> {
             return Ok(port);
         }
     }
-    Err(Error::failed("found no free port for the private server"))
+    Err(Error::failed("no free port found for the private server"))
 }

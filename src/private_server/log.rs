@@ -1,4 +1,4 @@
-//! The server's log: bounded, and shown in errors.
+//! The server's log: limits its size, and shows its end in errors.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -8,7 +8,7 @@ use super::account::tail;
 use super::cluster::Cluster;
 use crate::error::Error;
 
-/// A log longer than this loses all but its end.
+/// A longer log is cut to its end.
 const LOG_LIMIT: u64 = 16 << 20;
 const LOG_KEPT: u64 = 256 << 10;
 
@@ -24,7 +24,7 @@ impl Cluster {
     }
 }
 
-/// What a log says from `begin` on of the end of its server, at most three lines.
+/// Returns the lines of a log from `begin` on that report the end of its server, at most three.
 pub(crate) fn last_words(log: &Path, begin: u64) -> Vec<String> {
     let text = read_since(log, begin);
     let telling =
@@ -38,18 +38,18 @@ fn read_since(log: &Path, begin: u64) -> String {
     let mut text = Vec::new();
     if let Ok(mut file) = File::open(log) {
         let end = file.metadata().map_or(0, |m| m.len());
-        // A log that was cut since begins anew.
+        // The log was cut since: read it from the start.
         let begin = if begin > end { 0 } else { begin };
         let from = begin.max(end.saturating_sub(LOG_KEPT));
         if file.seek(SeekFrom::Start(from)).is_ok() {
-            // What could be read is better than nothing.
+            // An incomplete read is better than nothing.
             let _ = file.read_to_end(&mut text);
         }
     }
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Adds lines of output, and a hint where they hold a known cause.
+/// Adds lines of output to an error, and a hint if they contain a known cause.
 pub(super) fn explain(mut error: Error, lines: Vec<String>) -> Error {
     let hint = hint(&lines);
     for line in lines {
@@ -64,13 +64,13 @@ pub(super) fn explain(mut error: Error, lines: Vec<String>) -> Error {
 fn hint(lines: &[String]) -> Option<String> {
     let has = |what: &str| lines.iter().any(|line| line.contains(what));
     let known = if has("No space left on device") || has("Disk quota exceeded") {
-        "make room on that disk"
+        "free space on that disk"
     } else if has("could not map anonymous shared memory") || has("Cannot allocate memory") {
-        "there is too little memory; set a smaller `shared_buffers` in custom.conf beside the log"
+        "there is too little memory: set a smaller `shared_buffers` in custom.conf next to the log"
     } else if has("could not look up effective user ID") {
-        "Postgres wants an account with a name: add one to /etc/passwd, or run as another"
+        "Postgres needs an account with a name: add one to /etc/passwd, or run as another account"
     } else if has("semaphores") {
-        "the system allows too few semaphores; set a smaller `max_connections` in custom.conf beside the log"
+        "the system allows too few semaphores: set a smaller `max_connections` in custom.conf next to the log"
     } else if let Some(file) = faulty_settings(lines) {
         return Some(match has("Permission denied") {
             true => format!("let the account that runs Postgres read {file}, or move it away"),
@@ -82,8 +82,8 @@ fn hint(lines: &[String]) -> Option<String> {
     Some(known.to_owned())
 }
 
-/// The file of settings that Postgres does not accept. Of an included file the messages name its line first,
-/// and then the file that includes it, which is ours.
+/// Returns the settings file that Postgres does not accept. For an included file the messages name its line
+/// first, and then the including file, which is pgstencil's.
 fn faulty_settings(lines: &[String]) -> Option<&str> {
     let quoted = |line: &'_ str, before: &str| -> Option<std::ops::Range<usize>> {
         let start = line.find(before)? + before.len();
@@ -94,7 +94,7 @@ fn faulty_settings(lines: &[String]) -> Option<&str> {
         .find_map(|before| lines.iter().find_map(|line| Some(&line[quoted(line, before)?])))
 }
 
-/// Whether the log says that the data itself is damaged, and not only that a setting is wrong.
+/// Returns whether the log reports damaged data, and not only a wrong setting.
 pub(super) fn tells_damage(log: &str) -> bool {
     [
         "PANIC:",
@@ -117,7 +117,7 @@ pub(super) fn tells_damage(log: &str) -> bool {
     .any(|words| log.contains(words))
 }
 
-/// Keeps the log bounded. The server appends, so it can be cut while it writes.
+/// Limits the size of the log. The server appends, so the log can be cut during writes.
 pub(super) fn trim_log(log: &Path) {
     let cut = || -> std::io::Result<()> {
         let mut file = File::options().read(true).append(true).open(log)?;
@@ -131,7 +131,7 @@ pub(super) fn trim_log(log: &Path) {
         }
         Ok(())
     };
-    // A log that cannot be cut is no reason not to work.
+    // A log that cannot be cut does not stop the command.
     let _ = cut();
 }
 
@@ -151,7 +151,7 @@ mod tests {
         let begin = old.len() as u64;
         assert_eq!(last_words(&log, begin), [panic]);
         assert_eq!(last_words(&log, 0).len(), 2);
-        // It was cut meanwhile.
+        // The log was cut in the meantime.
         assert_eq!(last_words(&log, 10_000).len(), 2);
         assert!(last_words(&folder.path().join("none"), 0).is_empty());
     }
@@ -174,7 +174,7 @@ mod tests {
         let line = "FATAL:  could not write lock file: No space left on device".to_owned();
         let error = explain(Error::failed("x"), vec![line.clone()]);
         assert_eq!(error.details(), [line]);
-        assert_eq!(error.hints(), ["make room on that disk"]);
+        assert_eq!(error.hints(), ["free space on that disk"]);
     }
 
     #[test]

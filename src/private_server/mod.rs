@@ -1,19 +1,19 @@
 //! The private server: a private Postgres in the user's state directory, started on demand.
 //!
-//! It outlives the command that started it and is shared by all of the user's projects. There is one
-//! cluster for each major version, listening on a unix socket and on loopback TCP only, behind a
-//! generated password. `fsync` is off: templates can be built again. So a crash of the *host* may damage
-//! the data unseen; see [`PrivateServer::start`] for how that is dealt with.
+//! It outlives the command that started it and is shared by all of the user's projects. There is one cluster
+//! per major version. Each listens only on a unix socket and on loopback TCP, and requires a generated
+//! password. `fsync` is off, since templates can be rebuilt. So a crash of the *host* may damage the data
+//! without a sign; [`PrivateServer::start`] describes how that is handled.
 //!
-//! Our own sessions use the socket, which is in a private directory: while the server is stopped, another
-//! user's program can take the port, and ask for the password in clear.
+//! pgstencil's own sessions use the socket, which is in a private directory: while the server is stopped,
+//! another user's program can take the port and ask for the password in clear text.
 //!
-//! `directory` shows the files and who owns them. `cluster` makes and repairs one cluster, `launch` starts
-//! its server, `postmaster` knows whether it lives, `settings` holds its configuration, `log` its log.
-//! `binaries` finds Postgres, `origin` notices that it was replaced, `account` is who runs it, `host` knows
-//! the machine. `synced` proves that a stopped cluster is on the disk, `aside` moves away what is not.
-//! `status` tells how the clusters are, `clients` who is connected; `end` stops servers, `remove` deletes
-//! clusters.
+//! `directory` describes the files and their owners. `cluster` creates and repairs one cluster, `launch`
+//! starts its server, `postmaster` checks whether the server is alive, `settings` writes its configuration,
+//! and `log` handles its log. `binaries` finds Postgres, `origin` notices that it was replaced, `account`
+//! chooses the account that runs it, and `host` has facts about the machine. `synced` proves that a stopped
+//! cluster is on the disk, and `aside` moves away data without that proof. `status` reports the state of the
+//! clusters and `clients` their sessions; `end` stops servers, `remove` deletes clusters.
 
 mod account;
 mod aside;
@@ -52,29 +52,29 @@ use cluster::{Cluster, Data};
 use origin::Origin;
 use postmaster::{Answer, Postmaster, Waited};
 
-/// Everything that decides where the private server lives and how it is found.
+/// The settings that decide where the private server is and how it is found.
 #[derive(Clone, Debug)]
 pub struct PrivateServerSettings {
-    /// The user's state directory, like `~/.local/state/pgstencil`; absolute.
+    /// The user's state directory, such as `~/.local/state/pgstencil`; absolute.
     pub state_dir: PathBuf,
-    /// Taken in its place under root, if the state directory is not root's or the account that runs
+    /// The directory that replaces it for root, if the state directory is not root's or the account that runs
     /// Postgres cannot enter it; absolute.
     pub system_dir: PathBuf,
-    /// The value of `PATH`, searched for Postgres.
+    /// The value of `PATH`, which is searched for Postgres.
     pub path: Option<OsString>,
-    /// Directories searched besides; `*` stands for one part of a name.
+    /// More directories to search; `*` matches one part of a name.
     pub folders: Vec<String>,
     /// The directory of Postgres's programs; `None` means search.
     pub bindir: Option<PathBuf>,
-    /// The account for Postgres if we are root; `None` means `postgres`, else `nobody`. It has no
+    /// The account for Postgres if pgstencil runs as root; `None` means `postgres`, else `nobody`. It has no
     /// effect for other users.
     pub run_as: Option<String>,
-    /// Which boot of the host this is; `None` means ask the host.
+    /// The id of the host's current boot; `None` means ask the host.
     pub boot_id: Option<String>,
 }
 
 impl PrivateServerSettings {
-    /// The defaults, with this state directory and nothing on the `PATH`.
+    /// Returns the defaults, with this state directory and an empty `PATH`.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         PrivateServerSettings {
             state_dir: state_dir.into(),
@@ -88,63 +88,63 @@ impl PrivateServerSettings {
     }
 }
 
-/// The private server of a user. Making this value touches nothing.
+/// The private server of a user. Creating this value has no effect on the system.
 #[derive(Clone, Debug)]
 pub struct PrivateServer {
     settings: PrivateServerSettings,
 }
 
-/// A server that runs and has answered.
+/// A running server that has answered.
 #[derive(Clone, Debug)]
 pub struct Running {
-    /// Loopback TCP, as superuser `postgres`, with the password, to the database `postgres`.
+    /// URL over loopback TCP, as superuser `postgres`, with the password, for the database `postgres`.
     pub url: ServerUrl,
     /// The directory of the unix socket, which only the server's account (and root) can enter; `None` if
-    /// custom.conf has the socket elsewhere.
+    /// custom.conf puts the socket elsewhere.
     pub socket_dir: Option<PathBuf>,
-    /// The server's version, like `15.14`.
+    /// The server's version, such as `15.14`.
     pub version: String,
-    /// The cluster.
+    /// The data directory.
     pub data_dir: PathBuf,
     /// The server's log.
     pub log_file: PathBuf,
-    /// The postmaster.
+    /// Process of the postmaster.
     pub pid: i32,
-    /// This call started it.
+    /// Whether this call started it.
     pub started: bool,
-    /// What the user should be told, as sentences without full stop.
+    /// Notices for the user, as sentences without a full stop.
     pub notices: Vec<String>,
 }
 
 impl PrivateServer {
-    /// The private server that these settings describe.
+    /// Returns the private server with these settings.
     pub fn new(settings: PrivateServerSettings) -> Self {
         PrivateServer { settings }
     }
 
-    /// Makes sure that the server runs, and says where.
+    /// Starts the server if it is not running, and returns its address.
     ///
-    /// The newest Postgres on the machine is taken (13 to 18, a later one if there is no other);
-    /// another major version than before gets a cluster of its own. Calls at the same time start one
-    /// server. Its port and password stay the same from start to start, unless another program
-    /// has taken the port.
+    /// Uses the newest Postgres on the machine (13 to 18, a later version if there is no other). A major
+    /// version that was not used before gets a new cluster. Concurrent calls start one server. Its port and
+    /// password stay the same from start to start, unless another program has taken the port.
     ///
-    /// A server that was killed is started again and recovers, with all its data. But if the host
-    /// was booted since, what it wrote last may never have reached the disk. The same holds for a server
-    /// that was shut down without a proof that the disk was synced afterwards. Then the cluster is moved
-    /// aside, a new one is made, and `notices` says so, now and at each later start until the directory is
-    /// removed. Nothing else makes this function give up a cluster; when Postgres refuses to start, the
-    /// error ends with its log.
+    /// A server that was killed is restarted and recovers, with all its data. But if the host was booted
+    /// since, the last writes may never have reached the disk. The same holds for a server that was shut down
+    /// without a proof that the disk was synced afterwards. Then the cluster is moved aside, a new one is
+    /// created, and `notices` reports it, now and at each later start until the directory is removed. This
+    /// function gives up a cluster for no other reason; if Postgres refuses to start, the error ends with its
+    /// log.
     ///
-    /// A server whose binaries were replaced is restarted if no client is connected; else `notices` says so.
+    /// If the server's binaries were replaced, it is restarted when no client is connected; else `notices`
+    /// reports it.
     ///
     /// # Errors
-    /// `Config` if there is no Postgres or no account to run it; `Permission` if the state directory
-    /// belongs to or is open to others; `Timeout` after `patience`; else `Failed`.
+    /// `Config` if there is no Postgres or no account to run it; `Permission` if the state directory belongs
+    /// to others or is open to them; `Timeout` after `patience`; else `Failed`.
     ///
     /// # Cancel safety
-    /// A dropped future leaves a server that runs, or one that still starts and that the next call
-    /// waits for, or a half-made cluster that the next call removes.
+    /// A dropped future leaves a running server, or one that is still starting and that the next call waits
+    /// for, or an incomplete cluster that the next call removes.
     pub async fn start(&self, patience: Duration) -> Result<Running> {
         let deadline = Instant::now() + patience;
         let account = Account::choose(self.settings.run_as.as_deref())?;
@@ -153,7 +153,7 @@ impl PrivateServer {
         let started = self.start_in(&home, &account, deadline, &mut notices).await;
         match started {
             Ok(running) => Ok(Running { notices, ..running }),
-            // What was moved aside must be told in any case.
+            // Data that was moved aside must be reported in any case.
             Err(error) => Err(notices.into_iter().fold(error, Error::detail)),
         }
     }
@@ -191,25 +191,26 @@ impl PrivateServer {
         notices.extend(cluster.end_outdated(&binaries, deadline).await?);
         let (version, started) = self.bring_up(&cluster, &binaries, deadline, notices).await?;
         let Some(postmaster) = cluster.postmaster() else {
-            return Err(Error::failed("the private server ended right after its start"));
+            return Err(Error::failed("the private server exited right after its start"));
         };
         if started {
             if binaries.is_untested() {
                 notices.push(format!(
-                    "PostgreSQL {} is newer than what pgstencil was tested with",
+                    "PostgreSQL {} is newer than the versions that pgstencil was tested with",
                     binaries.major
                 ));
             }
             for other in self.others(home, account, cluster.major) {
                 notices.push(format!(
-                    "the private server of PostgreSQL {other} still runs; `pgstencil server stop` ends all of them"
+                    "the private server of PostgreSQL {other} is still running; `pgstencil server stop` stops all of them"
                 ));
             }
         }
         running(&cluster, postmaster, version, started)
     }
 
-    /// Under the lock: a server that runs and answers, and whether it was started here.
+    /// Starts the server under the lock. Returns the version of a server that is running and answers, and
+    /// whether this call started it.
     async fn bring_up(
         &self,
         cluster: &Cluster,
@@ -240,7 +241,7 @@ impl PrivateServer {
         if let Some(why) = cluster.distrust(data, record.boot_id != boot_id) {
             let aside = cluster.move_aside()?;
             notices.push(format!(
-                "{why}, so the private server starts afresh; the old data is in {}",
+                "{why}, so the private server starts with an empty cluster; the old data is in {}",
                 aside.display()
             ));
             data = Data::Missing;
@@ -248,7 +249,7 @@ impl PrivateServer {
         if data == Data::Missing {
             cluster.create(binaries, deadline).await?;
         } else if locked_out || cluster.password().is_none() {
-            // The settings must be there for single-user mode too.
+            // Single-user mode needs the settings too.
             let socket = record.socket_dir.clone().unwrap_or_else(|| cluster.folder.join("socket"));
             cluster.configure(&record, record.port.unwrap_or(5432), &socket)?;
             cluster.reset_password(binaries, deadline).await?;
@@ -261,14 +262,14 @@ impl PrivateServer {
             Waited::Ready(version) => Ok((version, true)),
             Waited::Locked => Err(Error::failed("the private server refuses its own password")
                 .detail(format!("see {}", cluster.log().display()))),
-            Waited::Gone => Err(Error::failed("the private server ended right after its start")
+            Waited::Gone => Err(Error::failed("the private server exited right after its start")
                 .detail(format!("see {}", cluster.log().display()))),
         }
     }
 
-    /// The directory of the Unix socket, if `url` leads to a private server of ours: one that a user copied
-    /// from `server url`, or that a command got in `PGSTENCIL_SERVER_URL`. Whether the server runs makes
-    /// no difference, since a stranger may have its port when it does not. Reads only.
+    /// Returns the directory of the Unix socket, if `url` is that of a private server: one that a user copied
+    /// from `server url`, or that a command got in `PGSTENCIL_SERVER_URL`. It makes no difference whether the
+    /// server is running, since another program may have its port when it is not. Reads only.
     pub fn socket_of(&self, url: &ServerUrl) -> Option<PathBuf> {
         let loopback = matches!(url.host().as_deref(), Some("127.0.0.1" | "localhost"));
         let password = url.password().filter(|_| loopback)?;
@@ -280,16 +281,18 @@ impl PrivateServer {
             .filter(|home| folder::judge(home).is_ok())
             .flat_map(|home| majors(home).into_iter().map(move |major| (home, major)))
             .filter_map(|(home, major)| self.cluster(home, major, &account).ok())
-            // The password tells it from any other: it is random, and stays when the port changes.
+            // The password identifies it: it is random, and does not change with the port.
             .find(|cluster| cluster.password().as_ref() == Some(&password))?;
         match cluster.postmaster() {
-            // It has the port, so nobody else does, and custom.conf may have the socket elsewhere.
+            // The server has the port, so no other program has it, and custom.conf may put the socket
+            // elsewhere.
             Some(Postmaster { port, .. }) if port.is_some() && port == url.port() => cluster.socket(port?),
             _ => cluster.record().socket_dir,
         }
     }
 
-    /// The directory of the server's state, of which another user made and can change nothing.
+    /// Returns the directory of the server's state, after a check that no other user made it or can change
+    /// it.
     async fn home(&self, account: &Account) -> Result<PathBuf> {
         let (state, system) = (&self.settings.state_dir, &self.settings.system_dir);
         let home = folder::choose(state, system, account).await?;
@@ -307,8 +310,8 @@ impl PrivateServer {
         }
     }
 
-    /// The cluster of a major version. One that is there keeps the account that it was made for,
-    /// unless the settings insist on another.
+    /// Returns the cluster of a major version. An existing cluster keeps the account for which it was made,
+    /// unless the settings require another.
     fn cluster(&self, home: &Path, major: u32, account: &Account) -> Result<Cluster> {
         let mut cluster = Cluster { folder: home.join(major.to_string()), major, account: account.clone() };
         let Ok(about) = fs::symlink_metadata(cluster.data()) else {
@@ -330,12 +333,12 @@ impl PrivateServer {
             format!("the private server's data belongs to the account `{owner}`"),
         )
         .detail(format!(
-            "{} would have to belong to `{}`",
+            "{} must belong to `{}`",
             cluster.data().display(),
             account.name
         ))
         .hint(format!(
-            "run as its owner, or remove it with `rm -r {}`: templates can be built again, what clones hold cannot",
+            "run as its owner, or remove it with `rm -r {}`; templates can be rebuilt, the contents of clones cannot",
             cluster.folder.display()
         )))
     }
@@ -357,7 +360,7 @@ fn running(cluster: &Cluster, postmaster: Postmaster, version: String, started: 
     })
 }
 
-/// The major versions that have a cluster, in order.
+/// Returns the major versions that have a cluster, in order.
 fn majors(home: &Path) -> Vec<u32> {
     let entries = fs::read_dir(home).into_iter().flatten().flatten();
     let mut majors: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();

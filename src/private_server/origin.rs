@@ -1,5 +1,5 @@
-//! The binaries that a server was started from: after an upgrade it goes on with files that are gone, and
-//! what it loads later, such as PL/pgSQL, no longer fits.
+//! The binaries from which a server was started. After an upgrade the server keeps using files that are gone,
+//! and files that it loads later, such as PL/pgSQL, no longer fit.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,33 +13,33 @@ use super::clients;
 use super::cluster::Cluster;
 use crate::error::Result;
 
-/// The program `postgres` as it was at the start of a server.
+/// The program `postgres` at the start of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
-    /// Where it is.
+    /// Path of the program.
     program: PathBuf,
-    /// Inode, size and time of the last change: a new file in its place differs.
+    /// Inode, size and time of the last change, which differ if the file was replaced.
     file: String,
-    /// Its version, like `15.14`.
+    /// Its version, such as `15.14`.
     pub(super) version: String,
 }
 
 impl Origin {
-    /// `None` if the program cannot be looked at.
+    /// Returns the current program; `None` if it cannot be examined.
     pub(super) fn of(binaries: &Binaries) -> Option<Self> {
         let program = binaries.program("postgres");
         Some(Origin { file: identity(&program)?, program, version: binaries.version() })
     }
 
-    /// Whether the program is gone, or another one is in its place.
+    /// Returns whether the program is gone or was replaced.
     pub(super) fn is_replaced(&self) -> bool {
         identity(&self.program).as_ref() != Some(&self.file)
     }
 }
 
 impl Cluster {
-    /// Ends the server if its binaries were replaced and no client is connected, so that it is started
-    /// again from the new ones. Returns what to say of it. Call it under the lock.
+    /// Stops the server if its binaries were replaced and no client is connected, so that it is started again
+    /// from the new ones. Returns a notice for the user. Call it under the lock.
     ///
     /// # Errors
     /// As [`Cluster::stop`].
@@ -48,7 +48,7 @@ impl Cluster {
         let (Some(origin), Some(postmaster)) = (origin, self.postmaster()) else {
             return Ok(None);
         };
-        // A server that does not answer is dealt with as any other.
+        // A server that does not answer is handled as any other.
         let Some(port) = postmaster.port.filter(|_| !postmaster.stopping) else {
             return Ok(None);
         };
@@ -63,7 +63,7 @@ impl Cluster {
             )));
         }
         Ok(Some(format!(
-            "the binaries of the private server were replaced while it ran ({versions}), and what it loads from now on may fail; the next command restarts it once no session is connected, now there are: {}",
+            "the binaries of the private server were replaced while it ran ({versions}), so files that it loads from now on may not fit; the next command restarts it when no session is connected; connected now: {}",
             clients::in_words(&clients)
         )))
     }

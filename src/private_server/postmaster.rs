@@ -1,4 +1,4 @@
-//! The processes of a cluster: finding out whether they live and answer, waiting for them, ending them.
+//! The processes of a cluster: checks whether they are alive and answer, waits for them, and ends them.
 
 use std::fs::{self, File, TryLockError};
 #[cfg(target_os = "linux")]
@@ -19,28 +19,28 @@ use super::folder::unusable;
 use crate::error::{Error, Kind, Result};
 use crate::private_file;
 
-/// A living postmaster of this cluster.
+/// A running postmaster of this cluster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Postmaster {
     pub(super) pid: i32,
     pub(super) port: Option<u16>,
-    /// It says that it takes connections.
+    /// Whether it accepts connections, according to its pid file.
     ready: bool,
-    /// It was told to end, and takes no more connections.
+    /// Whether it is shutting down, and accepts no more connections.
     pub(super) stopping: bool,
 }
 
-/// What came of an attempt to connect.
+/// Result of an attempt to connect.
 pub(super) enum Answer {
-    /// It is our server; its version, like `15.14`.
+    /// The server is the expected one; with its version, such as `15.14`.
     Ready(String),
-    /// The password is not known, or not right.
+    /// The password is unknown or wrong.
     Locked,
-    /// Anything else.
+    /// Any other result, with the reason.
     Silent(String),
 }
 
-/// What came of waiting for a postmaster to answer.
+/// Result of waiting for a postmaster to answer.
 pub(super) enum Waited {
     Ready(String),
     Locked,
@@ -48,8 +48,8 @@ pub(super) enum Waited {
 }
 
 impl Cluster {
-    /// The postmaster that the pid file names, if it lives and is ours and not a process that got
-    /// the number later.
+    /// Returns the postmaster in the pid file, if it is alive and belongs to this cluster. A process that got
+    /// the same number later does not count.
     pub(super) fn postmaster(&self) -> Option<Postmaster> {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -62,9 +62,9 @@ impl Cluster {
         })
     }
 
-    /// The postmaster says that it takes connections, and has done so since after the password was
-    /// written: no connection of our own has to prove it. A password that somebody took away or wrote
-    /// anew is another matter.
+    /// Returns whether the postmaster reports that it accepts connections and the password was not written
+    /// since: then no connection needs to prove it. This does not notice a password file that was removed or
+    /// changed by hand.
     pub(super) fn vouches_for(&self, postmaster: &Postmaster) -> bool {
         let written = |file: PathBuf| fs::metadata(file).and_then(|about| about.modified());
         let since = written(self.data().join("postmaster.pid"));
@@ -74,12 +74,13 @@ impl Cluster {
             && matches!((password, since), (Ok(password), Ok(since)) if password < since)
     }
 
-    /// A postmaster lives and says that it takes connections.
+    /// Returns whether a postmaster is alive and reports that it accepts connections.
     pub(super) fn is_ready(&self) -> bool {
         self.postmaster().is_some_and(|p| p.ready)
     }
 
-    /// Every process of Postgres works in its data directory.
+    /// Returns whether a process belongs to the cluster: every process of Postgres works in its data
+    /// directory.
     #[cfg(target_os = "linux")]
     fn owns(&self, pid: i32) -> bool {
         use std::os::unix::fs::MetadataExt;
@@ -89,7 +90,8 @@ impl Cluster {
         };
         match fs::read_link(format!("/proc/{pid}/cwd")) {
             Ok(cwd) => cwd == data,
-            // A security module is in the way: better to take it for ours than to start a second.
+            // A security module denies access: it is safer to assume a process of this cluster than to start
+            // a second server.
             Err(e) if e.kind() == ErrorKind::PermissionDenied => {
                 let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
                 let owner = fs::metadata(format!("/proc/{pid}")).map(|m| m.uid()).ok();
@@ -115,8 +117,8 @@ impl Cluster {
         })
     }
 
-    /// How to connect as the superuser for a look, which is no work that a stop would disturb. All that sqlx
-    /// would else take from the environment is set here.
+    /// Returns the options to connect as the superuser for a status query, which a stop may interrupt. They
+    /// set everything that sqlx would otherwise take from the environment.
     pub(super) fn way(&self, port: u16) -> PgConnectOptions {
         let options = PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
@@ -133,7 +135,7 @@ impl Cluster {
         }
     }
 
-    /// Tries a real connection.
+    /// Tries to connect.
     pub(super) async fn ask(&self, port: u16) -> Answer {
         if self.password().is_none() {
             return Answer::Locked;
@@ -165,7 +167,7 @@ impl Cluster {
         Answer::Ready(version.to_owned())
     }
 
-    /// Waits until a postmaster that lives also answers, or has ended.
+    /// Waits until a running postmaster answers or has ended.
     pub(super) async fn wait(&self, deadline: Instant) -> Result<Waited> {
         let mut why = "it is still starting".to_owned();
         loop {
@@ -185,7 +187,7 @@ impl Cluster {
             if Instant::now() >= deadline {
                 return Err(self.with_log(
                     Error::new(Kind::Timeout, "the private server does not answer")
-                        .detail(format!("process {}: {why}", postmaster.pid)),
+                        .detail(format!("postmaster (pid {}): {why}", postmaster.pid)),
                     0,
                 ));
             }
@@ -193,11 +195,11 @@ impl Cluster {
         }
     }
 
-    /// Takes the file that every process of a server holds locked, once they are all gone. That
-    /// also sees what the pid file cannot: backends that outlived their postmaster, a server in
+    /// Takes the file that every process of a server keeps locked, once all of them are gone. That also
+    /// covers processes that the pid file does not show: backends that outlived their postmaster, a server in
     /// another container on the same directory.
     ///
-    /// Backends without a postmaster are told to go after three seconds.
+    /// Backends without a postmaster are told to quit after three seconds.
     pub(super) async fn claim(&self, deadline: Instant) -> Result<Option<File>> {
         let path = self.folder.join("alive");
         let file = private_file::open_file(&path).map_err(|e| unusable(&path, e))?;
@@ -219,17 +221,17 @@ impl Cluster {
             if Instant::now() >= deadline {
                 return Err(Error::new(
                     Kind::Timeout,
-                    "the cluster of the private server is in use by processes that cannot be seen from here",
+                    "the cluster of the private server is in use by processes that are not visible from here",
                 )
                 .detail(format!("they hold {}", path.display()))
-                .hint("if it was stopped just now, its data may still be on the way to the disk: try again")
-                .hint("another container may run a server on the same directory; stop it, or give each its own state directory"));
+                .hint("if it was stopped just now, try again: its data may still be on the way to the disk")
+                .hint("if another container runs a server on the same directory, stop it, or use a separate state directory for each"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Ends backends of this cluster whose postmaster is gone; nobody can use them any more.
+    /// Ends backends of this cluster whose postmaster is gone; no client can use them any more.
     fn quit_orphans(&self) {
         #[cfg(target_os = "linux")]
         {
@@ -244,34 +246,31 @@ impl Cluster {
                     .is_ok_and(|cwd| Some(&cwd) == data.as_ref() || cwd.to_str() == deleted.as_deref());
                 let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
                 if ours && comm.trim() == "postgres" {
-                    // It may have ended by itself meanwhile.
+                    // It may have ended by itself.
                     let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
                 }
             }
         }
     }
 
-    /// Ends the server in order, sessions and all. True if there was one.
+    /// Shuts down the server cleanly, with all its sessions. Returns whether there was a server.
     pub(super) async fn stop(&self, deadline: Instant) -> Result<bool> {
         let Some(postmaster) = self.postmaster() else {
             return Ok(false);
         };
         kill(Pid::from_raw(postmaster.pid), Signal::SIGINT).map_err(|e| {
-            Error::new(
-                Kind::Permission,
-                format!("cannot stop the private server, process {}", postmaster.pid),
-            )
-            .caused_by(e)
+            Error::new(Kind::Permission, format!("cannot stop the private server (pid {})", postmaster.pid))
+                .caused_by(e)
         })?;
-        // One that was stopped (SIGSTOP, a debugger, a frozen job) would not see the request.
+        // A stopped process (SIGSTOP, a debugger, a frozen job) would not see the request.
         let _ = kill(Pid::from_raw(postmaster.pid), Signal::SIGCONT);
         while self.postmaster().is_some_and(|p| p.pid == postmaster.pid) {
             if Instant::now() >= deadline {
                 return Err(self.with_log(
                     Error::new(Kind::Timeout, "the private server takes too long to stop")
-                        .detail(format!("process {} was asked to", postmaster.pid))
+                        .detail(format!("pid {} has the request", postmaster.pid))
                         .hint(format!(
-                            "`pgstencil server stop` waits again; `kill -QUIT {}` ends it at once, and the next start recovers its data",
+                            "run `pgstencil server stop` to wait again, or `kill -QUIT {}` to end it immediately; then the next start recovers its data",
                             postmaster.pid
                         )),
                     0,

@@ -1,4 +1,4 @@
-//! Removing clusters, and old data that was moved aside.
+//! Removes clusters, and old data that was moved aside.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,12 +12,12 @@ use super::launch::clear_sockets;
 use super::{PrivateServer, Running, majors, running};
 use crate::error::{Error, Kind, Result};
 
-/// What the names of directories begin with that are being deleted.
+/// The beginning of the names of directories that are being deleted.
 const PREFIX: &str = "removed-";
 
 impl PrivateServer {
-    /// Makes sure that the server of a major version runs, for a look at what it holds. Unlike
-    /// [`PrivateServer::start`] it makes no cluster and moves none aside.
+    /// Starts the server of a major version if it is not running, to examine its contents. Unlike
+    /// [`PrivateServer::start`] it neither creates a cluster nor moves one aside.
     ///
     /// # Errors
     /// `NotFound` if there is no cluster of this version; `Config` if there is no Postgres of it on the
@@ -35,7 +35,7 @@ impl PrivateServer {
         let all = self.search(&account, &home).all().await;
         let Some(binaries) = all.into_iter().find(|b| b.major == major) else {
             return Err(Error::config(format!(
-                "there is no PostgreSQL {major} on this machine to start its cluster with"
+                "there is no PostgreSQL {major} on this machine to start its cluster"
             )));
         };
         let cluster = self.cluster(&home, major, &account)?;
@@ -52,13 +52,13 @@ impl PrivateServer {
         let (version, started) = self.bring_up(&cluster, &binaries, deadline, &mut notices).await?;
         let Some(postmaster) = cluster.postmaster() else {
             return Err(Error::failed(format!(
-                "the private server of PostgreSQL {major} ended right after its start"
+                "the private server of PostgreSQL {major} exited right after its start"
             )));
         };
         running(&cluster, postmaster, version, started)
     }
 
-    /// Ends the server of one major version, if it runs.
+    /// Stops the server of one major version, if it is running.
     ///
     /// # Errors
     /// As [`PrivateServer::stop`].
@@ -72,12 +72,13 @@ impl PrivateServer {
         self.keep_synced(cluster, deadline).await
     }
 
-    /// Ends the servers of these major versions, sessions and all, and removes their clusters: data,
-    /// password, settings, log, and what was moved aside. With the last cluster the directory of the server goes.
+    /// Stops the servers of these major versions, with all their sessions, and removes their clusters: data,
+    /// password, settings, log, and data that was moved aside. With the last cluster, the directory of the
+    /// server is removed too.
     ///
     /// # Errors
     /// `Timeout` after `patience`; `Permission` or `Failed` if a file cannot be removed. A cluster is gone as
-    /// a whole from the moment on that its directory begins to be deleted; the next call deletes the rest.
+    /// a whole as soon as the deletion of its directory begins; the next call deletes the rest.
     pub async fn remove(&self, which: &[u32], patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         let account = Account::choose(self.settings.run_as.as_deref())?;
@@ -97,11 +98,11 @@ impl PrivateServer {
             }
         }
         if majors(&home).is_empty() {
-            // Whoever waits for the lock notices that its file is gone.
+            // A process that waits for the lock notices that its file is gone.
             for name in ["binaries.json", "lock"] {
                 delete(&home.join(name))?;
             }
-            // Something else may lie there.
+            // The directory may contain other files.
             let _ = fs::remove_dir(&home);
         }
         Ok(())
@@ -133,17 +134,17 @@ impl Cluster {
             && !socket.starts_with(&self.folder)
         {
             clear_sockets(&socket);
-            // It is empty, or not what it was.
+            // It is empty, or another directory has its name.
             let _ = fs::remove_dir(socket);
         }
-        // A directory that is half deleted must not be taken for a cluster.
+        // A partly deleted directory must not be taken for a cluster.
         let going = home.join(format!("{PREFIX}{}", folder::random_hex::<6>()?));
         fs::rename(&self.folder, &going).map_err(|e| unusable(&self.folder, e))?;
         delete(&going)
     }
 }
 
-/// Deletes a file or a directory; links are not followed. One that is gone is no error.
+/// Deletes a file or a directory; links are not followed. A missing file is not an error.
 fn delete(path: &Path) -> Result<()> {
     let deleted = match fs::symlink_metadata(path) {
         Ok(about) if about.is_dir() => fs::remove_dir_all(path),

@@ -1,4 +1,4 @@
-//! The configuration files of a throw-away server.
+//! The configuration files of a disposable server.
 
 use std::path::Path;
 
@@ -6,9 +6,10 @@ use super::host;
 
 const MB: u64 = 1 << 20;
 
-/// `postgresql.conf`. It is written anew before each start, and `custom.conf` beside it included.
+/// Returns `postgresql.conf`. It is rewritten before each start, and includes `custom.conf` of the same
+/// directory.
 pub(super) fn postgresql_conf(cluster: &Path, major: u32, port: u16, socket: &Path) -> String {
-    // More makes drops and creates slower, since each scans the pool.
+    // A larger pool makes drops and creates slower, since each scans it.
     let buffers = match host::memory() {
         Some(memory) => (memory / 8 / MB).clamp(16, 256),
         None => 256,
@@ -57,13 +58,13 @@ log_min_error_statement = panic
         text += "dynamic_shared_memory_type = mmap\n";
     }
     if major >= 18 {
-        // Workers cost more than they give here.
+        // Workers cost more than they gain here.
         text += "io_method = sync\n";
     }
     text
 }
 
-/// `pg_hba.conf`: the password everywhere, also on the socket.
+/// `pg_hba.conf`: requires the password everywhere, also on the socket.
 pub(super) const PG_HBA_CONF: &str = "\
 # Written by pgstencil before each start.
 local  all          all                scram-sha-256
@@ -72,14 +73,14 @@ local  replication  all                scram-sha-256
 host   replication  all  127.0.0.1/32  scram-sha-256
 ";
 
-/// A value in quotes, as `postgresql.conf` wants it.
+/// Quotes a value for `postgresql.conf`.
 fn quote(path: &Path) -> String {
     let text = path.to_string_lossy();
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// What to try as the locale of a new cluster, best first: byte order with Unicode letters, which is
-/// the same on every machine, then byte order alone.
+/// Returns the locales to try for a new cluster, best first: byte order with Unicode letters, which is the
+/// same on every machine, then byte order alone.
 pub(super) fn locales(major: u32) -> Vec<Vec<&'static str>> {
     let mut choices = Vec::new();
     if major >= 17 {

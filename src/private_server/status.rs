@@ -1,4 +1,4 @@
-//! How the clusters are, without touching them.
+//! Reports the state of the clusters without changing them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,57 +14,57 @@ use super::{PrivateServer, aside, majors};
 use crate::error::Result;
 use crate::url::ServerUrl;
 
-/// How long a server may take to answer, where nothing else bounds it.
+/// Time limit for a server's answer, if nothing else limits it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How the private server is.
+/// State of the private server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// There is no cluster; the next start makes one.
+    /// There is no cluster; the next start creates one.
     NotInitialised,
-    /// There is a cluster, shut down in order.
+    /// There is a cluster, shut down cleanly.
     Stopped,
     /// The server was killed, or crashed with its host.
     Unclean {
         /// The host has been booted since, so the next start moves the data aside.
         rebooted: bool,
     },
-    /// It was shut down in order, but the next start moves the data aside; why.
+    /// The server was shut down cleanly, but the next start moves the data aside; with the reason.
     Distrusted(String),
-    /// A postmaster runs and takes no connections yet.
+    /// A postmaster is running but accepts no connections yet.
     Starting,
-    /// It was told to end, and takes no more connections.
+    /// The server is shutting down, and accepts no more connections.
     Stopping,
-    /// It runs and answers.
+    /// The server is running and answers.
     Running,
-    /// A postmaster runs, but does not let us in; why.
+    /// A postmaster is running but refuses pgstencil's connection; with the reason.
     Unresponsive(String),
 }
 
-/// What [`PrivateServer::status`] found.
+/// Result of [`PrivateServer::status`].
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// How it is.
+    /// The state.
     pub state: State,
-    /// Of the server if it runs, else of the binaries that would be started.
+    /// Version of the server if it is running, else of the binaries that would be started.
     pub version: Option<String>,
     /// The binaries that would be started; `None` if there are none.
     pub bindir: Option<PathBuf>,
-    /// Where the cluster is, or would be.
+    /// The data directory, which may not exist yet.
     pub data_dir: Option<PathBuf>,
-    /// Where the log is, or would be.
+    /// The log, which may not exist yet.
     pub log_file: Option<PathBuf>,
-    /// The directory of the unix socket, once there was a start.
+    /// The directory of the unix socket; `None` before the first start.
     pub socket_dir: Option<PathBuf>,
-    /// The port, once there was a start.
+    /// The port; `None` before the first start.
     pub port: Option<u16>,
-    /// The postmaster, while there is one.
+    /// Process of the postmaster, if it is running.
     pub pid: Option<i32>,
-    /// The URL, with the password, while it runs.
+    /// The URL, with the password, if the server is running.
     pub url: Option<ServerUrl>,
-    /// Its binaries were replaced while it ran; it should be restarted.
+    /// Whether its binaries were replaced while it was running, so that it should be restarted.
     pub outdated: bool,
-    /// Clusters of other major versions that run.
+    /// Major versions of other clusters whose servers are running.
     pub others: Vec<u32>,
     /// Directories of old data that were moved aside, in the clusters of all versions.
     pub moved: Vec<PathBuf>,
@@ -75,26 +75,26 @@ pub struct Status {
 pub struct Listed {
     /// Its major version.
     pub major: u32,
-    /// Whether commands use it now: it is the one of the newest Postgres on the machine.
+    /// Whether commands use this cluster now: it has the version of the newest Postgres on the machine.
     pub current: bool,
-    /// How it is. `bindir` is `None` if there is no Postgres of its major version on the machine.
+    /// Its status. `bindir` is `None` if the machine has no Postgres of its major version.
     pub status: Status,
-    /// What its directory takes on the disk, without what was moved aside.
+    /// Size of its directory on the disk, without data that was moved aside.
     pub bytes: u64,
     /// Its old data, oldest first.
     pub moved: Vec<Moved>,
 }
 
-/// Old data that was moved aside, and that nothing uses.
+/// Old data that was moved aside and is no longer used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// The directory.
     pub folder: PathBuf,
-    /// What it takes on the disk.
+    /// Its size on the disk.
     pub bytes: u64,
 }
 
-/// Where the private server keeps its things, whether they exist or not.
+/// The paths of the private server, whether they exist or not.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The directory of all clusters.
@@ -103,17 +103,18 @@ pub struct Places {
     pub data_dir: Option<PathBuf>,
     /// The log.
     pub log_file: Option<PathBuf>,
-    /// The directory of the socket, once there was a start.
+    /// The directory of the socket; `None` before the first start.
     pub socket_dir: Option<PathBuf>,
-    /// The port, once there was a start.
+    /// The port; `None` before the first start.
     pub port: Option<u16>,
 }
 
 impl PrivateServer {
-    /// Where things are. Reads files only.
+    /// Returns the paths. Only reads files.
     ///
     /// # Errors
-    /// `Config` if `run_as` names nothing useful; `Permission` if the state directory is not ours.
+    /// `Config` if `run_as` names no usable account; `Permission` if the state directory belongs to another
+    /// user.
     pub async fn places(&self) -> Result<Places> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let folder = self.home(&account).await?;
@@ -134,10 +135,10 @@ impl PrivateServer {
         })
     }
 
-    /// The version of the Postgres that the next start would take.
+    /// Returns the version of the Postgres that the next start would use.
     ///
     /// # Errors
-    /// `Config`, with what was looked for and how to get it, if there is none.
+    /// `Config` if there is none, with the places that were searched and how to install it.
     pub async fn postgres(&self) -> Result<String> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
@@ -145,16 +146,16 @@ impl PrivateServer {
         Ok(found.version())
     }
 
-    /// How the server is. Writes nothing and starts nothing. Waits up to ten seconds for a server that does
-    /// not answer.
+    /// Returns the status of the server. Writes nothing and starts nothing. Waits up to ten seconds for a
+    /// server that does not answer.
     ///
     /// # Errors
-    /// `Config` if `bindir` or `run_as` name nothing useful. That there is no Postgres is no error.
+    /// `Config` if `bindir` or `run_as` name nothing usable. A machine without Postgres is not an error.
     pub async fn status(&self) -> Result<Status> {
         self.status_within(PATIENCE).await
     }
 
-    /// As [`PrivateServer::status`], and waits no longer than `patience`.
+    /// Like [`PrivateServer::status`], but waits no longer than `patience`.
     ///
     /// # Errors
     /// As [`PrivateServer::status`].
@@ -181,7 +182,7 @@ impl PrivateServer {
         Ok(status)
     }
 
-    /// The clusters of all major versions, in order, and what they take on the disk. Writes nothing and
+    /// Returns the clusters of all major versions, in order, with their sizes on the disk. Writes nothing and
     /// starts nothing.
     ///
     /// # Errors
@@ -244,7 +245,7 @@ impl PrivateServer {
                 return Ok(status);
             }
             Ok(Answer::Locked) => "its password is lost".to_owned(),
-            // It may have been told to end just now.
+            // It may be shutting down since a moment ago.
             Ok(Answer::Silent(_)) if !cluster.is_ready() => {
                 status.state = cluster.unasked(rebooted);
                 return Ok(status);
@@ -256,7 +257,7 @@ impl PrivateServer {
         Ok(status)
     }
 
-    /// Clusters of other major versions that run.
+    /// Returns the major versions of other clusters whose servers are running.
     pub(super) fn others(&self, home: &Path, account: &Account, major: u32) -> Vec<u32> {
         let mut others = majors(home);
         others.retain(|other| {
@@ -287,7 +288,7 @@ impl Status {
 }
 
 impl Cluster {
-    /// How it is, as far as its files tell. `rebooted`: it was last started in another boot.
+    /// Returns the state as its files show it. `rebooted`: the server was last started in another boot.
     fn unasked(&self, rebooted: bool) -> State {
         match self.postmaster() {
             Some(postmaster) if postmaster.stopping => State::Stopping,
@@ -304,8 +305,8 @@ impl Cluster {
     }
 }
 
-/// What a directory takes on the disk, without those below it that are named. What cannot be read counts as
-/// nothing.
+/// Returns the size of a directory on the disk, without the given directories below it. Files that cannot be
+/// read count as 0.
 fn size(folder: &Path, without: &[PathBuf]) -> u64 {
     let mut bytes = 0;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

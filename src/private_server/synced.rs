@@ -1,19 +1,19 @@
-//! Proof that a stopped cluster is on the disk, and not only in the memory of the host.
+//! Proves that a stopped cluster is on the disk, and not only in the memory of the host.
 //!
-//! The server runs with `fsync` off. After a clean shutdown its last writes may be in the memory of the
-//! host only. If the power fails then, the control file can say "shut down" beside files that are empty.
-//! Within one boot the memory holds what was written. After another boot a cluster is used only if there
-//! is a proof that all of it was synced after the shutdown. There are two:
+//! The server runs with `fsync` off. After a clean shutdown its last writes may still be in the memory of the
+//! host only. If the power fails then, the control file can say "shut down" although other files are empty.
+//! Within one boot, the memory has all writes. After another boot a cluster is used only if there is a proof
+//! that all of it was synced after the shutdown. There are two proofs:
 //!
 //! - `synced.json`, written by [`PrivateServer::stop`](super::PrivateServer::stop): a hash of the control
-//!   file, and what `stat` says of the files.
-//! - `data/pgstencil.synced`, written by the watcher that starts with each server (`WATCH`): a copy of
-//!   the control file, then the names of the files that were empty. It covers a server that something
-//!   else stops, such as the shutdown of the host.
+//!   file, and the `stat` data of the files.
+//! - `data/pgstencil.synced`, written by the watcher that starts with each server (`WATCH`): a copy of the
+//!   control file, then the names of the files that were empty. It covers a server that something else stops,
+//!   such as the shutdown of the host.
 //!
-//! Every start and every checkpoint changes the control file, so that a proof serves one shutdown only. And
-//! each start first removes both from the disk, since the disk may get new data pages before it gets the new
-//! control file.
+//! Every start and every checkpoint changes the control file, so a proof is valid for one shutdown only. In
+//! addition, each start first removes both proofs from the disk, since the disk may get new data pages before
+//! it gets the new control file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -29,12 +29,12 @@ use super::folder::{self, unusable};
 use super::host;
 use crate::error::{Error, Result};
 
-/// The directories of a cluster that hold what the server wrote. A person may edit settings beside them.
+/// The directories of a cluster in which the server writes data. A person may edit settings outside them.
 const FOLDERS: [&str; 6] = ["base", "global", "pg_commit_ts", "pg_multixact", "pg_wal", "pg_xact"];
 
-/// What the watcher of a server runs, beside the data directory: it waits until the last process of the server
-/// has closed a pipe. If the server was shut down in order, it syncs the disk, and then writes that down.
-/// The copy of the control file comes before the sync: whatever is written later is not proved by it.
+/// The script of a server's watcher, which runs in parallel in the data directory. It waits until the last
+/// process of the server has closed a pipe. If the server was shut down cleanly, it syncs the disk, and then
+/// records that. The copy of the control file is made before the sync: it proves nothing about later writes.
 pub(super) const WATCH: &str = r#": pgstencil waits for the end of its Postgres, to sync the disk
 trap '' HUP INT QUIT TERM
 umask 077
@@ -57,7 +57,7 @@ head -c 8192 pgstencil.synced 2>/dev/null | cmp -s - global/pg_control && exit 0
 
 /// Size of the control file in all versions.
 const CONTROL: usize = 8192;
-/// What every map of file names begins with: `RELMAPPER_FILEMAGIC`.
+/// The beginning of every map of file names: `RELMAPPER_FILEMAGIC`.
 const MAP: [u8; 4] = 0x0059_2717_i32.to_ne_bytes();
 
 /// `synced.json`
@@ -65,16 +65,16 @@ const MAP: [u8; 4] = 0x0059_2717_i32.to_ne_bytes();
 struct Note {
     /// Hash of the control file.
     control: String,
-    /// The directories that hold files, by their paths below the data directory.
+    /// The directories with files, by their paths below the data directory.
     folders: BTreeMap<String, Seen>,
 }
 
-/// What `stat` says of the files of a directory, hashed.
+/// Hashes of the `stat` data of the files of a directory.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
-    /// Names and sizes.
+    /// Hash of names and sizes.
     sizes: String,
-    /// Names and times of the last change.
+    /// Hash of names and times of the last change.
     times: String,
 }
 
@@ -90,7 +90,8 @@ impl Cluster {
     /// Removes the proofs, from the disk, too. Call it before the server can write.
     pub(super) fn forget_proofs(&self) {
         for file in [self.note_file(), self.watchers_file()] {
-            // Without a file there is nothing to remove; one that stays proves nothing of what comes.
+            // If there was no file, there is nothing to sync. A file that cannot be removed proves nothing
+            // about later writes.
             if fs::remove_file(&file).is_ok()
                 && let Some(folder) = file.parent().and_then(|f| File::open(f).ok())
             {
@@ -99,25 +100,25 @@ impl Cluster {
         }
     }
 
-    /// The proof of [`Cluster::prove_synced`] for this control file.
+    /// Reads the proof of [`Cluster::prove_synced`] for this control file.
     fn note(&self, control: &[u8]) -> Option<Note> {
         let bytes = fs::read(self.note_file()).ok()?;
         let note: Note = serde_json::from_slice(&bytes).ok()?;
         (note.control == hash(control)).then_some(note)
     }
 
-    /// Whether [`Cluster::prove_synced`] was done after this shutdown.
+    /// Returns whether [`Cluster::prove_synced`] was done after this shutdown.
     pub(super) fn is_proved(&self) -> bool {
         read_control(&self.data()).is_ok_and(|control| self.note(&control).is_some())
     }
 
-    /// Syncs the disk and writes the proof of it. The cluster must be shut down in order, and no process of
-    /// the server left.
+    /// Syncs the disk and writes the proof of it. The cluster must be shut down cleanly, and no process of
+    /// the server may be left.
     ///
-    /// It blocks for as long as the disk takes.
+    /// Blocks for as long as the disk takes.
     ///
     /// # Errors
-    /// The system's. Then there is no proof.
+    /// Errors of the system. Then there is no proof.
     pub(super) fn prove_synced(&self) -> Result<()> {
         let data = self.data();
         let failed = |e: io::Error| {
@@ -135,11 +136,11 @@ impl Cluster {
         host::sync(&file).map_err(|e| unusable(&file, e))
     }
 
-    /// Why the data of another boot, shut down in order, must not be used; `None` if it was synced after
-    /// the shutdown and is as it was then.
+    /// Returns the reason why the data of another boot, which was shut down cleanly, must not be used; `None`
+    /// if it was synced after the shutdown and has not changed since.
     pub(super) fn doubt(&self) -> Option<String> {
         let data = self.data();
-        // Postgres says what is wrong with a file that cannot be read.
+        // Postgres reports the error of a file that cannot be read.
         let control = read_control(&data).ok()?;
         let note = self.note(&control);
         let lost = match (note, self.empty_files(&control)) {
@@ -168,7 +169,7 @@ impl Cluster {
         ))
     }
 
-    /// The files that the watcher found empty when it synced this very shutdown.
+    /// Returns the files that were empty when the watcher synced this very shutdown.
     fn empty_files(&self, control: &[u8]) -> Option<BTreeSet<Vec<u8>>> {
         let bytes = fs::read(self.watchers_file()).ok()?;
         if control.len() != CONTROL || !bytes.starts_with(control) {
@@ -178,8 +179,8 @@ impl Cluster {
         Some(names.map(<[u8]>::to_vec).collect())
     }
 
-    /// Databases whose version or map of file names is damaged. A directory without a map belongs to no
-    /// database: a killed CREATE DATABASE leaves such.
+    /// Returns the databases whose version file or map of file names is damaged. A directory without a map
+    /// belongs to no database: a killed CREATE DATABASE leaves such directories.
     fn bad_databases(&self) -> Vec<String> {
         let data = self.data();
         let mut bad = Vec::new();
@@ -213,15 +214,15 @@ fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// Syncs the file systems of a cluster: its directory's, and those of the log and of tablespaces, which a
-/// person may have put elsewhere.
+/// Syncs the file systems of a cluster: that of its directory, and those of the log and of tablespaces, which
+/// may be elsewhere.
 fn sync(data: &Path) -> io::Result<()> {
     let mut places = vec![data.join("global/pg_control"), data.join("pg_wal")];
     let spaces = fs::read_dir(data.join("pg_tblspc"));
     places.extend(spaces.into_iter().flatten().flatten().map(|e| e.path()));
     let mut done = BTreeSet::new();
     for place in places {
-        // A link that leads nowhere holds nothing.
+        // A broken link leads to no data.
         if let Ok(about) = fs::metadata(&place)
             && done.insert(about.dev())
         {
@@ -231,7 +232,7 @@ fn sync(data: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What there is now, by directory.
+/// Returns the current `stat` data, by directory.
 fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
     let mut folders: BTreeMap<String, [blake3::Hasher; 2]> = BTreeMap::new();
     walk(data, &mut |folder, name, about| {
@@ -253,8 +254,8 @@ fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
         .collect())
 }
 
-/// The directories that are not as they were. A copy of the whole cluster may have lost all its times, which
-/// is no damage.
+/// Returns the directories that have changed. A copy of the whole cluster may have lost all its times, which
+/// is not damage.
 fn changes(before: &BTreeMap<String, Seen>, now: &BTreeMap<String, Seen>) -> Vec<String> {
     let is_copy = before.iter().all(|(folder, seen)| now.get(folder).is_some_and(|n| n.times != seen.times));
     let is_same = |folder: &str| match (before.get(folder), now.get(folder)) {
@@ -265,7 +266,7 @@ fn changes(before: &BTreeMap<String, Seen>, now: &BTreeMap<String, Seen>) -> Vec
     all.into_iter().filter(|folder| !is_same(folder)).cloned().collect()
 }
 
-/// Files that are empty and were not.
+/// Returns files that are empty and were not empty before.
 fn lost_contents(data: &Path, before: &BTreeSet<Vec<u8>>) -> io::Result<Vec<String>> {
     let mut lost = Vec::new();
     walk(data, &mut |folder, name, about| {
@@ -277,7 +278,7 @@ fn lost_contents(data: &Path, before: &BTreeSet<Vec<u8>>) -> io::Result<Vec<Stri
     Ok(lost)
 }
 
-/// Shows every file of [`FOLDERS`], in an order of its own: directory, name, and what `stat` says of it.
+/// Calls `show` for every file of [`FOLDERS`], in a fixed order, with its directory, name and `stat` data.
 fn walk(data: &Path, show: &mut dyn FnMut(&str, &[u8], &fs::Metadata)) -> io::Result<()> {
     let mut folders: Vec<String> = FOLDERS.iter().map(|&f| f.to_owned()).collect();
     while let Some(folder) = folders.pop() {
