@@ -19,7 +19,7 @@ use crate::names;
 /// Mode of files.
 const FILE: u32 = 0o600;
 /// Mode of directories.
-const FOLDER: u32 = 0o700;
+const DIRECTORY: u32 = 0o700;
 /// Bits of group and others.
 const OTHERS: u32 = 0o077;
 /// Maximum number of links that lead to a file, as in the kernel.
@@ -47,8 +47,8 @@ pub enum Reader {
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] if the name exists, even as a link.
-pub fn create_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(FOLDER).create(folder)
+pub fn create_directory(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(DIRECTORY).create(directory)
 }
 
 /// Creates a directory and the missing ones above it. An existing directory is not changed.
@@ -58,41 +58,41 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Errors of the system, with the directory that could not be created.
-pub fn create_folders(folder: &Path, passage: bool) -> Result<(), (PathBuf, io::Error)> {
-    let missing: Vec<&Path> = folder.ancestors().take_while(|f| !f.exists()).collect();
-    for folder in missing.into_iter().rev() {
-        let made = create_folder(folder).and_then(|()| match passage {
-            true => open_passage(folder),
+pub fn create_directories(directory: &Path, passage: bool) -> Result<(), (PathBuf, io::Error)> {
+    let missing: Vec<&Path> = directory.ancestors().take_while(|f| !f.exists()).collect();
+    for directory in missing.into_iter().rev() {
+        let made = create_directory(directory).and_then(|()| match passage {
+            true => open_passage(directory),
             false => Ok(()),
         });
         match made {
             // Another process creates it at the same time.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            made => made.map_err(|e| (folder.to_owned(), e))?,
+            made => made.map_err(|e| (directory.to_owned(), e))?,
         }
     }
     Ok(())
 }
 
 /// Sets mode 0711, which a directory does not get under a umask of 077. The directory is still empty.
-fn open_passage(folder: &Path) -> io::Result<()> {
-    let folder = OpenOptions::new()
+fn open_passage(directory: &Path) -> io::Result<()> {
+    let directory = OpenOptions::new()
         .read(true)
         .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
-        .open(folder)?;
-    folder.set_permissions(fs::Permissions::from_mode(0o711))
+        .open(directory)?;
+    directory.set_permissions(fs::Permissions::from_mode(0o711))
 }
 
 /// Removes the permissions of group and others from an existing directory; does not follow a link.
 ///
 /// # Errors
 /// Errors of the system.
-pub fn close_folder(folder: &Path) -> io::Result<()> {
-    let folder = OpenOptions::new()
+pub fn close_directory(directory: &Path) -> io::Result<()> {
+    let directory = OpenOptions::new()
         .read(true)
         .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
-        .open(folder)?;
-    close(&folder, FOLDER)
+        .open(directory)?;
+    close(&directory, DIRECTORY)
 }
 
 /// Creates a file with mode 0600 and this content.
@@ -280,16 +280,16 @@ mod tests {
     }
 
     #[test]
-    fn files_and_folders_are_closed_from_birth() {
+    fn files_and_directories_are_closed_from_birth() {
         let top = tempfile::tempdir().unwrap();
-        let folder = top.path().join("a/b");
-        create_folders(&folder, false).unwrap();
-        assert_eq!((mode(&folder), mode(&top.path().join("a"))), (0o700, 0o700));
+        let directory = top.path().join("a/b");
+        create_directories(&directory, false).unwrap();
+        assert_eq!((mode(&directory), mode(&top.path().join("a"))), (0o700, 0o700));
         let passage = top.path().join("p/q");
-        create_folders(&passage, true).unwrap();
+        create_directories(&passage, true).unwrap();
         assert_eq!(mode(&passage), 0o711);
-        assert_eq!(create_folder(&folder).unwrap_err().kind(), ErrorKind::AlreadyExists);
-        let file = folder.join("f");
+        assert_eq!(create_directory(&directory).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        let file = directory.join("f");
         create_file(&file, b"one").unwrap();
         assert_eq!(mode(&file), 0o600);
         assert_eq!(create_file(&file, b"two").unwrap_err().kind(), ErrorKind::AlreadyExists);
@@ -298,8 +298,8 @@ mod tests {
 
     #[test]
     fn replacing_keeps_no_mode_and_leaves_nothing_beside() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("f");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("f");
         fs::write(&file, "old").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
         // A process that has the old file open reads nothing of the new content.
@@ -308,13 +308,13 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"new");
         assert_eq!(mode(&file), 0o600);
         assert_eq!(io::read_to_string(&mut before).unwrap(), "old");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn no_file_is_opened_through_a_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        let directory = tempfile::tempdir().unwrap();
+        let (link, target) = (directory.path().join("link"), directory.path().join("target"));
         fs::write(&target, "mine").unwrap();
         symlink(&target, &link).unwrap();
         assert!(open_file(&link).is_err());
@@ -322,7 +322,7 @@ mod tests {
         replace_file(&link, b"new", Reader::Us).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"mine");
         assert!(link.symlink_metadata().unwrap().is_file());
-        let open = folder.path().join("open");
+        let open = directory.path().join("open");
         fs::write(&open, "").unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
         drop(open_file(&open).unwrap());
@@ -331,8 +331,8 @@ mod tests {
 
     #[test]
     fn an_output_may_be_anything_of_ours() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         fs::write(at("old"), "longer than the new text").unwrap();
         fs::set_permissions(at("old"), fs::Permissions::from_mode(0o644)).unwrap();
         symlink("old", at("link")).unwrap();
@@ -347,7 +347,7 @@ mod tests {
         assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
         symlink("loop", at("loop")).unwrap();
         assert!(write_output(&at("loop"), b"text").is_err());
-        assert!(write_output(folder.path(), b"text").is_err());
+        assert!(write_output(directory.path(), b"text").is_err());
         assert!(write_output(&at("none/file"), b"text").is_err());
 
         let (mut reader, writer) = io::pipe().unwrap();

@@ -177,7 +177,7 @@ impl ServerUrl {
         if let Some(host) = host {
             url = url.without(&["host", "hostaddr"]);
             url.host = match host {
-                folder if folder.starts_with('/') => encode(folder),
+                directory if directory.starts_with('/') => encode(directory),
                 v6 if v6.contains(':') && !v6.starts_with('[') => {
                     format!("[{}]", as_written(v6))
                 }

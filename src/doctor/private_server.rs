@@ -49,7 +49,7 @@ pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
                 "old data",
                 format!(
                     "data of PostgreSQL {major} that could not be trusted is still in {} ({})",
-                    moved.folder.display(),
+                    moved.directory.display(),
                     self::bytes(moved.bytes)
                 ),
                 "`pgstencil server remove --moved`",

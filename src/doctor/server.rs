@@ -23,7 +23,7 @@ pub(super) struct Seen {
 pub(super) async fn read(session: &mut Session) -> Result<Seen> {
     let rights = checkup::rights(session).await?;
     let orphans = match rights.superuser {
-        true => checkup::orphan_folders(session).await?,
+        true => checkup::orphan_directories(session).await?,
         false => Vec::new(),
     };
     Ok(Seen {

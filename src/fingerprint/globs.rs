@@ -175,7 +175,7 @@ impl Globs {
             if glob.pattern.contains(['{', '[', '\\']) {
                 return true;
             }
-            let Some((folder, name)) = glob.pattern.rsplit_once('/') else {
+            let Some((directory, name)) = glob.pattern.rsplit_once('/') else {
                 return dir.as_os_str().is_empty() || glob.pattern.contains("**");
             };
             let is = |pattern: &str| {
@@ -183,9 +183,9 @@ impl Globs {
                     || pattern == "**"
                     || compile(pattern, false).is_ok_and(|g| g.compile_matcher().is_match(dir))
             };
-            is(folder)
-                || folder.strip_suffix("/**").is_some_and(is)
-                || name.contains("**") && is(&format!("{folder}/**"))
+            is(directory)
+                || directory.strip_suffix("/**").is_some_and(is)
+                || name.contains("**") && is(&format!("{directory}/**"))
         })
     }
 
@@ -196,10 +196,10 @@ impl Globs {
         later
             .filter(|glob| glob.excludes && glob.kind == self.globs[at].kind)
             .filter_map(|glob| glob.pattern.strip_suffix("/**"))
-            .filter_map(|folder| compile(folder, false).ok())
-            .any(|folder| {
-                let folder = folder.compile_matcher();
-                dir.ancestors().any(|above| folder.is_match(above))
+            .filter_map(|directory| compile(directory, false).ok())
+            .any(|directory| {
+                let directory = directory.compile_matcher();
+                dir.ancestors().any(|above| directory.is_match(above))
             })
     }
 }

@@ -38,16 +38,16 @@ pub(super) fn hidden_by(root: &Path, relative: &Path, is_dir: bool) -> Option<(P
     // Start at the top, since nothing below a hidden directory can be included again.
     for step in &steps {
         let is_dir = is_dir || *step != relative;
-        for folder in step.ancestors().skip(1) {
-            let folder = root.join(folder);
-            let mut lines = GitignoreBuilder::new(&folder);
-            lines.add(folder.join(".gitignore"));
+        for directory in step.ancestors().skip(1) {
+            let directory = root.join(directory);
+            let mut lines = GitignoreBuilder::new(&directory);
+            lines.add(directory.join(".gitignore"));
             let Ok(lines) = lines.build() else { continue };
             match lines.matched(root.join(step), is_dir) {
                 Match::None => {}
                 Match::Whitelist(_) => break,
                 Match::Ignore(line) => {
-                    let file = line.from().map_or_else(|| folder.join(".gitignore"), Path::to_owned);
+                    let file = line.from().map_or_else(|| directory.join(".gitignore"), Path::to_owned);
                     return Some((file, line.original().to_owned()));
                 }
             }
@@ -82,12 +82,12 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
     let matcher = |p: &str, any_case| compile(p, any_case).ok().map(|g| g.compile_matcher());
     let exact = matcher(pattern, false)?;
     let any_case = matcher(pattern, true)?;
-    let folder = matcher(pattern.trim_end_matches('/'), false)?;
+    let directory = matcher(pattern.trim_end_matches('/'), false)?;
     let deeper = matcher(&format!("**/{pattern}"), false)?;
 
     let mut hidden = Vec::new();
     let mut all = Vec::new();
-    let (mut folders, mut cases, mut deep) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut directories, mut cases, mut deep) = (Vec::new(), Vec::new(), Vec::new());
     let everything: WalkBuilder = {
         let mut walk = builder(root, Gitignore::Disregard);
         // Links are not followed: this walk enters directories that no glob reaches, and must not leave the
@@ -104,7 +104,7 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
             all.push(path.to_owned());
         }
         let list = match is_dir {
-            true if folder.is_match(path) => &mut folders,
+            true if directory.is_match(path) => &mut directories,
             false if exact.is_match(path) => &mut hidden,
             false if any_case.is_match(path) => &mut cases,
             false if deeper.is_match(path) => &mut deep,
@@ -133,7 +133,7 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
             }
         ));
     }
-    if let Some(first) = folders.iter().min() {
+    if let Some(first) = directories.iter().min() {
         return Some(format!("`{first}` is a directory: write `{first}/**` for the files in it"));
     }
     if let Some(first) = cases.iter().min() {

@@ -164,12 +164,12 @@ pub fn groups(files: &[FileInput], order: Order) -> Vec<Group> {
 
 /// Splits a path into its group and the name that is compared within the group.
 fn split(path: &[u8], order: Order) -> (&[u8], &[u8]) {
-    let (folder, name) = parent(path);
-    let (above, folder_name) = parent(folder);
-    let (group, name) = if Version::find(name).is_none() && is_migration(folder_name) {
-        (above, folder_name)
+    let (directory, name) = parent(path);
+    let (above, directory_name) = parent(directory);
+    let (group, name) = if Version::find(name).is_none() && is_migration(directory_name) {
+        (above, directory_name)
     } else {
-        (folder, name)
+        (directory, name)
     };
     match order {
         Order::Directory => (group, name),
@@ -185,9 +185,9 @@ fn parent(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Returns whether a directory of this name holds a single migration.
-fn is_migration(folder: &[u8]) -> bool {
-    let letters = folder.iter().take_while(|b| b.is_ascii_alphabetic()).count();
-    let (word, rest) = folder.split_at(letters);
+fn is_migration(directory: &[u8]) -> bool {
+    let letters = directory.iter().take_while(|b| b.is_ascii_alphabetic()).count();
+    let (word, rest) = directory.split_at(letters);
     rest.first().is_some_and(u8::is_ascii_digit) && (letters <= 1 || word.eq_ignore_ascii_case(b"version"))
 }
 

@@ -24,7 +24,7 @@ pub struct Snapshot {
     root: PathBuf,
     globs: Arc<Globs>,
     files: BTreeMap<RelPath, Stat>,
-    folders: BTreeMap<RelPath, Folder>,
+    directories: BTreeMap<RelPath, Directory>,
 }
 
 /// The attributes that change with every write to a file, even if the content stays the same.
@@ -41,7 +41,7 @@ struct Stat {
 
 /// A directory that was walked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Folder {
+pub(super) struct Directory {
     inode: u64,
     modified: (i64, i64),
     /// Names and inodes of all entries, including those that no glob reaches.
@@ -119,7 +119,7 @@ impl Snapshot {
                 files.insert(path, Stat::of(&found));
             }
         }
-        Ok(Snapshot { root: root.to_owned(), globs, files, folders: walked.folders })
+        Ok(Snapshot { root: root.to_owned(), globs, files, directories: walked.directories })
     }
 
     /// Returns the changes from this snapshot to a later one of the same definition, sorted. Empty if nothing
@@ -142,8 +142,8 @@ impl Snapshot {
                 changes.insert(Change::Came(path.clone()));
             }
         }
-        for (path, old) in &self.folders {
-            if let Some(new) = later.folders.get(path)
+        for (path, old) in &self.directories {
+            if let Some(new) = later.directories.get(path)
                 && (old.inode, old.modified) != (new.inode, new.modified)
                 && !self.explains(later, path, old, new)
             {
@@ -155,30 +155,30 @@ impl Snapshot {
 
     /// Returns whether the entries of a directory explain why its time changed, or no input can have been
     /// created there.
-    fn explains(&self, later: &Snapshot, path: &RelPath, old: &Folder, new: &Folder) -> bool {
-        let folder = path.to_path();
+    fn explains(&self, later: &Snapshot, path: &RelPath, old: &Directory, new: &Directory) -> bool {
+        let directory = path.to_path();
         // An entry that was added or removed explains the new time. Inputs among the entries, or below them,
         // are reported by themselves.
         let differs =
-            |(name, inode): (&OsString, &u64), other: &Folder| other.entries.get(name) != Some(inode);
+            |(name, inode): (&OsString, &u64), other: &Directory| other.entries.get(name) != Some(inode);
         let came = new.entries.iter().filter(|e| differs(*e, old));
         let went = old.entries.iter().filter(|e| differs(*e, new));
         let own = |name: &OsStr| {
-            let entry = RelPath::new(&folder.join(name));
+            let entry = RelPath::new(&directory.join(name));
             later.files.contains_key(&entry)
         };
         if came.chain(went).next().is_some() {
             return true;
         }
         let has = |name: &str| new.entries.contains_key(OsStr::new(name));
-        if !self.globs.can_gain(&folder, has) {
+        if !self.globs.can_gain(&directory, has) {
             return true;
         }
         // If only a directory with inputs could have been created and removed here, an editor's temporary
         // file is the likelier reason, provided that something in this directory was written at that time.
-        !self.globs.chooses_in(&folder)
+        !self.globs.chooses_in(&directory)
             && new.entries.keys().filter(|name| !own(name)).any(|name| {
-                let entry = fs::symlink_metadata(self.root.join(&folder).join(name));
+                let entry = fs::symlink_metadata(self.root.join(&directory).join(name));
                 entry.is_ok_and(|e| !e.is_dir() && (e.ctime() - new.modified.0).abs() <= 2)
             })
     }
@@ -188,7 +188,7 @@ impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("files", &self.files)
-            .field("directories", &self.folders)
+            .field("directories", &self.directories)
             .finish_non_exhaustive()
     }
 }
@@ -205,7 +205,7 @@ impl Stat {
     }
 }
 
-impl Folder {
+impl Directory {
     /// Lists the directory, then reads its time: whatever is created in between is not an input of a build
     /// that begins later.
     pub(super) fn list(path: &Path) -> io::Result<Self> {
@@ -215,7 +215,7 @@ impl Folder {
             entries.insert(entry.file_name(), entry.ino());
         }
         let found = fs::metadata(path)?;
-        Ok(Folder { inode: found.ino(), modified: (found.mtime(), found.mtime_nsec()), entries })
+        Ok(Directory { inode: found.ino(), modified: (found.mtime(), found.mtime_nsec()), entries })
     }
 }
 
@@ -233,10 +233,10 @@ mod tests {
 
     impl Tree {
         fn new(keys: &str) -> Self {
-            let folder = TempDir::new().unwrap();
+            let directory = TempDir::new().unwrap();
             let text = format!("project = \"shop\"\n[template.app]\nbuild = \"sh bin/x.sh\"\n{keys}\n");
-            let config = Config::parse(&text, &folder.path().join("pgstencil.toml")).unwrap();
-            let tree = Tree(folder, config.definitions[0].clone());
+            let config = Config::parse(&text, &directory.path().join("pgstencil.toml")).unwrap();
+            let tree = Tree(directory, config.definitions[0].clone());
             tree.write("shop/migrations/1.sql", "one");
             tree.write("shop/migrations/2.sql", "two");
             tree.write("bin/x.sh", "migrate");
@@ -313,7 +313,7 @@ mod tests {
             fs::remove_file(tree.at("shop/migrations/4.sql")).unwrap();
         });
         assert_eq!(passed, ["something was created in directory `shop/migrations` and removed again"]);
-        let folder_passed = tree.told(|| {
+        let directory_passed = tree.told(|| {
             tree.write("other/migrations/1.sql", "one");
             fs::remove_dir_all(tree.at("other")).unwrap();
             // Excludes the likelier reason: the directory was written to long ago.
@@ -321,11 +321,11 @@ mod tests {
             let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
             open.set_times(FileTimes::new().set_modified(later)).unwrap();
         });
-        assert_eq!(folder_passed, ["something was created in the root directory and removed again"]);
+        assert_eq!(directory_passed, ["something was created in the root directory and removed again"]);
     }
 
     #[test]
-    fn what_comes_beside_the_globs_explains_a_folder() {
+    fn what_comes_beside_the_globs_explains_a_directory() {
         let tree = Tree::new(ANYWHERE);
         let bytecode = tree.told(|| tree.write("shop/migrations/__pycache__/1.pyc", "x"));
         assert_eq!(bytecode, NOTHING);

@@ -33,7 +33,7 @@ use ignore::{DirEntry, WalkBuilder, WalkState};
 use super::globs::{Globs, INPUTS, KEYS, Kinds};
 use super::ignored::hidden_by;
 use super::recipe::RelPath;
-use super::snapshot::Folder;
+use super::snapshot::Directory;
 use crate::error::{Error, Result};
 
 /// A selected file.
@@ -53,13 +53,13 @@ pub(super) struct Walked {
     /// For each glob, whether it matches any file, even if a later glob excludes it.
     pub(super) seen: Vec<bool>,
     /// The directories that were entered, if the walk lists them.
-    pub(super) folders: BTreeMap<RelPath, Folder>,
+    pub(super) directories: BTreeMap<RelPath, Directory>,
 }
 
 /// Something that the walk found.
 enum Sight {
     File(Found),
-    Folder(RelPath, Folder),
+    Directory(RelPath, Directory),
 }
 
 /// Whether .gitignore files are honoured.
@@ -150,12 +150,12 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: 
     drop(send);
 
     let mut files = Vec::new();
-    let mut folders = BTreeMap::new();
+    let mut directories = BTreeMap::new();
     let mut failures = Vec::new();
     for found in receive {
         match found {
             Ok(Sight::File(file)) => files.push(file),
-            Ok(Sight::Folder(path, folder)) => drop(folders.insert(path, folder)),
+            Ok(Sight::Directory(path, directory)) => drop(directories.insert(path, directory)),
             Err(failure) => failures.push(failure),
         }
     }
@@ -164,7 +164,7 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: 
         return Err(error);
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Walked { files, seen: seen.into_iter().map(AtomicBool::into_inner).collect(), folders })
+    Ok(Walked { files, seen: seen.into_iter().map(AtomicBool::into_inner).collect(), directories })
 }
 
 /// Returns the file at `path`, which a .gitignore hides, if it exists and a key names it without wildcards.
@@ -247,8 +247,8 @@ impl Visitor<'_> {
         let relative = entry.path().strip_prefix(self.root).ok()?;
         if kind.is_dir() {
             // The walk itself reports a directory that cannot be listed or is gone.
-            let folder = self.list.then(|| Folder::list(entry.path()))?.ok()?;
-            return Some(Ok(Sight::Folder(RelPath::new(relative), folder)));
+            let directory = self.list.then(|| Directory::list(entry.path()))?.ok()?;
+            return Some(Ok(Sight::Directory(RelPath::new(relative), directory)));
         }
         let Some(kinds) = self.chosen(relative) else {
             let named = kind.is_file() && self.globs.names(relative, &self.hits) && is_text(entry.path());

@@ -59,15 +59,15 @@ impl GitDir {
 
     /// Returns the names of the registered worktrees, with their directories.
     fn worktrees(&self) -> Result<Vec<(String, PathBuf)>, NoAnswer> {
-        let folder = self.common.join("worktrees");
-        let listed = match fs::read_dir(&folder) {
+        let directory = self.common.join("worktrees");
+        let listed = match fs::read_dir(&directory) {
             Ok(listed) => listed,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(format!("cannot read {}: {e}", folder.display())),
+            Err(e) => return Err(format!("cannot read {}: {e}", directory.display())),
         };
         let mut found = Vec::new();
         for entry in listed {
-            let entry = entry.map_err(|e| format!("cannot read {}: {e}", folder.display()))?;
+            let entry = entry.map_err(|e| format!("cannot read {}: {e}", directory.display()))?;
             let own = entry.path();
             let gitdir = fs::read_to_string(own.join("gitdir")).unwrap_or_default();
             let at = own.join(gitdir.trim());

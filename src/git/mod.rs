@@ -38,9 +38,9 @@ pub struct GitDir {
 impl Tree {
     /// Returns the checkout that contains `directory`: the nearest directory upwards that git or jj would
     /// take for a top level. `None` if there is none.
-    pub fn find(folder: &Path) -> Option<Self> {
-        let folder = fs::canonicalize(folder).ok()?;
-        folder.ancestors().find_map(|top| {
+    pub fn find(directory: &Path) -> Option<Self> {
+        let directory = fs::canonicalize(directory).ok()?;
+        directory.ancestors().find_map(|top| {
             let git = GitDir::of(top);
             let jj = top.join(".jj").is_dir();
             (git.is_some() || jj).then(|| Tree { top: top.to_owned(), git, jj })
@@ -107,8 +107,8 @@ impl GitDir {
 
     fn name(&self) -> Option<String> {
         if let Some(worktree) = settings::worktree(&self.common) {
-            let folder = self.common.join(worktree);
-            return name_of(&fs::canonicalize(&folder).unwrap_or(folder));
+            let directory = self.common.join(worktree);
+            return name_of(&fs::canonicalize(&directory).unwrap_or(directory));
         }
         let beside = self.common.parent().and_then(name_of);
         if self.common.ends_with(".git") {
@@ -123,8 +123,8 @@ impl GitDir {
     }
 }
 
-fn name_of(folder: &Path) -> Option<String> {
-    Some(folder.file_name()?.to_string_lossy().into_owned())
+fn name_of(directory: &Path) -> Option<String> {
+    Some(directory.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Returns the directory of the jj workspace that contains the repository: in other workspaces `.jj/repo` is

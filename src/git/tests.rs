@@ -50,7 +50,7 @@ impl Disk {
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
 #[test]
-fn a_checkout_is_found_from_any_folder_in_it() {
+fn a_checkout_is_found_from_any_directory_in_it() {
     let disk = Disk::new();
     disk.repository("shop/.git").worktree("shop/.git", "wt/a", "a");
     let main = disk.find("shop/deep/er");

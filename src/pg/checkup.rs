@@ -108,6 +108,6 @@ pub async fn databases(session: &mut Session) -> Result<Vec<Found>> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn orphan_folders(session: &mut Session) -> Result<Vec<String>> {
+pub async fn orphan_directories(session: &mut Session) -> Result<Vec<String>> {
     session.scalars(sql::fill(ORPHANS, &[])).await.doing(|| "look for directories without a database".into())
 }

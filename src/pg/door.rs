@@ -124,8 +124,8 @@ pub(super) fn remember(file: &Path, host: &str, port: u16, user: &str, door: Opt
     let Ok(text) = serde_json::to_vec_pretty(&known) else {
         return;
     };
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    if private_file::create_folders(folder, false).is_ok() {
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    if private_file::create_directories(directory, false).is_ok() {
         let _ = private_file::replace_file(file, &text, Reader::Us);
     }
 }
@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn what_is_remembered_counts_for_its_server_and_role() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("state/doors.json");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("state/doors.json");
         let recall = |port, user| recall(&file, "db", port, user);
         let remember = |port, user, door| remember(&file, "db", port, user, door);
         assert_eq!(recall(1, "a"), None);
@@ -158,8 +158,8 @@ mod tests {
 
     #[test]
     fn a_link_or_a_broken_file_says_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("f"), folder.path().join("l"));
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("f"), directory.path().join("l"));
         remember(&file, "db", 1, "a", Some(Door::Quiet));
         std::os::unix::fs::symlink(&file, &link).unwrap();
         assert_eq!(recall(&link, "db", 1, "a"), None);

@@ -104,7 +104,7 @@ impl Endpoint {
             // libpq's own default is the socket directory that it was built with; these are the usual.
             ["/var/run/postgresql", "/run/postgresql", "/tmp"]
                 .into_iter()
-                .find(|folder| std::path::Path::new(folder).join(format!(".s.PGSQL.{port}")).exists())
+                .find(|directory| std::path::Path::new(directory).join(format!(".s.PGSQL.{port}")).exists())
                 .unwrap_or("localhost")
                 .to_owned()
         });
@@ -283,8 +283,8 @@ impl Endpoint {
     /// host and the port. A port can be taken by another user's program while the server is stopped,
     /// and that program would get the password; a socket in a private directory cannot.
     #[must_use]
-    pub fn with_socket(mut self, folder: Option<PathBuf>) -> Self {
-        self.socket = folder;
+    pub fn with_socket(mut self, directory: Option<PathBuf>) -> Self {
+        self.socket = directory;
         self
     }
 
@@ -422,14 +422,14 @@ impl Endpoint {
 
     /// `HOST:PORT` or the socket, for messages.
     pub fn place(&self) -> String {
-        match self.folder() {
-            Some(folder) => format!("{}/.s.PGSQL.{}", folder.display(), self.port),
+        match self.directory() {
+            Some(directory) => format!("{}/.s.PGSQL.{}", directory.display(), self.port),
             None => format!("{}:{}", self.host, self.port),
         }
     }
 
     /// The directory of the socket that our own sessions use, if they use one.
-    fn folder(&self) -> Option<&Path> {
+    fn directory(&self) -> Option<&Path> {
         let host = self.host.starts_with('/').then(|| Path::new(&self.host));
         self.socket().or(host)
     }
@@ -444,8 +444,8 @@ impl Endpoint {
             .database(database)
             .ssl_mode(self.ssl_mode)
             .application_name(self.application);
-        if let Some(folder) = self.folder() {
-            options = options.socket(folder);
+        if let Some(directory) = self.directory() {
+            options = options.socket(directory);
         }
         for (key, value) in self.url.pairs() {
             options = match key.as_str() {
@@ -502,11 +502,11 @@ mod tests {
 
     #[test]
     fn our_own_sessions_may_use_a_socket_and_clients_still_get_the_port() {
-        let folder = Some(PathBuf::from("/run/private"));
-        let e =
-            endpoint("postgres://me:pw@127.0.0.1:5432/d", &Defaults::default()).with_socket(folder.clone());
+        let directory = Some(PathBuf::from("/run/private"));
+        let e = endpoint("postgres://me:pw@127.0.0.1:5432/d", &Defaults::default())
+            .with_socket(directory.clone());
         assert_eq!(e.place(), "/run/private/.s.PGSQL.5432");
-        assert_eq!(e.options("d", &[]).get_socket(), folder.as_ref());
+        assert_eq!(e.options("d", &[]).get_socket(), directory.as_ref());
         assert_eq!(e.client_host(), "127.0.0.1");
         assert_eq!(e.client_url("x").reveal(), "postgres://me:pw@127.0.0.1:5432/x");
         assert_eq!(e.server_url().reveal(), "postgres://me:pw@127.0.0.1:5432/d");

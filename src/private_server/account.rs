@@ -87,11 +87,11 @@ impl Account {
 
     /// Returns whether a process of this account can enter a directory. It asks the kernel, which also knows
     /// access lists and the like.
-    pub(super) async fn can_enter(&self, folder: &Path) -> bool {
+    pub(super) async fn can_enter(&self, directory: &Path) -> bool {
         let mut command = self.command("/bin/sh");
         command
             .args(["-c", r#"cd -P -- "$1""#, "sh"])
-            .arg(folder)
+            .arg(directory)
             .current_dir("/")
             .stdout(Stdio::null())
             .stderr(Stdio::null());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::cluster::{Cluster, Data};
-use super::folder::unusable;
+use super::directory::unusable;
 use super::majors;
 use crate::error::Result;
 
@@ -30,12 +30,12 @@ impl Cluster {
     pub(super) fn move_aside(&self) -> Result<PathBuf> {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let name = format!("{PREFIX}{}", now.replace(':', "-"));
-        let mut aside = self.folder.join(&name);
+        let mut aside = self.directory.join(&name);
         let mut number = 1;
         // A rename would replace an empty directory.
         while fs::symlink_metadata(&aside).is_ok() {
             number += 1;
-            aside = self.folder.join(format!("{name}-{number}"));
+            aside = self.directory.join(format!("{name}-{number}"));
         }
         fs::rename(self.data(), &aside).map_err(|e| unusable(&aside, e))?;
         Ok(aside)

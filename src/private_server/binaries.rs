@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::account::{Account, run, tail};
-use super::folder;
+use super::directory;
 use crate::error::{Error, Result};
 
 /// The programs of an installation, which must all be in one directory.
@@ -20,7 +20,7 @@ const OLDEST: u32 = 13;
 const NEWEST: u32 = 18;
 
 /// Directories in which packages install Postgres outside the PATH; `*` matches one part of a name.
-pub(super) const FOLDERS: &[&str] = &[
+pub(super) const DIRECTORIES: &[&str] = &[
     "/usr/lib/postgresql/*/bin",          // Debian, Ubuntu
     "/usr/pgsql-*/bin",                   // PGDG's RPMs
     "/usr/lib/postgresql*/bin",           // SUSE
@@ -43,14 +43,14 @@ pub(super) const FOLDERS: &[&str] = &[
 /// A directory of Postgres binaries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Binaries {
-    pub(super) folder: PathBuf,
+    pub(super) directory: PathBuf,
     pub(super) major: u32,
     pub(super) minor: u32,
 }
 
 impl Binaries {
     pub(super) fn program(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.directory.join(name)
     }
 
     /// Returns the version, such as `15.14`.
@@ -74,7 +74,7 @@ pub(super) struct Search<'a> {
     pub(super) account: &'a Account,
     pub(super) bindir: Option<&'a Path>,
     pub(super) path: Option<&'a OsStr>,
-    pub(super) folders: &'a [String],
+    pub(super) directories: &'a [String],
     /// File that stores the answers of each program.
     pub(super) memory: PathBuf,
 }
@@ -91,7 +91,7 @@ impl Search<'_> {
     pub(super) async fn newest(&self, remember: bool) -> Result<Binaries> {
         let mut asked = self.asked();
         let found = match self.bindir {
-            Some(folder) => self.exactly(folder, &mut asked).await,
+            Some(directory) => self.exactly(directory, &mut asked).await,
             None => self.best(&mut asked).await,
         };
         if remember
@@ -99,7 +99,7 @@ impl Search<'_> {
             && let Ok(text) = serde_json::to_vec_pretty(&asked.answers)
         {
             // The file only saves time, so a failure to write it is not an error.
-            let _ = folder::write(&self.memory, &text);
+            let _ = directory::write(&self.memory, &text);
         }
         found
     }
@@ -108,7 +108,7 @@ impl Search<'_> {
     pub(super) async fn all(&self) -> Vec<Binaries> {
         let mut asked = self.asked();
         match self.bindir {
-            Some(folder) => Vec::from_iter(self.exactly(folder, &mut asked).await),
+            Some(directory) => Vec::from_iter(self.exactly(directory, &mut asked).await),
             None => self.usable(&mut asked).await.0,
         }
     }
@@ -121,27 +121,30 @@ impl Search<'_> {
         Asked { account: self.account, known, answers: Answers::new() }
     }
 
-    async fn exactly(&self, folder: &Path, asked: &mut Asked<'_>) -> Result<Binaries> {
+    async fn exactly(&self, directory: &Path, asked: &mut Asked<'_>) -> Result<Binaries> {
         let missing: Vec<_> =
-            PROGRAMS.into_iter().filter(|program| !folder.join(program).is_file()).collect();
+            PROGRAMS.into_iter().filter(|program| !directory.join(program).is_file()).collect();
         if !missing.is_empty() {
-            let error = Error::config(format!("there is no Postgres in {}", folder.display()))
+            let error = Error::config(format!("there is no Postgres in {}", directory.display()))
                 .detail(format!("missing: {}", missing.join(", ")));
-            let below = folder.join("bin");
+            let below = directory.join("bin");
             return Err(if PROGRAMS.iter().all(|program| below.join(program).is_file()) {
                 error.hint(format!("set `[server] bindir` to {}", below.display()))
             } else {
                 error.hint("set `[server] bindir` to the directory that holds `postgres`, `initdb` and `pg_ctl`, or leave it out")
             });
         }
-        match asked.version(folder).await {
-            Ok((major, minor)) if major >= OLDEST => Ok(Binaries { folder: folder.to_owned(), major, minor }),
-            Ok((major, minor)) => {
-                Err(Error::config(format!("PostgreSQL {major}.{minor} in {} is too old", folder.display()))
-                    .hint(format!("use a version from {OLDEST} to {NEWEST}")))
+        match asked.version(directory).await {
+            Ok((major, minor)) if major >= OLDEST => {
+                Ok(Binaries { directory: directory.to_owned(), major, minor })
             }
+            Ok((major, minor)) => Err(Error::config(format!(
+                "PostgreSQL {major}.{minor} in {} is too old",
+                directory.display()
+            ))
+            .hint(format!("use a version from {OLDEST} to {NEWEST}"))),
             Err(why) => {
-                Err(Error::config(format!("cannot run the Postgres in {}", folder.display())).detail(why))
+                Err(Error::config(format!("cannot run the Postgres in {}", directory.display())).detail(why))
             }
         }
     }
@@ -150,13 +153,13 @@ impl Search<'_> {
     /// and the reasons why the others cannot.
     async fn usable(&self, asked: &mut Asked<'_>) -> (Vec<Binaries>, Vec<String>) {
         let (mut usable, mut refused) = (Vec::new(), Vec::new());
-        for folder in self.candidates(asked).await {
-            match asked.version(&folder).await {
-                Ok((major, minor)) if major >= OLDEST => usable.push(Binaries { folder, major, minor }),
+        for directory in self.candidates(asked).await {
+            match asked.version(&directory).await {
+                Ok((major, minor)) if major >= OLDEST => usable.push(Binaries { directory, major, minor }),
                 Ok((major, minor)) => {
-                    refused.push(format!("{}: {major}.{minor} is too old", folder.display()));
+                    refused.push(format!("{}: {major}.{minor} is too old", directory.display()));
                 }
-                Err(why) => refused.push(format!("{}: {why}", folder.display())),
+                Err(why) => refused.push(format!("{}: {why}", directory.display())),
             }
         }
         usable.sort_by_key(|binaries| Reverse(binaries.rank()));
@@ -188,28 +191,28 @@ impl Search<'_> {
 
     /// Returns the directories that contain all programs, without repetition, those of the PATH first.
     async fn candidates(&self, asked: &mut Asked<'_>) -> Vec<PathBuf> {
-        let mut folders: Vec<PathBuf> = Vec::new();
+        let mut directories: Vec<PathBuf> = Vec::new();
         let path = self.path.map(std::env::split_paths).into_iter().flatten();
-        for folder in path.filter(|folder| folder.is_absolute()) {
-            if let Some(named) = asked.bindir(&folder.join("pg_config")).await {
-                folders.push(folder);
-                folders.push(named);
+        for directory in path.filter(|directory| directory.is_absolute()) {
+            if let Some(named) = asked.bindir(&directory.join("pg_config")).await {
+                directories.push(directory);
+                directories.push(named);
             } else {
-                folders.push(folder);
+                directories.push(directory);
             }
         }
-        folders.extend(self.folders.iter().flat_map(|pattern| expand(pattern)));
+        directories.extend(self.directories.iter().flat_map(|pattern| expand(pattern)));
         let mut seen = Vec::new();
-        for folder in folders {
+        for directory in directories {
             // A directory of links is replaced by the directory that they point to.
-            let real = fs::canonicalize(folder.join("postgres"))
+            let real = fs::canonicalize(directory.join("postgres"))
                 .ok()
                 .and_then(|file| file.parent().map(Path::to_owned));
-            let complete = |folder: &PathBuf| PROGRAMS.iter().all(|p| folder.join(p).is_file());
-            if let Some(folder) = real.filter(complete).or(Some(folder).filter(complete))
-                && !seen.contains(&folder)
+            let complete = |directory: &PathBuf| PROGRAMS.iter().all(|p| directory.join(p).is_file());
+            if let Some(directory) = real.filter(complete).or(Some(directory).filter(complete))
+                && !seen.contains(&directory)
             {
-                seen.push(folder);
+                seen.push(directory);
             }
         }
         seen
@@ -223,14 +226,14 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    async fn version(&mut self, folder: &Path) -> Result<(u32, u32), String> {
-        let said = self.ask(&folder.join("postgres"), "--version").await?;
+    async fn version(&mut self, directory: &Path) -> Result<(u32, u32), String> {
+        let said = self.ask(&directory.join("postgres"), "--version").await?;
         parse_version(&said).ok_or_else(|| format!("`postgres --version` printed {said:?}"))
     }
 
     async fn bindir(&mut self, pg_config: &Path) -> Option<PathBuf> {
         let said = self.ask(pg_config, "--bindir").await.ok()?;
-        Some(PathBuf::from(said)).filter(|folder| folder.is_absolute())
+        Some(PathBuf::from(said)).filter(|directory| directory.is_absolute())
     }
 
     async fn ask(&mut self, program: &Path, question: &str) -> Result<String, String> {
@@ -279,8 +282,8 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {
         return vec![PathBuf::from(pattern)];
     };
-    let (folder, prefix) = before.rsplit_once('/').unwrap_or(("", before));
-    let Ok(entries) = fs::read_dir(Path::new("/").join(folder)) else {
+    let (directory, prefix) = before.rsplit_once('/').unwrap_or(("", before));
+    let Ok(entries) = fs::read_dir(Path::new("/").join(directory)) else {
         return Vec::new();
     };
     entries
@@ -312,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_tested_version_goes_before_an_untested_one() {
-        let of = |major, minor| Binaries { folder: PathBuf::new(), major, minor };
+        let of = |major, minor| Binaries { directory: PathBuf::new(), major, minor };
         assert!(of(18, 0).rank() > of(19, 2).rank());
         assert!(of(18, 1).rank() > of(18, 0).rank());
         assert!(of(14, 0).rank() > of(13, 20).rank());

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::{Account, run, tail};
 use super::binaries::Binaries;
-use super::folder::{self, unusable};
+use super::directory::{self, unusable};
 use super::log::explain;
 use super::origin::Origin;
 use super::{host, settings};
@@ -23,7 +23,7 @@ pub(super) const ROLE: &str = "postgres";
 /// The directory of a cluster and the account that its processes run under.
 #[derive(Clone)]
 pub(super) struct Cluster {
-    pub(super) folder: PathBuf,
+    pub(super) directory: PathBuf,
     pub(super) major: u32,
     pub(super) account: Account,
 }
@@ -54,15 +54,15 @@ pub(super) enum Data {
 
 impl Cluster {
     pub(super) fn data(&self) -> PathBuf {
-        self.folder.join("data")
+        self.directory.join("data")
     }
 
     pub(super) fn log(&self) -> PathBuf {
-        self.folder.join("server.log")
+        self.directory.join("server.log")
     }
 
     pub(super) fn password_file(&self) -> PathBuf {
-        self.folder.join("password")
+        self.directory.join("password")
     }
 
     pub(super) fn password(&self) -> Option<String> {
@@ -71,7 +71,7 @@ impl Cluster {
     }
 
     fn record_file(&self) -> PathBuf {
-        self.folder.join("cluster.json")
+        self.directory.join("cluster.json")
     }
 
     /// Reads the record. A missing or unreadable record is treated as empty: it can be made again.
@@ -85,9 +85,9 @@ impl Cluster {
     /// Returns the private directory of the server's Unix socket. `None` if custom.conf puts the socket
     /// elsewhere.
     pub(super) fn socket(&self, port: u16) -> Option<PathBuf> {
-        let folder = self.record().socket_dir?;
-        let there = folder.join(format!(".s.PGSQL.{port}")).exists();
-        there.then_some(folder)
+        let directory = self.record().socket_dir?;
+        let there = directory.join(format!(".s.PGSQL.{port}")).exists();
+        there.then_some(directory)
     }
 
     /// Returns the URL of the server, with the password.
@@ -123,7 +123,7 @@ impl Cluster {
     }
 
     fn siblings(&self, prefix: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         entries
             .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
             .map(|entry| entry.path())
@@ -137,20 +137,20 @@ impl Cluster {
             let _ = fs::remove_dir_all(&leftover);
             let _ = fs::remove_file(&leftover);
         }
-        let password = folder::random_hex::<16>()?;
-        folder::write(&self.password_file(), password.as_bytes())?;
+        let password = directory::random_hex::<16>()?;
+        directory::write(&self.password_file(), password.as_bytes())?;
 
-        let name = format!("data.new-{}", folder::random_hex::<6>()?);
-        let new = self.folder.join(&name);
+        let name = format!("data.new-{}", directory::random_hex::<6>()?);
+        let new = self.directory.join(&name);
         let secret_name = format!("{name}.password");
-        let secret = self.folder.join(&secret_name);
+        let secret = self.directory.join(&secret_name);
         let mut last = Vec::new();
         for locale in settings::locales(binaries.major) {
-            folder::make_own(&new, &self.account)?;
-            folder::write_for(&self.account, &secret, password.as_bytes())?;
+            directory::make_own(&new, &self.account)?;
+            directory::write_for(&self.account, &secret, password.as_bytes())?;
             let mut initdb = self.account.command(binaries.program("initdb"));
             initdb
-                .current_dir(&self.folder)
+                .current_dir(&self.directory)
                 .args(["-D", &name, "--username", ROLE, "--pwfile", &secret_name])
                 .args(["--auth=scram-sha-256", "--encoding=UTF8", "--no-sync"])
                 .args(locale);
@@ -163,7 +163,7 @@ impl Cluster {
             let _ = fs::remove_file(&secret);
             let failed = match done {
                 Ok(output) if output.status.success() => {
-                    host::spread_folders(&new.join("base"));
+                    host::spread_directories(&new.join("base"));
                     return fs::rename(&new, self.data()).map_err(|e| unusable(&new, e));
                 }
                 Ok(output) => {
@@ -188,9 +188,9 @@ impl Cluster {
     /// Sets a new password for the superuser, in single-user mode. No server may be running.
     pub(super) async fn reset_password(&self, binaries: &Binaries, deadline: Instant) -> Result<()> {
         self.tidy()?;
-        let password = folder::random_hex::<16>()?;
+        let password = directory::random_hex::<16>()?;
         let mut postgres = self.account.command(binaries.program("postgres"));
-        postgres.current_dir(&self.folder).args([
+        postgres.current_dir(&self.directory).args([
             "--single",
             "-D",
             "data",
@@ -212,7 +212,7 @@ impl Cluster {
                 tail(&output.stderr, 8),
             ));
         }
-        folder::write(&self.password_file(), password.as_bytes())
+        directory::write(&self.password_file(), password.as_bytes())
     }
 
     /// Removes the pid file that a killed server leaves behind: the next server fails if its number now
@@ -229,17 +229,17 @@ impl Cluster {
 
     /// Writes the settings and the record for the next start.
     pub(super) fn configure(&self, record: &Record, port: u16, socket: &Path) -> Result<()> {
-        let mut conf = settings::postgresql_conf(&self.folder, self.major, port, socket);
-        if self.folder.join("custom.conf").exists() {
+        let mut conf = settings::postgresql_conf(&self.directory, self.major, port, socket);
+        if self.directory.join("custom.conf").exists() {
             conf += "\ninclude 'custom.conf'\n";
         }
         let write = |name: &str, text: &str| {
-            folder::write_settings(&self.folder.join(name), text.as_bytes(), &self.account)
+            directory::write_settings(&self.directory.join(name), text.as_bytes(), &self.account)
         };
         write("postgresql.conf", &conf)?;
         write("pg_hba.conf", settings::PG_HBA_CONF)?;
         let text = serde_json::to_vec_pretty(record)
             .map_err(|e| Error::internal("cannot write the record of a cluster").caused_by(e))?;
-        folder::write(&self.record_file(), &text)
+        directory::write(&self.record_file(), &text)
     }
 }

@@ -73,11 +73,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_without_a_server_is_somebody_elses() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(look(folder.path()), None);
-        std::fs::write(folder.path().join("postmaster.pid"), "1").unwrap();
-        let disk = look(folder.path()).unwrap();
+    fn a_directory_without_a_server_is_somebody_elses() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(look(directory.path()), None);
+        std::fs::write(directory.path().join("postmaster.pid"), "1").unwrap();
+        let disk = look(directory.path()).unwrap();
         assert!(disk.free <= disk.total && disk.total > 0);
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::account::Account;
 use super::cluster::{Cluster, Data};
-use super::{PrivateServer, folder, host, majors};
+use super::{PrivateServer, directory, host, majors};
 use crate::error::{Error, Kind, Result};
 
 /// Result of [`PrivateServer::stop`].
@@ -32,7 +32,7 @@ impl PrivateServer {
         if !home.is_dir() {
             return Ok(stopped);
         }
-        let _lock = folder::lock(&home, &account, deadline).await?;
+        let _lock = directory::lock(&home, &account, deadline).await?;
         let mut clusters = Vec::new();
         for major in majors(&home) {
             let cluster = self.cluster(&home, major, &account)?;

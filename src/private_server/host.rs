@@ -54,33 +54,33 @@ pub(super) fn memory() -> Option<u64> {
 /// Lets new database directories spread over the disk, only on ext4 without a journal. There a loop of create
 /// and drop otherwise becomes 10 times slower, since the inode allocator scans every recently freed inode. On
 /// other file systems it has no use. A failure to set the flag is not an error.
-pub(super) fn spread_folders(base: &Path) {
+pub(super) fn spread_directories(base: &Path) {
     #[cfg(target_os = "linux")]
     if is_ext4_without_journal(base).unwrap_or(false) {
         use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags, open};
-        let folder = open(
+        let directory = open(
             base,
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         );
-        if let Ok(folder) = folder
-            && let Ok(flags) = ioctl_getflags(&folder)
+        if let Ok(directory) = directory
+            && let Ok(flags) = ioctl_getflags(&directory)
         {
             // A failure need not be reported: only the speed is the same as without pgstencil.
-            let _ = ioctl_setflags(&folder, flags | IFlags::TOPDIR);
+            let _ = ioctl_setflags(&directory, flags | IFlags::TOPDIR);
         }
     }
     #[cfg(not(target_os = "linux"))]
     let _ = base;
 }
 
-/// Returns whether the flag of [`spread_folders`] is set on a directory, also if it was set by hand (`chattr
+/// Returns whether the flag of [`spread_directories`] is set on a directory, also if it was set by hand (`chattr
 /// +T`).
 #[cfg(target_os = "linux")]
 pub(super) fn is_spread(base: &Path) -> Option<bool> {
     use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, open};
-    let folder = open(base, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    Some(ioctl_getflags(folder.ok()?).ok()?.contains(IFlags::TOPDIR))
+    let directory = open(base, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    Some(ioctl_getflags(directory.ok()?).ok()?.contains(IFlags::TOPDIR))
 }
 
 /// Returns whether a path is on ext4 without a journal. Needs no privilege: every ext4 has a directory in

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::account::{run, tail};
 use super::binaries::Binaries;
 use super::cluster::{Cluster, Record};
-use super::folder::{self, unusable};
+use super::directory::{self, unusable};
 use super::log::{explain, tells_damage, trim_log};
 use super::synced::WATCH;
 use crate::error::{Error, Kind, Result};
@@ -60,7 +60,7 @@ impl Cluster {
         deadline: Instant,
         notices: &mut Vec<String>,
     ) -> Result<()> {
-        let socket = folder::socket(&self.folder, record.socket_dir.as_deref(), &self.account)?;
+        let socket = directory::socket(&self.directory, record.socket_dir.as_deref(), &self.account)?;
         record.socket_dir = Some(socket.clone());
         let before = record.port;
         // Only a server that holds a port knows that it was free.
@@ -100,10 +100,10 @@ impl Cluster {
             .find(|shell| Path::new(shell).exists())
             .unwrap_or("/bin/sh");
         let patience = deadline.saturating_duration_since(Instant::now());
-        let alive = alive.try_clone().map_err(|e| unusable(&self.folder, e))?;
+        let alive = alive.try_clone().map_err(|e| unusable(&self.directory, e))?;
         let mut command = self.account.command(shell);
         command
-            .current_dir(&self.folder)
+            .current_dir(&self.directory)
             .args(["-c", LAUNCH, "sh", WATCH])
             .arg(binaries.program("pg_ctl"))
             // pg_ctl passes the rest to a shell, so all paths in it are relative.
@@ -136,7 +136,7 @@ impl Cluster {
         if !error.hints().is_empty() {
             return Err(error);
         }
-        let custom = self.folder.join("custom.conf");
+        let custom = self.directory.join("custom.conf");
         Err(if tells_damage(&said) {
             error.hint(format!(
                 "if the data is damaged, delete it with `pgstencil server remove --major {} --force`; templates can be rebuilt, the contents of clones cannot",
@@ -151,8 +151,8 @@ impl Cluster {
 }
 
 /// Removes the socket files of a killed server; the directory belongs to this cluster alone.
-pub(super) fn clear_sockets(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+pub(super) fn clear_sockets(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
             let _ = fs::remove_file(entry.path());
         }
@@ -168,7 +168,7 @@ fn is_free(port: u16) -> bool {
 /// likely to be free at the next start too.
 fn pick_port() -> Result<u16> {
     for _ in 0..50 {
-        let random = u16::from_str_radix(&folder::random_hex::<2>()?, 16).unwrap_or(0);
+        let random = u16::from_str_radix(&directory::random_hex::<2>()?, 16).unwrap_or(0);
         let port = 16_384 + random % 16_384;
         if is_free(port) {
             return Ok(port);

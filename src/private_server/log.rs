@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn the_last_words_of_a_server_are_those_since_the_command_began() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
         let old = "LOG:  server process (PID 7) was terminated by signal 9: Killed\n";
         let panic = "PANIC:  could not write to file \"pg_wal/xlogtemp.9\": No space left on device";
         fs::write(&log, format!("{old}LOG:  starting\n{panic}\nLOG:  other\n")).unwrap();
@@ -153,13 +153,13 @@ mod tests {
         assert_eq!(last_words(&log, 0).len(), 2);
         // The log was cut in the meantime.
         assert_eq!(last_words(&log, 10_000).len(), 2);
-        assert!(last_words(&folder.path().join("none"), 0).is_empty());
+        assert!(last_words(&directory.path().join("none"), 0).is_empty());
     }
 
     #[test]
     fn a_long_log_keeps_its_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
         let mut text = vec![b'x'; LOG_LIMIT as usize];
         text.extend(b"\nthe end\n");
         fs::write(&log, text).unwrap();

@@ -20,9 +20,9 @@ mod aside;
 mod binaries;
 mod clients;
 mod cluster;
+mod directory;
 pub mod disk;
 mod end;
-mod folder;
 mod host;
 mod launch;
 pub(crate) mod log;
@@ -63,7 +63,7 @@ pub struct PrivateServerSettings {
     /// The value of `PATH`, which is searched for Postgres.
     pub path: Option<OsString>,
     /// More directories to search; `*` matches one part of a name.
-    pub folders: Vec<String>,
+    pub directories: Vec<String>,
     /// The directory of Postgres's programs; `None` means search.
     pub bindir: Option<PathBuf>,
     /// The account for Postgres if pgstencil runs as root; `None` means `postgres`, else `nobody`. It has no
@@ -80,7 +80,7 @@ impl PrivateServerSettings {
             state_dir: state_dir.into(),
             system_dir: PathBuf::from("/var/lib/pgstencil"),
             path: None,
-            folders: binaries::FOLDERS.iter().map(|f| (*f).to_owned()).collect(),
+            directories: binaries::DIRECTORIES.iter().map(|f| (*f).to_owned()).collect(),
             bindir: None,
             run_as: None,
             boot_id: None,
@@ -187,7 +187,7 @@ impl PrivateServer {
             }
         }
 
-        let _lock = folder::lock(home, account, deadline).await?;
+        let _lock = directory::lock(home, account, deadline).await?;
         notices.extend(cluster.end_outdated(&binaries, deadline).await?);
         let (version, started) = self.bring_up(&cluster, &binaries, deadline, notices).await?;
         let Some(postmaster) = cluster.postmaster() else {
@@ -218,7 +218,7 @@ impl PrivateServer {
         deadline: Instant,
         notices: &mut Vec<String>,
     ) -> Result<(String, bool)> {
-        folder::make(&cluster.folder, &cluster.account)?;
+        directory::make(&cluster.directory, &cluster.account)?;
         let mut locked_out = false;
         let alive = loop {
             match cluster.wait(deadline).await? {
@@ -250,7 +250,7 @@ impl PrivateServer {
             cluster.create(binaries, deadline).await?;
         } else if locked_out || cluster.password().is_none() {
             // Single-user mode needs the settings too.
-            let socket = record.socket_dir.clone().unwrap_or_else(|| cluster.folder.join("socket"));
+            let socket = record.socket_dir.clone().unwrap_or_else(|| cluster.directory.join("socket"));
             cluster.configure(&record, record.port.unwrap_or(5432), &socket)?;
             cluster.reset_password(binaries, deadline).await?;
             notices.push("the private server's password was lost, so it got a new one".to_owned());
@@ -275,10 +275,10 @@ impl PrivateServer {
         let password = url.password().filter(|_| loopback)?;
         let account = Account::choose(self.settings.run_as.as_deref()).ok()?;
         let homes = [&self.settings.state_dir, &self.settings.system_dir];
-        let homes = homes.map(|folder| folder.join("server"));
+        let homes = homes.map(|directory| directory.join("server"));
         let cluster = homes
             .iter()
-            .filter(|home| folder::judge(home).is_ok())
+            .filter(|home| directory::judge(home).is_ok())
             .flat_map(|home| majors(home).into_iter().map(move |major| (home, major)))
             .filter_map(|(home, major)| self.cluster(home, major, &account).ok())
             // The password identifies it: it is random, and does not change with the port.
@@ -295,8 +295,8 @@ impl PrivateServer {
     /// it.
     async fn home(&self, account: &Account) -> Result<PathBuf> {
         let (state, system) = (&self.settings.state_dir, &self.settings.system_dir);
-        let home = folder::choose(state, system, account).await?;
-        folder::judge(&home)?;
+        let home = directory::choose(state, system, account).await?;
+        directory::judge(&home)?;
         Ok(home)
     }
 
@@ -305,7 +305,7 @@ impl PrivateServer {
             account,
             bindir: self.settings.bindir.as_deref(),
             path: self.settings.path.as_deref(),
-            folders: &self.settings.folders,
+            directories: &self.settings.directories,
             memory: home.join("binaries.json"),
         }
     }
@@ -313,7 +313,8 @@ impl PrivateServer {
     /// Returns the cluster of a major version. An existing cluster keeps the account for which it was made,
     /// unless the settings require another.
     fn cluster(&self, home: &Path, major: u32, account: &Account) -> Result<Cluster> {
-        let mut cluster = Cluster { folder: home.join(major.to_string()), major, account: account.clone() };
+        let mut cluster =
+            Cluster { directory: home.join(major.to_string()), major, account: account.clone() };
         let Ok(about) = fs::symlink_metadata(cluster.data()) else {
             return Ok(cluster);
         };
@@ -339,7 +340,7 @@ impl PrivateServer {
         ))
         .hint(format!(
             "run as its owner, or remove it with `rm -r {}`; templates can be rebuilt, the contents of clones cannot",
-            cluster.folder.display()
+            cluster.directory.display()
         )))
     }
 }

@@ -80,14 +80,14 @@ mod tests {
 
     #[test]
     fn a_replaced_program_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("postgres");
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("postgres");
         fs::write(&program, "one").unwrap();
-        let binaries = Binaries { folder: folder.path().to_owned(), major: 15, minor: 14 };
+        let binaries = Binaries { directory: directory.path().to_owned(), major: 15, minor: 14 };
         let origin = Origin::of(&binaries).unwrap();
         assert!(!origin.is_replaced());
-        fs::write(folder.path().join("new"), "two").unwrap();
-        fs::rename(folder.path().join("new"), &program).unwrap();
+        fs::write(directory.path().join("new"), "two").unwrap();
+        fs::rename(directory.path().join("new"), &program).unwrap();
         assert!(origin.is_replaced());
         fs::remove_file(&program).unwrap();
         assert!(origin.is_replaced() && Origin::of(&binaries).is_none());

@@ -15,7 +15,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::clients::BACKGROUND;
 use super::cluster::{Cluster, ROLE};
-use super::folder::unusable;
+use super::directory::unusable;
 use crate::error::{Error, Kind, Result};
 use crate::private_file;
 
@@ -130,7 +130,7 @@ impl Cluster {
             .application_name(BACKGROUND)
             .disable_statement_logging();
         match self.socket(port) {
-            Some(folder) => options.socket(folder),
+            Some(directory) => options.socket(directory),
             None => options,
         }
     }
@@ -201,7 +201,7 @@ impl Cluster {
     ///
     /// Backends without a postmaster are told to quit after three seconds.
     pub(super) async fn claim(&self, deadline: Instant) -> Result<Option<File>> {
-        let path = self.folder.join("alive");
+        let path = self.directory.join("alive");
         let file = private_file::open_file(&path).map_err(|e| unusable(&path, e))?;
         let begun = Instant::now();
         let mut told = false;
@@ -235,7 +235,7 @@ impl Cluster {
     fn quit_orphans(&self) {
         #[cfg(target_os = "linux")]
         {
-            let data = fs::canonicalize(&self.folder).map(|f| f.join("data")).ok();
+            let data = fs::canonicalize(&self.directory).map(|f| f.join("data")).ok();
             let deleted = data.as_ref().map(|d| format!("{} (deleted)", d.display()));
             for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
                 let name = entry.file_name();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::account::Account;
 use super::cluster::{Cluster, Data};
-use super::folder::{self, unusable};
+use super::directory::{self, unusable};
 use super::launch::clear_sockets;
 use super::{PrivateServer, Running, majors, running};
 use crate::error::{Error, Kind, Result};
@@ -39,7 +39,7 @@ impl PrivateServer {
             )));
         };
         let cluster = self.cluster(&home, major, &account)?;
-        let _lock = folder::lock(&home, &account, deadline).await?;
+        let _lock = directory::lock(&home, &account, deadline).await?;
         if cluster.postmaster().is_none() {
             let rebooted = cluster.record().boot_id != self.boot_id();
             let data = cluster.inspect();
@@ -66,7 +66,7 @@ impl PrivateServer {
         let deadline = Instant::now() + patience;
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
-        let _lock = folder::lock(&home, &account, deadline).await?;
+        let _lock = directory::lock(&home, &account, deadline).await?;
         let cluster = self.cluster(&home, major, &account)?;
         cluster.stop(deadline).await?;
         self.keep_synced(cluster, deadline).await
@@ -86,7 +86,7 @@ impl PrivateServer {
         if !home.is_dir() {
             return Ok(());
         }
-        let _lock = folder::lock(&home, &account, deadline).await?;
+        let _lock = directory::lock(&home, &account, deadline).await?;
         for major in majors(&home) {
             if which.contains(&major) {
                 self.cluster(&home, major, &account)?.remove(&home, deadline).await?;
@@ -112,11 +112,11 @@ impl PrivateServer {
     ///
     /// # Errors
     /// As [`PrivateServer::remove`].
-    pub async fn remove_moved(&self, folders: &[PathBuf], patience: Duration) -> Result<()> {
+    pub async fn remove_moved(&self, directories: &[PathBuf], patience: Duration) -> Result<()> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
-        let _lock = folder::lock(&home, &account, Instant::now() + patience).await?;
-        folders.iter().try_for_each(|folder| delete(folder))
+        let _lock = directory::lock(&home, &account, Instant::now() + patience).await?;
+        directories.iter().try_for_each(|directory| delete(directory))
     }
 }
 
@@ -131,15 +131,15 @@ impl Cluster {
             )));
         }
         if let Some(socket) = self.record().socket_dir
-            && !socket.starts_with(&self.folder)
+            && !socket.starts_with(&self.directory)
         {
             clear_sockets(&socket);
             // It is empty, or another directory has its name.
             let _ = fs::remove_dir(socket);
         }
         // A partly deleted directory must not be taken for a cluster.
-        let going = home.join(format!("{PREFIX}{}", folder::random_hex::<6>()?));
-        fs::rename(&self.folder, &going).map_err(|e| unusable(&self.folder, e))?;
+        let going = home.join(format!("{PREFIX}{}", directory::random_hex::<6>()?));
+        fs::rename(&self.directory, &going).map_err(|e| unusable(&self.directory, e))?;
         delete(&going)
     }
 }

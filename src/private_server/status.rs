@@ -89,7 +89,7 @@ pub struct Listed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// The directory.
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     /// Its size on the disk.
     pub bytes: u64,
 }
@@ -98,7 +98,7 @@ pub struct Moved {
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The directory of all clusters.
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     /// The data directory; `None` if there is no cluster, and no Postgres to make one.
     pub data_dir: Option<PathBuf>,
     /// The log.
@@ -117,12 +117,12 @@ impl PrivateServer {
     /// user.
     pub async fn places(&self) -> Result<Places> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
-        let folder = self.home(&account).await?;
-        let found = self.search(&account, &folder).all().await;
+        let directory = self.home(&account).await?;
+        let found = self.search(&account, &directory).all().await;
         let major = found.first().map(|b| b.major);
-        let major = major.or_else(|| majors(&folder).into_iter().max());
+        let major = major.or_else(|| majors(&directory).into_iter().max());
         let cluster = match major {
-            Some(major) => Some(self.cluster(&folder, major, &account)?),
+            Some(major) => Some(self.cluster(&directory, major, &account)?),
             None => None,
         };
         let record = cluster.as_ref().map(Cluster::record).unwrap_or_default();
@@ -131,7 +131,7 @@ impl PrivateServer {
             log_file: cluster.as_ref().map(Cluster::log),
             socket_dir: record.socket_dir,
             port: record.port,
-            folder,
+            directory,
         })
     }
 
@@ -202,8 +202,11 @@ impl PrivateServer {
                 major,
                 current: current == Some(major),
                 status,
-                bytes: size(&cluster.folder, &moved),
-                moved: moved.into_iter().map(|folder| Moved { bytes: size(&folder, &[]), folder }).collect(),
+                bytes: size(&cluster.directory, &moved),
+                moved: moved
+                    .into_iter()
+                    .map(|directory| Moved { bytes: size(&directory, &[]), directory })
+                    .collect(),
             });
         }
         Ok(listed)
@@ -221,7 +224,7 @@ impl PrivateServer {
         let last = origin.map(|origin| origin.version.clone());
         let mut status = Status {
             version: binaries.as_ref().map(Binaries::version).or(last),
-            bindir: binaries.map(|b| b.folder),
+            bindir: binaries.map(|b| b.directory),
             data_dir: Some(cluster.data()),
             log_file: Some(cluster.log()),
             port: postmaster.and_then(|p| p.port).or(record.port),
@@ -307,9 +310,9 @@ impl Cluster {
 
 /// Returns the size of a directory on the disk, without the given directories below it. Files that cannot be
 /// read count as 0.
-fn size(folder: &Path, without: &[PathBuf]) -> u64 {
+fn size(directory: &Path, without: &[PathBuf]) -> u64 {
     let mut bytes = 0;
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         match entry.metadata() {
             Ok(about) if about.is_dir() && !without.contains(&path) => bytes += size(&path, &[]),

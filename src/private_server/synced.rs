@@ -25,12 +25,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::cluster::Cluster;
-use super::folder::{self, unusable};
+use super::directory::{self, unusable};
 use super::host;
 use crate::error::{Error, Result};
 
 /// The directories of a cluster in which the server writes data. A person may edit settings outside them.
-const FOLDERS: [&str; 6] = ["base", "global", "pg_commit_ts", "pg_multixact", "pg_wal", "pg_xact"];
+const DIRECTORIES: [&str; 6] = ["base", "global", "pg_commit_ts", "pg_multixact", "pg_wal", "pg_xact"];
 
 /// The script of a server's watcher, which runs in parallel in the data directory. It waits until the last
 /// process of the server has closed a pipe. If the server was shut down cleanly, it syncs the disk, and then
@@ -62,11 +62,12 @@ const MAP: [u8; 4] = 0x0059_2717_i32.to_ne_bytes();
 
 /// `synced.json`
 #[derive(Debug, Serialize, Deserialize)]
-struct Note {
+struct Proof {
     /// Hash of the control file.
     control: String,
     /// The directories with files, by their paths below the data directory.
-    folders: BTreeMap<String, Seen>,
+    #[serde(alias = "folders")]
+    directories: BTreeMap<String, Seen>,
 }
 
 /// Hashes of the `stat` data of the files of a directory.
@@ -79,8 +80,8 @@ struct Seen {
 }
 
 impl Cluster {
-    fn note_file(&self) -> PathBuf {
-        self.folder.join("synced.json")
+    fn proof_file(&self) -> PathBuf {
+        self.directory.join("synced.json")
     }
 
     fn watchers_file(&self) -> PathBuf {
@@ -89,27 +90,27 @@ impl Cluster {
 
     /// Removes the proofs, from the disk, too. Call it before the server can write.
     pub(super) fn forget_proofs(&self) {
-        for file in [self.note_file(), self.watchers_file()] {
+        for file in [self.proof_file(), self.watchers_file()] {
             // If there was no file, there is nothing to sync. A file that cannot be removed proves nothing
             // about later writes.
             if fs::remove_file(&file).is_ok()
-                && let Some(folder) = file.parent().and_then(|f| File::open(f).ok())
+                && let Some(directory) = file.parent().and_then(|f| File::open(f).ok())
             {
-                let _ = folder.sync_all();
+                let _ = directory.sync_all();
             }
         }
     }
 
     /// Reads the proof of [`Cluster::prove_synced`] for this control file.
-    fn note(&self, control: &[u8]) -> Option<Note> {
-        let bytes = fs::read(self.note_file()).ok()?;
-        let note: Note = serde_json::from_slice(&bytes).ok()?;
-        (note.control == hash(control)).then_some(note)
+    fn proof(&self, control: &[u8]) -> Option<Proof> {
+        let bytes = fs::read(self.proof_file()).ok()?;
+        let proof: Proof = serde_json::from_slice(&bytes).ok()?;
+        (proof.control == hash(control)).then_some(proof)
     }
 
     /// Returns whether [`Cluster::prove_synced`] was done after this shutdown.
     pub(super) fn is_proved(&self) -> bool {
-        read_control(&self.data()).is_ok_and(|control| self.note(&control).is_some())
+        read_control(&self.data()).is_ok_and(|control| self.proof(&control).is_some())
     }
 
     /// Syncs the disk and writes the proof of it. The cluster must be shut down cleanly, and no process of
@@ -128,11 +129,11 @@ impl Cluster {
         };
         let control = read_control(&data).map_err(failed)?;
         sync(&data).map_err(failed)?;
-        let note = Note { control: hash(&control), folders: seen(&data).map_err(failed)? };
-        let text = serde_json::to_vec(&note)
+        let proof = Proof { control: hash(&control), directories: seen(&data).map_err(failed)? };
+        let text = serde_json::to_vec(&proof)
             .map_err(|e| Error::internal("cannot write the proof of a sync").caused_by(e))?;
-        let file = self.note_file();
-        folder::write(&file, &text)?;
+        let file = self.proof_file();
+        directory::write(&file, &text)?;
         host::sync(&file).map_err(|e| unusable(&file, e))
     }
 
@@ -142,9 +143,9 @@ impl Cluster {
         let data = self.data();
         // Postgres reports the error of a file that cannot be read.
         let control = read_control(&data).ok()?;
-        let note = self.note(&control);
-        let lost = match (note, self.empty_files(&control)) {
-            (Some(note), _) => seen(&data).map(|now| changes(&note.folders, &now)),
+        let proof = self.proof(&control);
+        let lost = match (proof, self.empty_files(&control)) {
+            (Some(proof), _) => seen(&data).map(|now| changes(&proof.directories, &now)),
             (None, Some(before)) => lost_contents(&data, &before),
             (None, None) => {
                 return Some(
@@ -234,9 +235,9 @@ fn sync(data: &Path) -> io::Result<()> {
 
 /// Returns the current `stat` data, by directory.
 fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
-    let mut folders: BTreeMap<String, [blake3::Hasher; 2]> = BTreeMap::new();
-    walk(data, &mut |folder, name, about| {
-        let [sizes, times] = folders.entry(folder.to_owned()).or_default();
+    let mut directories: BTreeMap<String, [blake3::Hasher; 2]> = BTreeMap::new();
+    walk(data, &mut |directory, name, about| {
+        let [sizes, times] = directories.entry(directory.to_owned()).or_default();
         for hasher in [&mut *sizes, &mut *times] {
             hasher.update(name).update(b"\0");
         }
@@ -245,11 +246,11 @@ fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
         times.update(&about.mtime_nsec().to_le_bytes());
     })?;
     let text = |hasher: &blake3::Hasher| hasher.finalize().to_hex()[..16].to_owned();
-    Ok(folders
+    Ok(directories
         .iter()
-        .map(|(folder, [sizes, times])| {
+        .map(|(directory, [sizes, times])| {
             let seen = Seen { sizes: text(sizes), times: text(times) };
-            (folder.clone(), seen)
+            (directory.clone(), seen)
         })
         .collect())
 }
@@ -257,20 +258,21 @@ fn seen(data: &Path) -> io::Result<BTreeMap<String, Seen>> {
 /// Returns the directories that have changed. A copy of the whole cluster may have lost all its times, which
 /// is not damage.
 fn changes(before: &BTreeMap<String, Seen>, now: &BTreeMap<String, Seen>) -> Vec<String> {
-    let is_copy = before.iter().all(|(folder, seen)| now.get(folder).is_some_and(|n| n.times != seen.times));
-    let is_same = |folder: &str| match (before.get(folder), now.get(folder)) {
+    let is_copy =
+        before.iter().all(|(directory, seen)| now.get(directory).is_some_and(|n| n.times != seen.times));
+    let is_same = |directory: &str| match (before.get(directory), now.get(directory)) {
         (Some(before), Some(now)) if is_copy => before.sizes == now.sizes,
         (before, now) => before == now,
     };
     let all: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
-    all.into_iter().filter(|folder| !is_same(folder)).cloned().collect()
+    all.into_iter().filter(|directory| !is_same(directory)).cloned().collect()
 }
 
 /// Returns files that are empty and were not empty before.
 fn lost_contents(data: &Path, before: &BTreeSet<Vec<u8>>) -> io::Result<Vec<String>> {
     let mut lost = Vec::new();
-    walk(data, &mut |folder, name, about| {
-        let path = [folder.as_bytes(), b"/", name].concat();
+    walk(data, &mut |directory, name, about| {
+        let path = [directory.as_bytes(), b"/", name].concat();
         if about.len() == 0 && !before.contains(&path) {
             lost.push(String::from_utf8_lossy(&path).into_owned());
         }
@@ -278,11 +280,11 @@ fn lost_contents(data: &Path, before: &BTreeSet<Vec<u8>>) -> io::Result<Vec<Stri
     Ok(lost)
 }
 
-/// Calls `show` for every file of [`FOLDERS`], in a fixed order, with its directory, name and `stat` data.
+/// Calls `show` for every file of [`DIRECTORIES`], in a fixed order, with its directory, name and `stat` data.
 fn walk(data: &Path, show: &mut dyn FnMut(&str, &[u8], &fs::Metadata)) -> io::Result<()> {
-    let mut folders: Vec<String> = FOLDERS.iter().map(|&f| f.to_owned()).collect();
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(data.join(&folder)) {
+    let mut directories: Vec<String> = DIRECTORIES.iter().map(|&f| f.to_owned()).collect();
+    while let Some(directory) = directories.pop() {
+        let entries = match fs::read_dir(data.join(&directory)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             entries => entries?,
         };
@@ -291,8 +293,8 @@ fn walk(data: &Path, show: &mut dyn FnMut(&str, &[u8], &fs::Metadata)) -> io::Re
         for entry in entries {
             let (name, about) = (entry.file_name(), entry.metadata()?);
             match about.is_dir() {
-                true => folders.push(format!("{folder}/{}", name.to_string_lossy())),
-                false => show(&folder, name.as_bytes(), &about),
+                true => directories.push(format!("{directory}/{}", name.to_string_lossy())),
+                false => show(&directory, name.as_bytes(), &about),
             }
         }
     }

@@ -168,7 +168,7 @@ async fn a_signal_is_128_and_its_number() {
 }
 
 #[tokio::test]
-async fn no_such_folder() {
+async fn no_such_directory() {
     let job = Job::shell("true", "/no/such");
     let error = run_captured(&job, None, &CancellationToken::new(), &mut |_| {}).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Failed);

@@ -213,7 +213,7 @@ impl From<&[Listed]> for ServerListAnswer {
 
 impl From<&Moved> for MovedAnswer {
     fn from(moved: &Moved) -> Self {
-        MovedAnswer { directory: text(&moved.folder), bytes: moved.bytes }
+        MovedAnswer { directory: text(&moved.directory), bytes: moved.bytes }
     }
 }
 
@@ -241,7 +241,7 @@ impl From<&Places> for ServerPlaces {
             private: true,
             place: places.port.map(|port| format!("127.0.0.1:{port}")),
             named_by: None,
-            directory: Some(text(&places.folder)),
+            directory: Some(text(&places.directory)),
             data_dir: places.data_dir.as_deref().map(text),
             socket_dir: places.socket_dir.as_deref().map(text),
         }

@@ -174,7 +174,10 @@ fn a_serial_build_waits_for_that_of_another_definition_and_says_so() {
     assert!(waits, "{other}");
     assert_eq!(other["serial"], true);
     assert!(other["builder"].as_str().unwrap().starts_with("the serial build of "), "{other}");
-    explain(&project, &["-t", "other"]).success().stdout_has("(`serial_builds`)\n").stdout_has("nearly there\n");
+    explain(&project, &["-t", "other"])
+        .success()
+        .stdout_has("(`serial_builds`)\n")
+        .stdout_has("nearly there\n");
     // Its own build is waited for as any other, and a definition without the key waits for none.
     let own = now("app");
     assert_eq!((own["what"].as_str(), own.get("serial")), (Some("wait"), None));

@@ -281,7 +281,7 @@ async fn a_killed_server_recovers_within_the_same_boot_only() {
         }
     }
     let clusters = place.server().clusters(PATIENCE).await.unwrap();
-    let listed: Vec<_> = clusters[0].moved.iter().map(|m| m.folder.clone()).collect();
+    let listed: Vec<_> = clusters[0].moved.iter().map(|m| m.directory.clone()).collect();
     assert_eq!(listed, both);
     assert!(clusters[0].moved.iter().all(|m| m.bytes > 1_000_000));
     place.server().remove_moved(&both, PATIENCE).await.unwrap();
@@ -692,7 +692,7 @@ async fn missing_binaries_are_named() {
     fs::create_dir(&empty).unwrap();
     place.settings.path = Some(empty.clone().into());
     place.settings.bindir = None;
-    place.settings.folders = Vec::new();
+    place.settings.directories = Vec::new();
     let error = place.start().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
     assert!(error.hints()[0].contains("install"), "{error:?}");

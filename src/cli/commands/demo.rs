@@ -74,8 +74,8 @@ struct Place {
 impl Place {
     fn new(session: &Session, folder: PathBuf) -> Result<Self> {
         let failed = |e: std::io::Error| Error::failed("cannot make a temporary directory").caused_by(e);
-        private_file::create_folder(&folder).map_err(failed)?;
-        private_file::create_folder(&folder.join("migrations")).map_err(failed)?;
+        private_file::create_directory(&folder).map_err(failed)?;
+        private_file::create_directory(&folder.join("migrations")).map_err(failed)?;
         let system = Path::new("/var/lib").join(folder.file_name().unwrap_or_default());
         let path = session.env.get_os(env::PATH).map(OsString::from).unwrap_or_default();
         let mut settings = PrivateServerSettings::new(folder.join("state"));

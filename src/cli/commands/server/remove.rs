@@ -53,7 +53,7 @@ pub(super) async fn remove(
             return Ok(1);
         }
         let folders: Vec<PathBuf> = (chosen.iter())
-            .flat_map(|cluster| cluster.moved.iter().map(|moved| moved.folder.clone()))
+            .flat_map(|cluster| cluster.moved.iter().map(|moved| moved.directory.clone()))
             .collect();
         server.remove_moved(&folders, patience).await?;
         return print(session, &answer);

@@ -38,15 +38,15 @@ use crate::private_file::{self, Reader};
 /// Returns the directory for the server's state: `STATE/server`. For root it is `system_dir` if `state_dir`
 /// belongs to another user, or if the server's account cannot enter it (as below `/root`).
 pub(super) async fn choose(state_dir: &Path, system_dir: &Path, account: &Account) -> Result<PathBuf> {
-    for folder in [state_dir, system_dir] {
-        if !folder.is_absolute() {
+    for directory in [state_dir, system_dir] {
+        if !directory.is_absolute() {
             return Err(Error::usage(format!(
                 "the state directory {} is not an absolute path",
-                folder.display()
+                directory.display()
             )));
         }
     }
-    let mut folder = state_dir;
+    let mut directory = state_dir;
     if account.foreign {
         let existing = state_dir.ancestors().find_map(|f| fs::canonicalize(f).ok());
         let existing = existing.unwrap_or_else(|| PathBuf::from("/"));
@@ -56,29 +56,29 @@ pub(super) async fn choose(state_dir: &Path, system_dir: &Path, account: &Accoun
         // group's bits are the mask of the list. This saves a process for the usual /root.
         let closed = existing.ancestors().any(|f| fs::metadata(f).is_ok_and(|m| m.mode() & 0o011 == 0));
         if !(safe && !closed && account.can_enter(&existing).await) {
-            folder = system_dir;
+            directory = system_dir;
         }
     }
-    Ok(folder.join("server"))
+    Ok(directory.join("server"))
 }
 
 /// Creates the directory and all missing ones above it. Refuses a directory that others can write to.
-pub(super) fn prepare(folder: &Path, account: &Account) -> Result<()> {
-    make(folder, account)?;
-    judge(folder)
+pub(super) fn prepare(directory: &Path, account: &Account) -> Result<()> {
+    make(directory, account)?;
+    judge(directory)
 }
 
 /// Refuses a directory that another user made or can write to, since that user would control its contents. A
 /// missing directory is not an error.
-pub(super) fn judge(folder: &Path) -> Result<()> {
-    for folder in folder.ancestors().take(2) {
-        let about = match fs::metadata(folder) {
+pub(super) fn judge(directory: &Path) -> Result<()> {
+    for directory in directory.ancestors().take(2) {
+        let about = match fs::metadata(directory) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            about => about.map_err(|e| unusable(folder, e))?,
+            about => about.map_err(|e| unusable(directory, e))?,
         };
         let us = geteuid().as_raw();
         // The owner of a link controls where it leads.
-        let link = fs::symlink_metadata(folder).map_err(|e| unusable(folder, e))?;
+        let link = fs::symlink_metadata(directory).map_err(|e| unusable(directory, e))?;
         let owner = match link.uid() {
             0 => about.uid(),
             of_link => [of_link, about.uid()].into_iter().find(|uid| *uid != us).unwrap_or(us),
@@ -86,7 +86,7 @@ pub(super) fn judge(folder: &Path) -> Result<()> {
         if owner != us {
             return Err(Error::new(
                 Kind::Permission,
-                format!("the state directory {} belongs to another account", folder.display()),
+                format!("the state directory {} belongs to another account", directory.display()),
             )
             .detail(format!(
                 "its owner is {}; you are {}",
@@ -98,9 +98,9 @@ pub(super) fn judge(folder: &Path) -> Result<()> {
         if is_open(&about) {
             return Err(Error::new(
                 Kind::Permission,
-                format!("others can write to the state directory {}", folder.display()),
+                format!("others can write to the state directory {}", directory.display()),
             )
-            .hint(format!("remove that permission with `chmod go-w {}`", folder.display())));
+            .hint(format!("remove that permission with `chmod go-w {}`", directory.display())));
         }
     }
     Ok(())
@@ -113,18 +113,19 @@ fn is_open(about: &fs::Metadata) -> bool {
 
 /// Creates a directory and the missing ones above it. The server's account can pass through them, but not
 /// list them.
-pub(super) fn make(folder: &Path, account: &Account) -> Result<()> {
-    private_file::create_folders(folder, account.foreign).map_err(|(folder, e)| unusable(&folder, e))
+pub(super) fn make(directory: &Path, account: &Account) -> Result<()> {
+    private_file::create_directories(directory, account.foreign)
+        .map_err(|(directory, e)| unusable(&directory, e))
 }
 
 /// Creates a directory that belongs to the account alone, or accepts an existing one.
-pub(super) fn make_own(folder: &Path, account: &Account) -> Result<()> {
-    match private_file::create_folder(folder) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => private_file::close_folder(folder),
+pub(super) fn make_own(directory: &Path, account: &Account) -> Result<()> {
+    match private_file::create_directory(directory) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => private_file::close_directory(directory),
         made => made,
     }
-    .map_err(|e| unusable(folder, e))?;
-    account.give(folder)
+    .map_err(|e| unusable(directory, e))?;
+    account.give(directory)
 }
 
 /// Writes a file completely or not at all.
@@ -173,10 +174,10 @@ pub(super) fn random_hex<const BYTES: usize>() -> Result<String> {
 /// the lock, and so does the end of the process.
 ///
 /// Cancel safety: a dropped future leaves no lock behind.
-pub(super) async fn lock(folder: &Path, account: &Account, deadline: Instant) -> Result<File> {
-    let path = folder.join("lock");
+pub(super) async fn lock(directory: &Path, account: &Account, deadline: Instant) -> Result<File> {
+    let path = directory.join("lock");
     loop {
-        prepare(folder, account)?;
+        prepare(directory, account)?;
         let file = match private_file::open_file(&path) {
             // Another process has just removed the directory.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -239,7 +240,8 @@ pub(super) fn unusable(path: &Path, e: io::Error) -> Error {
 pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -> Result<PathBuf> {
     const LONGEST: usize = 100 - "/.s.PGSQL.65535.lock".len();
     let usual = cluster.join("socket");
-    let fits = |folder: &Path| folder.as_os_str().len() <= LONGEST && super::account::is_plain(folder);
+    let fits =
+        |directory: &Path| directory.as_os_str().len() <= LONGEST && super::account::is_plain(directory);
     if fits(&usual) {
         make_own(&usual, account)?;
         return Ok(usual);
@@ -248,14 +250,15 @@ pub(super) fn socket(cluster: &Path, before: Option<&Path>, account: &Account) -
         return Ok(before.to_owned());
     }
     // Random, so that no other user can take the name first. An existing directory is not pgstencil's.
-    let folder = Path::new("/tmp").join(format!("pgstencil-{}", random_hex::<8>()?));
-    private_file::create_folder(&folder).map_err(|e| unusable(&folder, e))?;
-    account.give(&folder)?;
-    Ok(folder)
+    let directory = Path::new("/tmp").join(format!("pgstencil-{}", random_hex::<8>()?));
+    private_file::create_directory(&directory).map_err(|e| unusable(&directory, e))?;
+    account.give(&directory)?;
+    Ok(directory)
 }
 
-fn is_private(folder: &Path, account: &Account) -> bool {
-    fs::symlink_metadata(folder).is_ok_and(|m| m.is_dir() && m.uid() == account.uid && m.mode() & 0o077 == 0)
+fn is_private(directory: &Path, account: &Account) -> bool {
+    fs::symlink_metadata(directory)
+        .is_ok_and(|m| m.is_dir() && m.uid() == account.uid && m.mode() & 0o077 == 0)
 }
 
 #[cfg(test)]
@@ -265,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_others_can_write_to_is_refused() {
+    fn a_directory_that_others_can_write_to_is_refused() {
         let top = tempfile::tempdir().unwrap();
         let server = top.path().join("state/server");
         let account = Account { name: "me".into(), uid: geteuid().as_raw(), gid: 0, foreign: false };
