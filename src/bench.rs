@@ -1,9 +1,9 @@
-//! What a copy of a template costs on this server, by each strategy that it knows.
+//! Measures the cost of copying a template on this server, for each strategy that the server supports.
 //!
-//! The largest database of the template is copied and dropped again, by all strategies in turn, so that
-//! what else goes on hits all alike; the first round is not counted, since it finds the caches cold. The
-//! drop is a part of the price: a copy through the WAL leaves much of its work to the next checkpoint, and
-//! a drop forces one. A crash leaves what any crash while a clone is made leaves, and the sweep finds it.
+//! The largest database of the template is copied and dropped again, by all strategies in turn, so that other
+//! load affects all of them equally; the first round is not counted, since its caches are cold. The drop is
+//! part of the cost: a copy through the WAL leaves much of its work to the next checkpoint, and a drop forces
+//! one. After a crash the remains are those of any interrupted clone, and the next cleanup finds them.
 
 use std::time::{Duration, Instant};
 
@@ -25,48 +25,49 @@ use crate::registry::database::Owner;
 use crate::registry::measurement::Measurement;
 use crate::template::{Template, TemplateDatabase};
 
-/// What was measured.
+/// Result of a measurement.
 #[derive(Clone, Debug)]
 pub struct Bench {
     /// Size of the database that was copied.
     pub bytes: i64,
-    /// Number of its files, about.
+    /// Approximate number of its files.
     pub files: i64,
     /// `server_version_num`
     pub version: u32,
-    /// Whether the server syncs.
+    /// Whether the server has `fsync` on.
     pub fsync: bool,
-    /// How many rounds were counted.
+    /// Number of rounds that were counted.
     pub rounds: usize,
-    /// By strategy.
+    /// Costs by strategy.
     pub costs: Vec<Cost>,
-    /// What `strategy` in the config is.
+    /// The value of `strategy` in the config.
     pub wanted: Strategy,
-    /// What the config led to before.
+    /// The strategy that the config led to before.
     pub before: CopyStrategy,
-    /// What `auto` does from now on with databases of about this size.
+    /// The strategy that `auto` uses from now on for databases of about this size.
     pub best: CopyStrategy,
 }
 
-/// What one strategy costs: medians.
+/// The costs of one strategy: medians.
 #[derive(Clone, Debug)]
 pub struct Cost {
     /// The strategy.
     pub strategy: CopyStrategy,
-    /// `CREATE DATABASE`.
+    /// Time of `CREATE DATABASE`.
     pub create: Duration,
-    /// The first connection to the copy.
+    /// Time of the first connection to the copy.
     pub connect: Duration,
-    /// Its drop, with the looks before it.
+    /// Time of its drop, with the checks before it.
     pub drop: Duration,
-    /// Why the server cannot do it; the times are zero then.
+    /// The reason why the server does not support it; the times are zero then.
     pub refused: Option<String>,
 }
 
-/// Measures and notes it in the registry, where `auto` finds it. The caller holds the template's lock.
+/// Measures the costs and records them in the registry, where `auto` finds them. The caller holds the
+/// template's lock.
 ///
 /// # Errors
-/// [`Kind::Interrupted`] and [`Kind::Timeout`] between two copies; the driver's.
+/// [`Kind::Interrupted`] and [`Kind::Timeout`] between two copies; errors of the driver.
 pub async fn bench(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -90,7 +91,7 @@ pub async fn bench(
             n => format!("round {n} of {rounds}"),
         }));
         for i in 0..seen.len() {
-            // Each has each place in the round, since a checkpoint after one is the next one's gain.
+            // Each strategy has each place in the round, since a checkpoint caused by one helps the next one.
             let next = (i + round) % seen.len();
             let samples = &mut seen[next];
             if samples.refused.is_some() {
@@ -135,7 +136,7 @@ pub async fn bench(
     })
 }
 
-/// CREATE, first connection, DROP.
+/// Times of CREATE, first connection, DROP.
 type Times = [Duration; 3];
 
 struct Samples {
@@ -165,7 +166,7 @@ impl Samples {
     }
 }
 
-/// Copies once, as a clone that never gets ready, and drops the copy.
+/// Copies once, as a clone that never becomes ready, and drops the copy.
 async fn sample(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -186,7 +187,7 @@ async fn sample(
         None => Ok([create, connect, dropped]),
         Some(why) => Err(Error::new(Kind::Failed, "a copy could not be dropped")
             .detail(why)
-            .hint("the next cleanup tries again")),
+            .hint("run any pgstencil command later: its cleanup tries again")),
     }
 }
 
@@ -227,7 +228,7 @@ async fn make(
             session.close().await;
             took
         }
-        // What is to be learnt does not depend on it.
+        // The measurement does not depend on it.
         Err(OpenError::Missing | OpenError::Other(_)) => Duration::ZERO,
     };
     Ok((create, connect))

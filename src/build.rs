@@ -1,5 +1,5 @@
-//! Cargo's build script: which commit this is built from, for `--version`. Without git, or from an archive
-//! that is no checkout, the version stands alone.
+//! Cargo's build script: finds the commit that is built, for `--version`. Without git, or from an archive,
+//! `--version` prints only the version.
 
 #![allow(clippy::print_stdout, reason = "it is how a build script talks to cargo")]
 
@@ -18,13 +18,13 @@ fn main() {
     println!("cargo:rustc-env=PGSTENCIL_VERSION={version}");
 }
 
-/// Short id and date of the commit: `4d753e8a1b2c 2026-11-26`. Packagers, who build from an archive, can say it
-/// with `PGSTENCIL_COMMIT`.
+/// Returns short id and date of the commit: `4d753e8a1b2c 2026-11-26`. Packagers, who build from an archive,
+/// can set it with `PGSTENCIL_COMMIT`.
 fn commit(root: &Path) -> Option<String> {
     if let Ok(commit) = std::env::var("PGSTENCIL_COMMIT") {
         return Some(commit).filter(|commit| !commit.is_empty());
     }
-    // A checkout around an unpacked archive is another project's.
+    // If an unpacked archive is inside a checkout, that checkout is another project's.
     let top = PathBuf::from(git(root, &["rev-parse", "--show-toplevel"])?);
     if top.canonicalize().ok()? != root.canonicalize().ok()? {
         return None;
@@ -32,7 +32,7 @@ fn commit(root: &Path) -> Option<String> {
     let branch = git(root, &["symbolic-ref", "-q", "HEAD"]);
     for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
         let file = git(root, &["rev-parse", "--git-path", name]).map(|path| root.join(path));
-        // A file that is not there would count as changed each time.
+        // Cargo would treat a missing file as changed each time.
         if let Some(file) = file.filter(|file| file.exists()) {
             println!("cargo:rerun-if-changed={}", file.display());
         }

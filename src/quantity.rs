@@ -1,9 +1,9 @@
-//! Counts, times and sizes in words: one function for each, so that the same quantity reads the same
+//! Formats counts, times and sizes: one function for each, so that the same quantity looks the same
 //! everywhere.
 
 use std::time::Duration;
 
-/// A number of things: `no clone`, `one clone`, `8 clones`.
+/// Formats a number of things: `no clone`, `one clone`, `8 clones`.
 pub fn count(number: usize, thing: &str) -> String {
     match number {
         0 => format!("no {thing}"),
@@ -12,7 +12,7 @@ pub fn count(number: usize, thing: &str) -> String {
     }
 }
 
-/// The same in digits, beside others: `1 template and 0 clones`.
+/// Formats a number of things in digits, for use with other numbers: `1 template and 0 clones`.
 pub fn digits(number: usize, thing: &str) -> String {
     match number {
         1 => format!("1 {thing}"),
@@ -20,7 +20,7 @@ pub fn digits(number: usize, thing: &str) -> String {
     }
 }
 
-/// The plural of a noun, or of a phrase that ends in one.
+/// Returns the plural of a noun, or of a phrase that ends in a noun.
 fn plural(noun: &str) -> String {
     match noun.strip_suffix('y') {
         Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{stem}ies"),
@@ -31,7 +31,7 @@ fn plural(noun: &str) -> String {
     }
 }
 
-/// How long something took: `85 ms`, `3.2 s`, `3 min 5 s`, `48 h 36 min`, `12 d 4 h`.
+/// Formats a duration: `85 ms`, `3.2 s`, `3 min 5 s`, `48 h 36 min`, `12 d 4 h`.
 pub fn seconds(time: Duration) -> String {
     let s = time.as_secs_f64();
     if s < 0.9995 {
@@ -44,7 +44,7 @@ pub fn seconds(time: Duration) -> String {
         0 => format!("{large} {unit}"),
         small => format!("{large} {unit} {small} {smaller}"),
     };
-    // Rounded first, so that no 60 s are left over.
+    // Rounded first, so that the rest is never 60 s.
     let s = s.round() as u64;
     if s < 6000 {
         return two(s / 60, "min", s % 60, "s");
@@ -57,8 +57,8 @@ pub fn seconds(time: Duration) -> String {
     two(hours / 24, "d", hours % 24, "h")
 }
 
-/// A time as one writes it in the config: `90s`, `30m`, `1h 30m`, `14d`. Reads back as the same time, to the
-/// nanosecond.
+/// Formats a duration in the syntax of the config: `90s`, `30m`, `1h 30m`, `14d`. Parses to the same
+/// duration, to the nanosecond.
 pub fn setting(time: Duration) -> String {
     const UNITS: [(u128, &str); 7] = [
         (86_400_000_000_000, "d"),
@@ -83,13 +83,13 @@ pub fn setting(time: Duration) -> String {
     }
 }
 
-/// How long ago, in a table: one unit will do. `40s`, `12m`, `7h`, `3d`.
+/// Formats an age for a table, in one unit: `40s`, `12m`, `7h`, `3d`.
 pub fn age(seconds: f64) -> String {
     let (number, unit) = rounded(seconds);
     format!("{number:.0}{}", &unit[..1])
 }
 
-/// When it ends, in a table: `in 40 s`, `in 12 h`, `in 14 d`; `over` when it has.
+/// Formats the time until an end for a table: `in 40 s`, `in 12 h`, `in 14 d`; `over` if it has passed.
 pub fn remaining(seconds: f64) -> String {
     match rounded(seconds) {
         _ if seconds <= 0.0 => "over".to_owned(),
@@ -97,7 +97,7 @@ pub fn remaining(seconds: f64) -> String {
     }
 }
 
-/// A number below 100, rounded, with its unit; days are as many as there are.
+/// Returns a rounded number below 100, with its unit; the number of days has no limit.
 fn rounded(seconds: f64) -> (f64, &'static str) {
     let seconds = seconds.max(0.0);
     for (size, unit) in [(1.0, "s"), (60.0, "min"), (3600.0, "h")] {
@@ -109,7 +109,7 @@ fn rounded(seconds: f64) -> (f64, &'static str) {
     ((seconds / 86_400.0).round(), "d")
 }
 
-/// A size: `0 bytes`, `512 bytes`, `4 kB`, `11.0 MB`, `1.2 GB`.
+/// Formats a size: `0 bytes`, `512 bytes`, `4 kB`, `11.0 MB`, `1.2 GB`.
 pub fn size(bytes: i64) -> String {
     match bytes as f64 {
         _ if bytes == 1 => "1 byte".to_owned(),

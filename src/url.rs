@@ -1,8 +1,8 @@
-//! [`ServerUrl`]: a Postgres URL taken apart without losing how it was written.
+//! [`ServerUrl`]: a Postgres URL, split into its parts in their original notation.
 //!
-//! The scheme (`postgresql+psycopg://`) and the query (`?sslmode=require`) belong to the user's
-//! driver, so they are carried through verbatim; only the path changes from database to database.
-//! `Debug` and `Display` hide the password; [`ServerUrl::reveal`] is the one way to the whole text.
+//! The scheme (`postgresql+psycopg://`) and the query (`?sslmode=require`) belong to the user's driver, so
+//! they are kept verbatim; only the path differs from database to database. `Debug` and `Display` hide the
+//! password; only [`ServerUrl::reveal`] returns the whole text.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use crate::error::{Error, Result};
 
-/// Everything but RFC 3986's unreserved characters is escaped.
+/// All characters except RFC 3986's unreserved ones are escaped.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// What no part of a URL may hold as it is: a terminal, a log and a shell's `read` would not show or take
-/// the URL that it is. Beside the control characters these are all characters that are not ASCII and neither
-/// letter nor digit, such as those that turn the direction of writing.
+/// Returns whether a character must be escaped in every part of a URL, because a terminal, a log or a shell's
+/// `read` would not show or read the same URL otherwise. These are control characters and all characters that
+/// are not ASCII and neither letter nor digit, such as those that change the direction of writing.
 fn is_unfit(c: char) -> bool {
     c.is_control() || c.is_whitespace() || (!c.is_ascii() && !c.is_alphanumeric())
 }
 
-/// A part of a URL as it was written, but for what no URL may hold.
+/// Returns a part of a URL as written, except that unfit characters are escaped.
 fn as_written(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -32,7 +32,7 @@ fn as_written(text: &str) -> String {
     out
 }
 
-/// A text as it stands in a URL.
+/// Percent-encodes a text for use in a URL.
 pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
@@ -43,7 +43,7 @@ pub struct ServerUrl {
     scheme: String,
     user: Option<String>,
     password: Option<String>,
-    /// As written: brackets and percent escapes kept.
+    /// The host as written: brackets and percent escapes are kept.
     host: String,
     port: Option<u16>,
     database: Option<String>,
@@ -52,27 +52,27 @@ pub struct ServerUrl {
 }
 
 impl ServerUrl {
-    /// Takes a URL apart.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// Keyword strings (`host=… dbname=…`), several hosts, bad ports and bad percent escapes are
-    /// refused, each with what to write instead. No message repeats the password.
+    /// Refuses keyword strings (`host=… dbname=…`), several hosts, bad ports and bad percent escapes, each
+    /// with a hint. No message repeats the password.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(Error::config("the server URL has no scheme")
-                .detail("keyword strings such as `host=… dbname=…` are not taken")
+                .detail("keyword strings such as `host=… dbname=…` are not supported")
                 .hint("write it as a URL: `postgresql://USER:PASSWORD@HOST:5432/postgres`"));
         };
         let driver = scheme.split('+').next().unwrap_or(scheme);
         if !matches!(driver, "postgres" | "postgresql" | "postgis" | "pgsql" | "psql") {
             return Err(Error::config(format!(
-                "the server URL has the scheme `{scheme}`, which is not Postgres"
+                "the server URL has the scheme `{scheme}`, which is not a Postgres scheme"
             ))
             .hint("use `postgresql://…` (also `postgres://`, `postgresql+DRIVER://`, `postgis://`)"));
         }
         if !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c)) {
-            return Err(Error::config("the server URL's scheme holds a character that no scheme has")
+            return Err(Error::config("the server URL's scheme contains an invalid character")
                 .hint("write `postgresql://…` or `postgresql+DRIVER://…`"));
         }
         let (rest, query) = match rest.split_once('?') {
@@ -110,7 +110,7 @@ impl ServerUrl {
             || ["host", "hostaddr", "port"].iter().any(|k| url.parameter(k).is_some_and(|v| v.contains(',')))
         {
             return Err(Error::config("the server URL names several hosts")
-                .detail("templates live on one server, so there must be no choice between servers")
+                .detail("templates are on one server, so the URL must name exactly one")
                 .hint("name the one server that is the primary"));
         }
         if let Some(port) = url.parameter("port") {
@@ -119,17 +119,17 @@ impl ServerUrl {
         Ok(url)
     }
 
-    /// The user, from the authority or the query.
+    /// Returns the user, from the authority or the query.
     pub fn user(&self) -> Option<String> {
         self.parameter("user").or_else(|| self.user.clone())
     }
 
-    /// The password, from the authority or the query.
+    /// Returns the password, from the authority or the query.
     pub fn password(&self) -> Option<String> {
         self.parameter("password").or_else(|| self.password.clone())
     }
 
-    /// The host, or the directory of the unix socket (then it starts with `/`).
+    /// Returns the host, or the directory of the unix socket (then it starts with `/`).
     pub fn host(&self) -> Option<String> {
         self.parameter("hostaddr").or_else(|| self.parameter("host")).or_else(|| {
             let bare = self.host.trim_start_matches('[').trim_end_matches(']');
@@ -137,22 +137,22 @@ impl ServerUrl {
         })
     }
 
-    /// The port, from the authority or the query.
+    /// Returns the port, from the authority or the query.
     pub fn port(&self) -> Option<u16> {
         self.parameter("port").and_then(|p| p.parse().ok()).or(self.port)
     }
 
-    /// The database, from the path or the query.
+    /// Returns the database, from the path or the query.
     pub fn database(&self) -> Option<String> {
         self.parameter("dbname").or_else(|| self.database.clone())
     }
 
-    /// The last value of a query parameter, decoded; empty values count as absent.
+    /// Returns the last value of a query parameter, decoded; empty values count as absent.
     pub fn parameter(&self, key: &str) -> Option<String> {
         self.pairs().filter(|(k, _)| k == key).last().and_then(|(_, v)| non_empty(v))
     }
 
-    /// All query parameters, decoded, in order.
+    /// Returns all query parameters, decoded, in order.
     pub fn pairs(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.query.iter().map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -161,8 +161,8 @@ impl ServerUrl {
         })
     }
 
-    /// The same URL with another database. A `dbname` in the query would win over the path, so it
-    /// goes.
+    /// Returns the same URL with another database. Removes a `dbname` of the query, which would override the
+    /// path.
     #[must_use]
     pub fn with_database(&self, database: &str) -> Self {
         let mut url = self.without(&["dbname"]);
@@ -170,7 +170,7 @@ impl ServerUrl {
         url
     }
 
-    /// The same URL with another host and port; a host or port in the query goes.
+    /// Returns the same URL with another host and port. Removes a host or port of the query.
     #[must_use]
     pub fn with_endpoint(&self, host: Option<&str>, port: Option<u16>) -> Self {
         let mut url = self.clone();
@@ -196,7 +196,7 @@ impl ServerUrl {
         url
     }
 
-    /// The same URL with another scheme.
+    /// Returns the same URL with another scheme.
     #[must_use]
     pub fn with_scheme(&self, scheme: &str) -> Self {
         let mut url = self.clone();
@@ -204,9 +204,9 @@ impl ServerUrl {
         url
     }
 
-    /// The same URL with user and password filled in where it has none, so that it can be used
-    /// away from the environment or the password file that supplied them. Beside a host in the query
-    /// they go there, too: to most parsers but libpq's, `//user@/` is no URL.
+    /// Returns the same URL with user and password filled in where it has none, so that it can be used
+    /// without the environment or the password file that supplied them. If the host is in the query, they are
+    /// added there, too: to most parsers but libpq's, `//user@/` is not a URL.
     #[must_use]
     pub fn with_credentials(&self, user: &str, password: Option<&str>) -> Self {
         let mut url = self.clone();
@@ -224,7 +224,7 @@ impl ServerUrl {
         }
         if url.password().is_none() {
             url.password = password.map(str::to_owned);
-            // A password in the authority needs a user there.
+            // A password in the authority requires a user there.
             if url.password.is_some() && url.user.is_none() {
                 url.user = Some(user.to_owned());
             }
@@ -232,12 +232,13 @@ impl ServerUrl {
         url
     }
 
-    /// The whole URL with its password. Give it only to who asked for a URL.
+    /// Returns the whole URL with its password. Pass it only to a caller that asked for a URL.
     pub fn reveal(&self) -> String {
         self.render(self.password.as_deref(), false)
     }
 
-    /// `text` without the passwords of this URL: as they are, and as they stand in URLs, in SQL and in JSON.
+    /// Returns `text` without the passwords of this URL: in plain form, and in the forms used in URLs, in SQL
+    /// and in JSON.
     pub fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         let keys = ["password", "sslpassword"];
@@ -249,18 +250,19 @@ impl ServerUrl {
         for secret in plain {
             let encoded = utf8_percent_encode(&secret, RESERVED).to_string();
             if secret.len() <= 2 {
-                // So short a text is in many words; in a URL it is a password all the same.
+                // A short password occurs in many words; in a URL it is certainly a password.
                 text = text.replace(&format!(":{encoded}@"), ":***@");
                 continue;
             }
-            // As it stands in SQL, where quotes and backslashes are doubled, and in a shell's or JSON's quotes.
+            // The form in SQL, where quotes and backslashes are doubled, and in the quotes of a shell or
+            // JSON.
             let literal = secret.replace('\'', "''");
             let escaped = secret.replace('\\', "\\\\");
             let both = literal.replace('\\', "\\\\");
             let identifier = secret.replace('"', "\"\"");
             let json = escaped.replace('"', "\\\"");
             let mut forms = [encoded, both, json, literal, escaped, identifier, secret];
-            // A form may begin with another one.
+            // A form may begin with another form.
             forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
             for form in forms {
                 text = text.replace(&form, "***");
@@ -347,7 +349,7 @@ fn parse_port(text: &str) -> Result<u16> {
     match text.parse::<u16>() {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(Error::config("the server URL has a port that is not a number from 1 to 65535")
-            .hint("a `:`, `/`, `?`, `#` or `@` within a password must be percent-encoded, `@` as `%40`")),
+            .hint("percent-encode `:`, `/`, `?`, `#` and `@` in a password, such as `@` as `%40`")),
     }
 }
 
@@ -426,7 +428,7 @@ mod tests {
         assert_eq!(u.parameter(&format!("a{odd}")), Some(format!("b{odd}")));
         assert_eq!(url(&text), u.with_database(odd));
         assert!(ServerUrl::parse("postgresql+x\x1b://h/d").is_err());
-        // It can be told what the terminal would have shown.
+        // The escapes show what the terminal would have received.
         assert_eq!(url("postgres://hôte/d").reveal(), "postgres://hôte/d");
     }
 

@@ -1,4 +1,4 @@
-//! What a command of the user sees: the variables of a build, of `after_clone`, of `run`'s command, and of
+//! The variables that a command of the user gets: a build, `after_clone`, the command of `run`, and
 //! `before_release`.
 
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::pg::Endpoint;
 use crate::url;
 
-/// Which command it is.
+/// The kind of command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The build command.
@@ -37,26 +37,27 @@ impl Phase {
     }
 }
 
-/// How a template or a clone came about.
+/// How a template or a clone was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The template was there.
+    /// The template existed.
     Hit,
-    /// It was built from nothing.
+    /// A full build made the template.
     Miss,
-    /// It was built on a copy of the nearest older one.
+    /// An incremental build made the template, on a copy of the nearest older one.
     Extended,
-    /// It was built, but the build command did nothing for the new migrations, so it was not sealed.
+    /// The template was built, but the build command did nothing for the new migrations, so it was not
+    /// sealed.
     Unsealed,
-    /// No template could be cloned: the build command ran straight on the clone.
+    /// No template could be cloned: the build command ran directly on the clone.
     Fallback,
-    /// A live clone of the wanted name was released.
+    /// An existing clone with the wanted name was returned.
     Reused,
 }
 
 impl Outcome {
-    /// The word in JSON and in `PGSTENCIL_OUTCOME`.
+    /// Returns the word used in JSON and in `PGSTENCIL_OUTCOME`.
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Hit => "hit",
@@ -78,30 +79,31 @@ impl fmt::Display for Outcome {
 /// A part of a sharded test run: `I/N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
-    /// Counted from 1.
+    /// Index, counted from 1.
     pub index: u32,
-    /// How many there are.
+    /// Number of shards.
     pub count: u32,
 }
 
-/// One database of a set, under the name that the user sees.
+/// One database of a clone, under the name that the user sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedDatabase {
-    /// Alias within the set.
-    // Registries hold hooks to run that were written when the field was called so.
+    /// Alias of the database.
+    // The registry contains stored hooks that were written when the field had this name.
     #[serde(alias = "role")]
     pub alias: String,
     /// Its name on the server.
     pub name: String,
 }
 
-/// One set after the other, for `--clones N`.
+/// The databases of each clone, for `--clones N`.
 pub type Sets<'a> = &'a [Vec<NamedDatabase>];
 
-/// Variables that would lead a command elsewhere than to its clone.
+/// Variables that are removed because they would lead a command to another database than its clone.
 pub const CLEARED: [&str; 5] = ["PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGPASSFILE"];
 
-/// The variables for a command; later ones win, so what the definition maps comes last.
+/// Returns the variables for a command. Later ones override earlier ones, so those of the definition come
+/// last.
 ///
 /// # Errors
 /// A placeholder without a value.
@@ -127,7 +129,7 @@ pub fn variables(
         ("PGUSER".into(), endpoint.user().into()),
         ("PGPASSWORD".into(), endpoint.password().unwrap_or_default().into()),
     ];
-    // Else the caller's own would count, which may be meant for another server.
+    // Otherwise the caller's own value would be used, which may be meant for another server.
     if let Some(mode) = endpoint.ssl_mode() {
         variables.push(("PGSSLMODE".into(), mode.into()));
     }
@@ -144,7 +146,7 @@ pub fn variables(
         variables.push(("PGDATABASE".into(), first.name.clone()));
     }
     for (index, set) in sets.iter().enumerate() {
-        // One set has no numbers; of several, the first is also there without one.
+        // The names for a single clone have no numbers; for several, the first one is also available without.
         let endings = match (sets.len(), index) {
             (1, _) => vec![String::new()],
             (_, 0) => vec![String::new(), "_0".into()],
@@ -174,23 +176,23 @@ pub fn variables(
     Ok(variables.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
 }
 
-/// Fills a value of `[template.X.env]`, `build_env` or `run_env`.
+/// Fills in the placeholders of a value of `[template.X.env]`, `build_env` or `run_env`.
 fn fill(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> Result<String> {
     let aliases: Vec<String> = set.iter().map(|d| d.alias.clone()).collect();
     Ok(EnvTemplate::parse(text, &aliases)?.render(|p| value(p, endpoint, root, set)))
 }
 
-/// Fills statements of `after_clone_sql`.
+/// Fills in the placeholders of `after_clone_sql`.
 ///
 /// # Errors
-/// A value that cannot stand where its placeholder does.
+/// A value that is not allowed at the position of its placeholder.
 pub fn fill_sql(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> Result<String> {
     let aliases: Vec<String> = set.iter().map(|d| d.alias.clone()).collect();
     SqlTemplate::parse(text, &aliases)?.render(|p| value(p, endpoint, root, set))
 }
 
 fn value(placeholder: &Placeholder, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> String {
-    // The aliases were checked when the text was taken apart.
+    // The aliases were checked when the text was parsed.
     let name = match &placeholder.alias {
         None => set.first(),
         Some(alias) => set.iter().find(|d| d.alias == *alias),

@@ -707,7 +707,7 @@ hint: write `env:DATABASE_URL`, without `$` and braces",
         (
             "[server]
 url = 'mysql://u:s3cret@h'",
-            "pgstencil.toml:5:7: `server.url`: the server URL has the scheme `mysql`, which is not Postgres
+            "pgstencil.toml:5:7: `server.url`: the server URL has the scheme `mysql`, which is not a Postgres scheme
 hint: use `postgresql://…` (also `postgres://`, `postgresql+DRIVER://`, `postgis://`)",
         ),
         (

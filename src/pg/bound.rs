@@ -1,10 +1,10 @@
-//! How long a statement may take: on the server's side, where an abort is clean, and on ours, since a
-//! network that swallows packets never answers.
+//! Time limits of statements: on the server's side, where an abort is clean, and on pgstencil's side, since a
+//! network that drops packets never answers.
 //!
-//! The server ends what takes too long by `statement_timeout` and `lock_timeout`
-//! (<https://www.postgresql.org/docs/current/runtime-config-client.html>), and the session goes on. Only if
-//! no answer comes is the session given up, and with it its locks. DROP DATABASE is the exception: an
-//! aborted one leaves an invalid database, so the server is never told to end it.
+//! The server ends statements that take too long by `statement_timeout` and `lock_timeout`
+//! (<https://www.postgresql.org/docs/current/runtime-config-client.html>), and the session continues. The
+//! session, with its locks, is given up only if no answer comes. DROP DATABASE is the exception: an aborted
+//! DROP leaves an invalid database, so the server is never told to end it.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,31 +12,32 @@ use std::time::Duration;
 use crate::quantity::seconds;
 use tokio_util::sync::CancellationToken;
 
-/// How long a statement may take if no deadline of the caller's ends it earlier.
+/// The time limit of a statement, if no deadline of the caller ends it earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Reads and writes a few rows, or changes the row of a database: a minute.
+    /// For statements that read and write a few rows, or change the row of a database: one minute.
     Short,
-    /// Copies or counts whole databases: an hour.
+    /// For statements that copy or count whole databases: one hour.
     Long,
-    /// The user's own, or ANALYZE and VACUUM: an hour, and given up as soon as the caller gives up.
+    /// For the user's own statements, ANALYZE and VACUUM: one hour, and the statement is given up as soon as
+    /// the caller cancels.
     User,
-    /// A DROP DATABASE, which nothing may interrupt: ten minutes pass before its answer is given up.
+    /// For DROP DATABASE, which nothing may interrupt: its answer is given up after ten minutes.
     Drop,
 }
 
 impl Patience {
-    /// What a statement that runs already may still take when the caller gives up; `None` is as long as it takes.
+    /// Returns the time that a running statement still gets after the caller cancels; `None` means no limit.
     pub(super) fn after_cancel(self) -> Option<Duration> {
         match self {
-            // What was begun ends in order, if that does not take long.
+            // A statement that has begun may end normally, if that does not take long.
             Patience::Short | Patience::Long => Some(Duration::from_secs(3)),
             Patience::User => Some(Duration::ZERO),
             Patience::Drop => None,
         }
     }
 
-    /// The longest time that a statement may take.
+    /// Returns the longest time that a statement may take.
     pub fn most(self) -> Duration {
         Duration::from_secs(match self {
             Patience::Short => 60,
@@ -46,25 +47,26 @@ impl Patience {
     }
 }
 
-/// What every statement may take, even behind the caller's deadline: what was begun must be put in order.
+/// Time that every statement gets, even after the caller's deadline: work that has begun must be finished
+/// cleanly.
 pub(super) const FLOOR: Duration = Duration::from_secs(1);
-/// The answer of a server that ended a statement takes its time, too.
+/// Extra time for the answer of a server that ended a statement.
 const MARGIN: Duration = Duration::from_millis(700);
 
-/// Why a statement came to nothing although the server did not refuse it.
+/// The reason why a statement has no result although the server did not refuse it.
 #[derive(Debug)]
 pub enum Delay {
-    /// No answer came for this long. The session is of no use any more.
+    /// No answer came for this long. The session can no longer be used.
     Silent(Duration),
-    /// The caller gave up while the statement ran. The session is of no use any more.
+    /// The caller cancelled while the statement was running. The session can no longer be used.
     Interrupted,
     /// The session was given up by an earlier statement.
     Lost,
-    /// The server ended the statement, since others hold what it needs.
+    /// The server ended the statement, since other sessions hold locks that it needs.
     Locked {
-        /// What the server said.
+        /// The error of the server.
         cause: Box<sqlx::Error>,
-        /// The sessions that seem to be in the way, in words.
+        /// Descriptions of the sessions that probably hold the locks.
         holders: Vec<String>,
     },
 }
@@ -74,7 +76,7 @@ impl fmt::Display for Delay {
         match self {
             Delay::Silent(time) => write!(f, "the server did not answer within {}", seconds(*time)),
             Delay::Interrupted => f.write_str("interrupted"),
-            Delay::Lost => f.write_str("the session was given up since the server did not answer"),
+            Delay::Lost => f.write_str("the session was closed because the server did not answer"),
             Delay::Locked { cause, .. } => match &**cause {
                 sqlx::Error::Database(e) => f.write_str(e.message()),
                 other => other.fmt(f),
@@ -86,12 +88,12 @@ impl fmt::Display for Delay {
 impl std::error::Error for Delay {}
 
 impl Delay {
-    /// As the driver's error, which is what statements fail with.
+    /// Wraps the delay in the driver's error type, with which statements fail.
     pub(super) fn error(self) -> sqlx::Error {
         sqlx::Error::AnyDriverError(Box::new(self))
     }
 
-    /// The delay in a driver's error, if it is one.
+    /// Returns the delay in a driver's error, if it contains one.
     pub(super) fn of(error: &sqlx::Error) -> Option<&Delay> {
         match error {
             sqlx::Error::AnyDriverError(inner) => inner.downcast_ref(),
@@ -99,14 +101,14 @@ impl Delay {
         }
     }
 
-    /// Whether the session, and its locks with it, is gone.
+    /// Returns whether the session is lost, with its locks.
     pub(super) fn is_loss(&self) -> bool {
         !matches!(self, Delay::Locked { .. })
     }
 }
 
-/// Waits for the answer, but no longer than `bound` and what the server needs to say that it ended the
-/// statement, nor longer than `after` once the caller gave up.
+/// Waits for the answer: no longer than `bound` plus the time in which the server reports that it ended the
+/// statement, and no longer than `after` once the caller cancels.
 pub(super) async fn within<T>(
     bound: Duration,
     cancel: &CancellationToken,

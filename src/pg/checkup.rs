@@ -1,4 +1,4 @@
-//! What the server says of its settings, rights and load, for `doctor`. Reads only.
+//! The server's settings, rights and load, for `doctor`. Only reads.
 
 use std::collections::BTreeMap;
 
@@ -11,42 +11,42 @@ use crate::error::Result;
 /// Settings by name, in their base units, as far as the role may see them.
 pub type Settings = BTreeMap<String, String>;
 
-/// What our role may do.
+/// The rights of pgstencil's role.
 #[derive(Clone, Copy, Debug, FromRow)]
 pub struct Rights {
     /// SUPERUSER
     pub superuser: bool,
     /// CREATEDB, or superuser.
     pub create: bool,
-    /// May end sessions of other roles.
+    /// Whether it may end sessions of other roles.
     pub signal: bool,
 }
 
-/// How busy the server is.
+/// The load of the server.
 #[derive(Clone, Copy, Debug, FromRow)]
 pub struct Load {
-    /// Sessions of clients, ours included.
+    /// Number of client sessions, including pgstencil's.
     pub sessions: i64,
 }
 
-/// A database of the server, as far as it matters here.
+/// A database of the server, with the facts that matter here.
 #[derive(Clone, Debug, FromRow)]
 pub struct Found {
-    /// Identity.
+    /// OID of the database.
     pub oid: Oid,
-    /// Name.
+    /// Name of the database.
     pub name: String,
-    /// Whether our role owns it or can become its owner.
+    /// Whether pgstencil's role owns it or can become its owner.
     pub ours: bool,
-    /// An interrupted DROP.
+    /// Whether a DROP of it was interrupted.
     pub invalid: bool,
-    /// Lets sessions in.
+    /// Whether it accepts connections.
     pub open: bool,
-    /// Marked IS_TEMPLATE.
+    /// Whether it is marked IS_TEMPLATE.
     pub template: bool,
-    /// Only roles that it was granted to may connect, as with every registry.
+    /// Whether only roles with a grant may connect, as to every registry.
     pub private: bool,
-    /// The comment, which holds our mark.
+    /// The comment, which contains the ownership tag.
     pub comment: Option<String>,
 }
 
@@ -56,58 +56,58 @@ const SETTINGS: &str = "SELECT name, setting FROM pg_settings WHERE setting IS N
 const RIGHTS: &str = "SELECT rolsuper AS superuser, rolsuper OR rolcreatedb AS create, \
      rolsuper OR pg_has_role(oid, 'pg_signal_backend', 'MEMBER') AS signal \
      FROM pg_roles WHERE rolname = current_user";
-// `backend_type` is hidden from ordinary roles; what serves no role is no client.
+// `backend_type` is hidden from ordinary roles; a process without a role is not a client.
 const LOAD: &str = "SELECT count(*) AS sessions FROM pg_stat_activity WHERE usesysid IS NOT NULL";
 const DATABASES: &str = "SELECT oid, datname::text AS name, pg_has_role(datdba, 'MEMBER') AS ours, \
      datconnlimit = -2 AS invalid, datallowconn AS open, datistemplate AS template, \
      NOT EXISTS (SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) a \
      WHERE a.grantee = 0 AND a.privilege_type = 'CONNECT') AS private, shobj_description(oid, 'pg_database') AS comment \
      FROM pg_database ORDER BY datname";
-/// Directories of databases that no row knows: what a killed server left. One of a CREATE that runs just
-/// now looks the same, so it is only counted if no such statement runs.
+/// Directories of databases without a row, which a killed server left. The directory of a running CREATE
+/// looks the same, so they only count while no such statement is running.
 const ORPHANS: &str = "SELECT d FROM pg_ls_dir('base') d WHERE d ~ '^[0-9]+$' \
      AND NOT EXISTS (SELECT FROM pg_database WHERE oid = d::oid) \
      AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE query ILIKE 'create database%' AND state = 'active') \
      ORDER BY 1";
 
-/// The settings that matter to copies.
+/// Returns the settings that matter for copies.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub async fn settings(session: &mut Session) -> Result<Settings> {
     let rows: Vec<(String, String)> =
         session.rows(sql::fill(SETTINGS, &[])).await.doing(|| "read the server's settings".into())?;
     Ok(rows.into_iter().collect())
 }
 
-/// What our role may do.
+/// Returns the rights of pgstencil's role.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub async fn rights(session: &mut Session) -> Result<Rights> {
-    session.one(sql::fill(RIGHTS, &[])).await.doing(|| "read the role's rights".into())
+    session.one(sql::fill(RIGHTS, &[])).await.doing(|| "read the role's privileges".into())
 }
 
-/// How busy the server is.
+/// Returns the load of the server.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub async fn load(session: &mut Session) -> Result<Load> {
     session.one(sql::fill(LOAD, &[])).await.doing(|| "count the sessions".into())
 }
 
-/// All databases of the server.
+/// Returns all databases of the server.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub async fn databases(session: &mut Session) -> Result<Vec<Found>> {
     session.rows(sql::fill(DATABASES, &[])).await.doing(|| "read the list of databases".into())
 }
 
-/// Directories of databases that do not exist any more. Needs a superuser.
+/// Returns the directories of databases that no longer exist. Needs a superuser.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub async fn orphan_directories(session: &mut Session) -> Result<Vec<String>> {
-    session.scalars(sql::fill(ORPHANS, &[])).await.doing(|| "look for directories without a database".into())
+    session.scalars(sql::fill(ORPHANS, &[])).await.doing(|| "list directories without a database".into())
 }

@@ -1,10 +1,10 @@
-//! Versions of the collations that a database uses. The library's version may change under a database, with an
-//! update of the operating system, and then its indexes may be out of order.
+//! Versions of the collations that a database uses. The library's version may change under a database, with
+//! an update of the operating system, and then its indexes may be out of order.
 //!
-//! Nobody can connect to a template. So a collation is represented by one of the registry database with the
-//! same provider and locale, whose version is read at the build and again at each use. Postgres' own note, in
-//! `pg_collation.collversion`, is of no use for that: of the collations that initdb made it says what the
-//! library was then, and a rebuild changes nothing about it.
+//! No session can connect to a template. So a collation is represented by a collation of the registry
+//! database with the same provider and locale. Its version is read at the build and again at each use.
+//! Postgres' own record, `pg_collation.collversion`, is of no use for that: for the collations that initdb
+//! made it is the version of the library at that time, and a rebuild does not change it.
 
 use std::collections::BTreeMap;
 
@@ -16,33 +16,34 @@ use crate::error::Result;
 /// A collation that a database uses.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct Collation {
-    /// With its schema, quoted.
+    /// Name with its schema, quoted.
     pub name: String,
     /// `i` (ICU) or `c` (libc).
     pub provider: String,
-    /// The provider's name for it.
+    /// The provider's name of the collation.
     pub locale: String,
-    /// The version that Postgres noted when the collation was made.
+    /// The version that Postgres recorded when the collation was created.
     pub recorded: Option<String>,
-    /// The version that the library has now.
+    /// The current version of the library.
     pub actual: Option<String>,
 }
 
 impl Collation {
-    /// Why sessions that use it are warned, if they are.
+    /// Returns the warning that sessions which use the collation get, if any.
     pub fn warning(&self) -> Option<String> {
         let (recorded, actual) = (self.recorded.as_ref()?, self.actual.as_ref()?);
-        (recorded != actual).then(|| format!("{}: version {recorded} noted, {actual} present", self.name))
+        (recorded != actual)
+            .then(|| format!("{}: version {recorded} recorded, {actual} installed", self.name))
     }
 
-    /// Whether its order never changes.
+    /// Returns whether its order never changes.
     fn is_fixed(&self) -> bool {
         let locale = self.locale.to_ascii_uppercase();
         self.provider == "c" && (locale == "C" || locale == "POSIX" || locale.starts_with("C."))
     }
 }
 
-/// The column of `pg_collation` with the provider's name.
+/// Returns the column of `pg_collation` with the provider's name of a collation.
 fn locale(major: u32) -> &'static str {
     match major {
         ..=14 => "c.collcollate::text",
@@ -51,11 +52,11 @@ fn locale(major: u32) -> &'static str {
     }
 }
 
-/// The collations that the session's database defines, or that its objects use. From 15 on Postgres itself
-/// notes the version of the database's own; before, that is one of these.
+/// Returns the collations that the session's database defines, or that its objects use. From 15 on Postgres
+/// itself records the version of the database's own collation; before 15 that collation is included.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub async fn used(session: &mut Session) -> Result<Vec<Collation>> {
     let major = session.facts().major();
     let locale = locale(major);
@@ -78,12 +79,12 @@ pub async fn used(session: &mut Session) -> Result<Vec<Collation>> {
     Ok(used)
 }
 
-/// The versions that collations have now, by the names of those of the session's database, the registry, that
-/// stand for them. One of a locale that the server does not know by itself is represented by the root of ICU,
-/// or by any other of libc, which has one version for all.
+/// Returns the current versions of collations, by the names of the collations of the session's database, the
+/// registry, that represent them. A collation with a locale that the server does not define is represented by
+/// the root of ICU, or by any other of libc, which has one version for all.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub async fn versions(session: &mut Session, used: &[Collation]) -> Result<BTreeMap<String, String>> {
     let locale = locale(session.facts().major());
     let text = format!(
@@ -137,7 +138,7 @@ mod tests {
         assert_eq!(warning("", "153.120"), None);
         assert_eq!(
             warning("153.80", "153.120").unwrap(),
-            "public.german: version 153.80 noted, 153.120 present"
+            "public.german: version 153.80 recorded, 153.120 installed"
         );
     }
 }

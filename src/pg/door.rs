@@ -1,20 +1,21 @@
-//! How a session gets into a database that may be a stranger's, before it can look whose it is.
+//! Startup options with which a session connects to a database that may belong to another user, before it can
+//! check the owner.
 //!
-//! From 17 on a database can have event triggers that run when somebody connects, with that role's rights
-//! (<https://www.postgresql.org/docs/current/event-trigger-definition.html#EVENT-TRIGGER-LOGIN>). Only a
+//! From 17 on a database can have event triggers that run at the start of a session, with the rights of its
+//! role (<https://www.postgresql.org/docs/current/event-trigger-definition.html#EVENT-TRIGGER-LOGIN>). Only a
 //! superuser creates them, but each new database has those of `template1`, and its owner can change the
 //! tables and functions that they use. So the session must start in a way that runs none of them:
 //!
-//! - A superuser starts with `event_triggers = off`. The server refuses that to other roles.
+//! - A superuser starts with `event_triggers = off`. The server refuses that option to other roles.
 //! - Every other role starts as `pg_database_owner`. Only the owner of the database and its members can
 //!   become that role: the server refuses strangers before any trigger runs.
 //!
-//! Both are startup options, and cost no round trip. Which of them fits, if any, is known after the first
-//! session; until then the server's refusals say it. A caller can keep it in a file (`remember`), so
-//! that the next process knows it.
+//! Both are startup options, and cost no round trip. The first session finds out which of them the server
+//! accepts, if any, by its refusals. A caller can store the result in a file (`remember`) for the next
+//! process.
 //!
-//! What remains: a server that was older than 17 when it was last used, or a role that has become
-//! superuser since, is noticed by the first session after that.
+//! The remaining cases, a server that was older than 17 when it was last used, and a role that has become
+//! superuser since, are noticed by the first session after that.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,20 +27,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::private_file::{self, Reader};
 
-/// How a role gets into databases of a server without running code of theirs.
+/// The way in which a role connects to databases of a server without running code of their owners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Door {
-    /// A server before 17, where nothing runs when a session starts.
+    /// No options: on a server before 17 nothing runs when a session starts.
     Before17,
-    /// Without event triggers: superusers.
+    /// Event triggers off: for superusers.
     Quiet,
-    /// As the owner of the database, or not at all: other roles.
+    /// As the owner of the database, or not at all: for other roles.
     Owner,
 }
 
 impl Door {
-    /// That of a superuser on a server of this version, like `15.14`.
+    /// Returns the door of a superuser on a server of this version, such as `15.14`.
     pub fn of_superuser(version: &str) -> Option<Door> {
         let major = version.split(|c: char| !c.is_ascii_digit()).next()?;
         Some(match major.parse::<u32>().ok()? {
@@ -48,7 +49,7 @@ impl Door {
         })
     }
 
-    /// The startup options.
+    /// Returns the startup options.
     pub(super) fn options(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Door::Before17 => &[],
@@ -57,21 +58,23 @@ impl Door {
         }
     }
 
-    /// The door to try when the server refuses this one with a SQLSTATE; `None`: that was no matter of doors.
+    /// Returns the door to try if the server refuses this one with a SQLSTATE; `None` if the refusal has
+    /// another reason.
     pub(super) fn next(self, state: &str) -> Option<Door> {
         match (self, state) {
-            // There is no such setting.
+            // The setting does not exist.
             (Door::Quiet, "42704") => Some(Door::Before17),
-            // The role must not set it.
+            // The role may not set it.
             (Door::Quiet, "42501") => Some(Door::Owner),
-            // There is no such role: what was remembered is of another server, of version 13.
+            // The role `pg_database_owner` does not exist: the stored door belongs to another server, of
+            // version 13.
             (Door::Owner, "22023") => Some(Door::Before17),
             _ => None,
         }
     }
 }
 
-/// More servers are not remembered.
+/// Maximum number of servers in the file.
 const MOST: usize = 100;
 
 type Known = BTreeMap<String, Door>;
@@ -80,7 +83,7 @@ fn key(host: &str, port: u16, user: &str) -> String {
     format!("{host}:{port} {user}")
 }
 
-/// The file's content, if nobody else wrote it.
+/// Reads the file, if no other user wrote it.
 fn read(file: &Path) -> Known {
     let ours = |about: fs::Metadata| about.is_file() && about.uid() == geteuid().as_raw();
     if !fs::symlink_metadata(file).is_ok_and(ours) {
@@ -90,8 +93,9 @@ fn read(file: &Path) -> Known {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// What a file says of a server and a role. A port that it does not know is taken for another way to the
-/// same host's server (a tunnel, a container's port), if all that it knows there are before 17.
+/// Returns the stored door of a server and a role. A port that is not in the file is taken for another way to
+/// the same host's server (a tunnel, a container's port), if all known doors there are those of servers
+/// before 17.
 pub(super) fn recall(file: &Path, host: &str, port: u16, user: &str) -> Option<Door> {
     let known = read(file);
     if let Some(door) = known.get(&key(host, port, user)) {
@@ -107,7 +111,7 @@ pub(super) fn recall(file: &Path, host: &str, port: u16, user: &str) -> Option<D
     others.all(|(_, door)| *door == Door::Before17).then_some(Door::Before17)
 }
 
-/// Writes it down; `None` forgets it. A file that cannot be written is no error: the next process finds the
+/// Stores the door in the file; `None` removes it. A failed write is not an error: the next process finds the
 /// door again.
 pub(super) fn remember(file: &Path, host: &str, port: u16, user: &str, door: Option<Door>) {
     let (mut known, key) = (read(file), key(host, port, user));
@@ -145,7 +149,7 @@ mod tests {
         remember(1, "b c", Some(Door::Before17));
         assert_eq!(recall(1, "a"), Some(Door::Owner));
         assert_eq!(recall(1, "b c"), Some(Door::Before17));
-        // Another port is another way to a server where nothing can run; not so if something could.
+        // Another port is another way to a server on which nothing can run; but not if something could.
         assert_eq!(recall(2, "b c"), Some(Door::Before17));
         assert_eq!(recall(2, "a"), None);
         remember(3, "b c", Some(Door::Quiet));

@@ -1,9 +1,8 @@
-//! [`Endpoint`]: where the server is and who we are there.
+//! [`Endpoint`]: the address of the server, and the role to connect as.
 //!
-//! sqlx fills gaps in its options from the process environment and from `.pgpass`. So that a
-//! library call does the same thing everywhere, every option is set here, from a URL and from
-//! [`Defaults`] that the caller read; what cannot be unset (`PGOPTIONS`) is overridden, since later
-//! `-c` settings win.
+//! sqlx fills gaps in its options from the process environment and from `.pgpass`. So that a library call
+//! behaves the same everywhere, every option is set here, from a URL and from [`Defaults`] that the caller
+//! read. `PGOPTIONS`, which cannot be unset, is overridden, since later `-c` settings win.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +20,7 @@ use crate::private_server::{APPLICATION, BACKGROUND};
 use crate::quantity;
 use crate::url::ServerUrl;
 
-/// What stands in for parts that a URL leaves out: the caller's view of libpq's variables.
+/// Replacements for parts that a URL leaves out: the caller's values of libpq's variables.
 #[derive(Clone, Default)]
 pub struct Defaults {
     /// `PGHOSTADDR`, else `PGHOST`.
@@ -36,11 +35,11 @@ pub struct Defaults {
     pub database: Option<String>,
     /// `PGSSLMODE`
     pub ssl_mode: Option<String>,
-    /// Looks a password up in the password file: host, port, database, user.
+    /// Returns the password from the password file for a host, port, database and user.
     pub passfile: Option<PassLookup>,
 }
 
-/// A look-up in a password file: host, port, database, user → password.
+/// A function that reads a password file: host, port, database, user → password.
 pub type PassLookup = std::sync::Arc<dyn Fn(&str, u16, &str, &str) -> Option<String> + Send + Sync>;
 
 /// A server, a role and how to reach them. `Debug` hides the password.
@@ -51,9 +50,9 @@ pub struct Endpoint {
     port: u16,
     user: String,
     password: Option<Secret>,
-    /// Where the password was found.
+    /// The source of the password.
     password_source: &'static str,
-    /// As the URL or the defaults say it.
+    /// The `sslmode` of the URL or the defaults.
     ssl_mode_name: Option<String>,
     ssl_mode: PgSslMode,
     maintenance: Vec<String>,
@@ -62,25 +61,25 @@ pub struct Endpoint {
     client_for: ClientFor,
     socket: Option<PathBuf>,
     application: &'static str,
-    /// Whether a session is worth a wait for a free slot.
+    /// Whether a session waits for a free slot.
     waits: bool,
-    /// It is the private server.
+    /// Whether this is the private server.
     private: bool,
     /// Shared by all clones of this value.
     traces: Arc<Mutex<Option<Traces>>>,
     /// Shared by all clones of this value.
     door: Arc<Mutex<Option<Door>>>,
     memory: Option<PathBuf>,
-    /// Shared by all clones of this value, too.
+    /// Shared by all clones of this value.
     scarce: Arc<AtomicBool>,
 }
 
-/// Where a server of this machine leaves what explains its end.
+/// Paths of a server on this machine that can explain why it ended.
 #[derive(Clone, Debug)]
 struct Traces {
     data: PathBuf,
     log: PathBuf,
-    /// Length of the log when this was noted.
+    /// Length of the log when this was recorded.
     begin: u64,
 }
 
@@ -94,14 +93,15 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Endpoint {
-    /// Fills the gaps of `url` from `defaults`, as libpq would.
+    /// Fills the gaps of `url` from `defaults`, as libpq does.
     ///
     /// # Errors
-    /// An `sslmode` that is none, or no user anywhere.
+    /// An invalid `sslmode`, or no user in either.
     pub fn new(url: ServerUrl, defaults: &Defaults) -> Result<Self> {
         let port = url.port().or(defaults.port).unwrap_or(5432);
         let host = url.host().or_else(|| defaults.host.clone()).unwrap_or_else(|| {
-            // libpq's own default is the socket directory that it was built with; these are the usual.
+            // libpq's own default is a socket directory that is set when it is built; these are the usual
+            // ones.
             ["/var/run/postgresql", "/run/postgresql", "/tmp"]
                 .into_iter()
                 .find(|directory| std::path::Path::new(directory).join(format!(".s.PGSQL.{port}")).exists())
@@ -114,8 +114,8 @@ impl Endpoint {
             );
         }
         let Some(user) = url.user().or_else(|| defaults.user.clone()) else {
-            return Err(Error::config("the server URL names no user, and there is no PGUSER")
-                .hint("write the user into the URL: `postgresql://USER@HOST/postgres`"));
+            return Err(Error::config("the server URL names no user, and PGUSER is not set")
+                .hint("add the user to the URL: `postgresql://USER@HOST/postgres`"));
         };
         let database = url.database().or_else(|| defaults.database.clone());
         let in_file = || {
@@ -135,7 +135,7 @@ impl Endpoint {
             None => PgSslMode::Prefer,
             Some(mode) => mode.parse().map_err(|_| {
                 Error::config(format!("`{mode}` is not an sslmode"))
-                    .hint("one of disable, allow, prefer, require, verify-ca, verify-full")
+                    .hint("use one of disable, allow, prefer, require, verify-ca, verify-full")
             })?,
         };
         let mut maintenance: Vec<String> = Vec::new();
@@ -168,14 +168,14 @@ impl Endpoint {
         })
     }
 
-    /// Says that this is the private server, which the next command starts if it has ended.
+    /// Marks this as the private server, which the next command starts if it has ended.
     #[must_use]
     pub fn as_private(mut self) -> Self {
         self.private = true;
         self
     }
 
-    /// Says where the server's data directory and its log are, which are looked at if the server ends.
+    /// Sets the server's data directory and log, which are examined if the server ends.
     #[must_use]
     pub fn with_traces(self, data: PathBuf, log: PathBuf) -> Self {
         self.set_traces(data, log);
@@ -193,8 +193,8 @@ impl Endpoint {
         traces.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks a server of this machine for the same, if the role may know it. Before a build only: a hand-out does
-    /// not pay for it.
+    /// Asks a server on this machine for these paths, if the role may read them. Used before a build only:
+    /// other requests do not pay for it.
     pub(crate) async fn learn_traces(&self, session: &mut Session) {
         if self.traces().is_some() {
             return;
@@ -203,7 +203,7 @@ impl Endpoint {
             return;
         };
         let data = PathBuf::from(data);
-        // On another machine a directory of that name is not this server's.
+        // A directory of that name on another machine does not belong to this server.
         if disk::look(&data).is_none() {
             return;
         }
@@ -211,7 +211,8 @@ impl Endpoint {
         self.set_traces(data.clone(), data.join(log.unwrap_or_default()));
     }
 
-    /// Adds to an error why the session was lost, if the server's log has said so since, and how full its disk is.
+    /// Adds to an error the reason why the session was lost, if the server's log reports it since then, and
+    /// the free space on its disk.
     pub(crate) fn explain_loss(&self, error: Error) -> Error {
         let Some(traces) = self.traces().filter(|_| is_connection_loss(&error)) else {
             return error;
@@ -240,13 +241,13 @@ impl Endpoint {
         }
         match full {
             true => error.hint(
-                "free space on that disk: the server can neither drop databases nor start again before",
+                "free space on that disk: the server can neither drop databases nor restart until then",
             ),
             false => error,
         }
     }
 
-    /// Marks the sessions as those of a background process, which nobody waits for.
+    /// Marks the sessions as those of a background process, for which no command waits.
     #[must_use]
     pub fn in_background(mut self) -> Self {
         self.application = BACKGROUND;
@@ -254,8 +255,8 @@ impl Endpoint {
         self
     }
 
-    /// Whether the server was seen to have few connection slots: then those that background work takes for a
-    /// moment may be the last ones.
+    /// Returns whether the server was found to have few connection slots: then a short use by background work
+    /// may take the last ones.
     pub fn is_scarce(&self) -> bool {
         self.scarce.load(Ordering::Relaxed)
     }
@@ -264,7 +265,7 @@ impl Endpoint {
         self.scarce.store(scarce, Ordering::Relaxed);
     }
 
-    /// Has sessions refused at once if the server has no free slot: for those that only make work faster.
+    /// Refuses sessions immediately if the server has no free slot: for sessions that only speed up work.
     #[must_use]
     pub fn without_waiting(mut self) -> Self {
         self.waits = false;
@@ -279,17 +280,17 @@ impl Endpoint {
         self.private
     }
 
-    /// Has our own sessions use the Unix socket in `directory`, while commands and printed URLs keep the
-    /// host and the port. A port can be taken by another user's program while the server is stopped,
-    /// and that program would get the password; a socket in a private directory cannot.
+    /// Makes pgstencil's own sessions use the Unix socket in `directory`, while commands and printed URLs
+    /// keep the host and the port. Another user's program can take the port while the server is stopped, and
+    /// would get the password; it cannot take a socket in a private directory.
     #[must_use]
     pub fn with_socket(mut self, directory: Option<PathBuf>) -> Self {
         self.socket = directory;
         self
     }
 
-    /// Keeps in a file how the role gets into databases of this server; see [`super::door`]. Without it, each
-    /// process may have to connect twice to find out. Reads the file; [`Endpoint::remember`] writes it.
+    /// Stores in a file how the role connects to databases of this server; see [`super::door`]. Without it,
+    /// each process may have to connect twice to find out. Reads the file; [`Endpoint::remember`] writes it.
     #[must_use]
     pub fn with_memory(mut self, file: PathBuf) -> Self {
         let known = door::recall(&file, &self.host, self.port, &self.user);
@@ -298,14 +299,14 @@ impl Endpoint {
         self
     }
 
-    /// The same, where it is known.
+    /// Sets the door, if it is known.
     #[must_use]
     pub fn with_door(self, door: Option<Door>) -> Self {
         self.set_door(door);
         self
     }
 
-    /// How the role gets into databases, if that is known.
+    /// Returns how the role connects to databases, if that is known.
     pub fn door(&self) -> Option<Door> {
         *self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -314,20 +315,20 @@ impl Endpoint {
         *self.door.lock().unwrap_or_else(PoisonError::into_inner) = door;
     }
 
-    /// Writes what was found out since [`Endpoint::with_memory`].
+    /// Writes the changes since [`Endpoint::with_memory`].
     pub fn remember(&self) {
         if let Some(file) = &self.memory {
             door::remember(file, &self.host, self.port, &self.user, self.door());
         }
     }
 
-    /// The directory of the Unix socket that our own sessions use in the place of the host.
+    /// Returns the directory of the Unix socket that pgstencil's own sessions use instead of the host.
     pub fn socket(&self) -> Option<&Path> {
         self.socket.as_deref()
     }
 
-    /// Gives commands and printed URLs another host or port, for clients that reach the server by
-    /// another name than we do.
+    /// Sets another host or port for commands and printed URLs, for clients that reach the server under
+    /// another name than pgstencil.
     #[must_use]
     pub fn with_client(mut self, host: Option<String>, port: Option<u16>, client_for: ClientFor) -> Self {
         self.client_host = host;
@@ -336,19 +337,19 @@ impl Endpoint {
         self
     }
 
-    /// The host and port that clients get in the place of the server's own.
+    /// Returns the host and port that clients get instead of the server's own.
     pub fn client(&self) -> (Option<&str>, Option<u16>) {
         (self.client_host.as_deref(), self.client_port)
     }
 
-    /// For clients that get this host and port; see [`Endpoint::client`].
+    /// Returns the endpoint for clients that get this host and port; see [`Endpoint::client`].
     #[must_use]
     pub fn for_clients(&self, host: Option<String>, port: Option<u16>) -> Self {
         self.clone().with_client(host, port, self.client_for)
     }
 
-    /// What a build command gets: it runs beside us, so it reaches the server as we do, unless the config
-    /// says otherwise.
+    /// Returns the endpoint for a build command: it runs on the same machine, so it uses the same address as
+    /// pgstencil, unless the config sets another.
     #[must_use]
     pub fn for_builds(&self) -> Self {
         match self.client_for {
@@ -357,70 +358,71 @@ impl Endpoint {
         }
     }
 
-    /// The settings of sessions that the URL asks for, `?options=-c …`, as PGOPTIONS has them.
+    /// Returns the session settings of the URL, `?options=-c …`, in the form of PGOPTIONS.
     pub fn session_options(&self) -> Option<String> {
         self.url.parameter("options")
     }
 
-    /// The URL that a client of `database` gets, complete with user and password.
+    /// Returns the URL for a client of `database`, with user and password.
     pub fn client_url(&self, database: &str) -> ServerUrl {
         self.complete(self.url.with_database(database))
             .with_endpoint(self.client_host.as_deref(), self.client_port)
     }
 
-    /// The server's URL for a nested pgstencil, complete with user and password.
+    /// Returns the server's URL for a nested pgstencil, with user and password.
     pub fn server_url(&self) -> ServerUrl {
         self.complete(self.url.clone())
     }
 
-    /// With all that came from elsewhere, so that it leads to the same server everywhere.
+    /// Adds everything that came from elsewhere, so that the URL leads to the same server everywhere.
     fn complete(&self, url: ServerUrl) -> ServerUrl {
         let host = url.host().is_none().then_some(self.host.as_str());
         let told = url.port().is_some() || (host.is_none() && self.port == 5432);
         url.with_endpoint(host, (!told).then_some(self.port)).with_credentials(&self.user, self.password())
     }
 
-    /// Host that a client uses.
+    /// Returns the host for clients.
     pub fn client_host(&self) -> &str {
         self.client_host.as_deref().unwrap_or(&self.host)
     }
 
-    /// Port that a client uses.
+    /// Returns the port for clients.
     pub fn client_port(&self) -> u16 {
         self.client_port.unwrap_or(self.port)
     }
 
-    /// The role's name.
+    /// Returns the name of the Postgres role.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// The role's password. Give it only to the user's own commands.
+    /// Returns the role's password. Pass it only to the user's own commands.
     pub fn password(&self) -> Option<&str> {
         self.password.as_ref().map(|s| s.0.as_str())
     }
 
-    /// Where the password was found, if there is one: `PGPASSWORD`.
+    /// Returns the source of the password, if there is one: `PGPASSWORD`.
     pub fn password_source(&self) -> Option<&'static str> {
         self.password.as_ref().map(|_| self.password_source)
     }
 
-    /// What a command printed, without the password that it was given: fit for errors and the registry.
+    /// Returns the output of a command without the password that the command was given, for errors and the
+    /// registry.
     pub fn redact(&self, text: &str) -> String {
         self.server_url().redact(text)
     }
 
-    /// The `sslmode` of the URL, or of the variable that stood in for it; `None` if nobody named one.
+    /// Returns the `sslmode` of the URL, or of the variable that replaced it; `None` if neither is set.
     pub fn ssl_mode(&self) -> Option<&str> {
         self.ssl_mode_name.as_deref()
     }
 
-    /// Databases to try when the registry does not exist yet.
+    /// Returns the databases to try if the registry does not exist yet.
     pub fn maintenance(&self) -> &[String] {
         &self.maintenance
     }
 
-    /// `HOST:PORT` or the socket, for messages.
+    /// Returns `HOST:PORT` or the socket, for messages.
     pub fn place(&self) -> String {
         match self.directory() {
             Some(directory) => format!("{}/.s.PGSQL.{}", directory.display(), self.port),
@@ -428,13 +430,13 @@ impl Endpoint {
         }
     }
 
-    /// The directory of the socket that our own sessions use, if they use one.
+    /// Returns the directory of the socket that pgstencil's own sessions use, if any.
     fn directory(&self) -> Option<&Path> {
         let host = self.host.starts_with('/').then(|| Path::new(&self.host));
         self.socket().or(host)
     }
 
-    /// Options of one session. Startup options come last, so they win over `PGOPTIONS`.
+    /// Returns the options of one session. Startup options come last, so they override `PGOPTIONS`.
     pub(super) fn options(&self, database: &str, startup: &[(&str, &str)]) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)

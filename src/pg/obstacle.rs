@@ -1,5 +1,5 @@
-//! What keeps databases from being dropped although nobody needs them: see the reasons for which DROP DATABASE
-//! refuses (<https://www.postgresql.org/docs/current/sql-dropdatabase.html>).
+//! Objects that prevent the drop of a database that is no longer needed: see the reasons for which DROP
+//! DATABASE refuses (<https://www.postgresql.org/docs/current/sql-dropdatabase.html>).
 
 use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
@@ -8,12 +8,12 @@ use super::sql::{self, Statement};
 use super::{Doing as _, Session};
 use crate::error::Result;
 
-/// One thing in a database that pgstencil's role cannot remove.
+/// An object in a database that pgstencil's role cannot remove.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct Obstacle {
     /// Name of the database.
     pub database: String,
-    /// What it is.
+    /// Description of the object.
     pub what: String,
     /// The statement that removes it, and where to run it.
     pub fix: String,
@@ -41,16 +41,16 @@ ALTER SUBSCRIPTION %1$I SET (slot_name = NONE); DROP SUBSCRIPTION %1$I;', s.subn
          AND (r.rolsuper OR NOT pg_has_role('pg_signal_backend', 'USAGE')) \
      ) o WHERE o.oid = ANY($1) ORDER BY 1, 2";
 
-/// Asks for the obstacles in databases.
+/// Returns the query for the obstacles in databases.
 pub fn obstacles(oids: &[Oid]) -> Statement {
     sql::fill(OBSTACLES, &[&oids])
 }
 
 impl Obstacle {
-    /// The obstacles in databases.
+    /// Returns the obstacles in databases.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn find(session: &mut Session, oids: &[Oid]) -> Result<Vec<Self>> {
         session
             .rows(obstacles(oids))
@@ -58,7 +58,7 @@ impl Obstacle {
             .doing(|| "look for what keeps databases from being dropped".into())
     }
 
-    /// One line for a person.
+    /// Describes the obstacle in one line.
     pub fn describe(&self) -> String {
         format!("database `{}` cannot be dropped: {}; {}", self.database, self.what, self.fix)
     }

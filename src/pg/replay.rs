@@ -1,5 +1,6 @@
-//! What `CREATE DATABASE … TEMPLATE` does not copy: the owner, settings, grants, security labels, the connection limit. Read
-//! from the built database, stored with the template, applied to each clone before it opens.
+//! The properties that `CREATE DATABASE … TEMPLATE` does not copy: the owner, settings, grants, security
+//! labels, the connection limit. They are read from the built database, stored with the template, and applied
+//! to each clone before it opens.
 
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::types::Oid;
@@ -10,25 +11,26 @@ use crate::env::looks_secret;
 use crate::error::Result;
 use crate::names::Mark;
 
-/// Properties of a database that live outside it.
+/// Properties of a database that are stored outside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Replay {
-    /// The owner, where the build gave the database to another role than the one that pgstencil acts as.
+    /// The owner, if the build gave the database to another Postgres role than the one that pgstencil acts
+    /// as.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
     pub settings: Vec<Setting>,
-    /// Grants that differ from the default; `None` when they are the default.
+    /// Grants that differ from the default; `None` if they are the default.
     pub grants: Option<Vec<Grant>>,
-    /// Rights that the owner took from itself.
+    /// Privileges that the owner revoked from itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub withheld: Vec<String>,
-    /// -1 is none.
+    /// The limit; -1 means no limit.
     pub connection_limit: i32,
     /// The builder's own comment.
     pub comment: Option<String>,
-    /// Security labels, each after its provider.
+    /// Security labels, with their providers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<(String, String)>,
 }
@@ -50,7 +52,7 @@ impl Default for Replay {
 /// One stored setting.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Setting {
-    /// `None` for everybody.
+    /// The Postgres role; `None` means all.
     pub role: Option<String>,
     /// Name of the setting.
     pub name: String,
@@ -61,7 +63,7 @@ pub struct Setting {
 /// One granted privilege.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Grant {
-    /// `None` is PUBLIC.
+    /// The Postgres role; `None` means PUBLIC.
     pub grantee: Option<String>,
     /// `CONNECT`, `TEMPORARY` or `CREATE`.
     pub privilege: String,
@@ -69,10 +71,11 @@ pub struct Grant {
     pub grantable: bool,
 }
 
-/// Reads the properties of a database. `mark` is our part of the comment, which is not the builder's.
+/// Reads the properties of a database. `mark` is pgstencil's part of the comment, which does not come from
+/// the builder.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay> {
     let doing = || "read the settings and grants of the built database".to_owned();
     let settings: Vec<(Option<String>, String)> = session
@@ -116,7 +119,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
     let grants = if default_acl {
         None
     } else {
-        // The owner's own rights come with ownership.
+        // The owner's own privileges come with ownership.
         let rows: Vec<(Option<String>, String, bool)> = session
             .rows(sql::fill(
                 "SELECT r.rolname::text, a.privilege_type, a.is_grantable FROM pg_database d \
@@ -138,7 +141,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
         settings: settings
             .into_iter()
             .filter_map(|(role, pair)| {
-                // The value may hold further equal signs.
+                // The value may contain more equal signs.
                 let (name, value) = pair.split_once('=')?;
                 Some(Setting { role, name: name.to_owned(), value: value.to_owned() })
             })
@@ -151,13 +154,13 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
     })
 }
 
-/// Applies the properties to a clone. Returns what the role may not re-apply, a line each.
+/// Applies the properties to a clone. Returns a line for each property that the role may not set.
 ///
 /// # Errors
-/// The driver's, except for a missing right.
+/// Errors of the driver, except for a missing privilege.
 pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Result<Vec<String>> {
     let mut refused = Vec::new();
-    // First: whoever grants does so as the owner.
+    // Comes first: grants are made as the owner.
     if let Some(owner) = &replay.owner {
         let what = format!("OWNER TO {owner}");
         match lack(session, owner, true).await? {
@@ -196,7 +199,7 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
         };
         refusal(done, what, &mut refused)?;
         if secret {
-            // The server may quote it.
+            // The server's message may quote the value.
             let lines = refused.iter_mut().skip(before);
             lines.for_each(|line| *line = line.replace(&s.value, "***"));
         }
@@ -214,15 +217,15 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
     Ok(refused)
 }
 
-/// What the session's role lacks to act as the owner `owner` of databases, in words with the statement that
-/// grants it; `None` if it lacks nothing. `to_give`: also to give databases to that role, and to go on acting
-/// as their owner.
+/// Returns the privilege that the session's role lacks to act as the owner `owner` of databases, as text with
+/// the statement that grants it; `None` if it lacks nothing. `to_give`: also the privilege to give databases
+/// to that role and to keep acting as their owner.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub async fn lack(session: &mut Session, owner: &str, to_give: bool) -> Result<Option<String>> {
     let major = session.facts().major();
-    // The right to SET ROLE became one of its own with 16.
+    // Since 16 the right to SET ROLE is a separate one.
     let set = if major >= 16 { "SET" } else { "MEMBER" };
     let found: Option<(bool, bool, bool)> = session
         .first(sql::fill(
@@ -231,7 +234,7 @@ pub async fn lack(session: &mut Session, owner: &str, to_give: bool) -> Result<O
             &[&owner, &set],
         ))
         .await
-        .doing(|| format!("see whether databases of role `{owner}` can be managed"))?;
+        .doing(|| format!("check whether databases of role `{owner}` can be managed"))?;
     let role = session.facts().role.clone();
     let (me, it) = (sql::quote_ident(&role), sql::quote_ident(owner));
     Ok(match found {
@@ -243,19 +246,18 @@ pub async fn lack(session: &mut Session, owner: &str, to_give: bool) -> Result<O
         Some(_) if major >= 16 => {
             Some(format!("role `{role}` may not act as it: GRANT {it} TO {me} WITH INHERIT TRUE, SET TRUE;"))
         }
-        Some(_) => Some(format!("role `{role}` is no member of it: GRANT {it} TO {me};")),
+        Some(_) => Some(format!("role `{role}` is not a member of it: GRANT {it} TO {me};")),
     })
 }
 
-/// The settings whose stored value is a list of names, quoted where needed (GUC_LIST_QUOTE, which
-/// extensions cannot have): as one literal, `app, public` would become a single odd name. `pg_dump`
-/// has the same list.
+/// The settings whose stored value is a list of names, quoted where needed (GUC_LIST_QUOTE, which extensions
+/// cannot have): as one literal, `app, public` would become a single odd name. `pg_dump` has the same list.
 const LISTS: [&str; 4] =
     ["search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"];
 
-/// `FROM CURRENT` stores a list as the server itself understood it. The value is local to the
-/// transaction, so the session stays clean. Not fit for other settings: some cannot be set in a
-/// session, and some would act on the very statements here.
+/// Stores a list with `FROM CURRENT`, as the server itself parsed it. The value is local to the transaction,
+/// so it does not remain in the session. Not usable for other settings: some cannot be set in a session, and
+/// some would affect these very statements.
 async fn store_list(
     session: &mut Session,
     database: &str,
@@ -288,7 +290,7 @@ fn refusal(
     refused: &mut Vec<String>,
 ) -> Result<()> {
     match done {
-        // 42501: a right is missing; 42704/22023: a setting, a role or a value that is no more.
+        // 42501: a privilege is missing; 42704/22023: a setting, a role or a value no longer exists.
         Err(e) if matches!(state_of(&e).as_deref(), Some("42501" | "42704" | "22023")) => {
             refused.push(format!("{what}: {}", words(&e)));
             Ok(())

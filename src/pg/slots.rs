@@ -1,10 +1,9 @@
-//! Connection slots: how many our role may still take, and how many background work leaves to others.
+//! Connection slots: how many pgstencil's role may still take, and how many background work leaves to others.
 //!
-//! The server keeps some of `max_connections` for superusers, and from 16 on for members of
-//! `pg_use_reserved_connections`
-//! (<https://www.postgresql.org/docs/current/runtime-config-connection.html>); a role may have a limit of its
-//! own. Background workers that act for a role count as sessions here although they have slots of their own, so
-//! the numbers are rather too low.
+//! The server reserves some of `max_connections` for superusers, and from 16 on for members of
+//! `pg_use_reserved_connections` (<https://www.postgresql.org/docs/current/runtime-config-connection.html>);
+//! a role may have its own limit. Background workers that act for a role count as sessions here although they
+//! have slots of their own, so the numbers may be too low.
 
 use sqlx::FromRow;
 
@@ -21,30 +20,32 @@ const SLOTS: &str = "SELECT least(s.usable, s.of_role) AS usable, \
          (SELECT count(*) FROM pg_stat_get_activity(NULL) a WHERE a.usesysid = r.oid) AS by_role \
        FROM pg_roles r WHERE r.rolname = session_user) s";
 
-/// The connection slots of our role.
+/// The connection slots of pgstencil's role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
 pub struct Slots {
-    /// How many it may take at most.
+    /// Maximum number of slots that the role may take.
     pub usable: i64,
-    /// How many of them are free.
+    /// Number of free slots among them.
     pub free: i64,
 }
 
 impl Slots {
-    /// Counts them.
+    /// Counts the slots.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn count(session: &mut Session) -> Result<Self> {
         session.one(sql::fill(SLOTS, &[])).await.doing(|| "count connection slots".into())
     }
 
-    /// How many background work leaves free: five, or a tenth if that is more, but never more than half of them.
+    /// Returns the number of slots that background work leaves free: five, or a tenth if that is more, but
+    /// never more than half of them.
     pub fn left_free(usable: i64) -> i64 {
         (usable / 10).max(5).min(usable / 2)
     }
 
-    /// How many background work may still take. Negative: the one that asks should end its session.
+    /// Returns the number of slots that background work may still take. If it is negative, the caller should
+    /// end its session.
     pub fn spare(self) -> i64 {
         self.free - Slots::left_free(self.usable)
     }
@@ -58,7 +59,7 @@ mod tests {
     fn background_work_leaves_some() {
         let left = |usable| Slots::left_free(usable);
         assert_eq!([left(97), left(200), left(17)], [9, 20, 5]);
-        // A server or role with few must not keep it from everything.
+        // A server or role with few slots must still allow background work.
         assert_eq!([left(7), left(2), left(1)], [3, 1, 0]);
         let slots = |free| Slots { usable: 97, free };
         assert_eq!([slots(20).spare(), slots(9).spare(), slots(8).spare()], [11, 0, -1]);

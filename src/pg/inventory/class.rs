@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// What a line of an inventory is about.
+/// The class of a line of an inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -14,18 +14,18 @@ pub enum Class {
     Grants,
     /// Settings of the database and of roles in it, and its connection limit.
     Settings,
-    /// How many rows each table has, and how many large objects there are.
+    /// The number of rows of each table, and the number of large objects.
     RowCounts,
-    /// What rows and large objects say.
+    /// The contents of rows and large objects.
     RowContents,
-    /// Numbers and UUIDs that stand for a row: rows that are equal but for these.
+    /// Numbers and UUIDs that identify a row; the rows are otherwise equal.
     Ids,
-    /// How far sequences have counted.
+    /// The positions of sequences.
     Sequences,
 }
 
 impl Class {
-    /// All of them, in the order in which they are printed.
+    /// All classes, in the order in which they are printed.
     pub const ALL: [Class; 7] = [
         Class::Schema,
         Class::Grants,
@@ -36,7 +36,7 @@ impl Class {
         Class::Sequences,
     ];
 
-    /// What a line of this rank is about: the `.sql` files beside this one give each line a rank.
+    /// Returns the class of lines with this rank: the `.sql` files in this directory give each line a rank.
     pub(super) fn of_rank(rank: i32) -> Self {
         match rank {
             7 | 8 => Class::Grants,
@@ -48,8 +48,9 @@ impl Class {
         }
     }
 
-    /// Whether a difference of this class says that a template was not built as it should be. The others are
-    /// what an upgraded installation has, too: rows in another order get other numbers.
+    /// Returns whether a difference of this class shows that a template was not built as it should be.
+    /// Differences of the other classes also occur in an upgraded installation: rows in another order get
+    /// other numbers.
     pub fn decides(self) -> bool {
         match self {
             Class::Schema | Class::Grants | Class::Settings | Class::RowCounts => true,
@@ -57,7 +58,7 @@ impl Class {
         }
     }
 
-    /// Some of them in words: `schema, grants and ids`.
+    /// Lists classes as text: `schema, grants and ids`.
     pub fn list(classes: &[Class]) -> String {
         let words: Vec<String> = classes.iter().map(Class::to_string).collect();
         match words.split_last() {
@@ -67,7 +68,7 @@ impl Class {
         }
     }
 
-    /// Whether it is compared only where the rows are read.
+    /// Returns whether the class is compared only if the rows are read.
     pub fn needs_rows(self) -> bool {
         matches!(self, Class::RowContents | Class::Ids)
     }

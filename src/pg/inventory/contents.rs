@@ -1,4 +1,4 @@
-//! What the rows of tables say: a digest for each table, whatever the order of its rows.
+//! The contents of tables: a digest for each table, independent of the order of its rows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,17 +17,17 @@ pub type Contents = BTreeMap<String, Held>;
 
 const CELLS: &str = concat!(include_str!("prelude.sql"), include_str!("cells.sql"));
 
-/// What a table holds.
+/// The contents of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     pub(super) schema: String,
     pub(super) name: String,
     pub(super) columns: Vec<Column>,
     pub(super) refers: Vec<Refers>,
-    /// How many rows it has; `None` if they were not read.
+    /// Number of its rows; `None` if they were not read.
     pub(super) rows: Option<i64>,
     pub(super) digest: String,
-    /// Why its rows could not be read.
+    /// The reason why its rows could not be read.
     pub(super) refusal: Option<String>,
 }
 
@@ -36,21 +36,21 @@ pub struct Held {
 pub(super) struct Column {
     pub(super) name: String,
     pub(super) kind: Kind,
-    /// Whether it is a number or UUID that stands for the row.
+    /// Whether it is a number or UUID that identifies the row.
     pub(super) id: bool,
     readable: bool,
-    /// The config says that it does not count.
+    /// Whether the config excludes it.
     #[serde(default)]
     ignored: bool,
 }
 
 impl Column {
-    /// Whether its values are in the digest of a row.
+    /// Returns whether its values are in the digest of a row.
     pub(super) fn counts(&self) -> bool {
         !self.ignored && !matches!(self.kind, Kind::Server | Kind::Clock)
     }
 
-    /// In what form it may hold the time of the build.
+    /// Returns the form in which it may contain the time of the build.
     pub(super) fn time(&self) -> Option<Time> {
         match self.kind {
             Kind::Timestamptz => Some(Time::Instant),
@@ -64,7 +64,7 @@ impl Column {
     }
 }
 
-/// What the time of the build may stand in.
+/// The kinds of columns that may contain the time of the build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
@@ -76,7 +76,7 @@ pub(super) enum Kind {
     Clock,
     Number,
     Text,
-    /// Something that the server counts, or how long something took: never the same twice.
+    /// A value that the server counts, or a duration: never the same twice.
     Server,
     Other,
 }
@@ -85,7 +85,7 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Refers {
     pub(super) columns: Vec<String>,
-    /// Heading of the table that it refers to.
+    /// Heading of the table to which it refers.
     pub(super) table: String,
     pub(super) referred: Vec<String>,
 }
@@ -99,10 +99,10 @@ struct Cells {
     refers: Option<Json<Vec<Refers>>>,
 }
 
-/// Columns that do not count, as `table.column` or `schema.table.column`; `*` stands for every column.
+/// Columns that do not count, as `table.column` or `schema.table.column`; `*` means every column.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ignored {
-    /// The entries, as they stand in the config.
+    /// The entries, as written in the config.
     pub names: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ impl Ignored {
         self.names.iter().any(|name| names(name, schema, table, column))
     }
 
-    /// The entries that name no column of these databases.
+    /// Returns the entries that name no column of these databases.
     pub fn unknown(&self, databases: &[Contents]) -> Vec<String> {
         let tables = || databases.iter().flat_map(|contents| contents.values());
         let known = |name: &&String| {
@@ -127,7 +127,8 @@ fn names(entry: &str, schema: &str, table: &str, column: &str) -> bool {
         .any(|column| entry == format!("{table}.{column}") || entry == format!("{schema}.{table}.{column}"))
 }
 
-/// Digests the rows of tables. A table whose rows the server cannot turn into text is refused, with why.
+/// Computes a digest of the rows of each table. For a table whose rows the server cannot convert to text it
+/// returns the reason instead.
 pub(super) async fn read(session: &mut Session, tables: &[Table], ignored: &Ignored) -> Result<Contents> {
     let database = session.database().to_owned();
     let doing = || format!("read the rows of database `{database}`");
@@ -189,7 +190,7 @@ impl Held {
     }
 }
 
-/// Digests some tables in one statement; why not, if the server cannot.
+/// Computes the digests of some tables in one statement, or returns the reason why the server cannot.
 async fn digest(
     session: &mut Session,
     contents: &mut Contents,
@@ -213,8 +214,8 @@ async fn digest(
     }))
 }
 
-/// The answer to a statement, in a transaction of its own; why not, if it is the rows that the server cannot
-/// cope with.
+/// Returns the answer to a statement, in its own transaction; or the reason why the server cannot process the
+/// rows.
 pub(super) async fn ask<T>(
     session: &mut Session,
     statement: sql::Statement,
@@ -227,7 +228,7 @@ where
     let found = session.rows::<T>(statement).await;
     match session.end(found).await {
         Ok(found) => Ok(Ok(found)),
-        // Cancelled, out of time, ended by an operator, without a connection.
+        // Cancelled, timed out, ended by an operator, or the connection is lost.
         Err(error) => match state_of(&error) {
             Some(state) if !state.starts_with("57") && !state.starts_with("08") => Ok(Err(words(&error))),
             _ => Err(error).doing(doing),

@@ -1,4 +1,4 @@
-//! [`Difference`]: what one inventory has and another has not, for people and for JSON.
+//! [`Difference`]: the differences between two inventories, for people and for JSON.
 
 use std::fmt;
 
@@ -7,30 +7,30 @@ use similar::{Algorithm, DiffOp};
 
 use super::{Class, Inventory, Line};
 
-/// All in which two databases differ. Displayed, a unified diff by class and heading; serialised, a list
-/// of changes.
+/// All differences between two databases. `Display` prints a unified diff by class and heading; serialised it
+/// is a list of changes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
-    /// What a person calls the first.
+    /// Label of the first database.
     pub old: String,
-    /// And the second.
+    /// Label of the second database.
     pub new: String,
-    /// Sorted by class and heading; empty when the two are equal.
+    /// Sorted by class and heading; empty if the two are equal.
     pub changes: Vec<Change>,
 }
 
-/// One object that differs, in lines of one class. An object that only one of the two have is one change,
-/// with all of its lines.
+/// One object that differs, in lines of one class. An object that only one of the two has is one change, with
+/// all of its lines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(into = "Flat")]
 pub struct Change {
-    /// What its lines are about.
+    /// Class of its lines.
     pub class: Class,
-    /// What a person calls it: `table public.users`.
+    /// Name of the object for display: `table public.users`.
     pub heading: String,
-    /// Whether both have it.
+    /// Which of the two have the object.
     pub kind: ChangeKind,
-    /// Its lines that differ, in order.
+    /// The lines that differ, in order.
     pub edits: Vec<Edit>,
 }
 
@@ -42,14 +42,14 @@ pub enum ChangeKind {
     Added,
     /// Only the first.
     Removed,
-    /// Both, but not alike.
+    /// Both, with differences.
     Changed,
 }
 
-/// A line that one of the two lacks.
+/// A line that only one of the two has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
-    /// Who has it.
+    /// The inventory that has it.
     pub side: Side,
     /// The line.
     pub line: String,
@@ -64,7 +64,7 @@ pub enum Side {
     New,
 }
 
-/// The shape in JSON.
+/// The JSON shape.
 #[derive(Serialize)]
 struct Flat {
     class: Class,
@@ -88,8 +88,8 @@ impl From<Change> for Flat {
     }
 }
 
-/// Compares two inventories, of the same server version. Digests of rows are compared by
-/// [`super::RowComparison`].
+/// Compares two inventories of the same server version. [`super::RowComparison`] compares the digests of
+/// rows.
 pub fn diff(old: &Inventory, new: &Inventory, old_name: &str, new_name: &str) -> Difference {
     let mut changes = Vec::new();
     let nothing = Vec::new();
@@ -122,10 +122,10 @@ pub fn diff(old: &Inventory, new: &Inventory, old_name: &str, new_name: &str) ->
     difference
 }
 
-/// What an object is about that only one of the two have.
+/// Returns the class of an object that only one of the two has.
 fn main_class(lines: &[Line]) -> Class {
-    // What has an owner is an object, of which there may be no more to say. Of others are only told what became of
-    // their rights, and their rows.
+    // Everything with an owner is an object, which may have no other lines. Everything else has only lines
+    // about its privileges and its rows.
     if lines.is_empty() || lines.iter().any(|line| line.text.starts_with("owner ")) {
         return Class::Schema;
     }
@@ -145,8 +145,8 @@ fn all(lines: &[Line], side: Side) -> Vec<Edit> {
     lines.iter().map(edit).collect()
 }
 
-/// The fewest lines whose removal and addition make one of the other: function bodies and column
-/// orders are sequences with repeats, which comparing sets would take for equal.
+/// Returns a minimal list of removals and additions that turns one into the other: function bodies and column
+/// orders are sequences with repeats, which a comparison of sets would take for equal.
 fn edits(old: &[String], new: &[String]) -> Vec<Edit> {
     if old == new {
         return Vec::new();
@@ -164,8 +164,8 @@ fn edits(old: &[String], new: &[String]) -> Vec<Edit> {
     edits
 }
 
-/// The line without the position that it tells: one column more in front moves all that follow,
-/// which is no news. Equal keys in equal order are equal positions, as these count from 1.
+/// Returns a line without its position: a column that is added in front moves all following columns, which is
+/// no difference in itself. Equal keys in equal order have equal positions, as these count from 1.
 fn key(line: &str) -> String {
     for word in ["column ", "label "] {
         if let Some(rest) = line.strip_prefix(word) {
@@ -176,18 +176,18 @@ fn key(line: &str) -> String {
 }
 
 impl Difference {
-    /// Whether the two are equal.
+    /// Returns whether the two are equal.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// The classes in which the two differ, without repeats, in the order of [`Class::ALL`].
+    /// Returns the classes in which the two differ, without repeats, in the order of [`Class::ALL`].
     pub fn classes(&self) -> Vec<Class> {
         let differs = |class: &Class| self.changes.iter().any(|change| change.class == *class);
         Class::ALL.into_iter().filter(differs).collect()
     }
 
-    /// Only the changes of some classes.
+    /// Returns only the changes of some classes.
     pub fn only(&self, wanted: impl Fn(Class) -> bool) -> Self {
         let changes = self.changes.iter().filter(|change| wanted(change.class));
         Difference { old: self.old.clone(), new: self.new.clone(), changes: changes.cloned().collect() }
@@ -206,7 +206,7 @@ impl Difference {
 }
 
 impl fmt::Display for Difference {
-    /// Nothing when the two are equal.
+    /// Prints nothing if the two are equal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
             return Ok(());
@@ -334,7 +334,7 @@ mod tests {
             inventory(&[("t", &["column 1 x int", "column 2 a int", "column 3 b int", "column 4 c int"])]);
         let text = diff(&old, &new, "o", "n").to_string();
         assert_eq!(text, "--- o\n+++ n\n@@ schema @@\n t\n+  column 1 x int\n");
-        // Within a definition such words are text like any other.
+        // Within a definition such words are ordinary text.
         let old = inventory(&[("f", &["definition", "  column 1 x"])]);
         let new = inventory(&[("f", &["definition", "  column 2 x"])]);
         assert_eq!(diff(&old, &new, "", "").changes.len(), 1);

@@ -1,35 +1,35 @@
-//! [`Inventory`]: everything in one database that a migrate command decides, as lines of text that
-//! two builds of the same thing share.
+//! [`Inventory`]: everything in one database that a migrate command decides, as lines of text that are equal
+//! for two builds of the same inputs.
 //!
-//! Nothing in it depends on chance: no oids, no generated names that hold some, no order that the
-//! server is free to choose. It covers everything that `pg_dump --create` prints of a database. Each line
-//! belongs to a [`Class`]:
+//! An inventory does not depend on chance: it contains no oids, no generated names with oids in them, and no
+//! order that the server may choose. It covers everything that `pg_dump --create` prints of a database. Each
+//! line belongs to a [`Class`]:
 //!
-//! - schema: schemas, tables with all that hangs on them, sequences, views, routines, types, operators,
-//!   text search, foreign servers, publications, subscriptions, large objects; extensions with their
-//!   members and what depends on them; comments and security labels; the database's encoding, locale and
-//!   tablespace;
-//! - grants: owners, grants, default privileges, and what became of the rights of what initdb and
-//!   extensions made;
+//! - schema: schemas, tables with everything that depends on them, sequences, views, routines, types,
+//!   operators, text search, foreign servers, publications, subscriptions, large objects; extensions with
+//!   their members and what depends on them; comments and security labels; the database's encoding, locale
+//!   and tablespace;
+//! - grants: owners, grants, default privileges, and changed privileges of objects that initdb and extensions
+//!   made;
 //! - settings of the database;
-//! - row counts: how many rows each table has, and how many large objects there are;
+//! - row counts: the number of rows of each table, and the number of large objects;
 //! - sequences: their positions;
-//! - row contents: a digest of each large object, and, if they are asked for, of the rows of each table.
+//! - row contents: a digest of each large object and, on request, of the rows of each table.
 //!
-//! Not in it: the definitions of extensions' members (only their names, their rights, the rows of their
-//! tables, and what others hung on these); gaps that dropped columns leave in `attnum` (positions count
-//! live columns); options of tables, columns and indexes that the server writes by itself (of a column
-//! only what a person can set counts, elsewhere names that begin with `pg_` do not); rows of foreign
-//! tables; the numbers of large objects; changes to objects that initdb made, other than their rights and
-//! schema `public`; planner statistics; roles, tablespaces and whatever else belongs to the server; the
-//! database's own owner, rights and comment, which lie outside it. Where something holds the name of the
-//! database that it was built in, [`Inventory::replace`] makes builds comparable: only the caller knows
-//! that name, since a template is renamed when it is sealed. Values of a user mapping's options, of a
-//! subscription's connection, and of others with a name like a password's, are hidden: a digest with a
-//! secret word stands for each.
+//! It does not cover: the definitions of extensions' members (only their names, their privileges, the rows of
+//! their tables, and objects that others attached to them); gaps that dropped columns leave in `attnum`
+//! (positions count live columns); options of tables, columns and indexes that the server writes by itself
+//! (for a column only options that a person can set count, elsewhere names that begin with `pg_` do not);
+//! rows of foreign tables; the numbers of large objects; changes to objects that initdb made, except their
+//! privileges and the schema `public`; planner statistics; roles, tablespaces and other objects of the
+//! server; and the database's own owner, privileges and comment, which are stored outside it. If an object
+//! contains the name of the database in which it was built, [`Inventory::replace`] makes builds comparable:
+//! only the caller knows that name, since a template is renamed when it is sealed. The values of a user
+//! mapping's options, of a subscription's connection, and of others with a name like that of a password, are
+//! hidden: each is replaced by a digest with a secret word.
 //!
-//! The catalogs are described in <https://www.postgresql.org/docs/current/catalogs.html>. Each
-//! `.sql` file here is one query that answers with (heading, rank, number, line).
+//! <https://www.postgresql.org/docs/current/catalogs.html> describes the catalogs. Each `.sql` file here is
+//! one query that returns (heading, rank, number, line).
 
 mod class;
 mod contents;
@@ -50,47 +50,47 @@ pub use difference::{Change, ChangeKind, Difference, Edit, Side, diff};
 pub use rows::{Look, RowComparison, RowDifference, Sight, Window};
 pub use shape::{Rows, digests, shape};
 
-/// What is in one database.
+/// The contents of a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// What a person calls the object (`table public.users`), and what there is to say of it. A
-    /// line that begins with two blanks continues the one before.
+    /// The lines of each object, by its name for display (`table public.users`). A line that begins with two
+    /// blanks continues the line before it.
     pub entries: BTreeMap<String, Vec<Line>>,
-    /// Digests of the rows of its tables, by heading; empty if none were asked for.
+    /// Digests of the rows of its tables, by heading; empty if they were not requested.
     pub contents: Contents,
 }
 
 /// One line of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// What it is about.
+    /// The class of the line.
     pub class: Class,
-    /// The line.
+    /// The text of the line.
     pub text: String,
 }
 
-/// What is to be read of a database.
+/// The parts of a database to read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading<'a> {
-    /// A word that hides secrets: the digests that stand for them can only be compared with digests that were
-    /// made with the same word, and nobody can try passwords who does not know it.
+    /// A word that hides secrets. Digests of secrets can only be compared with digests made with the same
+    /// word, and an attacker who does not know it cannot try passwords.
     pub veil: &'a str,
-    /// Whether to read row contents, and which columns do not count.
+    /// The columns that do not count; `None` means that row contents are not read.
     pub rows: Option<&'a Ignored>,
 }
 
 impl Inventory {
-    /// How many objects it lists.
+    /// Returns the number of objects.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing is in the database.
+    /// Returns whether the database is empty.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// What the role could not read, and why, a line each.
+    /// Returns a line for each object that the role could not read, with the reason.
     pub fn unread(&self) -> Vec<String> {
         const UNREAD: [&str; 3] = ["rows unknown: ", "contents unknown", "position unknown: "];
         let all = self.entries.iter();
@@ -100,9 +100,9 @@ impl Inventory {
         told.collect()
     }
 
-    /// Puts `stand_in` wherever `name` stands, in headings too. For names that differ by build and
-    /// cannot be mistaken for anything else: the private names that a set's databases had while they
-    /// were built, in a foreign server's options or a comment.
+    /// Replaces `name` by `stand_in` everywhere, in headings too. For names that differ by build and cannot
+    /// be mistaken for anything else: the private names that the databases of a template had while they were
+    /// built, in a foreign server's options or a comment.
     pub fn replace(&mut self, name: &str, stand_in: &str) {
         let entries = std::mem::take(&mut self.entries);
         for (heading, lines) in entries {
@@ -138,20 +138,20 @@ const LARGE_CONTENTS: &str = include_str!("large_contents.sql");
 const COUNTABLE: &str = query!("countable.sql");
 const SEQUENCES: &str = query!("sequences.sql");
 
-/// How many rows a table has, after all other lines of it.
+/// Rank of the number of rows of a table, after all its other lines.
 const ROWS: i32 = 10;
-/// The position of a sequence.
+/// Rank of the position of a sequence.
 const POSITION: i32 = 11;
-/// What rows say.
+/// Rank of the contents of rows.
 const CONTENTS: i32 = 13;
 
-/// How many tables are counted in one statement: few round trips, and a plan of moderate size.
+/// Number of tables that are counted in one statement: few round trips, and a plan of moderate size.
 const BATCH: usize = 64;
 
-/// One line with what it is sorted by, after its heading.
+/// One line with its sort keys, after its heading.
 type Found = (i32, i64, String);
 
-/// A line as the queries give it: heading, rank, number, text.
+/// A line as the queries return it: heading, rank, number, text.
 type Row = (Option<String>, i32, i64, Option<String>);
 
 /// A table whose rows count, or a sequence.
@@ -160,17 +160,17 @@ struct Table {
     heading: String,
     schema: String,
     name: String,
-    /// Why our role cannot read it.
+    /// The reason why pgstencil's role cannot read it.
     refusal: Option<String>,
 }
 
 /// Reads the inventory of the session's database: the catalogs in one snapshot, then sequences and rows.
 ///
-/// Works for any role. What the role may not read it cannot count: such a table says `rows unknown`
-/// and why. Counting locks each table as any SELECT does, so one that somebody alters is waited for.
+/// Works for any role. It cannot count tables that the role may not read: their line is `rows unknown`, with
+/// the reason. Counting locks each table as any SELECT does, so it waits while a table is being altered.
 ///
 /// # Errors
-/// The driver's. The session is usable afterwards, unless it is lost.
+/// Errors of the driver. The session is usable afterwards, unless it is lost.
 ///
 /// # Cancel safety
 /// If the future is dropped, a transaction that only reads stays open: close the session.
@@ -203,8 +203,8 @@ pub async fn read(session: &mut Session, reading: &Reading<'_>) -> Result<Invent
         let line = format!("rows unknown: {}", table.refusal.unwrap_or_default());
         found.entry(table.heading).or_default().push((ROWS, 0, line));
     }
-    // A transaction for each batch: a single one would hold a lock on every table and index of the
-    // database, more than the server may have.
+    // One transaction per batch: a single transaction would hold a lock on every table and index of the
+    // database, possibly more than the server allows.
     for batch in known.chunks(BATCH) {
         begin(session).await.doing(doing)?;
         let counts = count(session, batch).await;
@@ -242,9 +242,8 @@ pub async fn read(session: &mut Session, reading: &Reading<'_>) -> Result<Invent
     Ok(Inventory { entries, contents })
 }
 
-/// Begins a transaction that reads, under the settings that decide how the server prints
-/// expressions: a database may have its own. Compiling these queries would take longer than running
-/// them.
+/// Begins a read-only transaction, with the settings that decide how the server prints expressions: a
+/// database may have its own. Compiling these queries would take longer than running them.
 async fn begin(session: &mut Session) -> Result<(), sqlx::Error> {
     let text = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                 SET LOCAL search_path = pg_catalog; SET LOCAL datestyle = ISO; \
@@ -255,7 +254,7 @@ async fn begin(session: &mut Session) -> Result<(), sqlx::Error> {
     session.run(sql::user_statements(text.into())).await
 }
 
-/// What the catalogs say, by heading; the tables whose rows count; the sequences.
+/// Reads the catalogs: lines by heading; the tables whose rows count; the sequences.
 async fn describe(
     session: &mut Session,
     reading: &Reading<'_>,
@@ -270,7 +269,7 @@ async fn describe(
     for query in QUERIES.into_iter().chain(schemas).chain(subscriptions).chain([LARGE_CONTENTS]) {
         let rows: Vec<Row> = session.rows(sql::fill(query, &[])).await?;
         for (heading, rank, number, line) in rows {
-            // Without heading is only what was dropped since the snapshot.
+            // Only objects that were dropped since the snapshot have no heading.
             if let (Some(heading), Some(line)) = (heading, line) {
                 found.entry(heading).or_default().push((rank, number, line));
             }
@@ -286,8 +285,8 @@ async fn count(session: &mut Session, tables: &[Table]) -> Result<Vec<i64>, sqlx
     session.scalars(sql::count_rows(names)).await
 }
 
-/// A definition of several lines, the later ones indented. A carriage return is part of it, and would
-/// not be seen as what it is.
+/// Splits a definition of several lines and indents the later ones. A carriage return is part of the
+/// definition, but would not be visible.
 fn split((rank, _, text): Found) -> Vec<Line> {
     let class = Class::of_rank(rank);
     let text = text.replace('\r', "\\r");

@@ -1,12 +1,12 @@
-//! [`RowComparison`]: what differs in the rows of two databases, where the digests of a table do.
+//! [`RowComparison`]: the differences between the rows of two databases, for tables whose digests differ.
 //!
-//! Tables that are equal are read once. Of the others, columns that hold the time of the build are left out:
-//! columns for times, and for numbers and texts that may hold some, in which one of the two databases has a
-//! value from the time in which it was built. Rows that still differ are compared without their ids, so that
-//! those that only have other numbers are told from those that say something else. An id is a number or UUID
-//! of a primary key, or one that a sequence, an identity or a function gives; for a foreign key to one, the
-//! row that it refers to counts, up to [`DEPTH`] steps on. Where ids moved, tables that refer to them are looked at,
-//! too: equal rows that mean other ones differ.
+//! Equal tables are read once. In the others, columns that contain the time of the build are left out:
+//! columns for times, and for numbers and texts that may contain times, in which one of the two databases has
+//! a value from the time in which it was built. Rows that still differ are compared without their ids. This
+//! separates rows that only have other numbers from rows with other contents. An id is a number or UUID of a
+//! primary key, or one that a sequence, an identity or a function generates; for a foreign key to an id, the
+//! row to which it refers is compared, up to [`DEPTH`] steps further. If ids have moved, the tables that
+//! refer to them are compared, too: equal rows that refer to other rows differ.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,65 +17,65 @@ use crate::error::Result;
 use crate::pg::Session;
 use crate::pg::sql::{self, Cell, Digested, Reference, Time};
 
-/// How many foreign keys in a row are followed to say which row an id means.
+/// Maximum number of foreign keys in a row that are followed to find the row that an id means.
 const DEPTH: usize = 2;
 
-/// How many rows of a table that differs are looked at one by one, to say how many differ.
+/// Maximum number of rows of a differing table that are compared one by one to count the differences.
 const EACH: i64 = 500_000;
 
-/// The time in which a database was built, by the server's clock, in a form that the server reads.
+/// The period in which a database was built, by the server's clock, in a form that the server parses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Its begin.
+    /// Its beginning.
     pub since: String,
     /// Its end.
     pub until: String,
 }
 
-/// Two databases whose tables have other digests.
+/// Two databases whose tables have different digests.
 #[derive(Debug)]
 pub struct RowComparison<'a> {
     old: &'a Contents,
     new: &'a Contents,
     /// Headings of the tables that differ.
     suspects: Vec<&'a str>,
-    /// By heading, columns that hold the time of the build.
+    /// Columns that contain the time of the build, by heading.
     times: BTreeMap<&'a str, BTreeSet<String>>,
 }
 
-/// What differs in rows.
+/// The differences in rows.
 #[derive(Clone, Debug, Default)]
 pub struct RowDifference {
-    /// In contents and ids.
+    /// Changes in contents and ids.
     pub changes: Vec<Change>,
-    /// Columns that were left out since they hold the time of the build, as `schema.table.column`.
+    /// Columns that were left out since they contain the time of the build, as `schema.table.column`.
     pub left_out: Vec<String>,
 }
 
-/// What [`RowComparison::look`] found in one database, by heading.
+/// Findings of [`RowComparison::look`] in one database, by heading.
 pub type Look = BTreeMap<String, Sight>;
 
-/// What was found in one table.
+/// The findings in one table.
 #[derive(Clone, Debug, Default)]
 pub struct Sight {
-    /// Digests of each row: with ids, without; `None` if the table is too large for that.
+    /// Digests of each row: with ids, without ids; `None` if the table is too large for that.
     each: Option<Vec<(i64, i64)>>,
-    /// Digests of all rows: with ids, without.
+    /// Digests of all rows together: with ids, without ids.
     sums: Option<(String, String)>,
     /// A digest for each of [`Plan::columns`].
     columns: Vec<Option<String>>,
 }
 
-/// What is looked at in one table.
+/// The comparison of one table.
 struct Plan {
     full: Digested,
     idless: Vec<Cell>,
-    /// Columns, and whether they are ids.
+    /// The columns, and whether they are ids.
     columns: Vec<(String, bool)>,
 }
 
 impl<'a> RowComparison<'a> {
-    /// `None` if the tables that both have are equal.
+    /// Starts a comparison; `None` if the tables that both have are equal.
     pub fn new(old: &'a Contents, new: &'a Contents) -> Option<Self> {
         let suspects: Vec<&str> = old
             .iter()
@@ -88,11 +88,11 @@ impl<'a> RowComparison<'a> {
         (!suspects.is_empty()).then(|| RowComparison { old, new, suspects, times: BTreeMap::new() })
     }
 
-    /// Finds the columns that hold the time in which the session's database was built. To be called for both
+    /// Finds the columns that contain the time in which the session's database was built. Call it for both
     /// databases before [`RowComparison::look`].
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn find_times(&mut self, session: &mut Session, window: &Window) -> Result<()> {
         for heading in self.suspects.clone() {
             let columns: Vec<(&str, Time)> =
@@ -114,8 +114,8 @@ impl<'a> RowComparison<'a> {
         Ok(())
     }
 
-    /// Adds tables that refer to rows whose ids have moved: their own rows may be the same, and mean other ones.
-    /// Whether there are any.
+    /// Adds tables that refer to rows whose ids have moved: their own rows may be equal and still refer to
+    /// other rows. Returns whether there are any.
     pub fn follow(&mut self, found: &RowDifference) -> bool {
         let changes = found.changes.iter().filter(|change| change.class == Class::Ids);
         let moved: BTreeSet<&str> = changes.map(|change| change.heading.as_str()).collect();
@@ -130,10 +130,10 @@ impl<'a> RowComparison<'a> {
         self.suspects.len() > before
     }
 
-    /// Looks at the tables that differ in one of the two databases, as far as that was not done before.
+    /// Reads the differing tables of one of the two databases, unless that was done before.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn look(&self, session: &mut Session, look: &mut Look) -> Result<()> {
         let seen = |heading: &&&str| !look.contains_key(**heading);
         for heading in self.suspects.iter().filter(seen).copied().collect::<Vec<_>>() {
@@ -166,7 +166,7 @@ impl<'a> RowComparison<'a> {
         Ok(())
     }
 
-    /// What differs, by what was seen of both.
+    /// Returns the differences between the findings in both databases.
     pub fn judge(&self, old: &Look, new: &Look) -> RowDifference {
         let mut difference = RowDifference::default();
         for heading in &self.suspects {
@@ -232,12 +232,12 @@ impl<'a> RowComparison<'a> {
             }
         };
         let mut changes = Vec::new();
-        // Where one only has more rows, their number says it.
+        // If one table only has more rows, the row count shows it.
         let more = totals[0] != totals[1] && idless.contains(&Some(0));
         if idless != [Some(0); 2] && !more {
             changes.push(change(Class::RowContents, idless));
         }
-        // Rows that only have other ids: those that are equal without.
+        // Rows that differ only in their ids: those that are equal without them.
         let ids = [0, 1].map(|i| match (full[i], idless[i]) {
             (Some(full), Some(idless)) => Some((full - idless).max(0)),
             (None, Some(0)) => None,
@@ -249,7 +249,7 @@ impl<'a> RowComparison<'a> {
         changes
     }
 
-    /// The columns that count in both databases.
+    /// Returns the columns that count in both databases.
     fn columns(&self, heading: &str) -> impl Iterator<Item = &'a Column> + use<'a> {
         let old = self.old.get(heading);
         let new = self.new.get(heading).into_iter().flat_map(|held| &held.columns);
@@ -267,7 +267,8 @@ impl<'a> RowComparison<'a> {
         }
     }
 
-    /// The columns that are compared: not those that hold the time of the build, but for texts.
+    /// Returns the columns that are compared: all but those that contain the time of the build, and all
+    /// texts.
     fn compared(&self, heading: &'a str) -> Vec<&'a Column> {
         let timeless = |c: &&Column| !self.has_time(heading, &c.name) || c.kind == Kind::Text;
         self.columns(heading).filter(timeless).collect()
@@ -277,7 +278,7 @@ impl<'a> RowComparison<'a> {
         let columns = self.compared(heading);
         let (idless, ids) = self.idless(heading, DEPTH);
         let plain = columns.iter().map(|c| self.cell(heading, &c.name));
-        // Rows that are equal differ if they mean other ones.
+        // Equal rows differ if they refer to other rows.
         let referred = idless.iter().filter(|c| matches!(c, Cell::Referred(_)));
         Plan {
             full: self.new[heading].digested(plain.chain(referred.cloned()).collect()),
@@ -286,7 +287,8 @@ impl<'a> RowComparison<'a> {
         }
     }
 
-    /// What counts of a row without its ids, and which columns are ids. Foreign keys are followed `depth` times.
+    /// Returns the parts of a row that count without its ids, and the columns that are ids. Follows foreign
+    /// keys `depth` times.
     fn idless(&self, heading: &'a str, depth: usize) -> (Vec<Cell>, BTreeSet<&'a str>) {
         let columns = self.compared(heading);
         let has = |name: &String| columns.iter().any(|c| c.name == *name);
@@ -317,8 +319,8 @@ impl<'a> RowComparison<'a> {
     }
 }
 
-/// How many of the first are not among the second, and the other way round; equal ones count as often as they
-/// are there.
+/// Counts the elements of the first that are not in the second, and the reverse; equal elements count as
+/// often as they occur.
 fn only_in(old: impl Iterator<Item = i64>, new: impl Iterator<Item = i64>) -> [i64; 2] {
     let mut balance: HashMap<i64, i64> = HashMap::new();
     for digest in old {

@@ -1,5 +1,5 @@
-//! The shape of a database, and digests of its rows: whether two databases may hold the same, at less cost
-//! than an [`Inventory`](super::Inventory) of both.
+//! The shape of a database, and digests of its rows: a cheaper check than an [`Inventory`](super::Inventory)
+//! of whether two databases may be equal.
 
 use std::collections::BTreeMap;
 
@@ -9,32 +9,32 @@ use super::{BATCH, COUNTABLE, Table, begin, count};
 use crate::error::Result;
 use crate::pg::{Doing as _, Session, sql};
 
-/// How many objects of each kind there are. Equal databases have equal counts.
+/// Query for the number of objects of each kind. Equal databases have equal numbers.
 const OBJECTS: &str = include_str!("objects.sql");
-/// Tables that may hold what a migration tool notes in few rows: `countable.sql` of those without a column
-/// for a time, which a log has.
+/// Query for tables in which a migration tool may record a few rows: the tables of `countable.sql` without a
+/// column for a time, which a log would have.
 const TIMELESS: &str =
     concat!(include_str!("prelude.sql"), include_str!("countable.sql"), include_str!("timeless.sql"));
 
-/// So few rows are read of such a table: a tool that notes one state, rather than a row for each migration,
-/// needs no more.
+/// Maximum number of rows that are read of such a table: a tool that records one state, instead of a row for
+/// each migration, needs no more.
 const FEW: usize = 10;
 
-/// Which rows a digest is made of.
+/// The rows that a digest covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
-    /// All.
+    /// All rows.
     All,
-    /// Those of small tables without a column for a time, and in them no times: two builds of the same
-    /// thing write the same there.
+    /// The rows of small tables without a column for a time, without times in them: two builds of the same
+    /// inputs write the same rows there.
     Few,
 }
 
-/// A hash that two databases share if they have as many objects of each kind and as many rows in each
-/// table. It says nothing else of them.
+/// Returns a hash that is equal for two databases with the same number of objects of each kind and the same
+/// number of rows in each table. It shows nothing else.
 ///
 /// # Errors
-/// The driver's. The session is usable afterwards, unless it is lost.
+/// Errors of the driver. The session is usable afterwards, unless it is lost.
 pub async fn shape(session: &mut Session) -> Result<String> {
     let database = session.database().to_owned();
     let doing = || format!("count what is in database `{database}`");
@@ -68,10 +68,10 @@ struct Digest {
     digest: Option<String>,
 }
 
-/// A digest of the rows of each table, by what a person calls the table.
+/// Returns a digest of the rows of each table, by the table's name for display.
 ///
 /// # Errors
-/// The driver's. The session is usable afterwards, unless it is lost.
+/// Errors of the driver. The session is usable afterwards, unless it is lost.
 pub async fn digests(session: &mut Session, which: Rows) -> Result<BTreeMap<String, String>> {
     let database = session.database().to_owned();
     let doing = || format!("read the rows of database `{database}`");
