@@ -1,14 +1,14 @@
-//! Replays real histories against eviction policies: what would each have kept, and what would that
-//! have cost?
+//! Replays real histories against eviction policies: which templates each would have kept, and what its
+//! misses would have cost.
 //!
 //! ```sh
-//! cargo run --release --example eviction_replay -- TRACES          all traces of the folder
+//! cargo run --release --example eviction_replay -- TRACES          all traces of the directory
 //! cargo run --release --example eviction_replay -- TRACES zulip    some
 //! ```
 //!
-//! A full build costs a unit for each migration file; an extension a unit for each file that it adds,
-//! and a share of a full build for starting the migrate command (`--fixed 0.05`). The first line of a
-//! table is the cost of LRU without extension, to which all others are compared.
+//! A full build costs one unit per migration file; an extension costs one unit per added file, plus a share
+//! of a full build for starting the migrate command (`--fixed 0.05`). The first line of a table is the cost
+//! of LRU without extension, to which all others are compared.
 
 #![allow(clippy::print_stdout, reason = "a table on standard output is all that it makes")]
 
@@ -39,15 +39,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let mut plain = plain.into_iter();
-    let Some(folder) = plain.next().map(PathBuf::from) else {
-        return Err("name the folder of the traces".into());
+    let Some(directory) = plain.next().map(PathBuf::from) else {
+        return Err("name the directory of the traces".into());
     };
     let mut names: Vec<String> = plain.collect();
     if names.is_empty() {
-        names = trace::names(&folder)?;
+        names = trace::names(&directory)?;
     }
     for name in names {
-        let trace = Trace::read(&folder, &name)?.last_years(years);
+        let trace = Trace::read(&directory, &name)?.last_years(years);
         print_table(&trace, fixed);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! One pass over a trace with a policy and room for some templates.
+//! Replays a trace with a policy and space for some templates.
 
 use std::collections::HashMap;
 
@@ -6,18 +6,18 @@ use pgstencil::retention::policy::{self, Resident};
 
 use crate::trace::Trace;
 
-/// Who decides what goes.
+/// The policy that selects the template to evict.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Policy {
-    /// The one that was used longest ago.
+    /// Evicts the least recently used template.
     Lru { extend: bool },
-    /// GreedyDual-Size-Frequency (Cherkasova 1998): frequency times the cost of a full build by size,
-    /// above the value at which the last one went.
+    /// GreedyDual-Size-Frequency (Cherkasova 1998): frequency times the cost of a full build by size, added
+    /// to the value of the last evicted template.
     Gdsf,
-    /// What pgstencil does.
-    Ours,
-    /// The one whose next use is farthest away (Belady 1966): a mark, not a bound, for it knows
-    /// nothing of extension.
+    /// The policy of pgstencil.
+    Pgstencil,
+    /// Evicts the template whose next use is farthest away (Belady 1966): a reference, not a bound, since it
+    /// ignores extension.
     Belady,
 }
 
@@ -26,7 +26,7 @@ impl Policy {
         Policy::Lru { extend: false },
         Policy::Lru { extend: true },
         Policy::Gdsf,
-        Policy::Ours,
+        Policy::Pgstencil,
         Policy::Belady,
     ];
 
@@ -35,21 +35,21 @@ impl Policy {
             Policy::Lru { extend: false } => "lru, no extension",
             Policy::Lru { extend: true } => "lru",
             Policy::Gdsf => "gdsf",
-            Policy::Ours => "ours",
+            Policy::Pgstencil => "pgstencil",
             Policy::Belady => "belady",
         }
     }
 }
 
-/// What a pass came to.
+/// Result of a replay.
 #[derive(Default)]
 pub(crate) struct Sum {
     pub(crate) hits: usize,
     pub(crate) misses: usize,
     pub(crate) extended: usize,
-    /// In units of a file in a full build.
+    /// In units of one file in a full build.
     pub(crate) work: f64,
-    /// The most work of one day, in full builds of that day's last set.
+    /// The largest work of one day, in full builds of that day's last set.
     pub(crate) worst_day: f64,
 }
 
@@ -62,13 +62,13 @@ struct Kept {
     value: f64,
 }
 
-/// What all passes over one trace share.
+/// The data that all replays of one trace share.
 pub(crate) struct Replay<'a> {
     trace: &'a Trace,
     fixed: f64,
     size: usize,
     known: &'a mut HashMap<(usize, usize), Option<usize>>,
-    /// For each run the number of the next one of the same set.
+    /// For each run, the index of the next run of the same set.
     next: Vec<usize>,
 }
 
@@ -93,7 +93,7 @@ impl<'a> Replay<'a> {
         self.trace.sets[set].files as f64
     }
 
-    /// What extending one set to the other costs.
+    /// Returns the cost of extending one set to another.
     fn extension(&mut self, base: usize, set: usize) -> Option<f64> {
         let trace = self.trace;
         let added = *self.known.entry((base, set)).or_insert_with(|| trace.added(base, set));
@@ -129,8 +129,8 @@ impl<'a> Replay<'a> {
                 if let Some((base, extension)) = found {
                     sum.extended += 1;
                     cost = extension;
-                    if policy == Policy::Ours {
-                        // Being extended is a use.
+                    if policy == Policy::Pgstencil {
+                        // An extension is a use of its base.
                         kept[base].used = now;
                     }
                 }
@@ -139,7 +139,7 @@ impl<'a> Replay<'a> {
             day_work += cost;
             sum.worst_day = f64::max(sum.worst_day, day_work / full.max(1.0));
             kept.push(Kept { set, used: now, next: self.next[i], frequency: 1.0, value: inflation + 1.0 });
-            // Somebody is about to clone the new one, so another one goes.
+            // The new template is about to be cloned, so another one is evicted.
             if kept.len() > self.size {
                 let gone = self.victim(policy, &kept, now);
                 inflation = kept.swap_remove(gone).value;
@@ -158,7 +158,7 @@ impl<'a> Replay<'a> {
             Policy::Lru { .. } => best(&|k| now - k.used),
             Policy::Gdsf => best(&|k| -k.value),
             Policy::Belady => best(&|k| k.next as f64),
-            Policy::Ours => {
+            Policy::Pgstencil => {
                 let residents: Vec<Resident> = kept
                     .iter()
                     .enumerate()

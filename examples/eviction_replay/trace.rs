@@ -1,4 +1,4 @@
-//! Traces: the runs of a project's CI, each with the set of migrations that it met.
+//! Traces: the runs of a project's CI, each with its set of migrations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -11,33 +11,33 @@ pub(crate) struct Trace {
     /// Seconds since the epoch, and the number of the set.
     pub(crate) runs: Vec<(f64, usize)>,
     pub(crate) sets: Vec<Set>,
-    /// Folder and rank of each file.
+    /// Directory and rank of each file.
     files: Vec<(u32, i64)>,
 }
 
 /// The migrations of one fingerprint.
 pub(crate) struct Set {
-    /// A bit for each file.
+    /// One bit per file.
     bits: Vec<u64>,
-    /// How many.
+    /// Number of files.
     pub(crate) files: usize,
-    /// The highest rank in each folder.
+    /// The highest rank in each directory.
     last: BTreeMap<u32, i64>,
 }
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 impl Trace {
-    /// Reads `NAME.events.csv`, `NAME.sets.csv` and `NAME.files.csv` of a folder, each perhaps with
-    /// `.xz` behind; then `xz` has to be on the PATH.
-    pub(crate) fn read(folder: &Path, name: &str) -> Result<Trace> {
-        let files: Vec<(u32, i64)> = table(folder, name, "files")?
+    /// Reads `NAME.events.csv`, `NAME.sets.csv` and `NAME.files.csv` of a directory. Each may end in `.xz`;
+    /// then `xz` must be on the PATH.
+    pub(crate) fn read(directory: &Path, name: &str) -> Result<Trace> {
+        let files: Vec<(u32, i64)> = table(directory, name, "files")?
             .iter()
             .map(|row| Ok((row[1].parse()?, row[2].parse()?)))
             .collect::<Result<_>>()?;
         let words = files.len().div_ceil(64);
         let mut sets: Vec<Set> = Vec::new();
-        for row in table(folder, name, "sets")? {
+        for row in table(directory, name, "sets")? {
             let mut bits = match row[1].as_str() {
                 "" => vec![0; words],
                 from => sets[from.parse::<usize>()?].bits.clone(),
@@ -54,8 +54,8 @@ impl Trace {
             let mut last = BTreeMap::new();
             let present = (0..files.len()).filter(|id| bits[id / 64] >> (id % 64) & 1 == 1);
             for id in present {
-                let (folder, rank) = files[id];
-                let last = last.entry(folder).or_insert(rank);
+                let (directory, rank) = files[id];
+                let last = last.entry(directory).or_insert(rank);
                 *last = rank.max(*last);
             }
             let count = bits.iter().map(|word| word.count_ones() as usize).sum();
@@ -63,14 +63,14 @@ impl Trace {
         }
         let mut now = 0.0;
         let mut runs = Vec::new();
-        for row in table(folder, name, "events")? {
+        for row in table(directory, name, "events")? {
             now += row[0].parse::<f64>()?;
             runs.push((now, row[4].parse()?));
         }
         Ok(Trace { name: name.to_owned(), runs, sets, files })
     }
 
-    /// The runs of the last years only.
+    /// Keeps only the runs of the last years.
     pub(crate) fn last_years(mut self, years: f64) -> Trace {
         let end = self.runs.last().map_or(0.0, |run| run.0);
         let start = end - years * 365.25 * 86_400.0;
@@ -78,14 +78,14 @@ impl Trace {
         self
     }
 
-    /// How many different sets the runs met.
+    /// Returns the number of different sets in the runs.
     pub(crate) fn distinct(&self) -> usize {
         let sets: BTreeSet<usize> = self.runs.iter().map(|run| run.1).collect();
         sets.len()
     }
 
-    /// The number of files by which the set `base` would be extended to get `set`; `None` if it
-    /// cannot be.
+    /// Returns the number of files that must be added to the set `base` to get `set`; `None` if that is not
+    /// an extension.
     pub(crate) fn added(&self, base: usize, set: usize) -> Option<usize> {
         let (base, set) = (&self.sets[base], &self.sets[set]);
         if base.files >= set.files {
@@ -100,11 +100,11 @@ impl Trace {
             (set.bits[word] & !base.bits[word]) >> bit & 1 == 1
         });
         for id in new {
-            let (folder, rank) = self.files[id];
+            let (directory, rank) = self.files[id];
             if rank < 0 {
                 continue;
             }
-            if base.last.get(&folder).is_some_and(|last| rank <= *last) {
+            if base.last.get(&directory).is_some_and(|last| rank <= *last) {
                 return None;
             }
         }
@@ -112,10 +112,10 @@ impl Trace {
     }
 }
 
-/// The rows of a table, without its head.
-fn table(folder: &Path, name: &str, kind: &str) -> Result<Vec<Vec<String>>> {
-    let plain = folder.join(format!("{name}.{kind}.csv"));
-    let packed = folder.join(format!("{name}.{kind}.csv.xz"));
+/// Returns the rows of a table, without its header.
+fn table(directory: &Path, name: &str, kind: &str) -> Result<Vec<Vec<String>>> {
+    let plain = directory.join(format!("{name}.{kind}.csv"));
+    let packed = directory.join(format!("{name}.{kind}.csv.xz"));
     let text = if plain.exists() {
         std::fs::read_to_string(&plain)?
     } else {
@@ -134,10 +134,10 @@ fn table(folder: &Path, name: &str, kind: &str) -> Result<Vec<Vec<String>>> {
     Ok(rows.map(|row| row.split(',').map(str::to_owned).collect()).collect())
 }
 
-/// The names of the traces in a folder.
-pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
+/// Returns the names of the traces in a directory.
+pub(crate) fn names(directory: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
+    for entry in std::fs::read_dir(directory)? {
         let file = entry?.file_name().to_string_lossy().into_owned();
         if let Some((name, "")) = file.trim_end_matches(".xz").split_once(".events.csv") {
             names.push(name.to_owned());

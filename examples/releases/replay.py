@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Replays real migrations through pgstencil: a row of Wagtail releases, one new migration after
-the other, and four branches at once. See README.md. Needs Python 3.10+ with pip and venv, a release
-build of pgstencil, and Postgres binaries; everything else lives in a temporary folder."""
+"""Replays real migrations with pgstencil: a series of Wagtail releases, single new migrations,
+and four branches at the same time. See README.md. Needs Python 3.10+ with pip and venv, a release
+build of pgstencil, and Postgres binaries; everything else is in a temporary directory."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ CONFIG = """\
 project = "{project}"
 
 [template.app]
-# What is installed, and two apps of our own; three folders of that name hold no migrations that run.
+# The installed migrations and two local apps; three directories of that name contain migrations that never run.
 migrations = ["lib/**/migrations/*.py", "own/*/migrations/*.py", "!lib/wagtail/{{test,blocks,project_template}}/**"]
 rerun_inputs = ["requirements.txt"]
 input_lines = [{{ file = "requirements.txt", match = "(?i)^django==" }}]
@@ -29,7 +29,7 @@ build = "sh build.sh"
 rebuild = "{rebuild}"
 """
 
-# The time of the migrate command alone goes into a file, so that what is pgstencil's own can be told.
+# The time of the migrate command is written to a file, to separate pgstencil's own time from it.
 BUILD = """\
 started=$(date +%s%N)
 "$PYTHON" manage.py migrate --noinput >/dev/null || exit 1
@@ -76,17 +76,17 @@ class Migration(migrations.Migration):
 
 
 class Replay:
-    def __init__(self, binary, folder):
-        self.folder, self.binary = folder, binary
-        (folder / "state").mkdir()
-        # The private server must be able to enter, whoever runs it.
-        folder.chmod(0o755)
-        self.env = os.environ | {"PGSTENCIL_STATE_DIR": str(folder / "state"), "PYTHON": sys.executable}
+    def __init__(self, binary, directory):
+        self.directory, self.binary = directory, binary
+        (directory / "state").mkdir()
+        # The account of the private server needs access.
+        directory.chmod(0o755)
+        self.env = os.environ | {"PGSTENCIL_STATE_DIR": str(directory / "state"), "PYTHON": sys.executable}
         for name in ("PGSTENCIL_SERVER_URL", "PGSTENCIL_CONFIG", "DJANGO_SETTINGS_MODULE"):
             self.env.pop(name, None)
 
     def pgstencil(self, project, *args, codes=(0,)):
-        """Runs it in a project; returns the exit code, the JSON, and the seconds."""
+        """Runs pgstencil in a project; returns the exit code, the JSON, and the seconds."""
         started = time.monotonic()
         done = subprocess.run([self.binary, *args, "--json"], cwd=project, env=self.env,
                               stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -96,8 +96,8 @@ class Replay:
         return done.returncode, json.loads(done.stdout or "{}"), took
 
     def project(self, release):
-        """A folder with that release of Wagtail, its dependencies, and two small apps."""
-        project = self.folder / release
+        """Creates a directory with that release of Wagtail, its dependencies, and two small apps."""
+        project = self.directory / release
         lib = project / "lib"
         print(f"installing wagtail {release}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check",
@@ -118,7 +118,7 @@ class Replay:
         (project / "pgstencil.toml").write_text(CONFIG.format(project=name, rebuild=rebuild))
 
     def ensure(self, project, *args):
-        """Outcome, files added, seconds of pgstencil, seconds of the migrate command."""
+        """Returns the answer, files added, seconds of pgstencil, seconds of the migrate command."""
         (project / "build.ms").unlink(missing_ok=True)
         _, answer, took = self.pgstencil(project, "ensure", *args)
         mark = project / "build.ms"
@@ -127,7 +127,7 @@ class Replay:
         return answer, added, took, command
 
     def verify(self, project):
-        """`equal`, or the first lines that differ."""
+        """Returns `equal`, or the first lines that differ."""
         code, answer, _ = self.pgstencil(project, "verify", codes=(0, 1))
         verdict = answer["verified"][0]
         if verdict["equal"]:
@@ -155,7 +155,7 @@ def table(head, rows):
 
 
 def releases(replay, names):
-    """Each release after the other on one server: first extended and kept, then settled."""
+    """Each release after the other on one server: first extended and kept, then rebuilt."""
     projects = {name: replay.project(name) for name in names}
     rows = {}
     for name, project in projects.items():
@@ -167,13 +167,13 @@ def releases(replay, names):
     for name, project in projects.items():
         rows[name].append(replay.verify(project))
     for name, project in projects.items():
-        replay.configure(project, "settled", "auto")
+        replay.configure(project, "rebuilt", "auto")
         first, *_ = replay.ensure(project)
-        settled, *_ = replay.ensure(project, "--rebuild")
-        assert not settled["provisional"]
+        rebuilt, *_ = replay.ensure(project, "--rebuild")
+        assert not rebuilt["provisional"]
         rows[name].append(f"{first['outcome']}, then {replay.verify(project)}")
-    table(["Wagtail", "migration files", "outcome", "added", "seconds", "of them `migrate`", "ours",
-           "verify", "settled"], rows.values())
+    table(["Wagtail", "migration files", "outcome", "added", "seconds", "of them `migrate`",
+           "pgstencil", "verify", "rebuilt"], rows.values())
 
 
 def wagtail(replay, release, rounds):
@@ -207,36 +207,36 @@ def wagtail(replay, release, rounds):
     rows = []
     for what, times in figures.items():
         took = statistics.median(t for t, _ in times)
-        ours = statistics.median(t - c for t, c in times)
+        own = statistics.median(t - c for t, c in times)
         outcome, added, verdict = verdicts[what]
         rows.append([what, outcome, added if added is not None else "", f"{took:.2f}", f"{took / full:.0%}",
-                     f"{ours:.2f}", verdict])
-    table([f"Wagtail {release}", "outcome", "added", "seconds", "of a full build", "ours", "verify"], rows)
+                     f"{own:.2f}", verdict])
+    table([f"Wagtail {release}", "outcome", "added", "seconds", "of a full build", "pgstencil", "verify"], rows)
 
 
 def branches(replay, release):
-    """Four checkouts of four branches at once on a server without a template, and once more."""
+    """Four checkouts of four branches at the same time on a server without templates, and once more."""
     main = replay.project(release)
     rows = []
-    for turn in ("cold", "next commit of each"):
+    for turn in ("no template", "next commit of each"):
         running = []
         for branch in "abcd":
-            folder = replay.folder / f"branch-{branch}"
-            if turn == "cold":
-                shutil.copytree(main, folder)
-            replay.configure(folder, "branches")
-            add_migration(folder, "shop" if branch in "ab" else "news", 2 if turn == "cold" else 3)
+            directory = replay.directory / f"branch-{branch}"
+            if turn == "no template":
+                shutil.copytree(main, directory)
+            replay.configure(directory, "branches")
+            add_migration(directory, "shop" if branch in "ab" else "news", 2 if turn == "no template" else 3)
             if branch in "bd":  # Two pairs that differ in the content of a file.
-                path = folder / f"own/{'shop' if branch == 'b' else 'news'}/migrations/0002_table.py"
+                path = directory / f"own/{'shop' if branch == 'b' else 'news'}/migrations/0002_table.py"
                 path.write_text(path.read_text().replace("max_length=80", "max_length=90"))
-            running.append((branch, folder, time.monotonic(), subprocess.Popen(
-                [replay.binary, "ensure", "--json"], cwd=folder, env=replay.env, text=True,
+            running.append((branch, directory, time.monotonic(), subprocess.Popen(
+                [replay.binary, "ensure", "--json"], cwd=directory, env=replay.env, text=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)))
         begun, waiting = min(r[2] for r in running), list(running)
         while waiting:
             for entry in [r for r in waiting if r[3].poll() is not None]:
                 waiting.remove(entry)
-                branch, folder, _, process = entry
+                branch, directory, _, process = entry
                 if process.returncode:
                     sys.exit(f"pgstencil ensure on branch {branch}: exit code {process.returncode}")
                 answer = json.loads(process.stdout.read())
@@ -258,8 +258,8 @@ def main():
     if not binary.exists():
         sys.exit("build it first: cargo build --release")
     shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="pgstencil-replay-", dir=shm) as folder:
-        replay = Replay(binary, pathlib.Path(folder))
+    with tempfile.TemporaryDirectory(prefix="pgstencil-replay-", dir=shm) as directory:
+        replay = Replay(binary, pathlib.Path(directory))
         try:
             print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", flush=True)
             match args.what:
@@ -271,7 +271,7 @@ def main():
                     branches(replay, args.releases[-1])
             print(f"\nload at the end {os.getloadavg()[0]:.1f}")
         finally:
-            subprocess.run([binary, "server", "stop"], env=replay.env, cwd=folder,
+            subprocess.run([binary, "server", "stop"], env=replay.env, cwd=directory,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Applies what the database of DATABASE_URL does not have yet: all in one psql session, each file
-# in one transaction together with the row that says so.
+# Applies the files that the database of DATABASE_URL does not have yet: all in one psql session, each file
+# in one transaction together with the row that records it.
 set -eu
 cd "$(dirname "$0")"
 

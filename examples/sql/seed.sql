@@ -1,4 +1,4 @@
--- What every test starts with. Applied behind the migrations, once.
+-- The rows that every test starts with. Applied once, after the migrations.
 insert into customers (email, name) values
     ('ada@example.com', 'Ada'), ('grace@example.com', 'Grace'), ('edsger@example.com', 'Edsger');
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests; under `pgstencil run --shard I/N` the I-th of N parts of them. Each runs in a
+# Runs the tests; under `pgstencil run --shard I/N` the I-th of N parts of them. Each test runs in a
 # transaction that is rolled back; every row that it selects must be true.
 set -eu
 cd "$(dirname "$0")"

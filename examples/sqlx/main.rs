@@ -1,5 +1,5 @@
-//! A library (of books) on sqlx: `migrate` brings the database of `DATABASE_URL` up to date;
-//! without an argument the program uses it as a test would.
+//! A library (of books) with sqlx: `migrate` updates the database in `DATABASE_URL`; without an argument the
+//! program uses it as a test would.
 
 #![allow(clippy::print_stdout, reason = "what a program prints is its answer")]
 

@@ -57,15 +57,15 @@ TEMPLATES = [
     },
 ]
 
-# The clone, if this runs under pgstencil; without it everything is as in any Django project.
+# The clone, if this runs under pgstencil; otherwise the settings are those of any Django project.
 CLONE = os.environ.get("PGSTENCIL_NAME")
 if CLONE and "PYTEST_XDIST_WORKER" in os.environ:
-    # pytest-django puts `_gw0`, `_gw1` … behind the name by itself.
+    # pytest-django appends `_gw0`, `_gw1` … to the name itself.
     CLONE = CLONE.removesuffix("_gw0")
 
 DATABASES = {
     "default": {
-        # Optional: spares Django the look for new migrations.
+        # Optional: skips Django's check for new migrations.
         "ENGINE": "bakery.clones" if CLONE else "django.db.backends.postgresql",
         "NAME": os.environ.get("DB_NAME", "bakery"),
         "HOST": os.environ.get("DB_HOST", ""),

@@ -23,7 +23,7 @@ class Order(models.Model):
     @classmethod
     @transaction.atomic
     def place(cls, customer, lines):
-        """Takes the products from the stock; nothing happens if one of them does not suffice."""
+        """Takes the products from the stock, or none of them if the stock of one is too small."""
         order = cls.objects.create(customer=customer)
         for product, quantity in lines:
             order.lines.create(product=product, quantity=quantity)

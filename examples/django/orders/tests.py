@@ -33,8 +33,8 @@ class OrderTests(TestCase):
 
 
 class CommitTests(TransactionTestCase):
-    """Needs real commits, so Django empties all tables afterwards and puts the rows of the
-    migrations back: only then are there products for the second test."""
+    """Needs real commits, so Django empties all tables afterwards and restores the rows of the
+    migrations: otherwise the second test would find no products."""
 
     serialized_rollback = True
 

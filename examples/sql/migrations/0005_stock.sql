@@ -1,4 +1,4 @@
--- What is sold leaves the stock.
+-- Sold items leave the stock.
 create function take_from_stock() returns trigger language plpgsql as $$
 begin
     update products set stock = stock - new.quantity where id = new.product_id;

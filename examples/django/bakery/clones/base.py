@@ -1,4 +1,4 @@
-"""Django's Postgres, except that a clone which is kept as the test database is used as it is."""
+"""Django's Postgres backend, but a clone that is kept as the test database is used as it is."""
 
 import os
 
@@ -11,7 +11,7 @@ CLONES = {value for name, value in os.environ.items() if name.startswith("PGSTEN
 
 class DatabaseCreation(creation.DatabaseCreation):
     def create_test_db(self, verbosity=1, autoclobber=False, serialize=True, keepdb=False):
-        """As in Django, without `migrate`, which would find nothing to do."""
+        """Does the same as Django, without `migrate`, which would have nothing to do."""
         name = self._get_test_db_name()
         if not keepdb or name not in CLONES:
             return super().create_test_db(verbosity, autoclobber, serialize, keepdb)

@@ -2,7 +2,7 @@ from django.db import migrations
 
 
 def create_home_page(apps, schema_editor):
-    """Puts our home page in the place of Wagtail's welcome page."""
+    """Replaces Wagtail's welcome page by the bakery's home page."""
     ContentType = apps.get_model("contenttypes", "ContentType")
     Page = apps.get_model("wagtailcore", "Page")
     Site = apps.get_model("wagtailcore", "Site")
