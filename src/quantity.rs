@@ -126,7 +126,7 @@ pub fn size(bytes: i64) -> String {
 pub struct Bytes(u64);
 
 impl Bytes {
-    /// So many bytes; more than Postgres can count become as many as it can.
+    /// Returns a number of bytes, at most the maximum of Postgres.
     pub fn new(bytes: u64) -> Self {
         Bytes(bytes.min(i64::MAX as u64))
     }

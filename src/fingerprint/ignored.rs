@@ -126,7 +126,7 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
             None => "a .gitignore file".to_owned(),
         };
         return Some(format!(
-            "{}: `{first}` by {by}; add `!` lines to that file for what decides the database",
+            "{}: `{first}` by {by}; add `!` lines to that file for the files that decide the schema",
             match hidden.len() {
                 1 => "one matching file is ignored".to_owned(),
                 n => format!("{} are ignored", count(n, "matching file")),

@@ -97,7 +97,7 @@ pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
         // Neither depth nor size makes a file less of an input.
         .max_depth(None)
         .max_filesize(None)
-        // It does not matter here whether our output goes into the tree.
+        // It does not matter here whether the output of pgstencil goes into the tree.
         .skip_stdout(false)
         // One thread per core, up to a limit.
         .threads(0);

@@ -25,16 +25,16 @@ const OBSTACLES: &str = "SELECT o.database, o.what, o.fix FROM ( \
          format('SELECT pg_terminate_backend(%s);', s.active_pid) AS fix \
        FROM pg_replication_slots s WHERE s.active AND s.datoid IS NOT NULL \
      UNION ALL \
-       SELECT d.datname::text, d.oid, format('subscription `%s` is in it', s.subname), \
+       SELECT d.datname::text, d.oid, format('it contains subscription `%s`', s.subname), \
          format('in that database: ALTER SUBSCRIPTION %1$I DISABLE; \
 ALTER SUBSCRIPTION %1$I SET (slot_name = NONE); DROP SUBSCRIPTION %1$I;', s.subname) \
        FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
      UNION ALL \
-       SELECT d.datname::text, d.oid, format('prepared transaction `%s` of role `%s` is in it', x.gid, x.owner), \
+       SELECT d.datname::text, d.oid, format('it contains prepared transaction `%s` of role `%s`', x.gid, x.owner), \
          format('in that database: ROLLBACK PREPARED %L;', x.gid) \
        FROM pg_prepared_xacts x JOIN pg_database d ON d.datname = x.database \
      UNION ALL \
-       SELECT d.datname::text, d.oid, format('a session of role `%s` is in it: pid %s', r.rolname, a.pid), \
+       SELECT d.datname::text, d.oid, format('a session of role `%s` is connected to it (pid %s)', r.rolname, a.pid), \
          format('as a superuser: SELECT pg_terminate_backend(%s);', a.pid) \
        FROM pg_stat_get_activity(NULL) a JOIN pg_database d ON d.oid = a.datid JOIN pg_roles r ON r.oid = a.usesysid \
        WHERE NOT pg_has_role(r.oid, 'USAGE') \
@@ -52,10 +52,7 @@ impl Obstacle {
     /// # Errors
     /// Errors of the driver.
     pub async fn find(session: &mut Session, oids: &[Oid]) -> Result<Vec<Self>> {
-        session
-            .rows(obstacles(oids))
-            .await
-            .doing(|| "look for what keeps databases from being dropped".into())
+        session.rows(obstacles(oids)).await.doing(|| "list the obstacles to dropping databases".into())
     }
 
     /// Describes the obstacle in one line.

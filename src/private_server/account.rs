@@ -56,7 +56,7 @@ impl Account {
             }
         }
         Err(Error::config("there is no account for Postgres to run under")
-            .detail("Postgres refuses to run as root; looked for `postgres` and `nobody`")
+            .detail("Postgres refuses to run as root; neither `postgres` nor `nobody` is a usable account")
             .hint("create one with `useradd --system postgres`, or name one in `[server] run_as`"))
     }
 

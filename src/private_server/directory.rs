@@ -1,20 +1,20 @@
 //! The directory of the private server, which no other user can change.
 //!
 //! ```text
-//! STATE/server/            ours, closed to writing by others
+//! STATE/server/            pgstencil's, not writable for others
 //!   lock                   held while a server is started or stopped
-//!   binaries.json          what was found on the machine
+//!   binaries.json          Postgres programs found on the machine
 //!   15/                    one cluster for each major version
-//!     password             of the superuser; ours, 0600
+//!     password             of the superuser; pgstencil's, 0600
 //!     cluster.json         port, boot, socket directory, binaries
 //!     synced.json          proof that the data was synced after the last shutdown
-//!     postgresql.conf      ours, written before each start, and pg_hba.conf
-//!     custom.conf          the user's own settings, if there is one
+//!     postgresql.conf      pgstencil's, written before each start, and pg_hba.conf
+//!     custom.conf          the user's own settings, if it exists
 //!     server.log
 //!     alive                locked by every process of the server and its watcher as long as they live
 //!     socket/
-//!     data/                the cluster; in it pgstencil.synced, the watcher's proof of the same
-//!     data.crashed-TIME/   old data that was moved aside, until a person removes it
+//!     data/                the cluster, with pgstencil.synced, the watcher's proof of the same
+//!     data.crashed-TIME/   old data that was moved aside, until the user removes it
 //!   removed-RANDOM/        a cluster that is being deleted
 //! ```
 //!

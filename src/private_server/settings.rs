@@ -16,7 +16,7 @@ pub(super) fn postgresql_conf(cluster: &Path, major: u32, port: u16, socket: &Pa
     };
     let mut text = format!(
         "\
-# Written by pgstencil before each start. Put settings of your own in custom.conf beside it.
+# Written by pgstencil before each start. Put your own settings into custom.conf in this directory.
 cluster_name = 'pgstencil'
 listen_addresses = '127.0.0.1'
 port = {port}
@@ -28,7 +28,7 @@ max_connections = 200
 max_locks_per_transaction = 256
 shared_buffers = {buffers}MB
 
-# Nothing waits for the disk: after a power loss pgstencil begins afresh.
+# Nothing waits for the disk: after a power loss pgstencil starts with an empty cluster.
 fsync = off
 full_page_writes = off
 # Without fsync this costs microseconds, and a killed server loses no commit.
@@ -40,7 +40,7 @@ max_wal_size = 4GB
 checkpoint_timeout = 1h
 autovacuum_naptime = 5min
 
-# What clients get unless they ask for something else.
+# Defaults for clients.
 timezone = 'UTC'
 log_timezone = 'UTC'
 datestyle = 'iso, mdy'

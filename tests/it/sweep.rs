@@ -318,7 +318,7 @@ async fn a_sweep_ends_when_nothing_more_can_be_dropped() {
         "create subscription {subscription} connection 'dbname=x' publication p with (connect = false)"
     );
     sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut session).await.unwrap();
-    let told = format!("subscription `{subscription}` is in it");
+    let told = format!("it contains subscription `{subscription}`");
     Pgstencil::new(&project)
         .args(["release", &name])
         .success()

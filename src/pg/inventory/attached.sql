@@ -1,8 +1,8 @@
--- What hangs on tables: constraints, indexes, triggers, rules, policies, and row security's kin.
+-- The objects of tables: constraints, indexes, triggers, rules, policies, and settings of row security.
 , marked AS MATERIALIZED (
     -- Indexes with options that the server wrote, to the index or to its columns. Unlike those of a table's
     -- columns, the options of an index's columns are the parameters of operator classes, which a person sets.
-    -- Definitions show them all, so the server's are cut out of the text (`(pg_a='1', b='2')`, ` WITH (pg_a='1')`).
+    -- Definitions show all options, so those of the server are removed from the text (`(pg_a='1', b='2')`, ` WITH (pg_a='1')`).
     SELECT c.oid, format($$( WITH)? \(%1$s(, %1$s)*\)|, %1$s|(?<=\()(%1$s, )+$$, $$pg_\w+=('([^']|'')*'|\w+)$$) AS cut
     FROM pg_class c
     WHERE c.oid >= 16384 AND c.relkind IN ('i', 'I') AND EXISTS (
@@ -18,8 +18,8 @@ FROM relation r
 JOIN pg_constraint k ON k.conrelid = r.oid
 LEFT JOIN marked m ON m.oid = k.conindid
 CROSS JOIN LATERAL (SELECT pg_get_constraintdef(k.oid) AS text) d
--- Not null is told of the column, a constraint trigger as trigger; what a foreign key to a
--- partitioned table has for each partition follows from it.
+-- NOT NULL is listed with the column, a constraint trigger as a trigger; the parts of a foreign key to a
+-- partitioned table that exist for each partition follow from the key.
 LEFT JOIN pg_constraint parent ON parent.oid = k.conparentid AND parent.conrelid = k.conrelid
 WHERE k.contype NOT IN ('n', 't') AND parent.oid IS NULL
 
@@ -43,7 +43,7 @@ CROSS JOIN LATERAL (SELECT concat_ws(' ',
     CASE WHEN k.oid IS NOT NULL THEN
         (SELECT format('with (%s)', string_agg(o, ', ' ORDER BY o COLLATE "C")) FROM unnest(c.reloptions) o
             WHERE o NOT LIKE 'pg\_%' HAVING count(*) > 0) END) AS text) more
--- The index of a constraint is told with the constraint, unless there is more to tell.
+-- The index of a constraint is listed with the constraint, unless it has properties of its own.
 CROSS JOIN LATERAL (SELECT CASE
     WHEN k.oid IS NULL THEN rtrim(format('index %I: %s %s', c.relname,
         CASE WHEN m.cut IS NULL THEN d.text ELSE regexp_replace(d.text, m.cut, '', 'g') END, more.text))
@@ -54,11 +54,11 @@ UNION ALL
 SELECT r.heading, 4, 0, format('trigger %I: %s', t.tgname, pg_get_triggerdef(t.oid)) || CASE t.tgenabled
     WHEN 'D' THEN ' disabled' WHEN 'R' THEN ' enabled replica' WHEN 'A' THEN ' enabled always' ELSE '' END
 FROM relation r JOIN pg_trigger t ON t.tgrelid = r.oid
--- Before 15 what a partition has of its parent's trigger counts as internal.
+-- Before 15 a partition's copy of its parent's trigger counts as internal.
 WHERE NOT t.tgisinternal OR t.tgparentid <> 0 AND t.tgconstraint = 0
 
 UNION ALL
--- DISABLE TRIGGER ALL switches off foreign keys too. Their triggers' names hold oids.
+-- DISABLE TRIGGER ALL disables foreign keys too. The names of their triggers contain oids.
 SELECT DISTINCT r.heading, 4, 0::int8, format('triggers of constraint %I %s', k.conname, CASE t.tgenabled
     WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'enabled replica' ELSE 'enabled always' END)
 FROM relation r

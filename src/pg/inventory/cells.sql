@@ -1,7 +1,7 @@
--- The columns of the tables whose rows count, by name, and what their digests need to know of each.
+-- The columns of the tables whose rows count, by name, with the properties that their digests need.
 SELECT r.heading, n.nspname::text AS schema, r.relname::text AS name, jsonb_agg(jsonb_build_object(
     'name', a.attname,
-    -- What the time of the build may stand in: see `Kind`.
+    -- Columns that may contain the time of the build: see `Kind`.
     'kind', CASE
         WHEN t.base = 'timestamptz'::regtype THEN 'timestamptz'
         WHEN t.base = 'timestamp'::regtype THEN 'timestamp'
@@ -9,7 +9,7 @@ SELECT r.heading, n.nspname::text AS schema, r.relname::text AS name, jsonb_agg(
         WHEN t.base IN ('tstzrange'::regtype, 'tsrange'::regtype, 'daterange'::regtype) THEN 'range'
         WHEN t.base IN ('time'::regtype, 'timetz'::regtype)
             AND pg_get_expr(d.adbin, d.adrelid) ~* '\m(now|current_\w+|local\w+|\w+_timestamp)\M' THEN 'clock'
-        -- How long a migration took, as its tool notes it.
+        -- The duration of a migration, as recorded by its tool.
         WHEN a.attname ~* '^(execution|elapsed)_?(time|ms)' AND t.category = 'N'
             OR r.relname ~* '^databasechangelog' AND a.attname ~* '^deployment_?id$' THEN 'server'
         WHEN t.base IN ('int4'::regtype, 'int8'::regtype, 'numeric'::regtype, 'float8'::regtype) THEN 'number'

@@ -1,5 +1,5 @@
 -- Columns of tables, views and composite types. The position counts live columns only: a dropped
--- one leaves a gap in attnum that no statement but `SELECT attnum` sees.
+-- column leaves a gap in attnum that is visible only to `SELECT attnum`.
 SELECT r.heading, 1 AS rank, a.number, concat_ws(' ', 'column', a.number, quote_ident(a.attname),
     format_type(a.atttypid, a.atttypmod),
     CASE WHEN a.attcollation <> t.typcollation THEN 'collate ' || a.attcollation::regcollation END,
@@ -21,7 +21,7 @@ SELECT r.heading, 1 AS rank, a.number, concat_ws(' ', 'column', a.number, quote_
     -- -1 until 16, null since.
     CASE WHEN a.attstattarget >= 0 THEN 'statistics ' || a.attstattarget END,
     CASE WHEN NOT a.attislocal THEN 'inherited' END,
-    -- A person can set these two. The server may write others: 15.20 notes a `pg_attver`, another one for each CREATE.
+    -- A person can set these two. The server may write others: 15.20 records a `pg_attver`, which differs for each CREATE.
     (SELECT format('with (%s)', string_agg(o, ', ' ORDER BY o COLLATE "C")) FROM unnest(a.attoptions) o
         WHERE split_part(o, '=', 1) IN ('n_distinct', 'n_distinct_inherited') HAVING count(*) > 0),
     (SELECT format('options (%s)', string_agg(o, ', ' ORDER BY o COLLATE "C")) FROM unnest(a.attfdwoptions) o
@@ -36,6 +36,6 @@ CROSS JOIN LATERAL (
 JOIN relation r ON r.oid = a.attrelid
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
--- From 18 on NOT NULL is a constraint with a name, by default one made of table and column.
+-- From 18 on NOT NULL is a constraint with a name, by default derived from table and column.
 LEFT JOIN pg_constraint nn ON nn.conrelid = a.attrelid AND nn.contype = 'n' AND nn.conkey = ARRAY[a.attnum]
 WHERE NOT r.of_extension AND r.relkind <> 'S'

@@ -1,5 +1,5 @@
--- Comments, security labels, and what goes when an extension goes (DEPENDS ON EXTENSION). What hangs
--- on a table is told with the table.
+-- Comments, security labels, and objects that are dropped with an extension (DEPENDS ON EXTENSION). The objects
+-- of a table are listed with the table.
 SELECT CASE WHEN i.type = 'composite type' THEN 'type' ELSE i.type END || ' '
         || CASE w.classid WHEN 'pg_proc'::regclass THEN w.objid::regprocedure::text ELSE i.identity END AS heading,
     9 AS rank, 0::int8 AS number,

@@ -1,5 +1,5 @@
--- Tables whose rows count: not foreign ones, whose rows are elsewhere, and not those of partitioned
--- tables, which are their partitions'.
+-- Tables whose rows count: neither foreign tables, whose rows are elsewhere, nor partitioned tables, whose rows
+-- are in their partitions.
 SELECT r.heading, n.nspname::text AS schema, r.relname::text AS name,
     CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') OR NOT has_any_column_privilege(r.oid, 'SELECT')
             THEN 'permission denied'

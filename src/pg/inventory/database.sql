@@ -1,4 +1,4 @@
--- Extensions, foreign servers, publications and what else belongs to no schema.
+-- Extensions, foreign servers, publications and other objects without a schema.
 SELECT o.heading, 0 AS rank, 0::int8 AS number, l.line
 FROM other o
 JOIN pg_extension e ON e.oid = o.oid
@@ -6,14 +6,14 @@ CROSS JOIN LATERAL (VALUES ('version ' || e.extversion), ('schema ' || quote_ide
 WHERE o.classid = 'pg_extension'::regclass
 
 UNION ALL
--- Without the extension's schema, or all members would differ where it differs.
+-- Without the extension's schema, or all members would differ if it differs.
 SELECT o.heading, 1, 0, concat_ws(' ', 'member', i.type, replace(CASE m.classid WHEN 'pg_proc'::regclass THEN m.objid::regprocedure::text
     ELSE i.identity END, quote_ident(e.extnamespace::regnamespace::text) || '.', ''))
 FROM other o
 JOIN pg_extension e ON e.oid = o.oid
 JOIN pg_depend m ON m.refclassid = 'pg_extension'::regclass AND m.refobjid = e.oid AND m.deptype = 'e'
 CROSS JOIN LATERAL pg_identify_object(m.classid, m.objid, 0) i
--- Row types and arrays go with what they are of; some versions note them, too.
+-- Row types and arrays follow from their tables and types; some versions record them, too.
 WHERE o.classid = 'pg_extension'::regclass AND i.identity IS NOT NULL AND NOT (m.classid = 'pg_type'::regclass
     AND m.objid IN (SELECT objid FROM pg_depend WHERE classid = 'pg_type'::regclass AND deptype = 'i'))
 
@@ -114,6 +114,6 @@ SELECT 'database', 12, 0, concat_ws(' ', 'setting', v.name,
     CASE WHEN s.setrole <> 0 THEN 'for role ' || quote_ident(pg_get_userbyid(s.setrole)) END)
 FROM pg_db_role_setting s
 CROSS JOIN LATERAL unnest(s.setconfig) pair
--- The value may hold further equal signs.
+-- The value may contain more equal signs.
 CROSS JOIN LATERAL (SELECT split_part(pair, '=', 1) AS name, substr(pair, strpos(pair, '=') + 1) AS value) v
 WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())

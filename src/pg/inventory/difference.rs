@@ -269,11 +269,11 @@ mod tests {
             ("table aa", &["column 1 id integer"]),
             ("view c", &["definition", "  SELECT 1;", "grant SELECT to PUBLIC"]),
         ]);
-        let difference = diff(&old, &new, "template 3f2a", "built from nothing");
+        let difference = diff(&old, &new, "template 3f2a", "full build");
         assert_eq!(
             difference.to_string(),
             "--- template 3f2a\n\
-             +++ built from nothing\n\
+             +++ full build\n\
              @@ schema @@\n \
              table a\n\
              -  column 2 email text\n\
@@ -294,7 +294,7 @@ mod tests {
             serde_json::to_value(&difference).unwrap(),
             serde_json::json!({
                 "old": "template 3f2a",
-                "new": "built from nothing",
+                "new": "full build",
                 "changes": [
                     {"class": "schema", "heading": "table a", "kind": "changed",
                      "removed": ["column 2 email text"], "added": ["column 2 email citext"]},

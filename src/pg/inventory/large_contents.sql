@@ -1,4 +1,4 @@
--- What large objects say, as far as the role may read them: a piece of a megabyte at a time.
+-- The contents of large objects, as far as the role may read them, in pieces of one megabyte.
 WITH large AS MATERIALIZED (
     SELECT m.oid,
         pg_has_role(m.lomowner, 'USAGE') OR EXISTS (SELECT FROM aclexplode(m.lomacl) x

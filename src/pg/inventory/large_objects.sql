@@ -1,11 +1,11 @@
--- Large objects, all together: their numbers are the server's, and other ones in each build.
+-- All large objects together: the server chooses their numbers, which differ in each build.
 , large AS MATERIALIZED (
     SELECT oid, lomowner AS owner, lomacl AS acl FROM pg_largeobject_metadata
 )
 SELECT 'large objects' AS heading, 10 AS rank, 0::int8 AS number, 'number ' || count(*) AS line FROM large HAVING count(*) > 0
 
 UNION ALL
--- Of the owner of most the number follows from those of the others.
+-- The count of the most frequent owner follows from the counts of the others.
 SELECT 'large objects', 7, 0, format('owned by %I', o.name)
     || CASE WHEN row_number() OVER (ORDER BY o.count DESC, o.name) > 1 THEN ' of ' || o.count ELSE '' END
 FROM (SELECT pg_get_userbyid(owner) AS name, count(*) FROM large GROUP BY 1) o

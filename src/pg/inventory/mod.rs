@@ -170,13 +170,13 @@ struct Table {
 /// the reason. Counting locks each table as any SELECT does, so it waits while a table is being altered.
 ///
 /// # Errors
-/// Errors of the driver. The session is usable afterwards, unless it is lost.
+/// Errors of the driver. The session can be used afterwards, unless it is lost.
 ///
 /// # Cancel safety
 /// If the future is dropped, a transaction that only reads stays open: close the session.
 pub async fn read(session: &mut Session, reading: &Reading<'_>) -> Result<Inventory> {
     let database = session.database().to_owned();
-    let doing = || format!("read what is in database `{database}`");
+    let doing = || format!("read the contents of database `{database}`");
     begin(session).await.doing(doing)?;
     let found = describe(session, reading).await;
     let (mut found, tables, sequences) = session.end(found).await.doing(doing)?;

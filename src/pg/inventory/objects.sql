@@ -1,5 +1,5 @@
--- How many objects of each kind, above initdb's (oids from 16384 on). What a session's temporary tables
--- leave in the catalogs does not count.
+-- The number of objects of each kind, without those of initdb (oids below 16384). The catalog entries of
+-- temporary tables do not count.
 SELECT concat_ws(' ',
     (SELECT count(*) FROM pg_class WHERE oid >= 16384 AND relpersistence <> 't'),
     (SELECT count(*) FROM pg_attribute WHERE attrelid >= 16384 AND attnum > 0 AND NOT attisdropped),

@@ -23,7 +23,7 @@ SELECT o.heading, 0, 0, concat_ws(' ', CASE WHEN c.opcdefault THEN 'default' END
 FROM other o JOIN pg_opclass c ON c.oid = o.oid WHERE o.classid = 'pg_opclass'::regclass
 
 UNION ALL
--- Also what was added to families that initdb made.
+-- Also members that were added to families of initdb.
 SELECT 'operator family ' || i.identity, 1, 0, concat_ws(' ', l.line,
     (SELECT 'of class ' || (pg_identify_object(d.refclassid, d.refobjid, 0)).identity FROM pg_depend d
         WHERE d.classid = l.classid AND d.objid = l.oid AND d.refclassid = 'pg_opclass'::regclass))
@@ -61,7 +61,7 @@ SELECT o.heading, 0, 0, concat_ws(' ', CASE WHEN c.condefault THEN 'default' END
 FROM other o JOIN pg_conversion c ON c.oid = o.oid WHERE o.classid = 'pg_conversion'::regclass
 
 UNION ALL
--- The names of the columns differ by version. collversion is the server's doing.
+-- The names of the columns differ by version. collversion is set by the server.
 SELECT o.heading, 0, 0, concat_ws(' ', 'provider', j ->> 'collprovider',
     'locale ' || quote_literal(coalesce(j ->> 'colllocale', j ->> 'colliculocale')),
     'lc_collate ' || quote_literal(j ->> 'collcollate'), 'lc_ctype ' || quote_literal(j ->> 'collctype'),

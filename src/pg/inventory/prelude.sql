@@ -1,10 +1,10 @@
--- Common table expressions that stand before each of the other files. One that a file does not
+-- Common table expressions that are put before each of the other files. An expression that a file does not
 -- use costs nothing: Postgres does not run it.
 --
 -- Objects with oids below 16384 (FirstNormalObjectId, src/include/access/transam.h) are initdb's.
 -- A column that older versions lack is written as `FROM (SELECT default AS column) missing CROSS
--- JOIN LATERAL (SELECT column FROM catalog)`: the name means the catalog's column where there is
--- one, else that of `missing`.
+-- JOIN LATERAL (SELECT column FROM catalog)`: the name means the catalog's column if it
+-- exists, else that of `missing`.
 WITH member AS MATERIALIZED (
     SELECT classid, objid FROM pg_depend
     WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
@@ -12,7 +12,7 @@ WITH member AS MATERIALIZED (
     SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast)'
 ), relation AS MATERIALIZED (
     SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl,
-        -- Of a composite type, the type is the member.
+        -- For a composite type, the type is the member.
         CASE c.relkind WHEN 'c' THEN c.reltype IN (SELECT objid FROM member WHERE classid = 'pg_type'::regclass)
             ELSE c.oid IN (SELECT objid FROM member WHERE classid = 'pg_class'::regclass) END AS of_extension,
         CASE c.relkind WHEN 'c' THEN 'type' ELSE i.type END || ' ' || i.identity AS heading
@@ -21,7 +21,7 @@ WITH member AS MATERIALIZED (
     CROSS JOIN LATERAL pg_identify_object('pg_class'::regclass, c.oid, 0) i
     WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S', 'c') AND c.relpersistence <> 't'
 ), routine AS MATERIALIZED (
-    -- Internal ones are the constructors of range types.
+    -- Internal functions are the constructors of range types.
     SELECT p.oid, p.prokind, p.proowner, p.proacl,
         CASE p.prokind WHEN 'a' THEN 'aggregate' WHEN 'p' THEN 'procedure' ELSE 'function' END
             || ' ' || p.oid::regprocedure AS heading
@@ -32,7 +32,7 @@ WITH member AS MATERIALIZED (
         AND p.oid NOT IN (SELECT objid FROM pg_depend
                           WHERE classid = 'pg_proc'::regclass AND deptype = 'i' AND objid >= 16384)
 ), typ AS MATERIALIZED (
-    -- Internal ones are arrays, row types of tables, and multiranges.
+    -- Internal types are arrays, row types of tables, and multiranges.
     SELECT t.oid, t.typtype, t.typowner, t.typacl, i.type || ' ' || i.identity AS heading
     FROM pg_type t
     JOIN space s ON s.oid = t.typnamespace
@@ -42,7 +42,7 @@ WITH member AS MATERIALIZED (
         AND t.oid NOT IN (SELECT objid FROM pg_depend
                           WHERE classid = 'pg_type'::regclass AND deptype = 'i' AND objid >= 16384)
 ), other AS MATERIALIZED (
-    -- All further kinds of objects, with owner and rights where they have some.
+    -- All other kinds of objects, with owner and privileges if they have them.
     SELECT o.classid, o.oid, o.owner, o.acl, o.kind, i.type || ' ' || i.identity AS heading
     FROM (
         SELECT 'pg_namespace'::regclass::oid AS classid, oid, nspowner AS owner, nspacl AS acl, 'n'::"char" AS kind

@@ -1,4 +1,4 @@
--- What tables, views and sequences are, but for their columns and what hangs on them.
+-- The properties of tables, views and sequences, without their columns and dependent objects.
 SELECT r.heading, 0 AS rank, 0::int8 AS number, l.line
 FROM relation r
 JOIN pg_class c ON c.oid = r.oid
@@ -20,7 +20,7 @@ CROSS JOIN LATERAL (VALUES
     (CASE WHEN c.reloftype <> 0 THEN 'of type ' || format_type(c.reloftype, NULL) END),
     (CASE WHEN am.amname <> 'heap' THEN 'access method ' || quote_ident(am.amname) END),
     ('tablespace ' || quote_ident(ts.spcname)),
-    -- Access methods have options of their own, so any name counts but those that the server keeps for itself.
+    -- Access methods have options of their own, so every name counts except those that the server reserves.
     ((SELECT format('with (%s)', string_agg(o, ', ' ORDER BY o COLLATE "C")) FROM unnest(c.reloptions) o
         WHERE o NOT LIKE 'pg\_%' HAVING count(*) > 0)),
     ((SELECT format('with (%s)', string_agg('toast.' || o, ', ' ORDER BY o COLLATE "C"))

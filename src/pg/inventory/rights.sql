@@ -1,6 +1,6 @@
--- Owners, and rights as far as they differ from what an object of its kind has by default: an
--- explicit default and none at all mean the same. Of what initdb and extensions made, only rights
--- that were changed since: what they had is in pg_init_privs.
+-- Owners, and privileges that differ from the default of an object of that kind: an explicit default and no
+-- entry mean the same. For objects of initdb and extensions, only privileges that were changed since: the
+-- initial ones are in pg_init_privs.
 , object(heading, owner, acl, kind, attribute) AS (
     SELECT heading, relowner, relacl, CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", NULL::name
         FROM relation WHERE NOT of_extension AND relkind <> 'c'
@@ -17,12 +17,12 @@
                 WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas' WHEN 'L' THEN 'large objects'
                 ELSE d.defaclobjtype::text END),
         d.defaclrole, d.defaclacl,
-        -- Those of a schema are added to the global ones, so they start from nothing.
+        -- The privileges of a schema are added to the global ones, so they start empty.
         CASE WHEN d.defaclnamespace = 0
             THEN acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole) END
     FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace
 ), made(classid, oid, owner, acl, initial, kind, attribute) AS (
-    -- pg_dump leaves information_schema out; the server does not note the rights that it begins with.
+    -- pg_dump omits information_schema; the server does not record its initial privileges.
     SELECT 'pg_class'::regclass::oid, c.oid, c.relowner, c.relacl, p.initprivs,
             CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", NULL::name
         FROM pg_class c

@@ -34,10 +34,10 @@ pub enum Rows {
 /// number of rows in each table. It shows nothing else.
 ///
 /// # Errors
-/// Errors of the driver. The session is usable afterwards, unless it is lost.
+/// Errors of the driver. The session can be used afterwards, unless it is lost.
 pub async fn shape(session: &mut Session) -> Result<String> {
     let database = session.database().to_owned();
-    let doing = || format!("count what is in database `{database}`");
+    let doing = || format!("count the objects of database `{database}`");
     begin(session).await.doing(doing)?;
     let found = async {
         let objects: String = session.scalar(sql::fill(OBJECTS, &[])).await?;
@@ -71,7 +71,7 @@ struct Digest {
 /// Returns a digest of the rows of each table, by the table's name for display.
 ///
 /// # Errors
-/// Errors of the driver. The session is usable afterwards, unless it is lost.
+/// Errors of the driver. The session can be used afterwards, unless it is lost.
 pub async fn digests(session: &mut Session, which: Rows) -> Result<BTreeMap<String, String>> {
     let database = session.database().to_owned();
     let doing = || format!("read the rows of database `{database}`");

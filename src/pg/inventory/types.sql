@@ -13,7 +13,7 @@ SELECT t.heading, 0, 0, concat_ws(' ', 'domain over', format_type(d.typbasetype,
 FROM typ t
 JOIN pg_type d ON d.oid = t.oid
 JOIN pg_type b ON b.oid = d.typbasetype
--- From 17 on NOT NULL is a constraint with a name, by default one made of the domain's.
+-- From 17 on NOT NULL is a constraint with a name, by default derived from the domain's.
 LEFT JOIN pg_constraint nn ON nn.contypid = t.oid AND nn.contype = 'n'
 WHERE t.typtype = 'd'
 
