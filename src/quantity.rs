@@ -131,23 +131,23 @@ impl Bytes {
         Bytes(bytes.min(i64::MAX as u64))
     }
 
-    /// As a number.
+    /// Returns the number.
     pub fn get(self) -> u64 {
         self.0
     }
 
-    /// As a number of Postgres.
+    /// Returns the number in the type of Postgres.
     pub fn signed(self) -> i64 {
         self.0 as i64
     }
 }
 
-/// A time in seconds, as Postgres reckons. One that lies in the future, since a clock was set back, is negative.
+/// A time in seconds, as Postgres measures it. A time in the future, after a clock was set back, is negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct Seconds(pub f64);
 
 impl Seconds {
-    /// As a duration, which is never negative.
+    /// Converts to a duration, which is never negative.
     pub fn duration(self) -> Duration {
         Duration::try_from_secs_f64(self.0).unwrap_or_default()
     }
@@ -164,7 +164,7 @@ impl From<Duration> for Seconds {
 pub struct Millis(u64);
 
 impl Millis {
-    /// As a number.
+    /// Returns the number.
     pub fn get(self) -> u64 {
         self.0
     }

@@ -45,7 +45,7 @@ impl Tree {
         Inputs::read(self.root(), definition, &unset).unwrap()
     }
 
-    /// The paths that `migrations = globs` chooses.
+    /// Returns the paths that `migrations = globs` selects.
     fn paths(&self, globs: &[&str]) -> Vec<String> {
         let read = self.read(&migrations(globs));
         read.migrations.iter().map(|f| f.path.to_string()).collect()
@@ -116,7 +116,7 @@ fn print(inputs: Inputs) -> Fingerprint {
     inputs.with_server(server()).fingerprint()
 }
 
-/// The message, details and hints in one text.
+/// Joins message, details and hints to one text.
 fn words(error: &Error) -> String {
     let lines = std::iter::once(error.message().to_owned());
     lines.chain(error.details().to_vec()).chain(error.hints().to_vec()).collect::<Vec<_>>().join("\n")
@@ -174,7 +174,7 @@ fn sample() -> Recipe {
 
 #[test]
 fn the_format_does_not_drift() {
-    // If this fails, the encoding has changed: raise `Recipe::FORMAT`, then write the new value here.
+    // If this fails, the encoding has changed: raise `Recipe::FORMAT`, then put the new value here.
     let golden = "fa3a1dbfab940e1a30ec5d939c82a989df350eeee62b8424b977388e3d603eab";
     assert_eq!(sample().fingerprint().to_string(), golden);
 }
@@ -290,7 +290,7 @@ fn what_is_kept_or_shown_of_a_variable_has_no_hash_that_values_could_be_tried_ag
     }
     assert_ne!(json, serde_json::to_string(&KeptRecipe::new(&recipe, &key(8))).unwrap());
 
-    // That a value has changed can still be told; not so with the key of another registry.
+    // A changed value is still recognized; with the key of another registry it is not.
     let old = kept.clone().to_compare_with(&recipe, &key(7));
     assert!(Difference::between(&old, &recipe).is_empty());
     let other = kept.clone().to_compare_with(&recipe, &key(8));
@@ -339,7 +339,7 @@ fn recipes_that_are_kept_can_still_be_read() {
     assert_eq!(kept.to_compare_with(&new, &key), new);
 }
 
-/// As the registry's schema computes it.
+/// The keyed hash as computed by the registry's schema.
 #[test]
 fn a_keyed_hash_is_the_same_everywhere() {
     let mut recipe = sample();
@@ -378,7 +378,7 @@ fn path_texts_are_lossless() {
     }
 }
 
-// --- What is the same everywhere ---
+// --- Independence of the machine ---
 
 #[test]
 fn neither_order_of_creation_nor_place_nor_time_counts() {
@@ -443,7 +443,7 @@ fn a_worktree_has_the_same_fingerprint() {
     assert_eq!(theirs, tree.read(&definition));
 }
 
-/// Walks in another process, whose user ignores all that we look for, from another working directory.
+/// Walks in another process, whose user ignores all of these files, from another working directory.
 #[test]
 fn the_users_ignore_file_does_not_count() {
     const ROOT: &str = "PGSTENCIL_TEST_HOSTILE_ROOT";
@@ -545,14 +545,14 @@ fn a_path_without_wildcards_counts_although_a_gitignore_hides_it() {
     tree.write("local.py", "two");
     assert_ne!(print(tree.read(&named)), before);
     assert_eq!(ignored(tree.root(), &named).unwrap(), [""; 0]);
-    // It counts for the key that names it, and as long as no later glob excludes it.
+    // The file counts for the key that names it, unless a later glob excludes it.
     let both = Definition {
         rerun_inputs: vec!["local.py".into()],
         ..of(&["**/*.py", "build/made.py", "build/more.py", "!build/more.*"])
     };
     assert_eq!(paths(&both), "build/made.py");
     assert_eq!(tree.read(&both).rerun_inputs.len(), 1);
-    // A wildcard is not a name, and nothing below `.git` is an input.
+    // A wildcard does not name a file, and nothing below `.git` is an input.
     for glob in ["local.p?", "build/*.py", ".git/config", "absent.py"] {
         says(&tree.error(&of(&[glob])), Kind::Config, &["matches no file"]);
     }
@@ -575,7 +575,7 @@ fn the_last_glob_decides() {
         tree.paths(&["**/*.py", "!a/**", "a/migrations/0002.py", "!nothing/**"]),
         ["a/migrations/0002.py", "b/migrations/0001.py", "b/tests/migrations/0001.py"]
     );
-    // `*` stops at a slash.
+    // `*` does not match a slash.
     assert_eq!(tree.paths(&["*/migrations/*2.py"]), ["a/migrations/0002.py"]);
     assert_eq!(
         tree.paths(&["{a,b/tests}/migrations/0001.py"]),
@@ -676,7 +676,7 @@ fn a_missing_root_is_named() {
     says(&error, Kind::Config, &["cannot enter the root `/no/such/root`"]);
 }
 
-// --- Links and other things that are not files ---
+// --- Links and special files ---
 
 #[test]
 fn links_are_read_through() {
@@ -736,7 +736,7 @@ fn a_fifo_is_not_opened() {
 
 #[test]
 fn what_cannot_be_read_is_named() {
-    // Nothing is closed to root.
+    // For root no directory is closed.
     if nix::unistd::geteuid().is_root() {
         return;
     }
@@ -766,7 +766,7 @@ fn only_matching_lines_count() {
     assert_ne!(tree.read(&definition), before);
     fs::write(tree.at("lock"), b"\xff\xfe junk\nDjango==5.1\xff\n").unwrap();
     assert_eq!(tree.read(&definition).lines[0].count, 1);
-    // Named by hand: no .gitignore hides it.
+    // A file that is named directly counts even if a .gitignore hides it.
     tree.write(".gitignore", "lock");
     assert_eq!(tree.read(&definition).lines[0].count, 1);
 }
@@ -781,7 +781,7 @@ fn of_a_line_the_first_group_counts() {
     assert_eq!(tree.read(&minor), before);
     tree.write("lock", "django==5.2 --hash=c\n");
     assert_ne!(print(tree.read(&minor)), print(before));
-    // Where the group takes no part, and where there is none, the line counts.
+    // If the group takes no part, or there is none, the line counts.
     tree.write("lock", "django==5.1\nfoo==1 x\n");
     let maybe = tree.read(&lines("lock", r"^(django==\d+)|^foo"));
     assert_eq!(maybe.lines[0].text, ["django==5", "foo==1 x"]);
@@ -815,7 +815,7 @@ fn lock_files_of_several_tools() {
         tree.write("lock", &text.replace(now, minor));
         assert_ne!(read(), before);
     }
-    // Without a group: the lines.
+    // Without a group the lines count.
     let tree = Tree::new(&[("lock", poetry)]);
     let both = tree.read(&lines("lock", r#""django"\nversion"#));
     assert_eq!(both.lines[0].text, ["name = \"django\"\nversion = \"5.2.1\""]);
@@ -836,7 +836,7 @@ fn text_that_is_kept_is_short_and_without_passwords() {
 #[test]
 fn what_only_the_tests_see_is_no_input_and_the_root_counts_as_the_word() {
     let with = |table: fn(&mut Definition) -> &mut BTreeMap<String, String>, value: &str| {
-        // Each tree is another root.
+        // Each tree has another root.
         let tree = Tree::new(&[("m/1.sql", "")]);
         let mut definition = migrations(&["m/*.sql"]);
         table(&mut definition).insert("DATA".into(), value.into());
@@ -917,7 +917,7 @@ fn speed() {
     }
 }
 
-/// The files that count only since `build` names them.
+/// Returns the files that count only because `build` names them.
 fn named(tree: &Tree, definition: &Definition) -> Vec<String> {
     let read = tree.read(definition);
     let all: Vec<_> = read.inputs.iter().map(|f| f.path.clone()).collect();
@@ -947,7 +947,7 @@ fn text_files_that_the_build_command_names_are_inputs() {
     assert_eq!(named(&tree, &off), [""; 0]);
     let excluded = Definition { inputs: vec!["scripts/**".into(), "!**/*.sh".into()], ..definition.clone() };
     assert_eq!(named(&tree, &excluded), [""; 0]);
-    // What another key says counts.
+    // The selection by another key counts.
     let elsewhere = Definition {
         rerun_inputs: vec!["*.sh".into()],
         input_lines: vec![InputLines { file: "scripts/seed.py".into(), matching: "seed".into() }],
@@ -978,7 +978,7 @@ fn a_file_that_goes_between_walk_and_reading_is_looked_for_again() {
     .unwrap();
     assert_eq!((walks, walked.files.len(), hashes.len()), (2, 1, 1));
 
-    // Not for ever.
+    // The number of walks is limited.
     walks = 0;
     let error = walk_and_hash(tree.root(), || {
         tree.write("m/2.sql", "b");

@@ -19,13 +19,13 @@ impl Disk {
         self
     }
 
-    /// A directory of git, with what git itself looks for.
+    /// Creates a git directory with the entries that git itself requires.
     fn repository(&self, path: &str) -> &Self {
         fs::create_dir_all(self.path(path).join("objects")).unwrap();
         self.write(&format!("{path}/HEAD"), "ref: refs/heads/main\n")
     }
 
-    /// A worktree of it, as `git worktree add` makes it.
+    /// Creates a worktree of it, as `git worktree add` does.
     fn worktree(&self, repository: &str, path: &str, name: &str) -> &Self {
         let own = format!("{repository}/worktrees/{name}");
         self.write(&format!("{own}/HEAD"), "ref: refs/heads/feat/x\n")
@@ -64,7 +64,7 @@ fn a_checkout_is_found_from_any_directory_in_it() {
     assert_eq!(git.common, disk.path("shop/.git"));
     assert_eq!(git.worktree().as_deref(), Some("a"));
     assert_eq!(git.head(), Some(Head::Branch("feat/x".into())));
-    // A directory of this name that is no repository is passed over, as by git.
+    // A directory of this name that is not a repository is ignored, as by git.
     disk.write("shop/sub/.git/note", "");
     assert_eq!(disk.find("shop/sub").top, disk.path("shop"));
 }
@@ -75,7 +75,7 @@ fn all_checkouts_of_a_repository_share_its_name() {
     disk.repository("shop/.git").worktree("shop/.git", "wt/feature", "feature");
     assert_eq!(disk.name("shop"), "shop");
     assert_eq!(disk.name("wt/feature/services/a"), "shop");
-    // Bare, and the ways to hide a bare repository among its worktrees.
+    // Bare repositories, and the ways to hide one among its worktrees.
     for (repository, name) in
         [("store/cart.git", "cart"), ("store/plain", "plain"), ("desk/.bare", "desk"), ("lamp/.git", "lamp")]
     {
@@ -84,7 +84,7 @@ fn all_checkouts_of_a_repository_share_its_name() {
         disk.worktree(repository, &worktree, "w");
         assert_eq!(disk.name(&worktree), name, "{repository}");
     }
-    // A main worktree is called what it is called.
+    // The directory name of a main worktree is used unchanged.
     disk.repository(".dotfiles/.git").repository("x.git/.git");
     assert_eq!(disk.name(".dotfiles"), ".dotfiles");
     assert_eq!(disk.name("x.git"), "x.git");

@@ -12,7 +12,7 @@ use super::lines::Lines;
 use super::*;
 use crate::Kind;
 
-/// Runs a script in `/`; the lines that came.
+/// Runs a script in `/` and returns its lines.
 async fn capture(job: &Job, limit: Option<Duration>) -> (Finished, Vec<String>) {
     let mut lines = Vec::new();
     let mut on_line = |line: &str| lines.push(line.to_owned());
@@ -28,7 +28,7 @@ fn read_pid(path: &Path) -> Option<Pid> {
     fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok().map(Pid::from_raw)
 }
 
-/// Whether a process runs. A zombie does not.
+/// Returns whether a process is running. A zombie is not.
 fn runs(pid: Pid) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'),
@@ -36,7 +36,7 @@ fn runs(pid: Pid) -> bool {
     }
 }
 
-/// Whether a watchdog of ours exists: they are children of this process.
+/// Returns whether a watchdog of this process exists: watchdogs are its children.
 fn watchdogs() -> usize {
     let Ok(processes) = fs::read_dir("/proc") else {
         return 0;
@@ -52,7 +52,7 @@ fn watchdogs() -> usize {
         .count()
 }
 
-/// Waits until `done`, at most `seconds`.
+/// Waits until `done`, but at most `seconds`.
 async fn within(seconds: u64, mut done: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
@@ -211,14 +211,14 @@ async fn cancel_ends_it() {
     let job = Job::shell("trap 'echo bye; exit 7' TERM; echo go; while :; do sleep 0.05; done", "/");
     let finished = run_captured(&job, None, &cancel, &mut on_line).await.unwrap();
     assert_eq!((finished.ended, finished.status), (Ended::Cancelled, Status::Exited(7)));
-    // Between them some shells say what became of their child.
+    // In between, some shells print how their child ended.
     assert_eq!((&*finished.tail[0], finished.tail.last().unwrap().as_str()), ("go", "bye"));
 }
 
 #[tokio::test]
 async fn what_is_left_behind_is_ended() {
     let dir = TempDir::new().unwrap();
-    // One that holds the pipe and goes at once, one that is deaf and silent.
+    // One child holds the pipe and ends on TERM, the other ignores TERM and prints nothing.
     let script = "sleep 300 & echo $! > polite
         sh -c 'trap \"\" TERM; echo $$ > deaf; exec >/dev/null 2>&1; while :; do sleep 0.1; done' &
         while ! [ -s deaf ]; do sleep 0.05; done; echo done";
@@ -247,7 +247,7 @@ async fn a_chatty_daemon_outside_the_group_keeps_nobody() {
     let _ = kill(daemon, Signal::SIGKILL);
 }
 
-/// On a terminal made by `script`, where that is installed.
+/// Runs on a terminal made by `script`, if that is installed.
 #[tokio::test]
 async fn who_asks_on_the_terminal_fails_at_once() {
     const TEST: &str = "process::tests::who_asks_on_the_terminal_fails_at_once";
@@ -274,10 +274,10 @@ async fn who_asks_on_the_terminal_fails_at_once() {
 
 // --- The watchdog ---
 
-/// Set in the victim: the directory for its notes.
+/// Set in the victim: the directory for its files.
 const VICTIM: &str = "PGSTENCIL_TEST_VICTIM";
 
-/// Starts this test again in another process, as the one that will be killed.
+/// Starts this test again in another process, which will be killed.
 fn victim(test: &str, dir: &Path) -> std::process::Child {
     std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &format!("process::tests::{test}"), "--nocapture"])
@@ -290,7 +290,7 @@ fn victim(test: &str, dir: &Path) -> std::process::Child {
 
 #[tokio::test]
 async fn the_command_ends_when_we_are_killed() {
-    // `child` is deaf to TERM, so KILL must follow.
+    // `child` ignores TERM, so KILL must follow.
     let script = "echo $$ > leader.tmp
         sh -c 'trap \"\" TERM; echo $$ > child.tmp; mv child.tmp child; while :; do sleep 0.1; done' &
         mv leader.tmp leader; sleep 300; echo survived > survived; sleep 300";
@@ -315,7 +315,8 @@ async fn sh_in(script: &str, dir: &Path) -> Finished {
     capture(&Job::shell(script, dir), None).await.0
 }
 
-/// Many victims, each killed at another moment of its start: in the end none may have left anything.
+/// Starts many victims and kills each at another moment of its start: in the end none may have left a
+/// process.
 #[tokio::test]
 async fn there_is_no_moment_without_watchdog() {
     let script = "echo $$ > $$.pid; sleep 300";
@@ -342,7 +343,7 @@ async fn there_is_no_moment_without_watchdog() {
 #[tokio::test]
 async fn the_watchdog_is_gone_after_a_normal_end() {
     if std::env::var_os(VICTIM).is_none() {
-        // In a process of its own, since other tests have watchdogs too.
+        // Runs in a separate process, since other tests have watchdogs too.
         let mut alone = victim("the_watchdog_is_gone_after_a_normal_end", Path::new("/"));
         assert!(alone.wait().unwrap().success());
         return;
@@ -356,7 +357,7 @@ async fn the_watchdog_is_gone_after_a_normal_end() {
     }
     assert_eq!(watchdogs(), 0);
 
-    // Nor after a dropped future: then it has ended the command first.
+    // None is left after a dropped future either: the watchdog has ended the command first.
     let dir = TempDir::new().unwrap();
     let dropped = sh_in("echo $$ > pid; sleep 300", dir.path());
     assert!(tokio::time::timeout(Duration::from_secs(1), dropped).await.is_err());
@@ -367,13 +368,13 @@ async fn the_watchdog_is_gone_after_a_normal_end() {
 
 // --- Foreground ---
 
-/// The signals of a process come to all of its tests, so each of these runs in its own.
+/// The signals of a process reach all of its tests, so each of these tests runs in its own process.
 async fn in_own_process(test: &str) -> bool {
     if std::env::var_os(VICTIM).is_some() {
         return false;
     }
-    // A background job of a script ignores INT, one of nohup HUP, and so would the new process. It
-    // does not inherit handlers.
+    // A background job of a script ignores INT, a job of nohup HUP, and so would the new process. It does not
+    // inherit handlers.
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         if ignored_signals() & (1 << (signal as i32 - 1)) != 0 {
             drop(tokio::signal::unix::signal((signal as i32).into()).unwrap());
@@ -413,17 +414,17 @@ async fn foreground_passes_status_and_signals_on() {
     assert_eq!(run_own(&status("exit 5"), &mut signals).await, Status::Exited(5));
     assert_eq!(run_own(&status("kill -TERM $$"), &mut signals).await.code(), 143);
 
-    // To the group: the shell waits for its child, which must get it too.
+    // To the group: the shell waits for its child, which must get the signal too.
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
         raise_later(&[(200, signal)]);
         assert_eq!(run_own(&status("sleep 20; exit 0"), &mut signals).await.code(), code);
     }
 
-    // One that came before the start is kept.
+    // A signal that arrived before the start is kept.
     kill(Pid::this(), Signal::SIGTERM).unwrap();
     assert_eq!(run_own(&status("sleep 20"), &mut signals).await.code(), 143);
 
-    // A command that takes the first INT as a request, and one that is deaf to all.
+    // One command takes the first INT as a request, the other ignores all signals.
     raise_later(&[(200, Signal::SIGINT), (500, Signal::SIGINT)]);
     let start = Instant::now();
     let stubborn = status("trap 'echo' INT; while :; do sleep 0.1; done");
@@ -443,7 +444,7 @@ async fn on_a_terminal_the_command_hears_ctrl_c_by_itself() {
     let group = nix::unistd::getpgrp();
     let dir = TempDir::new().unwrap();
     let mut job = Job::shell("ps -o pgid= -p $$ > pgid 2>/dev/null; sleep 1; exit 4", dir.path());
-    // To us alone, twice: neither passed on nor taken for more than it is.
+    // To pgstencil alone, twice: neither forwarded nor taken as a request to end the command.
     raise_later(&[(100, Signal::SIGINT), (300, Signal::SIGINT)]);
     assert_eq!(run(&job, &mut signals, Place::OurGroup, drop).await.unwrap(), Status::Exited(4));
     let pgid = fs::read_to_string(dir.path().join("pgid")).unwrap();

@@ -5,7 +5,7 @@ use super::*;
 use crate::fingerprint::order::group;
 use crate::fingerprint::{Append, Obstacle, extension};
 
-/// A recipe of these migrations, whose content is their path.
+/// Returns a recipe with these migrations, whose content is their path.
 pub(in crate::fingerprint) fn recipe(migrations: &[&str]) -> Recipe {
     Recipe {
         format: Recipe::FORMAT,
@@ -140,11 +140,11 @@ fn companions_may_be_added() {
     let difference = Difference::between(&old, &new);
     assert_eq!(difference.distance(), 1);
     assert_eq!(difference.companions.added, [path_of("sql/a.sql")]);
-    // With the migration that reads it.
+    // Changed together with the migration that reads it.
     new.migrations = files(&["a/0001_x.py", "a/0004_y.py", "a/0005_z.py", "b/0001_x.py"]);
     let added = extension(&old, &new, Append::Sorted);
     assert_eq!(added, Ok(vec![path_of("a/0005_z.py")]));
-    // Back again one is gone.
+    // Changed back, but a companion is gone.
     let back = extension(&new, &old, Append::Sorted).unwrap_err();
     assert_eq!(back.to_string(), "companion `sql/a.sql` is gone");
 }
@@ -154,7 +154,7 @@ fn the_text_of_lines_is_told_from_both_sides() {
     let old = recipe(&BASE);
     let mut new = old.clone();
     new.lines[0].text = vec!["django==5.3".into()];
-    // The text alone is no difference: it is missing in a recipe from before it was kept.
+    // The text alone is no difference: recipes from before the text was stored do not have it.
     assert!(Difference::between(&old, &new).is_empty());
     new.lines[0].hash.push('x');
     let texts = Difference::between(&old, &new).texts;
@@ -196,7 +196,7 @@ fn line_ends_are_told_from_other_changes() {
     difference.find_line_ends(&old, root.path());
     let found: Vec<String> = difference.line_ends().map(RelPath::to_string).collect();
     assert_eq!(found, ["1.sql", "2.sql"]);
-    // Files that are gone again are passed over.
+    // Files that are gone are skipped.
     difference.find_line_ends(&old, Path::new("/nowhere"));
     assert_eq!(difference.line_ends().count(), 0);
 }
@@ -264,7 +264,7 @@ fn a_difference_as_json() {
     assert_eq!(difference.distance(), (6 << 24) + 1);
 }
 
-/// Random sets with larger numbers added extend; after any change or loss in the base none does.
+/// Random sets with larger numbers added are extensions; after any change or loss in the base none is.
 #[test]
 fn what_appends_extends_and_nothing_else() {
     for seed in 1..300 {
@@ -306,7 +306,7 @@ fn what_appends_extends_and_nothing_else() {
             assert_eq!(extension(&old, &changed, order), Err(Obstacle::MigrationChanged(victim.clone())));
             assert_eq!(extension(&old, &gone, order), Err(Obstacle::MigrationGone(victim.clone())));
         }
-        // A base that lacks a file other than the last one of its group.
+        // A base that lacks a file, but not the last one of its group.
         let group = group(&victim, Order::Directory).to_vec();
         let last = base.iter().rfind(|p| p.as_bytes().starts_with(&group)).unwrap();
         let mut lacks = old.clone();

@@ -9,7 +9,7 @@ fn key(path: &str) -> OrderKey {
     OrderKey::new(&RelPath::new(Path::new(path)), Order::Directory)
 }
 
-/// `paths` are in the tool's order: shuffled and sorted they come out the same.
+/// Checks the order of `paths`, which are in the tool's order, after shuffling and sorting them.
 fn in_order(paths: &[&str]) {
     for seed in 1..20 {
         let mut keys: Vec<_> = paths.iter().map(|p| key(p)).collect();
@@ -69,7 +69,7 @@ fn django() {
         "blog/migrations/0004_post_rank.py",
         "new migration `blog/migrations/0004_post_rank.py` sorts before `blog/migrations/0005_merge_20240103_1200.py`",
     );
-    // The squash of what the base ran one by one.
+    // The squash of the migrations that the base applied separately.
     refused(
         &base,
         "blog/migrations/0002_squashed_0005_all.py",
@@ -104,8 +104,8 @@ fn django_pretix() {
     );
 }
 
-/// Sorted by version, the number in front (Rails Guides, "Active Record Migrations"). Migrations
-/// copied from an engine have its name before the extension.
+/// Sorted by version, the leading number (Rails Guides, "Active Record Migrations"). Migrations copied from
+/// an engine have its name before the extension.
 #[test]
 fn rails() {
     let base = [
@@ -124,8 +124,8 @@ fn rails() {
     );
 }
 
-/// A version is a list of numbers, `.` and `_` are the same in it, missing parts are 0 (Flyway
-/// docs, "Versioned migrations", and the class `MigrationVersion`).
+/// A version is a list of numbers, separated by `.` or `_`; missing parts are 0 (Flyway docs, "Versioned
+/// migrations", and the class `MigrationVersion`).
 #[test]
 fn flyway() {
     let base = [
@@ -154,7 +154,7 @@ fn flyway() {
         "sql/B99__baseline.sql",
         "new file `sql/B99__baseline.sql` has no place in the order of the files of `sql`",
     );
-    // 10 and 10.0.0 are one version.
+    // 10 and 10.0.0 are the same version.
     refused(
         &base,
         "sql/U10.0.0__x.sql",
@@ -185,8 +185,8 @@ fn sqlx() {
     );
 }
 
-/// A directory each; what is before the first `_`, without dashes, is the version (Diesel docs, crate
-/// `diesel_migrations`, and `version_from_string` of `migrations_internals`).
+/// One directory per migration; the text before the first `_`, without dashes, is the version (Diesel docs,
+/// crate `diesel_migrations`, and `version_from_string` of `migrations_internals`).
 #[test]
 fn diesel() {
     let base = [
@@ -214,7 +214,7 @@ fn diesel() {
     );
 }
 
-/// A directory each, sorted by name (Prisma docs, "Migration histories").
+/// One directory per migration, sorted by name (Prisma docs, "Migration histories").
 #[test]
 fn prisma() {
     let base = [
@@ -285,7 +285,7 @@ fn knex() {
     ];
     in_order(&base);
     appends(&base, &["migrations/20240215080911_a.js"]);
-    // One second, two files: the name decides.
+    // Two files of the same second: the name decides.
     appends(&base, &["migrations/20240215080910_tags.js"]);
     refused(
         &base,
@@ -294,7 +294,7 @@ fn knex() {
     );
 }
 
-/// By the time in milliseconds that file and class name share (TypeORM docs, "Executing and
+/// By the time in milliseconds that the file name and the class name share (TypeORM docs, "Executing and
 /// reverting").
 #[test]
 fn typeorm() {
@@ -313,7 +313,7 @@ fn typeorm() {
     );
 }
 
-/// By the integer in front (Ecto SQL docs, `Ecto.Migrator`).
+/// By the leading integer (Ecto SQL docs, `Ecto.Migrator`).
 #[test]
 fn ecto() {
     let base = [
@@ -331,8 +331,8 @@ fn ecto() {
     );
 }
 
-/// The order is in `down_revision` of the files, names begin with random ids (Alembic docs,
-/// "Tutorial"): `extend = "always"` is for this.
+/// The order is in `down_revision` of the files, and names begin with random ids (Alembic docs, "Tutorial"):
+/// this needs `extend = "always"`.
 #[test]
 fn alembic() {
     let base = [
@@ -357,7 +357,7 @@ fn numbers_have_any_length() {
     let huge = "9".repeat(40);
     let (less, more) = (format!("m/{huge}_x"), format!("m/1{huge}_a"));
     in_order(&["m/18446744073709551615_x", "m/18446744073709551616_x", &less, &more]);
-    // The end of a number says nothing about what follows it.
+    // The end of a number does not affect what follows it.
     in_order(&["m/1_a2b", "m/1_a2c", "m/1_a10a"]);
 }
 
@@ -402,7 +402,7 @@ fn folders_that_are_migrations() {
         ("m/v2/a.sql", "m"),
         ("2fa/admin.sql", ""),
         ("v2/R__2024.sql", ""),
-        // Not: the file has an order of its own, or the directory's name is a word.
+        // Not such a directory: the file has an order of its own, or the directory's name is a word.
         ("v2/001_a.sql", "v2"),
         ("app2/admin.sql", "app2"),
         ("app2/migrations/__init__.py", "app2/migrations"),
@@ -412,7 +412,8 @@ fn folders_that_are_migrations() {
     }
 }
 
-/// As the module says: nothing passes that a comparison by plain directory would stop.
+/// Checks the claim of the module: this rule accepts nothing that a comparison by plain directory would
+/// refuse.
 #[test]
 fn a_folder_taken_for_a_migration_lets_nothing_pass() {
     refused(
@@ -439,7 +440,7 @@ fn by_name_all_folders_are_one_group() {
             .map_err(|obstacle| obstacle.to_string())
     };
     let base = ["a/001.sql", "a/010.sql"];
-    // The tool runs it before a/010.sql, which no directory shows.
+    // The tool runs it before a/010.sql, which directories do not show.
     assert_eq!(by(Order::Directory, &base, &["b/005.sql"]), Ok(vec!["b/005.sql".to_owned()]));
     assert_eq!(
         by(Order::Name, &base, &["b/005.sql"]),
@@ -457,7 +458,7 @@ fn by_name_all_folders_are_one_group() {
         by(Order::Name, &base, &["b/mod.rs"]),
         Err("new file `b/mod.rs` has no place in the order of the others".to_owned())
     );
-    // Where each migration has a directory of its own, that directory's name is compared.
+    // If each migration has its own directory, the names of these directories are compared.
     let diesel = ["m/2024-01-02-000000_x/up.sql"];
     assert_eq!(
         by(Order::Name, &diesel, &["plugin/m/2023-01-01-000000_y/up.sql"]),
