@@ -6,10 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pgstencil::Stencil;
-use pgstencil::config::Config as Toml;
 use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{CloneState, Deadline, Defaults, Demand, Endpoint, Holder};
-use pgstencil::url::ServerUrl;
+use pgstencil::stencil::{CloneState, Deadline, Demand};
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
@@ -171,7 +169,7 @@ fn take(left: &AtomicUsize) -> bool {
 
 /// The time of the loop, and until all of its databases are dropped.
 async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Duration, Duration) {
-    let stencil = stencil(subject);
+    let stencil = stencil(subject).await;
     let left = Arc::new(AtomicUsize::new(DATABASES));
     let shared = Arc::new(Mutex::new(std::mem::take(seen)));
     let (registry, ensured) =
@@ -225,11 +223,8 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     (took, with_drops)
 }
 
-fn stencil(subject: &Subject<'_>) -> Stencil {
-    let config = Toml::load(&subject.config(Config::Warm)).unwrap();
-    let url = ServerUrl::parse(&subject.place.url("postgres")).unwrap();
-    let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None))
+async fn stencil(subject: &Subject<'_>) -> Stencil {
+    Stencil::open(subject.config(Config::Warm)).server_url(subject.place.url("postgres")).await.unwrap()
 }
 
 /// What the detached process of the command line does after each hand-out, over and over.

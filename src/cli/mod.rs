@@ -2,7 +2,6 @@
 
 mod args;
 mod background;
-mod checkout;
 mod commands;
 mod confirm;
 mod escape;

@@ -4,13 +4,16 @@
 mod acquire;
 mod background;
 mod bench;
+pub(crate) mod checkout;
 mod cleanup;
 mod doctor;
 mod eviction;
 mod explain;
 mod holdings;
 mod leases;
+pub(crate) mod locate;
 mod name_conflict;
+mod open;
 mod owed;
 mod prune;
 mod release;
@@ -43,6 +46,7 @@ pub use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
 pub use self::holdings::{Held, Holdings, holdings};
 pub use self::leases::{Lease, LeasedClone, LeasedDatabase, Leases, Ttl};
+pub use self::open::StencilBuilder;
 pub use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::release::Released;
 pub use self::request::DatabaseRequest;
@@ -217,7 +221,7 @@ impl Stencil {
         }
     }
 
-    async fn open(&self, deadline: &Deadline) -> Result<Registry> {
+    async fn open_registry(&self, deadline: &Deadline) -> Result<Registry> {
         if let Some(registry) = self.idle.take(deadline).await {
             return Ok(registry);
         }
@@ -239,7 +243,7 @@ impl Stencil {
             let inputs = context.inputs().await;
             (inputs, started.elapsed())
         };
-        let (registry, (inputs, took)) = tokio::join!(self.open(context.deadline), reading);
+        let (registry, (inputs, took)) = tokio::join!(self.open_registry(context.deadline), reading);
         let registry = registry?;
         let traits = registry.facts().traits.clone();
         let recipe = inputs.map(|inputs| inputs.with_server(traits));

@@ -124,7 +124,7 @@ impl Stencil {
         if plan.clones.is_empty() {
             return Ok(done);
         }
-        let mut registry = self.open(deadline).await?;
+        let mut registry = self.open_registry(deadline).await?;
         for prunable in plan.clones {
             let pruned = self.prune_one(&mut registry, &prunable, deadline).await?;
             done.push((prunable, pruned));

@@ -34,7 +34,7 @@ impl Stencil {
     /// # Errors
     /// As [`Stencil::settle`].
     pub async fn settle_now(&self, definition: &str, deadline: &Deadline) -> Result<Settled> {
-        let mut registry = self.open(deadline).await?;
+        let mut registry = self.open_registry(deadline).await?;
         let settled = self.settle(&mut registry, Some(definition), deadline, &|_| {}, false).await;
         registry.close().await;
         settled
@@ -56,7 +56,7 @@ impl Stencil {
     ) -> Result<Verdict> {
         let definition = self.definition(definition)?;
         let context = self.context(definition, deadline, observe, keep_failed);
-        let mut registry = self.open(deadline).await?;
+        let mut registry = self.open_registry(deadline).await?;
         registry.note_command_in_checkout(&self.asker()).await?;
         let verdict = template::verify(&mut registry, &context, replace, rows).await;
         if let Ok(verdict) = &verdict {

@@ -1,14 +1,11 @@
 //! `before_release`: when it runs, in which checkout, and who is told how it ended.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use nix::sys::signal::Signal;
 use pgstencil::Stencil;
-use pgstencil::config::Config;
 use pgstencil::events::Event;
-use pgstencil::stencil::{Defaults, Endpoint, Holder};
-use pgstencil::url::ServerUrl;
 
 use crate::owner::Checkout;
 use crate::support::git::{git, repository};
@@ -398,17 +395,15 @@ fn it_stands_in_the_defaults() {
     assert_eq!(log(&project.path()).len(), 2);
 }
 
-fn stencil(project: &Project<'_>, folder: &Path) -> Stencil {
-    let config = Config::load(&folder.join("pgstencil.toml")).unwrap();
-    let url = ServerUrl::parse(project.server_url()).unwrap();
-    let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    Stencil::new(config, endpoint, Holder::default(), Arc::new(|_: &str| None))
+async fn stencil(project: &Project<'_>, folder: &Path) -> Stencil {
+    let file = folder.join("pgstencil.toml");
+    Stencil::open(file).server_url(project.server_url()).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let project = project(&format!("{LOG}; echo no bucket; exit 2"));
-    let own = stencil(&project, &project.path());
+    let own = stencil(&project, &project.path()).await;
     let lease = own.database().await.unwrap();
     let name = lease.name().to_owned();
     let warnings = lease.release().await.unwrap();
@@ -420,7 +415,7 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     // with it, although none of them says in which checkout it is.
     let other = Checkout::new(&project, "other");
     std::fs::write(other.path.join("hooks.log"), "").unwrap();
-    let another = stencil(&project, &other.path);
+    let another = stencil(&project, &other.path).await;
     let lease = own.database().await.unwrap();
     let name = lease.name().to_owned();
     drop(lease);

@@ -4,9 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use pgstencil::config::Config;
-use pgstencil::stencil::{Deadline, Defaults, Endpoint, Holder, Lease, Ttl};
-use pgstencil::url::ServerUrl;
+use pgstencil::stencil::{Deadline, Lease, StencilBuilder, Ttl};
 use pgstencil::variables::Outcome;
 use pgstencil::{Kind, Stencil};
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -15,12 +13,14 @@ use crate::support::hold::only_templates_left;
 use crate::support::server::PATIENCE;
 use crate::support::{Pgstencil, Project, Role, eventually, server};
 
-fn stencil(project: &Project<'_>) -> Stencil {
-    let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
-    let url = ServerUrl::parse(project.server_url()).unwrap();
-    let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    let holder = Holder { label: "a library's user".into(), ..Holder::default() };
-    Stencil::new(config, endpoint, holder, Arc::new(|_: &str| None))
+async fn stencil(project: &Project<'_>) -> Stencil {
+    opening(project).await.unwrap()
+}
+
+fn opening(project: &Project<'_>) -> StencilBuilder<'static> {
+    Stencil::open(project.path().join("pgstencil.toml"))
+        .server_url(project.server_url())
+        .label("a library's user")
 }
 
 async fn released(lease: Lease) {
@@ -34,7 +34,7 @@ async fn eight_tasks_get_eight_clones_from_one_build() {
     let role = Role::new(server());
     let mut project = Project::with_migrations(server());
     project.connect_as(&role);
-    let stencil = stencil(&project);
+    let stencil = stencil(&project).await;
     let events = Arc::new(Mutex::new(Vec::new()));
     let tasks: Vec<_> = (0..8)
         .map(|n| {
@@ -88,7 +88,7 @@ async fn a_cancelled_caller_leaves_nothing() {
     let mut project = Project::with_migrations(server());
     project.connect_as(&role);
     project.build(&crate::support::Build::Hang);
-    let stencil = stencil(&project);
+    let stencil = stencil(&project).await;
     let cancel = tokio_util::sync::CancellationToken::new();
     let token = cancel.clone();
     let work = tokio::spawn(async move {
@@ -130,7 +130,7 @@ fn a_session_serves_one_hand_out_after_another() {
     let mut project = Project::with_migrations(server());
     project.connect_as(&role);
     // Sessions of the thread that drops would be counted, too.
-    let stencil = stencil(&project).without_drops();
+    let stencil = current_thread().block_on(stencil(&project)).without_drops();
     let runtime = || tokio::runtime::Runtime::new().unwrap();
     let hand_out = async || released(stencil.database().await.unwrap()).await;
     let first = runtime();
@@ -160,16 +160,10 @@ fn a_session_serves_one_hand_out_after_another() {
 #[tokio::test]
 async fn a_named_clone_has_an_owner() {
     let project = Project::with_migrations(server());
-    let of = |owner: &str| {
-        let stencil = stencil(&project);
-        let mut holder = stencil.holder().clone();
-        holder.checkout.owner = owner.to_owned();
-        let (config, endpoint) = (stencil.config().clone(), stencil.endpoint().clone());
-        Stencil::new(config, endpoint, holder, Arc::new(|_: &str| None))
-    };
+    let of = async |owner: &str| opening(&project).owner(owner).await.unwrap();
     let name = format!("dev_{}", project.id);
     let deadline = Deadline::default();
-    let (ours, theirs) = (of("ours"), of("theirs"));
+    let (ours, theirs) = (of("ours").await, of("theirs").await);
     let named = |stencil| Stencil::database(stencil).name(&name).ttl(Ttl::Config);
     let made = named(&ours).await.unwrap();
     assert_eq!(made.name(), name);
@@ -203,16 +197,16 @@ fn only_templates_stay(project: &Project<'_>) {
 }
 
 /// A project whose clones would stay for ever, and its stencil.
-fn never() -> (Project<'static>, Stencil) {
+async fn never() -> (Project<'static>, Stencil) {
     let project = Project::with_migrations(server());
     project.append_config("[clone]\nttl = \"never\"\norphan_grace = \"1s\"\nwarm = 0");
-    let stencil = stencil(&project);
+    let stencil = stencil(&project).await;
     (project, stencil)
 }
 
 #[test]
 fn what_tests_give_back_is_dropped_by_their_own_program() {
-    let (project, stencil) = never();
+    let (project, stencil) = current_thread().block_on(never());
     for _ in 0..12 {
         // Each `#[tokio::test]` has a runtime of its own.
         let runtime = current_thread();
@@ -245,7 +239,7 @@ async fn dropped_at<T>(wait: usize, future: impl Future<Output = T>) -> Option<T
 
 #[tokio::test]
 async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
-    let (project, stencil) = never();
+    let (project, stencil) = never().await;
     let acquire = async || stencil.database().ttl(Ttl::Config).await.unwrap();
     // Builds the template.
     released(acquire().await).await;
@@ -274,7 +268,7 @@ async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
 
 #[tokio::test]
 async fn a_lease_that_is_dropped_releases_its_databases() {
-    let (project, stencil) = never();
+    let (project, stencil) = never().await;
     for ttl in [None, Some(Ttl::Never)] {
         let request = stencil.database();
         let request = match ttl {
@@ -293,7 +287,7 @@ async fn a_lease_that_is_dropped_releases_its_databases() {
 
 #[tokio::test]
 async fn a_lease_that_is_detached_outlives_the_program() {
-    let (project, stencil) = never();
+    let (project, stencil) = never().await;
     let lease = stencil.database().await.unwrap();
     let name = lease.name().to_owned();
     let until = lease.detach(Duration::from_secs(3600)).await.unwrap();
@@ -307,14 +301,15 @@ async fn a_lease_that_is_detached_outlives_the_program() {
     let confirmed = "select count(*) from pgstencil.clone where confirmed and state = 'leased'";
     assert_eq!(server().psql(&project.registry(), confirmed), "2");
     assert!(until.unwrap().as_str() > "2026");
-    self::stencil(&project).release(&[name, other], false, &Deadline::default()).await.unwrap();
+    // The command line in this checkout is the same owner.
+    Pgstencil::new(&project).args(["release", &name, &other]).success();
 }
 
 /// One request, several clones: their names belong together.
 #[tokio::test]
 async fn several_clones_have_one_lease() {
     let project = Project::with_migrations(server());
-    let stencil = stencil(&project);
+    let stencil = stencil(&project).await;
     let leases = stencil.database().name(format!("w_{}_{{n}}", project.id)).count(3).await.unwrap();
     assert_eq!(leases.len(), 3);
     for (n, clone) in leases.iter().enumerate() {
@@ -334,7 +329,7 @@ async fn several_clones_have_one_lease() {
 /// The session was opened on a runtime that nobody drives any more, or that has ended.
 #[test]
 fn clones_are_given_back_on_another_runtime() {
-    let (project, stencil) = never();
+    let (project, stencil) = current_thread().block_on(never());
     for ended in [false, true] {
         let first = current_thread();
         let lease = first.block_on(async { stencil.database().await.unwrap() });
@@ -355,25 +350,55 @@ fn clones_are_given_back_on_another_runtime() {
 #[test]
 fn a_holder_is_this_process_unless_the_program_knows_better() {
     let project = Project::with_migrations(server());
-    let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
-    let url = ServerUrl::parse(project.server_url()).unwrap();
-    let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_: &str| None));
-    let acquired = current_thread().block_on(async { stencil.database().await.unwrap() });
-    let listed = Pgstencil::new(&project).arg("list").success();
-    let host = nix::unistd::gethostname().unwrap();
-    let uid = nix::unistd::getuid();
-    let user = nix::unistd::User::from_uid(uid).unwrap().unwrap();
-    let who = format!(
-        "pid {}, role `{}`, {} on {} ",
-        std::process::id(),
-        server().user(),
-        user.name,
-        host.to_str().unwrap()
-    );
-    listed.stdout_has(&who);
+    let file = project.path().join("pgstencil.toml");
     let program = std::env::current_exe().unwrap();
     let program = program.file_name().unwrap().to_str().unwrap();
-    assert_eq!(stencil.holder().label, program);
-    drop(acquired);
+    for (label, shown) in [(None, program), (Some("job 7"), "job 7")] {
+        let lease = current_thread().block_on(async {
+            let builder = Stencil::open(&file).server_url(project.server_url());
+            let stencil = match label {
+                None => builder.await.unwrap(),
+                Some(label) => builder.label(label).await.unwrap(),
+            };
+            stencil.database().await.unwrap()
+        });
+        let listed = Pgstencil::new(&project).arg("list").success();
+        let host = nix::unistd::gethostname().unwrap();
+        let uid = nix::unistd::getuid();
+        let user = nix::unistd::User::from_uid(uid).unwrap().unwrap();
+        let who = format!(
+            "pid {}, role `{}`, {} on {}",
+            std::process::id(),
+            server().user(),
+            user.name,
+            host.to_str().unwrap()
+        );
+        listed.stdout_has(&who);
+        let holder = format!("select holder->>'label' from pgstencil.clone where name = '{}'", lease.name());
+        assert_eq!(server().psql(&project.registry(), &holder), shown);
+        drop(lease);
+    }
+}
+
+/// The library reads no environment that it is not given.
+#[tokio::test]
+async fn which_server_is_meant_is_said_by_the_program() {
+    let project = Project::with_migrations(server());
+    let file = project.path().join("pgstencil.toml");
+    let refused = Stencil::open(&file).await.map(drop).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Config);
+    assert_eq!(refused.hints().len(), 2, "{refused:?}");
+    let variables = [("PGSTENCIL_SERVER_URL", project.server_url())];
+    let by_variable = Stencil::open(&file).environment(variables.into_iter().collect());
+    released(by_variable.await.unwrap().database().await.unwrap()).await;
+
+    let text = project.read("pgstencil.toml").replace("[server]\n", "[server]\nurl = \"env:PLACE\"\n");
+    let config = || pgstencil::config::Config::parse(&text, &file).unwrap();
+    let refused = Stencil::builder(config()).await.map(drop).unwrap_err();
+    assert!(refused.details()[0].contains("PLACE"), "{refused:?}");
+    let unset = Stencil::builder(config()).environment(Default::default()).await.map(drop).unwrap_err();
+    assert_eq!(unset.message(), "the variable `PLACE` is not set");
+    let variables = [("PLACE", project.server_url())];
+    let by_file = Stencil::builder(config()).environment(variables.into_iter().collect());
+    released(by_file.await.unwrap().database().await.unwrap()).await;
 }

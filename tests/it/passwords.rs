@@ -4,9 +4,6 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use pgstencil::Stencil;
-use pgstencil::config::Config;
-use pgstencil::stencil::{Defaults, Endpoint, Holder};
-use pgstencil::url::ServerUrl;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -69,10 +66,8 @@ fn project(role: &Role<'static>, after_clone_sql: &str) -> Project<'static> {
 async fn traces_hold_no_password_and_no_stored_setting() {
     let role = Role::with(server(), "createdb", "hidden-word");
     let project = project(&role, "create table public.seen as select '{password}' as word, '{url}' as url");
-    let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
-    let url = ServerUrl::parse(project.server_url()).unwrap();
-    let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
+    let file = project.path().join("pgstencil.toml");
+    let stencil = Stencil::open(file).server_url(project.server_url()).await.unwrap();
     let traced = Traced::default();
     let name = {
         let _here = tracing::subscriber::set_default(traced.clone());

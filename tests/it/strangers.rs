@@ -4,12 +4,8 @@
 //! prepared notes in a sequence that it ran, which no rollback takes back.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use pgstencil::config::Config;
-use pgstencil::stencil::{Defaults, Endpoint, Holder};
-use pgstencil::url::ServerUrl;
 use pgstencil::{Kind, Stencil};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
@@ -434,10 +430,8 @@ async fn a_registry_that_changes_hands_is_not_used_any_more() {
     project.connect_as(&victim);
     pgstencil(&project, &["ensure"]).success();
     let registry = project.registry();
-    let config = Config::load(&project.path().join("pgstencil.toml")).unwrap();
-    let url = ServerUrl::parse(project.server_url()).unwrap();
-    let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
-    let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
+    let file = project.path().join("pgstencil.toml");
+    let stencil = Stencil::open(file).server_url(project.server_url()).await.unwrap();
     stencil.database().await.unwrap().release().await.unwrap();
 
     let squatter = Squatter { role: Role::new(server()), server: server(), registry: registry.clone() };

@@ -35,9 +35,9 @@ pub(crate) async fn paths(session: &Session) -> Result<u8> {
 }
 
 async fn server(session: &Session, config: &Config, logs: &mut Vec<String>) -> Result<ServerPlaces> {
-    if let Some((url, source)) = session.named_server(config)? {
+    if let Some((url, source)) = session.locator().named_server(config)? {
         return Ok(ServerPlaces {
-            place: Some(Endpoint::new(url, &session.defaults()?)?.place()),
+            place: Some(Endpoint::new(url, &session.locator().defaults()?)?.place()),
             named_by: Some(source),
             ..ServerPlaces::default()
         });

@@ -11,8 +11,8 @@ use crate::{Error, Kind, Result};
 use crate::cli::Session;
 use crate::cli::args::ServerRemove;
 use crate::cli::confirm::{can_ask, confirmed};
-use crate::cli::target::private_endpoint;
 use crate::quantity::{digits, size};
+use crate::stencil::locate::private_endpoint;
 
 /// How long clients may take that are about to end: their sessions end a moment after them.
 const GRACE: Duration = Duration::from_secs(2);

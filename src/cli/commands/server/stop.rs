@@ -9,7 +9,7 @@ use crate::{Error, Kind, Result};
 
 use crate::cli::Session;
 use crate::cli::args::ServerStop;
-use crate::cli::target::private_endpoint;
+use crate::stencil::locate::private_endpoint;
 
 /// How long a command that is about to end may take. Its sessions end a moment after it.
 const GRACE: Duration = Duration::from_secs(2);

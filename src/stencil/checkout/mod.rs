@@ -11,11 +11,11 @@ use crate::env::{self, Environment};
 use crate::git::{GitDir, Tree};
 use crate::stencil::{Checkout, Holder, Repository};
 
-use super::target::account;
+use super::locate::account;
 
 /// Describes this process and its checkout. `names_branch`: whether `{branch}` is wanted, so that asking for
 /// it may take a moment. The second value says why a branch could not be found out.
-pub(super) async fn holder(root: &Path, env: &Environment, names_branch: bool) -> (Holder, Option<String>) {
+pub(crate) async fn holder(root: &Path, env: &Environment, names_branch: bool) -> (Holder, Option<String>) {
     let process = Holder::process();
     let ci = |name: &str| env.non_empty(name).map(str::to_owned);
     let label =

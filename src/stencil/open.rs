@@ -1,0 +1,208 @@
+//! [`StencilBuilder`]: from a config, and what the program says besides, to a [`Stencil`].
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::locate::{self, Locator, Told};
+use super::{Stencil, checkout};
+use crate::config::{Config, ServerSettings, UrlSetting};
+use crate::env::{self, Environment};
+use crate::error::{Error, Result};
+use crate::events::{Event, Observe};
+use crate::registry::Holder;
+
+/// A [`Stencil`] to be: awaiting it reads the config, and finds or starts the server.
+///
+/// The library reads nothing of the process's environment by itself. What the command line would take from there
+/// counts here if the program passes it by [`environment`](Self::environment): the server
+/// (`PGSTENCIL_SERVER_URL`, or the variable that `[server] url = "env:NAME"` names), libpq's variables and
+/// password file for what a URL leaves out, where the private server has its data, and the values of `env_inputs`,
+/// which are inputs of the template. A program that shares its templates with the command line passes it.
+#[must_use = "nothing is opened before it is awaited"]
+pub struct StencilBuilder<'a> {
+    source: Source,
+    environment: Option<Environment>,
+    server_url: Option<String>,
+    owner: Option<String>,
+    label: Option<String>,
+    wait: Option<Duration>,
+    observe: Observe<'a>,
+    full_build: bool,
+}
+
+enum Source {
+    File(PathBuf),
+    Config(Box<Config>),
+}
+
+impl Stencil {
+    /// Opens the project of this config file. The caller names the file, so it is trusted; see
+    /// [`config::find`](crate::config::find) for a search that refuses the files of other users.
+    ///
+    /// ```no_run
+    /// use pgstencil::Stencil;
+    /// use pgstencil::env::Environment;
+    ///
+    /// # async fn example() -> pgstencil::Result<()> {
+    /// // The server is `[server] url`.
+    /// let stencil = Stencil::open("pgstencil.toml").await?;
+    /// // The server, and all else, is what the command line would take.
+    /// let stencil = Stencil::open("pgstencil.toml").environment(Environment::from_process()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open(file: impl Into<PathBuf>) -> StencilBuilder<'static> {
+        StencilBuilder::new(Source::File(file.into()))
+    }
+
+    /// Opens a project whose config the program has already; [`Config::parse`] makes one of a text.
+    ///
+    /// ```no_run
+    /// use pgstencil::Stencil;
+    /// use pgstencil::config::Config;
+    ///
+    /// # async fn example() -> pgstencil::Result<()> {
+    /// let toml = "[template.app]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"make migrate\"\n";
+    /// let config = Config::parse(toml, "/src/shop/pgstencil.toml".as_ref())?;
+    /// let stencil = Stencil::builder(config).server_url("postgresql://me:secret@127.0.0.1/postgres").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(config: Config) -> StencilBuilder<'static> {
+        StencilBuilder::new(Source::Config(Box::new(config)))
+    }
+}
+
+impl StencilBuilder<'static> {
+    fn new(source: Source) -> Self {
+        StencilBuilder {
+            source,
+            environment: None,
+            server_url: None,
+            owner: None,
+            label: None,
+            wait: None,
+            observe: &|_| {},
+            full_build: false,
+        }
+    }
+}
+
+impl<'a> StencilBuilder<'a> {
+    /// The environment that counts, as in [`Environment::from_process`]. Without one, none does.
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = Some(environment);
+        self
+    }
+
+    /// The server, in place of what environment and config say.
+    pub fn server_url(mut self, url: impl Into<String>) -> Self {
+        self.server_url = Some(url.into());
+        self
+    }
+
+    /// Who owns named clones, as `PGSTENCIL_OWNER` says. Otherwise it is this checkout on this machine, as with the
+    /// command line.
+    pub fn owner(mut self, name: impl Into<String>) -> Self {
+        self.owner = Some(name.into());
+        self
+    }
+
+    /// What runs, in words for others who wait for it, such as the name of a CI job. Otherwise it is the name of
+    /// the program.
+    pub fn label(mut self, words: impl Into<String>) -> Self {
+        self.label = Some(words.into());
+        self
+    }
+
+    /// How long the private server may take to start; two minutes if nothing is said.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// Builds missing templates from nothing, although another one could be extended.
+    pub fn full_build(mut self, full_build: bool) -> Self {
+        self.full_build = full_build;
+        self
+    }
+
+    /// Receives what happens while the server is found: warnings, and that the private server was started.
+    pub fn observe<'b>(self, observe: Observe<'b>) -> StencilBuilder<'b> {
+        let StencilBuilder { source, environment, server_url, owner, label, wait, full_build, .. } = self;
+        StencilBuilder { source, environment, server_url, owner, label, wait, observe, full_build }
+    }
+
+    async fn build(self) -> Result<Stencil> {
+        let mut config = match self.source {
+            Source::File(file) => Config::load(&file)?,
+            Source::Config(config) => *config,
+        };
+        if self.environment.is_none() && self.server_url.is_none() {
+            needs_no_environment(&config)?;
+        }
+        let env = self.environment.unwrap_or_default();
+        let observe = self.observe;
+        let locator = Locator {
+            env: &env,
+            url: self.server_url.as_deref().map(|url| (url, "`server_url`")),
+            wait: self.wait,
+            tell: Box::new(move |told| match told {
+                Told::Started(version) => {
+                    observe(Event::Notice(&format!("started the private server, PostgreSQL {version}")));
+                }
+                Told::Warning(text) => observe(Event::Warning(text)),
+                Told::Caution(warning) => {
+                    let lines = std::iter::once(warning.message());
+                    let lines = lines.chain(warning.details().iter().map(String::as_str));
+                    observe(Event::Warning(&lines.collect::<Vec<_>>().join("\n")));
+                }
+            }),
+        };
+        let ServerSettings { client_host, client_port, .. } = &mut config.server;
+        *client_host = locator.client_host()?.or(client_host.take());
+        *client_port = locator.client_port()?.or(*client_port);
+        let (endpoint, (mut holder, _)) =
+            tokio::join!(locator.endpoint(&config), checkout::holder(&config.root, &env, true));
+        if let Some(owner) = self.owner {
+            holder.checkout.machine = String::new();
+            holder.checkout.owner = owner;
+        }
+        match self.label {
+            Some(label) => holder.label = label,
+            None if holder.label.is_empty() => holder.label = Holder::default().label,
+            None => {}
+        }
+        let building = env.non_empty(env::BUILDING).unwrap_or_default();
+        let stencil = Stencil::new(config, endpoint?, holder, locate::variable(&env));
+        Ok(stencil.within_builds(building).with_full_build(self.full_build))
+    }
+}
+
+/// Fails if the config leaves it to the environment which server is meant.
+fn needs_no_environment(config: &Config) -> Result<()> {
+    let what = match &config.server.url {
+        Some(UrlSetting::Literal(_)) => return Ok(()),
+        Some(UrlSetting::Variable(name)) => {
+            format!("[server] url in {} is the variable {name}", config.file.display())
+        }
+        None => format!(
+            "{} names no server, and where the private server has its data depends on the environment",
+            config.file.display()
+        ),
+    };
+    Err(Error::config("which server is meant is left to the environment, and none was passed")
+        .detail(what)
+        .hint("pass it to the builder: `.environment(Environment::from_process())`")
+        .hint("or name the server: `.server_url(URL)`"))
+}
+
+impl<'a> IntoFuture for StencilBuilder<'a> {
+    type Output = Result<Stencil>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<Stencil>> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.build())
+    }
+}
