@@ -107,53 +107,58 @@
 //!
 //! # As a library
 //!
-//! [`config::Config::load`] takes the file that the program names; [`config::find`] looks for one, and
-//! refuses a file of another user, since a config runs commands.
-//!
-//! Clones that were released are dropped by a thread of the program, which also sweeps what earlier programs
-//! left, and runs `before_release` for clones that a sweep took; [`Stencil::close`] waits for the thread.
-//! [`Stencil::give_back`] itself runs `before_release` for the clones that it gets. Futures of hand-outs may be
-//! dropped at any await: each method says what becomes of its work. The runtime of a hand-out may end before its
-//! clone is released on another.
-//! Warm clones are made by [`Stencil::fill`], and a template that was extended is provisional until
-//! [`Stencil::settle`] has built it from nothing. The command line starts a process for these when its own work
-//! is done; a program calls them when it has time, as in a task of its own. Use one [`Stencil`] for all
-//! hand-outs: it keeps the sessions of clones that were released for the next ones, until [`Stencil::close`].
-//!
-//! A clone with [`stencil::Term::Expiry`] or [`stencil::Term::Usual`] outlives the program only after
-//! [`Stencil::confirm`]: call it when its URL has reached whoever will use it. Before that a program that is
-//! killed leaves nothing behind, since the clone is dropped when its session has ended and `orphan_grace` is
-//! over.
-//!
 //! ```no_run
-//! # use std::sync::Arc;
-//! use pgstencil::config::Config;
-//! use pgstencil::stencil::{Defaults, Endpoint, Holder, Term, Deadline, Wanted};
-//! use pgstencil::url::ServerUrl;
-//! use pgstencil::{Result, Stencil};
+//! use pgstencil::Stencil;
 //!
-//! # async fn example() -> Result<()> {
-//! let config = Config::load("pgstencil.toml".as_ref())?;
-//! let url = ServerUrl::parse("postgresql://me:secret@127.0.0.1:5432/postgres")?;
-//! let endpoint = Endpoint::new(url, &Defaults::default())?;
-//! let stencil = Stencil::new(config, endpoint, Holder::default(), Arc::new(|_| None));
-//! let wanted = Wanted { term: Term::Session, ..Wanted::default() };
-//! let acquired = stencil.acquire(&wanted, &Deadline::default(), &|_event| {}).await?;
-//! for clone in &acquired.clones {
-//!     println!("{}", stencil.endpoint().client_url(clone.name()).reveal());
-//! }
-//! let keeper = stencil.keep(acquired.registry, &acquired.clones);
-//! // ... use the databases ...
-//! let kept = keeper.stop().await?;
-//! stencil.give_back(kept.registry, &acquired.clones).await?;
-//! // When there is time: warm clones for the next time.
-//! let (name, fingerprint) = (&acquired.definition, &acquired.fingerprint);
-//! stencil.fill(name, fingerprint, acquired.demand, &Deadline::default()).await?;
-//! // At the end of the program: what is still to be dropped.
+//! # async fn example() -> pgstencil::Result<()> {
+//! let stencil = Stencil::open("pgstencil.toml").await?;
+//! let db = stencil.database().await?;
+//! println!("{}", db.url());
+//! db.release().await?;
+//! // At the end of the program: waits for the drops.
 //! stencil.close().await;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`Stencil::open`] takes the file that the program names, and the server from `[server] url`. The library does
+//! not read the environment; a program that wants what the command line takes from there (`PGSTENCIL_SERVER_URL`,
+//! libpq's variables, the private server, the values of `env_inputs`) passes it:
+//! `Stencil::open(file).environment(Environment::from_process())`. [`config::find`] looks for a file as the command
+//! line does, and refuses that of another user, since a config runs commands.
+//!
+//! [`Stencil::database`] builds the template if it is missing, and makes a clone. Its methods say which template,
+//! which name, how many clones, and until when; awaiting it yields a [`Lease`]:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # async fn example(stencil: pgstencil::Stencil) -> pgstencil::Result<()> {
+//! // One database for each worker of a test runner.
+//! let workers = stencil.database().template("app").name("test_{n}").count(4).await?;
+//! for url in workers.urls() {
+//!     println!("{url}");
+//! }
+//! // A database that outlives the program.
+//! let db = stencil.database().name("review_{branch}").ttl(Duration::from_secs(3600)).await?;
+//! println!("{} and {:?}", db.url(), db.url_of("reports"));
+//! let until = db.detach(Duration::from_secs(3600)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A lease holds the locks of its clones by a session of its own, which it watches, and opens again if it is lost.
+//! [`Lease::release`] ends it. So does dropping it, without waiting: a thread of the program releases the clones,
+//! drops them, and cleans up what earlier programs left; [`Stencil::close`] waits for the thread. [`Lease::detach`]
+//! leaves a clone to the server's clock instead. A program that is killed leaves nothing: the clones that it held
+//! are dropped `orphan_grace` later by any process of pgstencil, and one with a `ttl` counts as held until it is
+//! detached.
+//!
+//! Futures may be dropped at any await; each method says what becomes of its work. The runtime of a lease may end
+//! before the lease is released on another. Use one [`Stencil`] for all requests: it keeps the sessions of released
+//! leases for the next ones.
+//!
+//! When the program has time, [`Stencil::fill`] makes warm clones for the next requests, and [`Stencil::settle`]
+//! replaces a provisional template. The command line starts a process for these when its own work is done.
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!("pgstencil runs on Linux and macOS; on Windows use WSL2");
@@ -186,4 +191,4 @@ pub mod variables;
 pub mod wire;
 
 pub use error::{Error, Kind, Result};
-pub use stencil::Stencil;
+pub use stencil::{Lease, Leases, Stencil};

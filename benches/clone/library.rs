@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pgstencil::Stencil;
 use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{CloneState, Deadline, Demand};
+use pgstencil::stencil::{CloneState, Deadline};
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
@@ -172,10 +172,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     let stencil = stencil(subject).await;
     let left = Arc::new(AtomicUsize::new(DATABASES));
     let shared = Arc::new(Mutex::new(std::mem::take(seen)));
-    let (registry, ensured) =
-        stencil.ensure(None, &Deadline::default(), &|_| {}, false, false).await.unwrap();
-    let fingerprint = *ensured.template.fingerprint();
-    registry.close().await;
+    let fingerprint = stencil.ensure(None).await.unwrap().fingerprint;
     let started = Instant::now();
     let enough = Arc::new(AtomicBool::new(false));
     let filler = tokio::spawn(fill(stencil.clone(), fingerprint, Arc::clone(&enough)));
@@ -230,7 +227,7 @@ async fn stencil(subject: &Subject<'_>) -> Stencil {
 /// What the detached process of the command line does after each hand-out, over and over.
 async fn fill(stencil: Stencil, fingerprint: Fingerprint, enough: Arc<AtomicBool>) {
     loop {
-        let made = stencil.fill("app", &fingerprint, Demand::default(), &Deadline::default()).await;
+        let made = stencil.fill_template("app", &fingerprint, 0, &[], &Deadline::default()).await;
         if made.unwrap() == 0 {
             if enough.load(Ordering::Relaxed) {
                 return;

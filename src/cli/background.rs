@@ -353,9 +353,11 @@ async fn work_on(task: &TemplateTask, checkout: &Checkout, endpoint: &Endpoint) 
     let stencil = checkout.stencil(endpoint)?;
     let deadline = Deadline::default();
     if task.settle {
-        stencil.settle_now(&task.definition, &deadline).await?;
+        stencil.settle_template(&task.definition, &deadline).await?;
     }
-    stencil.fill(&task.definition, &task.fingerprint.parse()?, task.demand, &deadline).await?;
+    let (fingerprint, demand) = (task.fingerprint.parse()?, task.demand);
+    let hit_ms = demand.hit_ms.as_slice();
+    stencil.fill_template(&task.definition, &fingerprint, demand.clones, hit_ms, &deadline).await?;
     stencil.close().await;
     Ok(())
 }

@@ -20,7 +20,8 @@ impl Stencil {
         deadline: &Deadline,
         observe: Observe<'_>,
     ) -> Result<(Fingerprint, Bench)> {
-        let (mut registry, ensured) = self.ensure(Some(definition), deadline, observe, false, false).await?;
+        let (mut registry, ensured) =
+            self.ensure_template(Some(definition), deadline, observe, false, false).await?;
         let definition = self.definition(Some(definition))?;
         let context = self.context(definition, deadline, observe, false);
         let template = &ensured.template;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Deadline, Demand, Endpoint, Stencil};
+use super::{Deadline, Endpoint, Stencil};
 use crate::error::{Error, Result};
 use crate::lease;
 use crate::names::Fingerprint;
@@ -35,21 +35,20 @@ pub async fn sweep_now(endpoint: &Endpoint, registry: &str, grace: Duration) -> 
 
 impl Stencil {
     /// Makes warm clones of a ready template, as many as `[clone] warm` and `warm_max` say by what was
-    /// asked for lately, so that the next [`Stencil::acquire`] need not copy. Notes what is left to be noted
-    /// of the last one ([`super::Acquired::demand`]), and the project's limits.
+    /// asked for lately. Notes that `clones` were asked for and what hits took, and the project's settings.
     /// Returns how many it made: none if the definition's template of this fingerprint is gone, or another
-    /// process is at it. The command line has this done by a detached process after each hand-out; a
-    /// program that uses the library calls it when it has time.
+    /// process is at it.
     ///
-    /// Cancel safety: what was half made is dropped by the next sweep.
+    /// Cancel safety: a half-made clone is dropped by the next cleanup.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn fill(
+    pub async fn fill_template(
         &self,
         definition: &str,
         fingerprint: &Fingerprint,
-        demand: Demand,
+        clones: usize,
+        hits_ms: &[u64],
         deadline: &Deadline,
     ) -> Result<usize> {
         let definition = self.definition(Some(definition))?;
@@ -58,8 +57,8 @@ impl Stencil {
             return Ok(0);
         };
         let made = async {
-            if let Some(millis) = demand.hit_ms {
-                let took = Duration::from_millis(millis);
+            for millis in hits_ms {
+                let took = Duration::from_millis(*millis);
                 registry.note(&context.occurrence(fingerprint, Happened::Hit, took)).await?;
             }
             registry.note_settings(&self.settings()).await?;
@@ -67,7 +66,7 @@ impl Stencil {
             let _ = template::look_again(&mut registry, &context).await;
             let made = match self.config.clone.warm {
                 0 => 0,
-                _ => lease::fill(&mut registry, &context, fingerprint, demand.clones).await?,
+                _ => lease::fill(&mut registry, &context, fingerprint, clones).await?,
             };
             Ok(made)
         }

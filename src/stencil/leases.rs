@@ -74,7 +74,7 @@ pub struct Leases {
     /// The caller's clone that had one of the names before, if it was dropped without their doing. Told
     /// once.
     pub(crate) dropped: Option<DroppedRow>,
-    /// What is still to be noted of this, for [`Stencil::fill`].
+    /// What is still to be noted of this, for [`Stencil::fill_template`].
     pub(crate) demand: Demand,
 }
 

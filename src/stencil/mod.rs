@@ -21,6 +21,7 @@ mod request;
 mod reuse;
 mod session_cache;
 mod settle;
+mod upkeep;
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -77,6 +78,7 @@ pub struct Stencil {
     background: Arc<Background>,
     full_build: bool,
     building: Arc<[String]>,
+    demands: Arc<upkeep::Demands>,
 }
 
 /// What [`Stencil::list`] shows.
@@ -128,6 +130,7 @@ impl Stencil {
             background: Arc::new(background),
             full_build: false,
             building: Arc::default(),
+            demands: Arc::default(),
         }
     }
 
@@ -256,7 +259,7 @@ impl Stencil {
     ///
     /// # Errors
     /// As [`crate::template::ensure()`] and [`crate::template::settle()`].
-    pub async fn ensure(
+    pub async fn ensure_template(
         &self,
         definition: Option<&str>,
         deadline: &Deadline,

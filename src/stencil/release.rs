@@ -151,7 +151,7 @@ impl Stencil {
     /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds, or that is another
     /// owner's: the error of the first one, with the others and what was released all the same as details. If the
     /// session is lost or the time is up, those that follow are not tried.
-    pub async fn release(&self, names: &[String], take: bool, deadline: &Deadline) -> Result<Released> {
+    pub async fn release_named(&self, names: &[String], take: bool, deadline: &Deadline) -> Result<Released> {
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, deadline).await?
         else {

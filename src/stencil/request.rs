@@ -131,6 +131,8 @@ impl<'a, T> DatabaseRequest<'a, T> {
         let deadline = Deadline::new(self.wait, self.cancel);
         let mut leases = self.stencil.acquire(&self.wanted, &deadline, self.observe).await?;
         leases.watch();
+        let fingerprint = leases.fingerprint();
+        self.stencil.demands.add(&leases.definition, fingerprint, leases.demand);
         Ok(leases)
     }
 }

@@ -11,31 +11,16 @@ use crate::template::{self, Ensured, Settled, Timing, Verdict};
 use crate::variables::Outcome;
 
 impl Stencil {
-    /// If the template of the present inputs was extended, builds it from nothing and puts that in its
-    /// place. `wait`: stays until that is done, if another process is at it.
+    /// Replaces the template of the present inputs by a full build if it is provisional; nothing if another
+    /// process is at it.
     ///
     /// # Errors
     /// As [`template::settle()`].
-    pub async fn settle(
-        &self,
-        registry: &mut Registry,
-        definition: Option<&str>,
-        deadline: &Deadline,
-        observe: Observe<'_>,
-        wait: bool,
-    ) -> Result<Settled> {
-        let definition = self.definition(definition)?;
-        let context = self.context(definition, deadline, observe, false);
-        template::settle(registry, &context, wait).await
-    }
-
-    /// Opens the registry and settles, for a process that nobody waits for.
-    ///
-    /// # Errors
-    /// As [`Stencil::settle`].
-    pub async fn settle_now(&self, definition: &str, deadline: &Deadline) -> Result<Settled> {
+    pub(crate) async fn settle_template(&self, definition: &str, deadline: &Deadline) -> Result<Settled> {
+        let definition = self.definition(Some(definition))?;
+        let context = self.context(definition, deadline, &|_| {}, false);
         let mut registry = self.open_registry(deadline).await?;
-        let settled = self.settle(&mut registry, Some(definition), deadline, &|_| {}, false).await;
+        let settled = template::settle(&mut registry, &context, false).await;
         registry.close().await;
         settled
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use pgstencil::stencil::{Deadline, Lease, StencilBuilder, Ttl};
+use pgstencil::stencil::{Lease, StencilBuilder, Ttl};
 use pgstencil::variables::Outcome;
 use pgstencil::{Kind, Stencil};
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -162,7 +162,6 @@ async fn a_named_clone_has_an_owner() {
     let project = Project::with_migrations(server());
     let of = async |owner: &str| opening(&project).owner(owner).await.unwrap();
     let name = format!("dev_{}", project.id);
-    let deadline = Deadline::default();
     let (ours, theirs) = (of("ours").await, of("theirs").await);
     let named = |stencil| Stencil::database(stencil).name(&name).ttl(Ttl::Config);
     let made = named(&ours).await.unwrap();
@@ -179,13 +178,12 @@ async fn a_named_clone_has_an_owner() {
     drop(taken);
     theirs.close().await;
     assert_eq!(oid(), before);
-    let names = [name.clone()];
-    let refused = ours.release(&names, false, &deadline).await.unwrap_err();
+    let refused = ours.release(&name).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::NameTaken);
-    theirs.release(&names, false, &deadline).await.unwrap();
+    theirs.release(&name).await.unwrap();
     let registry = ours.config().server.registry.clone();
     pgstencil::stencil::sweep_now(ours.endpoint(), &registry, Duration::from_secs(120)).await.unwrap();
-    assert!(!server().has_database(&names[0]));
+    assert!(!server().has_database(&name));
 }
 
 /// Has no clone, by the work of this process alone.
@@ -261,7 +259,7 @@ async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
         let name = lease.name().to_owned();
         // Whether it had its name out, it may not have known itself.
         let _ = dropped_at(awaits, lease.detach(Ttl::Never)).await;
-        let _ = stencil.release(&[name], false, &Deadline::default()).await;
+        let _ = stencil.release(&name).await;
     }
     only_templates_stay(&project);
 }

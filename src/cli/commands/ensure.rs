@@ -18,7 +18,7 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let background = Background::for_clones(&stencil);
     let printer = session.printer.clone();
     let ensured = stencil
-        .ensure(
+        .ensure_template(
             Some(&name),
             &session.deadline,
             &|event| printer.tell(&event),

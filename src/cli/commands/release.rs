@@ -10,7 +10,7 @@ use crate::cli::background::{Background, Task};
 
 pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     let stencil = session.stencil_or_defaults().await?;
-    let released = stencil.release(&args.names, args.take, &session.deadline).await;
+    let released = stencil.release_named(&args.names, args.take, &session.deadline).await;
     owed::run(session, &stencil).await;
     // Those beside a wrong name are released, too.
     Background::new(&stencil).finish(Task::CleanUp).await;

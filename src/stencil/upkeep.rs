@@ -1,0 +1,101 @@
+//! What a program that uses the library does when it has time: the work that the command line leaves to a
+//! detached process.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::{Deadline, Demand, Released, Stencil};
+use crate::error::Result;
+use crate::names::Fingerprint;
+use crate::template::{Provenance, Settled};
+
+/// More requests are not remembered: a program that never calls [`Stencil::fill`] must not grow.
+const MOST: usize = 1000;
+
+/// What was asked for since [`Stencil::fill`] was called last.
+#[derive(Default)]
+pub(super) struct Demands(Mutex<Vec<(String, Fingerprint, Demand)>>);
+
+impl Demands {
+    pub(super) fn add(&self, definition: &str, fingerprint: Fingerprint, demand: Demand) {
+        let mut demands = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if demands.len() < MOST {
+            demands.push((definition.to_owned(), fingerprint, demand));
+        }
+    }
+
+    /// Takes all out: for each template, how many clones were asked for, and what hits took that nobody has noted.
+    fn take(&self) -> Vec<(String, Fingerprint, usize, Vec<u64>)> {
+        let demands = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut templates: Vec<(String, Fingerprint, usize, Vec<u64>)> = Vec::new();
+        for (definition, fingerprint, demand) in demands {
+            let same = templates.iter_mut().find(|(name, of, ..)| *name == definition && *of == fingerprint);
+            match same {
+                Some((.., clones, hits)) => {
+                    *clones += demand.clones;
+                    hits.extend(demand.hit_ms);
+                }
+                None => {
+                    let hits = demand.hit_ms.into_iter().collect();
+                    templates.push((definition, fingerprint, demand.clones, hits));
+                }
+            }
+        }
+        templates
+    }
+}
+
+impl Stencil {
+    /// Builds the template of this definition, or of the only one, if it is missing. Returns how it came about.
+    ///
+    /// # Errors
+    /// Those of the inputs, the server, and the build command.
+    pub async fn ensure(&self, definition: Option<&str>) -> Result<Provenance> {
+        let (registry, ensured) =
+            self.ensure_template(definition, &Deadline::default(), &|_| {}, false, false).await?;
+        registry.close().await;
+        self.demands.add(
+            &self.definition(definition)?.name,
+            ensured.provenance.fingerprint,
+            Demand::default(),
+        );
+        Ok(ensured.provenance)
+    }
+
+    /// Makes warm clones of the templates that were used since the last call, as many as `[clone] warm` and
+    /// `warm_max` say by what was asked for, so that the next [`Stencil::database`] need not copy; and notes what
+    /// was asked for, for the statistics. Returns how many it made: none where another process is at it. The
+    /// command line has a detached process do this after each command; a program calls it when it has time, as in
+    /// a task of its own.
+    ///
+    /// Cancel safety: a half-made clone is dropped by the next cleanup.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn fill(&self) -> Result<usize> {
+        let mut made = 0;
+        for (definition, fingerprint, clones, hits_ms) in self.demands.take() {
+            let deadline = Deadline::default();
+            made += self.fill_template(&definition, &fingerprint, clones, &hits_ms, &deadline).await?;
+        }
+        Ok(made)
+    }
+
+    /// Replaces the template of this definition's present files by a full build if it is provisional, for which
+    /// [`Provenance::provisional`] is set. A program calls it when it has time.
+    ///
+    /// # Errors
+    /// Those of the inputs, the server, and the build command.
+    pub async fn settle(&self, definition: Option<&str>) -> Result<Settled> {
+        let deadline = Deadline::default();
+        self.settle_template(&self.definition(definition)?.name, &deadline).await
+    }
+
+    /// Releases a clone that was detached, or that `pgstencil clone` made, by the name of one of its databases.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`]; [`crate::Kind::NameTaken`] for a clone that a running process holds, or that
+    /// belongs to another owner.
+    pub async fn release(&self, name: &str) -> Result<Released> {
+        self.release_named(&[name.to_owned()], false, &Deadline::default()).await
+    }
+}
