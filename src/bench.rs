@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::database::create::{self, Copy};
 use crate::database::drop;
 use crate::database::strategy::Chooser;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::lease;
 use crate::names;
@@ -101,7 +101,7 @@ pub async fn bench(
             match sample(registry, context, template, from, samples.strategy).await {
                 Ok(times) if round > 0 => samples.times.push(times),
                 Ok(_) => {}
-                Err(e) if create::is_not_supported(&e) => {
+                Err(e) if e.has_fault(Fault::Unsupported) => {
                     samples.refused = Some(cause(&e));
                 }
                 Err(e) => return Err(e),

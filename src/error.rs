@@ -80,8 +80,22 @@ pub enum Fault {
     DiskFull,
     /// The server's disk is full, and the server can drop nothing before somebody frees space.
     DiskStuck,
-    /// A database cannot be copied: it is gone, in use, damaged, or another role's.
+    /// A database cannot be copied now: it is in use, or another role's, or the server cannot read it.
     SourceUnusable,
+    /// A database can never be copied again: it is gone or damaged.
+    SourceLost,
+    /// The server cannot copy in the way that was asked for.
+    Unsupported,
+    /// Another database or row has the name.
+    NameTaken,
+    /// What the statement names does not exist.
+    Missing,
+    /// Sessions or replication slots use what the statement is about.
+    InUse,
+    /// The role lacks a right.
+    RightMissing,
+    /// The session is gone, and its locks with it.
+    ConnectionLost,
 }
 
 /// A failure: its [`Kind`], one line that names the thing, further lines of detail, hints, and the
@@ -170,6 +184,11 @@ impl Error {
     /// Whether [`Error::found_fault`] is this one.
     pub fn has_fault(&self, fault: Fault) -> bool {
         self.found_fault() == Some(fault)
+    }
+
+    /// Whether a copy failed because of the database that was to be copied.
+    pub fn blames_source(&self) -> bool {
+        self.has_fault(Fault::SourceUnusable) || self.has_fault(Fault::SourceLost)
     }
 
     /// Adds the error underneath.

@@ -9,7 +9,7 @@ use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Deadline, Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
+use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::Registry;
 
 /// One CREATE: what, from what, how.
@@ -63,7 +63,7 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
         match created {
             // Somebody is in the template, although it is closed: a worker that overrides that, or
             // a superuser's tool that opened it.
-            Err(e) if sqlstate(&e).as_deref() == Some("55006") && tries < 3 => {
+            Err(e) if e.has_fault(Fault::InUse) && tries < 3 => {
                 tries += 1;
                 let Some(oid) = copy.source_oid else {
                     break Err(e);
@@ -96,7 +96,9 @@ pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -
             deadline.check("a database to be copied")?;
             Err(Error::new(Kind::Failed, e.message()).caused_by(e))
         }
-        Err(e) if sqlstate(&e).as_deref() == Some("XX000") => Err(blamed(unless_full(session, e).await)),
+        Err(e) if sqlstate(&e) == Some(SqlState::INTERNAL_ERROR) => {
+            Err(blamed(unless_full(session, e).await))
+        }
         other => other.map_err(blamed),
     }
 }
@@ -227,23 +229,30 @@ pub async fn give_way(registry: &mut Registry) -> Result<()> {
     Ok(())
 }
 
-/// Marks the failure of a copy that speaks against its source, rather than against the server, the role, the
-/// name or the caller's patience.
+/// Marks the failure of a copy that speaks against its source, or against how it was copied, rather than against
+/// the server, the role, the name or the caller's patience.
 fn blamed(error: Error) -> Error {
-    match sqlstate(&error).as_deref() {
-        // It is gone, invalid or in use; its files are damaged or of another collation version; it is
-        // somebody else's, or the server may not read its files (42501; a missing CREATEDB has been
-        // looked for, and is another error).
-        Some("3D000" | "42501" | "55000" | "55006" | "58P01" | "58030" | "XX000" | "XX001" | "XX002") => {
-            error.fault(Fault::SourceUnusable)
-        }
-        _ => error,
-    }
-}
-
-/// Whether the server was built without the way to copy that was asked for (0A000, 22023).
-pub fn is_not_supported(error: &Error) -> bool {
-    matches!(sqlstate(error).as_deref(), Some("0A000" | "22023"))
+    let fault = match sqlstate(&error) {
+        // It is gone, half dropped or of another collation version, or its files are damaged.
+        Some(
+            SqlState::INVALID_CATALOG_NAME
+            | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            | SqlState::UNDEFINED_FILE
+            | SqlState::DATA_CORRUPTED
+            | SqlState::INDEX_CORRUPTED,
+        ) => Fault::SourceLost,
+        // It is in use, or somebody else's, or the server may not read its files; a
+        // missing CREATEDB has been looked for, and is another error.
+        Some(
+            SqlState::INSUFFICIENT_PRIVILEGE
+            | SqlState::OBJECT_IN_USE
+            | SqlState::IO_ERROR
+            | SqlState::INTERNAL_ERROR,
+        ) => Fault::SourceUnusable,
+        Some(SqlState::FEATURE_NOT_SUPPORTED | SqlState::INVALID_PARAMETER_VALUE) => Fault::Unsupported,
+        _ => return error,
+    };
+    error.fault(fault)
 }
 
 /// On a full disk a copy through the WAL, and after it every checkpoint and with it every other copy,
@@ -251,7 +260,7 @@ pub fn is_not_supported(error: &Error) -> bool {
 /// anew would make things worse: so whether the server can write at all is tried.
 async fn unless_full(session: &mut Session, error: Error) -> Error {
     match catalog::try_to_write(session).await {
-        Err(full) if sqlstate(&full).as_deref() == Some("53100") => {
+        Err(full) if full.has_fault(Fault::DiskFull) => {
             Error::new(Kind::Failed, error.message())
                 .fault(Fault::DiskStuck)
                 .detail(format!("what the copy itself said: {}", cause(&error)))

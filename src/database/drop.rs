@@ -14,7 +14,7 @@ use sqlx::postgres::types::Oid;
 use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
-use crate::pg::{Deadline, Doing as _, Session, catalog, cause, is_connection_loss, sql, sqlstate};
+use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::database::{Estranged, Owner};
 use crate::registry::warm::SpareRow;
 use crate::registry::{DatabaseRow, DatabaseState, Registry, TemplateRow, TemplateState};
@@ -85,7 +85,7 @@ async fn change(
     match session.end(done).await {
         Ok(_) => Ok(true),
         Err(sqlx::Error::RowNotFound) => Ok(false),
-        Err(e) if e.as_database_error().and_then(|d| d.code()).as_deref() == Some("3D000") => Ok(false),
+        Err(e) if SqlState::of(&e) == Some(SqlState::INVALID_CATALOG_NAME) => Ok(false),
         Err(e) => Err(e),
     }
 }
@@ -167,11 +167,15 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     session.make_interruptible().await.doing(|| "go on after a drop".into())?;
     match dropped {
         Ok(()) => {}
-        Err(e) => match sqlstate(&e).as_deref() {
+        Err(e) => match sqlstate(&e) {
             // Gone meanwhile.
-            Some("3D000") => {}
+            Some(SqlState::INVALID_CATALOG_NAME) => {}
             // In use, a subscription or a slot in it, or a right is missing.
-            Some("55006" | "42501" | "2BP01") => return Ok(Dropped::Later(cause(&e))),
+            Some(
+                SqlState::OBJECT_IN_USE
+                | SqlState::INSUFFICIENT_PRIVILEGE
+                | SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
+            ) => return Ok(Dropped::Later(cause(&e))),
             _ => return Err(e),
         },
     }

@@ -6,11 +6,10 @@ use super::{Batch, ClonedSet, check_name, give_up, give_up_after, hook, named, w
 use crate::context::Context;
 use crate::database::create;
 use crate::database::strategy::Chooser;
-use crate::error::Result;
+use crate::error::{Fault, Result};
 use crate::names::{Fingerprint, clone_id, private_name};
 use crate::pg::lock::LockKey;
 use crate::pg::sql::Statement;
-use crate::pg::sqlstate;
 use crate::registry::clone::NewClone;
 use crate::registry::database::NewDatabase;
 use crate::registry::publish::Unpublished;
@@ -188,8 +187,8 @@ impl Order<'_> {
             .collect();
         let published = match registry.publish(&unpublished, !hooks, &notes).await {
             Ok(published) => published,
-            // 42P04, 23505: somebody took a name since we looked.
-            Err(error) if matches!(sqlstate(&error).as_deref(), Some("42P04" | "23505")) => {
+            // Somebody took a name since we looked.
+            Err(error) if error.has_fault(Fault::NameTaken) => {
                 for clone in clones {
                     for row in &clone.rows {
                         check_name(registry, &self.context.asker(), &row.name).await?;

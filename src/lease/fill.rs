@@ -180,7 +180,7 @@ async fn probe(
                 made += 1;
                 took.as_secs_f64() * 1e3
             }
-            Err(e) if create::is_not_supported(&e) => f64::INFINITY,
+            Err(e) if e.has_fault(Fault::Unsupported) => f64::INFINITY,
             Err(e) => return Err(e),
         };
         let measurement = chooser.sample(strategy, (bytes, files), millis);

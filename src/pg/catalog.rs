@@ -11,6 +11,7 @@ use sqlx::{FromRow, Row as _};
 use super::collation::{self, Collation};
 use super::failure::{cause, is_connection_loss};
 use super::sql::{self, Literal, Statement};
+use super::sqlstate::SqlState;
 use super::{Deadline, Doing as _, Session};
 use crate::error::{Error, Fault, Kind, Result};
 use crate::fingerprint::ServerTraits;
@@ -311,7 +312,7 @@ pub async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
 async fn end_session(session: &mut Session, pid: i32) -> Result<()> {
     let statement = sql::fill("SELECT pg_terminate_backend($1)", &[&pid]);
     match session.execute(statement).await {
-        Err(e) if super::failure::state_of(&e).as_deref() != Some("42501") => {
+        Err(e) if SqlState::of(&e) != Some(SqlState::INSUFFICIENT_PRIVILEGE) => {
             Err(e).doing(|| "end a session in a database of pgstencil's".into())
         }
         _ => Ok(()),
@@ -358,8 +359,8 @@ pub async fn drop_slot(session: &mut Session, slot: &Slot) -> Result<()> {
     for _ in 0..50 {
         match session.execute(statement()).await {
             // Its reader has not quite ended.
-            Err(e) if super::failure::state_of(&e).as_deref() == Some("55006") => {}
-            Err(e) if super::failure::state_of(&e).as_deref() == Some("42704") => return Ok(()),
+            Err(e) if SqlState::of(&e) == Some(SqlState::OBJECT_IN_USE) => {}
+            Err(e) if SqlState::of(&e) == Some(SqlState::UNDEFINED_OBJECT) => return Ok(()),
             other => return other.map(drop).doing(doing),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

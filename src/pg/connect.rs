@@ -8,11 +8,12 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 
 use super::bound::{self, Delay, FLOOR, Patience};
 use super::door::Door;
-use super::failure::{Doing as _, state_of};
+use super::failure::{Doing as _, is_loss};
 use super::session::{Deadline, OpenError, ServerFacts, Session, lock_timeout, server_timeout};
 use super::sql::{self, Statement};
+use super::sqlstate::SqlState;
 use super::{Endpoint, catalog};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::quantity::seconds;
 
 /// How long a connection attempt may take when nothing else bounds it.
@@ -64,7 +65,7 @@ impl From<OpenError> for EnterError {
 
 /// Whether a guard refused what stood behind it.
 pub fn is_refusal(error: &sqlx::Error) -> bool {
-    state_of(error).as_deref() == Some("22012")
+    SqlState::of(error) == Some(SqlState::DIVISION_BY_ZERO)
 }
 
 impl Session {
@@ -135,7 +136,7 @@ impl Session {
             let options = [&BARE, door.options()].concat();
             match Connected::new(endpoint, database, deadline, &options).await {
                 Ok(connected) => break connected,
-                Err(Refused::Driver(e)) => match door.next(&state_of(&e).unwrap_or_default()) {
+                Err(Refused::Driver(e)) => match SqlState::of(&e).and_then(|state| door.next(state)) {
                     Some(next) => door = next,
                     None => return Err(Refused::Driver(e).explain(endpoint, database).into()),
                 },
@@ -166,7 +167,12 @@ impl Session {
             let answer = match failed {
                 None => rows.into_iter().nth(2).ok_or(sqlx::Error::RowNotFound),
                 // Others hold what it needs: to ask again would only wait again.
-                Some(e) if matches!(state_of(&e).as_deref(), Some("55P03" | "57014")) => {
+                Some(e)
+                    if matches!(
+                        SqlState::of(&e),
+                        Some(SqlState::LOCK_NOT_AVAILABLE | SqlState::QUERY_CANCELED)
+                    ) =>
+                {
                     let delayed: std::result::Result<PgRow, _> = Err(session.locked(e).await);
                     Ok(delayed.doing(|| format!("read database `{database}`"))?)
                 }
@@ -216,9 +222,9 @@ impl Connected {
         let started = Instant::now();
         loop {
             match Self::attempt(endpoint, database, deadline, further).await {
-                // 57P03: the server is starting up or shutting down.
+                // the server is starting up or shutting down.
                 Err(Refused::Driver(e))
-                    if state_of(&e).as_deref() == Some("57P03")
+                    if SqlState::of(&e) == Some(SqlState::CANNOT_CONNECT_NOW)
                         && started.elapsed() < Duration::from_secs(60) =>
                 {
                     deadline
@@ -226,9 +232,9 @@ impl Connected {
                         .await
                         .map_err(Refused::Late)?;
                 }
-                // 53300: all slots are taken. Other sessions may end soon.
+                // all slots are taken. Other sessions may end soon.
                 Err(Refused::Driver(e))
-                    if state_of(&e).as_deref() == Some("53300")
+                    if SqlState::of(&e) == Some(SqlState::TOO_MANY_CONNECTIONS)
                         && endpoint.waits()
                         && started.elapsed() < SLOT_PATIENCE =>
                 {
@@ -404,7 +410,9 @@ enum Refused {
 impl Refused {
     fn explain(self, endpoint: &Endpoint, database: &str) -> OpenError {
         match self {
-            Refused::Driver(e) if state_of(&e).as_deref() == Some("3D000") => OpenError::Missing,
+            Refused::Driver(e) if SqlState::of(&e) == Some(SqlState::INVALID_CATALOG_NAME) => {
+                OpenError::Missing
+            }
             Refused::Driver(e) => OpenError::Other(unreachable(endpoint, database, e)),
             Refused::Late(e) => OpenError::Other(e),
         }
@@ -412,40 +420,44 @@ impl Refused {
 }
 
 fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error {
-    let state = state_of(&error).unwrap_or_default();
+    let state = SqlState::of(&error);
     let place = endpoint.place();
     let user = endpoint.user().to_owned();
     let base = |message: String| Error::new(Kind::Connect, message);
-    let explained = match (&error, state.as_str()) {
+    let explained = match (&error, state) {
         // The URL is ours, so it is right: the server answered a moment ago.
-        (sqlx::Error::Io(_), _) | (_, "57P01" | "57P03") if endpoint.is_private() => {
+        (sqlx::Error::Io(_), _) | (_, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW)) if endpoint.is_private() => {
             base(format!("the private server at {place} has stopped"))
                 .hint("run the command again: it starts the server; `pgstencil server status` shows how it is")
         }
         (sqlx::Error::Io(_), _) => base(format!("the server at {place} cannot be reached"))
             .hint("is it running, and is the URL right? `--server-url`, PGSTENCIL_SERVER_URL and `[server] url` name it; without any of them the private server is used"),
-        (_, "28P01") => match endpoint.password_source() {
+        (_, Some(SqlState::INVALID_PASSWORD)) => match endpoint.password_source() {
             None => base(format!("the server at {place} refuses role `{user}`: it wants a password, and none was given"))
                 .hint(format!("set PGPASSWORD, add a line to the password file (`~/.pgpass`), or write the password into the server URL: `postgresql://{user}:PASSWORD@HOST/postgres`")),
             Some(source) => base(format!("the server at {place} refuses role `{user}`: the password is wrong, or there is no such role"))
                 .detail(format!("the password comes from {source}"))
                 .hint(format!("correct the password in {source}, or name another role")),
         },
-        (_, "28000") => base(format!("the server at {place} refuses role `{user}`"))
+        (_, Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION)) => base(format!("the server at {place} refuses role `{user}`"))
             .hint("check the role and its right to log in, and pg_hba.conf on the server"),
-        (_, "55000") => base(format!("database `{database}` on {place} accepts no connections")),
-        (_, "53300") => base(format!("the server at {place} has no free connection slot"))
+        (_, Some(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)) => base(format!("database `{database}` on {place} accepts no connections")),
+        (_, Some(SqlState::TOO_MANY_CONNECTIONS)) => base(format!("the server at {place} has no free connection slot"))
             .hint("raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions"),
-        (_, "42501") => Error::new(
+        (_, Some(SqlState::INSUFFICIENT_PRIVILEGE)) => Error::new(
             Kind::Permission,
             format!("role `{user}` may not connect to database `{database}` on {place}"),
         )
         .hint(format!("GRANT CONNECT ON DATABASE \"{database}\" TO \"{user}\"; or name another database")),
         // What pgbouncer answers to startup options that it does not know.
-        (_, "08P01") => pooler(endpoint),
+        (_, Some(SqlState::PROTOCOL_VIOLATION)) => pooler(endpoint),
         (sqlx::Error::Tls(_), _) => base(format!("no TLS session with the server at {place}"))
             .hint("check sslmode and sslrootcert in the URL"),
         _ => base(format!("no session with the server at {place}")),
+    };
+    let explained = match is_loss(&error) {
+        true => explained.fault(Fault::ConnectionLost),
+        false => explained,
     };
     explained.caused_by(error)
 }

@@ -25,6 +25,7 @@ use std::path::Path;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
+use super::sqlstate::SqlState;
 use crate::private_file::{self, Reader};
 
 /// The way in which a role connects to databases of a server without running code of their owners.
@@ -58,17 +59,15 @@ impl Door {
         }
     }
 
-    /// Returns the door to try if the server refuses this one with a SQLSTATE; `None` if the refusal has
-    /// another reason.
-    pub(super) fn next(self, state: &str) -> Option<Door> {
+    /// The door to try when the server refuses this one with a SQLSTATE; `None`: that was no matter of doors.
+    pub(super) fn next(self, state: SqlState) -> Option<Door> {
         match (self, state) {
-            // The setting does not exist.
-            (Door::Quiet, "42704") => Some(Door::Before17),
-            // The role may not set it.
-            (Door::Quiet, "42501") => Some(Door::Owner),
-            // The role `pg_database_owner` does not exist: the stored door belongs to another server, of
-            // version 13.
-            (Door::Owner, "22023") => Some(Door::Before17),
+            // There is no such setting.
+            (Door::Quiet, SqlState::UNDEFINED_OBJECT) => Some(Door::Before17),
+            // The role must not set it.
+            (Door::Quiet, SqlState::INSUFFICIENT_PRIVILEGE) => Some(Door::Owner),
+            // There is no such role: what was remembered is of another server, of version 13.
+            (Door::Owner, SqlState::INVALID_PARAMETER_VALUE) => Some(Door::Before17),
             _ => None,
         }
     }

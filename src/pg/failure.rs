@@ -1,9 +1,10 @@
-//! From a driver's error to one that names the thing, why, and what helps. Decides by SQLSTATE, never
-//! by text: several texts changed between versions.
+//! From a driver's error to one that names the thing, the cause and a hint. Decides by SQLSTATE, never by text:
+//! several texts changed between versions.
 
 use std::error::Error as _;
 
 use super::bound::Delay;
+use super::sqlstate::SqlState;
 use crate::error::{Error, Fault, Kind, Result};
 
 /// Gives a driver's error its context.
@@ -22,11 +23,11 @@ impl<T> Doing<T> for std::result::Result<T, sqlx::Error> {
 }
 
 /// The SQLSTATE of the driver's error under `error`.
-pub fn sqlstate(error: &Error) -> Option<String> {
+pub fn sqlstate(error: &Error) -> Option<SqlState> {
     let source = error.source()?;
     match source.downcast_ref::<Said>() {
-        Some(said) => said.state.clone(),
-        None => state_of(source.downcast_ref::<sqlx::Error>()?),
+        Some(said) => said.state,
+        None => SqlState::of(source.downcast_ref::<sqlx::Error>()?),
     }
 }
 
@@ -45,30 +46,16 @@ pub fn cause(error: &Error) -> String {
     error.source().map_or_else(|| error.to_string(), words)
 }
 
-pub(super) fn state_of(error: &sqlx::Error) -> Option<String> {
-    if let Some(Delay::Locked { cause, .. }) = Delay::of(error) {
-        return state_of(cause);
-    }
-    error.as_database_error().and_then(|e| e.code()).map(|c| c.into_owned())
-}
-
 /// Whether the session is gone, and its locks with it.
 pub fn is_connection_loss(error: &Error) -> bool {
-    let Some(source) = error.source() else {
-        return false;
-    };
-    match source.downcast_ref::<Said>() {
-        Some(said) => said.loss,
-        None => source.downcast_ref::<sqlx::Error>().is_some_and(is_loss),
-    }
+    error.has_fault(Fault::ConnectionLost)
 }
 
-fn is_loss(error: &sqlx::Error) -> bool {
+pub(super) fn is_loss(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
         sqlx::Error::AnyDriverError(_) => Delay::of(error).is_some_and(Delay::is_loss),
-        // Class 57P: shut down, crash, terminated; class 08: connection exceptions.
-        _ => state_of(error).is_some_and(|s| s.starts_with("57P") || s.starts_with("08")),
+        _ => SqlState::of(error).is_some_and(SqlState::is_connection),
     }
 }
 
@@ -94,8 +81,9 @@ fn explain_delay(delay: &Delay, doing: &str) -> Error {
 /// session was lost, the time was up, or the caller gave up. The server quotes the statements, so `redact` takes
 /// out what must not be shown, also of what `Debug` shows.
 pub fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String) -> Error {
-    let ours = is_loss(&error) || Delay::of(&error).is_some() || state_of(&error).as_deref() == Some("57014");
-    let said = Said { words: redact(&words(&error)), state: state_of(&error), loss: is_loss(&error) };
+    let state = SqlState::of(&error);
+    let ours = is_loss(&error) || Delay::of(&error).is_some() || state == Some(SqlState::QUERY_CANCELED);
+    let said = Said { words: redact(&words(&error)), state };
     let full = explain(error, doing);
     let kind = if ours { full.kind() } else { Kind::Build };
     let shown = Error::new(kind, full.message());
@@ -106,9 +94,10 @@ pub fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String)
         true => hints.fold(shown, |e, hint| e.hint(redact(hint))),
         false => shown,
     };
-    let shown = match full.has_fault(Fault::DiskFull) {
-        true => shown.fault(Fault::DiskFull),
-        false => shown,
+    let of_server = [Fault::DiskFull, Fault::ConnectionLost].into_iter().find(|fault| full.has_fault(*fault));
+    let shown = match of_server {
+        Some(fault) => shown.fault(fault),
+        None => shown,
     };
     shown.caused_by(said)
 }
@@ -117,8 +106,7 @@ pub fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String)
 #[derive(Debug)]
 struct Said {
     words: String,
-    state: Option<String>,
-    loss: bool,
+    state: Option<SqlState>,
 }
 
 impl std::fmt::Display for Said {
@@ -130,37 +118,57 @@ impl std::fmt::Display for Said {
 impl std::error::Error for Said {}
 
 fn explain(error: sqlx::Error, doing: &str) -> Error {
-    if let Some(delay) = Delay::of(&error) {
-        return explain_delay(delay, doing).caused_by(error);
+    let fault = fault_of(&error);
+    let explained = match Delay::of(&error) {
+        Some(delay) => explain_delay(delay, doing),
+        None => explain_answer(&error, doing),
+    };
+    let explained = match fault {
+        Some(fault) => explained.fault(fault),
+        None => explained,
+    };
+    explained.caused_by(error)
+}
+
+/// What another attempt can do something about.
+fn fault_of(error: &sqlx::Error) -> Option<Fault> {
+    if is_loss(error) {
+        return Some(Fault::ConnectionLost);
     }
-    let state = state_of(&error).unwrap_or_default();
-    let (kind, hint) = match state.as_str() {
-        "42501" if doing.contains("creat") => (
-            Kind::Permission,
-            Some(
-                "the role needs CREATEDB: run `ALTER ROLE … CREATEDB` as a superuser; `pgstencil` needs nothing more",
-            ),
-        ),
-        "42501" => (Kind::Permission, None),
-        "57014" => (
+    Some(match SqlState::of(error)? {
+        SqlState::DISK_FULL => Fault::DiskFull,
+        SqlState::DUPLICATE_DATABASE | SqlState::UNIQUE_VIOLATION => Fault::NameTaken,
+        SqlState::INVALID_CATALOG_NAME | SqlState::UNDEFINED_OBJECT => Fault::Missing,
+        SqlState::OBJECT_IN_USE => Fault::InUse,
+        SqlState::INSUFFICIENT_PRIVILEGE => Fault::RightMissing,
+        _ => return None,
+    })
+}
+
+fn explain_answer(error: &sqlx::Error, doing: &str) -> Error {
+    let (kind, hint) = match SqlState::of(error) {
+        Some(SqlState::INSUFFICIENT_PRIVILEGE) => (Kind::Permission, None),
+        Some(SqlState::QUERY_CANCELED) => (
             Kind::Timeout,
             Some("the deadline passed, or somebody cancelled the statement; `--wait` sets the deadline"),
         ),
-        "53100" => (
+        Some(SqlState::DISK_FULL) => (
             Kind::Failed,
             Some(
                 "the server's disk is full: free space there before anything else; `pgstencil list` shows what templates and clones take",
             ),
         ),
-        "53300" => (
+        Some(SqlState::TOO_MANY_CONNECTIONS) => (
             Kind::Connect,
             Some(
                 "the server has no free connection slot: raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions",
             ),
         ),
-        "55006" => (Kind::Failed, Some("close the sessions that are still in the database")),
-        "3D000" => (Kind::NotFound, None),
-        _ if is_loss(&error) => (Kind::Connect, None),
+        Some(SqlState::OBJECT_IN_USE) => {
+            (Kind::Failed, Some("close the sessions that are still in the database"))
+        }
+        Some(SqlState::INVALID_CATALOG_NAME) => (Kind::NotFound, None),
+        _ if is_loss(error) => (Kind::Connect, None),
         _ => (Kind::Failed, None),
     };
     let mut result = Error::new(kind, format!("could not {doing}"));
@@ -174,11 +182,8 @@ fn explain(error: sqlx::Error, doing: &str) -> Error {
             result = result.hint(hint.to_owned());
         }
     }
-    if let Some(hint) = hint {
-        result = result.hint(hint);
+    match hint {
+        Some(hint) => result.hint(hint),
+        None => result,
     }
-    if state == "53100" {
-        result = result.fault(Fault::DiskFull);
-    }
-    result.caused_by(error)
 }

@@ -17,9 +17,11 @@ pub mod replay;
 pub mod session;
 pub mod slots;
 pub mod sql;
+pub mod sqlstate;
 
 pub use bound::Patience;
 pub use door::Door;
 pub use endpoint::{Defaults, Endpoint};
 pub use failure::{Doing, cause, is_connection_loss, of_user, sqlstate, words};
 pub use session::{Deadline, Session};
+pub use sqlstate::SqlState;

@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::types::Oid;
 
-use super::failure::{state_of, words};
+use super::failure::words;
+use super::sqlstate::SqlState;
 use super::{Doing as _, Session, sql};
 use crate::env::looks_secret;
 use crate::error::Result;
@@ -290,8 +291,17 @@ fn refusal(
     refused: &mut Vec<String>,
 ) -> Result<()> {
     match done {
-        // 42501: a privilege is missing; 42704/22023: a setting, a role or a value no longer exists.
-        Err(e) if matches!(state_of(&e).as_deref(), Some("42501" | "42704" | "22023")) => {
+        // 42501: a right is missing; 42704/22023: a setting, a role or a value that is no more.
+        Err(e)
+            if matches!(
+                SqlState::of(&e),
+                Some(
+                    SqlState::INSUFFICIENT_PRIVILEGE
+                        | SqlState::UNDEFINED_OBJECT
+                        | SqlState::INVALID_PARAMETER_VALUE
+                )
+            ) =>
+        {
             refused.push(format!("{what}: {}", words(&e)));
             Ok(())
         }

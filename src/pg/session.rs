@@ -10,10 +10,10 @@ use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::bound::{self, Delay, FLOOR, Patience};
-use super::failure::state_of;
 use super::lock::LockKey;
 use super::message::{Answer, answers};
 use super::sql::{self, Statement};
+use super::sqlstate::SqlState;
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
 
@@ -207,7 +207,10 @@ impl Session {
             // Ended by one of our time-outs: a statement of a few rows waits for nothing but locks.
             Err(e)
                 if self.patience == Patience::Short
-                    && matches!(state_of(&e).as_deref(), Some("55P03" | "57014")) =>
+                    && matches!(
+                        SqlState::of(&e),
+                        Some(SqlState::LOCK_NOT_AVAILABLE | SqlState::QUERY_CANCELED)
+                    ) =>
             {
                 Err(self.locked(e).await)
             }

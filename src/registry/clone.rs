@@ -7,12 +7,13 @@ use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 
+use crate::error::Fault;
 use crate::error::{Error, Result};
 use crate::names::Fingerprint;
+use crate::pg::Doing as _;
 use crate::pg::catalog;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
-use crate::pg::{Doing as _, sqlstate};
 
 use super::database::{self, NewDatabase, Owner};
 use super::owner::{Bound, CloneOwner, owner_columns};
@@ -433,7 +434,7 @@ impl Registry {
                 .doing(doing);
             match asked {
                 // A database that is dropped while the server looks at it makes it fail; then it is gone.
-                Err(e) if tries < 5 && matches!(sqlstate(&e).as_deref(), Some("42704" | "3D000")) => {
+                Err(e) if tries < 5 && e.has_fault(Fault::Missing) => {
                     tries += 1;
                 }
                 asked => break asked?,

@@ -37,12 +37,12 @@ use sqlx::FromRow as _;
 use sqlx::postgres::PgRow;
 use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::pg::connect::{EnterError, Entered, is_refusal};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::sql::Statement;
-use crate::pg::{self, Deadline, Doing as _, Endpoint, Session, catalog, sql, sqlstate};
+use crate::pg::{self, Deadline, Doing as _, Endpoint, Session, SqlState, catalog, sql, sqlstate};
 
 /// The numbered files of our tables; a file's number is the version that it leads to.
 const SCHEMA: [&str; 6] = [
@@ -245,9 +245,9 @@ impl Registry {
         let row = seen.and_then(|row| <(i32,)>::from_row(&row));
         let (version,) = match row.doing(|| "read the registry's version".into()) {
             Ok(row) => row,
-            Err(e) => match sqlstate(&e).as_deref() {
+            Err(e) => match sqlstate(&e) {
                 // No such table or schema.
-                Some("42P01" | "3F000") => return Ok(Look::Absent),
+                Some(SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME) => return Ok(Look::Absent),
                 _ => return Err(e),
             },
         };
@@ -363,8 +363,8 @@ async fn create(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<
             .doing(|| format!("create registry database `{name}`"));
         session.close().await;
         return match made {
-            // 42P04, 23505: another process was first.
-            Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P04" | "23505")) => Ok(()),
+            // Another process was first.
+            Err(e) if e.has_fault(Fault::NameTaken) => Ok(()),
             other => other,
         };
     }

@@ -6,11 +6,11 @@
 
 use sqlx::postgres::types::Oid;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::pg::Doing as _;
 use crate::pg::message::Answer;
 use crate::pg::sql::{self, Statement};
-use crate::pg::sqlstate;
+use crate::pg::{SqlState, sqlstate};
 
 use super::owner::{self, Tenure};
 use super::warm::ClaimedRow;
@@ -123,7 +123,7 @@ impl Registry {
         let answers = self.session().send_all(&publication(clones, leased, notes)).await.doing(doing);
         let answers = match answers {
             // The check of the schema; see above.
-            Err(e) if sqlstate(&e).as_deref() == Some("23514") => {
+            Err(e) if sqlstate(&e) == Some(SqlState::CHECK_VIOLATION) => {
                 return Err(Error::failed(format!(
                     "a database of clone {} disappeared right after it was created, or the clone was discarded",
                     ids.join(", ")
@@ -220,7 +220,7 @@ impl Registry {
         let answers = match done {
             Ok(answers) => answers,
             // Somebody has the name: the whole message was taken back.
-            Err(e) if matches!(sqlstate(&e).as_deref(), Some("42P04" | "23505")) => {
+            Err(e) if e.has_fault(Fault::NameTaken) => {
                 return Ok(None);
             }
             Err(e) => return Err(e),

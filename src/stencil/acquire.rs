@@ -312,7 +312,9 @@ impl Stencil {
                         return Err(error);
                     }
                 }
-                Some(Fault::SourceUnusable) if !rebuilt && batch.outcome != Outcome::Fallback => {
+                Some(Fault::SourceUnusable | Fault::SourceLost)
+                    if !rebuilt && batch.outcome != Outcome::Fallback =>
+                {
                     rebuilt = true;
                     let (template, cause) = (&ensured.template, cause(&error));
                     context.tell(Event::Warning(&format!(
@@ -324,7 +326,7 @@ impl Stencil {
                     ensured = self.ensure_for(registry, context, batch, None).await?;
                     timing += ensured.timing;
                 }
-                Some(Fault::SourceUnusable) if batch.outcome != Outcome::Fallback => {
+                Some(Fault::SourceUnusable | Fault::SourceLost) if batch.outcome != Outcome::Fallback => {
                     context.tell(Event::Warning(&format!(
                         "the rebuilt template {} cannot be copied either ({}): the build command runs straight on the clone",
                         ensured.template.fingerprint().short(),
@@ -332,7 +334,19 @@ impl Stencil {
                     )));
                     batch.outcome = Outcome::Fallback;
                 }
-                Some(Fault::DiskFull | Fault::DiskStuck | Fault::SourceUnusable) | None => {
+                Some(
+                    Fault::DiskFull
+                    | Fault::DiskStuck
+                    | Fault::SourceUnusable
+                    | Fault::SourceLost
+                    | Fault::Unsupported
+                    | Fault::NameTaken
+                    | Fault::Missing
+                    | Fault::InUse
+                    | Fault::RightMissing
+                    | Fault::ConnectionLost,
+                )
+                | None => {
                     // If the session is gone, so is the lock.
                     let _ = ensured.template.let_go(registry).await;
                     return Err(error);

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Recipe, migrations};
-use crate::pg::{cause, is_connection_loss, sqlstate};
+use crate::pg::{cause, is_connection_loss};
 use crate::quantity::{count, seconds};
 use crate::registry::event::Costs;
 use crate::registry::failure::Attempt;
@@ -263,7 +263,7 @@ async fn extend(
         }
         // To build from nothing would take even more.
         Err(error) if error.has_fault(Fault::DiskFull) => Err(error),
-        Err(error) if error.kind() == Kind::Build || error.has_fault(Fault::SourceUnusable) => {
+        Err(error) if error.kind() == Kind::Build || error.blames_source() => {
             failed.build_from_nothing(registry, context, permit, error).await
         }
         Err(error) => Err(error),
@@ -295,7 +295,7 @@ impl FailedExtension<'_> {
             false => cause(&error),
         };
         // Somebody dropped or damaged it: it must not be found again.
-        if matches!(sqlstate(&error).as_deref(), Some("3D000" | "55000" | "58P01" | "XX001" | "XX002")) {
+        if error.has_fault(Fault::SourceLost) {
             registry.break_template(self.id, &why, false).await?;
         }
         if of_build

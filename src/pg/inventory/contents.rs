@@ -8,8 +8,9 @@ use sqlx::types::Json;
 
 use super::{BATCH, Table, begin};
 use crate::error::Result;
-use crate::pg::failure::{state_of, words};
+use crate::pg::failure::words;
 use crate::pg::sql::{self, Cell, Digested, Time};
+use crate::pg::sqlstate::SqlState;
 use crate::pg::{Doing as _, Session};
 
 /// The tables of a database, by heading.
@@ -228,9 +229,9 @@ where
     let found = session.rows::<T>(statement).await;
     match session.end(found).await {
         Ok(found) => Ok(Ok(found)),
-        // Cancelled, timed out, ended by an operator, or the connection is lost.
-        Err(error) => match state_of(&error) {
-            Some(state) if !state.starts_with("57") && !state.starts_with("08") => Ok(Err(words(&error))),
+        // Cancelled, out of time, ended by an operator, without a connection.
+        Err(error) => match SqlState::of(&error) {
+            Some(state) if !state.is_intervention() => Ok(Err(words(&error))),
             _ => Err(error).doing(doing),
         },
     }

@@ -8,10 +8,10 @@
 use sqlx::postgres::types::Oid;
 
 use crate::context::Context;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::pg::catalog::{self, Care, Visitor};
-use crate::pg::{Doing as _, Session, cause, sql, sqlstate};
+use crate::pg::{Doing as _, Session, cause, sql};
 use crate::registry::{DatabaseRow, Registry};
 use crate::template::source::command::STRAGGLERS;
 
@@ -148,7 +148,7 @@ pub(super) async fn drop_what_no_clone_has(
 }
 
 fn refused(what: &str, place: &str, error: Error, statement: &str) -> Error {
-    if !matches!(sqlstate(&error).as_deref(), Some("42501" | "55006")) {
+    if !error.has_fault(Fault::RightMissing) && !error.has_fault(Fault::InUse) {
         return error;
     }
     Error::new(

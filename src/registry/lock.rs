@@ -1,0 +1,115 @@
+//! Advisory locks of a registry session: taken here, and released here.
+//!
+//! A lock belongs to the session. One that is not released goes with it, so a guard that is dropped without a
+//! release keeps the lock until then; `must_use` finds most of these.
+
+use std::time::{Duration, Instant};
+
+use super::Registry;
+use crate::error::Result;
+use crate::pg::lock::LockKey;
+use crate::pg::{Deadline, Doing as _};
+
+/// A lock that the session holds alone.
+#[must_use = "the lock is held until it is released, or the session ends"]
+#[derive(Debug)]
+pub struct Lock(LockKey);
+
+/// A lock that the session shares.
+#[must_use = "the lock is shared until it is released, or the session ends"]
+#[derive(Debug)]
+pub struct SharedLock(LockKey);
+
+/// How long, and how, to wait for a lock that another session holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting<'a> {
+    /// Time between two tries.
+    pub step: Duration,
+    /// For how long; `None` is as long as the deadline allows.
+    pub most: Option<Duration>,
+    /// Bounds the wait, too.
+    pub deadline: &'a Deadline,
+    /// What is waited for, in words: "gave up waiting for …".
+    pub what: &'a str,
+}
+
+impl Lock {
+    /// Releases the lock.
+    ///
+    /// # Errors
+    /// The driver's. If the session is gone, so is the lock.
+    pub async fn release(self, registry: &mut Registry) -> Result<()> {
+        let key = self.0;
+        registry.session().unlock(key).await.doing(|| format!("unlock {}", key.protects()))?;
+        Ok(())
+    }
+}
+
+impl SharedLock {
+    /// Releases the session's share.
+    ///
+    /// # Errors
+    /// The driver's. If the session is gone, so is the lock.
+    pub async fn release(self, registry: &mut Registry) -> Result<()> {
+        let key = self.0;
+        registry.session().unlock_shared(key).await.doing(|| format!("unlock {}", key.protects()))?;
+        Ok(())
+    }
+}
+
+impl Registry {
+    /// Takes a lock, if no other session holds or shares it. A session may take one lock several times.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn try_lock(&mut self, key: LockKey) -> Result<Option<Lock>> {
+        let free = self.session().try_lock(key).await.doing(|| format!("lock {}", key.protects()))?;
+        Ok(free.then_some(Lock(key)))
+    }
+
+    /// Shares a lock, if no other session holds it alone.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub async fn try_share(&mut self, key: LockKey) -> Result<Option<SharedLock>> {
+        let free = self.session().try_lock_shared(key).await.doing(|| format!("lock {}", key.protects()))?;
+        Ok(free.then_some(SharedLock(key)))
+    }
+
+    /// Takes a lock, and waits for it if another session has it. `None`: that takes longer than `waiting` allows.
+    ///
+    /// # Errors
+    /// The driver's; that the deadline has passed.
+    pub async fn lock(&mut self, key: LockKey, waiting: Waiting<'_>) -> Result<Option<Lock>> {
+        let started = Instant::now();
+        loop {
+            if let Some(lock) = self.try_lock(key).await? {
+                return Ok(Some(lock));
+            }
+            if waiting.most.is_some_and(|most| started.elapsed() > most) {
+                return Ok(None);
+            }
+            waiting.deadline.pause(waiting.step, waiting.what).await?;
+        }
+    }
+
+    /// Does something under a lock, and releases that whatever comes of it. `None`: another session has the lock.
+    ///
+    /// # Errors
+    /// The driver's; those of the work.
+    pub async fn with_lock<T>(
+        &mut self,
+        key: LockKey,
+        work: impl AsyncFnOnce(&mut Registry) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(lock) = self.try_lock(key).await? else {
+            return Ok(None);
+        };
+        let done = work(self).await;
+        // What the work says comes first: after the loss of the session there is nothing to release.
+        let released = lock.release(self).await;
+        let done = done?;
+        released?;
+        Ok(Some(done))
+    }
+}
