@@ -16,7 +16,6 @@ use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::database::{Estranged, Owner};
-use crate::registry::warm::SpareRow;
 use crate::registry::{DatabaseRow, DatabaseState, Registry, TemplateRow, TemplateState};
 
 /// How the drop of one database ended.
@@ -240,21 +239,21 @@ pub async fn drop_given_up_templates(registry: &mut Registry, project: &str) -> 
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_warm(registry: &mut Registry, spare: &[SpareRow]) -> Result<(usize, Vec<String>)> {
+pub async fn drop_warm(registry: &mut Registry, clones: &[String]) -> Result<(usize, Vec<String>)> {
     let (mut gone, mut stay) = (0, Vec::new());
-    for clone in spare {
-        let key = LockKey::clone(&clone.id);
+    for id in clones {
+        let key = LockKey::clone(id);
         let locked = registry.session().try_lock(key).await;
         if !locked.doing(|| "lock a warm clone".into())? {
             continue;
         }
         let done = async {
-            if !registry.release_warm(&clone.id).await? {
+            if !registry.release_warm(id).await? {
                 return Ok(None);
             }
-            let owner = Owner::Clone(clone.id.clone());
+            let owner = Owner::Clone(id.clone());
             let left = drop_databases_of(registry, &owner).await?;
-            registry.forget_clone(&clone.id).await?;
+            registry.forget_clone(id).await?;
             Ok(Some(left))
         }
         .await;

@@ -22,6 +22,7 @@ use crate::pg::{Doing as _, Session, catalog, sql};
 use crate::private_server::disk::{self, Disk};
 use crate::registry::warm::StockRow;
 use crate::registry::{DatabaseRow, Registry};
+use crate::retention::warm_policy::{self, Shelf};
 use crate::template::{self, Template};
 
 /// How many are copied at the same time: whoever waits for a copy of their own comes first.
@@ -74,8 +75,8 @@ async fn stock(
 
 /// How many more databases of this size may be made where nobody waits for them: the disk is somebody
 /// else's, too, so much more than that must stay free.
-fn room(disk: Option<Disk>, bytes: i64) -> i64 {
-    let (Some(disk), Ok(bytes)) = (disk, u64::try_from(bytes)) else {
+fn room(disk: Option<Disk>, bytes: u64) -> i64 {
+    let Some(disk) = disk else {
         return i64::MAX;
     };
     let kept = (disk.total / 20).max(bytes.saturating_mul(2));
@@ -91,17 +92,14 @@ fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>, slots: S
         return 0;
     }
     let settings = context.clone_settings;
-    let wanted = stock.demand.ceil() as i64;
-    let wanted = wanted.clamp(i64::from(settings.warm), i64::from(settings.warm_max));
-    let room = match (context.eviction.max_size, stock.bytes) {
-        (Some(max), bytes) if bytes > 0 => {
-            let max = i64::try_from(max).unwrap_or(i64::MAX);
-            max.saturating_sub(stock.total) / bytes
-        }
-        _ => i64::MAX,
+    let shelf = Shelf {
+        few: i64::from(settings.warm),
+        many: i64::from(settings.warm_max),
+        max_bytes: context.eviction.max_size,
+        used: stock.total.get(),
     };
-    let room = room.min(self::room(disk, stock.bytes));
-    (wanted - stock.warm).min(room).max(0)
+    let missing = warm_policy::missing(stock.demand, stock.warm, stock.bytes.get(), &shelf);
+    missing.min(room(disk, stock.bytes.get()))
 }
 
 async fn fill_up(registry: &mut Registry, context: &Context<'_>, fingerprint: &Fingerprint) -> Result<usize> {

@@ -36,6 +36,11 @@ const ALL: &str = "SELECT name, max_bytes, max_templates, max_idle_s, keep, warm
 /// Where nothing changes it only reads: ON CONFLICT would lock the row, and every hit asks.
 const NOTE: &str = include_str!("queries/note_project.sql");
 
+/// Asks for those of all projects.
+pub(super) fn all() -> Statement {
+    sql::fill(ALL, &[])
+}
+
 impl ProjectSettings {
     /// Those of a config.
     pub fn new(project: &str, eviction: &EvictionSettings, clone: &CloneSettings) -> Self {
@@ -84,6 +89,6 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub async fn projects(&mut self) -> Result<Vec<ProjectSettings>> {
-        self.session().rows(sql::fill(ALL, &[])).await.doing(|| "read the settings of the projects".into())
+        self.session().rows(all()).await.doing(|| "read the settings of the projects".into())
     }
 }

@@ -11,9 +11,10 @@ use crate::names::{Fingerprint, Mark};
 use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
+use crate::quantity::{Bytes, Seconds};
 
 use super::comparison::{self, Finding};
-use super::{Holder, Registry};
+use super::{Holder, ProjectSettings, Registry, project};
 
 /// Which warm clones are wanted, and for whom.
 #[derive(Clone, Copy, Debug)]
@@ -90,99 +91,66 @@ pub struct StockRow {
     /// How many clones were asked for lately; see the schema.
     pub demand: f64,
     /// Total size of its databases.
-    pub bytes: i64,
+    pub bytes: Bytes,
     /// Bytes of all templates and warm clones of its project.
-    pub total: i64,
+    pub total: Bytes,
     /// Whether a connection to a clone of it would run something.
     pub login_triggers: bool,
     /// Whether the server's disk was found full a while ago.
     pub full: bool,
 }
 
-/// A warm clone that should go.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct SpareRow {
+/// A warm clone, as the policy for them sees it.
+#[derive(Clone, Debug, FromRow)]
+pub struct WarmRow {
     /// The clone.
     pub id: String,
-    why: String,
-}
-
-impl SpareRow {
-    /// Why it should go, in words.
-    pub fn why(&self) -> &'static str {
-        match self.why.as_str() {
-            "template" => "its template is gone",
-            "idle" => "its template is no longer used",
-            "many" => "more of its kind are warm than needed",
-            "size" => "its project has no room for it",
-            _ => "the server's disk is full",
-        }
-    }
+    /// Its template; `None` if that is gone.
+    pub template_id: Option<i64>,
+    /// Namespace.
+    pub project: String,
+    /// Whether its template is ready.
+    pub is_ready: bool,
+    /// Since its template was last used.
+    pub idle_s: Seconds,
+    /// Whether another template of its definition was used since.
+    pub superseded: bool,
+    /// Its size.
+    pub bytes: Bytes,
+    /// Size of all ready templates of its project.
+    pub of_templates: Bytes,
 }
 
 /// A claimed clone is `creating` again: if its new holder dies before the publication, it is dropped as one
 /// whose maker is gone. The row lock decides between two claims, the advisory lock between a claim and a
 /// sweep; a row of which only one can be had is left alone.
+///
+/// What a crash emptied in the template it emptied in its warm clones, too; and one made of a template that was
+/// opened may hold what that holds. Otherwise known to be fit for the server without a look at it.
+const CLAIM: &str = include_str!("queries/claim_warm.sql");
+
 fn claim(wish: &Wish<'_>) -> Statement {
-    // What a crash emptied in the template it emptied in its warm clones, too; and one made of a template that
-    // was opened may hold what that holds. Otherwise known to be fit for the server without a look at it.
-    let looked_at = match wish.looked_at {
-        true => "",
-        false => " AND coalesce(built_with -> 'available', '{}') = '{}'",
-    };
-    let stale = match wish.stale_s {
-        Some(_) => " AND fresh_at > now() - make_interval(secs => $4)",
-        None => "",
-    };
-    let extended = which_extended(wish.definition);
-    let text = format!(
-        "WITH of AS MATERIALIZED (SELECT id, base_fingerprint, build_ms, added, provisional, \
-           settle_attempts, settle_tried_at, settle_failure FROM pgstencil.template \
-           WHERE project = $1 AND definition = $2 AND fingerprint = $3 \
-           AND state = 'ready' AND outdated IS NULL AND NOT EXISTS (SELECT FROM pgstencil.database o \
-             JOIN pg_database p ON p.oid = o.oid WHERE o.template_id = template.id AND p.datallowconn) \
-           AND (NOT built_with ? 'unlogged_tables' OR id IN (SELECT i.template_id FROM pgstencil.intact i)) \
-           AND NOT EXISTS (SELECT FROM jsonb_each_text(coalesce(built_with -> 'collations', '{{}}')) v \
-             LEFT JOIN pg_collation k ON k.collname = v.key::name AND k.collnamespace = 'pg_catalog'::regnamespace \
-             WHERE pg_collation_actual_version(k.oid) IS DISTINCT FROM v.value) \
-           AND pg_has_role($7::name, built_by, 'USAGE'){stale}{looked_at}{extended} \
-           ORDER BY pg_get_userbyid(built_by) = $7 DESC, id LIMIT 1), \
-         found AS MATERIALIZED (SELECT c.id, c.lock_key FROM pgstencil.clone c \
-           WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of) \
-           LIMIT $5 FOR UPDATE SKIP LOCKED), \
-         locked AS MATERIALIZED (SELECT id FROM found WHERE pg_try_advisory_lock(lock_key)), \
-         claimed AS (UPDATE pgstencil.clone c SET state = 'creating', holder = $6, created_at = now() \
-           FROM locked WHERE c.id = locked.id RETURNING c.id) \
-         SELECT c.id AS clone_id, d.id AS database_id, d.role AS alias, d.ordinal, d.private_name, d.nonce, d.oid, of.id AS template_id, \
-           CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms, \
-           of.base_fingerprint, of.added, of.provisional, of.settle_attempts, \
-           extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure \
-         FROM claimed c CROSS JOIN of JOIN pgstencil.database d ON d.clone_id = c.id"
-    );
+    let definition = wish.definition;
+    // A look at the other extended templates decides what becomes of them.
+    let extended = definition.extend != Extend::Never;
+    let kept = !definition.rebuild.makes_provisional();
+    let unsorted = definition.extend == Extend::Always;
     sql::fill(
-        &text,
+        CLAIM,
         &[
             &wish.project,
-            &wish.definition.name,
+            &definition.name,
             &wish.fingerprint,
             &wish.stale_s,
             &wish.count,
             &Json(wish.holder),
             &wish.role,
+            &wish.looked_at,
+            &extended,
+            &kept,
+            &unsorted,
         ],
     )
-}
-
-/// Which extended templates a definition takes as they are; a look at the others decides what becomes of
-/// them.
-fn which_extended(definition: &Definition) -> &'static str {
-    match (definition.extend, definition.rebuild.makes_provisional()) {
-        (Extend::Never, _) => " AND base_fingerprint IS NULL",
-        (Extend::Append, true) => " AND (base_fingerprint IS NULL OR provisional AND extend <> 'always')",
-        (Extend::Append, false) => " AND (base_fingerprint IS NULL OR extend <> 'always')",
-        (Extend::Always, true) => " AND (base_fingerprint IS NULL OR provisional)",
-        (Extend::Always, false) => "",
-    }
 }
 
 /// From here on its databases are what they are: name, oid and mark must fit.
@@ -220,32 +188,9 @@ const STOCK: &str = with_demand!(
      AND pg_has_role($4::name, t.built_by, 'USAGE') \
      ORDER BY pg_get_userbyid(t.built_by) = $4 DESC, t.id LIMIT 1"
 );
-/// Warm clones of what nobody can ask for any more; beyond what their project wants, which is nothing of
-/// a template that was not used for an hour, or for ten minutes while another one of its definition was;
-/// and beyond the project's size, those of the template that was used last being the last to go. `$1` of
-/// the projects is about to add `$2` bytes.
-const SPARE: &str = "WITH warm AS (SELECT c.id, c.created_at, t.id AS template_id, t.state, t.project, t.last_used_at, \
-       extract(epoch FROM now() - t.last_used_at) AS idle_s, \
-       (SELECT coalesce(sum(d.bytes), 0) FROM pgstencil.database d WHERE d.template_id = t.id) AS bytes, \
-       EXISTS (SELECT FROM pgstencil.template o WHERE o.project = t.project AND o.definition = t.definition \
-         AND o.state = 'ready' AND o.last_used_at > t.last_used_at) AS superseded \
-       FROM pgstencil.clone c LEFT JOIN pgstencil.template t ON t.id = c.template_id WHERE c.state = 'warm'), \
-     ranked AS (SELECT w.*, p.max_bytes, coalesce(p.warm, 0) AS few, coalesce(p.warm_max, 0) AS many, \
-       row_number() OVER (PARTITION BY w.template_id ORDER BY w.created_at) AS nth, \
-       sum(w.bytes) OVER (PARTITION BY w.project ORDER BY w.last_used_at DESC, w.created_at, w.id) \
-       + (SELECT coalesce(sum(d.bytes), 0) FROM pgstencil.template o \
-          JOIN pgstencil.database d ON d.template_id = o.id WHERE o.project = w.project AND o.state = 'ready') \
-       + CASE WHEN w.project = $1 THEN $2 ELSE 0 END AS used \
-       FROM warm w LEFT JOIN pgstencil.project p ON p.name = w.project), \
-     judged AS (SELECT id, CASE \
-       WHEN state IS DISTINCT FROM 'ready' THEN 'template' \
-       WHEN idle_s > 3600 OR idle_s > 600 AND superseded THEN 'idle' \
-       WHEN nth > CASE WHEN idle_s > 600 THEN few ELSE many END THEN 'many' \
-       WHEN used > max_bytes THEN 'size' END AS why FROM ranked) \
-     SELECT id, why FROM judged WHERE why IS NOT NULL AND ($3::text IS NULL OR id = $3) ORDER BY id";
+/// Those of the template that was used last come first, and of one template the oldest.
+const ALL_WARM: &str = include_str!("queries/warm_clones.sql");
 const FULL: &str = "UPDATE pgstencil.meta SET full_at = now()";
-const ALL_WARM: &str = "SELECT id, 'full'::text AS why FROM pgstencil.clone \
-     WHERE state = 'warm' ORDER BY id";
 
 impl Registry {
     /// Takes warm clones, and their locks, which the session then holds. Fewer than wanted if there are
@@ -330,36 +275,15 @@ impl Registry {
             .doing(|| "see how many warm clones there are".into())
     }
 
-    /// The warm clones that should go, by the limits that each project noted. `room`: a project, and the
-    /// bytes that it is about to add.
+    /// The warm clones, those of the template that was used last first, and of one template the oldest first; and
+    /// what the projects have noted.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn spare_warm(&mut self, room: Option<(&str, u64)>) -> Result<Vec<SpareRow>> {
-        self.spare(room, None).await
-    }
-
-    /// Why a warm clone should go, if it should.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn is_spare(&mut self, id: &str) -> Result<Option<SpareRow>> {
-        Ok(self.spare(None, Some(id)).await?.into_iter().next())
-    }
-
-    async fn spare(&mut self, room: Option<(&str, u64)>, id: Option<&str>) -> Result<Vec<SpareRow>> {
-        let (project, bytes) = room.unwrap_or_default();
-        self.session()
-            .rows(sql::fill(SPARE, &[&project, &i64::try_from(bytes).unwrap_or(i64::MAX), &id]))
-            .await
-            .doing(|| "see which warm clones are not needed".into())
-    }
-
-    /// All warm clones, to make room on a full disk.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub async fn all_warm(&mut self) -> Result<Vec<SpareRow>> {
-        self.session().rows(sql::fill(ALL_WARM, &[])).await.doing(|| "list the warm clones".into())
+    pub async fn warm_clones(&mut self) -> Result<(Vec<WarmRow>, Vec<ProjectSettings>)> {
+        let doing = || "list the warm clones".to_owned();
+        let [rows, projects] =
+            self.session().send([sql::fill(ALL_WARM, &[]), project::all()]).await.doing(doing)?;
+        Ok((rows.read().doing(doing)?, projects.read().doing(doing)?))
     }
 }

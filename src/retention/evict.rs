@@ -22,6 +22,7 @@ use crate::registry::{ProjectSettings, Registry};
 use super::cost::Costs;
 use super::policy::{self, Limits, Resident};
 pub use super::policy::{Room, Rule};
+use super::warm;
 
 /// Why a template goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,8 +339,8 @@ pub async fn make_room(
     let leftover = registry.leftover_bytes(project).await?;
     let room = Room { templates: 1, bytes };
     // Warm clones are the cheapest to have again, so they go before any template.
-    let spare = registry.spare_warm(Some((project, bytes))).await?;
-    drop::drop_warm(registry, &spare).await?;
+    let spare = warm::spare(registry, Some((project, bytes))).await?;
+    drop::drop_warm(registry, &warm::ids(spare)).await?;
     let plan = plan(registry, settings, room).await?;
     let evicted = gone(registry, plan).await?;
     drop_now(registry, &evicted).await?;

@@ -4,3 +4,5 @@ mod cost;
 pub mod evict;
 pub mod policy;
 pub mod sweep;
+pub mod warm;
+pub mod warm_policy;

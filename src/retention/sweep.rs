@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
+use super::warm;
 use crate::database::create;
 use crate::database::drop::{self, OfTemplate};
 use crate::error::Result;
@@ -105,10 +106,10 @@ pub async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action
     }
     let held = registry.held_locks().await?;
     if clones.iter().any(|row| row.state == CloneState::Warm) {
-        for spare in registry.spare_warm(None).await? {
+        for spare in warm::spare(registry, None).await? {
             let row = clones.iter().find(|row| row.id == spare.id);
             if let Some(row) = row.filter(|row| !held.contains(&row.key())) {
-                actions.push(Action::drop_clone(row, spare.why()));
+                actions.push(Action::drop_clone(row, spare.why.words()));
             }
         }
     }
@@ -147,7 +148,7 @@ async fn judge(
     }
     Ok(match row.state {
         CloneState::Creating => Some(drop("its maker is gone")),
-        CloneState::Warm => registry.is_spare(&row.id).await?.map(|s| drop(s.why())),
+        CloneState::Warm => warm::why_spare(registry, &row.id).await?.map(|why| drop(why.words())),
         CloneState::Released => Some(drop("it was given back")),
         CloneState::Leased => {
             // As long as nobody may know of it, it lives by its lock.

@@ -13,6 +13,7 @@ use crate::registry::eviction::ResidentRow;
 use crate::registry::{CloneRow, CloneState, LeaseKind, Registry, TemplateRow, TemplateState};
 use crate::retention::evict::{self, Evicted, Eviction};
 use crate::retention::sweep::{self, Action};
+use crate::retention::warm;
 use crate::template::{self, Ensured, Unusable};
 
 /// Which templates an eviction is about.
@@ -246,8 +247,8 @@ impl Stencil {
         let each = last.map_or(LEAST, |row| u64::try_from(row.bytes).unwrap_or_default().max(LEAST));
         let grace = self.config.clone.orphan_grace;
         let mut swept = sweep::sweep_all(registry, grace, context.deadline).await?.len();
-        let warm = registry.all_warm().await?;
-        swept += drop::drop_warm(registry, &warm).await?.0;
+        let clones = warm::all(registry).await?;
+        swept += drop::drop_warm(registry, &warm::ids(clones)).await?.0;
         let bytes = each.saturating_mul(copies as u64);
         let evicted = evict::free_disk(registry, &self.settings(), bytes).await?;
         if swept == 0 && evicted.is_empty() {

@@ -1,0 +1,156 @@
+//! Which warm clones go, and how many are missing: pure functions of what is there and of what the projects want.
+//!
+//! Warm clones are kept for the templates that are in use. As long as a template is asked for, `warm_max` of
+//! them may be there; from [`QUIET`] on only `warm`, and none if another template of the same definition was used
+//! since; from [`FORGOTTEN`] on none.
+
+/// A template that was not used for this long, in seconds, is not in demand.
+const QUIET: f64 = 10.0 * 60.0;
+/// A template that was not used for this long, in seconds, is kept without warm clones.
+const FORGOTTEN: f64 = 60.0 * 60.0;
+
+/// What the policy sees of one warm clone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WarmClone {
+    /// Clones of the same number are of one template; `None` if that is gone or broken.
+    pub template: Option<i64>,
+    /// Index of its project among the shelves.
+    pub project: usize,
+    /// Seconds since its template was last used.
+    pub idle: f64,
+    /// Whether another template of the same definition was used since.
+    pub superseded: bool,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What one project wants, and what else it has.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shelf {
+    /// Warm clones of a template that is not in demand: `[clone] warm`.
+    pub few: i64,
+    /// Warm clones of a template that is in demand: `[clone] warm_max`.
+    pub many: i64,
+    /// Bytes of templates and warm clones together: `[eviction] max_size`; `None` is no limit.
+    pub max_bytes: Option<u64>,
+    /// Bytes of its templates, and of what it is about to add.
+    pub used: u64,
+}
+
+/// The rule by which a warm clone goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Its template is gone.
+    Template,
+    /// Its template is no longer used.
+    Idle,
+    /// There are more than its project wants of that template.
+    Count,
+    /// Its project has no room for it.
+    Size,
+}
+
+/// By which rule each of the warm clones goes; `None` if it stays. They come in the order in which they are kept:
+/// those of the template that was used last come first, and of one template the oldest.
+pub fn spare(clones: &[WarmClone], shelves: &[Shelf]) -> Vec<Option<Rule>> {
+    let mut used: Vec<u64> = shelves.iter().map(|shelf| shelf.used).collect();
+    let mut seen: Vec<(i64, i64)> = Vec::new();
+    let judge = |clone: &WarmClone| {
+        let Some(template) = clone.template else {
+            return Some(Rule::Template);
+        };
+        let shelf = &shelves[clone.project];
+        used[clone.project] = used[clone.project].saturating_add(clone.bytes);
+        let nth = match seen.iter_mut().find(|(of, _)| *of == template) {
+            Some((_, count)) => {
+                *count += 1;
+                *count
+            }
+            None => {
+                seen.push((template, 1));
+                1
+            }
+        };
+        let quiet = clone.idle > QUIET;
+        if clone.idle > FORGOTTEN || quiet && clone.superseded {
+            Some(Rule::Idle)
+        } else if nth > if quiet { shelf.few } else { shelf.many } {
+            Some(Rule::Count)
+        } else if shelf.max_bytes.is_some_and(|max| used[clone.project] > max) {
+            Some(Rule::Size)
+        } else {
+            None
+        }
+    };
+    clones.iter().map(judge).collect()
+}
+
+/// How many warm clones of one template are missing, by the number that was asked for within the last minute or so.
+/// `warm`: those that are there; `bytes`: the size of one.
+pub fn missing(demand: f64, warm: i64, bytes: u64, shelf: &Shelf) -> i64 {
+    let wanted = (demand.ceil() as i64).clamp(shelf.few, shelf.many.max(shelf.few));
+    let room = match shelf.max_bytes {
+        Some(max) if bytes > 0 => {
+            let copies = max.saturating_sub(shelf.used) / bytes;
+            i64::try_from(copies).unwrap_or(i64::MAX)
+        }
+        Some(_) | None => i64::MAX,
+    };
+    (wanted - warm).min(room).max(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(template: i64, idle: f64) -> WarmClone {
+        WarmClone { template: Some(template), project: 0, idle, superseded: false, bytes: 10 }
+    }
+
+    fn shelf() -> Shelf {
+        Shelf { few: 1, many: 3, max_bytes: None, used: 100 }
+    }
+
+    #[test]
+    fn as_many_stay_as_their_template_is_in_demand() {
+        let four = |idle| vec![of(1, idle), of(1, idle), of(1, idle), of(1, idle)];
+        let goes = |clones: &[WarmClone]| spare(clones, &[shelf()]);
+        let count = Some(Rule::Count);
+        assert_eq!(goes(&four(599.0)), [None, None, None, count]);
+        assert_eq!(goes(&four(601.0)), [None, count, count, count]);
+        assert_eq!(goes(&four(3601.0)), [Some(Rule::Idle); 4]);
+        // Each template has its own number.
+        assert_eq!(goes(&[of(1, 601.0), of(2, 601.0), of(2, 601.0)]), [None, None, count]);
+    }
+
+    #[test]
+    fn those_of_an_older_template_go_sooner() {
+        let older = |idle| WarmClone { superseded: true, ..of(1, idle) };
+        assert_eq!(spare(&[older(599.0), older(601.0)], &[shelf()]), [None, Some(Rule::Idle)]);
+        let lost = WarmClone { template: None, ..of(1, 0.0) };
+        assert_eq!(spare(&[lost], &[shelf()]), [Some(Rule::Template)]);
+    }
+
+    #[test]
+    fn what_has_no_room_goes_the_last_used_ones_last() {
+        let full = Shelf { max_bytes: Some(120), ..shelf() };
+        let clones = [of(1, 1.0), of(1, 1.0), of(2, 30.0)];
+        assert_eq!(spare(&clones, std::slice::from_ref(&full)), [None, None, Some(Rule::Size)]);
+        // Another project's bytes do not count.
+        let other = WarmClone { project: 1, ..of(3, 1.0) };
+        assert_eq!(spare(&[of(1, 1.0), of(1, 1.0), other], &[full, shelf()]), [None; 3]);
+    }
+
+    #[test]
+    fn as_many_are_missing_as_were_asked_for_within_the_limits() {
+        assert_eq!(missing(0.0, 0, 10, &shelf()), 1);
+        assert_eq!(missing(1.2, 0, 10, &shelf()), 2);
+        assert_eq!(missing(9.0, 0, 10, &shelf()), 3);
+        assert_eq!(missing(9.0, 2, 10, &shelf()), 1);
+        assert_eq!(missing(0.0, 2, 10, &shelf()), 0);
+        let nearly_full = Shelf { max_bytes: Some(115), ..shelf() };
+        assert_eq!(missing(9.0, 0, 10, &nearly_full), 1);
+        assert_eq!(missing(9.0, 0, 0, &nearly_full), 3);
+        assert_eq!(missing(9.0, 0, 10, &Shelf { max_bytes: Some(50), ..shelf() }), 0);
+    }
+}
