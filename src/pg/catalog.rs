@@ -10,7 +10,7 @@ use sqlx::{FromRow, Row as _};
 
 use super::collation::{self, Collation};
 use super::failure::{cause, is_connection_loss};
-use super::sql::{self, Literal, Statement};
+use super::sql::{self, Literal, Part, Statement};
 use super::sqlstate::SqlState;
 use super::{Deadline, Doing as _, Session};
 use crate::error::{Error, Fault, Kind, Result};
@@ -53,9 +53,9 @@ const DATABASE: &str = "SELECT d.oid, d.datname::text AS name, pg_has_role(d.dat
 const BY_NAME_OR_OID: &str = "d.datname::text = ANY($1) OR d.oid = ANY($2)";
 
 /// A query for [`Database`]s of which a condition on `pg_database d` holds.
-pub fn databases_where(major: u32, condition: &str, values: &[&dyn Literal]) -> Statement {
+pub fn databases_where(major: u32, condition: &'static str, values: &[&dyn Literal]) -> Statement {
     let query = if major >= 15 { DATABASE_15 } else { DATABASE };
-    sql::fill(&format!("{query}{condition}"), values)
+    sql::fill("$1$2", &[&Part(query), &sql::fill(condition, values)])
 }
 
 /// The query of [`databases()`].
@@ -97,15 +97,16 @@ pub async fn stands(session: &mut Session, name: &str, oid: Oid) -> std::result:
 
 /// The columns that [`traits`] reads from the row of template0: new databases are made from it, so its
 /// locale is theirs. The provider came with 15, `daticulocale` became `datlocale` with 17.
-pub(super) fn traits_columns(major: u32) -> String {
-    let provider = match major {
+pub(super) fn traits_columns(major: u32) -> Statement {
+    let provider = Part(match major {
         ..=14 => "'libc' AS provider, NULL::text AS locale",
         15 | 16 => "datlocprovider::text AS provider, daticulocale::text AS locale",
         _ => "datlocprovider::text AS provider, datlocale::text AS locale",
-    };
-    format!(
+    });
+    sql::fill(
         "pg_encoding_to_char(encoding)::text AS encoding, datcollate::text AS collate, \
-         datctype::text AS ctype, {provider}"
+         datctype::text AS ctype, $1",
+        &[&provider],
     )
 }
 
@@ -488,11 +489,12 @@ pub async fn objects(session: &mut Session) -> Result<i64> {
 /// The driver's.
 pub async fn own_traits(session: &mut Session) -> Result<String> {
     let columns = traits_columns(session.facts().major());
-    let text = format!(
+    let statement = sql::fill(
         "SELECT concat_ws(' ', d.encoding, d.provider, d.collate, d.ctype, d.locale) FROM \
-         (SELECT {columns} FROM pg_database WHERE datname = current_database()) d"
+         (SELECT $1 FROM pg_database WHERE datname = current_database()) d",
+        &[&columns],
     );
-    session.scalar(sql::fill(&text, &[])).await.doing(|| "read a database's encoding and locale".into())
+    session.scalar(statement).await.doing(|| "read a database's encoding and locale".into())
 }
 
 /// What of the session's database every role may create objects in: its schemas, by name.
@@ -645,7 +647,7 @@ pub async fn require_createdb(session: &mut Session) -> Result<()> {
 pub async fn try_to_write(session: &mut Session) -> Result<()> {
     let text = "CREATE TEMP TABLE pgstencil_probe ON COMMIT DROP AS \
                 SELECT n FROM generate_series(1, 30000) n";
-    session.run(super::sql::user_statements(text.into())).await.doing(|| "write to the server's disk".into())
+    session.run(sql::text(text)).await.doing(|| "write to the server's disk".into())
 }
 
 /// The tables that a build may have filled and whose statistics the role may make: its own, all of them in a
@@ -657,7 +659,7 @@ const MAINTAINED: &str = "SELECT n.nspname::text, c.relname::text, \
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'm', 'p') AND c.oid >= 16384 AND c.relpersistence <> 't' \
        AND n.nspname !~ '^pg_' AND (pg_has_role(c.relowner, 'USAGE') \
-         OR (SELECT pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database WHERE datname = current_database())";
+         OR (SELECT pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database WHERE datname = current_database()) $1) ORDER BY 1, 2";
 /// How many tables one ANALYZE names.
 const ANALYZED: usize = 100;
 
@@ -668,7 +670,7 @@ const ANALYZED: usize = 100;
 ///
 /// # Errors
 /// The driver's, if the session is lost.
-pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
+pub async fn analyze_and_freeze(session: &mut Session) -> Result<Vec<String>> {
     let mut complaints = Vec::new();
     let mut note = |done: Result<()>| match done {
         Err(e) if is_connection_loss(&e) || e.has_fault(Fault::DiskFull) => Err(e),
@@ -678,12 +680,14 @@ pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
         }
         Ok(()) => Ok(()),
     };
-    let end = match session.facts().major() >= 17 {
-        true => format!("{MAINTAINED} OR has_table_privilege(c.oid, 'MAINTAIN')) ORDER BY 1, 2"),
-        false => format!("{MAINTAINED}) ORDER BY 1, 2"),
-    };
-    let tables: Vec<(String, String, bool)> =
-        session.rows(sql::fill(&end, &[])).await.doing(|| "list the tables of a build".into())?;
+    let further = Part(match session.facts().major() {
+        ..=16 => "",
+        _ => "OR has_table_privilege(c.oid, 'MAINTAIN')",
+    });
+    let tables: Vec<(String, String, bool)> = session
+        .rows(sql::fill(MAINTAINED, &[&further]))
+        .await
+        .doing(|| "list the tables of a build".into())?;
     for some in tables.chunks(ANALYZED) {
         let names = some.iter().map(|(schema, table, _)| (schema.as_str(), table.as_str()));
         if session.run(sql::analyze(names)).await.is_ok() {
@@ -706,10 +710,7 @@ pub async fn settle(session: &mut Session) -> Result<Vec<String>> {
         // they wrote does not count as visible to all until then. A commit of our own flushes them.
         let text = "SET synchronous_commit = local; \
                     SELECT pg_catalog.pg_logical_emit_message(true, 'pgstencil', '')";
-        let done = session
-            .run(super::sql::user_statements(text.into()))
-            .await
-            .doing(|| "flush the build's commits".into());
+        let done = session.run(sql::text(text)).await.doing(|| "flush the build's commits".into());
         note(done)?;
     }
     for (schema, table) in large {

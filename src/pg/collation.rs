@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 use sqlx::FromRow;
 
-use super::{Doing as _, Session, sql};
+use super::sql::{self, Part};
+use super::{Doing as _, Session};
 use crate::error::Result;
 
 /// A collation that a database uses.
@@ -43,13 +44,13 @@ impl Collation {
     }
 }
 
-/// Returns the column of `pg_collation` with the provider's name of a collation.
-fn locale(major: u32) -> &'static str {
-    match major {
+/// Returns the column of `pg_collation` with the provider's name.
+fn locale(major: u32) -> Part {
+    Part(match major {
         ..=14 => "c.collcollate::text",
         15 | 16 => "coalesce(c.colliculocale, c.collcollate)::text",
         _ => "coalesce(c.colllocale, c.collcollate)::text",
-    }
+    })
 }
 
 /// Returns the collations that the session's database defines, or that its objects use. From 15 on Postgres
@@ -60,20 +61,23 @@ fn locale(major: u32) -> &'static str {
 pub async fn used(session: &mut Session) -> Result<Vec<Collation>> {
     let major = session.facts().major();
     let locale = locale(major);
-    let mut text = format!(
+    let of_database = Part(match major {
+        ..=14 => {
+            " UNION ALL SELECT 'default', 'c', datcollate::text, NULL, NULL FROM pg_database \
+                 WHERE datname = current_database()"
+        }
+        _ => "",
+    });
+    let statement = sql::fill(
         "SELECT format('%I.%I', n.nspname, c.collname) AS name, c.collprovider::text AS provider, \
-         {locale} AS locale, c.collversion::text AS recorded, \
+         $1 AS locale, c.collversion::text AS recorded, \
          pg_collation_actual_version(c.oid) AS actual \
          FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace \
          WHERE c.collprovider IN ('i', 'c') AND (c.oid >= 16384 OR EXISTS (SELECT FROM pg_depend d \
-           WHERE d.refclassid = 'pg_collation'::regclass AND d.refobjid = c.oid))"
+           WHERE d.refclassid = 'pg_collation'::regclass AND d.refobjid = c.oid))$2",
+        &[&locale, &of_database],
     );
-    if major < 15 {
-        text += " UNION ALL SELECT 'default', 'c', datcollate::text, NULL, NULL FROM pg_database \
-                 WHERE datname = current_database()";
-    }
-    let mut used: Vec<Collation> =
-        session.rows(sql::fill(&text, &[])).await.doing(|| "list the collations".into())?;
+    let mut used: Vec<Collation> = session.rows(statement).await.doing(|| "list the collations".into())?;
     used.retain(|collation| !collation.is_fixed());
     used.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(used)
@@ -87,17 +91,15 @@ pub async fn used(session: &mut Session) -> Result<Vec<Collation>> {
 /// Errors of the driver.
 pub async fn versions(session: &mut Session, used: &[Collation]) -> Result<BTreeMap<String, String>> {
     let locale = locale(session.facts().major());
-    let text = format!(
-        "SELECT o.collname::text, pg_collation_actual_version(o.oid) FROM pg_collation o WHERE o.oid = \
+    const VERSION: &str = "SELECT o.collname::text, pg_collation_actual_version(o.oid) FROM pg_collation o WHERE o.oid = \
          (SELECT c.oid FROM pg_collation c WHERE c.collnamespace = 'pg_catalog'::regnamespace \
-          AND c.collprovider = $1 AND ({locale} = $2 OR c.collname = 'und-x-icu' \
-            OR $1 = 'c' AND {locale} !~* '^(C|POSIX)(\\.|$)') \
-          ORDER BY {locale} = $2 DESC, c.collname LIMIT 1)"
-    );
+          AND c.collprovider = $1 AND ($3 = $2 OR c.collname = 'und-x-icu' \
+            OR $1 = 'c' AND $3 !~* '^(C|POSIX)(\\.|$)') \
+          ORDER BY $3 = $2 DESC, c.collname LIMIT 1)";
     let mut versions = BTreeMap::new();
     for collation in used {
         let found: Option<(String, Option<String>)> = session
-            .first(sql::fill(&text, &[&collation.provider, &collation.locale]))
+            .first(sql::fill(VERSION, &[&collation.provider, &collation.locale, &locale]))
             .await
             .doing(|| "read the versions of collations".into())?;
         if let Some((name, Some(version))) = found {

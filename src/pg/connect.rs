@@ -10,7 +10,7 @@ use super::bound::{self, Delay, FLOOR, Patience};
 use super::door::Door;
 use super::failure::{Doing as _, is_loss};
 use super::session::{Deadline, OpenError, ServerFacts, Session, lock_timeout, server_timeout};
-use super::sql::{self, Statement};
+use super::sql::{self, Part, Statement};
 use super::sqlstate::SqlState;
 use super::{Endpoint, catalog};
 use crate::error::{Error, Fault, Kind, Result};
@@ -327,7 +327,7 @@ impl Connected {
         guard: &Statement,
         deadline: &Deadline,
         version: u32,
-        question: Option<&str>,
+        question: Option<&'static str>,
     ) -> std::result::Result<Option<(Vec<PgRow>, Option<sqlx::Error>)>, sqlx::Error> {
         let mut message = vec![guard.clone(), settings(version)];
         let mut failed = None;
@@ -380,21 +380,24 @@ impl Connected {
 /// and an unknown one in the startup packet would be refused; `set_config` of exactly the known ones costs
 /// no further round trip.
 fn settings(version: u32) -> Statement {
-    let mut text = String::from(
+    let of_14 = match version {
+        ..140_000 => "",
+        _ => {
+            ", set_config('idle_session_timeout', '0', false) \
+              , set_config('client_connection_check_interval', '500ms', false)"
+        }
+    };
+    let of_17 = match version {
+        ..170_000 => "",
+        _ => ", set_config('transaction_timeout', '0', false)",
+    };
+    sql::fill(
         "SELECT current_setting('pgstencil.marker', true) AS marker, \
          current_setting('max_connections')::int4 AS slots, current_setting('fsync') AS fsync, current_user::text AS role, \
-         pg_has_role(session_user, 'pg_execute_server_program', 'MEMBER') AS mighty, ",
-    );
-    text += &catalog::traits_columns(version / 10_000);
-    if version >= 140_000 {
-        text += ", set_config('idle_session_timeout', '0', false) \
-                 , set_config('client_connection_check_interval', '500ms', false)";
-    }
-    if version >= 170_000 {
-        text += ", set_config('transaction_timeout', '0', false)";
-    }
-    text += " FROM pg_catalog.pg_database WHERE datname = 'template0'";
-    sql::fill(&text, &[])
+         pg_has_role(session_user, 'pg_execute_server_program', 'MEMBER') AS mighty, $1 $2 $3 \
+         FROM pg_catalog.pg_database WHERE datname = 'template0'",
+        &[&catalog::traits_columns(version / 10_000), &Part(of_14), &Part(of_17)],
+    )
 }
 
 fn setting_up(endpoint: &Endpoint) -> String {

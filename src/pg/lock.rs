@@ -110,7 +110,7 @@ impl LockKey {
         self.with("SELECT pg_advisory_unlock_shared($1)")
     }
 
-    fn with(self, query: &str) -> Statement {
+    fn with(self, query: &'static str) -> Statement {
         sql::fill(query, &[&self.0])
     }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::bound::{self, Delay, FLOOR, Patience};
 use super::lock::LockKey;
 use super::message::{Answer, answers};
-use super::sql::{self, Statement};
+use super::sql::{self, Part, Statement};
 use super::sqlstate::SqlState;
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
@@ -266,7 +266,7 @@ impl Session {
     /// # Errors
     /// The driver's.
     pub async fn begin(&mut self) -> std::result::Result<(), sqlx::Error> {
-        self.run(sql::user_statements("BEGIN".into())).await
+        self.run(sql::text("BEGIN")).await
     }
 
     /// Commits if `done` is fine, rolls back if not, and passes `done` on.
@@ -279,12 +279,12 @@ impl Session {
     ) -> std::result::Result<T, sqlx::Error> {
         match done {
             Ok(value) => {
-                self.run(sql::user_statements("COMMIT".into())).await?;
+                self.run(sql::text("COMMIT")).await?;
                 Ok(value)
             }
             Err(error) => {
                 // If this fails, the session is gone, and the transaction with it.
-                let _ = self.run(sql::user_statements("ROLLBACK".into())).await;
+                let _ = self.run(sql::text("ROLLBACK")).await;
                 Err(error)
             }
         }
@@ -296,13 +296,15 @@ impl Session {
     /// # Errors
     /// The driver's.
     pub async fn make_uninterruptible(&mut self) -> std::result::Result<(), sqlx::Error> {
-        let mut text = "SELECT set_config('statement_timeout', '0', false), \
-             set_config('lock_timeout', '0', false)"
-            .to_owned();
-        if self.facts.major() >= 14 {
-            text += ", set_config('client_connection_check_interval', '0', false)";
-        }
-        self.run(sql::user_statements(text)).await?;
+        let interval = Part(match self.facts.major() {
+            ..=13 => "",
+            _ => ", set_config('client_connection_check_interval', '0', false)",
+        });
+        let endless = sql::fill(
+            "SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)$1",
+            &[&interval],
+        );
+        self.run(endless).await?;
         self.patience = Patience::Drop;
         Ok(())
     }
@@ -317,7 +319,7 @@ impl Session {
         let mut statements = vec![timeouts(wanted, lock_timeout(&self.deadline))];
         if self.facts.major() >= 14 {
             let text = "SELECT set_config('client_connection_check_interval', '500ms', false)";
-            statements.push(sql::user_statements(text.to_owned()));
+            statements.push(sql::text(text));
         }
         self.exchange(sql::together(&statements)).await?;
         self.granted = wanted;

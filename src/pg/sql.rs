@@ -67,9 +67,19 @@ impl SqlSafeStr for Statement {
 }
 
 /// Statements of the user's own, sent as they stand (`after_clone_sql`).
-pub fn user_statements(text: String) -> Statement {
+pub(super) fn user_statements(text: String) -> Statement {
     Statement(text)
 }
+
+/// Statements without values.
+pub fn text(text: &'static str) -> Statement {
+    fill(text, &[])
+}
+
+/// A part of a statement that depends on the server's version or the like, as a value of [`fill`]: it stands there as
+/// it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Part(pub &'static str);
 
 /// Has the commit of this transaction wait for the disk, also where the server or the role says
 /// `synchronous_commit = off`: a crash would take the last commits back
@@ -96,6 +106,19 @@ pub fn together(statements: &[Statement]) -> Statement {
 pub trait Literal: Sync {
     /// As it stands in a statement.
     fn literal(&self) -> String;
+}
+
+impl Literal for Part {
+    fn literal(&self) -> String {
+        self.0.to_owned()
+    }
+}
+
+/// A query within another one.
+impl Literal for Statement {
+    fn literal(&self) -> String {
+        self.0.clone()
+    }
 }
 
 impl Literal for str {
@@ -184,8 +207,14 @@ where
 }
 
 /// Writes values in the place of `$1` and so on. To bind them would take a round trip of its own for each
-/// statement, and several statements could not be one message.
-pub fn fill(text: &str, values: &[&dyn Literal]) -> Statement {
+/// statement, and several statements could not be one message. In debug builds each number must have a value, and
+/// each value a number.
+pub fn fill(text: &'static str, values: &[&dyn Literal]) -> Statement {
+    debug_assert!(
+        (1..=values.len()).all(|n| numbers(text).any(|number| number == n)),
+        "there are {} values for: {text}",
+        values.len()
+    );
     let mut filled = String::with_capacity(text.len() + 32 * values.len());
     let mut parts = text.split('$');
     filled.extend(parts.next());
@@ -206,8 +235,14 @@ pub fn fill(text: &str, values: &[&dyn Literal]) -> Statement {
     Statement(filled)
 }
 
+/// The numbers that stand for values in a text.
+fn numbers(text: &str) -> impl Iterator<Item = usize> {
+    let digits = |part: &str| part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+    text.split('$').skip(1).filter_map(move |part| part[..digits(part)].parse().ok())
+}
+
 /// An INSERT of rows that [`fill`] made.
-pub fn insert_rows(insert: &str, rows: &[Statement], returning: &str) -> Statement {
+pub fn insert_rows(insert: &'static str, rows: &[Statement], returning: &'static str) -> Statement {
     let rows: Vec<&str> = rows.iter().map(Statement::text).collect();
     Statement(format!("{insert}{}{returning}", rows.join(", ")))
 }
@@ -510,8 +545,23 @@ mod tests {
             filled.text(),
             "SELECT  E'it''s $2 \\\\ \u{fffd}', '7'::bigint::int, NULL + '7'::bigint, $$"
         );
+        let within = fill("SELECT * FROM ($1) x$2 WHERE y = $3", &[&filled, &Part(" LEFT JOIN z"), &"$1"]);
+        assert!(within.text().starts_with("SELECT * FROM (SELECT  E'it''s $2"), "{within:?}");
+        assert!(within.text().ends_with("$$) x LEFT JOIN z WHERE y = '$1'"), "{within:?}");
         let of_json = fill("$1 $2 $3", &[&Json(["a'b"]), &true, &Oid(4_000_000_000)]);
         assert_eq!(of_json.text(), "'[\"a''b\"]' 'true'::boolean '4000000000'::oid");
+    }
+
+    #[test]
+    #[should_panic(expected = "there are 2 values")]
+    fn a_value_without_a_place_is_a_mistake() {
+        fill("SELECT $1, $3", &[&1_i64, &2_i64]);
+    }
+
+    #[test]
+    #[should_panic(expected = "$2 has no value")]
+    fn a_place_without_a_value_is_a_mistake() {
+        fill("SELECT $1, $2", &[&1_i64]);
     }
 
     #[test]

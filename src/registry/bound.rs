@@ -56,8 +56,10 @@ const LOOK: &str = concat!(
        WHERE d.clone_id = c.id) AS sessions ",
     of_owner!("repository = $3 ORDER BY created_at, id")
 );
-const ELSEWHERE: &str =
-    concat!("SELECT count(*) ", of_owner!("repository <> $3 AND repository ->> 'common_dir' = $4"));
+const ELSEWHERE: &str = concat!(
+    "SELECT count(*) ",
+    of_owner!("repository <> $3 AND repository ->> 'common_dir' = $3::jsonb ->> 'common_dir'")
+);
 
 /// The clones that are kept for branches and worktrees of the asker's repository; `sessions` is 0. `None` if
 /// the asker has none.
@@ -67,7 +69,7 @@ pub(super) fn here(checkout: &Checkout) -> Option<Statement> {
 
 fn fill(query: &'static str, checkout: &Checkout) -> Option<Statement> {
     let repository = checkout.repository.as_ref()?;
-    Some(sql::fill(query, &[&checkout.machine, &checkout.owner, &Json(repository), &repository.common_dir]))
+    Some(sql::fill(query, &[&checkout.machine, &checkout.owner, &Json(repository)]))
 }
 
 impl BoundRow {

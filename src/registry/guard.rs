@@ -18,7 +18,7 @@
 use crate::error::{Error, Kind};
 use crate::pg::connect::Guard;
 use crate::pg::session::OpenError;
-use crate::pg::sql::{self, Statement, quote_ident};
+use crate::pg::sql::{self, Part, Statement, quote_ident};
 use crate::pg::{Deadline, Endpoint, Session};
 
 /// The cheap guard passes what is usual; the exact one is asked where that fails, and takes some
@@ -27,8 +27,8 @@ pub(super) const GUARDS: [Guard; 2] = [cheap, exact];
 
 /// The role that the session began as, and that the user's own sessions act as: it must be able to use what is
 /// the owner's. One that began as `pg_database_owner` would have begun as the role's own setting says.
-fn began_as(as_owner: bool) -> &'static str {
-    match as_owner {
+fn began_as(as_owner: bool) -> Part {
+    Part(match as_owner {
         false => "current_user::text",
         true => {
             "coalesce((SELECT substr(c, 6) FROM pg_catalog.pg_db_role_setting s \
@@ -36,7 +36,7 @@ fn began_as(as_owner: bool) -> &'static str {
              AND s.setrole = to_regrole(quote_ident(session_user)) AND c LIKE 'role=%' \
              AND to_regrole(quote_ident(substr(c, 6))) IS NOT NULL), session_user::text)"
         }
-    }
+    })
 }
 
 /// That the owner is the role that logged in, or one that it can become, and all in our schema is the
@@ -46,38 +46,36 @@ fn cheap(major: u32, as_owner: bool) -> Statement {
         ..=15 => "MEMBER",
         _ => "SET",
     };
-    let began_as = began_as(as_owner);
-    let text = format!(
+    sql::fill(
         "SELECT 1 / CASE WHEN (pg_get_userbyid(d.datdba) = session_user \
            OR NOT pg_has_role(session_user, 'pg_execute_server_program', 'MEMBER') \
-           AND pg_has_role(session_user, d.datdba, '{becomes}')) \
-         AND pg_has_role({began_as}::name, d.datdba, 'MEMBER') \
+           AND pg_has_role(session_user, d.datdba, $1)) \
+         AND pg_has_role($2::name, d.datdba, 'MEMBER') \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n \
            WHERE n.nspname = 'pgstencil' AND n.nspowner <> d.datdba) \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c \
            WHERE c.relnamespace = (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgstencil') \
            AND (c.relowner <> d.datdba OR c.relkind NOT IN ('r', 'i', 'S') OR c.relhasrules OR c.relrowsecurity)) \
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal) \
-         THEN 1 ELSE 0 END AS trusted, {began_as} AS began_as, \
+         THEN 1 ELSE 0 END AS trusted, $2 AS began_as, \
          set_config('role', pg_get_userbyid(d.datdba)::text, false) AS role \
-         FROM pg_catalog.pg_database d WHERE d.datname = current_database()"
-    );
-    sql::fill(&text, &[])
+         FROM pg_catalog.pg_database d WHERE d.datname = current_database()",
+        &[&becomes, &began_as(as_owner)],
+    )
 }
 
 /// All that speaks against a registry, as `faults (place, what)`: place 1 is that the database is another
 /// role's.
-fn faults(major: u32, as_owner: bool) -> String {
-    let option = match major {
+fn faults(major: u32, as_owner: bool) -> Statement {
+    let option = Part(match major {
         ..=15 => "",
         _ => "AND (m.set_option OR m.inherit_option)",
-    };
-    let began_as = began_as(as_owner);
-    format!(
+    });
+    sql::fill(
         "WITH RECURSIVE login AS (SELECT r.oid, r.rolsuper FROM pg_catalog.pg_roles r \
            WHERE r.rolname = session_user), \
          member (oid) AS (SELECT l.oid FROM login l UNION SELECT m.roleid FROM member \
-           JOIN pg_catalog.pg_auth_members m ON m.member = member.oid {option}), \
+           JOIN pg_catalog.pg_auth_members m ON m.member = member.oid $1), \
          trusted (oid) AS (SELECT oid FROM member UNION SELECT r.oid FROM pg_catalog.pg_roles r, login l \
            WHERE r.rolsuper AND l.rolsuper), \
          things AS (SELECT c.oid, c.relowner, c.relkind, c.relhasrules, c.relrowsecurity, \
@@ -89,7 +87,7 @@ fn faults(major: u32, as_owner: bool) -> String {
          faults (place, what) AS (SELECT 1, NULL FROM pg_catalog.pg_database d \
              WHERE d.datname = current_database() \
              AND NOT (d.datdba IN (SELECT oid FROM trusted) \
-               AND pg_has_role({began_as}::name, d.datdba, 'MEMBER')) \
+               AND pg_has_role($2::name, d.datdba, 'MEMBER')) \
            UNION ALL SELECT 2, 'schema `pgstencil` belongs to role `' || pg_get_userbyid(n.nspowner) || '`' \
              FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgstencil' \
              AND n.nspowner NOT IN (SELECT oid FROM trusted) \
@@ -99,19 +97,18 @@ fn faults(major: u32, as_owner: bool) -> String {
            UNION ALL SELECT 5, name || ' has rules' FROM things WHERE relkind = 'r' AND relhasrules \
            UNION ALL SELECT 6, name || ' has row security' FROM things WHERE relrowsecurity \
            UNION ALL SELECT 7, name || ' has trigger `' || t.tgname || '`' FROM things \
-             JOIN pg_catalog.pg_trigger t ON t.tgrelid = things.oid WHERE NOT t.tgisinternal) "
+             JOIN pg_catalog.pg_trigger t ON t.tgrelid = things.oid WHERE NOT t.tgisinternal) ",
+        &[&option, &began_as(as_owner)],
     )
 }
 
 fn exact(major: u32, as_owner: bool) -> Statement {
-    let text = format!(
-        "{}SELECT 1 / CASE WHEN EXISTS (SELECT FROM faults) THEN 0 ELSE 1 END AS trusted, {} AS began_as, \
+    sql::fill(
+        "$1SELECT 1 / CASE WHEN EXISTS (SELECT FROM faults) THEN 0 ELSE 1 END AS trusted, $2 AS began_as, \
          set_config('role', pg_get_userbyid(d.datdba)::text, false) AS role \
          FROM pg_catalog.pg_database d WHERE d.datname = current_database()",
-        faults(major, as_owner),
-        began_as(as_owner)
-    );
-    sql::fill(&text, &[])
+        &[&faults(major, as_owner), &began_as(as_owner)],
+    )
 }
 
 /// What a stranger's registry shows: its owner; who logged in, and whether that is a superuser; the
@@ -119,14 +116,13 @@ fn exact(major: u32, as_owner: bool) -> Statement {
 type Seen = (String, String, bool, Vec<String>);
 
 fn look(major: u32, as_owner: bool) -> Statement {
-    let text = format!(
-        "{}SELECT pg_get_userbyid(d.datdba)::text, session_user::text, l.rolsuper, \
+    sql::fill(
+        "$1SELECT pg_get_userbyid(d.datdba)::text, session_user::text, l.rolsuper, \
          coalesce((SELECT array_agg(f.what ORDER BY f.place, f.what) FROM (SELECT * FROM faults \
-           ORDER BY place, what LIMIT 8) f WHERE NOT EXISTS (SELECT FROM faults WHERE place = 1)), '{{}}') \
+           ORDER BY place, what LIMIT 8) f WHERE NOT EXISTS (SELECT FROM faults WHERE place = 1)), '{}') \
          FROM pg_catalog.pg_database d, login l WHERE d.datname = current_database()",
-        faults(major, as_owner)
-    );
-    sql::fill(&text, &[])
+        &[&faults(major, as_owner)],
+    )
 }
 
 /// Why a registry is not used, as far as the system's catalogs say it.

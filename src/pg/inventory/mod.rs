@@ -251,7 +251,7 @@ async fn begin(session: &mut Session) -> Result<(), sqlx::Error> {
                 SET LOCAL extra_float_digits = 1; SET LOCAL bytea_output = hex; \
                 SET LOCAL xmlbinary = base64; SET LOCAL quote_all_identifiers = off; \
                 SET LOCAL lc_monetary = 'C'; SET LOCAL jit = off";
-    session.run(sql::user_statements(text.into())).await
+    session.run(sql::text(text)).await
 }
 
 /// Reads the catalogs: lines by heading; the tables whose rows count; the sequences.

@@ -144,7 +144,7 @@ pub(super) async fn inspect(
         let mut users = Session::open_for_user(context.endpoint, &row.private_name, context.deadline)
             .await
             .map_err(gone)?;
-        for complaint in catalog::settle(&mut users).await? {
+        for complaint in catalog::analyze_and_freeze(&mut users).await? {
             context.tell(Event::Warning(&complaint));
         }
         // ANALYZE and VACUUM change the size.
