@@ -146,6 +146,21 @@
 //! # }
 //! ```
 //!
+//! The build command is not the only source of a template: [`Stencil::filled_by`] takes an async function of the
+//! program, and [`Stencil::begin`] yields databases that the program fills elsewhere and then seals:
+//!
+//! ```no_run
+//! use pgstencil::stencil::Filler;
+//! # async fn migrate(url: &str) -> std::io::Result<()> { Ok(()) }
+//!
+//! # async fn example(stencil: pgstencil::Stencil) -> pgstencil::Result<()> {
+//! // The key stands for all that decides what the function makes, such as the checksums of its migrations.
+//! let filler = Filler::new("schema 17", async |databases: Vec<_>| migrate(&databases[0].url.reveal()).await);
+//! let db = stencil.filled_by(filler).database().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! A lease holds the locks of its clones by a session of its own, which it watches, and opens again if it is lost.
 //! [`Lease::release`] ends it. So does dropping it, without waiting: a thread of the program releases the clones,
 //! drops them, and cleans up what earlier programs left; [`Stencil::close`] waits for the thread. [`Lease::detach`]

@@ -41,6 +41,9 @@ pub struct Difference {
     /// The build command: old and new.
     #[serde(serialize_with = "old_and_new")]
     pub build: Option<(String, String)>,
+    /// The key under which a program fills the databases: old and new.
+    #[serde(serialize_with = "old_and_new", skip_serializing_if = "Option::is_none")]
+    pub key: Option<(Option<String>, Option<String>)>,
     /// The aliases: old and new.
     #[serde(serialize_with = "old_and_new")]
     pub databases: Option<(Vec<String>, Vec<String>)>,
@@ -113,6 +116,7 @@ impl Difference {
             build_env: differing_names(&old.build_env, &new.build_env).collect(),
             order: changed(&old.order, &new.order),
             build: changed(&old.build, &new.build),
+            key: changed(&old.key, &new.key),
             databases: changed(&old.databases, &new.databases),
             from: changed(&old.from, &new.from),
             server: server_changes(&old.server, &new.server),
@@ -173,6 +177,7 @@ impl Difference {
             + usize::from(self.order.is_some())
             + self.server.len()
             + usize::from(self.build.is_some())
+            + usize::from(self.key.is_some())
             + usize::from(self.databases.is_some())
             + usize::from(self.from.is_some())
             + usize::from(self.format.is_some());

@@ -84,6 +84,9 @@ fn definition_obstacle(old: &Recipe, new: &Recipe) -> Result<(), Obstacle> {
     if old.build != new.build {
         return Err(Obstacle::Build);
     }
+    if old.key != new.key {
+        return Err(Obstacle::Key);
+    }
     if old.databases != new.databases {
         return Err(Obstacle::Databases);
     }
@@ -158,6 +161,8 @@ pub enum Obstacle {
     Format(u32, u32),
     /// The build command.
     Build,
+    /// The key under which a program fills the databases.
+    Key,
     /// The aliases.
     Databases,
     /// `order`: old and new.
@@ -238,6 +243,7 @@ impl fmt::Display for Obstacle {
                 write!(f, "the format of the fingerprint differs ({old}, {new})")
             }
             Obstacle::Build => write!(f, "the build command differs"),
+            Obstacle::Key => write!(f, "the key of the program that fills it differs"),
             Obstacle::Databases => write!(f, "`databases` differs"),
             Obstacle::Order(old, new) => {
                 write!(f, "`order` differs ({}, {})", old.as_str(), new.as_str())

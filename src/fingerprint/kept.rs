@@ -105,6 +105,8 @@ struct Shape {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     build_env: Vec<EnvInput>,
     build: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     databases: Vec<String>,
     #[serde(default = "empty_database", skip_serializing_if = "is_empty_database")]
     from: String,

@@ -81,8 +81,10 @@ pub struct Inputs {
     pub mapping: Vec<EnvInput>,
     /// `[template.X.build_env]`
     pub build_env: Vec<EnvInput>,
-    /// The build command.
+    /// The build command; empty if there is a `key`.
     pub build: String,
+    /// The key under which a program fills the databases, in place of files and build command.
+    pub key: Option<String>,
     /// Aliases.
     pub databases: Vec<String>,
     /// The database that a build starts from.
@@ -167,9 +169,30 @@ impl Inputs {
             mapping: hashed(&definition.env),
             build_env: hashed(&definition.build_env),
             build: definition.build.clone(),
+            key: None,
             databases: definition.databases.clone(),
             from: definition.from.clone(),
         })
+    }
+
+    /// What decides a template that a program fills by itself: the key that it gives, and the databases.
+    pub fn by_key(key: &str, definition: &Definition) -> Self {
+        Inputs {
+            migrations: Vec::new(),
+            rerun_inputs: Vec::new(),
+            inputs: Vec::new(),
+            companions: Vec::new(),
+            order: Order::default(),
+            named: Vec::new(),
+            lines: Vec::new(),
+            env: Vec::new(),
+            mapping: Vec::new(),
+            build_env: Vec::new(),
+            build: String::new(),
+            key: Some(key.to_owned()),
+            databases: definition.databases.clone(),
+            from: definition.from.clone(),
+        }
     }
 
     /// Adds the server's part.
@@ -186,6 +209,7 @@ impl Inputs {
             mapping,
             build_env,
             build,
+            key,
             databases,
             from,
         } = self;
@@ -202,6 +226,7 @@ impl Inputs {
             mapping,
             build_env,
             build,
+            key,
             databases,
             from,
             server,

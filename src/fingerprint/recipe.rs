@@ -43,8 +43,10 @@ pub struct Recipe {
     pub mapping: Vec<EnvInput>,
     /// `[template.X.build_env]`, in the same form.
     pub build_env: Vec<EnvInput>,
-    /// The build command.
+    /// The build command; empty if there is a `key`.
     pub build: String,
+    /// The key under which a program fills the databases, in place of files and build command.
+    pub key: Option<String>,
     /// Aliases, in the order of the config; `DATABASE_URL` refers to the first.
     pub databases: Vec<String>,
     /// Name of the database that a build starts from. Its contents are checked on the server.
@@ -202,6 +204,10 @@ impl Recipe {
         }
         if !self.build_env.is_empty() {
             to.variables("build_env", &self.build_env);
+        }
+        if let Some(key) = &self.key {
+            to.section("key", 1);
+            to.text(key);
         }
         Fingerprint::from_bytes(*to.0.finalize().as_bytes())
     }

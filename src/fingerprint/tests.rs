@@ -164,6 +164,7 @@ fn sample() -> Recipe {
         env: vec![EnvInput { name: "A".into(), hash: Some(hash) }, EnvInput { name: "B".into(), hash: None }],
         mapping: vec![EnvInput { name: "DB_NAME".into(), hash: Some("cd".repeat(32)) }],
         build: "migrate".into(),
+        key: None,
         databases: vec!["app".into(), "proxy".into()],
         from: "template0".into(),
         server: ServerTraits { locale: Some("en".into()), ..server() },

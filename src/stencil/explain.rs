@@ -122,11 +122,21 @@ impl Stencil {
         deadline: &Deadline,
     ) -> Result<Explanation> {
         let definition = self.definition(definition)?;
-        let (config, found, variable) =
-            (Arc::clone(&self.config), definition.clone(), Arc::clone(&self.variable));
-        let mut explanation = tokio::task::spawn_blocking(move || explain_files(&config, &found, &variable))
-            .await
-            .map_err(|e| Error::unjoined("reading the inputs", e))??;
+        let mut explanation = match &self.filler {
+            Some(filler) => Explanation {
+                definition: definition.name.clone(),
+                inputs: Inputs::by_key(filler.key(), definition),
+                ignored: Vec::new(),
+                server: None,
+            },
+            None => {
+                let (config, found, variable) =
+                    (Arc::clone(&self.config), definition.clone(), Arc::clone(&self.variable));
+                tokio::task::spawn_blocking(move || explain_files(&config, &found, &variable))
+                    .await
+                    .map_err(|e| Error::unjoined("reading the inputs", e))??
+            }
+        };
         let registry = &self.config.server.registry;
         let inputs = explanation.inputs.clone();
         explanation.server =

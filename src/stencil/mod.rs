@@ -4,6 +4,7 @@
 mod acquire;
 mod background;
 mod bench;
+mod building;
 pub(crate) mod checkout;
 mod cleanup;
 mod doctor;
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 use self::background::Background;
 use self::session_cache::SessionCache;
 use crate::config::{Config, Definition, ServerSettings};
-use crate::context::{Context, ReadInputs};
+use crate::context::{Context, Source};
 use crate::error::Result;
 use crate::events::Observe;
 use crate::fingerprint::{Inputs, Recipe};
@@ -42,6 +43,7 @@ use crate::template::Ensured;
 use crate::variables::{NamedDatabase, Outcome};
 
 pub use self::acquire::{Demand, Wanted};
+pub use self::building::{Begun, Building};
 pub use self::cleanup::sweep_now;
 pub use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
@@ -52,6 +54,7 @@ pub use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::release::Released;
 pub use self::request::DatabaseRequest;
 pub use self::reuse::Age;
+pub use crate::context::{FillError, Filler, Unfilled};
 pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
 pub use crate::pg::{Deadline, Door};
 pub use crate::registry::bound::BoundRow;
@@ -79,6 +82,7 @@ pub struct Stencil {
     full_build: bool,
     building: Arc<[String]>,
     demands: Arc<upkeep::Demands>,
+    filler: Option<Filler>,
 }
 
 /// What [`Stencil::list`] shows.
@@ -131,6 +135,7 @@ impl Stencil {
             full_build: false,
             building: Arc::default(),
             demands: Arc::default(),
+            filler: None,
         }
     }
 
@@ -204,9 +209,14 @@ impl Stencil {
         observe: Observe<'a>,
         keep_failed: bool,
     ) -> Context<'a> {
-        let (config, variable, found) =
-            (Arc::clone(&self.config), Arc::clone(&self.variable), definition.clone());
-        let read: ReadInputs = Arc::new(move || Inputs::read(&config.root, &found, &*variable));
+        let source = match &self.filler {
+            Some(filler) => Source::Filler(filler.clone()),
+            None => {
+                let (config, variable, found) =
+                    (Arc::clone(&self.config), Arc::clone(&self.variable), definition.clone());
+                Source::Command(Arc::new(move || Inputs::read(&config.root, &found, &*variable)))
+            }
+        };
         Context {
             endpoint: &self.endpoint,
             project: &self.config.project,
@@ -217,7 +227,7 @@ impl Stencil {
             holder: &self.holder,
             deadline,
             observe,
-            read,
+            source,
             keep_failed,
             full_build: self.full_build,
             building: &self.building,

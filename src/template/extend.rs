@@ -248,6 +248,7 @@ mod tests {
             mapping: vec![],
             build_env: vec![],
             build: "migrate".into(),
+            key: None,
             databases: vec!["app".into()],
             from: "template0".into(),
             server: ServerTraits {

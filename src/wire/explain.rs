@@ -58,6 +58,9 @@ pub struct InputsAnswer {
     pub build_env: Vec<String>,
     /// The build command.
     pub build: String,
+    /// The key under which a program fills the databases, in place of files and build command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Roles.
     pub databases: Vec<String>,
     /// The database that builds start from.
@@ -203,6 +206,7 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
         mapping: inputs.mapping.iter().map(|v| v.name.clone()).collect(),
         build_env: inputs.build_env.iter().map(|v| v.name.clone()).collect(),
         build: inputs.build.clone(),
+        key: inputs.key.clone(),
         databases: inputs.databases.clone(),
         from: inputs.from.clone(),
         server: server.map(|s| s.recipe.server.clone()),

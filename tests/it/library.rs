@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use pgstencil::stencil::{Lease, StencilBuilder, Ttl};
+use pgstencil::stencil::{Begun, Filler, Lease, StencilBuilder, Ttl, Unfilled};
 use pgstencil::variables::Outcome;
 use pgstencil::{Kind, Stencil};
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use crate::support::extension::KEEP;
 use crate::support::hold::only_templates_left;
 use crate::support::server::PATIENCE;
 use crate::support::{Pgstencil, Project, Role, eventually, server};
@@ -399,4 +400,121 @@ async fn which_server_is_meant_is_said_by_the_program() {
     let variables = [("PLACE", project.server_url())];
     let by_file = Stencil::builder(config()).environment(variables.into_iter().collect());
     released(by_file.await.unwrap().database().await.unwrap()).await;
+}
+
+async fn run(url: &str, statement: &'static str) -> Result<(), sqlx::Error> {
+    let mut session = sqlx::PgConnection::connect(url).await?;
+    sqlx::raw_sql(statement).execute(&mut session).await?;
+    session.close().await
+}
+
+/// Fills with a table, and counts how often.
+fn filler(key: &str, fills: &Arc<Mutex<usize>>) -> Filler {
+    let fills = Arc::clone(fills);
+    Filler::new(key, move |databases: Vec<Unfilled>| {
+        *fills.lock().unwrap() += 1;
+        async move {
+            for database in databases {
+                run(&database.url.reveal(), "create table filled (id int); insert into filled values (7)")
+                    .await?;
+            }
+            Ok::<_, sqlx::Error>(())
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_template_is_filled_by_code_of_the_program_once_for_each_key() {
+    let role = Role::new(server());
+    let mut project = Project::extending(server(), KEEP);
+    project.connect_as(&role);
+    let by_files = stencil(&project).await;
+    let fills = Arc::default();
+    let by_code = by_files.clone().filled_by(filler("one", &fills));
+    let (a, b) = tokio::join!(by_code.database(), by_code.database());
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert_eq!(*fills.lock().unwrap(), 1);
+    for lease in [&a, &b] {
+        run(&lease.url(), "select 1 / (id - 6) from filled; insert into filled values (8)").await.unwrap();
+    }
+    released(a).await;
+    released(b).await;
+    // Another key is another template, and no extension of the first one; nor are the files.
+    let other = by_files.clone().filled_by(filler("two", &fills));
+    for (stencil, outcome) in [(&by_code, Outcome::Hit), (&other, Outcome::Miss), (&by_files, Outcome::Miss)]
+    {
+        let lease = stencil.database().await.unwrap();
+        assert_eq!(lease.outcome(), outcome);
+        released(lease).await;
+    }
+    assert_eq!(*fills.lock().unwrap(), 2);
+    assert_eq!(project.builds(), 1);
+    for stencil in [by_files, by_code, other] {
+        stencil.close().await;
+    }
+    only_templates_stay(&project);
+}
+
+#[tokio::test]
+async fn code_that_fails_does_nothing_or_hangs_makes_no_template() {
+    let role = Role::new(server());
+    let mut project = Project::with_migrations(server());
+    project.connect_as(&role);
+    let stencil = stencil(&project).await;
+    let fails = Filler::new("one", |_| async { Err("no such fixture") });
+    let error = stencil.clone().filled_by(fails).database().await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), Kind::Build);
+    assert!(error.details().iter().any(|line| line.contains("no such fixture")), "{error:?}");
+    let nothing = Filler::new("one", |_| async { Ok::<_, sqlx::Error>(()) });
+    let error = stencil.clone().filled_by(nothing).database().await.map(drop).unwrap_err();
+    assert!(error.message().contains("changed nothing"), "{error:?}");
+    let hangs = Filler::new("one", |_| std::future::pending::<Result<(), sqlx::Error>>());
+    let hanging = stencil.clone().filled_by(hangs);
+    let error = hanging.database().wait(Duration::from_secs(1)).await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), Kind::Timeout);
+    stencil.close().await;
+    assert!(eventually(PATIENCE, || project.databases().is_empty()));
+}
+
+#[tokio::test]
+async fn a_template_is_begun_filled_elsewhere_and_sealed_or_discarded() {
+    let role = Role::new(server());
+    let mut project = Project::with_migrations(server());
+    project.connect_as(&role);
+    let stencil = stencil(&project).await;
+    let begin = async |key| stencil.begin(None, key, None).await.unwrap();
+    let building = |begun| match begun {
+        Begun::Building(building) => building,
+        Begun::Ready(fingerprint) => panic!("{fingerprint} is there"),
+    };
+    // Given up and discarded, it is not there; the next one begins anew.
+    building(begin("one").await).discard().await;
+    drop(building(begin("one").await));
+    let first = building(begin("one").await);
+    // A second one waits for its seal.
+    let second = tokio::spawn({
+        let stencil = stencil.clone();
+        async move { stencil.begin(None, "one", None).await.unwrap() }
+    });
+    let [database] = first.databases() else { panic!("{first:?}") };
+    run(&database.url.reveal(), "create table filled (id int); insert into filled values (7)").await.unwrap();
+    assert!(!second.is_finished());
+    let fingerprint = first.seal().await.unwrap();
+    match second.await.unwrap() {
+        Begun::Ready(second) => assert_eq!(second, fingerprint),
+        Begun::Building(second) => panic!("{second:?}"),
+    }
+    assert!(matches!(begin("one").await, Begun::Ready(_)));
+    // Empty databases are refused, as those of a build command are.
+    let error = building(begin("two").await).seal().await.unwrap_err();
+    assert!(error.message().contains("changed nothing"), "{error:?}");
+    // Clones come from it as from any other template.
+    let by_key = stencil.clone().filled_by(Filler::new("one", |_| async { Err("it is there") }));
+    let lease = by_key.database().await.unwrap();
+    run(&lease.url(), "select 1 / (id - 6) from filled").await.unwrap();
+    released(lease).await;
+    assert_eq!(project.builds(), 0);
+    by_key.close().await;
+    stencil.close().await;
+    only_templates_stay(&project);
 }

@@ -354,6 +354,10 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
     if let Some((old, new)) = &difference.build {
         let _ = writeln!(text, "  build command: {} -> {}", escape::line(old), escape::line(new));
     }
+    if let Some((old, new)) = &difference.key {
+        let [old, new] = [old, new].map(|key| escape::line(key.as_deref().unwrap_or("none")));
+        let _ = writeln!(text, "  key of the program that fills it: {old} -> {new}");
+    }
     if let Some((old, new)) = &difference.databases {
         let _ = writeln!(
             text,

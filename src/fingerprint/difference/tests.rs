@@ -25,6 +25,7 @@ pub(in crate::fingerprint) fn recipe(migrations: &[&str]) -> Recipe {
         mapping: vec![variable("DB_NAME")],
         build_env: vec![variable("SETTINGS")],
         build: "make migrate".into(),
+        key: None,
         databases: vec!["app".into()],
         from: "template0".into(),
         server: ServerTraits {

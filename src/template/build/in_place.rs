@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::names::Fingerprint;
 use crate::pg::replay;
 use crate::registry::{DatabaseRow, Registry};
-use crate::template::source::command::run_command;
+use crate::template::source;
 use crate::template::source::overtaken::{Overtaken, Watch};
 use crate::template::source::progress::Progress;
 use crate::variables::Outcome;
@@ -33,7 +33,7 @@ pub(crate) async fn build_in_place(
     }
     let set = private_set(rows);
     let progress = Progress::of(&recipe);
-    run_command(registry, context, &set, Outcome::Fallback, None, progress).await?;
+    source::fill(registry, context, &set, Outcome::Fallback, None, progress).await?;
     adopt(registry, context, rows).await?;
     let mut comments = Vec::new();
     for row in rows.iter() {

@@ -3,7 +3,7 @@
 use sqlx::postgres::types::Oid;
 
 use super::vacate;
-use crate::context::Context;
+use crate::context::{Context, Source};
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::pg::catalog::{self, BuiltWith, Contents};
@@ -21,19 +21,23 @@ pub(super) async fn adopt(
     context: &Context<'_>,
     rows: &mut [DatabaseRow],
 ) -> Result<()> {
+    let who = context.source.who();
     for row in rows.iter_mut() {
         let refuse = |what: &str| {
             Error::new(
                 Kind::Build,
-                format!("the build command {what}: database `{}` (alias `{}`)", row.private_name, row.alias),
+                format!("{who} {what}: database `{}` (alias `{}`)", row.private_name, row.alias),
             )
-            .hint("let it fill the database that DATABASE_URL names, under that name")
+            .hint(match &context.source {
+                Source::Command(_) => "let it fill the database that DATABASE_URL names, under that name",
+                Source::Filler(_) => "let it fill the database that it is given, under that name",
+            })
         };
         let Some(found) = catalog::database(registry.session(), &row.private_name).await? else {
             return Err(refuse("dropped or renamed what it should fill"));
         };
         if found.owner != registry.facts().role && Some(found.oid) == row.oid {
-            own(registry, row, &found.owner).await?;
+            own(registry, who, row, &found.owner).await?;
         }
         if Some(found.oid) == row.oid {
             continue;
@@ -60,7 +64,7 @@ pub(super) async fn adopt(
     for row in rows.iter() {
         for name in catalog::named_after(registry.session(), &row.private_name).await? {
             context.tell(Event::Warning(&format!(
-                "the build command created database `{name}` beside its own; it is left alone: a template holds the databases of its roles only"
+                "{who} created database `{name}` beside its own; it is left alone: a template holds the databases of its roles only"
             )));
         }
     }
@@ -68,19 +72,19 @@ pub(super) async fn adopt(
 }
 
 /// Fails if the build gave a database to a role whose databases ours cannot manage.
-async fn own(registry: &mut Registry, row: &DatabaseRow, owner: &str) -> Result<()> {
+async fn own(registry: &mut Registry, who: &str, row: &DatabaseRow, owner: &str) -> Result<()> {
     match replay::lack(registry.session(), owner, false).await? {
         None => Ok(()),
         Some(lack) => Err(Error::new(
             Kind::Permission,
             format!(
-                "the build command gave database `{}` (alias `{}`) to role `{owner}`, so it cannot become a template",
+                "{who} gave database `{}` (alias `{}`) to role `{owner}`, so it cannot become a template",
                 row.private_name, row.alias
             ),
         )
         .detail(lack)
         .hint(format!(
-            "run that statement as a superuser, or let the build command leave the database to role `{}`",
+            "run that statement as a superuser, or let {who} leave the database to role `{}`",
             registry.facts().role
         ))),
     }
@@ -128,9 +132,14 @@ pub(super) async fn inspect(
         if contents.objects == start.objects && !context.definition.allow_empty {
             return Err(Error::new(
                 Kind::Build,
-                format!("the build command changed nothing in database `{}` (alias `{}`)", row.private_name, row.alias),
+                format!(
+                    "{} changed nothing in database `{}` (alias `{}`)",
+                    context.source.who(),
+                    row.private_name,
+                    row.alias
+                ),
             )
-            .hint("does it read DATABASE_URL, or a variable that [template.X.env] maps? it may have migrated another database")
+            .hint(context.source.hint())
             .hint("`allow_empty = true` seals an empty template all the same"));
         }
         vacate::drop_what_no_clone_has(&mut session, context, row).await?;

@@ -26,10 +26,9 @@ use super::compare::Subject;
 use super::extend::Base;
 use super::from::Start;
 use super::permit::{BuildPermit, Permit, RebuildPermit};
-use super::source::command::run_command;
 use super::source::overtaken::{Overtaken, Watch};
 use super::source::progress::Progress;
-use super::{Template, Unsealed, unsealed};
+use super::{Template, Unsealed, source, unsealed};
 use crate::context::Context;
 use crate::database::drop;
 use crate::error::{Error, Kind, Result};
@@ -263,7 +262,7 @@ impl<'a, P: Permit> Building<'a, P> {
             Some(base) => (Outcome::Extended, Progress::new(&migrations(&base.extends.added))),
         };
         let set = private_set(&self.rows);
-        run_command(registry, context, &set, outcome, Some(self.id), progress).await
+        source::fill(registry, context, &set, outcome, Some(self.id), progress).await
     }
 
     /// Looks at what is there now, and at the inputs again.

@@ -76,7 +76,7 @@ fn none_left(registry: &Registry, context: &Context<'_>, row: &DatabaseRow, left
     let error = left.iter().fold(error, |e, v| e.detail(v.describe()));
     let mut hints: Vec<String> = Vec::new();
     for visitor in left {
-        let hint = what_ends(visitor, builder, &registry.facts().role);
+        let hint = what_ends(visitor, context, &registry.facts().role);
         if !hints.contains(&hint) {
             hints.push(hint);
         }
@@ -84,15 +84,15 @@ fn none_left(registry: &Registry, context: &Context<'_>, row: &DatabaseRow, left
     Err(hints.into_iter().fold(error, Error::hint))
 }
 
-fn what_ends(visitor: &Visitor, builder: &str, role: &str) -> String {
+fn what_ends(visitor: &Visitor, context: &Context<'_>, role: &str) -> String {
     let role = sql::quote_ident(role);
+    let who = context.source.who();
     if visitor.is_prepared() {
         let gid = sql::quote_literal(visitor.application.as_deref().unwrap_or_default());
-        return format!("end it in the build command: COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}");
+        return format!("end it in {who}: COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}");
     }
-    if visitor.is_clients_of(builder) {
-        return "a template must be free of sessions to be cloned: let the build command end what it starts"
-            .into();
+    if visitor.is_clients_of(context.endpoint.user()) {
+        return format!("a template must be free of sessions to be cloned: let {who} end what it starts");
     }
     match visitor.superuser {
         true => format!(
@@ -116,47 +116,45 @@ pub(super) async fn drop_what_no_clone_has(
     context: &Context<'_>,
     row: &DatabaseRow,
 ) -> Result<()> {
+    let who = context.source.who();
     let place = format!("database `{}` (alias `{}`)", row.private_name, row.alias);
     for slot in catalog::slots(session).await? {
         let what = format!("replication slot `{}`", slot.name);
         let dropped = catalog::drop_slot(session, &slot).await;
-        dropped.map_err(|e| refused(&what, &place, e, "pg_drop_replication_slot(…)"))?;
+        dropped.map_err(|e| refused(who, &what, &place, e, "pg_drop_replication_slot(…)"))?;
         let create = format!(
             "SELECT pg_create_logical_replication_slot(replace('{}_{{name}}', '-', '_'), {})",
             slot.name,
             sql::quote_literal(slot.plugin.as_deref().unwrap_or("pgoutput"))
         );
         context.tell(Event::Warning(&format!(
-            "the build command created {what} in {place}; it was dropped, since a template's slot keeps the server's WAL and no clone gets it. To give each clone a slot: [template.{}.after_clone_sql] {} = {create:?}",
+            "{who} created {what} in {place}; it was dropped, since a template's slot keeps the server's WAL and no clone gets it. To give each clone a slot: [template.{}.after_clone_sql] {} = {create:?}",
             context.definition.name, row.alias
         )));
     }
     for (name, slot) in catalog::subscriptions(session).await? {
         let what = format!("subscription `{name}`");
         let dropped = catalog::drop_subscription(session, &name).await;
-        dropped.map_err(|e| refused(&what, &place, e, "DROP SUBSCRIPTION"))?;
+        dropped.map_err(|e| refused(who, &what, &place, e, "DROP SUBSCRIPTION"))?;
         let left = match slot {
             Some(slot) => format!(" (slot `{slot}` at its publisher was left alone)"),
             None => String::new(),
         };
         context.tell(Event::Warning(&format!(
-            "the build command created {what} in {place}; it was dropped{left}, since no clone gets it and a database with a subscription cannot be dropped. To give each clone one, create it in [template.{}.after_clone_sql]",
+            "{who} created {what} in {place}; it was dropped{left}, since no clone gets it and a database with a subscription cannot be dropped. To give each clone one, create it in [template.{}.after_clone_sql]",
             context.definition.name
         )));
     }
     Ok(())
 }
 
-fn refused(what: &str, place: &str, error: Error, statement: &str) -> Error {
+fn refused(who: &str, what: &str, place: &str, error: Error, statement: &str) -> Error {
     if !error.has_fault(Fault::RightMissing) && !error.has_fault(Fault::InUse) {
         return error;
     }
-    Error::new(
-        Kind::Permission,
-        format!("the build command created {what} in {place}, which pgstencil cannot drop"),
-    )
-    .detail(cause(&error))
-    .detail("no clone would have it, and a template must not keep it")
-    .hint(format!("drop it at the end of the build command: {statement}"))
-    .hint("create it in each clone instead, by `after_clone_sql`")
+    Error::new(Kind::Permission, format!("{who} created {what} in {place}, which pgstencil cannot drop"))
+        .detail(cause(&error))
+        .detail("no clone would have it, and a template must not keep it")
+        .hint(format!("drop it at the end of {who}: {statement}"))
+        .hint("create it in each clone instead, by `after_clone_sql`")
 }

@@ -24,7 +24,7 @@ const TAIL: usize = 5;
 
 /// Runs the build command on databases. While it runs, its last lines are written to the template's
 /// row, and the session that holds the right to build is watched.
-pub(in crate::template) async fn run_command(
+pub(super) async fn run_command(
     registry: &mut Registry,
     context: &Context<'_>,
     set: &[NamedDatabase],

@@ -1,13 +1,14 @@
 //! Whether the inputs of a build stayed as they were while its command ran.
 
-use crate::context::Context;
+use crate::context::{Context, Source};
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Change, Difference, FileChanges, Recipe, RelPath, Snapshot};
 
 /// The inputs as they were right before the command began.
 pub(in crate::template) struct Watch {
-    before: Snapshot,
+    /// `None` if no files are inputs.
+    before: Option<Snapshot>,
 }
 
 /// Somebody wrote to the inputs of a build while its command ran. What it built may be a mixture, also where
@@ -31,7 +32,10 @@ const EXCLUDE: &str = "if the build command writes what is named above: exclude 
 impl Watch {
     /// Looks at the inputs. Call it before the command begins, and as late as that allows.
     pub(in crate::template) async fn begin(context: &Context<'_>) -> Result<Self> {
-        let before = context.snapshot().await?;
+        let before = match &context.source {
+            Source::Command(_) => Some(context.snapshot().await?),
+            Source::Filler(_) => None,
+        };
         Ok(Watch { before })
     }
 
@@ -42,9 +46,12 @@ impl Watch {
         context: &Context<'_>,
         recipe: &Recipe,
     ) -> Result<Option<Overtaken>> {
+        let Some(before) = &self.before else {
+            return Ok(None);
+        };
         let (inputs, after) = tokio::join!(context.inputs(), context.snapshot());
         let inputs = inputs?;
-        let changes = self.before.changes(&after?);
+        let changes = before.changes(&after?);
         let names = inputs.named.clone();
         let now = inputs.with_server(recipe.server.clone());
         if changes.is_empty() && now.fingerprint() == recipe.fingerprint() {

@@ -1,8 +1,12 @@
 //! [`Context`]: what every step from template to clone needs to know, put together once.
 
+mod source;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use self::source::{FillError, Filler, ReadInputs, Source, Unfilled};
 
 use crate::config::{CloneSettings, Definition, EvictionSettings};
 use crate::error::{Error, Result};
@@ -12,10 +16,6 @@ use crate::names::Fingerprint;
 use crate::pg::{Deadline, Endpoint};
 use crate::registry::owner::Asker;
 use crate::registry::{Happened, Holder, Occurrence, ProjectSettings};
-
-/// Reads the inputs of a definition from the file system, and can do so again: what a build yields
-/// is sealed only if they are still the same afterwards.
-pub type ReadInputs = Arc<dyn Fn() -> Result<Inputs> + Send + Sync>;
 
 /// One definition, where it lives, for whom, and how long it may take.
 #[derive(Clone)]
@@ -38,8 +38,8 @@ pub struct Context<'a> {
     pub deadline: &'a Deadline,
     /// Who is told.
     pub observe: Observe<'a>,
-    /// Reads the inputs.
-    pub read: ReadInputs,
+    /// What fills a template that is missing.
+    pub source: Source,
     /// Leaves the databases of a failed build to a person.
     pub keep_failed: bool,
     /// Builds from nothing what is missing, and extends nothing.
@@ -114,7 +114,10 @@ impl Context<'_> {
     /// # Errors
     /// As [`Inputs::read`].
     pub async fn inputs(&self) -> Result<Inputs> {
-        let read = Arc::clone(&self.read);
+        let read = match &self.source {
+            Source::Command(read) => Arc::clone(read),
+            Source::Filler(filler) => return Ok(Inputs::by_key(filler.key(), self.definition)),
+        };
         tokio::task::spawn_blocking(move || read())
             .await
             .map_err(|e| Error::unjoined("reading the inputs", e))?

@@ -1,0 +1,111 @@
+//! [`Source`]: what fills the databases of a template that is missing, and decides what they yield.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+
+use crate::error::Result;
+use crate::fingerprint::Inputs;
+use crate::url::ServerUrl;
+
+/// Reads the inputs of a definition from the file system, and can do so again: what a build yields
+/// is sealed only if they are still the same afterwards.
+pub type ReadInputs = Arc<dyn Fn() -> Result<Inputs> + Send + Sync>;
+
+/// What fills the databases of a template that is missing.
+#[derive(Clone)]
+pub enum Source {
+    /// The definition's build command, over the inputs that this function reads.
+    Command(ReadInputs),
+    /// Code of the program that uses the library.
+    Filler(Filler),
+}
+
+impl Source {
+    /// What a message calls it.
+    pub(crate) fn who(&self) -> &'static str {
+        match self {
+            Source::Command(_) => "the build command",
+            Source::Filler(_) => "the program",
+        }
+    }
+
+    /// How to find the database that is to be filled.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Source::Command(_) => {
+                "does it read DATABASE_URL, or a variable that [template.X.env] maps? it may have migrated another database"
+            }
+            Source::Filler(_) => "does it fill the databases that it is given?",
+        }
+    }
+}
+
+/// Code of the program that fills the databases of a template, in place of the definition's build command and
+/// input files.
+///
+/// The key stands for everything that decides what the code makes of the databases, such as the checksums of its
+/// migrations: templates are found by it, and two different contents must never have the same key. From the
+/// definition count its databases and `from`. `build_timeout` bounds the code, and `after_clone` and the like are
+/// done as always.
+///
+/// The code must not ask for a database of the same template, since it would wait for itself.
+#[derive(Clone)]
+pub struct Filler {
+    key: Arc<str>,
+    fill: Arc<Fill>,
+}
+
+/// The error of a [`Filler`].
+pub type FillError = Box<dyn std::error::Error + Send + Sync>;
+
+type Fill = dyn Fn(Vec<Unfilled>) -> BoxFuture<'static, std::result::Result<(), FillError>> + Send + Sync;
+
+/// A database that a [`Filler`] is to fill. It is there, and empty unless the definition's `from` says otherwise.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Unfilled {
+    /// Its alias within the definition.
+    pub alias: String,
+    /// Its name on the server until it is sealed.
+    pub name: String,
+    /// Its URL, with the password.
+    pub url: ServerUrl,
+}
+
+impl Filler {
+    /// Code that fills databases. They become a template when its future yields `Ok`, if all sessions in them have
+    /// ended by then; if it fails, or is dropped since the caller gave up, they are dropped.
+    pub fn new<F, Filling, E>(key: &str, fill: F) -> Self
+    where
+        F: Fn(Vec<Unfilled>) -> Filling + Send + Sync + 'static,
+        Filling: Future<Output = std::result::Result<(), E>> + Send + 'static,
+        E: Into<FillError>,
+    {
+        let fill = move |databases| {
+            let filling = fill(databases);
+            async move { filling.await.map_err(Into::into) }.boxed()
+        };
+        Filler { key: key.into(), fill: Arc::new(fill) }
+    }
+
+    /// What stands for everything that decides what it makes of the databases.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Begins to fill databases.
+    pub(crate) fn fill(
+        &self,
+        databases: Vec<Unfilled>,
+    ) -> BoxFuture<'static, std::result::Result<(), FillError>> {
+        (self.fill)(databases)
+    }
+}
+
+impl fmt::Debug for Filler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filler").field("key", &self.key).finish_non_exhaustive()
+    }
+}

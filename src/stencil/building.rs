@@ -1,0 +1,117 @@
+//! Templates that the caller fills: by code of its own, or between [`Stencil::begin`] and [`Building::seal`].
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Deadline, Stencil};
+use crate::context::{Filler, Unfilled};
+use crate::error::{Error, Result};
+use crate::names::Fingerprint;
+
+/// What [`Stencil::begin`] found.
+#[derive(Debug)]
+pub enum Begun {
+    /// The template is there, by its fingerprint: another process may have built it in the meantime.
+    Ready(Fingerprint),
+    /// Its databases are there, and to be filled by the caller. No other process builds it.
+    Building(Building),
+}
+
+/// A template whose databases the caller fills. If it is dropped before [`Building::seal`], they are dropped by
+/// the runtime that it began on; if that has ended, by the next cleanup of any process.
+#[derive(Debug)]
+#[must_use = "what is not sealed is dropped"]
+pub struct Building {
+    databases: Vec<Unfilled>,
+    seal: oneshot::Sender<()>,
+    work: Work,
+}
+
+/// Holds the right to build, and seals or drops what was built.
+type Work = JoinHandle<Result<Fingerprint>>;
+
+/// What a filler needs once: where it sends the databases, and where it hears that they are full.
+type Ends = (oneshot::Sender<Vec<Unfilled>>, oneshot::Receiver<()>);
+
+impl Stencil {
+    /// Has missing templates filled by code of the program, in place of the definition's build command and input
+    /// files.
+    #[must_use]
+    pub fn filled_by(mut self, filler: Filler) -> Self {
+        self.filler = Some(filler);
+        self
+    }
+
+    /// Begins to build the template of a definition that has this key (see [`Filler`]), for a caller who fills it
+    /// elsewhere and then calls [`Building::seal`]. If another process builds it, waits for that. `wait` bounds
+    /// waiting, filling and sealing in total, and `build_timeout` the filling. Must be called on a Tokio runtime.
+    ///
+    /// Cancel safety: what has begun is dropped.
+    ///
+    /// # Errors
+    /// Those of the definition and the server; [`crate::Kind::Timeout`].
+    pub async fn begin(&self, definition: Option<&str>, key: &str, wait: Option<Duration>) -> Result<Begun> {
+        let (give, given) = oneshot::channel();
+        let (seal, sealed) = oneshot::channel();
+        let ends: Mutex<Option<Ends>> = Mutex::new(Some((give, sealed)));
+        let filler = Filler::new(key, move |databases| {
+            let ends = ends.lock().ok().and_then(|mut ends| ends.take());
+            async move {
+                let Some((give, sealed)) = ends else {
+                    return Err("it was filled already, and could not be sealed");
+                };
+                // An error here is the end of the caller, which shows below.
+                let _ = give.send(databases);
+                sealed.await.map_err(|_| "it was given up")
+            }
+        });
+        let name = self.definition(definition)?.name.clone();
+        let stencil = self.clone().filled_by(filler);
+        let deadline = Deadline::new(wait, CancellationToken::new());
+        let mut work: Work = tokio::spawn(async move {
+            let (registry, ensured) =
+                stencil.ensure_template(Some(&name), &deadline, &|_| {}, false, false).await?;
+            registry.close().await;
+            Ok(ensured.provenance.fingerprint)
+        });
+        tokio::select! {
+            Ok(databases) = given => Ok(Begun::Building(Building { databases, seal, work })),
+            done = &mut work => Ok(Begun::Ready(finished(done)?)),
+        }
+    }
+}
+
+impl Building {
+    /// The databases that are to be filled, in the order of the definition.
+    pub fn databases(&self) -> &[Unfilled] {
+        &self.databases
+    }
+
+    /// Makes a template of the databases, whose sessions must have ended. Returns its fingerprint.
+    ///
+    /// Cancel safety: it is sealed all the same.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Build`] if it cannot be sealed, such as an empty database; [`crate::Kind::Timeout`] if its time
+    /// was over before.
+    pub async fn seal(self) -> Result<Fingerprint> {
+        // If nobody listens any more, the work has ended with an error.
+        let _ = self.seal.send(());
+        finished(self.work.await)
+    }
+
+    /// Drops the databases.
+    pub async fn discard(self) {
+        drop(self.seal);
+        // That it was given up is its error.
+        let _ = self.work.await;
+    }
+}
+
+fn finished(done: std::result::Result<Result<Fingerprint>, tokio::task::JoinError>) -> Result<Fingerprint> {
+    done.map_err(|error| Error::unjoined("building a template", error))?
+}
