@@ -9,17 +9,18 @@
 //! args + pgstencil.toml + environment ─→ Config ─→ Inputs ─→ Recipe ─→ Fingerprint
 //!                                                                        │ look up
 //!      ┌─ ready ───────────────────────────────────────────────────────┤
-//!      │                      vacant: BuildPermit ─→ extend or build ─→ seal ─┐
-//!      ▼                                                                      ▼
-//!   Template ◄────────────────────────────────────────────────────────────────┘
+//!      │              missing: BuildPermit ─→ Plan: extend or build ─→ fill ─→ seal ─┐
+//!      ▼                                                                             ▼
+//!   Template ◄───────────────────────────────────────────────────────────────────────┘
 //!      └─→ clone (warm, or CREATE DATABASE ... TEMPLATE) ─→ lease ─→ command | URL ─→ release ─→ background drop
 //! ```
 //!
 //! To trace `pgstencil clone`: `cli/mod.rs` parses the arguments and calls `cli/commands/clone.rs`, which asks
 //! `cli/target.rs` for a [`Stencil`] (config, server, identity of the caller) and requests a clone from it. The
 //! stencil opens the registry while it reads the files, and takes a warm clone if one exists. Otherwise
-//! `template::ensure` gets a template (lock, look again, build, seal last) and `lease::create` copies it. The
-//! answer becomes JSON in `wire`. Start reading at `template::ensure`.
+//! `template::ensure` gets a template and `lease::create` copies it. The answer becomes JSON in `wire`. Start
+//! reading at `template::ensure`: it carries out what `template::plan` decides, which `explain` prints; a build
+//! goes through the states at the head of `template/build/mod.rs`, and its seal comes last.
 //!
 //! # The modules, from the ground up
 //!
@@ -39,7 +40,7 @@
 //! | `pg` | sessions, advisory locks, the server's view of its databases and of the contents of one, every statement with identifiers in it |
 //! | `registry` | pgstencil's own tables: templates, clones, databases, events; intents before acts |
 //! | `variables` | the environment of the user's commands: standard variables, placeholders filled |
-//! | `context` | the facts that each step from template to clone needs |
+//! | `context` | the facts that each step from template to clone needs; the source that fills a missing template |
 //! | `database` | one physical database: the one CREATE, the one DROP, the copy strategy |
 //! | `retention` | eviction of templates by a pure policy, with plan and apply around it; the cleanup of clones without holders |
 //! | `template` | look-up, plan, build permit, base, build and seal; verify and rebuild |

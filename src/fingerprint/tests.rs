@@ -210,6 +210,8 @@ fn every_field_counts() {
         |r| std::mem::swap(&mut r.mapping, &mut r.env),
         |r| r.build.push('x'),
         |r| r.build.clear(),
+        |r| r.key = Some(String::new()),
+        |r| r.key = Some("migrate".into()),
         |r| r.databases[0].push('x'),
         |r| r.databases.swap(0, 1),
         |r| r.databases.truncate(1),
@@ -261,6 +263,7 @@ fn strings_do_not_run_into_each_other() {
 fn json_and_back() {
     let mut recipe = sample();
     recipe.inputs[0].path = RelPath::new(Path::new(OsStr::from_bytes(b"a\xffb\\x41\n")));
+    recipe.key = Some("schema 17".into());
     let key = RecipeKey::new(vec![7; 32]);
     let json = serde_json::to_string(&KeptRecipe::new(&recipe, &key)).unwrap();
     assert!(json.contains(r#""format":1"#), "{json}");

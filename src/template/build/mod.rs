@@ -123,11 +123,11 @@ async fn complete<'a, P: Permit>(
         building.inspect(registry, context).await
     };
     let error = match done.await {
-        Ok(Ok(built)) => return Ok(Completed::Built(Box::new(built))),
-        Ok(Err(overtaken)) => {
+        Ok(Completed::Overtaken(overtaken)) => {
             discard(registry, id, "files changed while it was built").await?;
-            return Ok(Completed::Overtaken(Box::new(overtaken)));
+            return Ok(Completed::Overtaken(overtaken));
         }
+        Ok(built) => return Ok(built),
         Err(error) => error,
     };
     let happened = match error.kind() {
@@ -266,21 +266,17 @@ impl<'a, P: Permit> Building<'a, P> {
     }
 
     /// Looks at what is there now, and at the inputs again.
-    async fn inspect(
-        mut self,
-        registry: &mut Registry,
-        context: &Context<'_>,
-    ) -> Result<std::result::Result<Built<'a, P>, Overtaken>> {
+    async fn inspect(mut self, registry: &mut Registry, context: &Context<'_>) -> Result<Completed<'a, P>> {
         let inspected = inspect(registry, context, &mut self.rows, &self.start).await?;
         let recipe = self.permit.recipe();
         if let Some(overtaken) = self.watch.end(context, recipe).await? {
-            return Ok(Err(overtaken));
+            return Ok(Completed::Overtaken(Box::new(overtaken)));
         }
         let Building { permit, base, id, started, rows, .. } = self;
         let mut built = Built { permit, base, id, started, rows, inspected, unsealed: None };
         let (subject, base) = (built.subject(), base.map(|base| &base.template));
         built.unsealed = unsealed::look(registry, context, &subject, recipe, base).await?;
-        Ok(Ok(built))
+        Ok(Completed::Built(Box::new(built)))
     }
 }
 
