@@ -202,22 +202,13 @@ pub async fn drop_given_up_template(registry: &mut Registry, id: i64, why: &str)
     let Some(row) = given_up(registry, id).await? else {
         return Ok(OfTemplate::InUse);
     };
-    let keys = [row.build_key(), LockKey::template(id)];
-    let mut taken = Vec::new();
-    for key in keys {
-        if registry.session().try_lock(key).await.doing(|| "lock a template".into())? {
-            taken.push(key);
-        }
-    }
-    let done = if taken.len() == keys.len() {
-        drop_locked_template(registry, id, why).await
-    } else {
-        Ok(OfTemplate::InUse)
-    };
-    for key in taken {
-        registry.session().unlock(key).await.doing(|| "unlock a template".into())?;
-    }
-    done
+    let done = registry
+        .with_lock(row.build_key(), async |registry| {
+            let template = LockKey::template(id);
+            registry.with_lock(template, async |registry| drop_locked_template(registry, id, why).await).await
+        })
+        .await?;
+    Ok(done.flatten().unwrap_or(OfTemplate::InUse))
 }
 
 /// Drops all templates of a project that were given up.
@@ -242,23 +233,17 @@ pub async fn drop_given_up_templates(registry: &mut Registry, project: &str) -> 
 pub async fn drop_warm(registry: &mut Registry, clones: &[String]) -> Result<(usize, Vec<String>)> {
     let (mut gone, mut stay) = (0, Vec::new());
     for id in clones {
-        let key = LockKey::clone(id);
-        let locked = registry.session().try_lock(key).await;
-        if !locked.doing(|| "lock a warm clone".into())? {
-            continue;
-        }
-        let done = async {
-            if !registry.release_warm(id).await? {
-                return Ok(None);
-            }
-            let owner = Owner::Clone(id.clone());
-            let left = drop_databases_of(registry, &owner).await?;
-            registry.forget_clone(id).await?;
-            Ok(Some(left))
-        }
-        .await;
-        registry.session().unlock(key).await.doing(|| "unlock a warm clone".into())?;
-        if let Some(left) = done? {
+        let done = registry
+            .with_lock(LockKey::clone(id), async |registry| {
+                if !registry.release_warm(id).await? {
+                    return Ok(None);
+                }
+                let left = drop_databases_of(registry, &Owner::Clone(id.clone())).await?;
+                registry.forget_clone(id).await?;
+                Ok(Some(left))
+            })
+            .await?;
+        if let Some(left) = done.flatten() {
             gone += 1;
             stay.extend(left);
         }

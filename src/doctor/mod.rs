@@ -17,7 +17,7 @@ use crate::database::drop;
 use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
-use crate::pg::{Deadline, Doing as _, Endpoint, Session, catalog, cause, checkup};
+use crate::pg::{Deadline, Endpoint, Session, catalog, cause, checkup};
 use crate::registry::Registry;
 use crate::registry::database::Owner;
 use crate::retention::sweep;
@@ -261,11 +261,9 @@ pub async fn fix(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
 /// Marks a database of a template as template again, under the template's lock, if it is still the one
 /// that the registry knows.
 async fn mark(registry: &mut Registry, id: i64, oid: Oid) -> Result<Option<String>> {
-    let key = LockKey::template(id);
-    let shared = registry.session().try_lock_shared(key).await.doing(|| "lock a template".into())?;
-    if !shared {
+    let Some(lock) = registry.try_share(LockKey::template(id)).await? else {
         return Ok(None);
-    }
+    };
     let rows = registry.databases_of(&Owner::Template(id)).await?;
     let found = catalog::databases(registry.session(), &[], &[oid]).await?;
     let found = found.iter().find(|d| !d.invalid && rows.iter().any(|row| row.is(d)));
@@ -274,6 +272,6 @@ async fn mark(registry: &mut Registry, id: i64, oid: Oid) -> Result<Option<Strin
         let changed = drop::set_template(registry.session(), database).await?;
         done = changed.then(|| format!("marked `{}`", database.name));
     }
-    registry.session().unlock_shared(key).await.doing(|| "unlock a template".into())?;
+    lock.release(registry).await?;
     Ok(done)
 }

@@ -21,7 +21,7 @@ use crate::pg::slots::Slots;
 use crate::pg::{Doing as _, Session, catalog, sql};
 use crate::private_server::disk::{self, Disk};
 use crate::registry::warm::StockRow;
-use crate::registry::{DatabaseRow, Registry};
+use crate::registry::{DatabaseRow, Registry, Waiting};
 use crate::retention::warm_policy::{self, Shelf};
 use crate::template::{self, Template};
 
@@ -48,17 +48,18 @@ pub async fn fill(
         registry.note_demand(stock.id, asked_for).await?;
     }
     let key = LockKey::filler(stock.id);
-    let started = Instant::now();
     // Whoever is at it may have seen enough of them just before ours was taken.
-    while !registry.session().try_lock(key).await.doing(|| "take the right to make warm clones".into())? {
-        if started.elapsed() > PATIENCE {
-            return Ok(0);
-        }
-        let what = "another process that makes warm clones";
-        context.deadline.pause(Duration::from_millis(20), what).await?;
-    }
+    let waiting = Waiting {
+        step: Duration::from_millis(20),
+        most: Some(PATIENCE),
+        deadline: context.deadline,
+        what: "another process that makes warm clones",
+    };
+    let Some(lock) = registry.lock(key, waiting).await? else {
+        return Ok(0);
+    };
     let filled = fill_up(registry, context, fingerprint).await;
-    registry.session().unlock(key).await.doing(|| "release the right to make warm clones".into())?;
+    lock.release(registry).await?;
     filled
 }
 

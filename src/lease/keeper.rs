@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::pg::lock::LockKey;
-use crate::pg::{Deadline, Doing as _, Endpoint};
+use crate::pg::{Deadline, Endpoint};
 use crate::process::Started;
-use crate::registry::{CloneState, Registry, is_driven};
+use crate::registry::{CloneState, Registry, Waiting, is_driven};
 
 /// Keeps the locks of some clones until [`Keeper::stop`]. Dropping it without that ends the watch
 /// and the session, so that the sweep takes the clones.
@@ -198,16 +198,23 @@ impl Watch {
 
     async fn retake_one(registry: &mut Registry, id: &str) -> Result<bool> {
         let key = LockKey::clone(id);
-        while !registry.session().try_lock(key).await.doing(|| "take a clone's lock again".into())? {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let waiting = Waiting {
+            step: Duration::from_millis(50),
+            most: None,
+            deadline: &Deadline::default(),
+            what: "the clone's lock",
+        };
+        let Some(lock) = registry.lock(key, waiting).await? else {
+            return Ok(false);
+        };
         match registry.clone_by_id(id).await? {
             Some(row) if row.state == CloneState::Leased => {
                 registry.revive_clone(id).await?;
+                lock.keep();
                 Ok(true)
             }
             _ => {
-                registry.session().unlock(key).await.doing(|| "unlock".into())?;
+                lock.release(registry).await?;
                 Ok(false)
             }
         }

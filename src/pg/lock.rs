@@ -8,85 +8,112 @@ use super::sql::{self, Statement};
 use crate::names::Fingerprint;
 
 /// A 64-bit advisory lock key, derived from what it protects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LockKey(i64);
+#[derive(Clone, Copy, Debug)]
+pub struct LockKey {
+    value: i64,
+    protects: &'static str,
+}
+
+impl PartialEq for LockKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl Eq for LockKey {}
+
+impl std::hash::Hash for LockKey {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.value.hash(state);
+    }
+}
 
 impl LockKey {
     /// The right to build one template.
     pub fn build(project: &str, definition: &str, fingerprint: &Fingerprint) -> Self {
-        LockKey::derive("build", &[project, definition, &fingerprint.to_string()])
+        LockKey::derive(
+            "build",
+            "the right to build a template",
+            &[project, definition, &fingerprint.to_string()],
+        )
     }
 
     /// A template: shared while it is copied, exclusive while it is dropped.
     pub fn template(id: i64) -> Self {
-        LockKey::derive("template", &[&id.to_string()])
+        LockKey::derive("template", "a template", &[&id.to_string()])
     }
 
     /// A clone: held by its holder, or by whoever drops it.
     pub fn clone(id: &str) -> Self {
-        LockKey::derive("clone", &[id])
+        LockKey::derive("clone", "a clone", &[id])
     }
 
     /// A clone that is being copied: shared by the further sessions that copy, beside the one that
     /// holds its lock, and survived by them.
     pub fn copying(id: &str) -> Self {
-        LockKey::derive("copying", &[id])
+        LockKey::derive("copying", "the copies of a clone", &[id])
     }
 
     /// Held by the process that runs `before_release` for a clone.
     pub fn owed(id: &str) -> Self {
-        LockKey::derive("owed", &[id])
+        LockKey::derive("owed", "a before_release command", &[id])
     }
 
     /// The right to make warm clones of a template: one process at a time.
     pub fn filler(template: i64) -> Self {
-        LockKey::derive("filler", &[&template.to_string()])
+        LockKey::derive("filler", "the right to make warm clones", &[&template.to_string()])
     }
 
     /// Held by a process that waits to evict a template: no more warm clones are made of it.
     pub fn evicting(template: i64) -> Self {
-        LockKey::derive("evicting", &[&template.to_string()])
+        LockKey::derive("evicting", "a template to be evicted", &[&template.to_string()])
     }
 
     /// Shared by those who copy while somebody waits; drops give way to them.
     pub fn hurry() -> Self {
-        LockKey::derive("hurry", &[])
+        LockKey::derive("hurry", "the right of way of copies", &[])
     }
 
     /// The right to run a build that must be the only one of its kind in this registry.
     pub fn serial() -> Self {
-        LockKey::derive("serial", &[])
+        LockKey::derive("serial", "the right to a serial build", &[])
     }
 
     /// The right to build from nothing what is to take the place of extended templates of a
     /// definition: one such build at a time.
     pub fn settle(project: &str, definition: &str) -> Self {
-        LockKey::derive("settle", &[project, definition])
+        LockKey::derive("settle", "the right to rebuild templates", &[project, definition])
     }
 
     /// Held by the one process that has taken it on to settle a template.
     pub fn settler(template: i64) -> Self {
-        LockKey::derive("settler", &[&template.to_string()])
+        LockKey::derive("settler", "the rebuild of a template", &[&template.to_string()])
     }
 
     /// Installation and upgrade of the registry.
     pub fn registry() -> Self {
-        LockKey::derive("registry", &[])
+        LockKey::derive("registry", "the registry", &[])
+    }
+
+    /// What it protects, in words.
+    pub fn protects(self) -> &'static str {
+        self.protects
     }
 
     /// The number to bind.
     pub fn value(self) -> i64 {
-        self.0
+        self.value
     }
 
     /// A key as `pg_locks` shows it: upper half in `classid`, lower half in `objid`.
     pub fn from_halves(classid: u32, objid: u32) -> Self {
-        LockKey(((u64::from(classid) << 32) | u64::from(objid)) as i64)
+        let value = ((u64::from(classid) << 32) | u64::from(objid)) as i64;
+        LockKey { value, protects: "a lock" }
     }
 
     /// The two halves as `pg_locks` shows them.
     pub fn halves(self) -> (u32, u32) {
-        let bits = self.0 as u64;
+        let bits = self.value as u64;
         ((bits >> 32) as u32, bits as u32)
     }
 
@@ -111,10 +138,10 @@ impl LockKey {
     }
 
     fn with(self, query: &'static str) -> Statement {
-        sql::fill(query, &[&self.0])
+        sql::fill(query, &[&self.value])
     }
 
-    fn derive(kind: &str, parts: &[&str]) -> Self {
+    fn derive(kind: &str, protects: &'static str, parts: &[&str]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("pgstencil advisory lock v1");
         for part in std::iter::once(&kind).chain(parts) {
             hasher.update(&(part.len() as u64).to_le_bytes());
@@ -122,7 +149,7 @@ impl LockKey {
         }
         let mut bytes = [0; 8];
         hasher.finalize_xof().fill(&mut bytes);
-        LockKey(i64::from_le_bytes(bytes))
+        LockKey { value: i64::from_le_bytes(bytes), protects }
     }
 }
 

@@ -34,6 +34,9 @@ pub struct Waiting<'a> {
 }
 
 impl Lock {
+    /// Leaves the lock to the session, which holds it until it ends, or until a message releases it by its key.
+    pub fn keep(self) {}
+
     /// Releases the lock.
     ///
     /// # Errors

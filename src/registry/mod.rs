@@ -15,6 +15,7 @@ pub mod eviction;
 pub mod failure;
 mod guard;
 pub mod holder;
+pub mod lock;
 pub mod measurement;
 pub mod owed;
 pub mod owner;
@@ -29,6 +30,7 @@ pub use clone::{CloneRow, Term};
 pub use database::DatabaseRow;
 pub use event::{Happened, Occurrence};
 pub use holder::Holder;
+pub use lock::{Lock, SharedLock, Waiting};
 pub use project::ProjectSettings;
 pub use state::{CloneState, DatabaseState, LeaseKind, ShownState, TemplateState};
 pub use template::TemplateRow;
@@ -264,12 +266,13 @@ impl Registry {
 
     /// Installs or upgrades our tables, under a lock: two first users get one registry.
     async fn install(&mut self, name: &str, deadline: &Deadline) -> Result<()> {
-        let key = LockKey::registry();
-        while !self.session.try_lock(key).await.doing(|| "lock the registry".into())? {
-            deadline
-                .pause(std::time::Duration::from_millis(20), "another process that installs the registry")
-                .await?;
-        }
+        let waiting = Waiting {
+            step: std::time::Duration::from_millis(20),
+            most: None,
+            deadline,
+            what: "another process that installs the registry",
+        };
+        let lock = self.lock(LockKey::registry(), waiting).await?;
         let guard = self.guard.clone();
         let asked = self.session.send([guard, sql::fill(VERSION, &[])]).await;
         let seen = match asked {
@@ -302,8 +305,10 @@ impl Registry {
                 .await
                 .doing(|| format!("install version {latest} of the registry in `{name}`"))?;
         }
-        self.session.unlock(key).await.doing(|| "unlock the registry".into())?;
-        Ok(())
+        match lock {
+            Some(lock) => lock.release(self).await,
+            None => Ok(()),
+        }
     }
 
     /// A database of our registry's name that somebody uses for something else stays as it is.

@@ -13,11 +13,10 @@ use crate::config::Extend;
 use crate::database::drop;
 use crate::error::Result;
 use crate::fingerprint::{Append, Recipe, extension};
-use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::quantity::Bytes;
 use crate::registry::eviction::{BuildRow, ResidentRow};
-use crate::registry::{ProjectSettings, Registry};
+use crate::registry::{Lock, ProjectSettings, Registry};
 
 use super::cost::Costs;
 use super::policy::{self, Limits, Resident};
@@ -252,12 +251,11 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
     let mut done = Vec::new();
     for eviction in evictions {
         let row = &eviction.template;
-        let key = LockKey::template(row.id);
         let gone = match lock_alone(registry, row.id).await? {
-            false => false,
-            true => {
+            None => false,
+            Some(lock) => {
                 let gone = registry.give_up_template(row.id, &row.used, eviction.reason.words()).await;
-                registry.session().unlock(key).await.doing(|| "unlock a template".into())?;
+                lock.release(registry).await?;
                 gone?
             }
         };
@@ -273,30 +271,29 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
 /// Takes a template's lock alone, unless somebody copies or extends it: they share the lock, and so do
 /// we after a build of our own. Who holds it alone evicts it, which takes no time, and who makes warm
 /// clones of it lets go after the copy that runs.
-async fn lock_alone(registry: &mut Registry, id: i64) -> Result<bool> {
-    let evicting = LockKey::evicting(id);
-    let asked = registry.session().try_lock(evicting).await.doing(|| "ask for a template".into())?;
+async fn lock_alone(registry: &mut Registry, id: i64) -> Result<Option<Lock>> {
+    let asked = registry.try_lock(LockKey::evicting(id)).await?;
     let locked = wait_alone(registry, id).await;
-    if asked {
-        registry.session().unlock(evicting).await.doing(|| "unlock".into())?;
+    if let Some(asked) = asked {
+        asked.release(registry).await?;
     }
     locked
 }
 
-async fn wait_alone(registry: &mut Registry, id: i64) -> Result<bool> {
+async fn wait_alone(registry: &mut Registry, id: i64) -> Result<Option<Lock>> {
     const PATIENCE: Duration = Duration::from_secs(2);
     // A copy may be large.
     const OF_FILLER: Duration = Duration::from_secs(60);
     let key = LockKey::template(id);
     let started = Instant::now();
     loop {
-        let free = registry.session().try_lock(key).await.doing(|| "lock a template".into())?;
+        let lock = registry.try_lock(key).await?;
         let passed = started.elapsed();
-        let soon = !free
+        let soon = lock.is_none()
             && (passed < PATIENCE && registry.is_held_alone(key).await?
                 || passed < OF_FILLER && registry.is_held_alone(LockKey::filler(id)).await?);
         if !soon {
-            return Ok(free);
+            return Ok(lock);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::slots::Slots;
-use crate::pg::{Deadline, Doing as _, catalog};
+use crate::pg::{Deadline, catalog};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, CloneState, LeaseKind, Registry, TemplateState};
 
@@ -258,28 +258,21 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
     let mut lines = Vec::new();
     match action {
         Action::Orphan { clone } => {
-            if under_lock(registry, clone, grace, action).await? {
-                registry.set_orphaned(clone).await?;
-                unlock(registry, LockKey::clone(clone)).await?;
-            }
+            still(registry, clone, grace, action, async |registry| registry.set_orphaned(clone).await)
+                .await?;
         }
         Action::Revive { clone } => {
-            if under_lock(registry, clone, grace, action).await? {
-                registry.revive_clone(clone).await?;
-                unlock(registry, LockKey::clone(clone)).await?;
-            }
+            still(registry, clone, grace, action, async |registry| registry.revive_clone(clone).await)
+                .await?;
         }
         Action::DropClone { clone, name, why } => {
-            if under_lock(registry, clone, grace, action).await? {
-                let left = drop_clone(registry, clone).await;
-                unlock(registry, LockKey::clone(clone)).await?;
-                match left? {
-                    Some(left) if left.is_empty() => {
-                        lines.push(format!("dropped clone {name}: {why}"));
-                    }
-                    Some(left) => lines.extend(left),
-                    None => lines.push(format!("clone {name} stays: somebody is using it")),
-                }
+            match still(registry, clone, grace, action, async |registry| drop_clone(registry, clone).await)
+                .await?
+            {
+                None => {}
+                Some(Some(left)) if left.is_empty() => lines.push(format!("dropped clone {name}: {why}")),
+                Some(Some(left)) => lines.extend(left),
+                Some(None) => lines.push(format!("clone {name} stays: somebody is using it")),
             }
         }
         Action::DropTemplate { id, why, definition } => {
@@ -317,38 +310,40 @@ pub async fn sweep_all(registry: &mut Registry, grace: Duration, deadline: &Dead
     }
 }
 
-/// Takes the clone's lock and looks again. `false`: the lock is not held, there is nothing to do.
-async fn under_lock(registry: &mut Registry, clone: &str, grace: Duration, action: &Action) -> Result<bool> {
-    let key = LockKey::clone(clone);
-    if !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
-        return Ok(false);
-    }
-    let still = match registry.clone_by_id(clone).await? {
-        None => false,
-        Some(row) if row.state == CloneState::Creating && is_being_copied(registry, clone).await? => false,
-        Some(row) => judge(registry, &row, false, grace).await?.as_ref() == Some(action),
-    };
-    if !still {
-        unlock(registry, key).await?;
-    }
-    Ok(still)
+/// Does something under the clone's lock, if the action still has to be done there. `None`: another session has the
+/// lock, or there is nothing to do.
+async fn still<T>(
+    registry: &mut Registry,
+    clone: &str,
+    grace: Duration,
+    action: &Action,
+    work: impl AsyncFnOnce(&mut Registry) -> Result<T>,
+) -> Result<Option<T>> {
+    let done = registry
+        .with_lock(LockKey::clone(clone), async |registry| {
+            let due = match registry.clone_by_id(clone).await? {
+                None => false,
+                Some(row)
+                    if row.state == CloneState::Creating && is_being_copied(registry, clone).await? =>
+                {
+                    false
+                }
+                Some(row) => judge(registry, &row, false, grace).await?.as_ref() == Some(action),
+            };
+            match due {
+                true => Ok(Some(work(registry).await?)),
+                false => Ok(None),
+            }
+        })
+        .await?;
+    Ok(done.flatten())
 }
 
 /// Whether a session of a dead maker is still in CREATE. The new database does not show before its
 /// end, so it would be taken for one that never was.
 async fn is_being_copied(registry: &mut Registry, clone: &str) -> Result<bool> {
-    let key = LockKey::copying(clone);
-    let free =
-        registry.session().try_lock(key).await.doing(|| "see whether a clone is being copied".into())?;
-    if free {
-        unlock(registry, key).await?;
-    }
-    Ok(!free)
-}
-
-async fn unlock(registry: &mut Registry, key: LockKey) -> Result<()> {
-    registry.session().unlock(key).await.doing(|| "unlock".into())?;
-    Ok(())
+    let free = registry.with_lock(LockKey::copying(clone), async |_| Ok(())).await?;
+    Ok(free.is_none())
 }
 
 /// Drops a clone whose lock we hold. `None`: somebody came in between, so it stays.
@@ -396,22 +391,17 @@ async fn set_doors(registry: &mut Registry, databases: &[Database], open: bool) 
 /// The driver's.
 pub async fn note_orphan(registry: &mut Registry, clone: &str, grace: Duration) -> Result<Option<CloneRow>> {
     let action = Action::Orphan { clone: clone.to_owned() };
-    let key = LockKey::clone(clone);
-    let free = registry.session().try_lock(key).await.doing(|| "lock a clone".into())?;
-    if !free {
-        return Ok(None);
-    }
-    let noted = async {
-        if let Some(row) = registry.clone_by_id(clone).await?
-            && judge(registry, &row, false, grace).await?.as_ref() == Some(&action)
-        {
-            registry.set_orphaned(clone).await?;
-        }
-        registry.clone_by_id(clone).await
-    }
-    .await;
-    unlock(registry, key).await?;
-    noted
+    let noted = registry
+        .with_lock(LockKey::clone(clone), async |registry| {
+            if let Some(row) = registry.clone_by_id(clone).await?
+                && judge(registry, &row, false, grace).await?.as_ref() == Some(&action)
+            {
+                registry.set_orphaned(clone).await?;
+            }
+            registry.clone_by_id(clone).await
+        })
+        .await?;
+    Ok(noted.flatten())
 }
 
 /// What became of a clone that was in somebody's way.
@@ -451,33 +441,29 @@ pub async fn drop_dead_clone(
     end: &End,
     dead: &(dyn Fn(&CloneRow) -> bool + Sync),
 ) -> Result<Dead> {
-    let key = LockKey::clone(clone);
-    if !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
-        return Ok(Dead::Locked);
-    }
-    let done = async {
-        match registry.clone_by_id(clone).await? {
-            None => return Ok(Dead::Gone),
-            Some(row) if !dead(&row) => return Ok(Dead::Alive),
-            Some(_) => {}
-        }
-        match end {
-            End::Dead => {}
-            End::Replaced => {
-                registry.set_released(clone).await?;
+    let done = registry
+        .with_lock(LockKey::clone(clone), async |registry| {
+            match registry.clone_by_id(clone).await? {
+                None => return Ok(Dead::Gone),
+                Some(row) if !dead(&row) => return Ok(Dead::Alive),
+                Some(_) => {}
             }
-            End::ReplacedSince(why) => {
-                registry.end_lease(clone, why).await?;
+            match end {
+                End::Dead => {}
+                End::Replaced => {
+                    registry.set_released(clone).await?;
+                }
+                End::ReplacedSince(why) => {
+                    registry.end_lease(clone, why).await?;
+                }
             }
-        }
-        Ok(match drop_clone(registry, clone).await? {
-            None => Dead::InUse,
-            // What stays may be somebody else's now.
-            Some(_) if registry.clone_by_id(clone).await?.is_none() => Dead::Gone,
-            Some(left) => Dead::Stays(left),
+            Ok(match drop_clone(registry, clone).await? {
+                None => Dead::InUse,
+                // What stays may be somebody else's now.
+                Some(_) if registry.clone_by_id(clone).await?.is_none() => Dead::Gone,
+                Some(left) => Dead::Stays(left),
+            })
         })
-    }
-    .await;
-    unlock(registry, key).await?;
-    done
+        .await?;
+    Ok(done.unwrap_or(Dead::Locked))
 }

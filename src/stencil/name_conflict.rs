@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::lease;
-use crate::pg::{Doing as _, catalog};
+use crate::pg::catalog;
 use crate::process;
 use crate::quantity::setting;
 use crate::registry::clone::CloneOnServer;
@@ -224,28 +224,22 @@ impl Way<'_> {
         end: &End,
         still: &(dyn Fn(&CloneRow) -> bool + Sync),
     ) -> Result<Dead> {
-        let key = row.key();
-        let session = registry.session();
-        if !session.try_lock(key).await.doing(|| "lock a clone".into())? {
-            return Ok(Dead::Locked);
-        }
-        let done = async {
-            if let Some(row) = registry.clone_by_id(&row.id).await?
-                && still(&row)
-            {
-                let deadline = self.context.deadline;
-                let released = self.stencil.before_release(registry, &row.id, deadline, Hearer::Caller);
-                if let Some(warning) = released.await {
-                    self.context.tell(Event::Warning(&warning));
+        let done = registry
+            .with_lock(row.key(), async |registry| {
+                if let Some(row) = registry.clone_by_id(&row.id).await?
+                    && still(&row)
+                {
+                    let deadline = self.context.deadline;
+                    let released = self.stencil.before_release(registry, &row.id, deadline, Hearer::Caller);
+                    if let Some(warning) = released.await {
+                        self.context.tell(Event::Warning(&warning));
+                    }
                 }
-            }
-            // A session may take a lock several times.
-            sweep::drop_dead_clone(registry, &row.id, end, still).await
-        }
-        .await;
-        let unlocked = registry.session().unlock(key).await;
-        unlocked.doing(|| "unlock".into())?;
-        done
+                // A session may take a lock several times.
+                sweep::drop_dead_clone(registry, &row.id, end, still).await
+            })
+            .await?;
+        Ok(done.unwrap_or(Dead::Locked))
     }
 
     /// Sessions are in a clone whose holder is gone, or whose lease is over.

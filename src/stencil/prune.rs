@@ -10,7 +10,6 @@ use super::owed::Hearer;
 use super::{Deadline, Stencil};
 use crate::error::Result;
 use crate::git::{self, Absent, Refs, Tree};
-use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::registry::Registry;
 use crate::registry::bound::BoundRow;
@@ -139,33 +138,31 @@ impl Stencil {
         clone: &Prunable,
         deadline: &Deadline,
     ) -> Result<Pruned> {
-        let key = LockKey::clone(&clone.row.id);
-        let locked = registry.session().try_lock(key).await;
-        if !locked.doing(|| "lock a clone".into())? {
-            return Ok(Pruned::InUse("another command holds it".into()));
-        }
-        let rows = registry.bound(&self.holder.checkout).await?;
-        let mut rows = rows.into_iter();
-        let pruned = match rows.find(|row| row.id == clone.row.id) {
-            None => Pruned::GoneBefore,
-            // Between the question to git and now its owner came, perhaps with a new branch of the name.
-            Some(row) if !row.is_same(&clone.row) => Pruned::InUse("it was used just now".into()),
-            Some(row) => match sessions(&row) {
-                Some(who) => Pruned::InUse(who),
-                None => {
-                    self.before_release(registry, &row.id, deadline, Hearer::Next).await;
-                    let by = self.holder.describe_checkout();
-                    let why = format!("{} is gone, and {by} ran `pgstencil prune`", words(&clone.gone));
-                    match registry.end_lease(&row.id, &why).await? {
-                        true => Pruned::Released,
-                        false => Pruned::GoneBefore,
-                    }
-                }
-            },
-        };
-        let unlocked = registry.session().unlock(key).await;
-        unlocked.doing(|| "unlock".into())?;
-        Ok(pruned)
+        let pruned = registry
+            .with_lock(LockKey::clone(&clone.row.id), async |registry| {
+                let rows = registry.bound(&self.holder.checkout).await?;
+                let mut rows = rows.into_iter();
+                Ok(match rows.find(|row| row.id == clone.row.id) {
+                    None => Pruned::GoneBefore,
+                    // Between the question to git and now its owner came, perhaps with a new branch of the name.
+                    Some(row) if !row.is_same(&clone.row) => Pruned::InUse("it was used just now".into()),
+                    Some(row) => match sessions(&row) {
+                        Some(who) => Pruned::InUse(who),
+                        None => {
+                            self.before_release(registry, &row.id, deadline, Hearer::Next).await;
+                            let by = self.holder.describe_checkout();
+                            let why =
+                                format!("{} is gone, and {by} ran `pgstencil prune`", words(&clone.gone));
+                            match registry.end_lease(&row.id, &why).await? {
+                                true => Pruned::Released,
+                                false => Pruned::GoneBefore,
+                            }
+                        }
+                    },
+                })
+            })
+            .await?;
+        Ok(pruned.unwrap_or_else(|| Pruned::InUse("another command holds it".into())))
     }
 
     /// The clones that are kept for branches and worktrees of this checkout's repository. Asks the server only

@@ -10,10 +10,10 @@ use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
 use crate::lease::{self, BOUND, ClonedSet, KEEP};
 use crate::pg::obstacle::Obstacle;
-use crate::pg::{Doing as _, is_connection_loss, sql};
+use crate::pg::{is_connection_loss, sql};
 use crate::registry::database::{Estranged, Owner, Remains};
 use crate::registry::owner::Tenure;
-use crate::registry::{CloneRow, CloneState, DatabaseRow, LeaseKind, Registry};
+use crate::registry::{CloneRow, CloneState, DatabaseRow, LeaseKind, Registry, Waiting};
 
 impl Stencil {
     pub(super) async fn give_up_all(&self, registry: &mut Registry, clones: &[ClonedSet]) -> Result<()> {
@@ -206,31 +206,36 @@ impl Stencil {
         let mut given_up = row.state == CloneState::Released;
         if !given_up {
             let key = row.key();
-            while !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
-                if row.lease == LeaseKind::Session {
-                    return Err(Error::new(
-                        Kind::NameTaken,
-                        format!(
-                            "clone `{}` is held by a running command: {}",
-                            row.name,
-                            row.holder.0.describe()
-                        ),
-                    )
-                    .hint("it is released when that command ends"));
+            let lock = match row.lease {
+                LeaseKind::Session => registry.try_lock(key).await?,
+                LeaseKind::Expiry => {
+                    // Its maker has not quite ended, or a cleanup looks at it.
+                    let waiting = Waiting {
+                        step: Duration::from_millis(20),
+                        most: None,
+                        deadline,
+                        what: "the clone's lock",
+                    };
+                    registry.lock(key, waiting).await?
                 }
-                // Its maker has not quite ended, or a sweep looks at it.
-                deadline.pause(Duration::from_millis(20), "the clone's lock").await?;
-            }
-        }
-        if !given_up {
+            };
+            let Some(lock) = lock else {
+                return Err(Error::new(
+                    Kind::NameTaken,
+                    format!("clone `{}` is held by a running command: {}", row.name, row.holder.0.describe()),
+                )
+                .hint("it is released when that command ends"));
+            };
             // Somebody may have taken it before its lock was ours.
             let Some(now) = registry.clone_by_id(&row.id).await? else {
                 return Err(unknown(name));
             };
             if refused(&now) {
-                registry.session().unlock(now.key()).await.doing(|| "unlock".into())?;
+                lock.release(registry).await?;
                 return Err(lease::of_another(&now, &asker));
             }
+            // Until the row says that the clone is released.
+            lock.keep();
             given_up = now.state == CloneState::Released;
             row = now;
         }

@@ -12,11 +12,10 @@ use crate::events::Event;
 use crate::fingerprint::{Difference, Recipe};
 use crate::lease::{self, ClonedSet};
 use crate::names::Fingerprint;
-use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::registry::clone::CloneOnServer;
 use crate::registry::owner::{Asker, Bound, Tenure};
-use crate::registry::{CloneRow, CloneState, Registry};
+use crate::registry::{CloneRow, CloneState, Registry, Waiting};
 use crate::retention::sweep::End;
 use crate::template::{self, Provenance, Timing};
 use crate::variables::{NamedDatabase, Outcome};
@@ -174,10 +173,14 @@ impl Stencil {
         names: &[String],
     ) -> Result<Option<ClonedSet>> {
         let key = LockKey::clone(id);
-        while !registry.session().try_lock(key).await.doing(|| "lock a clone".into())? {
-            // Its maker has not quite ended, or a sweep looks at it.
-            context.deadline.pause(Duration::from_millis(10), "the clone's lock").await?;
-        }
+        // Its maker has not quite ended, or a cleanup looks at it.
+        let waiting = Waiting {
+            step: Duration::from_millis(10),
+            most: None,
+            deadline: context.deadline,
+            what: "the clone's lock",
+        };
+        let lock = registry.lock(key, waiting).await?;
         let renewed = async {
             let asker = context.asker();
             let Some(clone) = registry.clone_on_server(id).await? else {
@@ -215,8 +218,10 @@ impl Stencil {
             }))
         }
         .await;
-        if !matches!(renewed, Ok(Some(_))) {
-            registry.session().unlock(key).await.doing(|| "unlock".into())?;
+        match (lock, &renewed) {
+            (Some(lock), Ok(Some(_))) => lock.keep(),
+            (Some(lock), Ok(None) | Err(_)) => lock.release(registry).await?,
+            (None, _) => {}
         }
         renewed
     }
