@@ -355,12 +355,11 @@ impl<'a> Document<'a> {
             Some(Step::Key(key)) => key.as_str(),
             _ => return error,
         };
-        let about = schema["description"].as_str().unwrap_or_default();
         match (wanted, found) {
             ("a list of strings", DeValue::String(_)) => {
                 error.hint(format!("put it in brackets: `{key} = [\"…\"]`"))
             }
-            ("a string", DeValue::Integer(_)) if about.contains("a duration") => error.hint(
+            ("a string", DeValue::Integer(_)) if schema["x-duration"] == true => error.hint(
                 "write a duration with its unit, in quotes: `\"90s\"`, `\"30m\"`, `\"12h\"`, `\"14d\"`",
             ),
             ("a string", DeValue::Integer(_) | DeValue::Boolean(_) | DeValue::Float(_)) => {

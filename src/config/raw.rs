@@ -82,13 +82,16 @@ pub(super) struct RawClone {
     /// How a clone is copied.
     pub(super) strategy: Strategy,
     /// How long a clone from `pgstencil clone` is kept; a duration, or `never`.
+    #[schemars(extend("x-duration" = true))]
     pub(super) ttl: String,
     /// Who shares a clone that has a name of its own.
     pub(super) named: Named,
     /// How long a clone that is named by a local branch or a worktree is kept after the last command
     /// in its checkout; a duration, or `never`.
+    #[schemars(extend("x-duration" = true))]
     pub(super) branch_ttl: String,
     /// How long a clone without holder and session waits before the sweep drops it; a duration.
+    #[schemars(extend("x-duration" = true))]
     pub(super) orphan_grace: String,
     /// How many clones of a template in use are made ahead of time.
     #[schemars(range(max = 100))]
@@ -122,6 +125,7 @@ pub(super) struct RawEviction {
     #[schemars(range(min = 1, max = 100000))]
     pub(super) max_templates: u32,
     /// Time since the last use; a duration, or `never`.
+    #[schemars(extend("x-duration" = true))]
     pub(super) max_idle: String,
     /// So many of each definition, the last used ones, stay in any case.
     #[schemars(range(min = 0, max = 100000))]
@@ -179,6 +183,7 @@ pub(super) struct RawTemplate {
     #[schemars(range(min = 1, max = 10000))]
     pub(super) max_extensions: u32,
     /// A template whose oldest contents are older than this is rebuilt; a duration, or `never`.
+    #[schemars(extend("x-duration" = true))]
     #[serde(default = "default_stale_after")]
     pub(super) stale_after: String,
     /// Columns whose values a comparison of rows leaves out, as `table.column` or `schema.table.column`.
@@ -195,6 +200,7 @@ pub(super) struct RawTemplate {
     #[serde(default)]
     pub(super) before_release: String,
     /// How long the build command may take; a duration.
+    #[schemars(extend("x-duration" = true))]
     #[serde(default = "default_build_timeout")]
     pub(super) build_timeout: String,
     /// Seal a template although the build created nothing.
