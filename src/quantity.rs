@@ -147,6 +147,11 @@ impl Bytes {
 pub struct Seconds(pub f64);
 
 impl Seconds {
+    /// Compares two times; one that is no number comes last.
+    pub fn total_cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+
     /// Converts to a duration, which is never negative.
     pub fn duration(self) -> Duration {
         Duration::try_from_secs_f64(self.0).unwrap_or_default()
@@ -164,6 +169,16 @@ impl From<Duration> for Seconds {
 pub struct Millis(u64);
 
 impl Millis {
+    /// Returns the number in seconds.
+    pub fn seconds(self) -> f64 {
+        self.duration().as_secs_f64()
+    }
+
+    /// Returns the number, as Postgres has it.
+    pub fn signed(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
+
     /// Returns the number.
     pub fn get(self) -> u64 {
         self.0

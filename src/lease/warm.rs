@@ -1,13 +1,12 @@
 //! Warm clones handed out: claimed in one statement, named and opened in one message.
 
-use std::time::Duration;
-
 use super::{Batch, ClonedSet, give_up, give_up_after, hook, taken};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::names::Fingerprint;
 use crate::pg::sql::Statement;
 use crate::pg::{catalog, is_connection_loss};
+use crate::quantity::Millis;
 use crate::registry::Registry;
 use crate::registry::warm::{ClaimedRow, Wish};
 use crate::template::{self, Extends, Provenance, Provisional};
@@ -172,13 +171,12 @@ fn has_databases(set: &[ClaimedRow], context: &Context<'_>) -> bool {
 
 /// How the template of a warm clone came about, without a look at it.
 fn provenance(row: &ClaimedRow, fingerprint: &Fingerprint) -> Provenance {
-    let millis = row.full_ms.and_then(|ms| u64::try_from(ms).ok());
     Provenance {
         extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),
         provisional: row
             .provisional
             .then(|| Provisional::new(row.settle_attempts, row.settle_tried_s, row.settle_failure.clone())),
-        build_time: millis.map(Duration::from_millis),
+        build_time: row.full_ms.map(Millis::duration),
         ..Provenance::new(*fingerprint, Outcome::Hit)
     }
 }

@@ -7,13 +7,13 @@ use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 
-use crate::error::Fault;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::catalog;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
+use crate::quantity::Seconds;
 
 use super::database::{self, NewDatabase, Owner};
 use super::owner::{Bound, CloneOwner, owner_columns};
@@ -70,15 +70,15 @@ pub struct CloneRow {
     /// Whether the expiry has passed.
     pub expired: bool,
     /// Seconds until then; `None` as `expires_at`.
-    pub left_s: Option<f64>,
+    pub left_s: Option<Seconds>,
     /// Seconds since a sweep first found it without holder.
-    pub orphaned_s: Option<f64>,
+    pub orphaned_s: Option<Seconds>,
     /// Seconds that it may be without holder; `None` if its project has noted none.
-    pub grace_s: Option<f64>,
+    pub grace_s: Option<Seconds>,
     /// Who holds it.
     pub holder: Json<Holder>,
     /// Seconds since it was made.
-    pub age_s: f64,
+    pub age_s: Seconds,
     /// RFC 3339, UTC.
     pub created_at: String,
     /// Whose it is.
@@ -92,9 +92,9 @@ pub struct CloneRow {
     /// Whether a person said how long it is kept.
     pub ttl_typed: bool,
     /// Seconds that they said; `None` for ever.
-    pub ttl_s: Option<f64>,
+    pub ttl_s: Option<Seconds>,
     /// Seconds that it is kept from each command in its checkout on; `None` if that does not matter.
-    pub branch_ttl_s: Option<f64>,
+    pub branch_ttl_s: Option<Seconds>,
     /// The last command in its checkout, to the hour; RFC 3339, UTC.
     pub seen_at: String,
     /// Process id of the command that runs on it; 0 if that is about to be started, `None` if there is none.
@@ -114,7 +114,7 @@ impl CloneRow {
     /// Whether it has been without holder for as long as its project allows; `otherwise` is for projects
     /// that have noted nothing.
     pub fn orphaned_for_good(&self, otherwise: Duration) -> bool {
-        let grace = self.grace_s.unwrap_or(otherwise.as_secs_f64());
+        let grace = self.grace_s.unwrap_or(otherwise.into());
         self.orphaned_s.is_some_and(|s| s >= grace)
     }
 

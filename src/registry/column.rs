@@ -112,7 +112,7 @@ number_column!(Seconds as f64, |seconds| Ok(Seconds(seconds)), |seconds| seconds
 number_column!(
     Millis as i64,
     |millis| Ok(Millis::from(Duration::from_millis(u64::try_from(millis)?))),
-    |millis| i64::try_from(millis.get()).unwrap_or(i64::MAX)
+    |millis| millis.signed()
 );
 
 text_column!(Fingerprint, |text| text.parse().ok(), Fingerprint::to_string);

@@ -11,6 +11,7 @@ use crate::fingerprint::{KeptRecipe, Recipe};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::sql;
+use crate::quantity::{Bytes, Millis, Seconds};
 
 use super::event::{FULL_BUILDS, Happened};
 use super::{Registry, template};
@@ -33,13 +34,13 @@ pub struct ResidentRow {
     /// `extend` of its definition when it was built.
     pub extend: Extend,
     /// Seconds since its last use.
-    pub idle_s: f64,
+    pub idle_s: Seconds,
     /// When that was, to the last digit: to see whether it was used meanwhile.
     pub used: String,
     /// Total size of its databases.
-    pub bytes: i64,
+    pub bytes: Bytes,
     /// Milliseconds of its build from nothing; `None` if it was extended.
-    pub full_ms: Option<i64>,
+    pub full_ms: Option<Millis>,
 }
 
 /// One extension or build from nothing that took place.
@@ -52,7 +53,7 @@ pub struct BuildRow {
     /// How many migrations were added; `None` for a build from nothing.
     pub added: Option<i32>,
     /// What it took.
-    pub millis: i64,
+    pub millis: Millis,
 }
 
 const RESIDENTS: &str = "SELECT t.id, t.project, t.definition, t.fingerprint, t.pinned, t.extend, \

@@ -14,6 +14,7 @@ use crate::config::{CloneSettings, Named};
 use crate::error::Result;
 use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
+use crate::quantity::Seconds;
 
 use super::holder::{Branch, BranchSource, Checkout, Holder};
 use super::{CloneRow, LeaseKind, Registry, Term, bound};
@@ -225,14 +226,14 @@ impl<'a> Tenure<'a> {
             let typed = before.filter(|row| row.ttl_typed);
             let kept = before.filter(|row| row.lease == LeaseKind::Expiry);
             let ttl = match typed {
-                Some(row) => row.ttl_s.map(seconds),
+                Some(row) => row.ttl_s.map(Seconds::duration),
                 None if tenure.bound.is_free() => settings.ttl,
                 None => settings.branch_ttl,
             };
             let for_ever = kept.is_some_and(|row| row.left_s.is_none());
             tenure.typed = typed.is_some();
             tenure.term = Term::Expiry(ttl.filter(|_| !for_ever));
-            tenure.least = kept.and_then(|row| row.left_s).map(seconds);
+            tenure.least = kept.and_then(|row| row.left_s).map(Seconds::duration);
         }
         tenure
     }
@@ -255,11 +256,6 @@ impl<'a> Tenure<'a> {
     fn branch_seconds(&self) -> Option<f64> {
         self.term.seconds().filter(|_| !self.typed && !self.bound.is_free())
     }
-}
-
-/// From what the registry has; nobody's rows are trusted to hold sense.
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
 }
 
 /// Hands a clone over, and returns until when its lease is, as Postgres writes it. A lease that ends by the clock

@@ -16,6 +16,7 @@ use crate::pg::catalog::{self, BuiltWith};
 use crate::pg::inventory::Window;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
+use crate::quantity::{Millis, Seconds};
 
 use super::comparison::{self, Finding};
 use super::database::{self, Owner};
@@ -43,7 +44,7 @@ pub struct TemplateRow {
     /// The last lines of the build's output.
     pub log_tail: String,
     /// Milliseconds of the build.
-    pub build_ms: Option<i64>,
+    pub build_ms: Option<Millis>,
     /// How often it was found ready.
     pub hits: i64,
     /// Whether no rule of the eviction touches it.
@@ -65,7 +66,7 @@ pub struct TemplateRow {
     /// How many attempts at that began.
     pub settle_attempts: i32,
     /// Seconds since the last one began.
-    pub settle_tried_s: Option<f64>,
+    pub settle_tried_s: Option<Seconds>,
     /// Why the last one failed.
     pub settle_failure: Option<String>,
     /// How the extended template that it took the place of differed; empty if it did not.
@@ -77,11 +78,11 @@ pub struct TemplateRow {
     /// A collation whose version is another than when it was built: its name, the version then, and now.
     pub other_collation: Option<Json<(String, String, Option<String>)>>,
     /// Seconds since its oldest contents were built.
-    pub contents_s: f64,
+    pub contents_s: Seconds,
     /// Seconds since its last use.
-    pub idle_s: f64,
+    pub idle_s: Seconds,
     /// Seconds since the row was made, by the server's clock.
-    pub age_s: f64,
+    pub age_s: Seconds,
     /// RFC 3339, UTC.
     pub created_at: String,
     /// RFC 3339, UTC.

@@ -11,7 +11,7 @@ use crate::names::{Fingerprint, Mark};
 use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
-use crate::quantity::{Bytes, Seconds};
+use crate::quantity::{Bytes, Millis, Seconds};
 
 use super::comparison::{self, Finding};
 use super::{Holder, ProjectSettings, Registry, project};
@@ -58,7 +58,7 @@ pub struct ClaimedRow {
     /// Number of the template's row.
     pub template_id: i64,
     /// Milliseconds of its build from nothing; `None` if it was extended.
-    pub full_ms: Option<i64>,
+    pub full_ms: Option<Millis>,
     /// The template that it was extended from.
     pub base_fingerprint: Option<Fingerprint>,
     /// The migrations that were added to that.
@@ -68,7 +68,7 @@ pub struct ClaimedRow {
     /// How many attempts at that began.
     pub settle_attempts: i32,
     /// Seconds since the last one began.
-    pub settle_tried_s: Option<f64>,
+    pub settle_tried_s: Option<Seconds>,
     /// Why the last one failed.
     pub settle_failure: Option<String>,
 }

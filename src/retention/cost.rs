@@ -29,7 +29,7 @@ impl Costs {
         let mut full = None;
         let mut extensions = Vec::new();
         for build in builds {
-            let seconds = build.millis as f64 / 1000.0;
+            let seconds = build.millis.seconds();
             match build.added {
                 None => full = Some(seconds),
                 Some(added) => extensions.push((f64::from(added), seconds)),
@@ -75,10 +75,17 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn build(added: Option<i32>, millis: i64) -> BuildRow {
-        BuildRow { project: "shop".into(), definition: "app".into(), added, millis }
+    fn build(added: Option<i32>, millis: u64) -> BuildRow {
+        BuildRow {
+            project: "shop".into(),
+            definition: "app".into(),
+            added,
+            millis: Duration::from_millis(millis).into(),
+        }
     }
 
     fn near(a: f64, b: f64) -> bool {

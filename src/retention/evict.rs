@@ -14,7 +14,7 @@ use crate::database::drop;
 use crate::error::Result;
 use crate::fingerprint::{Append, Recipe, extension};
 use crate::pg::lock::LockKey;
-use crate::quantity::Bytes;
+use crate::quantity::{Bytes, Millis};
 use crate::registry::eviction::{BuildRow, ResidentRow};
 use crate::registry::{Lock, ProjectSettings, Registry};
 
@@ -177,9 +177,9 @@ impl Shelf {
             });
             residents.push(Resident {
                 definition,
-                idle: row.idle_s,
-                bytes: u64::try_from(row.bytes).unwrap_or_default(),
-                full: row.full_ms.map_or(costs[definition].full, |ms| ms as f64 / 1000.0),
+                idle: row.idle_s.0,
+                bytes: row.bytes.get(),
+                full: row.full_ms.map_or(costs[definition].full, Millis::seconds),
                 pinned: row.pinned || self.held.contains(&LockKey::template(row.id)),
             });
         }
@@ -198,10 +198,10 @@ fn limits_of(settings: &ProjectSettings) -> Limits {
 
 /// Whether limits may be exceeded at all: what builds took is only read then.
 fn exceeded(rows: &[ResidentRow], limits: &Limits, room: Room) -> bool {
-    let bytes: u64 = rows.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0)).sum();
+    let bytes: u64 = rows.iter().map(|r| r.bytes.get()).sum();
     limits.max_bytes.is_some_and(|max| bytes.saturating_add(room.bytes) > max)
         || limits.max_templates.is_some_and(|max| rows.len() + room.templates > max)
-        || limits.max_idle.is_some_and(|max| rows.iter().any(|r| r.idle_s > max))
+        || limits.max_idle.is_some_and(|max| rows.iter().any(|r| r.idle_s.0 > max))
 }
 
 /// What has to go so that each project keeps its limits; `settings` are those of one project, and `room`
@@ -331,7 +331,7 @@ pub async fn make_room(
     let rows = registry.residents().await?;
     let of = |row: &&ResidentRow| row.project == project && row.definition == definition;
     let largest = rows.iter().filter(of).map(|row| row.bytes).max();
-    let bytes = largest.map_or(0, |bytes| u64::try_from(bytes).unwrap_or_default());
+    let bytes = largest.map_or(0, Bytes::get);
     let bytes = bytes.saturating_add(bytes / 10);
     let leftover = registry.leftover_bytes(project).await?;
     let room = Room { templates: 1, bytes };
@@ -377,7 +377,7 @@ pub async fn free_disk(
     let rows = registry.residents().await?;
     let mut shelf = Shelf::read(registry, rows).await?;
     shelf.pin_newest(&keep);
-    let total: u64 = shelf.rows.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0)).sum();
+    let total: u64 = shelf.rows.iter().map(|r| r.bytes.get()).sum();
     let limits = Limits { max_bytes: Some(total.saturating_sub(bytes)), ..Limits::default() };
     let plan = shelf.plan(&limits, Room::default(), |_| Reason::DiskFull);
     let evicted = gone(registry, plan).await?;

@@ -244,7 +244,7 @@ impl Stencil {
             .iter()
             .filter(|row| row.project == project && row.definition == *name)
             .min_by(|a, b| a.idle_s.total_cmp(&b.idle_s));
-        let each = last.map_or(LEAST, |row| u64::try_from(row.bytes).unwrap_or_default().max(LEAST));
+        let each = last.map_or(LEAST, |row| row.bytes.get().max(LEAST));
         let grace = self.config.clone.orphan_grace;
         let mut swept = sweep::sweep_all(registry, grace, context.deadline).await?.len();
         let clones = warm::all(registry).await?;

@@ -224,16 +224,13 @@ impl Stencil {
             Plan::Wait(row) => Now::Wait {
                 builder: row.builder.0.describe(),
                 serial: false,
-                elapsed: Duration::try_from_secs_f64(row.age_s).unwrap_or_default(),
+                elapsed: row.age_s.duration(),
                 tail: row.log_tail,
             },
             Plan::WaitForTurn(row) => Now::Wait {
                 builder: template::serial_builder(row.as_deref()),
                 serial: true,
-                elapsed: row
-                    .as_ref()
-                    .and_then(|row| Duration::try_from_secs_f64(row.age_s).ok())
-                    .unwrap_or_default(),
+                elapsed: row.as_ref().map(|row| row.age_s.duration()).unwrap_or_default(),
                 tail: row.map_or_else(String::new, |row| row.log_tail),
             },
             Plan::Extend((), base) => Now::Extend {

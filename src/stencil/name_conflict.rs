@@ -14,6 +14,7 @@ use crate::events::Event;
 use crate::lease;
 use crate::pg::catalog;
 use crate::process;
+use crate::quantity::Seconds;
 use crate::quantity::setting;
 use crate::registry::clone::CloneOnServer;
 use crate::registry::{CloneRow, CloneState, LeaseKind, Registry};
@@ -264,14 +265,14 @@ impl Way<'_> {
                 None => Ok(()),
             };
         };
-        let grace = row.grace_s.map_or(grace, Duration::from_secs_f64);
+        let grace = row.grace_s.map_or(grace, Seconds::duration);
         let Some(orphaned) = row.orphaned_s else {
             return match sweep::in_use(registry, &row.id).await? {
                 true => self.wait_for_sessions(registry, &row).await,
                 false => Ok(()),
             };
         };
-        let left = (grace.as_secs_f64() - orphaned).ceil().max(0.0);
+        let left = (grace.as_secs_f64() - orphaned.0).ceil().max(0.0);
         if left == 0.0 {
             return Ok(());
         }

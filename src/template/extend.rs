@@ -228,6 +228,7 @@ mod tests {
     use crate::config::Config;
     use crate::fingerprint::{FileInput, ServerTraits};
     use crate::names::Fingerprint;
+    use crate::quantity::Seconds;
     use crate::registry::TemplateState;
 
     fn recipe(migrations: &[&str]) -> Recipe {
@@ -290,9 +291,9 @@ mod tests {
             emptied: false,
             outdated: None,
             other_collation: None,
-            contents_s: 60.0,
-            idle_s: 60.0,
-            age_s: 60.0,
+            contents_s: Seconds(60.0),
+            idle_s: Seconds(60.0),
+            age_s: Seconds(60.0),
             created_at: "2026-01-01T00:00:00Z".into(),
             last_used_at: last_used_at.into(),
         }
@@ -342,7 +343,7 @@ mod tests {
         assert_eq!(ids(&ready, "max_extensions = 3"), [0; 0]);
         let due = definition("max_extensions = 3");
         assert_eq!(bases(&ready, &recipe(&SET), &due).due.unwrap().1, NoBase::Chain(3));
-        ready[0].0.contents_s = Duration::from_secs(2 * 86_400).as_secs_f64();
+        ready[0].0.contents_s = Duration::from_secs(2 * 86_400).into();
         assert_eq!(ids(&ready, "stale_after = \"1d\""), [0; 0]);
         assert_eq!(ids(&ready, "stale_after = \"3d\""), [1]);
     }

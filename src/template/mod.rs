@@ -50,6 +50,7 @@ use crate::fingerprint::RelPath;
 use crate::names::Fingerprint;
 use crate::pg::catalog::Source;
 use crate::pg::replay::{self, Replay};
+use crate::quantity::{Millis, Seconds};
 use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry};
 
@@ -84,10 +85,10 @@ pub struct Provisional {
 impl Provisional {
     /// From what the registry notes: the attempts, the seconds since the last one began, and why that one
     /// failed.
-    pub(crate) fn new(attempts: i32, tried_s: Option<f64>, failure: Option<String>) -> Self {
+    pub(crate) fn new(attempts: i32, tried_s: Option<Seconds>, failure: Option<String>) -> Self {
         Provisional {
             attempts: u32::try_from(attempts).unwrap_or_default(),
-            tried: Duration::try_from_secs_f64(tried_s.unwrap_or_default()).unwrap_or_default(),
+            tried: tried_s.unwrap_or_default().duration(),
             failure,
         }
     }
@@ -264,9 +265,9 @@ impl Template {
                 Provisional::new(attempts, tried_s, row.settle_failure.clone())
             }),
             databases,
-            build_time: match (&row.base_fingerprint, row.build_ms) {
-                (None, Some(ms)) => u64::try_from(ms).ok().map(Duration::from_millis),
-                _ => None,
+            build_time: match row.base_fingerprint {
+                None => row.build_ms.map(Millis::duration),
+                Some(_) => None,
             },
             needs_look: !row.built_with.available.is_empty(),
             source: row.built_with.0.source.clone().map(Box::new),

@@ -166,7 +166,7 @@ impl Unusable {
             }
         }
         let limit = definition.stale_after?;
-        let age = Duration::try_from_secs_f64(row.contents_s).ok()?;
+        let age = row.contents_s.duration();
         (age > limit).then_some(Unusable::Stale { age, limit })
     }
 

@@ -17,7 +17,7 @@ pub(super) fn tell_waiting(context: &Context<'_>, row: &TemplateRow, costs: &Cos
     context.tell(Event::Waiting {
         definition: &row.definition,
         builder: &row.builder.0.describe(),
-        elapsed: Duration::try_from_secs_f64(row.age_s).unwrap_or_default(),
+        elapsed: row.age_s.duration(),
         expected: match row.base_fingerprint {
             Some(_) => costs.extension,
             None => costs.full,

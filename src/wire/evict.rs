@@ -54,8 +54,8 @@ fn evicted(eviction: &Eviction, state: &'static str) -> EvictedTemplate {
         fingerprint: row.fingerprint.to_string(),
         reason: eviction.reason.as_str(),
         state,
-        bytes: row.bytes,
-        idle_s: row.idle_s as i64,
+        bytes: row.bytes.signed(),
+        idle_s: row.idle_s.0 as i64,
         rebuild_ms: (eviction.rebuild_s * 1000.0).round() as i64,
     }
 }

@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::fingerprint::RelPath;
 use crate::lease::ClonedSet;
 use crate::pg::{self, Endpoint};
+use crate::quantity::Millis;
 use crate::registry::owner::Bound;
 use crate::registry::{CloneRow, CloneState, TemplateRow};
 use crate::stencil::{Age, CloneListing, Leases, Listing};
@@ -412,7 +413,7 @@ fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
         last_used_at: row.last_used_at.clone(),
         hits: row.hits,
         pinned: row.pinned,
-        build_ms: row.build_ms,
+        build_ms: row.build_ms.map(Millis::signed),
         builder: row.builder.0.clone(),
         built_by: row.built_by.clone(),
         reason: row.reason.clone(),

@@ -232,8 +232,8 @@ fn template_cells(template: &TemplateListing) -> [Cell; 8] {
         format!("{}/{}", row.project, row.definition).into(),
         state(kind, text),
         size(template.bytes).into(),
-        age(row.age_s).into(),
-        age(row.idle_s).into(),
+        age(row.age_s.0).into(),
+        age(row.idle_s.0).into(),
         row.hits.to_string().into(),
         row.base_fingerprint
             .as_ref()
@@ -261,7 +261,7 @@ fn clone_cells(clone: &CloneListing, brief: bool) -> [Cell; 8] {
     let ends = match (row.left_s, row.lease) {
         _ if is_warm => "-".into(),
         _ if kind == ShownState::Released => "being dropped".into(),
-        (Some(left), _) => remaining(left),
+        (Some(left), _) => remaining(left.0),
         (None, LeaseKind::Session) => "with its command".into(),
         (None, LeaseKind::Expiry) => "never".into(),
     };
@@ -271,7 +271,7 @@ fn clone_cells(clone: &CloneListing, brief: bool) -> [Cell; 8] {
         format!("{}/{}", row.project, row.definition).into(),
         state(kind.as_str(), kind.to_string()),
         clone.bytes.map_or_else(|| "-".to_owned(), size).into(),
-        age(row.age_s).into(),
+        age(row.age_s.0).into(),
         holder.into(),
         ends.into(),
     ]
@@ -294,8 +294,8 @@ fn warm_cells(clones: &[&CloneListing]) -> [Cell; 8] {
     let bytes: Vec<i64> = clones.iter().filter_map(|c| c.bytes).collect();
     let (mut youngest, mut oldest) = (f64::MAX, 0.0_f64);
     for clone in clones {
-        youngest = youngest.min(clone.row.age_s);
-        oldest = oldest.max(clone.row.age_s);
+        youngest = youngest.min(clone.row.age_s.0);
+        oldest = oldest.max(clone.row.age_s.0);
     }
     let ages = match (age(youngest), age(oldest)) {
         (young, old) if young == old => old,
