@@ -198,7 +198,7 @@ pub enum OfTemplate {
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_given_up_template(registry: &mut Registry, id: i64, why: &str) -> Result<OfTemplate> {
+pub async fn drop_broken_template(registry: &mut Registry, id: i64, why: &str) -> Result<OfTemplate> {
     let Some(row) = given_up(registry, id).await? else {
         return Ok(OfTemplate::InUse);
     };
@@ -211,15 +211,15 @@ pub async fn drop_given_up_template(registry: &mut Registry, id: i64, why: &str)
     Ok(done.flatten().unwrap_or(OfTemplate::InUse))
 }
 
-/// Drops all templates of a project that were given up.
+/// Drops all broken templates of a project.
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_given_up_templates(registry: &mut Registry, project: &str) -> Result<()> {
+pub async fn drop_broken_templates(registry: &mut Registry, project: &str) -> Result<()> {
     for row in registry.unfinished_templates().await? {
         if row.project == project && row.state == TemplateState::Broken {
             let why = row.reason.as_deref().unwrap_or("it is broken");
-            drop_given_up_template(registry, row.id, why).await?;
+            drop_broken_template(registry, row.id, why).await?;
         }
     }
     Ok(())

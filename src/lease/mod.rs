@@ -140,6 +140,6 @@ async fn give_up_after<T>(registry: &mut Registry, clones: &[String], done: &Res
 async fn give_up(registry: &mut Registry, clones: &[String]) {
     for id in clones {
         // If the session is gone, so are the locks, and the sweep does this.
-        let _ = registry.give_up_clone(id).await;
+        let _ = registry.release_clone(id).await;
     }
 }

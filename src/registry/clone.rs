@@ -500,11 +500,11 @@ impl Registry {
         Ok(released.count == 1)
     }
 
-    /// Gives a clone up whose lock the session holds, and the lock with it. `false`: it was given up already.
+    /// Releases a clone whose lock the session holds, and the lock with it. `false`: it was released before.
     ///
     /// # Errors
     /// The driver's. If the session is gone, so is the lock, and the sweep finds the clone by that.
-    pub async fn give_up_clone(&mut self, id: &str) -> Result<bool> {
+    pub async fn release_clone(&mut self, id: &str) -> Result<bool> {
         // A sweep that gets the lock before the commit finds a clone without holder, which it is.
         let key = LockKey::clone(id);
         let [released, _] = self

@@ -135,12 +135,12 @@ impl Registry {
         Ok(u64::try_from(bytes).unwrap_or_default())
     }
 
-    /// Gives a template up, if it has not been used or pinned since `used`; the caller holds its
-    /// exclusive lock. Committed when this returns: from here on anybody's sweep drops it.
+    /// Marks a template broken, unless it was used or pinned since `used`; the caller holds its exclusive lock.
+    /// Committed when this returns: from then on any cleanup drops it.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn give_up_template(&mut self, id: i64, used: &str, why: &str) -> Result<bool> {
+    pub async fn evict_template(&mut self, id: i64, used: &str, why: &str) -> Result<bool> {
         let done = self
             .session()
             .execute(sql::fill(EVICT, &[&id, &used, &why, &Happened::Evicted]))

@@ -496,15 +496,15 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn begin_settling(&mut self, id: i64) -> Result<()> {
+    pub async fn begin_rebuild(&mut self, id: i64) -> Result<()> {
         self.note_attempt(SETTLE_TRIED, id).await
     }
 
-    /// Takes that note back: the build was given up since nobody wants it any more.
+    /// Takes that note back: the build was cancelled, since no definition wants it any more.
     ///
     /// # Errors
     /// The driver's.
-    pub async fn give_up_settling(&mut self, id: i64) -> Result<()> {
+    pub async fn cancel_rebuild(&mut self, id: i64) -> Result<()> {
         self.note_attempt(SETTLE_TAKEN_BACK, id).await
     }
 

@@ -254,7 +254,7 @@ pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Ve
         let gone = match lock_alone(registry, row.id).await? {
             None => false,
             Some(lock) => {
-                let gone = registry.give_up_template(row.id, &row.used, eviction.reason.words()).await;
+                let gone = registry.evict_template(row.id, &row.used, eviction.reason.words()).await;
                 lock.release(registry).await?;
                 gone?
             }
@@ -308,7 +308,7 @@ pub async fn drop_now(registry: &mut Registry, evictions: &[Eviction]) -> Result
     for eviction in evictions {
         let why = eviction.reason.words();
         if let drop::OfTemplate::Stays(left) =
-            drop::drop_given_up_template(registry, eviction.template.id, why).await?
+            drop::drop_broken_template(registry, eviction.template.id, why).await?
         {
             lines.extend(left);
         }
@@ -342,7 +342,7 @@ pub async fn make_room(
     let evicted = gone(registry, plan).await?;
     drop_now(registry, &evicted).await?;
     if leftover > 0 {
-        drop::drop_given_up_templates(registry, project).await?;
+        drop::drop_broken_templates(registry, project).await?;
     }
     Ok(evicted)
 }

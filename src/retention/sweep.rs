@@ -277,7 +277,7 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
         }
         Action::DropTemplate { id, why, definition } => {
             let of = format!("template {id} of {definition}");
-            match drop::drop_given_up_template(registry, *id, why).await? {
+            match drop::drop_broken_template(registry, *id, why).await? {
                 OfTemplate::Gone => lines.push(format!("dropped {of}: {why}")),
                 OfTemplate::InUse => {}
                 OfTemplate::Stays(left) => {

@@ -323,7 +323,7 @@ impl Shared {
             return Ok(());
         };
         for clone in clones {
-            registry.give_up_clone(clone).await?;
+            registry.release_clone(clone).await?;
         }
         registry.close().await;
         Ok(())

@@ -18,7 +18,7 @@ use crate::registry::{CloneRow, CloneState, DatabaseRow, LeaseKind, Registry, Wa
 impl Stencil {
     pub(super) async fn give_up_all(&self, registry: &mut Registry, clones: &[ClonedSet]) -> Result<()> {
         for clone in clones {
-            registry.give_up_clone(&clone.id).await?;
+            registry.release_clone(&clone.id).await?;
         }
         Ok(())
     }
@@ -102,7 +102,7 @@ impl Stencil {
                 let warning = self.before_release(&mut registry, &clone.id, deadline, Hearer::Caller);
                 warnings.extend(warning.await);
             }
-            if !registry.give_up_clone(&clone.id).await? && remains.rows.is_empty() {
+            if !registry.release_clone(&clone.id).await? && remains.rows.is_empty() {
                 warnings.extend(forgotten(clone, remains));
             }
         }
@@ -256,7 +256,7 @@ impl Stencil {
                 let why = format!("{by} gave it back by `pgstencil release --take`");
                 registry.end_lease(&row.id, &why).await?;
             }
-            registry.give_up_clone(&row.id).await?;
+            registry.release_clone(&row.id).await?;
         }
         let lines = estranged.iter().map(|(row, why)| stays(row, why));
         released.warnings.extend(lines);

@@ -94,13 +94,13 @@ async fn settle_one(
     }
     let done = match extended(registry, context, wanted).await? {
         Some(_) => {
-            registry.begin_settling(row.id).await?;
+            registry.begin_rebuild(row.id).await?;
             rebuild(registry, context, traits, wanted).await
         }
         None => Ok(Settled::Nothing),
     };
     if matches!(done, Ok(Settled::Superseded)) {
-        registry.give_up_settling(row.id).await?;
+        registry.cancel_rebuild(row.id).await?;
     }
     // Not if it was the caller's patience that ended.
     if let Err(error) = &done
