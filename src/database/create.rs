@@ -143,15 +143,12 @@ pub async fn create_all(
     keys: &[LockKey],
 ) -> Result<()> {
     // Not to have it is no reason not to copy.
-    let hurry = LockKey::hurry();
-    let hurrying =
-        registry.session().try_lock_shared(hurry).await.doing(|| "ask the drops to give way".into())?;
+    let hurry = registry.try_share(LockKey::hurry()).await?;
     let done = create_in_lanes(registry, context, copies, keys).await;
-    if !hurrying {
-        return done;
+    match hurry {
+        Some(hurry) => done.and(hurry.release(registry).await),
+        None => done,
     }
-    let unlocked = registry.session().unlock_shared(hurry).await;
-    done.and(unlocked.map(drop).doing(|| "let the drops go on".into()))
 }
 
 async fn create_in_lanes(
@@ -178,8 +175,10 @@ async fn create_in_lanes(
         };
         let mut locked = true;
         for key in keys.iter().copied() {
-            locked &=
-                another.session().try_lock_shared(key).await.doing(|| "share the locks of a copy".into())?;
+            match another.try_share(key).await? {
+                Some(lock) => lock.keep(),
+                None => locked = false,
+            }
         }
         if !locked {
             break;

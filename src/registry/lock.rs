@@ -49,6 +49,9 @@ impl Lock {
 }
 
 impl SharedLock {
+    /// Leaves the share to the session, which holds it until it ends.
+    pub fn keep(self) {}
+
     /// Releases the session's share.
     ///
     /// # Errors
