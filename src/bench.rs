@@ -187,7 +187,7 @@ async fn sample(
         None => Ok([create, connect, dropped]),
         Some(why) => Err(Error::new(Kind::Failed, "a copy could not be dropped")
             .detail(why)
-            .hint("run any pgstencil command later: its cleanup tries again")),
+            .detail("the next cleanup tries again")),
     }
 }
 

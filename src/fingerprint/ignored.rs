@@ -64,7 +64,8 @@ pub(super) fn no_match(root: &Path, definition: &Definition, glob: &OneGlob) -> 
         Error::config(format!("`{key}` of template `{}`: glob `{pattern}` matches no file", definition.name))
             .detail(format!("globs are relative to the root, `{}`", root.display()));
     match reason(root, definition, pattern) {
-        Some(hint) => error.hint(hint),
+        Some(Reason { fact: Some(fact), hint }) => error.detail(fact).hint(hint),
+        Some(Reason { fact: None, hint }) => error.hint(hint),
         None => error,
     }
 }
@@ -77,8 +78,14 @@ fn behind_links(root: &Path, definition: &Definition) -> Result<Vec<RelPath>> {
     Ok(walked.files.into_iter().map(|file| file.path).collect())
 }
 
-/// Returns the likeliest reason why `pattern` matches nothing, as a hint.
-fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String> {
+/// A reason why a glob matches nothing.
+struct Reason {
+    fact: Option<String>,
+    hint: String,
+}
+
+/// Returns the likeliest reason why `pattern` matches nothing.
+fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<Reason> {
     let matcher = |p: &str, any_case| compile(p, any_case).ok().map(|g| g.compile_matcher());
     let exact = matcher(pattern, false)?;
     let any_case = matcher(pattern, true)?;
@@ -125,25 +132,27 @@ fn reason(root: &Path, definition: &Definition, pattern: &str) -> Option<String>
             }
             None => "a .gitignore file".to_owned(),
         };
-        return Some(format!(
-            "{}: `{first}` by {by}; add `!` lines to that file for the files that decide the schema",
-            match hidden.len() {
-                1 => "one matching file is ignored".to_owned(),
-                n => format!("{} are ignored", count(n, "matching file")),
-            }
-        ));
+        let ignored = match hidden.len() {
+            1 => "one matching file is ignored".to_owned(),
+            n => format!("{} are ignored", count(n, "matching file")),
+        };
+        let hint = "add `!` lines to that .gitignore for the files that decide the schema";
+        return Some(Reason { fact: Some(format!("{ignored}: `{first}` by {by}")), hint: hint.to_owned() });
     }
     if let Some(first) = directories.iter().min() {
-        return Some(format!("`{first}` is a directory: write `{first}/**` for the files in it"));
+        let hint = format!("write `{first}/**` for the files in it");
+        return Some(Reason { fact: Some(format!("`{first}` is a directory")), hint });
     }
     if let Some(first) = cases.iter().min() {
-        return Some(format!("case counts: `{first}` differs only in that"));
+        let hint = "write the glob in the same case: matching is case-sensitive".to_owned();
+        return Some(Reason { fact: Some(format!("`{first}` differs only in case")), hint });
     }
     if let Some(first) = deep.iter().min() {
-        return Some(format!("there is `{first}`: write `**/{pattern}`"));
+        let hint = format!("write `**/{pattern}`");
+        return Some(Reason { fact: Some(format!("`{first}` exists")), hint });
     }
     let meant = similar(pattern, &all)?;
-    Some(format!("did you mean `{meant}`?"))
+    Some(Reason { fact: None, hint: format!("did you mean `{meant}`?") })
 }
 
 /// Returns a pattern that matches some of these files and differs from the given one, which is probably

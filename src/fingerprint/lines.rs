@@ -62,12 +62,12 @@ pub(super) fn read(root: &Path, definition: &Definition, wanted: &InputLines) ->
     // A typo in the expression would silently lose an input.
     if pieces.is_empty() {
         return Err(match whole {
-            true => bad(&format!("nothing in `{file}` matches `{matching}`")).hint(
-                "it is tried on the whole text, with `\\n` as the line end; `(?i)` in front disregards case",
-            ),
+            true => bad(&format!("nothing in `{file}` matches `{matching}`"))
+                .detail("the expression is matched against the whole text, with `\\n` as the line end"),
             false => bad(&format!("no line of `{file}` matches `{matching}`"))
-                .hint("it is tried on each line without its line end; `(?i)` in front disregards case"),
-        });
+                .detail("the expression is matched against each line, without its line end"),
+        }
+        .hint("put `(?i)` in front to ignore case"));
     }
     Ok(LinesInput {
         file: file.clone(),

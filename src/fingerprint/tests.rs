@@ -665,9 +665,9 @@ fn globs_that_match_nothing_say_why() {
     assert!(error.hints().is_empty(), "{error:?}");
     for (glob, part) in [
         ("gen/*.sql", "2 matching files are ignored: `gen/1.sql` by line `gen/` of `.gitignore`"),
-        ("A/Migrations/*.py", "case counts: `a/migrations/0001.py` differs only in that"),
-        ("migrations/*.py", "there is `a/migrations/0001.py`: write `**/migrations/*.py`"),
-        ("a/migrations", "`a/migrations` is a directory: write `a/migrations/**`"),
+        ("A/Migrations/*.py", "`a/migrations/0001.py` differs only in case"),
+        ("migrations/*.py", "`a/migrations/0001.py` exists\nwrite `**/migrations/*.py`"),
+        ("a/migrations", "`a/migrations` is a directory\nwrite `a/migrations/**`"),
         ("a/migrations/", "`a/migrations` is a directory"),
     ] {
         says(&tree.error(&migrations(&[glob])), Kind::Config, &["matches no file", part]);

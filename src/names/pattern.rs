@@ -129,7 +129,7 @@ impl NamePattern {
                         return Err(Error::usage(
                             "the name pattern has `{branch}`, but no branch is checked out here",
                         )
-                        .hint("run it in a git worktree with a branch, or leave `{branch}` out"));
+                        .hint("run pgstencil in a git worktree with a branch, or remove `{branch}`"));
                     }
                 },
                 Part::Field(Field::Worktree) => match parts.worktree {

@@ -56,7 +56,8 @@ impl Account {
             }
         }
         Err(Error::config("there is no account for Postgres to run under")
-            .detail("Postgres refuses to run as root; neither `postgres` nor `nobody` is a usable account")
+            .detail("Postgres refuses to run as root")
+            .detail("neither `postgres` nor `nobody` is a usable account")
             .hint("create one with `useradd --system postgres`, or name one in `[server] run_as`"))
     }
 

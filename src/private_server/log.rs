@@ -66,11 +66,11 @@ fn hint(lines: &[String]) -> Option<String> {
     let known = if has("No space left on device") || has("Disk quota exceeded") {
         "free space on that disk"
     } else if has("could not map anonymous shared memory") || has("Cannot allocate memory") {
-        "there is too little memory: set a smaller `shared_buffers` in custom.conf next to the log"
+        "set a smaller `shared_buffers` in custom.conf next to the log: there is too little memory"
     } else if has("could not look up effective user ID") {
-        "Postgres needs an account with a name: add one to /etc/passwd, or run as another account"
+        "add the account to /etc/passwd, or run as another account: Postgres needs one with a name"
     } else if has("semaphores") {
-        "the system allows too few semaphores: set a smaller `max_connections` in custom.conf next to the log"
+        "set a smaller `max_connections` in custom.conf next to the log: the system allows too few semaphores"
     } else if let Some(file) = faulty_settings(lines) {
         return Some(match has("Permission denied") {
             true => format!("let the account that runs Postgres read {file}, or move it away"),

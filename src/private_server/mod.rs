@@ -261,9 +261,9 @@ impl PrivateServer {
         match cluster.wait(deadline).await? {
             Waited::Ready(version) => Ok((version, true)),
             Waited::Locked => Err(Error::failed("the private server refuses its own password")
-                .detail(format!("see {}", cluster.log().display()))),
+                .hint(format!("see {}", cluster.log().display()))),
             Waited::Gone => Err(Error::failed("the private server exited right after its start")
-                .detail(format!("see {}", cluster.log().display()))),
+                .hint(format!("see {}", cluster.log().display()))),
         }
     }
 

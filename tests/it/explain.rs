@@ -293,6 +293,6 @@ fn files_that_are_ignored_behind_a_link_are_told() {
         config.replace("[\"migrations/*.sql\"]", "[\"migrations/*.sql\", \".venv/lib/*/migrations/*.py\"]");
     project.write("pgstencil.toml", &config);
     explain(&project, &[]).fails(2).stderr_has(
-        "hint: one matching file is ignored: `.venv/lib/app/migrations/0001_x.py` by line `.venv` of `.gitignore`",
+        "one matching file is ignored: `.venv/lib/app/migrations/0001_x.py` by line `.venv` of `.gitignore`",
     );
 }

@@ -229,7 +229,7 @@ fn one_with_collations_of_another_version_is_rebuilt() {
     clone("extended");
     clone("hit");
     let told = checks();
-    assert!(told.contains("german: version 0.9 noted"), "{told}");
+    assert!(told.contains("german: version 0.9 recorded"), "{told}");
 }
 
 #[test]
