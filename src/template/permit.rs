@@ -10,9 +10,8 @@ use super::look_up::{self, Claim};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::Recipe;
-use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
-use crate::registry::{Registry, TemplateRow, TemplateState};
+use crate::registry::{Lock, Registry, TemplateRow, TemplateState};
 
 /// The answer to a process that asks for a permit.
 pub(crate) enum Asked<P> {
@@ -26,9 +25,9 @@ pub(crate) enum Asked<P> {
 /// The locks of a build, and what is built under them.
 #[derive(Debug)]
 struct Right {
-    key: LockKey,
-    /// Whether the lock of serial builds is held, too.
-    serial: bool,
+    lock: Lock,
+    /// The lock of serial builds, if the definition wants that.
+    serial: Option<Lock>,
     recipe: Box<Recipe>,
 }
 
@@ -145,8 +144,8 @@ impl Right {
         let (project, definition) = (context.project, context.definition.name.as_str());
         let fingerprint = recipe.fingerprint();
         let key = LockKey::build(project, definition, &fingerprint);
-        if registry.session().try_lock(key).await.doing(|| "take the right to build".into())? {
-            return Ok(Ok(Right { key, serial: false, recipe: Box::new(recipe.clone()) }));
+        if let Some(lock) = registry.try_lock(key).await? {
+            return Ok(Ok(Right { lock, serial: None, recipe: Box::new(recipe.clone()) }));
         }
         // The builder has the lock, but not yet its row, or not any more.
         let row = registry.find_template(project, definition, &fingerprint, TemplateState::Building).await?;
@@ -164,13 +163,12 @@ impl Right {
         if !context.definition.serial_builds {
             return Ok(Some(Asked::Granted(permit(self))));
         }
-        let taken = registry.session().try_lock(LockKey::serial()).await;
-        match taken.doing(|| "take the right to a serial build".into()) {
-            Ok(true) => {
-                self.serial = true;
+        match registry.try_lock(LockKey::serial()).await {
+            Ok(Some(lock)) => {
+                self.serial = Some(lock);
                 Ok(Some(Asked::Granted(permit(self))))
             }
-            Ok(false) => {
+            Ok(None) => {
                 self.release(registry).await;
                 Ok(Some(Asked::Serial(serial_build(registry).await?)))
             }
@@ -183,9 +181,9 @@ impl Right {
 
     async fn release(self, registry: &mut Registry) {
         // The session may be gone; then the locks are, too.
-        let _ = registry.session().unlock(self.key).await;
-        if self.serial {
-            let _ = registry.session().unlock(LockKey::serial()).await;
+        let _ = self.lock.release(registry).await;
+        if let Some(serial) = self.serial {
+            let _ = serial.release(registry).await;
         }
     }
 }

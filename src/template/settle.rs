@@ -9,8 +9,8 @@ use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::ServerTraits;
 use crate::names::Fingerprint;
+use crate::pg::Deadline;
 use crate::pg::lock::LockKey;
-use crate::pg::{Deadline, Doing as _};
 use crate::registry::{Registry, TemplateRow, TemplateState};
 
 /// What became of an extended template.
@@ -51,10 +51,10 @@ pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) 
             return Ok(Settled::Nothing);
         };
         let keys = [LockKey::settler(row.id), LockKey::settle(context.project, name)];
-        if take(registry, keys[0]).await? {
+        if let Some(lock) = registry.try_lock(keys[0]).await? {
             let done = settle_one(registry, context, &traits, &wanted, &row, keys[1]).await;
             // If the session is gone, so are the locks.
-            let _ = registry.session().unlock(keys[0]).await;
+            let _ = lock.release(registry).await;
             return done;
         }
         if !wait {
@@ -75,7 +75,10 @@ async fn settle_one(
 ) -> Result<Settled> {
     let started = Instant::now();
     let mut looked = Instant::now();
-    while !take(registry, one_at_a_time).await? {
+    let lock = loop {
+        if let Some(lock) = registry.try_lock(one_at_a_time).await? {
+            break lock;
+        }
         context.tell(Event::Waiting {
             definition: &row.definition,
             builder: "the build from nothing of another template of this definition",
@@ -91,7 +94,7 @@ async fn settle_one(
                 return Ok(Settled::Superseded);
             }
         }
-    }
+    };
     let done = match extended(registry, context, wanted).await? {
         Some(_) => {
             registry.begin_rebuild(row.id).await?;
@@ -109,7 +112,7 @@ async fn settle_one(
     {
         registry.set_settle_failure(row.id, &in_words(error)).await?;
     }
-    let _ = registry.session().unlock(one_at_a_time).await;
+    let _ = lock.release(registry).await;
     done
 }
 
@@ -168,10 +171,6 @@ async fn extended(
     let name = &context.definition.name;
     let row = registry.find_template(context.project, name, wanted, TemplateState::Ready).await?;
     Ok(row.filter(|row| row.base_fingerprint.is_some()))
-}
-
-async fn take(registry: &mut Registry, key: LockKey) -> Result<bool> {
-    registry.session().try_lock(key).await.doing(|| "take the right to rebuild a template".into())
 }
 
 async fn tell(
