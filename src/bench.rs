@@ -27,40 +27,40 @@ use crate::template::{Template, TemplateDatabase};
 
 /// Result of a measurement.
 #[derive(Clone, Debug)]
-pub struct Bench {
+pub(crate) struct Bench {
     /// Size of the database that was copied.
-    pub bytes: i64,
+    pub(crate) bytes: i64,
     /// Approximate number of its files.
-    pub files: i64,
+    pub(crate) files: i64,
     /// `server_version_num`
-    pub version: u32,
+    pub(crate) version: u32,
     /// Whether the server has `fsync` on.
-    pub fsync: bool,
+    pub(crate) fsync: bool,
     /// Number of rounds that were counted.
-    pub rounds: usize,
+    pub(crate) rounds: usize,
     /// Costs by strategy.
-    pub costs: Vec<Cost>,
+    pub(crate) costs: Vec<Cost>,
     /// The value of `strategy` in the config.
-    pub wanted: Strategy,
+    pub(crate) wanted: Strategy,
     /// The strategy that the config led to before.
-    pub before: CopyStrategy,
+    pub(crate) before: CopyStrategy,
     /// The strategy that `auto` uses from now on for databases of about this size.
-    pub best: CopyStrategy,
+    pub(crate) best: CopyStrategy,
 }
 
 /// The costs of one strategy: medians.
 #[derive(Clone, Debug)]
-pub struct Cost {
+pub(crate) struct Cost {
     /// The strategy.
-    pub strategy: CopyStrategy,
+    pub(crate) strategy: CopyStrategy,
     /// Time of `CREATE DATABASE`.
-    pub create: Duration,
+    pub(crate) create: Duration,
     /// Time of the first connection to the copy.
-    pub connect: Duration,
+    pub(crate) connect: Duration,
     /// Time of its drop, with the checks before it.
-    pub drop: Duration,
+    pub(crate) drop: Duration,
     /// The reason why the server does not support it; the times are zero then.
-    pub refused: Option<String>,
+    pub(crate) refused: Option<String>,
 }
 
 /// Measures the costs and records them in the registry, where `auto` finds them. The caller holds the
@@ -68,7 +68,7 @@ pub struct Cost {
 ///
 /// # Errors
 /// [`Kind::Interrupted`] and [`Kind::Timeout`] between two copies; errors of the driver.
-pub async fn bench(
+pub(crate) async fn bench(
     registry: &mut Registry,
     context: &Context<'_>,
     template: &Template,

@@ -13,6 +13,7 @@ type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// The sort of a failure. Each has one exit code; see [`Kind::exit_code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// Something failed that fits no other kind, or a check answered "no".
     Failed,
@@ -220,7 +221,7 @@ impl Error {
 }
 
 /// A text as one word of a shell's command line, for hints that are pasted.
-pub fn shell_word(text: impl fmt::Display) -> String {
+pub(crate) fn shell_word(text: impl fmt::Display) -> String {
     let text = text.to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
     match !text.is_empty() && text.chars().all(plain) {

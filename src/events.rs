@@ -5,6 +5,7 @@ use std::time::Duration;
 
 /// What an incremental build starts from, and why it runs.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Extending<'a> {
     /// First digits of the fingerprint of the template that is extended.
     pub base: &'a str,
@@ -18,6 +19,7 @@ pub struct Extending<'a> {
 
 /// Something worth telling.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// A build starts.
     Building {

@@ -49,6 +49,7 @@
 //! | `stencil` | [`Stencil`], the facade that the command line and your program call |
 //! | `wire` | the JSON shapes |
 //! | `cli` | the command line: the only code that knows a terminal |
+//! | `internals` | no interface: what the tests and benchmarks of this repository need besides |
 //!
 //! # Words
 //!
@@ -151,7 +152,7 @@
 //! program, and [`Stencil::begin`] yields databases that the program fills elsewhere and then seals:
 //!
 //! ```no_run
-//! use pgstencil::stencil::Filler;
+//! use pgstencil::Filler;
 //! # async fn migrate(url: &str) -> std::io::Result<()> { Ok(()) }
 //!
 //! # async fn example(stencil: pgstencil::Stencil) -> pgstencil::Result<()> {
@@ -179,32 +180,42 @@
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!("pgstencil runs on Linux and macOS; on Windows use WSL2");
 
-pub mod bench;
+mod bench;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
-pub mod context;
-pub mod database;
-pub mod doctor;
+mod context;
+mod database;
+mod doctor;
 pub mod env;
-pub mod error;
+mod error;
 pub mod events;
-pub mod fingerprint;
-pub mod git;
-pub mod lease;
-pub mod names;
-pub mod pg;
-pub mod private_file;
-pub mod private_server;
-pub mod process;
-pub mod quantity;
-pub mod registry;
+mod fingerprint;
+mod git;
+#[doc(hidden)]
+pub mod internals;
+mod lease;
+mod names;
+mod pg;
+mod private_file;
+mod private_server;
+mod process;
+mod quantity;
+mod registry;
 pub mod retention;
-pub mod stencil;
-pub mod template;
-pub mod url;
-pub mod variables;
+mod stencil;
+mod template;
+mod url;
+mod variables;
 pub mod wire;
 
+pub use context::{FillError, Filler, Unfilled};
 pub use error::{Error, Kind, Result};
-pub use stencil::{Lease, Leases, Stencil};
+pub use names::Fingerprint;
+pub use stencil::{
+    Begun, Building, DatabaseRequest, Lease, LeasedClone, LeasedDatabase, Leases, Released, Stencil,
+    StencilBuilder, Ttl,
+};
+pub use template::{Extends, Provenance, Provisional, Timing};
+pub use url::ServerUrl;
+pub use variables::Outcome;

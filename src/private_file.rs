@@ -29,7 +29,7 @@ const ELSEWHERE: &str = "name a file in a directory of your own";
 
 /// The account that may read a file. Root creates files for the account of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reader {
+pub(crate) enum Reader {
     /// Only the current user: mode 0600.
     Us,
     /// Only this account, which becomes the owner: mode 0600.
@@ -47,7 +47,7 @@ pub enum Reader {
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] if the name exists, even as a link.
-pub fn create_directory(directory: &Path) -> io::Result<()> {
+pub(crate) fn create_directory(directory: &Path) -> io::Result<()> {
     DirBuilder::new().mode(DIRECTORY).create(directory)
 }
 
@@ -58,7 +58,7 @@ pub fn create_directory(directory: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Errors of the system, with the directory that could not be created.
-pub fn create_directories(directory: &Path, passage: bool) -> Result<(), (PathBuf, io::Error)> {
+pub(crate) fn create_directories(directory: &Path, passage: bool) -> Result<(), (PathBuf, io::Error)> {
     let missing: Vec<&Path> = directory.ancestors().take_while(|f| !f.exists()).collect();
     for directory in missing.into_iter().rev() {
         let made = create_directory(directory).and_then(|()| match passage {
@@ -87,7 +87,7 @@ fn open_passage(directory: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Errors of the system.
-pub fn close_directory(directory: &Path) -> io::Result<()> {
+pub(crate) fn close_directory(directory: &Path) -> io::Result<()> {
     let directory = OpenOptions::new()
         .read(true)
         .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
@@ -100,7 +100,7 @@ pub fn close_directory(directory: &Path) -> io::Result<()> {
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] if the name exists, even as a link; errors of the system. A file that could
 /// not be written completely is removed.
-pub fn create_file(file: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn create_file(file: &Path, content: &[u8]) -> io::Result<()> {
     create(file, content, Reader::Us)
 }
 
@@ -128,7 +128,7 @@ fn create(file: &Path, content: &[u8], reader: Reader) -> io::Result<()> {
 /// # Errors
 /// Errors of the system; the old file is unchanged then. A crash can leave a file `.pgstencil-…` in the same
 /// directory.
-pub fn replace_file(file: &Path, content: &[u8], reader: Reader) -> io::Result<()> {
+pub(crate) fn replace_file(file: &Path, content: &[u8], reader: Reader) -> io::Result<()> {
     let new = file.with_file_name(format!(".pgstencil-{}", names::random_text(12)));
     create(&new, content, reader)?;
     fs::rename(&new, file).inspect_err(|_| {
@@ -141,7 +141,7 @@ pub fn replace_file(file: &Path, content: &[u8], reader: Reader) -> io::Result<(
 ///
 /// # Errors
 /// Errors of the system; a link is not followed.
-pub fn open_file(file: &Path) -> io::Result<File> {
+pub(crate) fn open_file(file: &Path) -> io::Result<File> {
     let handle = OpenOptions::new()
         .read(true)
         .append(true)
@@ -168,7 +168,7 @@ fn close(handle: &File, mode: u32) -> io::Result<()> {
 /// # Errors
 /// A pipe or link that belongs to another user; a file of another user that cannot be replaced; a file that
 /// others can read and that cannot be replaced by a new one; a directory; errors of the system.
-pub fn write_output(file: &Path, content: &[u8]) -> Result<()> {
+pub(crate) fn write_output(file: &Path, content: &[u8]) -> Result<()> {
     let failed = |e: io::Error| Error::failed(format!("cannot write {}", file.display())).caused_by(e);
     let mut place = file.to_owned();
     for _ in 0..MOST_LINKS {
@@ -262,7 +262,7 @@ fn refuse_strangers(path: &Path, uid: u32) -> Result<()> {
 }
 
 /// Returns the name of an account for messages, in backticks, or its number if it has no name.
-pub fn user_name(uid: u32) -> String {
+pub(crate) fn user_name(uid: u32) -> String {
     match User::from_uid(uid.into()) {
         Ok(Some(user)) => format!("`{}`", user.name),
         _ => format!("uid {uid}"),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// Formats a number of things: `no clone`, `one clone`, `8 clones`.
-pub fn count(number: usize, thing: &str) -> String {
+pub(crate) fn count(number: usize, thing: &str) -> String {
     match number {
         0 => format!("no {thing}"),
         1 => format!("one {thing}"),
@@ -13,7 +13,7 @@ pub fn count(number: usize, thing: &str) -> String {
 }
 
 /// Formats a number of things in digits, for use with other numbers: `1 template and 0 clones`.
-pub fn digits(number: usize, thing: &str) -> String {
+pub(crate) fn digits(number: usize, thing: &str) -> String {
     match number {
         1 => format!("1 {thing}"),
         n => format!("{n} {}", plural(thing)),
@@ -32,7 +32,7 @@ fn plural(noun: &str) -> String {
 }
 
 /// Formats a duration: `85 ms`, `3.2 s`, `3 min 5 s`, `48 h 36 min`, `12 d 4 h`.
-pub fn seconds(time: Duration) -> String {
+pub(crate) fn seconds(time: Duration) -> String {
     let s = time.as_secs_f64();
     if s < 0.9995 {
         return format!("{:.0} ms", s * 1e3);
@@ -59,7 +59,7 @@ pub fn seconds(time: Duration) -> String {
 
 /// Formats a duration in the syntax of the config: `90s`, `30m`, `1h 30m`, `14d`. Parses to the same
 /// duration, to the nanosecond.
-pub fn setting(time: Duration) -> String {
+pub(crate) fn setting(time: Duration) -> String {
     const UNITS: [(u128, &str); 7] = [
         (86_400_000_000_000, "d"),
         (3_600_000_000_000, "h"),
@@ -84,13 +84,13 @@ pub fn setting(time: Duration) -> String {
 }
 
 /// Formats an age for a table, in one unit: `40s`, `12m`, `7h`, `3d`.
-pub fn age(seconds: f64) -> String {
+pub(crate) fn age(seconds: f64) -> String {
     let (number, unit) = rounded(seconds);
     format!("{number:.0}{}", &unit[..1])
 }
 
 /// Formats the time until an end for a table: `in 40 s`, `in 12 h`, `in 14 d`; `over` if it has passed.
-pub fn remaining(seconds: f64) -> String {
+pub(crate) fn remaining(seconds: f64) -> String {
     match rounded(seconds) {
         _ if seconds <= 0.0 => "over".to_owned(),
         (number, unit) => format!("in {number:.0} {unit}"),
@@ -110,7 +110,7 @@ fn rounded(seconds: f64) -> (f64, &'static str) {
 }
 
 /// Formats a size: `0 bytes`, `512 bytes`, `4 kB`, `11.0 MB`, `1.2 GB`.
-pub fn size(bytes: i64) -> String {
+pub(crate) fn size(bytes: i64) -> String {
     match bytes as f64 {
         _ if bytes == 1 => "1 byte".to_owned(),
         b if b < 1e3 => format!("{b:.0} bytes"),
@@ -123,37 +123,37 @@ pub fn size(bytes: i64) -> String {
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bytes(u64);
+pub(crate) struct Bytes(u64);
 
 impl Bytes {
     /// Returns a number of bytes, at most the maximum of Postgres.
-    pub fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64) -> Self {
         Bytes(bytes.min(i64::MAX as u64))
     }
 
     /// Returns the number.
-    pub fn get(self) -> u64 {
+    pub(crate) fn get(self) -> u64 {
         self.0
     }
 
     /// Returns the number in the type of Postgres.
-    pub fn signed(self) -> i64 {
+    pub(crate) fn signed(self) -> i64 {
         self.0 as i64
     }
 }
 
 /// A time in seconds, as Postgres measures it. A time in the future, after a clock was set back, is negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
-pub struct Seconds(pub f64);
+pub(crate) struct Seconds(pub(crate) f64);
 
 impl Seconds {
     /// Compares two times; one that is no number comes last.
-    pub fn total_cmp(&self, other: &Self) -> std::cmp::Ordering {
+    pub(crate) fn total_cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.total_cmp(&other.0)
     }
 
     /// Converts to a duration, which is never negative.
-    pub fn duration(self) -> Duration {
+    pub(crate) fn duration(self) -> Duration {
         Duration::try_from_secs_f64(self.0).unwrap_or_default()
     }
 }
@@ -166,26 +166,21 @@ impl From<Duration> for Seconds {
 
 /// A time in whole milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Millis(u64);
+pub(crate) struct Millis(u64);
 
 impl Millis {
     /// Returns the number in seconds.
-    pub fn seconds(self) -> f64 {
+    pub(crate) fn seconds(self) -> f64 {
         self.duration().as_secs_f64()
     }
 
     /// Returns the number, as Postgres has it.
-    pub fn signed(self) -> i64 {
+    pub(crate) fn signed(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 
-    /// Returns the number.
-    pub fn get(self) -> u64 {
-        self.0
-    }
-
     /// As a duration.
-    pub fn duration(self) -> Duration {
+    pub(crate) fn duration(self) -> Duration {
         Duration::from_millis(self.0)
     }
 }

@@ -33,7 +33,7 @@ fn as_written(text: &str) -> String {
 }
 
 /// Percent-encodes a text for use in a URL.
-pub fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 

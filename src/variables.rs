@@ -15,7 +15,7 @@ use crate::url;
 
 /// The kind of command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// The build command.
     Build,
     /// `after_clone`
@@ -40,6 +40,7 @@ impl Phase {
 /// How a template or a clone was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Outcome {
     /// The template existed.
     Hit,
@@ -78,7 +79,7 @@ impl fmt::Display for Outcome {
 
 /// A part of a sharded test run: `I/N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shard {
+pub(crate) struct Shard {
     /// Index, counted from 1.
     pub index: u32,
     /// Number of shards.
@@ -87,7 +88,7 @@ pub struct Shard {
 
 /// One database of a clone, under the name that the user sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamedDatabase {
+pub(crate) struct NamedDatabase {
     /// Alias of the database.
     // The registry contains stored hooks that were written when the field had this name.
     #[serde(alias = "role")]
@@ -97,17 +98,17 @@ pub struct NamedDatabase {
 }
 
 /// The databases of each clone, for `--clones N`.
-pub type Sets<'a> = &'a [Vec<NamedDatabase>];
+pub(crate) type Sets<'a> = &'a [Vec<NamedDatabase>];
 
 /// Variables that are removed because they would lead a command to another database than its clone.
-pub const CLEARED: [&str; 5] = ["PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGPASSFILE"];
+pub(crate) const CLEARED: [&str; 5] = ["PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGPASSFILE"];
 
 /// Returns the variables for a command. Later ones override earlier ones, so those of the definition come
 /// last.
 ///
 /// # Errors
 /// A placeholder without a value.
-pub fn variables(
+pub(crate) fn variables(
     endpoint: &Endpoint,
     root: &Path,
     definition: &Definition,
@@ -186,7 +187,12 @@ fn fill(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> 
 ///
 /// # Errors
 /// A value that is not allowed at the position of its placeholder.
-pub fn fill_sql(text: &str, endpoint: &Endpoint, root: &Path, set: &[NamedDatabase]) -> Result<String> {
+pub(crate) fn fill_sql(
+    text: &str,
+    endpoint: &Endpoint,
+    root: &Path,
+    set: &[NamedDatabase],
+) -> Result<String> {
     let aliases: Vec<String> = set.iter().map(|d| d.alias.clone()).collect();
     SqlTemplate::parse(text, &aliases)?.render(|p| value(p, endpoint, root, set))
 }

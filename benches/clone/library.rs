@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use pgstencil::Fingerprint;
 use pgstencil::Stencil;
-use pgstencil::names::Fingerprint;
-use pgstencil::stencil::{CloneState, Deadline};
+use pgstencil::internals::Deadline;
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
@@ -208,9 +208,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
     }
     work.join_all().await;
     let took = started.elapsed();
-    while leftovers(&stencil).await {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    stencil.close().await;
     let with_drops = started.elapsed();
     // As many as before each other loop.
     enough.store(true, Ordering::Relaxed);
@@ -235,9 +233,4 @@ async fn fill(stencil: Stencil, fingerprint: Fingerprint, enough: Arc<AtomicBool
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-}
-
-async fn leftovers(stencil: &Stencil) -> bool {
-    let listing = stencil.list(&Deadline::default()).await.unwrap();
-    listing.clones.iter().any(|c| c.row.state != CloneState::Warm)
 }

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pgstencil::private_server::disk::FileSystem;
+use pgstencil::internals::disk::FileSystem;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::support::{TestServer, random_id, server, server::Stop};
@@ -178,7 +178,7 @@ pub(crate) fn file_system(folder: &Path) -> String {
     let Ok(folder) = folder.canonicalize() else {
         return "an unknown file system (of another machine, or out of reach)".into();
     };
-    let disk = pgstencil::private_server::disk::look(&folder);
+    let disk = pgstencil::internals::disk::look(&folder);
     let without_journal =
         disk.is_some_and(|d| matches!(d.file_system, FileSystem::Ext4WithoutJournal { .. }));
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

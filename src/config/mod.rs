@@ -44,6 +44,7 @@ build = \"sqlx migrate run\"
 
 /// Everything `pgstencil.toml` decides, checked.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Config {
     /// Namespace of templates and clones on a shared server: 1 to 32 of `a-z`, `0-9`, `-` and `_`.
     pub project: String,
@@ -65,6 +66,7 @@ pub struct Config {
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ServerSettings {
     /// Where the server is; `None` means the private server.
     pub url: Option<UrlSetting>,
@@ -84,6 +86,7 @@ pub struct ServerSettings {
 
 /// `[server] url`
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum UrlSetting {
     /// A URL in the file.
     Literal(ServerUrl),
@@ -93,6 +96,7 @@ pub enum UrlSetting {
 
 /// One `[template.NAME]` table.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Definition {
     /// `NAME`
     pub name: String,
@@ -153,6 +157,7 @@ pub struct Definition {
 
 /// One entry of `input_lines`.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct InputLines {
     /// Path relative to the root.
     pub file: String,
@@ -162,6 +167,7 @@ pub struct InputLines {
 
 /// `[eviction]`: limits for the templates of this project.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct EvictionSettings {
     /// Bytes of all templates together; `None` is `"unlimited"`.
     pub max_size: Option<u64>,
@@ -175,6 +181,7 @@ pub struct EvictionSettings {
 
 /// `[clone]`
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct CloneSettings {
     /// How a clone is copied.
     pub strategy: Strategy,
@@ -196,6 +203,7 @@ pub struct CloneSettings {
 /// `[server] client_for`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ClientFor {
     /// Hooks, the command of `run` and printed URLs: build commands run where pgstencil does.
     #[default]
@@ -207,6 +215,7 @@ pub enum ClientFor {
 /// `[clone] strategy`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Strategy {
     /// By server version, fsync, size and file count.
     Auto,
@@ -221,6 +230,7 @@ pub enum Strategy {
 /// `[clone] named`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Named {
     /// The server role in one checkout on one machine.
     #[default]
@@ -232,6 +242,7 @@ pub enum Named {
 /// `order`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Order {
     /// The files of a directory are compared with each other, and with no others.
     #[default]
@@ -243,6 +254,7 @@ pub enum Order {
 /// `extend`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Extend {
     /// Those whose migrations are all there unchanged, and after which all new ones sort.
     #[default]
@@ -256,6 +268,7 @@ pub enum Extend {
 /// `rebuild`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Rebuild {
     /// When that is worth it: at present as with `always`.
     #[default]

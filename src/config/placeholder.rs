@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 
 /// What a placeholder asks of a database, or of the project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Field {
     /// The whole URL.
     Url,
@@ -59,6 +60,7 @@ impl Field {
 
 /// What stands behind the field, after a colon.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Form {
     /// Nothing: the value as it is.
     Plain,
@@ -70,6 +72,7 @@ pub enum Form {
 
 /// One placeholder: a field of the database of an alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Placeholder {
     /// The alias; `None` means the definition's first.
     pub alias: Option<String>,

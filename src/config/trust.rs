@@ -23,6 +23,7 @@ const MOST_LINKS: usize = 40;
 /// How a config came to be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Origin {
     /// The caller named the file, whoever owns it.
     #[default]
@@ -38,6 +39,7 @@ pub enum Origin {
 
 /// A config file that was found and may be used. It is open, so what is read is what was judged.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Found {
     path: PathBuf,
     file: File,

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::source::{FillError, Filler, ReadInputs, Source, Unfilled};
+pub(crate) use self::source::Source;
+pub use self::source::{FillError, Filler, Unfilled};
 
 use crate::config::{CloneSettings, Definition, EvictionSettings};
 use crate::error::{Error, Result};
@@ -19,38 +20,38 @@ use crate::registry::{Happened, Holder, Occurrence, ProjectSettings};
 
 /// One definition, where it lives, for whom, and how long it may take.
 #[derive(Clone)]
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The server.
-    pub endpoint: &'a Endpoint,
+    pub(crate) endpoint: &'a Endpoint,
     /// Namespace.
-    pub project: &'a str,
+    pub(crate) project: &'a str,
     /// Where commands run.
-    pub root: &'a Path,
+    pub(crate) root: &'a Path,
     /// What is built.
-    pub definition: &'a Definition,
+    pub(crate) definition: &'a Definition,
     /// How clones are made.
-    pub clone_settings: &'a CloneSettings,
+    pub(crate) clone_settings: &'a CloneSettings,
     /// The limits of the project's templates.
-    pub eviction: &'a EvictionSettings,
+    pub(crate) eviction: &'a EvictionSettings,
     /// Who asks.
-    pub holder: &'a Holder,
+    pub(crate) holder: &'a Holder,
     /// How long they wait.
-    pub deadline: &'a Deadline,
+    pub(crate) deadline: &'a Deadline,
     /// Who is told.
-    pub observe: Observe<'a>,
+    pub(crate) observe: Observe<'a>,
     /// What fills a template that is missing.
-    pub source: Source,
+    pub(crate) source: Source,
     /// Leaves the databases of a failed build to a person.
-    pub keep_failed: bool,
+    pub(crate) keep_failed: bool,
     /// Builds from nothing what is missing, and extends nothing.
-    pub full_build: bool,
+    pub(crate) full_build: bool,
     /// The builds that the caller is a part of, as [`BUILDING`](crate::env::BUILDING) has them.
-    pub building: &'a [String],
+    pub(crate) building: &'a [String],
 }
 
 impl Context<'_> {
     /// Tells the observer.
-    pub fn tell(&self, event: Event<'_>) {
+    pub(crate) fn tell(&self, event: Event<'_>) {
         (self.observe)(event);
     }
 
@@ -83,7 +84,7 @@ impl Context<'_> {
     }
 
     /// Who asks, as far as it matters whose a clone is.
-    pub fn asker(&self) -> Asker<'_> {
+    pub(crate) fn asker(&self) -> Asker<'_> {
         Asker::new(self.holder, self.project, self.clone_settings)
     }
 
@@ -113,7 +114,7 @@ impl Context<'_> {
     ///
     /// # Errors
     /// As [`Inputs::read`].
-    pub async fn inputs(&self) -> Result<Inputs> {
+    pub(crate) async fn inputs(&self) -> Result<Inputs> {
         let read = match &self.source {
             Source::Command(read) => Arc::clone(read),
             Source::Filler(filler) => return Ok(Inputs::by_key(filler.key(), self.definition)),
@@ -128,7 +129,7 @@ impl Context<'_> {
     ///
     /// # Errors
     /// As [`Snapshot::take`].
-    pub async fn snapshot(&self) -> Result<Snapshot> {
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot> {
         let (root, definition) = (self.root.to_owned(), self.definition.clone());
         tokio::task::spawn_blocking(move || Snapshot::take(&root, &definition))
             .await

@@ -11,11 +11,11 @@ use crate::url::ServerUrl;
 
 /// Reads the inputs of a definition from the file system, and can do so again: what a build yields
 /// is sealed only if they are still the same afterwards.
-pub type ReadInputs = Arc<dyn Fn() -> Result<Inputs> + Send + Sync>;
+pub(crate) type ReadInputs = Arc<dyn Fn() -> Result<Inputs> + Send + Sync>;
 
 /// What fills the databases of a template that is missing.
 #[derive(Clone)]
-pub enum Source {
+pub(crate) enum Source {
     /// The definition's build command, over the inputs that this function reads.
     Command(ReadInputs),
     /// Code of the program that uses the library.

@@ -14,17 +14,17 @@ use crate::registry::Registry;
 
 /// One CREATE: what, from what, how.
 #[derive(Clone, Debug)]
-pub struct Copy {
+pub(crate) struct Copy {
     /// The private name of the new database.
-    pub target: String,
+    pub(crate) target: String,
     /// The database to copy.
-    pub source: String,
+    pub(crate) source: String,
     /// Its oid, to see who is in it; `None` for template0.
-    pub source_oid: Option<Oid>,
+    pub(crate) source_oid: Option<Oid>,
     /// How.
-    pub strategy: CopyStrategy,
+    pub(crate) strategy: CopyStrategy,
     /// Whether the new database lets sessions in at once.
-    pub open: bool,
+    pub(crate) open: bool,
 }
 
 /// Creates the database. `statement_timeout` ends a CREATE that outlives the caller's limit, and
@@ -33,7 +33,7 @@ pub struct Copy {
 ///
 /// # Errors
 /// The driver's; [`Kind::Permission`] with the right's name; [`Kind::Timeout`].
-pub async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -> Result<()> {
+pub(crate) async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -> Result<()> {
     let deadline = context.deadline;
     deadline.check("a database to be copied")?;
     if copy.strategy == CopyStrategy::Reflink {
@@ -136,7 +136,7 @@ async fn tell_who_is_in(copy: &Copy, oid: Oid, context: &Context<'_>) {
 ///
 /// # Errors
 /// As [`create`]. All copies have ended when it returns.
-pub async fn create_all(
+pub(crate) async fn create_all(
     registry: &mut Registry,
     context: &Context<'_>,
     copies: &[Copy],
@@ -219,7 +219,7 @@ async fn create_in_lanes(
 ///
 /// # Errors
 /// The driver's.
-pub async fn give_way(registry: &mut Registry) -> Result<()> {
+pub(crate) async fn give_way(registry: &mut Registry) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(1);
     let started = std::time::Instant::now();
     while started.elapsed() < PATIENCE && registry.somebody_hurries().await? {

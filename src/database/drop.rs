@@ -20,7 +20,7 @@ use crate::registry::{DatabaseRow, DatabaseState, Registry, TemplateRow, Templat
 
 /// How the drop of one database ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Dropped {
+pub(crate) enum Dropped {
     /// It is gone, and so is its row.
     Gone,
     /// It is somebody else's now and stays, for this reason; its row is gone.
@@ -37,7 +37,7 @@ pub enum Dropped {
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_databases_of(registry: &mut Registry, owner: &Owner) -> Result<Vec<String>> {
+pub(crate) async fn drop_databases_of(registry: &mut Registry, owner: &Owner) -> Result<Vec<String>> {
     let rows = registry.databases_of(owner).await?;
     drop_rows(registry, &rows).await
 }
@@ -46,7 +46,7 @@ pub async fn drop_databases_of(registry: &mut Registry, owner: &Owner) -> Result
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_rows(registry: &mut Registry, rows: &[DatabaseRow]) -> Result<Vec<String>> {
+pub(crate) async fn drop_rows(registry: &mut Registry, rows: &[DatabaseRow]) -> Result<Vec<String>> {
     let mut stay = Vec::new();
     for row in rows {
         let why = match drop_database(registry, row).await {
@@ -184,7 +184,7 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
 
 /// How the drop of a template that was given up ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OfTemplate {
+pub(crate) enum OfTemplate {
     /// It is gone.
     Gone,
     /// Somebody builds, copies or drops it, or it was not given up after all.
@@ -198,7 +198,7 @@ pub enum OfTemplate {
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_broken_template(registry: &mut Registry, id: i64, why: &str) -> Result<OfTemplate> {
+pub(crate) async fn drop_broken_template(registry: &mut Registry, id: i64, why: &str) -> Result<OfTemplate> {
     let Some(row) = given_up(registry, id).await? else {
         return Ok(OfTemplate::InUse);
     };
@@ -215,7 +215,7 @@ pub async fn drop_broken_template(registry: &mut Registry, id: i64, why: &str) -
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_broken_templates(registry: &mut Registry, project: &str) -> Result<()> {
+pub(crate) async fn drop_broken_templates(registry: &mut Registry, project: &str) -> Result<()> {
     for row in registry.unfinished_templates().await? {
         if row.project == project && row.state == TemplateState::Broken {
             let why = row.reason.as_deref().unwrap_or("it is broken");
@@ -230,7 +230,7 @@ pub async fn drop_broken_templates(registry: &mut Registry, project: &str) -> Re
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_warm(registry: &mut Registry, clones: &[String]) -> Result<(usize, Vec<String>)> {
+pub(crate) async fn drop_warm(registry: &mut Registry, clones: &[String]) -> Result<(usize, Vec<String>)> {
     let (mut gone, mut stay) = (0, Vec::new());
     for id in clones {
         let done = registry

@@ -1,5 +1,5 @@
 //! One physical database: the one CREATE, the one DROP, and how to copy.
 
-pub mod create;
-pub mod drop;
-pub mod strategy;
+pub(crate) mod create;
+pub(crate) mod drop;
+pub(crate) mod strategy;

@@ -17,7 +17,7 @@ use crate::registry::measurement::Measurement;
 
 /// Chooses for the databases of one template or clone.
 #[derive(Clone, Debug)]
-pub struct Chooser {
+pub(crate) struct Chooser {
     major: u32,
     fsync: bool,
     wanted: Strategy,
@@ -34,7 +34,7 @@ impl Chooser {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn read(registry: &mut Registry, context: &Context<'_>, full: bool) -> Result<Self> {
+    pub(crate) async fn read(registry: &mut Registry, context: &Context<'_>, full: bool) -> Result<Self> {
         let facts = registry.facts().clone();
         let mut chooser = Chooser {
             major: facts.major(),
@@ -55,7 +55,7 @@ impl Chooser {
     }
 
     /// How to copy a database of this size.
-    pub fn choose(&self, bytes: i64, files: i64) -> CopyStrategy {
+    pub(crate) fn choose(&self, bytes: i64, files: i64) -> CopyStrategy {
         if self.major < 15 {
             return CopyStrategy::Only;
         }
@@ -130,7 +130,7 @@ impl Chooser {
     /// What should be tried on the side, since nobody knows yet whether it pays: a plain copy, to compare
     /// with, and two that share blocks, since the first of those may have to wait until the template's
     /// own blocks are written.
-    pub fn unknown(&self, bytes: i64, files: i64) -> Vec<CopyStrategy> {
+    pub(crate) fn unknown(&self, bytes: i64, files: i64) -> Vec<CopyStrategy> {
         if self.wanted != Strategy::Auto || self.major < 18 || bytes < PROBED {
             return Vec::new();
         }
@@ -150,7 +150,7 @@ impl Chooser {
 
     /// What one more copy of this size took; the best of all is what counts. Other sizes that are alike
     /// keep theirs.
-    pub fn sample(&self, strategy: CopyStrategy, size: (i64, i64), millis: f64) -> Measurement {
+    pub(crate) fn sample(&self, strategy: CopyStrategy, size: (i64, i64), millis: f64) -> Measurement {
         // Where there is something alike, that is what `like` will find again.
         let like = self.like(size.0, size.1);
         let (bytes, files) = like.first().map_or(size, |m| (m.bytes, m.files));
@@ -165,7 +165,7 @@ impl Chooser {
     }
 
     /// One that always chooses the same.
-    pub fn forced(&self, strategy: CopyStrategy) -> Self {
+    pub(crate) fn forced(&self, strategy: CopyStrategy) -> Self {
         let wanted = match strategy {
             CopyStrategy::WalLog => Strategy::WalLog,
             CopyStrategy::Reflink => Strategy::Reflink,
@@ -175,12 +175,12 @@ impl Chooser {
     }
 
     /// One that goes by what is known, whatever the config says.
-    pub fn automatic(&self) -> Self {
+    pub(crate) fn automatic(&self) -> Self {
         Chooser { wanted: Strategy::Auto, ..self.clone() }
     }
 
     /// Notes what was measured meanwhile.
-    pub fn learn(&mut self, new: Measurement) {
+    pub(crate) fn learn(&mut self, new: Measurement) {
         self.measured
             .retain(|old| (old.bytes, old.files, old.strategy) != (new.bytes, new.files, new.strategy));
         self.measured.push(new);

@@ -120,7 +120,7 @@ impl Check {
 }
 
 /// What is examined, and by which settings.
-pub struct Patient<'a> {
+pub(crate) struct Patient<'a> {
     /// The server.
     pub endpoint: &'a Endpoint,
     /// Name of the registry database.
@@ -137,7 +137,7 @@ pub struct Patient<'a> {
 
 /// Looks at everything that can be looked at. Writes nothing. What cannot be looked at is a check, too,
 /// and no error.
-pub async fn examine(patient: &Patient<'_>) -> Vec<Check> {
+pub(crate) async fn examine(patient: &Patient<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut session = match connect(patient).await {
         Ok(session) => session,
@@ -231,7 +231,7 @@ async fn connect(patient: &Patient<'_>) -> Result<Session> {
 ///
 /// # Errors
 /// The driver's; what was done until then stays done.
-pub async fn fix(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
+pub(crate) async fn fix(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
     let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.deadline).await;
     // Why it cannot be opened is a check already.
     let Ok(Some(mut registry)) = opened else {

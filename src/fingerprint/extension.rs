@@ -10,7 +10,7 @@ use crate::config::Order;
 
 /// The added migrations that an extension may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Append {
+pub(crate) enum Append {
     /// Only migrations that sort after all migrations of the base in their group: `extend = "append"`.
     Sorted,
     /// All migrations: `extend = "always"`.
@@ -31,7 +31,7 @@ pub enum Append {
 /// # Errors
 ///
 /// The first [`Obstacle`]. Equal recipes are an obstacle too: that is a hit and not an extension.
-pub fn extension(old: &Recipe, new: &Recipe, append: Append) -> Result<Vec<RelPath>, Obstacle> {
+pub(crate) fn extension(old: &Recipe, new: &Recipe, append: Append) -> Result<Vec<RelPath>, Obstacle> {
     definition_obstacle(old, new)?;
     for pair in side_by_side(&old.inputs, &new.inputs, by_path) {
         match pair {
@@ -154,7 +154,7 @@ fn check_order(base: &[FileInput], added: &[OrderKey], order: Order) -> Result<(
 
 /// The reason why a template cannot be built on top of another one. `Display` prints one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+pub(crate) enum Obstacle {
     /// Nothing differs.
     Equal,
     /// The recipe's encoding: old and new version.
@@ -225,7 +225,7 @@ pub enum Obstacle {
 
 impl Obstacle {
     /// Returns the file whose content differs, if that is the obstacle.
-    pub fn changed(&self) -> Option<&RelPath> {
+    pub(crate) fn changed(&self) -> Option<&RelPath> {
         match self {
             Obstacle::InputChanged(path)
             | Obstacle::CompanionChanged(path)

@@ -22,7 +22,7 @@ use crate::quantity::count;
 /// # Errors
 ///
 /// As for [`super::Inputs::read`], but a glob without a match is not an error.
-pub fn ignored(root: &Path, definition: &Definition) -> Result<Vec<String>> {
+pub(crate) fn ignored(root: &Path, definition: &Definition) -> Result<Vec<String>> {
     let globs = Arc::new(Globs::compile(root, definition)?);
     let shown: BTreeSet<RelPath> =
         walk(root, &globs, Gitignore::Honour, false)?.files.into_iter().map(|f| f.path).collect();

@@ -16,11 +16,11 @@ use super::recipe::{
 
 /// The key of a registry.
 #[derive(Clone)]
-pub struct RecipeKey(Vec<u8>);
+pub(crate) struct RecipeKey(Vec<u8>);
 
 impl RecipeKey {
     /// Wraps the bytes that the registry stores.
-    pub fn new(bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
         RecipeKey(bytes)
     }
 
@@ -55,11 +55,11 @@ impl std::fmt::Debug for RecipeKey {
 /// A recipe with keyed hashes of variables. Only this type can be serialized.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct KeptRecipe(#[serde(with = "Shape")] Recipe);
+pub(crate) struct KeptRecipe(#[serde(with = "Shape")] Recipe);
 
 impl KeptRecipe {
     /// Converts a recipe to the form that a registry with this key stores.
-    pub fn new(recipe: &Recipe, key: &RecipeKey) -> Self {
+    pub(crate) fn new(recipe: &Recipe, key: &RecipeKey) -> Self {
         let keyed = |variables: &[EnvInput]| variables.iter().map(|v| key.keyed(v)).collect();
         KeptRecipe(Recipe {
             env: keyed(&recipe.env),
@@ -71,7 +71,7 @@ impl KeptRecipe {
 
     /// Returns the recipe, ready to be compared with one that was just read from files and environment: a
     /// variable is equal to the fresh one if its value was the same.
-    pub fn to_compare_with(self, fresh: &Recipe, key: &RecipeKey) -> Recipe {
+    pub(crate) fn into_comparable(self, fresh: &Recipe, key: &RecipeKey) -> Recipe {
         Recipe {
             env: key.recognize(self.0.env, &fresh.env),
             mapping: key.recognize(self.0.mapping, &fresh.mapping),
@@ -81,7 +81,7 @@ impl KeptRecipe {
     }
 
     /// Returns the recipe, to be compared with others that were stored with the same key.
-    pub fn to_compare_with_kept(self) -> Recipe {
+    pub(crate) fn into_comparable_with_kept(self) -> Recipe {
         self.0
     }
 }

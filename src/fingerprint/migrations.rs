@@ -6,7 +6,7 @@ use crate::config::Order;
 
 /// The files of one migration, such as `up.sql`, `down.sql` and `metadata.toml` in a directory of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Migration {
+pub(crate) struct Migration {
     /// The files, in their order.
     pub files: Vec<RelPath>,
 }
@@ -15,7 +15,7 @@ pub struct Migration {
 /// (`__init__.py`, `README.md`) are not migrations; if it has none, each file is a migration. Files are
 /// grouped by directory, whatever the definition's `order` is: that setting decides what comes first, not
 /// what belongs together.
-pub fn migrations<'a>(files: impl IntoIterator<Item = &'a RelPath>) -> Vec<Migration> {
+pub(crate) fn migrations<'a>(files: impl IntoIterator<Item = &'a RelPath>) -> Vec<Migration> {
     let key = |path| OrderKey::new(path, Order::Directory);
     let mut keys: Vec<OrderKey> = files.into_iter().map(key).collect();
     keys.sort();

@@ -43,14 +43,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-pub use self::difference::{Difference, FileChanges, Texts};
-pub use self::extension::{Append, Obstacle, extension};
-pub use self::ignored::ignored;
-pub use self::kept::{KeptRecipe, RecipeKey};
-pub use self::migrations::{Migration, migrations};
-pub use self::order::{Group, OrderKey, groups, new_migrations};
-pub use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
-pub use self::snapshot::{Change, Snapshot};
+pub(crate) use self::difference::{Difference, FileChanges};
+pub(crate) use self::extension::{Append, Obstacle, extension};
+pub(crate) use self::ignored::ignored;
+pub(crate) use self::kept::{KeptRecipe, RecipeKey};
+pub(crate) use self::migrations::{Migration, migrations};
+pub(crate) use self::order::{Group, groups, new_migrations};
+pub(crate) use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
+pub(crate) use self::snapshot::{Change, Snapshot};
 
 use self::globs::{Globs, KEYS};
 use self::walk::{Found, Gitignore, Walked, walk};
@@ -60,7 +60,7 @@ use crate::error::{Error, Result};
 /// The part of a [`Recipe`] that does not depend on a server. The fields are those of the recipe, except for
 /// `named`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inputs {
+pub(crate) struct Inputs {
     /// Files of `migrations`.
     pub migrations: Vec<FileInput>,
     /// Files of `rerun_inputs`.
@@ -103,7 +103,7 @@ impl Inputs {
     ///
     /// [`crate::Kind::Config`] for an invalid glob, path or regex, for one that matches nothing, and for a
     /// definition without any input. [`crate::Kind::Failed`], with the path, for a file that cannot be read.
-    pub fn read(
+    pub(crate) fn read(
         root: &Path,
         definition: &Definition,
         variable: &dyn Fn(&str) -> Option<OsString>,
@@ -176,7 +176,7 @@ impl Inputs {
     }
 
     /// What decides a template that a program fills by itself: the key that it gives, and the databases.
-    pub fn by_key(key: &str, definition: &Definition) -> Self {
+    pub(crate) fn by_key(key: &str, definition: &Definition) -> Self {
         Inputs {
             migrations: Vec::new(),
             rerun_inputs: Vec::new(),
@@ -196,7 +196,7 @@ impl Inputs {
     }
 
     /// Adds the server's part.
-    pub fn with_server(self, server: ServerTraits) -> Recipe {
+    pub(crate) fn with_server(self, server: ServerTraits) -> Recipe {
         let Inputs {
             migrations,
             rerun_inputs,

@@ -56,7 +56,7 @@ mod tests;
 /// Keys sort by group; within a group, files without an order come first, then the others in the order that
 /// the module describes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct OrderKey {
+pub(super) struct OrderKey {
     group: RelPath,
     /// `None`: the file has no order.
     place: Option<Place>,
@@ -73,7 +73,7 @@ struct Place {
 
 impl OrderKey {
     /// Derives the position of a file from its path.
-    pub fn new(path: &RelPath, order: Order) -> Self {
+    pub(super) fn new(path: &RelPath, order: Order) -> Self {
         let (group, name) = split(path.as_bytes(), order);
         OrderKey {
             group: RelPath::new(Path::new(OsStr::from_bytes(group))),
@@ -84,23 +84,23 @@ impl OrderKey {
 
     /// Returns the directory whose files this file is compared with; empty for the root, and for all files
     /// with [`Order::Name`].
-    pub fn group(&self) -> &RelPath {
+    pub(super) fn group(&self) -> &RelPath {
         &self.group
     }
 
     /// Returns the path of the file.
-    pub fn path(&self) -> &RelPath {
+    pub(super) fn path(&self) -> &RelPath {
         &self.path
     }
 
     /// Returns whether the file has an order.
-    pub fn is_ordered(&self) -> bool {
+    pub(super) fn is_ordered(&self) -> bool {
         self.place.is_some()
     }
 
     /// Returns whether both files belong to one migration: they have an order, and they differ only in the
     /// extension, leading zeros, the file in the migration's directory or Flyway's letter.
-    pub fn same_migration(&self, other: &OrderKey) -> bool {
+    pub(super) fn same_migration(&self, other: &OrderKey) -> bool {
         self.group == other.group
             && match (&self.place, &other.place) {
                 (Some(a), Some(b)) => a.name == b.name,
@@ -112,7 +112,7 @@ impl OrderKey {
 /// Returns the files that begin a migration of which `old` has no file, in their order. A file without an
 /// order, such as `__init__.py`, is not a migration, and neither is another file of an existing one, such as
 /// `x.down.sql`.
-pub fn new_migrations(old: &[RelPath], files: &[RelPath], order: Order) -> Vec<RelPath> {
+pub(crate) fn new_migrations(old: &[RelPath], files: &[RelPath], order: Order) -> Vec<RelPath> {
     let of = |path: &RelPath| {
         let OrderKey { group, place, .. } = OrderKey::new(path, order);
         place.map(|place| (group, place.name))
@@ -144,7 +144,7 @@ pub struct Group {
 }
 
 /// Returns the groups of some migrations, sorted by directory.
-pub fn groups(files: &[FileInput], order: Order) -> Vec<Group> {
+pub(crate) fn groups(files: &[FileInput], order: Order) -> Vec<Group> {
     let mut keys: Vec<OrderKey> = files.iter().map(|file| OrderKey::new(&file.path, order)).collect();
     keys.sort();
     let mut groups: Vec<Group> = Vec::new();

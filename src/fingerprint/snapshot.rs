@@ -20,7 +20,7 @@ use crate::error::Result;
 /// The metadata of the files that decide the result of a build, and of the directories that may contain such
 /// files.
 #[derive(Clone)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     root: PathBuf,
     globs: Arc<Globs>,
     files: BTreeMap<RelPath, Stat>,
@@ -50,7 +50,7 @@ pub(super) struct Directory {
 
 /// A change between two snapshots. `Display` prints one line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
+pub(crate) enum Change {
     /// An input file is new.
     Came(RelPath),
     /// An input file is gone.
@@ -65,7 +65,7 @@ pub enum Change {
 
 impl Change {
     /// Returns the path that changed.
-    pub fn path(&self) -> &RelPath {
+    pub(crate) fn path(&self) -> &RelPath {
         match self {
             Change::Came(path)
             | Change::Went(path)
@@ -101,7 +101,7 @@ impl Snapshot {
     /// # Errors
     /// As [`super::Inputs::read`], except for errors about the content of files; a glob without a match is
     /// not an error.
-    pub fn take(root: &Path, definition: &Definition) -> Result<Self> {
+    pub(crate) fn take(root: &Path, definition: &Definition) -> Result<Self> {
         let globs = Arc::new(Globs::compile(root, definition)?);
         let walked = walk(root, &globs, Gitignore::Honour, true)?;
         let lines = definition.input_lines.iter();
@@ -124,7 +124,7 @@ impl Snapshot {
 
     /// Returns the changes from this snapshot to a later one of the same definition, sorted. Empty if nothing
     /// wrote to the inputs in between.
-    pub fn changes(&self, later: &Snapshot) -> Vec<Change> {
+    pub(crate) fn changes(&self, later: &Snapshot) -> Vec<Change> {
         let mut changes = BTreeSet::new();
         for (path, old) in &self.files {
             let path = path.clone();

@@ -269,7 +269,7 @@ fn json_and_back() {
     assert!(json.contains(r#""format":1"#), "{json}");
     assert!(json.contains(r#""path":"m/1.sql""#), "{json}");
     let kept: KeptRecipe = serde_json::from_str(&json).unwrap();
-    let back = kept.to_compare_with(&recipe, &key);
+    let back = kept.into_comparable(&recipe, &key);
     assert_eq!(back, recipe);
     assert_eq!(back.fingerprint(), recipe.fingerprint());
 }
@@ -295,12 +295,12 @@ fn what_is_kept_or_shown_of_a_variable_has_no_hash_that_values_could_be_tried_ag
     assert_ne!(json, serde_json::to_string(&KeptRecipe::new(&recipe, &key(8))).unwrap());
 
     // A changed value is still recognized; with the key of another registry it is not.
-    let old = kept.clone().to_compare_with(&recipe, &key(7));
+    let old = kept.clone().into_comparable(&recipe, &key(7));
     assert!(Difference::between(&old, &recipe).is_empty());
-    let other = kept.clone().to_compare_with(&recipe, &key(8));
+    let other = kept.clone().into_comparable(&recipe, &key(8));
     assert!(!Difference::between(&other, &recipe).env.is_empty());
     recipe.env[0].hash = Some("another".into());
-    let old = kept.to_compare_with(&recipe, &key(7));
+    let old = kept.into_comparable(&recipe, &key(7));
     let difference = Difference::between(&old, &recipe);
     assert_eq!(difference.env, [recipe.env[0].name.clone()]);
     assert!(difference.mapping.is_empty());
@@ -330,7 +330,7 @@ fn recipes_that_are_kept_can_still_be_read() {
     let line: Vec<&String> = json["lines"][0].as_object().unwrap().keys().collect();
     assert_eq!(line, ["count", "file", "hash", "matching"]);
     let kept: KeptRecipe = serde_json::from_value(json).unwrap();
-    let back = kept.to_compare_with(&sample(), &key);
+    let back = kept.into_comparable(&sample(), &key);
     assert!(Difference::between(&back, &sample()).is_empty());
     assert_eq!(back.fingerprint(), sample().fingerprint());
 
@@ -340,7 +340,7 @@ fn recipes_that_are_kept_can_still_be_read() {
     new.build_env = vec![EnvInput { name: "SETTINGS".into(), hash: Some("ab".repeat(32)) }];
     let json = serde_json::to_string(&KeptRecipe::new(&new, &key)).unwrap();
     let kept: KeptRecipe = serde_json::from_str(&json).unwrap();
-    assert_eq!(kept.to_compare_with(&new, &key), new);
+    assert_eq!(kept.into_comparable(&new, &key), new);
 }
 
 /// The keyed hash as computed by the registry's schema.

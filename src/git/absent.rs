@@ -10,33 +10,33 @@ use super::{GitDir, Tree, head};
 
 /// Branches and worktrees of a repository, by their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refs {
+pub(crate) struct Refs {
     /// Full names of branches: `feat/x`.
-    pub branches: BTreeSet<String>,
+    pub(crate) branches: BTreeSet<String>,
     /// Names of worktrees as git registered them; the main worktree has an empty name.
-    pub worktrees: BTreeSet<String>,
+    pub(crate) worktrees: BTreeSet<String>,
 }
 
 impl Refs {
     /// Returns whether there are neither branches nor worktrees.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.branches.is_empty() && self.worktrees.is_empty()
     }
 }
 
 /// The answer of `git`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Absent {
+pub(crate) struct Absent {
     /// Branches and worktrees that no longer exist.
-    pub gone: Refs,
+    pub(crate) gone: Refs,
     /// Worktrees that git knows but cannot find, and which may still exist: name, and git's reason.
-    pub lost: Vec<(String, String)>,
+    pub(crate) lost: Vec<(String, String)>,
 }
 
 impl GitDir {
     /// Returns those of the given branches and worktrees that no file of the repository names. This is only a
     /// hint: git may keep its references elsewhere. Starts no process.
-    pub fn seem_absent(&self, refs: &Refs) -> Refs {
+    pub(crate) fn seem_absent(&self, refs: &Refs) -> Refs {
         let mut seem = Refs { branches: refs.branches.clone(), worktrees: refs.worktrees.clone() };
         seem.worktrees.retain(|name| !self.has_worktree(name));
         let heads = self.common.join("refs/heads");
@@ -83,7 +83,7 @@ impl GitDir {
 /// # Errors
 /// `git` is missing, refuses, reports an error, takes too long, or finds another repository there. Then
 /// nothing counts as gone.
-pub async fn absent(tree: &Tree, refs: &Refs) -> Result<Absent, NoAnswer> {
+pub(crate) async fn absent(tree: &Tree, refs: &Refs) -> Result<Absent, NoAnswer> {
     let Some(git) = &tree.git else {
         return Err(format!("{} is not a git checkout", tree.top.display()));
     };

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// The reason why a question has no answer, for display.
-pub type NoAnswer = String;
+pub(crate) type NoAnswer = String;
 
 /// Time limit of an answer. A repository on a slow disk needs time, but a command must not hang.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ const MISLEADING: [&str; 12] = [
 ///
 /// # Errors
 /// `git` is missing, refuses, or takes too long.
-pub async fn branch(top: &Path) -> Result<Option<String>, NoAnswer> {
+pub(crate) async fn branch(top: &Path) -> Result<Option<String>, NoAnswer> {
     match git(top, &["symbolic-ref", "-q", "HEAD"]).await? {
         Answer::Yes(name) => {
             let name = name.trim();
@@ -51,7 +51,7 @@ pub async fn branch(top: &Path) -> Result<Option<String>, NoAnswer> {
 ///
 /// # Errors
 /// `git` is missing, refuses, or takes too long.
-pub async fn commit(top: &Path) -> Result<Option<String>, NoAnswer> {
+pub(crate) async fn commit(top: &Path) -> Result<Option<String>, NoAnswer> {
     match git(top, &["rev-parse", "-q", "--verify", "HEAD"]).await? {
         Answer::Yes(id) => Ok(Some(id.trim().to_owned())),
         Answer::No => Ok(None),
@@ -63,7 +63,7 @@ pub async fn commit(top: &Path) -> Result<Option<String>, NoAnswer> {
 ///
 /// # Errors
 /// `jj` is missing, refuses, or takes too long.
-pub async fn bookmark(top: &Path) -> Result<Option<String>, NoAnswer> {
+pub(crate) async fn bookmark(top: &Path) -> Result<Option<String>, NoAnswer> {
     let mut command = Command::new("jj");
     command.current_dir(top).args([
         "log",
@@ -90,7 +90,7 @@ pub async fn bookmark(top: &Path) -> Result<Option<String>, NoAnswer> {
 ///
 /// # Errors
 /// `ioreg` is missing, fails, or takes too long.
-pub async fn host_uuid() -> Result<Option<String>, NoAnswer> {
+pub(crate) async fn host_uuid() -> Result<Option<String>, NoAnswer> {
     let mut command = Command::new("/usr/sbin/ioreg");
     command.args(["-rd1", "-c", "IOPlatformExpertDevice"]);
     match answer("ioreg", command).await? {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// The branch or commit that is checked out in a worktree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Head {
+pub(crate) enum Head {
     /// Full name of a branch: `feat/x`. It may have no commit yet.
     Branch(String),
     /// Id of a commit.

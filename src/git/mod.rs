@@ -5,40 +5,40 @@
 //! starts a command in another one.
 
 mod absent;
-pub mod ask;
+pub(crate) mod ask;
 mod head;
 mod settings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use self::absent::{Absent, Refs, absent};
-pub use self::head::Head;
+pub(crate) use self::absent::{Absent, Refs, absent};
+pub(crate) use self::head::Head;
 
 /// A checkout on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tree {
+pub(crate) struct Tree {
     /// Absolute path of its top level, with links resolved.
-    pub top: PathBuf,
+    pub(crate) top: PathBuf,
     /// Its git repository; `None` for a jj workspace that has none.
-    pub git: Option<GitDir>,
+    pub(crate) git: Option<GitDir>,
     /// Whether jj manages it.
-    pub jj: bool,
+    pub(crate) jj: bool,
 }
 
 /// The directories of a git repository, seen from one checkout.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GitDir {
+pub(crate) struct GitDir {
     /// The directory of this checkout alone, with its HEAD for example.
-    pub own: PathBuf,
+    pub(crate) own: PathBuf,
     /// The directory that all worktrees of the repository share; equal to `own` in the main worktree.
-    pub common: PathBuf,
+    pub(crate) common: PathBuf,
 }
 
 impl Tree {
     /// Returns the checkout that contains `directory`: the nearest directory upwards that git or jj would
     /// take for a top level. `None` if there is none.
-    pub fn find(directory: &Path) -> Option<Self> {
+    pub(crate) fn find(directory: &Path) -> Option<Self> {
         let directory = fs::canonicalize(directory).ok()?;
         directory.ancestors().find_map(|top| {
             let git = GitDir::of(top);
@@ -49,7 +49,7 @@ impl Tree {
 
     /// Returns the name that all checkouts of the repository share: the directory name of its main worktree,
     /// or of a bare repository without `.git`. `None` if that directory is the root of the file system.
-    pub fn repository_name(&self) -> Option<String> {
+    pub(crate) fn repository_name(&self) -> Option<String> {
         match &self.git {
             Some(git) => git.name(),
             None => name_of(&main_workspace(&self.top)),
@@ -89,19 +89,19 @@ impl GitDir {
     }
 
     /// Returns the name under which git registered this worktree; `None` for the main worktree.
-    pub fn worktree(&self) -> Option<String> {
+    pub(crate) fn worktree(&self) -> Option<String> {
         let all = self.own.parent()?;
         let registered = all.ends_with("worktrees") && all.parent() == Some(&self.common);
         registered.then(|| name_of(&self.own))?
     }
 
     /// Returns what is checked out here; `None` if that cannot be read.
-    pub fn head(&self) -> Option<Head> {
+    pub(crate) fn head(&self) -> Option<Head> {
         Head::read(&self.own)
     }
 
     /// Returns the branch that is being rebased or bisected here, while no branch is checked out.
-    pub fn interrupted(&self) -> Option<String> {
+    pub(crate) fn interrupted(&self) -> Option<String> {
         head::interrupted(&self.own)
     }
 

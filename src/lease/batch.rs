@@ -13,27 +13,27 @@ use crate::variables::{Outcome, Shard};
 /// The clones that one request asks for. They are made in order: the first ones are there, the others are
 /// missing.
 #[derive(Clone, Debug)]
-pub struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     naming: Naming<'a>,
     tenures: Vec<Tenure<'a>>,
     /// `{id}`: the same for all clones, so that their names can belong together. The first clone has it for its
     /// own id.
     pub(super) group: String,
     /// How their template came about, for `after_clone`.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// Those that are there.
-    pub clones: Vec<ClonedSet>,
+    pub(crate) clones: Vec<ClonedSet>,
     /// When the first look for them began.
-    pub started: Instant,
+    pub(crate) started: Instant,
 }
 
 /// What the databases are called.
 #[derive(Clone, Copy, Debug)]
-pub struct Naming<'a> {
+pub(crate) struct Naming<'a> {
     /// Names of the databases.
-    pub pattern: &'a NamePattern,
+    pub(crate) pattern: &'a NamePattern,
     /// `{shard}`
-    pub shard: Option<Shard>,
+    pub(crate) shard: Option<Shard>,
 }
 
 impl Naming<'_> {
@@ -41,7 +41,7 @@ impl Naming<'_> {
     ///
     /// # Errors
     /// As [`NamePattern::render`].
-    pub fn names(&self, context: &Context<'_>, group: &str, index: usize) -> Result<Vec<String>> {
+    pub(crate) fn names(&self, context: &Context<'_>, group: &str, index: usize) -> Result<Vec<String>> {
         let checkout = &context.holder.checkout;
         let worktree = checkout.worktree_name();
         let render = |alias: &String| {
@@ -65,7 +65,7 @@ impl Naming<'_> {
     ///
     /// # Errors
     /// [`crate::Kind::Usage`]
-    pub fn check(&self, context: &Context<'_>, count: usize) -> Result<()> {
+    pub(crate) fn check(&self, context: &Context<'_>, count: usize) -> Result<()> {
         let group = names::clone_id();
         for index in 0..count {
             let mut names = self.names(context, &group, index)?;
@@ -84,7 +84,7 @@ impl Naming<'_> {
 
 impl<'a> Batch<'a> {
     /// A batch of clones that are all missing. `tenures`: for each, for whom and how long it is kept.
-    pub fn new(naming: Naming<'a>, tenures: Vec<Tenure<'a>>) -> Self {
+    pub(crate) fn new(naming: Naming<'a>, tenures: Vec<Tenure<'a>>) -> Self {
         Batch {
             naming,
             tenures,
@@ -96,18 +96,18 @@ impl<'a> Batch<'a> {
     }
 
     /// How many clones are missing.
-    pub fn missing(&self) -> usize {
+    pub(crate) fn missing(&self) -> usize {
         self.tenures.len() - self.clones.len()
     }
 
     /// Whether none is missing.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.missing() == 0
     }
 
     /// Takes a new `{id}`, unless a clone has the present one in its name already: the registry still knows
     /// what failed by that.
-    pub fn renew_group(&mut self) {
+    pub(crate) fn renew_group(&mut self) {
         if self.clones.is_empty() {
             self.group = names::clone_id();
         }

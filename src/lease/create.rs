@@ -29,7 +29,7 @@ struct Intended {
 /// # Errors
 /// [`crate::Kind::NameTaken`] if a wanted name belongs to something else; the driver's. After an error none of
 /// the clones is there, and a cleanup finds what was made of them.
-pub async fn create(
+pub(crate) async fn create(
     registry: &mut Registry,
     context: &Context<'_>,
     template: &Template,
@@ -74,7 +74,7 @@ pub async fn create(
 ///
 /// # Errors
 /// As [`create`], and [`crate::Kind::Build`].
-pub async fn create_without_template(
+pub(crate) async fn create_without_template(
     registry: &mut Registry,
     context: &Context<'_>,
     fingerprint: &Fingerprint,

@@ -35,7 +35,7 @@ const LANES: i64 = 2;
 ///
 /// # Errors
 /// The driver's. What was being made then is given up.
-pub async fn fill(
+pub(crate) async fn fill(
     registry: &mut Registry,
     context: &Context<'_>,
     fingerprint: &Fingerprint,

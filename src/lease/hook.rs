@@ -21,7 +21,7 @@ use crate::variables::{self, NamedDatabase, Outcome, Phase, Shard};
 
 /// What a hook sees of the hand-out of its clone. No secrets: it is kept in the registry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct HookView {
+pub(super) struct HookView {
     databases: Vec<NamedDatabase>,
     outcome: Outcome,
     shard: Option<Shard>,
@@ -43,7 +43,7 @@ impl HookView {
 }
 
 /// How long `before_release` may take.
-pub const BOUND: Duration = Duration::from_secs(60);
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
 /// By how much less it gets if it is the first of several.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -132,7 +132,7 @@ pub(super) fn note(
 ///
 /// # Errors
 /// How the command ended, with the end of its output.
-pub async fn before_release(
+pub(crate) async fn before_release(
     endpoint: &Endpoint,
     root: &Path,
     definition: &Definition,

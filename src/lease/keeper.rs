@@ -20,7 +20,7 @@ use crate::registry::{CloneState, Registry, Waiting, is_driven};
 /// Keeps the locks of some clones until [`Keeper::stop`]. Dropping it without that ends the watch
 /// and the session, so that the sweep takes the clones.
 #[must_use = "the lease ends with it"]
-pub struct Keeper {
+pub(crate) struct Keeper {
     stop: oneshot::Sender<()>,
     command: Option<oneshot::Sender<Started>>,
     task: JoinHandle<Kept>,
@@ -28,13 +28,13 @@ pub struct Keeper {
 }
 
 /// What is left when a lease ends.
-pub struct Kept {
+pub(crate) struct Kept {
     /// The session that holds the locks; `None` if it was lost and could not be had again.
-    pub registry: Option<Registry>,
+    pub(crate) registry: Option<Registry>,
     /// The clones that were dropped while the session was lost.
-    pub lost: Vec<String>,
+    pub(crate) lost: Vec<String>,
     /// What the holder should know of that.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Kept {
@@ -51,7 +51,7 @@ const LOOK: Duration = Duration::from_secs(5);
 impl Keeper {
     /// Takes over a session that holds the locks of `clones`. What the caller waited for has come, so no
     /// deadline of theirs counts for it any more.
-    pub fn start(
+    pub(crate) fn start(
         mut registry: Registry,
         endpoint: &Endpoint,
         name: &str,
@@ -80,7 +80,7 @@ impl Keeper {
 
     /// Notes, soon, the command that was started for the clones: if this process is killed, they stay until
     /// that has ended, too. Only the first one counts.
-    pub fn command(&mut self, started: Started) {
+    pub(crate) fn command(&mut self, started: Started) {
         if let Some(command) = self.command.take() {
             // If the receiver is gone, the task has ended, which `stop` tells.
             let _ = command.send(started);
@@ -92,7 +92,7 @@ impl Keeper {
     ///
     /// # Errors
     /// [`crate::Kind::Internal`] if the watch panicked.
-    pub async fn stop(self) -> Result<Kept> {
+    pub(crate) async fn stop(self) -> Result<Kept> {
         // If the receiver is gone, the task has ended, which the join below tells.
         let _ = self.stop.send(());
         if !is_driven(&self.runtime) {

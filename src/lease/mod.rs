@@ -11,7 +11,7 @@ mod batch;
 mod create;
 mod fill;
 mod hook;
-pub mod keeper;
+pub(crate) mod keeper;
 mod taken;
 mod warm;
 
@@ -19,13 +19,13 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
-pub use self::batch::{Batch, Naming};
-pub use self::create::{create, create_without_template};
-pub use self::fill::fill;
-pub use self::hook::{BOUND, HookView, before_release};
+pub(crate) use self::batch::{Batch, Naming};
+pub(crate) use self::create::{create, create_without_template};
+pub(crate) use self::fill::fill;
+pub(crate) use self::hook::{BOUND, before_release};
 pub(crate) use self::taken::KEEP;
-pub use self::taken::{check_name, of_another, taken};
-pub use self::warm::{Look, claim};
+pub(crate) use self::taken::{check_name, of_another, taken};
+pub(crate) use self::warm::{Look, claim};
 
 use crate::context::Context;
 use crate::error::Result;
@@ -40,21 +40,21 @@ use crate::variables::NamedDatabase;
 
 /// A clone that is ready for use.
 #[derive(Clone, Debug)]
-pub struct ClonedSet {
+pub(crate) struct ClonedSet {
     /// Short id.
-    pub id: String,
+    pub(crate) id: String,
     /// Its databases, in the order of the definition.
-    pub databases: Vec<NamedDatabase>,
+    pub(crate) databases: Vec<NamedDatabase>,
     /// Their identities, in the same order.
-    pub oids: Vec<Oid>,
+    pub(crate) oids: Vec<Oid>,
     /// What it was made from.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// Whether a session holds it: then it ends with that.
-    pub by_session: bool,
+    pub(crate) by_session: bool,
     /// RFC 3339; `None` for session leases and for ever.
-    pub expires_at: Option<String>,
+    pub(crate) expires_at: Option<String>,
     /// What its name comes from: while that is there, each command in the checkout prolongs the lease.
-    pub bound: Bound,
+    pub(crate) bound: Bound,
 }
 
 impl ClonedSet {
@@ -77,7 +77,7 @@ impl ClonedSet {
     }
 
     /// What a person calls it.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.databases.first().map_or(self.id.as_str(), |d| d.name.as_str())
     }
 }
@@ -94,7 +94,7 @@ fn words(context: &Context<'_>) -> String {
 ///
 /// # Errors
 /// The driver's.
-pub async fn register_unnamed(
+pub(crate) async fn register_unnamed(
     registry: &mut Registry,
     context: &Context<'_>,
     template: &Template,

@@ -10,7 +10,7 @@ use crate::registry::{CloneRow, CloneState, LeaseKind, Registry};
 ///
 /// # Errors
 /// [`Kind::NameTaken`], and the driver's.
-pub async fn check_name(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Result<()> {
+pub(crate) async fn check_name(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Result<()> {
     while let Some(found) = catalog::database(registry.session(), name).await? {
         let error = taken(registry, asker, name).await;
         // A drop that ended between the two looks has forgotten whose the database was, and freed the name.
@@ -26,7 +26,7 @@ pub async fn check_name(registry: &mut Registry, asker: &Asker<'_>, name: &str) 
 pub(crate) const KEEP: &str = "Django: run the tests with --keepdb (pytest: --reuse-db). Rails: build with `db:schema:load`, and run the tests without `db:test:prepare` and with `maintain_test_schema = false`. Ecto: leave `ecto.drop` and `ecto.create` out of the alias `test`. Prisma: `migrate deploy` instead of `migrate reset`. sqlx and Diesel: leave `database reset` out";
 
 /// The error for a name that a database has already.
-pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Error {
+pub(crate) async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Error {
     let error = || Error::new(Kind::NameTaken, format!("there is a database `{name}` already"));
     match registry.clone_by_name(name).await {
         Ok(Some(row)) if row.state == CloneState::Creating => error()
@@ -80,7 +80,7 @@ pub async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Er
 }
 
 /// The error for a clone that belongs to another owner.
-pub fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
+pub(crate) fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
     let name = &row.name;
     let kept = match &row.expires_at {
         Some(until) => format!("it is kept until {until}"),

@@ -14,7 +14,7 @@ use crate::variables::{NamedDatabase, Outcome};
 
 /// What is known of the template whose warm clones are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub(crate) enum Look {
     /// Nobody has looked at it: only clones are taken of which the registry alone can tell that they are fit, and
     /// the hit is counted if all are had.
     None,
@@ -31,7 +31,7 @@ pub enum Look {
 /// # Errors
 /// [`crate::Kind::NameTaken`] if a wanted name belongs to something else, the driver's on the loss of the
 /// connection, and those of `after_clone`. After an error all claimed clones are given up.
-pub async fn claim(
+pub(crate) async fn claim(
     registry: &mut Registry,
     context: &Context<'_>,
     fingerprint: &Fingerprint,

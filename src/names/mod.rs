@@ -6,7 +6,7 @@ mod pattern;
 use std::fmt;
 use std::str::FromStr;
 
-pub use self::pattern::{NameParts, NamePattern};
+pub(crate) use self::pattern::{NameParts, NamePattern};
 
 use crate::error::{Error, Result};
 
@@ -56,7 +56,7 @@ impl FromStr for Fingerprint {
 
 /// Maximum length of an identifier. Postgres silently truncates longer ones (NAMEDATALEN - 1), and two
 /// truncated names may be equal.
-pub const MAX_NAME_BYTES: usize = 63;
+pub(crate) const MAX_NAME_BYTES: usize = 63;
 
 /// Digits and letters without those that look alike; 32 characters, five bits each.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -65,7 +65,7 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 ///
 /// # Panics
 /// If the operating system provides no randomness.
-pub fn random_text(length: usize) -> String {
+pub(crate) fn random_text(length: usize) -> String {
     let mut bytes = vec![0; length];
     #[expect(
         clippy::expect_used,
@@ -76,29 +76,34 @@ pub fn random_text(length: usize) -> String {
 }
 
 /// Returns a new clone id: 40 random bits, short enough to type.
-pub fn clone_id() -> String {
+pub(crate) fn clone_id() -> String {
     random_text(8)
 }
 
 /// A database that every server has, that is empty, and to which no one can connect.
-pub const EMPTY_DATABASE: &str = "template0";
+pub(crate) const EMPTY_DATABASE: &str = "template0";
 
 /// Returns whether a template built from this database may be marked IS_TEMPLATE. The mark lets every
 /// Postgres role with CREATEDB copy a database, and the two databases here may be copied by all of them
 /// anyway.
-pub fn is_public_source(name: &str) -> bool {
+pub(crate) fn is_public_source(name: &str) -> bool {
     matches!(name, EMPTY_DATABASE | "template1")
 }
 
 /// Returns the name under which a database is created: 80 random bits, so that a database of this name was
 /// certainly made by the process that wrote the name into the registry.
-pub fn private_name() -> String {
+pub(crate) fn private_name() -> String {
     format!("pgstencil_{}", random_text(16))
 }
 
 /// Returns the name of a sealed template's database, as shown by `psql -l`. The random end distinguishes a
 /// template from the one that it replaces.
-pub fn template_name(project: &str, definition: &str, alias: &str, fingerprint: &Fingerprint) -> String {
+pub(crate) fn template_name(
+    project: &str,
+    definition: &str,
+    alias: &str,
+    fingerprint: &Fingerprint,
+) -> String {
     let tail = format!("_{}_{}", fingerprint.short(), random_text(4));
     let mut room = MAX_NAME_BYTES;
     loop {
@@ -116,9 +121,9 @@ pub fn template_name(project: &str, definition: &str, alias: &str, fingerprint: 
 const HASH_DIGITS: usize = 6;
 
 /// Minimum size of the result of [`folded`]: one character, `_` and the hash.
-pub const SMALLEST: usize = 1 + 1 + HASH_DIGITS;
+pub(crate) const SMALLEST: usize = 1 + 1 + HASH_DIGITS;
 
-/// Converts a text to a part of a database's name, in at most `room` bytes (at least [`SMALLEST`]).
+/// Converts a text to a part of a database's name, in at most `room` bytes (at least `SMALLEST`).
 ///
 /// Small letters, digits, `-` and `_` are kept; capital letters become small, and anything else becomes `_`.
 /// If the conversion or the length loses something, the name ends in six hex digits of a hash of the whole
@@ -146,7 +151,7 @@ pub fn folded(text: &str, room: usize) -> String {
 }
 
 /// Returns the longest beginning of `text` that has at most `bytes` bytes.
-pub fn cut(text: &str, bytes: usize) -> &str {
+pub(crate) fn cut(text: &str, bytes: usize) -> &str {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -157,7 +162,7 @@ pub fn cut(text: &str, bytes: usize) -> &str {
 /// The ownership tag in the comment of each database: a text for people, and a nonce that proves that the
 /// database is the one in the registry. The builder's own comment comes before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub(crate) struct Mark {
     /// A random text, which is also in the registry row.
     pub nonce: String,
 }
@@ -167,12 +172,12 @@ const MARK: &str = "[pgstencil ";
 
 impl Mark {
     /// Returns the tag of a new database.
-    pub fn random() -> Self {
+    pub(crate) fn random() -> Self {
         Mark { nonce: random_text(20) }
     }
 
     /// Returns the whole comment.
-    pub fn comment(&self, words: &str, builders: Option<&str>) -> String {
+    pub(crate) fn comment(&self, words: &str, builders: Option<&str>) -> String {
         match builders {
             Some(own) => format!("{own}\n{words} {MARK}{}]", self.nonce),
             None => format!("{words} {MARK}{}]", self.nonce),
@@ -180,17 +185,17 @@ impl Mark {
     }
 
     /// Returns the end of a comment with this tag.
-    pub fn ending(&self) -> String {
+    pub(crate) fn ending(&self) -> String {
         format!("{MARK}{}]", self.nonce)
     }
 
     /// Returns whether a comment has this tag.
-    pub fn is_in(&self, comment: Option<&str>) -> bool {
+    pub(crate) fn is_in(&self, comment: Option<&str>) -> bool {
         comment.is_some_and(|c| c.ends_with(&self.ending()))
     }
 
     /// Returns the builder's own part of a comment that may have this tag.
-    pub fn builders<'a>(&self, comment: Option<&'a str>) -> Option<&'a str> {
+    pub(crate) fn builders<'a>(&self, comment: Option<&'a str>) -> Option<&'a str> {
         if !self.is_in(comment) {
             return comment;
         }
@@ -199,7 +204,7 @@ impl Mark {
     }
 
     /// Returns whether a comment has the tag of any pgstencil.
-    pub fn any_in(comment: Option<&str>) -> bool {
+    pub(crate) fn any_in(comment: Option<&str>) -> bool {
         comment.is_some_and(|c| c.contains(MARK))
     }
 }

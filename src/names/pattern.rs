@@ -11,7 +11,7 @@ const MOST_CLONES: usize = 999;
 /// The value of `--name`: a pattern with `{id}`, `{alias}`, `{n}`, `{shard}`, `{branch}`, `{worktree}`,
 /// `{project}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamePattern(Vec<Part>);
+pub(crate) struct NamePattern(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
@@ -34,7 +34,7 @@ enum Field {
 
 /// The values of the fields of a [`NamePattern`].
 #[derive(Clone, Copy, Debug)]
-pub struct NameParts<'a> {
+pub(crate) struct NameParts<'a> {
     /// `{id}`: the same for all clones of one request.
     pub id: &'a str,
     /// `{alias}`
@@ -67,17 +67,17 @@ impl Default for NamePattern {
 
 impl NamePattern {
     /// Returns whether every clone gets its own name.
-    pub fn is_unique(&self) -> bool {
+    pub(crate) fn is_unique(&self) -> bool {
         self.0.contains(&Part::Field(Field::Id))
     }
 
     /// Returns whether the name depends on the branch.
-    pub fn uses_branch(&self) -> bool {
+    pub(crate) fn uses_branch(&self) -> bool {
         self.0.contains(&Part::Field(Field::Branch))
     }
 
     /// Returns whether the name depends on the worktree.
-    pub fn uses_worktree(&self) -> bool {
+    pub(crate) fn uses_worktree(&self) -> bool {
         self.0.contains(&Part::Field(Field::Worktree))
     }
 
@@ -86,7 +86,7 @@ impl NamePattern {
     ///
     /// # Errors
     /// A field has no value here, or the name is too long even when shortened.
-    pub fn render(&self, parts: &NameParts<'_>) -> Result<String> {
+    pub(crate) fn render(&self, parts: &NameParts<'_>) -> Result<String> {
         // Numbers have room for three digits, so that `x_gw9` and `x_gw10` are shortened alike.
         let numbered = !self.is_unique() || self.0.contains(&Part::Field(Field::Index));
         let widest = if numbered { MOST_CLONES } else { 0 };

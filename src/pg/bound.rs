@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The time limit of a statement, if no deadline of the caller ends it earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub(crate) enum Patience {
     /// For statements that read and write a few rows, or change the row of a database: one minute.
     Short,
     /// For statements that copy or count whole databases: one hour.
@@ -38,7 +38,7 @@ impl Patience {
     }
 
     /// Returns the longest time that a statement may take.
-    pub fn most(self) -> Duration {
+    pub(crate) fn most(self) -> Duration {
         Duration::from_secs(match self {
             Patience::Short => 60,
             Patience::Drop => 600,
@@ -55,7 +55,7 @@ const MARGIN: Duration = Duration::from_millis(700);
 
 /// The reason why a statement has no result although the server did not refuse it.
 #[derive(Debug)]
-pub enum Delay {
+pub(crate) enum Delay {
     /// No answer came for this long. The session can no longer be used.
     Silent(Duration),
     /// The caller cancelled while the statement was running. The session can no longer be used.

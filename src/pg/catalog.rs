@@ -18,25 +18,25 @@ use crate::fingerprint::ServerTraits;
 
 /// One database as `pg_database` shows it.
 #[derive(Clone, Debug, FromRow)]
-pub struct Database {
+pub(crate) struct Database {
     /// Identity: survives renames, differs after DROP and CREATE.
-    pub oid: Oid,
+    pub(crate) oid: Oid,
     /// Present name.
-    pub name: String,
+    pub(crate) name: String,
     /// Whether our role owns it or can become its owner.
-    pub ours: bool,
+    pub(crate) ours: bool,
     /// Owner's name.
-    pub owner: String,
+    pub(crate) owner: String,
     /// `datconnlimit = -2`: an interrupted DROP; good for nothing but another DROP.
-    pub invalid: bool,
+    pub(crate) invalid: bool,
     /// `datallowconn`
-    pub open: bool,
+    pub(crate) open: bool,
     /// `datistemplate`
-    pub is_template: bool,
+    pub(crate) is_template: bool,
     /// The comment, which holds our mark.
-    pub comment: Option<String>,
+    pub(crate) comment: Option<String>,
     /// The collation library's version no longer is the one that the database was made with.
-    pub collation_mismatch: bool,
+    pub(crate) collation_mismatch: bool,
 }
 
 // pg_database_collation_actual_version exists from 15 on.
@@ -53,13 +53,13 @@ const DATABASE: &str = "SELECT d.oid, d.datname::text AS name, pg_has_role(d.dat
 const BY_NAME_OR_OID: &str = "d.datname::text = ANY($1) OR d.oid = ANY($2)";
 
 /// A query for [`Database`]s of which a condition on `pg_database d` holds.
-pub fn databases_where(major: u32, condition: &'static str, values: &[&dyn Literal]) -> Statement {
+pub(crate) fn databases_where(major: u32, condition: &'static str, values: &[&dyn Literal]) -> Statement {
     let query = if major >= 15 { DATABASE_15 } else { DATABASE };
     sql::fill("$1$2", &[&Part(query), &sql::fill(condition, values)])
 }
 
 /// The query of [`databases()`].
-pub fn databases_named(major: u32, names: &[String], oids: &[Oid]) -> Statement {
+pub(crate) fn databases_named(major: u32, names: &[String], oids: &[Oid]) -> Statement {
     databases_where(major, BY_NAME_OR_OID, &[&names, &oids])
 }
 
@@ -68,7 +68,11 @@ pub fn databases_named(major: u32, names: &[String], oids: &[Oid]) -> Statement 
 ///
 /// # Errors
 /// The driver's.
-pub async fn databases(session: &mut Session, names: &[String], oids: &[Oid]) -> Result<Vec<Database>> {
+pub(crate) async fn databases(
+    session: &mut Session,
+    names: &[String],
+    oids: &[Oid],
+) -> Result<Vec<Database>> {
     let major = session.facts().major();
     session.rows(databases_named(major, names, oids)).await.doing(|| "read the list of databases".into())
 }
@@ -77,7 +81,7 @@ pub async fn databases(session: &mut Session, names: &[String], oids: &[Oid]) ->
 ///
 /// # Errors
 /// The driver's.
-pub async fn database(session: &mut Session, name: &str) -> Result<Option<Database>> {
+pub(crate) async fn database(session: &mut Session, name: &str) -> Result<Option<Database>> {
     Ok(databases(session, &[name.to_owned()], &[]).await?.into_iter().next())
 }
 
@@ -85,7 +89,11 @@ pub async fn database(session: &mut Session, name: &str) -> Result<Option<Databa
 ///
 /// # Errors
 /// [`sqlx::Error::RowNotFound`] if it does not; the driver's.
-pub async fn stands(session: &mut Session, name: &str, oid: Oid) -> std::result::Result<(), sqlx::Error> {
+pub(crate) async fn stands(
+    session: &mut Session,
+    name: &str,
+    oid: Oid,
+) -> std::result::Result<(), sqlx::Error> {
     session
         .one::<(i32,)>(sql::fill(
             "SELECT 1 FROM pg_database WHERE datname::text = $1 AND oid = $2",
@@ -134,27 +142,27 @@ pub(super) fn traits(row: &PgRow, major: u32) -> std::result::Result<ServerTrait
 
 /// Somebody in a database.
 #[derive(Clone, Debug, FromRow)]
-pub struct Visitor {
+pub(crate) struct Visitor {
     /// Server process.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// Role.
-    pub role: Option<String>,
+    pub(crate) role: Option<String>,
     /// `application_name`
-    pub application: Option<String>,
+    pub(crate) application: Option<String>,
     /// Where from.
-    pub client: Option<String>,
+    pub(crate) client: Option<String>,
     /// `active`, `idle`, … as far as we may see it.
-    pub state: Option<String>,
+    pub(crate) state: Option<String>,
     /// `client backend`, `walsender`, … as far as we may see it; `prepared transaction` for one of those, which
     /// has no process.
-    pub kind: Option<String>,
+    pub(crate) kind: Option<String>,
     /// Whether its role is a superuser, whose sessions only a superuser can end.
-    pub superuser: bool,
+    pub(crate) superuser: bool,
 }
 
 impl Visitor {
     /// One line for a person.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         if self.is_prepared() {
             return format!(
                 "prepared transaction `{}` of role {}",
@@ -173,13 +181,13 @@ impl Visitor {
     }
 
     /// Whether it is a transaction that waits for COMMIT PREPARED, and no session.
-    pub fn is_prepared(&self) -> bool {
+    pub(crate) fn is_prepared(&self) -> bool {
         self.kind.as_deref() == Some(PREPARED)
     }
 
     /// Whether it is what a client of this role began: a session, or a prepared transaction of any role, which
     /// nobody but a client can end.
-    pub fn is_clients_of(&self, role: &str) -> bool {
+    pub(crate) fn is_clients_of(&self, role: &str) -> bool {
         match self.kind.as_deref() {
             Some(PREPARED) => true,
             None | Some("client backend" | "walsender" | "parallel worker") => {
@@ -204,7 +212,7 @@ const VISITORS: &str = "SELECT a.pid, a.usename::text AS role, a.application_nam
 ///
 /// # Errors
 /// The driver's.
-pub async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visitor>> {
+pub(crate) async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visitor>> {
     session.rows(sql::fill(VISITORS, &[&oid])).await.doing(|| "see who is connected".into())
 }
 
@@ -213,7 +221,7 @@ pub async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visitor>> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn log_file(session: &mut Session) -> Result<Option<String>> {
+pub(crate) async fn log_file(session: &mut Session) -> Result<Option<String>> {
     // A refused call would be an error in that log.
     let may = "SELECT has_function_privilege('pg_catalog.pg_current_logfile()', 'EXECUTE')";
     let doing = || "ask for the server's log".to_owned();
@@ -228,7 +236,7 @@ pub async fn log_file(session: &mut Session) -> Result<Option<String>> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn data_directory(session: &mut Session) -> Result<Option<String>> {
+pub(crate) async fn data_directory(session: &mut Session) -> Result<Option<String>> {
     // Asked only where that is allowed: else it is an error. `pg_settings` would compute them all.
     let answer: Option<Option<String>> = session
         .first_scalar(sql::fill(
@@ -246,7 +254,7 @@ pub async fn data_directory(session: &mut Session) -> Result<Option<String>> {
 ///
 /// # Errors
 /// The driver's, or the limit's.
-pub async fn wait_until_empty(
+pub(crate) async fn wait_until_empty(
     session: &mut Session,
     oid: Oid,
     patience: Duration,
@@ -257,7 +265,7 @@ pub async fn wait_until_empty(
 
 /// What is to be done about somebody in a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Care {
+pub(crate) enum Care {
     /// Wait until they leave.
     Wait,
     /// End their session, as far as our role may.
@@ -271,7 +279,7 @@ pub enum Care {
 ///
 /// # Errors
 /// The driver's, or the limit's; sessions that we may not end are among those returned.
-pub async fn clear(
+pub(crate) async fn clear(
     session: &mut Session,
     oid: Oid,
     patience: Duration,
@@ -303,7 +311,7 @@ pub async fn clear(
 ///
 /// # Errors
 /// The driver's; sessions that we may not end are left.
-pub async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
+pub(crate) async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
     for visitor in visitors(session, oid).await? {
         end_session(session, visitor.pid).await?;
     }
@@ -322,13 +330,13 @@ async fn end_session(session: &mut Session, pid: i32) -> Result<()> {
 
 /// A replication slot of a database.
 #[derive(Clone, Debug, FromRow)]
-pub struct Slot {
+pub(crate) struct Slot {
     /// Its name, which no other slot of the server has.
-    pub name: String,
+    pub(crate) name: String,
     /// The output plugin.
-    pub plugin: Option<String>,
+    pub(crate) plugin: Option<String>,
     /// The process that reads from it.
-    pub reader: Option<i32>,
+    pub(crate) reader: Option<i32>,
 }
 
 /// The replication slots of the session's database; temporary ones, which end with their session, are left
@@ -336,7 +344,7 @@ pub struct Slot {
 ///
 /// # Errors
 /// The driver's.
-pub async fn slots(session: &mut Session) -> Result<Vec<Slot>> {
+pub(crate) async fn slots(session: &mut Session) -> Result<Vec<Slot>> {
     session
         .rows(sql::fill(
             "SELECT slot_name::text AS name, plugin::text AS plugin, active_pid AS reader \
@@ -351,7 +359,7 @@ pub async fn slots(session: &mut Session) -> Result<Vec<Slot>> {
 ///
 /// # Errors
 /// The driver's: 42501 if the role may not, 55006 if it is still read from.
-pub async fn drop_slot(session: &mut Session, slot: &Slot) -> Result<()> {
+pub(crate) async fn drop_slot(session: &mut Session, slot: &Slot) -> Result<()> {
     let doing = || format!("drop replication slot `{}`", slot.name);
     let statement = || sql::fill("SELECT pg_drop_replication_slot($1)", &[&slot.name]);
     if let Some(reader) = slot.reader {
@@ -373,7 +381,7 @@ pub async fn drop_slot(session: &mut Session, slot: &Slot) -> Result<()> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn subscriptions(session: &mut Session) -> Result<Vec<(String, Option<String>)>> {
+pub(crate) async fn subscriptions(session: &mut Session) -> Result<Vec<(String, Option<String>)>> {
     session
         .rows(sql::fill(
             "SELECT subname::text, subslotname::text FROM pg_subscription WHERE subdbid = \
@@ -388,7 +396,7 @@ pub async fn subscriptions(session: &mut Session) -> Result<Vec<(String, Option<
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_subscription(session: &mut Session, name: &str) -> Result<()> {
+pub(crate) async fn drop_subscription(session: &mut Session, name: &str) -> Result<()> {
     for statement in sql::drop_subscription(name) {
         session.run(statement).await.doing(|| format!("drop subscription `{name}`"))?;
     }
@@ -398,58 +406,58 @@ pub async fn drop_subscription(session: &mut Session, name: &str) -> Result<()> 
 /// What a template met when it was built, to be compared when it is used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct BuiltWith {
+pub(crate) struct BuiltWith {
     /// `server_version_num`
-    pub server_version: u32,
+    pub(crate) server_version: u32,
     /// Versions of the collations that objects use, over all roles: see [`super::collation::versions`].
-    pub collations: std::collections::BTreeMap<String, String>,
+    pub(crate) collations: std::collections::BTreeMap<String, String>,
     /// Collations about which users' sessions are warned, with the reason, over all roles.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warned_collations: Vec<String>,
+    pub(crate) warned_collations: Vec<String>,
     /// Installed extensions and their versions, over all roles.
-    pub extensions: std::collections::BTreeMap<String, String>,
+    pub(crate) extensions: std::collections::BTreeMap<String, String>,
     /// The version of each that the server would have installed by default.
-    pub available: std::collections::BTreeMap<String, String>,
+    pub(crate) available: std::collections::BTreeMap<String, String>,
     /// Event triggers on login, over all roles.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub login_triggers: Vec<String>,
+    pub(crate) login_triggers: Vec<String>,
     /// Unlogged tables and sequences that hold something, over all roles: a crash of the server empties them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unlogged_tables: Vec<String>,
+    pub(crate) unlogged_tables: Vec<String>,
     /// The database that its build from nothing started from, if that was not the empty one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<Source>,
+    pub(crate) source: Option<Source>,
 }
 
 /// A database that builds start from, as one of them met it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Source {
+pub(crate) struct Source {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its identity.
-    pub oid: u32,
+    pub(crate) oid: u32,
     /// A hash of what it held; hex.
-    pub contents: String,
+    pub(crate) contents: String,
 }
 
 /// What is in a freshly built database.
 #[derive(Clone, Debug, Default)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// Objects that the build made: relations, types, functions, schemas, extensions, large objects.
-    pub objects: i64,
+    pub(crate) objects: i64,
     /// Bytes on disk.
-    pub bytes: i64,
+    pub(crate) bytes: i64,
     /// Files on disk, about.
-    pub files: i64,
+    pub(crate) files: i64,
     /// Extensions beside `plpgsql`.
-    pub extensions: Vec<(String, String)>,
+    pub(crate) extensions: Vec<(String, String)>,
     /// Collations that objects use.
-    pub collations: Vec<Collation>,
+    pub(crate) collations: Vec<Collation>,
     /// Event triggers on login.
-    pub login_triggers: Vec<String>,
+    pub(crate) login_triggers: Vec<String>,
     /// Unlogged tables and sequences that hold something.
-    pub unlogged_tables: Vec<String>,
+    pub(crate) unlogged_tables: Vec<String>,
 }
 
 // 16384 is FirstNormalObjectId: initdb's own objects lie below, whatever users make above
@@ -477,7 +485,7 @@ const UNLOGGED_SEQUENCES: &str = "SELECT n.nspname::text, c.relname::text, s.seq
 ///
 /// # Errors
 /// The driver's.
-pub async fn objects(session: &mut Session) -> Result<i64> {
+pub(crate) async fn objects(session: &mut Session) -> Result<i64> {
     let row: (i64, i64, i64) =
         session.one(sql::fill(CONTENTS, &[])).await.doing(|| "look into a database".into())?;
     Ok(row.0)
@@ -487,7 +495,7 @@ pub async fn objects(session: &mut Session) -> Result<i64> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn own_traits(session: &mut Session) -> Result<String> {
+pub(crate) async fn own_traits(session: &mut Session) -> Result<String> {
     let columns = traits_columns(session.facts().major());
     let statement = sql::fill(
         "SELECT concat_ws(' ', d.encoding, d.provider, d.collate, d.ctype, d.locale) FROM \
@@ -501,7 +509,7 @@ pub async fn own_traits(session: &mut Session) -> Result<String> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn public_schemas(session: &mut Session) -> Result<Vec<String>> {
+pub(crate) async fn public_schemas(session: &mut Session) -> Result<Vec<String>> {
     session
         .scalars(sql::fill(
             "SELECT DISTINCT n.nspname::text FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a \
@@ -516,7 +524,7 @@ pub async fn public_schemas(session: &mut Session) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn is_public(session: &mut Session, oid: Oid) -> Result<bool> {
+pub(crate) async fn is_public(session: &mut Session, oid: Oid) -> Result<bool> {
     session
         .scalar(sql::fill(
             "SELECT EXISTS (SELECT FROM pg_database d CROSS JOIN LATERAL aclexplode(d.datacl) a \
@@ -531,7 +539,7 @@ pub async fn is_public(session: &mut Session, oid: Oid) -> Result<bool> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn is_superuser(session: &mut Session) -> Result<bool> {
+pub(crate) async fn is_superuser(session: &mut Session) -> Result<bool> {
     session
         .scalar(sql::fill("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[]))
         .await
@@ -542,7 +550,7 @@ pub async fn is_superuser(session: &mut Session) -> Result<bool> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn contents(session: &mut Session) -> Result<Contents> {
+pub(crate) async fn contents(session: &mut Session) -> Result<Contents> {
     let database = session.database().to_owned();
     let row: (i64, i64, i64) =
         session.one(sql::fill(CONTENTS, &[])).await.doing(|| format!("look into database `{database}`"))?;
@@ -582,7 +590,7 @@ pub async fn contents(session: &mut Session) -> Result<Contents> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn available_extensions(
+pub(crate) async fn available_extensions(
     session: &mut Session,
     names: &[String],
 ) -> Result<Vec<(String, Option<String>)>> {
@@ -597,7 +605,7 @@ pub async fn available_extensions(
 
 /// Total size of databases. `None` if one is gone, or the role may not connect to it; that is no more
 /// than a size that is not shown.
-pub async fn size(session: &mut Session, oids: &[Oid]) -> Option<i64> {
+pub(crate) async fn size(session: &mut Session, oids: &[Oid]) -> Option<i64> {
     let size: std::result::Result<Option<i64>, sqlx::Error> = session
         .scalar(sql::fill(
             "SELECT sum(pg_database_size(oid))::bigint FROM pg_database WHERE oid = ANY($1)",
@@ -612,7 +620,7 @@ pub async fn size(session: &mut Session, oids: &[Oid]) -> Option<i64> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn named_after(session: &mut Session, fragment: &str) -> Result<Vec<String>> {
+pub(crate) async fn named_after(session: &mut Session, fragment: &str) -> Result<Vec<String>> {
     session
         .scalars(sql::fill(
             "SELECT datname::text FROM pg_database \
@@ -627,7 +635,7 @@ pub async fn named_after(session: &mut Session, fragment: &str) -> Result<Vec<St
 ///
 /// # Errors
 /// [`Kind::Permission`] with the statement that grants it.
-pub async fn require_createdb(session: &mut Session) -> Result<()> {
+pub(crate) async fn require_createdb(session: &mut Session) -> Result<()> {
     let may: bool = session
         .scalar(sql::fill("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user", &[]))
         .await
@@ -644,7 +652,7 @@ pub async fn require_createdb(session: &mut Session) -> Result<()> {
 ///
 /// # Errors
 /// The driver's; 53100 says that the disk is full.
-pub async fn try_to_write(session: &mut Session) -> Result<()> {
+pub(crate) async fn try_to_write(session: &mut Session) -> Result<()> {
     let text = "CREATE TEMP TABLE pgstencil_probe ON COMMIT DROP AS \
                 SELECT n FROM generate_series(1, 30000) n";
     session.run(sql::text(text)).await.doing(|| "write to the server's disk".into())
@@ -670,7 +678,7 @@ const ANALYZED: usize = 100;
 ///
 /// # Errors
 /// The driver's, if the session is lost.
-pub async fn analyze_and_freeze(session: &mut Session) -> Result<Vec<String>> {
+pub(crate) async fn analyze_and_freeze(session: &mut Session) -> Result<Vec<String>> {
     let mut complaints = Vec::new();
     let mut note = |done: Result<()>| match done {
         Err(e) if is_connection_loss(&e) || e.has_fault(Fault::DiskFull) => Err(e),

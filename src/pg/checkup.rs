@@ -9,45 +9,45 @@ use super::{Doing as _, Session, sql};
 use crate::error::Result;
 
 /// Settings by name, in their base units, as far as the role may see them.
-pub type Settings = BTreeMap<String, String>;
+pub(crate) type Settings = BTreeMap<String, String>;
 
 /// The rights of pgstencil's role.
 #[derive(Clone, Copy, Debug, FromRow)]
-pub struct Rights {
+pub(crate) struct Rights {
     /// SUPERUSER
-    pub superuser: bool,
+    pub(crate) superuser: bool,
     /// CREATEDB, or superuser.
-    pub create: bool,
+    pub(crate) create: bool,
     /// Whether it may end sessions of other roles.
-    pub signal: bool,
+    pub(crate) signal: bool,
 }
 
 /// The load of the server.
 #[derive(Clone, Copy, Debug, FromRow)]
-pub struct Load {
+pub(crate) struct Load {
     /// Number of client sessions, including pgstencil's.
-    pub sessions: i64,
+    pub(crate) sessions: i64,
 }
 
 /// A database of the server, with the facts that matter here.
 #[derive(Clone, Debug, FromRow)]
-pub struct Found {
+pub(crate) struct Found {
     /// OID of the database.
-    pub oid: Oid,
+    pub(crate) oid: Oid,
     /// Name of the database.
-    pub name: String,
+    pub(crate) name: String,
     /// Whether pgstencil's role owns it or can become its owner.
-    pub ours: bool,
+    pub(crate) ours: bool,
     /// Whether a DROP of it was interrupted.
-    pub invalid: bool,
+    pub(crate) invalid: bool,
     /// Whether it accepts connections.
-    pub open: bool,
+    pub(crate) open: bool,
     /// Whether it is marked IS_TEMPLATE.
-    pub template: bool,
+    pub(crate) template: bool,
     /// Whether only roles with a grant may connect, as to every registry.
-    pub private: bool,
+    pub(crate) private: bool,
     /// The comment, which contains the ownership tag.
-    pub comment: Option<String>,
+    pub(crate) comment: Option<String>,
 }
 
 const SETTINGS: &str = "SELECT name, setting FROM pg_settings WHERE setting IS NOT NULL AND name IN \
@@ -74,7 +74,7 @@ const ORPHANS: &str = "SELECT d FROM pg_ls_dir('base') d WHERE d ~ '^[0-9]+$' \
 ///
 /// # Errors
 /// Errors of the driver.
-pub async fn settings(session: &mut Session) -> Result<Settings> {
+pub(crate) async fn settings(session: &mut Session) -> Result<Settings> {
     let rows: Vec<(String, String)> =
         session.rows(sql::fill(SETTINGS, &[])).await.doing(|| "read the server's settings".into())?;
     Ok(rows.into_iter().collect())
@@ -84,7 +84,7 @@ pub async fn settings(session: &mut Session) -> Result<Settings> {
 ///
 /// # Errors
 /// Errors of the driver.
-pub async fn rights(session: &mut Session) -> Result<Rights> {
+pub(crate) async fn rights(session: &mut Session) -> Result<Rights> {
     session.one(sql::fill(RIGHTS, &[])).await.doing(|| "read the role's privileges".into())
 }
 
@@ -92,7 +92,7 @@ pub async fn rights(session: &mut Session) -> Result<Rights> {
 ///
 /// # Errors
 /// Errors of the driver.
-pub async fn load(session: &mut Session) -> Result<Load> {
+pub(crate) async fn load(session: &mut Session) -> Result<Load> {
     session.one(sql::fill(LOAD, &[])).await.doing(|| "count the sessions".into())
 }
 
@@ -100,7 +100,7 @@ pub async fn load(session: &mut Session) -> Result<Load> {
 ///
 /// # Errors
 /// Errors of the driver.
-pub async fn databases(session: &mut Session) -> Result<Vec<Found>> {
+pub(crate) async fn databases(session: &mut Session) -> Result<Vec<Found>> {
     session.rows(sql::fill(DATABASES, &[])).await.doing(|| "read the list of databases".into())
 }
 
@@ -108,6 +108,6 @@ pub async fn databases(session: &mut Session) -> Result<Vec<Found>> {
 ///
 /// # Errors
 /// Errors of the driver.
-pub async fn orphan_directories(session: &mut Session) -> Result<Vec<String>> {
+pub(crate) async fn orphan_directories(session: &mut Session) -> Result<Vec<String>> {
     session.scalars(sql::fill(ORPHANS, &[])).await.doing(|| "list directories without a database".into())
 }

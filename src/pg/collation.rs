@@ -16,22 +16,22 @@ use crate::error::Result;
 
 /// A collation that a database uses.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct Collation {
+pub(crate) struct Collation {
     /// Name with its schema, quoted.
-    pub name: String,
+    pub(crate) name: String,
     /// `i` (ICU) or `c` (libc).
-    pub provider: String,
+    pub(crate) provider: String,
     /// The provider's name of the collation.
-    pub locale: String,
+    pub(crate) locale: String,
     /// The version that Postgres recorded when the collation was created.
-    pub recorded: Option<String>,
+    pub(crate) recorded: Option<String>,
     /// The current version of the library.
-    pub actual: Option<String>,
+    pub(crate) actual: Option<String>,
 }
 
 impl Collation {
     /// Returns the warning that sessions which use the collation get, if any.
-    pub fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<String> {
         let (recorded, actual) = (self.recorded.as_ref()?, self.actual.as_ref()?);
         (recorded != actual)
             .then(|| format!("{}: version {recorded} recorded, {actual} installed", self.name))
@@ -58,7 +58,7 @@ fn locale(major: u32) -> Part {
 ///
 /// # Errors
 /// Errors of the driver.
-pub async fn used(session: &mut Session) -> Result<Vec<Collation>> {
+pub(crate) async fn used(session: &mut Session) -> Result<Vec<Collation>> {
     let major = session.facts().major();
     let locale = locale(major);
     let of_database = Part(match major {
@@ -89,7 +89,7 @@ pub async fn used(session: &mut Session) -> Result<Vec<Collation>> {
 ///
 /// # Errors
 /// Errors of the driver.
-pub async fn versions(session: &mut Session, used: &[Collation]) -> Result<BTreeMap<String, String>> {
+pub(crate) async fn versions(session: &mut Session, used: &[Collation]) -> Result<BTreeMap<String, String>> {
     let locale = locale(session.facts().major());
     const VERSION: &str = "SELECT o.collname::text, pg_collation_actual_version(o.oid) FROM pg_collation o WHERE o.oid = \
          (SELECT c.oid FROM pg_collation c WHERE c.collnamespace = 'pg_catalog'::regnamespace \

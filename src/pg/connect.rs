@@ -24,21 +24,21 @@ const BARE: [(&str, &str); 1] = [("search_path", "pg_catalog")];
 /// A statement that fails with 22012 (division by zero) in a stranger's database. Its one row has `role`, the
 /// role that the session acts as from there on, and `began_as`, the one that it would have begun as without a
 /// door. It is made from the server's major version, and whether the session began as `pg_database_owner`.
-pub type Guard = fn(u32, bool) -> Statement;
+pub(crate) type Guard = fn(u32, bool) -> Statement;
 
 /// A session that a guard let in.
-pub struct Entered {
+pub(crate) struct Entered {
     /// The session.
-    pub session: Session,
+    pub(crate) session: Session,
     /// The guard that let it in, for later messages.
-    pub guard: Statement,
+    pub(crate) guard: Statement,
     /// What the question came to. A question that failed changed nothing.
-    pub answer: std::result::Result<PgRow, sqlx::Error>,
+    pub(crate) answer: std::result::Result<PgRow, sqlx::Error>,
 }
 
 /// Why [`Session::enter`] came to nothing.
 #[derive(Debug)]
-pub enum EnterError {
+pub(crate) enum EnterError {
     /// The database does not exist (3D000).
     Missing,
     /// No guard let the session in. None of the database's code has run; what its system catalogs say may
@@ -64,7 +64,7 @@ impl From<OpenError> for EnterError {
 }
 
 /// Whether a guard refused what stood behind it.
-pub fn is_refusal(error: &sqlx::Error) -> bool {
+pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
     SqlState::of(error) == Some(SqlState::DIVISION_BY_ZERO)
 }
 
@@ -91,7 +91,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::open`].
-    pub async fn open_for_user(
+    pub(crate) async fn open_for_user(
         endpoint: &Endpoint,
         database: &str,
         deadline: &Deadline,
@@ -124,7 +124,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::open`]; [`EnterError::Stranger`] if no guard passes.
-    pub async fn enter(
+    pub(crate) async fn enter(
         endpoint: &Endpoint,
         database: &str,
         deadline: &Deadline,

@@ -40,7 +40,7 @@ pub struct Defaults {
 }
 
 /// A function that reads a password file: host, port, database, user → password.
-pub type PassLookup = std::sync::Arc<dyn Fn(&str, u16, &str, &str) -> Option<String> + Send + Sync>;
+pub(crate) type PassLookup = std::sync::Arc<dyn Fn(&str, u16, &str, &str) -> Option<String> + Send + Sync>;
 
 /// A server, a role and how to reach them. `Debug` hides the password.
 #[derive(Clone, Debug)]

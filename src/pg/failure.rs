@@ -8,7 +8,7 @@ use super::sqlstate::SqlState;
 use crate::error::{Error, Fault, Kind, Result};
 
 /// Gives a driver's error its context.
-pub trait Doing<T> {
+pub(crate) trait Doing<T> {
     /// `doing` completes the sentence "could not …".
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl<T> Doing<T> for std::result::Result<T, sqlx::Error> {
 }
 
 /// The SQLSTATE of the driver's error under `error`.
-pub fn sqlstate(error: &Error) -> Option<SqlState> {
+pub(crate) fn sqlstate(error: &Error) -> Option<SqlState> {
     let source = error.source()?;
     match source.downcast_ref::<Said>() {
         Some(said) => said.state,
@@ -33,7 +33,7 @@ pub fn sqlstate(error: &Error) -> Option<SqlState> {
 
 /// An error's text for a person. Of the server's errors only the message: the driver would add that
 /// it comes from the server, and the line of the server's source.
-pub fn words(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn words(error: &(dyn std::error::Error + 'static)) -> String {
     match error.downcast_ref::<sqlx::Error>() {
         Some(sqlx::Error::Database(e)) => e.message().to_owned(),
         Some(e) if let Some(delay) = Delay::of(e) => delay.to_string(),
@@ -42,12 +42,12 @@ pub fn words(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// The text of what is under an error, or its own where there is nothing.
-pub fn cause(error: &Error) -> String {
+pub(crate) fn cause(error: &Error) -> String {
     error.source().map_or_else(|| error.to_string(), words)
 }
 
 /// Whether the session is gone, and its locks with it.
-pub fn is_connection_loss(error: &Error) -> bool {
+pub(crate) fn is_connection_loss(error: &Error) -> bool {
     error.has_fault(Fault::ConnectionLost)
 }
 
@@ -80,7 +80,7 @@ fn explain_delay(delay: &Delay, doing: &str) -> Error {
 /// Of statements of the user's own: what they say is the user's to correct ([`Kind::Build`]), but not that the
 /// session was lost, the time was up, or the caller gave up. The server quotes the statements, so `redact` takes
 /// out what must not be shown, also of what `Debug` shows.
-pub fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String) -> Error {
+pub(crate) fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String) -> Error {
     let state = SqlState::of(&error);
     let ours = is_loss(&error) || Delay::of(&error).is_some() || state == Some(SqlState::QUERY_CANCELED);
     let said = Said { words: redact(&words(&error)), state };

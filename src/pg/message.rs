@@ -13,11 +13,11 @@ use super::sql::Statement;
 
 /// What one statement of a message came to.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// Its rows, if it has any.
-    pub rows: Vec<PgRow>,
+    pub(crate) rows: Vec<PgRow>,
     /// How many rows it wrote or returned.
-    pub count: u64,
+    pub(crate) count: u64,
 }
 
 impl Answer {
@@ -25,7 +25,7 @@ impl Answer {
     ///
     /// # Errors
     /// The driver's, if a column is missing or has another type.
-    pub fn read<T>(&self) -> std::result::Result<Vec<T>, sqlx::Error>
+    pub(crate) fn read<T>(&self) -> std::result::Result<Vec<T>, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
     {
@@ -36,7 +36,7 @@ impl Answer {
     ///
     /// # Errors
     /// [`sqlx::Error::RowNotFound`] if there is none; as [`Answer::read`].
-    pub fn one<T>(&self) -> std::result::Result<T, sqlx::Error>
+    pub(crate) fn one<T>(&self) -> std::result::Result<T, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
     {
@@ -69,7 +69,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn send<const N: usize>(
+    pub(crate) async fn send<const N: usize>(
         &mut self,
         statements: [Statement; N],
     ) -> std::result::Result<[Answer; N], sqlx::Error> {
@@ -82,7 +82,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn send_all(
+    pub(crate) async fn send_all(
         &mut self,
         statements: &[Statement],
     ) -> std::result::Result<Vec<Answer>, sqlx::Error> {
@@ -93,7 +93,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn rows<T>(&mut self, statement: Statement) -> std::result::Result<Vec<T>, sqlx::Error>
+    pub(crate) async fn rows<T>(&mut self, statement: Statement) -> std::result::Result<Vec<T>, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
     {
@@ -104,7 +104,10 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn first<T>(&mut self, statement: Statement) -> std::result::Result<Option<T>, sqlx::Error>
+    pub(crate) async fn first<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Option<T>, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
     {
@@ -115,7 +118,7 @@ impl Session {
     ///
     /// # Errors
     /// [`sqlx::Error::RowNotFound`] if it has none; the driver's.
-    pub async fn one<T>(&mut self, statement: Statement) -> std::result::Result<T, sqlx::Error>
+    pub(crate) async fn one<T>(&mut self, statement: Statement) -> std::result::Result<T, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
     {
@@ -126,7 +129,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::one`].
-    pub async fn scalar<T>(&mut self, statement: Statement) -> std::result::Result<T, sqlx::Error>
+    pub(crate) async fn scalar<T>(&mut self, statement: Statement) -> std::result::Result<T, sqlx::Error>
     where
         (T,): for<'r> FromRow<'r, PgRow>,
     {
@@ -138,7 +141,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn first_scalar<T>(
+    pub(crate) async fn first_scalar<T>(
         &mut self,
         statement: Statement,
     ) -> std::result::Result<Option<T>, sqlx::Error>
@@ -153,7 +156,10 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn scalars<T>(&mut self, statement: Statement) -> std::result::Result<Vec<T>, sqlx::Error>
+    pub(crate) async fn scalars<T>(
+        &mut self,
+        statement: Statement,
+    ) -> std::result::Result<Vec<T>, sqlx::Error>
     where
         (T,): for<'r> FromRow<'r, PgRow>,
     {
@@ -165,7 +171,7 @@ impl Session {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn execute(&mut self, statement: Statement) -> std::result::Result<Answer, sqlx::Error> {
+    pub(crate) async fn execute(&mut self, statement: Statement) -> std::result::Result<Answer, sqlx::Error> {
         let [answer] = self.send([statement]).await?;
         Ok(answer)
     }

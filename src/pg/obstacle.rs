@@ -10,13 +10,13 @@ use crate::error::Result;
 
 /// An object in a database that pgstencil's role cannot remove.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct Obstacle {
+pub(crate) struct Obstacle {
     /// Name of the database.
-    pub database: String,
+    pub(crate) database: String,
     /// Description of the object.
-    pub what: String,
+    pub(crate) what: String,
     /// The statement that removes it, and where to run it.
-    pub fix: String,
+    pub(crate) fix: String,
 }
 
 const OBSTACLES: &str = "SELECT o.database, o.what, o.fix FROM ( \
@@ -42,7 +42,7 @@ ALTER SUBSCRIPTION %1$I SET (slot_name = NONE); DROP SUBSCRIPTION %1$I;', s.subn
      ) o WHERE o.oid = ANY($1) ORDER BY 1, 2";
 
 /// Returns the query for the obstacles in databases.
-pub fn obstacles(oids: &[Oid]) -> Statement {
+pub(crate) fn obstacles(oids: &[Oid]) -> Statement {
     sql::fill(OBSTACLES, &[&oids])
 }
 
@@ -51,12 +51,12 @@ impl Obstacle {
     ///
     /// # Errors
     /// Errors of the driver.
-    pub async fn find(session: &mut Session, oids: &[Oid]) -> Result<Vec<Self>> {
+    pub(crate) async fn find(session: &mut Session, oids: &[Oid]) -> Result<Vec<Self>> {
         session.rows(obstacles(oids)).await.doing(|| "list the obstacles to dropping databases".into())
     }
 
     /// Describes the obstacle in one line.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!("database `{}` cannot be dropped: {}; {}", self.database, self.what, self.fix)
     }
 }

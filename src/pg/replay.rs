@@ -15,25 +15,25 @@ use crate::names::Mark;
 /// Properties of a database that are stored outside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Replay {
+pub(crate) struct Replay {
     /// The owner, if the build gave the database to another Postgres role than the one that pgstencil acts
     /// as.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
+    pub(crate) owner: Option<String>,
     /// `ALTER DATABASE … SET` and `ALTER ROLE … IN DATABASE … SET`.
-    pub settings: Vec<Setting>,
+    pub(crate) settings: Vec<Setting>,
     /// Grants that differ from the default; `None` if they are the default.
-    pub grants: Option<Vec<Grant>>,
+    pub(crate) grants: Option<Vec<Grant>>,
     /// Privileges that the owner revoked from itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub withheld: Vec<String>,
+    pub(crate) withheld: Vec<String>,
     /// The limit; -1 means no limit.
-    pub connection_limit: i32,
+    pub(crate) connection_limit: i32,
     /// The builder's own comment.
-    pub comment: Option<String>,
+    pub(crate) comment: Option<String>,
     /// Security labels, with their providers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub labels: Vec<(String, String)>,
+    pub(crate) labels: Vec<(String, String)>,
 }
 
 impl Default for Replay {
@@ -52,24 +52,24 @@ impl Default for Replay {
 
 /// One stored setting.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// The Postgres role; `None` means all.
-    pub role: Option<String>,
+    pub(crate) role: Option<String>,
     /// Name of the setting.
-    pub name: String,
+    pub(crate) name: String,
     /// Its value, as stored.
-    pub value: String,
+    pub(crate) value: String,
 }
 
 /// One granted privilege.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Grant {
+pub(crate) struct Grant {
     /// The Postgres role; `None` means PUBLIC.
-    pub grantee: Option<String>,
+    pub(crate) grantee: Option<String>,
     /// `CONNECT`, `TEMPORARY` or `CREATE`.
-    pub privilege: String,
+    pub(crate) privilege: String,
     /// `WITH GRANT OPTION`
-    pub grantable: bool,
+    pub(crate) grantable: bool,
 }
 
 /// Reads the properties of a database. `mark` is pgstencil's part of the comment, which does not come from
@@ -77,7 +77,7 @@ pub struct Grant {
 ///
 /// # Errors
 /// Errors of the driver.
-pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay> {
+pub(crate) async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay> {
     let doing = || "read the settings and grants of the built database".to_owned();
     let settings: Vec<(Option<String>, String)> = session
         .rows(sql::fill(
@@ -159,7 +159,7 @@ pub async fn read(session: &mut Session, oid: Oid, mark: &Mark) -> Result<Replay
 ///
 /// # Errors
 /// Errors of the driver, except for a missing privilege.
-pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Result<Vec<String>> {
+pub(crate) async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Result<Vec<String>> {
     let mut refused = Vec::new();
     // Comes first: grants are made as the owner.
     if let Some(owner) = &replay.owner {
@@ -224,7 +224,7 @@ pub async fn apply(session: &mut Session, database: &str, replay: &Replay) -> Re
 ///
 /// # Errors
 /// Errors of the driver.
-pub async fn lack(session: &mut Session, owner: &str, to_give: bool) -> Result<Option<String>> {
+pub(crate) async fn lack(session: &mut Session, owner: &str, to_give: bool) -> Result<Option<String>> {
     let major = session.facts().major();
     // Since 16 the right to SET ROLE is a separate one.
     let set = if major >= 16 { "SET" } else { "MEMBER" };

@@ -160,7 +160,7 @@ impl Session {
     }
 
     /// From here on statements may take so long, if the limit does not end them earlier.
-    pub fn set_patience(&mut self, patience: Patience) {
+    pub(crate) fn set_patience(&mut self, patience: Patience) {
         self.patience = patience;
     }
 

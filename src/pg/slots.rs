@@ -22,11 +22,11 @@ const SLOTS: &str = "SELECT least(s.usable, s.of_role) AS usable, \
 
 /// The connection slots of pgstencil's role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
-pub struct Slots {
+pub(crate) struct Slots {
     /// Maximum number of slots that the role may take.
-    pub usable: i64,
+    pub(crate) usable: i64,
     /// Number of free slots among them.
-    pub free: i64,
+    pub(crate) free: i64,
 }
 
 impl Slots {
@@ -34,19 +34,19 @@ impl Slots {
     ///
     /// # Errors
     /// Errors of the driver.
-    pub async fn count(session: &mut Session) -> Result<Self> {
+    pub(crate) async fn count(session: &mut Session) -> Result<Self> {
         session.one(sql::fill(SLOTS, &[])).await.doing(|| "count connection slots".into())
     }
 
     /// Returns the number of slots that background work leaves free: five, or a tenth if that is more, but
     /// never more than half of them.
-    pub fn left_free(usable: i64) -> i64 {
+    pub(crate) fn left_free(usable: i64) -> i64 {
         (usable / 10).max(5).min(usable / 2)
     }
 
     /// Returns the number of slots that background work may still take. If it is negative, the caller should
     /// end its session.
-    pub fn spare(self) -> i64 {
+    pub(crate) fn spare(self) -> i64 {
         self.free - Slots::left_free(self.usable)
     }
 }

@@ -8,7 +8,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-pub use rows::{
+pub(crate) use rows::{
     Cell, Digested, Reference, Time, count_and_digest, digest_columns, digest_each, holds_time, positions,
 };
 
@@ -72,20 +72,20 @@ pub(super) fn user_statements(text: String) -> Statement {
 }
 
 /// Statements without values.
-pub fn text(text: &'static str) -> Statement {
+pub(crate) fn text(text: &'static str) -> Statement {
     fill(text, &[])
 }
 
 /// A part of a statement that depends on the server's version or the like, as a value of [`fill`]: it stands there as
 /// it is.
 #[derive(Clone, Copy, Debug)]
-pub struct Part(pub &'static str);
+pub(crate) struct Part(pub &'static str);
 
 /// Has the commit of this transaction wait for the disk, also where the server or the role says
 /// `synchronous_commit = off`: a crash would take the last commits back
 /// (<https://www.postgresql.org/docs/current/wal-async-commit.html>), and with them what was handed out.
 /// Elsewhere it changes nothing: who waits for a standby goes on to do so.
-pub fn flushed() -> Statement {
+pub(crate) fn flushed() -> Statement {
     Statement(
         "SELECT set_config('synchronous_commit', 'local', true) \
          WHERE current_setting('synchronous_commit') = 'off'"
@@ -96,14 +96,14 @@ pub fn flushed() -> Statement {
 /// Several statements as one message, which the server runs as one transaction
 /// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT>). None of
 /// them may be a CREATE or DROP DATABASE.
-pub fn together(statements: &[Statement]) -> Statement {
+pub(crate) fn together(statements: &[Statement]) -> Statement {
     let texts: Vec<&str> = statements.iter().map(Statement::text).collect();
     Statement(texts.join("; "))
 }
 
 /// A value that [`fill`] writes into a statement. All are quoted. Texts take their type from what stands
 /// around them; numbers have theirs, since `CASE … THEN '3000000000' ELSE 0 END` would make an integer of it.
-pub trait Literal: Sync {
+pub(crate) trait Literal: Sync {
     /// As it stands in a statement.
     fn literal(&self) -> String;
 }
@@ -209,7 +209,7 @@ where
 /// Writes values in the place of `$1` and so on. To bind them would take a round trip of its own for each
 /// statement, and several statements could not be one message. In debug builds each number must have a value, and
 /// each value a number.
-pub fn fill(text: &'static str, values: &[&dyn Literal]) -> Statement {
+pub(crate) fn fill(text: &'static str, values: &[&dyn Literal]) -> Statement {
     debug_assert!(
         (1..=values.len()).all(|n| numbers(text).any(|number| number == n)),
         "there are {} values for: {text}",
@@ -242,19 +242,19 @@ fn numbers(text: &str) -> impl Iterator<Item = usize> {
 }
 
 /// An INSERT of rows that [`fill`] made.
-pub fn insert_rows(insert: &'static str, rows: &[Statement], returning: &'static str) -> Statement {
+pub(crate) fn insert_rows(insert: &'static str, rows: &[Statement], returning: &'static str) -> Statement {
     let rows: Vec<&str> = rows.iter().map(Statement::text).collect();
     Statement(format!("{insert}{}{returning}", rows.join(", ")))
 }
 
 /// Quotes an identifier for any position in a statement.
-pub fn quote_ident(name: &str) -> String {
+pub(crate) fn quote_ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Quotes a literal, whatever `standard_conforming_strings` says. A zero byte, which Postgres cannot
 /// store, would end the message: it becomes U+FFFD.
-pub fn quote_literal(text: &str) -> String {
+pub(crate) fn quote_literal(text: &str) -> String {
     let quoted = text.replace('\'', "''").replace('\0', "\u{fffd}");
     if quoted.contains('\\') {
         format!(" E'{}'", quoted.replace('\\', "\\\\"))
@@ -265,7 +265,7 @@ pub fn quote_literal(text: &str) -> String {
 
 /// How a database is copied, as far as the server must be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CopyStrategy {
+pub(crate) enum CopyStrategy {
     /// The server knows only one (13 and 14).
     Only,
     /// Through the buffer pool and the WAL.
@@ -278,13 +278,13 @@ pub enum CopyStrategy {
 
 impl CopyStrategy {
     /// The strategy of a word; `None` if it has none.
-    pub fn from_word(word: &str) -> Option<Self> {
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
         let all = [CopyStrategy::Only, CopyStrategy::WalLog, CopyStrategy::FileCopy, CopyStrategy::Reflink];
         all.into_iter().find(|strategy| strategy.as_str() == word)
     }
 
     /// The word of the config; `only` where there is no choice.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             CopyStrategy::Only => "only",
             CopyStrategy::WalLog => "wal_log",
@@ -301,7 +301,7 @@ impl std::fmt::Display for CopyStrategy {
 }
 
 /// `CREATE DATABASE name TEMPLATE template`. Must be the only statement of its message (25001).
-pub fn create_database(
+pub(crate) fn create_database(
     name: &str,
     template: &str,
     strategy: CopyStrategy,
@@ -320,7 +320,7 @@ pub fn create_database(
 }
 
 /// The registry database: UTF-8 on any server, since locale C goes with every encoding.
-pub fn create_registry(name: &str) -> Statement {
+pub(crate) fn create_registry(name: &str) -> Statement {
     Statement(format!(
         "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
         quote_ident(name)
@@ -328,48 +328,48 @@ pub fn create_registry(name: &str) -> Statement {
 }
 
 /// `REVOKE ALL … FROM PUBLIC`: closes a database to all but its owner.
-pub fn revoke_public(name: &str) -> Statement {
+pub(crate) fn revoke_public(name: &str) -> Statement {
     Statement(format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", quote_ident(name)))
 }
 
 /// `DROP DATABASE`. Run it with `statement_timeout = 0`: an interrupted one leaves an invalid database.
-pub fn drop_database(name: &str) -> Statement {
+pub(crate) fn drop_database(name: &str) -> Statement {
     Statement(format!("DROP DATABASE {}", quote_ident(name)))
 }
 
 /// Session settings.
-pub fn set_file_copy_method(clone: bool) -> Statement {
+pub(crate) fn set_file_copy_method(clone: bool) -> Statement {
     let method = if clone { "clone" } else { "copy" };
     Statement(format!("SET file_copy_method = {method}"))
 }
 
 /// `ALTER DATABASE … RENAME TO`.
-pub fn rename_database(from: &str, to: &str) -> Statement {
+pub(crate) fn rename_database(from: &str, to: &str) -> Statement {
     Statement(format!("ALTER DATABASE {} RENAME TO {}", quote_ident(from), quote_ident(to)))
 }
 
 /// `ALTER DATABASE … OWNER TO`.
-pub fn owner(name: &str, role: &str) -> Statement {
+pub(crate) fn owner(name: &str, role: &str) -> Statement {
     Statement(format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(role)))
 }
 
 /// `COMMENT ON DATABASE`. Succeeds for a missing database, so look for its oid first.
-pub fn comment_database(name: &str, comment: &str) -> Statement {
+pub(crate) fn comment_database(name: &str, comment: &str) -> Statement {
     Statement(format!("COMMENT ON DATABASE {} IS {}", quote_ident(name), quote_literal(comment)))
 }
 
 /// `ALTER DATABASE … ALLOW_CONNECTIONS`. Never on an invalid database: that ends the session.
-pub fn allow_connections(name: &str, allow: bool) -> Statement {
+pub(crate) fn allow_connections(name: &str, allow: bool) -> Statement {
     Statement(format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", quote_ident(name)))
 }
 
 /// `ALTER DATABASE … IS_TEMPLATE`. Never on an invalid database: that ends the session.
-pub fn is_template(name: &str, yes: bool) -> Statement {
+pub(crate) fn is_template(name: &str, yes: bool) -> Statement {
     Statement(format!("ALTER DATABASE {} IS_TEMPLATE {yes}", quote_ident(name)))
 }
 
 /// Puts a security label on a database.
-pub fn security_label(database: &str, provider: &str, label: &str) -> Statement {
+pub(crate) fn security_label(database: &str, provider: &str, label: &str) -> Statement {
     Statement(format!(
         "SECURITY LABEL FOR {} ON DATABASE {} IS {}",
         quote_ident(provider),
@@ -379,13 +379,13 @@ pub fn security_label(database: &str, provider: &str, label: &str) -> Statement 
 }
 
 /// `ALTER DATABASE … CONNECTION LIMIT`.
-pub fn connection_limit(name: &str, limit: i32) -> Statement {
+pub(crate) fn connection_limit(name: &str, limit: i32) -> Statement {
     Statement(format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(name)))
 }
 
 /// Stores a setting with the database, or with a role in it; without a value, the session's present
 /// one: a list such as `search_path` must not be quoted as one literal.
-pub fn store_setting(name: &str, role: Option<&str>, setting: &str, value: Option<&str>) -> Statement {
+pub(crate) fn store_setting(name: &str, role: Option<&str>, setting: &str, value: Option<&str>) -> Statement {
     // A custom setting's name is `class.name`; quoting each part keeps odd ones intact.
     let setting: Vec<String> = setting.split('.').map(quote_ident).collect();
     let setting = setting.join(".");
@@ -401,7 +401,7 @@ pub fn store_setting(name: &str, role: Option<&str>, setting: &str, value: Optio
 }
 
 /// `GRANT privilege ON DATABASE`; grantee `None` is PUBLIC.
-pub fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantable: bool) -> Statement {
+pub(crate) fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantable: bool) -> Statement {
     let privilege = letters(privilege);
     Statement(format!(
         "GRANT {privilege} ON DATABASE {} TO {}{}",
@@ -412,7 +412,7 @@ pub fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantable: bool
 }
 
 /// Takes a right on a database from a role, or from the session's own.
-pub fn revoke(name: &str, privilege: &str, role: Option<&str>) -> Statement {
+pub(crate) fn revoke(name: &str, privilege: &str, role: Option<&str>) -> Statement {
     Statement(format!(
         "REVOKE {} ON DATABASE {} FROM {}",
         letters(privilege),
@@ -427,18 +427,18 @@ fn letters(privilege: &str) -> String {
 }
 
 /// Makes the planner's statistics of some tables.
-pub fn analyze<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
+pub(crate) fn analyze<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let names = tables.map(|(schema, table)| format!("{}.{}", quote_ident(schema), quote_ident(table)));
     Statement(format!("ANALYZE {}", names.collect::<Vec<_>>().join(", ")))
 }
 
 /// `VACUUM (FREEZE)` of one table.
-pub fn vacuum_freeze(schema: &str, table: &str) -> Statement {
+pub(crate) fn vacuum_freeze(schema: &str, table: &str) -> Statement {
     Statement(format!("VACUUM (FREEZE) {}.{}", quote_ident(schema), quote_ident(table)))
 }
 
 /// Drops a subscription without a word to its publisher: one statement after the other.
-pub fn drop_subscription(name: &str) -> [Statement; 3] {
+pub(crate) fn drop_subscription(name: &str) -> [Statement; 3] {
     let name = quote_ident(name);
     [
         Statement(format!("ALTER SUBSCRIPTION {name} DISABLE")),
@@ -448,7 +448,7 @@ pub fn drop_subscription(name: &str) -> [Statement; 3] {
 }
 
 /// Whether a sequence has left its start.
-pub fn has_moved(schema: &str, sequence: &str, start: i64) -> Statement {
+pub(crate) fn has_moved(schema: &str, sequence: &str, start: i64) -> Statement {
     Statement(format!(
         "SELECT is_called OR last_value <> {start} FROM {}.{}",
         quote_ident(schema),
@@ -458,7 +458,7 @@ pub fn has_moved(schema: &str, sequence: &str, start: i64) -> Statement {
 
 /// How many rows each of these tables has, one row of the answer for each, in their order. Rows of
 /// tables that inherit are not counted again with their parents.
-pub fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
+pub(crate) fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let counts: Vec<String> = tables
         .enumerate()
         .map(|(n, (schema, table))| {
@@ -469,7 +469,7 @@ pub fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> State
 }
 
 /// For each table one row with a `digest` of all of its rows, whatever their order.
-pub fn digest_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
+pub(crate) fn digest_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let digests = tables.enumerate().map(|(n, (schema, table))| {
         format!(
             "SELECT {n} AS n, count(*) || ' ' || \
@@ -484,7 +484,7 @@ pub fn digest_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Stat
 
 /// For each table one row with a `digest` of what its rows say beside times and random ids (UUIDs); null for
 /// tables of more than so many rows.
-pub fn digest_few_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>, few: usize) -> Statement {
+pub(crate) fn digest_few_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>, few: usize) -> Statement {
     const TIME: &str =
         "[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?([.][0-9]+)? ?(Z|[+-][0-9:]{2,6})?";
     const UUID: &str = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}";

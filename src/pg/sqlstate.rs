@@ -5,14 +5,14 @@ use super::bound::Delay;
 
 /// What a server says that an error is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct SqlState([u8; 5]);
+pub(crate) struct SqlState([u8; 5]);
 
 macro_rules! states {
     ($($name:ident = $code:literal,)+) => {
         impl SqlState {
             $(
                 #[doc = concat!("`", $code, "`")]
-                pub const $name: SqlState = SqlState::literal($code);
+                pub(crate) const $name: SqlState = SqlState::literal($code);
             )+
         }
     };
@@ -58,7 +58,7 @@ impl SqlState {
     }
 
     /// The state of a driver's error, if a server sent one.
-    pub fn of(error: &sqlx::Error) -> Option<Self> {
+    pub(crate) fn of(error: &sqlx::Error) -> Option<Self> {
         if let Some(Delay::Locked { cause, .. }) = Delay::of(error) {
             return SqlState::of(cause);
         }
@@ -68,12 +68,12 @@ impl SqlState {
 
     /// Whether the connection is at fault: its own exceptions (class 08), or that the server shuts down, crashed or
     /// ended the session (57P).
-    pub fn is_connection(self) -> bool {
+    pub(crate) fn is_connection(self) -> bool {
         self.0.starts_with(b"08") || self.0.starts_with(b"57P")
     }
 
     /// Whether an operator, a deadline or the connection ended the statement (classes 57 and 08).
-    pub fn is_intervention(self) -> bool {
+    pub(crate) fn is_intervention(self) -> bool {
         self.0.starts_with(b"08") || self.0.starts_with(b"57")
     }
 }

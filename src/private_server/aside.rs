@@ -63,7 +63,7 @@ pub(super) fn moved(home: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the notice for directories that were moved aside; `None` if there are none.
-pub fn notice(moved: &[PathBuf]) -> Option<String> {
+pub(crate) fn notice(moved: &[PathBuf]) -> Option<String> {
     let names: Vec<String> = moved.iter().map(|f| f.display().to_string()).collect();
     (!names.is_empty()).then(|| {
         format!(

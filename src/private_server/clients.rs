@@ -13,36 +13,36 @@ use crate::error::Result;
 use crate::url::ServerUrl;
 
 /// The application name of pgstencil's sessions.
-pub const APPLICATION: &str = "pgstencil";
+pub(crate) const APPLICATION: &str = "pgstencil";
 
 /// The application name of pgstencil's background processes and status queries. Their work may be
 /// interrupted: the next command continues it.
-pub const BACKGROUND: &str = "pgstencil background";
+pub(crate) const BACKGROUND: &str = "pgstencil background";
 
 /// A session of a client.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct Client {
+pub(crate) struct Client {
     /// Number of the server's process for this session.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// Application name of the client; empty if it has none.
-    pub application: String,
+    pub(crate) application: String,
     /// Postgres role of the session.
-    pub role: String,
+    pub(crate) role: String,
     /// Database of the session.
-    pub database: String,
+    pub(crate) database: String,
 }
 
 /// A running server and its clients.
 #[derive(Clone, Debug)]
-pub struct Occupied {
+pub(crate) struct Occupied {
     /// Its major version.
-    pub major: u32,
+    pub(crate) major: u32,
     /// Its URL, with the password.
-    pub url: ServerUrl,
+    pub(crate) url: ServerUrl,
     /// The directory of its socket.
-    pub socket_dir: Option<PathBuf>,
+    pub(crate) socket_dir: Option<PathBuf>,
     /// The sessions of clients, without those of pgstencil's background processes.
-    pub clients: Vec<Client>,
+    pub(crate) clients: Vec<Client>,
 }
 
 impl fmt::Display for Client {
@@ -69,7 +69,7 @@ impl PrivateServer {
     ///
     /// # Errors
     /// `Config` if `run_as` names no usable account; `Permission` if a cluster belongs to another account.
-    pub async fn occupied(&self) -> Result<Vec<Occupied>> {
+    pub(crate) async fn occupied(&self) -> Result<Vec<Occupied>> {
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
         let mut occupied = Vec::new();

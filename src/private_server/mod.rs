@@ -41,10 +41,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::url::ServerUrl;
-pub use aside::notice;
-pub use clients::{APPLICATION, BACKGROUND, Client, Occupied};
-pub use end::Stopped;
-pub use status::{Listed, Moved, Places, State, Status};
+pub(crate) use aside::notice;
+pub(crate) use clients::{APPLICATION, BACKGROUND, Occupied};
+pub use status::State;
+pub(crate) use status::{Listed, Moved, Places, Status};
 
 use account::Account;
 use binaries::{Binaries, Search};

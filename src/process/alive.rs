@@ -8,7 +8,7 @@ use nix::sys::signal::{kill, killpg};
 use nix::unistd::Pid;
 
 /// Returns whether a process with this number is running here.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let Ok(number) = i32::try_from(pid) else {
         return false;
     };
@@ -18,7 +18,7 @@ pub fn is_alive(pid: u32) -> bool {
 }
 
 /// Returns whether a process of this group is running here.
-pub fn is_group_alive(group: u32) -> bool {
+pub(crate) fn is_group_alive(group: u32) -> bool {
     let Ok(number) = i32::try_from(group) else {
         return false;
     };

@@ -36,22 +36,22 @@ const GATE: &str = r#"trap '' TTIN TTOU; IFS= read -r go || exit 125; exec "$@" 
 
 /// Result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// How the command itself ended.
-    pub status: Status,
+    pub(crate) status: Status,
     /// Whether and why pgstencil ended it.
-    pub ended: Ended,
+    pub(crate) ended: Ended,
     /// The last 40 lines of its output, as returned by [`super::plain`].
-    pub tail: Vec<String>,
+    pub(crate) tail: Vec<String>,
     /// Time from its start to its end.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// Processes of its group that did not end within [`Job::patience`] and so were ended; for display.
-    pub left: Vec<String>,
+    pub(crate) left: Vec<String>,
 }
 
 /// The reason why a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// It ended by itself, or another process ended it.
     ByItself,
     /// pgstencil ended it at the timeout.
@@ -83,7 +83,7 @@ pub enum Ended {
 ///
 /// If the future is dropped, the watchdog ends the group as if pgstencil had been killed, but nothing waits
 /// for that. Use `cancel` if the group must be gone before the next step.
-pub async fn run_captured(
+pub(crate) async fn run_captured(
     job: &Job,
     timeout: Option<Duration>,
     cancel: &CancellationToken,

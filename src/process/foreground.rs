@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 /// From [`Signals::subscribe`] on these signals no longer end this process. Signals that arrive while no
 /// caller waits are kept for the next caller (several of one kind count as one).
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     interrupt: Option<unix::Signal>,
     terminate: Option<unix::Signal>,
     hangup: Option<unix::Signal>,
@@ -47,7 +47,7 @@ impl Signals {
     /// # Errors
     ///
     /// [`crate::Kind::Internal`] if the system refuses.
-    pub fn subscribe() -> Result<Self> {
+    pub(crate) fn subscribe() -> Result<Self> {
         // Read before the first handler is installed, since a handler ends the ignoring.
         let ignored = ignored_signals();
         let listen = |signal: Signal| {
@@ -71,7 +71,7 @@ impl Signals {
     /// # Cancel safety
     ///
     /// Nothing is lost if the future is dropped.
-    pub async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             () = next(&mut self.interrupt) => Signal::SIGINT,
             () = next(&mut self.terminate) => Signal::SIGTERM,
@@ -99,11 +99,11 @@ pub(super) fn ignored_signals() -> u64 {
 
 /// A command that was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Started {
+pub(crate) struct Started {
     /// Number of its process.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Its process group, if that is not pgstencil's.
-    pub group: Option<u32>,
+    pub(crate) group: Option<u32>,
 }
 
 /// Runs a command with this process's standard input, output and error until it ends. `started` is called as
@@ -121,7 +121,7 @@ pub struct Started {
 /// # Cancel safety
 ///
 /// If the future is dropped, the command continues, unwatched.
-pub async fn run_foreground(
+pub(crate) async fn run_foreground(
     job: &Job,
     signals: &mut Signals,
     started: impl FnOnce(Started),

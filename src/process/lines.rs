@@ -69,7 +69,7 @@ impl Lines {
 
 /// Returns a line without colours and other control sequences that begin with `ESC [`, for places where it is
 /// read later.
-pub fn plain(line: &str) -> Cow<'_, str> {
+pub(crate) fn plain(line: &str) -> Cow<'_, str> {
     if !line.contains("\x1b[") {
         return line.into();
     }

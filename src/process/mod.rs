@@ -28,10 +28,10 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
-pub use self::alive::{is_alive, is_group_alive};
-pub use self::captured::{Ended, Finished, run_captured};
-pub use self::foreground::{Signals, Started, run_foreground};
-pub use self::lines::plain;
+pub(crate) use self::alive::{is_alive, is_group_alive};
+pub(crate) use self::captured::{Ended, Finished, run_captured};
+pub(crate) use self::foreground::{Signals, Started, run_foreground};
+pub(crate) use self::lines::plain;
 
 use tokio_util::sync::CancellationToken;
 
@@ -42,26 +42,26 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// A command to run.
 #[derive(Clone)]
-pub struct Job {
+pub(crate) struct Job {
     /// Program and arguments; never empty. The program is searched in the child's `PATH`.
-    pub argv: Vec<OsString>,
+    pub(crate) argv: Vec<OsString>,
     /// Working directory.
-    pub cwd: PathBuf,
+    pub(crate) cwd: PathBuf,
     /// Variables to set, in addition to the environment of pgstencil.
-    pub env: Vec<(OsString, OsString)>,
+    pub(crate) env: Vec<(OsString, OsString)>,
     /// Variables to remove from the environment of pgstencil; `env` may set them again.
-    pub cleared: Vec<OsString>,
+    pub(crate) cleared: Vec<OsString>,
     /// Cancelled when the command must be gone before anything else happens: a captured command then gets
     /// KILL without a TERM before it.
-    pub kill: CancellationToken,
+    pub(crate) kill: CancellationToken,
     /// Time that the remaining processes of a captured command have to end by themselves, after the command
     /// succeeded.
-    pub patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 impl Job {
     /// Returns a job that runs `argv` in `cwd`, with the environment of pgstencil.
-    pub fn new(argv: Vec<OsString>, cwd: impl Into<PathBuf>) -> Self {
+    pub(crate) fn new(argv: Vec<OsString>, cwd: impl Into<PathBuf>) -> Self {
         Job {
             argv,
             cwd: cwd.into(),
@@ -73,7 +73,7 @@ impl Job {
     }
 
     /// Returns a job that runs `sh -c COMMAND` in `cwd`, with the environment of pgstencil.
-    pub fn shell(command: &str, cwd: impl Into<PathBuf>) -> Self {
+    pub(crate) fn shell(command: &str, cwd: impl Into<PathBuf>) -> Self {
         Job::new(vec!["sh".into(), "-c".into(), command.into()], cwd)
     }
 
@@ -102,7 +102,7 @@ impl fmt::Debug for Job {
 
 /// How a process ended. `Display` fits into "the command failed (exit code 3)".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     /// The process called `exit`.
     Exited(i32),
     /// A signal ended the process.
@@ -111,7 +111,7 @@ pub enum Status {
 
 impl Status {
     /// Returns the exit code as a shell reports it: 128+n for signal n.
-    pub fn code(self) -> i32 {
+    pub(crate) fn code(self) -> i32 {
         match self {
             Status::Exited(code) => code,
             Status::Signaled(signal) => 128 + signal,
@@ -119,7 +119,7 @@ impl Status {
     }
 
     /// Returns whether the process exited with 0.
-    pub fn success(self) -> bool {
+    pub(crate) fn success(self) -> bool {
         self == Status::Exited(0)
     }
 }

@@ -14,20 +14,20 @@ use super::owner::Bound;
 
 /// A clone that is kept for a branch or a worktree.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct BoundRow {
+pub(crate) struct BoundRow {
     /// Short id.
-    pub id: String,
+    pub(crate) id: String,
     /// Name of its first database.
-    pub name: String,
+    pub(crate) name: String,
     /// Namespace.
-    pub project: String,
+    pub(crate) project: String,
     /// Name of the definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// The branch and the worktree.
     #[sqlx(flatten)]
-    pub bound: Bound,
+    pub(crate) bound: Bound,
     /// Sessions in its databases.
-    pub sessions: i64,
+    pub(crate) sessions: i64,
     /// Another one after every change of the row.
     version: String,
 }
@@ -74,7 +74,7 @@ fn fill(query: &'static str, checkout: &Checkout) -> Option<Statement> {
 
 impl BoundRow {
     /// Whether the clone's row is still as it was in `before`.
-    pub fn is_same(&self, before: &BoundRow) -> bool {
+    pub(crate) fn is_same(&self, before: &BoundRow) -> bool {
         self.id == before.id && self.version == before.version
     }
 }
@@ -85,7 +85,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn bound(&mut self, checkout: &Checkout) -> Result<Vec<BoundRow>> {
+    pub(crate) async fn bound(&mut self, checkout: &Checkout) -> Result<Vec<BoundRow>> {
         self.read_bound(LOOK, checkout).await
     }
 
@@ -101,7 +101,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn bound_elsewhere(&mut self, checkout: &Checkout) -> Result<i64> {
+    pub(crate) async fn bound_elsewhere(&mut self, checkout: &Checkout) -> Result<i64> {
         let Some(statement) = fill(ELSEWHERE, checkout) else {
             return Ok(0);
         };
@@ -118,7 +118,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn bound_here(&mut self, checkout: &Checkout) -> Result<Vec<BoundRow>> {
+    pub(crate) async fn bound_here(&mut self, checkout: &Checkout) -> Result<Vec<BoundRow>> {
         match self.bound.take() {
             Some(rows) => Ok(rows),
             None => self.read_bound(HERE, checkout).await,

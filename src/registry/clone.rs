@@ -21,7 +21,7 @@ use super::{CloneState, DatabaseRow, Holder, LeaseKind, Registry, ShownState, dr
 
 /// Until when a holder keeps a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Term {
+pub(crate) enum Term {
     /// As long as a session holds the clone's lock.
     Session,
     /// For this long, by the server's clock; `None` is for ever. It replaces what was said before.
@@ -50,81 +50,81 @@ impl Term {
 
 /// One clone.
 #[derive(Clone, Debug, FromRow)]
-pub struct CloneRow {
+pub(crate) struct CloneRow {
     /// Short random id; the clone's lock is made from it.
-    pub id: String,
+    pub(crate) id: String,
     /// Namespace.
-    pub project: String,
+    pub(crate) project: String,
     /// Name of the definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// Of the template that it was made from.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// Name of its first database.
-    pub name: String,
+    pub(crate) name: String,
     /// How far it is.
-    pub state: CloneState,
+    pub(crate) state: CloneState,
     /// What ends its lease.
-    pub lease: LeaseKind,
+    pub(crate) lease: LeaseKind,
     /// RFC 3339, UTC; `None` for session leases and for ever.
-    pub expires_at: Option<String>,
+    pub(crate) expires_at: Option<String>,
     /// Whether the expiry has passed.
-    pub expired: bool,
+    pub(crate) expired: bool,
     /// Seconds until then; `None` as `expires_at`.
-    pub left_s: Option<Seconds>,
+    pub(crate) left_s: Option<Seconds>,
     /// Seconds since a sweep first found it without holder.
-    pub orphaned_s: Option<Seconds>,
+    pub(crate) orphaned_s: Option<Seconds>,
     /// Seconds that it may be without holder; `None` if its project has noted none.
-    pub grace_s: Option<Seconds>,
+    pub(crate) grace_s: Option<Seconds>,
     /// Who holds it.
-    pub holder: Json<Holder>,
+    pub(crate) holder: Json<Holder>,
     /// Seconds since it was made.
-    pub age_s: Seconds,
+    pub(crate) age_s: Seconds,
     /// RFC 3339, UTC.
-    pub created_at: String,
+    pub(crate) created_at: String,
     /// Whose it is.
     #[sqlx(flatten)]
-    pub owner: CloneOwner,
+    pub(crate) owner: CloneOwner,
     /// Whether its name can be wanted again.
-    pub named: bool,
+    pub(crate) named: bool,
     /// What its name comes from.
     #[sqlx(flatten)]
-    pub bound: Bound,
+    pub(crate) bound: Bound,
     /// Whether a person said how long it is kept.
-    pub ttl_typed: bool,
+    pub(crate) ttl_typed: bool,
     /// Seconds that they said; `None` for ever.
-    pub ttl_s: Option<Seconds>,
+    pub(crate) ttl_s: Option<Seconds>,
     /// Seconds that it is kept from each command in its checkout on; `None` if that does not matter.
-    pub branch_ttl_s: Option<Seconds>,
+    pub(crate) branch_ttl_s: Option<Seconds>,
     /// The last command in its checkout, to the hour; RFC 3339, UTC.
-    pub seen_at: String,
+    pub(crate) seen_at: String,
     /// Process id of the command that runs on it; 0 if that is about to be started, `None` if there is none.
-    pub command_pid: Option<i64>,
+    pub(crate) command_pid: Option<i64>,
     /// Process group of that command, if it has one of its own.
-    pub command_group: Option<i64>,
+    pub(crate) command_group: Option<i64>,
     /// Whether whoever asked for it is known to have its URL.
-    pub confirmed: bool,
+    pub(crate) confirmed: bool,
 }
 
 impl CloneRow {
     /// The lock that protects it.
-    pub fn key(&self) -> LockKey {
+    pub(crate) fn key(&self) -> LockKey {
         LockKey::clone(&self.id)
     }
 
     /// Whether it has been without holder for as long as its project allows; `otherwise` is for projects
     /// that have noted nothing.
-    pub fn orphaned_for_good(&self, otherwise: Duration) -> bool {
+    pub(crate) fn orphaned_for_good(&self, otherwise: Duration) -> bool {
         let grace = self.grace_s.unwrap_or(otherwise.into());
         self.orphaned_s.is_some_and(|s| s >= grace)
     }
 
     /// Whether it is kept by the clock, and its time is not over.
-    pub fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         self.state == CloneState::Leased && self.lease == LeaseKind::Expiry && !self.expired
     }
 
     /// Its state as people see it. `locked`: whether a process holds its lock.
-    pub fn shown_state(&self, locked: bool) -> ShownState {
+    pub(crate) fn shown_state(&self, locked: bool) -> ShownState {
         match self.state {
             CloneState::Creating => ShownState::Creating,
             CloneState::Warm => ShownState::Warm,
@@ -138,7 +138,7 @@ impl CloneRow {
     }
 
     /// What its name comes from, if that prolongs its lease.
-    pub fn prolonging(&self) -> Bound {
+    pub(crate) fn prolonging(&self) -> Bound {
         match self.branch_ttl_s {
             Some(_) => self.bound.clone(),
             None => Bound::default(),
@@ -146,7 +146,7 @@ impl CloneRow {
     }
 
     /// Why its lease is over, in words.
-    pub fn ending(&self) -> String {
+    pub(crate) fn ending(&self) -> String {
         let when = self.expires_at.as_deref().unwrap_or("some time");
         match self.branch_ttl_s {
             Some(_) => format!("its lease ended at {when}, since no command ran in its checkout"),
@@ -245,23 +245,23 @@ const HURRY: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advis
 
 /// What registers a clone before it is made.
 #[derive(Clone, Debug)]
-pub struct NewClone<'a> {
+pub(crate) struct NewClone<'a> {
     /// Fresh id.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// Namespace.
-    pub project: &'a str,
+    pub(crate) project: &'a str,
     /// Name of the definition.
-    pub definition: &'a str,
+    pub(crate) definition: &'a str,
     /// Of the template.
-    pub fingerprint: &'a Fingerprint,
+    pub(crate) fingerprint: &'a Fingerprint,
     /// `None` when the build runs straight on the clone.
-    pub template_id: Option<i64>,
+    pub(crate) template_id: Option<i64>,
     /// Kind of lease.
-    pub term: Term,
+    pub(crate) term: Term,
     /// Who makes it.
-    pub holder: &'a Holder,
+    pub(crate) holder: &'a Holder,
     /// Its databases.
-    pub databases: Vec<NewDatabase>,
+    pub(crate) databases: Vec<NewDatabase>,
 }
 
 impl NewClone<'_> {
@@ -298,25 +298,25 @@ fn intents(clones: &[NewClone<'_>], also: &[Statement]) -> Vec<Statement> {
 
 /// A clone, and what the server shows of its databases.
 #[derive(Clone, Debug)]
-pub struct CloneOnServer {
+pub(crate) struct CloneOnServer {
     /// The clone.
-    pub row: CloneRow,
+    pub(crate) row: CloneRow,
     /// Its databases, in the order of the definition.
-    pub databases: Vec<DatabaseRow>,
+    pub(crate) databases: Vec<DatabaseRow>,
     /// Those that the server has of them.
-    pub found: Vec<catalog::Database>,
+    pub(crate) found: Vec<catalog::Database>,
 }
 
 impl CloneOnServer {
     /// Whether one of its databases has one of these names.
-    pub fn stands_under(&self, names: &[String]) -> bool {
+    pub(crate) fn stands_under(&self, names: &[String]) -> bool {
         self.found
             .iter()
             .any(|found| names.contains(&found.name) && self.databases.iter().any(|row| row.is(found)))
     }
 
     /// Whether any of its databases is as it was made.
-    pub fn has_any(&self) -> bool {
+    pub(crate) fn has_any(&self) -> bool {
         self.databases.iter().any(|row| self.has(row))
     }
 
@@ -326,7 +326,7 @@ impl CloneOnServer {
     }
 
     /// The database of it that is gone, was replaced or was renamed, if any is.
-    pub fn lacks(&self) -> Option<&DatabaseRow> {
+    pub(crate) fn lacks(&self) -> Option<&DatabaseRow> {
         self.databases.iter().find(|row| !self.has(row))
     }
 }
@@ -336,7 +336,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn clones(&mut self) -> Result<Vec<CloneRow>> {
+    pub(crate) async fn clones(&mut self) -> Result<Vec<CloneRow>> {
         self.session().rows(sql::fill(ALL, &[])).await.doing(|| "list clones".into())
     }
 
@@ -344,7 +344,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn clone_by_id(&mut self, id: &str) -> Result<Option<CloneRow>> {
+    pub(crate) async fn clone_by_id(&mut self, id: &str) -> Result<Option<CloneRow>> {
         self.one_clone(BY_ID, id).await
     }
 
@@ -352,7 +352,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn clone_by_name(&mut self, name: &str) -> Result<Option<CloneRow>> {
+    pub(crate) async fn clone_by_name(&mut self, name: &str) -> Result<Option<CloneRow>> {
         self.one_clone(BY_NAME, name).await
     }
 
@@ -367,7 +367,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn intend_clone(&mut self, new: &NewClone<'_>) -> Result<Vec<DatabaseRow>> {
+    pub(crate) async fn intend_clone(&mut self, new: &NewClone<'_>) -> Result<Vec<DatabaseRow>> {
         let mut rows = self.intend_clones(std::slice::from_ref(new), &[]).await?;
         rows.pop().ok_or_else(|| Error::internal("a clone was not registered"))
     }
@@ -380,7 +380,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn intend_clones(
+    pub(crate) async fn intend_clones(
         &mut self,
         clones: &[NewClone<'_>],
         also: &[Statement],
@@ -401,7 +401,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn clones_named(&mut self, names: &[String]) -> Result<Vec<CloneOnServer>> {
+    pub(crate) async fn clones_named(&mut self, names: &[String]) -> Result<Vec<CloneOnServer>> {
         let ids: Vec<String> = self
             .session()
             .scalars(sql::fill(BY_NAMES, &[&names]))
@@ -418,7 +418,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn clone_on_server(&mut self, id: &str) -> Result<Option<CloneOnServer>> {
+    pub(crate) async fn clone_on_server(&mut self, id: &str) -> Result<Option<CloneOnServer>> {
         let doing = || "look at a clone".to_owned();
         let major = self.facts().major();
         let mut tries = 0;
@@ -454,7 +454,12 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_command(&mut self, clones: &[String], pid: u32, group: Option<u32>) -> Result<()> {
+    pub(crate) async fn note_command(
+        &mut self,
+        clones: &[String],
+        pid: u32,
+        group: Option<u32>,
+    ) -> Result<()> {
         let ids = clones.to_vec();
         let group = group.map(i64::from);
         self.session()
@@ -468,7 +473,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn confirm_clones(&mut self, ids: &[String]) -> Result<usize> {
+    pub(crate) async fn confirm_clones(&mut self, ids: &[String]) -> Result<usize> {
         let ids = ids.to_vec();
         let [_, done] = self
             .session()
@@ -482,7 +487,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn set_released(&mut self, id: &str) -> Result<bool> {
+    pub(crate) async fn set_released(&mut self, id: &str) -> Result<bool> {
         self.change_clone(RELEASE, id).await
     }
 
@@ -491,7 +496,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn end_lease(&mut self, id: &str, why: &str) -> Result<bool> {
+    pub(crate) async fn end_lease(&mut self, id: &str, why: &str) -> Result<bool> {
         let [_, released] = self
             .session()
             .send([dropped::note(id, why), sql::fill(RELEASE, &[&id])])
@@ -504,7 +509,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's. If the session is gone, so is the lock, and the sweep finds the clone by that.
-    pub async fn release_clone(&mut self, id: &str) -> Result<bool> {
+    pub(crate) async fn release_clone(&mut self, id: &str) -> Result<bool> {
         // A sweep that gets the lock before the commit finds a clone without holder, which it is.
         let key = LockKey::clone(id);
         let [released, _] = self
@@ -519,7 +524,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn set_orphaned(&mut self, id: &str) -> Result<bool> {
+    pub(crate) async fn set_orphaned(&mut self, id: &str) -> Result<bool> {
         self.change_clone(ORPHAN, id).await
     }
 
@@ -527,7 +532,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn revive_clone(&mut self, id: &str) -> Result<bool> {
+    pub(crate) async fn revive_clone(&mut self, id: &str) -> Result<bool> {
         self.change_clone(REVIVE, id).await
     }
 
@@ -535,7 +540,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn forget_clone(&mut self, id: &str) -> Result<bool> {
+    pub(crate) async fn forget_clone(&mut self, id: &str) -> Result<bool> {
         self.change_clone(DELETE, id).await
     }
 
@@ -553,7 +558,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn has_leftovers(&mut self) -> Result<bool> {
+    pub(crate) async fn has_leftovers(&mut self) -> Result<bool> {
         self.session()
             .scalar(sql::fill(LEFTOVERS, &[]))
             .await
@@ -564,7 +569,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn somebody_hurries(&mut self) -> Result<bool> {
+    pub(crate) async fn somebody_hurries(&mut self) -> Result<bool> {
         let (class, object) = LockKey::hurry().halves();
         self.session()
             .scalar(sql::fill(HURRY, &[&Oid(class), &Oid(object)]))
@@ -576,7 +581,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn is_held_alone(&mut self, key: LockKey) -> Result<bool> {
+    pub(crate) async fn is_held_alone(&mut self, key: LockKey) -> Result<bool> {
         let (class, object) = key.halves();
         self.session()
             .scalar(sql::fill(HELD_ALONE, &[&Oid(class), &Oid(object)]))
@@ -589,7 +594,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn held_locks(&mut self) -> Result<std::collections::HashSet<LockKey>> {
+    pub(crate) async fn held_locks(&mut self) -> Result<std::collections::HashSet<LockKey>> {
         let rows: Vec<(Oid, Oid)> =
             self.session().rows(sql::fill(HELD, &[])).await.doing(|| "read the locks".into())?;
         Ok(rows.into_iter().map(|(c, o)| LockKey::from_halves(c.0, o.0)).collect())

@@ -10,23 +10,23 @@ use crate::quantity::{Bytes, Millis, Seconds};
 
 /// Declares an enum whose values a text column holds as words.
 macro_rules! words {
-    ($(#[$about:meta])* pub enum $name:ident { $($(#[$note:meta])* $variant:ident = $word:literal,)+ }) => {
+    ($(#[$about:meta])* pub(crate) enum $name:ident { $($(#[$note:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name {
+        pub(crate) enum $name {
             $($(#[$note])* $variant,)+
         }
 
         impl $name {
             /// The word that stands for it in the registry, in JSON and in tables.
-            pub fn as_str(self) -> &'static str {
+            pub(crate) fn as_str(self) -> &'static str {
                 match self {
                     $($name::$variant => $word,)+
                 }
             }
 
             /// The value of a word; `None` if it has none.
-            pub fn from_word(word: &str) -> Option<Self> {
+            pub(crate) fn from_word(word: &str) -> Option<Self> {
                 match word {
                     $($word => Some($name::$variant),)+
                     _ => None,

@@ -11,35 +11,35 @@ use super::Registry;
 
 /// An extended template and a build of the same inputs from nothing, compared.
 #[derive(Clone, Copy, Debug)]
-pub struct NewComparison<'a> {
+pub(crate) struct NewComparison<'a> {
     /// Namespace.
-    pub project: &'a str,
+    pub(crate) project: &'a str,
     /// Name of the definition.
-    pub definition: &'a str,
+    pub(crate) definition: &'a str,
     /// Of both.
-    pub fingerprint: &'a Fingerprint,
+    pub(crate) fingerprint: &'a Fingerprint,
     /// [`crate::fingerprint::Recipe::core`] of both.
-    pub core: &'a str,
+    pub(crate) core: &'a str,
     /// What differs and says that the template was not built as it should be, for a person; empty if nothing does.
-    pub difference: &'a str,
+    pub(crate) difference: &'a str,
     /// Where ids, row contents and sequences differ, in one line; empty if they do not.
-    pub moved: &'a str,
+    pub(crate) moved: &'a str,
     /// Whether somebody sees it now: else it is told at the next hand-out.
-    pub told: bool,
+    pub(crate) told: bool,
 }
 
 /// A difference that nobody has been told of yet.
 #[derive(Clone, Debug, FromRow)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Of the template.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// What differs and says that the template was not built as it should be; may be empty.
-    pub difference: String,
+    pub(crate) difference: String,
     /// Where ids, row contents and sequences differ, in one line; empty if they do not, or if that was told
     /// already.
-    pub moved: String,
+    pub(crate) moved: String,
     /// Whether the comparison before it, with the same build command and inputs, found a difference, too.
-    pub again: bool,
+    pub(crate) again: bool,
 }
 
 /// Rows are numbered, so their number is a bound by itself.
@@ -71,7 +71,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_comparison(&mut self, new: &NewComparison<'_>) -> Result<()> {
+    pub(crate) async fn note_comparison(&mut self, new: &NewComparison<'_>) -> Result<()> {
         self.session()
             .execute(sql::fill(
                 INSERT,
@@ -94,7 +94,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn findings(&mut self, project: &str, definition: &str) -> Result<Vec<Finding>> {
+    pub(crate) async fn findings(&mut self, project: &str, definition: &str) -> Result<Vec<Finding>> {
         self.session()
             .rows(findings(project, definition))
             .await
@@ -106,7 +106,12 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn last_two_differed(&mut self, project: &str, definition: &str, core: &str) -> Result<bool> {
+    pub(crate) async fn last_two_differed(
+        &mut self,
+        project: &str,
+        definition: &str,
+        core: &str,
+    ) -> Result<bool> {
         self.session()
             .scalar(sql::fill(LAST_TWO, &[&project, &definition, &core]))
             .await

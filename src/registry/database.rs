@@ -18,7 +18,7 @@ use super::{DatabaseState, Registry};
 
 /// What a database belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Owner {
+pub(crate) enum Owner {
     /// A template, by id.
     Template(i64),
     /// A clone, by id.
@@ -27,27 +27,27 @@ pub enum Owner {
 
 /// One database of ours.
 #[derive(Clone, Debug, FromRow)]
-pub struct DatabaseRow {
+pub(crate) struct DatabaseRow {
     /// Number of the row.
-    pub id: i64,
+    pub(crate) id: i64,
     /// Role within its set.
-    pub alias: String,
+    pub(crate) alias: String,
     /// The name under which it was created.
-    pub private_name: String,
+    pub(crate) private_name: String,
     /// The name that it has once it is present.
-    pub name: String,
+    pub(crate) name: String,
     /// Half of its mark.
-    pub nonce: String,
+    pub(crate) nonce: String,
     /// Known once it was created.
-    pub oid: Option<Oid>,
+    pub(crate) oid: Option<Oid>,
     /// How far it is.
-    pub state: DatabaseState,
+    pub(crate) state: DatabaseState,
     /// Size when its template was sealed.
-    pub bytes: Option<i64>,
+    pub(crate) bytes: Option<i64>,
     /// Number of files when its template was sealed, about.
-    pub files: Option<i64>,
+    pub(crate) files: Option<i64>,
     /// What CREATE will not copy.
-    pub replay: Json<Replay>,
+    pub(crate) replay: Json<Replay>,
 }
 
 const COLUMNS_OF: &str = "SELECT id, role AS alias, private_name, name, nonce, oid, state, bytes, files, replay \
@@ -74,7 +74,7 @@ const GONE: &str = "DELETE FROM pgstencil.database WHERE id = $1";
 
 impl DatabaseRow {
     /// The mark that its comment must carry.
-    pub fn mark(&self) -> Mark {
+    pub(crate) fn mark(&self) -> Mark {
         Mark { nonce: self.nonce.clone() }
     }
 
@@ -83,7 +83,7 @@ impl DatabaseRow {
     /// marked will do: a crash may have come between CREATE and registration, and a build may have
     /// dropped it and created it again. One that somebody renamed is theirs now, and so is a warm clone
     /// that somebody opened.
-    pub fn is(&self, found: &catalog::Database) -> bool {
+    pub(crate) fn is(&self, found: &catalog::Database) -> bool {
         found.ours && self.fits(found)
     }
 
@@ -110,7 +110,7 @@ impl DatabaseRow {
 
     /// Why a drop would leave this database alone, if it would; `found`: all databases of its oid or
     /// one of its names.
-    pub fn estranged(&self, found: &[catalog::Database]) -> Option<Estranged> {
+    pub(crate) fn estranged(&self, found: &[catalog::Database]) -> Option<Estranged> {
         if found.iter().any(|d| self.is(d)) {
             return None;
         }
@@ -129,7 +129,7 @@ impl DatabaseRow {
 
 /// Why a database that has a row is left alone: somebody else was at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Estranged {
+pub(crate) enum Estranged {
     /// It is not there.
     Gone,
     /// It is not there, and another one has its name.
@@ -146,7 +146,7 @@ pub enum Estranged {
 
 impl Estranged {
     /// Whether there is something that stays.
-    pub fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         !matches!(self, Estranged::Gone | Estranged::Replaced)
     }
 }
@@ -183,27 +183,27 @@ impl Owner {
 
 /// What is left of a clone when its command has ended.
 #[derive(Clone, Debug, Default)]
-pub struct Remains {
+pub(crate) struct Remains {
     /// What the registry knows of its databases.
-    pub rows: Vec<DatabaseRow>,
+    pub(crate) rows: Vec<DatabaseRow>,
     /// What the server has under their names and oids.
-    pub found: Vec<catalog::Database>,
+    pub(crate) found: Vec<catalog::Database>,
     /// For each database, those that are not ours, younger, and named after it: what a command made for
     /// itself. (Oids grow; after they wrapped around, some may be missing.)
-    pub beside: Vec<Vec<String>>,
+    pub(crate) beside: Vec<Vec<String>>,
     /// What keeps them from being dropped.
-    pub obstacles: Vec<Obstacle>,
+    pub(crate) obstacles: Vec<Obstacle>,
 }
 
 /// A database about to be created.
 #[derive(Clone, Debug)]
-pub struct NewDatabase {
+pub(crate) struct NewDatabase {
     /// Role within its set.
-    pub alias: String,
+    pub(crate) alias: String,
     /// The name under which it is created.
-    pub private_name: String,
+    pub(crate) private_name: String,
     /// The name that it gets.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// A query for the [`DatabaseRow`]s of a template or a clone, in the order of the definition.
@@ -241,7 +241,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn databases_of(&mut self, owner: &Owner) -> Result<Vec<DatabaseRow>> {
+    pub(crate) async fn databases_of(&mut self, owner: &Owner) -> Result<Vec<DatabaseRow>> {
         self.session().rows(of(owner)).await.doing(|| "read the registry's databases".into())
     }
 
@@ -249,7 +249,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn estranged(&mut self, owner: &Owner) -> Result<Vec<(DatabaseRow, Estranged)>> {
+    pub(crate) async fn estranged(&mut self, owner: &Owner) -> Result<Vec<(DatabaseRow, Estranged)>> {
         let rows = self.databases_of(owner).await?;
         let names: Vec<String> =
             rows.iter().flat_map(|row| [row.private_name.clone(), row.name.clone()]).collect();
@@ -268,7 +268,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn insert_databases(
+    pub(crate) async fn insert_databases(
         &mut self,
         owner: &Owner,
         databases: &[NewDatabase],
@@ -284,7 +284,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's, or that the database is not there.
-    pub async fn mark_created(
+    pub(crate) async fn mark_created(
         &mut self,
         row: &mut DatabaseRow,
         words: &str,
@@ -313,7 +313,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn remains(&mut self, id: &str, names: &[String], oids: &[Oid]) -> Result<Remains> {
+    pub(crate) async fn remains(&mut self, id: &str, names: &[String], oids: &[Oid]) -> Result<Remains> {
         let doing = || format!("see what is left of clone {id}");
         let major = self.facts().major();
         let mut statements = vec![
@@ -346,7 +346,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn stuck(&mut self) -> Result<HashSet<Owner>> {
+    pub(crate) async fn stuck(&mut self) -> Result<HashSet<Owner>> {
         let rows: Vec<(Option<i64>, Option<String>)> = self
             .session()
             .rows(sql::fill(STUCK, &[]))
@@ -366,7 +366,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn mark_dropping(&mut self, row: &DatabaseRow, oid: Oid) -> Result<()> {
+    pub(crate) async fn mark_dropping(&mut self, row: &DatabaseRow, oid: Oid) -> Result<()> {
         self.session()
             .execute(sql::fill(DROPPING, &[&row.id, &oid]))
             .await
@@ -378,7 +378,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn forget_database(&mut self, row: &DatabaseRow) -> Result<()> {
+    pub(crate) async fn forget_database(&mut self, row: &DatabaseRow) -> Result<()> {
         self.by_id(GONE, row.id).await
     }
 
@@ -396,7 +396,7 @@ impl Registry {
 ///
 /// # Errors
 /// The driver's.
-pub async fn set_present(
+pub(crate) async fn set_present(
     session: &mut Session,
     id: i64,
     (bytes, files): (i64, i64),
@@ -410,7 +410,11 @@ pub async fn set_present(
 ///
 /// # Errors
 /// The driver's.
-pub async fn set_shape(session: &mut Session, id: i64, shape: &str) -> std::result::Result<(), sqlx::Error> {
+pub(crate) async fn set_shape(
+    session: &mut Session,
+    id: i64,
+    shape: &str,
+) -> std::result::Result<(), sqlx::Error> {
     session.execute(sql::fill(SHAPE, &[&id, &shape])).await?;
     Ok(())
 }
@@ -419,7 +423,10 @@ pub async fn set_shape(session: &mut Session, id: i64, shape: &str) -> std::resu
 ///
 /// # Errors
 /// The driver's.
-pub async fn keep_private_name(session: &mut Session, id: i64) -> std::result::Result<(), sqlx::Error> {
+pub(crate) async fn keep_private_name(
+    session: &mut Session,
+    id: i64,
+) -> std::result::Result<(), sqlx::Error> {
     session.execute(sql::fill(UNNAMED, &[&id])).await?;
     Ok(())
 }
@@ -428,7 +435,7 @@ pub async fn keep_private_name(session: &mut Session, id: i64) -> std::result::R
 ///
 /// # Errors
 /// The driver's.
-pub async fn adopt(session: &mut Session, id: i64, oid: Oid) -> Result<()> {
+pub(crate) async fn adopt(session: &mut Session, id: i64, oid: Oid) -> Result<()> {
     session
         .execute(sql::fill("UPDATE pgstencil.database SET oid = $2 WHERE id = $1", &[&id, &oid]))
         .await

@@ -12,18 +12,18 @@ use super::{Holder, Registry};
 
 /// A clone that was dropped.
 #[derive(Clone, Debug, PartialEq, FromRow)]
-pub struct DroppedRow {
+pub(crate) struct DroppedRow {
     id: i64,
     /// Name of its first database.
-    pub name: String,
+    pub(crate) name: String,
     project: String,
     #[sqlx(flatten)]
     owner: CloneOwner,
     holder: Json<Holder>,
     /// Why, in words.
-    pub why: String,
+    pub(crate) why: String,
     /// When; RFC 3339, UTC.
-    pub at: String,
+    pub(crate) at: String,
 }
 
 /// Names are wanted again sooner than this, or never.
@@ -51,7 +51,11 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn take_dropped(&mut self, names: &[String], asker: &Asker<'_>) -> Result<Option<DroppedRow>> {
+    pub(crate) async fn take_dropped(
+        &mut self,
+        names: &[String],
+        asker: &Asker<'_>,
+    ) -> Result<Option<DroppedRow>> {
         let rows: Vec<DroppedRow> = self
             .session()
             .rows(sql::fill(NAMED, &[&names]))

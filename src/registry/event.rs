@@ -30,39 +30,39 @@ const TALLY: &str = include_str!("queries/tally.sql");
 
 /// What happened on one day with one definition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// `YYYY-MM-DD`, of UTC, by the server's clock.
-    pub day: String,
+    pub(crate) day: String,
     /// Namespace.
-    pub project: String,
+    pub(crate) project: String,
     /// Name of the definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// Templates that were there.
-    pub hits: i64,
+    pub(crate) hits: i64,
     /// Builds from nothing that somebody waited for.
-    pub misses: i64,
+    pub(crate) misses: i64,
     /// Builds on a copy of an older template.
-    pub extensions: i64,
+    pub(crate) extensions: i64,
     /// Clones that no template could be copied for.
-    pub fallbacks: i64,
+    pub(crate) fallbacks: i64,
     /// Builds from nothing beside a template, in the background or by `verify`.
-    pub comparisons: i64,
+    pub(crate) comparisons: i64,
     /// How many of them found an extended template to differ.
-    pub differences: i64,
+    pub(crate) differences: i64,
     /// Templates that were evicted.
-    pub evictions: i64,
+    pub(crate) evictions: i64,
     /// Builds and extensions that failed or timed out.
-    pub failures: i64,
+    pub(crate) failures: i64,
     /// How many of them timed out.
-    pub timeouts: i64,
+    pub(crate) timeouts: i64,
     /// Milliseconds that the failed builds took.
-    pub failed_ms: i64,
+    pub(crate) failed_ms: i64,
     /// Milliseconds that somebody waited for a template.
-    pub spent_ms: i64,
+    pub(crate) spent_ms: i64,
     /// Milliseconds of the comparisons, which nobody waited for.
-    pub compared_ms: i64,
+    pub(crate) compared_ms: i64,
     /// Milliseconds by which hits and extensions were shorter than the build from nothing before them.
-    pub saved_ms: i64,
+    pub(crate) saved_ms: i64,
 }
 
 /// What extensions took counts for a day where it decides: nothing else would ever show that they take less now.
@@ -70,18 +70,18 @@ const RECENT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the past says that things cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Costs {
+pub(crate) struct Costs {
     /// The last build from nothing.
-    pub full: Option<Duration>,
+    pub(crate) full: Option<Duration>,
     /// An extension, the median of the last ones.
-    pub extension: Option<Duration>,
+    pub(crate) extension: Option<Duration>,
     /// To find a ready template, the median of the last ones.
-    pub hit: Option<Duration>,
+    pub(crate) hit: Option<Duration>,
 }
 
 words! {
     /// What happened with a template, as the history has it.
-    pub enum Happened {
+    pub(crate) enum Happened {
         /// It was found ready.
         Hit = "hit",
         /// It was built from nothing while somebody waited.
@@ -122,19 +122,19 @@ impl sql::Literal for Any<'_> {
 
 /// One entry of the history.
 #[derive(Clone, Copy, Debug)]
-pub struct Occurrence<'a> {
+pub(crate) struct Occurrence<'a> {
     /// Namespace.
-    pub project: &'a str,
+    pub(crate) project: &'a str,
     /// Name of the definition.
-    pub definition: &'a str,
+    pub(crate) definition: &'a str,
     /// Of the template.
-    pub fingerprint: &'a Fingerprint,
+    pub(crate) fingerprint: &'a Fingerprint,
     /// What happened.
-    pub happened: Happened,
+    pub(crate) happened: Happened,
     /// How long that took.
-    pub took: Duration,
+    pub(crate) took: Duration,
     /// How many files were added, if it was extended.
-    pub files: Option<usize>,
+    pub(crate) files: Option<usize>,
 }
 
 impl Occurrence<'_> {
@@ -149,22 +149,22 @@ impl Occurrence<'_> {
 
 /// A template that was found ready by somebody who looked at it.
 #[derive(Clone, Debug)]
-pub struct Hit<'a> {
+pub(crate) struct Hit<'a> {
     /// Number of its row.
-    pub template: i64,
+    pub(crate) template: i64,
     /// Name of the definition.
-    pub definition: &'a str,
+    pub(crate) definition: &'a str,
     /// Of the template.
-    pub fingerprint: &'a Fingerprint,
+    pub(crate) fingerprint: &'a Fingerprint,
     /// How long that took.
-    pub took: Duration,
+    pub(crate) took: Duration,
     /// The project's settings, in case that others were noted before.
-    pub settings: ProjectSettings,
+    pub(crate) settings: ProjectSettings,
 }
 
 impl Hit<'_> {
     /// What notes it: to be sent with something else.
-    pub fn statements(&self) -> [Statement; 3] {
+    pub(crate) fn statements(&self) -> [Statement; 3] {
         let hit = Occurrence {
             project: &self.settings.name,
             definition: self.definition,
@@ -182,7 +182,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note(&mut self, occurrence: &Occurrence<'_>) -> Result<()> {
+    pub(crate) async fn note(&mut self, occurrence: &Occurrence<'_>) -> Result<()> {
         self.session()
             .execute(occurrence.insert())
             .await
@@ -194,7 +194,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_hit(&mut self, hit: &Hit<'_>) -> Result<()> {
+    pub(crate) async fn note_hit(&mut self, hit: &Hit<'_>) -> Result<()> {
         self.session().send(hit.statements()).await.doing(|| "note a hit in the registry".into())?;
         Ok(())
     }
@@ -204,7 +204,11 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn tallies(&mut self, definition: Option<&str>, last: Option<Duration>) -> Result<Vec<Tally>> {
+    pub(crate) async fn tallies(
+        &mut self,
+        definition: Option<&str>,
+        last: Option<Duration>,
+    ) -> Result<Vec<Tally>> {
         self.session()
             .rows(sql::fill(TALLY, &[&definition, &last.map(Seconds::from), &FULL_BUILDS]))
             .await
@@ -215,7 +219,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn differed(
+    pub(crate) async fn differed(
         &mut self,
         project: &str,
         definition: &str,
@@ -231,7 +235,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
+    pub(crate) async fn costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
         self.costs_by(project, definition, None).await
     }
 
@@ -239,7 +243,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn recent_costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
+    pub(crate) async fn recent_costs(&mut self, project: &str, definition: &str) -> Result<Costs> {
         self.costs_by(project, definition, Some(RECENT)).await
     }
 

@@ -18,42 +18,42 @@ use super::{Registry, template};
 
 /// A ready template, as an eviction sees it.
 #[derive(Clone, Debug, FromRow)]
-pub struct ResidentRow {
+pub(crate) struct ResidentRow {
     /// Number of its row.
-    pub id: i64,
+    pub(crate) id: i64,
     /// Namespace.
-    pub project: String,
+    pub(crate) project: String,
     /// Name of its definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// What it was built from.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// The role that built it: several may have one of the same fingerprint.
-    pub built_by: String,
+    pub(crate) built_by: String,
     /// Whether a person protects it.
-    pub pinned: bool,
+    pub(crate) pinned: bool,
     /// `extend` of its definition when it was built.
-    pub extend: Extend,
+    pub(crate) extend: Extend,
     /// Seconds since its last use.
-    pub idle_s: Seconds,
+    pub(crate) idle_s: Seconds,
     /// When that was, to the last digit: to see whether it was used meanwhile.
-    pub used: String,
+    pub(crate) used: String,
     /// Total size of its databases.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
     /// Milliseconds of its build from nothing; `None` if it was extended.
-    pub full_ms: Option<Millis>,
+    pub(crate) full_ms: Option<Millis>,
 }
 
 /// One extension or build from nothing that took place.
 #[derive(Clone, Debug, FromRow)]
-pub struct BuildRow {
+pub(crate) struct BuildRow {
     /// Namespace.
-    pub project: String,
+    pub(crate) project: String,
     /// Name of the definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// How many migrations were added; `None` for a build from nothing.
-    pub added: Option<i32>,
+    pub(crate) added: Option<i32>,
     /// What it took.
-    pub millis: Millis,
+    pub(crate) millis: Millis,
 }
 
 const RESIDENTS: &str = "SELECT t.id, t.project, t.definition, t.fingerprint, t.pinned, t.extend, \
@@ -85,7 +85,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn residents(&mut self) -> Result<Vec<ResidentRow>> {
+    pub(crate) async fn residents(&mut self) -> Result<Vec<ResidentRow>> {
         self.session()
             .rows(sql::fill(RESIDENTS, &[]))
             .await
@@ -96,7 +96,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn recipes(&mut self, ids: &[i64]) -> Result<HashMap<i64, Recipe>> {
+    pub(crate) async fn recipes(&mut self, ids: &[i64]) -> Result<HashMap<i64, Recipe>> {
         let rows: Vec<(i64, serde_json::Value)> = self
             .session()
             .rows(sql::fill(RECIPES, &[&ids]))
@@ -106,7 +106,7 @@ impl Registry {
             .into_iter()
             .filter_map(|(id, recipe)| {
                 let kept: KeptRecipe = serde_json::from_value(recipe).ok()?;
-                Some((id, kept.to_compare_with_kept()))
+                Some((id, kept.into_comparable_with_kept()))
             })
             .collect())
     }
@@ -115,7 +115,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn builds(&mut self) -> Result<Vec<BuildRow>> {
+    pub(crate) async fn builds(&mut self) -> Result<Vec<BuildRow>> {
         self.session()
             .rows(sql::fill(BUILDS, &[&FULL_BUILDS, &Happened::Extended]))
             .await
@@ -126,7 +126,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn leftover_bytes(&mut self, project: &str) -> Result<u64> {
+    pub(crate) async fn leftover_bytes(&mut self, project: &str) -> Result<u64> {
         let bytes: i64 = self
             .session()
             .scalar(sql::fill(LEFTOVERS, &[&project]))
@@ -140,7 +140,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn evict_template(&mut self, id: i64, used: &str, why: &str) -> Result<bool> {
+    pub(crate) async fn evict_template(&mut self, id: i64, used: &str, why: &str) -> Result<bool> {
         let done = self
             .session()
             .execute(sql::fill(EVICT, &[&id, &used, &why, &Happened::Evicted]))
@@ -153,7 +153,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn is_ready(&mut self, id: i64) -> Result<bool> {
+    pub(crate) async fn is_ready(&mut self, id: i64) -> Result<bool> {
         self.session()
             .scalar(sql::fill(IS_READY, &[&id]))
             .await
@@ -164,7 +164,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn pin_template(&mut self, id: i64, pinned: bool) -> Result<bool> {
+    pub(crate) async fn pin_template(&mut self, id: i64, pinned: bool) -> Result<bool> {
         let done = self
             .session()
             .execute(sql::fill(PIN, &[&id, &pinned]))
@@ -177,7 +177,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_use(&mut self, id: i64) -> Result<()> {
+    pub(crate) async fn note_use(&mut self, id: i64) -> Result<()> {
         self.session().execute(template::touch(id, 0)).await.doing(|| "note a use of a template".into())?;
         Ok(())
     }

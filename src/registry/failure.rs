@@ -11,7 +11,7 @@ use super::{Holder, Registry};
 
 /// Somebody's attempt to add migrations to a template.
 #[derive(Clone, Debug)]
-pub struct Attempt<'a> {
+pub(crate) struct Attempt<'a> {
     project: &'a str,
     definition: &'a str,
     /// Hash of who tries.
@@ -31,7 +31,7 @@ const AGO: &str = "SELECT extract(epoch FROM now() - at)::float8 FROM pgstencil.
 impl<'a> Attempt<'a> {
     /// `role` and `holder`: who tries; of the holder its checkout counts, which outlives the process.
     /// `added`: the new migrations, whatever they contain.
-    pub fn new(
+    pub(crate) fn new(
         project: &'a str,
         definition: &'a str,
         role: &str,
@@ -69,7 +69,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_failure(&mut self, attempt: &Attempt<'_>) -> Result<()> {
+    pub(crate) async fn note_failure(&mut self, attempt: &Attempt<'_>) -> Result<()> {
         self.session()
             .execute(sql::fill(NOTE, &attempt.values()))
             .await
@@ -81,7 +81,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn forget_failure(&mut self, attempt: &Attempt<'_>) -> Result<()> {
+    pub(crate) async fn forget_failure(&mut self, attempt: &Attempt<'_>) -> Result<()> {
         self.session()
             .execute(sql::fill(FORGET, &attempt.values()))
             .await
@@ -93,7 +93,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn failed_before(&mut self, attempt: &Attempt<'_>) -> Result<Option<Duration>> {
+    pub(crate) async fn failed_before(&mut self, attempt: &Attempt<'_>) -> Result<Option<Duration>> {
         let seconds: Option<f64> = self
             .session()
             .first_scalar(sql::fill(AGO, &attempt.values()))

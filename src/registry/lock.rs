@@ -13,35 +13,35 @@ use crate::pg::{Deadline, Doing as _};
 /// A lock that the session holds alone.
 #[must_use = "the lock is held until it is released, or the session ends"]
 #[derive(Debug)]
-pub struct Lock(LockKey);
+pub(crate) struct Lock(LockKey);
 
 /// A lock that the session shares.
 #[must_use = "the lock is shared until it is released, or the session ends"]
 #[derive(Debug)]
-pub struct SharedLock(LockKey);
+pub(crate) struct SharedLock(LockKey);
 
 /// How long, and how, to wait for a lock that another session holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Waiting<'a> {
+pub(crate) struct Waiting<'a> {
     /// Time between two tries.
-    pub step: Duration,
+    pub(crate) step: Duration,
     /// For how long; `None` is as long as the deadline allows.
-    pub most: Option<Duration>,
+    pub(crate) most: Option<Duration>,
     /// Bounds the wait, too.
-    pub deadline: &'a Deadline,
+    pub(crate) deadline: &'a Deadline,
     /// What is waited for, in words: "gave up waiting for …".
-    pub what: &'a str,
+    pub(crate) what: &'a str,
 }
 
 impl Lock {
     /// Leaves the lock to the session, which holds it until it ends, or until a message releases it by its key.
-    pub fn keep(self) {}
+    pub(crate) fn keep(self) {}
 
     /// Releases the lock.
     ///
     /// # Errors
     /// The driver's. If the session is gone, so is the lock.
-    pub async fn release(self, registry: &mut Registry) -> Result<()> {
+    pub(crate) async fn release(self, registry: &mut Registry) -> Result<()> {
         let key = self.0;
         registry.session().unlock(key).await.doing(|| format!("unlock {}", key.protects()))?;
         Ok(())
@@ -50,13 +50,13 @@ impl Lock {
 
 impl SharedLock {
     /// Leaves the share to the session, which holds it until it ends.
-    pub fn keep(self) {}
+    pub(crate) fn keep(self) {}
 
     /// Releases the session's share.
     ///
     /// # Errors
     /// The driver's. If the session is gone, so is the lock.
-    pub async fn release(self, registry: &mut Registry) -> Result<()> {
+    pub(crate) async fn release(self, registry: &mut Registry) -> Result<()> {
         let key = self.0;
         registry.session().unlock_shared(key).await.doing(|| format!("unlock {}", key.protects()))?;
         Ok(())
@@ -68,7 +68,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn try_lock(&mut self, key: LockKey) -> Result<Option<Lock>> {
+    pub(crate) async fn try_lock(&mut self, key: LockKey) -> Result<Option<Lock>> {
         let free = self.session().try_lock(key).await.doing(|| format!("lock {}", key.protects()))?;
         Ok(free.then_some(Lock(key)))
     }
@@ -77,7 +77,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn try_share(&mut self, key: LockKey) -> Result<Option<SharedLock>> {
+    pub(crate) async fn try_share(&mut self, key: LockKey) -> Result<Option<SharedLock>> {
         let free = self.session().try_lock_shared(key).await.doing(|| format!("lock {}", key.protects()))?;
         Ok(free.then_some(SharedLock(key)))
     }
@@ -86,7 +86,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's; that the deadline has passed.
-    pub async fn lock(&mut self, key: LockKey, waiting: Waiting<'_>) -> Result<Option<Lock>> {
+    pub(crate) async fn lock(&mut self, key: LockKey, waiting: Waiting<'_>) -> Result<Option<Lock>> {
         let started = Instant::now();
         loop {
             if let Some(lock) = self.try_lock(key).await? {
@@ -103,7 +103,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's; those of the work.
-    pub async fn with_lock<T>(
+    pub(crate) async fn with_lock<T>(
         &mut self,
         key: LockKey,
         work: impl AsyncFnOnce(&mut Registry) -> Result<T>,

@@ -10,17 +10,17 @@ use super::Registry;
 
 /// What a copy of one size took by one strategy.
 #[derive(Clone, Debug, PartialEq, FromRow)]
-pub struct Measurement {
+pub(crate) struct Measurement {
     /// How it was copied.
-    pub strategy: CopyStrategy,
+    pub(crate) strategy: CopyStrategy,
     /// Size of the database.
-    pub bytes: i64,
+    pub(crate) bytes: i64,
     /// Number of its files, about.
-    pub files: i64,
+    pub(crate) files: i64,
     /// Milliseconds; infinite if the server cannot do it.
-    pub millis: f64,
+    pub(crate) millis: f64,
     /// How many copies that is the best, or the median, of.
-    pub samples: i64,
+    pub(crate) samples: i64,
 }
 
 const ALL: &str =
@@ -34,7 +34,7 @@ const TRIM: &str = "DELETE FROM pgstencil.measurement WHERE at < \
 
 impl Measurement {
     /// Whether it is of this strategy.
-    pub fn is(&self, strategy: CopyStrategy) -> bool {
+    pub(crate) fn is(&self, strategy: CopyStrategy) -> bool {
         self.strategy == strategy
     }
 }
@@ -44,7 +44,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn measurements(&mut self, fsync: bool) -> Result<Vec<Measurement>> {
+    pub(crate) async fn measurements(&mut self, fsync: bool) -> Result<Vec<Measurement>> {
         self.session()
             .rows(sql::fill(ALL, &[&fsync]))
             .await
@@ -55,7 +55,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_measurement(&mut self, measurement: &Measurement) -> Result<()> {
+    pub(crate) async fn note_measurement(&mut self, measurement: &Measurement) -> Result<()> {
         let fsync = self.facts().fsync;
         self.session()
             .execute(sql::fill(

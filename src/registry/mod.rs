@@ -4,36 +4,36 @@
 //! conditional update, and time is the server's `now()`, since leases cross hosts. All advisory
 //! locks are taken on registry sessions, since such locks are per database.
 
-pub mod bound;
-pub mod clone;
+pub(crate) mod bound;
+pub(crate) mod clone;
 mod column;
-pub mod comparison;
-pub mod database;
-pub mod dropped;
-pub mod event;
-pub mod eviction;
-pub mod failure;
+pub(crate) mod comparison;
+pub(crate) mod database;
+pub(crate) mod dropped;
+pub(crate) mod event;
+pub(crate) mod eviction;
+pub(crate) mod failure;
 mod guard;
-pub mod holder;
-pub mod lock;
-pub mod measurement;
-pub mod owed;
-pub mod owner;
-pub mod project;
-pub mod publish;
-pub mod replaced;
-pub mod state;
-pub mod template;
-pub mod warm;
+pub(crate) mod holder;
+pub(crate) mod lock;
+pub(crate) mod measurement;
+pub(crate) mod owed;
+pub(crate) mod owner;
+pub(crate) mod project;
+pub(crate) mod publish;
+pub(crate) mod replaced;
+pub(crate) mod state;
+pub(crate) mod template;
+pub(crate) mod warm;
 
-pub use clone::{CloneRow, Term};
-pub use database::DatabaseRow;
-pub use event::{Happened, Occurrence};
-pub use holder::Holder;
-pub use lock::{Lock, SharedLock, Waiting};
-pub use project::ProjectSettings;
-pub use state::{CloneState, DatabaseState, LeaseKind, ShownState, TemplateState};
-pub use template::TemplateRow;
+pub(crate) use clone::{CloneRow, Term};
+pub(crate) use database::DatabaseRow;
+pub(crate) use event::{Happened, Occurrence};
+pub(crate) use holder::Holder;
+pub(crate) use lock::{Lock, Waiting};
+pub(crate) use project::ProjectSettings;
+pub(crate) use state::{CloneState, DatabaseState, LeaseKind, ShownState, TemplateState};
+pub(crate) use template::TemplateRow;
 
 use sqlx::FromRow as _;
 use sqlx::postgres::PgRow;
@@ -60,7 +60,7 @@ const SCHEMA: [&str; 6] = [
 const VERSION: &str = "SELECT m.version FROM pgstencil.meta m";
 
 /// A session with the registry database.
-pub struct Registry {
+pub(crate) struct Registry {
     session: Session,
     endpoint: Endpoint,
     name: String,
@@ -79,7 +79,7 @@ impl Registry {
     /// As [`Session::open`]; [`Kind::Permission`] if the database of that name belongs to a role
     /// that we do not trust (see `guard`), holds what is not pgstencil's, or the role may not create
     /// databases; [`Kind::Config`] if a newer pgstencil made the registry.
-    pub async fn open(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<Self> {
+    pub(crate) async fn open(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<Self> {
         for _ in 0..3 {
             let Some((mut registry, seen)) = Registry::enter(endpoint, name, deadline).await? else {
                 create(endpoint, name, deadline).await?;
@@ -99,7 +99,11 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn open_existing(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<Option<Self>> {
+    pub(crate) async fn open_existing(
+        endpoint: &Endpoint,
+        name: &str,
+        deadline: &Deadline,
+    ) -> Result<Option<Self>> {
         let Some((registry, seen)) = Registry::enter(endpoint, name, deadline).await? else {
             return Ok(None);
         };
@@ -124,7 +128,7 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn open_database(
+    pub(crate) async fn open_database(
         endpoint: &Endpoint,
         name: &str,
         deadline: &Deadline,
@@ -177,7 +181,7 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::open`].
-    pub async fn another(&self, deadline: &Deadline) -> Result<Self> {
+    pub(crate) async fn another(&self, deadline: &Deadline) -> Result<Self> {
         let endpoint = self.endpoint.clone().without_waiting();
         let entered = Registry::enter(&endpoint, &self.name, deadline).await?;
         let Some((registry, seen)) = entered else {
@@ -191,22 +195,22 @@ impl Registry {
 
     /// Whether the session can be used from here: one that was opened on another runtime waits for ever if
     /// that runtime works only while its own caller waits.
-    pub fn is_driven(&self) -> bool {
+    pub(crate) fn is_driven(&self) -> bool {
         is_driven(&self.runtime)
     }
 
     /// The runtime that the session was opened on.
-    pub fn runtime(&self) -> Id {
+    pub(crate) fn runtime(&self) -> Id {
         self.runtime.id()
     }
 
     /// The session, for locks and for statements on databases.
-    pub fn session(&mut self) -> &mut Session {
+    pub(crate) fn session(&mut self) -> &mut Session {
         &mut self.session
     }
 
     /// The server's facts.
-    pub fn facts(&self) -> &pg::session::ServerFacts {
+    pub(crate) fn facts(&self) -> &pg::session::ServerFacts {
         self.session.facts()
     }
 
@@ -214,7 +218,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn ping(&mut self) -> Result<()> {
+    pub(crate) async fn ping(&mut self) -> Result<()> {
         self.session
             .execute(sql::fill("SELECT", &[]))
             .await
@@ -227,7 +231,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's, if the session is gone.
-    pub async fn start_over(&mut self) -> Result<bool> {
+    pub(crate) async fn start_over(&mut self) -> Result<bool> {
         let doing = || "use a session again".to_owned();
         let guard = self.guard.clone();
         let start = sql::fill("SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()", &[]);
@@ -237,7 +241,7 @@ impl Registry {
     }
 
     /// Ends the session in an orderly way; its locks go with it.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.session.close().await;
     }
 

@@ -18,7 +18,7 @@ use super::{Holder, Registry};
 
 /// The checkout that runs the command of its clones.
 #[derive(Clone, Debug)]
-pub struct Debtor<'a> {
+pub(crate) struct Debtor<'a> {
     project: &'a str,
     machine: &'a str,
     name: &'a str,
@@ -28,7 +28,7 @@ pub struct Debtor<'a> {
 
 impl<'a> Debtor<'a> {
     /// By the holder's checkout. A program that knows of none is told apart by its host and the config's root.
-    pub fn new(holder: &'a Holder, project: &'a str, root: &Path) -> Self {
+    pub(crate) fn new(holder: &'a Holder, project: &'a str, root: &Path) -> Self {
         let checkout = &holder.checkout;
         let unknown = checkout.owner.is_empty() && checkout.top.is_empty();
         Debtor {
@@ -53,41 +53,41 @@ impl<'a> Debtor<'a> {
 
 /// What is to be noted of a clone that is about to be published.
 #[derive(Clone, Debug)]
-pub struct NewOwed<'a> {
+pub(crate) struct NewOwed<'a> {
     /// The clone.
-    pub clone: &'a str,
+    pub(crate) clone: &'a str,
     /// Name of its definition.
-    pub definition: &'a str,
+    pub(crate) definition: &'a str,
     /// Names of its databases.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// What the command is to see, without secrets.
-    pub handed: serde_json::Value,
+    pub(crate) handed: serde_json::Value,
     /// Who runs it.
-    pub debtor: Debtor<'a>,
+    pub(crate) debtor: Debtor<'a>,
 }
 
 /// A command that is owed.
 #[derive(Clone, Debug, FromRow)]
-pub struct OwedRow {
+pub(crate) struct OwedRow {
     /// The clone.
-    pub clone_id: String,
+    pub(crate) clone_id: String,
     /// Name of its definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// Names of its databases.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// What the command is to see.
-    pub handed: Json<serde_json::Value>,
+    pub(crate) handed: Json<serde_json::Value>,
     /// Whether it was started.
-    pub started: bool,
+    pub(crate) started: bool,
     /// A failure that no person has been told yet.
-    pub failure: Option<String>,
+    pub(crate) failure: Option<String>,
     /// Whether another database has one of the names now.
-    pub taken: bool,
+    pub(crate) taken: bool,
 }
 
 impl OwedRow {
     /// What a person calls the clone.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.names.first().unwrap_or(&self.clone_id)
     }
 }
@@ -138,7 +138,7 @@ const BROKEN_OFF: &str =
     "DELETE FROM pgstencil.owed WHERE clone_id = $1 AND started_at IS NOT NULL AND failure IS NULL";
 
 /// Notes what is owed for a clone; sent along with its publication.
-pub fn note(new: &NewOwed<'_>) -> Statement {
+pub(crate) fn note(new: &NewOwed<'_>) -> Statement {
     let mut values = new.debtor.values().to_vec();
     let handed = Json(&new.handed);
     let rest: [&dyn sql::Literal; 4] = [&new.clone, &new.definition, &new.names, &handed];
@@ -151,7 +151,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn owed(&mut self, debtor: &Debtor<'_>) -> Result<Vec<OwedRow>> {
+    pub(crate) async fn owed(&mut self, debtor: &Debtor<'_>) -> Result<Vec<OwedRow>> {
         self.session()
             .rows(sql::fill(DUE, &debtor.values()))
             .await
@@ -163,7 +163,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn claim_owed(
+    pub(crate) async fn claim_owed(
         &mut self,
         debtor: &Debtor<'_>,
         clone: &str,
@@ -192,7 +192,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn end_owed(&mut self, clone: &str, failure: Option<&str>) -> Result<()> {
+    pub(crate) async fn end_owed(&mut self, clone: &str, failure: Option<&str>) -> Result<()> {
         let ended = match failure {
             None => sql::fill(END, &[&clone]),
             Some(failure) => sql::fill(FAIL, &[&clone, &failure]),
@@ -208,7 +208,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn told_of_owed(&mut self, clone: &str) -> Result<bool> {
+    pub(crate) async fn told_of_owed(&mut self, clone: &str) -> Result<bool> {
         let done = self
             .session()
             .execute(sql::fill(TOLD, &[&clone]))
@@ -222,7 +222,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn forget_broken_off(&mut self, clone: &str) -> Result<Option<bool>> {
+    pub(crate) async fn forget_broken_off(&mut self, clone: &str) -> Result<Option<bool>> {
         let doing = || format!("look at before_release of clone {clone}");
         let key = LockKey::owed(clone);
         if !self.session().try_lock(key).await.doing(doing)? {

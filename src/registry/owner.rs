@@ -21,30 +21,30 @@ use super::{CloneRow, LeaseKind, Registry, Term, bound};
 
 /// The owner of a clone, as the registry has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
-pub struct CloneOwner {
+pub(crate) struct CloneOwner {
     /// Role of the server that the owner logs in with; `None` if the clone is from before owners were
     /// recorded.
     #[sqlx(rename = "owner_role")]
-    pub role: Option<String>,
+    pub(crate) role: Option<String>,
     /// Whether the session that read this logged in with the same role.
-    pub same_role: bool,
+    pub(crate) same_role: bool,
     /// The machine; see [`Checkout::machine`].
     #[sqlx(rename = "owner_machine")]
-    pub machine: String,
+    pub(crate) machine: String,
     /// `PGSTENCIL_OWNER`, which stands for machine and checkout; empty if it was not set.
     #[sqlx(rename = "owner_name")]
-    pub name: String,
+    pub(crate) name: String,
     /// Top level of the checkout.
     #[sqlx(rename = "owner_top")]
-    pub top: String,
+    pub(crate) top: String,
     /// The config's root below `top`.
     #[sqlx(rename = "owner_below")]
-    pub below: String,
+    pub(crate) below: String,
     /// Since when; RFC 3339, UTC.
     #[sqlx(rename = "owned_since")]
-    pub since: String,
+    pub(crate) since: String,
     /// Whether all checkouts of the project that say so may have it, too.
-    pub shared: bool,
+    pub(crate) shared: bool,
 }
 
 /// The columns of a [`CloneOwner`], of `pgstencil.clone` or `pgstencil.dropped`.
@@ -70,7 +70,7 @@ impl CloneOwner {
 
     /// Who and where, in one line for a person. `holder`: who had it last; where others share it, that may
     /// be one of them.
-    pub fn describe(&self, holder: &Holder) -> String {
+    pub(crate) fn describe(&self, holder: &Holder) -> String {
         let Some(role) = &self.role else {
             return holder.describe_checkout();
         };
@@ -85,18 +85,18 @@ impl CloneOwner {
 
 /// What the name of a clone comes from, if that is something that can go away in git.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
-pub struct Bound {
+pub(crate) struct Bound {
     /// A local branch.
     #[sqlx(rename = "bound_branch")]
-    pub branch: Option<String>,
+    pub(crate) branch: Option<String>,
     /// A worktree of a git repository, by the name that git registered it under; empty for the main one.
     #[sqlx(rename = "bound_worktree")]
-    pub worktree: Option<String>,
+    pub(crate) worktree: Option<String>,
 }
 
 impl Bound {
     /// Whether there is neither.
-    pub fn is_free(&self) -> bool {
+    pub(crate) fn is_free(&self) -> bool {
         *self == Bound::default()
     }
 
@@ -110,7 +110,7 @@ impl Bound {
 
     /// What a name that holds `{branch}` or `{worktree}` comes from in this checkout. Branches of CI
     /// variables, bookmarks and commits do not go away with anything here.
-    pub fn of(checkout: &Checkout, branch: bool, worktree: bool) -> Self {
+    pub(crate) fn of(checkout: &Checkout, branch: bool, worktree: bool) -> Self {
         let local = |b: &&Branch| branch && b.from == BranchSource::Local;
         match &checkout.repository {
             None => Bound::default(),
@@ -122,7 +122,7 @@ impl Bound {
     }
 
     /// In words, for what comes after "while": `branch `x` exists`.
-    pub fn describe(&self) -> Option<String> {
+    pub(crate) fn describe(&self) -> Option<String> {
         let branch = self.branch.as_ref().map(|b| format!("branch `{b}`"));
         let worktree = self.worktree.as_ref().map(|w| match w.as_str() {
             "" => "the main worktree".to_owned(),
@@ -138,34 +138,34 @@ impl Bound {
 
 /// Who asks for a clone, or gives it back.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub(crate) struct Asker<'a> {
     /// The process and its checkout. The role is that of the session.
-    pub holder: &'a Holder,
+    pub(crate) holder: &'a Holder,
     /// Namespace.
-    pub project: &'a str,
+    pub(crate) project: &'a str,
     /// `[clone] named = "project"`: shares clones of the project with all that say so, too.
-    pub shares: bool,
+    pub(crate) shares: bool,
 }
 
 impl<'a> Asker<'a> {
     /// By the settings of a config.
-    pub fn new(holder: &'a Holder, project: &'a str, settings: &CloneSettings) -> Self {
+    pub(crate) fn new(holder: &'a Holder, project: &'a str, settings: &CloneSettings) -> Self {
         Asker { holder, project, shares: settings.named == Named::Project }
     }
 
     /// Whether a clone of this owner is the asker's. `holder`: who had it last; `project`: its own.
-    pub fn has(&self, owner: &CloneOwner, holder: &Holder, project: &str) -> bool {
+    pub(crate) fn has(&self, owner: &CloneOwner, holder: &Holder, project: &str) -> bool {
         self.is_owner(owner, holder)
             || (self.shares && owner.shared && owner.role.is_some() && project == self.project)
     }
 
     /// [`Asker::has`] of a clone.
-    pub fn has_clone(&self, row: &CloneRow) -> bool {
+    pub(crate) fn has_clone(&self, row: &CloneRow) -> bool {
         self.has(&row.owner, &row.holder.0, &row.project)
     }
 
     /// Whether the asker is the very owner, not only one of those that share the clone.
-    pub fn is_owner(&self, owner: &CloneOwner, holder: &Holder) -> bool {
+    pub(crate) fn is_owner(&self, owner: &CloneOwner, holder: &Holder) -> bool {
         let own = self.holder;
         match &owner.role {
             Some(_) => owner.same_role && owner.is_of(&own.checkout),
@@ -176,29 +176,29 @@ impl<'a> Asker<'a> {
 
 /// For whom a clone is kept, and how long.
 #[derive(Clone, Debug)]
-pub struct Tenure<'a> {
+pub(crate) struct Tenure<'a> {
     /// Who asks.
-    pub asker: Asker<'a>,
+    pub(crate) asker: Asker<'a>,
     /// How long from each use on; never [`Term::Usual`].
-    pub term: Term,
+    pub(crate) term: Term,
     /// At least so long from now on: what is left of the lease of the clone before it.
-    pub least: Option<Duration>,
+    pub(crate) least: Option<Duration>,
     /// Whether a person said just now how long.
-    pub exact: bool,
+    pub(crate) exact: bool,
     /// Whether a person ever did, which holds until they say otherwise.
-    pub typed: bool,
+    pub(crate) typed: bool,
     /// Whether its name can be wanted again.
-    pub named: bool,
+    pub(crate) named: bool,
     /// What its name comes from.
-    pub bound: Bound,
+    pub(crate) bound: Bound,
     /// Whether a command is about to be started for it, which may outlive its holder.
-    pub command: bool,
+    pub(crate) command: bool,
 }
 
 impl<'a> Tenure<'a> {
     /// What a lease means for a name, by the settings. `before`: the clone that has the name so far. What
     /// was typed for it still counts, and its lease is not shortened.
-    pub fn new(
+    pub(crate) fn new(
         asker: Asker<'a>,
         settings: &CloneSettings,
         term: Term,
@@ -245,7 +245,7 @@ impl<'a> Tenure<'a> {
     }
 
     /// What prolongs the lease, while it is there: see [`Tenure::bound`].
-    pub fn prolonging(&self) -> Bound {
+    pub(crate) fn prolonging(&self) -> Bound {
         match self.branch_seconds() {
             Some(_) => self.bound.clone(),
             None => Bound::default(),
@@ -338,7 +338,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn renew(
+    pub(crate) async fn renew(
         &mut self,
         row: &CloneRow,
         tenure: &Tenure<'_>,
@@ -396,7 +396,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_command_in_checkout(&mut self, asker: &Asker<'_>) -> Result<()> {
+    pub(crate) async fn note_command_in_checkout(&mut self, asker: &Asker<'_>) -> Result<()> {
         let here = bound::here(&asker.holder.checkout);
         if let (Some(seen), Some(here)) = (seen(asker), here) {
             let [_, here] =

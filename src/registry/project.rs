@@ -12,23 +12,23 @@ use super::Registry;
 
 /// The settings of one project that evictions, cleanups and makers of warm clones of any project keep to.
 #[derive(Clone, Debug, PartialEq, FromRow)]
-pub struct ProjectSettings {
+pub(crate) struct ProjectSettings {
     /// The project.
-    pub name: String,
+    pub(crate) name: String,
     /// `[eviction] max_size`: bytes of all its templates; `None` is no limit.
-    pub max_bytes: Option<Bytes>,
+    pub(crate) max_bytes: Option<Bytes>,
     /// `[eviction] max_templates`
-    pub max_templates: Option<i64>,
+    pub(crate) max_templates: Option<i64>,
     /// `[eviction] max_idle`: time since the last use; `None` is no limit.
-    pub max_idle_s: Option<Seconds>,
+    pub(crate) max_idle_s: Option<Seconds>,
     /// `[eviction] keep`: the number of last used templates of each definition that no rule touches.
-    pub keep: i64,
+    pub(crate) keep: i64,
     /// `[clone] warm`: warm clones of a template that was not used of late.
-    pub warm: i64,
+    pub(crate) warm: i64,
     /// `[clone] warm_max`: warm clones of a template that is much in demand.
-    pub warm_max: i64,
+    pub(crate) warm_max: i64,
     /// `[clone] orphan_grace`; `None` in rows of an older pgstencil.
-    pub grace_s: Option<Seconds>,
+    pub(crate) grace_s: Option<Seconds>,
 }
 
 const ALL: &str = "SELECT name, max_bytes, max_templates, max_idle_s, keep, warm, warm_max, grace_s \
@@ -43,7 +43,7 @@ pub(super) fn all() -> Statement {
 
 impl ProjectSettings {
     /// Those of a config.
-    pub fn new(project: &str, eviction: &EvictionSettings, clone: &CloneSettings) -> Self {
+    pub(crate) fn new(project: &str, eviction: &EvictionSettings, clone: &CloneSettings) -> Self {
         ProjectSettings {
             name: project.to_owned(),
             max_bytes: eviction.max_size.map(Bytes::new),
@@ -79,7 +79,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_settings(&mut self, settings: &ProjectSettings) -> Result<()> {
+    pub(crate) async fn note_settings(&mut self, settings: &ProjectSettings) -> Result<()> {
         self.session().execute(settings.note()).await.doing(|| "note the settings of the project".into())?;
         Ok(())
     }
@@ -88,7 +88,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn projects(&mut self) -> Result<Vec<ProjectSettings>> {
+    pub(crate) async fn projects(&mut self) -> Result<Vec<ProjectSettings>> {
         self.session().rows(all()).await.doing(|| "read the settings of the projects".into())
     }
 }

@@ -18,22 +18,22 @@ use super::{DatabaseRow, Registry, bound, template};
 
 /// A clone whose databases are made, for [`Registry::publish`].
 #[derive(Clone, Debug)]
-pub struct Unpublished<'a> {
+pub(crate) struct Unpublished<'a> {
     /// The clone, whose lock the session holds.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// For whom, and until when it is kept.
-    pub tenure: &'a Tenure<'a>,
+    pub(crate) tenure: &'a Tenure<'a>,
     /// Its databases, and the comments that they get.
-    pub databases: Vec<(&'a DatabaseRow, String)>,
+    pub(crate) databases: Vec<(&'a DatabaseRow, String)>,
 }
 
 /// What publishing found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
+pub(crate) struct Published {
     /// The identities of the databases, in their order.
-    pub oids: Vec<Oid>,
+    pub(crate) oids: Vec<Oid>,
     /// RFC 3339, UTC; `None` for session leases and for ever.
-    pub expires_at: Option<String>,
+    pub(crate) expires_at: Option<String>,
 }
 
 /// That it is still there, and its clone not given up, shows here: without an oid a row cannot be present, and
@@ -112,7 +112,7 @@ impl Registry {
     /// # Errors
     /// That a database disappeared, or a clone was given up meanwhile; the driver's: 42P04 or 23505 if a name
     /// is taken.
-    pub async fn publish(
+    pub(crate) async fn publish(
         &mut self,
         clones: &[Unpublished<'_>],
         leased: bool,
@@ -162,7 +162,12 @@ impl Registry {
     ///
     /// # Errors
     /// That the clone was given up meanwhile; the driver's.
-    pub async fn begin_lease(&mut self, id: &str, name: &str, tenure: &Tenure<'_>) -> Result<Option<String>> {
+    pub(crate) async fn begin_lease(
+        &mut self,
+        id: &str,
+        name: &str,
+        tenure: &Tenure<'_>,
+    ) -> Result<Option<String>> {
         let [_, leased] = self
             .session()
             .send([sql::flushed(), owner::lease(id, name, tenure)])
@@ -179,7 +184,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn publish_warm(
+    pub(crate) async fn publish_warm(
         &mut self,
         named: &[(&ClaimedRow, String)],
         tenures: &[&Tenure<'_>],

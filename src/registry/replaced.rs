@@ -11,11 +11,11 @@ use crate::pg::sql;
 
 /// One that is still there.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct ReplacedRow {
+pub(crate) struct ReplacedRow {
     /// Its name, which was a clone's.
-    pub name: String,
+    pub(crate) name: String,
     /// When it was noticed; RFC 3339, UTC.
-    pub at: String,
+    pub(crate) at: String,
 }
 
 /// Those that are gone are forgotten on the way.
@@ -30,7 +30,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_replaced(&mut self, oid: Oid, name: &str) -> Result<()> {
+    pub(crate) async fn note_replaced(&mut self, oid: Oid, name: &str) -> Result<()> {
         self.session()
             .execute(sql::fill(NOTE, &[&oid, &name]))
             .await
@@ -42,7 +42,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn replaced(&mut self) -> Result<Vec<ReplacedRow>> {
+    pub(crate) async fn replaced(&mut self) -> Result<Vec<ReplacedRow>> {
         self.session()
             .rows(sql::fill(THERE, &[]))
             .await

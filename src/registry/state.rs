@@ -4,7 +4,7 @@ use super::column::words;
 
 words! {
     /// The state of a template: building → ready, or broken.
-    pub enum TemplateState {
+    pub(crate) enum TemplateState {
         /// Its build goes on, or its builder has died.
         Building = "building",
         /// It is sealed.
@@ -17,7 +17,7 @@ words! {
 words! {
     /// The state of a clone: creating → leased → released. One that is made ahead of time is warm in between:
     /// creating → warm → creating → leased.
-    pub enum CloneState {
+    pub(crate) enum CloneState {
         /// Its databases are being made, or get their names.
         Creating = "creating",
         /// It is finished, and nobody holds it.
@@ -31,7 +31,7 @@ words! {
 
 words! {
     /// What ends the lease of a clone.
-    pub enum LeaseKind {
+    pub(crate) enum LeaseKind {
         /// The end of the session that holds the clone's lock.
         Session = "session",
         /// The server's clock.
@@ -41,7 +41,7 @@ words! {
 
 words! {
     /// The state of a clone as people see it.
-    pub enum ShownState {
+    pub(crate) enum ShownState {
         /// Its databases are being made.
         Creating = "creating",
         /// It is finished, and nobody holds it.
@@ -57,7 +57,7 @@ words! {
 
 words! {
     /// The state of one physical database.
-    pub enum DatabaseState {
+    pub(crate) enum DatabaseState {
         /// Its CREATE is about to be sent, or was.
         Creating = "creating",
         /// It has its name, oid and mark.

@@ -24,74 +24,74 @@ use super::{DatabaseRow, Holder, Registry, TemplateState};
 
 /// One template, as `list` and the look-up see it.
 #[derive(Clone, Debug, FromRow)]
-pub struct TemplateRow {
+pub(crate) struct TemplateRow {
     /// Number of the row; the template's lock is made from it.
-    pub id: i64,
+    pub(crate) id: i64,
     /// Namespace.
-    pub project: String,
+    pub(crate) project: String,
     /// Name of the definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// What it was built from.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// How far it is.
-    pub state: TemplateState,
+    pub(crate) state: TemplateState,
     /// What the build met.
-    pub built_with: Json<BuiltWith>,
+    pub(crate) built_with: Json<BuiltWith>,
     /// Who built it, or is building it.
-    pub builder: Json<Holder>,
+    pub(crate) builder: Json<Holder>,
     /// The role that owns what the build made.
-    pub built_by: String,
+    pub(crate) built_by: String,
     /// The last lines of the build's output.
-    pub log_tail: String,
+    pub(crate) log_tail: String,
     /// Milliseconds of the build.
-    pub build_ms: Option<Millis>,
+    pub(crate) build_ms: Option<Millis>,
     /// How often it was found ready.
-    pub hits: i64,
+    pub(crate) hits: i64,
     /// Whether no rule of the eviction touches it.
-    pub pinned: bool,
+    pub(crate) pinned: bool,
     /// Why it is broken.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// The template that it was extended from, if it was.
-    pub base_fingerprint: Option<Fingerprint>,
+    pub(crate) base_fingerprint: Option<Fingerprint>,
     /// The migrations that were added to the base, in order.
-    pub added: Json<Vec<RelPath>>,
+    pub(crate) added: Json<Vec<RelPath>>,
     /// How many extensions lie between it and a build from nothing.
-    pub chain: i32,
+    pub(crate) chain: i32,
     /// `extend` of its definition when it was built.
-    pub extend: Extend,
+    pub(crate) extend: Extend,
     /// Why it was not sealed, if it was not for its migrations.
-    pub unsealed: Option<Json<UnsealedNote>>,
+    pub(crate) unsealed: Option<Json<UnsealedNote>>,
     /// A build from nothing is to take its place.
-    pub provisional: bool,
+    pub(crate) provisional: bool,
     /// How many attempts at that began.
-    pub settle_attempts: i32,
+    pub(crate) settle_attempts: i32,
     /// Seconds since the last one began.
-    pub settle_tried_s: Option<Seconds>,
+    pub(crate) settle_tried_s: Option<Seconds>,
     /// Why the last one failed.
-    pub settle_failure: Option<String>,
+    pub(crate) settle_failure: Option<String>,
     /// How the extended template that it took the place of differed; empty if it did not.
-    pub difference: Option<String>,
+    pub(crate) difference: Option<String>,
     /// Whether Postgres has crashed since it was sealed, and emptied its unlogged tables and sequences.
-    pub emptied: bool,
+    pub(crate) emptied: bool,
     /// Why it no longer fits, as was found elsewhere than at its use.
-    pub outdated: Option<String>,
+    pub(crate) outdated: Option<String>,
     /// A collation whose version is another than when it was built: its name, the version then, and now.
-    pub other_collation: Option<Json<(String, String, Option<String>)>>,
+    pub(crate) other_collation: Option<Json<(String, String, Option<String>)>>,
     /// Seconds since its oldest contents were built.
-    pub contents_s: Seconds,
+    pub(crate) contents_s: Seconds,
     /// Seconds since its last use.
-    pub idle_s: Seconds,
+    pub(crate) idle_s: Seconds,
     /// Seconds since the row was made, by the server's clock.
-    pub age_s: Seconds,
+    pub(crate) age_s: Seconds,
     /// RFC 3339, UTC.
-    pub created_at: String,
+    pub(crate) created_at: String,
     /// RFC 3339, UTC.
-    pub last_used_at: String,
+    pub(crate) last_used_at: String,
 }
 
 impl TemplateRow {
     /// The lock of the right to build it.
-    pub fn build_key(&self) -> LockKey {
+    pub(crate) fn build_key(&self) -> LockKey {
         LockKey::build(&self.project, &self.definition, &self.fingerprint)
     }
 }
@@ -118,16 +118,16 @@ macro_rules! select {
 
 /// A build whose new migrations changed nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct UnsealedNote {
+pub(crate) struct UnsealedNote {
     /// The migrations.
-    pub files: Vec<RelPath>,
+    pub(crate) files: Vec<RelPath>,
     /// The template that holds the same without them; 64 hex digits.
-    pub alike: String,
+    pub(crate) alike: String,
 }
 
 /// The answer to [`Registry::hold_template`].
 #[derive(Clone, Debug)]
-pub enum Hold {
+pub(crate) enum Hold {
     /// Its lock is shared by the session now, and it is ready.
     Held(Box<HeldTemplate>),
     /// Somebody is about to drop it, or has: look again.
@@ -136,13 +136,13 @@ pub enum Hold {
 
 /// A ready template, and what the server shows of its databases.
 #[derive(Clone, Debug)]
-pub struct HeldTemplate {
+pub(crate) struct HeldTemplate {
     /// The template.
-    pub row: TemplateRow,
+    pub(crate) row: TemplateRow,
     /// Its databases, in the order of the definition.
-    pub databases: Vec<DatabaseRow>,
+    pub(crate) databases: Vec<DatabaseRow>,
     /// Those that the server has of them.
-    pub found: Vec<catalog::Database>,
+    pub(crate) found: Vec<catalog::Database>,
 }
 
 /// Role of a database within its set, and the hash of its numbers of objects and rows; `None` if it was not taken.
@@ -241,13 +241,13 @@ const DELETE: &str = "DELETE FROM pgstencil.template t WHERE id = $1 \
 
 /// What registers a build on a copy of another template.
 #[derive(Clone, Copy, Debug)]
-pub struct NewExtension<'a> {
+pub(crate) struct NewExtension<'a> {
     /// Number of the base's row.
-    pub base: i64,
+    pub(crate) base: i64,
     /// The migrations that are new.
-    pub added: &'a [RelPath],
+    pub(crate) added: &'a [RelPath],
     /// Whether a build from nothing is to take its place.
-    pub provisional: bool,
+    pub(crate) provisional: bool,
 }
 
 /// Notes a use, and so many hits.
@@ -261,7 +261,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn find_template(
+    pub(crate) async fn find_template(
         &mut self,
         project: &str,
         definition: &str,
@@ -279,7 +279,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn builder_of(
+    pub(crate) async fn builder_of(
         &mut self,
         project: &str,
         definition: &str,
@@ -296,7 +296,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn look_up_ready(
+    pub(crate) async fn look_up_ready(
         &mut self,
         project: &str,
         definition: &str,
@@ -320,7 +320,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn hold_ready(
+    pub(crate) async fn hold_ready(
         &mut self,
         project: &str,
         definition: &str,
@@ -341,7 +341,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn hold_template(&mut self, id: i64) -> Result<Hold> {
+    pub(crate) async fn hold_template(&mut self, id: i64) -> Result<Hold> {
         self.hold(id, sql::fill(READY_BY_ID, &[&id])).await
     }
 
@@ -350,7 +350,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn hold_unsealed(&mut self, id: i64) -> Result<Hold> {
+    pub(crate) async fn hold_unsealed(&mut self, id: i64) -> Result<Hold> {
         let role = self.facts().began_as.clone();
         self.hold(id, sql::fill(UNSEALED_BY_ID, &[&id, &role])).await
     }
@@ -391,7 +391,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn templates(&mut self) -> Result<Vec<TemplateRow>> {
+    pub(crate) async fn templates(&mut self) -> Result<Vec<TemplateRow>> {
         self.session().rows(sql::fill(ALL, &[])).await.doing(|| "list templates".into())
     }
 
@@ -409,7 +409,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn ready_templates(
+    pub(crate) async fn ready_templates(
         &mut self,
         project: &str,
         definition: &str,
@@ -428,7 +428,7 @@ impl Registry {
             .filter_map(|row| {
                 // One of another format cannot be read, and is no candidate for anything.
                 let recipe: KeptRecipe = serde_json::from_value(recipes.remove(&row.id)?).ok()?;
-                Some((row, recipe.to_compare_with(fresh, &key)))
+                Some((row, recipe.into_comparable(fresh, &key)))
             })
             .collect())
     }
@@ -437,7 +437,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn recipe(
+    pub(crate) async fn recipe(
         &mut self,
         definition: &str,
         fingerprint: &Fingerprint,
@@ -451,7 +451,7 @@ impl Registry {
             .doing(|| "read what a template was built from".into())?;
         // One of another format cannot be read.
         let kept: Option<KeptRecipe> = recipe.and_then(|r| serde_json::from_value(r).ok());
-        Ok(kept.map(|kept| kept.to_compare_with(fresh, &key)))
+        Ok(kept.map(|kept| kept.into_comparable(fresh, &key)))
     }
 
     /// Takes the place of the ready template of the same key and role, within the seal's transaction: it is
@@ -459,7 +459,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn replace_template(
+    pub(crate) async fn replace_template(
         &mut self,
         new: i64,
         project: &str,
@@ -479,7 +479,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn set_difference(&mut self, id: i64, difference: &str) -> Result<()> {
+    pub(crate) async fn set_difference(&mut self, id: i64, difference: &str) -> Result<()> {
         self.note_text(DIFFERENCE, id, difference).await
     }
 
@@ -487,7 +487,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn set_settle_failure(&mut self, id: i64, why: &str) -> Result<()> {
+    pub(crate) async fn set_settle_failure(&mut self, id: i64, why: &str) -> Result<()> {
         self.note_text(SETTLE_FAILED, id, why).await
     }
 
@@ -496,7 +496,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn begin_rebuild(&mut self, id: i64) -> Result<()> {
+    pub(crate) async fn begin_rebuild(&mut self, id: i64) -> Result<()> {
         self.note_attempt(SETTLE_TRIED, id).await
     }
 
@@ -504,7 +504,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn cancel_rebuild(&mut self, id: i64) -> Result<()> {
+    pub(crate) async fn cancel_rebuild(&mut self, id: i64) -> Result<()> {
         self.note_attempt(SETTLE_TAKEN_BACK, id).await
     }
 
@@ -512,7 +512,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn set_provisional(&mut self, id: i64) -> Result<()> {
+    pub(crate) async fn set_provisional(&mut self, id: i64) -> Result<()> {
         self.session()
             .execute(sql::fill(PROVISIONAL, &[&id]))
             .await
@@ -541,7 +541,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn unfinished_templates(&mut self) -> Result<Vec<TemplateRow>> {
+    pub(crate) async fn unfinished_templates(&mut self) -> Result<Vec<TemplateRow>> {
         self.session().rows(sql::fill(DEAD, &[])).await.doing(|| "list unfinished templates".into())
     }
 
@@ -549,7 +549,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's; 23505 if a build of the same key is registered.
-    pub async fn insert_template(
+    pub(crate) async fn insert_template(
         &mut self,
         project: &str,
         definition: &str,
@@ -584,7 +584,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn write_log_tail(&mut self, id: i64, tail: &str) -> Result<()> {
+    pub(crate) async fn write_log_tail(&mut self, id: i64, tail: &str) -> Result<()> {
         self.session()
             .execute(sql::fill(LOG, &[&id, &tail]))
             .await
@@ -597,7 +597,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn break_template(&mut self, id: i64, reason: &str, keep: bool) -> Result<()> {
+    pub(crate) async fn break_template(&mut self, id: i64, reason: &str, keep: bool) -> Result<()> {
         self.session()
             .execute(sql::fill(BREAK, &[&id, &reason, &keep]))
             .await
@@ -609,7 +609,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn set_ready(
+    pub(crate) async fn set_ready(
         &mut self,
         id: i64,
         built_with: &BuiltWith,
@@ -627,7 +627,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_source(&mut self, name: &str, oid: Oid, contents: Option<&str>) -> Result<()> {
+    pub(crate) async fn note_source(&mut self, name: &str, oid: Oid, contents: Option<&str>) -> Result<()> {
         let role = self.facts().began_as.clone();
         let why = format!("database `{name}`, which its build started from, has changed since");
         self.session()
@@ -642,7 +642,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn take_look(&mut self, name: &str) -> Result<bool> {
+    pub(crate) async fn take_look(&mut self, name: &str) -> Result<bool> {
         let role = self.facts().began_as.clone();
         let done = self
             .session()
@@ -656,7 +656,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's. `false`: somebody moved it meanwhile.
-    pub async fn set_unsealed(
+    pub(crate) async fn set_unsealed(
         &mut self,
         id: i64,
         why: &str,
@@ -678,7 +678,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn shapes_of(&mut self, id: i64) -> Result<Vec<Shape>> {
+    pub(crate) async fn shapes_of(&mut self, id: i64) -> Result<Vec<Shape>> {
         let all = self.read_shapes(sql::fill(SHAPES_OF, &[&id])).await?;
         Ok(all.into_iter().flat_map(|(_, shapes)| shapes).collect())
     }
@@ -688,7 +688,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn build_window(&mut self, id: i64) -> Result<Window> {
+    pub(crate) async fn build_window(&mut self, id: i64) -> Result<Window> {
         let (since, until) = self
             .session()
             .one(sql::fill(WINDOW, &[&id]))
@@ -701,7 +701,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn shapes(&mut self, project: &str, definition: &str) -> Result<Vec<(i64, Vec<Shape>)>> {
+    pub(crate) async fn shapes(&mut self, project: &str, definition: &str) -> Result<Vec<(i64, Vec<Shape>)>> {
         self.read_shapes(sql::fill(SHAPES, &[&project, &definition])).await
     }
 
@@ -723,7 +723,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn migrations_of(&mut self, id: i64) -> Result<Option<Vec<RelPath>>> {
+    pub(crate) async fn migrations_of(&mut self, id: i64) -> Result<Option<Vec<RelPath>>> {
         let recipe: Option<serde_json::Value> = self
             .session()
             .first_scalar(sql::fill(RECIPE_BY_ID, &[&id]))
@@ -731,7 +731,7 @@ impl Registry {
             .doing(|| "read what a template was built from".into())?;
         let recipe = recipe.and_then(|r| serde_json::from_value::<KeptRecipe>(r).ok());
         Ok(recipe.map(|kept| {
-            let recipe = kept.to_compare_with_kept();
+            let recipe = kept.into_comparable_with_kept();
             recipe.migrations.into_iter().map(|f| f.path).collect()
         }))
     }
@@ -740,7 +740,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn forget_template(&mut self, id: i64) -> Result<()> {
+    pub(crate) async fn forget_template(&mut self, id: i64) -> Result<()> {
         self.session().execute(sql::fill(DELETE, &[&id])).await.doing(|| "forget a template".into())?;
         Ok(())
     }

@@ -18,59 +18,59 @@ use super::{Holder, ProjectSettings, Registry, project};
 
 /// Which warm clones are wanted, and for whom.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish<'a> {
+pub(crate) struct Wish<'a> {
     /// Namespace.
-    pub project: &'a str,
+    pub(crate) project: &'a str,
     /// The definition.
-    pub definition: &'a Definition,
+    pub(crate) definition: &'a Definition,
     /// Of the template.
-    pub fingerprint: &'a Fingerprint,
+    pub(crate) fingerprint: &'a Fingerprint,
     /// Our role, which must be allowed to use what the template's builder owns.
-    pub role: &'a str,
+    pub(crate) role: &'a str,
     /// Seconds after which its contents are too old.
-    pub stale_s: Option<f64>,
+    pub(crate) stale_s: Option<f64>,
     /// Whether the template was looked at: else only one is taken that meets nothing on the server that
     /// may have changed since.
-    pub looked_at: bool,
+    pub(crate) looked_at: bool,
     /// How many clones.
-    pub count: usize,
+    pub(crate) count: usize,
     /// Who asks.
-    pub holder: &'a Holder,
+    pub(crate) holder: &'a Holder,
 }
 
 /// One database of a claimed clone, with what is known of its template.
 #[derive(Clone, Debug, FromRow)]
-pub struct ClaimedRow {
+pub(crate) struct ClaimedRow {
     /// The clone.
-    pub clone_id: String,
+    pub(crate) clone_id: String,
     /// Number of the database's row.
-    pub database_id: i64,
+    pub(crate) database_id: i64,
     /// Role within its set.
-    pub alias: String,
+    pub(crate) alias: String,
     /// Its place in the set.
     ordinal: i32,
     /// Its name on the server.
-    pub private_name: String,
+    pub(crate) private_name: String,
     /// Half of its mark.
-    pub nonce: String,
+    pub(crate) nonce: String,
     /// Its identity.
-    pub oid: Option<Oid>,
+    pub(crate) oid: Option<Oid>,
     /// Number of the template's row.
-    pub template_id: i64,
+    pub(crate) template_id: i64,
     /// Milliseconds of its build from nothing; `None` if it was extended.
-    pub full_ms: Option<Millis>,
+    pub(crate) full_ms: Option<Millis>,
     /// The template that it was extended from.
-    pub base_fingerprint: Option<Fingerprint>,
+    pub(crate) base_fingerprint: Option<Fingerprint>,
     /// The migrations that were added to that.
-    pub added: Json<Vec<RelPath>>,
+    pub(crate) added: Json<Vec<RelPath>>,
     /// A build from nothing is to take the template's place.
-    pub provisional: bool,
+    pub(crate) provisional: bool,
     /// How many attempts at that began.
-    pub settle_attempts: i32,
+    pub(crate) settle_attempts: i32,
     /// Seconds since the last one began.
-    pub settle_tried_s: Option<Seconds>,
+    pub(crate) settle_tried_s: Option<Seconds>,
     /// Why the last one failed.
-    pub settle_failure: Option<String>,
+    pub(crate) settle_failure: Option<String>,
 }
 
 impl ClaimedRow {
@@ -83,42 +83,42 @@ impl ClaimedRow {
 
 /// A template as its filler sees it.
 #[derive(Clone, Debug, FromRow)]
-pub struct StockRow {
+pub(crate) struct StockRow {
     /// Number of its row.
-    pub id: i64,
+    pub(crate) id: i64,
     /// How many warm clones of it there are.
-    pub warm: i64,
+    pub(crate) warm: i64,
     /// How many clones were asked for lately; see the schema.
-    pub demand: f64,
+    pub(crate) demand: f64,
     /// Total size of its databases.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
     /// Bytes of all templates and warm clones of its project.
-    pub total: Bytes,
+    pub(crate) total: Bytes,
     /// Whether a connection to a clone of it would run something.
-    pub login_triggers: bool,
+    pub(crate) login_triggers: bool,
     /// Whether the server's disk was found full a while ago.
-    pub full: bool,
+    pub(crate) full: bool,
 }
 
 /// A warm clone, as the policy for them sees it.
 #[derive(Clone, Debug, FromRow)]
-pub struct WarmRow {
+pub(crate) struct WarmRow {
     /// The clone.
-    pub id: String,
+    pub(crate) id: String,
     /// Its template; `None` if that is gone.
-    pub template_id: Option<i64>,
+    pub(crate) template_id: Option<i64>,
     /// Namespace.
-    pub project: String,
+    pub(crate) project: String,
     /// Whether its template is ready.
-    pub is_ready: bool,
+    pub(crate) is_ready: bool,
     /// Since its template was last used.
-    pub idle_s: Seconds,
+    pub(crate) idle_s: Seconds,
     /// Whether another template of its definition was used since.
-    pub superseded: bool,
+    pub(crate) superseded: bool,
     /// Its size.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
     /// Size of all ready templates of its project.
-    pub of_templates: Bytes,
+    pub(crate) of_templates: Bytes,
 }
 
 /// A claimed clone is `creating` again: if its new holder dies before the publication, it is dropped as one
@@ -199,7 +199,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<(Vec<ClaimedRow>, Vec<Finding>)> {
+    pub(crate) async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<(Vec<ClaimedRow>, Vec<Finding>)> {
         let doing = || "take a warm clone".to_owned();
         let findings = comparison::findings(wish.project, &wish.definition.name);
         let [claimed, findings] = self.session().send([claim(wish), findings]).await.doing(doing)?;
@@ -212,7 +212,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's; that the clone is not being made.
-    pub async fn set_warm(&mut self, id: &str) -> Result<()> {
+    pub(crate) async fn set_warm(&mut self, id: &str) -> Result<()> {
         let done = self
             .session()
             .execute(sql::fill(WARM, &[&id, &LockKey::clone(id).value()]))
@@ -228,7 +228,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn release_warm(&mut self, id: &str) -> Result<bool> {
+    pub(crate) async fn release_warm(&mut self, id: &str) -> Result<bool> {
         let done = self
             .session()
             .execute(sql::fill(RELEASE_WARM, &[&id]))
@@ -241,7 +241,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_demand(&mut self, template: i64, clones: usize) -> Result<()> {
+    pub(crate) async fn note_demand(&mut self, template: i64, clones: usize) -> Result<()> {
         self.session()
             .execute(sql::fill(DEMAND, &[&template, &clones]))
             .await
@@ -253,7 +253,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn note_full_disk(&mut self) -> Result<()> {
+    pub(crate) async fn note_full_disk(&mut self) -> Result<()> {
         self.session().execute(sql::fill(FULL, &[])).await.doing(|| "note that the disk is full".into())?;
         Ok(())
     }
@@ -262,7 +262,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn stock(
+    pub(crate) async fn stock(
         &mut self,
         project: &str,
         definition: &str,
@@ -280,7 +280,7 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn warm_clones(&mut self) -> Result<(Vec<WarmRow>, Vec<ProjectSettings>)> {
+    pub(crate) async fn warm_clones(&mut self) -> Result<(Vec<WarmRow>, Vec<ProjectSettings>)> {
         let doing = || "list the warm clones".to_owned();
         let [rows, projects] =
             self.session().send([sql::fill(ALL_WARM, &[]), project::all()]).await.doing(doing)?;

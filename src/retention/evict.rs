@@ -20,12 +20,12 @@ use crate::registry::{Lock, ProjectSettings, Registry};
 
 use super::cost::Costs;
 use super::policy::{self, Limits, Resident};
-pub use super::policy::{Room, Rule};
+pub(crate) use super::policy::{Room, Rule};
 use super::warm;
 
 /// Why a template goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// By a rule of its project.
     Rule(Rule),
     /// The server's disk is full.
@@ -36,7 +36,7 @@ pub enum Reason {
 
 impl Reason {
     /// One word for scripts: the key of the limit, `disk_full` or `asked`.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Reason::Rule(Rule::Idle) => "max_idle",
             Reason::Rule(Rule::Count) => "max_templates",
@@ -59,19 +59,19 @@ impl Reason {
 
 /// One template that is to go.
 #[derive(Clone, Debug)]
-pub struct Eviction {
+pub(crate) struct Eviction {
     /// The template.
-    pub template: ResidentRow,
+    pub(crate) template: ResidentRow,
     /// Why.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// Seconds that it would take to have it again, given the templates that stay, by what builds took
     /// so far.
-    pub rebuild_s: f64,
+    pub(crate) rebuild_s: f64,
 }
 
 impl Eviction {
     /// What a person should know of it.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!(
             "template {} of {}/{}: {}",
             self.template.fingerprint.short(),
@@ -84,7 +84,7 @@ impl Eviction {
 
 /// How one eviction ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Evicted {
+pub(crate) enum Evicted {
     /// It is given up; it may still have to be dropped.
     Gone,
     /// Somebody else evicted it, or gave it up, since it was planned.
@@ -209,7 +209,11 @@ fn exceeded(rows: &[ResidentRow], limits: &Limits, room: Room) -> bool {
 ///
 /// # Errors
 /// The driver's.
-pub async fn plan(registry: &mut Registry, settings: &ProjectSettings, room: Room) -> Result<Vec<Eviction>> {
+pub(crate) async fn plan(
+    registry: &mut Registry,
+    settings: &ProjectSettings,
+    room: Room,
+) -> Result<Vec<Eviction>> {
     let projects = registry.projects().await?;
     let mut limits: BTreeMap<String, (Limits, Room)> =
         projects.iter().map(|noted| (noted.name.clone(), (limits_of(noted), Room::default()))).collect();
@@ -237,7 +241,7 @@ pub async fn plan(registry: &mut Registry, settings: &ProjectSettings, room: Roo
 ///
 /// # Errors
 /// The driver's.
-pub async fn plan_named(registry: &mut Registry, ids: &[i64]) -> Result<Vec<Eviction>> {
+pub(crate) async fn plan_named(registry: &mut Registry, ids: &[i64]) -> Result<Vec<Eviction>> {
     let rows = registry.residents().await?;
     Ok(Shelf::read(registry, rows).await?.plan_named(ids))
 }
@@ -247,7 +251,7 @@ pub async fn plan_named(registry: &mut Registry, ids: &[i64]) -> Result<Vec<Evic
 ///
 /// # Errors
 /// The driver's; what was given up until then stays so.
-pub async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Vec<Evicted>> {
+pub(crate) async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Vec<Evicted>> {
     let mut done = Vec::new();
     for eviction in evictions {
         let row = &eviction.template;
@@ -303,7 +307,7 @@ async fn wait_alone(registry: &mut Registry, id: i64) -> Result<Option<Lock>> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_now(registry: &mut Registry, evictions: &[Eviction]) -> Result<Vec<String>> {
+pub(crate) async fn drop_now(registry: &mut Registry, evictions: &[Eviction]) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for eviction in evictions {
         let why = eviction.reason.words();
@@ -322,7 +326,7 @@ pub async fn drop_now(registry: &mut Registry, evictions: &[Eviction]) -> Result
 ///
 /// # Errors
 /// The driver's.
-pub async fn make_room(
+pub(crate) async fn make_room(
     registry: &mut Registry,
     settings: &ProjectSettings,
     definition: &str,
@@ -352,7 +356,10 @@ pub async fn make_room(
 ///
 /// # Errors
 /// The driver's.
-pub async fn keep_limits(registry: &mut Registry, settings: &ProjectSettings) -> Result<Vec<Eviction>> {
+pub(crate) async fn keep_limits(
+    registry: &mut Registry,
+    settings: &ProjectSettings,
+) -> Result<Vec<Eviction>> {
     let plan = plan(registry, settings, Room::default()).await?;
     let evicted = gone(registry, plan).await?;
     let for_size = |e: &&Eviction| e.reason == Reason::Rule(Rule::Size);
@@ -366,7 +373,7 @@ pub async fn keep_limits(registry: &mut Registry, settings: &ProjectSettings) ->
 ///
 /// # Errors
 /// The driver's.
-pub async fn free_disk(
+pub(crate) async fn free_disk(
     registry: &mut Registry,
     settings: &ProjectSettings,
     bytes: u64,

@@ -25,7 +25,7 @@ use crate::registry::{CloneRow, CloneState, LeaseKind, Registry, TemplateState};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Note that a clone has neither holder nor session.
     Orphan {
         /// Its id.
@@ -62,7 +62,7 @@ impl Action {
     }
 
     /// Whether it drops something.
-    pub fn drops(&self) -> bool {
+    pub(crate) fn drops(&self) -> bool {
         matches!(self, Action::DropClone { .. } | Action::DropTemplate { .. })
     }
 
@@ -76,7 +76,7 @@ impl Action {
     }
 
     /// What a person should know of it.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Action::Orphan { clone } => {
                 format!("note that clone {clone} has neither holder nor session")
@@ -91,13 +91,13 @@ impl Action {
 }
 
 /// How many sets of databases one pass drops at most.
-pub const MAX_DROPS: usize = 50;
+pub(crate) const MAX_DROPS: usize = 50;
 
 /// What is to do, by what the registry and the server show now. Writes nothing.
 ///
 /// # Errors
 /// The driver's.
-pub async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action>> {
+pub(crate) async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action>> {
     let mut actions = Vec::new();
     let clones = registry.clones().await?;
     let templates = registry.unfinished_templates().await?;
@@ -173,7 +173,7 @@ async fn judge(
 ///
 /// # Errors
 /// The driver's.
-pub async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool> {
+pub(crate) async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool> {
     let rows = registry.databases_of(&Owner::Clone(clone.to_owned())).await?;
     for oid in rows.iter().filter_map(|r| r.oid) {
         if !catalog::visitors(registry.session(), oid).await?.is_empty() {
@@ -187,7 +187,11 @@ pub async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn apply(registry: &mut Registry, actions: &[Action], grace: Duration) -> Result<Vec<String>> {
+pub(crate) async fn apply(
+    registry: &mut Registry,
+    actions: &[Action],
+    grace: Duration,
+) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let (mut drops, notes): (Vec<_>, Vec<_>) = actions.iter().partition(|action| action.drops());
     // They are cheap, and each starts the time that a later sweep waits for.
@@ -294,7 +298,11 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
 ///
 /// # Errors
 /// The driver's, or the limit's.
-pub async fn sweep_all(registry: &mut Registry, grace: Duration, deadline: &Deadline) -> Result<Vec<String>> {
+pub(crate) async fn sweep_all(
+    registry: &mut Registry,
+    grace: Duration,
+    deadline: &Deadline,
+) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut before = usize::MAX;
     loop {
@@ -389,7 +397,11 @@ async fn set_doors(registry: &mut Registry, databases: &[Database], open: bool) 
 ///
 /// # Errors
 /// The driver's.
-pub async fn note_orphan(registry: &mut Registry, clone: &str, grace: Duration) -> Result<Option<CloneRow>> {
+pub(crate) async fn note_orphan(
+    registry: &mut Registry,
+    clone: &str,
+    grace: Duration,
+) -> Result<Option<CloneRow>> {
     let action = Action::Orphan { clone: clone.to_owned() };
     let noted = registry
         .with_lock(LockKey::clone(clone), async |registry| {
@@ -406,7 +418,7 @@ pub async fn note_orphan(registry: &mut Registry, clone: &str, grace: Duration) 
 
 /// What became of a clone that was in somebody's way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Dead {
+pub(crate) enum Dead {
     /// It is gone, or has nothing to do with the databases of its names any more.
     Gone,
     /// Under its lock it turned out not to be dead.
@@ -421,7 +433,7 @@ pub enum Dead {
 
 /// How a clone that is in the way of a wanted name comes to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Its holder is gone: it is dropped if nobody is connected.
     Dead,
     /// Its owner wants another one in its place. Sessions in it are theirs, and are ended.
@@ -435,7 +447,7 @@ pub enum End {
 ///
 /// # Errors
 /// The driver's.
-pub async fn drop_dead_clone(
+pub(crate) async fn drop_dead_clone(
     registry: &mut Registry,
     clone: &str,
     end: &End,

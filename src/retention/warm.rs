@@ -9,16 +9,16 @@ use crate::registry::{ProjectSettings, Registry};
 
 /// A warm clone that should go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spare {
+pub(crate) struct Spare {
     /// The clone.
-    pub id: String,
+    pub(crate) id: String,
     /// Why it should go.
-    pub why: Why,
+    pub(crate) why: Why,
 }
 
 /// Why a warm clone should go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub(crate) enum Why {
     /// By a rule of its project.
     Rule(Rule),
     /// The server's disk is full.
@@ -27,7 +27,7 @@ pub enum Why {
 
 impl Why {
     /// In words.
-    pub fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Why::Rule(Rule::Template) => "its template is gone",
             Why::Rule(Rule::Idle) => "its template is no longer used",
@@ -58,7 +58,7 @@ fn shelf(settings: Option<&ProjectSettings>, used: u64) -> Shelf {
 ///
 /// # Errors
 /// The driver's.
-pub async fn spare(registry: &mut Registry, room: Option<(&str, u64)>) -> Result<Vec<Spare>> {
+pub(crate) async fn spare(registry: &mut Registry, room: Option<(&str, u64)>) -> Result<Vec<Spare>> {
     let (rows, settings) = registry.warm_clones().await?;
     let (adding, bytes) = room.unwrap_or_default();
     let mut projects: Vec<&str> = Vec::new();
@@ -91,13 +91,13 @@ pub async fn spare(registry: &mut Registry, room: Option<(&str, u64)>) -> Result
 ///
 /// # Errors
 /// The driver's.
-pub async fn why_spare(registry: &mut Registry, id: &str) -> Result<Option<Why>> {
+pub(crate) async fn why_spare(registry: &mut Registry, id: &str) -> Result<Option<Why>> {
     let all = spare(registry, None).await?;
     Ok(all.into_iter().find(|spare| spare.id == id).map(|spare| spare.why))
 }
 
 /// Their ids.
-pub fn ids(clones: Vec<Spare>) -> Vec<String> {
+pub(crate) fn ids(clones: Vec<Spare>) -> Vec<String> {
     clones.into_iter().map(|clone| clone.id).collect()
 }
 
@@ -105,7 +105,7 @@ pub fn ids(clones: Vec<Spare>) -> Vec<String> {
 ///
 /// # Errors
 /// The driver's.
-pub async fn all(registry: &mut Registry) -> Result<Vec<Spare>> {
+pub(crate) async fn all(registry: &mut Registry) -> Result<Vec<Spare>> {
     let (rows, _) = registry.warm_clones().await?;
     Ok(rows.into_iter().map(|row| Spare { id: row.id, why: Why::DiskFull }).collect())
 }

@@ -1,8 +1,8 @@
 //! Which warm clones go, and how many are missing: pure functions of what is there and of what the projects want.
 //!
 //! Warm clones are kept for the templates that are in use. As long as a template is asked for, `warm_max` of
-//! them may be there; from [`QUIET`] on only `warm`, and none if another template of the same definition was used
-//! since; from [`FORGOTTEN`] on none.
+//! them may be there; from `QUIET` on only `warm`, and none if another template of the same definition was used
+//! since; from `FORGOTTEN` on none.
 
 /// A template that was not used for this long, in seconds, is not in demand.
 const QUIET: f64 = 10.0 * 60.0;

@@ -23,28 +23,28 @@ use crate::variables::Outcome;
 
 /// What a caller of [`Stencil::acquire`] wants.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Name of the definition; `None` if the file has only one.
-    pub definition: Option<String>,
+    pub(crate) definition: Option<String>,
     /// How many clones.
-    pub count: usize,
+    pub(crate) count: usize,
     /// Names of their databases.
-    pub pattern: NamePattern,
+    pub(crate) pattern: NamePattern,
     /// `{shard}`, and variables.
-    pub shard: Option<Shard>,
+    pub(crate) shard: Option<Shard>,
     /// How long they are kept.
-    pub term: Term,
+    pub(crate) term: Term,
     /// Replaces a live clone of the wanted name instead of giving it back. Sessions in it are ended.
-    pub fresh: bool,
+    pub(crate) fresh: bool,
     /// Takes a clone of the wanted name over from its owner; not for [`Term::Session`]. One that a session
     /// holds is not taken.
-    pub take: bool,
+    pub(crate) take: bool,
     /// A command is about to be started for the clones, which may outlive this process; report it by
     /// [`Leases::command`]. Then the clones of a killed process stay as long as its command
     /// may be alive.
-    pub command: bool,
+    pub(crate) command: bool,
     /// Leaves the databases of a failed build to a person.
-    pub keep_failed: bool,
+    pub(crate) keep_failed: bool,
 }
 
 /// One clone of the only definition, under a name of its own, for as long as its session.
@@ -89,11 +89,11 @@ impl Wanted {
 /// What was asked for, to be noted when nobody waits any more: how many warm clones are kept depends on
 /// it. If it never is, they are fewer, and `stats` lacks a hit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Demand {
+pub(crate) struct Demand {
     /// How many clones.
-    pub clones: usize,
+    pub(crate) clones: usize,
     /// Milliseconds of a hit that nobody has noted.
-    pub hit_ms: Option<u64>,
+    pub(crate) hit_ms: Option<u64>,
 }
 
 impl Stencil {

@@ -13,7 +13,7 @@ impl Stencil {
     ///
     /// # Errors
     /// As [`Stencil::ensure`], and those of [`bench::bench`].
-    pub async fn bench(
+    pub(crate) async fn bench(
         &self,
         definition: &str,
         rounds: usize,

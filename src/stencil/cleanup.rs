@@ -43,6 +43,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
+    #[doc(hidden)]
     pub async fn fill_template(
         &self,
         definition: &str,

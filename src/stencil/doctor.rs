@@ -10,7 +10,7 @@ impl Stencil {
     ///
     /// # Errors
     /// Only of mending: the driver's.
-    pub async fn doctor(&self, fix: bool, deadline: &Deadline) -> Result<Vec<Check>> {
+    pub(crate) async fn doctor(&self, fix: bool, deadline: &Deadline) -> Result<Vec<Check>> {
         let patient = Patient {
             endpoint: &self.endpoint,
             registry: &self.config.server.registry,

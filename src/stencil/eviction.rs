@@ -18,7 +18,7 @@ use crate::template::{self, Ensured, Unusable};
 
 /// Which templates an eviction is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Targets {
+pub(crate) enum Targets {
     /// Those that the limits of their projects do not allow.
     Limits,
     /// Those whose fingerprints begin so.
@@ -31,33 +31,33 @@ pub enum Targets {
 
 /// What an eviction would do.
 #[derive(Clone, Debug, Default)]
-pub struct EvictionPlan {
+pub(crate) struct EvictionPlan {
     /// The templates, in order.
-    pub evictions: Vec<Eviction>,
+    pub(crate) evictions: Vec<Eviction>,
     /// What the sweep behind it would do.
-    pub sweep: Vec<Action>,
+    pub(crate) sweep: Vec<Action>,
     /// What stays of a project whose templates are all to go.
-    pub stays: Stays,
+    pub(crate) stays: Stays,
 }
 
 /// What stays of a project whose templates are all evicted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stays {
+pub(crate) struct Stays {
     /// Fingerprints of the templates that are pinned.
-    pub pinned: Vec<Fingerprint>,
+    pub(crate) pinned: Vec<Fingerprint>,
     /// Names of the clones that are in use.
-    pub clones: Vec<String>,
+    pub(crate) clones: Vec<String>,
 }
 
 /// What an eviction did.
 #[derive(Clone, Debug, Default)]
-pub struct EvictionDone {
+pub(crate) struct EvictionDone {
     /// The templates, and what became of each.
-    pub evictions: Vec<(Eviction, Evicted)>,
+    pub(crate) evictions: Vec<(Eviction, Evicted)>,
     /// A line for each thing that the sweep behind it did or left.
-    pub sweep: Vec<String>,
+    pub(crate) sweep: Vec<String>,
     /// As in the plan.
-    pub stays: Stays,
+    pub(crate) stays: Stays,
 }
 
 impl Stencil {
@@ -67,7 +67,7 @@ impl Stencil {
     /// # Errors
     /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no template, for several, or for one
     /// that is pinned; the driver's.
-    pub async fn plan_eviction(&self, targets: &Targets, deadline: &Deadline) -> Result<EvictionPlan> {
+    pub(crate) async fn plan_eviction(&self, targets: &Targets, deadline: &Deadline) -> Result<EvictionPlan> {
         let name = &self.config.server.registry;
         let Some(mut registry) = Registry::open_existing(&self.endpoint, name, deadline).await? else {
             return match targets {
@@ -90,7 +90,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's; what was given up until then is left to the next sweep.
-    pub async fn evict(&self, plan: EvictionPlan, deadline: &Deadline) -> Result<EvictionDone> {
+    pub(crate) async fn evict(&self, plan: EvictionPlan, deadline: &Deadline) -> Result<EvictionDone> {
         let name = &self.config.server.registry;
         let Some(mut registry) = Registry::open_existing(&self.endpoint, name, deadline).await? else {
             return Ok(EvictionDone::default());
@@ -163,7 +163,12 @@ impl Stencil {
     /// # Errors
     /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no ready template or for several, or
     /// if one that is to be pinned is of no use any more; nothing is changed then. The driver's.
-    pub async fn pin(&self, names: &[String], pinned: bool, deadline: &Deadline) -> Result<Vec<ResidentRow>> {
+    pub(crate) async fn pin(
+        &self,
+        names: &[String],
+        pinned: bool,
+        deadline: &Deadline,
+    ) -> Result<Vec<ResidentRow>> {
         let missing = || unknown(names.first().map_or("", String::as_str));
         let registry = &self.config.server.registry;
         let mut registry =
@@ -198,7 +203,11 @@ impl Stencil {
     ///
     /// # Errors
     /// Those of the inputs, and of the server.
-    pub async fn present_fingerprint(&self, definition: Option<&str>, deadline: &Deadline) -> Result<String> {
+    pub(crate) async fn present_fingerprint(
+        &self,
+        definition: Option<&str>,
+        deadline: &Deadline,
+    ) -> Result<String> {
         let definition = self.definition(definition)?;
         let context = self.context(definition, deadline, &|_| {}, false);
         let inputs = context.inputs().await?;

@@ -16,35 +16,35 @@ use crate::template::{self, FullBuild, Looking, NoBase, Plan, Unusable};
 
 /// What [`Stencil::explain`] answers.
 #[derive(Clone, Debug)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// Name of the definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// What the files and variables decide.
-    pub inputs: Inputs,
+    pub(crate) inputs: Inputs,
     /// Files that the globs match, but a .gitignore hides.
-    pub ignored: Vec<String>,
+    pub(crate) ignored: Vec<String>,
     /// `None` if the server does not run: then nothing more is known.
-    pub server: Option<OnServer>,
+    pub(crate) server: Option<OnServer>,
 }
 
 /// What a server adds.
 #[derive(Clone, Debug)]
-pub struct OnServer {
+pub(crate) struct OnServer {
     /// All that decides the fingerprint.
-    pub recipe: Recipe,
+    pub(crate) recipe: Recipe,
     /// What a command would do now.
-    pub now: Now,
+    pub(crate) now: Now,
     /// Why the ready template of these inputs is not used, if there is one.
-    pub unusable: Option<Unusable>,
+    pub(crate) unusable: Option<Unusable>,
     /// What things cost so far.
-    pub costs: Costs,
+    pub(crate) costs: Costs,
     /// The template that comes nearest, or the one that was asked for.
-    pub nearest: Option<Nearest>,
+    pub(crate) nearest: Option<Nearest>,
 }
 
 /// What a command that needs the template would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Now {
+pub(crate) enum Now {
     /// Use the one that is there.
     Hit {
         /// Whether a build from nothing is to take its place.
@@ -85,20 +85,24 @@ pub enum Now {
 
 /// Another template of the same definition.
 #[derive(Clone, Debug)]
-pub struct Nearest {
+pub(crate) struct Nearest {
     /// Its fingerprint.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// RFC 3339, UTC.
-    pub last_used_at: String,
+    pub(crate) last_used_at: String,
     /// From it to the present inputs.
-    pub difference: Difference,
+    pub(crate) difference: Difference,
 }
 
 /// The part of an explanation that needs no server. Blocks on the file system.
 ///
 /// # Errors
 /// As [`Inputs::read`].
-pub fn explain_files(config: &Config, definition: &Definition, variable: &Variable) -> Result<Explanation> {
+pub(crate) fn explain_files(
+    config: &Config,
+    definition: &Definition,
+    variable: &Variable,
+) -> Result<Explanation> {
     Ok(Explanation {
         definition: definition.name.clone(),
         inputs: Inputs::read(&config.root, definition, &**variable)?,
@@ -115,7 +119,7 @@ impl Stencil {
     /// # Errors
     /// As [`Inputs::read`]; [`Kind::NotFound`] or [`Kind::Usage`] if `against` names no template, or
     /// several; the driver's.
-    pub async fn explain(
+    pub(crate) async fn explain(
         &self,
         definition: Option<&str>,
         against: Option<&str>,

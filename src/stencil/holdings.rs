@@ -11,37 +11,37 @@ use crate::registry::{CloneState, LeaseKind, Registry, TemplateState};
 
 /// What [`holdings`] found, over all registries of the server.
 #[derive(Clone, Debug, Default)]
-pub struct Holdings {
+pub(crate) struct Holdings {
     /// Commands of other processes that hold a clone or build a template, in words.
-    pub under_way: Vec<String>,
+    pub(crate) under_way: Vec<String>,
     /// Clones whose lease has a future or no end.
-    pub leased: Vec<Held>,
+    pub(crate) leased: Vec<Held>,
     /// Templates that a person protects.
-    pub pinned: Vec<Held>,
+    pub(crate) pinned: Vec<Held>,
     /// Databases that pgstencil did not make.
-    pub foreign: Vec<String>,
+    pub(crate) foreign: Vec<String>,
     /// What could not be looked at, and why.
-    pub unread: Vec<String>,
+    pub(crate) unread: Vec<String>,
     /// Number of ready templates.
-    pub templates: usize,
+    pub(crate) templates: usize,
     /// Number of clones that somebody has.
-    pub clones: usize,
+    pub(crate) clones: usize,
 }
 
 /// One thing that is held.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub(crate) struct Held {
     /// Name of a clone, or the first digits of a template's fingerprint.
-    pub name: String,
+    pub(crate) name: String,
     /// Whose it is, and until when.
-    pub words: String,
+    pub(crate) words: String,
 }
 
 /// Looks at all databases of a server. Writes nothing.
 ///
 /// # Errors
 /// The driver's, if the server cannot be looked at. A registry that cannot be read is no error.
-pub async fn holdings(endpoint: &Endpoint, deadline: &Deadline) -> Result<Holdings> {
+pub(crate) async fn holdings(endpoint: &Endpoint, deadline: &Deadline) -> Result<Holdings> {
     let mut found = Holdings::default();
     let mut known = Vec::new();
     let mut others = Vec::new();
@@ -96,12 +96,6 @@ async fn databases(endpoint: &Endpoint, deadline: &Deadline) -> Result<Vec<Found
 }
 
 impl Holdings {
-    /// Whether nothing speaks against removing all of it, but what is not pgstencil's and what could not be
-    /// looked at.
-    pub fn is_free(&self) -> bool {
-        self.under_way.is_empty() && self.leased.is_empty() && self.pinned.is_empty()
-    }
-
     /// Adds what is in one registry. Returns the oids of all databases that it knows.
     async fn add(&mut self, registry: &mut Registry) -> Result<Vec<sqlx::postgres::types::Oid>> {
         let mut oids = Vec::new();

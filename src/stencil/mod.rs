@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use self::background::Background;
 use self::session_cache::SessionCache;
 use crate::config::{Config, Definition, ServerSettings};
-use crate::context::{Context, Source};
+use crate::context::{Context, Filler, Source};
 use crate::error::Result;
 use crate::events::Observe;
 use crate::fingerprint::{Inputs, Recipe};
@@ -42,33 +42,32 @@ use crate::retention::sweep::{self, Action};
 use crate::template::Ensured;
 use crate::variables::{NamedDatabase, Outcome};
 
-pub use self::acquire::{Demand, Wanted};
+pub(crate) use self::acquire::{Demand, Wanted};
 pub use self::building::{Begun, Building};
 pub use self::cleanup::sweep_now;
-pub use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
-pub use self::explain::{Explanation, Nearest, Now, OnServer, explain_files};
-pub use self::holdings::{Held, Holdings, holdings};
+pub(crate) use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
+pub(crate) use self::explain::{Explanation, Now, OnServer, explain_files};
+pub(crate) use self::holdings::{Held, Holdings, holdings};
 pub use self::leases::{Lease, LeasedClone, LeasedDatabase, Leases, Ttl};
 pub use self::open::StencilBuilder;
-pub use self::prune::{Prunable, PrunePlan, Pruned};
+pub(crate) use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::release::Released;
 pub use self::request::DatabaseRequest;
-pub use self::reuse::Age;
-pub use crate::context::{FillError, Filler, Unfilled};
-pub use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
-pub use crate::pg::{Deadline, Door};
-pub use crate::registry::bound::BoundRow;
-pub use crate::registry::dropped::DroppedRow;
-pub use crate::registry::event::Tally;
-pub use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
-pub use crate::registry::owner::{Asker, CloneOwner};
-pub use crate::registry::{CloneState, Holder, LeaseKind, Registry, ShownState, TemplateState, Term};
-pub use crate::retention::evict::{Evicted, Eviction};
-pub use crate::template::{Provenance, Settled, Timing, Verdict};
-pub use crate::variables::Shard;
+pub(crate) use self::reuse::Age;
+pub(crate) use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
+pub(crate) use crate::pg::{Deadline, Door};
+pub(crate) use crate::registry::bound::BoundRow;
+pub(crate) use crate::registry::dropped::DroppedRow;
+pub(crate) use crate::registry::event::Tally;
+pub(crate) use crate::registry::holder::{Branch, BranchSource, Checkout, Repository};
+pub(crate) use crate::registry::owner::Asker;
+pub(crate) use crate::registry::{CloneState, Holder, LeaseKind, Registry, ShownState, TemplateState, Term};
+pub(crate) use crate::retention::evict::{Evicted, Eviction};
+pub(crate) use crate::template::Provenance;
+pub(crate) use crate::variables::Shard;
 
 /// Looks up a variable of `env_inputs`.
-pub type Variable = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
+pub(crate) type Variable = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 
 /// One project on one server.
 #[derive(Clone)]
@@ -87,36 +86,36 @@ pub struct Stencil {
 
 /// What [`Stencil::list`] shows.
 #[derive(Default)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// Templates.
-    pub templates: Vec<TemplateListing>,
+    pub(crate) templates: Vec<TemplateListing>,
     /// Clones.
-    pub clones: Vec<CloneListing>,
+    pub(crate) clones: Vec<CloneListing>,
 }
 
 /// One template in a [`Listing`].
-pub struct TemplateListing {
+pub(crate) struct TemplateListing {
     /// What the registry knows of it.
-    pub row: TemplateRow,
+    pub(crate) row: TemplateRow,
     /// Total size of its databases.
-    pub bytes: i64,
+    pub(crate) bytes: i64,
 }
 
 /// One clone in a [`Listing`].
-pub struct CloneListing {
+pub(crate) struct CloneListing {
     /// What the registry knows of it.
-    pub row: CloneRow,
+    pub(crate) row: CloneRow,
     /// Its databases.
-    pub databases: Vec<NamedDatabase>,
+    pub(crate) databases: Vec<NamedDatabase>,
     /// Whether somebody holds its lock.
-    pub locked: bool,
+    pub(crate) locked: bool,
     /// Total size of its databases; `None` if that cannot be read.
-    pub bytes: Option<i64>,
+    pub(crate) bytes: Option<i64>,
 }
 
 impl Stencil {
     /// Puts a checked config and a server together. Touches neither files nor server.
-    pub fn new(config: Config, endpoint: Endpoint, holder: Holder, variable: Variable) -> Self {
+    pub(crate) fn new(config: Config, endpoint: Endpoint, holder: Holder, variable: Variable) -> Self {
         let ServerSettings { client_host, client_port, client_for, .. } = &config.server;
         let endpoint = endpoint.with_client(client_host.clone(), *client_port, *client_for);
         let config = Arc::new(config);
@@ -143,7 +142,7 @@ impl Stencil {
     /// [`BUILDING`](crate::env::BUILDING): a build command that asks for its own template would wait for
     /// itself.
     #[must_use]
-    pub fn within_builds(mut self, building: &str) -> Self {
+    pub(crate) fn within_builds(mut self, building: &str) -> Self {
         self.building = building.lines().map(str::to_owned).collect();
         self
     }
@@ -151,11 +150,12 @@ impl Stencil {
     /// Whether a missing template is built from nothing, although another one could be extended: also where
     /// that failed before.
     #[must_use]
-    pub fn with_full_build(mut self, full_build: bool) -> Self {
+    pub(crate) fn with_full_build(mut self, full_build: bool) -> Self {
         self.full_build = full_build;
         self
     }
 
+    #[doc(hidden)]
     /// Leaves all drops to another process, which calls [`sweep_now`]. Otherwise a thread of this program
     /// drops what was released.
     #[must_use]
@@ -164,7 +164,7 @@ impl Stencil {
         self
     }
 
-    /// Ends the sessions that are kept for the next [`Stencil::acquire`] or [`Stencil::fill`]: at most eight,
+    /// Ends the sessions that are kept for the next [`Stencil::database`] or [`Stencil::fill`]: at most eight,
     /// which otherwise end with the last copy of this. Waits until what was released is dropped; a program
     /// that ends earlier leaves it to the next sweep of any process.
     ///
@@ -180,7 +180,7 @@ impl Stencil {
     }
 
     /// Who asks.
-    pub fn holder(&self) -> &Holder {
+    pub(crate) fn holder(&self) -> &Holder {
         &self.holder
     }
 
@@ -190,7 +190,7 @@ impl Stencil {
     }
 
     /// The server.
-    pub fn endpoint(&self) -> &Endpoint {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
@@ -269,7 +269,7 @@ impl Stencil {
     ///
     /// # Errors
     /// As [`crate::template::ensure()`] and [`crate::template::settle()`].
-    pub async fn ensure_template(
+    pub(crate) async fn ensure_template(
         &self,
         definition: Option<&str>,
         deadline: &Deadline,
@@ -311,7 +311,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn list(&self, deadline: &Deadline) -> Result<Listing> {
+    pub(crate) async fn list(&self, deadline: &Deadline) -> Result<Listing> {
         let mut listing = Listing { templates: Vec::new(), clones: Vec::new() };
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, deadline).await?
@@ -344,7 +344,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn stats(
+    pub(crate) async fn stats(
         &self,
         definition: Option<&str>,
         last: Option<Duration>,
@@ -364,7 +364,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn has_to_sweep(&self, registry: &mut Registry) -> Result<bool> {
+    pub(crate) async fn has_to_sweep(&self, registry: &mut Registry) -> Result<bool> {
         Ok(registry.has_leftovers().await? && !self.plan_sweep(registry).await?.is_empty())
     }
 
@@ -372,7 +372,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn plan_sweep(&self, registry: &mut Registry) -> Result<Vec<Action>> {
+    pub(crate) async fn plan_sweep(&self, registry: &mut Registry) -> Result<Vec<Action>> {
         sweep::plan(registry, self.config.clone.orphan_grace).await
     }
 }

@@ -148,12 +148,12 @@ impl Stencil {
     /// seven days is forgotten.
     ///
     /// Cancel safety: a command that runs is ended, and not repeated.
-    pub async fn run_owed(&self, deadline: &Deadline) -> Vec<String> {
+    pub(crate) async fn run_owed(&self, deadline: &Deadline) -> Vec<String> {
         self.run_all_owed(deadline, Hearer::Caller).await
     }
 
     /// [`Stencil::run_owed`] where nobody listens: the next command of the checkout tells of failures.
-    pub async fn run_owed_unheard(&self, deadline: &Deadline) {
+    pub(crate) async fn run_owed_unheard(&self, deadline: &Deadline) {
         self.run_all_owed(deadline, Hearer::Next).await;
     }
 

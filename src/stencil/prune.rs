@@ -17,27 +17,27 @@ use crate::registry::owner::Bound;
 
 /// A clone whose branch or worktree is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prunable {
+pub(crate) struct Prunable {
     /// The clone.
-    pub row: BoundRow,
+    pub(crate) row: BoundRow,
     /// The branch, the worktree or both: what of its name is gone.
-    pub gone: Bound,
+    pub(crate) gone: Bound,
     /// Why it is not released now: who uses it.
-    pub in_use: Option<String>,
+    pub(crate) in_use: Option<String>,
 }
 
 /// What [`Stencil::prune`] is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PrunePlan {
+pub(crate) struct PrunePlan {
     /// The clones, oldest first.
-    pub clones: Vec<Prunable>,
+    pub(crate) clones: Vec<Prunable>,
     /// What git could not say, and whose clones are therefore left alone.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What became of a clone that was to be released.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pruned {
+pub(crate) enum Pruned {
     /// It is released; a sweep drops it.
     Released,
     /// Somebody uses it, or did in the meantime: it stays. Says who.
@@ -51,7 +51,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's. That git does not answer is a warning in the plan.
-    pub async fn plan_prune(&self, deadline: &Deadline) -> Result<PrunePlan> {
+    pub(crate) async fn plan_prune(&self, deadline: &Deadline) -> Result<PrunePlan> {
         let checkout = &self.holder.checkout;
         let mut plan = PrunePlan::default();
         let Some(mut registry) = self.open_existing(deadline).await? else {
@@ -118,7 +118,11 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's; the clones before it are released.
-    pub async fn prune(&self, plan: PrunePlan, deadline: &Deadline) -> Result<Vec<(Prunable, Pruned)>> {
+    pub(crate) async fn prune(
+        &self,
+        plan: PrunePlan,
+        deadline: &Deadline,
+    ) -> Result<Vec<(Prunable, Pruned)>> {
         let mut done = Vec::new();
         if plan.clones.is_empty() {
             return Ok(done);
@@ -170,14 +174,14 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn bound_here(&self, registry: &mut Registry) -> Result<Vec<BoundRow>> {
+    pub(crate) async fn bound_here(&self, registry: &mut Registry) -> Result<Vec<BoundRow>> {
         registry.bound_here(&self.holder.checkout).await
     }
 
     /// How many of the clones of [`Stencil::bound_here`] have outlived their branch or worktree. Asks git only
     /// if the repository's files do not show everything that a name comes from. If git does not answer, it
     /// is none.
-    pub async fn count_prunable(&self, rows: &[BoundRow]) -> usize {
+    pub(crate) async fn count_prunable(&self, rows: &[BoundRow]) -> usize {
         let Some(tree) = self.tree().filter(|_| !rows.is_empty()) else {
             return 0;
         };
@@ -195,7 +199,7 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn look_for_prunable(&self, deadline: &Deadline) -> Result<usize> {
+    pub(crate) async fn look_for_prunable(&self, deadline: &Deadline) -> Result<usize> {
         if self.holder.checkout.repository.is_none() {
             return Ok(0);
         }

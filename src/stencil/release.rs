@@ -151,7 +151,12 @@ impl Stencil {
     /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds, or that is another
     /// owner's: the error of the first one, with the others and what was released all the same as details. If the
     /// session is lost or the time is up, those that follow are not tried.
-    pub async fn release_named(&self, names: &[String], take: bool, deadline: &Deadline) -> Result<Released> {
+    pub(crate) async fn release_named(
+        &self,
+        names: &[String],
+        take: bool,
+        deadline: &Deadline,
+    ) -> Result<Released> {
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, deadline).await?
         else {
@@ -275,6 +280,7 @@ impl Stencil {
 
 /// What became of clones that were to be released.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Released {
     /// The names of those that were.
     pub clones: Vec<String>,

@@ -36,7 +36,7 @@ enum OneName {
 
 /// How the migrations of a clone stand to those of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Age {
+pub(crate) enum Age {
     /// The files are those that it was made from.
     Same,
     /// The files have all of its migrations, unchanged, and more.
@@ -49,7 +49,7 @@ pub enum Age {
 
 impl Age {
     /// The word in JSON.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Age::Same => "same",
             Age::Older => "older",

@@ -30,7 +30,7 @@ impl Stencil {
     ///
     /// # Errors
     /// As [`template::verify()`].
-    pub async fn verify(
+    pub(crate) async fn verify(
         &self,
         definition: Option<&str>,
         deadline: &Deadline,
@@ -68,7 +68,7 @@ pub(super) async fn settle_first(
     let changes = match &settled {
         Settled::Superseded => Some(&[][..]),
         Settled::Overtaken(changes) => Some(changes.as_slice()),
-        Settled::Nothing | Settled::Replaced(_) | Settled::Taken => None,
+        Settled::Nothing | Settled::Replaced | Settled::Taken => None,
     };
     if let Some(changes) = changes {
         let error = Error::new(
@@ -84,7 +84,7 @@ pub(super) async fn settle_first(
     let mut second = template::ensure(registry, context, None).await?;
     second.provenance.outcome = match (first.provenance.outcome, settled) {
         // What was there has been built from nothing just now.
-        (Outcome::Hit, Settled::Replaced(_)) => Outcome::Miss,
+        (Outcome::Hit, Settled::Replaced) => Outcome::Miss,
         (outcome, _) => outcome,
     };
     second.provenance.note = first.provenance.note;

@@ -81,13 +81,14 @@ impl Stencil {
     }
 
     /// Replaces the template of this definition's present files by a full build if it is provisional, for which
-    /// [`Provenance::provisional`] is set. A program calls it when it has time.
+    /// [`Provenance::provisional`] is set. Returns whether it did. A program calls it when it has time.
     ///
     /// # Errors
     /// Those of the inputs, the server, and the build command.
-    pub async fn settle(&self, definition: Option<&str>) -> Result<Settled> {
+    pub async fn settle(&self, definition: Option<&str>) -> Result<bool> {
         let deadline = Deadline::default();
-        self.settle_template(&self.definition(definition)?.name, &deadline).await
+        let settled = self.settle_template(&self.definition(definition)?.name, &deadline).await?;
+        Ok(matches!(settled, Settled::Replaced))
     }
 
     /// Releases a clone that was detached, or that `pgstencil clone` made, by the name of one of its databases.

@@ -31,7 +31,7 @@ use crate::variables::Outcome;
 /// # Errors
 /// [`Kind::Build`] if the build command fails or its result cannot be sealed, [`Kind::Timeout`],
 /// and those of inputs and server.
-pub async fn ensure(
+pub(crate) async fn ensure(
     registry: &mut Registry,
     context: &Context<'_>,
     recipe: Option<Recipe>,

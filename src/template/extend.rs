@@ -58,7 +58,7 @@ impl<T> Base<T> {
 
 /// Why a template is no base for a recipe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoBase {
+pub(crate) enum NoBase {
     /// The definition says `extend = "never"`.
     Never,
     /// It differs in more than further migrations.
@@ -107,7 +107,7 @@ impl std::fmt::Display for NoBase {
 
 impl NoBase {
     /// What would make it a base all the same. `definition`: its name.
-    pub fn hint(&self, definition: &str) -> Option<String> {
+    pub(crate) fn hint(&self, definition: &str) -> Option<String> {
         let NoBase::Differs(Obstacle::Earlier { .. }) = self else {
             return None;
         };
@@ -121,7 +121,7 @@ impl NoBase {
 ///
 /// # Errors
 /// Why it is no base.
-pub fn added_to(
+pub(crate) fn added_to(
     base: &(TemplateRow, Recipe),
     recipe: &Recipe,
     definition: &Definition,
@@ -147,7 +147,7 @@ fn is_due(row: &TemplateRow, definition: &Definition) -> Option<NoBase> {
 
 /// What can be extended to get a template.
 #[derive(Clone, Debug, Default)]
-pub struct Bases<'a> {
+pub(crate) struct Bases<'a> {
     /// The templates that can be, with the migrations that are new; the best first.
     pub found: Vec<(&'a TemplateRow, Vec<RelPath>)>,
     /// The best template, if it was extended so often that a full build is due: then `found` is empty.
@@ -158,7 +158,11 @@ pub struct Bases<'a> {
 /// migrations, and of equals the one that was used last. Any template of the definition is a candidate,
 /// whichever branch it was built on. Those behind one that was extended too often do not count: to extend
 /// the one before it, again and again, would put the full build off for ever.
-pub fn bases<'a>(ready: &'a [(TemplateRow, Recipe)], recipe: &Recipe, definition: &Definition) -> Bases<'a> {
+pub(crate) fn bases<'a>(
+    ready: &'a [(TemplateRow, Recipe)],
+    recipe: &Recipe,
+    definition: &Definition,
+) -> Bases<'a> {
     let mut all: Vec<_> =
         ready.iter().filter_map(|base| Some((&base.0, added_to(base, recipe, definition).ok()?))).collect();
     // Fewest added is largest base, since all of a base is in the new set.

@@ -25,19 +25,18 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
-pub use self::ensure::ensure;
-pub use self::extend::{Bases, NoBase, added_to, bases};
+pub(crate) use self::ensure::ensure;
+pub(crate) use self::extend::{NoBase, added_to};
 pub(crate) use self::finding::tell as tell_findings;
 pub(crate) use self::from::look_again;
 pub(crate) use self::look_up::ready;
-pub use self::permit::BuildPermit;
 pub(crate) use self::plan::{FullBuild, Looking, Plan, plan};
 pub use self::provenance::{Provenance, Timing};
-pub use self::settle::{Settled, settle};
-pub use self::source::overtaken::Overtaken;
-pub use self::unsealed::Unsealed;
-pub use self::unusable::Unusable;
-pub use self::verify::{Fate, Verdict, verify};
+pub(crate) use self::settle::{Settled, settle};
+pub(crate) use self::source::overtaken::Overtaken;
+pub(crate) use self::unsealed::Unsealed;
+pub(crate) use self::unusable::Unusable;
+pub(crate) use self::verify::{Fate, Verdict, verify};
 pub(crate) use self::waiting::serial_builder;
 
 use crate::config::Rebuild;
@@ -58,7 +57,7 @@ use crate::registry::{DatabaseRow, Registry};
 /// the shared lock, or a build's seal. The lock keeps it from being dropped until
 /// [`Template::let_go`], or until the registry session ends.
 #[derive(Debug)]
-pub struct Template {
+pub(crate) struct Template {
     id: i64,
     fingerprint: Fingerprint,
     contents_of: Fingerprint,
@@ -73,13 +72,14 @@ pub struct Template {
 
 /// What is known of the builds from nothing that were to take an extended template's place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Provisional {
     /// How many began.
-    pub attempts: u32,
+    pub(crate) attempts: u32,
     /// How long ago the last one did.
-    pub tried: Duration,
+    pub(crate) tried: Duration,
     /// Why it failed, if it did not just disappear.
-    pub failure: Option<String>,
+    pub(crate) failure: Option<String>,
 }
 
 impl Provisional {
@@ -106,7 +106,7 @@ impl Provisional {
 
     /// Whether another attempt in the background makes sense. One that failed is not repeated by every
     /// command, nor are those that disappear time and again, as in a container that ends with its job.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         const AT_ONCE: u32 = 3;
         const LATER: Duration = Duration::from_secs(60 * 60);
         (self.failure.is_none() && self.attempts < AT_ONCE) || self.tried >= LATER
@@ -138,49 +138,50 @@ impl TemplateDatabase {
 
 /// What a template was extended from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Extends {
     /// Of the base, which may be gone by now.
-    pub base: Fingerprint,
+    pub(crate) base: Fingerprint,
     /// The migrations that were added to it, in order.
-    pub added: Vec<RelPath>,
+    pub(crate) added: Vec<RelPath>,
 }
 
 /// One database of a template.
 #[derive(Clone, Debug)]
-pub struct TemplateDatabase {
+pub(crate) struct TemplateDatabase {
     /// Alias within the set.
-    pub alias: String,
+    pub(crate) alias: String,
     /// Its name on the server.
-    pub name: String,
+    pub(crate) name: String,
     /// Its identity.
-    pub oid: Oid,
+    pub(crate) oid: Oid,
     /// Size.
-    pub bytes: i64,
+    pub(crate) bytes: i64,
     /// Number of files, about.
-    pub files: i64,
+    pub(crate) files: i64,
     /// What a copy of it lacks.
-    pub replay: Replay,
+    pub(crate) replay: Replay,
 }
 
 impl Template {
     /// Number of its row.
-    pub fn id(&self) -> i64 {
+    pub(crate) fn id(&self) -> i64 {
         self.id
     }
 
     /// What it was built from.
-    pub fn fingerprint(&self) -> &Fingerprint {
+    pub(crate) fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
     /// The inputs whose contents it has: [`Template::fingerprint`], but of one that was not sealed those of the
     /// template that it equals.
-    pub fn contents_of(&self) -> &Fingerprint {
+    pub(crate) fn contents_of(&self) -> &Fingerprint {
         &self.contents_of
     }
 
     /// What it was extended from; `None` if it was built from nothing.
-    pub fn extends(&self) -> Option<&Extends> {
+    pub(crate) fn extends(&self) -> Option<&Extends> {
         self.extends.as_ref()
     }
 
@@ -195,12 +196,12 @@ impl Template {
     }
 
     /// Whether a build from nothing is to take its place.
-    pub fn provisional(&self) -> Option<&Provisional> {
+    pub(crate) fn provisional(&self) -> Option<&Provisional> {
         self.provisional.as_ref()
     }
 
     /// What its build from nothing took; `None` if it was extended.
-    pub fn build_time(&self) -> Option<Duration> {
+    pub(crate) fn build_time(&self) -> Option<Duration> {
         self.build_time
     }
 
@@ -211,7 +212,7 @@ impl Template {
     }
 
     /// Its databases, in the order of the definition.
-    pub fn databases(&self) -> &[TemplateDatabase] {
+    pub(crate) fn databases(&self) -> &[TemplateDatabase] {
         &self.databases
     }
 
@@ -233,7 +234,7 @@ impl Template {
     ///
     /// # Errors
     /// The driver's.
-    pub async fn let_go(self, registry: &mut Registry) -> Result<()> {
+    pub(crate) async fn let_go(self, registry: &mut Registry) -> Result<()> {
         look_up::let_go(registry, self.id).await
     }
 
@@ -277,15 +278,15 @@ impl Template {
 
 /// A template, and how it came about.
 #[derive(Debug)]
-pub struct Ensured {
+pub(crate) struct Ensured {
     /// The template, locked against being dropped.
-    pub template: Template,
+    pub(crate) template: Template,
     /// How it came about: by a hit, an extension, a miss, or a build that was not sealed.
-    pub provenance: Provenance,
+    pub(crate) provenance: Provenance,
     /// Why it was not sealed: then it is no template, and can only be copied at once.
-    pub unsealed: Option<Unsealed>,
+    pub(crate) unsealed: Option<Unsealed>,
     /// Where the time went; nothing of it into clones.
-    pub timing: Timing,
+    pub(crate) timing: Timing,
 }
 
 #[cfg(test)]

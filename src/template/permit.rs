@@ -34,7 +34,7 @@ struct Right {
 /// The right to build a template that is missing. Not `Clone`: it is spent by the seal, or released.
 #[derive(Debug)]
 #[must_use = "the locks are held until the permit is released"]
-pub struct BuildPermit(Right);
+pub(crate) struct BuildPermit(Right);
 
 /// The right to build beside the ready template of the same inputs, to compare the two or to replace it. The
 /// template is locked against being dropped.

@@ -9,6 +9,7 @@ use crate::variables::Outcome;
 
 /// How a template came about, or the clones that were made from it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Provenance {
     /// Fingerprint of the definition's present inputs.
     pub fingerprint: Fingerprint,
@@ -26,12 +27,12 @@ pub struct Provenance {
 
 impl Provenance {
     /// The provenance of a set of databases of which nothing but inputs and outcome is known.
-    pub fn new(fingerprint: Fingerprint, outcome: Outcome) -> Self {
+    pub(crate) fn new(fingerprint: Fingerprint, outcome: Outcome) -> Self {
         Provenance { fingerprint, outcome, extends: None, provisional: None, note: None, build_time: None }
     }
 
     /// The provenance of a template.
-    pub fn of(template: &Template, outcome: Outcome) -> Self {
+    pub(crate) fn of(template: &Template, outcome: Outcome) -> Self {
         Provenance {
             extends: template.extends().cloned(),
             provisional: template.provisional().cloned(),
@@ -43,6 +44,7 @@ impl Provenance {
 
 /// Where the time of a request went.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct Timing {
     /// Reading and hashing the input files.
     pub inputs: Duration,

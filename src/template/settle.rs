@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::verify::{Verdict, prove};
+use super::verify::prove;
 use super::waiting::tell_waiting;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
@@ -15,11 +15,11 @@ use crate::registry::{Registry, TemplateRow, TemplateState};
 
 /// What became of an extended template.
 #[derive(Clone, Debug)]
-pub enum Settled {
+pub(crate) enum Settled {
     /// The template of the present inputs was not extended, or there is none.
     Nothing,
     /// A build from nothing took its place.
-    Replaced(Box<Verdict>),
+    Replaced,
     /// The inputs changed, so nobody can build it here any more.
     Superseded,
     /// Somebody wrote to the inputs while they were built, though they are the same again: what was built
@@ -41,7 +41,7 @@ const LOOK: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// As [`super::verify()`]. A build that fails is noted with the template, which stays in use.
-pub async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) -> Result<Settled> {
+pub(crate) async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) -> Result<Settled> {
     let traits = registry.facts().traits.clone();
     let wanted = fingerprint(context, &traits).await?;
     let name = &context.definition.name;
@@ -143,7 +143,7 @@ async fn rebuild(
         }
     };
     match done {
-        Ok(Ok(verdict)) => Ok(Settled::Replaced(Box::new(verdict))),
+        Ok(Ok(_)) => Ok(Settled::Replaced),
         // Not taken back as an attempt: a command that writes to its own inputs would be tried for ever.
         Ok(Err(overtaken)) if overtaken.recipe.fingerprint() == *wanted => {
             Ok(Settled::Overtaken(overtaken.changes().to_vec()))

@@ -18,13 +18,13 @@ use crate::registry::template::{Hold, Shape, UnsealedNote};
 
 /// Why a build was not sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unsealed {
+pub(crate) struct Unsealed {
     /// Name of the definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// The migrations that changed nothing, in order.
-    pub files: Vec<RelPath>,
+    pub(crate) files: Vec<RelPath>,
     /// The template that holds the same without them.
-    pub alike: Fingerprint,
+    pub(crate) alike: Fingerprint,
 }
 
 /// How many files are named.
@@ -46,7 +46,7 @@ impl Unsealed {
     }
 
     /// What happened, in one line.
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let named: Vec<String> = self.files.iter().take(SHOWN).map(|path| format!("`{path}`")).collect();
         let more = match self.files.len().saturating_sub(SHOWN) {
             0 => String::new(),

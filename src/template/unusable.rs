@@ -15,7 +15,7 @@ use crate::registry::{DatabaseRow, Registry, TemplateRow};
 
 /// Why a ready template cannot be used, or not by its definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unusable {
+pub(crate) enum Unusable {
     /// The registry knows no database of it.
     Empty,
     /// One of its databases is not as it was sealed.
@@ -63,7 +63,7 @@ pub enum Unusable {
 
 /// How a template's database differs from the sealed one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DatabaseFault {
+pub(crate) enum DatabaseFault {
     /// It is not there.
     Gone,
     /// A DROP of it was interrupted.

@@ -18,43 +18,43 @@ use crate::registry::{Happened, Registry};
 
 /// What a comparison found, and what came of it.
 #[derive(Clone, Debug)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Name of the definition.
-    pub definition: String,
+    pub(crate) definition: String,
     /// Of the template.
-    pub fingerprint: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// What the template was extended from, if it was.
-    pub extends: Option<Extends>,
+    pub(crate) extends: Option<Extends>,
     /// What differs, by alias; aliases that are equal are left out.
-    pub differences: Vec<(String, Difference)>,
+    pub(crate) differences: Vec<(String, Difference)>,
     /// Whether row contents and ids were compared.
-    pub rows: bool,
+    pub(crate) rows: bool,
     /// Columns of rows that differ which do not count since they hold the time of the build, as
     /// `schema.table.column`.
-    pub left_out: Vec<String>,
+    pub(crate) left_out: Vec<String>,
     /// Entries of `verify_ignore` that name no column.
-    pub unknown: Vec<String>,
+    pub(crate) unknown: Vec<String>,
     /// What the role could not read, and why: `table closed.t: rows unknown: permission denied`.
-    pub unread: Vec<String>,
+    pub(crate) unread: Vec<String>,
     /// What became of the template.
-    pub fate: Fate,
+    pub(crate) fate: Fate,
     /// What the build from nothing took.
-    pub build_time: Duration,
+    pub(crate) build_time: Duration,
 }
 
 impl Verdict {
     /// Whether nothing differs.
-    pub fn is_equal(&self) -> bool {
+    pub(crate) fn is_equal(&self) -> bool {
         self.differences.is_empty()
     }
 
     /// Whether nothing differs of what [`Class::decides`].
-    pub fn is_as_built(&self) -> bool {
+    pub(crate) fn is_as_built(&self) -> bool {
         self.classes().into_iter().all(|class| !class.decides())
     }
 
     /// The classes in which something differs.
-    pub fn classes(&self) -> Vec<Class> {
+    pub(crate) fn classes(&self) -> Vec<Class> {
         let differs = |class: &Class| {
             let mut all = self.differences.iter();
             all.any(|(_, diff)| diff.classes().contains(class))
@@ -63,7 +63,7 @@ impl Verdict {
     }
 
     /// The classes that were compared, or those that were not.
-    pub fn compared(&self, compared: bool) -> Vec<Class> {
+    pub(crate) fn compared(&self, compared: bool) -> Vec<Class> {
         let was = |class: &Class| self.rows || !class.needs_rows();
         let all = Class::ALL.into_iter();
         all.filter(|class| was(class) == compared).collect()
@@ -104,7 +104,7 @@ const MAX_HEADINGS: usize = 5;
 
 /// What became of a template that was compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It stays as it is.
     Kept,
     /// The build from nothing took its place.
@@ -115,7 +115,7 @@ pub enum Fate {
 
 impl Fate {
     /// The word in JSON.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Fate::Kept => "kept",
             Fate::Replaced => "replaced",
@@ -136,7 +136,7 @@ impl Fate {
 /// # Errors
 /// [`crate::Kind::NotFound`] if the present inputs have no template; [`crate::Kind::Build`] if the build from nothing
 /// fails, which is an answer, too: a cached template can hide a broken build command.
-pub async fn verify(
+pub(crate) async fn verify(
     registry: &mut Registry,
     context: &Context<'_>,
     replace: bool,

@@ -9,6 +9,7 @@ use crate::pg::sql::CopyStrategy;
 
 /// What copies of a template cost.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct BenchAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -38,6 +39,7 @@ pub struct BenchAnswer {
 
 /// What one strategy costs; medians in milliseconds, null where the server cannot do it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct CostAnswer {
     /// `wal_log`, `file_copy`, `reflink`, or `only` before PostgreSQL 15.
     pub strategy: &'static str,
@@ -70,7 +72,7 @@ impl From<&Cost> for CostAnswer {
 
 impl BenchAnswer {
     /// Of a template.
-    pub fn new(template: &str, fingerprint: &str, bench: &Bench) -> Self {
+    pub(crate) fn new(template: &str, fingerprint: &str, bench: &Bench) -> Self {
         BenchAnswer {
             version: VERSION,
             template: template.to_owned(),
@@ -88,7 +90,7 @@ impl BenchAnswer {
     }
 
     /// Whether the config names a strategy that was not the best.
-    pub fn could_be_better(&self) -> bool {
+    pub(crate) fn could_be_better(&self) -> bool {
         self.configured != word(Strategy::Auto)
             && self.recommended != CopyStrategy::Only.as_str()
             && self.before != self.recommended

@@ -7,6 +7,7 @@ use crate::doctor::{Check, Status};
 
 /// What `doctor` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct DoctorAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -20,6 +21,7 @@ pub struct DoctorAnswer {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct CheckAnswer {
     /// What it was; the same at each check-up.
     pub name: &'static str,

@@ -8,6 +8,7 @@ use crate::stencil::{Evicted, Eviction, EvictionDone, EvictionPlan, Stays};
 
 /// What `evict` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct EvictAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -27,6 +28,7 @@ pub struct EvictAnswer {
 
 /// One template that went, would go, or was to go.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct EvictedTemplate {
     /// Namespace.
     pub project: String,
@@ -106,6 +108,7 @@ impl From<&EvictionDone> for EvictAnswer {
 
 /// What `pin` and `unpin` answer.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PinAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -117,6 +120,7 @@ pub struct PinAnswer {
 
 /// One template.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PinnedTemplate {
     /// Namespace.
     pub project: String,
@@ -128,7 +132,7 @@ pub struct PinnedTemplate {
 
 impl PinAnswer {
     /// Of templates that were pinned, or are no longer.
-    pub fn new(rows: &[ResidentRow], pinned: bool) -> Self {
+    pub(crate) fn new(rows: &[ResidentRow], pinned: bool) -> Self {
         PinAnswer {
             version: VERSION,
             pinned,

@@ -9,6 +9,7 @@ use crate::stencil::{Explanation, Now, OnServer};
 
 /// What `explain` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ExplainAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -33,6 +34,7 @@ pub struct ExplainAnswer {
 
 /// What decides the fingerprint, without the values of variables.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct InputsAnswer {
     /// Files of `migrations`.
     pub migrations: Vec<FileInput>,
@@ -72,6 +74,7 @@ pub struct InputsAnswer {
 
 /// A variable of `env_inputs`.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct VariableAnswer {
     /// Its name.
     pub name: String,
@@ -82,6 +85,7 @@ pub struct VariableAnswer {
 /// What a command would do.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum NowAnswer {
     /// Use the template that is there.
     Hit {
@@ -128,6 +132,7 @@ pub enum NowAnswer {
 
 /// Milliseconds.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct CostsAnswer {
     /// To find a ready template.
     pub hit: Option<f64>,
@@ -139,6 +144,7 @@ pub struct CostsAnswer {
 
 /// Another template, and what differs.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct AgainstAnswer {
     /// 64 hex digits.
     pub fingerprint: String,
@@ -150,6 +156,7 @@ pub struct AgainstAnswer {
 
 /// What `explain` answers of several definitions.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ExplainAllAnswer {
     /// [`VERSION`]
     pub version: u32,

@@ -50,6 +50,7 @@ impl<T: Serialize> Serialize for Ordered<T> {
 
 /// What `clone`, `run --report` and `ensure` answer.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Answer {
     /// [`VERSION`]
     pub version: u32,
@@ -89,6 +90,7 @@ pub struct Answer {
 
 /// What a template was extended from.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ExtendsAnswer {
     /// Fingerprint of the base.
     pub base: String,
@@ -104,6 +106,7 @@ impl From<&Extends> for ExtendsAnswer {
 
 /// One clone.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct CloneAnswer {
     /// Short id.
     pub id: String,
@@ -128,6 +131,7 @@ pub struct CloneAnswer {
 
 /// What the name of a clone comes from.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct BoundAnswer {
     /// A local branch.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,6 +147,7 @@ fn bound_answer(bound: &Bound) -> Option<BoundAnswer> {
 
 /// A clone that was dropped without its owner's doing.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct DroppedAnswer {
     /// Name of its first database.
     pub name: String,
@@ -154,6 +159,7 @@ pub struct DroppedAnswer {
 
 /// One database.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct DatabaseAnswer {
     /// Its name on the server.
     pub name: String,
@@ -163,6 +169,7 @@ pub struct DatabaseAnswer {
 
 /// Milliseconds.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Timing {
     /// Reading and hashing files.
     pub fingerprint: f64,
@@ -204,7 +211,7 @@ fn clone_answer(clone: &ClonedSet, age: Option<&Age>, endpoint: &Endpoint) -> Cl
 
 impl Answer {
     /// Of `clone` and `run`.
-    pub fn of_clones(leases: &Leases, endpoint: &Endpoint) -> Self {
+    pub(crate) fn of_clones(leases: &Leases, endpoint: &Endpoint) -> Self {
         let clones: Vec<CloneAnswer> = leases
             .clones
             .iter()
@@ -228,7 +235,7 @@ impl Answer {
     }
 
     /// Of `ensure`.
-    pub fn of_template(definition: &str, ensured: &Ensured) -> Self {
+    pub(crate) fn of_template(definition: &str, ensured: &Ensured) -> Self {
         Answer::of(definition, &ensured.provenance, &ensured.timing)
     }
 
@@ -263,6 +270,7 @@ impl Timing {
 
 /// What `list` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ListAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -274,6 +282,7 @@ pub struct ListAnswer {
 
 /// One template in a list.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct TemplateAnswer {
     /// Namespace.
     pub project: String,
@@ -320,6 +329,7 @@ pub struct TemplateAnswer {
 
 /// One clone in a list. It has no URLs, since those hold passwords.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ListedClone {
     /// Short id.
     pub id: String,
@@ -355,6 +365,7 @@ pub struct ListedClone {
 
 /// The owner of a clone: a role of the server in a checkout on a machine.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct OwnerAnswer {
     /// Role of the server; null for a clone from before owners were recorded, whose holder counts.
     pub role: Option<String>,
@@ -442,6 +453,7 @@ fn listed_clone(clone: &CloneListing) -> ListedClone {
 
 /// What `release` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ReleaseAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -455,6 +467,7 @@ pub struct ReleaseAnswer {
 
 /// What an error looks like with `--json`, on standard error.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ErrorAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -464,6 +477,7 @@ pub struct ErrorAnswer {
 
 /// An error.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ErrorBody {
     /// [`crate::Kind`] as a word.
     pub kind: &'static str,
@@ -493,7 +507,7 @@ impl From<&Error> for ErrorAnswer {
 }
 
 /// The messages of the errors underneath, outermost first.
-pub fn causes(error: &Error) -> Vec<String> {
+pub(crate) fn causes(error: &Error) -> Vec<String> {
     let mut causes: Vec<String> = Vec::new();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {

@@ -7,6 +7,7 @@ use crate::stencil::{Prunable, PrunePlan, Pruned};
 
 /// What `prune` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PruneAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -20,6 +21,7 @@ pub struct PruneAnswer {
 
 /// One clone whose branch or worktree is gone.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PrunedClone {
     /// Short id.
     pub id: String,
@@ -53,7 +55,7 @@ fn clone(prunable: &Prunable, state: &'static str, reason: Option<&String>) -> P
 
 impl PruneAnswer {
     /// What would be done.
-    pub fn planned(plan: &PrunePlan) -> Self {
+    pub(crate) fn planned(plan: &PrunePlan) -> Self {
         let clones = plan.clones.iter().map(|prunable| match &prunable.in_use {
             Some(who) => clone(prunable, "in_use", Some(who)),
             None => clone(prunable, "would_go", None),
@@ -67,7 +69,7 @@ impl PruneAnswer {
     }
 
     /// What was done.
-    pub fn done(done: &[(Prunable, Pruned)], warnings: Vec<String>) -> Self {
+    pub(crate) fn done(done: &[(Prunable, Pruned)], warnings: Vec<String>) -> Self {
         let clones = done.iter().map(|(prunable, pruned)| match pruned {
             Pruned::Released => clone(prunable, "released", None),
             Pruned::GoneBefore => clone(prunable, "gone_before", None),

@@ -9,6 +9,7 @@ use crate::private_server::{Listed, Moved, Places, State, Status};
 
 /// What `server start|status|url` answer.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ServerAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -24,6 +25,7 @@ pub struct ServerAnswer {
 
 /// How a server is.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct StatusAnswer {
     /// `absent`, `stopped`, `starting`, `running`, `stopping` or `unresponsive`.
     pub state: &'static str,
@@ -48,6 +50,7 @@ pub struct StatusAnswer {
 
 /// What `server stop` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ServerStopAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -57,6 +60,7 @@ pub struct ServerStopAnswer {
 
 /// What `server list` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ServerListAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -66,6 +70,7 @@ pub struct ServerListAnswer {
 
 /// One cluster.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ClusterAnswer {
     /// Major version.
     pub major: u32,
@@ -82,6 +87,7 @@ pub struct ClusterAnswer {
 
 /// A directory of old data.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct MovedAnswer {
     /// The directory.
     pub directory: String,
@@ -91,6 +97,7 @@ pub struct MovedAnswer {
 
 /// What `server remove` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ServerRemoveAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -104,6 +111,7 @@ pub struct ServerRemoveAnswer {
 
 /// What `paths` answers. Nothing of it need exist.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PathsAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -121,6 +129,7 @@ pub struct PathsAnswer {
 
 /// Where the server is.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct ServerPlaces {
     /// Whether it is the private server.
     pub private: bool,
@@ -138,7 +147,7 @@ pub struct ServerPlaces {
 
 impl ServerAnswer {
     /// With `url`, the URL is part of it.
-    pub fn new(status: &Status, url: bool) -> Self {
+    pub(crate) fn new(status: &Status, url: bool) -> Self {
         ServerAnswer {
             version: VERSION,
             status: StatusAnswer::from(status),
@@ -219,7 +228,7 @@ impl From<&Moved> for MovedAnswer {
 
 impl ServerRemoveAnswer {
     /// What was removed: whole clusters, or only the old data of some.
-    pub fn new(clusters: &[Listed], only_moved: bool) -> Self {
+    pub(crate) fn new(clusters: &[Listed], only_moved: bool) -> Self {
         let moved = clusters.iter().flat_map(|c| &c.moved);
         let of_moved: u64 = moved.clone().map(|m| m.bytes).sum();
         let (removed, of_clusters) = match only_moved {

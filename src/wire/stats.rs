@@ -9,6 +9,7 @@ use crate::stencil::Tally;
 
 /// What `stats` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct StatsAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -22,6 +23,7 @@ pub struct StatsAnswer {
 
 /// What happened, and how long it took.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Counts {
     /// Templates that were there.
     pub hits: i64,
@@ -54,6 +56,7 @@ pub struct Counts {
 
 /// What happened with one definition.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct TemplateCounts {
     /// Namespace.
     pub project: String,
@@ -66,6 +69,7 @@ pub struct TemplateCounts {
 
 /// What happened on one day.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct DayCounts {
     /// `YYYY-MM-DD`
     pub day: String,

@@ -8,6 +8,7 @@ use crate::template::Verdict;
 
 /// What `verify` answers.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct VerifyAnswer {
     /// [`VERSION`]
     pub version: u32,
@@ -17,6 +18,7 @@ pub struct VerifyAnswer {
 
 /// One template that was compared with a build from nothing.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct VerdictAnswer {
     /// Name of the definition.
     pub template: String,
@@ -53,7 +55,7 @@ impl Default for VerifyAnswer {
 
 impl VerifyAnswer {
     /// Adds what was found of one template.
-    pub fn add(&mut self, verdict: &Verdict) {
+    pub(crate) fn add(&mut self, verdict: &Verdict) {
         self.verified.push(VerdictAnswer {
             template: verdict.definition.clone(),
             fingerprint: verdict.fingerprint.to_string(),
@@ -71,7 +73,7 @@ impl VerifyAnswer {
     }
 
     /// Whether nothing differs anywhere.
-    pub fn is_equal(&self) -> bool {
+    pub(crate) fn is_equal(&self) -> bool {
         self.verified.iter().all(|v| v.equal)
     }
 }

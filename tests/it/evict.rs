@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use pgstencil::pg::lock::LockKey;
+use pgstencil::internals::LockKey;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection};
 

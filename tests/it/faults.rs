@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgstencil::pg::lock::LockKey;
+use pgstencil::internals::LockKey;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 
 use crate::support::hold::{Held, list, only_templates_left};

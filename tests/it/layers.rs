@@ -26,7 +26,7 @@ const LEVELS: &[&[&str]] = &[
     &["bench", "doctor"],
     &["stencil"],
     &["wire"],
-    &["cli", "main", "lib"],
+    &["cli", "internals", "main", "lib"],
 ];
 
 /// What may be imported although it is not lower: (by, what).

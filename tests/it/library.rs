@@ -4,9 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use pgstencil::stencil::{Begun, Filler, Lease, StencilBuilder, Ttl, Unfilled};
-use pgstencil::variables::Outcome;
-use pgstencil::{Kind, Stencil};
+use pgstencil::{Begun, Filler, Kind, Lease, Outcome, Stencil, StencilBuilder, Ttl, Unfilled};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::support::extension::KEEP;
@@ -182,8 +180,7 @@ async fn a_named_clone_has_an_owner() {
     let refused = ours.release(&name).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::NameTaken);
     theirs.release(&name).await.unwrap();
-    let registry = ours.config().server.registry.clone();
-    pgstencil::stencil::sweep_now(ours.endpoint(), &registry, Duration::from_secs(120)).await.unwrap();
+    theirs.close().await;
     assert!(!server().has_database(&name));
 }
 

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgstencil::doctor::{Status, private_server};
-use pgstencil::private_server::{PrivateServer, PrivateServerSettings, Running, State};
-use pgstencil::url::ServerUrl;
+use pgstencil::ServerUrl;
+use pgstencil::internals::{PrivateServer, PrivateServerSettings, Running, State};
+use pgstencil::internals::{Status, doctor_private_server as private_server};
 use pgstencil::{Kind, Result};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};

@@ -423,7 +423,7 @@ fn names_follow_the_pattern() {
     named(&["--clones", "2", "--name", &p("test_ID")], &[&p("test_ID"), &p("test_ID_1")]);
     named(
         &["--shard", "2/3", "--name", &p("ID-{shard}-{branch}-{alias}")],
-        &[&p(&format!("ID-2-{}-app", pgstencil::names::folded("feat/X-1", 63)))],
+        &[&p(&format!("ID-2-{}-app", pgstencil::internals::folded("feat/X-1", 63)))],
     );
     let output = sh(&project, &["--name", &p("ID_{id}")], "echo $PGDATABASE").success();
     assert!(output.line().len() > id.len() + 4, "{output}");

@@ -1,6 +1,6 @@
 //! What pgstencil must not touch, and must not forget.
 
-use pgstencil::pg::lock::LockKey;
+use pgstencil::internals::LockKey;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
 
 use crate::support::server::PATIENCE;

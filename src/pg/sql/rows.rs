@@ -5,7 +5,7 @@ use super::{Statement, in_order, quote_ident, quote_literal};
 
 /// What of a row goes into its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cell {
+pub(crate) enum Cell {
     /// A column, as its type prints it.
     Plain(String),
     /// A column that holds text, without the times in it.
@@ -16,30 +16,30 @@ pub enum Cell {
 
 /// The row of a table that some columns of another row name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reference {
+pub(crate) struct Reference {
     /// Schema of the table that is referred to.
-    pub schema: String,
+    pub(crate) schema: String,
     /// Its name.
-    pub table: String,
+    pub(crate) table: String,
     /// Columns that refer, each with the column that it refers to.
-    pub on: Vec<(String, String)>,
+    pub(crate) on: Vec<(String, String)>,
     /// What of the row counts.
-    pub cells: Vec<Cell>,
+    pub(crate) cells: Vec<Cell>,
 }
 
 /// A table, and what of its rows counts.
 #[derive(Clone, Debug)]
-pub struct Digested {
+pub(crate) struct Digested {
     /// Schema of the table.
-    pub schema: String,
+    pub(crate) schema: String,
     /// Its name.
-    pub table: String,
+    pub(crate) table: String,
     /// What counts.
-    pub cells: Vec<Cell>,
+    pub(crate) cells: Vec<Cell>,
 }
 
 /// For each table one row of the answer: `rows`, and a `digest` of them.
-pub fn count_and_digest(tables: &[Digested]) -> Statement {
+pub(crate) fn count_and_digest(tables: &[Digested]) -> Statement {
     let queries = tables.iter().enumerate().map(|(n, table)| {
         format!("SELECT {n} AS n, count(*) AS rows, {} AS digest FROM {}", sum(&table.cells), from(table))
     });
@@ -48,7 +48,7 @@ pub fn count_and_digest(tables: &[Digested]) -> Statement {
 
 /// One row: `full` and `idless`, the digests of a table's rows by two lists of cells, and `columns`, a digest
 /// for each of further lists.
-pub fn digest_columns(full: &Digested, idless: &[Cell], columns: &[Vec<Cell>]) -> Statement {
+pub(crate) fn digest_columns(full: &Digested, idless: &[Cell], columns: &[Vec<Cell>]) -> Statement {
     let columns: Vec<String> = columns.iter().map(|cells| sum(cells)).collect();
     Statement(format!(
         "SELECT {} AS full, {} AS idless, ARRAY[{}]::text[] AS columns FROM {}",
@@ -60,7 +60,7 @@ pub fn digest_columns(full: &Digested, idless: &[Cell], columns: &[Vec<Cell>]) -
 }
 
 /// A row for each row of a table: its digests by two lists of cells.
-pub fn digest_each(full: &Digested, idless: &[Cell]) -> Statement {
+pub(crate) fn digest_each(full: &Digested, idless: &[Cell]) -> Statement {
     Statement(format!(
         "SELECT {} AS full, {} AS idless FROM {}",
         digest(&full.cells, 0),
@@ -71,7 +71,7 @@ pub fn digest_each(full: &Digested, idless: &[Cell]) -> Statement {
 
 /// What the time of a build may stand in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Time {
+pub(crate) enum Time {
     /// `timestamptz`
     Instant,
     /// `timestamp`, in whatever time zone.
@@ -87,7 +87,7 @@ pub enum Time {
 }
 
 /// One row: for each column whether one of its values lies between two times, which are `timestamptz` as text.
-pub fn holds_time(
+pub(crate) fn holds_time(
     schema: &str,
     table: &str,
     columns: &[(&str, Time)],
@@ -130,7 +130,7 @@ pub fn holds_time(
 }
 
 /// For each sequence one row: the last value that it gave, or the first that it will give; and which of these.
-pub fn positions<'a>(sequences: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
+pub(crate) fn positions<'a>(sequences: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let queries = sequences.enumerate().map(|(n, (schema, name))| {
         format!("SELECT {n} AS n, last_value, is_called FROM {}.{}", quote_ident(schema), quote_ident(name))
     });

@@ -14,9 +14,9 @@ pub(in crate::template) struct Watch {
 /// Somebody wrote to the inputs of a build while its command ran. What it built may be a mixture, also where
 /// the files hold again what they held.
 #[derive(Debug)]
-pub struct Overtaken {
+pub(crate) struct Overtaken {
     /// The inputs as they are now.
-    pub recipe: Recipe,
+    pub(crate) recipe: Recipe,
     /// What changed, a line each.
     changes: Vec<String>,
     /// Whether a file that only the build command names is among that.
@@ -78,12 +78,12 @@ impl Overtaken {
     }
 
     /// What changed, a line each.
-    pub fn changes(&self) -> &[String] {
+    pub(crate) fn changes(&self) -> &[String] {
         &self.changes
     }
 
     /// Tells that the build starts over.
-    pub fn tell(&self, context: &Context<'_>) {
+    pub(crate) fn tell(&self, context: &Context<'_>) {
         let mut text = "files changed while the build ran: starting over".to_owned();
         for line in &self.changes {
             text += &format!("\n{line}");
@@ -93,7 +93,7 @@ impl Overtaken {
     }
 
     /// The error where a build does not start over. `what`: in which it changed.
-    pub fn error(&self, what: &str) -> Error {
+    pub(crate) fn error(&self, what: &str) -> Error {
         let error = Error::new(Kind::Build, what);
         let error = self.changes.iter().fold(error, Error::detail);
         let error = error

@@ -1,6 +1,6 @@
 //! Each single alteration is seen, under the name of what was altered, and nothing else is.
 
-use pgstencil::pg::inventory::{self, ChangeKind, Reading};
+use pgstencil::internals::inventory::{self, ChangeKind, Reading};
 use sqlx::AssertSqlSafe;
 
 use super::{Database, diff, open};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 
-use pgstencil::pg::inventory::{self, Class, Ignored, Look, Reading, RowComparison, Window};
+use pgstencil::internals::inventory::{self, Class, Ignored, Look, Reading, RowComparison, Window};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};

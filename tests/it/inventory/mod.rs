@@ -4,10 +4,10 @@ mod alterations;
 mod kinds;
 mod options;
 
-use pgstencil::pg::Session;
-use pgstencil::pg::inventory::{self, Class, Difference, Inventory, Line, Reading};
-use pgstencil::stencil::{Deadline, Defaults, Endpoint};
-use pgstencil::url::ServerUrl;
+use pgstencil::ServerUrl;
+use pgstencil::internals::Session;
+use pgstencil::internals::inventory::{self, Class, Difference, Inventory, Line, Reading};
+use pgstencil::internals::{Deadline, Defaults, Endpoint};
 
 use crate::support::{Proxy, Role, block_on, random_id, server};
 

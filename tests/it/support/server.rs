@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pgstencil::url::ServerUrl;
+use pgstencil::ServerUrl;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Connection, PgConnection, Row, ValueRef};
 
