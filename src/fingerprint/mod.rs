@@ -175,7 +175,7 @@ impl Inputs {
         })
     }
 
-    /// What decides a template that a program fills by itself: the key that it gives, and the databases.
+    /// Returns the inputs of a template that a program fills itself: the key that it passes, and the databases.
     pub(crate) fn by_key(key: &str, definition: &Definition) -> Self {
         Inputs {
             migrations: Vec::new(),

@@ -178,7 +178,7 @@ fn urls_that_cannot_be_honoured_are_refused() {
         ("postgresql://u:s3cret@a,b/postgres", "several hosts"),
         ("postgresql://u:s3cret@a:1,b:2/postgres", "several hosts"),
         ("host=localhost dbname=x password=s3cret", "keyword strings"),
-        ("mysql://u:s3cret@a/b", "not Postgres"),
+        ("mysql://u:s3cret@a/b", "not a Postgres scheme"),
         ("postgresql://u:s3cret@a:99999/b", "port"),
         ("postgresql://u:s3%zzcret@a/b", "two hex digits"),
     ] {
