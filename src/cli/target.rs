@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use crate::config::{self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings};
 use crate::env;
+use crate::fingerprint::FileCache;
 use crate::private_server::{PrivateServer, State, notice};
 use crate::stencil::locate::{self, Locator, Told};
-use crate::stencil::{Variable, checkout};
+use crate::stencil::{Holder, Variable, checkout};
 use crate::{Error, Kind, Result, Stencil};
 
 use super::Session;
@@ -133,10 +134,19 @@ impl Session {
         if let Some(why) = unknown.filter(|_| self.names_branch) {
             self.printer.warn(&format!("cannot find out the branch: {why}"));
         }
+        let cache = self.file_cache(&holder);
         // A process that is started at the end of the command sees to the drops.
         let stencil = Stencil::new(config, endpoint, holder, self.variable());
         let building = self.env.non_empty(env::BUILDING).unwrap_or_default();
-        Ok(stencil.within_builds(building).without_drops())
+        Ok(stencil.within_builds(building).without_drops().with_file_cache(cache))
+    }
+
+    /// The cache of file hashes that commands of this user on this machine share.
+    fn file_cache(&self, holder: &Holder) -> FileCache {
+        match self.env.cache_dir() {
+            Some(directory) => FileCache::at(directory, holder.machine.clone()),
+            None => FileCache::off(),
+        }
     }
 
     /// Looks up the variables of `env_inputs`.

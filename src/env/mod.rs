@@ -65,6 +65,8 @@ variables! {
     CONTAINER = "container";
     /// Set in containers of Kubernetes.
     KUBERNETES = "KUBERNETES_SERVICE_HOST";
+    /// Where programs keep files that may be lost, by the XDG standard.
+    XDG_CACHE_HOME = "XDG_CACHE_HOME";
     /// Where programs keep state, by the XDG standard.
     XDG_STATE_HOME = "XDG_STATE_HOME";
     /// The user's home directory.
@@ -134,6 +136,21 @@ impl Environment {
     /// All variables, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         self.0.iter().map(|(k, v)| (k.as_os_str(), v.as_os_str()))
+    }
+
+    /// The directory for files that may be lost at any time: `$XDG_CACHE_HOME/pgstencil`, else
+    /// `~/.cache/pgstencil`, on macOS `~/Library/Caches/pgstencil`. `None` without a home directory. A relative
+    /// `XDG_CACHE_HOME` is ignored, as its standard asks
+    /// (<https://specifications.freedesktop.org/basedir-spec/latest/>).
+    pub fn cache_dir(&self) -> Option<PathBuf> {
+        let named = self.path(XDG_CACHE_HOME).filter(|d| d.is_absolute());
+        named.map(|dir| dir.join("pgstencil")).or_else(|| {
+            let under_home = match cfg!(target_os = "macos") {
+                true => "Library/Caches/pgstencil",
+                false => ".cache/pgstencil",
+            };
+            Some(self.path(HOME).filter(|d| d.is_absolute())?.join(under_home))
+        })
     }
 
     /// The directory for what outlives a command on this machine: the private server and its data.
@@ -334,6 +351,19 @@ mod tests {
         assert!(e.get_os("ODD").is_some());
         assert_eq!(e.get("NONE"), None);
         assert_eq!(e.iter().count(), 2);
+    }
+
+    #[test]
+    fn cache_directory() {
+        let dir = |pairs: &[(&str, &str)]| env(pairs).cache_dir();
+        let under_home = match cfg!(target_os = "macos") {
+            true => "/home/u/Library/Caches/pgstencil",
+            false => "/home/u/.cache/pgstencil",
+        };
+        let home = [("XDG_CACHE_HOME", "relative"), ("HOME", "/home/u")];
+        assert_eq!(dir(&home), Some(PathBuf::from(under_home)));
+        assert_eq!(dir(&[("XDG_CACHE_HOME", "/xdg"), home[1]]), Some(PathBuf::from("/xdg/pgstencil")));
+        assert_eq!(dir(&[]), None);
     }
 
     #[test]

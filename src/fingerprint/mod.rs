@@ -20,6 +20,7 @@
 
 mod difference;
 mod extension;
+mod file_cache;
 mod globs;
 mod ignored;
 mod kept;
@@ -38,13 +39,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub(crate) use self::difference::{Difference, FileChanges};
 pub(crate) use self::extension::{Append, Obstacle, extension};
+pub(crate) use self::file_cache::FileCache;
 pub(crate) use self::ignored::ignored;
 pub(crate) use self::kept::{KeptRecipe, RecipeKey};
 pub(crate) use self::migrations::{Migration, migrations};
@@ -53,7 +54,7 @@ pub(crate) use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, 
 pub(crate) use self::snapshot::{Change, Snapshot};
 
 use self::globs::{Globs, KEYS};
-use self::walk::{Found, Gitignore, Walked, walk};
+use self::walk::{Found, Walked};
 use crate::config::{Definition, Order};
 use crate::error::{Error, Result};
 
@@ -95,7 +96,8 @@ impl Inputs {
     /// Reads the inputs that `definition` names below `root`, an absolute directory; `variable` looks up the
     /// variables of `env_inputs`.
     ///
-    /// This blocks on the file system: async callers use `spawn_blocking`. It writes nothing. A file that
+    /// Files and directories that have not changed since an earlier read with the same `cache` are not read again.
+    /// This blocks on the file system: async callers use `spawn_blocking`. It writes nothing but the cache. A file that
     /// changes during the read may be seen in either state; a caller that builds from the result reads again
     /// afterwards and compares.
     ///
@@ -104,13 +106,12 @@ impl Inputs {
     /// [`crate::Kind::Config`] for an invalid glob, path or regex, for one that matches nothing, and for a
     /// definition without any input. [`crate::Kind::Failed`], with the path, for a file that cannot be read.
     pub(crate) fn read(
+        cache: &FileCache,
         root: &Path,
         definition: &Definition,
         variable: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self> {
-        let globs = Arc::new(Globs::compile(root, definition)?);
-        let walk = || walk(root, &globs, Gitignore::Honour, false);
-        let (walked, hashes) = walk_and_hash(root, walk)?;
+        let (globs, file_cache::Read { walked, hashes, mut lines }) = cache.read(root, definition)?;
         check_matches(root, definition, &globs, &walked)?;
 
         let mut lists: [Vec<FileInput>; KEYS.len()] = Default::default();
@@ -123,11 +124,6 @@ impl Inputs {
         let named = walked.files.iter().filter(|found| found.named);
         let named = named.map(|found| found.path.clone()).collect();
 
-        let mut lines = definition
-            .input_lines
-            .iter()
-            .map(|wanted| lines::read(root, definition, wanted))
-            .collect::<Result<Vec<_>>>()?;
         // Neither the order of the entries in the config nor a repeated entry has a meaning.
         lines.sort_by(|a, b| (&a.file, &a.matching).cmp(&(&b.file, &b.matching)));
         lines.dedup();
@@ -259,44 +255,29 @@ const WALKS: usize = 5;
 /// Pause between two of these walks.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Returns the files that a walk finds, with the hash and length of each, in the same order.
-fn walk_and_hash(
-    root: &Path,
-    mut walk: impl FnMut() -> Result<Walked>,
-) -> Result<(Walked, Vec<(String, u64)>)> {
-    let mut again = WALKS - 1;
-    loop {
-        let walked = walk()?;
-        match hash_all(root, &walked.files)? {
-            Ok(hashes) => return Ok((walked, hashes)),
-            Err((_, e)) if e.kind() == io::ErrorKind::NotFound && again > 0 => again -= 1,
-            Err((path, e)) => {
-                let error = Error::failed(format!("cannot read `{}`", path.display()));
-                return Err(error.caused_by(e));
-            }
-        }
-        std::thread::sleep(PAUSE);
-    }
+fn cannot_read(path: &Path, cause: io::Error) -> Error {
+    Error::failed(format!("cannot read `{}`", path.display())).caused_by(cause)
 }
 
 /// Number of files that are hashed in less time than a thread needs to start.
 const FILES_PER_THREAD: usize = 64;
 
-/// Hash and length of each file, in the same order; or the first file that cannot be read, with the reason.
-type Hashed = std::result::Result<Vec<(String, u64)>, (PathBuf, io::Error)>;
+/// A value for each file, in their order; or the first file that cannot be read, with the reason.
+type Hashed<T> = std::result::Result<Vec<T>, (usize, io::Error)>;
 
-fn hash_all(root: &Path, files: &[Found]) -> Result<Hashed> {
+/// The result of `hash` for each of `count` files, in their order; or the first file that cannot be read, and why.
+fn hash_all<T: Send>(count: usize, hash: impl Fn(usize) -> io::Result<T> + Sync) -> Result<Hashed<T>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(files.len().div_ceil(FILES_PER_THREAD)).max(1);
+    let threads = cores.min(count.div_ceil(FILES_PER_THREAD)).max(1);
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(file) = files.get(at) else {
+            if at >= count {
                 return done;
-            };
-            done.push((at, hash_file(&root.join(file.path.to_path()))));
+            }
+            done.push((at, hash(at)));
         }
     };
     let mut all = std::thread::scope(|scope| {
@@ -308,13 +289,11 @@ fn hash_all(root: &Path, files: &[Found]) -> Result<Hashed> {
         Ok::<_, Error>(all)
     })?;
     all.sort_by_key(|(at, _)| *at);
-    let path = |at: usize| root.join(files[at].path.to_path());
-    let hashed = all.into_iter().map(|(at, result)| result.map_err(|e| (path(at), e)));
-    Ok(hashed.collect())
+    Ok(all.into_iter().map(|(at, result)| result.map_err(|e| (at, e))).collect())
 }
 
-fn hash_file(path: &Path) -> io::Result<(String, u64)> {
+fn hash_file(path: &Path) -> io::Result<(blake3::Hash, u64)> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path)?)?;
-    Ok((hasher.finalize().to_hex().to_string(), hasher.count()))
+    Ok((hasher.finalize(), hasher.count()))
 }

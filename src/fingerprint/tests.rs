@@ -42,7 +42,7 @@ impl Tree {
     }
 
     fn read(&self, definition: &Definition) -> Inputs {
-        Inputs::read(self.root(), definition, &unset).unwrap()
+        Inputs::read(&FileCache::off(), self.root(), definition, &unset).unwrap()
     }
 
     /// Returns the paths that `migrations = globs` selects.
@@ -52,7 +52,7 @@ impl Tree {
     }
 
     fn error(&self, definition: &Definition) -> Error {
-        Inputs::read(self.root(), definition, &unset).unwrap_err()
+        Inputs::read(&FileCache::off(), self.root(), definition, &unset).unwrap_err()
     }
 }
 
@@ -403,7 +403,7 @@ fn neither_order_of_creation_nor_place_nor_time_counts() {
     let through = TempDir::new().unwrap();
     let link = through.path().join("link");
     symlink(one.root(), &link).unwrap();
-    assert_eq!(Inputs::read(&link, &definition, &unset).unwrap(), one.read(&definition));
+    assert_eq!(Inputs::read(&FileCache::off(), &link, &definition, &unset).unwrap(), one.read(&definition));
 }
 
 #[test]
@@ -442,7 +442,7 @@ fn a_worktree_has_the_same_fingerprint() {
     git(tree.root(), &["worktree", "add", "-q", worktree.to_str().unwrap()]);
     assert!(worktree.join(".git").is_file());
     let definition = migrations(&["**"]);
-    let theirs = Inputs::read(&worktree, &definition, &unset).unwrap();
+    let theirs = Inputs::read(&FileCache::off(), &worktree, &definition, &unset).unwrap();
     assert_eq!(theirs.migrations.len(), PY.len());
     assert_eq!(theirs, tree.read(&definition));
 }
@@ -455,7 +455,7 @@ fn the_users_ignore_file_does_not_count() {
     if let Some(root) = std::env::var_os(ROOT) {
         let hostile = ignore::gitignore::Gitignore::global().0;
         assert!(hostile.num_ignores() > 0, "the trap is not set");
-        let read = Inputs::read(Path::new(&root), &definition, &unset).unwrap();
+        let read = Inputs::read(&FileCache::off(), Path::new(&root), &definition, &unset).unwrap();
         println!("fingerprint {}", print(read));
         return;
     }
@@ -495,7 +495,8 @@ fn only_the_trees_own_gitignore_counts() {
         ("project/m/1.py", ""),
     ]);
     fs::create_dir(outer.at(".git")).unwrap();
-    let read = Inputs::read(&outer.at("project"), &migrations(&["**/*.py"]), &unset).unwrap();
+    let read =
+        Inputs::read(&FileCache::off(), &outer.at("project"), &migrations(&["**/*.py"]), &unset).unwrap();
     assert_eq!(read.migrations.len(), 1);
 }
 
@@ -676,7 +677,8 @@ fn globs_that_match_nothing_say_why() {
 
 #[test]
 fn a_missing_root_is_named() {
-    let error = Inputs::read(Path::new("/no/such/root"), &migrations(&["**"]), &unset).unwrap_err();
+    let error = Inputs::read(&FileCache::off(), Path::new("/no/such/root"), &migrations(&["**"]), &unset)
+        .unwrap_err();
     says(&error, Kind::Config, &["cannot enter the root `/no/such/root`"]);
 }
 
@@ -705,7 +707,8 @@ fn loops_and_links_to_the_outside_of_the_root_are_passed_over() {
     outer.link("/", "project/m/top");
     outer.link(".", "project/m/self");
     outer.link("self-loop", "project/m/self-loop");
-    let read = Inputs::read(&outer.at("project"), &migrations(&["**/*.sql"]), &unset).unwrap();
+    let read =
+        Inputs::read(&FileCache::off(), &outer.at("project"), &migrations(&["**/*.sql"]), &unset).unwrap();
     let paths: Vec<_> = read.migrations.iter().map(|f| f.path.to_string()).collect();
     assert_eq!(paths, ["m/1.sql"]);
 }
@@ -881,7 +884,7 @@ fn variables_count_by_hash() {
     let definition = Definition { env_inputs: vec!["B".into(), "A".into(), "A".into()], ..definition() };
     let read = |value: Option<&str>| {
         let look = |name: &str| value.filter(|_| name == "A").map(OsString::from);
-        Inputs::read(tree.root(), &definition, &look).unwrap()
+        Inputs::read(&FileCache::off(), tree.root(), &definition, &look).unwrap()
     };
     let names: Vec<_> = read(None).env.into_iter().map(|v| v.name).collect();
     assert_eq!(names, ["A", "B"]);
@@ -963,35 +966,4 @@ fn text_files_that_the_build_command_names_are_inputs() {
 
 fn print_of(tree: &Tree, definition: &Definition) -> Vec<FileInput> {
     tree.read(definition).inputs
-}
-
-#[test]
-fn a_file_that_goes_between_walk_and_reading_is_looked_for_again() {
-    let tree = Tree::new(&[("m/1.sql", "a"), ("m/2.sql", "b")]);
-    let globs = Arc::new(Globs::compile(tree.root(), &migrations(&["m/*"])).unwrap());
-    let walk = || walk(tree.root(), &globs, Gitignore::Honour, false);
-    let mut walks = 0;
-    let (walked, hashes) = walk_and_hash(tree.root(), || {
-        let walked = walk();
-        walks += 1;
-        if walks == 1 {
-            fs::remove_file(tree.at("m/2.sql")).unwrap();
-        }
-        walked
-    })
-    .unwrap();
-    assert_eq!((walks, walked.files.len(), hashes.len()), (2, 1, 1));
-
-    // The number of walks is limited.
-    walks = 0;
-    let error = walk_and_hash(tree.root(), || {
-        tree.write("m/2.sql", "b");
-        let walked = walk();
-        walks += 1;
-        fs::remove_file(tree.at("m/2.sql")).unwrap();
-        walked
-    });
-    let error = error.err().unwrap();
-    assert!(error.message().ends_with("m/2.sql`"), "{error}");
-    assert_eq!(walks, WALKS);
 }

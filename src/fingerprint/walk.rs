@@ -26,10 +26,12 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::SystemTime;
 
 use ignore::{DirEntry, WalkBuilder, WalkState};
 
+use super::file_cache::Stat;
 use super::globs::{Globs, INPUTS, KEYS, Kinds};
 use super::ignored::hidden_by;
 use super::recipe::RelPath;
@@ -112,13 +114,7 @@ pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
 /// [`crate::Kind::Failed`], with the path, if a selected path is not a file, or if a path that may be
 /// selected cannot be examined. If there are several, the first by path.
 pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: bool) -> Result<Walked> {
-    let real_root = root
-        .canonicalize()
-        .map_err(|e| Error::config(format!("cannot enter the root `{}`", root.display())).caused_by(e))?;
-    if !real_root.is_dir() {
-        return Err(Error::config(format!("the root `{}` is not a directory", root.display())));
-    }
-
+    let real_root = real(root)?;
     let mut builder = builder(root, gitignore);
     let (filter_globs, filter_root) = (Arc::clone(globs), root.to_owned());
     builder.filter_entry(move |entry| enters(entry, &filter_globs, &filter_root, &real_root));
@@ -126,7 +122,8 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: 
     let seen: Vec<AtomicBool> = globs.iter().map(|_| AtomicBool::new(false)).collect();
     let (send, receive) = mpsc::channel();
     builder.build_parallel().run(|| {
-        let mut visitor = Visitor { root, globs, gitignore, list, seen: &seen, hits: Vec::new() };
+        let mut visitor =
+            Visitor { root, globs, gitignore, list, seen: &seen, hits: Vec::new(), named: None };
         let send = send.clone();
         Box::new(move |entry| {
             let found = visitor.visit(entry);
@@ -139,14 +136,6 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: 
             WalkState::Continue
         })
     });
-    if gitignore == Gitignore::Honour {
-        let unseen = globs.plain().filter(|(i, _)| !seen[*i].load(Ordering::Relaxed));
-        let unseen: BTreeSet<&RelPath> = unseen.map(|(_, path)| path).collect();
-        for found in unseen.into_iter().filter_map(|path| hidden(root, globs, path, &seen)) {
-            // The receiver outlives this function.
-            let _ = send.send(found);
-        }
-    }
     drop(send);
 
     let mut files = Vec::new();
@@ -159,16 +148,167 @@ pub(super) fn walk(root: &Path, globs: &Arc<Globs>, gitignore: Gitignore, list: 
             Err(failure) => failures.push(failure),
         }
     }
-    failures.sort_by(|(a, _), (b, _)| a.cmp(b));
-    if let Some((_, error)) = failures.into_iter().next() {
-        return Err(error);
+    first(failures)?;
+    let mut seen: Vec<bool> = seen.into_iter().map(AtomicBool::into_inner).collect();
+    if gitignore == Gitignore::Honour {
+        files.extend(hidden_files(root, globs, &mut seen)?);
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Walked { files, seen: seen.into_iter().map(AtomicBool::into_inner).collect(), directories })
+    Ok(Walked { files, seen, directories })
 }
 
-/// Returns the file at `path`, which a .gitignore hides, if it exists and a key names it without wildcards.
-fn hidden(root: &Path, globs: &Globs, path: &RelPath, seen: &[AtomicBool]) -> Option<Result<Sight, Failure>> {
+fn first(mut failures: Vec<Failure>) -> Result<()> {
+    failures.sort_by(|(a, _), (b, _)| a.cmp(b));
+    failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// The result of [`list`].
+#[derive(Default)]
+pub(super) struct Listing {
+    pub(super) entered: BTreeMap<RelPath, Entered>,
+    /// The directories that the walk would have entered, had they not been among the leaves.
+    pub(super) left: BTreeSet<RelPath>,
+}
+
+/// One directory, and what the globs choose in it.
+pub(super) struct Entered {
+    /// Of the directory, before it was listed.
+    pub(super) stat: Option<Stat>,
+    /// Of its `.gitignore`, before that was read.
+    pub(super) gitignore: Option<Stat>,
+    /// When these were read.
+    pub(super) at: SystemTime,
+    pub(super) files: Vec<Found>,
+    /// Files that the build command names and no glob decides about, and whether they are text.
+    pub(super) named: Vec<(RelPath, bool)>,
+    /// The globs that match a file here.
+    pub(super) seen: BTreeSet<usize>,
+}
+
+impl Entered {
+    fn look(path: &Path) -> Self {
+        let at = SystemTime::now();
+        let (stat, gitignore) = (Stat::read(path).ok(), Stat::read(&path.join(".gitignore")).ok());
+        Entered { stat, gitignore, at, files: Vec::new(), named: Vec::new(), seen: BTreeSet::new() }
+    }
+}
+
+/// Walks as [`walk`] does, without entering `leaves`, and returns what the globs choose in each directory. The files
+/// that only [`hidden_files`] finds are not among them.
+///
+/// # Errors
+/// As [`walk`].
+pub(super) fn list(root: &Path, globs: &Arc<Globs>, leaves: BTreeSet<RelPath>) -> Result<Listing> {
+    let real_root = real(root)?;
+    let mut builder = builder(root, Gitignore::Honour);
+    if !leaves.is_empty() {
+        // Little is left to list.
+        builder.threads(1);
+    }
+    let listing = Listing {
+        entered: BTreeMap::from([(RelPath::new(Path::new("")), Entered::look(root))]),
+        ..Listing::default()
+    };
+    let listing = Arc::new(Mutex::new(listing));
+    let (filter_globs, filter_root, noted) = (Arc::clone(globs), root.to_owned(), Arc::clone(&listing));
+    builder.filter_entry(move |entry| {
+        if !enters(entry, &filter_globs, &filter_root, &real_root) {
+            return false;
+        }
+        let relative = entry.path().strip_prefix(&filter_root);
+        let (Ok(relative), Some(true)) = (relative, entry.file_type().map(|kind| kind.is_dir())) else {
+            return true;
+        };
+        let path = RelPath::new(relative);
+        if leaves.contains(&path) {
+            lock(&noted).left.insert(path);
+            return false;
+        }
+        // The walk lists it after this.
+        let entered = Entered::look(entry.path());
+        lock(&noted).entered.entry(path).or_insert(entered);
+        true
+    });
+    let seen: Vec<AtomicBool> = globs.iter().map(|_| AtomicBool::new(false)).collect();
+    let failures = Mutex::new(Vec::new());
+    builder.build_parallel().run(|| {
+        let gitignore = Gitignore::Honour;
+        let mut visitor =
+            Visitor { root, globs, gitignore, list: false, seen: &seen, hits: Vec::new(), named: None };
+        let (listing, failures) = (&listing, &failures);
+        Box::new(move |entry| {
+            let parent = entry.as_ref().ok().and_then(|entry| entry.path().parent()?.strip_prefix(root).ok());
+            let parent = parent.map(RelPath::new);
+            visitor.hits.clear();
+            let found = visitor.visit(entry);
+            let named = visitor.named.take();
+            let Some(parent) =
+                parent.filter(|_| found.is_some() || named.is_some() || !visitor.hits.is_empty())
+            else {
+                lock(failures).extend(failure_of(found));
+                return WalkState::Continue;
+            };
+            let mut listing = lock(listing);
+            // The filter has noted it.
+            if let Some(directory) = listing.entered.get_mut(&parent) {
+                directory.seen.extend(&visitor.hits);
+                directory.named.extend(named);
+                match found {
+                    Some(Ok(Sight::File(file))) if !file.named => directory.files.push(file),
+                    found => lock(failures).extend(failure_of(found)),
+                }
+            }
+            WalkState::Continue
+        })
+    });
+    first(failures.into_inner().unwrap_or_else(PoisonError::into_inner))?;
+    let mut listing = std::mem::take(&mut *lock(&listing));
+    for directory in listing.entered.values_mut() {
+        directory.files.sort_by(|a, b| a.path.cmp(&b.path));
+        directory.named.sort();
+    }
+    Ok(listing)
+}
+
+fn failure_of(found: Option<Result<Sight, Failure>>) -> Option<Failure> {
+    found.and_then(Result::err)
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The files that a .gitignore hides, and that count since a key names them without wildcards.
+///
+/// # Errors
+/// As [`walk`].
+pub(super) fn hidden_files(root: &Path, globs: &Globs, seen: &mut [bool]) -> Result<Vec<Found>> {
+    let unseen = globs.plain().filter(|(i, _)| !seen[*i]);
+    let unseen: BTreeSet<&RelPath> = unseen.map(|(_, path)| path).collect();
+    let (mut files, mut failures) = (Vec::new(), Vec::new());
+    for path in unseen {
+        match hidden(root, globs, path, seen) {
+            None => {}
+            Some(Ok(file)) => files.push(file),
+            Some(Err(failure)) => failures.push(failure),
+        }
+    }
+    first(failures)?;
+    Ok(files)
+}
+
+fn real(root: &Path) -> Result<PathBuf> {
+    let real = root
+        .canonicalize()
+        .map_err(|e| Error::config(format!("cannot enter the root `{}`", root.display())).caused_by(e))?;
+    match real.is_dir() {
+        true => Ok(real),
+        false => Err(Error::config(format!("the root `{}` is not a directory", root.display()))),
+    }
+}
+
+/// A file that a .gitignore hides, if it is there and counts since a key names it without wildcards.
+fn hidden(root: &Path, globs: &Globs, path: &RelPath, seen: &mut [bool]) -> Option<Result<Found, Failure>> {
     let relative = path.to_path();
     if relative.components().any(|c| c.as_os_str() == ".git") {
         return None;
@@ -179,7 +319,7 @@ fn hidden(root: &Path, globs: &Globs, path: &RelPath, seen: &[AtomicBool]) -> Op
     let mut hits = Vec::new();
     let kinds = globs.kinds_of_hidden(path, &mut hits);
     for hit in hits {
-        seen[hit].store(true, Ordering::Relaxed);
+        seen[hit] = true;
     }
     if !kinds.contains(&true) {
         return None;
@@ -190,7 +330,7 @@ fn hidden(root: &Path, globs: &Globs, path: &RelPath, seen: &[AtomicBool]) -> Op
         Err(_) => Some("cannot be opened"),
     };
     Some(match fault {
-        None => Ok(Sight::File(Found { path: path.clone(), kinds, named: false })),
+        None => Ok(Found { path: path.clone(), kinds, named: false }),
         Some(fault) => {
             let error = Error::failed(format!("`{path}` is chosen by `{}` but {fault}", key(kinds)));
             Err((full, error.hint(exclude(&relative))))
@@ -229,6 +369,8 @@ struct Visitor<'a> {
     list: bool,
     seen: &'a [AtomicBool],
     hits: Vec<usize>,
+    /// The last file that the build command names and no glob decides about, and whether it is text.
+    named: Option<(RelPath, bool)>,
 }
 
 impl Visitor<'_> {
@@ -251,8 +393,10 @@ impl Visitor<'_> {
             return Some(Ok(Sight::Directory(RelPath::new(relative), directory)));
         }
         let Some(kinds) = self.chosen(relative) else {
-            let named = kind.is_file() && self.globs.names(relative, &self.hits) && is_text(entry.path());
-            return named.then(|| Ok(Sight::File(Found::named(relative))));
+            let named = kind.is_file() && self.globs.names(relative, &self.hits);
+            let is_text = named && is_text(entry.path());
+            self.named = named.then(|| (RelPath::new(relative), is_text));
+            return is_text.then(|| Ok(Sight::File(Found::named(relative))));
         };
         if !kind.is_file() {
             let error = Error::failed(format!(
@@ -320,14 +464,14 @@ impl Visitor<'_> {
 }
 
 impl Found {
-    fn named(relative: &Path) -> Self {
+    pub(super) fn named(relative: &Path) -> Self {
         Found { path: RelPath::new(relative), kinds: std::array::from_fn(|kind| kind == INPUTS), named: true }
     }
 }
 
-/// Returns whether a file is text by git's rule: no zero byte at its beginning. So a program that the build
-/// makes is not. A file that cannot be read is reported when it is hashed.
-fn is_text(path: &Path) -> bool {
+/// Whether a file is text, as git sees it: without a zero byte at its beginning. A program that the build
+/// makes is not. One that cannot be read is told when it is hashed.
+pub(super) fn is_text(path: &Path) -> bool {
     const BEGINNING: u64 = 8000;
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(BEGINNING).read_to_end(&mut bytes));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Deadline, Stencil, Variable};
 use crate::config::{Config, Definition};
 use crate::error::{Error, Kind, Result};
-use crate::fingerprint::{self, Difference, Inputs, Recipe, RelPath};
+use crate::fingerprint::{self, Difference, FileCache, Inputs, Recipe, RelPath};
 use crate::names::Fingerprint;
 use crate::pg::Session;
 use crate::pg::session::OpenError;
@@ -102,10 +102,11 @@ pub(crate) fn explain_files(
     config: &Config,
     definition: &Definition,
     variable: &Variable,
+    cache: &FileCache,
 ) -> Result<Explanation> {
     Ok(Explanation {
         definition: definition.name.clone(),
-        inputs: Inputs::read(&config.root, definition, &**variable)?,
+        inputs: Inputs::read(cache, &config.root, definition, &**variable)?,
         ignored: fingerprint::ignored(&config.root, definition)?,
         server: None,
     })
@@ -136,7 +137,8 @@ impl Stencil {
             None => {
                 let (config, found, variable) =
                     (Arc::clone(&self.config), definition.clone(), Arc::clone(&self.variable));
-                tokio::task::spawn_blocking(move || explain_files(&config, &found, &variable))
+                let cache = Arc::clone(&self.file_cache);
+                tokio::task::spawn_blocking(move || explain_files(&config, &found, &variable, &cache))
                     .await
                     .map_err(|e| Error::unjoined("reading the inputs", e))??
             }

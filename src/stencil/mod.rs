@@ -34,7 +34,7 @@ use crate::config::{Config, Definition, ServerSettings};
 use crate::context::{Context, Filler, Source};
 use crate::error::Result;
 use crate::events::Observe;
-use crate::fingerprint::{Inputs, Recipe};
+use crate::fingerprint::{FileCache, Inputs, Recipe};
 use crate::pg::catalog;
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, TemplateRow};
@@ -78,6 +78,7 @@ pub struct Stencil {
     variable: Variable,
     idle: Arc<SessionCache>,
     background: Arc<Background>,
+    file_cache: Arc<FileCache>,
     full_build: bool,
     building: Arc<[String]>,
     demands: Arc<upkeep::Demands>,
@@ -131,6 +132,7 @@ impl Stencil {
             variable,
             idle: Arc::default(),
             background: Arc::new(background),
+            file_cache: Arc::new(FileCache::in_memory()),
             full_build: false,
             building: Arc::default(),
             demands: Arc::default(),
@@ -144,6 +146,14 @@ impl Stencil {
     #[must_use]
     pub(crate) fn within_builds(mut self, building: &str) -> Self {
         self.building = building.lines().map(str::to_owned).collect();
+        self
+    }
+
+    /// Keeps in `cache` what a read of the inputs finds. By default a cache lives in memory, as long as the last
+    /// copy of this value.
+    #[must_use]
+    pub(crate) fn with_file_cache(mut self, cache: FileCache) -> Self {
+        self.file_cache = Arc::new(cache);
         self
     }
 
@@ -214,7 +224,9 @@ impl Stencil {
             None => {
                 let (config, variable, found) =
                     (Arc::clone(&self.config), Arc::clone(&self.variable), definition.clone());
-                Source::Command(Arc::new(move || Inputs::read(&config.root, &found, &*variable)))
+                let cache = Arc::clone(&self.file_cache);
+                let read = move || Inputs::read(&cache, &config.root, &found, &*variable);
+                Source::Command(Arc::new(read))
             }
         };
         Context {

@@ -74,6 +74,7 @@ const CREATES_TOO: &[(&str, &str)] = &[
     ("cli/github.rs", "OpenOptions"),
     // Opened to read.
     ("config/trust.rs", "OpenOptions"),
+    ("fingerprint/file_cache.rs", "OpenOptions"),
     // A log that is there is cut.
     ("private_server/log.rs", "File::options"),
     // What Postgres made gets the mode that Postgres wants.

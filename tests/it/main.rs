@@ -26,6 +26,7 @@ mod failing;
 mod fallback;
 mod faults;
 mod fidelity;
+mod file_cache;
 mod hooks;
 mod inputs;
 mod inventory;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::config::Order;
 use crate::events::Extending;
-use crate::fingerprint::{Difference, FileChanges, FileInput, Group, Inputs, RelPath, groups, migrations};
+use crate::fingerprint::{
+    Difference, FileCache, FileChanges, FileInput, Group, Inputs, RelPath, groups, migrations,
+};
 use crate::names::EMPTY_DATABASE;
 use crate::stencil::{Explanation, Now, OnServer, explain_files};
 use crate::wire::{ExplainAllAnswer, ExplainAnswer};
@@ -40,7 +42,7 @@ pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
             // Without the server its templates are not known.
             None => config
                 .definition(Some(name))
-                .and_then(|found| explain_files(&config, found, &session.variable())),
+                .and_then(|found| explain_files(&config, found, &session.variable(), &FileCache::off())),
         };
         let explanation = match explained {
             Ok(explanation) => explanation,
