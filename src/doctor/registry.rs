@@ -245,7 +245,7 @@ fn unusable(row: &TemplateRow, of: &str, why: &Unusable) -> Check {
         Check::warning(name, words, hint).fixable(Fix::Rebuild(row.id, rebuild.to_owned()))
     };
     let again = format!(
-        "`pgstencil doctor --fix` gives it up, so that it is built anew; or `pgstencil evict {}`",
+        "`pgstencil doctor --fix` discards it, so that it is rebuilt; or `pgstencil evict {}`",
         row.fingerprint.short()
     );
     match why {

@@ -149,7 +149,7 @@ async fn judge(
     Ok(match row.state {
         CloneState::Creating => Some(drop("its maker is gone")),
         CloneState::Warm => warm::why_spare(registry, &row.id).await?.map(|why| drop(why.words())),
-        CloneState::Released => Some(drop("it was given back")),
+        CloneState::Released => Some(drop("it was released")),
         CloneState::Leased => {
             // As long as nobody may know of it, it lives by its lock.
             let lives = row.is_kept() && row.confirmed;
