@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::is_host;
+use crate::config::value::Host;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     /// Host that hooks, CMD and printed URLs get in place of the server's own, as containers need it
     /// [env: PGSTENCIL_CLIENT_HOST] [default: `[server] client_host`]
     #[arg(long, global = true, hide_short_help = true, value_name = "HOST", value_parser = client_host)]
-    pub(crate) client_host: Option<String>,
+    pub(crate) client_host: Option<Host>,
     /// Port that they get [env: PGSTENCIL_CLIENT_PORT] [default: `[server] client_port`]
     #[arg(long, global = true, hide_short_help = true, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) client_port: Option<u16>,
@@ -82,11 +82,8 @@ pub(crate) struct Shared {
     pub(crate) color: Color,
 }
 
-fn client_host(text: &str) -> Result<String, String> {
-    match is_host(text) {
-        true => Ok(text.to_owned()),
-        false => Err("not a host name, address or socket directory; the port goes to --client-port".into()),
-    }
+fn client_host(text: &str) -> Result<Host, &'static str> {
+    text.parse().map_err(|_| "not a host name, address or socket directory; the port goes to --client-port")
 }
 
 /// `--color`

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::value::Host;
 use crate::config::{self, Origin};
 use crate::env::{self, Environment};
 use crate::names::{EMPTY_DATABASE, Fingerprint};
@@ -48,7 +49,7 @@ struct Checkout {
     origin: Origin,
     holder: Holder,
     /// How the starter's commands reach the server, by the config or in its place.
-    client_host: Option<String>,
+    client_host: Option<Host>,
     client_port: Option<u16>,
 }
 
@@ -195,7 +196,7 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<String> {
         socket: stencil.endpoint().socket().map(Into::into),
         door: stencil.endpoint().door(),
         ssl_mode: stencil.endpoint().ssl_mode().map(str::to_owned),
-        registry: config.server.registry.clone(),
+        registry: config.server.registry.to_string(),
         grace_ms: config.clone.orphan_grace.as_millis() as u64,
         checkout,
         scarce: stencil.endpoint().is_scarce(),

@@ -5,17 +5,17 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
+use serde::Deserialize as _;
 use serde_json::Value;
+use toml::Spanned;
+use toml::de::ValueDeserializer;
 use toml::de::{DeTable, DeValue};
-use toml::{Spanned, Table};
 
+use super::model::File;
 use super::nearest::nearest;
-use super::raw::{RawConfig, SCHEMA};
+use super::schema::{DEFAULTS, SCHEMA, TEMPLATE, homes};
+use super::value::Refusal;
 use crate::error::{Error, Result};
-
-/// The table of the definitions, and that of what they share.
-const TEMPLATE: &str = "template";
-const DEFAULTS: &str = "defaults";
 
 /// The way to a value: `template.app.migrations[2]`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -152,25 +152,26 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// Checks keys and types, then reads the text into the raw structs, with the keys of `[defaults]` in each
-    /// definition that lacks them.
-    pub(super) fn read(&self) -> Result<RawConfig> {
+    /// Checks keys and types, then reads the values, with the keys of `[defaults]` in each definition that lacks
+    /// them.
+    pub(super) fn read(&self) -> Result<File> {
         self.check(&KeyPath::default(), &self.table, &SCHEMA)?;
-        let read = || {
-            let mut table: Table = toml::from_str(self.text)?;
-            if let Some(toml::Value::Table(defaults)) = table.remove(DEFAULTS)
-                && let Some(toml::Value::Table(definitions)) = table.get_mut(TEMPLATE)
-            {
-                for (_, definition) in definitions {
-                    fill(definition, &defaults);
-                }
+        let mut table = self.table.clone();
+        share(&mut table);
+        File::deserialize(ValueDeserializer::from(table)).map_err(|e| {
+            let (index, refusal) = Refusal::from_text(e.message());
+            match e.span().and_then(|span| path_to(&self.table, KeyPath::default(), &span)) {
+                Some(path) => self.refused(&index.map_or(path.clone(), |index| path.index(index)), refusal),
+                // Not reached as long as the check knows all that the schema can say.
+                None => refusal.about(format!("{}:", place(self.file, self.text, e.span()))),
             }
-            table.try_into()
-        };
-        read().map_err(|e: toml::de::Error| {
-            // Not reached as long as the check knows all that the schema can say.
-            Error::config(format!("{}: {}", place(self.file, self.text, e.span()), e.message()))
         })
+    }
+
+    /// Whether a value was written, in a definition or in `[defaults]`.
+    pub(super) fn has(&self, path: &KeyPath) -> bool {
+        let path = self.written(path);
+        self.depth(&path) == path.0.len()
     }
 
     /// Where a value was written: for one of a definition that `[defaults]` has and the definition lacks,
@@ -204,6 +205,12 @@ impl<'a> Document<'a> {
     pub(super) fn error(&self, path: &KeyPath, why: impl fmt::Display) -> Error {
         let path = &self.written(path);
         Error::config(format!("{}: `{path}` {why}", self.place(path)))
+    }
+
+    /// The error for a value at a path that its type does not take.
+    pub(super) fn refused(&self, path: &KeyPath, refusal: Refusal) -> Error {
+        let path = &self.written(path);
+        refusal.about(format!("{}: `{path}`", self.place(path)))
     }
 
     /// An error from elsewhere, with the place in the file in front.
@@ -355,13 +362,16 @@ impl<'a> Document<'a> {
             Some(Step::Key(key)) => key.as_str(),
             _ => return error,
         };
+        let examples: Vec<String> =
+            schema["examples"].as_array().into_iter().flatten().map(Value::to_string).collect();
         match (wanted, found) {
             ("a list of strings", DeValue::String(_)) => {
                 error.hint(format!("put it in brackets: `{key} = [\"…\"]`"))
             }
-            ("a string", DeValue::Integer(_)) if schema["x-duration"] == true => error.hint(
-                "write a duration with its unit, in quotes: `\"90s\"`, `\"30m\"`, `\"12h\"`, `\"14d\"`",
-            ),
+            ("a string", DeValue::Integer(_)) if !examples.is_empty() => {
+                let examples: Vec<String> = examples.iter().take(4).map(|e| format!("`{e}`")).collect();
+                error.hint(format!("write it with its unit, in quotes: {}", examples.join(", ")))
+            }
             ("a string", DeValue::Integer(_) | DeValue::Boolean(_) | DeValue::Float(_)) => {
                 error.hint("put it in quotes")
             }
@@ -374,16 +384,47 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Puts into a definition what it lacks. Tables, such as `env`, are put together.
-fn fill(definition: &mut toml::Value, defaults: &Table) {
-    let toml::Value::Table(definition) = definition else {
+/// The way to the value that was written at a place of the text.
+fn path_to(value: &Spanned<DeValue<'_>>, path: KeyPath, span: &Range<usize>) -> Option<KeyPath> {
+    if value.span() == *span {
+        return Some(path);
+    }
+    match value.get_ref() {
+        DeValue::Table(table) => {
+            table.iter().find_map(|(key, value)| path_to(value, path.key(key.get_ref()), span))
+        }
+        DeValue::Array(items) => {
+            items.iter().enumerate().find_map(|(i, item)| path_to(item, path.index(i), span))
+        }
+        _ => None,
+    }
+}
+
+/// Moves what `[defaults]` says into each definition.
+fn share(file: &mut Spanned<DeValue<'_>>) {
+    let DeValue::Table(file) = file.get_mut() else {
         return;
     };
-    for (key, default) in defaults {
-        match (definition.get_mut(key), default) {
-            (None, _) => drop(definition.insert(key.clone(), default.clone())),
-            (Some(own @ toml::Value::Table(_)), toml::Value::Table(shared)) => fill(own, shared),
-            (Some(_), _) => {}
+    let Some(defaults) = file.remove(DEFAULTS) else {
+        return;
+    };
+    let definitions = file.iter_mut().filter(|(name, _)| name.get_ref() == TEMPLATE);
+    for (_, definitions) in definitions {
+        if let DeValue::Table(definitions) = definitions.get_mut() {
+            definitions.iter_mut().for_each(|(_, definition)| fill(definition, &defaults));
+        }
+    }
+}
+
+/// Puts into a table what it lacks. Tables in it, such as `env`, are put together.
+fn fill<'a>(own: &mut Spanned<DeValue<'a>>, shared: &Spanned<DeValue<'a>>) {
+    let (DeValue::Table(own), DeValue::Table(shared)) = (own.get_mut(), shared.get_ref()) else {
+        return;
+    };
+    for (key, value) in shared {
+        match own.get_mut(key.get_ref().as_ref()) {
+            Some(there) => fill(there, value),
+            None => drop(own.insert(key.clone(), value.clone())),
         }
     }
 }
@@ -405,22 +446,6 @@ fn choices(schema: &Value) -> Option<Vec<&str>> {
 fn keys(schema: &Value) -> Vec<&str> {
     let properties = schema["properties"].as_object();
     properties.map_or_else(Vec::new, |p| p.keys().map(String::as_str).collect())
-}
-
-/// The tables that do have a key.
-fn homes(key: &str) -> Vec<&'static str> {
-    let tables = &SCHEMA["properties"];
-    [
-        ("the top of the file", &*SCHEMA),
-        ("`[server]`", &tables["server"]),
-        ("`[clone]`", &tables["clone"]),
-        ("`[eviction]`", &tables["eviction"]),
-        ("`[template.NAME]`", &tables["template"]["additionalProperties"]),
-    ]
-    .into_iter()
-    .filter(|(_, schema)| schema["properties"].get(key).is_some())
-    .map(|(home, _)| home)
-    .collect()
 }
 
 fn one_line(text: &str) -> String {

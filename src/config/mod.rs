@@ -1,33 +1,36 @@
 //! The checked configuration. Nothing here is an `Option` where a default exists.
 //!
-//! `pgstencil.toml` goes through three steps: `document` parses the text and checks keys and types
-//! against the schema, `raw` holds what was written, `check` makes a [`Config`] of it. All errors
+//! `model` has one struct for each table and `value` the types of single values; the schema is made of them.
+//! `document` parses a text, checks its keys and types against the schema and reads it into the structs, `check`
+//! makes a [`Config`] of them. A new key is a field of its struct with its default, and an entry of the reference
+//! config. All errors
 //! name the place in the file, the key, the reason and a hint. [`env`](mod@crate::env) reads the
 //! environment, [`passfile`](crate::env::passfile) the password file.
 
 mod check;
 mod document;
+mod model;
 pub mod nearest;
 pub mod placeholder;
-mod raw;
+mod schema;
 #[cfg(test)]
 mod tests;
 mod trust;
+pub mod value;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::url::ServerUrl;
 
+pub use model::{
+    ClientFor, CloneSettings, Definition, EvictionSettings, Extend, InputLines, Named, Order, Rebuild,
+    ServerSettings, Strategy,
+};
 pub use trust::{Found, Origin, load_again};
+pub use value::UrlSetting;
 
 /// The name of the config file.
 pub const FILE_NAME: &str = "pgstencil.toml";
@@ -41,6 +44,10 @@ pub const MINIMAL: &str = "\
 migrations = [\"migrations/**/*.sql\"]
 build = \"sqlx migrate run\"
 ";
+
+/// Most characters of a project's, a definition's and an alias's name: together with a clone's id
+/// they make names of databases, which end at 63 bytes.
+const MAX_NAME: usize = 32;
 
 /// Everything `pgstencil.toml` decides, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,291 +69,6 @@ pub struct Config {
     pub clone: CloneSettings,
     /// `[eviction]`
     pub eviction: EvictionSettings,
-}
-
-/// `[server]`
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct ServerSettings {
-    /// Where the server is; `None` means the private server.
-    pub url: Option<UrlSetting>,
-    /// Name of the registry database.
-    pub registry: String,
-    /// Host that commands and printed URLs get instead of ours.
-    pub client_host: Option<String>,
-    /// Port that commands and printed URLs get instead of ours.
-    pub client_port: Option<u16>,
-    /// Which commands get them.
-    pub client_for: ClientFor,
-    /// Absolute directory of the Postgres binaries of the private server; `None` means search.
-    pub bindir: Option<PathBuf>,
-    /// Account of the private server when we are root; `None` means `postgres`, else `nobody`.
-    pub run_as: Option<String>,
-}
-
-/// `[server] url`
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum UrlSetting {
-    /// A URL in the file.
-    Literal(ServerUrl),
-    /// `env:NAME`
-    Variable(String),
-}
-
-/// One `[template.NAME]` table.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Definition {
-    /// `NAME`
-    pub name: String,
-    /// Ordered globs; `!` in front excludes.
-    pub migrations: Vec<String>,
-    /// Which migrations have an order among each other.
-    pub order: Order,
-    /// Like `migrations`, but files without an order, which may be added and never changed.
-    pub companions: Vec<String>,
-    /// Like `migrations`, but not ordered files.
-    pub rerun_inputs: Vec<String>,
-    /// Further files that decide what a build yields.
-    pub inputs: Vec<String>,
-    /// Single lines of files that count as inputs.
-    pub input_lines: Vec<InputLines>,
-    /// Variables whose values count as inputs.
-    pub env_inputs: Vec<String>,
-    /// The migrate command, for `sh -c`.
-    pub build: String,
-    /// The database that builds from nothing start from.
-    pub from: String,
-    /// Roles of the set, in order; never empty.
-    pub databases: Vec<String>,
-    /// Which templates a missing one may be extended from.
-    pub extend: Extend,
-    /// Whether a full build replaces an extended template.
-    pub rebuild: Rebuild,
-    /// After so many extensions in a row, a full build.
-    pub max_extensions: u32,
-    /// The age of its oldest contents at which a template is rebuilt; `None` is `"never"`.
-    pub stale_after: Option<Duration>,
-    /// Columns that `verify` and the proofs of extended templates do not compare, as `table.column` or
-    /// `schema.table.column`; `*` stands for every column.
-    pub verify_ignore: Vec<String>,
-    /// Lets only one such build run at a time, among all projects that share the registry.
-    pub serial_builds: bool,
-    /// Command run against every clone; `None` if empty in the file.
-    pub after_clone: Option<String>,
-    /// Command run when a clone is released or was swept; `None` if empty in the file.
-    pub before_release: Option<String>,
-    /// Statements run in the clone's database of a role.
-    pub after_clone_sql: BTreeMap<String, String>,
-    /// How long the build command may take.
-    pub build_timeout: Duration,
-    /// Seal a template although the build created nothing.
-    pub allow_empty: bool,
-    /// Seals a build although its new migrations changed nothing.
-    pub allow_unchanged: bool,
-    /// Counts text files that the build command names as inputs.
-    pub build_inputs: bool,
-    /// What commands see beside the standard variables; values hold placeholders.
-    pub env: BTreeMap<String, String>,
-    /// What only the build command sees, likewise; wins over `env`.
-    pub build_env: BTreeMap<String, String>,
-    /// What `after_clone`, `before_release` and the command of `run` see, likewise; wins over `env`, and is no input.
-    pub run_env: BTreeMap<String, String>,
-}
-
-/// One entry of `input_lines`.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct InputLines {
-    /// Path relative to the root.
-    pub file: String,
-    /// Regular expression: what its first group matches counts, else the whole line.
-    pub matching: String,
-}
-
-/// `[eviction]`: limits for the templates of this project.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct EvictionSettings {
-    /// Bytes of all templates together; `None` is `"unlimited"`.
-    pub max_size: Option<u64>,
-    /// Number of templates, at least 1.
-    pub max_templates: u32,
-    /// Time since the last use; `None` is `"never"`.
-    pub max_idle: Option<Duration>,
-    /// So many of each definition, the last used ones, stay in any case.
-    pub keep: u32,
-}
-
-/// `[clone]`
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct CloneSettings {
-    /// How a clone is copied.
-    pub strategy: Strategy,
-    /// Lease of clones from `pgstencil clone`; `None` is `"never"`.
-    pub ttl: Option<Duration>,
-    /// Who shares a clone that has a name of its own.
-    pub named: Named,
-    /// Lease of clones that are named by a local branch or a worktree, counted from the last command in
-    /// their checkout; `None` is `"never"`.
-    pub branch_ttl: Option<Duration>,
-    /// How long a clone without holder and session waits before the sweep drops it.
-    pub orphan_grace: Duration,
-    /// How many clones of a template in use are made ahead of time.
-    pub warm: u32,
-    /// How many there may be while many are asked for; at least `warm`.
-    pub warm_max: u32,
-}
-
-/// `[server] client_for`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ClientFor {
-    /// Hooks, the command of `run` and printed URLs: build commands run where pgstencil does.
-    #[default]
-    Run,
-    /// Build commands, too.
-    All,
-}
-
-/// `[clone] strategy`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Strategy {
-    /// By server version, fsync, size and file count.
-    Auto,
-    /// `STRATEGY wal_log`
-    WalLog,
-    /// `STRATEGY file_copy`
-    FileCopy,
-    /// `STRATEGY file_copy` with `file_copy_method = clone` (18 and later)
-    Reflink,
-}
-
-/// `[clone] named`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Named {
-    /// The server role in one checkout on one machine.
-    #[default]
-    Checkout,
-    /// All checkouts, machines and roles of the project that have this setting.
-    Project,
-}
-
-/// `order`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Order {
-    /// The files of a directory are compared with each other, and with no others.
-    #[default]
-    Directory,
-    /// All files are compared with each other, by their names.
-    Name,
-}
-
-/// `extend`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Extend {
-    /// Those whose migrations are all there unchanged, and after which all new ones sort.
-    #[default]
-    Append,
-    /// None: every build starts from nothing.
-    Never,
-    /// Also those after which new migrations do not sort, for tools whose order is a graph.
-    Always,
-}
-
-/// `rebuild`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Rebuild {
-    /// When that is worth it: at present as with `always`.
-    #[default]
-    Auto,
-    /// At once: the template is provisional until a full build in the background has taken its place.
-    Always,
-    /// Not at all: the extended template is kept.
-    Never,
-}
-
-impl Rebuild {
-    /// Whether an extended template is provisional.
-    pub fn makes_provisional(self) -> bool {
-        match self {
-            Rebuild::Auto | Rebuild::Always => true,
-            Rebuild::Never => false,
-        }
-    }
-}
-
-impl Default for ServerSettings {
-    fn default() -> Self {
-        ServerSettings {
-            url: None,
-            registry: raw::RawServer::default().registry,
-            client_host: None,
-            client_port: None,
-            client_for: ClientFor::Run,
-            bindir: None,
-            run_as: None,
-        }
-    }
-}
-
-impl Default for CloneSettings {
-    fn default() -> Self {
-        CloneSettings {
-            strategy: Strategy::Auto,
-            ttl: Some(Duration::from_secs(12 * 60 * 60)),
-            named: Named::Checkout,
-            branch_ttl: Some(Duration::from_secs(14 * 24 * 60 * 60)),
-            orphan_grace: Duration::from_secs(2 * 60),
-            warm: 2,
-            warm_max: 8,
-        }
-    }
-}
-
-impl Default for EvictionSettings {
-    fn default() -> Self {
-        EvictionSettings {
-            max_size: Some(20_000_000_000),
-            max_templates: 20,
-            max_idle: Some(Duration::from_secs(14 * 24 * 60 * 60)),
-            keep: 2,
-        }
-    }
-}
-
-impl Order {
-    /// The word that it is written as.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Order::Directory => "directory",
-            Order::Name => "name",
-        }
-    }
-}
-
-impl Extend {
-    /// The word that it is written as.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Extend::Append => "append",
-            Extend::Never => "never",
-            Extend::Always => "always",
-        }
-    }
 }
 
 impl Config {
@@ -416,19 +138,10 @@ impl Config {
     /// # Errors
     /// None that is not a bug.
     pub fn effective_toml(&self) -> Result<String> {
-        let body = toml::to_string_pretty(&raw::RawConfig::from(self))
+        let body = toml::to_string_pretty(&self.tables())
             .map_err(|e| Error::internal("the config cannot be written as TOML").caused_by(e))?;
-        let unset: Vec<&str> = [
-            ("server.url", self.server.url.is_none()),
-            ("server.client_host", self.server.client_host.is_none()),
-            ("server.client_port", self.server.client_port.is_none()),
-            ("server.bindir", self.server.bindir.is_none()),
-            ("server.run_as", self.server.run_as.is_none()),
-        ]
-        .into_iter()
-        .filter_map(|(key, unset)| unset.then_some(key))
-        .collect();
         let mut text = format!("# in effect from {}\n", self.file.display());
+        let unset = unset("", &self.effective_json()?);
         if !unset.is_empty() {
             text += &format!("# not set: {}\n", unset.join(", "));
         }
@@ -441,9 +154,32 @@ impl Config {
     /// # Errors
     /// None that is not a bug.
     pub fn effective_json(&self) -> Result<serde_json::Value> {
-        serde_json::to_value(raw::RawConfig::from(self))
+        serde_json::to_value(self.tables())
             .map_err(|e| Error::internal("the config cannot be written as JSON").caused_by(e))
     }
+
+    /// The tables as a file would have them; what `[defaults]` said is in each definition.
+    fn tables(&self) -> model::File {
+        model::File {
+            project: Some(self.project.clone()),
+            root: Some(self.root.display().to_string()),
+            server: self.server.clone(),
+            clone: self.clone.clone(),
+            eviction: self.eviction.clone(),
+            defaults: None,
+            template: self.definitions.iter().map(|d| (d.name.clone(), d.clone())).collect(),
+        }
+    }
+}
+
+/// The keys that are null, below `above`.
+fn unset(above: &str, value: &serde_json::Value) -> Vec<String> {
+    let keys = value.as_object().into_iter().flatten();
+    keys.flat_map(|(key, value)| match value {
+        serde_json::Value::Null => vec![format!("{above}{key}")],
+        value => unset(&format!("{above}{key}."), value),
+    })
+    .collect()
 }
 
 fn from_bytes(bytes: Vec<u8>, file: &Path) -> Result<Config> {
@@ -507,7 +243,7 @@ pub fn is_host(text: &str) -> bool {
 
 /// The JSON schema of `pgstencil.toml`, for editors.
 pub fn schema() -> serde_json::Value {
-    raw::SCHEMA.clone()
+    schema::SCHEMA.clone()
 }
 
 /// An alias as the end of a variable's name: `p-1` makes `PGSTENCIL_URL_P_1`.

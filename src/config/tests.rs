@@ -1,6 +1,10 @@
 //! The whole way from a text to a [`Config`], and every error on it.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::*;
+use crate::url::ServerUrl;
 
 /// A directory `shop` with a config file in it.
 struct Project {
@@ -72,31 +76,8 @@ fn the_least_config_has_all_defaults() {
             definitions: vec![Definition {
                 name: "app".into(),
                 migrations: vec!["migrations/**/*.sql".into()],
-                order: Order::Directory,
-                companions: vec![],
-                rerun_inputs: vec![],
-                inputs: vec![],
-                input_lines: vec![],
-                env_inputs: vec![],
                 build: "sqlx migrate run".into(),
-                from: "template0".into(),
-                databases: vec!["app".into()],
-                extend: Extend::Append,
-                rebuild: Rebuild::Auto,
-                max_extensions: 20,
-                stale_after: None,
-                verify_ignore: vec![],
-                serial_builds: false,
-                after_clone: None,
-                before_release: None,
-                after_clone_sql: BTreeMap::new(),
-                build_timeout: Duration::from_secs(30 * 60),
-                allow_empty: false,
-                allow_unchanged: false,
-                build_inputs: true,
-                env: BTreeMap::new(),
-                build_env: BTreeMap::new(),
-                run_env: BTreeMap::new(),
+                ..Definition::default()
             }],
         }
     );
@@ -195,17 +176,17 @@ fn every_key_arrives() {
         config.clone,
         CloneSettings {
             strategy: Strategy::FileCopy,
-            ttl: None,
+            ttl: "never".into(),
             named: Named::Project,
-            branch_ttl: Some(Duration::from_secs(3 * 86_400)),
-            orphan_grace: Duration::from_secs(90 * 60),
+            branch_ttl: "3d".into(),
+            orphan_grace: "1h 30m".into(),
             warm: 3,
             warm_max: 4,
         }
     );
     assert_eq!(
         config.eviction,
-        EvictionSettings { max_size: Some(1_500_000_000), max_templates: 7, max_idle: None, keep: 0 }
+        EvictionSettings { max_size: "1.5GB".into(), max_templates: 7, max_idle: "never".into(), keep: 0 }
     );
     let names: Vec<_> = config.definitions.iter().map(|d| &d.name).collect();
     assert_eq!(names, ["a", "b"]);
@@ -230,13 +211,13 @@ fn every_key_arrives() {
             extend: Extend::Always,
             rebuild: Rebuild::Never,
             max_extensions: 3,
-            stale_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
+            stale_after: "7d".into(),
             verify_ignore: vec!["users.token".into(), "app.users.*".into()],
             serial_builds: true,
-            after_clone: Some("true".into()),
-            before_release: Some("rm -r bucket".into()),
+            after_clone: "true".into(),
+            before_release: "rm -r bucket".into(),
             after_clone_sql: pairs(&[("default", "select '{proxy-1.name}', '{1,2}'")]),
-            build_timeout: Duration::from_secs(90),
+            build_timeout: "90s".into(),
             allow_empty: true,
             allow_unchanged: true,
             build_inputs: false,
@@ -312,6 +293,13 @@ hot = 1",
   keys known here: branch_ttl, named, orphan_grace, strategy, ttl, warm, warm_max",
         ),
         (
+            "[clone]
+max_size = '1GB'",
+            "pgstencil.toml:5:1: unknown key `clone.max_size`
+  keys known here: branch_ttl, named, orphan_grace, strategy, ttl, warm, warm_max
+hint: `max_size` is a key of `[eviction]`",
+        ),
+        (
             "[evict]
 keep = 1",
             "pgstencil.toml:4:2: unknown key `evict`
@@ -338,7 +326,7 @@ hint: put it in brackets: `inputs = ["…"]`"#,
         (
             "build_timeout = 30",
             r#"pgstencil.toml:4:17: `template.app.build_timeout` must be a string, but is a number
-hint: write a duration with its unit, in quotes: `"90s"`, `"30m"`, `"12h"`, `"14d"`"#,
+hint: write it with its unit, in quotes: `"90s"`, `"30m"`, `"12h"`, `"14d"`"#,
         ),
         (
             "allow_empty = 'yes'",
@@ -420,12 +408,12 @@ hint: write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`"#,
         ),
         (
             "build_timeout = 'never'",
-            "pgstencil.toml:4:17: `template.app.build_timeout` is `never`, but this must end some time
+            "pgstencil.toml:4:17: `template.app.build_timeout` is `never`, which is not allowed here
 hint: write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`",
         ),
         (
             "build_timeout = '0s'",
-            "pgstencil.toml:4:17: `template.app.build_timeout` is `0s`, which is no time at all
+            "pgstencil.toml:4:17: `template.app.build_timeout` is `0s`, but must be longer than zero
 hint: write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`",
         ),
         (
@@ -452,7 +440,7 @@ warm = 101",
         (
             "[clone]
 orphan_grace = '0m'",
-            "pgstencil.toml:5:16: `clone.orphan_grace` is `0m`, which is no time at all
+            "pgstencil.toml:5:16: `clone.orphan_grace` is `0m`, but must be longer than zero
 hint: write it like `90s`, `30m`, `12h`, `14d`, `1h 30m`",
         ),
     ]);
@@ -468,7 +456,7 @@ fn sizes() {
         ("unlimited", None),
     ] {
         let config = load(&format!("{MINIMAL}[eviction]\nmax_size = \"{text}\""));
-        assert_eq!(config.eviction.max_size, bytes, "{text}");
+        assert_eq!(*config.eviction.max_size, bytes, "{text}");
     }
     check(&[
         (
@@ -486,7 +474,7 @@ hint: write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`",
         (
             "[eviction]
 max_size = '0GB'",
-            "pgstencil.toml:5:12: `eviction.max_size` is `0GB`, which is no room at all
+            "pgstencil.toml:5:12: `eviction.max_size` is `0GB`, but must be greater than zero
 hint: write it like `500MB`, `20GB`, `1.5TB`, `8GiB`, or `unlimited`",
         ),
         (
@@ -768,7 +756,7 @@ inputs=['a']",
             "[template.x]
 inputs=['a']",
             "pgstencil.toml:4:1: `template.x.build` is missing
-  build: The migrate command, run by `sh -c` in the root.",
+  build: The migrate command, run by `sh -c` in the root. Required here or in `[defaults]`.",
         ),
         (
             "[template.x]
@@ -1055,7 +1043,7 @@ fn what_is_in_effect_can_be_loaded_again() {
     }
     let minimal = load(MINIMAL);
     assert!(minimal.effective_toml().unwrap().contains(
-        "# not set: server.url, server.client_host, server.client_port, server.bindir, server.run_as\n"
+        "# not set: server.bindir, server.client_host, server.client_port, server.run_as, server.url\n"
     ));
     let json = minimal.effective_json().unwrap();
     assert_eq!(json["server"]["url"], serde_json::Value::Null);
@@ -1226,7 +1214,7 @@ fn definitions_take_from_the_defaults_what_they_lack() {
     assert_eq!(one.build, "make migrate");
     assert_eq!(one.migrations, ["a/*.sql"]);
     assert_eq!(one.inputs, ["seeds/*"]);
-    assert_eq!(one.build_timeout, Duration::from_secs(300));
+    assert_eq!(*one.build_timeout, Duration::from_secs(300));
     assert_eq!(one.input_lines.len(), 1);
     assert_eq!(one.databases, ["app"]);
     assert_eq!(env(one), "A={name} B=shared");

@@ -186,7 +186,7 @@ pub(crate) async fn examine(patient: &Patient<'_>) -> Vec<Check> {
             checks.extend(server::judge_room(&seen, &ours));
             let data = seen.settings.get("data_directory").map(String::as_str);
             let disk = data.and_then(disk::look);
-            checks.push(disk::judge_budget(disk, &ours, patient.eviction.max_size));
+            checks.push(disk::judge_budget(disk, &ours, *patient.eviction.max_size));
         }
     }
     registry.close().await;

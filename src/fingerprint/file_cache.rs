@@ -505,15 +505,16 @@ impl<'a> Look<'a> {
         for wanted in &self.definition.input_lines {
             let InputLines { file, matching } = wanted;
             let looked = SystemTime::now();
-            let path = self.root.join(file);
+            let path = self.root.join(&**file);
             let stat = Stat::read(&path).ok();
-            let mut known = before.iter().filter(|known| known.file == *file && known.matching == *matching);
+            let mut known =
+                before.iter().filter(|known| known.file == **file && known.matching == **matching);
             let found = match known.find(|known| Some(known.stat) == stat) {
                 Some(known) => known.found.clone(),
                 None => lines::read(self.root, self.definition, wanted)?,
             };
             if let Some(stat) = stat.filter(|stat| self.is_settled(&path, stat, looked)) {
-                let (file, matching, found) = (file.clone(), matching.clone(), found.clone());
+                let (file, matching, found) = (file.to_string(), matching.to_string(), found.clone());
                 kept.lines.push(Lines { file, matching, stat, found });
             }
             all.push(found);

@@ -79,7 +79,7 @@ impl Globs {
                 };
                 let (excludes, pattern) = match text.strip_prefix('!') {
                     Some(pattern) => (true, pattern),
-                    None => (false, text.as_str()),
+                    None => (false, &**text),
                 };
                 if excludes && place == 0 {
                     return Err(bad("has no earlier glob to exclude from").hint(

@@ -31,7 +31,7 @@ pub(super) fn read(root: &Path, definition: &Definition, wanted: &InputLines) ->
         .build()
         .map_err(|e| bad(&format!("`{matching}` is not a regular expression")).caused_by(e))?;
 
-    let path = root.join(file);
+    let path = root.join(&**file);
     let metadata = path.metadata().map_err(|e| {
         let missing = e.kind() == io::ErrorKind::NotFound;
         let what = if missing { "no file" } else { "cannot read" };
@@ -70,8 +70,8 @@ pub(super) fn read(root: &Path, definition: &Definition, wanted: &InputLines) ->
         .hint("put `(?i)` in front to ignore case"));
     }
     Ok(LinesInput {
-        file: file.clone(),
-        matching: matching.clone(),
+        file: file.to_string(),
+        matching: matching.to_string(),
         hash: hasher.finalize().to_hex().to_string(),
         count: pieces.len() as u64,
         text: pieces.into_iter().take(SHOWN).map(shown).collect(),

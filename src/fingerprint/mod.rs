@@ -132,7 +132,7 @@ impl Inputs {
             .env_inputs
             .iter()
             .map(|name| EnvInput {
-                name: name.clone(),
+                name: name.to_string(),
                 hash: variable(name).map(|v| blake3::hash(v.as_bytes()).to_hex().to_string()),
             })
             .collect();
@@ -143,7 +143,7 @@ impl Inputs {
         // values differ from clone to clone, and that of `{root}` from machine to machine.
         let hashed = |mapping: &BTreeMap<String, String>| {
             let entry = |(name, text): (&String, &String)| EnvInput {
-                name: name.clone(),
+                name: name.to_string(),
                 hash: Some(blake3::hash(text.as_bytes()).to_hex().to_string()),
             };
             mapping.iter().map(entry).collect()
@@ -166,8 +166,8 @@ impl Inputs {
             build_env: hashed(&definition.build_env),
             build: definition.build.clone(),
             key: None,
-            databases: definition.databases.clone(),
-            from: definition.from.clone(),
+            databases: definition.databases.iter().map(ToString::to_string).collect(),
+            from: definition.from.to_string(),
         })
     }
 
@@ -186,8 +186,8 @@ impl Inputs {
             build_env: Vec::new(),
             build: String::new(),
             key: Some(key.to_owned()),
-            databases: definition.databases.clone(),
-            from: definition.from.clone(),
+            databases: definition.databases.iter().map(ToString::to_string).collect(),
+            from: definition.from.to_string(),
         }
     }
 

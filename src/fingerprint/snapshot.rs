@@ -109,7 +109,7 @@ impl Snapshot {
             .files
             .into_iter()
             .map(|found| found.path)
-            .chain(lines.map(|wanted| RelPath::new(Path::new(&wanted.file))))
+            .chain(lines.map(|wanted| RelPath::new(Path::new(&*wanted.file))))
             .collect();
         let mut files = BTreeMap::new();
         for path in paths {

@@ -3,12 +3,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Extend, InputLines, Rebuild};
+use crate::config::InputLines;
 use crate::{Kind, names::Fingerprint};
 
 /// A tree in a temporary directory.
@@ -61,39 +61,11 @@ fn unset(_: &str) -> Option<OsString> {
 }
 
 fn definition() -> Definition {
-    Definition {
-        name: "app".into(),
-        migrations: vec![],
-        order: Order::Directory,
-        companions: vec![],
-        rerun_inputs: vec![],
-        inputs: vec![],
-        input_lines: vec![],
-        env_inputs: vec![],
-        build: "migrate".into(),
-        databases: vec!["app".into()],
-        from: "template0".into(),
-        extend: Extend::Append,
-        rebuild: Rebuild::Auto,
-        max_extensions: 20,
-        stale_after: None,
-        verify_ignore: vec![],
-        serial_builds: false,
-        after_clone: None,
-        before_release: None,
-        after_clone_sql: Default::default(),
-        build_timeout: Duration::from_secs(60),
-        allow_empty: false,
-        allow_unchanged: false,
-        build_inputs: true,
-        env: Default::default(),
-        build_env: Default::default(),
-        run_env: Default::default(),
-    }
+    Definition { name: "app".into(), build: "migrate".into(), ..Definition::default() }
 }
 
 fn migrations(globs: &[&str]) -> Definition {
-    Definition { migrations: globs.iter().map(|&g| g.to_owned()).collect(), ..definition() }
+    Definition { migrations: globs.iter().map(|&g| g.into()).collect(), ..definition() }
 }
 
 fn lines(file: &str, matching: &str) -> Definition {
@@ -536,7 +508,7 @@ fn a_path_without_wildcards_counts_although_a_gitignore_hides_it() {
         (".git/config", ""),
     ]);
     let of = |inputs: &[&str]| Definition {
-        inputs: inputs.iter().map(|&glob| glob.to_owned()).collect(),
+        inputs: inputs.iter().map(|&glob| glob.into()).collect(),
         ..migrations(&["m/*.sql"])
     };
     let paths = |definition: &Definition| {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::ClonedSet;
+use crate::config::value::Alias;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::names::{self, NameParts, NamePattern};
@@ -44,7 +45,7 @@ impl Naming<'_> {
     pub(crate) fn names(&self, context: &Context<'_>, group: &str, index: usize) -> Result<Vec<String>> {
         let checkout = &context.holder.checkout;
         let worktree = checkout.worktree_name();
-        let render = |alias: &String| {
+        let render = |alias: &Alias| {
             self.pattern.render(&NameParts {
                 id: group,
                 alias,

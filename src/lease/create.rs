@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Batch, ClonedSet, check_name, give_up, give_up_after, hook, named, words};
+use crate::config::value::Alias;
 use crate::context::Context;
 use crate::database::create;
 use crate::database::strategy::Chooser;
@@ -231,8 +232,8 @@ impl Order<'_> {
     }
 }
 
-fn databases<'a>(named: impl Iterator<Item = (&'a String, String)>) -> Vec<NewDatabase> {
+fn databases<'a>(named: impl Iterator<Item = (&'a Alias, String)>) -> Vec<NewDatabase> {
     named
-        .map(|(alias, name)| NewDatabase { alias: alias.clone(), private_name: private_name(), name })
+        .map(|(alias, name)| NewDatabase { alias: alias.to_string(), private_name: private_name(), name })
         .collect()
 }

@@ -96,7 +96,7 @@ fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>, slots: S
     let shelf = Shelf {
         few: i64::from(settings.warm),
         many: i64::from(settings.warm_max),
-        max_bytes: context.eviction.max_size,
+        max_bytes: *context.eviction.max_size,
         used: stock.total.get(),
     };
     let missing = warm_policy::missing(stock.demand, stock.warm, stock.bytes.get(), &shelf);

@@ -139,7 +139,7 @@ pub(crate) async fn before_release(
     handed: serde_json::Value,
     deadline: &Deadline,
 ) -> Result<()> {
-    let Some(command) = &definition.before_release else {
+    let Some(command) = &*definition.before_release else {
         return Ok(());
     };
     let view = serde_json::from_value(handed)
@@ -196,7 +196,7 @@ async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<
 
 async fn run_command(context: &Context<'_>, batch: &Batch<'_>, set: &[NamedDatabase]) -> Result<()> {
     let definition = context.definition;
-    let Some(command) = &definition.after_clone else {
+    let Some(command) = &*definition.after_clone else {
         return Ok(());
     };
     let hook = Hook {

@@ -165,8 +165,9 @@ fn ids(sets: &[&[ClaimedRow]]) -> Vec<String> {
 /// Whether a clone has the databases that the definition wants. Whether the server has them, publishing it finds
 /// out.
 fn has_databases(set: &[ClaimedRow], context: &Context<'_>) -> bool {
-    let aliases = set.iter().map(|row| &row.alias);
-    aliases.eq(&context.definition.databases) && set.iter().all(|row| row.oid.is_some())
+    let aliases = set.iter().map(|row| row.alias.as_str());
+    aliases.eq(context.definition.databases.iter().map(|alias| &**alias))
+        && set.iter().all(|row| row.oid.is_some())
 }
 
 /// How the template of a warm clone came about, without a look at it.

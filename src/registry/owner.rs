@@ -227,8 +227,8 @@ impl<'a> Tenure<'a> {
             let kept = before.filter(|row| row.lease == LeaseKind::Expiry);
             let ttl = match typed {
                 Some(row) => row.ttl_s.map(Seconds::duration),
-                None if tenure.bound.is_free() => settings.ttl,
-                None => settings.branch_ttl,
+                None if tenure.bound.is_free() => *settings.ttl,
+                None => *settings.branch_ttl,
             };
             let for_ever = kept.is_some_and(|row| row.left_s.is_none());
             tenure.typed = typed.is_some();

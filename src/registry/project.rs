@@ -52,7 +52,7 @@ impl ProjectSettings {
             keep: i64::from(eviction.keep),
             warm: i64::from(clone.warm),
             warm_max: i64::from(clone.warm_max),
-            grace_s: Some(Seconds::from(clone.orphan_grace)),
+            grace_s: Some(Seconds::from(*clone.orphan_grace)),
         }
     }
 

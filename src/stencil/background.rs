@@ -112,8 +112,8 @@ impl Background {
         Background {
             shared: Some(Arc::new(Shared {
                 endpoint: checkout.endpoint.clone().in_background(),
-                registry: server.registry.clone(),
-                grace: clone.orphan_grace,
+                registry: server.registry.to_string(),
+                grace: *clone.orphan_grace,
                 checkout,
                 queue: Mutex::default(),
                 wake: Condvar::new(),

@@ -16,7 +16,7 @@ impl Stencil {
             registry: &self.config.server.registry,
             eviction: &self.config.eviction,
             strategy: self.config.clone.strategy,
-            grace: self.config.clone.orphan_grace,
+            grace: *self.config.clone.orphan_grace,
             deadline,
         };
         let mut checks = doctor::examine(&patient).await;

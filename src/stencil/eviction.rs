@@ -106,7 +106,7 @@ impl Stencil {
             .filter(|(_, done)| *done == Evicted::Gone)
             .map(|(eviction, _)| eviction.clone())
             .collect();
-        let grace = self.config.clone.orphan_grace;
+        let grace = *self.config.clone.orphan_grace;
         let mut sweep = evict::drop_now(&mut registry, &gone).await?;
         sweep.extend(sweep::sweep_all(&mut registry, grace, deadline).await?);
         registry.close().await;
@@ -254,7 +254,7 @@ impl Stencil {
             .filter(|row| row.project == project && row.definition == *name)
             .min_by(|a, b| a.idle_s.total_cmp(&b.idle_s));
         let each = last.map_or(LEAST, |row| row.bytes.get().max(LEAST));
-        let grace = self.config.clone.orphan_grace;
+        let grace = *self.config.clone.orphan_grace;
         let mut swept = sweep::sweep_all(registry, grace, context.deadline).await?.len();
         let clones = warm::all(registry).await?;
         swept += drop::drop_warm(registry, &warm::ids(clones)).await?.0;

@@ -173,7 +173,7 @@ impl Stencil {
     /// Of a server that has no registry yet.
     async fn traits(&self, deadline: &Deadline) -> Result<fingerprint::ServerTraits> {
         let registry = &self.config.server.registry;
-        for database in self.endpoint.maintenance().iter().filter(|d| *d != registry) {
+        for database in self.endpoint.maintenance().iter().filter(|d| **d != **registry) {
             match Session::open(&self.endpoint, database, deadline).await {
                 Ok(session) => {
                     let traits = session.facts().traits.clone();

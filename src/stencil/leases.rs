@@ -152,7 +152,7 @@ impl Leases {
     pub(crate) fn watch(&mut self) {
         if let Hold::Session(registry) = std::mem::replace(&mut self.hold, Hold::Nothing) {
             let (endpoint, config) = (&self.stencil.endpoint, &self.stencil.config);
-            let (name, grace) = (&config.server.registry, config.clone.orphan_grace);
+            let (name, grace) = (&config.server.registry, *config.clone.orphan_grace);
             self.hold = Hold::Watched(Keeper::start(*registry, endpoint, name, self.ids(), grace));
         }
     }

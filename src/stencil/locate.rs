@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Defaults, Door, Endpoint, PassLookup, Variable};
-use crate::config::{self, Config, Origin, ServerSettings, UrlSetting};
+use crate::config::value::Host;
+use crate::config::{Config, Origin, ServerSettings, UrlSetting};
 use crate::env::passfile::{self, Passfile};
 use crate::env::{self, Environment, PgVariables};
 use crate::error::{Error, Result, shell_word};
@@ -48,16 +49,15 @@ impl Locator<'_> {
     }
 
     /// The host that commands get, by PGSTENCIL_CLIENT_HOST.
-    pub(crate) fn client_host(&self) -> Result<Option<String>> {
+    pub(crate) fn client_host(&self) -> Result<Option<Host>> {
         match self.env.non_empty(env::CLIENT_HOST) {
-            Some(host) if !config::is_host(host) => {
-                let bad = format!("`{}` is `{host}`, not a host", env::CLIENT_HOST);
-                Err(Error::config(bad).hint(format!(
+            None => Ok(None),
+            Some(host) => host.parse().map(Some).map_err(|_| {
+                Error::config(format!("`{}` is `{host}`, not a host", env::CLIENT_HOST)).hint(format!(
                     "write a host name, an address or a socket directory; the port goes to {}",
                     env::CLIENT_PORT
-                )))
-            }
-            host => Ok(host.map(str::to_owned)),
+                ))
+            }),
         }
     }
 
@@ -161,7 +161,7 @@ impl Locator<'_> {
         let mut private = PrivateServerSettings::new(self.env.state_dir()?);
         private.path = self.env.get_os(env::PATH).map(OsString::from);
         private.bindir.clone_from(&settings.bindir);
-        private.run_as.clone_from(&settings.run_as);
+        private.run_as = settings.run_as.as_ref().map(ToString::to_string);
         Ok(PrivateServer::new(private))
     }
 

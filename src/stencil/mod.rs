@@ -118,7 +118,8 @@ impl Stencil {
     /// Puts a checked config and a server together. Touches neither files nor server.
     pub(crate) fn new(config: Config, endpoint: Endpoint, holder: Holder, variable: Variable) -> Self {
         let ServerSettings { client_host, client_port, client_for, .. } = &config.server;
-        let endpoint = endpoint.with_client(client_host.clone(), *client_port, *client_for);
+        let client_host = client_host.as_ref().map(ToString::to_string);
+        let endpoint = endpoint.with_client(client_host, *client_port, *client_for);
         let config = Arc::new(config);
         let background = Background::new(background::Checkout {
             config: Arc::clone(&config),
@@ -385,6 +386,6 @@ impl Stencil {
     /// # Errors
     /// The driver's.
     pub(crate) async fn plan_sweep(&self, registry: &mut Registry) -> Result<Vec<Action>> {
-        sweep::plan(registry, self.config.clone.orphan_grace).await
+        sweep::plan(registry, *self.config.clone.orphan_grace).await
     }
 }

@@ -108,7 +108,7 @@ impl Stencil {
             (Some(pid), None) if process::is_alive(pid) => Holders::Command(pid),
             _ => Holders::Gone,
         };
-        let grace = self.config.clone.orphan_grace;
+        let grace = *self.config.clone.orphan_grace;
         match seen {
             Holders::Run | Holders::Unknown if row.orphaned_for_good(grace) => Holders::Gone,
             seen => seen,
@@ -258,7 +258,7 @@ impl Way<'_> {
     /// Of a clone of which nobody here can tell whether it is in use: either its lock or a session shows it,
     /// or the time begins after which it counts as not.
     async fn wait_or_say_when(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
-        let grace = self.stencil.config.clone.orphan_grace;
+        let grace = *self.stencil.config.clone.orphan_grace;
         let Some(row) = sweep::note_orphan(registry, &row.id, grace).await? else {
             return match registry.clone_by_id(&row.id).await? {
                 Some(_) => Err(self.taken(registry).await),

@@ -297,8 +297,8 @@ fn refuse_another_definition(row: &CloneRow, context: &Context<'_>, wanted: &Wan
 /// Whether a clone has the databases that the definition wants, under the names that are wanted.
 fn has_names(clone: &CloneOnServer, context: &Context<'_>, names: &[String]) -> bool {
     let aliases = context.definition.databases.iter();
-    let has = clone.databases.iter().map(|d| (&d.alias, &d.name));
-    has.eq(aliases.zip(names))
+    let has = clone.databases.iter().map(|d| (d.alias.as_str(), d.name.as_str()));
+    has.eq(aliases.map(|alias| &**alias).zip(names.iter().map(String::as_str)))
 }
 
 fn named(clone: &CloneOnServer) -> Vec<NamedDatabase> {
@@ -307,7 +307,7 @@ fn named(clone: &CloneOnServer) -> Vec<NamedDatabase> {
 }
 
 fn other_databases(clones: &[&&CloneOnServer], context: &Context<'_>, names: &[String]) -> Error {
-    let list = |databases: &mut dyn Iterator<Item = (&String, &String)>| {
+    let list = |databases: &mut dyn Iterator<Item = (&str, &String)>| {
         let databases: Vec<String> = databases.map(|(alias, name)| format!("{alias} (`{name}`)")).collect();
         databases.join(", ")
     };
@@ -318,13 +318,13 @@ fn other_databases(clones: &[&&CloneOnServer], context: &Context<'_>, names: &[S
         format!("clone `{name}` does not have the databases of definition `{}`", definition.name),
     );
     for clone in clones {
-        let mut has = clone.databases.iter().map(|d| (&d.alias, &d.name));
+        let mut has = clone.databases.iter().map(|d| (d.alias.as_str(), &d.name));
         error = error.detail(format!("clone {} has: {}", clone.row.id, list(&mut has)));
         if let Some(gone) = clone.lacks() {
             error = error.detail(format!("of these, `{}` is gone or was changed", gone.name));
         }
     }
-    let mut wanted = definition.databases.iter().zip(names);
+    let mut wanted = definition.databases.iter().map(|alias| &**alias).zip(names);
     error
         .detail(format!("the definition has: {}", list(&mut wanted)))
         .hint("to recreate it without its data, add `--fresh`")

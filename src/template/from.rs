@@ -39,7 +39,7 @@ pub(super) async fn find(registry: &mut Registry, context: &Context<'_>) -> Resu
         return Err(Error::config(format!("there is no database `{name}` ({of})"))
             .hint("create it, or name another database of the server in `from`"));
     };
-    if Mark::any_in(found.comment.as_deref()) || *name == registry.session().database() {
+    if Mark::any_in(found.comment.as_deref()) || **name == *registry.session().database() {
         return Err(Error::config(format!("database `{name}` belongs to pgstencil ({of})"))
             .hint("name a database of your own in `from`, or `template0`"));
     }

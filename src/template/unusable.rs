@@ -165,7 +165,7 @@ impl Unusable {
                 Extend::Append | Extend::Always => {}
             }
         }
-        let limit = definition.stale_after?;
+        let limit = (*definition.stale_after)?;
         let age = row.contents_s.duration();
         (age > limit).then_some(Unusable::Stale { age, limit })
     }

@@ -212,7 +212,8 @@ async fn rebuild(
         let error = unsealed.error();
         return Err(built.give_up(registry, context, error).await);
     }
-    let ignored = Ignored { names: context.definition.verify_ignore.clone() };
+    let ignored =
+        Ignored { names: context.definition.verify_ignore.iter().map(ToString::to_string).collect() };
     let depth = match wanted.rows {
         true => Depth::Contents(&ignored),
         false => Depth::Counts,

@@ -47,7 +47,7 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
         session.printer.warn(&format!(
             "the lease of {} could not be confirmed, so it may be dropped {} from now on: {error}",
             leases.clones.first().map_or("the clone", |c| c.name()),
-            setting(stencil.config().clone.orphan_grace)
+            setting(*stencil.config().clone.orphan_grace)
         ));
     }
     let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());

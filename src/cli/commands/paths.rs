@@ -24,7 +24,7 @@ pub(crate) async fn paths(session: &Session) -> Result<u8> {
         state_dir: session.env.state_dir().ok().map(|dir| dir.display().to_string()),
         logs,
         server,
-        registry: config.server.registry.clone(),
+        registry: config.server.registry.to_string(),
     };
     if session.printer.json() {
         session.printer.object(&answer)?;

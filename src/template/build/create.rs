@@ -30,7 +30,7 @@ pub(super) async fn create_empty(
     for row in rows {
         let copy = Copy {
             target: row.private_name.clone(),
-            source: context.definition.from.clone(),
+            source: context.definition.from.to_string(),
             source_oid: from.as_ref().map(|from| from.oid),
             strategy: chooser.choose(bytes, files),
             open: true,

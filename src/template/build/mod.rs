@@ -233,7 +233,7 @@ impl<'a, P: Permit> Registered<'a, P> {
             .databases
             .iter()
             .map(|alias| NewDatabase {
-                alias: alias.clone(),
+                alias: alias.to_string(),
                 private_name: names::private_name(),
                 name: names::template_name(context.project, &definition.name, alias, &fingerprint),
             })

@@ -47,8 +47,8 @@ pub(super) async fn run_command(
     job.env.push((BUILDING.into(), context.builds().into()));
     job.cleared = variables::CLEARED.map(Into::into).to_vec();
     let timeout = match context.deadline.left() {
-        Some(left) => left.min(definition.build_timeout),
-        None => definition.build_timeout,
+        Some(left) => left.min(*definition.build_timeout),
+        None => *definition.build_timeout,
     };
     let last = Arc::new(Mutex::new(VecDeque::new()));
     let mut on_line = {
@@ -130,7 +130,7 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
         (Ended::Cancelled, _) => {
             return Err(Error::new(Kind::Interrupted, "the build was interrupted"));
         }
-        (Ended::TimedOut, _) if timeout < definition.build_timeout => Error::new(
+        (Ended::TimedOut, _) if timeout < *definition.build_timeout => Error::new(
             Kind::Timeout,
             format!("the build of `{}` was ended after {took}, by `--wait`", definition.name),
         ),
@@ -139,7 +139,7 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
                 .hint(format!(
                     "if it needs longer, raise `build_timeout` of [template.{}] (now {})",
                     definition.name,
-                    setting(definition.build_timeout)
+                    setting(*definition.build_timeout)
                 ))
         }
         (Ended::ByItself, Status::Exited(code)) => Error::new(
@@ -159,7 +159,7 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
         }
     }
     if finished.tail.iter().any(|line| line.contains(NO_EXTENSION)) {
-        let from = match definition.from.as_str() {
+        let from = match &*definition.from {
             EMPTY_DATABASE => "template1",
             from => from,
         };

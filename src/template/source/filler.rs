@@ -23,8 +23,8 @@ pub(super) async fn run(
     });
     let filling = filler.fill(databases.collect());
     let timeout = match context.deadline.left() {
-        Some(left) => left.min(context.definition.build_timeout),
-        None => context.definition.build_timeout,
+        Some(left) => left.min(*context.definition.build_timeout),
+        None => *context.definition.build_timeout,
     };
     tokio::select! {
         filled = filling => filled.map_err(|error| failed(context, &error)),
@@ -65,12 +65,12 @@ fn timed_out(context: &Context<'_>, after: Duration) -> Error {
         Kind::Timeout,
         format!("the program did not fill template `{}` within {}", definition.name, seconds(after)),
     );
-    if after < definition.build_timeout {
+    if after < *definition.build_timeout {
         return error;
     }
     error.hint(format!(
         "if it needs longer, raise `build_timeout` of [template.{}] (now {})",
         definition.name,
-        setting(definition.build_timeout)
+        setting(*definition.build_timeout)
     ))
 }
