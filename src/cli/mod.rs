@@ -21,14 +21,14 @@ use crate::env::{self, Environment};
 use crate::process::Signals;
 use crate::stencil::Deadline;
 use crate::{Error, Kind, Result};
-use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
 
-use self::args::{Arguments, Command};
+use self::args::Arguments;
+use self::commands::Command;
 use self::output::Printer;
 
 /// What every command gets.
-struct Session {
+struct App {
     shared: args::Shared,
     env: Environment,
     printer: Printer,
@@ -39,7 +39,7 @@ struct Session {
 
 /// Parses, runs, and turns the result into an exit code.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::parse_words(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
             let code = match error.use_stderr() {
@@ -84,67 +84,14 @@ pub fn main() -> ExitCode {
 async fn run(arguments: Arguments, env: Environment, printer: Printer) -> Result<u8> {
     let mut signals = Signals::subscribe()?;
     let cancel = CancellationToken::new();
-    let session = Session {
+    let app = App {
         deadline: Deadline::new(arguments.shared.wait, cancel.clone()),
         names_branch: arguments.command.names_branch(),
         shared: arguments.shared,
         env,
         printer,
     };
-    let session = &session;
-    match arguments.command {
-        Command::Run(args) => commands::run::run(session, args, &mut signals).await,
-        Command::Clone(args) => {
-            interruptible(session, &mut signals, commands::clone::clone(session, args)).await
-        }
-        Command::Ensure(args) => {
-            interruptible(session, &mut signals, commands::ensure::ensure(session, args)).await
-        }
-        Command::Explain(args) => {
-            interruptible(session, &mut signals, commands::explain::explain(session, args)).await
-        }
-        Command::Verify(args) => {
-            interruptible(session, &mut signals, commands::verify::verify(session, args)).await
-        }
-        Command::Release(args) => {
-            interruptible(session, &mut signals, commands::release::release(session, args)).await
-        }
-        Command::List(args) => {
-            interruptible(session, &mut signals, commands::list::list(session, args)).await
-        }
-        Command::Bench(args) => {
-            interruptible(session, &mut signals, commands::bench::bench(session, args)).await
-        }
-        Command::Doctor(args) => {
-            interruptible(session, &mut signals, commands::doctor::doctor(session, args)).await
-        }
-        Command::Evict(args) => {
-            interruptible(session, &mut signals, commands::evict::evict(session, args)).await
-        }
-        Command::Prune(args) => {
-            interruptible(session, &mut signals, commands::prune::prune(session, args)).await
-        }
-        Command::Pin(args) => {
-            interruptible(session, &mut signals, commands::pin::pin(session, args, true)).await
-        }
-        Command::Unpin(args) => {
-            let work = commands::pin::pin(session, args, false);
-            interruptible(session, &mut signals, work).await
-        }
-        Command::Stats(args) => {
-            interruptible(session, &mut signals, commands::stats::stats(session, args)).await
-        }
-        Command::Server(args) => {
-            interruptible(session, &mut signals, commands::server::server(session, args)).await
-        }
-        Command::Demo(args) => {
-            interruptible(session, &mut signals, commands::demo::demo(session, args)).await
-        }
-        Command::Config(args) => commands::config::config(session, &args),
-        Command::Paths => interruptible(session, &mut signals, commands::paths::paths(session)).await,
-        Command::Completions(args) => commands::completions::completions(session, &args),
-        Command::Background => background::work().await,
-    }
+    arguments.command.execute(&app, &mut signals).await
 }
 
 /// Becomes the same program with the same arguments, without a variable. Returns only if that fails: then the
@@ -160,17 +107,17 @@ fn start_over_without(variable: &str) {
 /// what it built is dropped), the second one, or ten seconds, ends the wait. Whatever is left then
 /// is found by the next sweep.
 async fn interruptible<T>(
-    session: &Session,
+    app: &App,
     signals: &mut Signals,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     tokio::pin!(work);
     tokio::select! {
         result = &mut work => return result,
-        _ = signals.next() => session.deadline.cancel.cancel(),
+        _ = signals.next() => app.deadline.cancel.cancel(),
     }
-    session.printer.finish();
-    session.printer.say("interrupted: cleaning up");
+    app.printer.finish();
+    app.printer.say("interrupted: cleaning up");
     tokio::select! {
         result = &mut work => result,
         _ = signals.next() => Err(Error::new(Kind::Interrupted, "interrupted")),

@@ -13,9 +13,8 @@ use crate::quantity::{count, seconds};
 use crate::wire::{self, ErrorAnswer};
 use anstyle::{AnsiColor, Style};
 use clap::error::{ContextKind, ContextValue};
-use clap::{CommandFactory as _, Parser as _};
 
-use super::args::{Arguments, Color, Shared};
+use super::args::{self, Arguments, Color, Shared};
 use super::table::Look;
 use super::{escape, live, screen};
 
@@ -430,9 +429,9 @@ pub(crate) fn print_usage(error: clap::Error) {
     let shown: Vec<OsString> = shown.collect();
     let error = match shown == typed {
         true => error,
-        false => Arguments::try_parse_from(shown)
+        false => Arguments::parse_words(shown)
             .err()
-            .unwrap_or_else(|| Arguments::command().error(error.kind(), "wrong arguments")),
+            .unwrap_or_else(|| args::command().error(error.kind(), "wrong arguments")),
     };
     let error = with_suggestion(error);
     let before_dashes = typed.iter().take_while(|word| *word != "--");

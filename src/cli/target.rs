@@ -10,9 +10,9 @@ use crate::stencil::locate::{self, Locator, Told};
 use crate::stencil::{Holder, Variable, checkout};
 use crate::{Error, Kind, Result, Stencil};
 
-use super::Session;
+use super::App;
 
-impl Session {
+impl App {
     /// The directory that the command was typed in.
     pub(super) fn here(&self) -> Result<PathBuf> {
         std::env::current_dir().map_err(|e| Error::failed("the current directory is gone").caused_by(e))

@@ -4,36 +4,50 @@ use crate::Result;
 use crate::wire::{BenchAnswer, CostAnswer};
 
 use super::prune;
-use crate::cli::Session;
-use crate::cli::args::Bench;
+use crate::cli::App;
 use crate::cli::background::{Background, Task};
 use crate::cli::escape;
 use crate::cli::table::{Cell, Column, Look, table};
 use crate::quantity::{count, size};
+use clap::Args;
 
-pub(crate) async fn bench(session: &Session, args: Bench) -> Result<u8> {
-    let stencil = session.stencil().await?;
+/// Measure the copy strategies on this server
+///
+/// `strategy = "auto"` then uses the fastest for copies of this size.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  pgstencil bench --rounds 15")]
+pub(crate) struct Bench {
+    /// Template definition to use [default: the only one]
+    #[arg(short = 't', long = "template", value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// How often each strategy is measured
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) rounds: u8,
+}
+
+pub(crate) async fn bench(app: &App, args: Bench) -> Result<u8> {
+    let stencil = app.stencil().await?;
     let name = stencil.definition(args.template.as_deref())?.name.clone();
-    let printer = session.printer.clone();
+    let printer = app.printer.clone();
     let measured = stencil
-        .bench(&name, usize::from(args.rounds), &session.deadline, &|event| {
+        .bench(&name, usize::from(args.rounds), &app.deadline, &|event| {
             printer.tell(&event);
         })
         .await;
-    session.printer.finish();
+    app.printer.finish();
     if measured.is_err() {
         // What was half made is dropped.
         Background::new(&stencil).finish(Task::CleanUp).await;
     }
     let (fingerprint, measured) = measured?;
     let answer = BenchAnswer::new(&name, &fingerprint.to_string(), &measured);
-    if session.printer.json() {
-        session.printer.object(&answer)?;
+    if app.printer.json() {
+        app.printer.object(&answer)?;
     } else {
-        let look = session.printer.look();
-        session.printer.table(&words(&answer, look))?;
+        let look = app.printer.look();
+        app.printer.table(&words(&answer, look))?;
     }
-    prune::look(session, &stencil).await;
+    prune::look(app, &stencil).await;
     Ok(0)
 }
 

@@ -12,13 +12,40 @@ use crate::wire::Answer;
 use crate::{Error, Result, Stencil};
 
 use super::prune;
-use crate::cli::args::{CloneArgs, Making};
+use crate::cli::args::Making;
 use crate::cli::background::{Background, Task};
-use crate::cli::{Session, github};
+use crate::cli::{App, github};
 use crate::quantity::{count, seconds, setting};
+use clap::Args;
 
-pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
-    let stencil = session.stencil().await?;
+/// Create a clone that outlives this command, and print its URL
+///
+/// The clone is kept until its time is over (`--ttl`) or until `pgstencil release NAME`. A clone with a `--name`
+/// belongs to this role, machine and checkout: the next `clone` with the same name returns the same database, and
+/// `--fresh` creates it again. If another owner has the name, the exit code is 7.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  url=$(pgstencil clone)                  a database for 12 hours\n  pgstencil clone --name dev_{branch}     one for each branch; the same one the next time\n  pgstencil clone --name dev --fresh      create it again"
+)]
+pub(crate) struct CloneArgs {
+    #[command(flatten)]
+    pub(crate) making: Making,
+    /// Create the clone again if one of this name exists
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Take a clone of this name over from its owner, with its data; with `--fresh` without its data and
+    /// sessions
+    #[arg(long)]
+    pub(crate) take: bool,
+    /// How long it is kept, such as `2h`, or `never` to keep it until it is released
+    /// [default: as before; for a new one `[clone] ttl`, or `[clone] branch_ttl` if it is named by a local
+    /// branch or a worktree]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<String>,
+}
+
+pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
+    let stencil = app.stencil().await?;
     let stencil = stencil.with_full_build(args.making.full_build);
     let term = match args.ttl.as_deref() {
         None => Term::Usual,
@@ -29,7 +56,7 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     wanted.fresh = args.fresh;
     wanted.take = args.take;
     let background = Background::for_clones(&stencil);
-    let acquired = acquire(session, &stencil, &args.making, &wanted).await;
+    let acquired = acquire(app, &stencil, &args.making, &wanted).await;
     // Whatever came of it, something may have to be dropped.
     let mut leases = match acquired {
         Ok(leases) => leases,
@@ -38,13 +65,13 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
             return Err(error);
         }
     };
-    if let Err(error) = print(session, &stencil, &leases) {
+    if let Err(error) = print(app, &stencil, &leases) {
         unheard(&stencil, leases).await;
         background.finish(Task::CleanUp).await;
         return Err(error);
     }
     if let Err(error) = leases.confirm().await {
-        session.printer.warn(&format!(
+        app.printer.warn(&format!(
             "the lease of {} could not be confirmed, so it may be dropped {} from now on: {error}",
             leases.clones.first().map_or("the clone", |c| c.name()),
             setting(*stencil.config().clone.orphan_grace)
@@ -55,7 +82,7 @@ pub(crate) async fn clone(session: &Session, args: CloneArgs) -> Result<u8> {
     background.finish_with(leases.session(), fill(&definition, &provenance, demand)).await;
     let bound = leases.bound_here().await;
     leases.leave().await;
-    prune::tell_of(session, &stencil, &bound).await;
+    prune::tell_of(app, &stencil, &bound).await;
     settle_later(&stencil, &definition, &provenance).await;
     Ok(0)
 }
@@ -106,16 +133,16 @@ pub(crate) fn wanted(making: &Making, term: Term) -> Result<Wanted> {
 
 /// Acquires, and tells everybody who asked: the report, GitHub, the terminal.
 pub(crate) async fn acquire(
-    session: &Session,
+    app: &App,
     stencil: &Stencil,
     making: &Making,
     wanted: &Wanted,
 ) -> Result<Leases> {
-    let printer = session.printer.clone();
-    let leases = stencil.acquire(wanted, &session.deadline, &|event| printer.tell(&event)).await?;
-    session.printer.finish();
+    let printer = app.printer.clone();
+    let leases = stencil.acquire(wanted, &app.deadline, &|event| printer.tell(&event)).await?;
+    app.printer.finish();
     let took = leases.timing.total();
-    session.printer.say(&format!(
+    app.printer.say(&format!(
         "{} {} ({}), {} in {}{}; {}",
         leases.outcome(),
         leases.definition,
@@ -128,7 +155,7 @@ pub(crate) async fn acquire(
         waited(leases.timing.waited),
         until(&leases.clones)
     ));
-    if let Err(error) = report(session, stencil, making, &leases, took) {
+    if let Err(error) = report(app, stencil, making, &leases, took) {
         unheard(stencil, leases).await;
         return Err(error);
     }
@@ -177,13 +204,7 @@ async fn unheard(stencil: &Stencil, leases: Leases) {
     }
 }
 
-fn report(
-    session: &Session,
-    stencil: &Stencil,
-    making: &Making,
-    leases: &Leases,
-    took: Duration,
-) -> Result<()> {
+fn report(app: &App, stencil: &Stencil, making: &Making, leases: &Leases, took: Duration) -> Result<()> {
     if let Some(file) = &making.report {
         let answer = Answer::of_clones(leases, stencil.endpoint());
         let text =
@@ -194,7 +215,7 @@ fn report(
     // A clone that was there already may be of other files.
     let handed_out = leases.clones.first().map(|clone| clone.fingerprint);
     github::report(
-        &session.env,
+        &app.env,
         &github::Step {
             template: &leases.definition,
             fingerprint: &handed_out.unwrap_or(leases.fingerprint()).to_string(),
@@ -206,9 +227,9 @@ fn report(
 }
 
 /// One URL a line; a set as `ROLE=URL` lines.
-pub(crate) fn print(session: &Session, stencil: &Stencil, leases: &Leases) -> Result<()> {
-    if session.printer.json() {
-        return session.printer.object(&Answer::of_clones(leases, stencil.endpoint()));
+pub(crate) fn print(app: &App, stencil: &Stencil, leases: &Leases) -> Result<()> {
+    if app.printer.json() {
+        return app.printer.object(&Answer::of_clones(leases, stencil.endpoint()));
     }
     let mut text = String::new();
     for clone in &leases.clones {
@@ -220,5 +241,5 @@ pub(crate) fn print(session: &Session, stencil: &Stencil, leases: &Leases) -> Re
             }
         }
     }
-    session.printer.data(&text)
+    app.printer.data(&text)
 }

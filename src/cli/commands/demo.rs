@@ -14,9 +14,18 @@ use crate::private_server::{PrivateServer, PrivateServerSettings};
 use crate::process::{self, Job, Status};
 use crate::{Error, Result};
 
-use crate::cli::Session;
-use crate::cli::args::Demo;
+use crate::cli::App;
 use crate::quantity::seconds;
+use clap::Args;
+
+/// Show pgstencil on a small temporary project
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  pgstencil demo")]
+pub(crate) struct Demo {
+    /// Leave the directory and its server
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
 
 /// How many migrations the project begins with.
 const MIGRATIONS: usize = 100;
@@ -44,12 +53,12 @@ done
 const COUNT: &str = "select count(*) || ' tables, ' || (select count(*) from item_001) || ' rows in the first' \
      from pg_tables where schemaname = 'public'";
 
-pub(crate) async fn demo(session: &Session, args: Demo) -> Result<u8> {
+pub(crate) async fn demo(app: &App, args: Demo) -> Result<u8> {
     let folder = std::env::temp_dir().join(format!("pgstencil-demo-{}", names::random_text(8)));
-    let place = Place::new(session, folder)?;
-    let done = place.show(session).await;
+    let place = Place::new(app, folder)?;
+    let done = place.show(app).await;
     if args.keep && done.is_ok() {
-        let say = |text: String| session.printer.say(&text);
+        let say = |text: String| app.printer.say(&text);
         say(format!("left in {}", place.folder.display()));
         say(format!("its server runs on; its URL is in {}", place.folder.join("server-url").display()));
         say(format!("`PGSTENCIL_STATE_DIR={} pgstencil server stop` stops it", place.state().display()));
@@ -57,7 +66,7 @@ pub(crate) async fn demo(session: &Session, args: Demo) -> Result<u8> {
     }
     let cleaned = place.remove().await;
     done.and(cleaned)?;
-    session.printer.say("removed the directory and its server; nothing is left");
+    app.printer.say("removed the directory and its server; nothing is left");
     Ok(0)
 }
 
@@ -72,12 +81,12 @@ struct Place {
 }
 
 impl Place {
-    fn new(session: &Session, folder: PathBuf) -> Result<Self> {
+    fn new(app: &App, folder: PathBuf) -> Result<Self> {
         let failed = |e: std::io::Error| Error::failed("cannot make a temporary directory").caused_by(e);
         private_file::create_directory(&folder).map_err(failed)?;
         private_file::create_directory(&folder.join("migrations")).map_err(failed)?;
         let system = Path::new("/var/lib").join(folder.file_name().unwrap_or_default());
-        let path = session.env.get_os(env::PATH).map(OsString::from).unwrap_or_default();
+        let path = app.env.get_os(env::PATH).map(OsString::from).unwrap_or_default();
         let mut settings = PrivateServerSettings::new(folder.join("state"));
         settings.path = Some(path.clone());
         settings.system_dir.clone_from(&system);
@@ -108,8 +117,8 @@ impl Place {
         )
     }
 
-    async fn show(&self, session: &Session) -> Result<()> {
-        let say = |text: &str| session.printer.say(text);
+    async fn show(&self, app: &App) -> Result<()> {
+        let say = |text: &str| app.printer.say(text);
         let next = |text: &str| {
             say("");
             say(text);
@@ -132,7 +141,7 @@ impl Place {
             say(&format!("    {line}"));
         }
         let url = running.url.reveal();
-        let run = || self.run(session, &path, &url);
+        let run = || self.run(app, &path, &url);
 
         next("The first run builds the template:");
         let cold = run().await?;
@@ -162,11 +171,11 @@ impl Place {
         ] {
             table += &format!("{what:width$} {}\n", seconds(time));
         }
-        session.printer.text(&table)
+        app.printer.text(&table)
     }
 
     /// Runs `pgstencil run -- psql …` in the directory, shows what it prints, and takes its time.
-    async fn run(&self, session: &Session, path: &OsString, url: &str) -> Result<Duration> {
+    async fn run(&self, app: &App, path: &OsString, url: &str) -> Result<Duration> {
         let program =
             std::env::current_exe().map_err(|e| Error::failed("cannot find this binary").caused_by(e))?;
         let argv: Vec<OsString> = [program.into_os_string(), "run".into(), "--".into()]
@@ -180,16 +189,16 @@ impl Place {
             ("PGOPTIONS".into(), "".into()),
         ];
         job.cleared = [env::CONFIG, env::GITHUB_OUTPUT, env::GITHUB_STEP_SUMMARY].map(Into::into).to_vec();
-        session.printer.say("  $ pgstencil run -- psql -c 'select count(*) ...'");
+        app.printer.say("  $ pgstencil run -- psql -c 'select count(*) ...'");
         let started = Instant::now();
-        let printer = session.printer.clone();
-        let finished = process::run_captured(&job, None, &session.deadline.cancel, &mut |line: &str| {
+        let printer = app.printer.clone();
+        let finished = process::run_captured(&job, None, &app.deadline.cancel, &mut |line: &str| {
             // It comes from this program, escaped.
             printer.pass_on(&format!("    {line}"));
         })
         .await?;
         let took = started.elapsed();
-        session.deadline.check("the demo")?;
+        app.deadline.check("the demo")?;
         match finished.status {
             Status::Exited(0) => Ok(took),
             status => Err(Error::failed(format!("the demo's run ended with {status}"))

@@ -8,22 +8,34 @@ use crate::quantity::count;
 use crate::wire::{CheckAnswer, DoctorAnswer};
 
 use super::{owed, prune};
-use crate::cli::Session;
-use crate::cli::args::Doctor;
+use crate::cli::App;
 use crate::cli::escape;
 use crate::cli::output::{GREEN, RED, YELLOW};
 use crate::cli::table::Look;
+use clap::Args;
+
+/// Check the server, role, disk and registry
+///
+/// Prints problems with hints. The exit code is 1 if there is a problem.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  pgstencil doctor\n  pgstencil doctor --fix")]
+pub(crate) struct Doctor {
+    /// Apply the safe fixes: clean up, discard templates that cannot be copied or were opened, and restore
+    /// IS_TEMPLATE where it is missing
+    #[arg(long)]
+    pub(crate) fix: bool,
+}
 
 /// Patience with a private server that does not answer, when `--wait` sets none.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
-    let config = session.config_or_defaults()?;
+pub(crate) async fn doctor(app: &App, args: Doctor) -> Result<u8> {
+    let config = app.config_or_defaults()?;
     let mut checks = Vec::new();
     // What is wrong with a server that cannot be started says more than that it does not run.
     let mut startable = true;
-    if session.uses_private_server(&config) {
-        let server = session.private_server(&config.server)?;
+    if app.uses_private_server(&config) {
+        let server = app.private_server(&config.server)?;
         match server.postgres().await {
             Ok(version) => checks.push(private_server::postgres(&version)),
             Err(error) => {
@@ -31,33 +43,33 @@ pub(crate) async fn doctor(session: &Session, args: Doctor) -> Result<u8> {
                 checks.push(private_server::no_postgres(&error));
             }
         }
-        let patience = session.deadline.left().unwrap_or(PATIENCE);
+        let patience = app.deadline.left().unwrap_or(PATIENCE);
         checks.extend(private_server::clusters(&server.clusters(patience).await?));
     }
     let stencil = match startable {
-        true => session.stencil_for_reading().await?,
+        true => app.stencil_for_reading().await?,
         false => None,
     };
     if let Some(stencil) = &stencil {
-        checks.extend(stencil.doctor(args.fix, &session.deadline).await?);
+        checks.extend(stencil.doctor(args.fix, &app.deadline).await?);
     }
     let answer = DoctorAnswer::from(checks.as_slice());
-    if session.printer.json() {
-        session.printer.object(&answer)?;
+    if app.printer.json() {
+        app.printer.object(&answer)?;
     } else {
-        let quiet = session.printer.is_quiet();
+        let quiet = app.printer.is_quiet();
         let shown = answer.checks.iter().filter(|c| !quiet || c.status != "ok");
-        let look = session.printer.look();
-        session.printer.table(&shown.map(|check| lines(check, look)).collect::<String>())?;
+        let look = app.printer.look();
+        app.printer.table(&shown.map(|check| lines(check, look)).collect::<String>())?;
         if !answer.checks.is_empty() {
-            session.printer.say(&summary(&answer));
+            app.printer.say(&summary(&answer));
         }
     }
     if let Some(stencil) = &stencil {
         if args.fix {
-            owed::run(session, stencil).await;
+            owed::run(app, stencil).await;
         }
-        prune::look(session, stencil).await;
+        prune::look(app, stencil).await;
     }
     Ok(u8::from(answer.problems > 0))
 }

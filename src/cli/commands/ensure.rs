@@ -6,27 +6,47 @@ use crate::wire::Answer;
 
 use super::clone::{settle_later, waited};
 use super::prune;
-use crate::cli::args::Ensure;
+use crate::cli::args::Which;
 use crate::cli::background::{Background, Task};
-use crate::cli::{Session, github};
+use crate::cli::{App, github};
 use crate::quantity::seconds;
+use clap::Args;
 
-pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
-    let stencil = session.stencil().await?;
+/// Build the template if it is missing
+///
+/// Creates no clone, and prints the fingerprint. The exit code is 4 if the build command failed, or if its result
+/// cannot be kept as a template.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pgstencil ensure              build it before the tests start\n  pgstencil ensure --rebuild    replace an incrementally built template by a full build"
+)]
+pub(crate) struct Ensure {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// If the template is missing, run a full build instead of an incremental one
+    #[arg(long)]
+    pub(crate) full_build: bool,
+    /// If the template is provisional, replace it by a full build now, and wait for that
+    #[arg(long)]
+    pub(crate) rebuild: bool,
+}
+
+pub(crate) async fn ensure(app: &App, args: Ensure) -> Result<u8> {
+    let stencil = app.stencil().await?;
     let stencil = stencil.with_full_build(args.full_build);
     let name = stencil.definition(args.which.template.as_deref())?.name.clone();
     let background = Background::for_clones(&stencil);
-    let printer = session.printer.clone();
+    let printer = app.printer.clone();
     let ensured = stencil
         .ensure_template(
             Some(&name),
-            &session.deadline,
+            &app.deadline,
             &|event| printer.tell(&event),
             args.which.keep_failed_build,
             args.rebuild,
         )
         .await;
-    session.printer.finish();
+    app.printer.finish();
     let (mut registry, ensured) = match ensured {
         Ok(done) => done,
         Err(error) => {
@@ -37,7 +57,7 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
     let provenance = &ensured.provenance;
     let took = ensured.timing.total();
     let fingerprint = &provenance.fingerprint;
-    session.printer.say(&format!(
+    app.printer.say(&format!(
         "{} {name} ({}) in {}{}",
         provenance.outcome,
         fingerprint.short(),
@@ -45,7 +65,7 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
         waited(ensured.timing.waited)
     ));
     github::report(
-        &session.env,
+        &app.env,
         &github::Step {
             template: &name,
             fingerprint: &fingerprint.to_string(),
@@ -54,17 +74,17 @@ pub(crate) async fn ensure(session: &Session, args: Ensure) -> Result<u8> {
             build_time: provenance.build_time,
         },
     )?;
-    if session.printer.json() {
-        session.printer.object(&Answer::of_template(&name, &ensured))?;
+    if app.printer.json() {
+        app.printer.object(&Answer::of_template(&name, &ensured))?;
     } else {
-        session.printer.data(&format!("{fingerprint}\n"))?;
+        app.printer.data(&format!("{fingerprint}\n"))?;
     }
     // Whoever makes sure of a template is about to ask for clones.
     let fill = Task::Fill(&name, fingerprint, Demand::default());
     background.finish_with(Some(&mut registry), fill).await;
     let bound = stencil.bound_here(&mut registry).await.unwrap_or_default();
     registry.close().await;
-    prune::tell_of(session, &stencil, &bound).await;
+    prune::tell_of(app, &stencil, &bound).await;
     settle_later(&stencil, &name, provenance).await;
     Ok(0)
 }

@@ -7,20 +7,46 @@ use crate::wire::{EvictAnswer, EvictedTemplate};
 use crate::{Error, Result};
 
 use super::{owed, prune};
-use crate::cli::Session;
-use crate::cli::args::Evict;
+use crate::cli::App;
+use crate::cli::args::digits;
 use crate::cli::confirm::{self, can_ask};
 use crate::cli::escape;
 use crate::quantity::{age, count, seconds, size};
+use clap::Args;
 
-pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
+/// Evict templates that exceed the limits, or the given ones
+///
+/// Also cleans up what ended commands left. Templates that are pinned or in use are kept.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pgstencil evict --dry-run                     the templates over the limits\n  pgstencil evict be819a32ef1e                  one template\n  pgstencil evict --all --project shop --yes    all templates of project shop"
+)]
+pub(crate) struct Evict {
+    /// Fingerprints, or their first digits [default: the templates over the limits of their projects]
+    #[arg(value_name = "FINGERPRINT", conflicts_with = "all", value_parser = digits)]
+    pub(crate) templates: Vec<String>,
+    /// All templates of this project that are not pinned; asks on a terminal
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// With `--all`: of this project, of those that share the registry [default: that of the config]
+    #[arg(long, value_name = "NAME", requires = "all")]
+    pub(crate) project: Option<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Show the templates that would be evicted, and change nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+pub(crate) async fn evict(app: &App, args: Evict) -> Result<u8> {
     // Whose templates are all, says the config; the limits of every project are in the registry.
     if args.all && args.project.is_none() {
-        session.config()?;
+        app.config()?;
     }
-    let Some(stencil) = session.stencil_for_reading().await? else {
-        if session.printer.json() {
-            session.printer.object(&EvictAnswer::from(&crate::stencil::EvictionPlan::default()))?;
+    let Some(stencil) = app.stencil_for_reading().await? else {
+        if app.printer.json() {
+            app.printer.object(&EvictAnswer::from(&crate::stencil::EvictionPlan::default()))?;
         }
         return Ok(0);
     };
@@ -32,26 +58,26 @@ pub(crate) async fn evict(session: &Session, args: Evict) -> Result<u8> {
         (false, names) if names.is_empty() => Targets::Limits,
         (false, names) => Targets::Named(names),
     };
-    let plan = stencil.plan_eviction(&targets, &session.deadline).await?;
+    let plan = stencil.plan_eviction(&targets, &app.deadline).await?;
     let answer = EvictAnswer::from(&plan);
     if args.dry_run {
-        let code = print(session, &answer)?;
-        prune::look(session, &stencil).await;
+        let code = print(app, &answer)?;
+        prune::look(app, &stencil).await;
         return Ok(code);
     }
-    if args.all && !args.yes && !answer.templates.is_empty() && !confirmed(session, &project, &answer)? {
-        session.printer.say("nothing was done");
+    if args.all && !args.yes && !answer.templates.is_empty() && !confirmed(app, &project, &answer)? {
+        app.printer.say("nothing was done");
         return Ok(1);
     }
-    let done = stencil.evict(plan, &session.deadline).await?;
-    let code = print(session, &EvictAnswer::from(&done))?;
-    owed::run(session, &stencil).await;
-    prune::look(session, &stencil).await;
+    let done = stencil.evict(plan, &app.deadline).await?;
+    let code = print(app, &EvictAnswer::from(&done))?;
+    owed::run(app, &stencil).await;
+    prune::look(app, &stencil).await;
     Ok(code)
 }
 
 /// Asks a person; elsewhere `--yes` has to be given.
-fn confirmed(session: &Session, project: &str, answer: &EvictAnswer) -> Result<bool> {
+fn confirmed(app: &App, project: &str, answer: &EvictAnswer) -> Result<bool> {
     let what = format!(
         "evict {} of project {project} ({})",
         match answer.templates.len() {
@@ -60,26 +86,26 @@ fn confirmed(session: &Session, project: &str, answer: &EvictAnswer) -> Result<b
         },
         size(answer.bytes)
     );
-    if !can_ask(session) {
+    if !can_ask(app) {
         return Err(Error::usage(format!("this would {what}, and nobody can be asked"))
             .hint("`--yes` says that it is meant; `--dry-run` shows what would go"));
     }
-    confirm::confirmed(session, &what)
+    confirm::confirmed(app, &what)
 }
 
-fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
+fn print(app: &App, answer: &EvictAnswer) -> Result<u8> {
     let asked_in_vain = answer.templates.iter().any(|t| t.state == "in_use" && t.reason == "asked");
     let code = u8::from(asked_in_vain);
-    if session.printer.json() {
-        session.printer.object(answer)?;
+    if app.printer.json() {
+        app.printer.object(answer)?;
         return Ok(code);
     }
     if answer.templates.is_empty() && answer.cleanup.is_empty() {
-        session.printer.say(match answer.pinned.is_empty() {
+        app.printer.say(match answer.pinned.is_empty() {
             true => "nothing has to go",
             false => "nothing can go",
         });
-        tell_what_stays(session, answer);
+        tell_what_stays(app, answer);
         return Ok(0);
     }
     let mut text = String::new();
@@ -90,18 +116,18 @@ fn print(session: &Session, answer: &EvictAnswer) -> Result<u8> {
         let would = if answer.dry_run { "would " } else { "" };
         text += &format!("{would}{}\n", escape::line(done));
     }
-    session.printer.text(&text)?;
+    app.printer.text(&text)?;
     if answer.bytes > 0 {
         let would = if answer.dry_run { "would be " } else { "" };
-        session.printer.say(&format!("{} of templates {would}freed", size(answer.bytes)));
+        app.printer.say(&format!("{} of templates {would}freed", size(answer.bytes)));
     }
-    tell_what_stays(session, answer);
+    tell_what_stays(app, answer);
     Ok(code)
 }
 
 /// Names what pins and leases keep.
-fn tell_what_stays(session: &Session, answer: &EvictAnswer) {
-    let say = |words: String| session.printer.say(&words);
+fn tell_what_stays(app: &App, answer: &EvictAnswer) {
+    let say = |words: String| app.printer.say(&words);
     if !answer.pinned.is_empty() {
         let short: Vec<&str> = answer.pinned.iter().map(|f| &f[..12]).collect();
         let short = short.join(" ");

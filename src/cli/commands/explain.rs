@@ -14,17 +14,34 @@ use crate::wire::{ExplainAllAnswer, ExplainAnswer};
 use crate::{Kind, Result};
 
 use super::prune;
-use crate::cli::Session;
-use crate::cli::args::Explain;
+use crate::cli::App;
 use crate::cli::escape;
 use crate::cli::output::by;
 use crate::quantity::{count, seconds, size};
+use clap::Args;
 
-pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
+/// Explain the fingerprint and the next build
+///
+/// Prints what decides the fingerprint, what changed since the nearest template, and what a command would do now,
+/// at what cost. Changes nothing.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pgstencil explain                  why the next command builds, and what it costs\n  pgstencil explain -v -t app        with all files\n  pgstencil explain --against be81   compared with one template"
+)]
+pub(crate) struct Explain {
+    /// Explain only `[template.NAME]` [default: all of the file]
+    #[arg(short = 't', long = "template", value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// Compare with this template, by the first digits of its fingerprint [default: the nearest one]
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub(crate) against: Option<String>,
+}
+
+pub(crate) async fn explain(app: &App, args: Explain) -> Result<u8> {
     // Without a config there is nothing to explain.
-    let config = session.config()?;
+    let config = app.config()?;
     let name = args.template.as_deref();
-    let stencil = session.stencil_for_reading().await?;
+    let stencil = app.stencil_for_reading().await?;
     // A template that is named belongs to one definition.
     let names: Vec<&str> = match (name, &args.against) {
         (Some(name), _) => vec![name],
@@ -37,43 +54,43 @@ pub(crate) async fn explain(session: &Session, args: Explain) -> Result<u8> {
         let explained = match &stencil {
             Some(stencil) => {
                 let against = args.against.as_deref();
-                stencil.explain(Some(name), against, &session.deadline).await
+                stencil.explain(Some(name), against, &app.deadline).await
             }
             // Without the server its templates are not known.
             None => config
                 .definition(Some(name))
-                .and_then(|found| explain_files(&config, found, &session.variable(), &FileCache::off())),
+                .and_then(|found| explain_files(&config, found, &app.variable(), &FileCache::off())),
         };
         let explanation = match explained {
             Ok(explanation) => explanation,
             // What is wrong with one says nothing of the others.
             Err(error) if names.len() > 1 && error.kind() == Kind::Config => {
-                session.printer.error(&error);
+                app.printer.error(&error);
                 failure.get_or_insert(error.kind());
                 continue;
             }
             Err(error) => return Err(error),
         };
-        session.printer.finish();
-        if session.printer.json() {
+        app.printer.finish();
+        if app.printer.json() {
             answers.push(ExplainAnswer::from(&explanation));
             continue;
         }
-        let all = session.shared.verbose > 0;
+        let all = app.shared.verbose > 0;
         let mut text = in_words(&explanation, all);
         if names.len() > 1 {
             let gap = if *name == names[0] { "" } else { "\n" };
             text = format!("{gap}[template.{name}]\n{text}");
         }
-        session.printer.text(&text)?;
+        app.printer.text(&text)?;
     }
     match answers.as_slice() {
         [] => {}
-        [one] if names.len() == 1 => session.printer.object(one)?,
-        _ => session.printer.object(&ExplainAllAnswer::from(answers))?,
+        [one] if names.len() == 1 => app.printer.object(one)?,
+        _ => app.printer.object(&ExplainAllAnswer::from(answers))?,
     }
     if let Some(stencil) = &stencil {
-        prune::look(session, stencil).await;
+        prune::look(app, stencil).await;
     }
     Ok(failure.map_or(0, Kind::exit_code))
 }

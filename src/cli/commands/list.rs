@@ -11,38 +11,87 @@ use crate::wire::ListAnswer;
 use crate::{Error, Result};
 
 use super::prune;
-use crate::cli::Session;
-use crate::cli::args::{CLONE_STATES, List, Sort, TEMPLATE_STATES};
+use crate::cli::App;
 use crate::cli::escape;
 use crate::cli::output::{CYAN, GREEN, RED, YELLOW};
 use crate::cli::table::{Cell, Column, Look, table};
 use crate::fingerprint::migrations;
 use crate::quantity::{age, remaining, size};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
 
-pub(crate) async fn list(session: &Session, args: List) -> Result<u8> {
+/// `--state` of templates.
+pub(crate) const TEMPLATE_STATES: [&str; 3] = ["building", "ready", "broken"];
+/// `--state` of clones.
+pub(crate) const CLONE_STATES: [&str; 5] = ["creating", "warm", "leased", "released", "orphaned"];
+
+/// Show templates and clones
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pgstencil list\n  pgstencil list -v --clones            each warm clone in a line of its own\n  pgstencil list --json --state ready"
+)]
+pub(crate) struct List {
+    /// Show only definitions of this name
+    #[arg(short = 't', long = "template", value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// Show only this project, of those that share the registry
+    #[arg(long, value_name = "NAME")]
+    pub(crate) project: Option<String>,
+    /// Show only this state (templates: building, ready, broken; clones: the others)
+    #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(
+        TEMPLATE_STATES.into_iter().chain(CLONE_STATES)
+    ))]
+    pub(crate) state: Option<String>,
+    /// Show only templates
+    #[arg(long, conflicts_with = "clones")]
+    pub(crate) templates: bool,
+    /// Show only clones
+    #[arg(long)]
+    pub(crate) clones: bool,
+    /// Sort by KEY; clones by name, age or size only [default: name, for clones age]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sort: Option<Sort>,
+}
+
+/// `--sort`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sort {
+    /// Project, definition, fingerprint
+    Name,
+    /// Youngest first
+    Age,
+    /// Last used first
+    Used,
+    /// Largest first
+    Size,
+    /// Most hits first
+    Hits,
+}
+
+pub(crate) async fn list(app: &App, args: List) -> Result<u8> {
     refuse_nonsense(&args)?;
-    let Some(stencil) = session.stencil_for_reading().await? else {
-        if session.printer.json() {
-            session.printer.object(&ListAnswer::from(&Listing::default()))?;
+    let Some(stencil) = app.stencil_for_reading().await? else {
+        if app.printer.json() {
+            app.printer.object(&ListAnswer::from(&Listing::default()))?;
         }
         return Ok(0);
     };
-    let mut listing = stencil.list(&session.deadline).await?;
+    let mut listing = stencil.list(&app.deadline).await?;
     let empty = listing.templates.is_empty() && listing.clones.is_empty();
     select(&mut listing, &args);
     sort(&mut listing, args.sort);
-    if session.printer.json() {
-        session.printer.object(&ListAnswer::from(&listing))?;
+    if app.printer.json() {
+        app.printer.object(&ListAnswer::from(&listing))?;
     } else if empty {
-        session.printer.say("no templates and no clones yet");
+        app.printer.say("no templates and no clones yet");
     } else if listing.templates.is_empty() && listing.clones.is_empty() {
-        session.printer.say("no template and no clone like that");
+        app.printer.say("no template and no clone like that");
     } else {
-        let each = session.shared.verbose > 0;
-        let look = session.printer.look();
-        session.printer.table(&tables(&listing, each, look))?;
+        let each = app.shared.verbose > 0;
+        let look = app.printer.look();
+        app.printer.table(&tables(&listing, each, look))?;
     }
-    prune::look(session, &stencil).await;
+    prune::look(app, &stencil).await;
     Ok(0)
 }
 

@@ -2,12 +2,12 @@
 
 use crate::Stencil;
 
-use crate::cli::Session;
+use crate::cli::App;
 
 /// Runs them after a command that hands nothing out, and says what went wrong. Never a reason to fail.
-pub(crate) async fn run(session: &Session, stencil: &Stencil) {
-    for warning in stencil.run_owed(&session.deadline).await {
-        session.printer.warn(&warning);
+pub(crate) async fn run(app: &App, stencil: &Stencil) {
+    for warning in stencil.run_owed(&app.deadline).await {
+        app.printer.warn(&warning);
     }
     stencil.close().await;
 }

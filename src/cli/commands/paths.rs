@@ -5,44 +5,44 @@ use crate::config::Config;
 use crate::stencil::Endpoint;
 use crate::wire::{PathsAnswer, ServerPlaces, VERSION};
 
-use crate::cli::{Session, escape};
+use crate::cli::{App, escape};
 
-pub(crate) async fn paths(session: &Session) -> Result<u8> {
-    let config = session.config_or_defaults()?;
+pub(crate) async fn paths(app: &App) -> Result<u8> {
+    let config = app.config_or_defaults()?;
     let mut logs = Vec::new();
-    let server = match server(session, &config, &mut logs).await {
+    let server = match server(app, &config, &mut logs).await {
         Ok(server) => server,
         // The rest is known.
         Err(e) => {
-            session.printer.warn(&format!("the place of the server is not known: {e}"));
+            app.printer.warn(&format!("the place of the server is not known: {e}"));
             ServerPlaces::default()
         }
     };
     let answer = PathsAnswer {
         version: VERSION,
         config: config.file.is_file().then(|| config.file.display().to_string()),
-        state_dir: session.env.state_dir().ok().map(|dir| dir.display().to_string()),
+        state_dir: app.env.state_dir().ok().map(|dir| dir.display().to_string()),
         logs,
         server,
         registry: config.server.registry.to_string(),
     };
-    if session.printer.json() {
-        session.printer.object(&answer)?;
+    if app.printer.json() {
+        app.printer.object(&answer)?;
     } else {
-        session.printer.text(&in_words(&answer))?;
+        app.printer.text(&in_words(&answer))?;
     }
     Ok(0)
 }
 
-async fn server(session: &Session, config: &Config, logs: &mut Vec<String>) -> Result<ServerPlaces> {
-    if let Some((url, source)) = session.locator().named_server(config)? {
+async fn server(app: &App, config: &Config, logs: &mut Vec<String>) -> Result<ServerPlaces> {
+    if let Some((url, source)) = app.locator().named_server(config)? {
         return Ok(ServerPlaces {
-            place: Some(Endpoint::new(url, &session.locator().defaults()?)?.place()),
+            place: Some(Endpoint::new(url, &app.locator().defaults()?)?.place()),
             named_by: Some(source),
             ..ServerPlaces::default()
         });
     }
-    let places = session.private_server(&config.server)?.places().await?;
+    let places = app.private_server(&config.server)?.places().await?;
     logs.extend(places.log_file.iter().map(|log| log.display().to_string()));
     Ok(ServerPlaces::from(&places))
 }

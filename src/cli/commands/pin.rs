@@ -4,28 +4,40 @@ use crate::Result;
 use crate::wire::PinAnswer;
 
 use super::{owed, prune};
-use crate::cli::Session;
-use crate::cli::args::Pin;
+use crate::cli::App;
+use crate::cli::args::digits;
+use clap::Args;
 
-pub(crate) async fn pin(session: &Session, args: Pin, pinned: bool) -> Result<u8> {
+/// `pin` and `unpin`
+#[derive(Args, Debug)]
+pub(crate) struct Pin {
+    /// Fingerprints, or their first digits [default: the template of the current files]
+    #[arg(value_name = "FINGERPRINT", value_parser = digits)]
+    pub(crate) templates: Vec<String>,
+    /// Template definition whose current files count [default: the only one]
+    #[arg(short = 't', long = "template", value_name = "NAME", conflicts_with = "templates")]
+    pub(crate) template: Option<String>,
+}
+
+pub(crate) async fn pin(app: &App, args: Pin, pinned: bool) -> Result<u8> {
     let names = args.templates;
     let (stencil, names) = match names.is_empty() {
         // The template of the present files.
         true => {
-            let stencil = session.stencil().await?;
+            let stencil = app.stencil().await?;
             let definition = args.template.as_deref();
-            let deadline = &session.deadline;
+            let deadline = &app.deadline;
             let name = stencil.present_fingerprint(definition, deadline).await?;
             (stencil, vec![name])
         }
-        false => (session.stencil_or_defaults().await?, names),
+        false => (app.stencil_or_defaults().await?, names),
     };
-    let rows = stencil.pin(&names, pinned, &session.deadline).await?;
-    if session.printer.json() {
-        session.printer.object(&PinAnswer::new(&rows, pinned))?;
+    let rows = stencil.pin(&names, pinned, &app.deadline).await?;
+    if app.printer.json() {
+        app.printer.object(&PinAnswer::new(&rows, pinned))?;
     }
-    for row in rows.iter().filter(|_| !session.printer.json()) {
-        session.printer.say(&format!(
+    for row in rows.iter().filter(|_| !app.printer.json()) {
+        app.printer.say(&format!(
             "{} template {} of {}/{}",
             if pinned { "pinned" } else { "unpinned" },
             row.fingerprint.short(),
@@ -33,7 +45,7 @@ pub(crate) async fn pin(session: &Session, args: Pin, pinned: bool) -> Result<u8
             row.definition
         ));
     }
-    owed::run(session, &stencil).await;
-    prune::look(session, &stencil).await;
+    owed::run(app, &stencil).await;
+    prune::look(app, &stencil).await;
     Ok(0)
 }

@@ -6,44 +6,53 @@ use crate::wire::{BoundAnswer, PruneAnswer, PrunedClone};
 use crate::{Result, Stencil};
 
 use super::owed;
-use crate::cli::args::Prune;
 use crate::cli::background::{Background, Task};
-use crate::cli::{Session, escape};
+use crate::cli::{App, escape};
+use clap::Args;
 
-pub(crate) async fn prune(session: &Session, args: Prune) -> Result<u8> {
-    let Some(stencil) = session.stencil_for_reading().await? else {
-        session.printer.say("the private server does not run; `pgstencil server start` starts it");
-        if session.printer.json() {
+/// Release the clones of branches and worktrees that are gone
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  git branch -d done && pgstencil prune\n  pgstencil prune --dry-run")]
+pub(crate) struct Prune {
+    /// Show what would be released, and change nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+pub(crate) async fn prune(app: &App, args: Prune) -> Result<u8> {
+    let Some(stencil) = app.stencil_for_reading().await? else {
+        app.printer.say("the private server does not run; `pgstencil server start` starts it");
+        if app.printer.json() {
             let nothing = PruneAnswer::planned(&PrunePlan::default());
-            session.printer.object(&nothing)?;
+            app.printer.object(&nothing)?;
         }
         return Ok(0);
     };
-    let mut plan = stencil.plan_prune(&session.deadline).await?;
+    let mut plan = stencil.plan_prune(&app.deadline).await?;
     for warning in &plan.warnings {
-        session.printer.warn(warning);
+        app.printer.warn(warning);
     }
     let answer = match args.dry_run {
         true => PruneAnswer::planned(&plan),
         false => {
             let warnings = std::mem::take(&mut plan.warnings);
-            let done = stencil.prune(plan, &session.deadline).await;
-            owed::run(session, &stencil).await;
+            let done = stencil.prune(plan, &app.deadline).await;
+            owed::run(app, &stencil).await;
             // Those before an error are released, too.
             Background::new(&stencil).finish(Task::CleanUp).await;
             PruneAnswer::done(&done?, warnings)
         }
     };
     stencil.close().await;
-    if session.printer.json() {
-        session.printer.object(&answer)?;
+    if app.printer.json() {
+        app.printer.object(&answer)?;
         return Ok(0);
     }
     if answer.clones.is_empty() && answer.warnings.is_empty() {
-        session.printer.say("no clones to prune");
+        app.printer.say("no clones to prune");
     }
     let text: String = answer.clones.iter().map(line).collect();
-    session.printer.text(&text)?;
+    app.printer.text(&text)?;
     Ok(0)
 }
 
@@ -67,31 +76,29 @@ fn what(gone: &BoundAnswer) -> String {
 }
 
 /// Says how many clones `prune` would release.
-pub(crate) fn tell(session: &Session, number: usize) {
+pub(crate) fn tell(app: &App, number: usize) {
     let clones = match number {
         0 => return,
         1 => "1 clone of this repository has outlived its".to_owned(),
         n => format!("{} of this repository have outlived their", digits(n, "clone")),
     };
-    session
-        .printer
-        .say(&format!("{clones} branch or worktree: `pgstencil prune` releases what is not in use"));
+    app.printer.say(&format!("{clones} branch or worktree: `pgstencil prune` releases what is not in use"));
 }
 
 /// [`tell`] of clones that the session of a command knows.
-pub(crate) async fn tell_of(session: &Session, stencil: &Stencil, bound: &[BoundRow]) {
+pub(crate) async fn tell_of(app: &App, stencil: &Stencil, bound: &[BoundRow]) {
     // With `-q` nobody would read it.
-    if !session.printer.is_quiet() {
-        tell(session, stencil.count_prunable(bound).await);
+    if !app.printer.is_quiet() {
+        tell(app, stencil.count_prunable(bound).await);
     }
 }
 
 /// [`tell`] after a command that has no session left. Never a reason to fail.
-pub(crate) async fn look(session: &Session, stencil: &Stencil) {
-    if !session.printer.is_quiet()
-        && let Ok(count) = stencil.look_for_prunable(&session.deadline).await
+pub(crate) async fn look(app: &App, stencil: &Stencil) {
+    if !app.printer.is_quiet()
+        && let Ok(count) = stencil.look_for_prunable(&app.deadline).await
     {
         stencil.close().await;
-        tell(session, count);
+        tell(app, count);
     }
 }

@@ -4,22 +4,38 @@ use crate::Result;
 use crate::wire::{ReleaseAnswer, VERSION};
 
 use super::{owed, prune};
-use crate::cli::Session;
-use crate::cli::args::Release;
+use crate::cli::App;
 use crate::cli::background::{Background, Task};
+use clap::Args;
 
-pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
-    let stencil = session.stencil_or_defaults().await?;
-    let released = stencil.release_named(&args.names, args.take, &session.deadline).await;
-    owed::run(session, &stencil).await;
+/// Release clones
+///
+/// The clones are dropped in the background.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pgstencil release dev_main\n  pgstencil release --take ci_7   also if it belongs to another checkout"
+)]
+pub(crate) struct Release {
+    /// Names or ids of clones
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Also those of other owners: of another role, machine or checkout
+    #[arg(long)]
+    pub(crate) take: bool,
+}
+
+pub(crate) async fn release(app: &App, args: Release) -> Result<u8> {
+    let stencil = app.stencil_or_defaults().await?;
+    let released = stencil.release_named(&args.names, args.take, &app.deadline).await;
+    owed::run(app, &stencil).await;
     // Those beside a wrong name are released, too.
     Background::new(&stencil).finish(Task::CleanUp).await;
     let released = released?;
     for warning in &released.warnings {
-        session.printer.warn(warning);
+        app.printer.warn(warning);
     }
-    if session.printer.json() {
-        session.printer.object(&ReleaseAnswer {
+    if app.printer.json() {
+        app.printer.object(&ReleaseAnswer {
             version: VERSION,
             released: released.clones,
             already_released: released.before,
@@ -28,10 +44,10 @@ pub(crate) async fn release(session: &Session, args: Release) -> Result<u8> {
     } else {
         for (what, names) in [("released", &released.clones), ("released before", &released.before)] {
             if !names.is_empty() {
-                session.printer.say(&format!("{what}: {}", names.join(", ")));
+                app.printer.say(&format!("{what}: {}", names.join(", ")));
             }
         }
     }
-    prune::look(session, &stencil).await;
+    prune::look(app, &stencil).await;
     Ok(0)
 }

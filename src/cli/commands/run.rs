@@ -10,24 +10,55 @@ use crate::variables::CLEARED;
 use crate::{Error, Kind, Result, Stencil, wire};
 
 use super::{clone, prune};
-use crate::cli::args::Run;
+use crate::cli::args::Making;
 use crate::cli::background::{Background, Task};
-use crate::cli::{Session, interruptible, refusal};
+use crate::cli::{App, interruptible, refusal};
+use clap::Args;
 
-pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> Result<u8> {
-    let here = session.here()?;
+/// Run a command with a database of its own
+///
+/// Builds the template if it is missing, creates a clone, runs CMD against it, and releases the clone.
+///
+/// CMD sees the clone in DATABASE_URL, the PG variables, PGSTENCIL_URL and the variables of `[template.NAME.env]`
+/// and `run_env`. It runs without a shell, in your current directory. The clone is dropped in the background when
+/// CMD ends, unless `--keep` or `--keep-on-failure` says otherwise. pgstencil exits with CMD's exit code (128+n
+/// for signal n), or with 4 if the build command failed.
+///
+/// Ctrl-C goes to CMD. On a terminal, three within two seconds end CMD (TERM, then KILL); without a terminal, the
+/// second one does.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pgstencil run ./run-tests                        a database for this command\n  pgstencil run --clones 4 -- pytest -n 4          one for each worker: PGSTENCIL_URL_0 to _3\n  pgstencil run --keep-on-failure -- cargo test    keep it for inspection if a test fails"
+)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) making: Making,
+    /// Keep the clone, and print its URL
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Keep the clone if CMD fails, and print its URL
+    #[arg(long, conflicts_with = "keep")]
+    pub(crate) keep_on_failure: bool,
+    /// Command with its arguments: begins at the first word that is not an option, or after `--`
+    /// [default: your shell]
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u8> {
+    let here = app.here()?;
     let argv = match args.command.is_empty() {
         false => args.command,
-        true => vec![session.env.get_os("SHELL").map_or_else(|| "sh".into(), OsString::from)],
+        true => vec![app.env.get_os("SHELL").map_or_else(|| "sh".into(), OsString::from)],
     };
     let prepare = async {
-        let stencil = session.stencil().await?;
+        let stencil = app.stencil().await?;
         let stencil = stencil.with_full_build(args.making.full_build);
         let mut wanted = clone::wanted(&args.making, Term::Session)?;
         wanted.command = true;
         let named = !wanted.pattern.is_unique();
         let background = Background::for_clones(&stencil);
-        match clone::acquire(session, &stencil, &args.making, &wanted).await {
+        match clone::acquire(app, &stencil, &args.making, &wanted).await {
             Ok(leases) => Ok((stencil, background, leases, named)),
             Err(error) => {
                 background.finish(Task::CleanUp).await;
@@ -35,7 +66,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
             }
         }
     };
-    let (stencil, background, mut leases, named) = interruptible(session, signals, prepare).await?;
+    let (stencil, background, mut leases, named) = interruptible(app, signals, prepare).await?;
     let stopped = |failed: bool| {
         let terminal = std::io::stdin().is_terminal();
         failed.then(|| refusal::of(&argv, &here, terminal)).flatten()
@@ -45,7 +76,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     job.env = leases.variables_of_shard(shard)?;
     job.cleared = CLEARED.map(Into::into).to_vec();
     // A run within a run must not see the numbered names of the outer one.
-    let outer = session.env.iter().map(|(name, _)| name.to_owned());
+    let outer = app.env.iter().map(|(name, _)| name.to_owned());
     job.cleared.extend(outer.filter(|name| {
         let name = name.to_string_lossy();
         name.starts_with("PGSTENCIL_NAME") || name.starts_with("PGSTENCIL_URL")
@@ -57,7 +88,7 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     background.finish_with(leases.session(), fill).await;
     let bound = leases.bound_here().await;
     leases.watch();
-    session.printer.finish();
+    app.printer.finish();
     // Who asks for the name, if we are killed, must know whether the command goes on.
     let started = |started| {
         if named {
@@ -66,43 +97,43 @@ pub(crate) async fn run(session: &Session, args: Run, signals: &mut Signals) -> 
     };
     let ended = process::run_foreground(&job, signals, started).await;
     for warning in leases.unwatch().await? {
-        session.printer.warn(&warning);
+        app.printer.warn(&warning);
     }
     // A command that was not even started leaves nothing to look at.
     let failed = ended.as_ref().is_ok_and(|status| !status.success());
     let keep = args.keep || (args.keep_on_failure && failed);
     if let Some(reason) = stopped(failed) {
-        session.printer.warn(reason);
+        app.printer.warn(reason);
     }
     // Whatever happens here, the command's own exit code is what the caller wants.
     if keep {
         match leases.prolong(Term::Usual).await {
             Ok(()) => {
-                tell_kept(session, &stencil, &leases.clones);
+                tell_kept(app, &stencil, &leases.clones);
                 leases.leave().await;
             }
-            Err(error) => session.printer.warn(&format!("could not keep the clone: {}", chain(&error))),
+            Err(error) => app.printer.warn(&format!("could not keep the clone: {}", chain(&error))),
         }
     } else {
         let background = Background::started(&stencil);
-        match release(session, signals, leases).await {
-            Ok(warnings) => warnings.iter().for_each(|w| session.printer.warn(w)),
-            Err(error) => session
+        match release(app, signals, leases).await {
+            Ok(warnings) => warnings.iter().for_each(|w| app.printer.warn(w)),
+            Err(error) => app
                 .printer
                 .warn(&format!("could not release the clone ({}); the next command drops it", chain(&error))),
         }
         background.finish(Task::CleanUp).await;
         stencil.close().await;
     }
-    prune::tell_of(session, &stencil, &bound).await;
+    prune::tell_of(app, &stencil, &bound).await;
     clone::settle_later(&stencil, &definition, &provenance).await;
     code(ended?)
 }
 
 /// A signal ends `before_release`; the clones are released all the same.
-async fn release(session: &Session, signals: &mut Signals, leases: Leases) -> Result<Vec<String>> {
+async fn release(app: &App, signals: &mut Signals, leases: Leases) -> Result<Vec<String>> {
     // What `--wait` bounds began before the command did.
-    let deadline = Deadline::new(session.shared.wait, Default::default());
+    let deadline = Deadline::new(app.shared.wait, Default::default());
     let releasing = leases.release_within(&deadline);
     tokio::pin!(releasing);
     loop {
@@ -114,9 +145,9 @@ async fn release(session: &Session, signals: &mut Signals, leases: Leases) -> Re
 }
 
 /// Says where the clone is. Standard output belongs to the command.
-fn tell_kept(session: &Session, stencil: &Stencil, clones: &[ClonedSet]) {
+fn tell_kept(app: &App, stencil: &Stencil, clones: &[ClonedSet]) {
     let names: Vec<&str> = clones.iter().map(|c| c.name()).collect();
-    session.printer.say(&format!(
+    app.printer.say(&format!(
         "{}; `pgstencil release {}` gives it back",
         clone::until(clones),
         names.join(" ")
@@ -124,7 +155,7 @@ fn tell_kept(session: &Session, stencil: &Stencil, clones: &[ClonedSet]) {
     for clone in clones {
         for database in &clone.databases {
             let url = stencil.endpoint().client_url(&database.name).reveal();
-            session.printer.answer(&match clone.databases.len() {
+            app.printer.answer(&match clone.databases.len() {
                 1 => url,
                 _ => format!("{}={url}", database.alias),
             });

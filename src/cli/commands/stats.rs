@@ -6,32 +6,54 @@ use crate::Result;
 use crate::wire::{Counts, StatsAnswer};
 
 use super::prune;
-use crate::cli::Session;
-use crate::cli::args::Stats;
+use crate::cli::App;
 use crate::cli::output::RED;
 use crate::cli::table::{Cell, Column, Look, table};
 use crate::quantity::seconds;
+use clap::Args;
 
-pub(crate) async fn stats(session: &Session, args: Stats) -> Result<u8> {
-    let stencil = session.stencil_for_reading().await?;
+/// Show hits, builds, and the time that they took and saved
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  pgstencil stats --last 7d\n  pgstencil stats -t app --json")]
+pub(crate) struct Stats {
+    /// Show only definitions of this name, of any project that shares the registry
+    #[arg(short = 't', long = "template", value_name = "NAME")]
+    pub(crate) template: Option<String>,
+    /// Count only the last DURATION, such as `7d` [default: everything]
+    #[arg(long, value_name = "DURATION", value_parser = last)]
+    pub(crate) last: Option<Duration>,
+}
+
+fn last(text: &str) -> Result<Duration, String> {
+    // The server's calendar ends some thousand years ago.
+    let longest = humantime::parse_duration("1000y").map_err(|e| e.to_string())?;
+    match humantime::parse_duration(text) {
+        Ok(time) if time > longest => Err("that is more than `1000y`, the longest there is".into()),
+        Ok(time) => Ok(time),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+pub(crate) async fn stats(app: &App, args: Stats) -> Result<u8> {
+    let stencil = app.stencil_for_reading().await?;
     let tallies = match &stencil {
         Some(stencil) => {
             let name = args.template.as_deref();
-            stencil.stats(name, args.last, &session.deadline).await?
+            stencil.stats(name, args.last, &app.deadline).await?
         }
         None => Vec::new(),
     };
     let answer = StatsAnswer::from(tallies.as_slice());
-    if session.printer.json() {
-        session.printer.object(&answer)?;
+    if app.printer.json() {
+        app.printer.object(&answer)?;
     } else if answer.templates.is_empty() {
-        session.printer.say("nothing has happened yet");
+        app.printer.say("nothing has happened yet");
     } else {
-        let look = session.printer.look();
-        session.printer.table(&tables(&answer, look))?;
+        let look = app.printer.look();
+        app.printer.table(&tables(&answer, look))?;
     }
     if let Some(stencil) = &stencil {
-        prune::look(session, stencil).await;
+        prune::look(app, stencil).await;
     }
     Ok(0)
 }

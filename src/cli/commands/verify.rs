@@ -5,64 +5,86 @@ use crate::wire::VerifyAnswer;
 use crate::{Error, Kind, Result};
 
 use super::{owed, prune};
-use crate::cli::Session;
-use crate::cli::args::Verify;
+use crate::cli::App;
+use crate::cli::args::Which;
 use crate::cli::background::{Background, Task};
+use clap::Args;
 
-pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
-    let stencil = session.stencil().await?;
+/// Compare the template with a full build
+///
+/// Runs a full build next to the template and prints the differences. The exit code is 1 if there are any.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  pgstencil verify              the template of the current files\n  pgstencil verify --all        those of all definitions, as a nightly job"
+)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Verify the templates of all definitions
+    #[arg(long, conflicts_with = "template")]
+    pub(crate) all: bool,
+    /// Also compare the contents of rows, and their ids
+    #[arg(long)]
+    pub(crate) rows: bool,
+    /// Replace the template by the full build
+    #[arg(long)]
+    pub(crate) replace: bool,
+}
+
+pub(crate) async fn verify(app: &App, args: Verify) -> Result<u8> {
+    let stencil = app.stencil().await?;
     let names: Vec<String> = match args.all {
         true => stencil.config().definitions.iter().map(|d| d.name.clone()).collect(),
         false => vec![stencil.definition(args.which.template.as_deref())?.name.clone()],
     };
-    owed::run(session, &stencil).await;
-    let printer = session.printer.clone();
+    owed::run(app, &stencil).await;
+    let printer = app.printer.clone();
     let mut answer = VerifyAnswer::default();
     let mut failure = None;
     for name in &names {
         let verdict = stencil
             .verify(
                 Some(name),
-                &session.deadline,
+                &app.deadline,
                 &|event| printer.tell(&event),
                 args.replace,
                 args.rows,
                 args.which.keep_failed_build,
             )
             .await;
-        session.printer.finish();
+        app.printer.finish();
         match verdict {
             Ok(verdict) => {
-                if !session.printer.json() {
+                if !app.printer.json() {
                     for (alias, diff) in &verdict.differences {
                         if stencil.definition(Some(name))?.databases.len() > 1 {
-                            session.printer.data(&format!("database {alias}\n"))?;
+                            app.printer.data(&format!("database {alias}\n"))?;
                         }
-                        session.printer.data(&diff.to_string())?;
+                        app.printer.data(&diff.to_string())?;
                     }
                 }
                 for name in &verdict.unknown {
-                    session.printer.warn(&format!(
+                    app.printer.warn(&format!(
                         "`verify_ignore` of `{}` names `{name}`, which is no column of its databases",
                         verdict.definition
                     ));
                 }
                 for line in &verdict.unread {
-                    session.printer.warn(&format!("not compared: {line}"));
+                    app.printer.warn(&format!("not compared: {line}"));
                 }
                 if !verdict.left_out.is_empty() {
-                    session.printer.say(&format!(
+                    app.printer.say(&format!(
                         "left out, since they hold the time of the build: {}",
                         verdict.left_out.join(", ")
                     ));
                 }
                 if verdict.fate == Fate::Kept && verdict.extends.is_some() && !verdict.is_equal() {
-                    session.printer.say(
+                    app.printer.say(
                         "the extended template is kept: ids, row contents and sequences may differ from a build from nothing",
                     );
                 }
                 if verdict.fate == Fate::Broken {
-                    session.printer.say(
+                    app.printer.say(
                         "the extended template is marked broken: the next command builds it from nothing",
                     );
                 }
@@ -70,10 +92,10 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
             }
             // With `--all`, a definition without a template says nothing against the others.
             Err(error) if args.all && error.kind() == Kind::NotFound => {
-                session.printer.say(&format!("{error}: skipped"));
+                app.printer.say(&format!("{error}: skipped"));
             }
             Err(error) if args.all && error.kind() == Kind::Build => {
-                session.printer.error(&error);
+                app.printer.error(&error);
                 failure.get_or_insert(error.kind());
             }
             Err(error) => {
@@ -87,10 +109,10 @@ pub(crate) async fn verify(session: &Session, args: Verify) -> Result<u8> {
         return Err(Error::new(Kind::NotFound, "no definition has a template for its present files")
             .hint("`pgstencil ensure -t NAME` builds it"));
     }
-    if session.printer.json() {
-        session.printer.object(&answer)?;
+    if app.printer.json() {
+        app.printer.object(&answer)?;
     }
-    prune::look(session, &stencil).await;
+    prune::look(app, &stencil).await;
     Ok(match failure {
         Some(kind) => kind.exit_code(),
         None => u8::from(!answer.is_equal()),

@@ -9,24 +9,59 @@ use crate::Result;
 use crate::private_server::State;
 use crate::wire::{ClusterAnswer, ServerAnswer, ServerListAnswer};
 
-use crate::cli::Session;
-use crate::cli::args::Server;
+use crate::cli::App;
 use crate::cli::escape;
 use crate::cli::output::{GREEN, YELLOW};
 use crate::cli::table::{Cell, Column, Look, table};
 use crate::cli::target::not_running;
 use crate::quantity::size;
+use clap::Subcommand;
+
+use self::remove::ServerRemove;
+use self::stop::ServerStop;
+
+/// `server`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Server {
+    /// Start the server if it is not running, and print its URL
+    #[command(after_help = "Example:\n  pgstencil server start")]
+    Start,
+    /// Stop the server, and keep its data
+    ///
+    /// pgstencil then syncs the disk, so that a power loss loses nothing. If another pgstencil command uses the
+    /// server, such as `run`, it is not stopped, and the exit code is 1.
+    #[command(after_help = "Example:\n  pgstencil server stop")]
+    Stop(ServerStop),
+    /// Print its status, exit 1 if it is not running
+    #[command(after_help = "Example:\n  pgstencil server status --json")]
+    Status,
+    /// Print its URL, exit 1 if it is not running
+    #[command(after_help = "Example:\n  psql \"$(pgstencil server url)\"")]
+    Url,
+    /// Show clusters of all versions, and data moved aside
+    #[command(after_help = "Example:\n  pgstencil server list")]
+    List,
+    /// Remove clusters with all their data
+    ///
+    /// Without options, all clusters are removed; asks on a terminal. Nothing is removed while a clone is leased, a
+    /// template is pinned, a client is connected, or a database exists that pgstencil did not create. A stopped
+    /// server is started for that check.
+    #[command(
+        after_help = "Examples:\n  pgstencil server remove --major 15\n  pgstencil server remove --moved --yes"
+    )]
+    Remove(ServerRemove),
+}
 
 /// Patience with a start or a stop, when `--wait` sets none.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Patience with a server that does not answer, when `--wait` sets none.
 const ANSWER: Duration = Duration::from_secs(10);
 
-pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
-    let server = session.private_server(&session.server_settings()?)?;
-    let patience = session.deadline.left().unwrap_or(PATIENCE);
-    let answer = session.deadline.left().unwrap_or(ANSWER);
-    let printer = &session.printer;
+pub(crate) async fn server(app: &App, args: Server) -> Result<u8> {
+    let server = app.private_server(&app.server_settings()?)?;
+    let patience = app.deadline.left().unwrap_or(PATIENCE);
+    let answer = app.deadline.left().unwrap_or(ANSWER);
+    let printer = &app.printer;
     match args {
         Server::Start => {
             let running = server.start(patience).await?;
@@ -44,7 +79,7 @@ pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
             }
             Ok(0)
         }
-        Server::Stop(args) => stop::stop(session, &server, &args, patience).await,
+        Server::Stop(args) => stop::stop(app, &server, &args, patience).await,
         Server::Status => {
             let status = server.status_within(answer).await?;
             if printer.json() {
@@ -77,7 +112,7 @@ pub(crate) async fn server(session: &Session, args: Server) -> Result<u8> {
             }
             Ok(0)
         }
-        Server::Remove(args) => remove::remove(session, &server, &args, patience).await,
+        Server::Remove(args) => remove::remove(app, &server, &args, patience).await,
     }
 }
 

@@ -8,17 +8,35 @@ use crate::stencil::{Held, Holdings, holdings};
 use crate::wire::ServerRemoveAnswer;
 use crate::{Error, Kind, Result};
 
-use crate::cli::Session;
-use crate::cli::args::ServerRemove;
+use crate::cli::App;
 use crate::cli::confirm::{can_ask, confirmed};
 use crate::quantity::{digits, size};
 use crate::stencil::locate::private_endpoint;
+use clap::Args;
+
+/// `server remove`
+#[derive(Args, Debug)]
+pub(crate) struct ServerRemove {
+    /// Only the cluster of this PostgreSQL version [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) major: Option<u32>,
+    /// Only old data that was moved aside
+    #[arg(long)]
+    pub(crate) moved: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Also remove what is leased or pinned, databases that pgstencil did not make, and clusters that cannot
+    /// be started for a look
+    #[arg(long)]
+    pub(crate) force: bool,
+}
 
 /// How long clients may take that are about to end: their sessions end a moment after them.
 const GRACE: Duration = Duration::from_secs(2);
 
 pub(super) async fn remove(
-    session: &Session,
+    app: &App,
     server: &PrivateServer,
     args: &ServerRemove,
     patience: Duration,
@@ -36,40 +54,40 @@ pub(super) async fn remove(
     }
     let answer = ServerRemoveAnswer::new(&chosen, args.moved);
     if chosen.is_empty() {
-        session.printer.say(match args.moved {
+        app.printer.say(match args.moved {
             true => "there is no old data",
             false => "there is no cluster",
         });
-        return print(session, &answer);
+        return print(app, &answer);
     }
     let what = what(&chosen, &answer);
-    if !args.yes && !can_ask(session) {
+    if !args.yes && !can_ask(app) {
         return Err(Error::usage(format!("removing {what} needs confirmation, and there is no terminal"))
             .hint("`--yes` confirms it; `pgstencil server list` shows what there is"));
     }
     if args.moved {
-        if !args.yes && !confirmed(session, &format!("remove {what}"))? {
-            session.printer.say("nothing was done");
+        if !args.yes && !confirmed(app, &format!("remove {what}"))? {
+            app.printer.say("nothing was done");
             return Ok(1);
         }
         let folders: Vec<PathBuf> = (chosen.iter())
             .flat_map(|cluster| cluster.moved.iter().map(|moved| moved.directory.clone()))
             .collect();
         server.remove_moved(&folders, patience).await?;
-        return print(session, &answer);
+        return print(app, &answer);
     }
-    let found = Look::all(server, &chosen, args.force, session).await?;
+    let found = Look::all(server, &chosen, args.force, app).await?;
     if !args.yes {
-        if !confirmed(session, &format!("remove {what}{}", found.words()))? {
+        if !confirmed(app, &format!("remove {what}{}", found.words()))? {
             found.close(server, patience).await;
-            session.printer.say("nothing was done");
+            app.printer.say("nothing was done");
             return Ok(1);
         }
         // A person may have thought for long.
-        Look::all(server, &chosen, args.force, session).await?;
+        Look::all(server, &chosen, args.force, app).await?;
     }
     server.remove(&answer.removed, patience).await?;
-    print(session, &answer)
+    print(app, &answer)
 }
 
 fn what(chosen: &[Listed], answer: &ServerRemoveAnswer) -> String {
@@ -83,16 +101,16 @@ fn what(chosen: &[Listed], answer: &ServerRemoveAnswer) -> String {
     }
 }
 
-fn print(session: &Session, answer: &ServerRemoveAnswer) -> Result<u8> {
-    if session.printer.json() {
-        session.printer.object(answer)?;
+fn print(app: &App, answer: &ServerRemoveAnswer) -> Result<u8> {
+    if app.printer.json() {
+        app.printer.object(answer)?;
         return Ok(0);
     }
     for major in &answer.removed {
-        session.printer.say(&format!("removed the cluster of PostgreSQL {major}"));
+        app.printer.say(&format!("removed the cluster of PostgreSQL {major}"));
     }
     for moved in &answer.moved {
-        session.printer.say(&format!("removed {}", moved.directory));
+        app.printer.say(&format!("removed {}", moved.directory));
     }
     Ok(0)
 }
@@ -114,11 +132,11 @@ impl Look {
     ///
     /// # Errors
     /// That they must not be removed, and why. Those that were started for the look are stopped then.
-    async fn all(server: &PrivateServer, chosen: &[Listed], force: bool, session: &Session) -> Result<Self> {
-        let patience = session.deadline.left().unwrap_or(super::PATIENCE);
+    async fn all(server: &PrivateServer, chosen: &[Listed], force: bool, app: &App) -> Result<Self> {
+        let patience = app.deadline.left().unwrap_or(super::PATIENCE);
         let mut look = Look::default();
         for cluster in chosen {
-            look.inspect(server, cluster, force, session).await?;
+            look.inspect(server, cluster, force, app).await?;
         }
         if look.obstacles.is_empty() {
             return Ok(look);
@@ -134,13 +152,13 @@ impl Look {
         server: &PrivateServer,
         cluster: &Listed,
         force: bool,
-        session: &Session,
+        app: &App,
     ) -> Result<()> {
         // Without data there is nothing to lose.
         if cluster.status.state == State::NotInitialised {
             return Ok(());
         }
-        let patience = session.deadline.left().unwrap_or(super::PATIENCE);
+        let patience = app.deadline.left().unwrap_or(super::PATIENCE);
         let running = match server.open(cluster.major, patience).await {
             Ok(running) => running,
             Err(_) if force => return Ok(()),
@@ -157,7 +175,7 @@ impl Look {
             self.hint("end the sessions; `pgstencil server stop --force` ends all of them");
         }
         let endpoint = private_endpoint(running.url, running.socket_dir)?.in_background();
-        match holdings(&endpoint, &session.deadline).await {
+        match holdings(&endpoint, &app.deadline).await {
             Ok(found) => self.judge(cluster, &found, force),
             Err(_) if force => {}
             Err(e) => self.against_unseen(cluster, &e),

@@ -7,9 +7,17 @@ use crate::stencil::{Deadline, holdings};
 use crate::wire::{ServerStopAnswer, VERSION};
 use crate::{Error, Kind, Result};
 
-use crate::cli::Session;
-use crate::cli::args::ServerStop;
+use crate::cli::App;
 use crate::stencil::locate::private_endpoint;
+use clap::Args;
+
+/// `server stop`
+#[derive(Args, Debug)]
+pub(crate) struct ServerStop {
+    /// Stop it although another pgstencil command is at work on it
+    #[arg(long)]
+    pub(crate) force: bool,
+}
 
 /// How long a command that is about to end may take. Its sessions end a moment after it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -17,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(5);
 
 pub(super) async fn stop(
-    session: &Session,
+    app: &App,
     server: &PrivateServer,
     args: &ServerStop,
     patience: Duration,
@@ -36,7 +44,7 @@ pub(super) async fn stop(
         }
     }
     let stopped = server.stop(patience).await?.majors;
-    let printer = &session.printer;
+    let printer = &app.printer;
     if printer.json() {
         printer.object(&ServerStopAnswer { version: VERSION, stopped })?;
     } else if stopped.is_empty() {
