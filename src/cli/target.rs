@@ -39,6 +39,7 @@ impl App {
                 file: here.join(config::FILE_NAME),
                 origin: Origin::Own,
                 root: here,
+                file_cache: true,
                 server: ServerSettings::default(),
                 definitions: Vec::new(),
                 clone: CloneSettings::default(),
@@ -134,7 +135,7 @@ impl App {
         if let Some(why) = unknown.filter(|_| self.names_branch) {
             self.printer.warn(&format!("cannot find out the branch: {why}"));
         }
-        let cache = self.file_cache(&holder);
+        let cache = self.file_cache(config.file_cache, &holder);
         // A process that is started at the end of the command sees to the drops.
         let stencil = Stencil::new(config, endpoint, holder, self.variable());
         let building = self.env.non_empty(env::BUILDING).unwrap_or_default();
@@ -142,8 +143,8 @@ impl App {
     }
 
     /// The cache of file hashes that commands of this user on this machine share.
-    fn file_cache(&self, holder: &Holder) -> FileCache {
-        match self.env.cache_dir() {
+    fn file_cache(&self, wanted: bool, holder: &Holder) -> FileCache {
+        match self.env.cache_dir().filter(|_| wanted) {
             Some(directory) => FileCache::at(directory, holder.machine.clone()),
             None => FileCache::off(),
         }

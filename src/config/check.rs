@@ -43,7 +43,7 @@ pub(super) fn config(doc: &Document<'_>, tables: File, file: &Path, folder: &Pat
             .whole("no `[template.NAME]`: there is nothing to build")
             .hint(format!("a definition of two lines will do:\n{MINIMAL}")));
     }
-    let File { mut server, mut clone, eviction, template, .. } = tables;
+    let File { file_cache, mut server, mut clone, eviction, template, .. } = tables;
     if let Some(bindir) = &mut server.bindir {
         if bindir.to_string_lossy().trim().is_empty() {
             return Err(doc
@@ -66,6 +66,7 @@ pub(super) fn config(doc: &Document<'_>, tables: File, file: &Path, folder: &Pat
         file: file.to_owned(),
         origin: Origin::Named,
         root,
+        file_cache,
         server,
         definitions,
         clone,

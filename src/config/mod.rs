@@ -61,6 +61,8 @@ pub struct Config {
     pub origin: Origin,
     /// Absolute directory that all globs and commands start from.
     pub root: PathBuf,
+    /// Whether hashes of files are kept between commands.
+    pub file_cache: bool,
     /// `[server]`
     pub server: ServerSettings,
     /// `[template.NAME]` tables, sorted by name; at least one.
@@ -163,6 +165,7 @@ impl Config {
         model::File {
             project: Some(self.project.clone()),
             root: Some(self.root.display().to_string()),
+            file_cache: self.file_cache,
             server: self.server.clone(),
             clone: self.clone.clone(),
             eviction: self.eviction.clone(),

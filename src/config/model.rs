@@ -14,7 +14,7 @@ use super::value::{
 use crate::names::EMPTY_DATABASE;
 
 /// pgstencil's configuration, `pgstencil.toml`.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct File {
     /// Namespace of templates and clones on a shared server, at most 32 characters. Small letters, digits,
@@ -25,6 +25,8 @@ pub(super) struct File {
     /// The directory that globs and commands start from, relative to the directory of this file.
     /// Default: the directory of this file.
     pub(super) root: Option<String>,
+    /// Keeps hashes of the input files in the user's cache directory, so that unchanged files are not read again.
+    pub(super) file_cache: bool,
     pub(super) server: ServerSettings,
     pub(super) clone: CloneSettings,
     pub(super) eviction: EvictionSettings,
@@ -34,6 +36,21 @@ pub(super) struct File {
     pub(super) defaults: Option<Definition>,
     /// Template definitions, `[template.NAME]`; at least one.
     pub(super) template: BTreeMap<String, Definition>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        File {
+            project: None,
+            root: None,
+            file_cache: true,
+            server: ServerSettings::default(),
+            clone: CloneSettings::default(),
+            eviction: EvictionSettings::default(),
+            defaults: None,
+            template: BTreeMap::new(),
+        }
+    }
 }
 
 /// The Postgres server.

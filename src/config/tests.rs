@@ -70,6 +70,7 @@ fn the_least_config_has_all_defaults() {
             file: project.file(),
             origin: Origin::Named,
             root: project.folder(),
+            file_cache: true,
             server: ServerSettings::default(),
             clone: CloneSettings::default(),
             eviction: EvictionSettings::default(),
@@ -303,13 +304,13 @@ hint: `max_size` is a key of `[eviction]`",
             "[evict]
 keep = 1",
             "pgstencil.toml:4:2: unknown key `evict`
-  keys known here: clone, defaults, eviction, project, root, server, template
+  keys known here: clone, defaults, eviction, file_cache, project, root, server, template
 hint: did you mean `eviction`?",
         ),
         (
             "[templates.x]",
             "pgstencil.toml:4:2: unknown key `templates`
-  keys known here: clone, defaults, eviction, project, root, server, template
+  keys known here: clone, defaults, eviction, file_cache, project, root, server, template
 hint: did you mean `template`?",
         ),
     ]);
@@ -828,7 +829,7 @@ hint: put it in quotes",
         (
             "build = 'x'",
             "pgstencil.toml:1:1: unknown key `build`
-  keys known here: clone, defaults, eviction, project, root, server, template
+  keys known here: clone, defaults, eviction, file_cache, project, root, server, template
 hint: `build` is a key of `[template.NAME]`",
         ),
         ("server = 1", "pgstencil.toml:1:10: `server` must be a table, but is a number"),

@@ -121,6 +121,10 @@ impl Stencil {
         let client_host = client_host.as_ref().map(ToString::to_string);
         let endpoint = endpoint.with_client(client_host, *client_port, *client_for);
         let config = Arc::new(config);
+        let file_cache = match config.file_cache {
+            true => FileCache::in_memory(),
+            false => FileCache::off(),
+        };
         let background = Background::new(background::Checkout {
             config: Arc::clone(&config),
             endpoint: endpoint.clone(),
@@ -133,7 +137,7 @@ impl Stencil {
             variable,
             idle: Arc::default(),
             background: Arc::new(background),
-            file_cache: Arc::new(FileCache::in_memory()),
+            file_cache: Arc::new(file_cache),
             full_build: false,
             building: Arc::default(),
             demands: Arc::default(),

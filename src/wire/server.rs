@@ -119,6 +119,9 @@ pub struct PathsAnswer {
     pub config: Option<String>,
     /// The state directory; `None` if the environment names none.
     pub state_dir: Option<String>,
+    /// Directory of the cache of file hashes; absent without a home directory, or with `file_cache = false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<String>,
     /// Log files.
     pub logs: Vec<String>,
     /// The server.

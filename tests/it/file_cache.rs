@@ -57,6 +57,18 @@ fn an_edit_is_seen_and_a_lost_or_strange_cache_costs_nothing() {
 }
 
 #[test]
+fn file_cache_switches_it_off() {
+    let project = Project::with_migrations(server());
+    let paths = |project: &Project<'_>| Pgstencil::new(project).args(["paths", "--json"]).success().json();
+    assert!(paths(&project)["cache_dir"].as_str().unwrap().ends_with(".cache/pgstencil"));
+    let config = fs::read_to_string(project.path().join("pgstencil.toml")).unwrap();
+    project.write("pgstencil.toml", &format!("file_cache = false\n{config}"));
+    Pgstencil::new(&project).arg("ensure").success();
+    assert!(files(&project).is_empty());
+    assert!(paths(&project)["cache_dir"].is_null());
+}
+
+#[test]
 fn many_commands_share_a_cache() {
     let project = Project::with_migrations(server());
     Pgstencil::new(&project).arg("ensure").success();

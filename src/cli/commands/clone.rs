@@ -18,7 +18,7 @@ use crate::cli::{App, github};
 use crate::quantity::{count, seconds, setting};
 use clap::Args;
 
-/// Create a clone that outlives this command, and print its URL
+/// Create a clone that is kept, and print its URL
 ///
 /// The clone is kept until its time is over (`--ttl`) or until `pgstencil release NAME`. A clone with a `--name`
 /// belongs to this role, machine and checkout: the next `clone` with the same name returns the same database, and

@@ -9,7 +9,7 @@ use clap::Subcommand;
 /// `config`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
-    /// Print the effective config, defaults included, without passwords
+    /// Print the effective config, without passwords
     #[command(after_help = "Example:\n  pgstencil config show")]
     Show,
     /// Print the JSON schema of pgstencil.toml

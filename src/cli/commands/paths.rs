@@ -21,6 +21,7 @@ pub(crate) async fn paths(app: &App) -> Result<u8> {
     let answer = PathsAnswer {
         version: VERSION,
         config: config.file.is_file().then(|| config.file.display().to_string()),
+        cache_dir: app.env.cache_dir().filter(|_| config.file_cache).map(|dir| dir.display().to_string()),
         state_dir: app.env.state_dir().ok().map(|dir| dir.display().to_string()),
         logs,
         server,
@@ -53,6 +54,7 @@ fn in_words(paths: &PathsAnswer) -> String {
         ("config", paths.config.clone().unwrap_or_else(|| "none found".to_owned())),
         ("state", paths.state_dir.clone().unwrap_or_else(|| "none: HOME is not set".to_owned())),
     ];
+    lines.extend(paths.cache_dir.iter().map(|dir| ("cache", dir.clone())));
     lines.extend(paths.logs.iter().map(|log| ("log", log.clone())));
     let place = server.place.as_deref();
     lines.push((
