@@ -17,6 +17,51 @@ pub struct Extending<'a> {
     pub companions: &'a [String],
 }
 
+/// Something that the user should know although the work goes on: what happened, facts one per line, and what to do
+/// about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    message: String,
+    details: Vec<String>,
+    hints: Vec<String>,
+}
+
+impl Warning {
+    /// Makes a warning of a message without reason and advice.
+    pub fn new(message: impl Into<String>) -> Self {
+        Warning { message: message.into(), details: Vec::new(), hints: Vec::new() }
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.details.push(detail.into());
+        self
+    }
+
+    /// Adds advice: an imperative, or a command to paste.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// What happened.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The facts.
+    pub fn details(&self) -> &[String] {
+        &self.details
+    }
+
+    /// The advice.
+    pub fn hints(&self) -> &[String] {
+        &self.hints
+    }
+}
+
 /// Something worth telling.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -84,7 +129,7 @@ pub enum Event<'a> {
         took: Duration,
     },
     /// Something the user should know, though we go on.
-    Warning(&'a str),
+    Warning(&'a Warning),
     /// Something of interest at higher verbosity.
     Notice(&'a str),
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::env::{self, Environment};
-use crate::events::{Event, Extending};
+use crate::events::{Event, Extending, Warning};
 use crate::quantity::{count, seconds};
 use crate::wire::{self, ErrorAnswer};
 use anstyle::{AnsiColor, Style};
@@ -265,7 +265,7 @@ impl Printer {
                     self.raw(&format!("  {line}"));
                 }
             }
-            Event::Warning(text) => self.warn(text),
+            Event::Warning(warning) => self.caution(warning),
             Event::Notice(text) => self.detail(text),
         }
     }
@@ -297,29 +297,41 @@ impl Printer {
             }
             return;
         }
-        self.report(Painted(RED, "error:"), error);
+        let causes = wire::causes(error);
+        self.report(Painted(RED, "error:"), error.message(), error.details(), &causes, error.hints());
     }
 
     /// Something that the user should know, with reasons and hints.
-    pub(crate) fn caution(&self, warning: &Error) {
+    pub(crate) fn caution(&self, warning: &Warning) {
         if self.0.quiet < 2 {
-            self.report(Painted(YELLOW, "warning:"), warning);
+            let (message, details, hints) = (warning.message(), warning.details(), warning.hints());
+            match details.is_empty() && hints.is_empty() {
+                true => self.warn(message),
+                false => self.report(Painted(YELLOW, "warning:"), message, details, &[], hints),
+            }
         }
     }
 
-    fn report(&self, label: Part<'_>, error: &Error) {
-        let mut text = self.render(&[label, Words(" "), Words(error.message())]);
-        for line in error.details() {
+    fn report(
+        &self,
+        label: Part<'_>,
+        message: &str,
+        details: &[String],
+        causes: &[String],
+        hints: &[String],
+    ) {
+        let mut text = self.render(&[label, Words(" "), Words(message)]);
+        for line in details {
             text += &format!("\n  {}", escape::block(line));
         }
-        for cause in wire::causes(error) {
-            text += &format!("\n  caused by: {}", escape::block(&cause));
+        for cause in causes {
+            text += &format!("\n  caused by: {}", escape::block(cause));
         }
         let mut text = self.fit(text);
-        if !error.hints().is_empty() {
+        if !hints.is_empty() {
             text.push('\n');
         }
-        for hint in error.hints() {
+        for hint in hints {
             let mut lines = hint.trim_end().lines();
             let first = lines.next().unwrap_or_default();
             let first = [Painted(CYAN, "hint:"), Words(" "), Words(first)];

@@ -6,7 +6,7 @@ use sqlx::postgres::types::Oid;
 
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::pg::lock::LockKey;
 use crate::pg::sql::CopyStrategy;
 use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_connection_loss, sql, sqlstate};
@@ -122,11 +122,11 @@ async fn tell_who_is_in(copy: &Copy, oid: Oid, context: &Context<'_>) {
             true => "finish or roll back that transaction".to_owned(),
             false => format!("SELECT pg_terminate_backend({}) ends it", visitor.pid),
         };
-        context.tell(Event::Warning(&format!(
+        context.tell(Event::Warning(&Warning::new(format!(
             "waiting until nobody is in database `{}`, which is to be copied: {}; {end}",
             copy.source,
             visitor.describe()
-        )));
+        ))));
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Deadline, DroppedRow, Shard, Stencil, Term};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
-use crate::events::{Event, Observe};
+use crate::events::{Event, Observe, Warning};
 use crate::fingerprint::Recipe;
 use crate::lease::{self, Batch, ClonedSet, Look, Naming};
 use crate::names::NamePattern;
@@ -317,21 +317,21 @@ impl Stencil {
                 {
                     rebuilt = true;
                     let (template, cause) = (&ensured.template, cause(&error));
-                    context.tell(Event::Warning(&format!(
+                    context.tell(Event::Warning(&Warning::new(format!(
                         "template {} cannot be copied ({cause}): it is marked broken and rebuilt",
                         template.fingerprint().short()
-                    )));
+                    ))));
                     registry.break_template(template.id(), &cause, false).await?;
                     ensured.template.let_go(registry).await?;
                     ensured = self.ensure_for(registry, context, batch, None).await?;
                     timing += ensured.timing;
                 }
                 Some(Fault::SourceUnusable | Fault::SourceLost) if batch.outcome != Outcome::Fallback => {
-                    context.tell(Event::Warning(&format!(
+                    context.tell(Event::Warning(&Warning::new(format!(
                         "the rebuilt template {} cannot be copied either ({}): the build command runs straight on the clone",
                         ensured.template.fingerprint().short(),
                         cause(&error)
-                    )));
+                    ))));
                     batch.outcome = Outcome::Fallback;
                 }
                 Some(
@@ -375,7 +375,7 @@ impl Stencil {
     ) -> Result<Ensured> {
         let ensured = self.ensure_with_space(registry, context, recipe).await?;
         if let Some(unsealed) = &ensured.unsealed {
-            context.tell(Event::Warning(&unsealed.warning()));
+            context.tell(Event::Warning(&Warning::new(unsealed.warning())));
         }
         batch.outcome = ensured.provenance.outcome;
         Ok(ensured)
@@ -392,10 +392,10 @@ async fn dropped(
     let names: Vec<String> = databases.map(|d| d.name.clone()).collect();
     let dropped = registry.take_dropped(&names, &context.asker()).await?;
     if let Some(row) = &dropped {
-        context.tell(Event::Warning(&format!(
+        context.tell(Event::Warning(&Warning::new(format!(
             "the clone that had the name {} before was dropped at {}: {}",
             row.name, row.at, row.why
-        )));
+        ))));
     }
     Ok(dropped)
 }

@@ -5,7 +5,7 @@ use crate::config::nearest::nearest;
 use crate::context::Context;
 use crate::database::drop;
 use crate::error::{Error, Fault, Kind, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::fingerprint::Recipe;
 use crate::names::Fingerprint;
 use crate::quantity::count;
@@ -263,11 +263,11 @@ impl Stencil {
         if swept == 0 && evicted.is_empty() {
             return Ok(false);
         }
-        context.tell(Event::Warning(&format!(
+        context.tell(Event::Warning(&Warning::new(format!(
             "the server's disk is full: {} evicted, {} cleaned up; trying once more",
             templates(evicted.len()),
             count(swept, "leftover")
-        )));
+        ))));
         for eviction in &evicted {
             context.tell(Event::Notice(&eviction.describe()));
         }

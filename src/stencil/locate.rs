@@ -11,6 +11,7 @@ use crate::config::{Config, Origin, ServerSettings, UrlSetting};
 use crate::env::passfile::{self, Passfile};
 use crate::env::{self, Environment, PgVariables};
 use crate::error::{Error, Result, shell_word};
+use crate::events::Warning;
 use crate::private_file::user_name;
 use crate::private_server::{PrivateServer, PrivateServerSettings};
 use crate::url::ServerUrl;
@@ -39,7 +40,7 @@ pub(crate) enum Told<'a> {
     /// Something that the user should know.
     Warning(&'a str),
     /// The same, with details and hints.
-    Caution(&'a Error),
+    Caution(&'a Warning),
 }
 
 impl Locator<'_> {
@@ -147,7 +148,7 @@ impl Locator<'_> {
             None => "the password file's entry",
         };
         let file = config.file.display();
-        let warning = Error::config(format!("{source} is not sent to {}", endpoint.place()))
+        let warning = Warning::new(format!("{source} is not sent to {}", endpoint.place()))
             .detail(format!("`{file}` names that server, and belongs to {}", user_name(uid)))
             .hint("name the server yourself: `--server-url URL` or PGSTENCIL_SERVER_URL")
             .hint(format!("if you trust that file, name it: `--config {}`", shell_word(file)));

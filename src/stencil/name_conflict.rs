@@ -10,7 +10,7 @@ use super::owed::Hearer;
 use super::{Stencil, Term, Wanted};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::lease;
 use crate::pg::catalog;
 use crate::process;
@@ -233,7 +233,7 @@ impl Way<'_> {
                     let deadline = self.context.deadline;
                     let released = self.stencil.before_release(registry, &row.id, deadline, Hearer::Caller);
                     if let Some(warning) = released.await {
-                        self.context.tell(Event::Warning(&warning));
+                        self.context.tell(Event::Warning(&Warning::new(warning)));
                     }
                 }
                 // A session may take a lock several times.
@@ -304,7 +304,7 @@ impl Way<'_> {
         {
             *told = true;
             let text = format!("waiting for {what}");
-            self.context.tell(Event::Warning(&text));
+            self.context.tell(Event::Warning(&Warning::new(text)));
         }
         self.context.deadline.pause(wait.pause, what).await
     }

@@ -9,7 +9,7 @@ use super::{Stencil, checkout};
 use crate::config::{Config, ServerSettings, UrlSetting};
 use crate::env::{self, Environment};
 use crate::error::{Error, Result};
-use crate::events::{Event, Observe};
+use crate::events::{Event, Observe, Warning};
 use crate::registry::Holder;
 
 /// A [`Stencil`] to be: awaiting it reads the config, and finds or starts the server.
@@ -152,12 +152,8 @@ impl<'a> StencilBuilder<'a> {
                 Told::Started(version) => {
                     observe(Event::Notice(&format!("started the private server, PostgreSQL {version}")));
                 }
-                Told::Warning(text) => observe(Event::Warning(text)),
-                Told::Caution(warning) => {
-                    let lines = std::iter::once(warning.message());
-                    let lines = lines.chain(warning.details().iter().map(String::as_str));
-                    observe(Event::Warning(&lines.collect::<Vec<_>>().join("\n")));
-                }
+                Told::Warning(text) => observe(Event::Warning(&Warning::new(text))),
+                Told::Caution(warning) => observe(Event::Warning(warning)),
             }),
         };
         let ServerSettings { client_host, client_port, .. } = &mut config.server;

@@ -11,7 +11,7 @@ use super::{Deadline, Stencil};
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::lease::{self, BOUND};
 use crate::pg::Endpoint;
 use crate::registry::owed::{Debtor, OwedRow};
@@ -205,7 +205,7 @@ impl Stencil {
             let paid = hooks.all(registry, deadline, Hearer::Caller).await;
             let paid = paid.unwrap_or_default();
             for warning in &paid.warnings {
-                context.tell(Event::Warning(warning));
+                context.tell(Event::Warning(&Warning::new(warning)));
             }
             let Some(name) = names.iter().find(|name| paid.running.contains(name)) else {
                 return Ok(());

@@ -8,7 +8,7 @@ use super::{Stencil, Term, Wanted};
 use crate::config::Definition;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::fingerprint::{Difference, Recipe};
 use crate::lease::{self, ClonedSet};
 use crate::names::Fingerprint;
@@ -110,12 +110,15 @@ impl Stencil {
                 Age::Newer => "newer migrations",
                 Age::Same | Age::Other => "other files",
             };
-            context.tell(Event::Warning(&format!(
-                "clone {} is from {from} ({}; the files are {}): use `--fresh` to recreate it",
-                clone.name(),
-                clone.fingerprint.short(),
-                now.short()
-            )));
+            context.tell(Event::Warning(
+                &Warning::new(format!("clone {} is from {from}", clone.name()))
+                    .detail(format!(
+                        "its fingerprint is {}, that of the files is {}",
+                        clone.fingerprint.short(),
+                        now.short()
+                    ))
+                    .hint("use `--fresh` to recreate it"),
+            ));
         }
         Ok(Names::Reused(Reused { clones: reused, fingerprint: now, ages }))
     }
@@ -201,11 +204,11 @@ impl Stencil {
                 return Ok(None);
             };
             if anothers {
-                context.tell(Event::Warning(&format!(
+                context.tell(Event::Warning(&Warning::new(format!(
                     "clone {} belonged to {} so far; it is yours now",
                     row.name,
                     row.owner.describe(&row.holder.0)
-                )));
+                ))));
             }
             Ok(Some(ClonedSet {
                 id: row.id.clone(),

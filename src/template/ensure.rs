@@ -10,7 +10,7 @@ use super::waiting::{POLL, tell_waiting, wait_for_serial};
 use super::{Ensured, Provenance, Template, Timing, Unsealed, Unusable};
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::fingerprint::{Recipe, migrations};
 use crate::pg::{cause, is_connection_loss};
 use crate::quantity::{count, seconds};
@@ -309,7 +309,7 @@ impl FailedExtension<'_> {
         for line in error.details() {
             text += &format!("\n{line}");
         }
-        context.tell(Event::Warning(&text));
+        context.tell(Event::Warning(&Warning::new(text)));
         match build::build(registry, context, permit, None).await {
             Ok(ended) => {
                 if matches!(ended, Ended::Sealed(_)) {
@@ -359,10 +359,10 @@ async fn discard_aged(registry: &mut Registry, context: &Context<'_>, template: 
     let Some(why) = row.and_then(|row| Unusable::by_definition(&row, context.definition)) else {
         return Ok(false);
     };
-    context.tell(Event::Warning(&format!(
-        "template {} of `{name}` is not used: {why}; it is built from nothing",
+    context.tell(Event::Warning(&Warning::new(format!(
+        "template {} of `{name}` is not used: {why}; a full build replaces it",
         fingerprint.short()
-    )));
+    ))));
     registry.break_template(template.id(), &why.to_string(), false).await?;
     Ok(true)
 }
@@ -395,7 +395,10 @@ fn tell_evicted(context: &Context<'_>, evicted: Result<Vec<Eviction>>) -> Result
         }
         Err(error) if is_connection_loss(&error) => Err(error),
         Err(error) => {
-            context.tell(Event::Warning(&format!("evicting templates failed: {error}: {}", cause(&error))));
+            context.tell(Event::Warning(&Warning::new(format!(
+                "evicting templates failed: {error}: {}",
+                cause(&error)
+            ))));
             Ok(())
         }
     }

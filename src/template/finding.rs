@@ -1,7 +1,7 @@
 //! What a comparison found, told to those who were handed out what differed.
 
 use super::Context;
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::registry::comparison::Finding;
 
 /// How many lines of a difference are told.
@@ -22,7 +22,7 @@ pub(crate) fn tell(context: &Context<'_>, findings: &[Finding]) {
                 finding.moved
             );
             text += "\nclones made before and after it differ in that; the definition is extended as before";
-            context.tell(Event::Warning(&text));
+            context.tell(Event::Warning(&Warning::new(text)));
             continue;
         }
         text += "differs from it:";
@@ -45,6 +45,6 @@ pub(crate) fn tell(context: &Context<'_>, findings: &[Finding]) {
                 "\nif `build` cannot run on what it has built before, set `extend = \"never\"` in [template.{name}]"
             ),
         };
-        context.tell(Event::Warning(&text));
+        context.tell(Event::Warning(&Warning::new(text)));
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::names::{EMPTY_DATABASE, Mark};
 use crate::pg::catalog::{self, Database, Source};
 use crate::pg::inventory::{self, Class, Reading};
@@ -56,10 +56,10 @@ pub(super) async fn find(registry: &mut Registry, context: &Context<'_>) -> Resu
     let visitors = catalog::visitors(registry.session(), found.oid).await?;
     if !visitors.is_empty() {
         let who: Vec<String> = visitors.iter().map(catalog::Visitor::describe).collect();
-        context.tell(Event::Warning(&format!(
+        context.tell(Event::Warning(&Warning::new(format!(
             "database `{name}` is in use, and CREATE DATABASE waits up to 5 s for that to end: {}",
             who.join("; ")
-        )));
+        ))));
     }
     Ok(Some(found))
 }

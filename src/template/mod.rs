@@ -44,7 +44,7 @@ use crate::context::Context;
 use crate::database::create::Copy;
 use crate::database::strategy::Chooser;
 use crate::error::Result;
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::fingerprint::RelPath;
 use crate::names::Fingerprint;
 use crate::pg::catalog::Source;
@@ -96,11 +96,14 @@ impl Provisional {
     /// Tells why the build from nothing failed, if it did.
     pub(crate) fn tell(&self, context: &Context<'_>, fingerprint: &Fingerprint) {
         if let Some(why) = &self.failure {
-            context.tell(Event::Warning(&format!(
-                "template {} was extended, and the build from nothing that was to take its place failed: {}; `pgstencil ensure --rebuild` tries again",
-                fingerprint.short(),
-                why.lines().next().unwrap_or_default()
-            )));
+            context.tell(Event::Warning(
+                &Warning::new(format!(
+                    "template {} is provisional: the full build that was to replace it failed",
+                    fingerprint.short()
+                ))
+                .detail(why.lines().next().unwrap_or_default())
+                .hint("try again: `pgstencil ensure --rebuild`"),
+            ));
         }
     }
 
@@ -127,10 +130,10 @@ impl TemplateDatabase {
         what: &str,
     ) -> Result<()> {
         for line in replay::apply(registry.session(), copy, &self.replay).await? {
-            context.tell(Event::Warning(&format!(
-                "not re-applied on the {what}, since role `{}` may not: {line}",
-                context.endpoint.user()
-            )));
+            context.tell(Event::Warning(
+                &Warning::new(format!("not re-applied on the {what}: {line}"))
+                    .detail(format!("role `{}` lacks the privilege", context.endpoint.user())),
+            ));
         }
         Ok(())
     }

@@ -439,7 +439,7 @@ fn further_databases_are_reported_and_left_alone() {
     project.build(&Build::ExtraDatabase);
     let output = ensure(&project).success();
     let extra = format!("{}_extra", built_in(&project)[0]);
-    output.stderr_has(&format!("created database `{extra}` beside its own"));
+    output.stderr_has(&format!("created database `{extra}` in addition to its own"));
     assert!(server().has_database(&extra));
     server().drop_database(&extra);
 }

@@ -428,8 +428,8 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     assert!(!log(&other.path).iter().any(|line| line.contains(&name)));
     let events = Mutex::new(String::new());
     let observe = |event: Event<'_>| {
-        if let Event::Warning(text) = event {
-            events.lock().unwrap().push_str(text);
+        if let Event::Warning(warning) = event {
+            events.lock().unwrap().push_str(warning.message());
         }
     };
     // Its own thread may be at it just now; then the hand-out would find the command running.

@@ -493,7 +493,8 @@ fn a_reused_clone_says_what_it_and_the_files_are() {
         let output = clone(&[]).success();
         output
             .stderr_has(&format!("reused app ({old}; the files are {new})"))
-            .stderr_has(&format!("is from {words} ({old}; the files are {new})"));
+            .stderr_has(&format!("is from {words}"))
+            .stderr_has(&format!("its fingerprint is {old}, that of the files is {new}"));
         for other in ["older", "newer", "other"].iter().filter(|w| !words.starts_with(**w)) {
             output.lacks(&format!("from {other}"));
         }

@@ -126,9 +126,10 @@ fn slots_and_subscriptions_are_dropped_and_told() {
     assert_eq!(slots(), "others");
     assert_eq!(private.psql("postgres", subscriptions), "0");
     // What the warning says works as it stands.
-    let warning = output.stderr.lines().find(|l| l.contains("slot `orders`"));
-    let line = warning.unwrap().rsplit_once("[template.app.after_clone_sql] ");
-    project.append_config(&format!("[template.app.after_clone_sql]\n{}", line.unwrap().1));
+    let hint = output.stderr.split_once("hint: give each clone a slot:\n").unwrap().1;
+    let lines: Vec<&str> = hint.lines().take(2).map(str::trim).collect();
+    assert_eq!(lines[0], "[template.app.after_clone_sql]");
+    project.append_config(&lines.join("\n"));
     let output = run(&["clone"]).success();
     let name = output.line().rsplit_once('/').unwrap().1.to_owned();
     let own = private

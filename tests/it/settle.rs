@@ -276,7 +276,7 @@ fn a_build_from_nothing_that_fails_is_told_and_not_tried_by_every_command() {
     assert!(failed, "{:?}", templates(&project));
     let builds = project.builds();
     let hit = Pgstencil::new(&project).args(["ensure", "--json"]).success();
-    hit.stderr_has("the build from nothing that was to take its place failed");
+    hit.stderr_has("the full build that was to replace it failed");
     assert_eq!(hit.json()["provisional"], true);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(project.builds(), builds, "it was tried again");

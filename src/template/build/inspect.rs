@@ -5,7 +5,7 @@ use sqlx::postgres::types::Oid;
 use super::vacate;
 use crate::context::{Context, Source};
 use crate::error::{Error, Kind, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::pg::catalog::{self, BuiltWith, Contents};
 use crate::pg::collation::{self, Collation};
 use crate::pg::session::OpenError;
@@ -63,9 +63,12 @@ pub(super) async fn adopt(
     }
     for row in rows.iter() {
         for name in catalog::named_after(registry.session(), &row.private_name).await? {
-            context.tell(Event::Warning(&format!(
-                "{who} created database `{name}` beside its own; it is left alone: a template holds the databases of its roles only"
-            )));
+            context.tell(Event::Warning(
+                &Warning::new(format!(
+                    "{who} created database `{name}` in addition to its own; pgstencil leaves it alone"
+                ))
+                .detail("a template holds only the databases of its aliases"),
+            ));
         }
     }
     Ok(())
@@ -154,7 +157,7 @@ pub(super) async fn inspect(
             .await
             .map_err(gone)?;
         for complaint in catalog::analyze_and_freeze(&mut users).await? {
-            context.tell(Event::Warning(&complaint));
+            context.tell(Event::Warning(&Warning::new(complaint)));
         }
         // ANALYZE and VACUUM change the size.
         let contents = catalog::contents(&mut users).await?;

@@ -9,7 +9,7 @@ use sqlx::postgres::types::Oid;
 
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::pg::catalog::{self, Care, Visitor};
 use crate::pg::{Doing as _, Session, cause, sql};
 use crate::registry::{DatabaseRow, Registry};
@@ -127,10 +127,14 @@ pub(super) async fn drop_what_no_clone_has(
             slot.name,
             sql::quote_literal(slot.plugin.as_deref().unwrap_or("pgoutput"))
         );
-        context.tell(Event::Warning(&format!(
-            "{who} created {what} in {place}; it was dropped, since a template's slot keeps the server's WAL and no clone gets it. To give each clone a slot: [template.{}.after_clone_sql] {} = {create:?}",
-            context.definition.name, row.alias
-        )));
+        context.tell(Event::Warning(
+            &Warning::new(format!("{who} created {what} in {place}; it was dropped"))
+                .detail("a slot of a template keeps the server's WAL, and no clone gets it")
+                .hint(format!(
+                    "give each clone a slot:\n[template.{}.after_clone_sql]\n{} = {create:?}",
+                    context.definition.name, row.alias
+                )),
+        ));
     }
     for (name, slot) in catalog::subscriptions(session).await? {
         let what = format!("subscription `{name}`");
@@ -140,10 +144,14 @@ pub(super) async fn drop_what_no_clone_has(
             Some(slot) => format!(" (slot `{slot}` at its publisher was left alone)"),
             None => String::new(),
         };
-        context.tell(Event::Warning(&format!(
-            "{who} created {what} in {place}; it was dropped{left}, since no clone gets it and a database with a subscription cannot be dropped. To give each clone one, create it in [template.{}.after_clone_sql]",
-            context.definition.name
-        )));
+        context.tell(Event::Warning(
+            &Warning::new(format!("{who} created {what} in {place}; it was dropped{left}"))
+                .detail("no clone gets it, and a database with a subscription cannot be dropped")
+                .hint(format!(
+                    "create it in each clone, in [template.{}.after_clone_sql]",
+                    context.definition.name
+                )),
+        ));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Grip, Sight};
 use crate::context::Context;
 use crate::error::Result;
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::fingerprint::Recipe;
 use crate::pg::sql;
 use crate::process;
@@ -59,10 +59,10 @@ impl Grip for Taking {
             Some(why) => why,
         };
         let_go(registry, held.row.id).await?;
-        context.tell(Event::Warning(&format!(
+        context.tell(Event::Warning(&Warning::new(format!(
             "template {} of `{definition}` is not used: {why}; it is rebuilt",
             fingerprint.short()
-        )));
+        ))));
         registry.break_template(held.row.id, &why.to_string(), false).await?;
         Ok(Sight::Nothing)
     }
@@ -117,11 +117,11 @@ impl Grip for Taking {
             Claim::Changed => return Ok(Sight::Changed(Change::Again)),
             Claim::Unusable(why) => why,
         };
-        context.tell(Event::Warning(&format!(
+        context.tell(Event::Warning(&Warning::new(format!(
             "template {} of `{}` cannot be extended: {why}; it is marked broken",
             row.fingerprint.short(),
             context.definition.name
-        )));
+        ))));
         registry.break_template(row.id, &why.to_string(), false).await?;
         Ok(Sight::Nothing)
     }
@@ -159,11 +159,19 @@ async fn tell_of_another_role(registry: &mut Registry, context: &Context<'_>, re
         return Ok(());
     };
     let (role, owner) = (&registry.facts().began_as, &registry.facts().role);
-    context.tell(Event::Warning(&format!(
-        "template {} of `{definition}` belongs to role `{builder}`, from which role `{role}` does not inherit: it is built once more for `{role}`. To share templates, let every member's sessions act as one role: ALTER ROLE {} SET role = {};",
-        fingerprint.short(),
-        sql::quote_ident(role),
-        sql::quote_ident(owner)
-    )));
+    context.tell(Event::Warning(
+        &Warning::new(format!(
+            "template {} of `{definition}` is built once more, for role `{role}`",
+            fingerprint.short()
+        ))
+        .detail(format!(
+            "the existing one belongs to role `{builder}`, from which role `{role}` does not inherit"
+        ))
+        .hint(format!(
+            "to share templates, let every member's sessions act as one role: ALTER ROLE {} SET role = {};",
+            sql::quote_ident(role),
+            sql::quote_ident(owner)
+        )),
+    ));
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::context::{Context, Source};
 use crate::error::{Error, Kind, Result};
-use crate::events::Event;
+use crate::events::{Event, Warning};
 use crate::fingerprint::{Change, Difference, FileChanges, Recipe, RelPath, Snapshot};
 
 /// The inputs as they were right before the command began.
@@ -89,7 +89,7 @@ impl Overtaken {
             text += &format!("\n{line}");
         }
         text += &format!("\n{EXCLUDE}");
-        context.tell(Event::Warning(&text));
+        context.tell(Event::Warning(&Warning::new(text)));
     }
 
     /// The error where a build does not start over. `what`: in which it changed.
