@@ -1,37 +1,36 @@
-//! The one error type: what went wrong, why, and what to do about it.
+//! The only error type: describes the failure, its cause, and what to do about it.
 //!
-//! [`Kind`] decides everything that depends on the sort of failure: the exit code of the command
-//! line and the `kind` of a JSON error. Hints are data, attached where the cause is known and
-//! rendered in one place.
+//! [`Kind`] decides everything that depends on the sort of failure: the exit code of the command line and the `kind`
+//! of a JSON error. Hints are values, attached where the cause is known and formatted in one place.
 
 use std::fmt;
 
-/// What pgstencil's fallible functions return.
+/// Result type of pgstencil's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// The sort of a failure. Each has one exit code; see [`Kind::exit_code`].
+/// Sort of a failure. Each has one exit code; see [`Kind::exit_code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Something failed that fits no other kind, or a check answered "no".
+    /// A failure that fits no other kind, or a check with the answer "no".
     Failed,
-    /// The command line, or an argument of a library call, makes no sense.
+    /// The command line, or an argument of a library call, is invalid.
     Usage,
     /// `pgstencil.toml`, a variable or a server URL is wrong.
     Config,
-    /// The server cannot be reached, or is one that pgstencil refuses.
+    /// The server cannot be reached, or pgstencil refuses it.
     Connect,
-    /// The role lacks a right.
+    /// The role lacks a privilege.
     Permission,
     /// The build command failed, or what it built cannot be sealed.
     Build,
     /// A deadline passed.
     Timeout,
-    /// No such template or clone.
+    /// There is no such template or clone.
     NotFound,
-    /// A wanted name belongs to something or somebody else.
+    /// A wanted name belongs to another database, clone or owner.
     NameTaken,
     /// A bug in pgstencil.
     Internal,
@@ -40,7 +39,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The process exit code, as documented in the README and in `--help`.
+    /// Returns the process exit code, as documented in the README and in `--help`.
     pub fn exit_code(self) -> u8 {
         match self {
             Kind::Failed => 1,
@@ -55,7 +54,7 @@ impl Kind {
         }
     }
 
-    /// The word for this kind in JSON.
+    /// Returns the word for this kind in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Failed => "failed",
@@ -73,34 +72,34 @@ impl Kind {
     }
 }
 
-/// The cause of a failure, where another attempt can do something about it. It is set where the cause is seen,
-/// and travels with the error.
+/// Cause of a failure, if another attempt can avoid or fix it. It is set where the cause is detected, and kept in the
+/// error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The server's disk is full, and the server can still drop databases.
     DiskFull,
-    /// The server's disk is full, and the server can drop nothing before somebody frees space.
+    /// The server's disk is full, and the server cannot drop anything until space is freed.
     DiskStuck,
-    /// A database cannot be copied now: it is in use, or another role's, or the server cannot read it.
+    /// A database cannot be copied now: it is in use, belongs to another role, or the server cannot read it.
     SourceUnusable,
-    /// A database can never be copied again: it is gone or damaged.
+    /// A database can never be copied again: it no longer exists or is damaged.
     SourceLost,
-    /// The server cannot copy in the way that was asked for.
+    /// The server does not support the requested way of copying.
     Unsupported,
     /// Another database or row has the name.
     NameTaken,
-    /// What the statement names does not exist.
+    /// The object that the statement names does not exist.
     Missing,
-    /// Sessions or replication slots use what the statement is about.
+    /// Sessions or replication slots use the object of the statement.
     InUse,
-    /// The role lacks a right.
+    /// The role lacks a privilege.
     RightMissing,
-    /// The session is gone, and its locks with it.
+    /// The session is lost, and its locks with it.
     ConnectionLost,
 }
 
-/// A failure: its [`Kind`], one line that names the thing, further lines of detail, hints, and the
-/// error underneath. Never holds a password.
+/// A failure: its [`Kind`], a one-line message that names the object, further lines of detail, hints, and the
+/// underlying error. Never contains a password.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -113,7 +112,7 @@ struct Inner {
 }
 
 impl Error {
-    /// An error with a message that starts in lower case and has no full stop.
+    /// Creates an error with a message that starts in lower case and has no full stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Error(Box::new(Inner {
             kind,
@@ -125,28 +124,28 @@ impl Error {
         }))
     }
 
-    /// Shorthand for [`Kind::Config`].
+    /// Creates an error of [`Kind::Config`].
     pub fn config(message: impl Into<String>) -> Self {
         Error::new(Kind::Config, message)
     }
 
-    /// Shorthand for [`Kind::Usage`].
+    /// Creates an error of [`Kind::Usage`].
     pub fn usage(message: impl Into<String>) -> Self {
         Error::new(Kind::Usage, message)
     }
 
-    /// Shorthand for [`Kind::Internal`].
+    /// Creates an error of [`Kind::Internal`].
     pub fn internal(message: impl Into<String>) -> Self {
         Error::new(Kind::Internal, message)
     }
 
-    /// Shorthand for [`Kind::Failed`].
+    /// Creates an error of [`Kind::Failed`].
     pub fn failed(message: impl Into<String>) -> Self {
         Error::new(Kind::Failed, message)
     }
 
-    /// For work on another task or thread that did not end well: its runtime has ended ([`Kind::Interrupted`]), or
-    /// it panicked.
+    /// Creates an error for work on another task or thread that did not complete: its runtime has ended
+    /// ([`Kind::Interrupted`]), or it panicked.
     pub(crate) fn unjoined(doing: &str, error: tokio::task::JoinError) -> Self {
         match error.is_cancelled() {
             true => Error::new(Kind::Interrupted, format!("{doing}: the tokio runtime has ended")),
@@ -155,7 +154,7 @@ impl Error {
         .caused_by(error)
     }
 
-    /// Adds a sentence that says what to do about it.
+    /// Adds a hint: a sentence that says what to do about the failure.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hints.push(hint.into());
@@ -169,58 +168,58 @@ impl Error {
         self
     }
 
-    /// Says what another attempt can do something about.
+    /// Sets the cause that another attempt can avoid or fix.
     #[must_use]
     pub fn fault(mut self, fault: Fault) -> Self {
         self.0.fault = Some(fault);
         self
     }
 
-    /// The fault of this error, or of the one underneath.
+    /// Returns the fault of this error, or of the underlying one.
     pub fn found_fault(&self) -> Option<Fault> {
         let underneath = || self.0.source.as_ref()?.downcast_ref::<Error>()?.found_fault();
         self.0.fault.or_else(underneath)
     }
 
-    /// Whether [`Error::found_fault`] is this one.
+    /// Whether [`Error::found_fault`] returns this fault.
     pub fn has_fault(&self, fault: Fault) -> bool {
         self.found_fault() == Some(fault)
     }
 
-    /// Whether a copy failed because of the database that was to be copied.
+    /// Whether a copy failed because of its source database.
     pub fn blames_source(&self) -> bool {
         self.has_fault(Fault::SourceUnusable) || self.has_fault(Fault::SourceLost)
     }
 
-    /// Adds the error underneath.
+    /// Adds the underlying error.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// The sort of the failure.
+    /// Returns the sort of the failure.
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
 
-    /// The message without causes, details and hints.
+    /// Returns the message without causes, details and hints.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// Lines of detail, in order.
+    /// Returns the lines of detail, in order.
     pub fn details(&self) -> &[String] {
         &self.0.details
     }
 
-    /// What to do about it, in order.
+    /// Returns the hints, in order.
     pub fn hints(&self) -> &[String] {
         &self.0.hints
     }
 }
 
-/// A text as one word of a shell's command line, for hints that are pasted.
+/// Quotes a text as one word of a shell's command line, for hints that are pasted.
 pub(crate) fn shell_word(text: impl fmt::Display) -> String {
     let text = text.to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);

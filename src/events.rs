@@ -1,13 +1,12 @@
-//! What happens while a caller waits, as values: the library never prints, whoever calls it decides
-//! what a person sees.
+//! Events that occur while a caller waits. The library never prints; the caller decides what the user sees.
 
 use std::time::Duration;
 
-/// What an incremental build starts from, and why it runs.
+/// Base of an incremental build, and the reason for it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Extending<'a> {
-    /// First digits of the fingerprint of the template that is extended.
+    /// First digits of the fingerprint of the base template.
     pub base: &'a str,
     /// Number of new migrations.
     pub migrations: usize,
@@ -17,8 +16,7 @@ pub struct Extending<'a> {
     pub companions: &'a [String],
 }
 
-/// Something that the user should know although the work goes on: what happened, facts one per line, and what to do
-/// about it.
+/// Warning for the user about a problem that does not stop the work: a message, facts one per line, and advice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     message: String,
@@ -27,7 +25,7 @@ pub struct Warning {
 }
 
 impl Warning {
-    /// Makes a warning of a message without reason and advice.
+    /// Creates a warning from a message that contains no reason and no advice.
     pub fn new(message: impl Into<String>) -> Self {
         Warning { message: message.into(), details: Vec::new(), hints: Vec::new() }
     }
@@ -46,23 +44,23 @@ impl Warning {
         self
     }
 
-    /// What happened.
+    /// Returns the message, which describes the problem.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The facts.
+    /// Returns the facts.
     pub fn details(&self) -> &[String] {
         &self.details
     }
 
-    /// The advice.
+    /// Returns the advice.
     pub fn hints(&self) -> &[String] {
         &self.hints
     }
 }
 
-/// Something worth telling.
+/// Event that is worth reporting.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -72,30 +70,29 @@ pub enum Event<'a> {
         definition: &'a str,
         /// First digits of the fingerprint.
         fingerprint: &'a str,
-        /// The template that it extends; `None` for a build from nothing.
+        /// Base of an incremental build; `None` for a full build.
         extends: Option<Extending<'a>>,
-        /// What the last one of its kind took.
+        /// Duration of the last build of its kind.
         expected: Option<Duration>,
     },
     /// A line that the build command, or `after_clone`, printed.
     Output(&'a str),
-    /// How far a build is, after each line that its command printed.
+    /// Progress of a build, after each line that its command printed.
     Progress {
         /// The line, without colours and passwords.
         line: &'a str,
-        /// How many migrations the command has named so far, and how many there are to run; `None` as long as
-        /// it has named none.
+        /// Number of migrations the command has named so far, and number to run; `None` until it has named one.
         migrations: Option<(usize, usize)>,
     },
-    /// Somebody else builds what we need. Repeated while we wait.
+    /// Another process builds the template. Repeated during the wait.
     Waiting {
         /// Name of the definition.
         definition: &'a str,
-        /// Who builds.
+        /// Process that builds.
         builder: &'a str,
-        /// For how long already.
+        /// Time since the build started.
         elapsed: Duration,
-        /// What the last one of its kind took.
+        /// Duration of the last build of its kind.
         expected: Option<Duration>,
         /// The last lines that the build printed.
         tail: &'a str,
@@ -106,33 +103,33 @@ pub enum Event<'a> {
         definition: &'a str,
         /// First digits of the fingerprint.
         fingerprint: &'a str,
-        /// The template that it extends, as in [`Event::Building`].
+        /// Base of an incremental build, as in [`Event::Building`].
         extends: Option<Extending<'a>>,
         /// Duration of the build.
         took: Duration,
     },
-    /// A build from nothing was compared with the template of the same inputs.
+    /// A full build was compared with the template of the same inputs.
     Compared {
         /// Name of the definition.
         definition: &'a str,
         /// First digits of the fingerprint.
         fingerprint: &'a str,
-        /// In what they differ, in words; empty if in nothing.
+        /// Description of the differences; empty if there are none.
         differs: &'a str,
-        /// What was compared, in words.
+        /// Description of the parts compared.
         compared: &'a str,
-        /// What was not, in words; may be empty.
+        /// Description of the parts not compared; may be empty.
         not_compared: &'a str,
-        /// Whether it took the template's place.
+        /// Whether it replaced the template.
         replaced: bool,
         /// Duration of the build.
         took: Duration,
     },
-    /// Something the user should know, though we go on.
+    /// A warning for the user; the work continues.
     Warning(&'a Warning),
-    /// Something of interest at higher verbosity.
+    /// A message for higher verbosity.
     Notice(&'a str),
 }
 
-/// Who is told.
+/// Callback that receives progress events.
 pub type Observe<'a> = &'a (dyn Fn(Event<'_>) + Send + Sync);

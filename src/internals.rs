@@ -1,4 +1,4 @@
-//! What this repository's own tests and benchmarks need beside the interface. It may change at any time.
+//! Items that this repository's own tests and benchmarks need besides the interface. They may change at any time.
 
 pub use crate::doctor::{Status, private_server as doctor_private_server};
 pub use crate::names::folded;

@@ -1,5 +1,5 @@
 //! The command line's top level: shared options, options that several commands have, and the help text. Each
-//! command has its own options beside its code.
+//! command has its own options next to its code.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -171,7 +171,7 @@ pub(crate) enum Color {
     Never,
 }
 
-// Doc comments of these two would become the help of the command that has them.
+// Doc comments of these two structs would become the help of the command that has them.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Which {
     /// Template definition to use [default: the only one]

@@ -1,10 +1,10 @@
-//! The process that is left behind to make warm clones, to drop what nobody needs, and to build from
-//! nothing what is to take the place of an extended template.
+//! The detached background process, which creates warm clones, drops databases that are no longer needed, and
+//! runs the full builds that replace incrementally built templates.
 //!
-//! A DROP forces a checkpoint of the whole server, so nobody should wait for one. This process is
-//! the same binary in a session of its own, without our descriptors and our environment; what it
-//! must know comes through its standard input, since a command line shows in `ps` and an
-//! environment in `/proc`. A CI runner that kills it costs nothing: the next command sweeps.
+//! A DROP forces a checkpoint of the whole server, so no command should wait for one. This process is the same
+//! binary in a session of its own, without the starter's descriptors and environment; its instructions come
+//! through its standard input, since a command line shows in `ps` and an environment in `/proc`. A CI runner
+//! that kills it does no harm: the next command cleans up.
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
@@ -155,7 +155,7 @@ impl Background {
 fn send_low(instructions: &str) -> Result<()> {
     let mut nice = Command::new("nice");
     nice.args(["-n", "19"]).arg(own_program()?);
-    // A system without `nice` is stranger than one that is busy for a while.
+    // A system without `nice` is less usual than one that is busy for a while.
     send(nice, instructions).or_else(|_| send(Command::new(own_program()?), instructions))
 }
 
@@ -226,7 +226,7 @@ fn bare(program: PathBuf) -> Command {
     let env = Environment::from_process();
     let tls = TLS.map(|name| (name, env.get_os(name)));
     let mut command = Command::new(program);
-    // CI runners find leftovers by marks in their environment.
+    // CI runners find leftover processes by variables in their environment.
     command.env_clear().envs(tls.into_iter().filter_map(|(name, v)| Some((name, v?))));
     command
 }
@@ -245,7 +245,7 @@ fn launch(mut command: Command) -> Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // From its first moment on: whoever ends our group when we are done must not meet it there.
+        // From its first moment on: a process that ends the starter's group at its end must not find it there.
         .process_group(0)
         .spawn()
         .map_err(failed)
@@ -283,7 +283,7 @@ fn close_inherited() {
         .filter(|fd| *fd > 2)
         .collect();
     for fd in open {
-        // The one that listed the directory is closed already.
+        // The descriptor that listed the directory is closed already.
         let _ = nix::unistd::close(fd);
     }
 }
@@ -302,7 +302,7 @@ pub(super) async fn work() -> Result<u8> {
     let endpoint = endpoint.in_background();
     let grace = Duration::from_millis(instructions.grace_ms);
     if instructions.scarce {
-        // Behind the sessions that the user's command opens now, and not together with other such processes:
+        // After the sessions that the user's command opens now, and not together with other such processes:
         // each takes a slot at least while it counts the free ones.
         let spread = u64::from(std::process::id() % 16) * 50;
         tokio::time::sleep(Duration::from_millis(300 + spread)).await;
@@ -332,7 +332,7 @@ async fn work_and_clean_up(
         sweep().await?;
     }
     let worked = work_on(task, checkout, endpoint).await;
-    // What was replaced is dropped, and what was given up half-way.
+    // Replaced templates and abandoned builds are dropped.
     sweep().await?;
     worked
 }
@@ -344,7 +344,7 @@ impl Checkout {
         config.server.client_port = self.client_port;
         let env = Environment::from_process();
         let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
-        // The starter has ended; who waits should see who builds.
+        // The starter has ended; waiting processes should see the actual builder.
         let holder = Holder { pid: std::process::id(), ..self.holder.clone() };
         Ok(Stencil::new(config, endpoint.clone(), holder, variable).without_drops())
     }

@@ -1,4 +1,4 @@
-//! Asking a person before something is dropped.
+//! Asks the user before something is dropped.
 
 use std::io::{BufRead as _, IsTerminal as _};
 

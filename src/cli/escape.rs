@@ -1,6 +1,6 @@
-//! Makes characters visible that a terminal would obey. [`super::output::Printer`] passes all that it
-//! prints through here: names of databases, directories and branches, messages of servers and the output
-//! of other people's builds are other people's texts.
+//! Makes characters visible that a terminal would obey. [`super::output::Printer`] passes all its output
+//! through here: names of databases, directories and branches, messages of servers and the output of builds are
+//! texts of other people.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

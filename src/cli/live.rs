@@ -1,4 +1,4 @@
-//! The live line of a terminal: what is going on, for how long, and the last line of the build.
+//! The live line of a terminal: the current step, its duration, and the last line of the build.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The command line: the only code that knows a terminal, the process and its environment.
+//! The command line: the only code that uses a terminal, the process and its environment.
 
 mod args;
 mod background;
@@ -50,8 +50,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    // The driver reads it in every session of ours, and a process that has threads cannot take it out of its
-    // environment.
+    // The driver reads it in every session of pgstencil, and a process that has threads cannot remove it from
+    // its environment.
     if std::env::var_os(env::PGOPTIONS).is_some() {
         start_over_without(env::PGOPTIONS);
     }
@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(run(arguments, env, printer.clone()));
-            // A blocking task may still read files; nobody waits for it, nor for the threads to end.
+            // A blocking task may still read files; neither it nor the end of the threads is waited for.
             std::mem::forget(runtime);
             result
         }

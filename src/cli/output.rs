@@ -1,5 +1,5 @@
-//! [`Printer`]: data to standard output, words to standard error, and the live line of a terminal. What a
-//! terminal would obey is escaped here, and only here; see [`super::escape`].
+//! [`Printer`]: data to standard output, messages to standard error, and the live line of a terminal.
+//! Characters that a terminal would obey are escaped here, and only here; see [`super::escape`].
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
@@ -259,7 +259,7 @@ impl Printer {
                     self.say(&format!("not compared: {not_compared}; `--rows` compares them"));
                 }
             }
-            // What the user's own command prints for them may have colours.
+            // The output of the user's own command may have colours.
             Event::Output(line) => {
                 if self.0.verbose > 0 {
                     self.raw(&format!("  {line}"));
@@ -336,7 +336,7 @@ impl Printer {
             let first = lines.next().unwrap_or_default();
             let first = [Painted(CYAN, "hint:"), Words(" "), Words(first)];
             text += &format!("\n{}", self.fit(self.render(&first)));
-            // A config to paste has several lines, which stay as they are. TOML may be indented.
+            // A config to paste has several lines, which stay unchanged. TOML may be indented.
             for line in lines {
                 text += &format!("\n  {}", escape::line(line));
             }
@@ -364,7 +364,7 @@ impl Printer {
 
     fn raw(&self, text: &str) {
         self.clear();
-        // A closed standard error takes nothing away from the work.
+        // A closed standard error does not affect the work.
         let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
 
@@ -452,7 +452,7 @@ pub(crate) fn print_usage(error: clap::Error) {
         let _ = writeln!(std::io::stderr().lock(), "{}", object.unwrap_or_default());
         return;
     }
-    // A closed pipe behind it is no error.
+    // A closed pipe is no error.
     let _ = error.print();
 }
 
@@ -482,7 +482,7 @@ fn with_suggestion(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidSubcommand) else {
         return error;
     };
-    // Those of `server` and `config` have names of their own.
+    // The subcommands of `server` and `config` have names of their own.
     let usage = error.get(ContextKind::Usage).map(ToString::to_string);
     if !usage.is_some_and(|usage| usage.contains("pgstencil [OPTIONS]")) {
         return error;

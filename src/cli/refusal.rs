@@ -1,6 +1,6 @@
-//! Commands that stop at a database which is there already: after their own message, one line with the reason.
-//! Known are those that ask a question, which nobody answers without a terminal, and those that create a
-//! database. Their output is theirs and not read, so this goes by their words.
+//! Commands that stop because a database already exists: after their own message, one line with the reason.
+//! Known are commands that ask a question, which gets no answer without a terminal, and those that create a
+//! database. Their output is not read, so this uses their command lines.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -131,7 +131,7 @@ fn words(line: &str) -> Vec<&str> {
 /// The text of a program that is a script in the caller's own directories.
 fn script(program: &OsString, here: &Path) -> Option<String> {
     let path = Path::new(program);
-    // One of the PATH is not the project's.
+    // A program of the PATH is not the project's.
     path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
     let mut text = Vec::new();
     let file = File::open(here.join(path)).ok()?;

@@ -1,4 +1,4 @@
-//! Tables for people: one line for each row where nobody reads them on a terminal, else as wide as that.
+//! Tables for the user: one line for each row where the output is no terminal, else as wide as the terminal.
 
 use anstyle::Style;
 use textwrap::core::display_width;
@@ -131,11 +131,11 @@ fn layout<const N: usize>(
         let spare = (0..N).filter(|i| shown[*i] && columns[*i].spare > 0);
         match spare.max_by_key(|i| columns[*i].spare) {
             Some(i) => shown[i] = false,
-            // As narrow as it gets.
+            // The minimum.
             None => break 1,
         }
     };
-    // What is left over goes to the narrowest column that wants more.
+    // The remaining width goes to the narrowest column that needs more.
     let mut widths = least;
     let mut left = width.saturating_sub(taken(&shown, &widths, gap));
     while left > 0 {

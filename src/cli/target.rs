@@ -1,4 +1,4 @@
-//! From options, environment and config to a [`Stencil`]: which project, which server.
+//! From options, environment and config to a [`Stencil`]: the project and the server.
 
 use std::path::PathBuf;
 
@@ -136,7 +136,7 @@ impl App {
             self.printer.warn(&format!("cannot find out the branch: {why}"));
         }
         let cache = self.file_cache(config.file_cache, &holder);
-        // A process that is started at the end of the command sees to the drops.
+        // A process that is started at the end of the command runs the drops.
         let stencil = Stencil::new(config, endpoint, holder, self.variable());
         let building = self.env.non_empty(env::BUILDING).unwrap_or_default();
         Ok(stencil.within_builds(building).without_drops().with_file_cache(cache))

@@ -1,4 +1,4 @@
-//! [`Context`]: what every step from template to clone needs to know, put together once.
+//! [`Context`]: the values that every step from template to clone needs, collected once.
 
 mod source;
 
@@ -18,56 +18,56 @@ use crate::pg::{Deadline, Endpoint};
 use crate::registry::owner::Asker;
 use crate::registry::{Happened, Holder, Occurrence, ProjectSettings};
 
-/// One definition, where it lives, for whom, and how long it may take.
+/// A definition, its server and project, the holder, and the limits in time.
 #[derive(Clone)]
 pub(crate) struct Context<'a> {
     /// The server.
     pub(crate) endpoint: &'a Endpoint,
-    /// Namespace.
+    /// Name of the project, used as namespace.
     pub(crate) project: &'a str,
-    /// Where commands run.
+    /// Directory in which commands run.
     pub(crate) root: &'a Path,
-    /// What is built.
+    /// Definition to build.
     pub(crate) definition: &'a Definition,
-    /// How clones are made.
+    /// Settings for creating clones.
     pub(crate) clone_settings: &'a CloneSettings,
-    /// The limits of the project's templates.
+    /// Limits of the project's templates.
     pub(crate) eviction: &'a EvictionSettings,
-    /// Who asks.
+    /// Holder of the requested clones.
     pub(crate) holder: &'a Holder,
-    /// How long they wait.
+    /// Time limit of the request.
     pub(crate) deadline: &'a Deadline,
-    /// Who is told.
+    /// Callback that receives events.
     pub(crate) observe: Observe<'a>,
-    /// What fills a template that is missing.
+    /// Filler of a missing template.
     pub(crate) source: Source,
-    /// Leaves the databases of a failed build to a person.
+    /// Keeps the databases of a failed build for inspection.
     pub(crate) keep_failed: bool,
-    /// Builds from nothing what is missing, and extends nothing.
+    /// Runs full builds only, no incremental builds.
     pub(crate) full_build: bool,
-    /// The builds that the caller is a part of, as [`BUILDING`](crate::env::BUILDING) has them.
+    /// Builds that the caller is a part of, as in [`BUILDING`](crate::env::BUILDING).
     pub(crate) building: &'a [String],
 }
 
 impl Context<'_> {
-    /// Tells the observer.
+    /// Sends an event to the observer.
     pub(crate) fn tell(&self, event: Event<'_>) {
         (self.observe)(event);
     }
 
-    /// What [`BUILDING`](crate::env::BUILDING) says of a build of this definition.
+    /// Returns the entry in [`BUILDING`](crate::env::BUILDING) for a build of this definition.
     fn build_entry(&self) -> String {
         format!("{} {}", self.project, self.definition.name)
     }
 
-    /// The value of that variable for a build command.
+    /// Returns the value of that variable for a build command.
     pub(crate) fn builds(&self) -> String {
         let mut entries = self.building.to_vec();
         entries.push(self.build_entry());
         entries.join("\n")
     }
 
-    /// Fails if a build command of this definition asks for its template: it would wait for itself, or start itself
+    /// Fails if a build command of this definition requests its template: it would wait for itself, or start itself
     /// again and again.
     pub(crate) fn not_within_itself(&self) -> Result<()> {
         if !self.building.contains(&self.build_entry()) {
@@ -83,17 +83,17 @@ impl Context<'_> {
         )))
     }
 
-    /// Who asks, as far as it matters whose a clone is.
+    /// Returns the part of the holder that decides the ownership of a clone.
     pub(crate) fn asker(&self) -> Asker<'_> {
         Asker::new(self.holder, self.project, self.clone_settings)
     }
 
-    /// What other processes must know of the config.
+    /// Returns the config settings that other processes need.
     pub(crate) fn project_settings(&self) -> ProjectSettings {
         ProjectSettings::new(self.project, self.eviction, self.clone_settings)
     }
 
-    /// What happened with a template of the definition, for the registry's history.
+    /// Returns an event of a template of the definition, for the registry's history.
     pub(crate) fn occurrence<'b>(
         &'b self,
         fingerprint: &'b Fingerprint,
@@ -124,8 +124,7 @@ impl Context<'_> {
             .map_err(|e| Error::unjoined("reading the inputs", e))?
     }
 
-    /// Looks at the files of the inputs off the async threads, without reading them: before a build and
-    /// after it.
+    /// Checks the files of the inputs off the async threads, without reading them: before a build and after it.
     ///
     /// # Errors
     /// As [`Snapshot::take`].

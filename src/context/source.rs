@@ -1,4 +1,4 @@
-//! [`Source`]: what fills the databases of a template that is missing, and decides what they yield.
+//! [`Source`]: fills the databases of a missing template, and decides their contents.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::fingerprint::Inputs;
 use crate::url::ServerUrl;
 
-/// Reads the inputs of a definition from the file system, and can do so again: what a build yields
-/// is sealed only if they are still the same afterwards.
+/// Function that reads the inputs of a definition from the file system. It can be called again: the result of a build
+/// is sealed only if the inputs are still the same afterwards.
 pub(crate) type ReadInputs = Arc<dyn Fn() -> Result<Inputs> + Send + Sync>;
 
-/// What fills the databases of a template that is missing.
+/// Source of the contents of a missing template.
 #[derive(Clone)]
 pub(crate) enum Source {
     /// The definition's build command, over the inputs that this function reads.
@@ -23,7 +23,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// What a message calls it.
+    /// Returns its name in messages.
     pub(crate) fn who(&self) -> &'static str {
         match self {
             Source::Command(_) => "the build command",
@@ -31,7 +31,7 @@ impl Source {
         }
     }
 
-    /// How to find the database that is to be filled.
+    /// Returns a hint on how to find the database to fill.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
             Source::Command(_) => {
@@ -42,15 +42,14 @@ impl Source {
     }
 }
 
-/// Code of the program that fills the databases of a template, in place of the definition's build command and
-/// input files.
+/// Code of the program that fills the databases of a template, instead of the definition's build command and input
+/// files.
 ///
-/// The key stands for everything that decides what the code makes of the databases, such as the checksums of its
-/// migrations: templates are found by it, and two different contents must never have the same key. From the
-/// definition count its databases and `from`. `build_timeout` bounds the code, and `after_clone` and the like are
-/// done as always.
+/// The key represents everything that decides the contents that the code creates, such as the checksums of its
+/// migrations: templates are found by it, and two different contents must never have the same key. The definition's
+/// databases and `from` still apply. `build_timeout` limits the code, and `after_clone` and the like run as always.
 ///
-/// The code must not ask for a database of the same template, since it would wait for itself.
+/// The code must not request a database of the same template, since it would wait for itself.
 #[derive(Clone)]
 pub struct Filler {
     key: Arc<str>,
@@ -62,7 +61,7 @@ pub type FillError = Box<dyn std::error::Error + Send + Sync>;
 
 type Fill = dyn Fn(Vec<Unfilled>) -> BoxFuture<'static, std::result::Result<(), FillError>> + Send + Sync;
 
-/// A database that a [`Filler`] is to fill. It is there, and empty unless the definition's `from` says otherwise.
+/// Database that a [`Filler`] fills. It exists, and is empty unless the definition's `from` says otherwise.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Unfilled {
@@ -75,8 +74,8 @@ pub struct Unfilled {
 }
 
 impl Filler {
-    /// Code that fills databases. They become a template when its future yields `Ok`, if all sessions in them have
-    /// ended by then; if it fails, or is dropped since the caller gave up, they are dropped.
+    /// Creates a filler from code. The databases become a template if its future returns `Ok` and all sessions in
+    /// them have ended by then. If it fails, or is dropped because the caller cancelled, they are dropped.
     pub fn new<F, Filling, E>(key: &str, fill: F) -> Self
     where
         F: Fn(Vec<Unfilled>) -> Filling + Send + Sync + 'static,
@@ -90,7 +89,7 @@ impl Filler {
         Filler { key: key.into(), fill: Arc::new(fill) }
     }
 
-    /// What stands for everything that decides what it makes of the databases.
+    /// Returns the key that represents everything that decides the contents.
     pub fn key(&self) -> &str {
         &self.key
     }

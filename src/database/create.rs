@@ -1,4 +1,5 @@
-//! `CREATE DATABASE`, bounded by the caller's limit; several for a set.
+//! `CREATE DATABASE`, bounded by the caller's limit; several at the same time for a template with several
+//! databases.
 
 use std::time::Duration;
 
@@ -12,27 +13,27 @@ use crate::pg::sql::CopyStrategy;
 use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_connection_loss, sql, sqlstate};
 use crate::registry::Registry;
 
-/// One CREATE: what, from what, how.
+/// Values of one CREATE.
 #[derive(Clone, Debug)]
 pub(crate) struct Copy {
-    /// The private name of the new database.
+    /// Private name of the new database.
     pub(crate) target: String,
-    /// The database to copy.
+    /// Name of the database to copy.
     pub(crate) source: String,
-    /// Its oid, to see who is in it; `None` for template0.
+    /// Its oid, to find the sessions in it; `None` for template0.
     pub(crate) source_oid: Option<Oid>,
-    /// How.
+    /// Strategy of the copy.
     pub(crate) strategy: CopyStrategy,
-    /// Whether the new database lets sessions in at once.
+    /// Whether the new database accepts connections immediately.
     pub(crate) open: bool,
 }
 
-/// Creates the database. `statement_timeout` ends a CREATE that outlives the caller's limit, and
-/// the server cleans up; if we die meanwhile, it notices within half a second (14 and later) or
-/// finishes, and the sweep finds the database by its private name.
+/// Creates the database. `statement_timeout` ends a CREATE that exceeds the caller's limit, and the server cleans
+/// up. If our process dies in the meantime, the server notices within half a second (14 and later) or finishes, and
+/// a cleanup finds the database by its private name.
 ///
 /// # Errors
-/// The driver's; [`Kind::Permission`] with the right's name; [`Kind::Timeout`].
+/// The driver's; [`Kind::Permission`] with the privilege's name; [`Kind::Timeout`].
 pub(crate) async fn create(session: &mut Session, copy: &Copy, context: &Context<'_>) -> Result<()> {
     let deadline = context.deadline;
     deadline.check("a database to be copied")?;
@@ -46,7 +47,7 @@ pub(crate) async fn create(session: &mut Session, copy: &Copy, context: &Context
         let statement = sql::create_database(&copy.target, &copy.source, copy.strategy, copy.open);
         let creating = session.run(statement);
         let created = match copy.source_oid {
-            // The server itself waits up to five seconds for those who are in the source.
+            // The server itself waits up to five seconds for the sessions in the source.
             Some(oid) if !told => {
                 tokio::pin!(creating);
                 tokio::select! {
@@ -61,8 +62,8 @@ pub(crate) async fn create(session: &mut Session, copy: &Copy, context: &Context
         };
         let created = created.doing(|| format!("create database `{}` from `{}`", copy.target, copy.source));
         match created {
-            // Somebody is in the template, although it is closed: a worker that overrides that, or
-            // a superuser's tool that opened it.
+            // A session is in the template, although it is closed: a worker that overrides that, or a superuser's
+            // tool that opened it.
             Err(e) if e.has_fault(Fault::InUse) && tries < 3 => {
                 tries += 1;
                 let Some(oid) = copy.source_oid else {
@@ -81,14 +82,14 @@ pub(crate) async fn create(session: &mut Session, copy: &Copy, context: &Context
         }
     };
     session.hurry();
-    // A session that is gone needs nothing put back, and its end is what the caller should hear of.
+    // A lost session needs no reset, and the caller should receive the error of the loss.
     if copy.strategy == CopyStrategy::Reflink && !created.as_ref().is_err_and(is_connection_loss) {
-        // The next copy of this session may be another one.
+        // The next copy of this session may use another strategy.
         session.run(sql::set_file_copy_method(false)).await.doing(|| "set file_copy_method".into())?;
     }
     match created {
         Err(e) if e.kind() == Kind::Permission => {
-            // Says which right is missing, and how to grant it.
+            // Names the missing privilege, and how to grant it.
             catalog::require_createdb(session).await?;
             Err(blamed(e))
         }
@@ -103,14 +104,14 @@ pub(crate) async fn create(session: &mut Session, copy: &Copy, context: &Context
     }
 }
 
-/// Says for whom a copy waits, after a while.
+/// Reports the sessions that a copy waits for, after a while.
 async fn tell_who_is_in(copy: &Copy, oid: Oid, context: &Context<'_>) {
     const SILENCE: Duration = Duration::from_millis(1500);
     tokio::time::sleep(SILENCE).await;
     let deadline = Deadline::new(Some(SILENCE), context.deadline.cancel.clone());
     let mut visitors = Vec::new();
     for database in context.endpoint.maintenance() {
-        // Without a look it only waits in silence.
+        // Without this check it only waits in silence.
         if let Ok(mut session) = Session::open(context.endpoint, database, &deadline).await {
             visitors = catalog::visitors(&mut session, oid).await.unwrap_or_default();
             session.close().await;
@@ -130,9 +131,9 @@ async fn tell_who_is_in(copy: &Copy, oid: Oid, context: &Context<'_>) {
     }
 }
 
-/// Copies at the same time what belongs to one set, each in a session of its own that shares `keys`:
-/// the lock of the template, and one that keeps the sweep from forgetting a database whose CREATE
-/// outlives our process. Drops of others give way meanwhile.
+/// Copies all databases of one template at the same time, each in its own session that shares `keys`: the lock of
+/// the template, and a lock that keeps a cleanup from forgetting a database whose CREATE outlives our process.
+/// Drops of other processes give way during this.
 ///
 /// # Errors
 /// As [`create`]. All copies have ended when it returns.
@@ -142,7 +143,7 @@ pub(crate) async fn create_all(
     copies: &[Copy],
     keys: &[LockKey],
 ) -> Result<()> {
-    // Not to have it is no reason not to copy.
+    // Without this lock the copy can still be made.
     let hurry = registry.try_share(LockKey::hurry()).await?;
     let done = create_in_lanes(registry, context, copies, keys).await;
     match hurry {
@@ -163,7 +164,7 @@ async fn create_in_lanes(
     if others.is_empty() {
         return create(registry.session(), first, context).await;
     }
-    // More than eight at once bring nothing, and sessions are scarce.
+    // More than eight at the same time bring nothing, and sessions are scarce.
     let lanes = others.len().min(7);
     let mut sessions = Vec::new();
     for _ in 0..lanes {
@@ -209,13 +210,13 @@ async fn create_in_lanes(
         }
         Ok(())
     };
-    // All run to their end: a database that is still being copied cannot be dropped.
+    // All copies run to their end: a database that is still being copied cannot be dropped.
     let (own, others) = tokio::join!(own, futures_util::future::join_all(work));
     own.and(others.into_iter().collect())
 }
 
-/// Waits while somebody waits for a copy, but not for ever: a server that is always busy must not fill
-/// up. For copies and drops that nobody waits for.
+/// Waits while a process waits for a copy, but not indefinitely: a server that is always busy must not fill up. For
+/// copies and drops that no process waits for.
 ///
 /// # Errors
 /// The driver's.
@@ -228,8 +229,8 @@ pub(crate) async fn give_way(registry: &mut Registry) -> Result<()> {
     Ok(())
 }
 
-/// Marks the failure of a copy that speaks against its source, or against how it was copied, rather than against
-/// the server, the role, the name or the caller's patience.
+/// Marks the failure of a copy that is caused by its source or its strategy, rather than by the server, the role,
+/// the name or the caller's time limit.
 fn blamed(error: Error) -> Error {
     let fault = match sqlstate(&error) {
         // It is gone, half dropped or of another collation version, or its files are damaged.
@@ -240,8 +241,8 @@ fn blamed(error: Error) -> Error {
             | SqlState::DATA_CORRUPTED
             | SqlState::INDEX_CORRUPTED,
         ) => Fault::SourceLost,
-        // It is in use, or somebody else's, or the server may not read its files; a
-        // missing CREATEDB has been looked for, and is another error.
+        // It is in use, or another role's, or the server may not read its files; a missing CREATEDB was checked
+        // before, and is another error.
         Some(
             SqlState::INSUFFICIENT_PRIVILEGE
             | SqlState::OBJECT_IN_USE
@@ -254,9 +255,9 @@ fn blamed(error: Error) -> Error {
     error.fault(fault)
 }
 
-/// On a full disk a copy through the WAL, and after it every checkpoint and with it every other copy,
-/// fails with an internal error that hides why. The template is not to blame then, and to build it
-/// anew would make things worse: so whether the server can write at all is tried.
+/// On a full disk a copy through the WAL, and after it every checkpoint and with it every other copy, fails with an
+/// internal error that hides the cause. Then the template is not to blame, and a rebuild would make things worse:
+/// so this tests whether the server can write at all.
 async fn unless_full(session: &mut Session, error: Error) -> Error {
     match catalog::try_to_write(session).await {
         Err(full) if full.has_fault(Fault::DiskFull) => {

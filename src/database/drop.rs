@@ -1,11 +1,11 @@
-//! The only place that drops databases.
+//! Drops databases; nothing else does.
 //!
-//! A database is dropped if its registry row matches name or private name, oid and mark, read again
-//! right before, under the lock of the template or clone that it belongs to. Anything else stays.
+//! A database is dropped if its registry row matches name or private name, oid and ownership tag, read again right
+//! before, under the lock of the template or clone that it belongs to. Any other database is kept.
 //!
-//! Statements go by name, and a person may give a name to another database at any moment. So what
-//! is changed is looked at before the change is committed, and what is dropped is first renamed to
-//! its private name, which nobody else has.
+//! Statements use names, and a person may give a name to another database at any moment. So a changed database is
+//! checked before the change is committed, and a database to drop is first renamed to its private name, which no
+//! other database has.
 
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_conn
 use crate::registry::database::{Estranged, Owner};
 use crate::registry::{DatabaseRow, DatabaseState, Registry, TemplateRow, TemplateState};
 
-/// How the drop of one database ended.
+/// Result of the drop of one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dropped {
     /// It is gone, and so is its row.
     Gone,
-    /// It is somebody else's now and stays, for this reason; its row is gone.
+    /// It is another user's now and is kept, for this reason; its row is gone.
     Theirs(String),
-    /// It stays until the next sweep, for this reason.
+    /// It is kept until the next cleanup, for this reason.
     Later(String),
 }
 
-/// Drops all databases of a template or a clone whose lock the caller holds. Sessions in them are
-/// ended: call it only for what was given up. Returns the reasons why some stay.
+/// Drops all databases of a template or a clone whose lock the caller holds. Sessions in them are ended: call it
+/// only for a discarded template or a released clone. Returns the reasons why some are kept.
 ///
-/// A crash at any point leaves rows in state `dropping`, which the next sweep takes up; an
-/// interrupted DROP leaves an invalid database, which only a DROP can end, and gets one.
+/// A crash at any point leaves rows in state `dropping`, which the next cleanup continues. An interrupted DROP
+/// leaves an invalid database; only another DROP can remove it, and a cleanup runs that.
 ///
 /// # Errors
 /// The driver's.
@@ -53,7 +53,7 @@ pub(crate) async fn drop_rows(registry: &mut Registry, rows: &[DatabaseRow]) -> 
             Ok(Dropped::Gone) => continue,
             Ok(Dropped::Later(why) | Dropped::Theirs(why)) => why,
             Err(e) if is_connection_loss(&e) => return Err(e),
-            // One that cannot be dropped must not keep the others.
+            // A database that cannot be dropped must not prevent the drop of the others.
             Err(e) => format!("{e}: {}", cause(&e)),
         };
         let name = match row.state {
@@ -65,8 +65,8 @@ pub(crate) async fn drop_rows(registry: &mut Registry, rows: &[DatabaseRow]) -> 
     Ok(stay)
 }
 
-/// Runs statements on the database of this oid, after which it has this name, or changes nothing.
-/// `false`: that name is no longer its own.
+/// Runs statements on the database of this oid if it has this name after them, else changes nothing. `false`: the
+/// name belongs to another database.
 async fn change(
     session: &mut Session,
     oid: Oid,
@@ -89,7 +89,7 @@ async fn change(
     }
 }
 
-/// Lets sessions into a database, or keeps new ones out. `false`: it has changed its name.
+/// Opens a database to connections, or closes it to new ones. `false`: it has changed its name.
 ///
 /// # Errors
 /// The driver's.
@@ -118,13 +118,13 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     let Some(found) = found.iter().find(|d| row.is(d)) else {
         let why = row.estranged(&found);
         if let Some(why @ Estranged::Owner(_)) = &why {
-            // Ours in all but the right, which a later sweep may have.
+            // Only the privilege is missing, which a later cleanup may have.
             return Ok(Dropped::Later(why.to_string()));
         }
         if let (Some(Estranged::Replaced), Some(other)) = (&why, found.iter().find(|d| d.name == row.name)) {
             registry.note_replaced(other.oid, &other.name).await?;
         }
-        // Gone, or not ours any more: forget it, and touch nothing.
+        // It is gone, or not pgstencil's any more: forget it, and change nothing.
         registry.forget_database(row).await?;
         return Ok(match why {
             Some(why) if why.is_there() => Dropped::Theirs(why.to_string()),
@@ -167,9 +167,9 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     match dropped {
         Ok(()) => {}
         Err(e) => match sqlstate(&e) {
-            // Gone meanwhile.
+            // It disappeared in the meantime.
             Some(SqlState::INVALID_CATALOG_NAME) => {}
-            // In use, a subscription or a slot in it, or a right is missing.
+            // It is in use, has a subscription or a slot, or a privilege is missing.
             Some(
                 SqlState::OBJECT_IN_USE
                 | SqlState::INSUFFICIENT_PRIVILEGE
@@ -182,19 +182,19 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     Ok(Dropped::Gone)
 }
 
-/// How the drop of a template that was given up ended.
+/// Result of the drop of a discarded template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OfTemplate {
     /// It is gone.
     Gone,
-    /// Somebody builds, copies or drops it, or it was not given up after all.
+    /// A process builds, copies or drops it, or it was not discarded after all.
     InUse,
-    /// It stays until the next sweep, for these reasons.
+    /// It is kept until the next cleanup, for these reasons.
     Stays(Vec<String>),
 }
 
-/// Drops a broken template, what a dead builder left, or what is left of a template that lost a
-/// database, under both of its locks.
+/// Drops a broken template, the rest of a dead builder's template, or the rest of a template that lost a database,
+/// under both of its locks.
 ///
 /// # Errors
 /// The driver's.
@@ -225,8 +225,8 @@ pub(crate) async fn drop_broken_templates(registry: &mut Registry, project: &str
     Ok(())
 }
 
-/// Drops warm clones at once, as far as nobody takes them meanwhile. Returns how many went, and the
-/// reasons why some databases stay.
+/// Drops warm clones immediately, unless a process claims them in the meantime. Returns the number of dropped
+/// clones, and the reasons why some databases are kept.
 ///
 /// # Errors
 /// The driver's.
@@ -257,7 +257,7 @@ async fn given_up(registry: &mut Registry, id: i64) -> Result<Option<TemplateRow
 }
 
 async fn drop_locked_template(registry: &mut Registry, id: i64, why: &str) -> Result<OfTemplate> {
-    // Sealed between the look and the locks?
+    // Sealed between the check and the locks?
     if given_up(registry, id).await?.is_none() {
         return Ok(OfTemplate::InUse);
     }

@@ -1,4 +1,4 @@
-//! One physical database: the one CREATE, the one DROP, and how to copy.
+//! Operations on one physical database: the only CREATE, the only DROP, and the strategies of copies.
 
 pub(crate) mod create;
 pub(crate) mod drop;

@@ -1,8 +1,8 @@
-//! How a database is copied: by the config, by what was measured on this server, by rule.
+//! Choice of the copy strategy: by the config, by measurements on this server, or by a rule.
 //!
-//! What decides is the number of files and bytes, whether the server syncs, and whether its file system
-//! shares blocks. None of these says what a copy costs on a given disk: so `pgstencil bench` measures it,
-//! and whoever makes warm clones tries on the side whether copies of blocks that are shared are faster.
+//! The choice depends on the number of files and bytes, whether the server syncs, and whether its file system
+//! shares blocks. None of these shows the cost of a copy on a given disk: so `pgstencil bench` measures it, and a
+//! process that creates warm clones also tests whether copies with shared blocks are faster.
 
 use std::path::Path;
 
@@ -15,22 +15,22 @@ use crate::private_server::disk;
 use crate::registry::Registry;
 use crate::registry::measurement::Measurement;
 
-/// Chooses for the databases of one template or clone.
+/// Chooser for the databases of one template or clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Chooser {
     major: u32,
     fsync: bool,
     wanted: Strategy,
     measured: Vec<Measurement>,
-    /// Bytes that are free on the server's disk, where that is this machine's.
+    /// Free bytes on the server's disk, if that is this machine's.
     free: Option<u64>,
 }
 
-/// Below this size it does not matter whether blocks are shared.
+/// Size below which it does not matter whether blocks are shared.
 const PROBED: i64 = 32_000_000;
 
 impl Chooser {
-    /// Reads what there is to go by. `full`: the server's disk was found full just now.
+    /// Reads the data for the choice. `full`: the server's disk was found full just now.
     ///
     /// # Errors
     /// The driver's.
@@ -54,7 +54,7 @@ impl Chooser {
         Ok(chooser)
     }
 
-    /// How to copy a database of this size.
+    /// Returns the strategy to copy a database of this size.
     pub(crate) fn choose(&self, bytes: i64, files: i64) -> CopyStrategy {
         if self.major < 15 {
             return CopyStrategy::Only;
@@ -76,7 +76,7 @@ impl Chooser {
             millis(CopyStrategy::WalLog),
             millis(CopyStrategy::Reflink).filter(|_| self.major >= 18),
         );
-        // A copy through the WAL that fills the disk takes the whole server down.
+        // A copy through the WAL that fills the disk stops the whole server.
         let tight = self.is_tight(bytes);
         let through_wal = match (wal, file) {
             _ if tight => false,
@@ -85,7 +85,7 @@ impl Chooser {
         };
         let best = if through_wal { wal } else { file };
         match (shared, best.or(file)) {
-            // To share blocks succeeds everywhere, and where the file system cannot, it is a plain copy:
+            // Sharing blocks succeeds everywhere, and is a plain copy where the file system does not support it:
             // only a clear gain counts.
             (Some(shared), Some(best)) if shared < 0.8 * best => CopyStrategy::Reflink,
             _ if through_wal => CopyStrategy::WalLog,
@@ -93,7 +93,7 @@ impl Chooser {
         }
     }
 
-    /// What was measured of the size that is nearest, if it is near enough.
+    /// Returns the measurements of the nearest size, if it is near enough.
     fn like(&self, bytes: i64, files: i64) -> Vec<&Measurement> {
         let distance = |m: &&Measurement| {
             let apart = |a: i64, b: i64| ((a.max(1) as f64) / (b.max(1) as f64)).ln().abs();
@@ -120,15 +120,15 @@ impl Chooser {
         self.free.is_some_and(|free| free < needed)
     }
 
-    /// By measurement elsewhere: without fsync FILE_COPY always wins; with it, WAL_LOG wins while there
-    /// is little data in many files, since FILE_COPY syncs each file and forces two checkpoints on
-    /// everybody.
+    /// Applies the rule measured on other servers: without fsync FILE_COPY is always faster; with it, WAL_LOG is
+    /// faster while there is little data in many files, since FILE_COPY syncs each file and forces two checkpoints
+    /// on the whole server.
     fn rule(&self, bytes: i64, files: i64) -> bool {
         self.fsync && bytes / 1_000_000 < files.max(300) / 8
     }
 
-    /// What should be tried on the side, since nobody knows yet whether it pays: a plain copy, to compare
-    /// with, and two that share blocks, since the first of those may have to wait until the template's
+    /// Returns the strategies to test additionally, since it is not known yet whether they pay off: a plain copy
+    /// for comparison, and two that share blocks, since the first of those may have to wait until the template's
     /// own blocks are written.
     pub(crate) fn unknown(&self, bytes: i64, files: i64) -> Vec<CopyStrategy> {
         if self.wanted != Strategy::Auto || self.major < 18 || bytes < PROBED {
@@ -148,10 +148,10 @@ impl Chooser {
             .collect()
     }
 
-    /// What one more copy of this size took; the best of all is what counts. Other sizes that are alike
-    /// keep theirs.
+    /// Returns the measurement with one more copy of this size; only the best time counts. Other similar sizes keep
+    /// theirs.
     pub(crate) fn sample(&self, strategy: CopyStrategy, size: (i64, i64), millis: f64) -> Measurement {
-        // Where there is something alike, that is what `like` will find again.
+        // If there is a similar measurement, `like` will find it again.
         let like = self.like(size.0, size.1);
         let (bytes, files) = like.first().map_or(size, |m| (m.bytes, m.files));
         let known = like.iter().find(|m| m.is(strategy));
@@ -164,7 +164,7 @@ impl Chooser {
         }
     }
 
-    /// One that always chooses the same.
+    /// Returns a chooser that always chooses this strategy.
     pub(crate) fn forced(&self, strategy: CopyStrategy) -> Self {
         let wanted = match strategy {
             CopyStrategy::WalLog => Strategy::WalLog,
@@ -174,12 +174,12 @@ impl Chooser {
         Chooser { wanted, ..self.clone() }
     }
 
-    /// One that goes by what is known, whatever the config says.
+    /// Returns a chooser that uses the measurements, whatever the config specifies.
     pub(crate) fn automatic(&self) -> Self {
         Chooser { wanted: Strategy::Auto, ..self.clone() }
     }
 
-    /// Notes what was measured meanwhile.
+    /// Adds a measurement.
     pub(crate) fn learn(&mut self, new: Measurement) {
         self.measured
             .retain(|old| (old.bytes, old.files, old.strategy) != (new.bytes, new.files, new.strategy));
@@ -269,7 +269,7 @@ mod tests {
         off.learn(off.sample(Reflink, size, 16.0));
         assert_eq!(off.unknown(size.0, size.1), []);
         assert_eq!(off.choose(size.0, size.1), Reflink);
-        // A server that cannot do it is not asked again.
+        // A server that does not support it is not tested again.
         let mut cannot = chooser(18, false);
         cannot.learn(cannot.sample(FileCopy, size, 450.0));
         cannot.learn(cannot.sample(Reflink, size, f64::INFINITY));

@@ -1,4 +1,4 @@
-//! The disk, where it is this machine's.
+//! Checks of the disk, if it is this machine's.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub(super) fn judge_file_system(disk: Option<Disk>, major: u32, strategy: Strate
     })
 }
 
-/// The strategy of the config against what was measured on this server.
+/// Compares the strategy of the config with the measurements on this server.
 pub(super) fn judge_strategy(wanted: Strategy, measured: &[Measurement]) -> Check {
     let name = "copy strategy";
     let word = match wanted {
@@ -76,7 +76,7 @@ pub(super) fn judge_strategy(wanted: Strategy, measured: &[Measurement]) -> Chec
     }
 }
 
-/// The budget of the templates against what is there and what is free.
+/// Compares the budget of the templates with their size and the free space.
 pub(super) fn judge_budget(disk: Option<Disk>, ours: &Ours, max_size: Option<u64>) -> Check {
     const MEGA: u64 = 1_000_000;
     let bytes = |bytes: u64| size(i64::try_from(bytes).unwrap_or(i64::MAX));

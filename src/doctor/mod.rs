@@ -1,7 +1,7 @@
-//! The check-up: what is wrong with this server, role, disk or registry, and what to do about it.
+//! The checks: problems of this server, role, disk or registry, and how to fix them.
 //!
-//! Reading and judging are apart: what is read goes into plain values, and pure functions make
-//! [`Check`]s of them. Nothing is written but by [`fix`], which only does what can do no harm.
+//! Reading and judging are separate: facts are read into plain values, and pure functions make [`Check`]s of them.
+//! Only [`fix`] writes, and it does only what is harmless.
 
 mod disk;
 pub mod private_server;
@@ -22,7 +22,7 @@ use crate::registry::Registry;
 use crate::registry::database::Owner;
 use crate::retention::sweep;
 
-/// How something is.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// As it should be.
@@ -44,31 +44,31 @@ impl Status {
     }
 }
 
-/// One thing that was looked at.
+/// A check, with its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at; a few words, the same at each check-up.
+    /// Name of the check; a few words, the same in each run.
     pub name: &'static str,
-    /// How it is.
+    /// Status of the checked thing.
     pub status: Status,
-    /// What was found.
+    /// Finding, in words.
     pub words: String,
-    /// What a person can do about it.
+    /// Advice for a person.
     pub hint: Option<String>,
-    /// Statements for that, which pgstencil does not run.
+    /// Statements for the advice, which pgstencil does not run.
     pub statements: Vec<String>,
-    /// What [`fix`] can do about it.
+    /// Fix that [`fix`] can apply.
     pub fix: Option<Fix>,
-    /// What was done about it.
+    /// Description of the fix that was applied.
     pub fixed: Option<String>,
 }
 
-/// What can be done without asking anybody.
+/// Fix that needs no confirmation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fix {
-    /// Sweep now.
+    /// Run a cleanup now.
     Sweep,
-    /// Give a template up, so that it is built anew, for this reason.
+    /// Discard a template, so that it is rebuilt, for this reason.
     Rebuild(i64, String),
     /// Mark a template's database of this oid as template again.
     Mark(i64, Oid),
@@ -103,7 +103,7 @@ impl Check {
         Check { fix: Some(fix), ..self }
     }
 
-    /// Something that could not be looked at, or not be used.
+    /// Creates a check for something that could not be checked or used.
     fn error(name: &'static str, status: Status, error: &Error) -> Self {
         let mut words = error.to_string();
         if !error.details().is_empty() {
@@ -119,24 +119,24 @@ impl Check {
     }
 }
 
-/// What is examined, and by which settings.
+/// Objects to check, and the settings for the checks.
 pub(crate) struct Patient<'a> {
     /// The server.
     pub endpoint: &'a Endpoint,
     /// Name of the registry database.
     pub registry: &'a str,
-    /// The limits of the project.
+    /// Limits of the project.
     pub eviction: &'a EvictionSettings,
-    /// How clones are copied.
+    /// Strategy of copies for clones.
     pub strategy: Strategy,
-    /// See the sweep.
+    /// Grace time of the cleanup.
     pub grace: Duration,
-    /// How long it may take.
+    /// Deadline of the checks.
     pub deadline: &'a Deadline,
 }
 
-/// Looks at everything that can be looked at. Writes nothing. What cannot be looked at is a check, too,
-/// and no error.
+/// Checks everything that can be checked. Writes nothing. A failure to check something is also a check, and not an
+/// error.
 pub(crate) async fn examine(patient: &Patient<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut session = match connect(patient).await {
@@ -193,7 +193,7 @@ pub(crate) async fn examine(patient: &Patient<'_>) -> Vec<Check> {
     checks
 }
 
-/// What was read, or a check that says why it was not.
+/// Returns what was read, or adds a check that reports why it was not.
 fn note<T>(name: &'static str, read: Result<T>, checks: &mut Vec<Check>) -> Option<T> {
     match read {
         Ok(value) => Some(value),
@@ -204,7 +204,7 @@ fn note<T>(name: &'static str, read: Result<T>, checks: &mut Vec<Check>) -> Opti
     }
 }
 
-/// A session with any database that exists for sure.
+/// Opens a session with any database that certainly exists.
 async fn connect(patient: &Patient<'_>) -> Result<Session> {
     let mut last = None;
     let others = patient.endpoint.maintenance().iter();
@@ -226,14 +226,14 @@ async fn connect(patient: &Patient<'_>) -> Result<Session> {
     }))
 }
 
-/// Does what can be done about checks, and notes it in them: sweeps, discards templates that cannot be
-/// used as they are, and marks as template again those that somebody unmarked.
+/// Applies the fixes of checks, and records that in them: cleans up, discards templates that cannot be used as they
+/// are, and marks unmarked templates as template again.
 ///
 /// # Errors
-/// The driver's; what was done until then stays done.
+/// The driver's; fixes that were applied until then stay applied.
 pub(crate) async fn fix(patient: &Patient<'_>, checks: &mut [Check]) -> Result<()> {
     let opened = Registry::open_existing(patient.endpoint, patient.registry, patient.deadline).await;
-    // Why it cannot be opened is a check already.
+    // A check already reports why it cannot be opened.
     let Ok(Some(mut registry)) = opened else {
         return Ok(());
     };
@@ -258,8 +258,8 @@ pub(crate) async fn fix(patient: &Patient<'_>, checks: &mut [Check]) -> Result<(
     Ok(())
 }
 
-/// Marks a database of a template as template again, under the template's lock, if it is still the one
-/// that the registry knows.
+/// Marks a database of a template as template again, under the template's lock, if it is still the one that the
+/// registry knows.
 async fn mark(registry: &mut Registry, id: i64, oid: Oid) -> Result<Option<String>> {
     let Some(lock) = registry.try_share(LockKey::template(id)).await? else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The private server beside its databases: what is there to start it, and what it leaves on the disk.
+//! Checks of the private server: the binaries that can start it, and its data on the disk.
 
 use std::error::Error as _;
 
@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::private_server::{Listed, State};
 use crate::quantity::size;
 
-/// There is no Postgres that could be started: what was looked for, and how to get one.
+/// Reports that no Postgres can be started: where it was searched for, and how to get one.
 pub fn no_postgres(error: &Error) -> Check {
     let mut words = vec![error.to_string()];
     words.extend(error.details().iter().cloned());
@@ -15,15 +15,15 @@ pub fn no_postgres(error: &Error) -> Check {
     Check::problem("postgres", words.join("; "), error.hints().join("; "))
 }
 
-/// There is one.
+/// Reports the Postgres that was found.
 pub fn postgres(version: &str) -> Check {
     Check::ok("postgres", format!("PostgreSQL {version} can be started"))
 }
 
-/// What the clusters take on the disk, and whether any of it is of use.
+/// Reports the disk space of the clusters, and whether they are still used.
 pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
     let mut checks = Vec::new();
-    // Without any Postgres no command uses a cluster, and nothing tells which one will be used.
+    // Without any Postgres no command uses a cluster, and it is unknown which one will be used.
     let known = clusters.iter().any(|cluster| cluster.current);
     for cluster in clusters {
         let major = cluster.major;

@@ -1,4 +1,4 @@
-//! What is ours: templates, clones, leftovers, and marks that nobody knows.
+//! Checks of pgstencil's own objects: templates, clones, leftovers, and unknown ownership tags.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,22 +20,22 @@ use crate::registry::{CloneState, DatabaseRow, Registry, TemplateRow, TemplateSt
 use crate::retention::sweep::{self, Action};
 use crate::template::unusable::{DatabaseFault, Unusable};
 
-/// What was read of the registry and of the databases that it knows.
+/// Facts about the registry and the databases that it knows.
 #[derive(Default)]
 pub(super) struct Ours {
     pub(super) templates: Vec<ReadyTemplate>,
     /// Oids of all databases that have a row.
     pub(super) known: HashSet<Oid>,
-    /// What a sweep would do now.
+    /// Actions that a cleanup would perform now.
     pub(super) sweep: Vec<Action>,
-    /// What keeps those from being dropped.
+    /// Obstacles that keep these databases from being dropped.
     pub(super) obstacles: Vec<Obstacle>,
     pub(super) replaced: Vec<ReplacedRow>,
-    /// Databases of clones and of templates that were given up, which no sweep will drop.
+    /// Databases of clones and of discarded templates that no cleanup will drop.
     pub(super) estranged: Vec<Lost>,
-    /// Databases with the mark of one of ours, whose name is beside, that are others.
+    /// Other databases with the ownership tag of one of pgstencil's, each with the name of that one.
     pub(super) copies: Vec<(String, String)>,
-    /// Databases with a mark of which the registry knows nothing.
+    /// Databases with an ownership tag that the registry does not know.
     pub(super) foreign: Foreign,
     pub(super) clones_in_use: i64,
     pub(super) template_bytes: u64,
@@ -43,13 +43,13 @@ pub(super) struct Ours {
     pub(super) most_relations: i64,
 }
 
-/// A ready template, and the sessions in its databases.
+/// Ready template, and the sessions in its databases.
 pub(super) struct ReadyTemplate {
     held: HeldTemplate,
     visitors: Vec<String>,
 }
 
-/// Databases with a mark of which the registry knows nothing, and the databases that may be their registry.
+/// Databases with an ownership tag that the registry does not know, and the databases that may be their registry.
 #[derive(Default)]
 pub(super) struct Foreign {
     found: Vec<Found>,
@@ -57,7 +57,8 @@ pub(super) struct Foreign {
 }
 
 impl Foreign {
-    /// Of all databases of the server. `own`: name of our registry; `known`: whether it knows a database.
+    /// Collects them from all databases of the server. `own`: name of the registry; `known`: whether it knows a
+    /// database.
     pub(super) fn read(all: &[Found], own: &str, known: impl Fn(&Found) -> bool) -> Self {
         let marked = |d: &&Found| Mark::any_in(d.comment.as_deref());
         let registry = |d: &&Found| d.private && d.open && !marked(d) && d.name != own;
@@ -68,11 +69,11 @@ impl Foreign {
     }
 }
 
-/// A database that somebody changed so that it is left alone.
+/// Database that was changed so that pgstencil leaves it alone.
 pub(super) struct Lost {
     row: DatabaseRow,
     why: Estranged,
-    /// What it belongs to, for a person.
+    /// Template or clone that it belongs to, for a person.
     of: String,
 }
 
@@ -81,8 +82,8 @@ impl Ours {
         self.known.contains(&oid)
     }
 
-    /// Notes which databases of a template or a clone somebody changed. One that is gone is no fault: a
-    /// test runner may have dropped it.
+    /// Records which databases of a template or a clone were changed. A dropped database is no fault: a test runner
+    /// may have dropped it.
     async fn lose(&mut self, registry: &mut Registry, owner: &Owner, of: &str) -> Result<()> {
         let estranged = registry.estranged(owner).await?;
         let there = estranged.into_iter().filter(|(_, why)| why.is_there());
@@ -194,7 +195,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
     checks
 }
 
-/// What is wrong with one template, but for its collations.
+/// Returns the problems of one template, except its collations.
 fn template(state: &ReadyTemplate) -> Vec<Check> {
     let name = "templates";
     let HeldTemplate { row, databases, found } = &state.held;
@@ -233,7 +234,7 @@ fn template(state: &ReadyTemplate) -> Vec<Check> {
     checks
 }
 
-/// A template that cannot be used. `of`: which one, for a person.
+/// Reports a template that cannot be used. `of`: name of the template, for a person.
 fn unusable(row: &TemplateRow, of: &str, why: &Unusable) -> Check {
     let name = "templates";
     let problem = |words: String, rebuild: &str, hint: String| {
@@ -290,7 +291,7 @@ fn unusable(row: &TemplateRow, of: &str, why: &Unusable) -> Check {
     }
 }
 
-/// Collations within templates, whose versions Postgres does not look at when it copies.
+/// Reports changed collations in templates, whose versions Postgres does not check during a copy.
 fn collations(templates: &[ReadyTemplate]) -> Vec<Check> {
     let name = "collations";
     let mut checks = Vec::new();
@@ -327,7 +328,7 @@ fn collations(templates: &[ReadyTemplate]) -> Vec<Check> {
     checks
 }
 
-/// What a crash of Postgres takes from a template.
+/// Reports the contents that a template loses in a crash of Postgres.
 fn unlogged(row: &TemplateRow, of: &str) -> Option<Check> {
     let unlogged = &row.built_with.0.unlogged_tables;
     (!unlogged.is_empty()).then(|| {
@@ -342,7 +343,7 @@ fn unlogged(row: &TemplateRow, of: &str) -> Option<Check> {
     })
 }
 
-/// Whether IS_TEMPLATE is as the seal set it.
+/// Checks whether IS_TEMPLATE is as the seal set it.
 fn mark(row: &TemplateRow, own: &DatabaseRow, found: &Database, of: &str) -> Option<Check> {
     let database = format!("database `{}` of template {of}", own.name);
     let source = row.built_with.0.source.as_ref();

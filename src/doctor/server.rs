@@ -1,4 +1,4 @@
-//! The server itself: version, rights, settings, room for sessions and locks.
+//! Checks of the server itself: version, privileges, settings, room for sessions and locks.
 
 use super::Check;
 use super::registry::Ours;
@@ -9,7 +9,7 @@ use crate::pg::slots::Slots;
 use crate::pg::sql::quote_ident;
 use crate::quantity::count;
 
-/// What was read of the server.
+/// Facts about the server.
 pub(super) struct Seen {
     pub(super) role: String,
     pub(super) settings: Settings,
@@ -37,7 +37,7 @@ pub(super) async fn read(session: &mut Session) -> Result<Seen> {
     })
 }
 
-/// The minor releases of August 2023 first mark a database whose DROP was interrupted.
+/// First minor releases, of August 2023, that mark a database whose DROP was interrupted.
 /// <https://www.postgresql.org/docs/release/15.4/>
 const MARK_INVALID: [(u32, u32); 3] = [(13, 12), (14, 9), (15, 4)];
 
@@ -88,7 +88,7 @@ fn rights(seen: &Seen) -> Check {
     )
 }
 
-/// Settings that make copies slower, by measurement.
+/// Checks the settings that make copies slower, by measurement.
 fn copies(settings: &Settings) -> Check {
     let is = |name: &str, value: &str| settings.get(name).is_some_and(|v| v == value);
     let mut slow = Vec::new();
@@ -129,7 +129,7 @@ fn orphans(seen: &Seen) -> Check {
     }
 }
 
-/// fsync costs copies most; a server that holds nothing but ours can do without.
+/// Checks `fsync`, the largest cost of copies; a server with only pgstencil's databases can do without it.
 pub(super) fn judge_fsync(seen: &Seen, fsync: bool, ours: &Ours, registry: &str) -> Check {
     let name = "fsync";
     let system = ["postgres", "template0", "template1", registry];
@@ -149,7 +149,7 @@ fn of_clones(clones: i64) -> String {
     count(usize::try_from(clones).unwrap_or_default(), "clone")
 }
 
-/// Sessions and locks, against the clones in use.
+/// Checks the room for sessions and locks, against the clones in use.
 pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
     let number = |name: &str| {
         let value = seen.settings.get(name);

@@ -1,27 +1,27 @@
-//! [`FileCache`]: what an earlier read of the inputs found, so that nothing is read, hashed or listed again that
-//! has not changed.
+//! [`FileCache`]: results of an earlier read of the inputs, so that only changed files and directories are read,
+//! hashed or listed again.
 //!
-//! As git's index and its untracked cache do it: a file has not changed if `stat` shows the same device, inode,
-//! size, modification time and change time; a directory has the same entries if its own times and inode are the
-//! same. Nobody can set the change time, so `touch -r`, `rsync -t` and restored backups are seen.
+//! Works like git's index and its untracked cache: a file has not changed if `stat` shows the same device, inode,
+//! size, modification time and change time; a directory has the same entries if its own times and inode are the same.
+//! No program can set the change time, so `touch -r`, `rsync -t` and restored backups are noticed.
 //!
-//! Four rules keep a hit from being wrong:
+//! Four rules keep hits correct:
 //!
-//! - **Racy entries are not kept.** A clock of a file system may stand still while a file is written twice. So an
-//!   entry counts only if its change time was [`SETTLED`] before the look
+//! - **Racy entries are not kept.** A clock of a file system may not advance while a file is written twice. So an
+//!   entry is kept only if its change time was [`SETTLED`] before the check
 //!   (<https://git-scm.com/docs/racy-git>).
-//! - **`stat` comes first**, then the reading or listing. A change in between leaves an entry that does not fit
-//!   the next look, never one that fits and is wrong.
+//! - **`stat` comes first**, then the reading or listing. After a change in between, the entry does not match
+//!   the next check; it never matches wrongly.
 //! - **A directory with a symbolic link is listed each time**, since the target of the link may change without
 //!   the directory. A change of a `.gitignore` file discards the whole walk.
-//! - **Only local file systems** whose times can be trusted: not NFS, SMB, FUSE or virtiofs, whose attributes lag
-//!   behind.
+//! - **Only local file systems** are cached, since their times can be trusted: not NFS, SMB, FUSE or virtiofs,
+//!   whose attributes may be outdated.
 //!
-//! What the cache does not see is what git does not see either: a write through `mmap` that the kernel has not
-//! written back, and a disk that is changed beneath the file system.
+//! The cache misses the same changes as git does: a write through `mmap` that the kernel has not written back, and a
+//! disk that is changed beneath the file system.
 //!
-//! On disk the cache is one file for each root, with a checksum, replaced as a whole: it may be lost, truncated or
-//! overwritten by another process at any time, and then costs a read of the files. It is not used on another
+//! On disk the cache is one file for each root, with a checksum, replaced as a whole. It may be lost, truncated or
+//! overwritten by another process at any time, which only costs a read of the files. It is not used on another
 //! machine, nor by another user.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -44,18 +44,18 @@ use crate::config::{Definition, InputLines};
 use crate::error::Result;
 use crate::private_file::{self, Reader};
 
-/// How long before the look an entry must have changed for the last time, to be kept. The coarsest clock of a
-/// local file system ticks once in this time.
+/// Minimum time between an entry's last change and the check, for the entry to be kept. The coarsest clock of a local
+/// file system ticks once in this time.
 const SETTLED: Duration = Duration::from_secs(2);
-/// How many definitions of one root are kept.
+/// Maximum number of definitions of one root that are kept.
 const DEFINITIONS: usize = 16;
-/// A larger file is not read.
+/// Maximum size of a cache file; a larger one is not read.
 const LARGEST: u64 = 256 << 20;
-/// Begins each file. The number changes with the format, and with the rules of the walk.
+/// First bytes of each file. The number changes with the format, and with the rules of the walk.
 const FORMAT: &[u8] = b"pgstencil file cache 1\n";
 
-/// The results of earlier reads of the inputs below one root. Threads may share it; several processes may use the
-/// same directory.
+/// Cache of earlier reads of the inputs below one root. Threads may share it; several processes may use the same
+/// directory.
 pub(crate) struct FileCache {
     place: Option<Place>,
     keeps: bool,
@@ -63,7 +63,7 @@ pub(crate) struct FileCache {
     state: Mutex<State>,
 }
 
-/// Where a cache is kept between processes.
+/// Location of a cache that is kept between processes.
 struct Place {
     directory: PathBuf,
     machine: String,
@@ -72,15 +72,15 @@ struct Place {
 #[derive(Default)]
 struct State {
     root: PathBuf,
-    /// The last used definition comes first.
+    /// The results, with the most recently used definition first.
     kept: Vec<Kept>,
     globs: HashMap<Key, Arc<Globs>>,
 }
 
-/// Hash of the keys of a definition that decide what a walk finds.
+/// Hash of the keys of a definition that decide the result of a walk.
 type Key = [u8; 32];
 
-/// The results for one definition.
+/// Results for one definition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     key: Key,
@@ -91,14 +91,14 @@ struct Kept {
     lines: Vec<Lines>,
 }
 
-/// One directory, and what the globs choose in it.
+/// Directory, and the files in it that the globs select.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Directory {
-    /// `None`: the directory is listed each time.
+    /// `None` if the directory is listed each time.
     stat: Option<Stat>,
     gitignore: Gitignore,
     files: Vec<Chosen>,
-    /// Files that the build command names and no glob decides about.
+    /// Files that the build command names and about which no glob decides.
     named: Vec<Named>,
     /// The globs that match a file here, whether a later glob excludes the file or not.
     seen: BTreeSet<usize>,
@@ -109,7 +109,7 @@ struct Directory {
 enum Gitignore {
     None,
     Settled(Stat),
-    /// It was written just before the walk: it may have changed since.
+    /// It was written just before the walk, so it may have changed since.
     Racy,
 }
 
@@ -127,7 +127,7 @@ struct Named {
     content: Option<Content>,
 }
 
-/// What a file held when `stat` was true of it.
+/// Content of a file while it had this `stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Content {
     stat: Stat,
@@ -135,7 +135,7 @@ struct Content {
     bytes: u64,
 }
 
-/// What an expression of `input_lines` found in a file.
+/// Lines of a file that an expression of `input_lines` matched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Lines {
     file: String,
@@ -144,7 +144,7 @@ struct Lines {
     found: LinesInput,
 }
 
-/// The numbers that a write to a file, or a new entry of a directory, changes.
+/// Numbers that a write to a file, or a new entry of a directory, changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stat {
     device: u64,
@@ -155,7 +155,7 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    /// Follows links.
+    /// Reads them from the file system; follows links.
     pub(super) fn read(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|found| Stat::of(&found))
     }
@@ -171,34 +171,34 @@ impl Stat {
     }
 }
 
-/// What a read yields.
+/// Result of a read.
 pub(super) struct Read {
     pub(super) walked: Walked,
     /// Hash and length of each file.
     pub(super) hashes: Vec<(String, u64)>,
-    /// In the order of the config.
+    /// Lines in the order of the config.
     pub(super) lines: Vec<LinesInput>,
 }
 
 impl FileCache {
-    /// Makes a cache that lives as long as the value.
+    /// Creates a cache that lives as long as the value.
     pub(crate) fn in_memory() -> Self {
         FileCache { place: None, keeps: true, settled: SETTLED, state: Mutex::default() }
     }
 
-    /// Makes a cache that keeps nothing: each read looks at all files.
+    /// Creates a cache that keeps nothing: each read examines all files.
     pub(crate) fn off() -> Self {
         FileCache { keeps: false, ..FileCache::in_memory() }
     }
 
-    /// Makes a cache that is kept in `directory`, as one file for each root. `machine` tells apart the machines
-    /// that share the directory. The directory is created with its first file. If the directory or a file belongs
-    /// to another user (as under `sudo`), the cache neither reads nor writes there.
+    /// Creates a cache that is kept in `directory`, as one file for each root. `machine` distinguishes the machines
+    /// that share the directory. The directory is created with its first file. If the directory or a file belongs to
+    /// another user (as under `sudo`), the cache neither reads nor writes there.
     pub(crate) fn at(directory: PathBuf, machine: String) -> Self {
         FileCache { place: Some(Place { directory, machine }), ..FileCache::in_memory() }
     }
 
-    /// Reads what the globs of `definition` choose below `root`, and its `input_lines`.
+    /// Reads the files that the globs of `definition` select below `root`, and its `input_lines`.
     ///
     /// # Errors
     /// As [`super::Inputs::read`]. After an error, nothing of this read is kept.
@@ -227,7 +227,7 @@ impl FileCache {
     }
 
     fn state(&self, root: &Path) -> MutexGuard<'_, State> {
-        // After a panic the entries still are what was found.
+        // After a panic the entries are still correct.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.root != root {
             let kept = self.place.as_ref().and_then(|place| place.load(root)).unwrap_or_default();
@@ -253,7 +253,7 @@ fn key(definition: &Definition) -> Key {
     *hasher.finalize().as_bytes()
 }
 
-/// One read of the inputs.
+/// Read of the inputs.
 struct Look<'a> {
     root: &'a Path,
     globs: &'a Arc<Globs>,
@@ -263,7 +263,7 @@ struct Look<'a> {
     devices: Mutex<HashMap<u64, bool>>,
 }
 
-/// A file that counts, and where its content is kept.
+/// An input file, and where its content is kept.
 struct File {
     found: Found,
     known: Option<Content>,
@@ -283,9 +283,9 @@ impl<'a> Look<'a> {
         Look { root, globs, definition, settled, devices: Mutex::default() }
     }
 
-    /// Returns the inputs, what is to be kept, and whether that differs from `before`. A file that is gone when it
-    /// is read was deleted after the walk, or is being replaced as `git checkout` does it: then all is walked
-    /// again, without the cache. `after_walk` is called between walk and reading.
+    /// Returns the inputs, the results to keep, and whether those differ from `before`. A file that no longer exists
+    /// when it is read was deleted after the walk, or is being replaced as `git checkout` does it: then the whole
+    /// tree is walked again, without the cache. `after_walk` is called between walk and reading.
     fn read(
         &self,
         key: Key,
@@ -326,7 +326,7 @@ impl<'a> Look<'a> {
         unreachable!("the last walk returns")
     }
 
-    /// Lists the tree again as far as it may have changed. Returns whether anything did.
+    /// Lists the possibly changed parts of the tree again. Returns whether anything changed.
     fn list(&self, kept: &mut Kept) -> Result<bool> {
         if !kept.directories.is_empty()
             && let Some(changed) = self.changed(kept)
@@ -345,7 +345,7 @@ impl<'a> Look<'a> {
         Ok(true)
     }
 
-    /// The directories that must be listed again; `None` if all must be, since a `.gitignore` changed.
+    /// Returns the directories that must be listed again; `None` if all must be, since a `.gitignore` changed.
     fn changed(&self, before: &Kept) -> Option<BTreeSet<RelPath>> {
         let mut changed = BTreeSet::new();
         for (path, known) in &before.directories {
@@ -366,8 +366,8 @@ impl<'a> Look<'a> {
         Some(changed)
     }
 
-    /// Lists the directories that changed, those above them, and those that are new. `None` if one of them gained
-    /// or lost a `.gitignore`: that counts for directories that were not listed, too.
+    /// Lists the directories that changed, their parents, and new ones. Returns `None` if one of them gained or lost
+    /// a `.gitignore`, which also affects directories that were not listed.
     fn list_again(
         &self,
         before: &Kept,
@@ -385,7 +385,7 @@ impl<'a> Look<'a> {
             .map(|(path, entered)| self.directory(path.clone(), entered, before.directory(&path)))
             .collect();
         let fresh: BTreeSet<RelPath> = directories.keys().cloned().collect();
-        // A directory comes after the one that it lies in.
+        // A directory comes after its parent.
         for (path, known) in &before.directories {
             if let Some(listed) = directories.get(path) {
                 if listed.gitignore != known.gitignore {
@@ -405,7 +405,7 @@ impl<'a> Look<'a> {
         Ok(Some(directories.into_iter().collect()))
     }
 
-    /// `before`: the same directory when it was listed the last time, whose contents of files may still be true.
+    /// `before`: the same directory when it was last listed, whose file contents may still be valid.
     fn directory(&self, path: RelPath, entered: Entered, before: Option<&Directory>) -> (RelPath, Directory) {
         let at = self.root.join(path.to_path());
         let stat = entered.stat.filter(|stat| self.is_settled(&at, stat, entered.at));
@@ -424,7 +424,7 @@ impl<'a> Look<'a> {
             Named { path, is_text, content }
         });
         let directory = Directory {
-            // The target of a link may change, or come, without a change here.
+            // The target of a link may change, or be created, without a change here.
             stat: stat.filter(|_| !has_links(&at)),
             gitignore: match entered.gitignore {
                 None => Gitignore::None,
@@ -438,7 +438,7 @@ impl<'a> Look<'a> {
         (path, directory)
     }
 
-    /// Whether a change after the look would show: the clock of the file system has ticked since the last change.
+    /// Whether a change after the check would show: the file system's clock has ticked since the last change.
     fn is_settled(&self, path: &Path, stat: &Stat, looked: SystemTime) -> bool {
         let is_local = || {
             let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
@@ -452,7 +452,7 @@ impl<'a> Look<'a> {
             && is_local()
     }
 
-    /// The files that count, sorted by path, and for each glob whether it matches a file.
+    /// Returns the input files, sorted by path, and for each glob whether it matches a file.
     fn files(&self, kept: &mut Kept) -> Result<(Vec<File>, Vec<bool>)> {
         let mut files = Vec::new();
         let mut seen = vec![false; self.globs.iter().count()];
@@ -484,7 +484,7 @@ impl<'a> Look<'a> {
         Ok((files, seen))
     }
 
-    /// The content of each file, and whether it may be kept; or the first file that cannot be read.
+    /// Returns the content of each file, and whether it may be kept; or the first file that cannot be read.
     fn contents(&self, files: &[File]) -> Result<Hashed<(Content, bool)>> {
         hash_all(files.len(), |at| {
             let path = self.root.join(files[at].found.path.to_path());
@@ -498,7 +498,7 @@ impl<'a> Look<'a> {
         })
     }
 
-    /// The lines in the order of the config, and whether what is kept of them changed.
+    /// Returns the lines in the order of the config, and whether the kept ones changed.
     fn lines(&self, kept: &mut Kept) -> Result<(Vec<LinesInput>, bool)> {
         let before = std::mem::take(&mut kept.lines);
         let mut all = Vec::new();
@@ -523,7 +523,7 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Notes the contents of the files that may be kept. Returns whether that changed anything.
+/// Records the contents of the files that may be kept. Returns whether that changed anything.
 fn note(kept: &mut Kept, files: &[File], contents: &[(Content, bool)]) -> bool {
     let mut is_new = false;
     let mut hidden = Vec::new();
@@ -554,8 +554,8 @@ fn has_links(directory: &Path) -> bool {
     entries.any(|entry| entry.and_then(|entry| entry.file_type()).map_or(true, |kind| kind.is_symlink()))
 }
 
-/// File systems of this machine, by the numbers of linux/magic.h and of the ZFS module. Others, such as NFS, SMB,
-/// FUSE, 9p and virtiofs, ask another machine, whose answers lag.
+/// Local file systems, by the numbers of linux/magic.h and of the ZFS module. Others, such as NFS, SMB, FUSE, 9p and
+/// virtiofs, query another machine, whose answers may be outdated.
 #[cfg(target_os = "linux")]
 fn is_local(path: &Path) -> bool {
     const EXT4: u32 = 0xef53;
@@ -579,10 +579,10 @@ fn is_local(path: &Path) -> bool {
     matches!(&name[..], b"apfs" | b"hfs")
 }
 
-/// The contents of a cache file.
+/// Contents of a cache file.
 #[derive(Serialize, Deserialize)]
 struct Contents {
-    /// The name of the file is only a hash of these two.
+    /// Stored since the name of the file is only a hash of these two.
     root: RelPath,
     machine: String,
     kept: Vec<Kept>,
@@ -595,7 +595,7 @@ impl Place {
         self.directory.join(format!("files-{}", &hasher.finalize().to_hex()[..16]))
     }
 
-    /// `None` if there is no file, or it is not to be trusted.
+    /// Returns `None` if there is no file, or it is not trusted.
     fn load(&self, root: &Path) -> Option<Vec<Kept>> {
         self.is_own_directory().then_some(())?;
         let open = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(self.file(root));
@@ -617,7 +617,7 @@ impl Place {
         fits.then_some(contents.kept)
     }
 
-    /// Replaces the file as a whole. Of two processes, the last one wins.
+    /// Replaces the file as a whole. If two processes write, the last one wins.
     fn write(&self, root: &Path, kept: &[Kept]) -> io::Result<()> {
         private_file::create_directories(&self.directory, false).map_err(|(_, e)| e)?;
         if !self.is_own_directory() {
@@ -631,7 +631,7 @@ impl Place {
         private_file::replace_file(&self.file(root), &bytes, Reader::Us)
     }
 
-    /// Whether the directory is this user's, and nobody else can put a file into it.
+    /// Whether the directory is this user's, and no other user can create a file in it.
     fn is_own_directory(&self) -> bool {
         let about = fs::symlink_metadata(&self.directory);
         about.is_ok_and(|d| d.is_dir() && d.uid() == geteuid().as_raw() && d.mode() & 0o022 == 0)
@@ -650,7 +650,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// Longer than a clock of the kernel ticks.
+    /// Longer than a tick of a kernel clock.
     const TICK: Duration = Duration::from_millis(12);
 
     struct Tree(TempDir, Definition);
@@ -680,12 +680,12 @@ mod tests {
             Inputs::read(cache, &self.root(), &self.1, &|_| None).map_err(|e| e.to_string())
         }
 
-        /// With the cache and without.
+        /// Compares the results with the cache and without it.
         fn compare(&self, cache: &FileCache) {
             assert_eq!(self.read(cache), self.read(&FileCache::in_memory()));
         }
 
-        /// The paths that the cache would hash or list again.
+        /// Returns the paths that the cache would hash or list again.
         fn stale(&self, cache: &FileCache) -> Vec<String> {
             let state = cache.state(&self.root());
             let kept = &state.kept[0];
@@ -741,13 +741,13 @@ mod tests {
         let cache = quick();
         tree.compare(&cache);
         assert_eq!(tree.stale(&cache), [""; 0]);
-        // The listing of a directory with an old time is not looked at: nothing is found there.
+        // A directory with an old time is not listed, so nothing is found there.
         let state = |cache: &FileCache| cache.state(&tree.root()).kept.clone();
         let before = state(&cache);
         let first = tree.read(&cache);
         assert_eq!(state(&cache), before);
         assert_eq!(tree.read(&cache), first);
-        // A hash that stands in the cache is taken.
+        // A hash in the cache is used.
         let mut false_cache = before;
         for (_, directory) in &mut false_cache[0].directories {
             for content in directory.files.iter_mut().filter_map(|f| f.content.as_mut()) {
@@ -788,7 +788,7 @@ mod tests {
         assert_eq!((kept(&at("m1")), kept(&at("m2"))), (1, 0));
         let file = fs::read_dir(directory.path().join("cache")).unwrap().next().unwrap().unwrap().path();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-        // Cut, or changed: worthless, and no harm.
+        // Truncated or changed: unusable, but harmless.
         let whole = fs::read(&file).unwrap();
         for length in [0, 10, 40, whole.len() - 1] {
             fs::write(&file, &whole[..length]).unwrap();
@@ -801,7 +801,7 @@ mod tests {
         assert_eq!(kept(&at("m1")), 0);
         fs::write(&file, &whole).unwrap();
         assert_eq!(kept(&at("m1")), 1);
-        // Others could have written it.
+        // Other users could have written it.
         fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
         assert_eq!(kept(&at("m1")), 0);
         if geteuid().is_root() {
@@ -815,11 +815,11 @@ mod tests {
         }
     }
 
-    /// What people and tools do to a tree between two reads.
+    /// Changes that users and tools make to a tree between two reads.
     #[derive(Clone, Debug)]
     enum Step {
         Write(usize, u8),
-        /// Of the same length, with the old modification time.
+        /// Writes the same length, and keeps the old modification time.
         WriteQuietly(usize, u8),
         Remove(usize),
         Rename(usize, usize),
@@ -868,7 +868,7 @@ mod tests {
         ]
     }
 
-    /// Steps that cannot be done are left out.
+    /// Applies a step; steps that are impossible are skipped.
     fn act(tree: &Tree, step: &Step) {
         let file = |n: &usize| tree.at(FILES[*n]);
         let directory = |n: &usize| tree.at(DIRECTORIES[*n]);

@@ -1,4 +1,4 @@
-//! The walk over the tree: which files the globs choose.
+//! The walk over the tree: finds the files that the globs select.
 //!
 //! The result must be the same on every machine that has the same files. So every filter of
 //! [`ignore::WalkBuilder`] is set here, with its reason, and none keeps its default.
@@ -38,27 +38,27 @@ use super::recipe::RelPath;
 use super::snapshot::Directory;
 use crate::error::{Error, Result};
 
-/// A selected file.
+/// Selected file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) path: RelPath,
-    /// The keys that select it.
+    /// Keys that select it.
     pub(super) kinds: Kinds,
-    /// Whether it counts only because the build command names it.
+    /// Whether it is an input only because the build command names it.
     pub(super) named: bool,
 }
 
 /// Result of a walk.
 pub(super) struct Walked {
-    /// The selected files, sorted by path.
+    /// Selected files, sorted by path.
     pub(super) files: Vec<Found>,
     /// For each glob, whether it matches any file, even if a later glob excludes it.
     pub(super) seen: Vec<bool>,
-    /// The directories that were entered, if the walk lists them.
+    /// Directories that were entered, if the walk lists them.
     pub(super) directories: BTreeMap<RelPath, Directory>,
 }
 
-/// Something that the walk found.
+/// Item that the walk found.
 enum Sight {
     File(Found),
     Directory(RelPath, Directory),
@@ -75,7 +75,7 @@ pub(super) enum Gitignore {
 pub(super) fn builder(root: &Path, gitignore: Gitignore) -> WalkBuilder {
     let mut walk = WalkBuilder::new(root);
     walk
-        // The tree's own .gitignore files list what is made on this machine: caches, build output.
+        // The tree's own .gitignore files list files created on this machine: caches, build output.
         .git_ignore(gitignore == Gitignore::Honour)
         // They also count without a .git directory: in a tarball, or in a container after COPY. This also
         // makes a nested repository (submodule) obey the outer files in every case.
@@ -162,26 +162,26 @@ fn first(mut failures: Vec<Failure>) -> Result<()> {
     failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
 
-/// The result of [`list`].
+/// Result of [`list`].
 #[derive(Default)]
 pub(super) struct Listing {
     pub(super) entered: BTreeMap<RelPath, Entered>,
-    /// The directories that the walk would have entered, had they not been among the leaves.
+    /// Directories that the walk would have entered if they were not among the leaves.
     pub(super) left: BTreeSet<RelPath>,
 }
 
-/// One directory, and what the globs choose in it.
+/// Directory, and the files in it that the globs select.
 pub(super) struct Entered {
-    /// Of the directory, before it was listed.
+    /// `stat` of the directory, from before it was listed.
     pub(super) stat: Option<Stat>,
-    /// Of its `.gitignore`, before that was read.
+    /// `stat` of its `.gitignore`, from before that was read.
     pub(super) gitignore: Option<Stat>,
-    /// When these were read.
+    /// Time at which these were read.
     pub(super) at: SystemTime,
     pub(super) files: Vec<Found>,
-    /// Files that the build command names and no glob decides about, and whether they are text.
+    /// Files that the build command names and about which no glob decides, and whether they are text.
     pub(super) named: Vec<(RelPath, bool)>,
-    /// The globs that match a file here.
+    /// Globs that match a file here.
     pub(super) seen: BTreeSet<usize>,
 }
 
@@ -193,8 +193,8 @@ impl Entered {
     }
 }
 
-/// Walks as [`walk`] does, without entering `leaves`, and returns what the globs choose in each directory. The files
-/// that only [`hidden_files`] finds are not among them.
+/// Walks as [`walk`] does, without entering `leaves`, and returns the files that the globs select in each directory.
+/// The files that only [`hidden_files`] finds are not among them.
 ///
 /// # Errors
 /// As [`walk`].
@@ -202,7 +202,7 @@ pub(super) fn list(root: &Path, globs: &Arc<Globs>, leaves: BTreeSet<RelPath>) -
     let real_root = real(root)?;
     let mut builder = builder(root, Gitignore::Honour);
     if !leaves.is_empty() {
-        // Little is left to list.
+        // There is little left to list.
         builder.threads(1);
     }
     let listing = Listing {
@@ -249,7 +249,7 @@ pub(super) fn list(root: &Path, globs: &Arc<Globs>, leaves: BTreeSet<RelPath>) -
                 return WalkState::Continue;
             };
             let mut listing = lock(listing);
-            // The filter has noted it.
+            // The filter has recorded it.
             if let Some(directory) = listing.entered.get_mut(&parent) {
                 directory.seen.extend(&visitor.hits);
                 directory.named.extend(named);
@@ -278,7 +278,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The files that a .gitignore hides, and that count since a key names them without wildcards.
+/// Returns the files that a .gitignore hides, but that are inputs since a key names them without wildcards.
 ///
 /// # Errors
 /// As [`walk`].
@@ -307,7 +307,7 @@ fn real(root: &Path) -> Result<PathBuf> {
     }
 }
 
-/// A file that a .gitignore hides, if it is there and counts since a key names it without wildcards.
+/// Returns a file that a .gitignore hides, if it exists and is an input since a key names it without wildcards.
 fn hidden(root: &Path, globs: &Globs, path: &RelPath, seen: &mut [bool]) -> Option<Result<Found, Failure>> {
     let relative = path.to_path();
     if relative.components().any(|c| c.as_os_str() == ".git") {
@@ -369,7 +369,7 @@ struct Visitor<'a> {
     list: bool,
     seen: &'a [AtomicBool],
     hits: Vec<usize>,
-    /// The last file that the build command names and no glob decides about, and whether it is text.
+    /// Last file that the build command names and about which no glob decides, and whether it is text.
     named: Option<(RelPath, bool)>,
 }
 
@@ -469,8 +469,8 @@ impl Found {
     }
 }
 
-/// Whether a file is text, as git sees it: without a zero byte at its beginning. A program that the build
-/// makes is not. One that cannot be read is told when it is hashed.
+/// Whether a file is text, as git sees it: without a zero byte at its beginning. A program that the build creates is
+/// not. A file that cannot be read is reported when it is hashed.
 pub(super) fn is_text(path: &Path) -> bool {
     const BEGINNING: u64 = 8000;
     let mut bytes = Vec::new();

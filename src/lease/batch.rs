@@ -1,4 +1,4 @@
-//! [`Batch`]: the clones that one request asks for, as far as they are there.
+//! [`Batch`]: the clones of one request, as far as they exist.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -11,34 +11,33 @@ use crate::names::{self, NameParts, NamePattern};
 use crate::registry::owner::Tenure;
 use crate::variables::{Outcome, Shard};
 
-/// The clones that one request asks for. They are made in order: the first ones are there, the others are
-/// missing.
+/// The clones of one request. They are created in order: the first ones exist, the others are missing.
 #[derive(Clone, Debug)]
 pub(crate) struct Batch<'a> {
     naming: Naming<'a>,
     tenures: Vec<Tenure<'a>>,
-    /// `{id}`: the same for all clones, so that their names can belong together. The first clone has it for its
-    /// own id.
+    /// Value of `{id}`: the same for all clones, so that their names can belong together. It is also the first
+    /// clone's own id.
     pub(super) group: String,
-    /// How their template came about, for `after_clone`.
+    /// How their template was obtained, for `after_clone`.
     pub(crate) outcome: Outcome,
-    /// Those that are there.
+    /// Clones that exist.
     pub(crate) clones: Vec<ClonedSet>,
-    /// When the first look for them began.
+    /// Time of the first check for them.
     pub(crate) started: Instant,
 }
 
-/// What the databases are called.
+/// Naming of the databases.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Naming<'a> {
     /// Names of the databases.
     pub(crate) pattern: &'a NamePattern,
-    /// `{shard}`
+    /// Shard, for `{shard}`.
     pub(crate) shard: Option<Shard>,
 }
 
 impl Naming<'_> {
-    /// The names of one clone's databases, in the order of the definition. `group`: `{id}`; `index`: `{n}`.
+    /// Returns the names of one clone's databases, in the order of the definition. `group`: `{id}`; `index`: `{n}`.
     ///
     /// # Errors
     /// As [`NamePattern::render`].
@@ -62,7 +61,7 @@ impl Naming<'_> {
         context.definition.databases.iter().map(render).collect()
     }
 
-    /// Fails if the pattern cannot name that many clones: to be asked before a long build.
+    /// Fails if the pattern cannot name that many clones; to be checked before a long build.
     ///
     /// # Errors
     /// [`crate::Kind::Usage`]
@@ -84,7 +83,7 @@ impl Naming<'_> {
 }
 
 impl<'a> Batch<'a> {
-    /// A batch of clones that are all missing. `tenures`: for each, for whom and how long it is kept.
+    /// Creates a batch of clones that are all missing. `tenures`: for each, its owner and term.
     pub(crate) fn new(naming: Naming<'a>, tenures: Vec<Tenure<'a>>) -> Self {
         Batch {
             naming,
@@ -96,40 +95,40 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// How many clones are missing.
+    /// Returns the number of missing clones.
     pub(crate) fn missing(&self) -> usize {
         self.tenures.len() - self.clones.len()
     }
 
-    /// Whether none is missing.
+    /// Whether no clone is missing.
     pub(crate) fn is_full(&self) -> bool {
         self.missing() == 0
     }
 
-    /// Takes a new `{id}`, unless a clone has the present one in its name already: the registry still knows
-    /// what failed by that.
+    /// Takes a new `{id}`, since the registry still has the failed clone under the current one. Does nothing if a
+    /// clone already has the current one in its name.
     pub(crate) fn renew_group(&mut self) {
         if self.clones.is_empty() {
             self.group = names::clone_id();
         }
     }
 
-    /// The numbers of the clones that are missing.
+    /// Returns the numbers of the missing clones.
     pub(super) fn indexes(&self) -> Range<usize> {
         self.clones.len()..self.tenures.len()
     }
 
-    /// For whom, and how long, the clone of this number is kept.
+    /// Returns the owner and term of the clone with this number.
     pub(super) fn tenure(&self, index: usize) -> &Tenure<'a> {
         &self.tenures[index]
     }
 
-    /// The names of the databases of the clone of this number.
+    /// Returns the names of the databases of the clone with this number.
     pub(super) fn names(&self, context: &Context<'_>, index: usize) -> Result<Vec<String>> {
         self.naming.names(context, &self.group, index)
     }
 
-    /// Whether the names can be wanted again, so that somebody may have them.
+    /// Whether the names can be requested again, so that another clone may have them.
     pub(super) fn has_fixed_names(&self) -> bool {
         !self.naming.pattern.is_unique()
     }

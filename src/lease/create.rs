@@ -1,4 +1,4 @@
-//! Clones made while somebody waits.
+//! Clones created while a caller waits.
 
 use std::ops::Range;
 
@@ -17,19 +17,19 @@ use crate::registry::publish::Unpublished;
 use crate::registry::{DatabaseRow, Registry};
 use crate::template::{Overtaken, Template, build};
 
-/// A clone that the registry knows, and whose lock we hold.
+/// Clone that the registry knows, and whose lock this session holds.
 struct Intended {
     id: String,
     rows: Vec<DatabaseRow>,
 }
 
-/// Copies a template for all clones that are missing in the batch, at the same time. The clones' locks are held by
-/// the registry session from before their first row on; for a [`crate::registry::Term::Session`] they are the
-/// leases. `full`: the server's disk was found full just now. `also`: statements that are sent with the intents.
+/// Copies a template for all missing clones of the batch, concurrently. The registry session holds the clones' locks
+/// from before their first row on; for a [`crate::registry::Term::Session`] they are the leases. `full`: the server's
+/// disk was found full just now. `also`: statements that are sent with the intents.
 ///
 /// # Errors
-/// [`crate::Kind::NameTaken`] if a wanted name belongs to something else; the driver's. After an error none of
-/// the clones is there, and a cleanup finds what was made of them.
+/// [`crate::Kind::NameTaken`] if a wanted name belongs to something else; the driver's. After an error none of the
+/// clones exists, and a cleanup finds their remains.
 pub(crate) async fn create(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -70,8 +70,8 @@ pub(crate) async fn create(
     Ok(())
 }
 
-/// Makes the next clone of the batch without a template: the build command runs straight on its databases. It is
-/// not made if the inputs changed while the command ran.
+/// Creates the next clone of the batch without a template: the build command runs directly on its databases. Creates
+/// none if the inputs changed while the command ran.
 ///
 /// # Errors
 /// As [`create`], and [`crate::Kind::Build`].
@@ -120,7 +120,7 @@ async fn given_up_on_error<T>(registry: &mut Registry, intended: &[Intended], do
     done
 }
 
-/// Which clones of a batch are to be made, and of what.
+/// Clones of a batch to create, and their source.
 struct Order<'a> {
     context: &'a Context<'a>,
     batch: &'a Batch<'a>,
@@ -138,7 +138,7 @@ impl Order<'_> {
         for index in self.indexes.clone() {
             let names = batch.names(context, index)?;
             if batch.has_fixed_names() {
-                // Looked at before the work; the rename at the end decides.
+                // Checked before the work; the rename at the end decides.
                 for name in &names {
                     check_name(registry, &batch.tenure(index).asker, name).await?;
                 }
@@ -171,9 +171,9 @@ impl Order<'_> {
         Ok(intended)
     }
 
-    /// Gives the clones their names, their marks and their leases, and opens them; then runs what the
-    /// definition wants done to every clone, one after the other: `after_clone` is a command of the user's,
-    /// who may not have thought of two at once. `comments`: the builder's own, for each database of a set.
+    /// Gives the clones their names, ownership tags and leases, and opens them; then runs the definition's hooks for
+    /// every clone, one after the other: `after_clone` is a command of the user's, who may not expect two to run
+    /// concurrently. `comments`: the builder's own, for each database of a set.
     async fn publish(
         &self,
         registry: &mut Registry,
@@ -188,7 +188,7 @@ impl Order<'_> {
             .collect();
         let published = match registry.publish(&unpublished, !hooks, &notes).await {
             Ok(published) => published,
-            // Somebody took a name since we looked.
+            // A name was taken since the check.
             Err(error) if error.has_fault(Fault::NameTaken) => {
                 for clone in clones {
                     for row in &clone.rows {

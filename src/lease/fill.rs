@@ -1,9 +1,9 @@
-//! Warm clones made ahead of time, by a process that nobody waits for.
+//! Warm clones created ahead of time, by a process for which no caller waits.
 //!
-//! One process at a time fills up for a template. A clone is registered, copied, marked and re-applied as
-//! any other; then it is opened for one connection, which leaves the relation cache's file behind so that
-//! the user's first connection need not write it, closed again, and offered by one statement. A crash at
-//! any point before that leaves a `creating` row whose lock is free, which the next sweep drops.
+//! One process at a time creates warm clones of a template. A clone is registered, copied, tagged and re-applied like
+//! any other; then it is opened for one connection, which leaves the relation cache's file there so that the user's
+//! first connection need not write it, closed again, and offered by one statement. A crash before that leaves a
+//! `creating` row whose lock is free, which the next cleanup drops.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -25,16 +25,16 @@ use crate::registry::{DatabaseRow, Registry, Waiting};
 use crate::retention::warm_policy::{self, Shelf};
 use crate::template::{self, Template};
 
-/// How many are copied at the same time: whoever waits for a copy of their own comes first.
+/// Number of concurrent copies: callers who wait for a copy of their own come first.
 const LANES: i64 = 2;
 
-/// Makes warm clones of a ready template until there are as many as its demand and the settings say, or
-/// the project's `max_size` is reached, or the disk has no room to spare. `asked_for`: clones of it that
-/// were asked for since. Returns how many it made; none if another process is at it for more than a
-/// moment, or the template is gone.
+/// Creates warm clones of a ready template until there are as many as its demand and the settings require, or the
+/// project's `max_size` is reached, or the disk has no room to spare. `asked_for`: number of its clones requested
+/// since. Returns the number created; 0 if another process is creating them for more than a moment, or the template
+/// is gone.
 ///
 /// # Errors
-/// The driver's. What was being made then is given up.
+/// The driver's. The clones in progress are discarded.
 pub(crate) async fn fill(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -48,7 +48,7 @@ pub(crate) async fn fill(
         registry.note_demand(stock.id, asked_for).await?;
     }
     let key = LockKey::filler(stock.id);
-    // Whoever is at it may have seen enough of them just before ours was taken.
+    // The process that creates them may have counted just before this process's clone was taken.
     let waiting = Waiting {
         step: Duration::from_millis(20),
         most: Some(PATIENCE),
@@ -74,8 +74,8 @@ async fn stock(
     registry.stock(project, definition, fingerprint).await
 }
 
-/// How many more databases of this size may be made where nobody waits for them: the disk is somebody
-/// else's, too, so much more than that must stay free.
+/// Returns how many more databases of this size may be created ahead of time. Other programs use the disk, too, so
+/// much more than that must stay free.
 fn room(disk: Option<Disk>, bytes: u64) -> i64 {
     let Some(disk) = disk else {
         return i64::MAX;
@@ -85,10 +85,10 @@ fn room(disk: Option<Disk>, bytes: u64) -> i64 {
     i64::try_from(copies).unwrap_or(i64::MAX)
 }
 
-/// How many warm clones are missing. As many are kept as were asked for within the last minute or so,
-/// within the limits.
+/// Returns the number of missing warm clones. Keeps as many as were requested within about the last minute, within
+/// the limits.
 fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>, slots: Slots) -> i64 {
-    // One more is taken by the visit of each.
+    // The visit to each takes one more.
     if stock.full || slots.spare() < 1 {
         return 0;
     }
@@ -105,8 +105,8 @@ fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>, slots: S
 
 async fn fill_up(registry: &mut Registry, context: &Context<'_>, fingerprint: &Fingerprint) -> Result<usize> {
     let mut made = 0;
-    // Those that are made meanwhile may be taken meanwhile; a loop of clones is followed, but one day
-    // somebody else should be the one who does it.
+    // Clones that are created in the meantime may be taken in the meantime. The loop follows a loop of requests, but
+    // eventually another process should take over.
     for _ in 0..20 {
         let Some(stock) = stock(registry, context, fingerprint).await? else {
             break;
@@ -144,7 +144,7 @@ async fn fill_up(registry: &mut Registry, context: &Context<'_>, fingerprint: &F
     Ok(made)
 }
 
-/// What warm clones are made of.
+/// Source of warm clones.
 struct Job<'a> {
     context: &'a Context<'a>,
     template: &'a Template,
@@ -152,8 +152,8 @@ struct Job<'a> {
     chooser: &'a Chooser,
 }
 
-/// Makes the first ones by strategies of which nobody knows yet what they cost here, alone, and notes what
-/// they took. Returns how many.
+/// Creates the first clones by strategies whose cost is not known on this server, one at a time, and records how long
+/// they took. Returns their number.
 async fn probe(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -162,7 +162,7 @@ async fn probe(
     chooser: &mut Chooser,
     missing: i64,
 ) -> Result<i64> {
-    // Of a set it could not be said which of its databases took how long.
+    // For a set, the time of each database could not be determined.
     let [only] = template.databases() else {
         return Ok(0);
     };
@@ -194,7 +194,7 @@ async fn fill_lanes(registry: &mut Registry, job: &Job<'_>, missing: i64, slots:
     let mut others = Vec::new();
     // Each lane takes one, and its visits another.
     for _ in 1..LANES.min(missing).min(slots.spare() / 2) {
-        // Fewer sessions are only slower.
+        // With fewer sessions it is only slower.
         match registry.another(job.context.deadline).await {
             Ok(another) => others.push(another),
             Err(_) => break,
@@ -218,7 +218,7 @@ async fn lane(registry: &mut Registry, job: &Job<'_>, left: &AtomicI64) -> Resul
     let mut made = 0;
     while left.fetch_sub(1, Ordering::Relaxed) > 0 && !job.context.deadline.cancel.is_cancelled() {
         create::give_way(registry).await?;
-        // Who evicts the template waits for this process only.
+        // A process that evicts the template waits only for this one.
         if registry.is_held_alone(LockKey::evicting(job.stock.id)).await? {
             left.store(0, Ordering::Relaxed);
             break;
@@ -233,7 +233,7 @@ async fn lane(registry: &mut Registry, job: &Job<'_>, left: &AtomicI64) -> Resul
     Ok(made)
 }
 
-/// Makes one warm clone. One on which that fails is given up. Returns what the copying took.
+/// Creates one warm clone. Discards it on a failure. Returns the duration of the copy.
 async fn make(registry: &mut Registry, job: &Job<'_>) -> Result<Duration> {
     let id = names::clone_id();
     let key = LockKey::clone(&id);
@@ -248,7 +248,7 @@ async fn make(registry: &mut Registry, job: &Job<'_>) -> Result<Duration> {
     if done.is_err() {
         let _ = registry.set_released(&id).await;
     }
-    // Whoever claims it takes this lock: before this it is offered, but not to be had.
+    // Claiming it takes this lock: before this it is offered, but cannot be claimed.
     let unlocked = registry.session().unlock(key).await;
     unlocked.doing(|| "unlock a warm clone".into())?;
     done
@@ -270,7 +270,7 @@ async fn prepare(
     for (row, from) in rows.iter_mut().zip(template.databases()) {
         let builders = from.replay.comment.as_deref();
         registry.mark_created(row, &words, builders).await?;
-        // A connection would run those, and they may write.
+        // A connection would run login triggers, which may write.
         if !stock.login_triggers {
             visit(registry, context, row).await?;
         }
@@ -279,9 +279,9 @@ async fn prepare(
     Ok(took)
 }
 
-/// Opens a database for one connection, and closes it again. Nobody else knows its name, but something
-/// that looks into every database may be in it; that is ended, and where our role may not, the clone is given
-/// up.
+/// Opens a database for one connection, and closes it again. No other process knows its name, but a program that
+/// looks into every database may be connected. Its session is terminated; if this role is not permitted to do that,
+/// the clone is discarded.
 async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow) -> Result<()> {
     let name = &row.private_name;
     let session = registry.session();
@@ -290,13 +290,13 @@ async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow
     session.run(sql::allow_connections(name, false)).await.doing(|| format!("close database `{name}`"))?;
     match visited {
         Ok(visitor) => visitor.close().await,
-        // A role that may not connect to its own database can still hand it out.
+        // A role that may not connect to its own database can still lease it.
         Err(OpenError::Missing | OpenError::Other(_)) => {}
     }
     let Some(oid) = row.oid else {
         return Err(Error::internal(format!("database `{name}` has no oid")));
     };
-    // Whoever else found its door open has no business there.
+    // Any other session that used the opening has no reason to be there.
     let end = |_: &catalog::Visitor| catalog::Care::End;
     let left = catalog::clear(session, oid, PATIENCE, context.deadline, end).await?;
     match left.first() {

@@ -1,4 +1,4 @@
-//! What a definition wants done to every clone: `after_clone_sql`, then `after_clone`; `before_release` at the end.
+//! Hooks of a definition for every clone: `after_clone_sql`, then `after_clone`; `before_release` at the end.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::quantity::seconds;
 use crate::registry::owed::{self, Debtor, NewOwed};
 use crate::variables::{self, NamedDatabase, Outcome, Phase, Shard};
 
-/// What a hook sees of the hand-out of its clone. No secrets: it is kept in the registry.
+/// Facts of the request that a hook gets. Contains no secrets, since it is kept in the registry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct HookView {
     databases: Vec<NamedDatabase>,
@@ -42,9 +42,9 @@ impl HookView {
     }
 }
 
-/// How long `before_release` may take.
+/// Time limit of `before_release`.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
-/// By how much less it gets if it is the first of several.
+/// Reduction of the limit for the first of several.
 const LATE: Duration = Duration::from_secs(1);
 
 /// A hook, and where it runs.
@@ -59,7 +59,7 @@ struct Hook<'a> {
 }
 
 impl Hook<'_> {
-    /// Runs it to its end.
+    /// Runs it until it ends.
     async fn run(
         &self,
         view: &HookView,
@@ -109,8 +109,8 @@ impl Hook<'_> {
     }
 }
 
-/// Notes that `before_release` is owed for a clone, if its definition has such a command: to be sent along with
-/// the publication, so that it is noted before `after_clone` makes anything.
+/// Records that `before_release` is owed for a clone, if its definition has such a command. Sent along with the
+/// publication, so that it is recorded before `after_clone` creates anything.
 pub(super) fn note(
     context: &Context<'_>,
     batch: &Batch<'_>,
@@ -128,10 +128,10 @@ pub(super) fn note(
     }))
 }
 
-/// Runs `before_release` of a definition for a clone, which may be gone. Nothing if the definition has none.
+/// Runs `before_release` of a definition for a clone, which may be gone. Does nothing if the definition has none.
 ///
 /// # Errors
-/// How the command ended, with the end of its output.
+/// The command's failure, with the end of its output.
 pub(crate) async fn before_release(
     endpoint: &Endpoint,
     root: &Path,
@@ -149,13 +149,13 @@ pub(crate) async fn before_release(
     hook.run(&view, deadline.left(), &deadline.cancel, &mut |_| {}).await
 }
 
-/// Whether there is anything that the definition wants done to every clone.
+/// Whether the definition has a hook for every clone.
 pub(super) fn has_after_clone(context: &Context<'_>) -> bool {
     let definition = context.definition;
     !definition.after_clone_sql.is_empty() || definition.after_clone.is_some()
 }
 
-/// Runs both on a clone that has its names and is open, and whose lease has not begun.
+/// Runs both hooks on a clone that has its names and is open, and whose lease has not begun.
 pub(super) async fn after_clone(
     context: &Context<'_>,
     batch: &Batch<'_>,
@@ -175,7 +175,7 @@ async fn run_statements(context: &Context<'_>, set: &[NamedDatabase]) -> Result<
             continue;
         };
         let statements = variables::fill_sql(text, context.endpoint, context.root, set)?;
-        // These see what the user's own sessions see, not our bare search_path.
+        // These use the search_path of the user's own sessions, not pgstencil's bare one.
         let mut session = match Session::open_for_user(context.endpoint, &target.name, context.deadline).await
         {
             Ok(session) => session,
@@ -214,7 +214,7 @@ async fn run_command(context: &Context<'_>, batch: &Batch<'_>, set: &[NamedDatab
     hook.run(&view, deadline.left(), &deadline.cancel, &mut tell).await
 }
 
-/// Says what becomes of the clone, and what to do.
+/// Adds the result for the clone and a hint to the error.
 fn given_up(error: Error, key: &str, definition: &str, set: &[NamedDatabase]) -> Error {
     let name = set.first().map_or("", |database| &database.name);
     let error = error.detail(format!("clone `{name}` is discarded, and dropped in the background"));

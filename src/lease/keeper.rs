@@ -1,8 +1,8 @@
 //! The lease of `run`: the clone's advisory lock, held by a session that is watched.
 //!
-//! A killed process gives the lock up at once. A session that was cut, or a server that was
-//! restarted, does so too, although the holder lives: so the keeper looks every few seconds, opens
-//! a new session, and takes the lock again. The sweep waits `orphan_grace` for that.
+//! A killed process releases the lock immediately. So does a disconnected session or a restarted server, although the
+//! holder is alive: so the keeper checks every few seconds, opens a new session, and takes the lock again. The
+//! cleanup waits `orphan_grace` for that.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use crate::pg::{Deadline, Endpoint};
 use crate::process::Started;
 use crate::registry::{CloneState, Registry, Waiting, is_driven};
 
-/// Keeps the locks of some clones until [`Keeper::stop`]. Dropping it without that ends the watch
-/// and the session, so that the sweep takes the clones.
+/// Keeps the locks of some clones until [`Keeper::stop`]. Dropping it without that ends the watch and the session, so
+/// that the cleanup takes the clones.
 #[must_use = "the lease ends with it"]
 pub(crate) struct Keeper {
     stop: oneshot::Sender<()>,
@@ -27,13 +27,13 @@ pub(crate) struct Keeper {
     runtime: Handle,
 }
 
-/// What is left when a lease ends.
+/// Result of the end of a lease.
 pub(crate) struct Kept {
-    /// The session that holds the locks; `None` if it was lost and could not be had again.
+    /// Session that holds the locks; `None` if it was lost and could not be replaced.
     pub(crate) registry: Option<Registry>,
     /// The clones that were dropped while the session was lost.
     pub(crate) lost: Vec<String>,
-    /// What the holder should know of that.
+    /// Warnings about them for the holder.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -43,14 +43,14 @@ impl Kept {
     }
 }
 
-/// The least that an attempt at a new session gets.
+/// Minimum time for an attempt to open a new session.
 const FIRST: Duration = Duration::from_secs(1);
-/// Longest time between two looks.
+/// Longest time between two checks.
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Keeper {
-    /// Takes over a session that holds the locks of `clones`. What the caller waited for has come, so no
-    /// deadline of theirs counts for it any more.
+    /// Takes over a session that holds the locks of `clones`. The caller has its result, so the caller's deadline no
+    /// longer applies to the session.
     pub(crate) fn start(
         mut registry: Registry,
         endpoint: &Endpoint,
@@ -65,7 +65,7 @@ impl Keeper {
             endpoint: endpoint.clone(),
             name: name.to_owned(),
             clones,
-            // Several looks have to fit into the time that the sweep waits.
+            // Several checks must fit into the time that the cleanup waits.
             pause: (grace / 4).clamp(Duration::from_millis(100), LOOK),
             lost: Vec::new(),
             warnings: Vec::new(),
@@ -78,22 +78,22 @@ impl Keeper {
         }
     }
 
-    /// Notes, soon, the command that was started for the clones: if this process is killed, they stay until
-    /// that has ended, too. Only the first one counts.
+    /// Records, shortly after, the command that was started for the clones: if this process is killed, they are kept
+    /// until that command has ended, too. Only the first one counts.
     pub(crate) fn command(&mut self, started: Started) {
         if let Some(command) = self.command.take() {
-            // If the receiver is gone, the task has ended, which `stop` tells.
+            // If the receiver is gone, the task has ended, which `stop` reports.
             let _ = command.send(started);
         }
     }
 
-    /// Ends the watch and gives the session back. It comes without a session if the runtime of
-    /// [`Keeper::start`] has ended, or is another one that works only while its own caller waits.
+    /// Ends the watch and returns the session. There is none if the runtime of [`Keeper::start`] has ended, or is
+    /// another one that works only while its own caller waits.
     ///
     /// # Errors
     /// [`crate::Kind::Internal`] if the watch panicked.
     pub(crate) async fn stop(self) -> Result<Kept> {
-        // If the receiver is gone, the task has ended, which the join below tells.
+        // If the receiver is gone, the task has ended, which the join below reports.
         let _ = self.stop.send(());
         if !is_driven(&self.runtime) {
             self.task.abort();
@@ -106,7 +106,7 @@ impl Keeper {
     }
 }
 
-/// What was started, once; never if nothing is.
+/// Returns the command that was started, once; waits indefinitely if none is.
 async fn next(started: &mut Option<oneshot::Receiver<Started>>) -> Option<Started> {
     let Some(receiver) = started else {
         return std::future::pending().await;
@@ -123,7 +123,7 @@ struct Watch {
     endpoint: Endpoint,
     name: String,
     clones: Vec<String>,
-    /// Between two looks, and how long one of them may take.
+    /// Time between two checks, and limit for one of them.
     pause: Duration,
     lost: Vec<String>,
     warnings: Vec<String>,
@@ -146,8 +146,8 @@ impl Watch {
                 new = next(&mut started) => command = new,
             }
             let alive = match &mut registry {
-                // A network that swallows packets would let the query wait for ever. A sweep elsewhere may have
-                // seen the end of the session at once, so all of this has to fit into the grace.
+                // On a network that drops packets the query would wait indefinitely. A cleanup elsewhere may have
+                // seen the end of the session immediately, so all of this must fit into the grace period.
                 Some(r) => {
                     let look = self.look(r, &mut command);
                     matches!(tokio::time::timeout(self.pause, look).await, Ok(Ok(())))
@@ -165,7 +165,7 @@ impl Watch {
         Kept { registry, lost: self.lost, warnings: self.warnings }
     }
 
-    /// Finds out whether the session is still there, and notes the command if there is a new one.
+    /// Checks whether the session is still connected, and records the command if there is a new one.
     async fn look(&self, registry: &mut Registry, command: &mut Option<Started>) -> Result<()> {
         let Some(Started { pid, group }) = *command else {
             return registry.ping().await;
@@ -175,8 +175,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Opens a session and takes all locks again. The old session may still hold them, until the
-    /// server notices that it is gone: then they protect the clones as before.
+    /// Opens a session and takes all locks again. The old session may still hold them until the server notices that
+    /// it is gone: then they protect the clones as before.
     async fn retake(&mut self) -> Option<Registry> {
         let deadline = Deadline::new(Some(self.pause.max(FIRST)), CancellationToken::new());
         let mut registry = Registry::open_existing(&self.endpoint, &self.name, &deadline).await.ok()??;

@@ -1,11 +1,11 @@
 //! Clones: sets of databases copied from a template, for one user.
 //!
-//! A clone is born under private names, closed to sessions. Its settings and grants are re-applied,
-//! then one transaction gives it its names, its mark and its lease, and opens it. A crash before
-//! that leaves a `creating` row whose lock is free, which the next sweep drops.
+//! A clone is created under private names, closed to sessions. Its settings and grants are re-applied, then one
+//! transaction gives it its names, ownership tag and lease, and opens it. A crash before that leaves a `creating` row
+//! whose lock is free, which the next cleanup drops.
 //!
-//! `create` does all that while somebody waits. `fill` does the first part ahead of time and leaves a
-//! warm clone, and `warm` hands that out.
+//! `create` does all that while a caller waits. `fill` does the first part ahead of time and leaves a warm clone, and
+//! `warm` leases it.
 
 mod batch;
 mod create;
@@ -47,18 +47,18 @@ pub(crate) struct ClonedSet {
     pub(crate) databases: Vec<NamedDatabase>,
     /// Their identities, in the same order.
     pub(crate) oids: Vec<Oid>,
-    /// What it was made from.
+    /// Fingerprint of its template.
     pub(crate) fingerprint: Fingerprint,
-    /// Whether a session holds it: then it ends with that.
+    /// Whether a session holds it: then it ends with the session.
     pub(crate) by_session: bool,
-    /// RFC 3339; `None` for session leases and for ever.
+    /// End of the lease (RFC 3339); `None` for session leases and for leases without end.
     pub(crate) expires_at: Option<String>,
-    /// What its name comes from: while that is there, each command in the checkout prolongs the lease.
+    /// Source of its name: while that exists, each command in the checkout prolongs the lease.
     pub(crate) bound: Bound,
 }
 
 impl ClonedSet {
-    /// A clone of which the server has told nothing yet: neither oids, nor until when it is kept.
+    /// Creates a clone for which the server has returned neither oids nor the end of its lease yet.
     fn new(
         id: String,
         databases: Vec<NamedDatabase>,
@@ -76,7 +76,7 @@ impl ClonedSet {
         }
     }
 
-    /// What a person calls it.
+    /// Returns the name that users see.
     pub(crate) fn name(&self) -> &str {
         self.databases.first().map_or(self.id.as_str(), |d| d.name.as_str())
     }
@@ -90,7 +90,7 @@ fn words(context: &Context<'_>) -> String {
     format!("pgstencil clone: {} of {}", context.definition.name, context.project)
 }
 
-/// Registers a clone that is nobody's yet, of some of a template's databases: they keep their private names.
+/// Registers an unclaimed clone of some of a template's databases, which keep their private names.
 ///
 /// # Errors
 /// The driver's.
@@ -119,15 +119,15 @@ pub(crate) async fn register_unnamed(
     registry.intend_clone(&new).await
 }
 
-/// Gives clones up after an error. If the session is lost, nobody knows what became of its last statement, so a
-/// new one does it: it waits for the locks of the old one, which the server may not have given up yet.
+/// Discards clones after an error. If the session is lost, the result of its last statement is unknown, so a new
+/// session does it: it waits for the locks of the old one, which the server may not have released yet.
 async fn give_up_after<T>(registry: &mut Registry, clones: &[String], done: &Result<T>) {
     let lost = done.as_ref().err().is_some_and(is_connection_loss);
     if !lost {
         return give_up(registry, clones).await;
     }
     let deadline = Deadline::new(Some(Duration::from_secs(5)), Default::default());
-    // Without a new session the sweep does this, when the grace is over.
+    // Without a new session the cleanup does this after the grace period.
     if let Ok(mut another) = registry.another(&deadline).await {
         for id in clones {
             let _ = another.set_released(id).await;
@@ -136,10 +136,10 @@ async fn give_up_after<T>(registry: &mut Registry, clones: &[String], done: &Res
     }
 }
 
-/// Gives clones up whose locks we hold: the sweep drops them.
+/// Discards clones whose locks this session holds: the cleanup drops them.
 async fn give_up(registry: &mut Registry, clones: &[String]) {
     for id in clones {
-        // If the session is gone, so are the locks, and the sweep does this.
+        // If the session is lost, so are the locks, and the cleanup does this.
         let _ = registry.release_clone(id).await;
     }
 }

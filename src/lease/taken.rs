@@ -1,4 +1,4 @@
-//! The errors for names that somebody has: whose they are, where, since when, and what to do about it.
+//! Errors for names that are taken: by which owner, where, since when, and what to do about it.
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::{catalog, sql};
@@ -6,14 +6,14 @@ use crate::registry::database::Owner;
 use crate::registry::owner::Asker;
 use crate::registry::{CloneRow, CloneState, LeaseKind, Registry};
 
-/// Fails if the name is taken, and says by whom.
+/// Fails if the name is taken; the error names the owner.
 ///
 /// # Errors
 /// [`Kind::NameTaken`], and the driver's.
 pub(crate) async fn check_name(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Result<()> {
     while let Some(found) = catalog::database(registry.session(), name).await? {
         let error = taken(registry, asker, name).await;
-        // A drop that ended between the two looks has forgotten whose the database was, and freed the name.
+        // A drop that ended between the two checks has removed the owner of the database, and freed the name.
         let now = catalog::database(registry.session(), name).await?;
         if now.is_some_and(|now| now.oid == found.oid) {
             return Err(error);
@@ -22,10 +22,10 @@ pub(crate) async fn check_name(registry: &mut Registry, asker: &Asker<'_>, name:
     Ok(())
 }
 
-/// How tools are kept from dropping the database that they get.
+/// Advice that keeps tools from dropping the database that they get.
 pub(crate) const KEEP: &str = "Django: run the tests with --keepdb (pytest: --reuse-db). Rails: build with `db:schema:load`, and run the tests without `db:test:prepare` and with `maintain_test_schema = false`. Ecto: leave `ecto.drop` and `ecto.create` out of the alias `test`. Prisma: `migrate deploy` instead of `migrate reset`. sqlx and Diesel: leave `database reset` out";
 
-/// The error for a name that a database has already.
+/// Returns the error for a name that a database has already.
 pub(crate) async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Error {
     let error = || Error::new(Kind::NameTaken, format!("there is a database `{name}` already"));
     match registry.clone_by_name(name).await {
@@ -79,7 +79,7 @@ pub(crate) async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str
     }
 }
 
-/// The error for a clone that belongs to another owner.
+/// Returns the error for a clone that belongs to another owner.
 pub(crate) fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
     let name = &row.name;
     let kept = match &row.expires_at {
@@ -95,7 +95,7 @@ pub(crate) fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
         "" => error,
         own => error.detail(format!("with PGSTENCIL_OWNER `{own}`")),
     };
-    // Runners whose host name changes, and containers, which are machines of their own.
+    // Includes runners whose host name changes, and containers, which are machines of their own.
     let moved = row.owner.name.is_empty()
         && row.owner.top == asker.holder.checkout.top
         && row.owner.machine != asker.holder.checkout.machine;

@@ -1,4 +1,4 @@
-//! Warm clones handed out: claimed in one statement, named and opened in one message.
+//! Leases of warm clones: claimed in one statement, named and opened in one message.
 
 use super::{Batch, ClonedSet, give_up, give_up_after, hook, taken};
 use crate::context::Context;
@@ -12,25 +12,25 @@ use crate::registry::warm::{ClaimedRow, Wish};
 use crate::template::{self, Extends, Provenance, Provisional};
 use crate::variables::{NamedDatabase, Outcome};
 
-/// What is known of the template whose warm clones are wanted.
+/// Check of the template whose warm clones are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// Nobody has looked at it: only clones are taken of which the registry alone can tell that they are fit, and
-    /// the hit is counted if all are had.
+    /// It was not checked: only clones that the registry alone shows to be fit are taken, and the hit is counted if
+    /// all clones are obtained.
     None,
     /// It was found ready and fit for the server, and the hit is counted already.
     Done,
 }
 
-/// Adds warm clones of the template with this fingerprint to the batch, as many as there are and are missing.
-/// Returns how the template came about; `None` if there was no clone. The first clone's own id becomes `{id}` of
-/// all names. Their locks are held by the registry session, as with [`super::create()`].
+/// Adds warm clones of the template with this fingerprint to the batch, up to the number missing. Returns how the
+/// template was obtained; `None` if there was no clone. The first clone's own id becomes `{id}` of all names. The
+/// registry session holds their locks, as with [`super::create()`].
 ///
-/// If one of them turns out not to be what was made, or cannot be renamed, all are given up, and there is none.
+/// If one of them is not as it was created, or cannot be renamed, all are discarded, and there is none.
 ///
 /// # Errors
-/// [`crate::Kind::NameTaken`] if a wanted name belongs to something else, the driver's on the loss of the
-/// connection, and those of `after_clone`. After an error all claimed clones are given up.
+/// [`crate::Kind::NameTaken`] if a wanted name belongs to something else, the driver's on the loss of the connection,
+/// and those of `after_clone`. After an error all claimed clones are discarded.
 pub(crate) async fn claim(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -76,8 +76,7 @@ pub(crate) async fn claim(
             batch.renew_group();
             done.map(|()| None)
         }
-        // It is not what was made, a session is in it after all, or a right is gone: made anew, it may
-        // work.
+        // It is not as it was created, a session is in it after all, or a privilege is missing: a new one may work.
         Err(NotPublished::Unfit) => {
             give_up(registry, &ids(&good)).await;
             batch.renew_group();
@@ -86,7 +85,7 @@ pub(crate) async fn claim(
     }
 }
 
-/// Why claimed clones were not published.
+/// Reason why claimed clones were not published.
 enum NotPublished {
     Failed(Error),
     Unfit,
@@ -162,15 +161,14 @@ fn ids(sets: &[&[ClaimedRow]]) -> Vec<String> {
     first.map(|row| row.clone_id.clone()).collect()
 }
 
-/// Whether a clone has the databases that the definition wants. Whether the server has them, publishing it finds
-/// out.
+/// Whether a clone has the databases that the definition wants. Publishing it shows whether the server has them.
 fn has_databases(set: &[ClaimedRow], context: &Context<'_>) -> bool {
     let aliases = set.iter().map(|row| row.alias.as_str());
     aliases.eq(context.definition.databases.iter().map(|alias| &**alias))
         && set.iter().all(|row| row.oid.is_some())
 }
 
-/// How the template of a warm clone came about, without a look at it.
+/// Returns how the template of a warm clone was obtained, without checking the template.
 fn provenance(row: &ClaimedRow, fingerprint: &Fingerprint) -> Provenance {
     Provenance {
         extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),

@@ -3,8 +3,8 @@
 //!
 //! The server ends statements that take too long by `statement_timeout` and `lock_timeout`
 //! (<https://www.postgresql.org/docs/current/runtime-config-client.html>), and the session continues. The
-//! session, with its locks, is given up only if no answer comes. DROP DATABASE is the exception: an aborted
-//! DROP leaves an invalid database, so the server is never told to end it.
+//! session, with its locks, is abandoned only if no answer comes. DROP DATABASE is the exception: an aborted
+//! DROP leaves an invalid database, so the server never gets a time limit for it.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,10 +19,10 @@ pub(crate) enum Patience {
     Short,
     /// For statements that copy or count whole databases: one hour.
     Long,
-    /// For the user's own statements, ANALYZE and VACUUM: one hour, and the statement is given up as soon as
+    /// For the user's own statements, ANALYZE and VACUUM: one hour, and the statement is abandoned as soon as
     /// the caller cancels.
     User,
-    /// For DROP DATABASE, which nothing may interrupt: its answer is given up after ten minutes.
+    /// For DROP DATABASE, which nothing may interrupt: its answer is awaited for ten minutes.
     Drop,
 }
 
@@ -60,7 +60,7 @@ pub(crate) enum Delay {
     Silent(Duration),
     /// The caller cancelled while the statement was running. The session can no longer be used.
     Interrupted,
-    /// The session was given up by an earlier statement.
+    /// An earlier statement abandoned the session.
     Lost,
     /// The server ended the statement, since other sessions hold locks that it needs.
     Locked {

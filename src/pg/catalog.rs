@@ -1,5 +1,4 @@
-//! What the server knows of databases and of who is in them. Reads only, but for
-//! [`end_sessions`].
+//! The server's databases and their sessions. Reads only, except for [`end_sessions`].
 
 use std::time::Duration;
 
@@ -21,21 +20,21 @@ use crate::fingerprint::ServerTraits;
 pub(crate) struct Database {
     /// Identity: survives renames, differs after DROP and CREATE.
     pub(crate) oid: Oid,
-    /// Present name.
+    /// Current name.
     pub(crate) name: String,
-    /// Whether our role owns it or can become its owner.
+    /// Whether pgstencil's role owns it or can become its owner.
     pub(crate) ours: bool,
     /// Owner's name.
     pub(crate) owner: String,
-    /// `datconnlimit = -2`: an interrupted DROP; good for nothing but another DROP.
+    /// `datconnlimit = -2`: an interrupted DROP; only another DROP is possible.
     pub(crate) invalid: bool,
     /// `datallowconn`
     pub(crate) open: bool,
     /// `datistemplate`
     pub(crate) is_template: bool,
-    /// The comment, which holds our mark.
+    /// The comment, which contains the ownership tag.
     pub(crate) comment: Option<String>,
-    /// The collation library's version no longer is the one that the database was made with.
+    /// Whether the collation library's version differs from that of the database's creation.
     pub(crate) collation_mismatch: bool,
 }
 
@@ -52,22 +51,22 @@ const DATABASE: &str = "SELECT d.oid, d.datname::text AS name, pg_has_role(d.dat
      false AS collation_mismatch FROM pg_database d WHERE ";
 const BY_NAME_OR_OID: &str = "d.datname::text = ANY($1) OR d.oid = ANY($2)";
 
-/// A query for [`Database`]s of which a condition on `pg_database d` holds.
+/// Returns a query for the [`Database`]s that satisfy a condition on `pg_database d`.
 pub(crate) fn databases_where(major: u32, condition: &'static str, values: &[&dyn Literal]) -> Statement {
     let query = if major >= 15 { DATABASE_15 } else { DATABASE };
     sql::fill("$1$2", &[&Part(query), &sql::fill(condition, values)])
 }
 
-/// The query of [`databases()`].
+/// Returns the query of [`databases()`].
 pub(crate) fn databases_named(major: u32, names: &[String], oids: &[Oid]) -> Statement {
     databases_where(major, BY_NAME_OR_OID, &[&names, &oids])
 }
 
-/// The databases with one of these names or oids. Compared as text: a name of more than 63 bytes
+/// Returns the databases with one of these names or oids. Compared as text: a name of more than 63 bytes
 /// matches nothing, where a literal would be cut and match another.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn databases(
     session: &mut Session,
     names: &[String],
@@ -77,18 +76,18 @@ pub(crate) async fn databases(
     session.rows(databases_named(major, names, oids)).await.doing(|| "read the list of databases".into())
 }
 
-/// The database of this name.
+/// Returns the database of this name.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn database(session: &mut Session, name: &str) -> Result<Option<Database>> {
     Ok(databases(session, &[name.to_owned()], &[]).await?.into_iter().next())
 }
 
-/// Looks whether a name still stands for the database of this oid, also within a transaction.
+/// Checks that a name still belongs to the database of this oid, also within a transaction.
 ///
 /// # Errors
-/// [`sqlx::Error::RowNotFound`] if it does not; the driver's.
+/// [`sqlx::Error::RowNotFound`] if it does not; errors of the driver.
 pub(crate) async fn stands(
     session: &mut Session,
     name: &str,
@@ -103,8 +102,8 @@ pub(crate) async fn stands(
         .map(drop)
 }
 
-/// The columns that [`traits`] reads from the row of template0: new databases are made from it, so its
-/// locale is theirs. The provider came with 15, `daticulocale` became `datlocale` with 17.
+/// Returns the columns that [`traits`] reads from the row of template0: new databases are created from it, so
+/// they get its locale. The provider came with 15, `daticulocale` became `datlocale` with 17.
 pub(super) fn traits_columns(major: u32) -> Statement {
     let provider = Part(match major {
         ..=14 => "'libc' AS provider, NULL::text AS locale",
@@ -118,10 +117,10 @@ pub(super) fn traits_columns(major: u32) -> Statement {
     )
 }
 
-/// Encoding, locale and major version, from a row with [`traits_columns`].
+/// Returns encoding, locale and major version, from a row with [`traits_columns`].
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(super) fn traits(row: &PgRow, major: u32) -> std::result::Result<ServerTraits, sqlx::Error> {
     let provider: String = row.try_get("provider")?;
     let provider = match provider.as_str() {
@@ -140,28 +139,28 @@ pub(super) fn traits(row: &PgRow, major: u32) -> std::result::Result<ServerTrait
     })
 }
 
-/// Somebody in a database.
+/// A session or prepared transaction in a database.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct Visitor {
-    /// Server process.
+    /// Process id on the server.
     pub(crate) pid: i32,
-    /// Role.
+    /// Postgres role.
     pub(crate) role: Option<String>,
     /// `application_name`
     pub(crate) application: Option<String>,
-    /// Where from.
+    /// Address of the client.
     pub(crate) client: Option<String>,
-    /// `active`, `idle`, … as far as we may see it.
+    /// `active`, `idle`, … if the role may see it.
     pub(crate) state: Option<String>,
-    /// `client backend`, `walsender`, … as far as we may see it; `prepared transaction` for one of those, which
-    /// has no process.
+    /// `client backend`, `walsender`, … if the role may see it; `prepared transaction` for a prepared
+    /// transaction, which has no process.
     pub(crate) kind: Option<String>,
     /// Whether its role is a superuser, whose sessions only a superuser can end.
     pub(crate) superuser: bool,
 }
 
 impl Visitor {
-    /// One line for a person.
+    /// Describes it in one line.
     pub(crate) fn describe(&self) -> String {
         if self.is_prepared() {
             return format!(
@@ -180,13 +179,13 @@ impl Visitor {
         )
     }
 
-    /// Whether it is a transaction that waits for COMMIT PREPARED, and no session.
+    /// Returns whether it is a transaction that waits for COMMIT PREPARED, and no session.
     pub(crate) fn is_prepared(&self) -> bool {
         self.kind.as_deref() == Some(PREPARED)
     }
 
-    /// Whether it is what a client of this role began: a session, or a prepared transaction of any role, which
-    /// nobody but a client can end.
+    /// Returns whether a client of this role began it: a session, or a prepared transaction of any role, which
+    /// only a client can end.
     pub(crate) fn is_clients_of(&self, role: &str) -> bool {
         match self.kind.as_deref() {
             Some(PREPARED) => true,
@@ -200,7 +199,7 @@ impl Visitor {
 
 const PREPARED: &str = "prepared transaction";
 
-// Autovacuum runs for no role. Its `backend_type` would say more, but is hidden from ordinary roles.
+// Autovacuum runs for no role. Its `backend_type` would show more, but is hidden from ordinary roles.
 const VISITORS: &str = "SELECT a.pid, a.usename::text AS role, a.application_name AS application, \
      host(a.client_addr) AS client, a.state, a.backend_type AS kind, coalesce(r.rolsuper, false) AS superuser \
      FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid \
@@ -208,19 +207,19 @@ const VISITORS: &str = "SELECT a.pid, a.usename::text AS role, a.application_nam
      UNION ALL SELECT 0, owner::text, gid, NULL, 'prepared', 'prepared transaction', false \
      FROM pg_prepared_xacts p JOIN pg_database d ON d.datname = p.database WHERE d.oid = $1";
 
-/// Sessions and prepared transactions in a database; autovacuum, which gives way, is left out.
+/// Returns the sessions and prepared transactions in a database; autovacuum, which gives way, is left out.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visitor>> {
     session.rows(sql::fill(VISITORS, &[&oid])).await.doing(|| "see who is connected".into())
 }
 
-/// The file that the server logs to, below its data directory unless absolute; `None` if it logs elsewhere, or
-/// our role may not know.
+/// Returns the file that the server logs to, below its data directory unless absolute; `None` if it logs
+/// elsewhere, or pgstencil's role may not read the path.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn log_file(session: &mut Session) -> Result<Option<String>> {
     // A refused call would be an error in that log.
     let may = "SELECT has_function_privilege('pg_catalog.pg_current_logfile()', 'EXECUTE')";
@@ -232,12 +231,12 @@ pub(crate) async fn log_file(session: &mut Session) -> Result<Option<String>> {
     session.scalar(sql::fill("SELECT pg_catalog.pg_current_logfile()", &[])).await.doing(doing)
 }
 
-/// Where the server keeps its data, on its own machine; `None` if our role may not know.
+/// Returns the server's data directory, on its own machine; `None` if pgstencil's role may not read the path.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn data_directory(session: &mut Session) -> Result<Option<String>> {
-    // Asked only where that is allowed: else it is an error. `pg_settings` would compute them all.
+    // Asked only where that is allowed: otherwise it is an error. `pg_settings` would compute them all.
     let answer: Option<Option<String>> = session
         .first_scalar(sql::fill(
             "SELECT CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE') \
@@ -249,11 +248,11 @@ pub(crate) async fn data_directory(session: &mut Session) -> Result<Option<Strin
     Ok(answer.flatten())
 }
 
-/// Waits until nobody is in the database, looking each few milliseconds: CREATE and DROP would
-/// sleep in steps of 100 ms. Returns who is still there when `patience` is over.
+/// Waits until the database has no sessions, checking every few milliseconds: CREATE and DROP would sleep in
+/// steps of 100 ms. Returns the remaining sessions when `patience` is over.
 ///
 /// # Errors
-/// The driver's, or the limit's.
+/// Errors of the driver or of the limit.
 pub(crate) async fn wait_until_empty(
     session: &mut Session,
     oid: Oid,
@@ -263,22 +262,22 @@ pub(crate) async fn wait_until_empty(
     clear(session, oid, patience, deadline, |_| Care::Wait).await
 }
 
-/// What is to be done about somebody in a database.
+/// Treatment of a session in a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Care {
-    /// Wait until they leave.
+    /// Wait until it ends.
     Wait,
-    /// End their session, as far as our role may.
+    /// End it, if pgstencil's role may.
     End,
-    /// They may stay.
+    /// Let it stay.
     Ignore,
 }
 
-/// Waits as [`wait_until_empty`] does, and does about everybody in the database what `care` says. Call it with
-/// [`Care::End`] only for a database that is ours and nobody's yet.
+/// Waits as [`wait_until_empty`] does, and treats each session in the database as `care` says. Call it with
+/// [`Care::End`] only for a database that is pgstencil's and still unclaimed.
 ///
 /// # Errors
-/// The driver's, or the limit's; sessions that we may not end are among those returned.
+/// Errors of the driver or of the limit; sessions that may not be ended are among those returned.
 pub(crate) async fn clear(
     session: &mut Session,
     oid: Oid,
@@ -296,7 +295,7 @@ pub(crate) async fn clear(
             return Ok(left);
         }
         for visitor in &left {
-            // Once each: what may not be ended would fill the server's log.
+            // Once for each session: refused attempts would fill the server's log.
             if care(visitor) == Care::End && asked.insert(visitor.pid) {
                 end_session(session, visitor.pid).await?;
             }
@@ -306,11 +305,11 @@ pub(crate) async fn clear(
     }
 }
 
-/// Asks every session in a database to end, each in a statement of its own, so that one that we may
-/// not touch spares no other. Call it only for a database that is ours and given up.
+/// Asks every session in a database to end, each in a statement of its own, so that a refusal for one spares no
+/// other. Call it only for a discarded database of pgstencil's.
 ///
 /// # Errors
-/// The driver's; sessions that we may not end are left.
+/// Errors of the driver; sessions that may not be ended remain.
 pub(crate) async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
     for visitor in visitors(session, oid).await? {
         end_session(session, visitor.pid).await?;
@@ -339,11 +338,11 @@ pub(crate) struct Slot {
     pub(crate) reader: Option<i32>,
 }
 
-/// The replication slots of the session's database; temporary ones, which end with their session, are left
-/// out.
+/// Returns the replication slots of the session's database; temporary ones, which end with their session, are
+/// left out.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn slots(session: &mut Session) -> Result<Vec<Slot>> {
     session
         .rows(sql::fill(
@@ -355,10 +354,10 @@ pub(crate) async fn slots(session: &mut Session) -> Result<Vec<Slot>> {
         .doing(|| "list the replication slots".into())
 }
 
-/// Drops a replication slot of the session's database. A reader of it is ended first, if our role may.
+/// Drops a replication slot of the session's database. Its reader is ended first, if pgstencil's role may.
 ///
 /// # Errors
-/// The driver's: 42501 if the role may not, 55006 if it is still read from.
+/// Errors of the driver: 42501 if the role may not, 55006 if it is still read from.
 pub(crate) async fn drop_slot(session: &mut Session, slot: &Slot) -> Result<()> {
     let doing = || format!("drop replication slot `{}`", slot.name);
     let statement = || sql::fill("SELECT pg_drop_replication_slot($1)", &[&slot.name]);
@@ -367,7 +366,7 @@ pub(crate) async fn drop_slot(session: &mut Session, slot: &Slot) -> Result<()> 
     }
     for _ in 0..50 {
         match session.execute(statement()).await {
-            // Its reader has not quite ended.
+            // Its reader has not ended completely.
             Err(e) if SqlState::of(&e) == Some(SqlState::OBJECT_IN_USE) => {}
             Err(e) if SqlState::of(&e) == Some(SqlState::UNDEFINED_OBJECT) => return Ok(()),
             other => return other.map(drop).doing(doing),
@@ -377,10 +376,10 @@ pub(crate) async fn drop_slot(session: &mut Session, slot: &Slot) -> Result<()> 
     session.execute(statement()).await.map(drop).doing(doing)
 }
 
-/// The subscriptions of the session's database, and the slots at their publishers.
+/// Returns the subscriptions of the session's database, and the slots at their publishers.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn subscriptions(session: &mut Session) -> Result<Vec<(String, Option<String>)>> {
     session
         .rows(sql::fill(
@@ -392,10 +391,10 @@ pub(crate) async fn subscriptions(session: &mut Session) -> Result<Vec<(String, 
         .doing(|| "list the subscriptions".into())
 }
 
-/// Drops a subscription of the session's database. Its publisher is not asked, so a slot there stays.
+/// Drops a subscription of the session's database. The publisher is not contacted, so its slot remains.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn drop_subscription(session: &mut Session, name: &str) -> Result<()> {
     for statement in sql::drop_subscription(name) {
         session.run(statement).await.doing(|| format!("drop subscription `{name}`"))?;
@@ -403,33 +402,33 @@ pub(crate) async fn drop_subscription(session: &mut Session, name: &str) -> Resu
     Ok(())
 }
 
-/// What a template met when it was built, to be compared when it is used.
+/// Facts about the server when a template was built, to be compared when it is used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct BuiltWith {
     /// `server_version_num`
     pub(crate) server_version: u32,
-    /// Versions of the collations that objects use, over all roles: see [`super::collation::versions`].
+    /// Versions of the collations that objects use, over all aliases: see [`super::collation::versions`].
     pub(crate) collations: std::collections::BTreeMap<String, String>,
-    /// Collations about which users' sessions are warned, with the reason, over all roles.
+    /// Collations that users' sessions get a warning about, with the reason, over all aliases.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warned_collations: Vec<String>,
-    /// Installed extensions and their versions, over all roles.
+    /// Installed extensions and their versions, over all aliases.
     pub(crate) extensions: std::collections::BTreeMap<String, String>,
-    /// The version of each that the server would have installed by default.
+    /// The version of each extension that the server would have installed by default.
     pub(crate) available: std::collections::BTreeMap<String, String>,
-    /// Event triggers on login, over all roles.
+    /// Event triggers on login, over all aliases.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) login_triggers: Vec<String>,
-    /// Unlogged tables and sequences that hold something, over all roles: a crash of the server empties them.
+    /// Unlogged tables and sequences that are not empty, over all aliases: a crash of the server empties them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) unlogged_tables: Vec<String>,
-    /// The database that its build from nothing started from, if that was not the empty one.
+    /// The database that its full build started from, if that was not the empty one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<Source>,
 }
 
-/// A database that builds start from, as one of them met it.
+/// A database that builds start from, in its state at one of the builds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Source {
@@ -437,30 +436,30 @@ pub(crate) struct Source {
     pub(crate) name: String,
     /// Its identity.
     pub(crate) oid: u32,
-    /// A hash of what it held; hex.
+    /// Hash of its contents; hex.
     pub(crate) contents: String,
 }
 
-/// What is in a freshly built database.
+/// Contents of a freshly built database.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contents {
-    /// Objects that the build made: relations, types, functions, schemas, extensions, large objects.
+    /// Number of objects from the build: relations, types, functions, schemas, extensions, large objects.
     pub(crate) objects: i64,
     /// Bytes on disk.
     pub(crate) bytes: i64,
-    /// Files on disk, about.
+    /// Approximate number of files on disk.
     pub(crate) files: i64,
-    /// Extensions beside `plpgsql`.
+    /// Extensions in addition to `plpgsql`.
     pub(crate) extensions: Vec<(String, String)>,
     /// Collations that objects use.
     pub(crate) collations: Vec<Collation>,
     /// Event triggers on login.
     pub(crate) login_triggers: Vec<String>,
-    /// Unlogged tables and sequences that hold something.
+    /// Unlogged tables and sequences that are not empty.
     pub(crate) unlogged_tables: Vec<String>,
 }
 
-// 16384 is FirstNormalObjectId: initdb's own objects lie below, whatever users make above
+// 16384 is FirstNormalObjectId: initdb's own objects are below it, users' objects above it
 // (src/include/access/transam.h).
 const CONTENTS: &str = "SELECT (SELECT count(*) FROM pg_class WHERE oid >= 16384 AND relkind <> 't') \
               + (SELECT count(*) FROM pg_type WHERE oid >= 16384) \
@@ -475,26 +474,26 @@ const EXTENSIONS: &str =
 const UNLOGGED: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relpersistence = 'u' AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0 ORDER BY 1";
-/// They came with 15.
+/// Unlogged sequences came with 15.
 const UNLOGGED_SEQUENCES: &str = "SELECT n.nspname::text, c.relname::text, s.seqstart FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_sequence s ON s.seqrelid = c.oid \
          WHERE c.relpersistence = 'u' \
          AND CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT') END ORDER BY 1, 2";
 
-/// How many objects were made in the session's database since initdb; see [`Contents::objects`].
+/// Returns the number of objects created in the session's database since initdb; see [`Contents::objects`].
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn objects(session: &mut Session) -> Result<i64> {
     let row: (i64, i64, i64) =
         session.one(sql::fill(CONTENTS, &[])).await.doing(|| "look into a database".into())?;
     Ok(row.0)
 }
 
-/// Encoding and locale of the session's database, in one line.
+/// Returns encoding and locale of the session's database, in one line.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn own_traits(session: &mut Session) -> Result<String> {
     let columns = traits_columns(session.facts().major());
     let statement = sql::fill(
@@ -505,10 +504,10 @@ pub(crate) async fn own_traits(session: &mut Session) -> Result<String> {
     session.scalar(statement).await.doing(|| "read a database's encoding and locale".into())
 }
 
-/// What of the session's database every role may create objects in: its schemas, by name.
+/// Returns the schemas of the session's database in which every role may create objects, by name.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn public_schemas(session: &mut Session) -> Result<Vec<String>> {
     session
         .scalars(sql::fill(
@@ -520,10 +519,10 @@ pub(crate) async fn public_schemas(session: &mut Session) -> Result<Vec<String>>
         .doing(|| "see who may create objects".into())
 }
 
-/// Whether every role may create schemas in the database of this oid.
+/// Returns whether every role may create schemas in the database of this oid.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn is_public(session: &mut Session, oid: Oid) -> Result<bool> {
     session
         .scalar(sql::fill(
@@ -535,10 +534,10 @@ pub(crate) async fn is_public(session: &mut Session, oid: Oid) -> Result<bool> {
         .doing(|| "see who may create schemas".into())
 }
 
-/// Whether the session's role is a superuser.
+/// Returns whether the session's role is a superuser.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn is_superuser(session: &mut Session) -> Result<bool> {
     session
         .scalar(sql::fill("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[]))
@@ -546,10 +545,10 @@ pub(crate) async fn is_superuser(session: &mut Session) -> Result<bool> {
         .doing(|| "read the role's rights".into())
 }
 
-/// Looks into a database from a session within it.
+/// Reads the contents of a database from a session within it.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn contents(session: &mut Session) -> Result<Contents> {
     let database = session.database().to_owned();
     let row: (i64, i64, i64) =
@@ -586,10 +585,10 @@ pub(crate) async fn contents(session: &mut Session) -> Result<Contents> {
     })
 }
 
-/// The versions that this server would install of the named extensions.
+/// Returns the versions that this server would install of the named extensions.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn available_extensions(
     session: &mut Session,
     names: &[String],
@@ -603,8 +602,8 @@ pub(crate) async fn available_extensions(
         .doing(|| "list available extensions".into())
 }
 
-/// Total size of databases. `None` if one is gone, or the role may not connect to it; that is no more
-/// than a size that is not shown.
+/// Returns the total size of databases. `None` if one no longer exists, or the role may not connect to it; then
+/// a size is merely not shown.
 pub(crate) async fn size(session: &mut Session, oids: &[Oid]) -> Option<i64> {
     let size: std::result::Result<Option<i64>, sqlx::Error> = session
         .scalar(sql::fill(
@@ -615,11 +614,11 @@ pub(crate) async fn size(session: &mut Session, oids: &[Oid]) -> Option<i64> {
     size.ok().flatten()
 }
 
-/// Databases whose name holds `fragment`, other than the one of exactly that name: what a build
-/// made beside its own.
+/// Returns the databases whose name contains `fragment`, other than the one of exactly that name: those that a
+/// build created in addition to its own.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn named_after(session: &mut Session, fragment: &str) -> Result<Vec<String>> {
     session
         .scalars(sql::fill(
@@ -631,7 +630,7 @@ pub(crate) async fn named_after(session: &mut Session, fragment: &str) -> Result
         .doing(|| "look for further databases".into())
 }
 
-/// Fails with the right's name if the role may not create databases.
+/// Fails with the privilege's name if the role may not create databases.
 ///
 /// # Errors
 /// [`Kind::Permission`] with the statement that grants it.
@@ -648,19 +647,19 @@ pub(crate) async fn require_createdb(session: &mut Session) -> Result<()> {
         .hint(format!("run as a superuser: ALTER ROLE {role} CREATEDB;")))
 }
 
-/// Writes some megabytes to the server's disk, and takes them back.
+/// Writes some megabytes to the server's disk, and removes them.
 ///
 /// # Errors
-/// The driver's; 53100 says that the disk is full.
+/// Errors of the driver; 53100 means that the disk is full.
 pub(crate) async fn try_to_write(session: &mut Session) -> Result<()> {
     let text = "CREATE TEMP TABLE pgstencil_probe ON COMMIT DROP AS \
                 SELECT n FROM generate_series(1, 30000) n";
     session.run(sql::text(text)).await.doing(|| "write to the server's disk".into())
 }
 
-/// The tables that a build may have filled and whose statistics the role may make: its own, all of them in a
+/// Tables that a build may have filled and whose statistics the role may update: its own, all of them in a
 /// database of its own, and from 17 on those that it may MAINTAIN. Catalogs are left out: those of the whole
-/// server are a superuser's, and each that is refused is a WARNING in the server's log.
+/// server are a superuser's, and each refusal is a WARNING in the server's log.
 const MAINTAINED: &str = "SELECT n.nspname::text, c.relname::text, \
        c.relkind IN ('r', 'm') AND pg_relation_size(c.oid) > 512 * 8192 \
      FROM pg_catalog.pg_class c \
@@ -668,16 +667,16 @@ const MAINTAINED: &str = "SELECT n.nspname::text, c.relname::text, \
      WHERE c.relkind IN ('r', 'm', 'p') AND c.oid >= 16384 AND c.relpersistence <> 't' \
        AND n.nspname !~ '^pg_' AND (pg_has_role(c.relowner, 'USAGE') \
          OR (SELECT pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database WHERE datname = current_database()) $1) ORDER BY 1, 2";
-/// How many tables one ANALYZE names.
+/// Number of tables in one ANALYZE.
 const ANALYZED: usize = 100;
 
-/// Makes the planner's statistics and spares the clones' first scans of large tables their
-/// hint-bit writes. Small tables are not vacuumed: that would give each two more files, and every
-/// clone pays for files. An expression index whose function does not find what it needs makes
-/// ANALYZE of its table fail; that is no reason to refuse a template, so such complaints are returned.
+/// Updates the planner's statistics and spares the clones' first scans of large tables their hint-bit writes.
+/// Small tables are not vacuumed: that would give each two more files, and files make every clone slower. An
+/// expression index whose function lacks an object that it needs makes ANALYZE of its table fail; that is no
+/// reason to refuse a template, so such complaints are returned.
 ///
 /// # Errors
-/// The driver's, if the session is lost.
+/// Errors of the driver, if the session is lost.
 pub(crate) async fn analyze_and_freeze(session: &mut Session) -> Result<Vec<String>> {
     let mut complaints = Vec::new();
     let mut note = |done: Result<()>| match done {
@@ -701,7 +700,7 @@ pub(crate) async fn analyze_and_freeze(session: &mut Session) -> Result<Vec<Stri
         if session.run(sql::analyze(names)).await.is_ok() {
             continue;
         }
-        // One that fails ends the statement, so the others follow by themselves.
+        // A failing table ends the statement, so the others follow one by one.
         for (schema, table, _) in some {
             let name = std::iter::once((schema.as_str(), table.as_str()));
             let done = session
@@ -714,8 +713,8 @@ pub(crate) async fn analyze_and_freeze(session: &mut Session) -> Result<Vec<Stri
     let large = tables.into_iter().filter(|(.., large)| *large);
     let large: Vec<(String, String)> = large.map(|(schema, table, _)| (schema, table)).collect();
     if !large.is_empty() {
-        // With `synchronous_commit = off` the build's last commits may not be on disk yet, and what
-        // they wrote does not count as visible to all until then. A commit of our own flushes them.
+        // With `synchronous_commit = off` the build's last commits may not be on disk yet, and their rows do
+        // not count as visible to all until then. A commit of pgstencil's own flushes them.
         let text = "SET synchronous_commit = local; \
                     SELECT pg_catalog.pg_logical_emit_message(true, 'pgstencil', '')";
         let done = session.run(sql::text(text)).await.doing(|| "flush the build's commits".into());
@@ -749,7 +748,7 @@ mod tests {
         let is_clients = |role, kind| visitor(role, kind).is_clients_of("me");
         assert!(is_clients("me", Some("client backend")));
         assert!(is_clients("me", Some("walsender")));
-        // What is hidden may be one.
+        // A hidden session may be a client's.
         assert!(is_clients("me", None));
         assert!(is_clients("other", Some(PREPARED)));
         assert!(!is_clients("other", None));

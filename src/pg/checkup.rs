@@ -1,4 +1,4 @@
-//! The server's settings, rights and load, for `doctor`. Only reads.
+//! The server's settings, the role's privileges and the load, for `doctor`. Only reads.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::error::Result;
 /// Settings by name, in their base units, as far as the role may see them.
 pub(crate) type Settings = BTreeMap<String, String>;
 
-/// The rights of pgstencil's role.
+/// The privileges of pgstencil's role.
 #[derive(Clone, Copy, Debug, FromRow)]
 pub(crate) struct Rights {
     /// SUPERUSER
@@ -80,7 +80,7 @@ pub(crate) async fn settings(session: &mut Session) -> Result<Settings> {
     Ok(rows.into_iter().collect())
 }
 
-/// Returns the rights of pgstencil's role.
+/// Returns the privileges of pgstencil's role.
 ///
 /// # Errors
 /// Errors of the driver.

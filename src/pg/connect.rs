@@ -1,5 +1,5 @@
-//! How a [`Session`] begins: the connection, the settings that every session of ours has, and the guard in
-//! front of the first question to a database that may be a stranger's.
+//! Start of a [`Session`]: the connection, the settings that every session of pgstencil has, and the guard
+//! before the first question to a database that may be a stranger's.
 
 use std::time::{Duration, Instant};
 
@@ -16,33 +16,33 @@ use super::{Endpoint, catalog};
 use crate::error::{Error, Fault, Kind, Result};
 use crate::quantity::seconds;
 
-/// How long a connection attempt may take when nothing else bounds it.
+/// Time limit of a connection attempt when nothing else bounds it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Only the system's own functions and operators are found by their bare names.
 const BARE: [(&str, &str); 1] = [("search_path", "pg_catalog")];
 
 /// A statement that fails with 22012 (division by zero) in a stranger's database. Its one row has `role`, the
-/// role that the session acts as from there on, and `began_as`, the one that it would have begun as without a
-/// door. It is made from the server's major version, and whether the session began as `pg_database_owner`.
+/// role that the session acts as from then on, and `began_as`, the role that it would have begun as without a
+/// door. It depends on the server's major version, and on whether the session began as `pg_database_owner`.
 pub(crate) type Guard = fn(u32, bool) -> Statement;
 
-/// A session that a guard let in.
+/// A session that passed a guard.
 pub(crate) struct Entered {
     /// The session.
     pub(crate) session: Session,
-    /// The guard that let it in, for later messages.
+    /// The guard that it passed, for later messages.
     pub(crate) guard: Statement,
-    /// What the question came to. A question that failed changed nothing.
+    /// Answer to the question. A question that failed changed nothing.
     pub(crate) answer: std::result::Result<PgRow, sqlx::Error>,
 }
 
-/// Why [`Session::enter`] came to nothing.
+/// Reason why [`Session::enter`] failed.
 #[derive(Debug)]
 pub(crate) enum EnterError {
     /// The database does not exist (3D000).
     Missing,
-    /// No guard let the session in. None of the database's code has run; what its system catalogs say may
-    /// be read, and nothing else.
+    /// No guard let the session in. None of the database's code has run; its system catalogs may be read, and
+    /// nothing else.
     Stranger(Box<Session>),
     /// Anything else.
     Other(Error),
@@ -63,7 +63,7 @@ impl From<OpenError> for EnterError {
     }
 }
 
-/// Whether a guard refused what stood behind it.
+/// Returns whether a guard refused the question that follows it.
 pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
     SqlState::of(error) == Some(SqlState::DIVISION_BY_ZERO)
 }
@@ -71,13 +71,13 @@ pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
 impl Session {
     /// Opens a session. Waits for a server that is just starting, within `deadline`.
     ///
-    /// The session has `search_path = pg_catalog` and no time-outs of the role's; from 14 on the
-    /// server notices within half a second that we died (`client_connection_check_interval`), which
-    /// ends a CREATE that nobody waits for.
+    /// The session has `search_path = pg_catalog` and no time-outs of the role's; from 14 on the server notices
+    /// within half a second that pgstencil died (`client_connection_check_interval`), which ends a CREATE that
+    /// no process waits for.
     ///
     /// # Errors
-    /// [`OpenError::Missing`] when the database does not exist; otherwise unreachable, refused,
-    /// too old, or a pooler in between that does not keep sessions.
+    /// [`OpenError::Missing`] when the database does not exist; otherwise unreachable, refused, too old, or a
+    /// pooler in between that does not keep sessions.
     pub async fn open(
         endpoint: &Endpoint,
         database: &str,
@@ -116,11 +116,11 @@ impl Session {
         Ok(connected.session(database, facts, deadline))
     }
 
-    /// Opens a session with a database that may be a stranger's, and asks it a first question in the same
-    /// round trip. No code of a stranger runs: not when the session starts (see [`super::door`]), and not
-    /// by the question, which is sent in one message behind a guard: where that fails, the question is not
-    /// even planned. The first of `guards` that passes counts; each further one costs a round trip. The
-    /// question binds nothing.
+    /// Opens a session with a database that may be a stranger's, and asks it a first question in the same round
+    /// trip. No code of a stranger runs: not when the session starts (see [`super::door`]), and not by the
+    /// question, which is sent in one message after a guard: where that fails, the question is not even
+    /// planned. The first of `guards` that passes counts; each further one costs a round trip. The question
+    /// binds nothing.
     ///
     /// # Errors
     /// As [`Session::open`]; [`EnterError::Stranger`] if no guard passes.
@@ -166,7 +166,7 @@ impl Session {
             let mut session = connected.session(database, facts, deadline);
             let answer = match failed {
                 None => rows.into_iter().nth(2).ok_or(sqlx::Error::RowNotFound),
-                // Others hold what it needs: to ask again would only wait again.
+                // Other sessions hold its locks: to ask again would only wait again.
                 Some(e)
                     if matches!(
                         SqlState::of(&e),
@@ -189,7 +189,7 @@ impl Session {
     }
 }
 
-/// The door, if it is the right one for the next session, too.
+/// Returns the door, if it is the right one for the next session, too.
 fn still(door: Door, facts: &ServerFacts, row: Option<&PgRow>) -> Option<Door> {
     let fits = match door {
         Door::Before17 => facts.major() < 17,
@@ -200,10 +200,10 @@ fn still(door: Door, facts: &ServerFacts, row: Option<&PgRow>) -> Option<Door> {
     fits.then_some(door)
 }
 
-/// Fewer connection slots than this are few.
+/// Slot count below which connection slots count as scarce.
 const SCARCE: i32 = 50;
 
-/// How long a session waits for a free slot, if the caller does not say otherwise.
+/// Time that a session waits for a free slot, if the caller sets no other.
 const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection that is not a session yet.
@@ -320,8 +320,8 @@ impl Connected {
         bound::within(bound, &deadline.cancel, Some(Duration::ZERO), asked).await
     }
 
-    /// Sets the session up behind a guard, and asks the question. `None`: the guard refuses. A question may
-    /// fail alone; its error is then beside the rows of the guard and the settings.
+    /// Sets the session up after a guard, and asks the question. `None`: the guard refuses. A question may fail
+    /// alone; its error is then returned next to the rows of the guard and the settings.
     async fn ask_behind(
         &mut self,
         guard: &Statement,
@@ -337,7 +337,7 @@ impl Connected {
                 Ok(rows) => return Ok(Some((rows, None))),
                 Err(e) if is_refusal(&e) => return Ok(None),
                 Err(e) if Delay::of(&e).is_some() => return Err(e),
-                // It took the settings back with it: one message is one transaction.
+                // The error also reverted the settings: one message is one transaction.
                 Err(e) => failed = Some(e),
             }
             message.pop();
@@ -349,7 +349,7 @@ impl Connected {
         }
     }
 
-    /// What the server says of itself, in the row of [`settings`].
+    /// Reads the server's facts about itself, in the row of [`settings`].
     fn facts(&self, endpoint: &Endpoint, version: u32, row: Option<&PgRow>) -> Result<ServerFacts> {
         let row = row.ok_or_else(|| Error::failed("the server has no database `template0`"))?;
         let seen: Option<String> = row.try_get("marker").unwrap_or(None);
@@ -376,9 +376,9 @@ impl Connected {
     }
 }
 
-/// Sets a session up, and reads what the server says of itself. These settings do not exist everywhere,
-/// and an unknown one in the startup packet would be refused; `set_config` of exactly the known ones costs
-/// no further round trip.
+/// Sets a session up, and reads the server's facts about itself. These settings do not exist everywhere, and an
+/// unknown one in the startup packet would be refused; `set_config` of exactly the known ones costs no further
+/// round trip.
 fn settings(version: u32) -> Statement {
     let of_14 = match version {
         ..140_000 => "",
@@ -404,7 +404,7 @@ fn setting_up(endpoint: &Endpoint) -> String {
     format!("set up a session with the server at {}", endpoint.place())
 }
 
-/// Why there is no connection.
+/// Reason why there is no connection.
 enum Refused {
     Driver(sqlx::Error),
     Late(Error),
@@ -428,7 +428,7 @@ fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error
     let user = endpoint.user().to_owned();
     let base = |message: String| Error::new(Kind::Connect, message);
     let explained = match (&error, state) {
-        // The URL is ours, so it is right: the server answered a moment ago.
+        // The URL is pgstencil's, so it is right: the server answered a moment ago.
         (sqlx::Error::Io(_), _) | (_, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW)) if endpoint.is_private() => {
             base(format!("the private server at {place} has stopped"))
                 .hint("run the command again: it starts the server; `pgstencil server status` shows how it is")
@@ -452,7 +452,7 @@ fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error
             format!("role `{user}` may not connect to database `{database}` on {place}"),
         )
         .hint(format!("GRANT CONNECT ON DATABASE \"{database}\" TO \"{user}\"; or name another database")),
-        // What pgbouncer answers to startup options that it does not know.
+        // Answer of pgbouncer to startup options that it does not know.
         (_, Some(SqlState::PROTOCOL_VIOLATION)) => pooler(endpoint),
         (sqlx::Error::Tls(_), _) => base(format!("no TLS session with the server at {place}"))
             .hint("check sslmode and sslrootcert in the URL"),

@@ -1,7 +1,7 @@
 //! Startup options with which a session connects to a database that may belong to another user, before it can
 //! check the owner.
 //!
-//! From 17 on a database can have event triggers that run at the start of a session, with the rights of its
+//! From 17 on a database can have event triggers that run at the start of a session, with the privileges of its
 //! role (<https://www.postgresql.org/docs/current/event-trigger-definition.html#EVENT-TRIGGER-LOGIN>). Only a
 //! superuser creates them, but each new database has those of `template1`, and its owner can change the
 //! tables and functions that they use. So the session must start in a way that runs none of them:
@@ -59,14 +59,14 @@ impl Door {
         }
     }
 
-    /// The door to try when the server refuses this one with a SQLSTATE; `None`: that was no matter of doors.
+    /// Returns the door to try when the server refuses this one with a SQLSTATE; `None`: the door was not the cause.
     pub(super) fn next(self, state: SqlState) -> Option<Door> {
         match (self, state) {
             // There is no such setting.
             (Door::Quiet, SqlState::UNDEFINED_OBJECT) => Some(Door::Before17),
             // The role must not set it.
             (Door::Quiet, SqlState::INSUFFICIENT_PRIVILEGE) => Some(Door::Owner),
-            // There is no such role: what was remembered is of another server, of version 13.
+            // There is no such role: the stored door is that of another server, of version 13.
             (Door::Owner, SqlState::INVALID_PARAMETER_VALUE) => Some(Door::Before17),
             _ => None,
         }

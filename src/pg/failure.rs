@@ -1,5 +1,5 @@
-//! From a driver's error to one that names the thing, the cause and a hint. Decides by SQLSTATE, never by text:
-//! several texts changed between versions.
+//! From a driver's error to one that names the object, the cause and a hint. Decides by SQLSTATE, never by
+//! text: several texts changed between versions.
 
 use std::error::Error as _;
 
@@ -22,7 +22,7 @@ impl<T> Doing<T> for std::result::Result<T, sqlx::Error> {
     }
 }
 
-/// The SQLSTATE of the driver's error under `error`.
+/// Returns the SQLSTATE of the driver's error under `error`.
 pub(crate) fn sqlstate(error: &Error) -> Option<SqlState> {
     let source = error.source()?;
     match source.downcast_ref::<Said>() {
@@ -31,8 +31,8 @@ pub(crate) fn sqlstate(error: &Error) -> Option<SqlState> {
     }
 }
 
-/// An error's text for a person. Of the server's errors only the message: the driver would add that
-/// it comes from the server, and the line of the server's source.
+/// Returns an error's text for the user. For the server's errors only the message: the driver would add that it
+/// comes from the server, and the line of the server's source.
 pub(crate) fn words(error: &(dyn std::error::Error + 'static)) -> String {
     match error.downcast_ref::<sqlx::Error>() {
         Some(sqlx::Error::Database(e)) => e.message().to_owned(),
@@ -41,12 +41,12 @@ pub(crate) fn words(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// The text of what is under an error, or its own where there is nothing.
+/// Returns the text of an error's cause, or its own where there is none.
 pub(crate) fn cause(error: &Error) -> String {
     error.source().map_or_else(|| error.to_string(), words)
 }
 
-/// Whether the session is gone, and its locks with it.
+/// Returns whether the session is gone, and its locks with it.
 pub(crate) fn is_connection_loss(error: &Error) -> bool {
     error.has_fault(Fault::ConnectionLost)
 }
@@ -59,7 +59,7 @@ pub(super) fn is_loss(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Of a statement that the server did not answer, or that others held up.
+/// Explains a statement that the server did not answer, or that other sessions blocked.
 fn explain_delay(delay: &Delay, doing: &str) -> Error {
     let error = |kind| Error::new(kind, format!("could not {doing}"));
     match delay {
@@ -77,9 +77,9 @@ fn explain_delay(delay: &Delay, doing: &str) -> Error {
     }
 }
 
-/// Of statements of the user's own: what they say is the user's to correct ([`Kind::Build`]), but not that the
-/// session was lost, the time was up, or the caller gave up. The server quotes the statements, so `redact` takes
-/// out what must not be shown, also of what `Debug` shows.
+/// Explains an error of the user's own statements: the user can correct it ([`Kind::Build`]), unless the
+/// session was lost, the time was up, or the caller cancelled. The server quotes the statements, so `redact`
+/// removes secrets, also from the output of `Debug`.
 pub(crate) fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> String) -> Error {
     let state = SqlState::of(&error);
     let ours = is_loss(&error) || Delay::of(&error).is_some() || state == Some(SqlState::QUERY_CANCELED);
@@ -89,7 +89,7 @@ pub(crate) fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> 
     let shown = Error::new(kind, full.message());
     let shown = full.details().iter().fold(shown, |e, d| e.detail(redact(d)));
     let hints = full.hints().iter();
-    // Those of ours speak of other statements.
+    // Errors of pgstencil's own time limits name other statements.
     let shown = match ours {
         true => hints.fold(shown, |e, hint| e.hint(redact(hint))),
         false => shown,
@@ -102,7 +102,7 @@ pub(crate) fn of_user(error: sqlx::Error, doing: &str, redact: &dyn Fn(&str) -> 
     shown.caused_by(said)
 }
 
-/// What is left of a driver's error that is not to be shown as it is.
+/// The parts of a driver's error that may be shown, if the error itself may not.
 #[derive(Debug)]
 struct Said {
     words: String,
@@ -130,7 +130,7 @@ fn explain(error: sqlx::Error, doing: &str) -> Error {
     explained.caused_by(error)
 }
 
-/// What another attempt can do something about.
+/// Returns the fault that another attempt can do something about.
 fn fault_of(error: &sqlx::Error) -> Option<Fault> {
     if is_loss(error) {
         return Some(Fault::ConnectionLost);

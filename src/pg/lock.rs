@@ -1,13 +1,13 @@
 //! Advisory lock keys.
 //!
-//! Advisory locks are per database, so all of ours are taken in the registry database, on direct
-//! sessions (<https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>). They
-//! go with the session that took them: a killed process gives its locks up at once.
+//! Advisory locks are per database, so all of pgstencil's are taken in the registry database, on direct
+//! sessions (<https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>). They end with the
+//! session that took them: a killed process releases its locks immediately.
 
 use super::sql::{self, Statement};
 use crate::names::Fingerprint;
 
-/// A 64-bit advisory lock key, derived from what it protects.
+/// A 64-bit advisory lock key, derived from the object that it protects.
 #[derive(Clone, Copy, Debug)]
 pub struct LockKey {
     value: i64,
@@ -29,7 +29,7 @@ impl std::hash::Hash for LockKey {
 }
 
 impl LockKey {
-    /// The right to build one template.
+    /// Returns the key for the right to build one template.
     pub fn build(project: &str, definition: &str, fingerprint: &Fingerprint) -> Self {
         LockKey::derive(
             "build",
@@ -38,101 +38,101 @@ impl LockKey {
         )
     }
 
-    /// A template: shared while it is copied, exclusive while it is dropped.
+    /// Returns the key of a template: shared while it is copied, exclusive while it is dropped.
     pub fn template(id: i64) -> Self {
         LockKey::derive("template", "a template", &[&id.to_string()])
     }
 
-    /// A clone: held by its holder, or by whoever drops it.
+    /// Returns the key of a clone: held by its holder, or by the process that drops it.
     pub fn clone(id: &str) -> Self {
         LockKey::derive("clone", "a clone", &[id])
     }
 
-    /// A clone that is being copied: shared by the further sessions that copy, beside the one that
-    /// holds its lock, and survived by them.
+    /// Returns the key of a clone that is being copied: shared by the further sessions that copy, in addition
+    /// to the one that holds the clone's lock, which may end before them.
     pub fn copying(id: &str) -> Self {
         LockKey::derive("copying", "the copies of a clone", &[id])
     }
 
-    /// Held by the process that runs `before_release` for a clone.
+    /// Returns the key that is held by the process that runs `before_release` for a clone.
     pub fn owed(id: &str) -> Self {
         LockKey::derive("owed", "a before_release command", &[id])
     }
 
-    /// The right to make warm clones of a template: one process at a time.
+    /// Returns the key for the right to create warm clones of a template: one process at a time.
     pub fn filler(template: i64) -> Self {
         LockKey::derive("filler", "the right to make warm clones", &[&template.to_string()])
     }
 
-    /// Held by a process that waits to evict a template: no more warm clones are made of it.
+    /// Returns the key of a process that waits to evict a template: no more warm clones of it are created.
     pub fn evicting(template: i64) -> Self {
         LockKey::derive("evicting", "a template to be evicted", &[&template.to_string()])
     }
 
-    /// Shared by those who copy while somebody waits; drops give way to them.
+    /// Returns the key that is shared by copies that a command waits for; drops give way to them.
     pub fn hurry() -> Self {
         LockKey::derive("hurry", "the right of way of copies", &[])
     }
 
-    /// The right to run a build that must be the only one of its kind in this registry.
+    /// Returns the key for the right to run a build that must be the only one of its kind in this registry.
     pub fn serial() -> Self {
         LockKey::derive("serial", "the right to a serial build", &[])
     }
 
-    /// The right to build from nothing what is to take the place of extended templates of a
+    /// Returns the key for the right to run the full builds that replace incrementally built templates of a
     /// definition: one such build at a time.
     pub fn settle(project: &str, definition: &str) -> Self {
         LockKey::derive("settle", "the right to rebuild templates", &[project, definition])
     }
 
-    /// Held by the one process that has taken it on to settle a template.
+    /// Returns the key of the one process that has taken on the full build that replaces a template.
     pub fn settler(template: i64) -> Self {
         LockKey::derive("settler", "the rebuild of a template", &[&template.to_string()])
     }
 
-    /// Installation and upgrade of the registry.
+    /// Returns the key for installation and upgrade of the registry.
     pub fn registry() -> Self {
         LockKey::derive("registry", "the registry", &[])
     }
 
-    /// What it protects, in words.
+    /// Describes the protected object.
     pub fn protects(self) -> &'static str {
         self.protects
     }
 
-    /// The number to bind.
+    /// Returns the number to bind.
     pub fn value(self) -> i64 {
         self.value
     }
 
-    /// A key as `pg_locks` shows it: upper half in `classid`, lower half in `objid`.
+    /// Returns the key from its halves in `pg_locks`: upper half in `classid`, lower half in `objid`.
     pub fn from_halves(classid: u32, objid: u32) -> Self {
         let value = ((u64::from(classid) << 32) | u64::from(objid)) as i64;
         LockKey { value, protects: "a lock" }
     }
 
-    /// The two halves as `pg_locks` shows them.
+    /// Returns the two halves as `pg_locks` shows them.
     pub fn halves(self) -> (u32, u32) {
         let bits = self.value as u64;
         ((bits >> 32) as u32, bits as u32)
     }
 
-    /// Takes the lock if it is free, and says whether. A session may take one lock several times.
+    /// Takes the lock if it is free, and returns whether it was. A session may take one lock several times.
     pub(crate) fn try_lock(self) -> Statement {
         self.with("SELECT pg_try_advisory_lock($1)")
     }
 
-    /// The same with a lock that others may share.
+    /// Takes the lock in shared mode if possible, and returns whether it was.
     pub(crate) fn try_lock_shared(self) -> Statement {
         self.with("SELECT pg_try_advisory_lock_shared($1)")
     }
 
-    /// Gives an exclusive lock back.
+    /// Releases an exclusive lock.
     pub(crate) fn unlock(self) -> Statement {
         self.with("SELECT pg_advisory_unlock($1)")
     }
 
-    /// Gives a shared lock back.
+    /// Releases a shared lock.
     pub(crate) fn unlock_shared(self) -> Statement {
         self.with("SELECT pg_advisory_unlock_shared($1)")
     }

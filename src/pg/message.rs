@@ -1,8 +1,8 @@
 //! Messages of one or more statements, and the answers to them: each is one round trip.
 //!
-//! Prepared statements would take two round trips for each statement, and nearly all of ours run once in a
-//! session (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SIMPLE-QUERY>). What a
-//! message says is not traced: [`super::sql::fill`] has written values into it.
+//! Prepared statements would take two round trips for each statement, and nearly all of pgstencil's run once in
+//! a session (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SIMPLE-QUERY>). The
+//! text of a message is not traced: [`super::sql::fill`] has written values into it.
 
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
@@ -11,12 +11,12 @@ use sqlx::{Either, FromRow, PgConnection};
 use super::Session;
 use super::sql::Statement;
 
-/// What one statement of a message came to.
+/// Answer to one statement of a message.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     /// Its rows, if it has any.
     pub(crate) rows: Vec<PgRow>,
-    /// How many rows it wrote or returned.
+    /// Number of rows that it wrote or returned.
     pub(crate) count: u64,
 }
 
@@ -24,7 +24,7 @@ impl Answer {
     /// Reads the rows.
     ///
     /// # Errors
-    /// The driver's, if a column is missing or has another type.
+    /// Errors of the driver, if a column is missing or has another type.
     pub(crate) fn read<T>(&self) -> std::result::Result<Vec<T>, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
@@ -44,7 +44,7 @@ impl Answer {
     }
 }
 
-/// Sends a message and reads what its statements come to.
+/// Sends a message and reads the answers to its statements.
 pub(super) async fn answers(
     connection: &mut PgConnection,
     message: Statement,
@@ -64,11 +64,11 @@ pub(super) async fn answers(
 }
 
 impl Session {
-    /// Sends statements as one message: one round trip, and one transaction, which an error takes back as a
-    /// whole. Session locks stay. Returns what each of them came to, in their order.
+    /// Sends statements as one message: one round trip, and one transaction, which an error reverts as a whole.
+    /// Session locks remain. Returns the answer to each of them, in their order.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn send<const N: usize>(
         &mut self,
         statements: [Statement; N],
@@ -78,10 +78,10 @@ impl Session {
             .map_err(|_| sqlx::Error::Protocol("a statement was not answered".into()))
     }
 
-    /// [`Session::send`] of any number of statements.
+    /// Sends any number of statements, like [`Session::send`].
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn send_all(
         &mut self,
         statements: &[Statement],
@@ -89,10 +89,10 @@ impl Session {
         self.send_bounded(statements).await
     }
 
-    /// The rows of one statement.
+    /// Returns the rows of one statement.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn rows<T>(&mut self, statement: Statement) -> std::result::Result<Vec<T>, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
@@ -100,10 +100,10 @@ impl Session {
         self.execute(statement).await?.read()
     }
 
-    /// The first row of one statement.
+    /// Returns the first row of one statement.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn first<T>(
         &mut self,
         statement: Statement,
@@ -114,10 +114,10 @@ impl Session {
         Ok(self.rows(statement).await?.into_iter().next())
     }
 
-    /// The row of a statement that has one.
+    /// Returns the row of a statement that has one.
     ///
     /// # Errors
-    /// [`sqlx::Error::RowNotFound`] if it has none; the driver's.
+    /// [`sqlx::Error::RowNotFound`] if it has none; errors of the driver.
     pub(crate) async fn one<T>(&mut self, statement: Statement) -> std::result::Result<T, sqlx::Error>
     where
         T: for<'r> FromRow<'r, PgRow>,
@@ -125,7 +125,7 @@ impl Session {
         self.first(statement).await?.ok_or(sqlx::Error::RowNotFound)
     }
 
-    /// The only column of a statement that has one row.
+    /// Returns the only column of a statement that has one row.
     ///
     /// # Errors
     /// As [`Session::one`].
@@ -137,10 +137,10 @@ impl Session {
         Ok(value)
     }
 
-    /// The only column of a statement's first row.
+    /// Returns the only column of a statement's first row.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn first_scalar<T>(
         &mut self,
         statement: Statement,
@@ -152,10 +152,10 @@ impl Session {
         Ok(row.map(|(value,)| value))
     }
 
-    /// The only column of all rows of a statement.
+    /// Returns the only column of all rows of a statement.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn scalars<T>(
         &mut self,
         statement: Statement,
@@ -170,7 +170,7 @@ impl Session {
     /// Runs one statement.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn execute(&mut self, statement: Statement) -> std::result::Result<Answer, sqlx::Error> {
         let [answer] = self.send([statement]).await?;
         Ok(answer)

@@ -1,4 +1,4 @@
-//! The network edge: sessions, what a server says of itself and of its databases, and the
+//! The network edge: sessions, the facts that a server reports about itself and its databases, and the
 //! statements that create, copy, change and drop databases.
 
 pub(crate) mod bound;

@@ -226,7 +226,7 @@ pub(crate) async fn apply(session: &mut Session, database: &str, replay: &Replay
 /// Errors of the driver.
 pub(crate) async fn lack(session: &mut Session, owner: &str, to_give: bool) -> Result<Option<String>> {
     let major = session.facts().major();
-    // Since 16 the right to SET ROLE is a separate one.
+    // Since 16 SET ROLE needs a privilege of its own.
     let set = if major >= 16 { "SET" } else { "MEMBER" };
     let found: Option<(bool, bool, bool)> = session
         .first(sql::fill(
@@ -291,7 +291,7 @@ fn refusal(
     refused: &mut Vec<String>,
 ) -> Result<()> {
     match done {
-        // 42501: a right is missing; 42704/22023: a setting, a role or a value that is no more.
+        // 42501: a privilege is missing; 42704/22023: a setting, role or value no longer exists.
         Err(e)
             if matches!(
                 SqlState::of(&e),

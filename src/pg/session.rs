@@ -1,8 +1,8 @@
 //! [`Session`]: one direct connection that holds locks and runs one statement per call.
 //!
-//! There is no pool: advisory locks belong to a session, and a session that holds some must be the
-//! one that creates and drops. Dropping a future while a statement runs leaves the session blocked
-//! until the statement ends, so statements are bounded by `statement_timeout`, not by dropping.
+//! There is no pool: advisory locks belong to a session, and a session that holds some must be the one that
+//! creates and drops. Dropping a future while a statement runs leaves the session blocked until the statement
+//! ends, so statements are bounded by `statement_timeout`, not by dropping.
 
 use std::time::{Duration, Instant};
 
@@ -17,30 +17,30 @@ use super::sqlstate::SqlState;
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
 
-/// How long a caller is willing to wait, and its way to give up earlier.
+/// The time that a caller is willing to wait, and its way to cancel earlier.
 #[derive(Clone, Debug, Default)]
 pub struct Deadline {
     at: Option<Instant>,
-    /// Set when the caller gives up; looked at between statements.
+    /// Set when the caller cancels; checked between statements.
     pub cancel: CancellationToken,
 }
 
 impl Deadline {
-    /// Bounds all waits together; `None` waits as long as it takes.
+    /// Bounds all waits together; `None` sets no limit.
     pub fn new(wait: Option<Duration>, cancel: CancellationToken) -> Self {
         Deadline {
-            // One that the clock cannot hold is none.
+            // A limit beyond the range of the clock is none.
             at: wait.and_then(|w| Instant::now().checked_add(w)),
             cancel,
         }
     }
 
-    /// What is left; `None` is unlimited.
+    /// Returns the remaining time; `None` is unlimited.
     pub fn left(&self) -> Option<Duration> {
         self.at.map(|d| d.saturating_duration_since(Instant::now()))
     }
 
-    /// Fails when the caller gave up or the deadline has passed.
+    /// Fails when the caller cancelled or the deadline has passed.
     ///
     /// # Errors
     /// [`Kind::Interrupted`] or [`Kind::Timeout`].
@@ -69,7 +69,7 @@ impl Deadline {
     }
 }
 
-/// Why a session could not be opened, where the caller may know what to do.
+/// Reason why a session could not be opened, where the caller may know what to do.
 #[derive(Debug)]
 pub enum OpenError {
     /// The database does not exist (3D000).
@@ -84,7 +84,7 @@ impl From<Error> for OpenError {
     }
 }
 
-/// What a server says of itself, read when the session opens.
+/// Facts that a server reports about itself, read when the session opens.
 #[derive(Clone, Debug)]
 pub struct ServerFacts {
     /// `server_version_num`, e.g. 150018.
@@ -95,12 +95,12 @@ pub struct ServerFacts {
     pub role: String,
     /// The role that it began as, which is what the user's own sessions act as.
     pub began_as: String,
-    /// What new databases are like.
+    /// Traits of new databases.
     pub traits: ServerTraits,
 }
 
 impl ServerFacts {
-    /// 13 to 18.
+    /// Returns the major version, 13 to 18.
     pub fn major(&self) -> u32 {
         self.version / 10_000
     }
@@ -115,7 +115,7 @@ pub struct Session {
     patience: Patience,
     /// The `statement_timeout` that the server has for the session.
     granted: Duration,
-    /// An answer was given up, so that the next one could be that of another statement.
+    /// Whether an answer was abandoned, so that the next one could be that of another statement.
     lost: bool,
 }
 
@@ -126,7 +126,7 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// A session that is set up.
+    /// Creates a session that is set up.
     pub(super) fn begun(
         connection: PgConnection,
         database: &str,
@@ -144,47 +144,46 @@ impl Session {
         }
     }
 
-    /// The database that the session is in.
+    /// Returns the name of the session's database.
     pub fn database(&self) -> &str {
         &self.database
     }
 
-    /// What the server said of itself.
+    /// Returns the server's facts about itself.
     pub fn facts(&self) -> &ServerFacts {
         &self.facts
     }
 
-    /// From here on statements are bounded by `deadline`, and by the patience of the session.
+    /// Bounds the following statements by `deadline`, and by the patience of the session.
     pub fn set_deadline(&mut self, deadline: &Deadline) {
         self.deadline = deadline.clone();
     }
 
-    /// From here on statements may take so long, if the limit does not end them earlier.
+    /// Sets the time that the following statements may take, if the limit does not end them earlier.
     pub(crate) fn set_patience(&mut self, patience: Patience) {
         self.patience = patience;
     }
 
-    /// What the next statement may take.
+    /// Returns the time that the next statement may take.
     fn allowed(&self) -> Duration {
         allowed(&self.deadline, self.patience)
     }
 
-    /// Runs a statement made in [`super::sql`] as the only one of its message, as CREATE DATABASE and VACUUM
-    /// must be.
+    /// Runs a statement made in [`super::sql`] as the only one of its message, as CREATE DATABASE and VACUUM must be.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn run(&mut self, statement: Statement) -> std::result::Result<(), sqlx::Error> {
         tracing::debug!(database = self.database, sql = statement.outline(), "run");
-        // The simple protocol: one message, one round trip, no prepared statement left behind.
+        // The simple protocol: one message, one round trip, no prepared statement remains.
         self.exchange(statement).await?;
         Ok(())
     }
 
-    /// Runs statements of the user's own. They may hold passwords, so none of them is traced.
+    /// Runs the user's own statements. They may contain passwords, so none of them is traced.
     ///
     /// # Errors
-    /// The driver's; see [`super::of_user`].
+    /// Errors of the driver; see [`super::of_user`].
     pub async fn run_users(&mut self, text: String) -> std::result::Result<(), sqlx::Error> {
         tracing::debug!(database = self.database, "run the user's statements");
         self.exchange(sql::user_statements(text)).await?;
@@ -204,7 +203,7 @@ impl Session {
                 self.lost = true;
                 Err(e)
             }
-            // Ended by one of our time-outs: a statement of a few rows waits for nothing but locks.
+            // Ended by one of pgstencil's time-outs: a statement of a few rows waits only for locks.
             Err(e)
                 if self.patience == Patience::Short
                     && matches!(
@@ -218,8 +217,7 @@ impl Session {
         }
     }
 
-    /// Sends statements as one message, with what bounds them on the server's side in front of it where that
-    /// has changed.
+    /// Sends statements as one message, preceded by their time limits on the server's side where those have changed.
     pub(super) async fn send_bounded(
         &mut self,
         statements: &[Statement],
@@ -233,26 +231,26 @@ impl Session {
         let mut all = vec![timeouts(wanted, locks)];
         all.extend_from_slice(statements);
         let mut answers = self.exchange(sql::together(&all)).await?;
-        // Only now: what fails takes the settings back with it.
+        // Only now: an error reverts the settings with it.
         self.granted = wanted;
         answers.remove(0);
         Ok(answers)
     }
 
-    /// The error of a statement that the server ended, with who seems to be in the way.
+    /// Returns the error of a statement that the server ended, with the sessions that seem to block it.
     pub(super) async fn locked(&mut self, error: sqlx::Error) -> sqlx::Error {
         let holders = self.lock_holders().await;
         Delay::Locked { cause: Box::new(error), holders }.error()
     }
 
-    /// Sessions whose transactions hold locks on our tables or on databases, in words; at most three.
+    /// Describes sessions whose transactions hold locks on pgstencil's tables or on databases; at most three.
     async fn lock_holders(&mut self) -> Vec<String> {
         let asked = answers(&mut self.connection, sql::fill(LOCK_HOLDERS, &[]));
         let found = bound::within(FLOOR, &self.deadline.cancel, None, asked).await;
         let rows: Vec<(String,)> = match found {
             Ok(answers) => answers.first().and_then(|answer| answer.read().ok()).unwrap_or_default(),
             Err(e) => {
-                // In a transaction that failed nothing can be asked; without an answer the session is lost.
+                // In a failed transaction no query runs; without an answer the session is lost.
                 self.lost = Delay::of(&e).is_some();
                 Vec::new()
             }
@@ -264,12 +262,12 @@ impl Session {
     /// DROP are not.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn begin(&mut self) -> std::result::Result<(), sqlx::Error> {
         self.run(sql::text("BEGIN")).await
     }
 
-    /// Commits if `done` is fine, rolls back if not, and passes `done` on.
+    /// Commits if `done` is fine, rolls back if not, and returns `done`.
     ///
     /// # Errors
     /// The error in `done`, or the commit's.
@@ -294,7 +292,7 @@ impl Session {
     /// invalid database.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn make_uninterruptible(&mut self) -> std::result::Result<(), sqlx::Error> {
         let interval = Part(match self.facts.major() {
             ..=13 => "",
@@ -309,10 +307,10 @@ impl Session {
         Ok(())
     }
 
-    /// Lets the server notice again that we died, and end what takes too long.
+    /// Lets the server notice again that pgstencil died, and end statements that take too long.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn make_interruptible(&mut self) -> std::result::Result<(), sqlx::Error> {
         self.patience = Patience::Short;
         let wanted = server_timeout(&self.deadline, self.patience);
@@ -330,7 +328,7 @@ impl Session {
     /// only if there is a deadline. [`Session::hurry`] ends that.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn take_time(&mut self) -> std::result::Result<(), sqlx::Error> {
         self.patience = Patience::Long;
         let wanted = server_timeout(&self.deadline, self.patience);
@@ -341,7 +339,7 @@ impl Session {
         Ok(())
     }
 
-    /// The following statements are short ones again.
+    /// Sets the limits of short statements again.
     pub fn hurry(&mut self) {
         self.patience = Patience::Short;
     }
@@ -349,7 +347,7 @@ impl Session {
     /// Takes a lock if it is free. A session may take one lock several times.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn try_lock(&mut self, key: LockKey) -> std::result::Result<bool, sqlx::Error> {
         self.scalar(key.try_lock()).await
     }
@@ -357,37 +355,37 @@ impl Session {
     /// Takes a lock that others may share.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn try_lock_shared(&mut self, key: LockKey) -> std::result::Result<bool, sqlx::Error> {
         self.scalar(key.try_lock_shared()).await
     }
 
-    /// Gives an exclusive lock back.
+    /// Releases an exclusive lock.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn unlock(&mut self, key: LockKey) -> std::result::Result<bool, sqlx::Error> {
         self.scalar(key.unlock()).await
     }
 
-    /// Gives a shared lock back.
+    /// Releases a shared lock.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub async fn unlock_shared(&mut self, key: LockKey) -> std::result::Result<bool, sqlx::Error> {
         self.scalar(key.unlock_shared()).await
     }
 
-    /// Ends the session in an orderly way; its locks go with it.
+    /// Ends the session in an orderly way; its locks end with it.
     pub async fn close(self) {
-        // A session that is already gone is closed, too; nobody waits for a server that is silent.
+        // A lost session is closed, too; a silent server is not waited for.
         if !self.lost {
             let _ = tokio::time::timeout(FLOOR, self.connection.close()).await;
         }
     }
 }
 
-/// Sessions in other transactions that hold what ours may wait for: a table of the registry, or a database.
+/// Sessions in other transactions whose locks may block pgstencil's: on a table of the registry, or a database.
 const LOCK_HOLDERS: &str = "SELECT DISTINCT format('pid %s (%s, role %s, database %s) is in a transaction \
      that began %s s ago', a.pid, coalesce(nullif(a.application_name, ''), 'no application name'), \
      a.usename, a.datname, extract(epoch FROM now() - a.xact_start)::bigint) \
@@ -418,8 +416,8 @@ fn allowed(deadline: &Deadline, patience: Patience) -> Duration {
     }
 }
 
-/// On the server's side only a deadline and locks end what is short: to tell it of each change of patience would
-/// take a round trip.
+/// Returns the limit on the server's side. There only a deadline and locks end a short statement: sending each
+/// change of patience would take a round trip.
 pub(super) fn server_timeout(deadline: &Deadline, patience: Patience) -> Duration {
     match deadline.left() {
         Some(_) => allowed(deadline, patience),

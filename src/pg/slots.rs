@@ -1,4 +1,5 @@
-//! Connection slots: how many pgstencil's role may still take, and how many background work leaves to others.
+//! Connection slots: the number that pgstencil's role may still take, and the number that background work
+//! leaves free.
 //!
 //! The server reserves some of `max_connections` for superusers, and from 16 on for members of
 //! `pg_use_reserved_connections` (<https://www.postgresql.org/docs/current/runtime-config-connection.html>);

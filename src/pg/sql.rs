@@ -1,5 +1,5 @@
-//! Statements whose identifiers cannot be bound: made here and nowhere else, every identifier
-//! quoted by [`quote_ident`], every literal by [`quote_literal`].
+//! Statements whose identifiers cannot be bound: built only here, every identifier quoted by [`quote_ident`],
+//! every literal by [`quote_literal`].
 
 mod rows;
 
@@ -18,13 +18,13 @@ pub(crate) use rows::{
 pub struct Statement(String);
 
 impl Statement {
-    /// The text, to be sent, or pasted by a person.
+    /// Returns the text, to be sent, or pasted by the user.
     pub fn text(&self) -> &str {
         &self.0
     }
 
-    /// The text with `…` for each literal. Not fit for statements of the user's own, which may quote in other ways
-    /// than [`quote_literal`].
+    /// Returns the text with `…` for each literal. Not fit for the user's own statements, which may quote in
+    /// other ways than [`quote_literal`].
     pub fn outline(&self) -> String {
         let mut outline = String::with_capacity(self.0.len());
         let mut rest = self.0.as_str();
@@ -42,7 +42,7 @@ impl Statement {
     }
 }
 
-/// Where the text ends that begins with a quote: behind the next one that is not doubled.
+/// Returns the end of the quoted text that begins here: after the next quote that is not doubled.
 fn closing(text: &str, quote: &str) -> Option<usize> {
     let mut from = quote.len();
     loop {
@@ -66,25 +66,25 @@ impl SqlSafeStr for Statement {
     }
 }
 
-/// Statements of the user's own, sent as they stand (`after_clone_sql`).
+/// Returns the user's own statements, sent unchanged (`after_clone_sql`).
 pub(super) fn user_statements(text: String) -> Statement {
     Statement(text)
 }
 
-/// Statements without values.
+/// Returns statements without values.
 pub(crate) fn text(text: &'static str) -> Statement {
     fill(text, &[])
 }
 
-/// A part of a statement that depends on the server's version or the like, as a value of [`fill`]: it stands there as
-/// it is.
+/// A part of a statement that depends on the server's version or the like, as a value of [`fill`]: it is
+/// inserted unchanged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part(pub &'static str);
 
-/// Has the commit of this transaction wait for the disk, also where the server or the role says
-/// `synchronous_commit = off`: a crash would take the last commits back
-/// (<https://www.postgresql.org/docs/current/wal-async-commit.html>), and with them what was handed out.
-/// Elsewhere it changes nothing: who waits for a standby goes on to do so.
+/// Makes the commit of this transaction wait for the disk, also where the server or the role sets
+/// `synchronous_commit = off`: a crash would revert the last commits
+/// (<https://www.postgresql.org/docs/current/wal-async-commit.html>), and with them clones that users already
+/// have. Elsewhere it changes nothing: a commit that waits for a standby continues to do so.
 pub(crate) fn flushed() -> Statement {
     Statement(
         "SELECT set_config('synchronous_commit', 'local', true) \
@@ -93,18 +93,18 @@ pub(crate) fn flushed() -> Statement {
     )
 }
 
-/// Several statements as one message, which the server runs as one transaction
-/// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT>). None of
-/// them may be a CREATE or DROP DATABASE.
+/// Joins several statements to one message, which the server runs as one transaction
+/// (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT>). None of them
+/// may be a CREATE or DROP DATABASE.
 pub(crate) fn together(statements: &[Statement]) -> Statement {
     let texts: Vec<&str> = statements.iter().map(Statement::text).collect();
     Statement(texts.join("; "))
 }
 
-/// A value that [`fill`] writes into a statement. All are quoted. Texts take their type from what stands
-/// around them; numbers have theirs, since `CASE … THEN '3000000000' ELSE 0 END` would make an integer of it.
+/// A value that [`fill`] writes into a statement. All are quoted. Texts take their type from their context;
+/// numbers have theirs, since `CASE … THEN '3000000000' ELSE 0 END` would make an integer of it.
 pub(crate) trait Literal: Sync {
-    /// As it stands in a statement.
+    /// Returns its form in a statement.
     fn literal(&self) -> String;
 }
 
@@ -160,7 +160,7 @@ impl Literal for Oid {
 
 impl<T: Serialize + Sync> Literal for Json<T> {
     fn literal(&self) -> String {
-        // What is written here comes from maps with text keys, which always works.
+        // The values come from maps with text keys, which always works.
         quote_literal(&serde_json::to_string(&self.0).unwrap_or_else(|_| "null".into()))
     }
 }
@@ -207,8 +207,8 @@ where
 }
 
 /// Writes values in the place of `$1` and so on. To bind them would take a round trip of its own for each
-/// statement, and several statements could not be one message. In debug builds each number must have a value, and
-/// each value a number.
+/// statement, and several statements could not be one message. In debug builds each number must have a value,
+/// and each value a number.
 pub(crate) fn fill(text: &'static str, values: &[&dyn Literal]) -> Statement {
     debug_assert!(
         (1..=values.len()).all(|n| numbers(text).any(|number| number == n)),
@@ -235,13 +235,13 @@ pub(crate) fn fill(text: &'static str, values: &[&dyn Literal]) -> Statement {
     Statement(filled)
 }
 
-/// The numbers that stand for values in a text.
+/// Returns the numbers that represent values in a text.
 fn numbers(text: &str) -> impl Iterator<Item = usize> {
     let digits = |part: &str| part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
     text.split('$').skip(1).filter_map(move |part| part[..digits(part)].parse().ok())
 }
 
-/// An INSERT of rows that [`fill`] made.
+/// Returns an INSERT of rows that [`fill`] made.
 pub(crate) fn insert_rows(insert: &'static str, rows: &[Statement], returning: &'static str) -> Statement {
     let rows: Vec<&str> = rows.iter().map(Statement::text).collect();
     Statement(format!("{insert}{}{returning}", rows.join(", ")))
@@ -263,7 +263,7 @@ pub(crate) fn quote_literal(text: &str) -> String {
     }
 }
 
-/// How a database is copied, as far as the server must be told.
+/// The way in which a database is copied, as far as the server must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CopyStrategy {
     /// The server knows only one (13 and 14).
@@ -277,13 +277,13 @@ pub(crate) enum CopyStrategy {
 }
 
 impl CopyStrategy {
-    /// The strategy of a word; `None` if it has none.
+    /// Returns the strategy of a word; `None` if it has none.
     pub(crate) fn from_word(word: &str) -> Option<Self> {
         let all = [CopyStrategy::Only, CopyStrategy::WalLog, CopyStrategy::FileCopy, CopyStrategy::Reflink];
         all.into_iter().find(|strategy| strategy.as_str() == word)
     }
 
-    /// The word of the config; `only` where there is no choice.
+    /// Returns the word of the config; `only` where there is no choice.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             CopyStrategy::Only => "only",
@@ -300,7 +300,7 @@ impl std::fmt::Display for CopyStrategy {
     }
 }
 
-/// `CREATE DATABASE name TEMPLATE template`. Must be the only statement of its message (25001).
+/// Returns `CREATE DATABASE name TEMPLATE template`. Must be the only statement of its message (25001).
 pub(crate) fn create_database(
     name: &str,
     template: &str,
@@ -319,7 +319,7 @@ pub(crate) fn create_database(
     ))
 }
 
-/// The registry database: UTF-8 on any server, since locale C goes with every encoding.
+/// Returns the CREATE of the registry database: UTF-8 on any server, since locale C fits every encoding.
 pub(crate) fn create_registry(name: &str) -> Statement {
     Statement(format!(
         "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
@@ -327,43 +327,43 @@ pub(crate) fn create_registry(name: &str) -> Statement {
     ))
 }
 
-/// `REVOKE ALL … FROM PUBLIC`: closes a database to all but its owner.
+/// Returns `REVOKE ALL … FROM PUBLIC`: closes a database to all but its owner.
 pub(crate) fn revoke_public(name: &str) -> Statement {
     Statement(format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", quote_ident(name)))
 }
 
-/// `DROP DATABASE`. Run it with `statement_timeout = 0`: an interrupted one leaves an invalid database.
+/// Returns `DROP DATABASE`. Run it with `statement_timeout = 0`: an interrupted one leaves an invalid database.
 pub(crate) fn drop_database(name: &str) -> Statement {
     Statement(format!("DROP DATABASE {}", quote_ident(name)))
 }
 
-/// Session settings.
+/// Returns the statement that sets `file_copy_method` in the session.
 pub(crate) fn set_file_copy_method(clone: bool) -> Statement {
     let method = if clone { "clone" } else { "copy" };
     Statement(format!("SET file_copy_method = {method}"))
 }
 
-/// `ALTER DATABASE … RENAME TO`.
+/// Returns `ALTER DATABASE … RENAME TO`.
 pub(crate) fn rename_database(from: &str, to: &str) -> Statement {
     Statement(format!("ALTER DATABASE {} RENAME TO {}", quote_ident(from), quote_ident(to)))
 }
 
-/// `ALTER DATABASE … OWNER TO`.
+/// Returns `ALTER DATABASE … OWNER TO`.
 pub(crate) fn owner(name: &str, role: &str) -> Statement {
     Statement(format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(role)))
 }
 
-/// `COMMENT ON DATABASE`. Succeeds for a missing database, so look for its oid first.
+/// Returns `COMMENT ON DATABASE`. Succeeds for a missing database, so check its oid first.
 pub(crate) fn comment_database(name: &str, comment: &str) -> Statement {
     Statement(format!("COMMENT ON DATABASE {} IS {}", quote_ident(name), quote_literal(comment)))
 }
 
-/// `ALTER DATABASE … ALLOW_CONNECTIONS`. Never on an invalid database: that ends the session.
+/// Returns `ALTER DATABASE … ALLOW_CONNECTIONS`. Never on an invalid database: that ends the session.
 pub(crate) fn allow_connections(name: &str, allow: bool) -> Statement {
     Statement(format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", quote_ident(name)))
 }
 
-/// `ALTER DATABASE … IS_TEMPLATE`. Never on an invalid database: that ends the session.
+/// Returns `ALTER DATABASE … IS_TEMPLATE`. Never on an invalid database: that ends the session.
 pub(crate) fn is_template(name: &str, yes: bool) -> Statement {
     Statement(format!("ALTER DATABASE {} IS_TEMPLATE {yes}", quote_ident(name)))
 }
@@ -378,15 +378,15 @@ pub(crate) fn security_label(database: &str, provider: &str, label: &str) -> Sta
     ))
 }
 
-/// `ALTER DATABASE … CONNECTION LIMIT`.
+/// Returns `ALTER DATABASE … CONNECTION LIMIT`.
 pub(crate) fn connection_limit(name: &str, limit: i32) -> Statement {
     Statement(format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(name)))
 }
 
-/// Stores a setting with the database, or with a role in it; without a value, the session's present
-/// one: a list such as `search_path` must not be quoted as one literal.
+/// Stores a setting with the database, or with a role in it; without a value, the session's current one: a list
+/// such as `search_path` must not be quoted as one literal.
 pub(crate) fn store_setting(name: &str, role: Option<&str>, setting: &str, value: Option<&str>) -> Statement {
-    // A custom setting's name is `class.name`; quoting each part keeps odd ones intact.
+    // A custom setting's name is `class.name`; quoting each part keeps unusual ones intact.
     let setting: Vec<String> = setting.split('.').map(quote_ident).collect();
     let setting = setting.join(".");
     let value = match value {
@@ -400,7 +400,7 @@ pub(crate) fn store_setting(name: &str, role: Option<&str>, setting: &str, value
     Statement(format!("ALTER {whose} SET {setting} {value}"))
 }
 
-/// `GRANT privilege ON DATABASE`; grantee `None` is PUBLIC.
+/// Returns `GRANT privilege ON DATABASE`; grantee `None` is PUBLIC.
 pub(crate) fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantable: bool) -> Statement {
     let privilege = letters(privilege);
     Statement(format!(
@@ -411,7 +411,7 @@ pub(crate) fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantabl
     ))
 }
 
-/// Takes a right on a database from a role, or from the session's own.
+/// Revokes a privilege on a database from a role, or from the session's own.
 pub(crate) fn revoke(name: &str, privilege: &str, role: Option<&str>) -> Statement {
     Statement(format!(
         "REVOKE {} ON DATABASE {} FROM {}",
@@ -421,23 +421,23 @@ pub(crate) fn revoke(name: &str, privilege: &str, role: Option<&str>) -> Stateme
     ))
 }
 
-/// A privilege comes from aclexplode; anything but letters would not be one.
+/// Returns the letters of a privilege. It comes from aclexplode; anything but letters would not be one.
 fn letters(privilege: &str) -> String {
     privilege.chars().filter(char::is_ascii_alphabetic).collect()
 }
 
-/// Makes the planner's statistics of some tables.
+/// Updates the planner's statistics of some tables.
 pub(crate) fn analyze<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let names = tables.map(|(schema, table)| format!("{}.{}", quote_ident(schema), quote_ident(table)));
     Statement(format!("ANALYZE {}", names.collect::<Vec<_>>().join(", ")))
 }
 
-/// `VACUUM (FREEZE)` of one table.
+/// Returns `VACUUM (FREEZE)` of one table.
 pub(crate) fn vacuum_freeze(schema: &str, table: &str) -> Statement {
     Statement(format!("VACUUM (FREEZE) {}.{}", quote_ident(schema), quote_ident(table)))
 }
 
-/// Drops a subscription without a word to its publisher: one statement after the other.
+/// Drops a subscription without contacting its publisher: one statement after the other.
 pub(crate) fn drop_subscription(name: &str) -> [Statement; 3] {
     let name = quote_ident(name);
     [
@@ -447,7 +447,7 @@ pub(crate) fn drop_subscription(name: &str) -> [Statement; 3] {
     ]
 }
 
-/// Whether a sequence has left its start.
+/// Returns a query whether a sequence has left its start.
 pub(crate) fn has_moved(schema: &str, sequence: &str, start: i64) -> Statement {
     Statement(format!(
         "SELECT is_called OR last_value <> {start} FROM {}.{}",
@@ -456,8 +456,8 @@ pub(crate) fn has_moved(schema: &str, sequence: &str, start: i64) -> Statement {
     ))
 }
 
-/// How many rows each of these tables has, one row of the answer for each, in their order. Rows of
-/// tables that inherit are not counted again with their parents.
+/// Counts the rows of each of these tables, one row of the answer for each, in their order. Rows of tables that
+/// inherit are not counted again with their parents.
 pub(crate) fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let counts: Vec<String> = tables
         .enumerate()
@@ -468,7 +468,7 @@ pub(crate) fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -
     Statement(format!("SELECT c.count FROM ({}) c ORDER BY c.n", counts.join(" UNION ALL ")))
 }
 
-/// For each table one row with a `digest` of all of its rows, whatever their order.
+/// Returns a query with one row for each table: a `digest` of all of its rows, whatever their order.
 pub(crate) fn digest_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let digests = tables.enumerate().map(|(n, (schema, table))| {
         format!(
@@ -482,8 +482,8 @@ pub(crate) fn digest_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) 
     in_order(digests, "digest")
 }
 
-/// For each table one row with a `digest` of what its rows say beside times and random ids (UUIDs); null for
-/// tables of more than so many rows.
+/// Returns a query with one row for each table: a `digest` of its rows without times and random ids (UUIDs);
+/// null for tables with more than `few` rows.
 pub(crate) fn digest_few_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>, few: usize) -> Statement {
     const TIME: &str =
         "[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?([.][0-9]+)? ?(Z|[+-][0-9:]{2,6})?";
@@ -501,7 +501,7 @@ pub(crate) fn digest_few_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str
     in_order(digests, "digest")
 }
 
-/// One column of several queries, each of which has one row and its number `n`.
+/// Joins one column of several queries, each of which has one row and its number `n`.
 fn in_order(queries: impl Iterator<Item = String>, column: &str) -> Statement {
     let queries: Vec<String> = queries.collect();
     Statement(format!("SELECT c.{column} FROM ({}) c ORDER BY c.n", queries.join(" UNION ALL ")))

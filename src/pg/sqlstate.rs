@@ -1,9 +1,9 @@
-//! The SQLSTATEs that decide something, by the names of the manual
+//! SQLSTATEs that pgstencil's decisions depend on, by the names of the manual
 //! (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 
 use super::bound::Delay;
 
-/// What a server says that an error is.
+/// A SQLSTATE: the server's code for an error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SqlState([u8; 5]);
 
@@ -57,7 +57,7 @@ impl SqlState {
         }
     }
 
-    /// The state of a driver's error, if a server sent one.
+    /// Returns the state of a driver's error, if a server sent one.
     pub(crate) fn of(error: &sqlx::Error) -> Option<Self> {
         if let Some(Delay::Locked { cause, .. }) = Delay::of(error) {
             return SqlState::of(cause);
@@ -66,13 +66,13 @@ impl SqlState {
         Some(SqlState(code.as_bytes().try_into().ok()?))
     }
 
-    /// Whether the connection is at fault: its own exceptions (class 08), or that the server shuts down, crashed or
-    /// ended the session (57P).
+    /// Returns whether the connection is at fault: its own exceptions (class 08), or a server that shut down,
+    /// crashed or ended the session (57P).
     pub(crate) fn is_connection(self) -> bool {
         self.0.starts_with(b"08") || self.0.starts_with(b"57P")
     }
 
-    /// Whether an operator, a deadline or the connection ended the statement (classes 57 and 08).
+    /// Returns whether an operator, a deadline or the connection ended the statement (classes 57 and 08).
     pub(crate) fn is_intervention(self) -> bool {
         self.0.starts_with(b"08") || self.0.starts_with(b"57")
     }

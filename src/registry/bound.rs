@@ -23,16 +23,16 @@ pub(crate) struct BoundRow {
     pub(crate) project: String,
     /// Name of the definition.
     pub(crate) definition: String,
-    /// The branch and the worktree.
+    /// Branch and worktree that its name comes from.
     #[sqlx(flatten)]
     pub(crate) bound: Bound,
-    /// Sessions in its databases.
+    /// Number of sessions in its databases.
     pub(crate) sessions: i64,
-    /// Another one after every change of the row.
+    /// Changes with every update of the row.
     version: String,
 }
 
-/// Those of the session's role on the asker's machine, or under the asker's `PGSTENCIL_OWNER`.
+/// Query part for clones of the session's role on the asker's machine, or of the asker's `PGSTENCIL_OWNER`.
 macro_rules! of_owner {
     ($also:literal) => {
         concat!(
@@ -61,8 +61,8 @@ const ELSEWHERE: &str = concat!(
     of_owner!("repository <> $3 AND repository ->> 'common_dir' = $3::jsonb ->> 'common_dir'")
 );
 
-/// The clones that are kept for branches and worktrees of the asker's repository; `sessions` is 0. `None` if
-/// the asker has none.
+/// Query for the clones that are kept for branches and worktrees of the asker's repository; `sessions` is 0. `None`
+/// if the asker has no repository.
 pub(super) fn here(checkout: &Checkout) -> Option<Statement> {
     fill(HERE, checkout)
 }
@@ -73,15 +73,15 @@ fn fill(query: &'static str, checkout: &Checkout) -> Option<Statement> {
 }
 
 impl BoundRow {
-    /// Whether the clone's row is still as it was in `before`.
+    /// Returns whether the clone's row is unchanged since `before`.
     pub(crate) fn is_same(&self, before: &BoundRow) -> bool {
         self.id == before.id && self.version == before.version
     }
 }
 
 impl Registry {
-    /// The clones that are kept for branches and worktrees of the asker's repository, oldest first, with the
-    /// sessions in them.
+    /// Returns the clones that are kept for branches and worktrees of the asker's repository, oldest first, with
+    /// the number of their sessions.
     ///
     /// # Errors
     /// The driver's.
@@ -96,8 +96,8 @@ impl Registry {
         self.session().rows(statement).await.doing(|| "list the clones of this repository".into())
     }
 
-    /// How many clones are kept for another repository that was, or on a copied machine is, in the place of
-    /// the asker's.
+    /// Returns how many clones are kept for another repository that was in the place of the asker's, or is there on
+    /// a copied machine.
     ///
     /// # Errors
     /// The driver's.
@@ -108,13 +108,13 @@ impl Registry {
         self.session().scalar(statement).await.doing(|| "count the clones of another repository".into())
     }
 
-    /// Keeps the answer to [`here`] for [`Registry::bound_here`]: it came with a message that was sent anyway.
+    /// Keeps the answer to [`here`], which came with another message, for [`Registry::bound_here`].
     pub(super) fn note_bound(&mut self, answer: Option<&Answer>) {
         self.bound = answer.and_then(|answer| answer.read().ok());
     }
 
-    /// [`Registry::bound`] without a look at sessions, as the last message of a publication brought it, or else
-    /// asked for now.
+    /// Like [`Registry::bound`], but without counting sessions. Uses the answer that came with the last
+    /// publication, or asks now.
     ///
     /// # Errors
     /// The driver's.

@@ -1,5 +1,5 @@
-//! Rows of `pgstencil.clone`: creating → leased → released. One that is made ahead of time is warm
-//! in between: creating → warm → creating → leased.
+//! Rows of `pgstencil.clone`: creating → leased → released. A clone that is created ahead of time is warm in
+//! between: creating → warm → creating → leased.
 
 use std::time::Duration;
 
@@ -19,16 +19,15 @@ use super::database::{self, NewDatabase, Owner};
 use super::owner::{Bound, CloneOwner, owner_columns};
 use super::{CloneState, DatabaseRow, Holder, LeaseKind, Registry, ShownState, dropped};
 
-/// Until when a holder keeps a clone.
+/// Duration for which a holder keeps a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Term {
     /// As long as a session holds the clone's lock.
     Session,
-    /// For this long, by the server's clock; `None` is for ever. It replaces what was said before.
+    /// For this long, by the server's clock; `None` is indefinitely. It replaces an earlier expiry.
     Expiry(Option<Duration>),
-    /// As the config says: `[clone] branch_ttl` from the last command in its checkout on, if its name comes
-    /// from a local branch or a worktree, else `[clone] ttl`. A clone that is there already is never kept
-    /// for less than before.
+    /// By the config: `[clone] branch_ttl` after the last command in its checkout, if its name comes from a local
+    /// branch or a worktree, else `[clone] ttl`. The lease of an existing clone is never shortened.
     Usual,
 }
 
@@ -48,82 +47,82 @@ impl Term {
     }
 }
 
-/// One clone.
+/// Row of a clone.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct CloneRow {
-    /// Short random id; the clone's lock is made from it.
+    /// Short random id; the key of the clone's lock is computed from it.
     pub(crate) id: String,
     /// Namespace.
     pub(crate) project: String,
     /// Name of the definition.
     pub(crate) definition: String,
-    /// Of the template that it was made from.
+    /// Fingerprint of the template that it was copied from.
     pub(crate) fingerprint: Fingerprint,
     /// Name of its first database.
     pub(crate) name: String,
-    /// How far it is.
+    /// State of the clone.
     pub(crate) state: CloneState,
-    /// What ends its lease.
+    /// Kind of its lease.
     pub(crate) lease: LeaseKind,
-    /// RFC 3339, UTC; `None` for session leases and for ever.
+    /// End of the lease, RFC 3339, UTC; `None` for session leases and indefinite ones.
     pub(crate) expires_at: Option<String>,
     /// Whether the expiry has passed.
     pub(crate) expired: bool,
-    /// Seconds until then; `None` as `expires_at`.
+    /// Seconds until the lease ends; `None` as `expires_at`.
     pub(crate) left_s: Option<Seconds>,
-    /// Seconds since a sweep first found it without holder.
+    /// Seconds since a cleanup first found it without a holder.
     pub(crate) orphaned_s: Option<Seconds>,
-    /// Seconds that it may be without holder; `None` if its project has noted none.
+    /// Seconds that it may be without a holder; `None` if its project has recorded no such setting.
     pub(crate) grace_s: Option<Seconds>,
-    /// Who holds it.
+    /// Process that holds it.
     pub(crate) holder: Json<Holder>,
-    /// Seconds since it was made.
+    /// Seconds since it was created.
     pub(crate) age_s: Seconds,
-    /// RFC 3339, UTC.
+    /// Time of its creation, RFC 3339, UTC.
     pub(crate) created_at: String,
-    /// Whose it is.
+    /// Owner of the clone.
     #[sqlx(flatten)]
     pub(crate) owner: CloneOwner,
-    /// Whether its name can be wanted again.
+    /// Whether its name can be requested again.
     pub(crate) named: bool,
-    /// What its name comes from.
+    /// Branch or worktree that its name comes from.
     #[sqlx(flatten)]
     pub(crate) bound: Bound,
-    /// Whether a person said how long it is kept.
+    /// Whether a person specified how long it is kept.
     pub(crate) ttl_typed: bool,
-    /// Seconds that they said; `None` for ever.
+    /// Seconds that the person specified; `None` is indefinitely.
     pub(crate) ttl_s: Option<Seconds>,
-    /// Seconds that it is kept from each command in its checkout on; `None` if that does not matter.
+    /// Seconds that it is kept after each command in its checkout; `None` if commands do not prolong it.
     pub(crate) branch_ttl_s: Option<Seconds>,
-    /// The last command in its checkout, to the hour; RFC 3339, UTC.
+    /// Time of the last command in its checkout, to the hour; RFC 3339, UTC.
     pub(crate) seen_at: String,
-    /// Process id of the command that runs on it; 0 if that is about to be started, `None` if there is none.
+    /// Process id of the command that runs on it; 0 if that is about to start, `None` if there is no command.
     pub(crate) command_pid: Option<i64>,
     /// Process group of that command, if it has one of its own.
     pub(crate) command_group: Option<i64>,
-    /// Whether whoever asked for it is known to have its URL.
+    /// Whether the process that asked for it is known to have its URL.
     pub(crate) confirmed: bool,
 }
 
 impl CloneRow {
-    /// The lock that protects it.
+    /// Returns the lock that protects it.
     pub(crate) fn key(&self) -> LockKey {
         LockKey::clone(&self.id)
     }
 
-    /// Whether it has been without holder for as long as its project allows; `otherwise` is for projects
-    /// that have noted nothing.
+    /// Returns whether it has been without a holder for as long as its project allows; `otherwise` is for projects
+    /// that have recorded no setting.
     pub(crate) fn orphaned_for_good(&self, otherwise: Duration) -> bool {
         let grace = self.grace_s.unwrap_or(otherwise.into());
         self.orphaned_s.is_some_and(|s| s >= grace)
     }
 
-    /// Whether it is kept by the clock, and its time is not over.
+    /// Returns whether it has an expiry that has not passed.
     pub(crate) fn is_kept(&self) -> bool {
         self.state == CloneState::Leased && self.lease == LeaseKind::Expiry && !self.expired
     }
 
-    /// Its state as people see it. `locked`: whether a process holds its lock.
+    /// Returns its state as users see it. `locked`: whether a process holds its lock.
     pub(crate) fn shown_state(&self, locked: bool) -> ShownState {
         match self.state {
             CloneState::Creating => ShownState::Creating,
@@ -137,7 +136,7 @@ impl CloneRow {
         }
     }
 
-    /// What its name comes from, if that prolongs its lease.
+    /// Returns the branch or worktree that its name comes from, if that prolongs its lease.
     pub(crate) fn prolonging(&self) -> Bound {
         match self.branch_ttl_s {
             Some(_) => self.bound.clone(),
@@ -145,7 +144,7 @@ impl CloneRow {
         }
     }
 
-    /// Why its lease is over, in words.
+    /// Returns why its lease is over, in words.
     pub(crate) fn ending(&self) -> String {
         let when = self.expires_at.as_deref().unwrap_or("some time");
         match self.branch_ttl_s {
@@ -176,10 +175,9 @@ macro_rules! select {
 
 const ALL: &str = select!("ORDER BY created_at, id");
 const BY_ID: &str = select!("WHERE id = $1");
-/// By id, by the name that a person uses, or by the name of any of its databases. One that was given
-/// up, perhaps since it came too late for its name, stands behind the live one.
-/// True for a clone if one of its databases has the name: it is ready for use, or its drop has begun and has not
-/// renamed it yet.
+/// Query part for clones with a database of this name: it is ready for use, or its drop has begun and has not
+/// renamed it yet. The queries below also find clones by id or by the name that a person uses. A released clone,
+/// perhaps one that came too late for its name, comes after the live one.
 macro_rules! has_name {
     ($names:literal) => {
         concat!(
@@ -195,7 +193,7 @@ const BY_NAME: &str = concat!(
     has_name!("$1"),
     " ORDER BY (state = 'leased') DESC, created_at DESC LIMIT 1"
 );
-/// Those that are there, or were given up and are not gone yet. One that was given up stands behind.
+/// Query for clones by names, including released ones that are not dropped yet; these come last.
 const BY_NAMES: &str = concat!(
     "SELECT id FROM pgstencil.clone c WHERE (state <> 'creating' AND name = ANY($1)) OR ",
     has_name!("ANY($1)"),
@@ -206,7 +204,7 @@ const INSERT: &str = "INSERT INTO pgstencil.clone \
      (id, project, definition, fingerprint, template_id, name, state, lease, holder) \
      VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8)";
 const ASYNCHRONOUS: &str = "SELECT set_config('synchronous_commit', 'off', true)";
-/// From when on `before_release` is owed for it, if it is.
+/// Statement that also marks `before_release` of the clone as due, if it is owed.
 macro_rules! due {
     ($then:literal) => {
         concat!(
@@ -227,7 +225,7 @@ const DELETE: &str = due!(
     "DELETE FROM pgstencil.clone c WHERE id = $1 \
      AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.clone_id = c.id)"
 );
-/// Locks are shown to every role; ours are those taken in this very database.
+/// Postgres shows locks to every role; the registry's locks are those taken in this very database.
 const HELD: &str = "SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 const HELD_ALONE: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
@@ -243,22 +241,22 @@ const HURRY: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advis
      AND granted AND classid = $1 AND objid = $2 \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
 
-/// What registers a clone before it is made.
+/// Values that register a clone before it is created.
 #[derive(Clone, Debug)]
 pub(crate) struct NewClone<'a> {
-    /// Fresh id.
+    /// New id of the clone.
     pub(crate) id: &'a str,
     /// Namespace.
     pub(crate) project: &'a str,
     /// Name of the definition.
     pub(crate) definition: &'a str,
-    /// Of the template.
+    /// Fingerprint of the template.
     pub(crate) fingerprint: &'a Fingerprint,
-    /// `None` when the build runs straight on the clone.
+    /// Row number of the template; `None` if the build runs directly on the clone.
     pub(crate) template_id: Option<i64>,
     /// Kind of lease.
     pub(crate) term: Term,
-    /// Who makes it.
+    /// Process that creates the clone.
     pub(crate) holder: &'a Holder,
     /// Its databases.
     pub(crate) databases: Vec<NewDatabase>,
@@ -296,26 +294,26 @@ fn intents(clones: &[NewClone<'_>], also: &[Statement]) -> Vec<Statement> {
     statements
 }
 
-/// A clone, and what the server shows of its databases.
+/// Clone with the state of its databases on the server.
 #[derive(Clone, Debug)]
 pub(crate) struct CloneOnServer {
-    /// The clone.
+    /// Row of the clone.
     pub(crate) row: CloneRow,
-    /// Its databases, in the order of the definition.
+    /// Rows of its databases, in the order of the definition.
     pub(crate) databases: Vec<DatabaseRow>,
-    /// Those that the server has of them.
+    /// Its databases as the server shows them.
     pub(crate) found: Vec<catalog::Database>,
 }
 
 impl CloneOnServer {
-    /// Whether one of its databases has one of these names.
+    /// Returns whether one of its databases has one of these names.
     pub(crate) fn stands_under(&self, names: &[String]) -> bool {
         self.found
             .iter()
             .any(|found| names.contains(&found.name) && self.databases.iter().any(|row| row.is(found)))
     }
 
-    /// Whether any of its databases is as it was made.
+    /// Returns whether any of its databases is unchanged since its creation.
     pub(crate) fn has_any(&self) -> bool {
         self.databases.iter().any(|row| self.has(row))
     }
@@ -325,14 +323,14 @@ impl CloneOnServer {
         found.any(|found| row.is(found) && found.name == row.name && !found.invalid)
     }
 
-    /// The database of it that is gone, was replaced or was renamed, if any is.
+    /// Returns the first of its databases that was dropped, replaced or renamed, if there is one.
     pub(crate) fn lacks(&self) -> Option<&DatabaseRow> {
         self.databases.iter().find(|row| !self.has(row))
     }
 }
 
 impl Registry {
-    /// All clones, oldest first.
+    /// Returns all clones, oldest first.
     ///
     /// # Errors
     /// The driver's.
@@ -340,7 +338,7 @@ impl Registry {
         self.session().rows(sql::fill(ALL, &[])).await.doing(|| "list clones".into())
     }
 
-    /// A clone by its id.
+    /// Returns a clone by its id.
     ///
     /// # Errors
     /// The driver's.
@@ -348,7 +346,7 @@ impl Registry {
         self.one_clone(BY_ID, id).await
     }
 
-    /// A clone by what a person calls it.
+    /// Returns a clone by the name that a person uses for it.
     ///
     /// # Errors
     /// The driver's.
@@ -372,10 +370,10 @@ impl Registry {
         rows.pop().ok_or_else(|| Error::internal("a clone was not registered"))
     }
 
-    /// Takes the locks of clones that are about to be made, then writes them and the intent to create their
-    /// databases, in that order: a sweep drops what has a row and a free lock. All in one message, with
-    /// `also`. Committed when this returns, but not flushed: who loses the end of the log in a crash of the
-    /// host loses what follows it, too, which is the CREATE
+    /// Takes the locks of clones that are about to be created, then writes their rows and the intent to create
+    /// their databases. The order matters: a cleanup drops what has a row and a free lock. One message does all
+    /// this, with `also`. It is committed when this returns, but not flushed: a crash of the host that loses the
+    /// end of the log also loses what follows it, which is the CREATE
     /// (<https://www.postgresql.org/docs/current/wal-async-commit.html>).
     ///
     /// # Errors
@@ -397,7 +395,7 @@ impl Registry {
             .collect()
     }
 
-    /// The clones of which a database has one of these names, or had; those that were given up come last.
+    /// Returns the clones with a database that has or had one of these names; released ones come last.
     ///
     /// # Errors
     /// The driver's.
@@ -414,7 +412,8 @@ impl Registry {
         Ok(clones)
     }
 
-    /// A clone by its id, with what the server shows of it. Who holds its lock sees what nobody changes.
+    /// Returns a clone by its id, with its databases as the server shows them. A caller that holds its lock reads
+    /// stable values.
     ///
     /// # Errors
     /// The driver's.
@@ -433,7 +432,8 @@ impl Registry {
                 .await
                 .doing(doing);
             match asked {
-                // A database that is dropped while the server looks at it makes it fail; then it is gone.
+                // If a database is dropped while the server reads it, the query fails. On the next try the database
+                // is gone.
                 Err(e) if tries < 5 && e.has_fault(Fault::Missing) => {
                     tries += 1;
                 }
@@ -450,7 +450,7 @@ impl Registry {
         }))
     }
 
-    /// Notes the process of the command that runs on clones, and its process group if that is its own.
+    /// Records the process of the command that runs on clones, and its process group if it has its own.
     ///
     /// # Errors
     /// The driver's.
@@ -469,7 +469,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Notes that whoever asked for clones has their URLs. Returns how many of them are still leased.
+    /// Records that the process that asked for clones has their URLs. Returns how many of the clones are still
+    /// leased.
     ///
     /// # Errors
     /// The driver's.
@@ -483,7 +484,7 @@ impl Registry {
         Ok(usize::try_from(done.count).unwrap_or_default())
     }
 
-    /// Gives a clone up: from here on anybody's sweep drops it. `false`: it was given up already.
+    /// Releases a clone: from now on any process's cleanup drops it. `false`: it was released already.
     ///
     /// # Errors
     /// The driver's.
@@ -491,8 +492,8 @@ impl Registry {
         self.change_clone(RELEASE, id).await
     }
 
-    /// [`Registry::set_released`] of a clone that is not given up by its owner: why is told to whoever of
-    /// them asks for its name again.
+    /// Does the same as [`Registry::set_released`] for a clone that its owner did not release. The reason is shown
+    /// to the owner who next asks for its name.
     ///
     /// # Errors
     /// The driver's.
@@ -505,12 +506,12 @@ impl Registry {
         Ok(released.count == 1)
     }
 
-    /// Releases a clone whose lock the session holds, and the lock with it. `false`: it was released before.
+    /// Releases a clone whose lock the session holds, and the lock. `false`: it was released before.
     ///
     /// # Errors
-    /// The driver's. If the session is gone, so is the lock, and the sweep finds the clone by that.
+    /// The driver's. If the session is gone, so is the lock, and a cleanup finds the clone by that.
     pub(crate) async fn release_clone(&mut self, id: &str) -> Result<bool> {
-        // A sweep that gets the lock before the commit finds a clone without holder, which it is.
+        // A cleanup that gets the lock before the commit finds a clone without a holder, which is correct.
         let key = LockKey::clone(id);
         let [released, _] = self
             .session()
@@ -520,7 +521,7 @@ impl Registry {
         Ok(released.count == 1)
     }
 
-    /// Notes that a clone was found without holder.
+    /// Records that a clone was found without a holder.
     ///
     /// # Errors
     /// The driver's.
@@ -528,7 +529,7 @@ impl Registry {
         self.change_clone(ORPHAN, id).await
     }
 
-    /// Takes that note back.
+    /// Removes the record that a clone has no holder.
     ///
     /// # Errors
     /// The driver's.
@@ -536,7 +537,7 @@ impl Registry {
         self.change_clone(REVIVE, id).await
     }
 
-    /// Forgets a clone whose databases are all gone.
+    /// Deletes the row of a clone whose databases are all gone.
     ///
     /// # Errors
     /// The driver's.
@@ -553,8 +554,8 @@ impl Registry {
         Ok(done.count == 1)
     }
 
-    /// Whether there is anything that a sweep would have to look at: all but ready templates, and clones
-    /// whose lease has a future.
+    /// Returns whether there is anything that a cleanup has to check: any row except ready templates and clones
+    /// whose lease has not ended.
     ///
     /// # Errors
     /// The driver's.
@@ -565,7 +566,7 @@ impl Registry {
             .doing(|| "look for what was left behind".into())
     }
 
-    /// Whether somebody waits for a copy right now.
+    /// Returns whether a process is waiting for a copy now.
     ///
     /// # Errors
     /// The driver's.
@@ -577,7 +578,7 @@ impl Registry {
             .doing(|| "see whether somebody waits for a copy".into())
     }
 
-    /// Whether somebody holds a lock, and does not share it.
+    /// Returns whether a session holds a lock exclusively.
     ///
     /// # Errors
     /// The driver's.
@@ -589,8 +590,8 @@ impl Registry {
             .doing(|| "see who holds a lock".into())
     }
 
-    /// The advisory locks that anybody holds in this registry. A look, not a lock: whoever acts on
-    /// it takes the lock first.
+    /// Returns the advisory locks that sessions hold in this registry. This is a snapshot: a caller that acts on it
+    /// takes the lock first.
     ///
     /// # Errors
     /// The driver's.

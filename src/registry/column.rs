@@ -1,5 +1,5 @@
-//! Columns with a type of their own: one word of an enum, fingerprints, times and sizes. What no version of
-//! pgstencil writes there is an error when it is read.
+//! Columns with their own types: words of an enum, fingerprints, times and sizes. Reading a value that no version
+//! of pgstencil writes is an error.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ macro_rules! words {
         }
 
         impl $name {
-            /// The word that stands for it in the registry, in JSON and in tables.
+            /// Returns the word for it in the registry, in JSON and in tables.
             pub(crate) fn as_str(self) -> &'static str {
                 match self {
                     $($name::$variant => $word,)+
                 }
             }
 
-            /// The value of a word; `None` if it has none.
+            /// Returns the value of a word; `None` if the word has no value.
             pub(crate) fn from_word(word: &str) -> Option<Self> {
                 match word {
                     $($word => Some($name::$variant),)+
@@ -44,8 +44,8 @@ macro_rules! words {
     };
 }
 
-/// Has a type stand in a text column. `$read` makes a value of the text, if it is one; `$write` the other way
-/// round.
+/// Lets a type be stored in a text column. `$read` parses the text, if it is valid; `$write` converts the value to
+/// text.
 macro_rules! text_column {
     ($type:ty, $read:expr, $write:expr) => {
         impl sqlx::Type<sqlx::Postgres> for $type {
@@ -77,7 +77,7 @@ macro_rules! text_column {
     };
 }
 
-/// Has a type stand in a column of numbers.
+/// Lets a type be stored in a numeric column.
 macro_rules! number_column {
     ($type:ty as $number:ty, $read:expr, $write:expr) => {
         impl sqlx::Type<sqlx::Postgres> for $type {

@@ -1,4 +1,4 @@
-//! What builds from nothing found of the extended templates beside which they were built.
+//! Results of comparing incrementally built templates with full builds.
 
 use sqlx::FromRow;
 
@@ -9,45 +9,45 @@ use crate::pg::sql::{self, Statement};
 
 use super::Registry;
 
-/// An extended template and a build of the same inputs from nothing, compared.
+/// Comparison of an incrementally built template with a full build of the same inputs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewComparison<'a> {
     /// Namespace.
     pub(crate) project: &'a str,
     /// Name of the definition.
     pub(crate) definition: &'a str,
-    /// Of both.
+    /// Fingerprint of both.
     pub(crate) fingerprint: &'a Fingerprint,
     /// [`crate::fingerprint::Recipe::core`] of both.
     pub(crate) core: &'a str,
-    /// What differs and says that the template was not built as it should be, for a person; empty if nothing does.
+    /// Differences that show a wrong build of the template, for a person; empty if there are none.
     pub(crate) difference: &'a str,
-    /// Where ids, row contents and sequences differ, in one line; empty if they do not.
+    /// Differences in ids, row contents and sequences, in one line; empty if there are none.
     pub(crate) moved: &'a str,
-    /// Whether somebody sees it now: else it is told at the next hand-out.
+    /// Whether a person sees it now; if not, it is reported at the next request.
     pub(crate) told: bool,
 }
 
-/// A difference that nobody has been told of yet.
+/// Difference that has not been reported yet.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct Finding {
-    /// Of the template.
+    /// Fingerprint of the template.
     pub(crate) fingerprint: Fingerprint,
-    /// What differs and says that the template was not built as it should be; may be empty.
+    /// Differences that show a wrong build of the template; may be empty.
     pub(crate) difference: String,
-    /// Where ids, row contents and sequences differ, in one line; empty if they do not, or if that was told
-    /// already.
+    /// Differences in ids, row contents and sequences, in one line; empty if there are none, or if they were
+    /// reported already.
     pub(crate) moved: String,
-    /// Whether the comparison before it, with the same build command and inputs, found a difference, too.
+    /// Whether the previous comparison with the same build command and inputs also found a difference.
     pub(crate) again: bool,
 }
 
-/// Rows are numbered, so their number is a bound by itself.
+/// Rows are numbered, so their number limits how many are kept.
 const INSERT: &str = "WITH new AS (INSERT INTO pgstencil.comparison \
        (project, definition, fingerprint, core, difference, moved, told_at) \
      VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN now() END) RETURNING id) \
      DELETE FROM pgstencil.comparison c USING new WHERE new.id % 100 = 0 AND c.id <= new.id - 2000";
-/// What moved is told once as long as it is the same: with some tools it does each time.
+/// Differences in `moved` are reported once as long as they stay the same: with some tools they occur each time.
 const TELL: &str = "UPDATE pgstencil.comparison c SET told_at = now() \
      WHERE c.project = $1 AND c.definition = $2 AND c.told_at IS NULL AND (c.difference <> '' OR c.moved <> '') \
      RETURNING c.fingerprint, c.difference, \
@@ -61,13 +61,13 @@ const LAST_TWO: &str = "SELECT count(*) = 2 FROM (SELECT difference FROM pgstenc
        WHERE project = $1 AND definition = $2 AND core = $3 ORDER BY id DESC LIMIT 2) c \
      WHERE difference <> ''";
 
-/// A statement that answers with the [`Finding`]s of a definition, once.
+/// Statement that returns the [`Finding`]s of a definition, each of them once.
 pub(super) fn findings(project: &str, definition: &str) -> Statement {
     sql::fill(TELL, &[&project, &definition])
 }
 
 impl Registry {
-    /// Notes a comparison.
+    /// Records a comparison.
     ///
     /// # Errors
     /// The driver's.
@@ -90,7 +90,7 @@ impl Registry {
         Ok(())
     }
 
-    /// The differences of a definition that nobody has been told of; whoever asks must tell them.
+    /// Returns the differences of a definition that have not been reported yet; the caller must report them.
     ///
     /// # Errors
     /// The driver's.
@@ -101,8 +101,8 @@ impl Registry {
             .doing(|| "read what comparisons found".into())
     }
 
-    /// Whether the last two extended templates with this build command and these inputs
-    /// ([`crate::fingerprint::Recipe::core`]) differed from builds from nothing.
+    /// Returns whether the last two incrementally built templates with this build command and these inputs
+    /// ([`crate::fingerprint::Recipe::core`]) differed from full builds.
     ///
     /// # Errors
     /// The driver's.

@@ -16,7 +16,7 @@ use crate::pg::{Doing as _, Session, catalog, sql};
 
 use super::{DatabaseState, Registry};
 
-/// What a database belongs to.
+/// Template or clone that a database belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Owner {
     /// A template, by id.
@@ -25,28 +25,28 @@ pub(crate) enum Owner {
     Clone(String),
 }
 
-/// One database of ours.
+/// Row of one of pgstencil's databases.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct DatabaseRow {
     /// Number of the row.
     pub(crate) id: i64,
-    /// Role within its set.
+    /// Alias of the database in its template or clone.
     pub(crate) alias: String,
-    /// The name under which it was created.
+    /// Name under which it was created.
     pub(crate) private_name: String,
-    /// The name that it has once it is present.
+    /// Name that it has once it is present.
     pub(crate) name: String,
-    /// Half of its mark.
+    /// Nonce of its ownership tag.
     pub(crate) nonce: String,
-    /// Known once it was created.
+    /// Its oid, known once it is created.
     pub(crate) oid: Option<Oid>,
-    /// How far it is.
+    /// State of the database.
     pub(crate) state: DatabaseState,
-    /// Size when its template was sealed.
+    /// Size in bytes when its template was sealed.
     pub(crate) bytes: Option<i64>,
-    /// Number of files when its template was sealed, about.
+    /// Approximate number of files when its template was sealed.
     pub(crate) files: Option<i64>,
-    /// What CREATE will not copy.
+    /// Settings that CREATE does not copy.
     pub(crate) replay: Json<Replay>,
 }
 
@@ -73,16 +73,15 @@ const UNNAMED: &str = "UPDATE pgstencil.database SET name = private_name WHERE i
 const GONE: &str = "DELETE FROM pgstencil.database WHERE id = $1";
 
 impl DatabaseRow {
-    /// The mark that its comment must carry.
+    /// Returns the ownership tag that its comment must carry.
     pub(crate) fn mark(&self) -> Mark {
         Mark { nonce: self.nonce.clone() }
     }
 
-    /// Whether what the server shows is this very database, and of our role: name, oid and mark. As
-    /// long as it is being made, the private name (80 random bits) on a database that nobody else has
-    /// marked will do: a crash may have come between CREATE and registration, and a build may have
-    /// dropped it and created it again. One that somebody renamed is theirs now, and so is a warm clone
-    /// that somebody opened.
+    /// Returns whether `found` is this very database, and its owner is pgstencil's role: name, oid and ownership
+    /// tag must match. While it is being created, the private name (80 random bits) is enough if the database
+    /// carries no other tag: a crash may have come between CREATE and registration, and a build may have dropped
+    /// and recreated it. A database that a user renamed is that user's, and so is a warm clone that was opened.
     pub(crate) fn is(&self, found: &catalog::Database) -> bool {
         found.ours && self.fits(found)
     }
@@ -98,18 +97,18 @@ impl DatabaseRow {
         if same {
             return private || (marked && found.name == self.name);
         }
-        // What is being dropped was there before, so its oid counts, if it is known.
+        // A database that is being dropped existed before, so its oid counts, if it is known.
         let unknown = self.state == DatabaseState::Creating || self.oid.is_none();
         unknown && private && (marked || !Mark::any_in(found.comment.as_deref()))
     }
 
-    /// Whether it is of a clone that nobody has had yet.
+    /// Returns whether it belongs to a clone that has never been used.
     fn is_warm(&self) -> bool {
         self.state == DatabaseState::Present && self.name == self.private_name
     }
 
-    /// Why a drop would leave this database alone, if it would; `found`: all databases of its oid or
-    /// one of its names.
+    /// Returns why a drop would leave this database alone, if it would. `found`: all databases with its oid or one
+    /// of its names.
     pub(crate) fn estranged(&self, found: &[catalog::Database]) -> Option<Estranged> {
         if found.iter().any(|d| self.is(d)) {
             return None;
@@ -127,25 +126,25 @@ impl DatabaseRow {
     }
 }
 
-/// Why a database that has a row is left alone: somebody else was at it.
+/// Reason why a drop leaves a registered database alone: another role or process changed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Estranged {
-    /// It is not there.
+    /// It does not exist.
     Gone,
-    /// It is not there, and another one has its name.
+    /// It does not exist, and another database has its name.
     Replaced,
     /// It has this name now.
     Renamed(String),
-    /// Its comment lacks the mark.
+    /// Its comment lacks the ownership tag.
     Unmarked,
-    /// It was a warm clone, which lets nobody in, and lets people in now.
+    /// It was a warm clone, which refuses connections, and accepts them now.
     Opened,
-    /// Only the right is missing: it belongs to this role.
+    /// Only the privilege is missing: it belongs to this role.
     Owner(String),
 }
 
 impl Estranged {
-    /// Whether there is something that stays.
+    /// Returns whether a database exists that a drop would leave in place.
     pub(crate) fn is_there(&self) -> bool {
         !matches!(self, Estranged::Gone | Estranged::Replaced)
     }
@@ -181,38 +180,38 @@ impl Owner {
     }
 }
 
-/// What is left of a clone when its command has ended.
+/// Databases that remain of a clone after its command has ended.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Remains {
-    /// What the registry knows of its databases.
+    /// Registry rows of its databases.
     pub(crate) rows: Vec<DatabaseRow>,
-    /// What the server has under their names and oids.
+    /// Databases that the server has under their names and oids.
     pub(crate) found: Vec<catalog::Database>,
-    /// For each database, those that are not ours, younger, and named after it: what a command made for
+    /// For each database, the newer databases named after it that are not pgstencil's: a command created them for
     /// itself. (Oids grow; after they wrapped around, some may be missing.)
     pub(crate) beside: Vec<Vec<String>>,
-    /// What keeps them from being dropped.
+    /// Obstacles that keep the databases from being dropped.
     pub(crate) obstacles: Vec<Obstacle>,
 }
 
-/// A database about to be created.
+/// Database that is about to be created.
 #[derive(Clone, Debug)]
 pub(crate) struct NewDatabase {
-    /// Role within its set.
+    /// Alias of the database in its template or clone.
     pub(crate) alias: String,
-    /// The name under which it is created.
+    /// Name under which it is created.
     pub(crate) private_name: String,
-    /// The name that it gets.
+    /// Name that it gets when it is ready.
     pub(crate) name: String,
 }
 
-/// A query for the [`DatabaseRow`]s of a template or a clone, in the order of the definition.
+/// Query for the [`DatabaseRow`]s of a template or a clone, in the order of the definition.
 pub(super) fn of(owner: &Owner) -> Statement {
     let (template, clone) = owner.ids();
     sql::fill(COLUMNS_OF, &[&template, &clone])
 }
 
-/// Writes the intent to create databases, and returns their [`DatabaseRow`]s in that order.
+/// Statement that writes the intent to create databases, and returns their [`DatabaseRow`]s in that order.
 pub(super) fn insert(owner: &Owner, databases: &[NewDatabase]) -> Statement {
     let (template, clone) = owner.ids();
     let rows: Vec<Statement> = databases
@@ -237,7 +236,7 @@ pub(super) fn insert(owner: &Owner, databases: &[NewDatabase]) -> Statement {
 }
 
 impl Registry {
-    /// The databases of a template or a clone, in the order of the definition.
+    /// Returns the databases of a template or a clone, in the order of the definition.
     ///
     /// # Errors
     /// The driver's.
@@ -245,7 +244,7 @@ impl Registry {
         self.session().rows(of(owner)).await.doing(|| "read the registry's databases".into())
     }
 
-    /// Those databases of a template or a clone that a drop would leave alone, and why.
+    /// Returns the databases of a template or a clone that a drop would leave alone, with the reasons.
     ///
     /// # Errors
     /// The driver's.
@@ -279,8 +278,8 @@ impl Registry {
             .doing(|| "write the intent to create a database".into())
     }
 
-    /// Finds a database just created by its private name, marks it and notes its oid. `builders`: the
-    /// builder's own comment, which stays in front.
+    /// Finds a database that was just created by its private name, adds its ownership tag and records its oid.
+    /// `builders`: the builder's own comment, which is kept before the tag.
     ///
     /// # Errors
     /// The driver's, or that the database is not there.
@@ -309,7 +308,7 @@ impl Registry {
         Ok(())
     }
 
-    /// What is left of a clone that has these databases, by names and oids, in one round trip.
+    /// Returns the remains of a clone that has these databases, by names and oids, in one round trip.
     ///
     /// # Errors
     /// The driver's.
@@ -342,7 +341,7 @@ impl Registry {
         Ok(remains)
     }
 
-    /// What a drop did not come to its end with before, or has no right to.
+    /// Returns the owners of databases whose drop did not finish before, or lacks a privilege.
     ///
     /// # Errors
     /// The driver's.
@@ -361,8 +360,8 @@ impl Registry {
             .collect())
     }
 
-    /// Writes the intent to drop the database of this oid, which [`DatabaseRow::is`] the row's: a build
-    /// may have made it anew. Committed when this returns: call it before DROP.
+    /// Writes the intent to drop the database with this oid, which matches the row by [`DatabaseRow::is`]: a build
+    /// may have recreated it. Committed when this returns: call it before DROP.
     ///
     /// # Errors
     /// The driver's.
@@ -374,7 +373,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Forgets a database that is gone.
+    /// Deletes the row of a database that is gone.
     ///
     /// # Errors
     /// The driver's.
@@ -391,8 +390,8 @@ impl Registry {
     }
 }
 
-/// Sets a template's row present under its final name, with its size in bytes and files, within the caller's
-/// transaction.
+/// Sets the row of a template's database to present under its final name, with its size in bytes and files, within
+/// the caller's transaction.
 ///
 /// # Errors
 /// The driver's.
@@ -406,7 +405,7 @@ pub(crate) async fn set_present(
     Ok(())
 }
 
-/// Notes the shape of a template's database, within the caller's transaction.
+/// Records the shape of a template's database, within the caller's transaction.
 ///
 /// # Errors
 /// The driver's.
@@ -419,7 +418,7 @@ pub(crate) async fn set_shape(
     Ok(())
 }
 
-/// Has a database keep its private name for good, within the caller's transaction.
+/// Makes a database keep its private name permanently, within the caller's transaction.
 ///
 /// # Errors
 /// The driver's.
@@ -431,7 +430,7 @@ pub(crate) async fn keep_private_name(
     Ok(())
 }
 
-/// Notes the oid of the database that now stands under a row's private name.
+/// Records the oid of the database that now has a row's private name.
 ///
 /// # Errors
 /// The driver's.

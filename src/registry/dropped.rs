@@ -1,4 +1,4 @@
-//! Named clones that were dropped otherwise than by their owner: the next one of the name tells.
+//! Named clones that were not dropped by their owner: the next request for the name reports this.
 
 use sqlx::FromRow;
 use sqlx::types::Json;
@@ -10,7 +10,7 @@ use crate::pg::sql::{self, Statement};
 use super::owner::{Asker, CloneOwner, owner_columns};
 use super::{Holder, Registry};
 
-/// A clone that was dropped.
+/// Row of a clone that was dropped.
 #[derive(Clone, Debug, PartialEq, FromRow)]
 pub(crate) struct DroppedRow {
     id: i64,
@@ -20,13 +20,13 @@ pub(crate) struct DroppedRow {
     #[sqlx(flatten)]
     owner: CloneOwner,
     holder: Json<Holder>,
-    /// Why, in words.
+    /// Reason of the drop, in words.
     pub(crate) why: String,
-    /// When; RFC 3339, UTC.
+    /// Time of the drop; RFC 3339, UTC.
     pub(crate) at: String,
 }
 
-/// Names are wanted again sooner than this, or never.
+/// A name is requested again sooner than this, or never.
 const NOTE: &str = "WITH new AS (INSERT INTO pgstencil.dropped (name, project, holder, owner_role, owner_machine, \
        owner_name, owner_top, owner_below, owned_at, shared, why) \
      SELECT name, project, holder, owner_role, owner_machine, owner_name, owner_top, owner_below, owned_at, shared, $2 \
@@ -40,14 +40,14 @@ const NAMED: &str = concat!(
 );
 const TOLD: &str = "DELETE FROM pgstencil.dropped WHERE id = ANY($1)";
 
-/// Notes that a clone is about to be given up, unless its name cannot be wanted again, or its command's end
-/// was its own. Comes before the change of its state.
+/// Statement that records that a clone is about to be discarded, unless its name cannot be requested again, or it
+/// ended with its own command. It must run before the clone's state changes.
 pub(super) fn note(id: &str, why: &str) -> Statement {
     sql::fill(NOTE, &[&id, &why])
 }
 
 impl Registry {
-    /// The last of the asker's clones with one of these names that was dropped, if they were not told yet.
+    /// Returns the asker's clone with one of these names that was dropped last, unless that was reported before.
     ///
     /// # Errors
     /// The driver's.

@@ -1,4 +1,4 @@
-//! What happened: bounded history for expected times.
+//! Bounded history of builds and requests, for expected times.
 
 use std::time::Duration;
 
@@ -14,103 +14,103 @@ use super::column::words;
 use super::project::ProjectSettings;
 use super::{Registry, template};
 
-/// Rows are numbered, so their number is a bound by itself.
+/// Rows are numbered, so their number limits how many are kept.
 const INSERT: &str = "WITH new AS (INSERT INTO pgstencil.event (project, definition, fingerprint, outcome, millis, files) \
      VALUES ($1, $2, $3, $4, $5, $6) RETURNING id) \
      DELETE FROM pgstencil.event e USING new WHERE new.id % 1000 = 0 AND e.id <= new.id - 10000";
-/// The last build; of the others the median of the last ones, so that one on a busy machine does not
-/// count for ever.
+/// Time of the last full build, and the median of the last other events, so that a single one on a busy machine
+/// does not count indefinitely.
 const COSTS: &str = include_str!("queries/costs.sql");
 const DIFFERED: &str = "SELECT EXISTS (SELECT FROM pgstencil.event \
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND outcome = $4)";
 
-/// By day and definition. What was saved is measured against the build from nothing before it. A day is
-/// one of UTC.
+/// Totals by day and definition. Time saved is measured against the full build before it. Days are in UTC.
 const TALLY: &str = include_str!("queries/tally.sql");
 
-/// What happened on one day with one definition.
+/// Totals of one day and one definition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
 pub(crate) struct Tally {
-    /// `YYYY-MM-DD`, of UTC, by the server's clock.
+    /// Day as `YYYY-MM-DD`, UTC, by the server's clock.
     pub(crate) day: String,
     /// Namespace.
     pub(crate) project: String,
     /// Name of the definition.
     pub(crate) definition: String,
-    /// Templates that were there.
+    /// Number of templates found ready.
     pub(crate) hits: i64,
-    /// Builds from nothing that somebody waited for.
+    /// Number of full builds that a process waited for.
     pub(crate) misses: i64,
-    /// Builds on a copy of an older template.
+    /// Number of incremental builds.
     pub(crate) extensions: i64,
-    /// Clones that no template could be copied for.
+    /// Number of clones for which no template could be copied.
     pub(crate) fallbacks: i64,
-    /// Builds from nothing beside a template, in the background or by `verify`.
+    /// Number of full builds for comparison with a template, in the background or by `verify`.
     pub(crate) comparisons: i64,
-    /// How many of them found an extended template to differ.
+    /// Number of comparisons in which an incrementally built template differed.
     pub(crate) differences: i64,
-    /// Templates that were evicted.
+    /// Number of templates that were evicted.
     pub(crate) evictions: i64,
-    /// Builds and extensions that failed or timed out.
+    /// Number of full and incremental builds that failed or timed out.
     pub(crate) failures: i64,
-    /// How many of them timed out.
+    /// Number of failures that were timeouts.
     pub(crate) timeouts: i64,
     /// Milliseconds that the failed builds took.
     pub(crate) failed_ms: i64,
-    /// Milliseconds that somebody waited for a template.
+    /// Milliseconds that processes waited for a template.
     pub(crate) spent_ms: i64,
-    /// Milliseconds of the comparisons, which nobody waited for.
+    /// Milliseconds of the comparisons, which no process waited for.
     pub(crate) compared_ms: i64,
-    /// Milliseconds by which hits and extensions were shorter than the build from nothing before them.
+    /// Milliseconds by which hits and incremental builds were shorter than the full build before them.
     pub(crate) saved_ms: i64,
 }
 
-/// What extensions took counts for a day where it decides: nothing else would ever show that they take less now.
+/// Age limit for the times of incremental builds in decisions: if slow ones counted longer, no new build would ever
+/// show that they are faster now.
 const RECENT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the past says that things cost.
+/// Expected costs by the history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Costs {
-    /// The last build from nothing.
+    /// Time of the last full build.
     pub(crate) full: Option<Duration>,
-    /// An extension, the median of the last ones.
+    /// Time of an incremental build, the median of the last ones.
     pub(crate) extension: Option<Duration>,
-    /// To find a ready template, the median of the last ones.
+    /// Time to find a ready template, the median of the last ones.
     pub(crate) hit: Option<Duration>,
 }
 
 words! {
-    /// What happened with a template, as the history has it.
+    /// Kind of an entry of the history.
     pub(crate) enum Happened {
         /// It was found ready.
         Hit = "hit",
-        /// It was built from nothing while somebody waited.
+        /// It was built in full while a process waited.
         Miss = "miss",
         /// It was built on a copy of another one.
         Extended = "extended",
-        /// It was built, and not sealed, since its new migrations changed nothing.
+        /// Its build ended without a seal, since its new migrations changed nothing.
         Unsealed = "unsealed",
         /// It could not be copied, so the build command ran on the clone.
         Fallback = "fallback",
-        /// A build from nothing took the place of an extended template.
+        /// A full build replaced an incrementally built template.
         Settled = "settled",
-        /// It was built from nothing once more, to be compared.
+        /// It was built in full once more, for a comparison.
         Verified = "verified",
-        /// It was extended, and differs from a build from nothing.
+        /// It was built incrementally, and differs from a full build.
         Differed = "differed",
         /// It was evicted.
         Evicted = "evicted",
         /// Its build failed.
         Failed = "failed",
-        /// Its build took longer than it may.
+        /// Its build exceeded the time limit.
         TimedOut = "timed_out",
     }
 }
 
-/// What builds from nothing end with.
+/// Events that end full builds.
 pub(super) const FULL_BUILDS: Any<'_> = Any(&[Happened::Miss, Happened::Settled, Happened::Verified]);
 
-/// `IN` what statements ask for some of these.
+/// Renders `IN` conditions for some of these events.
 pub(super) struct Any<'a>(&'a [Happened]);
 
 impl sql::Literal for Any<'_> {
@@ -120,20 +120,20 @@ impl sql::Literal for Any<'_> {
     }
 }
 
-/// One entry of the history.
+/// Entry of the history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Occurrence<'a> {
     /// Namespace.
     pub(crate) project: &'a str,
     /// Name of the definition.
     pub(crate) definition: &'a str,
-    /// Of the template.
+    /// Fingerprint of the template.
     pub(crate) fingerprint: &'a Fingerprint,
-    /// What happened.
+    /// Kind of the entry.
     pub(crate) happened: Happened,
-    /// How long that took.
+    /// Duration of the event.
     pub(crate) took: Duration,
-    /// How many files were added, if it was extended.
+    /// Number of files that an incremental build added.
     pub(crate) files: Option<usize>,
 }
 
@@ -147,23 +147,23 @@ impl Occurrence<'_> {
     }
 }
 
-/// A template that was found ready by somebody who looked at it.
+/// Template that was found ready after a check.
 #[derive(Clone, Debug)]
 pub(crate) struct Hit<'a> {
     /// Number of its row.
     pub(crate) template: i64,
     /// Name of the definition.
     pub(crate) definition: &'a str,
-    /// Of the template.
+    /// Fingerprint of the template.
     pub(crate) fingerprint: &'a Fingerprint,
-    /// How long that took.
+    /// Duration of the lookup.
     pub(crate) took: Duration,
-    /// The project's settings, in case that others were noted before.
+    /// The project's settings, in case the recorded ones differ.
     pub(crate) settings: ProjectSettings,
 }
 
 impl Hit<'_> {
-    /// What notes it: to be sent with something else.
+    /// Returns the statements that record it, to be sent with another message.
     pub(crate) fn statements(&self) -> [Statement; 3] {
         let hit = Occurrence {
             project: &self.settings.name,
@@ -190,7 +190,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Notes that a template was found ready.
+    /// Records that a template was found ready.
     ///
     /// # Errors
     /// The driver's.
@@ -199,8 +199,8 @@ impl Registry {
         Ok(())
     }
 
-    /// What happened, by day and definition, oldest first; of all projects. `definition`: only of those
-    /// of this name. `last`: only of so long ago.
+    /// Returns the totals by day and definition of all projects, oldest first. `definition`: only definitions of
+    /// this name. `last`: only the last part of the history, of this duration.
     ///
     /// # Errors
     /// The driver's.
@@ -215,7 +215,7 @@ impl Registry {
             .doing(|| "add up what happened".into())
     }
 
-    /// Whether an extended template of this fingerprint was found to differ from a build from nothing.
+    /// Returns whether an incrementally built template of this fingerprint differed from a full build.
     ///
     /// # Errors
     /// The driver's.
@@ -231,7 +231,7 @@ impl Registry {
             .doing(|| "read what became of extensions".into())
     }
 
-    /// What a definition's hits, extensions and builds took so far.
+    /// Returns the times that a definition's hits, incremental and full builds took so far.
     ///
     /// # Errors
     /// The driver's.
@@ -239,7 +239,7 @@ impl Registry {
         self.costs_by(project, definition, None).await
     }
 
-    /// What extensions took of late, and the last build from nothing.
+    /// Returns the times of recent incremental builds, and of the last full build.
     ///
     /// # Errors
     /// The driver's.

@@ -1,5 +1,4 @@
-//! What an eviction goes by: the templates that there are, what they cost, and the limits of each
-//! project.
+//! Data that an eviction is based on: the existing templates, their costs, and the limits of each project.
 
 use std::collections::HashMap;
 
@@ -16,7 +15,7 @@ use crate::quantity::{Bytes, Millis, Seconds};
 use super::event::{FULL_BUILDS, Happened};
 use super::{Registry, template};
 
-/// A ready template, as an eviction sees it.
+/// Ready template, as an eviction sees it.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct ResidentRow {
     /// Number of its row.
@@ -25,34 +24,34 @@ pub(crate) struct ResidentRow {
     pub(crate) project: String,
     /// Name of its definition.
     pub(crate) definition: String,
-    /// What it was built from.
+    /// Fingerprint of its inputs.
     pub(crate) fingerprint: Fingerprint,
-    /// The role that built it: several may have one of the same fingerprint.
+    /// Role that built it: several roles may have a template of the same fingerprint.
     pub(crate) built_by: String,
-    /// Whether a person protects it.
+    /// Whether a person pinned it.
     pub(crate) pinned: bool,
     /// `extend` of its definition when it was built.
     pub(crate) extend: Extend,
     /// Seconds since its last use.
     pub(crate) idle_s: Seconds,
-    /// When that was, to the last digit: to see whether it was used meanwhile.
+    /// Time of its last use, in full precision, to detect a use in the meantime.
     pub(crate) used: String,
     /// Total size of its databases.
     pub(crate) bytes: Bytes,
-    /// Milliseconds of its build from nothing; `None` if it was extended.
+    /// Milliseconds of its full build; `None` if it was built incrementally.
     pub(crate) full_ms: Option<Millis>,
 }
 
-/// One extension or build from nothing that took place.
+/// Incremental or full build in the history.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct BuildRow {
     /// Namespace.
     pub(crate) project: String,
     /// Name of the definition.
     pub(crate) definition: String,
-    /// How many migrations were added; `None` for a build from nothing.
+    /// Number of migrations that were added; `None` for a full build.
     pub(crate) added: Option<i32>,
-    /// What it took.
+    /// Duration in milliseconds.
     pub(crate) millis: Millis,
 }
 
@@ -63,15 +62,15 @@ const RESIDENTS: &str = "SELECT t.id, t.project, t.definition, t.fingerprint, t.
      CASE WHEN t.base_fingerprint IS NULL THEN t.build_ms END AS full_ms \
      FROM pgstencil.template t WHERE t.state = 'ready' ORDER BY t.id";
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template WHERE id = ANY($1)";
-/// Bounded as the events are.
+/// Limited by the limit of the history.
 const BUILDS: &str = "SELECT project, definition, CASE WHEN outcome = $2 THEN files END AS added, millis \
      FROM pgstencil.event WHERE outcome IN $1 OR outcome = $2 AND files IS NOT NULL ORDER BY id";
-/// Bytes of what was given up and still has to be dropped.
+/// Bytes of discarded templates that still have to be dropped.
 const LEFTOVERS: &str = "SELECT coalesce(sum(d.bytes), 0)::bigint FROM pgstencil.database d \
      JOIN pgstencil.template t ON t.id = d.template_id \
      WHERE t.project = $1 AND t.state = 'broken' AND (t.kept_until IS NULL OR t.kept_until < now())";
-/// Only if nobody used or pinned it since it was looked at. It is never cloned again, and what is left
-/// to do is that of a sweep.
+/// Evicts only if the template was not used or pinned since it was read. It is never cloned again, and a cleanup
+/// does the rest.
 const EVICT: &str = "WITH gone AS (UPDATE pgstencil.template SET state = 'broken', reason = $3, \
        kept_until = NULL WHERE id = $1 AND state = 'ready' AND NOT pinned AND last_used_at::text = $2 \
        RETURNING project, definition, fingerprint) \
@@ -81,7 +80,7 @@ const IS_READY: &str = "SELECT EXISTS (SELECT FROM pgstencil.template WHERE id =
 const PIN: &str = "UPDATE pgstencil.template SET pinned = $2 WHERE id = $1 AND state = 'ready'";
 
 impl Registry {
-    /// The ready templates of all projects.
+    /// Returns the ready templates of all projects.
     ///
     /// # Errors
     /// The driver's.
@@ -92,7 +91,7 @@ impl Registry {
             .doing(|| "list the templates for an eviction".into())
     }
 
-    /// What templates were built from; those of another format are left out.
+    /// Returns the recipes of templates, except those in another format.
     ///
     /// # Errors
     /// The driver's.
@@ -111,7 +110,7 @@ impl Registry {
             .collect())
     }
 
-    /// What builds and extensions took, oldest first.
+    /// Returns the durations of full and incremental builds, oldest first.
     ///
     /// # Errors
     /// The driver's.
@@ -122,7 +121,7 @@ impl Registry {
             .doing(|| "read what builds took".into())
     }
 
-    /// Bytes of a project's templates that were given up and are still on the disk.
+    /// Returns the bytes of a project's discarded templates that are still on the disk.
     ///
     /// # Errors
     /// The driver's.
@@ -149,7 +148,7 @@ impl Registry {
         Ok(done.count == 1)
     }
 
-    /// Whether a template is still there for everybody.
+    /// Returns whether a template is still ready.
     ///
     /// # Errors
     /// The driver's.
@@ -160,7 +159,7 @@ impl Registry {
             .doing(|| "look whether a template is still there".into())
     }
 
-    /// Protects a ready template from evictions, or no longer. `false`: it is gone.
+    /// Pins or unpins a ready template. `false`: it is gone.
     ///
     /// # Errors
     /// The driver's.
@@ -173,7 +172,7 @@ impl Registry {
         Ok(done.count == 1)
     }
 
-    /// Notes that a template was extended: that is a use, though no hit.
+    /// Records that a template was the base of an incremental build: this is a use, but not a hit.
     ///
     /// # Errors
     /// The driver's.

@@ -1,4 +1,4 @@
-//! Builds in vain: an extension failed, and so did the build from nothing after it.
+//! Failed attempts: an incremental build failed, and so did the full build after it.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::pg::sql;
 
 use super::{Holder, Registry};
 
-/// Somebody's attempt to add migrations to a template.
+/// An owner's attempt to add migrations to a template.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt<'a> {
     project: &'a str,
     definition: &'a str,
-    /// Hash of who tries.
+    /// Hash of the owner.
     owner: String,
     /// Hash of the paths of the migrations.
     files: String,
@@ -29,7 +29,7 @@ const AGO: &str = "SELECT extract(epoch FROM now() - at)::float8 FROM pgstencil.
      WHERE project = $1 AND definition = $2 AND owner = $3 AND files = $4";
 
 impl<'a> Attempt<'a> {
-    /// `role` and `holder`: who tries; of the holder its checkout counts, which outlives the process.
+    /// `role` and `holder`: the owner that tries; only the holder's checkout counts, which outlives the process.
     /// `added`: the new migrations, whatever they contain.
     pub(crate) fn new(
         project: &'a str,
@@ -65,7 +65,7 @@ impl<'a> Attempt<'a> {
 }
 
 impl Registry {
-    /// Notes that an attempt was in vain.
+    /// Records that an attempt failed.
     ///
     /// # Errors
     /// The driver's.
@@ -77,7 +77,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Forgets that, since it was not in vain this time.
+    /// Deletes the record of a failure, since the attempt succeeded this time.
     ///
     /// # Errors
     /// The driver's.
@@ -89,7 +89,7 @@ impl Registry {
         Ok(())
     }
 
-    /// How long ago the same attempt was in vain, if that is noted.
+    /// Returns the time since the same attempt failed, if that is recorded.
     ///
     /// # Errors
     /// The driver's.

@@ -1,19 +1,19 @@
-//! Whose a registry is: judged before anything in it is planned.
+//! Check of the owner of a registry, made before the server plans any statement on it.
 //!
-//! Every role with CREATEDB can create a database of our registry's name first, with a view or a trigger
-//! under the name of a table of ours: its functions would run with our rights. So each message to a
-//! registry that is not known yet begins with a guard, which reads the system's catalogs only. If it fails,
-//! the server plans nothing that stands behind it.
+//! Every role with CREATEDB can create a database with the registry's name first, with a view or a trigger under
+//! the name of one of its tables: their functions would run with our privileges. So each message to a registry that
+//! is not known yet begins with a guard, which reads the system catalogs only. If the guard fails, the server plans
+//! nothing that comes after it.
 //!
-//! A registry is trusted if its database, our schema and all that is in it belong to roles that we trust,
-//! and it holds nothing but tables without triggers, rules and row security. Defaults, checks, indexes and
-//! generated columns are the work of a table's owner. We trust
+//! A registry is trusted if its database, its schema and everything in that belong to roles that we trust, and it
+//! holds only tables without triggers, rules and row security. Defaults, checks, indexes and generated columns are
+//! the work of a table's owner. We trust
 //!
-//! - the role that the session logged in as. What the database or the role has as a setting `role` counts
-//!   for nothing, since the owner of a database sets it;
-//! - the roles that it is a member of, however indirectly: with SET or INHERIT, since on 16 and later
-//!   whoever creates a role is a member of it with neither;
-//! - for a superuser, other superusers. `pg_has_role()` is no help there: it says yes to superusers always.
+//! - the role that the session logged in as. A setting `role` of the database or the role counts for nothing,
+//!   since the owner of a database can set it;
+//! - the roles that it is a member of, directly or not: with SET or INHERIT, since on 16 and later a role's
+//!   creator is a member of it with neither;
+//! - for a superuser, other superusers. `pg_has_role()` does not help there: it is always true for superusers.
 
 use crate::error::{Error, Kind};
 use crate::pg::connect::Guard;
@@ -21,12 +21,11 @@ use crate::pg::session::OpenError;
 use crate::pg::sql::{self, Part, Statement, quote_ident};
 use crate::pg::{Deadline, Endpoint, Session};
 
-/// The cheap guard passes what is usual; the exact one is asked where that fails, and takes some
-/// milliseconds.
+/// The cheap guard passes in the usual cases; the exact one runs if it fails, and takes some milliseconds.
 pub(super) const GUARDS: [Guard; 2] = [cheap, exact];
 
-/// The role that the session began as, and that the user's own sessions act as: it must be able to use what is
-/// the owner's. One that began as `pg_database_owner` would have begun as the role's own setting says.
+/// Role that the session began as, and that the user's own sessions act as: it must be able to use what the owner
+/// owns. A session that began as `pg_database_owner` would have begun as the role's own setting specifies.
 fn began_as(as_owner: bool) -> Part {
     Part(match as_owner {
         false => "current_user::text",
@@ -39,8 +38,8 @@ fn began_as(as_owner: bool) -> Part {
     })
 }
 
-/// That the owner is the role that logged in, or one that it can become, and all in our schema is the
-/// owner's. Superusers can become every role: who has the rights of `pg_execute_server_program` may be one.
+/// Guard: the owner is the role that logged in, or one that it can become, and owns everything in the schema.
+/// Superusers can become every role: a role with the privileges of `pg_execute_server_program` may be one.
 fn cheap(major: u32, as_owner: bool) -> Statement {
     let becomes = match major {
         ..=15 => "MEMBER",
@@ -64,8 +63,8 @@ fn cheap(major: u32, as_owner: bool) -> Statement {
     )
 }
 
-/// All that speaks against a registry, as `faults (place, what)`: place 1 is that the database is another
-/// role's.
+/// Query for all faults of a registry, as `faults (place, what)`: place 1 is that the database belongs to another
+/// role.
 fn faults(major: u32, as_owner: bool) -> Statement {
     let option = Part(match major {
         ..=15 => "",
@@ -111,7 +110,7 @@ fn exact(major: u32, as_owner: bool) -> Statement {
     )
 }
 
-/// What a stranger's registry shows: its owner; who logged in, and whether that is a superuser; the
+/// Facts about another role's registry: its owner; the role that logged in, and whether that is a superuser; the
 /// faults.
 type Seen = (String, String, bool, Vec<String>);
 
@@ -125,7 +124,7 @@ fn look(major: u32, as_owner: bool) -> Statement {
     )
 }
 
-/// Why a registry is not used, as far as the system's catalogs say it.
+/// Returns the reason why a registry is not used, as far as the system catalogs show it.
 pub(super) async fn explain(session: &mut Session, name: &str) -> Error {
     let as_owner = session.facts().role == "pg_database_owner";
     let major = session.facts().major();
@@ -149,7 +148,7 @@ pub(super) async fn explain(session: &mut Session, name: &str) -> Error {
     }
 }
 
-/// The error for a registry of a role that is not trusted.
+/// Returns the error for a registry of a role that is not trusted.
 pub(super) fn foreign(name: &str, owner: Option<&str>, us: &str, superuser: bool) -> Error {
     let error = Error::new(
         Kind::Permission,
@@ -166,7 +165,7 @@ pub(super) fn foreign(name: &str, owner: Option<&str>, us: &str, superuser: bool
     let grant = format!("if you trust that role, share its registry: GRANT {owner} TO {us};");
     error.hint(match superuser {
         true => grant,
-        // So that what the user's own commands make is the owner's, too.
+        // So the objects that the user's own commands create also belong to the owner.
         false => format!("{grant} ALTER ROLE {us} SET role = {owner};"),
     })
 }
@@ -174,8 +173,8 @@ pub(super) fn foreign(name: &str, owner: Option<&str>, us: &str, superuser: bool
 const OWNER: &str = "SELECT pg_get_userbyid(datdba)::text FROM pg_catalog.pg_database \
      WHERE datname::text = $1";
 
-/// A refused connection with the registry means that another role made it; which one, any other database
-/// tells.
+/// Adds the owner to the error of a refused connection: another role created the registry. Any other database can
+/// show which role.
 pub(super) async fn owned_by_another(
     error: Error,
     endpoint: &Endpoint,

@@ -1,108 +1,108 @@
-//! Who builds a template or holds a clone, in words that help a person to find them.
+//! Processes that build a template or hold a clone, with facts that help a person to find them.
 
 use std::path::Path;
 
 use nix::unistd::{User, gethostname, getuid};
 use serde::{Deserialize, Serialize};
 
-/// A process on some host. Everything here is told to others, so no secrets.
+/// Process on some host. Other users can read everything here, so it holds no secrets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Holder {
     /// Host name.
     pub host: String,
     /// Process id on that host.
     pub pid: u32,
-    /// Boot and pid namespace in which `pid` means something; empty if unknown.
+    /// Boot and pid namespace in which `pid` is valid; empty if unknown.
     #[serde(default)]
     pub machine: String,
-    /// Account's name.
+    /// Name of the account.
     #[serde(default)]
     pub user: String,
     /// Directory of the checkout.
     #[serde(default)]
     pub worktree: String,
-    /// Branch that is checked out there.
+    /// Branch that is checked out in that directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
-    /// What runs: the CI job, or the command's name.
+    /// Name of the program: the CI job, or the command.
     #[serde(default)]
     pub label: String,
-    /// The checkout that the process works in; it outlives the process.
+    /// Checkout that the process works in; it outlives the process.
     #[serde(default)]
     pub checkout: Checkout,
 }
 
-/// A checkout on a machine. Together with the server role it is the owner of a named clone.
+/// Checkout on a machine. Together with the server role it is the owner of a named clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkout {
-    /// The machine, across reboots: machine-id on Linux, the host's UUID on macOS, the host name in a
-    /// container. Empty if unknown, or if `owner` is set.
+    /// Id of the machine, the same across reboots: machine-id on Linux, the host's UUID on macOS, the host name in
+    /// a container. Empty if unknown, or if `owner` is set.
     #[serde(default)]
     pub machine: String,
-    /// `PGSTENCIL_OWNER`, which stands for machine and directory; empty if it is not set.
+    /// `PGSTENCIL_OWNER`, which replaces machine and directory; empty if it is not set.
     #[serde(default)]
     pub owner: String,
-    /// The top level of the git checkout; without git the directory of the config's root.
+    /// Top level of the git checkout; without git the directory of the config's root.
     #[serde(default)]
     pub top: String,
-    /// The config's root below `top`; empty if it is `top`.
+    /// The config's root relative to `top`; empty if it is `top`.
     #[serde(default)]
     pub below: String,
-    /// The repository that the checkout belongs to; `None` without git.
+    /// Repository that the checkout belongs to; `None` without git.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<Repository>,
     /// Name of the checkout's worktree as git registered it; `None` for the main worktree and without git.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worktree: Option<String>,
-    /// What `{branch}` stands for.
+    /// Value of `{branch}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<Branch>,
 }
 
-/// A git repository on a machine. Copied machines and containers share paths, so the path is not enough.
+/// Git repository on a machine. Copied machines and containers share paths, so the path is not enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repository {
     /// Absolute path of git's common directory.
     pub common_dir: String,
     /// Inode of that directory.
     pub inode: u64,
-    /// When that directory was created, in seconds since 1970; `None` if the file system does not say.
+    /// Time of that directory's creation, in seconds since 1970; `None` if the file system does not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub born: Option<i64>,
 }
 
-/// What `{branch}` stands for, and where it comes from.
+/// Value of `{branch}`, and its source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Branch {
-    /// As git or the CI system writes it.
+    /// Name as git or the CI system writes it.
     pub name: String,
-    /// Where it comes from.
+    /// Source of the name.
     pub from: BranchSource,
 }
 
-/// Where the name of a branch comes from.
+/// Source of a branch's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BranchSource {
-    /// A branch of this repository, checked out or being rebased here.
+    /// Branch of this repository, checked out or being rebased here.
     Local,
-    /// A variable of a CI system.
+    /// Variable of a CI system.
     Ci,
-    /// A jj bookmark.
+    /// Bookmark of jj.
     Bookmark,
-    /// The id of the commit that is checked out.
+    /// Id of the commit that is checked out.
     Commit,
 }
 
 impl Checkout {
-    /// What `{worktree}` stands for: the name under which git registered the worktree; of a main worktree,
-    /// and without git, that of the directory. `None` if the checkout is not known.
+    /// Returns the value of `{worktree}`: the name under which git registered the worktree; for a main worktree,
+    /// and without git, the name of the directory. `None` if the checkout is not known.
     pub fn worktree_name(&self) -> Option<String> {
         let Some(name) = &self.worktree else {
             let folder = Path::new(&self.top).file_name()?;
             return Some(folder.to_string_lossy().into_owned());
         };
-        // A worktree elsewhere may be called like the main one.
+        // Another worktree may have the same name as the main one.
         let common = self.repository.as_ref().map(|r| Path::new(&r.common_dir));
         let main =
             common.filter(|common| common.ends_with(".git")).and_then(|common| common.parent()?.file_name());
@@ -113,7 +113,7 @@ impl Checkout {
     }
 }
 
-/// This process, in no known checkout: its host, number, account and program.
+/// Describes this process, without a checkout: its host, number, account and program.
 impl Default for Holder {
     fn default() -> Self {
         let user = User::from_uid(getuid()).ok().flatten();
@@ -127,7 +127,7 @@ impl Default for Holder {
     }
 }
 
-/// Boot and pid namespace: where these are equal, a pid means the same process. Linux only.
+/// Returns boot and pid namespace: where these are equal, a pid means the same process. Linux only.
 fn machine() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
@@ -135,7 +135,7 @@ fn machine() -> Option<String> {
 }
 
 impl Holder {
-    /// This process by its host and number only: for callers who know the rest better than
+    /// Describes this process by its host and number only, for callers that know the rest better than
     /// [`Holder::default`], which asks the system for account and program.
     pub fn process() -> Self {
         Holder {
@@ -150,10 +150,10 @@ impl Holder {
         }
     }
 
-    /// One line for a person, where the process has ended and its checkout is what remains.
+    /// Returns one line for a person, for a process that has ended while its checkout remains.
     pub fn describe_checkout(&self) -> String {
         let mut text = format!("{} on {}", self.user, self.host);
-        // A program that uses the library may know of no checkout.
+        // A program that uses the library may not know any checkout.
         if !self.worktree.is_empty() {
             text += &format!(", {}", self.worktree);
         }
@@ -163,7 +163,7 @@ impl Holder {
         text
     }
 
-    /// One line for a person.
+    /// Returns one line for a person.
     pub fn describe(&self) -> String {
         let mut text = format!("pid {} on {}", self.pid, self.host);
         if !self.label.is_empty() {

@@ -1,7 +1,7 @@
 //! Advisory locks of a registry session: taken here, and released here.
 //!
-//! A lock belongs to the session. One that is not released goes with it, so a guard that is dropped without a
-//! release keeps the lock until then; `must_use` finds most of these.
+//! A lock belongs to the session, whose end releases it. A guard that is dropped without a release keeps the lock
+//! until then; `must_use` finds most of these guards.
 
 use std::time::{Duration, Instant};
 
@@ -10,31 +10,31 @@ use crate::error::Result;
 use crate::pg::lock::LockKey;
 use crate::pg::{Deadline, Doing as _};
 
-/// A lock that the session holds alone.
+/// Lock that the session holds exclusively.
 #[must_use = "the lock is held until it is released, or the session ends"]
 #[derive(Debug)]
 pub(crate) struct Lock(LockKey);
 
-/// A lock that the session shares.
+/// Lock that the session shares.
 #[must_use = "the lock is shared until it is released, or the session ends"]
 #[derive(Debug)]
 pub(crate) struct SharedLock(LockKey);
 
-/// How long, and how, to wait for a lock that another session holds.
+/// Time limits for waiting for a lock that another session holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiting<'a> {
     /// Time between two tries.
     pub(crate) step: Duration,
-    /// For how long; `None` is as long as the deadline allows.
+    /// Maximum duration; `None` is as long as the deadline allows.
     pub(crate) most: Option<Duration>,
-    /// Bounds the wait, too.
+    /// Deadline, which also limits the wait.
     pub(crate) deadline: &'a Deadline,
-    /// What is waited for, in words: "gave up waiting for …".
+    /// Object of the wait, in words: "gave up waiting for …".
     pub(crate) what: &'a str,
 }
 
 impl Lock {
-    /// Leaves the lock to the session, which holds it until it ends, or until a message releases it by its key.
+    /// Leaves the lock to the session, which holds it until its end, or until a message releases it by its key.
     pub(crate) fn keep(self) {}
 
     /// Releases the lock.
@@ -49,7 +49,7 @@ impl Lock {
 }
 
 impl SharedLock {
-    /// Leaves the share to the session, which holds it until it ends.
+    /// Leaves the share to the session, which holds it until its end.
     pub(crate) fn keep(self) {}
 
     /// Releases the session's share.
@@ -73,7 +73,7 @@ impl Registry {
         Ok(free.then_some(Lock(key)))
     }
 
-    /// Shares a lock, if no other session holds it alone.
+    /// Shares a lock, if no other session holds it exclusively.
     ///
     /// # Errors
     /// The driver's.
@@ -82,7 +82,7 @@ impl Registry {
         Ok(free.then_some(SharedLock(key)))
     }
 
-    /// Takes a lock, and waits for it if another session has it. `None`: that takes longer than `waiting` allows.
+    /// Takes a lock, and waits if another session has it. `None`: that takes longer than `waiting` allows.
     ///
     /// # Errors
     /// The driver's; that the deadline has passed.
@@ -99,7 +99,7 @@ impl Registry {
         }
     }
 
-    /// Does something under a lock, and releases that whatever comes of it. `None`: another session has the lock.
+    /// Runs work under a lock, and releases the lock whatever the result. `None`: another session has the lock.
     ///
     /// # Errors
     /// The driver's; those of the work.
@@ -112,7 +112,7 @@ impl Registry {
             return Ok(None);
         };
         let done = work(self).await;
-        // What the work says comes first: after the loss of the session there is nothing to release.
+        // The error of the work comes first: after the loss of the session there is nothing to release.
         let released = lock.release(self).await;
         let done = done?;
         released?;

@@ -1,4 +1,4 @@
-//! Rows of `pgstencil.measurement`: what copies cost on this server.
+//! Rows of `pgstencil.measurement`: measured times of copies on this server.
 
 use sqlx::FromRow;
 
@@ -8,18 +8,18 @@ use crate::pg::sql::{self, CopyStrategy};
 
 use super::Registry;
 
-/// What a copy of one size took by one strategy.
+/// Measured time of a copy of one size by one strategy.
 #[derive(Clone, Debug, PartialEq, FromRow)]
 pub(crate) struct Measurement {
-    /// How it was copied.
+    /// Strategy of the copy.
     pub(crate) strategy: CopyStrategy,
     /// Size of the database.
     pub(crate) bytes: i64,
-    /// Number of its files, about.
+    /// Approximate number of its files.
     pub(crate) files: i64,
-    /// Milliseconds; infinite if the server cannot do it.
+    /// Milliseconds; infinite if the server does not support the strategy.
     pub(crate) millis: f64,
-    /// How many copies that is the best, or the median, of.
+    /// Number of copies whose best or median time `millis` is.
     pub(crate) samples: i64,
 }
 
@@ -28,19 +28,19 @@ const ALL: &str =
 const NOTE: &str = "INSERT INTO pgstencil.measurement (strategy, bytes, files, fsync, millis, samples) \
      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (strategy, bytes, files, fsync) \
      DO UPDATE SET millis = excluded.millis, samples = excluded.samples, at = now()";
-/// Sizes change with every migration, so those of long ago are no use.
+/// Sizes change with every migration, so old measurements are of no use.
 const TRIM: &str = "DELETE FROM pgstencil.measurement WHERE at < \
      (SELECT at FROM pgstencil.measurement ORDER BY at DESC OFFSET 100 LIMIT 1)";
 
 impl Measurement {
-    /// Whether it is of this strategy.
+    /// Returns whether it is of this strategy.
     pub(crate) fn is(&self, strategy: CopyStrategy) -> bool {
         self.strategy == strategy
     }
 }
 
 impl Registry {
-    /// What was measured while the server's `fsync` was like this.
+    /// Returns the measurements that were taken with this setting of the server's `fsync`.
     ///
     /// # Errors
     /// The driver's.
@@ -51,7 +51,7 @@ impl Registry {
             .doing(|| "read what copies were measured to cost".into())
     }
 
-    /// Notes a measurement, in the place of an older one of the same size.
+    /// Records a measurement; it replaces an older one of the same size.
     ///
     /// # Errors
     /// The driver's.

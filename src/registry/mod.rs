@@ -1,8 +1,8 @@
-//! The registry: what we know of our databases, in a database of its own on the same server.
+//! The registry: the records of pgstencil's databases, in a database of its own on the same server.
 //!
-//! Every CREATE and DROP has its intent in a committed row first, every change of state is a
-//! conditional update, and time is the server's `now()`, since leases cross hosts. All advisory
-//! locks are taken on registry sessions, since such locks are per database.
+//! The intent of every CREATE and DROP is first committed as a row, every change of state is a conditional update,
+//! and time is the server's `now()`, since leases cross hosts. All advisory locks are taken on registry sessions,
+//! since such locks are per database.
 
 pub(crate) mod bound;
 pub(crate) mod clone;
@@ -46,7 +46,7 @@ use crate::pg::session::OpenError;
 use crate::pg::sql::Statement;
 use crate::pg::{self, Deadline, Doing as _, Endpoint, Session, SqlState, catalog, sql, sqlstate};
 
-/// The numbered files of our tables; a file's number is the version that it leads to.
+/// Numbered files of the registry's tables; a file's number is the version that it leads to.
 const SCHEMA: [&str; 6] = [
     include_str!("schema/001.sql"),
     include_str!("schema/002.sql"),
@@ -56,29 +56,29 @@ const SCHEMA: [&str; 6] = [
     include_str!("schema/006.sql"),
 ];
 
-/// Always sent behind a guard.
+/// Always sent after a guard.
 const VERSION: &str = "SELECT m.version FROM pgstencil.meta m";
 
-/// A session with the registry database.
+/// Session with the registry database.
 pub(crate) struct Registry {
     session: Session,
     endpoint: Endpoint,
     name: String,
-    /// What the last publication brought; see [`Registry::bound_here`].
+    /// Answer that came with the last publication; see [`Registry::bound_here`].
     bound: Option<Vec<bound::BoundRow>>,
-    /// The guard that let the session in.
+    /// Guard that let the session in.
     guard: Statement,
-    /// The runtime that the session was opened on.
+    /// Runtime that the session was opened on.
     runtime: Handle,
 }
 
 impl Registry {
-    /// Opens the registry, and creates it if it is not there yet.
+    /// Opens the registry, and creates it if it does not exist.
     ///
     /// # Errors
-    /// As [`Session::open`]; [`Kind::Permission`] if the database of that name belongs to a role
-    /// that we do not trust (see `guard`), holds what is not pgstencil's, or the role may not create
-    /// databases; [`Kind::Config`] if a newer pgstencil made the registry.
+    /// As [`Session::open`]; [`Kind::Permission`] if the database of that name belongs to a role that we do not
+    /// trust (see `guard`), holds other objects than pgstencil's, or the role may not create databases;
+    /// [`Kind::Config`] if a newer pgstencil created the registry.
     pub(crate) async fn open(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<Self> {
         for _ in 0..3 {
             let Some((mut registry, seen)) = Registry::enter(endpoint, name, deadline).await? else {
@@ -95,7 +95,7 @@ impl Registry {
         Err(Error::failed(format!("registry database `{name}` disappears as often as it is created")))
     }
 
-    /// Opens the registry for reading; `None` if there is none. Writes nothing.
+    /// Opens the registry for reading; `None` if it does not exist. Writes nothing.
     ///
     /// # Errors
     /// As [`Registry::open`].
@@ -110,7 +110,7 @@ impl Registry {
         match registry.judge(seen)? {
             Look::Current => Ok(Some(registry)),
             Look::Absent => {
-                // What would be refused when something is to be written is refused here, too.
+                // A registry that would be refused for writing is refused here, too.
                 let mut registry = registry;
                 let refused = registry.refuse_foreign_contents(name).await;
                 registry.close().await;
@@ -123,8 +123,8 @@ impl Registry {
         }
     }
 
-    /// A session with the registry's database, if there is one, whatever is in it: for what the system's
-    /// catalogs say.
+    /// Opens a session with the registry's database, if that exists, whatever it contains: for queries of the
+    /// system catalogs.
     ///
     /// # Errors
     /// As [`Registry::open`].
@@ -137,7 +137,7 @@ impl Registry {
         Ok(entered.map(|(registry, _)| registry.session))
     }
 
-    /// A session that a guard let in, and the registry's version; `None` if there is no such database.
+    /// Opens a session that a guard let in, and reads the registry's version; `None` if there is no such database.
     async fn enter(
         endpoint: &Endpoint,
         name: &str,
@@ -176,8 +176,8 @@ impl Registry {
         (registry, entered.answer)
     }
 
-    /// A further session with the same registry, which acts as the same role: for work at the same time. Does not
-    /// wait for a free slot.
+    /// Opens another session with the same registry and role, for work at the same time. Does not wait for a free
+    /// slot.
     ///
     /// # Errors
     /// As [`Registry::open`].
@@ -193,28 +193,28 @@ impl Registry {
         }
     }
 
-    /// Whether the session can be used from here: one that was opened on another runtime waits for ever if
-    /// that runtime works only while its own caller waits.
+    /// Returns whether the session can be used from here: a session of another runtime waits indefinitely if that
+    /// runtime works only while its own caller waits.
     pub(crate) fn is_driven(&self) -> bool {
         is_driven(&self.runtime)
     }
 
-    /// The runtime that the session was opened on.
+    /// Returns the runtime that the session was opened on.
     pub(crate) fn runtime(&self) -> Id {
         self.runtime.id()
     }
 
-    /// The session, for locks and for statements on databases.
+    /// Returns the session, for locks and for statements on databases.
     pub(crate) fn session(&mut self) -> &mut Session {
         &mut self.session
     }
 
-    /// The server's facts.
+    /// Returns the server's facts.
     pub(crate) fn facts(&self) -> &pg::session::ServerFacts {
         self.session.facts()
     }
 
-    /// Finds out whether the session, and with it our locks, is still there.
+    /// Checks that the session, and with it its locks, still exists.
     ///
     /// # Errors
     /// The driver's.
@@ -226,7 +226,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes the session as good as a new one: it gives up all locks. `false`: the registry has another
+    /// Resets the session to the state of a new one: it releases all locks. `false`: the registry has another
     /// version by now.
     ///
     /// # Errors
@@ -240,19 +240,19 @@ impl Registry {
         Ok(version == SCHEMA.len() as i32)
     }
 
-    /// Ends the session in an orderly way; its locks go with it.
+    /// Ends the session in an orderly way, which releases its locks.
     pub(crate) async fn close(self) {
         self.session.close().await;
     }
 
-    /// What the answer to [`VERSION`] says.
+    /// Judges the answer to [`VERSION`].
     fn judge(&self, seen: std::result::Result<PgRow, sqlx::Error>) -> Result<Look> {
         let name = &self.name;
         let row = seen.and_then(|row| <(i32,)>::from_row(&row));
         let (version,) = match row.doing(|| "read the registry's version".into()) {
             Ok(row) => row,
             Err(e) => match sqlstate(&e) {
-                // No such table or schema.
+                // The table or schema does not exist.
                 Some(SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME) => return Ok(Look::Absent),
                 _ => return Err(e),
             },
@@ -268,7 +268,7 @@ impl Registry {
         }
     }
 
-    /// Installs or upgrades our tables, under a lock: two first users get one registry.
+    /// Installs or upgrades the registry's tables, under a lock: two first users get one registry.
     async fn install(&mut self, name: &str, deadline: &Deadline) -> Result<()> {
         let waiting = Waiting {
             step: std::time::Duration::from_millis(20),
@@ -294,8 +294,8 @@ impl Registry {
             Look::Older(version) => version,
         };
         if version < SCHEMA.len() {
-            // One message is one transaction: whoever looks meanwhile, or after a crash, sees an empty database or
-            // the registry before, and never a part of it or an open one.
+            // One message is one transaction: a process that reads during it, or after a crash, sees an empty
+            // database or the registry before the upgrade, and never a part of it or an open one.
             let mut statements = vec![sql::flushed()];
             if version == 0 {
                 statements.push(sql::revoke_public(name));
@@ -315,7 +315,7 @@ impl Registry {
         }
     }
 
-    /// A database of our registry's name that somebody uses for something else stays as it is.
+    /// Refuses a database with the registry's name that has another purpose, and leaves it unchanged.
     async fn refuse_foreign_contents(&mut self, name: &str) -> Result<()> {
         let found = catalog::database(&mut self.session, name).await?;
         if let Some(d) = found.filter(|d| !d.ours) {
@@ -337,7 +337,7 @@ impl Registry {
     }
 }
 
-/// Whether what belongs to this runtime goes on while the caller, on the same runtime or another, waits.
+/// Returns whether tasks of this runtime progress while the caller, on the same runtime or another, waits.
 pub(crate) fn is_driven(runtime: &Handle) -> bool {
     runtime.id() == Handle::current().id() || runtime.runtime_flavor() != RuntimeFlavor::CurrentThread
 }
@@ -358,7 +358,7 @@ async fn create(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<
                 missing.push(format!("`{database}`"));
                 continue;
             }
-            // No CONNECT on this one; the next will do as well.
+            // No CONNECT on this database; the next one will do as well.
             Err(OpenError::Other(error)) if error.kind() == Kind::Permission => {
                 refused.get_or_insert(error);
                 continue;

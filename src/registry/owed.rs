@@ -1,8 +1,7 @@
-//! `before_release` commands that are owed: from the publication of a clone until its checkout has run the
-//! command.
+//! `before_release` commands that are owed: from the publication of a clone until its checkout has run the command.
 //!
-//! A row says what the command is to see. The command itself is never in the registry: others write there, and
-//! it runs with our rights.
+//! A row holds the data that the command is to see. The command itself is never in the registry: other processes
+//! write there, and it runs with our privileges.
 
 use std::path::Path;
 
@@ -16,7 +15,7 @@ use crate::pg::sql::{self, Statement};
 
 use super::{Holder, Registry};
 
-/// The checkout that runs the command of its clones.
+/// Checkout that runs the command of its clones.
 #[derive(Clone, Debug)]
 pub(crate) struct Debtor<'a> {
     project: &'a str,
@@ -27,7 +26,8 @@ pub(crate) struct Debtor<'a> {
 }
 
 impl<'a> Debtor<'a> {
-    /// By the holder's checkout. A program that knows of none is told apart by its host and the config's root.
+    /// Identifies it by the holder's checkout. A program without one is identified by its host and the config's
+    /// root.
     pub(crate) fn new(holder: &'a Holder, project: &'a str, root: &Path) -> Self {
         let checkout = &holder.checkout;
         let unknown = checkout.owner.is_empty() && checkout.top.is_empty();
@@ -51,42 +51,42 @@ impl<'a> Debtor<'a> {
     }
 }
 
-/// What is to be noted of a clone that is about to be published.
+/// Command to record for a clone that is about to be published.
 #[derive(Clone, Debug)]
 pub(crate) struct NewOwed<'a> {
-    /// The clone.
+    /// Id of the clone.
     pub(crate) clone: &'a str,
     /// Name of its definition.
     pub(crate) definition: &'a str,
     /// Names of its databases.
     pub(crate) names: Vec<String>,
-    /// What the command is to see, without secrets.
+    /// Data that the command is to see, without secrets.
     pub(crate) handed: serde_json::Value,
-    /// Who runs it.
+    /// Checkout that runs it.
     pub(crate) debtor: Debtor<'a>,
 }
 
-/// A command that is owed.
+/// Command that is owed.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct OwedRow {
-    /// The clone.
+    /// Id of the clone.
     pub(crate) clone_id: String,
     /// Name of its definition.
     pub(crate) definition: String,
     /// Names of its databases.
     pub(crate) names: Vec<String>,
-    /// What the command is to see.
+    /// Data that the command is to see.
     pub(crate) handed: Json<serde_json::Value>,
     /// Whether it was started.
     pub(crate) started: bool,
-    /// A failure that no person has been told yet.
+    /// Failure that has not been reported yet.
     pub(crate) failure: Option<String>,
     /// Whether another database has one of the names now.
     pub(crate) taken: bool,
 }
 
 impl OwedRow {
-    /// What a person calls the clone.
+    /// Returns the name that a person uses for the clone.
     pub(crate) fn name(&self) -> &str {
         self.names.first().unwrap_or(&self.clone_id)
     }
@@ -105,7 +105,7 @@ macro_rules! own {
          AND ($2 <> '' OR (owner_machine, owner_top, owner_below) = ($3, $4, $5))"
     };
 }
-/// After a week nobody knows any more what was made beside the clone.
+/// After a week, it is no longer known what was created in addition to the clone.
 macro_rules! forgetting {
     ($then:expr) => {
         concat!("WITH old AS (DELETE FROM pgstencil.owed WHERE due_at < now() - interval '7 days') ", $then)
@@ -137,7 +137,7 @@ const TOLD: &str = "DELETE FROM pgstencil.owed WHERE clone_id = $1 AND failure I
 const BROKEN_OFF: &str =
     "DELETE FROM pgstencil.owed WHERE clone_id = $1 AND started_at IS NOT NULL AND failure IS NULL";
 
-/// Notes what is owed for a clone; sent along with its publication.
+/// Statement that records what is owed for a clone; sent along with its publication.
 pub(crate) fn note(new: &NewOwed<'_>) -> Statement {
     let mut values = new.debtor.values().to_vec();
     let handed = Json(&new.handed);
@@ -147,7 +147,8 @@ pub(crate) fn note(new: &NewOwed<'_>) -> Statement {
 }
 
 impl Registry {
-    /// The commands that a checkout owes, oldest first, and forgets those of anybody that are older than a week.
+    /// Returns the commands that a checkout owes, oldest first. Deletes those of any checkout that are older than a
+    /// week.
     ///
     /// # Errors
     /// The driver's.
@@ -158,8 +159,8 @@ impl Registry {
             .doing(|| "look for before_release commands that are owed".into())
     }
 
-    /// Takes on the command of a clone, if the checkout owes it and nobody has started it. `definitions`: those
-    /// that have such a command. Until [`Registry::end_owed`] a lock shows that its process lives.
+    /// Claims the command of a clone, if the checkout owes it and no process has started it. `definitions`: those
+    /// that have such a command. Until [`Registry::end_owed`] a lock shows that the process is alive.
     ///
     /// # Errors
     /// The driver's.
@@ -188,7 +189,7 @@ impl Registry {
         Ok(row)
     }
 
-    /// Notes that a claimed command has ended. `failure`: for the next command of the checkout to tell.
+    /// Records that a claimed command has ended. `failure`: reported by the next command of the checkout.
     ///
     /// # Errors
     /// The driver's.
@@ -204,7 +205,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Notes that a failure is told. `false`: another process tells it.
+    /// Records that a failure is reported. `false`: another process reports it.
     ///
     /// # Errors
     /// The driver's.
@@ -217,8 +218,8 @@ impl Registry {
         Ok(done.count == 1)
     }
 
-    /// Forgets a command that was started, if its process is gone, so that nobody knows how far it came. `None`:
-    /// it may still run.
+    /// Deletes a command that was started, if its process is gone, so that its progress is unknown. `None`: it may
+    /// still be running.
     ///
     /// # Errors
     /// The driver's.

@@ -1,8 +1,8 @@
-//! Whose a clone is, and how long it is kept for them.
+//! Owners of clones, and how long clones are kept for them.
 //!
-//! The owner outlives the process that asked: a role of the server, in a checkout on a machine.
-//! `PGSTENCIL_OWNER` stands for machine and checkout. A clone from before owners were recorded belongs to
-//! whoever its holder matches: host, account and directory.
+//! The owner outlives the process that asked: it is a role of the server, in a checkout on a machine.
+//! `PGSTENCIL_OWNER` replaces machine and checkout. A clone from before owners were recorded belongs to every owner
+//! that its holder matches: host, account and directory.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,35 +19,34 @@ use crate::quantity::Seconds;
 use super::holder::{Branch, BranchSource, Checkout, Holder};
 use super::{CloneRow, LeaseKind, Registry, Term, bound};
 
-/// The owner of a clone, as the registry has it.
+/// Owner of a clone, as recorded in the registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
 pub(crate) struct CloneOwner {
-    /// Role of the server that the owner logs in with; `None` if the clone is from before owners were
-    /// recorded.
+    /// Role that the owner logs in with; `None` if the clone is from before owners were recorded.
     #[sqlx(rename = "owner_role")]
     pub(crate) role: Option<String>,
     /// Whether the session that read this logged in with the same role.
     pub(crate) same_role: bool,
-    /// The machine; see [`Checkout::machine`].
+    /// Machine of the owner; see [`Checkout::machine`].
     #[sqlx(rename = "owner_machine")]
     pub(crate) machine: String,
-    /// `PGSTENCIL_OWNER`, which stands for machine and checkout; empty if it was not set.
+    /// `PGSTENCIL_OWNER`, which replaces machine and checkout; empty if it was not set.
     #[sqlx(rename = "owner_name")]
     pub(crate) name: String,
     /// Top level of the checkout.
     #[sqlx(rename = "owner_top")]
     pub(crate) top: String,
-    /// The config's root below `top`.
+    /// The config's root relative to `top`.
     #[sqlx(rename = "owner_below")]
     pub(crate) below: String,
-    /// Since when; RFC 3339, UTC.
+    /// Start of the ownership; RFC 3339, UTC.
     #[sqlx(rename = "owned_since")]
     pub(crate) since: String,
-    /// Whether all checkouts of the project that say so may have it, too.
+    /// Whether all checkouts of the project whose config allows it share the clone.
     pub(crate) shared: bool,
 }
 
-/// The columns of a [`CloneOwner`], of `pgstencil.clone` or `pgstencil.dropped`.
+/// Columns of a [`CloneOwner`], of `pgstencil.clone` or `pgstencil.dropped`.
 macro_rules! owner_columns {
     () => {
         "owner_role, coalesce(owner_role = session_user::text, false) AS same_role, owner_machine, owner_name, \
@@ -58,7 +57,7 @@ macro_rules! owner_columns {
 pub(super) use owner_columns;
 
 impl CloneOwner {
-    /// Whether machine and checkout are those of the owner.
+    /// Returns whether machine and checkout are those of the owner.
     fn is_of(&self, checkout: &Checkout) -> bool {
         match (self.name.as_str(), checkout.owner.as_str()) {
             ("", "") => {
@@ -68,8 +67,8 @@ impl CloneOwner {
         }
     }
 
-    /// Who and where, in one line for a person. `holder`: who had it last; where others share it, that may
-    /// be one of them.
+    /// Returns owner and place, in one line for a person. `holder`: the last holder; for a shared clone, that may
+    /// be one of the other checkouts.
     pub(crate) fn describe(&self, holder: &Holder) -> String {
         let Some(role) = &self.role else {
             return holder.describe_checkout();
@@ -83,24 +82,24 @@ impl CloneOwner {
     }
 }
 
-/// What the name of a clone comes from, if that is something that can go away in git.
+/// Branch or worktree that a clone's name comes from, and that may be deleted in git.
 #[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
 pub(crate) struct Bound {
-    /// A local branch.
+    /// Name of a local branch.
     #[sqlx(rename = "bound_branch")]
     pub(crate) branch: Option<String>,
-    /// A worktree of a git repository, by the name that git registered it under; empty for the main one.
+    /// Name of a git repository's worktree, as git registered it; empty for the main one.
     #[sqlx(rename = "bound_worktree")]
     pub(crate) worktree: Option<String>,
 }
 
 impl Bound {
-    /// Whether there is neither.
+    /// Returns whether there is neither.
     pub(crate) fn is_free(&self) -> bool {
         *self == Bound::default()
     }
 
-    /// This where there is something, else the other.
+    /// Takes each part from this value, or from the other one if it is missing here.
     fn or(self, other: &Bound) -> Self {
         Bound {
             branch: self.branch.or_else(|| other.branch.clone()),
@@ -108,8 +107,8 @@ impl Bound {
         }
     }
 
-    /// What a name that holds `{branch}` or `{worktree}` comes from in this checkout. Branches of CI
-    /// variables, bookmarks and commits do not go away with anything here.
+    /// Returns the branch and worktree of this checkout that a name with `{branch}` or `{worktree}` comes from.
+    /// Branches of CI variables, bookmarks and commits do not count: nothing that is deleted here ends them.
     pub(crate) fn of(checkout: &Checkout, branch: bool, worktree: bool) -> Self {
         let local = |b: &&Branch| branch && b.from == BranchSource::Local;
         match &checkout.repository {
@@ -121,7 +120,7 @@ impl Bound {
         }
     }
 
-    /// In words, for what comes after "while": `branch `x` exists`.
+    /// Returns words that fit after "while": `branch `x` exists`.
     pub(crate) fn describe(&self) -> Option<String> {
         let branch = self.branch.as_ref().map(|b| format!("branch `{b}`"));
         let worktree = self.worktree.as_ref().map(|w| match w.as_str() {
@@ -136,35 +135,36 @@ impl Bound {
     }
 }
 
-/// Who asks for a clone, or gives it back.
+/// Process that asks for a clone, or releases it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker<'a> {
     /// The process and its checkout. The role is that of the session.
     pub(crate) holder: &'a Holder,
     /// Namespace.
     pub(crate) project: &'a str,
-    /// `[clone] named = "project"`: shares clones of the project with all that say so, too.
+    /// Whether `[clone] named = "project"` is set: shares clones with all checkouts of the project that also set
+    /// it.
     pub(crate) shares: bool,
 }
 
 impl<'a> Asker<'a> {
-    /// By the settings of a config.
+    /// Creates it from the settings of a config.
     pub(crate) fn new(holder: &'a Holder, project: &'a str, settings: &CloneSettings) -> Self {
         Asker { holder, project, shares: settings.named == Named::Project }
     }
 
-    /// Whether a clone of this owner is the asker's. `holder`: who had it last; `project`: its own.
+    /// Returns whether a clone of this owner is the asker's. `holder`: its last holder; `project`: its project.
     pub(crate) fn has(&self, owner: &CloneOwner, holder: &Holder, project: &str) -> bool {
         self.is_owner(owner, holder)
             || (self.shares && owner.shared && owner.role.is_some() && project == self.project)
     }
 
-    /// [`Asker::has`] of a clone.
+    /// Does the same as [`Asker::has`], for a clone's row.
     pub(crate) fn has_clone(&self, row: &CloneRow) -> bool {
         self.has(&row.owner, &row.holder.0, &row.project)
     }
 
-    /// Whether the asker is the very owner, not only one of those that share the clone.
+    /// Returns whether the asker is the owner itself, not only a checkout that shares the clone.
     pub(crate) fn is_owner(&self, owner: &CloneOwner, holder: &Holder) -> bool {
         let own = self.holder;
         match &owner.role {
@@ -174,30 +174,30 @@ impl<'a> Asker<'a> {
     }
 }
 
-/// For whom a clone is kept, and how long.
+/// Owner and duration of a clone's lease.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenure<'a> {
-    /// Who asks.
+    /// Process that asks.
     pub(crate) asker: Asker<'a>,
-    /// How long from each use on; never [`Term::Usual`].
+    /// Duration of the lease after each use; never [`Term::Usual`].
     pub(crate) term: Term,
-    /// At least so long from now on: what is left of the lease of the clone before it.
+    /// Minimum duration from now on: the rest of the lease of the clone before it.
     pub(crate) least: Option<Duration>,
-    /// Whether a person said just now how long.
+    /// Whether a person specified the duration just now.
     pub(crate) exact: bool,
-    /// Whether a person ever did, which holds until they say otherwise.
+    /// Whether a person ever specified it, which holds until the next specification.
     pub(crate) typed: bool,
-    /// Whether its name can be wanted again.
+    /// Whether its name can be requested again.
     pub(crate) named: bool,
-    /// What its name comes from.
+    /// Branch or worktree that its name comes from.
     pub(crate) bound: Bound,
-    /// Whether a command is about to be started for it, which may outlive its holder.
+    /// Whether a command is about to start for it, which may outlive its holder.
     pub(crate) command: bool,
 }
 
 impl<'a> Tenure<'a> {
-    /// What a lease means for a name, by the settings. `before`: the clone that has the name so far. What
-    /// was typed for it still counts, and its lease is not shortened.
+    /// Determines the lease of a name by the settings. `before`: the clone that has the name so far. A duration
+    /// that was typed for it still counts, and its lease is not shortened.
     pub(crate) fn new(
         asker: Asker<'a>,
         settings: &CloneSettings,
@@ -208,7 +208,7 @@ impl<'a> Tenure<'a> {
     ) -> Self {
         let bound = match before {
             Some(row) if asker.is_owner(&row.owner, &row.holder.0) => bound.or(&row.bound),
-            // The branch is one of the owner's repository.
+            // The branch is a branch of the owner's repository.
             Some(row) if asker.has_clone(row) => row.bound.clone(),
             _ => bound,
         };
@@ -238,13 +238,13 @@ impl<'a> Tenure<'a> {
         tenure
     }
 
-    /// Seconds that it is kept if nobody uses it again; `None` for ever, or as long as a session.
+    /// Returns the seconds that it is kept without another use; `None` if indefinitely, or as long as a session.
     fn seconds(&self) -> Option<f64> {
         let ttl = self.term.seconds()?;
         Some(self.least.map_or(ttl, |least| ttl.max(least.as_secs_f64())))
     }
 
-    /// What prolongs the lease, while it is there: see [`Tenure::bound`].
+    /// Returns the branch and worktree that prolong the lease while they exist: see [`Tenure::bound`].
     pub(crate) fn prolonging(&self) -> Bound {
         match self.branch_seconds() {
             Some(_) => self.bound.clone(),
@@ -252,14 +252,14 @@ impl<'a> Tenure<'a> {
         }
     }
 
-    /// Seconds that it is kept from each command in its checkout on; `None` if that does not matter.
+    /// Returns the seconds that it is kept after each command in its checkout; `None` if commands do not matter.
     fn branch_seconds(&self) -> Option<f64> {
         self.term.seconds().filter(|_| !self.typed && !self.bound.is_free())
     }
 }
 
-/// Hands a clone over, and returns until when its lease is, as Postgres writes it. A lease that ends by the clock
-/// is confirmed later: a crash before its maker has told anybody must not leave a clone until then.
+/// Hands a clone over, and returns the end of its lease as Postgres writes it. A lease with an expiry is confirmed
+/// later: if its creator crashes before it has reported the clone, the clone must not be kept until its expiry.
 const LEASE: &str = "UPDATE pgstencil.clone SET state = 'leased', name = $2, lease = $3, \
      expires_at = now() + make_interval(secs => $4), orphaned_at = NULL, holder = $5, \
      owner_role = session_user::text, owner_machine = $6, owner_name = $7, owner_top = $8, owner_below = $9, \
@@ -267,7 +267,7 @@ const LEASE: &str = "UPDATE pgstencil.clone SET state = 'leased', name = $2, lea
      ttl_typed = $15, ttl_s = $16, branch_ttl_s = $17, seen_at = now(), command_pid = $18, command_group = NULL, \
      confirmed = ($3 <> 'expiry') \
      WHERE id = $1 AND state = 'creating' RETURNING (expires_at AT TIME ZONE 'UTC')::text";
-/// A lease is shortened only by who typed how long it is to be.
+/// Only a typed duration can shorten a lease.
 const RENEW: &str = "UPDATE pgstencil.clone SET lease = $2, expires_at = CASE \
        WHEN $3 OR lease = 'session' THEN now() + make_interval(secs => $4) \
        WHEN expires_at IS NULL OR $4 IS NULL THEN NULL \
@@ -279,7 +279,7 @@ const OWN: &str = "UPDATE pgstencil.clone SET project = $2, owned_at = now(), ow
      owner_machine = $3, owner_name = $4, owner_top = $5, owner_below = $6 WHERE id = $1 AND state = 'leased'";
 const OWNS: &str =
     "UPDATE pgstencil.clone SET repository = $2, shared = $3 WHERE id = $1 AND state = 'leased'";
-/// Others may be at the same rows, in another order; what they write is the same.
+/// Other processes may update the same rows in another order; they write the same values.
 const SEEN: &str = "UPDATE pgstencil.clone SET seen_at = now(), \
      expires_at = greatest(expires_at, now() + make_interval(secs => branch_ttl_s)) \
      WHERE id IN (SELECT id FROM pgstencil.clone \
@@ -290,7 +290,7 @@ const SEEN: &str = "UPDATE pgstencil.clone SET seen_at = now(), \
          OR shared AND $6 AND project = $1) \
        FOR UPDATE SKIP LOCKED)";
 
-/// Hands a clone over, and returns until when its lease is, as Postgres writes it.
+/// Statement that hands a clone over, and returns the end of its lease as Postgres writes it.
 pub(super) fn lease(id: &str, name: &str, tenure: &Tenure<'_>) -> Statement {
     let Asker { holder, shares, .. } = tenure.asker;
     let checkout = &holder.checkout;
@@ -319,11 +319,11 @@ pub(super) fn lease(id: &str, name: &str, tenure: &Tenure<'_>) -> Statement {
     )
 }
 
-/// Notes a command in the asker's checkout, once an hour: clones that are named by a branch or a worktree
-/// there are kept for longer.
+/// Statement that records a command in the asker's checkout, once an hour: it prolongs the leases of clones that
+/// are named by a branch or a worktree of that checkout.
 pub(super) fn seen(asker: &Asker<'_>) -> Option<Statement> {
     let checkout = &asker.holder.checkout;
-    // Else nothing there is named so.
+    // Without a repository no clone of the checkout has such a name.
     checkout.repository.as_ref()?;
     Some(sql::fill(
         SEEN,
@@ -332,9 +332,8 @@ pub(super) fn seen(asker: &Asker<'_>) -> Option<Statement> {
 }
 
 impl Registry {
-    /// Renews a lease, or makes one that ends by the clock of one that a session held. `takes`: the clone is
-    /// the asker's from now on. Returns until when it is kept, in RFC 3339, inside: `None` for ever. `None`:
-    /// the clone was given up.
+    /// Renews a lease, or turns a session lease into one with an expiry. `takes`: the clone belongs to the asker
+    /// from now on. Returns its end in RFC 3339, inside: `None` is indefinite. `None`: the clone was released.
     ///
     /// # Errors
     /// The driver's.
@@ -392,7 +391,7 @@ impl Registry {
         Ok(renewed.into_iter().next().map(|(until,)| until.as_deref().and_then(super::publish::rfc_3339)))
     }
 
-    /// Notes a command in the asker's checkout: see [`CloneRow::bound`]. Writes at most once an hour.
+    /// Records a command in the asker's checkout: see [`CloneRow::bound`]. Writes at most once an hour.
     ///
     /// # Errors
     /// The driver's.

@@ -1,4 +1,4 @@
-//! Rows of `pgstencil.project`: what other processes must know of a project's config.
+//! Rows of `pgstencil.project`: the settings of a project's config that other processes must know.
 
 use sqlx::FromRow;
 
@@ -10,10 +10,10 @@ use crate::quantity::{Bytes, Seconds};
 
 use super::Registry;
 
-/// The settings of one project that evictions, cleanups and makers of warm clones of any project keep to.
+/// Settings of a project that evictions, cleanups and fillers of warm clones of any project apply.
 #[derive(Clone, Debug, PartialEq, FromRow)]
 pub(crate) struct ProjectSettings {
-    /// The project.
+    /// Name of the project.
     pub(crate) name: String,
     /// `[eviction] max_size`: bytes of all its templates; `None` is no limit.
     pub(crate) max_bytes: Option<Bytes>,
@@ -21,11 +21,11 @@ pub(crate) struct ProjectSettings {
     pub(crate) max_templates: Option<i64>,
     /// `[eviction] max_idle`: time since the last use; `None` is no limit.
     pub(crate) max_idle_s: Option<Seconds>,
-    /// `[eviction] keep`: the number of last used templates of each definition that no rule touches.
+    /// `[eviction] keep`: the number of most recently used templates of each definition that are never evicted.
     pub(crate) keep: i64,
-    /// `[clone] warm`: warm clones of a template that was not used of late.
+    /// `[clone] warm`: number of warm clones of a template that was not used recently.
     pub(crate) warm: i64,
-    /// `[clone] warm_max`: warm clones of a template that is much in demand.
+    /// `[clone] warm_max`: number of warm clones of a template that is much in demand.
     pub(crate) warm_max: i64,
     /// `[clone] orphan_grace`; `None` in rows of an older pgstencil.
     pub(crate) grace_s: Option<Seconds>,
@@ -33,16 +33,16 @@ pub(crate) struct ProjectSettings {
 
 const ALL: &str = "SELECT name, max_bytes, max_templates, max_idle_s, keep, warm, warm_max, grace_s \
      FROM pgstencil.project";
-/// Where nothing changes it only reads: ON CONFLICT would lock the row, and every hit asks.
+/// Without changes it only reads: ON CONFLICT would lock the row, and every hit runs this.
 const NOTE: &str = include_str!("queries/note_project.sql");
 
-/// Asks for those of all projects.
+/// Query for the settings of all projects.
 pub(super) fn all() -> Statement {
     sql::fill(ALL, &[])
 }
 
 impl ProjectSettings {
-    /// Those of a config.
+    /// Creates the settings from a config.
     pub(crate) fn new(project: &str, eviction: &EvictionSettings, clone: &CloneSettings) -> Self {
         ProjectSettings {
             name: project.to_owned(),
@@ -56,7 +56,7 @@ impl ProjectSettings {
         }
     }
 
-    /// Notes them if others were noted before, or none: to be sent with something else.
+    /// Statement that records them if other or no settings were recorded before: to be sent with another message.
     pub(super) fn note(&self) -> Statement {
         sql::fill(
             NOTE,
@@ -75,7 +75,7 @@ impl ProjectSettings {
 }
 
 impl Registry {
-    /// Notes a project's settings for what other processes do.
+    /// Records a project's settings for other processes.
     ///
     /// # Errors
     /// The driver's.
@@ -84,7 +84,7 @@ impl Registry {
         Ok(())
     }
 
-    /// The settings of all projects that have noted some.
+    /// Returns the settings of all projects that have recorded some.
     ///
     /// # Errors
     /// The driver's.

@@ -1,8 +1,8 @@
-//! Publishes clones: one message gives them their names, marks and leases, and opens them.
+//! Publishes clones: one message sets their names, ownership tags and leases, and opens them.
 //!
 //! A message is one transaction
-//! (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT>): a clone is
-//! either its holder's, open and under the name that was wanted, or still under its private name and closed.
+//! (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-MULTI-STATEMENT>): a clone either
+//! belongs to its holder, open and under the requested name, or is still closed and under its private name.
 
 use sqlx::postgres::types::Oid;
 
@@ -16,34 +16,34 @@ use super::owner::{self, Tenure};
 use super::warm::ClaimedRow;
 use super::{DatabaseRow, Registry, bound, template};
 
-/// A clone whose databases are made, for [`Registry::publish`].
+/// Clone whose databases are created, for [`Registry::publish`].
 #[derive(Clone, Debug)]
 pub(crate) struct Unpublished<'a> {
-    /// The clone, whose lock the session holds.
+    /// Id of the clone, whose lock the session holds.
     pub(crate) id: &'a str,
-    /// For whom, and until when it is kept.
+    /// Owner and duration of its lease.
     pub(crate) tenure: &'a Tenure<'a>,
     /// Its databases, and the comments that they get.
     pub(crate) databases: Vec<(&'a DatabaseRow, String)>,
 }
 
-/// What publishing found out.
+/// Result of a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Published {
-    /// The identities of the databases, in their order.
+    /// Oids of the databases, in their order.
     pub(crate) oids: Vec<Oid>,
-    /// RFC 3339, UTC; `None` for session leases and for ever.
+    /// End of the lease, RFC 3339, UTC; `None` for session leases and indefinite ones.
     pub(crate) expires_at: Option<String>,
 }
 
-/// That it is still there, and its clone not given up, shows here: without an oid a row cannot be present, and
-/// the message is taken back.
+/// This shows whether the database still exists and its clone is not released: a row without an oid cannot be
+/// present, so the message is rolled back.
 const PRESENT: &str = "UPDATE pgstencil.database SET state = 'present', \
      oid = (SELECT p.oid FROM pg_database p WHERE p.datname::text = private_name \
        AND EXISTS (SELECT FROM pgstencil.clone c WHERE c.id = clone_id AND c.state = 'creating')) \
      WHERE id = $1 RETURNING oid";
-/// This comes first, and takes the whole message back, if something is not what was made: somebody renamed,
-/// opened or marked it, or a drop of it was interrupted, or the collation library has another version since.
+/// This comes first, and rolls the whole message back if a database is not as it was created: it was renamed,
+/// opened or marked, its drop was interrupted, or the collation library has another version since.
 macro_rules! warm {
     ($collation:literal) => {
         concat!(
@@ -59,13 +59,12 @@ macro_rules! warm {
     };
 }
 const WARM: &str = warm!("");
-// The function came with 15.
+// The function exists since 15.
 const WARM_15: &str = warm!(
     " AND (p.datcollversion IS NULL OR p.datcollversion = pg_database_collation_actual_version(p.oid))"
 );
 
-/// From what Postgres writes, `2026-11-25 21:51:33.123456`: to have the server write it so costs a
-/// millisecond.
+/// Converts what Postgres writes, `2026-11-25 21:51:33.123456`: letting the server convert it costs a millisecond.
 pub(super) fn rfc_3339(written: &str) -> Option<String> {
     let (date, time) = written.split_once(' ')?;
     Some(format!("{date}T{}Z", time.get(..8)?))
@@ -93,8 +92,8 @@ fn publication(clones: &[Unpublished<'_>], leased: bool, notes: &[Statement]) ->
     statements
 }
 
-/// Until when a lease is, in RFC 3339, inside: `None` for session leases and for ever. `None`: there was no clone
-/// to lease.
+/// Returns the end of a lease in RFC 3339, inside: `None` for session leases and indefinite ones. `None`: there was
+/// no clone to lease.
 fn until(leased: &Answer) -> Option<Option<String>> {
     let (until,): (Option<String>,) = leased.one().ok()?;
     Some(until.as_deref().and_then(rfc_3339))
@@ -105,12 +104,12 @@ fn given_up(id: &str) -> Error {
 }
 
 impl Registry {
-    /// Gives clones that were just made their names, marks and leases, and opens them: all or nothing. Unless
-    /// `leased`, their leases are left to [`Registry::begin_lease`]: what is still to be done to a clone must be
-    /// done before anybody takes it for one that is ready. `notes`: statements that are sent along.
+    /// Sets names, ownership tags and leases of new clones, and opens them: all or nothing. Unless `leased`, their
+    /// leases are left to [`Registry::begin_lease`]: the remaining work on a clone must be done before any process
+    /// can take it for a ready one. `notes`: statements that are sent along.
     ///
     /// # Errors
-    /// That a database disappeared, or a clone was given up meanwhile; the driver's: 42P04 or 23505 if a name
+    /// If a database disappeared, or a clone was released in the meantime; the driver's: 42P04 or 23505 if a name
     /// is taken.
     pub(crate) async fn publish(
         &mut self,
@@ -142,7 +141,7 @@ impl Registry {
                 if let Some(answer) = answers.next() {
                     oids.extend(answer.read::<(Oid,)>().doing(doing)?);
                 }
-                // Renamed, marked, opened.
+                // The answers to rename, comment and opening.
                 answers.by_ref().take(3).for_each(drop);
             }
             let expires_at = match leased {
@@ -157,11 +156,11 @@ impl Registry {
         Ok(published)
     }
 
-    /// Begins the lease of a clone that was published without one. Returns until when it is kept, in RFC 3339;
-    /// `None` for session leases and for ever.
+    /// Begins the lease of a clone that was published without one. Returns its end in RFC 3339; `None` for session
+    /// leases and indefinite ones.
     ///
     /// # Errors
-    /// That the clone was given up meanwhile; the driver's.
+    /// If the clone was released in the meantime; the driver's.
     pub(crate) async fn begin_lease(
         &mut self,
         id: &str,
@@ -176,11 +175,9 @@ impl Registry {
         until(&leased).ok_or_else(|| given_up(id))
     }
 
-    /// Gives claimed warm clones their names and their leases, and opens them: all or nothing. `named`: rows
-    /// with the names that they get, those of one clone behind each other; `tenures`: one for each clone.
-    /// Returns until when each is kept; `None`: some name is taken. `leased`, `notes`: see
-    /// [`Registry::publish`].
-    /// `count_hit`: nobody else counts the hit.
+    /// Sets names and leases of claimed warm clones, and opens them: all or nothing. `named`: rows with their new
+    /// names, grouped by clone; `tenures`: one for each clone. Returns the end of each lease; `None`: some name is
+    /// taken. `leased`, `notes`: see [`Registry::publish`]. `count_hit`: no other process counts the hit.
     ///
     /// # Errors
     /// The driver's.
@@ -224,7 +221,7 @@ impl Registry {
         let done = self.session().send_all(&statements).await.doing(|| "publish a warm clone".into());
         let answers = match done {
             Ok(answers) => answers,
-            // Somebody has the name: the whole message was taken back.
+            // Another database has the name: the whole message was rolled back.
             Err(e) if e.has_fault(Fault::NameTaken) => {
                 return Ok(None);
             }

@@ -1,5 +1,5 @@
-//! Databases that a command created under the name of its clone, after it had dropped that. They are not
-//! pgstencil's, so they stay; and the next clone of the name fails because of them.
+//! Databases that a command created under the name of its clone, after it had dropped the clone. They are not
+//! pgstencil's, so they are kept, and the next clone of the name fails because of them.
 
 use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
@@ -9,16 +9,16 @@ use crate::error::Result;
 use crate::pg::Doing as _;
 use crate::pg::sql;
 
-/// One that is still there.
+/// Database that still exists.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub(crate) struct ReplacedRow {
     /// Its name, which was a clone's.
     pub(crate) name: String,
-    /// When it was noticed; RFC 3339, UTC.
+    /// Time of its detection; RFC 3339, UTC.
     pub(crate) at: String,
 }
 
-/// Those that are gone are forgotten on the way.
+/// Rows of databases that are gone are deleted as well.
 const NOTE: &str = "WITH gone AS (DELETE FROM pgstencil.replaced r WHERE NOT EXISTS \
        (SELECT FROM pg_database d WHERE d.oid = r.oid AND d.datname::text = r.name)) \
      INSERT INTO pgstencil.replaced (oid, name) VALUES ($1, $2) ON CONFLICT (oid) DO NOTHING";
@@ -26,7 +26,7 @@ const THERE: &str = "SELECT r.name, to_char(r.at AT TIME ZONE 'UTC', 'YYYY-MM-DD
      FROM pgstencil.replaced r JOIN pg_database d ON d.oid = r.oid AND d.datname::text = r.name ORDER BY r.name";
 
 impl Registry {
-    /// Notes that a database has the name of a clone that is gone.
+    /// Records that a database has the name of a clone that is gone.
     ///
     /// # Errors
     /// The driver's.
@@ -38,7 +38,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Those that are there.
+    /// Returns the ones that still exist.
     ///
     /// # Errors
     /// The driver's.

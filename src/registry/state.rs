@@ -1,13 +1,13 @@
-//! The states of what the registry knows.
+//! States of the objects in the registry.
 
 use super::column::words;
 
 words! {
     /// The state of a template: building → ready, or broken.
     pub(crate) enum TemplateState {
-        /// Its build goes on, or its builder has died.
+        /// Its build is running, or its builder has died.
         Building = "building",
-        /// It is sealed.
+        /// It is sealed and can be cloned.
         Ready = "ready",
         /// It is never cloned again; the cleanup drops it.
         Broken = "broken",
@@ -15,12 +15,12 @@ words! {
 }
 
 words! {
-    /// The state of a clone: creating → leased → released. One that is made ahead of time is warm in between:
-    /// creating → warm → creating → leased.
+    /// The state of a clone: creating → leased → released. A clone that is created ahead of time is warm in
+    /// between: creating → warm → creating → leased.
     pub(crate) enum CloneState {
-        /// Its databases are being made, or get their names.
+        /// Its databases are being created, or get their names.
         Creating = "creating",
-        /// It is finished, and nobody holds it.
+        /// It is finished, and has no holder.
         Warm = "warm",
         /// It has a holder.
         Leased = "leased",
@@ -30,7 +30,7 @@ words! {
 }
 
 words! {
-    /// What ends the lease of a clone.
+    /// The event that ends the lease of a clone.
     pub(crate) enum LeaseKind {
         /// The end of the session that holds the clone's lock.
         Session = "session",
@@ -40,15 +40,15 @@ words! {
 }
 
 words! {
-    /// The state of a clone as people see it.
+    /// The state of a clone as users see it.
     pub(crate) enum ShownState {
-        /// Its databases are being made.
+        /// Its databases are being created.
         Creating = "creating",
-        /// It is finished, and nobody holds it.
+        /// It is finished, and has no holder.
         Warm = "warm",
         /// It has a holder.
         Leased = "leased",
-        /// It had a holder, who is gone, or whose time is over.
+        /// Its holder is gone, or its time is over.
         Orphaned = "orphaned",
         /// The cleanup drops it.
         Released = "released",
@@ -60,7 +60,7 @@ words! {
     pub(crate) enum DatabaseState {
         /// Its CREATE is about to be sent, or was.
         Creating = "creating",
-        /// It has its name, oid and mark.
+        /// It has its name, oid and ownership tag.
         Present = "present",
         /// Its DROP is about to be sent, or was.
         Dropping = "dropping",
@@ -73,7 +73,7 @@ mod tests {
 
     use crate::registry::Happened;
 
-    /// The words that statements compare these columns with.
+    /// Returns the words that statements compare these columns with.
     fn compared(columns: &str, text: &str) -> Vec<String> {
         let pattern = format!(r"\b(?:{columns})\s*(?:=|<>|IS DISTINCT FROM|IN)\s*(\([^()]*\)|'[^']*')");
         let found = regex::Regex::new(&pattern).unwrap();

@@ -22,75 +22,75 @@ use super::comparison::{self, Finding};
 use super::database::{self, Owner};
 use super::{DatabaseRow, Holder, Registry, TemplateState};
 
-/// One template, as `list` and the look-up see it.
+/// Row of a template, as `list` and the look-up see it.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct TemplateRow {
-    /// Number of the row; the template's lock is made from it.
+    /// Row number; the key of the template's lock is computed from it.
     pub(crate) id: i64,
     /// Namespace.
     pub(crate) project: String,
     /// Name of the definition.
     pub(crate) definition: String,
-    /// What it was built from.
+    /// Fingerprint of its inputs.
     pub(crate) fingerprint: Fingerprint,
-    /// How far it is.
+    /// State of the template.
     pub(crate) state: TemplateState,
-    /// What the build met.
+    /// Facts about the environment of the build.
     pub(crate) built_with: Json<BuiltWith>,
-    /// Who built it, or is building it.
+    /// Process that built it, or is building it.
     pub(crate) builder: Json<Holder>,
-    /// The role that owns what the build made.
+    /// Role that owns what the build created.
     pub(crate) built_by: String,
-    /// The last lines of the build's output.
+    /// Last lines of the build's output.
     pub(crate) log_tail: String,
-    /// Milliseconds of the build.
+    /// Duration of the build in milliseconds.
     pub(crate) build_ms: Option<Millis>,
-    /// How often it was found ready.
+    /// Number of requests that found it ready.
     pub(crate) hits: i64,
-    /// Whether no rule of the eviction touches it.
+    /// Whether it is never evicted.
     pub(crate) pinned: bool,
-    /// Why it is broken.
+    /// Reason why it is broken.
     pub(crate) reason: Option<String>,
-    /// The template that it was extended from, if it was.
+    /// Base of its incremental build, if it was built so.
     pub(crate) base_fingerprint: Option<Fingerprint>,
-    /// The migrations that were added to the base, in order.
+    /// Migrations that were added to the base, in order.
     pub(crate) added: Json<Vec<RelPath>>,
-    /// How many extensions lie between it and a build from nothing.
+    /// Number of incremental builds since the full build.
     pub(crate) chain: i32,
     /// `extend` of its definition when it was built.
     pub(crate) extend: Extend,
-    /// Why it was not sealed, if it was not for its migrations.
+    /// Record of a build that was not sealed because of its migrations.
     pub(crate) unsealed: Option<Json<UnsealedNote>>,
-    /// A build from nothing is to take its place.
+    /// Whether a full build is to replace it.
     pub(crate) provisional: bool,
-    /// How many attempts at that began.
+    /// Number of attempts at that full build.
     pub(crate) settle_attempts: i32,
-    /// Seconds since the last one began.
+    /// Seconds since the last attempt began.
     pub(crate) settle_tried_s: Option<Seconds>,
-    /// Why the last one failed.
+    /// Reason why the last attempt failed.
     pub(crate) settle_failure: Option<String>,
-    /// How the extended template that it took the place of differed; empty if it did not.
+    /// Difference from the incrementally built template that it replaced; empty if there is none.
     pub(crate) difference: Option<String>,
     /// Whether Postgres has crashed since it was sealed, and emptied its unlogged tables and sequences.
     pub(crate) emptied: bool,
-    /// Why it no longer fits, as was found elsewhere than at its use.
+    /// Reason why it no longer fits, if that was found elsewhere than at its use.
     pub(crate) outdated: Option<String>,
-    /// A collation whose version is another than when it was built: its name, the version then, and now.
+    /// Collation whose version has changed since the build: its name, the version then, and now.
     pub(crate) other_collation: Option<Json<(String, String, Option<String>)>>,
     /// Seconds since its oldest contents were built.
     pub(crate) contents_s: Seconds,
     /// Seconds since its last use.
     pub(crate) idle_s: Seconds,
-    /// Seconds since the row was made, by the server's clock.
+    /// Seconds since the row was created, by the server's clock.
     pub(crate) age_s: Seconds,
-    /// RFC 3339, UTC.
+    /// Time of the row's creation, RFC 3339, UTC.
     pub(crate) created_at: String,
-    /// RFC 3339, UTC.
+    /// Time of its last use, RFC 3339, UTC.
     pub(crate) last_used_at: String,
 }
 
 impl TemplateRow {
-    /// The lock of the right to build it.
+    /// Returns the lock that a process holds to build it.
     pub(crate) fn build_key(&self) -> LockKey {
         LockKey::build(&self.project, &self.definition, &self.fingerprint)
     }
@@ -116,39 +116,39 @@ macro_rules! select {
     };
 }
 
-/// A build whose new migrations changed nothing.
+/// Build whose new migrations changed nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct UnsealedNote {
-    /// The migrations.
+    /// Paths of the migrations.
     pub(crate) files: Vec<RelPath>,
-    /// The template that holds the same without them; 64 hex digits.
+    /// Fingerprint of the template that holds the same without them; 64 hex digits.
     pub(crate) alike: String,
 }
 
-/// The answer to [`Registry::hold_template`].
+/// Answer to [`Registry::hold_template`].
 #[derive(Clone, Debug)]
 pub(crate) enum Hold {
-    /// Its lock is shared by the session now, and it is ready.
+    /// The session now shares its lock, and it is ready.
     Held(Box<HeldTemplate>),
-    /// Somebody is about to drop it, or has: look again.
+    /// Another process is about to drop it, or has: look it up again.
     Changed,
 }
 
-/// A ready template, and what the server shows of its databases.
+/// Ready template, with its databases as the server shows them.
 #[derive(Clone, Debug)]
 pub(crate) struct HeldTemplate {
-    /// The template.
+    /// Row of the template.
     pub(crate) row: TemplateRow,
-    /// Its databases, in the order of the definition.
+    /// Rows of its databases, in the order of the definition.
     pub(crate) databases: Vec<DatabaseRow>,
-    /// Those that the server has of them.
+    /// Its databases as the server shows them.
     pub(crate) found: Vec<catalog::Database>,
 }
 
-/// Role of a database within its set, and the hash of its numbers of objects and rows; `None` if it was not taken.
+/// Alias of a database, and the hash of its numbers of objects and rows; `None` if it was not computed.
 pub(crate) type Shape = (String, Option<String>);
 
-/// A role may use what it built, and what a role built that it inherits from; its own comes first.
+/// A role may use the templates that it built, and those built by a role that it inherits from; its own come first.
 const READY_ID: &str = "SELECT id FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
      AND pg_has_role($4::name, built_by, 'USAGE') \
@@ -157,7 +157,7 @@ const UNSEALED_BY_ID: &str = select!(
     "WHERE id = $1 AND state = 'broken' AND unsealed IS NOT NULL AND kept_until > now() \
      AND pg_has_role($2::name, built_by, 'USAGE')"
 );
-/// A while is enough for those who wait: they look ten times a second.
+/// A short time is enough for waiting processes: they check ten times a second.
 const UNSEALED: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, unsealed = $3, \
      built_with = $4, build_ms = $5, sealed_at = now(), kept_until = now() + interval '1 minute' \
      WHERE id = $1 AND state = 'building'";
@@ -181,7 +181,7 @@ const FIND: &str = select!(
 const OTHERS: &str = "SELECT pg_get_userbyid(built_by)::text FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' ORDER BY id LIMIT 1";
 const ALL: &str = select!("ORDER BY project, definition, id");
-/// Also ready ones of which a database is gone or half dropped: somebody did that by hand.
+/// Also ready templates with a database that is gone or half dropped: that was done by hand.
 const DEAD: &str = select!(
     "t WHERE state = 'broken' AND (kept_until IS NULL OR kept_until < now()) OR state = 'building' \
      OR state = 'ready' AND EXISTS (SELECT FROM pgstencil.database d WHERE d.template_id = t.id \
@@ -193,11 +193,11 @@ const READY_OF: &str = select!(
      AND pg_has_role($3::name, built_by, 'USAGE') \
      ORDER BY pg_get_userbyid(built_by) = $3 DESC, id DESC"
 );
-/// As hex digits: how bytes are written otherwise is a setting of the role.
+/// As hex digits: a setting of the role decides how bytes are written otherwise.
 const KEY: &str = "SELECT encode(recipe_key, 'hex') FROM pgstencil.meta";
 const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template \
      WHERE project = $1 AND definition = $2 AND state = 'ready'";
-/// Whatever became of the template, and whichever project it is of: the files say the same.
+/// State and project of the template do not matter: the files are the same.
 const RECIPE: &str = "SELECT recipe FROM pgstencil.template WHERE definition = $1 AND fingerprint = $2 \
      ORDER BY (state = 'ready') DESC, id DESC LIMIT 1";
 const INSERT: &str = "INSERT INTO pgstencil.template (project, definition, fingerprint, state, recipe, builder, \
@@ -225,10 +225,10 @@ const PROVISIONAL: &str = "UPDATE pgstencil.template SET provisional = true WHER
 const TOUCH: &str = "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
 const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = now(), last_used_at = now(), \
      built_with = $2, build_ms = $3 WHERE id = $1 AND state = 'building'";
-/// Of a template with unlogged tables: see the schema.
+/// For a template with unlogged tables: see the schema.
 const INTACT: &str = "INSERT INTO pgstencil.intact SELECT id FROM pgstencil.template \
      WHERE id = $1 AND built_with ? 'unlogged_tables'";
-/// What builds started from is compared as the same role sees it.
+/// The contents that builds started from are compared as the same role sees them.
 const SOURCE_CHANGED: &str = "UPDATE pgstencil.template SET outdated = $4 WHERE state = 'ready' \
      AND outdated IS NULL AND built_by = (SELECT oid FROM pg_roles WHERE rolname::text = $5) \
      AND built_with -> 'source' ->> 'name' = $1 AND ((built_with -> 'source' ->> 'oid')::oid <> $2 \
@@ -239,25 +239,25 @@ const LOOK_DUE: &str = "UPDATE pgstencil.template SET looked_at = now() WHERE st
 const DELETE: &str = "DELETE FROM pgstencil.template t WHERE id = $1 \
      AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.template_id = t.id)";
 
-/// What registers a build on a copy of another template.
+/// Values that register a build on a copy of another template.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewExtension<'a> {
-    /// Number of the base's row.
+    /// Row number of the base.
     pub(crate) base: i64,
-    /// The migrations that are new.
+    /// Migrations that are new.
     pub(crate) added: &'a [RelPath],
-    /// Whether a build from nothing is to take its place.
+    /// Whether a full build is to replace it.
     pub(crate) provisional: bool,
 }
 
-/// Notes a use, and so many hits.
+/// Statement that records a use, and this number of hits.
 pub(super) fn touch(id: i64, hits: i64) -> Statement {
     sql::fill(TOUCH, &[&id, &hits])
 }
 
 impl Registry {
-    /// The template of this key in this state; a ready one only if our role may use what its builder's role
-    /// owns.
+    /// Returns the template of this key in this state; a ready one only if the session's role may use the objects
+    /// of its builder's role.
     ///
     /// # Errors
     /// The driver's.
@@ -275,7 +275,7 @@ impl Registry {
             .doing(|| "look a template up in the registry".into())
     }
 
-    /// The role that built the ready template of this key, whether ours may use it or not.
+    /// Returns the role that built the ready template of this key, whether the session's role may use it or not.
     ///
     /// # Errors
     /// The driver's.
@@ -291,8 +291,8 @@ impl Registry {
             .doing(|| "look a template up in the registry".into())
     }
 
-    /// Shares the lock of the ready template of this key that our role may use, and reads it; `None` if there
-    /// is none. Also returns what [`Registry::findings`] does, which the same message asks for.
+    /// Shares the lock of the ready template of this key that the session's role may use, and reads it; `None` if
+    /// there is none. Also returns the result of [`Registry::findings`], which the same message asks for.
     ///
     /// # Errors
     /// The driver's.
@@ -316,7 +316,7 @@ impl Registry {
         Ok((hold, findings))
     }
 
-    /// As [`Registry::look_up_ready`], without the findings.
+    /// Does the same as [`Registry::look_up_ready`], without the findings.
     ///
     /// # Errors
     /// The driver's.
@@ -336,8 +336,8 @@ impl Registry {
         }
     }
 
-    /// Shares the lock of a template, so that it cannot be dropped, and reads what is there now. Before the
-    /// lock it may have been dropped: only a look behind it counts.
+    /// Shares the lock of a template, so that it cannot be dropped, and then reads its state. It may have been
+    /// dropped before the lock was taken, so only a read after it counts.
     ///
     /// # Errors
     /// The driver's.
@@ -345,8 +345,8 @@ impl Registry {
         self.hold(id, sql::fill(READY_BY_ID, &[&id])).await
     }
 
-    /// Does the same with what was built and not sealed, as long as it is kept for those who waited, if our role
-    /// may use it.
+    /// Does the same for a build that was not sealed, as long as it is kept for waiting processes, if the session's
+    /// role may use it.
     ///
     /// # Errors
     /// The driver's.
@@ -387,7 +387,7 @@ impl Registry {
         Ok(Hold::Held(Box::new(held)))
     }
 
-    /// All templates.
+    /// Returns all templates.
     ///
     /// # Errors
     /// The driver's.
@@ -395,7 +395,7 @@ impl Registry {
         self.session().rows(sql::fill(ALL, &[])).await.doing(|| "list templates".into())
     }
 
-    /// What the hashes of variables are keyed with.
+    /// Returns the key of the hashes of variables.
     async fn recipe_key(&mut self) -> Result<RecipeKey> {
         let digits: String =
             self.session().scalar(sql::fill(KEY, &[])).await.doing(|| "read the key of recipes".into())?;
@@ -404,8 +404,8 @@ impl Registry {
         Ok(RecipeKey::new(key))
     }
 
-    /// The ready templates of a definition that our role may use with what they were built from, to be compared
-    /// with `fresh`; those that it built itself come first.
+    /// Returns the ready templates of a definition that the session's role may use, with their recipes, to be
+    /// compared with `fresh`; the templates that it built itself come first.
     ///
     /// # Errors
     /// The driver's.
@@ -426,14 +426,14 @@ impl Registry {
         Ok(rows
             .into_iter()
             .filter_map(|row| {
-                // One of another format cannot be read, and is no candidate for anything.
+                // A recipe of another format cannot be read, and its template is no candidate.
                 let recipe: KeptRecipe = serde_json::from_value(recipes.remove(&row.id)?).ok()?;
                 Some((row, recipe.into_comparable(fresh, &key)))
             })
             .collect())
     }
 
-    /// What a template of this fingerprint was built from, if that is still known, to be compared with `fresh`.
+    /// Returns the recipe of a template of this fingerprint, if it is still known, to be compared with `fresh`.
     ///
     /// # Errors
     /// The driver's.
@@ -449,13 +449,13 @@ impl Registry {
             .first_scalar(sql::fill(RECIPE, &[&definition, &fingerprint]))
             .await
             .doing(|| "read what a template was built from".into())?;
-        // One of another format cannot be read.
+        // A recipe of another format cannot be read.
         let kept: Option<KeptRecipe> = recipe.and_then(|r| serde_json::from_value(r).ok());
         Ok(kept.map(|kept| kept.into_comparable(fresh, &key)))
     }
 
-    /// Takes the place of the ready template of the same key and role, within the seal's transaction: it is
-    /// given up, and its count of hits goes over. Returns the number of its row, if there was one.
+    /// Replaces the ready template of the same key and role, within the seal's transaction: the old one is
+    /// discarded, and the new one takes over its count of hits. Returns the old one's row number, if there was one.
     ///
     /// # Errors
     /// The driver's.
@@ -475,7 +475,7 @@ impl Registry {
         Ok(Some(old))
     }
 
-    /// Notes how the template that was replaced differed from the one that took its place.
+    /// Records how the replaced template differed from the one that replaced it.
     ///
     /// # Errors
     /// The driver's.
@@ -483,7 +483,7 @@ impl Registry {
         self.note_text(DIFFERENCE, id, difference).await
     }
 
-    /// Notes that the build from nothing that was to take a template's place failed.
+    /// Records that the full build that was to replace a template failed.
     ///
     /// # Errors
     /// The driver's.
@@ -491,8 +491,8 @@ impl Registry {
         self.note_text(SETTLE_FAILED, id, why).await
     }
 
-    /// Notes that a build from nothing begins that is to take a template's place. Committed when this
-    /// returns: one that just disappears counts.
+    /// Records that a full build begins that is to replace a template. Committed when this returns: a build that
+    /// just disappears counts as well.
     ///
     /// # Errors
     /// The driver's.
@@ -500,7 +500,7 @@ impl Registry {
         self.note_attempt(SETTLE_TRIED, id).await
     }
 
-    /// Takes that note back: the build was cancelled, since no definition wants it any more.
+    /// Removes that record: the build was cancelled, since no definition needs it any more.
     ///
     /// # Errors
     /// The driver's.
@@ -508,7 +508,7 @@ impl Registry {
         self.note_attempt(SETTLE_TAKEN_BACK, id).await
     }
 
-    /// Notes that a build from nothing is to take the place of an extended template that was kept so far.
+    /// Records that a full build is to replace an incrementally built template that was not provisional so far.
     ///
     /// # Errors
     /// The driver's.
@@ -536,8 +536,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Broken templates, those that are being built or were when their builder died, and ready ones of
-    /// which a database is gone.
+    /// Returns broken templates, templates that are being built or were when their builder died, and ready ones
+    /// with a database that is gone.
     ///
     /// # Errors
     /// The driver's.
@@ -580,7 +580,7 @@ impl Registry {
             .doing(|| "register a build".into())
     }
 
-    /// Shows the build's last lines to those who wait for it.
+    /// Shows the build's last lines to the processes that wait for it.
     ///
     /// # Errors
     /// The driver's.
@@ -592,8 +592,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Marks a template broken: it is never cloned again, and the sweep drops it; `keep` leaves it
-    /// to a person for a day.
+    /// Marks a template broken: it is never cloned again, and a cleanup drops it; `keep` leaves it to a person for
+    /// a day.
     ///
     /// # Errors
     /// The driver's.
@@ -605,7 +605,7 @@ impl Registry {
         Ok(())
     }
 
-    /// building → ready, within the seal's transaction. `false`: somebody moved it meanwhile.
+    /// building → ready, within the seal's transaction. `false`: another process changed its state in the meantime.
     ///
     /// # Errors
     /// The driver's.
@@ -622,8 +622,8 @@ impl Registry {
         Ok(done.count == 1)
     }
 
-    /// Notes of all templates of our role that were built from this database that it has changed since, unless it
-    /// still has this oid and these contents; without contents only the oid counts.
+    /// Marks all templates of the session's role that were built from this database as outdated, unless the
+    /// database still has this oid and these contents; without contents only the oid counts.
     ///
     /// # Errors
     /// The driver's.
@@ -637,8 +637,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether the database that builds start from was not looked at for an hour, though templates of our role
-    /// were built from it. If so, somebody else is not told so for another hour.
+    /// Returns whether the database that builds start from was not checked for an hour, though templates of the
+    /// session's role were built from it. If so, no other process gets this answer for another hour.
     ///
     /// # Errors
     /// The driver's.
@@ -652,10 +652,10 @@ impl Registry {
         Ok(done.count > 0)
     }
 
-    /// building → broken, within the transaction that lets those who waited copy it.
+    /// building → broken, within the transaction that lets waiting processes copy it.
     ///
     /// # Errors
-    /// The driver's. `false`: somebody moved it meanwhile.
+    /// The driver's. `false`: another process changed its state in the meantime.
     pub(crate) async fn set_unsealed(
         &mut self,
         id: i64,
@@ -674,7 +674,7 @@ impl Registry {
         Ok(done.count == 1)
     }
 
-    /// The shapes of a template's databases, by role; `None` where it was not taken.
+    /// Returns the shapes of a template's databases, by alias; `None` if a shape was not computed.
     ///
     /// # Errors
     /// The driver's.
@@ -683,8 +683,8 @@ impl Registry {
         Ok(all.into_iter().flat_map(|(_, shapes)| shapes).collect())
     }
 
-    /// When a template was built, by the server's clock; five minutes more on each side, since a build command
-    /// may note the time of another machine. The end of a build that goes on is now.
+    /// Returns the time span of a template's build by the server's clock, with five more minutes on each side,
+    /// since a build command may record the time of another machine. A build that is still running ends now.
     ///
     /// # Errors
     /// The driver's.
@@ -697,7 +697,7 @@ impl Registry {
         Ok(Window { since, until })
     }
 
-    /// The same of all ready templates of a definition, by the numbers of their rows.
+    /// Returns the same for all ready templates of a definition, by their row numbers.
     ///
     /// # Errors
     /// The driver's.
@@ -718,7 +718,7 @@ impl Registry {
         Ok(all)
     }
 
-    /// The migrations that a template was built from; `None` if it is gone, or of another version of
+    /// Returns the migrations that a template was built from; `None` if it is gone, or of another version of
     /// pgstencil.
     ///
     /// # Errors
@@ -736,7 +736,7 @@ impl Registry {
         }))
     }
 
-    /// Forgets a template whose databases are all gone.
+    /// Deletes the row of a template whose databases are all gone.
     ///
     /// # Errors
     /// The driver's.

@@ -1,4 +1,4 @@
-//! Warm clones: rows in state `warm`, made ahead of time, and the demand that decides how many.
+//! Warm clones: rows in state `warm`, created ahead of time, and the demand that decides how many.
 
 use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
@@ -16,122 +16,122 @@ use crate::quantity::{Bytes, Millis, Seconds};
 use super::comparison::{self, Finding};
 use super::{Holder, ProjectSettings, Registry, project};
 
-/// Which warm clones are wanted, and for whom.
+/// Request for warm clones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish<'a> {
     /// Namespace.
     pub(crate) project: &'a str,
     /// The definition.
     pub(crate) definition: &'a Definition,
-    /// Of the template.
+    /// Fingerprint of the template.
     pub(crate) fingerprint: &'a Fingerprint,
-    /// Our role, which must be allowed to use what the template's builder owns.
+    /// Role of the session, which must be allowed to use what the template's builder owns.
     pub(crate) role: &'a str,
     /// Seconds after which its contents are too old.
     pub(crate) stale_s: Option<f64>,
-    /// Whether the template was looked at: else only one is taken that meets nothing on the server that
-    /// may have changed since.
+    /// Whether the template was checked. If not, a clone is taken only if nothing that it depends on may have
+    /// changed on the server since.
     pub(crate) looked_at: bool,
-    /// How many clones.
+    /// Number of clones.
     pub(crate) count: usize,
-    /// Who asks.
+    /// Process that asks.
     pub(crate) holder: &'a Holder,
 }
 
-/// One database of a claimed clone, with what is known of its template.
+/// Database of a claimed clone, with the facts about its template.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct ClaimedRow {
-    /// The clone.
+    /// Id of the clone.
     pub(crate) clone_id: String,
-    /// Number of the database's row.
+    /// Row number of the database.
     pub(crate) database_id: i64,
-    /// Role within its set.
+    /// Alias of the database in its template.
     pub(crate) alias: String,
-    /// Its place in the set.
+    /// Its position among the clone's databases.
     ordinal: i32,
     /// Its name on the server.
     pub(crate) private_name: String,
-    /// Half of its mark.
+    /// Nonce of its ownership tag.
     pub(crate) nonce: String,
-    /// Its identity.
+    /// Its oid.
     pub(crate) oid: Option<Oid>,
-    /// Number of the template's row.
+    /// Row number of the template.
     pub(crate) template_id: i64,
-    /// Milliseconds of its build from nothing; `None` if it was extended.
+    /// Milliseconds of its full build; `None` if it was built incrementally.
     pub(crate) full_ms: Option<Millis>,
-    /// The template that it was extended from.
+    /// Base of its incremental build.
     pub(crate) base_fingerprint: Option<Fingerprint>,
-    /// The migrations that were added to that.
+    /// Migrations that were added to the base.
     pub(crate) added: Json<Vec<RelPath>>,
-    /// A build from nothing is to take the template's place.
+    /// Whether a full build is to replace the template.
     pub(crate) provisional: bool,
-    /// How many attempts at that began.
+    /// Number of attempts at that full build.
     pub(crate) settle_attempts: i32,
-    /// Seconds since the last one began.
+    /// Seconds since the last attempt began.
     pub(crate) settle_tried_s: Option<Seconds>,
-    /// Why the last one failed.
+    /// Reason why the last attempt failed.
     pub(crate) settle_failure: Option<String>,
 }
 
 impl ClaimedRow {
-    /// How its comment must end.
+    /// Returns the text that its comment must end with.
     pub(super) fn mark(&self) -> String {
         let mark = Mark { nonce: self.nonce.clone() };
         mark.ending()
     }
 }
 
-/// A template as its filler sees it.
+/// Template, as the filler of its warm clones sees it.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct StockRow {
     /// Number of its row.
     pub(crate) id: i64,
-    /// How many warm clones of it there are.
+    /// Number of its warm clones.
     pub(crate) warm: i64,
-    /// How many clones were asked for lately; see the schema.
+    /// Number of clones requested recently; see the schema.
     pub(crate) demand: f64,
     /// Total size of its databases.
     pub(crate) bytes: Bytes,
     /// Bytes of all templates and warm clones of its project.
     pub(crate) total: Bytes,
-    /// Whether a connection to a clone of it would run something.
+    /// Whether a connection to a clone of it would run code.
     pub(crate) login_triggers: bool,
-    /// Whether the server's disk was found full a while ago.
+    /// Whether the server's disk was found full recently.
     pub(crate) full: bool,
 }
 
-/// A warm clone, as the policy for them sees it.
+/// Warm clone, as the policy for warm clones sees it.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct WarmRow {
-    /// The clone.
+    /// Id of the clone.
     pub(crate) id: String,
-    /// Its template; `None` if that is gone.
+    /// Row number of its template; `None` if that is gone.
     pub(crate) template_id: Option<i64>,
     /// Namespace.
     pub(crate) project: String,
     /// Whether its template is ready.
     pub(crate) is_ready: bool,
-    /// Since its template was last used.
+    /// Time since its template was last used.
     pub(crate) idle_s: Seconds,
     /// Whether another template of its definition was used since.
     pub(crate) superseded: bool,
-    /// Its size.
+    /// Its size in bytes.
     pub(crate) bytes: Bytes,
     /// Size of all ready templates of its project.
     pub(crate) of_templates: Bytes,
 }
 
-/// A claimed clone is `creating` again: if its new holder dies before the publication, it is dropped as one
-/// whose maker is gone. The row lock decides between two claims, the advisory lock between a claim and a
-/// sweep; a row of which only one can be had is left alone.
+/// A claimed clone is `creating` again: if its new holder dies before the publication, it is dropped like a clone
+/// whose creator is gone. The row lock decides between two claims, the advisory lock between a claim and a cleanup;
+/// a clone for which only one of the two locks is free is left alone.
 ///
-/// What a crash emptied in the template it emptied in its warm clones, too; and one made of a template that was
-/// opened may hold what that holds. Otherwise known to be fit for the server without a look at it.
+/// If a crash emptied tables of the template, it also emptied them in its warm clones; and a clone of a template
+/// that was opened may contain the changes to it. Otherwise the clone is known to fit the server without a check.
 const CLAIM: &str = include_str!("queries/claim_warm.sql");
 
 fn claim(wish: &Wish<'_>) -> Statement {
     let definition = wish.definition;
-    // A look at the other extended templates decides what becomes of them.
+    // A check of the other incrementally built templates decides about them.
     let extended = definition.extend != Extend::Never;
     let kept = !definition.rebuild.makes_provisional();
     let unsorted = definition.extend == Extend::Always;
@@ -153,12 +153,12 @@ fn claim(wish: &Wish<'_>) -> Statement {
     )
 }
 
-/// From here on its databases are what they are: name, oid and mark must fit.
+/// From now on its databases must match in name, oid and ownership tag.
 const WARM: &str = "WITH offered AS (UPDATE pgstencil.clone SET state = 'warm', lock_key = $2 \
        WHERE id = $1 AND state = 'creating' RETURNING id) \
      UPDATE pgstencil.database d SET state = 'present' FROM offered WHERE d.clone_id = offered.id";
 const RELEASE_WARM: &str = "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state = 'warm'";
-/// What is left of a template's demand: a third a minute on (1/e). A clock may be set back.
+/// Remaining demand of a template: a third a minute later (1/e). A clock may be set back.
 macro_rules! with_demand {
     ($before:literal, $after:literal) => {
         concat!(
@@ -188,14 +188,14 @@ const STOCK: &str = with_demand!(
      AND pg_has_role($4::name, t.built_by, 'USAGE') \
      ORDER BY pg_get_userbyid(t.built_by) = $4 DESC, t.id LIMIT 1"
 );
-/// Those of the template that was used last come first, and of one template the oldest.
+/// Clones of the template that was used last come first, and for each template the oldest ones.
 const ALL_WARM: &str = include_str!("queries/warm_clones.sql");
 const FULL: &str = "UPDATE pgstencil.meta SET full_at = now()";
 
 impl Registry {
-    /// Takes warm clones, and their locks, which the session then holds. Fewer than wanted if there are
-    /// fewer. Nobody else gets them; they are published by [`Registry::publish_warm`], or given up. Also
-    /// returns what [`Registry::findings`] does, which the same message asks for.
+    /// Claims warm clones, and takes their locks, which the session then holds. Returns fewer clones than requested
+    /// if there are fewer. No other process gets them; the caller publishes them by [`Registry::publish_warm`], or
+    /// discards them. Also returns the result of [`Registry::findings`], which the same message asks for.
     ///
     /// # Errors
     /// The driver's.
@@ -208,10 +208,10 @@ impl Registry {
         Ok((rows, findings.read().doing(doing)?))
     }
 
-    /// Offers a clone whose lock the caller holds, and gives up right after.
+    /// Offers a clone as warm. The caller holds its lock, and releases it right after.
     ///
     /// # Errors
-    /// The driver's; that the clone is not being made.
+    /// The driver's; that the clone is not being created.
     pub(crate) async fn set_warm(&mut self, id: &str) -> Result<()> {
         let done = self
             .session()
@@ -224,7 +224,7 @@ impl Registry {
         }
     }
 
-    /// Gives a warm clone up, whose lock the caller holds. `false`: it is not warm any more.
+    /// Discards a warm clone whose lock the caller holds. `false`: it is not warm any more.
     ///
     /// # Errors
     /// The driver's.
@@ -237,7 +237,7 @@ impl Registry {
         Ok(done.count == 1)
     }
 
-    /// Notes that so many clones of a template were asked for.
+    /// Records that this number of clones of a template was requested.
     ///
     /// # Errors
     /// The driver's.
@@ -249,7 +249,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Notes that the server's disk was found full: nothing is made ahead for a while.
+    /// Records that the server's disk was found full: no clone is created ahead of time for a while.
     ///
     /// # Errors
     /// The driver's.
@@ -258,7 +258,7 @@ impl Registry {
         Ok(())
     }
 
-    /// What there is of a template, and what is wanted of it.
+    /// Returns the stock of a template's warm clones, and the demand for them.
     ///
     /// # Errors
     /// The driver's.
@@ -275,8 +275,8 @@ impl Registry {
             .doing(|| "see how many warm clones there are".into())
     }
 
-    /// The warm clones, those of the template that was used last first, and of one template the oldest first; and
-    /// what the projects have noted.
+    /// Returns the warm clones and the recorded settings of the projects. Clones of the template that was used last
+    /// come first, and for each template the oldest ones.
     ///
     /// # Errors
     /// The driver's.

@@ -1,30 +1,30 @@
-//! What it takes to have a template again, by what builds took on this server.
+//! Time to rebuild a template, estimated from the builds on this server.
 
 use crate::registry::eviction::BuildRow;
 
-/// What building one definition takes.
+/// Costs of building one definition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Costs {
-    /// Seconds of a build from nothing.
+    /// Seconds of a full build.
     pub(super) full: f64,
-    /// Seconds before an extension applies its first file: mostly the start of the migrate command.
+    /// Seconds before an incremental build applies its first file: mostly the start of the migrate command.
     start: f64,
-    /// Seconds for each file that an extension adds.
+    /// Seconds for each file that an incremental build adds.
     each: f64,
 }
 
-/// Share of a build from nothing that an extension is taken to cost as long as none was seen.
+/// Assumed cost of an incremental build as a share of a full build, until one was measured.
 const START_SHARE: f64 = 0.05;
 
-/// Seconds of a build from nothing as long as none was seen.
+/// Assumed seconds of a full build, until one was measured.
 const UNKNOWN: f64 = 60.0;
 
-/// So many of the last extensions count.
+/// Number of the last incremental builds that count.
 const LAST: usize = 50;
 
 impl Costs {
-    /// `builds` of one definition, oldest first; `migrations` is how many files a template of it has,
-    /// about.
+    /// Computes the costs from `builds` of one definition, oldest first; `migrations` is the approximate number of
+    /// files of its templates.
     pub(super) fn measured<'a>(builds: impl Iterator<Item = &'a BuildRow>, migrations: usize) -> Costs {
         let mut full = None;
         let mut extensions = Vec::new();
@@ -37,7 +37,7 @@ impl Costs {
         }
         let full = full.unwrap_or(UNKNOWN);
         let extensions = &extensions[extensions.len().saturating_sub(LAST)..];
-        // No file takes more than its share of a full build, nor than all of an extension took.
+        // No file takes longer than its share of a full build, nor than a whole incremental build.
         let most = extensions
             .iter()
             .filter(|(added, _)| *added > 0.0)
@@ -51,13 +51,13 @@ impl Costs {
         Costs { full, start, each }
     }
 
-    /// Seconds of an extension by so many files.
+    /// Returns the seconds of an incremental build that adds this number of files.
     pub(super) fn extension(&self, added: usize) -> f64 {
         self.start + self.each * added as f64
     }
 }
 
-/// Of the line through points, by least squares; `None` if they are all above one place.
+/// Returns the slope of the least-squares line through the points; `None` if all points have the same x.
 fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let n = points.len() as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
@@ -113,7 +113,7 @@ mod tests {
         let costs = Costs::measured([].iter(), 100);
         assert!(near(costs.full, 60.0));
         assert!(near(costs.extension(10), 3.0 + 6.0));
-        // All extensions added as many files: a file costs what it costs in a full build.
+        // All incremental builds added the same number of files: a file costs what it costs in a full build.
         let builds = [build(None, 10_000), build(Some(1), 2_100), build(Some(1), 2_100)];
         let costs = Costs::measured(builds.iter(), 100);
         assert!(near(costs.extension(1), 2.1) && near(costs.extension(11), 3.1));

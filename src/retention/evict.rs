@@ -1,10 +1,9 @@
-//! Eviction: templates that go to keep the budget.
+//! Evicts templates to keep within the budget.
 //!
-//! Plan, then apply. The plan reads only, so a dry run cannot write. Each project has its own limits:
-//! those that its last build found in the config, kept in the registry, so that templates of projects
-//! that nobody works on any more go as well. To apply a plan means to give templates up, under the lock
-//! that those share who copy or extend them; the databases are dropped by the sweep, or at once where
-//! room is needed.
+//! Plan, then apply. The plan reads only, so a dry run cannot write. Each project has its own limits: its last
+//! build read them from the config, and the registry keeps them, so templates of abandoned projects are evicted as
+//! well. To apply a plan means to discard templates, under the lock that processes share while they copy or extend
+//! them; a cleanup drops the databases, or they are dropped immediately where space is needed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -23,10 +22,10 @@ use super::policy::{self, Limits, Resident};
 pub(crate) use super::policy::{Room, Rule};
 use super::warm;
 
-/// Why a template goes.
+/// Reason why a template is evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// By a rule of its project.
+    /// A rule of its project.
     Rule(Rule),
     /// The server's disk is full.
     DiskFull,
@@ -35,7 +34,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    /// One word for scripts: the key of the limit, `disk_full` or `asked`.
+    /// Returns one word for scripts: the key of the limit, `disk_full` or `asked`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Reason::Rule(Rule::Idle) => "max_idle",
@@ -57,20 +56,19 @@ impl Reason {
     }
 }
 
-/// One template that is to go.
+/// Template that is to be evicted, and why.
 #[derive(Clone, Debug)]
 pub(crate) struct Eviction {
     /// The template.
     pub(crate) template: ResidentRow,
-    /// Why.
+    /// Reason of the eviction.
     pub(crate) reason: Reason,
-    /// Seconds that it would take to have it again, given the templates that stay, by what builds took
-    /// so far.
+    /// Estimated seconds of rebuilding it, given the templates that are kept, from the builds so far.
     pub(crate) rebuild_s: f64,
 }
 
 impl Eviction {
-    /// What a person should know of it.
+    /// Returns a description for a person.
     pub(crate) fn describe(&self) -> String {
         format!(
             "template {} of {}/{}: {}",
@@ -82,18 +80,18 @@ impl Eviction {
     }
 }
 
-/// How one eviction ended.
+/// Result of one eviction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Evicted {
-    /// It is given up; it may still have to be dropped.
+    /// It is discarded; it may still have to be dropped.
     Gone,
-    /// Somebody else evicted it, or gave it up, since it was planned.
+    /// Another process evicted or discarded it since the plan.
     GoneBefore,
-    /// It stays: somebody is using it, or used or pinned it meanwhile.
+    /// It is kept: a process is using it, or it was used or pinned in the meantime.
     InUse,
 }
 
-/// Everything that a plan goes by.
+/// Data that a plan is based on.
 struct Shelf {
     rows: Vec<ResidentRow>,
     recipes: HashMap<i64, Recipe>,
@@ -102,7 +100,7 @@ struct Shelf {
 }
 
 impl Shelf {
-    /// Reads what there is; what templates were built from only of those that `wanted` names.
+    /// Reads the data; it includes recipes only for the templates that `wanted` names.
     async fn read(registry: &mut Registry, rows: Vec<ResidentRow>) -> Result<Shelf> {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         Ok(Shelf {
@@ -113,7 +111,7 @@ impl Shelf {
         })
     }
 
-    /// The evictions that bring the shelf within limits.
+    /// Returns the evictions that bring the shelf within limits.
     fn plan(&self, limits: &Limits, room: Room, reason: impl Fn(Rule) -> Reason) -> Vec<Eviction> {
         let (residents, costs) = self.weigh();
         let seconds = |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
@@ -128,7 +126,7 @@ impl Shelf {
             .collect()
     }
 
-    /// The evictions of these templates.
+    /// Returns the evictions of these templates.
     fn plan_named(&self, ids: &[i64]) -> Vec<Eviction> {
         let (residents, costs) = self.weigh();
         let seconds = |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
@@ -145,7 +143,7 @@ impl Shelf {
             .collect()
     }
 
-    /// Seconds that extending one template to another would take, if it can be done.
+    /// Returns the seconds of an incremental build from one template to another, if it is possible.
     fn extension(&self, base: usize, of: usize, costs: &Costs) -> Option<f64> {
         let append = match self.rows[of].extend {
             Extend::Never => return None,
@@ -162,7 +160,7 @@ impl Shelf {
         Some(costs.extension(added.len()))
     }
 
-    /// The residents as the policy sees them, and what each definition's builds take.
+    /// Returns the residents as the policy sees them, and the build costs of each definition.
     fn weigh(&self) -> (Vec<Resident>, Vec<Costs>) {
         let mut numbers: HashMap<(&str, &str), usize> = HashMap::new();
         let mut costs = Vec::new();
@@ -196,7 +194,7 @@ fn limits_of(settings: &ProjectSettings) -> Limits {
     }
 }
 
-/// Whether limits may be exceeded at all: what builds took is only read then.
+/// Returns whether limits may be exceeded at all: only then are the build times read.
 fn exceeded(rows: &[ResidentRow], limits: &Limits, room: Room) -> bool {
     let bytes: u64 = rows.iter().map(|r| r.bytes.get()).sum();
     limits.max_bytes.is_some_and(|max| bytes.saturating_add(room.bytes) > max)
@@ -204,7 +202,7 @@ fn exceeded(rows: &[ResidentRow], limits: &Limits, room: Room) -> bool {
         || limits.max_idle.is_some_and(|max| rows.iter().any(|r| r.idle_s.0 > max))
 }
 
-/// What has to go so that each project keeps its limits; `settings` are those of one project, and `room`
+/// Plans the evictions that each project needs to keep its limits; `settings` are those of one project, and `room`
 /// is for what it is about to add. Writes nothing.
 ///
 /// # Errors
@@ -224,7 +222,7 @@ pub(crate) async fn plan(
     }
     let mut evictions = Vec::new();
     for (name, rows) in shelves {
-        // One without limits was never built with this version, and nobody said what it may take.
+        // A project without limits was never built with this version, so its allowed size is unknown.
         let Some((limits, room)) = limits.get(&name) else {
             continue;
         };
@@ -236,8 +234,7 @@ pub(crate) async fn plan(
     Ok(evictions)
 }
 
-/// The evictions of these templates, by the numbers of their rows, whatever the limits say. Writes
-/// nothing.
+/// Plans the evictions of these templates, by their row numbers, whatever the limits are. Writes nothing.
 ///
 /// # Errors
 /// The driver's.
@@ -246,11 +243,11 @@ pub(crate) async fn plan_named(registry: &mut Registry, ids: &[i64]) -> Result<V
     Ok(Shelf::read(registry, rows).await?.plan_named(ids))
 }
 
-/// Gives up what a plan says, as far as it still holds, in its order. The databases are left to the
-/// sweep, or to [`drop_now`].
+/// Discards the templates of a plan in its order, if their evictions still apply. A cleanup or [`drop_now`] drops
+/// the databases.
 ///
 /// # Errors
-/// The driver's; what was given up until then stays so.
+/// The driver's; templates that were discarded until then stay discarded.
 pub(crate) async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Result<Vec<Evicted>> {
     let mut done = Vec::new();
     for eviction in evictions {
@@ -272,9 +269,9 @@ pub(crate) async fn apply(registry: &mut Registry, evictions: &[Eviction]) -> Re
     Ok(done)
 }
 
-/// Takes a template's lock alone, unless somebody copies or extends it: they share the lock, and so do
-/// we after a build of our own. Who holds it alone evicts it, which takes no time, and who makes warm
-/// clones of it lets go after the copy that runs.
+/// Takes a template's lock exclusively, unless a process copies or extends it: such processes share the lock, and
+/// so does this one after its own build. A process that holds it exclusively is evicting it, which is quick; a
+/// process that creates warm clones of it releases it after the current copy.
 async fn lock_alone(registry: &mut Registry, id: i64) -> Result<Option<Lock>> {
     let asked = registry.try_lock(LockKey::evicting(id)).await?;
     let locked = wait_alone(registry, id).await;
@@ -303,7 +300,7 @@ async fn wait_alone(registry: &mut Registry, id: i64) -> Result<Option<Lock>> {
     }
 }
 
-/// Drops templates that were given up. Returns the reasons why some stay.
+/// Drops discarded templates. Returns the reasons why some are kept.
 ///
 /// # Errors
 /// The driver's.
@@ -320,9 +317,9 @@ pub(crate) async fn drop_now(registry: &mut Registry, evictions: &[Eviction]) ->
     Ok(lines)
 }
 
-/// Makes room for a build: gives up what has to go for it, and drops that and what was given up before,
-/// so that the budget holds while the build runs, too. The new template is expected to be a tenth larger
-/// than the largest one of its definition. Does nothing while there is room.
+/// Makes room for a build: discards the templates that exceed the limits with it. Drops these and earlier discarded
+/// ones, so that the budget is also kept during the build. The new template is expected to be a tenth larger than
+/// the largest one of its definition. Does nothing while there is room.
 ///
 /// # Errors
 /// The driver's.
@@ -339,7 +336,7 @@ pub(crate) async fn make_room(
     let bytes = bytes.saturating_add(bytes / 10);
     let leftover = registry.leftover_bytes(project).await?;
     let room = Room { templates: 1, bytes };
-    // Warm clones are the cheapest to have again, so they go before any template.
+    // Warm clones are the cheapest to recreate, so they are dropped before any template.
     let spare = warm::spare(registry, Some((project, bytes))).await?;
     drop::drop_warm(registry, &warm::ids(spare)).await?;
     let plan = plan(registry, settings, room).await?;
@@ -351,8 +348,8 @@ pub(crate) async fn make_room(
     Ok(evicted)
 }
 
-/// Gives up what has to go after a build. The databases are left to the sweep, unless the budget in
-/// bytes was exceeded: those are dropped at once.
+/// Discards the templates that exceed the limits after a build. A cleanup drops the databases, unless the budget in
+/// bytes was exceeded: then they are dropped immediately.
 ///
 /// # Errors
 /// The driver's.
@@ -368,9 +365,8 @@ pub(crate) async fn keep_limits(
     Ok(evicted)
 }
 
-/// Frees space on a full disk: gives up and drops templates of any project, as cheap ones as can be,
-/// until that many bytes are free again, or no more may go. The `keep` newest of each definition stay.
-///
+/// Frees space on a full disk: discards and drops templates of any project, the cheapest ones first, until this
+/// number of bytes is free, or no more may be evicted. The `keep` newest of each definition are kept.
 /// # Errors
 /// The driver's.
 pub(crate) async fn free_disk(
@@ -393,8 +389,7 @@ pub(crate) async fn free_disk(
 }
 
 impl Shelf {
-    /// Protects the newest of each definition, as many as its project keeps; two where that is not
-    /// known.
+    /// Protects the newest templates of each definition, as many as its project keeps; two if that is not known.
     fn pin_newest(&mut self, keep: &HashMap<String, usize>) {
         let mut order: Vec<usize> = (0..self.rows.len()).collect();
         order.sort_by(|&a, &b| self.rows[a].idle_s.total_cmp(&self.rows[b].idle_s));
@@ -408,7 +403,7 @@ impl Shelf {
     }
 }
 
-/// Applies a plan, and leaves out what stays.
+/// Applies a plan, and returns the evictions without the templates that were kept.
 async fn gone(registry: &mut Registry, plan: Vec<Eviction>) -> Result<Vec<Eviction>> {
     let done = apply(registry, &plan).await?;
     let pairs = plan.into_iter().zip(done);

@@ -1,4 +1,4 @@
-//! What is kept and what goes: eviction of templates by a pure policy, and the clean-up of what dead holders left.
+//! Retention: eviction of templates by a pure policy, and the cleanup of what dead holders left.
 
 mod cost;
 pub(crate) mod evict;

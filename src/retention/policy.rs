@@ -1,36 +1,35 @@
-//! Which templates go first: a pure function of what is there and of what it would cost to have it
-//! again.
+//! Order of evictions: a pure function of the existing templates and of the cost of rebuilding them.
 //!
-//! A template that can be extended from one that stays is cheap to lose, one that needs a build from
-//! nothing is dear; and one that others would be extended from is dearer by what they would then take.
-//! Each template is expected to be asked for again at a rate of once in the time that it has been idle.
-//! So the first to go is the one whose loss costs the fewest seconds by that expectation, of its own
-//! rebuild and of those that would rest on it, *given the templates that stay*: after each one that
-//! goes the others are weighed anew. To be extended is a use.
+//! A template that can be extended from one that is kept is cheap to lose; one that needs a full build is
+//! expensive. A template that others would be extended from is more expensive by what they would take without
+//! it. Each template is expected to be requested again at a rate of once in the time that it has been idle. The
+//! first one to evict is the one whose loss costs the fewest seconds by that expectation. The cost includes its
+//! own rebuild and the rebuilds that depend on it, *given the templates that are kept*: after each eviction the
+//! others are weighed again. Being extended counts as a use.
 //!
-//! `examples/eviction_replay` compares this with the policies of the books on real histories.
+//! `examples/eviction_replay` compares this with the policies of the literature on real histories.
 
 use std::collections::HashMap;
 
 #[cfg(test)]
 mod tests;
 
-/// What the policy sees of one template that could be evicted or must stay.
+/// Template that could be evicted or must be kept, as the policy sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resident {
-    /// Templates of the same number are of one definition.
+    /// Number of its definition: templates of the same number are of one definition.
     pub definition: usize,
     /// Seconds since it was last used.
     pub idle: f64,
     /// Total size of its databases.
     pub bytes: u64,
-    /// Seconds that it would take to build it from nothing.
+    /// Estimated seconds of a full build of it.
     pub full: f64,
-    /// No rule may touch it.
+    /// Whether no rule may evict it.
     pub pinned: bool,
 }
 
-/// The limits of one budget; `None` is no limit.
+/// Limits of one budget; `None` is no limit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     /// Bytes of all templates together.
@@ -39,20 +38,20 @@ pub struct Limits {
     pub max_templates: Option<usize>,
     /// Seconds since the last use.
     pub max_idle: Option<f64>,
-    /// So many of each definition, the last used ones, are touched by no rule.
+    /// Number of the most recently used templates of each definition that are never evicted.
     pub keep: usize,
 }
 
-/// What is about to be added.
+/// Templates that are about to be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Room {
-    /// How many templates.
+    /// Number of templates.
     pub templates: usize,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
-/// The rule by which a template goes.
+/// Rule by which a template is evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// `max_idle`
@@ -63,28 +62,28 @@ pub enum Rule {
     Size,
 }
 
-/// One template that goes.
+/// Template to evict, and why.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Eviction {
-    /// Its place among the residents.
+    /// Its index among the residents.
     pub index: usize,
-    /// Why.
+    /// Rule that evicts it.
     pub rule: Rule,
-    /// Seconds that it would take to have it again, given the templates that stay by then.
+    /// Estimated seconds of rebuilding it, given the templates that are kept by then.
     pub loss: f64,
 }
 
-/// Seconds that it would take to extend the resident at the first place to the one at the second;
-/// `None` if that cannot be done.
+/// Seconds of an incremental build from the resident at the first index to the one at the second; `None` if that is
+/// not possible.
 pub type Extension<'a> = &'a dyn Fn(usize, usize) -> Option<f64>;
 
-/// The templates that are to go, in order. What the limits still lack when nothing more may be
-/// touched stays lacking: pinned and kept templates are dearer than any limit.
+/// Returns the templates to evict, in order. If nothing more may be evicted, limits stay exceeded: pinned and kept
+/// templates take precedence over any limit.
 pub fn plan(residents: &[Resident], limits: &Limits, room: Room, extension: Extension<'_>) -> Vec<Eviction> {
     let mut left = Left::new(residents, limits.keep, extension);
     let mut evictions = Vec::new();
     if let Some(max) = limits.max_idle {
-        // Longest idle first, so that each is weighed against what really stays.
+        // Longest idle first, so that each is weighed against the templates that are really kept.
         while let Some(index) = left.longest_idle(max) {
             evictions.push(left.evict(index, Rule::Idle));
         }
@@ -106,13 +105,13 @@ pub fn plan(residents: &[Resident], limits: &Limits, room: Room, extension: Exte
     evictions
 }
 
-/// The one template to lose when there is one too many, by the same measure as [`plan`]; `None` if
-/// all are pinned.
+/// Returns the template to evict if there is one too many, by the same measure as [`plan`]; `None` if all are
+/// pinned.
 pub fn first_to_go(residents: &[Resident], extension: Extension<'_>) -> Option<usize> {
     Left::new(residents, 0, extension).first_to_go(|_| 1.0)
 }
 
-/// What it would take to have each of these again, lost in this order.
+/// Returns the estimated seconds of rebuilding each of these templates, lost in this order.
 pub fn losses(residents: &[Resident], lost: &[usize], extension: Extension<'_>) -> Vec<f64> {
     let mut left = Left::new(residents, 0, extension);
     for &index in lost {
@@ -121,17 +120,17 @@ pub fn losses(residents: &[Resident], lost: &[usize], extension: Extension<'_>) 
     lost.iter().map(|&index| left.rebuild(index, index)).collect()
 }
 
-/// What is left of the residents while a plan is made.
+/// Residents that remain while a plan is made.
 struct Left<'a> {
     residents: &'a [Resident],
     stays: Vec<bool>,
     gone: Vec<bool>,
-    /// For each resident what can be extended to it, cheapest first.
+    /// Bases of each resident for incremental builds, cheapest first.
     bases: Vec<Vec<(usize, f64)>>,
 }
 
-/// Added to the time that a template has been idle: that one was used a minute and the other ten
-/// minutes ago says little. In the replays more saves a little more work yet, for many more misses.
+/// Added to the time that a template has been idle: a use one minute ago hardly differs from one ten minutes ago.
+/// In the replays a larger value saves a little more work, for many more misses.
 const RECENT: f64 = 15.0 * 60.0;
 
 impl<'a> Left<'a> {
@@ -180,7 +179,7 @@ impl<'a> Left<'a> {
             .max_by(|&a, &b| self.residents[a].idle.total_cmp(&self.residents[b].idle))
     }
 
-    /// The cheapest way to have a resident again when it and perhaps another one are gone.
+    /// Returns the cheapest rebuild of a resident if it and perhaps another one are gone.
     fn rebuild(&self, of: usize, without: usize) -> f64 {
         let full = self.residents[of].full;
         self.bases[of]
@@ -189,14 +188,14 @@ impl<'a> Left<'a> {
             .map_or(full, |(_, seconds)| seconds.min(full))
     }
 
-    /// How often a resident is expected to be asked for, each second.
+    /// Returns the expected number of requests for a resident per second.
     fn rate(&self, index: usize) -> f64 {
         1.0 / (self.residents[index].idle.max(0.0) + RECENT)
     }
 
-    /// The one whose loss costs least for what it releases. Of equals the first.
+    /// Returns the resident whose loss costs least for what it releases; the first of equal ones.
     fn first_to_go(&self, gives: impl Fn(&Resident) -> f64) -> Option<usize> {
-        // By which seconds the rebuilds of others would grow.
+        // Seconds by which the rebuilds of others would grow.
         let mut grows = vec![0.0; self.residents.len()];
         for other in self.present() {
             let best = self.bases[other].iter().find(|(base, _)| !self.gone[*base]);

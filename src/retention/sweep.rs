@@ -1,11 +1,11 @@
-//! The sweep: what killed jobs leave behind.
+//! The cleanup of what killed jobs leave.
 //!
-//! Plan, then apply. The plan reads only. A clone without holder and session is dropped in two
-//! phases: first noted as orphaned, and dropped only if that still holds its project's `orphan_grace` later, so
-//! that a holder whose session was cut has time to come back. Everything is looked at again under
-//! the clone's lock before anything is done.
+//! Plan, then apply. The plan reads only. A clone without holder and session is dropped in two phases: it is first
+//! recorded as orphaned, and dropped only if that is still true after its project's `orphan_grace`, so that a
+//! holder whose session was disconnected has time to reconnect. Everything is checked again under the clone's lock
+//! before anything is done.
 //!
-//! Drops run a few at a time, each lane in a session of its own, and give way to whoever waits for a copy.
+//! A few drops run at the same time, each lane in its own session, and give way to processes that wait for a copy.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -23,35 +23,35 @@ use crate::pg::{Deadline, catalog};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, CloneState, LeaseKind, Registry, TemplateState};
 
-/// One thing to do.
+/// Action of the cleanup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Note that a clone has neither holder nor session.
+    /// Record that a clone has neither holder nor session.
     Orphan {
-        /// Its id.
+        /// Id of the clone.
         clone: String,
     },
-    /// Take that note back.
+    /// Remove that record.
     Revive {
-        /// Its id.
+        /// Id of the clone.
         clone: String,
     },
     /// Drop a clone.
     DropClone {
-        /// Its id.
+        /// Id of the clone.
         clone: String,
-        /// Its name.
+        /// Name of the clone.
         name: String,
-        /// Why.
+        /// Reason of the drop.
         why: &'static str,
     },
-    /// Drop what is left of a build, or a broken template.
+    /// Drop the rest of a build, or a broken template.
     DropTemplate {
-        /// Number of its row.
+        /// Row number of the template.
         id: i64,
         /// Name of its definition.
         definition: String,
-        /// Why.
+        /// Reason of the drop.
         why: &'static str,
     },
 }
@@ -61,7 +61,7 @@ impl Action {
         Action::DropClone { clone: row.id.clone(), name: row.name.clone(), why }
     }
 
-    /// Whether it drops something.
+    /// Returns whether it drops something.
     pub(crate) fn drops(&self) -> bool {
         matches!(self, Action::DropClone { .. } | Action::DropTemplate { .. })
     }
@@ -75,7 +75,7 @@ impl Action {
         }
     }
 
-    /// What a person should know of it.
+    /// Returns a description for a person.
     pub(crate) fn describe(&self) -> String {
         match self {
             Action::Orphan { clone } => {
@@ -90,10 +90,10 @@ impl Action {
     }
 }
 
-/// How many sets of databases one pass drops at most.
+/// Maximum number of clones and templates that one pass drops.
 pub(crate) const MAX_DROPS: usize = 50;
 
-/// What is to do, by what the registry and the server show now. Writes nothing.
+/// Plans the actions by the current state of registry and server. Writes nothing.
 ///
 /// # Errors
 /// The driver's.
@@ -132,7 +132,7 @@ pub(crate) async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec
     Ok(actions)
 }
 
-/// What is to do about one clone. `locked`: somebody else holds its lock.
+/// Decides about one clone. `locked`: another session holds its lock.
 async fn judge(
     registry: &mut Registry,
     row: &CloneRow,
@@ -142,7 +142,7 @@ async fn judge(
     let clone = row.id.clone();
     let drop = |why| Action::drop_clone(row, why);
     let revive = || row.orphaned_s.is_some().then(|| Action::Revive { clone: clone.clone() });
-    // Its maker, its holder or another sweep is at it. A holder who comes back takes the note back.
+    // Its creator, its holder or another cleanup works on it. A holder that comes back removes the record.
     if locked {
         return Ok(None);
     }
@@ -151,7 +151,7 @@ async fn judge(
         CloneState::Warm => warm::why_spare(registry, &row.id).await?.map(|why| drop(why.words())),
         CloneState::Released => Some(drop("it was released")),
         CloneState::Leased => {
-            // As long as nobody may know of it, it lives by its lock.
+            // Until its URL is known to have been received, its lock keeps it alive.
             let lives = row.is_kept() && row.confirmed;
             if lives || in_use(registry, &row.id).await? {
                 return Ok(revive());
@@ -169,7 +169,7 @@ async fn judge(
     })
 }
 
-/// Whether somebody is connected to a database of a clone.
+/// Returns whether a session is connected to a database of a clone.
 ///
 /// # Errors
 /// The driver's.
@@ -183,7 +183,7 @@ pub(crate) async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool>
     Ok(false)
 }
 
-/// Does what a plan says, as far as it still holds. Returns a line for each thing done or left.
+/// Performs the actions of a plan that still apply. Returns a line for each thing done or left.
 ///
 /// # Errors
 /// The driver's.
@@ -194,13 +194,13 @@ pub(crate) async fn apply(
 ) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let (mut drops, notes): (Vec<_>, Vec<_>) = actions.iter().partition(|action| action.drops());
-    // They are cheap, and each starts the time that a later sweep waits for.
+    // They are cheap, and each starts the time that a later cleanup waits for.
     for note in notes {
         lines.extend(perform(registry, note, grace).await?);
     }
     let more = drops.len() > MAX_DROPS;
     if more {
-        // They must not be all that ever comes to its turn.
+        // Stuck actions must not use up every pass.
         let stuck = registry.stuck().await?;
         drops.sort_by_key(|action| stuck.contains(&action.owner()));
     }
@@ -227,7 +227,7 @@ pub(crate) async fn apply(
             done
         }
     });
-    // All run to their end: what one of them holds locked is being dropped.
+    // All lanes run to their end: what one of them holds locked is being dropped.
     let (own, others) = tokio::join!(lane(registry, &queue, grace), futures_util::future::join_all(lanes));
     lines.extend(own?);
     for done in others {
@@ -239,10 +239,10 @@ pub(crate) async fn apply(
     Ok(lines)
 }
 
-/// How many drops run at once: they share checkpoints, and more of them bring little.
+/// Maximum number of drops at the same time: they share checkpoints, and more of them bring little.
 const MAX_LANES: usize = 4;
 
-/// Drops one thing after another, as long as there is one.
+/// Performs one drop after another, until there are no more.
 async fn lane(
     registry: &mut Registry,
     queue: &Mutex<impl Iterator<Item = &Action>>,
@@ -257,7 +257,7 @@ async fn lane(
     Ok(lines)
 }
 
-/// Does one thing, if it still has to be done.
+/// Performs one action, if it still applies.
 async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     match action {
@@ -293,8 +293,8 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
     Ok(lines)
 }
 
-/// Plans and applies pass after pass, until a pass has nothing more to drop, or no fewer things than the
-/// one before. Returns a line for each thing done or left.
+/// Plans and applies in passes, until a pass has nothing more to drop, or not fewer things than the one before.
+/// Returns a line for each thing done or left.
 ///
 /// # Errors
 /// The driver's, or the limit's.
@@ -318,7 +318,8 @@ pub(crate) async fn sweep_all(
     }
 }
 
-/// Does something under the clone's lock, if the action still has to be done there. `None`: another session has the
+/// Runs work under the clone's lock, if the action still applies then. `None`: another session has the lock, or
+/// there is nothing to do.
 /// lock, or there is nothing to do.
 async fn still<T>(
     registry: &mut Registry,
@@ -347,22 +348,22 @@ async fn still<T>(
     Ok(done.flatten())
 }
 
-/// Whether a session of a dead maker is still in CREATE. The new database does not show before its
-/// end, so it would be taken for one that never was.
+/// Returns whether a session of a dead creator is still in CREATE. The new database is not visible before the end
+/// of CREATE, so it would be taken for one that never existed.
 async fn is_being_copied(registry: &mut Registry, clone: &str) -> Result<bool> {
     let free = registry.with_lock(LockKey::copying(clone), async |_| Ok(())).await?;
     Ok(free.is_none())
 }
 
-/// Drops a clone whose lock we hold. `None`: somebody came in between, so it stays.
+/// Drops a clone whose lock the session holds. `None`: a session connected in the meantime, so it is kept.
 async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<String>>> {
     let owner = Owner::Clone(clone.to_owned());
     let Some(row) = registry.clone_by_id(clone).await? else {
         return Ok(Some(Vec::new()));
     };
     if row.state == CloneState::Leased {
-        // Nobody gave it up: close the door, and look whether somebody slipped in before. Nobody's
-        // session is ended here.
+        // Its owner did not release it: refuse new connections, and check whether a session connected before. No
+        // other user's session is ended here.
         let rows = registry.databases_of(&owner).await?;
         let oids: Vec<Oid> = rows.iter().filter_map(|r| r.oid).collect();
         let found = catalog::databases(registry.session(), &[], &oids).await?;
@@ -376,7 +377,7 @@ async fn drop_clone(registry: &mut Registry, clone: &str) -> Result<Option<Vec<S
         }
         registry.end_lease(clone, &row.ending()).await?;
     }
-    // From here on nobody claims it; so far our lock was in the way.
+    // From now on no process claims it; so far our lock prevented that.
     if row.state == CloneState::Warm && !registry.release_warm(clone).await? {
         return Ok(None);
     }
@@ -392,8 +393,8 @@ async fn set_doors(registry: &mut Registry, databases: &[Database], open: bool) 
     Ok(())
 }
 
-/// Notes that a clone has neither holder nor session, if its lock is free and that is so: the time until it
-/// is dropped begins. Returns what the row says then; `None` if somebody holds it, or it is gone.
+/// Records that a clone has neither holder nor session, if its lock is free and that is true: the time until its
+/// drop begins. Returns its row after that; `None` if its lock is held, or it is gone.
 ///
 /// # Errors
 /// The driver's.
@@ -416,34 +417,33 @@ pub(crate) async fn note_orphan(
     Ok(noted.flatten())
 }
 
-/// What became of a clone that was in somebody's way.
+/// Result of dropping a clone whose databases have a requested name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dead {
-    /// It is gone, or has nothing to do with the databases of its names any more.
+    /// It is gone, or no longer has the databases of its names.
     Gone,
     /// Under its lock it turned out not to be dead.
     Alive,
-    /// Its holder lives, or somebody else drops it.
+    /// Its holder is alive, or another process drops it.
     Locked,
-    /// Its holder is gone, but somebody is connected.
+    /// Its holder is gone, but a session is connected.
     InUse,
-    /// It was given up, but cannot be dropped, for these reasons.
+    /// It was released, but cannot be dropped, for these reasons.
     Stays(Vec<String>),
 }
 
-/// How a clone that is in the way of a wanted name comes to its end.
+/// Reason for dropping a clone that has a requested name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Its holder is gone: it is dropped if nobody is connected.
+    /// Its holder is gone: it is dropped if no session is connected.
     Dead,
-    /// Its owner wants another one in its place. Sessions in it are theirs, and are ended.
+    /// Its owner wants another one in its place. The sessions in it are the owner's, and are ended.
     Replaced,
-    /// The same, and its owner is told this.
+    /// The same, and its owner is told this reason.
     ReplacedSince(String),
 }
 
-/// Gives up a clone that is in the way of a wanted name, at once, if `dead` is still true of it under
-/// its lock.
+/// Releases and drops a clone that has a requested name, immediately, if `dead` is still true under its lock.
 ///
 /// # Errors
 /// The driver's.
@@ -471,7 +471,7 @@ pub(crate) async fn drop_dead_clone(
             }
             Ok(match drop_clone(registry, clone).await? {
                 None => Dead::InUse,
-                // What stays may be somebody else's now.
+                // A database that is kept may belong to another user now.
                 Some(_) if registry.clone_by_id(clone).await?.is_none() => Dead::Gone,
                 Some(left) => Dead::Stays(left),
             })

@@ -1,4 +1,4 @@
-//! The warm clones that go, by [`super::warm_policy`].
+//! Selection of the warm clones to drop, by [`super::warm_policy`].
 
 use std::fmt;
 
@@ -7,26 +7,26 @@ use crate::error::Result;
 use crate::quantity::Bytes;
 use crate::registry::{ProjectSettings, Registry};
 
-/// A warm clone that should go.
+/// Warm clone that should be dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Spare {
-    /// The clone.
+    /// Id of the clone.
     pub(crate) id: String,
-    /// Why it should go.
+    /// Reason for the drop.
     pub(crate) why: Why,
 }
 
-/// Why a warm clone should go.
+/// Reason why a warm clone should be dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// By a rule of its project.
+    /// A rule of its project.
     Rule(Rule),
     /// The server's disk is full.
     DiskFull,
 }
 
 impl Why {
-    /// In words.
+    /// Returns the reason in words.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Why::Rule(Rule::Template) => "its template is gone",
@@ -44,17 +44,17 @@ impl fmt::Display for Why {
     }
 }
 
-/// What a project wants. `used`: bytes of its templates.
+/// Returns the settings and sizes of a project for the policy. `used`: bytes of its templates.
 fn shelf(settings: Option<&ProjectSettings>, used: u64) -> Shelf {
     let Some(settings) = settings else {
-        // It has noted nothing, so it wants none.
+        // It has recorded no settings, so it wants no warm clones.
         return Shelf { used, ..Shelf::default() };
     };
     Shelf { few: settings.warm, many: settings.warm_max, max_bytes: settings.max_bytes.map(Bytes::get), used }
 }
 
-/// The warm clones that should go, by the limits that each project noted. `room`: a project, and the bytes that it is
-/// about to add.
+/// Returns the warm clones that should be dropped, by the recorded limits of each project. `room`: a project, and
+/// the bytes that it is about to add.
 ///
 /// # Errors
 /// The driver's.
@@ -87,7 +87,7 @@ pub(crate) async fn spare(registry: &mut Registry, room: Option<(&str, u64)>) ->
     Ok(spare)
 }
 
-/// Why a warm clone should go, if it should.
+/// Returns why a warm clone should be dropped, if it should.
 ///
 /// # Errors
 /// The driver's.
@@ -96,12 +96,12 @@ pub(crate) async fn why_spare(registry: &mut Registry, id: &str) -> Result<Optio
     Ok(all.into_iter().find(|spare| spare.id == id).map(|spare| spare.why))
 }
 
-/// Their ids.
+/// Returns the ids of the clones.
 pub(crate) fn ids(clones: Vec<Spare>) -> Vec<String> {
     clones.into_iter().map(|clone| clone.id).collect()
 }
 
-/// All warm clones, to make room on a full disk.
+/// Returns all warm clones, to make room on a full disk.
 ///
 /// # Errors
 /// The driver's.

@@ -1,18 +1,19 @@
-//! Which warm clones go, and how many are missing: pure functions of what is there and of what the projects want.
+//! Policy for warm clones: pure functions of the existing clones and the projects' settings, which return the
+//! clones to drop and the number of missing ones.
 //!
-//! Warm clones are kept for the templates that are in use. As long as a template is asked for, `warm_max` of
-//! them may be there; from `QUIET` on only `warm`, and none if another template of the same definition was used
-//! since; from `FORGOTTEN` on none.
+//! Warm clones are kept for the templates that are in use. As long as a template is requested, it may have
+//! `warm_max` of them; after `QUIET` only `warm`, and none if another template of the same definition was used
+//! since; after `FORGOTTEN` none.
 
-/// A template that was not used for this long, in seconds, is not in demand.
+/// Seconds without use after which a template is no longer in demand.
 const QUIET: f64 = 10.0 * 60.0;
-/// A template that was not used for this long, in seconds, is kept without warm clones.
+/// Seconds without use after which a template is kept without warm clones.
 const FORGOTTEN: f64 = 60.0 * 60.0;
 
-/// What the policy sees of one warm clone.
+/// Warm clone, as the policy sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WarmClone {
-    /// Clones of the same number are of one template; `None` if that is gone or broken.
+    /// Number of its template; `None` if that is gone or broken.
     pub template: Option<i64>,
     /// Index of its project among the shelves.
     pub project: usize,
@@ -20,24 +21,24 @@ pub struct WarmClone {
     pub idle: f64,
     /// Whether another template of the same definition was used since.
     pub superseded: bool,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
-/// What one project wants, and what else it has.
+/// Settings and sizes of one project.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shelf {
-    /// Warm clones of a template that is not in demand: `[clone] warm`.
+    /// Number of warm clones of a template that is not in demand: `[clone] warm`.
     pub few: i64,
-    /// Warm clones of a template that is in demand: `[clone] warm_max`.
+    /// Number of warm clones of a template that is in demand: `[clone] warm_max`.
     pub many: i64,
-    /// Bytes of templates and warm clones together: `[eviction] max_size`; `None` is no limit.
+    /// Limit for the bytes of templates and warm clones together: `[eviction] max_size`; `None` is no limit.
     pub max_bytes: Option<u64>,
     /// Bytes of its templates, and of what it is about to add.
     pub used: u64,
 }
 
-/// The rule by which a warm clone goes.
+/// Rule by which a warm clone is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Its template is gone.
@@ -50,8 +51,9 @@ pub enum Rule {
     Size,
 }
 
-/// By which rule each of the warm clones goes; `None` if it stays. They come in the order in which they are kept:
-/// those of the template that was used last come first, and of one template the oldest.
+/// Returns the rule by which each of the warm clones is dropped; `None` if it is kept. They come in the order in
+/// which they are kept: clones of the template that was used last come first, and for each template the oldest
+/// ones.
 pub fn spare(clones: &[WarmClone], shelves: &[Shelf]) -> Vec<Option<Rule>> {
     let mut used: Vec<u64> = shelves.iter().map(|shelf| shelf.used).collect();
     let mut seen: Vec<(i64, i64)> = Vec::new();
@@ -85,8 +87,8 @@ pub fn spare(clones: &[WarmClone], shelves: &[Shelf]) -> Vec<Option<Rule>> {
     clones.iter().map(judge).collect()
 }
 
-/// How many warm clones of one template are missing, by the number that was asked for within the last minute or so.
-/// `warm`: those that are there; `bytes`: the size of one.
+/// Returns the number of missing warm clones of one template, by the number of clones requested within about the
+/// last minute. `warm`: the existing ones; `bytes`: the size of one clone.
 pub fn missing(demand: f64, warm: i64, bytes: u64, shelf: &Shelf) -> i64 {
     let wanted = (demand.ceil() as i64).clamp(shelf.few, shelf.many.max(shelf.few));
     let room = match shelf.max_bytes {

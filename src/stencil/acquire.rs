@@ -1,4 +1,4 @@
-//! From a wish to clones: the template first, then the copies, and what to do if those fail.
+//! Creates clones for a request: first the template, then the copies. Handles failed copies.
 
 use std::time::Instant;
 
@@ -21,33 +21,32 @@ use crate::registry::{Happened, ProjectSettings, Registry};
 use crate::template::{Ensured, Provenance, Timing};
 use crate::variables::Outcome;
 
-/// What a caller of [`Stencil::acquire`] wants.
+/// Request of a caller of [`Stencil::acquire`].
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     /// Name of the definition; `None` if the file has only one.
     pub(crate) definition: Option<String>,
-    /// How many clones.
+    /// Number of clones.
     pub(crate) count: usize,
     /// Names of their databases.
     pub(crate) pattern: NamePattern,
-    /// `{shard}`, and variables.
+    /// Shard, for `{shard}` and variables.
     pub(crate) shard: Option<Shard>,
-    /// How long they are kept.
+    /// Term for which the clones are kept.
     pub(crate) term: Term,
-    /// Replaces a live clone of the wanted name instead of giving it back. Sessions in it are ended.
+    /// Replaces a live clone of the wanted name instead of reusing it. Sessions in it are terminated.
     pub(crate) fresh: bool,
-    /// Takes a clone of the wanted name over from its owner; not for [`Term::Session`]. One that a session
-    /// holds is not taken.
+    /// Takes over a clone of the wanted name from its owner; not for [`Term::Session`]. A clone that a session holds
+    /// is not taken.
     pub(crate) take: bool,
-    /// A command is about to be started for the clones, which may outlive this process; report it by
-    /// [`Leases::command`]. Then the clones of a killed process stay as long as its command
-    /// may be alive.
+    /// The caller is about to start a command for the clones, which may outlive this process, and reports it by
+    /// [`Leases::command`]. The clones of a killed process are then kept as long as its command may be running.
     pub(crate) command: bool,
-    /// Leaves the databases of a failed build to a person.
+    /// Keeps the databases of a failed build for inspection.
     pub(crate) keep_failed: bool,
 }
 
-/// One clone of the only definition, under a name of its own, for as long as its session.
+/// Requests one clone of the only definition, with a new name, until its session ends.
 impl Default for Wanted {
     fn default() -> Self {
         Wanted {
@@ -69,7 +68,7 @@ impl Wanted {
         Naming { pattern: &self.pattern, shard: self.shard }
     }
 
-    /// The names of all databases; none if they are new each time.
+    /// Returns the names of all databases; empty if each request gets new names.
     fn fixed_names(&self, context: &Context<'_>) -> Result<Vec<String>> {
         let mut names = Vec::new();
         if !self.pattern.is_unique() {
@@ -80,29 +79,29 @@ impl Wanted {
         Ok(names)
     }
 
-    /// The names of the databases of one clone, if they can be wanted again.
+    /// Returns the names of one clone's databases, if a later request can ask for the same names.
     pub(super) fn names(&self, context: &Context<'_>, index: usize) -> Result<Vec<String>> {
         self.naming().names(context, "", index)
     }
 }
 
-/// What was asked for, to be noted when nobody waits any more: how many warm clones are kept depends on
-/// it. If it never is, they are fewer, and `stats` lacks a hit.
+/// Demand of a request, recorded once the caller no longer waits. The number of warm clones depends on it. If it is
+/// never recorded, fewer warm clones are kept, and `stats` lacks a hit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Demand {
-    /// How many clones.
+    /// Number of clones.
     pub(crate) clones: usize,
-    /// Milliseconds of a hit that nobody has noted.
+    /// Milliseconds of a hit that is not recorded yet.
     pub(crate) hit_ms: Option<u64>,
 }
 
 impl Stencil {
-    /// What other processes must know of the config.
+    /// Returns the config settings that other processes need.
     pub(super) fn settings(&self) -> ProjectSettings {
         ProjectSettings::new(&self.config.project, &self.config.eviction, &self.config.clone)
     }
 
-    /// What notes a hit in the registry.
+    /// Returns the arguments that record a hit in the registry.
     pub(super) fn hit<'a>(&'a self, definition: &'a Definition, ensured: &'a Ensured) -> Hit<'a> {
         Hit {
             template: ensured.template.id(),
@@ -113,16 +112,15 @@ impl Stencil {
         }
     }
 
-    /// Template → clones. Warm ones first, the others are made at the same time. Only slower, never wrong:
-    /// a template that cannot be copied is marked broken and rebuilt once; if the new one cannot be copied
-    /// either, the build command runs straight on the clone. Before all that, [`Stencil::run_owed`].
+    /// Ensures the template, then creates clones of it: warm ones first, the others concurrently. Failures only cost
+    /// time: a template that cannot be copied is marked broken and rebuilt once; if the new one cannot be copied
+    /// either, the build command runs directly on the clone. Before all that, runs [`Stencil::run_owed`].
     ///
-    /// Cancel safety: nothing that a dropped future made outlives the cleanups that follow `orphan_grace`
-    /// later. A thread of this program cleans up then, and any other process of pgstencil does.
+    /// Cancel safety: databases created by a dropped future are dropped by the cleanups that follow `orphan_grace`
+    /// later. A thread of this program runs them, as does any other process of pgstencil.
     ///
     /// # Errors
-    /// As [`crate::template::ensure()`] and [`lease::create()`]. Clones that were made before the error are
-    /// given up.
+    /// As [`crate::template::ensure()`] and [`lease::create()`]. Clones created before the error are discarded.
     pub(crate) async fn acquire(
         &self,
         wanted: &Wanted,
@@ -162,13 +160,13 @@ impl Stencil {
                 Names::Reused(clones) => return Ok(reused(clones, registry)),
                 Names::Free(rows) => before = rows,
             }
-            // One that was in the way may have been dropped just now.
+            // A clone with the wanted name may have been dropped just now.
             self.pay(&mut registry, &context, &names).await?;
         }
         let tenures = before.iter().map(|row| self.tenure(&context, wanted, row.as_deref()));
         let mut batch = Batch::new(wanted.naming(), tenures.collect());
         let obtained = self.obtain(&mut registry, &context, &mut batch, recipe.clone()).await;
-        // A statement cannot be interrupted, but who gave up meanwhile wants no clone.
+        // A statement cannot be interrupted, but a caller who has cancelled wants no clone.
         let obtained = match deadline.cancel.is_cancelled() {
             true => obtained.and(Err(Error::new(Kind::Interrupted, "interrupted"))),
             false => obtained,
@@ -176,13 +174,13 @@ impl Stencil {
         let (provenance, mut timing) = match obtained {
             Ok(obtained) => obtained,
             Err(error) => {
-                // If the session is gone, so are the locks, and the cleanup does this.
+                // If the session is lost, so are the locks, and the cleanup does this.
                 let _ = self.give_up_all(&mut registry, &batch.clones).await;
-                // What after_clone has made of it must not stay, nor is that a reason for another error.
+                // The effects of after_clone must be removed, but a failure of that is no reason for another error.
                 let _ = self.pay(&mut registry, &context, &[]).await;
                 let overtaken =
                     error.kind() == Kind::NameTaken && !wanted.fresh && wanted.term != Term::Session;
-                // Another process may have wanted the same one, and was first.
+                // Another process may have requested the same name first.
                 if overtaken
                     && !names.is_empty()
                     && let Names::Reused(clones) =
@@ -209,8 +207,8 @@ impl Stencil {
         Ok(leases)
     }
 
-    /// Fills the batch. Returns how its clones came about, and where the time of that went; none of it into
-    /// the template if all clones were warm ones, whose hit is still to be noted.
+    /// Fills the batch. Returns how its clones were created, and the time spent. No time counts for the template if
+    /// all clones were warm, in which case the hit is not recorded yet.
     async fn obtain(
         &self,
         registry: &mut Registry,
@@ -222,7 +220,7 @@ impl Stencil {
         if warm {
             let fingerprint = recipe.fingerprint();
             let claimed = lease::claim(registry, context, &fingerprint, batch, Look::None).await?;
-            // If only some were warm, the template is needed for the others.
+            // If only some were warm, the others need the template.
             if let Some(mut provenance) = claimed.filter(|_| batch.is_full()) {
                 if let Some(provisional) = &provenance.provisional {
                     provisional.tell(context, &fingerprint);
@@ -239,20 +237,20 @@ impl Stencil {
         if ensured.provenance.outcome == Outcome::Hit {
             let hit = self.hit(context.definition, &ensured);
             notes.extend(hit.statements());
-            // Those that the first claim passed over, since the registry alone cannot tell of them.
+            // Retries those that the first claim skipped, since the registry alone cannot show that they fit.
             if warm && ensured.template.needs_look() {
                 let fingerprint = ensured.template.fingerprint();
                 lease::claim(registry, context, fingerprint, batch, Look::Done).await?;
             }
             if batch.is_full() {
-                // The clones are there; that the hit is not counted changes nothing of that.
+                // The clones exist even if the hit is not counted.
                 let _ = registry.note_hit(&hit).await;
             }
         }
         self.make(registry, context, batch, ensured, notes).await
     }
 
-    /// Makes what is missing in the batch. `notes`: what is to be written along with it.
+    /// Creates the missing clones of the batch. `notes`: statements to send along with it.
     async fn make(
         &self,
         registry: &mut Registry,
@@ -278,7 +276,7 @@ impl Stencil {
             };
             notes.clear();
             let error = match made {
-                // A CREATE cannot be interrupted, but who gave up meanwhile wants no clone.
+                // CREATE cannot be interrupted, but a caller who has cancelled wants no clone.
                 Ok(_) if context.deadline.cancel.is_cancelled() => {
                     return Err(Error::new(Kind::Interrupted, "interrupted"));
                 }
@@ -292,7 +290,7 @@ impl Stencil {
                         )));
                     }
                     new.tell(context);
-                    // All clones of one hand-out are of the same files.
+                    // All clones of one request come from the same files.
                     self.give_up_all(registry, &batch.clones).await?;
                     self.pay(registry, context, &[]).await?;
                     batch.clones.clear();
@@ -347,13 +345,13 @@ impl Stencil {
                     | Fault::ConnectionLost,
                 )
                 | None => {
-                    // If the session is gone, so is the lock.
+                    // If the session is lost, so is the lock.
                     let _ = ensured.template.let_go(registry).await;
                     return Err(error);
                 }
             }
         }
-        // From here on the clones are there, whatever becomes of the session.
+        // From here on the clones exist, even if the session is lost.
         let Ensured { template, mut provenance, .. } = ensured;
         provenance.outcome = batch.outcome;
         if batch.outcome == Outcome::Fallback {
@@ -365,7 +363,7 @@ impl Stencil {
         Ok((provenance, timing))
     }
 
-    /// The template for a batch, which learns its outcome.
+    /// Ensures the template for a batch, and records its outcome there.
     async fn ensure_for(
         &self,
         registry: &mut Registry,
@@ -382,7 +380,7 @@ impl Stencil {
     }
 }
 
-/// Says what became of an earlier clone of the same name.
+/// Returns what happened to an earlier clone of the same name.
 async fn dropped(
     registry: &mut Registry,
     context: &Context<'_>,

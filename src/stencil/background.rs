@@ -1,8 +1,8 @@
-//! The thread of a program that uses the library: it gives up what a caller could not, drops what was released,
-//! and runs `before_release` for clones that a sweep took.
+//! Background thread of a program that uses the library: it discards clones that a caller could not, drops released
+//! clones, and runs `before_release` for clones that a cleanup took.
 //!
 //! It has a runtime of its own, since the caller's may end at any moment: each `#[tokio::test]` has one. If the
-//! program ends first, the next sweep of any process does the rest.
+//! program ends first, the next cleanup of any process does the rest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,22 +17,22 @@ use crate::error::Result;
 use crate::pg::{Deadline, Endpoint};
 use crate::registry::{Holder, Registry};
 
-/// For how long a thread without work stays: tests give clones back one after another.
+/// Time that an idle thread waits before it ends: tests release clones one after another.
 const LINGER: Duration = Duration::from_secs(2);
-/// For how long clones are collected, since those that are dropped together share checkpoints.
+/// Time during which clones are collected, since clones that are dropped together share checkpoints.
 const COLLECT: Duration = Duration::from_millis(50);
-/// When to look for what an abandoned hand-out left, each after the sweep before it: a server notices the end of
-/// a session when it next reads from it, and a clone without session is dropped `orphan_grace` after the
-/// sweep that finds it so.
+/// Returns the pauses before the cleanups for an abandoned request, each after the cleanup before it: a server
+/// notices the end of a session when it next reads from it, and a clone without a session is dropped `orphan_grace`
+/// after the cleanup that finds it so.
 fn abandoned(grace: Duration) -> VecDeque<Duration> {
     let seconds = Duration::from_secs_f64;
     let later = grace + seconds(0.5);
     [seconds(0.2), seconds(2.0), later, later].into()
 }
 
-/// The thread, which runs only while there is something to do.
+/// Background thread, which runs only while there is work.
 pub(super) struct Background {
-    /// `None`: another process sees to it.
+    /// `None` if another process does the work.
     shared: Option<Arc<Shared>>,
 }
 
@@ -43,36 +43,36 @@ struct Shared {
     checkout: Checkout,
     queue: Mutex<Queue>,
     wake: Condvar,
-    /// Whether something is to be done now.
+    /// Whether there is work to do now.
     busy: watch::Sender<bool>,
 }
 
-/// What `before_release` needs.
+/// Arguments that `before_release` needs.
 pub(super) struct Checkout {
     pub(super) config: Arc<Config>,
-    /// With what clients of the server get.
+    /// The server, as its clients reach it.
     pub(super) endpoint: Endpoint,
     pub(super) holder: Holder,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// Ids of clones that are to be given up.
+    /// Ids of clones to discard.
     clones: Vec<String>,
-    /// When to sweep.
+    /// Cleanups that are planned.
     sweeps: Vec<Sweep>,
     /// Whether the thread runs.
     runs: bool,
-    /// Whether the last handle is gone.
+    /// Whether the last handle was dropped.
     closed: bool,
-    /// Whether what earlier programs left was looked for.
+    /// Whether a cleanup for earlier programs was requested.
     looked: bool,
 }
 
-/// A sweep to come.
+/// A planned cleanup.
 struct Sweep {
     at: Instant,
-    /// How long after it the next ones follow.
+    /// Pauses before the cleanups that follow it.
     then: VecDeque<Duration>,
 }
 
@@ -86,7 +86,7 @@ impl Queue {
         self.sweeps.push(Sweep { at, then });
     }
 
-    /// Sweeps after each of these pauses.
+    /// Plans a cleanup after each of these pauses.
     fn sweep_after(&mut self, mut pauses: VecDeque<Duration>, now: Instant) {
         if let Some(first) = pauses.pop_front() {
             let (at, then) = (now + first, pauses);
@@ -99,14 +99,14 @@ impl Queue {
         self.next().is_some_and(|next| next <= now)
     }
 
-    /// Whether there is work that callers may wait for: more than a look for later.
+    /// Whether there is work that callers may wait for, not only a later check.
     fn is_busy(&self, now: Instant) -> bool {
         self.is_due(now + COLLECT)
     }
 }
 
 impl Background {
-    /// Starts nothing yet.
+    /// Creates the value without starting the thread.
     pub(super) fn new(checkout: Checkout) -> Self {
         let Config { server, clone, .. } = &*checkout.config;
         Background {
@@ -122,17 +122,17 @@ impl Background {
         }
     }
 
-    /// Another process does all of it.
+    /// Creates a value for which another process does all the work.
     pub(super) fn elsewhere() -> Self {
         Background { shared: None }
     }
 
-    /// Has clones dropped that were released.
+    /// Has released clones dropped.
     pub(super) fn drop_given_back(&self) {
         self.add(|queue, now| queue.sweep(now + COLLECT));
     }
 
-    /// Has dropped what earlier programs left, once.
+    /// Has the leftovers of earlier programs dropped, once.
     pub(super) fn look_once(&self) {
         self.add(|queue, now| {
             if !std::mem::replace(&mut queue.looked, true) {
@@ -141,12 +141,12 @@ impl Background {
         });
     }
 
-    /// Until it is told that the caller was done, [`Pledge::kept`], it stands for giving `clones` up.
+    /// Returns a pledge that discards `clones` unless the caller reports completion by [`Pledge::kept`].
     pub(super) fn to_give_up(&self, clones: Vec<String>) -> Pledge<'_> {
         Pledge { background: self, what: Some(What::GiveUp(clones)) }
     }
 
-    /// Until it is told that the caller was done, [`Pledge::kept`], it stands for finding what the caller left.
+    /// Returns a pledge that has the caller's leftovers found unless it reports completion by [`Pledge::kept`].
     pub(super) fn to_find(&self) -> Pledge<'_> {
         Pledge { background: self, what: Some(What::Find) }
     }
@@ -167,14 +167,14 @@ impl Background {
         }
         let of_thread = Arc::clone(shared);
         let started = std::thread::Builder::new().name("pgstencil".into()).spawn(move || of_thread.run());
-        // Without it the next sweep of another process does this.
+        // Without the thread, the next cleanup of another process does this.
         queue.runs = started.is_ok();
         if !queue.runs {
             shared.busy.send_replace(false);
         }
     }
 
-    /// Waits until all is done that is to be done now.
+    /// Waits until all current work is done.
     pub(super) async fn finish(&self) {
         if let Some(shared) = &self.shared {
             // The sender lives as long as `shared`.
@@ -192,7 +192,7 @@ impl Drop for Background {
     }
 }
 
-/// What the thread does if a caller's future is dropped before it is done.
+/// Work for the thread if a caller's future is dropped before it completes.
 #[must_use = "dropping it has the work done"]
 pub(super) struct Pledge<'a> {
     background: &'a Background,
@@ -205,7 +205,7 @@ enum What {
 }
 
 impl Pledge<'_> {
-    /// The caller did it.
+    /// Reports that the caller did the work.
     pub(super) fn kept(mut self) {
         self.what = None;
     }
@@ -229,7 +229,7 @@ impl Drop for Pledge<'_> {
 }
 
 impl Shared {
-    /// Nobody waits for a thread that cannot go on.
+    /// Releases the callers who wait for a thread that cannot continue.
     fn end(&self) {
         let mut queue = self.lock();
         queue.runs = false;
@@ -247,7 +247,7 @@ impl Shared {
             return self.end();
         };
         while let Some(work) = self.wait() {
-            // What fails is left to the next sweep, of this process or another.
+            // Failures are left to the next cleanup, of this process or another.
             let _ = runtime.block_on(self.work(work.clones));
             let (mut queue, now) = (self.lock(), Instant::now());
             for pauses in work.later {
@@ -256,7 +256,7 @@ impl Shared {
         }
     }
 
-    /// The next work; `None` if there was none for a while.
+    /// Waits for the next work; `None` if there was none for a while.
     fn wait(&self) -> Option<Work> {
         let mut queue = self.lock();
         let started = Instant::now();
@@ -298,7 +298,7 @@ impl Shared {
         swept.map(drop)
     }
 
-    /// Runs what the program's checkout owes for clones that are gone.
+    /// Runs the commands that the program's checkout owes for clones that are gone.
     async fn pay(&self) -> Result<()> {
         let Checkout { config, endpoint, holder } = &self.checkout;
         let Some(hooks) = Hooks::of(config, endpoint, holder) else {
@@ -330,15 +330,15 @@ impl Shared {
     }
 }
 
-/// A sweep that is due.
+/// A cleanup that is due.
 struct Work {
-    /// Clones to be given up before.
+    /// Clones to discard before it.
     clones: Vec<String>,
-    /// Pauses until further sweeps.
+    /// Pauses before further cleanups.
     later: Vec<VecDeque<Duration>>,
 }
 
-/// Ends a thread that panics in an orderly way.
+/// Shuts down properly if the thread panics.
 struct Panics<'a>(&'a Shared);
 
 impl Drop for Panics<'_> {

@@ -1,4 +1,4 @@
-//! The measurement of copies, for callers.
+//! Measurement of copies, for callers.
 
 use super::{Deadline, Stencil};
 use crate::bench::{self, Bench};
@@ -7,12 +7,12 @@ use crate::events::Observe;
 use crate::names::Fingerprint;
 
 impl Stencil {
-    /// Builds the definition's template if it is missing, and measures what copies of it cost by each
-    /// strategy, in so many rounds. What it finds is kept in the registry, and decides how `strategy =
-    /// "auto"` copies databases of about this size. Makes one copy at a time, and drops it.
+    /// Builds the definition's template if it is missing, and measures the cost of copying it by each strategy, in
+    /// this number of rounds. The results are kept in the registry, and decide how `strategy = "auto"` copies
+    /// databases of about this size. Creates one copy at a time, and drops it.
     ///
     /// # Errors
-    /// As [`Stencil::ensure`], and those of [`bench::bench`].
+    /// As [`Stencil::ensure`], and the errors of [`bench::bench`].
     pub(crate) async fn bench(
         &self,
         definition: &str,

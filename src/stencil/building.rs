@@ -1,4 +1,4 @@
-//! Templates that the caller fills: by code of its own, or between [`Stencil::begin`] and [`Building::seal`].
+//! Templates that the caller fills: by its own code, or between [`Stencil::begin`] and [`Building::seal`].
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use crate::context::{Filler, Unfilled};
 use crate::error::{Error, Result};
 use crate::names::Fingerprint;
 
-/// What [`Stencil::begin`] found.
+/// Result of [`Stencil::begin`].
 #[derive(Debug)]
 pub enum Begun {
-    /// The template is there, by its fingerprint: another process may have built it in the meantime.
+    /// The template exists, with this fingerprint: another process may have built it in the meantime.
     Ready(Fingerprint),
-    /// Its databases are there, and to be filled by the caller. No other process builds it.
+    /// Its databases exist, and the caller fills them. No other process builds it.
     Building(Building),
 }
 
-/// A template whose databases the caller fills. If it is dropped before [`Building::seal`], they are dropped by
-/// the runtime that it began on; if that has ended, by the next cleanup of any process.
+/// Template whose databases the caller fills. If it is dropped before [`Building::seal`], the runtime on which it
+/// began drops them; if that has ended, the next cleanup of any process does.
 #[derive(Debug)]
 #[must_use = "what is not sealed is dropped"]
 pub struct Building {
@@ -31,14 +31,14 @@ pub struct Building {
     work: Work,
 }
 
-/// Holds the right to build, and seals or drops what was built.
+/// Task that holds the right to build, and seals or drops the databases.
 type Work = JoinHandle<Result<Fingerprint>>;
 
-/// What a filler needs once: where it sends the databases, and where it hears that they are full.
+/// Channels that a filler uses once: one sends the databases, the other reports that they are filled.
 type Ends = (oneshot::Sender<Vec<Unfilled>>, oneshot::Receiver<()>);
 
 impl Stencil {
-    /// Has missing templates filled by code of the program, in place of the definition's build command and input
+    /// Has missing templates filled by code of the program, instead of the definition's build command and input
     /// files.
     #[must_use]
     pub fn filled_by(mut self, filler: Filler) -> Self {
@@ -47,13 +47,13 @@ impl Stencil {
     }
 
     /// Begins to build the template of a definition that has this key (see [`Filler`]), for a caller who fills it
-    /// elsewhere and then calls [`Building::seal`]. If another process builds it, waits for that. `wait` bounds
-    /// waiting, filling and sealing in total, and `build_timeout` the filling. Must be called on a Tokio runtime.
+    /// elsewhere and then calls [`Building::seal`]. Waits if another process builds it. `wait` limits waiting,
+    /// filling and sealing in total, and `build_timeout` the filling. Must be called on a Tokio runtime.
     ///
-    /// Cancel safety: what has begun is dropped.
+    /// Cancel safety: whatever has begun is dropped.
     ///
     /// # Errors
-    /// Those of the definition and the server; [`crate::Kind::Timeout`].
+    /// The errors of the definition and the server; [`crate::Kind::Timeout`].
     pub async fn begin(&self, definition: Option<&str>, key: &str, wait: Option<Duration>) -> Result<Begun> {
         let (give, given) = oneshot::channel();
         let (seal, sealed) = oneshot::channel();
@@ -64,7 +64,7 @@ impl Stencil {
                 let Some((give, sealed)) = ends else {
                     return Err("it was filled already, and could not be sealed");
                 };
-                // An error here is the end of the caller, which shows below.
+                // On an error the caller has ended, which shows below.
                 let _ = give.send(databases);
                 sealed.await.map_err(|_| "it was given up")
             }
@@ -86,20 +86,20 @@ impl Stencil {
 }
 
 impl Building {
-    /// The databases that are to be filled, in the order of the definition.
+    /// Returns the databases to fill, in the order of the definition.
     pub fn databases(&self) -> &[Unfilled] {
         &self.databases
     }
 
-    /// Makes a template of the databases, whose sessions must have ended. Returns its fingerprint.
+    /// Turns the databases, whose sessions must have ended, into a template. Returns its fingerprint.
     ///
-    /// Cancel safety: it is sealed all the same.
+    /// Cancel safety: the template is sealed nevertheless.
     ///
     /// # Errors
-    /// [`crate::Kind::Build`] if it cannot be sealed, such as an empty database; [`crate::Kind::Timeout`] if its time
-    /// was over before.
+    /// [`crate::Kind::Build`] if it cannot be sealed, for example because a database is empty;
+    /// [`crate::Kind::Timeout`] if its time was over before.
     pub async fn seal(self) -> Result<Fingerprint> {
-        // If nobody listens any more, the work has ended with an error.
+        // If the receiver is gone, the work has ended with an error.
         let _ = self.seal.send(());
         finished(self.work.await)
     }
@@ -107,7 +107,7 @@ impl Building {
     /// Drops the databases.
     pub async fn discard(self) {
         drop(self.seal);
-        // That it was given up is its error.
+        // Its error is that it was discarded.
         let _ = self.work.await;
     }
 }

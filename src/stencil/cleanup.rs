@@ -1,4 +1,4 @@
-//! What a background process does, for whom nobody waits: the sweep, in several passes, and warm clones.
+//! Work of a background process for which no caller waits: the cleanup, in several passes, and warm clones.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::registry::{Happened, Registry};
 use crate::retention::sweep::{self, Action};
 use crate::template;
 
-/// Plans and applies a sweep, for a process that nobody waits for.
+/// Plans and applies a cleanup, in a process for which no caller waits.
 ///
 /// # Errors
 /// The driver's.
@@ -23,8 +23,8 @@ pub async fn sweep_now(endpoint: &Endpoint, registry: &str, grace: Duration) -> 
         tokio::time::sleep(pause).await;
         match pass(endpoint, registry, grace, &mut lines).await {
             Ok(left) if left.is_empty() => return Ok(lines),
-            // What stays in the way that long will be there for a while: a missing right, a replication slot. The
-            // next command tries again.
+            // An obstacle that remains that long will last: a missing privilege, a replication slot. The next command
+            // tries again.
             Ok(left) if pause >= LONG_ENOUGH && before.as_ref() == Some(&left) => return Ok(lines),
             Ok(left) => (before, last) = (Some(left), Ok(())),
             Err(error) => last = Err(error),
@@ -34,12 +34,11 @@ pub async fn sweep_now(endpoint: &Endpoint, registry: &str, grace: Duration) -> 
 }
 
 impl Stencil {
-    /// Makes warm clones of a ready template, as many as `[clone] warm` and `warm_max` say by what was
-    /// asked for lately. Notes that `clones` were asked for and what hits took, and the project's settings.
-    /// Returns how many it made: none if the definition's template of this fingerprint is gone, or another
-    /// process is at it.
+    /// Creates warm clones of a ready template: the number that `[clone] warm` and `warm_max` set for recent demand.
+    /// Records that `clones` were requested, the times of hits, and the project's settings. Returns the number
+    /// created: 0 if the definition's template of this fingerprint is gone, or another process is creating them.
     ///
-    /// Cancel safety: a half-made clone is dropped by the next cleanup.
+    /// Cancel safety: an unfinished clone is dropped by the next cleanup.
     ///
     /// # Errors
     /// The driver's.
@@ -63,7 +62,7 @@ impl Stencil {
                 registry.note(&context.occurrence(fingerprint, Happened::Hit, took)).await?;
             }
             registry.note_settings(&self.settings()).await?;
-            // What cannot be looked at is no reason to make no warm clones.
+            // A failed check is no reason to create no warm clones.
             let _ = template::look_again(&mut registry, &context).await;
             let made = match self.config.clone.warm {
                 0 => 0,
@@ -80,10 +79,10 @@ impl Stencil {
     }
 }
 
-/// After a pause of this length a drop that is still not possible is left to the next command.
+/// Pause after which a drop that is still not possible is left to the next command.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
-/// The times between the passes of a sweep: what cannot be dropped now often can a moment later,
-/// when somebody's session has ended or the server is back.
+/// Pauses between the passes of a cleanup: a drop that is not possible now often is a moment later, when another
+/// session has ended or the server is back.
 pub(super) const PASSES: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(300),
@@ -92,7 +91,7 @@ pub(super) const PASSES: [Duration; 5] = [
     Duration::from_secs(20),
 ];
 
-/// Fails if the connection slots are scarce, so that they are left to those for whom somebody waits.
+/// Fails if connection slots are scarce, so that they are left to commands that a user waits for.
 async fn leave_slots(registry: &mut Registry) -> Result<()> {
     match Slots::count(registry.session()).await? {
         slots if slots.spare() >= 0 => Ok(()),
@@ -103,7 +102,7 @@ async fn leave_slots(registry: &mut Registry) -> Result<()> {
     }
 }
 
-/// One pass. Returns the drops that are still to be done after it.
+/// Runs one pass. Returns the drops that are still to be done after it.
 async fn pass(
     endpoint: &Endpoint,
     registry: &str,
@@ -114,7 +113,7 @@ async fn pass(
     let Some(mut registry) = Registry::open_existing(endpoint, registry, &deadline).await? else {
         return Ok(Vec::new());
     };
-    // The limit was for the way in; each statement has its own bound.
+    // The limit was for connecting; each statement has its own.
     registry.session().set_deadline(&Deadline::default());
     leave_slots(&mut registry).await?;
     let actions = sweep::plan(&mut registry, grace).await?;

@@ -1,15 +1,15 @@
-//! The check-up, for callers.
+//! Checks of the server, for callers.
 
 use super::{Deadline, Stencil};
 use crate::doctor::{self, Check, Patient};
 use crate::error::Result;
 
 impl Stencil {
-    /// Looks at server, role, disk and registry; with `fix`, also fixes what can be fixed without
-    /// harm. Without it nothing is written. What cannot be looked at is a check, too.
+    /// Checks server, role, disk and registry; with `fix`, also applies the safe fixes. Without it nothing is
+    /// written. Anything that cannot be examined is reported as a check, too.
     ///
     /// # Errors
-    /// Only of mending: the driver's.
+    /// Only of fixes: the driver's.
     pub(crate) async fn doctor(&self, fix: bool, deadline: &Deadline) -> Result<Vec<Check>> {
         let patient = Patient {
             endpoint: &self.endpoint,
@@ -22,7 +22,7 @@ impl Stencil {
         let mut checks = doctor::examine(&patient).await;
         if fix {
             doctor::fix(&patient, &mut checks).await?;
-            // Why it cannot be opened is a check already.
+            // The reason why it cannot be opened is already a check.
             if let Ok(Some(mut registry)) = self.open_existing(deadline).await {
                 registry.note_command_in_checkout(&self.asker()).await?;
                 registry.close().await;

@@ -1,4 +1,4 @@
-//! Eviction as a caller sees it: by the limits, by name, or everything; pins; and space on a full disk.
+//! Eviction as a caller sees it: by limits, by name, or of everything; pins; and freeing space on a full disk.
 
 use super::{Deadline, Stencil};
 use crate::config::nearest::nearest;
@@ -16,31 +16,31 @@ use crate::retention::sweep::{self, Action};
 use crate::retention::warm;
 use crate::template::{self, Ensured, Unusable};
 
-/// Which templates an eviction is about.
+/// Templates that an eviction selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Targets {
-    /// Those that the limits of their projects do not allow.
+    /// Templates over the limits of their projects.
     Limits,
-    /// Those whose fingerprints begin so.
+    /// Templates whose fingerprints begin with these prefixes.
     Named(Vec<String>),
-    /// All of this project that are not pinned.
+    /// All templates of this project that are not pinned.
     All,
-    /// All of the project of this name that are not pinned.
+    /// All templates of the project of this name that are not pinned.
     Project(String),
 }
 
-/// What an eviction would do.
+/// Plan of an eviction.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EvictionPlan {
     /// The templates, in order.
     pub(crate) evictions: Vec<Eviction>,
-    /// What the sweep behind it would do.
+    /// Actions of the cleanup after it.
     pub(crate) sweep: Vec<Action>,
-    /// What stays of a project whose templates are all to go.
+    /// Contents that are kept of a project whose templates are all to be evicted.
     pub(crate) stays: Stays,
 }
 
-/// What stays of a project whose templates are all evicted.
+/// Contents that are kept of a project whose templates are all evicted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stays {
     /// Fingerprints of the templates that are pinned.
@@ -49,24 +49,22 @@ pub(crate) struct Stays {
     pub(crate) clones: Vec<String>,
 }
 
-/// What an eviction did.
+/// Result of an eviction.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EvictionDone {
-    /// The templates, and what became of each.
+    /// The templates, with the result for each.
     pub(crate) evictions: Vec<(Eviction, Evicted)>,
-    /// A line for each thing that the sweep behind it did or left.
+    /// A line for each thing that the cleanup after it did or left.
     pub(crate) sweep: Vec<String>,
     /// As in the plan.
     pub(crate) stays: Stays,
 }
 
 impl Stencil {
-    /// What an eviction and the sweep behind it would do now. Writes nothing; an absent registry is
-    /// nothing to do.
+    /// Plans an eviction and the cleanup after it. Writes nothing; if there is no registry, the plan is empty.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no template, for several, or for one
-    /// that is pinned; the driver's.
+    /// [`Kind::NotFound`] and [`Kind::Usage`] if a name matches no template, several, or a pinned one; the driver's.
     pub(crate) async fn plan_eviction(&self, targets: &Targets, deadline: &Deadline) -> Result<EvictionPlan> {
         let name = &self.config.server.registry;
         let Some(mut registry) = Registry::open_existing(&self.endpoint, name, deadline).await? else {
@@ -86,10 +84,10 @@ impl Stencil {
         Ok(EvictionPlan { evictions, sweep, stays })
     }
 
-    /// Applies a plan, and sweeps. Returns when all that can be dropped now is dropped.
+    /// Applies a plan, and cleans up. Returns when all that can be dropped now is dropped.
     ///
     /// # Errors
-    /// The driver's; what was given up until then is left to the next sweep.
+    /// The driver's; the next cleanup drops the templates discarded until then.
     pub(crate) async fn evict(&self, plan: EvictionPlan, deadline: &Deadline) -> Result<EvictionDone> {
         let name = &self.config.server.registry;
         let Some(mut registry) = Registry::open_existing(&self.endpoint, name, deadline).await? else {
@@ -157,12 +155,11 @@ impl Stencil {
         }
     }
 
-    /// Protects templates from eviction, or no longer; by the first digits of their fingerprints.
-    /// Returns them.
+    /// Pins or unpins templates, by the first digits of their fingerprints. Returns them.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] and [`Kind::Usage`] if a name stands for no ready template or for several, or
-    /// if one that is to be pinned is of no use any more; nothing is changed then. The driver's.
+    /// [`Kind::NotFound`] and [`Kind::Usage`] if a name matches no ready template or several, or if a template to be
+    /// pinned is no longer of use; nothing is changed then. The driver's.
     pub(crate) async fn pin(
         &self,
         names: &[String],
@@ -199,10 +196,10 @@ impl Stencil {
         Ok(found)
     }
 
-    /// The fingerprint of the definition's present files, for commands that mean its template.
+    /// Returns the fingerprint of the definition's current files, for commands that refer to its template.
     ///
     /// # Errors
-    /// Those of the inputs, and of the server.
+    /// The errors of the inputs and the server.
     pub(crate) async fn present_fingerprint(
         &self,
         definition: Option<&str>,
@@ -220,8 +217,7 @@ impl Stencil {
         Ok(inputs.with_server(traits).fingerprint().to_string())
     }
 
-    /// As [`template::ensure()`]; but if the server's disk is full, space is freed, and it is tried once
-    /// more.
+    /// Ensures as [`template::ensure()`], but if the server's disk is full, frees space and tries once more.
     pub(super) async fn ensure_with_space(
         &self,
         registry: &mut Registry,
@@ -239,8 +235,8 @@ impl Stencil {
         }
     }
 
-    /// Frees space on a full disk: drops what is given up anyway, then evicts templates until `copies`
-    /// more of the definition's last one fit. `false`: there was nothing to drop.
+    /// Frees space on a full disk: drops whatever is already discarded, then evicts templates until `copies` more of
+    /// the definition's last one fit. `false`: there was nothing to drop.
     pub(super) async fn free_space(
         &self,
         registry: &mut Registry,
@@ -275,7 +271,7 @@ impl Stencil {
     }
 }
 
-/// What pins and leases keep of a project.
+/// Returns the templates and clones of a project that pins and leases keep.
 async fn stays(registry: &mut Registry, project: &str) -> Result<Stays> {
     let rows = registry.residents().await?;
     let pinned = rows.into_iter().filter(|row| row.pinned && row.project == project);
@@ -292,7 +288,7 @@ async fn stays(registry: &mut Registry, project: &str) -> Result<Stays> {
     Ok(Stays { pinned, clones: clones.collect() })
 }
 
-/// Refuses a project of which there is nothing, if its name is nearly that of another.
+/// Refuses an empty project whose name is similar to that of another.
 async fn known(registry: &mut Registry, rows: &[ResidentRow], project: &str) -> Result<()> {
     let mut projects: Vec<String> = rows.iter().map(|row| row.project.clone()).collect();
     projects.extend(registry.clones().await?.into_iter().map(|row| row.project));
@@ -312,7 +308,7 @@ async fn known(registry: &mut Registry, rows: &[ResidentRow], project: &str) -> 
     }
 }
 
-/// The least that is freed when a disk is full: enough for any empty database.
+/// Minimum to free when a disk is full: enough for any empty database.
 const LEAST: u64 = 64_000_000;
 
 const NOTHING_TO_EVICT: &str = "no template could be evicted to make room: all are pinned, in use, or among the `[eviction] keep` last used ones";
@@ -350,7 +346,7 @@ fn begins(prefix: &str) -> impl Fn(&Fingerprint) -> bool + use<> {
     move |fingerprint| fingerprint.to_string().starts_with(&lower)
 }
 
-/// As [`resident`]; but if it is still being built, that is why it cannot be `done`.
+/// Finds a template as [`resident`] does. If it is still being built, the error says that it cannot be `done` yet.
 async fn meant<'a>(
     registry: &mut Registry,
     rows: &'a [ResidentRow],
@@ -368,14 +364,14 @@ async fn meant<'a>(
     }
 }
 
-/// That the template whose fingerprint begins so is being built, if it is, and cannot be `done` before
-/// that; of this project if there is one.
+/// Returns the error that the template with this fingerprint prefix, if it is being built, cannot be `done` before
+/// that; prefers this project's.
 async fn building(registry: &mut Registry, prefix: &str, project: &str, done: &str) -> Result<Option<Error>> {
     let begins = begins(prefix);
     let held = registry.held_locks().await?;
     let mut rows = registry.unfinished_templates().await?;
     rows.retain(|row| row.state == TemplateState::Building && begins(&row.fingerprint));
-    // One that nobody builds any more is what a sweep drops.
+    // A cleanup drops a row that no process builds any more.
     rows.retain(|row| held.contains(&row.build_key()));
     rows.sort_by_key(|row| row.project != project);
     Ok(rows.first().map(|row| {
@@ -393,12 +389,12 @@ async fn building(registry: &mut Registry, prefix: &str, project: &str, done: &s
     }))
 }
 
-/// A mistyped word should not mean a template.
+/// Minimum length of a prefix, so that a mistyped word does not match a template.
 const SHORTEST: usize = 4;
 
-/// The template whose fingerprint begins so, in this project if there is one: projects that build the
-/// same from the same files have templates of one fingerprint. So have roles that do not inherit from each
-/// other: of those, the one of `role`.
+/// Finds the template with this fingerprint prefix, in this project if there is one: projects that build the same
+/// from the same files have templates of one fingerprint. So do roles that do not inherit from each other: of their
+/// templates, finds that of `role`.
 fn resident<'a>(rows: &'a [ResidentRow], prefix: &str, project: &str, role: &str) -> Result<&'a ResidentRow> {
     if prefix.is_empty() {
         return Err(Error::usage("an empty text is the beginning of every fingerprint"));

@@ -1,4 +1,4 @@
-//! What decides the template, what changed since the nearest one, and what a command would do now.
+//! Explains which inputs decide the template, what changed since the nearest one, and what a command would do now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,71 +14,71 @@ use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
 use crate::template::{self, FullBuild, Looking, NoBase, Plan, Unusable};
 
-/// What [`Stencil::explain`] answers.
+/// Result of [`Stencil::explain`].
 #[derive(Clone, Debug)]
 pub(crate) struct Explanation {
     /// Name of the definition.
     pub(crate) definition: String,
-    /// What the files and variables decide.
+    /// Inputs read from files and variables.
     pub(crate) inputs: Inputs,
-    /// Files that the globs match, but a .gitignore hides.
+    /// Files that the globs match but a .gitignore hides.
     pub(crate) ignored: Vec<String>,
-    /// `None` if the server does not run: then nothing more is known.
+    /// Findings on the server; `None` if it is not running.
     pub(crate) server: Option<OnServer>,
 }
 
-/// What a server adds.
+/// Part of an explanation that needs the server.
 #[derive(Clone, Debug)]
 pub(crate) struct OnServer {
-    /// All that decides the fingerprint.
+    /// Everything that decides the fingerprint.
     pub(crate) recipe: Recipe,
-    /// What a command would do now.
+    /// Action of a command that runs now.
     pub(crate) now: Now,
-    /// Why the ready template of these inputs is not used, if there is one.
+    /// Reason why the ready template of these inputs is not used, if there is one.
     pub(crate) unusable: Option<Unusable>,
-    /// What things cost so far.
+    /// Durations measured so far.
     pub(crate) costs: Costs,
-    /// The template that comes nearest, or the one that was asked for.
+    /// The nearest template, or the requested one.
     pub(crate) nearest: Option<Nearest>,
 }
 
-/// What a command that needs the template would do.
+/// Action of a command that needs the template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Now {
-    /// Use the one that is there.
+    /// Uses the existing template.
     Hit {
-        /// Whether a build from nothing is to take its place.
+        /// Whether a full build will replace it.
         provisional: bool,
-        /// Why the last attempt at that failed.
+        /// Reason why the last attempt at that failed.
         failure: Option<String>,
     },
-    /// Wait for somebody who builds it.
+    /// Waits for another process that builds it.
     Wait {
-        /// Who builds.
+        /// Process that builds.
         builder: String,
-        /// Whether that is another template, and the two builds must not run at the same time.
+        /// Whether that process builds another template, and the two builds must not run concurrently.
         serial: bool,
-        /// For how long already.
+        /// Time since the build started.
         elapsed: Duration,
         /// The last lines that the build printed.
         tail: String,
     },
-    /// Extend an older one.
+    /// Runs an incremental build from an older template.
     Extend {
         /// The base.
         base: Fingerprint,
-        /// The migrations that are new, in order.
+        /// The new migrations, in order.
         added: Vec<RelPath>,
         /// Files of `rerun_inputs` that differ.
         rerun_inputs: Vec<String>,
-        /// Companions that are new.
+        /// New companions.
         companions: Vec<String>,
     },
-    /// Build it from nothing.
+    /// Runs a full build.
     Build {
-        /// Why nothing can be extended.
+        /// Reason why no incremental build is possible.
         why: String,
-        /// What would change that, if something would.
+        /// Hint on how to change that, if possible.
         hint: Option<String>,
     },
 }
@@ -90,11 +90,11 @@ pub(crate) struct Nearest {
     pub(crate) fingerprint: Fingerprint,
     /// RFC 3339, UTC.
     pub(crate) last_used_at: String,
-    /// From it to the present inputs.
+    /// Difference from it to the current inputs.
     pub(crate) difference: Difference,
 }
 
-/// The part of an explanation that needs no server. Blocks on the file system.
+/// Explains the part that needs no server. Blocks on the file system.
 ///
 /// # Errors
 /// As [`Inputs::read`].
@@ -113,9 +113,8 @@ pub(crate) fn explain_files(
 }
 
 impl Stencil {
-    /// Explains the template of the present inputs, against the nearest one or the one whose
-    /// fingerprint begins with `against`. Writes nothing, and waits for nobody; what it says may be
-    /// out of date a moment later.
+    /// Explains the template of the current inputs, against the nearest one or the one whose fingerprint begins with
+    /// `against`. Writes nothing and does not wait; the result may be outdated a moment later.
     ///
     /// # Errors
     /// As [`Inputs::read`]; [`Kind::NotFound`] or [`Kind::Usage`] if `against` names no template, or
@@ -170,7 +169,7 @@ impl Stencil {
         Ok(explanation)
     }
 
-    /// Of a server that has no registry yet.
+    /// Returns the traits of a server that has no registry yet.
     async fn traits(&self, deadline: &Deadline) -> Result<fingerprint::ServerTraits> {
         let registry = &self.config.server.registry;
         for database in self.endpoint.maintenance().iter().filter(|d| **d != **registry) {
@@ -209,7 +208,7 @@ impl Stencil {
         let mut nearest = match (against, &plan) {
             (Some(prefix), _) => Some(by_prefix(&others, &recipe, prefix)?),
             (None, Plan::Hit(_)) => None,
-            // What a base lacks says more than what the nearest one does.
+            // What a base lacks is more informative than what the nearest one lacks.
             (None, Plan::Extend((), base)) => {
                 Some(by_prefix(&others, &recipe, &base.extends.base.to_string())?)
             }
@@ -264,7 +263,7 @@ impl Stencil {
         })
     }
 
-    /// Says of the files that differ from a template whether only their line ends do.
+    /// Marks the files that differ from a template only in their line ends.
     async fn find_line_ends(
         &self,
         others: &[(TemplateRow, Recipe)],
@@ -286,7 +285,7 @@ impl Stencil {
     }
 }
 
-/// A build from nothing, since no template can be extended: why the nearest one cannot.
+/// Returns the reason for a full build: why the nearest template cannot be extended.
 fn why_none_fits(
     definition: &Definition,
     recipe: &Recipe,

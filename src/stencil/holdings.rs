@@ -1,4 +1,4 @@
-//! What a server holds that must not go away unasked: for those who stop it, or remove it as a whole.
+//! Lists what a server holds that needs confirmation before the server is stopped or removed.
 
 use super::{Deadline, Endpoint};
 use crate::error::{Kind, Result};
@@ -9,45 +9,45 @@ use crate::pg::session::OpenError;
 use crate::registry::database::Owner;
 use crate::registry::{CloneState, LeaseKind, Registry, TemplateState};
 
-/// What [`holdings`] found, over all registries of the server.
+/// Findings of [`holdings`], over all registries of the server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holdings {
-    /// Commands of other processes that hold a clone or build a template, in words.
+    /// Descriptions of other processes' commands that hold a clone or build a template.
     pub(crate) under_way: Vec<String>,
-    /// Clones whose lease has a future or no end.
+    /// Clones whose lease ends in the future or never.
     pub(crate) leased: Vec<Held>,
-    /// Templates that a person protects.
+    /// Pinned templates.
     pub(crate) pinned: Vec<Held>,
-    /// Databases that pgstencil did not make.
+    /// Databases that pgstencil did not create.
     pub(crate) foreign: Vec<String>,
-    /// What could not be looked at, and why.
+    /// Databases that could not be examined, with the reason.
     pub(crate) unread: Vec<String>,
     /// Number of ready templates.
     pub(crate) templates: usize,
-    /// Number of clones that somebody has.
+    /// Number of clones in use.
     pub(crate) clones: usize,
 }
 
-/// One thing that is held.
+/// Clone or template that is held.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     /// Name of a clone, or the first digits of a template's fingerprint.
     pub(crate) name: String,
-    /// Whose it is, and until when.
+    /// Its owner, and until when it is held.
     pub(crate) words: String,
 }
 
-/// Looks at all databases of a server. Writes nothing.
+/// Examines all databases of a server. Writes nothing.
 ///
 /// # Errors
-/// The driver's, if the server cannot be looked at. A registry that cannot be read is no error.
+/// The driver's, if the server cannot be examined. An unreadable registry is not an error.
 pub(crate) async fn holdings(endpoint: &Endpoint, deadline: &Deadline) -> Result<Holdings> {
     let mut found = Holdings::default();
     let mut known = Vec::new();
     let mut others = Vec::new();
     for database in databases(endpoint, deadline).await? {
         let system = ["postgres", "template0", "template1"].contains(&database.name.as_str());
-        // What carries a mark is made by pgstencil, and no registry.
+        // A database with an ownership tag was created by pgstencil, and is no registry.
         if system || Mark::any_in(database.comment.as_deref()) {
             continue;
         }
@@ -65,12 +65,12 @@ pub(crate) async fn holdings(endpoint: &Endpoint, deadline: &Deadline) -> Result
                 }
             }
             Ok(None) => others.push(database),
-            // Another role's: nothing in it is looked at.
+            // Belongs to another role, so its contents are not examined.
             Err(e) if e.kind() == Kind::Permission => others.push(database),
             Err(e) => found.unread.push(format!("database `{}`: {e}", database.name)),
         }
     }
-    // A person may have taken the mark from a database of a clone.
+    // A user may have removed the tag from a clone's database.
     others.retain(|database| !known.contains(&database.oid));
     found.foreign = others.into_iter().map(|database| database.name).collect();
     Ok(found)
@@ -96,7 +96,7 @@ async fn databases(endpoint: &Endpoint, deadline: &Deadline) -> Result<Vec<Found
 }
 
 impl Holdings {
-    /// Adds what is in one registry. Returns the oids of all databases that it knows.
+    /// Adds the contents of one registry. Returns the oids of all databases that it knows.
     async fn add(&mut self, registry: &mut Registry) -> Result<Vec<sqlx::postgres::types::Oid>> {
         let mut oids = Vec::new();
         let locked = registry.held_locks().await?;
@@ -125,7 +125,7 @@ impl Holdings {
                 (true, true) => {
                     self.under_way.push(format!("a command by {} on clone `{}`", holder.describe(), row.name))
                 }
-                // Its holder is dead, or its time is over: the next sweep drops it.
+                // Its holder is dead or its time is over: the next cleanup drops it.
                 (true, false) => continue,
                 (false, _) if row.expired => continue,
                 (false, _) => self.leased.push(Held {

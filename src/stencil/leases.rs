@@ -1,7 +1,7 @@
-//! [`Lease`] and [`Leases`]: who holds clones, and until when, as a value.
+//! [`Lease`] and [`Leases`]: values that hold clones until they end.
 //!
-//! A lease owns the session that holds the locks of its clones, the watch over that session, and the clones. It
-//! ends by [`Lease::release`] or [`Lease::detach`]; dropping it releases the clones without waiting.
+//! A lease owns the session that holds the locks of its clones, the watch over that session, and the clones. It is
+//! ended by [`Lease::release`] or [`Lease::detach`]; dropping it releases the clones without waiting.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,12 +18,12 @@ use crate::registry::Registry;
 use crate::template::{Provenance, Timing};
 use crate::variables::{self, NamedDatabase, Outcome, Phase};
 
-/// How long a clone stays that is [detached](Lease::detach), by the server's clock.
+/// How long a [detached](Lease::detach) clone is kept, by the server's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ttl {
-    /// As the config says: `[clone] branch_ttl` from the last command in the checkout on if the name comes from a
-    /// local branch or a worktree, else `[clone] ttl`.
+    /// As configured: `[clone] branch_ttl` from the last command in the checkout on if the name comes from a local
+    /// branch or a worktree, else `[clone] ttl`.
     Config,
     /// For this long.
     For(Duration),
@@ -47,44 +47,43 @@ impl From<Ttl> for Term {
     }
 }
 
-/// The lease of one clone: [`Stencil::database`] makes it.
+/// Lease of one clone; created by [`Stencil::database`].
 #[must_use = "dropping a lease releases its databases"]
 #[derive(Debug)]
 pub struct Lease(Leases);
 
-/// The leases of several clones that were asked for together: [`DatabaseRequest::count`] makes them.
+/// Leases of several clones that were requested together; created by [`DatabaseRequest::count`].
 ///
 /// [`DatabaseRequest::count`]: super::DatabaseRequest::count
 #[must_use = "dropping leases releases their databases"]
 pub struct Leases {
     stencil: Stencil,
     hold: Hold,
-    /// What becomes of the clones when this is dropped.
+    /// Action on the clones when this is dropped.
     ending: Ending,
     /// The clones, in order.
     pub(crate) clones: Vec<ClonedSet>,
     /// Name of the definition.
     pub(crate) definition: String,
-    /// How the clones came about.
+    /// How the clones were created.
     pub(crate) provenance: Provenance,
-    /// Where the time went.
+    /// Time spent on each step.
     pub(crate) timing: Timing,
-    /// For [`Outcome::Reused`]: how each clone stands to the present inputs. Otherwise empty.
+    /// For [`Outcome::Reused`]: the relation of each clone to the current inputs. Otherwise empty.
     pub(crate) ages: Vec<Age>,
-    /// The caller's clone that had one of the names before, if it was dropped without their doing. Told
-    /// once.
+    /// The caller's clone that had one of the names before, if it was dropped without their doing. Reported once.
     pub(crate) dropped: Option<DroppedRow>,
-    /// What is still to be noted of this, for [`Stencil::fill_template`].
+    /// Demand of this request that is not recorded yet, for [`Stencil::fill_template`].
     pub(crate) demand: Demand,
 }
 
-/// What holds the locks of the clones.
+/// Holder of the clones' locks.
 enum Hold {
-    /// A session that nobody watches.
+    /// A session that is not watched.
     Session(Box<Registry>),
     /// A session that is watched.
     Watched(Keeper),
-    /// Nothing: the session was lost, or has ended.
+    /// None: the session was lost, or has ended.
     Nothing,
 }
 
@@ -96,9 +95,9 @@ impl From<Option<Registry>> for Hold {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// They are released.
+    /// The clones are released.
     Release,
-    /// They stay: they were there before, or their lease ends by the clock.
+    /// The clones are kept: they existed before, or their lease ends by the clock.
     Stay,
 }
 
@@ -128,7 +127,7 @@ impl Leases {
         }
     }
 
-    /// The session that holds the locks, unless it is watched or lost.
+    /// Returns the session that holds the locks, unless it is watched or lost.
     pub(crate) fn session(&mut self) -> Option<&mut Registry> {
         match &mut self.hold {
             Hold::Session(registry) => Some(registry),
@@ -136,7 +135,7 @@ impl Leases {
         }
     }
 
-    /// [`Stencil::bound_here`], if the session is there; never a reason to fail.
+    /// Returns [`Stencil::bound_here`], if there is a session; never fails.
     pub(crate) async fn bound_here(&mut self) -> Vec<BoundRow> {
         let Hold::Session(registry) = &mut self.hold else {
             return Vec::new();
@@ -157,16 +156,16 @@ impl Leases {
         }
     }
 
-    /// Notes, soon, the command that was started for the clones: if this process is killed, they stay until
-    /// that has ended, too. Only the first one counts.
+    /// Records, shortly after, the command that was started for the clones: if this process is killed, they are kept
+    /// until that command has ended, too. Only the first one counts.
     pub(crate) fn command(&mut self, started: Started) {
         if let Hold::Watched(keeper) = &mut self.hold {
             keeper.command(started);
         }
     }
 
-    /// Ends the watch. Forgets the clones that were dropped while the session was lost, and returns what the
-    /// holder should know of that.
+    /// Ends the watch. Removes the clones that were dropped while the session was lost, and returns warnings about
+    /// them for the holder.
     pub(crate) async fn unwatch(&mut self) -> Result<Vec<String>> {
         let keeper = match std::mem::replace(&mut self.hold, Hold::Nothing) {
             Hold::Watched(keeper) => keeper,
@@ -189,11 +188,11 @@ impl Leases {
         }
     }
 
-    /// Confirms leases that end by the clock: the URLs have reached whoever asked for them. Before that, such a
-    /// clone is dropped `orphan_grace` after the session has ended, so that nothing is left of a caller that was
-    /// killed. If the session is lost, a new one is opened for it.
+    /// Confirms leases that end by the clock: the requester has received the URLs. Before that, such a clone is
+    /// dropped `orphan_grace` after the session has ended, so that a killed caller leaves no clones. If the session
+    /// is lost, a new one is opened.
     ///
-    /// Cancel safety: a future that is dropped may or may not have confirmed them.
+    /// Cancel safety: a dropped future may or may not have confirmed them.
     ///
     /// # Errors
     /// The server's, if it cannot be reached within ten seconds; [`crate::Kind::NotFound`] if a clone is gone.
@@ -209,7 +208,7 @@ impl Leases {
         confirmed
     }
 
-    /// Makes leases that end by the clock of all, and notes in the clones until when.
+    /// Makes all leases end by the clock, and records their end in the clones.
     ///
     /// # Errors
     /// The driver's; [`crate::Kind::NotFound`] if a clone is gone.
@@ -220,7 +219,7 @@ impl Leases {
         Ok(())
     }
 
-    /// Leaves the clones to the clock, and ends the session.
+    /// Keeps the clones until their leases expire, and closes the session.
     pub(crate) async fn leave(mut self) {
         self.ending = Ending::Stay;
         if let Some(registry) = self.take_session() {
@@ -228,10 +227,10 @@ impl Leases {
         }
     }
 
-    /// [`Leases::release`], with a deadline for `before_release`. Once that is over or cancelled, no further
+    /// Runs [`Leases::release`], with a deadline for `before_release`. Once it is over or cancelled, no further
     /// command is started: it is left to the next command of the checkout. The clones are released in any case.
     pub(crate) async fn release_within(mut self, deadline: &Deadline) -> Result<Vec<String>> {
-        // A future that is dropped, or fails, leaves it to the thread.
+        // If this future is dropped or fails, the thread releases them.
         self.ending = Ending::Release;
         let mut warnings = self.unwatch().await?;
         let session = self.take_session();
@@ -240,7 +239,7 @@ impl Leases {
         Ok(warnings)
     }
 
-    /// What a command of the user that is started for the clones sees: `DATABASE_URL` and the other variables
+    /// Returns the variables for a command of the user that is started for the clones: `DATABASE_URL` and the others
     /// that `pgstencil run` sets.
     ///
     /// # Errors
@@ -256,14 +255,14 @@ impl Leases {
         variables::variables(endpoint, root, definition, Phase::Run, self.outcome(), &sets, shard)
     }
 
-    /// Ends the leases. Returns what the holder should know, such as that a command has replaced a clone.
+    /// Ends the leases. Returns warnings for the holder, for example if a command has replaced a clone.
     ///
     /// A drop forces a checkpoint of the whole server, so a thread of this program does it after the return; see
-    /// [`Stencil::close`]. `before_release` runs before that, for a minute at most for each clone; how it failed
-    /// is one of the things to know.
+    /// [`Stencil::close`]. `before_release` runs before that, for at most a minute for each clone; its failures are
+    /// among the warnings.
     ///
-    /// Cancel safety: a future that is dropped, or fails, leaves it to the thread to release the clones, and to
-    /// run `before_release` for those for which it was not started yet.
+    /// Cancel safety: if this future is dropped or fails, the thread releases the clones, and runs `before_release`
+    /// for those for which it was not started yet.
     ///
     /// # Errors
     /// The server's, if it cannot be reached.
@@ -271,11 +270,11 @@ impl Leases {
         self.release_within(&Deadline::default()).await
     }
 
-    /// Leaves the clones to whoever has their URLs: they outlive this program, and are dropped when `ttl` is
-    /// over, or by `pgstencil release NAME`. Returns until when they are kept (RFC 3339), by the one that ends
-    /// first; `None` if they stay until they are released.
+    /// Leaves the clones to the users of their URLs: they outlive this program, and are dropped when `ttl` is over,
+    /// or by `pgstencil release NAME`. Returns the end of the earliest lease (RFC 3339); `None` if the clones are
+    /// kept until they are released.
     ///
-    /// Cancel safety: after a future that is dropped, each clone is either kept for `ttl` or released.
+    /// Cancel safety: after the future is dropped, each clone is either kept for `ttl` or released.
     ///
     /// # Errors
     /// The server's; [`crate::Kind::NotFound`] if a clone is gone. The clones are released then.
@@ -291,42 +290,42 @@ impl Leases {
         Ok(until)
     }
 
-    /// How many clones there are.
+    /// Returns the number of clones.
     pub fn len(&self) -> usize {
         self.clones.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no clones.
     pub fn is_empty(&self) -> bool {
         self.clones.is_empty()
     }
 
-    /// The clones, in the order of `{n}`.
+    /// Returns the clones, in the order of `{n}`.
     pub fn iter(&self) -> impl Iterator<Item = LeasedClone<'_>> {
         self.clones.iter().map(|set| LeasedClone { set, endpoint: &self.stencil.endpoint })
     }
 
-    /// The clone of this number.
+    /// Returns the clone with this number.
     pub fn get(&self, index: usize) -> Option<LeasedClone<'_>> {
         self.iter().nth(index)
     }
 
-    /// The URL of each clone's first database, with the password.
+    /// Returns the URL of each clone's first database, with the password.
     pub fn urls(&self) -> Vec<String> {
         self.iter().map(|clone| clone.url()).collect()
     }
 
-    /// How the template came about.
+    /// Returns how the template was obtained.
     pub fn outcome(&self) -> Outcome {
         self.provenance.outcome
     }
 
-    /// Fingerprint of the definition's present inputs.
+    /// Returns the fingerprint of the definition's current inputs.
     pub fn fingerprint(&self) -> Fingerprint {
         self.provenance.fingerprint
     }
 
-    /// Where the time went.
+    /// Returns the time spent on each step.
     pub fn timing(&self) -> Timing {
         self.timing
     }
@@ -334,7 +333,7 @@ impl Leases {
 
 impl Drop for Leases {
     fn drop(&mut self) {
-        // First the locks, which a cleanup would wait for.
+        // Unlocks first, since a cleanup would wait for the locks.
         self.hold = Hold::Nothing;
         if self.ending == Ending::Release {
             drop(self.stencil.background.to_give_up(self.ids()));
@@ -342,7 +341,7 @@ impl Drop for Leases {
     }
 }
 
-/// Without URLs, which hold the password.
+/// Omits URLs, which contain the password.
 impl fmt::Debug for Leases {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Leases")
@@ -352,7 +351,7 @@ impl fmt::Debug for Leases {
     }
 }
 
-/// One clone of a lease: a set of databases.
+/// Clone of a lease, with one or more databases.
 #[derive(Clone, Copy)]
 pub struct LeasedClone<'a> {
     set: &'a ClonedSet,
@@ -360,34 +359,34 @@ pub struct LeasedClone<'a> {
 }
 
 impl<'a> LeasedClone<'a> {
-    /// Name of the first database; `pgstencil release` takes it.
+    /// Returns the name of the first database; `pgstencil release` takes it.
     pub fn name(&self) -> &'a str {
         self.set.name()
     }
 
-    /// The URL of the first database, with the password.
+    /// Returns the URL of the first database, with the password.
     pub fn url(&self) -> String {
         self.endpoint.client_url(self.name()).reveal()
     }
 
-    /// The URL of the database of this alias, with the password; `None` if the definition has no such alias.
+    /// Returns the URL of the database of this alias, with the password; `None` if the definition has no such alias.
     pub fn url_of(&self, alias: &str) -> Option<String> {
         self.databases().find(|database| database.alias() == alias).map(|database| database.url())
     }
 
-    /// The databases, in the order of the definition.
+    /// Returns the databases, in the order of the definition.
     pub fn databases(&self) -> impl Iterator<Item = LeasedDatabase<'a>> + use<'a> {
         let endpoint = self.endpoint;
         self.set.databases.iter().map(move |database| LeasedDatabase { database, endpoint })
     }
 
-    /// Until when it is kept (RFC 3339); `None` as long as the lease is held, or until it is released.
+    /// Returns its expiry (RFC 3339); `None` while the lease is held, or if the clone is kept until it is released.
     pub fn expires_at(&self) -> Option<&'a str> {
         self.set.expires_at.as_deref()
     }
 }
 
-/// One database of a clone.
+/// Database of a clone.
 #[derive(Clone, Copy)]
 pub struct LeasedDatabase<'a> {
     database: &'a NamedDatabase,
@@ -395,17 +394,17 @@ pub struct LeasedDatabase<'a> {
 }
 
 impl<'a> LeasedDatabase<'a> {
-    /// Its name within the definition, as `databases = ["default", "proxy"]` has it.
+    /// Returns its alias within the definition, as in `databases = ["default", "proxy"]`.
     pub fn alias(&self) -> &'a str {
         &self.database.alias
     }
 
-    /// Its name on the server.
+    /// Returns its name on the server.
     pub fn name(&self) -> &'a str {
         &self.database.name
     }
 
-    /// Its URL, with the password.
+    /// Returns its URL, with the password.
     pub fn url(&self) -> String {
         self.endpoint.client_url(&self.database.name).reveal()
     }
@@ -420,47 +419,47 @@ impl Lease {
         self.0.get(0)
     }
 
-    /// The URL of the first database, with the password.
+    /// Returns the URL of the first database, with the password.
     pub fn url(&self) -> String {
         self.clone_of().map(|clone| clone.url()).unwrap_or_default()
     }
 
-    /// The URL of the database of this alias, with the password; `None` if the definition has no such alias.
+    /// Returns the URL of the database of this alias, with the password; `None` if the definition has no such alias.
     pub fn url_of(&self, alias: &str) -> Option<String> {
         self.clone_of()?.url_of(alias)
     }
 
-    /// Name of the first database; `pgstencil release` takes it.
+    /// Returns the name of the first database; `pgstencil release` takes it.
     pub fn name(&self) -> &str {
         self.clone_of().map_or("", |clone| clone.name())
     }
 
-    /// The databases, in the order of the definition.
+    /// Returns the databases, in the order of the definition.
     pub fn databases(&self) -> impl Iterator<Item = LeasedDatabase<'_>> {
         self.clone_of().into_iter().flat_map(|clone| clone.databases())
     }
 
-    /// Until when it is kept (RFC 3339); `None` as long as the lease is held.
+    /// Returns its expiry (RFC 3339); `None` while the lease is held.
     pub fn expires_at(&self) -> Option<&str> {
         self.clone_of()?.expires_at()
     }
 
-    /// How the template came about.
+    /// Returns how the template was obtained.
     pub fn outcome(&self) -> Outcome {
         self.0.outcome()
     }
 
-    /// Fingerprint of the definition's present inputs.
+    /// Returns the fingerprint of the definition's current inputs.
     pub fn fingerprint(&self) -> Fingerprint {
         self.0.fingerprint()
     }
 
-    /// Where the time went.
+    /// Returns the time spent on each step.
     pub fn timing(&self) -> Timing {
         self.0.timing()
     }
 
-    /// What a command of the user that is started for the clone sees, as with [`Leases::variables`].
+    /// Returns the variables for a command of the user that is started for the clone; see [`Leases::variables`].
     ///
     /// # Errors
     /// A placeholder of the config without a value.
@@ -468,7 +467,7 @@ impl Lease {
         self.0.variables()
     }
 
-    /// Ends the lease, as [`Leases::release`] does.
+    /// Ends the lease; see [`Leases::release`].
     ///
     /// # Errors
     /// The server's, if it cannot be reached.
@@ -476,7 +475,7 @@ impl Lease {
         self.0.release().await
     }
 
-    /// Leaves the clone to whoever has its URL, as [`Leases::detach`] does.
+    /// Leaves the clone to the users of its URL; see [`Leases::detach`].
     ///
     /// # Errors
     /// The server's; [`crate::Kind::NotFound`] if the clone is gone.

@@ -1,4 +1,4 @@
-//! Which server is meant: the one that somebody names, else the private one, which is started.
+//! Finds the server: the one that is named explicitly, otherwise the private one, which is started.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,40 +16,40 @@ use crate::private_file::user_name;
 use crate::private_server::{PrivateServer, PrivateServerSettings};
 use crate::url::ServerUrl;
 
-/// Patience with a private server that starts, when the caller sets none.
+/// Time limit for the start of a private server if the caller sets none.
 const START: Duration = Duration::from_secs(120);
-/// What names a server whose URL is in the config itself.
+/// Name of the source of a server whose URL is in the config itself.
 const BY_FILE: &str = "`[server] url`";
 
-/// Where the server is looked for.
+/// Sources from which the server is determined.
 pub(crate) struct Locator<'a> {
-    /// The environment that counts.
+    /// The environment to use.
     pub(crate) env: &'a Environment,
-    /// A URL that the caller names, and by what.
+    /// A URL set by the caller, and the name of its source.
     pub(crate) url: Option<(&'a str, &'static str)>,
-    /// How long the private server may take to start.
+    /// Time limit for the start of the private server.
     pub(crate) wait: Option<Duration>,
-    /// Receives what happens.
+    /// Callback that receives what happens.
     pub(crate) tell: Box<dyn Fn(Told<'_>) + Send + Sync + 'a>,
 }
 
-/// What happens while the server is looked for.
+/// Event while the server is found.
 pub(crate) enum Told<'a> {
     /// The private server was started; its version.
     Started(&'a str),
-    /// Something that the user should know.
+    /// A warning for the user.
     Warning(&'a str),
-    /// The same, with details and hints.
+    /// A warning with details and hints.
     Caution(&'a Warning),
 }
 
 impl Locator<'_> {
-    /// Whether nobody names a server.
+    /// Whether no server is named explicitly.
     pub(crate) fn uses_private_server(&self, config: &Config) -> bool {
         self.url.is_none() && self.env.non_empty(env::SERVER_URL).is_none() && config.server.url.is_none()
     }
 
-    /// The host that commands get, by PGSTENCIL_CLIENT_HOST.
+    /// Returns the host that commands get, from PGSTENCIL_CLIENT_HOST.
     pub(crate) fn client_host(&self) -> Result<Option<Host>> {
         match self.env.non_empty(env::CLIENT_HOST) {
             None => Ok(None),
@@ -62,7 +62,7 @@ impl Locator<'_> {
         }
     }
 
-    /// The port that commands get, by PGSTENCIL_CLIENT_PORT.
+    /// Returns the port that commands get, from PGSTENCIL_CLIENT_PORT.
     pub(crate) fn client_port(&self) -> Result<Option<u16>> {
         let Some(text) = self.env.non_empty(env::CLIENT_PORT) else {
             return Ok(None);
@@ -76,8 +76,8 @@ impl Locator<'_> {
         }
     }
 
-    /// The server that somebody names, and by what: the caller, PGSTENCIL_SERVER_URL, `[server] url`.
-    /// `None`: the private server is meant.
+    /// Returns the server that is named, and its source: the caller, PGSTENCIL_SERVER_URL, or `[server] url`. `None`:
+    /// the private server is used.
     pub(crate) fn named_server(&self, config: &Config) -> Result<Option<(ServerUrl, String)>> {
         let parse = |url: &str, source: &str| match ServerUrl::parse(url) {
             Ok(url) => Ok(Some((url, source.to_owned()))),
@@ -101,7 +101,7 @@ impl Locator<'_> {
         }
     }
 
-    /// The server that is named, else the private server, which is started.
+    /// Returns the named server, otherwise the private server, which is started.
     pub(crate) async fn endpoint(&self, config: &Config) -> Result<Endpoint> {
         if let Some((url, source)) = self.named_server(config)? {
             let endpoint = match source == BY_FILE {
@@ -131,8 +131,8 @@ impl Locator<'_> {
             .with_door(door))
     }
 
-    /// The server that a config file names. What this user keeps secret goes there only if the file is
-    /// theirs or root's, or they named it, or a CI job checked it out.
+    /// Returns the server that a config file names. The user's secrets are sent to it only if the file belongs to
+    /// this user or root, the user named the server, or a CI job checked the file out.
     fn named_by_file(&self, url: &ServerUrl, config: &Config) -> Result<Endpoint> {
         let mut defaults = self.defaults()?;
         let endpoint = Endpoint::new(url.clone(), &defaults)?;
@@ -157,7 +157,7 @@ impl Locator<'_> {
         Endpoint::new(url.clone(), &defaults)
     }
 
-    /// The private server of this account.
+    /// Returns the private server of this account.
     pub(crate) fn private_server(&self, settings: &ServerSettings) -> Result<PrivateServer> {
         let mut private = PrivateServerSettings::new(self.env.state_dir()?);
         private.path = self.env.get_os(env::PATH).map(OsString::from);
@@ -166,7 +166,7 @@ impl Locator<'_> {
         Ok(PrivateServer::new(private))
     }
 
-    /// What libpq's variables say of the parts that a URL leaves out.
+    /// Returns libpq's defaults for the parts that a URL omits.
     pub(crate) fn defaults(&self) -> Result<Defaults> {
         let pg = PgVariables::read(self.env)?;
         if pg.service.is_some() {
@@ -201,9 +201,9 @@ impl Locator<'_> {
     }
 }
 
-/// The private server, by its URL and the directory of its socket.
+/// Returns the private server's endpoint, from its URL and the directory of its socket.
 pub(crate) fn private_endpoint(url: ServerUrl, socket: Option<PathBuf>) -> Result<Endpoint> {
-    // The URL is complete; libpq's variables are meant for other servers.
+    // The URL is complete; libpq's variables apply to other servers.
     let defaults = Defaults { ssl_mode: Some("disable".into()), ..Defaults::default() };
     let endpoint = Endpoint::new(url, &defaults)?;
     Ok(endpoint.with_socket(socket).as_private())
@@ -215,7 +215,7 @@ pub(crate) fn variable(env: &Environment) -> Variable {
     Arc::new(move |name: &str| env.get_os(name).map(OsString::from))
 }
 
-/// The account's name.
+/// Returns the account's name.
 pub(crate) fn account(env: &Environment) -> Option<String> {
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
     match user {

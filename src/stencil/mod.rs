@@ -1,5 +1,4 @@
-//! [`Stencil`]: the facade. The command line, and programs that use the crate as a library, call
-//! nothing below it.
+//! [`Stencil`]: the facade. The command line, and programs that use the crate as a library, call only this level.
 
 mod acquire;
 mod background;
@@ -69,7 +68,7 @@ pub(crate) use crate::variables::Shard;
 /// Looks up a variable of `env_inputs`.
 pub(crate) type Variable = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 
-/// One project on one server.
+/// Handle to one project on one server.
 #[derive(Clone)]
 pub struct Stencil {
     config: Arc<Config>,
@@ -85,7 +84,7 @@ pub struct Stencil {
     filler: Option<Filler>,
 }
 
-/// What [`Stencil::list`] shows.
+/// Result of [`Stencil::list`].
 #[derive(Default)]
 pub(crate) struct Listing {
     /// Templates.
@@ -94,28 +93,28 @@ pub(crate) struct Listing {
     pub(crate) clones: Vec<CloneListing>,
 }
 
-/// One template in a [`Listing`].
+/// Template in a [`Listing`].
 pub(crate) struct TemplateListing {
-    /// What the registry knows of it.
+    /// Its row in the registry.
     pub(crate) row: TemplateRow,
     /// Total size of its databases.
     pub(crate) bytes: i64,
 }
 
-/// One clone in a [`Listing`].
+/// Clone in a [`Listing`].
 pub(crate) struct CloneListing {
-    /// What the registry knows of it.
+    /// Its row in the registry.
     pub(crate) row: CloneRow,
     /// Its databases.
     pub(crate) databases: Vec<NamedDatabase>,
-    /// Whether somebody holds its lock.
+    /// Whether a session holds its lock.
     pub(crate) locked: bool,
     /// Total size of its databases; `None` if that cannot be read.
     pub(crate) bytes: Option<i64>,
 }
 
 impl Stencil {
-    /// Puts a checked config and a server together. Touches neither files nor server.
+    /// Combines a checked config and a server. Accesses neither files nor server.
     pub(crate) fn new(config: Config, endpoint: Endpoint, holder: Holder, variable: Variable) -> Self {
         let ServerSettings { client_host, client_port, client_for, .. } = &config.server;
         let client_host = client_host.as_ref().map(ToString::to_string);
@@ -145,16 +144,15 @@ impl Stencil {
         }
     }
 
-    /// Says which builds the caller is a part of, by the lines of
-    /// [`BUILDING`](crate::env::BUILDING): a build command that asks for its own template would wait for
-    /// itself.
+    /// Sets the builds that the caller is a part of, as lines of [`BUILDING`](crate::env::BUILDING): a build command
+    /// that requests its own template would wait for itself.
     #[must_use]
     pub(crate) fn within_builds(mut self, building: &str) -> Self {
         self.building = building.lines().map(str::to_owned).collect();
         self
     }
 
-    /// Keeps in `cache` what a read of the inputs finds. By default a cache lives in memory, as long as the last
+    /// Keeps the results of reading the inputs in `cache`. The default cache lives in memory, as long as the last
     /// copy of this value.
     #[must_use]
     pub(crate) fn with_file_cache(mut self, cache: FileCache) -> Self {
@@ -162,8 +160,8 @@ impl Stencil {
         self
     }
 
-    /// Whether a missing template is built from nothing, although another one could be extended: also where
-    /// that failed before.
+    /// Sets whether a missing template gets a full build even if an incremental build is possible, including where a
+    /// full build failed before.
     #[must_use]
     pub(crate) fn with_full_build(mut self, full_build: bool) -> Self {
         self.full_build = full_build;
@@ -171,48 +169,48 @@ impl Stencil {
     }
 
     #[doc(hidden)]
-    /// Leaves all drops to another process, which calls [`sweep_now`]. Otherwise a thread of this program
-    /// drops what was released.
+    /// Leaves all drops to another process, which calls [`sweep_now`]. By default a thread of this program drops
+    /// released clones.
     #[must_use]
     pub fn without_drops(mut self) -> Self {
         self.background = Arc::new(Background::elsewhere());
         self
     }
 
-    /// Ends the sessions that are kept for the next [`Stencil::database`] or [`Stencil::fill`]: at most eight,
-    /// which otherwise end with the last copy of this. Waits until what was released is dropped; a program
-    /// that ends earlier leaves it to the next sweep of any process.
+    /// Closes the sessions that are kept for the next [`Stencil::database`] or [`Stencil::fill`]: at most eight,
+    /// which otherwise end with the last copy of this value. Waits until all released clones are dropped; if the
+    /// program ends earlier, the next cleanup of any process drops them.
     ///
-    /// Cancel safety: what is left is dropped all the same while the program runs.
+    /// Cancel safety: the remaining clones are dropped nevertheless while the program runs.
     pub async fn close(&self) {
         self.idle.close().await;
         self.background.finish().await;
     }
 
-    /// The config.
+    /// Returns the config.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Who asks.
+    /// Returns the holder of the clones that are requested here.
     pub(crate) fn holder(&self) -> &Holder {
         &self.holder
     }
 
-    /// Who asks, as far as it matters whose a clone is.
+    /// Returns the part of the holder that decides the ownership of a clone.
     pub(crate) fn asker(&self) -> Asker<'_> {
         Asker::new(&self.holder, &self.config.project, &self.config.clone)
     }
 
-    /// The server.
+    /// Returns the server.
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The definition of this name, or the only one.
+    /// Returns the definition of this name, or the only one.
     ///
     /// # Errors
-    /// [`crate::Kind::Usage`] with the names that there are.
+    /// [`crate::Kind::Usage`] with the names that exist.
     pub fn definition(&self, name: Option<&str>) -> Result<&Definition> {
         self.config.definition(name)
     }
@@ -265,7 +263,7 @@ impl Stencil {
         Registry::open_existing(&self.endpoint, &self.config.server.registry, deadline).await
     }
 
-    /// Opens the registry and reads the inputs at the same time; also says how long the reading took.
+    /// Opens the registry and reads the inputs concurrently; also returns how long the reading took.
     async fn open_reading(&self, context: &Context<'_>) -> Result<(Registry, Result<Recipe>, Duration)> {
         context.not_within_itself()?;
         let started = Instant::now();
@@ -280,8 +278,8 @@ impl Stencil {
         Ok((registry, recipe, took))
     }
 
-    /// Builds the template if it is missing. The returned session keeps it from being dropped. With
-    /// `settle`, an extended one is built from nothing at once, and what comes back is that. Before that,
+    /// Builds the template if it is missing. The returned session keeps it from being dropped. With `settle`, a full
+    /// build of a provisional template runs immediately, and its result is returned. Before that, runs
     /// [`Stencil::run_owed`].
     ///
     /// # Errors
@@ -313,7 +311,7 @@ impl Stencil {
         let mut ensured = self.ensure_with_space(&mut registry, &context, Some(recipe?)).await?;
         ensured.timing.inputs = reading;
         if ensured.provenance.outcome == Outcome::Hit {
-            // The template is there; that a hit is not counted changes nothing of that.
+            // The template exists even if the hit is not counted.
             let _ = registry.note_hit(&self.hit(definition, &ensured)).await;
         }
         registry.note_command_in_checkout(&self.asker()).await?;
@@ -324,7 +322,7 @@ impl Stencil {
         Ok((registry, ensured))
     }
 
-    /// What is there. Writes nothing; an absent registry is an empty list.
+    /// Lists templates and clones. Writes nothing; if there is no registry, the list is empty.
     ///
     /// # Errors
     /// The driver's.
@@ -356,7 +354,7 @@ impl Stencil {
         Ok(listing)
     }
 
-    /// What happened in this registry, by day and definition. Writes nothing; an absent registry is an
+    /// Returns the history of this registry, by day and definition. Writes nothing; if there is no registry, it is an
     /// empty list.
     ///
     /// # Errors
@@ -376,8 +374,8 @@ impl Stencil {
         tallies
     }
 
-    /// Whether a sweep has something to do. One round trip where nobody left anything; a template whose
-    /// database somebody dropped does not count, since whoever wants it finds out.
+    /// Whether a cleanup has work to do. Takes one round trip if there are no leftovers. A template whose database
+    /// was dropped by a user does not count, since the next request for it notices.
     ///
     /// # Errors
     /// The driver's.
@@ -385,7 +383,7 @@ impl Stencil {
         Ok(registry.has_leftovers().await? && !self.plan_sweep(registry).await?.is_empty())
     }
 
-    /// What a sweep would do now. Writes nothing.
+    /// Plans a cleanup as of now. Writes nothing.
     ///
     /// # Errors
     /// The driver's.

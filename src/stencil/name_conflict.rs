@@ -1,8 +1,8 @@
-//! Names that are in the way: the clone of a dead holder goes, anything else is an error that says whose it
-//! is.
+//! Handles conflicts of names: the clone of a dead holder is dropped; any other conflict is an error that names the
+//! owner.
 //!
-//! The command of `run` may outlive a `pgstencil` that was killed. Its clone goes when that command, too, is
-//! known to have ended and nobody is connected, or after `orphan_grace`.
+//! The command of `run` may outlive a `pgstencil` that was killed. Its clone is dropped when that command is also
+//! known to have ended and no session is connected, or after `orphan_grace`.
 
 use std::time::{Duration, Instant};
 
@@ -20,32 +20,31 @@ use crate::registry::clone::CloneOnServer;
 use crate::registry::{CloneRow, CloneState, LeaseKind, Registry};
 use crate::retention::sweep::{self, Dead, End};
 
-/// A clone that is to make way although it is not dead.
+/// Clone that is to be replaced although it is not dead.
 pub(super) struct Replaced {
     /// Its id.
     pub(super) id: String,
-    /// How it goes.
+    /// How it is dropped.
     pub(super) end: End,
 }
 
-/// What is known of those who hold a clone.
+/// State of the holders of a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holders {
-    /// The holder runs, so it takes the lock again if it lost it; or the lease ends by the clock, and has
-    /// not.
+    /// The holder runs, so it takes the lock again if it lost it; or the lease ends by the clock, and has not ended.
     Run,
-    /// The holder is gone; the command that it started runs.
+    /// The holder has ended; the command that it started runs.
     Command(u32),
-    /// They are gone, or nobody was there for so long that they count as gone; or the clone was given up.
+    /// They have ended, or were absent for so long that they count as ended; or the clone was discarded.
     Gone,
     /// They ran elsewhere, or the holder died just when it started the command.
     Unknown,
 }
 
 impl Stencil {
-    /// Drops the clones that stand under wanted names, if their holders are gone. `replaced`: those that the
-    /// caller wants replaced, whoever is in them. `false`: one of those is not the caller's any more, or
-    /// another clone has got one of the names in the meantime.
+    /// Drops the clones that have wanted names, if their holders have ended. `replaced`: clones that the caller wants
+    /// replaced, even with sessions in them. Returns `false` if one of those is no longer the caller's, or another
+    /// clone has got one of the names in the meantime.
     pub(super) async fn make_way(
         &self,
         registry: &mut Registry,
@@ -68,7 +67,7 @@ impl Stencil {
             let name = |name: &&String| clone.databases.iter().any(|d| d.name == **name);
             way.name.clone_from(names.iter().find(name).unwrap_or(&clone.row.name));
             let end = replaced(&clone).map(|r| &r.end);
-            // One that came since is for the caller to look at.
+            // The caller has to check a clone that is new since then.
             let new = end.is_none() && clone.row.is_kept() && wanted.term != Term::Session;
             if new || (end.is_some() && !way.is_replaceable(&clone.row)) {
                 return Ok(false);
@@ -101,7 +100,7 @@ impl Stencil {
         let seen = match (number(row.command_pid), number(row.command_group)) {
             _ if !here => Holders::Unknown,
             _ if process::is_alive(holder.pid) => Holders::Run,
-            // From before commands were recorded.
+            // A row from before commands were recorded.
             (None, _) if row.owner.role.is_none() => Holders::Unknown,
             (Some(0), _) => Holders::Unknown,
             (_, Some(group)) if process::is_group_alive(group) => Holders::Command(group),
@@ -122,12 +121,12 @@ struct Way<'a> {
     take: bool,
     /// The wanted name that is taken.
     name: String,
-    /// For what, since when, and whether that was told.
+    /// Reason for the wait, its start, and whether it was reported.
     waits: Option<(String, Instant, bool)>,
 }
 
 impl Stencil {
-    /// Waits until none of the clones that have one of these names is still being made.
+    /// Waits until none of the clones that have one of these names is still being created.
     pub(super) async fn wait_for_makers(
         &self,
         registry: &mut Registry,
@@ -148,12 +147,12 @@ impl Stencil {
 }
 
 impl Way<'_> {
-    /// Whether a clone is still one that the caller may have replaced.
+    /// Whether the caller may still replace a clone.
     fn is_replaceable(&self, row: &CloneRow) -> bool {
         row.is_kept() && (self.take || self.context.asker().has_clone(row))
     }
 
-    /// Takes one clone out of the way, or one step of a wait for it. `end`: it is to be replaced.
+    /// Drops one clone that has a wanted name, or takes one step of a wait for it. `end`: it is to be replaced.
     async fn clear(&mut self, registry: &mut Registry, row: &CloneRow, end: Option<&End>) -> Result<()> {
         if let Some(end) = end {
             return self.drop_clone(registry, row, end).await;
@@ -162,7 +161,7 @@ impl Way<'_> {
             return self.wait_for_maker(registry, row).await;
         }
         let asker = self.context.asker();
-        // Once: they may end at any moment.
+        // Checked once, since they may end at any moment.
         match self.stencil.holders(row) {
             Holders::Gone => self.drop_clone(registry, row, &End::Dead).await,
             Holders::Command(number) if asker.has_clone(row) => {
@@ -181,7 +180,7 @@ impl Way<'_> {
         }
     }
 
-    /// A clone that has its names, but is not ready yet. One whose maker is gone is dropped.
+    /// Waits for a clone that has its names, but is not ready yet. A clone whose creator has ended is dropped.
     async fn wait_for_maker(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
         let still = |row: &CloneRow| row.state == CloneState::Creating;
         match sweep::drop_dead_clone(registry, &row.id, &End::Dead, &still).await? {
@@ -204,7 +203,7 @@ impl Way<'_> {
         };
         match dropped {
             Dead::Gone | Dead::Alive => Ok(()),
-            // Another sweep is at it, or the server has not yet seen that the holder is gone.
+            // Another cleanup handles it, or the server has not yet noticed that the holder has ended.
             Dead::Locked => {
                 let what = format!("the drop of the clone that had the name `{}`", row.name);
                 self.wait(DROP, &what).await
@@ -243,7 +242,7 @@ impl Way<'_> {
         Ok(done.unwrap_or(Dead::Locked))
     }
 
-    /// Sessions are in a clone whose holder is gone, or whose lease is over.
+    /// Waits for sessions in a clone whose holder has ended, or whose lease is over.
     async fn wait_for_sessions(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
         if row.lease == LeaseKind::Session && self.context.asker().has_clone(row) {
             let what = format!("the sessions in clone `{}`, whose `pgstencil run` was killed", row.name);
@@ -255,8 +254,8 @@ impl Way<'_> {
             .detail("that process is gone or its lease is over, but somebody is still connected"))
     }
 
-    /// Of a clone of which nobody here can tell whether it is in use: either its lock or a session shows it,
-    /// or the time begins after which it counts as not.
+    /// Handles a clone for which this process cannot determine whether it is in use: either its lock or a session
+    /// shows it, or the time begins after which it counts as unused.
     async fn wait_or_say_when(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
         let grace = *self.stencil.config.clone.orphan_grace;
         let Some(row) = sweep::note_orphan(registry, &row.id, grace).await? else {
@@ -293,7 +292,7 @@ impl Way<'_> {
         .hint(format!("if that command has ended, give the clone back: `pgstencil release {name}`")))
     }
 
-    /// Sleeps; says for what, once, if it takes longer.
+    /// Sleeps; reports the reason once, if it takes longer.
     async fn wait(&mut self, wait: Wait, what: &str) -> Result<()> {
         if self.waits.as_ref().is_none_or(|(for_what, ..)| for_what != what) {
             self.waits = Some((what.to_owned(), Instant::now(), false));
@@ -316,13 +315,13 @@ impl Way<'_> {
 
 #[derive(Clone, Copy)]
 struct Wait {
-    /// Between two looks.
+    /// Time between two checks.
     pause: Duration,
-    /// Before it is told.
+    /// Time before the wait is reported.
     patience: Duration,
 }
 
-/// For what a person started.
+/// For commands that a user started.
 const COMMAND: Wait = Wait { pause: Duration::from_millis(100), patience: Duration::ZERO };
-/// For what ends by itself.
+/// For activities that end by themselves.
 const DROP: Wait = Wait { pause: Duration::from_millis(20), patience: Duration::from_secs(2) };

@@ -1,4 +1,4 @@
-//! [`StencilBuilder`]: from a config, and what the program says besides, to a [`Stencil`].
+//! [`StencilBuilder`]: creates a [`Stencil`] from a config and the settings of the program.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Observe, Warning};
 use crate::registry::Holder;
 
-/// A [`Stencil`] to be: awaiting it reads the config, and finds or starts the server.
+/// Builder of a [`Stencil`]. Awaiting it reads the config, and finds or starts the server.
 ///
-/// The library reads nothing of the process's environment by itself. What the command line would take from there
-/// counts here if the program passes it by [`environment`](Self::environment): the server
-/// (`PGSTENCIL_SERVER_URL`, or the variable that `[server] url = "env:NAME"` names), libpq's variables and
-/// password file for what a URL leaves out, where the private server has its data, and the values of `env_inputs`,
-/// which are inputs of the template. A program that shares its templates with the command line passes it.
+/// The library does not read the process's environment by itself. The program passes it with
+/// [`environment`](Self::environment). It then applies as on the command line: the server (`PGSTENCIL_SERVER_URL`, or
+/// the variable that `[server] url = "env:NAME"` names), libpq's variables and password file for the parts that a URL
+/// omits, the location of the private server's data, and the values of `env_inputs`, which are inputs of the
+/// template. A program that shares its templates with the command line passes it.
 #[must_use = "nothing is opened before it is awaited"]
 pub struct StencilBuilder<'a> {
     source: Source,
@@ -56,7 +56,7 @@ impl Stencil {
         StencilBuilder::new(Source::File(file.into()))
     }
 
-    /// Opens a project whose config the program has already; [`Config::parse`] makes one of a text.
+    /// Opens a project whose config the program already has; [`Config::parse`] parses one from a text.
     ///
     /// ```no_run
     /// use pgstencil::Stencil;
@@ -90,45 +90,45 @@ impl StencilBuilder<'static> {
 }
 
 impl<'a> StencilBuilder<'a> {
-    /// The environment that counts, as in [`Environment::from_process`]. Without one, none does.
+    /// Sets the environment to use, as in [`Environment::from_process`]. The default is an empty one.
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = Some(environment);
         self
     }
 
-    /// The server, in place of what environment and config say.
+    /// Sets the server, overriding environment and config.
     pub fn server_url(mut self, url: impl Into<String>) -> Self {
         self.server_url = Some(url.into());
         self
     }
 
-    /// Who owns named clones, as `PGSTENCIL_OWNER` says. Otherwise it is this checkout on this machine, as with the
-    /// command line.
+    /// Sets the owner of named clones, as `PGSTENCIL_OWNER` does. By default the owner is this checkout on this
+    /// machine, as with the command line.
     pub fn owner(mut self, name: impl Into<String>) -> Self {
         self.owner = Some(name.into());
         self
     }
 
-    /// What runs, in words for others who wait for it, such as the name of a CI job. Otherwise it is the name of
-    /// the program.
+    /// Sets the label of this program that others see while they wait for it, such as the name of a CI job. The
+    /// default is the name of the program.
     pub fn label(mut self, words: impl Into<String>) -> Self {
         self.label = Some(words.into());
         self
     }
 
-    /// How long the private server may take to start; two minutes if nothing is said.
+    /// Limits how long the private server may take to start; the default is two minutes.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
     }
 
-    /// Builds missing templates from nothing, although another one could be extended.
+    /// Runs a full build of missing templates even if an incremental build is possible.
     pub fn full_build(mut self, full_build: bool) -> Self {
         self.full_build = full_build;
         self
     }
 
-    /// Receives what happens while the server is found: warnings, and that the private server was started.
+    /// Sets the callback for events while the server is found: warnings, and the start of the private server.
     pub fn observe<'b>(self, observe: Observe<'b>) -> StencilBuilder<'b> {
         let StencilBuilder { source, environment, server_url, owner, label, wait, full_build, .. } = self;
         StencilBuilder { source, environment, server_url, owner, label, wait, observe, full_build }
@@ -176,7 +176,7 @@ impl<'a> StencilBuilder<'a> {
     }
 }
 
-/// Fails if the config leaves it to the environment which server is meant.
+/// Fails if the config leaves the choice of the server to the environment.
 fn needs_no_environment(config: &Config) -> Result<()> {
     let what = match &config.server.url {
         Some(UrlSetting::Literal(_)) => return Ok(()),

@@ -1,8 +1,8 @@
-//! `before_release`: when it runs, and who is told how it ended.
+//! `before_release`: when it runs, and who receives its failure.
 //!
-//! It runs in the checkout that made the clone, by the command in that checkout's config: before a clone is given
-//! back, or replaced by its owner; after the drop where a sweep took the clone. A sweep of anybody only notes that
-//! it is owed. It is started once: one that was broken off, since its process was killed, is told and not repeated.
+//! It runs in the checkout that created the clone, by the command in that checkout's config: before its owner
+//! releases or replaces the clone, or after the drop if a cleanup took it. A cleanup by any process only records that
+//! it is owed. It is started once: if its process was killed, that is reported, and it is not repeated.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,25 +17,25 @@ use crate::pg::Endpoint;
 use crate::registry::owed::{Debtor, OwedRow};
 use crate::registry::{Holder, Registry};
 
-/// Who learns of a failure.
+/// Recipient of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hearer {
     /// The caller.
     Caller,
-    /// Nobody is there: the next command of the checkout tells.
+    /// The next command of the checkout, since no caller waits.
     Next,
 }
 
-/// What became of what was owed.
+/// Result of running the owed commands.
 #[derive(Debug, Default)]
 pub(super) struct Paid {
-    /// What a person should know.
+    /// Warnings for the user.
     pub(super) warnings: Vec<String>,
     /// Names of the databases for which another process runs the command now.
     pub(super) running: Vec<String>,
 }
 
-/// A checkout whose config has `before_release`.
+/// Hooks of a checkout whose config has `before_release`.
 #[derive(Clone, Copy)]
 pub(super) struct Hooks<'a> {
     config: &'a Config,
@@ -44,7 +44,7 @@ pub(super) struct Hooks<'a> {
 }
 
 impl<'a> Hooks<'a> {
-    /// `None` if no definition has such a command: then nothing is asked.
+    /// Returns `None` if no definition has such a command: then the server is not queried.
     pub(super) fn of(config: &'a Config, endpoint: &'a Endpoint, holder: &'a Holder) -> Option<Self> {
         let mut definitions = config.definitions.iter();
         let any = definitions.any(|d| d.before_release.is_some());
@@ -56,7 +56,7 @@ impl<'a> Hooks<'a> {
         Debtor::new(self.holder, &self.config.project, root)
     }
 
-    /// Runs the command for one clone, if this checkout owes it. Returns what a person should know.
+    /// Runs the command for one clone, if this checkout owes it. Returns a warning for the user.
     pub(super) async fn release(
         &self,
         registry: &mut Registry,
@@ -87,7 +87,7 @@ impl<'a> Hooks<'a> {
         lease::before_release(self.endpoint, &self.config.root, definition, handed, deadline).await
     }
 
-    /// Runs all that this checkout owes, one after the other, and tells what was not told.
+    /// Runs all commands that this checkout owes, one after the other, and reports failures not yet reported.
     pub(super) async fn all(
         &self,
         registry: &mut Registry,
@@ -113,7 +113,7 @@ impl<'a> Hooks<'a> {
                     Some(false) => {}
                 }
             } else if !row.started && !row.taken && started.elapsed() < BOUND {
-                // What else has the name by now must not be taken for the clone.
+                // Whatever has the name by now must not be mistaken for the clone.
                 let failure = self.release(registry, id, deadline, hearer).await?;
                 paid.warnings.extend(failure);
             }
@@ -127,7 +127,7 @@ fn bounded(deadline: &Deadline) -> Deadline {
     Deadline::new(Some(time), deadline.cancel.clone())
 }
 
-/// An error in one text, for a list of warnings.
+/// Formats an error as one text, for a list of warnings.
 fn words(row: &OwedRow, error: &Error) -> String {
     let first = format!("{error} for clone {}", row.name());
     let lines = std::iter::once(first).chain(error.details().iter().cloned());
@@ -139,20 +139,20 @@ impl Stencil {
         Hooks::of(&self.config, &self.endpoint, &self.holder)
     }
 
-    /// Runs the `before_release` commands that this checkout owes: for clones that a sweep took, of any process on
+    /// Runs the `before_release` commands that this checkout owes: for clones that a cleanup took, of any process on
     /// any machine. [`Stencil::acquire`], [`Stencil::ensure`] and the thread of a program do so by themselves.
-    /// Returns the failures that should be told: a failure is never an error. Nothing is asked of the server if
-    /// the config has no `before_release`.
+    /// Returns the failures to report; a failure is never an error. Sends nothing to the server if the config has no
+    /// `before_release`.
     ///
-    /// Each command gets a minute, or what is left of the limit, and is started once. What nobody has run within
+    /// Each command gets a minute, or the rest of the limit, and is started once. A command that was not run within
     /// seven days is forgotten.
     ///
-    /// Cancel safety: a command that runs is ended, and not repeated.
+    /// Cancel safety: a running command is terminated, and not repeated.
     pub(crate) async fn run_owed(&self, deadline: &Deadline) -> Vec<String> {
         self.run_all_owed(deadline, Hearer::Caller).await
     }
 
-    /// [`Stencil::run_owed`] where nobody listens: the next command of the checkout tells of failures.
+    /// Runs [`Stencil::run_owed`] without a listener: the next command of the checkout reports failures.
     pub(crate) async fn run_owed_unheard(&self, deadline: &Deadline) {
         self.run_all_owed(deadline, Hearer::Next).await;
     }
@@ -161,7 +161,7 @@ impl Stencil {
         let Some(hooks) = self.hooks() else {
             return Vec::new();
         };
-        // What cannot be run now is the next command's.
+        // Whatever cannot run now is left to the next command.
         let Ok(Some(mut registry)) = self.open_existing(deadline).await else {
             return Vec::new();
         };
@@ -174,8 +174,8 @@ impl Stencil {
         }
     }
 
-    /// Runs `before_release` for a clone that is about to be given up, if this checkout made it. Never a reason
-    /// not to give it up.
+    /// Runs `before_release` for a clone that is about to be discarded, if this checkout created it. A failure never
+    /// prevents that.
     pub(super) async fn before_release(
         &self,
         registry: &mut Registry,
@@ -188,8 +188,8 @@ impl Stencil {
         warning.ok().flatten()
     }
 
-    /// [`Stencil::run_owed`] with a session that is there, for a caller who goes on. Of commands that another
-    /// process runs for one of `names` it waits for the end: what comes next may make the same things again.
+    /// Runs [`Stencil::run_owed`] in an existing session, for a caller who continues. Waits for the commands that
+    /// other processes run for one of `names`, since the next step may create the same things again.
     pub(super) async fn pay(
         &self,
         registry: &mut Registry,
@@ -201,7 +201,7 @@ impl Stencil {
         };
         loop {
             let deadline = context.deadline;
-            // What cannot be run now is the next command's.
+            // Whatever cannot run now is left to the next command.
             let paid = hooks.all(registry, deadline, Hearer::Caller).await;
             let paid = paid.unwrap_or_default();
             for warning in &paid.warnings {

@@ -1,8 +1,8 @@
-//! Clones of branches and worktrees that are gone, by git's own word.
+//! Finds clones whose branch or worktree no longer exists according to git.
 //!
-//! A branch can be asked for only in its own repository, so only clones that were made there are judged:
-//! those whose registry rows name this role, this machine or `PGSTENCIL_OWNER`, and git's common directory
-//! with its inode and birth time. Where git does not answer, nothing is gone.
+//! A branch can be looked up only in its own repository, so only clones created there are judged: clones whose
+//! registry rows name this role, this machine or `PGSTENCIL_OWNER`, and git's common directory with its inode and
+//! birth time. Where git does not answer, nothing counts as gone.
 
 use std::path::Path;
 
@@ -20,37 +20,37 @@ use crate::registry::owner::Bound;
 pub(crate) struct Prunable {
     /// The clone.
     pub(crate) row: BoundRow,
-    /// The branch, the worktree or both: what of its name is gone.
+    /// The part of its name that is gone: the branch, the worktree or both.
     pub(crate) gone: Bound,
-    /// Why it is not released now: who uses it.
+    /// Reason why it is not released now: its user.
     pub(crate) in_use: Option<String>,
 }
 
-/// What [`Stencil::prune`] is to do.
+/// Plan of [`Stencil::prune`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PrunePlan {
     /// The clones, oldest first.
     pub(crate) clones: Vec<Prunable>,
-    /// What git could not say, and whose clones are therefore left alone.
+    /// Names that git could not check; their clones are left alone.
     pub(crate) warnings: Vec<String>,
 }
 
-/// What became of a clone that was to be released.
+/// Result for a clone that was to be released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pruned {
-    /// It is released; a sweep drops it.
+    /// It is released; a cleanup drops it.
     Released,
-    /// Somebody uses it, or did in the meantime: it stays. Says who.
+    /// It is in use, or was in the meantime, so it is kept. Names the user.
     InUse(String),
-    /// Somebody else gave it back, or its lease ended.
+    /// Another process released it, or its lease ended.
     GoneBefore,
 }
 
 impl Stencil {
-    /// The clones of this checkout's repository whose branch or worktree is gone. Writes nothing.
+    /// Returns the clones of this checkout's repository whose branch or worktree is gone. Writes nothing.
     ///
     /// # Errors
-    /// The driver's. That git does not answer is a warning in the plan.
+    /// The driver's. If git does not answer, the plan has a warning.
     pub(crate) async fn plan_prune(&self, deadline: &Deadline) -> Result<PrunePlan> {
         let checkout = &self.holder.checkout;
         let mut plan = PrunePlan::default();
@@ -112,9 +112,9 @@ impl Stencil {
         Ok(plan)
     }
 
-    /// Gives the clones of a plan back that nobody uses. A sweep drops them. The owner is told why when they
-    /// ask for the name again. Runs `before_release` for those that this checkout made; [`Stencil::run_owed`]
-    /// returns what went wrong.
+    /// Releases the unused clones of a plan. A cleanup drops them. The owner gets the reason on the next request for
+    /// the name. Runs `before_release` for those that this checkout created; [`Stencil::run_owed`] returns the
+    /// failures.
     ///
     /// # Errors
     /// The driver's; the clones before it are released.
@@ -148,7 +148,7 @@ impl Stencil {
                 let mut rows = rows.into_iter();
                 Ok(match rows.find(|row| row.id == clone.row.id) {
                     None => Pruned::GoneBefore,
-                    // Between the question to git and now its owner came, perhaps with a new branch of the name.
+                    // Since git was asked, its owner has used it, perhaps with a new branch of the name.
                     Some(row) if !row.is_same(&clone.row) => Pruned::InUse("it was used just now".into()),
                     Some(row) => match sessions(&row) {
                         Some(who) => Pruned::InUse(who),
@@ -169,8 +169,8 @@ impl Stencil {
         Ok(pruned.unwrap_or_else(|| Pruned::InUse("another command holds it".into())))
     }
 
-    /// The clones that are kept for branches and worktrees of this checkout's repository. Asks the server only
-    /// if the last message of `registry` did not bring them, as that of a hand-out does.
+    /// Returns the clones that are kept for branches and worktrees of this checkout's repository. Queries the server
+    /// only if the last message of `registry` did not include them, as that of a request does.
     ///
     /// # Errors
     /// The driver's.
@@ -178,9 +178,9 @@ impl Stencil {
         registry.bound_here(&self.holder.checkout).await
     }
 
-    /// How many of the clones of [`Stencil::bound_here`] have outlived their branch or worktree. Asks git only
-    /// if the repository's files do not show everything that a name comes from. If git does not answer, it
-    /// is none.
+    /// Returns the number of [`Stencil::bound_here`] clones that have outlived their branch or worktree. Asks git
+    /// only if the repository's files do not show everything that a name comes from. Returns 0 if git does not
+    /// answer.
     pub(crate) async fn count_prunable(&self, rows: &[BoundRow]) -> usize {
         let Some(tree) = self.tree().filter(|_| !rows.is_empty()) else {
             return 0;
@@ -195,7 +195,7 @@ impl Stencil {
         gone.count()
     }
 
-    /// [`Stencil::count_prunable`] with a session of its own, for commands that have none left.
+    /// Runs [`Stencil::count_prunable`] in a session of its own, for commands that have none left.
     ///
     /// # Errors
     /// The driver's.
@@ -211,7 +211,7 @@ impl Stencil {
         Ok(self.count_prunable(&rows).await)
     }
 
-    /// The checkout on disk, if it still belongs to the repository that the holder names.
+    /// Returns the checkout on disk, if it still belongs to the repository that the holder names.
     fn tree(&self) -> Option<Tree> {
         let checkout = &self.holder.checkout;
         let repository = checkout.repository.as_ref()?;
@@ -221,7 +221,7 @@ impl Stencil {
     }
 }
 
-/// What the names of clones come from.
+/// Returns the branches and worktrees that the names of clones come from.
 fn refs(rows: &[BoundRow]) -> Refs {
     let bound = || rows.iter().map(|row| &row.bound);
     Refs {
@@ -230,7 +230,7 @@ fn refs(rows: &[BoundRow]) -> Refs {
     }
 }
 
-/// What a name comes from that is gone; `None` if all of it is there.
+/// Returns the parts of a name that are gone; `None` if all of them exist.
 fn gone(bound: &Bound, absent: &Absent) -> Option<Bound> {
     let gone = Bound {
         branch: bound.branch.clone().filter(|name| absent.gone.branches.contains(name)),
@@ -247,7 +247,7 @@ fn sessions(row: &BoundRow) -> Option<String> {
     }
 }
 
-/// What is gone, in words.
+/// Describes the parts that are gone.
 pub(crate) fn words(gone: &Bound) -> String {
     let branch = gone.branch.as_ref().map(|name| format!("branch `{name}`"));
     let worktree = gone.worktree.as_ref().map(|name| format!("worktree `{name}`"));

@@ -23,7 +23,7 @@ impl Stencil {
         Ok(())
     }
 
-    /// Confirms leases, with a new session if the one that is there is lost: see [`super::Leases::confirm`].
+    /// Confirms leases, with a new session if the existing one is lost: see [`super::Leases::confirm`].
     pub(super) async fn confirm(
         &self,
         registry: Option<Registry>,
@@ -62,7 +62,7 @@ impl Stencil {
         }
     }
 
-    /// The keeper's session if it still stands, which a look at the clones shows, or a new one.
+    /// Returns the keeper's session if a check of the clones shows it connected, or a new one.
     async fn again(
         &self,
         registry: Option<Registry>,
@@ -84,8 +84,8 @@ impl Stencil {
         Ok((registry, seen))
     }
 
-    /// Releases clones, and keeps the session for the next [`Stencil::acquire`]. One that was opened on another
-    /// runtime, which may not run any more, is not used. See [`super::Leases::release`].
+    /// Releases clones, and keeps the session for the next [`Stencil::acquire`]. A session that was opened on another
+    /// runtime, which may have ended, is not used. See [`super::Leases::release`].
     pub(super) async fn give_back(
         &self,
         registry: Option<Registry>,
@@ -97,7 +97,7 @@ impl Stencil {
         let started = Instant::now();
         for (clone, remains) in clones.iter().zip(&remains) {
             warnings.extend(replaced(clone, remains));
-            // What is not started in that time is left to the next command of the checkout.
+            // Commands not started in that time are left to the next command of the checkout.
             if started.elapsed() < BOUND {
                 let warning = self.before_release(&mut registry, &clone.id, deadline, Hearer::Caller);
                 warnings.extend(warning.await);
@@ -111,10 +111,10 @@ impl Stencil {
         Ok(warnings)
     }
 
-    /// Makes leases of this term of all, and notes in the clones until when: see [`super::Leases::prolong`].
+    /// Changes all leases to this term, and records their end in the clones: see [`super::Leases::prolong`].
     ///
-    /// Cancel safety: after a future that is dropped each clone has the one lease or the other; the session's
-    /// ends with it.
+    /// Cancel safety: after a future is dropped, each clone has either the old or the new lease; a lease of the
+    /// session ends with the session.
     pub(super) async fn prolong(
         &self,
         registry: Option<Registry>,
@@ -142,15 +142,15 @@ impl Stencil {
         Ok(registry)
     }
 
-    /// Gives clones back by name or id. `take`: whoever owns them. Runs `before_release` as
+    /// Releases clones by name or id. `take`: regardless of their owner. Runs `before_release` as
     /// [`Stencil::give_back`] does.
     ///
-    /// Cancel safety: a future that is dropped has released some of them, or none.
+    /// Cancel safety: a dropped future has released some of them, or none.
     ///
     /// # Errors
-    /// [`Kind::NotFound`], or [`Kind::NameTaken`] for one that a running process holds, or that is another
-    /// owner's: the error of the first one, with the others and what was released all the same as details. If the
-    /// session is lost or the time is up, those that follow are not tried.
+    /// [`Kind::NotFound`], or [`Kind::NameTaken`] for a clone that a running process holds or another owner owns: the
+    /// error of the first one, with the other errors and the clones released nevertheless as details. If the session
+    /// is lost or the time is up, the following ones are not tried.
     pub(crate) async fn release_named(
         &self,
         names: &[String],
@@ -214,7 +214,7 @@ impl Stencil {
             let lock = match row.lease {
                 LeaseKind::Session => registry.try_lock(key).await?,
                 LeaseKind::Expiry => {
-                    // Its maker has not quite ended, or a cleanup looks at it.
+                    // Its creator has not quite ended, or a cleanup examines it.
                     let waiting = Waiting {
                         step: Duration::from_millis(20),
                         most: None,
@@ -231,7 +231,7 @@ impl Stencil {
                 )
                 .hint("it is released when that command ends"));
             };
-            // Somebody may have taken it before its lock was ours.
+            // Another owner may have taken it before this process got its lock.
             let Some(now) = registry.clone_by_id(&row.id).await? else {
                 return Err(unknown(name));
             };
@@ -239,19 +239,19 @@ impl Stencil {
                 lock.release(registry).await?;
                 return Err(lease::of_another(&now, &asker));
             }
-            // Until the row says that the clone is released.
+            // Held until the row says that the clone is released.
             lock.keep();
             given_up = now.state == CloneState::Released;
             row = now;
         }
-        // Before anybody's sweep drops the rest.
+        // Must precede the drop of the rest by any cleanup.
         let owner = Owner::Clone(row.id.clone());
         let databases = registry.databases_of(&owner).await?;
         let count = databases.len();
         let oids: Vec<Oid> = databases.iter().filter_map(|row| row.oid).collect();
         let mut estranged = registry.estranged(&owner).await?;
         if given_up {
-            // A sweep is at it: that some are gone is as it should be.
+            // A cleanup handles it, so it is expected that some are gone.
             estranged.retain(|(_, why)| why.is_there());
         } else {
             let warning = self.before_release(registry, &row.id, deadline, Hearer::Caller);
@@ -278,15 +278,15 @@ impl Stencil {
     }
 }
 
-/// What became of clones that were to be released.
+/// Result of a release of clones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Released {
-    /// The names of those that were.
+    /// Names of the clones released.
     pub clones: Vec<String>,
-    /// The names of those that had been released before, and wait for their drop.
+    /// Names of the clones that had been released before, and wait for their drop.
     pub before: Vec<String>,
-    /// What should be known of their databases, and of those of the others: gone, or left alone.
+    /// Warnings about databases, of these clones or of the others, that are gone or were left alone.
     pub warnings: Vec<String>,
 }
 
@@ -302,7 +302,7 @@ fn unknown(name: &str) -> Error {
         .hint("`pgstencil list` shows the clones that there are")
 }
 
-/// [`unknown`], with the name that was probably meant.
+/// Returns the error [`unknown`], with the name that was probably meant.
 async fn unlike(registry: &mut Registry, name: &str) -> Error {
     let Ok(clones) = registry.clones().await else {
         return unknown(name);
@@ -329,7 +329,7 @@ async fn remains_of(registry: &mut Registry, clones: &[ClonedSet]) -> Result<Vec
     Ok(all)
 }
 
-/// Whether a command dropped or replaced its clone, as Django's test runner does without `--keepdb`.
+/// Reports databases that a command dropped or replaced, as Django's test runner does without `--keepdb`.
 fn replaced(clone: &ClonedSet, remains: &Remains) -> Vec<String> {
     let Remains { rows, found, beside, obstacles } = remains;
     let mut warnings: Vec<String> = rows
@@ -342,7 +342,7 @@ fn replaced(clone: &ClonedSet, remains: &Remains) -> Vec<String> {
     let databases = clone.databases.iter().zip(&clone.oids);
     for ((database, oid), others) in databases.zip(beside) {
         if found.iter().any(|d| d.oid == *oid) {
-            // Something beside it, such as Django's test_NAME, or NAME_1 of its workers?
+            // Is there another one next to it, such as Django's test_NAME, or NAME_1 of its workers?
             if !others.is_empty() {
                 warnings.push(format!(
                     "the command created databases of its own beside its clone `{}`: {}; pgstencil leaves them alone. Django: set TEST = {{\"NAME\": os.environ.get(\"PGSTENCIL_NAME\")}}, run the tests with --keepdb (pytest: --reuse-db), and give workers theirs with --clones and --name",
@@ -372,7 +372,7 @@ fn replaced(clone: &ClonedSet, remains: &Remains) -> Vec<String> {
     warnings
 }
 
-/// What is left of a clone of which the registry knows nothing any more: no sweep will find it.
+/// Describes the remains of a clone that is no longer in the registry: no cleanup will find them.
 fn forgotten(clone: &ClonedSet, remains: &Remains) -> Option<String> {
     let left = remains.found.iter();
     let left = left.filter(|d| clone.oids.contains(&d.oid));

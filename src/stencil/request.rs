@@ -1,4 +1,4 @@
-//! [`DatabaseRequest`]: what [`Stencil::database`] asks for.
+//! [`DatabaseRequest`]: the request that [`Stencil::database`] begins.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -12,16 +12,16 @@ use super::{Deadline, Shard, Stencil};
 use crate::error::Result;
 use crate::events::Observe;
 
-/// A database that is asked for: of the config's only definition, under a name of its own, for as long as its
-/// [`Lease`] is held, unless the methods say otherwise. Awaiting it yields the lease.
+/// Request for a database. By default it is one of the config's only definition, has a name of its own, and lasts as
+/// long as its [`Lease`] is held; the methods change that. Awaiting the request returns the lease.
 ///
-/// Cancel safety: the future may be dropped at any await. What it has made by then is dropped by a thread of this
-/// program `orphan_grace` later, or by any other process of pgstencil.
+/// Cancel safety: the future may be dropped at any await. A thread of this program drops whatever it has created by
+/// then `orphan_grace` later, or any other process of pgstencil does.
 #[must_use = "nothing is asked for before it is awaited"]
 pub struct DatabaseRequest<'a, T = Lease> {
     stencil: &'a Stencil,
     wanted: Wanted,
-    /// A pattern that cannot be read is an error when the request is awaited.
+    /// An invalid pattern is an error when the request is awaited.
     name: Option<String>,
     wait: Option<Duration>,
     cancel: CancellationToken,
@@ -30,7 +30,7 @@ pub struct DatabaseRequest<'a, T = Lease> {
 }
 
 impl Stencil {
-    /// Asks for a database: awaiting the request builds the template if it is missing, and makes a clone of it.
+    /// Requests a database: awaiting the request builds the template if it is missing, and creates a clone of it.
     ///
     /// ```no_run
     /// # async fn example(stencil: pgstencil::Stencil) -> pgstencil::Result<()> {
@@ -54,7 +54,7 @@ impl Stencil {
 }
 
 impl<'a> DatabaseRequest<'a> {
-    /// Several clones of one template, numbered from 0 by `{n}` in their names. Awaiting that yields [`Leases`].
+    /// Requests clones of one template, numbered from 0 by `{n}` in their names. Awaiting it returns [`Leases`].
     pub fn count(self, clones: usize) -> DatabaseRequest<'a, Leases> {
         let DatabaseRequest { stencil, wanted, name, wait, cancel, observe, .. } = self;
         let wanted = Wanted { count: clones, ..wanted };
@@ -63,21 +63,21 @@ impl<'a> DatabaseRequest<'a> {
 }
 
 impl<'a, T> DatabaseRequest<'a, T> {
-    /// The template definition, which need not be named if the config has only one.
+    /// Sets the template definition, which is optional if the config has only one.
     pub fn template(mut self, definition: impl Into<String>) -> Self {
         self.wanted.definition = Some(definition.into());
         self
     }
 
-    /// What the databases are called: a pattern as `--name` takes it, such as `test_{n}` or `dev_{branch}`.
+    /// Sets the names of the databases: a pattern as `--name` takes it, such as `test_{n}` or `dev_{branch}`.
     pub fn name(mut self, pattern: impl Into<String>) -> Self {
         self.name = Some(pattern.into());
         self
     }
 
-    /// Makes a lease that ends by the server's clock, as `pgstencil clone` does. If a live clone of the wanted name
-    /// is there and belongs to the same owner, it is that one ([`Outcome::Reused`]), and dropping its lease leaves
-    /// it as it is. A new one is released by a drop like any other; [`Lease::detach`] leaves it to the clock.
+    /// Requests a lease that ends by the server's clock, as `pgstencil clone` does. A live clone of the wanted name
+    /// that belongs to the same owner is reused ([`Outcome::Reused`]), and dropping its lease leaves it as it is.
+    /// Dropping the lease of a new clone releases it as usual; [`Lease::detach`] keeps it until it expires.
     ///
     /// [`Outcome::Reused`]: crate::variables::Outcome::Reused
     pub fn ttl(mut self, ttl: impl Into<Ttl>) -> Self {
@@ -85,40 +85,40 @@ impl<'a, T> DatabaseRequest<'a, T> {
         self
     }
 
-    /// Replaces a live clone of the wanted name instead of reusing it. Sessions in it are ended. For a lease with
-    /// a [`ttl`](Self::ttl).
+    /// Replaces a live clone of the wanted name instead of reusing it. Sessions in it are terminated. For a lease
+    /// with a [`ttl`](Self::ttl).
     pub fn fresh(mut self) -> Self {
         self.wanted.fresh = true;
         self
     }
 
-    /// Takes a clone of the wanted name over from its owner, except one that a session holds. For a lease with a
+    /// Takes over a clone of the wanted name from its owner, except one that a session holds. For a lease with a
     /// [`ttl`](Self::ttl).
     pub fn take(mut self) -> Self {
         self.wanted.take = true;
         self
     }
 
-    /// The shard of a test suite that the database is for: number `index` of `count`.
+    /// Sets the shard of a test suite that the database is for: number `index` of `count`.
     pub fn shard(mut self, index: u32, count: u32) -> Self {
         self.wanted.shard = Some(Shard { index, count });
         self
     }
 
-    /// Gives up with [`Kind::Timeout`](crate::Kind::Timeout) if waiting and building take longer in total.
+    /// Fails with [`Kind::Timeout`](crate::Kind::Timeout) if waiting and building take longer in total.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
     }
 
-    /// Gives up with [`Kind::Interrupted`](crate::Kind::Interrupted) once the token is cancelled: a running build
-    /// command is ended, and what it built is dropped.
+    /// Fails with [`Kind::Interrupted`](crate::Kind::Interrupted) once the token is cancelled: a running build
+    /// command is terminated, and the databases that it built are dropped.
     pub fn cancelled_by(mut self, token: CancellationToken) -> Self {
         self.cancel = token;
         self
     }
 
-    /// Receives what happens until then: builds, their output, waits, warnings.
+    /// Sets the callback for events until then: builds, their output, waits, warnings.
     pub fn observe(mut self, observe: Observe<'a>) -> Self {
         self.observe = observe;
         self
@@ -137,7 +137,7 @@ impl<'a, T> DatabaseRequest<'a, T> {
     }
 }
 
-/// The future of a [`DatabaseRequest`].
+/// Future of a [`DatabaseRequest`].
 type Acquiring<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 impl<'a> IntoFuture for DatabaseRequest<'a, Lease> {

@@ -1,4 +1,4 @@
-//! Wanted names that exist already: a live clone of the caller's own is released.
+//! Reuse of wanted names that exist already: a live clone of the caller's own is leased again.
 
 use std::time::Duration;
 
@@ -20,35 +20,35 @@ use crate::retention::sweep::End;
 use crate::template::{self, Provenance, Timing};
 use crate::variables::{NamedDatabase, Outcome};
 
-/// What became of wanted names.
+/// Result of the check for wanted names.
 pub(super) enum Names {
-    /// Live clones have them.
+    /// Live clones have the names.
     Reused(Reused),
-    /// They are free. For each clone, the one that made way for it.
+    /// The names are free. For each clone, contains the dropped clone that had its name.
     Free(Vec<Option<Box<CloneRow>>>),
 }
 
-/// The same of one clone's.
+/// The same for one clone's names.
 enum OneName {
     Reused(ClonedSet),
     Free(Option<Box<CloneRow>>),
 }
 
-/// How the migrations of a clone stand to those of the files.
+/// Relation of a clone's migrations to those of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
-    /// The files are those that it was made from.
+    /// The files are those from which it was created.
     Same,
     /// The files have all of its migrations, unchanged, and more.
     Older,
-    /// It has all migrations of the files, unchanged, and more.
+    /// The clone has all migrations of the files, unchanged, and more.
     Newer,
-    /// Neither, or what it was made from is not known any more.
+    /// Neither, or its origin is no longer known.
     Other,
 }
 
 impl Age {
-    /// The word in JSON.
+    /// Returns the word in JSON.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Age::Same => "same",
@@ -60,8 +60,8 @@ impl Age {
 }
 
 impl Stencil {
-    /// Looks whether clones of the wanted names are there: live ones of ours are released, dead ones make
-    /// way, anything else is an error.
+    /// Checks whether clones of the wanted names exist: live ones of the caller are leased again, dead ones are
+    /// dropped, any other is an error.
     pub(super) async fn reuse(
         &self,
         registry: &mut Registry,
@@ -154,7 +154,7 @@ impl Stencil {
                 let id = one.row.id.clone();
                 match self.renew(registry, context, wanted, &id, &names).await? {
                     Some(clone) => return Ok(OneName::Reused(clone)),
-                    // Changed under our eyes.
+                    // Changed in the meantime.
                     None => continue,
                 }
             }
@@ -166,7 +166,7 @@ impl Stencil {
         }
     }
 
-    /// Renews the lease of a live clone; `None` if under its lock it is not what it was.
+    /// Renews the lease of a live clone; `None` if it has changed when its lock is held.
     async fn renew(
         &self,
         registry: &mut Registry,
@@ -176,7 +176,7 @@ impl Stencil {
         names: &[String],
     ) -> Result<Option<ClonedSet>> {
         let key = LockKey::clone(id);
-        // Its maker has not quite ended, or a cleanup looks at it.
+        // Its creator has not quite ended, or a cleanup examines it.
         let waiting = Waiting {
             step: Duration::from_millis(10),
             most: None,
@@ -229,7 +229,7 @@ impl Stencil {
         renewed
     }
 
-    /// What a wish means for one clone. `before`: the clone that has its name so far.
+    /// Returns the tenure that a request means for one clone. `before`: the clone that has its name so far.
     pub(super) fn tenure<'a>(
         &'a self,
         context: &'a Context<'_>,
@@ -250,7 +250,7 @@ impl Stencil {
     }
 }
 
-/// Those of the clones with these names that the caller may have back: their own, or any if they insist.
+/// Returns the clones with these names that the caller may reuse: their own, or any if they insist.
 fn own<'c>(
     found: &'c [CloneOnServer],
     names: &[String],
@@ -272,14 +272,14 @@ fn own<'c>(
     Ok(own)
 }
 
-/// A name means one definition; a clone from before owners were recorded may be of a project whose name was
-/// made in another way.
+/// Whether a clone belongs to another project. A name means one definition; a clone from before owners were recorded
+/// may be of a project whose name was created in another way.
 fn is_of_another_project(row: &CloneRow, context: &Context<'_>) -> bool {
     row.project != context.project && row.owner.role.is_some()
 }
 
-/// What is in a clone of another definition is not what is wanted, unless it goes. One of another project may
-/// be taken: the default is the name of a directory.
+/// Refuses a clone of another definition, whose contents are wrong, unless it is to be replaced. A clone of another
+/// project may be taken: the default project name is the name of a directory.
 fn refuse_another_definition(row: &CloneRow, context: &Context<'_>, wanted: &Wanted) -> Result<()> {
     let of_another_definition = row.definition != context.definition.name;
     let refused = match (wanted.take, wanted.fresh) {
@@ -334,7 +334,7 @@ fn other_databases(clones: &[&&CloneOnServer], context: &Context<'_>, names: &[S
         .hint("or choose another `--name`")
 }
 
-/// How a clone goes that its owner, or somebody who insists, wants replaced.
+/// Returns how to drop a clone that its owner, or a caller who insists, wants replaced.
 fn replaced(clone: &CloneOnServer, asker: &Asker<'_>) -> Replaced {
     let id = clone.row.id.clone();
     let end = match clone.lacks() {
@@ -380,7 +380,7 @@ pub(super) struct Reused {
 }
 
 impl Reused {
-    /// `timing`: of the inputs, and of the look at the clones.
+    /// `timing`: of the inputs, and of the check of the clones.
     pub(super) fn into_leases(
         self,
         stencil: &Stencil,

@@ -1,7 +1,7 @@
-//! Sessions with the registry that are kept for the next hand-out.
+//! Registry sessions that are kept for the next request.
 //!
-//! A new session costs the server more than all else that a warm clone needs. A session that was given
-//! back holds no locks any more, which is looked after when it is taken again.
+//! A new session costs the server more than everything else that a warm clone needs. A returned session no longer
+//! holds locks, which is checked when it is taken again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use tokio::runtime::{Handle, Id};
 use crate::pg::Deadline;
 use crate::registry::Registry;
 
-/// More are not kept: slots are scarce.
+/// Maximum number of sessions kept: slots are scarce.
 const MOST: usize = 8;
-/// After that a session is more likely to be in somebody's way than to be needed again.
+/// After this time a session is more likely to obstruct others than to be needed again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -21,7 +21,7 @@ pub(super) struct SessionCache(Mutex<Vec<Session>>);
 
 struct Session {
     since: Instant,
-    /// A connection works on the runtime only that it was opened on, and each test may have its own.
+    /// A connection works only on the runtime on which it was opened, and each test may have its own.
     runtime: Id,
     registry: Registry,
 }
@@ -31,8 +31,8 @@ impl SessionCache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that still stands, without any locks.
-    /// From here on `deadline` bounds its statements, not that of whoever had it before.
+    /// Returns a cached session that is still connected and holds no locks. From here on `deadline` bounds its
+    /// statements, not that of its previous user.
     pub(super) async fn take(&self, deadline: &Deadline) -> Option<Registry> {
         loop {
             let mut registry = self.last(Handle::current().id())?;
@@ -51,7 +51,7 @@ impl SessionCache {
         Some(sessions.remove(nth).registry)
     }
 
-    /// Keeps one whose clones were released.
+    /// Keeps a session whose clones were released.
     pub(super) fn put(&self, registry: Registry) {
         let mut sessions = self.sessions();
         sessions.retain(|s| s.since.elapsed() < PATIENCE);
@@ -61,7 +61,7 @@ impl SessionCache {
         sessions.push(Session { since: Instant::now(), runtime: registry.runtime(), registry });
     }
 
-    /// Ends all of them in an orderly way.
+    /// Closes all sessions properly.
     pub(super) async fn close(&self) {
         let sessions = std::mem::take(&mut *self.sessions());
         for session in sessions {

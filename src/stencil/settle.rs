@@ -1,4 +1,4 @@
-//! What an extension owes: the build from nothing that proves it or takes its place.
+//! Full builds that verify or replace the result of an incremental build.
 
 use std::time::Instant;
 
@@ -11,8 +11,8 @@ use crate::template::{self, Ensured, Settled, Timing, Verdict};
 use crate::variables::Outcome;
 
 impl Stencil {
-    /// Replaces the template of the present inputs by a full build if it is provisional; nothing if another
-    /// process is at it.
+    /// Replaces the template of the current inputs by a full build if it is provisional; does nothing if another
+    /// process is already doing so.
     ///
     /// # Errors
     /// As [`template::settle()`].
@@ -25,8 +25,8 @@ impl Stencil {
         settled
     }
 
-    /// Builds the present inputs from nothing beside their template and compares the two, with `rows` also
-    /// what their rows say; with `replace` the fresh one takes the template's place.
+    /// Runs a full build of the current inputs next to their template and compares the two; with `rows` also the
+    /// contents of their rows. With `replace`, the new one replaces the template.
     ///
     /// # Errors
     /// As [`template::verify()`].
@@ -47,7 +47,7 @@ impl Stencil {
         if let Ok(verdict) = &verdict {
             let name = &context.definition.name;
             let mut findings = registry.findings(context.project, name).await?;
-            // Whoever asked for the comparison sees what this one found.
+            // The caller of the comparison already gets this finding.
             findings.retain(|f| f.fingerprint != verdict.fingerprint);
             template::tell_findings(&context, &findings);
         }
@@ -56,7 +56,7 @@ impl Stencil {
     }
 }
 
-/// Settles a template that was just ensured; the answer is about the one that took its place.
+/// Settles a template that was just ensured; the result describes the template that replaced it.
 pub(super) async fn settle_first(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -83,7 +83,7 @@ pub(super) async fn settle_first(
     }
     let mut second = template::ensure(registry, context, None).await?;
     second.provenance.outcome = match (first.provenance.outcome, settled) {
-        // What was there has been built from nothing just now.
+        // A full build of the existing template has just run.
         (Outcome::Hit, Settled::Replaced) => Outcome::Miss,
         (outcome, _) => outcome,
     };

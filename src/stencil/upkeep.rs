@@ -1,5 +1,4 @@
-//! What a program that uses the library does when it has time: the work that the command line leaves to a
-//! detached process.
+//! Upkeep that a program calls when it has time: the work that the command line leaves to a detached process.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,10 +7,10 @@ use crate::error::Result;
 use crate::names::Fingerprint;
 use crate::template::{Provenance, Settled};
 
-/// More requests are not remembered: a program that never calls [`Stencil::fill`] must not grow.
+/// Maximum number of requests remembered: a program that never calls [`Stencil::fill`] must not grow.
 const MOST: usize = 1000;
 
-/// What was asked for since [`Stencil::fill`] was called last.
+/// Requests since the last call of [`Stencil::fill`].
 #[derive(Default)]
 pub(super) struct Demands(Mutex<Vec<(String, Fingerprint, Demand)>>);
 
@@ -23,7 +22,7 @@ impl Demands {
         }
     }
 
-    /// Takes all out: for each template, how many clones were asked for, and what hits took that nobody has noted.
+    /// Takes all requests: for each template, the number of clones requested, and the times of hits not recorded yet.
     fn take(&self) -> Vec<(String, Fingerprint, usize, Vec<u64>)> {
         let demands = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut templates: Vec<(String, Fingerprint, usize, Vec<u64>)> = Vec::new();
@@ -45,10 +44,10 @@ impl Demands {
 }
 
 impl Stencil {
-    /// Builds the template of this definition, or of the only one, if it is missing. Returns how it came about.
+    /// Builds the template of this definition, or of the only one, if it is missing. Returns how it was obtained.
     ///
     /// # Errors
-    /// Those of the inputs, the server, and the build command.
+    /// The errors of the inputs, the server, and the build command.
     pub async fn ensure(&self, definition: Option<&str>) -> Result<Provenance> {
         let (registry, ensured) =
             self.ensure_template(definition, &Deadline::default(), &|_| {}, false, false).await?;
@@ -61,13 +60,13 @@ impl Stencil {
         Ok(ensured.provenance)
     }
 
-    /// Makes warm clones of the templates that were used since the last call, as many as `[clone] warm` and
-    /// `warm_max` say by what was asked for, so that the next [`Stencil::database`] need not copy; and notes what
-    /// was asked for, for the statistics. Returns how many it made: none where another process is at it. The
-    /// command line has a detached process do this after each command; a program calls it when it has time, as in
-    /// a task of its own.
+    /// Creates warm clones of the templates that were used since the last call, in the number that `[clone] warm` and
+    /// `warm_max` set for the demand, so that the next [`Stencil::database`] need not copy. Records the requests for
+    /// the statistics. Returns the number created: 0 where another process is creating them. The command line has a
+    /// detached process do this after each command; a program calls it when it has time, for example in a separate
+    /// task.
     ///
-    /// Cancel safety: a half-made clone is dropped by the next cleanup.
+    /// Cancel safety: an unfinished clone is dropped by the next cleanup.
     ///
     /// # Errors
     /// The server's.
@@ -80,18 +79,18 @@ impl Stencil {
         Ok(made)
     }
 
-    /// Replaces the template of this definition's present files by a full build if it is provisional, for which
+    /// Replaces the template of this definition's current files by a full build if it is provisional, for which
     /// [`Provenance::provisional`] is set. Returns whether it did. A program calls it when it has time.
     ///
     /// # Errors
-    /// Those of the inputs, the server, and the build command.
+    /// The errors of the inputs, the server, and the build command.
     pub async fn settle(&self, definition: Option<&str>) -> Result<bool> {
         let deadline = Deadline::default();
         let settled = self.settle_template(&self.definition(definition)?.name, &deadline).await?;
         Ok(matches!(settled, Settled::Replaced))
     }
 
-    /// Releases a clone that was detached, or that `pgstencil clone` made, by the name of one of its databases.
+    /// Releases a clone that was detached, or that `pgstencil clone` created, by the name of one of its databases.
     ///
     /// # Errors
     /// [`crate::Kind::NotFound`]; [`crate::Kind::NameTaken`] for a clone that a running process holds, or that

@@ -1,8 +1,8 @@
-//! What differs between a template and a build of the same inputs.
+//! Differences between a template and a build of the same inputs.
 //!
-//! The template is copied for that, since nobody may connect to it. The copies are registered as
-//! further databases of the build, so that a crash leaves nothing that the sweep does not find, and
-//! are dropped before the seal.
+//! The comparison uses a copy of the template, since no session may connect to it. The copies are registered as
+//! further databases of the build, so that the cleanup finds them after a crash, and are dropped before the
+//! seal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,42 +22,42 @@ use crate::pg::{Patience, Session};
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::{DatabaseRow, Registry};
 
-/// What a build made, to be compared.
+/// Result of a build, to be compared.
 pub(super) struct Subject<'a> {
     /// Number of its template's row.
     pub(super) id: i64,
     pub(super) rows: &'a [DatabaseRow],
     pub(super) replays: &'a [Replay],
-    /// The shapes of its databases, as far as they were taken.
+    /// The shapes of its databases, where they were recorded.
     pub(super) shapes: &'a [Option<String>],
 }
 
-/// What a comparison found.
+/// Result of a comparison.
 pub(super) struct Compared {
-    /// By alias; aliases that are equal are left out.
+    /// Differences by alias; equal aliases are left out.
     pub(super) differences: Vec<(String, Difference)>,
-    /// Whether the rows that were looked at say the same; looked at only where nothing else differs.
+    /// Whether the compared rows are equal; checked only where nothing else differs.
     pub(super) same_rows: bool,
-    /// Columns whose rows differ, but were left out since they hold the time of the build.
+    /// Columns whose rows differ, but were left out since they contain the time of the build.
     pub(super) left_out: Vec<String>,
     /// Entries of `verify_ignore` that name no column.
     pub(super) unknown: Vec<String>,
-    /// What the role could not read of either, and why.
+    /// Objects that the role could not read on either side, and the reasons.
     pub(super) unread: Vec<String>,
 }
 
-/// What is compared of the rows.
+/// Extent to which rows are compared.
 #[derive(Clone, Copy)]
 pub(super) enum Depth<'a> {
-    /// How many there are.
+    /// Number of rows.
     Counts,
-    /// Whether they say the same, where nothing else differs.
+    /// Whether the rows are equal, where nothing else differs.
     Same(Rows),
-    /// What in them differs, but for some columns.
+    /// Differences in row contents, except for some columns.
     Contents(&'a Ignored),
 }
 
-/// What differs between a template and what was built from nothing, by alias.
+/// Returns the differences between a template and a full build, by alias.
 pub(super) async fn compare(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -80,7 +80,7 @@ pub(super) async fn compare(
     let words = format!("pgstencil compares {} of {} here", context.definition.name, context.project);
     let found = async {
         build::copy_base(registry, context, built.id, &mut copies, template, &words).await?;
-        // Databases of a set may hold each other's names, as the build saw them.
+        // Databases of a set may contain each other's names, as the build saw them.
         let owner = Owner::Template(template.id);
         let built_as = registry.databases_of(&owner).await?;
         let veil = names::private_name();
@@ -141,7 +141,7 @@ pub(super) async fn compare(
         Ok(Compared { differences, same_rows, left_out, unknown, unread: unread.into_iter().collect() })
     }
     .await;
-    // Also after a failure: what is sealed has the databases of its roles only.
+    // Also after a failure: a sealed template has one database for each alias, and no others.
     let stay = drop::drop_rows(registry, &copies).await?;
     match stay.first() {
         Some(why) => Err(Error::failed("a copy made for the comparison cannot be dropped").detail(why)),
@@ -156,7 +156,7 @@ async fn read(context: &Context<'_>, database: &str, reading: &Reading<'_>) -> R
     inventory
 }
 
-/// Looks at the rows that differ: of the template's copy and of the fresh build, one after the other, since a
+/// Compares the rows that differ: first those of the template's copy, then those of the full build, since a
 /// role's CONNECTION LIMIT may be low.
 async fn compare_rows(
     context: &Context<'_>,
@@ -204,7 +204,7 @@ async fn open(context: &Context<'_>, database: &str) -> Result<Session> {
     Ok(session)
 }
 
-/// What belongs to a database but lies outside it: as the build left it, which a copy may lack.
+/// Adds the properties that lie outside a database: as the build left them, which a copy may lack.
 fn add_properties(inventory: &mut Inventory, replay: &Replay, veil: &str) {
     let mut lines: Vec<(Class, String)> = Vec::new();
     if let Some(owner) = &replay.owner {
@@ -242,7 +242,7 @@ fn add_properties(inventory: &mut Inventory, replay: &Replay, veil: &str) {
             let option = if grant.grantable { " with grant option" } else { "" };
             (Class::Grants, format!("grant {} to {grantee}{option}", grant.privilege))
         })),
-        // What a database has by default.
+        // The default properties of a database.
         None => lines.extend(
             ["CONNECT", "TEMPORARY"].map(|right| (Class::Grants, format!("grant {right} to PUBLIC"))),
         ),
@@ -252,11 +252,11 @@ fn add_properties(inventory: &mut Inventory, replay: &Replay, veil: &str) {
     entry.extend(lines.into_iter().map(|(class, text)| Line { class, text }));
 }
 
-/// What stands for a secret: equal for equal secrets and words.
+/// Returns the replacement for a secret: equal for equal secrets and veils.
 fn veiled(veil: &str, value: &str) -> String {
     let digest = blake3::hash(format!("{veil}{value}").as_bytes());
     digest.to_hex()[..8].to_owned()
 }
 
-/// The heading under which the inventory has the database's settings.
+/// Heading of the database's settings in the inventory.
 pub(super) const DATABASE: &str = "database";

@@ -1,4 +1,4 @@
-//! From inputs to a template: makes a plan and carries it out, until there is one.
+//! Gets a template for inputs: makes a plan and carries it out, until there is a template.
 
 use std::time::{Duration, Instant};
 
@@ -20,17 +20,16 @@ use crate::registry::{Registry, TemplateRow, TemplateState};
 use crate::retention::evict::{self, Eviction};
 use crate::variables::Outcome;
 
-/// Finds the template for the definition's present inputs, or builds it: on a copy of the nearest
-/// older one if the definition allows it and one fits, else from nothing. Of any number of processes
-/// that ask at once for one that is missing, one builds and the others wait for its seal. `recipe`: the
-/// present inputs, if they were read just now. A hit is for the caller to note.
+/// Finds the template for the definition's current inputs, or builds it: on a copy of the nearest older one if
+/// the definition allows it and one fits, else by a full build. If several processes request a missing template
+/// at the same time, one builds and the others wait for its seal. `recipe`: the current inputs, if they were
+/// read just now. The caller records a hit.
 ///
-/// Cancel safety: when the limit's token is cancelled, a running build command is ended and what it
-/// built is dropped.
+/// Cancel safety: when the limit's token is cancelled, a running build command is ended and its result is dropped.
 ///
 /// # Errors
 /// [`Kind::Build`] if the build command fails or its result cannot be sealed, [`Kind::Timeout`],
-/// and those of inputs and server.
+/// and the errors of inputs and server.
 pub(crate) async fn ensure(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -78,16 +77,16 @@ pub(crate) async fn ensure(
 struct Request<'a, 'c> {
     context: &'a Context<'c>,
     recipe: Recipe,
-    /// Time that the inputs took.
+    /// Time spent on the inputs.
     inputs: Duration,
     started: Instant,
     waited: Duration,
-    /// Whether the inputs changed during a build already.
+    /// Whether the inputs already changed during a build.
     overtaken: bool,
     costs: Option<Costs>,
 }
 
-/// How a build ended; and why it was one from nothing, if there may have been something to extend.
+/// The result of a build, and the reason for a full build if there may have been a base.
 type Built = (Ended, Option<String>);
 
 impl<'a, 'c> Request<'a, 'c> {
@@ -123,7 +122,7 @@ impl<'a, 'c> Request<'a, 'c> {
         self.ensured(registry, template, Outcome::Hit, None).await
     }
 
-    /// Waits a moment for the process that builds the template.
+    /// Waits briefly for the process that builds the template.
     async fn on_busy(&mut self, registry: &mut Registry, row: &TemplateRow) -> Result<()> {
         let since = Instant::now();
         let costs = self.costs(registry).await?;
@@ -134,7 +133,7 @@ impl<'a, 'c> Request<'a, 'c> {
         Ok(())
     }
 
-    /// Waits a moment for another serial build.
+    /// Waits briefly for another serial build.
     async fn on_serial(&mut self, row: Option<&TemplateRow>) -> Result<()> {
         let since = Instant::now();
         wait_for_serial(self.context, row, self.started).await?;
@@ -142,7 +141,7 @@ impl<'a, 'c> Request<'a, 'c> {
         Ok(())
     }
 
-    /// `None`: what was built is of no use, so there is to be another plan.
+    /// Returns `None` if the result is unusable, so that a new plan is needed.
     async fn on_built(&mut self, registry: &mut Registry, built: Built) -> Result<Option<Ensured>> {
         let (ended, note) = built;
         match ended {
@@ -151,7 +150,7 @@ impl<'a, 'c> Request<'a, 'c> {
                 Ok(None)
             }
             Ended::Sealed(template) => {
-                // The template is there, whatever becomes of the session.
+                // The template exists, even if the session is lost.
                 let _ = keep_limits(registry, self.context).await;
                 let outcome = match template.extends() {
                     Some(_) => Outcome::Extended,
@@ -228,7 +227,7 @@ async fn build_from_nothing(
     Ok((build::build(registry, context, permit, None).await?, note))
 }
 
-/// Builds on a copy of an older template, or from nothing if that fails.
+/// Builds on a copy of an older template, or runs a full build if that fails.
 async fn extend(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -248,7 +247,7 @@ async fn extend(
         migrations: migrations(&base.extends.added).len(),
         attempt,
     };
-    // Locked, so it is not what goes.
+    // Locked, so it is not evicted.
     make_room(registry, context).await?;
     let built = build::build(registry, context, permit, Some(&base)).await;
     // Locked until here, since the result is compared with it. If the session is gone, so is the lock.
@@ -261,7 +260,7 @@ async fn extend(
             }
             Ok((ended, None))
         }
-        // To build from nothing would take even more.
+        // A full build would take even more space.
         Err(error) if error.has_fault(Fault::DiskFull) => Err(error),
         Err(error) if error.kind() == Kind::Build || error.blames_source() => {
             failed.build_from_nothing(registry, context, permit, error).await
@@ -270,13 +269,13 @@ async fn extend(
     }
 }
 
-/// An extension that came to nothing.
+/// A failed incremental build.
 struct FailedExtension<'a> {
     /// Number of the base's row.
     id: i64,
-    /// First digits of its fingerprint.
+    /// First digits of the base's fingerprint.
     short: String,
-    /// How many were to be added.
+    /// Number of migrations that were to be added.
     migrations: usize,
     attempt: Attempt<'a>,
 }
@@ -294,7 +293,7 @@ impl FailedExtension<'_> {
             true => error.message().to_owned(),
             false => cause(&error),
         };
-        // Somebody dropped or damaged it: it must not be found again.
+        // Another process dropped or damaged it: it must not be found again.
         if error.has_fault(Fault::SourceLost) {
             registry.break_template(self.id, &why, false).await?;
         }
@@ -318,11 +317,11 @@ impl FailedExtension<'_> {
                 Ok((ended, Some(note)))
             }
             Err(error) => {
-                // Not if it was the caller's patience that ended.
+                // Unless the caller's deadline or cancellation ended it.
                 let in_vain =
                     matches!(error.kind(), Kind::Build | Kind::Timeout) && context.deadline.check("").is_ok();
                 if of_build && in_vain {
-                    // What failed is the build, whatever becomes of the note.
+                    // The build's error counts, even if the record fails.
                     let _ = registry.note_failure(&self.attempt).await;
                 }
                 Err(error.detail(note))
@@ -345,11 +344,11 @@ impl FailedExtension<'_> {
     }
 }
 
-/// For how long it is remembered that an extension failed, and the build from nothing after it.
+/// Time for which a failed incremental build, followed by a failed full build, is remembered.
 const FAILURES_COUNT: Duration = Duration::from_secs(60 * 60);
 
-/// Discards a template that was just extended, if its oldest contents became too old by the time that took: it
-/// is built from nothing then, since its base is too old as well.
+/// Discards a template that was just built incrementally, if its oldest contents exceeded the age limit during
+/// the build: a full build follows, since the base is too old as well.
 async fn discard_aged(registry: &mut Registry, context: &Context<'_>, template: &Template) -> Result<bool> {
     if template.extends().is_none() || context.definition.stale_after.is_none() {
         return Ok(false);
@@ -367,14 +366,14 @@ async fn discard_aged(registry: &mut Registry, context: &Context<'_>, template: 
     Ok(true)
 }
 
-/// Makes room for a build. Failing to is no reason not to build.
+/// Makes room for a build. A failure does not prevent the build.
 async fn make_room(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
     let name = &context.definition.name;
     let evicted = evict::make_room(registry, &context.project_settings(), name).await;
     tell_evicted(context, evicted)
 }
 
-/// Gives up what the limits do not allow any more, and leaves it to the sweep.
+/// Discards the templates that exceed the limits, and leaves their drop to the cleanup.
 async fn keep_limits(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
     let settings = context.project_settings();
     let evicted = async {

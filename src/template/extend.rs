@@ -1,4 +1,4 @@
-//! The base of an extension: the nearest older template that a missing one can be built on.
+//! Base of an incremental build: the nearest older template that a missing one can be built on.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::fingerprint::{Append, Difference, Obstacle, Recipe, RelPath, extensio
 use crate::quantity::seconds;
 use crate::registry::{Registry, TemplateRow};
 
-/// A template that is extended, and what is new. A [`Template`] is locked against being dropped.
+/// A base template, and the new inputs. A [`Template`] is locked against being dropped.
 pub(crate) struct Base<T = Template> {
     pub(super) template: T,
     pub(crate) extends: Extends,
     /// First digits of its fingerprint.
     pub(super) short: String,
-    /// Whether a build from nothing is to take the place of what comes of it.
+    /// Whether a full build is to replace the result.
     pub(super) provisional: bool,
     /// Files of `rerun_inputs` that differ from those of the template.
     pub(crate) rerun_inputs: Vec<String>,
@@ -26,7 +26,7 @@ pub(crate) struct Base<T = Template> {
 }
 
 impl<T> Base<T> {
-    /// `difference`: from what the template was built from to what is wanted.
+    /// `difference`: from the inputs of the template to the wanted ones.
     pub(super) fn new(
         template: T,
         row: &TemplateRow,
@@ -45,7 +45,7 @@ impl<T> Base<T> {
         }
     }
 
-    /// The extension as observers see it.
+    /// Returns the incremental build as observers see it.
     pub(super) fn shown(&self) -> Extending<'_> {
         Extending {
             base: &self.short,
@@ -56,22 +56,22 @@ impl<T> Base<T> {
     }
 }
 
-/// Why a template is no base for a recipe.
+/// Reason why a template is no base for a recipe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NoBase {
     /// The definition says `extend = "never"`.
     Never,
     /// It differs in more than further migrations.
     Differs(Obstacle),
-    /// So many extensions in a row are enough.
+    /// The template already is the result of this many incremental builds in a row.
     Chain(u32),
     /// The definition does not allow it any more.
     Unusable(Unusable),
-    /// What came of it was compared with a build from nothing, and differed.
+    /// An incremental build on it was compared with a full build, and differed.
     Differed,
-    /// So it was with the last two extended templates that this build command made of these inputs.
+    /// So did the last two incrementally built templates of this build command and these inputs.
     DifferedTwice,
-    /// A build from nothing takes less: what an extension takes, and what that does.
+    /// A full build takes less time: the times of the incremental and of the full build.
     Slower(Duration, Duration),
 }
 
@@ -106,7 +106,7 @@ impl std::fmt::Display for NoBase {
 }
 
 impl NoBase {
-    /// What would make it a base all the same. `definition`: its name.
+    /// Returns what would make it a base all the same. `definition`: name of the definition.
     pub(crate) fn hint(&self, definition: &str) -> Option<String> {
         let NoBase::Differs(Obstacle::Earlier { .. }) = self else {
             return None;
@@ -117,10 +117,10 @@ impl NoBase {
     }
 }
 
-/// The migrations by which a template would be extended to get one of `recipe`.
+/// Returns the migrations that have to be added to a template to get one of `recipe`.
 ///
 /// # Errors
-/// Why it is no base.
+/// The reason why it is no base.
 pub(crate) fn added_to(
     base: &(TemplateRow, Recipe),
     recipe: &Recipe,
@@ -139,25 +139,25 @@ pub(crate) fn added_to(
     }
 }
 
-/// Why a full build is due before a template is extended once more, if it is.
+/// Returns the reason why a full build must come before another incremental one, if any.
 fn is_due(row: &TemplateRow, definition: &Definition) -> Option<NoBase> {
     let chain = u32::try_from(row.chain).unwrap_or_default();
     (chain >= definition.max_extensions).then_some(NoBase::Chain(chain))
 }
 
-/// What can be extended to get a template.
+/// Templates that an incremental build can start from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bases<'a> {
-    /// The templates that can be, with the migrations that are new; the best first.
+    /// The possible bases, with the migrations that are new; the best first.
     pub found: Vec<(&'a TemplateRow, Vec<RelPath>)>,
-    /// The best template, if it was extended so often that a full build is due: then `found` is empty.
+    /// The best template, if it has reached the limit of incremental builds: then `found` is empty.
     pub due: Option<(&'a TemplateRow, NoBase)>,
 }
 
-/// The templates that can be extended to get one of `recipe`, best first: the one with most
-/// migrations, and of equals the one that was used last. Any template of the definition is a candidate,
-/// whichever branch it was built on. Those behind one that was extended too often do not count: to extend
-/// the one before it, again and again, would put the full build off for ever.
+/// Returns the templates that can be the base for one of `recipe`, best first: the one with most migrations,
+/// and of equals the most recently used. Any template of the definition is a candidate, whichever branch it was
+/// built on. Candidates after one that has reached the limit of incremental builds do not count: an incremental
+/// build on an earlier one, again and again, would put the full build off indefinitely.
 pub(crate) fn bases<'a>(
     ready: &'a [(TemplateRow, Recipe)],
     recipe: &Recipe,
@@ -165,7 +165,7 @@ pub(crate) fn bases<'a>(
 ) -> Bases<'a> {
     let mut all: Vec<_> =
         ready.iter().filter_map(|base| Some((&base.0, added_to(base, recipe, definition).ok()?))).collect();
-    // Fewest added is largest base, since all of a base is in the new set.
+    // Fewest added means largest base, since all of a base is in the new set.
     all.sort_by_key(|(row, added)| {
         let due = is_due(row, definition).is_some();
         let used = Reverse((row.last_used_at.clone(), row.id));
@@ -184,10 +184,10 @@ pub(crate) fn bases<'a>(
     bases
 }
 
-/// Why nothing is extended to get a template of `recipe`, whatever there is, if so.
+/// Returns the reason why no base may be used for a template of `recipe`, whatever templates exist, if any.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(super) async fn why_not(
     registry: &mut Registry,
     project: &str,
@@ -215,8 +215,8 @@ pub(super) async fn why_not(
     Ok(None)
 }
 
-/// Whether an extension takes clearly more than a build from nothing: on a busy machine one time may be far
-/// from the next, and where both are short it does not matter.
+/// Returns whether an incremental build takes clearly longer than a full build: on a busy machine times vary
+/// widely, and where both are short the difference does not matter.
 fn is_dearer(extension: Duration, full: Duration) -> bool {
     const SHORT: Duration = Duration::from_secs(5);
     extension >= SHORT && extension >= full.mul_f64(1.5)
@@ -372,7 +372,7 @@ mod tests {
         ];
         let two = "max_extensions = 2";
         ready[1].0.chain = 2;
-        // One that is as large will do.
+        // A base of the same size is enough.
         ready[2].0.chain = 2;
         assert_eq!(ids(&ready, two), [4]);
         ready[3].0.chain = 2;
@@ -386,7 +386,7 @@ mod tests {
     fn what_the_definition_would_not_extend_now_is_no_base() {
         let mut ready = [(row(1, ""), recipe(&SET[..3]))];
         ready[0].0.extend = Extend::Always;
-        // Built from nothing under it, it is like any other.
+        // After a full build under it, it is like any other.
         assert_eq!(ids(&ready, ""), [1]);
         ready[0].0.base_fingerprint = Some(Fingerprint::from_bytes([1; 32]));
         assert_eq!(ids(&ready, ""), [0; 0]);

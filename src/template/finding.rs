@@ -1,13 +1,13 @@
-//! What a comparison found, told to those who were handed out what differed.
+//! Findings of comparisons, reported to users whose clones came from a template that differed.
 
 use super::Context;
 use crate::events::{Event, Warning};
 use crate::registry::comparison::Finding;
 
-/// How many lines of a difference are told.
+/// Maximum number of printed lines of a difference.
 const SHOWN: usize = 12;
 
-/// Tells what builds from nothing found of extended templates, with the key that helps.
+/// Reports the findings of full builds about incrementally built templates, with the config key that helps.
 pub(crate) fn tell(context: &Context<'_>, findings: &[Finding]) {
     let name = &context.definition.name;
     for finding in findings {

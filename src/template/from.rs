@@ -1,7 +1,7 @@
-//! The database that builds from nothing start from: `from`.
+//! The database that full builds start from: `from`.
 //!
-//! It is copied as it is, with the owners of what is in it. What it holds is noted with the template, and looked
-//! at again when something is built and now and then in the background; never at a hit.
+//! It is copied as it is, with the owners of its objects. Its contents are recorded with the template, and
+//! checked again before a build and now and then in the background; never at a hit.
 
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
@@ -13,21 +13,21 @@ use crate::pg::session::OpenError;
 use crate::pg::{Session, sql};
 use crate::registry::Registry;
 
-/// What the databases of a build are before its command runs.
+/// State of the databases of a build before its command runs.
 #[derive(Debug, Default)]
 pub(super) struct Start {
-    /// What they are copies of, if that is not the empty database.
+    /// The source of the copies, if that is not the empty database.
     pub(super) source: Option<Source>,
-    /// How many objects are in each.
+    /// Number of objects in each database.
     pub(super) objects: i64,
 }
 
-/// Finds the database that the definition's builds start from; `None` if that is the empty one. Tells who is in
-/// it, since CREATE DATABASE waits for them.
+/// Finds the database that the definition's builds start from; `None` if that is the empty one. Reports the
+/// sessions in it, since CREATE DATABASE waits for them.
 ///
 /// # Errors
-/// [`Kind::Config`] if it is not there or belongs to pgstencil, [`Kind::Permission`] if the role may not copy it;
-/// the driver's.
+/// [`Kind::Config`] if it does not exist or belongs to pgstencil, [`Kind::Permission`] if the role may not copy
+/// it; errors of the driver.
 pub(super) async fn find(registry: &mut Registry, context: &Context<'_>) -> Result<Option<Database>> {
     let (name, definition) = (&context.definition.from, &context.definition.name);
     if name == EMPTY_DATABASE {
@@ -64,10 +64,10 @@ pub(super) async fn find(registry: &mut Registry, context: &Context<'_>) -> Resu
     Ok(Some(found))
 }
 
-/// Looks at a copy that was just made of it, before anything runs there.
+/// Inspects a new copy of it, before anything runs there.
 ///
 /// # Errors
-/// [`Kind::Permission`] if a superuser would run what others may have put there; the driver's.
+/// [`Kind::Permission`] if a superuser would run code that others may have put there; errors of the driver.
 pub(super) async fn start(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -94,8 +94,8 @@ pub(super) async fn start(
     done
 }
 
-/// Where every role may create something, somebody may have planted a function or an operator that a later
-/// statement finds: it would run with a superuser's rights.
+/// Checks for objects where every role may create some: another user may have planted a function or an operator
+/// that a later statement finds. It would run with a superuser's rights.
 async fn planted(session: &mut Session, context: &Context<'_>, public: bool) -> Result<Option<Error>> {
     if !catalog::is_superuser(session).await? {
         return Ok(None);
@@ -133,8 +133,8 @@ async fn planted(session: &mut Session, context: &Context<'_>, public: bool) -> 
     ))
 }
 
-/// What a database holds, as a hash: what its inventory lists, encoding and locale. What lies outside of it, as
-/// its settings, is not copied with it.
+/// Returns a hash of a database's contents: of its inventory, encoding and locale. Properties outside it, such
+/// as its settings, are not copied with it.
 async fn contents(session: &mut Session) -> Result<String> {
     let traits = catalog::own_traits(session).await?;
     let mut inventory = inventory::read(session, &Reading::default()).await?;
@@ -147,7 +147,7 @@ async fn contents(session: &mut Session) -> Result<String> {
     text(&traits);
     for (heading, lines) in &inventory.entries {
         text(heading);
-        // Whoever uses the database moves its sequences.
+        // Any use of the database moves its sequences.
         let lines = lines.iter().filter(|line| line.class != Class::Sequences);
         let lines: Vec<&str> = lines.map(|line| line.text.as_str()).collect();
         text(&lines.join("\n"));
@@ -163,11 +163,12 @@ async fn open(context: &Context<'_>, name: &str) -> Result<Session> {
     }
 }
 
-/// Looks at the definition's source, and notes what has changed with the templates that were built from it, so
-/// that none is a hit or a base any more. One that lets nobody in cannot be changed, only replaced.
+/// Checks the definition's source, and records changes with the templates that were built from it, so that none
+/// is a hit or a base any more. A source that refuses connections cannot be changed, only replaced.
 ///
 /// # Errors
-/// The driver's, of the registry. A source that cannot be looked into is none: a build tells why.
+/// Errors of the driver, from the registry. A source that cannot be inspected is no error: a build reports the
+/// reason.
 pub(super) async fn look(registry: &mut Registry, context: &Context<'_>) -> Result<()> {
     let name = &context.definition.from;
     if name == EMPTY_DATABASE {
@@ -184,17 +185,17 @@ pub(super) async fn look(registry: &mut Registry, context: &Context<'_>) -> Resu
     {
         held = match planted(&mut session, context, public).await {
             Ok(None) => contents(&mut session).await.ok(),
-            // Nothing was built from it as it is now.
+            // No template was built from its current contents.
             Ok(Some(_)) => Some(String::new()),
             Err(_) => None,
         };
-        // Whoever else copies it waits for this session to end.
+        // Other processes that copy it wait for this session to end.
         session.close().await;
     }
     registry.note_source(name, found.oid, held.as_deref()).await
 }
 
-/// [`look`], if nobody has looked for an hour: for a process that nobody waits for.
+/// Runs [`look`], if the last check is an hour ago: for a process that no command waits for.
 ///
 /// # Errors
 /// As [`look`].

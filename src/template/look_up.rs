@@ -9,13 +9,13 @@ use crate::pg::lock::LockKey;
 use crate::registry::template::Hold;
 use crate::registry::{Registry, TemplateRow};
 
-/// What came of trying to use a ready template.
+/// Result of an attempt to use a ready template.
 pub(super) enum Claim {
-    /// It is there, under its shared lock.
+    /// It exists, under its shared lock.
     Ready(Box<Template>),
-    /// It is there, but cannot be used, for this reason.
+    /// It exists, but cannot be used, for this reason.
     Unusable(Unusable),
-    /// Somebody is about to drop it, or has replaced it: look again.
+    /// Another process is about to drop it, or has replaced it: check again.
     Changed,
 }
 
@@ -38,11 +38,11 @@ pub(super) async fn let_go(registry: &mut Registry, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// The template of this fingerprint, if it is ready and fit for use, under its shared lock. Changes
+/// Returns the template of this fingerprint, if it is ready and fit for use, under its shared lock. Changes
 /// nothing else.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn ready(
     registry: &mut Registry,
     context: &Context<'_>,

@@ -1,8 +1,8 @@
-//! Templates: look one up, or get the right to build it, by extending an older one if one fits.
+//! Templates: look one up, or get the right to build it, on an older one as a base if one fits.
 //!
-//! Lock, look again, build, seal last. [`ensure()`] is the way from inputs to a [`Template`]; reading
-//! starts there. `extend` finds the base of an extension, [`settle()`] puts a build from nothing in the
-//! place of an extended template, and [`verify()`] compares the two.
+//! Lock, check again, build, seal last. [`ensure()`] is the way from inputs to a [`Template`]; start reading
+//! there. `extend` finds the base of an incremental build, [`settle()`] replaces an incrementally built
+//! template by a full build, and [`verify()`] compares the two.
 
 pub(crate) mod build;
 mod compare;
@@ -53,9 +53,9 @@ use crate::quantity::{Millis, Seconds};
 use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry};
 
-/// A sealed template. There is no other way to one than a `ready` row that was read again under
-/// the shared lock, or a build's seal. The lock keeps it from being dropped until
-/// [`Template::let_go`], or until the registry session ends.
+/// A sealed template. It comes only from a `ready` row that was read again under the shared lock, or from a
+/// build's seal. The lock keeps it from being dropped until [`Template::let_go`], or until the registry session
+/// ends.
 #[derive(Debug)]
 pub(crate) struct Template {
     id: i64,
@@ -66,25 +66,25 @@ pub(crate) struct Template {
     databases: Vec<TemplateDatabase>,
     build_time: Option<Duration>,
     needs_look: bool,
-    /// What its build from nothing started from, if that was not the empty database.
+    /// The source of its full build, if that was not the empty database.
     source: Option<Box<Source>>,
 }
 
-/// What is known of the builds from nothing that were to take an extended template's place.
+/// Record of the full builds that were to replace an incrementally built template.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Provisional {
-    /// How many began.
+    /// Number of attempts that began.
     pub(crate) attempts: u32,
-    /// How long ago the last one did.
+    /// Time since the last attempt.
     pub(crate) tried: Duration,
-    /// Why it failed, if it did not just disappear.
+    /// Reason why it failed, if it did not just disappear.
     pub(crate) failure: Option<String>,
 }
 
 impl Provisional {
-    /// From what the registry notes: the attempts, the seconds since the last one began, and why that one
-    /// failed.
+    /// Creates the record from the registry: the attempts, the seconds since the last one began, and the reason
+    /// why it failed.
     pub(crate) fn new(attempts: i32, tried_s: Option<Seconds>, failure: Option<String>) -> Self {
         Provisional {
             attempts: u32::try_from(attempts).unwrap_or_default(),
@@ -93,7 +93,7 @@ impl Provisional {
         }
     }
 
-    /// Tells why the build from nothing failed, if it did.
+    /// Reports the reason why the full build failed, if it did.
     pub(crate) fn tell(&self, context: &Context<'_>, fingerprint: &Fingerprint) {
         if let Some(why) = &self.failure {
             context.tell(Event::Warning(
@@ -107,8 +107,8 @@ impl Provisional {
         }
     }
 
-    /// Whether another attempt in the background makes sense. One that failed is not repeated by every
-    /// command, nor are those that disappear time and again, as in a container that ends with its job.
+    /// Returns whether another attempt in the background makes sense. Commands do not repeat a failed one, nor
+    /// attempts that disappear again and again, as in a container that ends with its job.
     pub(crate) fn is_due(&self) -> bool {
         const AT_ONCE: u32 = 3;
         const LATER: Duration = Duration::from_secs(60 * 60);
@@ -117,11 +117,11 @@ impl Provisional {
 }
 
 impl TemplateDatabase {
-    /// Re-applies to a copy what `CREATE DATABASE` does not copy; `what` the copy is, for a warning of
-    /// what the role may not.
+    /// Applies to a copy what `CREATE DATABASE` does not copy. `what`: name of the copy, for a warning about
+    /// properties that the role may not set.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn reapply(
         &self,
         registry: &mut Registry,
@@ -139,11 +139,11 @@ impl TemplateDatabase {
     }
 }
 
-/// What a template was extended from.
+/// Origin of an incrementally built template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Extends {
-    /// Of the base, which may be gone by now.
+    /// Fingerprint of the base, which may no longer exist.
     pub(crate) base: Fingerprint,
     /// The migrations that were added to it, in order.
     pub(crate) added: Vec<RelPath>,
@@ -158,37 +158,37 @@ pub(crate) struct TemplateDatabase {
     pub(crate) name: String,
     /// Its identity.
     pub(crate) oid: Oid,
-    /// Size.
+    /// Size in bytes.
     pub(crate) bytes: i64,
-    /// Number of files, about.
+    /// Approximate number of files.
     pub(crate) files: i64,
-    /// What a copy of it lacks.
+    /// Properties that a copy of it lacks.
     pub(crate) replay: Replay,
 }
 
 impl Template {
-    /// Number of its row.
+    /// Returns the number of its row.
     pub(crate) fn id(&self) -> i64 {
         self.id
     }
 
-    /// What it was built from.
+    /// Returns the fingerprint of its inputs.
     pub(crate) fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
-    /// The inputs whose contents it has: [`Template::fingerprint`], but of one that was not sealed those of the
-    /// template that it equals.
+    /// Returns the fingerprint of the inputs whose contents it has: [`Template::fingerprint`], or, if it was
+    /// not sealed, that of the template that it equals.
     pub(crate) fn contents_of(&self) -> &Fingerprint {
         &self.contents_of
     }
 
-    /// What it was extended from; `None` if it was built from nothing.
+    /// Returns the origin of an incremental build; `None` after a full build.
     pub(crate) fn extends(&self) -> Option<&Extends> {
         self.extends.as_ref()
     }
 
-    /// Makes an extended template provisional that was kept so far, if the definition no longer keeps such.
+    /// Makes a template provisional that was kept so far, if the definition no longer keeps incrementally built ones.
     async fn owes_a_build(&mut self, registry: &mut Registry, rebuild: Rebuild) -> Result<()> {
         let kept = self.extends.is_some() && self.provisional.is_none();
         if kept && rebuild.makes_provisional() {
@@ -198,28 +198,28 @@ impl Template {
         Ok(())
     }
 
-    /// Whether a build from nothing is to take its place.
+    /// Returns the record of its rebuilds if a full build is to replace it.
     pub(crate) fn provisional(&self) -> Option<&Provisional> {
         self.provisional.as_ref()
     }
 
-    /// What its build from nothing took; `None` if it was extended.
+    /// Returns the duration of its full build; `None` if it was built incrementally.
     pub(crate) fn build_time(&self) -> Option<Duration> {
         self.build_time
     }
 
-    /// Whether the registry alone cannot tell that it fits the server: its warm clones are claimed after a
-    /// look only.
+    /// Returns whether the registry alone does not show that it fits the server: its warm clones are claimed
+    /// only after a check.
     pub(crate) fn needs_look(&self) -> bool {
         self.needs_look
     }
 
-    /// Its databases, in the order of the definition.
+    /// Returns its databases, in the order of the definition.
     pub(crate) fn databases(&self) -> &[TemplateDatabase] {
         &self.databases
     }
 
-    /// How its databases are copied to those of `rows`, which are in the same order.
+    /// Returns how its databases are copied to those of `rows`, which are in the same order.
     pub(crate) fn copies_to(&self, rows: &[DatabaseRow], chooser: &Chooser) -> Vec<Copy> {
         rows.iter()
             .zip(&self.databases)
@@ -233,15 +233,16 @@ impl Template {
             .collect()
     }
 
-    /// Gives the shared lock back: from here on it may be dropped.
+    /// Releases the shared lock: from then on it may be dropped.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn let_go(self, registry: &mut Registry) -> Result<()> {
         look_up::let_go(registry, self.id).await
     }
 
-    /// A template from what was read under the shared lock, or why that cannot be used.
+    /// Makes a template from the facts that were read under the shared lock, or returns the reason why it
+    /// cannot be used.
     async fn of(registry: &mut Registry, held: &HeldTemplate) -> Result<std::result::Result<Self, Unusable>> {
         if let Some(why) = Unusable::first(registry, held).await? {
             return Ok(Err(why));
@@ -279,16 +280,16 @@ impl Template {
     }
 }
 
-/// A template, and how it came about.
+/// A template and its origin.
 #[derive(Debug)]
 pub(crate) struct Ensured {
     /// The template, locked against being dropped.
     pub(crate) template: Template,
-    /// How it came about: by a hit, an extension, a miss, or a build that was not sealed.
+    /// Its origin: a hit, an incremental build, a miss, or a build that was not sealed.
     pub(crate) provenance: Provenance,
-    /// Why it was not sealed: then it is no template, and can only be copied at once.
+    /// Reason why it was not sealed: then it is no template, and can only be copied immediately.
     pub(crate) unsealed: Option<Unsealed>,
-    /// Where the time went; nothing of it into clones.
+    /// Durations of the steps, without those of clones.
     pub(crate) timing: Timing,
 }
 

@@ -1,9 +1,9 @@
-//! The right to build: the advisory locks under which at most one build of a fingerprint runs, and what was
-//! seen under them.
+//! The right to build: the advisory locks under which at most one build of a fingerprint runs, and the
+//! registry's state under them.
 //!
-//! A permit can be made in this file only, by a look at the registry behind the lock: a [`BuildPermit`] if no
-//! template was ready, a [`RebuildPermit`] with the template that was. The locks go with the registry session; a
-//! permit releases them early.
+//! Only this file can create a permit, after a check of the registry under the lock: a [`BuildPermit`] if no
+//! template was ready, a [`RebuildPermit`] with the template that was. The locks end with the registry session;
+//! a permit releases them early.
 
 use super::Template;
 use super::look_up::{self, Claim};
@@ -18,15 +18,15 @@ pub(crate) enum Asked<P> {
     Granted(P),
     /// Another process builds this template.
     Busy(Box<TemplateRow>),
-    /// Another build of those that run one at a time is under way; its row, if it was seen.
+    /// Another serial build is running; its row, if it was seen.
     Serial(Option<Box<TemplateRow>>),
 }
 
-/// The locks of a build, and what is built under them.
+/// The locks of a build, and its inputs.
 #[derive(Debug)]
 struct Right {
     lock: Lock,
-    /// The lock of serial builds, if the definition wants that.
+    /// The lock of serial builds, if the definition requires it.
     serial: Option<Lock>,
     recipe: Box<Recipe>,
 }
@@ -36,8 +36,8 @@ struct Right {
 #[must_use = "the locks are held until the permit is released"]
 pub(crate) struct BuildPermit(Right);
 
-/// The right to build beside the ready template of the same inputs, to compare the two or to replace it. The
-/// template is locked against being dropped.
+/// The right to build in addition to the ready template of the same inputs, to compare the two or to replace
+/// it. The template is locked against being dropped.
 #[derive(Debug)]
 #[must_use = "the locks are held until the permit is released"]
 pub(super) struct RebuildPermit {
@@ -74,8 +74,8 @@ impl BuildPermit {
 }
 
 impl RebuildPermit {
-    /// Takes the right to build beside the ready template of a recipe, if no process builds it. `None`: the
-    /// registry changed in between.
+    /// Takes the right to build in addition to the ready template of a recipe, if no process builds it. `None`:
+    /// the registry changed in between.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is no such template.
@@ -103,7 +103,7 @@ impl RebuildPermit {
         asked
     }
 
-    /// The template beside which is built.
+    /// Returns the existing template.
     pub(super) fn template(&self) -> &Template {
         &self.template
     }
@@ -116,9 +116,9 @@ impl RebuildPermit {
     }
 }
 
-/// What a permit allows to build.
+/// The right to build certain inputs.
 pub(super) trait Permit {
-    /// The inputs that are to be built.
+    /// Returns the inputs to build.
     fn recipe(&self) -> &Recipe;
 }
 
@@ -135,7 +135,7 @@ impl Permit for RebuildPermit {
 }
 
 impl Right {
-    /// Takes the lock of a template's builds. If another process has it: the build that was seen.
+    /// Takes the lock of a template's builds. If another process has it, returns that process's build.
     async fn take(
         registry: &mut Registry,
         context: &Context<'_>,
@@ -147,13 +147,14 @@ impl Right {
         if let Some(lock) = registry.try_lock(key).await? {
             return Ok(Ok(Right { lock, serial: None, recipe: Box::new(recipe.clone()) }));
         }
-        // The builder has the lock, but not yet its row, or not any more.
+        // The builder has the lock, but its row does not exist yet, or no longer exists.
         let row = registry.find_template(project, definition, &fingerprint, TemplateState::Building).await?;
         Ok(Err(row.map(Box::new)))
     }
 
-    /// Takes the server's lock of serial builds as well, if the definition wants that, and makes the permit.
-    /// While another serial build runs nothing stays locked: others may find another way in the meantime.
+    /// Takes the server's lock of serial builds as well, if the definition requires it, and creates the permit.
+    /// While another serial build runs nothing stays locked: other processes may find another way in the
+    /// meantime.
     async fn alone<P>(
         mut self,
         registry: &mut Registry,
@@ -188,13 +189,13 @@ impl Right {
     }
 }
 
-/// The build that runs while the lock of serial builds is held, as far as the registry shows it.
+/// Returns the build that runs while the lock of serial builds is held, as far as the registry shows it.
 pub(super) async fn serial_build(registry: &mut Registry) -> Result<Option<Box<TemplateRow>>> {
     let unfinished = registry.unfinished_templates().await?;
     Ok(unfinished.into_iter().rfind(|row| row.state == TemplateState::Building).map(Box::new))
 }
 
-/// The ready template of a recipe under its shared lock; `None` if it changed in between.
+/// Returns the ready template of a recipe under its shared lock; `None` if it changed in between.
 async fn ready(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) -> Result<Option<Template>> {
     let definition = &context.definition.name;
     let fingerprint = recipe.fingerprint();

@@ -1,5 +1,4 @@
-//! How a template or a clone came about, and where the time went: facts that travel together from the look-up
-//! to the answer.
+//! Origin of a template or a clone, and durations: facts that travel together from the look-up to the answer.
 
 use std::time::Duration;
 
@@ -7,31 +6,31 @@ use super::{Extends, Provisional, Template};
 use crate::names::Fingerprint;
 use crate::variables::Outcome;
 
-/// How a template came about, or the clones that were made from it.
+/// Origin of a template, or of the clones that were made from it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Provenance {
-    /// Fingerprint of the definition's present inputs.
+    /// Fingerprint of the definition's current inputs.
     pub fingerprint: Fingerprint,
-    /// What was done to get it.
+    /// Way in which the template was obtained.
     pub outcome: Outcome,
-    /// The template that it was extended from, if it was.
+    /// The base of the incremental build, if there was one.
     pub extends: Option<Extends>,
-    /// Set if a build from nothing is to take the template's place.
+    /// Set if a full build is to replace the template.
     pub provisional: Option<Provisional>,
-    /// Why it was built from nothing although there was something to extend, or why it was not sealed.
+    /// Reason for a full build although there was a possible base, or for not sealing the result.
     pub note: Option<String>,
-    /// Duration of a build from nothing, now or the last time, if known.
+    /// Duration of a full build, now or the last time, if known.
     pub build_time: Option<Duration>,
 }
 
 impl Provenance {
-    /// The provenance of a set of databases of which nothing but inputs and outcome is known.
+    /// Creates the provenance of a set of databases of which only inputs and outcome are known.
     pub(crate) fn new(fingerprint: Fingerprint, outcome: Outcome) -> Self {
         Provenance { fingerprint, outcome, extends: None, provisional: None, note: None, build_time: None }
     }
 
-    /// The provenance of a template.
+    /// Returns the provenance of a template.
     pub(crate) fn of(template: &Template, outcome: Outcome) -> Self {
         Provenance {
             extends: template.extends().cloned(),
@@ -42,22 +41,22 @@ impl Provenance {
     }
 }
 
-/// Where the time of a request went.
+/// Durations of the parts of a request.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Timing {
-    /// Reading and hashing the input files.
+    /// Time for reading and hashing the input files.
     pub inputs: Duration,
-    /// Looking the template up, waiting for it and building it.
+    /// Time for looking the template up, waiting for it and building it.
     pub template: Duration,
     /// The part of `template` that was spent on waiting for builds of other processes.
     pub waited: Duration,
-    /// Copying the template and handing the clones out.
+    /// Time for copying the template and opening the clones.
     pub clone: Duration,
 }
 
 impl Timing {
-    /// All of it.
+    /// Returns the sum.
     pub fn total(&self) -> Duration {
         self.inputs + self.template + self.clone
     }

@@ -1,4 +1,4 @@
-//! From extended to exact: a build from nothing takes the place of an extended template.
+//! From incremental to exact: a full build replaces an incrementally built template.
 
 use std::time::{Duration, Instant};
 
@@ -13,34 +13,35 @@ use crate::pg::Deadline;
 use crate::pg::lock::LockKey;
 use crate::registry::{Registry, TemplateRow, TemplateState};
 
-/// What became of an extended template.
+/// Result of rebuilding an incrementally built template.
 #[derive(Clone, Debug)]
 pub(crate) enum Settled {
-    /// The template of the present inputs was not extended, or there is none.
+    /// The template of the current inputs was not built incrementally, or there is none.
     Nothing,
-    /// A build from nothing took its place.
+    /// A full build replaced it.
     Replaced,
-    /// The inputs changed, so nobody can build it here any more.
+    /// The inputs changed, so it can no longer be built here.
     Superseded,
-    /// Somebody wrote to the inputs while they were built, though they are the same again: what was built
-    /// is dropped. What was written to, a line each.
+    /// The inputs were written to during the build, though they are the same again: the result is dropped. The
+    /// changes, one line each.
     Overtaken(Vec<String>),
-    /// Another process has taken it on.
+    /// Another process has taken the rebuild on.
     Taken,
 }
 
-/// How often the inputs are looked at, to see whether the template is still wanted.
+/// Time between two checks of the inputs, which show whether the template is still wanted.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// If the template of the definition's present inputs was extended, whether it is kept or provisional,
-/// builds it from nothing and puts that in its place. One such build runs at a time for each definition; it is given up as soon as the
-/// inputs change. `wait`: stays until the template is settled, if another process has taken it on.
+/// Runs a full build that replaces the template of the definition's current inputs, if that was built
+/// incrementally, whether it is kept or provisional. One such build runs at a time for each definition; it is
+/// cancelled as soon as the inputs change. `wait`: if another process has taken it on, waits until the template
+/// is replaced.
 ///
 /// Cancel safety: as of [`super::ensure()`]; the template stays as it was, and if it is provisional, the next
 /// command that uses it starts over.
 ///
 /// # Errors
-/// As [`super::verify()`]. A build that fails is noted with the template, which stays in use.
+/// As [`super::verify()`]. A failed build is recorded with the template, which stays in use.
 pub(crate) async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) -> Result<Settled> {
     let traits = registry.facts().traits.clone();
     let wanted = fingerprint(context, &traits).await?;
@@ -105,7 +106,7 @@ async fn settle_one(
     if matches!(done, Ok(Settled::Superseded)) {
         registry.cancel_rebuild(row.id).await?;
     }
-    // Not if it was the caller's patience that ended.
+    // Unless the caller's deadline or cancellation ended it.
     if let Err(error) = &done
         && matches!(error.kind(), Kind::Build | Kind::Timeout)
         && context.deadline.check("").is_ok()
@@ -116,8 +117,7 @@ async fn settle_one(
     done
 }
 
-/// Builds and replaces, and watches the inputs meanwhile: what is built from files that have changed
-/// can never be sealed.
+/// Builds and replaces, and watches the inputs during the build: a build of changed files can never be sealed.
 async fn rebuild(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -133,7 +133,7 @@ async fn rebuild(
         tokio::select! {
             done = &mut work => break done,
             () = tokio::time::sleep(LOOK), if !superseded => {
-                // What cannot be read any more has changed, too.
+                // Inputs that can no longer be read have changed, too.
                 let now = fingerprint(context, traits).await;
                 if !now.is_ok_and(|now| now == *wanted) {
                     superseded = true;
@@ -144,13 +144,13 @@ async fn rebuild(
     };
     match done {
         Ok(Ok(_)) => Ok(Settled::Replaced),
-        // Not taken back as an attempt: a command that writes to its own inputs would be tried for ever.
+        // The attempt is not uncounted: a command that writes to its own inputs would be tried indefinitely.
         Ok(Err(overtaken)) if overtaken.recipe.fingerprint() == *wanted => {
             Ok(Settled::Overtaken(overtaken.changes().to_vec()))
         }
         Ok(Err(_)) => Ok(Settled::Superseded),
         Err(_) if superseded => Ok(Settled::Superseded),
-        // A short build may end between two looks.
+        // A short build may end between two checks.
         Err(error) => match fingerprint(context, traits).await {
             Ok(now) if now == *wanted => Err(error),
             _ => Ok(Settled::Superseded),

@@ -1,9 +1,9 @@
-//! A build command that does not see its new migrations: what it built is handed out, and never sealed.
+//! A build command that does not see its new migrations: its result can be used, but is never sealed.
 //!
-//! Migrations that are compiled into a program (`sqlx::migrate!`, refinery, diesel, Go's embed) are not there
-//! before that is built again. Sealed, such a result would be the old schema under the new fingerprint, for
-//! everybody and for good. Every migration tool writes at least its own note of a migration, so a result
-//! that lacks even that is no result of the new files.
+//! Migrations that are compiled into a program (`sqlx::migrate!`, refinery, diesel, Go's embed) are missing
+//! until the program is built again. If such a result were sealed, it would be the old schema under the new
+//! fingerprint, for all users and for good. Every migration tool writes at least its own record of a migration,
+//! so a result that lacks even that is no result of the new files.
 
 use super::compare::{Depth, Subject, compare};
 use super::look_up::{self, Claim};
@@ -16,22 +16,22 @@ use crate::pg::inventory::Rows;
 use crate::registry::Registry;
 use crate::registry::template::{Hold, Shape, UnsealedNote};
 
-/// Why a build was not sealed.
+/// Reason why a build was not sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unsealed {
     /// Name of the definition.
     pub(crate) definition: String,
     /// The migrations that changed nothing, in order.
     pub(crate) files: Vec<RelPath>,
-    /// The template that holds the same without them.
+    /// The template with the same contents, without them.
     pub(crate) alike: Fingerprint,
 }
 
-/// How many files are named.
+/// Maximum number of named files.
 const SHOWN: usize = 5;
 
 impl Unsealed {
-    /// From what the registry notes of it.
+    /// Reads it from the registry's record.
     fn of(definition: &str, note: &UnsealedNote) -> Result<Self> {
         Ok(Unsealed {
             definition: definition.to_owned(),
@@ -40,12 +40,12 @@ impl Unsealed {
         })
     }
 
-    /// For the registry.
+    /// Returns the record for the registry.
     pub(super) fn note(&self) -> UnsealedNote {
         UnsealedNote { files: self.files.clone(), alike: self.alike.to_string() }
     }
 
-    /// What happened, in one line.
+    /// Describes the event in one line.
     pub(crate) fn message(&self) -> String {
         let named: Vec<String> = self.files.iter().take(SHOWN).map(|path| format!("`{path}`")).collect();
         let more = match self.files.len().saturating_sub(SHOWN) {
@@ -59,7 +59,7 @@ impl Unsealed {
         )
     }
 
-    /// Why that is, and what helps, a line each.
+    /// Returns the cause and the remedies, one line each.
     fn advice(&self) -> [String; 3] {
         [
             format!(
@@ -78,14 +78,14 @@ impl Unsealed {
         ]
     }
 
-    /// As a warning of several lines, where the result is handed out all the same.
+    /// Returns a warning of several lines, for a result that is used all the same.
     pub(crate) fn warning(&self) -> String {
         let [fact, reason, key] = self.advice();
         let message = self.message();
         format!("{message}\n{fact}; it is handed out, and not kept as a template\n{reason}\n{key}")
     }
 
-    /// As an error.
+    /// Returns the error.
     pub(crate) fn error(&self) -> Error {
         let [fact, reason, key] = self.advice();
         Error::new(Kind::Build, self.message())
@@ -95,9 +95,9 @@ impl Unsealed {
     }
 }
 
-/// Finds out whether a build did nothing for its new migrations. `base`: what was extended, and the files that
-/// were new to it; a build from nothing is compared with all templates whose migrations are fewer. `None`:
-/// it did something, or nothing is known of a template that lacks some of its files.
+/// Finds out whether a build did nothing for its new migrations. `base`: the base, and the files that were new
+/// to it; a full build is compared with all templates whose migrations are fewer. `None`: it did something, or
+/// no template that lacks some of its files is known well enough.
 pub(super) async fn look(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -161,8 +161,8 @@ fn unsealed(context: &Context<'_>, files: Vec<RelPath>, alike: &Template) -> Uns
     Unsealed { definition: context.definition.name.clone(), files, alike: alike.fingerprint }
 }
 
-/// Whether databases of these shapes may hold the same as those that were built. A template that was built
-/// by an older version has none, and then nothing is known.
+/// Returns whether databases of these shapes may have the same contents as the built ones. A template that was
+/// built by an older version has no shapes, and then nothing is known.
 fn may_equal(shapes: &[Shape], built: &Subject<'_>) -> bool {
     built.rows.len() == shapes.len()
         && built.rows.iter().zip(built.shapes).all(|(row, shape)| {
@@ -175,7 +175,7 @@ fn may_equal(shapes: &[Shape], built: &Subject<'_>) -> bool {
         })
 }
 
-/// `rows`: which of them must say the same, beside being as many.
+/// `rows`: the rows whose contents must be equal, in addition to their number.
 async fn equals(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -187,8 +187,8 @@ async fn equals(
     Ok(compared.differences.is_empty() && compared.same_rows)
 }
 
-/// Takes what another process built and did not seal, for somebody who waited for that build. `None` if it was
-/// sealed, failed, or is gone by now.
+/// Takes the unsealed result of another process's build, for a caller that waited for that build. `None` if it
+/// was sealed, failed, or no longer exists.
 pub(super) async fn take(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -212,7 +212,8 @@ pub(super) async fn take(
 }
 
 impl Template {
-    /// It holds what another one does, and is nobody's extension.
+    /// Marks the template as unsealed: it has the contents of another one, and is not the result of an
+    /// incremental build.
     pub(super) fn become_unsealed(&mut self, unsealed: &Unsealed) {
         self.contents_of = unsealed.alike;
         self.extends = None;
@@ -222,7 +223,7 @@ impl Template {
 }
 
 impl Ensured {
-    /// The error for somebody who wants a template, if this is none.
+    /// Returns the error for a caller that needs a template, if this is none.
     ///
     /// # Errors
     /// [`Kind::Build`]

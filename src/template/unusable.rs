@@ -1,4 +1,4 @@
-//! Why a ready template cannot be used: one list for the look-up, `pin`, `explain` and `doctor`.
+//! Reasons why a ready template cannot be used: one list for the look-up, `pin`, `explain` and `doctor`.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use crate::registry::database::{Estranged, Owner};
 use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry, TemplateRow};
 
-/// Why a ready template cannot be used, or not by its definition.
+/// Reason why a ready template cannot be used at all, or not by its definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
     /// The registry knows no database of it.
     Empty,
-    /// One of its databases is not as it was sealed.
+    /// One of its databases differs from its sealed state.
     Database {
         /// Its name.
         name: String,
-        /// How it is.
+        /// The difference.
         fault: DatabaseFault,
     },
-    /// Another process found that what it was built from has changed. In words.
+    /// Another process found that its source has changed. Contains a description.
     Outdated(String),
     /// The collation library has another version of a collation that its objects use, so its indexes may be
     /// out of order.
@@ -48,9 +48,9 @@ pub(crate) enum Unusable {
         /// Its version now; `None` if the server does not have it.
         now: Option<String>,
     },
-    /// It was extended, and the definition says `extend = "never"`.
+    /// It was built incrementally, and the definition says `extend = "never"`.
     Extended,
-    /// It was extended under `extend = "always"`, and the definition says `extend = "append"`.
+    /// It was built incrementally under `extend = "always"`, and the definition says `extend = "append"`.
     ExtendedUnsorted,
     /// Its oldest contents are older than `stale_after`.
     Stale {
@@ -61,18 +61,18 @@ pub(crate) enum Unusable {
     },
 }
 
-/// How a template's database differs from the sealed one.
+/// Difference between a template's database and its sealed state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DatabaseFault {
-    /// It is not there.
+    /// It does not exist.
     Gone,
     /// A DROP of it was interrupted.
     HalfDropped,
-    /// Another role renamed it, marked it or took it over; how, as far as that is known.
+    /// Another role renamed it, marked it or took it over; the change, as far as it is known.
     Changed(Option<Estranged>),
     /// It was made with another version of the collation library.
     CollationLibrary,
-    /// It lets sessions in, so its contents may have changed.
+    /// It accepts connections, so its contents may have changed.
     Opened,
 }
 
@@ -127,7 +127,7 @@ impl fmt::Display for Unusable {
 }
 
 impl Unusable {
-    /// All reasons that the registry and the server's list of databases show, the gravest first.
+    /// Returns all reasons that the registry and the server's list of databases show, the gravest first.
     pub(crate) fn all(held: &HeldTemplate) -> Vec<Self> {
         let HeldTemplate { row, databases, found } = held;
         let mut all: Vec<Self> = databases
@@ -148,13 +148,13 @@ impl Unusable {
         all
     }
 
-    /// The first collation that has another version now.
+    /// Returns the first collation whose version has changed.
     pub(crate) fn by_collation(row: &TemplateRow) -> Option<Self> {
         let (name, then, now) = row.other_collation.clone()?.0;
         Some(Unusable::Collation { name, then, now })
     }
 
-    /// The reason that the definition gives as it is now, if there is one.
+    /// Returns the reason from the definition as it is now, if there is one.
     pub(crate) fn by_definition(row: &TemplateRow, definition: &Definition) -> Option<Self> {
         if row.base_fingerprint.is_some() {
             match definition.extend {
@@ -170,7 +170,7 @@ impl Unusable {
         (age > limit).then_some(Unusable::Stale { age, limit })
     }
 
-    /// The first extension whose version on the server is another one. Another minor version of the server
+    /// Returns the first extension whose version on the server has changed. Another minor version of the server
     /// is fine.
     pub(crate) async fn by_extensions(
         registry: &mut Registry,
@@ -192,11 +192,11 @@ impl Unusable {
         Ok(built_with.available.iter().find_map(changed))
     }
 
-    /// The reason why a ready template cannot be used, if there is one. It is read without the template's
-    /// lock, so it may be out of date a moment later.
+    /// Returns the reason why a ready template cannot be used, if there is one. It is read without the
+    /// template's lock, so it may be out of date a moment later.
     ///
     /// # Errors
-    /// The driver's.
+    /// Errors of the driver.
     pub(crate) async fn look(registry: &mut Registry, row: &TemplateRow) -> Result<Option<Self>> {
         let databases = registry.databases_of(&Owner::Template(row.id)).await?;
         let oids: Vec<Oid> = databases.iter().filter_map(|r| r.oid).collect();
@@ -205,7 +205,7 @@ impl Unusable {
         Unusable::first(registry, &held).await
     }
 
-    /// The gravest reason, if there is one.
+    /// Returns the gravest reason, if there is one.
     pub(crate) async fn first(registry: &mut Registry, held: &HeldTemplate) -> Result<Option<Self>> {
         match Unusable::all(held).into_iter().next() {
             Some(why) => Ok(Some(why)),
@@ -215,7 +215,7 @@ impl Unusable {
 }
 
 impl DatabaseFault {
-    /// `found`: those of the template's databases that the server has.
+    /// `found`: the template's databases that exist on the server.
     pub(crate) fn of(own: &DatabaseRow, found: &[Database]) -> Option<Self> {
         let Some(database) = found.iter().find(|d| Some(d.oid) == own.oid) else {
             return Some(DatabaseFault::Gone);

@@ -1,4 +1,4 @@
-//! The proof: a build from nothing beside a template, compared with it.
+//! The proof: a full build in addition to a template, compared with it.
 
 use std::time::Duration;
 
@@ -16,44 +16,44 @@ use crate::pg::inventory::{Class, Difference, Ignored};
 use crate::registry::comparison::NewComparison;
 use crate::registry::{Happened, Registry};
 
-/// What a comparison found, and what came of it.
+/// Result of a comparison, and its effect.
 #[derive(Clone, Debug)]
 pub(crate) struct Verdict {
     /// Name of the definition.
     pub(crate) definition: String,
-    /// Of the template.
+    /// Fingerprint of the template.
     pub(crate) fingerprint: Fingerprint,
-    /// What the template was extended from, if it was.
+    /// Origin of the template's incremental build, if it was one.
     pub(crate) extends: Option<Extends>,
-    /// What differs, by alias; aliases that are equal are left out.
+    /// Differences by alias; equal aliases are left out.
     pub(crate) differences: Vec<(String, Difference)>,
     /// Whether row contents and ids were compared.
     pub(crate) rows: bool,
-    /// Columns of rows that differ which do not count since they hold the time of the build, as
+    /// Columns of differing rows that do not count since they contain the time of the build, as
     /// `schema.table.column`.
     pub(crate) left_out: Vec<String>,
     /// Entries of `verify_ignore` that name no column.
     pub(crate) unknown: Vec<String>,
-    /// What the role could not read, and why: `table closed.t: rows unknown: permission denied`.
+    /// Objects that the role could not read, and the reason: `table closed.t: rows unknown: permission denied`.
     pub(crate) unread: Vec<String>,
-    /// What became of the template.
+    /// Effect on the template.
     pub(crate) fate: Fate,
-    /// What the build from nothing took.
+    /// Duration of the full build.
     pub(crate) build_time: Duration,
 }
 
 impl Verdict {
-    /// Whether nothing differs.
+    /// Returns whether nothing differs.
     pub(crate) fn is_equal(&self) -> bool {
         self.differences.is_empty()
     }
 
-    /// Whether nothing differs of what [`Class::decides`].
+    /// Returns whether nothing differs of what [`Class::decides`].
     pub(crate) fn is_as_built(&self) -> bool {
         self.classes().into_iter().all(|class| !class.decides())
     }
 
-    /// The classes in which something differs.
+    /// Returns the classes in which something differs.
     pub(crate) fn classes(&self) -> Vec<Class> {
         let differs = |class: &Class| {
             let mut all = self.differences.iter();
@@ -62,20 +62,20 @@ impl Verdict {
         Class::ALL.into_iter().filter(differs).collect()
     }
 
-    /// The classes that were compared, or those that were not.
+    /// Returns the classes that were compared, or those that were not.
     pub(crate) fn compared(&self, compared: bool) -> Vec<Class> {
         let was = |class: &Class| self.rows || !class.needs_rows();
         let all = Class::ALL.into_iter();
         all.filter(|class| was(class) == compared).collect()
     }
 
-    /// What differs, of all roles and of some classes.
+    /// Describes the differences of all aliases, in some classes.
     fn text(&self, wanted: impl Fn(Class) -> bool + Copy) -> String {
         let all = self.differences.iter();
         all.map(|(_, diff)| diff.only(wanted).to_string()).collect()
     }
 
-    /// Where what does not decide differs, in one line.
+    /// Names the differences that do not decide, in one line.
     fn moved(&self) -> String {
         let mut by_class: Vec<(Class, Vec<&str>)> = Vec::new();
         let changes = self.differences.iter().flat_map(|(_, diff)| &diff.changes);
@@ -99,22 +99,22 @@ impl Verdict {
     }
 }
 
-/// How many objects of a class are named where one line tells what moved.
+/// Number of objects of a class that are named in the line about differences that do not decide.
 const MAX_HEADINGS: usize = 5;
 
-/// What became of a template that was compared.
+/// Effect of a comparison on the template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It stays as it is.
+    /// It is kept as it is.
     Kept,
-    /// The build from nothing took its place.
+    /// The full build replaced it.
     Replaced,
-    /// It was extended and differs, so it is broken: the next command builds it from nothing.
+    /// It was built incrementally and differs, so it is broken: the next command runs a full build.
     Broken,
 }
 
 impl Fate {
-    /// The word in JSON.
+    /// Returns the word in JSON.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Fate::Kept => "kept",
@@ -124,17 +124,17 @@ impl Fate {
     }
 }
 
-/// Builds the definition's present inputs from nothing beside their template, and compares the two, with
-/// `rows` also what their rows say.
-/// With `replace` the fresh one takes the template's place, whatever was found: those who are copying the
-/// old one go on, and it is dropped when they are done. Without, the fresh one is dropped, and an
-/// extended template that differs in what [`Class::decides`] is marked broken. A template that was built from nothing and differs
-/// stays: its build does not yield the same twice, and the next one would not, either.
+/// Runs a full build of the definition's current inputs in addition to their template, and compares the two,
+/// with `rows` also their row contents. With `replace` the full build replaces the template, whatever was
+/// found: copies of the old one in progress continue, and it is dropped when they are done. Without, the full
+/// build is dropped, and an incrementally built template that differs in what [`Class::decides`] is marked
+/// broken. A fully built template that differs is kept: its build does not yield the same twice, and the next
+/// one would not, either.
 ///
 /// Cancel safety: as of [`super::ensure()`].
 ///
 /// # Errors
-/// [`crate::Kind::NotFound`] if the present inputs have no template; [`crate::Kind::Build`] if the build from nothing
+/// [`crate::Kind::NotFound`] if the current inputs have no template; [`crate::Kind::Build`] if the full build
 /// fails, which is an answer, too: a cached template can hide a broken build command.
 pub(crate) async fn verify(
     registry: &mut Registry,
@@ -150,7 +150,7 @@ pub(crate) async fn verify(
     })
 }
 
-/// Does what [`verify`] does; nothing if the inputs were overtaken.
+/// Does the work of [`verify`]; nothing if the inputs were overtaken.
 pub(super) async fn prove(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -166,7 +166,7 @@ pub(super) async fn prove(
     verdict
 }
 
-/// The right to build beside the template of a recipe, as soon as no process builds that.
+/// Takes the right to build in addition to the template of a recipe, as soon as no process builds that.
 async fn wait_for_permit(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -187,7 +187,7 @@ async fn wait_for_permit(
     }
 }
 
-/// What is to be done beside comparing.
+/// Options in addition to the comparison.
 #[derive(Clone, Copy)]
 struct Wanted {
     replace: bool,
@@ -208,7 +208,7 @@ async fn rebuild(
     };
     let build_time = built.started.elapsed();
     if let Some(unsealed) = &built.unsealed {
-        // A stale program would take the place of what a newer one built.
+        // A stale program would replace the result of a newer one.
         let error = unsealed.error();
         return Err(built.give_up(registry, context, error).await);
     }
@@ -252,7 +252,7 @@ async fn rebuild(
     };
     registry.note(&context.occurrence(&verdict.fingerprint, happened, build_time)).await?;
     if !verdict.is_as_built() && verdict.extends.is_some() {
-        // Or the next command would extend the same base to the same end.
+        // Otherwise the next command would build on the same base with the same result.
         registry.note(&context.occurrence(&verdict.fingerprint, Happened::Differed, build_time)).await?;
     }
     if verdict.extends.is_some() {
@@ -281,5 +281,5 @@ async fn rebuild(
     Ok(Ok(verdict))
 }
 
-/// Bytes of a difference that the registry keeps.
+/// Number of bytes of a difference that the registry keeps.
 const MAX_DIFFERENCE: usize = 20_000;

@@ -1,4 +1,4 @@
-//! Waiting for builds of other processes, and telling of it.
+//! Waiting for builds of other processes, and reporting it.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use crate::events::Event;
 use crate::registry::TemplateRow;
 use crate::registry::event::Costs;
 
-/// How often those who wait for a build look. A session lock is given up the instant its holder
-/// dies, so they also see that within this time.
+/// Time between two checks of a process that waits for a build. A session lock is released the instant its
+/// holder dies, so the process also notices that within this time.
 pub(super) const POLL: Duration = Duration::from_millis(100);
 
-/// Tells who builds what we wait for.
+/// Reports which process builds the awaited template.
 pub(super) fn tell_waiting(context: &Context<'_>, row: &TemplateRow, costs: &Costs) {
     context.tell(Event::Waiting {
         definition: &row.definition,
@@ -26,7 +26,7 @@ pub(super) fn tell_waiting(context: &Context<'_>, row: &TemplateRow, costs: &Cos
     });
 }
 
-/// Whose end is waited for where builds run one at a time.
+/// Describes the build whose end is awaited where builds are serial.
 pub(crate) fn serial_builder(other: Option<&TemplateRow>) -> String {
     match other {
         Some(row) => format!("the serial build of {}/{}", row.project, row.definition),
@@ -34,7 +34,7 @@ pub(crate) fn serial_builder(other: Option<&TemplateRow>) -> String {
     }
 }
 
-/// Waits a moment while another serial build runs, and tells of it.
+/// Waits briefly while another serial build runs, and reports it.
 pub(super) async fn wait_for_serial(
     context: &Context<'_>,
     other: Option<&TemplateRow>,

@@ -1,4 +1,4 @@
-//! What `bench` answers.
+//! JSON answer of `bench`.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::bench::{Bench, Cost};
 use crate::config::Strategy;
 use crate::pg::sql::CopyStrategy;
 
-/// What copies of a template cost.
+/// Costs of copies of a template.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BenchAnswer {
@@ -15,41 +15,41 @@ pub struct BenchAnswer {
     pub version: u32,
     /// Name of the definition.
     pub template: String,
-    /// Of the template.
+    /// Fingerprint of the template.
     pub fingerprint: String,
     /// `server_version_num`, e.g. 150018.
     pub server_version: u32,
-    /// Whether the server syncs.
+    /// Value of the server's `fsync`.
     pub fsync: bool,
     /// Size of the database that was copied.
     pub bytes: i64,
-    /// Number of its files, about.
+    /// Approximate number of its files.
     pub files: i64,
-    /// How many rounds the medians are of.
+    /// Number of rounds that the medians come from.
     pub rounds: usize,
-    /// By strategy.
+    /// Costs by strategy.
     pub strategies: Vec<CostAnswer>,
     /// `[clone] strategy`
     pub configured: &'static str,
-    /// What that led to before the measurement.
+    /// The strategy that this led to before the measurement.
     pub before: &'static str,
-    /// What `auto` does from now on with databases of about this size.
+    /// The strategy that `auto` uses from now on for databases of about this size.
     pub recommended: &'static str,
 }
 
-/// What one strategy costs; medians in milliseconds, null where the server cannot do it.
+/// Costs of one strategy; medians in milliseconds, null where the server cannot use it.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct CostAnswer {
     /// `wal_log`, `file_copy`, `reflink`, or `only` before PostgreSQL 15.
     pub strategy: &'static str,
-    /// `CREATE DATABASE`
+    /// Time of `CREATE DATABASE`.
     pub create_ms: Option<f64>,
-    /// The first connection.
+    /// Time of the first connection.
     pub connect_ms: Option<f64>,
-    /// The drop.
+    /// Time of the drop.
     pub drop_ms: Option<f64>,
-    /// Why the server cannot do it.
+    /// Reason why the server cannot use it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }
@@ -71,7 +71,7 @@ impl From<&Cost> for CostAnswer {
 }
 
 impl BenchAnswer {
-    /// Of a template.
+    /// Creates the answer for a template.
     pub(crate) fn new(template: &str, fingerprint: &str, bench: &Bench) -> Self {
         BenchAnswer {
             version: VERSION,
@@ -89,7 +89,7 @@ impl BenchAnswer {
         }
     }
 
-    /// Whether the config names a strategy that was not the best.
+    /// Returns whether the config names a strategy that was not the best.
     pub(crate) fn could_be_better(&self) -> bool {
         self.configured != word(Strategy::Auto)
             && self.recommended != CopyStrategy::Only.as_str()

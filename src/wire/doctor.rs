@@ -1,41 +1,41 @@
-//! What `doctor` answers.
+//! JSON answer of `doctor`.
 
 use serde::Serialize;
 
 use super::VERSION;
 use crate::doctor::{Check, Status};
 
-/// What `doctor` answers.
+/// Answer of `doctor`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct DoctorAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// How many problems are left.
+    /// Number of remaining problems.
     pub problems: usize,
-    /// How many warnings are left.
+    /// Number of remaining warnings.
     pub warnings: usize,
-    /// All that was looked at.
+    /// All checks.
     pub checks: Vec<CheckAnswer>,
 }
 
-/// One thing that was looked at.
+/// A check.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct CheckAnswer {
-    /// What it was; the same at each check-up.
+    /// Name of the check; the same in each run.
     pub name: &'static str,
     /// `ok`, `warning` or `problem`.
     pub status: &'static str,
-    /// What was found.
+    /// The finding.
     pub words: String,
-    /// What a person can do about it.
+    /// Advice for the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// Statements for that, which pgstencil does not run.
+    /// Statements for the fix, which pgstencil does not run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub statements: Vec<String>,
-    /// What was done about it.
+    /// The fix that was applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fixed: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What `evict`, `pin` and `unpin` answer.
+//! JSON answers of `evict`, `pin` and `unpin`.
 
 use serde::Serialize;
 
@@ -6,27 +6,27 @@ use super::VERSION;
 use crate::registry::eviction::ResidentRow;
 use crate::stencil::{Evicted, Eviction, EvictionDone, EvictionPlan, Stays};
 
-/// What `evict` answers.
+/// Answer of `evict`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct EvictAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// Whether it is only what would be done.
+    /// Whether the answer is only a preview.
     pub dry_run: bool,
-    /// Bytes of the templates that went, or would go.
+    /// Bytes of the templates that were evicted, or would be.
     pub bytes: i64,
     /// The templates, in order.
     pub templates: Vec<EvictedTemplate>,
-    /// What the cleanup did, or would do; a line for each thing.
+    /// Actions of the cleanup, or the actions that it would take; one line each.
     pub cleanup: Vec<String>,
-    /// With `--all`: fingerprints of the project's templates that stay, since they are pinned.
+    /// With `--all`: fingerprints of the project's templates that are kept, since they are pinned.
     pub pinned: Vec<String>,
-    /// With `--all`: names of the project's clones that stay, since they are in use.
+    /// With `--all`: names of the project's clones that are kept, since they are in use.
     pub clones: Vec<String>,
 }
 
-/// One template that went, would go, or was to go.
+/// One template that was evicted, would be evicted, or was to be evicted.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct EvictedTemplate {
@@ -38,13 +38,13 @@ pub struct EvictedTemplate {
     pub fingerprint: String,
     /// `max_idle`, `max_templates`, `max_size`, or `asked`.
     pub reason: &'static str,
-    /// `evicted`, `would_go`, `gone_before` (by somebody else), or `in_use`: it stays.
+    /// `evicted`, `would_go`, `gone_before` (dropped by another process), or `in_use`: it is kept.
     pub state: &'static str,
     /// Size of its databases.
     pub bytes: i64,
     /// Seconds since its last use.
     pub idle_s: i64,
-    /// Milliseconds that it would take to have it again, given the templates that stay.
+    /// Milliseconds that a rebuild would take, given the templates that are kept.
     pub rebuild_ms: i64,
 }
 
@@ -106,7 +106,7 @@ impl From<&EvictionDone> for EvictAnswer {
     }
 }
 
-/// What `pin` and `unpin` answer.
+/// Answer of `pin` and `unpin`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PinAnswer {
@@ -118,7 +118,7 @@ pub struct PinAnswer {
     pub templates: Vec<PinnedTemplate>,
 }
 
-/// One template.
+/// A template.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PinnedTemplate {
@@ -131,7 +131,7 @@ pub struct PinnedTemplate {
 }
 
 impl PinAnswer {
-    /// Of templates that were pinned, or are no longer.
+    /// Creates the answer for templates that were pinned, or are no longer.
     pub(crate) fn new(rows: &[ResidentRow], pinned: bool) -> Self {
         PinAnswer {
             version: VERSION,

@@ -1,4 +1,4 @@
-//! What `explain` answers.
+//! JSON answer of `explain`.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::config::Order;
 use crate::fingerprint::{Difference, FileInput, Group, Inputs, LinesInput, RelPath, ServerTraits, groups};
 use crate::stencil::{Explanation, Now, OnServer};
 
-/// What `explain` answers.
+/// Answer of `explain`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ExplainAnswer {
@@ -15,24 +15,24 @@ pub struct ExplainAnswer {
     pub version: u32,
     /// Name of the definition.
     pub template: String,
-    /// Of the present inputs; null if the server does not run, since it decides, too.
+    /// Fingerprint of the current inputs; null if the server is not running, since it decides, too.
     pub fingerprint: Option<String>,
-    /// What decides the fingerprint.
+    /// The inputs that decide the fingerprint.
     pub inputs: InputsAnswer,
     /// Files that the globs match, but a .gitignore hides.
     pub ignored: Vec<String>,
-    /// What a command would do now; null if the server does not run.
+    /// The next steps of a command; null if the server is not running.
     pub now: Option<NowAnswer>,
-    /// Why the ready template of these inputs is not used.
+    /// Reason why the ready template of these inputs is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unusable: Option<String>,
     /// Milliseconds by past times; null where there are none.
     pub costs_ms: CostsAnswer,
-    /// Against which template, and what differs; null if there is none, or nothing to compare.
+    /// The compared template, and the differences; null if there is none, or nothing to compare.
     pub against: Option<AgainstAnswer>,
 }
 
-/// What decides the fingerprint, without the values of variables.
+/// The inputs that decide the fingerprint, without the values of variables.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct InputsAnswer {
@@ -50,9 +50,9 @@ pub struct InputsAnswer {
     pub groups: Vec<Group>,
     /// Files that count as inputs since the build command names them.
     pub named: Vec<RelPath>,
-    /// `input_lines`
+    /// Lines of `input_lines`.
     pub lines: Vec<LinesInput>,
-    /// `env_inputs`: names, and whether they are set.
+    /// Variables of `env_inputs`: names, and whether they are set.
     pub env: Vec<VariableAnswer>,
     /// Names of `[template.X.env]`.
     pub mapping: Vec<String>,
@@ -63,11 +63,11 @@ pub struct InputsAnswer {
     /// The key under which a program fills the databases, in place of files and build command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Roles.
+    /// Aliases of the databases.
     pub databases: Vec<String>,
     /// The database that builds start from.
     pub from: String,
-    /// What the server adds.
+    /// Inputs that the server adds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerTraits>,
 }
@@ -82,32 +82,32 @@ pub struct VariableAnswer {
     pub set: bool,
 }
 
-/// What a command would do.
+/// The next steps of a command.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum NowAnswer {
-    /// Use the template that is there.
+    /// Use the existing template.
     Hit {
-        /// Whether a build from nothing is to take its place.
+        /// Whether a full build is to replace it.
         provisional: bool,
-        /// Why the last attempt at that failed.
+        /// Reason why the last rebuild failed.
         #[serde(skip_serializing_if = "Option::is_none")]
         rebuild_failure: Option<String>,
     },
-    /// Wait for somebody who builds it.
+    /// Wait for another process that builds it.
     Wait {
-        /// Who builds.
+        /// The builder.
         builder: String,
         /// Whether that is another template, and the two builds must not run at the same time.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         serial: bool,
-        /// For how many milliseconds already.
+        /// Milliseconds since the build began.
         elapsed_ms: f64,
         /// The last lines that the build printed.
         tail: String,
     },
-    /// Extend an older one.
+    /// Build it on a copy of an older one.
     Extend {
         /// Fingerprint of the base.
         base: String,
@@ -120,11 +120,11 @@ pub enum NowAnswer {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         companions: Vec<String>,
     },
-    /// Build it from nothing.
+    /// Run a full build.
     Build {
-        /// Why nothing can be extended.
+        /// Reason why there is no base.
         why: String,
-        /// What would change that, if something would.
+        /// The change that would allow an incremental build, if any.
         #[serde(skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
     },
@@ -134,33 +134,33 @@ pub enum NowAnswer {
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct CostsAnswer {
-    /// To find a ready template.
+    /// Time to find a ready template.
     pub hit: Option<f64>,
-    /// An extension.
+    /// Time of an incremental build.
     pub extend: Option<f64>,
-    /// A build from nothing.
+    /// Time of a full build.
     pub build: Option<f64>,
 }
 
-/// Another template, and what differs.
+/// Another template, and the differences.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct AgainstAnswer {
     /// 64 hex digits.
     pub fingerprint: String,
-    /// RFC 3339.
+    /// Time of its last use; RFC 3339.
     pub last_used_at: String,
-    /// From it to the present inputs.
+    /// Differences from it to the current inputs.
     pub difference: Difference,
 }
 
-/// What `explain` answers of several definitions.
+/// Answer of `explain` for several definitions.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ExplainAllAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// In the order of the config.
+    /// Answers in the order of the config.
     pub templates: Vec<ExplainAnswer>,
 }
 

@@ -1,4 +1,4 @@
-//! The JSON shapes: what `--json` and `--report` print. Versioned; changes only add.
+//! JSON shapes of `--json` and `--report`. Versioned; changes only add.
 
 mod bench;
 mod doctor;
@@ -38,7 +38,7 @@ use crate::template::{self, Ensured, Extends, Provenance};
 /// The version of every object here.
 pub const VERSION: u32 = 1;
 
-/// A map that keeps its order, which is that of the definition's roles.
+/// A map that keeps its order, which is that of the definition's aliases.
 #[derive(Clone, Debug)]
 pub struct Ordered<T>(pub Vec<(String, T)>);
 
@@ -48,7 +48,7 @@ impl<T: Serialize> Serialize for Ordered<T> {
     }
 }
 
-/// What `clone`, `run --report` and `ensure` answer.
+/// Answer of `clone`, `run --report` and `ensure`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Answer {
@@ -56,39 +56,39 @@ pub struct Answer {
     pub version: u32,
     /// Name of the definition.
     pub template: String,
-    /// Of its present inputs.
+    /// Fingerprint of its current inputs.
     pub fingerprint: String,
     /// `hit`, `miss`, `extended`, `unsealed`, `fallback` or `reused`.
     pub outcome: &'static str,
-    /// Whether a build from nothing is to take the template's place.
+    /// Whether a full build is to replace the template.
     pub provisional: bool,
-    /// What the template was extended from, if it was.
+    /// Origin of the template's incremental build, if it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extends: Option<ExtendsAnswer>,
-    /// For `reused`: whether a clone is not from the present inputs.
+    /// For `reused`: whether a clone is not from the current inputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale: Option<bool>,
-    /// The clone that had a name before, if it was dropped without its owner's doing.
+    /// The clone that had a name before, if it was dropped without its owner's action.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropped: Option<DroppedAnswer>,
-    /// Why it was built from nothing although there was something to extend.
+    /// Reason for a full build although there was a possible base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// The clone, or the first of several; absent from `ensure`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clone: Option<CloneAnswer>,
-    /// All clones, if several were asked for.
+    /// All clones, if several were requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub clones: Vec<CloneAnswer>,
     /// Milliseconds of `timing_ms.template` that were spent on waiting for builds of other processes, if any
     /// were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waited_ms: Option<f64>,
-    /// Where the time went.
+    /// Durations of the steps.
     pub timing_ms: Timing,
 }
 
-/// What a template was extended from.
+/// Origin of an incrementally built template.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ExtendsAnswer {
@@ -104,7 +104,7 @@ impl From<&Extends> for ExtendsAnswer {
     }
 }
 
-/// One clone.
+/// A clone.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct CloneAnswer {
@@ -112,24 +112,23 @@ pub struct CloneAnswer {
     pub id: String,
     /// Name of its first database.
     pub name: String,
-    /// By alias.
+    /// Databases by alias.
     pub databases: Ordered<DatabaseAnswer>,
-    /// RFC 3339; null for leases that do not expire by the clock.
+    /// Time of expiry; RFC 3339; null for leases that do not expire by the clock.
     pub expires_at: Option<String>,
-    /// What its name comes from, if each command in its checkout moves `expires_at` as long as that is
-    /// there.
+    /// The source of its name, if each command in its checkout moves `expires_at` while that source exists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept_by: Option<BoundAnswer>,
-    /// Of a clone that was there already: what its databases were made from.
+    /// For a clone that already existed: fingerprint of the inputs of its databases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
-    /// Of a clone that was there already: `same`, `older`, `newer` or `other` than the present inputs, by
-    /// their migrations.
+    /// For a clone that already existed: `same`, `older`, `newer` or `other` than the current inputs, by their
+    /// migrations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age: Option<&'static str>,
 }
 
-/// What the name of a clone comes from.
+/// Source of a clone's name.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BoundAnswer {
@@ -145,19 +144,19 @@ fn bound_answer(bound: &Bound) -> Option<BoundAnswer> {
     (!bound.is_free()).then(|| BoundAnswer { branch: bound.branch.clone(), worktree: bound.worktree.clone() })
 }
 
-/// A clone that was dropped without its owner's doing.
+/// A clone that was dropped without its owner's action.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct DroppedAnswer {
     /// Name of its first database.
     pub name: String,
-    /// When; RFC 3339.
+    /// Time of the drop; RFC 3339.
     pub at: String,
-    /// Why, in words.
+    /// Reason for the drop.
     pub why: String,
 }
 
-/// One database.
+/// A database.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct DatabaseAnswer {
@@ -171,11 +170,11 @@ pub struct DatabaseAnswer {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Timing {
-    /// Reading and hashing files.
+    /// Time for reading and hashing files.
     pub fingerprint: f64,
-    /// Looking up, waiting, building.
+    /// Time for looking up, waiting, building.
     pub template: f64,
-    /// Copying.
+    /// Time for copying.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clone: Option<f64>,
 }
@@ -210,7 +209,7 @@ fn clone_answer(clone: &ClonedSet, age: Option<&Age>, endpoint: &Endpoint) -> Cl
 }
 
 impl Answer {
-    /// Of `clone` and `run`.
+    /// Creates the answer of `clone` and `run`.
     pub(crate) fn of_clones(leases: &Leases, endpoint: &Endpoint) -> Self {
         let clones: Vec<CloneAnswer> = leases
             .clones
@@ -234,7 +233,7 @@ impl Answer {
         }
     }
 
-    /// Of `ensure`.
+    /// Creates the answer of `ensure`.
     pub(crate) fn of_template(definition: &str, ensured: &Ensured) -> Self {
         Answer::of(definition, &ensured.provenance, &ensured.timing)
     }
@@ -268,13 +267,13 @@ impl Timing {
     }
 }
 
-/// What `list` answers.
+/// Answer of `list`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ListAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// Templates, by project and definition.
+    /// Templates, sorted by project and definition.
     pub templates: Vec<TemplateAnswer>,
     /// Clones, oldest first.
     pub clones: Vec<ListedClone>,
@@ -292,42 +291,42 @@ pub struct TemplateAnswer {
     pub fingerprint: String,
     /// `building`, `ready` or `broken`.
     pub state: &'static str,
-    /// Whether a build from nothing is to take its place.
+    /// Whether a full build is to replace it.
     pub provisional: bool,
-    /// Fingerprint of the template that it was extended from; null if it was built from nothing.
+    /// Fingerprint of its base; null after a full build.
     pub base: Option<String>,
     /// The migrations that were added to the base, in order.
     pub added: Vec<RelPath>,
-    /// How many extensions lie between it and a build from nothing.
+    /// Number of incremental builds since the last full build.
     pub chain: i32,
-    /// Why the build from nothing that was to take its place failed.
+    /// Reason why the full build that was to replace it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebuild_failure: Option<String>,
-    /// How the extended template that it took the place of differed; empty if it did not.
+    /// Differences of the incrementally built template that it replaced; empty if there were none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<String>,
     /// Total size of its databases.
     pub bytes: i64,
-    /// RFC 3339.
+    /// Time of its creation; RFC 3339.
     pub created_at: String,
-    /// RFC 3339.
+    /// Time of its last use; RFC 3339.
     pub last_used_at: String,
-    /// How often it was found ready.
+    /// Number of times that it was found ready.
     pub hits: i64,
-    /// Whether no rule of the eviction touches it.
+    /// Whether it is exempt from eviction.
     pub pinned: bool,
     /// Milliseconds of its build.
     pub build_ms: Option<i64>,
-    /// Who built it, or is building it.
+    /// The process that built it, or is building it.
     pub builder: crate::registry::Holder,
-    /// The role that owns what the build made: others may use the template only if they inherit from it.
+    /// Postgres role that owns the result of the build: others may use the template only if they inherit from it.
     pub built_by: String,
-    /// Why it is broken.
+    /// Reason why it is broken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// One clone in a list. It has no URLs, since those hold passwords.
+/// One clone in a list. It has no URLs, since those contain passwords.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ListedClone {
@@ -341,43 +340,42 @@ pub struct ListedClone {
     pub project: String,
     /// Name of the definition.
     pub template: String,
-    /// Of the template that it was made from.
+    /// Fingerprint of its template.
     pub fingerprint: String,
     /// `creating`, `warm`, `leased`, `released` or `orphaned`.
     pub state: &'static str,
-    /// Who holds it, or had it last.
+    /// Its holder, or its last one.
     pub holder: crate::registry::Holder,
-    /// Whose it is; null if it is nobody's yet.
+    /// Its owner; null if it is unclaimed.
     pub owner: Option<OwnerAnswer>,
-    /// The last command in the owner's checkout, to the hour; RFC 3339.
+    /// Time of the last command in the owner's checkout, to the hour; RFC 3339.
     pub used_at: String,
-    /// RFC 3339; null for leases that do not expire by the clock.
+    /// Time of expiry; RFC 3339; null for leases that do not expire by the clock.
     pub expires_at: Option<String>,
-    /// What its name comes from, if each command in its checkout moves `expires_at` as long as that is
-    /// there.
+    /// The source of its name, if each command in its checkout moves `expires_at` while that source exists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept_by: Option<BoundAnswer>,
-    /// RFC 3339.
+    /// Time of its creation; RFC 3339.
     pub created_at: String,
     /// Total size of its databases; null if that could not be read.
     pub bytes: Option<i64>,
 }
 
-/// The owner of a clone: a role of the server in a checkout on a machine.
+/// The owner of a clone: a Postgres role in a checkout on a machine.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct OwnerAnswer {
-    /// Role of the server; null for a clone from before owners were recorded, whose holder counts.
+    /// Postgres role; null for a clone from before owners were recorded, whose holder counts.
     pub role: Option<String>,
-    /// `PGSTENCIL_OWNER`, which stands for machine and checkout; null if it was not set.
+    /// `PGSTENCIL_OWNER`, which replaces machine and checkout; null if it was not set.
     pub name: Option<String>,
     /// The machine.
     pub machine: String,
     /// Top level of the checkout.
     pub top: String,
-    /// The config's root below that.
+    /// The config's root, relative to that.
     pub below: String,
-    /// Since when; RFC 3339.
+    /// Start of the ownership; RFC 3339.
     pub since: String,
     /// Whether all checkouts of the project share it.
     pub shared: bool,
@@ -451,7 +449,7 @@ fn listed_clone(clone: &CloneListing) -> ListedClone {
     }
 }
 
-/// What `release` answers.
+/// Answer of `release`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ReleaseAnswer {
@@ -459,13 +457,13 @@ pub struct ReleaseAnswer {
     pub version: u32,
     /// Names of the clones that were released.
     pub released: Vec<String>,
-    /// Names of the clones that had been released before, and wait for their drop.
+    /// Names of the clones that were already released, and wait for their drop.
     pub already_released: Vec<String>,
-    /// Databases that are gone, or are left alone since somebody changed them.
+    /// Databases that no longer exist, or are left alone since another user changed them.
     pub warnings: Vec<String>,
 }
 
-/// What an error looks like with `--json`, on standard error.
+/// Form of an error with `--json`, on standard error.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ErrorAnswer {
@@ -481,13 +479,13 @@ pub struct ErrorAnswer {
 pub struct ErrorBody {
     /// [`crate::Kind`] as a word.
     pub kind: &'static str,
-    /// One line.
+    /// The message, one line.
     pub message: String,
     /// Lines of detail.
     pub details: Vec<String>,
     /// The errors underneath, outermost first.
     pub causes: Vec<String>,
-    /// What to do about it.
+    /// Advice for the user.
     pub hints: Vec<String>,
 }
 
@@ -506,14 +504,13 @@ impl From<&Error> for ErrorAnswer {
     }
 }
 
-/// The messages of the errors underneath, outermost first.
+/// Returns the messages of the errors underneath, outermost first.
 pub(crate) fn causes(error: &Error) -> Vec<String> {
     let mut causes: Vec<String> = Vec::new();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
         let text = pg::words(cause);
-        // Wrappers often repeat what they wrap; the driver's does so, and adds a line of the server's
-        // source.
+        // Wrappers often repeat the wrapped message; the driver's does so, and adds a line of the server's source.
         let told = causes.last().is_some_and(|last| {
             text.strip_prefix(last.as_str())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(" at line "))

@@ -1,25 +1,25 @@
-//! What `prune` answers.
+//! JSON answer of `prune`.
 
 use serde::Serialize;
 
 use super::{BoundAnswer, VERSION, bound_answer};
 use crate::stencil::{Prunable, PrunePlan, Pruned};
 
-/// What `prune` answers.
+/// Answer of `prune`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PruneAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// Whether it is only what would be done.
+    /// Whether the answer is only a preview.
     pub dry_run: bool,
-    /// The clones whose branch or worktree is gone, oldest first.
+    /// The clones whose branch or worktree no longer exists, oldest first.
     pub clones: Vec<PrunedClone>,
-    /// What git could not say, and whose clones are therefore left alone.
+    /// Facts that git could not determine, whose clones are therefore left alone.
     pub warnings: Vec<String>,
 }
 
-/// One clone whose branch or worktree is gone.
+/// One clone whose branch or worktree no longer exists.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PrunedClone {
@@ -31,11 +31,11 @@ pub struct PrunedClone {
     pub project: String,
     /// Name of the definition.
     pub template: String,
-    /// The branch or the worktree that is gone.
+    /// The branch or the worktree that no longer exists.
     pub gone: Option<BoundAnswer>,
-    /// `released`, `would_go`, `gone_before` (by somebody else), or `in_use`: it stays.
+    /// `released`, `would_go`, `gone_before` (released by another process), or `in_use`: it is kept.
     pub state: &'static str,
-    /// For `in_use`: by whom.
+    /// For `in_use`: the user of the clone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -54,7 +54,7 @@ fn clone(prunable: &Prunable, state: &'static str, reason: Option<&String>) -> P
 }
 
 impl PruneAnswer {
-    /// What would be done.
+    /// Creates the preview of a plan.
     pub(crate) fn planned(plan: &PrunePlan) -> Self {
         let clones = plan.clones.iter().map(|prunable| match &prunable.in_use {
             Some(who) => clone(prunable, "in_use", Some(who)),
@@ -68,7 +68,7 @@ impl PruneAnswer {
         }
     }
 
-    /// What was done.
+    /// Creates the answer after the releases.
     pub(crate) fn done(done: &[(Prunable, Pruned)], warnings: Vec<String>) -> Self {
         let clones = done.iter().map(|(prunable, pruned)| match pruned {
             Pruned::Released => clone(prunable, "released", None),

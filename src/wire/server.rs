@@ -1,4 +1,4 @@
-//! What the commands of `server`, and `paths`, answer.
+//! JSON answers of the commands of `server`, and of `paths`.
 
 use std::path::Path;
 
@@ -7,36 +7,36 @@ use serde::Serialize;
 use super::VERSION;
 use crate::private_server::{Listed, Moved, Places, State, Status};
 
-/// What `server start|status|url` answer.
+/// Answer of `server start|status|url`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ServerAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// How it is.
+    /// State of the server.
     #[serde(flatten)]
     pub status: StatusAnswer,
     /// Directories of old data that were moved aside.
     pub moved: Vec<String>,
-    /// With the password: it is the answer.
+    /// The URL with the password: it is the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }
 
-/// How a server is.
+/// State of a server.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct StatusAnswer {
     /// `absent`, `stopped`, `starting`, `running`, `stopping` or `unresponsive`.
     pub state: &'static str,
-    /// What is to be said of that.
+    /// Explanation of the state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Of the server while it runs, else of what would be started.
+    /// Version of the server while it runs, else of the server that would be started.
     pub server_version: Option<String>,
-    /// The port, once there was a start.
+    /// The port, if it was ever started.
     pub port: Option<u16>,
-    /// The postmaster.
+    /// Process id of the postmaster.
     pub pid: Option<i32>,
     /// The data directory.
     pub data_dir: Option<String>,
@@ -48,17 +48,17 @@ pub struct StatusAnswer {
     pub outdated: bool,
 }
 
-/// What `server stop` answers.
+/// Answer of `server stop`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ServerStopAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// Major versions whose servers were ended.
+    /// Major versions of the servers that were stopped.
     pub stopped: Vec<u32>,
 }
 
-/// What `server list` answers.
+/// Answer of `server list`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ServerListAnswer {
@@ -68,7 +68,7 @@ pub struct ServerListAnswer {
     pub clusters: Vec<ClusterAnswer>,
 }
 
-/// One cluster.
+/// A cluster.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ClusterAnswer {
@@ -76,10 +76,10 @@ pub struct ClusterAnswer {
     pub major: u32,
     /// Whether commands use it now.
     pub current: bool,
-    /// How its server is.
+    /// State of its server.
     #[serde(flatten)]
     pub status: StatusAnswer,
-    /// What it takes on the disk, without `moved`.
+    /// Its size on the disk, without `moved`.
     pub bytes: u64,
     /// Old data that was moved aside, oldest first.
     pub moved: Vec<MovedAnswer>,
@@ -91,11 +91,11 @@ pub struct ClusterAnswer {
 pub struct MovedAnswer {
     /// The directory.
     pub directory: String,
-    /// What it takes on the disk.
+    /// Its size on the disk.
     pub bytes: u64,
 }
 
-/// What `server remove` answers.
+/// Answer of `server remove`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ServerRemoveAnswer {
@@ -105,11 +105,11 @@ pub struct ServerRemoveAnswer {
     pub removed: Vec<u32>,
     /// The directories of old data that were removed, with their clusters or alone.
     pub moved: Vec<MovedAnswer>,
-    /// What all of it took on the disk.
+    /// Total size on the disk.
     pub bytes: u64,
 }
 
-/// What `paths` answers. Nothing of it need exist.
+/// Answer of `paths`. None of the paths needs to exist.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PathsAnswer {
@@ -130,7 +130,7 @@ pub struct PathsAnswer {
     pub registry: String,
 }
 
-/// Where the server is.
+/// Location of the server.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct ServerPlaces {
@@ -138,18 +138,18 @@ pub struct ServerPlaces {
     pub private: bool,
     /// Host and port, or the socket; `None` before the first start, and if the URL is not known.
     pub place: Option<String>,
-    /// What names its URL, such as `--server-url`; `None` for the private server.
+    /// Source of its URL, such as `--server-url`; `None` for the private server.
     pub named_by: Option<String>,
-    /// Of the private server: the directory of all clusters.
+    /// For the private server: the directory of all clusters.
     pub directory: Option<String>,
-    /// Of the private server: the data directory.
+    /// For the private server: the data directory.
     pub data_dir: Option<String>,
-    /// Of the private server: the directory of the socket.
+    /// For the private server: the directory of the socket.
     pub socket_dir: Option<String>,
 }
 
 impl ServerAnswer {
-    /// With `url`, the URL is part of it.
+    /// Creates the answer. `url`: include the URL.
     pub(crate) fn new(status: &Status, url: bool) -> Self {
         ServerAnswer {
             version: VERSION,
@@ -230,7 +230,7 @@ impl From<&Moved> for MovedAnswer {
 }
 
 impl ServerRemoveAnswer {
-    /// What was removed: whole clusters, or only the old data of some.
+    /// Creates the answer after the removal of whole clusters, or only of the old data of some.
     pub(crate) fn new(clusters: &[Listed], only_moved: bool) -> Self {
         let moved = clusters.iter().flat_map(|c| &c.moved);
         let of_moved: u64 = moved.clone().map(|m| m.bytes).sum();

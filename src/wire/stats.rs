@@ -1,4 +1,4 @@
-//! What `stats` answers.
+//! JSON answer of `stats`.
 
 use std::collections::BTreeMap;
 
@@ -7,54 +7,53 @@ use serde::Serialize;
 use super::VERSION;
 use crate::stencil::Tally;
 
-/// What `stats` answers.
+/// Answer of `stats`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct StatsAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// All together.
+    /// Total of all definitions.
     pub total: Counts,
-    /// By definition, sorted by project and name.
+    /// Counts by definition, sorted by project and name.
     pub templates: Vec<TemplateCounts>,
-    /// By day of UTC, oldest first; days on which nothing happened are left out.
+    /// Counts by day of UTC, oldest first; days without events are left out.
     pub days: Vec<DayCounts>,
 }
 
-/// What happened, and how long it took.
+/// Numbers of events, and their durations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Templates that were there.
+    /// Number of hits: the template was ready.
     pub hits: i64,
-    /// Builds from nothing that somebody waited for.
+    /// Number of full builds that a command waited for.
     pub misses: i64,
-    /// Builds on a copy of an older template.
+    /// Number of builds on a copy of an older template.
     pub extensions: i64,
-    /// Clones that no template could be copied for.
+    /// Number of clones for which no template could be copied.
     pub fallbacks: i64,
-    /// Builds from nothing beside a template, in the background or by `verify`.
+    /// Number of full builds in addition to a template, in the background or by `verify`.
     pub comparisons: i64,
-    /// How many of them found an extended template to differ.
+    /// Number of comparisons in which an incrementally built template differed.
     pub differences: i64,
-    /// Templates that were evicted.
+    /// Number of evicted templates.
     pub evictions: i64,
-    /// Builds and extensions that failed or timed out, in the background, too.
+    /// Number of builds of either kind that failed or timed out, in the background, too.
     pub failures: i64,
-    /// How many of them timed out.
+    /// Number of failures by timeout.
     pub timeouts: i64,
-    /// Milliseconds that the failed builds took.
+    /// Milliseconds of the failed builds.
     pub failed_ms: i64,
-    /// Milliseconds that somebody waited for a template.
+    /// Milliseconds that commands waited for a template.
     pub spent_ms: i64,
-    /// Milliseconds of the comparisons, which nobody waited for.
+    /// Milliseconds of the comparisons, for which no command waited.
     pub compared_ms: i64,
-    /// Milliseconds by which hits and extensions were shorter than the build from nothing before
-    /// them.
+    /// Milliseconds by which hits and incremental builds were shorter than the full build before them.
     pub saved_ms: i64,
 }
 
-/// What happened with one definition.
+/// Events of one definition.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct TemplateCounts {
@@ -62,18 +61,18 @@ pub struct TemplateCounts {
     pub project: String,
     /// Name of the definition.
     pub template: String,
-    /// What happened.
+    /// Numbers of events.
     #[serde(flatten)]
     pub counts: Counts,
 }
 
-/// What happened on one day.
+/// Events of one day.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct DayCounts {
     /// `YYYY-MM-DD`
     pub day: String,
-    /// What happened.
+    /// Numbers of events.
     #[serde(flatten)]
     pub counts: Counts,
 }

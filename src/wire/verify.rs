@@ -1,4 +1,4 @@
-//! What `verify` answers.
+//! JSON answer of `verify`.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use super::{ExtendsAnswer, Ordered, VERSION, millis};
 use crate::pg::inventory::{Class, Difference};
 use crate::template::Verdict;
 
-/// What `verify` answers.
+/// Answer of `verify`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct VerifyAnswer {
@@ -16,7 +16,7 @@ pub struct VerifyAnswer {
     pub verified: Vec<VerdictAnswer>,
 }
 
-/// One template that was compared with a build from nothing.
+/// One template that was compared with a full build.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct VerdictAnswer {
@@ -24,26 +24,26 @@ pub struct VerdictAnswer {
     pub template: String,
     /// 64 hex digits.
     pub fingerprint: String,
-    /// Whether nothing differs of what was compared.
+    /// Whether nothing that was compared differs.
     pub equal: bool,
-    /// In what they differ: `schema`, `grants`, `settings`, `row_counts`, `row_contents`, `ids`, `sequences`.
+    /// Classes that differ: `schema`, `grants`, `settings`, `row_counts`, `row_contents`, `ids`, `sequences`.
     pub differs: Vec<Class>,
-    /// What was compared, in the same words.
+    /// Classes that were compared, in the same words.
     pub compared: Vec<Class>,
-    /// What was not: row contents (but for those of large objects) and ids, without `--rows`.
+    /// Classes that were not compared: row contents (except for large objects) and ids, without `--rows`.
     pub not_compared: Vec<Class>,
-    /// Columns of rows that differ, left out since they hold the time of the build: `schema.table.column`.
+    /// Columns of differing rows, left out since they contain the time of the build: `schema.table.column`.
     pub left_out: Vec<String>,
-    /// What the role could not read, so that it was not compared, and why.
+    /// Objects that the role could not read, so that they were not compared, and the reason.
     pub unread: Vec<String>,
-    /// What it was extended from, if it was.
+    /// Origin of its incremental build, if it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extends: Option<ExtendsAnswer>,
     /// `kept`, `replaced` or `broken`.
     pub fate: &'static str,
-    /// By alias; roles that are equal are left out.
+    /// Differences by alias; equal aliases are left out.
     pub differences: Ordered<Difference>,
-    /// Milliseconds of the build from nothing.
+    /// Milliseconds of the full build.
     pub build_ms: f64,
 }
 
@@ -54,7 +54,7 @@ impl Default for VerifyAnswer {
 }
 
 impl VerifyAnswer {
-    /// Adds what was found of one template.
+    /// Adds the result for one template.
     pub(crate) fn add(&mut self, verdict: &Verdict) {
         self.verified.push(VerdictAnswer {
             template: verdict.definition.clone(),
@@ -72,7 +72,7 @@ impl VerifyAnswer {
         });
     }
 
-    /// Whether nothing differs anywhere.
+    /// Returns whether nothing differs anywhere.
     pub(crate) fn is_equal(&self) -> bool {
         self.verified.iter().all(|v| v.equal)
     }

@@ -36,7 +36,7 @@ pub(crate) async fn bench(app: &App, args: Bench) -> Result<u8> {
         .await;
     app.printer.finish();
     if measured.is_err() {
-        // What was half made is dropped.
+        // Incomplete copies are dropped.
         Background::new(&stencil).finish(Task::CleanUp).await;
     }
     let (fingerprint, measured) = measured?;

@@ -57,7 +57,7 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     wanted.take = args.take;
     let background = Background::for_clones(&stencil);
     let acquired = acquire(app, &stencil, &args.making, &wanted).await;
-    // Whatever came of it, something may have to be dropped.
+    // Whatever the result, some databases may have to be dropped.
     let mut leases = match acquired {
         Ok(leases) => leases,
         Err(error) => {
@@ -209,10 +209,10 @@ fn report(app: &App, stencil: &Stencil, making: &Making, leases: &Leases, took: 
         let answer = Answer::of_clones(leases, stencil.endpoint());
         let text =
             serde_json::to_string(&answer).map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
-        // It holds URLs with passwords.
+        // The file contains URLs with passwords.
         private_file::write_output(file, (text + "\n").as_bytes())?;
     }
-    // A clone that was there already may be of other files.
+    // An existing clone may be of other files.
     let handed_out = leases.clones.first().map(|clone| clone.fingerprint);
     github::report(
         &app.env,

@@ -1,7 +1,7 @@
 //! `pgstencil demo`
 //!
-//! The demo runs this very binary, as a user would, on a project and a server of its own in a
-//! temporary directory, and removes both afterwards.
+//! The demo runs this very binary, as a user would, on a project and a server of its own in a temporary
+//! directory, and removes both afterwards.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

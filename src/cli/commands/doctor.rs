@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) async fn doctor(app: &App, args: Doctor) -> Result<u8> {
     let config = app.config_or_defaults()?;
     let mut checks = Vec::new();
-    // What is wrong with a server that cannot be started says more than that it does not run.
+    // The fault of a server that cannot be started is more useful than the fact that it is not running.
     let mut startable = true;
     if app.uses_private_server(&config) {
         let server = app.private_server(&config.server)?;

@@ -79,7 +79,7 @@ pub(crate) async fn ensure(app: &App, args: Ensure) -> Result<u8> {
     } else {
         app.printer.data(&format!("{fingerprint}\n"))?;
     }
-    // Whoever makes sure of a template is about to ask for clones.
+    // A user who runs `ensure` is about to request clones.
     let fill = Task::Fill(&name, fingerprint, Demand::default());
     background.finish_with(Some(&mut registry), fill).await;
     let bound = stencil.bound_here(&mut registry).await.unwrap_or_default();

@@ -40,7 +40,7 @@ pub(crate) struct Evict {
 }
 
 pub(crate) async fn evict(app: &App, args: Evict) -> Result<u8> {
-    // Whose templates are all, says the config; the limits of every project are in the registry.
+    // The config names the project; the limits of every project are in the registry.
     if args.all && args.project.is_none() {
         app.config()?;
     }

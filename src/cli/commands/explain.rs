@@ -42,7 +42,7 @@ pub(crate) async fn explain(app: &App, args: Explain) -> Result<u8> {
     let config = app.config()?;
     let name = args.template.as_deref();
     let stencil = app.stencil_for_reading().await?;
-    // A template that is named belongs to one definition.
+    // A named template belongs to one definition.
     let names: Vec<&str> = match (name, &args.against) {
         (Some(name), _) => vec![name],
         (None, None) => config.definitions.iter().map(|d| d.name.as_str()).collect(),
@@ -63,7 +63,7 @@ pub(crate) async fn explain(app: &App, args: Explain) -> Result<u8> {
         };
         let explanation = match explained {
             Ok(explanation) => explanation,
-            // What is wrong with one says nothing of the others.
+            // An error in one definition says nothing about the others.
             Err(error) if names.len() > 1 && error.kind() == Kind::Config => {
                 app.printer.error(&error);
                 failure.get_or_insert(error.kind());
@@ -269,7 +269,7 @@ fn list_groups(text: &mut String, inputs: &Inputs, all: bool) {
     line(text, "order", &format!("{}: {count}", inputs.order.as_str()));
     let shown = if all { groups.len() } else { NAMED };
     for group in groups.iter().take(shown) {
-        // By name a group has no directory, and its files have several.
+        // In name order a group has no directory, and its files have several.
         let folder = match (inputs.order, group.directory.as_bytes()) {
             (Order::Name, _) => "all directories".to_owned(),
             (Order::Directory, b"") => ".".to_owned(),

@@ -1,5 +1,4 @@
-//! One file per command. Each turns arguments into calls of [`crate::Stencil`], and answers into
-//! words.
+//! One file per command. Each turns arguments into calls of [`crate::Stencil`], and answers into messages.
 
 pub(crate) mod bench;
 pub(crate) mod clone;

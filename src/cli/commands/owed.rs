@@ -1,4 +1,4 @@
-//! `before_release` commands that are owed to clones which a sweep took.
+//! Runs the pending `before_release` commands of clones that a cleanup took.
 
 use crate::Stencil;
 

@@ -12,7 +12,7 @@ pub(crate) async fn paths(app: &App) -> Result<u8> {
     let mut logs = Vec::new();
     let server = match server(app, &config, &mut logs).await {
         Ok(server) => server,
-        // The rest is known.
+        // The other paths are known.
         Err(e) => {
             app.printer.warn(&format!("the place of the server is not known: {e}"));
             ServerPlaces::default()

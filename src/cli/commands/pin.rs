@@ -22,7 +22,7 @@ pub(crate) struct Pin {
 pub(crate) async fn pin(app: &App, args: Pin, pinned: bool) -> Result<u8> {
     let names = args.templates;
     let (stencil, names) = match names.is_empty() {
-        // The template of the present files.
+        // The template of the current files.
         true => {
             let stencil = app.stencil().await?;
             let definition = args.template.as_deref();

@@ -38,7 +38,7 @@ pub(crate) async fn prune(app: &App, args: Prune) -> Result<u8> {
             let warnings = std::mem::take(&mut plan.warnings);
             let done = stencil.prune(plan, &app.deadline).await;
             owed::run(app, &stencil).await;
-            // Those before an error are released, too.
+            // Clones before an error are released, too.
             Background::new(&stencil).finish(Task::CleanUp).await;
             PruneAnswer::done(&done?, warnings)
         }
@@ -87,7 +87,7 @@ pub(crate) fn tell(app: &App, number: usize) {
 
 /// [`tell`] of clones that the session of a command knows.
 pub(crate) async fn tell_of(app: &App, stencil: &Stencil, bound: &[BoundRow]) {
-    // With `-q` nobody would read it.
+    // With `-q` the output would not be read.
     if !app.printer.is_quiet() {
         tell(app, stencil.count_prunable(bound).await);
     }

@@ -28,7 +28,7 @@ pub(crate) async fn release(app: &App, args: Release) -> Result<u8> {
     let stencil = app.stencil_or_defaults().await?;
     let released = stencil.release_named(&args.names, args.take, &app.deadline).await;
     owed::run(app, &stencil).await;
-    // Those beside a wrong name are released, too.
+    // Clones that were named along with a wrong name are released, too.
     Background::new(&stencil).finish(Task::CleanUp).await;
     let released = released?;
     for warning in &released.warnings {

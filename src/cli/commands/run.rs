@@ -81,15 +81,15 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
         let name = name.to_string_lossy();
         name.starts_with("PGSTENCIL_NAME") || name.starts_with("PGSTENCIL_URL")
     }));
-    // Before the command, so that while it runs the next one's clone is made, and a leftover of others
-    // goes.
+    // Before the command, so that while it runs the next run's clone is created, and other runs' leftovers are
+    // dropped.
     let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
     let fill = clone::fill(&definition, &provenance, leases.demand);
     background.finish_with(leases.session(), fill).await;
     let bound = leases.bound_here().await;
     leases.watch();
     app.printer.finish();
-    // Who asks for the name, if we are killed, must know whether the command goes on.
+    // If this process is killed, the next request for the name must know whether the command still runs.
     let started = |started| {
         if named {
             leases.command(started);
@@ -99,13 +99,13 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     for warning in leases.unwatch().await? {
         app.printer.warn(&warning);
     }
-    // A command that was not even started leaves nothing to look at.
+    // A command that was not even started leaves nothing to inspect.
     let failed = ended.as_ref().is_ok_and(|status| !status.success());
     let keep = args.keep || (args.keep_on_failure && failed);
     if let Some(reason) = stopped(failed) {
         app.printer.warn(reason);
     }
-    // Whatever happens here, the command's own exit code is what the caller wants.
+    // Whatever happens here, the caller needs the command's own exit code.
     if keep {
         match leases.prolong(Term::Usual).await {
             Ok(()) => {
@@ -132,7 +132,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
 
 /// A signal ends `before_release`; the clones are released all the same.
 async fn release(app: &App, signals: &mut Signals, leases: Leases) -> Result<Vec<String>> {
-    // What `--wait` bounds began before the command did.
+    // The time that `--wait` bounds began before the command did.
     let deadline = Deadline::new(app.shared.wait, Default::default());
     let releasing = leases.release_within(&deadline);
     tokio::pin!(releasing);

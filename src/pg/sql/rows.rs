@@ -3,42 +3,42 @@
 
 use super::{Statement, in_order, quote_ident, quote_literal};
 
-/// What of a row goes into its digest.
+/// The part of a row that goes into its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
     /// A column, as its type prints it.
     Plain(String),
     /// A column that holds text, without the times in it.
     Timeless(String),
-    /// In place of a number the row that it stands for.
+    /// The row that a number refers to, in place of the number.
     Referred(Reference),
 }
 
 /// The row of a table that some columns of another row name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
-    /// Schema of the table that is referred to.
+    /// Schema of the referenced table.
     pub(crate) schema: String,
-    /// Its name.
+    /// Name of the referenced table.
     pub(crate) table: String,
-    /// Columns that refer, each with the column that it refers to.
+    /// Referring columns, each with the column that it refers to.
     pub(crate) on: Vec<(String, String)>,
-    /// What of the row counts.
+    /// Cells of the row that count.
     pub(crate) cells: Vec<Cell>,
 }
 
-/// A table, and what of its rows counts.
+/// A table, and the cells of its rows that count.
 #[derive(Clone, Debug)]
 pub(crate) struct Digested {
     /// Schema of the table.
     pub(crate) schema: String,
-    /// Its name.
+    /// Name of the table.
     pub(crate) table: String,
-    /// What counts.
+    /// Cells that count.
     pub(crate) cells: Vec<Cell>,
 }
 
-/// For each table one row of the answer: `rows`, and a `digest` of them.
+/// Returns a query with one row for each table: `rows`, and a `digest` of them.
 pub(crate) fn count_and_digest(tables: &[Digested]) -> Statement {
     let queries = tables.iter().enumerate().map(|(n, table)| {
         format!("SELECT {n} AS n, count(*) AS rows, {} AS digest FROM {}", sum(&table.cells), from(table))
@@ -46,8 +46,8 @@ pub(crate) fn count_and_digest(tables: &[Digested]) -> Statement {
     in_order(queries, "rows, c.digest")
 }
 
-/// One row: `full` and `idless`, the digests of a table's rows by two lists of cells, and `columns`, a digest
-/// for each of further lists.
+/// Returns a query with one row: `full` and `idless`, the digests of a table's rows by two lists of cells, and
+/// `columns`, a digest for each of further lists.
 pub(crate) fn digest_columns(full: &Digested, idless: &[Cell], columns: &[Vec<Cell>]) -> Statement {
     let columns: Vec<String> = columns.iter().map(|cells| sum(cells)).collect();
     Statement(format!(
@@ -59,7 +59,7 @@ pub(crate) fn digest_columns(full: &Digested, idless: &[Cell], columns: &[Vec<Ce
     ))
 }
 
-/// A row for each row of a table: its digests by two lists of cells.
+/// Returns a query with one row for each row of a table: its digests by two lists of cells.
 pub(crate) fn digest_each(full: &Digested, idless: &[Cell]) -> Statement {
     Statement(format!(
         "SELECT {} AS full, {} AS idless FROM {}",
@@ -69,7 +69,7 @@ pub(crate) fn digest_each(full: &Digested, idless: &[Cell]) -> Statement {
     ))
 }
 
-/// What the time of a build may stand in.
+/// Type of a value that may contain the time of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Time {
     /// `timestamptz`
@@ -86,7 +86,8 @@ pub(crate) enum Time {
     Text,
 }
 
-/// One row: for each column whether one of its values lies between two times, which are `timestamptz` as text.
+/// Returns a query with one row: for each column whether one of its values lies between two times, which are
+/// `timestamptz` as text.
 pub(crate) fn holds_time(
     schema: &str,
     table: &str,
@@ -129,7 +130,8 @@ pub(crate) fn holds_time(
     ))
 }
 
-/// For each sequence one row: the last value that it gave, or the first that it will give; and which of these.
+/// Returns a query with one row for each sequence: the last value that it gave, or the first that it will give;
+/// and which of these.
 pub(crate) fn positions<'a>(sequences: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let queries = sequences.enumerate().map(|(n, (schema, name))| {
         format!("SELECT {n} AS n, last_value, is_called FROM {}.{}", quote_ident(schema), quote_ident(name))
@@ -146,7 +148,7 @@ fn sum(cells: &[Cell]) -> String {
     format!("coalesce(sum({}), 0)::text", digest(cells, 0))
 }
 
-/// The digest of one row, which stands under the name `t<depth>`.
+/// Returns the digest of one row, which has the name `t<depth>`.
 fn digest(cells: &[Cell], depth: usize) -> String {
     const TIME: &str = "[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?([.,][0-9]+)? ?(Z|[+-][0-9]{2}:?([0-9]{2})?)?";
     let cells: Vec<String> = cells

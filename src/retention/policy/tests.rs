@@ -16,7 +16,7 @@ fn indices(evictions: &[Eviction]) -> Vec<usize> {
     evictions.iter().map(|e| e.index).collect()
 }
 
-/// Residents of one definition, of which each extends all before it, at 10 seconds.
+/// Residents of one definition: each can be extended from all before it, in 10 seconds.
 fn chain(base: usize, of: usize) -> Option<f64> {
     (base < of).then_some(10.0)
 }
@@ -35,7 +35,7 @@ fn of_equal_costs_the_longest_idle_goes() {
 
 #[test]
 fn what_can_be_extended_goes_before_what_needs_a_build_from_nothing() {
-    // The longest idle is the base of the other.
+    // The one that is idle longest is the base of the other.
     let residents = [resident(0, 40.0, 100.0), resident(0, 20.0, 100.0)];
     let plan = plan(&residents, &count(1), Room::default(), &chain);
     assert_eq!(indices(&plan), [1]);
@@ -111,12 +111,12 @@ fn limits() -> impl Strategy<Value = Limits> {
     })
 }
 
-/// Costs of extensions: from fewer to more, by a matrix that may have holes.
+/// Costs of incremental builds: from fewer to more, by a matrix that may have holes.
 fn extensions() -> impl Strategy<Value = Vec<Option<f64>>> {
     prop::collection::vec(prop::option::of(0.1..1e4_f64), 144)
 }
 
-/// The residents that a plan may touch, worked out in another way than the policy does.
+/// Returns the residents that a plan may evict, computed in another way than the policy does.
 fn touchable(residents: &[Resident], keep: usize) -> Vec<bool> {
     let newer = |i: usize| {
         let others = residents.iter().enumerate();
@@ -148,11 +148,11 @@ proptest! {
         let touchable = touchable(&residents, limits.keep);
         let mut gone = vec![false; residents.len()];
         for eviction in &made {
-            // Nothing twice, nothing pinned, none of the newest.
+            // No template twice, no pinned one, none of the newest.
             prop_assert!(!gone[eviction.index]);
             prop_assert!(touchable[eviction.index]);
             gone[eviction.index] = true;
-            // What is told is what a rebuild would take, by what is there then.
+            // The reported loss is the time of a rebuild from the templates that exist then.
             let full = residents[eviction.index].full;
             let bases = (0..residents.len())
                 .filter(|&b| !gone[b] && residents[b].definition == residents[eviction.index].definition)
@@ -162,7 +162,7 @@ proptest! {
         let left: Vec<usize> = (0..residents.len()).filter(|&i| !gone[i]).collect();
         let more = left.iter().any(|&i| touchable[i]);
         let bytes: u64 = left.iter().map(|&i| residents[i].bytes).sum();
-        // A limit is only exceeded when nothing more may go.
+        // A limit is exceeded only if nothing more may be evicted.
         if let Some(max) = limits.max_templates {
             prop_assert!(left.len() + room.templates <= max || !more);
         }
@@ -172,7 +172,7 @@ proptest! {
         if let Some(max) = limits.max_idle {
             prop_assert!(left.iter().all(|&i| residents[i].idle <= max || !touchable[i]));
         }
-        // Nothing goes without need: before its last step each rule was still broken.
+        // No eviction without need: before its last step each rule was still broken.
         if let Some(last) = made.last() {
             let resident = &residents[last.index];
             let needed = match last.rule {
@@ -182,7 +182,7 @@ proptest! {
             };
             prop_assert!(needed);
         }
-        // The same again: no choice depends on anything but what is given.
+        // The result is repeatable: no choice depends on anything except the input.
         prop_assert_eq!(made, plan(&residents, &limits, room, &extension));
     }
 
@@ -203,7 +203,7 @@ proptest! {
         for r in &mut residents {
             r.pinned = false;
         }
-        // Of templates that rest on each other others may go first.
+        // If templates depend on each other, others may be evicted first.
         if first_to_go(&residents, &alone) == Some(index) {
             residents[index].idle += more;
             prop_assert_eq!(first_to_go(&residents, &alone), Some(index));

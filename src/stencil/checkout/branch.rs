@@ -1,11 +1,11 @@
-//! What `{branch}` stands for: the branch, or on a detached HEAD the nearest thing to one.
+//! Value of `{branch}`: the branch, or on a detached HEAD the nearest equivalent.
 
 use crate::env::{self, Environment};
 use crate::git::{Head, Tree, ask};
 use crate::stencil::{Branch, BranchSource};
 
-/// CI systems check out a commit, and name the branch in one of these. For a pull request of GitHub the
-/// first one is its branch, where the second one is `N/merge`.
+/// Variables in which CI systems, which check out a commit, name the branch. For a pull request of GitHub the first
+/// one is its branch, while the second one is `N/merge`.
 const CI: [&str; 5] = [
     env::GITHUB_HEAD_REF,
     env::GITHUB_REF_NAME,
@@ -14,14 +14,14 @@ const CI: [&str; 5] = [
     env::BRANCH_NAME,
 ];
 
-/// As long as `git rev-parse --short` makes it in a small repository, whatever the size of this one.
+/// Length that `git rev-parse --short` uses in a small repository, whatever the size of this one.
 const SHORT: usize = 7;
 
-/// The branch that is checked out, rebased or bisected; else the CI system's; else the nearest bookmark of
-/// jj, which is only asked for if the branch is `wanted`; else the commit's short id.
+/// Returns the branch that is checked out, rebased or bisected; else the CI system's; else the nearest bookmark of
+/// jj, which is queried only if the branch is `wanted`; else the commit's short id.
 ///
 /// # Errors
-/// There is a repository, but neither its files nor `git` tell the branch. Says why.
+/// There is a repository, but neither its files nor `git` show the branch. Contains the reason.
 pub(super) async fn find(
     tree: Option<&Tree>,
     env: &Environment,
@@ -62,7 +62,7 @@ fn branch(name: String, from: BranchSource) -> Branch {
     Branch { name, from }
 }
 
-/// The local branch, or the commit.
+/// Returns the local branch, or the commit.
 async fn checked_out(tree: &Tree) -> Result<(Option<String>, Option<String>), String> {
     let Some(git) = &tree.git else {
         return Ok((None, None));

@@ -1,15 +1,15 @@
-//! Which machine this is: across reboots, and where a process id means something.
+//! Identifies this machine: across reboots, and where a process id is valid.
 
 use std::path::Path;
 
 use crate::env::{self, Environment};
 use crate::git::ask;
 
-/// What keeps our hash of a machine's id apart from those of other programs.
+/// Separates pgstencil's hash of a machine's id from those of other programs.
 const PURPOSE: &str = "pgstencil 2026 owner of a clone";
 
-/// The machine, across reboots. Containers of one image may have one machine-id, so there it is the host
-/// name, as where there is no id.
+/// Returns the id of the machine, across reboots. Containers of one image may share a machine-id, so there it is the
+/// host name, as it is where there is no id.
 pub(super) async fn id(env: &Environment, host: &str) -> String {
     if cfg!(target_os = "macos") {
         let uuid = ask::host_uuid().await.ok().flatten();
@@ -27,8 +27,8 @@ fn linux(system: &Path, contained: bool, host: &str) -> String {
     }
 }
 
-/// The id is confidential, says its manual (<https://www.freedesktop.org/software/systemd/man/machine-id.html>),
-/// and others read this.
+/// Hashes the id, which is confidential according to its manual
+/// (<https://www.freedesktop.org/software/systemd/man/machine-id.html>), since others read this.
 fn hidden(id: &str) -> String {
     let mut hash = blake3::Hasher::new_derive_key(PURPOSE);
     hash.update(id.as_bytes());
@@ -39,14 +39,14 @@ fn machine_id(system: &Path) -> Option<String> {
     ["etc/machine-id", "var/lib/dbus/machine-id"].iter().find_map(|file| {
         let text = std::fs::read_to_string(system.join(file)).ok()?;
         let id = text.trim();
-        // Before its first boot an image has it empty, or says `uninitialized`.
+        // Before the first boot of an image it is empty, or `uninitialized`.
         let whole = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
         whole.then(|| id.to_ascii_lowercase())
     })
 }
 
-/// The marks that container engines leave: Docker's and Podman's files, systemd's note, the control
-/// groups of the first version; and the files that each of them puts over the image's own.
+/// Whether there are traces of a container engine: Docker's and Podman's files, systemd's record, the control groups
+/// of the first version; and the files that each of them mounts over the image's own.
 fn is_container(system: &Path) -> bool {
     let marks = [".dockerenv", "run/.containerenv", "run/systemd/container"];
     if marks.iter().any(|mark| system.join(mark).exists()) {
@@ -58,7 +58,7 @@ fn is_container(system: &Path) -> bool {
     if engines.iter().any(|engine| groups.contains(engine)) {
         return true;
     }
-    // Engines mount these one by one; nothing else does.
+    // Engines mount these one by one; no other program does.
     let mounts = read("proc/self/mountinfo");
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
     let (mut hosts, mut name) = (false, false);

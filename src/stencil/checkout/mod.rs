@@ -1,4 +1,4 @@
-//! Who we are, for others who wait for us or wonder whose clone this is.
+//! Describes this process and checkout to others who wait for it or need to know the owner of a clone.
 
 mod branch;
 mod machine;
@@ -13,8 +13,8 @@ use crate::stencil::{Checkout, Holder, Repository};
 
 use super::locate::account;
 
-/// Describes this process and its checkout. `names_branch`: whether `{branch}` is wanted, so that asking for
-/// it may take a moment. The second value says why a branch could not be found out.
+/// Describes this process and its checkout. `names_branch`: whether `{branch}` is wanted, which may take a moment to
+/// find out. The second value is the reason why a branch could not be determined.
 pub(crate) async fn holder(root: &Path, env: &Environment, names_branch: bool) -> (Holder, Option<String>) {
     let process = Holder::process();
     let ci = |name: &str| env.non_empty(name).map(str::to_owned);
@@ -62,7 +62,7 @@ async fn checkout(
     (checkout, unknown)
 }
 
-/// `None` if git's directory cannot be seen, as in a container with nothing but a worktree in it.
+/// Returns `None` if git's directory is not accessible, as in a container with only a worktree in it.
 fn repository(git: &GitDir) -> Option<Repository> {
     let folder = std::fs::metadata(&git.common).ok()?;
     let born = folder.created().ok();

@@ -1,4 +1,4 @@
-//! The databases of a build before it begins: copies of the database that builds start from, or of a base.
+//! Databases of a build before it begins: copies of the database that builds start from, or of a base.
 
 use crate::context::Context;
 use crate::database::create::{self, Copy};
@@ -10,11 +10,11 @@ use crate::registry::{DatabaseRow, Registry};
 use crate::template::Template;
 use crate::template::from::{self, Start};
 
-/// Bytes and files of an empty database (`template0`), about, in every version of Postgres: they decide how it
-/// is copied.
+/// Approximate bytes and files of an empty database (`template0`), in every version of Postgres: they decide
+/// how it is copied.
 const EMPTY: (i64, i64) = (8_000_000, 300);
 
-/// Copies the database that builds start from, which is empty unless the config says otherwise.
+/// Copies the database that builds start from, which is empty unless the config sets another.
 pub(super) async fn create_empty(
     registry: &mut Registry,
     context: &Context<'_>,

@@ -13,9 +13,8 @@ use crate::template::source::overtaken::{Overtaken, Watch};
 use crate::template::source::progress::Progress;
 use crate::variables::Outcome;
 
-/// Runs the build command straight on databases that become a clone, when no template can be
-/// copied. The rows are those of the clone, and `fingerprint` that of the inputs which it is to have. Returns
-/// the builder's own comments.
+/// Runs the build command directly on databases that become a clone, when no template can be copied. The rows
+/// are those of the clone, and `fingerprint` that of its inputs. Returns the builder's own comments.
 pub(crate) async fn build_in_place(
     registry: &mut Registry,
     context: &Context<'_>,

@@ -1,4 +1,4 @@
-//! A look at what a build left: whether it can become a template, and what no copy of it will have.
+//! Checks whether the result of a build can become a template, and finds what its copies would lack.
 
 use sqlx::postgres::types::Oid;
 
@@ -14,8 +14,8 @@ use crate::registry::database;
 use crate::registry::{DatabaseRow, Registry};
 use crate::template::from::Start;
 
-/// A `reset` command drops and creates its database: what now stands under our private name and
-/// belongs to our role is adopted.
+/// Adopts the database that now has the private name: a `reset` command drops and creates its database, which
+/// is adopted if it belongs to pgstencil's role.
 pub(super) async fn adopt(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -51,7 +51,7 @@ pub(super) async fn adopt(
         }
         database::adopt(registry.session(), row.id, found.oid).await?;
         row.oid = Some(found.oid);
-        // Marked at once: until then only the private name says that it is ours.
+        // Marked immediately: until then only the private name shows that it is pgstencil's.
         registry
             .session()
             .run(sql::comment_database(
@@ -74,7 +74,7 @@ pub(super) async fn adopt(
     Ok(())
 }
 
-/// Fails if the build gave a database to a role whose databases ours cannot manage.
+/// Fails if the build gave a database to a role whose databases pgstencil's role cannot manage.
 async fn own(registry: &mut Registry, who: &str, row: &DatabaseRow, owner: &str) -> Result<()> {
     match replay::lack(registry.session(), owner, false).await? {
         None => Ok(()),
@@ -93,16 +93,16 @@ async fn own(registry: &mut Registry, who: &str, row: &DatabaseRow, owner: &str)
     }
 }
 
-/// What was found in the databases of a build, in their order.
+/// Facts about the databases of a build, in the order of the databases.
 pub(super) struct Inspected {
     pub(super) contents: Vec<Contents>,
     pub(super) replays: Vec<replay::Replay>,
-    /// Of each database, where it is wanted.
+    /// Shape of each database, where it is wanted.
     pub(super) shapes: Vec<Option<String>>,
     pub(super) built_with: BuiltWith,
 }
 
-/// Adopts, waits for stragglers, refuses empty databases, and settles what is there.
+/// Adopts, waits for stragglers, refuses empty databases, and analyzes and records the others.
 pub(super) async fn inspect(
     registry: &mut Registry,
     context: &Context<'_>,

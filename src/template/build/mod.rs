@@ -1,14 +1,14 @@
-//! Builds: databases under private names, filled, looked at, and sealed or discarded.
+//! Builds: databases under private names, filled, inspected, and sealed or discarded.
 //!
 //! ```text
 //! begin ─→ Registered ─→ create ─→ Building ─→ fill ─→ inspect ─→ Built ─→ seal ─→ Template
 //!                                                                   └─→ discard
 //! ```
 //!
-//! The databases are empty, or copies of an older template that is extended.
-//! The order must not change: intent, CREATE, mark, command, checks, inputs again, settle, close
-//! the door, seal. A crash before the seal's COMMIT leaves a `building` row whose lock is free and
-//! databases under private names: never a template, and found by the next sweep.
+//! The databases are empty, or copies of an older template as a base.
+//! The order must not change: intent, CREATE, mark, command, checks, analyze, inputs again, close the door,
+//! seal. A crash before the seal's COMMIT leaves a `building` row whose lock is free and databases under
+//! private names: never a template, and found by the next cleanup.
 
 mod create;
 mod in_place;
@@ -41,14 +41,14 @@ use crate::registry::template::NewExtension;
 use crate::registry::{DatabaseRow, Happened, Occurrence, Registry, TemplateState};
 use crate::variables::{NamedDatabase, Outcome};
 
-/// How a build ended, if not with an error.
+/// Result of a build that did not fail.
 pub(super) enum Ended {
     /// It was sealed. The template is locked against being dropped.
     Sealed(Box<Template>),
-    /// The inputs changed while the command ran. What it built is dropped.
+    /// The inputs changed while the command ran. The result is dropped.
     Overtaken(Box<Overtaken>),
-    /// The new migrations changed nothing, so it is no template. It is locked against being dropped, and can
-    /// be copied.
+    /// The new migrations changed nothing, so the result is no template. It is locked against being dropped,
+    /// and can be copied.
     Unsealed(Box<Template>, Unsealed),
 }
 
@@ -91,7 +91,7 @@ pub(super) async fn build(
     })
 }
 
-/// Builds from nothing beside the template of the same inputs.
+/// Runs a full build in addition to the template of the same inputs.
 pub(super) async fn rebuild<'a>(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -100,15 +100,15 @@ pub(super) async fn rebuild<'a>(
     complete(registry, context, permit, None).await
 }
 
-/// How a build ended up to its seal, if not with an error.
+/// Result of a build up to its seal, if it did not fail.
 pub(super) enum Completed<'a, P> {
-    /// To be sealed, or discarded.
+    /// A build to be sealed or discarded.
     Built(Box<Built<'a, P>>),
-    /// The inputs changed while the command ran. What it built is dropped.
+    /// The inputs changed while the command ran. The result is dropped.
     Overtaken(Box<Overtaken>),
 }
 
-/// Does all of a build but its seal. What an error leaves is dropped, or left to a person.
+/// Runs a build up to its seal. After an error, its databases are dropped, or left to the user.
 async fn complete<'a, P: Permit>(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -137,13 +137,13 @@ async fn complete<'a, P: Permit>(
     };
     if let Some(happened) = happened {
         let fingerprint = permit.recipe().fingerprint();
-        // For `stats`. The error of the build is what matters.
+        // For `stats`. The error of the build has priority.
         let _ = registry.note(&context.occurrence(&fingerprint, happened, started.elapsed())).await;
     }
     Err(give_up(registry, context, id, error).await)
 }
 
-/// A build whose intent is in the registry: a row of its own, and none of databases yet.
+/// A build whose intent is in the registry: it has a row, but no database rows yet.
 struct Registered<'a, P> {
     permit: &'a P,
     base: Option<&'a Base>,
@@ -151,21 +151,20 @@ struct Registered<'a, P> {
     started: Instant,
 }
 
-/// A build whose databases are there, marked and open, under private names.
+/// A build whose databases exist, marked and open, under private names.
 struct Building<'a, P> {
     permit: &'a P,
     base: Option<&'a Base>,
     id: i64,
     started: Instant,
     rows: Vec<DatabaseRow>,
-    /// What the databases were before they were filled.
+    /// State of the databases before they were filled.
     start: Start,
-    /// The inputs as they were then.
+    /// The inputs at that time.
     watch: Watch,
 }
 
-/// A build whose databases are filled and fit for a template, over inputs that are still the same: to be sealed
-/// or discarded.
+/// A build whose databases are filled and fit for a template, over unchanged inputs: to be sealed or discarded.
 pub(super) struct Built<'a, P> {
     permit: &'a P,
     base: Option<&'a Base>,
@@ -188,7 +187,7 @@ impl<'a, P: Permit> Registered<'a, P> {
         let definition = context.definition;
         let recipe = permit.recipe();
         let fingerprint = recipe.fingerprint();
-        // A `building` row under a free lock is what a dead builder left.
+        // A `building` row under a free lock is the remains of a dead builder.
         let dead = registry
             .find_template(context.project, &definition.name, &fingerprint, TemplateState::Building)
             .await?;
@@ -224,7 +223,7 @@ impl<'a, P: Permit> Registered<'a, P> {
         Ok(Registered { permit, base, id, started })
     }
 
-    /// Creates the databases, and looks at the inputs at the same time.
+    /// Creates the databases, and reads the inputs at the same time.
     async fn create(self, registry: &mut Registry, context: &Context<'_>) -> Result<Building<'a, P>> {
         let Registered { permit, base, id, started } = self;
         let definition = context.definition;
@@ -265,7 +264,7 @@ impl<'a, P: Permit> Building<'a, P> {
         source::fill(registry, context, &set, outcome, Some(self.id), progress).await
     }
 
-    /// Looks at what is there now, and at the inputs again.
+    /// Inspects the current databases, and reads the inputs again.
     async fn inspect(mut self, registry: &mut Registry, context: &Context<'_>) -> Result<Completed<'a, P>> {
         let inspected = inspect(registry, context, &mut self.rows, &self.start).await?;
         let recipe = self.permit.recipe();
@@ -281,7 +280,7 @@ impl<'a, P: Permit> Building<'a, P> {
 }
 
 impl Built<'_, BuildPermit> {
-    /// Makes a template of it; or, if it is not to be sealed, what can be copied for a while.
+    /// Makes the build a template; or, if it is not to be sealed, a result that can be copied for a while.
     async fn seal(self, registry: &mut Registry, context: &Context<'_>) -> Result<Template> {
         let id = self.id;
         match seal::seal(registry, context, self, false).await {
@@ -292,7 +291,7 @@ impl Built<'_, BuildPermit> {
 }
 
 impl Built<'_, RebuildPermit> {
-    /// Makes a template of it that takes the place of the one beside which it was built.
+    /// Makes the build a template that replaces the existing one of the same inputs.
     pub(super) async fn replace(self, registry: &mut Registry, context: &Context<'_>) -> Result<Template> {
         let id = self.id;
         match seal::seal(registry, context, self, true).await {
@@ -303,7 +302,7 @@ impl Built<'_, RebuildPermit> {
 }
 
 impl<P> Built<'_, P> {
-    /// What was built, to be compared.
+    /// Returns the result of the build for a comparison.
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject {
             id: self.id,
@@ -313,22 +312,22 @@ impl<P> Built<'_, P> {
         }
     }
 
-    /// Drops it.
+    /// Drops the databases of the build.
     pub(super) async fn discard(self, registry: &mut Registry, reason: &str) -> Result<()> {
         discard(registry, self.id, reason).await?;
         Ok(())
     }
 
-    /// Drops it, or leaves it to a person, and says so in the error.
+    /// Drops the databases, or leaves them to the user, and says so in the error.
     pub(super) async fn give_up(self, registry: &mut Registry, context: &Context<'_>, error: Error) -> Error {
         give_up(registry, context, self.id, error).await
     }
 }
 
-/// How the line begins that names a database which a failed build left to a person.
+/// Start of the line that names a database which a failed build left to the user.
 const LEFT: &str = "left for inspection";
 
-/// Drops what a failed build left, or leaves it to a person, and says so.
+/// Drops the databases of a failed build, or leaves them to the user, and says so in the error.
 async fn give_up(registry: &mut Registry, context: &Context<'_>, id: i64, error: Error) -> Error {
     let of_build = matches!(error.kind(), Kind::Build | Kind::Timeout);
     if of_build && context.keep_failed {
@@ -344,12 +343,12 @@ async fn give_up(registry: &mut Registry, context: &Context<'_>, id: i64, error:
             error.detail("the half-built database was dropped; nothing was registered")
         }
         Ok(stay) => stay.into_iter().fold(error, Error::detail),
-        // What cannot be dropped now stays in the registry, and the sweep finds it.
+        // A database that cannot be dropped now stays in the registry, and the cleanup finds it.
         Err(_) => error,
     }
 }
 
-/// Drops what a build left. Returns the reasons why some of it stays.
+/// Drops the databases of a build. Returns the reasons why some of them remain.
 async fn discard(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<String>> {
     registry.break_template(id, reason, false).await?;
     let stay = drop::drop_databases_of(registry, &Owner::Template(id)).await?;
@@ -357,7 +356,7 @@ async fn discard(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<S
     Ok(stay)
 }
 
-/// Leaves what a build left to a person, for a day. Returns the names of the databases.
+/// Leaves the databases of a build to the user, for a day. Returns their names.
 async fn keep(registry: &mut Registry, id: i64, reason: &str) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for row in registry.databases_of(&Owner::Template(id)).await? {

@@ -11,8 +11,8 @@ use crate::registry::{DatabaseRow, Registry, database};
 use crate::template::permit::Permit;
 use crate::template::{Provisional, Template, TemplateDatabase, Unsealed};
 
-/// The last step. The door is closed first, so that nobody comes in between; then one transaction
-/// makes the databases a template. `replaces`: it takes the place of the ready template of the same inputs.
+/// Runs the last step. The door is closed first, so that no session enters in between; then one transaction
+/// makes the databases a template. `replaces`: it replaces the ready template of the same inputs.
 pub(super) async fn seal<P: Permit>(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -26,7 +26,7 @@ pub(super) async fn seal<P: Permit>(
         vacate::close(registry, context, row, oid_of(row)?).await?;
     }
     context.deadline.check("the seal")?;
-    // Before the commit, so that there is no moment at which the template can be dropped.
+    // Before the commit, so that the template is never without a lock against its drop.
     registry
         .session()
         .try_lock_shared(LockKey::template(id))
@@ -67,7 +67,7 @@ pub(super) async fn seal<P: Permit>(
             }
         }
         if replaces {
-            // Before the new one is ready: there is never more than one.
+            // Before the new one is ready: there is never more than one ready template.
             registry.replace_template(id, context.project, &context.definition.name, &fingerprint).await?;
         }
         let millis = took.as_millis() as u64;
@@ -80,7 +80,7 @@ pub(super) async fn seal<P: Permit>(
         };
         match done {
             true => Ok(()),
-            // Somebody declared the build dead, which the lock should have prevented.
+            // Another process declared the build dead, which the lock should have prevented.
             false => Err(sqlx::Error::RowNotFound),
         }
     }
@@ -117,7 +117,7 @@ pub(super) async fn seal<P: Permit>(
     Ok(template)
 }
 
-/// The name that a database gets.
+/// Returns the final name of a database.
 fn final_name<'r>(row: &'r DatabaseRow, unsealed: Option<&Unsealed>) -> &'r str {
     match unsealed {
         None => &row.name,

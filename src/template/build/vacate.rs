@@ -1,9 +1,9 @@
-//! A built database is emptied of what no template can have: sessions, and what the server keeps for it
-//! outside it.
+//! Removes from a built database what no template can have: sessions, and the objects that the server keeps for
+//! it outside it.
 //!
-//! The build's own sessions may still write, so they are waited for, and one that stays fails the build: half a
-//! template must not be sealed. Others are no part of the build: background workers that an extension starts
-//! in each database, agents that watch the server. They are ended when the door is closed behind them.
+//! The build's own sessions may still write, so pgstencil waits for them, and one that stays fails the build:
+//! half a template must not be sealed. Other sessions are no part of the build: background workers that an
+//! extension starts in each database, agents that watch the server. They are ended once the door is closed.
 
 use sqlx::postgres::types::Oid;
 
@@ -15,10 +15,10 @@ use crate::pg::{Doing as _, Session, cause, sql};
 use crate::registry::{DatabaseRow, Registry};
 use crate::template::source::command::STRAGGLERS;
 
-/// Waits until the sessions that the build command began have ended. Others may stay for now.
+/// Waits until the sessions of the build command have ended. Other sessions may stay for now.
 ///
 /// # Errors
-/// [`Kind::Build`] if some are still there after ten seconds; the driver's.
+/// [`Kind::Build`] if some remain after ten seconds; errors of the driver.
 pub(super) async fn wait_for_the_builds_own(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -35,8 +35,7 @@ pub(super) async fn wait_for_the_builds_own(
     none_left(registry, context, row, &left)
 }
 
-/// Lets nobody in any more, ends what is not the build's, and waits until nobody is left. The door stays
-/// closed.
+/// Refuses new sessions, ends those that are not the build's, and waits until none is left. The door stays closed.
 ///
 /// # Errors
 /// As [`wait_for_the_builds_own`].
@@ -60,7 +59,7 @@ pub(super) async fn close(
     none_left(registry, context, row, &left)
 }
 
-/// Fails if somebody is left, and says whose sessions they are and what ends them.
+/// Fails if a session is left, and reports its owner and how to end it.
 fn none_left(registry: &Registry, context: &Context<'_>, row: &DatabaseRow, left: &[Visitor]) -> Result<()> {
     if left.is_empty() {
         return Ok(());
@@ -105,12 +104,12 @@ fn what_ends(visitor: &Visitor, context: &Context<'_>, role: &str) -> String {
     }
 }
 
-/// Drops the replication slots and subscriptions of a built database, and tells of them. They belong to this
-/// very database: no clone has them, a slot holds the server's WAL for as long as the template lives, and a
-/// database with a subscription cannot be dropped. `session`: one in that database.
+/// Drops the replication slots and subscriptions of a built database, and reports them. They belong to this
+/// very database: no clone has them, a slot keeps the server's WAL for as long as the template lives, and a
+/// database with a subscription cannot be dropped. `session`: a session in that database.
 ///
 /// # Errors
-/// [`Kind::Permission`] if the role may not drop one; the driver's.
+/// [`Kind::Permission`] if the role may not drop one; errors of the driver.
 pub(super) async fn drop_what_no_clone_has(
     session: &mut Session,
     context: &Context<'_>,

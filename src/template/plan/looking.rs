@@ -1,4 +1,4 @@
-//! A plan that is only told: nothing is locked and nothing written.
+//! A plan that is only reported: nothing is locked and nothing written.
 
 use std::convert::Infallible;
 
@@ -12,21 +12,21 @@ use crate::registry::{Registry, TemplateRow, TemplateState};
 use crate::template::Unusable;
 use crate::template::permit::{Asked, serial_build};
 
-/// Reads what a command would lock.
+/// Reads the facts that a command would lock.
 pub(crate) struct Looking {
-    /// The ready templates of the definition, and what they were built from.
+    /// The ready templates of the definition, and their inputs.
     ready: Vec<(TemplateRow, Recipe)>,
-    /// Why the ready template of the inputs is not used, if there is one.
+    /// Reason why the ready template of the inputs is not used, if there is one.
     unusable: Option<Unusable>,
 }
 
 impl Looking {
-    /// Looks at these ready templates of the definition.
+    /// Starts from these ready templates of the definition.
     pub(crate) fn at(ready: Vec<(TemplateRow, Recipe)>) -> Self {
         Looking { ready, unusable: None }
     }
 
-    /// The ready templates, and why that of the inputs is not used, if there is one.
+    /// Returns the ready templates, and the reason why that of the inputs is not used, if there is one.
     pub(crate) fn into_seen(self) -> (Vec<(TemplateRow, Recipe)>, Option<Unusable>) {
         (self.ready, self.unusable)
     }

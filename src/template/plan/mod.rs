@@ -1,7 +1,7 @@
-//! What is done to get a template: one decision, which [`super::ensure()`] carries out and `explain` tells.
+//! The way to a template: one decision, which [`super::ensure()`] carries out and `explain` prints.
 //!
-//! [`plan`] decides; a [`Grip`] gets it the facts. [`Taking`] locks what the plan uses and may write to the
-//! registry; [`Looking`] reads only, and what it reads may be out of date a moment later.
+//! [`plan`] decides; a [`Grip`] provides the facts. [`Taking`] locks what the plan uses and may write to the
+//! registry; [`Looking`] reads only, and its facts may be out of date a moment later.
 
 mod looking;
 mod taking;
@@ -17,37 +17,37 @@ use crate::error::Result;
 use crate::fingerprint::{Difference, Recipe};
 use crate::registry::{Registry, TemplateRow};
 
-/// What a command does to get the template of its inputs.
+/// The steps by which a command gets the template of its inputs.
 pub(crate) enum Plan<G: Grip> {
     /// Use the ready template.
     Hit(Box<G::Template>),
     /// Wait for the process that builds it.
     Wait(Box<TemplateRow>),
-    /// Wait for another build, since both are of those that run one at a time; its row, if it was seen.
+    /// Wait for another build, since both are serial; its row, if it was seen.
     WaitForTurn(Option<Box<TemplateRow>>),
     /// Build it on a copy of an older one.
     Extend(G::Permit, Box<Base<G::Template>>),
-    /// Build it from nothing.
+    /// Run a full build.
     Build(G::Permit, FullBuild),
     /// Nothing yet: the registry has changed in between.
     Changed(G::Change),
 }
 
-/// Why a template is built from nothing.
+/// Reason for a full build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FullBuild {
-    /// The caller wants it so.
+    /// The caller requested it.
     Wanted,
-    /// Nothing is extended to get it, whatever there is.
+    /// No base may be used, whatever templates exist.
     Never(NoBase),
-    /// The best base must not be extended once more: first digits of its fingerprint, and why not.
+    /// The best base must not be used again: first digits of its fingerprint, and the reason.
     Due(String, NoBase),
-    /// There is no template that it could be extended from.
+    /// There is no possible base.
     NoBase,
 }
 
 impl FullBuild {
-    /// Whether there may have been something to extend, so that a person should be told.
+    /// Returns whether there may have been a base, so that the user should be informed.
     pub(crate) fn is_worth_telling(&self) -> bool {
         match self {
             FullBuild::Wanted | FullBuild::Never(NoBase::Never) | FullBuild::NoBase => false,
@@ -67,7 +67,7 @@ impl fmt::Display for FullBuild {
     }
 }
 
-/// What was seen of a template.
+/// The state of a template when it was read.
 pub(crate) enum Sight<T, C> {
     /// It can be used.
     Ready(Box<T>),
@@ -77,16 +77,16 @@ pub(crate) enum Sight<T, C> {
     Changed(C),
 }
 
-/// How a plan gets at the facts.
+/// Provider of a plan's facts.
 pub(crate) trait Grip: Sized + Send {
     /// A ready template.
     type Template: Send;
     /// The right to build.
     type Permit: Send;
-    /// What may have changed while it was looked at.
+    /// The part that may have changed while it was read.
     type Change: Send;
 
-    /// The template of these inputs.
+    /// Returns the template of these inputs.
     fn ready(
         &mut self,
         registry: &mut Registry,
@@ -94,7 +94,7 @@ pub(crate) trait Grip: Sized + Send {
         recipe: &Recipe,
     ) -> impl Future<Output = Result<Sight<Self::Template, Self::Change>>> + Send;
 
-    /// The right to build it.
+    /// Takes the right to build it.
     fn permit(
         &mut self,
         registry: &mut Registry,
@@ -102,7 +102,7 @@ pub(crate) trait Grip: Sized + Send {
         recipe: &Recipe,
     ) -> impl Future<Output = Result<std::result::Result<Asked<Self::Permit>, Self::Change>>> + Send;
 
-    /// What is to be done before something is extended or built.
+    /// Prepares for a build of either kind.
     fn prepare(
         &mut self,
         registry: &mut Registry,
@@ -110,7 +110,7 @@ pub(crate) trait Grip: Sized + Send {
         recipe: &Recipe,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// The ready templates of the definition, and what they were built from.
+    /// Returns the ready templates of the definition, and their inputs.
     fn candidates(
         &mut self,
         registry: &mut Registry,
@@ -118,7 +118,7 @@ pub(crate) trait Grip: Sized + Send {
         recipe: &Recipe,
     ) -> impl Future<Output = Result<Vec<(TemplateRow, Recipe)>>> + Send;
 
-    /// One of them, to be extended.
+    /// Returns one of them as a base.
     fn base(
         &mut self,
         registry: &mut Registry,
@@ -126,14 +126,14 @@ pub(crate) trait Grip: Sized + Send {
         row: &TemplateRow,
     ) -> impl Future<Output = Result<Sight<Self::Template, Self::Change>>> + Send;
 
-    /// Gives the right to build up.
+    /// Releases the right to build.
     fn release(&mut self, registry: &mut Registry, permit: Self::Permit) -> impl Future<Output = ()> + Send;
 }
 
-/// Decides what is done to get the template of a recipe.
+/// Decides how to get the template of a recipe.
 ///
 /// # Errors
-/// The driver's.
+/// Errors of the driver.
 pub(crate) async fn plan<G: Grip>(
     grip: &mut G,
     registry: &mut Registry,
@@ -161,7 +161,7 @@ pub(crate) async fn plan<G: Grip>(
     }
 }
 
-/// Finds the best base that is really there, or says why the template is built from nothing.
+/// Finds the best base that really exists, or the reason for a full build.
 async fn find_base<G: Grip>(
     grip: &mut G,
     registry: &mut Registry,
@@ -204,5 +204,5 @@ async fn find_base<G: Grip>(
     Ok(Err(full))
 }
 
-/// A base may be replaced by a build from nothing while we look at it; then that is one.
+/// Number of attempts: a full build may replace a base while it is read, and is then a base itself.
 const TRIES: usize = 3;

@@ -1,4 +1,4 @@
-//! A plan that is carried out: what it uses is locked before it is judged.
+//! A plan that is carried out: its templates are locked before they are judged.
 
 use std::time::{Duration, Instant};
 
@@ -16,16 +16,16 @@ use crate::template::permit::{Asked, BuildPermit};
 use crate::template::waiting::POLL;
 use crate::template::{Template, Unsealed, Unusable, finding, from, unsealed};
 
-/// Locks the template that is used, or takes the right to build it and locks its base.
+/// Locks the template to use, or takes the right to build it and locks its base.
 #[derive(Default)]
 pub(in crate::template) struct Taking {
-    /// Number of the build that was waited for last: what came of it is good enough, also if it was not sealed.
+    /// Number of the last build that was waited for: its result is good enough, even if it was not sealed.
     pub(in crate::template) waited: Option<i64>,
 }
 
-/// What may have changed while it was looked at.
+/// The part that may have changed while it was read.
 pub(in crate::template) enum Change {
-    /// Something else: look again.
+    /// Anything else: check again.
     Again,
     /// The build that was waited for has ended, and was not sealed.
     Unsealed(Box<Template>, Unsealed),
@@ -131,8 +131,9 @@ impl Grip for Taking {
     }
 }
 
-/// A builder that lost its session lost the right to build with it, and ends its command as soon as it notices.
-/// Where that process can be seen it is waited for, so that two commands do not run at once.
+/// Waits for a former builder. If it lost its session, it lost the right to build with it, and ends its command
+/// as soon as it notices. Where its process is visible, it is waited for, so that two commands do not run at
+/// the same time.
 async fn wait_for_former(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(3);
     let (project, name) = (context.project, context.definition.name.as_str());
@@ -151,7 +152,7 @@ async fn wait_for_former(registry: &mut Registry, context: &Context<'_>, recipe:
     Ok(())
 }
 
-/// Tells why a template is built that another role has already, if that is so.
+/// Reports that a template is built although one of another Postgres role exists, if that is so.
 async fn tell_of_another_role(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) -> Result<()> {
     let (project, definition) = (context.project, context.definition.name.as_str());
     let fingerprint = recipe.fingerprint();

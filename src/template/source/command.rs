@@ -1,4 +1,4 @@
-//! The user's own build command: run, watched, and judged.
+//! The user's build command: run, watched, and judged.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -16,10 +16,10 @@ use crate::quantity::{seconds, setting};
 use crate::registry::Registry;
 use crate::variables::{self, NamedDatabase, Outcome, Phase};
 
-/// How long processes and sessions of a build may go on after its command has ended.
+/// Time that processes and sessions of a build may continue after its command has ended.
 pub(in crate::template) const STRAGGLERS: Duration = Duration::from_secs(10);
 
-/// How many lines of a build those see who wait for it.
+/// Number of lines of a build that waiting processes see.
 const TAIL: usize = 5;
 
 /// Runs the build command on databases. While it runs, its last lines are written to the template's
@@ -56,20 +56,20 @@ pub(super) async fn run_command(
         let observe = context.observe;
         move |line: &str| {
             observe(Event::Output(&context.endpoint.redact(line)));
-            // No password, also none that a colour had split.
+            // Without the password, even if a colour had split it.
             let line = context.endpoint.redact(&process::plain(line));
             observe(Event::Progress { line: &line, migrations: progress.read(&line) });
             if let Ok(mut last) = last.lock() {
                 if last.len() == TAIL {
                     last.pop_front();
                 }
-                // Shown to those who wait, by way of the registry.
+                // Shown to waiting processes, through the registry.
                 last.push_back(names::cut(&line, 400).to_owned());
             }
         }
     };
-    // If the session is lost, so is the lock, and another process may build: the command must not run beside
-    // that one, so it is not asked to end.
+    // If the session is lost, so is the lock, and another process may build: the command must not run at the
+    // same time as that one, so it is not asked to end.
     let kill = job.kill.clone();
     let role = registry.facts().role.clone();
     let cancel = &context.deadline.cancel;
@@ -106,7 +106,7 @@ pub(super) async fn run_command(
     judge(context, &finished, timeout, &role)
 }
 
-/// `role`: which owns the database.
+/// `role`: the owner of the database.
 fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &str) -> Result<()> {
     let definition = context.definition;
     let took = seconds(finished.elapsed);
@@ -203,11 +203,11 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
     Err(error.hint("`-v` shows the whole output"))
 }
 
-/// What Postgres says where a role may not create an extension.
+/// Postgres' message if a role may not create an extension.
 const NO_EXTENSION: &str = "permission denied to create extension";
 
-/// Whether a command printed what Postgres says of a full disk: the system's words, or the SQLSTATE as clients
-/// print it, and not just that number.
+/// Returns whether a command printed Postgres' message about a full disk: the system's text, or the SQLSTATE as
+/// clients print it, and not just that number.
 fn tells_full_disk(line: &str) -> bool {
     if line.contains("No space left on device") || line.contains("Disk quota exceeded") {
         return true;
@@ -225,7 +225,7 @@ fn tells_full_disk(line: &str) -> bool {
     })
 }
 
-/// What a line says is there already, of the things that all databases of a server share.
+/// Returns the object that already exists according to a line, of those that all databases of a server share.
 fn taken_on_server(line: &str) -> Option<&'static str> {
     let (before, _) = line.split_once("\" already exists")?;
     let (before, _) = before.rsplit_once('"')?;

@@ -1,4 +1,4 @@
-//! Code of the program that fills databases: run, and watched as the build command is.
+//! Code of the program that fills databases: run, and watched like the build command.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::quantity::{seconds, setting};
 use crate::registry::Registry;
 use crate::variables::NamedDatabase;
 
-/// Runs the code on databases. It is dropped if the caller gives up, if its time is over, or if the session is lost
-/// that holds the right to build.
+/// Runs the code on databases. It is dropped if the caller cancels, if its time is over, or if the session that
+/// holds the right to build is lost.
 pub(super) async fn run(
     registry: &mut Registry,
     context: &Context<'_>,
@@ -38,7 +38,7 @@ pub(super) async fn run(
     }
 }
 
-/// The error of the session that holds the right to build, as soon as it has one.
+/// Returns the error of the session that holds the right to build, as soon as it has one.
 async fn session_loss(registry: &mut Registry) -> Error {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! What fills the databases of a build, at work: the build command, or code of the program.
+//! Runs the source that fills the databases of a build: the build command, or code of the program.
 
 pub(super) mod command;
 mod filler;

@@ -1,4 +1,4 @@
-//! Whether the inputs of a build stayed as they were while its command ran.
+//! Checks whether the inputs of a build stayed as they were while its command ran.
 
 use crate::context::{Context, Source};
 use crate::error::{Error, Kind, Result};
@@ -11,26 +11,26 @@ pub(in crate::template) struct Watch {
     before: Option<Snapshot>,
 }
 
-/// Somebody wrote to the inputs of a build while its command ran. What it built may be a mixture, also where
-/// the files hold again what they held.
+/// Inputs that were written to while the build command ran. The result may be a mixture, even if the files have
+/// their old contents again.
 #[derive(Debug)]
 pub(crate) struct Overtaken {
-    /// The inputs as they are now.
+    /// The current inputs.
     pub(crate) recipe: Recipe,
-    /// What changed, a line each.
+    /// The changes, one line each.
     changes: Vec<String>,
-    /// Whether a file that only the build command names is among that.
+    /// Whether they include a file that only the build command names.
     named: bool,
 }
 
-/// How many changes are told.
+/// Maximum number of reported changes.
 const SHOWN: usize = 10;
 
-/// What to do about a build command that writes among its own inputs.
+/// Advice about a build command that writes to its own inputs.
 const EXCLUDE: &str = "if the build command writes what is named above: exclude it from the globs, or switch that output off in the tool";
 
 impl Watch {
-    /// Looks at the inputs. Call it before the command begins, and as late as that allows.
+    /// Reads the state of the inputs. Call it before the command begins, and as late as possible.
     pub(in crate::template) async fn begin(context: &Context<'_>) -> Result<Self> {
         let before = match &context.source {
             Source::Command(_) => Some(context.snapshot().await?),
@@ -39,8 +39,8 @@ impl Watch {
         Ok(Watch { before })
     }
 
-    /// Reads the inputs again when the command has ended; `None` if nobody wrote to them and they are those
-    /// of `recipe`.
+    /// Reads the inputs again when the command has ended; `None` if they were not written to and are those of
+    /// `recipe`.
     pub(in crate::template) async fn end(
         &self,
         context: &Context<'_>,
@@ -77,12 +77,12 @@ impl Overtaken {
         Overtaken { recipe: now, changes, named: seen.iter().any(|change| named.contains(change.path())) }
     }
 
-    /// What changed, a line each.
+    /// Returns the changes, one line each.
     pub(crate) fn changes(&self) -> &[String] {
         &self.changes
     }
 
-    /// Tells that the build starts over.
+    /// Reports that the build starts over.
     pub(crate) fn tell(&self, context: &Context<'_>) {
         let mut text = "files changed while the build ran: starting over".to_owned();
         for line in &self.changes {
@@ -92,7 +92,7 @@ impl Overtaken {
         context.tell(Event::Warning(&Warning::new(text)));
     }
 
-    /// The error where a build does not start over. `what`: in which it changed.
+    /// Returns the error where a build does not start over. `what`: the process during which the inputs changed.
     pub(crate) fn error(&self, what: &str) -> Error {
         let error = Error::new(Kind::Build, what);
         let error = self.changes.iter().fold(error, Error::detail);

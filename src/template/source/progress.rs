@@ -1,14 +1,14 @@
-//! How far a build is, by the lines that its migration tool prints.
+//! Progress of a build, read from the lines that its migration tool prints.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::fingerprint::{Migration, Recipe, migrations};
 
-/// Reads the output of a build. Migration tools print the name of each migration that they run, in one form
-/// or another: `Applying shop.0007_price... OK` (Django), `Applying: 20240102_users.sql` (dbmate),
-/// `Running upgrade 1f2e3d4c -> 5b6a7988, users` (Alembic).
+/// Reader of the output of a build. Migration tools print the name of each migration that they run, in one form
+/// or another: `Applying shop.0007_price... OK` (Django), `Applying: 20240102_users.sql` (dbmate), `Running
+/// upgrade 1f2e3d4c -> 5b6a7988, users` (Alembic).
 pub(in crate::template) struct Progress {
-    /// By each form of a name, the migrations that have it.
+    /// The migrations that have a name, by each form of the name.
     names: HashMap<String, Vec<usize>>,
     folders: Vec<Vec<String>>,
     total: usize,
@@ -17,12 +17,12 @@ pub(in crate::template) struct Progress {
 }
 
 impl Progress {
-    /// Of a build from nothing.
+    /// Creates the reader of a full build.
     pub(in crate::template) fn of(recipe: &Recipe) -> Self {
         Progress::new(&migrations(recipe.migrations.iter().map(|file| &file.path)))
     }
 
-    /// Of a build that runs these migrations.
+    /// Creates the reader of a build that runs these migrations.
     pub(in crate::template) fn new(migrations: &[Migration]) -> Self {
         let mut names: HashMap<String, Vec<usize>> = HashMap::new();
         let mut folders = Vec::new();
@@ -40,15 +40,14 @@ impl Progress {
             let above = path.rsplit('/').skip(1).map(str::to_lowercase);
             folders.push(above.collect());
         }
-        // The name of a file or directory that all have says nothing.
+        // The name of a file or directory that all migrations share says nothing.
         if migrations.len() > 1 {
             names.retain(|_, of| of.len() < migrations.len());
         }
         Progress { names, folders, total: migrations.len(), named: BTreeSet::new(), last: None }
     }
 
-    /// Reads one line. Returns how many migrations have been named so far, and of how many, once there was
-    /// one.
+    /// Reads one line. Returns the number of migrations named so far, and their total, once one was named.
     pub(in crate::template) fn read(&mut self, line: &str) -> Option<(usize, usize)> {
         let line = line.to_lowercase();
         let words: Vec<&str> = line
@@ -69,7 +68,7 @@ impl Progress {
         self.last.map(|_| (self.named.len(), self.total))
     }
 
-    /// The migration that a name means: of several with that name the one in a directory that the line
+    /// Returns the migration that a name means: of several with that name the one in a directory that the line
     /// names, too, else the first that was not named yet.
     fn find(&self, name: &str, word: &str, words: &[&str]) -> Option<usize> {
         let of = self.names.get(name)?;
@@ -84,7 +83,7 @@ impl Progress {
 
     fn note(&mut self, migration: usize) {
         let again = !self.named.insert(migration);
-        // A tool that lists what it is going to run names all before it begins.
+        // A tool that lists its migrations before it runs them names all of them first.
         if again && self.last != Some(migration) {
             self.named.retain(|i| *i <= migration);
         }
@@ -92,7 +91,7 @@ impl Progress {
     }
 }
 
-/// The words by which a tool may name the migration of a file, in small letters.
+/// Returns the words by which a tool may name the migration of a file, in lower case.
 fn forms(path: &str) -> Vec<String> {
     let path = path.to_lowercase();
     let mut parts = path.rsplit('/');
@@ -115,7 +114,7 @@ fn forms(path: &str) -> Vec<String> {
             stem = shorter;
         }
     }
-    // A time or a hash in front stands for the whole.
+    // A time or a hash at the start identifies the whole name.
     let begin = name.split(['_', '.']).next().unwrap_or_default();
     if numbered(begin) {
         forms.push(begin.to_owned());
@@ -123,13 +122,13 @@ fn forms(path: &str) -> Vec<String> {
     forms.retain(|form| {
         let short = form.len() < 8;
         let is_number = form.bytes().all(|b| b.is_ascii_digit());
-        // A short number would be found anywhere.
+        // A short number would match anywhere.
         !(COMMON.contains(&form.as_str()) || short && (is_number || form == begin))
     });
     forms
 }
 
-/// Names of files that say nothing of a migration.
+/// Names of files that say nothing about a migration.
 const COMMON: [&str; 6] = ["__init__", "up", "down", "migration", "metadata", "index"];
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub(super) async fn remove(
             app.printer.say("nothing was done");
             return Ok(1);
         }
-        // A person may have thought for long.
+        // The user may have taken long to answer.
         Look::all(server, &chosen, args.force, app).await?;
     }
     server.remove(&answer.removed, patience).await?;
