@@ -147,11 +147,12 @@ struct Lines {
 /// Numbers that a write to a file, or a new entry of a directory, changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stat {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) bytes: u64,
+    pub(super) modified: (i64, i64),
+    /// Nothing can set it, unlike `modified`, which `touch -r` and `rsync` set.
+    pub(super) changed: (i64, i64),
 }
 
 impl Stat {
@@ -160,7 +161,7 @@ impl Stat {
         fs::metadata(path).map(|found| Stat::of(&found))
     }
 
-    fn of(found: &Metadata) -> Self {
+    pub(super) fn of(found: &Metadata) -> Self {
         Stat {
             device: found.dev(),
             inode: found.ino(),

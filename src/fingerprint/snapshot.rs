@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::file_cache::Stat;
 use super::globs::Globs;
 use super::recipe::RelPath;
 use super::walk::{Gitignore, walk};
@@ -25,18 +26,6 @@ pub(crate) struct Snapshot {
     globs: Arc<Globs>,
     files: BTreeMap<RelPath, Stat>,
     directories: BTreeMap<RelPath, Directory>,
-}
-
-/// The attributes that change with every write to a file, even if the content stays the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    /// Time of the last change (ctime). No program can set it, while `touch -r` and `rsync` set the
-    /// modification time.
-    changed: (i64, i64),
 }
 
 /// A directory that was walked.
@@ -190,18 +179,6 @@ impl fmt::Debug for Snapshot {
             .field("files", &self.files)
             .field("directories", &self.directories)
             .finish_non_exhaustive()
-    }
-}
-
-impl Stat {
-    fn of(found: &Metadata) -> Self {
-        Stat {
-            device: found.dev(),
-            inode: found.ino(),
-            bytes: found.len(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-        }
     }
 }
 
