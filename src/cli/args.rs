@@ -1,11 +1,13 @@
 //! The command line's top level: shared options, options that several commands have, and the help text. Each
 //! command has its own options next to its code.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, ValueEnum};
 
 use super::commands::Command;
 use crate::config::value::Host;
@@ -70,12 +72,21 @@ impl Arguments {
     pub(crate) fn parse_words<I, T>(words: I) -> Result<Self, clap::Error>
     where
         I: IntoIterator<Item = T>,
-        T: Into<std::ffi::OsString> + Clone,
+        T: Into<OsString>,
     {
-        let mut command = command();
-        let matches = command.try_get_matches_from_mut(words)?;
-        Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+        let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+        match Arguments::try_parse_from(&words) {
+            // Only help needs its final form, and to make that costs more than to parse.
+            Err(error) if is_help(&error) => {
+                Err(command().try_get_matches_from(&words).err().unwrap_or(error))
+            }
+            parsed => parsed,
+        }
     }
+}
+
+fn is_help(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand)
 }
 
 /// The command line as clap knows it, with the help in its final form: commands in groups, and of the shared
