@@ -24,6 +24,7 @@
 //! overwritten by another process at any time, which only costs a read of the files. It is not used on another
 //! machine, nor by another user.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -213,9 +214,12 @@ impl FileCache {
         state.globs.insert(key, Arc::clone(&globs));
         let at = state.kept.iter().position(|kept| kept.key == key);
         let before = at.map(|at| state.kept.remove(at));
-        let look = Look::new(root, &globs, definition, self.settled);
-        let (read, kept, is_new) = look.read(key, before, &mut || {})?;
-        if !self.keeps {
+        let keeps = self.keeps && is_local(root);
+        // Nothing settles in this time, so nothing is examined in order to be kept.
+        let settled = if keeps { self.settled } else { Duration::MAX };
+        let look = Look::new(root, &globs, definition, settled);
+        let (read, kept, is_new) = look.read(key, before.filter(|_| keeps), &mut || {})?;
+        if !keeps {
             return Ok((globs, read));
         }
         state.kept.insert(0, kept);
@@ -290,11 +294,9 @@ impl<'a> Look<'a> {
     fn read(
         &self,
         key: Key,
-        before: Option<Kept>,
+        mut before: Option<Kept>,
         after_walk: &mut dyn FnMut(),
     ) -> Result<(Read, Kept, bool)> {
-        let is_local = is_local(self.root);
-        let mut before = before.filter(|_| is_local);
         for again in (0..WALKS).rev() {
             let mut is_new = before.is_none();
             let empty = Kept { key, directories: Vec::new(), hidden: Vec::new(), lines: Vec::new() };
@@ -582,11 +584,11 @@ fn is_local(path: &Path) -> bool {
 
 /// Contents of a cache file.
 #[derive(Serialize, Deserialize)]
-struct Contents {
+struct Contents<'a> {
     /// Stored since the name of the file is only a hash of these two.
     root: RelPath,
     machine: String,
-    kept: Vec<Kept>,
+    kept: Cow<'a, [Kept]>,
 }
 
 impl Place {
@@ -615,7 +617,7 @@ impl Place {
         }
         let contents: Contents = postcard::from_bytes(rest).ok()?;
         let fits = contents.root == RelPath::new(root) && contents.machine == self.machine;
-        fits.then_some(contents.kept)
+        fits.then(|| contents.kept.into_owned())
     }
 
     /// Replaces the file as a whole. If two processes write, the last one wins.
@@ -625,7 +627,7 @@ impl Place {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let contents =
-            Contents { root: RelPath::new(root), machine: self.machine.clone(), kept: kept.to_vec() };
+            Contents { root: RelPath::new(root), machine: self.machine.clone(), kept: kept.into() };
         let rest = postcard::to_stdvec(&contents).map_err(io::Error::other)?;
         let sum = blake3::hash(&rest);
         let bytes = [FORMAT, sum.as_bytes(), &rest].concat();
@@ -647,38 +649,31 @@ mod tests {
     use proptest::prelude::*;
     use tempfile::TempDir;
 
-    use super::super::Inputs;
+    use super::super::{Inputs, tests};
     use super::*;
-    use crate::config::Config;
 
     /// Longer than a tick of a kernel clock.
     const TICK: Duration = Duration::from_millis(12);
 
-    struct Tree(TempDir, Definition);
+    struct Tree(tests::Tree, Definition);
+
+    impl std::ops::Deref for Tree {
+        type Target = tests::Tree;
+
+        fn deref(&self) -> &tests::Tree {
+            &self.0
+        }
+    }
 
     impl Tree {
         fn new(keys: &str) -> Self {
-            let directory = TempDir::new().unwrap();
-            let text = format!("project = \"shop\"\n[template.app]\nbuild = \"sh bin/x.sh\"\n{keys}\n");
-            let config = Config::parse(&text, &directory.path().join("pgstencil.toml")).unwrap();
-            Tree(directory, config.definitions[0].clone())
-        }
-
-        fn root(&self) -> PathBuf {
-            self.0.path().canonicalize().unwrap()
-        }
-
-        fn at(&self, path: &str) -> PathBuf {
-            self.0.path().join(path)
-        }
-
-        fn write(&self, path: &str, text: &str) {
-            fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
-            fs::write(self.at(path), text).unwrap();
+            let tree = tests::Tree::new(&[]);
+            let definition = tests::configured(&tree, keys);
+            Tree(tree, definition)
         }
 
         fn read(&self, cache: &FileCache) -> std::result::Result<Inputs, String> {
-            Inputs::read(cache, &self.root(), &self.1, &|_| None).map_err(|e| e.to_string())
+            Inputs::read(cache, self.root(), &self.1, &|_| None).map_err(|e| e.to_string())
         }
 
         /// Compares the results with the cache and without it.
@@ -688,7 +683,7 @@ mod tests {
 
         /// Returns the paths that the cache would hash or list again.
         fn stale(&self, cache: &FileCache) -> Vec<String> {
-            let state = cache.state(&self.root());
+            let state = cache.state(self.root());
             let kept = &state.kept[0];
             let mut stale = Vec::new();
             for (path, directory) in &kept.directories {
@@ -718,8 +713,8 @@ mod tests {
         tree.write("m/1.sql", "a");
         tree.write("m/2.sql", "b");
         let root = tree.root();
-        let globs = Arc::new(Globs::compile(&root, &tree.1).unwrap());
-        let look = Look::new(&root, &globs, &tree.1, SETTLED);
+        let globs = Arc::new(Globs::compile(root, &tree.1).unwrap());
+        let look = Look::new(root, &globs, &tree.1, SETTLED);
         let mut walks = 0;
         let (read, ..) = look
             .read(key(&tree.1), None, &mut || {
@@ -743,7 +738,7 @@ mod tests {
         tree.compare(&cache);
         assert_eq!(tree.stale(&cache), [""; 0]);
         // A directory with an old time is not listed, so nothing is found there.
-        let state = |cache: &FileCache| cache.state(&tree.root()).kept.clone();
+        let state = |cache: &FileCache| cache.state(tree.root()).kept.clone();
         let before = state(&cache);
         let first = tree.read(&cache);
         assert_eq!(state(&cache), before);
@@ -755,7 +750,7 @@ mod tests {
                 content.hash = [7; 32];
             }
         }
-        cache.state(&tree.root()).kept = false_cache;
+        cache.state(tree.root()).kept = false_cache;
         let read = tree.read(&cache).unwrap();
         assert!(read.migrations.iter().all(|file| file.hash.starts_with("0707")), "{read:?}");
     }
@@ -785,7 +780,7 @@ mod tests {
         tree.compare(&cache);
         let files = || fs::read_dir(directory.path().join("cache")).unwrap().count();
         assert_eq!(files(), 1);
-        let kept = |cache: &FileCache| cache.state(&tree.root()).kept.len();
+        let kept = |cache: &FileCache| cache.state(tree.root()).kept.len();
         assert_eq!((kept(&at("m1")), kept(&at("m2"))), (1, 0));
         let file = fs::read_dir(directory.path().join("cache")).unwrap().next().unwrap().unwrap().path();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);

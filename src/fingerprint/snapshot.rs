@@ -200,39 +200,35 @@ impl Directory {
 mod tests {
     use std::fs::{File, FileTimes};
 
-    use tempfile::TempDir;
-
+    use super::super::tests;
     use super::*;
-    use crate::config::Config;
 
     /// A tree with two migrations, and the definition with the given `keys`.
-    struct Tree(TempDir, Definition);
+    struct Tree(tests::Tree, Definition);
+
+    impl std::ops::Deref for Tree {
+        type Target = tests::Tree;
+
+        fn deref(&self) -> &tests::Tree {
+            &self.0
+        }
+    }
 
     impl Tree {
         fn new(keys: &str) -> Self {
-            let directory = TempDir::new().unwrap();
-            let text = format!("project = \"shop\"\n[template.app]\nbuild = \"sh bin/x.sh\"\n{keys}\n");
-            let config = Config::parse(&text, &directory.path().join("pgstencil.toml")).unwrap();
-            let tree = Tree(directory, config.definitions[0].clone());
-            tree.write("shop/migrations/1.sql", "one");
-            tree.write("shop/migrations/2.sql", "two");
-            tree.write("bin/x.sh", "migrate");
-            tree.write("README", "read me");
-            tree
-        }
-
-        fn at(&self, path: &str) -> PathBuf {
-            self.0.path().join(path)
-        }
-
-        fn write(&self, path: &str, text: &str) {
-            fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
-            fs::write(self.at(path), text).unwrap();
+            let tree = tests::Tree::new(&[
+                ("shop/migrations/1.sql", "one"),
+                ("shop/migrations/2.sql", "two"),
+                ("bin/x.sh", "migrate"),
+                ("README", "read me"),
+            ]);
+            let definition = tests::configured(&tree, keys);
+            Tree(tree, definition)
         }
 
         /// Returns the changes that are reported after `build`.
         fn told(&self, build: impl FnOnce()) -> Vec<String> {
-            let look = || Snapshot::take(&self.0.path().canonicalize().unwrap(), &self.1).unwrap();
+            let look = || Snapshot::take(&self.root().canonicalize().unwrap(), &self.1).unwrap();
             let before = look();
             // The clock of a file system may not advance for some milliseconds.
             std::thread::sleep(std::time::Duration::from_millis(20));
@@ -294,7 +290,7 @@ mod tests {
             tree.write("other/migrations/1.sql", "one");
             fs::remove_dir_all(tree.at("other")).unwrap();
             // Excludes the likelier reason: the directory was written to long ago.
-            let open = File::open(tree.0.path()).unwrap();
+            let open = File::open(tree.root()).unwrap();
             let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
             open.set_times(FileTimes::new().set_modified(later)).unwrap();
         });

@@ -8,14 +8,14 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::InputLines;
+use crate::config::{Config, InputLines};
 use crate::{Kind, names::Fingerprint};
 
 /// A tree in a temporary directory.
-struct Tree(TempDir);
+pub(super) struct Tree(TempDir);
 
 impl Tree {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(super) fn new(files: &[(&str, &str)]) -> Self {
         let tree = Tree(TempDir::new().unwrap());
         for (path, text) in files {
             tree.write(path, text);
@@ -23,15 +23,15 @@ impl Tree {
         tree
     }
 
-    fn root(&self) -> &Path {
+    pub(super) fn root(&self) -> &Path {
         self.0.path()
     }
 
-    fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub(super) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         self.root().join(path)
     }
 
-    fn write(&self, path: impl AsRef<Path>, text: &str) {
+    pub(super) fn write(&self, path: impl AsRef<Path>, text: &str) {
         let path = self.at(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
@@ -54,6 +54,13 @@ impl Tree {
     fn error(&self, definition: &Definition) -> Error {
         Inputs::read(&FileCache::off(), self.root(), definition, &unset).unwrap_err()
     }
+}
+
+/// Returns the definition that a config with these keys has.
+pub(super) fn configured(tree: &Tree, keys: &str) -> Definition {
+    let text = format!("project = \"shop\"\n[template.app]\nbuild = \"sh bin/x.sh\"\n{keys}\n");
+    let config = Config::parse(&text, &tree.at("pgstencil.toml")).unwrap();
+    config.definitions[0].clone()
 }
 
 fn unset(_: &str) -> Option<OsString> {
@@ -934,6 +941,13 @@ fn text_files_that_the_build_command_names_are_inputs() {
     };
     assert_eq!(named(&tree, &elsewhere), [""; 0]);
     assert_eq!(tree.read(&elsewhere).inputs.len(), 0);
+}
+
+#[test]
+fn a_glob_that_matches_only_an_excluded_broken_link_has_matched() {
+    let tree = Tree::new(&[("m/1.sql", "a"), ("gone/kept", "")]);
+    tree.link("nowhere", "gone/2.sql");
+    assert_eq!(tree.paths(&["m/*.sql", "gone/*.sql", "!gone/**"]), ["m/1.sql"]);
 }
 
 fn print_of(tree: &Tree, definition: &Definition) -> Vec<FileInput> {

@@ -238,25 +238,26 @@ pub(super) fn list(root: &Path, globs: &Arc<Globs>, leaves: BTreeSet<RelPath>) -
         let (listing, failures) = (&listing, &failures);
         Box::new(move |entry| {
             let parent = entry.as_ref().ok().and_then(|entry| entry.path().parent()?.strip_prefix(root).ok());
-            let parent = parent.map(RelPath::new);
+            // A link that leads nowhere is no entry. The root is listed again whenever such a link may be there.
+            let parent = RelPath::new(parent.unwrap_or(Path::new("")));
             visitor.hits.clear();
-            let found = visitor.visit(entry);
-            let named = visitor.named.take();
-            let Some(parent) =
-                parent.filter(|_| found.is_some() || named.is_some() || !visitor.hits.is_empty())
-            else {
-                lock(failures).extend(failure_of(found));
-                return WalkState::Continue;
+            let found = match visitor.visit(entry) {
+                Some(Ok(Sight::File(file))) => Some(file).filter(|file| !file.named),
+                Some(Ok(Sight::Directory(..))) | None => None,
+                Some(Err(failure)) => {
+                    lock(failures).push(failure);
+                    None
+                }
             };
-            let mut listing = lock(listing);
-            // The filter has recorded it.
-            if let Some(directory) = listing.entered.get_mut(&parent) {
+            let named = visitor.named.take();
+            if found.is_none() && named.is_none() && visitor.hits.is_empty() {
+                return WalkState::Continue;
+            }
+            // The filter has recorded the directory.
+            if let Some(directory) = lock(listing).entered.get_mut(&parent) {
                 directory.seen.extend(&visitor.hits);
                 directory.named.extend(named);
-                match found {
-                    Some(Ok(Sight::File(file))) if !file.named => directory.files.push(file),
-                    found => lock(failures).extend(failure_of(found)),
-                }
+                directory.files.extend(found);
             }
             WalkState::Continue
         })
@@ -268,10 +269,6 @@ pub(super) fn list(root: &Path, globs: &Arc<Globs>, leaves: BTreeSet<RelPath>) -
         directory.named.sort();
     }
     Ok(listing)
-}
-
-fn failure_of(found: Option<Result<Sight, Failure>>) -> Option<Failure> {
-    found.and_then(Result::err)
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
