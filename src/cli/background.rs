@@ -73,7 +73,7 @@ const TLS: [&str; 5] = [env::PGSSLROOTCERT, env::PGSSLCERT, env::PGSSLKEY, "SSL_
 /// What the process is to do.
 #[derive(Clone, Copy)]
 pub(super) enum Task<'a> {
-    /// Drops what nobody needs.
+    /// Drops the databases that are no longer needed.
     CleanUp,
     /// Makes warm clones of a definition's template, then cleans up.
     Fill(&'a str, &'a Fingerprint, Demand),
@@ -134,8 +134,8 @@ impl Background {
         };
     }
 
-    /// [`Background::finish`] after clones were asked for: to fill up, if it was started for that, without a look
-    /// first, which would ask more of whoever waits. Else it is only started if there is something to clean up.
+    /// [`Background::finish`] after a request for clones. A process that was started for it fills up without a check
+    /// first, which the command would wait for. Otherwise one is started only if there is something to clean up.
     pub(super) async fn finish_with(self, session: Option<&mut Registry>, fill: Task<'_>) {
         if self.child.is_some() {
             return self.finish(fill).await;

@@ -161,7 +161,7 @@ impl App {
     }
 }
 
-/// What to say of a private server that nobody can connect to.
+/// Returns the message about a private server that accepts no connections.
 pub(super) fn not_running(state: &State) -> &'static str {
     match state {
         State::Stopping => {

@@ -15,7 +15,7 @@ use crate::pg::{Doing as _, Session, cause, sql};
 use crate::registry::{DatabaseRow, Registry};
 use crate::template::source::command::STRAGGLERS;
 
-/// Waits until the sessions of the build command have ended. Other sessions may stay for now.
+/// Waits until the sessions of the build command have ended. Other sessions may stay.
 ///
 /// # Errors
 /// [`Kind::Build`] if some remain after ten seconds; errors of the driver.
