@@ -30,7 +30,9 @@ pub(crate) struct Demo {
 /// How many migrations the project begins with.
 const MIGRATIONS: usize = 100;
 
+/// Without the cache of file hashes: the demo leaves nothing behind.
 const CONFIG: &str = r#"project = "demo"
+file_cache = false
 
 [template.app]
 migrations = ["migrations/*.sql"]
