@@ -7,4 +7,4 @@ pub use crate::pg::lock::LockKey;
 pub use crate::pg::{Deadline, Defaults, Endpoint, Session};
 pub use crate::private_server::disk;
 pub use crate::private_server::{PrivateServer, PrivateServerSettings, Running, State};
-pub use crate::stencil::sweep_now;
+pub use crate::stencil::clean_up_now;

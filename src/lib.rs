@@ -73,7 +73,7 @@
 //! | lease | the right of a holder to a clone, and until when: a session lock or an expiry |
 //! | release | the end of a lease by its holder |
 //! | orphan | a clone whose holder is gone |
-//! | cleanup (sweep) | dropping orphans and half-built databases |
+//! | cleanup | dropping orphans and half-built databases |
 //! | evict | dropping templates by policy |
 //! | pin | an exemption from eviction |
 //! | registry | the database with pgstencil's own tables |
@@ -174,7 +174,7 @@
 //! before the lease is released on another. Use one [`Stencil`] for all requests: it keeps the sessions of released
 //! leases for the next ones.
 //!
-//! When the program has time, [`Stencil::fill`] makes warm clones for the next requests, and [`Stencil::settle`]
+//! When the program has time, [`Stencil::fill`] makes warm clones for the next requests, and [`Stencil::rebuild`]
 //! replaces a provisional template. The command line starts a process for these when its own work is done.
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]

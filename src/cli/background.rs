@@ -38,7 +38,7 @@ struct Instructions {
     scarce: bool,
     /// A definition of it whose template is to be looked after.
     task: Option<TemplateTask>,
-    /// Whether to run the checkout's `before_release` for what was swept.
+    /// Whether to run the checkout's `before_release` for what was dropped.
     hooks: bool,
 }
 
@@ -60,7 +60,7 @@ struct TemplateTask {
     /// What was asked for, and is not noted yet.
     demand: Demand,
     /// Whether a build from nothing is to take its place first.
-    settle: bool,
+    rebuild: bool,
 }
 
 /// By these marks CI runners find what a job left running, to end it. A build from nothing is meant to
@@ -141,7 +141,7 @@ impl Background {
             return self.finish(fill).await;
         }
         let has_leftovers = match session {
-            Some(registry) => self.stencil.has_to_sweep(registry).await.unwrap_or(true),
+            Some(registry) => self.stencil.needs_cleanup(registry).await.unwrap_or(true),
             None => true,
         };
         if has_leftovers {
@@ -170,11 +170,11 @@ fn own_program() -> Result<PathBuf> {
 fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<String> {
     let config = stencil.config();
     let hooks = has_hooks(stencil);
-    let of = |definition: &str, fingerprint: &Fingerprint, demand, settle| TemplateTask {
+    let of = |definition: &str, fingerprint: &Fingerprint, demand, rebuild| TemplateTask {
         definition: definition.to_owned(),
         fingerprint: fingerprint.to_string(),
         demand,
-        settle,
+        rebuild,
     };
     let task = match task {
         Task::CleanUp => None,
@@ -206,7 +206,7 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<String> {
     serde_json::to_string(&instructions).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
 }
 
-/// Whether the config has commands for clones that were swept.
+/// Whether the config has commands for clones that were dropped.
 fn has_hooks(stencil: &Stencil) -> bool {
     let mut definitions = stencil.config().definitions.iter();
     definitions.any(|definition| definition.before_release.is_some())
@@ -307,10 +307,10 @@ pub(super) async fn work() -> Result<u8> {
         let spread = u64::from(std::process::id() % 16) * 50;
         tokio::time::sleep(Duration::from_millis(300 + spread)).await;
     }
-    let sweep = || stencil::sweep_now(&endpoint, &instructions.registry, grace);
+    let cleanup = || stencil::clean_up_now(&endpoint, &instructions.registry, grace);
     let done = match (&instructions.task, &instructions.checkout) {
-        (Some(task), Some(checkout)) => work_and_clean_up(task, checkout, &endpoint, sweep).await,
-        _ => sweep().await.map(drop),
+        (Some(task), Some(checkout)) => work_and_clean_up(task, checkout, &endpoint, cleanup).await,
+        _ => cleanup().await.map(drop),
     };
     if let Some(checkout) = instructions.checkout.as_ref().filter(|_| instructions.hooks) {
         let stencil = checkout.stencil(&endpoint)?;
@@ -326,14 +326,14 @@ async fn work_and_clean_up(
     task: &TemplateTask,
     checkout: &Checkout,
     endpoint: &Endpoint,
-    sweep: impl AsyncFn() -> Result<Vec<String>>,
+    cleanup: impl AsyncFn() -> Result<Vec<String>>,
 ) -> Result<()> {
-    if task.settle {
-        sweep().await?;
+    if task.rebuild {
+        cleanup().await?;
     }
     let worked = work_on(task, checkout, endpoint).await;
     // Replaced templates and abandoned builds are dropped.
-    sweep().await?;
+    cleanup().await?;
     worked
 }
 
@@ -353,8 +353,8 @@ impl Checkout {
 async fn work_on(task: &TemplateTask, checkout: &Checkout, endpoint: &Endpoint) -> Result<()> {
     let stencil = checkout.stencil(endpoint)?;
     let deadline = Deadline::default();
-    if task.settle {
-        stencil.settle_template(&task.definition, &deadline).await?;
+    if task.rebuild {
+        stencil.rebuild_template(&task.definition, &deadline).await?;
     }
     let (fingerprint, demand) = (task.fingerprint.parse()?, task.demand);
     let hit_ms = demand.hit_ms.as_slice();

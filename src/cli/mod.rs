@@ -105,7 +105,7 @@ fn start_over_without(variable: &str) {
 
 /// Drives `work`; the first signal cancels it in an orderly way (a running build command is ended,
 /// what it built is dropped), the second one, or ten seconds, ends the wait. Whatever is left then
-/// is found by the next sweep.
+/// is found by the next cleanup.
 async fn interruptible<T>(
     app: &App,
     signals: &mut Signals,

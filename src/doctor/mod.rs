@@ -20,7 +20,7 @@ use crate::pg::session::OpenError;
 use crate::pg::{Deadline, Endpoint, Session, catalog, cause, checkup};
 use crate::registry::Registry;
 use crate::registry::database::Owner;
-use crate::retention::sweep;
+use crate::retention::cleanup;
 
 /// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,7 +67,7 @@ pub struct Check {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fix {
     /// Run a cleanup now.
-    Sweep,
+    Cleanup,
     /// Discard a template, so that it is rebuilt, for this reason.
     Rebuild(i64, String),
     /// Mark a template's database of this oid as template again.
@@ -240,8 +240,8 @@ pub(crate) async fn fix(patient: &Patient<'_>, checks: &mut [Check]) -> Result<(
     for check in checks {
         check.fixed = match &check.fix {
             None => None,
-            Some(Fix::Sweep) => {
-                let lines = sweep::sweep_all(&mut registry, patient.grace, patient.deadline).await?;
+            Some(Fix::Cleanup) => {
+                let lines = cleanup::clean_up_all(&mut registry, patient.grace, patient.deadline).await?;
                 Some(match lines.is_empty() {
                     true => "cleaned up: nothing could be dropped yet".into(),
                     false => format!("cleaned up: {}", lines.join("; ")),

@@ -17,7 +17,7 @@ use crate::registry::database::{Estranged, Owner};
 use crate::registry::replaced::ReplacedRow;
 use crate::registry::template::HeldTemplate;
 use crate::registry::{CloneState, DatabaseRow, Registry, TemplateRow, TemplateState};
-use crate::retention::sweep::{self, Action};
+use crate::retention::cleanup::{self, Action};
 use crate::template::unusable::{DatabaseFault, Unusable};
 
 /// Facts about the registry and the databases that it knows.
@@ -27,7 +27,7 @@ pub(super) struct Ours {
     /// Oids of all databases that have a row.
     pub(super) known: HashSet<Oid>,
     /// Actions that a cleanup would perform now.
-    pub(super) sweep: Vec<Action>,
+    pub(super) cleanup: Vec<Action>,
     /// Obstacles that keep these databases from being dropped.
     pub(super) obstacles: Vec<Obstacle>,
     pub(super) replaced: Vec<ReplacedRow>,
@@ -132,9 +132,9 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
             ours.lose(registry, &owner, &of).await?;
         }
     }
-    ours.sweep = sweep::plan(registry, grace).await?;
+    ours.cleanup = cleanup::plan(registry, grace).await?;
     let mut oids = Vec::new();
-    for action in ours.sweep.iter().filter(|action| action.drops()) {
+    for action in ours.cleanup.iter().filter(|action| action.drops()) {
         let rows = registry.databases_of(&action.owner()).await?;
         oids.extend(rows.iter().filter_map(|row| row.oid));
     }
@@ -165,7 +165,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
         ));
     }
     checks.extend(collations(&ours.templates));
-    checks.push(leftovers(&ours.sweep));
+    checks.push(leftovers(&ours.cleanup));
     checks.extend(ours.obstacles.iter().map(|found| {
         Check::warning(
             "leftovers",
@@ -371,9 +371,9 @@ fn mark(row: &TemplateRow, own: &DatabaseRow, found: &Database, of: &str) -> Opt
     })
 }
 
-fn leftovers(sweep: &[Action]) -> Check {
+fn leftovers(cleanup: &[Action]) -> Check {
     let name = "leftovers";
-    let drops: Vec<String> = sweep.iter().filter(|action| action.drops()).map(Action::describe).collect();
+    let drops: Vec<String> = cleanup.iter().filter(|action| action.drops()).map(Action::describe).collect();
     match drops.as_slice() {
         [] => Check::ok(name, "none"),
         some => {
@@ -388,7 +388,7 @@ fn leftovers(sweep: &[Action]) -> Check {
                 format!("{} to clean up: {shown}{more}", some.len()),
                 "the next command cleans up in the background; `pgstencil evict` or `doctor --fix` does it now",
             )
-            .fixable(Fix::Sweep)
+            .fixable(Fix::Cleanup)
         }
     }
 }
@@ -491,7 +491,7 @@ mod tests {
         assert_eq!(check.status, Status::Warning);
         assert!(check.words.starts_with("7 to clean up: drop clone clone_0"), "{check:?}");
         assert!(check.words.ends_with("and 2 more"), "{check:?}");
-        assert_eq!(check.fix, Some(Fix::Sweep));
+        assert_eq!(check.fix, Some(Fix::Cleanup));
     }
 
     #[test]

@@ -172,9 +172,9 @@ fn has_databases(set: &[ClaimedRow], context: &Context<'_>) -> bool {
 fn provenance(row: &ClaimedRow, fingerprint: &Fingerprint) -> Provenance {
     Provenance {
         extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),
-        provisional: row
-            .provisional
-            .then(|| Provisional::new(row.settle_attempts, row.settle_tried_s, row.settle_failure.clone())),
+        provisional: row.provisional.then(|| {
+            Provisional::new(row.rebuild_attempts, row.rebuild_tried_s, row.rebuild_failure.clone())
+        }),
         build_time: row.full_ms.map(Millis::duration),
         ..Provenance::new(*fingerprint, Outcome::Hit)
     }

@@ -81,12 +81,12 @@ impl LockKey {
 
     /// Returns the key for the right to run the full builds that replace incrementally built templates of a
     /// definition: one such build at a time.
-    pub fn settle(project: &str, definition: &str) -> Self {
-        LockKey::derive("settle", "the right to rebuild templates", &[project, definition])
+    pub fn rebuild(project: &str, definition: &str) -> Self {
+        LockKey::derive("rebuild", "the right to rebuild templates", &[project, definition])
     }
 
     /// Returns the key of the one process that has taken on the full build that replaces a template.
-    pub fn settler(template: i64) -> Self {
+    pub fn rebuilder(template: i64) -> Self {
         LockKey::derive("settler", "the rebuild of a template", &[&template.to_string()])
     }
 

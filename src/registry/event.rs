@@ -93,7 +93,7 @@ words! {
         /// It could not be copied, so the build command ran on the clone.
         Fallback = "fallback",
         /// A full build replaced an incrementally built template.
-        Settled = "settled",
+        Rebuilt = "settled",
         /// It was built in full once more, for a comparison.
         Verified = "verified",
         /// It was built incrementally, and differs from a full build.
@@ -108,7 +108,7 @@ words! {
 }
 
 /// Events that end full builds.
-pub(super) const FULL_BUILDS: Any<'_> = Any(&[Happened::Miss, Happened::Settled, Happened::Verified]);
+pub(super) const FULL_BUILDS: Any<'_> = Any(&[Happened::Miss, Happened::Rebuilt, Happened::Verified]);
 
 /// Renders `IN` conditions for some of these events.
 pub(super) struct Any<'a>(&'a [Happened]);

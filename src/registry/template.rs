@@ -64,11 +64,11 @@ pub(crate) struct TemplateRow {
     /// Whether a full build is to replace it.
     pub(crate) provisional: bool,
     /// Number of attempts at that full build.
-    pub(crate) settle_attempts: i32,
+    pub(crate) rebuild_attempts: i32,
     /// Seconds since the last attempt began.
-    pub(crate) settle_tried_s: Option<Seconds>,
+    pub(crate) rebuild_tried_s: Option<Seconds>,
     /// Reason why the last attempt failed.
-    pub(crate) settle_failure: Option<String>,
+    pub(crate) rebuild_failure: Option<String>,
     /// Difference from the incrementally built template that it replaced; empty if there is none.
     pub(crate) difference: Option<String>,
     /// Whether Postgres has crashed since it was sealed, and emptied its unlogged tables and sequences.
@@ -100,8 +100,9 @@ macro_rules! select {
     ($tail:literal) => {
         concat!(
             "SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms, \
-             pg_get_userbyid(built_by)::text AS built_by, hits, pinned, reason, base_fingerprint, added, chain, extend, unsealed, provisional, settle_failure, settle_attempts, \
-             extract(epoch FROM now() - settle_tried_at)::float8 AS settle_tried_s, difference, \
+             pg_get_userbyid(built_by)::text AS built_by, hits, pinned, reason, base_fingerprint, added, chain, extend, unsealed, provisional, settle_failure AS rebuild_failure, \
+             settle_attempts AS rebuild_attempts, \
+             extract(epoch FROM now() - settle_tried_at)::float8 AS rebuild_tried_s, difference, \
              built_with ? 'unlogged_tables' AND id NOT IN (SELECT i.template_id FROM pgstencil.intact i) AS emptied, outdated, \
              (SELECT jsonb_build_array(v.key, v.value, pg_collation_actual_version(c.oid)) \
               FROM jsonb_each_text(coalesce(built_with -> 'collations', '{}')) v \
@@ -212,11 +213,11 @@ const INHERIT: &str = "UPDATE pgstencil.template n SET hits = n.hits + o.hits, \
      last_used_at = greatest(n.last_used_at, o.last_used_at), pinned = n.pinned OR o.pinned \
      FROM pgstencil.template o WHERE n.id = $1 AND o.id = $2";
 const DIFFERENCE: &str = "UPDATE pgstencil.template SET difference = $2 WHERE id = $1";
-const SETTLE_FAILED: &str =
+const REBUILD_FAILED: &str =
     "UPDATE pgstencil.template SET settle_failure = $2 WHERE id = $1 AND state = 'ready'";
-const SETTLE_TRIED: &str = "UPDATE pgstencil.template SET settle_attempts = settle_attempts + 1, \
+const REBUILD_TRIED: &str = "UPDATE pgstencil.template SET settle_attempts = settle_attempts + 1, \
      settle_tried_at = now(), settle_failure = NULL WHERE id = $1";
-const SETTLE_TAKEN_BACK: &str = "UPDATE pgstencil.template \
+const REBUILD_TAKEN_BACK: &str = "UPDATE pgstencil.template \
      SET settle_attempts = greatest(settle_attempts - 1, 0) WHERE id = $1";
 const LOG: &str = "UPDATE pgstencil.template SET log_tail = $2 WHERE id = $1 AND state = 'building'";
 const BREAK: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, \
@@ -487,8 +488,8 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn set_settle_failure(&mut self, id: i64, why: &str) -> Result<()> {
-        self.note_text(SETTLE_FAILED, id, why).await
+    pub(crate) async fn set_rebuild_failure(&mut self, id: i64, why: &str) -> Result<()> {
+        self.note_text(REBUILD_FAILED, id, why).await
     }
 
     /// Records that a full build begins that is to replace a template. Committed when this returns: a build that
@@ -497,7 +498,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn begin_rebuild(&mut self, id: i64) -> Result<()> {
-        self.note_attempt(SETTLE_TRIED, id).await
+        self.note_attempt(REBUILD_TRIED, id).await
     }
 
     /// Removes that record: the build was cancelled, since no definition needs it any more.
@@ -505,7 +506,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn cancel_rebuild(&mut self, id: i64) -> Result<()> {
-        self.note_attempt(SETTLE_TAKEN_BACK, id).await
+        self.note_attempt(REBUILD_TAKEN_BACK, id).await
     }
 
     /// Records that a full build is to replace an incrementally built template that was not provisional so far.

@@ -66,11 +66,11 @@ pub(crate) struct ClaimedRow {
     /// Whether a full build is to replace the template.
     pub(crate) provisional: bool,
     /// Number of attempts at that full build.
-    pub(crate) settle_attempts: i32,
+    pub(crate) rebuild_attempts: i32,
     /// Seconds since the last attempt began.
-    pub(crate) settle_tried_s: Option<Seconds>,
+    pub(crate) rebuild_tried_s: Option<Seconds>,
     /// Reason why the last attempt failed.
-    pub(crate) settle_failure: Option<String>,
+    pub(crate) rebuild_failure: Option<String>,
 }
 
 impl ClaimedRow {

@@ -8,14 +8,14 @@ use crate::lease;
 use crate::names::Fingerprint;
 use crate::pg::slots::Slots;
 use crate::registry::{Happened, Registry};
-use crate::retention::sweep::{self, Action};
+use crate::retention::cleanup::{self, Action};
 use crate::template;
 
 /// Plans and applies a cleanup, in a process for which no caller waits.
 ///
 /// # Errors
 /// The driver's.
-pub async fn sweep_now(endpoint: &Endpoint, registry: &str, grace: Duration) -> Result<Vec<String>> {
+pub async fn clean_up_now(endpoint: &Endpoint, registry: &str, grace: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut last = Ok(());
     let mut before = None;
@@ -116,10 +116,10 @@ async fn pass(
     // The limit was for connecting; each statement has its own.
     registry.session().set_deadline(&Deadline::default());
     leave_slots(&mut registry).await?;
-    let actions = sweep::plan(&mut registry, grace).await?;
-    lines.extend(sweep::apply(&mut registry, &actions, grace).await?);
+    let actions = cleanup::plan(&mut registry, grace).await?;
+    lines.extend(cleanup::apply(&mut registry, &actions, grace).await?);
     let mut left = match actions.iter().any(Action::drops) {
-        true => sweep::plan(&mut registry, grace).await?,
+        true => cleanup::plan(&mut registry, grace).await?,
         false => Vec::new(),
     };
     left.retain(Action::drops);

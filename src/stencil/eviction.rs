@@ -11,8 +11,8 @@ use crate::names::Fingerprint;
 use crate::quantity::count;
 use crate::registry::eviction::ResidentRow;
 use crate::registry::{CloneRow, CloneState, LeaseKind, Registry, TemplateRow, TemplateState};
+use crate::retention::cleanup::{self, Action};
 use crate::retention::evict::{self, Evicted, Eviction};
-use crate::retention::sweep::{self, Action};
 use crate::retention::warm;
 use crate::template::{self, Ensured, Unusable};
 
@@ -35,7 +35,7 @@ pub(crate) struct EvictionPlan {
     /// The templates, in order.
     pub(crate) evictions: Vec<Eviction>,
     /// Actions of the cleanup after it.
-    pub(crate) sweep: Vec<Action>,
+    pub(crate) cleanup: Vec<Action>,
     /// Contents that are kept of a project whose templates are all to be evicted.
     pub(crate) stays: Stays,
 }
@@ -55,7 +55,7 @@ pub(crate) struct EvictionDone {
     /// The templates, with the result for each.
     pub(crate) evictions: Vec<(Eviction, Evicted)>,
     /// A line for each thing that the cleanup after it did or left.
-    pub(crate) sweep: Vec<String>,
+    pub(crate) cleanup: Vec<String>,
     /// As in the plan.
     pub(crate) stays: Stays,
 }
@@ -79,9 +79,9 @@ impl Stencil {
             Targets::Project(project) => stays(&mut registry, project).await?,
             Targets::Limits | Targets::Named(_) => Stays::default(),
         };
-        let sweep = self.plan_sweep(&mut registry).await?;
+        let cleanup = self.plan_cleanup(&mut registry).await?;
         registry.close().await;
-        Ok(EvictionPlan { evictions, sweep, stays })
+        Ok(EvictionPlan { evictions, cleanup, stays })
     }
 
     /// Applies a plan, and cleans up. Returns when all that can be dropped now is dropped.
@@ -105,10 +105,10 @@ impl Stencil {
             .map(|(eviction, _)| eviction.clone())
             .collect();
         let grace = *self.config.clone.orphan_grace;
-        let mut sweep = evict::drop_now(&mut registry, &gone).await?;
-        sweep.extend(sweep::sweep_all(&mut registry, grace, deadline).await?);
+        let mut cleanup = evict::drop_now(&mut registry, &gone).await?;
+        cleanup.extend(cleanup::clean_up_all(&mut registry, grace, deadline).await?);
         registry.close().await;
-        Ok(EvictionDone { evictions, sweep, stays: plan.stays })
+        Ok(EvictionDone { evictions, cleanup, stays: plan.stays })
     }
 
     async fn evictions(&self, registry: &mut Registry, targets: &Targets) -> Result<Vec<Eviction>> {
@@ -251,18 +251,18 @@ impl Stencil {
             .min_by(|a, b| a.idle_s.total_cmp(&b.idle_s));
         let each = last.map_or(LEAST, |row| row.bytes.get().max(LEAST));
         let grace = *self.config.clone.orphan_grace;
-        let mut swept = sweep::sweep_all(registry, grace, context.deadline).await?.len();
+        let mut dropped = cleanup::clean_up_all(registry, grace, context.deadline).await?.len();
         let clones = warm::all(registry).await?;
-        swept += drop::drop_warm(registry, &warm::ids(clones)).await?.0;
+        dropped += drop::drop_warm(registry, &warm::ids(clones)).await?.0;
         let bytes = each.saturating_mul(copies as u64);
         let evicted = evict::free_disk(registry, &self.settings(), bytes).await?;
-        if swept == 0 && evicted.is_empty() {
+        if dropped == 0 && evicted.is_empty() {
             return Ok(false);
         }
         context.tell(Event::Warning(&Warning::new(format!(
             "the server's disk is full: {} evicted, {} cleaned up; trying once more",
             templates(evicted.len()),
-            count(swept, "leftover")
+            count(dropped, "leftover")
         ))));
         for eviction in &evicted {
             context.tell(Event::Notice(&eviction.describe()));

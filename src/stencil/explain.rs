@@ -224,7 +224,7 @@ impl Stencil {
             Plan::Hit(row) => Now::Hit {
                 provisional: row.provisional
                     || row.base_fingerprint.is_some() && definition.rebuild.makes_provisional(),
-                failure: row.settle_failure,
+                failure: row.rebuild_failure,
             },
             Plan::Wait(row) => Now::Wait {
                 builder: row.builder.0.describe(),

@@ -1,11 +1,11 @@
 //! [`Stencil`]: the facade. The command line, and programs that use the crate as a library, call only this level.
 
 mod acquire;
-mod background;
 mod bench;
 mod building;
 pub(crate) mod checkout;
 mod cleanup;
+mod cleanup_thread;
 mod doctor;
 mod eviction;
 mod explain;
@@ -16,18 +16,18 @@ mod name_conflict;
 mod open;
 mod owed;
 mod prune;
+mod rebuild;
 mod release;
 mod request;
 mod reuse;
 mod session_cache;
-mod settle;
 mod upkeep;
 
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::background::Background;
+use self::cleanup_thread::CleanupThread;
 use self::session_cache::SessionCache;
 use crate::config::{Config, Definition, ServerSettings};
 use crate::context::{Context, Filler, Source};
@@ -37,13 +37,13 @@ use crate::fingerprint::{FileCache, Inputs, Recipe};
 use crate::pg::catalog;
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, TemplateRow};
-use crate::retention::sweep::{self, Action};
+use crate::retention::cleanup::Action;
 use crate::template::Ensured;
 use crate::variables::{NamedDatabase, Outcome};
 
 pub(crate) use self::acquire::{Demand, Wanted};
 pub use self::building::{Begun, Building};
-pub use self::cleanup::sweep_now;
+pub use self::cleanup::clean_up_now;
 pub(crate) use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub(crate) use self::explain::{Explanation, Now, OnServer, explain_files};
 pub(crate) use self::holdings::{Held, Holdings, holdings};
@@ -76,7 +76,7 @@ pub struct Stencil {
     holder: Holder,
     variable: Variable,
     idle: Arc<SessionCache>,
-    background: Arc<Background>,
+    background: Arc<CleanupThread>,
     file_cache: Arc<FileCache>,
     full_build: bool,
     building: Arc<[String]>,
@@ -124,7 +124,7 @@ impl Stencil {
             true => FileCache::in_memory(),
             false => FileCache::off(),
         };
-        let background = Background::new(background::Checkout {
+        let background = CleanupThread::new(cleanup_thread::Checkout {
             config: Arc::clone(&config),
             endpoint: endpoint.clone(),
             holder: holder.clone(),
@@ -169,11 +169,11 @@ impl Stencil {
     }
 
     #[doc(hidden)]
-    /// Leaves all drops to another process, which calls [`sweep_now`]. By default a thread of this program drops
+    /// Leaves all drops to another process, which calls [`clean_up_now`]. By default a thread of this program drops
     /// released clones.
     #[must_use]
     pub fn without_drops(mut self) -> Self {
-        self.background = Arc::new(Background::elsewhere());
+        self.background = Arc::new(CleanupThread::elsewhere());
         self
     }
 
@@ -278,21 +278,21 @@ impl Stencil {
         Ok((registry, recipe, took))
     }
 
-    /// Builds the template if it is missing. The returned session keeps it from being dropped. With `settle`, a full
+    /// Builds the template if it is missing. The returned session keeps it from being dropped. With `rebuild`, a full
     /// build of a provisional template runs immediately, and its result is returned. Before that, runs
     /// [`Stencil::run_owed`].
     ///
     /// # Errors
-    /// As [`crate::template::ensure()`] and [`crate::template::settle()`].
+    /// As [`crate::template::ensure()`] and [`crate::template::rebuild()`].
     pub(crate) async fn ensure_template(
         &self,
         definition: Option<&str>,
         deadline: &Deadline,
         observe: Observe<'_>,
         keep_failed: bool,
-        settle: bool,
+        rebuild: bool,
     ) -> Result<(Registry, Ensured)> {
-        let ensured = self.ensure_in(definition, deadline, observe, keep_failed, settle);
+        let ensured = self.ensure_in(definition, deadline, observe, keep_failed, rebuild);
         ensured.await.map_err(|error| self.endpoint.explain_loss(error))
     }
 
@@ -302,7 +302,7 @@ impl Stencil {
         deadline: &Deadline,
         observe: Observe<'_>,
         keep_failed: bool,
-        settle: bool,
+        rebuild: bool,
     ) -> Result<(Registry, Ensured)> {
         let definition = self.definition(definition)?;
         let context = self.context(definition, deadline, observe, keep_failed);
@@ -315,8 +315,8 @@ impl Stencil {
             let _ = registry.note_hit(&self.hit(definition, &ensured)).await;
         }
         registry.note_command_in_checkout(&self.asker()).await?;
-        if settle && ensured.provenance.extends.is_some() {
-            ensured = settle::settle_first(&mut registry, &context, ensured).await?;
+        if rebuild && ensured.provenance.extends.is_some() {
+            ensured = rebuild::rebuild_first(&mut registry, &context, ensured).await?;
         }
         ensured.sealed()?;
         Ok((registry, ensured))
@@ -379,15 +379,15 @@ impl Stencil {
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn has_to_sweep(&self, registry: &mut Registry) -> Result<bool> {
-        Ok(registry.has_leftovers().await? && !self.plan_sweep(registry).await?.is_empty())
+    pub(crate) async fn needs_cleanup(&self, registry: &mut Registry) -> Result<bool> {
+        Ok(registry.has_leftovers().await? && !self.plan_cleanup(registry).await?.is_empty())
     }
 
     /// Plans a cleanup as of now. Writes nothing.
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn plan_sweep(&self, registry: &mut Registry) -> Result<Vec<Action>> {
-        sweep::plan(registry, *self.config.clone.orphan_grace).await
+    pub(crate) async fn plan_cleanup(&self, registry: &mut Registry) -> Result<Vec<Action>> {
+        crate::retention::cleanup::plan(registry, *self.config.clone.orphan_grace).await
     }
 }

@@ -18,7 +18,7 @@ use crate::quantity::Seconds;
 use crate::quantity::setting;
 use crate::registry::clone::CloneOnServer;
 use crate::registry::{CloneRow, CloneState, LeaseKind, Registry};
-use crate::retention::sweep::{self, Dead, End};
+use crate::retention::cleanup::{self, Dead, End};
 
 /// Clone that is to be replaced although it is not dead.
 pub(super) struct Replaced {
@@ -183,7 +183,7 @@ impl Way<'_> {
     /// Waits for a clone that has its names, but is not ready yet. A clone whose creator has ended is dropped.
     async fn wait_for_maker(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
         let still = |row: &CloneRow| row.state == CloneState::Creating;
-        match sweep::drop_dead_clone(registry, &row.id, &End::Dead, &still).await? {
+        match cleanup::drop_dead_clone(registry, &row.id, &End::Dead, &still).await? {
             Dead::Locked => {
                 let what = format!("{} to finish clone `{}`", row.holder.0.describe(), row.name);
                 self.wait(DROP, &what).await
@@ -198,7 +198,7 @@ impl Way<'_> {
             End::Replaced | End::ReplacedSince(_) => self.is_replaceable(row),
         };
         let dropped = match end {
-            End::Dead => sweep::drop_dead_clone(registry, &row.id, end, &still).await?,
+            End::Dead => cleanup::drop_dead_clone(registry, &row.id, end, &still).await?,
             End::Replaced | End::ReplacedSince(_) => self.replace(registry, row, end, &still).await?,
         };
         match dropped {
@@ -236,7 +236,7 @@ impl Way<'_> {
                     }
                 }
                 // A session may take a lock several times.
-                sweep::drop_dead_clone(registry, &row.id, end, still).await
+                cleanup::drop_dead_clone(registry, &row.id, end, still).await
             })
             .await?;
         Ok(done.unwrap_or(Dead::Locked))
@@ -258,7 +258,7 @@ impl Way<'_> {
     /// shows it, or the time begins after which it counts as unused.
     async fn wait_or_say_when(&mut self, registry: &mut Registry, row: &CloneRow) -> Result<()> {
         let grace = *self.stencil.config.clone.orphan_grace;
-        let Some(row) = sweep::note_orphan(registry, &row.id, grace).await? else {
+        let Some(row) = cleanup::note_orphan(registry, &row.id, grace).await? else {
             return match registry.clone_by_id(&row.id).await? {
                 Some(_) => Err(self.taken(registry).await),
                 None => Ok(()),
@@ -266,7 +266,7 @@ impl Way<'_> {
         };
         let grace = row.grace_s.map_or(grace, Seconds::duration);
         let Some(orphaned) = row.orphaned_s else {
-            return match sweep::in_use(registry, &row.id).await? {
+            return match cleanup::in_use(registry, &row.id).await? {
                 true => self.wait_for_sessions(registry, &row).await,
                 false => Ok(()),
             };

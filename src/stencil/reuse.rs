@@ -16,7 +16,7 @@ use crate::pg::lock::LockKey;
 use crate::registry::clone::CloneOnServer;
 use crate::registry::owner::{Asker, Bound, Tenure};
 use crate::registry::{CloneRow, CloneState, Registry, Waiting};
-use crate::retention::sweep::End;
+use crate::retention::cleanup::End;
 use crate::template::{self, Provenance, Timing};
 use crate::variables::{NamedDatabase, Outcome};
 

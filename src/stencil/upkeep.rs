@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Deadline, Demand, Released, Stencil};
 use crate::error::Result;
 use crate::names::Fingerprint;
-use crate::template::{Provenance, Settled};
+use crate::template::{Provenance, Rebuilt};
 
 /// Maximum number of requests remembered: a program that never calls [`Stencil::fill`] must not grow.
 const MOST: usize = 1000;
@@ -84,10 +84,10 @@ impl Stencil {
     ///
     /// # Errors
     /// The errors of the inputs, the server, and the build command.
-    pub async fn settle(&self, definition: Option<&str>) -> Result<bool> {
+    pub async fn rebuild(&self, definition: Option<&str>) -> Result<bool> {
         let deadline = Deadline::default();
-        let settled = self.settle_template(&self.definition(definition)?.name, &deadline).await?;
-        Ok(matches!(settled, Settled::Replaced))
+        let rebuilt = self.rebuild_template(&self.definition(definition)?.name, &deadline).await?;
+        Ok(matches!(rebuilt, Rebuilt::Replaced))
     }
 
     /// Releases a clone that was detached, or that `pgstencil clone` created, by the name of one of its databases.

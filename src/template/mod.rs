@@ -1,7 +1,7 @@
 //! Templates: look one up, or get the right to build it, on an older one as a base if one fits.
 //!
 //! Lock, check again, build, seal last. [`ensure()`] is the way from inputs to a [`Template`]; start reading
-//! there. `extend` finds the base of an incremental build, [`settle()`] replaces an incrementally built
+//! there. `extend` finds the base of an incremental build, [`rebuild()`] replaces an incrementally built
 //! template by a full build, and [`verify()`] compares the two.
 
 pub(crate) mod build;
@@ -14,7 +14,7 @@ mod look_up;
 mod permit;
 mod plan;
 mod provenance;
-mod settle;
+mod rebuild;
 mod source;
 mod unsealed;
 pub(crate) mod unusable;
@@ -32,7 +32,7 @@ pub(crate) use self::from::look_again;
 pub(crate) use self::look_up::ready;
 pub(crate) use self::plan::{FullBuild, Looking, Plan, plan};
 pub use self::provenance::{Provenance, Timing};
-pub(crate) use self::settle::{Settled, settle};
+pub(crate) use self::rebuild::{Rebuilt, rebuild};
 pub(crate) use self::source::overtaken::Overtaken;
 pub(crate) use self::unsealed::Unsealed;
 pub(crate) use self::unusable::Unusable;
@@ -266,8 +266,8 @@ impl Template {
             contents_of: row.fingerprint,
             extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),
             provisional: row.provisional.then(|| {
-                let (attempts, tried_s) = (row.settle_attempts, row.settle_tried_s);
-                Provisional::new(attempts, tried_s, row.settle_failure.clone())
+                let (attempts, tried_s) = (row.rebuild_attempts, row.rebuild_tried_s);
+                Provisional::new(attempts, tried_s, row.rebuild_failure.clone())
             }),
             databases,
             build_time: match row.base_fingerprint {

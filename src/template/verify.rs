@@ -240,7 +240,7 @@ async fn rebuild(
         fresh.let_go(registry).await?;
         verdict.fate = Fate::Replaced;
         registry.set_difference(id, names::cut(&verdict.text(Class::decides), MAX_DIFFERENCE)).await?;
-        Happened::Settled
+        Happened::Rebuilt
     } else {
         built.discard(registry, "it was built to be compared").await?;
         if !verdict.is_as_built() && verdict.extends.is_some() {

@@ -83,7 +83,7 @@ impl From<&EvictionPlan> for EvictAnswer {
         EvictAnswer::new(
             true,
             templates.map(|e| evicted(e, "would_go")).collect(),
-            plan.sweep.iter().map(|action| action.describe()).collect(),
+            plan.cleanup.iter().map(|action| action.describe()).collect(),
             &plan.stays,
         )
     }
@@ -100,7 +100,7 @@ impl From<&EvictionDone> for EvictAnswer {
         EvictAnswer::new(
             false,
             templates.map(|(e, done)| evicted(e, state(done))).collect(),
-            done.sweep.clone(),
+            done.cleanup.clone(),
             &done.stays,
         )
     }

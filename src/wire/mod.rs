@@ -415,7 +415,7 @@ fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
         base: row.base_fingerprint.map(|base| base.to_string()),
         added: row.added.0.clone(),
         chain: row.chain,
-        rebuild_failure: row.settle_failure.clone(),
+        rebuild_failure: row.rebuild_failure.clone(),
         difference: row.difference.clone(),
         bytes,
         created_at: row.created_at.clone(),

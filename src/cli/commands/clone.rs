@@ -83,7 +83,7 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     let bound = leases.bound_here().await;
     leases.leave().await;
     prune::tell_of(app, &stencil, &bound).await;
-    settle_later(&stencil, &definition, &provenance).await;
+    rebuild_later(&stencil, &definition, &provenance).await;
     Ok(0)
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn fill<'a>(definition: &'a str, provenance: &'a Provenance, demand: 
 }
 
 /// Has a provisional template built from nothing, now that nobody waits for anything here.
-pub(crate) async fn settle_later(stencil: &Stencil, definition: &str, provenance: &Provenance) {
+pub(crate) async fn rebuild_later(stencil: &Stencil, definition: &str, provenance: &Provenance) {
     let wanted = stencil.definition(Some(definition)).is_ok_and(|d| d.rebuild.makes_provisional());
     if wanted && provenance.provisional.as_ref().is_some_and(Provisional::is_due) {
         Background::new(stencil).finish(Task::Rebuild(definition, &provenance.fingerprint)).await;

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::stencil::Demand;
 use crate::wire::Answer;
 
-use super::clone::{settle_later, waited};
+use super::clone::{rebuild_later, waited};
 use super::prune;
 use crate::cli::args::Which;
 use crate::cli::background::{Background, Task};
@@ -85,6 +85,6 @@ pub(crate) async fn ensure(app: &App, args: Ensure) -> Result<u8> {
     let bound = stencil.bound_here(&mut registry).await.unwrap_or_default();
     registry.close().await;
     prune::tell_of(app, &stencil, &bound).await;
-    settle_later(&stencil, &name, provenance).await;
+    rebuild_later(&stencil, &name, provenance).await;
     Ok(0)
 }

@@ -197,7 +197,7 @@ fn tables(listing: &Listing, each: bool, look: Look) -> String {
         if let Some(reason) = &row.reason {
             remarks += &format!("{} is {}: {}\n", row.fingerprint.short(), row.state, escape::line(reason));
         }
-        if let Some(failure) = &row.settle_failure {
+        if let Some(failure) = &row.rebuild_failure {
             let first = failure.lines().next().unwrap_or_default();
             remarks += &format!(
                 "{} stays provisional: the build from nothing failed: {}\n",

@@ -126,7 +126,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
         stencil.close().await;
     }
     prune::tell_of(app, &stencil, &bound).await;
-    clone::settle_later(&stencil, &definition, &provenance).await;
+    clone::rebuild_later(&stencil, &definition, &provenance).await;
     code(ended?)
 }
 

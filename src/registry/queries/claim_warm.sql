@@ -34,8 +34,8 @@ claimed AS (
 SELECT c.id AS clone_id, d.id AS database_id, d.role AS alias, d.ordinal, d.private_name, d.nonce, d.oid,
        of.id AS template_id,
        CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms,
-       of.base_fingerprint, of.added, of.provisional, of.settle_attempts,
-       extract(epoch FROM now() - of.settle_tried_at)::float8 AS settle_tried_s, of.settle_failure
+       of.base_fingerprint, of.added, of.provisional, of.settle_attempts AS rebuild_attempts,
+       extract(epoch FROM now() - of.settle_tried_at)::float8 AS rebuild_tried_s, of.settle_failure AS rebuild_failure
   FROM claimed c
  CROSS JOIN of
   JOIN pgstencil.database d ON d.clone_id = c.id

@@ -329,7 +329,7 @@ async fn a_sweep_ends_when_nothing_more_can_be_dropped() {
     let url = ServerUrl::parse(&proxy.url(server())).unwrap();
     let endpoint = Endpoint::new(url, &Defaults::default()).unwrap();
     let grace = Duration::from_secs(120);
-    pgstencil::internals::sweep_now(&endpoint, &project.registry(), grace).await.unwrap();
+    pgstencil::internals::clean_up_now(&endpoint, &project.registry(), grace).await.unwrap();
     // Each pass opens the registry.
     let passes = proxy.round_trips().iter().filter(|n| **n > 0).count();
     assert!((1..=3).contains(&passes), "{passes}");

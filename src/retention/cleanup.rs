@@ -298,7 +298,7 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
 ///
 /// # Errors
 /// The driver's, or the limit's.
-pub(crate) async fn sweep_all(
+pub(crate) async fn clean_up_all(
     registry: &mut Registry,
     grace: Duration,
     deadline: &Deadline,

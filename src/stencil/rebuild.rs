@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Observe;
 use crate::registry::Registry;
-use crate::template::{self, Ensured, Settled, Timing, Verdict};
+use crate::template::{self, Ensured, Rebuilt, Timing, Verdict};
 use crate::variables::Outcome;
 
 impl Stencil {
@@ -15,14 +15,14 @@ impl Stencil {
     /// process is already doing so.
     ///
     /// # Errors
-    /// As [`template::settle()`].
-    pub(crate) async fn settle_template(&self, definition: &str, deadline: &Deadline) -> Result<Settled> {
+    /// As [`template::rebuild()`].
+    pub(crate) async fn rebuild_template(&self, definition: &str, deadline: &Deadline) -> Result<Rebuilt> {
         let definition = self.definition(Some(definition))?;
         let context = self.context(definition, deadline, &|_| {}, false);
         let mut registry = self.open_registry(deadline).await?;
-        let settled = template::settle(&mut registry, &context, false).await;
+        let rebuilt = template::rebuild(&mut registry, &context, false).await;
         registry.close().await;
-        settled
+        rebuilt
     }
 
     /// Runs a full build of the current inputs next to their template and compares the two; with `rows` also the
@@ -56,19 +56,19 @@ impl Stencil {
     }
 }
 
-/// Settles a template that was just ensured; the result describes the template that replaced it.
-pub(super) async fn settle_first(
+/// Rebuilds a template that was just ensured; the result describes the template that replaced it.
+pub(super) async fn rebuild_first(
     registry: &mut Registry,
     context: &Context<'_>,
     first: Ensured,
 ) -> Result<Ensured> {
     let started = Instant::now();
     first.template.let_go(registry).await?;
-    let settled = template::settle(registry, context, true).await?;
-    let changes = match &settled {
-        Settled::Superseded => Some(&[][..]),
-        Settled::Overtaken(changes) => Some(changes.as_slice()),
-        Settled::Nothing | Settled::Replaced | Settled::Taken => None,
+    let rebuilt = template::rebuild(registry, context, true).await?;
+    let changes = match &rebuilt {
+        Rebuilt::Superseded => Some(&[][..]),
+        Rebuilt::Overtaken(changes) => Some(changes.as_slice()),
+        Rebuilt::Nothing | Rebuilt::Replaced | Rebuilt::Taken => None,
     };
     if let Some(changes) = changes {
         let error = Error::new(
@@ -82,9 +82,9 @@ pub(super) async fn settle_first(
         return Err(error.hint("run it again when nothing writes to them"));
     }
     let mut second = template::ensure(registry, context, None).await?;
-    second.provenance.outcome = match (first.provenance.outcome, settled) {
+    second.provenance.outcome = match (first.provenance.outcome, rebuilt) {
         // A full build of the existing template has just run.
-        (Outcome::Hit, Settled::Replaced) => Outcome::Miss,
+        (Outcome::Hit, Rebuilt::Replaced) => Outcome::Miss,
         (outcome, _) => outcome,
     };
     second.provenance.note = first.provenance.note;

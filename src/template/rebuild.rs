@@ -15,7 +15,7 @@ use crate::registry::{Registry, TemplateRow, TemplateState};
 
 /// Result of rebuilding an incrementally built template.
 #[derive(Clone, Debug)]
-pub(crate) enum Settled {
+pub(crate) enum Rebuilt {
     /// The template of the current inputs was not built incrementally, or there is none.
     Nothing,
     /// A full build replaced it.
@@ -42,38 +42,38 @@ const LOOK: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// As [`super::verify()`]. A failed build is recorded with the template, which stays in use.
-pub(crate) async fn settle(registry: &mut Registry, context: &Context<'_>, wait: bool) -> Result<Settled> {
+pub(crate) async fn rebuild(registry: &mut Registry, context: &Context<'_>, wait: bool) -> Result<Rebuilt> {
     let traits = registry.facts().traits.clone();
     let wanted = fingerprint(context, &traits).await?;
     let name = &context.definition.name;
     let started = Instant::now();
     loop {
         let Some(row) = extended(registry, context, &wanted).await? else {
-            return Ok(Settled::Nothing);
+            return Ok(Rebuilt::Nothing);
         };
-        let keys = [LockKey::settler(row.id), LockKey::settle(context.project, name)];
+        let keys = [LockKey::rebuilder(row.id), LockKey::rebuild(context.project, name)];
         if let Some(lock) = registry.try_lock(keys[0]).await? {
-            let done = settle_one(registry, context, &traits, &wanted, &row, keys[1]).await;
+            let done = rebuild_one(registry, context, &traits, &wanted, &row, keys[1]).await;
             // If the session is gone, so are the locks.
             let _ = lock.release(registry).await;
             return done;
         }
         if !wait {
-            return Ok(Settled::Taken);
+            return Ok(Rebuilt::Taken);
         }
         tell(registry, context, &wanted, started).await?;
         context.deadline.pause(Duration::from_millis(200), "the build from nothing").await?;
     }
 }
 
-async fn settle_one(
+async fn rebuild_one(
     registry: &mut Registry,
     context: &Context<'_>,
     traits: &ServerTraits,
     wanted: &Fingerprint,
     row: &TemplateRow,
     one_at_a_time: LockKey,
-) -> Result<Settled> {
+) -> Result<Rebuilt> {
     let started = Instant::now();
     let mut looked = Instant::now();
     let lock = loop {
@@ -92,18 +92,18 @@ async fn settle_one(
         if looked.elapsed() >= LOOK {
             looked = Instant::now();
             if fingerprint(context, traits).await? != *wanted {
-                return Ok(Settled::Superseded);
+                return Ok(Rebuilt::Superseded);
             }
         }
     };
     let done = match extended(registry, context, wanted).await? {
         Some(_) => {
             registry.begin_rebuild(row.id).await?;
-            rebuild(registry, context, traits, wanted).await
+            replace(registry, context, traits, wanted).await
         }
-        None => Ok(Settled::Nothing),
+        None => Ok(Rebuilt::Nothing),
     };
-    if matches!(done, Ok(Settled::Superseded)) {
+    if matches!(done, Ok(Rebuilt::Superseded)) {
         registry.cancel_rebuild(row.id).await?;
     }
     // Unless the caller's deadline or cancellation ended it.
@@ -111,19 +111,19 @@ async fn settle_one(
         && matches!(error.kind(), Kind::Build | Kind::Timeout)
         && context.deadline.check("").is_ok()
     {
-        registry.set_settle_failure(row.id, &in_words(error)).await?;
+        registry.set_rebuild_failure(row.id, &in_words(error)).await?;
     }
     let _ = lock.release(registry).await;
     done
 }
 
 /// Builds and replaces, and watches the inputs during the build: a build of changed files can never be sealed.
-async fn rebuild(
+async fn replace(
     registry: &mut Registry,
     context: &Context<'_>,
     traits: &ServerTraits,
     wanted: &Fingerprint,
-) -> Result<Settled> {
+) -> Result<Rebuilt> {
     let deadline = Deadline::new(context.deadline.left(), context.deadline.cancel.child_token());
     let inner = Context { deadline: &deadline, ..context.clone() };
     let mut superseded = false;
@@ -143,17 +143,17 @@ async fn rebuild(
         }
     };
     match done {
-        Ok(Ok(_)) => Ok(Settled::Replaced),
+        Ok(Ok(_)) => Ok(Rebuilt::Replaced),
         // The attempt is not uncounted: a command that writes to its own inputs would be tried indefinitely.
         Ok(Err(overtaken)) if overtaken.recipe.fingerprint() == *wanted => {
-            Ok(Settled::Overtaken(overtaken.changes().to_vec()))
+            Ok(Rebuilt::Overtaken(overtaken.changes().to_vec()))
         }
-        Ok(Err(_)) => Ok(Settled::Superseded),
-        Err(_) if superseded => Ok(Settled::Superseded),
+        Ok(Err(_)) => Ok(Rebuilt::Superseded),
+        Err(_) if superseded => Ok(Rebuilt::Superseded),
         // A short build may end between two checks.
         Err(error) => match fingerprint(context, traits).await {
             Ok(now) if now == *wanted => Err(error),
-            _ => Ok(Settled::Superseded),
+            _ => Ok(Rebuilt::Superseded),
         },
     }
 }
@@ -188,7 +188,7 @@ async fn tell(
         }
         None => context.tell(Event::Waiting {
             definition: name,
-            builder: "the process that settles it",
+            builder: "the process that rebuilds it",
             elapsed: started.elapsed(),
             expected: None,
             tail: "",

@@ -1,4 +1,4 @@
-//! Background thread of a program that uses the library: it discards clones that a caller could not, drops released
+//! CleanupThread thread of a program that uses the library: it discards clones that a caller could not, drops released
 //! clones, and runs `before_release` for clones that a cleanup took.
 //!
 //! It has a runtime of its own, since the caller's may end at any moment: each `#[tokio::test]` has one. If the
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::cleanup::{PASSES, sweep_now};
+use super::cleanup::{PASSES, clean_up_now};
 use super::owed::{Hearer, Hooks};
 use crate::config::Config;
 use crate::error::Result;
@@ -30,8 +30,8 @@ fn abandoned(grace: Duration) -> VecDeque<Duration> {
     [seconds(0.2), seconds(2.0), later, later].into()
 }
 
-/// Background thread, which runs only while there is work.
-pub(super) struct Background {
+/// CleanupThread thread, which runs only while there is work.
+pub(super) struct CleanupThread {
     /// `None` if another process does the work.
     shared: Option<Arc<Shared>>,
 }
@@ -60,7 +60,7 @@ struct Queue {
     /// Ids of clones to discard.
     clones: Vec<String>,
     /// Cleanups that are planned.
-    sweeps: Vec<Sweep>,
+    cleanups: Vec<Cleanup>,
     /// Whether the thread runs.
     runs: bool,
     /// Whether the last handle was dropped.
@@ -70,7 +70,7 @@ struct Queue {
 }
 
 /// A planned cleanup.
-struct Sweep {
+struct Cleanup {
     at: Instant,
     /// Pauses before the cleanups that follow it.
     then: VecDeque<Duration>,
@@ -78,19 +78,19 @@ struct Sweep {
 
 impl Queue {
     fn next(&self) -> Option<Instant> {
-        self.sweeps.iter().map(|sweep| sweep.at).min()
+        self.cleanups.iter().map(|cleanup| cleanup.at).min()
     }
 
-    fn sweep(&mut self, at: Instant) {
+    fn cleanup(&mut self, at: Instant) {
         let then = VecDeque::new();
-        self.sweeps.push(Sweep { at, then });
+        self.cleanups.push(Cleanup { at, then });
     }
 
     /// Plans a cleanup after each of these pauses.
-    fn sweep_after(&mut self, mut pauses: VecDeque<Duration>, now: Instant) {
+    fn clean_up_after(&mut self, mut pauses: VecDeque<Duration>, now: Instant) {
         if let Some(first) = pauses.pop_front() {
             let (at, then) = (now + first, pauses);
-            self.sweeps.push(Sweep { at, then });
+            self.cleanups.push(Cleanup { at, then });
         }
     }
 
@@ -105,11 +105,11 @@ impl Queue {
     }
 }
 
-impl Background {
+impl CleanupThread {
     /// Creates the value without starting the thread.
     pub(super) fn new(checkout: Checkout) -> Self {
         let Config { server, clone, .. } = &*checkout.config;
-        Background {
+        CleanupThread {
             shared: Some(Arc::new(Shared {
                 endpoint: checkout.endpoint.clone().in_background(),
                 registry: server.registry.to_string(),
@@ -124,19 +124,19 @@ impl Background {
 
     /// Creates a value for which another process does all the work.
     pub(super) fn elsewhere() -> Self {
-        Background { shared: None }
+        CleanupThread { shared: None }
     }
 
     /// Has released clones dropped.
     pub(super) fn drop_given_back(&self) {
-        self.add(|queue, now| queue.sweep(now + COLLECT));
+        self.add(|queue, now| queue.cleanup(now + COLLECT));
     }
 
     /// Has the leftovers of earlier programs dropped, once.
     pub(super) fn look_once(&self) {
         self.add(|queue, now| {
             if !std::mem::replace(&mut queue.looked, true) {
-                queue.sweep(now + COLLECT);
+                queue.cleanup(now + COLLECT);
             }
         });
     }
@@ -183,7 +183,7 @@ impl Background {
     }
 }
 
-impl Drop for Background {
+impl Drop for CleanupThread {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {
             shared.lock().closed = true;
@@ -195,7 +195,7 @@ impl Drop for Background {
 /// Work for the thread if a caller's future is dropped before it completes.
 #[must_use = "dropping it has the work done"]
 pub(super) struct Pledge<'a> {
-    background: &'a Background,
+    background: &'a CleanupThread,
     what: Option<What>,
 }
 
@@ -221,9 +221,9 @@ impl Drop for Pledge<'_> {
         self.background.add(|queue, now| match what {
             What::GiveUp(clones) => {
                 queue.clones.extend(clones);
-                queue.sweep(now);
+                queue.cleanup(now);
             }
-            What::Find => queue.sweep_after(abandoned(grace), now),
+            What::Find => queue.clean_up_after(abandoned(grace), now),
         });
     }
 }
@@ -251,7 +251,7 @@ impl Shared {
             let _ = runtime.block_on(self.work(work.clones));
             let (mut queue, now) = (self.lock(), Instant::now());
             for pauses in work.later {
-                queue.sweep_after(pauses, now);
+                queue.clean_up_after(pauses, now);
             }
         }
     }
@@ -263,9 +263,9 @@ impl Shared {
         loop {
             let now = Instant::now();
             if queue.is_due(now) || (queue.closed && queue.is_busy(now)) {
-                let due = |sweep: &mut Sweep| sweep.at <= now + COLLECT;
-                let due = queue.sweeps.extract_if(.., due);
-                let later = due.map(|sweep| sweep.then).collect();
+                let due = |cleanup: &mut Cleanup| cleanup.at <= now + COLLECT;
+                let due = queue.cleanups.extract_if(.., due);
+                let later = due.map(|cleanup| cleanup.then).collect();
                 let clones = std::mem::take(&mut queue.clones);
                 return Some(Work { clones, later });
             }
@@ -293,9 +293,9 @@ impl Shared {
                 }
             }
         }
-        let swept = sweep_now(&self.endpoint, &self.registry, self.grace).await;
+        let dropped = clean_up_now(&self.endpoint, &self.registry, self.grace).await;
         self.pay().await?;
-        swept.map(drop)
+        dropped.map(drop)
     }
 
     /// Runs the commands that the program's checkout owes for clones that are gone.
