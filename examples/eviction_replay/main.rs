@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo run --release --example eviction_replay -- TRACES          all traces of the directory
 //! cargo run --release --example eviction_replay -- TRACES zulip    some
+//! cargo run --release --example eviction_replay -- TRACES --rebuilds    when provisional templates are rebuilt
 //! ```
 //!
 //! A full build costs one unit per migration file; an extension costs one unit per added file, plus a share
@@ -12,12 +13,14 @@
 
 #![allow(clippy::print_stdout, reason = "a table on standard output is all that it makes")]
 
+mod rebuild;
 mod replay;
 mod trace;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use rebuild::Rule;
 use replay::{Policy, Replay};
 use trace::Trace;
 
@@ -26,6 +29,7 @@ const SIZES: [usize; 4] = [3, 6, 12, 24];
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut fixed = 0.05;
     let mut years = 4.0;
+    let mut rebuilds = false;
     let mut plain = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -35,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         match argument.as_str() {
             "--fixed" => fixed = number()?,
             "--years" => years = number()?,
+            "--rebuilds" => rebuilds = true,
             _ => plain.push(argument),
         }
     }
@@ -46,14 +51,72 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if names.is_empty() {
         names = trace::names(&directory)?;
     }
+    let read =
+        |name: &str| Ok::<_, Box<dyn std::error::Error>>(Trace::read(&directory, name)?.last_years(years));
+    if rebuilds {
+        for waypoints in [false, true] {
+            for size in [20, 100] {
+                let mut traces = names.iter().map(|name| read(name)).collect::<Result<Vec<_>, _>>()?;
+                print_rebuilds(&mut traces, fixed, size, waypoints);
+            }
+        }
+        return Ok(());
+    }
     for name in names {
-        let trace = Trace::read(&directory, &name)?.last_years(years);
-        print_table(&trace, fixed);
+        print_table(&mut read(&name)?, fixed);
     }
     Ok(())
 }
 
-fn print_table(trace: &Trace, fixed: f64) {
+/// Prints the work with each rule for rebuilds, in percent of a full build on each miss, and the uses of
+/// provisional templates, in percent of all uses.
+fn print_rebuilds(traces: &mut [Trace], fixed: f64, size: usize, waypoints: bool) {
+    let with = if waypoints { "with" } else { "without" };
+    println!("\n{size} templates, {with} waypoints\n");
+    println!(
+        "| trace | rule | waited | background | sum | rebuilds | accepted | links | provisional % | a day old % |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    let mut sums: Vec<Vec<[f64; 5]>> = vec![Vec::new(); Rule::ALL.len()];
+    for trace in traces {
+        let name = trace.name.clone();
+        let mut known = HashMap::new();
+        let mut replay = Replay::new(trace, fixed, size, &mut known).with_waypoints(waypoints);
+        let all = replay.run(Policy::Lru { extend: false }).work;
+        let waited = replay.run(Policy::Pgstencil).work / all * 100.0;
+        let steps = replay.into_steps();
+        for (rule, sums) in Rule::ALL.into_iter().zip(&mut sums) {
+            let sum = rebuild::run(&steps, rule);
+            let background = sum.background / all * 100.0;
+            let share = |uses: usize| uses as f64 / sum.uses as f64 * 100.0;
+            let (provisional, late) = (share(sum.provisional), share(sum.late));
+            println!(
+                "| {name} | {} | {waited:.1} | {background:.1} | {:.1} | {} | {} | {} | {provisional:.1} | {late:.2} |",
+                rule.name(),
+                waited + background,
+                sum.rebuilds,
+                sum.accepted,
+                sum.links,
+            );
+            sums.push([waited, background, waited + background, provisional, late]);
+        }
+    }
+    for (rule, sums) in Rule::ALL.into_iter().zip(&sums) {
+        let mean = |at: usize| sums.iter().map(|sum| sum[at]).sum::<f64>() / sums.len() as f64;
+        let most = sums.iter().map(|sum| sum[2]).fold(0.0, f64::max);
+        println!(
+            "| mean | {} | {:.1} | {:.1} | {:.1} (at most {most:.1}) | | | | {:.1} | {:.2} |",
+            rule.name(),
+            mean(0),
+            mean(1),
+            mean(2),
+            mean(3),
+            mean(4)
+        );
+    }
+}
+
+fn print_table(trace: &mut Trace, fixed: f64) {
     println!(
         "\n{}: {} runs, {} sets; an extension starts at {:.0} % of a full build\n",
         trace.name,
@@ -64,6 +127,7 @@ fn print_table(trace: &Trace, fixed: f64) {
     println!("| templates | policy | hits % | misses | extended % | work % | worst day |");
     println!("|---|---|---|---|---|---|---|");
     let mut known = HashMap::new();
+    let runs = trace.runs.len();
     for size in SIZES {
         let mut replay = Replay::new(trace, fixed, size, &mut known);
         let all = replay.run(Policy::Lru { extend: false });
@@ -72,7 +136,7 @@ fn print_table(trace: &Trace, fixed: f64) {
             println!(
                 "| {size} | {} | {:.2} | {} | {:.0} | {:.1} | {:.1} |",
                 policy.name(),
-                sum.hits as f64 / trace.runs.len() as f64 * 100.0,
+                sum.hits as f64 / runs as f64 * 100.0,
                 sum.misses,
                 sum.extended as f64 / sum.misses.max(1) as f64 * 100.0,
                 sum.work / all.work * 100.0,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use pgstencil::retention::policy::{self, Resident};
 
+use crate::rebuild::Step;
 use crate::trace::Trace;
 
 /// The policy that selects the template to evict.
@@ -47,6 +48,7 @@ pub(crate) struct Sum {
     pub(crate) hits: usize,
     pub(crate) misses: usize,
     pub(crate) extended: usize,
+    pub(crate) waypoints: usize,
     /// In units of one file in a full build.
     pub(crate) work: f64,
     /// The largest work of one day, in full builds of that day's last set.
@@ -64,9 +66,13 @@ struct Kept {
 
 /// The data that all replays of one trace share.
 pub(crate) struct Replay<'a> {
-    trace: &'a Trace,
+    trace: &'a mut Trace,
     fixed: f64,
     size: usize,
+    /// Whether the prefix that a full build shares with a resident is kept as a template of its own.
+    waypoints: bool,
+    /// Time, cost of a full build, and event, for the replay of rebuilds.
+    steps: Vec<(f64, f64, Step)>,
     known: &'a mut HashMap<(usize, usize), Option<usize>>,
     /// For each run, the index of the next run of the same set.
     next: Vec<usize>,
@@ -74,7 +80,7 @@ pub(crate) struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     pub(crate) fn new(
-        trace: &'a Trace,
+        trace: &'a mut Trace,
         fixed: f64,
         size: usize,
         known: &'a mut HashMap<(usize, usize), Option<usize>>,
@@ -86,7 +92,19 @@ impl<'a> Replay<'a> {
                 next[i] = later;
             }
         }
-        Replay { trace, fixed, size, known, next }
+        Replay { trace, fixed, size, waypoints: false, steps: Vec::new(), known, next }
+    }
+
+    /// Keeps the prefix that a full build shares with a resident as a template of its own: a waypoint, which costs
+    /// one more start of the migrate command.
+    pub(crate) fn with_waypoints(mut self, waypoints: bool) -> Self {
+        self.waypoints = waypoints;
+        self
+    }
+
+    /// Returns the steps of the last run.
+    pub(crate) fn into_steps(self) -> Vec<(f64, f64, Step)> {
+        self.steps
     }
 
     fn full(&self, set: usize) -> f64 {
@@ -95,7 +113,7 @@ impl<'a> Replay<'a> {
 
     /// Returns the cost of extending one set to another.
     fn extension(&mut self, base: usize, set: usize) -> Option<f64> {
-        let trace = self.trace;
+        let trace = &*self.trace;
         let added = *self.known.entry((base, set)).or_insert_with(|| trace.added(base, set));
         Some(added? as f64 + self.fixed * self.full(set))
     }
@@ -105,7 +123,9 @@ impl<'a> Replay<'a> {
         let mut kept: Vec<Kept> = Vec::new();
         let mut inflation = 0.0;
         let (mut day, mut day_work) = (0, 0.0);
-        for (i, &(now, set)) in self.trace.runs.iter().enumerate() {
+        self.steps.clear();
+        for i in 0..self.trace.runs.len() {
+            let (now, set) = self.trace.runs[i];
             let today = (now / 86_400.0) as u64;
             if today != day {
                 (day, day_work) = (today, 0.0);
@@ -116,11 +136,14 @@ impl<'a> Replay<'a> {
                 found.next = self.next[i];
                 found.frequency += 1.0;
                 found.value = inflation + found.frequency;
+                self.steps.push((now, self.full(set), Step::Hit { set }));
                 continue;
             }
             sum.misses += 1;
             let full = self.full(set);
             let mut cost = full;
+            let mut step = Step::Full { set };
+            let mut new = 1;
             if policy != (Policy::Lru { extend: false }) {
                 // The largest base: the one with the fewest files to add.
                 let found = (0..kept.len())
@@ -129,28 +152,59 @@ impl<'a> Replay<'a> {
                 if let Some((base, extension)) = found {
                     sum.extended += 1;
                     cost = extension;
+                    step = Step::Extended { set, base: kept[base].set, fresh: false };
                     if policy == Policy::Pgstencil {
                         // An extension is a use of its base.
                         kept[base].used = now;
                     }
+                } else if let Some(base) = self.waypoint(&kept, set) {
+                    cost += self.fixed * full;
+                    step = Step::Extended { set, base, fresh: true };
+                    sum.waypoints += 1;
+                    new = 2;
+                    kept.push(Kept {
+                        set: base,
+                        used: now,
+                        next: usize::MAX,
+                        frequency: 1.0,
+                        value: inflation + 1.0,
+                    });
                 }
             }
+            self.steps.push((now, full, step));
             sum.work += cost;
             day_work += cost;
             sum.worst_day = f64::max(sum.worst_day, day_work / full.max(1.0));
             kept.push(Kept { set, used: now, next: self.next[i], frequency: 1.0, value: inflation + 1.0 });
             // The new template is about to be cloned, so another one is evicted.
-            if kept.len() > self.size {
-                let gone = self.victim(policy, &kept, now);
-                inflation = kept.swap_remove(gone).value;
+            while kept.len() > self.size {
+                let gone = self.victim(policy, &kept, new, now);
+                let gone = kept.remove(gone);
+                inflation = gone.value;
+                self.steps.push((now, 0.0, Step::Gone { set: gone.set }));
             }
         }
         sum
     }
 
-    fn victim(&mut self, policy: Policy, kept: &[Kept], now: f64) -> usize {
+    /// Returns the set of the files that the set shares with a resident, in each directory those before the first
+    /// difference, if that is enough of it to be worth a start of the migrate command.
+    fn waypoint(&mut self, kept: &[Kept], set: usize) -> Option<usize> {
+        const LEAST: f64 = 0.3;
+        if !self.waypoints {
+            return None;
+        }
+        let prefixes = kept.iter().map(|k| self.trace.prefix(k.set, set));
+        let prefix =
+            prefixes.max_by_key(|prefix| prefix.iter().map(|word| word.count_ones()).sum::<u32>())?;
+        let files: u32 = prefix.iter().map(|word| word.count_ones()).sum();
+        let (files, full) = (f64::from(files), self.full(set));
+        (files >= LEAST * full && files < full).then(|| self.trace.add(prefix))
+    }
+
+    fn victim(&mut self, policy: Policy, kept: &[Kept], new: usize, now: f64) -> usize {
         let best = |score: &dyn Fn(&Kept) -> f64| {
-            let old = &kept[..kept.len() - 1];
+            let old = &kept[..kept.len() - new];
             let scores = old.iter().map(score).enumerate();
             scores.reduce(|best, next| if next.1 > best.1 { next } else { best }).map_or(0, |(i, _)| i)
         };
@@ -167,7 +221,7 @@ impl<'a> Replay<'a> {
                         idle: now - k.used,
                         bytes: 1,
                         full: self.full(k.set),
-                        pinned: i + 1 == kept.len(),
+                        pinned: i + new >= kept.len(),
                     })
                     .collect();
                 let n = kept.len();

@@ -25,6 +25,20 @@ pub(crate) struct Set {
     last: BTreeMap<u32, i64>,
 }
 
+impl Set {
+    fn new(bits: Vec<u64>, files: &[(u32, i64)]) -> Set {
+        let mut last = BTreeMap::new();
+        let present = (0..files.len()).filter(|id| bits[id / 64] >> (id % 64) & 1 == 1);
+        for id in present {
+            let (directory, rank) = files[id];
+            let last = last.entry(directory).or_insert(rank);
+            *last = rank.max(*last);
+        }
+        let count = bits.iter().map(|word| word.count_ones() as usize).sum();
+        Set { bits, files: count, last }
+    }
+}
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 impl Trace {
@@ -51,15 +65,7 @@ impl Trace {
                 let id: usize = id.parse()?;
                 bits[id / 64] |= 1 << (id % 64);
             }
-            let mut last = BTreeMap::new();
-            let present = (0..files.len()).filter(|id| bits[id / 64] >> (id % 64) & 1 == 1);
-            for id in present {
-                let (directory, rank) = files[id];
-                let last = last.entry(directory).or_insert(rank);
-                *last = rank.max(*last);
-            }
-            let count = bits.iter().map(|word| word.count_ones() as usize).sum();
-            sets.push(Set { bits, files: count, last });
+            sets.push(Set::new(bits, &files));
         }
         let mut now = 0.0;
         let mut runs = Vec::new();
@@ -109,6 +115,46 @@ impl Trace {
             }
         }
         Some(set.files - base.files)
+    }
+
+    /// Returns the files of `set` that `other` has as well and that come before the first difference in their
+    /// directory, as bits.
+    pub(crate) fn prefix(&self, other: usize, set: usize) -> Vec<u64> {
+        let (other, set) = (&self.sets[other], &self.sets[set]);
+        let ids = |word: usize, mut bits: u64| {
+            std::iter::from_fn(move || {
+                let bit = bits.trailing_zeros() as usize;
+                bits = bits.checked_sub(1)? & bits;
+                Some(word * 64 + bit)
+            })
+        };
+        let mut first: BTreeMap<u32, i64> = BTreeMap::new();
+        let pairs = || other.bits.iter().zip(&set.bits).enumerate();
+        for (word, (a, b)) in pairs() {
+            for (directory, rank) in ids(word, a ^ b).map(|id| self.files[id]).filter(|file| file.1 >= 0) {
+                let first = first.entry(directory).or_insert(rank);
+                *first = rank.min(*first);
+            }
+        }
+        let mut prefix = vec![0; set.bits.len()];
+        for (word, (a, b)) in pairs() {
+            for id in ids(word, a & b) {
+                let (directory, rank) = self.files[id];
+                if first.get(&directory).is_none_or(|first| rank < *first) {
+                    prefix[word] |= 1 << (id % 64);
+                }
+            }
+        }
+        prefix
+    }
+
+    /// Returns the number of the set of these files, which is added if it is new.
+    pub(crate) fn add(&mut self, bits: Vec<u64>) -> usize {
+        if let Some(found) = self.sets.iter().position(|set| set.bits == bits) {
+            return found;
+        }
+        self.sets.push(Set::new(bits, &self.files));
+        self.sets.len() - 1
     }
 }
 

@@ -4,5 +4,6 @@ pub(crate) mod cleanup;
 mod cost;
 pub(crate) mod evict;
 pub mod policy;
+pub mod rebuild_policy;
 pub(crate) mod warm;
 pub mod warm_policy;

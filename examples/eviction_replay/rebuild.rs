@@ -1,0 +1,170 @@
+//! Replays a trace with a rule for the full builds that replace provisional templates.
+
+use std::collections::{HashMap, HashSet};
+
+use pgstencil::retention::rebuild_policy::{self, Candidate, Costs, Decision, Findings, Load};
+
+/// Rule that decides when a provisional template gets its full build.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Rule {
+    /// After its first use.
+    Every,
+    /// At its use of this number.
+    Use(u64),
+    /// At its first use after an hour.
+    Hour,
+    /// The policy of pgstencil, on an idle machine, with full builds of this number of seconds.
+    Pgstencil { build: f64 },
+}
+
+impl Rule {
+    pub(crate) const ALL: [Rule; 5] =
+        [Rule::Every, Rule::Use(2), Rule::Use(5), Rule::Hour, Rule::Pgstencil { build: 200.0 }];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Rule::Every => "every one",
+            Rule::Use(2) => "2nd use",
+            Rule::Use(_) => "5th use",
+            Rule::Hour => "after an hour",
+            Rule::Pgstencil { .. } => "pgstencil",
+        }
+    }
+}
+
+/// Event of a replay that matters to rebuilds.
+pub(crate) enum Step {
+    /// A set was built in full.
+    Full { set: usize },
+    /// A set was built on another one. `fresh`: the base is a waypoint that was built in full just before.
+    Extended { set: usize, base: usize, fresh: bool },
+    /// A resident set was used.
+    Hit { set: usize },
+    /// A set was evicted.
+    Gone { set: usize },
+}
+
+/// Result of a replay.
+#[derive(Default)]
+pub(crate) struct Sum {
+    /// Full builds in the background, in units of one file.
+    pub(crate) background: f64,
+    pub(crate) rebuilds: usize,
+    pub(crate) accepted: usize,
+    pub(crate) uses: usize,
+    /// Uses of provisional templates, and those of them more than a day after the build.
+    pub(crate) provisional: usize,
+    pub(crate) late: usize,
+    /// Number of links that the rebuilds compared.
+    pub(crate) links: u32,
+}
+
+#[derive(Default)]
+struct State {
+    provisional: HashMap<usize, Candidate>,
+    born: HashMap<usize, f64>,
+    /// Bases, also of templates that are gone.
+    bases: HashMap<usize, usize>,
+    /// Sets for which a full build of them or of a later one in their chain was equal.
+    proved: HashSet<usize>,
+    /// Number of links that rebuilds compared.
+    equal: u32,
+}
+
+impl State {
+    /// Returns the sets of the unproved links, the newest first.
+    fn chain(&self, set: usize) -> Vec<usize> {
+        let mut chain = Vec::new();
+        let mut at = set;
+        while let Some(&base) = self.bases.get(&at)
+            && !self.proved.contains(&at)
+        {
+            chain.push(at);
+            at = base;
+        }
+        chain
+    }
+
+    /// Returns whether a rebuild begins; `Some(false)`: the template is accepted.
+    fn decide(&self, rule: Rule, set: usize, links: u32, spent: f64) -> Option<bool> {
+        let template = Candidate { links, ..self.provisional[&set] };
+        let build = match rule {
+            Rule::Every => return Some(true),
+            Rule::Use(n) => return (template.uses >= n).then_some(true),
+            Rule::Hour => return (template.uses > 1 && template.age >= 3600.0).then_some(true),
+            Rule::Pgstencil { build } => build,
+        };
+        let findings = Findings { equal: self.equal, differed: false };
+        let costs = Costs { build, spent };
+        match rebuild_policy::decide(&template, &findings, &costs, &Load::default()) {
+            Decision::Rebuild => Some(true),
+            Decision::Accept => Some(false),
+            Decision::Wait(_) => None,
+        }
+    }
+}
+
+/// Replays steps, each with its time and the cost of a full build; all rebuilds find their template equal.
+pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule) -> Sum {
+    let mut sum = Sum::default();
+    let mut state = State::default();
+    let mut rebuilt: Vec<f64> = Vec::new();
+    for (now, full, step) in steps {
+        let set = match step {
+            Step::Gone { set } => {
+                state.provisional.remove(set);
+                continue;
+            }
+            Step::Full { set } => {
+                sum.uses += 1;
+                state.bases.remove(set);
+                continue;
+            }
+            Step::Extended { set, base, fresh } => {
+                let draw = (*set as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as f64 / 2_f64.powi(64);
+                state.provisional.insert(*set, Candidate { uses: 0, draw, ..Candidate::default() });
+                state.born.insert(*set, *now);
+                state.bases.insert(*set, *base);
+                // Another build of a set that was there before.
+                state.proved.remove(set);
+                if *fresh {
+                    state.bases.remove(base);
+                }
+                if let Some(base) = state.provisional.get_mut(base) {
+                    base.dependents += 1;
+                }
+                set
+            }
+            Step::Hit { set } => set,
+        };
+        sum.uses += 1;
+        let Some(template) = state.provisional.get_mut(set) else {
+            continue;
+        };
+        template.uses += 1;
+        template.age = now - state.born[set];
+        sum.provisional += 1;
+        sum.late += usize::from(template.age > 86_400.0);
+        let chain = state.chain(*set);
+        rebuilt.retain(|at| now - at < 86_400.0);
+        let build = if let Rule::Pgstencil { build } = rule { build } else { 0.0 };
+        let spent = rebuilt.len() as f64 * build;
+        match state.decide(rule, *set, chain.len() as u32, spent) {
+            None => {}
+            Some(false) => {
+                sum.accepted += 1;
+                state.provisional.remove(set);
+            }
+            Some(true) => {
+                sum.rebuilds += 1;
+                sum.background += full;
+                rebuilt.push(*now);
+                state.provisional.remove(set);
+                state.equal += chain.len() as u32;
+                state.proved.extend(chain);
+            }
+        }
+    }
+    sum.links = state.equal;
+    sum
+}

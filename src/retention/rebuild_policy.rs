@@ -1,0 +1,269 @@
+//! Time of the full build that replaces a provisional template: a pure function of evidence.
+//!
+//! A full build after each incremental build costs as much as having no incremental builds. So not every template
+//! gets one. A template that is used again is due; then its *chain* decides, which is the row of incremental builds
+//! since the last template that is known to equal a full build. A full build at the end of a chain that finds no
+//! difference is evidence for each link of the chain, so a long chain is the cheapest to check. The longer the row of
+//! links without a difference, the longer the chains that wait for a check; and one template in `SAMPLE` is checked
+//! whatever its chain. All other due templates are *accepted*: they count as equal to a full build without one, until
+//! a later rebuild of the definition finds a difference. One difference makes the next checks sure.
+//!
+//! This is continuous sampling inspection (Dodge 1943): check every item until a row of them was good, then a
+//! fraction, and every one again after a fault. What it cannot see is bounded by [`Findings::unseen`], which is
+//! printed together with each acceptance. It does not cover a difference that a later migration of the same chain
+//! erases, nor templates that are never used again, which stay provisional.
+//!
+//! `examples/eviction_replay` compares this with simpler rules on real histories.
+
+/// Number of uses, the first build included, from which on a template is due: most sets of migrations in an
+/// edit-test loop are used once. Being a base of another template counts as a use.
+pub const USES: u64 = 2;
+
+/// Seconds from the build of a template until it is due. A set that is edited again within minutes is not used
+/// afterwards. In the replays one hour saves only a few percent more, for a fifth more uses of provisional templates.
+pub const AGE: f64 = 10.0 * 60.0;
+
+/// Number of links in a row without a difference from which on chains are checked instead of single templates. Two are
+/// little evidence, which the chains then add to; with more, a project with a few migrations a year would check most
+/// of its incremental builds and save little.
+pub const FEW: u32 = 2;
+
+/// The same after a difference was found: at most one link in seven may differ then, at 95 %.
+pub const MANY: u32 = 20;
+
+/// Length of chains that are checked until [`MANY`] links in a row were found equal.
+pub const CHAIN: u32 = 4;
+
+/// Length of chains that are checked afterwards. Longer ones save little in the replays, and a difference would be
+/// found later.
+pub const LONG_CHAIN: u32 = 8;
+
+/// One due template in this number is checked whatever its chain, so that short chains, which are most of the
+/// branches, are represented.
+pub const SAMPLE: u32 = 32;
+
+/// Share of the last day that all rebuilds on the server may take together; the first one of a day always may.
+pub const SHARE: f64 = 0.05;
+
+/// Load per processor from which on the machine is busy.
+pub const LOAD: f64 = 1.0;
+
+/// Seconds from the build of a template after which it waits no longer for an idle machine: a server that is never
+/// idle would keep it provisional.
+pub const PATIENCE: f64 = 20.0 * 3600.0;
+
+/// Provisional template, as the policy sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Candidate {
+    /// Number of uses, its first build included.
+    pub uses: u64,
+    /// Number of ready templates that were extended from it.
+    pub dependents: u64,
+    /// Seconds since it was built.
+    pub age: f64,
+    /// Number of incremental builds since the last template in its chain that a full build has proved.
+    pub links: u32,
+    /// Number from 0 up to but not including 1 that is random for each fingerprint, but the same on each machine.
+    pub draw: f64,
+}
+
+/// Results of a definition's rebuilds so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Number of links that rebuilds found equal since the last difference, or since the first rebuild.
+    pub equal: u32,
+    /// Whether a rebuild has found a difference.
+    pub differed: bool,
+}
+
+/// Costs of rebuilds in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Costs {
+    /// Expected duration of the next rebuild.
+    pub build: f64,
+    /// Duration of all rebuilds on this server within the last day.
+    pub spent: f64,
+}
+
+/// State of machine and server.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Load average of the last minute per processor of this machine.
+    pub per_processor: f64,
+    /// Number of sessions of other programs on the server that are executing a statement.
+    pub active: u64,
+}
+
+/// Decision about a provisional template.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Decision {
+    /// A full build replaces it now.
+    Rebuild,
+    /// It counts as equal to a full build without one.
+    Accept,
+    /// It stays provisional for now.
+    Wait(Wait),
+}
+
+/// Reason why a template stays provisional for now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wait {
+    /// It was not used again since it was built.
+    Unused,
+    /// It is younger than [`AGE`].
+    New {
+        /// Seconds until it is due.
+        left: f64,
+    },
+    /// Rebuilds have taken [`SHARE`] of the last day.
+    Spent,
+    /// Machine or server is busy.
+    Busy,
+}
+
+impl Candidate {
+    /// Returns why the template is not due yet; `None` if it is due. Needs neither `links` nor `draw`.
+    pub fn not_due(&self) -> Option<Wait> {
+        if self.uses.saturating_add(self.dependents) < USES {
+            return Some(Wait::Unused);
+        }
+        let left = AGE - self.age;
+        (left > 0.0).then_some(Wait::New { left })
+    }
+}
+
+impl Findings {
+    /// Returns the highest share of incremental builds that may differ from a full build although none of the
+    /// checked ones did, at 95 % confidence; about 3 divided by the number of equal links (the rule of three).
+    pub fn unseen(&self) -> f64 {
+        match self.equal {
+            0 => 1.0,
+            equal => 1.0 - 0.05_f64.powf(1.0 / f64::from(equal)),
+        }
+    }
+
+    /// Returns the length of a chain from which on it is checked.
+    pub fn chain(&self) -> u32 {
+        let sure = if self.differed { MANY } else { FEW };
+        match self.equal {
+            equal if equal < sure => 1,
+            equal if equal < MANY => CHAIN,
+            _ => LONG_CHAIN,
+        }
+    }
+}
+
+impl Costs {
+    /// Returns whether another rebuild fits into the day.
+    fn allow(&self) -> bool {
+        const DAY: f64 = 86_400.0;
+        self.spent <= 0.0 || self.spent + self.build <= SHARE * DAY
+    }
+}
+
+impl Load {
+    fn is_busy(&self) -> bool {
+        self.active > 0 || self.per_processor >= LOAD
+    }
+}
+
+/// Returns whether a due template needs a full build, by its chain and the findings so far. If not, it is accepted.
+pub fn needs_proof(template: &Candidate, findings: &Findings) -> bool {
+    // A template without unproved links equals a full build already.
+    template.links > 0 && (template.links >= findings.chain() || template.draw < 1.0 / f64::from(SAMPLE))
+}
+
+/// Decides about a provisional template, after a use of it.
+pub fn decide(template: &Candidate, findings: &Findings, costs: &Costs, load: &Load) -> Decision {
+    if let Some(wait) = template.not_due() {
+        return Decision::Wait(wait);
+    }
+    if !needs_proof(template, findings) {
+        return Decision::Accept;
+    }
+    if !costs.allow() {
+        return Decision::Wait(Wait::Spent);
+    }
+    if load.is_busy() && template.age < PATIENCE {
+        return Decision::Wait(Wait::Busy);
+    }
+    Decision::Rebuild
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Load = Load { per_processor: 0.1, active: 0 };
+    const CHEAP: Costs = Costs { build: 60.0, spent: 0.0 };
+
+    fn due(links: u32) -> Candidate {
+        Candidate { uses: 2, age: AGE, links, draw: 0.9, ..Candidate::default() }
+    }
+
+    fn equal(links: u32) -> Findings {
+        Findings { equal: links, differed: false }
+    }
+
+    fn by_evidence(template: Candidate, findings: Findings) -> Decision {
+        decide(&template, &findings, &CHEAP, &IDLE)
+    }
+
+    #[test]
+    fn a_template_is_due_when_it_is_used_again() {
+        let once = Candidate { uses: 1, ..due(1) };
+        assert_eq!(by_evidence(once, equal(0)), Decision::Wait(Wait::Unused));
+        assert_eq!(by_evidence(Candidate { dependents: 1, ..once }, equal(0)), Decision::Rebuild);
+        let young = Candidate { age: AGE - 30.0, ..due(1) };
+        assert_eq!(by_evidence(young, equal(0)), Decision::Wait(Wait::New { left: 30.0 }));
+        assert_eq!(by_evidence(due(1), equal(0)), Decision::Rebuild);
+    }
+
+    #[test]
+    fn a_row_of_equal_links_makes_checks_rarer() {
+        assert_eq!(by_evidence(due(1), equal(FEW - 1)), Decision::Rebuild);
+        assert_eq!(by_evidence(due(CHAIN - 1), equal(FEW)), Decision::Accept);
+        assert_eq!(by_evidence(due(CHAIN), equal(FEW)), Decision::Rebuild);
+        assert_eq!(by_evidence(due(LONG_CHAIN - 1), equal(MANY)), Decision::Accept);
+        assert_eq!(by_evidence(due(LONG_CHAIN), equal(1000)), Decision::Rebuild);
+        let drawn = Candidate { draw: 0.5 / f64::from(SAMPLE), ..due(1) };
+        assert_eq!(by_evidence(drawn, equal(1000)), Decision::Rebuild);
+        // Its whole chain was proved by the rebuild of a later template.
+        assert_eq!(by_evidence(due(0), equal(0)), Decision::Accept);
+    }
+
+    #[test]
+    fn one_difference_makes_the_next_ones_sure() {
+        let after = |equal| Findings { equal, differed: true };
+        assert_eq!(by_evidence(due(1), after(0)), Decision::Rebuild);
+        assert_eq!(by_evidence(due(1), after(MANY - 1)), Decision::Rebuild);
+        assert_eq!(by_evidence(due(1), after(MANY)), Decision::Accept);
+    }
+
+    #[test]
+    fn rebuilds_wait_for_an_idle_machine_but_not_indefinitely() {
+        let decide = |template: Candidate, load: Load| super::decide(&template, &equal(0), &CHEAP, &load);
+        assert_eq!(decide(due(1), Load { active: 1, ..IDLE }), Decision::Wait(Wait::Busy));
+        let loaded = Load { per_processor: LOAD, ..IDLE };
+        assert_eq!(decide(due(1), loaded), Decision::Wait(Wait::Busy));
+        assert_eq!(decide(Candidate { age: PATIENCE, ..due(1) }, loaded), Decision::Rebuild);
+        // An acceptance costs nothing.
+        assert_eq!(super::decide(&due(1), &equal(FEW), &CHEAP, &loaded), Decision::Accept);
+    }
+
+    #[test]
+    fn rebuilds_take_a_limited_share_of_the_day() {
+        let decide = |spent, build| super::decide(&due(1), &equal(0), &Costs { build, spent }, &IDLE);
+        assert_eq!(decide(0.0, 10_000.0), Decision::Rebuild);
+        assert_eq!(decide(4000.0, 300.0), Decision::Rebuild);
+        assert_eq!(decide(4000.0, 400.0), Decision::Wait(Wait::Spent));
+    }
+
+    #[test]
+    fn the_bound_is_about_three_divided_by_the_number() {
+        assert!((equal(0).unseen() - 1.0).abs() < 1e-9);
+        assert!((equal(60).unseen() - 0.0487).abs() < 1e-3);
+        assert!((equal(300).unseen() - 0.00994).abs() < 1e-4);
+        assert!(equal(MANY).unseen() < 1.0 / 7.0);
+    }
+}
