@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Formats a number of things: `no clone`, `one clone`, `8 clones`.
 pub(crate) fn count(number: usize, thing: &str) -> String {
     match number {
@@ -122,7 +124,7 @@ pub(crate) fn size(bytes: i64) -> String {
 }
 
 /// A number of bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Bytes(u64);
 
 impl Bytes {
@@ -143,7 +145,7 @@ impl Bytes {
 }
 
 /// A time in seconds, as Postgres measures it. A time in the future, after a clock was set back, is negative.
-#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub(crate) struct Seconds(pub(crate) f64);
 
 impl Seconds {

@@ -161,7 +161,7 @@ macro_rules! select {
              to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS expires_at, \
              extract(epoch FROM expires_at - now())::float8 AS left_s, coalesce(expires_at <= now(), false) AS expired, \
              extract(epoch FROM now() - orphaned_at)::float8 AS orphaned_s, holder, \
-             (SELECT p.grace_s FROM pgstencil.project p WHERE p.name = c.project) AS grace_s, \
+             (SELECT (p.settings ->> 'grace_s')::float8 FROM pgstencil.project p WHERE p.name = c.project) AS grace_s, \
              extract(epoch FROM now() - created_at)::float8 AS age_s, \
              to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS created_at, ",
             owner_columns!(),

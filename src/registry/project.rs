@@ -1,6 +1,9 @@
 //! Rows of `pgstencil.project`: the settings of a project's config that other processes must know.
 
-use sqlx::FromRow;
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use sqlx::{FromRow, Row as _};
 
 use crate::config::{CloneSettings, EvictionSettings};
 use crate::error::Result;
@@ -10,10 +13,12 @@ use crate::quantity::{Bytes, Seconds};
 
 use super::Registry;
 
-/// Settings of a project that evictions, cleanups and fillers of warm clones of any project apply.
-#[derive(Clone, Debug, PartialEq, FromRow)]
+/// Settings of a project that evictions, cleanups and fillers of warm clones of any project apply. The registry
+/// keeps them as one JSON value, so a new setting needs no new column; one that is missing there is `None`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ProjectSettings {
-    /// Name of the project.
+    /// Name of the project; a column of its own.
+    #[serde(skip)]
     pub(crate) name: String,
     /// `[eviction] max_size`: bytes of all its templates; `None` is no limit.
     pub(crate) max_bytes: Option<Bytes>,
@@ -31,14 +36,23 @@ pub(crate) struct ProjectSettings {
     pub(crate) grace_s: Option<Seconds>,
 }
 
-const ALL: &str = "SELECT name, max_bytes, max_templates, max_idle_s, keep, warm, warm_max, grace_s \
-     FROM pgstencil.project";
+const ALL: &str = "SELECT name, settings FROM pgstencil.project";
 /// Without changes it only reads: ON CONFLICT would lock the row, and every hit runs this.
-const NOTE: &str = include_str!("queries/note_project.sql");
+const NOTE: &str = "INSERT INTO pgstencil.project (name, settings) \
+     SELECT new.* FROM (VALUES ($1, $2::jsonb)) new (name, settings) \
+     WHERE NOT EXISTS (SELECT FROM pgstencil.project old WHERE old.name = new.name AND old.settings = new.settings) \
+     ON CONFLICT (name) DO UPDATE SET settings = excluded.settings, noted_at = now()";
 
 /// Query for the settings of all projects.
 pub(super) fn all() -> Statement {
     sql::fill(ALL, &[])
+}
+
+impl FromRow<'_, PgRow> for ProjectSettings {
+    fn from_row(row: &PgRow) -> std::result::Result<Self, sqlx::Error> {
+        let Json(settings) = row.try_get::<Json<Self>, _>("settings")?;
+        Ok(ProjectSettings { name: row.try_get("name")?, ..settings })
+    }
 }
 
 impl ProjectSettings {
@@ -58,19 +72,7 @@ impl ProjectSettings {
 
     /// Statement that records them if other or no settings were recorded before: to be sent with another message.
     pub(super) fn note(&self) -> Statement {
-        sql::fill(
-            NOTE,
-            &[
-                &self.name,
-                &self.max_bytes,
-                &self.max_templates,
-                &self.max_idle_s,
-                &self.keep,
-                &self.warm,
-                &self.warm_max,
-                &self.grace_s,
-            ],
-        )
+        sql::fill(NOTE, &[&self.name, &Json(self)])
     }
 }
 

@@ -49,7 +49,7 @@ fn a_registry_of_version_one_is_upgraded_with_what_is_in_it() {
     // What has a recipe that cannot be read is no base, and in nobody's way.
     Pgstencil::new(&project).arg("ensure").success();
     let version = "select version from pgstencil.meta";
-    assert_eq!(server().psql(&registry, version), "6");
+    assert_eq!(server().psql(&registry, version), "7");
     let rows = list(&project)["templates"].as_array().unwrap().clone();
     let old = rows.iter().find(|t| t["fingerprint"] == *fingerprint).unwrap();
     assert_eq!(old["chain"], 0);
@@ -153,6 +153,27 @@ fn a_clone_of_version_four_belongs_to_whom_its_holder_matches() {
     only_templates_left(&project);
 }
 
+/// Cleanups and evictions of any project apply them, also if nobody works on that project any more.
+#[test]
+fn settings_of_projects_survive_the_upgrade() {
+    let project = Project::with_migrations(server());
+    let registry = project.registry();
+    older(&project, 4);
+    server().psql(
+        &registry,
+        "insert into pgstencil.project (name, max_bytes, max_templates, max_idle_s, keep, warm, warm_max, grace_s)
+         values ('other', null, 3, 86400.5, 1, 2, 8, null)",
+    );
+    Pgstencil::new(&project).arg("ensure").success();
+    let kept =
+        "select s ->> 'max_bytes', s ->> 'max_templates', s ->> 'max_idle_s', s ->> 'keep', s ->> 'warm',
+            s ->> 'warm_max', s ->> 'grace_s'
+        from (select settings as s from pgstencil.project where name = 'other') x";
+    assert_eq!(ask(&project, kept), "|3|86400.5|1|2|8|");
+    // The rows are read, too.
+    Pgstencil::new(&project).args(["evict", "--dry-run"]).success();
+}
+
 #[test]
 fn a_newer_one_is_left_alone() {
     let project = Project::with_migrations(server());
@@ -161,7 +182,7 @@ fn a_newer_one_is_left_alone() {
     for command in ["ensure", "list", "explain", "verify"] {
         Pgstencil::new(&project).arg(command).fails(2).stderr_has("has version 99");
     }
-    server().psql(&project.registry(), "update pgstencil.meta set version = 6");
+    server().psql(&project.registry(), "update pgstencil.meta set version = 7");
     Pgstencil::new(&project).arg("ensure").success().stderr_has("hit app");
 }
 
