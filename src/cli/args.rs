@@ -31,6 +31,8 @@ Environment:
   PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE ...
                        complete the server URL, as for psql
   XDG_CACHE_HOME       directory of the cache of file hashes
+  PGSTENCIL_BACKGROUND=off
+                       nothing in the background, as `[clone] background`
   NO_COLOR             no colours
   CI                   no live status line; passwords go to a server that the
                        checkout's config names
@@ -314,7 +316,7 @@ mod tests {
         for heading in ["Databases:", "Templates:", "Inspect:", "Set up:", "Environment:", "Exit codes:"] {
             assert!(help.contains(heading), "{heading}");
         }
-        assert!(!help.contains("background"), "{help}");
+        assert!(!help.contains("\n  background"), "{help}");
     }
 
     #[test]

@@ -98,16 +98,27 @@ impl Background {
     }
 
     /// Starts it at once, while something else is waited for.
-    pub(super) fn started(stencil: &Stencil) -> Self {
+    fn started(stencil: &Stencil) -> Self {
         let program = program(stencil);
         let spawn = || launch(program?);
         Background { stencil: stencil.clone(), child: Some(tokio::task::spawn_blocking(spawn)) }
+    }
+
+    /// Starts it at once, while clones are released.
+    pub(super) fn for_drops(stencil: &Stencil) -> Self {
+        match stencil.is_background_off() {
+            true => Background::new(stencil),
+            false => Background::started(stencil),
+        }
     }
 
     /// Starts it at once if a clone is asked for, and there will be something to do behind that: the config wants
     /// warm clones, or builds start from a database that may change.
     pub(super) fn for_clones(stencil: &Stencil) -> Self {
         let config = stencil.config();
+        if stencil.is_background_off() {
+            return Background::new(stencil);
+        }
         let mut definitions = config.definitions.iter();
         match config.clone.warm > 0 || definitions.any(|d| d.from != EMPTY_DATABASE) {
             true => Background::started(stencil),
@@ -118,6 +129,9 @@ impl Background {
     /// Tells it what to do, and starts it if need be. The command has what it came for, so a failure here is the
     /// next cleanup's to put right.
     pub(super) async fn finish(mut self, task: Task<'_>) {
+        if self.stencil.is_background_off() {
+            return self.finish_here(task).await;
+        }
         let Ok(instructions) = instructions(&self.stencil, task) else {
             return;
         };
@@ -134,11 +148,43 @@ impl Background {
         };
     }
 
+    /// [`Background::finish`] where background work is off: nothing but the cleanup is done, and by this process.
+    async fn finish_here(self, task: Task<'_>) {
+        match task {
+            Task::CleanUp | Task::Fill(..) => self.stencil.clean_up_here().await,
+            Task::Rebuild(..) => {}
+        }
+    }
+
+    /// [`Background::finish_with`] before a command for which the clones are meant, and which is to start at once.
+    pub(super) async fn finish_before(self, session: Option<&mut Registry>, fill: Task<'_>) {
+        match self.stencil.is_background_off() {
+            true => self.note(session, fill).await,
+            false => self.finish_with(session, fill).await,
+        }
+    }
+
+    /// Records a request, if there is a session.
+    async fn note(&self, session: Option<&mut Registry>, fill: Task<'_>) {
+        if let (Some(registry), Task::Fill(definition, fingerprint, demand)) = (session, fill) {
+            let (hits, deadline) = (demand.hit_ms.as_slice(), Deadline::default());
+            let _ = self.stencil.note_use(registry, definition, fingerprint, hits, &deadline).await;
+        }
+    }
+
     /// [`Background::finish`] after a request for clones. A process that was started for it fills up without a check
     /// first, which the command would wait for. Otherwise one is started only if there is something to clean up.
     pub(super) async fn finish_with(self, session: Option<&mut Registry>, fill: Task<'_>) {
         if self.child.is_some() {
             return self.finish(fill).await;
+        }
+        if self.stencil.is_background_off() {
+            let mut session = session;
+            self.note(session.as_deref_mut(), fill).await;
+            if let Some(registry) = session {
+                let _ = self.stencil.clean_up_in(registry).await;
+            }
+            return;
         }
         let has_leftovers = match session {
             Some(registry) => self.stencil.needs_cleanup(registry).await.unwrap_or(true),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings};
+use crate::config::{self, BackgroundWork, CloneSettings, Config, EvictionSettings, Origin, ServerSettings};
 use crate::env;
 use crate::fingerprint::FileCache;
 use crate::private_server::{PrivateServer, State, notice};
@@ -110,6 +110,11 @@ impl App {
         self.locator().uses_private_server(config)
     }
 
+    /// What switches background work off; `None` if it is on.
+    pub(super) fn background_off_by(&self, config: &Config) -> Result<Option<String>> {
+        self.locator().background_off_by(config)
+    }
+
     /// The private server of this account.
     pub(super) fn private_server(&self, settings: &ServerSettings) -> Result<PrivateServer> {
         self.locator().private_server(settings)
@@ -117,6 +122,11 @@ impl App {
 
     async fn stencil_of(&self, mut config: Config) -> Result<Stencil> {
         let locator = self.locator();
+        if self.background_off_by(&config)?.is_some() {
+            config.clone.background = BackgroundWork::Off;
+        } else {
+            config.clone.background = BackgroundWork::Auto;
+        }
         let ServerSettings { client_host, client_port, .. } = &mut config.server;
         *client_host = match &self.shared.client_host {
             Some(host) => Some(host.clone()),

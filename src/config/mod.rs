@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 pub use model::{
-    ClientFor, CloneSettings, Definition, EvictionSettings, Extend, InputLines, Named, Order, Rebuild,
-    ServerSettings, Strategy,
+    BackgroundWork, ClientFor, CloneSettings, Definition, EvictionSettings, Extend, InputLines, Named, Order,
+    Rebuild, ServerSettings, Strategy,
 };
 pub use trust::{Found, Origin, load_again};
 pub use value::UrlSetting;

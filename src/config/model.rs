@@ -103,6 +103,8 @@ pub struct CloneSettings {
     /// How long a clone that is named by a local branch or a worktree is kept after the last command
     /// in its checkout; a duration, or `never`.
     pub branch_ttl: TimeOrNever,
+    /// Whether work goes on in the background after a command has ended.
+    pub background: BackgroundWork,
     /// How long a clone without holder and session waits before a cleanup drops it; a duration.
     pub orphan_grace: Time,
     /// How many clones of a template in use are made ahead of time.
@@ -120,6 +122,7 @@ impl Default for CloneSettings {
             ttl: TimeOrNever::of_hours(12),
             named: Named::Checkout,
             branch_ttl: TimeOrNever::of_hours(14 * 24),
+            background: BackgroundWork::Auto,
             orphan_grace: Time::of_minutes(2),
             warm: 2,
             warm_max: 8,
@@ -313,6 +316,20 @@ pub enum Named {
     Checkout,
     /// All checkouts, machines and roles of the project that have this setting.
     Project,
+}
+
+/// `[clone] background`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BackgroundWork {
+    /// A process (in a program that uses the library: a thread) drops clones, creates warm clones and rebuilds
+    /// provisional templates after the command.
+    #[default]
+    Auto,
+    /// Nothing goes on after the command: the command that releases a clone drops it, no warm clones are created,
+    /// and provisional templates stay until `ensure --rebuild`.
+    Off,
 }
 
 /// `order`

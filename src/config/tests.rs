@@ -101,6 +101,7 @@ strategy = "file_copy"
 ttl = "never"
 named = "project"
 branch_ttl = "3d"
+background = "off"
 orphan_grace = "1h 30m"
 warm = 3
 warm_max = 4
@@ -180,6 +181,7 @@ fn every_key_arrives() {
             ttl: "never".into(),
             named: Named::Project,
             branch_ttl: "3d".into(),
+            background: BackgroundWork::Off,
             orphan_grace: "1h 30m".into(),
             warm: 3,
             warm_max: 4,
@@ -291,13 +293,13 @@ hint: did you mean `match`?",
             "[clone]
 hot = 1",
             "pgstencil.toml:5:1: unknown key `clone.hot`
-  keys known here: branch_ttl, named, orphan_grace, strategy, ttl, warm, warm_max",
+  keys known here: background, branch_ttl, named, orphan_grace, strategy, ttl, warm, warm_max",
         ),
         (
             "[clone]
 max_size = '1GB'",
             "pgstencil.toml:5:1: unknown key `clone.max_size`
-  keys known here: branch_ttl, named, orphan_grace, strategy, ttl, warm, warm_max
+  keys known here: background, branch_ttl, named, orphan_grace, strategy, ttl, warm, warm_max
 hint: `max_size` is a key of `[eviction]`",
         ),
         (

@@ -119,6 +119,14 @@ impl Check {
     }
 }
 
+/// The check of a command whose background work is off.
+pub(crate) fn background_off() -> Check {
+    Check::ok(
+        "background work",
+        "off: the command that releases a clone drops it, no warm clones are created, and `pgstencil ensure --rebuild` replaces a provisional template",
+    )
+}
+
 /// Objects to check, and the settings for the checks.
 pub(crate) struct Patient<'a> {
     /// The server.

@@ -386,7 +386,7 @@ fn leftovers(cleanup: &[Action]) -> Check {
             Check::warning(
                 name,
                 format!("{} to clean up: {shown}{more}", some.len()),
-                "the next command cleans up in the background; `pgstencil evict` or `doctor --fix` does it now",
+                "the next command cleans up; `pgstencil evict` or `doctor --fix` does it now",
             )
             .fixable(Fix::Cleanup)
         }

@@ -34,6 +34,8 @@ variables! {
     CONFIG = "PGSTENCIL_CONFIG";
     /// Absolute directory for the private server, in place of the usual state directory.
     STATE_DIR = "PGSTENCIL_STATE_DIR";
+    /// Whether work goes on in the background after a command: `auto` or `off`, in place of `[clone] background`.
+    BACKGROUND = "PGSTENCIL_BACKGROUND";
     /// Not empty: no colour.
     NO_COLOR = "NO_COLOR";
     /// Not empty and not `0`: colour even if the output is no terminal.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::owed::Hearer;
 use super::{Deadline, Endpoint, Stencil};
 use crate::error::{Error, Result};
 use crate::lease;
@@ -33,10 +34,75 @@ pub async fn clean_up_now(endpoint: &Endpoint, registry: &str, grace: Duration) 
     last.map(|()| lines)
 }
 
+/// Pauses between the passes of a cleanup for which a caller waits.
+const PASSES_HERE: [Duration; 2] = [Duration::ZERO, Duration::from_millis(300)];
+
 impl Stencil {
-    /// Creates warm clones of a ready template: the number that `[clone] warm` and `warm_max` set for recent demand.
-    /// Records that `clones` were requested, the times of hits, and the project's settings. Returns the number
-    /// created: 0 if the definition's template of this fingerprint is gone, or another process is creating them.
+    /// Does the work of a background process in this one: drops what is to be dropped, and runs the `before_release`
+    /// commands that are owed for that. Whatever fails is left to the next cleanup.
+    pub(crate) async fn clean_up_here(&self) {
+        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
+        let Ok(Some(mut registry)) = self.open_existing(&deadline).await else {
+            return;
+        };
+        match self.clean_up_in(&mut registry).await {
+            Ok(()) => self.idle.put(registry),
+            Err(_) => registry.close().await,
+        }
+    }
+
+    /// Runs [`Stencil::clean_up_here`] in an existing session.
+    pub(crate) async fn clean_up_in(&self, registry: &mut Registry) -> Result<()> {
+        registry.session().set_deadline(&Deadline::default());
+        for clone in self.background.take_left() {
+            registry.release_clone(&clone).await?;
+        }
+        let grace = *self.config.clone.orphan_grace;
+        for pause in PASSES_HERE {
+            tokio::time::sleep(pause).await;
+            if !registry.has_leftovers().await? {
+                break;
+            }
+            let actions = cleanup::plan(registry, grace).await?;
+            cleanup::apply(registry, &actions, grace).await?;
+            if !actions.iter().any(Action::drops) {
+                break;
+            }
+        }
+        if let Some(hooks) = self.hooks() {
+            hooks.all(registry, &Deadline::default(), Hearer::Next).await?;
+        }
+        Ok(())
+    }
+
+    /// Records a request for clones: their number, the time of a hit that is not recorded yet, and the project's
+    /// settings. Checks the database that builds start from.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn note_use(
+        &self,
+        registry: &mut Registry,
+        definition: &str,
+        fingerprint: &Fingerprint,
+        hits_ms: &[u64],
+        deadline: &Deadline,
+    ) -> Result<()> {
+        let context = self.context(self.definition(Some(definition))?, deadline, &|_| {}, false);
+        for millis in hits_ms {
+            let took = Duration::from_millis(*millis);
+            registry.note(&context.occurrence(fingerprint, Happened::Hit, took)).await?;
+        }
+        registry.note_settings(&self.settings()).await?;
+        // A failed check is no reason to create no warm clones.
+        let _ = template::look_again(registry, &context).await;
+        Ok(())
+    }
+
+    /// Creates warm clones of a ready template: the number that `[clone] warm` and `warm_max` set for recent demand;
+    /// none if background work is off. Records that `clones` were requested, the times of hits, and the project's
+    /// settings. Returns the number created: 0 if the definition's template of this fingerprint is gone, or another
+    /// process is creating them.
     ///
     /// Cancel safety: an unfinished clone is dropped by the next cleanup.
     ///
@@ -51,24 +117,17 @@ impl Stencil {
         hits_ms: &[u64],
         deadline: &Deadline,
     ) -> Result<usize> {
-        let definition = self.definition(Some(definition))?;
-        let context = self.context(definition, deadline, &|_| {}, false);
+        let context = self.context(self.definition(Some(definition))?, deadline, &|_| {}, false);
         let Some(mut registry) = self.open_existing(deadline).await? else {
             return Ok(0);
         };
         let made = async {
-            for millis in hits_ms {
-                let took = Duration::from_millis(*millis);
-                registry.note(&context.occurrence(fingerprint, Happened::Hit, took)).await?;
+            self.note_use(&mut registry, definition, fingerprint, hits_ms, deadline).await?;
+            match self.config.clone.warm {
+                0 => Ok(0),
+                _ if self.is_background_off() => Ok(0),
+                _ => lease::fill(&mut registry, &context, fingerprint, clones).await,
             }
-            registry.note_settings(&self.settings()).await?;
-            // A failed check is no reason to create no warm clones.
-            let _ = template::look_again(&mut registry, &context).await;
-            let made = match self.config.clone.warm {
-                0 => 0,
-                _ => lease::fill(&mut registry, &context, fingerprint, clones).await?,
-            };
-            Ok(made)
         }
         .await;
         match made {

@@ -32,8 +32,10 @@ fn abandoned(grace: Duration) -> VecDeque<Duration> {
 
 /// CleanupThread thread, which runs only while there is work.
 pub(super) struct CleanupThread {
-    /// `None` if another process does the work.
+    /// `None` if there is no thread.
     shared: Option<Arc<Shared>>,
+    /// With background work off: clones whose leases were dropped, for the next call that can discard them.
+    left: Option<Mutex<Vec<String>>>,
 }
 
 struct Shared {
@@ -119,12 +121,35 @@ impl CleanupThread {
                 wake: Condvar::new(),
                 busy: watch::Sender::new(false),
             })),
+            left: None,
         }
     }
 
     /// Creates a value for which another process does all the work.
     pub(super) fn elsewhere() -> Self {
-        CleanupThread { shared: None }
+        CleanupThread { shared: None, left: None }
+    }
+
+    /// Creates a value without a thread: the calls that release clones drop them.
+    pub(super) fn off() -> Self {
+        CleanupThread { shared: None, left: Some(Mutex::default()) }
+    }
+
+    /// Whether the calls that release clones drop them.
+    pub(super) fn is_off(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// Whether [`CleanupThread::take_left`] has any.
+    pub(super) fn has_left(&self) -> bool {
+        let left = self.left.as_ref().map(|left| left.lock().unwrap_or_else(PoisonError::into_inner));
+        left.is_some_and(|left| !left.is_empty())
+    }
+
+    /// Takes the clones whose leases were dropped while background work is off.
+    pub(super) fn take_left(&self) -> Vec<String> {
+        let left = self.left.as_ref().map(|left| left.lock().unwrap_or_else(PoisonError::into_inner));
+        left.map(|mut left| std::mem::take(&mut *left)).unwrap_or_default()
     }
 
     /// Has released clones dropped.
@@ -216,6 +241,10 @@ impl Drop for Pledge<'_> {
         let Some(what) = self.what.take() else {
             return;
         };
+        if let (Some(left), What::GiveUp(clones)) = (&self.background.left, &what) {
+            let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+            left.extend_from_slice(clones);
+        }
         let shared = self.background.shared.as_ref();
         let grace = shared.map_or(Duration::ZERO, |shared| shared.grace);
         self.background.add(|queue, now| match what {

@@ -20,6 +20,9 @@ impl Stencil {
             deadline,
         };
         let mut checks = doctor::examine(&patient).await;
+        if self.is_background_off() {
+            checks.push(doctor::background_off());
+        }
         if fix {
             doctor::fix(&patient, &mut checks).await?;
             // The reason why it cannot be opened is already a check.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Defaults, Door, Endpoint, PassLookup, Variable};
 use crate::config::value::Host;
-use crate::config::{Config, Origin, ServerSettings, UrlSetting};
+use crate::config::{BackgroundWork, Config, Origin, ServerSettings, UrlSetting};
 use crate::env::passfile::{self, Passfile};
 use crate::env::{self, Environment, PgVariables};
 use crate::error::{Error, Result, shell_word};
@@ -73,6 +73,21 @@ impl Locator<'_> {
                 "`{}` is `{text}`, not a number from 1 to 65535",
                 env::CLIENT_PORT
             ))),
+        }
+    }
+
+    /// Returns the source of the setting that switches background work off: PGSTENCIL_BACKGROUND, or `[clone]
+    /// background`. `None`: it is on.
+    pub(crate) fn background_off_by(&self, config: &Config) -> Result<Option<String>> {
+        match self.env.non_empty(env::BACKGROUND) {
+            Some("auto") => Ok(None),
+            Some("off") => Ok(Some(format!("the variable {}", env::BACKGROUND))),
+            Some(other) => Err(Error::config(format!("`{}` is `{other}`", env::BACKGROUND))
+                .hint("set it to `auto` or `off`")),
+            None => Ok(match config.clone.background {
+                BackgroundWork::Auto => None,
+                BackgroundWork::Off => Some("`[clone] background`".to_owned()),
+            }),
         }
     }
 

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use self::cleanup_thread::CleanupThread;
 use self::session_cache::SessionCache;
-use crate::config::{Config, Definition, ServerSettings};
+use crate::config::{BackgroundWork, Config, Definition, ServerSettings};
 use crate::context::{Context, Filler, Source};
 use crate::error::Result;
 use crate::events::Observe;
@@ -124,11 +124,14 @@ impl Stencil {
             true => FileCache::in_memory(),
             false => FileCache::off(),
         };
-        let background = CleanupThread::new(cleanup_thread::Checkout {
-            config: Arc::clone(&config),
-            endpoint: endpoint.clone(),
-            holder: holder.clone(),
-        });
+        let background = match config.clone.background {
+            BackgroundWork::Auto => CleanupThread::new(cleanup_thread::Checkout {
+                config: Arc::clone(&config),
+                endpoint: endpoint.clone(),
+                holder: holder.clone(),
+            }),
+            BackgroundWork::Off => CleanupThread::off(),
+        };
         Stencil {
             config,
             endpoint,
@@ -169,12 +172,19 @@ impl Stencil {
     }
 
     #[doc(hidden)]
-    /// Leaves all drops to another process, which calls [`clean_up_now`]. By default a thread of this program drops
-    /// released clones.
+    /// Leaves all drops to another process, which calls [`clean_up_now`], unless background work is off. By default a
+    /// thread of this program drops released clones.
     #[must_use]
     pub fn without_drops(mut self) -> Self {
-        self.background = Arc::new(CleanupThread::elsewhere());
+        if !self.is_background_off() {
+            self.background = Arc::new(CleanupThread::elsewhere());
+        }
         self
+    }
+
+    /// Whether background work is off: released clones are dropped at once, and no warm clones are created.
+    pub(crate) fn is_background_off(&self) -> bool {
+        self.background.is_off()
     }
 
     /// Closes the sessions that are kept for the next [`Stencil::database`] or [`Stencil::fill`]: at most eight,
@@ -183,6 +193,9 @@ impl Stencil {
     ///
     /// Cancel safety: the remaining clones are dropped nevertheless while the program runs.
     pub async fn close(&self) {
+        if self.background.has_left() {
+            self.clean_up_here().await;
+        }
         self.idle.close().await;
         self.background.finish().await;
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::locate::{self, Locator, Told};
 use super::{Stencil, checkout};
-use crate::config::{Config, ServerSettings, UrlSetting};
+use crate::config::{BackgroundWork, Config, ServerSettings, UrlSetting};
 use crate::env::{self, Environment};
 use crate::error::{Error, Result};
 use crate::events::{Event, Observe, Warning};
@@ -29,6 +29,7 @@ pub struct StencilBuilder<'a> {
     wait: Option<Duration>,
     observe: Observe<'a>,
     full_build: bool,
+    background: Option<BackgroundWork>,
 }
 
 enum Source {
@@ -85,6 +86,7 @@ impl StencilBuilder<'static> {
             wait: None,
             observe: &|_| {},
             full_build: false,
+            background: None,
         }
     }
 }
@@ -128,10 +130,42 @@ impl<'a> StencilBuilder<'a> {
         self
     }
 
+    /// Sets whether work goes on in the background, overriding `PGSTENCIL_BACKGROUND` and `[clone] background`.
+    ///
+    /// If it is off, the program has no cleanup thread. [`Lease::release`](super::Lease::release) and
+    /// [`Stencil::release`] drop the clones before they return. The clones of a lease that is only dropped are
+    /// dropped by the next release, or by [`Stencil::close`]; if neither comes, by the cleanup of another process
+    /// `orphan_grace` later. [`Stencil::fill`] records the requests and creates no warm clones. [`Stencil::rebuild`]
+    /// works as usual.
+    pub fn background(mut self, background: BackgroundWork) -> Self {
+        self.background = Some(background);
+        self
+    }
+
     /// Sets the callback for events while the server is found: warnings, and the start of the private server.
     pub fn observe<'b>(self, observe: Observe<'b>) -> StencilBuilder<'b> {
-        let StencilBuilder { source, environment, server_url, owner, label, wait, full_build, .. } = self;
-        StencilBuilder { source, environment, server_url, owner, label, wait, observe, full_build }
+        let StencilBuilder {
+            source,
+            environment,
+            server_url,
+            owner,
+            label,
+            wait,
+            full_build,
+            background,
+            ..
+        } = self;
+        StencilBuilder {
+            source,
+            environment,
+            server_url,
+            owner,
+            label,
+            wait,
+            observe,
+            full_build,
+            background,
+        }
     }
 
     async fn build(self) -> Result<Stencil> {
@@ -155,6 +189,11 @@ impl<'a> StencilBuilder<'a> {
                 Told::Warning(text) => observe(Event::Warning(&Warning::new(text))),
                 Told::Caution(warning) => observe(Event::Warning(warning)),
             }),
+        };
+        config.clone.background = match (self.background, locator.background_off_by(&config)?) {
+            (Some(chosen), _) => chosen,
+            (None, Some(_)) => BackgroundWork::Off,
+            (None, None) => BackgroundWork::Auto,
         };
         let ServerSettings { client_host, client_port, .. } = &mut config.server;
         *client_host = locator.client_host()?.or(client_host.take());

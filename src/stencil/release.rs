@@ -106,9 +106,17 @@ impl Stencil {
                 warnings.extend(forgotten(clone, remains));
             }
         }
+        if self.is_background_off() {
+            self.drop_here(&mut registry).await;
+        }
         self.idle.put(registry);
         self.background.drop_given_back();
         Ok(warnings)
+    }
+
+    /// Drops released clones in a call that released some. They are released in any case.
+    async fn drop_here(&self, registry: &mut Registry) {
+        let _ = self.clean_up_in(registry).await;
     }
 
     /// Changes all leases to this term, and records their end in the clones: see [`super::Leases::prolong`].
@@ -178,6 +186,9 @@ impl Stencil {
             if ends {
                 break;
             }
+        }
+        if self.is_background_off() {
+            self.drop_here(&mut registry).await;
         }
         let Some(mut error) = failed else {
             registry.close().await;

@@ -124,6 +124,8 @@ pub struct PathsAnswer {
     pub cache_dir: Option<String>,
     /// Log files.
     pub logs: Vec<String>,
+    /// The setting that switches background work off; `None` if it is on.
+    pub background_off_by: Option<String>,
     /// The server.
     pub server: ServerPlaces,
     /// Name of the registry database on that server.

@@ -7,6 +7,7 @@
     reason = "a failed unwrap is a failed test, and tests tell where they left things"
 )]
 
+mod background;
 mod base;
 mod bench;
 mod build;

@@ -382,7 +382,7 @@ fn paths_are_told_with_and_without_a_config() {
     private
         .run(&["paths"])
         .success()
-        .stdout_has(&format!("config    {}\n", config.display()))
+        .stdout_has(&format!("config     {}\n", config.display()))
         .stdout_has("not started yet");
     // It only looks.
     assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
@@ -396,7 +396,7 @@ fn paths_are_told_with_and_without_a_config() {
     let elsewhere = tempfile::tempdir().unwrap();
     let json = private.run(&["paths", "--json"]).current_dir(elsewhere.path()).success().json();
     assert_eq!((&json["config"], &json["registry"]), (&Value::Null, &"pgstencil".into()));
-    private.run(&["paths"]).current_dir(elsewhere.path()).success().stdout_has("config    none found\n");
+    private.run(&["paths"]).current_dir(elsewhere.path()).success().stdout_has("config     none found\n");
     // Without a home, too.
     private
         .run(&["paths"])
@@ -404,7 +404,7 @@ fn paths_are_told_with_and_without_a_config() {
         .env_remove("HOME")
         .env_remove("PGSTENCIL_STATE_DIR")
         .success()
-        .stdout_has("state     none")
+        .stdout_has("state      none")
         .stderr_has("HOME");
 }
 
@@ -415,8 +415,8 @@ fn paths_name_a_server_by_its_url_without_a_password_or_a_session() {
     let paths = || Pgstencil::new(&project).arg("paths");
     let output = paths().success();
     output
-        .stdout_has("server    192.0.2.1:1234, named by PGSTENCIL_SERVER_URL\n")
-        .stdout_has(&format!("registry  database `{}` on that server\n", project.registry()))
+        .stdout_has("server     192.0.2.1:1234, named by PGSTENCIL_SERVER_URL\n")
+        .stdout_has(&format!("registry   database `{}` on that server\n", project.registry()))
         .lacks("s3cret");
     let json = paths().arg("--json").success().json();
     assert_eq!(json["server"]["named_by"], "PGSTENCIL_SERVER_URL");

@@ -77,7 +77,8 @@ pub(crate) async fn explain(app: &App, args: Explain) -> Result<u8> {
             continue;
         }
         let all = app.shared.verbose > 0;
-        let mut text = in_words(&explanation, all);
+        let background_off = app.background_off_by(&config)?.is_some();
+        let mut text = in_words(&explanation, all, background_off);
         if names.len() > 1 {
             let gap = if *name == names[0] { "" } else { "\n" };
             text = format!("{gap}[template.{name}]\n{text}");
@@ -95,10 +96,10 @@ pub(crate) async fn explain(app: &App, args: Explain) -> Result<u8> {
     Ok(failure.map_or(0, Kind::exit_code))
 }
 
-fn in_words(explanation: &Explanation, all: bool) -> String {
+fn in_words(explanation: &Explanation, all: bool, background_off: bool) -> String {
     let mut text = String::new();
     if let Some(server) = &explanation.server {
-        text += &verdict(server);
+        text += &verdict(server, background_off);
         text.push('\n');
     }
     text += &format!("template {}", explanation.definition);
@@ -145,7 +146,7 @@ fn in_words(explanation: &Explanation, all: bool) -> String {
     text
 }
 
-fn verdict(server: &OnServer) -> String {
+fn verdict(server: &OnServer, background_off: bool) -> String {
     let about = |time: Option<Duration>| {
         time.map_or_else(|| "not known yet".to_owned(), |t| format!("about {}", seconds(t)))
     };
@@ -161,6 +162,9 @@ fn verdict(server: &OnServer) -> String {
             );
             if *provisional {
                 text += "\nit was extended, and is provisional until a build from nothing has taken its place (`pgstencil ensure --rebuild`)";
+                if background_off {
+                    text += "; no command does that by itself, since background work is off";
+                }
             }
             text
         }

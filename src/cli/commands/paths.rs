@@ -24,6 +24,7 @@ pub(crate) async fn paths(app: &App) -> Result<u8> {
         cache_dir: app.env.cache_dir().filter(|_| config.file_cache).map(|dir| dir.display().to_string()),
         state_dir: app.env.state_dir().ok().map(|dir| dir.display().to_string()),
         logs,
+        background_off_by: app.background_off_by(&config)?,
         server,
         registry: config.server.registry.to_string(),
     };
@@ -55,6 +56,13 @@ fn in_words(paths: &PathsAnswer) -> String {
         ("state", paths.state_dir.clone().unwrap_or_else(|| "none: HOME is not set".to_owned())),
     ];
     lines.extend(paths.cache_dir.iter().map(|dir| ("cache", dir.clone())));
+    lines.push((
+        "background",
+        match &paths.background_off_by {
+            Some(what) => format!("off, by {what}"),
+            None => "on".to_owned(),
+        },
+    ));
     lines.extend(paths.logs.iter().map(|log| ("log", log.clone())));
     let place = server.place.as_deref();
     lines.push((
@@ -74,5 +82,5 @@ fn in_words(paths: &PathsAnswer) -> String {
         lines.extend(folder.clone().map(|folder| (name, folder)));
     }
     lines.push(("registry", format!("database `{}` on that server", paths.registry)));
-    lines.into_iter().map(|(name, what)| format!("{name:9} {}\n", escape::line(&what))).collect()
+    lines.into_iter().map(|(name, what)| format!("{name:10} {}\n", escape::line(&what))).collect()
 }

@@ -85,7 +85,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     // dropped.
     let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
     let fill = clone::fill(&definition, &provenance, leases.demand);
-    background.finish_with(leases.session(), fill).await;
+    background.finish_before(leases.session(), fill).await;
     let bound = leases.bound_here().await;
     leases.watch();
     app.printer.finish();
@@ -115,7 +115,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
             Err(error) => app.printer.warn(&format!("could not keep the clone: {}", chain(&error))),
         }
     } else {
-        let background = Background::started(&stencil);
+        let background = Background::for_drops(&stencil);
         match release(app, signals, leases).await {
             Ok(warnings) => warnings.iter().for_each(|w| app.printer.warn(w)),
             Err(error) => app
