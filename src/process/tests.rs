@@ -52,9 +52,13 @@ fn watchdogs() -> usize {
         .count()
 }
 
-/// Waits until `done`, but at most `seconds`.
-async fn within(seconds: u64, mut done: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + Duration::from_secs(seconds);
+/// Time after which a test gives up; no bound on how long anything should take, since other programs have the
+/// processors, too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `done`; false if it has not happened after [`PATIENCE`].
+async fn soon(mut done: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if done() {
             return true;
@@ -80,15 +84,19 @@ async fn output_comes_in_order_and_the_tail_is_kept() {
 
 #[tokio::test]
 async fn lines_come_while_the_command_runs() {
-    let start = Instant::now();
-    let mut first = None;
-    let mut on_line = |_: &str| {
-        first.get_or_insert(start.elapsed());
+    let dir = TempDir::new().unwrap();
+    let mut lines = Vec::new();
+    // The command ends only when its first line was seen.
+    let mut on_line = |line: &str| {
+        lines.push(line.to_owned());
+        fs::write(dir.path().join("seen"), "").unwrap();
     };
-    let job = Job::shell("echo now; sleep 1; echo later", "/");
-    let finished = run_captured(&job, None, &CancellationToken::new(), &mut on_line).await.unwrap();
-    assert!(first.unwrap() + Duration::from_millis(500) < start.elapsed());
+    let job =
+        Job::shell("echo now; while ! [ -e seen ]; do sleep 0.05; done; sleep 1; echo later", dir.path());
+    let finished = run_captured(&job, Some(PATIENCE), &CancellationToken::new(), &mut on_line).await.unwrap();
+    assert_eq!(finished.ended, Ended::ByItself);
     assert!(finished.elapsed >= Duration::from_secs(1));
+    assert_eq!(lines, ["now", "later"]);
 }
 
 #[tokio::test]
@@ -175,27 +183,35 @@ async fn no_such_directory() {
     assert!(error.message().contains("`/no/such`"), "{error:?}");
 }
 
+/// Runs a script with a longer limit each time, until it prints this line before it is ended: on a busy machine a
+/// short limit is over before the shell gets there.
+async fn timed_out(job: &Job, line: &str) -> (Finished, Vec<String>) {
+    for millis in [300, 2_000, 10_000, 60_000] {
+        let (finished, lines) = capture(job, Some(Duration::from_millis(millis))).await;
+        assert_eq!(finished.ended, Ended::TimedOut);
+        if lines.iter().any(|seen| seen == line) {
+            return (finished, lines);
+        }
+    }
+    panic!("no {line:?} within a minute");
+}
+
 #[tokio::test]
 async fn a_timeout_ends_the_whole_group() {
     let dir = TempDir::new().unwrap();
     let script = "sleep 300 & echo $! > pid; echo started; wait; sleep 300";
-    let start = Instant::now();
-    let (finished, lines) = capture(&Job::shell(script, dir.path()), Some(Duration::from_millis(500))).await;
-    assert_eq!(finished.ended, Ended::TimedOut);
+    let (finished, lines) = timed_out(&Job::shell(script, dir.path()), "started").await;
     assert_eq!(finished.status, Status::Signaled(15));
     assert_eq!(lines, ["started"]);
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     assert!(!runs(read_pid(&dir.path().join("pid")).unwrap()));
 }
 
 #[tokio::test]
 async fn who_ignores_term_is_killed() {
-    let start = Instant::now();
     let script = "trap '' TERM; echo deaf; while :; do sleep 0.1; done";
-    let (finished, _) = capture(&Job::shell(script, "/"), Some(Duration::from_millis(300))).await;
+    let (finished, _) = timed_out(&Job::shell(script, "/"), "deaf").await;
     assert_eq!(finished.status, Status::Signaled(9));
-    assert_eq!(finished.ended, Ended::TimedOut);
-    assert!(start.elapsed() > GRACE && start.elapsed() < GRACE * 2, "{:?}", start.elapsed());
+    assert!(finished.elapsed > GRACE, "{:?}", finished.elapsed);
 }
 
 #[tokio::test]
@@ -222,16 +238,13 @@ async fn what_is_left_behind_is_ended() {
     let script = "sleep 300 & echo $! > polite
         sh -c 'trap \"\" TERM; echo $$ > deaf; exec >/dev/null 2>&1; while :; do sleep 0.1; done' &
         while ! [ -s deaf ]; do sleep 0.05; done; echo done";
-    let start = Instant::now();
     let (finished, lines) = capture(&Job::shell(script, dir.path()), None).await;
     assert!(finished.status.success());
-    assert!(finished.elapsed < Duration::from_secs(2));
     assert_eq!(lines, ["done"]);
     for name in ["polite", "deaf"] {
         let pid = read_pid(&dir.path().join(name)).unwrap();
-        assert!(within(1, || !runs(pid)).await, "{name}");
+        assert!(soon(|| !runs(pid)).await, "{name}");
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -239,10 +252,9 @@ async fn a_chatty_daemon_outside_the_group_keeps_nobody() {
     let dir = TempDir::new().unwrap();
     let script = "setsid sh -c 'echo $$ > pid; while :; do echo tick; sleep 0.05; done' &
         while ! [ -s pid ]; do sleep 0.05; done";
-    let start = Instant::now();
-    let (finished, _) = capture(&Job::shell(script, dir.path()), None).await;
+    let job = Job::shell(script, dir.path());
+    let (finished, _) = tokio::time::timeout(PATIENCE, capture(&job, None)).await.unwrap();
     assert!(finished.status.success());
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let daemon = read_pid(&dir.path().join("pid")).unwrap();
     let _ = kill(daemon, Signal::SIGKILL);
 }
@@ -266,7 +278,7 @@ async fn who_asks_on_the_terminal_fails_at_once() {
         return;
     }
     let job = Job::shell("exec 3</dev/tty || exit 9; stty -echo <&3; read x <&3; echo read $?", "/");
-    let (finished, lines) = capture(&job, Some(Duration::from_secs(3))).await;
+    let (finished, lines) = capture(&job, Some(PATIENCE)).await;
     assert_eq!(finished.ended, Ended::ByItself);
     assert_ne!(finished.status, Status::Exited(9), "no terminal");
     assert_ne!(lines.last().unwrap(), "read 0");
@@ -301,13 +313,13 @@ async fn the_command_ends_when_we_are_killed() {
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name);
     let mut victim = victim("the_command_ends_when_we_are_killed", dir.path());
-    assert!(within(20, || read_pid(&at("leader")).and(read_pid(&at("child"))).is_some()).await);
+    assert!(soon(|| read_pid(&at("leader")).and(read_pid(&at("child"))).is_some()).await);
     let (leader, child) = (read_pid(&at("leader")).unwrap(), read_pid(&at("child")).unwrap());
     assert!(runs(leader) && runs(child));
     victim.kill().unwrap();
     victim.wait().unwrap();
-    assert!(within(2, || !runs(leader)).await, "the leader goes on");
-    assert!(within(9, || !runs(child)).await, "the child goes on");
+    assert!(soon(|| !runs(leader)).await, "the leader goes on");
+    assert!(soon(|| !runs(child)).await, "the child goes on");
     assert!(!at("survived").exists());
 }
 
@@ -337,7 +349,7 @@ async fn there_is_no_moment_without_watchdog() {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         processes.filter(|p| fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == here)).count()
     };
-    assert!(within(9, || left() == 0).await, "{} processes are left", left());
+    assert!(soon(|| left() == 0).await, "{} processes are left", left());
 }
 
 #[tokio::test]
@@ -359,11 +371,14 @@ async fn the_watchdog_is_gone_after_a_normal_end() {
 
     // None is left after a dropped future either: the watchdog has ended the command first.
     let dir = TempDir::new().unwrap();
-    let dropped = sh_in("echo $$ > pid; sleep 300", dir.path());
-    assert!(tokio::time::timeout(Duration::from_secs(1), dropped).await.is_err());
-    let pid = read_pid(&dir.path().join("pid")).unwrap();
-    assert!(within(3, || !runs(pid)).await);
-    assert!(within(3, || watchdogs() == 0).await);
+    let file = dir.path().join("pid");
+    tokio::select! {
+        _ = sh_in("echo $$ > pid; sleep 300", dir.path()) => panic!("it has ended"),
+        there = soon(|| read_pid(&file).is_some()) => assert!(there),
+    }
+    let pid = read_pid(&file).unwrap();
+    assert!(soon(|| !runs(pid)).await);
+    assert!(soon(|| watchdogs() == 0).await);
 }
 
 // --- Foreground ---
@@ -381,7 +396,7 @@ async fn in_own_process(test: &str) -> bool {
         }
     }
     let mut alone = victim(test, Path::new("/"));
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + 2 * PATIENCE;
     loop {
         if let Some(status) = alone.try_wait().unwrap() {
             assert!(status.success(), "{test}: {status}");
@@ -425,14 +440,22 @@ async fn foreground_passes_status_and_signals_on() {
     assert_eq!(run_own(&status("sleep 20"), &mut signals).await.code(), 143);
 
     // One command takes the first INT as a request, the other ignores all signals.
-    raise_later(&[(200, Signal::SIGINT), (500, Signal::SIGINT)]);
-    let start = Instant::now();
-    let stubborn = status("trap 'echo' INT; while :; do sleep 0.1; done");
-    assert_eq!(run_own(&stubborn, &mut signals).await, Status::Signaled(15));
-    assert!(start.elapsed() < Duration::from_secs(3));
-    raise_later(&[(200, Signal::SIGINT), (500, Signal::SIGINT)]);
-    let deaf = status("trap '' INT TERM; while :; do sleep 0.1; done");
-    assert_eq!(run_own(&deaf, &mut signals).await, Status::Signaled(9));
+    for (traps, ended) in [("trap 'echo >heard' INT", 15), ("trap '' INT TERM; echo >heard", 9)] {
+        let dir = TempDir::new().unwrap();
+        let script = format!("{traps}; echo >ready; while :; do sleep 0.1; done");
+        let heard = [dir.path().join("ready"), dir.path().join("heard")];
+        let raising = tokio::spawn(async move {
+            for file in heard {
+                assert!(soon(|| file.exists()).await);
+                kill(Pid::this(), Signal::SIGINT).unwrap();
+                // Two that come at once count as one.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        });
+        let status = run_own(&Job::shell(&script, dir.path()), &mut signals).await;
+        assert_eq!(status, Status::Signaled(ended));
+        raising.await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -455,7 +478,8 @@ async fn on_a_terminal_the_command_hears_ctrl_c_by_itself() {
     job.argv = ["sleep", "20"].map(OsString::from).to_vec();
     raise_later(&[(100, Signal::SIGTERM)]);
     assert_eq!(run(&job, &mut signals, Place::OurGroup, drop).await.unwrap().code(), 143);
-    raise_later(&[(100, Signal::SIGINT), (300, Signal::SIGINT), (500, Signal::SIGINT)]);
+    // Three in quick succession; more, since those that come at once count as one.
+    raise_later(&[1, 2, 3, 4, 5, 6, 7, 8].map(|n| (200 * n, Signal::SIGINT)));
     assert_eq!(run(&job, &mut signals, Place::OurGroup, drop).await.unwrap(), Status::Signaled(15));
 }
 

@@ -1,11 +1,9 @@
 //! Which template a missing one is extended from, and what is built from nothing.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::support::extension::{KEEP, database_of, ensure, items, outcome, registry, templates};
-use crate::support::server::quote_literal;
+use crate::support::server::{PATIENCE, quote_literal};
 use crate::support::{Pgstencil, Project, eventually, server};
 
 #[test]
@@ -114,7 +112,7 @@ fn never_hands_out_nothing_that_was_extended() {
         let of = quote_literal(extended["fingerprint"].as_str().unwrap());
         registry(&project, &format!("{warm}{of}")) == "2"
     };
-    assert!(eventually(Duration::from_secs(20), stocked));
+    assert!(eventually(PATIENCE, stocked));
     say(&project, "extend = \"append\"", "extend = \"never\"");
     let now = Pgstencil::new(&project).args(["explain", "--json"]).success();
     assert_eq!(now.json()["now"]["what"], "build");
@@ -164,7 +162,7 @@ fn what_was_kept_is_settled_when_somebody_asks_or_the_config_does() {
     say(&project, KEEP, "rebuild = \"auto\"");
     assert_eq!(outcome(&project, "hit")["provisional"], true);
     let exact = || templates(&project).iter().all(|t| t["chain"] == 0);
-    assert!(eventually(Duration::from_secs(40), exact), "{:?}", templates(&project));
+    assert!(eventually(PATIENCE, exact), "{:?}", templates(&project));
 }
 
 #[test]
@@ -177,6 +175,6 @@ fn a_base_that_somebody_dropped_is_told_and_not_found_again() {
     let output = Pgstencil::new(&project).args(["ensure", "--json"]).success();
     output.stderr_has("cannot be extended").stderr_has("is gone");
     assert_eq!(output.json()["outcome"], "miss");
-    let left = eventually(Duration::from_secs(20), || templates(&project).len() == 1);
+    let left = eventually(PATIENCE, || templates(&project).len() == 1);
     assert!(left, "{:?}", templates(&project));
 }

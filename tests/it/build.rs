@@ -211,7 +211,7 @@ fn a_build_that_takes_too_long_is_ended_with_all_its_children() {
 
     project.write("pgstencil.toml", &config);
     let left = "left for inspection, for a day: database `";
-    let output = gives_up(|| ensure(&project).arg("--keep-failed-build"), left);
+    let output = gives_up(|wait| ensure(&project).args(["--keep-failed-build", "--wait", wait]), left);
     output.stderr_has("by `--wait`");
     assert!(ends(project.grandchild().unwrap()));
     // Not from the project's log: the command may have been ended before it wrote there.
@@ -226,7 +226,8 @@ fn those_who_wait_for_a_build_may_give_up() {
     project.build(&Build::Gate);
     let builder = ensure(&project).spawn();
     assert!(eventually(PATIENCE, || project.builds() == 1));
-    gives_up(|| ensure(&project), "to build `app`").stderr_has("error: gave up waiting for");
+    gives_up(|wait| ensure(&project).args(["--wait", wait]), "to build `app`")
+        .stderr_has("error: gave up waiting for");
     project.write("go", "");
     builder.wait().code(0);
     assert_eq!(project.builds(), 1);
@@ -500,7 +501,8 @@ fn a_builder_that_loses_its_session_ends_its_command() {
     let builder = ensure(&project).spawn();
     assert!(eventually(PATIENCE, || project.grandchild().is_some()));
     let cut = format!(
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = '{}'",
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity
+         where datname = '{}' and backend_type = 'client backend'",
         project.registry()
     );
     assert_eq!(server().psql("postgres", &cut), "1");

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::hold::{Held, goes, list, oid, only_templates_left, stays};
 use crate::support::server::PATIENCE;
-use crate::support::{Build, Pgstencil, Project, eventually, server};
+use crate::support::{Build, Pgstencil, Project, eventually, gives_up, server};
 
 fn clone(project: &Project<'_>, args: &[&str]) -> Pgstencil {
     Pgstencil::new(project).arg("clone").args(args)
@@ -339,10 +339,8 @@ fn an_after_clone_that_is_ended_says_by_what() {
     Pgstencil::new(&project).arg("ensure").success();
     project.append_config("after_clone = \"sleep 600\"");
     let name = format!("dev_{}", project.id);
-    Pgstencil::new(&project)
-        .args(["clone", "--name", &name, "--wait", "5s"])
-        .fails(5)
-        .stderr_has("after_clone of `app` was ended after ")
+    let ended = "after_clone of `app` was ended after ";
+    gives_up(|wait| clone(&project, &["--name", &name, "--wait", wait]), ended)
         .stderr_has(", by `--wait`")
         .stderr_has("command: sleep 600")
         .stderr_has(&format!("clone `{name}` is discarded"))
@@ -365,7 +363,7 @@ fn wait_bounds_the_wait_for_another_build() {
     let project = Project::with_migrations(server());
     project.build(&Build::Hang);
     clone(&project, &["--wait", "1s"]).fails(5);
-    assert!(project.databases().is_empty(), "{:?}", project.databases());
+    assert!(eventually(PATIENCE, || project.databases().is_empty()), "{:?}", project.databases());
 }
 
 #[test]
@@ -373,8 +371,8 @@ fn wait_bounds_the_wait_for_the_server() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgresql://x@{}/x", silent.local_addr().unwrap());
     let project = Project::with_migrations(server());
-    let output = clone(&project, &["--wait", "300ms", "--server-url", &url]).fails(5);
-    output.stdout("").stderr_has("gave up waiting for the server");
+    let clone = |wait: &str| clone(&project, &["--wait", wait, "--server-url", &url]);
+    gives_up(clone, "gave up waiting for the server").stdout("");
 }
 
 #[cfg(target_os = "linux")]

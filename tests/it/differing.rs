@@ -1,12 +1,11 @@
 //! A build command that does not yield the same on a copy of what it built before: who is told, and when
 //! extending ends.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::support::cli::Output;
 use crate::support::extension::{ensure, items, outcome, templates};
+use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, eventually, server};
 
 /// Each run of its build adds a row, so that an extended template has one too many.
@@ -26,7 +25,7 @@ fn doubling(keys: &str) -> Project<'static> {
 #[track_caller]
 fn settled(project: &Project<'_>) {
     let exact = || templates(project).iter().all(|t| t["chain"] == 0 && t["state"] == "ready");
-    assert!(eventually(Duration::from_secs(60), exact), "{:?}", templates(project));
+    assert!(eventually(PATIENCE, exact), "{:?}", templates(project));
 }
 
 fn says(output: &Output) -> bool {
@@ -70,7 +69,7 @@ fn it_is_told_with_a_warm_clone_too() {
                     where c.state = 'warm' and t.chain = 0";
         server().psql(&project.registry(), warm) != "0"
     };
-    assert!(eventually(Duration::from_secs(20), stocked));
+    assert!(eventually(PATIENCE, stocked));
     assert!(says(&Pgstencil::new(&project).arg("clone").success()));
     assert!(!says(&Pgstencil::new(&project).arg("clone").success()));
 }

@@ -51,7 +51,7 @@ fn outcome(project: &Project<'_>) -> String {
 /// What a run leaves: its template and nothing else, as soon as the drops in the background are done.
 #[track_caller]
 fn only_templates_stay(project: &Project<'_>, templates: usize) {
-    let done = eventually(Duration::from_secs(30), || project.databases().len() == templates);
+    let done = eventually(PATIENCE, || project.databases().len() == templates);
     assert!(done, "{templates} templates expected: {:?}", project.databases());
 }
 

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::extension::KEEP;
-use crate::support::{Build, Pgstencil, Project, server};
+use crate::support::server::PATIENCE;
+use crate::support::{Build, Pgstencil, Project, eventually, server};
 
 fn explain(project: &Project<'_>, args: &[&str]) -> Pgstencil {
     Pgstencil::new(project).arg("explain").args(args)
@@ -128,9 +129,7 @@ fn provisional_stale_and_building_are_told() {
     project.add_migration("0003_items", "create table items ();");
     project.build(&Build::Script("migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then exit 7; fi".into()));
     ensure(&project);
-    let failed = crate::support::eventually(std::time::Duration::from_secs(30), || {
-        now(&project)["rebuild_failure"].is_string()
-    });
+    let failed = eventually(PATIENCE, || now(&project)["rebuild_failure"].is_string());
     assert!(failed);
     assert_eq!(now(&project)["provisional"], true);
     explain(&project, &[])
@@ -142,14 +141,16 @@ fn provisional_stale_and_building_are_told() {
     let answer = explain(&project, &["--json"]).success().json();
     assert_eq!(answer["now"]["what"], "build");
     assert!(answer["unusable"].as_str().unwrap().contains("`stale_after` is 7d"));
-    project.build(&Build::Script("migrate; echo nearly there; sleep 4".into()));
+    project
+        .build(&Build::Script("migrate; echo nearly there; while [ ! -e go ]; do sleep 0.05; done".into()));
     let builder = Pgstencil::new(&project).arg("ensure").spawn();
-    let waits = crate::support::eventually(std::time::Duration::from_secs(20), || {
+    let waits = eventually(PATIENCE, || {
         let now = now(&project);
         now["what"] == "wait" && now["tail"] == "nearly there"
     });
     assert!(waits, "{}", now(&project));
     explain(&project, &[]).success().stdout_has("would wait for pid ");
+    project.write("go", "");
     builder.wait().code(0);
 }
 
@@ -166,7 +167,7 @@ fn a_serial_build_waits_for_that_of_another_definition_and_says_so() {
     let now = |name: &str| explain(&project, &["--json", "-t", name]).success().json()["now"].clone();
     assert_eq!(now("other")["what"], "build");
     let builder = Pgstencil::new(&project).args(["ensure", "-t", "app"]).spawn();
-    let waits = crate::support::eventually(std::time::Duration::from_secs(20), || {
+    let waits = eventually(PATIENCE, || {
         let now = now("other");
         now["what"] == "wait" && now["tail"] == "nearly there"
     });

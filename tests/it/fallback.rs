@@ -1,9 +1,8 @@
 //! A template that cannot be used makes things slower, never wrong.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use crate::support::server::{PATIENCE, quote_ident};
 use crate::support::{Build, Pgstencil, Project, TestServer, eventually, server};
@@ -140,8 +139,8 @@ fn a_template_that_met_another_extension_is_rebuilt() {
     assert_eq!(project.builds(), 2);
 }
 
-/// Sits in the template, whose door is closed again behind it.
-fn sit(project: &Project<'_>, time: Duration) -> std::thread::JoinHandle<()> {
+/// Sits in the template, whose door is closed again behind it, until it is dropped.
+async fn sit(project: &Project<'_>) -> PgConnection {
     let name = template(project);
     let door = |open: bool| {
         let ident = quote_ident(&name);
@@ -152,42 +151,34 @@ fn sit(project: &Project<'_>, time: Duration) -> std::thread::JoinHandle<()> {
     let server = project.server();
     let options = server.options(&server.user(), &server.password(), &name);
     let options = options.application_name("sitter");
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        crate::support::block_on(async move {
-            let connection = options.connect().await.unwrap();
-            sender.send(()).unwrap();
-            tokio::time::sleep(time).await;
-            // It may have been ended by then.
-            let _ = connection.close().await;
-        });
-    });
-    receiver.recv().unwrap();
+    let sitter = options.connect().await.unwrap();
     door(false);
-    thread
+    sitter
 }
 
-#[test]
-fn somebody_in_the_template_is_waited_for() {
+#[tokio::test]
+async fn somebody_in_the_template_is_waited_for() {
     let project = Project::with_migrations(server());
     clone(&project).success();
-    let sitter = sit(&project, Duration::from_secs(3));
-    let output = clone(&project).success();
-    output.stderr_has("waiting until nobody is in database `tpl_");
+    let sitter = sit(&project).await;
+    let waits = clone(&project).spawn();
+    waits.wait_for_text("waiting until nobody is in database `tpl_");
+    sitter.close().await.unwrap();
+    let output = waits.wait();
+    output.code(0);
     output.stderr_has("SELECT pg_terminate_backend(");
     assert_eq!(outcome(&project, &output), "hit");
     assert_eq!(project.builds(), 1);
-    sitter.join().unwrap();
 }
 
-#[test]
-fn somebody_who_stays_in_the_template_costs_a_rebuild() {
+#[tokio::test]
+async fn somebody_who_stays_in_the_template_costs_a_rebuild() {
     let project = Project::with_migrations(server());
     clone(&project).success();
-    let sitter = sit(&project, Duration::from_secs(16));
+    let sitter = sit(&project).await;
     let output = clone(&project).success();
     output.stderr_has("it is marked broken and rebuilt");
     assert_eq!(outcome(&project, &output), "miss");
     assert_eq!(project.builds(), 2);
-    sitter.join().unwrap();
+    drop(sitter);
 }

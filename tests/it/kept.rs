@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::support::git::{git, repository, worktree};
 use crate::support::hold::{goes, listed, oid, only_templates_left};
+use crate::support::server::PATIENCE;
 use crate::support::{Pgstencil, Project, eventually, server};
 
 const HOUR: i64 = 3600;
@@ -224,7 +225,7 @@ fn the_end_of_a_clone_is_told_to_who_asks_for_its_name_again() {
         pgstencil(&project, &["run", "--", "true"]).success();
         !server().has_database(&name)
     };
-    assert!(eventually(Duration::from_secs(30), gone));
+    assert!(eventually(PATIENCE, gone));
     clone(&["--ttl", "2h"]).success().stderr_has("its lease ended at 2");
     clone(&["--fresh"]).success().lacks("was dropped");
     // Who gives it back knows that.
@@ -255,7 +256,7 @@ fn the_end_of_a_clone_is_told_to_who_asks_for_its_name_again() {
     );
     clone(&["--ttl", "1s"]).success();
     std::thread::sleep(Duration::from_millis(1100));
-    assert!(eventually(Duration::from_secs(30), gone));
+    assert!(eventually(PATIENCE, gone));
     let kept: i64 = registry(&project, notes).parse().unwrap();
     assert!((490..=501).contains(&kept), "{kept}");
 }

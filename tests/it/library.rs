@@ -101,13 +101,7 @@ async fn a_cancelled_caller_leaves_nothing() {
 }
 
 async fn eventually_async(mut yes: impl FnMut() -> bool) -> bool {
-    for _ in 0..1000 {
-        if yes() {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    false
+    crate::support::eventually_async(PATIENCE, async || yes()).await
 }
 
 /// Backends of the role's sessions with its registry.
@@ -134,18 +128,21 @@ fn a_session_serves_one_hand_out_after_another() {
     let hand_out = async || released(stencil.database().await.unwrap()).await;
     let first = runtime();
     first.block_on(hand_out());
+    // Those that were closed take a moment to end.
+    let one = || eventually(PATIENCE, || backends(&role).len() == 1);
+    assert!(one());
     let kept = backends(&role);
-    assert_eq!(kept.len(), 1);
     let locks = format!("select count(*) from pg_locks where pid = {} and locktype = 'advisory'", kept[0]);
     assert_eq!(server().psql("postgres", &locks), "0");
     first.block_on(hand_out());
+    assert!(one());
     assert_eq!(backends(&role), kept);
 
     // A session that the server ended is not used, nor is one of a runtime that is gone.
     server().psql("postgres", &format!("select pg_terminate_backend({})", kept[0]));
+    assert!(eventually(PATIENCE, || backends(&role).is_empty()));
     first.block_on(hand_out());
-    let kept = backends(&role);
-    assert_eq!(kept.len(), 1);
+    assert!(one());
     drop(first);
     let second = runtime();
     second.block_on(hand_out());
@@ -184,14 +181,6 @@ async fn a_named_clone_has_an_owner() {
     assert!(!server().has_database(&name));
 }
 
-/// Has no clone, by the work of this process alone.
-#[track_caller]
-fn only_templates_stay(project: &Project<'_>) {
-    only_templates_left(project);
-    let clones = "select count(*) from pgstencil.clone";
-    assert_eq!(server().psql(&project.registry(), clones), "0");
-}
-
 /// A project whose clones would stay for ever, and its stencil.
 async fn never() -> (Project<'static>, Stencil) {
     let project = Project::with_migrations(server());
@@ -209,7 +198,7 @@ fn what_tests_give_back_is_dropped_by_their_own_program() {
         runtime.block_on(async { released(stencil.database().await.unwrap()).await });
     }
     current_thread().block_on(stencil.close());
-    only_templates_stay(&project);
+    only_templates_left(&project);
 }
 
 fn current_thread() -> tokio::runtime::Runtime {
@@ -259,7 +248,7 @@ async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
         let _ = dropped_at(awaits, lease.detach(Ttl::Never)).await;
         let _ = stencil.release(&name).await;
     }
-    only_templates_stay(&project);
+    only_templates_left(&project);
 }
 
 #[tokio::test]
@@ -278,7 +267,7 @@ async fn a_lease_that_is_dropped_releases_its_databases() {
         stencil.close().await;
         assert!(!server().has_database(&name), "{ttl:?}");
     }
-    only_templates_stay(&project);
+    only_templates_left(&project);
 }
 
 #[tokio::test]
@@ -340,7 +329,7 @@ fn clones_are_given_back_on_another_runtime() {
         });
         drop(first);
     }
-    only_templates_stay(&project);
+    only_templates_left(&project);
 }
 
 #[test]
@@ -449,7 +438,7 @@ async fn a_template_is_filled_by_code_of_the_program_once_for_each_key() {
     for stencil in [by_files, by_code, other] {
         stencil.close().await;
     }
-    only_templates_stay(&project);
+    only_templates_left(&project);
 }
 
 #[tokio::test]
@@ -513,5 +502,5 @@ async fn a_template_is_begun_filled_elsewhere_and_sealed_or_discarded() {
     assert_eq!(project.builds(), 0);
     by_key.close().await;
     stencil.close().await;
-    only_templates_stay(&project);
+    only_templates_left(&project);
 }

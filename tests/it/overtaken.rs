@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::support::extension::{ensure, items, outcome, templates};
+use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, TestServer, eventually, server};
 
 /// A build during whose runs of these numbers the second migration is another one for a while.
@@ -82,7 +83,7 @@ fn a_settle_is_not_sealed_either() {
     stash_and_pop(&project, "3");
     let extended = outcome(&project, "extended");
     let over = || project.builds() >= 3 && templates(&project).iter().all(|t| t["state"] == "ready");
-    assert!(eventually(std::time::Duration::from_secs(40), over));
+    assert!(eventually(PATIENCE, over));
     let row = |project: &Project<'_>| -> Value {
         let all = templates(project);
         let found = all.iter().find(|t| t["fingerprint"] == extended["fingerprint"]);

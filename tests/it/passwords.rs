@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use pgstencil::Stencil;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use crate::support::{Build, Pgstencil, Project, Role, server};
 
@@ -70,7 +70,11 @@ async fn traces_hold_no_password_and_no_stored_setting() {
     let stencil = Stencil::open(file).server_url(project.server_url()).await.unwrap();
     let traced = Traced::default();
     let name = {
-        let _here = tracing::subscriber::set_default(traced.clone());
+        let here = Dispatch::new(traced.clone());
+        // If it were the only one, tracing would ask the subscriber of the thread that is first to get to a place in
+        // the code, and for ever: a thread of another test, which has none.
+        let _second = Dispatch::new(Traced::default());
+        let _here = tracing::dispatcher::set_default(&here);
         let lease = stencil.database().await.unwrap();
         let name = lease.name().to_owned();
         assert_eq!(server().psql(&name, "select word from public.seen"), "hidden-word");

@@ -458,7 +458,7 @@ async fn what_was_moved_aside_is_told_although_the_new_cluster_takes_too_long() 
     fs::write(slow.join("initdb"), "#!/bin/sh\nexec sleep 60\n").unwrap();
     fs::set_permissions(slow.join("initdb"), fs::Permissions::from_mode(0o755)).unwrap();
     place.settings.bindir = Some(slow);
-    let error = place.server().start(Duration::from_secs(2)).await.unwrap_err();
+    let error = place.server().start(Duration::from_secs(5)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Timeout, "{error:?}");
     let aside = moved(&first);
     let name = aside[0].to_str().unwrap();
@@ -482,7 +482,7 @@ async fn a_stop_that_hangs_is_no_start() {
     let mut session = connect(&first.url).await;
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut session).await.unwrap();
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
-    let stop = place.server().stop(Duration::from_secs(1)).await;
+    let stop = place.server().stop(Duration::from_secs(3)).await;
     let state = place.state().await;
     let start = place.server().start(Duration::from_millis(500)).await;
     kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();

@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::support::hold::{Held, goes, list, oid, only_templates_left, stays};
 use crate::support::server::{PATIENCE, quote_ident, quote_literal};
-use crate::support::{Build, Pgstencil, Project, alive, ends, eventually, server};
+use crate::support::{Build, Pgstencil, Project, alive, ends, eventually, gives_up, server};
 
 /// `pgstencil run -- sh -c SCRIPT`
 fn sh(project: &Project<'_>, args: &[&str], script: &str) -> Pgstencil {
@@ -528,7 +528,7 @@ fn the_name_of_a_dead_run_stays_taken_while_somebody_is_in_it() {
     let mut held = Held::inside(&project, &["--name", &name]);
     let before = oid(&project, &name);
     held.run.kill9();
-    sh(&project, &["--name", &name, "--wait", "500ms"], "echo never").fails(5).stdout("").stderr_has(&name);
+    gives_up(|wait| sh(&project, &["--name", &name, "--wait", wait], "echo never"), &name).stdout("");
     assert_eq!(oid(&project, &name), before);
     held.end();
     sh(&project, &["--name", &name], "echo mine").success().stdout("mine\n");

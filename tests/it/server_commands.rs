@@ -126,7 +126,7 @@ fn a_server_that_shuts_down_or_hangs_is_not_said_not_to_run() {
     }));
     let backend = Pid::from_raw(backend.parse().unwrap());
     kill(backend, Signal::SIGSTOP).unwrap();
-    let stop = private.run(&["server", "stop", "--wait", "1s"]).run();
+    let stop = private.run(&["server", "stop", "--wait", "3s"]).run();
     let status = private.run(&["server", "status"]).run();
     let listed = private.run(&["list"]).run();
     kill(backend, Signal::SIGCONT).unwrap();
@@ -139,9 +139,9 @@ fn a_server_that_shuts_down_or_hangs_is_not_said_not_to_run() {
     private.run(&["server", "start"]).success();
     let postmaster = Pid::from_raw(private.pid().unwrap());
     kill(postmaster, Signal::SIGSTOP).unwrap();
-    let listed = private.run(&["list", "--wait", "1s"]).run();
-    let status = private.run(&["server", "status", "--wait", "1s"]).run();
-    let stop = private.run(&["server", "stop", "--wait", "2s"]).run();
+    let listed = private.run(&["list", "--wait", "3s"]).run();
+    let status = private.run(&["server", "status", "--wait", "3s"]).run();
+    let stop = private.run(&["server", "stop", "--wait", "3s"]).run();
     let forced = private.run(&["server", "stop", "--force"]).run();
     let _ = kill(postmaster, Signal::SIGCONT);
     listed.code(3).stderr_has("the private server does not answer");

@@ -1,7 +1,5 @@
 //! Builds that start from a database of the server's own: `from`.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::support::extension::{database_of, ensure, outcome, registry};
@@ -199,20 +197,17 @@ fn a_superuser_starts_from_no_database_that_everybody_may_change() {
     server().drop_database(&own);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn who_is_in_the_source_is_told() {
     let role = Role::new(server());
     let (project, golden) = project(&role);
     let options = server().options(&server().user(), &server().password(), &golden);
     let options = options.application_name("visitor");
     let sitter = sqlx::ConnectOptions::connect(&options).await.unwrap();
-    let leaver = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        sqlx::Connection::close(sitter).await.unwrap();
-    });
-    let output = tokio::task::block_in_place(|| Pgstencil::new(&project).arg("ensure").success());
-    output.stderr_has(&format!("database `{golden}` is in use")).stderr_has("application `visitor`");
-    leaver.await.unwrap();
+    let ensure = Pgstencil::new(&project).arg("ensure").spawn();
+    ensure.wait_for_text(&format!("database `{golden}` is in use"));
+    sqlx::Connection::close(sitter).await.unwrap();
+    ensure.wait().code(0).stderr_has("application `visitor`");
 }
 
 #[test]

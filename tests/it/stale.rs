@@ -235,22 +235,21 @@ fn one_with_collations_of_another_version_is_rebuilt() {
 #[test]
 fn serial_builds_wait_for_each_other() {
     let project = Project::with_migrations(server());
-    project.build(&Build::Script("echo start >>order; sleep 1; migrate; echo end >>order".into()));
+    project.build(&Build::Script(
+        "echo start >>order; until [ -e go ]; do sleep 0.05; done; migrate; echo end >>order".into(),
+    ));
     project.append_config(
         "serial_builds = true\n[template.other]\nmigrations = [\"migrations/*.sql\"]\n\
          build = \"sh migrate.sh\"\nserial_builds = true",
     );
-    let outputs: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = ["app", "other"]
-            .map(|name| {
-                let command = Pgstencil::new(&project).args(["ensure", "-t", name]);
-                scope.spawn(move || command.success())
-            })
-            .into();
-        threads.into_iter().map(|t| t.join().unwrap()).collect()
-    });
+    let both = ["app", "other"].map(|name| Pgstencil::new(&project).args(["ensure", "-t", name]).spawn());
+    let waited = || both.iter().filter(|run| run.stderr_so_far().contains("serial build")).count();
+    assert!(eventually(PATIENCE, || waited() == 1 && !project.read("order").is_empty()));
+    assert_eq!(project.read("order"), "start\n");
+    project.write("go", "");
+    let outputs = both.map(|run| run.wait());
     assert_eq!(project.read("order"), "start\nend\nstart\nend\n");
-    let waited = outputs.iter().filter(|o| o.stderr.contains("serial build")).count();
+    let waited = outputs.iter().filter(|o| o.code(0).stderr.contains("serial build")).count();
     assert_eq!(waited, 1);
 }
 
@@ -264,7 +263,7 @@ fn patience_ends_before_a_serial_build() {
     );
     let first = Pgstencil::new(&project).args(["ensure", "-t", "app"]).spawn();
     first.wait_for_text("building");
-    let other = || Pgstencil::new(&project).args(["ensure", "-t", "other"]);
+    let other = |wait: &str| Pgstencil::new(&project).args(["ensure", "-t", "other", "--wait", wait]);
     gives_up(other, "serial build");
     project.write("go", "");
     first.wait().code(0);

@@ -1,11 +1,10 @@
 //! A build command that does not see its new migrations, as a program that they are compiled into.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::support::cli::Output;
 use crate::support::extension::{KEEP, ensure, items, outcome, templates};
+use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, eventually, server};
 
 /// A program with the migrations in it that are there now.
@@ -89,7 +88,7 @@ fn what_was_not_sealed_is_dropped() {
     let minute =
         "update pgstencil.template set kept_until = kept_until - interval '1 minute' where state = 'broken'";
     server().psql(&project.registry(), minute);
-    let swept = eventually(Duration::from_secs(30), || {
+    let swept = eventually(PATIENCE, || {
         Pgstencil::new(&project).args(["evict"]).success();
         project.databases().len() == 1 && templates(&project).len() == 1
     });
@@ -105,7 +104,7 @@ fn those_who_wait_for_it_get_it_too() {
     project.write("../hold", "");
     let command = |args: &[&str]| Pgstencil::new(&project).args(args).spawn();
     let first = command(&["clone", "--json"]);
-    assert!(eventually(Duration::from_secs(30), || project.builds() == 2));
+    assert!(eventually(PATIENCE, || project.builds() == 2));
     let others = [
         command(&["clone", "--json"]),
         command(&["clone", "--clones", "2", "--json"]),
@@ -190,7 +189,7 @@ fn a_rebuild_by_a_stale_program_replaces_nothing() {
                 .is_some_and(|why| why.contains("changed nothing although there is new"))
         })
     };
-    assert!(eventually(Duration::from_secs(40), failed), "{:?}", templates(&project));
+    assert!(eventually(PATIENCE, failed), "{:?}", templates(&project));
     let hit = outcome(&project, "hit");
     assert_eq!(hit["fingerprint"], extended["fingerprint"]);
     let clone = Pgstencil::new(&project).args(["clone", "--json"]).success().json();

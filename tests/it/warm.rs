@@ -313,7 +313,7 @@ fn an_interrupted_hand_out_starts_no_command_and_keeps_no_clone() {
         let run = Pgstencil::new(&project).args(args).spawn();
         wait_for_session(&project, "wait_event_type = 'Lock'");
         run.signal(Signal::SIGTERM);
-        std::thread::sleep(Duration::from_millis(500));
+        run.wait_for_text("interrupted: cleaning up");
         registry(
             &project,
             "select pg_terminate_backend(pid) from pg_stat_activity \

@@ -80,6 +80,11 @@ pub(crate) fn only_templates_left(project: &Project<'_>) {
         left.is_empty()
     });
     assert!(clean, "left behind: {left:?}");
+    // A drop forgets the row a moment after the database is gone.
+    if project.server().has_database(&project.registry()) {
+        let clones = || project.server().psql(&project.registry(), "select name, state from pgstencil.clone");
+        assert!(eventually(PATIENCE, || clones().is_empty()), "rows left behind: {}", clones());
+    }
 }
 
 /// Waits until a database is gone.

@@ -75,14 +75,14 @@ pub(crate) fn ends(pid: i32) -> bool {
 /// Runs a command with a longer `--wait` each time, until it gives up where this is said of it: on a busy
 /// machine a short one is over before the command gets there.
 #[track_caller]
-pub(crate) fn gives_up(command: impl Fn() -> Pgstencil, words: &str) -> cli::Output {
+pub(crate) fn gives_up(command: impl Fn(&str) -> Pgstencil, words: &str) -> cli::Output {
     for wait in ["300ms", "2s", "10s"] {
-        let output = command().args(["--wait", wait]).fails(5);
+        let output = command(wait).fails(5);
         if output.stderr.contains(words) {
             return output;
         }
     }
-    let output = command().args(["--wait", "1m"]).fails(5);
+    let output = command("1m").fails(5);
     output.stderr_has(words);
     output
 }

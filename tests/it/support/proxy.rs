@@ -7,9 +7,37 @@ use std::sync::{Arc, Mutex};
 
 use super::TestServer;
 
-/// Round trips of each connection, in the order in which they were opened: messages of the query
-/// protocol that the client sent after the server had spoken.
-type Counts = Arc<Mutex<Vec<usize>>>;
+/// The connections, in the order in which they were opened.
+#[derive(Default)]
+struct Connections {
+    /// How many there ever were; each has the number of those before it.
+    opened: usize,
+    /// Those since the last reset.
+    all: Vec<Connection>,
+}
+
+struct Connection {
+    number: usize,
+    /// It is one of a process that goes on when its command has ended.
+    background: bool,
+    /// Messages of the query protocol that the client sent after the server had spoken.
+    round_trips: usize,
+}
+
+impl Connections {
+    fn open(&mut self) -> usize {
+        let number = self.opened;
+        self.opened += 1;
+        self.all.push(Connection { number, background: false, round_trips: 0 });
+        number
+    }
+
+    fn get(&mut self, number: usize) -> Option<&mut Connection> {
+        self.all.iter_mut().find(|one| one.number == number)
+    }
+}
+
+type Counts = Arc<Mutex<Connections>>;
 
 /// What the relay does at a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +93,7 @@ impl Proxy {
             for client in listener.incoming() {
                 let client = client.unwrap();
                 let server = TcpStream::connect((to.0.as_str(), to.1)).unwrap();
-                let number = {
-                    let mut all = all.lock().unwrap();
-                    all.push(0);
-                    all.len() - 1
-                };
+                let number = all.lock().unwrap().open();
                 relay(client, server, Arc::clone(&all), number, Arc::clone(&of_all));
             }
         });
@@ -85,7 +109,7 @@ impl Proxy {
     /// Each connection that there is now falls silent in both directions, and its ends hear nothing of each
     /// other any more. Later connections are not touched.
     pub(crate) fn stall(&self) {
-        let opened = self.counts.lock().unwrap().len();
+        let opened = self.counts.lock().unwrap().opened;
         self.faults.stalled.store(opened, Ordering::SeqCst);
     }
 
@@ -106,12 +130,14 @@ impl Proxy {
 
     /// Forgets the connections so far.
     pub(crate) fn reset(&self) {
-        self.counts.lock().unwrap().clear();
+        self.counts.lock().unwrap().all.clear();
     }
 
-    /// Round trips of each connection since then.
+    /// Round trips of each connection since then, without those of processes in the background.
     pub(crate) fn round_trips(&self) -> Vec<usize> {
-        self.counts.lock().unwrap().clone()
+        let connections = self.counts.lock().unwrap();
+        let commands = connections.all.iter().filter(|one| !one.background);
+        commands.map(|one| one.round_trips).collect()
     }
 }
 
@@ -127,11 +153,19 @@ fn relay(client: TcpStream, server: TcpStream, counts: Counts, number: usize, fa
     std::thread::spawn(move || {
         let stalled = || of_questions.stalled(number);
         pump(from, to, stalled, |bytes| {
+            // The message that starts a session: after its length comes the version of the protocol, 3.0.
+            let name = b"pgstencil background";
+            if bytes.get(4..8) == Some(&[0, 3, 0, 0])
+                && bytes.windows(name.len()).any(|part| part == name)
+                && let Some(connection) = counts.lock().unwrap().get(number)
+            {
+                connection.background = true;
+            }
             // Query, Parse, Bind: what asks. Not what starts a session, proves who one is, or ends it.
             let asks = matches!(bytes[0], b'Q' | b'P' | b'B');
             if seen.swap(false, Ordering::SeqCst) && asks {
-                if let Some(count) = counts.lock().unwrap().get_mut(number) {
-                    *count += 1;
+                if let Some(connection) = counts.lock().unwrap().get(number) {
+                    connection.round_trips += 1;
                 }
                 match of_questions.next() {
                     Some(Fault::CutBefore) => return Pass::Cut,

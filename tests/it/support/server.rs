@@ -97,7 +97,7 @@ impl TestServer {
         let written = fs::read_to_string(&conf).unwrap();
         for attempt in 1.. {
             // The port may be taken between this look and the start; then another is tried.
-            let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).unwrap().port();
+            let port = free_port();
             let text = format!("{written}{SETTINGS}{socket}port = {port}\n{settings}\n");
             fs::write(&conf, text).unwrap();
             match supervisor.start() {
@@ -345,6 +345,19 @@ fn initdb(bindir: &Path, supervisor: &Supervisor, password: &str) {
     );
     let _ = fs::remove_file(pwfile);
     let _ = command("chattr", dir).arg("+T").arg(data.join("base")).output();
+}
+
+/// A port that is free now, and as likely at a restart: below the range that systems use for outgoing connections, and
+/// below that of private servers.
+fn free_port() -> u16 {
+    loop {
+        let mut bytes = [0; 2];
+        getrandom::fill(&mut bytes).unwrap();
+        let port = 10_000 + u16::from_le_bytes(bytes) % 6_384;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The directory of the Postgres binaries.
