@@ -37,9 +37,7 @@ impl Reason {
     /// Returns one word for scripts: the key of the limit, `disk_full` or `asked`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Reason::Rule(Rule::Idle) => "max_idle",
-            Reason::Rule(Rule::Count) => "max_templates",
-            Reason::Rule(Rule::Size) => "max_size",
+            Reason::Rule(rule) => rule.key(),
             Reason::DiskFull => "disk_full",
             Reason::Asked => "asked",
         }
@@ -47,9 +45,7 @@ impl Reason {
 
     fn words(self) -> &'static str {
         match self {
-            Reason::Rule(Rule::Idle) => "evicted: idle for longer than `max_idle`",
-            Reason::Rule(Rule::Count) => "evicted: more than `max_templates`",
-            Reason::Rule(Rule::Size) => "evicted: more than `max_size`",
+            Reason::Rule(rule) => rule.words(),
             Reason::DiskFull => "evicted: the server's disk was full",
             Reason::Asked => "evicted by a person",
         }
@@ -194,12 +190,10 @@ fn limits_of(settings: &ProjectSettings) -> Limits {
     }
 }
 
-/// Returns whether limits may be exceeded at all: only then are the build times read.
 fn exceeded(rows: &[ResidentRow], limits: &Limits, room: Room) -> bool {
-    let bytes: u64 = rows.iter().map(|r| r.bytes.get()).sum();
-    limits.max_bytes.is_some_and(|max| bytes.saturating_add(room.bytes) > max)
-        || limits.max_templates.is_some_and(|max| rows.len() + room.templates > max)
-        || limits.max_idle.is_some_and(|max| rows.iter().any(|r| r.idle_s.0 > max))
+    let bytes = rows.iter().map(|row| row.bytes.get()).sum();
+    let longest_idle = rows.iter().map(|row| row.idle_s.0).fold(0.0, f64::max);
+    limits.exceeded(rows.len(), bytes, longest_idle, room)
 }
 
 /// Plans the evictions that each project needs to keep its limits; `settings` are those of one project, and `room`

@@ -42,6 +42,17 @@ pub struct Limits {
     pub keep: usize,
 }
 
+impl Limits {
+    /// Returns whether a limit is exceeded by this number of templates with this total size, of which one was last
+    /// used `longest_idle` seconds ago, and by the templates that are about to be added. Only then can [`plan`]
+    /// evict anything, so only then the costs need to be known.
+    pub fn exceeded(&self, templates: usize, bytes: u64, longest_idle: f64, room: Room) -> bool {
+        self.max_bytes.is_some_and(|max| bytes.saturating_add(room.bytes) > max)
+            || self.max_templates.is_some_and(|max| templates + room.templates > max)
+            || self.max_idle.is_some_and(|max| longest_idle > max)
+    }
+}
+
 /// Templates that are about to be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Room {
@@ -60,6 +71,26 @@ pub enum Rule {
     Count,
     /// `max_size`
     Size,
+}
+
+impl Rule {
+    /// Returns the key of its limit in `[eviction]`.
+    pub fn key(self) -> &'static str {
+        match self {
+            Rule::Idle => "max_idle",
+            Rule::Count => "max_templates",
+            Rule::Size => "max_size",
+        }
+    }
+
+    /// Returns the reason of an eviction by it, for a person.
+    pub fn words(self) -> &'static str {
+        match self {
+            Rule::Idle => "evicted: idle for longer than `max_idle`",
+            Rule::Count => "evicted: more than `max_templates`",
+            Rule::Size => "evicted: more than `max_size`",
+        }
+    }
 }
 
 /// Template to evict, and why.
