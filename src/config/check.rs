@@ -127,7 +127,7 @@ fn definition(doc: &Document<'_>, path: &KeyPath, name: String, mut read: Defini
     if read.build.trim().is_empty() {
         return Err(doc
             .error(&build, "is empty")
-            .hint("give the command that migrates an empty database, such as `sqlx migrate run`"));
+            .hint("give your migrate command, such as `sqlx migrate run`"));
     }
     let globs = [
         ("migrations", &read.migrations),

@@ -205,7 +205,7 @@ pub struct Definition {
     /// Columns whose values a comparison of rows leaves out, as `table.column` or `schema.table.column`.
     #[serde(deserialize_with = "list")]
     pub verify_ignore: Vec<Column>,
-    /// Lets only one such build run at a time, among all projects that share the registry.
+    /// Lets only one build of definitions with this key run at a time, among all projects that share the registry.
     pub serial_builds: bool,
     /// Command run against every clone, after it has its name.
     pub after_clone: OptionalCommand,
@@ -214,7 +214,7 @@ pub struct Definition {
     pub before_release: OptionalCommand,
     /// How long the build command may take; a duration.
     pub build_timeout: Time,
-    /// Seal a template although the build created nothing.
+    /// Keep a template although the build created nothing.
     pub allow_empty: bool,
     /// Seal a build although its new migrations changed nothing.
     pub allow_unchanged: bool,

@@ -766,7 +766,7 @@ inputs=['a']",
 build=''
 inputs=['a']",
             "pgstencil.toml:5:7: `template.x.build` is empty
-hint: give the command that migrates an empty database, such as `sqlx migrate run`",
+hint: give your migrate command, such as `sqlx migrate run`",
         ),
         (
             "[template.x]

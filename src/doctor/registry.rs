@@ -146,9 +146,13 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
         marks.find(|(mark, _)| mark.is_in(comment)).map(|(_, name)| name.clone())
     };
     let name = registry.session().database().to_owned();
-    let known = |d: &Found| ours.known.contains(&d.oid) || of(d).is_some();
+    // A database that was dropped after `all` was read may have left the registry before its rows were read.
+    let unknown: Vec<Oid> = all.iter().map(|d| d.oid).filter(|oid| !ours.known.contains(oid)).collect();
+    let there = catalog::databases(registry.session(), &[], &unknown).await?;
+    let there: HashSet<Oid> = there.iter().map(|database| database.oid).collect();
+    let known = |d: &Found| ours.known.contains(&d.oid) || of(d).is_some() || !there.contains(&d.oid);
     ours.foreign = Foreign::read(all, &name, known);
-    let others = all.iter().filter(|d| !ours.known.contains(&d.oid));
+    let others = all.iter().filter(|d| there.contains(&d.oid));
     ours.copies = others.filter_map(|d| Some((d.name.clone(), of(d)?))).collect();
     Ok(ours)
 }

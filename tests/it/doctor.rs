@@ -43,6 +43,34 @@ fn admin(sql: &str) -> String {
     server().psql("postgres", sql)
 }
 
+/// `doctor` reads the databases of the server, and after them the rows of the registry. Here a clone is dropped in
+/// between, as a background drop may do it.
+#[tokio::test]
+async fn a_clone_that_is_dropped_meanwhile_belongs_to_no_other_registry() {
+    let project = Project::with_migrations(server());
+    project.append_config("\n[clone]\nwarm = 0\n");
+    let answer = Pgstencil::new(&project).args(["clone", "--json"]).success().json();
+    let name = answer["clone"]["name"].as_str().unwrap().to_owned();
+    let registry = project.registry();
+    let mut session = server().connect(&registry).await;
+    let lock = "begin; lock table pgstencil.template in access exclusive mode";
+    sqlx::raw_sql(lock).execute(&mut session).await.unwrap();
+    let doctor = Pgstencil::new(&project).arg("doctor").spawn();
+    let waits = format!(
+        "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+         where d.datname = {} and not l.granted",
+        quote_literal(&registry)
+    );
+    assert!(eventually(PATIENCE, || admin(&waits) == "1"));
+    admin(&format!("drop database {}", quote_ident(&name)));
+    let forget =
+        "delete from pgstencil.database where clone_id is not null; delete from pgstencil.clone; commit";
+    sqlx::raw_sql(forget).execute(&mut session).await.unwrap();
+    let output = doctor.wait();
+    output.code(0);
+    assert!(!output.stdout.contains(&name), "{output}");
+}
+
 #[test]
 fn a_healthy_server_has_no_problem_and_stays_as_it_is() {
     let fresh = Project::with_migrations(server());
