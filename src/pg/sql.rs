@@ -437,6 +437,11 @@ pub(crate) fn vacuum_freeze(schema: &str, table: &str) -> Statement {
     Statement(format!("VACUUM (FREEZE) {}.{}", quote_ident(schema), quote_ident(table)))
 }
 
+/// Vacuums a table, unless another session has a lock on it that would make this wait.
+pub(crate) fn vacuum_unlocked(schema: &str, table: &str) -> Statement {
+    Statement(format!("VACUUM (SKIP_LOCKED) {}.{}", quote_ident(schema), quote_ident(table)))
+}
+
 /// Drops a subscription without contacting its publisher: one statement after the other.
 pub(crate) fn drop_subscription(name: &str) -> [Statement; 3] {
     let name = quote_ident(name);

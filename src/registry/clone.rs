@@ -1,6 +1,7 @@
 //! Rows of `pgstencil.clone`: creating → leased → released. A clone that is created ahead of time is warm in
 //! between: creating → warm → creating → leased.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use sqlx::FromRow;
@@ -231,6 +232,8 @@ const HELD: &str = "SELECT classid, objid FROM pg_locks WHERE locktype = 'adviso
 const HELD_ALONE: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND mode = 'ExclusiveLock' AND classid = $1 AND objid = $2 \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+/// As `catalog::visitors` sees them, of all clones at once.
+const OCCUPIED: &str = include_str!("queries/occupied_clones.sql");
 
 const CONFIRM: &str = "UPDATE pgstencil.clone SET confirmed = true, orphaned_at = NULL \
      WHERE id = ANY($1) AND state = 'leased'";
@@ -329,13 +332,28 @@ impl CloneOnServer {
     }
 }
 
+/// Query for all clones, oldest first.
+pub(super) fn all() -> Statement {
+    sql::fill(ALL, &[])
+}
+
+/// Query for the advisory locks that sessions hold in this registry; see [`held_keys`].
+pub(super) fn held() -> Statement {
+    sql::fill(HELD, &[])
+}
+
+/// Returns the locks of the answer to [`held`].
+pub(super) fn held_keys(rows: Vec<(Oid, Oid)>) -> HashSet<LockKey> {
+    rows.into_iter().map(|(class, object)| LockKey::from_halves(class.0, object.0)).collect()
+}
+
 impl Registry {
     /// Returns all clones, oldest first.
     ///
     /// # Errors
     /// The driver's.
     pub(crate) async fn clones(&mut self) -> Result<Vec<CloneRow>> {
-        self.session().rows(sql::fill(ALL, &[])).await.doing(|| "list clones".into())
+        self.session().rows(all()).await.doing(|| "list clones".into())
     }
 
     /// Returns a clone by its id.
@@ -595,9 +613,20 @@ impl Registry {
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn held_locks(&mut self) -> Result<std::collections::HashSet<LockKey>> {
-        let rows: Vec<(Oid, Oid)> =
-            self.session().rows(sql::fill(HELD, &[])).await.doing(|| "read the locks".into())?;
-        Ok(rows.into_iter().map(|(c, o)| LockKey::from_halves(c.0, o.0)).collect())
+    pub(crate) async fn held_locks(&mut self) -> Result<HashSet<LockKey>> {
+        Ok(held_keys(self.session().rows(held()).await.doing(|| "read the locks".into())?))
+    }
+
+    /// Returns the ids of the clones with a session or a prepared transaction in one of their databases.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn occupied_clones(&mut self) -> Result<HashSet<String>> {
+        let ids: Vec<String> = self
+            .session()
+            .scalars(sql::fill(OCCUPIED, &[]))
+            .await
+            .doing(|| "see which clones are in use".into())?;
+        Ok(ids.into_iter().collect())
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod eviction;
 pub(crate) mod failure;
 mod guard;
 pub(crate) mod holder;
+mod listing;
 pub(crate) mod lock;
 pub(crate) mod measurement;
 pub(crate) mod owed;
@@ -24,6 +25,7 @@ pub(crate) mod publish;
 pub(crate) mod replaced;
 pub(crate) mod state;
 pub(crate) mod template;
+mod vacuum;
 pub(crate) mod warm;
 
 pub(crate) use clone::{CloneRow, Term};

@@ -241,6 +241,11 @@ pub(super) fn touch(id: i64, hits: i64) -> Statement {
     sql::fill(TOUCH, &[&id, &hits])
 }
 
+/// Query for all templates.
+pub(super) fn all() -> Statement {
+    sql::fill(ALL, &[])
+}
+
 impl Registry {
     /// Returns the template of this key in this state; a ready one only if the session's role may use the objects
     /// of its builder's role.
@@ -378,7 +383,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn templates(&mut self) -> Result<Vec<TemplateRow>> {
-        self.session().rows(sql::fill(ALL, &[])).await.doing(|| "list templates".into())
+        self.session().rows(all()).await.doing(|| "list templates".into())
     }
 
     /// Returns the key of the hashes of variables.

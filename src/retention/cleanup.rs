@@ -7,6 +7,7 @@
 //!
 //! A few drops run at the same time, each lane in its own session, and give way to processes that wait for a copy.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -113,12 +114,15 @@ pub(crate) async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec
             }
         }
     }
-    for row in clones.iter().filter(|row| row.state != CloneState::Warm) {
-        let locked = held.contains(&row.key());
-        if let Some(action) = judge(registry, row, locked, grace).await? {
-            actions.push(action);
-        }
-    }
+    let mut rest: Vec<&CloneRow> = clones.iter().filter(|row| row.state != CloneState::Warm).collect();
+    // Its creator, its holder or another cleanup works on it. A holder that comes back removes the record.
+    rest.retain(|row| !held.contains(&row.key()));
+    // One question for all of them.
+    let occupied = match rest.iter().any(|row| goes_by_sessions(row)) {
+        true => registry.occupied_clones().await?,
+        false => HashSet::new(),
+    };
+    actions.extend(rest.into_iter().filter_map(|row| judge(row, occupied.contains(&row.id), None, grace)));
     for row in templates {
         let why = match row.state {
             TemplateState::Building => "its builder is gone",
@@ -132,29 +136,35 @@ pub(crate) async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec
     Ok(actions)
 }
 
-/// Decides about one clone. `locked`: another session holds its lock.
-async fn judge(
-    registry: &mut Registry,
-    row: &CloneRow,
-    locked: bool,
-    grace: Duration,
-) -> Result<Option<Action>> {
+/// Returns whether only a session keeps a clone from being dropped.
+fn goes_by_sessions(row: &CloneRow) -> bool {
+    // Until its URL is known to have been received, its lock keeps it alive.
+    row.state == CloneState::Leased && !(row.is_kept() && row.confirmed)
+}
+
+/// Decides about one clone whose lock no other session holds, by the state of now.
+async fn judge_now(registry: &mut Registry, row: &CloneRow, grace: Duration) -> Result<Option<Action>> {
+    let spare = match row.state {
+        CloneState::Warm => warm::why_spare(registry, &row.id).await?,
+        CloneState::Creating | CloneState::Leased | CloneState::Released => None,
+    };
+    let occupied = goes_by_sessions(row) && in_use(registry, &row.id).await?;
+    Ok(judge(row, occupied, spare, grace))
+}
+
+/// Decides about one clone whose lock no other session holds. `occupied`: a session is connected to one of its
+/// databases; `spare`: why it should go, if it is warm.
+fn judge(row: &CloneRow, occupied: bool, spare: Option<warm::Why>, grace: Duration) -> Option<Action> {
     let clone = row.id.clone();
     let drop = |why| Action::drop_clone(row, why);
     let revive = || row.orphaned_s.is_some().then(|| Action::Revive { clone: clone.clone() });
-    // Its creator, its holder or another cleanup works on it. A holder that comes back removes the record.
-    if locked {
-        return Ok(None);
-    }
-    Ok(match row.state {
+    match row.state {
         CloneState::Creating => Some(drop("its maker is gone")),
-        CloneState::Warm => warm::why_spare(registry, &row.id).await?.map(|why| drop(why.words())),
+        CloneState::Warm => spare.map(|why| drop(why.words())),
         CloneState::Released => Some(drop("it was released")),
         CloneState::Leased => {
-            // Until its URL is known to have been received, its lock keeps it alive.
-            let lives = row.is_kept() && row.confirmed;
-            if lives || in_use(registry, &row.id).await? {
-                return Ok(revive());
+            if !goes_by_sessions(row) || occupied {
+                return revive();
             }
             match row.orphaned_s {
                 None => Some(Action::Orphan { clone }),
@@ -166,7 +176,7 @@ async fn judge(
                 Some(_) => None,
             }
         }
-    })
+    }
 }
 
 /// Returns whether a session is connected to a database of a clone.
@@ -320,7 +330,6 @@ pub(crate) async fn clean_up_all(
 
 /// Runs work under the clone's lock, if the action still applies then. `None`: another session has the lock, or
 /// there is nothing to do.
-/// lock, or there is nothing to do.
 async fn still<T>(
     registry: &mut Registry,
     clone: &str,
@@ -337,7 +346,7 @@ async fn still<T>(
                 {
                     false
                 }
-                Some(row) => judge(registry, &row, false, grace).await?.as_ref() == Some(action),
+                Some(row) => judge_now(registry, &row, grace).await?.as_ref() == Some(action),
             };
             match due {
                 true => Ok(Some(work(registry).await?)),
@@ -407,7 +416,7 @@ pub(crate) async fn note_orphan(
     let noted = registry
         .with_lock(LockKey::clone(clone), async |registry| {
             if let Some(row) = registry.clone_by_id(clone).await?
-                && judge(registry, &row, false, grace).await?.as_ref() == Some(&action)
+                && judge_now(registry, &row, grace).await?.as_ref() == Some(&action)
             {
                 registry.set_orphaned(clone).await?;
             }

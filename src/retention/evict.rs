@@ -87,26 +87,35 @@ pub(crate) enum Evicted {
     InUse,
 }
 
-/// Data that a plan is based on.
-struct Shelf {
-    rows: Vec<ResidentRow>,
+/// What plans need to know besides the templates.
+struct Known {
     recipes: HashMap<i64, Recipe>,
     builds: Vec<BuildRow>,
     held: HashSet<LockKey>,
 }
 
-impl Shelf {
-    /// Reads the data; it includes recipes only for the templates that `wanted` names.
-    async fn read(registry: &mut Registry, rows: Vec<ResidentRow>) -> Result<Shelf> {
-        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        Ok(Shelf {
+impl Known {
+    /// Reads it for these templates.
+    async fn read<'a>(
+        registry: &mut Registry,
+        rows: impl IntoIterator<Item = &'a ResidentRow>,
+    ) -> Result<Known> {
+        let ids: Vec<i64> = rows.into_iter().map(|row| row.id).collect();
+        Ok(Known {
             recipes: registry.recipes(&ids).await?,
             builds: registry.builds().await?,
             held: registry.held_locks().await?,
-            rows,
         })
     }
+}
 
+/// Data that a plan is based on.
+struct Shelf<'a> {
+    rows: Vec<ResidentRow>,
+    known: &'a Known,
+}
+
+impl Shelf<'_> {
     /// Returns the evictions that bring the shelf within limits.
     fn plan(&self, limits: &Limits, room: Room, reason: impl Fn(Rule) -> Reason) -> Vec<Eviction> {
         let (residents, costs) = self.weigh();
@@ -146,7 +155,7 @@ impl Shelf {
             Extend::Append => Append::Sorted,
             Extend::Always => Append::Any,
         };
-        let recipe = |index: usize| self.recipes.get(&self.rows[index].id);
+        let recipe = |index: usize| self.known.recipes.get(&self.rows[index].id);
         let (base, new) = (recipe(base)?, recipe(of)?);
         // Cheaper than a comparison, and true of most pairs.
         if base.migrations.len() > new.migrations.len() {
@@ -163,10 +172,10 @@ impl Shelf {
         let mut residents = Vec::new();
         for row in &self.rows {
             let key = (row.project.as_str(), row.definition.as_str());
-            let files = |id: i64| self.recipes.get(&id).map_or(1, |r| r.migrations.len());
+            let files = |id: i64| self.known.recipes.get(&id).map_or(1, |r| r.migrations.len());
             let definition = *numbers.entry(key).or_insert_with(|| {
                 let of = |b: &&BuildRow| (b.project.as_str(), b.definition.as_str()) == key;
-                costs.push(Costs::measured(self.builds.iter().filter(of), files(row.id)));
+                costs.push(Costs::measured(self.known.builds.iter().filter(of), files(row.id)));
                 costs.len() - 1
             });
             residents.push(Resident {
@@ -174,7 +183,7 @@ impl Shelf {
                 idle: row.idle_s.0,
                 bytes: row.bytes.get(),
                 full: row.full_ms.map_or(costs[definition].full, Millis::seconds),
-                pinned: row.pinned || self.held.contains(&LockKey::template(row.id)),
+                pinned: row.pinned || self.known.held.contains(&LockKey::template(row.id)),
             });
         }
         (residents, costs)
@@ -214,14 +223,16 @@ pub(crate) async fn plan(
     for row in registry.residents().await? {
         shelves.entry(row.project.clone()).or_default().push(row);
     }
+    // A project without limits was never built with this version, so its allowed size is unknown.
+    shelves.retain(|name, rows| limits.get(name).is_some_and(|(limits, room)| exceeded(rows, limits, *room)));
+    if shelves.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = Known::read(registry, shelves.values().flatten()).await?;
     let mut evictions = Vec::new();
     for (name, rows) in shelves {
-        // A project without limits was never built with this version, so its allowed size is unknown.
-        let Some((limits, room)) = limits.get(&name) else {
-            continue;
-        };
-        if exceeded(&rows, limits, *room) {
-            let shelf = Shelf::read(registry, rows).await?;
+        if let Some((limits, room)) = limits.get(&name) {
+            let shelf = Shelf { rows, known: &known };
             evictions.extend(shelf.plan(limits, *room, Reason::Rule));
         }
     }
@@ -234,7 +245,8 @@ pub(crate) async fn plan(
 /// The driver's.
 pub(crate) async fn plan_named(registry: &mut Registry, ids: &[i64]) -> Result<Vec<Eviction>> {
     let rows = registry.residents().await?;
-    Ok(Shelf::read(registry, rows).await?.plan_named(ids))
+    let known = Known::read(registry, &rows).await?;
+    Ok(Shelf { rows, known: &known }.plan_named(ids))
 }
 
 /// Discards the templates of a plan in its order, if their evictions still apply. A cleanup or [`drop_now`] drops
@@ -372,7 +384,8 @@ pub(crate) async fn free_disk(
     let all = projects.iter().chain([settings]);
     let keep = all.map(|settings| (settings.name.clone(), limits_of(settings).keep)).collect();
     let rows = registry.residents().await?;
-    let mut shelf = Shelf::read(registry, rows).await?;
+    let known = Known::read(registry, &rows).await?;
+    let mut shelf = Shelf { rows, known: &known };
     shelf.pin_newest(&keep);
     let total: u64 = shelf.rows.iter().map(|r| r.bytes.get()).sum();
     let limits = Limits { max_bytes: Some(total.saturating_sub(bytes)), ..Limits::default() };
@@ -382,7 +395,7 @@ pub(crate) async fn free_disk(
     Ok(evicted)
 }
 
-impl Shelf {
+impl Shelf<'_> {
     /// Protects the newest templates of each definition, as many as its project keeps; two if that is not known.
     fn pin_newest(&mut self, keep: &HashMap<String, usize>) {
         let mut order: Vec<usize> = (0..self.rows.len()).collect();

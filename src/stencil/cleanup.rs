@@ -7,6 +7,7 @@ use super::{Deadline, Endpoint, Stencil};
 use crate::error::{Error, Result};
 use crate::lease;
 use crate::names::Fingerprint;
+use crate::pg::cause;
 use crate::pg::slots::Slots;
 use crate::registry::{Happened, Registry};
 use crate::retention::cleanup::{self, Action};
@@ -182,6 +183,11 @@ async fn pass(
         false => Vec::new(),
     };
     left.retain(Action::drops);
+    // Tables that stay as they are cost some time later, and nothing else.
+    match registry.vacuum().await {
+        Ok(failed) => lines.extend(failed),
+        Err(error) => lines.push(format!("{error}: {}", cause(&error))),
+    }
     registry.close().await;
     Ok(left)
 }

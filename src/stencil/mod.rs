@@ -109,7 +109,7 @@ pub(crate) struct CloneListing {
     pub(crate) databases: Vec<NamedDatabase>,
     /// Whether a session holds its lock.
     pub(crate) locked: bool,
-    /// Total size of its databases; `None` if that cannot be read.
+    /// Total size of its databases; `None` if that was not read, or cannot be.
     pub(crate) bytes: Option<i64>,
 }
 
@@ -335,29 +335,35 @@ impl Stencil {
         Ok((registry, ensured))
     }
 
-    /// Lists templates and clones. Writes nothing; if there is no registry, the list is empty.
+    /// Lists templates and clones, by one question however many there are. `sizes`: also asks for the size of each
+    /// clone. Writes nothing; if there is no registry, the list is empty.
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn list(&self, deadline: &Deadline) -> Result<Listing> {
+    pub(crate) async fn list(&self, sizes: bool, deadline: &Deadline) -> Result<Listing> {
         let mut listing = Listing { templates: Vec::new(), clones: Vec::new() };
         let Some(mut registry) =
             Registry::open_existing(&self.endpoint, &self.config.server.registry, deadline).await?
         else {
             return Ok(listing);
         };
-        for row in registry.templates().await? {
-            let databases = registry.databases_of(&Owner::Template(row.id)).await?;
+        let mut listed = registry.listed().await?;
+        for row in std::mem::take(&mut listed.templates) {
+            let databases = listed.take_databases(&Owner::Template(row.id));
             let bytes = databases.iter().filter_map(|d| d.bytes).sum();
             listing.templates.push(TemplateListing { row, bytes });
         }
-        let held = registry.held_locks().await?;
-        for row in registry.clones().await? {
-            let rows = registry.databases_of(&Owner::Clone(row.id.clone())).await?;
-            let oids: Vec<_> = rows.iter().filter_map(|d| d.oid).collect();
-            let bytes = catalog::size(registry.session(), &oids).await;
+        for row in std::mem::take(&mut listed.clones) {
+            let rows = listed.take_databases(&Owner::Clone(row.id.clone()));
+            let bytes = match sizes {
+                true => {
+                    let oids: Vec<_> = rows.iter().filter_map(|d| d.oid).collect();
+                    catalog::size(registry.session(), &oids).await
+                }
+                false => None,
+            };
             listing.clones.push(CloneListing {
-                locked: held.contains(&row.key()),
+                locked: listed.held.contains(&row.key()),
                 databases: rows.into_iter().map(|d| NamedDatabase { alias: d.alias, name: d.name }).collect(),
                 row,
                 bytes,

@@ -357,7 +357,7 @@ pub struct ListedClone {
     pub kept_by: Option<BoundAnswer>,
     /// Time of its creation; RFC 3339.
     pub created_at: String,
-    /// Total size of its databases; null if that could not be read.
+    /// Total size of its databases; null without `--sizes`, or if it could not be read.
     pub bytes: Option<i64>,
 }
 

@@ -29,6 +29,7 @@ mod fallback;
 mod faults;
 mod fidelity;
 mod file_cache;
+mod flat;
 mod hooks;
 mod inputs;
 mod inventory;

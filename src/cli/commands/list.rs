@@ -28,7 +28,7 @@ pub(crate) const CLONE_STATES: [&str; 5] = ["creating", "warm", "leased", "relea
 /// Show templates and clones
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pgstencil list\n  pgstencil list -v --clones            each warm clone in a line of its own\n  pgstencil list --json --state ready"
+    after_help = "Examples:\n  pgstencil list\n  pgstencil list --sizes --sort size    with the sizes of clones, largest first\n  pgstencil list -v --clones            each warm clone in a line of its own\n  pgstencil list --json --state ready"
 )]
 pub(crate) struct List {
     /// Show only definitions of this name
@@ -48,7 +48,10 @@ pub(crate) struct List {
     /// Show only clones
     #[arg(long)]
     pub(crate) clones: bool,
-    /// Sort by KEY; clones by name, age or size only [default: name, for clones age]
+    /// Also show the sizes of clones; the server reads the directory of each
+    #[arg(long)]
+    pub(crate) sizes: bool,
+    /// Sort by KEY; clones by name, age or size only (`size` implies --sizes) [default: name, for clones age]
     #[arg(long, value_name = "KEY")]
     pub(crate) sort: Option<Sort>,
 }
@@ -76,7 +79,7 @@ pub(crate) async fn list(app: &App, args: List) -> Result<u8> {
         }
         return Ok(0);
     };
-    let mut listing = stencil.list(&app.deadline).await?;
+    let mut listing = stencil.list(args.sizes || args.sort == Some(Sort::Size), &app.deadline).await?;
     let empty = listing.templates.is_empty() && listing.clones.is_empty();
     select(&mut listing, &args);
     sort(&mut listing, args.sort);
@@ -186,6 +189,11 @@ const CLONES: [Column; 8] = [
     Column::broken("ENDS", 8),
 ];
 
+/// Leaves out the column of sizes, which are read only if asked for.
+fn without_size<T>([name, template, of, state, _, age, holder, ends]: [T; 8]) -> [T; 7] {
+    [name, template, of, state, age, holder, ends]
+}
+
 fn tables(listing: &Listing, each: bool, look: Look) -> String {
     let mut text = String::new();
     if !listing.templates.is_empty() {
@@ -216,7 +224,13 @@ fn tables(listing: &Listing, each: bool, look: Look) -> String {
             true => listing.clones.iter().map(|clone| clone_cells(clone, brief)).collect(),
             false => folded(&listing.clones, brief),
         };
-        text += &table(&CLONES, &rows, look);
+        text += &match listing.clones.iter().any(|clone| clone.bytes.is_some()) {
+            true => table(&CLONES, &rows, look),
+            false => {
+                let rows: Vec<_> = rows.into_iter().map(without_size).collect();
+                table(&without_size(CLONES), &rows, look)
+            }
+        };
     }
     text
 }
