@@ -42,7 +42,7 @@
 //! | `variables` | the environment of the user's commands: standard variables, placeholders filled |
 //! | `context` | the facts that each step from template to clone needs; the source that fills a missing template |
 //! | `database` | one physical database: the one CREATE, the one DROP, the copy strategy |
-//! | `retention` | eviction of templates by a pure policy, with plan and apply around it; the cleanup of clones without holders |
+//! | `retention` | eviction of templates by a pure policy, with plan and apply around it; the policy for rebuilds and its evidence; the cleanup of clones without holders |
 //! | `template` | look-up, plan, build permit, base, build and seal; verify and rebuild |
 //! | `lease` | clones: created, created ahead, handed to a holder, held |
 //! | `bench`, `doctor` | the cost of copies on this server; the checks of server, role, disk and registry |
@@ -63,8 +63,10 @@
 //! | permit | the right to build one fingerprint: an advisory lock |
 //! | seal | the last step of a build: closed to connections, marked as template, registered `ready` |
 //! | base | the template that a new one is extended from, by an incremental build |
-//! | provisional | said of an incrementally built template, until a full build replaces it |
+//! | provisional | said of an incrementally built template, until a full build replaces it or the evidence of earlier ones accepts it |
 //! | rebuild | that full build |
+//! | chain, link | the row of incremental builds since the last template that equals a full build; one of them |
+//! | accepted | said of an incrementally built template that counts as equal to a full build by the evidence of other rebuilds ([`retention::rebuild_policy`] says what that cannot see) |
 //! | unsealed | said of a result that is handed out and not kept: its new migrations changed nothing |
 //! | clone | a set of databases copied from a template, for one holder |
 //! | warm clone | a clone that was created ahead of time and has no holder yet |

@@ -130,9 +130,6 @@ pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule) -> Sum {
                 if *fresh {
                     state.bases.remove(base);
                 }
-                if let Some(base) = state.provisional.get_mut(base) {
-                    base.dependents += 1;
-                }
                 set
             }
             Step::Hit { set } => set,

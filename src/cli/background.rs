@@ -59,8 +59,8 @@ struct TemplateTask {
     fingerprint: String,
     /// What was asked for, and is not noted yet.
     demand: Demand,
-    /// Whether a build from nothing is to take its place first.
-    rebuild: bool,
+    /// The number of its uses, if a build from nothing may be due that takes its place.
+    rebuild: Option<u64>,
 }
 
 /// By these marks CI runners find what a job left running, to end it. A build from nothing is meant to
@@ -77,8 +77,9 @@ pub(super) enum Task<'a> {
     CleanUp,
     /// Makes warm clones of a definition's template, then cleans up.
     Fill(&'a str, &'a Fingerprint, Demand),
-    /// Cleans up, then builds the definition's template from nothing, to take the place of the provisional one.
-    Rebuild(&'a str, &'a Fingerprint),
+    /// Cleans up, then decides whether the definition's template, which was used so often, is built from nothing, to
+    /// take the place of the provisional one.
+    Rebuild(&'a str, &'a Fingerprint, u64),
 }
 
 /// The process that goes on when the command is done. A command finishes with it by [`Background::finish`];
@@ -224,8 +225,10 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<String> {
     };
     let task = match task {
         Task::CleanUp => None,
-        Task::Fill(definition, fingerprint, demand) => Some(of(definition, fingerprint, demand, false)),
-        Task::Rebuild(definition, fingerprint) => Some(of(definition, fingerprint, Demand::default(), true)),
+        Task::Fill(definition, fingerprint, demand) => Some(of(definition, fingerprint, demand, None)),
+        Task::Rebuild(definition, fingerprint, uses) => {
+            Some(of(definition, fingerprint, Demand::default(), Some(uses)))
+        }
     };
     let checkout = match hooks || task.is_some() {
         false => None,
@@ -355,7 +358,9 @@ pub(super) async fn work() -> Result<u8> {
     }
     let cleanup = || stencil::clean_up_now(&endpoint, &instructions.registry, grace);
     let done = match (&instructions.task, &instructions.checkout) {
-        (Some(task), Some(checkout)) => work_and_clean_up(task, checkout, &endpoint, cleanup).await,
+        (Some(task), Some(checkout)) => {
+            work_and_clean_up(task, checkout, &endpoint, instructions.scarce, cleanup).await
+        }
         _ => cleanup().await.map(drop),
     };
     if let Some(checkout) = instructions.checkout.as_ref().filter(|_| instructions.hooks) {
@@ -372,12 +377,13 @@ async fn work_and_clean_up(
     task: &TemplateTask,
     checkout: &Checkout,
     endpoint: &Endpoint,
+    scarce: bool,
     cleanup: impl AsyncFn() -> Result<Vec<String>>,
 ) -> Result<()> {
-    if task.rebuild {
+    if task.rebuild.is_some() {
         cleanup().await?;
     }
-    let worked = work_on(task, checkout, endpoint).await;
+    let worked = work_on(task, checkout, endpoint, scarce).await;
     // Replaced templates and abandoned builds are dropped.
     cleanup().await?;
     worked
@@ -396,11 +402,16 @@ impl Checkout {
     }
 }
 
-async fn work_on(task: &TemplateTask, checkout: &Checkout, endpoint: &Endpoint) -> Result<()> {
+/// Time to wait for an idle machine before a build from nothing; after it the next command tries again.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+async fn work_on(task: &TemplateTask, checkout: &Checkout, endpoint: &Endpoint, scarce: bool) -> Result<()> {
     let stencil = checkout.stencil(endpoint)?;
     let deadline = Deadline::default();
-    if task.rebuild {
-        stencil.rebuild_template(&task.definition, &deadline).await?;
+    if let Some(uses) = task.rebuild {
+        // A server with few connection slots needs them for others.
+        let patience = if scarce { Duration::ZERO } else { PATIENCE };
+        stencil.rebuild_template(&task.definition, uses, patience, &deadline).await?;
     }
     let (fingerprint, demand) = (task.fingerprint.parse()?, task.demand);
     let hit_ms = demand.hit_ms.as_slice();

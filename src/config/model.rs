@@ -363,10 +363,12 @@ pub enum Extend {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Rebuild {
-    /// When that is worth it: at present as with `always`.
+    /// When that is worth it, by the evidence of earlier rebuilds: a template that is used again is rebuilt, or
+    /// accepted without a full build of its own.
     #[default]
     Auto,
-    /// At once: the template is provisional until a full build in the background has taken its place.
+    /// After the first command that used it: the template is provisional until a full build in the background has
+    /// taken its place.
     Always,
     /// Not at all: the extended template is kept.
     Never,

@@ -18,6 +18,7 @@ use crate::registry::replaced::ReplacedRow;
 use crate::registry::template::HeldTemplate;
 use crate::registry::{CloneState, DatabaseRow, Registry, TemplateRow, TemplateState};
 use crate::retention::cleanup::{self, Action};
+use crate::retention::evidence::Evidence;
 use crate::template::unusable::{DatabaseFault, Unusable};
 
 /// Facts about the registry and the databases that it knows.
@@ -31,6 +32,7 @@ pub(super) struct Ours {
     /// Obstacles that keep these databases from being dropped.
     pub(super) obstacles: Vec<Obstacle>,
     pub(super) replaced: Vec<ReplacedRow>,
+    pub(super) evidence: Evidence,
     /// Databases of clones and of discarded templates that no cleanup will drop.
     pub(super) estranged: Vec<Lost>,
     /// Other databases with the ownership tag of one of pgstencil's, each with the name of that one.
@@ -140,6 +142,7 @@ pub(super) async fn read(registry: &mut Registry, all: &[Found], grace: Duration
     }
     ours.obstacles = Obstacle::find(registry.session(), &oids).await?;
     ours.replaced = registry.replaced().await?;
+    ours.evidence = Evidence::read(registry, None).await?;
     let of = |database: &Found| {
         let comment = database.comment.as_deref();
         let mut marks = marks.iter();
@@ -169,6 +172,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
         ));
     }
     checks.extend(collations(&ours.templates));
+    checks.extend(incremental(&ours.evidence));
     checks.push(leftovers(&ours.cleanup));
     checks.extend(ours.obstacles.iter().map(|found| {
         Check::warning(
@@ -197,6 +201,28 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
     }));
     checks.extend(ours.foreign.judge());
     checks
+}
+
+/// Returns a check for each definition whose incremental builds were compared with full builds.
+fn incremental(evidence: &Evidence) -> Vec<Check> {
+    let check = |(project, definition): (&str, &str)| {
+        let tally = evidence.tally(project, definition);
+        let words = format!(
+            "{project}/{definition}: {} of {} comparisons with full builds found no difference",
+            tally.equal, tally.compared
+        );
+        match tally.lately {
+            0 | 1 => Check::ok("incremental builds", format!("{words}; {}", tally.bound())),
+            n => Check::warning(
+                "incremental builds",
+                format!("{words}; {n} of the last ten found one"),
+                format!(
+                    "if a file or variable decides what `build` does with an existing database, add it to `inputs` or `env_inputs`; else set `extend = \"never\"` in [template.{definition}]"
+                ),
+            ),
+        }
+    };
+    evidence.definitions().into_iter().map(check).collect()
 }
 
 /// Returns the problems of one template, except its collations.

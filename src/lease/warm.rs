@@ -174,6 +174,7 @@ fn provenance(row: &ClaimedRow, fingerprint: &Fingerprint) -> Provenance {
         extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),
         provisional: row.provisional.then(|| {
             Provisional::new(row.rebuild_attempts, row.rebuild_tried_s, row.rebuild_failure.clone())
+                .used(row.hits, row.age_s)
         }),
         build_time: row.full_ms.map(Millis::duration),
         ..Provenance::new(*fingerprint, Outcome::Hit)

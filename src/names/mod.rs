@@ -24,6 +24,13 @@ impl Fingerprint {
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()
     }
+
+    /// Returns a number from 0 up to but not including 1, which is as good as random but the same on each machine.
+    pub(crate) fn draw(&self) -> f64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        // As many bits as an f64 holds exactly.
+        (u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }
 
 impl fmt::Display for Fingerprint {

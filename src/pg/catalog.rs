@@ -215,6 +215,19 @@ pub(crate) async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visi
     session.rows(sql::fill(VISITORS, &[&oid])).await.doing(|| "see who is connected".into())
 }
 
+/// Sessions whose state the role may not see do not count, nor do those of pgstencil.
+const ACTIVE: &str = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
+     AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name NOT LIKE 'pgstencil%'";
+
+/// Returns the number of sessions of other programs that are executing a statement on the server.
+///
+/// # Errors
+/// Errors of the driver.
+pub(crate) async fn active_sessions(session: &mut Session) -> Result<u64> {
+    let count: i64 = session.scalar(sql::fill(ACTIVE, &[])).await.doing(|| "count active sessions".into())?;
+    Ok(u64::try_from(count).unwrap_or_default())
+}
+
 /// Returns the file that the server logs to, below its data directory unless absolute; `None` if it logs
 /// elsewhere, or pgstencil's role may not read the path.
 ///

@@ -90,6 +90,12 @@ impl LockKey {
         LockKey::derive("settler", "the rebuild of a template", &[&template.to_string()])
     }
 
+    /// Returns the key of the one process that considers whether a template is rebuilt, which may wait for an idle
+    /// machine.
+    pub fn considered(template: i64) -> Self {
+        LockKey::derive("considered", "the decision on the rebuild of a template", &[&template.to_string()])
+    }
+
     /// Returns the key for installation and upgrade of the registry.
     pub fn registry() -> Self {
         LockKey::derive("registry", "the registry", &[])

@@ -24,6 +24,9 @@ pub(crate) struct NewComparison<'a> {
     pub(crate) difference: &'a str,
     /// Differences in ids, row contents and sequences, in one line; empty if there are none.
     pub(crate) moved: &'a str,
+    /// Incremental builds that it is evidence for: fingerprints of the template and its bases that were not proved
+    /// before.
+    pub(crate) covers: &'a [String],
     /// Whether a person sees it now; if not, it is reported at the next request.
     pub(crate) told: bool,
 }
@@ -42,10 +45,13 @@ pub(crate) struct Finding {
     pub(crate) again: bool,
 }
 
-/// Rows are numbered, so their number limits how many are kept.
+/// A difference withdraws what the evidence before it accepted. Rows are numbered, so their number limits how many are
+/// kept.
 const INSERT: &str = "WITH new AS (INSERT INTO pgstencil.comparison \
-       (project, definition, fingerprint, core, difference, moved, told_at) \
-     VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN now() END) RETURNING id) \
+       (project, definition, fingerprint, core, difference, moved, told_at, covers, links) \
+     VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN now() END, $8, $9) RETURNING id), \
+     doubted AS (UPDATE pgstencil.template SET provisional = true, accepted_at = NULL \
+     WHERE project = $1 AND definition = $2 AND accepted_at IS NOT NULL AND $5 <> '') \
      DELETE FROM pgstencil.comparison c USING new WHERE new.id % 100 = 0 AND c.id <= new.id - 2000";
 /// Differences in `moved` are reported once as long as they stay the same: with some tools they occur each time.
 const TELL: &str = "UPDATE pgstencil.comparison c SET told_at = now() \
@@ -83,6 +89,8 @@ impl Registry {
                     &new.difference,
                     &new.moved,
                     &new.told,
+                    &new.covers,
+                    &new.covers.len(),
                 ],
             ))
             .await

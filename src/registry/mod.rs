@@ -12,6 +12,7 @@ pub(crate) mod database;
 pub(crate) mod dropped;
 pub(crate) mod event;
 pub(crate) mod eviction;
+pub(crate) mod evidence;
 pub(crate) mod failure;
 mod guard;
 pub(crate) mod holder;

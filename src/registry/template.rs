@@ -69,6 +69,10 @@ pub(crate) struct TemplateRow {
     pub(crate) rebuild_tried_s: Option<Seconds>,
     /// Reason why the last attempt failed.
     pub(crate) rebuild_failure: Option<String>,
+    /// Time since when it counts as equal to a full build by the evidence of others, RFC 3339, UTC.
+    pub(crate) accepted_at: Option<String>,
+    /// Reason why the last background process that looked at it did not rebuild it.
+    pub(crate) rebuild_wait: Option<String>,
     /// Difference from the incrementally built template that it replaced; empty if there is none.
     pub(crate) difference: Option<String>,
     /// Whether Postgres has crashed since it was sealed, and emptied its unlogged tables and sequences.
@@ -207,7 +211,8 @@ const REBUILD_TAKEN_BACK: &str = "UPDATE pgstencil.template \
 const LOG: &str = "UPDATE pgstencil.template SET log_tail = $2 WHERE id = $1 AND state = 'building'";
 const BREAK: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, \
      kept_until = CASE WHEN $3 THEN now() + interval '1 day' END WHERE id = $1 AND state <> 'broken'";
-const PROVISIONAL: &str = "UPDATE pgstencil.template SET provisional = true WHERE id = $1 AND chain > 0";
+const PROVISIONAL: &str =
+    "UPDATE pgstencil.template SET provisional = true, accepted_at = NULL WHERE id = $1 AND chain > 0";
 const TOUCH: &str = "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
 const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = now(), last_used_at = now(), \
      built_with = $2, build_ms = $3 WHERE id = $1 AND state = 'building'";

@@ -4,7 +4,7 @@ use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 
-use crate::config::{Definition, Extend};
+use crate::config::{Definition, Extend, Rebuild};
 use crate::error::{Error, Result};
 use crate::fingerprint::RelPath;
 use crate::names::{Fingerprint, Mark};
@@ -71,6 +71,10 @@ pub(crate) struct ClaimedRow {
     pub(crate) rebuild_tried_s: Option<Seconds>,
     /// Reason why the last attempt failed.
     pub(crate) rebuild_failure: Option<String>,
+    /// Number of requests that found the template ready, without this one.
+    pub(crate) hits: i64,
+    /// Seconds since the template was registered.
+    pub(crate) age_s: Seconds,
 }
 
 impl ClaimedRow {
@@ -134,6 +138,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
     // A check of the other incrementally built templates decides about them.
     let extended = definition.extend != Extend::Never;
     let kept = !definition.rebuild.makes_provisional();
+    let accepts = definition.rebuild == Rebuild::Auto;
     let unsorted = definition.extend == Extend::Always;
     sql::fill(
         CLAIM,
@@ -149,6 +154,7 @@ fn claim(wish: &Wish<'_>) -> Statement {
             &extended,
             &kept,
             &unsorted,
+            &accepts,
         ],
     )
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Deadline, Stencil, Variable};
-use crate::config::{Config, Definition};
+use crate::config::{Config, Definition, Rebuild};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::{self, Difference, FileCache, Inputs, Recipe, RelPath};
 use crate::names::Fingerprint;
@@ -12,6 +12,7 @@ use crate::pg::Session;
 use crate::pg::session::OpenError;
 use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
+use crate::retention::evidence::{Evidence, Outlook};
 use crate::template::{self, FullBuild, Looking, NoBase, Plan, Unusable};
 
 /// Result of [`Stencil::explain`].
@@ -43,7 +44,7 @@ pub(crate) struct OnServer {
 }
 
 /// Action of a command that needs the template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Now {
     /// Uses the existing template.
     Hit {
@@ -51,6 +52,8 @@ pub(crate) enum Now {
         provisional: bool,
         /// Reason why the last attempt at that failed.
         failure: Option<String>,
+        /// What is known about its rebuild, if it was built incrementally.
+        outlook: Option<Outlook>,
     },
     /// Waits for another process that builds it.
     Wait {
@@ -223,7 +226,15 @@ impl Stencil {
         let now = match plan {
             Plan::Hit(row) => Now::Hit {
                 provisional: row.provisional
-                    || row.base_fingerprint.is_some() && definition.rebuild.makes_provisional(),
+                    || row.base_fingerprint.is_some()
+                        && definition.rebuild.makes_provisional()
+                        && !(row.accepted_at.is_some() && definition.rebuild == Rebuild::Auto),
+                outlook: match row.base_fingerprint {
+                    Some(_) => Evidence::read(registry, Some((project, name)))
+                        .await?
+                        .outlook(&row, Some(definition.rebuild)),
+                    None => None,
+                },
                 failure: row.rebuild_failure,
             },
             Plan::Wait(row) => Now::Wait {

@@ -38,6 +38,8 @@ use crate::pg::catalog;
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, TemplateRow};
 use crate::retention::cleanup::Action;
+use crate::retention::evidence::Evidence;
+pub(crate) use crate::retention::evidence::Outlook;
 use crate::template::Ensured;
 use crate::variables::{NamedDatabase, Outcome};
 
@@ -99,6 +101,8 @@ pub(crate) struct TemplateListing {
     pub(crate) row: TemplateRow,
     /// Total size of its databases.
     pub(crate) bytes: i64,
+    /// What is known about its rebuild, if it was built incrementally.
+    pub(crate) outlook: Option<Outlook>,
 }
 
 /// Clone in a [`Listing`].
@@ -335,7 +339,7 @@ impl Stencil {
         Ok((registry, ensured))
     }
 
-    /// Lists templates and clones, by one question however many there are. `sizes`: also asks for the size of each
+    /// Lists templates and clones, by one question however many there are, or two if some are provisional or accepted. `sizes`: also asks for the size of each
     /// clone. Writes nothing; if there is no registry, the list is empty.
     ///
     /// # Errors
@@ -351,7 +355,17 @@ impl Stencil {
         for row in std::mem::take(&mut listed.templates) {
             let databases = listed.take_databases(&Owner::Template(row.id));
             let bytes = databases.iter().filter_map(|d| d.bytes).sum();
-            listing.templates.push(TemplateListing { row, bytes });
+            listing.templates.push(TemplateListing { row, bytes, outlook: None });
+        }
+        let unproved = |t: &TemplateListing| t.row.provisional || t.row.accepted_at.is_some();
+        if listing.templates.iter().any(unproved) {
+            let evidence = Evidence::read(&mut registry, None).await?;
+            for template in &mut listing.templates {
+                let row = &template.row;
+                let own = self.config.definition(Some(&row.definition)).ok();
+                let own = own.filter(|_| row.project == self.config.project);
+                template.outlook = evidence.outlook(row, own.map(|definition| definition.rebuild));
+            }
         }
         for row in std::mem::take(&mut listed.clones) {
             let rows = listed.take_databases(&Owner::Clone(row.id.clone()));

@@ -1,6 +1,6 @@
 //! Full builds that verify or replace the result of an incremental build.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Deadline, Stencil};
 use crate::context::Context;
@@ -11,16 +11,23 @@ use crate::template::{self, Ensured, Rebuilt, Timing, Verdict};
 use crate::variables::Outcome;
 
 impl Stencil {
-    /// Replaces the template of the current inputs by a full build if it is provisional; does nothing if another
-    /// process is already doing so.
+    /// Replaces the template of the current inputs by a full build if it is provisional and due, or accepts it; does
+    /// nothing if another process is already doing so. `uses`: number of its uses that the caller knows of.
+    /// `patience`: time to wait for an idle machine.
     ///
     /// # Errors
-    /// As [`template::rebuild()`].
-    pub(crate) async fn rebuild_template(&self, definition: &str, deadline: &Deadline) -> Result<Rebuilt> {
+    /// As [`template::rebuild_when_due()`].
+    pub(crate) async fn rebuild_template(
+        &self,
+        definition: &str,
+        uses: u64,
+        patience: Duration,
+        deadline: &Deadline,
+    ) -> Result<Rebuilt> {
         let definition = self.definition(Some(definition))?;
         let context = self.context(definition, deadline, &|_| {}, false);
         let mut registry = self.open_registry(deadline).await?;
-        let rebuilt = template::rebuild(&mut registry, &context, false).await;
+        let rebuilt = template::rebuild_when_due(&mut registry, &context, uses, patience).await;
         registry.close().await;
         rebuilt
     }
@@ -68,7 +75,7 @@ pub(super) async fn rebuild_first(
     let changes = match &rebuilt {
         Rebuilt::Superseded => Some(&[][..]),
         Rebuilt::Overtaken(changes) => Some(changes.as_slice()),
-        Rebuilt::Nothing | Rebuilt::Replaced | Rebuilt::Taken => None,
+        Rebuilt::Nothing | Rebuilt::Replaced | Rebuilt::Taken | Rebuilt::Accepted | Rebuilt::Waits => None,
     };
     if let Some(changes) = changes {
         let error = Error::new(

@@ -1,6 +1,7 @@
 //! Upkeep that a program calls when it has time: the work that the command line leaves to a detached process.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Deadline, Demand, Released, Stencil};
 use crate::error::Result;
@@ -80,13 +81,16 @@ impl Stencil {
     }
 
     /// Replaces the template of this definition's current files by a full build if it is provisional, for which
-    /// [`Provenance::provisional`] is set. Returns whether it did. A program calls it when it has time.
+    /// [`Provenance::provisional`] is set, and if it is due: with `rebuild = "auto"`
+    /// [`rebuild_policy`](crate::retention::rebuild_policy) decides, with `"always"` it is due at once. Returns whether it
+    /// was replaced. A program calls it when it has time.
     ///
     /// # Errors
     /// The errors of the inputs, the server, and the build command.
     pub async fn rebuild(&self, definition: Option<&str>) -> Result<bool> {
         let deadline = Deadline::default();
-        let rebuilt = self.rebuild_template(&self.definition(definition)?.name, &deadline).await?;
+        let rebuilt =
+            self.rebuild_template(&self.definition(definition)?.name, 0, Duration::ZERO, &deadline).await?;
         Ok(matches!(rebuilt, Rebuilt::Replaced))
     }
 

@@ -291,6 +291,8 @@ mod tests {
             rebuild_attempts: 0,
             rebuild_tried_s: None,
             rebuild_failure: None,
+            accepted_at: None,
+            rebuild_wait: None,
             difference: None,
             emptied: false,
             outdated: None,

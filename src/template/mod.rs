@@ -32,7 +32,7 @@ pub(crate) use self::from::look_again;
 pub(crate) use self::look_up::ready;
 pub(crate) use self::plan::{FullBuild, Looking, Plan, plan};
 pub use self::provenance::{Provenance, Timing};
-pub(crate) use self::rebuild::{Rebuilt, rebuild};
+pub(crate) use self::rebuild::{Rebuilt, rebuild, rebuild_when_due};
 pub(crate) use self::source::overtaken::Overtaken;
 pub(crate) use self::unsealed::Unsealed;
 pub(crate) use self::unusable::Unusable;
@@ -52,6 +52,7 @@ use crate::pg::replay::{self, Replay};
 use crate::quantity::{Millis, Seconds};
 use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry};
+use crate::retention::rebuild_policy::Candidate;
 
 /// A sealed template. It comes only from a `ready` row that was read again under the shared lock, or from a
 /// build's seal. The lock keeps it from being dropped until [`Template::let_go`], or until the registry session
@@ -63,6 +64,8 @@ pub(crate) struct Template {
     contents_of: Fingerprint,
     extends: Option<Extends>,
     provisional: Option<Provisional>,
+    /// Whether it counts as equal to a full build by the evidence of others.
+    accepted: bool,
     databases: Vec<TemplateDatabase>,
     build_time: Option<Duration>,
     needs_look: bool,
@@ -80,6 +83,10 @@ pub struct Provisional {
     pub(crate) tried: Duration,
     /// Reason why it failed, if it did not just disappear.
     pub(crate) failure: Option<String>,
+    /// Number of earlier requests that found the template ready.
+    pub(crate) hits: u64,
+    /// Time since the template was registered.
+    pub(crate) age: Duration,
 }
 
 impl Provisional {
@@ -90,7 +97,33 @@ impl Provisional {
             attempts: u32::try_from(attempts).unwrap_or_default(),
             tried: tried_s.unwrap_or_default().duration(),
             failure,
+            ..Provisional::default()
         }
+    }
+
+    /// Adds the earlier uses of the template, and its age.
+    #[must_use]
+    pub(crate) fn used(self, hits: i64, age: Seconds) -> Self {
+        Provisional { hits: u64::try_from(hits).unwrap_or_default(), age: age.duration(), ..self }
+    }
+
+    /// Returns the number of uses: the build, the earlier hits, and that of the caller. It is one too many right after
+    /// the build, which does not matter, since the template is too young then.
+    pub(crate) fn uses(&self) -> u64 {
+        self.hits.saturating_add(2)
+    }
+
+    /// Returns whether a background process is worth its start: it may rebuild the template, as far as the facts of
+    /// the look-up show.
+    pub(crate) fn is_due(&self, rebuild: Rebuild) -> bool {
+        let due =
+            || Candidate { uses: self.uses(), age: self.age.as_secs_f64(), ..Candidate::default() }.not_due();
+        self.may_be_tried()
+            && match rebuild {
+                Rebuild::Always => true,
+                Rebuild::Auto => due().is_none(),
+                Rebuild::Never => false,
+            }
     }
 
     /// Reports the reason why the full build failed, if it did.
@@ -109,7 +142,7 @@ impl Provisional {
 
     /// Returns whether another attempt in the background makes sense. Commands do not repeat a failed one, nor
     /// attempts that disappear again and again, as in a container that ends with its job.
-    pub(crate) fn is_due(&self) -> bool {
+    fn may_be_tried(&self) -> bool {
         const AT_ONCE: u32 = 3;
         const LATER: Duration = Duration::from_secs(60 * 60);
         (self.failure.is_none() && self.attempts < AT_ONCE) || self.tried >= LATER
@@ -191,8 +224,10 @@ impl Template {
     /// Makes a template provisional that was kept so far, if the definition no longer keeps incrementally built ones.
     async fn owes_a_build(&mut self, registry: &mut Registry, rebuild: Rebuild) -> Result<()> {
         let kept = self.extends.is_some() && self.provisional.is_none();
-        if kept && rebuild.makes_provisional() {
+        let accepted = self.accepted && rebuild == Rebuild::Auto;
+        if kept && !accepted && rebuild.makes_provisional() {
             registry.set_provisional(self.id).await?;
+            self.accepted = false;
             self.provisional = Some(Provisional::default());
         }
         Ok(())
@@ -267,8 +302,9 @@ impl Template {
             extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),
             provisional: row.provisional.then(|| {
                 let (attempts, tried_s) = (row.rebuild_attempts, row.rebuild_tried_s);
-                Provisional::new(attempts, tried_s, row.rebuild_failure.clone())
+                Provisional::new(attempts, tried_s, row.rebuild_failure.clone()).used(row.hits, row.age_s)
             }),
+            accepted: row.accepted_at.is_some(),
             databases,
             build_time: match row.base_fingerprint {
                 None => row.build_ms.map(Millis::duration),
@@ -303,12 +339,23 @@ mod tests {
             attempts,
             tried: Duration::from_secs(60 * minutes),
             failure: failure.map(Into::into),
+            ..Provisional::default()
         };
-        assert!(Provisional::default().is_due());
-        assert!(provisional(2, 0, None).is_due());
-        assert!(!provisional(3, 59, None).is_due());
-        assert!(provisional(3, 60, None).is_due());
-        assert!(!provisional(1, 0, Some("exit code 1")).is_due());
-        assert!(provisional(1, 60, Some("exit code 1")).is_due());
+        let is_due = |provisional: Provisional| provisional.is_due(Rebuild::Always);
+        assert!(is_due(Provisional::default()));
+        assert!(is_due(provisional(2, 0, None)));
+        assert!(!is_due(provisional(3, 59, None)));
+        assert!(is_due(provisional(3, 60, None)));
+        assert!(!is_due(provisional(1, 0, Some("exit code 1"))));
+        assert!(is_due(provisional(1, 60, Some("exit code 1"))));
+    }
+
+    #[test]
+    fn by_the_policy_only_what_is_old_enough_is_due() {
+        let aged = |seconds| Provisional::default().used(0, Seconds(seconds));
+        assert!(!aged(60.0).is_due(Rebuild::Auto));
+        assert!(aged(3600.0).is_due(Rebuild::Auto));
+        assert!(!aged(3600.0).is_due(Rebuild::Never));
+        assert!(aged(0.0).is_due(Rebuild::Always));
     }
 }

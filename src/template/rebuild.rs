@@ -4,14 +4,17 @@ use std::time::{Duration, Instant};
 
 use super::verify::prove;
 use super::waiting::tell_waiting;
+use crate::config::Rebuild;
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::ServerTraits;
 use crate::names::Fingerprint;
-use crate::pg::Deadline;
 use crate::pg::lock::LockKey;
+use crate::pg::{Deadline, catalog};
 use crate::registry::{Registry, TemplateRow, TemplateState};
+use crate::retention::evidence::Evidence;
+use crate::retention::rebuild_policy::{self, Costs, Decision, Load, Wait};
 
 /// Result of rebuilding an incrementally built template.
 #[derive(Clone, Debug)]
@@ -27,6 +30,10 @@ pub(crate) enum Rebuilt {
     Overtaken(Vec<String>),
     /// Another process has taken the rebuild on.
     Taken,
+    /// It counts as equal to a full build by the evidence of others.
+    Accepted,
+    /// It stays provisional for now.
+    Waits,
 }
 
 /// Time between two checks of the inputs, which show whether the template is still wanted.
@@ -64,6 +71,99 @@ pub(crate) async fn rebuild(registry: &mut Registry, context: &Context<'_>, wait
         tell(registry, context, &wanted, started).await?;
         context.deadline.pause(Duration::from_millis(200), "the build from nothing").await?;
     }
+}
+
+/// Time between two checks whether the machine is idle.
+const IDLE_LOOK: Duration = Duration::from_secs(15);
+
+/// Rebuilds the provisional template of the definition's current inputs as [`rebuild()`] does, if [`rebuild_policy`]
+/// wants that now, or accepts it. `uses`: number of its uses that the caller knows of. `patience`: time to wait for an
+/// idle machine. With `rebuild = "always"` it is rebuilt, with `"never"` not. What is decided is recorded.
+///
+/// Cancel safety: as of [`rebuild()`].
+///
+/// # Errors
+/// As [`rebuild()`].
+pub(crate) async fn rebuild_when_due(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    uses: u64,
+    patience: Duration,
+) -> Result<Rebuilt> {
+    match context.definition.rebuild {
+        Rebuild::Always => return rebuild(registry, context, false).await,
+        Rebuild::Never => return Ok(Rebuilt::Nothing),
+        Rebuild::Auto => {}
+    }
+    let traits = registry.facts().traits.clone();
+    let wanted = fingerprint(context, &traits).await?;
+    let Some(row) = extended(registry, context, &wanted).await?.filter(|row| row.provisional) else {
+        return Ok(Rebuilt::Nothing);
+    };
+    let Some(lock) = registry.try_lock(LockKey::considered(row.id)).await? else {
+        return Ok(Rebuilt::Taken);
+    };
+    let started = Instant::now();
+    let decision = loop {
+        let decision = consider(registry, context, &row, uses).await;
+        let busy = matches!(decision, Ok((Decision::Wait(Wait::Busy), _)));
+        if !busy || started.elapsed() + IDLE_LOOK > patience {
+            break decision;
+        }
+        context.deadline.pause(IDLE_LOOK, "an idle machine").await?;
+        if fingerprint(context, &traits).await? != wanted {
+            let _ = lock.release(registry).await;
+            return Ok(Rebuilt::Superseded);
+        }
+    };
+    let _ = lock.release(registry).await;
+    let (decision, last) = decision?;
+    match decision {
+        Decision::Rebuild => rebuild(registry, context, false).await,
+        Decision::Accept => Ok(match registry.accept_template(row.id, last).await? {
+            true => Rebuilt::Accepted,
+            false => Rebuilt::Waits,
+        }),
+        Decision::Wait(_) => Ok(Rebuilt::Waits),
+    }
+}
+
+/// Decides about a provisional template, and records why it has to wait. Also returns the row number of the last
+/// comparison that the decision knows.
+async fn consider(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    row: &TemplateRow,
+    uses: u64,
+) -> Result<(Decision, i64)> {
+    let name = &context.definition.name;
+    let evidence = Evidence::read(registry, Some((context.project, name))).await?;
+    let costs = Costs {
+        build: registry.costs(context.project, name).await?.full.unwrap_or_default().as_secs_f64(),
+        spent: registry.spent_on_rebuilds().await?,
+    };
+    let load = Load {
+        per_processor: load_per_processor(),
+        active: catalog::active_sessions(registry.session()).await?,
+    };
+    let findings = evidence.tally(context.project, name).findings;
+    let decision = rebuild_policy::decide(&evidence.candidate(row, uses), &findings, &costs, &load);
+    let why = match decision {
+        Decision::Wait(Wait::Busy) => Some("busy"),
+        Decision::Wait(Wait::Spent) => Some("spent"),
+        _ => None,
+    };
+    if let Some(why) = why {
+        registry.set_rebuild_wait(row.id, why).await?;
+    }
+    Ok((decision, evidence.last()))
+}
+
+/// Returns the load average of the last minute per processor; 0 where the system does not tell.
+fn load_per_processor() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
+    load / std::thread::available_parallelism().map_or(1, usize::from) as f64
 }
 
 async fn rebuild_one(

@@ -15,6 +15,7 @@ use crate::names::{self, Fingerprint};
 use crate::pg::inventory::{Class, Difference, Ignored};
 use crate::registry::comparison::NewComparison;
 use crate::registry::{Happened, Registry};
+use crate::retention::evidence::Evidence;
 
 /// Result of a comparison, and its effect.
 #[derive(Clone, Debug)]
@@ -202,6 +203,14 @@ async fn rebuild(
 ) -> Result<std::result::Result<Verdict, Box<Overtaken>>> {
     let definition = &context.definition.name;
     let template = permit.template();
+    // Before the build, which may replace the template.
+    let covers: Vec<String> = match template.extends() {
+        Some(_) => {
+            let evidence = Evidence::read(registry, Some((context.project, definition))).await?;
+            evidence.chain(template.id()).known.iter().map(ToString::to_string).collect()
+        }
+        None => Vec::new(),
+    };
     let built = match build::rebuild(registry, context, permit).await? {
         Completed::Built(built) => *built,
         Completed::Overtaken(overtaken) => return Ok(Err(overtaken)),
@@ -265,6 +274,7 @@ async fn rebuild(
                 core: &permit.recipe().core(),
                 difference: names::cut(&difference, MAX_DIFFERENCE),
                 moved: &verdict.moved(),
+                covers: &covers,
                 told: !wanted.replace,
             })
             .await?;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{VERSION, millis};
+use super::{RebuildAnswer, VERSION, millis};
 use crate::config::Order;
 use crate::fingerprint::{Difference, FileInput, Group, Inputs, LinesInput, RelPath, ServerTraits, groups};
 use crate::stencil::{Explanation, Now, OnServer};
@@ -94,6 +94,9 @@ pub enum NowAnswer {
         /// Reason why the last rebuild failed.
         #[serde(skip_serializing_if = "Option::is_none")]
         rebuild_failure: Option<String>,
+        /// Plan for that full build, and the evidence, if the template was built incrementally.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rebuild: Option<RebuildAnswer>,
     },
     /// Wait for another process that builds it.
     Wait {
@@ -222,9 +225,11 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
 
 fn now(now: &Now) -> NowAnswer {
     match now {
-        Now::Hit { provisional, failure } => {
-            NowAnswer::Hit { provisional: *provisional, rebuild_failure: failure.clone() }
-        }
+        Now::Hit { provisional, failure, outlook } => NowAnswer::Hit {
+            provisional: *provisional,
+            rebuild_failure: failure.clone(),
+            rebuild: outlook.as_ref().map(RebuildAnswer::from),
+        },
         Now::Wait { builder, serial, elapsed, tail } => NowAnswer::Wait {
             builder: builder.clone(),
             serial: *serial,

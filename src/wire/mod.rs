@@ -31,8 +31,9 @@ use crate::lease::ClonedSet;
 use crate::pg::{self, Endpoint};
 use crate::quantity::Millis;
 use crate::registry::owner::Bound;
-use crate::registry::{CloneRow, CloneState, TemplateRow};
-use crate::stencil::{Age, CloneListing, Leases, Listing};
+use crate::registry::{CloneRow, CloneState};
+use crate::retention::rebuild_policy::{Decision, Wait};
+use crate::stencil::{Age, CloneListing, Leases, Listing, Outlook, TemplateListing};
 use crate::template::{self, Ensured, Extends, Provenance};
 
 /// The version of every object here.
@@ -302,6 +303,12 @@ pub struct TemplateAnswer {
     /// Reason why the full build that was to replace it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebuild_failure: Option<String>,
+    /// Time since when it counts as equal to a full build by the evidence of others; RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<String>,
+    /// Plan for the full build, and the evidence, if it was built incrementally.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<RebuildAnswer>,
     /// Differences of the incrementally built template that it replaced; empty if there were none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<String>,
@@ -324,6 +331,64 @@ pub struct TemplateAnswer {
     /// Reason why it is broken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// What is known about the rebuild of an incrementally built template.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RebuildAnswer {
+    /// Number of its uses, its build included.
+    pub uses: u64,
+    /// What the next command that uses it leads to: `rebuild`, `accept` (it counts as equal to a full build without
+    /// one), or `wait`; `none` if it is accepted already.
+    pub next: &'static str,
+    /// Reason for `wait`, and reason why the last background process did not rebuild it: `unused`, `new`, `spent`
+    /// (rebuilds had taken their share of the day), `busy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<&'static str>,
+    /// Seconds until a command that uses it rebuilds or accepts it, for the reason `new`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due_in_s: Option<f64>,
+    /// Number of incremental builds that no full build has proved, of it and its bases; null if one of the bases is
+    /// known to differ.
+    pub unproved: Option<u32>,
+    /// Number of rebuilds and comparisons of its definition.
+    pub compared: usize,
+    /// Number of those that found no difference.
+    pub equal: usize,
+    /// Highest share of incremental builds of the definition that may differ without having been noticed, at 95 %
+    /// confidence.
+    pub unseen: f64,
+}
+
+impl From<&Outlook> for RebuildAnswer {
+    fn from(outlook: &Outlook) -> Self {
+        let word = |wait: &Wait| match wait {
+            Wait::Unused => "unused",
+            Wait::New { .. } => "new",
+            Wait::Spent => "spent",
+            Wait::Busy => "busy",
+        };
+        let (next, wait) = match &outlook.next {
+            None => ("none", None),
+            Some(Decision::Accept) => ("accept", None),
+            Some(Decision::Rebuild) => ("rebuild", outlook.waited.as_ref()),
+            Some(Decision::Wait(wait)) => ("wait", Some(wait)),
+        };
+        RebuildAnswer {
+            uses: outlook.uses,
+            next,
+            why: wait.map(word),
+            due_in_s: match wait {
+                Some(Wait::New { left }) => Some(*left),
+                _ => None,
+            },
+            unproved: Some(outlook.links).filter(|links| *links != u32::MAX),
+            compared: outlook.tally.compared,
+            equal: outlook.tally.equal,
+            unseen: outlook.tally.findings.unseen(),
+        }
+    }
 }
 
 /// One clone in a list. It has no URLs, since those contain passwords.
@@ -399,13 +464,14 @@ impl From<&Listing> for ListAnswer {
     fn from(listing: &Listing) -> Self {
         ListAnswer {
             version: VERSION,
-            templates: listing.templates.iter().map(|t| template_answer(&t.row, t.bytes)).collect(),
+            templates: listing.templates.iter().map(template_answer).collect(),
             clones: listing.clones.iter().map(listed_clone).collect(),
         }
     }
 }
 
-fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
+fn template_answer(template: &TemplateListing) -> TemplateAnswer {
+    let TemplateListing { row, bytes, outlook } = template;
     TemplateAnswer {
         project: row.project.clone(),
         template: row.definition.clone(),
@@ -416,8 +482,10 @@ fn template_answer(row: &TemplateRow, bytes: i64) -> TemplateAnswer {
         added: row.added.0.clone(),
         chain: row.chain,
         rebuild_failure: row.rebuild_failure.clone(),
+        accepted_at: row.accepted_at.clone(),
+        rebuild: outlook.as_ref().map(RebuildAnswer::from),
         difference: row.difference.clone(),
-        bytes,
+        bytes: *bytes,
         created_at: row.created_at.clone(),
         last_used_at: row.last_used_at.clone(),
         hits: row.hits,

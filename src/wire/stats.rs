@@ -51,6 +51,9 @@ pub struct Counts {
     pub compared_ms: i64,
     /// Milliseconds by which hits and incremental builds were shorter than the full build before them.
     pub saved_ms: i64,
+    /// Milliseconds of builds that machines were spared: `saved_ms` less `compared_ms`. Negative if the comparisons
+    /// took more than was saved.
+    pub net_ms: i64,
 }
 
 /// Events of one definition.
@@ -92,6 +95,7 @@ impl Counts {
         self.spent_ms += tally.spent_ms;
         self.compared_ms += tally.compared_ms;
         self.saved_ms += tally.saved_ms;
+        self.net_ms += tally.saved_ms - tally.compared_ms;
     }
 }
 

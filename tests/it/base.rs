@@ -159,7 +159,7 @@ fn what_was_kept_is_settled_when_somebody_asks_or_the_config_does() {
     assert_eq!(project.builds(), 3);
     project.add_migration("0004_more", "create table more ();");
     outcome(&project, "extended");
-    say(&project, KEEP, "rebuild = \"auto\"");
+    say(&project, KEEP, "rebuild = \"always\"");
     assert_eq!(outcome(&project, "hit")["provisional"], true);
     let exact = || templates(&project).iter().all(|t| t["chain"] == 0);
     assert!(eventually(PATIENCE, exact), "{:?}", templates(&project));

@@ -10,7 +10,11 @@ use crate::support::{Build, Pgstencil, Project, eventually, server};
 
 /// Each run of its build adds a row, so that an extended template has one too many.
 fn doubling(keys: &str) -> Project<'static> {
-    let project = Project::extending(server(), keys);
+    let keys = match keys.contains("rebuild") {
+        true => keys.to_owned(),
+        false => format!("rebuild = \"always\"\n{keys}"),
+    };
+    let project = Project::extending(server(), &keys);
     project.build(&Build::Script(
         "migrate; sql -d \"$DATABASE_URL\" -c \"insert into users select count(*) + 1, 'seed' from users\""
             .into(),
@@ -113,7 +117,7 @@ fn after_two_differences_in_a_row_nothing_is_extended_until_the_command_changes(
 
 #[test]
 fn one_that_was_equal_in_between_begins_the_row_again() {
-    let project = Project::extending(server(), "");
+    let project = Project::extending(server(), "rebuild = \"always\"");
     project.build(&Build::Script(
         "migrate; [ $PGSTENCIL_OUTCOME = miss ] || [ ! -e ../doubling ] \\
              || sql -d \"$DATABASE_URL\" -c \"insert into users select count(*) + 1, 'seed' from users\""

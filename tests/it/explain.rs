@@ -124,7 +124,7 @@ fn against_takes_any_template_by_its_first_digits() {
 
 #[test]
 fn provisional_stale_and_building_are_told() {
-    let project = Project::extending(server(), "stale_after = \"7d\"");
+    let project = Project::extending(server(), "rebuild = \"always\"\nstale_after = \"7d\"");
     ensure(&project);
     project.add_migration("0003_items", "create table items ();");
     project.build(&Build::Script("migrate; if [ \"$PGSTENCIL_OUTCOME\" = miss ]; then exit 7; fi".into()));

@@ -21,6 +21,7 @@ mod differing;
 mod docs;
 mod doctor;
 mod evict;
+mod evidence;
 mod examples;
 mod explain;
 mod extend;

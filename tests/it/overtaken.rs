@@ -77,7 +77,7 @@ fn what_passes_through_a_folder_counts_and_what_a_tool_leaves_beside_does_not() 
 
 #[test]
 fn a_settle_is_not_sealed_either() {
-    let project = Project::extending(server(), "");
+    let project = Project::extending(server(), "rebuild = \"always\"");
     ensure(&project);
     items(&project);
     stash_and_pop(&project, "3");

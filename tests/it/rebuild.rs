@@ -1,4 +1,5 @@
-//! An extended template is provisional until a build from nothing has taken its place.
+//! An extended template is provisional until a build from nothing has taken its place: the mechanism, with
+//! `rebuild = "always"`.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ fn ready(project: &Project<'_>, fingerprint: &Value) -> Option<Value> {
 
 /// A project with a template of two migrations, and a third migration.
 fn appended(keys: &str) -> Project<'static> {
-    let project = Project::extending(server(), keys);
+    let project = Project::extending(server(), &format!("rebuild = \"always\"\n{keys}"));
     assert_eq!(ensure(&project)["outcome"], "miss");
     items(&project);
     project

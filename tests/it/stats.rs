@@ -38,6 +38,7 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
         ("spent_ms", 61_020),
         ("compared_ms", 50_000),
         ("saved_ms", 59_000 + 2 * 59_990),
+        ("net_ms", 59_000 + 2 * 59_990 - 50_000),
     ] {
         assert_eq!(total[key], expected, "{key} in {total}");
     }
@@ -55,6 +56,7 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
         .arg("stats")
         .success()
         .stdout_has("TEMPLATE")
+        .stdout_has("(rebuilds and comparisons took 50.0 s)")
         .stdout_has("2026-01-02  2     1           0       0          0          1.0 s");
     let of = |args: &[&str]| {
         Pgstencil::new(&project).args(["stats", "--json"]).args(args).success().json()["total"]["hits"]

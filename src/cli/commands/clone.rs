@@ -6,7 +6,6 @@ use crate::lease::ClonedSet;
 use crate::names::NamePattern;
 use crate::private_file;
 use crate::stencil::{Demand, Leases, Provenance, Shard, Term, Wanted};
-use crate::template::Provisional;
 use crate::variables::Outcome;
 use crate::wire::Answer;
 use crate::{Error, Result, Stencil};
@@ -92,11 +91,15 @@ pub(crate) fn fill<'a>(definition: &'a str, provenance: &'a Provenance, demand: 
     Task::Fill(definition, &provenance.fingerprint, demand)
 }
 
-/// Has a provisional template built from nothing, now that nobody waits for anything here.
+/// Has a provisional template built from nothing if that may be due, now that nobody waits for anything here.
 pub(crate) async fn rebuild_later(stencil: &Stencil, definition: &str, provenance: &Provenance) {
-    let wanted = stencil.definition(Some(definition)).is_ok_and(|d| d.rebuild.makes_provisional());
-    if wanted && provenance.provisional.as_ref().is_some_and(Provisional::is_due) {
-        Background::new(stencil).finish(Task::Rebuild(definition, &provenance.fingerprint)).await;
+    let (Ok(found), Some(provisional)) = (stencil.definition(Some(definition)), &provenance.provisional)
+    else {
+        return;
+    };
+    if provisional.is_due(found.rebuild) {
+        let task = Task::Rebuild(definition, &provenance.fingerprint, provisional.uses());
+        Background::new(stencil).finish(task).await;
     }
 }
 

@@ -152,7 +152,7 @@ fn verdict(server: &OnServer, background_off: bool) -> String {
     };
     let costs = &server.costs;
     let mut text = match &server.now {
-        Now::Hit { provisional, .. } => {
+        Now::Hit { provisional, outlook, .. } => {
             let mut text = format!(
                 "a command now would use the template that is there: {}",
                 match costs.hit {
@@ -165,6 +165,12 @@ fn verdict(server: &OnServer, background_off: bool) -> String {
                 if background_off {
                     text += "; no command does that by itself, since background work is off";
                 }
+            }
+            // What the next command would start, none does where background work is off.
+            if let Some(outlook) = outlook
+                && !(background_off && outlook.next.is_some())
+            {
+                text += &format!("\n{}", outlook.words());
             }
             text
         }

@@ -201,7 +201,7 @@ fn tables(listing: &Listing, each: bool, look: Look) -> String {
         text += &table(&TEMPLATES, &rows, look);
     }
     let mut remarks = String::new();
-    for TemplateListing { row, .. } in &listing.templates {
+    for TemplateListing { row, outlook, .. } in &listing.templates {
         if let Some(reason) = &row.reason {
             remarks += &format!("{} is {}: {}\n", row.fingerprint.short(), row.state, escape::line(reason));
         }
@@ -212,6 +212,9 @@ fn tables(listing: &Listing, each: bool, look: Look) -> String {
                 row.fingerprint.short(),
                 escape::line(first)
             );
+        }
+        if let Some(outlook) = outlook {
+            remarks += &format!("{}: {}\n", row.fingerprint.short(), outlook.words());
         }
     }
     text += &look.wrap(&remarks);
@@ -282,6 +285,9 @@ fn template_cells(template: &TemplateListing) -> [Cell; 8] {
     let mut text = row.state.to_string();
     if row.provisional {
         text += ", provisional";
+    }
+    if row.accepted_at.is_some() {
+        text += ", accepted";
     }
     if row.pinned {
         text += ", pinned";

@@ -84,7 +84,21 @@ fn tables(answer: &StatsAnswer, look: Look) -> String {
     }
     let days: Vec<_> = answer.days.iter().map(|d| row(d.day.clone(), &d.counts)).collect();
     let templates = table(&TEMPLATES, &rows, look);
-    format!("{templates}\n{}", table(&DAYS, &days, look))
+    format!("{templates}\n{}\n{}", table(&DAYS, &days, look), look.wrap(&net(&answer.total)))
+}
+
+/// Says what was saved for persons and for machines, which also do the work that nobody waits for.
+fn net(total: &Counts) -> String {
+    let time = |ms: i64| seconds(Duration::from_millis(ms.unsigned_abs()));
+    let machine = match total.net_ms {
+        net if net < 0 => format!("{} more", time(net)),
+        net => format!("{} less", time(net)),
+    };
+    format!(
+        "commands waited {} less than for full builds; machines worked {machine} (rebuilds and comparisons took {})\n",
+        time(total.saved_ms),
+        time(total.compared_ms)
+    )
 }
 
 fn row(first: String, counts: &Counts) -> [Cell; 10] {

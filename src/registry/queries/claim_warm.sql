@@ -1,5 +1,6 @@
 WITH of AS MATERIALIZED (
-    SELECT id, base_fingerprint, build_ms, added, provisional, settle_attempts, settle_tried_at, settle_failure
+    SELECT id, base_fingerprint, build_ms, added, provisional, settle_attempts, settle_tried_at, settle_failure,
+           hits, created_at
       FROM pgstencil.template
      WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' AND outdated IS NULL
        AND NOT EXISTS (
@@ -15,7 +16,7 @@ WITH of AS MATERIALIZED (
        AND pg_has_role($7::name, built_by, 'USAGE')
        AND ($4::float8 IS NULL OR fresh_at > now() - make_interval(secs => $4::float8))
        AND ($8 OR coalesce(built_with -> 'available', '{}') = '{}')
-       AND (base_fingerprint IS NULL OR $9 AND (provisional OR $10) AND (extend <> 'always' OR $11))
+       AND (base_fingerprint IS NULL OR $9 AND (provisional OR $10 OR $12 AND accepted_at IS NOT NULL) AND (extend <> 'always' OR $11))
      ORDER BY pg_get_userbyid(built_by) = $7 DESC, id
      LIMIT 1),
 found AS MATERIALIZED (
@@ -35,7 +36,8 @@ SELECT c.id AS clone_id, d.id AS database_id, d.role AS alias, d.ordinal, d.priv
        of.id AS template_id,
        CASE WHEN of.base_fingerprint IS NULL THEN of.build_ms END AS full_ms,
        of.base_fingerprint, of.added, of.provisional, of.settle_attempts AS rebuild_attempts,
-       extract(epoch FROM now() - of.settle_tried_at)::float8 AS rebuild_tried_s, of.settle_failure AS rebuild_failure
+       extract(epoch FROM now() - of.settle_tried_at)::float8 AS rebuild_tried_s, of.settle_failure AS rebuild_failure,
+       of.hits, extract(epoch FROM now() - of.created_at)::float8 AS age_s
   FROM claimed c
  CROSS JOIN of
   JOIN pgstencil.database d ON d.clone_id = c.id

@@ -27,3 +27,15 @@ CREATE INDEX clone_template ON pgstencil.clone (template_id);
 ALTER TABLE pgstencil.clone SET (fillfactor = 50);
 ALTER TABLE pgstencil.database SET (fillfactor = 50);
 ALTER TABLE pgstencil.template SET (fillfactor = 50);
+
+-- Since when an incrementally built template counts as equal to a full build without one of its own.
+ALTER TABLE pgstencil.template ADD COLUMN accepted_at timestamptz;
+
+-- Why the last background process that looked at a provisional template did not rebuild it.
+ALTER TABLE pgstencil.template ADD COLUMN rebuild_wait text;
+
+-- The incremental builds that a comparison is evidence for: fingerprints of the compared template and of its bases,
+-- up to the last one that was proved before; and their number. Older comparisons are evidence for one.
+ALTER TABLE pgstencil.comparison
+    ADD COLUMN covers text[] NOT NULL DEFAULT '{}',
+    ADD COLUMN links integer NOT NULL DEFAULT 1;

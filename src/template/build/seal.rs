@@ -106,6 +106,7 @@ pub(super) async fn seal<P: Permit>(
         contents_of: fingerprint,
         extends: base.map(|base| base.extends.clone()),
         provisional: base.is_some_and(|base| base.provisional).then(Provisional::default),
+        accepted: false,
         databases,
         build_time: base.is_none().then_some(took),
         needs_look: !inspected.built_with.available.is_empty(),
