@@ -59,7 +59,9 @@ impl<'p, 's> Held<'p, 's> {
 /// How many sessions are in a database.
 pub(crate) fn sessions(project: &Project<'_>, database: &str) -> usize {
     let quoted = super::server::quote_literal(database);
-    let sql = format!("select count(*) from pg_stat_activity where datname = {quoted}");
+    let sql = format!(
+        "select count(*) from pg_stat_activity where datname = {quoted} and backend_type = 'client backend'"
+    );
     project.server().psql("postgres", &sql).parse().unwrap()
 }
 
