@@ -6,7 +6,7 @@ use serde_json::Value;
 use sqlx::Connection;
 
 use crate::support::extension::{database_of, ensure, outcome, templates};
-use crate::support::hold::{Held, only_templates_left};
+use crate::support::hold::{Held, no_clones_left};
 use crate::support::role::Role;
 use crate::support::server::{PATIENCE, quote_ident, quote_literal};
 use crate::support::{Pgstencil, Project, TestServer, eventually, server};
@@ -79,7 +79,7 @@ fn a_healthy_server_has_no_problem_and_stays_as_it_is() {
     assert!(!server().has_database(&fresh.registry()));
     let (project, _) = built();
     Pgstencil::new(&project).args(["run", "--", "true"]).success();
-    only_templates_left(&project);
+    no_clones_left(&project);
     let before = state(&project);
     let answer = doctor(&project, 0, &[]);
     assert_eq!(answer["problems"], 0, "{answer:#}");

@@ -9,7 +9,7 @@ use pgstencil::events::Event;
 
 use crate::owner::Checkout;
 use crate::support::git::{git, repository};
-use crate::support::hold::{Held, goes, only_templates_left};
+use crate::support::hold::{Held, goes, no_clones_left};
 use crate::support::server::PATIENCE;
 use crate::support::{Pgstencil, Project, ends, eventually, server};
 
@@ -209,7 +209,7 @@ fn a_sweep_elsewhere_leaves_it_to_the_next_command_of_the_checkout() {
         assert_eq!(log(&project.path()).iter().filter(|l| own(l)).count(), 2);
         nothing_owed(&project);
         // What goes on in the background would run it for the next clone.
-        only_templates_left(&project);
+        no_clones_left(&project);
     }
     assert_eq!(log(&other.path), Vec::<String>::new());
 }

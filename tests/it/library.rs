@@ -8,7 +8,7 @@ use pgstencil::{Begun, Filler, Kind, Lease, Outcome, Stencil, StencilBuilder, Tt
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::support::extension::KEEP;
-use crate::support::hold::only_templates_left;
+use crate::support::hold::no_clones_left;
 use crate::support::server::PATIENCE;
 use crate::support::{Pgstencil, Project, Role, eventually, server};
 
@@ -198,7 +198,7 @@ fn what_tests_give_back_is_dropped_by_their_own_program() {
         runtime.block_on(async { released(stencil.database().await.unwrap()).await });
     }
     current_thread().block_on(stencil.close());
-    only_templates_left(&project);
+    no_clones_left(&project);
 }
 
 fn current_thread() -> tokio::runtime::Runtime {
@@ -248,7 +248,7 @@ async fn a_future_that_is_dropped_at_any_await_leaves_nothing() {
         let _ = dropped_at(awaits, lease.detach(Ttl::Never)).await;
         let _ = stencil.release(&name).await;
     }
-    only_templates_left(&project);
+    no_clones_left(&project);
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn a_lease_that_is_dropped_releases_its_databases() {
         stencil.close().await;
         assert!(!server().has_database(&name), "{ttl:?}");
     }
-    only_templates_left(&project);
+    no_clones_left(&project);
 }
 
 #[tokio::test]
@@ -329,7 +329,7 @@ fn clones_are_given_back_on_another_runtime() {
         });
         drop(first);
     }
-    only_templates_left(&project);
+    no_clones_left(&project);
 }
 
 #[test]
@@ -438,7 +438,7 @@ async fn a_template_is_filled_by_code_of_the_program_once_for_each_key() {
     for stencil in [by_files, by_code, other] {
         stencil.close().await;
     }
-    only_templates_left(&project);
+    no_clones_left(&project);
 }
 
 #[tokio::test]
@@ -502,5 +502,5 @@ async fn a_template_is_begun_filled_elsewhere_and_sealed_or_discarded() {
     assert_eq!(project.builds(), 0);
     by_key.close().await;
     stencil.close().await;
-    only_templates_left(&project);
+    no_clones_left(&project);
 }
