@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::hold::{Held, oid, only_templates_left, sessions};
 use crate::support::server::{PATIENCE, quote_ident};
-use crate::support::{Build, Pgstencil, Project, TestServer, eventually, server};
+use crate::support::{Build, Pgstencil, Project, TestServer, eventually, server, until_done};
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -85,10 +85,7 @@ fn left(project: &Project<'_>, alike: &[Alike]) -> Vec<String> {
 /// Commands sweep until so many are left. Two do, with the grace in between, unless the background is late.
 #[track_caller]
 fn commands_leave(project: &Project<'_>, alike: &[Alike], count: usize) {
-    let swept = eventually(PATIENCE, || {
-        sweep(project);
-        eventually(Duration::from_millis(1500), || left(project, alike).len() == count)
-    });
+    let swept = until_done(|| sweep(project), || left(project, alike).len() == count);
     assert!(swept, "{:?}", left(project, alike));
 }
 

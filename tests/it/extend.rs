@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::extension::{KEEP, database_of, ensure, items, outcome, templates};
 use crate::support::hold::goes;
 use crate::support::server::{PATIENCE, quote_ident, quote_literal};
-use crate::support::{Build, Pgstencil, Project, eventually, server};
+use crate::support::{Build, Pgstencil, Project, eventually, server, until_done};
 
 #[test]
 fn an_appended_migration_extends() {
@@ -168,10 +168,8 @@ fn killed_at_any_moment_it_leaves_the_base_and_nothing_half_done() {
     assert_eq!(server().psql(name, "select count(*) from items"), "0");
     Pgstencil::new(&project).args(["release", name]).success();
     goes(&project, name);
-    let swept = eventually(PATIENCE, || {
-        Pgstencil::new(&project).args(["run", "--", "true"]).success();
-        eventually(Duration::from_secs(5), || project.databases().len() == 2)
-    });
+    let run = || drop(Pgstencil::new(&project).args(["run", "--", "true"]).success());
+    let swept = until_done(run, || project.databases().len() == 2);
     assert!(swept, "{:?}", project.databases());
 }
 

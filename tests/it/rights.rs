@@ -6,7 +6,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
 use crate::support::hold::{goes, stays};
 use crate::support::server::PATIENCE;
-use crate::support::{Build, Pgstencil, Project, Role, TestServer, eventually, server};
+use crate::support::{Build, Pgstencil, Project, Role, TestServer, eventually, server, until_done};
 
 /// What a role needs for everything: nothing but LOGIN and CREATEDB.
 fn project_of(role: &Role<'static>) -> Project<'static> {
@@ -81,11 +81,9 @@ async fn login_and_createdb_are_enough_for_everything() {
     std::thread::sleep(Duration::from_millis(300));
     killed.kill9();
     drop(killed);
+    let run = || drop(pgstencil(&project, &["run", "--", "true"]).success());
     assert!(
-        eventually(PATIENCE, || {
-            pgstencil(&project, &["run", "--", "true"]).success();
-            eventually(Duration::from_secs(5), || project.databases().len() == 1)
-        }),
+        until_done(run, || project.databases().len() == 1),
         "the sweep drops what is left: {:?}",
         project.databases()
     );

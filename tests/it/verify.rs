@@ -6,8 +6,7 @@ use serde_json::Value;
 
 use crate::support::extension::{KEEP, ensure, items, outcome, templates};
 use crate::support::hold::only_templates_left;
-use crate::support::server::PATIENCE;
-use crate::support::{Build, Pgstencil, Project, Role, eventually, server};
+use crate::support::{Build, Pgstencil, Project, Role, server, until_done};
 
 fn verify(project: &Project<'_>, args: &[&str]) -> Pgstencil {
     Pgstencil::new(project).arg("verify").args(args)
@@ -189,11 +188,8 @@ fn killed_at_any_moment_it_leaves_the_template_and_is_swept() {
         let again = outcome(&project, "hit");
         assert_eq!(again["fingerprint"], answer["fingerprint"]);
     }
-    let swept = eventually(PATIENCE, || {
-        Pgstencil::new(&project).args(["run", "--", "true"]).success();
-        // What the command itself released is dropped in the background: not at once.
-        eventually(Duration::from_secs(5), || project.databases().len() == 4)
-    });
+    let run = || drop(Pgstencil::new(&project).args(["run", "--", "true"]).success());
+    let swept = until_done(run, || project.databases().len() == 4);
     assert!(swept, "{:?}", project.databases());
     verify(&project, &[]).success();
 }

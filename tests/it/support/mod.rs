@@ -45,6 +45,23 @@ pub(crate) fn eventually(limit: Duration, mut yes: impl FnMut() -> bool) -> bool
     }
 }
 
+/// Does something again and again until the answer is yes: it is asked for some time after each, and for longer each
+/// time, since what was set off may be slow.
+pub(crate) fn until_done(mut act: impl FnMut(), mut yes: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + server::PATIENCE;
+    let mut window = Duration::from_millis(1500);
+    loop {
+        act();
+        if eventually(window, &mut yes) {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        window *= 2;
+    }
+}
+
 /// As [`eventually`], for a question that takes a while.
 pub(crate) async fn eventually_async(limit: Duration, mut yes: impl AsyncFnMut() -> bool) -> bool {
     let end = Instant::now() + limit;
