@@ -10,7 +10,8 @@
 //!
 //! This is continuous sampling inspection (Dodge 1943): check every item until a row of them was good, then a
 //! fraction, and every one again after a fault. What it cannot see is bounded by [`Findings::unseen`], which is
-//! printed together with each acceptance.
+//! printed together with each acceptance. It assumes that the checked links are typical of all; since chains are checked
+//! by their length, and only one template in `SAMPLE` at random, short chains are under-represented.
 //!
 //! The bound does not cover a difference that a later migration of the same chain erases, such as rows of a table that
 //! is dropped again: the end of a chain is compared in full, but not the states in between. That is why a link is
