@@ -410,5 +410,5 @@ pub(crate) fn quote_literal(text: &str) -> String {
 }
 
 /// When a test gives up waiting for something. No bound on how long that should take: other tests, and other
-/// programs, have the processors, too.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// programs, have the processors, too, and what works in the background gives way to them.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
