@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 
 pub use model::{
     BackgroundWork, ClientFor, CloneSettings, Definition, EvictionSettings, Extend, InputLines, Named, Order,
-    Rebuild, ServerSettings, Strategy,
+    Rebuild, Recycle, ServerSettings, Strategy,
 };
 pub use trust::{Found, Origin, load_again};
 pub use value::UrlSetting;

@@ -113,6 +113,8 @@ pub struct CloneSettings {
     /// How many there may be while many are asked for; at least `warm`.
     #[schemars(range(max = 100))]
     pub warm_max: u32,
+    /// Which released clones become warm again instead of being dropped.
+    pub recycle: Recycle,
 }
 
 impl Default for CloneSettings {
@@ -126,6 +128,7 @@ impl Default for CloneSettings {
             orphan_grace: Time::of_minutes(2),
             warm: 2,
             warm_max: 8,
+            recycle: Recycle::Auto,
         }
     }
 }
@@ -330,6 +333,20 @@ pub enum BackgroundWork {
     /// Nothing goes on after the command: the command that releases a clone drops it, no warm clones are created,
     /// and provisional templates stay until `ensure --rebuild`.
     Off,
+}
+
+/// `[clone] recycle`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Recycle {
+    /// Those to which nothing was written, unless their role can switch off the counters that show it: a superuser.
+    #[default]
+    Auto,
+    /// Those to which nothing was written, also of a superuser.
+    Clean,
+    /// None.
+    Never,
 }
 
 /// `order`

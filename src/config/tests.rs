@@ -105,6 +105,7 @@ background = "off"
 orphan_grace = "1h 30m"
 warm = 3
 warm_max = 4
+recycle = "never"
 
 [eviction]
 max_size = "1.5GB"
@@ -185,6 +186,7 @@ fn every_key_arrives() {
             orphan_grace: "1h 30m".into(),
             warm: 3,
             warm_max: 4,
+            recycle: Recycle::Never,
         }
     );
     assert_eq!(
@@ -293,13 +295,13 @@ hint: did you mean `match`?",
             "[clone]
 hot = 1",
             "pgstencil.toml:5:1: unknown key `clone.hot`
-  keys known here: background, branch_ttl, named, orphan_grace, strategy, ttl, warm, warm_max",
+  keys known here: background, branch_ttl, named, orphan_grace, recycle, strategy, ttl, warm, warm_max",
         ),
         (
             "[clone]
 max_size = '1GB'",
             "pgstencil.toml:5:1: unknown key `clone.max_size`
-  keys known here: background, branch_ttl, named, orphan_grace, strategy, ttl, warm, warm_max
+  keys known here: background, branch_ttl, named, orphan_grace, recycle, strategy, ttl, warm, warm_max
 hint: `max_size` is a key of `[eviction]`",
         ),
         (

@@ -100,6 +100,44 @@ pub(crate) async fn set_door(session: &mut Session, found: &Database, open: bool
         .doing(|| format!("close or open database `{}`", found.name))
 }
 
+/// Takes a database away from whoever uses it: closes it to connections, ends its sessions, and gives it its private
+/// name, which Postgres does only while no session is in it. Returns why that is not possible now, if it is not.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn withdraw(
+    session: &mut Session,
+    row: &DatabaseRow,
+    found: &Database,
+) -> Result<Option<String>> {
+    let moved = || Ok(Some("somebody is changing it".into()));
+    if !found.invalid {
+        let unmark = found.is_template.then(|| sql::is_template(&found.name, false));
+        let statements = [sql::allow_connections(&found.name, false)].into_iter().chain(unmark);
+        let closed = change(session, found.oid, &found.name, statements)
+            .await
+            .doing(|| format!("close database `{}` before its drop", found.name))?;
+        if !closed {
+            return moved();
+        }
+        catalog::end_sessions(session, found.oid).await?;
+        let left =
+            catalog::wait_until_empty(session, found.oid, Duration::from_secs(5), &Deadline::default())
+                .await?;
+        if let Some(visitor) = left.first() {
+            return Ok(Some(format!("it is in use by {}", visitor.describe())));
+        }
+    }
+    if found.name != row.private_name {
+        let rename = [sql::rename_database(&found.name, &row.private_name)];
+        let renamed = change(session, found.oid, &row.private_name, rename).await;
+        if !renamed.doing(|| format!("take database `{}` out of its name", found.name))? {
+            return moved();
+        }
+    }
+    Ok(None)
+}
+
 /// Marks a database as template again. `false`: it has changed its name.
 ///
 /// # Errors
@@ -133,30 +171,8 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     };
     registry.mark_dropping(row, found.oid).await?;
     let session = registry.session();
-    let moved = || Ok(Dropped::Later("somebody is changing it".into()));
-    if !found.invalid {
-        let unmark = found.is_template.then(|| sql::is_template(&found.name, false));
-        let statements = [sql::allow_connections(&found.name, false)].into_iter().chain(unmark);
-        let closed = change(session, found.oid, &found.name, statements)
-            .await
-            .doing(|| format!("close database `{}` before its drop", found.name))?;
-        if !closed {
-            return moved();
-        }
-        catalog::end_sessions(session, found.oid).await?;
-        let left =
-            catalog::wait_until_empty(session, found.oid, Duration::from_secs(5), &Deadline::default())
-                .await?;
-        if let Some(visitor) = left.first() {
-            return Ok(Dropped::Later(format!("it is in use by {}", visitor.describe())));
-        }
-    }
-    if found.name != row.private_name {
-        let rename = [sql::rename_database(&found.name, &row.private_name)];
-        let renamed = change(session, found.oid, &row.private_name, rename).await;
-        if !renamed.doing(|| format!("take database `{}` out of its name", found.name))? {
-            return moved();
-        }
+    if let Some(why) = withdraw(session, row, found).await? {
+        return Ok(Dropped::Later(why));
     }
     session.make_uninterruptible().await.doing(|| "prepare for a drop".into())?;
     let dropped = session

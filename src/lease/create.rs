@@ -182,10 +182,14 @@ impl Order<'_> {
     ) -> Result<Vec<ClonedSet>> {
         let hooks = hook::has_after_clone(self.context);
         let unpublished = self.unpublished(clones, comments);
-        let notes: Vec<Statement> = clones
+        let mut notes: Vec<Statement> = clones
             .iter()
             .filter_map(|clone| hook::note(self.context, self.batch, &clone.id, &named(&clone.rows)))
             .collect();
+        if self.template.is_some() {
+            let counted = clones.iter().filter_map(|c| hook::recycling(registry, self.context, &c.id));
+            notes.extend(counted);
+        }
         let published = match registry.publish(&unpublished, !hooks, &notes).await {
             Ok(published) => published,
             // A name was taken since the check.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{register_unnamed, words};
+use super::{hook, register_unnamed, words};
 use crate::context::Context;
 use crate::database::create;
 use crate::database::strategy::Chooser;
@@ -241,7 +241,8 @@ async fn make(registry: &mut Registry, job: &Job<'_>) -> Result<Duration> {
         let from = job.template.databases();
         let mut rows = register_unnamed(registry, job.context, job.template, from, &id).await?;
         let took = prepare(registry, job, &id, &mut rows).await?;
-        registry.set_warm(&id).await?;
+        let counted = hook::recycling(registry, job.context, &id);
+        registry.set_warm(&id, counted.as_slice()).await?;
         Ok(took)
     }
     .await;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::Batch;
-use crate::config::Definition;
+use crate::config::{BackgroundWork, Definition, Recycle};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::Event;
@@ -17,6 +17,7 @@ use crate::pg::{Deadline, Endpoint, Session, of_user};
 use crate::process::{self, Ended, Job, Status};
 use crate::quantity::seconds;
 use crate::registry::owed::{self, Debtor, NewOwed};
+use crate::registry::{Registry, counted};
 use crate::variables::{self, NamedDatabase, Outcome, Phase, Shard};
 
 /// Facts of the request that a hook gets. Contains no secrets, since it is kept in the registry.
@@ -147,6 +148,30 @@ pub(crate) async fn before_release(
     let hook =
         Hook { name: "before_release", command, phase: Phase::BeforeRelease, definition, endpoint, root };
     hook.run(&view, deadline.left(), &deadline.cancel, &mut |_| {}).await
+}
+
+/// Whether a clone of the definition may become warm again when it was released: not if a hook has worked on it, which
+/// may have left its name inside, or elsewhere.
+fn is_recycled(context: &Context<'_>) -> bool {
+    let settings = context.clone_settings;
+    settings.recycle != Recycle::Never
+        && settings.warm > 0
+        && settings.background != BackgroundWork::Off
+        && !has_after_clone(context)
+        && context.definition.before_release.is_none()
+}
+
+/// Statement that notes, of a clone that no session has used yet, what will be needed to find that nothing was written
+/// to it; `None` if it is dropped in any case. Sent along with its publication or its offer.
+pub(super) fn recycling(registry: &Registry, context: &Context<'_>, clone: &str) -> Option<Statement> {
+    let counts = registry.facts().major() >= counted::COUNTS_SINCE;
+    let insists = context.clone_settings.recycle == Recycle::Clean;
+    (counts && is_recycled(context)).then(|| counted::note(clone, insists))
+}
+
+/// Statement that withdraws that note of a warm clone that another config made, if this one has it dropped.
+pub(super) fn no_recycling(context: &Context<'_>, clone: &str) -> Option<Statement> {
+    (!is_recycled(context)).then(|| counted::forget(clone))
 }
 
 /// Whether the definition has a hook for every clone.

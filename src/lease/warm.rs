@@ -125,6 +125,10 @@ async fn publish(
     let notes: Vec<Statement> = notes
         .filter_map(|(set, databases)| hook::note(context, batch, &set.first()?.clone_id, databases))
         .collect();
+    let notes: Vec<Statement> = notes
+        .into_iter()
+        .chain(sets.iter().filter_map(|set| hook::no_recycling(context, &set.first()?.clone_id)))
+        .collect();
     let published = registry.publish_warm(&wanted, &tenures, !hooks, &notes, count_hit);
     let until = match published.await {
         Ok(Some(until)) => until,

@@ -1,5 +1,6 @@
 //! Rows of `pgstencil.clone`: creating → leased → released. A clone that is created ahead of time is warm in
-//! between: creating → warm → creating → leased.
+//! between: creating → warm → creating → leased. The databases of a released clone to which nothing was written move
+//! to the row of a new warm one.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -8,6 +8,7 @@ pub(crate) mod bound;
 pub(crate) mod clone;
 mod column;
 pub(crate) mod comparison;
+pub(crate) mod counted;
 pub(crate) mod database;
 pub(crate) mod dropped;
 pub(crate) mod event;

@@ -214,17 +214,16 @@ impl Registry {
         Ok((rows, findings.read().doing(doing)?))
     }
 
-    /// Offers a clone as warm. The caller holds its lock, and releases it right after.
+    /// Offers a clone as warm. The caller holds its lock, and releases it right after. `notes`: statements that are
+    /// sent along.
     ///
     /// # Errors
     /// The driver's; that the clone is not being created.
-    pub(crate) async fn set_warm(&mut self, id: &str) -> Result<()> {
-        let done = self
-            .session()
-            .execute(sql::fill(WARM, &[&id, &LockKey::clone(id).value()]))
-            .await
-            .doing(|| format!("offer warm clone {id}"))?;
-        match done.count {
+    pub(crate) async fn set_warm(&mut self, id: &str, notes: &[Statement]) -> Result<()> {
+        let mut message = vec![sql::fill(WARM, &[&id, &LockKey::clone(id).value()])];
+        message.extend_from_slice(notes);
+        let done = self.session().send_all(&message).await.doing(|| format!("offer warm clone {id}"))?;
+        match done.first().map_or(0, |offered| offered.count) {
             0 => Err(Error::failed(format!("warm clone {id} was discarded while it was created"))),
             _ => Ok(()),
         }
@@ -281,15 +280,18 @@ impl Registry {
             .doing(|| "see how many warm clones there are".into())
     }
 
-    /// Returns the warm clones and the recorded settings of the projects. Clones of the template that was used last
+    /// Returns the warm clones, `also` that of this id, and the recorded settings of the projects. Clones of the template that was used last
     /// come first, and for each template the oldest ones.
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn warm_clones(&mut self) -> Result<(Vec<WarmRow>, Vec<ProjectSettings>)> {
+    pub(crate) async fn warm_clones(
+        &mut self,
+        also: Option<&str>,
+    ) -> Result<(Vec<WarmRow>, Vec<ProjectSettings>)> {
         let doing = || "list the warm clones".to_owned();
         let [rows, projects] =
-            self.session().send([sql::fill(ALL_WARM, &[]), project::all()]).await.doing(doing)?;
+            self.session().send([sql::fill(ALL_WARM, &[&also]), project::all()]).await.doing(doing)?;
         Ok((rows.read().doing(doing)?, projects.read().doing(doing)?))
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
+use super::recycle::recycle;
 use super::warm;
 use crate::database::create;
 use crate::database::drop::{self, OfTemplate};
@@ -267,6 +268,16 @@ async fn lane(
     Ok(lines)
 }
 
+/// What became of a clone that was to be dropped.
+enum EndOfClone {
+    /// Nothing was written to it, and it is handed out again.
+    Warm,
+    /// It is gone, but for what could not be dropped, with the reasons.
+    Dropped(Vec<String>),
+    /// A session connected in the meantime.
+    InUse,
+}
+
 /// Performs one action, if it still applies.
 async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
@@ -280,13 +291,24 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
                 .await?;
         }
         Action::DropClone { clone, name, why } => {
-            match still(registry, clone, grace, action, async |registry| drop_clone(registry, clone).await)
-                .await?
-            {
+            let ended = still(registry, clone, grace, action, async |registry| {
+                Ok(match recycle(registry, clone).await? {
+                    true => EndOfClone::Warm,
+                    false => {
+                        drop_clone(registry, clone).await?.map_or(EndOfClone::InUse, EndOfClone::Dropped)
+                    }
+                })
+            });
+            match ended.await? {
                 None => {}
-                Some(Some(left)) if left.is_empty() => lines.push(format!("dropped clone {name}: {why}")),
-                Some(Some(left)) => lines.extend(left),
-                Some(None) => lines.push(format!("clone {name} stays: somebody is using it")),
+                Some(EndOfClone::Warm) => {
+                    lines.push(format!("clone {name} is warm again: nothing was written to it"));
+                }
+                Some(EndOfClone::Dropped(left)) if left.is_empty() => {
+                    lines.push(format!("dropped clone {name}: {why}"));
+                }
+                Some(EndOfClone::Dropped(left)) => lines.extend(left),
+                Some(EndOfClone::InUse) => lines.push(format!("clone {name} stays: somebody is using it")),
             }
         }
         Action::DropTemplate { id, why, definition } => {

@@ -59,7 +59,24 @@ fn shelf(settings: Option<&ProjectSettings>, used: u64) -> Shelf {
 /// # Errors
 /// The driver's.
 pub(crate) async fn spare(registry: &mut Registry, room: Option<(&str, u64)>) -> Result<Vec<Spare>> {
-    let (rows, settings) = registry.warm_clones().await?;
+    judged(registry, room, None).await
+}
+
+/// Returns whether a clone that is not warm would be kept if it were.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn has_room_for(registry: &mut Registry, clone: &str) -> Result<bool> {
+    Ok(judged(registry, None, Some(clone)).await?.iter().all(|spare| spare.id != clone))
+}
+
+/// As [`spare`], `also` as if the clone of this id were the youngest warm one of its template.
+async fn judged(
+    registry: &mut Registry,
+    room: Option<(&str, u64)>,
+    also: Option<&str>,
+) -> Result<Vec<Spare>> {
+    let (rows, settings) = registry.warm_clones(also).await?;
     let (adding, bytes) = room.unwrap_or_default();
     let mut projects: Vec<&str> = Vec::new();
     let mut shelves = Vec::new();
@@ -106,6 +123,6 @@ pub(crate) fn ids(clones: Vec<Spare>) -> Vec<String> {
 /// # Errors
 /// The driver's.
 pub(crate) async fn all(registry: &mut Registry) -> Result<Vec<Spare>> {
-    let (rows, _) = registry.warm_clones().await?;
+    let (rows, _) = registry.warm_clones(None).await?;
     Ok(rows.into_iter().map(|row| Spare { id: row.id, why: Why::DiskFull }).collect())
 }

@@ -47,6 +47,7 @@ mod private;
 mod private_server;
 mod prune;
 mod rebuild;
+mod recycle;
 mod registry;
 mod rights;
 mod run;

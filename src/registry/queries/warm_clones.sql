@@ -10,5 +10,5 @@ SELECT c.id, t.id AS template_id, coalesce(t.project, c.project) AS project, coa
                   AND o.state = 'ready' AND o.last_used_at > t.last_used_at) AS superseded
   FROM pgstencil.clone c
   LEFT JOIN pgstencil.template t ON t.id = c.template_id
- WHERE c.state = 'warm'
- ORDER BY t.last_used_at DESC, c.created_at, c.id
+ WHERE c.state = 'warm' OR c.id = $1
+ ORDER BY t.last_used_at DESC, c.id = $1, c.created_at, c.id

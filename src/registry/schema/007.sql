@@ -39,3 +39,15 @@ ALTER TABLE pgstencil.template ADD COLUMN rebuild_wait text;
 ALTER TABLE pgstencil.comparison
     ADD COLUMN covers text[] NOT NULL DEFAULT '{}',
     ADD COLUMN links integer NOT NULL DEFAULT 1;
+
+-- Clones of which the server has counted all changes since before their first use, if this row is there: since its
+-- start and its last read configuration as noted in `since`, and `settings` is a digest of what the shared catalogs
+-- said of their databases then. When Postgres recovers from a crash its counters begin anew, and it empties this table
+-- as all unlogged ones.
+CREATE UNLOGGED TABLE pgstencil.counted (
+    clone_id text PRIMARY KEY REFERENCES pgstencil.clone ON DELETE CASCADE,
+    since    text NOT NULL,
+    settings text NOT NULL,
+    -- Whether the config asks for it although its role could switch the counters off.
+    insists  boolean NOT NULL
+);

@@ -1,0 +1,183 @@
+//! Clones whose databases the server has counted all changes of since they were made: what decides whether a released
+//! clone may become warm again.
+
+use crate::error::Result;
+use crate::pg::lock::LockKey;
+use crate::pg::session::OpenError;
+use crate::pg::sql::{self, Statement};
+use crate::pg::{Deadline, Doing as _, Session, is_connection_loss};
+
+use super::{DatabaseRow, Registry};
+
+/// First major version whose counters can be relied on: a session hands them over before it ends. Until 14 it sent
+/// them to another process, by messages that could get lost.
+pub(crate) const COUNTS_SINCE: u32 = 15;
+
+/// What must not have changed since: the server's start, and that of its configuration.
+macro_rules! since {
+    () => {
+        "pg_postmaster_start_time()::text || ' ' || pg_conf_load_time()::text"
+    };
+}
+
+/// Digest of what the shared catalogs say of a clone's databases: owner, grants, limits, comment, settings, labels.
+macro_rules! settings {
+    ($clone:literal) => {
+        concat!(
+            "(SELECT md5(string_agg((to_jsonb(p) - 'datname' - 'datallowconn' - 'datfrozenxid' - 'datminmxid' - 'datvacuumxid')::text \
+               || coalesce(shobj_description(p.oid, 'pg_database'), '') \
+               || coalesce((SELECT string_agg(s.setrole::text || s.setconfig::text, ';' ORDER BY s.setrole) \
+                    FROM pg_db_role_setting s WHERE s.setdatabase = p.oid), '') \
+               || coalesce((SELECT string_agg(l.provider || l.label, ';' ORDER BY l.provider) FROM pg_shseclabel l \
+                    WHERE l.objoid = p.oid AND l.classoid = 'pg_database'::regclass), ''), ';' ORDER BY d.ordinal)) \
+             FROM pgstencil.database d JOIN pg_database p ON p.oid = d.oid WHERE d.clone_id = ",
+            $clone,
+            ")"
+        )
+    };
+}
+
+const NOTE: &str = concat!(
+    "INSERT INTO pgstencil.counted (clone_id, since, settings, insists) SELECT $1, ",
+    since!(),
+    ", ",
+    settings!("$1"),
+    ", $2 WHERE current_setting('track_counts')::boolean"
+);
+const FORGET: &str = "DELETE FROM pgstencil.counted WHERE clone_id = $1";
+
+/// A superuser can switch the counters off in a session, and nothing shows that. A role that may become one can, too.
+const RECYCLABLE: &str = concat!(
+    "SELECT EXISTS (SELECT FROM pgstencil.clone c \
+     JOIN pgstencil.counted n ON n.clone_id = c.id \
+     JOIN pgstencil.template t ON t.id = c.template_id \
+     WHERE c.id = $1 AND c.state = 'released' AND t.state = 'ready' AND t.outdated IS NULL \
+     AND n.since = ",
+    since!(),
+    " AND n.settings = ",
+    settings!("c.id"),
+    " AND NOT EXISTS (SELECT FROM pgstencil.owed o WHERE o.clone_id = c.id) \
+     AND jsonb_array_length(coalesce(t.built_with -> 'login_triggers', '[]')) = 0 \
+     AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.clone_id = c.id AND d.state <> 'present') \
+     AND (SELECT count(*) FROM pgstencil.database d WHERE d.clone_id = c.id) \
+       = (SELECT count(*) FROM pgstencil.database d WHERE d.template_id = t.id) \
+     AND NOT EXISTS (SELECT FROM pg_replication_slots s JOIN pgstencil.database d ON d.oid = s.datoid \
+       WHERE d.clone_id = c.id) \
+     AND NOT EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setconfig::text ILIKE '%track_counts%') \
+     AND NOT EXISTS (SELECT FROM pg_parameter_acl a WHERE a.parname = 'track_counts') \
+     AND (n.insists OR EXISTS (SELECT FROM pg_roles h WHERE h.rolname = c.owner_role \
+       AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolsuper AND pg_has_role(h.oid, r.oid, 'MEMBER')))))"
+);
+
+/// Inserts nothing unless all that lets the clone be recycled still holds; then the databases have no owner to move to,
+/// and the message is rolled back.
+const AGAIN: &str = concat!(
+    "INSERT INTO pgstencil.clone (id, project, definition, fingerprint, template_id, name, state, lease, holder, lock_key) \
+     SELECT $2, c.project, c.definition, c.fingerprint, c.template_id, $3, 'warm', 'session', c.holder, $4 \
+     FROM pgstencil.clone c JOIN pgstencil.counted n ON n.clone_id = c.id \
+     JOIN pgstencil.template t ON t.id = c.template_id \
+     WHERE c.id = $1 AND c.state = 'released' AND t.state = 'ready' AND n.since = ",
+    since!(),
+    " AND n.settings = ",
+    settings!("c.id")
+);
+/// Rolls the message back if the server has counted a change after all: a database without owner violates the check of
+/// the schema.
+const MOVE_DATABASE: &str = "UPDATE pgstencil.database SET private_name = $3, name = $3, clone_id = CASE \
+     WHEN pg_stat_get_db_tuples_inserted(oid) = 0 AND pg_stat_get_db_tuples_updated(oid) = 0 \
+       AND pg_stat_get_db_tuples_deleted(oid) = 0 AND pg_stat_get_db_stat_reset_time(oid) IS NULL THEN $2 END \
+     WHERE id = $1";
+const MOVE_COUNTED: &str = concat!(
+    "UPDATE pgstencil.counted SET clone_id = $2, settings = ",
+    settings!("$2"),
+    " WHERE clone_id = $1"
+);
+const DELETE: &str = "DELETE FROM pgstencil.clone WHERE id = $1";
+
+/// Statement that notes, of a clone that no session has been in yet, that the server counts its changes. `insists`:
+/// its config says so also for a superuser.
+pub(crate) fn note(id: &str, insists: bool) -> Statement {
+    sql::fill(NOTE, &[&id, &insists])
+}
+
+/// Statement after which the clone is not recycled.
+pub(crate) fn forget(id: &str) -> Statement {
+    sql::fill(FORGET, &[&id])
+}
+
+/// Database of a clone that becomes warm again.
+#[derive(Clone, Debug)]
+pub(crate) struct Again<'a> {
+    /// Its row.
+    pub(crate) row: &'a DatabaseRow,
+    /// The private name that it gets: nobody else has seen it.
+    pub(crate) private_name: String,
+    /// The comment that it gets.
+    pub(crate) comment: String,
+}
+
+impl Registry {
+    /// Returns whether a released clone may become warm again if nothing was written to its databases. The caller
+    /// holds its lock.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn is_recyclable(&mut self, id: &str) -> Result<bool> {
+        if self.facts().major() < COUNTS_SINCE {
+            return Ok(false);
+        }
+        self.session()
+            .scalar(sql::fill(RECYCLABLE, &[&id]))
+            .await
+            .doing(|| format!("see whether clone {id} may become warm again"))
+    }
+
+    /// Opens a session in a database of the server, as the registry's own role.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub(crate) async fn enter_database(
+        &self,
+        name: &str,
+        deadline: &Deadline,
+    ) -> std::result::Result<Session, OpenError> {
+        Session::open(&self.endpoint, name, deadline).await
+    }
+
+    /// Makes a released clone warm again, under a new id and new private names, in one transaction. Postgres renames
+    /// a database only while no session is in it, so that no session can have written anything since the check.
+    /// The caller holds its lock, and no session has the lock of the new id. `false`: something has changed since.
+    ///
+    /// # Errors
+    /// The driver's on the loss of the connection.
+    pub(crate) async fn make_warm_again(
+        &mut self,
+        id: &str,
+        new: &str,
+        databases: &[Again<'_>],
+    ) -> Result<bool> {
+        let key = LockKey::clone(new);
+        let name = databases.first().map_or("", |database| database.private_name.as_str());
+        let again = sql::fill(AGAIN, &[&id, &new, &name, &key.value()]);
+        let mut message = vec![sql::flushed(), key.try_lock(), again];
+        for Again { row, private_name, comment } in databases {
+            message.push(sql::rename_database(&row.private_name, private_name));
+            message.push(sql::comment_database(private_name, comment));
+        }
+        for Again { row, private_name, .. } in databases {
+            message.push(sql::fill(MOVE_DATABASE, &[&row.id, &new, private_name]));
+        }
+        message.push(sql::fill(MOVE_COUNTED, &[&id, &new]));
+        message.push(sql::fill(DELETE, &[&id]));
+        let doing = || format!("make clone {id} warm again");
+        let done = self.session().send_all(&message).await.doing(doing);
+        if let Err(error) = &done
+            && is_connection_loss(error)
+        {
+            return done.map(|_| false);
+        }
+        // Whoever claims the clone takes this lock.
+        self.session().unlock(key).await.doing(|| "unlock a warm clone".into())?;
+        Ok(done.is_ok())
+    }
+}
