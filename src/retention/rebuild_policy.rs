@@ -137,6 +137,12 @@ impl Candidate {
 }
 
 impl Findings {
+    /// Returns whether no incremental build of the definition was ever checked: nothing shows that its build command
+    /// can run on what it has built before.
+    pub fn are_none(&self) -> bool {
+        *self == Findings::default()
+    }
+
     /// Returns the highest share of incremental builds that may differ from a full build although none of the
     /// checked ones did, at 95 % confidence; about 3 divided by the number of equal links (the rule of three).
     pub fn unseen(&self) -> f64 {
@@ -177,9 +183,11 @@ pub fn needs_proof(template: &Candidate, findings: &Findings) -> bool {
     template.links > 0 && (template.links >= findings.chain() || template.draw < 1.0 / f64::from(SAMPLE))
 }
 
-/// Decides about a provisional template, after a use of it.
+/// Decides about a provisional template, after a use of it. The first incremental build of a definition is checked
+/// right after it, whatever the load.
 pub fn decide(template: &Candidate, findings: &Findings, costs: &Costs, load: &Load) -> Decision {
-    if let Some(wait) = template.not_due() {
+    let first = findings.are_none();
+    if let Some(wait) = template.not_due().filter(|_| !first) {
         return Decision::Wait(wait);
     }
     if !needs_proof(template, findings) {
@@ -188,7 +196,7 @@ pub fn decide(template: &Candidate, findings: &Findings, costs: &Costs, load: &L
     if !costs.allow() {
         return Decision::Wait(Wait::Spent);
     }
-    if load.is_busy() && template.age < PATIENCE {
+    if load.is_busy() && template.age < PATIENCE && !first {
         return Decision::Wait(Wait::Busy);
     }
     Decision::Rebuild
@@ -216,10 +224,20 @@ mod tests {
     #[test]
     fn a_template_is_due_when_it_is_used_again() {
         let once = Candidate { uses: 1, ..due(1) };
-        assert_eq!(by_evidence(once, equal(0)), Decision::Wait(Wait::Unused));
+        assert_eq!(by_evidence(once, equal(1)), Decision::Wait(Wait::Unused));
         let young = Candidate { age: AGE - 30.0, ..due(1) };
-        assert_eq!(by_evidence(young, equal(0)), Decision::Wait(Wait::New { left: 30.0 }));
-        assert_eq!(by_evidence(due(1), equal(0)), Decision::Rebuild);
+        assert_eq!(by_evidence(young, equal(1)), Decision::Wait(Wait::New { left: 30.0 }));
+        assert_eq!(by_evidence(due(1), equal(1)), Decision::Rebuild);
+    }
+
+    #[test]
+    fn the_first_one_of_a_definition_is_checked_at_once() {
+        let new = Candidate { uses: 1, age: 0.0, ..due(1) };
+        let busy = Load { per_processor: 9.0, active: 3 };
+        assert_eq!(decide(&new, &equal(0), &CHEAP, &busy), Decision::Rebuild);
+        assert_eq!(decide(&new, &equal(1), &CHEAP, &busy), Decision::Wait(Wait::Unused));
+        let differed = Findings { equal: 0, differed: true };
+        assert_eq!(decide(&new, &differed, &CHEAP, &busy), Decision::Wait(Wait::Unused));
     }
 
     #[test]

@@ -121,7 +121,8 @@ impl Provisional {
         self.may_be_tried()
             && match rebuild {
                 Rebuild::Always => true,
-                Rebuild::Auto => due().is_none(),
+                // Right after its build: it may be the first one of its definition.
+                Rebuild::Auto => due().is_none() || self.hits == 0 && self.age.is_zero(),
                 Rebuild::Never => false,
             }
     }
