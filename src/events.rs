@@ -1,5 +1,6 @@
 //! Events that occur while a caller waits. The library never prints; the caller decides what the user sees.
 
+use std::fmt;
 use std::time::Duration;
 
 /// Base of an incremental build, and the reason for it.
@@ -44,6 +45,13 @@ impl Warning {
         self
     }
 
+    /// Creates a warning from the lines of an earlier one: the message, then facts.
+    pub(crate) fn of_lines(text: &str) -> Self {
+        let mut lines = text.lines();
+        let first = Warning::new(lines.next().unwrap_or_default());
+        lines.fold(first, Warning::detail)
+    }
+
     /// Returns the message, which describes the problem.
     pub fn message(&self) -> &str {
         &self.message
@@ -57,6 +65,17 @@ impl Warning {
     /// Returns the advice.
     pub fn hints(&self) -> &[String] {
         &self.hints
+    }
+}
+
+/// The message, the facts and the advice, in a line each.
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        for line in self.details.iter().chain(&self.hints) {
+            write!(f, "\n{line}")?;
+        }
+        Ok(())
     }
 }
 
@@ -84,12 +103,12 @@ pub enum Event<'a> {
         /// Number of migrations the command has named so far, and number to run; `None` until it has named one.
         migrations: Option<(usize, usize)>,
     },
-    /// Another process builds the template. Repeated during the wait.
+    /// The build waits for another process. Repeated during the wait.
     Waiting {
         /// Name of the definition.
         definition: &'a str,
-        /// Process that builds.
-        builder: &'a str,
+        /// Process or build that the wait is for.
+        awaited: &'a str,
         /// Time since the build started.
         elapsed: Duration,
         /// Duration of the last build of its kind.

@@ -202,7 +202,7 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, seen: &mut Seen) -> (Du
                         close(session).await;
                     }
                 }
-                assert_eq!(lease.release().await.unwrap(), Vec::<String>::new());
+                assert_eq!(lease.release().await.unwrap(), []);
             }
         });
     }

@@ -84,7 +84,7 @@ pub(super) enum Task<'a> {
 
 /// The process that goes on when the command is done. A command finishes with it by [`Background::finish`];
 /// without that it does nothing.
-#[must_use = "it does nothing before it is told what"]
+#[must_use = "background work starts only with a task"]
 pub(super) struct Background {
     stencil: Stencil,
     /// It, if it was started ahead: it waits to be told what to do, and ends if it never is, since we failed or

@@ -46,7 +46,7 @@ fn summary(step: &Step<'_>) -> String {
     match step.build_time {
         Some(build) if matches!(step.outcome, "hit" | "reused" | "extended") && build > step.took => {
             text +=
-                &format!(", {} saved against a build from nothing", seconds(build.saturating_sub(step.took)));
+                &format!(", {} saved compared with a full build", seconds(build.saturating_sub(step.took)));
         }
         _ => {}
     }

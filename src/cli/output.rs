@@ -220,8 +220,8 @@ impl Printer {
                 }
             }
             Event::Progress { line, migrations } => self.progress(line, *migrations),
-            Event::Waiting { definition, builder, elapsed, expected, tail } => {
-                let label = format!("waiting for {builder} to build template {definition}");
+            Event::Waiting { definition, awaited, elapsed, expected, tail } => {
+                let label = format!("waiting for {awaited}");
                 if self.0.lively {
                     let mut line = live::Line::new(label, format!("waiting for {definition}"));
                     line.since = Instant::now().checked_sub(*elapsed);
@@ -248,10 +248,10 @@ impl Printer {
                     false => Painted(YELLOW, "differs from"),
                 };
                 let place = match replaced {
-                    true => " and has taken its place",
+                    true => " and replaced it",
                     false => "",
                 };
-                let built = format!("a build from nothing ({}) ", seconds(*took));
+                let built = format!("a full build ({}) ", seconds(*took));
                 let class = if differs.is_empty() { compared } else { differs };
                 let what = format!(" template {definition} ({fingerprint}) in {class}{place}");
                 self.say_parts(&[Words(&built), found, Words(&what)]);

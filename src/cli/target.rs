@@ -171,18 +171,22 @@ impl App {
     }
 }
 
+/// Message about a private server that is not running.
+pub(super) const NOT_RUNNING: &str =
+    "the private server is not running; start it with `pgstencil server start`";
+
 /// Returns the message about a private server that accepts no connections.
 pub(super) fn not_running(state: &State) -> &'static str {
     match state {
         State::Stopping => {
-            "the private server is shutting down; `pgstencil server start` waits for that and starts it again"
+            "the private server is shutting down; wait for that and start it again with `pgstencil server start`"
         }
-        _ => "the private server does not run; `pgstencil server start` starts it",
+        _ => NOT_RUNNING,
     }
 }
 
 fn unresponsive(why: &str) -> Error {
     Error::new(Kind::Connect, "the private server does not answer")
         .detail(why)
-        .hint("`pgstencil server stop --force` ends it; the next command starts it again")
+        .hint("stop it: `pgstencil server stop --force` (the next command starts it again)")
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::document::{Document, KeyPath};
-use super::model::File;
+use super::model::{File, Places};
 use super::nearest::nearest;
 use super::placeholder::{EnvTemplate, SqlTemplate};
 use super::schema::{SCHEMA, TEMPLATE};
@@ -41,7 +41,7 @@ pub(super) fn config(doc: &Document<'_>, tables: File, file: &Path, folder: &Pat
     if tables.template.is_empty() {
         return Err(doc
             .whole("no `[template.NAME]`: there is nothing to build")
-            .hint(format!("a definition of two lines will do:\n{MINIMAL}")));
+            .hint(format!("add a definition:\n{MINIMAL}")));
     }
     let File { file_cache, mut server, mut clone, eviction, template, .. } = tables;
     if let Some(bindir) = &mut server.bindir {
@@ -106,7 +106,7 @@ fn default_project(doc: &Document<'_>, root: &Path) -> Result<String> {
     match has_word(&name) {
         true => Ok(folded(&name, MAX_NAME)),
         false => Err(doc
-            .whole(format!("the root directory `{}` has no name to call the project by", root.display()))
+            .whole(format!("the root directory `{}` has no name for the project", root.display()))
             .hint("add `project = \"NAME\"` at the top of the file")),
     }
 }
@@ -149,7 +149,23 @@ fn definition(doc: &Document<'_>, path: &KeyPath, name: String, mut read: Defini
     for (key, variables) in [("env", &read.env), ("build_env", &read.build_env), ("run_env", &read.run_env)] {
         env(doc, &path.key(key), variables, &aliases)?;
     }
+    let counts = globs_and_lines(&read);
+    let places = counts.into_iter().flat_map(|(key, count)| (0..count).map(move |index| (key, index)));
+    let place =
+        |(key, index): (&'static str, usize)| ((key, index), doc.place_of(&path.key(key).index(index)));
+    read.places = Places(places.map(place).collect());
     Ok(Definition { name, ..read })
+}
+
+/// The keys whose entries are read only when a command reads the files, and the number of their entries.
+fn globs_and_lines(read: &Definition) -> [(&'static str, usize); 5] {
+    [
+        ("migrations", read.migrations.len()),
+        ("companions", read.companions.len()),
+        ("rerun_inputs", read.rerun_inputs.len()),
+        ("inputs", read.inputs.len()),
+        ("input_lines", read.input_lines.len()),
+    ]
 }
 
 fn check_aliases(doc: &Document<'_>, path: &KeyPath, aliases: &[Alias]) -> Result<Vec<String>> {
@@ -168,9 +184,9 @@ fn check_aliases(doc: &Document<'_>, path: &KeyPath, aliases: &[Alias]) -> Resul
             }
             Some(other) => {
                 return Err(doc
-                    .error(&path, format!("is `{alias}`, too close to `{other}`"))
+                    .error(&path, format!("is `{alias}`, which is too similar to `{other}`"))
                     .detail(format!("both would be `PGSTENCIL_URL_{}` for commands", alias_suffix(alias)))
-                    .hint("let them differ in more than case and `-` or `_`"));
+                    .hint("choose aliases that differ in more than case, `-` and `_`"));
             }
         }
     }
@@ -181,9 +197,9 @@ fn check_aliases(doc: &Document<'_>, path: &KeyPath, aliases: &[Alias]) -> Resul
         let numbered = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
         if numbered && (stem.is_empty() || suffixes.contains_key(stem)) {
             return Err(doc
-                .error(&path.index(i), format!("is `{alias}`, which reads like the number of a clone"))
+                .error(&path.index(i), format!("is `{alias}`, which looks like the number of a clone"))
                 .detail(format!("`PGSTENCIL_URL_{suffix}` already has a meaning with `--clones`"))
-                .hint(format!("call it `db{number}`, say")));
+                .hint(format!("use another alias, such as `db{number}`")));
         }
     }
     Ok(aliases.iter().map(ToString::to_string).collect())
@@ -211,8 +227,10 @@ fn check_env_inputs(doc: &Document<'_>, path: &KeyPath, definition: &str, read: 
                 let why = format!("names `{name}`, but `{table}` of template `{definition}` sets it");
                 return Err(doc
                     .error(&path.index(i), why)
-                    .detail("the key would hold a value that the build never sees")
-                    .hint(format!("take it out of `env_inputs`: what `{table}` says is in the key anyway")));
+                    .detail("the fingerprint would contain a value that the build never sees")
+                    .hint(format!(
+                        "remove it from `env_inputs`: the fingerprint contains the values of `{table}` anyway"
+                    )));
             }
         }
     }
@@ -254,7 +272,7 @@ fn env(
         if name.starts_with("PGSTENCIL_") {
             return Err(doc
                 .error(&path, "is a variable that pgstencil itself sets")
-                .hint("map a variable of another name; `PGSTENCIL_…` are there anyway"));
+                .hint("map a variable of another name; pgstencil always sets the `PGSTENCIL_…` variables"));
         }
         EnvTemplate::parse(value, aliases).map_err(|e| doc.at(&path, e))?;
     }

@@ -146,7 +146,7 @@ impl<'a> Document<'a> {
                     Some((key, quoted)) => Err(Error::config(format!(
                         "{place}: not TOML: the value of `{key}` is not in quotes"
                     ))
-                    .hint(format!("strings stand in quotes: `{key} = {quoted}`"))),
+                    .hint(format!("put strings in quotes: `{key} = {quoted}`"))),
                 }
             }
         }
@@ -231,6 +231,11 @@ impl<'a> Document<'a> {
         Error::config(format!("{}: {why}", self.file.display()))
     }
 
+    /// Like [`Document::place`], of the value that counts for the path: it may be in `[defaults]`.
+    pub(super) fn place_of(&self, path: &KeyPath) -> String {
+        self.place(&self.written(path))
+    }
+
     /// `file:line:column` of the value at a path, or of the nearest table around it.
     fn place(&self, path: &KeyPath) -> String {
         let mut here = &self.table;
@@ -296,7 +301,7 @@ impl<'a> Document<'a> {
             return Ok(());
         }
         let error = self
-            .error(path, format!("is `{text}`, which is none of its values"))
+            .error(path, format!("is `{text}`, which is not one of its values"))
             .detail(format!("values: {}", choices.join(", ")));
         Err(did_you_mean(error, nearest(text, choices)))
     }
@@ -377,7 +382,7 @@ impl<'a> Document<'a> {
             }
             ("a whole number", DeValue::String(_)) => error.hint("leave out the quotes"),
             ("a table", _) if path.0.len() == 2 && path.0[0] == Step::Key("template".into()) => {
-                error.hint("definitions have names: write `[template.app]` above the keys of one")
+                error.hint("give the definition a name: write `[template.app]` above its keys")
             }
             _ => error,
         }

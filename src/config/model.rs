@@ -232,8 +232,33 @@ pub struct Definition {
     /// Variables that only the build command sees, with the same placeholders. They win over `env`.
     pub build_env: BTreeMap<String, String>,
     /// Variables that only `after_clone`, `before_release` and the command of `run` see, with the same
-    /// placeholders. They win over `env`, and are no inputs.
+    /// placeholders. They win over `env`, and are not inputs.
     pub run_env: BTreeMap<String, String>,
+    /// Places of its inputs in the file.
+    #[serde(skip)]
+    pub(crate) places: Places,
+}
+
+/// Places in the config file of the inputs of a definition, by key and index, as `FILE:LINE:COLUMN`. They are no part
+/// of its value: definitions at different places can be equal.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places(pub(super) BTreeMap<(&'static str, usize), String>);
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Definition {
+    /// Names one of its inputs in an error: the place in the file, if there is one, the key and the definition.
+    pub(crate) fn input(&self, key: &'static str, index: usize) -> String {
+        let of = format!("`{key}` of template `{}`", self.name);
+        match self.places.0.get(&(key, index)) {
+            Some(place) => format!("{place}: {of}"),
+            None => of,
+        }
+    }
 }
 
 impl Default for Definition {
@@ -266,6 +291,7 @@ impl Default for Definition {
             env: BTreeMap::new(),
             build_env: BTreeMap::new(),
             run_env: BTreeMap::new(),
+            places: Places::default(),
         }
     }
 }
@@ -307,6 +333,12 @@ pub enum Strategy {
     FileCopy,
     /// `STRATEGY file_copy` with `file_copy_method = clone` (18 and later)
     Reflink,
+}
+
+impl Strategy {
+    /// Advice where another strategy than the configured one is faster.
+    pub(crate) const USE_AUTO: &str =
+        "remove `strategy` from `[clone]`: `auto` uses the fastest measured strategy";
 }
 
 /// `[clone] named`

@@ -104,7 +104,7 @@ impl Placeholder {
             (Field::Name | Field::Host | Field::User | Field::Password, Some("url")) => Form::Encoded,
             (_, Some(form)) => {
                 return Err(Error::config(format!("unknown form `:{form}` of placeholder `{{{path}}}`"))
-                    .detail("forms: {url:SCHEME}, and :url behind name, host, user and password"));
+                    .detail("forms: {url:SCHEME}, and :url after name, host, user and password"));
             }
         };
         Ok(Placeholder { alias: alias.map(str::to_owned), field, form })
@@ -197,10 +197,10 @@ impl EnvTemplate {
             let Some(end) = rest.find(['{', '}']).filter(|&end| brace == "{" && rest[end..].starts_with('}'))
             else {
                 return Err(Error::config(format!("a single `{brace}`"))
-                    .hint("write `{{` and `}}` for braces that are no placeholder"));
+                    .hint("write `{{` and `}}` for literal braces"));
             };
             let placeholder = Placeholder::parse(&rest[..end], aliases)
-                .map_err(|e| e.hint("write `{{` and `}}` for braces that are no placeholder"))?;
+                .map_err(|e| e.hint("write `{{` and `}}` for literal braces"))?;
             if !plain.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut plain)));
             }
@@ -265,7 +265,7 @@ impl SqlTemplate {
     /// Takes statements apart.
     ///
     /// # Errors
-    /// An unknown placeholder, and a quote or comment that does not end.
+    /// An unknown placeholder, and a quote or comment without an end.
     pub fn parse(text: &str, aliases: &[String]) -> Result<Self> {
         let mut scan = Scan { rest: text, aliases, plain: String::new(), parts: Vec::new() };
         scan.statements()?;
@@ -315,7 +315,7 @@ fn escape(placeholder: &Placeholder, place: Place, value: String) -> Result<Stri
                 && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
             match number || identifier {
                 true => Ok(value),
-                false => refuse("cannot stand outside of quotes in SQL"),
+                false => refuse("must be within quotes in SQL"),
             }
         }
         Place::Dollar => {
@@ -395,7 +395,7 @@ impl<'a> Scan<'a> {
                 self.take(c.len_utf8());
             }
         }
-        Err(Error::config(format!("a quote `{quote}` that does not end")))
+        Err(Error::config(format!("a quote `{quote}` without an end")))
     }
 
     fn dollar_quoted(&mut self, tag: &str) -> Result<()> {
@@ -410,7 +410,7 @@ impl<'a> Scan<'a> {
                 self.take(c.len_utf8());
             }
         }
-        Err(Error::config(format!("a quote `{tag}` that does not end")))
+        Err(Error::config(format!("a quote `{tag}` without an end")))
     }
 
     fn block_comment(&mut self) -> Result<()> {
@@ -428,7 +428,7 @@ impl<'a> Scan<'a> {
             } else if let Some(c) = self.rest.chars().next() {
                 self.take(c.len_utf8());
             } else {
-                return Err(Error::config("a comment `/*` that does not end"));
+                return Err(Error::config("a comment `/*` without an end"));
             }
         }
     }
@@ -440,7 +440,7 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         let placeholder = Placeholder::parse(inner, self.aliases).map_err(|e| {
-            e.hint(format!("braces that are no placeholder: put a space behind the first, `{{ {inner}}}`"))
+            e.hint(format!("braces that are not a placeholder: put a space after the first, `{{ {inner}}}`"))
         })?;
         if !self.plain.is_empty() {
             self.parts.push(Part::Text(std::mem::take(&mut self.plain)));
@@ -549,7 +549,7 @@ mod tests {
         );
         assert_eq!(e.details()[1], "and {ALIAS.FIELD} with the aliases default, proxy-1, 2");
         assert_eq!(e.hints()[0], "did you mean `{url}`?");
-        assert_eq!(e.hints()[1], "write `{{` and `}}` for braces that are no placeholder");
+        assert_eq!(e.hints()[1], "write `{{` and `}}` for literal braces");
         assert_eq!(env_error("{default}").hints()[0], "did you mean `{default.url}`?");
         assert_eq!(env_error("{defualt.name}").hints()[0], "did you mean `{default.name}`?");
         assert_eq!(env_error("{}").message(), "unknown placeholder `{}`");
@@ -594,7 +594,7 @@ mod tests {
         }
         for bad in ["", "My", "a-b", "1a", "a.b", "a b", "a;", "'", "é", "--"] {
             let e = sql("{name};", bad).expect_err(bad);
-            assert_eq!(e.message(), "the value of `{name}` cannot stand outside of quotes in SQL");
+            assert_eq!(e.message(), "the value of `{name}` must be within quotes in SQL");
             assert!(e.hints()[0].starts_with("put it in quotes: `'{name}'`"), "{e:?}");
         }
     }
@@ -668,15 +668,15 @@ mod tests {
         let e = sql("'{nmae}'", "").expect_err("unknown");
         assert_eq!(e.message(), "unknown placeholder `{nmae}`");
         assert_eq!(e.hints()[0], "did you mean `{name}`?");
-        assert_eq!(e.hints()[1], "braces that are no placeholder: put a space behind the first, `{ nmae}`");
+        assert_eq!(e.hints()[1], "braces that are not a placeholder: put a space after the first, `{ nmae}`");
         assert!(sql("'{other.name}'", "").is_err());
         for (text, message) in [
-            ("'a", "a quote `'` that does not end"),
-            ("'a''", "a quote `'` that does not end"),
-            (r"E'a\'", "a quote `'` that does not end"),
-            ("\"a", "a quote `\"` that does not end"),
-            ("$a$ $$", "a quote `$a$` that does not end"),
-            ("/* /* */", "a comment `/*` that does not end"),
+            ("'a", "a quote `'` without an end"),
+            ("'a''", "a quote `'` without an end"),
+            (r"E'a\'", "a quote `'` without an end"),
+            ("\"a", "a quote `\"` without an end"),
+            ("$a$ $$", "a quote `$a$` without an end"),
+            ("/* /* */", "a comment `/*` without an end"),
         ] {
             assert_eq!(sql(text, "").expect_err(text).message(), message);
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::model::Places;
 use super::*;
 use crate::url::ServerUrl;
 
@@ -229,6 +230,7 @@ fn every_key_arrives() {
             env: pairs(&[("DATABASE_URL", "{url}"), ("DB", "{name}-{proxy-1.host} {{}}")]),
             build_env: pairs(&[("DB", "{url:postgresql+asyncpg}")]),
             run_env: pairs(&[("DATA", "{root}/data")]),
+            places: Places::default(),
         }
     );
 }
@@ -514,9 +516,9 @@ hint: name at least one database, or leave the key out for `["app"]`"#,
         ),
         (
             "databases = ['a-b', 'A_b']",
-            "pgstencil.toml:4:21: `template.app.databases[1]` is `A_b`, too close to `a-b`
+            "pgstencil.toml:4:21: `template.app.databases[1]` is `A_b`, which is too similar to `a-b`
   both would be `PGSTENCIL_URL_A_B` for commands
-hint: let them differ in more than case and `-` or `_`",
+hint: choose aliases that differ in more than case, `-` and `_`",
         ),
         (
             "databases = ['a b']",
@@ -529,15 +531,15 @@ hint: use ASCII letters, digits, `_` and `-`",
         ),
         (
             "databases = ['0']",
-            "pgstencil.toml:4:14: `template.app.databases[0]` is `0`, which reads like the number of a clone
+            "pgstencil.toml:4:14: `template.app.databases[0]` is `0`, which looks like the number of a clone
   `PGSTENCIL_URL_0` already has a meaning with `--clones`
-hint: call it `db0`, say",
+hint: use another alias, such as `db0`",
         ),
         (
             "databases = ['p', 'p_1']",
-            "pgstencil.toml:4:19: `template.app.databases[1]` is `p_1`, which reads like the number of a clone
+            "pgstencil.toml:4:19: `template.app.databases[1]` is `p_1`, which looks like the number of a clone
   `PGSTENCIL_URL_P_1` already has a meaning with `--clones`
-hint: call it `db1`, say",
+hint: use another alias, such as `db1`",
         ),
         (
             "databases = ['abcdefghijklmnopqrstuvwxyzabcdefghijklmnopq']",
@@ -551,12 +553,12 @@ fn bad_globs_and_input_lines() {
     check(&[
         (
             "inputs = ['[a']",
-            "pgstencil.toml:4:11: `template.app.inputs[0]` is `[a`, which is no glob: unclosed character class; missing ']'
+            "pgstencil.toml:4:11: `template.app.inputs[0]` is `[a`, which is not a glob: unclosed character class; missing ']'
 hint: `*` is any part of a name, `**` any directories, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes",
         ),
         (
             "inputs = ['!{a']",
-            "pgstencil.toml:4:11: `template.app.inputs[0]` is `!{a`, which is no glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)
+            "pgstencil.toml:4:11: `template.app.inputs[0]` is `!{a`, which is not a glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)
 hint: `*` is any part of a name, `**` any directories, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes",
         ),
         (
@@ -609,13 +611,13 @@ hint: `root = ".."` at the top of the file moves the root up"#,
         ),
         (
             "input_lines = [{ file = 'x', match = '(' }]",
-            r#"pgstencil.toml:4:38: `template.app.input_lines[0].match` is no regular expression: unclosed group
+            r#"pgstencil.toml:4:38: `template.app.input_lines[0].match` is not a regular expression: unclosed group
 hint: in single quotes TOML leaves backslashes alone: `match = '^v\d'`"#,
         ),
         (
             "input_lines = [{ file = 'x', match = '''a
 [''' }]",
-            r#"pgstencil.toml:4:38: `template.app.input_lines[0].match` is no regular expression: unclosed character class
+            r#"pgstencil.toml:4:38: `template.app.input_lines[0].match` is not a regular expression: unclosed character class
 hint: in single quotes TOML leaves backslashes alone: `match = '^v\d'`"#,
         ),
     ]);
@@ -650,11 +652,11 @@ hint: did you mean `app`?",
   known: {url} {name} {host} {port} {user} {password} {root} {url:SCHEME} {password:url}
   and {ALIAS.FIELD} with the aliases app
 hint: did you mean `{name}`?
-hint: braces that are no placeholder: put a space behind the first, `{ nmae}`",
+hint: braces that are not a placeholder: put a space after the first, `{ nmae}`",
         ),
         (
             r#"after_clone_sql = { app = "'" }"#,
-            "pgstencil.toml:4:27: `template.app.after_clone_sql.app`: a quote `'` that does not end",
+            "pgstencil.toml:4:27: `template.app.after_clone_sql.app`: a quote `'` without an end",
         ),
         (
             "env = { 'A=' = 'x' }",
@@ -664,7 +666,7 @@ hint: letters, digits and `_`, not a digit first, and no `$`"#,
         (
             "env = { PGSTENCIL_URL = 'x' }",
             "pgstencil.toml:4:25: `template.app.env.PGSTENCIL_URL` is a variable that pgstencil itself sets
-hint: map a variable of another name; `PGSTENCIL_…` are there anyway",
+hint: map a variable of another name; pgstencil always sets the `PGSTENCIL_…` variables",
         ),
         (
             "env = { A = '{app}' }",
@@ -672,12 +674,12 @@ hint: map a variable of another name; `PGSTENCIL_…` are there anyway",
   known: {url} {name} {host} {port} {user} {password} {root} {url:SCHEME} {password:url}
   and {ALIAS.FIELD} with the aliases app
 hint: did you mean `{app.url}`?
-hint: write `{{` and `}}` for braces that are no placeholder",
+hint: write `{{` and `}}` for literal braces",
         ),
         (
             "env = { A = '{' }",
             "pgstencil.toml:4:13: `template.app.env.A`: a single `{`
-hint: write `{{` and `}}` for braces that are no placeholder",
+hint: write `{{` and `}}` for literal braces",
         ),
     ]);
 }
@@ -694,7 +696,7 @@ hint: leave the key out for the private local server",
         (
             "[server]
 url = 'env:$X'",
-            "pgstencil.toml:5:7: `server.url` names `$X`, which no variable can be called
+            "pgstencil.toml:5:7: `server.url` names `$X`, which is not the name of a variable
 hint: write `env:DATABASE_URL`, without `$` and braces",
         ),
         (
@@ -785,14 +787,14 @@ fn bad_choices() {
         (
             "[clone]
 strategy = 'reflnk'",
-            "pgstencil.toml:5:12: `clone.strategy` is `reflnk`, which is none of its values
+            "pgstencil.toml:5:12: `clone.strategy` is `reflnk`, which is not one of its values
   values: auto, wal_log, file_copy, reflink
 hint: did you mean `reflink`?",
         ),
         (
             "[clone]
 strategy = 'x'",
-            "pgstencil.toml:5:12: `clone.strategy` is `x`, which is none of its values
+            "pgstencil.toml:5:12: `clone.strategy` is `x`, which is not one of its values
   values: auto, wal_log, file_copy, reflink",
         ),
     ]);
@@ -840,7 +842,7 @@ hint: `build` is a key of `[template.NAME]`",
         (
             "template.migrations = ['x']",
             "pgstencil.toml:1:23: `template.migrations` must be a table, but is a list
-hint: definitions have names: write `[template.app]` above the keys of one",
+hint: give the definition a name: write `[template.app]` above its keys",
         ),
         ("clone = 'x'", "pgstencil.toml:1:9: `clone` must be a table, but is a string"),
     ];
@@ -864,7 +866,7 @@ fn broken_toml() {
 fn no_definition() {
     let error = format!(
         "pgstencil.toml: no `[template.NAME]`: there is nothing to build\n\
-         hint: a definition of two lines will do:\n{MINIMAL}"
+         hint: add a definition:\n{MINIMAL}"
     );
     for text in ["", "[template]", "[server]\nregistry = 'r'"] {
         assert_eq!(fails(text), error);
@@ -934,7 +936,7 @@ fn the_default_project_is_the_root_folder_without_git() {
     let folder = dir.path().join("---");
     fs::create_dir(&folder).unwrap();
     let e = Config::parse(MINIMAL, &folder.join(FILE_NAME)).expect_err("no name");
-    assert!(e.message().ends_with("has no name to call the project by"));
+    assert!(e.message().ends_with("has no name for the project"));
     assert_eq!(e.hints(), ["add `project = \"NAME\"` at the top of the file"]);
 }
 
@@ -1270,8 +1272,8 @@ fn env_inputs_are_variables_that_the_build_sees() {
             )),
             format!(
                 "pgstencil.toml:4:23: `template.app.env_inputs[1]` names `X`, but `{table}` of template `app` sets it
-  the key would hold a value that the build never sees
-hint: take it out of `env_inputs`: what `{table}` says is in the key anyway"
+  the fingerprint would contain a value that the build never sees
+hint: remove it from `env_inputs`: the fingerprint contains the values of `{table}` anyway"
             )
         );
     }
@@ -1286,7 +1288,7 @@ fn alias_suffixes() {
 
 #[test]
 fn only_a_value_whose_quotes_are_missing_gets_that_hint() {
-    let hint = |text: &str| fails(text).contains("\nhint: strings stand in quotes");
+    let hint = |text: &str| fails(text).contains("\nhint: put strings in quotes");
     assert!(hint("[template.app]\nbuild = ./migrate.sh\n"));
     assert!(hint("[template.app]\nmigrations = [a/*.sql]\nbuild = \"x\"\n"));
     // Two of them: one after the other.

@@ -162,11 +162,11 @@ impl Trust {
         .detail("a config file runs commands and names the server that gets your password")
         .detail(match self.folder {
             folder if folder == self.us || folder == 0 => format!(
-                "one that was found counts if it belongs to you ({}) or to root",
+                "without `--config`, a config file must belong to you ({}) or to root",
                 user_name(self.us)
             ),
             folder => format!(
-                "one that was found counts if it belongs to you ({}), to root, or to the owner of the current directory ({})",
+                "without `--config`, a config file must belong to you ({}), to root, or to the owner of the current directory ({})",
                 user_name(self.us),
                 user_name(folder)
             ),
@@ -176,7 +176,7 @@ impl Trust {
             .hint(format!(
                 "if you trust {owner}, name the file: `--config {word}` or `PGSTENCIL_CONFIG={word}`"
             ))
-            .hint(format!("else put a `{FILE_NAME}` of your own into the current directory"))
+            .hint(format!("otherwise put your own `{FILE_NAME}` into the current directory"))
     }
 }
 

@@ -422,7 +422,7 @@ impl Written for UrlSetting {
             }
             None => UrlSetting::Literal(ServerUrl::parse(text)?),
             Some(name) => UrlSetting::Variable(name.parse().map_err(|_| {
-                Refusal::new(format!("names `{name}`, which no variable can be called"))
+                Refusal::new(format!("names `{name}`, which is not the name of a variable"))
                     .hint("write `env:DATABASE_URL`, without `$` and braces")
             })?),
         })
@@ -465,7 +465,7 @@ fn check_glob(text: &str) -> Result<(), Refusal> {
     }
     match GlobBuilder::new(glob).literal_separator(true).build() {
         Ok(_) => Ok(()),
-        Err(e) => Err(Refusal::new(format!("is `{text}`, which is no glob: {}", e.kind())).hint(
+        Err(e) => Err(Refusal::new(format!("is `{text}`, which is not a glob: {}", e.kind())).hint(
             "`*` is any part of a name, `**` any directories, `?` one character, `[ab]` and `{a,b}` choices, `!` in front excludes",
         )),
     }
@@ -499,7 +499,7 @@ fn check_pattern(text: &str) -> Result<(), Refusal> {
     let text = e.to_string();
     let why = text.lines().last().unwrap_or_default();
     let why = why.trim_start_matches("error: ");
-    Err(Refusal::new(format!("is no regular expression: {why}"))
+    Err(Refusal::new(format!("is not a regular expression: {why}"))
         .hint("in single quotes TOML leaves backslashes alone: `match = '^v\\d'`"))
 }
 

@@ -10,7 +10,9 @@ use crate::error::{Error, Fault, Kind, Result};
 use crate::events::{Event, Warning};
 use crate::pg::lock::LockKey;
 use crate::pg::sql::CopyStrategy;
-use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_connection_loss, sql, sqlstate};
+use crate::pg::{
+    self, Deadline, Doing as _, Session, SqlState, catalog, cause, is_connection_loss, sql, sqlstate,
+};
 use crate::registry::Registry;
 
 /// Values of one CREATE.
@@ -40,7 +42,7 @@ pub(crate) async fn create(session: &mut Session, copy: &Copy, context: &Context
     if copy.strategy == CopyStrategy::Reflink {
         session.run(sql::set_file_copy_method(true)).await.doing(|| "set file_copy_method".into())?;
     }
-    session.take_time().await.doing(|| "bound a statement".into())?;
+    session.take_time().await.doing(|| "set the time limit of a statement".into())?;
     let mut tries = 0;
     let mut told = false;
     let created = loop {
@@ -121,13 +123,13 @@ async fn tell_who_is_in(copy: &Copy, oid: Oid, context: &Context<'_>) {
     for visitor in visitors {
         let end = match visitor.is_prepared() {
             true => "finish or roll back that transaction".to_owned(),
-            false => format!("SELECT pg_terminate_backend({}) ends it", visitor.pid),
+            false => format!("end that session: SELECT pg_terminate_backend({});", visitor.pid),
         };
-        context.tell(Event::Warning(&Warning::new(format!(
-            "waiting until nobody is in database `{}`, which is to be copied: {}; {end}",
-            copy.source,
-            visitor.describe()
-        ))));
+        let what = format!(
+            "waiting, since a session is connected to database `{}`, which is to be copied",
+            copy.source
+        );
+        context.tell(Event::Warning(&Warning::new(what).detail(visitor.describe()).hint(end)));
     }
 }
 
@@ -260,13 +262,12 @@ fn blamed(error: Error) -> Error {
 /// so this tests whether the server can write at all.
 async fn unless_full(session: &mut Session, error: Error) -> Error {
     match catalog::try_to_write(session).await {
-        Err(full) if full.has_fault(Fault::DiskFull) => {
-            Error::new(Kind::Failed, error.message())
-                .fault(Fault::DiskStuck)
-                .detail(format!("what the copy itself said: {}", cause(&error)))
-                .hint("the server's disk is full: free space there before anything else, by other means than a drop: Postgres can neither drop databases nor restart before that")
-                .caused_by(full)
-        }
+        Err(full) if full.has_fault(Fault::DiskFull) => Error::new(Kind::Failed, error.message())
+            .fault(Fault::DiskStuck)
+            .detail(format!("error of the copy: {}", cause(&error)))
+            .detail(pg::DISK_STUCK)
+            .hint(pg::FREE_DISK)
+            .caused_by(full),
         _ => error,
     }
 }

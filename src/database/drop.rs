@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_connection_loss, sql, sqlstate};
-use crate::registry::database::{Estranged, Owner};
+use crate::registry::database::{Estranged, Owner, not_dropped};
 use crate::registry::{DatabaseRow, DatabaseState, Registry, TemplateRow, TemplateState};
 
 /// Result of the drop of one database.
@@ -60,7 +60,7 @@ pub(crate) async fn drop_rows(registry: &mut Registry, rows: &[DatabaseRow]) -> 
             DatabaseState::Present => &row.name,
             DatabaseState::Creating | DatabaseState::Dropping => &row.private_name,
         };
-        stay.push(format!("database `{name}` stays: {why}"));
+        stay.push(not_dropped(name, why));
     }
     Ok(stay)
 }
@@ -97,7 +97,7 @@ pub(crate) async fn set_door(session: &mut Session, found: &Database, open: bool
     let statements = [sql::allow_connections(&found.name, open)];
     change(session, found.oid, &found.name, statements)
         .await
-        .doing(|| format!("close or open database `{}`", found.name))
+        .doing(|| format!("change whether database `{}` accepts connections", found.name))
 }
 
 /// Takes a database away from whoever uses it: closes it to connections, ends its sessions, and gives it its private
@@ -110,7 +110,7 @@ pub(crate) async fn withdraw(
     row: &DatabaseRow,
     found: &Database,
 ) -> Result<Option<String>> {
-    let moved = || Ok(Some("somebody is changing it".into()));
+    let moved = || Ok(Some("another session is changing it".into()));
     if !found.invalid {
         let unmark = found.is_template.then(|| sql::is_template(&found.name, false));
         let statements = [sql::allow_connections(&found.name, false)].into_iter().chain(unmark);
@@ -131,7 +131,7 @@ pub(crate) async fn withdraw(
     if found.name != row.private_name {
         let rename = [sql::rename_database(&found.name, &row.private_name)];
         let renamed = change(session, found.oid, &row.private_name, rename).await;
-        if !renamed.doing(|| format!("take database `{}` out of its name", found.name))? {
+        if !renamed.doing(|| format!("rename database `{}` before its drop", found.name))? {
             return moved();
         }
     }
@@ -174,12 +174,12 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     if let Some(why) = withdraw(session, row, found).await? {
         return Ok(Dropped::Later(why));
     }
-    session.make_uninterruptible().await.doing(|| "prepare for a drop".into())?;
+    session.make_uninterruptible().await.doing(|| "prepare a drop".into())?;
     let dropped = session
         .run(sql::drop_database(&row.private_name))
         .await
         .doing(|| format!("drop database `{}`", found.name));
-    session.make_interruptible().await.doing(|| "go on after a drop".into())?;
+    session.make_interruptible().await.doing(|| "restore the session after a drop".into())?;
     match dropped {
         Ok(()) => {}
         Err(e) => match sqlstate(&e) {

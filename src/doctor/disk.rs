@@ -20,7 +20,7 @@ pub(super) fn judge_file_system(disk: Option<Disk>, major: u32, strategy: Strate
     Some(match disk?.file_system {
         FileSystem::Ext4WithoutJournal { spread: false } => Check::warning(
             name,
-            "ext4 without a journal: loops of CREATE and DROP become ten times slower there",
+            "ext4 without a journal: repeated CREATE and DROP become 10 times slower",
             "as the owner of the data directory: chattr +T base",
         ),
         FileSystem::Ext4WithoutJournal { spread: true } => {
@@ -29,11 +29,11 @@ pub(super) fn judge_file_system(disk: Option<Disk>, major: u32, strategy: Strate
         FileSystem::Reflink if major >= 18 && !matches!(strategy, Strategy::Reflink | Strategy::Auto) => {
             Check::warning(
                 name,
-                "it may share blocks between files, and PostgreSQL 18 could copy that way, whatever the size",
-                "`pgstencil bench` measures whether that is faster here; `[clone] strategy = \"auto\"` finds out by itself",
+                "it supports reflinks, by which PostgreSQL 18 may copy databases of any size quickly",
+                "set `[clone] strategy = \"auto\"`, which measures it, or run `pgstencil bench`",
             )
         }
-        FileSystem::Reflink | FileSystem::Other => Check::ok(name, "nothing that slows copies down"),
+        FileSystem::Reflink | FileSystem::Other => Check::ok(name, "it does not slow copies down"),
     })
 }
 
@@ -42,9 +42,9 @@ pub(super) fn judge_strategy(wanted: Strategy, measured: &[Measurement]) -> Chec
     let name = "copy strategy";
     let word = match wanted {
         Strategy::Auto if measured.is_empty() => {
-            return Check::ok(name, "auto, by rule; `pgstencil bench` measures what is fastest here");
+            return Check::ok(name, "auto, by size, since no copies were measured (`pgstencil bench` does)");
         }
-        Strategy::Auto => return Check::ok(name, "auto, by what was measured on this server"),
+        Strategy::Auto => return Check::ok(name, "auto, by measurements on this server"),
         Strategy::WalLog => CopyStrategy::WalLog,
         Strategy::FileCopy => CopyStrategy::FileCopy,
         Strategy::Reflink => CopyStrategy::Reflink,
@@ -57,21 +57,21 @@ pub(super) fn judge_strategy(wanted: Strategy, measured: &[Measurement]) -> Chec
         (best.millis < 0.8 * own.millis).then_some((own, best))
     });
     match beaten {
-        None => Check::ok(name, format!("{}, by the config", word.as_str())),
+        None => Check::ok(name, format!("{}, as set in the config", word.as_str())),
         Some((own, best)) => Check::warning(
             name,
             format!(
-                "the config says {}, and copies of {} were measured to take {} by that, {} by {}",
+                "`strategy = \"{}\"` {}, and {} takes {} for {}",
                 own.strategy,
-                size(own.bytes),
                 match own.millis.is_finite() {
-                    true => seconds(Duration::from_secs_f64(own.millis / 1e3)),
-                    false => "for ever (the server cannot do it)".to_owned(),
+                    true => format!("takes {}", seconds(Duration::from_secs_f64(own.millis / 1e3))),
+                    false => "does not work on this server".to_owned(),
                 },
+                best.strategy,
                 seconds(Duration::from_secs_f64(best.millis.max(0.0) / 1e3)),
-                best.strategy
+                size(own.bytes)
             ),
-            "take `strategy` out of `[clone]`: `auto` goes by what was measured",
+            Strategy::USE_AUTO,
         ),
     }
 }
@@ -88,20 +88,26 @@ pub(super) fn judge_budget(disk: Option<Disk>, ours: &Ours, max_size: Option<u64
     {
         return Check::problem(
             name,
-            format!("{words}, and {} are free: the next copy may fill the disk", bytes(disk.free)),
-            "free space, or `pgstencil evict --all`; a disk that is full under a copy through the WAL stops the whole server",
+            format!(
+                "{words}, and only {} are free: the next copy may fill the disk, which can stop the server",
+                bytes(disk.free)
+            ),
+            "free space on that disk, or evict templates: `pgstencil evict --all`",
         );
     }
     match (max_size, disk) {
         (Some(max), _) if used > max => Check::warning(
             name,
-            format!("{words}, more than `max_size` ({}): pinned and kept ones are over it", bytes(max)),
-            "unpin some, lower `[eviction] keep`, or raise `max_size`",
+            format!(
+                "{words}, more than `max_size` ({}), since pinned and kept templates are not evicted",
+                bytes(max)
+            ),
+            "unpin templates, lower `[eviction] keep`, or raise `max_size`",
         ),
         (Some(max), Some(disk)) if max > used.saturating_add(disk.free) => Check::warning(
             name,
             format!(
-                "{words}, and `max_size` ({}) allows more than the disk has: {} are free",
+                "{words}, and `max_size` ({}) allows more than fits on the disk ({} are free)",
                 bytes(max),
                 bytes(disk.free)
             ),

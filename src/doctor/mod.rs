@@ -169,7 +169,7 @@ pub(crate) async fn examine(patient: &Patient<'_>) -> Vec<Check> {
     let mut registry = match opened {
         Ok(Some(registry)) => registry,
         Ok(None) => {
-            checks.push(Check::ok("registry", "not there yet; the first build makes it"));
+            checks.push(Check::ok("registry", "does not exist yet; the first build creates it"));
             let foreign = registry::Foreign::read(&all, patient.registry, |_| false);
             checks.extend(foreign.judge());
             return checks;
@@ -179,7 +179,7 @@ pub(crate) async fn examine(patient: &Patient<'_>) -> Vec<Check> {
             return checks;
         }
     };
-    checks.push(Check::ok("registry", format!("database `{}`, of this version", patient.registry)));
+    checks.push(Check::ok("registry", format!("database `{}` has the current version", patient.registry)));
     let measured = registry.measurements(facts.fsync).await;
     if let Some(measured) = note("copy strategy", measured, &mut checks)
         && facts.major() >= 15
@@ -228,10 +228,7 @@ async fn connect(patient: &Patient<'_>) -> Result<Session> {
         Ok(None) => {}
         Err(error) => last = last.or(Some(error)),
     }
-    Err(last.unwrap_or_else(|| {
-        Error::failed(format!("the server at {} has no database to connect to", patient.endpoint.place()))
-            .hint("name a database in the server URL that exists")
-    }))
+    Err(last.unwrap_or_else(|| patient.endpoint.no_database()))
 }
 
 /// Applies the fixes of checks, and records that in them: cleans up, discards templates that cannot be used as they
@@ -257,7 +254,7 @@ pub(crate) async fn fix(patient: &Patient<'_>, checks: &mut [Check]) -> Result<(
             }
             Some(Fix::Rebuild(id, why)) => {
                 registry.break_template(*id, why, false).await?;
-                Some("discarded; the next command that needs it rebuilds it".into())
+                Some("discarded the template; the next command that needs it rebuilds it".into())
             }
             Some(Fix::Mark(id, oid)) => mark(&mut registry, *id, *oid).await?,
         };
@@ -278,7 +275,7 @@ async fn mark(registry: &mut Registry, id: i64, oid: Oid) -> Result<Option<Strin
     let mut done = None;
     if let Some(database) = found {
         let changed = drop::set_template(registry.session(), database).await?;
-        done = changed.then(|| format!("marked `{}`", database.name));
+        done = changed.then(|| format!("marked `{}` as a template", database.name));
     }
     lock.release(registry).await?;
     Ok(done)

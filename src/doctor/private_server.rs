@@ -32,14 +32,14 @@ pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
             checks.push(Check::warning(
                 "clusters",
                 format!("no command uses the cluster of PostgreSQL {major} ({bytes}) any more"),
-                format!("`pgstencil server remove --major {major}`"),
+                format!("remove it: `pgstencil server remove --major {major}`"),
             ));
         } else {
             checks.push(Check::ok("clusters", format!("PostgreSQL {major} ({bytes})")));
         }
         match &cluster.status.state {
             State::Unclean { rebooted: true } => {
-                checks.push(untrusted(major, "the host went down while the private server ran"))
+                checks.push(untrusted(major, "the host went down while the private server was running"))
             }
             State::Distrusted(why) => checks.push(untrusted(major, why)),
             _ => {}
@@ -48,20 +48,20 @@ pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
             checks.push(Check::warning(
                 "old data",
                 format!(
-                    "data of PostgreSQL {major} that could not be trusted is still in {} ({})",
+                    "old data of PostgreSQL {major}, which was moved aside, is still in {} ({})",
                     moved.directory.display(),
                     self::bytes(moved.bytes)
                 ),
-                "`pgstencil server remove --moved`",
+                "delete it: `pgstencil server remove --moved`",
             ));
         }
         if cluster.status.outdated {
             checks.push(Check::warning(
                 "binaries",
                 format!(
-                    "those of the running server of PostgreSQL {major} were replaced; what it loads from now on may fail"
+                    "the binaries of the running PostgreSQL {major} were replaced, so files that it loads from now on may not fit"
                 ),
-                "`pgstencil server stop`; the next command starts it again",
+                "restart it: `pgstencil server stop` (the next command starts it)",
             ));
         }
     }
@@ -71,8 +71,10 @@ pub fn clusters(clusters: &[Listed]) -> Vec<Check> {
 fn untrusted(major: u32, why: &str) -> Check {
     Check::warning(
         "data",
-        format!("of PostgreSQL {major}: {why}; the next start moves it aside and begins afresh"),
-        "`pgstencil server start` does it now",
+        format!(
+            "PostgreSQL {major}: {why}; the next start moves the data aside and creates an empty cluster"
+        ),
+        "do it now: `pgstencil server start`",
     )
 }
 

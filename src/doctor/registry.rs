@@ -7,6 +7,7 @@ use sqlx::postgres::types::Oid;
 
 use super::{Check, Fix};
 use crate::error::Result;
+use crate::lease;
 use crate::names::{self, Mark};
 use crate::pg::catalog::{self, Database};
 use crate::pg::checkup::Found;
@@ -167,7 +168,7 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
             "templates",
             match ours.templates.len() {
                 0 => "none yet".to_owned(),
-                n => format!("{n} ready, each as it was sealed"),
+                n => format!("{n} ready, all unchanged"),
             },
         ));
     }
@@ -185,18 +186,18 @@ pub(super) fn judge(ours: &Ours) -> Vec<Check> {
         Check::warning(
             "replaced clones",
             format!(
-                "a command dropped its clone `{}` and created this database in its place (noticed at {}): it stays, and no clone can get its name",
+                "a command dropped its clone `{}` and created another database of that name (noticed at {}); pgstencil does not drop it, and no clone can get the name",
                 row.name, row.at
             ),
-            format!("if nobody needs what is in it: {}", sql::drop_database(&row.name).text()),
+            lease::drop_unneeded(&row.name),
         )
     }));
     checks.extend(ours.estranged.iter().map(lost));
     checks.extend(ours.copies.iter().map(|(name, of)| {
         Check::warning(
             "changed databases",
-            format!("database `{name}` carries the mark of `{of}`, but is another one: it is left alone"),
-            "DROP DATABASE, if nobody needs it",
+            format!("database `{name}` has the ownership tag of `{of}`, but is another database, so pgstencil does not drop it"),
+            lease::drop_unneeded(name),
         )
     }));
     checks.extend(ours.foreign.judge());
@@ -242,8 +243,8 @@ fn template(state: &ReadyTemplate) -> Vec<Check> {
     for visitor in &state.visitors {
         checks.push(Check::problem(
             name,
-            format!("somebody is in template {of}, so no copy can be made: {visitor}"),
-            "end that session: SELECT pg_terminate_backend(PID), or what runs it",
+            format!("template {of} cannot be copied while a session is connected to it: {visitor}"),
+            "end that session, or the program that opened it: SELECT pg_terminate_backend(PID);",
         ));
     }
     let built_with = &row.built_with.0;
@@ -251,10 +252,10 @@ fn template(state: &ReadyTemplate) -> Vec<Check> {
         checks.push(Check::warning(
             name,
             format!(
-                "template {of} has event triggers on login ({}): each session of each clone runs them, and one that raises locks everybody out",
+                "template {of} has login event triggers ({}): every session in its clones runs them, and a trigger that fails keeps all sessions out",
                 built_with.login_triggers.join(", ")
             ),
-            "drop or disable them at the end of the build command",
+            "drop or disable these triggers at the end of the build command",
         ));
     }
     checks.extend(of_row.iter().map(|why| unusable(row, &of, why)));
@@ -264,6 +265,11 @@ fn template(state: &ReadyTemplate) -> Vec<Check> {
     checks
 }
 
+/// Consequence of a template that cannot be used.
+const NO_CLONES: &str = ", so pgstencil creates no more clones of it";
+/// Advice about it.
+const REBUILD: &str = "discard it now: `pgstencil doctor --fix` (the next command that needs it rebuilds it)";
+
 /// Reports a template that cannot be used. `of`: name of the template, for a person.
 fn unusable(row: &TemplateRow, of: &str, why: &Unusable) -> Check {
     let name = "templates";
@@ -271,12 +277,11 @@ fn unusable(row: &TemplateRow, of: &str, why: &Unusable) -> Check {
         Check::problem(name, words, hint).fixable(Fix::Rebuild(row.id, rebuild.to_owned()))
     };
     let warning = |words: String, rebuild: &str| {
-        let hint = "the next command that needs it rebuilds it; `pgstencil doctor --fix` discards it now";
-        let words = format!("{words}, so no clone is made of it any more");
-        Check::warning(name, words, hint).fixable(Fix::Rebuild(row.id, rebuild.to_owned()))
+        Check::warning(name, format!("{words}{NO_CLONES}"), REBUILD)
+            .fixable(Fix::Rebuild(row.id, rebuild.to_owned()))
     };
     let again = format!(
-        "`pgstencil doctor --fix` discards it, so that it is rebuilt; or `pgstencil evict {}`",
+        "discard it, so that it is rebuilt: `pgstencil doctor --fix`, or `pgstencil evict {}`",
         row.fingerprint.short()
     );
     match why {
@@ -292,16 +297,13 @@ fn unusable(row: &TemplateRow, of: &str, why: &Unusable) -> Check {
                     problem(format!("{database} cannot be used: {how}"), &rebuild, again)
                 }
                 DatabaseFault::CollationLibrary => problem(
-                    format!("{database} {fault}, so no copy of it can be made"),
+                    format!("{database} {fault}, so it cannot be copied"),
                     &rebuild,
                     format!(
                         "{again}. For your own databases: REINDEX, then ALTER DATABASE … REFRESH COLLATION VERSION"
                     ),
                 ),
-                DatabaseFault::Opened => {
-                    let words = format!("{database} was opened by somebody: its contents may have changed");
-                    warning(words, "its database was opened to connections")
-                }
+                DatabaseFault::Opened => warning(format!("{database} {fault}"), &rebuild),
             }
         }
         Unusable::Emptied(tables) => warning(
@@ -329,11 +331,7 @@ fn collations(templates: &[ReadyTemplate]) -> Vec<Check> {
         let row = &held.row;
         let of = format!("template {} of {}/{}", row.fingerprint.short(), row.project, row.definition);
         if let Some(why) = Unusable::by_collation(row) {
-            let check = Check::warning(
-                name,
-                format!("{of}: {why}, so no clone is made of it any more"),
-                "the next command that needs it rebuilds it; `pgstencil doctor --fix` discards it now",
-            );
+            let check = Check::warning(name, format!("{of}: {why}{NO_CLONES}"), REBUILD);
             checks.push(check.fixable(Fix::Rebuild(row.id, why.to_string())));
         }
         let warned = &row.built_with.0.warned_collations;
@@ -350,8 +348,8 @@ fn collations(templates: &[ReadyTemplate]) -> Vec<Check> {
         checks.push(Check::ok(
             name,
             match versions.sum::<usize>() {
-                0 => "no template uses one that has versions".to_owned(),
-                _ => "those that templates use have the versions that they were built with".to_owned(),
+                0 => "no template uses a collation that has a version".to_owned(),
+                _ => "all have the versions with which the templates were built".to_owned(),
             },
         ));
     }
@@ -365,10 +363,10 @@ fn unlogged(row: &TemplateRow, of: &str) -> Option<Check> {
         Check::warning(
             "templates",
             format!(
-                "template {of} has unlogged tables with rows ({}): a crash of Postgres empties them, also in clones that are in use; the template is then rebuilt",
+                "template {of} has unlogged tables with rows ({}): a crash of Postgres empties them, also in clones in use, and pgstencil then rebuilds the template",
                 unlogged.join(", ")
             ),
-            "to keep the rows, run ALTER TABLE … SET LOGGED at the end of the build command",
+            "if the rows matter, run ALTER TABLE … SET LOGGED at the end of the build command",
         )
     })
 }
@@ -382,7 +380,7 @@ fn mark(row: &TemplateRow, own: &DatabaseRow, found: &Database, of: &str) -> Opt
         return Some(Check::warning(
             "templates",
             format!(
-                "{database} is marked IS_TEMPLATE: every role with CREATEDB can copy it, and with it what database `{}` holds",
+                "{database} is marked IS_TEMPLATE, so every role with CREATEDB can copy it, with the contents of database `{}`",
                 source.map_or("", |source| &source.name)
             ),
             format!("{};", sql::is_template(&own.name, false).text()),
@@ -391,9 +389,9 @@ fn mark(row: &TemplateRow, own: &DatabaseRow, found: &Database, of: &str) -> Opt
     (!found.is_template && public).then(|| {
         Check::warning(
             "templates",
-            format!("{database} is no longer marked IS_TEMPLATE: a careless `dropdb` would drop it"),
+            format!("{database} is no longer marked IS_TEMPLATE, so `dropdb` can drop it"),
             format!(
-                "`pgstencil doctor --fix` marks it again; or {};",
+                "mark it again: `pgstencil doctor --fix`, or {};",
                 sql::is_template(&own.name, true).text()
             ),
         )
@@ -416,7 +414,7 @@ fn leftovers(cleanup: &[Action]) -> Check {
             Check::warning(
                 name,
                 format!("{} to clean up: {shown}{more}", some.len()),
-                "the next command cleans up; `pgstencil evict` or `doctor --fix` does it now",
+                "clean up now: `pgstencil evict` or `pgstencil doctor --fix` (the next command also cleans up)",
             )
             .fixable(Fix::Cleanup)
         }
@@ -427,7 +425,7 @@ fn lost(lost: &Lost) -> Check {
     let Lost { row, why, of } = lost;
     let undo = match why {
         Estranged::Owner(role) => format!(
-            "GRANT {} to the role that pgstencil connects as, or ALTER DATABASE … OWNER TO that",
+            "GRANT {} to the role that pgstencil connects as, or ALTER DATABASE … OWNER TO that role",
             sql::quote_ident(role)
         ),
         Estranged::Renamed(name) => sql::rename_database(name, &row.name).text().to_owned(),
@@ -436,8 +434,8 @@ fn lost(lost: &Lost) -> Check {
     };
     Check::warning(
         "changed databases",
-        format!("database `{}` of {of} will not be dropped: {why}", row.name),
-        format!("{undo}; or, once it is released, it is yours to keep or to drop"),
+        format!("database `{}` of {of} is not dropped: {why}", row.name),
+        format!("{undo}; or keep the database: once the clone is released, it is yours"),
     )
 }
 
@@ -453,22 +451,22 @@ impl Foreign {
             }
         };
         let all: Vec<&Found> = self.found.iter().collect();
-        let (databases, carry, are) = match all.len() {
-            1 => ("one database".to_owned(), "carries", "is"),
-            n => (count(n, "database"), "carry", "are"),
+        let belong = match all.len() {
+            1 => "one database belongs".to_owned(),
+            n => format!("{} belong", count(n, "database")),
         };
         if all.is_empty() {
-            return vec![Check::ok(name, "no database carries another registry's mark")];
+            return vec![Check::ok(name, "no database belongs to another registry")];
         }
         if self.registries.is_empty() {
             // The comment alone proves nothing: a dump carries it to other servers.
             let check = Check::warning(
                 "lost registry",
                 format!(
-                    "{databases} {carry} the mark of a registry that is not on this server, and {are} left alone: {}",
+                    "{belong} to a registry that is not on this server, so pgstencil drops none: {}",
                     shown(&all)
                 ),
-                "look at what is in them; if nobody needs them, drop them yourself by the statements below: pgstencil drops no database that its registry does not know",
+                "check their contents, and drop the databases that are not needed, with the statements below",
             );
             let drop = |d: &&Found| {
                 let unmark = d.template.then(|| sql::is_template(&d.name, false));
@@ -485,7 +483,7 @@ impl Foreign {
         let mut checks = vec![Check::ok(
             name,
             format!(
-                "databases that carry the mark of another registry, and are left alone: {} (that registry may be {})",
+                "databases of another registry, which this one does not drop: {} (that registry may be {})",
                 shown(&all),
                 registries.join(", ")
             ),
@@ -494,7 +492,7 @@ impl Foreign {
             checks.push(Check::warning(
                 "half-dropped databases",
                 format!("of another registry: {}", shown(&broken)),
-                "the registry that they belong to cleans them up; if that registry no longer exists, drop them with DROP DATABASE",
+                "if that registry no longer exists, drop them with DROP DATABASE (otherwise its next cleanup drops them)",
             ));
         }
         checks

@@ -49,16 +49,16 @@ pub(super) fn version(number: u32) -> Check {
         Some((_, least)) => Check::warning(
             name,
             format!(
-                "PostgreSQL {major}.{minor}: an interrupted DROP leaves a damaged database that looks whole"
+                "PostgreSQL {major}.{minor}: an interrupted DROP leaves a damaged database that looks intact"
             ),
             format!("update to {major}.{least} or later"),
         ),
         None if major > 18 => Check::warning(
             name,
             format!(
-                "PostgreSQL {major}.{minor} is newer than what this pgstencil was tested with (13 to 18)"
+                "PostgreSQL {major}.{minor} is newer than the versions that pgstencil was tested with (13 to 18)"
             ),
-            "look for a newer pgstencil",
+            "check for a newer version of pgstencil",
         ),
         None => Check::ok(name, format!("PostgreSQL {major}.{minor}")),
     }
@@ -80,9 +80,9 @@ fn rights(seen: &Seen) -> Check {
     Check::ok(
         "rights",
         match seen.rights.signal {
-            true => format!("role {role} may create databases and end sessions of others"),
+            true => format!("role {role} may create databases and end sessions of other roles"),
             false => format!(
-                "role {role} may create databases; a session of another role stops a build that finds it in its database, and delays the drop of a clone (GRANT pg_signal_backend TO {role} would let it be ended)"
+                "role {role} may create databases, but not end sessions of other roles: such a session in a database fails its build, and delays the drop of a clone (GRANT pg_signal_backend TO {role}; would permit it)"
             ),
         },
     )
@@ -104,11 +104,13 @@ fn copies(settings: &Settings) -> Check {
     // In pages of 8 kB. Each CREATE and DROP scans the pool.
     let buffers = settings.get("shared_buffers").and_then(|v| v.parse::<u64>().ok());
     if buffers.is_some_and(|pages| pages > 2 * 131_072) {
-        slow.push("shared_buffers above 2 GB make each CREATE and DROP scan all of them");
+        slow.push(
+            "with shared_buffers above 2 GB, each CREATE and DROP takes longer, since it scans all of them",
+        );
         hint.push("shared_buffers = 512MB");
     }
     match slow.is_empty() {
-        true => Check::ok("settings", "none that slows copies down"),
+        true => Check::ok("settings", "no setting slows copies down"),
         false => Check::warning("settings", slow.join("; "), hint.join(", ")),
     }
 }
@@ -116,15 +118,15 @@ fn copies(settings: &Settings) -> Check {
 fn orphans(seen: &Seen) -> Check {
     let name = "orphan directories";
     match seen.orphans.as_slice() {
-        [] if !seen.rights.superuser => Check::ok(name, "not looked for: only a superuser sees them"),
+        [] if !seen.rights.superuser => Check::ok(name, "not checked: only a superuser can see them"),
         [] => Check::ok(name, "none"),
         some => Check::warning(
             name,
             format!(
-                "files of databases that do not exist any more, as a killed server leaves them: base/{}",
+                "a killed server left files of databases that no longer exist: base/{}",
                 some.join(", base/")
             ),
-            "if no CREATE DATABASE is running, remove these directories of the data directory by hand",
+            "if no CREATE DATABASE is running, remove these directories from the data directory",
         ),
     }
 }
@@ -135,12 +137,12 @@ pub(super) fn judge_fsync(seen: &Seen, fsync: bool, ours: &Ours, registry: &str)
     let system = ["postgres", "template0", "template1", registry];
     let foreign = seen.databases.iter().any(|d| !system.contains(&d.name.as_str()) && !ours.knows(d.oid));
     match (fsync, foreign) {
-        (false, _) => Check::ok(name, "off: copies are as fast as can be"),
-        (true, true) => Check::ok(name, "on, as it has to be where others keep data"),
+        (false, _) => Check::ok(name, "off, so copies are as fast as possible"),
+        (true, true) => Check::ok(name, "on, since the server also has other databases than pgstencil's"),
         (true, false) => Check::warning(
             name,
-            "on, and the server seems to hold nothing but pgstencil's databases: copies would be about three times faster without",
-            "if all on this server can be made again: fsync = off, full_page_writes = off",
+            "on, and this server appears to have only pgstencil's databases: with fsync off, copies would be about 3 times faster",
+            "if everything on this server can be recreated, set fsync = off and full_page_writes = off",
         ),
     }
 }
@@ -159,14 +161,14 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
     let sessions = if used * 10 >= most * 9 {
         Check::problem(
             "max_connections",
-            format!("{used} of {most} sessions are in use: soon nobody can connect"),
+            format!("{used} of {most} connections are in use, so new connections will soon be refused"),
             format!("max_connections = {}, or end idle sessions", (most * 2).max(200)),
         )
     } else if (used + clones) * 10 >= most * 8 {
         Check::warning(
             "max_connections",
             format!(
-                "{used} of {most} sessions are in use, and {}: one more session for each would take 80 %",
+                "{used} of {most} connections are in use, and {}: one more connection for each would exceed 80 %",
                 of_clones(clones)
             ),
             format!("max_connections = {}", (most * 2).max(200)),
@@ -174,20 +176,18 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
     } else {
         Check::ok(
             "max_connections",
-            format!("{used} of {most} sessions are in use, and {}", of_clones(clones)),
+            format!("{used} of {most} connections are in use, and {}", of_clones(clones)),
         )
     };
     let (kept, free) = (Slots::left_free(seen.slots.usable), seen.slots.free.max(0));
     let background = match seen.slots.spare() >= 0 {
         true => Check::ok(
             "connection slots",
-            format!("{free} are free, of which background work leaves {kept} to others"),
+            format!("{free} are free, and background work leaves {kept} of them to other clients"),
         ),
         false => Check::warning(
             "connection slots",
-            format!(
-                "{free} are free: warm clones and drops wait until more than {kept} are, which they leave to others"
-            ),
+            format!("only {free} are free, so warm clones and drops wait until more than {kept} are free"),
             "end idle sessions, or raise max_connections or the role's CONNECTION LIMIT",
         ),
     };
@@ -198,17 +198,17 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
         true => Check::warning(
             "max_locks_per_transaction",
             format!(
-                "there is room for {slots} locks; if {} truncated all tables at once, it would take {wanted}",
+                "the server has room for {slots} locks, and truncating all tables of {} at the same time takes {wanted}",
                 match clones {
                     0 | 1 => "a clone".to_owned(),
-                    n => format!("each of {n} clones"),
+                    n => format!("{n} clones"),
                 }
             ),
             format!("max_locks_per_transaction = {}", (wanted / most.max(1) + 1).max(128)),
         ),
         false => Check::ok(
             "max_locks_per_transaction",
-            format!("room for {slots} locks, {wanted} would be wanted at most"),
+            format!("room for {slots} locks, of which at most {wanted} are needed"),
         ),
     };
     vec![sessions, background, locks]

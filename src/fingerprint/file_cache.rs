@@ -505,7 +505,7 @@ impl<'a> Look<'a> {
     fn lines(&self, kept: &mut Kept) -> Result<(Vec<LinesInput>, bool)> {
         let before = std::mem::take(&mut kept.lines);
         let mut all = Vec::new();
-        for wanted in &self.definition.input_lines {
+        for (index, wanted) in self.definition.input_lines.iter().enumerate() {
             let InputLines { file, matching } = wanted;
             let looked = SystemTime::now();
             let path = self.root.join(&**file);
@@ -514,7 +514,7 @@ impl<'a> Look<'a> {
                 before.iter().filter(|known| known.file == **file && known.matching == **matching);
             let found = match known.find(|known| Some(known.stat) == stat) {
                 Some(known) => known.found.clone(),
-                None => lines::read(self.root, self.definition, wanted)?,
+                None => lines::read(self.root, self.definition, index)?,
             };
             if let Some(stat) = stat.filter(|stat| self.is_settled(&path, stat, looked)) {
                 let (file, matching, found) = (file.to_string(), matching.to_string(), found.clone());

@@ -33,6 +33,8 @@ pub(super) struct Globs {
 /// One glob.
 pub(super) struct OneGlob {
     pub(super) kind: usize,
+    /// Its index in the list of its key.
+    pub(super) index: usize,
     /// The pattern as written, without the `!`.
     pub(super) pattern: String,
     pub(super) excludes: bool,
@@ -72,16 +74,16 @@ impl Globs {
         let mut globs = Vec::new();
         let mut gates = Vec::new();
         for (kind, list) in lists.into_iter().enumerate() {
-            for (place, text) in list.iter().enumerate() {
+            for (index, text) in list.iter().enumerate() {
                 let bad = |what: &str| {
-                    let (key, name) = (KEYS[kind], &definition.name);
-                    Error::config(format!("`{key}` of template `{name}`: glob `{text}` {what}"))
+                    let input = definition.input(KEYS[kind], index);
+                    Error::config(format!("{input}: glob `{text}` {what}"))
                 };
                 let (excludes, pattern) = match text.strip_prefix('!') {
                     Some(pattern) => (true, pattern),
                     None => (false, &**text),
                 };
-                if excludes && place == 0 {
+                if excludes && index == 0 {
                     return Err(bad("has no earlier glob to exclude from").hint(
                         "put it after the globs that it limits: the last glob that matches a file decides",
                     ));
@@ -95,7 +97,13 @@ impl Globs {
                 if !excludes {
                     gates.push(Gate::new(pattern, Some(globs.len())));
                 }
-                globs.push(OneGlob { kind, pattern: pattern.to_owned(), excludes, plain: plain(pattern) });
+                globs.push(OneGlob {
+                    kind,
+                    index,
+                    pattern: pattern.to_owned(),
+                    excludes,
+                    plain: plain(pattern),
+                });
             }
         }
         let set = set.build().map_err(|e| Error::config("the globs are too large together").caused_by(e))?;

@@ -59,10 +59,9 @@ pub(super) fn hidden_by(root: &Path, relative: &Path, is_dir: bool) -> Option<(P
 /// Returns the error for a glob that matches no file, with a hint that a second, wider walk finds.
 pub(super) fn no_match(root: &Path, definition: &Definition, glob: &OneGlob) -> Error {
     let pattern = &glob.pattern;
-    let key = KEYS[glob.kind];
-    let error =
-        Error::config(format!("`{key}` of template `{}`: glob `{pattern}` matches no file", definition.name))
-            .detail(format!("globs are relative to the root, `{}`", root.display()));
+    let input = definition.input(KEYS[glob.kind], glob.index);
+    let error = Error::config(format!("{input}: glob `{pattern}` matches no file"))
+        .detail(format!("globs are relative to the root, `{}`", root.display()));
     match reason(root, definition, pattern) {
         Some(Reason { fact: Some(fact), hint }) => error.detail(fact).hint(hint),
         Some(Reason { fact: None, hint }) => error.hint(hint),

@@ -19,9 +19,12 @@ use crate::names;
 
 /// Hashes the text that counts. Line ends `\r\n` and `\n` are equal, and it makes no difference whether the
 /// last line has one. A file that is named here counts even if a .gitignore hides it.
-pub(super) fn read(root: &Path, definition: &Definition, wanted: &InputLines) -> Result<LinesInput> {
-    let InputLines { file, matching } = wanted;
-    let bad = |what: &str| Error::config(format!("`input_lines` of template `{}`: {what}", definition.name));
+pub(super) fn read(root: &Path, definition: &Definition, index: usize) -> Result<LinesInput> {
+    let InputLines { file, matching } = &definition.input_lines[index];
+    let bad = |what: &str| {
+        let input = definition.input("input_lines", index);
+        Error::config(format!("{input}: {what}"))
+    };
     if let Some(what) = not_relative(file) {
         return Err(bad(&format!("path `{file}` {what}")).hint("write the path relative to the root"));
     }

@@ -240,8 +240,8 @@ fn check_matches(root: &Path, definition: &Definition, globs: &Globs, walked: &W
         let kept = |found: &Found| found.kinds[kind] && !found.named;
         if used && !walked.files.iter().any(kept) {
             return Err(Error::config(format!(
-                "`{key}` of template `{}`: the `!` globs exclude every file that the others match",
-                definition.name
+                "{}: the `!` globs exclude every file that the others match",
+                definition.input(key, 0)
             ))
             .hint("put narrow globs last: the last glob that matches a file decides"));
         }

@@ -72,7 +72,7 @@ impl Naming<'_> {
             names.sort();
             if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
                 return Err(Error::usage(format!(
-                    "the name pattern gives `{}` to two databases of the set",
+                    "the name pattern gives the name `{}` to two databases",
                     pair[0]
                 ))
                 .hint("add `{alias}` to `--name`"));

@@ -53,7 +53,7 @@ pub(crate) async fn fill(
         step: Duration::from_millis(20),
         most: Some(PATIENCE),
         deadline: context.deadline,
-        what: "another process that makes warm clones",
+        what: "another process that creates warm clones",
     };
     let Some(lock) = registry.lock(key, waiting).await? else {
         return Ok(0);
@@ -295,16 +295,17 @@ async fn visit(registry: &mut Registry, context: &Context<'_>, row: &DatabaseRow
         Err(OpenError::Missing | OpenError::Other(_)) => {}
     }
     let Some(oid) = row.oid else {
-        return Err(Error::internal(format!("database `{name}` has no oid")));
+        return Err(Error::internal(format!("database `{name}` has no OID")));
     };
     // Any other session that used the opening has no reason to be there.
     let end = |_: &catalog::Visitor| catalog::Care::End;
     let left = catalog::clear(session, oid, PATIENCE, context.deadline, end).await?;
     match left.first() {
         None => Ok(()),
-        Some(visitor) => {
-            Err(Error::failed(format!("somebody is in the warm clone `{name}`: {}", visitor.describe())))
-        }
+        Some(visitor) => Err(Error::failed(format!(
+            "a session is connected to warm clone `{name}`: {}",
+            visitor.describe()
+        ))),
     }
 }
 

@@ -91,9 +91,7 @@ impl Hook<'_> {
         let (kind, what) = match (&finished.ended, &finished.status) {
             (Ended::ByItself, Status::Exited(0)) => return Ok(()),
             (Ended::Cancelled, _) => (Kind::Interrupted, "was interrupted".to_owned()),
-            (Ended::TimedOut, _) if by_wait => {
-                (Kind::Timeout, format!("was ended after {took}, by `--wait`"))
-            }
+            (Ended::TimedOut, _) if by_wait => (Kind::Timeout, format!("was ended by `--wait` after {took}")),
             (Ended::TimedOut, _) => (Kind::Timeout, format!("was ended after {took}")),
             (Ended::ByItself, status) => (Kind::Build, format!("failed ({status}, after {took})")),
         };
@@ -144,7 +142,7 @@ pub(crate) async fn before_release(
         return Ok(());
     };
     let view = serde_json::from_value(handed)
-        .map_err(|e| Error::internal("cannot read what before_release is to see").caused_by(e))?;
+        .map_err(|e| Error::internal("cannot read the record for before_release").caused_by(e))?;
     let hook =
         Hook { name: "before_release", command, phase: Phase::BeforeRelease, definition, endpoint, root };
     hook.run(&view, deadline.left(), &deadline.cancel, &mut |_| {}).await
@@ -242,14 +240,12 @@ async fn run_command(context: &Context<'_>, batch: &Batch<'_>, set: &[NamedDatab
 /// Adds the result for the clone and a hint to the error.
 fn given_up(error: Error, key: &str, definition: &str, set: &[NamedDatabase]) -> Error {
     let name = set.first().map_or("", |database| &database.name);
-    let error = error.detail(format!("clone `{name}` is discarded, and dropped in the background"));
+    let error = error.detail(format!("clone `{name}` is discarded"));
     match error.kind() {
         Kind::Interrupted => error,
         Kind::Timeout => error.hint(format!(
-            "if {key} of [template.{definition}] needs longer, raise `--wait`; the template is kept"
+            "if {key} of [template.{definition}] needs longer, raise `--wait` (the template is kept)"
         )),
-        _ => error.hint(format!(
-            "fix {key} of [template.{definition}]; the template is kept, so the next try does not build it again"
-        )),
+        _ => error.hint(format!("fix {key} of [template.{definition}] and try again (the template is kept)")),
     }
 }

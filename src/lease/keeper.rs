@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
+use crate::events::Warning;
 use crate::pg::lock::LockKey;
 use crate::pg::{Deadline, Endpoint};
 use crate::process::Started;
@@ -34,7 +35,7 @@ pub(crate) struct Kept {
     /// The clones that were dropped while the session was lost.
     pub(crate) lost: Vec<String>,
     /// Warnings about them for the holder.
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 impl Kept {
@@ -126,7 +127,7 @@ struct Watch {
     /// Time between two checks, and limit for one of them.
     pause: Duration,
     lost: Vec<String>,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
 }
 
 impl Watch {
@@ -185,8 +186,8 @@ impl Watch {
             match Self::retake_one(&mut registry, &id).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.warnings
-                        .push(format!("clone {id} was dropped while the session with the server was lost"));
+                    let what = format!("clone {id} was dropped while the session with the server was lost");
+                    self.warnings.push(Warning::new(what));
                     self.clones.retain(|c| *c != id);
                     self.lost.push(id);
                 }
@@ -202,7 +203,7 @@ impl Watch {
             step: Duration::from_millis(50),
             most: None,
             deadline: &Deadline::default(),
-            what: "the clone's lock",
+            what: "another command that uses the clone",
         };
         let Some(lock) = registry.lock(key, waiting).await? else {
             return Ok(false);

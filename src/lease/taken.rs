@@ -22,57 +22,58 @@ pub(crate) async fn check_name(registry: &mut Registry, asker: &Asker<'_>, name:
     Ok(())
 }
 
+/// Advice about a database that a command created under the name of its clone.
+pub(crate) fn drop_unneeded(name: &str) -> String {
+    format!("if its contents are not needed: {}", sql::drop_database(name).text())
+}
+
 /// Advice that keeps tools from dropping the database that they get.
-pub(crate) const KEEP: &str = "Django: run the tests with --keepdb (pytest: --reuse-db). Rails: build with `db:schema:load`, and run the tests without `db:test:prepare` and with `maintain_test_schema = false`. Ecto: leave `ecto.drop` and `ecto.create` out of the alias `test`. Prisma: `migrate deploy` instead of `migrate reset`. sqlx and Diesel: leave `database reset` out";
+pub(crate) const KEEP: &str = "let the test runner reuse its database. Django: run the tests with --keepdb (pytest: --reuse-db). Rails: build with `db:schema:load`, and run the tests without `db:test:prepare` and with `maintain_test_schema = false`. Ecto: leave `ecto.drop` and `ecto.create` out of the alias `test`. Prisma: `migrate deploy` instead of `migrate reset`. sqlx and Diesel: leave `database reset` out";
 
 /// Returns the error for a name that a database has already.
 pub(crate) async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str) -> Error {
     let error = || Error::new(Kind::NameTaken, format!("there is a database `{name}` already"));
     match registry.clone_by_name(name).await {
         Ok(Some(row)) if row.state == CloneState::Creating => error()
-            .detail(format!("it is being made by {}", row.holder.0.describe()))
-            .hint("try again when that has ended"),
+            .detail(format!("it is being created by {}", row.holder.0.describe()))
+            .hint("try again when that process has created it"),
         Ok(Some(row)) if row.state != CloneState::Leased => {
             let owner = Owner::Clone(row.id.clone());
             let stay = registry.estranged(&owner).await.unwrap_or_default();
             let stay = stay.iter().filter(|(_, why)| why.is_there());
-            let error = stay.fold(error(), |error, (row, why)| {
-                error.detail(format!("database `{}` stays: {why}", row.name))
-            });
-            error.hint("it was released and is about to be dropped: try again")
+            let error = stay.fold(error(), |error, (row, why)| error.detail(why.kept(&row.name)));
+            error.detail("it belongs to a released clone that is about to be dropped").hint("try again")
         }
         Ok(Some(row)) if row.lease == LeaseKind::Session => error()
             .detail(format!(
-                "it is clone {} of definition `{}`, held by {}",
+                "it is clone {} of definition `{}`, in use by {}",
                 row.id,
                 row.definition,
                 row.holder.0.describe()
             ))
             .detail(owner_of(&row))
-            .hint("wait for that command to end, or choose another `--name`"),
+            .hint("wait until that command ends, or choose another `--name`"),
         Ok(Some(row)) if asker.has_clone(&row) => error()
             .detail(format!(
                 "it is your clone {} of definition `{}` in project `{}`",
                 row.id, row.definition, row.project
             ))
-            .hint(format!("give it back: `pgstencil release {name}`"))
-            .hint("or choose another `--name`"),
+            .hint(format!("release it: `pgstencil release {name}`"))
+            .hint("choose another `--name`"),
         Ok(Some(row)) => of_another(&row, asker),
         _ => {
             let replaced = registry.replaced().await.unwrap_or_default();
             match replaced.into_iter().find(|row| row.name == name) {
                 Some(row) => error()
                     .detail(format!(
-                        "a command dropped its clone of this name and created this database in its place, which was noticed at {}; pgstencil leaves it alone",
+                        "a command dropped its clone of this name and created this database instead (noticed at {})",
                         row.at
                     ))
-                    .hint(format!(
-                        "if nobody needs what is in it: {}",
-                        sql::drop_database(name).text()
-                    ))
-                    .hint(format!("let the command keep the database that it gets. {KEEP}")),
+                    .detail("pgstencil does not drop it")
+                    .hint(drop_unneeded(name))
+                    .hint(KEEP),
                 None => error()
-                    .detail("it is not a clone of this registry, so pgstencil leaves it alone")
+                    .detail("it is not a clone of this registry, so pgstencil does not drop it")
                     .hint("choose another `--name`"),
             }
         }
@@ -101,17 +102,17 @@ pub(crate) fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
         && row.owner.machine != asker.holder.checkout.machine;
     let error = match moved {
         true => {
-            error.hint("if this is one place whose host name changes, set PGSTENCIL_OWNER to one name there")
+            error.hint("if both are the same machine and its host name changes, set PGSTENCIL_OWNER there to a fixed name")
         }
         false => error,
     };
     let error = error
         .hint("choose another `--name`")
-        .hint(format!("make it yours, data included: `pgstencil clone --name {name} --take`; `--fresh` also ends its sessions and resets it"))
-        .hint(format!("give it back for its owner: `pgstencil release {name} --take`"));
+        .hint(format!("take it over with its data: `pgstencil clone --name {name} --take` (add `--fresh` to end its sessions and reset it)"))
+        .hint(format!("release it for its owner: `pgstencil release {name} --take`"));
     match row.project == asker.project && !(row.owner.shared && asker.shares) {
         true => error.hint(format!(
-            "or share such clones among all checkouts of project `{}`: `[clone] named = \"project\"`",
+            "share named clones among all checkouts of project `{}`: `[clone] named = \"project\"`",
             row.project
         )),
         false => error,

@@ -212,7 +212,7 @@ const VISITORS: &str = "SELECT a.pid, a.usename::text AS role, a.application_nam
 /// # Errors
 /// Errors of the driver.
 pub(crate) async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visitor>> {
-    session.rows(sql::fill(VISITORS, &[&oid])).await.doing(|| "see who is connected".into())
+    session.rows(sql::fill(VISITORS, &[&oid])).await.doing(|| "list the sessions of a database".into())
 }
 
 /// Sessions whose state the role may not see do not count, nor do those of pgstencil.
@@ -259,7 +259,7 @@ pub(crate) async fn is_untouched(session: &mut Session) -> Result<bool> {
 pub(crate) async fn log_file(session: &mut Session) -> Result<Option<String>> {
     // A refused call would be an error in that log.
     let may = "SELECT has_function_privilege('pg_catalog.pg_current_logfile()', 'EXECUTE')";
-    let doing = || "ask for the server's log".to_owned();
+    let doing = || "locate the server's log".to_owned();
     let may: bool = session.scalar(sql::fill(may, &[])).await.doing(doing)?;
     if !may {
         return Ok(None);
@@ -280,7 +280,7 @@ pub(crate) async fn data_directory(session: &mut Session) -> Result<Option<Strin
             &[],
         ))
         .await
-        .doing(|| "see where the server keeps its data".into())?;
+        .doing(|| "locate the server's data directory".into())?;
     Ok(answer.flatten())
 }
 
@@ -522,7 +522,7 @@ const UNLOGGED_SEQUENCES: &str = "SELECT n.nspname::text, c.relname::text, s.seq
 /// Errors of the driver.
 pub(crate) async fn objects(session: &mut Session) -> Result<i64> {
     let row: (i64, i64, i64) =
-        session.one(sql::fill(CONTENTS, &[])).await.doing(|| "look into a database".into())?;
+        session.one(sql::fill(CONTENTS, &[])).await.doing(|| "inspect a database".into())?;
     Ok(row.0)
 }
 
@@ -552,7 +552,7 @@ pub(crate) async fn public_schemas(session: &mut Session) -> Result<Vec<String>>
             &[],
         ))
         .await
-        .doing(|| "see who may create objects".into())
+        .doing(|| "read which roles may create objects".into())
 }
 
 /// Returns whether every role may create schemas in the database of this oid.
@@ -567,7 +567,7 @@ pub(crate) async fn is_public(session: &mut Session, oid: Oid) -> Result<bool> {
             &[&oid],
         ))
         .await
-        .doing(|| "see who may create schemas".into())
+        .doing(|| "read which roles may create schemas".into())
 }
 
 /// Returns whether the session's role is a superuser.
@@ -578,7 +578,7 @@ pub(crate) async fn is_superuser(session: &mut Session) -> Result<bool> {
     session
         .scalar(sql::fill("SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[]))
         .await
-        .doing(|| "read the role's rights".into())
+        .doing(|| "read the role's privileges".into())
 }
 
 /// Reads the contents of a database from a session within it.
@@ -588,7 +588,7 @@ pub(crate) async fn is_superuser(session: &mut Session) -> Result<bool> {
 pub(crate) async fn contents(session: &mut Session) -> Result<Contents> {
     let database = session.database().to_owned();
     let row: (i64, i64, i64) =
-        session.one(sql::fill(CONTENTS, &[])).await.doing(|| format!("look into database `{database}`"))?;
+        session.one(sql::fill(CONTENTS, &[])).await.doing(|| format!("inspect database `{database}`"))?;
     let extensions: Vec<(String, String)> =
         session.rows(sql::fill(EXTENSIONS, &[])).await.doing(|| "list extensions".into())?;
     let collations = collation::used(session).await?;
@@ -663,7 +663,7 @@ pub(crate) async fn named_after(session: &mut Session, fragment: &str) -> Result
             &[&fragment],
         ))
         .await
-        .doing(|| "look for further databases".into())
+        .doing(|| "check for further databases".into())
 }
 
 /// Fails with the privilege's name if the role may not create databases.
@@ -674,13 +674,13 @@ pub(crate) async fn require_createdb(session: &mut Session) -> Result<()> {
     let may: bool = session
         .scalar(sql::fill("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user", &[]))
         .await
-        .doing(|| "read the role's rights".into())?;
+        .doing(|| "read the role's privileges".into())?;
     if may {
         return Ok(());
     }
     let role = super::sql::quote_ident(&session.facts().role);
     Err(Error::new(Kind::Permission, format!("role {role} may not create databases"))
-        .hint(format!("run as a superuser: ALTER ROLE {role} CREATEDB;")))
+        .hint(format!("as a superuser: ALTER ROLE {role} CREATEDB;")))
 }
 
 /// Writes some megabytes to the server's disk, and removes them.
@@ -742,7 +742,7 @@ pub(crate) async fn analyze_and_freeze(session: &mut Session) -> Result<Vec<Stri
             let done = session
                 .run(sql::analyze(name))
                 .await
-                .doing(|| format!("make the planner's statistics of table `{schema}.{table}`"));
+                .doing(|| format!("create the planner's statistics of table `{schema}.{table}`"));
             note(done)?;
         }
     }

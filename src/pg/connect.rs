@@ -279,9 +279,9 @@ impl Connected {
             Err(_) if patience < CONNECT_TIMEOUT => Err(Refused::Late(
                 Error::new(
                     Kind::Timeout,
-                    format!("gave up waiting for the server at {}", endpoint.place()),
+                    format!("timed out waiting for the server at {}", endpoint.place()),
                 )
-                .hint("`--wait DURATION` bounds all waits of a command"),
+                .hint(super::RAISE_WAIT),
             )),
             Err(_) => Err(Refused::Late(
                 Error::new(
@@ -292,7 +292,7 @@ impl Connected {
                         seconds(patience)
                     ),
                 )
-                .hint("check the host and the port; a firewall may drop the packets, or a connection pooler let its clients wait"),
+                .hint("check the host and the port, and whether a firewall drops the packets or a connection pooler makes its clients wait"),
             )),
         }
     }
@@ -431,22 +431,22 @@ fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error
         // The URL is pgstencil's, so it is right: the server answered a moment ago.
         (sqlx::Error::Io(_), _) | (_, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW)) if endpoint.is_private() => {
             base(format!("the private server at {place} has stopped"))
-                .hint("run the command again: it starts the server; `pgstencil server status` shows how it is")
+                .hint("run the command again, which starts the server (`pgstencil server status` shows its state)")
         }
         (sqlx::Error::Io(_), _) => base(format!("the server at {place} cannot be reached"))
-            .hint("is it running, and is the URL right? `--server-url`, PGSTENCIL_SERVER_URL and `[server] url` name it; without any of them the private server is used"),
+            .hint("check that the server is running, and the URL in `--server-url`, PGSTENCIL_SERVER_URL or `[server] url` (without a URL, pgstencil uses the private server)"),
         (_, Some(SqlState::INVALID_PASSWORD)) => match endpoint.password_source() {
-            None => base(format!("the server at {place} refuses role `{user}`: it wants a password, and none was given"))
+            None => base(format!("the server at {place} refuses role `{user}`: it requires a password, and none was given"))
                 .hint(format!("set PGPASSWORD, add a line to the password file (`~/.pgpass`), or write the password into the server URL: `postgresql://{user}:PASSWORD@HOST/postgres`")),
             Some(source) => base(format!("the server at {place} refuses role `{user}`: the password is wrong, or there is no such role"))
                 .detail(format!("the password comes from {source}"))
-                .hint(format!("correct the password in {source}, or name another role")),
+                .hint(format!("correct the password in {source}, or use another role")),
         },
         (_, Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION)) => base(format!("the server at {place} refuses role `{user}`"))
-            .hint("check the role and its right to log in, and pg_hba.conf on the server"),
+            .hint("check that the role exists and may log in, and pg_hba.conf on the server"),
         (_, Some(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)) => base(format!("database `{database}` on {place} accepts no connections")),
         (_, Some(SqlState::TOO_MANY_CONNECTIONS)) => base(format!("the server at {place} has no free connection slot"))
-            .hint("raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions"),
+            .hint(super::FREE_SLOTS),
         (_, Some(SqlState::INSUFFICIENT_PRIVILEGE)) => Error::new(
             Kind::Permission,
             format!("role `{user}` may not connect to database `{database}` on {place}"),

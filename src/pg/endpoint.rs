@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::door::{self, Door};
 use crate::config::ClientFor;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::{Session, catalog, is_connection_loss};
 use crate::private_server::disk;
 use crate::private_server::log::last_words;
@@ -240,9 +240,7 @@ impl Endpoint {
             ));
         }
         match full {
-            true => error.hint(
-                "free space on that disk: the server can neither drop databases nor restart until then",
-            ),
+            true => error.detail(super::DISK_STUCK).hint(super::FREE_DISK),
             false => error,
         }
     }
@@ -420,6 +418,15 @@ impl Endpoint {
     /// Returns the databases to try if the registry does not exist yet.
     pub fn maintenance(&self) -> &[String] {
         &self.maintenance
+    }
+
+    /// Returns the error for a server on which none of these databases exists.
+    pub(crate) fn no_database(&self) -> Error {
+        let names: Vec<String> = self.maintenance.iter().map(|name| format!("`{name}`")).collect();
+        let what = format!("the server at {} has no database that pgstencil can connect to", self.place());
+        Error::new(Kind::Connect, what)
+            .detail(format!("tried: {}", names.join(", ")))
+            .hint("name an existing database in the server URL: `postgresql://HOST/DATABASE`")
     }
 
     /// Returns `HOST:PORT` or the socket, for messages.

@@ -7,6 +7,17 @@ use super::bound::Delay;
 use super::sqlstate::SqlState;
 use crate::error::{Error, Fault, Kind, Result};
 
+/// Advice after a wait that exceeded its limit.
+pub(super) const RAISE_WAIT: &str = "raise `--wait`, which limits all waits of a command";
+/// Advice on a server without a free connection slot.
+pub(super) const FREE_SLOTS: &str =
+    "end idle sessions, or raise max_connections or the CONNECTION LIMIT of the role or the database";
+/// Fact about a server whose disk is full during a copy.
+pub(crate) const DISK_STUCK: &str =
+    "Postgres can neither drop databases nor restart until there is space on the server's disk";
+/// Advice on that.
+pub(crate) const FREE_DISK: &str = "delete other files on the server's disk, or enlarge it";
+
 /// Gives a driver's error its context.
 pub(crate) trait Doing<T> {
     /// `doing` completes the sentence "could not …".
@@ -64,14 +75,17 @@ fn explain_delay(delay: &Delay, doing: &str) -> Error {
     let error = |kind| Error::new(kind, format!("could not {doing}"));
     match delay {
         Delay::Silent(_) => error(Kind::Timeout)
-            .hint("check the network between this machine and the server; `--wait DURATION` bounds all waits of a command"),
+            .hint("check the network between this machine and the server")
+            .hint(RAISE_WAIT),
         Delay::Lost => error(Kind::Connect),
         Delay::Interrupted => error(Kind::Interrupted),
         Delay::Locked { holders, .. } => {
             let error = holders.iter().fold(error(Kind::Timeout), |e, holder| e.detail(holder));
             match holders.is_empty() {
-                true => error.hint("`--wait DURATION` sets the deadline; without it a statement waits a minute for a lock"),
-                false => error.hint("end that transaction, or its session: SELECT pg_terminate_backend(PID)"),
+                true => error.hint("raise `--wait` (without it, a statement waits one minute for a lock)"),
+                false => {
+                    error.hint("end that transaction, or its session: SELECT pg_terminate_backend(PID);")
+                }
             }
         }
     }
@@ -150,22 +164,17 @@ fn explain_answer(error: &sqlx::Error, doing: &str) -> Error {
         Some(SqlState::INSUFFICIENT_PRIVILEGE) => (Kind::Permission, None),
         Some(SqlState::QUERY_CANCELED) => (
             Kind::Timeout,
-            Some("the deadline passed, or somebody cancelled the statement; `--wait` sets the deadline"),
+            Some("raise `--wait` if its time was over; otherwise another session cancelled the statement"),
         ),
         Some(SqlState::DISK_FULL) => (
             Kind::Failed,
             Some(
-                "the server's disk is full: free space there before anything else; `pgstencil list` shows what templates and clones take",
+                "free space on the server's disk (`pgstencil list` shows the sizes of templates and clones)",
             ),
         ),
-        Some(SqlState::TOO_MANY_CONNECTIONS) => (
-            Kind::Connect,
-            Some(
-                "the server has no free connection slot: raise max_connections, or the CONNECTION LIMIT of the role or the database, or end idle sessions",
-            ),
-        ),
+        Some(SqlState::TOO_MANY_CONNECTIONS) => (Kind::Connect, Some(FREE_SLOTS)),
         Some(SqlState::OBJECT_IN_USE) => {
-            (Kind::Failed, Some("close the sessions that are still in the database"))
+            (Kind::Failed, Some("end the sessions that are still connected to the database"))
         }
         Some(SqlState::INVALID_CATALOG_NAME) => (Kind::NotFound, None),
         _ if is_loss(error) => (Kind::Connect, None),

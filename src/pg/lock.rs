@@ -31,11 +31,7 @@ impl std::hash::Hash for LockKey {
 impl LockKey {
     /// Returns the key for the right to build one template.
     pub fn build(project: &str, definition: &str, fingerprint: &Fingerprint) -> Self {
-        LockKey::derive(
-            "build",
-            "the right to build a template",
-            &[project, definition, &fingerprint.to_string()],
-        )
+        LockKey::derive("build", "the builds of a template", &[project, definition, &fingerprint.to_string()])
     }
 
     /// Returns the key of a template: shared while it is copied, exclusive while it is dropped.
@@ -61,28 +57,28 @@ impl LockKey {
 
     /// Returns the key for the right to create warm clones of a template: one process at a time.
     pub fn filler(template: i64) -> Self {
-        LockKey::derive("filler", "the right to make warm clones", &[&template.to_string()])
+        LockKey::derive("filler", "the creation of warm clones", &[&template.to_string()])
     }
 
     /// Returns the key of a process that waits to evict a template: no more warm clones of it are created.
     pub fn evicting(template: i64) -> Self {
-        LockKey::derive("evicting", "a template to be evicted", &[&template.to_string()])
+        LockKey::derive("evicting", "the eviction of a template", &[&template.to_string()])
     }
 
     /// Returns the key that is shared by copies that a command waits for; drops give way to them.
     pub fn hurry() -> Self {
-        LockKey::derive("hurry", "the right of way of copies", &[])
+        LockKey::derive("hurry", "the precedence of copies", &[])
     }
 
     /// Returns the key for the right to run a build that must be the only one of its kind in this registry.
     pub fn serial() -> Self {
-        LockKey::derive("serial", "the right to a serial build", &[])
+        LockKey::derive("serial", "serial builds", &[])
     }
 
     /// Returns the key for the right to run the full builds that replace incrementally built templates of a
     /// definition: one such build at a time.
     pub fn rebuild(project: &str, definition: &str) -> Self {
-        LockKey::derive("rebuild", "the right to rebuild templates", &[project, definition])
+        LockKey::derive("rebuild", "the rebuilds of a definition", &[project, definition])
     }
 
     /// Returns the key of the one process that has taken on the full build that replaces a template.

@@ -22,6 +22,7 @@ pub(crate) mod sqlstate;
 pub(crate) use bound::Patience;
 pub(crate) use door::Door;
 pub use endpoint::{Defaults, Endpoint};
-pub(crate) use failure::{Doing, cause, is_connection_loss, of_user, sqlstate, words};
+pub(crate) use failure::{DISK_STUCK, Doing, FREE_DISK, cause, is_connection_loss, of_user, sqlstate, words};
+use failure::{FREE_SLOTS, RAISE_WAIT};
 pub use session::{Deadline, Session};
 pub(crate) use sqlstate::SqlState;

@@ -7,6 +7,7 @@ use sqlx::postgres::types::Oid;
 use super::sql::{self, Statement};
 use super::{Doing as _, Session};
 use crate::error::Result;
+use crate::events::Warning;
 
 /// An object in a database that pgstencil's role cannot remove.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
@@ -35,8 +36,10 @@ impl Obstacle {
         session.rows(obstacles(oids)).await.doing(|| "list the obstacles to dropping databases".into())
     }
 
-    /// Describes the obstacle in one line.
-    pub(crate) fn describe(&self) -> String {
-        format!("database `{}` cannot be dropped: {}; {}", self.database, self.what, self.fix)
+    /// Describes the obstacle.
+    pub(crate) fn warning(&self) -> Warning {
+        Warning::new(format!("database `{}` cannot be dropped", self.database))
+            .detail(&self.what)
+            .hint(&self.fix)
     }
 }

@@ -49,8 +49,8 @@ impl Deadline {
             return Err(Error::new(Kind::Interrupted, "interrupted"));
         }
         if self.left().is_some_and(|left| left.is_zero()) {
-            return Err(Error::new(Kind::Timeout, format!("gave up waiting for {waiting_for}"))
-                .hint("`--wait DURATION` bounds all waits of a command"));
+            return Err(Error::new(Kind::Timeout, format!("timed out waiting for {waiting_for}"))
+                .hint(super::RAISE_WAIT));
         }
         Ok(())
     }

@@ -377,7 +377,7 @@ impl Registry {
         self.session()
             .first(sql::fill(query, &[&key]))
             .await
-            .doing(|| "look a clone up in the registry".into())
+            .doing(|| "look up a clone in the registry".into())
     }
 
     /// Registers one clone: see [`Registry::intend_clones`].
@@ -423,7 +423,7 @@ impl Registry {
             .session()
             .scalars(sql::fill(BY_NAMES, &[&names]))
             .await
-            .doing(|| "look a clone up in the registry".into())?;
+            .doing(|| "look up a clone in the registry".into())?;
         let mut clones = Vec::new();
         for id in ids {
             clones.extend(self.clone_on_server(&id).await?);
@@ -437,7 +437,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn clone_on_server(&mut self, id: &str) -> Result<Option<CloneOnServer>> {
-        let doing = || "look at a clone".to_owned();
+        let doing = || "read a clone and its databases".to_owned();
         let major = self.facts().major();
         let mut tries = 0;
         let [row, databases, found] = loop {
@@ -484,7 +484,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(COMMAND, &[&ids, &i64::from(pid), &group]))
             .await
-            .doing(|| "note the command of a clone".into())?;
+            .doing(|| "record the command of a clone".into())?;
         Ok(())
     }
 
@@ -536,7 +536,7 @@ impl Registry {
             .session()
             .send([sql::fill(RELEASE, &[&id]), key.unlock()])
             .await
-            .doing(|| format!("give clone {id} up"))?;
+            .doing(|| format!("discard clone {id}"))?;
         Ok(released.count == 1)
     }
 
@@ -579,10 +579,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn has_leftovers(&mut self) -> Result<bool> {
-        self.session()
-            .scalar(sql::fill(LEFTOVERS, &[]))
-            .await
-            .doing(|| "look for what was left behind".into())
+        self.session().scalar(sql::fill(LEFTOVERS, &[])).await.doing(|| "check for leftovers".into())
     }
 
     /// Returns whether a process is waiting for a copy now.
@@ -594,7 +591,7 @@ impl Registry {
         self.session()
             .scalar(sql::fill(HURRY, &[&Oid(class), &Oid(object)]))
             .await
-            .doing(|| "see whether somebody waits for a copy".into())
+            .doing(|| "check whether another process waits for a copy".into())
     }
 
     /// Returns whether a session holds a lock exclusively.
@@ -606,7 +603,7 @@ impl Registry {
         self.session()
             .scalar(sql::fill(HELD_ALONE, &[&Oid(class), &Oid(object)]))
             .await
-            .doing(|| "see who holds a lock".into())
+            .doing(|| "check who holds a lock".into())
     }
 
     /// Returns the advisory locks that sessions hold in this registry. This is a snapshot: a caller that acts on it

@@ -64,7 +64,7 @@ macro_rules! text_column {
             ) -> std::result::Result<Self, sqlx::error::BoxDynError> {
                 let read: fn(&str) -> Option<$type> = $read;
                 let text = <&str as sqlx::Decode<sqlx::Postgres>>::decode(value)?;
-                let unknown = || format!("`{text}` is no {}", stringify!($type));
+                let unknown = || format!("`{text}` is not a valid {}", stringify!($type));
                 read(text).ok_or_else(|| unknown().into())
             }
         }

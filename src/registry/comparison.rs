@@ -94,7 +94,7 @@ impl Registry {
                 ],
             ))
             .await
-            .doing(|| "note what a comparison found".into())?;
+            .doing(|| "record the result of a comparison".into())?;
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl Registry {
         self.session()
             .rows(findings(project, definition))
             .await
-            .doing(|| "read what comparisons found".into())
+            .doing(|| "read the results of comparisons".into())
     }
 
     /// Returns whether the last two incrementally built templates with this build command and these inputs
@@ -123,6 +123,6 @@ impl Registry {
         self.session()
             .scalar(sql::fill(LAST_TWO, &[&project, &definition, &core]))
             .await
-            .doing(|| "read what comparisons found".into())
+            .doing(|| "read the results of comparisons".into())
     }
 }

@@ -148,24 +148,34 @@ impl Estranged {
     pub(crate) fn is_there(&self) -> bool {
         !matches!(self, Estranged::Gone | Estranged::Replaced)
     }
+
+    /// Reports that the database with this name is not dropped.
+    pub(crate) fn kept(&self, name: &str) -> String {
+        not_dropped(name, self)
+    }
+}
+
+/// Reports that a database is not dropped, and the reason.
+pub(crate) fn not_dropped(name: &str, why: impl fmt::Display) -> String {
+    format!("database `{name}` is not dropped: {why}")
 }
 
 impl fmt::Display for Estranged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Estranged::Gone => f.write_str("it is gone"),
-            Estranged::Replaced => f.write_str("it is gone, and another one has its name"),
+            Estranged::Gone => f.write_str("it no longer exists"),
+            Estranged::Replaced => f.write_str("it no longer exists, and another database has its name"),
             Estranged::Renamed(name) => {
-                write!(f, "it was renamed to `{name}`, so it is not pgstencil's any more")
+                write!(f, "it was renamed to `{name}`, so it no longer belongs to pgstencil")
             }
             Estranged::Unmarked => f.write_str(
-                "its comment, which held pgstencil's mark, was changed, so it is not pgstencil's any more",
+                "its comment no longer has pgstencil's ownership tag, so it no longer belongs to pgstencil",
             ),
             Estranged::Opened => {
-                f.write_str("it was opened while it was nobody's, so it is not pgstencil's any more")
+                f.write_str("connections were enabled while it was an unused warm clone, so it no longer belongs to pgstencil")
             }
             Estranged::Owner(role) => {
-                write!(f, "it belongs to role `{role}` now; a cleanup drops it once it has the right to")
+                write!(f, "it belongs to role `{role}` now, and a cleanup drops it once pgstencil has the privilege")
             }
         }
     }
@@ -303,7 +313,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(CREATED, &[&row.id, &found.oid]))
             .await
-            .doing(|| "note a database's oid".into())?;
+            .doing(|| "record a database's OID".into())?;
         row.oid = Some(found.oid);
         Ok(())
     }
@@ -313,7 +323,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn remains(&mut self, id: &str, names: &[String], oids: &[Oid]) -> Result<Remains> {
-        let doing = || format!("see what is left of clone {id}");
+        let doing = || format!("check which databases of clone {id} remain");
         let major = self.facts().major();
         let mut statements = vec![
             of(&Owner::Clone(id.to_owned())),
@@ -350,7 +360,7 @@ impl Registry {
             .session()
             .rows(sql::fill(STUCK, &[]))
             .await
-            .doing(|| "look for what could not be dropped".into())?;
+            .doing(|| "read the databases that could not be dropped".into())?;
         Ok(rows
             .into_iter()
             .filter_map(|(template, clone)| {

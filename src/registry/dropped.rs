@@ -60,7 +60,7 @@ impl Registry {
             .session()
             .rows(sql::fill(NAMED, &[&names]))
             .await
-            .doing(|| "see what became of an earlier clone".into())?;
+            .doing(|| "read the record of an earlier clone".into())?;
         let own: Vec<DroppedRow> =
             rows.into_iter().filter(|row| asker.has(&row.owner, &row.holder.0, &row.project)).collect();
         let ids: Vec<i64> = own.iter().map(|row| row.id).collect();
@@ -68,7 +68,7 @@ impl Registry {
             self.session()
                 .execute(sql::fill(TOLD, &[&ids]))
                 .await
-                .doing(|| "note what was told of an earlier clone".into())?;
+                .doing(|| "record that the end of an earlier clone was reported".into())?;
         }
         Ok(own.into_iter().next())
     }

@@ -186,7 +186,7 @@ impl Registry {
         self.session()
             .execute(occurrence.insert())
             .await
-            .doing(|| "note what happened in the registry".into())?;
+            .doing(|| "record an event in the registry".into())?;
         Ok(())
     }
 
@@ -195,7 +195,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn note_hit(&mut self, hit: &Hit<'_>) -> Result<()> {
-        self.session().send(hit.statements()).await.doing(|| "note a hit in the registry".into())?;
+        self.session().send(hit.statements()).await.doing(|| "record a hit in the registry".into())?;
         Ok(())
     }
 
@@ -212,7 +212,7 @@ impl Registry {
         self.session()
             .rows(sql::fill(TALLY, &[&definition, &last.map(Seconds::from), &FULL_BUILDS]))
             .await
-            .doing(|| "add up what happened".into())
+            .doing(|| "sum up the recorded events".into())
     }
 
     /// Returns whether an incrementally built template of this fingerprint differed from a full build.
@@ -228,7 +228,7 @@ impl Registry {
         self.session()
             .scalar(sql::fill(DIFFERED, &[&project, &definition, &fingerprint, &Happened::Differed]))
             .await
-            .doing(|| "read what became of extensions".into())
+            .doing(|| "read the results of incremental builds".into())
     }
 
     /// Returns the times that a definition's hits, incremental and full builds took so far.
@@ -261,7 +261,7 @@ impl Registry {
                 &[&project, &definition, &FULL_BUILDS, &Happened::Extended, &Happened::Hit, &within],
             ))
             .await
-            .doing(|| "read what builds took".into())?;
+            .doing(|| "read the durations of builds".into())?;
         let [full, extension, hit] = [full, extension, hit].map(|millis| millis.map(Millis::duration));
         Ok(Costs { full, extension, hit })
     }

@@ -100,7 +100,7 @@ impl Registry {
             .session()
             .rows(sql::fill(RECIPES, &[&ids]))
             .await
-            .doing(|| "read what templates were built from".into())?;
+            .doing(|| "read the inputs of templates".into())?;
         Ok(rows
             .into_iter()
             .filter_map(|(id, recipe)| {
@@ -118,7 +118,7 @@ impl Registry {
         self.session()
             .rows(sql::fill(BUILDS, &[&FULL_BUILDS, &Happened::Extended]))
             .await
-            .doing(|| "read what builds took".into())
+            .doing(|| "read the durations of builds".into())
     }
 
     /// Returns the bytes of a project's discarded templates that are still on the disk.
@@ -130,7 +130,7 @@ impl Registry {
             .session()
             .scalar(sql::fill(LEFTOVERS, &[&project]))
             .await
-            .doing(|| "add up what still has to be dropped".into())?;
+            .doing(|| "sum up the sizes of discarded templates".into())?;
         Ok(u64::try_from(bytes).unwrap_or_default())
     }
 
@@ -144,7 +144,7 @@ impl Registry {
             .session()
             .execute(sql::fill(EVICT, &[&id, &used, &why, &Happened::Evicted]))
             .await
-            .doing(|| "give a template up".into())?;
+            .doing(|| "discard a template".into())?;
         Ok(done.count == 1)
     }
 
@@ -156,7 +156,7 @@ impl Registry {
         self.session()
             .scalar(sql::fill(IS_READY, &[&id]))
             .await
-            .doing(|| "look whether a template is still there".into())
+            .doing(|| "check whether a template still exists".into())
     }
 
     /// Pins or unpins a ready template. `false`: it is gone.
@@ -177,7 +177,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn note_use(&mut self, id: i64) -> Result<()> {
-        self.session().execute(template::touch(id, 0)).await.doing(|| "note a use of a template".into())?;
+        self.session().execute(template::touch(id, 0)).await.doing(|| "record a use of a template".into())?;
         Ok(())
     }
 }

@@ -73,7 +73,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(NOTE, &attempt.values()))
             .await
-            .doing(|| "note that a build failed".into())?;
+            .doing(|| "record that a build failed".into())?;
         Ok(())
     }
 
@@ -85,7 +85,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(FORGET, &attempt.values()))
             .await
-            .doing(|| "note that a build succeeded".into())?;
+            .doing(|| "record that a build succeeded".into())?;
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl Registry {
             .session()
             .first_scalar(sql::fill(AGO, &attempt.values()))
             .await
-            .doing(|| "see whether the same build failed before".into())?;
+            .doing(|| "check whether the same build failed before".into())?;
         Ok(seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()))
     }
 }

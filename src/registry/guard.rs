@@ -97,8 +97,8 @@ pub(super) async fn explain(session: &mut Session, name: &str) -> Error {
             );
             let error = faults.into_iter().fold(error, Error::detail);
             error
-                .hint("drop what is named here: pgstencil needs none of it")
-                .hint("to keep it, give this role a registry of its own: `[server] registry = \"…\"` in pgstencil.toml")
+                .hint("drop these objects, which pgstencil does not need")
+                .hint("to keep them, give this role a registry of its own: `[server] registry = \"…\"` in pgstencil.toml")
         }
         Err(e) => Error::new(Kind::Permission, format!("registry database `{name}` belongs to another role"))
             .caused_by(e),

@@ -29,7 +29,7 @@ pub(crate) struct Waiting<'a> {
     pub(crate) most: Option<Duration>,
     /// Deadline, which also limits the wait.
     pub(crate) deadline: &'a Deadline,
-    /// Object of the wait, in words: "gave up waiting for …".
+    /// Object of the wait, in words: "timed out waiting for …".
     pub(crate) what: &'a str,
 }
 

@@ -48,7 +48,7 @@ impl Registry {
         self.session()
             .rows(sql::fill(ALL, &[&fsync]))
             .await
-            .doing(|| "read what copies were measured to cost".into())
+            .doing(|| "read the measurements of copies".into())
     }
 
     /// Records a measurement; it replaces an older one of the same size.
@@ -70,8 +70,8 @@ impl Registry {
                 ],
             ))
             .await
-            .doing(|| "note what a copy costs".into())?;
-        self.session().execute(sql::fill(TRIM, &[])).await.doing(|| "forget old measurements".into())?;
+            .doing(|| "record the measurement of a copy".into())?;
+        self.session().execute(sql::fill(TRIM, &[])).await.doing(|| "delete old measurements".into())?;
         Ok(())
     }
 }

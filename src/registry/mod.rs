@@ -97,7 +97,9 @@ impl Registry {
             }
             return Ok(registry);
         }
-        Err(Error::failed(format!("registry database `{name}` disappears as often as it is created")))
+        Err(Error::failed(format!("cannot keep registry database `{name}`"))
+            .detail("it disappeared 3 times right after it was created")
+            .hint("stop the program that drops it, or set `[server] registry` to another name"))
     }
 
     /// Opens the registry for reading; `None` if it does not exist. Writes nothing.
@@ -121,10 +123,10 @@ impl Registry {
                 registry.close().await;
                 refused.map(|()| None)
             }
-            Look::Older(_) => {
-                Err(Error::config(format!("registry database `{name}` is of an older version of pgstencil"))
-                    .hint("any command that creates something upgrades it, such as `pgstencil ensure`"))
-            }
+            Look::Older(_) => Err(Error::config(format!(
+                "registry database `{name}` was created by an older version of pgstencil"
+            ))
+            .hint("upgrade it by a command that creates something, such as `pgstencil ensure`")),
         }
     }
 
@@ -190,11 +192,13 @@ impl Registry {
         let endpoint = self.endpoint.clone().without_waiting();
         let entered = Registry::enter(&endpoint, &self.name, deadline).await?;
         let Some((registry, seen)) = entered else {
-            return Err(Error::failed("the registry database disappeared"));
+            return Err(Error::failed("the registry database no longer exists"));
         };
         match registry.judge(seen)? {
             Look::Current => Ok(registry),
-            Look::Absent | Look::Older(_) => Err(Error::failed("the registry was replaced")),
+            Look::Absent | Look::Older(_) => {
+                Err(Error::failed("the registry database was replaced in the meantime"))
+            }
         }
     }
 
@@ -267,9 +271,11 @@ impl Registry {
             v if v == known => Ok(Look::Current),
             v if v < known => Ok(Look::Older(v as usize)),
             v => Err(Error::config(format!(
-                "registry database `{name}` has version {v}, this pgstencil knows versions up to {known}"
+                "registry database `{name}` requires a newer version of pgstencil"
             ))
-            .hint("use the newer pgstencil here too, or give this one a registry of its own: `[server] registry`")),
+            .detail(format!("its version is {v}, and this pgstencil supports versions up to {known}"))
+            .hint("use the newer pgstencil here, too")
+            .hint("give this pgstencil a registry of its own: `[server] registry = \"…\"`")),
         }
     }
 
@@ -331,12 +337,11 @@ impl Registry {
             .session
             .scalar(sql::fill("SELECT count(*) FROM pg_class WHERE oid >= 16384", &[]))
             .await
-            .doing(|| format!("look into database `{name}`"))?;
+            .doing(|| format!("inspect database `{name}`"))?;
         if relations > 0 {
-            return Err(Error::config(format!(
-                "database `{name}` is not a pgstencil registry, and holds something else"
-            ))
-            .hint("give the registry another name: `[server] registry = \"…\"`"));
+            return Err(Error::config(format!("database `{name}` is not a pgstencil registry"))
+                .detail("it contains other tables")
+                .hint("give the registry another name: `[server] registry = \"…\"`"));
         }
         Ok(())
     }
@@ -354,15 +359,11 @@ enum Look {
 }
 
 async fn create(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<()> {
-    let mut missing = Vec::new();
     let mut refused = None;
     for database in endpoint.maintenance().iter().filter(|d| *d != name) {
         let mut session = match Session::open(endpoint, database, deadline).await {
             Ok(session) => session,
-            Err(OpenError::Missing) => {
-                missing.push(format!("`{database}`"));
-                continue;
-            }
+            Err(OpenError::Missing) => continue,
             // No CONNECT on this database; the next one will do as well.
             Err(OpenError::Other(error)) if error.kind() == Kind::Permission => {
                 refused.get_or_insert(error);
@@ -382,12 +383,5 @@ async fn create(endpoint: &Endpoint, name: &str, deadline: &Deadline) -> Result<
             other => other,
         };
     }
-    if let Some(error) = refused {
-        return Err(error);
-    }
-    Err(Error::new(
-        Kind::Connect,
-        format!("the server at {} has none of the databases {}", endpoint.place(), missing.join(", ")),
-    )
-    .hint("name a database in the server URL that exists: `postgresql://HOST/DATABASE`"))
+    Err(refused.unwrap_or_else(|| endpoint.no_database()))
 }

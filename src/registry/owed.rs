@@ -156,7 +156,7 @@ impl Registry {
         self.session()
             .rows(sql::fill(DUE, &debtor.values()))
             .await
-            .doing(|| "look for before_release commands that are owed".into())
+            .doing(|| "read the pending before_release commands".into())
     }
 
     /// Claims the command of a clone, if the checkout owes it and no process has started it. `definitions`: those
@@ -201,7 +201,7 @@ impl Registry {
         self.session()
             .send([ended, LockKey::owed(clone).unlock()])
             .await
-            .doing(|| format!("note the end of before_release of clone {clone}"))?;
+            .doing(|| format!("record the end of before_release of clone {clone}"))?;
         Ok(())
     }
 
@@ -214,7 +214,7 @@ impl Registry {
             .session()
             .execute(sql::fill(TOLD, &[&clone]))
             .await
-            .doing(|| "note what was told of before_release".into())?;
+            .doing(|| "record that a failure of before_release was reported".into())?;
         Ok(done.count == 1)
     }
 
@@ -224,7 +224,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn forget_broken_off(&mut self, clone: &str) -> Result<Option<bool>> {
-        let doing = || format!("look at before_release of clone {clone}");
+        let doing = || format!("check before_release of clone {clone}");
         let key = LockKey::owed(clone);
         if !self.session().try_lock(key).await.doing(doing)? {
             return Ok(None);

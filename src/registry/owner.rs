@@ -398,8 +398,11 @@ impl Registry {
     pub(crate) async fn note_command_in_checkout(&mut self, asker: &Asker<'_>) -> Result<()> {
         let here = bound::here(&asker.holder.checkout);
         if let (Some(seen), Some(here)) = (seen(asker), here) {
-            let [_, here] =
-                self.session().send([seen, here]).await.doing(|| "note a command in this checkout".into())?;
+            let [_, here] = self
+                .session()
+                .send([seen, here])
+                .await
+                .doing(|| "record a command in this checkout".into())?;
             self.note_bound(Some(&here));
         }
         Ok(())

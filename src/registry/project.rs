@@ -82,7 +82,10 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn note_settings(&mut self, settings: &ProjectSettings) -> Result<()> {
-        self.session().execute(settings.note()).await.doing(|| "note the settings of the project".into())?;
+        self.session()
+            .execute(settings.note())
+            .await
+            .doing(|| "record the settings of the project".into())?;
         Ok(())
     }
 

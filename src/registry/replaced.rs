@@ -34,7 +34,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(NOTE, &[&oid, &name]))
             .await
-            .doing(|| format!("note that a clone was replaced by database `{name}`"))?;
+            .doing(|| format!("record that database `{name}` replaced a clone"))?;
         Ok(())
     }
 
@@ -46,6 +46,6 @@ impl Registry {
         self.session()
             .rows(sql::fill(THERE, &[]))
             .await
-            .doing(|| "look for databases in the place of clones".into())
+            .doing(|| "read the databases that replaced clones".into())
     }
 }

@@ -195,7 +195,7 @@ const INSERT: &str = "INSERT INTO pgstencil.template (project, definition, finge
      SELECT $1, $2, $3, 'building', $4, $5, b.fingerprint, $7, coalesce(b.chain, -1) + 1, $8, \
      coalesce(b.fresh_at, now()), $9, r.oid FROM pg_roles r \
      LEFT JOIN pgstencil.template b ON b.id = $6 WHERE r.rolname::text = $10 RETURNING id";
-const REPLACE: &str = "UPDATE pgstencil.template SET state = 'broken', reason = 'a build from nothing took its place', \
+const REPLACE: &str = "UPDATE pgstencil.template SET state = 'broken', reason = 'a full build replaced it', \
      kept_until = NULL WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
      AND built_by = (SELECT n.built_by FROM pgstencil.template n WHERE n.id = $4) RETURNING id";
 const INHERIT: &str = "UPDATE pgstencil.template n SET hits = n.hits + o.hits, \
@@ -268,7 +268,7 @@ impl Registry {
         self.session()
             .first(sql::fill(FIND, &[&project, &definition, &fingerprint, &state, &role]))
             .await
-            .doing(|| "look a template up in the registry".into())
+            .doing(|| "look up a template in the registry".into())
     }
 
     /// Returns the role that built the ready template of this key, whether the session's role may use it or not.
@@ -284,7 +284,7 @@ impl Registry {
         self.session()
             .first_scalar(sql::fill(OTHERS, &[&project, &definition, &fingerprint]))
             .await
-            .doing(|| "look a template up in the registry".into())
+            .doing(|| "look up a template in the registry".into())
     }
 
     /// Shares the lock of the ready template of this key that the session's role may use, and reads it; `None` if
@@ -298,7 +298,7 @@ impl Registry {
         definition: &str,
         fingerprint: &Fingerprint,
     ) -> Result<(Option<Hold>, Vec<Finding>)> {
-        let doing = || "look a template up in the registry".to_owned();
+        let doing = || "look up a template in the registry".to_owned();
         let role = self.facts().began_as.clone();
         let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint, &role]);
         let findings = comparison::findings(project, definition);
@@ -325,7 +325,7 @@ impl Registry {
         let role = self.facts().began_as.clone();
         let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint, &role]);
         let id: Option<i64> =
-            self.session().first_scalar(of).await.doing(|| "look a template up in the registry".into())?;
+            self.session().first_scalar(of).await.doing(|| "look up a template in the registry".into())?;
         match id {
             Some(id) => Ok(Some(self.hold_template(id).await?)),
             None => Ok(None),
@@ -444,7 +444,7 @@ impl Registry {
             .session()
             .first_scalar(sql::fill(RECIPE, &[&definition, &fingerprint]))
             .await
-            .doing(|| "read what a template was built from".into())?;
+            .doing(|| "read the inputs of a template".into())?;
         // A recipe of another format cannot be read.
         let kept: Option<KeptRecipe> = recipe.and_then(|r| serde_json::from_value(r).ok());
         Ok(kept.map(|kept| kept.into_comparable(fresh, &key)))
@@ -512,7 +512,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(PROVISIONAL, &[&id]))
             .await
-            .doing(|| "note that a template is provisional".into())?;
+            .doing(|| "record that a template is provisional".into())?;
         Ok(())
     }
 
@@ -520,7 +520,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(query, &[&id]))
             .await
-            .doing(|| "note an attempt to rebuild a template".into())?;
+            .doing(|| "record an attempt to rebuild a template".into())?;
         Ok(())
     }
 
@@ -528,7 +528,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(query, &[&id, &text]))
             .await
-            .doing(|| "note what became of a template".into())?;
+            .doing(|| "record the result of a rebuild".into())?;
         Ok(())
     }
 
@@ -625,11 +625,11 @@ impl Registry {
     /// The driver's.
     pub(crate) async fn note_source(&mut self, name: &str, oid: Oid, contents: Option<&str>) -> Result<()> {
         let role = self.facts().began_as.clone();
-        let why = format!("database `{name}`, which its build started from, has changed since");
+        let why = format!("database `{name}`, which its build started from, has changed");
         self.session()
             .execute(sql::fill(SOURCE_CHANGED, &[&name, &oid, &contents, &why, &role]))
             .await
-            .doing(|| "note that a database has changed".into())?;
+            .doing(|| "record that a database has changed".into())?;
         Ok(())
     }
 
@@ -644,7 +644,7 @@ impl Registry {
             .session()
             .execute(sql::fill(LOOK_DUE, &[&name, &role]))
             .await
-            .doing(|| "see when a database was looked at".into())?;
+            .doing(|| "check when a database was last inspected".into())?;
         Ok(done.count > 0)
     }
 
@@ -724,7 +724,7 @@ impl Registry {
             .session()
             .first_scalar(sql::fill(RECIPE_BY_ID, &[&id]))
             .await
-            .doing(|| "read what a template was built from".into())?;
+            .doing(|| "read the inputs of a template".into())?;
         let recipe = recipe.and_then(|r| serde_json::from_value::<KeptRecipe>(r).ok());
         Ok(recipe.map(|kept| {
             let recipe = kept.into_comparable_with_kept();
@@ -737,7 +737,10 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn forget_template(&mut self, id: i64) -> Result<()> {
-        self.session().execute(sql::fill(DELETE, &[&id])).await.doing(|| "forget a template".into())?;
+        self.session()
+            .execute(sql::fill(DELETE, &[&id]))
+            .await
+            .doing(|| "delete a template from the registry".into())?;
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl Registry {
             .session()
             .rows(sql::fill(BLOATED, &[]))
             .await
-            .doing(|| "look for tables of the registry to vacuum".into())?;
+            .doing(|| "find the tables of the registry to vacuum".into())?;
         let mut lines = Vec::new();
         for (schema, table) in bloated {
             let done = self.session().run(sql::vacuum_unlocked(&schema, &table)).await;

@@ -250,7 +250,7 @@ impl Registry {
         self.session()
             .execute(sql::fill(DEMAND, &[&template, &clones]))
             .await
-            .doing(|| "note that clones were asked for".into())?;
+            .doing(|| "record a request for clones".into())?;
         Ok(())
     }
 
@@ -259,7 +259,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn note_full_disk(&mut self) -> Result<()> {
-        self.session().execute(sql::fill(FULL, &[])).await.doing(|| "note that the disk is full".into())?;
+        self.session().execute(sql::fill(FULL, &[])).await.doing(|| "record that the disk is full".into())?;
         Ok(())
     }
 
@@ -277,7 +277,7 @@ impl Registry {
         self.session()
             .first(sql::fill(STOCK, &[&project, &definition, &fingerprint, &role]))
             .await
-            .doing(|| "see how many warm clones there are".into())
+            .doing(|| "count the warm clones".into())
     }
 
     /// Returns the warm clones, `also` that of this id, and the recorded settings of the projects. Clones of the template that was used last

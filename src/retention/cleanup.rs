@@ -81,9 +81,9 @@ impl Action {
     pub(crate) fn describe(&self) -> String {
         match self {
             Action::Orphan { clone } => {
-                format!("note that clone {clone} has neither holder nor session")
+                format!("record that clone {clone} has no holder and no session")
             }
-            Action::Revive { clone } => format!("note that clone {clone} is in use again"),
+            Action::Revive { clone } => format!("record that clone {clone} is in use again"),
             Action::DropClone { name, why, .. } => format!("drop clone {name}: {why}"),
             Action::DropTemplate { id, definition, why } => {
                 format!("drop template {id} of {definition}: {why}")
@@ -160,7 +160,7 @@ fn judge(row: &CloneRow, occupied: bool, spare: Option<warm::Why>, grace: Durati
     let drop = |why| Action::drop_clone(row, why);
     let revive = || row.orphaned_s.is_some().then(|| Action::Revive { clone: clone.clone() });
     match row.state {
-        CloneState::Creating => Some(drop("its maker is gone")),
+        CloneState::Creating => Some(drop("its creator is gone")),
         CloneState::Warm => spare.map(|why| drop(why.words())),
         CloneState::Released => Some(drop("it was released")),
         CloneState::Leased => {
@@ -170,7 +170,7 @@ fn judge(row: &CloneRow, occupied: bool, spare: Option<warm::Why>, grace: Durati
             match row.orphaned_s {
                 None => Some(Action::Orphan { clone }),
                 Some(_) if row.orphaned_for_good(grace) => Some(drop(match row.lease {
-                    LeaseKind::Expiry if !row.confirmed => "its maker ended before anybody learned of it",
+                    LeaseKind::Expiry if !row.confirmed => "its creator ended before its URL was received",
                     LeaseKind::Expiry => "its lease is over",
                     LeaseKind::Session => "its holder is gone",
                 })),
@@ -245,7 +245,7 @@ pub(crate) async fn apply(
         lines.extend(done?);
     }
     if more {
-        lines.push(format!("{MAX_DROPS} drops are enough for one pass; the next one goes on"));
+        lines.push(format!("stopped after {MAX_DROPS} drops; the next cleanup continues"));
     }
     Ok(lines)
 }
@@ -302,13 +302,13 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
             match ended.await? {
                 None => {}
                 Some(EndOfClone::Warm) => {
-                    lines.push(format!("clone {name} is warm again: nothing was written to it"));
+                    lines.push(format!("clone {name} is warm again, since nothing was written to it"));
                 }
                 Some(EndOfClone::Dropped(left)) if left.is_empty() => {
                     lines.push(format!("dropped clone {name}: {why}"));
                 }
                 Some(EndOfClone::Dropped(left)) => lines.extend(left),
-                Some(EndOfClone::InUse) => lines.push(format!("clone {name} stays: somebody is using it")),
+                Some(EndOfClone::InUse) => lines.push(format!("clone {name} is kept, since it is in use")),
             }
         }
         Action::DropTemplate { id, why, definition } => {

@@ -47,7 +47,7 @@ impl Reason {
         match self {
             Reason::Rule(rule) => rule.words(),
             Reason::DiskFull => "evicted: the server's disk was full",
-            Reason::Asked => "evicted by a person",
+            Reason::Asked => "evicted by a command",
         }
     }
 }
@@ -67,7 +67,7 @@ impl Eviction {
     /// Returns a description for a person.
     pub(crate) fn describe(&self) -> String {
         format!(
-            "template {} of {}/{}: {}",
+            "template {} of {}/{} was {}",
             self.template.fingerprint.short(),
             self.template.project,
             self.template.definition,

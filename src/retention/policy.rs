@@ -87,8 +87,8 @@ impl Rule {
     pub fn words(self) -> &'static str {
         match self {
             Rule::Idle => "evicted: idle for longer than `max_idle`",
-            Rule::Count => "evicted: more than `max_templates`",
-            Rule::Size => "evicted: more than `max_size`",
+            Rule::Count => "evicted: the project has more than `max_templates` templates",
+            Rule::Size => "evicted: the project's templates exceed `max_size`",
         }
     }
 }

@@ -31,8 +31,8 @@ impl Why {
         match self {
             Why::Rule(Rule::Template) => "its template is gone",
             Why::Rule(Rule::Idle) => "its template is no longer used",
-            Why::Rule(Rule::Count) => "more of its kind are warm than needed",
-            Why::Rule(Rule::Size) => "its project has no room for it",
+            Why::Rule(Rule::Count) => "its template has more warm clones than needed",
+            Why::Rule(Rule::Size) => "`max_size` of its project leaves no space for it",
             Why::DiskFull => "the server's disk is full",
         }
     }

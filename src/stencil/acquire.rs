@@ -284,10 +284,7 @@ impl Stencil {
                 Ok(Some(new)) => {
                     ensured.template.let_go(registry).await?;
                     if overtaken {
-                        return Err(new.error(&format!(
-                            "the files of definition `{}` changed while it was built straight on the clone",
-                            context.definition.name
-                        )));
+                        return Err(new.error(&context.definition.name, "the build in the clone"));
                     }
                     new.tell(context);
                     // All clones of one request come from the same files.
@@ -315,21 +312,24 @@ impl Stencil {
                 {
                     rebuilt = true;
                     let (template, cause) = (&ensured.template, cause(&error));
-                    context.tell(Event::Warning(&Warning::new(format!(
-                        "template {} cannot be copied ({cause}): it is marked broken and rebuilt",
-                        template.fingerprint().short()
-                    ))));
+                    let short = template.fingerprint().short();
+                    context.tell(Event::Warning(
+                        &Warning::new(format!("template {short} cannot be copied and is discarded"))
+                            .detail(&cause),
+                    ));
                     registry.break_template(template.id(), &cause, false).await?;
                     ensured.template.let_go(registry).await?;
                     ensured = self.ensure_for(registry, context, batch, None).await?;
                     timing += ensured.timing;
                 }
                 Some(Fault::SourceUnusable | Fault::SourceLost) if batch.outcome != Outcome::Fallback => {
-                    context.tell(Event::Warning(&Warning::new(format!(
-                        "the rebuilt template {} cannot be copied either ({}): the build command runs straight on the clone",
-                        ensured.template.fingerprint().short(),
-                        cause(&error)
-                    ))));
+                    let short = ensured.template.fingerprint().short();
+                    context.tell(Event::Warning(
+                        &Warning::new(format!(
+                            "the rebuilt template {short} cannot be copied either, so the build command runs directly in the clone"
+                        ))
+                        .detail(cause(&error)),
+                    ));
                     batch.outcome = Outcome::Fallback;
                 }
                 Some(
@@ -373,7 +373,7 @@ impl Stencil {
     ) -> Result<Ensured> {
         let ensured = self.ensure_with_space(registry, context, recipe).await?;
         if let Some(unsealed) = &ensured.unsealed {
-            context.tell(Event::Warning(&Warning::new(unsealed.warning())));
+            context.tell(Event::Warning(&unsealed.warning()));
         }
         batch.outcome = ensured.provenance.outcome;
         Ok(ensured)
@@ -390,10 +390,8 @@ async fn dropped(
     let names: Vec<String> = databases.map(|d| d.name.clone()).collect();
     let dropped = registry.take_dropped(&names, &context.asker()).await?;
     if let Some(row) = &dropped {
-        context.tell(Event::Warning(&Warning::new(format!(
-            "the clone that had the name {} before was dropped at {}: {}",
-            row.name, row.at, row.why
-        ))));
+        let what = format!("your previous clone {} was dropped at {}", row.name, row.at);
+        context.tell(Event::Warning(&Warning::new(what).detail(&row.why)));
     }
     Ok(dropped)
 }

@@ -24,7 +24,7 @@ pub enum Begun {
 /// Template whose databases the caller fills. If it is dropped before [`Building::seal`], the runtime on which it
 /// began drops them; if that has ended, the next cleanup of any process does.
 #[derive(Debug)]
-#[must_use = "what is not sealed is dropped"]
+#[must_use = "databases that are not sealed are dropped"]
 pub struct Building {
     databases: Vec<Unfilled>,
     seal: oneshot::Sender<()>,
@@ -62,11 +62,11 @@ impl Stencil {
             let ends = ends.lock().ok().and_then(|mut ends| ends.take());
             async move {
                 let Some((give, sealed)) = ends else {
-                    return Err("it was filled already, and could not be sealed");
+                    return Err("the databases were filled already, but could not be sealed");
                 };
                 // On an error the caller has ended, which shows below.
                 let _ = give.send(databases);
-                sealed.await.map_err(|_| "it was given up")
+                sealed.await.map_err(|_| "the program discarded the databases")
             }
         });
         let name = self.definition(definition)?.name.clone();

@@ -156,7 +156,7 @@ async fn leave_slots(registry: &mut Registry) -> Result<()> {
     match Slots::count(registry.session()).await? {
         slots if slots.spare() >= 0 => Ok(()),
         slots => Err(Error::failed(format!(
-            "{} of {} connection slots are free, which background work leaves to others",
+            "only {} of {} connection slots are free, so background work has to wait",
             slots.free, slots.usable
         ))),
     }

@@ -141,10 +141,7 @@ impl Stencil {
                     let row = meant(registry, &rows, name, project, "evicted").await?;
                     if row.pinned {
                         return Err(Error::usage(format!("template {} is pinned", row.fingerprint.short()))
-                            .hint(format!(
-                                "`pgstencil unpin {}` takes the pin away",
-                                row.fingerprint.short()
-                            )));
+                            .hint(format!("unpin it: `pgstencil unpin {}`", row.fingerprint.short())));
                     }
                     if !ids.contains(&row.id) {
                         ids.push(row.id);
@@ -228,7 +225,7 @@ impl Stencil {
             Err(error) if error.has_fault(Fault::DiskFull) => {
                 match self.free_space(registry, context, 1).await? {
                     true => template::ensure(registry, context, None).await,
-                    false => Err(error.hint(NOTHING_TO_EVICT)),
+                    false => Err(error.detail(NOTHING_TO_EVICT)),
                 }
             }
             other => other,
@@ -259,11 +256,11 @@ impl Stencil {
         if dropped == 0 && evicted.is_empty() {
             return Ok(false);
         }
-        context.tell(Event::Warning(&Warning::new(format!(
-            "the server's disk is full: {} evicted, {} cleaned up; trying once more",
-            templates(evicted.len()),
-            count(dropped, "leftover")
-        ))));
+        context.tell(Event::Warning(
+            &Warning::new("the server's disk is full, so pgstencil freed space and tries again")
+                .detail(format!("evicted: {}", count(evicted.len(), "template")))
+                .detail(format!("cleaned up: {}", count(dropped, "leftover database"))),
+        ));
         for eviction in &evicted {
             context.tell(Event::Notice(&eviction.describe()));
         }
@@ -299,46 +296,43 @@ async fn known(registry: &mut Registry, rows: &[ResidentRow], project: &str) -> 
     }
     match nearest(project, projects.iter().map(String::as_str)) {
         None => Ok(()),
-        Some(meant) => Err(Error::new(
-            Kind::NotFound,
-            format!("there is nothing of a project `{project}` in this registry"),
-        )
-        .hint(format!("did you mean `{meant}`?"))
-        .hint("`pgstencil list` shows the projects, as PROJECT/TEMPLATE")),
+        Some(meant) => {
+            Err(Error::new(Kind::NotFound, format!("there is no project `{project}` in this registry"))
+                .hint(format!("did you mean `{meant}`?"))
+                .hint("list the templates with their projects: `pgstencil list`"))
+        }
     }
 }
 
 /// Minimum to free when a disk is full: enough for any empty database.
 const LEAST: u64 = 64_000_000;
 
-const NOTHING_TO_EVICT: &str = "no template could be evicted to make room: all are pinned, in use, or among the `[eviction] keep` last used ones";
-
-fn templates(number: usize) -> String {
-    count(number, "template")
-}
+const NOTHING_TO_EVICT: &str =
+    "no template can be evicted: each is pinned, in use, or one of the `[eviction] keep` most recently used";
 
 fn unknown(prefix: &str) -> Error {
     Error::new(
         Kind::NotFound,
         match prefix {
-            "" => "there is no template of the present files".to_owned(),
-            prefix => format!("no ready template's fingerprint begins with `{prefix}`"),
+            "" => "there is no template of the current files".to_owned(),
+            prefix => format!("no ready template has a fingerprint that begins with `{prefix}`"),
         },
     )
-    .hint("`pgstencil list` shows the templates that there are")
+    .hint("list the templates: `pgstencil list`")
 }
 
 fn useless(row: &TemplateRow, why: &Unusable) -> Error {
     Error::new(
         Kind::NotFound,
         format!(
-            "template {} of {}/{} cannot be pinned: {why}",
+            "template {} of {}/{} cannot be pinned",
             row.fingerprint.short(),
             row.project,
             row.definition
         ),
     )
-    .hint("`pgstencil ensure` rebuilds it")
+    .detail(why.to_string())
+    .hint("rebuild it: `pgstencil ensure`")
 }
 
 fn begins(prefix: &str) -> impl Fn(&Fingerprint) -> bool + use<> {
@@ -378,14 +372,14 @@ async fn building(registry: &mut Registry, prefix: &str, project: &str, done: &s
         Error::new(
             Kind::NotFound,
             format!(
-                "template {} of {}/{} is being built by {}",
+                "template {} of {}/{} cannot be {done} before it is built",
                 row.fingerprint.short(),
                 row.project,
-                row.definition,
-                row.builder.0.describe()
+                row.definition
             ),
         )
-        .hint(format!("it can be {done} when that is done"))
+        .detail(format!("it is being built by {}", row.builder.0.describe()))
+        .hint("wait until the build has ended")
     }))
 }
 
@@ -397,11 +391,11 @@ const SHORTEST: usize = 4;
 /// templates, finds that of `role`.
 fn resident<'a>(rows: &'a [ResidentRow], prefix: &str, project: &str, role: &str) -> Result<&'a ResidentRow> {
     if prefix.is_empty() {
-        return Err(Error::usage("an empty text is the beginning of every fingerprint"));
+        return Err(Error::usage("the fingerprint is empty").hint("list the templates: `pgstencil list`"));
     }
     if prefix.len() < SHORTEST {
-        return Err(Error::usage(format!("`{prefix}` is too short for the beginning of a fingerprint"))
-            .hint(format!("give {SHORTEST} digits or more; `pgstencil list` shows twelve")));
+        return Err(Error::usage(format!("fingerprint prefix `{prefix}` is too short"))
+            .hint(format!("give at least {SHORTEST} digits (`pgstencil list` shows 12)")));
     }
     let begins = begins(prefix);
     let mut found: Vec<_> = rows.iter().filter(|row| begins(&row.fingerprint)).collect();
@@ -420,7 +414,7 @@ fn resident<'a>(rows: &'a [ResidentRow], prefix: &str, project: &str, role: &str
         [row] => Ok(row),
         several => Err(several
             .iter()
-            .fold(Error::usage(format!("several templates begin with `{prefix}`")), |error, row| {
+            .fold(Error::usage(format!("several fingerprints begin with `{prefix}`")), |error, row| {
                 error.detail(format!("{} of {}/{}", row.fingerprint, row.project, row.definition))
             })
             .hint("give more digits")),

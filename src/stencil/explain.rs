@@ -186,8 +186,7 @@ impl Stencil {
                 Err(OpenError::Other(error)) => return Err(error),
             }
         }
-        Err(Error::new(Kind::Connect, "the server has none of the databases that a session could begin in")
-            .hint("name a database in the server URL that exists: `postgresql://HOST/DATABASE`"))
+        Err(self.endpoint.no_database())
     }
 
     async fn look(
@@ -244,7 +243,7 @@ impl Stencil {
                 tail: row.log_tail,
             },
             Plan::WaitForTurn(row) => Now::Wait {
-                builder: template::serial_builder(row.as_deref()),
+                builder: template::serial_build(row.as_deref()),
                 serial: true,
                 elapsed: row.as_ref().map(|row| row.age_s.duration()).unwrap_or_default(),
                 tail: row.map_or_else(String::new, |row| row.log_tail),
@@ -309,9 +308,9 @@ fn why_none_fits(
     };
     let short = base.0.fingerprint.short();
     let Err(why) = template::added_to(base, recipe, definition) else {
-        return Now::Build { why: format!("{short} cannot be copied"), hint: None };
+        return Now::Build { why: format!("template {short} cannot be copied"), hint: None };
     };
-    let mut text = format!("{short}: {why}");
+    let mut text = format!("template {short}: {why}");
     let changed = match &why {
         NoBase::Differs(obstacle) => obstacle.changed(),
         _ => None,
@@ -327,8 +326,11 @@ fn why_none_fits(
 const NOTHING_YET: &str = "there is no template of this definition yet";
 
 fn unknown(prefix: &str) -> Error {
-    Error::new(Kind::NotFound, format!("no other template of this definition begins with `{prefix}`"))
-        .hint("`pgstencil list` shows the templates that there are")
+    Error::new(
+        Kind::NotFound,
+        format!("no other template of this definition has a fingerprint that begins with `{prefix}`"),
+    )
+    .hint("list the templates: `pgstencil list`")
 }
 
 fn by_prefix<'a>(
@@ -344,7 +346,7 @@ fn by_prefix<'a>(
         [(row, old)] => Ok((row, Difference::between(old, recipe))),
         several => Err(several
             .iter()
-            .fold(Error::usage(format!("several templates begin with `{prefix}`")), |error, (row, _)| {
+            .fold(Error::usage(format!("several fingerprints begin with `{prefix}`")), |error, (row, _)| {
                 error.detail(row.fingerprint.to_string())
             })),
     }

@@ -122,9 +122,11 @@ impl Holdings {
             let is_session = row.lease == LeaseKind::Session;
             let holder = &row.holder.0;
             match (is_session, locked.contains(&row.key())) {
-                (true, true) => {
-                    self.under_way.push(format!("a command by {} on clone `{}`", holder.describe(), row.name))
-                }
+                (true, true) => self.under_way.push(format!(
+                    "a command of {} that uses clone `{}`",
+                    holder.describe(),
+                    row.name
+                )),
                 // Its holder is dead or its time is over: the next cleanup drops it.
                 (true, false) => continue,
                 (false, _) if row.expired => continue,

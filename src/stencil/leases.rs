@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{Age, BoundRow, Deadline, Demand, DroppedRow, Shard, Stencil, Term};
 use crate::error::{Error, Result};
+use crate::events::Warning;
 use crate::lease::ClonedSet;
 use crate::lease::keeper::{Keeper, Kept};
 use crate::names::Fingerprint;
@@ -166,7 +167,7 @@ impl Leases {
 
     /// Ends the watch. Removes the clones that were dropped while the session was lost, and returns warnings about
     /// them for the holder.
-    pub(crate) async fn unwatch(&mut self) -> Result<Vec<String>> {
+    pub(crate) async fn unwatch(&mut self) -> Result<Vec<Warning>> {
         let keeper = match std::mem::replace(&mut self.hold, Hold::Nothing) {
             Hold::Watched(keeper) => keeper,
             other => {
@@ -229,7 +230,7 @@ impl Leases {
 
     /// Runs [`Leases::release`], with a deadline for `before_release`. Once it is over or cancelled, no further
     /// command is started: it is left to the next command of the checkout. The clones are released in any case.
-    pub(crate) async fn release_within(mut self, deadline: &Deadline) -> Result<Vec<String>> {
+    pub(crate) async fn release_within(mut self, deadline: &Deadline) -> Result<Vec<Warning>> {
         // If this future is dropped or fails, the thread releases them.
         self.ending = Ending::Release;
         let mut warnings = self.unwatch().await?;
@@ -266,7 +267,7 @@ impl Leases {
     ///
     /// # Errors
     /// The server's, if it cannot be reached.
-    pub async fn release(self) -> Result<Vec<String>> {
+    pub async fn release(self) -> Result<Vec<Warning>> {
         self.release_within(&Deadline::default()).await
     }
 
@@ -281,7 +282,7 @@ impl Leases {
     pub async fn detach(mut self, ttl: impl Into<Ttl>) -> Result<Option<String>> {
         let lost = self.unwatch().await?;
         if let Some(first) = lost.into_iter().next() {
-            return Err(Error::new(crate::Kind::NotFound, first));
+            return Err(Error::new(crate::Kind::NotFound, first.message()));
         }
         self.prolong(ttl.into().into()).await?;
         self.confirm().await?;
@@ -471,7 +472,7 @@ impl Lease {
     ///
     /// # Errors
     /// The server's, if it cannot be reached.
-    pub async fn release(self) -> Result<Vec<String>> {
+    pub async fn release(self) -> Result<Vec<Warning>> {
         self.0.release().await
     }
 

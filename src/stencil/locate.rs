@@ -185,7 +185,9 @@ impl Locator<'_> {
     pub(crate) fn defaults(&self) -> Result<Defaults> {
         let pg = PgVariables::read(self.env)?;
         if pg.service.is_some() {
-            (self.tell)(Told::Warning("PGSERVICE is not read: name the server by a URL"));
+            let warning =
+                Warning::new("PGSERVICE is ignored").hint("name the server by a URL: `--server-url URL`");
+            (self.tell)(Told::Caution(&warning));
         }
         let mut defaults = Defaults {
             host: pg.hostaddr.or(pg.host),

@@ -171,10 +171,9 @@ impl Way<'_> {
                 );
                 self.wait(COMMAND, &what).await
             }
-            Holders::Command(number) => Err(self
-                .taken(registry)
-                .await
-                .detail(format!("that `pgstencil run` is gone; its command (process {number}) still runs"))),
+            Holders::Command(number) => Err(self.taken(registry).await.detail(format!(
+                "that `pgstencil run` was killed, but its command (process {number}) is still running"
+            ))),
             Holders::Run => Err(self.taken(registry).await),
             Holders::Unknown => self.wait_or_say_when(registry, row).await,
         }
@@ -185,7 +184,7 @@ impl Way<'_> {
         let still = |row: &CloneRow| row.state == CloneState::Creating;
         match cleanup::drop_dead_clone(registry, &row.id, &End::Dead, &still).await? {
             Dead::Locked => {
-                let what = format!("{} to finish clone `{}`", row.holder.0.describe(), row.name);
+                let what = format!("{} to create clone `{}`", row.holder.0.describe(), row.name);
                 self.wait(DROP, &what).await
             }
             _ => Ok(()),
@@ -205,7 +204,7 @@ impl Way<'_> {
             Dead::Gone | Dead::Alive => Ok(()),
             // Another cleanup handles it, or the server has not yet noticed that the holder has ended.
             Dead::Locked => {
-                let what = format!("the drop of the clone that had the name `{}`", row.name);
+                let what = format!("the drop of the previous clone `{}`", row.name);
                 self.wait(DROP, &what).await
             }
             Dead::InUse => self.wait_for_sessions(registry, row).await,
@@ -232,7 +231,7 @@ impl Way<'_> {
                     let deadline = self.context.deadline;
                     let released = self.stencil.before_release(registry, &row.id, deadline, Hearer::Caller);
                     if let Some(warning) = released.await {
-                        self.context.tell(Event::Warning(&Warning::new(warning)));
+                        self.context.tell(Event::Warning(&warning));
                     }
                 }
                 // A session may take a lock several times.
@@ -248,10 +247,7 @@ impl Way<'_> {
             let what = format!("the sessions in clone `{}`, whose `pgstencil run` was killed", row.name);
             return self.wait(COMMAND, &what).await;
         }
-        Err(self
-            .taken(registry)
-            .await
-            .detail("that process is gone or its lease is over, but somebody is still connected"))
+        Err(self.taken(registry).await.detail("its lease is over, but a session is still connected to it"))
     }
 
     /// Handles a clone for which this process cannot determine whether it is in use: either its lock or a session
@@ -279,17 +275,17 @@ impl Way<'_> {
         let owner = row.owner.describe(&row.holder.0);
         Err(Error::new(
             Kind::NameTaken,
-            format!("clone `{name}` may still be in use: its `pgstencil run` is gone"),
+            format!("clone `{name}` may still be in use, although its `pgstencil run` has ended"),
         )
-        .detail(format!("it was {}; owner: {owner}", row.holder.0.describe()))
-        .detail("whether its command still runs cannot be seen from here")
+        .detail(format!("its holder was {}; owner: {owner}", row.holder.0.describe()))
+        .detail("pgstencil cannot see from here whether its command is still running")
         .detail(format!(
-            "the name is free in {}, when the `orphan_grace` of {} is over",
+            "the name becomes free in {}, after its `orphan_grace` of {}",
             setting(Duration::from_secs_f64(left)),
             setting(grace)
         ))
-        .hint("try again then")
-        .hint(format!("if that command has ended, give the clone back: `pgstencil release {name}`")))
+        .hint("try again after that time")
+        .hint(format!("if the command has ended, release the clone: `pgstencil release {name}`")))
     }
 
     /// Sleeps; reports the reason once, if it takes longer.

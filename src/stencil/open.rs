@@ -19,7 +19,7 @@ use crate::registry::Holder;
 /// the variable that `[server] url = "env:NAME"` names), libpq's variables and password file for the parts that a URL
 /// omits, the location of the private server's data, and the values of `env_inputs`, which are inputs of the
 /// template. A program that shares its templates with the command line passes it.
-#[must_use = "nothing is opened before it is awaited"]
+#[must_use = "a builder opens nothing before it is awaited"]
 pub struct StencilBuilder<'a> {
     source: Source,
     environment: Option<Environment>,
@@ -223,14 +223,14 @@ fn needs_no_environment(config: &Config) -> Result<()> {
             format!("[server] url in {} is the variable {name}", config.file.display())
         }
         None => format!(
-            "{} names no server, and where the private server has its data depends on the environment",
+            "{} names no server, and the directory of the private server depends on the environment",
             config.file.display()
         ),
     };
-    Err(Error::config("which server is meant is left to the environment, and none was passed")
+    Err(Error::config("the choice of the server depends on the environment, and no environment was passed")
         .detail(what)
-        .hint("pass it to the builder: `.environment(Environment::from_process())`")
-        .hint("or name the server: `.server_url(URL)`"))
+        .hint("pass the environment: `.environment(Environment::from_process())`")
+        .hint("name the server: `.server_url(URL)`"))
 }
 
 impl<'a> IntoFuture for StencilBuilder<'a> {

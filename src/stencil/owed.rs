@@ -30,7 +30,7 @@ pub(super) enum Hearer {
 #[derive(Debug, Default)]
 pub(super) struct Paid {
     /// Warnings for the user.
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
     /// Names of the databases for which another process runs the command now.
     pub(super) running: Vec<String>,
 }
@@ -63,7 +63,7 @@ impl<'a> Hooks<'a> {
         clone: &str,
         deadline: &Deadline,
         hearer: Hearer,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<Warning>> {
         let with_hook = self.config.definitions.iter();
         let with_hook = with_hook.filter(|d| d.before_release.is_some());
         let names: Vec<String> = with_hook.map(|d| d.name.clone()).collect();
@@ -75,9 +75,9 @@ impl<'a> Hooks<'a> {
             return Ok(None);
         };
         let failure = self.run(&row, &deadline).await.err();
-        let failure = failure.map(|error| words(&row, &error));
-        let later = failure.as_deref().filter(|_| hearer == Hearer::Next);
-        registry.end_owed(clone, later).await?;
+        let failure = failure.map(|error| warning(&row, &error));
+        let later = failure.as_ref().filter(|_| hearer == Hearer::Next).map(Warning::to_string);
+        registry.end_owed(clone, later.as_deref()).await?;
         Ok(failure.filter(|_| hearer == Hearer::Caller))
     }
 
@@ -100,16 +100,19 @@ impl<'a> Hooks<'a> {
             let id = &row.clone_id;
             if let Some(failure) = &row.failure {
                 if hearer == Hearer::Caller && registry.told_of_owed(id).await? {
-                    paid.warnings.push(failure.clone());
+                    paid.warnings.push(Warning::of_lines(failure));
                 }
             } else if row.started && hearer == Hearer::Caller {
                 match registry.forget_broken_off(id).await? {
                     None => paid.running.extend(row.names),
-                    Some(true) => paid.warnings.push(format!(
-                        "before_release of `{}` was broken off for clone {}, since its pgstencil was killed: what it was to take away may still be there. It does not run again",
-                        row.definition,
-                        row.name()
-                    )),
+                    Some(true) => paid.warnings.push(
+                        Warning::new(format!(
+                            "before_release of `{}` was interrupted for clone {}, since its pgstencil was killed",
+                            row.definition,
+                            row.name()
+                        ))
+                        .detail("the objects that it removes may still exist, and it does not run again"),
+                    ),
                     Some(false) => {}
                 }
             } else if !row.started && !row.taken && started.elapsed() < BOUND {
@@ -127,11 +130,10 @@ fn bounded(deadline: &Deadline) -> Deadline {
     Deadline::new(Some(time), deadline.cancel.clone())
 }
 
-/// Formats an error as one text, for a list of warnings.
-fn words(row: &OwedRow, error: &Error) -> String {
-    let first = format!("{error} for clone {}", row.name());
-    let lines = std::iter::once(first).chain(error.details().iter().cloned());
-    lines.collect::<Vec<_>>().join("\n")
+/// Returns the warning about a failed command.
+fn warning(row: &OwedRow, error: &Error) -> Warning {
+    let warning = Warning::new(error.message()).detail(format!("clone: {}", row.name()));
+    error.details().iter().fold(warning, Warning::detail)
 }
 
 impl Stencil {
@@ -148,7 +150,7 @@ impl Stencil {
     /// seven days is forgotten.
     ///
     /// Cancel safety: a running command is terminated, and not repeated.
-    pub(crate) async fn run_owed(&self, deadline: &Deadline) -> Vec<String> {
+    pub(crate) async fn run_owed(&self, deadline: &Deadline) -> Vec<Warning> {
         self.run_all_owed(deadline, Hearer::Caller).await
     }
 
@@ -157,7 +159,7 @@ impl Stencil {
         self.run_all_owed(deadline, Hearer::Next).await;
     }
 
-    async fn run_all_owed(&self, deadline: &Deadline, hearer: Hearer) -> Vec<String> {
+    async fn run_all_owed(&self, deadline: &Deadline, hearer: Hearer) -> Vec<Warning> {
         let Some(hooks) = self.hooks() else {
             return Vec::new();
         };
@@ -182,7 +184,7 @@ impl Stencil {
         clone: &str,
         deadline: &Deadline,
         hearer: Hearer,
-    ) -> Option<String> {
+    ) -> Option<Warning> {
         let hooks = self.hooks()?;
         let warning = hooks.release(registry, clone, deadline, hearer).await;
         warning.ok().flatten()
@@ -205,12 +207,12 @@ impl Stencil {
             let paid = hooks.all(registry, deadline, Hearer::Caller).await;
             let paid = paid.unwrap_or_default();
             for warning in &paid.warnings {
-                context.tell(Event::Warning(&Warning::new(warning)));
+                context.tell(Event::Warning(warning));
             }
             let Some(name) = names.iter().find(|name| paid.running.contains(name)) else {
                 return Ok(());
             };
-            let what = format!("before_release of the clone that had the name `{name}`");
+            let what = format!("before_release of the previous clone `{name}`");
             deadline.pause(Duration::from_millis(50), &what).await?;
         }
     }

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::owed::Hearer;
 use super::{Deadline, Stencil};
 use crate::error::Result;
+use crate::events::Warning;
 use crate::git::{self, Absent, Refs, Tree};
 use crate::pg::lock::LockKey;
 use crate::registry::Registry;
@@ -32,7 +33,7 @@ pub(crate) struct PrunePlan {
     /// The clones, oldest first.
     pub(crate) clones: Vec<Prunable>,
     /// Names that git could not check; their clones are left alone.
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// Result for a clone that was to be released.
@@ -45,6 +46,9 @@ pub(crate) enum Pruned {
     /// Another process released it, or its lease ended.
     GoneBefore,
 }
+
+/// Message of the warnings that concern all clones.
+const NOTHING_PRUNED: &str = "no clone can be pruned";
 
 impl Stencil {
     /// Returns the clones of this checkout's repository whose branch or worktree is gone. Writes nothing.
@@ -67,17 +71,16 @@ impl Stencil {
         if elsewhere > 0
             && let Some(repository) = &checkout.repository
         {
-            plan.warnings.push(format!(
-                "{}: made in another repository at {}",
-                match elsewhere {
-                    1 => "one clone stays".to_owned(),
-                    n => format!("{n} clones stay"),
-                },
-                repository.common_dir
-            ));
+            let kept = match elsewhere {
+                1 => "one clone is kept".to_owned(),
+                n => format!("{n} clones are kept"),
+            };
+            let why = format!("created in another repository at {}", repository.common_dir);
+            plan.warnings.push(Warning::new(kept).detail(why));
         }
         if checkout.repository.is_none() {
-            plan.warnings.push(format!("nothing is pruned: {} is not in a git repository", checkout.top));
+            let why = format!("{} is not in a git repository", checkout.top);
+            plan.warnings.push(Warning::new(NOTHING_PRUNED).detail(why));
         }
         if rows.is_empty() {
             return Ok(plan);
@@ -89,21 +92,23 @@ impl Stencil {
         let absent = match absent {
             Ok(absent) => absent,
             Err(why) => {
-                plan.warnings
-                    .push(format!("nothing is pruned, since git cannot be asked in {}: {why}", checkout.top));
+                let why = format!("git cannot be used in {}: {why}", checkout.top);
+                plan.warnings.push(Warning::new(NOTHING_PRUNED).detail(why));
                 return Ok(plan);
             }
         };
         for (name, why) in &absent.lost {
-            plan.warnings.push(format!(
-                "the clones of worktree `{name}` stay: git has it registered, but does not find it ({why}); \
-                 `git worktree prune` forgets it, `git worktree repair` registers its new place"
-            ));
+            plan.warnings.push(
+                Warning::new(format!("the clones of worktree `{name}` are kept"))
+                    .detail(format!("git lists this worktree, but does not find it ({why})"))
+                    .hint("if it was deleted: `git worktree prune`")
+                    .hint("if it was moved: `git worktree repair`, in its new directory"),
+            );
         }
         for row in rows {
             if let Some(gone) = gone(&row.bound, &absent) {
                 let in_use = match held.contains(&LockKey::clone(&row.id)) {
-                    true => Some("another command holds it".to_owned()),
+                    true => Some("another command uses it".to_owned()),
                     false => sessions(&row),
                 };
                 plan.clones.push(Prunable { row, gone, in_use });
@@ -149,7 +154,7 @@ impl Stencil {
                 Ok(match rows.find(|row| row.id == clone.row.id) {
                     None => Pruned::GoneBefore,
                     // Since git was asked, its owner has used it, perhaps with a new branch of the name.
-                    Some(row) if !row.is_same(&clone.row) => Pruned::InUse("it was used just now".into()),
+                    Some(row) if !row.is_same(&clone.row) => Pruned::InUse("it was used a moment ago".into()),
                     Some(row) => match sessions(&row) {
                         Some(who) => Pruned::InUse(who),
                         None => {
@@ -166,7 +171,7 @@ impl Stencil {
                 })
             })
             .await?;
-        Ok(pruned.unwrap_or_else(|| Pruned::InUse("another command holds it".into())))
+        Ok(pruned.unwrap_or_else(|| Pruned::InUse("another command uses it".into())))
     }
 
     /// Returns the clones that are kept for branches and worktrees of this checkout's repository. Queries the server

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Deadline, Stencil};
 use crate::context::Context;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::events::Observe;
 use crate::registry::Registry;
 use crate::template::{self, Ensured, Rebuilt, Timing, Verdict};
@@ -78,15 +78,7 @@ pub(super) async fn rebuild_first(
         Rebuilt::Nothing | Rebuilt::Replaced | Rebuilt::Taken | Rebuilt::Accepted | Rebuilt::Waits => None,
     };
     if let Some(changes) = changes {
-        let error = Error::new(
-            Kind::Build,
-            format!(
-                "the files of definition `{}` changed while its template was built from nothing",
-                context.definition.name
-            ),
-        );
-        let error = changes.iter().fold(error, Error::detail);
-        return Err(error.hint("run it again when nothing writes to them"));
+        return Err(template::changed(&context.definition.name, "the full build", changes));
     }
     let mut second = template::ensure(registry, context, None).await?;
     second.provenance.outcome = match (first.provenance.outcome, rebuilt) {

@@ -8,9 +8,10 @@ use super::owed::Hearer;
 use super::{Deadline, Stencil, Term};
 use crate::config::nearest::nearest;
 use crate::error::{Error, Kind, Result};
-use crate::lease::{self, BOUND, ClonedSet, KEEP};
+use crate::events::Warning;
+use crate::lease::{self, BOUND, ClonedSet, KEEP, drop_unneeded};
+use crate::pg::is_connection_loss;
 use crate::pg::obstacle::Obstacle;
-use crate::pg::{is_connection_loss, sql};
 use crate::registry::database::{Estranged, Owner, Remains};
 use crate::registry::owner::Tenure;
 use crate::registry::{CloneRow, CloneState, DatabaseRow, LeaseKind, Registry, Waiting};
@@ -29,7 +30,7 @@ impl Stencil {
         registry: Option<Registry>,
         ids: &[String],
     ) -> (Option<Registry>, Result<()>) {
-        let gone = || Error::new(Kind::NotFound, "it is gone already");
+        let gone = || Error::new(Kind::NotFound, "the clone no longer exists");
         let judge = |done: Result<usize>| match done? == ids.len() {
             true => Ok(()),
             false => Err(gone()),
@@ -79,7 +80,7 @@ impl Stencil {
         let name = &self.config.server.registry;
         let mut registry = Registry::open_existing(&self.endpoint, name, &deadline)
             .await?
-            .ok_or_else(|| Error::failed("the registry database is gone"))?;
+            .ok_or_else(|| Error::failed("the registry database no longer exists"))?;
         let seen = remains_of(&mut registry, clones).await?;
         Ok((registry, seen))
     }
@@ -91,7 +92,7 @@ impl Stencil {
         registry: Option<Registry>,
         clones: &[ClonedSet],
         deadline: &Deadline,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Vec<Warning>> {
         let (mut registry, remains) = self.again(registry, clones).await?;
         let mut warnings = Vec::new();
         let started = Instant::now();
@@ -196,11 +197,11 @@ impl Stencil {
         };
         if names.len() > 1 {
             error = error.detail(match released.clones.as_slice() {
-                [] => "nothing was released".to_owned(),
-                names => format!("released all the same: {}", names.join(", ")),
+                [] => "no clone was released".to_owned(),
+                names => format!("released nevertheless: {}", names.join(", ")),
             });
         }
-        Err(released.warnings.into_iter().fold(error, Error::detail))
+        Err(released.warnings.iter().fold(error, |error, warning| error.detail(warning.to_string())))
     }
 
     async fn release_one(
@@ -230,7 +231,7 @@ impl Stencil {
                         step: Duration::from_millis(20),
                         most: None,
                         deadline,
-                        what: "the clone's lock",
+                        what: "another command that uses the clone",
                     };
                     registry.lock(key, waiting).await?
                 }
@@ -238,9 +239,10 @@ impl Stencil {
             let Some(lock) = lock else {
                 return Err(Error::new(
                     Kind::NameTaken,
-                    format!("clone `{}` is held by a running command: {}", row.name, row.holder.0.describe()),
+                    format!("clone `{}` is in use by a running command", row.name),
                 )
-                .hint("it is released when that command ends"));
+                .detail(row.holder.0.describe())
+                .hint("wait until that command ends, which releases the clone"));
             };
             // Another owner may have taken it before this process got its lock.
             let Some(now) = registry.clone_by_id(&row.id).await? else {
@@ -269,15 +271,14 @@ impl Stencil {
             released.warnings.extend(warning.await);
             if !asker.has_clone(&row) {
                 let by = self.holder.describe_checkout();
-                let why = format!("{by} gave it back by `pgstencil release --take`");
+                let why = format!("{by} released it with `pgstencil release --take`");
                 registry.end_lease(&row.id, &why).await?;
             }
             registry.release_clone(&row.id).await?;
         }
-        let lines = estranged.iter().map(|(row, why)| stays(row, why));
-        released.warnings.extend(lines);
+        released.warnings.extend(estranged.iter().map(|(row, why)| estranged_warning(row, why)));
         let obstacles = Obstacle::find(registry.session(), &oids).await?;
-        released.warnings.extend(obstacles.iter().map(Obstacle::describe));
+        released.warnings.extend(obstacles.iter().map(Obstacle::warning));
         if count == 0 || estranged.len() < count {
             match given_up {
                 true => released.before.push(row.name),
@@ -298,19 +299,19 @@ pub struct Released {
     /// Names of the clones that had been released before, and wait for their drop.
     pub before: Vec<String>,
     /// Warnings about databases, of these clones or of the others, that are gone or were left alone.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
-fn stays(row: &DatabaseRow, why: &Estranged) -> String {
+fn estranged_warning(row: &DatabaseRow, why: &Estranged) -> Warning {
     match why.is_there() {
-        true => format!("database `{}` stays: {why}", row.name),
-        false => format!("there is no database `{}` to release: {why}", row.name),
+        true => Warning::new(why.kept(&row.name)),
+        false => Warning::new(format!("there is no database `{}` to release: {why}", row.name)),
     }
 }
 
 fn unknown(name: &str) -> Error {
     Error::new(Kind::NotFound, format!("there is no clone `{name}` in this registry"))
-        .hint("`pgstencil list` shows the clones that there are")
+        .hint("list the clones: `pgstencil list`")
 }
 
 /// Returns the error [`unknown`], with the name that was probably meant.
@@ -341,58 +342,55 @@ async fn remains_of(registry: &mut Registry, clones: &[ClonedSet]) -> Result<Vec
 }
 
 /// Reports databases that a command dropped or replaced, as Django's test runner does without `--keepdb`.
-fn replaced(clone: &ClonedSet, remains: &Remains) -> Vec<String> {
+fn replaced(clone: &ClonedSet, remains: &Remains) -> Vec<Warning> {
     let Remains { rows, found, beside, obstacles } = remains;
-    let mut warnings: Vec<String> = rows
+    let mut warnings: Vec<Warning> = rows
         .iter()
         .filter_map(|row| Some((row, row.estranged(found)?)))
         .filter(|(_, why)| why.is_there())
-        .map(|(row, why)| stays(row, &why))
+        .map(|(row, why)| estranged_warning(row, &why))
         .collect();
-    warnings.extend(obstacles.iter().map(Obstacle::describe));
+    warnings.extend(obstacles.iter().map(Obstacle::warning));
     let databases = clone.databases.iter().zip(&clone.oids);
     for ((database, oid), others) in databases.zip(beside) {
+        let name = &database.name;
         if found.iter().any(|d| d.oid == *oid) {
             // Is there another one next to it, such as Django's test_NAME, or NAME_1 of its workers?
             if !others.is_empty() {
-                warnings.push(format!(
-                    "the command created databases of its own beside its clone `{}`: {}; pgstencil leaves them alone. Django: set TEST = {{\"NAME\": os.environ.get(\"PGSTENCIL_NAME\")}}, run the tests with --keepdb (pytest: --reuse-db), and give workers theirs with --clones and --name",
-                    database.name,
-                    others.join(", ")
-                ));
+                warnings.push(
+                    Warning::new(format!("the command did not use its clone `{name}` alone"))
+                        .detail(format!("it created {}", others.join(", ")))
+                        .detail("pgstencil does not drop these databases")
+                        .hint("Django: set TEST = {\"NAME\": os.environ.get(\"PGSTENCIL_NAME\")}, and run the tests with --keepdb (pytest: --reuse-db)")
+                        .hint("give each worker a clone of its own: `--clones` and `--name`"),
+                );
             }
             continue;
         }
-        let there = found.iter().any(|d| d.name == database.name);
-        let what = match there {
-            true => "dropped its clone and created another database in its place",
-            false => "dropped its clone",
+        let dropped =
+            Warning::new(format!("the command dropped its clone `{name}`, so the clone saved no time"));
+        let warning = match found.iter().any(|d| d.name == *name) {
+            false => dropped,
+            true => dropped
+                .detail("it created another database of that name, which pgstencil does not drop")
+                .detail("no clone can get that name while the database exists")
+                .hint(drop_unneeded(name)),
         };
-        let stays = match there {
-            true => format!(
-                ". That one stays, and is in the way of the next clone of this name: {}",
-                sql::drop_database(&database.name).text()
-            ),
-            false => String::new(),
-        };
-        warnings.push(format!(
-            "the command {what} (`{}`), so it paid for a database of its own: let it keep the one it gets. {KEEP}{stays}",
-            database.name
-        ));
+        warnings.push(warning.hint(KEEP));
     }
     warnings
 }
 
 /// Describes the remains of a clone that is no longer in the registry: no cleanup will find them.
-fn forgotten(clone: &ClonedSet, remains: &Remains) -> Option<String> {
+fn forgotten(clone: &ClonedSet, remains: &Remains) -> Option<Warning> {
     let left = remains.found.iter();
     let left = left.filter(|d| clone.oids.contains(&d.oid));
     let names: Vec<String> = left.map(|d| format!("`{}`", d.name)).collect();
     (!names.is_empty()).then(|| {
-        format!(
-            "the registry knows nothing of clone {} any more, so nobody drops what is left of it: {}",
-            clone.id,
-            names.join(", ")
-        )
+        Warning::new(format!(
+            "clone {} is not in the registry any more, so no cleanup drops its databases",
+            clone.id
+        ))
+        .detail(format!("left: {}", names.join(", ")))
     })
 }

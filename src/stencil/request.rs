@@ -17,7 +17,7 @@ use crate::events::Observe;
 ///
 /// Cancel safety: the future may be dropped at any await. A thread of this program drops whatever it has created by
 /// then `orphan_grace` later, or any other process of pgstencil does.
-#[must_use = "nothing is asked for before it is awaited"]
+#[must_use = "a request does nothing before it is awaited"]
 pub struct DatabaseRequest<'a, T = Lease> {
     stencil: &'a Stencil,
     wanted: Wanted,

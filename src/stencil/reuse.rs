@@ -81,20 +81,14 @@ impl Stencil {
             return Ok(Names::Free(before));
         }
         if reused.len() < wanted.count {
-            let names: Vec<String> = reused.iter().map(|c| format!("`{}`", c.name())).collect();
+            let names: Vec<&str> = reused.iter().map(ClonedSet::name).collect();
             return Err(Error::new(
                 Kind::NameTaken,
-                format!(
-                    "of {} wanted clones {} there already, and the others are not",
-                    wanted.count,
-                    match names.len() {
-                        1 => "one is".to_owned(),
-                        n => format!("{n} are"),
-                    }
-                ),
+                format!("only {} of the {} requested clones exist already", names.len(), wanted.count),
             )
-            .detail(format!("there: {}", names.join(", ")))
-            .hint("`--fresh` replaces them all; `pgstencil release NAME` gives one back"));
+            .detail(format!("existing: {}", names.join(", ")))
+            .hint("recreate all of them: `--fresh`")
+            .hint(format!("release the existing ones: `pgstencil release {}`", names.join(" "))));
         }
         let findings = registry.findings(context.project, &context.definition.name).await?;
         template::tell_findings(context, &findings);
@@ -111,13 +105,13 @@ impl Stencil {
                 Age::Same | Age::Other => "other files",
             };
             context.tell(Event::Warning(
-                &Warning::new(format!("clone {} is from {from}", clone.name()))
+                &Warning::new(format!("clone {} was created from {from}", clone.name()))
                     .detail(format!(
-                        "its fingerprint is {}, that of the files is {}",
+                        "its fingerprint is {}, and that of the current files is {}",
                         clone.fingerprint.short(),
                         now.short()
                     ))
-                    .hint("use `--fresh` to recreate it"),
+                    .hint("recreate it: `--fresh`"),
             ));
         }
         Ok(Names::Reused(Reused { clones: reused, fingerprint: now, ages }))
@@ -181,7 +175,7 @@ impl Stencil {
             step: Duration::from_millis(10),
             most: None,
             deadline: context.deadline,
-            what: "the clone's lock",
+            what: "another command that uses the clone",
         };
         let lock = registry.lock(key, waiting).await?;
         let renewed = async {
@@ -205,7 +199,7 @@ impl Stencil {
             };
             if anothers {
                 context.tell(Event::Warning(&Warning::new(format!(
-                    "clone {} belonged to {} so far; it is yours now",
+                    "took over clone {} from {}",
                     row.name,
                     row.owner.describe(&row.holder.0)
                 ))));
@@ -290,11 +284,14 @@ fn refuse_another_definition(row: &CloneRow, context: &Context<'_>, wanted: &Wan
     if !refused {
         return Ok(());
     }
-    Err(Error::new(Kind::NameTaken, format!("clone `{}` is of another definition", row.name))
-        .detail(format!("the clone: `{}` of project `{}`", row.definition, row.project))
-        .detail(format!("wanted: `{}` of project `{}`", context.definition.name, context.project))
+    Err(Error::new(Kind::NameTaken, format!("clone `{}` belongs to another definition", row.name))
+        .detail(format!("definition of the clone: `{}` of project `{}`", row.definition, row.project))
+        .detail(format!(
+            "requested definition: `{}` of project `{}`",
+            context.definition.name, context.project
+        ))
         .hint("choose another `--name`")
-        .hint("take its name, without what is in it: add `--take --fresh`"))
+        .hint("take over its name and drop its data: `--take --fresh`"))
 }
 
 /// Whether a clone has the databases that the definition wants, under the names that are wanted.
@@ -324,14 +321,15 @@ fn other_databases(clones: &[&&CloneOnServer], context: &Context<'_>, names: &[S
         let mut has = clone.databases.iter().map(|d| (d.alias.as_str(), &d.name));
         error = error.detail(format!("clone {} has: {}", clone.row.id, list(&mut has)));
         if let Some(gone) = clone.lacks() {
-            error = error.detail(format!("of these, `{}` is gone or was changed", gone.name));
+            error = error
+                .detail(format!("database `{}` of that clone no longer exists or was changed", gone.name));
         }
     }
     let mut wanted = definition.databases.iter().map(|alias| &**alias).zip(names);
     error
         .detail(format!("the definition has: {}", list(&mut wanted)))
-        .hint("to recreate it without its data, add `--fresh`")
-        .hint("or choose another `--name`")
+        .hint("recreate it without its data: `--fresh`")
+        .hint("choose another `--name`")
 }
 
 /// Returns how to drop a clone that its owner, or a caller who insists, wants replaced.
@@ -339,11 +337,11 @@ fn replaced(clone: &CloneOnServer, asker: &Asker<'_>) -> Replaced {
     let id = clone.row.id.clone();
     let end = match clone.lacks() {
         _ if !asker.has_clone(&clone.row) => End::ReplacedSince(format!(
-            "{} replaced it by `pgstencil clone --take --fresh`",
+            "{} replaced it with `pgstencil clone --take --fresh`",
             asker.holder.describe_checkout()
         )),
         Some(gone) if !clone.has_any() => End::ReplacedSince(format!(
-            "its database `{}` was dropped, renamed or replaced by something else than pgstencil",
+            "its database `{}` was dropped, renamed or replaced outside pgstencil",
             gone.name
         )),
         _ => End::Replaced,

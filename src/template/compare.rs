@@ -13,8 +13,8 @@ use crate::database::drop;
 use crate::error::{Error, Result};
 use crate::names;
 use crate::pg::inventory::{
-    self, Class, Difference, Ignored, Inventory, Line, Look, Reading, RowComparison, RowDifference, Rows,
-    Window,
+    self, Class, Difference, Ignored, Inventory, Line, LineKind, Look, Reading, RowComparison, RowDifference,
+    Rows, Window,
 };
 use crate::pg::replay::Replay;
 use crate::pg::session::OpenError;
@@ -110,7 +110,7 @@ pub(super) async fn compare(
             add_properties(&mut old, &template.databases()[i].replay, &veil);
             add_properties(&mut fresh, &built.replays[i], &veil);
             let name = format!("template {}", template.fingerprint.short());
-            let mut diff = inventory::diff(&old, &fresh, &name, "built from nothing");
+            let mut diff = inventory::diff(&old, &fresh, &name, "full build");
             if let Some(mut rows) = RowComparison::new(&old.contents, &fresh.contents) {
                 let names = [copy.private_name.as_str(), fresh_name];
                 let found = compare_rows(context, &mut rows, names, &windows).await?;
@@ -144,7 +144,9 @@ pub(super) async fn compare(
     // Also after a failure: a sealed template has one database for each alias, and no others.
     let stay = drop::drop_rows(registry, &copies).await?;
     match stay.first() {
-        Some(why) => Err(Error::failed("a copy made for the comparison cannot be dropped").detail(why)),
+        Some(why) => {
+            Err(Error::failed("could not drop a database that was created for the comparison").detail(why))
+        }
         None => found,
     }
 }
@@ -249,7 +251,7 @@ fn add_properties(inventory: &mut Inventory, replay: &Replay, veil: &str) {
     }
     let entry = inventory.entries.entry(DATABASE.into()).or_default();
     entry.retain(|line| line.class != Class::Settings);
-    entry.extend(lines.into_iter().map(|(class, text)| Line { class, text }));
+    entry.extend(lines.into_iter().map(|(class, text)| Line { class, kind: LineKind::Plain, text }));
 }
 
 /// Returns the replacement for a secret: equal for equal secrets and veils.

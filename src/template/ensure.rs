@@ -6,8 +6,8 @@ use super::build::{self, Ended};
 use super::extend::Base;
 use super::permit::BuildPermit;
 use super::plan::{Change, FullBuild, Plan, Taking, plan};
-use super::waiting::{POLL, tell_waiting, wait_for_serial};
-use super::{Ensured, Provenance, Template, Timing, Unsealed, Unusable};
+use super::waiting::{POLL, builder_of, tell_waiting, wait_for_serial};
+use super::{Ensured, Provenance, Template, Timing, Unsealed, Unusable, unusable};
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::{Event, Warning};
@@ -55,7 +55,7 @@ pub(crate) async fn ensure(
                 request.on_built(registry, built?).await?
             }
             Plan::Build(permit, why) => {
-                let built = build_from_nothing(registry, context, &permit, &why).await;
+                let built = build_fully(registry, context, &permit, &why).await;
                 permit.release(registry).await;
                 request.on_built(registry, built?).await?
             }
@@ -127,8 +127,7 @@ impl<'a, 'c> Request<'a, 'c> {
         let since = Instant::now();
         let costs = self.costs(registry).await?;
         tell_waiting(self.context, row, &costs);
-        let who = format!("{} to build `{}`", row.builder.0.describe(), row.definition);
-        self.context.deadline.pause(POLL, &who).await?;
+        self.context.deadline.pause(POLL, &builder_of(row)).await?;
         self.waited += since.elapsed();
         Ok(())
     }
@@ -159,10 +158,9 @@ impl<'a, 'c> Request<'a, 'c> {
                 Ok(Some(self.ensured(registry, *template, outcome, note).await?))
             }
             Ended::Unsealed(template, unsealed) => Ok(Some(self.on_unsealed(*template, unsealed))),
-            Ended::Overtaken(new) if self.overtaken => Err(new.error(&format!(
-                "the files of definition `{}` changed during two builds in a row",
-                self.context.definition.name
-            ))),
+            Ended::Overtaken(new) if self.overtaken => {
+                Err(new.error(&self.context.definition.name, "two builds in a row"))
+            }
             Ended::Overtaken(new) => {
                 new.tell(self.context);
                 self.overtaken = true;
@@ -213,7 +211,7 @@ impl<'a, 'c> Request<'a, 'c> {
     }
 }
 
-async fn build_from_nothing(
+async fn build_fully(
     registry: &mut Registry,
     context: &Context<'_>,
     permit: &BuildPermit,
@@ -221,7 +219,7 @@ async fn build_from_nothing(
 ) -> Result<Built> {
     let note = why.is_worth_telling().then(|| why.to_string());
     if let Some(note) = &note {
-        context.tell(Event::Notice(&format!("nothing is extended: {note}")));
+        context.tell(Event::Notice(&format!("full build: {note}")));
     }
     make_room(registry, context).await?;
     Ok((build::build(registry, context, permit, None).await?, note))
@@ -263,7 +261,7 @@ async fn extend(
         // A full build would take even more space.
         Err(error) if error.has_fault(Fault::DiskFull) => Err(error),
         Err(error) if error.kind() == Kind::Build || error.blames_source() => {
-            failed.build_from_nothing(registry, context, permit, error).await
+            failed.build_fully(registry, context, permit, error).await
         }
         Err(error) => Err(error),
     }
@@ -281,7 +279,7 @@ struct FailedExtension<'a> {
 }
 
 impl FailedExtension<'_> {
-    async fn build_from_nothing(
+    async fn build_fully(
         self,
         registry: &mut Registry,
         context: &Context<'_>,
@@ -303,12 +301,11 @@ impl FailedExtension<'_> {
         {
             return Err(self.failed_twice(error, ago));
         }
-        let note = format!("extending {} failed: {why}", self.short);
-        let mut text = format!("{note}; building from nothing");
-        for line in error.details() {
-            text += &format!("\n{line}");
-        }
-        context.tell(Event::Warning(&Warning::new(text)));
+        let note = format!("the incremental build on template {} failed: {why}", self.short);
+        let warning = Warning::new("the incremental build failed, so a full build follows");
+        let warning = warning.detail(format!("base: template {}", self.short)).detail(why.clone());
+        let warning = error.details().iter().fold(warning, Warning::detail);
+        context.tell(Event::Warning(&warning));
         match build::build(registry, context, permit, None).await {
             Ok(ended) => {
                 if matches!(ended, Ended::Sealed(_)) {
@@ -318,9 +315,9 @@ impl FailedExtension<'_> {
             }
             Err(error) => {
                 // Unless the caller's deadline or cancellation ended it.
-                let in_vain =
+                let of_full_build =
                     matches!(error.kind(), Kind::Build | Kind::Timeout) && context.deadline.check("").is_ok();
-                if of_build && in_vain {
+                if of_build && of_full_build {
                     // The build's error counts, even if the record fails.
                     let _ = registry.note_failure(&self.attempt).await;
                 }
@@ -332,15 +329,15 @@ impl FailedExtension<'_> {
     fn failed_twice(&self, error: Error, ago: Duration) -> Error {
         error
             .detail(format!(
-                "it ran on a copy of template {}, to which it was to add {}",
+                "it ran on a copy of template {}, to add {}",
                 self.short,
                 count(self.migrations, "new migration")
             ))
             .detail(format!(
-                "with the same new files a build from nothing failed, too, {} ago, so there is none this time",
+                "no full build follows, since one with the same new files failed {} ago",
                 seconds(ago)
             ))
-            .hint("`--full-build` builds from nothing all the same")
+            .hint("run a full build nevertheless: `--full-build`")
     }
 }
 
@@ -358,11 +355,7 @@ async fn discard_aged(registry: &mut Registry, context: &Context<'_>, template: 
     let Some(why) = row.and_then(|row| Unusable::by_definition(&row, context.definition)) else {
         return Ok(false);
     };
-    context.tell(Event::Warning(&Warning::new(format!(
-        "template {} of `{name}` is not used: {why}; a full build replaces it",
-        fingerprint.short()
-    ))));
-    registry.break_template(template.id(), &why.to_string(), false).await?;
+    unusable::discard(registry, context, template.id(), fingerprint, &why).await?;
     Ok(true)
 }
 
@@ -394,10 +387,9 @@ fn tell_evicted(context: &Context<'_>, evicted: Result<Vec<Eviction>>) -> Result
         }
         Err(error) if is_connection_loss(&error) => Err(error),
         Err(error) => {
-            context.tell(Event::Warning(&Warning::new(format!(
-                "evicting templates failed: {error}: {}",
-                cause(&error)
-            ))));
+            context.tell(Event::Warning(
+                &Warning::new("could not evict templates").detail(error.to_string()).detail(cause(&error)),
+            ));
             Ok(())
         }
     }

@@ -8,7 +8,7 @@ use crate::config::{Definition, Extend};
 use crate::error::Result;
 use crate::events::Extending;
 use crate::fingerprint::{Append, Difference, Obstacle, Recipe, RelPath, extension, migrations};
-use crate::quantity::seconds;
+use crate::quantity::{count, seconds};
 use crate::registry::{Registry, TemplateRow};
 
 /// A base template, and the new inputs. A [`Template`] is locked against being dropped.
@@ -82,22 +82,19 @@ impl std::fmt::Display for NoBase {
             NoBase::Differs(obstacle) => obstacle.fmt(f),
             NoBase::Chain(n) => write!(
                 f,
-                "it was extended {} in a row, and `max_extensions` is {n}",
-                match n {
-                    1 => "once".to_owned(),
-                    n => format!("{n} times"),
-                }
+                "it is the result of {} in a row, and `max_extensions` is {n}",
+                count(*n as usize, "incremental build")
             ),
             NoBase::Unusable(why) => why.fmt(f),
             NoBase::Differed => f.write_str(
-                "an extended template of these files was found to differ from a build from nothing",
+                "an incrementally built template of these files differed from a full build",
             ),
             NoBase::DifferedTwice => f.write_str(
-                "the last two extended templates were found to differ from builds from nothing; nothing is extended until `build` or its inputs change",
+                "the last two incrementally built templates differed from full builds; incremental builds resume when `build` or its inputs change",
             ),
             NoBase::Slower(extension, full) => write!(
                 f,
-                "an extension takes about {}, and a build from nothing {}",
+                "an incremental build takes about {}, and a full build {}",
                 seconds(*extension),
                 seconds(*full)
             ),
@@ -112,7 +109,7 @@ impl NoBase {
             return None;
         };
         Some(format!(
-            "`extend = \"always\"` in [template.{definition}] extends all the same: right if the migration tool runs every migration that the database does not have yet, whatever its name (Django, Alembic, Rails, Diesel and others; Flyway and goose only with an option)"
+            "set `extend = \"always\"` in [template.{definition}] if the migration tool runs every migration that the database does not have yet, whatever its name (Django, Alembic, Rails, Diesel and others; Flyway and goose only with an option)"
         ))
     }
 }

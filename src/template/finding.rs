@@ -11,40 +11,39 @@ const SHOWN: usize = 12;
 pub(crate) fn tell(context: &Context<'_>, findings: &[Finding]) {
     let name = &context.definition.name;
     for finding in findings {
-        let short = finding.fingerprint.short();
-        let mut text = format!("template {short} of `{name}` was extended, and a build from nothing ");
-        if finding.difference.is_empty() {
-            if finding.moved.is_empty() {
-                continue;
-            }
-            text += &format!(
-                "has the same schema, grants, settings and row counts, but differs in {}",
-                finding.moved
-            );
-            text += "\nclones made before and after it differ in that; the definition is extended as before";
-            context.tell(Event::Warning(&Warning::new(text)));
-            continue;
-        }
-        text += "differs from it:";
-        let lines: Vec<&str> = finding.difference.lines().collect();
-        for line in lines.iter().take(SHOWN) {
-            text += &format!("\n{line}");
-        }
-        if lines.len() > SHOWN {
-            text += &format!("\nand {} more lines", lines.len() - SHOWN);
-        }
-        if !finding.moved.is_empty() {
-            text += &format!("\nand in {}", finding.moved);
-        }
-        text += "\nclones that were made of it before the build from nothing differ as well";
-        text += &match finding.again {
-            true => format!(
-                "\nthe extended template before it differed, too: `{name}` is not extended any more until `build` or its inputs change"
-            ),
-            false => format!(
-                "\nif `build` cannot run on what it has built before, set `extend = \"never\"` in [template.{name}]"
-            ),
+        let what =
+            format!("template {} of `{name}` was built incrementally, and", finding.fingerprint.short());
+        let warning = match (finding.difference.is_empty(), finding.moved.is_empty()) {
+            (true, true) => continue,
+            (true, false) => Warning::new(format!("{what} differs from a full build in {}", finding.moved))
+                .detail("schema, grants, settings and row counts are equal, so incremental builds continue")
+                .detail("clones created after the full build differ in that from earlier clones"),
+            (false, _) => decisive(name, &what, finding),
         };
-        context.tell(Event::Warning(&Warning::new(text)));
+        context.tell(Event::Warning(&warning));
+    }
+}
+
+/// Returns the warning about a difference that shows that the template was wrong.
+fn decisive(name: &str, what: &str, finding: &Finding) -> Warning {
+    let lines: Vec<&str> = finding.difference.lines().collect();
+    let mut warning = Warning::new(format!("{what} differs from a full build:"));
+    for line in lines.iter().take(SHOWN) {
+        warning = warning.detail(*line);
+    }
+    if lines.len() > SHOWN {
+        warning = warning.detail(format!("and {} more lines", lines.len() - SHOWN));
+    }
+    if !finding.moved.is_empty() {
+        warning = warning.detail(format!("and in {}", finding.moved));
+    }
+    warning = warning.detail("clones created from it before the full build differ as well");
+    match finding.again {
+        true => warning.detail(format!(
+            "the previous incrementally built template differed, too: only full builds of `{name}` run until `build` or its inputs change"
+        )),
+        false => warning.hint(format!(
+            "if `build` cannot run on a database that it has built before, set `extend = \"never\"` in [template.{name}]"
+        )),
     }
 }

@@ -56,10 +56,11 @@ pub(super) async fn find(registry: &mut Registry, context: &Context<'_>) -> Resu
     let visitors = catalog::visitors(registry.session(), found.oid).await?;
     if !visitors.is_empty() {
         let who: Vec<String> = visitors.iter().map(catalog::Visitor::describe).collect();
-        context.tell(Event::Warning(&Warning::new(format!(
-            "database `{name}` is in use, and CREATE DATABASE waits up to 5 s for that to end: {}",
-            who.join("; ")
-        ))));
+        let warning = Warning::new(format!("database `{name}` ({of}) is in use, so its copy has to wait"));
+        let warning = who.into_iter().fold(warning, Warning::detail);
+        context.tell(Event::Warning(
+            &warning.detail("CREATE DATABASE fails if these sessions are still connected after 5 s"),
+        ));
     }
     Ok(Some(found))
 }
@@ -123,11 +124,11 @@ async fn planted(session: &mut Session, context: &Context<'_>, public: bool) -> 
             ),
         )
         .detail(format!(
-            "every role may create objects in `{name}`: a function that somebody planted there would run with a superuser's rights"
+            "every role may create objects in `{name}`, and a function of another role there would run with the superuser's privileges"
         ))
-        .hint("connect as a role that is no superuser")
+        .hint("connect as a role that is not a superuser")
         .hint(format!(
-            "or look through `{name}` for what does not belong there, and run in it: {}",
+            "or check `{name}` for objects of other roles, then run in it: {}",
             revoke.join(" ")
         )),
     ))

@@ -33,11 +33,11 @@ pub(crate) use self::look_up::ready;
 pub(crate) use self::plan::{FullBuild, Looking, Plan, plan};
 pub use self::provenance::{Provenance, Timing};
 pub(crate) use self::rebuild::{Rebuilt, rebuild, rebuild_when_due};
-pub(crate) use self::source::overtaken::Overtaken;
+pub(crate) use self::source::overtaken::{Overtaken, changed};
 pub(crate) use self::unsealed::Unsealed;
 pub(crate) use self::unusable::Unusable;
 pub(crate) use self::verify::{Fate, Verdict, verify};
-pub(crate) use self::waiting::serial_builder;
+pub(crate) use self::waiting::serial_build;
 
 use crate::config::Rebuild;
 use crate::context::Context;
@@ -132,7 +132,7 @@ impl Provisional {
         if let Some(why) = &self.failure {
             context.tell(Event::Warning(
                 &Warning::new(format!(
-                    "template {} is provisional: the full build that was to replace it failed",
+                    "the full build that was to replace provisional template {} failed",
                     fingerprint.short()
                 ))
                 .detail(why.lines().next().unwrap_or_default())
@@ -163,11 +163,13 @@ impl TemplateDatabase {
         copy: &str,
         what: &str,
     ) -> Result<()> {
-        for line in replay::apply(registry.session(), copy, &self.replay).await? {
-            context.tell(Event::Warning(
-                &Warning::new(format!("not re-applied on the {what}: {line}"))
-                    .detail(format!("role `{}` lacks the privilege", context.endpoint.user())),
-            ));
+        let refused = replay::apply(registry.session(), copy, &self.replay).await?;
+        if !refused.is_empty() {
+            let warning =
+                Warning::new(format!("could not re-apply properties of the template to the {what}"));
+            let warning = refused.into_iter().fold(warning, Warning::detail);
+            let role = format!("pgstencil connects as role `{}`", context.endpoint.user());
+            context.tell(Event::Warning(&warning.detail(role)));
         }
         Ok(())
     }

@@ -204,17 +204,18 @@ async fn ready(registry: &mut Registry, context: &Context<'_>, recipe: &Recipe) 
     else {
         return Err(Error::new(
             Kind::NotFound,
-            format!("there is no template of `{definition}` for the present files ({})", fingerprint.short()),
+            format!("there is no template of `{definition}` for the current files ({})", fingerprint.short()),
         )
-        .hint("`pgstencil ensure` builds it"));
+        .hint("build it: `pgstencil ensure`"));
     };
     match look_up::claim(registry, &row).await? {
         Claim::Ready(template) => Ok(Some(*template)),
         Claim::Changed => Ok(None),
         Claim::Unusable(why) => Err(Error::failed(format!(
-            "template {} of `{definition}` cannot be verified: {why}",
+            "template {} of `{definition}` cannot be verified",
             fingerprint.short()
         ))
-        .hint("`pgstencil ensure` rebuilds it")),
+        .detail(why.to_string())
+        .hint("rebuild it: `pgstencil ensure`")),
     }
 }

@@ -69,7 +69,7 @@ pub(crate) async fn rebuild(registry: &mut Registry, context: &Context<'_>, wait
             return Ok(Rebuilt::Taken);
         }
         tell(registry, context, &wanted, started).await?;
-        context.deadline.pause(Duration::from_millis(200), "the build from nothing").await?;
+        context.deadline.pause(Duration::from_millis(200), "the full build of another process").await?;
     }
 }
 
@@ -176,19 +176,19 @@ async fn rebuild_one(
 ) -> Result<Rebuilt> {
     let started = Instant::now();
     let mut looked = Instant::now();
+    let another = format!("another full build of template `{}`", row.definition);
     let lock = loop {
         if let Some(lock) = registry.try_lock(one_at_a_time).await? {
             break lock;
         }
         context.tell(Event::Waiting {
             definition: &row.definition,
-            builder: "the build from nothing of another template of this definition",
+            awaited: &another,
             elapsed: started.elapsed(),
             expected: None,
             tail: "",
         });
-        let pause = Duration::from_millis(500);
-        context.deadline.pause(pause, "another build from nothing").await?;
+        context.deadline.pause(Duration::from_millis(500), &another).await?;
         if looked.elapsed() >= LOOK {
             looked = Instant::now();
             if fingerprint(context, traits).await? != *wanted {
@@ -288,7 +288,7 @@ async fn tell(
         }
         None => context.tell(Event::Waiting {
             definition: name,
-            builder: "the process that rebuilds it",
+            awaited: &format!("another process to rebuild template `{name}`"),
             elapsed: started.elapsed(),
             expected: None,
             tail: "",

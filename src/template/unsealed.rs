@@ -10,6 +10,7 @@ use super::look_up::{self, Claim};
 use super::{Ensured, Template};
 use crate::context::Context;
 use crate::error::{Error, Kind, Result};
+use crate::events::Warning;
 use crate::fingerprint::{Recipe, RelPath, new_migrations};
 use crate::names::Fingerprint;
 use crate::pg::inventory::Rows;
@@ -47,51 +48,57 @@ impl Unsealed {
 
     /// Describes the event in one line.
     pub(crate) fn message(&self) -> String {
+        let new = match self.files.len() {
+            1 => "a migration is new".to_owned(),
+            n => format!("{n} migrations are new"),
+        };
         let named: Vec<String> = self.files.iter().take(SHOWN).map(|path| format!("`{path}`")).collect();
         let more = match self.files.len().saturating_sub(SHOWN) {
             0 => String::new(),
             n => format!(" and {n} more"),
         };
         format!(
-            "the build command of `{}` changed nothing although there is new: {}{more}",
+            "the build command of `{}` changed nothing, although {new}: {}{more}",
             self.definition,
             named.join(", ")
         )
     }
 
-    /// Returns the cause and the remedies, one line each.
-    fn advice(&self) -> [String; 3] {
+    /// Describes the result.
+    fn result(&self) -> String {
+        let lack = match self.files.len() {
+            1 => "that file",
+            _ => "these files",
+        };
+        format!("the result equals template {}, which lacks {lack}", self.alike.short())
+    }
+
+    /// Returns the remedies.
+    fn hints(&self) -> [String; 2] {
         [
+            "if migrations are compiled into the program that `build` runs, let `build` compile it first"
+                .into(),
             format!(
-                "the result equals template {}, which lacks {}",
-                self.alike.short(),
-                match self.files.len() {
-                    1 => "that file",
-                    _ => "these files",
-                }
-            ),
-            "if migrations are compiled into the program that `build` runs, the program is older than they are: let `build` compile it first".into(),
-            format!(
-                "`allow_unchanged = true` in [template.{}] is for a file that really does nothing",
+                "if a migration really changes nothing, set `allow_unchanged = true` in [template.{}]",
                 self.definition
             ),
         ]
     }
 
-    /// Returns a warning of several lines, for a result that is used all the same.
-    pub(crate) fn warning(&self) -> String {
-        let [fact, reason, key] = self.advice();
-        let message = self.message();
-        format!("{message}\n{fact}; it is handed out, and not kept as a template\n{reason}\n{key}")
+    /// Returns a warning, for a result that is used nevertheless.
+    pub(crate) fn warning(&self) -> Warning {
+        let warning = Warning::new(self.message())
+            .detail(self.result())
+            .detail("you get this result, but it is not kept as a template");
+        self.hints().into_iter().fold(warning, Warning::hint)
     }
 
     /// Returns the error.
     pub(crate) fn error(&self) -> Error {
-        let [fact, reason, key] = self.advice();
-        Error::new(Kind::Build, self.message())
-            .detail(format!("{fact}; it was not kept as a template"))
-            .hint(reason)
-            .hint(key)
+        let error = Error::new(Kind::Build, self.message())
+            .detail(self.result())
+            .detail("it is not kept as a template");
+        self.hints().into_iter().fold(error, Error::hint)
     }
 }
 
@@ -249,12 +256,13 @@ mod tests {
             files: vec![path(1)],
             alike: "ab".repeat(32).parse().unwrap(),
         };
-        let text = unsealed.warning();
-        assert!(text.starts_with(
-            "the build command of `app` changed nothing although there is new: `m/1.sql`\n\
-             the result equals template abababababab, which lacks that file; it is handed out"
-        ));
-        assert!(text.contains("`allow_unchanged = true` in [template.app]"));
+        let warning = unsealed.warning();
+        assert_eq!(
+            warning.message(),
+            "the build command of `app` changed nothing, although a migration is new: `m/1.sql`"
+        );
+        assert_eq!(warning.details()[0], "the result equals template abababababab, which lacks that file");
+        assert!(warning.hints()[1].contains("`allow_unchanged = true` in [template.app]"));
         unsealed.files = (1..9).map(path).collect();
         assert!(unsealed.message().ends_with("`m/5.sql` and 3 more"));
         assert_eq!(unsealed.error().kind(), Kind::Build);

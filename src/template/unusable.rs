@@ -6,7 +6,10 @@ use std::time::Duration;
 use sqlx::postgres::types::Oid;
 
 use crate::config::{Definition, Extend};
+use crate::context::Context;
 use crate::error::Result;
+use crate::events::{Event, Warning};
+use crate::names::Fingerprint;
 use crate::pg::catalog::{self, BuiltWith, Database};
 use crate::quantity::setting;
 use crate::registry::database::{Estranged, Owner};
@@ -81,9 +84,9 @@ impl fmt::Display for DatabaseFault {
         f.write_str(match self {
             DatabaseFault::Gone => "is gone",
             DatabaseFault::HalfDropped => "was half dropped",
-            DatabaseFault::Changed(_) => "was changed by somebody else",
-            DatabaseFault::CollationLibrary => "was made with another version of the collation library",
-            DatabaseFault::Opened => "was opened to connections, so its contents may have changed",
+            DatabaseFault::Changed(_) => "was changed outside pgstencil",
+            DatabaseFault::CollationLibrary => "was created with another version of the collation library",
+            DatabaseFault::Opened => "accepts connections, so its contents may have changed",
         })
     }
 }
@@ -107,15 +110,15 @@ impl fmt::Display for Unusable {
                 tables.join(", ")
             ),
             Unusable::Extension { name, then, now: Some(now) } => {
-                write!(f, "extension `{name}` was {then} when it was built, and is {now} now")
+                write!(f, "extension `{name}` had version {then} when it was built, and has {now} now")
             }
             Unusable::Extension { name, now: None, .. } => {
-                write!(f, "extension `{name}` is no longer installed on the server")
+                write!(f, "the server no longer has extension `{name}`")
             }
-            Unusable::Extended => f.write_str("it was extended, and `extend` is \"never\""),
-            Unusable::ExtendedUnsorted => {
-                f.write_str("it was extended under `extend = \"always\"`, and `extend` is \"append\"")
-            }
+            Unusable::Extended => f.write_str("it was built incrementally, and `extend` is \"never\""),
+            Unusable::ExtendedUnsorted => f.write_str(
+                "it was built incrementally under `extend = \"always\"`, and `extend` is \"append\"",
+            ),
             Unusable::Stale { age, limit } => write!(
                 f,
                 "its oldest contents are {} old, and `stale_after` is {}",
@@ -212,6 +215,26 @@ impl Unusable {
             None => Unusable::by_extensions(registry, &held.row.built_with.0).await,
         }
     }
+}
+
+/// Marks a ready template broken, so that no command finds it again, and reports the reason.
+///
+/// # Errors
+/// Errors of the driver.
+pub(super) async fn discard(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    id: i64,
+    fingerprint: &Fingerprint,
+    why: &Unusable,
+) -> Result<()> {
+    let (short, definition) = (fingerprint.short(), &context.definition.name);
+    context.tell(Event::Warning(
+        &Warning::new(format!("template {short} of `{definition}` can no longer be used and is discarded"))
+            .detail(why.to_string()),
+    ));
+    registry.break_template(id, &why.to_string(), false).await?;
+    Ok(())
 }
 
 impl DatabaseFault {

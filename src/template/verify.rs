@@ -143,12 +143,8 @@ pub(crate) async fn verify(
     replace: bool,
     rows: bool,
 ) -> Result<Verdict> {
-    prove(registry, context, replace, rows).await?.map_err(|overtaken| {
-        overtaken.error(&format!(
-            "the files of definition `{}` changed while it was built to be compared",
-            context.definition.name
-        ))
-    })
+    let proved = prove(registry, context, replace, rows).await?;
+    proved.map_err(|overtaken| overtaken.error(&context.definition.name, "the full build"))
 }
 
 /// Does the work of [`verify`]; nothing if the inputs were overtaken.
@@ -253,7 +249,7 @@ async fn rebuild(
     } else {
         built.discard(registry, "it was built to be compared").await?;
         if !verdict.is_as_built() && verdict.extends.is_some() {
-            let why = "it was extended, and differs from a build from nothing";
+            let why = "it was built incrementally, and differs from a full build";
             registry.break_template(template.id(), why, false).await?;
             verdict.fate = Fate::Broken;
         }

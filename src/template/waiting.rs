@@ -12,11 +12,16 @@ use crate::registry::event::Costs;
 /// holder dies, so the process also notices that within this time.
 pub(super) const POLL: Duration = Duration::from_millis(100);
 
+/// Describes the process that builds a template, as the object of a wait.
+pub(super) fn builder_of(row: &TemplateRow) -> String {
+    format!("{} to build template `{}`", row.builder.0.describe(), row.definition)
+}
+
 /// Reports which process builds the awaited template.
 pub(super) fn tell_waiting(context: &Context<'_>, row: &TemplateRow, costs: &Costs) {
     context.tell(Event::Waiting {
         definition: &row.definition,
-        builder: &row.builder.0.describe(),
+        awaited: &builder_of(row),
         elapsed: row.age_s.duration(),
         expected: match row.base_fingerprint {
             Some(_) => costs.extension,
@@ -27,7 +32,7 @@ pub(super) fn tell_waiting(context: &Context<'_>, row: &TemplateRow, costs: &Cos
 }
 
 /// Describes the build whose end is awaited where builds are serial.
-pub(crate) fn serial_builder(other: Option<&TemplateRow>) -> String {
+pub(crate) fn serial_build(other: Option<&TemplateRow>) -> String {
     match other {
         Some(row) => format!("the serial build of {}/{}", row.project, row.definition),
         None => "another serial build".to_owned(),
@@ -40,13 +45,13 @@ pub(super) async fn wait_for_serial(
     other: Option<&TemplateRow>,
     since: Instant,
 ) -> Result<()> {
-    let who = serial_builder(other);
+    let awaited = serial_build(other);
     context.tell(Event::Waiting {
         definition: &context.definition.name,
-        builder: &who,
+        awaited: &awaited,
         elapsed: since.elapsed(),
         expected: None,
         tail: other.map_or("", |row| &row.log_tail),
     });
-    context.deadline.pause(POLL, &who).await
+    context.deadline.pause(POLL, &awaited).await
 }

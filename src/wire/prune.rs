@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{BoundAnswer, VERSION, bound_answer};
+use crate::events::Warning;
 use crate::stencil::{Prunable, PrunePlan, Pruned};
 
 /// Answer of `prune`.
@@ -53,6 +54,10 @@ fn clone(prunable: &Prunable, state: &'static str, reason: Option<&String>) -> P
     }
 }
 
+fn texts(warnings: &[Warning]) -> Vec<String> {
+    warnings.iter().map(ToString::to_string).collect()
+}
+
 impl PruneAnswer {
     /// Creates the preview of a plan.
     pub(crate) fn planned(plan: &PrunePlan) -> Self {
@@ -64,17 +69,17 @@ impl PruneAnswer {
             version: VERSION,
             dry_run: true,
             clones: clones.collect(),
-            warnings: plan.warnings.clone(),
+            warnings: texts(&plan.warnings),
         }
     }
 
     /// Creates the answer after the releases.
-    pub(crate) fn done(done: &[(Prunable, Pruned)], warnings: Vec<String>) -> Self {
+    pub(crate) fn done(done: &[(Prunable, Pruned)], warnings: &[Warning]) -> Self {
         let clones = done.iter().map(|(prunable, pruned)| match pruned {
             Pruned::Released => clone(prunable, "released", None),
             Pruned::GoneBefore => clone(prunable, "gone_before", None),
             Pruned::InUse(who) => clone(prunable, "in_use", Some(who)),
         });
-        PruneAnswer { version: VERSION, dry_run: false, clones: clones.collect(), warnings }
+        PruneAnswer { version: VERSION, dry_run: false, clones: clones.collect(), warnings: texts(warnings) }
     }
 }

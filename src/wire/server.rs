@@ -167,7 +167,7 @@ impl From<&Status> for StatusAnswer {
         let (state, mut reason) = in_words(&status.state);
         if status.outdated && reason.is_none() {
             reason = Some(
-                "its binaries were replaced since it was started; a command that finds nobody connected restarts it"
+                "its binaries were replaced; the next command restarts it when no session is connected"
                     .to_owned(),
             );
         }
@@ -195,14 +195,14 @@ fn in_words(state: &State) -> (&'static str, Option<String>) {
         }
         State::Unclean { rebooted: true } => (
             "stopped",
-            Some("it went down with the host; the next start moves its data aside and begins afresh".into()),
+            Some("it went down with the host; the next start moves its data aside and creates an empty cluster".into()),
         ),
         State::Distrusted(why) => {
-            ("stopped", Some(format!("{why}; the next start moves its data aside and begins afresh")))
+            ("stopped", Some(format!("{why}; the next start moves its data aside and creates an empty cluster")))
         }
         State::Starting => ("starting", None),
         State::Running => ("running", None),
-        State::Stopping => ("stopping", Some("it was told to end and has not yet".into())),
+        State::Stopping => ("stopping", Some("it is shutting down".into())),
         State::Unresponsive(why) => ("unresponsive", Some(why.clone())),
     }
 }

@@ -83,7 +83,7 @@ fn a_full_build_is_due_after_so_many_extensions() {
             let answer = Pgstencil::new(&project).args(["explain", "--json"]).success().json();
             assert_eq!(answer["now"]["what"], "build");
             let why = answer["now"]["why"].as_str().unwrap();
-            assert!(why.contains("extended 2 times in a row"), "{why}");
+            assert!(why.contains("the result of 2 incremental builds in a row"), "{why}");
         }
         let answer = outcome(&project, expected);
         if n == 3 {
@@ -117,7 +117,7 @@ fn never_hands_out_nothing_that_was_extended() {
     let now = Pgstencil::new(&project).args(["explain", "--json"]).success();
     assert_eq!(now.json()["now"]["what"], "build");
     let output = Pgstencil::new(&project).args(["clone", "--json"]).success();
-    output.stderr_has("it was extended, and `extend` is \"never\"");
+    output.stderr_has("it was built incrementally, and `extend` is \"never\"");
     let fresh = output.json();
     assert_eq!(fresh["outcome"], "miss");
     assert_eq!(fresh["fingerprint"], extended["fingerprint"]);
@@ -173,7 +173,7 @@ fn a_base_that_somebody_dropped_is_told_and_not_found_again() {
     server().drop_database(&base);
     items(&project);
     let output = Pgstencil::new(&project).args(["ensure", "--json"]).success();
-    output.stderr_has("cannot be extended").stderr_has("is gone");
+    output.stderr_has("can no longer be used and is discarded\n").stderr_has("is gone");
     assert_eq!(output.json()["outcome"], "miss");
     let left = eventually(PATIENCE, || templates(&project).len() == 1);
     assert!(left, "{:?}", templates(&project));

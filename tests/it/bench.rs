@@ -30,7 +30,7 @@ fn all_strategies_are_measured_and_leave_nothing() {
     assert_eq!(noted, count.to_string());
     // In words, too.
     Pgstencil::new(&project).args(["bench", "--rounds", "1"]).success().stdout_has(if major < 15 {
-        "one way to copy"
+        "only one copy strategy"
     } else {
         "recommended: "
     });
@@ -54,11 +54,11 @@ fn auto_and_doctor_go_by_what_was_measured() {
     assert_eq!(measured(10, 1_000), "wal_log");
     assert_eq!(measured(1_000, 10), "file_copy");
     let doctor = || Pgstencil::new(&project).arg("doctor").run();
-    doctor().stdout_has("auto, by what was measured");
+    doctor().stdout_has("auto, by measurements");
     project.append_config("[clone]\nstrategy = \"wal_log\"");
     server().psql(
         &project.registry(),
         "update pgstencil.measurement set millis = case strategy when 'wal_log' then 500 else 20 end",
     );
-    doctor().stdout_has("measured to take 500 ms").stdout_has("take `strategy` out of `[clone]`");
+    doctor().stdout_has("takes 500 ms").stdout_has("remove `strategy` from `[clone]`");
 }

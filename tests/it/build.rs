@@ -71,7 +71,7 @@ fn sixteen_at_once_build_once() {
         misses += usize::from(output.stderr.contains("miss app"));
         if output.stderr.contains("waiting for") {
             waited += 1;
-            output.stderr_has("to build template app").stderr_has("pid ").stderr_has("so far");
+            output.stderr_has("to build template `app`").stderr_has("pid ").stderr_has("so far");
         }
     }
     assert_eq!((names.len(), misses), (16, 1));
@@ -149,7 +149,7 @@ fn a_failed_build_leaves_nothing() {
         .stderr_has("command: sh migrate.sh")
         .stderr_has("migration 7 is broken")
         .stderr_has("dropped; nothing was registered")
-        .stderr_has("hint: `--keep-failed-build`");
+        .stderr_has("hint: to inspect the half-built database, add `--keep-failed-build`");
     assert_nothing_left(&project);
     assert_eq!(states(&project), [""; 0]);
 
@@ -226,8 +226,8 @@ fn those_who_wait_for_a_build_may_give_up() {
     project.build(&Build::Gate);
     let builder = ensure(&project).spawn();
     assert!(eventually(PATIENCE, || project.builds() == 1));
-    gives_up(|wait| ensure(&project).args(["--wait", wait]), "to build `app`")
-        .stderr_has("error: gave up waiting for");
+    gives_up(|wait| ensure(&project).args(["--wait", wait]), "to build template `app`")
+        .stderr_has("error: timed out waiting for");
     project.write("go", "");
     builder.wait().code(0);
     assert_eq!(project.builds(), 1);
@@ -326,7 +326,7 @@ fn sessions_left_open_fail_the_build() {
     project.build(&Build::LeaveSession);
     let output = clone(&project).fails(4);
     output
-        .stderr_has("left sessions open in database")
+        .stderr_has("sessions of the build are still connected to database")
         .stderr_has("application `left-behind`")
         .stderr_has("pid ");
     assert!(output.time >= Duration::from_secs(10), "{output}");
@@ -419,8 +419,8 @@ fn a_database_made_anew_for_another_role_is_refused_and_left_alone() {
     let output = ensure(&project).env("ADMIN_URL", server().url("postgres")).fails(4);
     let name = built_in(&project).pop().unwrap();
     output
-        .stderr_has(&format!("to role `{}`", server().user()))
-        .stderr_has(&format!("database `{name}` stays: it belongs to role"))
+        .stderr_has(&format!("owner `{}`; pgstencil's role", server().user()))
+        .stderr_has(&format!("database `{name}` is not dropped: it belongs to role"))
         .lacks("nothing was registered");
     assert!(server().has_database(&name));
     server().drop_database(&name);
@@ -440,7 +440,7 @@ fn further_databases_are_reported_and_left_alone() {
     project.build(&Build::ExtraDatabase);
     let output = ensure(&project).success();
     let extra = format!("{}_extra", built_in(&project)[0]);
-    output.stderr_has(&format!("created database `{extra}` in addition to its own"));
+    output.stderr_has(&format!("created a further database: `{extra}`"));
     assert!(server().has_database(&extra));
     server().drop_database(&extra);
 }
@@ -449,7 +449,7 @@ fn further_databases_are_reported_and_left_alone() {
 fn files_edited_during_a_build_start_it_over_once() {
     let project = Project::with_migrations(server());
     project.build(&Build::Edit(1));
-    ensure(&project).success().stderr_has("warning: files changed while the build ran: starting over");
+    ensure(&project).success().stderr_has("warning: files changed during the build, so it starts over");
     assert_eq!(project.builds(), 2);
     assert_eq!(states(&project), ["ready"]);
     ensure(&project).success().stderr_has("hit app");
@@ -506,7 +506,7 @@ fn a_builder_that_loses_its_session_ends_its_command() {
         project.registry()
     );
     assert_eq!(server().psql("postgres", &cut), "1");
-    builder.wait().code(3).stderr_has("the build was ended, since its lock went with the session");
+    builder.wait().code(3).stderr_has("pgstencil ended the build, since its lock was lost with the session");
     assert!(ends(project.grandchild().unwrap()));
     project.build(&Build::Migrate);
     clone(&project).success();

@@ -144,7 +144,7 @@ fn release_says_what_it_does_not_know_and_what_is_held() {
         .fails(6)
         .stderr_has("no clone `nothing`")
         .stderr_has("no clone `nobody`")
-        .stderr_has(&format!("released all the same: {mine}, {other}"));
+        .stderr_has(&format!("released nevertheless: {mine}, {other}"));
     goes(&project, &mine);
     goes(&project, &other);
     assert!(server().has_database(&held.database));
@@ -271,10 +271,7 @@ fn a_database_in_the_place_of_a_clone_is_told_until_it_is_gone() {
     let run =
         |command: &str| Pgstencil::new(&project).args(["run", "--name", &name, "--", "sh", "-c", command]);
     let statement = format!("DROP DATABASE \"{name}\"");
-    run(&again)
-        .success()
-        .stderr_has("dropped its clone and created another database in its place")
-        .stderr_has(&statement);
+    run(&again).success().stderr_has("it created another database of that name").stderr_has(&statement);
     let noted = || {
         let noted = "select count(*) from pgstencil.replaced";
         server().psql(&project.registry(), noted) == "1"
@@ -282,7 +279,7 @@ fn a_database_in_the_place_of_a_clone_is_told_until_it_is_gone() {
     assert!(eventually(PATIENCE, noted));
     run("true")
         .fails(7)
-        .stderr_has("a command dropped its clone of this name and created this database in its place")
+        .stderr_has("a command dropped its clone of this name and created this database instead")
         .stderr_has(&statement)
         .stderr_has("--keepdb");
     let doctor = || Pgstencil::new(&project).arg("doctor").success();
@@ -326,7 +323,7 @@ fn a_failing_after_clone_gives_the_clone_up() {
             .stdout("")
             .stderr_has("after_clone of `app` failed (exit code 7, after ")
             .stderr_has("couch is down")
-            .stderr_has("is discarded, and dropped in the background")
+            .stderr_has("is discarded\n")
             .stderr_has("fix after_clone of [template.app]")
             .lacks(&server().password());
         only_templates_left(&project);
@@ -339,9 +336,8 @@ fn an_after_clone_that_is_ended_says_by_what() {
     Pgstencil::new(&project).arg("ensure").success();
     project.append_config("after_clone = \"sleep 600\"");
     let name = format!("dev_{}", project.id);
-    let ended = "after_clone of `app` was ended after ";
+    let ended = "after_clone of `app` was ended by `--wait` after ";
     gives_up(|wait| clone(&project, &["--name", &name, "--wait", wait]), ended)
-        .stderr_has(", by `--wait`")
         .stderr_has("command: sleep 600")
         .stderr_has(&format!("clone `{name}` is discarded"))
         .stderr_has("raise `--wait`")
@@ -356,7 +352,7 @@ fn wait_bounds_the_wait_for_another_build() {
     let mut builder = clone(&project, &[]).spawn();
     assert!(eventually(PATIENCE, || project.builds() == 1));
     let output = clone(&project, &["--wait", "1s"]).fails(5);
-    output.stdout("").stderr_has("gave up waiting");
+    output.stdout("").stderr_has("timed out waiting");
     assert!(!builder.wait_timeout(Duration::ZERO));
     drop(builder);
 
@@ -372,7 +368,7 @@ fn wait_bounds_the_wait_for_the_server() {
     let url = format!("postgresql://x@{}/x", silent.local_addr().unwrap());
     let project = Project::with_migrations(server());
     let clone = |wait: &str| clone(&project, &["--wait", wait, "--server-url", &url]);
-    gives_up(clone, "gave up waiting for the server").stdout("");
+    gives_up(clone, "timed out waiting for the server").stdout("");
 }
 
 #[cfg(target_os = "linux")]

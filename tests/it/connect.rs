@@ -416,7 +416,7 @@ fn without_a_url_the_private_server_is_started() {
     private.run(&["server", "url"]).fails(1).stdout("");
     // What only reads starts nothing.
     let listed = private.run(&["list"]).success();
-    listed.stdout("").stderr_has("the private server does not run");
+    listed.stdout("").stderr_has("the private server is not running");
     private.run(&["server", "status"]).fails(1);
     let json = private.run(&["server", "status", "--json"]).fails(1).json();
     assert_eq!((json["version"].as_i64(), &json["state"]), (Some(1), &"absent".into()));

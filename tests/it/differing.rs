@@ -25,7 +25,7 @@ fn doubling(keys: &str) -> Project<'static> {
     project
 }
 
-/// Waits until builds from nothing have taken the place of all that was extended.
+/// Waits until full builds have replaced all incrementally built templates.
 #[track_caller]
 fn settled(project: &Project<'_>) {
     let exact = || templates(project).iter().all(|t| t["chain"] == 0 && t["state"] == "ready");
@@ -33,7 +33,7 @@ fn settled(project: &Project<'_>) {
 }
 
 fn says(output: &Output) -> bool {
-    output.stderr.contains("a build from nothing differs from it")
+    output.stderr.contains(" was built incrementally, and differs from a full build:")
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn the_next_hand_out_tells_what_a_settle_found_once() {
         Pgstencil::new(&project).arg("list").success();
         Pgstencil::new(&project).arg("explain").success();
         let told = Pgstencil::new(&project).args(handing_out).success();
-        told.stderr_has("was extended, and a build from nothing differs from it:")
+        told.stderr_has("was built incrementally, and differs from a full build:")
             .stderr_has("table public.users\n")
             .stderr_has("-  rows 3\n")
             .stderr_has("+  rows 2\n")
@@ -92,16 +92,16 @@ fn after_two_differences_in_a_row_nothing_is_extended_until_the_command_changes(
     outcome(&project, "extended");
     settled(&project);
     let first = Pgstencil::new(&project).arg("ensure").success();
-    assert!(says(&first) && !first.stderr.contains("any more"), "{first}");
+    assert!(says(&first) && !first.stderr.contains("only full builds"), "{first}");
     project.add_migration("0004_more", "create table more ();");
     outcome(&project, "extended");
     settled(&project);
     Pgstencil::new(&project)
         .arg("ensure")
         .success()
-        .stderr_has("differed, too: `app` is not extended any more until `build` or its inputs change");
+        .stderr_has("differed, too: only full builds of `app` run until `build` or its inputs change");
     project.add_migration("0005_more", "create table more5 ();");
-    let why = "the last two extended templates were found to differ";
+    let why = "the last two incrementally built templates differed from full builds";
     Pgstencil::new(&project).arg("explain").success().stdout_has(why);
     let answer = outcome(&project, "miss");
     assert!(answer["note"].as_str().unwrap().contains(why), "{answer}");

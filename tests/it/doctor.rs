@@ -75,7 +75,7 @@ async fn a_clone_that_is_dropped_meanwhile_belongs_to_no_other_registry() {
 fn a_healthy_server_has_no_problem_and_stays_as_it_is() {
     let fresh = Project::with_migrations(server());
     let answer = doctor(&fresh, 0, &[]);
-    assert_eq!(status(&answer, "registry", "not there yet"), "ok");
+    assert_eq!(status(&answer, "registry", "does not exist yet"), "ok");
     assert!(!server().has_database(&fresh.registry()));
     let (project, _) = built();
     Pgstencil::new(&project).args(["run", "--", "true"]).success();
@@ -142,7 +142,7 @@ fn a_newer_registry_is_a_problem() {
     let now = server().psql(&project.registry(), "select version from pgstencil.meta");
     set("99");
     let answer = doctor(&project, 1, &["--fix"]);
-    assert_eq!(status(&answer, "registry", "has version 99"), "problem");
+    assert_eq!(status(&answer, "registry", "requires a newer version of pgstencil"), "problem");
     set(&now);
 }
 
@@ -152,13 +152,13 @@ async fn an_opened_template_and_who_is_in_it_are_found() {
     admin(&format!("alter database {} allow_connections true", quote_ident(&database)));
     let session = server().connect(&database).await;
     let answer = doctor(&project, 1, &[]);
-    assert_eq!(status(&answer, "templates", "was opened by somebody"), "warning");
-    let inside = check(&answer, "templates", "somebody is in template");
+    assert_eq!(status(&answer, "templates", "accepts connections"), "warning");
+    let inside = check(&answer, "templates", "cannot be copied while a session is connected to it");
     assert_eq!(inside["status"], "problem");
     assert!(inside["words"].as_str().unwrap().contains("pid "));
     session.close().await.unwrap();
     let fixed = doctor(&project, 0, &["--fix"]);
-    let opened = check(&fixed, "templates", "was opened by somebody");
+    let opened = check(&fixed, "templates", "accepts connections");
     assert!(opened["fixed"].as_str().unwrap().contains("discarded"));
     outcome(&project, "miss");
     assert_eq!(doctor(&project, 0, &[])["problems"], 0);
@@ -302,7 +302,7 @@ fn login_triggers_are_told() {
     );
     ensure(&project);
     let answer = doctor(&project, 0, &[]);
-    let found = check(&answer, "templates", "event triggers on login (greet)");
+    let found = check(&answer, "templates", "login event triggers (greet)");
     assert_eq!(found["status"], "warning");
 }
 
@@ -313,7 +313,10 @@ fn another_registrys_databases_are_told_and_left_alone() {
     ensure(&other);
     let before = state(&other);
     let answer = doctor(&project, 0, &["--fix"]);
-    assert_eq!(status(&answer, "other registries", "the mark of another registry, and are left alone"), "ok");
+    assert_eq!(
+        status(&answer, "other registries", "databases of another registry, which this one does not drop"),
+        "ok"
+    );
     assert_eq!(state(&other), before);
 }
 
@@ -333,12 +336,12 @@ fn a_badly_set_server_is_told() {
     let slow = check(&answer, "settings", "wal_level = minimal");
     assert_eq!(slow["status"], "warning");
     assert!(slow["words"].as_str().unwrap().contains("wal_compression"));
-    assert_eq!(status(&answer, "fsync", "nothing but pgstencil's databases"), "warning");
-    assert_eq!(status(&answer, "max_locks_per_transaction", "there is room for 120 locks"), "warning");
+    assert_eq!(status(&answer, "fsync", "appears to have only pgstencil's databases"), "warning");
+    assert_eq!(status(&answer, "max_locks_per_transaction", "the server has room for 120 locks"), "warning");
     // Somebody else's data: nobody should be told to risk it.
     private.psql("postgres", "create database precious");
     let answer = Pgstencil::new(&project).args(["doctor", "--json"]).run().json();
-    assert_eq!(status(&answer, "fsync", "as it has to be"), "ok");
+    assert_eq!(status(&answer, "fsync", "also has other databases than pgstencil's"), "ok");
     assert_eq!(templates_of(&project), 1);
 }
 
@@ -389,7 +392,7 @@ fn a_registry_in_another_database_is_a_problem_as_for_run() {
     let config = project.read("pgstencil.toml");
     let config = config.replace(&project.registry(), &theirs);
     project.write("pgstencil.toml", &config);
-    let words = "is not a pgstencil registry, and holds something else";
+    let words = "is not a pgstencil registry";
     let answer = doctor(&project, 1, &[]);
     assert_eq!(status(&answer, "registry", words), "problem");
     for args in [&["list"][..], &["stats"], &["explain"], &["run", "--", "true"]] {

@@ -121,7 +121,7 @@ fn a_dry_run_says_what_would_go_and_writes_nothing() {
     assert_eq!(done["bytes"], plan["bytes"]);
     // It returns when they are dropped.
     assert_eq!(project.databases().len(), 2);
-    Pgstencil::new(&project).arg("evict").success().stderr_has("nothing has to go");
+    Pgstencil::new(&project).arg("evict").success().stderr_has("no templates to evict");
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn on_a_full_disk_nothing_goes_that_must_stay() {
     project.add_migration("0009_changing", "create table changing_4 (id int);");
     let ran = Pgstencil::new(&project).args(["ensure", "--json"]).fails(4);
     ran.stderr_has("No space left on device");
-    ran.stderr_has("no template could be evicted");
+    ran.stderr_has("no template can be evicted");
     assert_eq!(project.read("tries").lines().count(), 1);
     let left = ready(&project);
     assert!(made.iter().all(|one| left.contains(one)), "{left:?}");
@@ -245,15 +245,15 @@ fn what_lost_its_database_cannot_be_pinned() {
                 .args(args)
                 .fails(6)
                 .stderr_has(&format!(
-                    "template {} of {}/app cannot be pinned: its database `{name}` {why}",
+                    "template {} of {}/app cannot be pinned\n  its database `{name}` {why}",
                     short(&made[1]),
                     project.name()
                 ))
-                .stderr_has("hint: `pgstencil ensure` rebuilds it");
+                .stderr_has("hint: rebuild it: `pgstencil ensure`");
         }
     };
     alter(format!("\"{name}\" rename to {moved}"));
-    refused("was changed by somebody else");
+    refused("was changed outside pgstencil");
     alter(format!("{moved} is_template false"));
     server().psql("postgres", &format!("drop database {moved}"));
     refused("is gone");
@@ -283,7 +283,7 @@ fn names_that_mean_nothing_or_too_much_are_refused() {
         Pgstencil::new(&project)
             .args([command, "nothing"])
             .fails(6)
-            .stderr_has("no ready template's fingerprint begins with `nothing`")
+            .stderr_has("no ready template has a fingerprint that begins with `nothing`")
             .stderr_has("pgstencil list");
         // One wrong name, and nothing is done to the others either.
         Pgstencil::new(&project).args([command, short(&made[0]), "nothing"]).fails(6);
@@ -301,7 +301,7 @@ fn names_that_mean_nothing_or_too_much_are_refused() {
     let nowhere = Project::with_migrations(server());
     Pgstencil::new(&nowhere).args(["evict", "abc"]).fails(6);
     Pgstencil::new(&nowhere).arg("pin").fails(6);
-    Pgstencil::new(&nowhere).arg("evict").success().stderr_has("nothing has to go");
+    Pgstencil::new(&nowhere).arg("evict").success().stderr_has("no templates to evict");
     assert!(!server().has_database(&nowhere.registry()));
     Pgstencil::new(&project).args(["evict", "--all", "abc"]).fails(2);
     Pgstencil::new(&project)
@@ -403,7 +403,7 @@ async fn one_that_is_being_copied_stays() {
     Pgstencil::new(&project)
         .args(["evict", short(&made[0])])
         .fails(1)
-        .stdout_has("stays: somebody is using it");
+        .stdout_has("is kept, since it is in use");
     let all = evict_code(&project, &["--all", "--yes"], 1);
     let states: Vec<_> =
         all["templates"].as_array().unwrap().iter().map(|t| t["state"].as_str().unwrap()).collect();
@@ -456,7 +456,7 @@ fn evictions_at_once_all_succeed() {
         for output in both.map(|running| running.wait()) {
             // The one that came when all was over knows no such template.
             let late = round % 2 == 0 && output.stderr.contains("no ready template");
-            output.code(if late { 6 } else { 0 }).lacks("somebody is using it");
+            output.code(if late { 6 } else { 0 }).lacks("since it is in use");
         }
         assert_eq!(ready(&project), [Value::Null; 0]);
     }
@@ -480,12 +480,11 @@ fn one_that_is_being_built_is_told_as_that() {
             .args([command, short(&fingerprint)])
             .fails(6)
             .stderr_has(&format!(
-                "template {} of {}/app is being built by pid {} on ",
+                "template {} of {}/app cannot be {command}",
                 short(&fingerprint),
-                project.name(),
-                builder.id()
+                project.name()
             ))
-            .stderr_has("ed when that is done");
+            .stderr_has(&format!("it is being built by pid {} on ", builder.id()));
     }
     builder.kill9();
     // Its locks go with its sessions.
@@ -600,10 +599,14 @@ fn list_sorts_and_filters() {
     for (args, message, hint) in [
         (&["--clones", "--sort", "hits"][..], "clones cannot be sorted by `hits`", "name, age or size"),
         (&["--state", "leased", "--sort", "used"], "clones cannot be sorted by `used`", "name, age or size"),
-        (&["--templates", "--state", "leased"], "no template is ever `leased`", "building, ready, broken"),
+        (
+            &["--templates", "--state", "leased"],
+            "`leased` is not a state of templates",
+            "building, ready, broken",
+        ),
         (
             &["--clones", "--state", "ready"],
-            "no clone is ever `ready`",
+            "`ready` is not a state of clones",
             "creating, warm, leased, released, orphaned",
         ),
     ] {
@@ -614,7 +617,7 @@ fn list_sorts_and_filters() {
         .args(["list", "--project", "nobody"])
         .success()
         .stdout("")
-        .stderr_has("no template and no clone like that");
+        .stderr_has("no matching templates or clones");
 }
 
 /// Two roles, each with a registry of its own, on one server: the full walk of each leaves the other's
@@ -743,21 +746,21 @@ fn a_project_that_is_named_goes_as_a_whole_from_anywhere() {
     elsewhere(all)
         .success()
         .stdout_has("evicted template ")
-        .stderr_has(&format!("template {pinned} stays: it is pinned; `pgstencil unpin {pinned}`"))
-        .stderr_has(&format!("clone {name} stays: it is in use; `pgstencil release {name}`"));
+        .stderr_has(&format!("template {pinned} is kept, since it is pinned (`pgstencil unpin {pinned}`)"))
+        .stderr_has(&format!("clone {name} is kept, since it is in use (`pgstencil release {name}`)"));
     // What is left to say where only the pin keeps something.
     let again = elsewhere(&[all, &["--json"][..]].concat()).success().json();
     assert_eq!(again["templates"], json!([]));
     assert_eq!(again["pinned"][0].as_str().unwrap()[..12], pinned);
     assert_eq!(again["clones"], json!([name]));
     let again = elsewhere(all).success();
-    again.stderr_has("nothing can go\n");
-    again.stderr_has(&format!("template {pinned} stays"));
+    again.stderr_has("no template can be evicted\n");
+    again.stderr_has(&format!("template {pinned} is kept"));
     Pgstencil::new(&project).args(["unpin", &pinned]).success();
     Pgstencil::new(&project).args(["release", &name]).success();
     elsewhere(all).success();
     // Where nothing is left, nothing is wrong.
     let nothing = elsewhere(&["--all", "--project", "quite_another", "--yes"]).success();
-    nothing.stderr_has("nothing has to go");
+    nothing.stderr_has("no templates to evict");
     assert!(eventually(PATIENCE, || project.databases().is_empty()), "{:?}", project.databases());
 }

@@ -24,7 +24,7 @@ fn without_a_registry_it_makes_none() {
     assert_eq!(now(&project), json!({"what": "build", "why": "there is no template of this definition yet"}));
     explain(&project, &[])
         .success()
-        .stdout_has("a command now would build from nothing: not known yet\n")
+        .stdout_has("a command now would run a full build: not known yet\n")
         .stdout_has("  migrations    2 files, ");
     assert!(!server().has_database(&project.registry()));
     explain(&project, &["--against", "ab"]).fails(6);
@@ -50,7 +50,7 @@ fn it_says_what_a_command_then_does_and_writes_nothing() {
     let short = &first[..12];
     output
         .stdout_has(&format!(
-            "a command now would extend {short} by one migration: not known yet (a build from nothing: about "
+            "a command now would extend template {short} by one migration: not known yet (a full build: about "
         ))
         .stdout_has(&format!("against template {short}, last used "))
         .stdout_has("  migration added: migrations/0003_items.sql\n");
@@ -75,11 +75,11 @@ fn an_edited_migration_is_named_as_the_reason() {
     let short = &first[..12];
     assert_eq!(
         now(&project),
-        json!({"what": "build", "why": format!("{short}: migration `migrations/0001_users.sql` was changed")})
+        json!({"what": "build", "why": format!("template {short}: migration `migrations/0001_users.sql` was changed")})
     );
     explain(&project, &[])
         .success()
-        .stdout_has("nothing can be extended: ")
+        .stdout_has("no incremental build is possible: ")
         .stdout_has("  migration changed: migrations/0001_users.sql\n");
 }
 
@@ -116,7 +116,7 @@ fn against_takes_any_template_by_its_first_digits() {
     assert_eq!(answer["against"]["fingerprint"], first);
     explain(&project, &["--against", "0000000000000000"])
         .fails(6)
-        .stderr_has("no other template of this definition begins with");
+        .stderr_has("no other template of this definition has a fingerprint that begins with");
     // All begin with nothing.
     project.add_migration("0004_more", "create table more ();");
     explain(&project, &["--against", ""]).fails(2).stderr_has(&first);
@@ -135,7 +135,7 @@ fn provisional_stale_and_building_are_told() {
     explain(&project, &[])
         .success()
         .stdout_has("is provisional until")
-        .stdout_has("the last attempt at that failed: ");
+        .stdout_has("the last full build failed: ");
     let registry = project.registry();
     server().psql(&registry, "update pgstencil.template set fresh_at = fresh_at - interval '8 days'");
     let answer = explain(&project, &["--json"]).success().json();
@@ -200,8 +200,8 @@ fn all_definitions_are_explained_unless_one_is_named() {
     let [app, other] = parts.as_slice() else {
         panic!("{all}");
     };
-    assert!(app.starts_with("app]\na command now would build from nothing"), "{all}");
-    assert!(other.starts_with("other]\na command now would use the template"), "{all}");
+    assert!(app.starts_with("app]\na command now would run a full build"), "{all}");
+    assert!(other.starts_with("other]\na command now would use the existing template"), "{all}");
     let json = explain(&project, &["--json"]).success().json();
     let names = json["templates"].as_array().unwrap().iter();
     let names: Vec<_> = names.map(|t| t["template"].as_str().unwrap()).collect();
@@ -218,7 +218,7 @@ fn all_definitions_are_explained_unless_one_is_named() {
     explain(&project, &[])
         .fails(2)
         .stderr_has("did you mean `migrations/*.sql`")
-        .stdout_has("[template.other]\na command now would use the template");
+        .stdout_has("[template.other]\na command now would use the existing template");
 }
 
 #[test]
@@ -231,9 +231,9 @@ fn an_extension_by_no_migration_names_the_rerun_inputs_that_differ() {
     let first = ensure(&project);
     project.write("requirements.lock", "django==6\n");
     let short = &first[..12];
-    explain(&project, &[])
-        .success()
-        .stdout_has(&format!("a command now would extend {short}, since `requirements.lock` differs: "));
+    explain(&project, &[]).success().stdout_has(&format!(
+        "a command now would extend template {short}, since `requirements.lock` differs: "
+    ));
     assert_eq!(now(&project)["rerun_inputs"], json!(["requirements.lock"]));
     Pgstencil::new(&project)
         .arg("ensure")
@@ -249,7 +249,7 @@ fn a_file_that_sorts_earlier_gets_the_key_that_extends_all_the_same() {
     let output = explain(&project, &[]).success();
     output
         .stdout_has("new migration `migrations/0001_between.sql` sorts before `migrations/0002_orders.sql`")
-        .stdout_has("\nhint: `extend = \"always\"` in [template.app] extends all the same: right if ");
+        .stdout_has("\nhint: set `extend = \"always\"` in [template.app] if ");
     assert!(now(&project)["hint"].as_str().unwrap().contains("always"));
     let config = project.read("pgstencil.toml");
     project.write("pgstencil.toml", &config.replace("\"append\"", "\"always\""));
@@ -274,7 +274,7 @@ fn migrations_are_counted_and_not_their_files() {
         project.write(&format!("migrations/2024-01-02-000000_b/{file}"), "");
     }
     let short = &first[..12];
-    explain(&project, &[]).success().stdout_has(&format!("would extend {short} by one migration: "));
+    explain(&project, &[]).success().stdout_has(&format!("would extend template {short} by one migration: "));
     let built = Pgstencil::new(&project).arg("ensure").success();
     built.stderr_has(&format!("from {short} by one migration in "));
     let list = Pgstencil::new(&project).arg("list").success();

@@ -97,11 +97,14 @@ fn an_extension_that_fails_becomes_a_build_and_says_so() {
     items(&project);
     let output = Pgstencil::new(&project).args(["ensure", "--json"]).success();
     let short = &first["fingerprint"].as_str().unwrap()[..12];
-    output.stderr_has(&format!("extending {short} failed: the build command of `app` failed (exit code 3"));
+    output.stderr_has(&format!(
+        "the incremental build failed, so a full build follows\n  base: template {short}\n  \
+         the build command of `app` failed (exit code 3"
+    ));
     let answer = output.json();
     assert_eq!(answer["outcome"], "miss");
     assert!(answer["extends"].is_null());
-    assert!(answer["note"].as_str().unwrap().starts_with("extending "));
+    assert!(answer["note"].as_str().unwrap().starts_with("the incremental build on template "));
     assert_eq!(templates(&project).len(), 2);
     assert_eq!(project.databases().len(), 2);
 }
@@ -116,7 +119,7 @@ fn if_the_build_fails_too_both_are_told() {
         .arg("ensure")
         .fails(4)
         .stderr_has("migration 7 is broken")
-        .stderr_has("extending ");
+        .stderr_has("the incremental build on template ");
     assert_eq!(templates(&project).len(), 1);
     assert_eq!(project.databases().len(), 1);
 }
@@ -141,7 +144,7 @@ fn files_that_change_meanwhile_let_it_start_over() {
     project.build(&Build::Edit(2));
     items(&project);
     let output = Pgstencil::new(&project).args(["ensure", "--json"]).success();
-    output.stderr_has("files changed while the build ran");
+    output.stderr_has("files changed during the build");
     assert_eq!(output.json()["outcome"], "extended");
     assert_eq!(project.builds(), 3);
     assert_eq!(templates(&project).len(), 2);

@@ -49,9 +49,8 @@ fn a_damaged_template_is_rebuilt_once() {
     output
         .stderr_has("warning: template ")
         .stderr_has(&format!(
-            "cannot be copied (could not open file \"base/{oid}/unreadable\": Permission denied): "
-        ))
-        .stderr_has("it is marked broken and rebuilt");
+            "cannot be copied and is discarded\n  could not open file \"base/{oid}/unreadable\": Permission denied\n"
+        ));
     assert_eq!(outcome(&project, &output), "miss");
     assert_eq!(project.builds(), 2);
     let output = clone(&project).success();
@@ -76,9 +75,9 @@ fn when_no_template_can_be_copied_the_build_runs_on_the_clone() {
     ));
     let output = clone(&project).arg("--clones=2").success();
     output
-        .stderr_has("it is marked broken and rebuilt")
+        .stderr_has("cannot be copied and is discarded")
         .stderr_has("cannot be copied either")
-        .stderr_has("the build command runs straight on the clone");
+        .stderr_has("the build command runs directly in the clone");
     assert_eq!(outcome(&project, &output), "fallback");
     // The template, the template again, and once for each clone.
     assert_eq!(project.builds(), 4);
@@ -106,7 +105,7 @@ fn a_template_dropped_or_renamed_by_hand_is_rebuilt() {
     clone(&project).success();
     server().drop_database(&template(&project));
     let output = clone(&project).success();
-    output.stderr_has("is gone; it is rebuilt");
+    output.stderr_has("can no longer be used and is discarded\n  its database `");
     assert_eq!(outcome(&project, &output), "miss");
 
     let name = template(&project);
@@ -116,7 +115,7 @@ fn a_template_dropped_or_renamed_by_hand_is_rebuilt() {
         &format!("alter database {} rename to {}", quote_ident(&name), quote_ident(&renamed)),
     );
     let output = clone(&project).success();
-    output.stderr_has("was changed by somebody else; it is rebuilt");
+    output.stderr_has("was changed outside pgstencil");
     assert_eq!(outcome(&project, &output), "miss");
     assert_eq!(project.builds(), 3);
     let output = clone(&project).success();
@@ -162,7 +161,7 @@ async fn somebody_in_the_template_is_waited_for() {
     clone(&project).success();
     let sitter = sit(&project).await;
     let waits = clone(&project).spawn();
-    waits.wait_for_text("waiting until nobody is in database `tpl_");
+    waits.wait_for_text("waiting, since a session is connected to database `tpl_");
     sitter.close().await.unwrap();
     let output = waits.wait();
     output.code(0);
@@ -177,7 +176,7 @@ async fn somebody_who_stays_in_the_template_costs_a_rebuild() {
     clone(&project).success();
     let sitter = sit(&project).await;
     let output = clone(&project).success();
-    output.stderr_has("it is marked broken and rebuilt");
+    output.stderr_has("cannot be copied and is discarded");
     assert_eq!(outcome(&project, &output), "miss");
     assert_eq!(project.builds(), 2);
     drop(sitter);

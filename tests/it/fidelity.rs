@@ -75,7 +75,7 @@ END
     let names: Vec<_> = (0..2)
         .map(|_| {
             let output = clone(&project).success();
-            output.lacks("not re-applied");
+            output.lacks("could not re-apply");
             database(output.line())
         })
         .collect();
@@ -115,8 +115,10 @@ fn what_a_role_may_not_apply_again_is_reported() {
         "SET log_statement = all:".to_owned(),
         format!("SET work_mem = 7MB for role {}:", other.name),
     ] {
-        output.stderr_has(&format!("warning: not re-applied on the clone: {refused}"));
-        output.stderr_has(&format!("role `{}` lacks the privilege", role.name));
+        output
+            .stderr_has("warning: could not re-apply properties of the template to the clone\n")
+            .stderr_has(&format!("  {refused}"));
+        output.stderr_has(&format!("  pgstencil connects as role `{}`", role.name));
     }
     let properties = properties(&database(output.line()));
     assert!(properties.contains("set 0 work_mem=6MB"), "{properties}");
@@ -177,7 +179,7 @@ fn an_index_that_analyze_cannot_read_is_no_reason_to_fail() {
          create index on users (choosy(id));",
     );
     let output = clone(&project).success();
-    output.stderr_has("warning: could not make the planner's statistics");
+    output.stderr_has("warning: could not create the planner's statistics");
     output.stderr_has("not for you");
 }
 
@@ -208,7 +210,7 @@ fn the_owner_is_who_the_build_made_it() {
         }
         let clone = |outcome: &str| {
             let output = given(&project, &app, &["clone", "--json"]).success();
-            output.lacks("not re-applied");
+            output.lacks("could not re-apply");
             let answer = output.json();
             assert_eq!(answer["outcome"], outcome);
             let name = answer["clone"]["name"].as_str().unwrap().to_owned();
@@ -257,7 +259,7 @@ fn an_owner_that_clones_cannot_get_is_told() {
     let grant = format!("grant {} to {} with inherit true, set false", app.name, me.name);
     server().psql("postgres", &grant);
     let output = given(&project, &app, &["clone"]).success();
-    output.stderr_has(&format!("not re-applied on the clone: OWNER TO {}: ", app.name));
+    output.stderr_has(&format!("to the clone\n  OWNER TO {}: ", app.name));
     output.stderr_has(&format!("GRANT \"{}\" TO \"{}\" WITH INHERIT TRUE, SET TRUE", app.name, me.name));
     assert_eq!(owner(&database(output.line())), me.name);
 }

@@ -329,7 +329,7 @@ fn one_that_hangs_is_ended() {
     assert!(eventually(PATIENCE, started));
     run.signal(Signal::SIGINT);
     let output = run.wait();
-    output.code(0).stderr_has("before_release of `app` was interrupted for clone ");
+    output.code(0).stderr_has("before_release of `app` was interrupted\n  clone: ");
     assert!(ends(pid()));
     again();
     nothing_owed(&project);
@@ -347,7 +347,7 @@ fn one_that_hangs_is_ended() {
     registry(&project, "update pgstencil.clone set expires_at = now() where state = 'leased'");
     let other = Checkout::new(&project, "other");
     sweep(&name, || other.pgstencil(&["evict"]));
-    let words = format!("before_release of `app` was broken off for clone {name}");
+    let words = format!("before_release of `app` was interrupted for clone {name}, since");
     pgstencil(&project, &["ensure"]).success().stderr_has(&words);
     pgstencil(&project, &["ensure"]).success().lacks("before_release");
     assert!(!started());
@@ -416,7 +416,7 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let name = lease.name().to_owned();
     let warnings = lease.release().await.unwrap();
     let [warning] = &warnings[..] else { panic!("{warnings:?}") };
-    assert!(warning.contains("no bucket"), "{warning}");
+    assert!(warning.to_string().contains("no bucket"), "{warning}");
     assert_eq!(log(&project.path()), both(&name));
 
     // A hand-out that is dropped: swept by the program's thread. Programs of other directories have nothing to do

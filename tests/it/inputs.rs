@@ -238,6 +238,6 @@ fn a_role_that_an_earlier_build_made_gets_a_hint() {
         .arg("ensure")
         .fails(4)
         .stderr_has("already exists")
-        .stderr_has("every role is there once for the whole server")
+        .stderr_has("create the role only if it is missing")
         .stderr_has("`serial_builds = true` in [template.app]");
 }

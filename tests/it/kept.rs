@@ -214,7 +214,7 @@ fn the_end_of_a_clone_is_told_to_who_asks_for_its_name_again() {
     clone(&["--ttl", "1s"]).success().lacks("was dropped");
     std::thread::sleep(Duration::from_millis(1100));
     let json = clone(&["--json", "--ttl", "1s"]).success();
-    json.stderr_has(&format!("the clone that had the name {name} before was dropped at 2"))
+    json.stderr_has(&format!("your previous clone {name} was dropped at 2"))
         .stderr_has("its lease ended at 2");
     let json = json.json();
     assert_eq!(json["outcome"], "hit");

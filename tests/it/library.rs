@@ -23,7 +23,7 @@ fn opening(project: &Project<'_>) -> StencilBuilder<'static> {
 }
 
 async fn released(lease: Lease) {
-    assert_eq!(lease.release().await.unwrap(), Vec::<String>::new());
+    assert_eq!(lease.release().await.unwrap(), []);
 }
 
 /// Nothing here can see what is printed; that the library does not is clippy's to say
@@ -307,7 +307,7 @@ async fn several_clones_have_one_lease() {
     let third = variables.iter().find(|(name, _)| name == "PGSTENCIL_URL_2").unwrap();
     assert_eq!(third.1.to_str(), leases.urls().last().map(String::as_str));
     assert!(!format!("{leases:?}").contains(&leases.urls()[0]));
-    assert_eq!(leases.release().await.unwrap(), Vec::<String>::new());
+    assert_eq!(leases.release().await.unwrap(), []);
     stencil.close().await;
 }
 
@@ -325,7 +325,7 @@ fn clones_are_given_back_on_another_runtime() {
         current_thread().block_on(async {
             // Without a look at the runtime it waits ten seconds for an answer.
             let released = tokio::time::timeout(Duration::from_secs(8), lease.release()).await;
-            assert_eq!(released.unwrap().unwrap(), Vec::<String>::new());
+            assert_eq!(released.unwrap().unwrap(), []);
         });
         drop(first);
     }

@@ -131,7 +131,7 @@ fn errors_have_one_shape_and_a_code_for_each_kind() {
     let unknown = pgstencil(&project, &["release", "nobody"]).fails(6);
     unknown.stdout("").stderr(
         "error: there is no clone `nobody` in this registry\n\n\
-         hint: `pgstencil list` shows the clones that there are\n",
+         hint: list the clones: `pgstencil list`\n",
     );
     pgstencil(&project, &["clone", "--wat"]).fails(2).stdout("");
     pgstencil(&project, &["wat"]).fails(2).stdout("");

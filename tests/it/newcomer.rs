@@ -49,7 +49,7 @@ fn a_string_without_quotes_is_told_as_that() {
         pgstencil(&project, &["ensure"])
             .fails(2)
             .stderr_has("the value of `build` is not in quotes")
-            .stderr_has(&format!("hint: strings stand in quotes: `{quoted}`"));
+            .stderr_has(&format!("hint: put strings in quotes: `{quoted}`"));
     }
     let text = config.replace("[\"migrations/*.sql\"]", "[migrations/*.sql, 'x']");
     project.write("pgstencil.toml", &text);
@@ -83,7 +83,7 @@ fn a_wrong_password_and_none_are_told_apart() {
     project.connect_to(format!("postgresql://{}@{place}/postgres", role.name));
     let refused = format!("refuses role `{}`: ", role.name);
     let none = pgstencil(&project, &["clone"]).fails(3);
-    none.stderr_has(&format!("{refused}it wants a password, and none was given"))
+    none.stderr_has(&format!("{refused}it requires a password, and none was given"))
         .stderr_has("set PGPASSWORD");
     pgstencil(&project, &["clone"])
         .env("PGPASSWORD", "s3cret")
@@ -123,7 +123,7 @@ fn a_test_runner_that_stops_at_its_clone_is_explained() {
     other.lacks("warning:");
     pgstencil(&project, &["run", "createdb"])
         .fails(1)
-        .stderr_has("warning: `createdb` fails where the database is there");
+        .stderr_has("warning: `createdb` fails if the database exists");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_second_release_says_that_it_is_the_second() {
         server().psql(&project.registry(), mark);
         let again = pgstencil(&project, &["release", &name]).run();
         said = again.to_string();
-        again.stderr.contains(&format!("released before: {name}\n"))
+        again.stderr.contains(&format!("already released: {name}\n"))
     });
     assert!(told, "{said}");
 }
@@ -223,7 +223,7 @@ fn with_json_a_wrong_command_line_is_an_object_too() {
 fn a_time_to_live_of_nothing_is_told_as_that() {
     let project = Project::with_migrations(server());
     for (ttl, why) in
-        [("0s", "is no time at all"), ("11y", "is more than ten years"), ("soon", "is not a duration")]
+        [("0s", "must be longer than zero"), ("11y", "is more than ten years"), ("soon", "is not a duration")]
     {
         pgstencil(&project, &["clone", "--ttl", ttl]).fails(2).stderr_has(&format!("`--ttl {ttl}` {why}"));
     }

@@ -21,7 +21,7 @@ fn stash_and_pop(project: &Project<'_>, runs: &str) {
     )));
 }
 
-const EXCLUDE: &str = "exclude it from the globs, or switch that output off in the tool";
+const EXCLUDE: &str = "exclude them from the globs, or switch that output off in the tool";
 
 #[test]
 fn a_change_that_was_taken_back_lets_the_build_start_over() {
@@ -29,7 +29,7 @@ fn a_change_that_was_taken_back_lets_the_build_start_over() {
     stash_and_pop(&project, "1");
     let output = Pgstencil::new(&project).args(["clone", "--json"]).success();
     output
-        .stderr_has("files changed while the build ran: starting over")
+        .stderr_has("files changed during the build, so it starts over")
         .stderr_has("`migrations/0002_orders.sql` was written to")
         .stderr_has(EXCLUDE);
     let clone = output.json();
@@ -96,7 +96,7 @@ fn a_settle_is_not_sealed_either() {
     Pgstencil::new(&project)
         .args(["ensure", "--rebuild"])
         .fails(4)
-        .stderr_has("changed while its template was built from nothing")
+        .stderr_has("changed during the full build")
         .stderr_has("`migrations/0002_orders.sql` was written to");
     let settled = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success().json();
     assert_eq!(settled["provisional"], false);
@@ -106,7 +106,7 @@ fn a_settle_is_not_sealed_either() {
     Pgstencil::new(&project)
         .arg("verify")
         .fails(4)
-        .stderr_has("changed while it was built to be compared")
+        .stderr_has("changed during the full build")
         .stderr_has("`migrations/0002_orders.sql` was written to");
 }
 
@@ -128,8 +128,8 @@ fn a_build_straight_on_the_clone_starts_over_too() {
     ));
     let output = Pgstencil::new(&project).args(["clone", "--json"]).success();
     output
-        .stderr_has("the build command runs straight on the clone")
-        .stderr_has("files changed while the build ran: starting over");
+        .stderr_has("the build command runs directly in the clone")
+        .stderr_has("files changed during the build, so it starts over");
     let clone = output.json();
     assert_eq!(clone["outcome"], "fallback");
     // Template, template, clone; then that second template, another one, and the clone.

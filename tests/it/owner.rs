@@ -87,7 +87,7 @@ async fn another_checkout_gets_no_clone_of_ours_unless_it_insists() {
 
     // Taken, with what is in it, and with those who are in it.
     let json = other.pgstencil(&["clone", "--name", &name, "--take", "--json"]).success();
-    json.stderr_has("it is yours now");
+    json.stderr_has("took over clone ");
     assert_eq!(json.json()["outcome"], "reused");
     assert_eq!(oid(&project, &name), before);
     sqlx::raw_sql("select * from mine").execute(&mut session).await.unwrap();
@@ -107,13 +107,13 @@ async fn another_checkout_gets_no_clone_of_ours_unless_it_insists() {
     // The one who lost it is told.
     let output = other.pgstencil(&["clone", "--name", &name]).success();
     output
-        .stderr_has(&format!("the clone that had the name {name} before was dropped"))
-        .stderr_has("replaced it by `pgstencil clone --take --fresh`");
+        .stderr_has(&format!("your previous clone {name} was dropped"))
+        .stderr_has("replaced it with `pgstencil clone --take --fresh`");
     pgstencil(&project, &["release", &name, "--take"]).success();
     goes(&project, &name);
     let json = other.pgstencil(&["clone", "--name", &name, "--json"]).success().json();
     assert_eq!(json["dropped"]["name"], *name);
-    assert!(json["dropped"]["why"].as_str().unwrap().contains("gave it back"));
+    assert!(json["dropped"]["why"].as_str().unwrap().contains("released it with"));
     other.pgstencil(&["release", &name]).success();
     only_templates_left(&project);
 }
@@ -318,8 +318,8 @@ fn a_clone_is_taken_into_another_project() {
     // The same checkout under another name of the project.
     let renamed = format!("project = \"too\"\n{}", config.replace(&named, ""));
     std::fs::write(other.path.join("pgstencil.toml"), renamed).unwrap();
-    other.pgstencil(&["clone", "--name", &name]).fails(7).stderr_has("is of another definition");
-    other.pgstencil(&take).success().lacks("it is yours now");
+    other.pgstencil(&["clone", "--name", &name]).fails(7).stderr_has("belongs to another definition");
+    other.pgstencil(&take).success().lacks("took over clone ");
     assert_eq!(oid(&project, &name), before);
     other.pgstencil(&["release", &name]).success();
     only_templates_left(&project);
@@ -426,7 +426,7 @@ fn a_clone_with_other_databases_than_the_definition_is_not_given_back() {
     // Half of it is gone: what is left is not dropped unasked.
     server().psql("postgres", &format!("drop database {}", name("p2")));
     let left = oid(&project, &name("default"));
-    clone(&[]).fails(7).stderr_has(&format!("`{}` is gone", name("p2")));
+    clone(&[]).fails(7).stderr_has(&format!("`{}` of that clone no longer exists", name("p2")));
     assert_eq!(oid(&project, &name("default")), left);
     clone(&["--fresh"]).success();
     pgstencil(&project, &["release", &name("default")]).success();
@@ -460,7 +460,7 @@ fn another_definition_of_the_same_owner_does_not_get_it() {
         pgstencil(&project, &["clone", "-t", "too", "--name", &name])
             .args(args)
             .fails(7)
-            .stderr_has("is of another definition");
+            .stderr_has("belongs to another definition");
     }
     assert_eq!(oid(&project, &name), before);
     pgstencil(&project, &["clone", "-t", "too", "--name", &name]).args(["--take", "--fresh"]).success();
@@ -493,8 +493,8 @@ fn a_reused_clone_says_what_it_and_the_files_are() {
         let output = clone(&[]).success();
         output
             .stderr_has(&format!("reused app ({old}; the files are {new})"))
-            .stderr_has(&format!("is from {words}"))
-            .stderr_has(&format!("its fingerprint is {old}, that of the files is {new}"));
+            .stderr_has(&format!("was created from {words}"))
+            .stderr_has(&format!("its fingerprint is {old}, and that of the current files is {new}"));
         for other in ["older", "newer", "other"].iter().filter(|w| !words.starts_with(**w)) {
             output.lacks(&format!("from {other}"));
         }
@@ -586,13 +586,13 @@ fn a_killed_run_elsewhere_keeps_its_clone_for_the_grace() {
             .fails(7)
             .stdout("")
             .stderr_has("may still be in use")
-            .stderr_has("the name is free in ")
+            .stderr_has("the name becomes free in ")
             .stderr_has("`orphan_grace` of 2m");
         assert_eq!(oid(&project, &name), before);
     }
     ran("orphaned_at = now() - interval '1 minute'");
     let output = again().fails(7);
-    output.stderr_has("the name is free in ");
+    output.stderr_has("the name becomes free in ");
     let left = ["in 1m", "in 5", "in 4", "in 3"];
     assert!(left.iter().any(|left| output.stderr.contains(left)), "{output}");
     ran("orphaned_at = now() - interval '3 minutes'");

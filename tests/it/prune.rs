@@ -158,7 +158,7 @@ fn where_git_does_not_answer_nothing_is_gone() {
     fs::rename(&other, &away).unwrap();
     let answer = prune(&project, &["-n"]).success();
     assert_eq!(states(&answer.json()), [pair(&feature, "would_go")]);
-    answer.stderr_has("worktree `other` stay");
+    answer.stderr_has("worktree `other` are kept");
     fs::rename(&away, &other).unwrap();
     git(&here, &["worktree", "lock", other.to_str().unwrap()]);
     fs::rename(&other, &away).unwrap();

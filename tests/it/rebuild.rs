@@ -89,7 +89,7 @@ fn run_lets_its_command_end_first() {
     let held = Held::idle(&project, &[]);
     assert_eq!(project.builds(), 2);
     std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(project.builds(), 2, "the build from nothing came too early");
+    assert_eq!(project.builds(), 2, "the full build came too early");
     held.end();
     held.run.wait().code(0);
     let followed = eventually(PATIENCE, || project.builds() == 3);
@@ -274,7 +274,7 @@ fn a_build_from_nothing_that_fails_is_told_and_not_tried_by_every_command() {
     assert!(failed, "{:?}", templates(&project));
     let builds = project.builds();
     let hit = Pgstencil::new(&project).args(["ensure", "--json"]).success();
-    hit.stderr_has("the full build that was to replace it failed");
+    hit.stderr_has("the full build that was to replace provisional template ");
     assert_eq!(hit.json()["provisional"], true);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(project.builds(), builds, "it was tried again");
@@ -282,7 +282,7 @@ fn a_build_from_nothing_that_fails_is_told_and_not_tried_by_every_command() {
     Pgstencil::new(&project)
         .arg("list")
         .success()
-        .stdout_has("stays provisional: the build from nothing failed");
+        .stdout_has("is still provisional, since its full build failed");
     project.build(&Build::Migrate);
     let settled = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success().json();
     assert_eq!(settled["provisional"], false);

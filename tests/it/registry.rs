@@ -44,7 +44,7 @@ fn a_registry_of_version_one_is_upgraded_with_what_is_in_it() {
     Pgstencil::new(&project)
         .arg("list")
         .fails(2)
-        .stderr_has("is of an older version of pgstencil")
+        .stderr_has("was created by an older version of pgstencil")
         .stderr_has("`pgstencil ensure`");
     // What has a recipe that cannot be read is no base, and in nobody's way.
     Pgstencil::new(&project).arg("ensure").success();
@@ -180,7 +180,7 @@ fn a_newer_one_is_left_alone() {
     Pgstencil::new(&project).arg("ensure").success();
     server().psql(&project.registry(), "update pgstencil.meta set version = 99");
     for command in ["ensure", "list", "explain", "verify"] {
-        Pgstencil::new(&project).arg(command).fails(2).stderr_has("has version 99");
+        Pgstencil::new(&project).arg(command).fails(2).stderr_has("its version is 99");
     }
     server().psql(&project.registry(), "update pgstencil.meta set version = 7");
     Pgstencil::new(&project).arg("ensure").success().stderr_has("hit app");

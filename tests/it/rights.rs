@@ -244,7 +244,7 @@ async fn background_work_leaves_connection_slots_to_others() {
     // Five are free. Of those the command takes one for a moment, and leaves something to do.
     let doctor = Pgstencil::new(&project).arg("doctor").run();
     assert!(doctor.stdout.contains("connection slots"), "{doctor}");
-    assert!(doctor.stdout.contains("leave to others"), "{doctor}");
+    assert!(doctor.stdout.contains("so warm clones and drops wait"), "{doctor}");
     Pgstencil::new(&project).args(["release", &name]).success();
     stays(&project, &name, Duration::from_secs(2));
     // Others get them meanwhile.
@@ -332,7 +332,7 @@ fn a_newer_registry_is_left_alone() {
     pgstencil(&project, &["ensure"]).success();
     server().psql(&project.registry(), "update pgstencil.meta set version = 99");
     for command in [&["ensure"][..], &["clone"], &["list"], &["run", "--", "true"]] {
-        pgstencil(&project, command).fails(2).stderr_has("has version 99").stderr_has("newer pgstencil");
+        pgstencil(&project, command).fails(2).stderr_has("its version is 99").stderr_has("newer pgstencil");
     }
     let version = "select version from pgstencil.meta";
     assert_eq!(server().psql(&project.registry(), version), "99");
@@ -455,7 +455,8 @@ fn members_of_a_group_share_its_registry_and_use_only_what_they_may() {
         output.stdout("ann\n");
         output
     };
-    let other = format!("belongs to role `{}`, from which role `{}` does not inherit", ann.name, bob.name);
+    let other =
+        format!("belongs to role `{}`, and role `{}` does not inherit from that role", ann.name, bob.name);
     for (role, builds) in [(&ann, 1), (&bob, 2), (&ann, 2), (&bob, 2)] {
         project.connect_as(role);
         for _ in 0..2 {

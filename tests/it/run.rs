@@ -511,7 +511,7 @@ fn the_name_of_a_live_run_is_taken_and_that_of_a_dead_one_is_free() {
             .args(["--name", &name])
             .fails(7)
             .stdout("")
-            .stderr_has(&format!("held by pid {}", held.run.id()));
+            .stderr_has(&format!("in use by pid {}", held.run.id()));
     }
     assert_eq!(oid(&project, &name), before);
     held.run.kill9();

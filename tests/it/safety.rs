@@ -163,7 +163,7 @@ fn a_release_says_what_it_leaves_alone_and_why() {
     let project = project_of(&role);
     let other = Role::new(server());
     for (n, (change, why)) in [
-        ("comment on database {} is 'mine now'", "its comment, which held pgstencil's mark"),
+        ("comment on database {} is 'mine now'", "its comment no longer has pgstencil's ownership tag"),
         ("alter database {} rename to {}_kept", "it was renamed to `"),
         ("alter database {} owner to {other}", "it belongs to role `"),
     ]
@@ -178,13 +178,13 @@ fn a_release_says_what_it_leaves_alone_and_why() {
             .stdout_has(&format!("warning  changed databases: database `{name}` of leased clone"))
             .stdout_has(why);
         let warning = refused(&project, &name);
-        assert!(warning.starts_with(&format!("database `{name}` stays: {why}")), "{warning}");
+        assert!(warning.starts_with(&format!("database `{name}` is not dropped: {why}")), "{warning}");
     }
     let gone = format!("gone_{}", project.id);
     pgstencil(&project, &["clone", "--name", &gone]).success();
     admin(&format!("drop database {gone}"));
     let warning = refused(&project, &gone);
-    assert!(warning.ends_with("it is gone"), "{warning}");
+    assert!(warning.ends_with("it no longer exists"), "{warning}");
     // What only lacks the right is remembered.
     assert!(eventually(PATIENCE, || {
         pgstencil(&project, &["evict"]).success();
@@ -192,7 +192,7 @@ fn a_release_says_what_it_leaves_alone_and_why() {
     }));
     let name = format!("changed2_{}", project.id);
     // The sweep that a command before left behind may be at it, and holds its lock.
-    let stays = format!("database `{name}` stays: it belongs to role");
+    let stays = format!("database `{name}` is not dropped: it belongs to role");
     assert!(eventually(PATIENCE, || {
         let evicted = pgstencil(&project, &["evict"]).success();
         evicted.stdout.contains(&stays)
@@ -200,7 +200,7 @@ fn a_release_says_what_it_leaves_alone_and_why() {
     assert_eq!(
         refused(&project, &name),
         format!(
-            "database `{name}` stays: it belongs to role `{}` now; a cleanup drops it once it has the right to",
+            "database `{name}` is not dropped: it belongs to role `{}` now, and a cleanup drops it once pgstencil has the privilege",
             other.name
         )
     );
@@ -269,9 +269,9 @@ fn the_mend_of_a_changed_database_is_a_statement_that_works() {
         format!("select shobj_description(oid, 'pg_database') from pg_database where datname = '{name}'");
     let comment = server().psql("postgres", &comment);
     admin(&format!("comment on database {moved} is '{comment}'"));
-    pgstencil(&project, &["doctor"])
-        .success()
-        .stdout_has(&format!("database `{moved}` carries the mark of `{name}`, but is another one"));
+    pgstencil(&project, &["doctor"]).success().stdout_has(&format!(
+        "database `{moved}` has the ownership tag of `{name}`, but is another database"
+    ));
     pgstencil(&project, &["release", &name]).success().stderr(&format!("released: {name}\n"));
     assert!(eventually(PATIENCE, || !server().has_database(&name)));
     assert!(server().has_database(&moved));
@@ -285,7 +285,7 @@ fn a_run_says_what_its_command_did_to_the_clone() {
     for (n, (change, why)) in [
         (
             "comment on database \\\"$PGDATABASE\\\" is 'mine'",
-            "its comment, which held pgstencil's mark, was changed",
+            "its comment no longer has pgstencil's ownership tag",
         ),
         ("alter database \\\"$PGDATABASE\\\" rename to \\\"${PGDATABASE}_kept\\\"", "it was renamed to `"),
     ]
@@ -295,7 +295,7 @@ fn a_run_says_what_its_command_did_to_the_clone() {
         let name = format!("run{n}_{}", project.id);
         pgstencil(&project, &["run", "-q", "--name", &name, "--", "sh", "-c", &script(change)])
             .success()
-            .stderr_has(&format!("warning: database `{name}` stays: {why}"));
+            .stderr_has(&format!("warning: database `{name}` is not dropped: {why}"));
     }
     assert!(eventually(PATIENCE, || rows(&project) == "0"));
     assert!(server().has_database(&format!("run0_{}", project.id)));

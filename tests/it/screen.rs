@@ -99,7 +99,7 @@ fn states_have_colour_on_terminals_and_nowhere_else() {
     piped.stdout_has("\n3 warm ");
     // With -v each has a line of its own.
     let each = pgstencil(&project, &["list", "-v"]).success();
-    assert_eq!(each.stdout.matches("nobody yet").count(), 3, "{each}");
+    assert_eq!(each.stdout.matches("none yet").count(), 3, "{each}");
 }
 
 /// A build of ten migrations that prints the name of each, and a long line.

@@ -34,7 +34,7 @@ fn what_a_build_leaves_running_is_waited_for_or_fails_it() {
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(4)
-        .stderr_has("left processes behind, which did not end within 10.0 s")
+        .stderr_has("left processes running, and they did not end within 10.0 s")
         .stderr_has("`wait` at the end of a shell script");
 }
 
@@ -48,7 +48,7 @@ fn a_session_of_another_role_is_ended_where_pgstencil_may() {
     project.build(&Build::Script(WATCHED.into()));
     let waited = ensure(&project).env("WATCHER", url).fails(4);
     waited
-        .stderr_has("sessions that are not the build's stay in database")
+        .stderr_has("sessions of other roles are still connected to database")
         .stderr_has(&format!("role {} application `watcher`", watcher.name))
         .stderr_has(&format!("GRANT pg_signal_backend TO \"{}\"", me.name));
     let grant = format!("grant pg_signal_backend to {}", me.name);
@@ -60,7 +60,7 @@ fn a_session_of_another_role_is_ended_where_pgstencil_may() {
     let admin = server().url("");
     let admin = admin.trim_end_matches('/');
     let output = ensure(&project).env("WATCHER", admin).fails(4);
-    output.stderr_has("or end it as a superuser: SELECT pg_terminate_backend(");
+    output.stderr_has("end the session as a superuser: SELECT pg_terminate_backend(");
     let mut project = Project::with_migrations(server());
     project.connect_to(server().url("postgres"));
     project.build(&Build::Script(WATCHED.into()));
@@ -116,9 +116,9 @@ fn slots_and_subscriptions_are_dropped_and_told() {
     };
     let output = run(&["clone"]).success();
     output
-        .stderr_has("the build command created replication slot `orders` in database")
-        .stderr_has("the build command created subscription `sub` in database")
-        .stderr_has("slot `theirs` at its publisher was left alone");
+        .stderr_has("dropped replication slot `orders`, which the build command created in database")
+        .stderr_has("dropped subscription `sub`, which the build command created in database")
+        .stderr_has("slot `theirs` at its publisher is kept");
     let slots = || private.psql("postgres", "select slot_name from pg_replication_slots");
     let subscriptions = "select count(*) from pg_subscription";
     assert_eq!(slots(), "others");

@@ -40,8 +40,8 @@ fn a_stop_does_not_pull_the_server_from_under_a_run() {
     private
         .run(&["server", "stop"])
         .fails(1)
-        .stderr_has("another pgstencil command is at work on it")
-        .stderr_has(&format!("a command by pid {}", run.id()))
+        .stderr_has("another pgstencil command uses it")
+        .stderr_has(&format!("a command of pid {}", run.id()))
         .stderr_has("pgstencil server stop --force");
     let error: Value = {
         let output = private.run(&["server", "stop", "--json"]).fails(1);
@@ -53,7 +53,7 @@ fn a_stop_does_not_pull_the_server_from_under_a_run() {
         .run(&["server", "remove", "--yes", "--force"])
         .fails(1)
         .stderr_has("nothing was removed")
-        .stderr_has(&format!("a command by pid {}", run.id()));
+        .stderr_has(&format!("a command of pid {}", run.id()));
     assert!(alive(pid));
     private.run(&["server", "stop", "--force"]).success().stderr_has("stopped");
     assert!(!alive(pid));
@@ -102,7 +102,7 @@ fn a_command_that_meets_a_stop_does_not_ask_about_the_url() {
         .stderr_has("the private server")
         .stderr_has("has stopped")
         .stderr_has("run the command again")
-        .lacks("URL right");
+        .lacks("check that the server is running");
     private.run(&["clone"]).success();
 }
 
@@ -188,16 +188,16 @@ fn clusters_are_removed_when_nothing_in_them_is_in_use() {
         .run(&remove)
         .fails(1)
         .stderr_has("nothing was removed")
-        .stderr_has(&format!("clone `{name}` is leased"))
+        .stderr_has(&format!("clone `{name}` is in use"))
         .stderr_has("without end")
         .stderr_has(&format!("template {fingerprint} of"))
-        .stderr_has("database `mine` was not made by pgstencil")
+        .stderr_has("database `mine` was not created by pgstencil")
         .stderr_has("connected: a-visitor")
         .stderr_has(&format!("pgstencil release {name}"))
         .stderr_has(&format!("pgstencil unpin {fingerprint}"));
     private.run(&["release", &name]).success();
     private.run(&["unpin"]).success();
-    private.run(&remove).fails(1).stderr_has("database `mine`").stderr_has("a-visitor").lacks("is leased");
+    private.run(&remove).fails(1).stderr_has("database `mine`").stderr_has("a-visitor").lacks("clone `");
     psql(
         &server_url,
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'a-visitor'",

@@ -88,7 +88,7 @@ fn a_change_of_the_source_is_seen_when_something_is_built_and_hourly() {
     project.add_migration("0004_notes", "create table notes ();");
     let output = Pgstencil::new(&project).args(["ensure", "--json"]).success();
     assert_eq!(output.json()["outcome"], "miss");
-    output.stderr_has(&format!("database `{golden}`, which its build started from, has changed since"));
+    output.stderr_has(&format!("database `{golden}`, which its build started from, has changed"));
     outcome(&project, "hit");
 
     change(2);
@@ -108,7 +108,7 @@ fn a_change_of_the_source_is_seen_when_something_is_built_and_hourly() {
     registry(&project, "update pgstencil.template set looked_at = now() - interval '61 minutes'");
     clone("hit");
     assert!(eventually(PATIENCE, || outdated() == "1"));
-    assert!(clone("miss").contains("has changed since"));
+    assert!(clone("miss").contains(", has changed"));
     let rows = "select count(*) from pg_class where relname ~ '^more_'";
     let answer = Pgstencil::new(&project).args(["clone", "--json"]).success().json();
     assert_eq!(server().psql(&name(&answer), rows), "2");
@@ -205,7 +205,7 @@ async fn who_is_in_the_source_is_told() {
     let options = options.application_name("visitor");
     let sitter = sqlx::ConnectOptions::connect(&options).await.unwrap();
     let ensure = Pgstencil::new(&project).arg("ensure").spawn();
-    ensure.wait_for_text(&format!("database `{golden}` is in use"));
+    ensure.wait_for_text(&format!("database `{golden}` (`from` of template `app`) is in use"));
     sqlx::Connection::close(sitter).await.unwrap();
     ensure.wait().code(0).stderr_has("application `visitor`");
 }
@@ -224,7 +224,7 @@ fn a_refused_extension_points_to_the_key() {
     Pgstencil::new(&project)
         .arg("ensure")
         .fails(4)
-        .stderr_has(&format!("let a superuser run that CREATE EXTENSION in database `{golden}`"))
+        .stderr_has(&format!("run that CREATE EXTENSION as a superuser in database `{golden}`"))
         .stderr_has(&format!("`from = \"{golden}\"` in [template.app]"));
     server().psql(&golden, &format!("create extension {name}"));
     outcome(&project, "miss");

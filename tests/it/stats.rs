@@ -74,7 +74,7 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
     Pgstencil::new(&project)
         .args(["stats", "--last", "100000y"])
         .fails(2)
-        .stderr_has("that is more than `1000y`");
+        .stderr_has("the maximum is `1000y`");
 }
 
 #[test]

@@ -320,7 +320,7 @@ fn what_somebody_adds_to_our_tables_is_refused_until_it_is_gone() {
             .fails(3)
             .stderr_has(&format!("registry database `{registry}` is not used"))
             .stderr_has("table `pgstencil.clone` has trigger `mine`")
-            .stderr_has("hint: drop what is named here");
+            .stderr_has("hint: drop these objects");
     }
     assert_eq!(squatter.ran(), "0");
     server().psql(&registry, "drop trigger mine on pgstencil.clone");

@@ -37,7 +37,7 @@ fn tables(clone: &Value) -> String {
 fn explains(output: &Output) {
     output
         .stderr_has(
-            "the build command of `app` changed nothing although there is new: `migrations/0003_items.sql`",
+            "the build command of `app` changed nothing, although a migration is new: `migrations/0003_items.sql`",
         )
         .stderr_has("let `build` compile it first")
         .stderr_has("`allow_unchanged = true` in [template.app]");
@@ -55,7 +55,7 @@ fn what_a_stale_program_extends_is_handed_out_and_not_sealed() {
     let project = stale("", "");
     let answer = Pgstencil::new(&project).args(["clone", "--clones", "3", "--json"]).success();
     explains(&answer);
-    answer.stderr_has("it is handed out, and not kept as a template");
+    answer.stderr_has("you get this result, but it is not kept as a template");
     let answer = answer.json();
     assert_eq!(answer["outcome"], "unsealed");
     assert!(answer["note"].as_str().unwrap().contains("changed nothing"), "{answer}");
@@ -164,7 +164,7 @@ fn a_clone_of_it_is_known_to_be_of_older_files() {
     let named = || Pgstencil::new(&project).args(["clone", "--name", "dev_{project}", "--json"]).success();
     assert_eq!(named().json()["outcome"], "unsealed");
     let again = named();
-    again.stderr_has("is from older migrations");
+    again.stderr_has("was created from older migrations");
     assert_eq!(again.json()["outcome"], "reused");
 }
 
@@ -186,7 +186,7 @@ fn a_rebuild_by_a_stale_program_replaces_nothing() {
         templates(&project).iter().any(|t| {
             t["rebuild_failure"]
                 .as_str()
-                .is_some_and(|why| why.contains("changed nothing although there is new"))
+                .is_some_and(|why| why.contains("changed nothing, although a migration is new"))
         })
     };
     assert!(eventually(PATIENCE, failed), "{:?}", templates(&project));
@@ -194,7 +194,10 @@ fn a_rebuild_by_a_stale_program_replaces_nothing() {
     assert_eq!(hit["fingerprint"], extended["fingerprint"]);
     let clone = Pgstencil::new(&project).args(["clone", "--json"]).success().json();
     assert_eq!(tables(&clone["clone"]), "4");
-    Pgstencil::new(&project).arg("verify").fails(4).stderr_has("changed nothing although there is new");
+    Pgstencil::new(&project)
+        .arg("verify")
+        .fails(4)
+        .stderr_has("changed nothing, although a migration is new");
 }
 
 #[test]

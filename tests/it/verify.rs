@@ -53,7 +53,7 @@ fn a_command_that_ignores_what_is_applied_is_found() {
     // Another extension would come to the same end.
     let answer = Pgstencil::new(&project).args(["ensure", "--json"]).success().json();
     assert_eq!(answer["outcome"], "miss");
-    assert!(answer["note"].as_str().unwrap().contains("differ from a build from nothing"));
+    assert!(answer["note"].as_str().unwrap().contains("differed from a full build"));
     verify(&project, &[]).success();
     only_templates_left(&project);
 }
@@ -108,7 +108,7 @@ fn a_broken_build_command_is_found_behind_a_template() {
 #[test]
 fn without_a_template_there_is_nothing_to_verify() {
     let project = Project::with_migrations(server());
-    verify(&project, &[]).fails(6).stderr_has("`pgstencil ensure` builds it");
+    verify(&project, &[]).fails(6).stderr_has("build it: `pgstencil ensure`");
     verify(&project, &["--all"]).fails(6);
     assert_eq!(project.builds(), 0);
 }
@@ -168,7 +168,7 @@ fn an_ordinary_role_may_extend_settle_and_verify() {
     outcome(&project, "miss");
     items(&project);
     let settled = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success();
-    settled.stderr_has("equals template app").lacks("not re-applied");
+    settled.stderr_has("equals template app").lacks("could not re-apply");
     assert_eq!(settled.json()["outcome"], "extended");
     verify(&project, &["--replace"]).success();
     only_templates_left(&project);

@@ -68,7 +68,7 @@ fn evict(project: &Project<'_>, fingerprint: &str) {
     let evicted = || {
         let done = Pgstencil::new(project).args(["evict", fingerprint]).run();
         said = done.to_string();
-        assert!(done.status.success() || said.contains("somebody is using it"), "{said}");
+        assert!(done.status.success() || said.contains("since it is in use"), "{said}");
         done.status.success()
     };
     assert!(eventually(PATIENCE, evicted), "{said}");
@@ -286,7 +286,7 @@ fn doctor_tells_of_one_that_a_person_opened() {
     let open = format!("alter database {private} allow_connections true");
     project.server().psql("postgres", &open);
     let told = Pgstencil::new(&project).arg("doctor").run();
-    told.stdout_has("it was opened while it was nobody's");
+    told.stdout_has("connections were enabled while it was an unused warm clone");
     project.server().drop_database(&private);
 }
 
@@ -469,7 +469,7 @@ fn one_that_is_too_old_is_not_handed_out() {
     let before = oids(&project);
     registry(&project, "update pgstencil.template set fresh_at = now() - interval '2 hours'");
     let out = Pgstencil::new(&project).arg("clone").success();
-    out.stderr_has("is not used");
+    out.stderr_has("can no longer be used and is discarded");
     let name = database_of(out.stdout.trim());
     assert!(!before.contains(&oid(&project, &name)));
     assert_eq!(project.builds(), 2);

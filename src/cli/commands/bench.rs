@@ -1,6 +1,7 @@
 //! `pgstencil bench`
 
 use crate::Result;
+use crate::config::Strategy;
 use crate::wire::{BenchAnswer, CostAnswer};
 
 use super::prune;
@@ -75,17 +76,18 @@ fn words(answer: &BenchAnswer, look: Look) -> String {
     for cost in &answer.strategies {
         if let Some(why) = &cost.refused {
             let why = escape::block(why);
-            remarks += &format!("{}: the server cannot do that: {why}\n", cost.strategy);
+            remarks += &format!("{}: not supported by this server: {why}\n", cost.strategy);
         }
     }
     remarks += &match answer.recommended {
-        "only" => "\nbefore PostgreSQL 15 there is one way to copy\n".to_owned(),
+        "only" => "\nbefore PostgreSQL 15 there is only one copy strategy\n".to_owned(),
         best if answer.could_be_better() => format!(
-            "\nrecommended: {best}; the config says `strategy = \"{}\"`: take that line out, `auto` goes by what was measured\n",
-            answer.configured
+            "\nrecommended: {best}, but the config sets `strategy = \"{}\"`\nhint: {}\n",
+            answer.configured,
+            Strategy::USE_AUTO
         ),
         best => {
-            format!("\nrecommended: {best}; that is what copies of about this size are made by from now on\n")
+            format!("\nrecommended: {best}; pgstencil now uses it for copies of about this size\n")
         }
     };
     text += &look.wrap(&remarks);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::events::Warning;
 use crate::lease::ClonedSet;
 use crate::names::NamePattern;
 use crate::private_file;
@@ -70,11 +71,13 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
         return Err(error);
     }
     if let Err(error) = leases.confirm().await {
-        app.printer.warn(&format!(
-            "the lease of {} could not be confirmed, so it may be dropped {} from now on: {error}",
-            leases.clones.first().map_or("the clone", |c| c.name()),
-            setting(*stencil.config().clone.orphan_grace)
-        ));
+        let name = leases.clones.first().map_or("the clone", |c| c.name());
+        let grace = setting(*stencil.config().clone.orphan_grace);
+        app.printer.caution(
+            &Warning::new(format!("could not confirm the lease of {name}"))
+                .detail(error.to_string())
+                .detail(format!("the clone may be dropped {grace} from now")),
+        );
     }
     let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
     let demand = leases.demand;
@@ -91,7 +94,7 @@ pub(crate) fn fill<'a>(definition: &'a str, provenance: &'a Provenance, demand: 
     Task::Fill(definition, &provenance.fingerprint, demand)
 }
 
-/// Has a provisional template built from nothing if that may be due, now that nobody waits for anything here.
+/// Starts the full build that replaces a provisional template, if that may be due, now that no caller waits.
 pub(crate) async fn rebuild_later(stencil: &Stencil, definition: &str, provenance: &Provenance) {
     let (Ok(found), Some(provisional)) = (stencil.definition(Some(definition)), &provenance.provisional)
     else {
@@ -106,10 +109,10 @@ pub(crate) async fn rebuild_later(stencil: &Stencil, definition: &str, provenanc
 fn parse_ttl(text: &str) -> Result<Duration> {
     match humantime::parse_duration(text) {
         Ok(ttl) if !ttl.is_zero() && ttl <= Duration::from_secs(10 * 365 * 86_400) => Ok(ttl),
-        Ok(ttl) if ttl.is_zero() => Err(Error::usage(format!("`--ttl {text}` is no time at all"))
-            .hint("a clone is kept for more than zero: write it like `90s`, `2h` or `7d`, or `never`")),
+        Ok(ttl) if ttl.is_zero() => Err(Error::usage(format!("`--ttl {text}` must be longer than zero"))
+            .hint("write it like `90s`, `2h` or `7d`, or `never`")),
         Ok(_) => Err(Error::usage(format!("`--ttl {text}` is more than ten years"))
-            .hint("`never` keeps a clone until it is released")),
+            .hint("to keep a clone until it is released: `--ttl never`")),
         _ => Err(Error::usage(format!("`--ttl {text}` is not a duration"))
             .hint("write it like `90s`, `2h` or `7d`, up to ten years, or `never`")),
     }

@@ -62,13 +62,19 @@ pub(crate) async fn demo(app: &App, args: Demo) -> Result<u8> {
     if args.keep && done.is_ok() {
         let say = |text: String| app.printer.say(&text);
         say(format!("left in {}", place.folder.display()));
-        say(format!("its server runs on; its URL is in {}", place.folder.join("server-url").display()));
-        say(format!("`PGSTENCIL_STATE_DIR={} pgstencil server stop` stops it", place.state().display()));
+        say(format!(
+            "its server is still running, and its URL is in {}",
+            place.folder.join("server-url").display()
+        ));
+        say(format!(
+            "stop the server: `PGSTENCIL_STATE_DIR={} pgstencil server stop`",
+            place.state().display()
+        ));
         return done.map(|()| 0);
     }
     let cleaned = place.remove().await;
     done.and(cleaned)?;
-    app.printer.say("removed the directory and its server; nothing is left");
+    app.printer.say("removed the directory and its server");
     Ok(0)
 }
 
@@ -84,7 +90,7 @@ struct Place {
 
 impl Place {
     fn new(app: &App, folder: PathBuf) -> Result<Self> {
-        let failed = |e: std::io::Error| Error::failed("cannot make a temporary directory").caused_by(e);
+        let failed = |e: std::io::Error| Error::failed("cannot create a temporary directory").caused_by(e);
         private_file::create_directory(&folder).map_err(failed)?;
         private_file::create_directory(&folder.join("migrations")).map_err(failed)?;
         let system = Path::new("/var/lib").join(folder.file_name().unwrap_or_default());
@@ -149,15 +155,15 @@ impl Place {
         let cold = run().await?;
         next("Every later run gets its database by a copy:");
         let warm = run().await?;
-        next("Two at once, each with a database of its own:");
+        next("Two runs at the same time, each with its own database:");
         let started = Instant::now();
         let (a, b) = tokio::join!(run(), run());
         a.and(b)?;
         let both = started.elapsed();
-        next("A new migration: the template is extended, and only that one is applied:");
+        next("With a new migration, an incremental build runs only that migration:");
         self.migration(MIGRATIONS + 1)?;
         let changed = run().await?;
-        next("And back on the old branch, the old template is still there:");
+        next("Back on the old set of migrations, its template still exists:");
         std::fs::remove_file(self.folder.join(format!("migrations/{:03}_item.sql", MIGRATIONS + 1)))
             .map_err(|e| Error::failed("cannot remove a migration").caused_by(e))?;
         let back = run().await?;
@@ -165,9 +171,9 @@ impl Place {
         let width = 28;
         let mut table = String::new();
         for (what, time) in [
-            ("cold run", cold),
-            ("warm run", warm),
-            ("two warm runs at once", both),
+            ("first run", cold),
+            ("later run", warm),
+            ("two runs at the same time", both),
             ("run with a new migration", changed),
             ("run on the old set again", back),
         ] {
@@ -204,7 +210,7 @@ impl Place {
         match finished.status {
             Status::Exited(0) => Ok(took),
             status => Err(Error::failed(format!("the demo's run ended with {status}"))
-                .hint("`pgstencil demo --keep` leaves the directory for a look")),
+                .hint("to inspect the directory, keep it: `pgstencil demo --keep`")),
         }
     }
 
@@ -227,7 +233,7 @@ fn search_path(path: &OsString, bindir: &Path) -> Result<OsString> {
     let mut folders: Vec<PathBuf> = std::env::split_paths(path).collect();
     folders.push(bindir.to_owned());
     if !folders.iter().any(|f| f.join("psql").is_file()) {
-        return Err(Error::failed("the demo's migrations need psql, and there is none")
+        return Err(Error::failed("the demo needs psql, which is not installed")
             .hint("install the client: `apt-get install postgresql-client`"));
     }
     std::env::join_paths(folders).map_err(|e| Error::failed("PATH has a directory with `:`").caused_by(e))

@@ -81,14 +81,15 @@ fn confirmed(app: &App, project: &str, answer: &EvictAnswer) -> Result<bool> {
     let what = format!(
         "evict {} of project {project} ({})",
         match answer.templates.len() {
-            1 => "the one template".to_owned(),
+            1 => "the only template".to_owned(),
             n => format!("all {}", count(n, "template")),
         },
         size(answer.bytes)
     );
     if !can_ask(app) {
-        return Err(Error::usage(format!("this would {what}, and nobody can be asked"))
-            .hint("`--yes` says that it is meant; `--dry-run` shows what would go"));
+        return Err(Error::usage("`evict --all` needs confirmation, and there is no terminal")
+            .detail(format!("it would {what}"))
+            .hint("pass `--yes` to confirm, or `--dry-run` to preview"));
     }
     confirm::confirmed(app, &what)
 }
@@ -102,8 +103,8 @@ fn print(app: &App, answer: &EvictAnswer) -> Result<u8> {
     }
     if answer.templates.is_empty() && answer.cleanup.is_empty() {
         app.printer.say(match answer.pinned.is_empty() {
-            true => "nothing has to go",
-            false => "nothing can go",
+            true => "no templates to evict",
+            false => "no template can be evicted",
         });
         tell_what_stays(app, answer);
         return Ok(0);
@@ -132,18 +133,18 @@ fn tell_what_stays(app: &App, answer: &EvictAnswer) {
         let short: Vec<&str> = answer.pinned.iter().map(|f| &f[..12]).collect();
         let short = short.join(" ");
         let what = match answer.pinned.len() {
-            1 => format!("template {short} stays: it is"),
-            n => format!("{n} templates stay: they are"),
+            1 => format!("template {short} is kept, since it is"),
+            n => format!("{n} templates are kept, since they are"),
         };
-        say(format!("{what} pinned; `pgstencil unpin {short}` takes the pin away"));
+        say(format!("{what} pinned (`pgstencil unpin {short}`)"));
     }
     if !answer.clones.is_empty() {
         let names = answer.clones.join(" ");
         let what = match answer.clones.len() {
-            1 => format!("clone {names} stays: it is"),
-            n => format!("{n} clones stay: they are"),
+            1 => format!("clone {names} is kept, since it is"),
+            n => format!("{n} clones are kept, since they are"),
         };
-        say(format!("{what} in use; `pgstencil release {names}` releases what is yours"));
+        say(format!("{what} in use (`pgstencil release {names}`)"));
     }
 }
 
@@ -155,7 +156,7 @@ fn line(template: &EvictedTemplate) -> String {
         escape::line(&template.template)
     );
     let facts = format!(
-        "{}, idle for {}, {} to have again",
+        "{}, idle for {}, {} to rebuild",
         size(template.bytes),
         age(template.idle_s as f64),
         seconds(Duration::from_millis(template.rebuild_ms.unsigned_abs()))
@@ -165,8 +166,8 @@ fn line(template: &EvictedTemplate) -> String {
         rule => format!(" by `{rule}`"),
     };
     match template.state {
-        "in_use" => format!("{what} stays: somebody is using it\n"),
-        "gone_before" => format!("{what} was gone already\n"),
+        "in_use" => format!("{what} is kept, since it is in use\n"),
+        "gone_before" => format!("{what} no longer exists\n"),
         "would_go" => format!("would evict {what}{why}: {facts}\n"),
         _ => format!("evicted {what}{why}: {facts}\n"),
     }

@@ -154,16 +154,16 @@ fn verdict(server: &OnServer, background_off: bool) -> String {
     let mut text = match &server.now {
         Now::Hit { provisional, outlook, .. } => {
             let mut text = format!(
-                "a command now would use the template that is there: {}",
+                "a command now would use the existing template: {}",
                 match costs.hit {
                     Some(_) => about(costs.hit),
-                    None => "how long that takes is not known yet".to_owned(),
+                    None => "duration not known yet".to_owned(),
                 }
             );
             if *provisional {
-                text += "\nit was extended, and is provisional until a build from nothing has taken its place (`pgstencil ensure --rebuild`)";
+                text += "\nit was built incrementally, and is provisional until a full build replaces it (`pgstencil ensure --rebuild`)";
                 if background_off {
-                    text += "; no command does that by itself, since background work is off";
+                    text += "; no command starts that full build, since background work is off";
                 }
             }
             // What the next command would start, none does where background work is off.
@@ -180,26 +180,26 @@ fn verdict(server: &OnServer, background_off: bool) -> String {
             seconds(*elapsed)
         ),
         Now::Wait { builder, elapsed, .. } => format!(
-            "a command now would wait for {}, who has been building it for {}",
+            "a command now would wait for {}, which has been building it for {}",
             escape::line(builder),
             seconds(*elapsed)
         ),
         Now::Extend { base, added, rerun_inputs, companions } => format!(
-            "a command now would extend {}{}: {} (a build from nothing: {})",
+            "a command now would extend template {}{}: {} (a full build: {})",
             base.short(),
             by(&Extending { base: "", migrations: migrations(added).len(), rerun_inputs, companions }),
             about(costs.extension),
             about(costs.full)
         ),
         Now::Build { why, .. } => format!(
-            "a command now would build from nothing: {}\nnothing can be extended: {}",
+            "a command now would run a full build: {}\nno incremental build is possible: {}",
             about(costs.full),
             escape::line(&why.to_string())
         ),
     };
     match &server.now {
         Now::Hit { failure: Some(failure), .. } => {
-            text += &format!("\nthe last attempt at that failed: {}", escape::block(failure));
+            text += &format!("\nthe last full build failed: {}", escape::block(failure));
         }
         Now::Build { hint: Some(hint), .. } => text += &format!("\nhint: {hint}"),
         Now::Wait { tail, .. } if !tail.is_empty() => {
@@ -209,7 +209,7 @@ fn verdict(server: &OnServer, background_off: bool) -> String {
     }
     if let Some(why) = &server.unusable {
         text += &format!(
-            "\nthere is a template of these files, but it is not used: {}",
+            "\nthere is a template of these files, but it cannot be used: {}",
             escape::line(&why.to_string())
         );
     }
@@ -355,7 +355,7 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
     }
     if difference.line_ends().next().is_some() {
         text.push_str(
-            "  git wrote other line endings into this checkout: `* text=auto eol=lf` in .gitattributes makes all checkouts equal\n",
+            "  git wrote other line endings into this checkout\n  hint: put `* text=auto eol=lf` into .gitattributes, so that all checkouts are equal\n",
         );
     }
     for (lines, texts) in difference.lines.iter().zip(&difference.texts) {

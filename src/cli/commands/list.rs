@@ -88,7 +88,7 @@ pub(crate) async fn list(app: &App, args: List) -> Result<u8> {
     } else if empty {
         app.printer.say("no templates and no clones yet");
     } else if listing.templates.is_empty() && listing.clones.is_empty() {
-        app.printer.say("no template and no clone like that");
+        app.printer.say("no matching templates or clones");
     } else {
         let each = app.shared.verbose > 0;
         let look = app.printer.look();
@@ -107,8 +107,8 @@ fn refuse_nonsense(args: &List) -> Result<()> {
         (args.clones, "clone", TEMPLATE_STATES.contains(&state), &CLONE_STATES),
     ] {
         if only && others {
-            return Err(Error::usage(format!("no {what} is ever `{state}`"))
-                .hint(format!("the states of {what}s: {}", states.join(", "))));
+            return Err(Error::usage(format!("`{state}` is not a state of {what}s"))
+                .hint(format!("use a state of {what}s: {}", states.join(", "))));
         }
     }
     let by = match args.sort {
@@ -208,7 +208,7 @@ fn tables(listing: &Listing, each: bool, look: Look) -> String {
         if let Some(failure) = &row.rebuild_failure {
             let first = failure.lines().next().unwrap_or_default();
             remarks += &format!(
-                "{} stays provisional: the build from nothing failed: {}\n",
+                "{} is still provisional, since its full build failed: {}\n",
                 row.fingerprint.short(),
                 escape::line(first)
             );
@@ -323,7 +323,7 @@ fn clone_cells(clone: &CloneListing, brief: bool) -> [Cell; 8] {
         false => row.owner.describe(&row.holder.0),
     };
     let holder = match row.lease {
-        _ if is_warm => "nobody yet".into(),
+        _ if is_warm => "none yet".into(),
         LeaseKind::Session => format!("pid {}, {who}", row.holder.0.pid),
         LeaseKind::Expiry => who,
     };
@@ -381,7 +381,7 @@ fn warm_cells(clones: &[&CloneListing]) -> [Cell; 8] {
         }
         .into(),
         ages.into(),
-        "nobody yet".into(),
+        "none yet".into(),
         "-".into(),
     ]
 }

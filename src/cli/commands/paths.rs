@@ -14,7 +14,7 @@ pub(crate) async fn paths(app: &App) -> Result<u8> {
         Ok(server) => server,
         // The other paths are known.
         Err(e) => {
-            app.printer.warn(&format!("the place of the server is not known: {e}"));
+            app.printer.warn(&format!("cannot determine the server: {e}"));
             ServerPlaces::default()
         }
     };

@@ -7,7 +7,7 @@ use crate::{Result, Stencil};
 
 use super::owed;
 use crate::cli::background::{Background, Task};
-use crate::cli::{App, escape};
+use crate::cli::{App, escape, target};
 use clap::Args;
 
 /// Release the clones of branches and worktrees that are gone
@@ -21,7 +21,7 @@ pub(crate) struct Prune {
 
 pub(crate) async fn prune(app: &App, args: Prune) -> Result<u8> {
     let Some(stencil) = app.stencil_for_reading().await? else {
-        app.printer.say("the private server does not run; `pgstencil server start` starts it");
+        app.printer.say(target::NOT_RUNNING);
         if app.printer.json() {
             let nothing = PruneAnswer::planned(&PrunePlan::default());
             app.printer.object(&nothing)?;
@@ -30,7 +30,7 @@ pub(crate) async fn prune(app: &App, args: Prune) -> Result<u8> {
     };
     let mut plan = stencil.plan_prune(&app.deadline).await?;
     for warning in &plan.warnings {
-        app.printer.warn(warning);
+        app.printer.caution(warning);
     }
     let answer = match args.dry_run {
         true => PruneAnswer::planned(&plan),
@@ -40,7 +40,7 @@ pub(crate) async fn prune(app: &App, args: Prune) -> Result<u8> {
             owed::run(app, &stencil).await;
             // Clones before an error are released, too.
             Background::new(&stencil).finish(Task::CleanUp).await;
-            PruneAnswer::done(&done?, warnings)
+            PruneAnswer::done(&done?, &warnings)
         }
     };
     stencil.close().await;
@@ -60,8 +60,8 @@ fn line(clone: &PrunedClone) -> String {
     let name = &clone.name;
     let gone = clone.gone.as_ref().map(what).unwrap_or_default();
     let line = match (clone.state, &clone.reason) {
-        ("in_use", Some(who)) => format!("clone {name} stays: {who} ({gone} is gone)"),
-        ("gone_before", _) => format!("clone {name} was released already"),
+        ("in_use", Some(who)) => format!("clone {name} is kept, since {who} ({gone} is gone)"),
+        ("gone_before", _) => format!("clone {name} was already released"),
         ("would_go", _) => format!("would release clone {name}: {gone} is gone"),
         _ => format!("released clone {name}: {gone} is gone"),
     };
@@ -82,7 +82,7 @@ pub(crate) fn tell(app: &App, number: usize) {
         1 => "1 clone of this repository has outlived its".to_owned(),
         n => format!("{} of this repository have outlived their", digits(n, "clone")),
     };
-    app.printer.say(&format!("{clones} branch or worktree: `pgstencil prune` releases what is not in use"));
+    app.printer.say(&format!("{clones} branch or worktree (`pgstencil prune` releases unused clones)"));
 }
 
 /// [`tell`] of clones that the session of a command knows.

@@ -32,17 +32,17 @@ pub(crate) async fn release(app: &App, args: Release) -> Result<u8> {
     Background::new(&stencil).finish(Task::CleanUp).await;
     let released = released?;
     for warning in &released.warnings {
-        app.printer.warn(warning);
+        app.printer.caution(warning);
     }
     if app.printer.json() {
         app.printer.object(&ReleaseAnswer {
             version: VERSION,
             released: released.clones,
             already_released: released.before,
-            warnings: released.warnings,
+            warnings: released.warnings.iter().map(ToString::to_string).collect(),
         })?;
     } else {
-        for (what, names) in [("released", &released.clones), ("released before", &released.before)] {
+        for (what, names) in [("released", &released.clones), ("already released", &released.before)] {
             if !names.is_empty() {
                 app.printer.say(&format!("{what}: {}", names.join(", ")));
             }

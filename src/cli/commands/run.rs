@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 
+use crate::events::Warning;
 use crate::lease::ClonedSet;
 use crate::process::{self, Job, Signals, Status};
 use crate::stencil::{Deadline, Leases, Shard, Term};
@@ -97,7 +98,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     };
     let ended = process::run_foreground(&job, signals, started).await;
     for warning in leases.unwatch().await? {
-        app.printer.warn(&warning);
+        app.printer.caution(&warning);
     }
     // A command that was not even started leaves nothing to inspect.
     let failed = ended.as_ref().is_ok_and(|status| !status.success());
@@ -117,7 +118,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     } else {
         let background = Background::for_drops(&stencil);
         match release(app, signals, leases).await {
-            Ok(warnings) => warnings.iter().for_each(|w| app.printer.warn(w)),
+            Ok(warnings) => warnings.iter().for_each(|w| app.printer.caution(w)),
             Err(error) => app
                 .printer
                 .warn(&format!("could not release the clone ({}); the next command drops it", chain(&error))),
@@ -131,7 +132,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
 }
 
 /// A signal ends `before_release`; the clones are released all the same.
-async fn release(app: &App, signals: &mut Signals, leases: Leases) -> Result<Vec<String>> {
+async fn release(app: &App, signals: &mut Signals, leases: Leases) -> Result<Vec<Warning>> {
     // The time that `--wait` bounds began before the command did.
     let deadline = Deadline::new(app.shared.wait, Default::default());
     let releasing = leases.release_within(&deadline);
@@ -147,11 +148,7 @@ async fn release(app: &App, signals: &mut Signals, leases: Leases) -> Result<Vec
 /// Says where the clone is. Standard output belongs to the command.
 fn tell_kept(app: &App, stencil: &Stencil, clones: &[ClonedSet]) {
     let names: Vec<&str> = clones.iter().map(|c| c.name()).collect();
-    app.printer.say(&format!(
-        "{}; `pgstencil release {}` gives it back",
-        clone::until(clones),
-        names.join(" ")
-    ));
+    app.printer.say(&format!("{} (`pgstencil release {}`)", clone::until(clones), names.join(" ")));
     for clone in clones {
         for database in &clone.databases {
             let url = stencil.endpoint().client_url(&database.name).reveal();
@@ -170,5 +167,5 @@ fn chain(error: &Error) -> String {
 
 fn code(status: Status) -> Result<u8> {
     u8::try_from(status.code())
-        .map_err(|_| Error::new(Kind::Internal, format!("exit code {} is none", status.code())))
+        .map_err(|_| Error::new(Kind::Internal, format!("{} is not an exit code", status.code())))
 }

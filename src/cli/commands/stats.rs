@@ -28,7 +28,7 @@ fn last(text: &str) -> Result<Duration, String> {
     // The server's calendar ends some thousand years ago.
     let longest = humantime::parse_duration("1000y").map_err(|e| e.to_string())?;
     match humantime::parse_duration(text) {
-        Ok(time) if time > longest => Err("that is more than `1000y`, the longest there is".into()),
+        Ok(time) if time > longest => Err("the maximum is `1000y`".into()),
         Ok(time) => Ok(time),
         Err(e) => Err(e.to_string()),
     }
@@ -47,7 +47,7 @@ pub(crate) async fn stats(app: &App, args: Stats) -> Result<u8> {
     if app.printer.json() {
         app.printer.object(&answer)?;
     } else if answer.templates.is_empty() {
-        app.printer.say("nothing has happened yet");
+        app.printer.say("no events yet");
     } else {
         let look = app.printer.look();
         app.printer.table(&tables(&answer, look))?;

@@ -65,7 +65,7 @@ pub(crate) async fn verify(app: &App, args: Verify) -> Result<u8> {
                 }
                 for name in &verdict.unknown {
                     app.printer.warn(&format!(
-                        "`verify_ignore` of `{}` names `{name}`, which is no column of its databases",
+                        "`verify_ignore` of `{}` names `{name}`, which is not a column of its databases",
                         verdict.definition
                     ));
                 }
@@ -74,18 +74,18 @@ pub(crate) async fn verify(app: &App, args: Verify) -> Result<u8> {
                 }
                 if !verdict.left_out.is_empty() {
                     app.printer.say(&format!(
-                        "left out, since they hold the time of the build: {}",
+                        "ignored, since they contain the time of the build: {}",
                         verdict.left_out.join(", ")
                     ));
                 }
                 if verdict.fate == Fate::Kept && verdict.extends.is_some() && !verdict.is_equal() {
                     app.printer.say(
-                        "the extended template is kept: ids, row contents and sequences may differ from a build from nothing",
+                        "the incrementally built template is kept: ids, row contents and sequences may differ from a full build",
                     );
                 }
                 if verdict.fate == Fate::Broken {
                     app.printer.say(
-                        "the extended template is marked broken: the next command builds it from nothing",
+                        "the incrementally built template is marked broken, so the next command runs a full build",
                     );
                 }
                 answer.add(&verdict);
@@ -106,8 +106,8 @@ pub(crate) async fn verify(app: &App, args: Verify) -> Result<u8> {
     }
     Background::new(&stencil).finish(Task::CleanUp).await;
     if answer.verified.is_empty() && failure.is_none() {
-        return Err(Error::new(Kind::NotFound, "no definition has a template for its present files")
-            .hint("`pgstencil ensure -t NAME` builds it"));
+        return Err(Error::new(Kind::NotFound, "no definition has a template for its current files")
+            .hint("build one: `pgstencil ensure -t NAME`"));
     }
     if app.printer.json() {
         app.printer.object(&answer)?;

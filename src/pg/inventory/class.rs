@@ -39,11 +39,11 @@ impl Class {
     /// Returns the class of lines with this rank: the `.sql` files in this directory give each line a rank.
     pub(super) fn of_rank(rank: i32) -> Self {
         match rank {
-            7 | 8 => Class::Grants,
-            10 => Class::RowCounts,
-            11 => Class::Sequences,
+            6..=8 => Class::Grants,
+            10 | 14 => Class::RowCounts,
+            11 | 15 => Class::Sequences,
             12 => Class::Settings,
-            13 => Class::RowContents,
+            13 | 16 => Class::RowContents,
             _ => Class::Schema,
         }
     }

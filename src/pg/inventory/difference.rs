@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use similar::{Algorithm, DiffOp};
 
-use super::{Class, Inventory, Line};
+use super::{Class, Inventory, Line, LineKind};
 
 /// All differences between two databases. `Display` prints a unified diff by class and heading; serialised it
 /// is a list of changes.
@@ -126,7 +126,7 @@ pub fn diff(old: &Inventory, new: &Inventory, old_name: &str, new_name: &str) ->
 fn main_class(lines: &[Line]) -> Class {
     // Everything with an owner is an object, which may have no other lines. Everything else has only lines
     // about its privileges and its rows.
-    if lines.is_empty() || lines.iter().any(|line| line.text.starts_with("owner ")) {
+    if lines.is_empty() || lines.iter().any(|line| line.kind == LineKind::Owner) {
         return Class::Schema;
     }
     let has = |class: &Class| lines.iter().any(|line| line.class == *class);
@@ -247,6 +247,10 @@ mod tests {
                 Some("owner" | "grant") => Class::Grants,
                 Some("rows") => Class::RowCounts,
                 _ => Class::Schema,
+            },
+            kind: match text.starts_with("owner ") {
+                true => LineKind::Owner,
+                false => LineKind::Plain,
             },
             text: (*text).to_owned(),
         };

@@ -17,4 +17,4 @@ SELECT 'large objects' AS heading, 13 AS rank, 0::int8 AS number,
 FROM digested GROUP BY size, digest
 
 UNION ALL
-SELECT 'large objects', 13, 0, format('contents unknown, permission denied: %s', count(*)) FROM large WHERE NOT readable HAVING count(*) > 0
+SELECT 'large objects', 16, 0, format('contents unknown, permission denied: %s', count(*)) FROM large WHERE NOT readable HAVING count(*) > 0

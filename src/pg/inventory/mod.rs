@@ -65,8 +65,32 @@ pub struct Inventory {
 pub struct Line {
     /// The class of the line.
     pub class: Class,
+    /// Whether the line has a meaning beyond its text.
+    pub kind: LineKind,
     /// The text of the line.
     pub text: String,
+}
+
+/// Meaning of a line beyond its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineKind {
+    /// None.
+    Plain,
+    /// It names the owner: everything that has one is an object.
+    Owner,
+    /// It states the reason why the role could not read a part of the object.
+    Unread,
+}
+
+impl LineKind {
+    /// Returns the kind of lines with this rank.
+    fn of_rank(rank: i32) -> Self {
+        match rank {
+            OWNER => LineKind::Owner,
+            ROWS_UNREAD | POSITION_UNREAD | CONTENTS_UNREAD => LineKind::Unread,
+            _ => LineKind::Plain,
+        }
+    }
 }
 
 /// The parts of a database to read.
@@ -92,10 +116,9 @@ impl Inventory {
 
     /// Returns a line for each object that the role could not read, with the reason.
     pub fn unread(&self) -> Vec<String> {
-        const UNREAD: [&str; 3] = ["rows unknown: ", "contents unknown", "position unknown: "];
         let all = self.entries.iter();
         let lines = all.flat_map(|(heading, lines)| lines.iter().map(move |line| (heading, line)));
-        let unread = lines.filter(|(_, line)| UNREAD.iter().any(|word| line.text.starts_with(word)));
+        let unread = lines.filter(|(_, line)| line.kind == LineKind::Unread);
         let told = unread.map(|(heading, line)| format!("{heading}: {}", line.text));
         told.collect()
     }
@@ -138,12 +161,18 @@ const LARGE_CONTENTS: &str = include_str!("large_contents.sql");
 const COUNTABLE: &str = query!("countable.sql");
 const SEQUENCES: &str = query!("sequences.sql");
 
+/// Rank of the owner of an object, as in `rights.sql`.
+const OWNER: i32 = 6;
 /// Rank of the number of rows of a table, after all its other lines.
 const ROWS: i32 = 10;
 /// Rank of the position of a sequence.
 const POSITION: i32 = 11;
-/// Rank of the contents of rows.
-const CONTENTS: i32 = 13;
+/// Rank of the reason why the rows of a table could not be counted.
+const ROWS_UNREAD: i32 = 14;
+/// Rank of the reason why the position of a sequence could not be read.
+const POSITION_UNREAD: i32 = 15;
+/// Rank of the reason why contents could not be read, also in `large_contents.sql`.
+const CONTENTS_UNREAD: i32 = 16;
 
 /// Number of tables that are counted in one statement: few round trips, and a plan of moderate size.
 const BATCH: usize = 64;
@@ -187,7 +216,7 @@ pub async fn read(session: &mut Session, reading: &Reading<'_>) -> Result<Invent
                 let rows = held.rows.filter(|rows| *rows > 0);
                 let rows = rows.map(|rows| (ROWS, 0, format!("rows {rows}")));
                 let refusal = held.refusal.as_ref();
-                let refusal = refusal.map(|why| (CONTENTS, 0, format!("contents unknown: {why}")));
+                let refusal = refusal.map(|why| (CONTENTS_UNREAD, 0, format!("contents unknown: {why}")));
                 for line in rows.into_iter().chain(refusal) {
                     found.entry(heading.clone()).or_default().push(line);
                 }
@@ -201,7 +230,7 @@ pub async fn read(session: &mut Session, reading: &Reading<'_>) -> Result<Invent
         tables.into_iter().filter(|table| !counted(table)).partition(|t| t.refusal.is_none());
     for table in unknown {
         let line = format!("rows unknown: {}", table.refusal.unwrap_or_default());
-        found.entry(table.heading).or_default().push((ROWS, 0, line));
+        found.entry(table.heading).or_default().push((ROWS_UNREAD, 0, line));
     }
     // One transaction per batch: a single transaction would hold a lock on every table and index of the
     // database, possibly more than the server allows.
@@ -219,7 +248,7 @@ pub async fn read(session: &mut Session, reading: &Reading<'_>) -> Result<Invent
     let (known, unknown): (Vec<_>, Vec<_>) = sequences.into_iter().partition(|s| s.refusal.is_none());
     for sequence in unknown {
         let line = format!("position unknown: {}", sequence.refusal.unwrap_or_default());
-        found.entry(sequence.heading).or_default().push((POSITION, 0, line));
+        found.entry(sequence.heading).or_default().push((POSITION_UNREAD, 0, line));
     }
     for batch in known.chunks(BATCH) {
         begin(session).await.doing(doing)?;
@@ -288,9 +317,12 @@ async fn count(session: &mut Session, tables: &[Table]) -> Result<Vec<i64>, sqlx
 /// Splits a definition of several lines and indents the later ones. A carriage return is part of the
 /// definition, but would not be visible.
 fn split((rank, _, text): Found) -> Vec<Line> {
-    let class = Class::of_rank(rank);
+    let (class, kind) = (Class::of_rank(rank), LineKind::of_rank(rank));
     let text = text.replace('\r', "\\r");
     let mut lines = text.split('\n');
     let first = lines.next().unwrap_or_default().to_owned();
-    std::iter::once(first).chain(lines.map(|l| format!("  {l}"))).map(|text| Line { class, text }).collect()
+    std::iter::once(first)
+        .chain(lines.map(|l| format!("  {l}")))
+        .map(|text| Line { class, kind, text })
+        .collect()
 }

@@ -67,7 +67,7 @@
     CROSS JOIN LATERAL pg_identify_object(m.classid, m.oid, 0) i
     WHERE m.oid < 16384 OR (m.classid, m.oid) IN (SELECT classid, objid FROM member)
 )
-SELECT heading, 7 AS rank, 0::int8 AS number, 'owner ' || quote_ident(pg_get_userbyid(owner)) AS line
+SELECT heading, 6 AS rank, 0::int8 AS number, 'owner ' || quote_ident(pg_get_userbyid(owner)) AS line
 FROM object WHERE owner IS NOT NULL
 
 UNION ALL

@@ -29,12 +29,12 @@ pub(super) async fn adopt(
                 format!("{who} {what}: database `{}` (alias `{}`)", row.private_name, row.alias),
             )
             .hint(match &context.source {
-                Source::Command(_) => "let it fill the database that DATABASE_URL names, under that name",
-                Source::Filler(_) => "let it fill the database that it is given, under that name",
+                Source::Command(_) => "let it migrate the database in DATABASE_URL; it must not rename the database or change its owner",
+                Source::Filler(_) => "let it fill the database that it gets; it must not rename the database or change its owner",
             })
         };
         let Some(found) = catalog::database(registry.session(), &row.private_name).await? else {
-            return Err(refuse("dropped or renamed what it should fill"));
+            return Err(refuse("dropped or renamed the database that it should fill"));
         };
         if found.owner != registry.facts().role && Some(found.oid) == row.oid {
             own(registry, who, row, &found.owner).await?;
@@ -43,11 +43,13 @@ pub(super) async fn adopt(
             continue;
         }
         if !found.ours {
-            return Err(refuse(&format!(
-                "left what it should fill to role `{}`, which pgstencil's role `{}` cannot become",
-                found.owner,
-                registry.facts().role
-            )));
+            return Err(refuse("recreated its database with an owner that pgstencil cannot act as").detail(
+                format!(
+                    "owner `{}`; pgstencil's role `{}` is not a member of it",
+                    found.owner,
+                    registry.facts().role
+                ),
+            ));
         }
         database::adopt(registry.session(), row.id, found.oid).await?;
         row.oid = Some(found.oid);
@@ -59,15 +61,13 @@ pub(super) async fn adopt(
                 &row.mark().comment("pgstencil adopted what the build recreated", found.comment.as_deref()),
             ))
             .await
-            .doing(|| "mark an adopted database".into())?;
+            .doing(|| "tag an adopted database".into())?;
     }
     for row in rows.iter() {
         for name in catalog::named_after(registry.session(), &row.private_name).await? {
             context.tell(Event::Warning(
-                &Warning::new(format!(
-                    "{who} created database `{name}` in addition to its own; pgstencil leaves it alone"
-                ))
-                .detail("a template holds only the databases of its aliases"),
+                &Warning::new(format!("{who} created a further database: `{name}`"))
+                    .detail("it is not part of the template, and pgstencil does not drop it"),
             ));
         }
     }
@@ -81,13 +81,13 @@ async fn own(registry: &mut Registry, who: &str, row: &DatabaseRow, owner: &str)
         Some(lack) => Err(Error::new(
             Kind::Permission,
             format!(
-                "{who} gave database `{}` (alias `{}`) to role `{owner}`, so it cannot become a template",
+                "{who} changed the owner of database `{}` (alias `{}`) to role `{owner}`, so it cannot become a template",
                 row.private_name, row.alias
             ),
         )
         .detail(lack)
         .hint(format!(
-            "run that statement as a superuser, or let {who} leave the database to role `{}`",
+            "run that statement as a superuser, or keep role `{}` as the owner",
             registry.facts().role
         ))),
     }
@@ -143,7 +143,10 @@ pub(super) async fn inspect(
                 ),
             )
             .hint(context.source.hint())
-            .hint("`allow_empty = true` seals an empty template all the same"));
+            .hint(format!(
+                "to keep an empty template, set `allow_empty = true` in [template.{}]",
+                context.definition.name
+            )));
         }
         vacate::drop_what_no_clone_has(&mut session, context, row).await?;
         inspected.shapes.push(match context.definition.allow_unchanged {
@@ -185,5 +188,5 @@ pub(super) async fn inspect(
 }
 
 pub(super) fn oid_of(row: &DatabaseRow) -> Result<Oid> {
-    row.oid.ok_or_else(|| Error::internal(format!("database `{}` has no oid", row.private_name)))
+    row.oid.ok_or_else(|| Error::internal(format!("database `{}` has no OID", row.private_name)))
 }

@@ -67,8 +67,8 @@ fn none_left(registry: &Registry, context: &Context<'_>, row: &DatabaseRow, left
     let builder = context.endpoint.user();
     let own = left.iter().any(|visitor| visitor.is_clients_of(builder));
     let what = match own {
-        true => "the build left sessions open in",
-        false => "sessions that are not the build's stay in",
+        true => "sessions of the build are still connected to",
+        false => "sessions of other roles are still connected to",
     };
     let error =
         Error::new(Kind::Build, format!("{what} database `{}` (alias `{}`)", row.private_name, row.alias));
@@ -88,18 +88,22 @@ fn what_ends(visitor: &Visitor, context: &Context<'_>, role: &str) -> String {
     let who = context.source.who();
     if visitor.is_prepared() {
         let gid = sql::quote_literal(visitor.application.as_deref().unwrap_or_default());
-        return format!("end it in {who}: COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}");
+        return format!(
+            "finish the prepared transaction in {who}: COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}"
+        );
     }
     if visitor.is_clients_of(context.endpoint.user()) {
-        return format!("a template must be free of sessions to be cloned: let {who} end what it starts");
+        return format!(
+            "let {who} close its sessions and end the processes that it starts, since a template with sessions cannot be cloned"
+        );
     }
     match visitor.superuser {
         true => format!(
-            "keep what opens it out of databases named `pgstencil_…`, or end it as a superuser: SELECT pg_terminate_backend({});",
+            "end the session as a superuser: SELECT pg_terminate_backend({}); and keep the program that opened it out of databases named `pgstencil_…`",
             visitor.pid
         ),
         false => format!(
-            "let pgstencil end sessions of other roles: run GRANT pg_signal_backend TO {role}; as a superuser"
+            "let pgstencil end sessions of other roles, as a superuser: GRANT pg_signal_backend TO {role};"
         ),
     }
 }
@@ -127,8 +131,8 @@ pub(super) async fn drop_what_no_clone_has(
             sql::quote_literal(slot.plugin.as_deref().unwrap_or("pgoutput"))
         );
         context.tell(Event::Warning(
-            &Warning::new(format!("{who} created {what} in {place}; it was dropped"))
-                .detail("a slot of a template keeps the server's WAL, and no clone gets it")
+            &Warning::new(format!("dropped {what}, which {who} created in {place}"))
+                .detail("a slot of a template keeps the server's WAL, and clones do not get it")
                 .hint(format!(
                     "give each clone a slot:\n[template.{}.after_clone_sql]\n{} = {create:?}",
                     context.definition.name, row.alias
@@ -140,12 +144,12 @@ pub(super) async fn drop_what_no_clone_has(
         let dropped = catalog::drop_subscription(session, &name).await;
         dropped.map_err(|e| refused(who, &what, &place, e, "DROP SUBSCRIPTION"))?;
         let left = match slot {
-            Some(slot) => format!(" (slot `{slot}` at its publisher was left alone)"),
+            Some(slot) => format!(" (slot `{slot}` at its publisher is kept)"),
             None => String::new(),
         };
         context.tell(Event::Warning(
-            &Warning::new(format!("{who} created {what} in {place}; it was dropped{left}"))
-                .detail("no clone gets it, and a database with a subscription cannot be dropped")
+            &Warning::new(format!("dropped {what}, which {who} created in {place}{left}"))
+                .detail("clones do not get it, and a database with a subscription cannot be dropped")
                 .hint(format!(
                     "create it in each clone, in [template.{}.after_clone_sql]",
                     context.definition.name
@@ -159,9 +163,9 @@ fn refused(who: &str, what: &str, place: &str, error: Error, statement: &str) ->
     if !error.has_fault(Fault::RightMissing) && !error.has_fault(Fault::InUse) {
         return error;
     }
-    Error::new(Kind::Permission, format!("{who} created {what} in {place}, which pgstencil cannot drop"))
+    Error::new(Kind::Permission, format!("cannot drop {what}, which {who} created in {place}"))
         .detail(cause(&error))
-        .detail("no clone would have it, and a template must not keep it")
+        .detail("a template must not keep it, and clones would not get it")
         .hint(format!("drop it at the end of {who}: {statement}"))
-        .hint("create it in each clone instead, by `after_clone_sql`")
+        .hint("create it in each clone instead: `after_clone_sql`")
 }

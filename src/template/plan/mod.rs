@@ -59,10 +59,10 @@ impl FullBuild {
 impl fmt::Display for FullBuild {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FullBuild::Wanted => f.write_str("a full build is wanted"),
+            FullBuild::Wanted => f.write_str("a full build was requested"),
             FullBuild::Never(why) => why.fmt(f),
-            FullBuild::Due(base, why) => write!(f, "{base}: {why}"),
-            FullBuild::NoBase => f.write_str("there is no template that it could be extended from"),
+            FullBuild::Due(base, why) => write!(f, "template {base}: {why}"),
+            FullBuild::NoBase => f.write_str("there is no template to start an incremental build from"),
         }
     }
 }

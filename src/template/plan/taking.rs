@@ -14,7 +14,7 @@ use crate::registry::{Registry, TemplateRow, TemplateState};
 use crate::template::look_up::{self, Claim, let_go};
 use crate::template::permit::{Asked, BuildPermit};
 use crate::template::waiting::POLL;
-use crate::template::{Template, Unsealed, Unusable, finding, from, unsealed};
+use crate::template::{Template, Unsealed, Unusable, finding, from, unsealed, unusable};
 
 /// Locks the template to use, or takes the right to build it and locks its base.
 #[derive(Default)]
@@ -59,11 +59,7 @@ impl Grip for Taking {
             Some(why) => why,
         };
         let_go(registry, held.row.id).await?;
-        context.tell(Event::Warning(&Warning::new(format!(
-            "template {} of `{definition}` is not used: {why}; it is rebuilt",
-            fingerprint.short()
-        ))));
-        registry.break_template(held.row.id, &why.to_string(), false).await?;
+        unusable::discard(registry, context, held.row.id, &fingerprint, &why).await?;
         Ok(Sight::Nothing)
     }
 
@@ -117,12 +113,7 @@ impl Grip for Taking {
             Claim::Changed => return Ok(Sight::Changed(Change::Again)),
             Claim::Unusable(why) => why,
         };
-        context.tell(Event::Warning(&Warning::new(format!(
-            "template {} of `{}` cannot be extended: {why}; it is marked broken",
-            row.fingerprint.short(),
-            context.definition.name
-        ))));
-        registry.break_template(row.id, &why.to_string(), false).await?;
+        unusable::discard(registry, context, row.id, &row.fingerprint, &why).await?;
         Ok(Sight::Nothing)
     }
 
@@ -146,7 +137,7 @@ async fn wait_for_former(registry: &mut Registry, context: &Context<'_>, recipe:
     let here = !ours.machine.is_empty() && builder.machine == ours.machine && builder.pid != ours.pid;
     let started = Instant::now();
     while here && process::is_alive(builder.pid) && started.elapsed() < PATIENCE {
-        let who = format!("{}, whose session was lost, to end its build", builder.describe());
+        let who = format!("{} to end its build, since its session was lost", builder.describe());
         context.deadline.pause(POLL, &who).await?;
     }
     Ok(())
@@ -162,11 +153,11 @@ async fn tell_of_another_role(registry: &mut Registry, context: &Context<'_>, re
     let (role, owner) = (&registry.facts().began_as, &registry.facts().role);
     context.tell(Event::Warning(
         &Warning::new(format!(
-            "template {} of `{definition}` is built once more, for role `{role}`",
+            "building a second template {} of `{definition}`, for role `{role}`",
             fingerprint.short()
         ))
         .detail(format!(
-            "the existing one belongs to role `{builder}`, from which role `{role}` does not inherit"
+            "the existing template belongs to role `{builder}`, and role `{role}` does not inherit from that role"
         ))
         .hint(format!(
             "to share templates, let every member's sessions act as one role: ALTER ROLE {} SET role = {};",

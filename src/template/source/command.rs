@@ -101,7 +101,7 @@ pub(super) async fn run_command(
         }
     };
     if let Some(error) = failure {
-        return Err(error.detail("the build was ended, since its lock went with the session"));
+        return Err(error.detail("pgstencil ended the build, since its lock was lost with the session"));
     }
     judge(context, &finished, timeout, &role)
 }
@@ -117,31 +117,32 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
             let error = Error::new(
                 Kind::Build,
                 format!(
-                    "the build command of `{}` left processes behind, which did not end within {}",
+                    "the build command of `{}` left processes running, and they did not end within {}",
                     definition.name,
                     seconds(STRAGGLERS)
                 ),
             );
             return Err(left
-                .fold(error, |e, process| e.detail(format!("ended now: {process}")))
-                .detail("what they had still to do is not in the database, so it is not sealed")
-                .hint("let the command wait for what it starts, as by `wait` at the end of a shell script, and end what it needs only for itself"));
+                .fold(error, |e, process| e.detail(format!("ended by pgstencil: {process}")))
+                .detail("the database may lack their work, so it does not become a template")
+                .hint("let the command wait for the processes that it starts (`wait` at the end of a shell script), and end those that it no longer needs"));
         }
         (Ended::Cancelled, _) => {
             return Err(Error::new(Kind::Interrupted, "the build was interrupted"));
         }
         (Ended::TimedOut, _) if timeout < *definition.build_timeout => Error::new(
             Kind::Timeout,
-            format!("the build of `{}` was ended after {took}, by `--wait`", definition.name),
+            format!("the build of `{}` was ended by `--wait` after {took}", definition.name),
         ),
-        (Ended::TimedOut, _) => {
-            Error::new(Kind::Timeout, format!("the build of `{}` was ended after {took}", definition.name))
-                .hint(format!(
-                    "if it needs longer, raise `build_timeout` of [template.{}] (now {})",
-                    definition.name,
-                    setting(*definition.build_timeout)
-                ))
-        }
+        (Ended::TimedOut, _) => Error::new(
+            Kind::Timeout,
+            format!("the build of `{}` was ended by `build_timeout` after {took}", definition.name),
+        )
+        .hint(format!(
+            "if it needs longer, raise `build_timeout` of [template.{}] (now {})",
+            definition.name,
+            setting(*definition.build_timeout)
+        )),
         (Ended::ByItself, Status::Exited(code)) => Error::new(
             Kind::Build,
             format!("the build command of `{}` failed (exit code {code}, after {took})", definition.name),
@@ -165,21 +166,21 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
         };
         error = error
             .hint(format!(
-                "let a superuser run that CREATE EXTENSION in database `{from}`, which builds can start from"
-            ))
-            .hint(format!("with `from = \"{from}\"` in [template.{}]", definition.name));
+                "run that CREATE EXTENSION as a superuser in database `{from}`, and let builds start from that database: `from = \"{from}\"` in [template.{}]",
+                definition.name
+            ));
     }
     if let Some(kind) = finished.tail.iter().find_map(|line| taken_on_server(line)) {
         error = error
             .hint(format!(
-                "every {kind} is there once for the whole server, and an earlier build made this one: have the migration create it only if it is missing{}",
+                "create the {kind} only if it is missing, since it belongs to the whole server and an earlier build created it{}",
                 match kind {
-                    "role" => ", as `DO $$ BEGIN CREATE ROLE …; EXCEPTION WHEN duplicate_object THEN NULL; END $$`",
+                    "role" => ": `DO $$ BEGIN CREATE ROLE …; EXCEPTION WHEN duplicate_object THEN NULL; END $$`",
                     _ => "",
                 }
             ))
             .hint(format!(
-                "where two builds may make it at the same time: `serial_builds = true` in [template.{}]",
+                "if two builds may create it at the same time, set `serial_builds = true` in [template.{}]",
                 definition.name
             ));
     }
@@ -198,9 +199,9 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
         error = error.fault(Fault::DiskFull);
     }
     if !context.keep_failed {
-        error = error.hint("`--keep-failed-build` leaves the half-built database for inspection");
+        error = error.hint("to inspect the half-built database, add `--keep-failed-build`");
     }
-    Err(error.hint("`-v` shows the whole output"))
+    Err(error.hint("to see the whole output, add `-v`"))
 }
 
 /// Postgres' message if a role may not create an extension.

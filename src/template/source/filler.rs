@@ -33,7 +33,7 @@ pub(super) async fn run(
         }
         () = tokio::time::sleep(timeout) => Err(timed_out(context, timeout)),
         error = session_loss(registry) => {
-            Err(error.detail("the build was ended, since its lock went with the session"))
+            Err(error.detail("pgstencil ended the build, since its lock was lost with the session"))
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Overtaken {
 const SHOWN: usize = 10;
 
 /// Advice about a build command that writes to its own inputs.
-const EXCLUDE: &str = "if the build command writes what is named above: exclude it from the globs, or switch that output off in the tool";
+const EXCLUDE: &str = "if the build command writes these files, exclude them from the globs, or switch that output off in the tool";
 
 impl Watch {
     /// Reads the state of the inputs. Call it before the command begins, and as late as possible.
@@ -84,27 +84,29 @@ impl Overtaken {
 
     /// Reports that the build starts over.
     pub(crate) fn tell(&self, context: &Context<'_>) {
-        let mut text = "files changed while the build ran: starting over".to_owned();
-        for line in &self.changes {
-            text += &format!("\n{line}");
-        }
-        text += &format!("\n{EXCLUDE}");
-        context.tell(Event::Warning(&Warning::new(text)));
+        let warning = Warning::new("files changed during the build, so it starts over");
+        let warning = self.changes.iter().fold(warning, Warning::detail);
+        context.tell(Event::Warning(&warning.hint(EXCLUDE)));
     }
 
-    /// Returns the error where a build does not start over. `what`: the process during which the inputs changed.
-    pub(crate) fn error(&self, what: &str) -> Error {
-        let error = Error::new(Kind::Build, what);
-        let error = self.changes.iter().fold(error, Error::detail);
-        let error = error
-            .detail("what was built may be a mixture, so it was dropped")
-            .hint("run it again when nothing writes to these files")
+    /// Returns the error where a build does not start over. `during`: the process during which the inputs changed.
+    pub(crate) fn error(&self, definition: &str, during: &str) -> Error {
+        let error = changed(definition, during, &self.changes)
+            .detail("the result may be a mixture of old and new files, so it was dropped")
             .hint(EXCLUDE);
         match self.named {
-            true => error.hint("a file counts that `build` names: `build_inputs = false` in the template's table changes that"),
+            true => error.hint("a file that `build` names counts as an input; to change that, set `build_inputs = false` in the template's table"),
             false => error,
         }
     }
+}
+
+/// Returns the error about inputs that changed during a build.
+pub(crate) fn changed(definition: &str, during: &str, changes: &[String]) -> Error {
+    let error =
+        Error::new(Kind::Build, format!("the files of definition `{definition}` changed during {during}"));
+    let error = changes.iter().fold(error, Error::detail);
+    error.hint("run the command again when no program writes to these files")
 }
 
 fn differences(difference: &Difference) -> Vec<String> {

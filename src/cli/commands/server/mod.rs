@@ -69,8 +69,8 @@ pub(crate) async fn server(app: &App, args: Server) -> Result<u8> {
                 printer.warn(notice);
             }
             printer.say(match running.started {
-                true => "started",
-                false => "runs already",
+                true => "started the private server",
+                false => "the private server is already running",
             });
             if printer.json() {
                 printer.object(&ServerAnswer::new(&server.status().await?, true))?;
@@ -184,7 +184,7 @@ fn remark(cluster: &ClusterAnswer) -> Option<String> {
         return Some(reason.clone());
     }
     (!cluster.current).then(|| match cluster.status.bindir {
-        Some(_) => "no command uses it, since a newer PostgreSQL is on this machine".to_owned(),
-        None => "no command can use it, since this PostgreSQL is not on this machine".to_owned(),
+        Some(_) => "no command uses it, since a newer PostgreSQL is installed".to_owned(),
+        None => "no command can use it, since this PostgreSQL is not installed".to_owned(),
     })
 }

@@ -63,7 +63,7 @@ pub(super) async fn remove(
     let what = what(&chosen, &answer);
     if !args.yes && !can_ask(app) {
         return Err(Error::usage(format!("removing {what} needs confirmation, and there is no terminal"))
-            .hint("`--yes` confirms it; `pgstencil server list` shows what there is"));
+            .hint("pass `--yes` to confirm, or preview with `pgstencil server list`"));
     }
     if args.moved {
         if !args.yes && !confirmed(app, &format!("remove {what}"))? {
@@ -172,7 +172,9 @@ impl Look {
         }
         for client in self.clients(server, cluster.major).await? {
             self.against(cluster, &format!("connected: {client}"));
-            self.hint("end the sessions; `pgstencil server stop --force` ends all of them");
+            self.hint(
+                "end the sessions, or stop the server with all of them: `pgstencil server stop --force`",
+            );
         }
         let endpoint = private_endpoint(running.url, running.socket_dir)?.in_background();
         match holdings(&endpoint, &app.deadline).await {
@@ -214,27 +216,27 @@ impl Look {
             names.join(" ")
         };
         for held in &found.leased {
-            self.against(cluster, &format!("clone `{}` is leased: {}", held.name, held.words));
+            self.against(cluster, &format!("clone `{}` is in use: {}", held.name, held.words));
         }
         for held in &found.pinned {
             self.against(cluster, &format!("template {} of {} is pinned", held.name, held.words));
         }
         // Commands reach the current cluster only.
         if cluster.current && !found.leased.is_empty() {
-            self.hint(&format!("give clones back: `pgstencil release {}`", names(&found.leased)));
+            self.hint(&format!("release clones: `pgstencil release {}`", names(&found.leased)));
         }
         if cluster.current && !found.pinned.is_empty() {
             self.hint(&format!("unpin templates: `pgstencil unpin {}`", names(&found.pinned)));
         }
         for name in &found.foreign {
-            self.against(cluster, &format!("database `{name}` was not made by pgstencil"));
+            self.against(cluster, &format!("database `{name}` was not created by pgstencil"));
         }
         for words in &found.unread {
-            self.against(cluster, &format!("not known: {words}"));
+            self.against(cluster, &format!("unknown contents: {words}"));
         }
         let others = [found.leased.len(), found.pinned.len(), found.foreign.len(), found.unread.len()];
         if others.iter().sum::<usize>() > 0 {
-            self.hint("`--force` removes all of it, what clones and other databases hold included");
+            self.hint("remove everything, including the contents of clones and other databases: `--force`");
         }
     }
 
@@ -243,9 +245,9 @@ impl Look {
     }
 
     fn against_unseen(&mut self, cluster: &Listed, error: &Error) {
-        self.against(cluster, &format!("its contents are not known: {error}"));
+        self.against(cluster, &format!("its contents are unknown: {error}"));
         self.hint(
-            "`--force` removes it without a look: templates can be built again, what clones hold cannot",
+            "remove it without this check: `--force` (templates can be rebuilt, the contents of clones cannot)",
         );
     }
 

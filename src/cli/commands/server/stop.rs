@@ -37,9 +37,9 @@ pub(super) async fn stop(
             Err(_) => {
                 return Err(Error::new(
                     Kind::Timeout,
-                    "the private server does not say whether a command is at work on it",
+                    "cannot find out whether a command uses the private server",
                 )
-                .hint("`pgstencil server stop --force` stops it without that look"));
+                .hint("stop it without this check: `pgstencil server stop --force`"));
             }
         }
     }
@@ -48,9 +48,9 @@ pub(super) async fn stop(
     if printer.json() {
         printer.object(&ServerStopAnswer { version: VERSION, stopped })?;
     } else if stopped.is_empty() {
-        printer.say("it does not run");
+        printer.say("the private server is not running");
     } else {
-        printer.say("stopped; its data stays");
+        printer.say("stopped the private server; its data is kept");
     }
     Ok(0)
 }
@@ -72,7 +72,7 @@ async fn refuse_to_disturb(server: &PrivateServer) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let mut error =
-        Error::failed("the private server was not stopped, since another pgstencil command is at work on it");
+        Error::failed("the private server was not stopped, since another pgstencil command uses it");
     for server in &busy {
         let endpoint = private_endpoint(server.url.clone(), server.socket_dir.clone())?.in_background();
         let deadline = Deadline::new(Some(LOOK), Default::default());
@@ -84,6 +84,7 @@ async fn refuse_to_disturb(server: &PrivateServer) -> Result<()> {
                 .fold(error, |error, client| error.detail(client.to_string())),
         };
     }
-    Err(error
-        .hint("wait until it has ended, or stop the server in spite of it: `pgstencil server stop --force`"))
+    Err(error.hint(
+        "wait until that command ends, or stop the server nevertheless: `pgstencil server stop --force`",
+    ))
 }
