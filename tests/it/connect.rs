@@ -452,7 +452,7 @@ fn without_a_url_the_private_server_is_started() {
     private.run(&["server", "stop"]).success().stdout("");
     assert!(ends(pid));
     private.run(&["server", "status"]).fails(1).stdout_has("state    stopped\n");
-    private.run(&["server", "stop"]).success().stderr_has("does not run");
+    private.run(&["server", "stop"]).success().stderr_has("is not running");
     let json = private.run(&["server", "stop", "--json"]).success().json();
     assert_eq!(json["stopped"], serde_json::json!([]));
     // The template is still there, and so is the URL.
@@ -509,7 +509,7 @@ fn a_stranger_on_the_port_of_a_stopped_private_server_gets_no_password() {
     with_url(&["clone"]).fails(3).stderr_has("cannot be reached");
     let elsewhere = url.replace("127.0.0.1", "localhost");
     with_url(&["list", "--server-url", &elsewhere]).fails(3).stderr_has("cannot be reached");
-    private.run(&["list"]).success().stderr_has("does not run");
+    private.run(&["list"]).success().stderr_has("is not running");
     std::thread::sleep(Duration::from_secs(1));
     let heard = String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
     let some: String = heard.chars().take(1000).collect();

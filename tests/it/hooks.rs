@@ -320,7 +320,7 @@ fn one_that_hangs_is_ended() {
     let again = || std::fs::remove_file(project.path().join("started")).unwrap();
 
     let output = pgstencil(&project, &["--wait", "5s", "run", "--", "sh", "-c", "exit 4"]).fails(4);
-    output.stderr_has("before_release of `app` was ended after ").stderr_has("emptying the bucket");
+    output.stderr_has("before_release of `app` was ended").stderr_has("emptying the bucket");
     assert!(started() && ends(pid()));
     again();
 
@@ -437,7 +437,7 @@ async fn a_program_runs_it_when_it_gives_back_and_for_what_it_dropped() {
     let events = Mutex::new(String::new());
     let observe = |event: Event<'_>| {
         if let Event::Warning(warning) = event {
-            events.lock().unwrap().push_str(warning.message());
+            events.lock().unwrap().push_str(&warning.to_string());
         }
     };
     // Its own thread may be at it just now; then the hand-out would find the command running.
