@@ -131,7 +131,7 @@ fn a_template_that_met_another_extension_is_rebuilt() {
         r#"update pgstencil.template set built_with = '{"available": {"plpgsql": "0.9"}}'"#,
     );
     let output = clone(&project).success();
-    output.stderr_has("extension `plpgsql` was 0.9 when it was built, and is 1.0 now");
+    output.stderr_has("extension `plpgsql` had version 0.9 when it was built, and has 1.0 now");
     assert_eq!(outcome(&project, &output), "miss");
     let output = clone(&project).success();
     assert_eq!(outcome(&project, &output), "hit");

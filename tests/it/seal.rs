@@ -150,7 +150,7 @@ fn slots_and_subscriptions_are_dropped_and_told() {
         .arg("ensure")
         .env("ADMIN", admin.trim_end_matches('/'))
         .fails(3)
-        .stderr_has("replication slot `orders` in database")
+        .stderr_has("cannot drop replication slot `orders`, which ")
         .stderr_has("at the end of the build command");
 }
 
