@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn rebuilds_wait_for_an_idle_machine_but_not_indefinitely() {
-        let decide = |template: Candidate, load: Load| super::decide(&template, &equal(0), &CHEAP, &load);
+        let decide = |template: Candidate, load: Load| super::decide(&template, &equal(1), &CHEAP, &load);
         assert_eq!(decide(due(1), Load { active: 1, ..IDLE }), Decision::Wait(Wait::Busy));
         let loaded = Load { per_processor: LOAD, ..IDLE };
         assert_eq!(decide(due(1), loaded), Decision::Wait(Wait::Busy));
