@@ -1,6 +1,7 @@
 //! Errors for names that are taken: by which owner, where, since when, and what to do about it.
 
 use crate::error::{Error, Kind, Result};
+use crate::names::words;
 use crate::pg::{catalog, sql};
 use crate::registry::database::Owner;
 use crate::registry::owner::Asker;
@@ -58,7 +59,7 @@ pub(crate) async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str
                 "it is your clone {} of definition `{}` in project `{}`",
                 row.id, row.definition, row.project
             ))
-            .hint(format!("release it: `pgstencil release {name}`"))
+            .hint(format!("release it: `pgstencil release {}`", words([name])))
             .hint("choose another `--name`"),
         Ok(Some(row)) => of_another(&row, asker),
         _ => {
@@ -83,6 +84,7 @@ pub(crate) async fn taken(registry: &mut Registry, asker: &Asker<'_>, name: &str
 /// Returns the error for a clone that belongs to another owner.
 pub(crate) fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
     let name = &row.name;
+    let word = words([name.as_str()]);
     let kept = match &row.expires_at {
         Some(until) => format!("it is kept until {until}"),
         None if row.lease == LeaseKind::Session => "it is kept until the command that holds it ends".into(),
@@ -108,8 +110,8 @@ pub(crate) fn of_another(row: &CloneRow, asker: &Asker<'_>) -> Error {
     };
     let error = error
         .hint("choose another `--name`")
-        .hint(format!("take it over with its data: `pgstencil clone --name {name} --take` (add `--fresh` to end its sessions and reset it)"))
-        .hint(format!("release it for its owner: `pgstencil release {name} --take`"));
+        .hint(format!("take it over with its data: `pgstencil clone --name {word} --take` (add `--fresh` to end its sessions and reset it)"))
+        .hint(format!("release it for its owner: `pgstencil release {word} --take`"));
     match row.project == asker.project && !(row.owner.shared && asker.shares) {
         true => error.hint(format!(
             "share named clones among all checkouts of project `{}`: `[clone] named = \"project\"`",

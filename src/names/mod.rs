@@ -216,9 +216,21 @@ impl Mark {
     }
 }
 
+/// Returns names as words of a shell command, for hints that a person pastes: `dev 'Ann B'`.
+pub(crate) fn words<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    // A name of Postgres contains no NUL, which is the only character that cannot be quoted.
+    let quoted = names.into_iter().map(|name| shlex::try_quote(name).map_or(name.into(), |word| word));
+    quoted.collect::<Vec<std::borrow::Cow<'_, str>>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_can_be_pasted_into_a_shell() {
+        assert_eq!(words(["dev_main", "Dev Ann", "it's", "$HOME"]), r#"dev_main 'Dev Ann' "it's" '$HOME'"#);
+    }
 
     const FP: Fingerprint = Fingerprint([0xab; 32]);
 

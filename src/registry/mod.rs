@@ -111,22 +111,30 @@ impl Registry {
         name: &str,
         deadline: &Deadline,
     ) -> Result<Option<Self>> {
-        let Some((registry, seen)) = Registry::enter(endpoint, name, deadline).await? else {
-            return Ok(None);
-        };
-        match registry.judge(seen)? {
-            Look::Current => Ok(Some(registry)),
-            Look::Absent => {
-                // A registry that would be refused for writing is refused here, too.
-                let mut registry = registry;
-                let refused = registry.refuse_foreign_contents(name).await;
-                registry.close().await;
-                refused.map(|()| None)
+        let mut again = true;
+        loop {
+            let Some((mut registry, seen)) = Registry::enter(endpoint, name, deadline).await? else {
+                return Ok(None);
+            };
+            match registry.judge(seen)? {
+                Look::Current => return Ok(Some(registry)),
+                Look::Absent => {
+                    // A registry that would be refused for writing is refused here, too.
+                    let refused = registry.refuse_foreign_contents(name).await;
+                    registry.close().await;
+                    match refused {
+                        // The tables may be those of a first command, which has installed them in the meantime.
+                        Err(_) if again => again = false,
+                        refused => return refused.map(|()| None),
+                    }
+                }
+                Look::Older(_) => {
+                    return Err(Error::config(format!(
+                        "registry database `{name}` was created by an older version of pgstencil"
+                    ))
+                    .hint("upgrade it by a command that creates something, such as `pgstencil ensure`"));
+                }
             }
-            Look::Older(_) => Err(Error::config(format!(
-                "registry database `{name}` was created by an older version of pgstencil"
-            ))
-            .hint("upgrade it by a command that creates something, such as `pgstencil ensure`")),
         }
     }
 

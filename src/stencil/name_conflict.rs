@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Warning};
 use crate::lease;
+use crate::names::words;
 use crate::pg::catalog;
 use crate::process;
 use crate::quantity::Seconds;
@@ -285,7 +286,10 @@ impl Way<'_> {
             setting(grace)
         ))
         .hint("try again after that time")
-        .hint(format!("if the command has ended, release the clone: `pgstencil release {name}`")))
+        .hint(format!(
+            "if the command has ended, release the clone: `pgstencil release {}`",
+            words([name.as_str()])
+        )))
     }
 
     /// Sleeps; reports the reason once, if it takes longer.

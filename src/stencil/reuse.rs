@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Warning};
 use crate::fingerprint::{Difference, Recipe};
 use crate::lease::{self, ClonedSet};
-use crate::names::Fingerprint;
+use crate::names::{Fingerprint, words};
 use crate::pg::lock::LockKey;
 use crate::registry::clone::CloneOnServer;
 use crate::registry::owner::{Asker, Bound, Tenure};
@@ -88,7 +88,7 @@ impl Stencil {
             )
             .detail(format!("existing: {}", names.join(", ")))
             .hint("recreate all of them: `--fresh`")
-            .hint(format!("release the existing ones: `pgstencil release {}`", names.join(" "))));
+            .hint(format!("release the existing ones: `pgstencil release {}`", words(names))));
         }
         let findings = registry.findings(context.project, &context.definition.name).await?;
         template::tell_findings(context, &findings);

@@ -89,7 +89,7 @@ fn columns_that_the_config_names_do_not_count() {
             0 => command.success(),
             code => command.fails(code),
         };
-        let unknown = output.stderr.contains("names `other.said`, which is no column");
+        let unknown = output.stderr.contains("names `other.said`, which is not a column");
         assert_eq!(unknown, ignored == "other.said", "{output}");
     }
 }
@@ -246,7 +246,7 @@ fn what_the_role_may_not_read_is_told() {
 
 #[test]
 fn a_settle_reports_what_moved_and_the_definition_is_extended_as_before() {
-    let project = Project::extending(server(), "");
+    let project = Project::extending(server(), "rebuild = \"always\"");
     project.build(&Build::Script(
         "migrate
          sql -d \"$DATABASE_URL\" -c 'create table if not exists notes (said text)' -c 'delete from notes' \\

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::names::words;
 use crate::stencil::Targets;
 use crate::wire::{EvictAnswer, EvictedTemplate};
 use crate::{Error, Result};
@@ -140,11 +141,12 @@ fn tell_what_stays(app: &App, answer: &EvictAnswer) {
     }
     if !answer.clones.is_empty() {
         let names = answer.clones.join(" ");
+        let words = words(answer.clones.iter().map(String::as_str));
         let what = match answer.clones.len() {
             1 => format!("clone {names} is kept, since it is"),
             n => format!("{n} clones are kept, since they are"),
         };
-        say(format!("{what} in use (`pgstencil release {names}`)"));
+        say(format!("{what} in use (`pgstencil release {words}`)"));
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 
 use crate::events::Warning;
 use crate::lease::ClonedSet;
+use crate::names::words;
 use crate::process::{self, Job, Signals, Status};
 use crate::stencil::{Deadline, Leases, Shard, Term};
 use crate::variables::CLEARED;
@@ -147,8 +148,8 @@ async fn release(app: &App, signals: &mut Signals, leases: Leases) -> Result<Vec
 
 /// Says where the clone is. Standard output belongs to the command.
 fn tell_kept(app: &App, stencil: &Stencil, clones: &[ClonedSet]) {
-    let names: Vec<&str> = clones.iter().map(|c| c.name()).collect();
-    app.printer.say(&format!("{} (`pgstencil release {}`)", clone::until(clones), names.join(" ")));
+    let names = words(clones.iter().map(|c| c.name()));
+    app.printer.say(&format!("{} (`pgstencil release {names}`)", clone::until(clones)));
     for clone in clones {
         for database in &clone.databases {
             let url = stencil.endpoint().client_url(&database.name).reveal();

@@ -46,6 +46,8 @@ pub(crate) async fn stats(app: &App, args: Stats) -> Result<u8> {
     let answer = StatsAnswer::from(tallies.as_slice());
     if app.printer.json() {
         app.printer.object(&answer)?;
+    } else if stencil.is_none() {
+        // There is a message about it already.
     } else if answer.templates.is_empty() {
         app.printer.say("no events yet");
     } else {

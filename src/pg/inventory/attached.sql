@@ -72,7 +72,7 @@ SELECT r.heading, 5, 0, format('rule %I: %s', w.rulename, pg_get_ruledef(w.oid))
 FROM relation r JOIN pg_rewrite w ON w.ev_class = r.oid WHERE w.rulename <> '_RETURN'
 
 UNION ALL
-SELECT r.heading, 6, 0, concat_ws(' ', format('policy %I:', p.polname),
+SELECT r.heading, 5, 0, concat_ws(' ', format('policy %I:', p.polname),
     CASE WHEN p.polpermissive THEN 'permissive' ELSE 'restrictive' END,
     'for', CASE p.polcmd WHEN 'r' THEN 'select' WHEN 'a' THEN 'insert' WHEN 'w' THEN 'update'
         WHEN 'd' THEN 'delete' ELSE 'all' END,

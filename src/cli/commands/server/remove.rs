@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::names::words;
 use crate::private_server::{Listed, PrivateServer, State};
 use crate::stencil::{Held, Holdings, holdings};
 use crate::wire::ServerRemoveAnswer;
@@ -223,7 +224,10 @@ impl Look {
         }
         // Commands reach the current cluster only.
         if cluster.current && !found.leased.is_empty() {
-            self.hint(&format!("release clones: `pgstencil release {}`", names(&found.leased)));
+            self.hint(&format!(
+                "release clones: `pgstencil release {}`",
+                words(found.leased.iter().map(|h| h.name.as_str()))
+            ));
         }
         if cluster.current && !found.pinned.is_empty() {
             self.hint(&format!("unpin templates: `pgstencil unpin {}`", names(&found.pinned)));
