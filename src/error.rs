@@ -75,6 +75,7 @@ impl Kind {
 /// Cause of a failure, if another attempt can avoid or fix it. It is set where the cause is detected, and kept in the
 /// error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// The server's disk is full, and the server can still drop databases.
     DiskFull,

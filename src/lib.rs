@@ -24,7 +24,9 @@
 //!
 //! # The modules, from the ground up
 //!
-//! A module may use those above it in this table, and its own directory; a test checks that.
+//! A module may use those of the rows above it, and its own directory. `cli` reaches `pg` and `registry` only through
+//! `stencil`, and few of its files use `process`. `tests/it/layers.rs` checks this. Not in the table are `main.rs`,
+//! which calls `cli`, and `build.rs`, the build script.
 //!
 //! | module | content |
 //! |---|---|
@@ -57,7 +59,12 @@
 //! |---|---|
 //! | definition | a `[template.NAME]` table |
 //! | alias | the name of one database within a definition |
-//! | recipe | everything that decides what a build yields |
+//! | inputs | the files and variables of a definition that decide what a build yields |
+//! | recipe | everything that decides what a build yields: the inputs and traits of the server |
+//! | full build | a build that starts from the empty database, or from the database that `from` names |
+//! | incremental build | a build on a copy of an older template, for the new migrations only; it *extends* that template |
+//! | checkout | a working copy of the project: a directory with its config, in git a worktree |
+//! | hook | a command of the user around a clone: `after_clone`, `before_release` |
 //! | fingerprint | the hash of a recipe |
 //! | template | the databases that were built for one definition and fingerprint |
 //! | permit | the right to build one fingerprint: an advisory lock |
@@ -65,7 +72,8 @@
 //! | base | the template that a new one is extended from, by an incremental build |
 //! | provisional | said of an incrementally built template, until a full build replaces it or the evidence of earlier ones accepts it |
 //! | rebuild | that full build |
-//! | chain, link | the row of incremental builds since the last template that equals a full build; one of them |
+//! | chain | the series of incremental builds since the last template that equals a full build |
+//! | link | one incremental build of a chain |
 //! | accepted | said of an incrementally built template that counts as equal to a full build by the evidence of other rebuilds ([`retention::rebuild_policy`] says what that cannot see) |
 //! | unsealed | said of a result that is handed out and not kept: its new migrations changed nothing |
 //! | clone | a set of databases copied from a template, for one holder |
@@ -100,8 +108,8 @@
 //!    system.
 //! 8. Passwords appear only in the URL that is the answer, and in the environment of the user's own commands.
 //! 9. Commands that only read write nothing.
-//! 10. The library never prints, never reads the environment (except in [`env::Environment::from_process`]) or
-//!     the working directory, and never exits.
+//! 10. The library never prints and never exits. It reads the environment only in
+//!     [`env::Environment::from_process`], and the working directory only to resolve a relative path that it is given.
 //! 11. No code of a stranger runs with pgstencil's privileges: a database that calls itself the registry is
 //!     judged before a session with it starts (`pg::door`), and before anything in it is planned.
 //!
@@ -128,8 +136,9 @@
 //! [`Stencil::open`] takes the file that the program names, and the server from `[server] url`. The library does
 //! not read the environment; a program that wants what the command line takes from there (`PGSTENCIL_SERVER_URL`,
 //! libpq's variables, the private server, the values of `env_inputs`) passes it:
-//! `Stencil::open(file).environment(Environment::from_process())`. [`config::find`] looks for a file as the command
-//! line does, and refuses that of another user, since a config runs commands.
+//! `Stencil::open(file).environment(Environment::from_process())`. If neither the program nor the config names a
+//! server, opening fails without it ([`Kind::Config`]). [`config::find`] looks for a file as the command line does,
+//! and refuses that of another user, since a config runs commands.
 //!
 //! [`Stencil::database`] builds the template if it is missing, and makes a clone. Its methods say which template,
 //! which name, how many clones, and until when; awaiting it yields a [`Lease`]:
@@ -142,13 +151,32 @@
 //! for url in workers.urls() {
 //!     println!("{url}");
 //! }
-//! // A database that outlives the program.
+//! // A database that outlives the program. With `ttl`, a live clone of this name is reused; `detach` keeps it from
+//! // now on for the given time.
 //! let db = stencil.database().name("review_{branch}").ttl(Duration::from_secs(3600)).await?;
 //! println!("{} and {:?}", db.url(), db.url_of("reports"));
 //! let until = db.detach(Duration::from_secs(3600)).await?;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Tests share one [`Stencil`], and each test requests a database of its own:
+//!
+//! ```no_run
+//! use pgstencil::env::Environment;
+//! use pgstencil::{Lease, Stencil};
+//! use tokio::sync::OnceCell;
+//!
+//! static STENCIL: OnceCell<Stencil> = OnceCell::const_new();
+//!
+//! async fn database() -> pgstencil::Result<Lease> {
+//!     let open = || async { Stencil::open("pgstencil.toml").environment(Environment::from_process()).await };
+//!     STENCIL.get_or_try_init(open).await?.database().await
+//! }
+//! ```
+//!
+//! A test that fails drops its lease, which releases the database. A test program need not call [`Stencil::close`]:
+//! the next program or command drops what is left.
 //!
 //! The build command is not the only source of a template: [`Stencil::filled_by`] takes an async function of the
 //! program, and [`Stencil::begin`] yields databases that the program fills elsewhere and then seals:
@@ -168,13 +196,17 @@
 //! A lease holds the locks of its clones by a session of its own, which it watches, and opens again if it is lost.
 //! [`Lease::release`] ends it. So does dropping it, without waiting: a thread of the program releases the clones,
 //! drops them, and cleans up what earlier programs left; [`Stencil::close`] waits for the thread. [`Lease::detach`]
-//! leaves a clone to the server's clock instead. A program that is killed leaves nothing: the clones that it held
-//! are dropped `orphan_grace` later by any process of pgstencil, and one with a `ttl` counts as held until it is
-//! detached.
+//! leaves a clone to the server's clock instead. If the program is killed, the next process of pgstencil drops the
+//! clones that it held, once `[clone] orphan_grace` (by default two minutes) is over. A new clone with a `ttl` counts
+//! as held until it is detached; a reused one stays.
 //!
-//! Futures may be dropped at any await; each method says what becomes of its work. The runtime of a lease may end
-//! before the lease is released on another. Use one [`Stencil`] for all requests: it keeps the sessions of released
-//! leases for the next ones.
+//! All futures need a Tokio runtime, and may be dropped at any await; "Cancel safety" says what becomes of the work.
+//! A lease may be released on another runtime than its own, even after its own has ended. So one [`Stencil`] can
+//! serve all tests, each with its own runtime. It keeps the sessions of released leases for the next requests.
+//!
+//! Each error has a [`Kind`]. Errors of the server are mostly [`Kind::Connect`], [`Kind::Permission`],
+//! [`Kind::Timeout`] or [`Kind::Failed`], those of the inputs [`Kind::Config`] or [`Kind::Failed`], those of the
+//! build command [`Kind::Build`] or [`Kind::Timeout`].
 //!
 //! When the program has time, [`Stencil::fill`] makes warm clones for the next requests, and [`Stencil::rebuild`]
 //! replaces a provisional template. The command line starts a process for these when its own work is done.
@@ -212,7 +244,7 @@ mod variables;
 pub mod wire;
 
 pub use context::{FillError, Filler, Unfilled};
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Fault, Kind, Result};
 pub use names::Fingerprint;
 pub use stencil::{
     Begun, Building, DatabaseRequest, Lease, LeasedClone, LeasedDatabase, Leases, Released, Stencil,

@@ -29,18 +29,18 @@ Environment:
   PGSTENCIL_OWNER      owner of clones, instead of machine and checkout
   PGSTENCIL_STATE_DIR  directory of the private server and its log
   PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE ...
-                       complete the server URL, as for psql
+                       complete the server URL; alone they select no server
   XDG_CACHE_HOME       directory of the cache of file hashes
   PGSTENCIL_BACKGROUND=off
                        nothing in the background, as `[clone] background`
   NO_COLOR             no colours
-  CI                   no live status line; passwords go to a server that the
-                       checkout's config names
+  CI                   no live status line; PGPASSWORD also goes to a server
+                       that another user's config names
 
 Exit codes:
   0 ok                      1 failed, or \"no\" for a check
   2 usage or config         3 server not reachable, or a privilege is missing
-  4 a build command failed  5 timed out
+  4 a build failed          5 timed out
   6 no such template/clone  7 name taken
   70 a bug in pgstencil     130 interrupted
   `run` exits with the exit code of its command (128+n for signal n).

@@ -42,7 +42,7 @@ const NOTE: &str = concat!(
     since!(),
     ", ",
     settings!("$1"),
-    ", $2 WHERE current_setting('track_counts')::boolean"
+    ", $2 WHERE current_setting('track_counts')::boolean AND ($2 OR NOT current_setting('is_superuser')::boolean)"
 );
 const FORGET: &str = "DELETE FROM pgstencil.counted WHERE clone_id = $1";
 
@@ -95,7 +95,7 @@ const MOVE_COUNTED: &str = concat!(
 const DELETE: &str = "DELETE FROM pgstencil.clone WHERE id = $1";
 
 /// Statement that notes, of a clone that no session has been in yet, that the server counts its changes. `insists`:
-/// its config says so also for a superuser.
+/// its config says so also for a superuser, for whose clones the note would be worthless otherwise.
 pub(crate) fn note(id: &str, insists: bool) -> Statement {
     sql::fill(NOTE, &[&id, &insists])
 }

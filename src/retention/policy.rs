@@ -29,7 +29,7 @@ pub struct Resident {
     pub pinned: bool,
 }
 
-/// Limits of one budget; `None` is no limit.
+/// Limits of one project's templates. `None` is no limit; `keep` takes precedence over the others.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     /// Bytes of all templates together.
@@ -142,7 +142,8 @@ pub fn first_to_go(residents: &[Resident], extension: Extension<'_>) -> Option<u
     Left::new(residents, 0, extension).first_to_go(|_| 1.0)
 }
 
-/// Returns the estimated seconds of rebuilding each of these templates, lost in this order.
+/// Returns the estimated seconds of rebuilding each of the templates with these indexes if all of them are lost, in
+/// the order of `lost`.
 pub fn losses(residents: &[Resident], lost: &[usize], extension: Extension<'_>) -> Vec<f64> {
     let mut left = Left::new(residents, 0, extension);
     for &index in lost {

@@ -1,4 +1,4 @@
-//! Time of the full build that replaces a provisional template: a pure function of evidence.
+//! Whether and when a full build replaces a provisional template: a pure function of evidence.
 //!
 //! A full build after each incremental build costs as much as having no incremental builds. So not every template
 //! gets one. A template that is used again is due; then its *chain* decides, which is the row of incremental builds

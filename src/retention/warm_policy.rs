@@ -51,9 +51,8 @@ pub enum Rule {
     Size,
 }
 
-/// Returns the rule by which each of the warm clones is dropped; `None` if it is kept. They come in the order in
-/// which they are kept: clones of the template that was used last come first, and for each template the oldest
-/// ones.
+/// Returns the rule by which each of the warm clones is dropped; `None` if it is kept. The caller sorts `clones`:
+/// those of the template that was used last come first, and for each template the oldest ones.
 pub fn spare(clones: &[WarmClone], shelves: &[Shelf]) -> Vec<Option<Rule>> {
     let mut used: Vec<u64> = shelves.iter().map(|shelf| shelf.used).collect();
     let mut seen: Vec<(i64, i64)> = Vec::new();

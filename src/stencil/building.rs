@@ -39,7 +39,8 @@ type Ends = (oneshot::Sender<Vec<Unfilled>>, oneshot::Receiver<()>);
 
 impl Stencil {
     /// Has missing templates filled by code of the program, instead of the definition's build command and input
-    /// files.
+    /// files. This holds for every definition that is requested from the returned value. Not to be confused with
+    /// [`Stencil::fill`], which makes warm clones.
     #[must_use]
     pub fn filled_by(mut self, filler: Filler) -> Self {
         self.filler = Some(filler);

@@ -1,5 +1,5 @@
-//! CleanupThread thread of a program that uses the library: it discards clones that a caller could not, drops released
-//! clones, and runs `before_release` for clones that a cleanup took.
+//! The thread of a program that uses the library: it discards clones that a caller could not, drops released clones,
+//! and runs `before_release` for clones that a cleanup took.
 //!
 //! It has a runtime of its own, since the caller's may end at any moment: each `#[tokio::test]` has one. If the
 //! program ends first, the next cleanup of any process does the rest.
@@ -30,7 +30,7 @@ fn abandoned(grace: Duration) -> VecDeque<Duration> {
     [seconds(0.2), seconds(2.0), later, later].into()
 }
 
-/// CleanupThread thread, which runs only while there is work.
+/// Handle to the cleanup thread, which runs only while there is work.
 pub(super) struct CleanupThread {
     /// `None` if there is no thread.
     shared: Option<Arc<Shared>>,

@@ -381,7 +381,8 @@ impl<'a> LeasedClone<'a> {
         self.set.databases.iter().map(move |database| LeasedDatabase { database, endpoint })
     }
 
-    /// Returns its expiry (RFC 3339); `None` while the lease is held, or if the clone is kept until it is released.
+    /// Returns the end of its lease by the server's clock (RFC 3339); `None` for a lease without a `ttl`, or with
+    /// [`Ttl::Never`].
     pub fn expires_at(&self) -> Option<&'a str> {
         self.set.expires_at.as_deref()
     }
@@ -440,7 +441,8 @@ impl Lease {
         self.clone_of().into_iter().flat_map(|clone| clone.databases())
     }
 
-    /// Returns its expiry (RFC 3339); `None` while the lease is held.
+    /// Returns the end of its lease by the server's clock (RFC 3339); `None` for a lease without a `ttl`, or with
+    /// [`Ttl::Never`].
     pub fn expires_at(&self) -> Option<&str> {
         self.clone_of()?.expires_at()
     }

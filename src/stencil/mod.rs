@@ -339,8 +339,8 @@ impl Stencil {
         Ok((registry, ensured))
     }
 
-    /// Lists templates and clones, by one question however many there are, or two if some are provisional or accepted. `sizes`: also asks for the size of each
-    /// clone. Writes nothing; if there is no registry, the list is empty.
+    /// Lists templates and clones, by one question however many there are, or two if some are provisional or accepted.
+    /// `sizes`: also asks for the size of each clone. Writes nothing; if there is no registry, the list is empty.
     ///
     /// # Errors
     /// The driver's.

@@ -54,7 +54,8 @@ impl Stencil {
 }
 
 impl<'a> DatabaseRequest<'a> {
-    /// Requests clones of one template, numbered from 0 by `{n}` in their names. Awaiting it returns [`Leases`].
+    /// Requests this number of clones of one template, numbered from 0 by `{n}` in their names. Without `{n}` in the
+    /// pattern, the second and later names end in `_1`, `_2` and so on. Awaiting it returns [`Leases`].
     pub fn count(self, clones: usize) -> DatabaseRequest<'a, Leases> {
         let DatabaseRequest { stencil, wanted, name, wait, cancel, observe, .. } = self;
         let wanted = Wanted { count: clones, ..wanted };
@@ -69,7 +70,9 @@ impl<'a, T> DatabaseRequest<'a, T> {
         self
     }
 
-    /// Sets the names of the databases: a pattern as `--name` takes it, such as `test_{n}` or `dev_{branch}`.
+    /// Sets the names of the databases: a pattern as `--name` takes it, such as `test_{n}` or `dev_{branch}`. Awaiting
+    /// fails with [`Kind::Usage`](crate::Kind::Usage) for an invalid pattern or a field without a value, and with
+    /// [`Kind::NameTaken`](crate::Kind::NameTaken) if the name is in use.
     pub fn name(mut self, pattern: impl Into<String>) -> Self {
         self.name = Some(pattern.into());
         self
@@ -99,13 +102,14 @@ impl<'a, T> DatabaseRequest<'a, T> {
         self
     }
 
-    /// Sets the shard of a test suite that the database is for: number `index` of `count`.
+    /// Sets the shard of a test suite that the database is for: number `index` of `count`, counted from 1.
     pub fn shard(mut self, index: u32, count: u32) -> Self {
         self.wanted.shard = Some(Shard { index, count });
         self
     }
 
-    /// Fails with [`Kind::Timeout`](crate::Kind::Timeout) if waiting and building take longer in total.
+    /// Fails with [`Kind::Timeout`](crate::Kind::Timeout) if waiting and building take longer in total. By default
+    /// only `build_timeout` limits a build, and nothing limits the wait for a build of another process.
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
         self
@@ -118,7 +122,7 @@ impl<'a, T> DatabaseRequest<'a, T> {
         self
     }
 
-    /// Sets the callback for events until then: builds, their output, waits, warnings.
+    /// Sets the callback for events until the request returns: builds, their output, waits, warnings.
     pub fn observe(mut self, observe: Observe<'a>) -> Self {
         self.observe = observe;
         self

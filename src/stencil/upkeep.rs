@@ -46,6 +46,9 @@ impl Demands {
 
 impl Stencil {
     /// Builds the template of this definition, or of the only one, if it is missing. Returns how it was obtained.
+    /// Waits if another process builds it.
+    ///
+    /// Cancel safety: a running build command is terminated, and its databases are dropped by the next cleanup.
     ///
     /// # Errors
     /// The errors of the inputs, the server, and the build command.
@@ -83,7 +86,9 @@ impl Stencil {
     /// Replaces the template of this definition's current files by a full build if it is provisional, for which
     /// [`Provenance::provisional`] is set, and if it is due: with `rebuild = "auto"`
     /// [`rebuild_policy`](crate::retention::rebuild_policy) decides, with `"always"` it is due at once. Returns whether it
-    /// was replaced. A program calls it when it has time.
+    /// was replaced: also `false` if it was accepted without a full build. A program calls it when it has time.
+    ///
+    /// Cancel safety: the template stays as it was; the unfinished build is dropped by the next cleanup.
     ///
     /// # Errors
     /// The errors of the inputs, the server, and the build command.

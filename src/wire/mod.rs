@@ -1,4 +1,7 @@
-//! JSON shapes of `--json` and `--report`. Versioned; changes only add.
+//! JSON shapes of `--json` and `--report`. Within a [`VERSION`], fields are only added.
+//!
+//! The types document the JSON and serialize it. A program cannot create them, and reads the JSON with types of its
+//! own, which must ignore unknown fields.
 
 mod bench;
 mod doctor;
