@@ -305,6 +305,13 @@ impl FailedExtension<'_> {
         let warning = Warning::new("the incremental build failed, so a full build follows");
         let warning = warning.detail(format!("base: template {}", self.short)).detail(why.clone());
         let warning = error.details().iter().fold(warning, Warning::detail);
+        let warning = match of_build {
+            true => warning.hint(format!(
+                "if the build command cannot skip the migrations that a database already has, set `extend = \"never\"` in [template.{}]",
+                context.definition.name
+            )),
+            false => warning,
+        };
         context.tell(Event::Warning(&warning));
         match build::build(registry, context, permit, None).await {
             Ok(ended) => {

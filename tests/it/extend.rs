@@ -101,6 +101,7 @@ fn an_extension_that_fails_becomes_a_build_and_says_so() {
         "the incremental build failed, so a full build follows\n  base: template {short}\n  \
          the build command of `app` failed (exit code 3"
     ));
+    output.stderr_has("already has, set `extend = \"never\"` in [template.app]");
     let answer = output.json();
     assert_eq!(answer["outcome"], "miss");
     assert!(answer["extends"].is_null());
