@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{self, BackgroundWork, CloneSettings, Config, EvictionSettings, Origin, ServerSettings};
+use crate::config::{self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings};
 use crate::env;
 use crate::fingerprint::FileCache;
 use crate::private_server::{PrivateServer, State, notice};
@@ -122,11 +122,7 @@ impl App {
 
     async fn stencil_of(&self, mut config: Config) -> Result<Stencil> {
         let locator = self.locator();
-        if self.background_off_by(&config)?.is_some() {
-            config.clone.background = BackgroundWork::Off;
-        } else {
-            config.clone.background = BackgroundWork::Auto;
-        }
+        config.clone.background = locator.background(&config)?;
         let ServerSettings { client_host, client_port, .. } = &mut config.server;
         *client_host = match &self.shared.client_host {
             Some(host) => Some(host.clone()),

@@ -76,6 +76,14 @@ impl Locator<'_> {
         }
     }
 
+    /// Returns whether work goes on in the background, by PGSTENCIL_BACKGROUND or `[clone] background`.
+    pub(crate) fn background(&self, config: &Config) -> Result<BackgroundWork> {
+        Ok(match self.background_off_by(config)? {
+            Some(_) => BackgroundWork::Off,
+            None => BackgroundWork::Auto,
+        })
+    }
+
     /// Returns the source of the setting that switches background work off: PGSTENCIL_BACKGROUND, or `[clone]
     /// background`. `None`: it is on.
     pub(crate) fn background_off_by(&self, config: &Config) -> Result<Option<String>> {

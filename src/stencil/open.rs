@@ -21,13 +21,17 @@ use crate::registry::Holder;
 /// template. A program that shares its templates with the command line passes it.
 #[must_use = "a builder opens nothing before it is awaited"]
 pub struct StencilBuilder<'a> {
+    settings: Settings,
+    observe: Observe<'a>,
+}
+
+struct Settings {
     source: Source,
     environment: Option<Environment>,
     server_url: Option<String>,
     owner: Option<String>,
     label: Option<String>,
     wait: Option<Duration>,
-    observe: Observe<'a>,
     full_build: bool,
     background: Option<BackgroundWork>,
 }
@@ -77,56 +81,56 @@ impl Stencil {
 
 impl StencilBuilder<'static> {
     fn new(source: Source) -> Self {
-        StencilBuilder {
+        let settings = Settings {
             source,
             environment: None,
             server_url: None,
             owner: None,
             label: None,
             wait: None,
-            observe: &|_| {},
             full_build: false,
             background: None,
-        }
+        };
+        StencilBuilder { settings, observe: &|_| {} }
     }
 }
 
 impl<'a> StencilBuilder<'a> {
     /// Sets the environment to use, as in [`Environment::from_process`]. The default is an empty one.
     pub fn environment(mut self, environment: Environment) -> Self {
-        self.environment = Some(environment);
+        self.settings.environment = Some(environment);
         self
     }
 
     /// Sets the server, overriding environment and config.
     pub fn server_url(mut self, url: impl Into<String>) -> Self {
-        self.server_url = Some(url.into());
+        self.settings.server_url = Some(url.into());
         self
     }
 
     /// Sets the owner of named clones, as `PGSTENCIL_OWNER` does. By default the owner is this checkout on this
     /// machine, as with the command line.
     pub fn owner(mut self, name: impl Into<String>) -> Self {
-        self.owner = Some(name.into());
+        self.settings.owner = Some(name.into());
         self
     }
 
     /// Sets the label of this program that others see while they wait for it, such as the name of a CI job. The
     /// default is the name of the program.
     pub fn label(mut self, words: impl Into<String>) -> Self {
-        self.label = Some(words.into());
+        self.settings.label = Some(words.into());
         self
     }
 
     /// Limits how long the private server may take to start; the default is two minutes.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = Some(wait);
+        self.settings.wait = Some(wait);
         self
     }
 
     /// Runs a full build of missing templates even if an incremental build is possible.
     pub fn full_build(mut self, full_build: bool) -> Self {
-        self.full_build = full_build;
+        self.settings.full_build = full_build;
         self
     }
 
@@ -138,50 +142,29 @@ impl<'a> StencilBuilder<'a> {
     /// `orphan_grace` later. [`Stencil::fill`] records the requests and creates no warm clones. [`Stencil::rebuild`]
     /// works as usual.
     pub fn background(mut self, background: BackgroundWork) -> Self {
-        self.background = Some(background);
+        self.settings.background = Some(background);
         self
     }
 
     /// Sets the callback for events while the server is found: warnings, and the start of the private server.
     pub fn observe<'b>(self, observe: Observe<'b>) -> StencilBuilder<'b> {
-        let StencilBuilder {
-            source,
-            environment,
-            server_url,
-            owner,
-            label,
-            wait,
-            full_build,
-            background,
-            ..
-        } = self;
-        StencilBuilder {
-            source,
-            environment,
-            server_url,
-            owner,
-            label,
-            wait,
-            observe,
-            full_build,
-            background,
-        }
+        StencilBuilder { settings: self.settings, observe }
     }
 
     async fn build(self) -> Result<Stencil> {
-        let mut config = match self.source {
+        let StencilBuilder { settings, observe } = self;
+        let mut config = match settings.source {
             Source::File(file) => Config::load(&file)?,
             Source::Config(config) => *config,
         };
-        if self.environment.is_none() && self.server_url.is_none() {
+        if settings.environment.is_none() && settings.server_url.is_none() {
             needs_no_environment(&config)?;
         }
-        let env = self.environment.unwrap_or_default();
-        let observe = self.observe;
+        let env = settings.environment.unwrap_or_default();
         let locator = Locator {
             env: &env,
-            url: self.server_url.as_deref().map(|url| (url, "`server_url`")),
-            wait: self.wait,
+            url: settings.server_url.as_deref().map(|url| (url, "`server_url`")),
+            wait: settings.wait,
             tell: Box::new(move |told| match told {
                 Told::Started(version) => {
                     observe(Event::Notice(&format!("started the private server, PostgreSQL {version}")));
@@ -190,28 +173,25 @@ impl<'a> StencilBuilder<'a> {
                 Told::Caution(warning) => observe(Event::Warning(warning)),
             }),
         };
-        config.clone.background = match (self.background, locator.background_off_by(&config)?) {
-            (Some(chosen), _) => chosen,
-            (None, Some(_)) => BackgroundWork::Off,
-            (None, None) => BackgroundWork::Auto,
-        };
+        let background = locator.background(&config)?;
+        config.clone.background = settings.background.unwrap_or(background);
         let ServerSettings { client_host, client_port, .. } = &mut config.server;
         *client_host = locator.client_host()?.or(client_host.take());
         *client_port = locator.client_port()?.or(*client_port);
         let (endpoint, (mut holder, _)) =
             tokio::join!(locator.endpoint(&config), checkout::holder(&config.root, &env, true));
-        if let Some(owner) = self.owner {
+        if let Some(owner) = settings.owner {
             holder.checkout.machine = String::new();
             holder.checkout.owner = owner;
         }
-        match self.label {
+        match settings.label {
             Some(label) => holder.label = label,
             None if holder.label.is_empty() => holder.label = Holder::default().label,
             None => {}
         }
         let building = env.non_empty(env::BUILDING).unwrap_or_default();
         let stencil = Stencil::new(config, endpoint?, holder, locate::variable(&env));
-        Ok(stencil.within_builds(building).with_full_build(self.full_build))
+        Ok(stencil.within_builds(building).with_full_build(settings.full_build))
     }
 }
 

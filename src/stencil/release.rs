@@ -108,16 +108,12 @@ impl Stencil {
             }
         }
         if self.is_background_off() {
-            self.drop_here(&mut registry).await;
+            // They are released in any case.
+            let _ = self.clean_up_in(&mut registry).await;
         }
         self.idle.put(registry);
         self.background.drop_given_back();
         Ok(warnings)
-    }
-
-    /// Drops released clones in a call that released some. They are released in any case.
-    async fn drop_here(&self, registry: &mut Registry) {
-        let _ = self.clean_up_in(registry).await;
     }
 
     /// Changes all leases to this term, and records their end in the clones: see [`super::Leases::prolong`].
@@ -189,7 +185,8 @@ impl Stencil {
             }
         }
         if self.is_background_off() {
-            self.drop_here(&mut registry).await;
+            // They are released in any case.
+            let _ = self.clean_up_in(&mut registry).await;
         }
         let Some(mut error) = failed else {
             registry.close().await;
