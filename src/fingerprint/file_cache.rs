@@ -649,31 +649,20 @@ mod tests {
     use proptest::prelude::*;
     use tempfile::TempDir;
 
-    use super::super::{Inputs, tests};
+    use super::super::Inputs;
+    use super::super::tests::Configured;
     use super::*;
 
     /// Longer than a tick of a kernel clock.
     const TICK: Duration = Duration::from_millis(12);
 
-    struct Tree(tests::Tree, Definition);
-
-    impl std::ops::Deref for Tree {
-        type Target = tests::Tree;
-
-        fn deref(&self) -> &tests::Tree {
-            &self.0
-        }
+    fn configured(keys: &str) -> Configured {
+        Configured::new(&[], keys)
     }
 
-    impl Tree {
-        fn new(keys: &str) -> Self {
-            let tree = tests::Tree::new(&[]);
-            let definition = tests::configured(&tree, keys);
-            Tree(tree, definition)
-        }
-
+    impl Configured {
         fn read(&self, cache: &FileCache) -> std::result::Result<Inputs, String> {
-            Inputs::read(cache, self.root(), &self.1, &|_| None).map_err(|e| e.to_string())
+            Inputs::read(cache, self.root(), &self.definition, &|_| None).map_err(|e| e.to_string())
         }
 
         /// Compares the results with the cache and without it.
@@ -709,15 +698,15 @@ mod tests {
 
     #[test]
     fn a_file_that_goes_between_walk_and_reading_is_looked_for_again() {
-        let tree = Tree::new("migrations = [\"m/*\"]");
+        let tree = configured("migrations = [\"m/*\"]");
         tree.write("m/1.sql", "a");
         tree.write("m/2.sql", "b");
         let root = tree.root();
-        let globs = Arc::new(Globs::compile(root, &tree.1).unwrap());
-        let look = Look::new(root, &globs, &tree.1, SETTLED);
+        let globs = Arc::new(Globs::compile(root, &tree.definition).unwrap());
+        let look = Look::new(root, &globs, &tree.definition, SETTLED);
         let mut walks = 0;
         let (read, ..) = look
-            .read(key(&tree.1), None, &mut || {
+            .read(key(&tree.definition), None, &mut || {
                 walks += 1;
                 let _ = fs::remove_file(tree.at("m/2.sql"));
             })
@@ -727,7 +716,7 @@ mod tests {
 
     #[test]
     fn what_has_not_changed_is_neither_listed_nor_hashed() {
-        let tree = Tree::new(KEYS);
+        let tree = configured(KEYS);
         tree.write("a/1.sql", "one");
         tree.write("b/c/2.sql", "two");
         tree.write("bin/x.sh", "migrate");
@@ -757,7 +746,7 @@ mod tests {
 
     #[test]
     fn an_entry_that_is_just_written_is_not_trusted() {
-        let tree = Tree::new(KEYS);
+        let tree = configured(KEYS);
         tree.write("a/1.sql", "one");
         tree.write("local.cfg", "x");
         let cache = FileCache::in_memory();
@@ -767,7 +756,7 @@ mod tests {
 
     #[test]
     fn a_cache_on_disk_is_for_one_machine_user_and_root() {
-        let tree = Tree::new(KEYS);
+        let tree = configured(KEYS);
         tree.write("a/1.sql", "one");
         tree.write("local.cfg", "x");
         std::thread::sleep(TICK);
@@ -865,7 +854,7 @@ mod tests {
     }
 
     /// Applies a step; steps that are impossible are skipped.
-    fn act(tree: &Tree, step: &Step) {
+    fn act(tree: &Configured, step: &Step) {
         let file = |n: &usize| tree.at(FILES[*n]);
         let directory = |n: &usize| tree.at(DIRECTORIES[*n]);
         let text =
@@ -904,7 +893,7 @@ mod tests {
 
         #[test]
         fn a_read_with_the_cache_is_one_without(steps in prop::collection::vec(step(), 1..40)) {
-            let tree = Tree::new(KEYS);
+            let tree = configured(KEYS);
             for f in FILES {
                 tree.write(f, "text 0");
             }

@@ -200,35 +200,24 @@ impl Directory {
 mod tests {
     use std::fs::{File, FileTimes};
 
-    use super::super::tests;
+    use super::super::tests::Configured;
     use super::*;
 
-    /// A tree with two migrations, and the definition with the given `keys`.
-    struct Tree(tests::Tree, Definition);
-
-    impl std::ops::Deref for Tree {
-        type Target = tests::Tree;
-
-        fn deref(&self) -> &tests::Tree {
-            &self.0
-        }
+    /// Returns a tree with two migrations, and the definition with the given `keys`.
+    fn configured(keys: &str) -> Configured {
+        let files = [
+            ("shop/migrations/1.sql", "one"),
+            ("shop/migrations/2.sql", "two"),
+            ("bin/x.sh", "migrate"),
+            ("README", "read me"),
+        ];
+        Configured::new(&files, keys)
     }
 
-    impl Tree {
-        fn new(keys: &str) -> Self {
-            let tree = tests::Tree::new(&[
-                ("shop/migrations/1.sql", "one"),
-                ("shop/migrations/2.sql", "two"),
-                ("bin/x.sh", "migrate"),
-                ("README", "read me"),
-            ]);
-            let definition = tests::configured(&tree, keys);
-            Tree(tree, definition)
-        }
-
+    impl Configured {
         /// Returns the changes that are reported after `build`.
         fn told(&self, build: impl FnOnce()) -> Vec<String> {
-            let look = || Snapshot::take(&self.root().canonicalize().unwrap(), &self.1).unwrap();
+            let look = || Snapshot::take(&self.root().canonicalize().unwrap(), &self.definition).unwrap();
             let before = look();
             tick();
             build();
@@ -256,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_file_that_holds_again_what_it_held_was_written_to() {
-        let tree = Tree::new(ANYWHERE);
+        let tree = configured(ANYWHERE);
         let file = tree.at("shop/migrations/2.sql");
         assert_eq!(tree.told(|| drop(fs::read(&file))), NOTHING);
         let rewritten = tree.told(|| {
@@ -296,7 +285,7 @@ mod tests {
 
     #[test]
     fn files_that_come_and_go_are_told() {
-        let tree = Tree::new(ANYWHERE);
+        let tree = configured(ANYWHERE);
         let came = tree.told(|| tree.write("shop/migrations/3.sql", "three"));
         assert_eq!(came, ["`shop/migrations/3.sql` is new"]);
         let went = tree.told(|| fs::remove_file(tree.at("shop/migrations/3.sql")).unwrap());
@@ -319,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_comes_beside_the_globs_explains_a_directory() {
-        let tree = Tree::new(ANYWHERE);
+        let tree = configured(ANYWHERE);
         let bytecode = tree.told(|| tree.write("shop/migrations/__pycache__/1.pyc", "x"));
         assert_eq!(bytecode, NOTHING);
         let log = tree.told(|| tree.write("shop/migrations/migrate.log", "x"));
@@ -336,7 +325,7 @@ mod tests {
 
     #[test]
     fn where_nothing_that_counts_can_come_nothing_is_told() {
-        let tree = Tree::new(THERE);
+        let tree = configured(THERE);
         let passing = || {
             for path in ["x", "shop/x", "bin/x", "shop/migrations/static/x"] {
                 tree.write(path, "x");
@@ -345,7 +334,7 @@ mod tests {
         };
         fs::create_dir(tree.at("shop/migrations/static")).unwrap();
         assert_eq!(tree.told(passing), NOTHING);
-        let tree = Tree::new("migrations = [\"**/*.sql\", \"!static/**\"]");
+        let tree = configured("migrations = [\"**/*.sql\", \"!static/**\"]");
         fs::create_dir(tree.at("static")).unwrap();
         let passing = || {
             tree.write("static/x", "x");
@@ -356,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_hidden_file_that_is_named_is_looked_at() {
-        let tree = Tree::new(&format!("{THERE}\ninputs = [\"local.cfg\"]"));
+        let tree = configured(&format!("{THERE}\ninputs = [\"local.cfg\"]"));
         tree.write(".gitignore", "local.cfg");
         tree.write("local.cfg", "one");
         let told = tree.told(|| tree.write("local.cfg", "one"));
@@ -368,7 +357,7 @@ mod tests {
     #[test]
     fn lines_and_files_that_the_command_names_are_looked_at() {
         let keys = format!("{THERE}\ninput_lines = [{{ file = \"lock\", match = \"a\" }}]");
-        let tree = Tree::new(&keys);
+        let tree = configured(&keys);
         tree.write("lock", "a");
         let told = tree.told(|| {
             tree.write("lock", "a");
@@ -376,7 +365,7 @@ mod tests {
             tree.write("README", "");
         });
         assert_eq!(told, ["`bin/x.sh` was written to", "`lock` was written to"]);
-        let unnamed = Tree::new(&format!("{THERE}\nbuild_inputs = false"));
+        let unnamed = configured(&format!("{THERE}\nbuild_inputs = false"));
         assert_eq!(unnamed.told(|| unnamed.write("bin/x.sh", "migrate")), NOTHING);
     }
 }

@@ -56,11 +56,27 @@ impl Tree {
     }
 }
 
-/// Returns the definition that a config with these keys has.
-pub(super) fn configured(tree: &Tree, keys: &str) -> Definition {
-    let text = format!("project = \"shop\"\n[template.app]\nbuild = \"sh bin/x.sh\"\n{keys}\n");
-    let config = Config::parse(&text, &tree.at("pgstencil.toml")).unwrap();
-    config.definitions[0].clone()
+/// A tree, and the definition of a config with some keys in its root.
+pub(super) struct Configured {
+    tree: Tree,
+    pub(super) definition: Definition,
+}
+
+impl Configured {
+    pub(super) fn new(files: &[(&str, &str)], keys: &str) -> Self {
+        let tree = Tree::new(files);
+        let text = format!("project = \"shop\"\n[template.app]\nbuild = \"sh bin/x.sh\"\n{keys}\n");
+        let config = Config::parse(&text, &tree.at("pgstencil.toml")).unwrap();
+        Configured { tree, definition: config.definitions[0].clone() }
+    }
+}
+
+impl std::ops::Deref for Configured {
+    type Target = Tree;
+
+    fn deref(&self) -> &Tree {
+        &self.tree
+    }
 }
 
 fn unset(_: &str) -> Option<OsString> {
