@@ -59,11 +59,11 @@ struct TemplateTask {
     fingerprint: String,
     /// What was asked for, and is not noted yet.
     demand: Demand,
-    /// The number of its uses, if a build from nothing may be due that takes its place.
+    /// The number of its uses, if a full build that replaces it may be due.
     rebuild: Option<u64>,
 }
 
-/// By these marks CI runners find what a job left running, to end it. A build from nothing is meant to
+/// By these marks CI runners find what a job left running, to end it. A full build is meant to
 /// outlive the job; if its files go away, it ends by itself.
 const RUNNER_MARKS: [&str; 2] = ["RUNNER_TRACKING_ID", "JENKINS_NODE_COOKIE"];
 
@@ -77,8 +77,8 @@ pub(super) enum Task<'a> {
     CleanUp,
     /// Makes warm clones of a definition's template, then cleans up.
     Fill(&'a str, &'a Fingerprint, Demand),
-    /// Cleans up, then decides whether the definition's template, which was used so often, is built from nothing, to
-    /// take the place of the provisional one.
+    /// Cleans up, then decides whether the definition's template, which had this number of uses, gets the full build that
+    /// replaces it.
     Rebuild(&'a str, &'a Fingerprint, u64),
 }
 
@@ -105,7 +105,7 @@ impl Background {
         Background { stencil: stencil.clone(), child: Some(tokio::task::spawn_blocking(spawn)) }
     }
 
-    /// Starts it at once, while clones are released.
+    /// Starts it before clones are released, so that it is up when they are.
     pub(super) fn for_drops(stencil: &Stencil) -> Self {
         match stencil.is_background_off() {
             true => Background::new(stencil),
@@ -157,7 +157,7 @@ impl Background {
         }
     }
 
-    /// [`Background::finish_with`] before a command for which the clones are meant, and which is to start at once.
+    /// [`Background::finish_with`] before the command of `run`, which must not wait.
     pub(super) async fn finish_before(self, session: Option<&mut Registry>, fill: Task<'_>) {
         match self.stencil.is_background_off() {
             true => self.note(session, fill).await,
@@ -197,7 +197,7 @@ impl Background {
     }
 }
 
-/// Starts the process at the lowest priority: a build from nothing gives way to everything else. It needs the
+/// Starts the process at the lowest priority: a full build gives way to everything else. It needs the
 /// caller's environment, since the build command does.
 fn send_low(instructions: &str) -> Result<()> {
     let mut nice = Command::new("nice");
@@ -371,7 +371,7 @@ pub(super) async fn work() -> Result<u8> {
     done.map(|()| 0)
 }
 
-/// What somebody may be waiting for soon comes before what is only in the way; a build from nothing takes long, so
+/// What somebody may be waiting for soon comes before what is only in the way; a full build takes long, so
 /// that comes last.
 async fn work_and_clean_up(
     task: &TemplateTask,
@@ -402,7 +402,7 @@ impl Checkout {
     }
 }
 
-/// Time to wait for an idle machine before a build from nothing; after it the next command tries again.
+/// Time to wait for an idle machine before a full build; after it the next command tries again.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 async fn work_on(task: &TemplateTask, checkout: &Checkout, endpoint: &Endpoint, scarce: bool) -> Result<()> {

@@ -100,8 +100,8 @@ pub(crate) async fn set_door(session: &mut Session, found: &Database, open: bool
         .doing(|| format!("change whether database `{}` accepts connections", found.name))
 }
 
-/// Takes a database away from whoever uses it: closes it to connections, ends its sessions, and gives it its private
-/// name, which Postgres does only while no session is in it. Returns why that is not possible now, if it is not.
+/// Withdraws a database from use: closes it to connections, ends its sessions, and gives it its private name, which
+/// Postgres does only while no session is in it. Returns why that is not possible now, if it is not.
 ///
 /// # Errors
 /// The driver's.

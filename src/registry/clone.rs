@@ -233,7 +233,7 @@ const HELD: &str = "SELECT classid, objid FROM pg_locks WHERE locktype = 'adviso
 const HELD_ALONE: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND mode = 'ExclusiveLock' AND classid = $1 AND objid = $2 \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
-/// As `catalog::visitors` sees them, of all clones at once.
+/// As `catalog::visitors` sees them, for all clones in one query.
 const OCCUPIED: &str = include_str!("queries/occupied_clones.sql");
 
 const CONFIRM: &str = "UPDATE pgstencil.clone SET confirmed = true, orphaned_at = NULL \

@@ -110,7 +110,7 @@ pub(crate) fn forget(id: &str) -> Statement {
 pub(crate) struct Again<'a> {
     /// Its row.
     pub(crate) row: &'a DatabaseRow,
-    /// The private name that it gets: nobody else has seen it.
+    /// The private name that it gets, which no other process knows.
     pub(crate) private_name: String,
     /// The comment that it gets.
     pub(crate) comment: String,
@@ -176,7 +176,7 @@ impl Registry {
         {
             return done.map(|_| false);
         }
-        // Whoever claims the clone takes this lock.
+        // The process that claims the clone takes this lock.
         self.session().unlock(key).await.doing(|| "unlock a warm clone".into())?;
         Ok(done.is_ok())
     }

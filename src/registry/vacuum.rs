@@ -7,9 +7,9 @@ use crate::pg::{Doing as _, cause};
 
 use super::Registry;
 
-/// Tables for which a VACUUM pays: many dead rows beside the live ones, or a file that has outgrown its size at the
+/// Tables for which a VACUUM pays: many dead rows next to the live ones, or a file that has outgrown its size at the
 /// last VACUUM. The size counts as well, since the server may count no rows, or lose its counts in a crash. A VACUUM
-/// that removes nothing, since a session needs the old versions, is not repeated at once.
+/// that removes nothing, since a session needs the old versions, is not repeated immediately.
 ///
 /// The catalogs that all databases share are in the list for roles that may vacuum them, such as that of the private
 /// server: each clone leaves some dead rows there, too.

@@ -43,8 +43,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Returns whether a limit is exceeded by this number of templates with this total size, of which one was last
-    /// used `longest_idle` seconds ago, and by the templates that are about to be added. Only then can [`plan`]
+    /// Returns whether a limit is exceeded by this number of templates with this total size, where the least recently
+    /// used one has been idle for `longest_idle` seconds, and by the templates that are about to be added. Only then can [`plan`]
     /// evict anything, so only then the costs need to be known.
     pub fn exceeded(&self, templates: usize, bytes: u64, longest_idle: f64, room: Room) -> bool {
         self.max_bytes.is_some_and(|max| bytes.saturating_add(room.bytes) > max)

@@ -105,11 +105,11 @@ pub enum Decision {
     Rebuild,
     /// It counts as equal to a full build without one.
     Accept,
-    /// It stays provisional for now.
+    /// It stays provisional until a later decision.
     Wait(Wait),
 }
 
-/// Reason why a template stays provisional for now.
+/// Reason why a template stays provisional until a later decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wait {
     /// It was not used again since it was built.

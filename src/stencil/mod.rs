@@ -186,7 +186,7 @@ impl Stencil {
         self
     }
 
-    /// Whether background work is off: released clones are dropped at once, and no warm clones are created.
+    /// Whether background work is off: the call that releases clones drops them, and no warm clones are created.
     pub(crate) fn is_background_off(&self) -> bool {
         self.background.is_off()
     }

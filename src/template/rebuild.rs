@@ -32,7 +32,7 @@ pub(crate) enum Rebuilt {
     Taken,
     /// It counts as equal to a full build by the evidence of others.
     Accepted,
-    /// It stays provisional for now.
+    /// It stays provisional until a later decision.
     Waits,
 }
 

@@ -153,7 +153,7 @@ fn a_clone_of_version_four_belongs_to_whom_its_holder_matches() {
     only_templates_left(&project);
 }
 
-/// Cleanups and evictions of any project apply them, also if nobody works on that project any more.
+/// Cleanups and evictions of any project apply them, also if the project is no longer worked on.
 #[test]
 fn settings_of_projects_survive_the_upgrade() {
     let project = Project::with_migrations(server());

@@ -89,7 +89,7 @@ fn tables(answer: &StatsAnswer, look: Look) -> String {
     format!("{templates}\n{}\n{}", table(&DAYS, &days, look), look.wrap(&net(&answer.total)))
 }
 
-/// Says what was saved for persons and for machines, which also do the work that nobody waits for.
+/// Describes the time saved: for commands, and for machines, which also do the work in the background.
 fn net(total: &Counts) -> String {
     let time = |ms: i64| seconds(Duration::from_millis(ms.unsigned_abs()));
     let machine = match total.net_ms {

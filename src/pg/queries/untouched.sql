@@ -7,7 +7,7 @@ SELECT current_setting('track_counts')::boolean
    AND NOT EXISTS (
       SELECT FROM pg_class c
        WHERE NOT c.relisshared
-         -- A sequence is read from its page by nextval, and by whoever only looks at it.
+         -- A sequence is read from its page by nextval, and by each session that reads it.
          AND (c.relkind = 'S' AND pg_stat_get_blocks_fetched(c.oid) <> 0
            -- Other access methods need not count what they write; 2 is `heap`.
            OR c.relkind IN ('r', 'm', 't') AND (c.relam <> 2
