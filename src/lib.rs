@@ -61,6 +61,7 @@
 //! | alias | the name of one database within a definition |
 //! | inputs | the files and variables of a definition that decide what a build yields |
 //! | recipe | everything that decides what a build yields: the inputs and traits of the server |
+//! | normal form | the content of a file without what has no effect, for the files that `normalize` names |
 //! | full build | a build that starts from the empty database, or from the database that `from` names |
 //! | incremental build | a build on a copy of an older template, for the new migrations only; it *extends* that template |
 //! | checkout | a working copy of the project: a directory with its config, in git a worktree |

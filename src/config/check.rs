@@ -9,8 +9,8 @@ use super::model::{File, Places};
 use super::nearest::nearest;
 use super::placeholder::{EnvTemplate, SqlTemplate};
 use super::schema::{SCHEMA, TEMPLATE};
-use super::value::{Alias, Glob, check_name, check_variable};
-use super::{Config, Definition, MAX_NAME, MINIMAL, Origin, alias_suffix};
+use super::value::{Alias, Form, Glob, NO_SQL, check_name, check_variable};
+use super::{Config, Definition, MAX_NAME, MINIMAL, Normalize, Origin, alias_suffix};
 use crate::error::{Error, Result};
 use crate::git::Tree;
 use crate::names::folded;
@@ -143,6 +143,7 @@ fn definition(doc: &Document<'_>, path: &KeyPath, name: String, mut read: Defini
     for (key, globs) in globs {
         check_globs(doc, &path.key(key), globs)?;
     }
+    check_normalize(doc, &path.key("normalize"), &read)?;
     check_env_inputs(doc, path, &name, &read)?;
     let aliases = check_aliases(doc, &path.key("databases"), &read.databases)?;
     after_clone_sql(doc, &path.key("after_clone_sql"), &mut read.after_clone_sql, &aliases)?;
@@ -158,13 +159,14 @@ fn definition(doc: &Document<'_>, path: &KeyPath, name: String, mut read: Defini
 }
 
 /// The keys whose entries are read only when a command reads the files, and the number of their entries.
-fn globs_and_lines(read: &Definition) -> [(&'static str, usize); 5] {
+fn globs_and_lines(read: &Definition) -> [(&'static str, usize); 6] {
     [
         ("migrations", read.migrations.len()),
         ("companions", read.companions.len()),
         ("rerun_inputs", read.rerun_inputs.len()),
         ("inputs", read.inputs.len()),
         ("input_lines", read.input_lines.len()),
+        ("normalize", read.normalize.len()),
     ]
 }
 
@@ -212,6 +214,29 @@ fn check_globs(doc: &Document<'_>, path: &KeyPath, globs: &[Glob]) -> Result<()>
             .error(path, "only excludes, so it can match nothing")
             .hint("put a glob without `!` in front")),
     }
+}
+
+/// Only files that are Python by their name can count by the normal form of Python: another language may happen to
+/// consist of the same tokens.
+fn check_normalize(doc: &Document<'_>, path: &KeyPath, read: &Definition) -> Result<()> {
+    for (i, Normalize { files, form: Form::Python }) in read.normalize.iter().enumerate() {
+        let path = path.index(i).key("files");
+        if files.starts_with('!') {
+            return Err(doc
+                .error(&path, format!("is `{files}`, which excludes"))
+                .hint("name the files that count by their normal form"));
+        }
+        if files.ends_with(".sql") {
+            let error = doc.error(&path, format!("is `{files}`, and SQL files have no normal form"));
+            return Err(NO_SQL.into_iter().fold(error, Error::detail));
+        }
+        if !files.ends_with(".py") {
+            return Err(doc
+                .error(&path, format!("is `{files}`, which does not end in `.py`"))
+                .hint("name only Python files, as in `**/migrations/*.py`"));
+        }
+    }
+    Ok(())
 }
 
 /// A variable of `env_inputs` must be one whose value the build sees, and stands there once.

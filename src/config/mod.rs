@@ -26,11 +26,11 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 pub use model::{
-    BackgroundWork, ClientFor, CloneSettings, Definition, EvictionSettings, Extend, InputLines, Named, Order,
-    Rebuild, Recycle, ServerSettings, Strategy,
+    BackgroundWork, ClientFor, CloneSettings, Definition, EvictionSettings, Extend, InputLines, Named,
+    Normalize, Order, Rebuild, Recycle, ServerSettings, Strategy,
 };
 pub use trust::{Found, Origin, load_again};
-pub use value::UrlSetting;
+pub use value::{Form, UrlSetting};
 
 /// The name of the config file.
 pub const FILE_NAME: &str = "pgstencil.toml";

@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Account, Alias, Column, DatabaseName, Glob, Host, OptionalCommand, Pattern, RegistryName, RootedPath,
-    Size, Time, TimeOrNever, UrlSetting, Variable, list,
+    Account, Alias, Column, DatabaseName, Form, Glob, Host, OptionalCommand, Pattern, RegistryName,
+    RootedPath, Size, Time, TimeOrNever, UrlSetting, Variable, list,
 };
 use crate::names::EMPTY_DATABASE;
 
@@ -188,6 +188,8 @@ pub struct Definition {
     pub inputs: Vec<Glob>,
     /// Files of which only some lines count as inputs.
     pub input_lines: Vec<InputLines>,
+    /// Input files that count by a normal form, so that edits without effect do not count.
+    pub normalize: Vec<Normalize>,
     /// Variables whose values count like inputs. Not for secrets: the fingerprint shows whether a guess is right.
     #[serde(deserialize_with = "list")]
     pub env_inputs: Vec<Variable>,
@@ -272,6 +274,7 @@ impl Default for Definition {
             rerun_inputs: Vec::new(),
             inputs: Vec::new(),
             input_lines: Vec::new(),
+            normalize: Vec::new(),
             env_inputs: Vec::new(),
             from: DatabaseName::known(EMPTY_DATABASE),
             databases: vec![Alias::known("app")],
@@ -306,6 +309,18 @@ pub struct InputLines {
     /// Regular expression that a line must match to count. What its first group matches counts, else the line.
     #[serde(rename = "match")]
     pub matching: Pattern,
+}
+
+/// Files that count by a normal form.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Normalize {
+    /// Glob of the files, among those that other keys select.
+    pub files: Glob,
+    /// The normal form: `python`.
+    #[serde(rename = "as")]
+    pub form: Form,
 }
 
 /// `[server] client_for`

@@ -122,6 +122,7 @@ companions = ["v/*.sql"]
 rerun_inputs = ["x.lock"]
 inputs = ["{a,b}/*"]
 input_lines = [{ file = "r.lock", match = '(?i)^django==' }]
+normalize = [{ files = "a/*.py", as = "python" }]
 extend = "always"
 rebuild = "never"
 max_extensions = 3
@@ -210,6 +211,7 @@ fn every_key_arrives() {
             rerun_inputs: vec!["x.lock".into()],
             inputs: vec!["{a,b}/*".into()],
             input_lines: vec![InputLines { file: "r.lock".into(), matching: "(?i)^django==".into() }],
+            normalize: vec![Normalize { files: "a/*.py".into(), form: Form::Python }],
             env_inputs: vec!["LANG".into(), "_X1".into()],
             build: "make migrate".into(),
             from: "golden".into(),
@@ -261,30 +263,30 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?",
         ),
         (
             "evict = true",
             "pgstencil.toml:4:1: unknown key `template.app.evict`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore",
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?",
         ),
         (
@@ -613,6 +615,34 @@ hint: `root = ".."` at the top of the file moves the root up"#,
             "input_lines = [{ file = 'x', match = '(' }]",
             r#"pgstencil.toml:4:38: `template.app.input_lines[0].match` is not a regular expression: unclosed group
 hint: in single quotes TOML leaves backslashes alone: `match = '^v\d'`"#,
+        ),
+        (
+            "normalize = [{ files = '**/*.py', as = 'pyhton' }]",
+            "pgstencil.toml:4:40: `template.app.normalize[0].as` is `pyhton`, which is not one of its values
+  values: python",
+        ),
+        (
+            "normalize = [{ files = '**/*.sql', as = 'sql' }]",
+            "pgstencil.toml:4:41: `template.app.normalize[0].as` is `sql`, which is not one of its values
+  values: python
+  comments of SQL migrations are commands (`-- migrate:down`, `-- +goose Up`)
+  sqlx, Flyway and Prisma refuse to run if the bytes of an applied migration changed",
+        ),
+        (
+            "normalize = [{ files = '**/*.sql', as = 'python' }]",
+            "pgstencil.toml:4:24: `template.app.normalize[0].files` is `**/*.sql`, and SQL files have no normal form
+  comments of SQL migrations are commands (`-- migrate:down`, `-- +goose Up`)
+  sqlx, Flyway and Prisma refuse to run if the bytes of an applied migration changed",
+        ),
+        (
+            "normalize = [{ files = '**/*', as = 'python' }]",
+            "pgstencil.toml:4:24: `template.app.normalize[0].files` is `**/*`, which does not end in `.py`
+hint: name only Python files, as in `**/migrations/*.py`",
+        ),
+        (
+            "normalize = [{ files = '!a.py', as = 'python' }]",
+            "pgstencil.toml:4:24: `template.app.normalize[0].files` is `!a.py`, which excludes
+hint: name the files that count by their normal form",
         ),
         (
             "input_lines = [{ file = 'x', match = '''a
@@ -1111,7 +1141,7 @@ fn schema_and_config_have_the_same_keys() {
             keys.push((table.to_owned(), key.clone()));
             match key.as_str() {
                 "template" => walk(key, &value["b"], keys),
-                "input_lines" => walk(key, &value[0], keys),
+                "input_lines" | "normalize" => walk(key, &value[0], keys),
                 "server" | "clone" | "eviction" => walk(key, value, keys),
                 _ => {}
             }
@@ -1161,6 +1191,7 @@ fn the_examples_of_the_reference_load() {
     let config = load(&reference_with_examples().replace("root = \"..\"", "root = \".\""));
     assert_eq!(config.server.client_port, Some(5432));
     assert_eq!(config.definitions[0].input_lines.len(), 1);
+    assert_eq!(config.definitions[0].normalize.len(), 1);
     assert_eq!(config.definitions[0].after_clone_sql.len(), 1);
     assert_eq!(config.definitions[0].env.len(), 1);
     assert_eq!(config.definitions[0].build_env.len(), 1);
@@ -1176,7 +1207,7 @@ fn the_reference_mentions_every_key() {
         let table = match table.as_str() {
             "" => &json,
             "template" => &json["template"]["app"],
-            "input_lines" => &json["template"]["app"]["input_lines"][0],
+            list @ ("input_lines" | "normalize") => &json["template"]["app"][list][0],
             table => &json[table],
         };
         assert!(table.get(&key).is_some(), "`{key}` is not in the reference");
@@ -1249,7 +1280,7 @@ fn faults_in_the_defaults_are_placed_there() {
     assert_eq!(
         with("migration = []"),
         "pgstencil.toml:2:1: unknown key `defaults.migration`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
 hint: did you mean `migrations`?"
     );
     assert_eq!(

@@ -45,6 +45,11 @@ impl Refusal {
         self
     }
 
+    pub(super) fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.details.push(detail.into());
+        self
+    }
+
     /// Reads the text form; also gives the place in the list.
     pub(super) fn from_text(text: &str) -> (Option<usize>, Self) {
         let mut lines = text.lines();
@@ -279,7 +284,14 @@ pub struct Size(Option<u64>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OptionalCommand(Option<String>);
 
-written! { Time, TimeOrNever, Size, OptionalCommand, UrlSetting }
+/// A normal form of file contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The tokens of Python source, without comments, docstrings and meaningless layout.
+    Python,
+}
+
+written! { Time, TimeOrNever, Size, OptionalCommand, Form, UrlSetting }
 holds! {
     Time => Duration,
     TimeOrNever => Option<Duration>,
@@ -321,6 +333,34 @@ impl Size {
         Size(Some(gigabytes * 1_000_000_000))
     }
 }
+
+impl Written for Form {
+    const EXAMPLES: &'static [&'static str] = &["python"];
+
+    fn read(text: &str) -> Result<Self, Refusal> {
+        if text == "python" {
+            return Ok(Form::Python);
+        }
+        let refusal =
+            Refusal::new(format!("is `{text}`, which is not one of its values")).detail("values: python");
+        Err(match text.to_ascii_lowercase().contains("sql") {
+            true => NO_SQL.into_iter().fold(refusal, Refusal::detail),
+            false => refusal,
+        })
+    }
+
+    fn write(&self) -> Cow<'_, str> {
+        match self {
+            Form::Python => "python".into(),
+        }
+    }
+}
+
+/// Why SQL files have no normal form.
+pub(super) const NO_SQL: [&str; 2] = [
+    "comments of SQL migrations are commands (`-- migrate:down`, `-- +goose Up`)",
+    "sqlx, Flyway and Prisma refuse to run if the bytes of an applied migration changed",
+];
 
 impl Written for Time {
     const EXAMPLES: &'static [&'static str] = &["90s", "30m", "12h", "14d", "1h 30m"];

@@ -74,6 +74,9 @@ pub struct FileChanges {
     /// was called.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub line_ends: Vec<RelPath>,
+    /// Files that count as equal by their normal form, and differ in their bytes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cosmetic: Vec<RelPath>,
 }
 
 /// The text that an entry of `input_lines` matched. A list is empty if nothing matched, or if the text was
@@ -151,9 +154,21 @@ impl Difference {
             .flat_map(|changes| &changes.line_ends)
     }
 
+    /// Returns the files of all keys that count as equal by their normal form, and differ in their bytes.
+    pub fn cosmetic(&self) -> impl Iterator<Item = &RelPath> {
+        let lists = [&self.migrations, &self.rerun_inputs, &self.inputs, &self.companions];
+        lists.into_iter().flat_map(|changes| &changes.cosmetic)
+    }
+
     /// Returns whether the recipes are equal.
     pub fn is_empty(&self) -> bool {
-        *self == Difference::default()
+        let mut counted = self.clone();
+        for changes in
+            [&mut counted.migrations, &mut counted.rerun_inputs, &mut counted.inputs, &mut counted.companions]
+        {
+            changes.cosmetic.clear();
+        }
+        counted == Difference::default()
     }
 
     /// Returns the number of single differences, to find the most similar of several old recipes.
@@ -193,6 +208,7 @@ impl FileChanges {
                 (None, Some(new)) => changes.added.push(new.path.clone()),
                 (Some(old), None) => changes.removed.push(old.path.clone()),
                 (Some(old), Some(new)) if old != new => changes.changed.push(new.path.clone()),
+                (Some(old), Some(new)) if old.is_cosmetic(new) => changes.cosmetic.push(new.path.clone()),
                 _ => {}
             }
         }

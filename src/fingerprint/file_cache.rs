@@ -38,10 +38,10 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::globs::{Globs, Kinds};
-use super::recipe::{LinesInput, RelPath};
+use super::recipe::{FileInput, LinesInput, NormalForm, RelPath};
 use super::walk::{Entered, Found, Walked, hidden_files, is_text, list};
-use super::{Hashed, PAUSE, WALKS, hash_all, hash_file, lines};
-use crate::config::{Definition, InputLines};
+use super::{Hashed, PAUSE, WALKS, hash_all, hash_file, lines, normal};
+use crate::config::{Definition, InputLines, Normalize};
 use crate::error::Result;
 use crate::private_file::{self, Reader};
 
@@ -53,7 +53,7 @@ const DEFINITIONS: usize = 16;
 /// Maximum size of a cache file; a larger one is not read.
 const LARGEST: u64 = 256 << 20;
 /// First bytes of each file. The number changes with the format, and with the rules of the walk.
-const FORMAT: &[u8] = b"pgstencil file cache 1\n";
+const FORMAT: &[u8] = b"pgstencil file cache 2\n";
 
 /// Cache of earlier reads of the inputs below one root. Threads may share it; several processes may use the same
 /// directory.
@@ -134,6 +134,8 @@ struct Content {
     stat: Stat,
     hash: [u8; 32],
     bytes: u64,
+    /// Hash and length of the normal form, if the file counts by it.
+    normal: Option<([u8; 32], u64)>,
 }
 
 /// Lines of a file that an expression of `input_lines` matched.
@@ -176,8 +178,8 @@ impl Stat {
 /// Result of a read.
 pub(super) struct Read {
     pub(super) walked: Walked,
-    /// Hash and length of each file.
-    pub(super) hashes: Vec<(String, u64)>,
+    /// The files of `walked`.
+    pub(super) inputs: Vec<FileInput>,
     /// Lines in the order of the config.
     pub(super) lines: Vec<LinesInput>,
 }
@@ -255,6 +257,10 @@ fn key(definition: &Definition) -> Key {
     }
     definition.input_lines.iter().for_each(|wanted| add(&wanted.file));
     add(if definition.build_inputs { &definition.build } else { "" });
+    for Normalize { files, form, .. } in &definition.normalize {
+        add(files);
+        add(normal::version(*form));
+    }
     *hasher.finalize().as_bytes()
 }
 
@@ -318,13 +324,11 @@ impl<'a> Look<'a> {
             is_new |= note(&mut kept, &files, &contents);
             let (lines, new_lines) = self.lines(&mut kept)?;
             is_new |= new_lines;
-            let hashes = contents.iter().map(|(content, _)| {
-                (blake3::Hash::from_bytes(content.hash).to_hex().to_string(), content.bytes)
-            });
-            let hashes = hashes.collect();
+            let inputs = files.iter().zip(&contents).map(|(file, (content, _))| self.input(file, content));
+            let inputs = inputs.collect();
             let files = files.into_iter().map(|file| file.found).collect();
             let walked = Walked { files, seen, directories: BTreeMap::new() };
-            return Ok((Read { walked, hashes, lines }, kept, is_new));
+            return Ok((Read { walked, inputs, lines }, kept, is_new));
         }
         unreachable!("the last walk returns")
     }
@@ -496,9 +500,34 @@ impl<'a> Look<'a> {
             if let Some(content) = files[at].known.filter(|known| known.stat == stat) {
                 return Ok((content, true));
             }
-            let (hash, bytes) = hash_file(&path)?;
-            Ok((Content { stat, hash: *hash.as_bytes(), bytes }, self.is_settled(&path, &stat, looked)))
+            let content = match self.globs.form(&files[at].found.path) {
+                None => {
+                    let (hash, bytes) = hash_file(&path)?;
+                    Content { stat, hash: *hash.as_bytes(), bytes, normal: None }
+                }
+                Some((_, form)) => {
+                    let text = fs::read(&path)?;
+                    let normal = normal::of(form, &text);
+                    let normal =
+                        normal.map(|normal| (*blake3::hash(&normal).as_bytes(), normal.len() as u64));
+                    Content { stat, hash: *blake3::hash(&text).as_bytes(), bytes: text.len() as u64, normal }
+                }
+            };
+            Ok((content, self.is_settled(&path, &stat, looked)))
         })
+    }
+
+    fn input(&self, file: &File, content: &Content) -> FileInput {
+        let hex = |hash: [u8; 32]| blake3::Hash::from_bytes(hash).to_hex().to_string();
+        let path = file.found.path.clone();
+        match (content.normal, self.globs.form(&path)) {
+            (Some((hash, bytes)), Some((_, form))) => {
+                let normal =
+                    NormalForm { form: normal::version(form).to_owned(), content: hex(content.hash) };
+                FileInput { path, hash: hex(hash), bytes, normal: Some(normal) }
+            }
+            _ => FileInput { path, hash: hex(content.hash), bytes: content.bytes, normal: None },
+        }
     }
 
     /// Returns the lines in the order of the config, and whether the kept ones changed.
@@ -711,7 +740,7 @@ mod tests {
                 let _ = fs::remove_file(tree.at("m/2.sql"));
             })
             .unwrap();
-        assert_eq!((walks, read.walked.files.len(), read.hashes.len()), (2, 1, 1));
+        assert_eq!((walks, read.walked.files.len(), read.inputs.len()), (2, 1, 1));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use globset::{Candidate, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 
 use super::recipe::RelPath;
 use super::words;
-use crate::config::Definition;
+use crate::config::{Definition, Form};
 use crate::error::{Error, Result};
 
 /// The keys that hold globs; a *kind* of file is an index into this array.
@@ -28,6 +28,8 @@ pub(super) struct Globs {
     gates: Vec<Gate>,
     /// Files that the build command names. They count as `inputs` if they are text and no glob selects them.
     named: BTreeSet<RelPath>,
+    /// `normalize`, in the order of the config.
+    forms: Vec<(GlobMatcher, Form)>,
 }
 
 /// One glob.
@@ -115,7 +117,26 @@ impl Globs {
         let is = |path: &RelPath, file: &str| *path == RelPath::new(Path::new(file));
         named.retain(|path| !lines.iter().any(|wanted| is(path, &wanted.file)));
         gates.extend(named.iter().map(Gate::to));
-        Ok(Globs { set, globs, gates, named })
+        let forms = definition.normalize.iter().enumerate().map(|(index, normalize)| {
+            let files = &*normalize.files;
+            let bad = |what: &str| {
+                Error::config(format!("{}: glob `{files}` {what}", definition.input("normalize", index)))
+            };
+            if let Some(what) = not_relative(files) {
+                return Err(bad(what).hint("write globs relative to the root, as in `**/migrations/*.py`"));
+            }
+            let glob = compile(files, false).map_err(|e| bad("is invalid").caused_by(e))?;
+            Ok((glob.compile_matcher(), normalize.form))
+        });
+        let forms = forms.collect::<Result<_>>()?;
+        Ok(Globs { set, globs, gates, named, forms })
+    }
+
+    /// Returns the entry of `normalize` that selects the file `path`, and its normal form.
+    pub(super) fn form(&self, path: &RelPath) -> Option<(usize, Form)> {
+        let path = path.to_path();
+        let mut forms = self.forms.iter().enumerate();
+        forms.find(|(_, (glob, _))| glob.is_match(&path)).map(|(index, (_, form))| (index, *form))
     }
 
     /// Returns whether the build command names this file and it counts as one of `inputs` for that reason: no

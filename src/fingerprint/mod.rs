@@ -15,6 +15,8 @@
 //!   whose matches are all excluded by later globs is fine, if its key keeps at least one file. A `!` glob
 //!   may match nothing: it often excludes files that do not exist yet.
 //!
+//! The files that `normalize` names count by a normal form of their content; `normal/` has the forms.
+//!
 //! Text files that the build command names also count as `inputs`, unless `build_inputs` is off, a .gitignore
 //! hides them, or a glob of `inputs` excludes them. `words.rs` decides which words name files.
 
@@ -26,6 +28,7 @@ mod ignored;
 mod kept;
 mod lines;
 mod migrations;
+mod normal;
 mod order;
 mod recipe;
 mod snapshot;
@@ -34,7 +37,7 @@ mod tests;
 mod walk;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -111,13 +114,13 @@ impl Inputs {
         definition: &Definition,
         variable: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self> {
-        let (globs, file_cache::Read { walked, hashes, mut lines }) = cache.read(root, definition)?;
+        let (globs, file_cache::Read { walked, inputs: files, mut lines }) = cache.read(root, definition)?;
         check_matches(root, definition, &globs, &walked)?;
 
         let mut lists: [Vec<FileInput>; KEYS.len()] = Default::default();
-        for (found, (hash, bytes)) in walked.files.iter().zip(hashes) {
+        for (found, file) in walked.files.iter().zip(files) {
             for (list, _) in lists.iter_mut().zip(found.kinds).filter(|(_, chosen)| *chosen) {
-                list.push(FileInput { path: found.path.clone(), hash: hash.clone(), bytes });
+                list.push(file.clone());
             }
         }
         let [migrations, rerun_inputs, inputs, companions] = lists;
@@ -245,6 +248,15 @@ fn check_matches(root: &Path, definition: &Definition, globs: &Globs, walked: &W
             ))
             .hint("put narrow globs last: the last glob that matches a file decides"));
         }
+    }
+    let forms: BTreeSet<usize> =
+        walked.files.iter().filter_map(|found| globs.form(&found.path)).map(|(index, _)| index).collect();
+    let mut unused = definition.normalize.iter().enumerate().filter(|(index, _)| !forms.contains(index));
+    if let Some((index, unused)) = unused.next() {
+        let input = definition.input("normalize", index);
+        return Err(Error::config(format!("{input}: glob `{}` matches no input file", unused.files))
+            .detail("`normalize` chooses among the files of the other keys")
+            .hint("remove the entry, or name files that `migrations` or another key selects"));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The values that a fingerprint is made of, and the encoding that is hashed.
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -63,15 +64,47 @@ pub(super) fn is_empty_database(name: &String) -> bool {
     name == EMPTY_DATABASE
 }
 
-/// One file, identified by its content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One file, identified by its content, or by the normal form of its content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileInput {
     /// Path relative to the root.
     pub path: RelPath,
-    /// blake3 of the content, hex, as `b3sum` prints it.
+    /// blake3 of the content, hex, as `b3sum` prints it; or of its normal form.
     pub hash: String,
-    /// Length of the content.
+    /// Length of the content, or of its normal form.
     pub bytes: u64,
+    /// Set if the file counts by its normal form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normal: Option<NormalForm>,
+}
+
+/// Says that a file counts by a normal form.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NormalForm {
+    /// Name and version of the form.
+    pub form: String,
+    /// blake3 of the content itself, hex; for display only.
+    pub content: String,
+}
+
+impl PartialEq for FileInput {
+    /// Compares what the fingerprint contains, so not the content of a file that counts by its normal form.
+    fn eq(&self, other: &Self) -> bool {
+        let key = |file: &Self| {
+            (file.path.clone(), file.hash.clone(), file.bytes, file.normal.as_ref().map(|n| n.form.clone()))
+        };
+        key(self) == key(other)
+    }
+}
+
+impl Eq for FileInput {}
+
+impl FileInput {
+    /// Returns whether two files that count as equal differ in their bytes.
+    pub fn is_cosmetic(&self, other: &Self) -> bool {
+        let content = |file: &Self| file.normal.as_ref().map(|normal| normal.content.clone());
+        self == other && content(self) != content(other)
+    }
 }
 
 /// The parts of one file's text that count.
@@ -208,6 +241,19 @@ impl Recipe {
         if let Some(key) = &self.key {
             to.section("key", 1);
             to.text(key);
+        }
+        let files = [&self.migrations, &self.rerun_inputs, &self.inputs, &self.companions];
+        let normal: BTreeMap<_, _> = files
+            .into_iter()
+            .flatten()
+            .filter_map(|file| Some((&file.path, &file.normal.as_ref()?.form)))
+            .collect();
+        if !normal.is_empty() {
+            to.section("normal forms", normal.len());
+            for (path, form) in normal {
+                to.bytes(path.as_bytes());
+                to.text(form);
+            }
         }
         Fingerprint::from_bytes(*to.0.finalize().as_bytes())
     }

@@ -139,6 +139,7 @@ fn sample() -> Recipe {
         path: RelPath::new(Path::new(path)),
         hash: blake3::hash(path.as_bytes()).to_hex().to_string(),
         bytes: path.len() as u64,
+        normal: None,
     };
     let hash = blake3::hash(b"x").to_hex().to_string();
     Recipe {

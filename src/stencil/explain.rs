@@ -54,6 +54,8 @@ pub(crate) enum Now {
         failure: Option<String>,
         /// What is known about its rebuild, if it was built incrementally.
         outlook: Option<Outlook>,
+        /// Files that are equal by their normal form, and differ in bytes from those that it was built with.
+        cosmetic: Vec<RelPath>,
     },
     /// Waits for another process that builds it.
     Wait {
@@ -205,6 +207,10 @@ impl Stencil {
         let plan = template::plan(&mut looking, registry, &context, &recipe).await?;
         let (ready, unusable) = looking.into_seen();
         let own = recipe.fingerprint();
+        let same = ready.iter().find(|(row, _)| row.fingerprint == own);
+        let cosmetic = same.map_or_else(Vec::new, |(_, old)| {
+            Difference::between(old, &recipe).cosmetic().cloned().collect()
+        });
         let others: Vec<(TemplateRow, Recipe)> =
             ready.into_iter().filter(|(row, _)| row.fingerprint != own).collect();
         let mut nearest = match (against, &plan) {
@@ -235,6 +241,7 @@ impl Stencil {
                     None => None,
                 },
                 failure: row.rebuild_failure,
+                cosmetic,
             },
             Plan::Wait(row) => Now::Wait {
                 builder: row.builder.0.describe(),

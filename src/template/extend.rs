@@ -237,6 +237,7 @@ mod tests {
             path: RelPath::new(Path::new(path)),
             hash: blake3::hash(path.as_bytes()).to_string(),
             bytes: 1,
+            normal: None,
         };
         Recipe {
             format: Recipe::FORMAT,

@@ -97,6 +97,9 @@ pub enum NowAnswer {
         /// Plan for that full build, and the evidence, if the template was built incrementally.
         #[serde(skip_serializing_if = "Option::is_none")]
         rebuild: Option<RebuildAnswer>,
+        /// Files that count as equal by their normal form, and whose bytes differ from those that it was built with.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        cosmetic: Vec<RelPath>,
     },
     /// Wait for another process that builds it.
     Wait {
@@ -225,7 +228,8 @@ fn inputs(inputs: &Inputs, server: Option<&OnServer>) -> InputsAnswer {
 
 fn now(now: &Now) -> NowAnswer {
     match now {
-        Now::Hit { provisional, failure, outlook } => NowAnswer::Hit {
+        Now::Hit { provisional, failure, outlook, cosmetic } => NowAnswer::Hit {
+            cosmetic: cosmetic.clone(),
             provisional: *provisional,
             rebuild_failure: failure.clone(),
             rebuild: outlook.as_ref().map(RebuildAnswer::from),

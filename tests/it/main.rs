@@ -40,6 +40,7 @@ mod lease;
 mod library;
 mod look;
 mod newcomer;
+mod normalize;
 mod overtaken;
 mod owner;
 mod passwords;

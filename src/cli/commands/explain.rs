@@ -1,5 +1,6 @@
 //! `pgstencil explain`
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -99,7 +100,7 @@ pub(crate) async fn explain(app: &App, args: Explain) -> Result<u8> {
 fn in_words(explanation: &Explanation, all: bool, background_off: bool) -> String {
     let mut text = String::new();
     if let Some(server) = &explanation.server {
-        text += &verdict(server, background_off);
+        text += &verdict(server, background_off, all);
         text.push('\n');
     }
     text += &format!("template {}", explanation.definition);
@@ -146,13 +147,13 @@ fn in_words(explanation: &Explanation, all: bool, background_off: bool) -> Strin
     text
 }
 
-fn verdict(server: &OnServer, background_off: bool) -> String {
+fn verdict(server: &OnServer, background_off: bool, all: bool) -> String {
     let about = |time: Option<Duration>| {
         time.map_or_else(|| "not known yet".to_owned(), |t| format!("about {}", seconds(t)))
     };
     let costs = &server.costs;
     let mut text = match &server.now {
-        Now::Hit { provisional, outlook, .. } => {
+        Now::Hit { provisional, outlook, cosmetic, .. } => {
             let mut text = format!(
                 "a command now would use the existing template: {}",
                 match costs.hit {
@@ -171,6 +172,16 @@ fn verdict(server: &OnServer, background_off: bool) -> String {
                 && !(background_off && outlook.next.is_some())
             {
                 text += &format!("\n{}", outlook.words());
+            }
+            match cosmetic.as_slice() {
+                [] => {}
+                files => {
+                    let differ = if files.len() == 1 { "differs" } else { "differ" };
+                    let count = count(files.len(), "file");
+                    text += &format!("\n{count} {differ} only in bytes from what it was built with:\n");
+                    list_cosmetic(&mut text, files, all);
+                    text.truncate(text.trim_end().len());
+                }
             }
             text
         }
@@ -239,6 +250,17 @@ fn list_inputs(text: &mut String, inputs: &Inputs, all: bool) {
         if label == "migrations" {
             list_groups(text, inputs, all);
         }
+    }
+    let files = [&inputs.migrations, &inputs.companions, &inputs.rerun_inputs, &inputs.inputs];
+    let normal: BTreeMap<&RelPath, &str> = files
+        .into_iter()
+        .flatten()
+        .filter_map(|file| Some((&file.path, file.normal.as_ref()?.form.as_str())))
+        .collect();
+    if let Some(form) = normal.values().next() {
+        let count = count(normal.len(), "file");
+        let hint = if all { "" } else { " (`-v` marks them)" };
+        line(text, "normalize", &format!("{count} as {form}: edits without effect do not count{hint}"));
     }
     for path in &inputs.named {
         line(text, "build_inputs", &format!("{path}, named by `build`"));
@@ -321,7 +343,20 @@ fn below(group: &Group, path: &RelPath) -> String {
 }
 
 fn list_file(text: &mut String, file: &FileInput) {
-    let _ = writeln!(text, "    {} {:>8} {}", &file.hash[..12], file.bytes, file.path);
+    let form = file.normal.as_ref().map_or_else(String::new, |normal| format!(" (as {})", normal.form));
+    let _ = writeln!(text, "    {} {:>8} {}{form}", &file.hash[..12], file.bytes, file.path);
+}
+
+/// Files whose edits count for nothing.
+fn list_cosmetic(text: &mut String, paths: &[RelPath], all: bool) {
+    let named = if all { paths.len() } else { NAMED };
+    for path in paths.iter().take(named) {
+        let _ = writeln!(text, "  equal by its normal form, other bytes: {path}");
+    }
+    if paths.len() > named {
+        let more = paths.len() - named;
+        let _ = writeln!(text, "  equal by their normal forms, other bytes: {more} more (`-v` lists them)");
+    }
 }
 
 /// How many files of a kind are named without `-v`.
@@ -337,7 +372,7 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
         ("rerun input", &difference.rerun_inputs),
         ("input", &difference.inputs),
     ] {
-        let FileChanges { added, changed, removed, line_ends } = changes;
+        let FileChanges { added, changed, removed, line_ends, cosmetic } = changes;
         for (what, paths) in [("added", added), ("changed", changed), ("removed", removed)] {
             let named = if all { paths.len() } else { NAMED };
             for path in paths.iter().take(named) {
@@ -352,6 +387,7 @@ fn list_difference(text: &mut String, difference: &Difference, all: bool) {
                 let _ = writeln!(text, "  {label} {what}: {more} more (`-v` lists them)");
             }
         }
+        list_cosmetic(text, cosmetic, all);
     }
     if difference.line_ends().next().is_some() {
         text.push_str(

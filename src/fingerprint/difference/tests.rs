@@ -46,6 +46,7 @@ fn files(paths: &[&str]) -> Vec<FileInput> {
             path: path_of(path),
             hash: blake3::hash(path.as_bytes()).to_hex().to_string(),
             bytes: path.len() as u64,
+            normal: None,
         })
         .collect();
     files.sort_by(by_path);
@@ -177,6 +178,7 @@ fn line_ends_are_told_from_other_changes() {
         path: path_of(path),
         hash: blake3::hash(content.as_bytes()).to_hex().to_string(),
         bytes: content.len() as u64,
+        normal: None,
     };
     let contents = [
         ("1.sql", "a;\nb;\n", "a;\r\nb;\r\n"),

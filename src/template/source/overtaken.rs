@@ -111,7 +111,7 @@ pub(crate) fn changed(definition: &str, during: &str, changes: &[String]) -> Err
 
 fn differences(difference: &Difference) -> Vec<String> {
     let mut lines = Vec::new();
-    for FileChanges { added, changed, removed, line_ends: _ } in
+    for FileChanges { added, changed, removed, line_ends: _, cosmetic: _ } in
         [&difference.migrations, &difference.companions, &difference.rerun_inputs, &difference.inputs]
     {
         lines.extend(added.iter().map(|path| format!("`{path}` is new")));
