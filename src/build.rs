@@ -16,6 +16,29 @@ fn main() {
         None => version,
     };
     println!("cargo:rustc-env=PGSTENCIL_VERSION={version}");
+    list_presets(&root);
+}
+
+/// Writes `presets.rs`: a list of the files in `config/presets`, each with its text.
+fn list_presets(root: &Path) {
+    let directory = root.join("config/presets");
+    println!("cargo:rerun-if-changed={}", directory.display());
+    let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.sort();
+    let mut list = String::from("pub(super) const FILES: &[(&str, &str)] = &[\n");
+    for file in files {
+        let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        // `_shared.toml` is no preset.
+        if file.extension().is_some_and(|ext| ext == "toml") && !name.starts_with('_') {
+            list += &format!("    ({name:?}, include_str!({file:?})),\n");
+        }
+    }
+    list += "];\n";
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    if let Err(error) = std::fs::write(out.join("presets.rs"), list) {
+        println!("cargo:warning=cannot list the presets: {error}");
+    }
 }
 
 /// Returns short id and date of the commit: `4d753e8a1b2c 2026-11-26`. Packagers, who build from an archive,

@@ -37,6 +37,7 @@
 //! | `env` | the only reader of the environment: libpq's variables, the password file |
 //! | `config` | `pgstencil.toml` → checked [`config::Config`]; placeholders |
 //! | `fingerprint` | the walk over the files, the recipe and its hash; the order of migrations; the difference between two recipes |
+//! | `presets` | the migration tools that `init` knows: signs of a project, the config for it, advice about an existing config |
 //! | `process` | runs the user's commands: process groups, time-outs, a watchdog that outlives pgstencil |
 //! | `private_server` | the local Postgres that pgstencil starts by itself |
 //! | `pg` | sessions, advisory locks, the server's view of its databases and of the contents of one, every statement with identifiers in it |
@@ -232,6 +233,7 @@ pub mod internals;
 mod lease;
 mod names;
 mod pg;
+mod presets;
 mod private_file;
 mod private_server;
 mod process;

@@ -7,6 +7,7 @@ mod bench;
 mod doctor;
 mod evict;
 mod explain;
+mod init;
 mod prune;
 mod server;
 mod stats;
@@ -18,6 +19,7 @@ pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{
     AgainstAnswer, CostsAnswer, ExplainAllAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
 };
+pub use self::init::{AdviceAnswer, InitAnswer, InitCheckAnswer, PresetAnswer, PresetsAnswer};
 pub use self::prune::{PruneAnswer, PrunedClone};
 pub use self::server::{
     ClusterAnswer, MovedAnswer, PathsAnswer, ServerAnswer, ServerListAnswer, ServerPlaces,

@@ -16,6 +16,7 @@ const LEVELS: &[&[&str]] = &[
     &["git"],
     &["private_file", "env"],
     &["config", "fingerprint", "process", "private_server"],
+    &["presets"],
     &["pg"],
     &["registry", "variables"],
     &["context"],
@@ -70,6 +71,8 @@ const CREATES: &[&str] = &[
 
 /// Where that is allowed all the same: (file, text).
 const CREATES_TOO: &[(&str, &str)] = &[
+    // The config belongs to the project.
+    ("cli/commands/init.rs", "OpenOptions"),
     // The runner's own files, which hold no secrets.
     ("cli/github.rs", "OpenOptions"),
     // Opened to read.

@@ -32,6 +32,7 @@ mod fidelity;
 mod file_cache;
 mod flat;
 mod hooks;
+mod init;
 mod inputs;
 mod inventory;
 mod kept;

@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod ensure;
 pub(crate) mod evict;
 pub(crate) mod explain;
+pub(crate) mod init;
 pub(crate) mod list;
 pub(crate) mod owed;
 pub(crate) mod paths;
@@ -57,6 +58,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  pgstencil server start\n  psql \"$(pgstencil server url)\"\n  pgstencil server remove --major 15"
     )]
     Server(server::Server),
+    Init(init::Init),
     Demo(demo::Demo),
     /// Print the effective config, or its JSON schema
     #[command(
@@ -106,6 +108,7 @@ impl Command {
             Command::Bench(args) => Box::pin(bench::bench(app, args)),
             Command::Doctor(args) => Box::pin(doctor::doctor(app, args)),
             Command::Server(args) => Box::pin(server::server(app, args)),
+            Command::Init(args) => Box::pin(async move { init::init(app, &args) }),
             Command::Demo(args) => Box::pin(demo::demo(app, args)),
             Command::Config(args) => Box::pin(async move { config::config(app, &args) }),
             Command::Paths => Box::pin(paths::paths(app)),

@@ -1,0 +1,2 @@
+<?php
+final class Version20240201000000 extends AbstractMigration {}

@@ -1,0 +1,1 @@
+exports.up = (db) => db.schema.createTable('orders').addColumn('id', 'integer').execute();

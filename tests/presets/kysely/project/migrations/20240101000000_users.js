@@ -1,0 +1,1 @@
+exports.up = (db) => db.schema.createTable('users').addColumn('id', 'integer').execute();

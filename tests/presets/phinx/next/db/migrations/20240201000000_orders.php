@@ -1,0 +1,3 @@
+<?php
+use Phinx\Migration\AbstractMigration;
+final class Orders extends AbstractMigration {}

@@ -1,0 +1,2 @@
+<?php
+return ['paths' => ['migrations' => 'db/migrations']];

@@ -1,0 +1,3 @@
+Sequel.migration do
+  change { create_table(:orders) { Integer :id, primary_key: true } }
+end

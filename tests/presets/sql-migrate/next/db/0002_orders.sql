@@ -1,0 +1,2 @@
+-- +migrate Up
+CREATE TABLE orders (id int PRIMARY KEY);

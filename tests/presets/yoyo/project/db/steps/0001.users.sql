@@ -1,0 +1,2 @@
+-- depends:
+CREATE TABLE users (id int PRIMARY KEY);
