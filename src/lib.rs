@@ -51,6 +51,7 @@
 //! | `bench`, `doctor` | the cost of copies on this server; the checks of server, role, disk and registry |
 //! | `stencil` | [`Stencil`], the facade that the command line and your program call |
 //! | `wire` | the JSON shapes |
+//! | [`test`] | a database for each test of a Rust program: finds config, environment and server by itself |
 //! | `cli` | the command line: the only code that knows a terminal |
 //! | `internals` | no interface: what the tests and benchmarks of this repository need besides |
 //!
@@ -112,6 +113,8 @@
 //! 9. Commands that only read write nothing.
 //! 10. The library never prints and never exits. It reads the environment only in
 //!     [`env::Environment::from_process`], and the working directory only to resolve a relative path that it is given.
+//!     The one exception is the module [`test`]: it finds environment, working directory and config by itself, and
+//!     prints to standard error.
 //! 11. No code of a stranger runs with pgstencil's privileges: a database that calls itself the registry is
 //!     judged before a session with it starts (`pg::door`), and before anything in it is planned.
 //!
@@ -162,7 +165,16 @@
 //! # }
 //! ```
 //!
-//! Tests share one [`Stencil`], and each test requests a database of its own:
+//! For a database in each test, the module [`test`] needs one line and no set-up:
+//!
+//! ```no_run
+//! #[tokio::test]
+//! async fn orders() {
+//!     let db = pgstencil::test::database("app").await;
+//! }
+//! ```
+//!
+//! Any other program shares one [`Stencil`] among its threads, and makes a request for each database:
 //!
 //! ```no_run
 //! use pgstencil::env::Environment;
@@ -177,8 +189,8 @@
 //! }
 //! ```
 //!
-//! A test that fails drops its lease, which releases the database. A test program need not call [`Stencil::close`]:
-//! the next program or command drops what is left.
+//! A lease that is dropped releases its database. A program need not call [`Stencil::close`]: the next program or
+//! command drops what is left.
 //!
 //! The build command is not the only source of a template: [`Stencil::filled_by`] takes an async function of the
 //! program, and [`Stencil::begin`] yields databases that the program fills elsewhere and then seals:
@@ -242,6 +254,7 @@ mod registry;
 pub mod retention;
 mod stencil;
 mod template;
+pub mod test;
 mod url;
 mod variables;
 pub mod wire;

@@ -89,6 +89,57 @@ impl Filler {
         Filler { key: key.into(), fill: Arc::new(fill) }
     }
 
+    /// Creates a filler from code that blocks, such as the migrations of diesel or refinery. It runs on a thread of
+    /// its own; otherwise as [`Filler::new`].
+    pub fn blocking<F, E>(key: &str, fill: F) -> Self
+    where
+        F: Fn(Vec<Unfilled>) -> std::result::Result<(), E> + Send + Sync + 'static,
+        E: Into<FillError>,
+    {
+        let fill = Arc::new(fill);
+        let fill = move |databases| {
+            let fill = Arc::clone(&fill);
+            async move {
+                let filled = tokio::task::spawn_blocking(move || fill(databases).map_err(Into::into));
+                filled.await.map_err(FillError::from)?
+            }
+            .boxed()
+        };
+        Filler { key: key.into(), fill: Arc::new(fill) }
+    }
+
+    /// Creates a filler from the migrations of sqlx 0.9, as `sqlx::migrate!()` embeds them. They run in each database
+    /// of the definition. Their versions and checksums are the key.
+    ///
+    /// ```no_run
+    /// # async fn example(stencil: pgstencil::Stencil) -> pgstencil::Result<()> {
+    /// use pgstencil::Filler;
+    ///
+    /// static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate::Migrator::DEFAULT; // sqlx::migrate!()
+    /// let db = stencil.filled_by(Filler::migrations(&MIGRATIONS)).database().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "sqlx")]
+    pub fn migrations(
+        migrator: impl std::borrow::Borrow<sqlx::migrate::Migrator> + Send + Sync + 'static,
+    ) -> Self {
+        let key = key_of(migrator.borrow());
+        // On a thread of its own, since the future of a migrator is not `Send`.
+        Filler::blocking(&key, move |databases| {
+            tokio::runtime::Handle::current().block_on(async {
+                for database in databases {
+                    let url = database.url.reveal();
+                    let mut session = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await?;
+                    let migrated = migrator.borrow().run(&mut session).await;
+                    sqlx::Connection::close(session).await?;
+                    migrated?;
+                }
+                Ok::<(), FillError>(())
+            })
+        })
+    }
+
     /// Returns the key that represents everything that decides the contents.
     pub fn key(&self) -> &str {
         &self.key
@@ -101,6 +152,30 @@ impl Filler {
     ) -> BoxFuture<'static, std::result::Result<(), FillError>> {
         (self.fill)(databases)
     }
+}
+
+/// Returns a hash of everything that decides what migrations make.
+#[cfg(feature = "sqlx")]
+fn key_of(migrator: &sqlx::migrate::Migrator) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    let mut count = 0_usize;
+    for migration in migrator.iter().filter(|migration| !migration.migration_type.is_down_migration()) {
+        count += 1;
+        add(&migration.version.to_le_bytes());
+        // It is in the table of the migrations that ran.
+        add(migration.description.as_bytes());
+        add(&migration.checksum);
+        add(&[u8::from(migration.no_tx)]);
+    }
+    add(migrator.table_name.as_bytes());
+    for schema in migrator.create_schemas.iter() {
+        add(schema.as_bytes());
+    }
+    format!("sqlx {count} {}", hasher.finalize().to_hex())
 }
 
 impl fmt::Debug for Filler {

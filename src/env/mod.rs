@@ -36,6 +36,10 @@ variables! {
     STATE_DIR = "PGSTENCIL_STATE_DIR";
     /// Whether work goes on in the background after a command: `auto` or `off`, in place of `[clone] background`.
     BACKGROUND = "PGSTENCIL_BACKGROUND";
+    /// Set by cargo for test programs: the directory of the crate, where `pgstencil::test` looks for the config.
+    CARGO_MANIFEST_DIR = "CARGO_MANIFEST_DIR";
+    /// Set by nextest: the program runs one test only.
+    NEXTEST = "NEXTEST";
     /// Not empty: no colour.
     NO_COLOR = "NO_COLOR";
     /// Not empty and not `0`: colour even if the output is no terminal.

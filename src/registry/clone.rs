@@ -241,6 +241,7 @@ const CONFIRM: &str = "UPDATE pgstencil.clone SET confirmed = true, orphaned_at 
 const LEFTOVERS: &str = "SELECT EXISTS (SELECT FROM pgstencil.clone WHERE state <> 'leased' \
      OR lease = 'session' OR NOT confirmed OR expires_at <= now() OR orphaned_at IS NOT NULL) \
      OR EXISTS (SELECT FROM pgstencil.template WHERE state <> 'ready')";
+const RELEASED: &str = "SELECT count(*) FROM pgstencil.clone WHERE state = 'released'";
 const HURRY: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND classid = $1 AND objid = $2 \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
@@ -580,6 +581,16 @@ impl Registry {
     /// The driver's.
     pub(crate) async fn has_leftovers(&mut self) -> Result<bool> {
         self.session().scalar(sql::fill(LEFTOVERS, &[])).await.doing(|| "check for leftovers".into())
+    }
+
+    /// Returns the number of released clones that are not dropped yet.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn count_released(&mut self) -> Result<usize> {
+        let count: i64 =
+            self.session().scalar(sql::fill(RELEASED, &[])).await.doing(|| "count released clones".into())?;
+        Ok(usize::try_from(count).unwrap_or_default())
     }
 
     /// Returns whether a process is waiting for a copy now.

@@ -198,6 +198,7 @@ impl Stencil {
         let unnoted_hit = timing.template.is_zero().then(|| batch.started.elapsed());
         timing.clone = batch.started.elapsed().saturating_sub(timing.template);
         timing.inputs += reading;
+        self.keep_recipe(definition, recipe, &provenance.fingerprint);
         let mut leases = Leases::new(self, registry, &definition.name, batch.clones, provenance, timing);
         leases.dropped = dropped;
         leases.demand = Demand {

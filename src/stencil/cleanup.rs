@@ -52,6 +52,51 @@ impl Stencil {
         }
     }
 
+    /// Waits while at least `many` released clones wait for their drop and the thread of this program drops them.
+    pub(crate) async fn wait_for_drops(&self, many: usize) {
+        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
+        loop {
+            let Ok(Some(mut registry)) = self.open_existing(&deadline).await else {
+                return;
+            };
+            let waiting = registry.count_released().await;
+            let Ok(waiting) = waiting else {
+                return;
+            };
+            self.idle.put(registry);
+            if waiting < many || !self.background.is_busy() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Cleans up in one pass if at least `many` released clones wait for their drop. Whatever fails is left to the next
+    /// cleanup.
+    pub(crate) async fn drop_if_many(&self, many: usize) {
+        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
+        let Ok(Some(mut registry)) = self.open_existing(&deadline).await else {
+            return;
+        };
+        let done = async {
+            if registry.count_released().await? < many {
+                return Ok(());
+            }
+            registry.session().set_deadline(&Deadline::default());
+            let grace = *self.config.clone.orphan_grace;
+            let actions = cleanup::plan(&mut registry, grace).await?;
+            cleanup::apply(&mut registry, &actions, grace).await?;
+            match self.hooks() {
+                Some(hooks) => hooks.all(&mut registry, &Deadline::default(), Hearer::Next).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        match done.await {
+            Ok(()) => self.idle.put(registry),
+            Err(_) => registry.close().await,
+        }
+    }
+
     /// Runs [`Stencil::clean_up_here`] in an existing session.
     pub(crate) async fn clean_up_in(&self, registry: &mut Registry) -> Result<()> {
         registry.session().set_deadline(&Deadline::default());

@@ -417,6 +417,11 @@ impl Lease {
         Lease(leases)
     }
 
+    /// Returns the project.
+    pub(crate) fn stencil(&self) -> &Stencil {
+        &self.0.stencil
+    }
+
     fn clone_of(&self) -> Option<LeasedClone<'_>> {
         self.0.get(0)
     }

@@ -23,8 +23,10 @@ mod reuse;
 mod session_cache;
 mod upkeep;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::cleanup_thread::CleanupThread;
@@ -34,6 +36,7 @@ use crate::context::{Context, Filler, Source};
 use crate::error::Result;
 use crate::events::Observe;
 use crate::fingerprint::{FileCache, Inputs, Recipe};
+use crate::names::Fingerprint;
 use crate::pg::catalog;
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, TemplateRow};
@@ -84,6 +87,8 @@ pub struct Stencil {
     building: Arc<[String]>,
     demands: Arc<upkeep::Demands>,
     filler: Option<Filler>,
+    /// Recipes of earlier requests, by definition; `None`: each request reads the inputs.
+    recipes: Option<Arc<Mutex<BTreeMap<String, Recipe>>>>,
 }
 
 /// Result of [`Stencil::list`].
@@ -148,6 +153,7 @@ impl Stencil {
             building: Arc::default(),
             demands: Arc::default(),
             filler: None,
+            recipes: None,
         }
     }
 
@@ -173,6 +179,41 @@ impl Stencil {
     pub(crate) fn with_full_build(mut self, full_build: bool) -> Self {
         self.full_build = full_build;
         self
+    }
+
+    /// Makes a stencil for a test program. It reads the inputs of a definition once, and again only after a build whose
+    /// inputs changed. With `cache`, the result of the reading is kept in that directory.
+    #[must_use]
+    pub(crate) fn for_tests(mut self, cache: Option<PathBuf>) -> Self {
+        self.recipes = Some(Arc::default());
+        if let Some(directory) = cache {
+            self.file_cache = Arc::new(FileCache::at(directory, self.holder.machine.clone()));
+        }
+        self
+    }
+
+    /// Returns the recipe of an earlier request, if there are to be no more reads.
+    fn known_recipe(&self, definition: &Definition) -> Option<Recipe> {
+        let recipes = self.recipes.as_ref().filter(|_| self.filler.is_none())?;
+        recipes.lock().unwrap_or_else(PoisonError::into_inner).get(&definition.name).cloned()
+    }
+
+    /// Keeps the recipe of a request for later ones, if `result` is its template: otherwise the inputs have changed
+    /// since they were read.
+    fn keep_recipe(&self, definition: &Definition, recipe: Recipe, result: &Fingerprint) {
+        let Some(recipes) = self.recipes.as_ref().filter(|_| self.filler.is_none()) else {
+            return;
+        };
+        let mut recipes = recipes.lock().unwrap_or_else(PoisonError::into_inner);
+        match recipe.fingerprint() == *result {
+            true => recipes.insert(definition.name.clone(), recipe),
+            false => recipes.remove(&definition.name),
+        };
+    }
+
+    /// Whether a thread of this program drops released clones.
+    pub(crate) fn has_cleanup_thread(&self) -> bool {
+        self.background.is_there()
     }
 
     #[doc(hidden)]
@@ -284,6 +325,9 @@ impl Stencil {
     async fn open_reading(&self, context: &Context<'_>) -> Result<(Registry, Result<Recipe>, Duration)> {
         context.not_within_itself()?;
         let started = Instant::now();
+        if let Some(recipe) = self.known_recipe(context.definition) {
+            return Ok((self.open_registry(context.deadline).await?, Ok(recipe), Duration::ZERO));
+        }
         let reading = async {
             let inputs = context.inputs().await;
             (inputs, started.elapsed())

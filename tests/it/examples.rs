@@ -109,6 +109,30 @@ fn sqlx() {
     }
 }
 
+/// The crates are compiled, and not run: `test_databases.rs` tests what they call.
+#[test]
+fn rust_tests() {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-tests");
+    let cargo = |words: &[&str]| {
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(example("rust-tests")).env("CARGO_TARGET_DIR", &target).args(words);
+        said(&mut cargo)
+    };
+    if have(cargo(&["fetch", "--quiet"])).is_none() {
+        return;
+    }
+    let mut check = vec!["check", "--quiet", "--workspace", "--tests"];
+    let libpq = ["pg_config", "pkg-config"].map(|program| {
+        let asks = if program == "pg_config" { vec!["--libdir"] } else { vec!["--exists", "libpq"] };
+        said(Command::new(program).args(asks))
+    });
+    if let [Err(why), Err(_)] = libpq {
+        have::<()>(Err(format!("diesel needs libpq: {why}")));
+        check.extend(["--exclude", "shop-diesel"]);
+    }
+    cargo(&check).unwrap();
+}
+
 /// A step of a workflow: what it runs, and under which id its outputs are known.
 struct Step {
     id: Option<String>,
@@ -264,14 +288,14 @@ fn the_django_example_installs_on_the_oldest_python_that_it_promises() {
     have(installs);
 }
 
-/// Without Python or a package index there is nothing to test, and this says so; with
+/// Without Python, libpq or a package index there is nothing to test, and this says so; with
 /// `PGSTENCIL_TEST_DJANGO=1`, as in CI, that is a failure.
 fn have<T>(result: Result<T, String>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(why) if std::env::var_os("PGSTENCIL_TEST_DJANGO").is_some() => panic!("{why}"),
         Err(why) => {
-            eprintln!("SKIPPED, the Django example was not tested: {why}");
+            eprintln!("SKIPPED, an example was not tested: {why}");
             None
         }
     }

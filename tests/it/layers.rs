@@ -27,6 +27,7 @@ const LEVELS: &[&[&str]] = &[
     &["bench", "doctor"],
     &["stencil"],
     &["wire"],
+    &["test"],
     &["cli", "internals", "main", "lib"],
 ];
 
@@ -44,13 +45,13 @@ const FORBIDDEN: &[(&str, &str, &[&str])] = &[
 /// What `lib.rs` re-exports for everybody.
 const RE_EXPORTS: &[&str] = &["Error", "Kind", "Result", "Stencil"];
 
-/// Not in the library: (text, allowed in this file). `cli` and `main` may.
+/// Not in the library: (text, allowed in this file). `cli` and `main` may, and `test` in these files.
 const NOT_IN_LIBRARY: &[(&str, &str)] = &[
-    ("println!", ""),
+    ("println!", "test/report.rs"),
     ("print!", ""),
     ("env::var", "env/mod.rs"),
-    ("env::args", ""),
-    ("env::current_dir", ""),
+    ("env::args", "test/report.rs"),
+    ("env::current_dir", "test/project.rs"),
     ("env::home_dir", ""),
     ("env::temp_dir", ""),
     ("process::exit", ""),

@@ -64,6 +64,7 @@ mod stats;
 mod strangers;
 mod support;
 mod terminal;
+mod test_databases;
 mod trust;
 mod unsealed;
 mod verify;
