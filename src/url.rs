@@ -177,7 +177,10 @@ impl ServerUrl {
         if let Some(host) = host {
             url = url.without(&["host", "hostaddr"]);
             url.host = match host {
-                directory if directory.starts_with('/') => encode(directory),
+                directory if directory.starts_with('/') => {
+                    url.move_to_the_query(directory);
+                    String::new()
+                }
                 v6 if v6.contains(':') && !v6.starts_with('[') => {
                     format!("[{}]", as_written(v6))
                 }
@@ -194,6 +197,16 @@ impl ServerUrl {
             }
         }
         url
+    }
+
+    /// Puts the directory of a socket into the query, in the form that every driver reads: few decode `%2F` in
+    /// the place of a host. What stood beside the host goes there, too, since `//user@/` is no URL to most.
+    fn move_to_the_query(&mut self, directory: &str) {
+        self.query.push(format!("host={}", encode(directory).replace("%2F", "/")));
+        let port = self.port.take().map(|port| format!("port={port}"));
+        let user = self.user.take().map(|user| format!("user={}", encode(&user)));
+        let password = self.password.take().map(|password| format!("password={}", encode(&password)));
+        self.query.extend([port, user, password].into_iter().flatten());
     }
 
     /// Returns the same URL with another scheme.
@@ -481,8 +494,23 @@ mod tests {
                 .with_endpoint(Some("/run/pg"), Some(5433))
                 .with_credentials("me", None)
                 .reveal(),
-            "postgres://me@%2Frun%2Fpg:5433/d"
+            "postgres:///d?host=/run/pg&port=5433&user=me"
         );
+    }
+
+    #[test]
+    fn a_socket_in_place_of_a_host_takes_everything_into_the_query() {
+        let u = url("postgresql+psycopg://me:p%40ss@db:6543/d?a=b").with_endpoint(Some("/run/my pg"), None);
+        assert_eq!(
+            u.reveal(),
+            "postgresql+psycopg:///d?a=b&host=/run/my%20pg&port=6543&user=me&password=p%40ss"
+        );
+        assert!(!u.to_string().contains("ss"), "{u}");
+        let again = url(&u.reveal());
+        assert_eq!((again.host().as_deref(), again.port()), (Some("/run/my pg"), Some(6543)));
+        assert_eq!((again.user().as_deref(), again.password().as_deref()), (Some("me"), Some("p@ss")));
+        // What the user wrote stays.
+        assert_eq!(url("postgres://me@%2Fs/d").with_database("e").reveal(), "postgres://me@%2Fs/e");
     }
 
     #[test]

@@ -131,7 +131,7 @@ pub(crate) fn variables(
         ("PGPASSWORD".into(), endpoint.password().unwrap_or_default().into()),
     ];
     // Otherwise the caller's own value would be used, which may be meant for another server.
-    if let Some(mode) = endpoint.ssl_mode() {
+    if let Some(mode) = endpoint.ssl_mode_for_commands() {
         variables.push(("PGSSLMODE".into(), mode.into()));
     }
     if let Some(options) = endpoint.session_options() {

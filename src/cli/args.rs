@@ -202,10 +202,11 @@ pub(crate) struct Making {
     /// Create N clones; variables and names are numbered from 0
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=500))]
     pub(crate) clones: u16,
-    /// Name pattern, such as `test_{branch}`; fields in braces: id (unique), alias, n (0, 1 ...), shard, branch,
-    /// worktree, project [default: `{project}_{alias}_{id}`]
+    /// Name pattern, such as `test_{branch}`; fields in braces: id (unique), alias, n (0, 1 ...), n1 (1, 2 ...),
+    /// shard, branch, worktree, project [default: `{project}_{alias}_{id}`]
     ///
-    /// Without n in the pattern, further clones get the suffix _1, _2 ... A value that is not a plain name, or too
+    /// `x{-n}` names the first clone x and the others x-0, x-1 ...; `x{-n1}` x, x-1, x-2 ...; `_` and `.` may stand
+    /// for the hyphen. Without n in the pattern, further clones get the suffix _1, _2 ... A value that is not a plain name, or too
     /// long, is folded or cut, and ends in a short hash of the whole value.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) name: Option<String>,

@@ -70,6 +70,7 @@ impl Hook<'_> {
     ) -> Result<()> {
         let Hook { name, endpoint, .. } = *self;
         let mut job = Job::shell(self.command, self.root);
+        endpoint.learn_tls().await;
         let endpoint_of_clients = endpoint.for_clients(view.client_host.clone(), view.client_port);
         job.env = variables::variables(
             &endpoint_of_clients,

@@ -5,11 +5,12 @@ use std::str::FromStr;
 use super::{MAX_NAME_BYTES, SMALLEST, folded};
 use crate::error::{Error, Result};
 
-/// The largest `{n}`, which has three digits.
-const MOST_CLONES: usize = 999;
+/// The largest index, which has three digits, also when it is counted from 1.
+const MOST_CLONES: usize = 998;
 
 /// The value of `--name`: a pattern with `{id}`, `{alias}`, `{n}`, `{shard}`, `{branch}`, `{worktree}`,
-/// `{project}`.
+/// `{project}`. `{n1}` counts from 1. With characters of [`SEPARATORS`] before it, as in `{-n}`, a number is empty
+/// for the first clone, and begins with the second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NamePattern(Vec<Part>);
 
@@ -19,13 +20,17 @@ enum Part {
     Field(Field),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What may stand before the `n` of a number that the first clone does not have.
+const SEPARATORS: [char; 3] = ['-', '_', '.'];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Field {
     Id,
     Alias,
-    Index,
-    /// Empty for the first clone, `_1`, `_2` … for the others, as Django names its copies.
-    Following,
+    /// The number of the clone, counted from this one.
+    Index(usize),
+    /// Empty for the first clone; for the others the separator and their number, counted from this one.
+    Following(String, usize),
     Shard,
     Branch,
     Worktree,
@@ -60,12 +65,37 @@ impl Default for NamePattern {
             F(Field::Alias),
             T("_".into()),
             F(Field::Id),
-            F(Field::Following),
+            F(following()),
         ])
     }
 }
 
+/// What a pattern without a number ends in: `_1`, `_2` … for the second clone and the next, as Django names its
+/// copies.
+fn following() -> Field {
+    Field::Following("_".into(), 1)
+}
+
+/// The number in a pattern: `n`, `n1`, `-n`, `-n1`.
+fn number(inner: &str) -> Option<Field> {
+    let n = inner.trim_start_matches(SEPARATORS);
+    let from = match n {
+        "n" => 0,
+        "n1" => 1,
+        _ => return None,
+    };
+    Some(match &inner[..inner.len() - n.len()] {
+        "" => Field::Index(from),
+        separator => Field::Following(separator.to_owned(), from),
+    })
+}
+
 impl NamePattern {
+    /// Returns whether each clone has a number in its name.
+    fn is_numbered(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Field(Field::Index(_))))
+    }
+
     /// Returns whether every clone gets its own name.
     pub(crate) fn is_unique(&self) -> bool {
         self.0.contains(&Part::Field(Field::Id))
@@ -88,7 +118,7 @@ impl NamePattern {
     /// A field has no value here, or the name is too long even when shortened.
     pub(crate) fn render(&self, parts: &NameParts<'_>) -> Result<String> {
         // Numbers have room for three digits, so that `x_gw9` and `x_gw10` are shortened alike.
-        let numbered = !self.is_unique() || self.0.contains(&Part::Field(Field::Index));
+        let numbered = !self.is_unique() || self.is_numbered();
         let widest = if numbered { MOST_CLONES } else { 0 };
         for index in [widest.max(parts.index), parts.index] {
             let widest = NameParts { index, ..*parts };
@@ -111,9 +141,12 @@ impl NamePattern {
             match part {
                 Part::Text(text) => name += text,
                 Part::Field(Field::Id) => name += parts.id,
-                Part::Field(Field::Index) => name += &parts.index.to_string(),
-                Part::Field(Field::Following) if parts.index == 0 => {}
-                Part::Field(Field::Following) => name += &format!("_{}", parts.index),
+                Part::Field(Field::Index(from)) => name += &(parts.index + from).to_string(),
+                Part::Field(Field::Following(separator, from)) => {
+                    if let Some(before) = parts.index.checked_sub(1) {
+                        name += &format!("{separator}{}", before + from);
+                    }
+                }
                 Part::Field(Field::Alias) => name += &folded(parts.alias, room),
                 Part::Field(Field::Project) => name += &folded(parts.project, room),
                 Part::Field(Field::Shard) => match parts.shard {
@@ -169,25 +202,28 @@ impl FromStr for NamePattern {
             parts.push(Part::Field(match &rest[open + 1..open + close] {
                 "id" => Field::Id,
                 "alias" => Field::Alias,
-                "n" => Field::Index,
                 "shard" => Field::Shard,
                 "branch" => Field::Branch,
                 "worktree" => Field::Worktree,
                 "project" => Field::Project,
-                other => {
-                    return Err(Error::usage(format!(
-                        "the name pattern has the unknown field `{{{other}}}`"
-                    ))
-                    .hint("use only the fields {id} {alias} {n} {shard} {branch} {worktree} {project}"));
-                }
+                other => match number(other) {
+                    Some(number) => number,
+                    None => {
+                        return Err(Error::usage(format!(
+                            "the name pattern has the unknown field `{{{other}}}`"
+                        ))
+                        .hint("use only the fields {id} {alias} {n} {n1} {-n} {-n1} {shard} {branch} {worktree} {project}"));
+                    }
+                },
             }));
             rest = &rest[open + close + 1..];
         }
         if !rest.is_empty() {
             parts.push(Part::Text(rest.to_owned()));
         }
-        if !parts.contains(&Part::Field(Field::Index)) {
-            parts.push(Part::Field(Field::Following));
+        let is_number = |part: &Part| matches!(part, Part::Field(Field::Index(_) | Field::Following(..)));
+        if !parts.iter().any(is_number) {
+            parts.push(Part::Field(following()));
         }
         Ok(NamePattern(parts))
     }
@@ -226,6 +262,24 @@ mod tests {
         };
         assert_eq!(default(0), "shop_app_k3f9x2ab");
         assert_eq!(default(2), "shop_app_k3f9x2ab_2");
+    }
+
+    #[test]
+    fn numbers_may_begin_at_one_and_with_the_second_clone() {
+        let names = |pattern: &str| -> Vec<String> {
+            let of = |index| render(pattern, &NameParts { index, ..parts("Shop", "app") });
+            (0..3).map(of).collect()
+        };
+        assert_eq!(names("x_{n1}"), ["x_1", "x_2", "x_3"]);
+        // Rails: the first process has the plain name.
+        assert_eq!(names("shop_test{-n}"), ["shop_test", "shop_test-0", "shop_test-1"]);
+        assert_eq!(names("test_x{_n1}"), ["test_x", "test_x_1", "test_x_2"]);
+        assert_eq!(names("test_x"), names("test_x{_n1}"));
+        assert_eq!(names("x{n1}y"), ["x1y", "x2y", "x3y"]);
+        assert_eq!(names("{alias}{__n}.z"), ["app.z", "app__0.z", "app__1.z"]);
+        for bad in ["x{n2}", "x{-}", "x{n-}", "x{-m}", "x{ n}"] {
+            assert!(bad.parse::<NamePattern>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -6,11 +6,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::door::{self, Door};
+use super::tls;
 use crate::config::ClientFor;
 use crate::error::{Error, Kind, Result};
 use crate::pg::{Session, catalog, is_connection_loss};
@@ -72,6 +73,8 @@ pub struct Endpoint {
     memory: Option<PathBuf>,
     /// Shared by all clones of this value.
     scarce: Arc<AtomicBool>,
+    /// Whether the server has no TLS, once that is known. Shared by all clones of this value.
+    without_tls: Arc<OnceLock<bool>>,
 }
 
 /// Paths of a server on this machine that can explain why it ended.
@@ -165,6 +168,7 @@ impl Endpoint {
             door: Arc::default(),
             memory: None,
             scarce: Arc::default(),
+            without_tls: Arc::default(),
         })
     }
 
@@ -413,6 +417,33 @@ impl Endpoint {
     /// Returns the `sslmode` of the URL, or of the variable that replaced it; `None` if neither is set.
     pub fn ssl_mode(&self) -> Option<&str> {
         self.ssl_mode_name.as_deref()
+    }
+
+    /// Finds out whether the server has no TLS, if neither the URL nor the environment has an `sslmode`: commands
+    /// get that from [`Endpoint::ssl_mode_for_commands`]. A socket never has TLS.
+    pub(crate) async fn learn_tls(&self) {
+        if self.ssl_mode_name.is_some() || self.without_tls.get().is_some() {
+            return;
+        }
+        let refused = match self.host.starts_with('/') {
+            true => self.client_host.is_none().then_some(true),
+            false => {
+                let host = self.host.trim_start_matches('[').trim_end_matches(']');
+                tls::is_refused(host, self.port).await
+            }
+        };
+        if let Some(refused) = refused {
+            // Another task may have found the same.
+            let _ = self.without_tls.set(refused);
+        }
+    }
+
+    /// Returns the `sslmode` for commands of the user: that of the URL or the environment, and `disable` if
+    /// pgstencil's own sessions have no TLS since the server has none. Go's and other drivers insist on TLS if
+    /// nothing tells them.
+    pub(crate) fn ssl_mode_for_commands(&self) -> Option<&str> {
+        let none = self.without_tls.get().is_some_and(|without| *without);
+        self.ssl_mode().or(none.then_some("disable"))
     }
 
     /// Returns the databases to try if the registry does not exist yet.

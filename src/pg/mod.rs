@@ -18,6 +18,7 @@ pub(crate) mod session;
 pub(crate) mod slots;
 pub(crate) mod sql;
 pub(crate) mod sqlstate;
+mod tls;
 
 pub(crate) use bound::Patience;
 pub(crate) use door::Door;

@@ -249,7 +249,13 @@ impl Leases {
         self.variables_of_shard(None)
     }
 
-    pub(crate) fn variables_of_shard(&self, shard: Option<Shard>) -> Result<Vec<(OsString, OsString)>> {
+    /// [`Leases::variables`] for a command that pgstencil starts.
+    pub(crate) async fn variables_for_run(&self, shard: Option<Shard>) -> Result<Vec<(OsString, OsString)>> {
+        self.stencil.endpoint.learn_tls().await;
+        self.variables_of_shard(shard)
+    }
+
+    fn variables_of_shard(&self, shard: Option<Shard>) -> Result<Vec<(OsString, OsString)>> {
         let sets: Vec<Vec<NamedDatabase>> = self.clones.iter().map(|c| c.databases.clone()).collect();
         let definition = self.stencil.definition(Some(&self.definition))?;
         let (endpoint, root) = (&self.stencil.endpoint, &self.stencil.config.root);

@@ -136,7 +136,7 @@ fn variables_fill_what_a_url_leaves_out() {
         let lines: Vec<&str> = output.stdout.lines().collect();
         assert_eq!(lines[3], "ann");
         // The background process has none of these variables.
-        let name = cloned.line().rsplit('/').next().unwrap();
+        let name = cloned.line().split('?').next().unwrap().rsplit('/').next().unwrap();
         with(&["release", name]).success();
         assert!(eventually(PATIENCE, || !server().has_database(name)), "{host}");
     }
@@ -518,4 +518,35 @@ fn a_stranger_on_the_port_of_a_stopped_private_server_gets_no_password() {
 
     // It leaves the port to the stranger.
     private.run(&["clone"]).success().stderr_has("moved to port");
+}
+
+#[test]
+fn commands_are_told_that_the_server_has_no_tls() {
+    let mut project = Project::with_migrations(server());
+    let mode = ["run", "--", "sh", "-c", "echo ${PGSSLMODE-unset}"];
+    let on = server().psql("postgres", "SHOW ssl").trim() == "on";
+    let told = if on && !server().host().starts_with('/') { "unset\n" } else { "disable\n" };
+    pgstencil(&project, &mode).success().stdout(told);
+    // What the user says stays.
+    if !on {
+        pgstencil(&project, &mode).env("PGSSLMODE", "allow").success().stdout("allow\n");
+        let url = project.server_url().to_owned();
+        project.connect_to(&format!("{url}{}sslmode=prefer", if url.contains('?') { '&' } else { '?' }));
+        pgstencil(&project, &mode).success().stdout("prefer\n");
+    }
+}
+
+#[test]
+fn a_directory_in_place_of_a_host_is_printed_in_the_query() {
+    let Some(folder) = socket() else { return };
+    let mut project = Project::with_migrations(server());
+    project.connect_to("postgresql:///postgres");
+    let cloned = pgstencil(&project, &["clone"])
+        .env("PGHOST", &folder)
+        .env("PGPORT", server().port().to_string())
+        .env("PGUSER", server().user())
+        .success();
+    let line = cloned.line();
+    assert!(line.starts_with("postgresql:///") && line.contains(&format!("?host={folder}&")), "{line}");
+    both_read(line);
 }

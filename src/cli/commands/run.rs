@@ -75,7 +75,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     };
     let mut job = Job::new(argv.clone(), here.clone());
     let shard = args.making.shard.map(|(index, count)| Shard { index, count });
-    job.env = leases.variables_of_shard(shard)?;
+    job.env = leases.variables_for_run(shard).await?;
     job.cleared = CLEARED.map(Into::into).to_vec();
     // A run within a run must not see the numbered names of the outer one.
     let outer = app.env.iter().map(|(name, _)| name.to_owned());

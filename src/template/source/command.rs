@@ -34,6 +34,7 @@ pub(super) async fn run_command(
 ) -> Result<()> {
     let definition = context.definition;
     let mut job = Job::shell(&definition.build, context.root);
+    context.endpoint.learn_tls().await;
     job.env = variables::variables(
         context.endpoint,
         context.root,

@@ -1,4 +1,4 @@
---! Previous: sha1:e5e8c4c4a4b7f5a5b5c5d5e5f5a5b5c5d5e5f5a5
---! Hash: sha1:f5e8c4c4a4b7f5a5b5c5d5e5f5a5b5c5d5e5f5a5
+--! Previous: sha1:24943e61783cf7060f01b43304c02e67c84e2766
+--! Hash: sha1:4278b7d459f3f4698a247bec99834e0b1ce78dca
 
 CREATE TABLE orders (id int PRIMARY KEY);

@@ -1,4 +1,4 @@
 --! Previous: -
---! Hash: sha1:e5e8c4c4a4b7f5a5b5c5d5e5f5a5b5c5d5e5f5a5
+--! Hash: sha1:24943e61783cf7060f01b43304c02e67c84e2766
 
 CREATE TABLE users (id int PRIMARY KEY);

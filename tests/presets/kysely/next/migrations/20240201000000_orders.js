@@ -1,1 +1,0 @@
-exports.up = (db) => db.schema.createTable('orders').addColumn('id', 'integer').execute();

@@ -1,0 +1,1 @@
+export const up = (db: any) => db.schema.createTable('orders').addColumn('id', 'integer').execute();

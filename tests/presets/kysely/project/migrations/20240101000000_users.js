@@ -1,1 +1,0 @@
-exports.up = (db) => db.schema.createTable('users').addColumn('id', 'integer').execute();
