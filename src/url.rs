@@ -505,7 +505,7 @@ mod tests {
             u.reveal(),
             "postgresql+psycopg:///d?a=b&host=/run/my%20pg&port=6543&user=me&password=p%40ss"
         );
-        assert!(!u.to_string().contains("ss"), "{u}");
+        assert!(!u.to_string().contains("p%40ss"), "{u}");
         let again = url(&u.reveal());
         assert_eq!((again.host().as_deref(), again.port()), (Some("/run/my pg"), Some(6543)));
         assert_eq!((again.user().as_deref(), again.password().as_deref()), (Some("me"), Some("p@ss")));

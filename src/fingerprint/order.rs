@@ -30,7 +30,14 @@
 //! Flyway. Files that differ only in these belong to one migration, so an added one does not append to the
 //! other.
 //!
-//! **No order.** A name without a digit before its extension has no order: `__init__.py`, `mod.rs`,
+//! **Digits after the first dot.** If a name has no digit before its first dot, but a number between that dot and
+//! the last one, right behind `-`, `_` or `.`, that number is its version:
+//! `db.changelog-1.10.xml`. So `users.s3.sql`, `setup.v2.sql` and `x.mp3` have none. This rule is younger than
+//! fingerprints: [`has_late_version`] tells it apart, and the fingerprint of migrations with such names says that it
+//! counted. In a directory that holds a single migration it does not apply, since there the name of the directory
+//! has the order.
+//!
+//! **No order.** Any other name without a digit before its extension has no order: `__init__.py`, `mod.rs`,
 //! `migration_lock.toml`, `README.md`. The same holds for the files that Flyway calls repeatable (`R__x.sql`)
 //! or baseline (`B1__x.sql`), which have no place among the versions.
 //!
@@ -127,6 +134,12 @@ pub(crate) fn new_migrations(old: &[RelPath], files: &[RelPath], order: Order) -
     new.into_iter().map(|key| key.path).collect()
 }
 
+/// Returns whether a file has an order only by the rule for digits after the first dot.
+pub(super) fn has_late_version(path: &RelPath, order: Order) -> bool {
+    let (_, name) = split(path.as_bytes(), order);
+    Version::find_early(name).is_none() && Version::find_late(name).is_some()
+}
+
 /// Returns the group that [`OrderKey::new`] assigns to a path, at less cost.
 pub(super) fn group(path: &RelPath, order: Order) -> &[u8] {
     split(path.as_bytes(), order).0
@@ -166,7 +179,7 @@ pub(crate) fn groups(files: &[FileInput], order: Order) -> Vec<Group> {
 fn split(path: &[u8], order: Order) -> (&[u8], &[u8]) {
     let (directory, name) = parent(path);
     let (above, directory_name) = parent(directory);
-    let (group, name) = if Version::find(name).is_none() && is_migration(directory_name) {
+    let (group, name) = if Version::find_early(name).is_none() && is_migration(directory_name) {
         (above, directory_name)
     } else {
         (directory, name)
@@ -200,6 +213,23 @@ struct Version {
 
 impl Version {
     fn find(name: &[u8]) -> Option<Self> {
+        Self::find_early(name).or_else(|| Self::find_late(name))
+    }
+
+    /// A version that begins after the first dot.
+    fn find_late(name: &[u8]) -> Option<Self> {
+        if name.starts_with(b"R__") || (name.starts_with(b"B") && name.windows(2).any(|pair| pair == b"__")) {
+            return None;
+        }
+        let dots = name.iter().take_while(|&&b| b == b'.').count();
+        let first = dots + name[dots..].iter().position(|&b| b == b'.')?;
+        let last = name.iter().rposition(|&b| b == b'.')?;
+        let start = first + name[first..last].iter().position(u8::is_ascii_digit)?;
+        matches!(name[start - 1], b'-' | b'_' | b'.').then_some(Version { start, flyway: false })
+    }
+
+    /// A version that begins before the first dot.
+    fn find_early(name: &[u8]) -> Option<Self> {
         // A leading dot, as in `.formatter.exs`, does not begin an extension.
         let dots = name.iter().take_while(|&&b| b == b'.').count();
         let stops = |&b: &u8| b.is_ascii_digit() || b == b'.';

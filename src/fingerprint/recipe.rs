@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::order::has_late_version;
 use crate::config::Order;
 use crate::names::{EMPTY_DATABASE, Fingerprint};
 
@@ -234,6 +235,10 @@ impl Recipe {
         if self.order != Order::Directory {
             to.section("order", 1);
             to.text(self.order.as_str());
+        }
+        if self.migrations.iter().any(|file| has_late_version(&file.path, self.order)) {
+            // Without this rule, other bases were chosen.
+            to.section("order of digits after the first dot", 1);
         }
         if !self.build_env.is_empty() {
             to.variables("build_env", &self.build_env);

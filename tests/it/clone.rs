@@ -395,11 +395,9 @@ fn a_clone_of_which_nobody_learns_is_given_back() {
 fn numbers_of_names_begin_where_the_test_runner_wants() {
     let project = Project::with_migrations(server());
     let id = project.name();
-    for (pattern, names) in [
-        ("{-n}", ["", "-0", "-1"]),
-        ("_{n1}", ["_1", "_2", "_3"]),
-        ("{_n1}", ["", "_1", "_2"]),
-    ] {
+    for (pattern, names) in
+        [("{-n}", ["", "-0", "-1"]), ("_{n1}", ["_1", "_2", "_3"]), ("{_n1}", ["", "_1", "_2"])]
+    {
         let pattern = format!("{id}r{pattern}");
         // The variables count from 0, whatever the names do.
         let print = "echo $PGSTENCIL_NAME_0 $PGSTENCIL_NAME_1 $PGSTENCIL_NAME_2 ${PGSTENCIL_NAME_3-none}";

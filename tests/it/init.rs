@@ -150,3 +150,18 @@ fn the_list_says_where_a_tool_was_found() {
     let project = with_tool("prisma", "services/api");
     init(&project, &["--list"]).success().stdout_has("Prisma   found in services/api");
 }
+
+#[test]
+fn a_dump_that_the_build_writes_is_told_with_the_tools_switch() {
+    let project = Project::with_migrations(server());
+    project.write("db/schema.sql", "-- old\n");
+    project.config(
+        "project = \"{project}\"\n[server]\nregistry = \"{registry}\"\n[template.app]\nmigrations = [\"migrations/*.sql\"]\n\
+         inputs = [\"db/schema.sql\"]\nbuild = 'cat migrations/*.sql | psql -Xq && echo >> db/schema.sql'\n",
+    );
+    let refused = Pgstencil::new(&project).arg("ensure").fails(4);
+    refused.stderr_has("`db/schema.sql` was written to");
+    refused.stderr_has(
+        "dbmate writes `db/schema.sql` during the build; switch that off: `dbmate --no-dump-schema up`",
+    );
+}

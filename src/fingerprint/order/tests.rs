@@ -485,3 +485,40 @@ fn groups_are_shown_in_the_order_that_counts() {
     assert_eq!(shown(Order::Directory), ["a: a/2/up.sql a/11.sql | a/x.rs", "b: b/9.sql b/10.sql | "]);
     assert_eq!(shown(Order::Name), [": a/2/up.sql b/9.sql b/10.sql a/11.sql | a/x.rs"]);
 }
+
+/// Liquibase's own examples number change logs behind the first dot.
+#[test]
+fn digits_after_the_first_dot() {
+    let base = [
+        "db/db.changelog-master.xml",
+        "db/db.changelog-1.2.xml",
+        "db/db.changelog-1.9.xml",
+        "db/db.changelog-1.10.xml",
+        "db/db.changelog-2.xml",
+    ];
+    in_order(&base);
+    appends(&base, &["db/db.changelog-2.1.xml", "db/db.changelog-10.0.xml"]);
+    refused(
+        &base,
+        "db/db.changelog-1.11.xml",
+        "new migration `db/db.changelog-1.11.xml` sorts before `db/db.changelog-2.xml`",
+    );
+    in_order(&["orders.2.sql", "orders.10.sql", "users.1.up.sql"]);
+    for none in
+        ["users.s3.sql", "setup.v2.sql", "x.mp3", "x.7z", "R__x.1.sql", "B1__x", "a.b-c.sql", "..", ".x"]
+    {
+        assert!(!has_late_version(&RelPath::new(Path::new(none)), Order::Directory), "{none}");
+    }
+    // Where a directory is the migration, its name has the order, as before.
+    assert_eq!(key("m/2024_x/table.part-1.sql").group().to_string(), "m");
+}
+
+/// A recipe whose order another version of this rule would have judged has another fingerprint; all others keep
+/// theirs, and both find each other's templates as bases.
+#[test]
+fn the_rule_for_late_digits_is_in_the_fingerprint() {
+    let late = |path: &str| has_late_version(&RelPath::new(Path::new(path)), Order::Directory);
+    assert!(late("db/db.changelog-1.10.xml") && !late("db/001_x.sql") && !late("db/V1.1__x.sql"));
+    let (with, without) = (recipe(&["db/db.changelog-1.1.xml"]), recipe(&["db/db.changelog-a.xml"]));
+    assert_eq!(with.core(), without.core());
+}
