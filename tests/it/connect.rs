@@ -531,7 +531,7 @@ fn commands_are_told_that_the_server_has_no_tls() {
     if !on {
         pgstencil(&project, &mode).env("PGSSLMODE", "allow").success().stdout("allow\n");
         let url = project.server_url().to_owned();
-        project.connect_to(&format!("{url}{}sslmode=prefer", if url.contains('?') { '&' } else { '?' }));
+        project.connect_to(format!("{url}{}sslmode=prefer", if url.contains('?') { '&' } else { '?' }));
         pgstencil(&project, &mode).success().stdout("prefer\n");
     }
 }
