@@ -34,6 +34,7 @@
 //! | `names`, `url`, `events`, `quantity` | values: fingerprints, database names, ownership tags; server URLs that hide their password; progress events; counts, times and sizes in words |
 //! | `git` | checkouts: top level, repository and its main worktree, branch; the questions to `git` and `jj` |
 //! | `private_file` | the only creator of files and directories: closed to other users from the start |
+//! | `cache_file` | the file of `pgstencil cache`: its format, its checks and signature, what it may contain |
 //! | `env` | the only reader of the environment: libpq's variables, the password file |
 //! | `config` | `pgstencil.toml` → checked [`config::Config`]; placeholders |
 //! | `fingerprint` | the walk over the files, the recipe and its hash; the order of migrations; the difference between two recipes |
@@ -229,6 +230,7 @@
 compile_error!("pgstencil runs on Linux and macOS; on Windows use WSL2");
 
 mod bench;
+mod cache_file;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;

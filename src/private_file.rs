@@ -6,12 +6,14 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::unistd::{User, geteuid};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, openat, statat};
 
 use crate::error::{Error, Result};
 use crate::names;
@@ -41,6 +43,162 @@ pub(crate) enum Reader {
     },
     /// The current user and this group, which cannot change it: mode 0640.
     Group(u32),
+}
+
+/// A directory that is open. Names in it are looked up in this very directory, and no link is followed, so that
+/// the account that owns its contents cannot lead a reader or writer elsewhere.
+#[derive(Debug)]
+pub(crate) struct Directory(OwnedFd);
+
+/// The kind of an entry of a [`Directory`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Entry {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// Anything else, such as a link.
+    Other,
+}
+
+/// Flags with which entries are opened. A pipe must not block.
+const ENTRY: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+impl Directory {
+    /// Opens a directory, whose name must not be a link.
+    ///
+    /// # Errors
+    /// Errors of the system.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | ENTRY;
+        Ok(Directory(rustix::fs::open(path, flags, Mode::empty())?))
+    }
+
+    /// Opens a directory in this one; `path` may have several parts.
+    ///
+    /// # Errors
+    /// As [`Directory::open`].
+    pub(crate) fn directory(&self, path: &str) -> io::Result<Self> {
+        let mut at = None;
+        for name in path.split('/') {
+            let parent = at.as_ref().unwrap_or(&self.0);
+            at = Some(openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | ENTRY, Mode::empty())?);
+        }
+        at.map(Directory).ok_or_else(|| ErrorKind::InvalidInput.into())
+    }
+
+    /// Creates a directory with mode 0700 in this one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] if the name exists, even as a link.
+    pub(crate) fn make(&self, name: &str) -> io::Result<Self> {
+        mkdirat(&self.0, name, Mode::from_raw_mode(DIRECTORY))?;
+        self.directory(name)
+    }
+
+    /// Returns the entries, in order.
+    ///
+    /// # Errors
+    /// Errors of the system; a name that is not UTF-8.
+    pub(crate) fn entries(&self) -> io::Result<Vec<(String, Entry)>> {
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&self.0)? {
+            let entry = entry?;
+            let name = entry.file_name().to_str().map_err(|_| ErrorKind::InvalidData)?;
+            if name == "." || name == ".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                FileType::Unknown => {
+                    let about = statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                    FileType::from_raw_mode(about.st_mode)
+                }
+                kind => kind,
+            };
+            let kind = match kind {
+                FileType::RegularFile => Entry::File,
+                FileType::Directory => Entry::Directory,
+                _ => Entry::Other,
+            };
+            entries.push((name.to_owned(), kind));
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    /// Opens a regular file to read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidData`] if it is anything else; errors of the system.
+    pub(crate) fn file(&self, name: &str) -> io::Result<File> {
+        let file = File::from(openat(&self.0, name, OFlags::RDONLY | ENTRY, Mode::empty())?);
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::new(ErrorKind::InvalidData, format!("{name} is not a regular file"))),
+        }
+    }
+
+    /// Creates a file with mode 0600.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] if the name exists, even as a link.
+    pub(crate) fn create(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | ENTRY;
+        Ok(File::from(openat(&self.0, name, flags, Mode::from_raw_mode(FILE))?))
+    }
+
+    /// Makes an account the owner of the directory.
+    ///
+    /// # Errors
+    /// Errors of the system.
+    pub(crate) fn give(&self, uid: u32, gid: u32) -> io::Result<()> {
+        fchown(&self.0, Some(uid), Some(gid))
+    }
+}
+
+/// A new file that takes its final name when it is complete.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    file: File,
+    path: PathBuf,
+    name: PathBuf,
+    is_kept: bool,
+}
+
+impl NewFile {
+    /// Creates a file with mode 0600 next to `name`.
+    ///
+    /// # Errors
+    /// Errors of the system.
+    pub(crate) fn beside(name: &Path) -> io::Result<Self> {
+        let path = name.with_file_name(format!(".pgstencil-{}", names::random_text(12)));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE).open(&path)?;
+        Ok(NewFile { file, path, name: name.to_owned(), is_kept: false })
+    }
+
+    /// The file.
+    pub(crate) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Replaces a file or link of the final name. The disk has the content before that.
+    ///
+    /// # Errors
+    /// Errors of the system; then the old file stays, and this one is removed.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.path, &self.name)?;
+        self.is_kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Creates a directory with mode 0700.

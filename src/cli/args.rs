@@ -53,7 +53,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Databases", &["run", "clone", "release", "prune"]),
     ("Templates", &["ensure", "explain", "verify", "evict", "pin", "unpin"]),
     ("Inspect", &["list", "stats", "doctor", "bench", "paths"]),
-    ("Set up", &["init", "server", "config", "demo", "completions", "help"]),
+    ("Set up", &["init", "server", "cache", "ci", "config", "demo", "completions", "help"]),
 ];
 
 /// The command line.

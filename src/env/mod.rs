@@ -54,6 +54,8 @@ variables! {
     GITHUB_OUTPUT = "GITHUB_OUTPUT";
     /// File for the summary of a GitHub Actions step.
     GITHUB_STEP_SUMMARY = "GITHUB_STEP_SUMMARY";
+    /// GitHub Actions: whether the runner is `github-hosted` or `self-hosted`.
+    RUNNER_ENVIRONMENT = "RUNNER_ENVIRONMENT";
     /// Who owns named clones, in place of this machine and this checkout.
     OWNER = "PGSTENCIL_OWNER";
     /// GitHub Actions, on a pull request: its branch. The first of these that is set is the branch where

@@ -122,7 +122,15 @@ impl Cluster {
         }
     }
 
-    fn siblings(&self, prefix: &str) -> Vec<PathBuf> {
+    /// Removes what a killed creation or restore left. Call it under the lock.
+    pub(super) fn remove_new(&self) {
+        for leftover in self.siblings("data.new-") {
+            let _ = fs::remove_dir_all(&leftover);
+            let _ = fs::remove_file(&leftover);
+        }
+    }
+
+    pub(super) fn siblings(&self, prefix: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         entries
             .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
@@ -133,10 +141,7 @@ impl Cluster {
     /// Creates a new cluster in another directory and then moves it into place, so that an incomplete cluster
     /// is never taken for one. The password file exists before the cluster.
     pub(super) async fn create(&self, binaries: &Binaries, deadline: Instant) -> Result<()> {
-        for leftover in self.siblings("data.new-") {
-            let _ = fs::remove_dir_all(&leftover);
-            let _ = fs::remove_file(&leftover);
-        }
+        self.remove_new();
         let password = directory::random_hex::<16>()?;
         directory::write(&self.password_file(), password.as_bytes())?;
 
@@ -238,6 +243,10 @@ impl Cluster {
         };
         write("postgresql.conf", &conf)?;
         write("pg_hba.conf", settings::PG_HBA_CONF)?;
+        self.write_record(record)
+    }
+
+    pub(super) fn write_record(&self, record: &Record) -> Result<()> {
         let text = serde_json::to_vec_pretty(record)
             .map_err(|e| Error::internal("cannot write the record of a cluster").caused_by(e))?;
         directory::write(&self.record_file(), &text)

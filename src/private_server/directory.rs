@@ -14,6 +14,8 @@
 //!     alive                locked by every process of the server and its watcher as long as they live
 //!     socket/
 //!     data/                the cluster, with pgstencil.synced, the watcher's proof of the same
+//!     data.new-RANDOM/     a cluster that is being made; removed by the next start if that was killed
+//!     data.saved-RANDOM/   a copy that is being packed into a cache file, likewise
 //!     data.crashed-TIME/   old data that was moved aside, until the user removes it
 //!   removed-RANDOM/        a cluster that is being deleted
 //! ```

@@ -13,7 +13,8 @@
 //! and `log` handles its log. `binaries` finds Postgres, `origin` notices that it was replaced, `account`
 //! chooses the account that runs it, and `host` has facts about the machine. `synced` proves that a stopped
 //! cluster is on the disk, and `aside` moves away data without that proof. `status` reports the state of the
-//! clusters and `clients` their sessions; `end` stops servers, `remove` deletes clusters.
+//! clusters and `clients` their sessions; `end` stops servers, `remove` deletes clusters. `save` packs a cluster into a
+//! cache file and `restore` makes one from it; `single` runs Postgres for them, and `platform` says where a file fits.
 
 mod account;
 mod aside;
@@ -27,9 +28,13 @@ mod host;
 mod launch;
 pub(crate) mod log;
 mod origin;
+mod platform;
 mod postmaster;
 mod remove;
+mod restore;
+mod save;
 mod settings;
+mod single;
 mod status;
 mod synced;
 
@@ -43,6 +48,9 @@ use crate::error::{Error, Kind, Result};
 use crate::url::ServerUrl;
 pub(crate) use aside::notice;
 pub(crate) use clients::{APPLICATION, BACKGROUND, Occupied};
+pub(crate) use restore::Restored;
+pub(crate) use save::{Pruning, Saved, Saving};
+pub(crate) use single::SAYS;
 pub use status::State;
 pub(crate) use status::{Listed, Moved, Places, Status};
 
@@ -188,6 +196,7 @@ impl PrivateServer {
         }
 
         let _lock = directory::lock(home, account, deadline).await?;
+        cluster.remove_copies();
         notices.extend(cluster.end_outdated(&binaries, deadline).await?);
         let (version, started) = self.bring_up(&cluster, &binaries, deadline, notices).await?;
         let Some(postmaster) = cluster.postmaster() else {

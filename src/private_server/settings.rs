@@ -73,6 +73,15 @@ local  replication  all                scram-sha-256
 host   replication  all  127.0.0.1/32  scram-sha-256
 ";
 
+/// The configuration in the data directory of a cluster from a cache file. The server reads only `pg_ident.conf` and
+/// `postgresql.auto.conf`.
+pub(super) const INNER: [(&str, &str); 4] = [
+    ("postgresql.conf", "# The settings are in ../postgresql.conf.\n"),
+    ("postgresql.auto.conf", "# Written by ALTER SYSTEM.\n"),
+    ("pg_hba.conf", PG_HBA_CONF),
+    ("pg_ident.conf", "# No maps.\n"),
+];
+
 /// Quotes a value for `postgresql.conf`.
 fn quote(path: &Path) -> String {
     let text = path.to_string_lossy();

@@ -1,11 +1,13 @@
 //! Lists what a server holds that needs confirmation before the server is stopped or removed.
 
 use super::{Deadline, Endpoint};
+use crate::cache_file::{Locale, Packed};
 use crate::error::{Kind, Result};
 use crate::names::Mark;
 use crate::pg::Session;
 use crate::pg::checkup::{self, Found};
 use crate::pg::session::OpenError;
+use crate::private_server::Pruning;
 use crate::registry::database::Owner;
 use crate::registry::{CloneState, LeaseKind, Registry, TemplateState};
 
@@ -26,6 +28,12 @@ pub(crate) struct Holdings {
     pub(crate) templates: usize,
     /// Number of clones in use.
     pub(crate) clones: usize,
+    /// How each registry is prepared for a cache file.
+    pub(crate) prunings: Vec<Pruning>,
+    /// The ready templates.
+    pub(crate) ready: Vec<Packed>,
+    /// The locale of new databases; without a registry it is not known.
+    pub(crate) locale: Locale,
 }
 
 /// Clone or template that is held.
@@ -100,11 +108,25 @@ impl Holdings {
     async fn add(&mut self, registry: &mut Registry) -> Result<Vec<sqlx::postgres::types::Oid>> {
         let mut oids = Vec::new();
         let locked = registry.held_locks().await?;
+        let traits = registry.facts().traits.clone();
+        self.locale = Locale {
+            name: traits.locale.unwrap_or(traits.collate),
+            provider: traits.provider,
+            version: registry.collation_version().await?,
+        };
+        self.prunings.push(registry.pruning());
         for row in registry.templates().await? {
             let rows = registry.databases_of(&Owner::Template(row.id)).await?;
             oids.extend(rows.iter().filter_map(|d| d.oid));
             let of = format!("{}/{}", row.project, row.definition);
-            self.templates += usize::from(row.state == TemplateState::Ready);
+            if row.state == TemplateState::Ready {
+                self.templates += 1;
+                self.ready.push(Packed {
+                    project: row.project.clone(),
+                    template: row.definition.clone(),
+                    fingerprint: row.fingerprint.to_string(),
+                });
+            }
             if row.state == TemplateState::Building && locked.contains(&row.build_key()) {
                 let builder = row.builder.0.describe();
                 self.under_way.push(format!("a build of {of} by {builder}"));

@@ -3,6 +3,7 @@
 mod acquire;
 mod bench;
 mod building;
+mod cache;
 pub(crate) mod checkout;
 mod cleanup;
 mod cleanup_thread;
@@ -48,6 +49,7 @@ use crate::variables::{NamedDatabase, Outcome};
 
 pub(crate) use self::acquire::{Demand, Wanted};
 pub use self::building::{Begun, Building};
+pub(crate) use self::cache::{CacheKey, SavedCache, cache_key, save_cache};
 pub use self::cleanup::clean_up_now;
 pub(crate) use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub(crate) use self::explain::{Explanation, Now, OnServer, explain_files};

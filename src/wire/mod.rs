@@ -4,6 +4,7 @@
 //! own, which must ignore unknown fields.
 
 mod bench;
+mod cache;
 mod doctor;
 mod evict;
 mod explain;
@@ -14,6 +15,10 @@ mod stats;
 mod verify;
 
 pub use self::bench::{BenchAnswer, CostAnswer};
+pub use self::cache::{
+    CacheKeyAnswer, CacheNewKeyAnswer, CacheRestoreAnswer, CacheSaveAnswer, CachedTemplate, CiAnswer,
+    KeyedTemplate,
+};
 pub use self::doctor::{CheckAnswer, DoctorAnswer};
 pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{

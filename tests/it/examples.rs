@@ -237,6 +237,230 @@ fn github_actions() {
     only_templates_stay(&project, 1);
 }
 
+/// Machines that start empty: each job has a checkout, a private server and nothing else.
+struct Hosted {
+    project: Project<'static>,
+    jobs: usize,
+}
+
+impl Hosted {
+    fn new() -> Self {
+        let project = copy_of("sql", server());
+        if let Some(bindir) = std::env::var_os("PGSTENCIL_TEST_BINDIR") {
+            let config = project.read("pgstencil.toml");
+            let line = format!("[server]\nbindir = {bindir:?}\n");
+            project.write("pgstencil.toml", &config.replace("[server]\n", &line));
+        }
+        Hosted { project, jobs: 0 }
+    }
+
+    /// A new machine: its checkout.
+    fn machine(&mut self) -> PathBuf {
+        self.jobs += 1;
+        let folder = self.project.home().with_file_name(format!("job{}", self.jobs));
+        copy(&self.project.path(), &folder.join("checkout"));
+        fs::create_dir(folder.join("state")).unwrap();
+        folder.join("checkout")
+    }
+
+    /// A shell step, as a runner calls it.
+    fn step(&self, checkout: &Path, script: &str, variables: &[(&str, &str)]) -> Pgstencil {
+        let mut step = Pgstencil::with_program(&self.project, "bash")
+            .current_dir(checkout)
+            .env_remove("PGSTENCIL_SERVER_URL")
+            .env("PGSTENCIL_STATE_DIR", checkout.with_file_name("state"))
+            .env("PGSTENCIL_BACKGROUND", "off")
+            .env("GITHUB_OUTPUT", checkout.join("outputs"))
+            .args(["-e", "-c", script]);
+        for (name, value) in variables {
+            step = step.env(name, value);
+        }
+        step
+    }
+
+    /// The machine goes away.
+    fn end(&self, checkout: &Path) {
+        self.step(checkout, "pgstencil server stop --force", &[]).success();
+    }
+
+    /// `first` builds, `second` finds the template in the file, and a new migration is built on it.
+    fn travels(&mut self, mut job: impl FnMut(&mut Self) -> String) {
+        assert_eq!(job(self), "miss");
+        assert_eq!(job(self), "hit");
+        self.project.add_migration("0008_new", "create table t ();");
+        assert_eq!(job(self), "extended");
+        assert_eq!(job(self), "hit");
+    }
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        for job in 1..=self.jobs {
+            let checkout = self.project.home().with_file_name(format!("job{job}")).join("checkout");
+            self.step(&checkout, "pgstencil server stop --force", &[]).run();
+        }
+    }
+}
+
+/// Nothing is prepared on a machine that goes away.
+fn has_background_off(workflow: &str) {
+    assert!(workflow.contains("PGSTENCIL_BACKGROUND: \"off\"\n"), "{workflow}");
+}
+
+#[test]
+fn github_actions_on_hosted_runners() {
+    let workflow = fs::read_to_string(example("github-actions/hosted.yml")).unwrap();
+    has_background_off(&workflow);
+    let steps = steps(&workflow);
+    let [key, restore, test, save] = &steps[..] else { panic!("{} steps", steps.len()) };
+    let mut store: Vec<(String, Vec<u8>)> = Vec::new();
+    Hosted::new().travels(|hosted| {
+        let checkout = hosted.machine();
+        let mut values = HashMap::from([("matrix.shard".to_owned(), "1".to_owned())]);
+        let run = |step: &Step, values: &mut HashMap<String, String>| {
+            fs::write(checkout.join("outputs"), "").unwrap();
+            hosted.step(&checkout, &fill(&step.run, values), &[]).success();
+            for line in fs::read_to_string(checkout.join("outputs")).unwrap().lines() {
+                let (name, value) = line.split_once('=').unwrap();
+                let id = step.id.as_deref().unwrap();
+                values.insert(format!("steps.{id}.outputs.{name}"), value.to_owned());
+            }
+        };
+        run(key, &mut values);
+        let uses = |text: &str| {
+            let line = workflow.lines().map(str::trim).rfind(|l| l.starts_with(text)).unwrap();
+            line[text.len()..].to_owned()
+        };
+        let (exact, prefix) = (fill(&uses("key: "), &values), fill(&uses("restore-keys: "), &values));
+        let file = checkout.join(uses("path: "));
+        let found = store.iter().find(|(key, _)| *key == exact);
+        let is_hit = found.is_some();
+        let found = found.or_else(|| store.iter().rev().find(|(key, _)| key.starts_with(&prefix)));
+        if let Some((_, bytes)) = found {
+            fs::write(&file, bytes).unwrap();
+        }
+        run(restore, &mut values);
+        run(test, &mut values);
+        let outcome = values["steps.test.outputs.outcome"].clone();
+        if !is_hit {
+            run(save, &mut values);
+            store.push((exact, fs::read(&file).unwrap()));
+        }
+        hosted.end(&checkout);
+        outcome
+    });
+}
+
+/// The items of a list of a job, as GitLab runs them: one after the other in one shell.
+fn script(job: &str, key: &str) -> String {
+    let mut lines = job.lines().skip_while(|line| *line != format!("  {key}:")).skip(1);
+    let mut script = String::new();
+    while let Some(line) = lines.next().filter(|line| line.starts_with("    ")) {
+        let line = line.trim_start();
+        if let Some(command) = line.strip_prefix("- ") {
+            script += &format!("{command}\n");
+        } else {
+            assert!(line.starts_with('#'), "{line}");
+        }
+    }
+    assert!(!script.is_empty(), "{key}");
+    script
+}
+
+#[test]
+fn gitlab() {
+    let job = fs::read_to_string(example("gitlab-ci/hosted.yml")).unwrap();
+    has_background_off(&job);
+    let node = [("CI_NODE_INDEX", "1"), ("CI_NODE_TOTAL", "3")];
+    let mut cached: Option<Vec<u8>> = None;
+    Hosted::new().travels(|hosted| {
+        let checkout = hosted.machine();
+        let file = checkout.join("pgstencil.cache");
+        if let Some(bytes) = &cached {
+            fs::write(&file, bytes).unwrap();
+        }
+        hosted.step(&checkout, &script(&job, "script"), &node).success().stdout_has("ok ");
+        hosted.step(&checkout, &script(&job, "after_script"), &node).success();
+        cached = Some(fs::read(&file).unwrap());
+        hosted.end(&checkout);
+        let report = fs::read_to_string(checkout.join("pgstencil.json")).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        report["outcome"].as_str().unwrap().to_owned()
+    });
+    let job = fs::read_to_string(example("gitlab-ci/self-hosted.yml")).unwrap();
+    on_a_server_that_keeps_running(&script(&job, "script"), &node);
+}
+
+/// The block of `command: |`, with `$` as the agent gets it.
+fn command(pipeline: &str) -> String {
+    let (_, block) = pipeline.split_once("command: |\n").unwrap();
+    block.lines().map(|line| line.trim_start().replace("$$", "$") + "\n").collect()
+}
+
+#[test]
+fn buildkite() {
+    let pipeline = fs::read_to_string(example("buildkite/hosted.yml")).unwrap();
+    has_background_off(&pipeline);
+    let job = [("BUILDKITE_PARALLEL_JOB", "0"), ("BUILDKITE_PARALLEL_JOB_COUNT", "3")];
+    let mut volume: Option<PathBuf> = None;
+    Hosted::new().travels(|hosted| {
+        let checkout = hosted.machine();
+        if let Some(volume) = &volume {
+            copy(volume, &checkout.join(".pgstencil-cache"));
+        }
+        hosted.step(&checkout, &command(&pipeline), &job).success().stdout_has("ok ");
+        volume = Some(checkout.join(".pgstencil-cache"));
+        hosted.end(&checkout);
+        let report = fs::read_to_string(checkout.join("pgstencil.json")).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        report["outcome"].as_str().unwrap().to_owned()
+    });
+    let pipeline = fs::read_to_string(example("buildkite/self-hosted.yml")).unwrap();
+    on_a_server_that_keeps_running(&command(&pipeline), &job);
+}
+
+fn on_a_server_that_keeps_running(script: &str, variables: &[(&str, &str)]) {
+    let project = copy_of("sql", server());
+    for expected in ["miss", "hit"] {
+        let mut run = Pgstencil::with_program(&project, "bash");
+        for (name, value) in variables {
+            run = run.env(name, value);
+        }
+        run.args(["-e", "-c", script]).success().stdout_has("ok ");
+        let report: serde_json::Value = serde_json::from_str(&project.read("pgstencil.json")).unwrap();
+        assert_eq!(report["outcome"], expected);
+    }
+    only_templates_stay(&project, 1);
+}
+
+#[test]
+fn ci_prints_the_examples() {
+    let project = Project::new(server());
+    let ci = |args: &[&str]| Pgstencil::new(&project).env_remove("PGSTENCIL_SERVER_URL").arg("ci").args(args);
+    for (system, case, file) in [
+        ("github", "hosted", "github-actions/hosted.yml"),
+        ("github", "self-hosted", "github-actions/workflow.yml"),
+        ("gitlab", "hosted", "gitlab-ci/hosted.yml"),
+        ("gitlab", "self-hosted", "gitlab-ci/self-hosted.yml"),
+        ("buildkite", "hosted", "buildkite/hosted.yml"),
+        ("buildkite", "self-hosted", "buildkite/self-hosted.yml"),
+    ] {
+        let text = fs::read_to_string(example(file)).unwrap();
+        let printed = ci(&[system, "--case", case]).success();
+        printed.stdout(&text).stderr_has("./test.sh");
+        // The first line names the file that the CI system reads.
+        let json = ci(&[system, "--case", case, "--json"]).success().json();
+        assert_eq!((&json["text"], &json["case"]), (&text.as_str().into(), &case.into()));
+        assert!(text.starts_with(&format!("# {} for ", json["file"].as_str().unwrap())), "{text}");
+    }
+    ci(&["github"]).fails(2).stderr_has("--case hosted").stderr_has("--case self-hosted");
+    let hosted = ci(&["github", "--json"]).env("RUNNER_ENVIRONMENT", "github-hosted").success().json();
+    assert_eq!(hosted["case"], "hosted");
+    let named = Pgstencil::new(&project).args(["ci", "gitlab", "--json"]).success().json();
+    assert_eq!(named["case"], "self-hosted");
+    ci(&["jenkins"]).fails(2);
+}
+
 /// A venv with the example's requirements, kept between test runs; why not, if there is none.
 fn venv() -> Result<PathBuf, String> {
     let requirements = example("django/requirements.txt");

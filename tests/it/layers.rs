@@ -15,6 +15,7 @@ const LEVELS: &[&[&str]] = &[
     &["names", "url", "events", "quantity"],
     &["git"],
     &["private_file", "env"],
+    &["cache_file"],
     &["config", "fingerprint", "process", "private_server"],
     &["presets"],
     &["pg"],

@@ -11,6 +11,7 @@ mod background;
 mod base;
 mod bench;
 mod build;
+mod cache;
 mod checkout;
 mod cleanup;
 mod clone;

@@ -1,6 +1,8 @@
 //! One file per command. Each turns arguments into calls of [`crate::Stencil`], and answers into messages.
 
 pub(crate) mod bench;
+pub(crate) mod cache;
+pub(crate) mod ci;
 pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -59,6 +61,13 @@ pub(crate) enum Command {
     )]
     Server(server::Server),
     Init(init::Init),
+    /// Save and restore the private server as one file
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  pgstencil cache restore pgstencil.cache\n  pgstencil cache save pgstencil.cache"
+    )]
+    Cache(cache::Cache),
+    Ci(ci::Ci),
     Demo(demo::Demo),
     /// Print the effective config, or its JSON schema
     #[command(
@@ -109,6 +118,8 @@ impl Command {
             Command::Doctor(args) => Box::pin(doctor::doctor(app, args)),
             Command::Server(args) => Box::pin(server::server(app, args)),
             Command::Init(args) => Box::pin(async move { init::init(app, &args) }),
+            Command::Cache(args) => Box::pin(cache::cache(app, args)),
+            Command::Ci(args) => Box::pin(async move { ci::ci(app, &args) }),
             Command::Demo(args) => Box::pin(demo::demo(app, args)),
             Command::Config(args) => Box::pin(async move { config::config(app, &args) }),
             Command::Paths => Box::pin(paths::paths(app)),
