@@ -74,6 +74,7 @@
 //! | permit | the right to build one fingerprint: an advisory lock |
 //! | seal | the last step of a build: closed to connections, marked as template, registered `ready` |
 //! | base | the template that a new one is extended from, by an incremental build |
+//! | waypoint | the result of the first step of a full build in two steps, kept as a base |
 //! | provisional | said of an incrementally built template, until a full build replaces it or the evidence of earlier ones accepts it |
 //! | rebuild | that full build |
 //! | chain | the series of incremental builds since the last template that equals a full build |

@@ -10,7 +10,7 @@ use super::nearest::nearest;
 use super::placeholder::{EnvTemplate, SqlTemplate};
 use super::schema::{SCHEMA, TEMPLATE};
 use super::value::{Alias, Form, Glob, NO_SQL, check_name, check_variable};
-use super::{Config, Definition, MAX_NAME, MINIMAL, Normalize, Origin, alias_suffix};
+use super::{Config, Definition, MAX_NAME, MINIMAL, Normalize, Origin, VERSION, alias_suffix};
 use crate::error::{Error, Result};
 use crate::git::Tree;
 use crate::names::folded;
@@ -143,6 +143,7 @@ fn definition(doc: &Document<'_>, path: &KeyPath, name: String, mut read: Defini
     for (key, globs) in globs {
         check_globs(doc, &path.key(key), globs)?;
     }
+    check_build_until(doc, path, &read)?;
     check_normalize(doc, &path.key("normalize"), &read)?;
     check_env_inputs(doc, path, &name, &read)?;
     let aliases = check_aliases(doc, &path.key("databases"), &read.databases)?;
@@ -213,6 +214,16 @@ fn check_globs(doc: &Document<'_>, path: &KeyPath, globs: &[Glob]) -> Result<()>
         true => Err(doc
             .error(path, "only excludes, so it can match nothing")
             .hint("put a glob without `!` in front")),
+    }
+}
+
+/// Without the version it would build everything.
+fn check_build_until(doc: &Document<'_>, path: &KeyPath, read: &Definition) -> Result<()> {
+    match read.build_until.as_deref() {
+        Some(command) if !command.contains(VERSION) => Err(doc
+            .error(&path.key("build_until"), format!("has no `{VERSION}`, so it would not stop"))
+            .hint(format!("write it like `sqlx migrate run --target-version {VERSION}`"))),
+        _ => Ok(()),
     }
 }
 

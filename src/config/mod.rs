@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 
 pub use model::{
     BackgroundWork, ClientFor, CloneSettings, Definition, EvictionSettings, Extend, InputLines, Named,
-    Normalize, Order, Rebuild, Recycle, ServerSettings, Strategy,
+    Normalize, Order, Rebuild, Recycle, ServerSettings, Strategy, Waypoints,
 };
 pub use trust::{Found, Origin, load_again};
 pub use value::{Form, UrlSetting};
@@ -44,6 +44,9 @@ pub const MINIMAL: &str = "\
 migrations = [\"migrations/**/*.sql\"]
 build = \"sqlx migrate run\"
 ";
+
+/// The placeholder of `build_until`.
+pub(crate) const VERSION: &str = "{version}";
 
 /// Most characters of a project's, a definition's and an alias's name: together with a clone's id
 /// they make names of databases, which end at 63 bytes.

@@ -202,6 +202,10 @@ pub struct Definition {
     pub extend: Extend,
     /// Whether a full build in the background replaces an extended template.
     pub rebuild: Rebuild,
+    /// The migrate command up to one version, `{version}`: it lets a full build keep a base for later builds.
+    pub build_until: OptionalCommand,
+    /// Whether a full build that changes an older migration is done in two steps, with a base in between.
+    pub waypoints: Waypoints,
     /// After this many incremental builds in a row, a full build.
     #[schemars(range(min = 1, max = 10000))]
     pub max_extensions: u32,
@@ -280,6 +284,8 @@ impl Default for Definition {
             databases: vec![Alias::known("app")],
             extend: Extend::Append,
             rebuild: Rebuild::Auto,
+            build_until: OptionalCommand::default(),
+            waypoints: Waypoints::Auto,
             max_extensions: 20,
             stale_after: TimeOrNever::NEVER,
             verify_ignore: Vec::new(),
@@ -435,6 +441,18 @@ pub enum Rebuild {
     /// taken its place.
     Always,
     /// Not at all: the extended template is kept.
+    Never,
+}
+
+/// `waypoints`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Waypoints {
+    /// If `build_until` is set, and it pays.
+    #[default]
+    Auto,
+    /// Never.
     Never,
 }
 

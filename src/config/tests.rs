@@ -125,6 +125,8 @@ input_lines = [{ file = "r.lock", match = '(?i)^django==' }]
 normalize = [{ files = "a/*.py", as = "python" }]
 extend = "always"
 rebuild = "never"
+build_until = "make migrate TO={version}"
+waypoints = "never"
 max_extensions = 3
 stale_after = "7d"
 verify_ignore = ["users.token", "app.users.*"]
@@ -218,6 +220,8 @@ fn every_key_arrives() {
             databases: vec!["default".into(), "proxy-1".into()],
             extend: Extend::Always,
             rebuild: Rebuild::Never,
+            build_until: "make migrate TO={version}".into(),
+            waypoints: Waypoints::Never,
             max_extensions: 3,
             stale_after: "7d".into(),
             verify_ignore: vec!["users.token".into(), "app.users.*".into()],
@@ -263,30 +267,30 @@ fn unknown_keys() {
         (
             "migration = []",
             "pgstencil.toml:4:1: unknown key `template.app.migration`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, build_until, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore, waypoints
 hint: did you mean `migrations`?",
         ),
         (
             "evict = true",
             "pgstencil.toml:4:1: unknown key `template.app.evict`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore",
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, build_until, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore, waypoints",
         ),
         (
             "warm = 2",
             "pgstencil.toml:4:1: unknown key `template.app.warm`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, build_until, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore, waypoints
 hint: `warm` is a key of `[clone]`",
         ),
         (
             "registry = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.registry`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, build_until, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore, waypoints
 hint: `registry` is a key of `[server]`",
         ),
         (
             "migrations_ = 'x'",
             "pgstencil.toml:4:1: unknown key `template.app.migrations_`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, build_until, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore, waypoints
 hint: did you mean `migrations`?",
         ),
         (
@@ -615,6 +619,11 @@ hint: `root = ".."` at the top of the file moves the root up"#,
             "input_lines = [{ file = 'x', match = '(' }]",
             r#"pgstencil.toml:4:38: `template.app.input_lines[0].match` is not a regular expression: unclosed group
 hint: in single quotes TOML leaves backslashes alone: `match = '^v\d'`"#,
+        ),
+        (
+            "build_until = 'sqlx migrate run'",
+            "pgstencil.toml:4:15: `template.app.build_until` has no `{version}`, so it would not stop
+hint: write it like `sqlx migrate run --target-version {version}`",
         ),
         (
             "normalize = [{ files = '**/*.py', as = 'pyhton' }]",
@@ -1280,7 +1289,7 @@ fn faults_in_the_defaults_are_placed_there() {
     assert_eq!(
         with("migration = []"),
         "pgstencil.toml:2:1: unknown key `defaults.migration`
-  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore
+  keys known here: after_clone, after_clone_sql, allow_empty, allow_unchanged, before_release, build, build_env, build_inputs, build_timeout, build_until, companions, databases, env, env_inputs, extend, from, input_lines, inputs, max_extensions, migrations, normalize, order, rebuild, rerun_inputs, run_env, serial_builds, stale_after, verify_ignore, waypoints
 hint: did you mean `migrations`?"
     );
     assert_eq!(

@@ -30,6 +30,7 @@ mod lines;
 mod migrations;
 mod normal;
 mod order;
+mod prefix;
 mod recipe;
 mod snapshot;
 #[cfg(test)]
@@ -53,6 +54,7 @@ pub(crate) use self::ignored::ignored;
 pub(crate) use self::kept::{KeptRecipe, RecipeKey};
 pub(crate) use self::migrations::{Migration, migrations};
 pub(crate) use self::order::{Group, groups, new_migrations};
+pub(crate) use self::prefix::{Prefix, prefix};
 pub(crate) use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
 pub(crate) use self::snapshot::{Change, Snapshot};
 

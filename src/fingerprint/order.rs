@@ -246,9 +246,18 @@ impl Version {
     }
 }
 
-fn place(name: &[u8]) -> Option<Place> {
-    let Version { start, flyway } = Version::find(name)?;
-    let prefix = if flyway { &[] } else { &name[..start] };
+/// Returns the number that a migrate command knows a migration by, as written: the first one of its name, or the time
+/// or dotted list that it begins.
+pub(super) fn version(path: &RelPath) -> Option<String> {
+    let (_, name) = split(path.as_bytes(), Order::Directory);
+    let (parts, _) = numbers(name, &Version::find(name)?);
+    let parts: Vec<_> = parts.iter().map(|digits| String::from_utf8_lossy(digits)).collect();
+    Some(parts.join("."))
+}
+
+/// Returns the parts of the version of a name as written, and where the rest of the name begins.
+fn numbers(name: &[u8], version: &Version) -> (Vec<Vec<u8>>, usize) {
+    let Version { start, flyway } = *version;
     let mut parts = Vec::new();
     let mut at = start;
     loop {
@@ -263,13 +272,21 @@ fn place(name: &[u8]) -> Option<Place> {
                 digits.to_vec()
             }
         };
-        parts.push(without_zeros(&digits).to_vec());
+        parts.push(digits);
         match name[at..] {
             [b'.', next, ..] if next.is_ascii_digit() => at += 1,
             [b'_', next, ..] if flyway && next.is_ascii_digit() => at += 1,
             _ => break,
         }
     }
+    (parts, at)
+}
+
+fn place(name: &[u8]) -> Option<Place> {
+    let version = Version::find(name)?;
+    let prefix = if version.flyway { &[] } else { &name[..version.start] };
+    let (parts, at) = numbers(name, &version);
+    let mut parts: Vec<_> = parts.iter().map(|digits| without_zeros(digits).to_vec()).collect();
     while parts.len() > 1 && parts.last().is_some_and(|part| part.is_empty()) {
         parts.pop();
     }

@@ -134,7 +134,7 @@ const PY: &[(&str, &str)] = &[
     ("b/tests/migrations/0001.py", "five"),
 ];
 
-fn sample() -> Recipe {
+pub(super) fn sample() -> Recipe {
     let file = |path: &str| FileInput {
         path: RelPath::new(Path::new(path)),
         hash: blake3::hash(path.as_bytes()).to_hex().to_string(),

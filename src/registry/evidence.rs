@@ -25,6 +25,8 @@ pub(crate) struct LinkRow {
     pub(crate) fingerprint: Fingerprint,
     /// Fingerprint of its base; `None` after a full build.
     pub(crate) base_fingerprint: Option<Fingerprint>,
+    /// Whether it is a waypoint, which no full build has proved either.
+    pub(crate) waypoint: bool,
     /// Number of incremental builds since the last full build, as counted when it was built.
     pub(crate) chain: i32,
     /// Time of its creation, in seconds since the epoch.
@@ -52,7 +54,7 @@ pub(crate) struct ComparedRow {
     pub(crate) at: Seconds,
 }
 
-const LINKS: &str = "SELECT id, project, definition, fingerprint, base_fingerprint, chain, \
+const LINKS: &str = "SELECT id, project, definition, fingerprint, base_fingerprint, waypoint, chain, \
      extract(epoch FROM created_at)::float8 AS created FROM pgstencil.template \
      WHERE state = 'ready' AND ($1 IS NULL OR project = $1) AND ($2 IS NULL OR definition = $2) ORDER BY id";
 /// Limited by the number of comparisons that are kept.

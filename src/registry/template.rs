@@ -57,6 +57,8 @@ pub(crate) struct TemplateRow {
     pub(crate) added: Json<Vec<RelPath>>,
     /// Number of incremental builds since the full build.
     pub(crate) chain: i32,
+    /// Whether it was built by `build_until`, as a base of others.
+    pub(crate) waypoint: bool,
     /// `extend` of its definition when it was built.
     pub(crate) extend: Extend,
     /// Record of a build that was not sealed because of its migrations.
@@ -94,6 +96,11 @@ pub(crate) struct TemplateRow {
 }
 
 impl TemplateRow {
+    /// Returns whether it is the result of another way than a full build, which it may differ from.
+    pub(crate) fn is_incremental(&self) -> bool {
+        self.base_fingerprint.is_some() || self.waypoint
+    }
+
     /// Returns the lock that a process holds to build it.
     pub(crate) fn build_key(&self) -> LockKey {
         LockKey::build(&self.project, &self.definition, &self.fingerprint)
@@ -191,9 +198,9 @@ const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template \
 const RECIPE: &str = "SELECT recipe FROM pgstencil.template WHERE definition = $1 AND fingerprint = $2 \
      ORDER BY (state = 'ready') DESC, id DESC LIMIT 1";
 const INSERT: &str = "INSERT INTO pgstencil.template (project, definition, fingerprint, state, recipe, builder, \
-     base_fingerprint, added, chain, provisional, fresh_at, extend, built_by) \
+     base_fingerprint, added, chain, provisional, fresh_at, extend, built_by, waypoint) \
      SELECT $1, $2, $3, 'building', $4, $5, b.fingerprint, $7, coalesce(b.chain, -1) + 1, $8, \
-     coalesce(b.fresh_at, now()), $9, r.oid FROM pg_roles r \
+     coalesce(b.fresh_at, now()), $9, r.oid, $11 FROM pg_roles r \
      LEFT JOIN pgstencil.template b ON b.id = $6 WHERE r.rolname::text = $10 RETURNING id";
 const REPLACE: &str = "UPDATE pgstencil.template SET state = 'broken', reason = 'a full build replaced it', \
      kept_until = NULL WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
@@ -211,8 +218,7 @@ const REBUILD_TAKEN_BACK: &str = "UPDATE pgstencil.template \
 const LOG: &str = "UPDATE pgstencil.template SET log_tail = $2 WHERE id = $1 AND state = 'building'";
 const BREAK: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, \
      kept_until = CASE WHEN $3 THEN now() + interval '1 day' END WHERE id = $1 AND state <> 'broken'";
-const PROVISIONAL: &str =
-    "UPDATE pgstencil.template SET provisional = true, accepted_at = NULL WHERE id = $1 AND chain > 0";
+const PROVISIONAL: &str = "UPDATE pgstencil.template SET provisional = true, accepted_at = NULL WHERE id = $1 AND (chain > 0 OR waypoint)";
 const TOUCH: &str = "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
 const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = now(), last_used_at = now(), \
      built_with = $2, build_ms = $3 WHERE id = $1 AND state = 'building'";
@@ -229,6 +235,15 @@ const LOOK_DUE: &str = "UPDATE pgstencil.template SET looked_at = now() WHERE st
      AND built_with -> 'source' ->> 'name' = $1 AND looked_at < now() - interval '1 hour'";
 const DELETE: &str = "DELETE FROM pgstencil.template t WHERE id = $1 \
      AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.template_id = t.id)";
+
+/// Values that register a build which is not a full one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step<'a> {
+    /// A build on a copy of another template.
+    Extension(NewExtension<'a>),
+    /// A build by `build_until`. `provisional`: whether a full build is to replace it.
+    Waypoint { provisional: bool },
+}
 
 /// Values that register a build on a copy of another template.
 #[derive(Clone, Copy, Debug)]
@@ -552,8 +567,13 @@ impl Registry {
         recipe: &Recipe,
         builder: &Holder,
         extend: Extend,
-        extension: Option<&NewExtension<'_>>,
+        step: Option<Step<'_>>,
     ) -> Result<i64> {
+        let (extension, waypoint, provisional) = match step {
+            None => (None, false, false),
+            Some(Step::Extension(extension)) => (Some(extension), false, extension.provisional),
+            Some(Step::Waypoint { provisional }) => (None, true, provisional),
+        };
         let role = self.facts().began_as.clone();
         let kept = KeptRecipe::new(recipe, &self.recipe_key().await?);
         self.session()
@@ -567,9 +587,10 @@ impl Registry {
                     &Json(builder),
                     &extension.map(|e| e.base),
                     &Json(extension.map_or(&[][..], |e| e.added)),
-                    &extension.is_some_and(|e| e.provisional),
+                    &provisional,
                     &extend,
                     &role,
+                    &waypoint,
                 ],
             ))
             .await

@@ -109,11 +109,15 @@ impl Evidence {
         let mut chain = Chain::default();
         let mut at = self.links.iter().find(|row| row.id == id);
         while let Some(link) = at
-            && let Some(base) = &link.base_fingerprint
+            // A waypoint is proved by nothing that was built on it: that has all migrations, also if it lacks some.
+            && (link.base_fingerprint.is_some() || link.waypoint && chain.links == 0)
             && !self.proved(link, &link.fingerprint)
         {
             chain.known.push(link.fingerprint);
             chain.links += 1;
+            let Some(base) = &link.base_fingerprint else {
+                break;
+            };
             // What a base differed in, its template has as well.
             if self.found(link, base).any(|row| row.differs) {
                 chain.links = u32::MAX;
@@ -153,7 +157,7 @@ impl Evidence {
     /// Returns what is known about the rebuild of a template; `None` if it needs none. `rebuild`: setting of its
     /// definition, if that is known.
     pub(crate) fn outlook(&self, row: &TemplateRow, rebuild: Option<Rebuild>) -> Option<Outlook> {
-        let extended = row.state == TemplateState::Ready && row.base_fingerprint.is_some();
+        let extended = row.state == TemplateState::Ready && row.is_incremental();
         if !extended || !(row.provisional || row.accepted_at.is_some()) {
             return None;
         }
@@ -187,11 +191,15 @@ impl Evidence {
 
     /// Returns a template as the policy sees it. `uses`: the number of uses that the caller knows of.
     pub(crate) fn candidate(&self, row: &TemplateRow, uses: u64) -> Candidate {
-        Candidate {
+        let candidate = Candidate {
             uses: uses.max(u64::try_from(row.hits).unwrap_or_default() + 1),
             age: row.age_s.0,
             links: self.chain(row.id).links,
             draw: row.fingerprint.draw(),
+        };
+        match row.waypoint {
+            false => candidate,
+            true => candidate.as_waypoint(),
         }
     }
 }
@@ -219,8 +227,8 @@ impl Tally {
 }
 
 impl Outlook {
-    /// Describes it for a person, in one line.
-    pub(crate) fn words(&self) -> String {
+    /// Describes it for a person, in one line. `background_off`: whether no command starts work in the background.
+    pub(crate) fn words(&self, background_off: bool) -> String {
         let uses = match self.uses {
             1 => "used once".to_owned(),
             n => format!("used {n} times"),
@@ -231,6 +239,7 @@ impl Outlook {
         };
         let plan = match (self.next, self.waited) {
             (None, _) => format!("accepted without a full build: {}", self.tally.bound()),
+            _ if background_off => "no command starts a full build, since background work is off".to_owned(),
             (Some(Decision::Wait(Wait::New { left })), _) => {
                 format!("{} or later, {then}", remaining(left))
             }
@@ -272,6 +281,7 @@ mod tests {
             definition: "app".into(),
             fingerprint: fingerprint(n),
             base_fingerprint: (n > 0).then(|| fingerprint(n - 1)),
+            waypoint: false,
             chain: n.into(),
             created: Seconds(created),
         }
@@ -301,6 +311,17 @@ mod tests {
         assert_eq!(chain, Chain { known: vec![fingerprint(3), fingerprint(2), fingerprint(1)], links: 3 });
         assert_eq!(evidence.chain(0), Chain::default());
         assert_eq!(evidence.chain(99), Chain::default());
+    }
+
+    #[test]
+    fn a_waypoint_is_proved_only_by_itself() {
+        let mut evidence = chain_of(2);
+        evidence.links[0].waypoint = true;
+        assert_eq!(evidence.chain(2).known, [fingerprint(2), fingerprint(1)]);
+        evidence.compared.push(compared(2, 10.0, &[2, 1], false));
+        assert_eq!(evidence.chain(0), Chain { known: vec![fingerprint(0)], links: 1 });
+        evidence.compared.push(compared(0, 11.0, &[0], false));
+        assert_eq!(evidence.chain(0).links, 0);
     }
 
     #[test]

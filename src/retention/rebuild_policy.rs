@@ -18,6 +18,9 @@
 //! accepted by the proof of a later one and not called a full build. Neither does it cover templates that are never
 //! used again, which stay provisional, nor differences in ids and row contents, which are reported but do not count.
 //!
+//! A waypoint (a base that was built by `build_until`) is checked after its first use as a template of its own. As long
+//! as it is only a base, it needs no check: what is built on it counts as one link of its own.
+//!
 //! `examples/eviction_replay` compares this with simpler rules on real histories.
 
 /// Number of uses, the first build included, from which on a template is due: most sets of migrations in an
@@ -126,6 +129,13 @@ pub enum Wait {
 }
 
 impl Candidate {
+    /// Returns it as a waypoint: it is due at its first use, and no evidence of others counts, since those do not show
+    /// that its command stopped where it should.
+    #[must_use]
+    pub fn as_waypoint(self) -> Self {
+        Candidate { uses: self.uses.max(USES), age: self.age.max(AGE), draw: 0.0, ..self }
+    }
+
     /// Returns why the template is not due yet; `None` if it is due. Needs neither `links` nor `draw`.
     pub fn not_due(&self) -> Option<Wait> {
         if self.uses < USES {
@@ -251,6 +261,12 @@ mod tests {
         assert_eq!(by_evidence(drawn, equal(1000)), Decision::Rebuild);
         // Its whole chain was proved by the rebuild of a later template.
         assert_eq!(by_evidence(due(0), equal(0)), Decision::Accept);
+    }
+
+    #[test]
+    fn a_waypoint_that_is_used_is_checked() {
+        let used = Candidate { uses: 1, age: 1.0, ..due(1) }.as_waypoint();
+        assert_eq!(by_evidence(used, equal(1000)), Decision::Rebuild);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Deadline, Stencil, Variable};
-use crate::config::{Config, Definition, Rebuild};
+use crate::config::{Config, Definition, Rebuild, Waypoints};
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::{self, Difference, FileCache, Inputs, Recipe, RelPath};
 use crate::names::Fingerprint;
@@ -13,6 +13,7 @@ use crate::pg::session::OpenError;
 use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
 use crate::retention::evidence::{Evidence, Outlook};
+use crate::template::waypoint::{self, Waypoint};
 use crate::template::{self, FullBuild, Looking, NoBase, Plan, Unusable};
 
 /// Result of [`Stencil::explain`].
@@ -85,7 +86,18 @@ pub(crate) enum Now {
         why: String,
         /// Hint on how to change that, if possible.
         hint: Option<String>,
+        /// The waypoint that it builds first, if it runs in two steps.
+        waypoint: Option<Box<Waypoint>>,
+        /// Reason why no waypoints are built until the commands change.
+        no_waypoints: Option<String>,
     },
+}
+
+impl Now {
+    /// A full build in one step.
+    fn build(why: String, hint: Option<String>) -> Self {
+        Now::Build { why, hint, waypoint: None, no_waypoints: None }
+    }
 }
 
 /// Another template of the same definition.
@@ -164,7 +176,7 @@ impl Stencil {
                     }
                     OnServer {
                         recipe: inputs.with_server(self.traits(deadline).await?),
-                        now: Now::Build { why: NOTHING_YET.into(), hint: None },
+                        now: Now::build(NOTHING_YET.into(), None),
                         unusable: None,
                         costs: Costs::default(),
                         nearest: None,
@@ -231,14 +243,14 @@ impl Stencil {
         let now = match plan {
             Plan::Hit(row) => Now::Hit {
                 provisional: row.provisional
-                    || row.base_fingerprint.is_some()
+                    || row.is_incremental()
                         && definition.rebuild.makes_provisional()
                         && !(row.accepted_at.is_some() && definition.rebuild == Rebuild::Auto),
-                outlook: match row.base_fingerprint {
-                    Some(_) => Evidence::read(registry, Some((project, name)))
+                outlook: match row.is_incremental() {
+                    true => Evidence::read(registry, Some((project, name)))
                         .await?
                         .outlook(&row, Some(definition.rebuild)),
-                    None => None,
+                    false => None,
                 },
                 failure: row.rebuild_failure,
                 cosmetic,
@@ -261,10 +273,20 @@ impl Stencil {
                 rerun_inputs: base.rerun_inputs,
                 companions: base.companions,
             },
-            Plan::Build((), FullBuild::NoBase | FullBuild::Never(NoBase::Never)) => {
+            Plan::Build((), FullBuild::NoBase) => {
+                let first = waypoint::best(definition, &recipe, &others, &costs);
+                let off = registry.why_no_waypoints(project, definition).await?;
+                let mut now = why_none_fits(definition, &recipe, &others, nearest.as_ref());
+                if let Now::Build { waypoint, no_waypoints, .. } = &mut now {
+                    *waypoint = first.filter(|_| off.is_none()).map(Box::new);
+                    *no_waypoints = off.filter(|_| definition.waypoints != Waypoints::Never);
+                }
+                now
+            }
+            Plan::Build((), FullBuild::Never(NoBase::Never)) => {
                 why_none_fits(definition, &recipe, &others, nearest.as_ref())
             }
-            Plan::Build((), why) => Now::Build { why: why.to_string(), hint: None },
+            Plan::Build((), why) => Now::build(why.to_string(), None),
             Plan::Changed(never) => match never {},
         };
         Ok(OnServer {
@@ -311,11 +333,11 @@ fn why_none_fits(
 ) -> Now {
     let close = nearest.and_then(|(row, _)| others.iter().find(|(other, _)| other.id == row.id));
     let Some(base) = close else {
-        return Now::Build { why: NOTHING_YET.to_owned(), hint: None };
+        return Now::build(NOTHING_YET.to_owned(), None);
     };
     let short = base.0.fingerprint.short();
     let Err(why) = template::added_to(base, recipe, definition) else {
-        return Now::Build { why: format!("template {short} cannot be copied"), hint: None };
+        return Now::build(format!("template {short} cannot be copied"), None);
     };
     let mut text = format!("template {short}: {why}");
     let changed = match &why {
@@ -327,7 +349,7 @@ fn why_none_fits(
     if of_line_ends.is_some() {
         text += " (line endings only)";
     }
-    Now::Build { why: text, hint: why.hint(&definition.name) }
+    Now::build(text, why.hint(&definition.name))
 }
 
 const NOTHING_YET: &str = "there is no template of this definition yet";

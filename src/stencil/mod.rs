@@ -378,7 +378,7 @@ impl Stencil {
             let _ = registry.note_hit(&self.hit(definition, &ensured)).await;
         }
         registry.note_command_in_checkout(&self.asker()).await?;
-        if rebuild && ensured.provenance.extends.is_some() {
+        if rebuild && ensured.template.is_incremental() {
             ensured = rebuild::rebuild_first(&mut registry, &context, ensured).await?;
         }
         ensured.sealed()?;

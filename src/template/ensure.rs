@@ -7,7 +7,7 @@ use super::extend::Base;
 use super::permit::BuildPermit;
 use super::plan::{Change, FullBuild, Plan, Taking, plan};
 use super::waiting::{POLL, builder_of, tell_waiting, wait_for_serial};
-use super::{Ensured, Provenance, Template, Timing, Unsealed, Unusable, unusable};
+use super::{Ensured, Provenance, Template, Timing, Unsealed, Unusable, unusable, waypoint};
 use crate::context::Context;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::{Event, Warning};
@@ -86,8 +86,20 @@ struct Request<'a, 'c> {
     costs: Option<Costs>,
 }
 
-/// The result of a build, and the reason for a full build if there may have been a base.
-type Built = (Ended, Option<String>);
+/// The result of a build.
+struct Built {
+    ended: Ended,
+    /// The reason for a full build if there may have been a base.
+    note: Option<String>,
+    outcome: Outcome,
+}
+
+impl Built {
+    /// A result of a full build, in one step or two.
+    fn full(ended: Ended, note: Option<String>) -> Self {
+        Built { ended, note, outcome: Outcome::Miss }
+    }
+}
 
 impl<'a, 'c> Request<'a, 'c> {
     async fn begin(
@@ -142,7 +154,7 @@ impl<'a, 'c> Request<'a, 'c> {
 
     /// Returns `None` if the result is unusable, so that a new plan is needed.
     async fn on_built(&mut self, registry: &mut Registry, built: Built) -> Result<Option<Ensured>> {
-        let (ended, note) = built;
+        let Built { ended, note, outcome } = built;
         match ended {
             Ended::Sealed(template) if discard_aged(registry, self.context, &template).await? => {
                 template.let_go(registry).await?;
@@ -151,10 +163,6 @@ impl<'a, 'c> Request<'a, 'c> {
             Ended::Sealed(template) => {
                 // The template exists, even if the session is lost.
                 let _ = keep_limits(registry, self.context).await;
-                let outcome = match template.extends() {
-                    Some(_) => Outcome::Extended,
-                    None => Outcome::Miss,
-                };
                 Ok(Some(self.ensured(registry, *template, outcome, note).await?))
             }
             Ended::Unsealed(template, unsealed) => Ok(Some(self.on_unsealed(*template, unsealed))),
@@ -222,7 +230,12 @@ async fn build_fully(
         context.tell(Event::Notice(&format!("full build: {note}")));
     }
     make_room(registry, context).await?;
-    Ok((build::build(registry, context, permit, None).await?, note))
+    if *why == FullBuild::NoBase
+        && let Some(ended) = waypoint::build(registry, context, permit).await?
+    {
+        return Ok(Built::full(ended, note));
+    }
+    Ok(Built::full(build::build(registry, context, permit, None).await?, note))
 }
 
 /// Builds on a copy of an older template, or runs a full build if that fails.
@@ -256,7 +269,7 @@ async fn extend(
                 registry.note_use(failed.id).await?;
                 registry.forget_failure(&failed.attempt).await?;
             }
-            Ok((ended, None))
+            Ok(Built { ended, note: None, outcome: Outcome::Extended })
         }
         // A full build would take even more space.
         Err(error) if error.has_fault(Fault::DiskFull) => Err(error),
@@ -318,7 +331,7 @@ impl FailedExtension<'_> {
                 if matches!(ended, Ended::Sealed(_)) {
                     registry.forget_failure(&self.attempt).await?;
                 }
-                Ok((ended, Some(note)))
+                Ok(Built::full(ended, Some(note)))
             }
             Err(error) => {
                 // Unless the caller's deadline or cancellation ended it.

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use super::waypoint::Waypoint;
 use super::{Extends, Template, Unusable};
 use crate::config::{Definition, Extend};
 use crate::error::Result;
@@ -52,6 +53,21 @@ impl<T> Base<T> {
             migrations: migrations(&self.extends.added).len(),
             rerun_inputs: &self.rerun_inputs,
             companions: &self.companions,
+        }
+    }
+}
+
+impl Base {
+    /// Creates the base of the second step of a full build. `template`: result of the first step.
+    pub(super) fn waypoint(template: Template, waypoint: &Waypoint, definition: &Definition) -> Self {
+        let base = template.fingerprint;
+        Base {
+            template,
+            extends: Extends { base, added: waypoint.added.clone() },
+            short: base.short(),
+            provisional: definition.rebuild.makes_provisional(),
+            rerun_inputs: Vec::new(),
+            companions: Vec::new(),
         }
     }
 }
@@ -283,6 +299,7 @@ mod tests {
             base_fingerprint: None,
             added: Json(vec![]),
             chain: 0,
+            waypoint: false,
             extend: Extend::Append,
             unsealed: None,
             provisional: false,

@@ -20,6 +20,7 @@ mod unsealed;
 pub(crate) mod unusable;
 mod verify;
 mod waiting;
+pub(crate) mod waypoint;
 
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ use crate::pg::replay::{self, Replay};
 use crate::quantity::{Millis, Seconds};
 use crate::registry::template::HeldTemplate;
 use crate::registry::{DatabaseRow, Registry};
-use crate::retention::rebuild_policy::Candidate;
+use crate::retention::rebuild_policy::{self, Candidate};
 
 /// A sealed template. It comes only from a `ready` row that was read again under the shared lock, or from a
 /// build's seal. The lock keeps it from being dropped until [`Template::let_go`], or until the registry session
@@ -66,6 +67,8 @@ pub(crate) struct Template {
     provisional: Option<Provisional>,
     /// Whether it counts as equal to a full build by the evidence of others.
     accepted: bool,
+    /// Whether it was built by `build_until`, as a base of others.
+    waypoint: bool,
     databases: Vec<TemplateDatabase>,
     build_time: Option<Duration>,
     needs_look: bool,
@@ -224,9 +227,14 @@ impl Template {
         self.extends.as_ref()
     }
 
+    /// Returns whether it is the result of another way than a full build, which it may differ from.
+    pub(crate) fn is_incremental(&self) -> bool {
+        self.extends.is_some() || self.waypoint
+    }
+
     /// Makes a template provisional that was kept so far, if the definition no longer keeps incrementally built ones.
     async fn owes_a_build(&mut self, registry: &mut Registry, rebuild: Rebuild) -> Result<()> {
-        let kept = self.extends.is_some() && self.provisional.is_none();
+        let kept = self.is_incremental() && self.provisional.is_none();
         let accepted = self.accepted && rebuild == Rebuild::Auto;
         if kept && !accepted && rebuild.makes_provisional() {
             registry.set_provisional(self.id).await?;
@@ -305,13 +313,19 @@ impl Template {
             extends: row.base_fingerprint.map(|base| Extends { base, added: row.added.0.clone() }),
             provisional: row.provisional.then(|| {
                 let (attempts, tried_s) = (row.rebuild_attempts, row.rebuild_tried_s);
-                Provisional::new(attempts, tried_s, row.rebuild_failure.clone()).used(row.hits, row.age_s)
+                let age = match row.waypoint {
+                    // It is due at its first use.
+                    true => Seconds(row.age_s.0.max(rebuild_policy::AGE)),
+                    false => row.age_s,
+                };
+                Provisional::new(attempts, tried_s, row.rebuild_failure.clone()).used(row.hits, age)
             }),
             accepted: row.accepted_at.is_some(),
+            waypoint: row.waypoint,
             databases,
-            build_time: match row.base_fingerprint {
-                None => row.build_ms.map(Millis::duration),
-                Some(_) => None,
+            build_time: match row.is_incremental() {
+                false => row.build_ms.map(Millis::duration),
+                true => None,
             },
             needs_look: !row.built_with.available.is_empty(),
             source: row.built_with.0.source.clone().map(Box::new),

@@ -270,7 +270,7 @@ async fn extended(
 ) -> Result<Option<TemplateRow>> {
     let name = &context.definition.name;
     let row = registry.find_template(context.project, name, wanted, TemplateState::Ready).await?;
-    Ok(row.filter(|row| row.base_fingerprint.is_some()))
+    Ok(row.filter(TemplateRow::is_incremental))
 }
 
 async fn tell(

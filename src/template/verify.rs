@@ -26,6 +26,8 @@ pub(crate) struct Verdict {
     pub(crate) fingerprint: Fingerprint,
     /// Origin of the template's incremental build, if it was one.
     pub(crate) extends: Option<Extends>,
+    /// Whether it was not built in full: incrementally, or as a waypoint.
+    pub(crate) incremental: bool,
     /// Differences by alias; equal aliases are left out.
     pub(crate) differences: Vec<(String, Difference)>,
     /// Whether row contents and ids were compared.
@@ -200,12 +202,12 @@ async fn rebuild(
     let definition = &context.definition.name;
     let template = permit.template();
     // Before the build, which may replace the template.
-    let covers: Vec<String> = match template.extends() {
-        Some(_) => {
+    let covers: Vec<String> = match template.is_incremental() {
+        true => {
             let evidence = Evidence::read(registry, Some((context.project, definition))).await?;
             evidence.chain(template.id()).known.iter().map(ToString::to_string).collect()
         }
-        None => Vec::new(),
+        false => Vec::new(),
     };
     let built = match build::rebuild(registry, context, permit).await? {
         Completed::Built(built) => *built,
@@ -231,6 +233,7 @@ async fn rebuild(
         definition: definition.clone(),
         fingerprint: *template.fingerprint(),
         extends: template.extends().cloned(),
+        incremental: template.is_incremental(),
         differences: compared.differences,
         rows: wanted.rows,
         left_out: compared.left_out,
@@ -248,7 +251,7 @@ async fn rebuild(
         Happened::Rebuilt
     } else {
         built.discard(registry, "it was built to be compared").await?;
-        if !verdict.is_as_built() && verdict.extends.is_some() {
+        if !verdict.is_as_built() && verdict.incremental {
             let why = "it was built incrementally, and differs from a full build";
             registry.break_template(template.id(), why, false).await?;
             verdict.fate = Fate::Broken;
@@ -256,11 +259,11 @@ async fn rebuild(
         Happened::Verified
     };
     registry.note(&context.occurrence(&verdict.fingerprint, happened, build_time)).await?;
-    if !verdict.is_as_built() && verdict.extends.is_some() {
+    if !verdict.is_as_built() && verdict.incremental {
         // Otherwise the next command would build on the same base with the same result.
         registry.note(&context.occurrence(&verdict.fingerprint, Happened::Differed, build_time)).await?;
     }
-    if verdict.extends.is_some() {
+    if verdict.incremental {
         let difference = verdict.text(Class::decides);
         registry
             .note_comparison(&NewComparison {

@@ -133,7 +133,25 @@ pub enum NowAnswer {
         /// The change that would allow an incremental build, if any.
         #[serde(skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
+        /// The first step, if it runs in two.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        waypoint: Option<WaypointAnswer>,
+        /// Reason why no waypoints are built until `build` or `build_until` changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        no_waypoints: Option<String>,
     },
+}
+
+/// First step of a full build, which is kept as a base.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct WaypointAnswer {
+    /// `{version}` of `build_until`.
+    pub version: String,
+    /// Number of its migrations.
+    pub migrations: usize,
+    /// Number of the migrations of both steps.
+    pub of: usize,
 }
 
 /// Milliseconds.
@@ -246,6 +264,15 @@ fn now(now: &Now) -> NowAnswer {
             base: base.to_string(),
             added: added.clone(),
         },
-        Now::Build { why, hint } => NowAnswer::Build { why: why.clone(), hint: hint.clone() },
+        Now::Build { why, hint, waypoint, no_waypoints } => NowAnswer::Build {
+            why: why.clone(),
+            hint: hint.clone(),
+            waypoint: waypoint.as_ref().map(|waypoint| WaypointAnswer {
+                version: waypoint.prefix.version.clone(),
+                migrations: waypoint.prefix.migrations,
+                of: waypoint.of,
+            }),
+            no_waypoints: no_waypoints.clone(),
+        },
     }
 }

@@ -23,6 +23,7 @@ pub use self::doctor::{CheckAnswer, DoctorAnswer};
 pub use self::evict::{EvictAnswer, EvictedTemplate, PinAnswer, PinnedTemplate};
 pub use self::explain::{
     AgainstAnswer, CostsAnswer, ExplainAllAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
+    WaypointAnswer,
 };
 pub use self::init::{AdviceAnswer, InitAnswer, InitCheckAnswer, PresetAnswer, PresetsAnswer};
 pub use self::prune::{PruneAnswer, PrunedClone};
@@ -310,6 +311,9 @@ pub struct TemplateAnswer {
     pub added: Vec<RelPath>,
     /// Number of incremental builds since the last full build.
     pub chain: i32,
+    /// Whether it was built by `build_until`, as a base of others.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub waypoint: bool,
     /// Reason why the full build that was to replace it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebuild_failure: Option<String>,
@@ -491,6 +495,7 @@ fn template_answer(template: &TemplateListing) -> TemplateAnswer {
         base: row.base_fingerprint.map(|base| base.to_string()),
         added: row.added.0.clone(),
         chain: row.chain,
+        waypoint: row.waypoint,
         rebuild_failure: row.rebuild_failure.clone(),
         accepted_at: row.accepted_at.clone(),
         rebuild: outlook.as_ref().map(RebuildAnswer::from),

@@ -31,6 +31,9 @@ pub struct Counts {
     pub misses: i64,
     /// Number of builds on a copy of an older template.
     pub extensions: i64,
+    /// Number of those of `misses` that built a waypoint first, and of waypoints that were kept though the second step
+    /// failed.
+    pub waypoints: i64,
     /// Number of clones for which no template could be copied.
     pub fallbacks: i64,
     /// Number of full builds in addition to a template, in the background or by `verify`.
@@ -85,6 +88,7 @@ impl Counts {
         self.hits += tally.hits;
         self.misses += tally.misses;
         self.extensions += tally.extensions;
+        self.waypoints += tally.waypoints;
         self.fallbacks += tally.fallbacks;
         self.comparisons += tally.comparisons;
         self.differences += tally.differences;

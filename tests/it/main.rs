@@ -71,3 +71,4 @@ mod unsealed;
 mod verify;
 mod verify_rows;
 mod warm;
+mod waypoints;

@@ -171,7 +171,7 @@ fn verdict(server: &OnServer, background_off: bool, all: bool) -> String {
             if let Some(outlook) = outlook
                 && !(background_off && outlook.next.is_some())
             {
-                text += &format!("\n{}", outlook.words());
+                text += &format!("\n{}", outlook.words(background_off));
             }
             match cosmetic.as_slice() {
                 [] => {}
@@ -202,11 +202,28 @@ fn verdict(server: &OnServer, background_off: bool, all: bool) -> String {
             about(costs.extension),
             about(costs.full)
         ),
-        Now::Build { why, .. } => format!(
-            "a command now would run a full build: {}\nno incremental build is possible: {}",
-            about(costs.full),
-            escape::line(&why.to_string())
-        ),
+        Now::Build { why, waypoint, no_waypoints, .. } => {
+            let mut text = format!(
+                "a command now would run a full build: {}\nno incremental build is possible: {}",
+                about(costs.full),
+                escape::line(why)
+            );
+            if let Some(waypoint) = waypoint {
+                text += &format!(
+                    "\nit would run in two steps, and keep the first one as a base: {} of {} (version {})",
+                    waypoint.prefix.migrations,
+                    count(waypoint.of, "migration"),
+                    waypoint.prefix.version
+                );
+            }
+            if let Some(why) = no_waypoints {
+                text += &format!(
+                    "\nno waypoint is built until `build` or `build_until` changes: {}",
+                    escape::line(why)
+                );
+            }
+            text
+        }
     };
     match &server.now {
         Now::Hit { failure: Some(failure), .. } => {

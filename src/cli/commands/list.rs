@@ -92,7 +92,11 @@ pub(crate) async fn list(app: &App, args: List) -> Result<u8> {
     } else {
         let each = app.shared.verbose > 0;
         let look = app.printer.look();
-        app.printer.table(&tables(&listing, each, look))?;
+        let background_off = match app.config() {
+            Ok(config) => app.background_off_by(&config)?.is_some(),
+            Err(_) => false,
+        };
+        app.printer.table(&tables(&listing, each, background_off, look))?;
     }
     prune::look(app, &stencil).await;
     Ok(0)
@@ -194,7 +198,7 @@ fn without_size<T>([name, template, of, state, _, age, holder, ends]: [T; 8]) ->
     [name, template, of, state, age, holder, ends]
 }
 
-fn tables(listing: &Listing, each: bool, look: Look) -> String {
+fn tables(listing: &Listing, each: bool, background_off: bool, look: Look) -> String {
     let mut text = String::new();
     if !listing.templates.is_empty() {
         let rows: Vec<_> = listing.templates.iter().map(template_cells).collect();
@@ -214,7 +218,7 @@ fn tables(listing: &Listing, each: bool, look: Look) -> String {
             );
         }
         if let Some(outlook) = outlook {
-            remarks += &format!("{}: {}\n", row.fingerprint.short(), outlook.words());
+            remarks += &format!("{}: {}\n", row.fingerprint.short(), outlook.words(background_off));
         }
     }
     text += &look.wrap(&remarks);
@@ -283,6 +287,9 @@ fn state(state: &str, text: String) -> Cell {
 fn template_cells(template: &TemplateListing) -> [Cell; 8] {
     let row = &template.row;
     let mut text = row.state.to_string();
+    if row.waypoint {
+        text += ", waypoint";
+    }
     if row.provisional {
         text += ", provisional";
     }

@@ -9,7 +9,7 @@ use super::prune;
 use crate::cli::App;
 use crate::cli::output::RED;
 use crate::cli::table::{Cell, Column, Look, table};
-use crate::quantity::seconds;
+use crate::quantity::{count, seconds};
 use clap::Args;
 
 /// Show hits, builds, and the time that they took and saved
@@ -96,11 +96,16 @@ fn net(total: &Counts) -> String {
         net if net < 0 => format!("{} more", time(net)),
         net => format!("{} less", time(net)),
     };
-    format!(
-        "commands waited {} less than for full builds; machines worked {machine} (rebuilds and comparisons took {})\n",
-        time(total.saved_ms),
-        time(total.compared_ms)
-    )
+    let waypoints = match usize::try_from(total.waypoints).unwrap_or_default() {
+        0 => String::new(),
+        n => format!("{} as bases of later builds\n", count(n, "waypoint")),
+    };
+    waypoints
+        + &format!(
+            "commands waited {} less than for full builds; machines worked {machine} (rebuilds and comparisons took {})\n",
+            time(total.saved_ms),
+            time(total.compared_ms)
+        )
 }
 
 fn row(first: String, counts: &Counts) -> [Cell; 10] {

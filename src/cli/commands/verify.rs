@@ -78,7 +78,7 @@ pub(crate) async fn verify(app: &App, args: Verify) -> Result<u8> {
                         verdict.left_out.join(", ")
                     ));
                 }
-                if verdict.fate == Fate::Kept && verdict.extends.is_some() && !verdict.is_equal() {
+                if verdict.fate == Fate::Kept && verdict.incremental && !verdict.is_equal() {
                     app.printer.say(
                         "the incrementally built template is kept: ids, row contents and sequences may differ from a full build",
                     );

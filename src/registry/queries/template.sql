@@ -1,5 +1,5 @@
 SELECT id, project, definition, fingerprint, state, built_with, builder, log_tail, build_ms,
-       pg_get_userbyid(built_by)::text AS built_by, hits, pinned, reason, base_fingerprint, added, chain, extend,
+       pg_get_userbyid(built_by)::text AS built_by, hits, pinned, reason, base_fingerprint, added, chain, waypoint, extend,
        unsealed, provisional, settle_failure AS rebuild_failure, settle_attempts AS rebuild_attempts,
        extract(epoch FROM now() - settle_tried_at)::float8 AS rebuild_tried_s, difference, rebuild_wait,
        to_char(accepted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS accepted_at,

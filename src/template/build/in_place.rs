@@ -32,7 +32,8 @@ pub(crate) async fn build_in_place(
     }
     let set = private_set(rows);
     let progress = Progress::of(&recipe);
-    source::fill(registry, context, &set, Outcome::Fallback, None, progress).await?;
+    source::fill(registry, context, &context.definition.build, &set, Outcome::Fallback, None, progress)
+        .await?;
     adopt(registry, context, rows).await?;
     let mut comments = Vec::new();
     for row in rows.iter() {

@@ -16,7 +16,7 @@ mod inspect;
 mod seal;
 mod vacate;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) use self::create::copy_base;
 use self::create::create_empty;
@@ -28,18 +28,57 @@ use super::from::Start;
 use super::permit::{BuildPermit, Permit, RebuildPermit};
 use super::source::overtaken::{Overtaken, Watch};
 use super::source::progress::Progress;
+use super::waypoint::Waypoint;
 use super::{Template, Unsealed, source, unsealed};
+use crate::config::Rebuild;
 use crate::context::Context;
 use crate::database::drop;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
-use crate::fingerprint::migrations;
+use crate::fingerprint::{Recipe, migrations};
 use crate::names;
 use crate::pg::catalog;
 use crate::registry::database::{NewDatabase, Owner};
-use crate::registry::template::NewExtension;
+use crate::registry::template::{NewExtension, Step};
 use crate::registry::{DatabaseRow, Happened, Occurrence, Registry, TemplateState};
 use crate::variables::{NamedDatabase, Outcome};
+
+/// Way in which the databases of a build are filled.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    /// The build command runs on empty databases.
+    Full,
+    /// The build command runs on copies of a base.
+    On {
+        base: &'a Base,
+        /// What the build command is told.
+        outcome: Outcome,
+    },
+    /// `build_until` runs on empty databases, with files of later migrations in place.
+    Until {
+        command: &'a str,
+        /// The inputs that the files have.
+        whole: &'a Recipe,
+    },
+}
+
+impl<'a> Way<'a> {
+    fn base(self) -> Option<&'a Base> {
+        match self {
+            Way::On { base, .. } => Some(base),
+            Way::Full | Way::Until { .. } => None,
+        }
+    }
+
+    /// Returns whether a full build is to replace the result.
+    fn is_provisional(self, rebuild: Rebuild) -> bool {
+        match self {
+            Way::Full => false,
+            Way::On { base, .. } => base.provisional,
+            Way::Until { .. } => rebuild.makes_provisional(),
+        }
+    }
+}
 
 /// Result of a build that did not fail.
 pub(super) enum Ended {
@@ -60,7 +99,8 @@ pub(super) async fn build(
     base: Option<&Base>,
 ) -> Result<Ended> {
     let definition = &context.definition.name;
-    let built = match complete(registry, context, permit, base).await? {
+    let way = base.map_or(Way::Full, |base| Way::On { base, outcome: Outcome::Extended });
+    let built = match complete(registry, context, permit, way).await? {
         Completed::Built(built) => built,
         Completed::Overtaken(overtaken) => return Ok(Ended::Overtaken(overtaken)),
     };
@@ -91,13 +131,104 @@ pub(super) async fn build(
     })
 }
 
+/// Result of a full build in two steps, the first of which builds a waypoint.
+pub(super) enum InTwo<'a> {
+    /// Both steps succeeded, or the inputs changed.
+    Ended(Ended),
+    /// The first step failed, or its result cannot be trusted; all is dropped. The reason, and facts about it.
+    Failed(String, Vec<String>),
+    /// The second step failed. The first one is kept until it is known whether a build in one step fails, too.
+    Second(Box<Built<'a, BuildPermit>>, Error),
+}
+
+/// Builds a waypoint and, on a copy of it, the template. Nothing is sealed before the second step has shown, by a
+/// change, that the first one ended at its version: then the waypoint first, since it is complete without the other.
+pub(super) async fn build_in_two<'a>(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    first: &'a BuildPermit,
+    permit: &'a BuildPermit,
+    waypoint: &'a Waypoint,
+) -> Result<InTwo<'a>> {
+    let started = Instant::now();
+    let way = Way::Until { command: &waypoint.command, whole: permit.recipe() };
+    let mut below = match complete(registry, context, first, way).await {
+        Ok(Completed::Built(built)) => built,
+        Ok(Completed::Overtaken(overtaken)) => return Ok(InTwo::Ended(Ended::Overtaken(overtaken))),
+        Err(error) if is_of_command(&error, context) => {
+            return Ok(InTwo::Failed(error.message().to_owned(), error.details().to_vec()));
+        }
+        Err(error) => return Err(error),
+    };
+    if let Some(unsealed) = below.unsealed.take() {
+        below.discard(registry, "it changed nothing").await?;
+        return Ok(InTwo::Failed(unsealed.message(), Vec::new()));
+    }
+    below.took = Some(started.elapsed());
+    let template = match seal::hold(registry, context, &below).await {
+        Ok(template) => template,
+        Err(error) => return Err(below.give_up(registry, context, error).await),
+    };
+    let base = Base::waypoint(template, waypoint, context.definition);
+    let way = Way::On { base: &base, outcome: Outcome::Miss };
+    let built = match complete(registry, context, permit, way).await {
+        Ok(Completed::Built(built)) => built,
+        Ok(Completed::Overtaken(overtaken)) => {
+            below.discard(registry, "files changed while it was built").await?;
+            return Ok(InTwo::Ended(Ended::Overtaken(overtaken)));
+        }
+        Err(error) if is_of_command(&error, context) => return Ok(InTwo::Second(below, error)),
+        Err(error) => {
+            // A cleanup drops it, too; the error of the build counts.
+            let _ = below.discard(registry, "the build on it failed").await;
+            return Err(error);
+        }
+    };
+    if built.unsealed.is_some() {
+        let why = "the build command changed nothing after it, so `build_until` did not stop there";
+        built.discard(registry, why).await?;
+        below.discard(registry, why).await?;
+        return Ok(InTwo::Failed(
+            format!("`build_until` did not stop at version {}", waypoint.prefix.version),
+            vec!["the build command changed nothing after it".into()],
+        ));
+    }
+    let kept = match below.keep(registry, context).await {
+        Ok(kept) => kept,
+        Err(error) => {
+            built.discard(registry, "the first step of its build could not be sealed").await?;
+            return Err(error);
+        }
+    };
+    let template = built.seal(registry, context).await;
+    kept.let_go(registry).await?;
+    let template = template?;
+    let (fingerprint, took) = (permit.recipe().fingerprint(), started.elapsed());
+    context.tell(Event::Sealed {
+        definition: &context.definition.name,
+        fingerprint: &fingerprint.short(),
+        extends: Some(base.shown()),
+        took,
+    });
+    registry.note(&context.occurrence(&fingerprint, Happened::Miss, took)).await?;
+    Ok(InTwo::Ended(Ended::Sealed(Box::new(template))))
+}
+
+/// Returns whether the build command is to blame, and not the caller's limit or the disk: then another way to build may
+/// succeed.
+fn is_of_command(error: &Error, context: &Context<'_>) -> bool {
+    matches!(error.kind(), Kind::Build | Kind::Timeout)
+        && !error.has_fault(Fault::DiskFull)
+        && context.deadline.check("").is_ok()
+}
+
 /// Runs a full build in addition to the template of the same inputs.
 pub(super) async fn rebuild<'a>(
     registry: &mut Registry,
     context: &Context<'_>,
     permit: &'a RebuildPermit,
 ) -> Result<Completed<'a, RebuildPermit>> {
-    complete(registry, context, permit, None).await
+    complete(registry, context, permit, Way::Full).await
 }
 
 /// Result of a build up to its seal, if it did not fail.
@@ -113,9 +244,9 @@ async fn complete<'a, P: Permit>(
     registry: &mut Registry,
     context: &Context<'_>,
     permit: &'a P,
-    base: Option<&'a Base>,
+    way: Way<'a>,
 ) -> Result<Completed<'a, P>> {
-    let registered = Registered::begin(registry, context, permit, base).await?;
+    let registered = Registered::begin(registry, context, permit, way).await?;
     let (id, started) = (registered.id, registered.started);
     let done = async {
         let building = registered.create(registry, context).await?;
@@ -146,7 +277,7 @@ async fn complete<'a, P: Permit>(
 /// A build whose intent is in the registry: it has a row, but no database rows yet.
 struct Registered<'a, P> {
     permit: &'a P,
-    base: Option<&'a Base>,
+    way: Way<'a>,
     id: i64,
     started: Instant,
 }
@@ -154,7 +285,7 @@ struct Registered<'a, P> {
 /// A build whose databases exist, marked and open, under private names.
 struct Building<'a, P> {
     permit: &'a P,
-    base: Option<&'a Base>,
+    way: Way<'a>,
     id: i64,
     started: Instant,
     rows: Vec<DatabaseRow>,
@@ -167,9 +298,11 @@ struct Building<'a, P> {
 /// A build whose databases are filled and fit for a template, over unchanged inputs: to be sealed or discarded.
 pub(super) struct Built<'a, P> {
     permit: &'a P,
-    base: Option<&'a Base>,
+    way: Way<'a>,
     id: i64,
     pub(super) started: Instant,
+    /// Duration of the build, if it ended before the seal begins.
+    took: Option<Duration>,
     rows: Vec<DatabaseRow>,
     inspected: Inspected,
     /// Set if the command did nothing for the new migrations.
@@ -181,8 +314,9 @@ impl<'a, P: Permit> Registered<'a, P> {
         registry: &mut Registry,
         context: &Context<'_>,
         permit: &'a P,
-        base: Option<&'a Base>,
+        way: Way<'a>,
     ) -> Result<Self> {
+        let base = way.base();
         let started = Instant::now();
         let definition = context.definition;
         let recipe = permit.recipe();
@@ -205,11 +339,16 @@ impl<'a, P: Permit> Registered<'a, P> {
                 Some(_) => costs.extension,
             },
         });
-        let extension = base.map(|base| NewExtension {
-            base: base.template.id,
-            added: &base.extends.added,
-            provisional: base.provisional,
-        });
+        let provisional = way.is_provisional(definition.rebuild);
+        let step = match way {
+            Way::Full => None,
+            Way::On { base, .. } => Some(Step::Extension(NewExtension {
+                base: base.template.id,
+                added: &base.extends.added,
+                provisional,
+            })),
+            Way::Until { .. } => Some(Step::Waypoint { provisional }),
+        };
         let id = registry
             .insert_template(
                 context.project,
@@ -217,15 +356,15 @@ impl<'a, P: Permit> Registered<'a, P> {
                 recipe,
                 context.holder,
                 definition.extend,
-                extension.as_ref(),
+                step,
             )
             .await?;
-        Ok(Registered { permit, base, id, started })
+        Ok(Registered { permit, way, id, started })
     }
 
     /// Creates the databases, and reads the inputs at the same time.
     async fn create(self, registry: &mut Registry, context: &Context<'_>) -> Result<Building<'a, P>> {
-        let Registered { permit, base, id, started } = self;
+        let Registered { permit, way, id, started } = self;
         let definition = context.definition;
         let fingerprint = permit.recipe().fingerprint();
         let new: Vec<NewDatabase> = definition
@@ -239,7 +378,7 @@ impl<'a, P: Permit> Registered<'a, P> {
             .collect();
         let mut rows = registry.insert_databases(&Owner::Template(id), &new).await?;
         let creating = async {
-            let Some(base) = base else {
+            let Some(base) = way.base() else {
                 return create_empty(registry, context, &mut rows).await;
             };
             let start = Start { source: base.template.source.as_deref().cloned(), objects: 0 };
@@ -249,31 +388,39 @@ impl<'a, P: Permit> Registered<'a, P> {
         };
         let (created, watch) = tokio::join!(creating, Watch::begin(context));
         let start = created?;
-        Ok(Building { permit, base, id, started, rows, start, watch: watch? })
+        Ok(Building { permit, way, id, started, rows, start, watch: watch? })
     }
 }
 
 impl<'a, P: Permit> Building<'a, P> {
     async fn fill(&self, registry: &mut Registry, context: &Context<'_>) -> Result<()> {
         let recipe = self.permit.recipe();
-        let (outcome, progress) = match self.base {
-            None => (Outcome::Miss, Progress::of(recipe)),
-            Some(base) => (Outcome::Extended, Progress::new(&migrations(&base.extends.added))),
+        let (outcome, progress) = match self.way {
+            Way::Full | Way::Until { .. } => (Outcome::Miss, Progress::of(recipe)),
+            Way::On { base, outcome } => (outcome, Progress::new(&migrations(&base.extends.added))),
+        };
+        let command = match self.way {
+            Way::Until { command, .. } => command,
+            Way::Full | Way::On { .. } => &context.definition.build,
         };
         let set = private_set(&self.rows);
-        source::fill(registry, context, &set, outcome, Some(self.id), progress).await
+        source::fill(registry, context, command, &set, outcome, Some(self.id), progress).await
     }
 
     /// Inspects the current databases, and reads the inputs again.
     async fn inspect(mut self, registry: &mut Registry, context: &Context<'_>) -> Result<Completed<'a, P>> {
         let inspected = inspect(registry, context, &mut self.rows, &self.start).await?;
         let recipe = self.permit.recipe();
-        if let Some(overtaken) = self.watch.end(context, recipe).await? {
+        let of_files = match self.way {
+            Way::Until { whole, .. } => whole,
+            Way::Full | Way::On { .. } => recipe,
+        };
+        if let Some(overtaken) = self.watch.end(context, of_files).await? {
             return Ok(Completed::Overtaken(Box::new(overtaken)));
         }
-        let Building { permit, base, id, started, rows, .. } = self;
-        let mut built = Built { permit, base, id, started, rows, inspected, unsealed: None };
-        let (subject, base) = (built.subject(), base.map(|base| &base.template));
+        let Building { permit, way, id, started, rows, .. } = self;
+        let mut built = Built { permit, way, id, started, took: None, rows, inspected, unsealed: None };
+        let (subject, base) = (built.subject(), way.base().map(|base| &base.template));
         built.unsealed = unsealed::look(registry, context, &subject, recipe, base).await?;
         Ok(Completed::Built(Box::new(built)))
     }
@@ -287,6 +434,26 @@ impl Built<'_, BuildPermit> {
             Ok(template) => Ok(template),
             Err(error) => Err(give_up(registry, context, id, error).await),
         }
+    }
+}
+
+impl Built<'_, BuildPermit> {
+    /// Makes a waypoint a template, under its lock.
+    pub(super) async fn keep(
+        self: Box<Self>,
+        registry: &mut Registry,
+        context: &Context<'_>,
+    ) -> Result<Template> {
+        let (took, fingerprint) = (self.took.unwrap_or_default(), self.permit.recipe().fingerprint());
+        let template = self.seal(registry, context).await?;
+        context.tell(Event::Sealed {
+            definition: &context.definition.name,
+            fingerprint: &fingerprint.short(),
+            extends: None,
+            took,
+        });
+        registry.note(&context.occurrence(&fingerprint, Happened::Waypoint, took)).await?;
+        Ok(template)
     }
 }
 

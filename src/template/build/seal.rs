@@ -1,10 +1,12 @@
 //! The seal: the last step of a build, after which its databases are a template.
 
-use super::inspect::oid_of;
-use super::{Built, vacate};
+use std::time::Duration;
+
+use super::inspect::{Inspected, oid_of};
+use super::{Built, Way, vacate};
 use crate::context::Context;
 use crate::error::Result;
-use crate::names;
+use crate::names::{self, Fingerprint};
 use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, sql};
 use crate::registry::{DatabaseRow, Registry, database};
@@ -19,8 +21,8 @@ pub(super) async fn seal<P: Permit>(
     built: Built<'_, P>,
     replaces: bool,
 ) -> Result<Template> {
-    let took = built.started.elapsed();
-    let Built { permit, base, id, rows, inspected, unsealed, .. } = built;
+    let took = built.took.unwrap_or_else(|| built.started.elapsed());
+    let Built { permit, way, id, rows, inspected, unsealed, .. } = built;
     let unsealed = unsealed.as_ref();
     for row in &rows {
         vacate::close(registry, context, row, oid_of(row)?).await?;
@@ -86,13 +88,53 @@ pub(super) async fn seal<P: Permit>(
     }
     .await;
     registry.session().end(done).await.doing(|| format!("seal template {}", fingerprint.short()))?;
+    let names = rows.iter().map(|row| final_name(row, unsealed).to_owned());
+    let mut template = template(context, &rows, &inspected, names, fingerprint, way)?;
+    template.id = id;
+    template.build_time = template.build_time.map(|_| took);
+    if let Some(unsealed) = unsealed {
+        template.become_unsealed(unsealed);
+    }
+    Ok(template)
+}
+
+/// Closes the databases of a build, so that they can be copied like those of a template, and returns them as one.
+pub(super) async fn hold<P: Permit>(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    built: &Built<'_, P>,
+) -> Result<Template> {
+    for (i, row) in built.rows.iter().enumerate() {
+        vacate::close(registry, context, row, oid_of(row)?).await?;
+        if let Some(shape) = &built.inspected.shapes[i] {
+            database::set_shape(registry.session(), row.id, shape)
+                .await
+                .doing(|| "record the shape of a database".into())?;
+        }
+    }
+    let names = built.rows.iter().map(|row| row.private_name.clone());
+    let fingerprint = built.permit.recipe().fingerprint();
+    let template = template(context, &built.rows, &built.inspected, names, fingerprint, built.way)?;
+    Ok(Template { id: built.id, ..template })
+}
+
+/// Returns a template with databases of these names.
+fn template(
+    context: &Context<'_>,
+    rows: &[DatabaseRow],
+    inspected: &Inspected,
+    names: impl Iterator<Item = String>,
+    fingerprint: Fingerprint,
+    way: Way<'_>,
+) -> Result<Template> {
     let databases = rows
         .iter()
+        .zip(names)
         .enumerate()
-        .map(|(i, row)| {
+        .map(|(i, (row, name))| {
             Ok(TemplateDatabase {
                 alias: row.alias.clone(),
-                name: final_name(row, unsealed).to_owned(),
+                name,
                 oid: oid_of(row)?,
                 bytes: inspected.contents[i].bytes,
                 files: inspected.contents[i].files,
@@ -100,22 +142,19 @@ pub(super) async fn seal<P: Permit>(
             })
         })
         .collect::<Result<_>>()?;
-    let mut template = Template {
-        id,
+    Ok(Template {
+        id: 0,
         fingerprint,
         contents_of: fingerprint,
-        extends: base.map(|base| base.extends.clone()),
-        provisional: base.is_some_and(|base| base.provisional).then(Provisional::default),
+        extends: way.base().map(|base| base.extends.clone()),
+        provisional: way.is_provisional(context.definition.rebuild).then(Provisional::default),
         accepted: false,
+        waypoint: matches!(way, Way::Until { .. }),
         databases,
-        build_time: base.is_none().then_some(took),
+        build_time: matches!(way, Way::Full).then_some(Duration::ZERO),
         needs_look: !inspected.built_with.available.is_empty(),
         source: inspected.built_with.source.clone().map(Box::new),
-    };
-    if let Some(unsealed) = unsealed {
-        template.become_unsealed(unsealed);
-    }
-    Ok(template)
+    })
 }
 
 /// Returns the final name of a database.

@@ -22,18 +22,19 @@ pub(in crate::template) const STRAGGLERS: Duration = Duration::from_secs(10);
 /// Number of lines of a build that waiting processes see.
 const TAIL: usize = 5;
 
-/// Runs the build command on databases. While it runs, its last lines are written to the template's
+/// Runs `build` on databases. While it runs, its last lines are written to the template's
 /// row, and the session that holds the right to build is watched.
 pub(super) async fn run_command(
     registry: &mut Registry,
     context: &Context<'_>,
+    build: &str,
     set: &[NamedDatabase],
     outcome: Outcome,
     template: Option<i64>,
     mut progress: Progress,
 ) -> Result<()> {
     let definition = context.definition;
-    let mut job = Job::shell(&definition.build, context.root);
+    let mut job = Job::shell(build, context.root);
     context.endpoint.learn_tls().await;
     job.env = variables::variables(
         context.endpoint,
@@ -104,11 +105,17 @@ pub(super) async fn run_command(
     if let Some(error) = failure {
         return Err(error.detail("pgstencil ended the build, since its lock was lost with the session"));
     }
-    judge(context, &finished, timeout, &role)
+    judge(context, build, &finished, timeout, &role)
 }
 
 /// `role`: the owner of the database.
-fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &str) -> Result<()> {
+fn judge(
+    context: &Context<'_>,
+    build: &str,
+    finished: &Finished,
+    timeout: Duration,
+    role: &str,
+) -> Result<()> {
     let definition = context.definition;
     let took = seconds(finished.elapsed);
     let error = match (&finished.ended, &finished.status) {
@@ -153,7 +160,7 @@ fn judge(context: &Context<'_>, finished: &Finished, timeout: Duration, role: &s
             format!("the build command of `{}` was killed by signal {signal} after {took}", definition.name),
         ),
     };
-    let mut error = error.detail(format!("command: {}", definition.build));
+    let mut error = error.detail(format!("command: {build}"));
     if !finished.tail.is_empty() {
         error = error.detail("last output:");
         for line in &finished.tail {

@@ -11,17 +11,20 @@ use crate::error::Result;
 use crate::registry::Registry;
 use crate::variables::{NamedDatabase, Outcome};
 
-/// Fills databases. `template`: number of the row of their template, if they are to become one.
+/// Fills databases, by `command` if no code of the program does it. `template`: number of the row of their template, if they are to become one.
 pub(super) async fn fill(
     registry: &mut Registry,
     context: &Context<'_>,
+    command: &str,
     set: &[NamedDatabase],
     outcome: Outcome,
     template: Option<i64>,
     progress: Progress,
 ) -> Result<()> {
     match &context.source {
-        Source::Command(_) => command::run_command(registry, context, set, outcome, template, progress).await,
+        Source::Command(_) => {
+            command::run_command(registry, context, command, set, outcome, template, progress).await
+        }
         Source::Filler(filler) => filler::run(registry, context, filler, set).await,
     }
 }
