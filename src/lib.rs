@@ -224,14 +224,28 @@
 //! [`Kind::Timeout`] or [`Kind::Failed`], those of the inputs [`Kind::Config`] or [`Kind::Failed`], those of the
 //! build command [`Kind::Build`] or [`Kind::Timeout`].
 //!
+//! # Cargo features
+//!
+//! | feature | content |
+//! |---|---|
+//! | `cli` (default) | the command `pgstencil`. A program that only uses the library switches it off by `default-features = false` |
+//! | `sqlx` (default) | `test::Database::pool`, `test::Request::migrations` and `Filler::migrations`, with the types of sqlx 0.9. Another version of sqlx here will be a breaking change of pgstencil |
+//!
+//! # Upkeep
+//!
 //! When the program has time, [`Stencil::fill`] makes warm clones for the next requests, and [`Stencil::rebuild`]
 //! replaces a provisional template. The command line starts a process for these when its own work is done.
+
+// Parts of the modules are for the command line only.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!("pgstencil runs on Linux and macOS; on Windows use WSL2");
 
 mod bench;
+#[cfg(feature = "cli")]
 mod cache_file;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
@@ -248,6 +262,7 @@ pub mod internals;
 mod lease;
 mod names;
 mod pg;
+#[cfg(feature = "cli")]
 mod presets;
 mod private_file;
 mod private_server;

@@ -20,6 +20,9 @@ use crate::url::ServerUrl;
 /// The superuser, with the name that projects' migrations and dumps expect.
 pub(super) const ROLE: &str = "postgres";
 
+/// The beginning of the names of copies. The next save or start removes those of a killed one.
+pub(super) const COPY: &str = "data.saved-";
+
 /// The directory of a cluster and the account that its processes run under.
 #[derive(Clone)]
 pub(super) struct Cluster {
@@ -127,6 +130,13 @@ impl Cluster {
         for leftover in self.siblings("data.new-") {
             let _ = fs::remove_dir_all(&leftover);
             let _ = fs::remove_file(&leftover);
+        }
+    }
+
+    /// Removes the copies of killed saves. Call it under the lock.
+    pub(super) fn remove_copies(&self) {
+        for copy in self.siblings(COPY) {
+            let _ = fs::remove_dir_all(copy);
         }
     }
 

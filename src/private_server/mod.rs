@@ -28,10 +28,13 @@ mod host;
 mod launch;
 pub(crate) mod log;
 mod origin;
+#[cfg(feature = "cli")]
 mod platform;
 mod postmaster;
 mod remove;
+#[cfg(feature = "cli")]
 mod restore;
+#[cfg(feature = "cli")]
 mod save;
 mod settings;
 mod single;
@@ -48,7 +51,9 @@ use crate::error::{Error, Kind, Result};
 use crate::url::ServerUrl;
 pub(crate) use aside::notice;
 pub(crate) use clients::{APPLICATION, BACKGROUND, Occupied};
+#[cfg(feature = "cli")]
 pub(crate) use restore::Restored;
+#[cfg(feature = "cli")]
 pub(crate) use save::{Pruning, Saved, Saving};
 pub(crate) use single::SAYS;
 pub use status::State;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::account::Account;
 use super::binaries::Binaries;
 use super::clients::in_words;
-use super::cluster::{Cluster, Data, ROLE};
+use super::cluster::{COPY, Cluster, Data, ROLE};
 use super::directory::{self, unusable};
 use super::platform::platform;
 use super::single::SAYS;
@@ -20,9 +20,6 @@ use crate::cache_file::key::SecretKey;
 use crate::cache_file::{self, Locale, Manifest, Packed, Payload, layout};
 use crate::error::{Error, Kind, Result};
 use crate::private_file::Directory;
-
-/// The beginning of the names of copies. The next save or start removes those of a killed one.
-pub(super) const PREFIX: &str = "data.saved-";
 
 /// Statements that remove the contents of one registry that do not belong in a file.
 #[derive(Clone, Debug)]
@@ -202,13 +199,6 @@ impl PrivateServer {
 }
 
 impl Cluster {
-    /// Removes the copies of killed saves. Call it under the lock.
-    pub(super) fn remove_copies(&self) {
-        for copy in self.siblings(PREFIX) {
-            let _ = fs::remove_dir_all(copy);
-        }
-    }
-
     fn copy(&self) -> Result<(Copy, Wal)> {
         let data = self.data();
         let failed = |e| {
@@ -225,7 +215,7 @@ impl Cluster {
             }
         }
         let wal = Control::read(&from).and_then(|control| control.wal(&from)).map_err(failed)?;
-        let name = format!("{PREFIX}{}", directory::random_hex::<6>()?);
+        let name = format!("{COPY}{}", directory::random_hex::<6>()?);
         let top = Directory::open(&self.directory).map_err(failed)?;
         let to = top.make(&name).map_err(failed)?;
         let copy = Copy(self.directory.join(&name));

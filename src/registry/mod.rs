@@ -22,6 +22,7 @@ pub(crate) mod lock;
 pub(crate) mod measurement;
 pub(crate) mod owed;
 pub(crate) mod owner;
+#[cfg(feature = "cli")]
 mod packing;
 pub(crate) mod project;
 pub(crate) mod publish;

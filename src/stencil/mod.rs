@@ -3,6 +3,7 @@
 mod acquire;
 mod bench;
 mod building;
+#[cfg(feature = "cli")]
 mod cache;
 pub(crate) mod checkout;
 mod cleanup;
@@ -10,6 +11,7 @@ mod cleanup_thread;
 mod doctor;
 mod eviction;
 mod explain;
+#[cfg(feature = "cli")]
 mod holdings;
 mod leases;
 pub(crate) mod locate;
@@ -49,10 +51,12 @@ use crate::variables::{NamedDatabase, Outcome};
 
 pub(crate) use self::acquire::{Demand, Wanted};
 pub use self::building::{Begun, Building};
+#[cfg(feature = "cli")]
 pub(crate) use self::cache::{CacheKey, SavedCache, cache_key, save_cache};
 pub use self::cleanup::clean_up_now;
 pub(crate) use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub(crate) use self::explain::{Explanation, Now, OnServer, explain_files};
+#[cfg(feature = "cli")]
 pub(crate) use self::holdings::{Held, Holdings, holdings};
 pub use self::leases::{Lease, LeasedClone, LeasedDatabase, Leases, Ttl};
 pub use self::open::StencilBuilder;

@@ -4,10 +4,12 @@
 //! own, which must ignore unknown fields.
 
 mod bench;
+#[cfg(feature = "cli")]
 mod cache;
 mod doctor;
 mod evict;
 mod explain;
+#[cfg(feature = "cli")]
 mod init;
 mod prune;
 mod server;
@@ -15,6 +17,7 @@ mod stats;
 mod verify;
 
 pub use self::bench::{BenchAnswer, CostAnswer};
+#[cfg(feature = "cli")]
 pub use self::cache::{
     CacheKeyAnswer, CacheNewKeyAnswer, CacheRestoreAnswer, CacheSaveAnswer, CachedTemplate, CiAnswer,
     KeyedTemplate,
@@ -25,6 +28,7 @@ pub use self::explain::{
     AgainstAnswer, CostsAnswer, ExplainAllAnswer, ExplainAnswer, InputsAnswer, NowAnswer, VariableAnswer,
     WaypointAnswer,
 };
+#[cfg(feature = "cli")]
 pub use self::init::{AdviceAnswer, InitAnswer, InitCheckAnswer, PresetAnswer, PresetsAnswer};
 pub use self::prune::{PruneAnswer, PrunedClone};
 pub use self::server::{

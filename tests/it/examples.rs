@@ -131,6 +131,12 @@ fn rust_tests() {
         check.extend(["--exclude", "shop-diesel"]);
     }
     cargo(&check).unwrap();
+    // What only the command needs is not among what they compile.
+    let tree = ["tree", "--package", "pgstencil", "--edges", "normal,build", "--prefix", "none"];
+    let tree = Command::new("cargo").current_dir(example("rust-tests")).args(tree).output().unwrap();
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    assert!(tree.contains("\nsqlx v0.9"), "{tree}");
+    assert!(!tree.contains("\nclap"), "{tree}");
 }
 
 /// A step of a workflow: what it runs, and under which id its outputs are known.
