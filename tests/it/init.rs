@@ -1,7 +1,9 @@
 //! `pgstencil init`. The presets themselves are tested beside their code, in `src/presets`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -164,4 +166,34 @@ fn a_dump_that_the_build_writes_is_told_with_the_tools_switch() {
     refused.stderr_has(
         "dbmate writes `db/schema.sql` during the build; switch that off: `dbmate --no-dump-schema up`",
     );
+}
+
+/// The presets whose tools pip and npm install in seconds. `tests/presets.sh` runs the others, too.
+#[test]
+fn presets_run_for_real() {
+    if std::env::var_os("PGSTENCIL_TEST_PRESETS").is_none() {
+        eprintln!("SKIPPED, since PGSTENCIL_TEST_PRESETS is not set: no preset was run for real");
+        return;
+    }
+    let project = Project::new(server());
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/presets.sh"))
+        .arg("--quick")
+        .env("PGSTENCIL", env!("CARGO_BIN_EXE_pgstencil"))
+        .env("PGSTENCIL_SERVER_URL", project.server_url())
+        .env("PGSTENCIL_STATE_DIR", project.state_dir())
+        .env("PRESETS_REGISTRY", project.registry())
+        .env("PRESETS_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("presets"))
+        .env("PATH", path_with_postgres())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    eprintln!("{text}");
+}
+
+/// psql is needed by the presets without a tool.
+fn path_with_postgres() -> OsString {
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let folders = server().bindir().map(Path::to_owned).into_iter();
+    std::env::join_paths(folders.chain(std::env::split_paths(&inherited))).unwrap()
 }

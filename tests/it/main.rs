@@ -54,6 +54,7 @@ mod recycle;
 mod registry;
 mod rights;
 mod run;
+mod runners;
 mod safety;
 mod screen;
 mod seal;
