@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use rebuild::Rule;
-use replay::{Policy, Replay};
+use replay::{Policy, Replay, Waypoints};
 use trace::Trace;
 
 const SIZES: [usize; 4] = [3, 6, 12, 24];
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let read =
         |name: &str| Ok::<_, Box<dyn std::error::Error>>(Trace::read(&directory, name)?.last_years(years));
     if rebuilds {
-        for waypoints in [false, true] {
+        for waypoints in Waypoints::ALL {
             for size in [20, 100] {
                 let mut traces = names.iter().map(|name| read(name)).collect::<Result<Vec<_>, _>>()?;
                 print_rebuilds(&mut traces, fixed, size, waypoints);
@@ -70,9 +70,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Prints the work with each rule for rebuilds, in percent of a full build on each miss, and the uses of
 /// provisional templates, in percent of all uses.
-fn print_rebuilds(traces: &mut [Trace], fixed: f64, size: usize, waypoints: bool) {
-    let with = if waypoints { "with" } else { "without" };
-    println!("\n{size} templates, {with} waypoints\n");
+fn print_rebuilds(traces: &mut [Trace], fixed: f64, size: usize, waypoints: Waypoints) {
+    println!("\n{size} templates, {}\n", waypoints.name());
     println!(
         "| trace | rule | waited | background | sum | rebuilds | accepted | links | provisional % | a day old % |"
     );

@@ -63,6 +63,8 @@ pub(crate) struct Sum {
 struct State {
     provisional: HashMap<usize, Candidate>,
     born: HashMap<usize, f64>,
+    /// Sets that were built as a base only.
+    waypoints: HashSet<usize>,
     /// Bases, also of templates that are gone.
     bases: HashMap<usize, usize>,
     /// Sets for which a full build of them or of a later one in their chain was equal.
@@ -88,6 +90,10 @@ impl State {
     /// Returns whether a rebuild begins; `Some(false)`: the template is accepted.
     fn decide(&self, rule: Rule, set: usize, links: u32, spent: f64) -> Option<bool> {
         let template = Candidate { links, ..self.provisional[&set] };
+        let template = match self.waypoints.contains(&set) {
+            true => Candidate { links: 1, ..template }.as_waypoint(),
+            false => template,
+        };
         let build = match rule {
             Rule::Every => return Some(true),
             Rule::Use(n) => return (template.uses >= n).then_some(true),
@@ -118,6 +124,7 @@ pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule) -> Sum {
             Step::Full { set } => {
                 sum.uses += 1;
                 state.bases.remove(set);
+                state.waypoints.remove(set);
                 continue;
             }
             Step::Extended { set, base, fresh } => {
@@ -129,7 +136,12 @@ pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule) -> Sum {
                 state.proved.remove(set);
                 if *fresh {
                     state.bases.remove(base);
+                    state.proved.remove(base);
+                    state.provisional.insert(*base, Candidate::default());
+                    state.born.insert(*base, *now);
+                    state.waypoints.insert(*base);
                 }
+                state.waypoints.remove(set);
                 set
             }
             Step::Hit { set } => set,

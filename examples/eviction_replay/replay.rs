@@ -42,6 +42,29 @@ impl Policy {
     }
 }
 
+/// Which full builds keep a part of the set as a template of its own: a waypoint.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Waypoints {
+    /// None.
+    None,
+    /// Those that differ from a resident in one directory, as pgstencil does it by `build_until`.
+    OneDirectory,
+    /// All, which no command that stops at one version can do.
+    All,
+}
+
+impl Waypoints {
+    pub(crate) const ALL: [Waypoints; 3] = [Waypoints::None, Waypoints::OneDirectory, Waypoints::All];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Waypoints::None => "without waypoints",
+            Waypoints::OneDirectory => "with waypoints",
+            Waypoints::All => "with waypoints for differences in several directories, too",
+        }
+    }
+}
+
 /// Result of a replay.
 #[derive(Default)]
 pub(crate) struct Sum {
@@ -70,7 +93,7 @@ pub(crate) struct Replay<'a> {
     fixed: f64,
     size: usize,
     /// Whether the prefix that a full build shares with a resident is kept as a template of its own.
-    waypoints: bool,
+    waypoints: Waypoints,
     /// Time, cost of a full build, and event, for the replay of rebuilds.
     steps: Vec<(f64, f64, Step)>,
     known: &'a mut HashMap<(usize, usize), Option<usize>>,
@@ -92,12 +115,12 @@ impl<'a> Replay<'a> {
                 next[i] = later;
             }
         }
-        Replay { trace, fixed, size, waypoints: false, steps: Vec::new(), known, next }
+        Replay { trace, fixed, size, waypoints: Waypoints::None, steps: Vec::new(), known, next }
     }
 
     /// Keeps the prefix that a full build shares with a resident as a template of its own: a waypoint, which costs
     /// one more start of the migrate command.
-    pub(crate) fn with_waypoints(mut self, waypoints: bool) -> Self {
+    pub(crate) fn with_waypoints(mut self, waypoints: Waypoints) -> Self {
         self.waypoints = waypoints;
         self
     }
@@ -191,15 +214,18 @@ impl<'a> Replay<'a> {
     /// difference, if that is enough of it to be worth a start of the migrate command.
     fn waypoint(&mut self, kept: &[Kept], set: usize) -> Option<usize> {
         const LEAST: f64 = 0.3;
-        if !self.waypoints {
+        const LEAST_FILES: f64 = 5.0;
+        if self.waypoints == Waypoints::None {
             return None;
         }
         let prefixes = kept.iter().map(|k| self.trace.prefix(k.set, set));
+        let any = self.waypoints == Waypoints::All;
+        let prefixes = prefixes.filter(|prefix| any || self.trace.stops(prefix, set));
         let prefix =
             prefixes.max_by_key(|prefix| prefix.iter().map(|word| word.count_ones()).sum::<u32>())?;
         let files: u32 = prefix.iter().map(|word| word.count_ones()).sum();
         let (files, full) = (f64::from(files), self.full(set));
-        (files >= LEAST * full && files < full).then(|| self.trace.add(prefix))
+        (full >= LEAST_FILES && files >= LEAST * full && files < full).then(|| self.trace.add(prefix))
     }
 
     fn victim(&mut self, policy: Policy, kept: &[Kept], new: usize, now: f64) -> usize {

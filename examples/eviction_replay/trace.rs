@@ -148,6 +148,26 @@ impl Trace {
         prefix
     }
 
+    /// Returns whether the files of `set` that `prefix` lacks are in one directory, and the prefix has files with an
+    /// order there: only then a migrate command can stop in between.
+    pub(crate) fn stops(&self, prefix: &[u64], set: usize) -> bool {
+        let ids = |word: usize, mut bits: u64| {
+            std::iter::from_fn(move || {
+                let bit = bits.trailing_zeros() as usize;
+                bits = bits.checked_sub(1)? & bits;
+                Some(word * 64 + bit)
+            })
+        };
+        let pairs = || self.sets[set].bits.iter().zip(prefix).enumerate();
+        let later: BTreeSet<u32> = pairs()
+            .flat_map(|(word, (set, prefix))| ids(word, set & !prefix))
+            .filter(|id| self.files[*id].1 >= 0)
+            .map(|id| self.files[id].0)
+            .collect();
+        let mut before = pairs().flat_map(|(word, (_, prefix))| ids(word, *prefix));
+        later.len() == 1 && before.any(|id| self.files[id].1 >= 0 && later.contains(&self.files[id].0))
+    }
+
     /// Returns the number of the set of these files, which is added if it is new.
     pub(crate) fn add(&mut self, bits: Vec<u64>) -> usize {
         if let Some(found) = self.sets.iter().position(|set| set.bits == bits) {

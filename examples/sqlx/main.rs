@@ -1,5 +1,5 @@
-//! A library (of books) with sqlx: `migrate` updates the database in `DATABASE_URL`; without an argument the
-//! program uses it as a test would.
+//! A library (of books) with sqlx: `migrate` updates the database in `DATABASE_URL`, `migrate VERSION` up to that
+//! migration; without an argument the program uses it as a test would.
 
 #![allow(clippy::print_stdout, reason = "what a program prints is its answer")]
 
@@ -14,7 +14,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let url = std::env::var("DATABASE_URL").map_err(|_| "DATABASE_URL is not set")?;
     let mut db = PgConnection::connect(&url).await?;
     match std::env::args().nth(1).as_deref() {
-        Some("migrate") => Migrator::new(Path::new("migrations")).await?.run(&mut db).await?,
+        Some("migrate") => {
+            let migrator = Migrator::new(Path::new("migrations")).await?;
+            match std::env::args().nth(2) {
+                Some(version) => migrator.run_to(version.parse()?, &mut db).await?,
+                None => migrator.run(&mut db).await?,
+            }
+        }
         None => lend(&mut db).await?,
         Some(other) => return Err(format!("unknown argument `{other}`").into()),
     }

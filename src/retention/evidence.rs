@@ -136,6 +136,22 @@ impl Evidence {
         chain
     }
 
+    /// Returns whether the template of this row number is a waypoint, or rests on one.
+    pub(crate) fn has_waypoint(&self, id: i64) -> bool {
+        let mut at = self.links.iter().find(|row| row.id == id);
+        while let Some(link) = at {
+            if link.waypoint {
+                return true;
+            }
+            at = self.links.iter().find(|row| {
+                Some(row.fingerprint) == link.base_fingerprint
+                    && of_one_definition(row, link)
+                    && row.id < link.id
+            });
+        }
+        false
+    }
+
     /// Returns the comparisons since the build of a link that cover an incremental build of this fingerprint.
     fn found<'a>(
         &'a self,
@@ -316,7 +332,9 @@ mod tests {
     #[test]
     fn a_waypoint_is_proved_only_by_itself() {
         let mut evidence = chain_of(2);
+        assert!(!evidence.has_waypoint(2));
         evidence.links[0].waypoint = true;
+        assert!(evidence.has_waypoint(2) && evidence.has_waypoint(0));
         assert_eq!(evidence.chain(2).known, [fingerprint(2), fingerprint(1)]);
         evidence.compared.push(compared(2, 10.0, &[2, 1], false));
         assert_eq!(evidence.chain(0), Chain { known: vec![fingerprint(0)], links: 1 });

@@ -202,13 +202,12 @@ async fn rebuild(
     let definition = &context.definition.name;
     let template = permit.template();
     // Before the build, which may replace the template.
-    let covers: Vec<String> = match template.is_incremental() {
-        true => {
-            let evidence = Evidence::read(registry, Some((context.project, definition))).await?;
-            evidence.chain(template.id()).known.iter().map(ToString::to_string).collect()
-        }
-        false => Vec::new(),
+    let evidence = match template.is_incremental() {
+        true => Evidence::read(registry, Some((context.project, definition))).await?,
+        false => Evidence::default(),
     };
+    let covers: Vec<String> = evidence.chain(template.id()).known.iter().map(ToString::to_string).collect();
+    let has_waypoint = evidence.has_waypoint(template.id());
     let built = match build::rebuild(registry, context, permit).await? {
         Completed::Built(built) => *built,
         Completed::Overtaken(overtaken) => return Ok(Err(overtaken)),
@@ -262,6 +261,10 @@ async fn rebuild(
     if !verdict.is_as_built() && verdict.incremental {
         // Otherwise the next command would build on the same base with the same result.
         registry.note(&context.occurrence(&verdict.fingerprint, Happened::Differed, build_time)).await?;
+        if has_waypoint {
+            let why = "a template that was built on a waypoint differed from a full build";
+            registry.note_no_waypoints(context.project, context.definition, why).await?;
+        }
     }
     if verdict.incremental {
         let difference = verdict.text(Class::decides);

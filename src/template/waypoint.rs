@@ -9,7 +9,8 @@
 //!
 //! A first step that stops too late contains the migrations that it should not have. Then the second one changes
 //! nothing, and none of the two can be trusted: both are dropped, a build in one step follows, and no waypoint is
-//! built again until the commands change. The same holds if the first step fails. That needs a comparison of the two,
+//! built again until the commands change. The same holds if the first step fails, or if a template that rests on a
+//! waypoint is found to differ from a full build. That needs a comparison of the two,
 //! so with `allow_unchanged` there are no waypoints; and with `extend = "always"` the names of migrations do not say
 //! which ones a version includes.
 
@@ -131,7 +132,9 @@ async fn in_two(
             match build::build(registry, context, permit, None).await {
                 Ok(ended) => {
                     kept.discard(registry, "the build on it failed").await?;
-                    give_up(registry, context, "the build command failed on a waypoint", &[]).await?;
+                    if matches!(ended, Ended::Sealed(_)) {
+                        give_up(registry, context, "the build command failed on a waypoint", &[]).await?;
+                    }
                     Ok(Some(ended))
                 }
                 // The migration is to blame. The waypoint does not contain it, since it would have failed as well.

@@ -245,6 +245,39 @@ fn a_builder_that_is_killed_between_the_steps_leaves_nothing() {
     assert!(eventually(PATIENCE, left), "{:?}", project.databases());
 }
 
+/// sqlx keeps the checksums of its migrations, and refuses those that changed.
+#[test]
+fn sqlx_goes_on_from_a_waypoint() {
+    let program = std::env::current_exe().unwrap();
+    let program = program.ancestors().nth(2).unwrap().join("examples/sqlx");
+    // Only some of the ways to run the tests build it.
+    if !program.exists() {
+        eprintln!("skipped: {} was not built", program.display());
+        return;
+    }
+    let project = project("");
+    let config = project
+        .read("pgstencil.toml")
+        .replace("sh migrate.sh", &format!("sh migrate.sh {}", program.display()));
+    project.write("pgstencil.toml", &config);
+    project.build(&Build::Script(
+        "[ -e fast ] || sleep 2; program=$1; shift; \"$program\" migrate \"$@\"".into(),
+    ));
+    edited(&project);
+    let miss = outcome(&project, "miss");
+    let waypoint = waypoints(&project)[0]["fingerprint"].clone();
+    assert_eq!(miss["extends"]["base"], waypoint);
+    column(&project, "n1");
+    edit(&project, 2);
+    assert_eq!(outcome(&project, "extended")["extends"]["base"], waypoint);
+    column(&project, "n2");
+    Pgstencil::new(&project).arg("verify").success();
+    std::fs::remove_file(project.path().join("migrations/0006_t6.sql")).unwrap();
+    assert_eq!(outcome(&project, "hit")["fingerprint"], waypoint);
+    let applied = ["run", "--", "psql", "-XAtc", "select count(*), max(version) from _sqlx_migrations"];
+    Pgstencil::new(&project).args(applied).success().stdout_has("5|5\n");
+}
+
 #[test]
 fn without_gain_there_is_one_step() {
     // Short builds.
