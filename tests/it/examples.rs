@@ -132,7 +132,7 @@ fn rust_tests() {
     }
     cargo(&check).unwrap();
     // What only the command needs is not among what they compile.
-    let tree = ["tree", "--package", "pgstencil", "--edges", "normal,build", "--prefix", "none"];
+    let tree = ["tree", "--workspace", "--prefix", "none"];
     let tree = Command::new("cargo").current_dir(example("rust-tests")).args(tree).output().unwrap();
     let tree = String::from_utf8(tree.stdout).unwrap();
     assert!(tree.contains("\nsqlx v0.9"), "{tree}");

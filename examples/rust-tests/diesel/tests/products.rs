@@ -30,6 +30,8 @@ fn the_first_products_have_prices() {
 #[test]
 fn a_new_product_counts() {
     let (_db, mut session) = database();
-    diesel::sql_query("insert into products (name, cents) values ('cake', 2000)").execute(&mut session).unwrap();
+    diesel::sql_query("insert into products (name, cents) values ('cake', 2000)")
+        .execute(&mut session)
+        .unwrap();
     assert_eq!(total(&mut session).unwrap(), 2570);
 }
