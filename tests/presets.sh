@@ -47,7 +47,7 @@ install_tool() {
         ;;
     cargo)
         [ -e "$into/done" ] || {
-            cargo install -q --locked --root "$into" "$@" && touch "$into/done"
+            cargo install -q --locked --debug --root "$into" "$@" && touch "$into/done"
         } >&2 || return
         ;;
     cargo-run | psql) ;;

@@ -49,7 +49,7 @@ impl App {
     }
 
     /// The config file that is named.
-    fn config_file(&self) -> Option<PathBuf> {
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
         self.shared.config.clone().or_else(|| self.env.path(env::CONFIG))
     }
 

@@ -54,7 +54,7 @@ impl Stencil {
 }
 
 impl<'a> DatabaseRequest<'a> {
-    /// Requests this number of clones of one template, numbered from 0 by `{n}` in their names. Without `{n}` in the
+    /// Requests this number of clones of one template, numbered in their names from 0 by `{n}`, or from 1 by `{n1}`. Without a number in the
     /// pattern, the second and later names end in `_1`, `_2` and so on. Awaiting it returns [`Leases`].
     pub fn count(self, clones: usize) -> DatabaseRequest<'a, Leases> {
         let DatabaseRequest { stencil, wanted, name, wait, cancel, observe, .. } = self;

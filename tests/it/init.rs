@@ -148,6 +148,16 @@ fn answers_are_json() {
 }
 
 #[test]
+fn a_config_that_is_named_describes_its_own_directory() {
+    let project = with_tool("sql", "below");
+    init(&project, &["--config", "below/own.toml"]).success().stderr_has("wrote below/own.toml");
+    let text = project.read("below/own.toml");
+    assert!(text.contains("\"sql/*.sql\"") && !text.contains("root ="), "{text}");
+    init(&project, &[]).env("PGSTENCIL_CONFIG", "below/own.toml").fails(2).stderr_has("exists");
+    init(&project, &["--check", "--config", "below/own.toml"]).success();
+}
+
+#[test]
 fn the_list_says_where_a_tool_was_found() {
     let project = with_tool("prisma", "services/api");
     init(&project, &["--list"]).success().stdout_has("Prisma   found in services/api");

@@ -40,13 +40,15 @@ pub(crate) fn init(app: &App, args: &Init) -> Result<u8> {
     if args.check {
         return check(app, &presets);
     }
+    let file = app.config_file().unwrap_or_else(|| PathBuf::from(FILE_NAME));
+    // Globs start from the directory of the config.
     let here = app.here()?;
+    let here = here.join(file.parent().unwrap_or(Path::new("")));
     let tree = Tree::read(&here)?;
     let found = presets::detect(&presets, &tree);
     if args.list {
         return list(app, &PresetsAnswer::new(&presets, &found));
     }
-    let file = app.shared.config.clone().unwrap_or_else(|| PathBuf::from(FILE_NAME));
     // Before anything is asked of the user.
     if !args.print && file.symlink_metadata().is_ok() {
         return Err(exists(&file));
