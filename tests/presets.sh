@@ -78,7 +78,7 @@ try() {
         # shellcheck disable=SC2094 # another file
         "$pgstencil" init && sed -i "1i project = \"preset_$name\"" pgstencil.toml &&
             printf '\n[server]\nregistry = "%s"\n' "${PRESETS_REGISTRY:-pgstencil}" >>pgstencil.toml &&
-            "$pgstencil" init --check
+            "$pgstencil" init --check && "$pgstencil" evict --all --yes # of an earlier run
     } >"$project.log" 2>&1 || got=init
     printf '%-18s' "$name"
     for step in first:miss again:hit "next:$next" verify:equal; do
