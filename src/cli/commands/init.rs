@@ -85,7 +85,7 @@ pub(crate) fn init(app: &App, args: &Init) -> Result<u8> {
         Some(because) => format!(", since {because} is here"),
         None => ", which was not found here: check the paths".to_owned(),
     };
-    let done = if args.print { "config" } else { "wrote" };
+    let done = if args.print { "would write" } else { "wrote" };
     let line = format!("{done} {} for {}{because}", file.display(), preset.title);
     app.printer.say(&escape::line(&line));
     for note in &answer.notes {
