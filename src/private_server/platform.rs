@@ -1,6 +1,7 @@
 //! What the data of a cluster depends on outside its files: the system, and the libraries that order text.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +10,11 @@ use regex::bytes::Regex;
 use super::account::{Account, run};
 use super::binaries::Binaries;
 use crate::cache_file::Platform;
+
+/// How much of a program is read at once.
+const PART: u64 = 512 << 10;
+/// Upper limit of the length of a library's name.
+const NAME: usize = 64;
 
 /// Time for a program that prints a version.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,9 +64,20 @@ fn word(text: &str) -> String {
 /// Returns the version of the ICU that a program is linked with. It is in the name of the library.
 fn icu(program: &Path) -> Option<String> {
     let library = Regex::new(r"libicui18n\.(?:so\.)?([0-9]{2,3})").ok()?;
-    let bytes = fs::read(program).ok()?;
-    let version = library.captures(&bytes)?.get(1)?;
-    Some(String::from_utf8_lossy(version.as_bytes()).into_owned())
+    let mut file = File::open(program).ok()?;
+    let mut bytes = Vec::new();
+    loop {
+        // The names of libraries are near the beginning. A name may lie across the end of a part.
+        let kept = bytes.len().min(NAME);
+        bytes.drain(..bytes.len() - kept);
+        if file.by_ref().take(PART).read_to_end(&mut bytes).ok()? == 0 {
+            return None;
+        }
+        let found = library.captures(&bytes).and_then(|found| found.get(1));
+        if let Some(version) = found {
+            return Some(String::from_utf8_lossy(version.as_bytes()).into_owned());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +91,7 @@ mod tests {
         for (text, version) in [
             ("\0libicui18n.so.72\0", Some("72")),
             ("/opt/lib/libicui18n.74.dylib", Some("74")),
+            (&format!("{}libicui18n.so.76\0", " ".repeat((512 << 10) - 15)), Some("76")),
             ("libicuuc.so.72", None),
         ] {
             fs::write(&program, text).unwrap();

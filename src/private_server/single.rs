@@ -15,15 +15,16 @@ use crate::private_file::Directory;
 /// The beginning of the lines that a statement prints.
 pub(crate) const SAYS: &str = "pgstencil:";
 
-/// Settings of single-user mode. Nothing waits for the disk, and the first error ends it.
-const SETTINGS: [&str; 9] = [
+/// Settings of single-user mode. Nothing waits for the disk, the first error ends it, and little memory is set up.
+const SETTINGS: [&str; 10] = [
     "fsync=off",
     "full_page_writes=off",
     "exit_on_error=on",
     "wal_level=replica",
-    "shared_buffers=16MB",
-    "max_connections=200",
-    "max_locks_per_transaction=256",
+    "max_wal_senders=0",
+    "shared_buffers=1MB",
+    "max_connections=10",
+    "max_locks_per_transaction=64",
     "password_encryption=scram-sha-256",
     "timezone=UTC",
 ];
