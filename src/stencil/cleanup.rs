@@ -52,25 +52,6 @@ impl Stencil {
         }
     }
 
-    /// Waits while at least `many` released clones wait for their drop and the thread of this program drops them.
-    pub(crate) async fn wait_for_drops(&self, many: usize) {
-        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
-        loop {
-            let Ok(Some(mut registry)) = self.open_existing(&deadline).await else {
-                return;
-            };
-            let waiting = registry.count_released().await;
-            let Ok(waiting) = waiting else {
-                return;
-            };
-            self.idle.put(registry);
-            if waiting < many || !self.background.is_busy() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
     /// Cleans up in one pass if at least `many` released clones wait for their drop. Whatever fails is left to the next
     /// cleanup.
     pub(crate) async fn drop_if_many(&self, many: usize) {

@@ -204,11 +204,6 @@ impl CleanupThread {
         self.shared.is_some()
     }
 
-    /// Whether there is work to do now.
-    pub(super) fn is_busy(&self) -> bool {
-        self.shared.as_ref().is_some_and(|shared| *shared.busy.borrow())
-    }
-
     /// Waits until all current work is done.
     pub(super) async fn finish(&self) {
         if let Some(shared) = &self.shared {

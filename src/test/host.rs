@@ -17,10 +17,10 @@ use crate::stencil::{Lease, Stencil, Ttl};
 
 /// Limit for the release of a database: `before_release` may run that long, and the end of a test waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Number of released clones from which on the end of a test waits for their drops by the cleanup thread.
+/// Number of released clones from which on the end of a test drops them, since the cleanup thread does not keep up.
 const MANY: usize = 24;
-/// The same for a program that runs one test, which ends too soon for a thread: it drops them at its end, together,
-/// since they share checkpoints.
+/// The same for a program that runs one test, which ends too soon for a thread. They are dropped together, since they
+/// share checkpoints.
 const SEVERAL: usize = 8;
 
 /// The thread's handle.
@@ -28,6 +28,8 @@ pub(super) struct Host {
     runtime: Handle,
     thread: ThreadId,
     stencils: Mutex<BTreeMap<Key, Arc<OnceCell<Stencil>>>>,
+    /// One test drops what waits, and the others wait for it.
+    drops: tokio::sync::Mutex<()>,
 }
 
 /// Definition that only code of the program fills; `None` for all definitions of the config.
@@ -54,7 +56,12 @@ impl Host {
         let handle = runtime.handle().clone();
         let drive = move || runtime.block_on(std::future::pending::<()>());
         let thread = thread::Builder::new().name("pgstencil-test".into()).spawn(drive).map_err(failed)?;
-        Ok(Host { runtime: handle, thread: thread.thread().id(), stencils: Mutex::default() })
+        Ok(Host {
+            runtime: handle,
+            thread: thread.thread().id(),
+            stencils: Mutex::default(),
+            drops: Default::default(),
+        })
     }
 
     /// Makes a database on the thread's runtime.
@@ -120,10 +127,9 @@ impl Host {
         let released = self.wait_for(doing, test, async move {
             let stencil = lease.stencil().clone();
             let released = lease.release().await;
-            match stencil.has_cleanup_thread() {
-                true => stencil.wait_for_drops(MANY).await,
-                false => stencil.drop_if_many(SEVERAL).await,
-            }
+            let many = if stencil.has_cleanup_thread() { MANY } else { SEVERAL };
+            let _one = self.drops.lock().await;
+            stencil.drop_if_many(many).await;
             released
         });
         match released {
