@@ -225,7 +225,7 @@ async fn stencil(subject: &Subject<'_>) -> Stencil {
 /// What the detached process of the command line does after each hand-out, over and over.
 async fn fill(stencil: Stencil, fingerprint: Fingerprint, enough: Arc<AtomicBool>) {
     loop {
-        let made = stencil.fill_template("app", &fingerprint, 0, &[], &Deadline::default()).await;
+        let made = stencil.fill_template("app", &fingerprint, true, &[], &Deadline::default()).await;
         if made.unwrap() == 0 {
             if enough.load(Ordering::Relaxed) {
                 return;

@@ -3,11 +3,14 @@
 //!
 //! A DROP forces a checkpoint of the whole server, so no command should wait for one. This process is the same
 //! binary in a session of its own, without the starter's descriptors and environment; its instructions come
-//! through its standard input, since a command line shows in `ps` and an environment in `/proc`. A CI runner
-//! that kills it does no harm: the next command cleans up.
+//! through its standard input, a line for each, since a command line shows in `ps` and an environment in `/proc`. A
+//! CI runner that kills it does no harm: the next command cleans up.
+//!
+//! A command starts one such process at most, and none if nothing is due. That of `run` lives as long as the command:
+//! it creates the next warm clone meanwhile, and drops the clone at the end.
 
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -17,11 +20,13 @@ use std::time::Duration;
 use crate::config::value::Host;
 use crate::config::{self, Origin};
 use crate::env::{self, Environment};
-use crate::names::{EMPTY_DATABASE, Fingerprint};
-use crate::stencil::{self, Deadline, Defaults, Demand, Door, Endpoint, Holder, Registry};
+use crate::names::Fingerprint;
+use crate::stencil::{self, Deadline, Defaults, Demand, Door, Due, Endpoint, Holder, Registry};
 use crate::url::ServerUrl;
 use crate::{Error, Result, Stencil};
+use nix::unistd::{Pid, getpgid, getppid, getsid, setpgid, setsid};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 /// What the process is told. Holds the password, so it goes through a pipe only.
 #[derive(Serialize, Deserialize)]
@@ -57,8 +62,8 @@ struct Checkout {
 struct TemplateTask {
     definition: String,
     fingerprint: String,
-    /// What was asked for, and is not noted yet.
-    demand: Demand,
+    /// Whether requests for its clones are expected.
+    announced: bool,
     /// The number of its uses, if a full build that replaces it may be due.
     rebuild: Option<u64>,
 }
@@ -75,21 +80,29 @@ const TLS: [&str; 5] = [env::PGSSLROOTCERT, env::PGSSLCERT, env::PGSSLKEY, "SSL_
 pub(super) enum Task<'a> {
     /// Drops the databases that are no longer needed.
     CleanUp,
-    /// Makes warm clones of a definition's template, then cleans up.
-    Fill(&'a str, &'a Fingerprint, Demand),
+    /// Makes warm clones of a definition's template, then cleans up. The flag: requests for them are expected.
+    Fill(&'a str, &'a Fingerprint, bool),
     /// Cleans up, then decides whether the definition's template, which had this number of uses, gets the full build that
     /// replaces it.
     Rebuild(&'a str, &'a Fingerprint, u64),
 }
 
-/// The process that goes on when the command is done. A command finishes with it by [`Background::finish`];
-/// without that it does nothing.
-#[must_use = "background work starts only with a task"]
+/// A request of this command for clones, or for a template.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) definition: &'a str,
+    pub(super) fingerprint: &'a Fingerprint,
+    /// What is to be recorded of it.
+    pub(super) demand: Demand,
+    /// Whether a command of the user is to start now; it releases the clones at its end.
+    pub(super) command_follows: bool,
+}
+
+/// The process that goes on when the command is done, as soon as there is something to do.
 pub(super) struct Background {
     stencil: Stencil,
-    /// It, if it was started ahead: it waits to be told what to do, and ends if it never is, since we failed or
-    /// were killed.
-    child: Option<tokio::task::JoinHandle<Result<Child>>>,
+    /// It waits for more as long as this is kept, and ends when that is dropped.
+    child: Option<Child>,
 }
 
 impl Background {
@@ -98,108 +111,59 @@ impl Background {
         Background { stencil: stencil.clone(), child: None }
     }
 
-    /// Starts it at once, while something else is waited for.
-    fn started(stencil: &Stencil) -> Self {
-        let program = program(stencil);
-        let spawn = || launch(program?);
-        Background { stencil: stencil.clone(), child: Some(tokio::task::spawn_blocking(spawn)) }
-    }
-
-    /// Starts it before clones are released, so that it is up when they are.
-    pub(super) fn for_drops(stencil: &Stencil) -> Self {
-        match stencil.is_background_off() {
-            true => Background::new(stencil),
-            false => Background::started(stencil),
-        }
-    }
-
-    /// Starts it at once if a clone is asked for, and there will be something to do behind that: the config wants
-    /// warm clones, or builds start from a database that may change.
-    pub(super) fn for_clones(stencil: &Stencil) -> Self {
-        let config = stencil.config();
-        if stencil.is_background_off() {
-            return Background::new(stencil);
-        }
-        let mut definitions = config.definitions.iter();
-        match config.clone.warm > 0 || definitions.any(|d| d.from != EMPTY_DATABASE) {
-            true => Background::started(stencil),
-            false => Background::new(stencil),
-        }
-    }
-
     /// Tells it what to do, and starts it if need be. The command has what it came for, so a failure here is the
-    /// next cleanup's to put right.
+    /// next cleanup's to put right. Where background work is off, this process cleans up, and that is all.
     pub(super) async fn finish(mut self, task: Task<'_>) {
-        if self.stencil.is_background_off() {
-            return self.finish_here(task).await;
+        if !self.stencil.is_background_off() {
+            let _ = self.tell(task);
+        } else if !matches!(task, Task::Rebuild(..)) {
+            self.stencil.clean_up_here().await;
         }
-        let Ok(instructions) = instructions(&self.stencil, task) else {
-            return;
-        };
-        let _ = match (self.child.take(), task) {
-            (Some(child), _) => match child.await {
-                Ok(Ok(mut child)) => tell(&mut child, &instructions),
-                Ok(Err(error)) => Err(error),
-                Err(_) => Ok(()),
-            },
-            (None, Task::Rebuild(..)) => send_low(&instructions),
-            (None, Task::CleanUp | Task::Fill(..)) => {
-                program(&self.stencil).and_then(|program| send(program, &instructions))
+    }
+
+    /// Records a request, and starts the process if that, or something left by other commands, gives it work.
+    pub(super) async fn after_request(&mut self, session: Option<&mut Registry>, request: &Request<'_>) {
+        let Request { definition, fingerprint, demand, command_follows } = *request;
+        let due = match session {
+            None => Due { fill: true, cleanup: true },
+            Some(registry) => {
+                let noted = self.stencil.note_request(registry, definition, fingerprint, demand).await;
+                let due = noted.unwrap_or(Due { fill: true, cleanup: true });
+                if self.stencil.is_background_off() && due.cleanup && !command_follows {
+                    let _ = self.stencil.clean_up_in(registry).await;
+                }
+                due
             }
         };
-    }
-
-    /// [`Background::finish`] where background work is off: nothing but the cleanup is done, and by this process.
-    async fn finish_here(self, task: Task<'_>) {
-        match task {
-            Task::CleanUp | Task::Fill(..) => self.stencil.clean_up_here().await,
-            Task::Rebuild(..) => {}
-        }
-    }
-
-    /// [`Background::finish_with`] before the command of `run`, which must not wait.
-    pub(super) async fn finish_before(self, session: Option<&mut Registry>, fill: Task<'_>) {
-        match self.stencil.is_background_off() {
-            true => self.note(session, fill).await,
-            false => self.finish_with(session, fill).await,
-        }
-    }
-
-    /// Records a request, if there is a session.
-    async fn note(&self, session: Option<&mut Registry>, fill: Task<'_>) {
-        if let (Some(registry), Task::Fill(definition, fingerprint, demand)) = (session, fill) {
-            let (hits, deadline) = (demand.hit_ms.as_slice(), Deadline::default());
-            let _ = self.stencil.note_use(registry, definition, fingerprint, hits, &deadline).await;
-        }
-    }
-
-    /// [`Background::finish`] after a request for clones. A process that was started for it fills up without a check
-    /// first, which the command would wait for. Otherwise one is started only if there is something to clean up.
-    pub(super) async fn finish_with(self, session: Option<&mut Registry>, fill: Task<'_>) {
-        if self.child.is_some() {
-            return self.finish(fill).await;
-        }
         if self.stencil.is_background_off() {
-            let mut session = session;
-            self.note(session.as_deref_mut(), fill).await;
-            if let Some(registry) = session {
-                let _ = self.stencil.clean_up_in(registry).await;
-            }
             return;
         }
-        let has_leftovers = match session {
-            Some(registry) => self.stencil.needs_cleanup(registry).await.unwrap_or(true),
-            None => true,
+        let _ = match due {
+            Due { fill: true, .. } => self.tell(Task::Fill(definition, fingerprint, demand.announced)),
+            Due { cleanup: true, .. } => self.tell(Task::CleanUp),
+            Due { .. } => Ok(()),
         };
-        if has_leftovers {
-            self.finish(Task::CleanUp).await;
+    }
+
+    fn tell(&mut self, task: Task<'_>) -> Result<()> {
+        let instructions = instructions(&self.stencil, task)?;
+        // It may have been ended by others.
+        if let Some(child) = &mut self.child
+            && tell(child, &instructions).is_ok()
+        {
+            return Ok(());
         }
+        self.child = Some(match task {
+            Task::Rebuild(..) => send_low(&instructions)?,
+            Task::CleanUp | Task::Fill(..) => send(program(&self.stencil)?, &instructions)?,
+        });
+        Ok(())
     }
 }
 
 /// Starts the process at the lowest priority: a full build gives way to everything else. It needs the
 /// caller's environment, since the build command does.
-fn send_low(instructions: &str) -> Result<()> {
+fn send_low(instructions: &str) -> Result<Child> {
     let mut nice = Command::new("nice");
     nice.args(["-n", "19"]).arg(own_program()?);
     // A system without `nice` is less usual than one that is busy for a while.
@@ -217,18 +181,16 @@ fn own_program() -> Result<PathBuf> {
 fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<String> {
     let config = stencil.config();
     let hooks = has_hooks(stencil);
-    let of = |definition: &str, fingerprint: &Fingerprint, demand, rebuild| TemplateTask {
+    let of = |definition: &str, fingerprint: &Fingerprint, announced, rebuild| TemplateTask {
         definition: definition.to_owned(),
         fingerprint: fingerprint.to_string(),
-        demand,
+        announced,
         rebuild,
     };
     let task = match task {
         Task::CleanUp => None,
-        Task::Fill(definition, fingerprint, demand) => Some(of(definition, fingerprint, demand, None)),
-        Task::Rebuild(definition, fingerprint, uses) => {
-            Some(of(definition, fingerprint, Demand::default(), Some(uses)))
-        }
+        Task::Fill(definition, fingerprint, announced) => Some(of(definition, fingerprint, announced, None)),
+        Task::Rebuild(definition, fingerprint, uses) => Some(of(definition, fingerprint, true, Some(uses))),
     };
     let checkout = match hooks || task.is_some() {
         false => None,
@@ -280,8 +242,10 @@ fn bare(program: PathBuf) -> Command {
     command
 }
 
-fn send(command: Command, instructions: &str) -> Result<()> {
-    tell(&mut launch(command)?, instructions)
+fn send(command: Command, instructions: &str) -> Result<Child> {
+    let mut child = launch(command)?;
+    tell(&mut child, instructions)?;
+    Ok(child)
 }
 
 fn launch(mut command: Command) -> Result<Child> {
@@ -300,13 +264,13 @@ fn launch(mut command: Command) -> Result<Child> {
         .map_err(failed)
 }
 
+/// Writes a line. Not waited for: init reaps the process.
 fn tell(child: &mut Child, instructions: &str) -> Result<()> {
-    if let Some(mut stdin) = child.stdin.take() {
-        // Fits into the pipe's buffer, so this never blocks.
-        stdin.write_all(instructions.as_bytes()).map_err(failed)?;
-    }
-    // Not waited for: init reaps it.
-    Ok(())
+    let Some(stdin) = &mut child.stdin else {
+        return Err(Error::internal("the background process has no standard input"));
+    };
+    // Fits into the pipe's buffer, so this never blocks.
+    stdin.write_all(format!("{instructions}\n").as_bytes()).map_err(failed)
 }
 
 /// Leaves the starter's session, and closes what was inherited beside the three standard
@@ -314,8 +278,15 @@ fn tell(child: &mut Child, instructions: &str) -> Result<()> {
 /// `false`: another process, which can leave, does the work.
 pub(super) fn leave() -> bool {
     close_inherited();
-    // Leaders of a group cannot leave their session, but their children can.
-    nix::unistd::setsid().is_ok() || hand_on().is_err()
+    setsid().is_ok() || (join_another_group() && setsid().is_ok()) || hand_on().is_err()
+}
+
+/// The leader of a group cannot start a session. So this process, which is one, becomes a member of the starter's group
+/// for a moment, or of the session's, if the starter has ended.
+fn join_another_group() -> bool {
+    let this = Pid::from_raw(0);
+    let groups = [getpgid(Some(getppid())), getsid(Some(this))];
+    groups.into_iter().flatten().any(|group| setpgid(this, group).is_ok())
 }
 
 /// Starts this program again, with what is left of its standard input.
@@ -337,56 +308,131 @@ fn close_inherited() {
     }
 }
 
-/// What the process does.
-pub(super) async fn work() -> Result<u8> {
-    let mut text = String::new();
-    std::io::stdin()
-        .read_to_string(&mut text)
-        .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
-    let instructions: Instructions = serde_json::from_str(&text)
-        .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
-    let defaults = Defaults { ssl_mode: instructions.ssl_mode, ..Defaults::default() };
-    let endpoint = Endpoint::new(ServerUrl::parse(&instructions.url)?, &defaults)?;
-    let endpoint = endpoint.with_socket(instructions.socket).with_door(instructions.door);
-    let endpoint = endpoint.in_background();
-    let grace = Duration::from_millis(instructions.grace_ms);
-    if instructions.scarce {
-        // After the sessions that the user's command opens now, and not together with other such processes:
-        // each takes a slot at least while it counts the free ones.
-        let spread = u64::from(std::process::id() % 16) * 50;
-        tokio::time::sleep(Duration::from_millis(300 + spread)).await;
-    }
-    let cleanup = || stencil::clean_up_now(&endpoint, &instructions.registry, grace);
-    let done = match (&instructions.task, &instructions.checkout) {
-        (Some(task), Some(checkout)) => {
-            work_and_clean_up(task, checkout, &endpoint, instructions.scarce, cleanup).await
-        }
-        _ => cleanup().await.map(drop),
-    };
-    if let Some(checkout) = instructions.checkout.as_ref().filter(|_| instructions.hooks) {
-        let stencil = checkout.stencil(&endpoint)?;
-        stencil.run_owed_unheard(&Deadline::default()).await;
-        stencil.close().await;
-    }
-    done.map(|()| 0)
+/// Time in which a short command of `run` ends: one cleanup then does for both its begin and its end.
+const SOON: Duration = Duration::from_millis(200);
+
+/// The instructions of the starter, as they come.
+struct Lines {
+    receiver: mpsc::UnboundedReceiver<String>,
+    ended: bool,
 }
 
-/// What somebody may be waiting for soon comes before what is only in the way; a full build takes long, so
-/// that comes last.
-async fn work_and_clean_up(
-    task: &TemplateTask,
-    checkout: &Checkout,
-    endpoint: &Endpoint,
-    scarce: bool,
-    cleanup: impl AsyncFn() -> Result<Vec<String>>,
-) -> Result<()> {
-    if task.rebuild.is_some() {
-        cleanup().await?;
+impl Lines {
+    fn read() -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lines().map_while(std::io::Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Lines { receiver, ended: false }
     }
-    let worked = work_on(task, checkout, endpoint, scarce).await;
-    // Replaced templates and abandoned builds are dropped.
-    cleanup().await?;
-    worked
+
+    /// Returns the next line; `None` once the starter has ended.
+    async fn next(&mut self) -> Option<String> {
+        let next = self.receiver.recv().await;
+        self.ended |= next.is_none();
+        next
+    }
+}
+
+/// What the process does.
+pub(super) async fn work() -> Result<u8> {
+    let mut lines = Lines::read();
+    let mut session = None;
+    let mut result = Err(Error::usage("this command is started by the others"));
+    let mut next = lines.next().await;
+    while let Some(line) = next {
+        let instructions: Instructions = serde_json::from_str(&line)
+            .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
+        let worker = Worker::new(&instructions)?;
+        let worked = worker.work(&mut session).await;
+        next = tokio::time::timeout(SOON, lines.next()).await.ok().flatten();
+        let cleaned = match next {
+            // Replaced templates and abandoned builds are dropped, too.
+            None => worker.clean_up(&mut session).await,
+            Some(_) => Ok(()),
+        };
+        result = worked.and(cleaned);
+        if next.is_none() && !lines.ended {
+            // The user's command may take long.
+            close(&mut session).await;
+            next = lines.next().await;
+        }
+    }
+    close(&mut session).await;
+    result.map(|()| 0)
+}
+
+async fn close(session: &mut Option<Registry>) {
+    if let Some(registry) = session.take() {
+        registry.close().await;
+    }
+}
+
+/// One instruction, and how the server is reached.
+struct Worker<'a> {
+    instructions: &'a Instructions,
+    endpoint: Endpoint,
+}
+
+impl<'a> Worker<'a> {
+    fn new(instructions: &'a Instructions) -> Result<Self> {
+        let defaults = Defaults { ssl_mode: instructions.ssl_mode.clone(), ..Defaults::default() };
+        let endpoint = Endpoint::new(ServerUrl::parse(&instructions.url)?, &defaults)?;
+        let endpoint = endpoint.with_socket(instructions.socket.clone()).with_door(instructions.door);
+        Ok(Worker { instructions, endpoint: endpoint.in_background() })
+    }
+
+    /// What a command may soon wait for comes before what is only in the way. A full build takes long, so it comes
+    /// last.
+    async fn work(&self, session: &mut Option<Registry>) -> Result<()> {
+        if self.instructions.scarce {
+            // After the sessions that the user's command opens now, and not together with other such processes:
+            // each takes a slot at least while it counts the free ones.
+            let spread = u64::from(std::process::id() % 16) * 50;
+            tokio::time::sleep(Duration::from_millis(300 + spread)).await;
+        }
+        let (Some(task), Some(checkout)) = (&self.instructions.task, &self.instructions.checkout) else {
+            return Ok(());
+        };
+        if task.rebuild.is_some() {
+            self.drop_leftovers(session).await?;
+        }
+        let stencil = checkout.stencil(&self.endpoint)?;
+        stencil.lend(session.take());
+        let worked = async {
+            let deadline = Deadline::default();
+            if let Some(uses) = task.rebuild {
+                // A server with few connection slots needs them for others.
+                let patience = if self.instructions.scarce { Duration::ZERO } else { PATIENCE };
+                stencil.rebuild_template(&task.definition, uses, patience, &deadline).await?;
+            }
+            let fingerprint = task.fingerprint.parse()?;
+            stencil.fill_template(&task.definition, &fingerprint, task.announced, &[], &deadline).await
+        }
+        .await;
+        *session = stencil.take_back().await;
+        worked.map(drop)
+    }
+
+    async fn drop_leftovers(&self, session: &mut Option<Registry>) -> Result<()> {
+        let grace = Duration::from_millis(self.instructions.grace_ms);
+        stencil::clean_up_with(&self.endpoint, &self.instructions.registry, grace, session).await.map(drop)
+    }
+
+    async fn clean_up(&self, session: &mut Option<Registry>) -> Result<()> {
+        let done = self.drop_leftovers(session).await;
+        if let Some(checkout) = self.instructions.checkout.as_ref().filter(|_| self.instructions.hooks) {
+            let stencil = checkout.stencil(&self.endpoint)?;
+            stencil.lend(session.take());
+            stencil.run_owed_unheard(&Deadline::default()).await;
+            *session = stencil.take_back().await;
+        }
+        done
+    }
 }
 
 impl Checkout {
@@ -404,18 +450,3 @@ impl Checkout {
 
 /// Time to wait for an idle machine before a full build; after it the next command tries again.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
-
-async fn work_on(task: &TemplateTask, checkout: &Checkout, endpoint: &Endpoint, scarce: bool) -> Result<()> {
-    let stencil = checkout.stencil(endpoint)?;
-    let deadline = Deadline::default();
-    if let Some(uses) = task.rebuild {
-        // A server with few connection slots needs them for others.
-        let patience = if scarce { Duration::ZERO } else { PATIENCE };
-        stencil.rebuild_template(&task.definition, uses, patience, &deadline).await?;
-    }
-    let (fingerprint, demand) = (task.fingerprint.parse()?, task.demand);
-    let hit_ms = demand.hit_ms.as_slice();
-    stencil.fill_template(&task.definition, &fingerprint, demand.clones, hit_ms, &deadline).await?;
-    stencil.close().await;
-    Ok(())
-}

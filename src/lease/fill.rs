@@ -1,15 +1,19 @@
 //! Warm clones created ahead of time, by a process for which no caller waits.
 //!
 //! One process at a time creates warm clones of a template. A clone is registered, copied, tagged and re-applied like
-//! any other; then it is opened for one connection, which leaves the relation cache's file there so that the user's
-//! first connection need not write it, closed again, and offered by one statement. A crash before that leaves a
-//! `creating` row whose lock is free, which the next cleanup drops.
+//! any other, and offered by one statement. A crash before that leaves a `creating` row whose lock is free, which the
+//! next cleanup drops.
+//!
+//! The relation cache's file saves the user's first connection some milliseconds. A copy by file has it if the template
+//! has it: since its build, unless the server was started since, which removes all of them. Other copies are opened
+//! for one connection, which writes it, and closed again.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{hook, register_unnamed, words};
+use crate::config::{CloneSettings, EvictionSettings};
 use crate::context::Context;
 use crate::database::create;
 use crate::database::strategy::Chooser;
@@ -20,18 +24,18 @@ use crate::pg::session::OpenError;
 use crate::pg::slots::Slots;
 use crate::pg::{Doing as _, Session, catalog, sql};
 use crate::private_server::disk::{self, Disk};
+use crate::process::load;
 use crate::registry::warm::StockRow;
 use crate::registry::{DatabaseRow, Registry, Waiting};
-use crate::retention::warm_policy::{self, Shelf};
+use crate::retention::warm_policy::{self, Demand, Shelf};
 use crate::template::{self, Template};
 
 /// Number of concurrent copies: callers who wait for a copy of their own come first.
 const LANES: i64 = 2;
 
 /// Creates warm clones of a ready template until there are as many as its demand and the settings require, or the
-/// project's `max_size` is reached, or the disk has no room to spare. `asked_for`: number of its clones requested
-/// since. Returns the number created; 0 if another process is creating them for more than a moment, or the template
-/// is gone.
+/// project's `max_size` is reached, or the disk has no room to spare. `announced`: requests are expected. Returns the
+/// number created; 0 if another process is creating them for more than a moment, or the template is gone.
 ///
 /// # Errors
 /// The driver's. The clones in progress are discarded.
@@ -39,13 +43,13 @@ pub(crate) async fn fill(
     registry: &mut Registry,
     context: &Context<'_>,
     fingerprint: &Fingerprint,
-    asked_for: usize,
+    announced: bool,
 ) -> Result<usize> {
     let Some(stock) = stock(registry, context, fingerprint).await? else {
         return Ok(0);
     };
-    if asked_for > 0 {
-        registry.note_demand(stock.id, asked_for).await?;
+    if announced {
+        registry.announce(stock.id).await?;
     }
     let key = LockKey::filler(stock.id);
     // The process that creates them may have counted just before this process's clone was taken.
@@ -85,21 +89,31 @@ fn room(disk: Option<Disk>, bytes: u64) -> i64 {
     i64::try_from(copies).unwrap_or(i64::MAX)
 }
 
-/// Returns the number of missing warm clones. Keeps as many as were requested within about the last minute, within
-/// the limits.
-fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>, slots: Slots) -> i64 {
-    // The visit to each takes one more.
-    if stock.full || slots.spare() < 1 {
+/// Returns the number of missing warm clones, as far as the registry shows.
+pub(crate) fn lacks(stock: &StockRow, settings: &CloneSettings, eviction: &EvictionSettings) -> i64 {
+    if stock.full {
         return 0;
     }
-    let settings = context.clone_settings;
     let shelf = Shelf {
         few: i64::from(settings.warm),
         many: i64::from(settings.warm_max),
-        max_bytes: *context.eviction.max_size,
+        max_bytes: *eviction.max_size,
         used: stock.total.get(),
     };
-    let missing = warm_policy::missing(stock.demand, stock.warm, stock.bytes.get(), &shelf);
+    warm_policy::missing(demand(stock), stock.warm, stock.bytes.get(), &shelf)
+}
+
+fn demand(stock: &StockRow) -> Demand {
+    Demand { clones: stock.demand, uses: stock.uses }
+}
+
+/// Returns the number of missing warm clones for which there is room.
+fn missing(stock: &StockRow, context: &Context<'_>, disk: Option<Disk>, slots: Slots) -> i64 {
+    // The visit to each takes one more.
+    if slots.spare() < 1 {
+        return 0;
+    }
+    let missing = lacks(stock, context.clone_settings, context.eviction);
     missing.min(room(disk, stock.bytes.get()))
 }
 
@@ -128,7 +142,8 @@ async fn fill_up(registry: &mut Registry, context: &Context<'_>, fingerprint: &F
         let done: Result<usize> = async {
             let mut chooser = Chooser::read(registry, context, false).await?;
             let tried = probe(registry, context, &template, &stock, &mut chooser, missing).await?;
-            let job = Job { context, template: &template, stock: &stock, chooser: &chooser };
+            let begun = AtomicI64::new(0);
+            let job = Job { context, template: &template, stock: &stock, chooser: &chooser, begun };
             let made = fill_lanes(registry, &job, missing - tried, slots).await?;
             Ok(made + usize::try_from(tried).unwrap_or_default())
         }
@@ -150,7 +165,26 @@ struct Job<'a> {
     template: &'a Template,
     stock: &'a StockRow,
     chooser: &'a Chooser,
+    /// Number of clones that were begun.
+    begun: AtomicI64,
 }
+
+/// Waits until the machine is less busy, for a while, unless a caller will probably wait for this clone.
+async fn wait_for_a_quiet_moment(demand: &Demand, stocked: i64) {
+    const STEP: Duration = Duration::from_millis(50);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let started = Instant::now();
+    while started.elapsed() < QUIET {
+        let running = load::running().unwrap_or_default();
+        if !warm_policy::should_wait(demand, stocked, running, cores) {
+            break;
+        }
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// Maximum time for which a warm clone is put off.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Creates the first clones by strategies whose cost is not known on this server, one at a time, and records how long
 /// they took. Returns their number.
@@ -172,7 +206,8 @@ async fn probe(
     let most = usize::try_from(missing).unwrap_or_default();
     for strategy in unknown.into_iter().take(most) {
         let forced = chooser.forced(strategy);
-        let job = Job { context, template, stock, chooser: &forced };
+        let begun = AtomicI64::new(0);
+        let job = Job { context, template, stock, chooser: &forced, begun };
         create::give_way(registry).await?;
         let millis = match make(registry, &job).await {
             Ok(took) => {
@@ -218,6 +253,8 @@ async fn lane(registry: &mut Registry, job: &Job<'_>, left: &AtomicI64) -> Resul
     let mut made = 0;
     while left.fetch_sub(1, Ordering::Relaxed) > 0 && !job.context.deadline.cancel.is_cancelled() {
         create::give_way(registry).await?;
+        let stocked = job.stock.warm + job.begun.fetch_add(1, Ordering::Relaxed);
+        wait_for_a_quiet_moment(&demand(job.stock), stocked).await;
         // A process that evicts the template waits only for this one.
         if registry.is_held_alone(LockKey::evicting(job.stock.id)).await? {
             left.store(0, Ordering::Relaxed);
@@ -261,18 +298,20 @@ async fn prepare(
     id: &str,
     rows: &mut [DatabaseRow],
 ) -> Result<Duration> {
-    let Job { context, template, stock, chooser } = *job;
+    let &Job { context, template, stock, chooser, .. } = job;
     let started = Instant::now();
-    for copy in template.copies_to(rows, chooser) {
-        create::create(registry.session(), &copy, context).await?;
+    let copies = template.copies_to(rows, chooser);
+    for copy in &copies {
+        create::create(registry.session(), copy, context).await?;
     }
     let took = started.elapsed();
     let words = format!("{} ({id})", words(context));
-    for (row, from) in rows.iter_mut().zip(template.databases()) {
+    for ((row, from), copy) in rows.iter_mut().zip(template.databases()).zip(&copies) {
         let builders = from.replay.comment.as_deref();
         registry.mark_created(row, &words, builders).await?;
         // A connection would run login triggers, which may write.
-        if !stock.login_triggers {
+        let has_cache = stock.has_cache && copy.strategy.copies_files();
+        if !stock.login_triggers && !has_cache {
             visit(registry, context, row).await?;
         }
         from.reapply(registry, context, &row.private_name, "warm clone").await?;

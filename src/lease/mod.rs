@@ -21,7 +21,7 @@ use sqlx::postgres::types::Oid;
 
 pub(crate) use self::batch::{Batch, Naming};
 pub(crate) use self::create::{create, create_without_template};
-pub(crate) use self::fill::fill;
+pub(crate) use self::fill::{fill, lacks};
 pub(crate) use self::hook::{BOUND, before_release};
 pub(crate) use self::taken::{KEEP, drop_unneeded};
 pub(crate) use self::taken::{check_name, of_another, taken};

@@ -277,6 +277,14 @@ pub(crate) enum CopyStrategy {
 }
 
 impl CopyStrategy {
+    /// Whether the copy has all files of the source, and not only its relations.
+    pub(crate) fn copies_files(self) -> bool {
+        match self {
+            CopyStrategy::Only | CopyStrategy::FileCopy | CopyStrategy::Reflink => true,
+            CopyStrategy::WalLog => false,
+        }
+    }
+
     /// Returns the strategy of a word; `None` if it has none.
     pub(crate) fn from_word(word: &str) -> Option<Self> {
         let all = [CopyStrategy::Only, CopyStrategy::WalLog, CopyStrategy::FileCopy, CopyStrategy::Reflink];

@@ -12,6 +12,7 @@ mod alive;
 mod captured;
 mod foreground;
 mod lines;
+pub(crate) mod load;
 #[cfg(test)]
 mod tests;
 mod watchdog;

@@ -203,8 +203,8 @@ const BY_NAMES: &str = concat!(
 );
 const ITS_DATABASES: &str = "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.clone_id = $1)";
 const INSERT: &str = "INSERT INTO pgstencil.clone \
-     (id, project, definition, fingerprint, template_id, name, state, lease, holder) \
-     VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8)";
+     (id, project, definition, fingerprint, template_id, name, state, lease, holder, lock_key) \
+     VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8, $9)";
 const ASYNCHRONOUS: &str = "SELECT set_config('synchronous_commit', 'off', true)";
 /// Statement that also marks `before_release` of the clone as due, if it is owed.
 macro_rules! due {
@@ -238,10 +238,9 @@ const OCCUPIED: &str = include_str!("queries/occupied_clones.sql");
 
 const CONFIRM: &str = "UPDATE pgstencil.clone SET confirmed = true, orphaned_at = NULL \
      WHERE id = ANY($1) AND state = 'leased'";
-const LEFTOVERS: &str = "SELECT EXISTS (SELECT FROM pgstencil.clone WHERE state <> 'leased' \
-     OR lease = 'session' OR NOT confirmed OR expires_at <= now() OR orphaned_at IS NOT NULL) \
-     OR EXISTS (SELECT FROM pgstencil.template WHERE state <> 'ready')";
 const RELEASED: &str = "SELECT count(*) FROM pgstencil.clone WHERE state = 'released'";
+/// A clone whose lock a session holds is being created or in use.
+const LEFTOVERS: &str = include_str!("queries/leftovers.sql");
 const HURRY: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
      AND granted AND classid = $1 AND objid = $2 \
      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
@@ -280,6 +279,7 @@ impl NewClone<'_> {
                 &self.databases.first().map_or("", |d| &d.name),
                 &self.term.kind(),
                 &Json(self.holder),
+                &LockKey::clone(self.id).value(),
             ],
         )
     }
@@ -347,6 +347,11 @@ pub(super) fn held() -> Statement {
 /// Returns the locks of the answer to [`held`].
 pub(super) fn held_keys(rows: Vec<(Oid, Oid)>) -> HashSet<LockKey> {
     rows.into_iter().map(|(class, object)| LockKey::from_halves(class.0, object.0)).collect()
+}
+
+/// Query for whether there may be something to clean up.
+pub(super) fn leftovers() -> Statement {
+    sql::fill(LEFTOVERS, &[])
 }
 
 impl Registry {
@@ -574,13 +579,13 @@ impl Registry {
         Ok(done.count == 1)
     }
 
-    /// Returns whether there is anything that a cleanup has to check: any row except ready templates and clones
-    /// whose lease has not ended.
+    /// Returns whether there is anything that a cleanup has to check: clones that were released, whose lease has ended
+    /// or whose lock is free, warm clones of templates out of use, templates that are not ready.
     ///
     /// # Errors
     /// The driver's.
     pub(crate) async fn has_leftovers(&mut self) -> Result<bool> {
-        self.session().scalar(sql::fill(LEFTOVERS, &[])).await.doing(|| "check for leftovers".into())
+        self.session().scalar(leftovers()).await.doing(|| "check for leftovers".into())
     }
 
     /// Returns the number of released clones that are not dropped yet.

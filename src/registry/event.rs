@@ -142,7 +142,7 @@ pub(crate) struct Occurrence<'a> {
 }
 
 impl Occurrence<'_> {
-    fn insert(&self) -> Statement {
+    pub(super) fn insert(&self) -> Statement {
         let millis = Millis::from(self.took);
         sql::fill(
             INSERT,
@@ -162,6 +162,8 @@ pub(crate) struct Hit<'a> {
     pub(crate) fingerprint: &'a Fingerprint,
     /// Duration of the lookup.
     pub(crate) took: Duration,
+    /// Number of clones that are to be copied from it.
+    pub(crate) clones: usize,
     /// The project's settings, in case the recorded ones differ.
     pub(crate) settings: ProjectSettings,
 }
@@ -177,7 +179,7 @@ impl Hit<'_> {
             took: self.took,
             files: None,
         };
-        [template::touch(self.template, 1), hit.insert(), self.settings.note()]
+        [template::touch(self.template, 1, self.clones), hit.insert(), self.settings.note()]
     }
 }
 

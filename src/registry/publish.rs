@@ -216,7 +216,7 @@ impl Registry {
         statements.extend(here);
         if let Some((row, _)) = named.first() {
             let hits = i64::from(count_hit);
-            statements.push(template::touch(row.template_id, hits));
+            statements.push(template::touch(row.template_id, hits, clones.len()));
         }
         let done = self.session().send_all(&statements).await.doing(|| "publish a warm clone".into());
         let answers = match done {

@@ -219,9 +219,10 @@ const LOG: &str = "UPDATE pgstencil.template SET log_tail = $2 WHERE id = $1 AND
 const BREAK: &str = "UPDATE pgstencil.template SET state = 'broken', reason = $2, \
      kept_until = CASE WHEN $3 THEN now() + interval '1 day' END WHERE id = $1 AND state <> 'broken'";
 const PROVISIONAL: &str = "UPDATE pgstencil.template SET provisional = true, accepted_at = NULL WHERE id = $1 AND (chain > 0 OR waypoint)";
-const TOUCH: &str = "UPDATE pgstencil.template SET hits = hits + $2, last_used_at = now() WHERE id = $1";
+/// With the evidence for warm clones; see [`super::warm`].
+const TOUCH: &str = include_str!("queries/touch_template.sql");
 const READY: &str = "UPDATE pgstencil.template SET state = 'ready', sealed_at = now(), last_used_at = now(), \
-     built_with = $2, build_ms = $3 WHERE id = $1 AND state = 'building'";
+     built_with = $2, build_ms = $3, uses = 1, demand_at = now() WHERE id = $1 AND state = 'building'";
 /// For a template with unlogged tables: see the schema.
 const INTACT: &str = "INSERT INTO pgstencil.intact SELECT id FROM pgstencil.template \
      WHERE id = $1 AND built_with ? 'unlogged_tables'";
@@ -256,9 +257,9 @@ pub(crate) struct NewExtension<'a> {
     pub(crate) provisional: bool,
 }
 
-/// Statement that records a use, and this number of hits.
-pub(super) fn touch(id: i64, hits: i64) -> Statement {
-    sql::fill(TOUCH, &[&id, &hits])
+/// Statement that records a use: this number of hits, and of clones that were requested.
+pub(super) fn touch(id: i64, hits: i64, clones: usize) -> Statement {
+    sql::fill(TOUCH, &[&id, &hits, &clones])
 }
 
 /// Query for all templates.

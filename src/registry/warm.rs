@@ -14,7 +14,8 @@ use crate::pg::sql::{self, Statement};
 use crate::quantity::{Bytes, Millis, Seconds};
 
 use super::comparison::{self, Finding};
-use super::{Holder, ProjectSettings, Registry, project};
+use super::event::Occurrence;
+use super::{Holder, ProjectSettings, Registry, clone, project};
 
 /// Request for warm clones.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +95,8 @@ pub(crate) struct StockRow {
     pub(crate) warm: i64,
     /// Number of clones requested recently; see the schema.
     pub(crate) demand: f64,
+    /// Number of recent uses; see the schema.
+    pub(crate) uses: f64,
     /// Total size of its databases.
     pub(crate) bytes: Bytes,
     /// Bytes of all templates and warm clones of its project.
@@ -102,6 +105,8 @@ pub(crate) struct StockRow {
     pub(crate) login_triggers: bool,
     /// Whether the server's disk was found full recently.
     pub(crate) full: bool,
+    /// Whether its databases have the relation cache's file: the server removes it when it starts.
+    pub(crate) has_cache: bool,
 }
 
 /// Warm clone, as the policy for warm clones sees it.
@@ -164,36 +169,8 @@ const WARM: &str = "WITH offered AS (UPDATE pgstencil.clone SET state = 'warm', 
        WHERE id = $1 AND state = 'creating' RETURNING id) \
      UPDATE pgstencil.database d SET state = 'present' FROM offered WHERE d.clone_id = offered.id";
 const RELEASE_WARM: &str = "UPDATE pgstencil.clone SET state = 'released' WHERE id = $1 AND state = 'warm'";
-/// Remaining demand of a template: a third a minute later (1/e). A clock may be set back.
-macro_rules! with_demand {
-    ($before:literal, $after:literal) => {
-        concat!(
-            $before,
-            "demand * exp(-greatest(least(extract(epoch FROM now() - demand_at), 3600), 0) / 60)",
-            $after
-        )
-    };
-}
-
-const DEMAND: &str =
-    with_demand!("UPDATE pgstencil.template SET demand_at = now(), demand = ", " + $2 WHERE id = $1");
-const STOCK: &str = with_demand!(
-    "SELECT t.id, (",
-    ")::float8 AS demand, \
-     (SELECT count(*) FROM pgstencil.clone c WHERE c.template_id = t.id AND c.state = 'warm') AS warm, \
-     (SELECT coalesce(sum(d.bytes), 0) FROM pgstencil.database d WHERE d.template_id = t.id)::bigint AS bytes, \
-     (SELECT coalesce(sum(d.bytes * (1 + w.count)), 0) FROM pgstencil.template o \
-      JOIN pgstencil.database d ON d.template_id = o.id \
-      CROSS JOIN LATERAL (SELECT count(*) FROM pgstencil.clone c \
-        WHERE c.template_id = o.id AND c.state = 'warm') w \
-      WHERE o.project = t.project AND o.state = 'ready')::bigint AS total, \
-     jsonb_array_length(coalesce(t.built_with -> 'login_triggers', '[]')) > 0 AS login_triggers, \
-     (SELECT coalesce(m.full_at > now() - interval '10 minutes', false) FROM pgstencil.meta m) AS full \
-     FROM pgstencil.template t \
-     WHERE t.project = $1 AND t.definition = $2 AND t.fingerprint = $3 AND t.state = 'ready' \
-     AND pg_has_role($4::name, t.built_by, 'USAGE') \
-     ORDER BY pg_get_userbyid(t.built_by) = $4 DESC, t.id LIMIT 1"
-);
+const ANNOUNCE: &str = include_str!("queries/announce_template.sql");
+const STOCK: &str = include_str!("queries/warm_stock.sql");
 /// Clones of the template that was used last come first, and for each template the oldest ones.
 const ALL_WARM: &str = include_str!("queries/warm_clones.sql");
 const FULL: &str = "UPDATE pgstencil.meta SET full_at = now()";
@@ -242,15 +219,15 @@ impl Registry {
         Ok(done.count == 1)
     }
 
-    /// Records that this number of clones of a template was requested.
+    /// Records that requests for a template are expected.
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn note_demand(&mut self, template: i64, clones: usize) -> Result<()> {
+    pub(crate) async fn announce(&mut self, template: i64) -> Result<()> {
         self.session()
-            .execute(sql::fill(DEMAND, &[&template, &clones]))
+            .execute(sql::fill(ANNOUNCE, &[&template]))
             .await
-            .doing(|| "record a request for clones".into())?;
+            .doing(|| "record that clones will be requested".into())?;
         Ok(())
     }
 
@@ -273,11 +250,38 @@ impl Registry {
         definition: &str,
         fingerprint: &Fingerprint,
     ) -> Result<Option<StockRow>> {
-        let role = self.facts().began_as.clone();
-        self.session()
-            .first(sql::fill(STOCK, &[&project, &definition, &fingerprint, &role]))
-            .await
-            .doing(|| "count the warm clones".into())
+        let stock = self.stock_of(project, definition, fingerprint);
+        self.session().first(stock).await.doing(|| "count the warm clones".into())
+    }
+
+    fn stock_of(&self, project: &str, definition: &str, fingerprint: &Fingerprint) -> Statement {
+        let role = &self.facts().began_as;
+        sql::fill(STOCK, &[&project, &definition, &fingerprint, role])
+    }
+
+    /// Records a request in one message: the hits and the settings that are not recorded yet. Returns the stock of
+    /// the template's warm clones, and whether there may be something to clean up.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn note_request(
+        &mut self,
+        hits: &[Occurrence<'_>],
+        settings: &ProjectSettings,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) -> Result<(Option<StockRow>, bool)> {
+        let doing = || "record a request".to_owned();
+        let mut statements: Vec<Statement> = hits.iter().map(Occurrence::insert).collect();
+        statements.push(settings.note());
+        statements.push(self.stock_of(&settings.name, definition, fingerprint));
+        statements.push(clone::leftovers());
+        let answers = self.session().send_all(&statements).await.doing(doing)?;
+        let [.., stock, leftovers] = answers.as_slice() else {
+            return Err(Error::internal("the server left out answers"));
+        };
+        let (leftovers,): (bool,) = leftovers.one().doing(doing)?;
+        Ok((stock.read().doing(doing)?.into_iter().next(), leftovers))
     }
 
     /// Returns the warm clones, `also` that of this id, and the recorded settings of the projects. Clones of the template that was used last

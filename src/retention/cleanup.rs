@@ -194,20 +194,32 @@ pub(crate) async fn in_use(registry: &mut Registry, clone: &str) -> Result<bool>
     Ok(false)
 }
 
-/// Performs the actions of a plan that still apply. Returns a line for each thing done or left.
+/// What was done of a plan.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// A line for each thing done or left.
+    pub(crate) lines: Vec<String>,
+    /// Whether something was left that another pass may be able to drop.
+    pub(crate) left: bool,
+}
+
+impl Applied {
+    fn add(&mut self, other: Self) {
+        self.lines.extend(other.lines);
+        self.left |= other.left;
+    }
+}
+
+/// Performs the actions of a plan that still apply.
 ///
 /// # Errors
 /// The driver's.
-pub(crate) async fn apply(
-    registry: &mut Registry,
-    actions: &[Action],
-    grace: Duration,
-) -> Result<Vec<String>> {
-    let mut lines = Vec::new();
+pub(crate) async fn apply(registry: &mut Registry, actions: &[Action], grace: Duration) -> Result<Applied> {
+    let mut applied = Applied::default();
     let (mut drops, notes): (Vec<_>, Vec<_>) = actions.iter().partition(|action| action.drops());
     // They are cheap, and each starts the time that a later cleanup waits for.
     for note in notes {
-        lines.extend(perform(registry, note, grace).await?);
+        applied.add(perform(registry, note, grace).await?);
     }
     let more = drops.len() > MAX_DROPS;
     if more {
@@ -240,14 +252,15 @@ pub(crate) async fn apply(
     });
     // All lanes run to their end: what one of them holds locked is being dropped.
     let (own, others) = tokio::join!(lane(registry, &queue, grace), futures_util::future::join_all(lanes));
-    lines.extend(own?);
+    applied.add(own?);
     for done in others {
-        lines.extend(done?);
+        applied.add(done?);
     }
     if more {
-        lines.push(format!("stopped after {MAX_DROPS} drops; the next cleanup continues"));
+        applied.lines.push(format!("stopped after {MAX_DROPS} drops; the next cleanup continues"));
+        applied.left = true;
     }
-    Ok(lines)
+    Ok(applied)
 }
 
 /// Maximum number of drops at the same time: they share checkpoints, and more of them bring little.
@@ -258,14 +271,14 @@ async fn lane(
     registry: &mut Registry,
     queue: &Mutex<impl Iterator<Item = &Action>>,
     grace: Duration,
-) -> Result<Vec<String>> {
-    let mut lines = Vec::new();
+) -> Result<Applied> {
+    let mut applied = Applied::default();
     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
     while let Some(action) = next() {
         create::give_way(registry).await?;
-        lines.extend(perform(registry, action, grace).await?);
+        applied.add(perform(registry, action, grace).await?);
     }
-    Ok(lines)
+    Ok(applied)
 }
 
 /// What became of a clone that was to be dropped.
@@ -279,8 +292,8 @@ enum EndOfClone {
 }
 
 /// Performs one action, if it still applies.
-async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> Result<Vec<String>> {
-    let mut lines = Vec::new();
+async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> Result<Applied> {
+    let (mut lines, mut stays) = (Vec::new(), false);
     match action {
         Action::Orphan { clone } => {
             still(registry, clone, grace, action, async |registry| registry.set_orphaned(clone).await)
@@ -307,22 +320,29 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
                 Some(EndOfClone::Dropped(left)) if left.is_empty() => {
                     lines.push(format!("dropped clone {name}: {why}"));
                 }
-                Some(EndOfClone::Dropped(left)) => lines.extend(left),
-                Some(EndOfClone::InUse) => lines.push(format!("clone {name} is kept, since it is in use")),
+                Some(EndOfClone::Dropped(left)) => {
+                    stays = true;
+                    lines.extend(left);
+                }
+                Some(EndOfClone::InUse) => {
+                    stays = true;
+                    lines.push(format!("clone {name} is kept, since it is in use"));
+                }
             }
         }
         Action::DropTemplate { id, why, definition } => {
             let of = format!("template {id} of {definition}");
             match drop::drop_broken_template(registry, *id, why).await? {
                 OfTemplate::Gone => lines.push(format!("dropped {of}: {why}")),
-                OfTemplate::InUse => {}
+                OfTemplate::InUse => stays = true,
                 OfTemplate::Stays(left) => {
+                    stays = true;
                     lines.extend(left.iter().map(|line| format!("{of}: {line}")));
                 }
             }
         }
     }
-    Ok(lines)
+    Ok(Applied { lines, left: stays })
 }
 
 /// Plans and applies in passes, until a pass has nothing more to drop, or not fewer things than the one before.
@@ -345,7 +365,7 @@ pub(crate) async fn clean_up_all(
             return Ok(lines);
         }
         before = drops;
-        lines.extend(done);
+        lines.extend(done.lines);
         deadline.check("the cleanup")?;
     }
 }

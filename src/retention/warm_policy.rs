@@ -1,14 +1,42 @@
-//! Policy for warm clones: pure functions of the existing clones and the projects' settings, which return the
-//! clones to drop and the number of missing ones.
+//! Policy for warm clones: pure functions of the demand, the existing clones and the projects' settings, which return
+//! the clones to drop and the number of missing ones.
 //!
-//! Warm clones are kept for the templates that are in use. As long as a template is requested, it may have
-//! `warm_max` of them; after `QUIET` only `warm`, and none if another template of the same definition was used
-//! since; after `FORGOTTEN` none.
+//! A warm clone that nobody takes costs a copy and a drop for nothing. So a template gets none before it is used a
+//! second time within about 40 minutes: most templates of a CI server are used by one job. From then on it gets as many
+//! as were requested within about the last minute, at least `warm` and at most `warm_max`. A busy machine makes only
+//! those at once for which a caller would probably wait; see [`should_wait`].
+//!
+//! As long as a template is requested, it keeps up to `warm_max` of them; after `QUIET` only `warm`, and none if
+//! another template of the same definition was used since; after `FORGOTTEN` none.
 
 /// Seconds without use after which a template is no longer in demand.
 const QUIET: f64 = 10.0 * 60.0;
 /// Seconds without use after which a template is kept without warm clones.
 const FORGOTTEN: f64 = 60.0 * 60.0;
+
+/// Recent uses that show that a template is used again and again; a single use counts 1 and less.
+const AGAIN: f64 = 1.25;
+
+/// Demand for a template: two sums over the past, in which everything counts less the longer ago it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Demand {
+    /// Clones that were requested: one of a minute ago counts 1/e.
+    pub clones: f64,
+    /// Uses, among them the build: one of half an hour ago counts 1/e. An announcement of requests counts 2.
+    pub uses: f64,
+}
+
+impl Demand {
+    /// Returns what is left of it after some seconds.
+    pub fn after(self, seconds: f64) -> Self {
+        Demand { clones: self.clones * (-seconds / 60.0).exp(), uses: self.uses * (-seconds / 1800.0).exp() }
+    }
+
+    /// Returns it after a request for some clones.
+    pub fn with_request(self, clones: u32) -> Self {
+        Demand { clones: self.clones + f64::from(clones), uses: self.uses + 1.0 }
+    }
+}
 
 /// Warm clone, as the policy sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,10 +114,13 @@ pub fn spare(clones: &[WarmClone], shelves: &[Shelf]) -> Vec<Option<Rule>> {
     clones.iter().map(judge).collect()
 }
 
-/// Returns the number of missing warm clones of one template, by the number of clones requested within about the
-/// last minute. `warm`: the existing ones; `bytes`: the size of one clone.
-pub fn missing(demand: f64, warm: i64, bytes: u64, shelf: &Shelf) -> i64 {
-    let wanted = (demand.ceil() as i64).clamp(shelf.few, shelf.many.max(shelf.few));
+/// Returns the number of missing warm clones of one template. `warm`: the existing ones; `bytes`: the size of one
+/// clone.
+pub fn missing(demand: Demand, warm: i64, bytes: u64, shelf: &Shelf) -> i64 {
+    let wanted = match demand.uses < AGAIN {
+        true => 0,
+        false => (demand.clones.ceil() as i64).clamp(shelf.few, shelf.many.max(shelf.few)),
+    };
     let room = match shelf.max_bytes {
         Some(max) if bytes > 0 => {
             let copies = max.saturating_sub(shelf.used) / bytes;
@@ -100,12 +131,23 @@ pub fn missing(demand: f64, warm: i64, bytes: u64, shelf: &Shelf) -> i64 {
     (wanted - warm).min(room).max(0)
 }
 
+/// Returns whether the next warm clone should wait for a quieter moment: if more processes run than there are cores,
+/// and those that exist are as many as were requested within about the last minute, so that no caller is likely to
+/// wait for this one.
+pub fn should_wait(demand: &Demand, stocked: i64, running: usize, cores: usize) -> bool {
+    running > cores && stocked as f64 >= demand.clones
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn of(template: i64, idle: f64) -> WarmClone {
         WarmClone { template: Some(template), project: 0, idle, superseded: false, bytes: 10 }
+    }
+
+    fn often(clones: f64) -> Demand {
+        Demand { clones, uses: 2.0 }
     }
 
     fn shelf() -> Shelf {
@@ -142,16 +184,66 @@ mod tests {
         assert_eq!(spare(&[of(1, 1.0), of(1, 1.0), other], &[full, shelf()]), [None; 3]);
     }
 
+    /// Replays requests of a day, each with its time in seconds and its number of clones, after a build at 0. Returns
+    /// how many warm clones are missing after each of them if there is none.
+    fn replay(requests: &[(f64, u32)]) -> Vec<i64> {
+        let shelf = Shelf { few: 2, many: 8, ..shelf() };
+        let (mut demand, mut before) = (Demand { clones: 0.0, uses: 1.0 }, 0.0);
+        let mut wanted = Vec::new();
+        for (at, clones) in requests {
+            demand = demand.after(at - before).with_request(*clones);
+            before = *at;
+            wanted.push(missing(demand, 0, 10, &shelf));
+        }
+        wanted
+    }
+
+    #[test]
+    fn a_template_that_is_used_once_gets_none() {
+        let built = Demand { clones: 0.0, uses: 1.0 };
+        assert_eq!(missing(built, 0, 10, &shelf()), 0);
+        // One job of a pushed branch, and one more hours later, when a reviewer pushes a typo.
+        assert_eq!(replay(&[(3.0 * 3600.0, 1)]), [0]);
+        assert_eq!(replay(&[(3.0 * 3600.0, 1), (6.0 * 3600.0, 1), (9.0 * 3600.0, 1)]), [0, 0, 0]);
+    }
+
+    #[test]
+    fn a_day_of_edits_and_tests() {
+        let minutes = |minutes: &[f64]| minutes.iter().map(|m| (m * 60.0, 1)).collect::<Vec<_>>();
+        // From the first run after the build on, since the build's own run is one.
+        assert_eq!(replay(&minutes(&[1.0, 3.0, 4.0, 12.0, 14.0])), [2; 5]);
+        // After lunch, too; the next morning from the second run on.
+        assert_eq!(replay(&minutes(&[1.0, 3.0, 4.0, 8.0, 60.0, 900.0, 902.0])), [2, 2, 2, 2, 2, 0, 2]);
+    }
+
+    #[test]
+    fn shards_that_start_together_find_as_many_the_next_time() {
+        let shards: Vec<_> = (0..12).map(|n| (600.0 + f64::from(n) * 0.5, 1)).collect();
+        let wanted = replay(&shards);
+        assert_eq!((wanted[0], wanted[2], wanted[11]), (2, 3, 8));
+        // Workers of one job.
+        assert_eq!(replay(&[(600.0, 4), (660.0, 1)]), [4, 3]);
+    }
+
+    #[test]
+    fn a_busy_machine_makes_only_what_is_waited_for() {
+        let demand = |clones| Demand { clones, uses: 5.0 };
+        assert!(!should_wait(&demand(0.0), 0, 2, 2));
+        assert!(should_wait(&demand(0.0), 0, 3, 2));
+        assert!(!should_wait(&demand(1.2), 1, 9, 2));
+        assert!(should_wait(&demand(1.2), 2, 9, 2));
+    }
+
     #[test]
     fn as_many_are_missing_as_were_asked_for_within_the_limits() {
-        assert_eq!(missing(0.0, 0, 10, &shelf()), 1);
-        assert_eq!(missing(1.2, 0, 10, &shelf()), 2);
-        assert_eq!(missing(9.0, 0, 10, &shelf()), 3);
-        assert_eq!(missing(9.0, 2, 10, &shelf()), 1);
-        assert_eq!(missing(0.0, 2, 10, &shelf()), 0);
+        assert_eq!(missing(often(0.0), 0, 10, &shelf()), 1);
+        assert_eq!(missing(often(1.2), 0, 10, &shelf()), 2);
+        assert_eq!(missing(often(9.0), 0, 10, &shelf()), 3);
+        assert_eq!(missing(often(9.0), 2, 10, &shelf()), 1);
+        assert_eq!(missing(often(0.0), 2, 10, &shelf()), 0);
         let nearly_full = Shelf { max_bytes: Some(115), ..shelf() };
-        assert_eq!(missing(9.0, 0, 10, &nearly_full), 1);
-        assert_eq!(missing(9.0, 0, 0, &nearly_full), 3);
-        assert_eq!(missing(9.0, 0, 10, &Shelf { max_bytes: Some(50), ..shelf() }), 0);
+        assert_eq!(missing(often(9.0), 0, 10, &nearly_full), 1);
+        assert_eq!(missing(often(9.0), 0, 0, &nearly_full), 3);
+        assert_eq!(missing(often(9.0), 0, 10, &Shelf { max_bytes: Some(50), ..shelf() }), 0);
     }
 }

@@ -85,12 +85,11 @@ impl Wanted {
     }
 }
 
-/// Demand of a request, recorded once the caller no longer waits. The number of warm clones depends on it. If it is
-/// never recorded, fewer warm clones are kept, and `stats` lacks a hit.
+/// What is to be recorded of a request once the caller no longer waits. If it never is, `stats` lacks a hit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Demand {
-    /// Number of clones.
-    pub(crate) clones: usize,
+    /// Whether requests are expected: a caller ensured the template without requesting a clone.
+    pub(crate) announced: bool,
     /// Milliseconds of a hit that is not recorded yet.
     pub(crate) hit_ms: Option<u64>,
 }
@@ -102,12 +101,18 @@ impl Stencil {
     }
 
     /// Returns the arguments that record a hit in the registry.
-    pub(super) fn hit<'a>(&'a self, definition: &'a Definition, ensured: &'a Ensured) -> Hit<'a> {
+    pub(super) fn hit<'a>(
+        &'a self,
+        definition: &'a Definition,
+        ensured: &'a Ensured,
+        clones: usize,
+    ) -> Hit<'a> {
         Hit {
             template: ensured.template.id(),
             definition: &definition.name,
             fingerprint: ensured.template.fingerprint(),
             took: ensured.timing.template,
+            clones,
             settings: self.settings(),
         }
     }
@@ -202,7 +207,7 @@ impl Stencil {
         let mut leases = Leases::new(self, registry, &definition.name, batch.clones, provenance, timing);
         leases.dropped = dropped;
         leases.demand = Demand {
-            clones: wanted.count,
+            announced: false,
             hit_ms: unnoted_hit.and_then(|took| u64::try_from(took.as_millis()).ok()),
         };
         Ok(leases)
@@ -236,7 +241,7 @@ impl Stencil {
         let ensured = self.ensure_for(registry, context, batch, Some(recipe)).await?;
         let mut notes = Vec::new();
         if ensured.provenance.outcome == Outcome::Hit {
-            let hit = self.hit(context.definition, &ensured);
+            let hit = self.hit(context.definition, &ensured, batch.missing());
             notes.extend(hit.statements());
             // Retries those that the first claim skipped, since the registry alone cannot show that they fit.
             if warm && ensured.template.needs_look() {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::owed::Hearer;
-use super::{Deadline, Endpoint, Stencil};
+use super::{Deadline, Demand, Endpoint, Stencil};
 use crate::error::{Error, Result};
 use crate::lease;
-use crate::names::Fingerprint;
+use crate::names::{EMPTY_DATABASE, Fingerprint};
 use crate::pg::cause;
 use crate::pg::slots::Slots;
 use crate::registry::{Happened, Registry};
@@ -18,12 +18,35 @@ use crate::template;
 /// # Errors
 /// The driver's.
 pub async fn clean_up_now(endpoint: &Endpoint, registry: &str, grace: Duration) -> Result<Vec<String>> {
+    let mut session = None;
+    let done = clean_up_with(endpoint, registry, grace, &mut session).await;
+    if let Some(registry) = session {
+        registry.close().await;
+    }
+    done
+}
+
+/// Runs [`clean_up_now`] in a session, if there is one. Leaves there the session that it used last.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn clean_up_with(
+    endpoint: &Endpoint,
+    registry: &str,
+    grace: Duration,
+    session: &mut Option<Registry>,
+) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut last = Ok(());
     let mut before = None;
     for pause in PASSES {
+        if pause >= LONG_ENOUGH
+            && let Some(registry) = session.take()
+        {
+            registry.close().await;
+        }
         tokio::time::sleep(pause).await;
-        match pass(endpoint, registry, grace, &mut lines).await {
+        match pass(endpoint, registry, grace, session, &mut lines).await {
             Ok(left) if left.is_empty() => return Ok(lines),
             // An obstacle that remains that long will last: a missing privilege, a replication slot. The next command
             // tries again.
@@ -91,8 +114,7 @@ impl Stencil {
                 break;
             }
             let actions = cleanup::plan(registry, grace).await?;
-            cleanup::apply(registry, &actions, grace).await?;
-            if !actions.iter().any(Action::drops) {
+            if !cleanup::apply(registry, &actions, grace).await?.left {
                 break;
             }
         }
@@ -102,34 +124,38 @@ impl Stencil {
         Ok(())
     }
 
-    /// Records a request for clones: their number, the time of a hit that is not recorded yet, and the project's
-    /// settings. Checks the database that builds start from.
+    /// Records a request for clones, in one message: the time of a hit that is not recorded yet, and the project's
+    /// settings. Returns the background work that is due.
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn note_use(
+    pub(crate) async fn note_request(
         &self,
         registry: &mut Registry,
         definition: &str,
         fingerprint: &Fingerprint,
-        hits_ms: &[u64],
-        deadline: &Deadline,
-    ) -> Result<()> {
-        let context = self.context(self.definition(Some(definition))?, deadline, &|_| {}, false);
-        for millis in hits_ms {
-            let took = Duration::from_millis(*millis);
-            registry.note(&context.occurrence(fingerprint, Happened::Hit, took)).await?;
-        }
-        registry.note_settings(&self.settings()).await?;
-        // A failed check is no reason to create no warm clones.
-        let _ = template::look_again(registry, &context).await;
-        Ok(())
+        demand: Demand,
+    ) -> Result<Due> {
+        let deadline = Deadline::default();
+        let context = self.context(self.definition(Some(definition))?, &deadline, &|_| {}, false);
+        let millis = demand.hit_ms.map(Duration::from_millis);
+        let hits: Vec<_> =
+            millis.iter().map(|took| context.occurrence(fingerprint, Happened::Hit, *took)).collect();
+        let settings = self.settings();
+        let (stock, leftovers) = registry.note_request(&hits, &settings, definition, fingerprint).await?;
+        let (clone, eviction) = (context.clone_settings, context.eviction);
+        let lacks = stock.is_some_and(|stock| demand.announced || lease::lacks(&stock, clone, eviction) > 0);
+        Ok(Due {
+            // A check of the database that builds start from is due, too, now and then.
+            fill: clone.warm > 0 && lacks || context.definition.from != EMPTY_DATABASE,
+            cleanup: leftovers,
+        })
     }
 
     /// Creates warm clones of a ready template: the number that `[clone] warm` and `warm_max` set for recent demand;
-    /// none if background work is off. Records that `clones` were requested, the times of hits, and the project's
-    /// settings. Returns the number created: 0 if the definition's template of this fingerprint is gone, or another
-    /// process is creating them.
+    /// none if background work is off. `announced`: requests are expected, so there are at least `warm`. Records the
+    /// times of hits and the project's settings. Returns the number created: 0 if the definition's template of this
+    /// fingerprint is gone, or another process is creating them.
     ///
     /// Cancel safety: an unfinished clone is dropped by the next cleanup.
     ///
@@ -140,7 +166,7 @@ impl Stencil {
         &self,
         definition: &str,
         fingerprint: &Fingerprint,
-        clones: usize,
+        announced: bool,
         hits_ms: &[u64],
         deadline: &Deadline,
     ) -> Result<usize> {
@@ -149,11 +175,17 @@ impl Stencil {
             return Ok(0);
         };
         let made = async {
-            self.note_use(&mut registry, definition, fingerprint, hits_ms, deadline).await?;
+            for millis in hits_ms {
+                let took = Duration::from_millis(*millis);
+                registry.note(&context.occurrence(fingerprint, Happened::Hit, took)).await?;
+            }
+            registry.note_settings(&self.settings()).await?;
+            // A failed check is no reason to create no warm clones.
+            let _ = template::look_again(&mut registry, &context).await;
             match self.config.clone.warm {
                 0 => Ok(0),
                 _ if self.is_background_off() => Ok(0),
-                _ => lease::fill(&mut registry, &context, fingerprint, clones).await,
+                _ => lease::fill(&mut registry, &context, fingerprint, announced).await,
             }
         }
         .await;
@@ -163,6 +195,25 @@ impl Stencil {
         }
         made
     }
+
+    /// Lends a session to [`Stencil::fill_template`].
+    pub(crate) fn lend(&self, session: Option<Registry>) {
+        session.into_iter().for_each(|registry| self.idle.put(registry));
+    }
+
+    /// Takes back a session that was left for the next request.
+    pub(crate) async fn take_back(&self) -> Option<Registry> {
+        self.idle.take(&Deadline::default()).await
+    }
+}
+
+/// Background work after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// There are fewer warm clones than the demand justifies.
+    pub(crate) fill: bool,
+    /// There may be something to clean up.
+    pub(crate) cleanup: bool,
 }
 
 /// Pause after which a drop that is still not possible is left to the next command.
@@ -193,18 +244,24 @@ async fn pass(
     endpoint: &Endpoint,
     registry: &str,
     grace: Duration,
+    session: &mut Option<Registry>,
     lines: &mut Vec<String>,
 ) -> Result<Vec<Action>> {
     let deadline = Deadline::new(Some(Duration::from_secs(60)), Default::default());
-    let Some(mut registry) = Registry::open_existing(endpoint, registry, &deadline).await? else {
-        return Ok(Vec::new());
+    let mut registry = match session.take() {
+        Some(registry) => registry,
+        None => match Registry::open_existing(endpoint, registry, &deadline).await? {
+            Some(registry) => registry,
+            None => return Ok(Vec::new()),
+        },
     };
     // The limit was for connecting; each statement has its own.
     registry.session().set_deadline(&Deadline::default());
     leave_slots(&mut registry).await?;
     let actions = cleanup::plan(&mut registry, grace).await?;
-    lines.extend(cleanup::apply(&mut registry, &actions, grace).await?);
-    let mut left = match actions.iter().any(Action::drops) {
+    let applied = cleanup::apply(&mut registry, &actions, grace).await?;
+    lines.extend(applied.lines);
+    let mut left = match applied.left {
         true => cleanup::plan(&mut registry, grace).await?,
         false => Vec::new(),
     };
@@ -214,6 +271,6 @@ async fn pass(
         Ok(failed) => lines.extend(failed),
         Err(error) => lines.push(format!("{error}: {}", cause(&error))),
     }
-    registry.close().await;
+    *session = Some(registry);
     Ok(left)
 }

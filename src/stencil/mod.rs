@@ -54,6 +54,7 @@ pub use self::building::{Begun, Building};
 #[cfg(feature = "cli")]
 pub(crate) use self::cache::{CacheKey, SavedCache, cache_key, save_cache};
 pub use self::cleanup::clean_up_now;
+pub(crate) use self::cleanup::{Due, clean_up_with};
 pub(crate) use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub(crate) use self::explain::{Explanation, Now, OnServer, explain_files};
 #[cfg(feature = "cli")]
@@ -379,7 +380,7 @@ impl Stencil {
         ensured.timing.inputs = reading;
         if ensured.provenance.outcome == Outcome::Hit {
             // The template exists even if the hit is not counted.
-            let _ = registry.note_hit(&self.hit(definition, &ensured)).await;
+            let _ = registry.note_hit(&self.hit(definition, &ensured, 0)).await;
         }
         registry.note_command_in_checkout(&self.asker()).await?;
         if rebuild && ensured.template.is_incremental() {
@@ -455,15 +456,6 @@ impl Stencil {
         let tallies = registry.tallies(definition, last).await;
         registry.close().await;
         tallies
-    }
-
-    /// Whether a cleanup has work to do. Takes one round trip if there are no leftovers. A template whose database
-    /// was dropped by a user does not count, since the next request for it notices.
-    ///
-    /// # Errors
-    /// The driver's.
-    pub(crate) async fn needs_cleanup(&self, registry: &mut Registry) -> Result<bool> {
-        Ok(registry.has_leftovers().await? && !self.plan_cleanup(registry).await?.is_empty())
     }
 
     /// Plans a cleanup as of now. Writes nothing.

@@ -23,20 +23,17 @@ impl Demands {
         }
     }
 
-    /// Takes all requests: for each template, the number of clones requested, and the times of hits not recorded yet.
-    fn take(&self) -> Vec<(String, Fingerprint, usize, Vec<u64>)> {
+    /// Takes all requests: for each template, the times of hits not recorded yet.
+    fn take(&self) -> Vec<(String, Fingerprint, Vec<u64>)> {
         let demands = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut templates: Vec<(String, Fingerprint, usize, Vec<u64>)> = Vec::new();
+        let mut templates: Vec<(String, Fingerprint, Vec<u64>)> = Vec::new();
         for (definition, fingerprint, demand) in demands {
             let same = templates.iter_mut().find(|(name, of, ..)| *name == definition && *of == fingerprint);
             match same {
-                Some((.., clones, hits)) => {
-                    *clones += demand.clones;
-                    hits.extend(demand.hit_ms);
-                }
+                Some((.., hits)) => hits.extend(demand.hit_ms),
                 None => {
                     let hits = demand.hit_ms.into_iter().collect();
-                    templates.push((definition, fingerprint, demand.clones, hits));
+                    templates.push((definition, fingerprint, hits));
                 }
             }
         }
@@ -76,9 +73,9 @@ impl Stencil {
     /// The server's.
     pub async fn fill(&self) -> Result<usize> {
         let mut made = 0;
-        for (definition, fingerprint, clones, hits_ms) in self.demands.take() {
+        for (definition, fingerprint, hits_ms) in self.demands.take() {
             let deadline = Deadline::default();
-            made += self.fill_template(&definition, &fingerprint, clones, &hits_ms, &deadline).await?;
+            made += self.fill_template(&definition, &fingerprint, true, &hits_ms, &deadline).await?;
         }
         Ok(made)
     }

@@ -54,7 +54,7 @@ fn a_warm_clone_survives_it_too() {
     let server = asynchronous();
     let project = Project::with_migrations(&server);
     project.append_config("\n[clone]\nwarm = 2\n");
-    Pgstencil::new(&project).arg("clone").success();
+    ensure(&project);
     assert!(eventually(PATIENCE, || warm_clones(&project) == 2));
     let url = Pgstencil::new(&project).arg("clone").success();
     server.restart(Stop::Immediate);
@@ -134,7 +134,7 @@ fn wait_bounds_every_command_behind_the_transaction_of_another() {
 fn a_warm_hand_out_ends_behind_a_lock_on_its_row() {
     let project = Project::with_migrations(server());
     project.append_config("\n[clone]\nwarm = 1\nwarm_max = 1\n");
-    Pgstencil::new(&project).arg("clone").success();
+    ensure(&project);
     assert!(eventually(PATIENCE, || warm_clones(&project) == 1));
     let session = blocker(&project, "update pgstencil.template set hits = hits");
     ends(&project, &["clone"]).code(5);

@@ -515,8 +515,8 @@ fn a_hand_out_asks_the_server_three_times() {
     project.connect_to(proxy.url(server()));
     // What the session needs and whose the registry is; the claim; the publication.
     let name = clone(&project, &[]).remove(0);
-    // The fourth confirms the lease, when the URL is out.
-    assert_eq!(proxy.round_trips()[0], 4);
+    // The fourth confirms the lease, when the URL is out; the fifth records the request.
+    assert_eq!(proxy.round_trips()[0], 5);
     assert_eq!(server().psql(&name, "select count(*) from users"), "1");
     wait_for_warm(&project, 2);
     proxy.reset();
@@ -539,4 +539,37 @@ fn a_cold_hand_out_takes_few_round_trips_besides_the_copy() {
     // which on a server that others use may take three more.
     let trips = proxy.round_trips()[0];
     assert!((9..=14).contains(&trips), "{trips}");
+}
+
+#[test]
+fn a_template_that_is_used_once_gets_none() {
+    let project = project(server(), "warm = 1");
+    clone(&project, &[]);
+    assert_eq!(warm(&project).len(), 0);
+    // The second use within a while.
+    clone(&project, &[]);
+    wait_for_warm(&project, 1);
+}
+
+/// Copies by file have what the template has; others are opened once to get it.
+#[test]
+fn the_first_connection_finds_the_relation_cache() {
+    for (strategy, sessions) in [("file_copy", "0"), ("wal_log", "1")] {
+        let project = project(server(), &format!("warm = 1\nstrategy = \"{strategy}\""));
+        ensure(&project);
+        wait_for_warm(&project, 1);
+        let oid = oids(&project).into_iter().next().unwrap();
+        let sql = format!(
+            "select size > 0 from pg_stat_file('base/{oid}/pg_internal.init', true) where size is not null"
+        );
+        assert_eq!(project.server().psql("postgres", &sql), "t", "{strategy}");
+        // Counted since 14; STRATEGY exists since 15.
+        if project.server().version_major() >= 15 {
+            let sql = format!("select sessions from pg_stat_database where datid = {oid}");
+            assert!(
+                eventually(PATIENCE, || project.server().psql("postgres", &sql) == sessions),
+                "{strategy}"
+            );
+        }
+    }
 }

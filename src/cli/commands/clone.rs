@@ -13,7 +13,7 @@ use crate::{Error, Result, Stencil};
 
 use super::prune;
 use crate::cli::args::Making;
-use crate::cli::background::{Background, Task};
+use crate::cli::background::{Background, Request, Task};
 use crate::cli::{App, github};
 use crate::quantity::{count, seconds, setting};
 use clap::Args;
@@ -55,7 +55,7 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     let mut wanted = wanted(&args.making, term)?;
     wanted.fresh = args.fresh;
     wanted.take = args.take;
-    let background = Background::for_clones(&stencil);
+    let mut background = Background::new(&stencil);
     let acquired = acquire(app, &stencil, &args.making, &wanted).await;
     // Whatever the result, some databases may have to be dropped.
     let mut leases = match acquired {
@@ -80,8 +80,8 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
         );
     }
     let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
-    let demand = leases.demand;
-    background.finish_with(leases.session(), fill(&definition, &provenance, demand)).await;
+    let request = request(&definition, &provenance, leases.demand);
+    background.after_request(leases.session(), &request).await;
     let bound = leases.bound_here().await;
     leases.leave().await;
     prune::tell_of(app, &stencil, &bound).await;
@@ -89,9 +89,9 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// What is to be done behind a command that asked for clones.
-pub(crate) fn fill<'a>(definition: &'a str, provenance: &'a Provenance, demand: Demand) -> Task<'a> {
-    Task::Fill(definition, &provenance.fingerprint, demand)
+/// What the background process must know of a request for clones.
+pub(crate) fn request<'a>(definition: &'a str, provenance: &'a Provenance, demand: Demand) -> Request<'a> {
+    Request { definition, fingerprint: &provenance.fingerprint, demand, command_follows: false }
 }
 
 /// Starts the full build that replaces a provisional template, if that may be due, now that no caller waits.

@@ -7,7 +7,7 @@ use crate::wire::Answer;
 use super::clone::{rebuild_later, waited};
 use super::prune;
 use crate::cli::args::Which;
-use crate::cli::background::{Background, Task};
+use crate::cli::background::{Background, Request, Task};
 use crate::cli::{App, github};
 use crate::quantity::seconds;
 use clap::Args;
@@ -35,7 +35,7 @@ pub(crate) async fn ensure(app: &App, args: Ensure) -> Result<u8> {
     let stencil = app.stencil().await?;
     let stencil = stencil.with_full_build(args.full_build);
     let name = stencil.definition(args.which.template.as_deref())?.name.clone();
-    let background = Background::for_clones(&stencil);
+    let mut background = Background::new(&stencil);
     let printer = app.printer.clone();
     let ensured = stencil
         .ensure_template(
@@ -80,8 +80,9 @@ pub(crate) async fn ensure(app: &App, args: Ensure) -> Result<u8> {
         app.printer.data(&format!("{fingerprint}\n"))?;
     }
     // A user who runs `ensure` is about to request clones.
-    let fill = Task::Fill(&name, fingerprint, Demand::default());
-    background.finish_with(Some(&mut registry), fill).await;
+    let demand = Demand { announced: true, hit_ms: None };
+    let request = Request { definition: &name, fingerprint, demand, command_follows: false };
+    background.after_request(Some(&mut registry), &request).await;
     let bound = stencil.bound_here(&mut registry).await.unwrap_or_default();
     registry.close().await;
     prune::tell_of(app, &stencil, &bound).await;

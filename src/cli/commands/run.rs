@@ -13,7 +13,7 @@ use crate::{Error, Kind, Result, Stencil, wire};
 
 use super::{clone, prune};
 use crate::cli::args::Making;
-use crate::cli::background::{Background, Task};
+use crate::cli::background::{Background, Request, Task};
 use crate::cli::{App, interruptible, refusal};
 use clap::Args;
 
@@ -59,7 +59,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
         let mut wanted = clone::wanted(&args.making, Term::Session)?;
         wanted.command = true;
         let named = !wanted.pattern.is_unique();
-        let background = Background::for_clones(&stencil);
+        let background = Background::new(&stencil);
         match clone::acquire(app, &stencil, &args.making, &wanted).await {
             Ok(leases) => Ok((stencil, background, leases, named)),
             Err(error) => {
@@ -68,7 +68,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
             }
         }
     };
-    let (stencil, background, mut leases, named) = interruptible(app, signals, prepare).await?;
+    let (stencil, mut background, mut leases, named) = interruptible(app, signals, prepare).await?;
     let stopped = |failed: bool| {
         let terminal = std::io::stdin().is_terminal();
         failed.then(|| refusal::of(&argv, &here, terminal)).flatten()
@@ -86,8 +86,9 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     // Before the command, so that while it runs the next run's clone is created, and other runs' leftovers are
     // dropped.
     let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
-    let fill = clone::fill(&definition, &provenance, leases.demand);
-    background.finish_before(leases.session(), fill).await;
+    let request = clone::request(&definition, &provenance, leases.demand);
+    let request = Request { command_follows: true, ..request };
+    background.after_request(leases.session(), &request).await;
     let bound = leases.bound_here().await;
     leases.watch();
     app.printer.finish();
@@ -117,7 +118,6 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
             Err(error) => app.printer.warn(&format!("could not keep the clone: {}", chain(&error))),
         }
     } else {
-        let background = Background::for_drops(&stencil);
         match release(app, signals, leases).await {
             Ok(warnings) => warnings.iter().for_each(|w| app.printer.caution(w)),
             Err(error) => app

@@ -15,3 +15,8 @@ CREATE TABLE pgstencil.no_waypoint (
     at         timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (project, definition)
 );
+
+-- How often a template was used within the last hours: each use counts one, and a third of that half an hour later.
+-- `demand_at` is the time of this, too. Templates that exist are in use.
+ALTER TABLE pgstencil.template ADD COLUMN uses double precision NOT NULL DEFAULT 0;
+UPDATE pgstencil.template SET uses = 2 WHERE state = 'ready';
