@@ -177,7 +177,10 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn note_use(&mut self, id: i64) -> Result<()> {
-        self.session().execute(template::touch(id, 0, 0)).await.doing(|| "record a use of a template".into())?;
+        self.session()
+            .execute(template::touch(id, 0, 0))
+            .await
+            .doing(|| "record a use of a template".into())?;
         Ok(())
     }
 }

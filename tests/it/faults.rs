@@ -297,7 +297,7 @@ fn a_lease_begins_when_the_hooks_have_ended() {
     );
     for warm in [false, true] {
         if warm {
-            project.append_config("\n[clone]\nwarm = 1\n");
+            project.append_config("\n[clone]\nwarm = 1\nwarm_max = 1\n");
             Pgstencil::new(&project).arg("clone").success();
             assert!(eventually(PATIENCE, || warm_clones(&project) == 1));
         }
