@@ -228,6 +228,7 @@ async fn background_work_leaves_connection_slots_to_others() {
     let mut project = Project::with_migrations(&private);
     project.connect_as(&role);
     project.append_config("\n[clone]\nwarm = 2\n");
+    Pgstencil::new(&project).arg("ensure").success();
     let cloned = Pgstencil::new(&project).arg("clone").success();
     let name = cloned.line().rsplit_once('/').unwrap().1.to_owned();
     let of_project = "select count(*) from pgstencil.clone where state = 'warm'";
