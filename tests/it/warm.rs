@@ -1,7 +1,7 @@
 //! Warm clones: made ahead of time, handed out once, and dropped when nobody needs them.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -205,28 +205,35 @@ fn settings_grants_limit_and_comment_are_there_already() {
     assert_eq!(project.server().psql("postgres", &sql), "7 false of the app");
 }
 
-#[test]
-fn killed_at_any_moment_the_filler_leaves_nothing() {
+#[tokio::test]
+async fn killed_at_any_moment_the_filler_leaves_nothing() {
     let project = project(server(), "warm = 4\norphan_grace = \"1s\"");
     let fingerprint = ensure(&project);
+    let mut session = server().connect(&project.registry()).await;
     let mut killed = 0;
     for round in 0..8 {
-        let made =
-            || registry(&project, "select (holder->>'pid') from pgstencil.clone where state = 'creating'");
-        let mut filler = String::new();
-        if eventually(Duration::from_secs(2), || {
-            filler = made();
-            !filler.is_empty()
-        }) {
-            let pid = filler.lines().next().unwrap().parse().unwrap();
-            std::thread::sleep(Duration::from_millis(round * 4));
-            killed += usize::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
-        }
         // Takes one, so there is something to make.
-        let name = &clone(&project, &[])[0];
+        let taker = Pgstencil::new(&project).arg("clone").spawn();
+        // The taker marks what it takes in the same way.
+        let query = "select (holder->>'pid')::int from pgstencil.clone \
+             where state = 'creating' and (holder->>'pid')::int <> $1 limit 1";
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            let filler: Option<i32> =
+                sqlx::query_scalar(query).bind(taker.id()).fetch_optional(&mut session).await.unwrap();
+            if let Some(pid) = filler {
+                std::thread::sleep(Duration::from_millis(round * 4));
+                killed += usize::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
+                break;
+            }
+        }
+        let output = taker.wait();
+        output.code(0);
+        let name = output.line().rsplit_once('/').unwrap().1;
         assert_eq!(project.server().psql(name, "select count(*) from users"), "1");
         Pgstencil::new(&project).args(["release", name]).success();
     }
+    drop(session);
     assert!(killed > 0, "no filler was met");
     evict(&project, &fingerprint);
     let ours = format!(
