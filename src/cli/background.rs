@@ -6,8 +6,9 @@
 //! through its standard input, a line for each, since a command line shows in `ps` and an environment in `/proc`. A
 //! CI runner that kills it does no harm: the next command cleans up.
 //!
-//! A command starts one such process at most, and none if nothing is due. That of `run` lives as long as the command:
-//! it creates the next warm clone meanwhile, and drops the clone at the end.
+//! A command starts one such process at most, and none if nothing is due, or if that of an earlier command is still
+//! there to take its work; see [`super::resident`]. That of `run` lives as long as the command: it creates the next warm
+//! clone meanwhile, and drops the clone at the end.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -24,6 +25,8 @@ use crate::names::Fingerprint;
 use crate::stencil::{self, Deadline, Defaults, Demand, Door, Due, Endpoint, Holder, Registry};
 use crate::url::ServerUrl;
 use crate::{Error, Result, Stencil};
+
+use super::resident::{self, Listening, STAY};
 use nix::unistd::{Pid, getpgid, getppid, getsid, setpgid, setsid};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -45,6 +48,8 @@ struct Instructions {
     task: Option<TemplateTask>,
     /// Whether to run the checkout's `before_release` for what was dropped.
     hooks: bool,
+    /// Where later commands may hand over their work; `None` if each has to start a process of its own.
+    address: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -147,15 +152,24 @@ impl Background {
 
     fn tell(&mut self, task: Task<'_>) -> Result<()> {
         let instructions = instructions(&self.stencil, task)?;
+        let line = serde_json::to_string(&instructions)
+            .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
         // It may have been ended by others.
         if let Some(child) = &mut self.child
-            && tell(child, &instructions).is_ok()
+            && tell(child, &line).is_ok()
+        {
+            return Ok(());
+        }
+        // A full build has a process of its own, with the lowest priority.
+        if !matches!(task, Task::Rebuild(..))
+            && let Some(address) = &instructions.address
+            && resident::give(address, &line)
         {
             return Ok(());
         }
         self.child = Some(match task {
-            Task::Rebuild(..) => send_low(&instructions)?,
-            Task::CleanUp | Task::Fill(..) => send(program(&self.stencil)?, &instructions)?,
+            Task::Rebuild(..) => send_low(&line)?,
+            Task::CleanUp | Task::Fill(..) => send(program(&self.stencil)?, &line)?,
         });
         Ok(())
     }
@@ -178,7 +192,7 @@ fn own_program() -> Result<PathBuf> {
     std::env::current_exe().map_err(failed)
 }
 
-fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<String> {
+fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<Instructions> {
     let config = stencil.config();
     let hooks = has_hooks(stencil);
     let of = |definition: &str, fingerprint: &Fingerprint, announced, rebuild| TemplateTask {
@@ -202,7 +216,10 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<String> {
             client_port: config.server.client_port,
         }),
     };
-    let instructions = Instructions {
+    // The commands of the config, and full builds, run in the starter's environment.
+    let alone = hooks || task.as_ref().is_some_and(|task| task.rebuild.is_some());
+    let address = if alone { None } else { resident::address(stencil, &tls()) };
+    Ok(Instructions {
         url: stencil.endpoint().server_url().reveal(),
         socket: stencil.endpoint().socket().map(Into::into),
         door: stencil.endpoint().door(),
@@ -213,8 +230,14 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<String> {
         scarce: stencil.endpoint().is_scarce(),
         task,
         hooks,
-    };
-    serde_json::to_string(&instructions).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
+        address,
+    })
+}
+
+/// The variables by which the server is to be recognised.
+fn tls() -> Vec<(&'static str, OsString)> {
+    let env = Environment::from_process();
+    TLS.into_iter().filter_map(|name| Some((name, env.get_os(name)?.into()))).collect()
 }
 
 /// Whether the config has commands for clones that were dropped.
@@ -234,11 +257,9 @@ fn program(stencil: &Stencil) -> Result<Command> {
 
 /// A command without our environment, but for how the server is to be recognised.
 fn bare(program: PathBuf) -> Command {
-    let env = Environment::from_process();
-    let tls = TLS.map(|name| (name, env.get_os(name)));
     let mut command = Command::new(program);
     // CI runners find leftover processes by variables in their environment.
-    command.env_clear().envs(tls.into_iter().filter_map(|(name, v)| Some((name, v?))));
+    command.env_clear().envs(tls());
     command
 }
 
@@ -311,30 +332,83 @@ fn close_inherited() {
 /// Time in which a short command of `run` ends: one cleanup then does for both its begin and its end.
 const SOON: Duration = Duration::from_millis(200);
 
-/// The instructions of the starter, as they come.
+/// Number of instructions for which one cleanup may be put off, as long as the next one is there.
+const TOGETHER: u32 = 4;
+
+/// The instructions of the starter and of later commands, as they come.
 struct Lines {
-    receiver: mpsc::UnboundedReceiver<String>,
+    sender: mpsc::UnboundedSender<Line>,
+    receiver: mpsc::UnboundedReceiver<Line>,
+    /// Whether the starter has ended.
     ended: bool,
+    listening: Option<Listening>,
+}
+
+enum Line {
+    Text(String),
+    /// The starter has ended.
+    End,
+}
+
+impl From<String> for Line {
+    fn from(text: String) -> Self {
+        Line::Text(text)
+    }
 }
 
 impl Lines {
     fn read() -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
+        let starter = sender.clone();
         std::thread::spawn(move || {
-            for line in std::io::stdin().lines().map_while(std::io::Result::ok) {
-                if sender.send(line).is_err() {
+            let lines = std::io::stdin().lines().map_while(std::io::Result::ok).map(Line::Text);
+            for line in lines.chain([Line::End]) {
+                if starter.send(line).is_err() {
                     break;
                 }
             }
         });
-        Lines { receiver, ended: false }
+        Lines { sender, receiver, ended: false, listening: None }
     }
 
-    /// Returns the next line; `None` once the starter has ended.
+    /// From now on takes the lines of other commands, too.
+    fn listen(&mut self, address: &str) {
+        if self.listening.is_none() {
+            self.listening = resident::listen(address, self.sender.clone());
+        }
+    }
+
+    /// Returns the next line within some time; `None` if there is none until then.
+    async fn within(&mut self, time: Duration) -> Option<String> {
+        tokio::time::timeout(time, self.next()).await.ok().flatten()
+    }
+
+    /// Returns the next line; `None` if the starter has ended and no other command can hand over more.
     async fn next(&mut self) -> Option<String> {
-        let next = self.receiver.recv().await;
-        self.ended |= next.is_none();
-        next
+        loop {
+            if self.ended && self.listening.is_none() {
+                return self.waiting();
+            }
+            match self.receiver.recv().await? {
+                Line::Text(line) => return Some(line),
+                Line::End => self.ended = true,
+            }
+        }
+    }
+
+    /// Returns a line that is there already.
+    fn waiting(&mut self) -> Option<String> {
+        loop {
+            match self.receiver.try_recv().ok()? {
+                Line::Text(line) => return Some(line),
+                Line::End => self.ended = true,
+            }
+        }
+    }
+
+    /// Takes no more lines of other commands. Those that were taken before still come.
+    fn leave(&mut self) {
+        self.listening = None;
     }
 }
 
@@ -343,22 +417,35 @@ pub(super) async fn work() -> Result<u8> {
     let mut lines = Lines::read();
     let mut session = None;
     let mut result = Err(Error::usage("this command is started by the others"));
+    let mut put_off = 0;
     let mut next = lines.next().await;
     while let Some(line) = next {
         let instructions: Instructions = serde_json::from_str(&line)
             .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
+        if let Some(address) = &instructions.address {
+            lines.listen(address);
+        }
         let worker = Worker::new(&instructions)?;
         let worked = worker.work(&mut session).await;
-        next = tokio::time::timeout(SOON, lines.next()).await.ok().flatten();
-        let cleaned = match next {
+        next = match lines.ended {
+            true => lines.waiting(),
+            false => lines.within(SOON).await,
+        };
+        put_off = if next.is_some() && put_off < TOGETHER { put_off + 1 } else { 0 };
+        let cleaned = match put_off {
             // Replaced templates and abandoned builds are dropped, too.
-            None => worker.clean_up(&mut session).await,
-            Some(_) => Ok(()),
+            0 => worker.clean_up(&mut session).await,
+            _ => Ok(()),
         };
         result = worked.and(cleaned);
-        if next.is_none() && !lines.ended {
-            // The user's command may take long.
+        if next.is_none() && lines.listening.is_some() {
+            next = lines.within(STAY).await;
+        }
+        if next.is_none() {
             close(&mut session).await;
+            if lines.ended {
+                lines.leave();
+            }
             next = lines.next().await;
         }
     }

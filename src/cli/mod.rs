@@ -9,6 +9,7 @@ mod github;
 mod live;
 mod output;
 mod refusal;
+mod resident;
 mod screen;
 mod table;
 mod target;

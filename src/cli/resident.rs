@@ -1,0 +1,204 @@
+//! A background process that is still running gets the work of later commands, too.
+//!
+//! The start of a process, its connection, and statements that the server plans for the first time cost more than most
+//! background work itself. So a background process stays for a moment, and a command of the same user, checkout and server
+//! hands its work over instead of starting another one.
+//!
+//! They meet at a socket in Linux' abstract namespace (<https://man7.org/linux/man-pages/man7/unix.7.html>): it has no
+//! file, so nothing is left behind by a process that was killed. Any process may listen at such an address, so the
+//! listener must run under the user's own account. Elsewhere each command starts a process of its own.
+
+use std::time::Duration;
+
+use crate::Stencil;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Time for which an idle process stays.
+pub(super) const STAY: Duration = Duration::from_secs(2);
+
+/// Time for the handover. An idle process answers within less than a millisecond.
+#[cfg(target_os = "linux")]
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Answer to a line that will be worked on.
+#[cfg(target_os = "linux")]
+const TAKEN: u8 = b'1';
+
+/// Longest line that is read.
+#[cfg(target_os = "linux")]
+const LONGEST: u64 = 64 * 1024;
+
+/// Returns the address at which the commands of this checkout and server meet; `None` if there is none.
+///
+/// It depends on everything that the process must have in common with the command: the program, the account, the
+/// namespaces in which paths and process ids mean the same, the config and the server. It is visible to all accounts of
+/// the machine, so the password is not part of it.
+#[cfg(target_os = "linux")]
+pub(super) fn address(stencil: &Stencil, trust: &[(&str, std::ffi::OsString)]) -> Option<String> {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::MetadataExt as _;
+
+    let (config, endpoint) = (stencil.config(), stencil.endpoint());
+    // Each that stays has a session.
+    if endpoint.is_scarce() {
+        return None;
+    }
+    let program = std::fs::metadata("/proc/self/exe").ok()?;
+    let mounts = std::fs::read_link("/proc/self/ns/mnt").ok()?;
+    let file = std::fs::canonicalize(&config.file).ok()?;
+    let facts = serde_json::to_vec(&(
+        (program.dev(), program.ino(), program.mtime(), program.mtime_nsec()),
+        (rustix::process::geteuid().as_raw(), mounts, &stencil.holder().machine, stencil.holder().checkout.clone()),
+        (file.as_os_str().as_bytes(), config.origin, config.server.registry.to_string()),
+        (endpoint.server_url().to_string(), endpoint.socket(), endpoint.door(), endpoint.ssl_mode()),
+        (&config.server.client_host, config.server.client_port, config.clone.orphan_grace),
+    ))
+    .ok()?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&facts);
+    for (name, value) in trust {
+        hasher.update(name.as_bytes()).update(value.as_bytes());
+    }
+    Some(format!("pgstencil/{}", hasher.finalize().to_hex()))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn address(_: &Stencil, _: &[(&str, std::ffi::OsString)]) -> Option<String> {
+    None
+}
+
+/// Hands a line over to the process at an address. `false`: there is none, or it did not answer, so the line has to go
+/// to a new one.
+#[cfg(target_os = "linux")]
+pub(super) fn give(address: &str, line: &str) -> bool {
+    let give = || -> std::io::Result<bool> {
+        use std::io::{Read as _, Write as _};
+        use std::os::linux::net::SocketAddrExt as _;
+        use std::os::unix::net::{SocketAddr, UnixStream};
+
+        let mut stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(address)?)?;
+        // The line holds the server's password.
+        let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+        if peer.uid != rustix::process::geteuid() {
+            return Ok(false);
+        }
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.write_all(format!("{line}\n").as_bytes())?;
+        let mut answer = [0];
+        stream.read_exact(&mut answer)?;
+        Ok(answer == [TAKEN])
+    };
+    give().unwrap_or(false)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn give(_: &str, _: &str) -> bool {
+    false
+}
+
+/// Sends lines that other commands hand over at an address, until it is dropped.
+pub(super) struct Listening(#[cfg(target_os = "linux")] tokio::task::JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        #[cfg(target_os = "linux")]
+        self.0.abort();
+    }
+}
+
+/// Listens at an address. `None`: another process does, or it is not possible here.
+#[cfg(target_os = "linux")]
+pub(super) fn listen<T>(address: &str, lines: UnboundedSender<T>) -> Option<Listening>
+where
+    T: From<String> + Send + 'static,
+{
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(address).ok()?).ok()?;
+    listener.set_nonblocking(true).ok()?;
+    let listener = tokio::net::UnixListener::from_std(listener).ok()?;
+    Some(Listening(tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // One that says nothing must not keep the next ones waiting.
+            let _ = tokio::time::timeout(PATIENCE, take(stream, &lines)).await;
+        }
+    })))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn listen<T>(_: &str, _: UnboundedSender<T>) -> Option<Listening> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+async fn take<T: From<String>>(
+    stream: tokio::net::UnixStream,
+    lines: &UnboundedSender<T>,
+) -> std::io::Result<()> {
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+
+    if stream.peer_cred()?.uid() != rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
+    // Without its end it was cut off.
+    if line.ends_with('\n') && lines.send(line.into()).is_ok() {
+        write.write_all(&[TAKEN]).await?;
+    }
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    fn unused(name: &str) -> String {
+        format!("pgstencil/test/{name}/{}", std::process::id())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_line_reaches_the_process_that_listens() {
+        let address = unused("listens");
+        assert!(!give(&address, "early"));
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel::<String>();
+        let listening = listen(&address, sender.clone()).unwrap();
+        assert!(listen(&address, sender).is_none());
+        let (to, long) = (address.clone(), "x".repeat(20_000));
+        let sent = long.clone();
+        let given = tokio::task::spawn_blocking(move || give(&to, "one") && give(&to, &sent));
+        assert!(given.await.unwrap());
+        assert_eq!(lines.recv().await.unwrap(), "one\n");
+        assert_eq!(lines.recv().await.unwrap().trim_end(), long);
+        drop(listening);
+        let gone = async {
+            while tokio::task::spawn_blocking({
+                let address = address.clone();
+                move || give(&address, "late")
+            })
+            .await
+            .unwrap()
+            {}
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_line_that_was_cut_off_is_not_worked_on() {
+        use std::io::Write as _;
+        use std::os::linux::net::SocketAddrExt as _;
+        let address = unused("cut");
+        let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel::<String>();
+        let _listening = listen(&address, sender).unwrap();
+        let name = std::os::unix::net::SocketAddr::from_abstract_name(&address).unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect_addr(&name).unwrap();
+        stream.write_all(b"half").unwrap();
+        drop(stream);
+        let to = address.clone();
+        assert!(tokio::task::spawn_blocking(move || give(&to, "whole")).await.unwrap());
+        assert_eq!(lines.recv().await.unwrap(), "whole\n");
+    }
+}
