@@ -1,5 +1,5 @@
-//! What a clone costs, beside what else one can do for a fresh database: whole commands, the library, a
-//! long loop, and other people's tools, interleaved in one run, as markdown:
+//! What a clone costs, beside what else one can do for a fresh database: whole commands, the processor time of all
+//! processes, the library, a long loop, and other people's tools, interleaved in one run, as markdown:
 //!
 //! ```console
 //! $ cargo bench --bench clone                        # templates of 100 tables, 400 tables, 500 MB
@@ -12,7 +12,7 @@
 //! | variable | what it does |
 //! |---|---|
 //! | `ROUNDS` | rounds of the tables (20) |
-//! | `ONLY` | parts, of `commands,library,steady,peers`; or `projects`, for `commands` without the generated templates |
+//! | `ONLY` | parts, of `commands,cost,library,steady,peers`; or `projects`, for `commands` without the generated templates |
 //! | `FSYNC=on` | a server that keeps its data; its data directory then is in the temporary directory, since tmpfs knows no fsync |
 //! | `DATA_FOLDER` | where the private server's data directory goes (`/dev/shm`): an existing directory |
 //! | `PGSTENCIL_TEST_BINDIR` | another version's binaries |
@@ -36,6 +36,7 @@
 mod support;
 
 mod commands;
+mod cost;
 mod library;
 mod peers;
 mod place;
@@ -67,6 +68,9 @@ fn main() {
             .chain(projects.iter().map(|p| (p.display().to_string(), p.clone())))
             .collect();
         commands::measure(&place, &folders, rounds);
+    }
+    if wanted("cost") {
+        cost::measure(&place, rounds);
     }
     if wanted("library") {
         library::measure(&place);

@@ -71,6 +71,20 @@ impl Place {
         self.clients.join(program)
     }
 
+    /// The process id of the server's first process; `None` if it is not a private one.
+    pub(crate) fn postmaster(&self) -> Option<u32> {
+        if self.given {
+            return None;
+        }
+        let file = std::fs::read_to_string(self.server.dir().join("data/postmaster.pid")).ok()?;
+        file.lines().next()?.trim().parse().ok()
+    }
+
+    /// How sessions with a password, as all of these, prove it.
+    pub(crate) fn authentication(&self) -> String {
+        self.server.psql("postgres", "show password_encryption")
+    }
+
     pub(crate) fn url(&self, database: &str) -> String {
         self.server.url(database)
     }

@@ -74,9 +74,8 @@ impl<'p> Subject<'p> {
             .into_iter()
             .find(|d| d.starts_with("tpl_") && d.contains(&fingerprint[..12]))
             .unwrap();
-        // The first hand-out is what starts the making of warm clones.
-        let (_, url) = subject.pgstencil(Config::Warm, &["clone", "-q"]);
-        subject.release(&[database(&url)]);
+        // It announces hand-outs, which is what starts the making of warm clones.
+        subject.pgstencil(Config::Warm, &["ensure", "-q"]);
         subject.settle();
         subject
     }
@@ -166,19 +165,27 @@ impl<'p> Subject<'p> {
         }
     }
 
-    /// Whether there are processes of ours in the background, or sessions of theirs.
+    /// Whether a session of ours does anything. A background process stays for a moment when it has nothing to do.
     fn at_work(&self) -> bool {
+        let busy = format!(
+            "select exists (select from pg_stat_activity where datname = '{}' \
+             and (state <> 'idle' or state_change > clock_timestamp() - interval '0.2 s'))",
+            self.place.registry
+        );
+        self.place.server.psql("postgres", &busy) == "t"
+    }
+
+    /// Waits until no process of ours is left in the background.
+    pub(crate) fn wait_for_background(&self) {
         let ours = Path::new(PGSTENCIL).canonicalize().unwrap();
-        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let mut programs = processes.filter_map(|p| std::fs::read_link(p.path().join("exe")).ok());
-        programs.any(|program| program == ours)
-            || self.place.server.psql(
-                "postgres",
-                &format!(
-                    "select exists (select from pg_stat_activity where datname = '{}')",
-                    self.place.registry
-                ),
-            ) == "t"
+        let running = || {
+            let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+            let mut programs = processes.filter_map(|p| std::fs::read_link(p.path().join("exe")).ok());
+            programs.any(|program| program == ours)
+        };
+        while running() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn list(&self) -> Value {
