@@ -121,7 +121,8 @@ impl Stencil {
         if let Some(hooks) = self.hooks() {
             hooks.all(registry, &Deadline::default(), Hearer::Next).await?;
         }
-        Ok(())
+        // A table that could not be vacuumed is left to the next cleanup.
+        registry.vacuum().await.map(drop)
     }
 
     /// Records a request for clones, in one message: the time of a hit that is not recorded yet, and the project's

@@ -36,7 +36,17 @@ fn changes_of_a_clone_leave_nothing_in_indexes() {
 
 #[test]
 fn a_cleanup_vacuums_what_has_many_dead_rows() {
+    vacuums("auto");
+}
+
+#[test]
+fn a_command_that_cleans_up_by_itself_does_so_too() {
+    vacuums("off");
+}
+
+fn vacuums(background: &str) {
     let project = Project::with_migrations(server());
+    project.append_config(&format!("\n[clone]\nbackground = \"{background}\"\n"));
     ensure(&project);
     let pages = "select pg_relation_size('pgstencil.clone') / current_setting('block_size')::int";
     let many = "insert into pgstencil.clone (id, project, definition, fingerprint, name, state, lease, holder) \
