@@ -22,10 +22,12 @@ use crate::config::value::Host;
 use crate::config::{self, Origin};
 use crate::env::{self, Environment};
 use crate::names::Fingerprint;
+use crate::quantity::count;
 use crate::stencil::{self, Deadline, Defaults, Demand, Door, Due, Endpoint, Holder, Registry};
 use crate::url::ServerUrl;
-use crate::{Error, Result, Stencil};
+use crate::{Error, Result, Stencil, wire};
 
+use super::background_log;
 use super::resident::{self, Listening, STAY};
 use nix::unistd::{Pid, getpgid, getppid, getsid, setpgid, setsid};
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,10 @@ struct Instructions {
     hooks: bool,
     /// Where later commands may hand over their work; `None` if each has to start a process of its own.
     address: Option<String>,
+    /// The project, for the log.
+    project: String,
+    /// The log; the process does not know the user's directories.
+    log: Option<PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -231,6 +237,8 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<Instructions> {
         task,
         hooks,
         address,
+        project: config.project.clone(),
+        log: background_log::file(&Environment::from_process()),
     })
 }
 
@@ -437,6 +445,7 @@ pub(super) async fn work() -> Result<u8> {
             0 => worker.clean_up(&mut session).await,
             _ => Ok(()),
         };
+        worker.log([&worked, &cleaned]);
         result = worked.and(cleaned);
         if next.is_none() && lines.listening.is_some() {
             next = lines.within(STAY).await;
@@ -502,12 +511,30 @@ impl<'a> Worker<'a> {
         }
         .await;
         *session = stencil.take_back().await;
+        if let Ok(made @ 1..) = worked {
+            self.append(&[format!("created {} of {}", count(made, "warm clone"), task.definition)]);
+        }
         worked.map(drop)
     }
 
     async fn drop_leftovers(&self, session: &mut Option<Registry>) -> Result<()> {
         let grace = Duration::from_millis(self.instructions.grace_ms);
-        stencil::clean_up_with(&self.endpoint, &self.instructions.registry, grace, session).await.map(drop)
+        let registry = &self.instructions.registry;
+        let lines = stencil::clean_up_with(&self.endpoint, registry, grace, session).await?;
+        self.append(&lines);
+        Ok(())
+    }
+
+    fn append(&self, lines: &[String]) {
+        if let Some(file) = &self.instructions.log {
+            background_log::append(file, &self.instructions.project, lines);
+        }
+    }
+
+    /// Logs what failed.
+    fn log(&self, results: [&Result<()>; 2]) {
+        let failed = results.into_iter().filter_map(|result| result.as_ref().err());
+        self.append(&failed.map(wire::chain).collect::<Vec<_>>());
     }
 
     async fn clean_up(&self, session: &mut Option<Registry>) -> Result<()> {

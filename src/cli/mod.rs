@@ -2,6 +2,7 @@
 
 mod args;
 mod background;
+mod background_log;
 mod commands;
 mod confirm;
 mod escape;

@@ -48,7 +48,12 @@ pub(super) fn address(stencil: &Stencil, trust: &[(&str, std::ffi::OsString)]) -
     let file = std::fs::canonicalize(&config.file).ok()?;
     let facts = serde_json::to_vec(&(
         (program.dev(), program.ino(), program.mtime(), program.mtime_nsec()),
-        (rustix::process::geteuid().as_raw(), mounts, &stencil.holder().machine, stencil.holder().checkout.clone()),
+        (
+            rustix::process::geteuid().as_raw(),
+            mounts,
+            &stencil.holder().machine,
+            stencil.holder().checkout.clone(),
+        ),
         (file.as_os_str().as_bytes(), config.origin, config.server.registry.to_string()),
         (endpoint.server_url().to_string(), endpoint.socket(), endpoint.door(), endpoint.ssl_mode()),
         (&config.server.client_host, config.server.client_port, config.clone.orphan_grace),

@@ -14,8 +14,9 @@ use crate::fingerprint::{FileCache, ServerTraits};
 use crate::names::{Fingerprint, words};
 use crate::private_server::{PrivateServer, Running, Saved, Saving};
 
-/// Time that clients may take that are about to end: their sessions end a moment after them.
-const GRACE: Duration = Duration::from_secs(2);
+/// Time that sessions may take that are about to end: those of clients end a moment after them, and a background process
+/// stays for two seconds.
+const GRACE: Duration = Duration::from_secs(5);
 /// The first major version with locales that no library provides.
 const BUILTIN: u32 = 17;
 

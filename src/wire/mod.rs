@@ -591,6 +591,11 @@ impl From<&Error> for ErrorAnswer {
     }
 }
 
+/// Returns an error with the messages of the errors underneath, in one line.
+pub(crate) fn chain(error: &Error) -> String {
+    std::iter::once(error.to_string()).chain(causes(error)).collect::<Vec<_>>().join(": ")
+}
+
 /// Returns the messages of the errors underneath, outermost first.
 pub(crate) fn causes(error: &Error) -> Vec<String> {
     let mut causes: Vec<String> = Vec::new();

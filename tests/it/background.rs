@@ -119,3 +119,46 @@ async fn off_a_program_drops_what_it_releases_before_it_goes_on() {
     assert!(!server().has_database(&name));
     assert_eq!(clones(&project), "0");
 }
+
+/// Lines of the log that hold a text: the process that wrote each.
+fn logged(project: &Project<'_>, text: &str) -> Vec<String> {
+    let paths = Pgstencil::new(project).args(["paths", "--json"]).success().json();
+    let mut logs = paths["logs"].as_array().unwrap().iter().filter_map(|log| log.as_str());
+    let file = logs.find(|log| log.ends_with("background.log")).unwrap();
+    let log = std::fs::read_to_string(file).unwrap_or_default();
+    let lines = log.lines().filter(|line| line.contains(text));
+    lines.map(|line| line.split(' ').nth(1).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_process_of_a_command_takes_the_work_of_the_next() {
+    let project = Project::with_migrations(server());
+    project.append_config("\n[clone]\nwarm = 1\nrecycle = \"never\"\n");
+    Pgstencil::new(&project).arg("ensure").success();
+    // Each drop is a line, with the process that did it. A busy machine may keep a command for longer than an idle
+    // process stays.
+    let taken = || {
+        for _ in 0..3 {
+            Pgstencil::new(&project).args(["run", "--", "true"]).success();
+        }
+        let pids = logged(&project, "dropped clone");
+        let mut different = pids.clone();
+        different.sort();
+        different.dedup();
+        different.len() < pids.len()
+    };
+    assert!(eventually(PATIENCE, taken));
+    assert!(!logged(&project, "warm clone").is_empty());
+}
+
+#[test]
+fn where_commands_of_the_config_may_run_each_has_its_own_process() {
+    let project = Project::with_migrations(server());
+    project.append_config("before_release = \"true\"\n\n[clone]\nwarm = 0\n");
+    for _ in 0..4 {
+        Pgstencil::new(&project).args(["run", "--", "true"]).success();
+    }
+    let dropped = || logged(&project, "dropped clone").len() == 4;
+    assert!(eventually(PATIENCE, dropped), "{:?}", logged(&project, ""));
+    assert_eq!(clones(&project), "0");
+}

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::stencil::Endpoint;
 use crate::wire::{PathsAnswer, ServerPlaces, VERSION};
 
-use crate::cli::{App, escape};
+use crate::cli::{App, background_log, escape};
 
 pub(crate) async fn paths(app: &App) -> Result<u8> {
     let config = app.config_or_defaults()?;
@@ -18,6 +18,7 @@ pub(crate) async fn paths(app: &App) -> Result<u8> {
             ServerPlaces::default()
         }
     };
+    logs.extend(background_log::file(&app.env).map(|log| log.display().to_string()));
     let answer = PathsAnswer {
         version: VERSION,
         config: config.file.is_file().then(|| config.file.display().to_string()),

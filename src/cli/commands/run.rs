@@ -115,14 +115,15 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
                 tell_kept(app, &stencil, &leases.clones);
                 leases.leave().await;
             }
-            Err(error) => app.printer.warn(&format!("could not keep the clone: {}", chain(&error))),
+            Err(error) => app.printer.warn(&format!("could not keep the clone: {}", wire::chain(&error))),
         }
     } else {
         match release(app, signals, leases).await {
             Ok(warnings) => warnings.iter().for_each(|w| app.printer.caution(w)),
-            Err(error) => app
-                .printer
-                .warn(&format!("could not release the clone ({}); the next command drops it", chain(&error))),
+            Err(error) => app.printer.warn(&format!(
+                "could not release the clone ({}); the next command drops it",
+                wire::chain(&error)
+            )),
         }
         background.finish(Task::CleanUp).await;
         stencil.close().await;
@@ -159,11 +160,6 @@ fn tell_kept(app: &App, stencil: &Stencil, clones: &[ClonedSet]) {
             });
         }
     }
-}
-
-fn chain(error: &Error) -> String {
-    let causes = wire::causes(error);
-    std::iter::once(error.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
 }
 
 fn code(status: Status) -> Result<u8> {
