@@ -52,7 +52,7 @@
 //! | `bench`, `doctor` | the cost of copies on this server; the checks of server, role, disk and registry |
 //! | `stencil` | [`Stencil`], the facade that the command line and your program call |
 //! | `wire` | the JSON shapes |
-//! | [`test`] | a database for each test of a Rust program: finds config, environment and server by itself |
+//! | [`mod@test`] | a database for each test of a Rust program: finds config, environment and server by itself |
 //! | `cli` | the command line: the only code that knows a terminal |
 //! | `internals` | no interface: what the tests and benchmarks of this repository need besides |
 //!
@@ -115,7 +115,7 @@
 //! 9. Commands that only read write nothing.
 //! 10. The library never prints and never exits. It reads the environment only in
 //!     [`env::Environment::from_process`], and the working directory only to resolve a relative path that it is given.
-//!     The one exception is the module [`test`]: it finds environment, working directory and config by itself, and
+//!     The one exception is the module [`mod@test`]: it finds environment, working directory and config by itself, and
 //!     prints to standard error.
 //! 11. No code of a stranger runs with pgstencil's privileges: a database that calls itself the registry is
 //!     judged before a session with it starts (`pg::door`), and before anything in it is planned.
@@ -167,7 +167,7 @@
 //! # }
 //! ```
 //!
-//! For a database in each test, the module [`test`] needs one line and no set-up:
+//! For a database in each test, the module [`mod@test`] needs one line and no set-up:
 //!
 //! ```no_run
 //! #[tokio::test]
