@@ -122,8 +122,10 @@ pub struct PathsAnswer {
     /// Directory of the cache of file hashes; absent without a home directory, or with `file_cache = false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<String>,
-    /// Log files.
+    /// Log files of the private server.
     pub logs: Vec<String>,
+    /// Log of background work; `None` without a home directory.
+    pub background_log: Option<String>,
     /// The setting that switches background work off; `None` if it is on.
     pub background_off_by: Option<String>,
     /// The server.

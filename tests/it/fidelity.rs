@@ -221,6 +221,8 @@ fn the_owner_is_who_the_build_made_it() {
             name
         };
         let first = clone("miss");
+        // A template that is used once gets no warm clones.
+        clone("hit");
         let warm = || {
             let list = Pgstencil::new(&project).args(["list", "--state", "warm"]);
             !list.success().stdout.is_empty()

@@ -93,7 +93,7 @@ X_ALL = "{user}:{password}@{host}:{port} {read-only.name} {read-only.url} {{}}"
     );
     let (host, port) = (server().host(), server().port().to_string());
     let (user, password) = (server().user(), server().password());
-    let common = [
+    let mut common = vec![
         ("PGHOST", host.as_str()),
         ("PGPORT", &port),
         ("PGUSER", &user),
@@ -101,6 +101,9 @@ X_ALL = "{user}:{password}@{host}:{port} {read-only.name} {read-only.url} {{}}"
         ("PGSTENCIL_PHASE", "run"),
         ("PGSTENCIL_SERVER_URL", project.server_url()),
     ];
+    if server().psql("postgres", "show ssl") == "off" {
+        common.push(("PGSSLMODE", "disable"));
+    }
     let output = sh(&project, &["--name", "{project}_{alias}", "--shard", "2/3"], "env")
         .env("PGHOSTADDR", "192.0.2.1")
         .env("PGSERVICE", "nowhere")

@@ -149,8 +149,14 @@ warm_max = 1",
         };
         assert!(crate::support::eventually(PATIENCE, there));
     };
+    // Announces that clones will be requested; a template that is used once gets no warm ones.
+    let announce = |name: &str| {
+        Pgstencil::new(&project).args(["ensure", "-t", name]).success();
+    };
     assert_eq!(word(&clone("app", "miss")), "kept");
     clone("plain", "miss");
+    announce("app");
+    announce("plain");
     warm(2);
     private.restart(Stop::Fast);
     assert_eq!(word(&clone("app", "hit")), "kept");
@@ -163,6 +169,7 @@ warm_max = 1",
     output.success().stdout_has("Postgres has crashed since it was built");
     clone("plain", "hit");
     assert_eq!(word(&clone("app", "miss")), "kept");
+    announce("app");
     warm(2);
     assert_eq!(word(&clone("app", "hit")), "kept");
     private.restart(Stop::Immediate);
@@ -198,6 +205,7 @@ fn one_with_collations_of_another_version_is_rebuilt() {
         output.stderr.clone()
     };
     clone("miss");
+    Pgstencil::new(&project).arg("ensure").success();
     let warm = || {
         let clones = list(&project)["clones"].as_array().unwrap().clone();
         clones.iter().any(|clone| clone["state"] == "warm")

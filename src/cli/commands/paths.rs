@@ -18,13 +18,13 @@ pub(crate) async fn paths(app: &App) -> Result<u8> {
             ServerPlaces::default()
         }
     };
-    logs.extend(background_log::file(&app.env).map(|log| log.display().to_string()));
     let answer = PathsAnswer {
         version: VERSION,
         config: config.file.is_file().then(|| config.file.display().to_string()),
         cache_dir: app.env.cache_dir().filter(|_| config.file_cache).map(|dir| dir.display().to_string()),
         state_dir: app.env.state_dir().ok().map(|dir| dir.display().to_string()),
         logs,
+        background_log: background_log::file(&app.env).map(|log| log.display().to_string()),
         background_off_by: app.background_off_by(&config)?,
         server,
         registry: config.server.registry.to_string(),
@@ -64,7 +64,7 @@ fn in_words(paths: &PathsAnswer) -> String {
             None => "on".to_owned(),
         },
     ));
-    lines.extend(paths.logs.iter().map(|log| ("log", log.clone())));
+    lines.extend(paths.logs.iter().chain(&paths.background_log).map(|log| ("log", log.clone())));
     let place = server.place.as_deref();
     lines.push((
         "server",
