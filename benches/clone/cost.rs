@@ -15,7 +15,6 @@ use crate::place::{Place, close, load, tell};
 use crate::project::{Generated, markdown};
 use crate::samples::{Samples, median, ms, times};
 use crate::subject::{Config, Subject, database};
-use crate::support::block_on;
 
 /// Hand-outs of a loop.
 const LOOP: usize = 50;
@@ -151,20 +150,23 @@ fn one_loop(subject: &Subject<'_>, thing: &'static str) -> Vec<Duration> {
             psql(&name);
             subject.client("dropdb", &[&name]);
         }),
-        RAW => {
-            let mut session = block_on(subject.place.server.admin());
-            let took = repeat(|| {
-                let name = name();
-                let strategy =
-                    if subject.place.server.version_major() >= 15 { " strategy file_copy" } else { "" };
+        // One runtime, since the session belongs to it.
+        RAW => tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let mut session = subject.place.server.admin().await;
+            let strategy =
+                if subject.place.server.version_major() >= 15 { " strategy file_copy" } else { "" };
+            let mut took = Vec::new();
+            for _ in 0..LOOP {
+                let (name, started) = (name(), Instant::now());
                 let create = format!("create database {name} template \"{template}\"{strategy}");
-                block_on(execute(&mut session, create));
+                execute(&mut session, create).await;
                 psql(&name);
-                block_on(execute(&mut session, format!("drop database {name}")));
-            });
-            block_on(close(session));
+                execute(&mut session, format!("drop database {name}")).await;
+                took.push(started.elapsed());
+            }
+            close(session).await;
             took
-        }
+        }),
         RUN => {
             let client = subject.place.client("psql");
             let client = client.to_str().unwrap();
