@@ -315,6 +315,8 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
             match ended.await? {
                 None => {}
                 Some(EndOfClone::Warm) => {
+                    // Others may have become warm at the same time, more than there is room for.
+                    stays = true;
                     lines.push(format!("clone {name} is warm again, since nothing was written to it"));
                 }
                 Some(EndOfClone::Dropped(left)) if left.is_empty() => {
