@@ -112,8 +112,7 @@ fn files(data: &Directory, databases: &[String], wal: &Wal) -> io::Result<Vec<(S
     let databases = databases.iter().map(|oid| format!("base/{oid}"));
     for directory in layout::PACKED.iter().map(|d| (*d).to_owned()).chain(databases) {
         for (name, kind) in data.directory(&directory)?.entries()? {
-            let is_packed = layout::place(&format!("{directory}/{name}")).is_some()
-                && (directory != "pg_wal" || wal.needs(&name));
+            let is_packed = is_packed(&directory, &name, wal);
             match kind {
                 Entry::File if is_packed => files.push((directory.clone(), name)),
                 Entry::Other if is_packed => {
@@ -128,6 +127,11 @@ fn files(data: &Directory, databases: &[String], wal: &Wal) -> io::Result<Vec<(S
     }
     files.sort_by(|(a, a_name), (b, b_name)| (a_name, a).cmp(&(b_name, b)));
     Ok(files)
+}
+
+/// Returns whether a cache file contains a file of this directory.
+fn is_packed(directory: &str, name: &str, wal: &Wal) -> bool {
+    layout::place(&format!("{directory}/{name}")).is_some() && (directory != "pg_wal" || wal.needs(name))
 }
 
 /// Copies the files of a cluster that was shut down to a new, empty directory, and makes its directories.
@@ -152,8 +156,7 @@ pub(crate) fn copy(from: &Directory, to: &Directory, major: u32, wal: &Wal) -> i
     for directory in fixed.chain(databases.iter().cloned()) {
         let (old, new) = (from.directory(&directory)?, to.directory(&directory)?);
         for (name, kind) in old.entries()? {
-            let is_packed = layout::place(&format!("{directory}/{name}")).is_some();
-            if kind == Entry::File && is_packed && (directory != "pg_wal" || wal.needs(&name)) {
+            if kind == Entry::File && is_packed(&directory, &name, wal) {
                 copy_file(&old, &new, &name)?;
             }
         }

@@ -135,18 +135,17 @@ impl Background {
     /// Records a request, and starts the process if that, or something left by other commands, gives it work.
     pub(super) async fn after_request(&mut self, session: Option<&mut Registry>, request: &Request<'_>) {
         let Request { definition, fingerprint, demand, command_follows } = *request;
-        let due = match session {
-            None => Due { fill: true, cleanup: true },
-            Some(registry) => {
-                let noted = self.stencil.note_request(registry, definition, fingerprint, demand).await;
-                let due = noted.unwrap_or(Due { fill: true, cleanup: true });
-                if self.stencil.is_background_off() && due.cleanup && !command_follows {
-                    let _ = self.stencil.clean_up_in(registry).await;
-                }
-                due
+        let off = self.stencil.is_background_off();
+        // What is not known may be due.
+        let mut due = Due { fill: true, cleanup: true };
+        if let Some(registry) = session {
+            let noted = self.stencil.note_request(registry, definition, fingerprint, demand).await;
+            due = noted.unwrap_or(due);
+            if off && due.cleanup && !command_follows {
+                let _ = self.stencil.clean_up_in(registry).await;
             }
-        };
-        if self.stencil.is_background_off() {
+        }
+        if off {
             return;
         }
         let _ = match due {
@@ -303,7 +302,7 @@ fn tell(child: &mut Child, instructions: &str) -> Result<()> {
 }
 
 /// Leaves the starter's session, and closes what was inherited beside the three standard
-/// descriptors: whoever reads `$(pgstencil clone)` from a pipe waits until nobody holds it open.
+/// descriptors: the reader of `$(pgstencil clone)` waits until no process holds the pipe open.
 /// `false`: another process, which can leave, does the work.
 pub(super) fn leave() -> bool {
     close_inherited();

@@ -3,7 +3,18 @@
 /// Returns the number of processes and threads that run or could run now, without this one; `None` if the system does
 /// not tell.
 pub(crate) fn running() -> Option<usize> {
-    parse(&std::fs::read_to_string("/proc/loadavg").ok()?)
+    parse(&text()?)
+}
+
+/// Returns the load average of the last minute per processor; 0 where the system does not tell.
+pub(crate) fn per_processor() -> f64 {
+    let text = text().unwrap_or_default();
+    let load: f64 = text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
+    load / std::thread::available_parallelism().map_or(1, usize::from) as f64
+}
+
+fn text() -> Option<String> {
+    std::fs::read_to_string("/proc/loadavg").ok()
 }
 
 /// Reads the fourth word, such as `3/412` (<https://man7.org/linux/man-pages/man5/proc_loadavg.5.html>).

@@ -65,40 +65,43 @@ impl Stencil {
     /// Does the work of a background process in this one: drops what is to be dropped, and runs the `before_release`
     /// commands that are owed for that. Whatever fails is left to the next cleanup.
     pub(crate) async fn clean_up_here(&self) {
+        self.in_session(async |registry| self.clean_up_in(registry).await).await;
+    }
+
+    /// Runs work whose failures are left to the next cleanup, in a session if there is a registry.
+    async fn in_session(&self, work: impl AsyncFnOnce(&mut Registry) -> Result<()>) {
         let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
         let Ok(Some(mut registry)) = self.open_existing(&deadline).await else {
             return;
         };
-        match self.clean_up_in(&mut registry).await {
+        match work(&mut registry).await {
             Ok(()) => self.idle.put(registry),
             Err(_) => registry.close().await,
+        }
+    }
+
+    /// Runs the `before_release` commands that are owed for clones that are gone.
+    async fn run_owed_in(&self, registry: &mut Registry) -> Result<()> {
+        match self.hooks() {
+            Some(hooks) => hooks.all(registry, &Deadline::default(), Hearer::Next).await.map(drop),
+            None => Ok(()),
         }
     }
 
     /// Cleans up in one pass if at least `many` released clones wait for their drop. Whatever fails is left to the next
     /// cleanup.
     pub(crate) async fn drop_if_many(&self, many: usize) {
-        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
-        let Ok(Some(mut registry)) = self.open_existing(&deadline).await else {
-            return;
-        };
-        let done = async {
+        self.in_session(async |registry| {
             if registry.count_released().await? < many {
                 return Ok(());
             }
             registry.session().set_deadline(&Deadline::default());
             let grace = *self.config.clone.orphan_grace;
-            let actions = cleanup::plan(&mut registry, grace).await?;
-            cleanup::apply(&mut registry, &actions, grace).await?;
-            match self.hooks() {
-                Some(hooks) => hooks.all(&mut registry, &Deadline::default(), Hearer::Next).await.map(drop),
-                None => Ok(()),
-            }
-        };
-        match done.await {
-            Ok(()) => self.idle.put(registry),
-            Err(_) => registry.close().await,
-        }
+            let actions = cleanup::plan(registry, grace).await?;
+            cleanup::apply(registry, &actions, grace).await?;
+            self.run_owed_in(registry).await
+        })
+        .await;
     }
 
     /// Runs [`Stencil::clean_up_here`] in an existing session.
@@ -118,9 +121,7 @@ impl Stencil {
                 break;
             }
         }
-        if let Some(hooks) = self.hooks() {
-            hooks.all(registry, &Deadline::default(), Hearer::Next).await?;
-        }
+        self.run_owed_in(registry).await?;
         // A table that could not be vacuumed is left to the next cleanup.
         registry.vacuum().await.map(drop)
     }

@@ -193,10 +193,13 @@ impl Stencil {
     #[must_use]
     pub(crate) fn for_tests(mut self, cache: Option<PathBuf>) -> Self {
         self.recipes = Some(Arc::default());
-        if let Some(directory) = cache {
-            self.file_cache = Arc::new(FileCache::at(directory, self.holder.machine.clone()));
+        match cache {
+            Some(directory) => {
+                let cache = FileCache::at(directory, self.holder.machine.clone());
+                self.with_file_cache(cache)
+            }
+            None => self,
         }
-        self
     }
 
     /// Returns the recipe of an earlier request, if there are to be no more reads.

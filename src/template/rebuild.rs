@@ -12,6 +12,7 @@ use crate::fingerprint::ServerTraits;
 use crate::names::Fingerprint;
 use crate::pg::lock::LockKey;
 use crate::pg::{Deadline, catalog};
+use crate::process::load;
 use crate::registry::{Registry, TemplateRow, TemplateState};
 use crate::retention::evidence::Evidence;
 use crate::retention::rebuild_policy::{self, Costs, Decision, Load, Wait};
@@ -143,7 +144,7 @@ async fn consider(
         spent: registry.spent_on_rebuilds().await?,
     };
     let load = Load {
-        per_processor: load_per_processor(),
+        per_processor: load::per_processor(),
         active: catalog::active_sessions(registry.session()).await?,
     };
     let findings = evidence.tally(context.project, name).findings;
@@ -157,13 +158,6 @@ async fn consider(
         registry.set_rebuild_wait(row.id, why).await?;
     }
     Ok((decision, evidence.last()))
-}
-
-/// Returns the load average of the last minute per processor; 0 where the system does not tell.
-fn load_per_processor() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load: f64 = text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
-    load / std::thread::available_parallelism().map_or(1, usize::from) as f64
 }
 
 async fn rebuild_one(
