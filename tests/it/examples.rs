@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Pgstencil, Project, TestServer, eventually, server};
+use crate::support::{Pgstencil, Project, TestServer, copy, eventually, server};
 
 /// A migration of Wagtail from zero, on a machine that has other work too.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -26,21 +26,6 @@ fn copy_of<'s>(name: &str, server: &'s TestServer) -> Project<'s> {
     assert!(first.starts_with("project = "), "{first}");
     project.config(&format!("project = \"{{project}}\"\n{rest}\n[server]\nregistry = \"{{registry}}\"\n"));
     project
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            if entry.file_name() != "__pycache__" {
-                copy(&entry.path(), &target);
-            }
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn outcome(project: &Project<'_>) -> String {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Pgstencil, Project, server};
+use crate::support::{Pgstencil, Project, copy, server};
 
 fn init(project: &Project<'_>, args: &[&str]) -> Pgstencil {
     Pgstencil::new(project).arg("init").args(args)
@@ -24,18 +24,6 @@ fn with_tool<'s>(name: &str, below: &str) -> Project<'s> {
 fn add(project: &Project<'_>, name: &str, below: &str) {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/presets").join(name).join("project");
     copy(&tree, &project.path().join(below));
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).unwrap()),
-        }
-    }
 }
 
 #[test]

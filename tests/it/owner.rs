@@ -1,12 +1,12 @@
 //! Whose a named clone is: a role of the server, in a checkout on a machine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::support::hold::{Held, goes, list, listed, oid, only_templates_left};
 use crate::support::server::PATIENCE;
-use crate::support::{Pgstencil, Project, Role, eventually, gives_up, server};
+use crate::support::{Pgstencil, Project, Role, copy, eventually, gives_up, server};
 
 /// Another checkout of the project, beside it.
 pub(crate) struct Checkout<'p, 's> {
@@ -23,18 +23,6 @@ impl<'p, 's> Checkout<'p, 's> {
 
     pub(crate) fn pgstencil(&self, args: &[&str]) -> Pgstencil {
         Pgstencil::new(self.project).current_dir(&self.path).args(args)
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(std::fs::copy(entry.path(), to).unwrap()),
-        }
     }
 }
 

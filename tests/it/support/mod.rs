@@ -24,6 +24,20 @@ pub(crate) use proxy::{Fault, Proxy};
 pub(crate) use role::Role;
 pub(crate) use server::{TestServer, server};
 
+/// Copies a directory, without what Python compiled there.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if !entry.file_type().unwrap().is_dir() {
+            std::fs::copy(entry.path(), target).unwrap();
+        } else if entry.file_name() != "__pycache__" {
+            copy(&entry.path(), &target);
+        }
+    }
+}
+
 /// Ten characters that no other test has, fit for a name in SQL and in a file system.
 pub(crate) fn random_id() -> String {
     let mut bytes = [0; 5];
