@@ -114,7 +114,7 @@ impl Wal {
         ranges
     }
 
-    /// Writes a segment of which only the needed parts are left; zeros take the place of the others.
+    /// Writes the needed parts of a segment; zeros take the place of the others.
     ///
     /// # Errors
     /// Errors of the system.

@@ -157,7 +157,7 @@ impl CacheFile {
     }
 }
 
-/// Returns the key with which the manifest is signed. Also a signature that nobody asks for must be right.
+/// Returns the key with which the manifest is signed. A signature must be right even if no key is required.
 fn signer(manifest: &[u8], line: &[u8]) -> Checked<Option<PublicKey>> {
     let damaged = || Unusable::damaged("signature");
     let line = std::str::from_utf8(line).map_err(|_| damaged())?;

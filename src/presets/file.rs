@@ -55,7 +55,7 @@ pub(super) struct Sign {
     pub(super) file: Option<Glob>,
     /// Text of that file.
     pub(super) contains: Option<Pattern>,
-    /// Packages, one of which a manifest at, above or below the site names.
+    /// Packages; a manifest at, above or below the site names at least one.
     #[serde(default)]
     pub(super) packages: Vec<Package>,
     /// Packages that no such manifest names.

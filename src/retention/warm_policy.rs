@@ -1,7 +1,7 @@
 //! Policy for warm clones: pure functions of the demand, the existing clones and the projects' settings, which return
 //! the clones to drop and the number of missing ones.
 //!
-//! A warm clone that nobody takes costs a copy and a drop for nothing. So a template gets none before it is used a
+//! A warm clone that no command takes costs a copy and a drop for nothing. So a template gets none before it is used a
 //! second time within about 40 minutes: most templates of a CI server are used by one job. From then on it gets as many
 //! as were requested within about the last minute, at least `warm` and at most `warm_max`. A busy machine makes only
 //! those at once for which a caller would probably wait; see [`should_wait`].

@@ -155,7 +155,7 @@ fn empty_sources_are_equal() {
     equal("", "'''Nothing.'''");
 }
 
-/// A program of which only the meaning is known, not the layout.
+/// A program whose meaning is known, but not its layout.
 #[derive(Clone, Debug, PartialEq)]
 enum Statement {
     Expression(Expression),

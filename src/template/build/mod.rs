@@ -131,7 +131,7 @@ pub(super) async fn build(
     })
 }
 
-/// Result of a full build in two steps, the first of which builds a waypoint.
+/// Result of a full build in two steps; the first step builds a waypoint.
 pub(super) enum InTwo<'a> {
     /// Both steps succeeded, or the inputs changed.
     Ended(Ended),
