@@ -37,7 +37,7 @@
 //! | `cache_file` | the file of `pgstencil cache`: its format, its checks and signature, what it may contain |
 //! | `env` | the only reader of the environment: libpq's variables, the password file |
 //! | `config` | `pgstencil.toml` → checked [`config::Config`]; placeholders |
-//! | `fingerprint` | the walk over the files, the recipe and its hash; the order of migrations; the difference between two recipes |
+//! | `fingerprint` | the walk over the files, the recipe and its hash; the order of migrations; the difference between two recipes; copies of the tree |
 //! | `presets` | the migration tools that `init` knows: signs of a project, the config for it, advice about an existing config |
 //! | `process` | runs the user's commands: process groups, time-outs, a watchdog that outlives pgstencil |
 //! | `private_server` | the local Postgres that pgstencil starts by itself |

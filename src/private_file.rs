@@ -253,6 +253,41 @@ pub(crate) fn close_directory(directory: &Path) -> io::Result<()> {
     close(&directory, DIRECTORY)
 }
 
+/// Copies a regular file to a new name, in a directory that is closed to others, with its modification time. Where the
+/// file system can, both files share their blocks. It is never a hard link.
+///
+/// # Errors
+/// Errors of the system.
+pub(crate) fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    let modified = fs::metadata(from)?.modified()?;
+    File::open(to)?.set_modified(modified)
+}
+
+/// Removes a directory and all that it contains, also directories without permission to write. Links are not followed.
+///
+/// # Errors
+/// Errors of the system.
+pub(crate) fn remove_directory(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            open_directories(directory);
+            fs::remove_dir_all(directory)
+        }
+        done => done,
+    }
+}
+
+/// Lets the owner list and change a directory and those in it.
+fn open_directories(directory: &Path) {
+    let _ = fs::set_permissions(directory, fs::Permissions::from_mode(DIRECTORY));
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_directories(&entry.path());
+        }
+    }
+}
+
 /// Creates a file with mode 0600 and this content.
 ///
 /// # Errors
@@ -467,6 +502,39 @@ mod tests {
         assert_eq!(mode(&file), 0o600);
         assert_eq!(io::read_to_string(&mut before).unwrap(), "old");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_copy_is_a_file_of_its_own_with_the_time_of_the_first() {
+        let top = tempfile::tempdir().unwrap();
+        let (from, to) = (top.path().join("from"), top.path().join("to"));
+        fs::write(&from, "text").unwrap();
+        let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        File::options().write(true).open(&from).unwrap().set_modified(long_ago).unwrap();
+        fs::set_permissions(&from, fs::Permissions::from_mode(0o555)).unwrap();
+        let before = fs::metadata(&from).unwrap();
+        copy_file(&from, &to).unwrap();
+        let (after, copy) = (fs::metadata(&from).unwrap(), fs::metadata(&to).unwrap());
+        assert_eq!(fs::read(&to).unwrap(), b"text");
+        assert_eq!(copy.modified().unwrap(), long_ago);
+        assert_eq!((before.ctime(), before.ctime_nsec()), (after.ctime(), after.ctime_nsec()));
+        assert_eq!((after.nlink(), copy.nlink(), mode(&to)), (1, 1, 0o555));
+    }
+
+    #[test]
+    fn a_directory_is_removed_with_closed_ones_and_without_the_targets_of_links() {
+        let top = tempfile::tempdir().unwrap();
+        let (directory, other) = (top.path().join("d"), top.path().join("other"));
+        create_directories(&directory.join("a/b"), false).unwrap();
+        create_directory(&other).unwrap();
+        fs::write(other.join("f"), "").unwrap();
+        fs::write(directory.join("a/b/f"), "").unwrap();
+        symlink(&other, directory.join("a/link")).unwrap();
+        for closed in ["a/b", "a"] {
+            fs::set_permissions(directory.join(closed), fs::Permissions::from_mode(0o500)).unwrap();
+        }
+        remove_directory(&directory).unwrap();
+        assert!(!directory.exists() && other.join("f").exists());
     }
 
     #[test]

@@ -30,7 +30,7 @@ Environment:
   PGSTENCIL_STATE_DIR  directory of the private server and its log
   PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE ...
                        complete the server URL; alone they select no server
-  XDG_CACHE_HOME       directory of the cache of file hashes
+  XDG_CACHE_HOME       directory of the cache of file hashes and of copies of trees
   PGSTENCIL_BACKGROUND=off
                        nothing in the background, as `[clone] background`
   NO_COLOR             no colours

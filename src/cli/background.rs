@@ -56,6 +56,9 @@ struct Instructions {
     project: String,
     /// The log; the process does not know the user's directories.
     log: Option<PathBuf>,
+    /// Directory in which killed builds may have left copies of trees.
+    #[serde(default)]
+    copies: Option<PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -238,6 +241,7 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<Instructions> {
         address,
         project: config.project.clone(),
         log: background_log::file(&Environment::from_process()),
+        copies: stencil.copies().map(Into::into),
     })
 }
 
@@ -521,6 +525,9 @@ impl<'a> Worker<'a> {
         let registry = &self.instructions.registry;
         let lines = stencil::clean_up_with(&self.endpoint, registry, grace, session).await?;
         self.append(&lines);
+        if let Some(copies) = &self.instructions.copies {
+            self.append(&stencil::clean_up_copies(copies));
+        }
         Ok(())
     }
 

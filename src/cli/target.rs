@@ -145,7 +145,8 @@ impl App {
         // A process that is started at the end of the command runs the drops.
         let stencil = Stencil::new(config, endpoint, holder, self.variable());
         let building = self.env.non_empty(env::BUILDING).unwrap_or_default();
-        Ok(stencil.within_builds(building).without_drops().with_file_cache(cache))
+        let stencil = stencil.within_builds(building).without_drops().with_file_cache(cache);
+        Ok(stencil.with_copies_in(self.env.cache_dir()))
     }
 
     /// The cache of file hashes that commands of this user on this machine share.

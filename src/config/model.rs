@@ -452,6 +452,9 @@ pub enum Waypoints {
     /// If `build_until` is set, and it pays.
     #[default]
     Auto,
+    /// If it pays: by `build_until` if it is set and the edits are in one directory, else by the build command in a copy
+    /// of the tree without the later migrations.
+    Copy,
     /// Never.
     Never,
 }

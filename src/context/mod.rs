@@ -27,6 +27,8 @@ pub(crate) struct Context<'a> {
     pub(crate) project: &'a str,
     /// Directory in which commands run.
     pub(crate) root: &'a Path,
+    /// Directory for copies of the root, if there is one.
+    pub(crate) copies: Option<&'a Path>,
     /// Definition to build.
     pub(crate) definition: &'a Definition,
     /// Settings for creating clones.

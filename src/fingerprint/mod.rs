@@ -27,6 +27,7 @@ mod globs;
 mod ignored;
 mod kept;
 mod lines;
+mod mentions;
 mod migrations;
 mod normal;
 mod order;
@@ -35,6 +36,7 @@ mod recipe;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tree_copy;
 mod walk;
 mod words;
 
@@ -52,11 +54,13 @@ pub(crate) use self::extension::{Append, Obstacle, extension};
 pub(crate) use self::file_cache::FileCache;
 pub(crate) use self::ignored::ignored;
 pub(crate) use self::kept::{KeptRecipe, RecipeKey};
+pub(crate) use self::mentions::without_dependents;
 pub(crate) use self::migrations::{Migration, migrations};
-pub(crate) use self::order::{Group, groups, new_migrations};
-pub(crate) use self::prefix::{Prefix, prefix};
+pub(crate) use self::order::{Group, groups, groups_of, new_migrations};
+pub(crate) use self::prefix::{Prefix, common, prefix};
 pub(crate) use self::recipe::{EnvInput, FileInput, LinesInput, Recipe, RelPath, ServerTraits};
 pub(crate) use self::snapshot::{Change, Snapshot};
+pub(crate) use self::tree_copy::{TreeCopy, clean_up as clean_up_copies, measure as measure_tree};
 
 use self::globs::{Globs, KEYS};
 use self::walk::{Found, Walked};
@@ -194,6 +198,15 @@ impl Inputs {
             databases: definition.databases.iter().map(ToString::to_string).collect(),
             from: definition.from.to_string(),
         }
+    }
+
+    /// Returns whether the files, and the lines of files, are those of a recipe.
+    fn has_files_of(&self, recipe: &Recipe) -> bool {
+        self.migrations == recipe.migrations
+            && self.rerun_inputs == recipe.rerun_inputs
+            && self.inputs == recipe.inputs
+            && self.companions == recipe.companions
+            && self.lines == recipe.lines
     }
 
     /// Adds the server's part.

@@ -190,6 +190,18 @@ fn split(path: &[u8], order: Order) -> (&[u8], &[u8]) {
     }
 }
 
+/// Returns the number of groups of some files.
+pub(crate) fn groups_of(files: &[RelPath], order: Order) -> usize {
+    files.iter().map(|path| group(path, order)).collect::<HashSet<_>>().len()
+}
+
+/// Returns the directory of a migration that has one of its own.
+pub(super) fn own_directory(path: &RelPath, order: Order) -> Option<RelPath> {
+    let (directory, name) = parent(path.as_bytes());
+    let (_, compared) = split(path.as_bytes(), order);
+    (compared != name).then(|| RelPath::new(Path::new(OsStr::from_bytes(directory))))
+}
+
 fn parent(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),

@@ -1,24 +1,28 @@
 //! The part of a set of migrations that an older set shares, up to the first difference.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::migrations::migrations;
 use super::order::{OrderKey, version};
 use super::recipe::{FileInput, Recipe, RelPath};
+use crate::config::Order;
 
 /// Migrations before the first one that differs from an older set, as the inputs of a template of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix {
     /// The same inputs without the later migrations.
     pub(crate) recipe: Recipe,
-    /// The digits by which the name of its last migration is ordered, as written.
-    pub(crate) version: String,
+    /// The digits by which the name of its last migration is ordered, as written; `None` if the sets differ in more
+    /// than one group, since a migrate command stops at one version.
+    pub(crate) version: Option<String>,
     /// Number of its migrations.
     pub(crate) migrations: usize,
+    /// Files of the other migrations.
+    pub(crate) later: Vec<RelPath>,
 }
 
-/// Returns the migrations of `new` before the first one that differs from `old`; `None` if all are equal, if the
-/// first one differs, or if sets differ in more than one group: a migrate command stops at one version.
+/// Returns the migrations of `new` before the first one of each group that differs from `old`; `None` if all are
+/// equal, or if none is left.
 ///
 /// A migration differs if one of its files does, or if only one of the sets has it. Files without an order are
 /// always part of the prefix, since they have no place before which a migrate command could stop.
@@ -43,17 +47,49 @@ pub(crate) fn prefix(old: &Recipe, new: &Recipe) -> Option<Prefix> {
         let first = first.get(key.group());
         key.is_ordered() && first.is_some_and(|first| key >= first || key.same_migration(first))
     };
-    let mut cut = keys.iter().filter(|key| is_later(key)).map(OrderKey::group);
-    let group = cut.next()?;
-    if cut.any(|other| other != group) {
+    let later: Vec<&OrderKey> = keys.iter().filter(|key| is_later(key)).collect();
+    let group = later.first()?.group();
+    let version = match later.iter().all(|key| key.group() == group) {
+        true => keys
+            .iter()
+            .rfind(|key| key.group() == group && key.is_ordered() && !is_later(key))
+            .and_then(|last| version(last.path())),
+        false => None,
+    };
+    let later: Vec<RelPath> = later.into_iter().map(|key| key.path().clone()).collect();
+    let mut recipe = new.clone();
+    recipe.migrations.retain(|file| !later.contains(&file.path));
+    let count = migrations(recipe.migrations.iter().map(|file| &file.path)).len();
+    let is_left = recipe.migrations.iter().any(|file| OrderKey::new(&file.path, order).is_ordered());
+    is_left.then_some(Prefix { version, migrations: count, recipe, later })
+}
+
+/// Returns the migrations that `new` and `old` have in common, for a tool that runs every migration that a database
+/// lacks, whatever its name. `None` if all are equal, or if none is left.
+pub(crate) fn common(old: &Recipe, new: &Recipe) -> Option<Prefix> {
+    let key = |file: &FileInput| OrderKey::new(&file.path, Order::Directory);
+    let keys: Vec<OrderKey> = new.migrations.iter().map(key).collect();
+    let ordered: HashSet<&RelPath> =
+        keys.iter().filter(|key| key.is_ordered()).map(OrderKey::group).collect();
+    let before: HashMap<&RelPath, &FileInput> =
+        old.migrations.iter().map(|file| (&file.path, file)).collect();
+    let mut later: Vec<&OrderKey> = Vec::new();
+    for (file, key) in new.migrations.iter().zip(&keys) {
+        // Next to migrations with an order, a file without one is none.
+        if before.get(&file.path) != Some(&file) && (key.is_ordered() || !ordered.contains(key.group())) {
+            later.push(key);
+        }
+    }
+    let is_later = |key: &OrderKey| later.iter().any(|later| later.same_migration(key) || *later == key);
+    let (later, left): (Vec<_>, Vec<_>) = keys.iter().partition(|key| is_later(key));
+    if later.is_empty() {
         return None;
     }
-    let last = keys.iter().rfind(|key| key.group() == group && key.is_ordered() && !is_later(key))?;
-    let later: Vec<&RelPath> = keys.iter().filter(|key| is_later(key)).map(OrderKey::path).collect();
+    let later: Vec<RelPath> = later.into_iter().map(|key| key.path().clone()).collect();
+    let count = migrations(left.into_iter().map(OrderKey::path)).len();
     let mut recipe = new.clone();
-    recipe.migrations.retain(|file| !later.contains(&&file.path));
-    let count = migrations(recipe.migrations.iter().map(|file| &file.path)).len();
-    Some(Prefix { version: version(last.path())?, migrations: count, recipe })
+    recipe.migrations.retain(|file| !later.contains(&file.path));
+    (count > 0).then_some(Prefix { recipe, version: None, migrations: count, later })
 }
 
 #[cfg(test)]
@@ -62,7 +98,6 @@ mod tests {
 
     use super::super::tests::sample;
     use super::*;
-    use crate::config::Order;
 
     /// A set of files, each with its content after a colon.
     fn set(files: &[&str], order: Order) -> Recipe {
@@ -83,8 +118,9 @@ mod tests {
     /// The files of the prefix, and its version.
     fn of(old: &[&str], new: &[&str]) -> Option<(Vec<String>, String)> {
         let found = prefix(&set(old, Order::Directory), &set(new, Order::Directory))?;
+        assert_eq!(found.recipe.migrations.len() + found.later.len(), new.len());
         let files = found.recipe.migrations.iter().map(|file| file.path.to_string()).collect();
-        Some((files, found.version))
+        Some((files, found.version.unwrap_or_default()))
     }
 
     #[track_caller]
@@ -123,14 +159,15 @@ mod tests {
     }
 
     #[test]
-    fn one_group_may_differ() {
+    fn a_version_needs_a_difference_in_one_group() {
         is(&["a/1", "a/2:x", "b/1", "b/2"], &["a/1", "a/2:y", "b/1", "b/2"], &["a/1", "b/1", "b/2"], "1");
-        assert_eq!(of(&["a/1", "a/2:x", "b/1", "b/2:x"], &["a/1", "a/2:y", "b/1", "b/2:y"]), None);
+        is(&["a/1", "a/2:x", "b/1", "b/2:x"], &["a/1", "a/2:y", "b/1", "b/2:y"], &["a/1", "b/1"], "");
+        is(&["a/1", "b/1:x", "b/2"], &["a/1", "b/1:y", "b/2"], &["a/1"], "");
         // The older set alone has a later one in the other group.
         is(&["a/1", "a/2:x", "b/1", "b/2"], &["a/1", "a/2:y", "b/1"], &["a/1", "b/1"], "1");
         let (old, new) = (["a/1", "b/2", "a/3:x"], ["a/1", "b/2", "a/3:y"]);
         let found = prefix(&set(&old, Order::Name), &set(&new, Order::Name)).unwrap();
-        assert_eq!((found.version.as_str(), found.migrations), ("2", 2));
+        assert_eq!((found.version.as_deref(), found.migrations), (Some("2"), 2));
     }
 
     #[test]
@@ -141,6 +178,26 @@ mod tests {
             &["m/1.py", "m/__init__.py"],
             "1",
         );
+    }
+
+    #[test]
+    fn without_an_order_all_equal_migrations_are_in_common() {
+        let of = |old: &[&str], new: &[&str]| {
+            let found = common(&set(old, Order::Directory), &set(new, Order::Directory))?;
+            Some(found.recipe.migrations.iter().map(|file| file.path.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&["m/a:1", "m/b:1", "m/c:1"], &["m/a:1", "m/b:2", "m/c:1"]).unwrap(), ["m/a", "m/c"]);
+        assert_eq!(
+            of(&["m/1:1", "m/2:1", "m/__init__:1"], &["m/1:2", "m/2:1", "m/3:1", "m/__init__:2"]).unwrap(),
+            ["m/2", "m/__init__"]
+        );
+        assert_eq!(
+            of(&["m/1.up:1", "m/1.down:1", "m/2:1"], &["m/1.up:2", "m/1.down:1", "m/2:1"]).unwrap(),
+            ["m/2"]
+        );
+        assert_eq!(of(&["m/a:1"], &["m/a:1"]), None);
+        assert_eq!(of(&["m/a:1"], &["m/a:2"]), None);
+        assert_eq!(of(&["m/a:1", "m/b:1"], &["m/a:1"]), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Definitions for which no waypoints are built, since one failed.
 
-use crate::config::Definition;
+use crate::config::{Definition, Waypoints};
 use crate::error::Result;
 use crate::pg::Doing as _;
 use crate::pg::sql;
@@ -12,11 +12,14 @@ const NOTE: &str = "INSERT INTO pgstencil.no_waypoint (project, definition, comm
 const WHY: &str =
     "SELECT why FROM pgstencil.no_waypoint WHERE project = $1 AND definition = $2 AND commands = $3";
 
-/// Returns a hash of the commands that decide whether waypoints work.
+/// Returns a hash of the commands, and the way of using them, that decide whether waypoints work.
 fn commands(definition: &Definition) -> String {
     let mut hasher = blake3::Hasher::new();
     for command in [Some(&definition.build), definition.build_until.as_ref()] {
         hasher.update(command.map_or("", String::as_str).as_bytes()).update(b"\0");
+    }
+    if definition.waypoints == Waypoints::Copy {
+        hasher.update(b"copy");
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -1,14 +1,17 @@
 //! Work of a background process for which no caller waits: the cleanup, in several passes, and warm clones.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::owed::Hearer;
 use super::{Deadline, Demand, Endpoint, Stencil};
 use crate::error::{Error, Result};
+use crate::fingerprint;
 use crate::lease;
 use crate::names::{EMPTY_DATABASE, Fingerprint};
 use crate::pg::cause;
 use crate::pg::slots::Slots;
+use crate::quantity::count;
 use crate::registry::{Happened, Registry};
 use crate::retention::cleanup::{self, Action};
 use crate::template;
@@ -56,6 +59,14 @@ pub(crate) async fn clean_up_with(
         }
     }
     last.map(|()| lines)
+}
+
+/// Removes the copies of trees that killed builds left in a directory. Returns a line if there were any.
+pub(crate) fn clean_up_copies(directory: &Path) -> Vec<String> {
+    match fingerprint::clean_up_copies(directory) {
+        0 => Vec::new(),
+        n => vec![format!("removed {} of a tree", count(n, "copy"))],
+    }
 }
 
 /// Pauses between the passes of a cleanup for which a caller waits.
@@ -106,6 +117,7 @@ impl Stencil {
 
     /// Runs [`Stencil::clean_up_here`] in an existing session.
     pub(crate) async fn clean_up_in(&self, registry: &mut Registry) -> Result<()> {
+        self.copies.as_deref().map(clean_up_copies);
         registry.session().set_deadline(&Deadline::default());
         for clone in self.background.take_left() {
             registry.release_clone(&clone).await?;

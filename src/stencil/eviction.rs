@@ -90,8 +90,9 @@ impl Stencil {
     /// The driver's; the next cleanup drops the templates discarded until then.
     pub(crate) async fn evict(&self, plan: EvictionPlan, deadline: &Deadline) -> Result<EvictionDone> {
         let name = &self.config.server.registry;
+        let copies = self.copies().map(super::clean_up_copies).unwrap_or_default();
         let Some(mut registry) = Registry::open_existing(&self.endpoint, name, deadline).await? else {
-            return Ok(EvictionDone::default());
+            return Ok(EvictionDone { cleanup: copies, ..EvictionDone::default() });
         };
         registry.note_command_in_checkout(&self.asker()).await?;
         if !self.config.definitions.is_empty() {
@@ -107,6 +108,7 @@ impl Stencil {
         let grace = *self.config.clone.orphan_grace;
         let mut cleanup = evict::drop_now(&mut registry, &gone).await?;
         cleanup.extend(cleanup::clean_up_all(&mut registry, grace, deadline).await?);
+        cleanup.extend(copies);
         registry.close().await;
         Ok(EvictionDone { evictions, cleanup, stays: plan.stays })
     }

@@ -13,7 +13,7 @@ use crate::pg::session::OpenError;
 use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
 use crate::retention::evidence::{Evidence, Outlook};
-use crate::template::waypoint::{self, Waypoint};
+use crate::template::waypoint::{self, Stop, Waypoint};
 use crate::template::{self, FullBuild, Looking, NoBase, Plan, Unusable};
 
 /// Result of [`Stencil::explain`].
@@ -88,9 +88,27 @@ pub(crate) enum Now {
         hint: Option<String>,
         /// The waypoint that it builds first, if it runs in two steps.
         waypoint: Option<Box<Waypoint>>,
-        /// Reason why no waypoints are built until the commands change.
-        no_waypoints: Option<String>,
+        /// Reason why it builds none, if that is not one of the rules.
+        no_waypoints: Option<NoWaypoints>,
     },
+}
+
+/// Reason why no waypoint is built.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum NoWaypoints {
+    /// One failed; none is built until the commands change.
+    Failed(String),
+    /// The tree cannot be copied.
+    Tree(String),
+}
+
+impl NoWaypoints {
+    /// Returns the reason.
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            NoWaypoints::Failed(why) | NoWaypoints::Tree(why) => why,
+        }
+    }
 }
 
 impl Now {
@@ -130,6 +148,18 @@ pub(crate) fn explain_files(
 }
 
 impl Stencil {
+    /// Returns the reason why the tree cannot be copied, if there is one.
+    async fn why_no_copy(&self) -> Result<Option<String>> {
+        if self.copies.is_none() {
+            return Ok(Some("there is no directory for a copy of the tree".to_owned()));
+        }
+        let root = self.config.root.clone();
+        let measured = tokio::task::spawn_blocking(move || fingerprint::measure_tree(&root))
+            .await
+            .map_err(|e| Error::unjoined("measuring the tree", e))?;
+        Ok(measured.err().map(|error| error.message().to_owned()))
+    }
+
     /// Explains the template of the current inputs, against the nearest one or the one whose fingerprint begins with
     /// `against`. Writes nothing and does not wait; the result may be outdated a moment later.
     ///
@@ -274,12 +304,17 @@ impl Stencil {
                 companions: base.companions,
             },
             Plan::Build((), FullBuild::NoBase) => {
-                let first = waypoint::best(definition, &recipe, &others, &costs);
+                let first = waypoint::choose(&self.config.root, definition, &recipe, &others, &costs).await?;
                 let off = registry.why_no_waypoints(project, definition).await?;
                 let mut now = why_none_fits(definition, &recipe, &others, nearest.as_ref());
                 if let Now::Build { waypoint, no_waypoints, .. } = &mut now {
-                    *waypoint = first.filter(|_| off.is_none()).map(Box::new);
-                    *no_waypoints = off.filter(|_| definition.waypoints != Waypoints::Never);
+                    let copies = first.as_ref().is_some_and(|first| first.stop == Stop::Copy);
+                    *no_waypoints = match off.filter(|_| definition.waypoints != Waypoints::Never) {
+                        Some(why) => Some(NoWaypoints::Failed(why)),
+                        None if copies => self.why_no_copy().await?.map(NoWaypoints::Tree),
+                        None => None,
+                    };
+                    *waypoint = first.filter(|_| no_waypoints.is_none()).map(Box::new);
                 }
                 now
             }

@@ -28,7 +28,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,9 +54,9 @@ pub use self::building::{Begun, Building};
 #[cfg(feature = "cli")]
 pub(crate) use self::cache::{CacheKey, SavedCache, cache_key, save_cache};
 pub use self::cleanup::clean_up_now;
-pub(crate) use self::cleanup::{Due, clean_up_with};
+pub(crate) use self::cleanup::{Due, clean_up_copies, clean_up_with};
 pub(crate) use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
-pub(crate) use self::explain::{Explanation, Now, OnServer, explain_files};
+pub(crate) use self::explain::{Explanation, NoWaypoints, Now, OnServer, explain_files};
 #[cfg(feature = "cli")]
 pub(crate) use self::holdings::{Held, Holdings, holdings};
 pub use self::leases::{Lease, LeasedClone, LeasedDatabase, Leases, Ttl};
@@ -94,6 +94,8 @@ pub struct Stencil {
     building: Arc<[String]>,
     demands: Arc<upkeep::Demands>,
     filler: Option<Filler>,
+    /// Directory for copies of the tree.
+    copies: Option<PathBuf>,
     /// Recipes of earlier requests, by definition; `None`: each request reads the inputs.
     recipes: Option<Arc<Mutex<BTreeMap<String, Recipe>>>>,
 }
@@ -160,6 +162,7 @@ impl Stencil {
             building: Arc::default(),
             demands: Arc::default(),
             filler: None,
+            copies: None,
             recipes: None,
         }
     }
@@ -178,6 +181,18 @@ impl Stencil {
     pub(crate) fn with_file_cache(mut self, cache: FileCache) -> Self {
         self.file_cache = Arc::new(cache);
         self
+    }
+
+    /// Sets the user's cache directory, in which copies of the tree are made.
+    #[must_use]
+    pub(crate) fn with_copies_in(mut self, cache: Option<PathBuf>) -> Self {
+        self.copies = cache.map(|directory| directory.join("trees"));
+        self
+    }
+
+    /// Returns the directory in which copies of the tree are made.
+    pub(crate) fn copies(&self) -> Option<&Path> {
+        self.copies.as_deref()
     }
 
     /// Sets whether a missing template gets a full build even if an incremental build is possible, including where a
@@ -304,6 +319,7 @@ impl Stencil {
             endpoint: &self.endpoint,
             project: &self.config.project,
             root: &self.config.root,
+            copies: self.copies.as_deref(),
             definition,
             clone_settings: &self.config.clone,
             eviction: &self.config.eviction,

@@ -191,7 +191,8 @@ impl<'a> StencilBuilder<'a> {
         }
         let building = env.non_empty(env::BUILDING).unwrap_or_default();
         let stencil = Stencil::new(config, endpoint?, holder, locate::variable(&env));
-        Ok(stencil.within_builds(building).with_full_build(settings.full_build))
+        let stencil = stencil.within_builds(building).with_full_build(settings.full_build);
+        Ok(stencil.with_copies_in(env.cache_dir()))
     }
 }
 

@@ -151,6 +151,25 @@ pub(super) async fn compare(
     }
 }
 
+/// Returns the number of rows of each table of some databases, by alias and table. Tables without rows, and those that
+/// the role may not read, are missing.
+pub(super) async fn row_counts(
+    context: &Context<'_>,
+    rows: &[DatabaseRow],
+) -> Result<BTreeMap<(String, String), u64>> {
+    let mut counts = BTreeMap::new();
+    for row in rows {
+        let found = read(context, &row.private_name, &Reading::default()).await?;
+        for (table, lines) in found.entries {
+            let count = lines.iter().find_map(|line| line.text.strip_prefix("rows ")?.parse().ok());
+            if let Some(count) = count {
+                counts.insert((row.alias.clone(), table), count);
+            }
+        }
+    }
+    Ok(counts)
+}
+
 async fn read(context: &Context<'_>, database: &str, reading: &Reading<'_>) -> Result<Inventory> {
     let mut session = open(context, database).await?;
     let inventory = inventory::read(&mut session, reading).await;

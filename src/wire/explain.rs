@@ -6,6 +6,7 @@ use super::{RebuildAnswer, VERSION, millis};
 use crate::config::Order;
 use crate::fingerprint::{Difference, FileInput, Group, Inputs, LinesInput, RelPath, ServerTraits, groups};
 use crate::stencil::{Explanation, Now, OnServer};
+use crate::template::waypoint::Stop;
 
 /// Answer of `explain`.
 #[derive(Clone, Debug, Serialize)]
@@ -136,7 +137,8 @@ pub enum NowAnswer {
         /// The first step, if it runs in two.
         #[serde(skip_serializing_if = "Option::is_none")]
         waypoint: Option<WaypointAnswer>,
-        /// Reason why no waypoints are built until `build` or `build_until` changes.
+        /// Reason why no waypoint is built: one failed, and none is built until `build`, `build_until` or `waypoints`
+        /// changes; or the tree is too large to copy.
         #[serde(skip_serializing_if = "Option::is_none")]
         no_waypoints: Option<String>,
     },
@@ -146,8 +148,12 @@ pub enum NowAnswer {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct WaypointAnswer {
-    /// `{version}` of `build_until`.
-    pub version: String,
+    /// `{version}` of `build_until`; absent if the build command runs in a copy of the tree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Whether it is built in a copy of the tree without the later migrations; absent if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub copy: bool,
     /// Number of its migrations.
     pub migrations: usize,
     /// Number of the migrations of both steps.
@@ -268,11 +274,15 @@ fn now(now: &Now) -> NowAnswer {
             why: why.clone(),
             hint: hint.clone(),
             waypoint: waypoint.as_ref().map(|waypoint| WaypointAnswer {
-                version: waypoint.prefix.version.clone(),
+                version: match &waypoint.stop {
+                    Stop::At(version) => Some(version.clone()),
+                    Stop::Copy => None,
+                },
+                copy: waypoint.stop == Stop::Copy,
                 migrations: waypoint.prefix.migrations,
                 of: waypoint.of,
             }),
-            no_waypoints: no_waypoints.clone(),
+            no_waypoints: no_waypoints.as_ref().map(|no| no.why().to_owned()),
         },
     }
 }

@@ -1,5 +1,7 @@
 //! Full builds in two steps: the migrations before an edit are kept as a base for the next edit.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use serde_json::{Value, json};
 
 use crate::support::extension::{ensure, outcome, templates};
@@ -308,4 +310,321 @@ fn without_gain_there_is_one_step() {
     edited(&few);
     ensure(&few);
     assert_eq!((few.builds(), waypoints(&few).len()), (2, 0));
+}
+
+/// A project whose migrate command cannot stop, with migrations in two directories, `a` and `b`. It runs in copies of
+/// the tree.
+fn copying() -> Project<'static> {
+    let project = Project::extending(server(), "waypoints = \"copy\"");
+    let config = project.read("pgstencil.toml");
+    let config = config
+        .replace("\"migrations/*.sql\"", "\"*/migrations/*.sql\"")
+        .replace("[template.app]", "[clone]\nbackground = \"off\"\n\n[template.app]");
+    project.write(
+        "pgstencil.toml",
+        &format!("{config}\n[template.app.env]\nROOT = \"{{root}}\"\n\n[template.app.build_env]\nLIB = \"{{root}}/lib\"\n"),
+    );
+    std::fs::remove_dir_all(project.path().join("migrations")).unwrap();
+    for n in 1..=3 {
+        put(&project, "a", n, 0);
+        put(&project, "b", n, 0);
+    }
+    project.write(".gitignore", "builds.log\nfast\ngo\nfirst\nsecond\nnode_modules/\n");
+    project.write("node_modules/pad/index.js", "pad");
+    all(&project, "all");
+    project
+}
+
+fn put(project: &Project<'_>, app: &str, n: u32, edition: u32) {
+    project.write(
+        &format!("{app}/migrations/000{n}_{app}{n}.sql"),
+        &format!("create table {app}{n} (e{edition} int);\n"),
+    );
+}
+
+/// What the migrate command does; `all` runs all migrations below the working directory, or below `$1`.
+fn all(project: &Project<'_>, text: &str) {
+    project.build(&Build::Script(format!(
+        r#"all() {{
+               sql -d "$DATABASE_URL" -c 'create table if not exists schema_migrations (name text primary key)'
+               for file in "${{1:-.}}"/*/migrations/*.sql; do
+                   name=$(basename "$file" .sql)
+                   [ -z "$(sql -d "$DATABASE_URL" -c "select 1 from schema_migrations where name = '$name'")" ] || continue
+                   sql -d "$DATABASE_URL" --single-transaction -f "$file" \
+                       -c "insert into schema_migrations values ('$name')"
+               done
+           }}
+           [ -e fast ] || sleep 2
+           pwd >>builds.log
+           {text}"#
+    )));
+}
+
+/// The first template, and an edit of the last migration of both directories.
+fn both_edited(project: &Project<'_>) {
+    outcome(project, "miss");
+    put(project, "a", 3, 1);
+    put(project, "b", 3, 1);
+    project.write("fast", "");
+}
+
+/// The tables of the template of these inputs, each with its column.
+fn tables(project: &Project<'_>) -> String {
+    let query = "select string_agg(relname || '.' || attname, ' ' order by relname)
+                 from pg_class c join pg_attribute a on attrelid = c.oid and attnum > 0
+                 where relkind = 'r' and relname ~ '^[ab][0-9]$'";
+    let run = Pgstencil::new(project).args(["run", "--", "psql", "-XAtc", query]).success();
+    run.stdout.trim_end().to_owned()
+}
+
+/// The copies of trees, and their locks.
+fn copies(project: &Project<'_>) -> usize {
+    std::fs::read_dir(project.home().join(".cache/pgstencil/trees")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn a_command_that_cannot_stop_runs_in_a_copy() {
+    let project = copying();
+    both_edited(&project);
+    assert_eq!(explain(&project)["waypoint"], json!({"copy": true, "migrations": 4, "of": 6}));
+    Pgstencil::new(&project).arg("explain").success().stdout_has(
+        "\nit would run in two steps, and keep the first one as a base: 4 of 6 migrations (in a copy of the tree)\n",
+    );
+    let file = project.path().join("a/migrations/0001_a1.sql");
+    let stat = |path: &std::path::Path| {
+        let found = std::fs::metadata(path).unwrap();
+        (found.ctime(), found.ctime_nsec(), found.nlink())
+    };
+    let before = stat(&file);
+    all(
+        &project,
+        r#"printf '%s\n' "$PWD" "$ROOT" "$LIB" "$(stat -c %a .. . 2>/dev/null | tr '\n' ' ')" \
+               "$(readlink node_modules)" "$(ls -d .git 2>/dev/null)" >>builds.log; all"#,
+    );
+    project.write("builds.log", "");
+    let miss = outcome(&project, "miss");
+    let found = waypoints(&project);
+    let [waypoint] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(miss["provisional"], true);
+    assert_eq!(
+        miss["extends"],
+        json!({
+            "base": waypoint["fingerprint"],
+            "added": ["a/migrations/0003_a3.sql", "b/migrations/0003_b3.sql"]
+        })
+    );
+    assert_eq!(stat(&file), before);
+    assert_eq!(copies(&project), 0);
+    // The log is ignored, so it is the same file in the copy.
+    let log = project.read("builds.log");
+    let lines: Vec<&str> = log.lines().collect();
+    let (root, home) = (project.path().canonicalize().unwrap(), project.home().canonicalize().unwrap());
+    assert_eq!(lines.len(), 16, "{log}");
+    let copy = lines[1];
+    assert!(copy.starts_with(home.to_str().unwrap()) && copy.ends_with("/project"), "{log}");
+    assert_eq!(lines[2..5], [copy, copy, &format!("{copy}/lib")]);
+    if cfg!(target_os = "linux") {
+        assert_eq!(lines[5], "700 700 ");
+    }
+    assert_eq!(lines[6], root.join("node_modules").to_str().unwrap());
+    assert_eq!(lines[9], root.to_str().unwrap());
+    assert_eq!(tables(&project), "a1.e0 a2.e0 a3.e1 b1.e0 b2.e0 b3.e1");
+    for edition in 2..=3 {
+        put(&project, "b", 3, edition);
+        assert_eq!(outcome(&project, "extended")["extends"]["base"], waypoint["fingerprint"]);
+    }
+    assert_eq!(tables(&project), "a1.e0 a2.e0 a3.e1 b1.e0 b2.e0 b3.e3");
+    Pgstencil::new(&project).arg("verify").success();
+    for app in ["a", "b"] {
+        std::fs::remove_file(project.path().join(format!("{app}/migrations/0003_{app}3.sql"))).unwrap();
+    }
+    assert_eq!(outcome(&project, "hit")["fingerprint"], waypoint["fingerprint"]);
+    assert_eq!(tables(&project), "a1.e0 a2.e0 b1.e0 b2.e0");
+    Pgstencil::new(&project).arg("verify").success();
+}
+
+#[test]
+fn a_command_that_reads_the_original_tree_ends_copies() {
+    let project = copying();
+    // As an editable install does it.
+    all(&project, &format!("all '{}'", project.path().display()));
+    both_edited(&project);
+    let answer = Pgstencil::new(&project).args(["ensure", "--json"]).success();
+    answer
+        .stderr_has("no waypoints are built any more, since one failed")
+        .stderr_has("in a copy of the tree, `build` ran migrations that the copy lacks")
+        .stderr_has("the build command changed nothing after it");
+    let answer = answer.json();
+    assert_eq!((&answer["outcome"], &answer["provisional"]), (&json!("miss"), &json!(false)));
+    assert_eq!((templates(&project).len(), project.databases().len(), copies(&project)), (2, 2, 0));
+    assert_eq!(tables(&project), "a1.e0 a2.e0 a3.e1 b1.e0 b2.e0 b3.e1");
+    put(&project, "a", 3, 2);
+    let now = explain(&project);
+    assert_eq!(now["no_waypoints"], "in a copy of the tree, `build` ran migrations that the copy lacks");
+    assert_eq!(now["waypoint"], Value::Null);
+    project.write("builds.log", "");
+    outcome(&project, "miss");
+    assert_eq!(project.read("builds.log").lines().count(), 2);
+    // Another command is another attempt.
+    all(&project, "all");
+    let config = project.read("pgstencil.toml");
+    project.write("pgstencil.toml", &config.replace("sh migrate.sh", "sh ./migrate.sh"));
+    std::fs::remove_file(project.path().join("fast")).unwrap();
+    for edition in 3..=4 {
+        put(&project, "a", 3, edition);
+        ensure(&project);
+    }
+    assert_eq!(waypoints(&project).len(), 1);
+}
+
+#[test]
+fn a_command_that_reads_a_part_of_the_original_tree_leaves_no_waypoint() {
+    let project = copying();
+    // As if one of two packages were installed from the original: the second step changes something.
+    let original = project.path();
+    all(
+        &project,
+        &format!(
+            "case $PWD in
+             */trees/*) mkdir ../mix; ln -s \"$PWD/a\" ../mix/a; ln -s '{}/b' ../mix/b; all ../mix;;
+             *) all;;
+             esac",
+            original.display()
+        ),
+    );
+    both_edited(&project);
+    let answer = Pgstencil::new(&project).args(["ensure", "--json"]).success();
+    answer
+        .stderr_has("no waypoint was built this time")
+        .stderr_has("no table has a new row for each of the 2 later migrations after it");
+    assert_eq!(waypoints(&project).len(), 0);
+    assert_eq!(answer.json()["provisional"], false);
+    assert_eq!(tables(&project), "a1.e0 a2.e0 a3.e1 b1.e0 b2.e0 b3.e1");
+}
+
+#[test]
+fn a_failure_in_a_copy_is_followed_by_one_step() {
+    let project = copying();
+    // It needs its repository.
+    project.write(".git/HEAD", "ref: refs/heads/main\n");
+    all(&project, "[ -e .git/HEAD ] || { echo 'not a repository' >&2; exit 9; }; all");
+    both_edited(&project);
+    let answer = Pgstencil::new(&project).args(["ensure", "--json"]).success();
+    answer
+        .stderr_has("no waypoints are built any more, since one failed")
+        .stderr_has("failed (exit code 9")
+        .stderr_has("not a repository")
+        .stderr_has("set `waypoints = \"auto\"` in [template.app]");
+    let answer = answer.json();
+    assert_eq!((&answer["outcome"], &answer["provisional"]), (&json!("miss"), &json!(false)));
+    assert_eq!((project.databases().len(), copies(&project)), (2, 0));
+    put(&project, "a", 3, 2);
+    Pgstencil::new(&project).arg("ensure").success().lacks("waypoint");
+}
+
+#[test]
+fn a_project_that_cannot_be_built_keeps_its_waypoints() {
+    let project = copying();
+    both_edited(&project);
+    all(&project, "echo 'settings are broken' >&2; exit 9");
+    Pgstencil::new(&project).arg("ensure").fails(4).stderr_has("settings are broken").lacks("any more");
+    assert_eq!(copies(&project), 0);
+    all(&project, "all");
+    outcome(&project, "miss");
+    assert_eq!(waypoints(&project).len(), 1);
+}
+
+#[test]
+fn a_copy_of_a_killed_builder_is_removed() {
+    let project = copying();
+    both_edited(&project);
+    all(
+        &project,
+        "[ \"$PWD\" = \"$ROOT\" ] && case $PWD in */trees/*)
+             echo $$ >first; chmod 500 a; while [ -e pgstencil.toml ] && [ ! -e go ]; do sleep 0.05; done;; esac
+         all",
+    );
+    project.write("first", "");
+    project.write("node_modules/pad/index.js", "pad");
+    let mut running = Pgstencil::new(&project).arg("ensure").spawn();
+    assert!(eventually(PATIENCE, || !project.read("first").is_empty()));
+    assert_eq!(copies(&project), 2);
+    // A cleanup leaves what is in use.
+    Pgstencil::new(&project).arg("evict").success();
+    assert_eq!(copies(&project), 2);
+    running.kill9();
+    project.write("go", "");
+    assert!(eventually(PATIENCE, || {
+        Pgstencil::new(&project).arg("evict").success();
+        copies(&project) == 0
+    }));
+    assert_eq!(project.read("node_modules/pad/index.js"), "pad");
+    ensure(&project);
+    assert_eq!((waypoints(&project).len(), copies(&project)), (1, 0));
+}
+
+#[test]
+fn a_tree_that_is_too_large_is_not_copied() {
+    let project = copying();
+    both_edited(&project);
+    let large = std::fs::File::create(project.path().join("large")).unwrap();
+    large.set_len(1_000_000_001).unwrap();
+    let now = explain(&project);
+    let why = now["no_waypoints"].as_str().unwrap().to_owned();
+    assert!(why.ends_with("is too large to copy"), "{why}");
+    // The build in one step would be too short for a waypoint later.
+    std::fs::remove_file(project.path().join("fast")).unwrap();
+    Pgstencil::new(&project).arg("explain").success().stdout_has("\nno waypoint is built: the tree ");
+    Pgstencil::new(&project)
+        .arg("ensure")
+        .success()
+        .stderr_has("no waypoint is built this time")
+        .stderr_has("is too large to copy")
+        .stderr_has("list in .gitignore what the build does not need");
+    assert_eq!((waypoints(&project).len(), copies(&project)), (0, 0));
+    // What is ignored is not copied.
+    project.append(".gitignore", "large\n");
+    put(&project, "a", 3, 2);
+    ensure(&project);
+    assert_eq!(waypoints(&project).len(), 1);
+}
+
+#[test]
+fn migrations_that_depend_on_an_edited_one_are_in_the_second_step() {
+    let project = copying();
+    project.write(
+        "b/migrations/0002_b2.sql",
+        "-- needs 0003_a3\ncreate table b2 (e0 int); alter table a3 add column b2 int;\n",
+    );
+    // By the name of the file, as many tools do it, it would come too early.
+    all(&project, "all . 2>/dev/null || all .");
+    outcome(&project, "miss");
+    put(&project, "a", 3, 1);
+    project.write("fast", "");
+    assert_eq!(explain(&project)["waypoint"], json!({"copy": true, "migrations": 3, "of": 6}));
+    let miss = outcome(&project, "miss");
+    let added = ["a/migrations/0003_a3.sql", "b/migrations/0002_b2.sql", "b/migrations/0003_b3.sql"];
+    assert_eq!(miss["extends"]["added"], json!(added));
+    put(&project, "a", 3, 2);
+    outcome(&project, "extended");
+}
+
+#[test]
+fn names_without_an_order_are_no_obstacle_for_a_copy() {
+    let project = copying();
+    let config = project.read("pgstencil.toml");
+    project.write("pgstencil.toml", &config.replace("[template.app]", "[template.app]\nextend = \"always\""));
+    both_edited(&project);
+    put(&project, "a", 3, 0);
+    put(&project, "a", 1, 1);
+    put(&project, "b", 3, 0);
+    assert_eq!(explain(&project)["waypoint"], json!({"copy": true, "migrations": 3, "of": 6}));
+    project.write("a/migrations/0002_a2.sql", "create table a2 (e1 int);\n");
+    // In order, too little is left.
+    put(&project, "b", 1, 1);
+    assert_eq!(explain(&project)["waypoint"], json!({"copy": true, "migrations": 3, "of": 6}));
+    outcome(&project, "miss");
+    put(&project, "b", 1, 2);
+    outcome(&project, "extended");
+    assert_eq!(tables(&project), "a1.e1 a2.e1 a3.e0 b1.e2 b2.e0 b3.e0");
 }

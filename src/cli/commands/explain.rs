@@ -10,7 +10,7 @@ use crate::fingerprint::{
     Difference, FileCache, FileChanges, FileInput, Group, Inputs, RelPath, groups, migrations,
 };
 use crate::names::EMPTY_DATABASE;
-use crate::stencil::{Explanation, Now, OnServer, explain_files};
+use crate::stencil::{Explanation, NoWaypoints, Now, OnServer, explain_files};
 use crate::wire::{ExplainAllAnswer, ExplainAnswer};
 use crate::{Kind, Result};
 
@@ -210,17 +210,23 @@ fn verdict(server: &OnServer, background_off: bool, all: bool) -> String {
             );
             if let Some(waypoint) = waypoint {
                 text += &format!(
-                    "\nit would run in two steps, and keep the first one as a base: {} of {} (version {})",
+                    "\nit would run in two steps, and keep the first one as a base: {} of {} ({})",
                     waypoint.prefix.migrations,
                     count(waypoint.of, "migration"),
-                    waypoint.prefix.version
+                    waypoint.place()
                 );
             }
-            if let Some(why) = no_waypoints {
-                text += &format!(
-                    "\nno waypoint is built until `build` or `build_until` changes: {}",
-                    escape::line(why)
-                );
+            match no_waypoints {
+                Some(NoWaypoints::Failed(why)) => {
+                    text += &format!(
+                        "\nno waypoint is built until `build`, `build_until` or `waypoints` changes: {}",
+                        escape::line(why)
+                    );
+                }
+                Some(NoWaypoints::Tree(why)) => {
+                    text += &format!("\nno waypoint is built: {}", escape::line(why));
+                }
+                None => {}
             }
             text
         }

@@ -16,26 +16,27 @@ mod inspect;
 mod seal;
 mod vacate;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(super) use self::create::copy_base;
 use self::create::create_empty;
 pub(crate) use self::in_place::build_in_place;
 use self::inspect::{Inspected, inspect};
-use super::compare::Subject;
+use super::compare::{self, Subject};
 use super::extend::Base;
 use super::from::Start;
 use super::permit::{BuildPermit, Permit, RebuildPermit};
 use super::source::overtaken::{Overtaken, Watch};
 use super::source::progress::Progress;
-use super::waypoint::Waypoint;
+use super::waypoint::{Stop, Waypoint};
 use super::{Template, Unsealed, source, unsealed};
 use crate::config::Rebuild;
 use crate::context::Context;
 use crate::database::drop;
 use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
-use crate::fingerprint::{Recipe, migrations};
+use crate::fingerprint::{Recipe, TreeCopy, migrations};
 use crate::names;
 use crate::pg::catalog;
 use crate::registry::database::{NewDatabase, Owner};
@@ -54,9 +55,12 @@ enum Way<'a> {
         /// What the build command is told.
         outcome: Outcome,
     },
-    /// `build_until` runs on empty databases, with files of later migrations in place.
-    Until {
+    /// The first step of a full build in two: a command runs on empty databases, for a part of the migrations.
+    First {
+        /// `build_until`, with the files of later migrations in place, or the build command.
         command: &'a str,
+        /// Root of the copy of the tree in which it runs.
+        root: Option<&'a Path>,
         /// The inputs that the files have.
         whole: &'a Recipe,
     },
@@ -66,7 +70,7 @@ impl<'a> Way<'a> {
     fn base(self) -> Option<&'a Base> {
         match self {
             Way::On { base, .. } => Some(base),
-            Way::Full | Way::Until { .. } => None,
+            Way::Full | Way::First { .. } => None,
         }
     }
 
@@ -75,7 +79,7 @@ impl<'a> Way<'a> {
         match self {
             Way::Full => false,
             Way::On { base, .. } => base.provisional,
-            Way::Until { .. } => rebuild.makes_provisional(),
+            Way::First { .. } => rebuild.makes_provisional(),
         }
     }
 }
@@ -135,35 +139,73 @@ pub(super) async fn build(
 pub(super) enum InTwo<'a> {
     /// Both steps succeeded, or the inputs changed.
     Ended(Ended),
-    /// The first step failed, or its result cannot be trusted; all is dropped. The reason, and facts about it.
-    Failed(String, Vec<String>),
+    /// The first step failed, or its result cannot be trusted; all is dropped.
+    Failed(Failed),
     /// The second step failed. The first one is kept until it is known whether a build in one step fails, too.
     Second(Box<Built<'a, BuildPermit>>, Error),
 }
 
+/// Reason why a full build in two steps is dropped.
+#[derive(Default)]
+pub(super) struct Failed {
+    pub(super) why: String,
+    /// Facts about it.
+    pub(super) details: Vec<String>,
+    /// Whether the next attempt may succeed.
+    pub(super) is_doubt: bool,
+}
+
+impl Failed {
+    fn by(error: &Error) -> Self {
+        let (why, details) = (error.message().to_owned(), error.details().to_vec());
+        Failed { why, details, is_doubt: false }
+    }
+}
+
+/// The steps of a full build in two.
+pub(super) struct Steps<'a> {
+    /// The right to build the waypoint.
+    pub(super) first: &'a BuildPermit,
+    /// The right to build the template.
+    pub(super) permit: &'a BuildPermit,
+    pub(super) waypoint: &'a Waypoint,
+    /// Root of the copy of the tree in which the first step runs, if it runs in one.
+    pub(super) root: Option<&'a Path>,
+}
+
 /// Builds a waypoint and, on a copy of it, the template. Nothing is sealed before the second step has shown, by a
-/// change, that the first one ended at its version: then the waypoint first, since it is complete without the other.
+/// change, that the first one ended where it should: then the waypoint first, since it is complete without the other.
 pub(super) async fn build_in_two<'a>(
     registry: &mut Registry,
     context: &Context<'_>,
-    first: &'a BuildPermit,
-    permit: &'a BuildPermit,
-    waypoint: &'a Waypoint,
+    steps: &Steps<'a>,
+    copy: Option<TreeCopy>,
 ) -> Result<InTwo<'a>> {
+    let Steps { first, permit, waypoint, root } = *steps;
     let started = Instant::now();
-    let way = Way::Until { command: &waypoint.command, whole: permit.recipe() };
-    let mut below = match complete(registry, context, first, way).await {
+    let way = Way::First { command: &waypoint.command, root, whole: permit.recipe() };
+    let built = complete(registry, context, first, way).await;
+    let checked = remove(context, copy, &waypoint.prefix.recipe).await;
+    let mut below = match built {
         Ok(Completed::Built(built)) => built,
         Ok(Completed::Overtaken(overtaken)) => return Ok(InTwo::Ended(Ended::Overtaken(overtaken))),
         Err(error) if is_of_command(&error, context) => {
-            return Ok(InTwo::Failed(error.message().to_owned(), error.details().to_vec()));
+            return Ok(InTwo::Failed(Failed::by(&error)));
         }
         Err(error) => return Err(error),
     };
     if let Some(unsealed) = below.unsealed.take() {
         below.discard(registry, "it changed nothing").await?;
-        return Ok(InTwo::Failed(unsealed.message(), Vec::new()));
+        return Ok(InTwo::Failed(Failed { why: unsealed.message(), ..Failed::default() }));
     }
+    if let Err(error) = checked {
+        below.discard(registry, "the build command wrote to its inputs").await?;
+        return Ok(InTwo::Failed(Failed::by(&error)));
+    }
+    let before = match waypoint.is_in_several_groups() {
+        true => Some(compare::row_counts(context, &below.rows).await?),
+        false => None,
+    };
     below.took = Some(started.elapsed());
     let template = match seal::hold(registry, context, &below).await {
         Ok(template) => template,
@@ -184,14 +226,23 @@ pub(super) async fn build_in_two<'a>(
             return Err(error);
         }
     };
-    if built.unsealed.is_some() {
-        let why = "the build command changed nothing after it, so `build_until` did not stop there";
-        built.discard(registry, why).await?;
-        below.discard(registry, why).await?;
-        return Ok(InTwo::Failed(
-            format!("`build_until` did not stop at version {}", waypoint.prefix.version),
-            vec!["the build command changed nothing after it".into()],
-        ));
+    let wrong = match (&built.unsealed, before) {
+        (Some(_), _) => Some("the build command changed nothing after it".to_owned()),
+        (None, Some(before)) => {
+            waypoint.lacks_records(&before, &compare::row_counts(context, &built.rows).await?)
+        }
+        (None, None) => None,
+    };
+    if let Some(wrong) = wrong {
+        let is_doubt = built.unsealed.is_none();
+        built.discard(registry, &wrong).await?;
+        below.discard(registry, &wrong).await?;
+        let why = match &waypoint.stop {
+            _ if is_doubt => "it is not certain where the first step ended".to_owned(),
+            Stop::At(version) => format!("`build_until` did not stop at version {version}"),
+            Stop::Copy => "in a copy of the tree, `build` ran migrations that the copy lacks".to_owned(),
+        };
+        return Ok(InTwo::Failed(Failed { why, details: vec![wrong], is_doubt }));
     }
     let kept = match below.keep(registry, context).await {
         Ok(kept) => kept,
@@ -212,6 +263,16 @@ pub(super) async fn build_in_two<'a>(
     });
     registry.note(&context.occurrence(&fingerprint, Happened::Miss, took)).await?;
     Ok(InTwo::Ended(Ended::Sealed(Box::new(template))))
+}
+
+/// Removes the copy of the tree in which the first step ran. Fails if that step wrote to its inputs.
+async fn remove(context: &Context<'_>, copy: Option<TreeCopy>, prefix: &Recipe) -> Result<()> {
+    let Some(copy) = copy else {
+        return Ok(());
+    };
+    let (definition, prefix) = (context.definition.clone(), prefix.clone());
+    let removed = tokio::task::spawn_blocking(move || copy.check(&definition, &prefix));
+    removed.await.map_err(|e| Error::unjoined("reading the copy of the tree", e))?
 }
 
 /// Returns whether the build command is to blame, and not the caller's limit or the disk: then another way to build may
@@ -347,7 +408,7 @@ impl<'a, P: Permit> Registered<'a, P> {
                 added: &base.extends.added,
                 provisional,
             })),
-            Way::Until { .. } => Some(Step::Waypoint { provisional }),
+            Way::First { .. } => Some(Step::Waypoint { provisional }),
         };
         let id = registry
             .insert_template(
@@ -396,15 +457,16 @@ impl<'a, P: Permit> Building<'a, P> {
     async fn fill(&self, registry: &mut Registry, context: &Context<'_>) -> Result<()> {
         let recipe = self.permit.recipe();
         let (outcome, progress) = match self.way {
-            Way::Full | Way::Until { .. } => (Outcome::Miss, Progress::of(recipe)),
+            Way::Full | Way::First { .. } => (Outcome::Miss, Progress::of(recipe)),
             Way::On { base, outcome } => (outcome, Progress::new(&migrations(&base.extends.added))),
         };
-        let command = match self.way {
-            Way::Until { command, .. } => command,
-            Way::Full | Way::On { .. } => &context.definition.build,
+        let (command, root) = match self.way {
+            Way::First { command, root, .. } => (command, root.unwrap_or(context.root)),
+            Way::Full | Way::On { .. } => (&*context.definition.build, context.root),
         };
+        let context = Context { root, ..context.clone() };
         let set = private_set(&self.rows);
-        source::fill(registry, context, command, &set, outcome, Some(self.id), progress).await
+        source::fill(registry, &context, command, &set, outcome, Some(self.id), progress).await
     }
 
     /// Inspects the current databases, and reads the inputs again.
@@ -412,7 +474,7 @@ impl<'a, P: Permit> Building<'a, P> {
         let inspected = inspect(registry, context, &mut self.rows, &self.start).await?;
         let recipe = self.permit.recipe();
         let of_files = match self.way {
-            Way::Until { whole, .. } => whole,
+            Way::First { whole, .. } => whole,
             Way::Full | Way::On { .. } => recipe,
         };
         if let Some(overtaken) = self.watch.end(context, of_files).await? {

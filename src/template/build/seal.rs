@@ -149,7 +149,7 @@ fn template(
         extends: way.base().map(|base| base.extends.clone()),
         provisional: way.is_provisional(context.definition.rebuild).then(Provisional::default),
         accepted: false,
-        waypoint: matches!(way, Way::Until { .. }),
+        waypoint: matches!(way, Way::First { .. }),
         databases,
         build_time: matches!(way, Way::Full).then_some(Duration::ZERO),
         needs_look: !inspected.built_with.available.is_empty(),
