@@ -15,7 +15,7 @@ use crate::config::value::Host;
 const ABOUT: &str = "Keeps migrated Postgres template databases and creates clones of them";
 
 /// The version, with commit and date where they are known.
-const VERSION: &str = env!("PGSTENCIL_VERSION");
+pub(crate) const VERSION: &str = env!("PGSTENCIL_VERSION");
 
 const AFTER: &str = "\
 Examples:
@@ -50,10 +50,10 @@ Configuration reference: `pgstencil config schema`, and config/pgstencil.toml in
 
 /// The commands in the order and under the headings of `pgstencil --help`.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Databases", &["run", "clone", "release", "prune"]),
+    ("Databases", &["run", "clone", "release", "prune", "serve"]),
     ("Templates", &["ensure", "explain", "verify", "evict", "pin", "unpin"]),
     ("Inspect", &["list", "stats", "doctor", "bench", "paths"]),
-    ("Set up", &["init", "server", "cache", "ci", "config", "demo", "completions", "help"]),
+    ("Set up", &["init", "server", "cache", "ci", "config", "demo", "completions", "man", "help"]),
 ];
 
 /// The command line.

@@ -120,7 +120,17 @@ impl App {
         self.locator().private_server(settings)
     }
 
-    async fn stencil_of(&self, mut config: Config) -> Result<Stencil> {
+    /// A stencil for a command that hands out many clones: it reads the inputs once, and a thread of it drops clones.
+    pub(super) async fn stencil_for_tests(&self) -> Result<Stencil> {
+        Ok(self.stencil_with_drops(self.config()?).await?.for_tests(None))
+    }
+
+    /// A stencil for one request: a process that is started at the end of the command runs the drops.
+    async fn stencil_of(&self, config: Config) -> Result<Stencil> {
+        Ok(self.stencil_with_drops(config).await?.without_drops())
+    }
+
+    async fn stencil_with_drops(&self, mut config: Config) -> Result<Stencil> {
         let locator = self.locator();
         config.clone.background = locator.background(&config)?;
         let ServerSettings { client_host, client_port, .. } = &mut config.server;
@@ -142,10 +152,9 @@ impl App {
             self.printer.warn(&format!("cannot find out the branch: {why}"));
         }
         let cache = self.file_cache(config.file_cache, &holder);
-        // A process that is started at the end of the command runs the drops.
         let stencil = Stencil::new(config, endpoint, holder, self.variable());
         let building = self.env.non_empty(env::BUILDING).unwrap_or_default();
-        let stencil = stencil.within_builds(building).without_drops().with_file_cache(cache);
+        let stencil = stencil.within_builds(building).with_file_cache(cache);
         Ok(stencil.with_copies_in(self.env.cache_dir()))
     }
 

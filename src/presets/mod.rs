@@ -64,6 +64,11 @@ impl Presets {
     }
 }
 
+/// Returns the names of all presets.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    list::FILES.iter().map(|(name, _)| *name)
+}
+
 fn bad(name: &str, cause: toml::de::Error) -> Error {
     Error::internal(format!("cannot read the preset {name}")).caused_by(cause)
 }

@@ -217,6 +217,13 @@ impl Stencil {
         }
     }
 
+    /// Has the next request of each definition read its inputs, after [`Stencil::for_tests`].
+    pub(crate) fn forget_recipes(&self) {
+        if let Some(recipes) = &self.recipes {
+            recipes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
     /// Returns the recipe of an earlier request, if there are to be no more reads.
     fn known_recipe(&self, definition: &Definition) -> Option<Recipe> {
         let recipes = self.recipes.as_ref().filter(|_| self.filler.is_none())?;

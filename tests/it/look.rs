@@ -269,6 +269,28 @@ fn a_terminal_shows_a_live_line() {
 }
 
 #[test]
+fn man_pages_describe_every_command() {
+    let project = Project::new(server());
+    let man = |args: &[&str]| pgstencil(&project, &["man"]).args(args);
+    man(&[]).success().stdout_has(".TH pgstencil 1").stdout_has("7 name taken");
+    man(&["server", "start"]).success().stdout_has("pgstencil\\-server\\-start");
+    man(&["serv"]).fails(2).stderr_has("there is no command `serv`");
+    let directory = project.path().join("pages/man1");
+    man(&["--write", directory.to_str().unwrap()]).success().stdout("");
+    let help = pgstencil(&project, &["--help"]).success().stdout;
+    let commands = help.lines().skip_while(|line| *line != "Databases:");
+    let commands = commands.take_while(|line| *line != "Options:").filter_map(|line| line.strip_prefix("  "));
+    let mut pages = 0;
+    for command in commands.filter_map(|line| line.split(' ').next()).filter(|name| *name != "help") {
+        let page = std::fs::read_to_string(directory.join(format!("pgstencil-{command}.1"))).expect(command);
+        assert!(page.contains(".SH NOTES"), "{command}: {page}");
+        pages += 1;
+    }
+    assert!(pages > 20, "{help}");
+    assert!(!directory.join("pgstencil-background.1").exists());
+}
+
+#[test]
 fn help_completions_and_config_need_no_server() {
     let project = Project::with_migrations(server());
     let alone = |args: &[&str]| {
@@ -290,7 +312,8 @@ fn help_completions_and_config_need_no_server() {
     assert_eq!(known, commit(), "{version}");
     assert_eq!(alone(&["-V"]).line(), line);
     for sh in ["bash", "zsh", "fish"] {
-        alone(&["completions", sh]).stdout_has("pgstencil");
+        // Names of presets are completed, too.
+        alone(&["completions", sh]).stdout_has("pgstencil").stdout_has("graphile-migrate");
     }
     let schema = alone(&["config", "schema"]).json();
     assert!(schema["properties"]["template"].is_object());

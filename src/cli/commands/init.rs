@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 
 use crate::cli::{App, escape};
 use crate::config::{Config, FILE_NAME};
@@ -23,6 +24,7 @@ use crate::{Error, Kind, Result};
 pub(crate) struct Init {
     /// Preset to use, instead of the one found; `--list` shows all
     #[arg(long, value_name = "NAME", conflicts_with_all = ["list", "check"])]
+    #[arg(value_parser = PresetName, hide_possible_values = true)]
     pub(crate) preset: Option<String>,
     /// Print the config, and write no file
     #[arg(long, visible_alias = "dry-run", short = 'n', conflicts_with_all = ["list", "check"])]
@@ -33,6 +35,27 @@ pub(crate) struct Init {
     /// List the presets, and where they were found
     #[arg(long)]
     pub(crate) list: bool,
+}
+
+/// Accepts any name, so that an unknown one gets the error that lists the presets. Shells complete the known ones.
+#[derive(Clone)]
+struct PresetName;
+
+impl TypedValueParser for PresetName {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> std::result::Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(presets::names().map(PossibleValue::new)))
+    }
 }
 
 pub(crate) fn init(app: &App, args: &Init) -> Result<u8> {

@@ -13,12 +13,14 @@ pub(crate) mod evict;
 pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod owed;
 pub(crate) mod paths;
 pub(crate) mod pin;
 pub(crate) mod prune;
 pub(crate) mod release;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod server;
 pub(crate) mod stats;
 pub(crate) mod verify;
@@ -51,6 +53,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  pgstencil unpin be819a32ef1e")]
     Unpin(pin::Pin),
     Prune(prune::Prune),
+    Serve(serve::Serve),
     Stats(stats::Stats),
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
@@ -81,6 +84,8 @@ pub(crate) enum Command {
     )]
     Paths,
     Completions(completions::Completions),
+    #[command(name = "man")]
+    Man(man::ManPages),
     /// Work in the background; started by the other commands
     #[command(hide = true)]
     Background,
@@ -102,6 +107,8 @@ impl Command {
         let work: Pin<Box<dyn Future<Output = Result<u8>> + '_>> = match self {
             // The signals of `run` are those of the command that it runs.
             Command::Run(args) => return run::run(app, args, signals).await,
+            // Its life is that of its standard input.
+            Command::Serve(args) => return serve::serve(app, &args, signals).await,
             Command::Background => return background::work().await,
             Command::Clone(args) => Box::pin(clone::clone(app, args)),
             Command::Ensure(args) => Box::pin(ensure::ensure(app, args)),
@@ -124,6 +131,7 @@ impl Command {
             Command::Config(args) => Box::pin(async move { config::config(app, &args) }),
             Command::Paths => Box::pin(paths::paths(app)),
             Command::Completions(args) => Box::pin(async move { completions::completions(app, &args) }),
+            Command::Man(args) => Box::pin(async move { man::man(app, &args) }),
         };
         interruptible(app, signals, work).await
     }

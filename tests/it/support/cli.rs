@@ -143,6 +143,12 @@ impl Pgstencil {
         self.spawn().output(limit)
     }
 
+    /// Starts it with pipes for standard input and output; its errors are the test's.
+    pub(crate) fn piped(mut self) -> Child {
+        heed_signals();
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
+    }
+
     /// Starts it. It is killed when dropped, with its process group.
     #[track_caller]
     pub(crate) fn spawn(mut self) -> Running {
