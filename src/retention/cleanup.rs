@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
 
-use super::recycle::recycle;
+use super::recycle::{Recycled, recycle};
 use super::warm;
 use crate::database::create;
 use crate::database::drop::{self, OfTemplate};
@@ -283,8 +283,8 @@ async fn lane(
 
 /// What became of a clone that was to be dropped.
 enum EndOfClone {
-    /// Nothing was written to it, and it is handed out again.
-    Warm,
+    /// It is handed out again.
+    Warm(Recycled),
     /// It is gone, but for what could not be dropped, with the reasons.
     Dropped(Vec<String>),
     /// A session connected in the meantime.
@@ -306,18 +306,20 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
         Action::DropClone { clone, name, why } => {
             let ended = still(registry, clone, grace, action, async |registry| {
                 Ok(match recycle(registry, clone).await? {
-                    true => EndOfClone::Warm,
-                    false => {
-                        drop_clone(registry, clone).await?.map_or(EndOfClone::InUse, EndOfClone::Dropped)
-                    }
+                    Some(recycled) => EndOfClone::Warm(recycled),
+                    None => drop_clone(registry, clone).await?.map_or(EndOfClone::InUse, EndOfClone::Dropped),
                 })
             });
             match ended.await? {
                 None => {}
-                Some(EndOfClone::Warm) => {
+                Some(EndOfClone::Warm(recycled)) => {
                     // Others may have become warm at the same time, more than there is room for.
                     stays = true;
-                    lines.push(format!("clone {name} is warm again, since nothing was written to it"));
+                    let why = match recycled {
+                        Recycled::Clean => "since nothing was written to it",
+                        Recycled::Washed => "after the rows that were written to it were removed",
+                    };
+                    lines.push(format!("clone {name} is warm again, {why}"));
                 }
                 Some(EndOfClone::Dropped(left)) if left.is_empty() => {
                     lines.push(format!("dropped clone {name}: {why}"));
