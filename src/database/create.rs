@@ -1,7 +1,7 @@
 //! `CREATE DATABASE`, bounded by the caller's limit; several at the same time for a template with several
 //! databases.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
 
@@ -223,13 +223,22 @@ async fn create_in_lanes(
 /// # Errors
 /// The driver's.
 pub(crate) async fn give_way(registry: &mut Registry) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let started = std::time::Instant::now();
-    while started.elapsed() < PATIENCE && registry.somebody_hurries().await? {
+    give_way_until(registry, Instant::now() + PATIENCE).await
+}
+
+/// As [`give_way`], until this time at most.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn give_way_until(registry: &mut Registry, until: Instant) -> Result<()> {
+    while Instant::now() < until && registry.somebody_hurries().await? {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
 }
+
+/// Time for which copies and drops that no process waits for give way.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Marks the failure of a copy that is caused by its source or its strategy, rather than by the server, the role,
 /// the name or the caller's time limit.

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_connection_loss, sql, sqlstate};
-use crate::registry::database::{Estranged, Owner, not_dropped};
+use crate::registry::database::{self, Estranged, Owner, not_dropped};
 use crate::registry::{DatabaseRow, DatabaseState, Registry, TemplateRow, TemplateState};
 
 /// Result of the drop of one database.
@@ -150,9 +150,7 @@ pub(crate) async fn set_template(session: &mut Session, found: &Database) -> Res
 }
 
 async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dropped> {
-    let names = [row.private_name.clone(), row.name.clone()];
-    let oids: Vec<Oid> = row.oid.into_iter().collect();
-    let found = catalog::databases(registry.session(), &names, &oids).await?;
+    let (found, visited) = look(registry.session(), row).await?;
     let Some(found) = found.iter().find(|d| row.is(d)) else {
         let why = row.estranged(&found);
         if let Some(why @ Estranged::Owner(_)) = &why {
@@ -169,33 +167,70 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
             _ => Dropped::Gone,
         });
     };
-    registry.mark_dropping(row, found.oid).await?;
-    let session = registry.session();
-    if let Some(why) = withdraw(session, row, found).await? {
-        return Ok(Dropped::Later(why));
+    if visited || !withdraw_at_once(registry.session(), row, found).await? {
+        registry.mark_dropping(row, found.oid).await?;
+        let session = registry.session();
+        if let Some(why) = withdraw(session, row, found).await? {
+            return Ok(Dropped::Later(why));
+        }
+        session.make_uninterruptible().await.doing(|| "prepare a drop".into())?;
     }
-    session.make_uninterruptible().await.doing(|| "prepare a drop".into())?;
+    let session = registry.session();
     let dropped = session
         .run(sql::drop_database(&row.private_name))
         .await
         .doing(|| format!("drop database `{}`", found.name));
-    session.make_interruptible().await.doing(|| "restore the session after a drop".into())?;
-    match dropped {
-        Ok(()) => {}
+    let left = match dropped {
+        Ok(()) => None,
         Err(e) => match sqlstate(&e) {
             // It disappeared in the meantime.
-            Some(SqlState::INVALID_CATALOG_NAME) => {}
+            Some(SqlState::INVALID_CATALOG_NAME) => None,
             // It is in use, has a subscription or a slot, or a privilege is missing.
             Some(
                 SqlState::OBJECT_IN_USE
                 | SqlState::INSUFFICIENT_PRIVILEGE
                 | SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
-            ) => return Ok(Dropped::Later(cause(&e))),
-            _ => return Err(e),
+            ) => Some(Ok(Dropped::Later(cause(&e)))),
+            _ => Some(Err(e)),
         },
+    };
+    let forget = left.is_none().then(|| database::gone(row));
+    let restored = session.send_after_drop(forget.as_slice()).await;
+    restored.doing(|| "forget a dropped database".into())?;
+    left.unwrap_or(Ok(Dropped::Gone))
+}
+
+/// Returns the databases that may be the one of this row, and whether it may have sessions.
+async fn look(session: &mut Session, row: &DatabaseRow) -> Result<(Vec<Database>, bool)> {
+    let names = [row.private_name.clone(), row.name.clone()];
+    let Some(oid) = row.oid else {
+        return Ok((catalog::databases(session, &names, &[]).await?, true));
+    };
+    let doing = || "read the list of databases".to_owned();
+    let major = session.facts().major();
+    let [found, visited] =
+        session.send(catalog::database_and_visits(major, &names, oid)).await.doing(doing)?;
+    let (visited,) = visited.one().doing(doing)?;
+    Ok((found.read().doing(doing)?, visited))
+}
+
+/// Writes the intent to drop a database without sessions, withdraws it from use, and prepares the session for its
+/// drop: one message, which changes nothing if any of that is not possible. `false`: it is not.
+async fn withdraw_at_once(session: &mut Session, row: &DatabaseRow, found: &Database) -> Result<bool> {
+    if found.invalid {
+        return Ok(false);
     }
-    registry.forget_database(row).await?;
-    Ok(Dropped::Gone)
+    let mut message = vec![database::dropping(row, found.oid), sql::allow_connections(&found.name, false)];
+    message.extend(found.is_template.then(|| sql::is_template(&found.name, false)));
+    if found.name != row.private_name {
+        message.push(sql::rename_database(&found.name, &row.private_name));
+    }
+    message.push(catalog::must_stand(&row.private_name, found.oid));
+    let done = session.send_before_drop(&message).await;
+    match done.doing(|| format!("withdraw database `{}` before its drop", found.name)) {
+        Err(error) if is_connection_loss(&error) => Err(error),
+        done => Ok(done.is_ok()),
+    }
 }
 
 /// Result of the drop of a discarded template.

@@ -14,7 +14,6 @@ mod hook;
 pub(crate) mod keeper;
 mod taken;
 mod warm;
-mod washable;
 
 use std::time::Duration;
 

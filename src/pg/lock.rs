@@ -70,6 +70,11 @@ impl LockKey {
         LockKey::derive("hurry", "the precedence of copies", &[])
     }
 
+    /// Returns the key of the process that drops many released clones, for which others may wait.
+    pub fn drops() -> Self {
+        LockKey::derive("drops", "the drops of released clones", &[])
+    }
+
     /// Returns the key for the right to run a build that must be the only one of its kind in this registry.
     pub fn serial() -> Self {
         LockKey::derive("serial", "serial builds", &[])

@@ -294,6 +294,18 @@ impl Session {
     /// # Errors
     /// Errors of the driver.
     pub async fn make_uninterruptible(&mut self) -> std::result::Result<(), sqlx::Error> {
+        self.send_before_drop(&[]).await
+    }
+
+    /// Sends statements as one message that ends with [`Session::make_uninterruptible`]. After an error the session
+    /// is as before.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) async fn send_before_drop(
+        &mut self,
+        statements: &[Statement],
+    ) -> std::result::Result<(), sqlx::Error> {
         let interval = Part(match self.facts.major() {
             ..=13 => "",
             _ => ", set_config('client_connection_check_interval', '0', false)",
@@ -302,7 +314,8 @@ impl Session {
             "SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)$1",
             &[&interval],
         );
-        self.run(endless).await?;
+        let message: Vec<Statement> = statements.iter().cloned().chain([endless]).collect();
+        self.send_bounded(&message).await?;
         self.patience = Patience::Drop;
         Ok(())
     }
@@ -312,14 +325,26 @@ impl Session {
     /// # Errors
     /// Errors of the driver.
     pub async fn make_interruptible(&mut self) -> std::result::Result<(), sqlx::Error> {
+        self.send_after_drop(&[]).await
+    }
+
+    /// Sends statements as one message that begins with [`Session::make_interruptible`].
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) async fn send_after_drop(
+        &mut self,
+        statements: &[Statement],
+    ) -> std::result::Result<(), sqlx::Error> {
         self.patience = Patience::Short;
         let wanted = server_timeout(&self.deadline, self.patience);
-        let mut statements = vec![timeouts(wanted, lock_timeout(&self.deadline))];
+        let mut message = vec![timeouts(wanted, lock_timeout(&self.deadline))];
         if self.facts.major() >= 14 {
             let text = "SELECT set_config('client_connection_check_interval', '500ms', false)";
-            statements.push(sql::text(text));
+            message.push(sql::text(text));
         }
-        self.exchange(sql::together(&statements)).await?;
+        message.extend_from_slice(statements);
+        self.exchange(sql::together(&message)).await?;
         self.granted = wanted;
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::names::Fingerprint;
 use crate::pg::Doing as _;
 use crate::pg::catalog;
 use crate::pg::lock::LockKey;
+use crate::pg::message::Answer;
 use crate::pg::sql::{self, Statement};
 use crate::quantity::Seconds;
 
@@ -238,7 +239,10 @@ const OCCUPIED: &str = include_str!("queries/occupied_clones.sql");
 
 const CONFIRM: &str = "UPDATE pgstencil.clone SET confirmed = true, orphaned_at = NULL \
      WHERE id = ANY($1) AND state = 'leased'";
-const RELEASED: &str = "SELECT count(*) FROM pgstencil.clone WHERE state = 'released'";
+/// Without those whose drop failed before, which may be there for long.
+const RELEASED: &str = "SELECT count(*) FROM pgstencil.clone c WHERE c.state = 'released' \
+     AND NOT EXISTS (SELECT FROM pgstencil.database d WHERE d.clone_id = c.id AND d.state = 'dropping')";
+const IS_COUNTED: &str = "SELECT EXISTS (SELECT FROM pgstencil.counted WHERE clone_id = $1)";
 /// A clone whose lock a session holds is being created or in use.
 const LEFTOVERS: &str = include_str!("queries/leftovers.sql");
 const HURRY: &str = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 \
@@ -334,6 +338,17 @@ impl CloneOnServer {
     }
 }
 
+/// Clone whose lock this session took, as [`Registry::lock_clone`] finds it.
+#[derive(Clone, Debug)]
+pub(crate) struct LockedClone {
+    /// Row of the clone; `None` if it is gone.
+    pub(crate) row: Option<CloneRow>,
+    /// Rows of its databases, in the order of the definition.
+    pub(crate) databases: Vec<DatabaseRow>,
+    /// Whether the server counts the changes of its databases; see [`super::counted`].
+    pub(crate) counted: bool,
+}
+
 /// Query for all clones, oldest first.
 pub(super) fn all() -> Statement {
     sql::fill(ALL, &[])
@@ -347,6 +362,35 @@ pub(super) fn held() -> Statement {
 /// Returns the locks of the answer to [`held`].
 pub(super) fn held_keys(rows: Vec<(Oid, Oid)>) -> HashSet<LockKey> {
     rows.into_iter().map(|(class, object)| LockKey::from_halves(class.0, object.0)).collect()
+}
+
+/// Number of the statements of [`release`].
+pub(super) const RELEASE_ANSWERS: usize = 3;
+
+/// Statements that release a clone and its lock, and count the clones that wait for their drop; see [`Release::read`].
+pub(super) fn release(id: &str) -> [Statement; RELEASE_ANSWERS] {
+    // A cleanup that gets the lock before the commit finds a clone without a holder, which is correct.
+    [sql::fill(RELEASE, &[&id]), LockKey::clone(id).unlock(), sql::fill(RELEASED, &[])]
+}
+
+/// Result of the release of a clone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Release {
+    /// Whether it was not released before.
+    pub(crate) was_first: bool,
+    /// Number of released clones that wait for their drop, with this one. Those whose drop failed do not count.
+    pub(crate) waiting: usize,
+}
+
+impl Release {
+    /// Reads the answers to [`release`].
+    pub(super) fn read(answers: &[Answer]) -> std::result::Result<Self, sqlx::Error> {
+        let [released, _, count] = answers else {
+            return Err(sqlx::Error::RowNotFound);
+        };
+        let (waiting,): (i64,) = count.one()?;
+        Ok(Release { was_first: released.count == 1, waiting: usize::try_from(waiting).unwrap_or_default() })
+    }
 }
 
 /// Query for whether there may be something to clean up.
@@ -536,14 +580,49 @@ impl Registry {
     /// # Errors
     /// The driver's. If the session is gone, so is the lock, and a cleanup finds the clone by that.
     pub(crate) async fn release_clone(&mut self, id: &str) -> Result<bool> {
-        // A cleanup that gets the lock before the commit finds a clone without a holder, which is correct.
-        let key = LockKey::clone(id);
-        let [released, _] = self
-            .session()
-            .send([sql::fill(RELEASE, &[&id]), key.unlock()])
-            .await
-            .doing(|| format!("discard clone {id}"))?;
-        Ok(released.count == 1)
+        Ok(self.release_and_count(id).await?.was_first)
+    }
+
+    /// As [`Registry::release_clone`]; also counts the clones that wait for their drop.
+    ///
+    /// # Errors
+    /// As [`Registry::release_clone`].
+    pub(crate) async fn release_and_count(&mut self, id: &str) -> Result<Release> {
+        let doing = || format!("discard clone {id}");
+        let answers = self.session().send(release(id)).await.doing(doing)?;
+        Release::read(&answers).doing(doing)
+    }
+
+    /// Takes the lock of a clone, and reads the clone after that, in one message. `None`: another session has the lock.
+    ///
+    /// # Errors
+    /// The driver's. Then the session may have the lock.
+    pub(crate) async fn lock_clone(&mut self, id: &str) -> Result<Option<LockedClone>> {
+        let doing = || format!("lock clone {id}");
+        let message = [
+            LockKey::clone(id).try_lock(),
+            sql::fill(BY_ID, &[&id]),
+            database::of(&Owner::Clone(id.to_owned())),
+            sql::fill(IS_COUNTED, &[&id]),
+        ];
+        let [locked, row, databases, counted] = self.session().send(message).await.doing(doing)?;
+        let ((locked,), (counted,)): ((bool,), (bool,)) =
+            (locked.one().doing(doing)?, counted.one().doing(doing)?);
+        if !locked {
+            return Ok(None);
+        }
+        let row = row.read().doing(doing)?.into_iter().next();
+        Ok(Some(LockedClone { row, databases: databases.read().doing(doing)?, counted }))
+    }
+
+    /// Deletes the row of a clone whose databases are all gone, and releases its lock, which the session holds.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn forget_locked_clone(&mut self, id: &str) -> Result<()> {
+        let message = [sql::fill(DELETE, &[&id]), LockKey::clone(id).unlock()];
+        self.session().send(message).await.doing(|| format!("forget clone {id}"))?;
+        Ok(())
     }
 
     /// Records that a clone was found without a holder.

@@ -14,6 +14,7 @@ use crate::pg::replay::Replay;
 use crate::pg::sql::Statement;
 use crate::pg::{Doing as _, Session, catalog, sql};
 
+use super::clone::{self, Release};
 use super::{DatabaseState, Registry};
 
 /// Template or clone that a database belongs to.
@@ -202,6 +203,8 @@ pub(crate) struct Remains {
     pub(crate) beside: Vec<Vec<String>>,
     /// Obstacles that keep the databases from being dropped.
     pub(crate) obstacles: Vec<Obstacle>,
+    /// Result of the release in the same message, if there was one.
+    pub(crate) released: Option<Release>,
 }
 
 /// Database that is about to be created.
@@ -243,6 +246,16 @@ pub(super) fn insert(owner: &Owner, databases: &[NewDatabase]) -> Statement {
         })
         .collect();
     sql::insert_rows(INSERT, &rows, RETURNING)
+}
+
+/// Statement that writes the intent to drop a database.
+pub(crate) fn dropping(row: &DatabaseRow, oid: Oid) -> Statement {
+    sql::fill(DROPPING, &[&row.id, &oid])
+}
+
+/// Statement that deletes the row of a database that is gone.
+pub(crate) fn gone(row: &DatabaseRow) -> Statement {
+    sql::fill(GONE, &[&row.id])
 }
 
 impl Registry {
@@ -318,11 +331,18 @@ impl Registry {
         Ok(())
     }
 
-    /// Returns the remains of a clone that has these databases, by names and oids, in one round trip.
+    /// Returns the remains of a clone that has these databases, by names and oids, in one round trip. `release`: also
+    /// releases the clone, as [`Registry::release_clone`] does.
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn remains(&mut self, id: &str, names: &[String], oids: &[Oid]) -> Result<Remains> {
+    pub(crate) async fn remains(
+        &mut self,
+        id: &str,
+        names: &[String],
+        oids: &[Oid],
+        release: bool,
+    ) -> Result<Remains> {
         let doing = || format!("check which databases of clone {id} remain");
         let major = self.facts().major();
         let mut statements = vec![
@@ -332,8 +352,15 @@ impl Registry {
         ];
         let beside = names.iter().zip(oids);
         statements.extend(beside.map(|(name, oid)| sql::fill(BESIDE, &[name, oid])));
-        let answers = self.session().send_all(&statements).await.doing(doing)?;
+        if release {
+            statements.extend(clone::release(id));
+        }
+        let mut answers = self.session().send_all(&statements).await.doing(doing)?;
         let mut remains = Remains::default();
+        if release {
+            let of_release = answers.split_off(answers.len().saturating_sub(clone::RELEASE_ANSWERS));
+            remains.released = Some(Release::read(&of_release).doing(doing)?);
+        }
         let mut answers = answers.iter();
         if let Some(rows) = answers.next() {
             remains.rows = rows.read().doing(doing)?;
@@ -377,7 +404,7 @@ impl Registry {
     /// The driver's.
     pub(crate) async fn mark_dropping(&mut self, row: &DatabaseRow, oid: Oid) -> Result<()> {
         self.session()
-            .execute(sql::fill(DROPPING, &[&row.id, &oid]))
+            .execute(dropping(row, oid))
             .await
             .doing(|| "write the intent to drop a database".into())?;
         Ok(())
@@ -388,14 +415,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn forget_database(&mut self, row: &DatabaseRow) -> Result<()> {
-        self.by_id(GONE, row.id).await
-    }
-
-    async fn by_id(&mut self, query: &'static str, id: i64) -> Result<()> {
-        self.session()
-            .execute(sql::fill(query, &[&id]))
-            .await
-            .doing(|| "update a database's row in the registry".into())?;
+        self.session().execute(gone(row)).await.doing(|| "update a database's row in the registry".into())?;
         Ok(())
     }
 }

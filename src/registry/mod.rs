@@ -31,7 +31,6 @@ pub(crate) mod state;
 pub(crate) mod template;
 mod vacuum;
 pub(crate) mod warm;
-pub(crate) mod washable;
 pub(crate) mod waypoint;
 
 pub(crate) use clone::{CloneRow, Term};
@@ -55,7 +54,7 @@ use crate::pg::sql::Statement;
 use crate::pg::{self, Deadline, Doing as _, Endpoint, Session, SqlState, catalog, sql, sqlstate};
 
 /// Numbered files of the registry's tables; a file's number is the version that it leads to.
-const SCHEMA: [&str; 9] = [
+const SCHEMA: [&str; 8] = [
     include_str!("schema/001.sql"),
     include_str!("schema/002.sql"),
     include_str!("schema/003.sql"),
@@ -64,7 +63,6 @@ const SCHEMA: [&str; 9] = [
     include_str!("schema/006.sql"),
     include_str!("schema/007.sql"),
     include_str!("schema/008.sql"),
-    include_str!("schema/009.sql"),
 ];
 
 /// Always sent after a guard.
@@ -250,15 +248,17 @@ impl Registry {
     }
 
     /// Resets the session to the state of a new one: it releases all locks. `false`: the registry has another
-    /// version by now.
+    /// version by now. `guarded`: asks again whether the registry is to be trusted.
     ///
     /// # Errors
     /// The driver's, if the session is gone.
-    pub(crate) async fn start_over(&mut self) -> Result<bool> {
+    pub(crate) async fn start_over(&mut self, guarded: bool) -> Result<bool> {
         let doing = || "use a session again".to_owned();
-        let guard = self.guard.clone();
         let start = sql::fill("SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()", &[]);
-        let [_, answer] = self.session.send([guard, start]).await.doing(doing)?;
+        let mut message: Vec<Statement> = guarded.then(|| self.guard.clone()).into_iter().collect();
+        message.push(start);
+        let answers = self.session.send_all(&message).await.doing(doing)?;
+        let answer = answers.last().ok_or_else(|| Error::internal("the server left out answers"))?;
         let (version,): (i32,) = answer.one().doing(doing)?;
         Ok(version == SCHEMA.len() as i32)
     }

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{FromRow, Row as _};
 
-use crate::config::{CloneSettings, EvictionSettings, Recycle};
+use crate::config::{CloneSettings, EvictionSettings};
 use crate::error::Result;
 use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
@@ -34,9 +34,6 @@ pub(crate) struct ProjectSettings {
     pub(crate) warm_max: i64,
     /// `[clone] orphan_grace`; `None` in rows of an older pgstencil.
     pub(crate) grace_s: Option<Seconds>,
-    /// Whether `[clone] recycle` is `wash`.
-    #[serde(default)]
-    pub(crate) wash: bool,
 }
 
 const ALL: &str = "SELECT name, settings FROM pgstencil.project";
@@ -70,7 +67,6 @@ impl ProjectSettings {
             warm: i64::from(clone.warm),
             warm_max: i64::from(clone.warm_max),
             grace_s: Some(Seconds::from(*clone.orphan_grace)),
-            wash: clone.recycle == Recycle::Wash,
         }
     }
 

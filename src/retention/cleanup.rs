@@ -9,11 +9,11 @@
 
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
 
-use super::recycle::{Recycled, recycle};
+use super::recycle::recycle;
 use super::warm;
 use crate::database::create;
 use crate::database::drop::{self, OfTemplate};
@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::pg::catalog::Database;
 use crate::pg::lock::LockKey;
 use crate::pg::slots::Slots;
-use crate::pg::{Deadline, catalog};
+use crate::pg::{Deadline, Doing as _, catalog};
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, CloneState, LeaseKind, Registry, TemplateState};
 
@@ -153,6 +153,9 @@ async fn judge_now(registry: &mut Registry, row: &CloneRow, grace: Duration) -> 
     Ok(judge(row, occupied, spare, grace))
 }
 
+/// Reason for the drop of a released clone.
+const RELEASED: &str = "it was released";
+
 /// Decides about one clone whose lock no other session holds. `occupied`: a session is connected to one of its
 /// databases; `spare`: why it should go, if it is warm.
 fn judge(row: &CloneRow, occupied: bool, spare: Option<warm::Why>, grace: Duration) -> Option<Action> {
@@ -162,7 +165,7 @@ fn judge(row: &CloneRow, occupied: bool, spare: Option<warm::Why>, grace: Durati
     match row.state {
         CloneState::Creating => Some(drop("its creator is gone")),
         CloneState::Warm => spare.map(|why| drop(why.words())),
-        CloneState::Released => Some(drop("it was released")),
+        CloneState::Released => Some(drop(RELEASED)),
         CloneState::Leased => {
             if !goes_by_sessions(row) || occupied {
                 return revive();
@@ -201,20 +204,87 @@ pub(crate) struct Applied {
     pub(crate) lines: Vec<String>,
     /// Whether something was left that another pass may be able to drop.
     pub(crate) left: bool,
+    /// Whether it stopped at [`MAX_DROPS`].
+    pub(crate) more: bool,
+    /// Number of clones and templates that are dropped, or warm again.
+    pub(crate) done: usize,
 }
 
 impl Applied {
     fn add(&mut self, other: Self) {
         self.lines.extend(other.lines);
         self.left |= other.left;
+        self.done += other.done;
     }
 }
 
-/// Performs the actions of a plan that still apply.
+/// Performs the actions of a plan that still apply. Drops give way to copies, for a moment.
 ///
 /// # Errors
 /// The driver's.
 pub(crate) async fn apply(registry: &mut Registry, actions: &[Action], grace: Duration) -> Result<Applied> {
+    let mut lanes = Lanes::default();
+    let applied = apply_in(registry, &mut lanes, actions, grace, create::PATIENCE).await;
+    lanes.close().await;
+    applied
+}
+
+/// As [`apply`], for a caller who waits for it.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn apply_now(
+    registry: &mut Registry,
+    actions: &[Action],
+    grace: Duration,
+) -> Result<Applied> {
+    let mut lanes = Lanes::default();
+    let applied = apply_in(registry, &mut lanes, actions, grace, Duration::ZERO).await;
+    lanes.close().await;
+    applied
+}
+
+/// Sessions that drop at the same time as the first one. They are kept for the next pass.
+#[derive(Default)]
+pub(crate) struct Lanes(Vec<Registry>);
+
+impl Lanes {
+    /// Closes the sessions.
+    pub(crate) async fn close(&mut self) {
+        for session in self.0.drain(..) {
+            session.close().await;
+        }
+    }
+
+    /// Opens sessions until there are enough for this number of drops, or slots are scarce.
+    async fn open(&mut self, registry: &mut Registry, drops: usize) -> Result<()> {
+        let wanted = MAX_LANES.min(drops.div_ceil(DROPS_OF_A_LANE)).saturating_sub(1);
+        let missing = wanted.saturating_sub(self.0.len());
+        if missing > 0 {
+            let spare = Slots::count(registry.session()).await?.spare();
+            for _ in 0..missing.min(usize::try_from(spare).unwrap_or_default()) {
+                // Fewer sessions are only slower.
+                match registry.another(&Deadline::default()).await {
+                    Ok(another) => self.0.push(another),
+                    Err(_) => break,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As [`apply`], with the sessions of an earlier pass. `patience`: time for which drops give way to copies.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn apply_in(
+    registry: &mut Registry,
+    lanes: &mut Lanes,
+    actions: &[Action],
+    grace: Duration,
+    patience: Duration,
+) -> Result<Applied> {
     let mut applied = Applied::default();
     let (mut drops, notes): (Vec<_>, Vec<_>) = actions.iter().partition(|action| action.drops());
     // They are cheap, and each starts the time that a later cleanup waits for.
@@ -228,35 +298,37 @@ pub(crate) async fn apply(registry: &mut Registry, actions: &[Action], grace: Du
         drops.sort_by_key(|action| stuck.contains(&action.owner()));
     }
     drops.truncate(MAX_DROPS);
-    let mut others = Vec::new();
-    let lanes = MAX_LANES.min(drops.len().div_ceil(2));
-    let spare = match lanes > 1 {
-        true => Slots::count(registry.session()).await?.spare(),
-        false => 0,
-    };
-    for _ in 1..lanes.min(usize::try_from(spare + 1).unwrap_or_default()) {
-        // Fewer sessions are only slower.
-        match registry.another(&Deadline::default()).await {
-            Ok(another) => others.push(another),
-            Err(_) => break,
-        }
-    }
+    lanes.open(registry, drops.len()).await?;
+    // A server with many released clones would fill up if each drop waited.
+    let patience = if drops.len() < MANY_DROPS { patience } else { Duration::ZERO };
+    let until = Instant::now() + patience;
     let queue = Mutex::new(drops.into_iter());
-    let lanes = others.into_iter().map(|mut another| {
+    let others = lanes.0.drain(..).map(|mut another| {
         let queue = &queue;
         async move {
-            let done = lane(&mut another, queue, grace).await;
-            another.close().await;
-            done
+            let done = lane(&mut another, queue, grace, until).await;
+            (another, done)
         }
     });
     // All lanes run to their end: what one of them holds locked is being dropped.
-    let (own, others) = tokio::join!(lane(registry, &queue, grace), futures_util::future::join_all(lanes));
+    let (own, others) =
+        tokio::join!(lane(registry, &queue, grace, until), futures_util::future::join_all(others));
+    let mut failed = None;
+    for (another, done) in others {
+        match done {
+            Ok(done) => {
+                applied.add(done);
+                lanes.0.push(another);
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
     applied.add(own?);
-    for done in others {
-        applied.add(done?);
+    if let Some(error) = failed {
+        return Err(error);
     }
     if more {
+        applied.more = true;
         applied.lines.push(format!("stopped after {MAX_DROPS} drops; the next cleanup continues"));
         applied.left = true;
     }
@@ -265,17 +337,22 @@ pub(crate) async fn apply(registry: &mut Registry, actions: &[Action], grace: Du
 
 /// Maximum number of drops at the same time: they share checkpoints, and more of them bring little.
 const MAX_LANES: usize = 4;
+/// Number of drops for which another session pays.
+const DROPS_OF_A_LANE: usize = 4;
+/// Number of drops of a plan from which on they give way to no copy.
+const MANY_DROPS: usize = 16;
 
 /// Performs one drop after another, until there are no more.
 async fn lane(
     registry: &mut Registry,
     queue: &Mutex<impl Iterator<Item = &Action>>,
     grace: Duration,
+    until: Instant,
 ) -> Result<Applied> {
     let mut applied = Applied::default();
     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
     while let Some(action) = next() {
-        create::give_way(registry).await?;
+        create::give_way_until(registry, until).await?;
         applied.add(perform(registry, action, grace).await?);
     }
     Ok(applied)
@@ -283,8 +360,8 @@ async fn lane(
 
 /// What became of a clone that was to be dropped.
 enum EndOfClone {
-    /// It is handed out again.
-    Warm(Recycled),
+    /// Nothing was written to it, and it is handed out again.
+    Warm,
     /// It is gone, but for what could not be dropped, with the reasons.
     Dropped(Vec<String>),
     /// A session connected in the meantime.
@@ -293,7 +370,7 @@ enum EndOfClone {
 
 /// Performs one action, if it still applies.
 async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> Result<Applied> {
-    let (mut lines, mut stays) = (Vec::new(), false);
+    let (mut lines, mut stays, mut done) = (Vec::new(), false, 0);
     match action {
         Action::Orphan { clone } => {
             still(registry, clone, grace, action, async |registry| registry.set_orphaned(clone).await)
@@ -304,24 +381,26 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
                 .await?;
         }
         Action::DropClone { clone, name, why } => {
-            let ended = still(registry, clone, grace, action, async |registry| {
-                Ok(match recycle(registry, clone).await? {
-                    Some(recycled) => EndOfClone::Warm(recycled),
-                    None => drop_clone(registry, clone).await?.map_or(EndOfClone::InUse, EndOfClone::Dropped),
-                })
-            });
-            match ended.await? {
+            let ended = match *why == RELEASED {
+                true => end_released(registry, clone).await?,
+                false => {
+                    still(registry, clone, grace, action, async |registry| {
+                        let dropped = drop_clone(registry, clone).await?;
+                        Ok(dropped.map_or(EndOfClone::InUse, EndOfClone::Dropped))
+                    })
+                    .await?
+                }
+            };
+            match ended {
                 None => {}
-                Some(EndOfClone::Warm(recycled)) => {
+                Some(EndOfClone::Warm) => {
+                    done = 1;
                     // Others may have become warm at the same time, more than there is room for.
                     stays = true;
-                    let why = match recycled {
-                        Recycled::Clean => "since nothing was written to it",
-                        Recycled::Washed => "after the rows that were written to it were removed",
-                    };
-                    lines.push(format!("clone {name} is warm again, {why}"));
+                    lines.push(format!("clone {name} is warm again, since nothing was written to it"));
                 }
                 Some(EndOfClone::Dropped(left)) if left.is_empty() => {
+                    done = 1;
                     lines.push(format!("dropped clone {name}: {why}"));
                 }
                 Some(EndOfClone::Dropped(left)) => {
@@ -337,7 +416,10 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
         Action::DropTemplate { id, why, definition } => {
             let of = format!("template {id} of {definition}");
             match drop::drop_broken_template(registry, *id, why).await? {
-                OfTemplate::Gone => lines.push(format!("dropped {of}: {why}")),
+                OfTemplate::Gone => {
+                    done = 1;
+                    lines.push(format!("dropped {of}: {why}"));
+                }
                 OfTemplate::InUse => stays = true,
                 OfTemplate::Stays(left) => {
                     stays = true;
@@ -346,7 +428,38 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
             }
         }
     }
-    Ok(Applied { lines, left: stays })
+    Ok(Applied { lines, left: stays, more: false, done })
+}
+
+/// Makes a released clone warm again or drops it, if no other session has its lock. `None`: another session has it, or
+/// has dropped it. Nearly all drops are of such clones, so this asks the server as little as possible.
+async fn end_released(registry: &mut Registry, clone: &str) -> Result<Option<EndOfClone>> {
+    let Some(found) = registry.lock_clone(clone).await? else {
+        return Ok(None);
+    };
+    let done = async {
+        if found.row.is_none_or(|row| row.state != CloneState::Released) {
+            return Ok(None);
+        }
+        if found.counted && recycle(registry, clone).await? {
+            return Ok(Some(EndOfClone::Warm));
+        }
+        let left = drop::drop_rows(registry, &found.databases).await?;
+        Ok(Some(EndOfClone::Dropped(left)))
+    };
+    match done.await {
+        Ok(Some(EndOfClone::Dropped(left))) => {
+            registry.forget_locked_clone(clone).await?;
+            Ok(Some(EndOfClone::Dropped(left)))
+        }
+        // After the loss of the session there is nothing to release.
+        done => {
+            let released = registry.session().unlock(LockKey::clone(clone)).await;
+            let done = done?;
+            released.doing(|| "unlock a clone".into())?;
+            Ok(done)
+        }
+    }
 }
 
 /// Plans and applies in passes, until a pass has nothing more to drop, or not fewer things than the one before.

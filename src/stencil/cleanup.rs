@@ -1,18 +1,21 @@
 //! Work of a background process for which no caller waits: the cleanup, in several passes, and warm clones.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::owed::Hearer;
 use super::{Deadline, Demand, Endpoint, Stencil};
+use crate::database::create;
 use crate::error::{Error, Result};
 use crate::fingerprint;
 use crate::lease;
 use crate::names::{EMPTY_DATABASE, Fingerprint};
-use crate::pg::cause;
+use crate::pg::lock::LockKey;
 use crate::pg::slots::Slots;
+use crate::pg::{cause, is_connection_loss};
 use crate::quantity::count;
-use crate::registry::{Happened, Registry};
+use crate::registry::{Happened, Registry, Waiting};
 use crate::retention::cleanup::{self, Action};
 use crate::template;
 
@@ -49,7 +52,20 @@ pub(crate) async fn clean_up_with(
             registry.close().await;
         }
         tokio::time::sleep(pause).await;
-        match pass(endpoint, registry, grace, session, &mut lines).await {
+        let mut sweeper = Sweeper::new(session.take());
+        let passed = loop {
+            let passed = sweeper.pass(endpoint, registry, grace, create::PATIENCE).await;
+            let Ok(Passed { lines: done, more: true, .. }) = &passed else {
+                break passed;
+            };
+            lines.extend_from_slice(done);
+        };
+        *session = sweeper.end().await;
+        let left = passed.map(|passed| {
+            lines.extend(passed.lines);
+            passed.left
+        });
+        match left {
             Ok(left) if left.is_empty() => return Ok(lines),
             // An obstacle that remains that long will last: a missing privilege, a replication slot. The next command
             // tries again.
@@ -69,6 +85,143 @@ pub(crate) fn clean_up_copies(directory: &Path) -> Vec<String> {
     }
 }
 
+/// Sessions of a cleanup that works in passes.
+#[derive(Default)]
+pub(super) struct Sweeper {
+    session: Option<Registry>,
+    lanes: cleanup::Lanes,
+    /// Last time that there were slots for them.
+    checked: Option<Instant>,
+}
+
+/// Result of one pass.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    /// A line for each thing done or left.
+    lines: Vec<String>,
+    /// Drops that are to be done after it.
+    left: Vec<Action>,
+    /// Those of them that it tried.
+    pub(super) stuck: Vec<Action>,
+    /// Whether it stopped at the limit of a pass, and the next one probably drops more.
+    pub(super) more: bool,
+    /// Whether there is something to drop since: released in the meantime, or warm again without room for it.
+    pub(super) new: bool,
+}
+
+impl Sweeper {
+    fn new(session: Option<Registry>) -> Self {
+        Sweeper { session, ..Sweeper::default() }
+    }
+
+    /// Returns the session that it used last, and closes the others.
+    async fn end(mut self) -> Option<Registry> {
+        self.lanes.close().await;
+        self.session
+    }
+
+    /// Whether it has sessions.
+    pub(super) fn is_open(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Closes the sessions.
+    pub(super) async fn close(&mut self) {
+        self.lanes.close().await;
+        if let Some(registry) = self.session.take() {
+            registry.close().await;
+        }
+    }
+
+    /// Returns the session, opened if there is none; `None` if there is no registry.
+    pub(super) async fn registry(
+        &mut self,
+        endpoint: &Endpoint,
+        name: &str,
+    ) -> Result<Option<&mut Registry>> {
+        if self.session.is_none() {
+            let deadline = Deadline::new(Some(Duration::from_secs(60)), Default::default());
+            let Some(mut registry) = Registry::open_existing(endpoint, name, &deadline).await? else {
+                return Ok(None);
+            };
+            // The limit was for connecting; each statement has its own.
+            registry.session().set_deadline(&Deadline::default());
+            self.session = Some(registry);
+            self.checked = None;
+        }
+        Ok(self.session.as_mut())
+    }
+
+    /// Runs one pass. After an error there are no sessions.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(super) async fn pass(
+        &mut self,
+        endpoint: &Endpoint,
+        name: &str,
+        grace: Duration,
+        patience: Duration,
+    ) -> Result<Passed> {
+        let kept = self.is_open();
+        let mut passed = self.pass_once(endpoint, name, grace, patience).await;
+        // The server may have ended it while it was idle.
+        if kept && passed.as_ref().is_err_and(is_connection_loss) {
+            (self.session, self.lanes) = Default::default();
+            passed = self.pass_once(endpoint, name, grace, patience).await;
+        }
+        if passed.is_err() {
+            self.close().await;
+        }
+        passed
+    }
+
+    async fn pass_once(
+        &mut self,
+        endpoint: &Endpoint,
+        name: &str,
+        grace: Duration,
+        patience: Duration,
+    ) -> Result<Passed> {
+        if self.registry(endpoint, name).await?.is_none() {
+            return Ok(Passed::default());
+        }
+        let Sweeper { session: Some(registry), lanes, checked } = self else {
+            return Ok(Passed::default());
+        };
+        if checked.is_none_or(|checked| checked.elapsed() > LONG_ENOUGH) {
+            leave_slots(registry).await?;
+            *checked = Some(Instant::now());
+        }
+        let actions = cleanup::plan(registry, grace).await?;
+        if actions.is_empty() {
+            return Ok(Passed { lines: vacuum(registry).await, ..Passed::default() });
+        }
+        let applied = cleanup::apply_in(registry, lanes, &actions, grace, patience).await?;
+        let mut left = match applied.left {
+            true => cleanup::plan(registry, grace).await?,
+            false => Vec::new(),
+        };
+        left.retain(Action::drops);
+        let more = applied.more && applied.done > 0;
+        let (old, new): (Vec<_>, Vec<_>) = left.iter().cloned().partition(|action| actions.contains(action));
+        let stuck = if more { Vec::new() } else { old };
+        let mut lines = applied.lines;
+        lines.extend(vacuum(registry).await);
+        Ok(Passed { lines, left, stuck, more, new: !new.is_empty() })
+    }
+}
+
+/// Vacuums the registry's tables. Tables that stay as they are cost some time later, and nothing else.
+async fn vacuum(registry: &mut Registry) -> Vec<String> {
+    match registry.vacuum().await {
+        Ok(failed) => failed,
+        Err(error) => vec![format!("{error}: {}", cause(&error))],
+    }
+}
+
+/// Time for which a caller waits until another one has dropped clones.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Pauses between the passes of a cleanup for which a caller waits.
 const PASSES_HERE: [Duration; 2] = [Duration::ZERO, Duration::from_millis(300)];
 
@@ -99,20 +252,46 @@ impl Stencil {
         }
     }
 
-    /// Cleans up in one pass if at least `many` released clones wait for their drop. Whatever fails is left to the next
-    /// cleanup.
-    pub(crate) async fn drop_if_many(&self, many: usize) {
-        self.in_session(async |registry| {
-            if registry.count_released().await? < many {
+    /// Drops the released clones if many of them wait for that, so that a loop of requests does not fill the server. One
+    /// caller of all processes does it; the others wait for it only if there are half as many more.
+    pub(super) async fn relieve(&self, registry: &mut Registry, waiting: usize) -> Result<()> {
+        let Some(many) = self.many else {
+            return Ok(());
+        };
+        // Those that cannot be dropped are tried again when as many have been added.
+        let seen = self.stuck.load(Ordering::Relaxed);
+        if waiting < many + seen {
+            if waiting < seen {
+                self.stuck.store(0, Ordering::Relaxed);
+            }
+            return Ok(());
+        }
+        let deadline = Deadline::default();
+        registry.session().set_deadline(&deadline);
+        let turn = Waiting {
+            step: Duration::from_millis(20),
+            most: Some(if waiting < many + many / 2 + seen { Duration::ZERO } else { PATIENCE }),
+            deadline: &deadline,
+            what: "another process that drops clones",
+        };
+        let Some(lock) = registry.lock(LockKey::drops(), turn).await? else {
+            return Ok(());
+        };
+        let done = async {
+            if registry.count_released().await? < many + seen {
                 return Ok(());
             }
-            registry.session().set_deadline(&Deadline::default());
             let grace = *self.config.clone.orphan_grace;
             let actions = cleanup::plan(registry, grace).await?;
-            cleanup::apply(registry, &actions, grace).await?;
-            self.run_owed_in(registry).await
-        })
+            cleanup::apply_now(registry, &actions, grace).await?;
+            let left = registry.count_released().await?;
+            self.stuck.store(if left < many { 0 } else { left }, Ordering::Relaxed);
+            Ok(())
+        }
         .await;
+        lock.release(registry).await?;
+        done?;
+        self.run_owed_in(registry).await
     }
 
     /// Runs [`Stencil::clean_up_here`] in an existing session.
@@ -129,7 +308,7 @@ impl Stencil {
                 break;
             }
             let actions = cleanup::plan(registry, grace).await?;
-            if !cleanup::apply(registry, &actions, grace).await?.left {
+            if !cleanup::apply_now(registry, &actions, grace).await?.left {
                 break;
             }
         }
@@ -231,7 +410,7 @@ pub(crate) struct Due {
 }
 
 /// Pause after which a drop that is still not possible is left to the next command.
-const LONG_ENOUGH: Duration = Duration::from_secs(1);
+pub(super) const LONG_ENOUGH: Duration = Duration::from_secs(1);
 /// Pauses between the passes of a cleanup: a drop that is not possible now often is a moment later, when another
 /// session has ended or the server is back.
 pub(super) const PASSES: [Duration; 5] = [
@@ -251,40 +430,4 @@ async fn leave_slots(registry: &mut Registry) -> Result<()> {
             slots.free, slots.usable
         ))),
     }
-}
-
-/// Runs one pass. Returns the drops that are still to be done after it.
-async fn pass(
-    endpoint: &Endpoint,
-    registry: &str,
-    grace: Duration,
-    session: &mut Option<Registry>,
-    lines: &mut Vec<String>,
-) -> Result<Vec<Action>> {
-    let deadline = Deadline::new(Some(Duration::from_secs(60)), Default::default());
-    let mut registry = match session.take() {
-        Some(registry) => registry,
-        None => match Registry::open_existing(endpoint, registry, &deadline).await? {
-            Some(registry) => registry,
-            None => return Ok(Vec::new()),
-        },
-    };
-    // The limit was for connecting; each statement has its own.
-    registry.session().set_deadline(&Deadline::default());
-    leave_slots(&mut registry).await?;
-    let actions = cleanup::plan(&mut registry, grace).await?;
-    let applied = cleanup::apply(&mut registry, &actions, grace).await?;
-    lines.extend(applied.lines);
-    let mut left = match applied.left {
-        true => cleanup::plan(&mut registry, grace).await?,
-        false => Vec::new(),
-    };
-    left.retain(Action::drops);
-    // Tables that stay as they are cost some time later, and nothing else.
-    match registry.vacuum().await {
-        Ok(failed) => lines.extend(failed),
-        Err(error) => lines.push(format!("{error}: {}", cause(&error))),
-    }
-    *session = Some(registry);
-    Ok(left)
 }

@@ -10,17 +10,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::cleanup::{PASSES, clean_up_now};
+use super::cleanup::{LONG_ENOUGH, PASSES, Passed, Sweeper};
 use super::owed::{Hearer, Hooks};
 use crate::config::Config;
 use crate::error::Result;
 use crate::pg::{Deadline, Endpoint};
-use crate::registry::{Holder, Registry};
+use crate::registry::Holder;
+use crate::retention::cleanup::Action;
 
-/// Time that an idle thread waits before it ends: tests release clones one after another.
+/// Time that an idle thread waits before it ends: tests release clones one after another. So long it keeps its sessions.
 const LINGER: Duration = Duration::from_secs(2);
 /// Time during which clones are collected, since clones that are dropped together share checkpoints.
 const COLLECT: Duration = Duration::from_millis(50);
+/// Time for which the drops of a pass give way to copies that a process waits for.
+const GIVE_WAY: Duration = Duration::from_millis(250);
 /// Returns the pauses before the cleanups for an abandoned request, each after the cleanup before it: a server
 /// notices the end of a session when it next reads from it, and a clone without a session is dropped `orphan_grace`
 /// after the cleanup that finds it so.
@@ -45,8 +48,16 @@ struct Shared {
     checkout: Checkout,
     queue: Mutex<Queue>,
     wake: Condvar,
-    /// Whether there is work to do now.
-    busy: watch::Sender<bool>,
+    state: watch::Sender<State>,
+}
+
+/// What callers of [`CleanupThread::finish`] wait for.
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    /// There is work to do now.
+    busy: bool,
+    /// The thread has sessions.
+    open: bool,
 }
 
 /// Arguments that `before_release` needs.
@@ -63,6 +74,10 @@ struct Queue {
     clones: Vec<String>,
     /// Cleanups that are planned.
     cleanups: Vec<Cleanup>,
+    /// Repetition of a cleanup that failed, or left something.
+    retry: Option<Retry>,
+    /// Number of callers who wait until the thread has no work and no sessions.
+    finishing: usize,
     /// Whether the thread runs.
     runs: bool,
     /// Whether the last handle was dropped.
@@ -78,9 +93,42 @@ struct Cleanup {
     then: VecDeque<Duration>,
 }
 
+/// A cleanup that is repeated since a drop was not possible, which often is a moment later, when another session has
+/// ended or the server is back.
+struct Retry {
+    at: Instant,
+    /// Number of its pause in [`PASSES`].
+    nth: usize,
+    /// Drops that the cleanup before it left; `None` if it failed.
+    left: Option<Vec<Action>>,
+}
+
 impl Queue {
     fn next(&self) -> Option<Instant> {
-        self.cleanups.iter().map(|cleanup| cleanup.at).min()
+        let retry = self.retry.iter().map(|retry| retry.at);
+        self.cleanups.iter().map(|cleanup| cleanup.at).chain(retry).min()
+    }
+
+    /// Plans a repetition after a cleanup, or no more. `left`: what it tried and left; `None` if it failed.
+    fn retry(&mut self, left: Option<Vec<Action>>, now: Instant) {
+        let of_new = |left: &[Action], before: &[Action]| left.iter().any(|action| !before.contains(action));
+        let nth = match (&self.retry, &left) {
+            (_, Some(left)) if left.is_empty() => return self.retry = None,
+            // Something else is stuck.
+            (Some(Retry { left: Some(before), .. }), Some(left)) if of_new(left, before) => 1,
+            // This was another cleanup before it.
+            (Some(retry), _) if retry.at > now => return,
+            // An obstacle that remains that long will last: a missing privilege, a replication slot. The next program
+            // or command tries again.
+            (Some(Retry { nth, left: Some(before), .. }), Some(left))
+                if PASSES[*nth] >= LONG_ENOUGH && before == left =>
+            {
+                return self.retry = None;
+            }
+            (Some(Retry { nth, .. }), _) => nth + 1,
+            (None, _) => 1,
+        };
+        self.retry = PASSES.get(nth).map(|pause| Retry { at: now + *pause, nth, left });
     }
 
     fn cleanup(&mut self, at: Instant) {
@@ -103,7 +151,7 @@ impl Queue {
 
     /// Whether there is work that callers may wait for, not only a later check.
     fn is_busy(&self, now: Instant) -> bool {
-        self.is_due(now + COLLECT)
+        self.is_due(now + COLLECT) || self.retry.is_some()
     }
 }
 
@@ -119,7 +167,7 @@ impl CleanupThread {
                 checkout,
                 queue: Mutex::default(),
                 wake: Condvar::new(),
-                busy: watch::Sender::new(false),
+                state: watch::Sender::default(),
             })),
             left: None,
         }
@@ -185,7 +233,7 @@ impl CleanupThread {
         if queue.next().is_none() {
             return;
         }
-        shared.busy.send_replace(true);
+        shared.state.send_modify(|state| state.busy = true);
         if queue.runs {
             shared.wake.notify_one();
             return;
@@ -195,21 +243,34 @@ impl CleanupThread {
         // Without the thread, the next cleanup of another process does this.
         queue.runs = started.is_ok();
         if !queue.runs {
-            shared.busy.send_replace(false);
+            shared.state.send_replace(State::default());
         }
     }
 
-    /// Whether there is a thread when there is work.
-    pub(super) fn is_there(&self) -> bool {
-        self.shared.is_some()
-    }
-
-    /// Waits until all current work is done.
+    /// Waits until all current work is done, and the sessions for it are closed.
     pub(super) async fn finish(&self) {
         if let Some(shared) = &self.shared {
+            let _finishing = Finishing::begin(shared);
             // The sender lives as long as `shared`.
-            let _ = shared.busy.subscribe().wait_for(|busy| !busy).await;
+            let _ = shared.state.subscribe().wait_for(|state| !state.busy && !state.open).await;
         }
+    }
+}
+
+/// A caller of [`CleanupThread::finish`].
+struct Finishing<'a>(&'a Shared);
+
+impl<'a> Finishing<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.lock().finishing += 1;
+        shared.wake.notify_one();
+        Finishing(shared)
+    }
+}
+
+impl Drop for Finishing<'_> {
+    fn drop(&mut self) {
+        self.0.lock().finishing -= 1;
     }
 }
 
@@ -267,7 +328,7 @@ impl Shared {
     fn end(&self) {
         let mut queue = self.lock();
         queue.runs = false;
-        self.busy.send_replace(false);
+        self.state.send_replace(State::default());
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -280,88 +341,118 @@ impl Shared {
         let Ok(runtime) = runtime else {
             return self.end();
         };
-        while let Some(work) = self.wait() {
-            // Failures are left to the next cleanup, of this process or another.
-            let _ = runtime.block_on(self.work(work.clones));
-            let (mut queue, now) = (self.lock(), Instant::now());
-            for pauses in work.later {
-                queue.clean_up_after(pauses, now);
+        let mut sweeper = Sweeper::default();
+        while let Some(step) = self.wait(sweeper.is_open()) {
+            match step {
+                Step::Work(work) => {
+                    self.state.send_modify(|state| state.open = true);
+                    runtime.block_on(self.work(work, &mut sweeper));
+                    if self.endpoint.is_scarce() {
+                        runtime.block_on(sweeper.close());
+                    }
+                }
+                Step::Close => runtime.block_on(sweeper.close()),
             }
+            self.state.send_modify(|state| state.open = sweeper.is_open());
         }
     }
 
-    /// Waits for the next work; `None` if there was none for a while.
-    fn wait(&self) -> Option<Work> {
+    /// Waits for the next work; `None` if there was none for a while. `open`: whether there are sessions to close before
+    /// that.
+    fn wait(&self, open: bool) -> Option<Step> {
         let mut queue = self.lock();
         let started = Instant::now();
         loop {
             let now = Instant::now();
-            if queue.is_due(now) || (queue.closed && queue.is_busy(now)) {
+            let is_retry = queue.retry.as_ref().is_some_and(|retry| retry.at <= now);
+            if queue.is_due(now) || (queue.closed && queue.is_due(now + COLLECT)) {
                 let due = |cleanup: &mut Cleanup| cleanup.at <= now + COLLECT;
                 let due = queue.cleanups.extract_if(.., due);
                 let later = due.map(|cleanup| cleanup.then).collect();
                 let clones = std::mem::take(&mut queue.clones);
-                return Some(Work { clones, later });
+                return Some(Step::Work(Work { clones, later }));
             }
-            if !queue.is_busy(now) {
-                self.busy.send_replace(false);
+            let is_busy = queue.is_busy(now);
+            if !is_busy {
+                self.state.send_modify(|state| state.busy = false);
             }
-            let last = queue.next().is_none() && started.elapsed() >= LINGER;
-            if queue.closed || last {
+            let idle = started.elapsed() >= LINGER;
+            if open && !is_retry && (queue.closed || queue.finishing > 0 && !is_busy || idle) {
+                return Some(Step::Close);
+            }
+            if queue.closed && !is_busy || queue.next().is_none() && idle {
                 queue.runs = false;
                 return None;
             }
-            let until = queue.next().unwrap_or(started + LINGER);
-            let pause = until.saturating_duration_since(now);
+            let linger = open || queue.next().is_none();
+            let until = queue.next().into_iter().chain(linger.then_some(started + LINGER)).min();
+            let pause = until.unwrap_or(now + LINGER).saturating_duration_since(now);
             let waited = self.wake.wait_timeout(queue, pause);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    async fn work(&self, clones: Vec<String>) -> Result<()> {
-        if !clones.is_empty() {
-            for pause in PASSES {
-                tokio::time::sleep(pause).await;
-                if self.give_up(&clones).await.is_ok() {
-                    break;
-                }
-            }
+    /// Cleans up in one pass. Failures are left to later passes, or to the next cleanup of any process.
+    async fn work(&self, work: Work, sweeper: &mut Sweeper) {
+        let given_up = self.give_up(&work.clones, sweeper).await;
+        let passed = sweeper.pass(&self.endpoint, &self.registry, self.grace, GIVE_WAY).await;
+        // Failures are left to the next program or command of the checkout.
+        let _ = self.pay(sweeper).await;
+        let (mut queue, now) = (self.lock(), Instant::now());
+        for pauses in work.later {
+            queue.clean_up_after(pauses, now);
         }
-        let dropped = clean_up_now(&self.endpoint, &self.registry, self.grace).await;
-        self.pay().await?;
-        dropped.map(drop)
+        if passed.as_ref().is_ok_and(|passed| passed.new) {
+            queue.cleanup(now + COLLECT);
+        }
+        match passed {
+            Ok(Passed { more: true, .. }) => queue.cleanup(now),
+            Ok(Passed { stuck, .. }) if given_up.is_ok() => queue.retry(Some(stuck), now),
+            Ok(_) | Err(_) => queue.retry(None, now),
+        }
+        // After the last attempt, cleanups of other processes find them by their locks.
+        if given_up.is_err() && queue.retry.is_some() {
+            queue.clones.extend(work.clones);
+        }
     }
 
     /// Runs the commands that the program's checkout owes for clones that are gone.
-    async fn pay(&self) -> Result<()> {
+    async fn pay(&self, sweeper: &mut Sweeper) -> Result<()> {
         let Checkout { config, endpoint, holder } = &self.checkout;
         let Some(hooks) = Hooks::of(config, endpoint, holder) else {
             return Ok(());
         };
-        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
-        let opened = Registry::open_existing(&self.endpoint, &self.registry, &deadline).await?;
-        let Some(mut registry) = opened else {
-            return Ok(());
-        };
-        let deadline = Deadline::default();
-        registry.session().set_deadline(&deadline);
-        hooks.all(&mut registry, &deadline, Hearer::Next).await?;
-        registry.close().await;
+        if let Some(registry) = sweeper.registry(&self.endpoint, &self.registry).await? {
+            hooks.all(registry, &Deadline::default(), Hearer::Next).await?;
+        }
         Ok(())
     }
 
-    async fn give_up(&self, clones: &[String]) -> Result<()> {
-        let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
-        let opened = Registry::open_existing(&self.endpoint, &self.registry, &deadline).await?;
-        let Some(mut registry) = opened else {
+    async fn give_up(&self, clones: &[String], sweeper: &mut Sweeper) -> Result<()> {
+        if clones.is_empty() {
+            return Ok(());
+        }
+        let Some(registry) = sweeper.registry(&self.endpoint, &self.registry).await? else {
             return Ok(());
         };
+        let mut given_up = Ok(());
         for clone in clones {
-            registry.release_clone(clone).await?;
+            given_up = registry.release_clone(clone).await.map(drop);
+            if given_up.is_err() {
+                // The session may be lost.
+                sweeper.close().await;
+                break;
+            }
         }
-        registry.close().await;
-        Ok(())
+        given_up
     }
+}
+
+/// What the thread does next.
+enum Step {
+    Work(Work),
+    /// Close the sessions.
+    Close,
 }
 
 /// A cleanup that is due.
@@ -380,5 +471,56 @@ impl Drop for Panics<'_> {
         if std::thread::panicking() {
             self.0.end();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drop_of(clone: &str) -> Action {
+        Action::DropClone { clone: clone.into(), name: clone.into(), why: "it was released" }
+    }
+
+    /// Pauses until a retry is given up. `left`: what each cleanup leaves; `None` if it fails.
+    fn pauses(left: impl Fn(usize) -> Option<Vec<Action>>) -> Vec<Duration> {
+        let (mut queue, mut now, mut pauses) = (Queue::default(), Instant::now(), Vec::new());
+        for nth in 0.. {
+            queue.retry(left(nth), now);
+            let Some(retry) = &queue.retry else {
+                break;
+            };
+            pauses.push(retry.at - now);
+            now = retry.at;
+        }
+        pauses
+    }
+
+    #[test]
+    fn a_cleanup_is_repeated_until_nothing_is_left_or_it_is_in_vain() {
+        assert_eq!(pauses(|_| Some(Vec::new())), []);
+        assert_eq!(pauses(|nth| Some(vec![drop_of("a"); usize::from(nth < 2)])), PASSES[1..3]);
+        // A failure may be a server that restarts.
+        assert_eq!(pauses(|_| None), PASSES[1..]);
+        // What remains after a second will remain.
+        assert_eq!(pauses(|_| Some(vec![drop_of("a")])), PASSES[1..3]);
+    }
+
+    #[test]
+    fn other_cleanups_change_nothing_about_a_retry_unless_something_else_is_stuck() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let at = |queue: &Queue| queue.retry.as_ref().map(|retry| retry.at - now);
+        queue.retry(Some(vec![drop_of("a")]), now);
+        let later = now + PASSES[1];
+        queue.retry(Some(vec![drop_of("a")]), later);
+        assert_eq!(at(&queue), Some(PASSES[1] + PASSES[2]));
+        queue.retry(Some(vec![drop_of("a")]), later + COLLECT);
+        assert_eq!(at(&queue), Some(PASSES[1] + PASSES[2]));
+        queue.retry(Some(vec![drop_of("a"), drop_of("b")]), later + COLLECT);
+        assert_eq!(at(&queue), Some(PASSES[1] + COLLECT + PASSES[1]));
+        assert!(queue.is_busy(now));
+        queue.retry(Some(Vec::new()), later + COLLECT);
+        assert_eq!(at(&queue), None);
+        assert!(!queue.is_busy(now));
     }
 }

@@ -265,7 +265,8 @@ impl Leases {
     /// Ends the leases. Returns warnings for the holder, for example if a command has replaced a clone.
     ///
     /// A drop forces a checkpoint of the whole server, so a thread of this program does it after the return; see
-    /// [`Stencil::close`]. `before_release` runs before that, for at most a minute for each clone; its failures are
+    /// [`Stencil::close`]. If 20 released clones wait for their drop, the thread does not keep up, and the release drops
+    /// them before it returns. `before_release` runs before that, for at most a minute for each clone; its failures are
     /// among the warnings.
     ///
     /// Cancel safety: if this future is dropped or fails, the thread releases the clones, and runs `before_release`
@@ -421,11 +422,6 @@ impl<'a> LeasedDatabase<'a> {
 impl Lease {
     pub(super) fn new(leases: Leases) -> Self {
         Lease(leases)
-    }
-
-    /// Returns the project.
-    pub(crate) fn stencil(&self) -> &Stencil {
-        &self.0.stencil
     }
 
     fn clone_of(&self) -> Option<LeasedClone<'_>> {

@@ -29,6 +29,7 @@ mod upkeep;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,9 @@ pub(crate) use crate::retention::evict::{Evicted, Eviction};
 pub(crate) use crate::template::Provenance;
 pub(crate) use crate::variables::Shard;
 
+/// Number of released clones from which on a release helps the cleanup thread: so there are never many more.
+const MANY: usize = 20;
+
 /// Looks up a variable of `env_inputs`.
 pub(crate) type Variable = Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 
@@ -96,6 +100,11 @@ pub struct Stencil {
     filler: Option<Filler>,
     /// Directory for copies of the tree.
     copies: Option<PathBuf>,
+    /// Number of released clones from which on a release drops them, since the cleanup thread does not keep up;
+    /// `None`: never.
+    many: Option<usize>,
+    /// Number of released clones that could not be dropped.
+    stuck: Arc<AtomicUsize>,
     /// Recipes of earlier requests, by definition; `None`: each request reads the inputs.
     recipes: Option<Arc<Mutex<BTreeMap<String, Recipe>>>>,
 }
@@ -163,6 +172,8 @@ impl Stencil {
             demands: Arc::default(),
             filler: None,
             copies: None,
+            many: Some(MANY),
+            stuck: Arc::default(),
             recipes: None,
         }
     }
@@ -243,9 +254,11 @@ impl Stencil {
         };
     }
 
-    /// Whether a thread of this program drops released clones.
-    pub(crate) fn has_cleanup_thread(&self) -> bool {
-        self.background.is_there()
+    /// Sets the number of released clones from which on a release drops them.
+    #[must_use]
+    pub(crate) fn dropping_at(mut self, many: usize) -> Self {
+        self.many = Some(many);
+        self
     }
 
     #[doc(hidden)]
@@ -255,6 +268,7 @@ impl Stencil {
     pub fn without_drops(mut self) -> Self {
         if !self.is_background_off() {
             self.background = Arc::new(CleanupThread::elsewhere());
+            self.many = None;
         }
         self
     }
@@ -264,7 +278,7 @@ impl Stencil {
         self.background.is_off()
     }
 
-    /// Closes the sessions that are kept for the next [`Stencil::database`] or [`Stencil::fill`]: at most eight,
+    /// Closes the sessions that are kept for the next [`Stencil::database`] or [`Stencil::fill`]: at most 16,
     /// which otherwise end with the last copy of this value. Waits until all released clones are dropped; if the
     /// program ends earlier, the next cleanup of any process drops them.
     ///

@@ -63,15 +63,17 @@ impl Stencil {
         }
     }
 
-    /// Returns the keeper's session if a check of the clones shows it connected, or a new one.
+    /// Returns the keeper's session if a check of the clones shows it connected, or a new one. `release`: releases the
+    /// clones in the same messages.
     async fn again(
         &self,
         registry: Option<Registry>,
         clones: &[ClonedSet],
+        release: bool,
     ) -> Result<(Registry, Vec<Remains>)> {
         const PATIENCE: Duration = Duration::from_secs(10);
         if let Some(mut registry) = registry.filter(Registry::is_driven) {
-            let look = remains_of(&mut registry, clones);
+            let look = remains_of(&mut registry, clones, release);
             if let Ok(Ok(seen)) = tokio::time::timeout(PATIENCE, look).await {
                 return Ok((registry, seen));
             }
@@ -81,7 +83,7 @@ impl Stencil {
         let mut registry = Registry::open_existing(&self.endpoint, name, &deadline)
             .await?
             .ok_or_else(|| Error::failed("the registry database no longer exists"))?;
-        let seen = remains_of(&mut registry, clones).await?;
+        let seen = remains_of(&mut registry, clones, release).await?;
         Ok((registry, seen))
     }
 
@@ -93,25 +95,37 @@ impl Stencil {
         clones: &[ClonedSet],
         deadline: &Deadline,
     ) -> Result<Vec<Warning>> {
-        let (mut registry, remains) = self.again(registry, clones).await?;
+        // `before_release` runs between the check and the release.
+        let has_hooks = self.hooks().is_some();
+        let (mut registry, remains) = self.again(registry, clones, !has_hooks).await?;
         let mut warnings = Vec::new();
+        let mut waiting = 0;
         let started = Instant::now();
         for (clone, remains) in clones.iter().zip(&remains) {
             warnings.extend(replaced(clone, remains));
             // Commands not started in that time are left to the next command of the checkout.
-            if started.elapsed() < BOUND {
+            if has_hooks && started.elapsed() < BOUND {
                 let warning = self.before_release(&mut registry, &clone.id, deadline, Hearer::Caller);
                 warnings.extend(warning.await);
             }
-            if !registry.release_clone(&clone.id).await? && remains.rows.is_empty() {
+            let release = match remains.released {
+                Some(release) => release,
+                None => registry.release_and_count(&clone.id).await?,
+            };
+            waiting = release.waiting;
+            if !release.was_first && remains.rows.is_empty() {
                 warnings.extend(forgotten(clone, remains));
             }
         }
-        if self.is_background_off() {
-            // They are released in any case.
-            let _ = self.clean_up_in(&mut registry).await;
+        // They are released in any case.
+        let relieved = match self.is_background_off() {
+            true => self.clean_up_in(&mut registry).await,
+            false => self.relieve(&mut registry, waiting).await,
+        };
+        match relieved {
+            Ok(()) => self.idle.put(registry),
+            Err(_) => registry.close().await,
         }
-        self.idle.put(registry);
         self.background.drop_given_back();
         Ok(warnings)
     }
@@ -126,7 +140,7 @@ impl Stencil {
         clones: &mut [ClonedSet],
         term: Term,
     ) -> Result<Registry> {
-        let (mut registry, _) = self.again(registry, clones).await?;
+        let (mut registry, _) = self.again(registry, clones, false).await?;
         let (asker, settings) = (self.asker(), &self.config.clone);
         for clone in clones {
             let mut until = None;
@@ -329,18 +343,18 @@ async fn unlike(registry: &mut Registry, name: &str) -> Error {
     }
 }
 
-async fn remains_of(registry: &mut Registry, clones: &[ClonedSet]) -> Result<Vec<Remains>> {
+async fn remains_of(registry: &mut Registry, clones: &[ClonedSet], release: bool) -> Result<Vec<Remains>> {
     let mut all = Vec::new();
     for clone in clones {
         let names: Vec<String> = clone.databases.iter().map(|d| d.name.clone()).collect();
-        all.push(registry.remains(&clone.id, &names, &clone.oids).await?);
+        all.push(registry.remains(&clone.id, &names, &clone.oids, release).await?);
     }
     Ok(all)
 }
 
 /// Reports databases that a command dropped or replaced, as Django's test runner does without `--keepdb`.
 fn replaced(clone: &ClonedSet, remains: &Remains) -> Vec<Warning> {
-    let Remains { rows, found, beside, obstacles } = remains;
+    let Remains { rows, found, beside, obstacles, .. } = remains;
     let mut warnings: Vec<Warning> = rows
         .iter()
         .filter_map(|row| Some((row, row.estranged(found)?)))

@@ -12,9 +12,11 @@ use crate::pg::Deadline;
 use crate::registry::Registry;
 
 /// Maximum number of sessions kept: slots are scarce.
-const MOST: usize = 8;
+const MOST: usize = 16;
 /// After this time a session is more likely to obstruct others than to be needed again.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for which the owner of the registry is not checked again.
+const TRUST: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct SessionCache(Mutex<Vec<Session>>);
@@ -35,20 +37,22 @@ impl SessionCache {
     /// statements, not that of its previous user.
     pub(super) async fn take(&self, deadline: &Deadline) -> Option<Registry> {
         loop {
-            let mut registry = self.last(Handle::current().id())?;
+            let Session { since, mut registry, .. } = self.last(Handle::current().id())?;
             registry.session().set_deadline(deadline);
-            let fit = tokio::time::timeout(PATIENCE, registry.start_over());
+            // The guard costs more than all else here, and a session of a lease goes without it for longer.
+            let guarded = since.elapsed() > TRUST;
+            let fit = tokio::time::timeout(PATIENCE, registry.start_over(guarded));
             if let Ok(Ok(true)) = fit.await {
                 return Some(registry);
             }
         }
     }
 
-    fn last(&self, runtime: Id) -> Option<Registry> {
+    fn last(&self, runtime: Id) -> Option<Session> {
         let mut sessions = self.sessions();
         sessions.retain(|s| s.since.elapsed() < PATIENCE);
         let nth = sessions.iter().rposition(|s| s.runtime == runtime)?;
-        Some(sessions.remove(nth).registry)
+        Some(sessions.remove(nth))
     }
 
     /// Keeps a session whose clones were released.

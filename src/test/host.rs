@@ -17,10 +17,8 @@ use crate::stencil::{Lease, Stencil, Ttl};
 
 /// Limit for the release of a database: `before_release` may run that long, and the end of a test waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Number of released clones from which on the end of a test drops them, since the cleanup thread does not keep up.
-const MANY: usize = 24;
-/// The same for a program that runs one test, which ends too soon for a thread. They are dropped together, since they
-/// share checkpoints.
+/// Number of released clones from which on the end of a test drops them, in a program that runs one test and ends too
+/// soon for a thread. They are dropped together, since they share checkpoints and sessions.
 const SEVERAL: usize = 8;
 
 /// The thread's handle.
@@ -28,8 +26,6 @@ pub(super) struct Host {
     runtime: Handle,
     thread: ThreadId,
     stencils: Mutex<BTreeMap<Key, Arc<OnceCell<Stencil>>>>,
-    /// One test drops what waits, and the others wait for it.
-    drops: tokio::sync::Mutex<()>,
 }
 
 /// Definition that only code of the program fills; `None` for all definitions of the config.
@@ -56,12 +52,7 @@ impl Host {
         let handle = runtime.handle().clone();
         let drive = move || runtime.block_on(std::future::pending::<()>());
         let thread = thread::Builder::new().name("pgstencil-test".into()).spawn(drive).map_err(failed)?;
-        Ok(Host {
-            runtime: handle,
-            thread: thread.thread().id(),
-            stencils: Mutex::default(),
-            drops: Default::default(),
-        })
+        Ok(Host { runtime: handle, thread: thread.thread().id(), stencils: Mutex::default() })
     }
 
     /// Makes a database on the thread's runtime.
@@ -116,7 +107,7 @@ impl Host {
             let alone = report::is_alone(&env);
             let stencil = Stencil::builder(config).environment(env).observe(&report::opening).await?;
             let stencil = stencil.for_tests(cache);
-            Ok(if alone { stencil.without_drops() } else { stencil })
+            Ok(if alone { stencil.without_drops().dropping_at(SEVERAL) } else { stencil })
         };
         cell.get_or_try_init(open).await.cloned()
     }
@@ -124,14 +115,7 @@ impl Host {
     /// Releases a database. Waits until that is recorded, and for the drops of earlier ones if there are many.
     pub(super) fn release(&'static self, lease: Lease, test: &str) {
         let doing = "releasing";
-        let released = self.wait_for(doing, test, async move {
-            let stencil = lease.stencil().clone();
-            let released = lease.release().await;
-            let many = if stencil.has_cleanup_thread() { MANY } else { SEVERAL };
-            let _one = self.drops.lock().await;
-            stencil.drop_if_many(many).await;
-            released
-        });
+        let released = self.wait_for(doing, test, async move { lease.release().await });
         match released {
             Some(Ok(warnings)) => warnings.iter().for_each(report::warn),
             Some(Err(error)) => report::failed(doing, test, &error),

@@ -17,7 +17,7 @@
 //! # The end of a test
 //!
 //! Dropping a [`Database`] releases its clone, which takes a statement or two. A thread of the test program drops
-//! released clones while other tests run. If 24 released clones or more wait for their drop, the end of a test drops
+//! released clones while other tests run. If 20 released clones or more wait for their drop, the end of a test drops
 //! them, too, so that they never pile up. What is left when the program ends, the next program or command drops.
 //! Where each test is a process of its own (nextest), processes are too short for a thread: the test that finds 8
 //! released clones at its end drops them all, and the others drop nothing.

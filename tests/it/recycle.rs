@@ -1,5 +1,7 @@
 //! Released clones to which nothing was written become warm again; every other one is dropped.
 
+use std::sync::Arc;
+
 use pgstencil::{Lease, Stencil};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection};
 
@@ -23,45 +25,38 @@ const CONTENTS: &str = "
 ";
 
 fn contents(project: &Project<'_>, keys: &str) {
-    fill(project, CONTENTS, keys);
-}
-
-fn fill(project: &Project<'_>, sql: &str, keys: &str) {
-    project.add_migration("0003_contents", sql);
+    project.add_migration("0003_contents", CONTENTS);
     project.append_config(&format!("[clone]\nwarm = 1\nwarm_max = 4\n{keys}"));
 }
 
-pub(crate) async fn open(project: &Project<'_>) -> Stencil {
+async fn open(project: &Project<'_>) -> Stencil {
     let config = project.path().join("pgstencil.toml");
     Stencil::open(config).server_url(project.server_url()).await.unwrap()
 }
 
 /// A clone for each test, and what became of it.
-pub(crate) struct Shelf<'s> {
-    pub(crate) role: Role<'s>,
-    pub(crate) project: Project<'s>,
-    pub(crate) stencil: Stencil,
+struct Shelf<'s> {
+    role: Role<'s>,
+    project: Project<'s>,
+    stencil: Stencil,
 }
 
 impl<'s> Shelf<'s> {
     async fn new(server: &'s TestServer, keys: &str) -> Self {
-        Self::with(server, Role::new(server), CONTENTS, keys).await
-    }
-
-    pub(crate) async fn with(server: &'s TestServer, role: Role<'s>, sql: &str, keys: &str) -> Self {
+        let role = Role::new(server);
         let mut project = Project::with_migrations(server);
         project.connect_as(&role);
-        fill(&project, sql, keys);
+        contents(&project, keys);
         let stencil = open(&project).await;
         Shelf { role, project, stencil }
     }
 
-    pub(crate) async fn enter(&self, lease: &Lease) -> PgConnection {
+    async fn enter(&self, lease: &Lease) -> PgConnection {
         self.role.options(lease.name()).connect().await.unwrap()
     }
 
     /// Releases a clone. Whether it is warm again; else it must be gone.
-    pub(crate) async fn is_warm_after(&self, lease: Lease) -> bool {
+    async fn is_warm_after(&self, lease: Lease) -> bool {
         let name = lease.name().to_owned();
         let oid = self
             .project
@@ -87,11 +82,11 @@ impl<'s> Shelf<'s> {
 }
 
 /// Whether this server's counters are a proof.
-pub(crate) fn proves(server: &TestServer) -> bool {
+fn proves(server: &TestServer) -> bool {
     server.version_major() >= 15
 }
 
-pub(crate) const READS: [&str; 6] = [
+const READS: [&str; 6] = [
     "select * from items join users using (id), totals, fleeting",
     "explain (analyze) select count(*) from items",
     "select * from pg_indexes; select * from information_schema.columns limit 5; select lo_get(4711)",
@@ -143,7 +138,7 @@ const WRITES: [&str; 33] = [
     "do $$ begin insert into users values (8, 'x'); raise exception 'no'; exception when others then null; end $$",
 ];
 
-pub(crate) async fn run(session: &mut PgConnection, name: &str, sql: &str) {
+async fn run(session: &mut PgConnection, name: &str, sql: &str) {
     let sql = sql.replace("NAME", name);
     if sql.starts_with("copy") {
         let mut copy = session.copy_in_raw(&sql).await.unwrap();
@@ -429,6 +424,55 @@ async fn no_holder_sees_what_an_earlier_one_wrote() {
     }
     shelf.stencil.close().await;
     assert!(again > 0 || !proves(server()), "none was recycled");
+}
+
+/// The same with eight clients at once, each of which holds one clone at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_clients_see_nothing_of_each_other() {
+    let number = std::env::var("PGSTENCIL_TEST_HANDOUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(48_u64);
+    let shelf = Arc::new(Shelf::new(server(), "recycle = \"clean\"\n").await);
+    let lease = shelf.stencil.database().await.unwrap();
+    let expected: String = sqlx::query_scalar(SEEN).fetch_one(&mut shelf.enter(&lease).await).await.unwrap();
+    lease.release().await.unwrap();
+    let clients: Vec<_> = (0..8)
+        .map(|client| {
+            let (shelf, expected) = (Arc::clone(&shelf), expected.clone());
+            tokio::spawn(async move {
+                let mut seed = 0x9e37_79b9_7f4a_7c15_u64 ^ (number << 8) ^ client;
+                let mut next = |below: usize| {
+                    seed ^= seed << 13;
+                    seed ^= seed >> 7;
+                    seed ^= seed << 17;
+                    usize::try_from(seed % below as u64).unwrap()
+                };
+                for n in 0..number.div_ceil(8) {
+                    let lease = shelf.stencil.database().await.unwrap();
+                    let mut session = shelf.enter(&lease).await;
+                    let seen: String = sqlx::query_scalar(SEEN).fetch_one(&mut session).await.unwrap();
+                    assert_eq!(expected, seen, "client {client}, hand-out {n}");
+                    // Most only read.
+                    for _ in 0..next(3) {
+                        let sql = match next(6) {
+                            0 => WRITES[next(WRITES.len())],
+                            _ => READS[next(READS.len())],
+                        };
+                        run(&mut session, lease.name(), sql).await;
+                    }
+                    match next(2) {
+                        0 => session.close().await.unwrap(),
+                        _ => drop(session),
+                    }
+                    lease.release().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    shelf.stencil.close().await;
+    let others = "select count(*) from pgstencil.clone where state <> 'warm'";
+    assert_eq!(registry(&shelf.project, others), "0");
 }
 
 /// All that a session can see of a clone's contents but for sequences.
