@@ -398,6 +398,8 @@ pub enum Recycle {
     Auto,
     /// Those to which nothing was written, also of a superuser.
     Clean,
+    /// As `clean`, and those in which only tables were written to that are empty in the template: they are emptied.
+    Wash,
     /// None.
     Never,
 }

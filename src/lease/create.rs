@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Batch, ClonedSet, check_name, give_up, give_up_after, hook, named, words};
+use super::{Batch, ClonedSet, check_name, give_up, give_up_after, hook, named, washable, words};
 use crate::config::value::Alias;
 use crate::context::Context;
 use crate::database::create;
@@ -59,6 +59,9 @@ pub(crate) async fn create(
             for (row, from) in clone.rows.iter().zip(template.databases()) {
                 from.reapply(registry, context, &row.private_name, "clone").await?;
             }
+        }
+        if let Some(clone) = intended.first() {
+            washable::note(registry, context, template.id(), &clone.rows).await?;
         }
         let comments: Vec<Option<&str>> =
             template.databases().iter().map(|d| d.replay.comment.as_deref()).collect();

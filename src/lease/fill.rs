@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{hook, register_unnamed, words};
+use super::{hook, register_unnamed, washable, words};
 use crate::config::{CloneSettings, EvictionSettings};
 use crate::context::Context;
 use crate::database::create;
@@ -316,6 +316,7 @@ async fn prepare(
         }
         from.reapply(registry, context, &row.private_name, "warm clone").await?;
     }
+    washable::note(registry, context, template.id(), rows).await?;
     Ok(took)
 }
 

@@ -151,7 +151,7 @@ pub(crate) async fn before_release(
 
 /// Whether a clone of the definition may become warm again when it was released: not if a hook has worked on it, which
 /// may have left its name inside, or elsewhere.
-fn is_recycled(context: &Context<'_>) -> bool {
+pub(super) fn is_recycled(context: &Context<'_>) -> bool {
     let settings = context.clone_settings;
     settings.recycle != Recycle::Never
         && settings.warm > 0
@@ -164,7 +164,7 @@ fn is_recycled(context: &Context<'_>) -> bool {
 /// to it; `None` if it is dropped in any case. Sent along with its publication or its offer.
 pub(super) fn recycling(registry: &Registry, context: &Context<'_>, clone: &str) -> Option<Statement> {
     let counts = registry.facts().major() >= counted::COUNTS_SINCE;
-    let insists = context.clone_settings.recycle == Recycle::Clean;
+    let insists = matches!(context.clone_settings.recycle, Recycle::Clean | Recycle::Wash);
     (counts && is_recycled(context)).then(|| counted::note(clone, insists))
 }
 

@@ -14,6 +14,7 @@ mod hook;
 pub(crate) mod keeper;
 mod taken;
 mod warm;
+mod washable;
 
 use std::time::Duration;
 

@@ -258,18 +258,6 @@ pub(crate) async fn backend(session: &mut Session) -> Result<i32> {
         .doing(|| "see which session this is".into())
 }
 
-/// Returns whether nothing was written to the session's database since it was created, as the server has counted. No
-/// other session may be in it. From version 15 on.
-///
-/// # Errors
-/// Errors of the driver.
-pub(crate) async fn is_untouched(session: &mut Session) -> Result<bool> {
-    session
-        .scalar(sql::fill(include_str!("queries/untouched.sql"), &[]))
-        .await
-        .doing(|| "see whether a database was changed".into())
-}
-
 /// Returns the file that the server logs to, below its data directory unless absolute; `None` if it logs
 /// elsewhere, or pgstencil's role may not read the path.
 ///

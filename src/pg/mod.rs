@@ -6,6 +6,7 @@ pub(crate) mod catalog;
 pub(crate) mod checkup;
 pub(crate) mod collation;
 pub(crate) mod connect;
+pub(crate) mod counts;
 pub(crate) mod door;
 pub(crate) mod endpoint;
 mod failure;
@@ -19,6 +20,7 @@ pub(crate) mod slots;
 pub(crate) mod sql;
 pub(crate) mod sqlstate;
 mod tls;
+pub(crate) mod washable;
 
 pub(crate) use bound::Patience;
 pub(crate) use door::Door;

@@ -440,6 +440,15 @@ pub(crate) fn analyze<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> S
     Statement(format!("ANALYZE {}", names.collect::<Vec<_>>().join(", ")))
 }
 
+/// Returns `TRUNCATE` of tables, given by schema, name, and whether tables that inherit from it keep their rows.
+pub(crate) fn truncate<'a>(tables: impl Iterator<Item = (&'a str, &'a str, bool)>) -> Statement {
+    let names = tables.map(|(schema, table, only)| {
+        let only = if only { "ONLY " } else { "" };
+        format!("{only}{}.{}", quote_ident(schema), quote_ident(table))
+    });
+    Statement(format!("TRUNCATE {}", names.collect::<Vec<_>>().join(", ")))
+}
+
 /// Returns `VACUUM (FREEZE)` of one table.
 pub(crate) fn vacuum_freeze(schema: &str, table: &str) -> Statement {
     Statement(format!("VACUUM (FREEZE) {}.{}", quote_ident(schema), quote_ident(table)))

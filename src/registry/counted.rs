@@ -1,7 +1,13 @@
 //! Clones whose databases the server has counted all changes of since they were made: what decides whether a released
 //! clone may become warm again.
 
+use std::collections::HashMap;
+
+use sqlx::FromRow;
+use sqlx::types::Json;
+
 use crate::error::Result;
+use crate::pg::counts::Baseline;
 use crate::pg::lock::LockKey;
 use crate::pg::session::OpenError;
 use crate::pg::sql::{self, Statement};
@@ -48,7 +54,9 @@ const FORGET: &str = "DELETE FROM pgstencil.counted WHERE clone_id = $1";
 
 /// A superuser can switch the counters off in a session, and nothing shows that. A role that may become one can, too.
 const RECYCLABLE: &str = concat!(
-    "SELECT EXISTS (SELECT FROM pgstencil.clone c \
+    "SELECT t.id AS template_id, n.baselines, n.washed, \
+     coalesce((SELECT (p.settings ->> 'wash')::boolean FROM pgstencil.project p WHERE p.name = c.project), false) AS wash \
+     FROM pgstencil.clone c \
      JOIN pgstencil.counted n ON n.clone_id = c.id \
      JOIN pgstencil.template t ON t.id = c.template_id \
      WHERE c.id = $1 AND c.state = 'released' AND t.state = 'ready' AND t.outdated IS NULL \
@@ -66,7 +74,7 @@ const RECYCLABLE: &str = concat!(
      AND NOT EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setconfig::text ILIKE '%track_counts%') \
      AND NOT EXISTS (SELECT FROM pg_parameter_acl a WHERE a.parname = 'track_counts') \
      AND (n.insists OR EXISTS (SELECT FROM pg_roles h WHERE h.rolname = c.owner_role \
-       AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolsuper AND pg_has_role(h.oid, r.oid, 'MEMBER')))))"
+       AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolsuper AND pg_has_role(h.oid, r.oid, 'MEMBER'))))"
 );
 
 /// Inserts nothing unless all that lets the clone be recycled still holds; then the databases have no owner to move to,
@@ -84,11 +92,11 @@ const AGAIN: &str = concat!(
 /// Rolls the message back if the server has counted a change after all: a database without owner violates the check of
 /// the schema.
 const MOVE_DATABASE: &str = "UPDATE pgstencil.database SET private_name = $3, name = $3, clone_id = CASE \
-     WHEN pg_stat_get_db_tuples_inserted(oid) = 0 AND pg_stat_get_db_tuples_updated(oid) = 0 \
-       AND pg_stat_get_db_tuples_deleted(oid) = 0 AND pg_stat_get_db_stat_reset_time(oid) IS NULL THEN $2 END \
+     WHEN pg_stat_get_db_tuples_inserted(oid) + pg_stat_get_db_tuples_updated(oid) + pg_stat_get_db_tuples_deleted(oid) = $4 \
+       AND pg_stat_get_db_stat_reset_time(oid) IS NULL THEN $2 END \
      WHERE id = $1";
 const MOVE_COUNTED: &str = concat!(
-    "UPDATE pgstencil.counted SET clone_id = $2, settings = ",
+    "UPDATE pgstencil.counted SET clone_id = $2, baselines = $3, washed = washed + $4, settings = ",
     settings!("$2"),
     " WHERE clone_id = $1"
 );
@@ -114,20 +122,45 @@ pub(crate) struct Again<'a> {
     pub(crate) private_name: String,
     /// The comment that it gets.
     pub(crate) comment: String,
+    /// What the server has counted of it.
+    pub(crate) baseline: Baseline,
 }
 
+/// Released clone that may become warm again.
+#[derive(Clone, Debug, FromRow)]
+pub(crate) struct Recyclable {
+    /// Row number of its template.
+    pub(crate) template_id: i64,
+    /// Counters of its databases, by alias, when they last equalled the template's; of others, since they were made.
+    pub(crate) baselines: Json<HashMap<String, Baseline>>,
+    /// How often it was washed.
+    washed: i32,
+    /// Whether its project wants clones to be washed.
+    wash: bool,
+}
+
+impl Recyclable {
+    /// Returns whether it may be washed once more. The files that a TRUNCATE replaces stay, empty, until the next
+    /// checkpoint, and the catalog grows.
+    pub(crate) fn may_be_washed(&self) -> bool {
+        self.wash && self.washed < WASHES
+    }
+}
+
+/// How often a clone is washed.
+const WASHES: i32 = 100;
+
 impl Registry {
-    /// Returns whether a released clone may become warm again if nothing was written to its databases. The caller
-    /// holds its lock.
+    /// Returns what a released clone is compared with, if it may become warm again. The caller holds its lock.
     ///
     /// # Errors
     /// The driver's.
-    pub(crate) async fn is_recyclable(&mut self, id: &str) -> Result<bool> {
+    pub(crate) async fn recyclable(&mut self, id: &str) -> Result<Option<Recyclable>> {
         if self.facts().major() < COUNTS_SINCE {
-            return Ok(false);
+            return Ok(None);
         }
         self.session()
-            .scalar(sql::fill(RECYCLABLE, &[&id]))
+            .first(sql::fill(RECYCLABLE, &[&id]))
             .await
             .doing(|| format!("see whether clone {id} may become warm again"))
     }
@@ -146,7 +179,8 @@ impl Registry {
 
     /// Makes a released clone warm again, under a new id and new private names, in one transaction. Postgres renames
     /// a database only while no session is in it, so that no session can have written anything since the check.
-    /// The caller holds its lock, and no session has the lock of the new id. `false`: something has changed since.
+    /// The caller holds its lock, and no session has the lock of the new id. `washed`: rows were removed from it.
+    /// `false`: something has changed since.
     ///
     /// # Errors
     /// The driver's on the loss of the connection.
@@ -155,19 +189,22 @@ impl Registry {
         id: &str,
         new: &str,
         databases: &[Again<'_>],
+        washed: bool,
     ) -> Result<bool> {
         let key = LockKey::clone(new);
         let name = databases.first().map_or("", |database| database.private_name.as_str());
         let again = sql::fill(AGAIN, &[&id, &new, &name, &key.value()]);
         let mut message = vec![sql::flushed(), key.try_lock(), again];
-        for Again { row, private_name, comment } in databases {
+        for Again { row, private_name, comment, .. } in databases {
             message.push(sql::rename_database(&row.private_name, private_name));
             message.push(sql::comment_database(private_name, comment));
         }
-        for Again { row, private_name, .. } in databases {
-            message.push(sql::fill(MOVE_DATABASE, &[&row.id, &new, private_name]));
+        for Again { row, private_name, baseline, .. } in databases {
+            message.push(sql::fill(MOVE_DATABASE, &[&row.id, &new, private_name, &baseline.writes]));
         }
-        message.push(sql::fill(MOVE_COUNTED, &[&id, &new]));
+        let baselines: HashMap<&str, &Baseline> =
+            databases.iter().map(|again| (again.row.alias.as_str(), &again.baseline)).collect();
+        message.push(sql::fill(MOVE_COUNTED, &[&id, &new, &Json(baselines), &i32::from(washed)]));
         message.push(sql::fill(DELETE, &[&id]));
         let doing = || format!("make clone {id} warm again");
         let done = self.session().send_all(&message).await.doing(doing);

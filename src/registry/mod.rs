@@ -31,6 +31,7 @@ pub(crate) mod state;
 pub(crate) mod template;
 mod vacuum;
 pub(crate) mod warm;
+pub(crate) mod washable;
 pub(crate) mod waypoint;
 
 pub(crate) use clone::{CloneRow, Term};
@@ -54,7 +55,7 @@ use crate::pg::sql::Statement;
 use crate::pg::{self, Deadline, Doing as _, Endpoint, Session, SqlState, catalog, sql, sqlstate};
 
 /// Numbered files of the registry's tables; a file's number is the version that it leads to.
-const SCHEMA: [&str; 8] = [
+const SCHEMA: [&str; 9] = [
     include_str!("schema/001.sql"),
     include_str!("schema/002.sql"),
     include_str!("schema/003.sql"),
@@ -63,6 +64,7 @@ const SCHEMA: [&str; 8] = [
     include_str!("schema/006.sql"),
     include_str!("schema/007.sql"),
     include_str!("schema/008.sql"),
+    include_str!("schema/009.sql"),
 ];
 
 /// Always sent after a guard.

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{FromRow, Row as _};
 
-use crate::config::{CloneSettings, EvictionSettings};
+use crate::config::{CloneSettings, EvictionSettings, Recycle};
 use crate::error::Result;
 use crate::pg::Doing as _;
 use crate::pg::sql::{self, Statement};
@@ -34,6 +34,9 @@ pub(crate) struct ProjectSettings {
     pub(crate) warm_max: i64,
     /// `[clone] orphan_grace`; `None` in rows of an older pgstencil.
     pub(crate) grace_s: Option<Seconds>,
+    /// Whether `[clone] recycle` is `wash`.
+    #[serde(default)]
+    pub(crate) wash: bool,
 }
 
 const ALL: &str = "SELECT name, settings FROM pgstencil.project";
@@ -67,6 +70,7 @@ impl ProjectSettings {
             warm: i64::from(clone.warm),
             warm_max: i64::from(clone.warm_max),
             grace_s: Some(Seconds::from(*clone.orphan_grace)),
+            wash: clone.recycle == Recycle::Wash,
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
 
-use super::recycle::recycle;
+use super::recycle::{Recycled, recycle};
 use super::warm;
 use crate::database::create;
 use crate::database::drop::{self, OfTemplate};
@@ -360,8 +360,8 @@ async fn lane(
 
 /// What became of a clone that was to be dropped.
 enum EndOfClone {
-    /// Nothing was written to it, and it is handed out again.
-    Warm,
+    /// It is handed out again.
+    Warm(Recycled),
     /// It is gone, but for what could not be dropped, with the reasons.
     Dropped(Vec<String>),
     /// A session connected in the meantime.
@@ -393,11 +393,15 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
             };
             match ended {
                 None => {}
-                Some(EndOfClone::Warm) => {
+                Some(EndOfClone::Warm(recycled)) => {
                     done = 1;
                     // Others may have become warm at the same time, more than there is room for.
                     stays = true;
-                    lines.push(format!("clone {name} is warm again, since nothing was written to it"));
+                    let why = match recycled {
+                        Recycled::Clean => "since nothing was written to it",
+                        Recycled::Washed => "after the rows that were written to it were removed",
+                    };
+                    lines.push(format!("clone {name} is warm again, {why}"));
                 }
                 Some(EndOfClone::Dropped(left)) if left.is_empty() => {
                     done = 1;
@@ -441,8 +445,10 @@ async fn end_released(registry: &mut Registry, clone: &str) -> Result<Option<End
         if found.row.is_none_or(|row| row.state != CloneState::Released) {
             return Ok(None);
         }
-        if found.counted && recycle(registry, clone).await? {
-            return Ok(Some(EndOfClone::Warm));
+        if found.counted
+            && let Some(recycled) = recycle(registry, clone).await?
+        {
+            return Ok(Some(EndOfClone::Warm(recycled)));
         }
         let left = drop::drop_rows(registry, &found.databases).await?;
         Ok(Some(EndOfClone::Dropped(left)))

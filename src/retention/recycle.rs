@@ -6,40 +6,54 @@
 //! when no other session is left: connections are refused, all sessions are ended, and the database has its private
 //! name, which Postgres gives it only while it is empty. A doubt means that the clone is dropped.
 //!
-//! Until the last statement the clone is released, so a crash at any point leaves it to the next cleanup.
+//! With `recycle = "wash"` a clone may have rows in tables that are empty in its template, and sequences may have moved.
+//! Then these tables are emptied by one TRUNCATE, with all that refer to them, which must be empty in the template,
+//! too; the sequences are set back. Afterwards the counters must have counted this and nothing else. They are the
+//! baseline for what the next holder writes.
+//!
+//! Until the last statement the clone is released, so a crash at any point leaves it to the next cleanup: a database
+//! that was washed halfway has been written to.
 
-use std::time::Duration;
-
-use crate::database::drop;
+use crate::database::{drop, visit};
 use crate::error::Result;
 use crate::names;
+use crate::pg::counts::{self, Baseline, Changes, Counts};
 use crate::pg::obstacle::Obstacle;
-use crate::pg::{Deadline, Doing as _, Session, catalog, is_connection_loss, sql};
-use crate::registry::counted::Again;
+use crate::pg::{Doing as _, Session, catalog, is_connection_loss};
+use crate::registry::counted::{Again, Recyclable};
 use crate::registry::database::Owner;
 use crate::registry::{DatabaseRow, Registry};
 
 use super::warm;
 
-/// Time for sessions to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How a clone became warm again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recycled {
+    /// Nothing was written to it.
+    Clean,
+    /// What was written to it was removed.
+    Washed,
+}
 
-/// Makes a released clone whose lock the caller holds warm again, if nothing was written to it, its template is still
-/// in use, and there are fewer warm clones than its project wants. `false`: it is to be dropped.
+/// Makes a released clone whose lock the caller holds warm again, if it is as its template, or can be made so, its
+/// template is still in use, and there are fewer warm clones than its project wants. `None`: it is to be dropped.
 ///
 /// # Errors
 /// The driver's on the loss of the connection.
-pub(super) async fn recycle(registry: &mut Registry, clone: &str) -> Result<bool> {
+pub(super) async fn recycle(registry: &mut Registry, clone: &str) -> Result<Option<Recycled>> {
     match try_to(registry, clone).await {
         Err(error) if is_connection_loss(&error) => Err(error),
-        Err(_) => Ok(false),
+        Err(_) => Ok(None),
         done => done,
     }
 }
 
-async fn try_to(registry: &mut Registry, clone: &str) -> Result<bool> {
-    if !registry.is_recyclable(clone).await? || !warm::has_room_for(registry, clone).await? {
-        return Ok(false);
+async fn try_to(registry: &mut Registry, clone: &str) -> Result<Option<Recycled>> {
+    let Some(recyclable) = registry.recyclable(clone).await? else {
+        return Ok(None);
+    };
+    if !warm::has_room_for(registry, clone).await? {
+        return Ok(None);
     }
     let rows = registry.databases_of(&Owner::Clone(clone.to_owned())).await?;
     let oids: Vec<_> = rows.iter().filter_map(|row| row.oid).collect();
@@ -47,60 +61,61 @@ async fn try_to(registry: &mut Registry, clone: &str) -> Result<bool> {
     let mut comments = Vec::new();
     for row in &rows {
         let Some(found) = found.iter().find(|found| row.is(found)).filter(|found| !found.is_template) else {
-            return Ok(false);
+            return Ok(None);
         };
         comments.push(found.comment.clone().unwrap_or_default());
         if drop::withdraw(registry.session(), row, found).await?.is_some() {
-            return Ok(false);
+            return Ok(None);
         }
     }
     if !Obstacle::find(registry.session(), &oids).await?.is_empty() {
-        return Ok(false);
-    }
-    for row in &rows {
-        if !is_untouched(registry, row).await? {
-            return Ok(false);
-        }
+        return Ok(None);
     }
     let new = names::clone_id();
-    let again = rows.iter().zip(comments).map(|(row, comment)| Again {
-        row,
-        private_name: names::private_name(),
-        comment: comment.replace(&format!("({clone})"), &format!("({new})")),
-    });
-    registry.make_warm_again(clone, &new, &again.collect::<Vec<_>>()).await
+    let mut again = Vec::new();
+    let mut washed = false;
+    for (row, comment) in rows.iter().zip(comments) {
+        let visited = visit::alone(registry, row, async |registry, visitor| {
+            put_right(registry, visitor, &recyclable, row).await
+        });
+        let Some((recycled, baseline)) = visited.await?.flatten() else {
+            return Ok(None);
+        };
+        washed |= recycled == Recycled::Washed;
+        again.push(Again {
+            row,
+            private_name: names::private_name(),
+            comment: comment.replace(&format!("({clone})"), &format!("({new})")),
+            baseline,
+        });
+    }
+    let done = registry.make_warm_again(clone, &new, &again, washed).await?;
+    Ok(done.then_some(if washed { Recycled::Washed } else { Recycled::Clean }))
 }
 
-/// Returns whether nothing was written to a database that is closed, empty, and has its private name. It is opened
-/// for this session alone.
-async fn is_untouched(registry: &mut Registry, row: &DatabaseRow) -> Result<bool> {
-    let (name, Some(oid)) = (&row.private_name, row.oid) else {
-        return Ok(false);
-    };
-    let deadline = Deadline::new(Some(PATIENCE), Default::default());
-    let doing = || format!("open or close database `{name}`");
-    registry.session().run(sql::allow_connections(name, true)).await.doing(doing)?;
-    let entered = registry.enter_database(name, &deadline).await;
-    registry.session().run(sql::allow_connections(name, false)).await.doing(doing)?;
-    let Ok(mut visitor) = entered else {
-        return Ok(false);
-    };
-    let untouched = alone_and_untouched(registry, &mut visitor, oid).await;
-    visitor.close().await;
-    let left = catalog::wait_until_empty(registry.session(), oid, PATIENCE, &deadline).await?;
-    Ok(untouched? && left.is_empty())
-}
-
-async fn alone_and_untouched(
+/// Makes a database equal to its template's, if it is not and can be made so. Returns what was necessary, and the
+/// counters after that. `None`: it is to be dropped.
+async fn put_right(
     registry: &mut Registry,
     visitor: &mut Session,
-    oid: sqlx::postgres::types::Oid,
-) -> Result<bool> {
-    let own = catalog::backend(visitor).await?;
-    let others = catalog::visitors(registry.session(), oid).await?;
-    // Another session used the opening, so a later one may have, too.
-    if others.iter().any(|other| other.pid != own) {
-        return Ok(false);
-    }
-    catalog::is_untouched(visitor).await
+    recyclable: &Recyclable,
+    row: &DatabaseRow,
+) -> Result<Option<(Recycled, Baseline)>> {
+    let base = recyclable.baselines.get(&row.alias).cloned().unwrap_or_default();
+    let before = Counts::read(visitor).await?;
+    let (tables, sequences) = match before.since(&base) {
+        Changes::None => return Ok(Some((Recycled::Clean, base))),
+        Changes::Rows { tables, sequences } if recyclable.may_be_washed() => (tables, sequences),
+        Changes::Rows { .. } | Changes::Other => return Ok(None),
+    };
+    let known = registry.washable(recyclable.template_id, &row.alias, &tables, &sequences).await?;
+    let Some(wash) = known.wash(&tables, &sequences) else {
+        return Ok(None);
+    };
+    let mut message = wash.statements();
+    message.push(counts::flush());
+    visitor.send_all(&message).await.doing(|| format!("wash database `{}`", row.private_name))?;
+    let after = Counts::read(visitor).await?;
+    let baseline = after.after_washing(&before, &wash.tables(), &sequences);
+    Ok(baseline.map(|baseline| (Recycled::Washed, baseline)))
 }

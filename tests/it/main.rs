@@ -75,4 +75,5 @@ mod unsealed;
 mod verify;
 mod verify_rows;
 mod warm;
+mod wash;
 mod waypoints;

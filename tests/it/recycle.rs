@@ -25,38 +25,45 @@ const CONTENTS: &str = "
 ";
 
 fn contents(project: &Project<'_>, keys: &str) {
-    project.add_migration("0003_contents", CONTENTS);
+    fill(project, CONTENTS, keys);
+}
+
+fn fill(project: &Project<'_>, sql: &str, keys: &str) {
+    project.add_migration("0003_contents", sql);
     project.append_config(&format!("[clone]\nwarm = 1\nwarm_max = 4\n{keys}"));
 }
 
-async fn open(project: &Project<'_>) -> Stencil {
+pub(crate) async fn open(project: &Project<'_>) -> Stencil {
     let config = project.path().join("pgstencil.toml");
     Stencil::open(config).server_url(project.server_url()).await.unwrap()
 }
 
 /// A clone for each test, and what became of it.
-struct Shelf<'s> {
-    role: Role<'s>,
-    project: Project<'s>,
-    stencil: Stencil,
+pub(crate) struct Shelf<'s> {
+    pub(crate) role: Role<'s>,
+    pub(crate) project: Project<'s>,
+    pub(crate) stencil: Stencil,
 }
 
 impl<'s> Shelf<'s> {
     async fn new(server: &'s TestServer, keys: &str) -> Self {
-        let role = Role::new(server);
+        Self::with(server, Role::new(server), CONTENTS, keys).await
+    }
+
+    pub(crate) async fn with(server: &'s TestServer, role: Role<'s>, sql: &str, keys: &str) -> Self {
         let mut project = Project::with_migrations(server);
         project.connect_as(&role);
-        contents(&project, keys);
+        fill(&project, sql, keys);
         let stencil = open(&project).await;
         Shelf { role, project, stencil }
     }
 
-    async fn enter(&self, lease: &Lease) -> PgConnection {
+    pub(crate) async fn enter(&self, lease: &Lease) -> PgConnection {
         self.role.options(lease.name()).connect().await.unwrap()
     }
 
     /// Releases a clone. Whether it is warm again; else it must be gone.
-    async fn is_warm_after(&self, lease: Lease) -> bool {
+    pub(crate) async fn is_warm_after(&self, lease: Lease) -> bool {
         let name = lease.name().to_owned();
         let oid = self
             .project
@@ -82,11 +89,11 @@ impl<'s> Shelf<'s> {
 }
 
 /// Whether this server's counters are a proof.
-fn proves(server: &TestServer) -> bool {
+pub(crate) fn proves(server: &TestServer) -> bool {
     server.version_major() >= 15
 }
 
-const READS: [&str; 6] = [
+pub(crate) const READS: [&str; 6] = [
     "select * from items join users using (id), totals, fleeting",
     "explain (analyze) select count(*) from items",
     "select * from pg_indexes; select * from information_schema.columns limit 5; select lo_get(4711)",
@@ -138,7 +145,7 @@ const WRITES: [&str; 33] = [
     "do $$ begin insert into users values (8, 'x'); raise exception 'no'; exception when others then null; end $$",
 ];
 
-async fn run(session: &mut PgConnection, name: &str, sql: &str) {
+pub(crate) async fn run(session: &mut PgConnection, name: &str, sql: &str) {
     let sql = sql.replace("NAME", name);
     if sql.starts_with("copy") {
         let mut copy = session.copy_in_raw(&sql).await.unwrap();

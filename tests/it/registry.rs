@@ -49,7 +49,7 @@ fn a_registry_of_version_one_is_upgraded_with_what_is_in_it() {
     // What has a recipe that cannot be read is no base, and in nobody's way.
     Pgstencil::new(&project).arg("ensure").success();
     let version = "select version from pgstencil.meta";
-    assert_eq!(server().psql(&registry, version), "8");
+    assert_eq!(server().psql(&registry, version), "9");
     let rows = list(&project)["templates"].as_array().unwrap().clone();
     let old = rows.iter().find(|t| t["fingerprint"] == *fingerprint).unwrap();
     assert_eq!(old["chain"], 0);
@@ -182,7 +182,7 @@ fn a_newer_one_is_left_alone() {
     for command in ["ensure", "list", "explain", "verify"] {
         Pgstencil::new(&project).arg(command).fails(2).stderr_has("its version is 99");
     }
-    server().psql(&project.registry(), "update pgstencil.meta set version = 8");
+    server().psql(&project.registry(), "update pgstencil.meta set version = 9");
     Pgstencil::new(&project).arg("ensure").success().stderr_has("hit app");
 }
 
